@@ -1,0 +1,2 @@
+//! stratus
+fn main() {}

@@ -1,0 +1,2 @@
+//! stratusd
+fn main() {}
