@@ -14,4 +14,4 @@ mod registry;
 pub use changes::Changes;
 pub use doc::Doc;
 pub use error::DocumentsError;
-pub use registry::{Cached, Documents, OfType, View};
+pub use registry::{Cached, Documents, OfType, Registry, View};

@@ -27,10 +27,9 @@ pub type View<R> = Cache<Doc<R>>;
 
 macro_rules! registry {
     ($($field:ident: $type:ty),* $(,)?) => {
-        /// The cache of every collection, and the store behind them. Cheap to clone.
-        #[derive(Clone, Debug)]
-        pub struct Documents {
-            store: Opaque,
+        /// The caches; see [`Documents`], which dereferences to this.
+        pub struct Registry {
+            store: SharedStore,
             set: CacheSet,
             $(
                 #[doc = concat!("All documents of type [`", stringify!($type), "`].")]
@@ -47,7 +46,7 @@ macro_rules! registry {
                 let mut builder = CacheSet::builder();
                 $(let $field = builder.cache::<Doc<$type>>();)*
                 let set = builder.start(store.clone()).await?;
-                Ok(Self { store: Opaque(store), set, $($field),* })
+                Ok(Self(Arc::new(Registry { store, set, $($field),* })))
             }
         }
 
@@ -83,12 +82,21 @@ pub trait OfType: Resource {
     fn view(documents: &Documents) -> &View<Self>;
 }
 
+/// The cache of every collection, and the store behind them. Cheap to clone; all clones are one.
 #[derive(Clone)]
-struct Opaque(SharedStore);
+pub struct Documents(Arc<Registry>);
 
-impl std::fmt::Debug for Opaque {
+impl std::ops::Deref for Documents {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Documents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Store")
+        f.debug_struct("Documents").field("revision", &self.revision()).finish_non_exhaustive()
     }
 }
 
@@ -96,7 +104,7 @@ impl Documents {
     /// The store itself.
     #[must_use]
     pub fn store(&self) -> &SharedStore {
-        &self.store.0
+        &self.0.store
     }
 
     /// The cache of a type.
@@ -113,7 +121,7 @@ impl Documents {
     /// The revision that reads show.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        self.set.revision()
+        self.0.set.revision()
     }
 
     /// Wait until reads show at least `revision`.
@@ -121,7 +129,7 @@ impl Documents {
     /// # Errors
     /// If they never will, because the daemon is going down.
     pub async fn wait_for(&self, revision: Revision) -> Result<(), CacheStopped> {
-        self.set.wait_for(revision).await
+        self.0.set.wait_for(revision).await
     }
 
     /// The documents of a type that somebody who is `user` and holds `roles` may read, by id.
