@@ -116,9 +116,25 @@ pub(crate) trait Public: OfType {
 }
 
 /// A stored resource with the documents it refers to.
-struct Stored<R: OfType> {
+pub(crate) struct Stored<R: OfType> {
     documents: Documents,
     document: Arc<Cached<R>>,
+}
+
+impl<R: Public> Stored<R> {
+    pub(crate) fn of(documents: &Documents, document: Arc<Cached<R>>) -> Self {
+        Self { documents: documents.clone(), document }
+    }
+
+    pub(crate) fn into_view(self, context: &OpContext) -> View {
+        View {
+            kind: R::KIND,
+            id: self.document.key.as_str().into(),
+            stamp: Some(self.document.revision.0),
+            right: context.right_on(self.document.acl()).unwrap_or(Right::View),
+            document: Arc::new(self),
+        }
+    }
 }
 
 impl<R: Public> Document for Stored<R> {
@@ -154,13 +170,7 @@ impl<R: Public> Attributes for Stored<R> {
 
 /// A stored resource as the caller sees it.
 pub(crate) fn view<R: Public>(documents: &Documents, context: &OpContext, document: Arc<Cached<R>>) -> View {
-    View {
-        kind: R::KIND,
-        id: document.key.as_str().into(),
-        stamp: Some(document.revision.0),
-        right: context.right_on(document.acl()).unwrap_or(Right::View),
-        document: Arc::new(Stored { documents: documents.clone(), document }),
-    }
+    Stored::of(documents, document).into_view(context)
 }
 
 /// Changes `name`, `description`, `properties` or `acl`.

@@ -12,6 +12,7 @@ mod context;
 mod credential;
 mod error;
 mod event;
+mod front;
 mod host;
 mod image;
 mod janitor;

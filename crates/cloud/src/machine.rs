@@ -13,6 +13,8 @@ use std::sync::Arc;
 use cimi::{Right, resources::Machine};
 use documents::Cached;
 
+pub(crate) use attach::available;
+pub(crate) use request::{configuration_capacity, typed};
 pub(crate) use view::MachineView;
 
 use crate::{Cloud, OpContext, Result, access};

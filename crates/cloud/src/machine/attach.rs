@@ -6,7 +6,7 @@
 
 use cimi::{
     Right, Timestamp,
-    resources::{AttachStage, AttachedVolume, Event, Job, JobGoal, Resource, Volume},
+    resources::{AttachStage, AttachedVolume, Event, Job, JobGoal, Resource, Volume, VolumeState},
 };
 use serde_json::{Map, Value};
 
@@ -92,5 +92,18 @@ impl Cloud {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// Refuses volumes that can't be had.
+pub(crate) fn available(volume: &Volume) -> Result<()> {
+    match volume.state {
+        VolumeState::Available | VolumeState::Creating if !volume.deleted => Ok(()),
+        VolumeState::Error => Err(CloudError::Conflict(format!(
+            "{} can't be attached: {}",
+            volume.id,
+            volume.reason.as_deref().unwrap_or("it is in error")
+        ))),
+        _ => Err(CloudError::Conflict(format!("{} is being deleted", volume.id))),
     }
 }

@@ -21,14 +21,22 @@ pub(crate) struct MachineView {
 }
 
 impl MachineView {
-    pub(crate) fn view(cloud: &Cloud, context: &OpContext, machine: Arc<Cached<Machine>>) -> View {
+    pub(crate) fn of(documents: &Documents, machine: Arc<Cached<Machine>>) -> Self {
+        Self { documents: documents.clone(), machine }
+    }
+
+    pub(crate) fn into_view(self, context: &OpContext) -> View {
         View {
             kind: Kind::Machine,
-            id: machine.key.as_str().into(),
-            stamp: Some(machine.revision.0),
-            right: context.right_on(machine.acl()).unwrap_or(Right::View),
-            document: Arc::new(Self { documents: cloud.0.documents.clone(), machine }),
+            id: self.machine.key.as_str().into(),
+            stamp: Some(self.machine.revision.0),
+            right: context.right_on(self.machine.acl()).unwrap_or(Right::View),
+            document: Arc::new(self),
         }
+    }
+
+    pub(crate) fn view(cloud: &Cloud, context: &OpContext, machine: Arc<Cached<Machine>>) -> View {
+        Self::of(&cloud.0.documents, machine).into_view(context)
     }
 
     fn host_name(&self) -> Option<String> {
