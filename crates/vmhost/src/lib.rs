@@ -1,1 +1,3 @@
 //! vmhost
+
+pub mod accel;
