@@ -260,10 +260,19 @@ impl Supervisor {
                         NetworkError::Dnsmasq { reason } => reason,
                         other => other.to_string(),
                     });
-                    if stop && result.is_ok() {
+                    let now = if stop && result.is_ok() {
                         next_try = None;
-                        report.send_replace(DhcpHealth::Stopped);
-                    }
+                        DhcpHealth::Stopped
+                    } else {
+                        self.health(result.as_ref().err().map_or("", String::as_str))
+                    };
+                    report.send_if_modified(|shown| {
+                        let same = *shown == now || matches!((&*shown, &now), (DhcpHealth::Failing { .. }, DhcpHealth::Failing { .. }));
+                        if !same {
+                            *shown = now;
+                        }
+                        !same
+                    });
                     for answer in answers {
                         // Whoever asked may have given up.
                         let _ = answer.send(result.clone());

@@ -122,7 +122,10 @@ fn spoofed_frames_are_counted_and_arrive_nowhere() {
                 "spoofed_address",
                 udp(me.mac, (victim.ip, 1000), 2000, &[7; 40]),
             ),
-            ("spoofed_address", udp(me.mac, (other, 1000), 2000, &[7; 40])),
+            (
+                "spoofed_address",
+                udp(me.mac, (other, 1000), 2000, &[7; 40]),
+            ),
             (
                 "spoofed_address",
                 udp(me.mac, (Ipv4Addr::UNSPECIFIED, 1000), 2000, &[7; 40]),
@@ -146,7 +149,12 @@ fn spoofed_frames_are_counted_and_arrive_nowhere() {
         for frame in &honest {
             send(&mine, frame);
         }
-        let last = udp(me.mac, (me.ip, 1000), 2000, b"the last frame, long enough to need no padding");
+        let last = udp(
+            me.mac,
+            (me.ip, 1000),
+            2000,
+            b"the last frame, long enough to need no padding",
+        );
         send(&mine, &last);
         let arrived = received_until(&theirs, &last);
         for (counter, frame) in &lies {
