@@ -5,11 +5,14 @@
 //! Persistent volumes live in a [`backend`]. Everything that is made can be made twice, everything that is
 //! deleted can be deleted twice, and what a crash leaves behind is found and swept.
 
+pub mod confine;
 pub mod decompress;
 pub mod digest;
 pub mod durable;
 pub mod error;
+pub mod foreign;
 pub mod identifier;
+pub mod import;
 pub mod inspect;
 pub mod qcow2;
 pub mod space;

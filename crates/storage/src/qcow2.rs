@@ -60,7 +60,8 @@ pub fn create(
     backing: Option<Backing<'_>>,
     durability: Durability,
 ) -> Result<(), Error> {
-    if virtual_bytes == 0 || virtual_bytes > MAX_VIRTUAL_BYTES || virtual_bytes % 512 != 0 {
+    if virtual_bytes == 0 || virtual_bytes > MAX_VIRTUAL_BYTES || !virtual_bytes.is_multiple_of(512)
+    {
         return Err(Error::Invalid {
             what: "disk size",
             value: virtual_bytes.to_string(),

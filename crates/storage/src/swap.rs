@@ -82,7 +82,7 @@ pub fn create_empty(path: &Path, bytes: u64, durability: Durability) -> Result<(
 
 /// A raw disk has whole sectors, and a size that file offsets can express.
 pub(crate) fn check_size(bytes: u64) -> Result<(), Error> {
-    if bytes == 0 || bytes % 512 != 0 || i64::try_from(bytes).is_err() {
+    if bytes == 0 || !bytes.is_multiple_of(512) || i64::try_from(bytes).is_err() {
         return Err(Error::Invalid {
             what: "disk size",
             value: bytes.to_string(),

@@ -307,7 +307,7 @@ impl Qcow2Header {
             if l2_offset == 0 {
                 continue;
             }
-            if l2_offset % cluster != 0 {
+            if !l2_offset.is_multiple_of(cluster) {
                 return Err(
                     header("an L1 entry", l2_offset, "not at the start of a cluster").into(),
                 );
@@ -473,10 +473,11 @@ mod tests {
             (104, vec![1], "compression_type"),
         ];
         for (at, field, name) in cases {
-            match Qcow2Header::parse(&with(at, &field)) {
-                Err(Refusal::Header { field, .. }) => assert_eq!(field, name),
-                other => panic!("{name}: {other:?}"),
-            }
+            let refused = Qcow2Header::parse(&with(at, &field));
+            assert!(
+                matches!(refused, Err(Refusal::Header { field, .. }) if field == name),
+                "{name}: {refused:?}"
+            );
         }
     }
 
