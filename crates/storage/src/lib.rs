@@ -5,6 +5,7 @@
 //! Persistent volumes live in a [`backend`]. Everything that is made can be made twice, everything that is
 //! deleted can be deleted twice, and what a crash leaves behind is found and swept.
 
+pub mod backend;
 pub mod confine;
 pub mod decompress;
 pub mod digest;
@@ -15,6 +16,7 @@ pub mod identifier;
 pub mod import;
 pub mod inspect;
 pub mod qcow2;
+pub mod quarantine;
 pub mod space;
 pub mod swap;
 
