@@ -271,12 +271,15 @@ impl QemuImg {
             .process_group(0);
         child::confine(&mut command, files, self.user, &self.bounds, max_file_bytes);
         let child = command.spawn().map_err(Error::io("run", &self.program))?;
-        Running(child)
-            .wait(&self.bounds, cancelled)
-            .map_err(|reason| Error::Tool {
-                program: format!("qemu-img {}", arguments.first().unwrap_or(&"")),
-                reason,
-            })
+        Running {
+            child,
+            collected: false,
+        }
+        .wait(&self.bounds, cancelled)
+        .map_err(|reason| Error::Tool {
+            program: format!("qemu-img {}", arguments.first().unwrap_or(&"")),
+            reason,
+        })
     }
 }
 
@@ -305,22 +308,26 @@ impl Done {
     }
 }
 
-/// A started child; killed with its group when dropped before it was waited for.
-struct Running(Child);
+/// A started child; killed with its group when dropped before it was collected.
+struct Running {
+    child: Child,
+    /// Its process id may be somebody else's by now.
+    collected: bool,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Ok(None) = self.0.try_wait() {
+        if !self.collected {
             self.kill();
             // SIGKILL cannot be refused; this collects the child.
-            let _ = self.0.wait();
+            let _ = self.child.wait();
         }
     }
 }
 
 impl Running {
     fn kill(&self) {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         // It fails only when there is nobody left to kill.
         let _ = pid.map(|pid| kill_process_group(pid, Signal::KILL));
     }
@@ -328,15 +335,21 @@ impl Running {
     /// Collects output until the child ends; `Err` says why it was killed.
     fn wait(mut self, bounds: &Bounds, cancelled: Option<&OwnedFd>) -> Result<Done, String> {
         let deadline = Instant::now() + bounds.time;
-        let pid = i32::try_from(self.0.id())
+        let pid = i32::try_from(self.child.id())
             .ok()
             .and_then(Pid::from_raw)
             .ok_or("it has no process id")?;
         let ended = pidfd_open(pid, PidfdFlags::empty())
             .map_err(|error| format!("cannot watch it: {error}"))?;
         let mut outputs = [
-            Output::new(self.0.stdout.take().map(Into::into), bounds.output_bytes),
-            Output::new(self.0.stderr.take().map(Into::into), bounds.output_bytes),
+            Output::new(
+                self.child.stdout.take().map(Into::into),
+                bounds.output_bytes,
+            ),
+            Output::new(
+                self.child.stderr.take().map(Into::into),
+                bounds.output_bytes,
+            ),
         ];
         loop {
             let left = deadline
@@ -390,9 +403,10 @@ impl Running {
         // Nothing of its group may outlive it and hold the pipes open.
         self.kill();
         let status = self
-            .0
+            .child
             .wait()
             .map_err(|error| format!("cannot learn how it ended: {error}"))?;
+        self.collected = true;
         for output in &mut outputs {
             while output.pipe.is_some() {
                 output.read();

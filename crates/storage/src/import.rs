@@ -126,6 +126,8 @@ struct Inner {
     options: Options,
     images: RwLock<BTreeMap<ImageIdentifier, Arc<Image>>>,
     flights: Mutex<flight::Flights>,
+    /// Held (by blocking threads only) while a directory of `images` appears or goes, so that `images` need not be.
+    renaming: Mutex<()>,
     /// Its lock is what keeps other processes out.
     _lock: File,
 }
@@ -169,6 +171,7 @@ impl ImageStore {
                 options,
                 images: RwLock::new(images),
                 flights: Mutex::default(),
+                renaming: Mutex::new(()),
                 _lock: lock,
             }),
         })
@@ -213,14 +216,14 @@ impl ImageStore {
     pub async fn delete(&self, identifier: &ImageIdentifier) -> Result<(), Error> {
         let (store, identifier) = (self.clone(), *identifier);
         blocking(move || {
-            let Some(image) = store.inner.images.write().remove(&identifier) else {
-                return Ok(());
-            };
             let (from, to) = (store.image_dir(&identifier), store.incoming());
-            let renamed = durable::rename_new(&from, &to);
-            if let Err(error) = renamed {
-                store.inner.images.write().insert(identifier, image);
-                return Err(error);
+            {
+                let _renaming = store.inner.renaming.lock();
+                if store.find(&identifier).is_none() {
+                    return Ok(());
+                }
+                durable::rename_new(&from, &to)?;
+                store.inner.images.write().remove(&identifier);
             }
             durable::sync_parent(&from)?;
             durable::remove(&to)
@@ -264,11 +267,11 @@ impl ImageStore {
     fn commit(&self, unfinished: &Path, mut image: Image) -> Result<Imported, Error> {
         let dir = self.image_dir(&image.identifier);
         image.path = dir.join("disk");
-        // One writer at a time: two imports may find at the same moment that they hold the same image.
-        let mut images = self.inner.images.write();
-        if let Some(present) = images.get(&image.identifier) {
+        // Two imports may find at the same moment that they hold the same image.
+        let renaming = self.inner.renaming.lock();
+        if let Some(present) = self.find(&image.identifier) {
             return Ok(Imported {
-                image: present.clone(),
+                image: present,
                 already_present: true,
             });
         }
@@ -282,8 +285,11 @@ impl ImageStore {
         durable::rename_new(unfinished, &dir)?;
         durable::sync_parent(&dir)?;
         let image = Arc::new(image);
-        images.insert(image.identifier, image.clone());
-        drop(images);
+        self.inner
+            .images
+            .write()
+            .insert(image.identifier, image.clone());
+        drop(renaming);
         durable::remove(&damaged)?;
         Ok(Imported {
             image,

@@ -89,7 +89,7 @@ pub(super) fn run(
         path: target.path.clone(),
     };
     target.finish(&file, &image)?;
-    write_description(&unfinished, &image)?;
+    target.describe(&unfinished, &image)?;
     let imported = store.commit(&unfinished, image)?;
     if !imported.already_present {
         guard.keep();
@@ -224,6 +224,20 @@ impl Target<'_> {
         file.sync_all().map_err(|error| self.write_error(error, 0))
     }
 
+    /// Writes down, beside the image, what is known of it.
+    fn describe(&self, dir: &Path, image: &Image) -> Result<(), Error> {
+        let text =
+            serde_json::to_vec_pretty(image).map_err(|error| self.write_error(error.into(), 0))?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(dir.join("image.json"))
+            .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
+            .map_err(|error| self.write_error(error, text.len()))?;
+        durable::sync_directory(dir)
+    }
+
     fn write_error(&self, error: io::Error, needed: usize) -> Error {
         if matches!(
             error.kind(),
@@ -246,21 +260,6 @@ impl Target<'_> {
             Err(error) => Error::io("read the source of", &self.path)(error),
         }
     }
-}
-
-fn write_description(dir: &Path, image: &Image) -> Result<(), Error> {
-    let path = dir.join("image.json");
-    let text = serde_json::to_vec_pretty(image)
-        .map_err(io::Error::other)
-        .map_err(Error::io("write", &path))?;
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&path)
-        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
-        .map_err(Error::io("write", &path))?;
-    durable::sync_directory(dir)
 }
 
 /// Two threads that digest the same chunks.
