@@ -14,11 +14,14 @@
 //! | [`dnsmasq`], [`dnsmasq_files`], [`dhcp_release`] | DHCP and DNS: the supervisor, its files, giving a lease back |
 //! | [`host`], [`bridged`], [`user_mode`] | what the VM host uses |
 
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
+
 pub mod address;
 mod background;
 pub mod bridge;
 pub mod bridged;
 pub mod dhcp_release;
+mod dns_probe;
 pub mod dnsmasq;
 pub mod dnsmasq_files;
 pub mod error;
@@ -38,7 +41,9 @@ pub use bridged::BridgedConfig;
 pub use dnsmasq::DhcpHealth;
 pub use dnsmasq_files::{Lease, Upstream};
 pub use error::{NetworkError, Result};
-pub use host::{Attachment, Audit, NetworkHost, PlugRequest, Plugged, Ready, Reconciled};
+pub use host::{
+    Attachment, Audit, NetworkConfig, NetworkHost, PlugRequest, Plugged, Ready, Reconciled,
+};
 pub use name::{Domain, Hostname, InstanceTag, InterfaceName, NameError, NicTag};
 pub use ruleset::{Binding, Outward};
 pub use user_mode::{UserModeConfig, UserNetdev};

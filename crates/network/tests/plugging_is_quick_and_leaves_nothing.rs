@@ -1,5 +1,5 @@
 //! Fifty machines at once, unplugging, real QEMU on the tap, and nothing left at the end.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use network::{Attachment, NetworkError, NetworkHost};
+use network::{Attachment, NetworkConfig, NetworkError, NetworkHost};
 use support::{TestHost, can_run, eventually, machine, run};
 
 #[test]
@@ -171,6 +171,46 @@ fn a_teardown_leaves_nothing_and_can_be_followed_by_a_new_start() {
 }
 
 #[test]
+fn what_a_killed_daemon_left_is_removed_without_it() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    test.run(async |host| {
+        host.plug(&machine(5))
+            .await
+            .unwrap()
+            .ready
+            .wait()
+            .await
+            .unwrap();
+    });
+    test.namespace.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let config = NetworkConfig::Bridged(test.config.clone());
+        for _ in 0..2 {
+            runtime.block_on(NetworkHost::remove(&config)).unwrap();
+        }
+    });
+    assert!(
+        test.namespace
+            .command("nft", &["list", "tables"])
+            .stdout
+            .is_empty()
+    );
+    assert!(!run("ip", &["-n", &test.namespace.name, "-br", "link"]).contains("stt-"));
+    assert!(!test.config.directory.exists());
+    eventually("the end of dnsmasq", || {
+        run("ip", &["netns", "pids", &test.namespace.name])
+            .trim()
+            .is_empty()
+    });
+}
+
+#[test]
 fn a_missing_program_is_named() {
     if !can_run(&["dnsmasq", "nft"]) {
         return;
@@ -183,7 +223,9 @@ fn a_missing_program_is_named() {
             .build()
             .unwrap();
         runtime
-            .block_on(NetworkHost::open_bridged(test.config.clone()))
+            .block_on(NetworkHost::open(NetworkConfig::Bridged(
+                test.config.clone(),
+            )))
             .unwrap_err()
     });
     assert!(error.to_string().contains("/nowhere/nft"), "{error}");
