@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::address::{Ipv4Network, MacPrefix, PoolError};
+use crate::address::{Ipv4Network, MacPrefix};
 use crate::bridge::{self, BridgeSpec, BridgeState};
 use crate::dnsmasq::{DhcpHealth, Dnsmasq};
 use crate::dnsmasq_files::{DnsmasqConfig, Lease, Upstream};
@@ -187,14 +187,7 @@ impl Bridged {
     /// # Errors
     /// A program is missing, or the kernel refuses.
     pub async fn open(config: BridgedConfig) -> Result<Self> {
-        if !config.network.has_host(config.gateway) {
-            return Err(PoolError::Outside {
-                what: "the gateway",
-                address: config.gateway,
-                network: config.network,
-            }
-            .into());
-        }
+        config.network.check_host("the gateway", config.gateway)?;
         std::fs::create_dir_all(&config.directory)
             .map_err(NetworkError::file(&config.directory))?;
         let links = Links::open()?;
@@ -224,6 +217,9 @@ impl Bridged {
     }
 
     pub(crate) async fn plug(&self, request: &PlugRequest) -> Result<Plugged> {
+        self.config
+            .network
+            .check_host("the address of a machine", request.ip)?;
         let ifname = self.config.instance.tap(&request.nic);
         let index = self.bridge().index;
         // The tap first: QEMU waits for nothing else, and a name that is taken must not touch the rules of the

@@ -7,7 +7,7 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`address`] | networks, pools, MAC addresses: pure |
+//! | [`address`], [`pool`] | networks, MAC addresses, who can get which: pure |
 //! | [`name`] | names that go into the kernel, nftables and DNS, checked once |
 //! | [`bridge`], [`tap`], [`links`] | interfaces, over one netlink connection |
 //! | [`firewall`], [`ruleset`], [`nft`] | nftables: the worker, the text, the program |
@@ -31,12 +31,13 @@ pub mod host;
 pub mod links;
 pub mod name;
 pub mod nft;
+pub mod pool;
 pub mod ruleset;
 pub mod tap;
 mod tun_ioctl;
 pub mod user_mode;
 
-pub use address::{AddressPool, Ipv4Network, MacAddr, MacPrefix, PoolError};
+pub use address::{Ipv4Network, MacAddr, MacPrefix, PoolError};
 pub use bridged::BridgedConfig;
 pub use dnsmasq::DhcpHealth;
 pub use dnsmasq_files::{Lease, Upstream};
@@ -45,5 +46,6 @@ pub use host::{
     Attachment, Audit, NetworkConfig, NetworkHost, PlugRequest, Plugged, Ready, Reconciled,
 };
 pub use name::{Domain, Hostname, InstanceTag, InterfaceName, NameError, NicTag};
+pub use pool::AddressPool;
 pub use ruleset::{Binding, Outward};
 pub use user_mode::{UserModeConfig, UserNetdev};
