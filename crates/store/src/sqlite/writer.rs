@@ -87,7 +87,7 @@ impl Job for Expiry {
         match durable {
             Ok(()) => tracing::debug!(lease = %self.0, "lease expired"),
             Err(error) => {
-                tracing::warn!(lease = %self.0, %error, "lease expired, but its keys are still there; trying again")
+                tracing::warn!(lease = %self.0, %error, "lease expired, but its keys are still there; trying again");
             }
         }
     }
