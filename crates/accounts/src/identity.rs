@@ -1,6 +1,6 @@
 //! Somebody who has shown who they are.
 
-use cimi::common::ADMIN_ROLE;
+use cimi::{common::ADMIN_ROLE, resources::User};
 
 /// A user whose credentials were right, with the roles held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,15 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The identity that an account confers.
+    #[must_use]
+    pub fn of(user: &User) -> Self {
+        Self {
+            user: user.username.as_str().into(),
+            roles: user.roles.clone(),
+        }
+    }
+
     /// Whether the administrators' role is among the roles.
     #[must_use]
     pub fn is_admin(&self) -> bool {

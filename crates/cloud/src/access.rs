@@ -24,13 +24,21 @@ pub(crate) fn find<R: OfType>(
 }
 
 /// Refuses a caller who has less than `right` on `document`.
-pub(crate) fn require<R: Resource>(context: &OpContext, document: &R, right: Right) -> Result<Right> {
+pub(crate) fn require<R: Resource>(
+    context: &OpContext,
+    document: &R,
+    right: Right,
+) -> Result<Right> {
     match context.right_on(document.acl()) {
         Some(had) if had >= right => Ok(had),
         _ if context.user().is_none() => Err(CloudError::Unauthenticated),
         _ => Err(CloudError::Forbidden(format!(
             "you may not {} {}: it belongs to {}",
-            if right == Right::View { "see" } else { "change" },
+            if right == Right::View {
+                "see"
+            } else {
+                "change"
+            },
             document.key(),
             document.acl().owner.principal
         ))),
@@ -50,5 +58,7 @@ pub(crate) fn require_admin(context: &OpContext, what: &str) -> Result<()> {
     if context.user().is_none() {
         return Err(CloudError::Unauthenticated);
     }
-    Err(CloudError::Forbidden(format!("only administrators may {what}")))
+    Err(CloudError::Forbidden(format!(
+        "only administrators may {what}"
+    )))
 }

@@ -90,7 +90,10 @@ fn json_scalar(value: &Value) -> Option<Scalar<'_>> {
             Ok(time) if text.len() >= 20 && text.contains('T') => Some(Scalar::Time(time)),
             _ => Some(text.as_str().into()),
         },
-        Value::Object(members) => members.get("href").and_then(Value::as_str).map(Scalar::from),
+        Value::Object(members) => members
+            .get("href")
+            .and_then(Value::as_str)
+            .map(Scalar::from),
         Value::Null | Value::Array(_) => None,
     }
 }
@@ -111,7 +114,10 @@ pub(crate) trait Public: OfType {
     /// Changes one attribute beside the common ones.
     fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
         let _ = value;
-        Err(CloudError::invalid(name, format!("can't be changed of a {}", Self::COLLECTION)))
+        Err(CloudError::invalid(
+            name,
+            format!("can't be changed of a {}", Self::COLLECTION),
+        ))
     }
 }
 
@@ -123,7 +129,10 @@ pub(crate) struct Stored<R: OfType> {
 
 impl<R: Public> Stored<R> {
     pub(crate) fn of(documents: &Documents, document: Arc<Cached<R>>) -> Self {
-        Self { documents: documents.clone(), document }
+        Self {
+            documents: documents.clone(),
+            document,
+        }
     }
 
     pub(crate) fn into_view(self, context: &OpContext) -> View {
@@ -145,7 +154,11 @@ impl<R: Public> Document for Stored<R> {
     }
 
     fn operations(&self, right: Right) -> Vec<Rel> {
-        if right >= Right::Modify { Public::operations(&self.document.document.0) } else { Vec::new() }
+        if right >= Right::Modify {
+            Public::operations(&self.document.document.0)
+        } else {
+            Vec::new()
+        }
     }
 }
 
@@ -164,12 +177,20 @@ impl<R: Public> Attributes for Stored<R> {
     }
 
     fn property(&self, key: &str) -> Option<&str> {
-        self.document.common().properties.get(key).map(String::as_str)
+        self.document
+            .common()
+            .properties
+            .get(key)
+            .map(String::as_str)
     }
 }
 
 /// A stored resource as the caller sees it.
-pub(crate) fn view<R: Public>(documents: &Documents, context: &OpContext, document: Arc<Cached<R>>) -> View {
+pub(crate) fn view<R: Public>(
+    documents: &Documents,
+    context: &OpContext,
+    document: Arc<Cached<R>>,
+) -> View {
     Stored::of(documents, document).into_view(context)
 }
 
@@ -181,8 +202,12 @@ pub(crate) fn edit_common(common: &mut Common, name: &str, value: Option<&Value>
         ("name", _) => common.name = text(),
         ("description", _) => common.description = text(),
         ("properties", None) => common.properties.clear(),
-        ("properties", Some(value)) => common.properties = serde_json::from_value(value.clone()).map_err(wrong)?,
-        ("acl", Some(value)) => common.acl = serde_json::from_value(value.clone()).map_err(wrong)?,
+        ("properties", Some(value)) => {
+            common.properties = serde_json::from_value(value.clone()).map_err(wrong)?
+        }
+        ("acl", Some(value)) => {
+            common.acl = serde_json::from_value(value.clone()).map_err(wrong)?
+        }
         _ => return Err(CloudError::invalid(name, "can't be changed")),
     }
     Ok(())
@@ -199,7 +224,7 @@ pub(crate) async fn edit<R: Public>(
     let edited = documents
         .update(local, |document: &mut R| {
             for (name, value) in &changes {
-                match *name {
+                match name.as_str() {
                     "name" | "description" | "properties" | "acl" => {
                         edit_common(document.common_mut(), name, value.as_ref())?;
                     }
@@ -209,11 +234,18 @@ pub(crate) async fn edit<R: Public>(
             Ok::<bool, CloudError>(!changes.is_empty())
         })
         .await?;
-    Ok(Done { view: Some(view(documents, context, edited)), job: None })
+    Ok(Done {
+        view: Some(view(documents, context, edited)),
+        job: None,
+    })
 }
 
 /// Removes a resource that nothing else depends on.
-pub(crate) async fn delete<R: Public>(documents: &Documents, context: &OpContext, local: &str) -> Result<Done> {
+pub(crate) async fn delete<R: Public>(
+    documents: &Documents,
+    context: &OpContext,
+    local: &str,
+) -> Result<Done> {
     loop {
         let read = access::find::<R>(documents, context, local, Right::Modify)?;
         match documents.changes().remove(&read).commit().await {

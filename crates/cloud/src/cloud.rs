@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use cimi::{Acl, Right, Timestamp, common::USER_ROLE, resources::Resource};
+use cimi::{Acl, Right, Timestamp, common::USER_ROLE};
 use documents::{Documents, DocumentsError};
 
 use crate::{
-    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, Result, leases::Leases, numbers::Numbers,
+    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, Result, leases::Leases,
+    numbers::Numbers,
 };
 
 /// A machine type that the cloud offers.
@@ -37,6 +38,8 @@ pub struct Settings {
     pub machines_per_user: usize,
     /// Largest volume in GiB.
     pub largest_volume_gib: u64,
+    /// Work factor of password hashes (bcrypt: 2 to this power rounds).
+    pub password_cost: u32,
 }
 
 pub(crate) struct Inner {
@@ -55,7 +58,9 @@ pub struct Cloud(pub(crate) Arc<Inner>);
 
 impl std::fmt::Debug for Cloud {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cloud").field("started", &self.0.started).finish_non_exhaustive()
+        f.debug_struct("Cloud")
+            .field("started", &self.0.started)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +78,15 @@ impl Cloud {
         let numbers = Numbers::new()?;
         let started = Timestamp::now();
         let leases = Leases::default();
-        let cloud = Self(Arc::new(Inner { documents, settings, numbers, leases, hosts, intake, started }));
+        let cloud = Self(Arc::new(Inner {
+            documents,
+            settings,
+            numbers,
+            leases,
+            hosts,
+            intake,
+            started,
+        }));
         cloud.seed_machine_types().await?;
         cloud.seed_networks().await?;
         Ok(cloud)
@@ -89,7 +102,11 @@ impl Cloud {
     pub(crate) fn acl_for(context: &OpContext, public: bool) -> Result<Acl> {
         let user = crate::access::require_user(context)?;
         let acl = Acl::owned_by_user(user);
-        Ok(if public { acl.allowing_role(USER_ROLE, Right::View) } else { acl })
+        Ok(if public {
+            acl.allowing_role(USER_ROLE, Right::View)
+        } else {
+            acl
+        })
     }
 }
 
@@ -105,7 +122,8 @@ pub(crate) fn visibility(acl: &Acl) -> &'static str {
 
 /// Makes `acl` readable by all users, or not.
 pub(crate) fn set_public(acl: &mut Acl, public: bool) {
-    acl.rules.retain(|rule| rule.who.principal != USER_ROLE || rule.right > Right::View);
+    acl.rules
+        .retain(|rule| rule.who.principal != USER_ROLE || rule.right > Right::View);
     if public && !is_public(acl) {
         *acl = acl.clone().allowing_role(USER_ROLE, Right::View);
     }
@@ -116,15 +134,19 @@ impl From<DocumentsError> for CloudError {
         match error {
             DocumentsError::Conflict { .. } => Self::Conflict(error.to_string()),
             DocumentsError::Absent { key } => Self::not_found(key),
-            DocumentsError::Store(store::StoreError::Full { .. }) => Self::Exhausted(error.to_string()),
-            DocumentsError::Store(_) | DocumentsError::Stopped(_) => Self::Unavailable(error.to_string()),
+            DocumentsError::Store(store::StoreError::Full { .. }) => {
+                Self::Exhausted(error.to_string())
+            }
+            DocumentsError::Store(_) | DocumentsError::Stopped(_) => {
+                Self::Unavailable(error.to_string())
+            }
             DocumentsError::Key(_) | DocumentsError::Encode(_) => Self::Internal(error.to_string()),
         }
     }
 }
 
 /// Writes a document of the configuration if it isn't there as it should be.
-pub(crate) async fn seed<R: documents::OfType + PartialEq>(documents: &Documents, wanted: R) -> Result<()> {
+pub(crate) async fn seed<R: documents::OfType>(documents: &Documents, wanted: R) -> Result<()> {
     loop {
         let changes = match documents.view::<R>().get(wanted.local_id()) {
             None => documents.changes().create(&wanted),
@@ -133,7 +155,7 @@ pub(crate) async fn seed<R: documents::OfType + PartialEq>(documents: &Documents
                 let common = next.common_mut();
                 common.created = read.common().created;
                 common.updated = read.common().updated;
-                if next == read.document.0 {
+                if serde_json::to_value(&next).ok() == serde_json::to_value(&read.document.0).ok() {
                     return Ok(());
                 }
                 documents.changes().replace(&read, next)

@@ -36,20 +36,40 @@ impl Cloud {
         let now = Timestamp::now();
         let acl = Self::acl_for(context, false)?;
         let common = serde_json::to_value(Common::new(acl, now)).unwrap_or_default();
-        for name in ["id", "resourceURI", "operations", "acl", "created", "updated"] {
+        for name in [
+            "id",
+            "resourceURI",
+            "operations",
+            "acl",
+            "created",
+            "updated",
+        ] {
             body.remove(name);
         }
         body.extend(object(common));
-        body.insert("id".to_owned(), format!("{}/{}", R::COLLECTION, cimi::JobId::generate().local()).into());
+        body.insert(
+            "id".to_owned(),
+            format!("{}/{}", R::COLLECTION, cimi::JobId::generate().local()).into(),
+        );
         let document: R = typed(body, "")?;
-        self.0.documents.changes().create(&document).commit().await?;
+        self.0
+            .documents
+            .changes()
+            .create(&document)
+            .commit()
+            .await?;
         let read = access::find::<R>(&self.0.documents, context, document.local_id(), Right::View)?;
-        Ok(Created { view: catalogue::view(&self.0.documents, context, read), job: None, existed: false })
+        Ok(Created {
+            view: catalogue::view(&self.0.documents, context, read),
+            job: None,
+            existed: false,
+        })
     }
 }
 
 fn machine_type(kind: &MachineType) -> Result<MachineConfiguration> {
-    let id = MachineConfigurationId::from_local(&kind.name).map_err(|error| CloudError::Internal(error.to_string()))?;
+    let id = MachineConfigurationId::from_local(&kind.name)
+        .map_err(|error| CloudError::Internal(error.to_string()))?;
     let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
     let mut common = Common::new(acl, Timestamp::now());
     common.name = Some(kind.name.clone());
@@ -64,7 +84,11 @@ fn machine_type(kind: &MachineType) -> Result<MachineConfiguration> {
         cpu: kind.cpus,
         memory: kind.memory_mib * 1024,
         cpu_arch: "x86_64".to_owned(),
-        disks: if kind.swap_mib > 0 { vec![swap] } else { Vec::new() },
+        disks: if kind.swap_mib > 0 {
+            vec![swap]
+        } else {
+            Vec::new()
+        },
         unknown: Map::new(),
     })
 }
@@ -81,7 +105,8 @@ impl Public for MachineConfiguration {
     const KIND: Kind = Kind::MachineConfiguration;
 
     fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
-        let mut out = object(json!({"cpu": self.cpu, "memory": self.memory, "cpuArch": self.cpu_arch}));
+        let mut out =
+            object(json!({"cpu": self.cpu, "memory": self.memory, "cpuArch": self.cpu_arch}));
         if !self.disks.is_empty() {
             out.insert("disks".to_owned(), json!(self.disks));
         }
@@ -89,15 +114,19 @@ impl Public for MachineConfiguration {
     }
 
     fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
-        let number = || value.and_then(Value::as_u64).ok_or_else(|| CloudError::invalid(name, "must be a number above 0"));
+        let number = || {
+            value
+                .and_then(Value::as_u64)
+                .ok_or_else(|| CloudError::invalid(name, "must be a number above 0"))
+        };
         match name {
             "cpu" => self.cpu = u32::try_from(number()?).unwrap_or(u32::MAX),
             "memory" => self.memory = number()?,
             "cpuArch" => {}
             "disks" => {
                 let given = value.cloned().unwrap_or_else(|| json!([]));
-                self.disks =
-                    serde_json::from_value(given).map_err(|error| CloudError::invalid("disks", error.to_string()))?;
+                self.disks = serde_json::from_value(given)
+                    .map_err(|error| CloudError::invalid("disks", error.to_string()))?;
             }
             _ => return Err(CloudError::invalid(name, "can't be changed")),
         }

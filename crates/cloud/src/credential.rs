@@ -16,9 +16,18 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Invalid`] for what is not an SSH public key.
-    pub async fn create_credential(&self, context: &OpContext, mut body: Map<String, Value>) -> Result<Created> {
+    pub async fn create_credential(
+        &self,
+        context: &OpContext,
+        mut body: Map<String, Value>,
+    ) -> Result<Created> {
         if let Some(Value::Object(template)) = body.remove("credentialTemplate") {
-            let template = resolve::resolve::<Credential>(&self.0.documents, context, template, "credentialTemplate")?;
+            let template = resolve::resolve::<Credential>(
+                &self.0.documents,
+                context,
+                template,
+                "credentialTemplate",
+            )?;
             body.extend(template);
         }
         check_key(body.get("publicKey"))?;
@@ -27,10 +36,14 @@ impl Cloud {
 }
 
 fn check_key(key: Option<&Value>) -> Result<()> {
-    let key = key
-        .and_then(Value::as_str)
-        .ok_or_else(|| CloudError::invalid("publicKey", "is missing; machines accept SSH public keys only"))?;
-    AuthorizedKeys::parse(key).map_err(|error| CloudError::invalid("publicKey", error.to_string()))?;
+    let key = key.and_then(Value::as_str).ok_or_else(|| {
+        CloudError::invalid(
+            "publicKey",
+            "is missing; machines accept SSH public keys only",
+        )
+    })?;
+    AuthorizedKeys::parse(key)
+        .map_err(|error| CloudError::invalid("publicKey", error.to_string()))?;
     Ok(())
 }
 

@@ -42,7 +42,10 @@ impl Public for Job {
             "timeOfStatusChange": self.time_of_status_change,
         }));
         if !self.affected_resources.is_empty() {
-            out.insert("affectedResources".to_owned(), json!(self.affected_resources));
+            out.insert(
+                "affectedResources".to_owned(),
+                json!(self.affected_resources),
+            );
         }
         if let Some(code) = self.return_code {
             out.insert("returnCode".to_owned(), code.into());
@@ -54,6 +57,10 @@ impl Public for Job {
     }
 
     fn operations(&self) -> Vec<Rel> {
-        if self.state.is_final() { vec![Rel::Delete] } else { Vec::new() }
+        if self.state.is_final() {
+            vec![Rel::Delete]
+        } else {
+            Vec::new()
+        }
     }
 }

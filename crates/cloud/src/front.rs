@@ -6,8 +6,8 @@ use cimi::{
     model::{Changes, Kind},
     query::Query,
     resources::{
-        Address, Credential, Event, Host, Image, Job, Machine, MachineConfiguration, MachineRecord, MachineTemplate,
-        Network, User, Volume, VolumeConfiguration, VolumeTemplate,
+        Address, Credential, Event, Host, Image, Job, Machine, MachineConfiguration, MachineRecord,
+        MachineTemplate, Network, User, Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -22,20 +22,62 @@ use crate::{
 macro_rules! by_kind {
     ($kind:expr, $type:ident => $call:expr, else $else:expr) => {
         match $kind {
-            Kind::MachineConfiguration => { type $type = MachineConfiguration; $call }
-            Kind::MachineTemplate => { type $type = MachineTemplate; $call }
-            Kind::MachineImage => { type $type = Image; $call }
-            Kind::MachineRecord => { type $type = MachineRecord; $call }
-            Kind::Credential => { type $type = Credential; $call }
-            Kind::Volume => { type $type = Volume; $call }
-            Kind::VolumeConfiguration => { type $type = VolumeConfiguration; $call }
-            Kind::VolumeTemplate => { type $type = VolumeTemplate; $call }
-            Kind::Network => { type $type = Network; $call }
-            Kind::Address => { type $type = Address; $call }
-            Kind::Job => { type $type = Job; $call }
-            Kind::Event => { type $type = Event; $call }
-            Kind::User => { type $type = User; $call }
-            Kind::Host => { type $type = Host; $call }
+            Kind::MachineConfiguration => {
+                type $type = MachineConfiguration;
+                $call
+            }
+            Kind::MachineTemplate => {
+                type $type = MachineTemplate;
+                $call
+            }
+            Kind::MachineImage => {
+                type $type = Image;
+                $call
+            }
+            Kind::MachineRecord => {
+                type $type = MachineRecord;
+                $call
+            }
+            Kind::Credential => {
+                type $type = Credential;
+                $call
+            }
+            Kind::Volume => {
+                type $type = Volume;
+                $call
+            }
+            Kind::VolumeConfiguration => {
+                type $type = VolumeConfiguration;
+                $call
+            }
+            Kind::VolumeTemplate => {
+                type $type = VolumeTemplate;
+                $call
+            }
+            Kind::Network => {
+                type $type = Network;
+                $call
+            }
+            Kind::Address => {
+                type $type = Address;
+                $call
+            }
+            Kind::Job => {
+                type $type = Job;
+                $call
+            }
+            Kind::Event => {
+                type $type = Event;
+                $call
+            }
+            Kind::User => {
+                type $type = User;
+                $call
+            }
+            Kind::Host => {
+                type $type = Host;
+                $call
+            }
             _ => $else,
         }
     };
@@ -52,9 +94,19 @@ impl Cloud {
         if kind == Kind::Machine {
             let documents = &self.0.documents;
             let all = documents.readable::<Machine>(context.user(), context.roles());
-            let (count, members) = query.page(all.into_iter().map(|machine| MachineView::of(documents, machine)));
-            let members = members.into_iter().map(|member| member.into_view(context)).collect();
-            return Ok(Page { count, members, can_add });
+            let (count, members) = query.page(
+                all.into_iter()
+                    .map(|machine| MachineView::of(documents, machine)),
+            );
+            let members = members
+                .into_iter()
+                .map(|member| member.into_view(context))
+                .collect();
+            return Ok(Page {
+                count,
+                members,
+                can_add,
+            });
         }
         by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
     }
@@ -62,8 +114,18 @@ impl Cloud {
     fn list_stored<R: Public>(&self, context: &OpContext, query: &Query, can_add: bool) -> Page {
         let documents = &self.0.documents;
         let all = documents.readable::<R>(context.user(), context.roles());
-        let (count, members) = query.page(all.into_iter().map(|document| catalogue::Stored::of(documents, document)));
-        Page { count, members: members.into_iter().map(|member| member.into_view(context)).collect(), can_add }
+        let (count, members) = query.page(
+            all.into_iter()
+                .map(|document| catalogue::Stored::of(documents, document)),
+        );
+        Page {
+            count,
+            members: members
+                .into_iter()
+                .map(|member| member.into_view(context))
+                .collect(),
+            can_add,
+        }
     }
 
     /// One resource.
@@ -74,8 +136,16 @@ impl Cloud {
         let documents = &self.0.documents;
         match kind {
             Kind::CloudEntryPoint => Ok(self.entry_point(context)),
-            Kind::Machine => Ok(MachineView::view(self, context, self.find_machine(context, id, Right::View)?)),
-            Kind::MachineImage => Ok(catalogue::view(documents, context, self.find_image(context, id, Right::View)?)),
+            Kind::Machine => Ok(MachineView::view(
+                self,
+                context,
+                self.find_machine(context, id, Right::View)?,
+            )),
+            Kind::MachineImage => Ok(catalogue::view(
+                documents,
+                context,
+                self.find_image(context, id, Right::View)?,
+            )),
             _ => by_kind!(
                 kind,
                 R => Ok(catalogue::view(documents, context, access::find::<R>(documents, context, id, Right::View)?)),
@@ -88,7 +158,12 @@ impl Cloud {
     ///
     /// # Errors
     /// Those of the type.
-    pub async fn create(&self, context: &OpContext, kind: Kind, body: Map<String, Value>) -> Result<Created> {
+    pub async fn create(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
         access::require_user(context)?;
         match kind {
             Kind::Machine => self.create_machine(context, body).await,
@@ -96,11 +171,19 @@ impl Cloud {
             Kind::Volume => self.create_volume(context, body).await,
             Kind::Credential => self.create_credential(context, body).await,
             Kind::User => self.create_user(context, body).await,
-            Kind::MachineConfiguration => self.create_simple::<MachineConfiguration>(context, body).await,
+            Kind::MachineConfiguration => {
+                self.create_simple::<MachineConfiguration>(context, body)
+                    .await
+            }
             Kind::MachineTemplate => self.create_simple::<MachineTemplate>(context, body).await,
-            Kind::VolumeConfiguration => self.create_simple::<VolumeConfiguration>(context, body).await,
+            Kind::VolumeConfiguration => {
+                self.create_simple::<VolumeConfiguration>(context, body)
+                    .await
+            }
             Kind::VolumeTemplate => self.create_simple::<VolumeTemplate>(context, body).await,
-            _ => Err(CloudError::Forbidden(format!("nobody makes a {kind} by request; the cloud does"))),
+            _ => Err(CloudError::Forbidden(format!(
+                "nobody makes a {kind} by request; the cloud does"
+            ))),
         }
     }
 
@@ -108,7 +191,13 @@ impl Cloud {
     ///
     /// # Errors
     /// Those of the type.
-    pub async fn edit(&self, context: &OpContext, kind: Kind, id: &str, changes: Changes) -> Result<Done> {
+    pub async fn edit(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        id: &str,
+        changes: Changes,
+    ) -> Result<Done> {
         let documents = &self.0.documents;
         match kind {
             Kind::Machine => self.edit_machine(context, id, changes).await,
@@ -118,9 +207,14 @@ impl Cloud {
                 let image = self.find_image(context, id, Right::Modify)?;
                 catalogue::edit::<Image>(documents, context, image.id(), changes).await
             }
-            Kind::Network | Kind::Address | Kind::Job | Kind::Event | Kind::Host | Kind::MachineRecord => {
-                Err(CloudError::Forbidden(format!("a {kind} is written by the cloud alone")))
-            }
+            Kind::Network
+            | Kind::Address
+            | Kind::Job
+            | Kind::Event
+            | Kind::Host
+            | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
+                "a {kind} is written by the cloud alone"
+            ))),
             _ => by_kind!(
                 kind,
                 R => catalogue::edit::<R>(documents, context, id, changes).await,
@@ -143,13 +237,16 @@ impl Cloud {
             Kind::Job => {
                 let job = access::find::<Job>(documents, context, id, Right::Modify)?;
                 if !job.state.is_final() {
-                    return Err(CloudError::Conflict(format!("{} is still going on", job.document.id)));
+                    return Err(CloudError::Conflict(format!(
+                        "{} is still going on",
+                        job.document.id
+                    )));
                 }
                 catalogue::delete::<Job>(documents, context, id).await
             }
-            Kind::Network | Kind::Address | Kind::Host | Kind::MachineRecord => {
-                Err(CloudError::Forbidden(format!("a {kind} is written by the cloud alone")))
-            }
+            Kind::Network | Kind::Address | Kind::Host | Kind::MachineRecord => Err(
+                CloudError::Forbidden(format!("a {kind} is written by the cloud alone")),
+            ),
             _ => by_kind!(
                 kind,
                 R => catalogue::delete::<R>(documents, context, id).await,
@@ -162,11 +259,21 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Invalid`] for types and actions that don't go together.
-    pub async fn act(&self, context: &OpContext, kind: Kind, id: &str, action: &str, body: &Map<String, Value>) -> Result<Done> {
+    pub async fn act(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        id: &str,
+        action: &str,
+        body: &Map<String, Value>,
+    ) -> Result<Done> {
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
-            _ => Err(CloudError::invalid("action", format!("`{action}` is not something a {kind} does"))),
+            _ => Err(CloudError::invalid(
+                "action",
+                format!("`{action}` is not something a {kind} does"),
+            )),
         }
     }
 
@@ -209,7 +316,10 @@ impl Cloud {
             id: "CloudEntryPoint".into(),
             stamp: None,
             right: context.right_on(&acl).unwrap_or(Right::View),
-            document: std::sync::Arc::new(catalogue::Plain { attributes, operations: Vec::new() }),
+            document: std::sync::Arc::new(catalogue::Plain {
+                attributes,
+                operations: Vec::new(),
+            }),
         }
     }
 }

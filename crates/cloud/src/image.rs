@@ -5,7 +5,9 @@ use std::sync::Arc;
 use cimi::{
     Common, ImageId, Right, Timestamp,
     model::Kind,
-    resources::{Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job, JobGoal, Resource},
+    resources::{
+        Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job, JobGoal, Resource,
+    },
 };
 use documents::{Cached, Documents};
 use serde_json::{Map, Value, json};
@@ -23,7 +25,12 @@ const IDENTIFIER_LENGTH: usize = 27;
 impl Cloud {
     /// An image by the part of its id after the slash, or by its 27-character identifier: then the newest usable one
     /// that the caller may see.
-    pub(crate) fn find_image(&self, context: &OpContext, id: &str, right: Right) -> Result<Arc<Cached<Image>>> {
+    pub(crate) fn find_image(
+        &self,
+        context: &OpContext,
+        id: &str,
+        right: Right,
+    ) -> Result<Arc<Cached<Image>>> {
         if id.len() == IDENTIFIER_LENGTH && self.0.documents.images.get(id).is_none() {
             let found = self.image_with(context, id, right);
             return found.ok_or_else(|| CloudError::not_found(format!("MachineImage/{id}")));
@@ -31,9 +38,18 @@ impl Cloud {
         access::find(&self.0.documents, context, id, right)
     }
 
-    fn image_with(&self, context: &OpContext, identifier: &str, right: Right) -> Option<Arc<Cached<Image>>> {
+    fn image_with(
+        &self,
+        context: &OpContext,
+        identifier: &str,
+        right: Right,
+    ) -> Option<Arc<Cached<Image>>> {
         let mut images = self.0.documents.images.by_index("identifier", identifier);
-        images.retain(|image| context.right_on(image.acl()).is_some_and(|had| had >= right));
+        images.retain(|image| {
+            context
+                .right_on(image.acl())
+                .is_some_and(|had| had >= right)
+        });
         images.sort_by_key(|image| (image.state == ImageState::Available, image.id.clone()));
         images.pop()
     }
@@ -42,7 +58,11 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Invalid`] for a location that can't be fetched.
-    pub async fn create_image(&self, context: &OpContext, body: Map<String, Value>) -> Result<Created> {
+    pub async fn create_image(
+        &self,
+        context: &OpContext,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
         let documents = &self.0.documents;
         let expected: Digests = match body.get("expected") {
             None => Digests::default(),
@@ -54,7 +74,11 @@ impl Cloud {
             && image.state == ImageState::Available
         {
             let view = catalogue::view(documents, context, image);
-            return Ok(Created { view, job: None, existed: true });
+            return Ok(Created {
+                view,
+                job: None,
+                existed: true,
+            });
         }
         let now = Timestamp::now();
         let public = body.get("visibility").and_then(Value::as_str) == Some("PUBLIC");
@@ -64,17 +88,32 @@ impl Cloud {
             common: Common::new(Self::acl_for(context, public)?, now),
             state: ImageState::Creating,
             reason: None,
-            kind: body.get("type").and_then(Value::as_str).unwrap_or("IMAGE").to_owned(),
-            desired: ImageDesired { source: source(&body)?, expected, attempt: 1, deleted: false },
+            kind: body
+                .get("type")
+                .and_then(Value::as_str)
+                .unwrap_or("IMAGE")
+                .to_owned(),
+            desired: ImageDesired {
+                source: source(&body)?,
+                expected,
+                attempt: 1,
+                deleted: false,
+            },
             progress: Some(0),
             file: None,
             kernel: file("kernel")?,
             initrd: file("initrd")?,
-            kernel_arguments: body.get("kernelArguments").and_then(Value::as_str).map(str::to_owned),
+            kernel_arguments: body
+                .get("kernelArguments")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
             unknown: Map::new(),
         };
         if !["IMAGE", "FILE"].contains(&image.kind.as_str()) {
-            return Err(CloudError::invalid("type", format!("must be IMAGE or FILE, but is `{}`", image.kind)));
+            return Err(CloudError::invalid(
+                "type",
+                format!("must be IMAGE or FILE, but is `{}`", image.kind),
+            ));
         }
         if image.initrd.is_some() && image.kernel.is_none() {
             return Err(CloudError::invalid("initrd", "needs a `kernel`"));
@@ -84,25 +123,54 @@ impl Cloud {
                 catalogue::edit_common(&mut image.common, name, Some(value))?;
             }
         }
-        let job = Job::accepted(image.key(), "add", JobGoal::Available, image.common.acl.clone(), now);
+        let job = Job::accepted(
+            image.key(),
+            "add",
+            JobGoal::Available,
+            image.common.acl.clone(),
+            now,
+        );
         let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
-        documents.changes().create(&image).create(&job).create(&event).commit().await?;
+        documents
+            .changes()
+            .create(&image)
+            .create(&job)
+            .create(&event)
+            .commit()
+            .await?;
         tracing::info!(image = %image.id, owner = context.user(), "image wanted");
         let read = access::find::<Image>(documents, context, image.id.local(), Right::View)?;
-        Ok(Created { view: catalogue::view(documents, context, read), job: Some(job.id.to_string()), existed: false })
+        Ok(Created {
+            view: catalogue::view(documents, context, read),
+            job: Some(job.id.to_string()),
+            existed: false,
+        })
     }
 
     /// The image that `kernel` or `initrd` refers to.
-    fn boot_file(&self, context: &OpContext, body: &Map<String, Value>, name: &str) -> Result<Option<ImageId>> {
+    fn boot_file(
+        &self,
+        context: &OpContext,
+        body: &Map<String, Value>,
+        name: &str,
+    ) -> Result<Option<ImageId>> {
         let href = match body.get(name) {
             None => return Ok(None),
             Some(Value::Object(reference)) => resolve::href_of(reference),
             Some(other) => other.as_str(),
         };
-        let href = href.ok_or_else(|| CloudError::invalid(name, "must be a reference to a MachineImage"))?;
-        let image = self.find_image(context, resolve::local_part::<Image>(href, name)?, Right::View)?;
+        let href =
+            href.ok_or_else(|| CloudError::invalid(name, "must be a reference to a MachineImage"))?;
+        let image = self.find_image(
+            context,
+            resolve::local_part::<Image>(href, name)?,
+            Right::View,
+        )?;
         if image.kind != "FILE" {
-            return Err(CloudError::invalid(name, format!("{} is not of type FILE", image.id)));
+            return Err(CloudError::invalid(
+                name,
+                format!("{} is not of type FILE", image.id),
+            ));
         }
         Ok(Some(image.id.clone()))
     }
@@ -111,15 +179,26 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Conflict`] if the image doesn't wait for content; what the check found wrong.
-    pub async fn upload_image(&self, context: &OpContext, id: &str, upload: Upload) -> Result<View> {
+    pub async fn upload_image(
+        &self,
+        context: &OpContext,
+        id: &str,
+        upload: Upload,
+    ) -> Result<View> {
         let read = self.find_image(context, id, Right::Modify)?;
-        if read.desired.source != ImageSource::Upload || read.state != ImageState::Creating || read.desired.deleted {
+        if read.desired.source != ImageSource::Upload
+            || read.state != ImageState::Creating
+            || read.desired.deleted
+        {
             return Err(CloudError::Conflict(format!(
                 "{} doesn't wait for content; create a new MachineImage with imageLocation `upload:`",
                 read.id
             )));
         }
-        self.0.intake.take(Arc::new(read.document.0.clone()), upload).await?;
+        self.0
+            .intake
+            .take(Arc::new(read.document.0.clone()), upload)
+            .await?;
         let read = self.find_image(context, read.id(), Right::View)?;
         Ok(catalogue::view(&self.0.documents, context, read))
     }
@@ -141,17 +220,39 @@ impl Cloud {
                 )));
             }
             if let Some(user) = documents.images.all().iter().find(|image| {
-                !image.desired.deleted && [&image.kernel, &image.initrd].contains(&&Some(read.id.clone()))
+                !image.desired.deleted
+                    && [&image.kernel, &image.initrd].contains(&&Some(read.id.clone()))
             }) {
-                return Err(CloudError::Conflict(format!("{} can't be deleted: {} boots with it", read.id, user.id)));
+                return Err(CloudError::Conflict(format!(
+                    "{} can't be deleted: {} boots with it",
+                    read.id, user.id
+                )));
             }
             let mut image = read.document.0.clone();
             image.desired.deleted = true;
             image.state = ImageState::Deleting;
-            let job = Job::accepted(image.key(), "delete", JobGoal::Gone, image.common.acl.clone(), now);
+            let job = Job::accepted(
+                image.key(),
+                "delete",
+                JobGoal::Gone,
+                image.common.acl.clone(),
+                now,
+            );
             let event = Event::request(&image, "delete", context.user().unwrap_or_default(), now);
-            match documents.changes().replace(&read, image).create(&job).create(&event).commit().await {
-                Ok(_) => return Ok(Done { view: None, job: Some(job.id.to_string()) }),
+            match documents
+                .changes()
+                .replace(&read, image)
+                .create(&job)
+                .create(&event)
+                .commit()
+                .await
+            {
+                Ok(_) => {
+                    return Ok(Done {
+                        view: None,
+                        job: Some(job.id.to_string()),
+                    });
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -170,12 +271,18 @@ fn source(body: &Map<String, Value>) -> Result<ImageSource> {
     match location {
         Some("upload:") => Ok(ImageSource::Upload),
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
-            Ok(ImageSource::Url { url: url.to_owned() })
+            Ok(ImageSource::Url {
+                url: url.to_owned(),
+            })
         }
-        Some(other) => {
-            Err(CloudError::invalid(path, format!("must be an http or https URL, or `upload:`, but is `{other}`")))
-        }
-        None => Err(CloudError::invalid(path, "is missing; give an http or https URL, or `upload:`")),
+        Some(other) => Err(CloudError::invalid(
+            path,
+            format!("must be an http or https URL, or `upload:`, but is `{other}`"),
+        )),
+        None => Err(CloudError::invalid(
+            path,
+            "is missing; give an http or https URL, or `upload:`",
+        )),
     }
 }
 
@@ -203,7 +310,10 @@ impl Public for Image {
         put("progress", json!(self.progress));
         put("kernelArguments", json!(self.kernel_arguments));
         for (name, file) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
-            put(name, file.as_ref().map_or(Value::Null, |id| json!({"href": id})));
+            put(
+                name,
+                file.as_ref().map_or(Value::Null, |id| json!({"href": id})),
+            );
         }
         if let Some(file) = &self.file {
             put("format", json!(file.format));

@@ -21,7 +21,11 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { events: 5_000, jobs: Duration::from_hours(1), records: Duration::from_hours(24 * 90) }
+        Self {
+            events: 5_000,
+            jobs: Duration::from_hours(1),
+            records: Duration::from_hours(24 * 90),
+        }
     }
 }
 
@@ -33,7 +37,10 @@ const BATCH: usize = 100;
 impl Cloud {
     /// Does the cloud's own work until the caches stop: ends jobs, forgets what is old.
     pub async fn run(&self, retention: Retention) {
-        tokio::join!(crate::jobs::track(self.0.documents.clone()), self.tidy(retention));
+        tokio::join!(
+            crate::jobs::track(self.0.documents.clone()),
+            self.tidy(retention)
+        );
     }
 
     async fn tidy(&self, retention: Retention) {
@@ -47,17 +54,25 @@ impl Cloud {
                 job.state.is_final() && now.since(job.time_of_status_change) > retention.jobs
             });
             forget(documents, old_jobs).await;
-            let old_records =
-                documents.machine_records.all().into_iter().filter(|r| now.since(r.ended) > retention.records);
+            let old_records = documents
+                .machine_records
+                .all()
+                .into_iter()
+                .filter(|r| now.since(r.ended) > retention.records);
             forget(documents, old_records).await;
         }
     }
 }
 
-async fn forget<R: OfType + Resource>(documents: &Documents, old: impl Iterator<Item = Arc<Cached<R>>>) {
+async fn forget<R: OfType + Resource>(
+    documents: &Documents,
+    old: impl Iterator<Item = Arc<Cached<R>>>,
+) {
     let old: Vec<_> = old.collect();
     for batch in old.chunks(BATCH) {
-        let changes = batch.iter().fold(documents.changes(), |changes, document| changes.remove(document));
+        let changes = batch.iter().fold(documents.changes(), |changes, document| {
+            changes.remove(document)
+        });
         if let Err(error) = changes.commit().await {
             tracing::debug!(%error, collection = R::COLLECTION, "old documents stay for another round");
         }

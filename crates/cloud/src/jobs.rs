@@ -22,13 +22,20 @@ enum Target<'a> {
 /// Whether a goal was reached (`Ok`), can't be reached any more (`Err`, with the reason), or is still open (`None`).
 fn verdict(goal: &JobGoal, target: &Target<'_>) -> Option<Result<(), String>> {
     match (goal, target) {
-        (JobGoal::Gone | JobGoal::MachineOff | JobGoal::VolumeDetached { .. }, Target::Gone) => Some(Ok(())),
+        (JobGoal::Gone | JobGoal::MachineOff | JobGoal::VolumeDetached { .. }, Target::Gone) => {
+            Some(Ok(()))
+        }
         (_, Target::Gone) => Some(Err("it was removed".to_owned())),
-        (JobGoal::MachineRuns { run, restart }, Target::Machine(machine)) => runs(machine, *run, *restart),
+        (JobGoal::MachineRuns { run, restart }, Target::Machine(machine)) => {
+            runs(machine, *run, *restart)
+        }
         (JobGoal::MachineOff, Target::Machine(machine)) => off(machine),
         (JobGoal::VolumeAttached { volume }, Target::Machine(machine)) => attached(machine, volume),
         (JobGoal::VolumeDetached { volume }, Target::Machine(machine)) => {
-            let still = machine.volumes.iter().any(|v| v.volume.to_string() == *volume);
+            let still = machine
+                .volumes
+                .iter()
+                .any(|v| v.volume.to_string() == *volume);
             (!still).then_some(Ok(()))
         }
         (JobGoal::Available, Target::Volume(volume)) => match volume.state {
@@ -50,7 +57,12 @@ fn verdict(goal: &JobGoal, target: &Target<'_>) -> Option<Result<(), String>> {
 
 fn runs(machine: &Machine, run: u64, restart: u64) -> Option<Result<(), String>> {
     let seen = &machine.observed;
-    let reason = || machine.reason.clone().unwrap_or_else(|| "it ended".to_owned());
+    let reason = || {
+        machine
+            .reason
+            .clone()
+            .unwrap_or_else(|| "it ended".to_owned())
+    };
     match seen.stage {
         Stage::Running if seen.run >= run && seen.restart >= restart => Some(Ok(())),
         _ if machine.desired.deleted => Some(Err("it was removed before".to_owned())),
@@ -62,14 +74,20 @@ fn runs(machine: &Machine, run: u64, restart: u64) -> Option<Result<(), String>>
 
 fn off(machine: &Machine) -> Option<Result<(), String>> {
     match machine.observed.stage {
-        _ if machine.desired.power == Power::On => Some(Err("it was started again before".to_owned())),
+        _ if machine.desired.power == Power::On => {
+            Some(Err("it was started again before".to_owned()))
+        }
         Stage::Ended { .. } | Stage::Waiting | Stage::Failed => Some(Ok(())),
         _ => None,
     }
 }
 
 fn attached(machine: &Machine, volume: &str) -> Option<Result<(), String>> {
-    let Some(found) = machine.volumes.iter().find(|v| v.volume.to_string() == volume) else {
+    let Some(found) = machine
+        .volumes
+        .iter()
+        .find(|v| v.volume.to_string() == volume)
+    else {
         return Some(Err("it was detached before".to_owned()));
     };
     match &found.stage {
@@ -82,8 +100,17 @@ fn attached(machine: &Machine, volume: &str) -> Option<Result<(), String>> {
 
 /// Progress in per cent: of an image's fetch while it goes on.
 pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
-    let fetched = || documents.images.get(job.target_resource.href.strip_prefix("MachineImage/")?)?.progress;
-    if job.state.is_final() { 100 } else { fetched().unwrap_or(job.progress).min(99) }
+    let fetched = || {
+        documents
+            .images
+            .get(job.target_resource.href.strip_prefix("MachineImage/")?)?
+            .progress
+    };
+    if job.state.is_final() {
+        100
+    } else {
+        fetched().unwrap_or(job.progress).min(99)
+    }
 }
 
 /// Ends jobs as their resources change, until the caches stop.
@@ -110,15 +137,22 @@ pub(crate) async fn track(documents: Documents) {
     }
 }
 
-async fn end_if_decided(documents: &Documents, job: &str, target: &str) -> Result<(), DocumentsError> {
+async fn end_if_decided(
+    documents: &Documents,
+    job: &str,
+    target: &str,
+) -> Result<(), DocumentsError> {
     let local = target.split_once('/').map_or("", |(_, local)| local);
     let ended = documents
         .update(job, |job: &mut Job| {
             if job.state.is_final() {
                 return Ok::<bool, DocumentsError>(false);
             }
-            let (machine, volume, image) =
-                (documents.machines.get(local), documents.volumes.get(local), documents.images.get(local));
+            let (machine, volume, image) = (
+                documents.machines.get(local),
+                documents.volumes.get(local),
+                documents.images.get(local),
+            );
             let target = match (&machine, &volume, &image) {
                 (Some(machine), ..) => Target::Machine(machine),
                 (_, Some(volume), _) => Target::Volume(volume),

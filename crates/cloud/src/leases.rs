@@ -44,7 +44,12 @@ impl Drop for Reserved {
 
 impl Leases {
     /// Reserves `wanted`, or any free address of the network.
-    pub(crate) fn reserve(&self, documents: &Documents, network: &Network, wanted: Option<IpAddr>) -> Result<Reserved> {
+    pub(crate) fn reserve(
+        &self,
+        documents: &Documents,
+        network: &Network,
+        wanted: Option<IpAddr>,
+    ) -> Result<Reserved> {
         let pool = pool_of(network)?;
         let mut pending = self.0.lock();
         let used = |ip: Ipv4Addr| {
@@ -81,7 +86,12 @@ impl Leases {
         let id = AddressId::of(&network.id, ip.into());
         pending.taken.insert(id.clone());
         pending.hints.insert(network.id.clone(), ip);
-        Ok(Reserved { id, ip: ip.into(), mac: pool.mac_of(ip).to_string(), pending: self.0.clone() })
+        Ok(Reserved {
+            id,
+            ip: ip.into(),
+            mac: pool.mac_of(ip).to_string(),
+            pending: self.0.clone(),
+        })
     }
 }
 

@@ -21,6 +21,7 @@ mod leases;
 mod machine;
 mod network;
 mod numbers;
+mod operator;
 mod record;
 mod resolve;
 mod services;
@@ -28,7 +29,8 @@ mod user;
 mod volume;
 
 pub use answer::{
-    ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page, Rel, Upload, View,
+    ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page,
+    Rel, Upload, View,
 };
 pub use cloud::{Cloud, MachineType, Settings};
 pub use context::{Caller, OpContext};

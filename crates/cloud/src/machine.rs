@@ -15,17 +15,27 @@ use documents::Cached;
 
 pub(crate) use attach::available;
 pub(crate) use request::{configuration_capacity, typed};
-pub(crate) use view::MachineView;
+pub(crate) use view::{MachineView, text_of};
 
 use crate::{Cloud, OpContext, Result, access};
 
 impl Cloud {
     /// A machine by the part of its id after the slash, or by its number.
-    pub(crate) fn find_machine(&self, context: &OpContext, id: &str, right: Right) -> Result<Arc<Cached<Machine>>> {
+    pub(crate) fn find_machine(
+        &self,
+        context: &OpContext,
+        id: &str,
+        right: Right,
+    ) -> Result<Arc<Cached<Machine>>> {
         let documents = &self.0.documents;
         if !id.is_empty() && id.len() <= 10 && id.bytes().all(|b| b.is_ascii_digit()) {
             let number = id.trim_start_matches('0');
-            if let Some(machine) = documents.machines.by_index("vmid", number).into_iter().next() {
+            if let Some(machine) = documents
+                .machines
+                .by_index("vmid", number)
+                .into_iter()
+                .next()
+            {
                 access::require(context, &machine.document.0, right)?;
                 return Ok(machine);
             }

@@ -46,8 +46,8 @@ impl Cloud {
     /// Writes the configured networks as documents.
     pub(crate) async fn seed_networks(&self) -> Result<()> {
         for settings in &self.0.settings.networks {
-            let id =
-                NetworkId::from_local(&settings.name).map_err(|error| CloudError::Internal(error.to_string()))?;
+            let id = NetworkId::from_local(&settings.name)
+                .map_err(|error| CloudError::Internal(error.to_string()))?;
             let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
             let mut common = Common::new(acl, Timestamp::now());
             common.name = Some(settings.name.clone());
@@ -72,16 +72,31 @@ impl Cloud {
     }
 
     /// A network that a machine of the caller may be on.
-    pub(crate) fn usable_network(&self, context: &OpContext, name: &str) -> Result<std::sync::Arc<Cached<Network>>> {
-        access::find::<Network>(&self.0.documents, context, name, Right::View).map_err(|error| match error {
-            CloudError::NotFound { .. } => {
-                let mut names: Vec<_> =
-                    self.0.documents.networks.all().iter().map(|n| n.document.id.local().to_owned()).collect();
-                names.sort();
-                let problem = format!("there is no network `{name}`; there are: {}", names.join(", "));
-                CloudError::invalid("machineTemplate.networkInterfaces.network", problem)
+    pub(crate) fn usable_network(
+        &self,
+        context: &OpContext,
+        name: &str,
+    ) -> Result<std::sync::Arc<Cached<Network>>> {
+        access::find::<Network>(&self.0.documents, context, name, Right::View).map_err(|error| {
+            match error {
+                CloudError::NotFound { .. } => {
+                    let mut names: Vec<_> = self
+                        .0
+                        .documents
+                        .networks
+                        .all()
+                        .iter()
+                        .map(|n| n.document.id.local().to_owned())
+                        .collect();
+                    names.sort();
+                    let problem = format!(
+                        "there is no network `{name}`; there are: {}",
+                        names.join(", ")
+                    );
+                    CloudError::invalid("machineTemplate.networkInterfaces.network", problem)
+                }
+                other => other,
             }
-            other => other,
         })
     }
 }
@@ -90,7 +105,11 @@ impl Public for Network {
     const KIND: Kind = Kind::Network;
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
-        let kind = if self.class == NetworkClass::Public { "PUBLIC" } else { "PRIVATE" };
+        let kind = if self.class == NetworkClass::Public {
+            "PUBLIC"
+        } else {
+            "PRIVATE"
+        };
         object(json!({
             "state": self.state,
             "networkType": kind,
@@ -125,12 +144,26 @@ impl Public for Address {
             "macAddress": self.mac,
         }));
         if let Some(network) = documents.networks.get(self.network.href.local()) {
-            out.insert("defaultGateway".to_owned(), network.gateway.to_string().into());
+            out.insert(
+                "defaultGateway".to_owned(),
+                network.gateway.to_string().into(),
+            );
             if let Ok(subnet) = network.subnet.parse::<::network::Ipv4Network>() {
                 out.insert("mask".to_owned(), subnet.netmask().to_string().into());
             }
-            let servers = if network.name_servers.is_empty() { vec![network.gateway] } else { network.name_servers.clone() };
-            out.insert("dns".to_owned(), servers.iter().map(ToString::to_string).collect::<Vec<_>>().into());
+            let servers = if network.name_servers.is_empty() {
+                vec![network.gateway]
+            } else {
+                network.name_servers.clone()
+            };
+            out.insert(
+                "dns".to_owned(),
+                servers
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .into(),
+            );
         }
         out
     }

@@ -27,7 +27,13 @@ pub(crate) struct Numbers {
 
 impl Numbers {
     pub(crate) fn new() -> Result<Self, DocumentsError> {
-        Ok(Self { key: Key::new("Counter", "vmid")?, block: Mutex::new(Block { size: BLOCK.0, ..Block::default() }) })
+        Ok(Self {
+            key: Key::new("Counter", "vmid")?,
+            block: Mutex::new(Block {
+                size: BLOCK.0,
+                ..Block::default()
+            }),
+        })
     }
 
     /// The next number.
@@ -41,7 +47,11 @@ impl Numbers {
         Ok(VmId(number))
     }
 
-    async fn reserve(&self, documents: &Documents, block: &mut Block) -> Result<(), DocumentsError> {
+    async fn reserve(
+        &self,
+        documents: &Documents,
+        block: &mut Block,
+    ) -> Result<(), DocumentsError> {
         loop {
             let entry = documents.store().get(&self.key).await?;
             let (revision, first) = match &entry {
@@ -50,9 +60,18 @@ impl Numbers {
             };
             let end = u32::saturating_add(first, block.size);
             let value = serde_json::to_vec(&end)?;
-            match documents.changes().put_raw(&self.key, revision, value).commit().await {
+            match documents
+                .changes()
+                .put_raw(&self.key, revision, value)
+                .commit()
+                .await
+            {
                 Ok(_) => {
-                    *block = Block { next: first, end, size: (block.size * 2).min(BLOCK.1) };
+                    *block = Block {
+                        next: first,
+                        end,
+                        size: (block.size * 2).min(BLOCK.1),
+                    };
                     return Ok(());
                 }
                 Err(error) if error.is_conflict() => {}

@@ -25,7 +25,11 @@ impl Public for MachineRecord {
         if let Some(started) = &self.first_started {
             out.insert("started".to_owned(), json!(started));
         }
-        if let Some(name) = self.host.as_ref().and_then(|id| documents.hosts.get(id.local())?.common.name.clone()) {
+        if let Some(name) = self
+            .host
+            .as_ref()
+            .and_then(|id| documents.hosts.get(id.local())?.common.name.clone())
+        {
             out.insert("hostname".to_owned(), name.into());
         }
         out

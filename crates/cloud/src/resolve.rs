@@ -8,8 +8,18 @@ use serde_json::{Map, Value};
 use crate::{CloudError, OpContext, Result, access};
 
 /// What describes the referred resource itself and is not part of a template.
-const OWN: &[&str] =
-    &["id", "resourceURI", "name", "description", "created", "updated", "properties", "operations", "acl", "href"];
+const OWN: &[&str] = &[
+    "id",
+    "resourceURI",
+    "name",
+    "description",
+    "created",
+    "updated",
+    "properties",
+    "operations",
+    "acl",
+    "href",
+];
 
 /// `given` with the resource of type `R` that it refers to merged in beneath. `path` is where it stands in the request.
 pub(crate) fn resolve<R: OfType>(
@@ -18,13 +28,19 @@ pub(crate) fn resolve<R: OfType>(
     given: Map<String, Value>,
     path: &str,
 ) -> Result<Map<String, Value>> {
-    let Some(href) = href_of(&given) else { return Ok(given) };
+    let Some(href) = href_of(&given) else {
+        return Ok(given);
+    };
     let local = local_part::<R>(href, path)?;
-    let referred = access::find::<R>(documents, context, local, Right::View).map_err(|error| match error {
-        CloudError::NotFound { what } => CloudError::invalid(path, format!("refers to {what}, which does not exist")),
-        other => other,
-    })?;
-    let stored = serde_json::to_value(&referred.document.0).map_err(|error| CloudError::Internal(error.to_string()))?;
+    let referred =
+        access::find::<R>(documents, context, local, Right::View).map_err(|error| match error {
+            CloudError::NotFound { what } => {
+                CloudError::invalid(path, format!("refers to {what}, which does not exist"))
+            }
+            other => other,
+        })?;
+    let stored = serde_json::to_value(&referred.document.0)
+        .map_err(|error| CloudError::Internal(error.to_string()))?;
     let Value::Object(mut merged) = stored else {
         return Err(CloudError::Internal(format!("{href} is not an object")));
     };
@@ -39,7 +55,9 @@ fn overlay(beneath: &mut Map<String, Value>, above: Map<String, Value>) {
     for (name, value) in above {
         match (beneath.get_mut(&name), value) {
             (_, _) if name == "href" => {}
-            (Some(Value::Object(old)), Value::Object(new)) if !new.contains_key("href") || new.len() > 1 => {
+            (Some(Value::Object(old)), Value::Object(new))
+                if !new.contains_key("href") || new.len() > 1 =>
+            {
                 if let Some(href) = new.get("href") {
                     old.insert("href".to_owned(), href.clone());
                 }
@@ -62,11 +80,19 @@ pub(crate) fn local_part<'a, R: OfType>(href: &'a str, path: &str) -> Result<&'a
     let marker = format!("{}/", R::COLLECTION);
     let local = match href.strip_prefix(&marker) {
         Some(local) => Some(local),
-        None => href.rsplit_once(&format!("/{marker}")).map(|(_, local)| local),
+        None => href
+            .rsplit_once(&format!("/{marker}"))
+            .map(|(_, local)| local),
     };
-    local.map(|local| local.trim_end_matches('/')).filter(|local| !local.is_empty() && !local.contains('/')).ok_or_else(
-        || CloudError::invalid(path, format!("must refer to a {}, but is `{href}`", R::COLLECTION)),
-    )
+    local
+        .map(|local| local.trim_end_matches('/'))
+        .filter(|local| !local.is_empty() && !local.contains('/'))
+        .ok_or_else(|| {
+            CloudError::invalid(
+                path,
+                format!("must refer to a {}, but is `{href}`", R::COLLECTION),
+            )
+        })
 }
 
 #[cfg(test)]
@@ -78,7 +104,11 @@ mod tests {
 
     #[test]
     fn references_may_be_relative_or_absolute() {
-        for href in ["Volume/a1", "/cimi/Volume/a1", "https://h:8443/cimi/Volume/a1/"] {
+        for href in [
+            "Volume/a1",
+            "/cimi/Volume/a1",
+            "https://h:8443/cimi/Volume/a1/",
+        ] {
             assert_eq!(local_part::<Volume>(href, "x").unwrap(), "a1", "{href}");
         }
         for href in ["Machine/a1", "Volume/", "a1", "Volume/a/b"] {
@@ -88,9 +118,18 @@ mod tests {
 
     #[test]
     fn inline_attributes_override_nested_ones() {
-        let mut beneath = json!({"machineConfig": {"cpu": 1, "memory": 2}, "keep": 1}).as_object().cloned().unwrap();
-        let above = json!({"machineConfig": {"memory": 3}, "href": "x"}).as_object().cloned().unwrap();
+        let mut beneath = json!({"machineConfig": {"cpu": 1, "memory": 2}, "keep": 1})
+            .as_object()
+            .cloned()
+            .unwrap();
+        let above = json!({"machineConfig": {"memory": 3}, "href": "x"})
+            .as_object()
+            .cloned()
+            .unwrap();
         overlay(&mut beneath, above);
-        assert_eq!(Value::Object(beneath), json!({"machineConfig": {"cpu": 1, "memory": 3}, "keep": 1}));
+        assert_eq!(
+            Value::Object(beneath),
+            json!({"machineConfig": {"cpu": 1, "memory": 3}, "keep": 1})
+        );
     }
 }

@@ -36,7 +36,9 @@ pub struct NoServices;
 #[async_trait]
 impl HostServices for NoServices {
     async fn console(&self, machine: &MachineId, _range: ConsoleRange) -> Result<Console> {
-        Err(CloudError::Unavailable(format!("the host of {machine} can't be reached")))
+        Err(CloudError::Unavailable(format!(
+            "the host of {machine} can't be reached"
+        )))
     }
 
     async fn doctor(&self, _repair: bool) -> Result<Vec<Value>> {
@@ -51,6 +53,9 @@ impl HostServices for NoServices {
 #[async_trait]
 impl ImageIntake for NoServices {
     async fn take(&self, image: Arc<Image>, _upload: Upload) -> Result<()> {
-        Err(CloudError::Unavailable(format!("no storage controller takes the content of {}", image.id)))
+        Err(CloudError::Unavailable(format!(
+            "no storage controller takes the content of {}",
+            image.id
+        )))
     }
 }

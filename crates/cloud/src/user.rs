@@ -1,5 +1,6 @@
 //! Users: accounts of the cloud's own database.
 
+use accounts::password;
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp, UserId,
     common::{ADMIN_ROLE, Principal},
@@ -19,12 +20,20 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Conflict`] if the name is taken, [`CloudError::Invalid`].
-    pub async fn create_user(&self, context: &OpContext, body: Map<String, Value>) -> Result<Created> {
+    pub async fn create_user(
+        &self,
+        context: &OpContext,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
         access::require_admin(context, "make users")?;
         let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
-        let username = text("username").ok_or_else(|| CloudError::invalid("username", "is missing"))?;
+        let username =
+            text("username").ok_or_else(|| CloudError::invalid("username", "is missing"))?;
         let id = UserId::from_local(&username).map_err(|_| {
-            CloudError::invalid("username", format!("`{username}` may hold letters, digits and -_.@+=,~: only"))
+            CloudError::invalid(
+                "username",
+                format!("`{username}` may hold letters, digits and -_.@+=,~: only"),
+            )
         })?;
         let mut user = User {
             id,
@@ -43,7 +52,9 @@ impl Cloud {
         for (name, value) in &body {
             match name.as_str() {
                 "username" => {}
-                "password" => user.password = Some(hash(value).await?),
+                "password" => {
+                    user.password = Some(hash(value, self.0.settings.password_cost).await?)
+                }
                 "name" | "description" | "properties" => {
                     catalogue::edit_common(&mut user.common, name, Some(value))?;
                 }
@@ -53,38 +64,58 @@ impl Cloud {
         match self.0.documents.changes().create(&user).commit().await {
             Ok(_) => {}
             Err(error) if error.is_conflict() => {
-                return Err(CloudError::Conflict(format!("there is a user `{}` already", user.username)));
+                return Err(CloudError::Conflict(format!(
+                    "there is a user `{}` already",
+                    user.username
+                )));
             }
             Err(error) => return Err(error.into()),
         }
         tracing::info!(username = user.username, by = context.user(), "user made");
         let read = access::find::<User>(&self.0.documents, context, user.id.local(), Right::View)?;
-        Ok(Created { view: catalogue::view(&self.0.documents, context, read), job: None, existed: false })
+        Ok(Created {
+            view: catalogue::view(&self.0.documents, context, read),
+            job: None,
+            existed: false,
+        })
     }
 
     /// Changes a user. Users themselves may change their password and e-mail address only.
     ///
     /// # Errors
     /// [`CloudError::Forbidden`], [`CloudError::Invalid`].
-    pub async fn edit_user(&self, context: &OpContext, local: &str, changes: Changes) -> Result<Done> {
+    pub async fn edit_user(
+        &self,
+        context: &OpContext,
+        local: &str,
+        changes: Changes,
+    ) -> Result<Done> {
         let documents = &self.0.documents;
         let read = access::find::<User>(documents, context, local, Right::View)?;
         if !context.is_admin() {
-            if let Some(name) = changes.keys().find(|name| !["password", "email"].contains(*name)) {
-                return Err(CloudError::Forbidden(format!("only administrators may change `{name}` of a user")));
+            if let Some(name) = changes
+                .keys()
+                .find(|name| !["password", "email"].contains(&name.as_str()))
+            {
+                return Err(CloudError::Forbidden(format!(
+                    "only administrators may change `{name}` of a user"
+                )));
             }
             if context.user() != Some(read.username.as_str()) {
-                return Err(CloudError::Forbidden(format!("only administrators may change {}", read.document.id)));
+                return Err(CloudError::Forbidden(format!(
+                    "only administrators may change {}",
+                    read.document.id
+                )));
             }
         }
         let password = match changes.get("password") {
-            Some(Some(value)) => Some(hash(value).await?),
+            Some(Some(value)) => Some(hash(value, self.0.settings.password_cost).await?),
             _ => None,
         };
         let edited = documents
             .update(read.id(), |user: &mut User| {
                 for (name, value) in &changes {
-                    match *name {
+                    match name.as_str() {
                         "password" => user.password.clone_from(&password),
                         "name" | "description" | "properties" => {
                             catalogue::edit_common(&mut user.common, name, value.as_ref())?;
@@ -97,8 +128,15 @@ impl Cloud {
             })
             .await?;
         self.keep_an_administrator()?;
-        tracing::info!(username = edited.username, by = context.user(), "user changed");
-        Ok(Done { view: Some(catalogue::view(documents, context, edited)), job: None })
+        tracing::info!(
+            username = edited.username,
+            by = context.user(),
+            "user changed"
+        );
+        Ok(Done {
+            view: Some(catalogue::view(documents, context, edited)),
+            job: None,
+        })
     }
 
     /// Removes a user who owns nothing any more.
@@ -110,7 +148,8 @@ impl Cloud {
         let documents = &self.0.documents;
         let read = access::find::<User>(documents, context, local, Right::Modify)?;
         let term = format!("u:{}", read.username);
-        let has = documents.machines.count_by_index("readers", &term) + documents.volumes.count_by_index("readers", &term);
+        let has = documents.machines.count_by_index("readers", &term)
+            + documents.volumes.count_by_index("readers", &term);
         if has > 0 {
             return Err(CloudError::Conflict(format!(
                 "{} still has {has} machines or volumes; remove those first, or disable the user",
@@ -123,8 +162,17 @@ impl Cloud {
     /// A cloud without an administrator who can log in can't be mended by anybody: only warned of, since the change
     /// may be the first of two.
     fn keep_an_administrator(&self) -> Result<()> {
-        let able = |user: &User| user.enabled && user.password.is_some() && user.roles.iter().any(|r| r == ADMIN_ROLE);
-        if !self.0.documents.users.all().iter().any(|user| able(&user.document.0)) {
+        let able = |user: &User| {
+            user.enabled && user.password.is_some() && user.roles.iter().any(|r| r == ADMIN_ROLE)
+        };
+        if !self
+            .0
+            .documents
+            .users
+            .all()
+            .iter()
+            .any(|user| able(&user.document.0))
+        {
             tracing::warn!("no administrator can log in any more; enable one before you log out");
         }
         Ok(())
@@ -134,22 +182,38 @@ impl Cloud {
 /// The user may see the own account; administrators do the rest.
 pub(crate) fn own_acl(username: &str) -> Acl {
     let mut acl = Acl::owned_by_admin();
-    let who = Principal { principal: username.to_owned(), kind: PrincipalType::User };
-    acl.rules.push(AclRule { who, right: Right::View });
+    let who = Principal {
+        principal: username.to_owned(),
+        kind: PrincipalType::User,
+    };
+    acl.rules.push(AclRule {
+        who,
+        right: Right::View,
+    });
     acl
 }
 
-async fn hash(value: &Value) -> Result<String> {
+/// The hash of a password that satisfies the policy. Slow on purpose, so not on a thread that others wait for.
+async fn hash(value: &Value, cost: u32) -> Result<String> {
     let clear = value.as_str().unwrap_or_default().to_owned();
-    accounts::hash_password(clear).await.map_err(|error| CloudError::invalid("password", error.to_string()))
+    tokio::task::spawn_blocking(move || password::hash_blocking(&clear, cost))
+        .await
+        .map_err(|error| CloudError::Internal(error.to_string()))?
+        .map_err(|error| CloudError::invalid("password", error.to_string()))
 }
 
 impl Public for User {
     const KIND: Kind = Kind::User;
 
     fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
-        let mut out = object(json!({"username": self.username, "enabled": self.enabled, "roles": self.roles}));
-        for (name, text) in [("first-name", &self.first_name), ("last-name", &self.last_name), ("email", &self.email)] {
+        let mut out = object(
+            json!({"username": self.username, "enabled": self.enabled, "roles": self.roles}),
+        );
+        for (name, text) in [
+            ("first-name", &self.first_name),
+            ("last-name", &self.last_name),
+            ("email", &self.email),
+        ] {
             if let Some(text) = text {
                 out.insert(name.to_owned(), text.as_str().into());
             }
@@ -165,9 +229,13 @@ impl Public for User {
         let wrong = |error: serde_json::Error| CloudError::invalid(name, error.to_string());
         match (name, value) {
             ("enabled", value) => self.enabled = value.and_then(Value::as_bool).unwrap_or(false),
-            ("roles", Some(value)) => self.roles = serde_json::from_value(value.clone()).map_err(wrong)?,
+            ("roles", Some(value)) => {
+                self.roles = serde_json::from_value(value.clone()).map_err(wrong)?
+            }
             ("roles", None) => self.roles.clear(),
-            ("altnames", Some(value)) => self.altnames = serde_json::from_value(value.clone()).map_err(wrong)?,
+            ("altnames", Some(value)) => {
+                self.altnames = serde_json::from_value(value.clone()).map_err(wrong)?
+            }
             ("altnames", None) => self.altnames.clear(),
             ("email", _) => self.email = text(),
             ("first-name", _) => self.first_name = text(),

@@ -4,7 +4,8 @@ use cimi::{
     Acl, Common, Right, Timestamp, VolumeId,
     model::{Changes, Kind},
     resources::{
-        Attachment, Event, Job, JobGoal, Machine, Resource, Volume, VolumeConfiguration, VolumeState, VolumeTemplate,
+        Attachment, Event, Job, JobGoal, Machine, Resource, Volume, VolumeConfiguration,
+        VolumeState, VolumeTemplate,
     },
     size::ByteSize,
 };
@@ -43,7 +44,12 @@ pub(crate) fn new_volume(size_bytes: ByteSize, acl: Acl, now: Timestamp) -> Volu
 /// The serial by which a guest finds a volume: the first 20 characters of its UUID, without hyphens so that
 /// the random part of a UUIDv7 is in it.
 pub(crate) fn serial(volume: &VolumeId) -> String {
-    volume.local().chars().filter(|c| *c != '-').take(SERIAL_LENGTH).collect()
+    volume
+        .local()
+        .chars()
+        .filter(|c| *c != '-')
+        .take(SERIAL_LENGTH)
+        .collect()
 }
 
 /// `volume` as taken by `machine`.
@@ -51,13 +57,20 @@ pub(crate) fn taken(volume: &Volume, machine: &Machine, now: Timestamp) -> Resul
     machine::available(volume)?;
     if let Some(attachment) = &volume.attachment {
         return Err(CloudError::Conflict(if attachment.machine == machine.id {
-            format!("Mount already exists for: {} and {}", machine.vmid, volume.id.local())
+            format!(
+                "Mount already exists for: {} and {}",
+                machine.vmid,
+                volume.id.local()
+            )
         } else {
             "Disk not available".to_owned()
         }));
     }
     let mut taken = volume.clone();
-    taken.attachment = Some(Attachment { machine: machine.id.clone(), since: now });
+    taken.attachment = Some(Attachment {
+        machine: machine.id.clone(),
+        since: now,
+    });
     Ok(taken)
 }
 
@@ -70,8 +83,13 @@ pub(crate) fn configured_capacity(
 ) -> Result<u64> {
     let path = format!("{path}.volumeConfig");
     match template.get("volumeConfig") {
-        Some(Value::Object(given)) => machine::configuration_capacity(documents, context, given.clone(), &path),
-        _ => Err(CloudError::invalid(path, "is missing; give a reference or {\"capacity\": kB}")),
+        Some(Value::Object(given)) => {
+            machine::configuration_capacity(documents, context, given.clone(), &path)
+        }
+        _ => Err(CloudError::invalid(
+            path,
+            "is missing; give a reference or {\"capacity\": kB}",
+        )),
     }
 }
 
@@ -79,7 +97,10 @@ impl Cloud {
     pub(crate) fn check_volume_size(&self, size: ByteSize, path: &str) -> Result<()> {
         let largest = self.0.settings.largest_volume_gib;
         if size.0 == 0 || size > ByteSize::from_gib(largest) {
-            return Err(CloudError::invalid(path, format!("must be above 0 and at most {largest} GiB")));
+            return Err(CloudError::invalid(
+                path,
+                format!("must be above 0 and at most {largest} GiB"),
+            ));
         }
         Ok(())
     }
@@ -88,14 +109,22 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Invalid`] for a size that can't be.
-    pub async fn create_volume(&self, context: &OpContext, mut body: Map<String, Value>) -> Result<Created> {
+    pub async fn create_volume(
+        &self,
+        context: &OpContext,
+        mut body: Map<String, Value>,
+    ) -> Result<Created> {
         let documents = &self.0.documents;
         let path = "volumeTemplate";
         let Some(Value::Object(given)) = body.remove(path) else {
-            return Err(CloudError::invalid(path, "is missing; give {\"volumeConfig\": {\"capacity\": kB}}"));
+            return Err(CloudError::invalid(
+                path,
+                "is missing; give {\"volumeConfig\": {\"capacity\": kB}}",
+            ));
         };
         let template = resolve::resolve::<VolumeTemplate>(documents, context, given, path)?;
-        let size = ByteSize::from_capacity_kb(configured_capacity(documents, context, &template, path)?);
+        let size =
+            ByteSize::from_capacity_kb(configured_capacity(documents, context, &template, path)?);
         self.check_volume_size(size, "volumeTemplate.volumeConfig.capacity")?;
         let now = Timestamp::now();
         let mut volume = new_volume(size, Self::acl_for(context, false)?, now);
@@ -109,12 +138,28 @@ impl Cloud {
                 _ => {}
             }
         }
-        let job = Job::accepted(volume.key(), "add", JobGoal::Available, volume.common.acl.clone(), now);
+        let job = Job::accepted(
+            volume.key(),
+            "add",
+            JobGoal::Available,
+            volume.common.acl.clone(),
+            now,
+        );
         let event = Event::request(&volume, "add", context.user().unwrap_or_default(), now);
-        documents.changes().create(&volume).create(&job).create(&event).commit().await?;
+        documents
+            .changes()
+            .create(&volume)
+            .create(&job)
+            .create(&event)
+            .commit()
+            .await?;
         tracing::info!(volume = %volume.id, owner = context.user(), bytes = size.0, "volume wanted");
         let read = access::find::<Volume>(documents, context, volume.id.local(), Right::View)?;
-        Ok(Created { view: catalogue::view(documents, context, read), job: Some(job.id.to_string()), existed: false })
+        Ok(Created {
+            view: catalogue::view(documents, context, read),
+            job: Some(job.id.to_string()),
+            existed: false,
+        })
     }
 
     /// Removes a volume that nobody has.
@@ -134,12 +179,28 @@ impl Cloud {
             let mut volume = read.document.0.clone();
             volume.deleted = true;
             volume.state = VolumeState::Deleting;
-            let job = Job::accepted(volume.key(), "delete", JobGoal::Gone, volume.common.acl.clone(), now);
+            let job = Job::accepted(
+                volume.key(),
+                "delete",
+                JobGoal::Gone,
+                volume.common.acl.clone(),
+                now,
+            );
             let event = Event::request(&volume, "delete", context.user().unwrap_or_default(), now);
-            match documents.changes().replace(&read, volume).create(&job).create(&event).commit().await {
+            match documents
+                .changes()
+                .replace(&read, volume)
+                .create(&job)
+                .create(&event)
+                .commit()
+                .await
+            {
                 Ok(_) => {
                     tracing::info!(volume = %read.id, user = context.user(), "volume is to be deleted");
-                    return Ok(Done { view: None, job: Some(job.id.to_string()) });
+                    return Ok(Done {
+                        view: None,
+                        job: Some(job.id.to_string()),
+                    });
                 }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
@@ -151,7 +212,12 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Invalid`], [`CloudError::Conflict`].
-    pub async fn edit_volume(&self, context: &OpContext, local: &str, changes: Changes) -> Result<Done> {
+    pub async fn edit_volume(
+        &self,
+        context: &OpContext,
+        local: &str,
+        changes: Changes,
+    ) -> Result<Done> {
         if let Some(Some(capacity)) = changes.get("capacity") {
             let size = ByteSize::from_capacity_kb(capacity.as_u64().unwrap_or(0));
             self.check_volume_size(size, "capacity")?;
@@ -164,7 +230,9 @@ impl Cloud {
 fn grants_view_to_users(acl: &Value) -> bool {
     let rules = acl.get("rules").and_then(Value::as_array);
     rules.is_some_and(|rules| {
-        rules.iter().any(|rule| rule.get("principal").and_then(Value::as_str) == Some(cimi::common::USER_ROLE))
+        rules.iter().any(|rule| {
+            rule.get("principal").and_then(Value::as_str) == Some(cimi::common::USER_ROLE)
+        })
     })
 }
 
@@ -204,7 +272,10 @@ impl Public for Volume {
                     )));
                 }
                 if wanted > self.size_bytes && self.attachment.is_some() {
-                    return Err(CloudError::Conflict(format!("{} is attached; detach it to let it grow", self.id)));
+                    return Err(CloudError::Conflict(format!(
+                        "{} is attached; detach it to let it grow",
+                        self.id
+                    )));
                 }
                 self.size_bytes = wanted;
             }
@@ -232,9 +303,9 @@ impl Public for VolumeConfiguration {
         let text = || value.and_then(Value::as_str).map(str::to_owned);
         match name {
             "capacity" => {
-                self.capacity = value
-                    .and_then(Value::as_u64)
-                    .ok_or_else(|| CloudError::invalid("capacity", "is mandatory: a number of kB"))?;
+                self.capacity = value.and_then(Value::as_u64).ok_or_else(|| {
+                    CloudError::invalid("capacity", "is mandatory: a number of kB")
+                })?;
             }
             "type" => self.kind = text(),
             "format" => self.format = text(),

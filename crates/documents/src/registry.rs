@@ -96,7 +96,9 @@ impl std::ops::Deref for Documents {
 
 impl std::fmt::Debug for Documents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Documents").field("revision", &self.revision()).finish_non_exhaustive()
+        f.debug_struct("Documents")
+            .field("revision", &self.revision())
+            .finish_non_exhaustive()
     }
 }
 

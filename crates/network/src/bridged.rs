@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::address::{Ipv4Network, MacPrefix, PoolError};
+use crate::address::{Ipv4Network, MacPrefix};
 use crate::bridge::{self, BridgeSpec, BridgeState};
 use crate::dnsmasq::{DhcpHealth, Dnsmasq};
 use crate::dnsmasq_files::{DnsmasqConfig, Lease, Upstream};
@@ -52,7 +52,7 @@ pub struct BridgedConfig {
     pub upstream: Upstream,
     /// How long a DHCP lease is valid without renewal; at least two minutes.
     #[serde(default = "an_hour")]
-    pub lease_time: Duration,
+    pub lease_seconds: u32,
     /// User dnsmasq runs as; by default `dnsmasq`, else `nobody`.
     #[serde(default)]
     pub dnsmasq_user: Option<String>,
@@ -68,8 +68,8 @@ fn ethernet_mtu() -> u16 {
     1500
 }
 
-fn an_hour() -> Duration {
-    Duration::from_secs(3600)
+fn an_hour() -> u32 {
+    3600
 }
 
 fn dnsmasq_program() -> PathBuf {
@@ -100,7 +100,7 @@ impl BridgedConfig {
             outward: Outward::default(),
             host_tcp_ports: BTreeSet::new(),
             upstream: Upstream::default(),
-            lease_time: an_hour(),
+            lease_seconds: an_hour(),
             dnsmasq_user: None,
             dnsmasq: dnsmasq_program(),
             nft: nft_program(),
@@ -148,7 +148,7 @@ impl BridgedConfig {
             gateway: self.gateway,
             domain: self.domain.clone(),
             mtu: self.bridge_spec().mtu,
-            lease_time: self.lease_time,
+            lease_time: Duration::from_secs(self.lease_seconds.into()),
             upstream: self.upstream.clone(),
             user,
         }
@@ -182,19 +182,12 @@ pub struct Bridged {
 }
 
 impl Bridged {
-    /// See [`NetworkHost::open_bridged`](crate::NetworkHost::open_bridged).
+    /// See [`NetworkHost::open`](crate::NetworkHost::open).
     ///
     /// # Errors
     /// A program is missing, or the kernel refuses.
     pub async fn open(config: BridgedConfig) -> Result<Self> {
-        if !config.network.has_host(config.gateway) {
-            return Err(PoolError::Outside {
-                what: "the gateway",
-                address: config.gateway,
-                network: config.network,
-            }
-            .into());
-        }
+        config.network.check_host("the gateway", config.gateway)?;
         std::fs::create_dir_all(&config.directory)
             .map_err(NetworkError::file(&config.directory))?;
         let links = Links::open()?;
@@ -217,26 +210,29 @@ impl Bridged {
         })
     }
 
-    /// What was found or made at the last [`open`](Self::open) or [`reconcile`](Self::reconcile).
+    /// What was found or made at the last opening or reconciliation, and whether this process switched forwarding on.
     #[must_use]
     pub fn bridge(&self) -> BridgeState {
         *self.bridge.lock()
     }
 
     pub(crate) async fn plug(&self, request: &PlugRequest) -> Result<Plugged> {
+        self.config
+            .network
+            .check_host("the address of a machine", request.ip)?;
         let ifname = self.config.instance.tap(&request.nic);
         let index = self.bridge().index;
-        // Rules and lease are under way while the tap is made.
-        let firewall = self.firewall.allow(self.binding(request)).await?;
-        let dnsmasq = self.dnsmasq.add(lease(request)).await?;
+        // The tap first: QEMU waits for nothing else, and a name that is taken must not touch the rules of the
+        // machine that has it.
         let fd = tap::create(&self.links, &ifname, index, self.config.bridge_spec().mtu).await?;
+        let ready = Ready {
+            firewall: Some(self.firewall.allow(self.binding(request)).await?),
+            dnsmasq: Some(self.dnsmasq.add(lease(request)).await?),
+        };
         Ok(Plugged {
             ifname,
             attachment: Attachment::Tap(fd),
-            ready: Ready {
-                firewall: Some(firewall),
-                dnsmasq: Some(dnsmasq),
-            },
+            ready,
         })
     }
 
@@ -244,7 +240,7 @@ impl Bridged {
         let ifname = self.config.instance.tap(nic);
         let ready = Ready {
             firewall: Some(self.firewall.forget(ifname.clone()).await?),
-            dnsmasq: Some(self.dnsmasq.remove(ip).await?),
+            dnsmasq: Some(self.dnsmasq.forget(ip).await?),
         };
         let (link, rest) = futures::join!(self.links.delete(&ifname), ready.wait());
         link.map(drop).and(rest)
@@ -260,7 +256,15 @@ impl Bridged {
         self.firewall.reconcile(bindings).await?;
         let spec = self.config.bridge_spec();
         let state = bridge::ensure(&self.links, &spec).await?;
-        *self.bridge.lock() = state;
+        {
+            let mut known = self.bridge.lock();
+            let switched_forwarding_on =
+                known.switched_forwarding_on || state.switched_forwarding_on;
+            *known = BridgeState {
+                switched_forwarding_on,
+                ..state
+            };
+        }
         if state.created {
             self.dnsmasq.renew().await?;
         }
@@ -320,20 +324,27 @@ impl Bridged {
     }
 
     pub(crate) async fn teardown(&self) -> Result<()> {
-        let mut result = self.dnsmasq.stop().await;
-        let prefix = self.config.instance.interface_prefix();
-        match self.links.list(&prefix).await {
-            Ok(links) => {
-                for name in links.iter().filter_map(|link| link.name.parse().ok()) {
-                    result = result.and(self.links.delete(&name).await.map(drop));
-                }
-            }
-            Err(error) => result = result.and(Err(error)),
-        }
+        let dnsmasq = self.dnsmasq.stop().await;
+        let links = remove_links(&self.links, &self.config.instance).await;
         // The rules go last: nothing of ours forwards without them.
-        result = result.and(self.firewall.teardown().await);
+        let firewall = self.firewall.teardown().await;
         let _ = tokio::fs::remove_dir(&self.config.directory).await;
-        result
+        dnsmasq.and(links).and(firewall)
+    }
+
+    /// As [`teardown`](Self::teardown), for what an earlier process left, without starting anything.
+    pub(crate) async fn remove(config: &BridgedConfig) -> Result<()> {
+        let dnsmasq = Dnsmasq::remove(&config.dnsmasq_config().await).await;
+        let links = remove_links(&Links::open()?, &config.instance).await;
+        let firewall = Firewall::remove(
+            &Nft {
+                program: config.nft.clone(),
+            },
+            &config.ruleset(),
+        )
+        .await;
+        let _ = tokio::fs::remove_dir(&config.directory).await;
+        dnsmasq.and(links).and(firewall)
     }
 
     pub(crate) fn dhcp_health(&self) -> watch::Receiver<DhcpHealth> {
@@ -347,6 +358,19 @@ impl Bridged {
             ip: request.ip,
         }
     }
+}
+
+async fn remove_links(links: &Links, instance: &InstanceTag) -> Result<()> {
+    let mut result = Ok(());
+    for name in links
+        .list(&instance.interface_prefix())
+        .await?
+        .iter()
+        .filter_map(|link| link.name.parse().ok())
+    {
+        result = result.and(links.delete(&name).await.map(drop));
+    }
+    result
 }
 
 fn lease(request: &PlugRequest) -> Lease {

@@ -5,15 +5,16 @@
 //!  (found) ───────▶ running ───────────────────────▶ failing ─────────────▶ stopped
 //!                    ▲  ▲                               │
 //!                    │  └── started again, at once or after a pause that doubles up to 10 s
-//!                    └───── SIGHUP after every batch of changes
+//!                    └───── SIGHUP after every batch of changes, until it is seen to have read them
 //! ```
 //!
 //! dnsmasq is no child: it puts itself into the background and lives on when this process ends. A new supervisor finds
 //! it by its pid file, or by its command line, and takes it over if the command line is what it would use itself.
 
-use std::path::Path;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use tokio::process::Command;
@@ -23,6 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::background::BackgroundProcess;
 use crate::dhcp_release;
+use crate::dns_probe;
 use crate::dnsmasq_files::{
     DnsmasqConfig, Lease, Leases, RememberedLease, is_stale, parse_dhcp_hosts, parse_lease_file,
     purge_lease_file,
@@ -32,8 +34,8 @@ use crate::files::{read_or_empty, write_atomically};
 
 const QUEUE: usize = 1024;
 const START_LIMIT: Duration = Duration::from_secs(15);
-const STOP_LIMIT: Duration = Duration::from_secs(5);
-const RELEASE_LIMIT: Duration = Duration::from_millis(500);
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+const FOLLOW_LIMIT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One that ran this long did not fail to start: it is started again without a pause.
@@ -62,7 +64,7 @@ pub enum DhcpHealth {
 #[derive(Debug)]
 enum Wish {
     Add(Lease),
-    Remove(std::net::Ipv4Addr),
+    Remove(Ipv4Addr),
     Exactly(Leases),
     /// Start it again: its interface is another one now.
     Renew,
@@ -91,10 +93,10 @@ pub struct Dnsmasq {
 pub struct Pending(oneshot::Receiver<Answer>);
 
 impl Pending {
-    /// Resolves when the files are written and dnsmasq was told.
+    /// Resolves when dnsmasq serves the change; if it does not run, it will read them at its start.
     ///
     /// # Errors
-    /// The files cannot be written, or dnsmasq does not run (it will know the lease when it runs again).
+    /// The files cannot be written, or an address cannot be taken from its last holder.
     pub async fn done(self) -> Result<()> {
         match self.0.await {
             Ok(answer) => answer.map_err(|reason| NetworkError::Dnsmasq { reason }),
@@ -123,6 +125,7 @@ impl Dnsmasq {
             leases,
             process: None,
             since: Instant::now(),
+            generation: first_generation(),
             failures: 0,
         };
         supervisor.take_over_or_start(fresh).await?;
@@ -137,6 +140,17 @@ impl Dnsmasq {
         })
     }
 
+    /// Ends the dnsmasq of this configuration, if one runs, and removes its files, without a supervisor.
+    ///
+    /// # Errors
+    /// It does not end, or a file cannot be removed.
+    pub async fn remove(config: &DnsmasqConfig) -> Result<()> {
+        if let Some(process) = find(config) {
+            process.end(STOP_LIMIT).await?;
+        }
+        remove_files(config).await
+    }
+
     /// Gives an address to a MAC and a name, taking it from whoever had it.
     ///
     /// # Errors
@@ -149,7 +163,7 @@ impl Dnsmasq {
     ///
     /// # Errors
     /// The supervisor has ended.
-    pub async fn remove(&self, ip: std::net::Ipv4Addr) -> Result<Pending> {
+    pub async fn forget(&self, ip: Ipv4Addr) -> Result<Pending> {
         self.send(Wish::Remove(ip)).await
     }
 
@@ -210,6 +224,8 @@ struct Supervisor {
     leases: Leases,
     process: Option<BackgroundProcess>,
     since: Instant,
+    /// Counts versions of the files, from a number no earlier supervisor used.
+    generation: u64,
     failures: u32,
 }
 
@@ -293,7 +309,7 @@ impl Supervisor {
     }
 
     async fn take_over_or_start(&mut self, fresh: bool) -> Result<()> {
-        if let Some(running) = self.find() {
+        if let Some(running) = find(&self.config) {
             let current = running
                 .arguments()
                 .is_some_and(|a| a.get(1..) == Some(self.config.arguments().as_slice()));
@@ -307,16 +323,9 @@ impl Supervisor {
         self.start().await
     }
 
-    /// Ours is the one that was told our pid file.
-    fn find(&self) -> Option<BackgroundProcess> {
-        let mark = format!("--pid-file={}", self.config.pid_file().display());
-        BackgroundProcess::by_pid_file(&self.config.pid_file(), &mark)
-            .or_else(|| BackgroundProcess::by_argument(&mark))
-    }
-
     async fn start(&mut self) -> Result<()> {
-        let config = &self.config;
         self.write_hosts().await?;
+        let config = &self.config;
         let remembered = read_or_empty(&config.lease_file()).await?;
         let kept = purge_lease_file(&remembered, &self.leases);
         if kept != remembered {
@@ -352,7 +361,7 @@ impl Supervisor {
                 .collect();
             return Err(NetworkError::Dnsmasq { reason });
         }
-        let process = self.find().ok_or_else(|| NetworkError::Dnsmasq {
+        let process = find(&self.config).ok_or_else(|| NetworkError::Dnsmasq {
             reason: "it ended right after its start; see its log".into(),
         })?;
         tracing::info!(pid = process.pid(), bridge = %config.bridge, "started dnsmasq");
@@ -361,7 +370,8 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn write_hosts(&self) -> Result<()> {
+    async fn write_hosts(&mut self) -> Result<()> {
+        self.generation += 1;
         write_atomically(
             &self.config.dhcp_hosts(),
             self.config.dhcp_hosts_text(&self.leases),
@@ -369,7 +379,7 @@ impl Supervisor {
         .await?;
         write_atomically(
             &self.config.dns_hosts(),
-            self.config.dns_hosts_text(&self.leases),
+            self.config.dns_hosts_text(&self.leases, self.generation),
         )
         .await
     }
@@ -398,24 +408,27 @@ impl Supervisor {
             return self.restart().await;
         }
         self.write_hosts().await?;
+        set_large_log_aside(&self.config.log_file()).await;
         let Some(process) = &self.process else {
             return Ok(());
         };
         process.signal(Signal::HUP)?;
         let stale = self.stale().await?;
-        if stale.is_empty() {
-            return Ok(());
-        }
         let blocking: Vec<_> = stale
             .iter()
             .map(|lease| lease.ip)
             .filter(|ip| added.contains(ip))
             .collect();
-        if self.release(stale).await.is_ok() && self.released(&blocking).await? {
+        if !stale.is_empty()
+            && let Err(error) = self.release(stale).await
+        {
+            tracing::warn!(%error, "cannot give leases back to dnsmasq; is the loopback interface up?");
+        }
+        if self.follows(&blocking).await? {
             return Ok(());
         }
-        // It did not listen: the file is read, and purged, at every start.
-        tracing::warn!(bridge = %self.config.bridge, "dnsmasq keeps a lease that was given back; starting it again");
+        // Hung, or out of reach: all is read, and stale leases are purged, at every start.
+        tracing::warn!(bridge = %self.config.bridge, "dnsmasq does not follow a change and is started again");
         self.restart().await
     }
 
@@ -441,9 +454,16 @@ impl Supervisor {
             .map_err(std::io::Error::other)?
     }
 
-    /// Waits until the addresses that another MAC is about to use are free.
-    async fn released(&self, blocking: &[std::net::Ipv4Addr]) -> Result<bool> {
-        let deadline = Instant::now() + RELEASE_LIMIT;
+    /// Waits until it serves the files as they are now, and the addresses that another MAC is about to use are free.
+    async fn follows(&self, blocking: &[Ipv4Addr]) -> Result<bool> {
+        let deadline = Instant::now() + FOLLOW_LIMIT;
+        let marker = self.config.marker(self.generation);
+        if !dns_probe::known(self.config.gateway, &marker, deadline)
+            .await
+            .unwrap_or(false)
+        {
+            return Ok(false);
+        }
         while !blocking.is_empty()
             && self
                 .stale()
@@ -464,23 +484,44 @@ impl Supervisor {
             process.end(STOP_LIMIT).await?;
         }
         self.leases.clear();
-        let config = &self.config;
-        for path in [
-            config.dhcp_hosts(),
-            config.dns_hosts(),
-            config.lease_file(),
-            config.pid_file(),
-            config.log_file(),
-        ] {
-            match tokio::fs::remove_file(&path).await {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(NetworkError::file(path)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        remove_files(&self.config).await
     }
+}
+
+/// Ours is the one that was told our pid file.
+fn find(config: &DnsmasqConfig) -> Option<BackgroundProcess> {
+    let mark = format!("--pid-file={}", config.pid_file().display());
+    BackgroundProcess::by_pid_file(&config.pid_file(), &mark)
+        .or_else(|| BackgroundProcess::by_argument(&mark))
+}
+
+async fn remove_files(config: &DnsmasqConfig) -> Result<()> {
+    let log = config.log_file();
+    let files = [
+        config.dhcp_hosts(),
+        config.dns_hosts(),
+        config.lease_file(),
+        config.pid_file(),
+        old_log(&log),
+        log,
+    ];
+    for path in files {
+        match tokio::fs::remove_file(&path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(NetworkError::file(path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn first_generation() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    // Batches take longer than a nanosecond: no supervisor reaches the first number of its successor.
+    u64::try_from(now.as_nanos()).unwrap_or(0)
 }
 
 fn pause(failures: u32) -> Duration {
@@ -503,11 +544,24 @@ async fn until(instant: Option<Instant>) {
     }
 }
 
+fn old_log(log: &Path) -> PathBuf {
+    log.with_extension("log.old")
+}
+
+/// Copied and emptied, not renamed: dnsmasq appends to the open file, and as an unprivileged user could not make
+/// another. It writes two lines at every SIGHUP.
 async fn set_large_log_aside(log: &Path) {
     if tokio::fs::metadata(log)
         .await
         .is_ok_and(|data| data.len() > LOG_LIMIT_BYTES)
     {
-        let _ = tokio::fs::rename(log, log.with_extension("log.old")).await;
+        let kept = tokio::fs::copy(log, old_log(log)).await;
+        let emptied = match tokio::fs::OpenOptions::new().write(true).open(log).await {
+            Ok(file) => file.set_len(0).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = kept.and(emptied) {
+            tracing::warn!(log = %log.display(), %error, "dnsmasq's log grows beyond its limit");
+        }
     }
 }

@@ -161,10 +161,12 @@ impl DnsmasqConfig {
         })
     }
 
-    /// Text of the DNS hosts file: the full name first, so that it is the answer to reverse questions.
+    /// Text of the DNS hosts file: the full name first, so that it is the answer to reverse questions. Its first line
+    /// is the marker of this generation of the files, by which is seen that dnsmasq has read them.
     #[must_use]
-    pub fn dns_hosts_text(&self, leases: &Leases) -> String {
-        leases.values().fold(String::new(), |mut text, lease| {
+    pub fn dns_hosts_text(&self, leases: &Leases, generation: u64) -> String {
+        let first = format!("0.0.0.0 {}\n", self.marker(generation));
+        leases.values().fold(first, |mut text, lease| {
             let _ = writeln!(
                 text,
                 "{} {}.{} {}",
@@ -172,6 +174,12 @@ impl DnsmasqConfig {
             );
             text
         })
+    }
+
+    /// The name that exists as long as dnsmasq serves this generation of its files.
+    #[must_use]
+    pub fn marker(&self, generation: u64) -> String {
+        format!("stratus-generation-{generation:x}.{}", self.domain)
     }
 }
 
@@ -287,8 +295,8 @@ mod tests {
         assert_eq!(parse_dhcp_hosts(&text), leases);
         assert!(
             config()
-                .dns_hosts_text(&leases)
-                .starts_with("172.16.0.5 web.cloud.test web\n")
+                .dns_hosts_text(&leases, 7)
+                .contains("\n172.16.0.5 web.cloud.test web\n")
         );
     }
 

@@ -92,6 +92,14 @@ impl Firewall {
         })
     }
 
+    /// Removes the tables of that rule set, without a worker.
+    ///
+    /// # Errors
+    /// `nft` is missing or refuses.
+    pub async fn remove(nft: &Nft, ruleset: &Ruleset) -> Result<()> {
+        nft.apply(ruleset.teardown()).await
+    }
+
     /// Lets a NIC send with its own MAC and address, and takes from its interface what it was allowed before.
     ///
     /// # Errors
@@ -172,16 +180,20 @@ impl Worker {
     }
 
     async fn fulfil(&mut self, wishes: Vec<Wish>) -> Result<()> {
-        let before: BTreeSet<Binding> = self.wanted.values().cloned().collect();
+        // What stood before, of the interfaces this batch touches.
+        let mut before: BTreeMap<InterfaceName, Option<Binding>> = BTreeMap::new();
         let mut anew = false;
         for wish in wishes {
             match wish {
                 Wish::Allow(binding) => {
                     anew |= std::mem::take(&mut self.gone);
-                    self.wanted.insert(binding.port.clone(), binding);
+                    let port = binding.port.clone();
+                    let old = self.wanted.insert(port.clone(), binding);
+                    before.entry(port).or_insert(old);
                 }
                 Wish::Forget(port) => {
-                    self.wanted.remove(&port);
+                    let old = self.wanted.remove(&port);
+                    before.entry(port).or_insert(old);
                 }
                 Wish::Exactly(bindings) => {
                     (anew, self.gone) = (true, false);
@@ -196,18 +208,24 @@ impl Worker {
         if self.gone {
             return self.nft.apply(self.ruleset.teardown()).await;
         }
-        let now: BTreeSet<Binding> = self.wanted.values().cloned().collect();
         if !anew {
-            let text = self
-                .ruleset
-                .change(before.difference(&now), now.difference(&before));
+            let changed = before
+                .iter()
+                .filter(|(port, old)| self.wanted.get(*port) != old.as_ref());
+            let (ports, old): (Vec<_>, Vec<_>) = changed.unzip();
+            let removed: Vec<&Binding> = old.into_iter().flatten().collect();
+            let added: Vec<&Binding> = ports
+                .into_iter()
+                .filter_map(|port| self.wanted.get(port))
+                .collect();
+            let text = self.ruleset.change(&removed, &added);
             if text.is_empty() {
                 return Ok(());
             }
             match self.nft.apply(text).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    tracing::warn!(%error, "a change of the firewall was refused; writing all rules anew")
+                    tracing::warn!(%error, "a change of the firewall was refused; writing all rules anew");
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::address::MacAddr;
@@ -63,7 +64,8 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Resolves when the guest can use its address.
+    /// Resolves when the guest can use its address. While dnsmasq is down this does not wait for it: it will know the
+    /// lease when it is back, and a DHCP client asks again.
     ///
     /// # Errors
     /// A part failed; the caller unplugs the machine or plugs it again.
@@ -123,6 +125,16 @@ pub struct Audit {
     pub forwards: BTreeMap<NicTag, u16>,
 }
 
+/// How machines of this host are connected.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "lowercase")]
+pub enum NetworkConfig {
+    /// On a bridge; needs root.
+    Bridged(BridgedConfig),
+    /// By QEMU's user-mode network; needs nothing.
+    User(UserModeConfig),
+}
+
 /// The network of this host.
 #[derive(Debug)]
 pub enum NetworkHost {
@@ -133,18 +145,27 @@ pub enum NetworkHost {
 }
 
 impl NetworkHost {
-    /// Makes the bridge, takes over rules and dnsmasq of an earlier run or makes them.
+    /// With a bridge: makes it, and makes rules and dnsmasq or takes those of an earlier run over. Whatever machines of
+    /// an earlier run have goes on working; [`reconcile`](Self::reconcile) is the next step.
     ///
     /// # Errors
-    /// A program is missing, or the kernel refuses.
-    pub async fn open_bridged(config: BridgedConfig) -> Result<Self> {
-        Ok(Self::Bridged(Box::new(Bridged::open(config).await?)))
+    /// A program is missing, or the kernel refuses. User mode has no errors here.
+    pub async fn open(config: NetworkConfig) -> Result<Self> {
+        Ok(match config {
+            NetworkConfig::Bridged(config) => Self::Bridged(Box::new(Bridged::open(config).await?)),
+            NetworkConfig::User(config) => Self::User(UserMode::new(config)),
+        })
     }
 
-    /// The mode without privileges.
-    #[must_use]
-    pub fn open_user(config: UserModeConfig) -> Self {
-        Self::User(UserMode::new(config))
+    /// Removes what an earlier process left, as [`teardown`](Self::teardown) does, without opening it first.
+    ///
+    /// # Errors
+    /// The first part that could not be removed; the others are removed all the same.
+    pub async fn remove(config: &NetworkConfig) -> Result<()> {
+        match config {
+            NetworkConfig::Bridged(config) => Bridged::remove(config).await,
+            NetworkConfig::User(_) => Ok(()),
+        }
     }
 
     /// Makes a machine's link. It is usable for starting QEMU at once, and for the guest when [`Plugged::ready`] is.
@@ -176,7 +197,7 @@ impl NetworkHost {
     /// Makes everything exactly as wanted, without touching taps in use or connections.
     ///
     /// # Errors
-    /// As [`open_bridged`](Self::open_bridged).
+    /// As [`open`](Self::open).
     pub async fn reconcile(&self, wanted: &[PlugRequest]) -> Result<Reconciled> {
         match self {
             Self::Bridged(bridged) => bridged.reconcile(wanted).await,

@@ -7,18 +7,21 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`address`] | networks, pools, MAC addresses: pure |
+//! | [`address`], [`pool`] | networks, MAC addresses, who can get which: pure |
 //! | [`name`] | names that go into the kernel, nftables and DNS, checked once |
 //! | [`bridge`], [`tap`], [`links`] | interfaces, over one netlink connection |
 //! | [`firewall`], [`ruleset`], [`nft`] | nftables: the worker, the text, the program |
 //! | [`dnsmasq`], [`dnsmasq_files`], [`dhcp_release`] | DHCP and DNS: the supervisor, its files, giving a lease back |
 //! | [`host`], [`bridged`], [`user_mode`] | what the VM host uses |
 
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
+
 pub mod address;
 mod background;
 pub mod bridge;
 pub mod bridged;
 pub mod dhcp_release;
+mod dns_probe;
 pub mod dnsmasq;
 pub mod dnsmasq_files;
 pub mod error;
@@ -28,17 +31,21 @@ pub mod host;
 pub mod links;
 pub mod name;
 pub mod nft;
+pub mod pool;
 pub mod ruleset;
 pub mod tap;
 mod tun_ioctl;
 pub mod user_mode;
 
-pub use address::{AddressPool, Ipv4Network, MacAddr, MacPrefix, PoolError};
+pub use address::{Ipv4Network, MacAddr, MacPrefix, PoolError};
 pub use bridged::BridgedConfig;
 pub use dnsmasq::DhcpHealth;
 pub use dnsmasq_files::{Lease, Upstream};
 pub use error::{NetworkError, Result};
-pub use host::{Attachment, Audit, NetworkHost, PlugRequest, Plugged, Ready, Reconciled};
+pub use host::{
+    Attachment, Audit, NetworkConfig, NetworkHost, PlugRequest, Plugged, Ready, Reconciled,
+};
 pub use name::{Domain, Hostname, InstanceTag, InterfaceName, NameError, NicTag};
+pub use pool::AddressPool;
 pub use ruleset::{Binding, Outward};
 pub use user_mode::{UserModeConfig, UserNetdev};

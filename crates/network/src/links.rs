@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
+};
 use rtnetlink::{Handle, LinkUnspec};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -87,9 +89,15 @@ impl Links {
     /// # Errors
     /// There is no such interface or bridge, or the kernel refused.
     pub async fn attach(&self, name: &InterfaceName, bridge_index: u32, mtu: u16) -> Result<()> {
+        // Without an address of its own the host says nothing on the wire to the guest.
+        let no_ipv6 =
+            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+                In6AddrGenMode::None,
+            )])]);
         let message = LinkUnspec::new_with_name(name.as_str())
             .controller(bridge_index)
             .mtu(u32::from(mtu))
+            .append_extra_attribute(no_ipv6)
             .up()
             .build();
         within(

@@ -80,7 +80,7 @@ impl Ruleset {
     pub fn establish(&self, bindings: &BTreeSet<Binding>) -> String {
         let mut text = self.bridge_table();
         text.push_str(&self.ip_table());
-        self.elements(&mut text, "add", bindings.iter());
+        self.elements(&mut text, "add", &bindings.iter().collect::<Vec<_>>());
         text
     }
 
@@ -93,14 +93,10 @@ impl Ruleset {
 
     /// Takes elements out and puts others in, in one transaction; elements already gone or there do no harm.
     #[must_use]
-    pub fn change<'a>(
-        &self,
-        removed: impl Iterator<Item = &'a Binding> + Clone,
-        added: impl Iterator<Item = &'a Binding> + Clone,
-    ) -> String {
+    pub fn change(&self, removed: &[&Binding], added: &[&Binding]) -> String {
         let mut text = String::new();
         // Deleting what is not there fails the whole transaction, adding what is there does not.
-        self.elements(&mut text, "add", removed.clone());
+        self.elements(&mut text, "add", removed);
         self.elements(&mut text, "delete", removed);
         self.elements(&mut text, "add", added);
         text
@@ -266,15 +262,10 @@ impl Ruleset {
         text
     }
 
-    fn elements<'a>(
-        &self,
-        text: &mut String,
-        verb: &str,
-        bindings: impl Iterator<Item = &'a Binding> + Clone,
-    ) {
+    fn elements(&self, text: &mut String, verb: &str, bindings: &[&Binding]) {
         let t = self.table();
         let mut set = |name: &str, element: &dyn Fn(&Binding) -> String| {
-            let list: Vec<String> = bindings.clone().map(element).collect();
+            let list: Vec<String> = bindings.iter().map(|&binding| element(binding)).collect();
             if !list.is_empty() {
                 let _ = writeln!(
                     text,
@@ -318,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_machine_is_three_elements_and_no_rule() {
-        let text = rules(Outward::Nat).change([].iter(), [binding("7", 5)].iter());
+        let text = rules(Outward::Nat).change(&[], &[&binding("7", 5)]);
         assert_eq!(
             text,
             "add element bridge stratus_x macs { \"stx-7\" . 02:00:ac:10:00:05 }\n\
@@ -329,7 +320,7 @@ mod tests {
 
     #[test]
     fn removing_is_idempotent_because_it_adds_first() {
-        let text = rules(Outward::Nat).change([binding("7", 5)].iter(), [].iter());
+        let text = rules(Outward::Nat).change(&[&binding("7", 5)], &[]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 6);
         assert!(
@@ -343,7 +334,7 @@ mod tests {
         let many: Vec<Binding> = (2..250).map(|n| binding(&n.to_string(), n)).collect();
         assert_eq!(
             rules(Outward::Nat)
-                .change([].iter(), many.iter())
+                .change(&[], &many.iter().collect::<Vec<_>>())
                 .lines()
                 .count(),
             3

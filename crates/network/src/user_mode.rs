@@ -139,6 +139,9 @@ impl UserMode {
     }
 
     pub(crate) fn plug(&self, request: &PlugRequest) -> Result<Plugged> {
+        self.config
+            .network
+            .check_host("the address of a machine", request.ip)?;
         let port = self.reserve(&request.nic, request.ssh_port)?;
         let netdev = UserNetdev {
             network: self.config.network,

@@ -1,12 +1,12 @@
 //! dnsmasq killed, adopted, replaced, refused.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
 mod support;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use network::{DhcpHealth, NetworkError, NetworkHost};
+use network::{DhcpHealth, NetworkConfig, NetworkError, NetworkHost};
 use support::{A, TestHost, ask, can_run, machine, run};
 
 fn pid(host: &NetworkHost) -> i32 {
@@ -96,6 +96,22 @@ fn a_new_daemon_adopts_the_dnsmasq_of_the_old_one() {
 }
 
 #[test]
+fn a_hung_dnsmasq_is_replaced_at_the_next_change() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    test.run(async |host| {
+        let hung = pid(&host);
+        run("kill", &["-STOP", &hung.to_string()]);
+        let plugged = host.plug(&machine(5)).await.unwrap();
+        plugged.ready.wait().await.unwrap();
+        assert_ne!(pid(&host), hung);
+        assert_eq!(ask(test.config.gateway, "vm-5.cloud.test", A).0, 0);
+    });
+}
+
+#[test]
 fn a_bridge_made_anew_gets_its_dnsmasq_and_taps_back() {
     if !can_run(&["dnsmasq", "nft"]) {
         return;
@@ -142,7 +158,9 @@ fn a_dnsmasq_that_cannot_start_says_why_and_is_tried_again() {
             .build()
             .unwrap();
         runtime
-            .block_on(NetworkHost::open_bridged(test.config.clone()))
+            .block_on(NetworkHost::open(NetworkConfig::Bridged(
+                test.config.clone(),
+            )))
             .unwrap_err()
     });
     assert!(

@@ -1,13 +1,14 @@
 //! Fifty machines at once, unplugging, real QEMU on the tap, and nothing left at the end.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use network::{Attachment, NetworkError, NetworkHost};
+use network::{Attachment, NetworkConfig, NetworkError, NetworkHost};
 use support::{TestHost, can_run, eventually, machine, run};
 
 #[test]
@@ -66,6 +67,23 @@ fn fifty_machines_at_once_are_plugged_in_a_few_runs() {
             (audit.taps.len(), audit.bindings.len(), audit.leases.len()),
             (0, 0, 0)
         );
+
+        // As after QEMU's end, which takes the tap along.
+        let mut single = Vec::new();
+        for request in &requests[..20] {
+            let plugged = host.plug(request).await.unwrap();
+            plugged.ready.wait().await.unwrap();
+            drop(plugged.attachment);
+            let start = Instant::now();
+            host.unplug(&request.nic, request.ip).await.unwrap();
+            single.push(start.elapsed());
+        }
+        single.sort();
+        println!(
+            "one unplugged after {:?} when its tap is gone (median of {})",
+            single[10],
+            single.len()
+        );
         // Again is fine.
         host.unplug(&requests[0].nic, requests[0].ip).await.unwrap();
     });
@@ -82,7 +100,11 @@ fn a_tap_goes_with_its_last_holder_and_its_name_cannot_be_taken_twice() {
         let taken = host.plug(&machine(5)).await.unwrap_err();
         assert!(matches!(taken, NetworkError::Tap { .. }), "{taken}");
         drop(plugged);
-        assert!(host.audit().await.unwrap().taps.is_empty());
+        // A program being started (nft) holds a copy until it runs.
+        let gone = async { while !host.audit().await.unwrap().taps.is_empty() {} };
+        tokio::time::timeout(Duration::from_secs(20), gone)
+            .await
+            .expect("the tap stays");
         host.plug(&machine(5))
             .await
             .unwrap()
@@ -113,16 +135,22 @@ fn qemu_holds_the_tap_and_takes_it_along() {
                 "-M",
                 "none",
                 "-S",
+                "-qmp",
+                "stdio",
                 "-netdev",
             ])
             .arg(format!("tap,id=n0,fd={}", inherited.as_raw_fd()))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         drop((fd, inherited));
-        // A second holder exists once it has started, so the tap stays although we closed ours.
-        std::thread::sleep(Duration::from_millis(300));
-        assert!(qemu.try_wait().unwrap().is_none(), "QEMU refused the tap");
+        // It greets when it has taken the tap.
+        let mut greeting = String::new();
+        BufReader::new(qemu.stdout.take().unwrap())
+            .read_line(&mut greeting)
+            .unwrap();
+        assert!(greeting.contains("QMP"), "QEMU refused the tap");
         assert_eq!(host.audit().await.unwrap().taps.len(), 1);
         qemu.kill().unwrap();
         qemu.wait().unwrap();
@@ -171,6 +199,46 @@ fn a_teardown_leaves_nothing_and_can_be_followed_by_a_new_start() {
 }
 
 #[test]
+fn what_a_killed_daemon_left_is_removed_without_it() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    test.run(async |host| {
+        host.plug(&machine(5))
+            .await
+            .unwrap()
+            .ready
+            .wait()
+            .await
+            .unwrap();
+    });
+    test.namespace.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let config = NetworkConfig::Bridged(test.config.clone());
+        for _ in 0..2 {
+            runtime.block_on(NetworkHost::remove(&config)).unwrap();
+        }
+    });
+    assert!(
+        test.namespace
+            .command("nft", &["list", "tables"])
+            .stdout
+            .is_empty()
+    );
+    assert!(!run("ip", &["-n", &test.namespace.name, "-br", "link"]).contains("stt-"));
+    assert!(!test.config.directory.exists());
+    eventually("the end of dnsmasq", || {
+        run("ip", &["netns", "pids", &test.namespace.name])
+            .trim()
+            .is_empty()
+    });
+}
+
+#[test]
 fn a_missing_program_is_named() {
     if !can_run(&["dnsmasq", "nft"]) {
         return;
@@ -183,7 +251,9 @@ fn a_missing_program_is_named() {
             .build()
             .unwrap();
         runtime
-            .block_on(NetworkHost::open_bridged(test.config.clone()))
+            .block_on(NetworkHost::open(NetworkConfig::Bridged(
+                test.config.clone(),
+            )))
             .unwrap_err()
     });
     assert!(error.to_string().contains("/nowhere/nft"), "{error}");

@@ -1,12 +1,14 @@
 //! Ports for SSH forwarding, with QEMU's own user-mode network.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use network::{Attachment, MacPrefix, NetworkHost, PlugRequest, UserModeConfig, UserNetdev};
+use network::{
+    Attachment, MacPrefix, NetworkConfig, NetworkHost, PlugRequest, UserModeConfig, UserNetdev,
+};
 
 /// Ports of this test run's own, so that two runs at once rarely meet; where they do, ports are found all the same.
 fn config() -> UserModeConfig {
@@ -98,7 +100,9 @@ impl Drop for Qemu {
 
 #[tokio::test]
 async fn qemu_takes_the_reserved_port_and_a_new_daemon_accepts_it() {
-    let host = NetworkHost::open_user(config());
+    let host = NetworkHost::open(NetworkConfig::User(config()))
+        .await
+        .unwrap();
     let netdev = plug(&host, &machine(77)).await;
     assert_eq!(netdev.guest, Ipv4Addr::new(10, 5, 0, 77));
     // Nobody else gets it while QEMU is on its way.
@@ -109,7 +113,9 @@ async fn qemu_takes_the_reserved_port_and_a_new_daemon_accepts_it() {
 
     // A restarted daemon takes the recorded port for the running machine, and gives others other ports.
     drop(host);
-    let host = NetworkHost::open_user(config());
+    let host = NetworkHost::open(NetworkConfig::User(config()))
+        .await
+        .unwrap();
     let recorded = PlugRequest {
         ssh_port: Some(netdev.ssh_port),
         ..machine(77)
@@ -144,7 +150,9 @@ async fn every_machine_has_its_own_port_and_gives_it_back() {
     let mut config = config();
     config.first_port += 25;
     config.last_port = config.first_port + 9;
-    let host = NetworkHost::open_user(config.clone());
+    let host = NetworkHost::open(NetworkConfig::User(config.clone()))
+        .await
+        .unwrap();
     // Somebody else's listener is passed over.
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, config.first_port));
     let mut ports = Vec::new();
@@ -168,7 +176,9 @@ async fn every_machine_has_its_own_port_and_gives_it_back() {
     assert!(!ports.contains(&config.first_port));
     assert!(refused.unwrap().contains("no free port"));
     // Another daemon with the same ports finds none of ours free.
-    let another = NetworkHost::open_user(config.clone());
+    let another = NetworkHost::open(NetworkConfig::User(config.clone()))
+        .await
+        .unwrap();
     assert!(another.plug(&machine(10)).await.is_err());
     host.unplug(&machine(10).nic, machine(10).ip).await.unwrap();
     assert!(another.plug(&machine(10)).await.is_ok());
@@ -177,7 +187,9 @@ async fn every_machine_has_its_own_port_and_gives_it_back() {
 
 #[tokio::test]
 async fn the_resolver_is_neither_host_nor_guest() {
-    let host = NetworkHost::open_user(config());
+    let host = NetworkHost::open(NetworkConfig::User(config()))
+        .await
+        .unwrap();
     for n in 2..6 {
         let netdev = plug(&host, &machine(n)).await;
         assert!(

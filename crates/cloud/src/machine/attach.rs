@@ -21,16 +21,27 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Conflict`] if somebody has the volume, or the machine has no slot free.
-    pub async fn attach_volume(&self, context: &OpContext, id: &str, body: Map<String, Value>) -> Result<Created> {
+    pub async fn attach_volume(
+        &self,
+        context: &OpContext,
+        id: &str,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
         let local = volume_reference(&body, "volume")?;
-        let location = body.get("initialLocation").and_then(Value::as_str).map(str::to_owned);
+        let location = body
+            .get("initialLocation")
+            .and_then(Value::as_str)
+            .map(str::to_owned);
         loop {
             let now = Timestamp::now();
             let read = self.find_machine(context, id, Right::Modify)?;
             let volume = access::find::<Volume>(&self.0.documents, context, &local, Right::View)?;
             let mut machine = read.document.0.clone();
             if machine.desired.deleted {
-                return Err(CloudError::Conflict(format!("{} is being removed", machine.id)));
+                return Err(CloudError::Conflict(format!(
+                    "{} is being removed",
+                    machine.id
+                )));
             }
             let taken = volume::taken(&volume, &machine, now)?;
             if machine.volumes.len() >= MOST_VOLUMES {
@@ -47,16 +58,27 @@ impl Cloud {
                 stage: AttachStage::Waiting,
                 serial: volume::serial(&volume.id),
             });
-            let goal = JobGoal::VolumeAttached { volume: volume.key() };
+            let goal = JobGoal::VolumeAttached {
+                volume: volume.key(),
+            };
             let job = Job::accepted(machine.key(), "add", goal, machine.common.acl.clone(), now);
             let event = Event::request(&machine, "attach", context.user().unwrap_or_default(), now);
-            let changes = self.0.documents.changes().replace(&read, machine).replace(&volume, taken);
+            let changes = self
+                .0
+                .documents
+                .changes()
+                .replace(&read, machine)
+                .replace(&volume, taken);
             match changes.create(&job).create(&event).commit().await {
                 Ok(_) => {
                     tracing::info!(machine = %read.id, volume = %volume.id, user = context.user(), "attachment wanted");
                     let read = self.find_machine(context, read.id(), Right::View)?;
                     let view = members::volume_view(context, &read, &local)?;
-                    return Ok(Created { view, job: Some(job.id.to_string()), existed: false });
+                    return Ok(Created {
+                        view,
+                        job: Some(job.id.to_string()),
+                        existed: false,
+                    });
                 }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
@@ -73,20 +95,44 @@ impl Cloud {
             let now = Timestamp::now();
             let read = self.find_machine(context, id, Right::Modify)?;
             let mut machine = read.document.0.clone();
-            let missing = || CloudError::not_found(format!("{}/volumes/{volume}", read.document.id));
-            let member = machine.volumes.iter_mut().find(|v| v.volume.local() == volume).ok_or_else(missing)?;
+            let missing =
+                || CloudError::not_found(format!("{}/volumes/{volume}", read.document.id));
+            let member = machine
+                .volumes
+                .iter_mut()
+                .find(|v| v.volume.local() == volume)
+                .ok_or_else(missing)?;
             if !member.hot {
-                return Err(CloudError::Conflict("Disk have not been hot-plugged".to_owned()));
+                return Err(CloudError::Conflict(
+                    "Disk have not been hot-plugged".to_owned(),
+                ));
             }
             member.wanted = false;
-            let goal = JobGoal::VolumeDetached { volume: member.volume.to_string() };
-            let job = Job::accepted(machine.key(), "delete", goal, machine.common.acl.clone(), now);
+            let goal = JobGoal::VolumeDetached {
+                volume: member.volume.to_string(),
+            };
+            let job = Job::accepted(
+                machine.key(),
+                "delete",
+                goal,
+                machine.common.acl.clone(),
+                now,
+            );
             let event = Event::request(&machine, "detach", context.user().unwrap_or_default(), now);
-            let changes = self.0.documents.changes().replace(&read, machine).create(&job).create(&event);
+            let changes = self
+                .0
+                .documents
+                .changes()
+                .replace(&read, machine)
+                .create(&job)
+                .create(&event);
             match changes.commit().await {
                 Ok(_) => {
                     tracing::info!(machine = %read.id, volume, user = context.user(), "detachment wanted");
-                    return Ok(Done { view: None, job: Some(job.id.to_string()) });
+                    return Ok(Done {
+                        view: None,
+                        job: Some(job.id.to_string()),
+                    });
                 }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
@@ -104,6 +150,9 @@ pub(crate) fn available(volume: &Volume) -> Result<()> {
             volume.id,
             volume.reason.as_deref().unwrap_or("it is in error")
         ))),
-        _ => Err(CloudError::Conflict(format!("{} is being deleted", volume.id))),
+        _ => Err(CloudError::Conflict(format!(
+            "{} is being deleted",
+            volume.id
+        ))),
     }
 }

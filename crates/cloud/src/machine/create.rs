@@ -7,8 +7,8 @@ use cimi::{
     Acl, Common, MachineId, Ref, Right, Timestamp,
     lifecycle::{Desired, MachineState, Observed, Phase, Power},
     resources::{
-        Address, AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Event, Image, ImageState, Job,
-        JobGoal, Machine, Network, Nic, Resource, Volume,
+        Address, AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Event,
+        Image, ImageState, Job, JobGoal, Machine, Network, Nic, Resource, Volume,
     },
     size::ByteSize,
 };
@@ -20,7 +20,9 @@ use super::{
     MachineView,
     request::{Interface, MachineCreate, Size, Template, volume_reference},
 };
-use crate::{Cloud, CloudError, Created, OpContext, Result, access, leases::Reserved, resolve, volume};
+use crate::{
+    Cloud, CloudError, Created, OpContext, Result, access, leases::Reserved, resolve, volume,
+};
 
 /// Attempts against others who take the same address or volume at the same moment.
 const ATTEMPTS: usize = 16;
@@ -52,7 +54,11 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::Invalid`] for what can't be, [`CloudError::Exhausted`] without a free address,
     /// [`CloudError::Conflict`] for an address or volume in use.
-    pub async fn create_machine(&self, context: &OpContext, body: Map<String, Value>) -> Result<Created> {
+    pub async fn create_machine(
+        &self,
+        context: &OpContext,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
         let plan = self.plan(context, body)?;
         for _ in 0..ATTEMPTS {
             match self.write_machine(context, &plan).await {
@@ -60,7 +66,9 @@ impl Cloud {
                 other => return other,
             }
         }
-        Err(CloudError::Unavailable("too many others want the same address or volume: try again".to_owned()))
+        Err(CloudError::Unavailable(
+            "too many others want the same address or volume: try again".to_owned(),
+        ))
     }
 
     fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
@@ -78,14 +86,19 @@ impl Cloud {
         if interfaces.len() > MOST_INTERFACES {
             return Err(CloudError::invalid(
                 "machineTemplate.networkInterfaces",
-                format!("{} are too many: a machine has at most {MOST_INTERFACES}", interfaces.len()),
+                format!(
+                    "{} are too many: a machine has at most {MOST_INTERFACES}",
+                    interfaces.len()
+                ),
             ));
         }
         let all = disks.len() + new_volumes.len() + template.volumes.len();
         if all > MOST_DISKS {
             return Err(CloudError::invalid(
                 "machineTemplate",
-                format!("{all} disks and volumes are too many: a machine starts with at most {MOST_DISKS}"),
+                format!(
+                    "{all} disks and volumes are too many: a machine starts with at most {MOST_DISKS}"
+                ),
             ));
         }
         Ok(Plan {
@@ -155,8 +168,16 @@ impl Cloud {
         let mut reserved: Vec<Reserved> = Vec::new();
         for interface in &plan.interfaces {
             let network = self.usable_network(context, &interface.network)?;
-            let lease = self.0.leases.reserve(documents, &network.document.0, interface.ip)?;
-            changes = changes.create(&address_document(&machine, &network.document.0, &lease, now));
+            let lease = self
+                .0
+                .leases
+                .reserve(documents, &network.document.0, interface.ip)?;
+            changes = changes.create(&address_document(
+                &machine,
+                &network.document.0,
+                &lease,
+                now,
+            ));
             machine.nics.push(Nic {
                 network: network.id.clone(),
                 address: lease.id.clone(),
@@ -168,14 +189,27 @@ impl Cloud {
         }
         changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
         machine.settle();
-        let goal = if on { JobGoal::MachineRuns { run: 1, restart: 0 } } else { JobGoal::MachineOff };
+        let goal = if on {
+            JobGoal::MachineRuns { run: 1, restart: 0 }
+        } else {
+            JobGoal::MachineOff
+        };
         let job = Job::accepted(machine.key(), "add", goal, machine.common.acl.clone(), now);
         let event = Event::request(&machine, "add", context.user().unwrap_or_default(), now);
-        changes.create(&machine).create(&job).create(&event).commit().await?;
+        changes
+            .create(&machine)
+            .create(&job)
+            .create(&event)
+            .commit()
+            .await?;
         drop(reserved);
         tracing::info!(machine = %id, %vmid, owner = context.user(), request_id = %context.request_id, "machine created");
         let read = access::find::<Machine>(documents, context, id.local(), Right::View)?;
-        Ok(Created { view: MachineView::view(self, context, read), job: Some(job.id.to_string()), existed: false })
+        Ok(Created {
+            view: MachineView::view(self, context, read),
+            job: Some(job.id.to_string()),
+            existed: false,
+        })
     }
 
     /// Adds the volumes the machine takes and makes to the transaction and to the machine.
@@ -191,14 +225,24 @@ impl Cloud {
             let path = "machineTemplate.volumes";
             let local = volume_reference(entry, path)?;
             let volume = access::find::<Volume>(&self.0.documents, context, &local, Right::View)?;
-            let location = entry.get("initialLocation").and_then(Value::as_str).map(str::to_owned);
+            let location = entry
+                .get("initialLocation")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
             changes = changes.replace(&volume, volume::taken(&volume, machine, now)?);
             machine.volumes.push(attached(&volume, location));
         }
         for (capacity_kb, location) in &plan.new_volumes {
-            let mut volume = volume::new_volume(ByteSize::from_capacity_kb(*capacity_kb), plan.acl.clone(), now);
+            let mut volume = volume::new_volume(
+                ByteSize::from_capacity_kb(*capacity_kb),
+                plan.acl.clone(),
+                now,
+            );
             self.check_volume_size(volume.size_bytes, "machineTemplate.volumeTemplates")?;
-            volume.attachment = Some(cimi::resources::Attachment { machine: machine.id.clone(), since: now });
+            volume.attachment = Some(cimi::resources::Attachment {
+                machine: machine.id.clone(),
+                since: now,
+            });
             machine.volumes.push(attached(&volume, location.clone()));
             changes = changes.create(&volume);
         }
@@ -206,16 +250,30 @@ impl Cloud {
     }
 
     /// The image a template boots, which the caller may use.
-    fn bootable_image(&self, context: &OpContext, template: &Template) -> Result<Arc<Cached<Image>>> {
+    fn bootable_image(
+        &self,
+        context: &OpContext,
+        template: &Template,
+    ) -> Result<Arc<Cached<Image>>> {
         let path = "machineTemplate.machineImage";
         let given = template.machine_image.as_ref().and_then(resolve::href_of);
         let href = given.ok_or_else(|| {
-            CloudError::invalid(path, "is missing; give {\"href\": \"MachineImage/…\"} with an id or identifier")
+            CloudError::invalid(
+                path,
+                "is missing; give {\"href\": \"MachineImage/…\"} with an id or identifier",
+            )
         })?;
-        let image = self.find_image(context, resolve::local_part::<Image>(href, path)?, Right::View)?;
+        let image = self.find_image(
+            context,
+            resolve::local_part::<Image>(href, path)?,
+            Right::View,
+        )?;
         usable_image(&image, path)?;
         if image.kind != "IMAGE" {
-            return Err(CloudError::invalid(path, format!("{} is a {}, not a bootable image", image.id, image.kind)));
+            return Err(CloudError::invalid(
+                path,
+                format!("{} is a {}, not a bootable image", image.id, image.kind),
+            ));
         }
         Ok(image)
     }
@@ -228,9 +286,16 @@ impl Cloud {
             memory = memory.max(host.capacity.memory_kib);
         }
         // Before the first host has reported, nothing is too large: the machine waits for one.
-        let (cpus, memory) = if cpus == 0 { (u32::MAX, u64::MAX) } else { (cpus, memory) };
+        let (cpus, memory) = if cpus == 0 {
+            (u32::MAX, u64::MAX)
+        } else {
+            (cpus, memory)
+        };
         if size.cpu == 0 || size.cpu > cpus {
-            let problem = format!("must be 1 to {cpus} (the largest host), but is {}", size.cpu);
+            let problem = format!(
+                "must be 1 to {cpus} (the largest host), but is {}",
+                size.cpu
+            );
             return Err(CloudError::invalid(format!("{path}.cpu"), problem));
         }
         if size.memory < LEAST_MEMORY_KIB || size.memory > memory {
@@ -246,7 +311,11 @@ impl Cloud {
     fn within_machine_quota(&self, context: &OpContext) -> Result<()> {
         let limit = self.0.settings.machines_per_user;
         let user = access::require_user(context)?;
-        let have = self.0.documents.machines.count_by_index("readers", &format!("u:{user}"));
+        let have = self
+            .0
+            .documents
+            .machines
+            .count_by_index("readers", &format!("u:{user}"));
         if have >= limit && !context.is_admin() {
             return Err(CloudError::Exhausted(format!(
                 "you have {have} machines, and {limit} is the most one user may have: remove some, or ask the \
@@ -257,24 +326,48 @@ impl Cloud {
     }
 
     /// Root, swap, volatile and read-only disks in the documented order.
-    fn disks(&self, context: &OpContext, template: &Template, size: &Size, image: &Image) -> Result<Vec<Disk>> {
-        let root_size = image.file.as_ref().map_or(ByteSize(0), |file| file.virtual_size);
-        let mut disks = vec![Disk { role: DiskRole::Root, size_bytes: root_size, serial: "root".to_owned() }];
+    fn disks(
+        &self,
+        context: &OpContext,
+        template: &Template,
+        size: &Size,
+        image: &Image,
+    ) -> Result<Vec<Disk>> {
+        let root_size = image
+            .file
+            .as_ref()
+            .map_or(ByteSize(0), |file| file.virtual_size);
+        let mut disks = vec![Disk {
+            role: DiskRole::Root,
+            size_bytes: root_size,
+            serial: "root".to_owned(),
+        }];
         let mut volatile = Vec::new();
         for disk in &size.disks {
             let size_bytes = ByteSize::from_capacity_kb(disk.capacity);
             self.check_volume_size(size_bytes, "machineTemplate.machineConfig.disks")?;
             match disk.format.as_str() {
                 "swap" if disks.len() == 1 => {
-                    disks.push(Disk { role: DiskRole::Swap, size_bytes, serial: "swap".to_owned() });
+                    disks.push(Disk {
+                        role: DiskRole::Swap,
+                        size_bytes,
+                        serial: "swap".to_owned(),
+                    });
                 }
                 "swap" => {
                     let problem = "a machine has one swap disk";
-                    return Err(CloudError::invalid("machineTemplate.machineConfig.disks", problem));
+                    return Err(CloudError::invalid(
+                        "machineTemplate.machineConfig.disks",
+                        problem,
+                    ));
                 }
                 "raw" => {
                     let serial = format!("volatile{}", volatile.len());
-                    volatile.push(Disk { role: DiskRole::Volatile, size_bytes, serial });
+                    volatile.push(Disk {
+                        role: DiskRole::Volatile,
+                        size_bytes,
+                        serial,
+                    });
                 }
                 other => {
                     return Err(CloudError::invalid(
@@ -287,12 +380,22 @@ impl Cloud {
         disks.append(&mut volatile);
         for (number, entry) in template.read_only_disks.iter().enumerate() {
             let path = "machineTemplate.readOnlyDisks";
-            let href = resolve::href_of(entry).ok_or_else(|| CloudError::invalid(path, "needs `href`"))?;
-            let data = self.find_image(context, resolve::local_part::<Image>(href, path)?, Right::View)?;
+            let href =
+                resolve::href_of(entry).ok_or_else(|| CloudError::invalid(path, "needs `href`"))?;
+            let data = self.find_image(
+                context,
+                resolve::local_part::<Image>(href, path)?,
+                Right::View,
+            )?;
             usable_image(&data, path)?;
             disks.push(Disk {
-                role: DiskRole::ReadOnly { image: data.id.clone() },
-                size_bytes: data.file.as_ref().map_or(ByteSize(0), |file| file.virtual_size),
+                role: DiskRole::ReadOnly {
+                    image: data.id.clone(),
+                },
+                size_bytes: data
+                    .file
+                    .as_ref()
+                    .map_or(ByteSize(0), |file| file.virtual_size),
                 serial: format!("data{number}"),
             });
         }
@@ -312,7 +415,12 @@ fn attached(volume: &Volume, initial_location: Option<String>) -> AttachedVolume
     }
 }
 
-fn address_document(machine: &Machine, network: &Network, lease: &Reserved, now: Timestamp) -> Address {
+fn address_document(
+    machine: &Machine,
+    network: &Network,
+    lease: &Reserved,
+    now: Timestamp,
+) -> Address {
     Address {
         id: lease.id.clone(),
         common: Common::new(machine.common.acl.clone(), now),
@@ -334,10 +442,17 @@ fn host_name(ip: IpAddr) -> String {
 fn usable_image(image: &Image, path: &str) -> Result<()> {
     match image.state {
         ImageState::Available | ImageState::Creating => Ok(()),
-        ImageState::Deleting => Err(CloudError::invalid(path, format!("{} is being deleted", image.id))),
+        ImageState::Deleting => Err(CloudError::invalid(
+            path,
+            format!("{} is being deleted", image.id),
+        )),
         ImageState::Error => Err(CloudError::invalid(
             path,
-            format!("{} can't be used: {}", image.id, image.reason.as_deref().unwrap_or("its import failed")),
+            format!(
+                "{} can't be used: {}",
+                image.id,
+                image.reason.as_deref().unwrap_or("its import failed")
+            ),
         )),
     }
 }
@@ -363,11 +478,19 @@ fn cpu_share(given: Option<&Value>, cpus: u32) -> Result<Option<u32>> {
         Some(_) => None,
     };
     match share {
-        Some(share) if share > 0.0 && share <= f64::from(cpus) => {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be small and positive")]
+        Some(share) if share > 0.0 && share <= f64::from(cpus) =>
+        {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked to be small and positive"
+            )]
             Ok(Some((share * 100.0).ceil() as u32))
         }
-        _ => Err(CloudError::invalid(path, format!("must be a number above 0, at most the machine's {cpus} CPUs"))),
+        _ => Err(CloudError::invalid(
+            path,
+            format!("must be a number above 0, at most the machine's {cpus} CPUs"),
+        )),
     }
 }
 
@@ -390,9 +513,14 @@ fn guest_context(template: &Template, key: Option<String>) -> Result<ContextData
         Some(text) => Some(decoding::decode_user_data(text).map_err(refused("userData"))?),
         None => user.user_data,
     };
-    let encode = |data: Vec<u8>| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data);
-    let mut variables: std::collections::BTreeMap<String, String> =
-        user.variables.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let encode = |data: context::UserData| {
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &*data)
+    };
+    let mut variables: std::collections::BTreeMap<String, String> = user
+        .variables
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     if user.method == context::ContextMethod::CloudInit {
         variables.insert("CONTEXT_METHOD".to_owned(), "cloud-init".to_owned());
     }

@@ -21,14 +21,33 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::NotFound`] for other collections.
-    pub fn machine_members(&self, context: &OpContext, id: &str, collection: &str) -> Result<(Vec<View>, bool)> {
+    pub fn machine_members(
+        &self,
+        context: &OpContext,
+        id: &str,
+        collection: &str,
+    ) -> Result<(Vec<View>, bool)> {
         let machine = self.find_machine(context, id, Right::View)?;
         let right = context.right_on(machine.acl()).unwrap_or(Right::View);
         let views = match collection {
-            "disks" => (0..machine.disks.len()).map(|n| disk_view(&machine, n, right)).collect(),
-            "volumes" => machine.volumes.iter().map(|v| v.volume.local()).map(|v| volume_view(context, &machine, v)).collect::<Result<_>>()?,
-            "networkInterfaces" => (0..machine.nics.len()).map(|n| interface_view(&machine, n, right)).collect(),
-            _ => return Err(CloudError::not_found(format!("{}/{collection}", machine.document.id))),
+            "disks" => (0..machine.disks.len())
+                .map(|n| disk_view(&machine, n, right))
+                .collect(),
+            "volumes" => machine
+                .volumes
+                .iter()
+                .map(|v| v.volume.local())
+                .map(|v| volume_view(context, &machine, v))
+                .collect::<Result<_>>()?,
+            "networkInterfaces" => (0..machine.nics.len())
+                .map(|n| interface_view(&machine, n, right))
+                .collect(),
+            _ => {
+                return Err(CloudError::not_found(format!(
+                    "{}/{collection}",
+                    machine.document.id
+                )));
+            }
         };
         Ok((views, collection == "volumes" && right >= Right::Modify))
     }
@@ -37,7 +56,13 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::NotFound`].
-    pub fn machine_member(&self, context: &OpContext, id: &str, collection: &str, member: &str) -> Result<View> {
+    pub fn machine_member(
+        &self,
+        context: &OpContext,
+        id: &str,
+        collection: &str,
+        member: &str,
+    ) -> Result<View> {
         let (members, _) = self.machine_members(context, id, collection)?;
         let wanted = |view: &View| view.id.rsplit('/').next() == Some(member);
         let missing = || CloudError::not_found(format!("Machine/{id}/{collection}/{member}"));
@@ -45,14 +70,28 @@ impl Cloud {
     }
 }
 
-fn member(machine: &Cached<Machine>, kind: Kind, tail: String, right: Right, attributes: Map<String, Value>, deletable: bool) -> View {
-    let operations = if deletable && right >= Right::Modify { vec![Rel::Delete] } else { Vec::new() };
+fn member(
+    machine: &Cached<Machine>,
+    kind: Kind,
+    tail: String,
+    right: Right,
+    attributes: Map<String, Value>,
+    deletable: bool,
+) -> View {
+    let operations = if deletable && right >= Right::Modify {
+        vec![Rel::Delete]
+    } else {
+        Vec::new()
+    };
     View {
         kind,
         id: format!("{}/{tail}", machine.document.id).into(),
         stamp: Some(machine.revision.0),
         right,
-        document: Arc::new(Plain { attributes, operations }),
+        document: Arc::new(Plain {
+            attributes,
+            operations,
+        }),
     }
 }
 
@@ -73,17 +112,30 @@ fn disk_view(machine: &Cached<Machine>, number: usize, right: Right) -> View {
             "serial": disk.serial,
         }));
     }
-    member(machine, Kind::Disk, format!("disks/{number}"), right, attributes, false)
+    member(
+        machine,
+        Kind::Disk,
+        format!("disks/{number}"),
+        right,
+        attributes,
+        false,
+    )
 }
 
 /// The member of `volumes` for the volume with this local id.
-pub(super) fn volume_view(context: &OpContext, machine: &Cached<Machine>, volume: &str) -> Result<View> {
+pub(super) fn volume_view(
+    context: &OpContext,
+    machine: &Cached<Machine>,
+    volume: &str,
+) -> Result<View> {
     let right = context.right_on(machine.acl()).unwrap_or(Right::View);
     let attached = machine
         .volumes
         .iter()
         .find(|attached| attached.volume.local() == volume)
-        .ok_or_else(|| CloudError::not_found(format!("{}/volumes/{volume}", machine.document.id)))?;
+        .ok_or_else(|| {
+            CloudError::not_found(format!("{}/volumes/{volume}", machine.document.id))
+        })?;
     let mut attributes = object(json!({
         "volume": {"href": attached.volume},
         "state": attach_state(&attached.stage, attached.wanted),
@@ -103,7 +155,14 @@ pub(super) fn volume_view(context: &OpContext, machine: &Cached<Machine>, volume
     if let Some(location) = &attached.initial_location {
         put("initialLocation", location);
     }
-    Ok(member(machine, Kind::MachineVolume, format!("volumes/{volume}"), right, attributes, attached.hot))
+    Ok(member(
+        machine,
+        Kind::MachineVolume,
+        format!("volumes/{volume}"),
+        right,
+        attributes,
+        attached.hot,
+    ))
 }
 
 fn interface_view(machine: &Cached<Machine>, number: usize, right: Right) -> View {
@@ -116,5 +175,12 @@ fn interface_view(machine: &Cached<Machine>, number: usize, right: Right) -> Vie
             "state": "Active",
         }));
     }
-    member(machine, Kind::MachineNetworkInterface, format!("networkInterfaces/{number}"), right, attributes, false)
+    member(
+        machine,
+        Kind::MachineNetworkInterface,
+        format!("networkInterfaces/{number}"),
+        right,
+        attributes,
+        false,
+    )
 }

@@ -16,8 +16,12 @@ use crate::{Cloud, CloudError, Done, OpContext, Result, catalogue};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     Start,
-    Stop { force: bool },
-    Restart { force: bool },
+    Stop {
+        force: bool,
+    },
+    Restart {
+        force: bool,
+    },
     /// Everything is released at once (`stratus-kill-instance`, DELETE).
     Kill,
     /// The guest is asked to shut down first (`stratus-shutdown-instance`).
@@ -58,7 +62,9 @@ impl Operation {
             return Err(CloudError::Conflict(format!(
                 "{} is {}; `{name}` is not possible now",
                 machine.id,
-                serde_json::to_string(&machine.state).unwrap_or_default().trim_matches('"')
+                serde_json::to_string(&machine.state)
+                    .unwrap_or_default()
+                    .trim_matches('"')
             )));
         }
         let desired = &mut machine.desired;
@@ -68,7 +74,10 @@ impl Operation {
                 desired.power = Power::On;
                 desired.run += 1;
                 desired.force = false;
-                JobGoal::MachineRuns { run: desired.run, restart: desired.restart }
+                JobGoal::MachineRuns {
+                    run: desired.run,
+                    restart: desired.restart,
+                }
             }
             Self::Stop { force } => {
                 desired.power = Power::Off;
@@ -77,14 +86,20 @@ impl Operation {
             }
             Self::Restart { force } => {
                 desired.force = force;
-                let runs = matches!(machine.state, MachineState::Started | MachineState::Starting | MachineState::Paused);
+                let runs = matches!(
+                    machine.state,
+                    MachineState::Started | MachineState::Starting | MachineState::Paused
+                );
                 if runs && desired.power == Power::On {
                     desired.restart += 1;
                 } else {
                     desired.power = Power::On;
                     desired.run += 1;
                 }
-                JobGoal::MachineRuns { run: desired.run, restart: desired.restart }
+                JobGoal::MachineRuns {
+                    run: desired.run,
+                    restart: desired.restart,
+                }
             }
             Self::Kill => {
                 desired.deleted = true;
@@ -107,11 +122,19 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Conflict`] if the machine's state doesn't allow it, [`CloudError::Invalid`] for an unknown one.
-    pub async fn act_on_machine(&self, context: &OpContext, id: &str, action: &str, force: bool) -> Result<Done> {
+    pub async fn act_on_machine(
+        &self,
+        context: &OpContext,
+        id: &str,
+        action: &str,
+        force: bool,
+    ) -> Result<Done> {
         let operation = Operation::parse(action, force).ok_or_else(|| {
             CloudError::invalid(
                 "action",
-                format!("`{action}` is unknown; a machine knows start, stop, restart, kill, shutdown"),
+                format!(
+                    "`{action}` is unknown; a machine knows start, stop, restart, kill, shutdown"
+                ),
             )
         })?;
         self.operate(context, id, operation).await
@@ -137,13 +160,27 @@ impl Cloud {
                 other => format!("{}/{}", uri::ACTION, other.name()),
             };
             let job = Job::accepted(machine.key(), &rel, goal, machine.common.acl.clone(), now);
-            let event = Event::request(&machine, operation.name(), context.user().unwrap_or_default(), now);
-            let changes = self.0.documents.changes().replace(&read, machine).create(&job).create(&event);
+            let event = Event::request(
+                &machine,
+                operation.name(),
+                context.user().unwrap_or_default(),
+                now,
+            );
+            let changes = self
+                .0
+                .documents
+                .changes()
+                .replace(&read, machine)
+                .create(&job)
+                .create(&event);
             match changes.commit().await {
                 Ok(_) => {
                     let (name, user) = (operation.name(), context.user());
                     tracing::info!(machine = %read.id, vmid = %read.vmid, user, "machine: {name} wanted");
-                    return Ok(Done { view: None, job: Some(job.id.to_string()) });
+                    return Ok(Done {
+                        view: None,
+                        job: Some(job.id.to_string()),
+                    });
                 }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
@@ -155,14 +192,19 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Invalid`] for an attribute that can't be changed.
-    pub async fn edit_machine(&self, context: &OpContext, id: &str, changes: Changes) -> Result<Done> {
+    pub async fn edit_machine(
+        &self,
+        context: &OpContext,
+        id: &str,
+        changes: Changes,
+    ) -> Result<Done> {
         let read = self.find_machine(context, id, Right::Modify)?;
         let edited = self
             .0
             .documents
             .update(read.id(), |machine: &mut Machine| {
                 for (name, value) in &changes {
-                    match *name {
+                    match name.as_str() {
                         "restartPolicy" => {
                             machine.restart_policy = match value {
                                 None => cimi::lifecycle::RestartPolicy::default(),
@@ -182,10 +224,17 @@ impl Cloud {
                 Ok(true)
             })
             .await?;
-        Ok(Done { view: Some(MachineView::view(self, context, edited)), job: None })
+        Ok(Done {
+            view: Some(MachineView::view(self, context, edited)),
+            job: None,
+        })
     }
 }
 
 fn size_of(machine: &Machine, name: &str) -> u64 {
-    if name == "cpu" { machine.cpu.into() } else { machine.memory }
+    if name == "cpu" {
+        machine.cpu.into()
+    } else {
+        machine.memory
+    }
 }

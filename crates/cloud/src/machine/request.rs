@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use cimi::{
     ids::MachineConfigurationId,
     lifecycle::RestartPolicy,
-    resources::{ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, VolumeConfiguration},
+    resources::{
+        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, VolumeConfiguration,
+    },
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -89,7 +91,10 @@ impl MachineCreate {
     /// The template with what it refers to put in.
     pub(super) fn template(&mut self, cloud: &Cloud, context: &OpContext) -> Result<Template> {
         let given = std::mem::take(&mut self.machine_template);
-        typed(resolve::resolve::<MachineTemplate>(&cloud.0.documents, context, given, TEMPLATE)?, TEMPLATE)
+        typed(
+            resolve::resolve::<MachineTemplate>(&cloud.0.documents, context, given, TEMPLATE)?,
+            TEMPLATE,
+        )
     }
 }
 
@@ -105,17 +110,29 @@ impl Template {
                 Map::from_iter([("href".to_owned(), Value::from(reference))])
             }
         };
-        typed(resolve::resolve::<MachineConfiguration>(&cloud.0.documents, context, given, path)?, path)
+        typed(
+            resolve::resolve::<MachineConfiguration>(&cloud.0.documents, context, given, path)?,
+            path,
+        )
     }
 
     /// The SSH keys of the credential, by value or by reference.
-    pub(super) fn credential_key(&self, cloud: &Cloud, context: &OpContext) -> Result<Option<String>> {
+    pub(super) fn credential_key(
+        &self,
+        cloud: &Cloud,
+        context: &OpContext,
+    ) -> Result<Option<String>> {
         let path = "machineTemplate.credential";
-        let Some(given) = self.credential.clone() else { return Ok(None) };
+        let Some(given) = self.credential.clone() else {
+            return Ok(None);
+        };
         let credential = resolve::resolve::<Credential>(&cloud.0.documents, context, given, path)?;
         match credential.get("publicKey").and_then(Value::as_str) {
             Some(key) => Ok(Some(key.to_owned())),
-            None => Err(CloudError::invalid(path, "has no `publicKey`; machines accept SSH public keys only")),
+            None => Err(CloudError::invalid(
+                path,
+                "has no `publicKey`; machines accept SSH public keys only",
+            )),
         }
     }
 
@@ -123,40 +140,67 @@ impl Template {
     pub(super) fn interfaces(&self, cloud: &Cloud) -> Result<Vec<Interface>> {
         let default = || cloud.0.settings.default_network.clone();
         if self.network_interfaces.is_empty() {
-            return Ok(vec![Interface { network: default(), ip: None, model: None }]);
+            return Ok(vec![Interface {
+                network: default(),
+                ip: None,
+                model: None,
+            }]);
         }
         let path = "machineTemplate.networkInterfaces";
         let interface = |request: &InterfaceRequest| {
             let network = match &request.network {
                 None => default(),
                 Some(reference) => {
-                    let href = resolve::href_of(reference)
-                        .ok_or_else(|| CloudError::invalid(format!("{path}.network"), "must be a reference"))?;
-                    resolve::local_part::<cimi::resources::Network>(href, &format!("{path}.network"))?.to_owned()
+                    let href = resolve::href_of(reference).ok_or_else(|| {
+                        CloudError::invalid(format!("{path}.network"), "must be a reference")
+                    })?;
+                    resolve::local_part::<cimi::resources::Network>(
+                        href,
+                        &format!("{path}.network"),
+                    )?
+                    .to_owned()
                 }
             };
             let ip = match request.addresses.as_slice() {
                 [] => None,
                 [one] => Some(address(one, &network)?),
-                _ => return Err(CloudError::invalid(format!("{path}.addresses"), "may hold one address")),
+                _ => {
+                    return Err(CloudError::invalid(
+                        format!("{path}.addresses"),
+                        "may hold one address",
+                    ));
+                }
             };
-            Ok(Interface { network, ip, model: request.model.clone() })
+            Ok(Interface {
+                network,
+                ip,
+                model: request.model.clone(),
+            })
         };
         self.network_interfaces.iter().map(interface).collect()
     }
 
     /// The sizes, in kB, of volumes to be made for the machine.
-    pub(super) fn new_volumes(&self, cloud: &Cloud, context: &OpContext) -> Result<Vec<(u64, Option<String>)>> {
+    pub(super) fn new_volumes(
+        &self,
+        cloud: &Cloud,
+        context: &OpContext,
+    ) -> Result<Vec<(u64, Option<String>)>> {
         let path = "machineTemplate.volumeTemplates";
         let documents = &cloud.0.documents;
         let one = |entry: &Map<String, Value>| {
-            let location = entry.get("initialLocation").and_then(Value::as_str).map(str::to_owned);
+            let location = entry
+                .get("initialLocation")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
             // Nested as in the standard, or flattened as some clients write it.
             let given = match entry.get("volumeTemplate") {
                 Some(Value::Object(nested)) => nested.clone(),
                 _ => entry.clone(),
             };
-            let template = resolve::resolve::<cimi::resources::VolumeTemplate>(documents, context, given, path)?;
+            let template = resolve::resolve::<cimi::resources::VolumeTemplate>(
+                documents, context, given, path,
+            )?;
             let capacity = crate::volume::configured_capacity(documents, context, &template, path)?;
             Ok((capacity, location))
         };
@@ -167,19 +211,26 @@ impl Template {
 /// The address in `{"ip": …}`, or in a reference to `Address/<network>.<ip>`.
 fn address(given: &Map<String, Value>, network: &str) -> Result<IpAddr> {
     let path = "machineTemplate.networkInterfaces.addresses";
-    let text = match (given.get("ip").and_then(Value::as_str), resolve::href_of(given)) {
+    let text = match (
+        given.get("ip").and_then(Value::as_str),
+        resolve::href_of(given),
+    ) {
         (Some(ip), _) => ip,
         (None, Some(href)) => resolve::local_part::<cimi::resources::Address>(href, path)?
             .strip_prefix(&format!("{network}."))
-            .ok_or_else(|| CloudError::invalid(path, format!("`{href}` is not in network {network}")))?,
+            .ok_or_else(|| {
+                CloudError::invalid(path, format!("`{href}` is not in network {network}"))
+            })?,
         (None, None) => return Err(CloudError::invalid(path, "needs `ip`")),
     };
-    text.parse().map_err(|_| CloudError::invalid(path, format!("`{text}` is not an address")))
+    text.parse()
+        .map_err(|_| CloudError::invalid(path, format!("`{text}` is not an address")))
 }
 
 /// Reads a checked object into a type of ours.
 pub(crate) fn typed<T: DeserializeOwned>(object: Map<String, Value>, path: &str) -> Result<T> {
-    serde_json::from_value(Value::Object(object)).map_err(|error| CloudError::invalid(path, error.to_string()))
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| CloudError::invalid(path, error.to_string()))
 }
 
 /// The volume referred to by `{"volume": {"href": …}}`, or flattened `{"href": …}`.
@@ -189,7 +240,8 @@ pub(super) fn volume_reference(entry: &Map<String, Value>, path: &str) -> Result
         Some(Value::String(href)) => Some(href.as_str()),
         _ => resolve::href_of(entry),
     };
-    let href = reference.ok_or_else(|| CloudError::invalid(path, "needs `volume`: {\"href\": \"Volume/…\"}"))?;
+    let href = reference
+        .ok_or_else(|| CloudError::invalid(path, "needs `volume`: {\"href\": \"Volume/…\"}"))?;
     Ok(resolve::local_part::<cimi::resources::Volume>(href, path)?.to_owned())
 }
 
@@ -213,5 +265,7 @@ pub(crate) fn configuration_capacity(
         .get("capacity")
         .and_then(Value::as_u64)
         .filter(|kb| *kb > 0)
-        .ok_or_else(|| CloudError::invalid(format!("{path}.capacity"), "must be a number of kB above 0"))
+        .ok_or_else(|| {
+            CloudError::invalid(format!("{path}.capacity"), "must be a number of kB above 0")
+        })
 }

@@ -22,7 +22,10 @@ pub(crate) struct MachineView {
 
 impl MachineView {
     pub(crate) fn of(documents: &Documents, machine: Arc<Cached<Machine>>) -> Self {
-        Self { documents: documents.clone(), machine }
+        Self {
+            documents: documents.clone(),
+            machine,
+        }
     }
 
     pub(crate) fn into_view(self, context: &OpContext) -> View {
@@ -40,7 +43,10 @@ impl MachineView {
     }
 
     fn host_name(&self) -> Option<String> {
-        let host = self.documents.hosts.get(self.machine.host.as_ref()?.local())?;
+        let host = self
+            .documents
+            .hosts
+            .get(self.machine.host.as_ref()?.local())?;
         host.common.name.clone()
     }
 
@@ -60,11 +66,21 @@ pub(crate) fn text_of(value: impl serde::Serialize) -> String {
 
 /// Where SSH answers: a forwarded port, or port 22 of the first address.
 fn ssh_of(machine: &Machine) -> Option<Endpoint> {
-    machine.ssh.clone().or_else(|| machine.ip().map(|ip| Endpoint { host: ip.to_string(), port: 22 }))
+    machine.ssh.clone().or_else(|| {
+        machine.ip().map(|ip| Endpoint {
+            host: ip.to_string(),
+            port: 22,
+        })
+    })
 }
 
 fn swap_mib(machine: &Machine) -> u64 {
-    machine.disks.iter().filter(|disk| disk.role == DiskRole::Swap).map(|disk| disk.size_bytes.0 / MEBIBYTE).sum()
+    machine
+        .disks
+        .iter()
+        .filter(|disk| disk.role == DiskRole::Swap)
+        .map(|disk| disk.size_bytes.0 / MEBIBYTE)
+        .sum()
 }
 
 /// What a volume's stage is called outside.
@@ -95,8 +111,24 @@ impl Document for MachineView {
         put("volumes", own("volumes"));
         put("networkInterfaces", own("networkInterfaces"));
         put("machineImage", json!({"href": machine.image.href}));
-        put("addresses", machine.nics.iter().map(|nic| nic.ip.to_string()).collect::<Vec<_>>().into());
-        put("networks", machine.nics.iter().map(|nic| nic.network.local().to_owned()).collect::<Vec<_>>().into());
+        put(
+            "addresses",
+            machine
+                .nics
+                .iter()
+                .map(|nic| nic.ip.to_string())
+                .collect::<Vec<_>>()
+                .into(),
+        );
+        put(
+            "networks",
+            machine
+                .nics
+                .iter()
+                .map(|nic| nic.network.local().to_owned())
+                .collect::<Vec<_>>()
+                .into(),
+        );
         put("swap", swap_mib(machine).into());
         put("restartPolicy", text_of(machine.restart_policy).into());
         if let Some(reason) = &machine.reason {
@@ -125,7 +157,11 @@ impl Document for MachineView {
             return Vec::new();
         }
         let mut operations = vec![Rel::Edit, Rel::Delete];
-        operations.extend(lifecycle::actions(self.machine.state).iter().map(|name| Rel::Action(name)));
+        operations.extend(
+            lifecycle::actions(self.machine.state)
+                .iter()
+                .map(|name| Rel::Action(name)),
+        );
         if !self.machine.desired.deleted {
             operations.push(Rel::Action("shutdown"));
         }

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use network::{BridgedConfig, NetworkHost, PlugRequest};
+use network::{BridgedConfig, NetworkConfig, NetworkHost, PlugRequest};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -158,12 +158,16 @@ impl TestHost {
         test: impl AsyncFnOnce(NetworkHost) -> T + Send,
     ) -> T {
         self.namespace.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
+            // Its threads are made by this one, so they live in the namespace as well.
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
                 .enable_all()
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let host = NetworkHost::open_bridged(config).await.unwrap();
+                let host = NetworkHost::open(NetworkConfig::Bridged(config))
+                    .await
+                    .unwrap();
                 test(host).await
             })
         })
