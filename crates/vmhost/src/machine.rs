@@ -28,14 +28,16 @@ use crate::ports::{OccupiedPort, PortState};
 use crate::process::HeldProcess;
 use crate::qemu::{blocking, open_image, remove_leftovers, short_path};
 use crate::qmp::{COMMAND_LIMIT, GREETING_LIMIT, Qmp, QmpError, QmpEvent};
-use crate::record::LaunchRecord;
+use crate::record::{LaunchRecord, RecordFile};
 
 /// A killed process that isn't gone by then hangs in the kernel (dead storage).
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// Between attempts to remove a block node that a job or export still holds.
-const NODE_RETRY: Duration = Duration::from_millis(20);
-/// Attempts before a detachment is left for the next request.
-const NODE_ATTEMPTS: u32 = 100;
+/// Before the second attempt to remove a block node that is still held: by a job, an export, or QEMU itself, which lets go
+/// of a device only when the virtual CPU has paused for a moment. Doubled each time.
+const FIRST_NODE_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_NODE_PAUSE: Duration = Duration::from_secs(2);
+/// Attempts (about a minute) before a detachment is left for the next request or reading of the status.
+const NODE_ATTEMPTS: u32 = 40;
 /// Between attempts to reach a monitor again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const SIGABRT: i32 = 6;
@@ -61,6 +63,7 @@ struct Shared {
     monitor: Lock<Arc<Qmp>>,
     /// Held during the steps of an attachment or detachment, never while waiting for the guest.
     record: Mutex<LaunchRecord>,
+    file: Arc<RecordFile>,
     events: broadcast::Sender<MachineEvent>,
     exit: watch::Sender<Option<ExitCause>>,
     /// Disks whose device is known to be gone, for the keeper to finish.
@@ -81,6 +84,7 @@ impl QemuMachine {
             machine: record.machine,
             vmid: record.vmid,
             accelerator: record.accelerator,
+            file: Arc::new(RecordFile::new(folder.record())),
             folder,
             process,
             monitor: Lock::new(Arc::new(qmp)),
@@ -371,8 +375,7 @@ impl Shared {
     }
 
     async fn save(&self, record: &LaunchRecord) -> Result<()> {
-        let (record, path) = (record.clone(), self.folder.record());
-        blocking(move || record.write(&path)).await
+        self.file.save(record).await
     }
 
     fn tell(&self, event: MachineEvent) {
@@ -492,10 +495,10 @@ impl Shared {
 
     /// After the device of a disk is gone: frees its image and port, patiently.
     async fn finish_detach(&self, disk: DiskId) {
-        for attempt in 0..NODE_ATTEMPTS {
-            if attempt > 0 {
-                tokio::time::sleep(NODE_RETRY).await;
-            }
+        let mut pause = Duration::ZERO;
+        for _ in 0..NODE_ATTEMPTS {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).clamp(FIRST_NODE_PAUSE, LONGEST_NODE_PAUSE);
             let mut record = self.record.lock().await;
             let Some(entry) = record.ports.find(&disk).cloned() else {
                 return;
@@ -589,9 +592,9 @@ impl Shared {
         let (ended, folder) = (record.clone(), self.folder.clone());
         let cleared = blocking(move || {
             remove_leftovers(&folder, &ended);
-            ended.write(&folder.record())
+            Ok(())
         });
-        if let Err(error) = cleared.await {
+        if let Err(error) = futures::future::try_join(cleared, self.save(&record)).await {
             tracing::warn!(vmid = self.vmid, %error, "the end of a machine could not be recorded");
         }
         self.exit.send_replace(Some(how.clone()));
