@@ -232,13 +232,13 @@ fn disks(spec: &LaunchSpec, descriptors: &[Descriptor], line: &mut ArgumentList)
                 "-add-fd",
                 format!(
                     "fd={number},set={}",
-                    block_nodes::descriptor_set(*port, *depth)
+                    block_nodes::set_at_start(*port) + u32::from(*depth)
                 ),
             );
         }
     }
     for (port, disk) in (0u8..).zip(spec.disks_in_order()) {
-        for node in block_nodes::definitions(disk, port) {
+        for node in block_nodes::definitions(disk, port, block_nodes::set_at_start(port)) {
             line.option("-blockdev", node.to_string());
         }
         let boot_index = (spec.boot == Boot::Firmware && port == 0).then_some(1);

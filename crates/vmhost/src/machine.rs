@@ -399,12 +399,12 @@ impl Shared {
         })
         .await?;
         let qmp = self.monitor();
-        for (depth, descriptor) in (0u8..).zip(opened) {
-            let arguments = json!({"fdset-id": block_nodes::descriptor_set(entry.port, depth)});
+        for (set, descriptor) in entry.sets().zip(opened) {
+            let arguments = json!({"fdset-id": set});
             qmp.execute_with_descriptor("add-fd", arguments, descriptor)
                 .await?;
         }
-        for node in block_nodes::definitions(disk, entry.port) {
+        for node in block_nodes::definitions(disk, entry.port, entry.first_set) {
             qmp.execute("blockdev-add", Some(node)).await?;
         }
         let device = block_nodes::device(disk, entry.port, None);
@@ -433,7 +433,7 @@ impl Shared {
                     changed = true;
                 }
             } else if self.remove_nodes(&entry).await? {
-                record.ports.release(&entry.disk);
+                self.release(record, &entry).await?;
                 changed = true;
                 if entry.state != PortState::Attaching {
                     self.tell(MachineEvent::DiskDetached { disk: entry.disk });
@@ -480,17 +480,61 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
-        for depth in 0..entry.images {
-            let set = block_nodes::descriptor_set(entry.port, depth);
+        self.remove_descriptors(entry.sets()).await?;
+        Ok(true)
+    }
+
+    async fn remove_descriptors(&self, sets: impl IntoIterator<Item = u32>) -> Result<()> {
+        for set in sets {
             match self
                 .execute("remove-fd", Some(json!({"fdset-id": set})))
                 .await
             {
+                // It is gone already.
                 Err(HypervisorError::Monitor(error)) if error.refusal().is_some() => {}
                 other => drop(other?),
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Frees the port of a disk whose nodes are gone.
+    async fn release(&self, record: &mut LaunchRecord, entry: &OccupiedPort) -> Result<()> {
+        record.ports.release(&entry.disk);
+        record.ports.lingering_sets.extend(entry.sets());
+        self.drop_lingering(record).await
+    }
+
+    /// QEMU closes a removed descriptor only while the guest runs; what is left now is tried again at the next `RESUME`.
+    async fn drop_lingering(&self, record: &mut LaunchRecord) -> Result<()> {
+        self.remove_descriptors(record.ports.lingering_sets.clone())
+            .await?;
+        let answer = self.execute("query-fdsets", None).await?;
+        let sets = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+        let left: Vec<u64> = sets
+            .iter()
+            .filter_map(|set| set.get("fdset-id")?.as_u64())
+            .collect();
+        record
+            .ports
+            .lingering_sets
+            .retain(|set| left.contains(&u64::from(*set)));
+        Ok(())
+    }
+
+    /// After the guest began to run: closes what could not be closed before.
+    async fn tidy(&self) {
+        let mut record = self.record.lock().await;
+        if record.ports.lingering_sets.is_empty() {
+            return;
+        }
+        let tidied = async {
+            self.drop_lingering(&mut record).await?;
+            self.save(&record).await
+        };
+        if let Err(error) = tidied.await {
+            tracing::warn!(vmid = self.vmid, %error, "descriptors of detached disks are still open");
+        }
     }
 
     /// After the device of a disk is gone: frees its image and port, patiently.
@@ -513,8 +557,11 @@ impl Shared {
                 // The device is there (again): nothing to finish.
                 Ok(None) => return,
                 Ok(Some(true)) => {
-                    record.ports.release(&disk);
-                    if let Err(error) = self.save(&record).await {
+                    let freed = async {
+                        self.release(&mut record, &entry).await?;
+                        self.save(&record).await
+                    };
+                    if let Err(error) = freed.await {
                         tracing::warn!(vmid = self.vmid, %disk, %error, "a detachment could not be recorded");
                     }
                     self.tell(MachineEvent::DiskDetached { disk });
@@ -530,8 +577,8 @@ impl Shared {
         tracing::warn!(vmid = self.vmid, %disk, "the image of a detached disk is still in use inside QEMU");
     }
 
-    /// Translates an event; returns a disk whose device is gone.
-    async fn take(&self, event: QmpEvent) -> Option<DiskId> {
+    /// Tells what an event means; returns what is to be done after it.
+    async fn take(&self, event: QmpEvent) -> Option<FollowUp> {
         let QmpEvent::Happened { name, data } = event else {
             self.tell(MachineEvent::Missed);
             return None;
@@ -539,7 +586,10 @@ impl Shared {
         let text = |field: &str| data.get(field).and_then(Value::as_str).unwrap_or_default();
         let flag = |field: &str| data.get(field).and_then(Value::as_bool).unwrap_or_default();
         let told = match name.as_str() {
-            "RESUME" => MachineEvent::Running,
+            "RESUME" => {
+                self.tell(MachineEvent::Running);
+                return Some(FollowUp::Tidy);
+            }
             "STOP" => MachineEvent::Paused,
             "POWERDOWN" => MachineEvent::PowerButton,
             "RESET" if flag("guest") => MachineEvent::GuestReset,
@@ -551,7 +601,7 @@ impl Shared {
             "GUEST_PANICKED" => MachineEvent::GuestPanicked,
             "DEVICE_DELETED" => {
                 // virtio devices tell twice; the first time, for their back end, without `device`.
-                return block_nodes::disk_of_device(text("device"));
+                return block_nodes::disk_of_device(text("device")).map(FollowUp::FinishDetach);
             }
             "DEVICE_UNPLUG_GUEST_ERROR" => {
                 let disk = block_nodes::disk_of_device(text("device"))?;
@@ -585,6 +635,13 @@ impl Shared {
         None
     }
 
+    async fn follow_up(&self, task: FollowUp) {
+        match task {
+            FollowUp::FinishDetach(disk) => self.finish_detach(disk).await,
+            FollowUp::Tidy => self.tidy().await,
+        }
+    }
+
     /// The process has ended: clears up, then tells.
     async fn finish(&self, how: ExitCause) {
         let mut record = self.record.lock().await;
@@ -602,6 +659,12 @@ impl Shared {
     }
 }
 
+/// What takes its time, done beside the reading of events.
+enum FollowUp {
+    FinishDetach(DiskId),
+    Tidy,
+}
+
 /// The keeper: until the process ends or the handle is dropped.
 async fn keep(
     shared: Arc<Shared>,
@@ -617,14 +680,16 @@ async fn keep(
             event = events.recv(), if connected => match event {
                 Some(event) => {
                     orderly |= is_orderly_end(&event);
-                    if let Some(disk) = shared.take(event).await {
-                        finishing.push(shared.finish_detach(disk));
+                    if let Some(task) = shared.take(event).await {
+                        finishing.push(shared.follow_up(task));
                     }
                 }
                 None => connected = false,
             },
             how = shared.process.ended() => break how,
-            Some(disk) = device_gone.recv() => finishing.push(shared.finish_detach(disk)),
+            Some(disk) = device_gone.recv() => {
+                finishing.push(shared.follow_up(FollowUp::FinishDetach(disk)));
+            }
             Some(()) = finishing.next() => {}
             anew = reconnect(&shared), if !connected => {
                 events = anew;
