@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex as Lock;
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
 use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -26,7 +27,7 @@ use crate::hypervisor::{
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec};
 use crate::ports::{OccupiedPort, PortState};
 use crate::process::HeldProcess;
-use crate::qemu::{blocking, open_image, remove_leftovers, short_path};
+use crate::qemu::{ShortWay, blocking, open_image, remove_leftovers};
 use crate::qmp::{COMMAND_LIMIT, GREETING_LIMIT, Qmp, QmpError, QmpEvent};
 use crate::record::{LaunchRecord, RecordFile};
 
@@ -104,16 +105,11 @@ impl QemuMachine {
     ) -> std::result::Result<(Qmp, mpsc::Receiver<QmpEvent>), QmpError> {
         let attempt = async {
             loop {
-                // A full queue of an occupied monitor refuses at once; whoever is ahead (an old controller) may go away.
-                let socket = short_path(
-                    &folder.0,
-                    &folder.monitor(),
-                    std::os::unix::net::UnixStream::connect,
-                );
-                match socket {
+                // The monitor serves one at a time, and a full queue refuses at once; who is ahead may go away.
+                match connect_once(folder).await {
                     Ok(socket) => return socket,
                     Err(error) => {
-                        tracing::debug!(%error, socket = %folder.monitor().display(), "no connection yet")
+                        tracing::debug!(%error, socket = %folder.monitor().display(), "no connection yet");
                     }
                 }
                 tokio::time::sleep(RECONNECT_PAUSE).await;
@@ -146,6 +142,13 @@ impl QemuMachine {
         self.shared.save(&record).await?;
         self.shared.reconcile(&mut record).await
     }
+}
+
+async fn connect_once(folder: &RunFolder) -> std::io::Result<std::os::unix::net::UnixStream> {
+    let way = ShortWay::to(&folder.0)?;
+    UnixStream::connect(way.path(&folder.monitor())?)
+        .await?
+        .into_std()
 }
 
 #[async_trait]
