@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod accel;
 pub mod block_nodes;
 pub mod cgroup;
 pub mod command_line;
