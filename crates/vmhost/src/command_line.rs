@@ -143,9 +143,7 @@ pub fn arguments(spec: &LaunchSpec) -> Vec<String> {
             number(&|d| *d == Descriptor::Agent),
             "",
         );
-        line.device(
-            json!({"driver": "virtio-serial-pci", "id": "vserial", "bus": "pcie.0", "addr": "0xb"}),
-        );
+        line.device(&json!({"driver": "virtio-serial-pci", "id": "vserial", "bus": "pcie.0", "addr": "0xb"}));
         line.device(&json!({
             "driver": "virtserialport", "id": "agent", "bus": "vserial.0", "nr": 1,
             "chardev": "agent0", "name": "org.qemu.guest_agent.0",
@@ -251,7 +249,7 @@ fn media(spec: &LaunchSpec, descriptors: &[Descriptor], line: &mut ArgumentList)
         return;
     }
     line.device(
-        json!({"driver": "virtio-scsi-pci", "id": "media", "bus": "pcie.0", "addr": "0xa"}),
+        &json!({"driver": "virtio-scsi-pci", "id": "media", "bus": "pcie.0", "addr": "0xa"}),
     );
     let inherited = (FIRST_DESCRIPTOR..)
         .zip(descriptors)
