@@ -18,6 +18,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod record;
+pub mod serial;
 pub mod simulated;
 pub mod spawn;
 
