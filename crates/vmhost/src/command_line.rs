@@ -305,10 +305,19 @@ fn user_network(index: usize, user: &UserNetwork) -> String {
     if let Some((address, bits)) = user.network {
         let _ = write!(text, ",net={address}/{bits}");
     }
+    let mut guest = String::new();
+    if let Some(lease) = &user.lease {
+        let (gateway, dns, name, domain) = (lease.gateway, lease.dns, &lease.hostname, &lease.domain);
+        guest = lease.guest.to_string();
+        let _ = write!(
+            text,
+            ",host={gateway},dns={dns},dhcpstart={guest},hostname={name},domainname={domain}"
+        );
+    }
     for forward in &user.forwards {
         let _ = write!(
             text,
-            ",hostfwd=tcp:{}:{}-:{}",
+            ",hostfwd=tcp:{}:{}-{guest}:{}",
             forward.host_address, forward.host_port, forward.guest_port
         );
     }

@@ -22,12 +22,14 @@ use crate::{
     accel::AcceleratorKind,
     launch_spec::{
         Accelerator, Boot, Credentials, DiskFormat, DiskId, DiskSpec, ImageFile, LaunchSpec, MacAddress, NicBackend,
-        NicModel, NicSpec,
+        NicModel, NicSpec, PortForward, UserLease, UserNetwork,
     },
 };
 
 /// Machines run as one of so many user ids above the configured base.
 const USER_IDS: u32 = 60_000;
+/// Where guests answer SSH.
+const SSH_PORT: u16 = 22;
 /// First bytes of a qcow2 file.
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
@@ -313,7 +315,21 @@ pub(crate) fn nic_spec(mac: network::MacAddr, model: Option<&str>, name: String,
     };
     let backend = match attachment {
         Attachment::Tap(descriptor) => NicBackend::Tap { interface: name, descriptor: Some(descriptor.into()) },
-        Attachment::User(user) => NicBackend::User(user),
+        Attachment::User(user) => NicBackend::User(UserNetwork {
+            network: Some((user.network.address(), user.network.prefix_len())),
+            forwards: vec![PortForward {
+                host_address: std::net::Ipv4Addr::LOCALHOST,
+                host_port: user.ssh_port,
+                guest_port: SSH_PORT,
+            }],
+            lease: Some(UserLease {
+                guest: user.guest,
+                gateway: user.gateway,
+                dns: user.dns,
+                hostname: user.hostname,
+                domain: user.domain,
+            }),
+        }),
     };
     NicSpec { mac: MacAddress(mac.octets()), model, backend }
 }
