@@ -224,7 +224,7 @@ pub(crate) async fn edit<R: Public>(
     let edited = documents
         .update(local, |document: &mut R| {
             for (name, value) in &changes {
-                match *name {
+                match name.as_str() {
                     "name" | "description" | "properties" | "acl" => {
                         edit_common(document.common_mut(), name, value.as_ref())?;
                     }

@@ -95,7 +95,7 @@ impl Cloud {
         if !context.is_admin() {
             if let Some(name) = changes
                 .keys()
-                .find(|name| !["password", "email"].contains(*name))
+                .find(|name| !["password", "email"].contains(&name.as_str()))
             {
                 return Err(CloudError::Forbidden(format!(
                     "only administrators may change `{name}` of a user"
@@ -115,7 +115,7 @@ impl Cloud {
         let edited = documents
             .update(read.id(), |user: &mut User| {
                 for (name, value) in &changes {
-                    match *name {
+                    match name.as_str() {
                         "password" => user.password.clone_from(&password),
                         "name" | "description" | "properties" => {
                             catalogue::edit_common(&mut user.common, name, value.as_ref())?;

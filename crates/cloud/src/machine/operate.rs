@@ -204,7 +204,7 @@ impl Cloud {
             .documents
             .update(read.id(), |machine: &mut Machine| {
                 for (name, value) in &changes {
-                    match *name {
+                    match name.as_str() {
                         "restartPolicy" => {
                             machine.restart_policy = match value {
                                 None => cimi::lifecycle::RestartPolicy::default(),
