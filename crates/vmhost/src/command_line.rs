@@ -307,7 +307,8 @@ fn user_network(index: usize, user: &UserNetwork) -> String {
     }
     let mut guest = String::new();
     if let Some(lease) = &user.lease {
-        let (gateway, dns, name, domain) = (lease.gateway, lease.dns, &lease.hostname, &lease.domain);
+        let (gateway, dns, name, domain) =
+            (lease.gateway, lease.dns, &lease.hostname, &lease.domain);
         guest = lease.guest.to_string();
         let _ = write!(
             text,

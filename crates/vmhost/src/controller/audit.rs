@@ -37,9 +37,20 @@ pub struct Finding {
     pub severity: Severity,
 }
 
-fn leak(kind: &'static str, what: impl ToString, detail: impl Into<String>, repair: &str) -> Finding {
+fn leak(
+    kind: &'static str,
+    what: impl ToString,
+    detail: impl Into<String>,
+    repair: &str,
+) -> Finding {
     let (what, detail, repair) = (what.to_string(), detail.into(), repair.to_owned());
-    Finding { kind, what, detail, repair, severity: Severity::Leak }
+    Finding {
+        kind,
+        what,
+        detail,
+        repair,
+        severity: Severity::Leak,
+    }
 }
 
 const REPAIR: &str = "`stratus doctor --repair` removes it";
@@ -49,8 +60,12 @@ impl VmHost {
     /// What is just being made or removed may be reported; look twice before you believe it.
     pub async fn audit(&self, repair: bool) -> Vec<Finding> {
         let shared = &self.0.shared;
-        let machines = shared.documents.machines.by_index("host", shared.host.local());
-        let known: BTreeMap<&str, &Machine> = machines.iter().map(|m| (m.id(), &m.document.0)).collect();
+        let machines = shared
+            .documents
+            .machines
+            .by_index("host", shared.host.local());
+        let known: BTreeMap<&str, &Machine> =
+            machines.iter().map(|m| (m.id(), &m.document.0)).collect();
         let mut findings = Vec::new();
         findings.extend(self.folders(&known, repair).await);
         findings.extend(disks_missing(&known, self));
@@ -64,11 +79,19 @@ impl VmHost {
         let shared = &self.0.shared;
         let mut findings = Vec::new();
         for path in entries(&shared.settings.machines_dir) {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             if known.contains_key(name) {
                 continue;
             }
-            findings.push(leak("folder", path.display(), "belongs to no machine", REPAIR));
+            findings.push(leak(
+                "folder",
+                path.display(),
+                "belongs to no machine",
+                REPAIR,
+            ));
             if !repair {
                 continue;
             }
@@ -95,18 +118,27 @@ impl VmHost {
         let mut findings = Vec::new();
         let folders = entries(&shared.settings.machines_dir);
         for folder in &folders {
-            let Some(uuid) = folder.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<Uuid>().ok()) else {
+            let Some(uuid) = folder
+                .file_name()
+                .and_then(|n| n.to_str())
+                .and_then(|n| n.parse::<Uuid>().ok())
+            else {
                 continue;
             };
             let output = crate::hypervisor::RunFolder(folder.clone()).output();
             let process = process::find(uuid, &output);
             let text = uuid.to_string();
             let machine = known.get(text.as_str());
-            let should = machine.is_some_and(|m| matches!(m.observed.stage, Stage::Running | Stage::Paused));
-            let may = machine.is_some_and(|m| !matches!(m.observed.stage, Stage::Ended { .. } | Stage::Failed));
+            let should =
+                machine.is_some_and(|m| matches!(m.observed.stage, Stage::Running | Stage::Paused));
+            let may = machine
+                .is_some_and(|m| !matches!(m.observed.stage, Stage::Ended { .. } | Stage::Failed));
             match process {
                 Some((identity, _)) if !may => {
-                    let detail = format!("QEMU {} runs for a machine that is off or gone", identity.pid);
+                    let detail = format!(
+                        "QEMU {} runs for a machine that is off or gone",
+                        identity.pid
+                    );
                     findings.push(leak("process", uuid, detail, REPAIR));
                 }
                 None if should => findings.push(Finding {
@@ -136,17 +168,40 @@ impl VmHost {
             let audit = match network.audit().await {
                 Ok(audit) => audit,
                 Err(error) => {
-                    findings.push(leak("network", &name, format!("can't be examined: {error}"), "see the log"));
+                    findings.push(leak(
+                        "network",
+                        &name,
+                        format!("can't be examined: {error}"),
+                        "see the log",
+                    ));
                     continue;
                 }
             };
             let before = findings.len();
             let addresses: BTreeSet<_> = requests.iter().map(|request| request.ip).collect();
-            for binding in audit.bindings.iter().filter(|binding| !addresses.contains(&binding.ip)) {
-                findings.push(leak("rule", binding.ip, "the firewall lets it pass, but no machine has it", REPAIR));
+            for binding in audit
+                .bindings
+                .iter()
+                .filter(|binding| !addresses.contains(&binding.ip))
+            {
+                findings.push(leak(
+                    "rule",
+                    binding.ip,
+                    "the firewall lets it pass, but no machine has it",
+                    REPAIR,
+                ));
             }
-            for lease in audit.leases.iter().filter(|lease| !addresses.contains(&lease.ip)) {
-                findings.push(leak("lease", lease.ip, "DHCP knows it, but no machine has it", REPAIR));
+            for lease in audit
+                .leases
+                .iter()
+                .filter(|lease| !addresses.contains(&lease.ip))
+            {
+                findings.push(leak(
+                    "lease",
+                    lease.ip,
+                    "DHCP knows it, but no machine has it",
+                    REPAIR,
+                ));
             }
             for tap in &audit.taps {
                 let tag = tap.as_str().rsplit_once('-').map_or("", |(_, tag)| tag);
@@ -154,7 +209,8 @@ impl VmHost {
                     findings.push(leak("tap", tap.as_str(), "no machine has it", REPAIR));
                 }
             }
-            if repair && findings.len() > before
+            if repair
+                && findings.len() > before
                 && let Err(error) = network.reconcile(&requests).await
             {
                 tracing::warn!(%error, network = name, "the network can't be brought in line");
@@ -181,5 +237,9 @@ fn disks_missing(known: &BTreeMap<&str, &Machine>, host: &VmHost) -> Vec<Finding
 }
 
 fn entries(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect()
 }

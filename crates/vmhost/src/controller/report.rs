@@ -15,7 +15,9 @@ pub(crate) async fn report(
     mut observe: impl FnMut(&mut Machine) + Send,
 ) -> Result<bool, DocumentsError> {
     loop {
-        let Some(read) = documents.machines.get(machine) else { return Ok(false) };
+        let Some(read) = documents.machines.get(machine) else {
+            return Ok(false);
+        };
         let now = Timestamp::now();
         let mut next = read.document.0.clone();
         observe(&mut next);
@@ -23,7 +25,8 @@ pub(crate) async fn report(
         if same(&next, &read.document.0) {
             return Ok(true);
         }
-        let event = (next.state != read.state || next.phase != read.phase).then(|| event_of(&read, &next, now));
+        let event = (next.state != read.state || next.phase != read.phase)
+            .then(|| event_of(&read, &next, now));
         let mut changes = documents.changes().replace(&read, next);
         if let Some(event) = &event {
             changes = changes.create(event);
@@ -53,7 +56,14 @@ fn event_of(before: &Machine, after: &Machine, now: Timestamp) -> Event {
         _ => EventOutcome::Success,
     };
     let text = |machine: &Machine| format!("{:?}", machine.phase);
-    Event::state_change(after, &text(before), &text(after), after.reason.as_deref(), outcome, now)
+    Event::state_change(
+        after,
+        &text(before),
+        &text(after),
+        after.reason.as_deref(),
+        outcome,
+        now,
+    )
 }
 
 /// Enters a stage.

@@ -20,7 +20,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// One round over the volumes of a machine that stays as it is otherwise.
-    pub(super) async fn settle_volumes(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
+    pub(super) async fn settle_volumes(
+        &mut self,
+        machine: &Cached<Machine>,
+    ) -> Result<Next, StepError> {
         let disks = match &self.live {
             None => return self.settle_cold(machine).await,
             Some(live) => live.handle.status().await?.disks,
@@ -46,11 +49,18 @@ impl Worker {
                 return self.release_volume(machine, attached).await;
             }
         }
-        let waiting = machine.volumes.iter().any(|attached| attached.stage == AttachStage::Waiting);
+        let waiting = machine
+            .volumes
+            .iter()
+            .any(|attached| attached.stage == AttachStage::Waiting);
         if waiting && matches!(machine.observed.stage, cimi::lifecycle::Stage::Ended { .. }) {
             report(&self.shared.documents, &self.id, |machine| {
                 for place in 0..machine.volumes.len() {
-                    if machine.volumes.get(place).is_some_and(|v| v.wanted && v.stage == AttachStage::Waiting) {
+                    if machine
+                        .volumes
+                        .get(place)
+                        .is_some_and(|v| v.wanted && v.stage == AttachStage::Waiting)
+                    {
                         let target = free_target(machine);
                         if let Some(attached) = machine.volumes.get_mut(place) {
                             attached.stage = AttachStage::Attached { target };
@@ -79,7 +89,12 @@ impl Worker {
         }
         let mut failed = None;
         if present.is_none() {
-            let spec = match prepare::volume_spec(&self.shared.documents, &attached.volume, &attached.serial, 0) {
+            let spec = match prepare::volume_spec(
+                &self.shared.documents,
+                &attached.volume,
+                &attached.serial,
+                0,
+            ) {
                 Ok(spec) => spec,
                 Err(PrepareError::NotYet(_)) => return Ok(Next::Wait),
                 Err(error) => return self.fail_attachment(attached, &error.to_string()).await,
@@ -97,7 +112,10 @@ impl Worker {
         let volume = attached.volume.clone();
         report(&self.shared.documents, &self.id, |machine| {
             let target = free_target(machine);
-            if let Some(attached) = machine.volumes.iter_mut().find(|attached| attached.volume == volume)
+            if let Some(attached) = machine
+                .volumes
+                .iter_mut()
+                .find(|attached| attached.volume == volume)
                 && attached.stage == AttachStage::Waiting
             {
                 attached.stage = AttachStage::Attached { target };
@@ -107,12 +125,22 @@ impl Worker {
         Ok(Next::Again)
     }
 
-    async fn fail_attachment(&mut self, attached: &AttachedVolume, reason: &str) -> Result<Next, StepError> {
+    async fn fail_attachment(
+        &mut self,
+        attached: &AttachedVolume,
+        reason: &str,
+    ) -> Result<Next, StepError> {
         tracing::warn!(volume = %attached.volume, reason, "volume can't be attached");
         let (volume, reason) = (attached.volume.clone(), reason.to_owned());
         report(&self.shared.documents, &self.id, |machine| {
-            if let Some(attached) = machine.volumes.iter_mut().find(|attached| attached.volume == volume) {
-                attached.stage = AttachStage::Failed { reason: reason.clone() };
+            if let Some(attached) = machine
+                .volumes
+                .iter_mut()
+                .find(|attached| attached.volume == volume)
+            {
+                attached.stage = AttachStage::Failed {
+                    reason: reason.clone(),
+                };
             }
         })
         .await?;
@@ -126,9 +154,13 @@ impl Worker {
         id: &DiskId,
         present: Option<&AttachedDisk>,
     ) -> Result<Next, StepError> {
-        let Some(disk) = present else { return self.release_volume(machine, attached).await };
+        let Some(disk) = present else {
+            return self.release_volume(machine, attached).await;
+        };
         let refused = self.take_refusal();
-        let due = self.asked_to_detach.is_none_or(|at| at + ASK_AGAIN <= Instant::now());
+        let due = self
+            .asked_to_detach
+            .is_none_or(|at| at + ASK_AGAIN <= Instant::now());
         if !disk.detaching || refused || due {
             if let Some(live) = &self.live {
                 live.handle.begin_detach(id).await?;
@@ -138,9 +170,16 @@ impl Worker {
         if let AttachStage::Attached { target } = &attached.stage {
             let (volume, target) = (attached.volume.clone(), target.clone());
             report(&self.shared.documents, &self.id, |machine| {
-                if let Some(attached) = machine.volumes.iter_mut().find(|attached| attached.volume == volume) {
+                if let Some(attached) = machine
+                    .volumes
+                    .iter_mut()
+                    .find(|attached| attached.volume == volume)
+                {
                     let since = Timestamp::now();
-                    attached.stage = AttachStage::Detaching { target: target.clone(), since };
+                    attached.stage = AttachStage::Detaching {
+                        target: target.clone(),
+                        since,
+                    };
                 }
             })
             .await?;
@@ -150,14 +189,21 @@ impl Worker {
 
     /// The guest has let go of it: machine and volume are told in one transaction, so that nobody else can have the
     /// volume before, and nobody has to wait for it after.
-    async fn release_volume(&mut self, machine: &Cached<Machine>, attached: &AttachedVolume) -> Result<Next, StepError> {
+    async fn release_volume(
+        &mut self,
+        machine: &Cached<Machine>,
+        attached: &AttachedVolume,
+    ) -> Result<Next, StepError> {
         let documents = &self.shared.documents;
         let mut next = machine.document.0.clone();
         next.volumes.retain(|other| other.volume != attached.volume);
         next.settle();
         let mut changes = documents.changes().replace(machine, next);
         if let Some(read) = documents.volumes.get(attached.volume.local()) {
-            let ours = read.attachment.as_ref().is_some_and(|attachment| attachment.machine == machine.document.id);
+            let ours = read
+                .attachment
+                .as_ref()
+                .is_some_and(|attachment| attachment.machine == machine.document.id);
             if ours {
                 let mut volume: Volume = read.document.0.clone();
                 volume.attachment = None;
@@ -179,13 +225,21 @@ impl Worker {
 /// The first device name after the machine's own disks that no volume of it has.
 fn free_target(machine: &Machine) -> String {
     let used = |target: &str| {
-        machine.volumes.iter().any(|attached| match &attached.stage {
-            AttachStage::Attached { target: other } | AttachStage::Detaching { target: other, .. } => other == target,
-            AttachStage::Waiting | AttachStage::Failed { .. } => false,
-        })
+        machine
+            .volumes
+            .iter()
+            .any(|attached| match &attached.stage {
+                AttachStage::Attached { target: other }
+                | AttachStage::Detaching { target: other, .. } => other == target,
+                AttachStage::Waiting | AttachStage::Failed { .. } => false,
+            })
     };
     let mut targets = (machine.disks.len()..).map(prepare::target);
-    targets.by_ref().take(26).find(|target| !used(target)).unwrap_or_else(|| "vdz".to_owned())
+    targets
+        .by_ref()
+        .take(26)
+        .find(|target| !used(target))
+        .unwrap_or_else(|| "vdz".to_owned())
 }
 
 fn sooner(a: Next, b: Next) -> Next {

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     HypervisorError, MachineEvent, RunState, RunningMachine,
     hypervisor::{Adopted, EventStream},
+    serial::SerialLog,
 };
 
 /// First and longest wait before something that failed is tried again.
@@ -75,6 +76,8 @@ pub(super) enum StepError {
 pub(super) struct Live {
     pub(super) handle: Arc<dyn RunningMachine>,
     events: EventStream,
+    /// Held so that the console log stays within its bounds while the guest writes.
+    _console: Option<Arc<SerialLog>>,
     /// What happened since the last step that a status can't tell any more.
     refused: bool,
 }
@@ -101,7 +104,12 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, id: String, bell: Arc<Notify>, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: String,
+        bell: Arc<Notify>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             shared,
             id,
@@ -176,8 +184,18 @@ impl Worker {
                     live.refused = true;
                 }
             }
-            Some(MachineEvent::IoError { reason, no_space, halted, .. }) => {
-                tracing::warn!(reason, no_space, halted, "a disk request of the guest failed");
+            Some(MachineEvent::IoError {
+                reason,
+                no_space,
+                halted,
+                ..
+            }) => {
+                tracing::warn!(
+                    reason,
+                    no_space,
+                    halted,
+                    "a disk request of the guest failed"
+                );
             }
             Some(event) => tracing::debug!(?event, "hypervisor event"),
             None => {}
@@ -185,7 +203,10 @@ impl Worker {
     }
 
     fn back_off(&mut self) -> Duration {
-        let wait = BACKOFF.0.saturating_mul(1 << self.failures.min(7)).min(BACKOFF.1);
+        let wait = BACKOFF
+            .0
+            .saturating_mul(1 << self.failures.min(7))
+            .min(BACKOFF.1);
         self.failures += 1;
         self.retry_at = Some(Instant::now() + wait);
         wait
@@ -193,7 +214,9 @@ impl Worker {
 
     /// Looks at everything anew and takes one step.
     async fn step(&mut self) -> Result<Next, StepError> {
-        let Some(machine) = self.shared.documents.machines.get(&self.id) else { return Ok(Next::End) };
+        let Some(machine) = self.shared.documents.machines.get(&self.id) else {
+            return Ok(Next::End);
+        };
         if machine.host.as_ref() != Some(&self.shared.host) {
             return Ok(Next::End);
         }
@@ -220,7 +243,7 @@ impl Worker {
         match self.shared.hypervisor.adopt(&folder).await {
             Ok(Adopted::Running(handle)) => {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
-                self.connect(handle);
+                self.connect(machine, handle);
             }
             Ok(Adopted::Gone { how, .. }) => tracing::debug!(?how, "its process is gone"),
             // Made but never started.
@@ -230,14 +253,25 @@ impl Worker {
         Ok(())
     }
 
-    fn connect(&mut self, handle: Arc<dyn RunningMachine>) {
+    fn connect(&mut self, machine: &Machine, handle: Arc<dyn RunningMachine>) {
         let events = handle.events();
-        self.live = Some(Live { handle, events, refused: false });
+        let console = self.shared.serial_log(machine);
+        if let Err(error) = &console {
+            tracing::warn!(%error, "the console log can't be watched; it may grow");
+        }
+        self.live = Some(Live {
+            handle,
+            events,
+            _console: console.ok(),
+            refused: false,
+        });
     }
 
     /// What the process says; `None` if there is none. A process that has ended is forgotten here.
     async fn run_state(&mut self) -> Result<Option<RunState>, StepError> {
-        let Some(live) = &self.live else { return Ok(None) };
+        let Some(live) = &self.live else {
+            return Ok(None);
+        };
         let status = match live.handle.status().await {
             Ok(status) => status,
             Err(error) => {
@@ -273,7 +307,11 @@ impl Worker {
 
     /// Presses the power button once for this wish; says until when the guest may obey. `None`: it had its time.
     async fn press(&mut self, machine: &Machine) -> Result<Option<Instant>, StepError> {
-        let wish = (machine.desired.run, machine.desired.restart, machine.desired.deleted);
+        let wish = (
+            machine.desired.run,
+            machine.desired.restart,
+            machine.desired.deleted,
+        );
         if let Some(pressed) = &self.pressed
             && pressed.wish == wish
         {
@@ -296,7 +334,11 @@ impl Worker {
     }
 
     /// Removal: shut down if asked to, then release everything and finish with the document.
-    async fn remove(&mut self, machine: &Cached<Machine>, state: Option<RunState>) -> Result<Next, StepError> {
+    async fn remove(
+        &mut self,
+        machine: &Cached<Machine>,
+        state: Option<RunState>,
+    ) -> Result<Next, StepError> {
         if let Some(state) = state {
             if machine.desired.graceful
                 && Self::listens(state)
@@ -312,7 +354,10 @@ impl Worker {
         }
         self.release(machine).await?;
         let now = Timestamp::now();
-        match documents::release::release_machine(&self.shared.documents, machine, now).commit().await {
+        match documents::release::release_machine(&self.shared.documents, machine, now)
+            .commit()
+            .await
+        {
             Ok(_) => {
                 tracing::info!(vmid = %machine.vmid, "machine removed");
                 Ok(Next::End)
@@ -336,7 +381,11 @@ impl Worker {
             }
             match std::fs::remove_dir_all(&folder) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    Err(PrepareError::File { path: folder, source }.into())
+                    Err(PrepareError::File {
+                        path: folder,
+                        source,
+                    }
+                    .into())
                 }
                 _ => Ok(()),
             }
@@ -346,14 +395,24 @@ impl Worker {
 
     async fn unplug(&self, machine: &Machine) -> Result<(), StepError> {
         for (name, request) in prepare::plug_requests(machine) {
-            let Some(network) = self.shared.documents.networks.get(&name) else { continue };
-            self.shared.network(&network).await?.unplug(&request.nic, request.ip).await?;
+            let Some(network) = self.shared.documents.networks.get(&name) else {
+                continue;
+            };
+            self.shared
+                .network(&network)
+                .await?
+                .unplug(&request.nic, request.ip)
+                .await?;
         }
         Ok(())
     }
 
     /// Wanted off.
-    async fn bring_down(&mut self, machine: &Cached<Machine>, state: Option<RunState>) -> Result<Next, StepError> {
+    async fn bring_down(
+        &mut self,
+        machine: &Cached<Machine>,
+        state: Option<RunState>,
+    ) -> Result<Next, StepError> {
         if let Some(state) = state {
             if !machine.desired.force
                 && Self::listens(state)
@@ -365,7 +424,9 @@ impl Worker {
             self.quit().await?;
         }
         self.unplug(machine).await?;
-        let ended = Stage::Ended { cause: EndCause::Requested };
+        let ended = Stage::Ended {
+            cause: EndCause::Requested,
+        };
         let started = machine.observed.run > 0 || machine.desired.run > 0;
         if started && !matches!(machine.observed.stage, Stage::Ended { .. }) {
             let run = machine.desired.run;
@@ -381,7 +442,11 @@ impl Worker {
     }
 
     /// Wanted on.
-    async fn bring_up(&mut self, machine: &Cached<Machine>, state: Option<RunState>) -> Result<Next, StepError> {
+    async fn bring_up(
+        &mut self,
+        machine: &Cached<Machine>,
+        state: Option<RunState>,
+    ) -> Result<Next, StepError> {
         let (wanted, seen) = (machine.desired.run, &machine.observed);
         let new_run = seen.run < wanted;
         match state {
@@ -390,12 +455,17 @@ impl Worker {
                 Stage::Waiting | Stage::Preparing => self.start(machine).await,
                 // Between exec and the first report; or it ended while nobody looked.
                 Stage::Booting | Stage::Running | Stage::Paused => {
-                    let cause =
-                        if self.shared.rebooted { EndCause::HostReboot } else { EndCause::HypervisorDied };
+                    let cause = if self.shared.rebooted {
+                        EndCause::HostReboot
+                    } else {
+                        EndCause::HypervisorDied
+                    };
                     self.ended(machine, cause).await
                 }
                 Stage::Ended { cause } => self.after_end(machine, *cause).await,
-                Stage::Failed | Stage::Releasing | Stage::Lost => self.settle_volumes(machine).await,
+                Stage::Failed | Stage::Releasing | Stage::Lost => {
+                    self.settle_volumes(machine).await
+                }
             },
             Some(RunState::Prelaunch) => self.let_run(machine).await,
             Some(RunState::ShutDown) if self.restarting(machine) => self.reset(machine).await,
@@ -403,18 +473,24 @@ impl Worker {
             Some(RunState::Panicked) => self.ended(machine, EndCause::GuestPanic).await,
             Some(RunState::Exited) => Ok(Next::Again),
             Some(RunState::Running | RunState::Suspended) => self.running(machine).await,
-            Some(state @ (RunState::Paused | RunState::IoError | RunState::Other)) => self.halted(machine, state).await,
+            Some(state @ (RunState::Paused | RunState::IoError | RunState::Other)) => {
+                self.halted(machine, state).await
+            }
         }
     }
 
     fn restarting(&self, machine: &Machine) -> bool {
-        machine.desired.restart > machine.observed.restart && machine.observed.run == machine.desired.run
+        machine.desired.restart > machine.observed.restart
+            && machine.observed.run == machine.desired.run
     }
 
     /// The guest runs as wanted: report it, restart it if asked to, look after its volumes.
     async fn running(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
         if machine.observed.stage != Stage::Running || machine.observed.run < machine.desired.run {
-            let (run, accelerator) = (machine.desired.run, kind(self.shared.settings.accelerator.kind));
+            let (run, accelerator) = (
+                machine.desired.run,
+                kind(self.shared.settings.accelerator.kind),
+            );
             report(&self.shared.documents, &self.id, |machine| {
                 // A new run begins with all restarts done.
                 if machine.observed.run < run {
@@ -444,7 +520,9 @@ impl Worker {
 
     /// Resets the guest for a restart that was asked for.
     async fn reset(&mut self, machine: &Machine) -> Result<Next, StepError> {
-        let Some(live) = &self.live else { return Ok(Next::Again) };
+        let Some(live) = &self.live else {
+            return Ok(Next::Again);
+        };
         live.handle.reset().await?;
         live.handle.cont().await?;
         self.pressed = None;
@@ -458,9 +536,15 @@ impl Worker {
     }
 
     /// Halted by somebody, or by a disk that could not be written.
-    async fn halted(&mut self, machine: &Cached<Machine>, state: RunState) -> Result<Next, StepError> {
+    async fn halted(
+        &mut self,
+        machine: &Cached<Machine>,
+        state: RunState,
+    ) -> Result<Next, StepError> {
         let reason = match state {
-            RunState::IoError => "halted: a disk could not be written (is the host's disk full?); it goes on when it can",
+            RunState::IoError => {
+                "halted: a disk could not be written (is the host's disk full?); it goes on when it can"
+            }
             RunState::Paused => "paused at the hypervisor",
             _ => "the hypervisor can't go on",
         };
@@ -499,7 +583,11 @@ impl Worker {
     }
 
     /// Ended, yet wanted on: begins again if the policy says so.
-    async fn after_end(&mut self, machine: &Cached<Machine>, cause: EndCause) -> Result<Next, StepError> {
+    async fn after_end(
+        &mut self,
+        machine: &Cached<Machine>,
+        cause: EndCause,
+    ) -> Result<Next, StepError> {
         let again = match (machine.restart_policy, cause) {
             (RestartPolicy::Never, _) | (_, EndCause::Requested) => false,
             (RestartPolicy::OnFailure, EndCause::GuestShutdown) => false,
@@ -526,7 +614,10 @@ impl Worker {
         match self.launch(machine).await {
             Ok(()) => Ok(Next::Again),
             Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
-                report(&self.shared.documents, &self.id, |machine| machine.reason = Some(reason.clone())).await?;
+                report(&self.shared.documents, &self.id, |machine| {
+                    machine.reason = Some(reason.clone())
+                })
+                .await?;
                 Ok(Next::Wait)
             }
             Err(StepError::Documents(error)) => Err(error.into()),
@@ -549,24 +640,38 @@ impl Worker {
         let began = Instant::now();
         let shared = self.shared.clone();
         let document = machine.document.0.clone();
-        let mut spec =
-            blocking(move || Ok(prepare::prepare(&shared.documents, &shared.settings, &document)?)).await?;
+        let mut spec = blocking(move || {
+            Ok(prepare::prepare(
+                &shared.documents,
+                &shared.settings,
+                &document,
+            )?)
+        })
+        .await?;
         let mut waits = Vec::new();
         let mut ssh = None;
-        for ((name, request), nic) in prepare::plug_requests(machine).into_iter().zip(&machine.nics) {
-            let network = self
-                .shared
-                .documents
-                .networks
-                .get(&name)
-                .ok_or_else(|| PrepareError::Missing(format!("network {name} does not exist any more")))?;
+        for ((name, request), nic) in prepare::plug_requests(machine)
+            .into_iter()
+            .zip(&machine.nics)
+        {
+            let network = self.shared.documents.networks.get(&name).ok_or_else(|| {
+                PrepareError::Missing(format!("network {name} does not exist any more"))
+            })?;
             let plugged = self.shared.network(&network).await?.plug(&request).await?;
             if let Attachment::User(user) = &plugged.attachment {
-                ssh.get_or_insert(Endpoint { host: "127.0.0.1".to_owned(), port: user.ssh_port });
+                ssh.get_or_insert(Endpoint {
+                    host: "127.0.0.1".to_owned(),
+                    port: user.ssh_port,
+                });
             }
             waits.push(plugged.ready);
             let ifname = plugged.ifname.as_str().to_owned();
-            spec.nics.push(prepare::nic_spec(request.mac, nic.model.as_deref(), ifname, plugged.attachment));
+            spec.nics.push(prepare::nic_spec(
+                request.mac,
+                nic.model.as_deref(),
+                ifname,
+                plugged.attachment,
+            ));
         }
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
         let run = machine.desired.run;
@@ -579,7 +684,7 @@ impl Worker {
             machine.ssh.clone_from(&ssh);
         });
         let (launched, reported) = tokio::join!(self.shared.hypervisor.launch(spec), booting);
-        self.connect(launched?);
+        self.connect(machine, launched?);
         reported?;
         for ready in waits {
             ready.wait().await?;
@@ -606,7 +711,9 @@ impl Worker {
 
     /// Whether the guest has refused to let go of a disk since this was last asked.
     pub(super) fn take_refusal(&mut self) -> bool {
-        self.live.as_mut().is_some_and(|live| std::mem::take(&mut live.refused))
+        self.live
+            .as_mut()
+            .is_some_and(|live| std::mem::take(&mut live.refused))
     }
 }
 
@@ -614,5 +721,7 @@ impl Worker {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
 ) -> Result<T, StepError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| StepError::Task(error.to_string()))?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| StepError::Task(error.to_string()))?
 }

@@ -136,6 +136,16 @@ impl Drop for Bench {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
+        let mine = self.machine.simple().to_string();
+        for group in self.hypervisor.cgroups().machines("stratus-test") {
+            // Busy until the killed process is gone, which takes a moment.
+            for _ in 0..100 {
+                if !group.to_string_lossy().contains(&mine) || std::fs::remove_dir(&group).is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 }
 
