@@ -3,6 +3,7 @@
 //! - [`resources`]: one typed document a resource, as it is stored.
 //! - [`model`]: the table of every type's public attributes, from which JSON in and out, and later
 //!   XML, metadata and validation follow.
+//! - [`query`]: filters, orders and pages of lists.
 //! - [`lifecycle`]: the state machines (DSP0263 §6), as pure functions.
 //!
 //! This crate does no I/O and knows no clock, no store and no HTTP.
@@ -11,6 +12,7 @@ pub mod common;
 pub mod ids;
 pub mod lifecycle;
 pub mod model;
+pub mod query;
 pub mod resources;
 pub mod size;
 pub mod timestamp;

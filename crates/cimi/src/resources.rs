@@ -43,6 +43,11 @@ pub trait Resource:
     /// Its common attributes, to change them.
     fn common_mut(&mut self) -> &mut Common;
 
+    /// The pairs of index name and term under which it is found, besides those of its access list.
+    fn terms(&self, add: &mut dyn FnMut(&'static str, &str)) {
+        let _ = add;
+    }
+
     /// Who may do what with it.
     fn acl(&self) -> &Acl {
         &self.common().acl
@@ -57,6 +62,9 @@ pub trait Resource:
 /// Implements [`Resource`] for a document with fields `id` and `common`.
 macro_rules! resource {
     ($type:ty, $collection:literal) => {
+        resource!($type, $collection, |_document, _add| {});
+    };
+    ($type:ty, $collection:literal, |$document:ident, $add:ident| $terms:block) => {
         impl $crate::resources::Resource for $type {
             const COLLECTION: &'static str = $collection;
 
@@ -70,6 +78,11 @@ macro_rules! resource {
 
             fn common_mut(&mut self) -> &mut $crate::Common {
                 &mut self.common
+            }
+
+            fn terms(&self, $add: &mut dyn FnMut(&'static str, &str)) {
+                let $document = self;
+                $terms
             }
         }
     };

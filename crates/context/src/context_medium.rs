@@ -104,34 +104,25 @@ fn nic_variables(nic: &Nic) -> Vec<(&'static str, String)> {
     variables
 }
 
-/// User data for cloud-init's OpenNebula source (`USERDATA_ENCODING`) and for one-apps (`USER_DATA_ENCODING`). one-apps does not
-/// run scripts given as user data, so those are its start script too. Left out when too long to be exported, or when
-/// the user set the same by hand.
+/// User data for cloud-init's OpenNebula source (`USERDATA_ENCODING`) and for one-apps (`USER_DATA_ENCODING`). Left out when too
+/// long to be exported, or when the user set it by hand. A script is not made a `START_SCRIPT` too, although one-apps would not
+/// run it otherwise: a guest that reads both media would run it twice.
 fn user_data_variables(context: &Context) -> Vec<(&'static str, String)> {
     let Some(user_data) = context.user_data.as_ref().filter(|data| !data.is_empty()) else {
         return Vec::new();
     };
-    let encoded = STANDARD.encode(user_data);
-    let is_set = |names: &[&str]| {
-        names
-            .iter()
-            .any(|name| context.variables.get(name).is_some())
-    };
-    let mut variables = Vec::new();
-    if encoded.len() > EXPORTED_VALUE_MAX_BYTES {
-        return variables;
+    let encoded = STANDARD.encode(&**user_data);
+    let is_set_by_hand = ["USER_DATA", "USERDATA"]
+        .iter()
+        .any(|name| context.variables.get(name).is_some());
+    if is_set_by_hand || encoded.len() > EXPORTED_VALUE_MAX_BYTES {
+        return Vec::new();
     }
-    if user_data.starts_with(b"#!") && !is_set(&["START_SCRIPT", "START_SCRIPT_BASE64"]) {
-        variables.push(("START_SCRIPT_BASE64", encoded.clone()));
-    }
-    if !is_set(&["USER_DATA", "USERDATA"]) {
-        variables.extend([
-            ("USER_DATA", encoded),
-            ("USERDATA_ENCODING", "base64".to_owned()),
-            ("USER_DATA_ENCODING", "base64".to_owned()),
-        ]);
-    }
-    variables
+    vec![
+        ("USER_DATA", encoded),
+        ("USERDATA_ENCODING", "base64".to_owned()),
+        ("USER_DATA_ENCODING", "base64".to_owned()),
+    ]
 }
 
 /// Names are shown in prompts and logs of the guest: no line breaks or other control characters.
@@ -142,6 +133,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decoding::accept_user_data;
     use crate::{AuthorizedKeys, Ipv4Settings, Variables};
     use std::net::Ipv4Addr;
 
@@ -159,7 +151,7 @@ mod tests {
             public_keys: AuthorizedKeys::parse("ssh-rsa A a\nssh-rsa B b\n").unwrap(),
             variables: Variables::from_pairs([("pdisk_device", "hdc"), ("ETH0_DNS", "1.1.1.1")])
                 .unwrap(),
-            user_data: Some(b"#!/bin/sh\n".to_vec()),
+            user_data: Some(accept_user_data(b"#!/bin/sh\n".to_vec()).unwrap()),
             nics: vec![
                 Nic {
                     mac: "02:00:ac:10:03:05".parse().unwrap(),
@@ -184,7 +176,7 @@ mod tests {
              ETH0_MASK='255.255.252.0'\nETH0_METHOD='static'\nETH0_MTU='1450'\nETH0_NETWORK='172.16.0.0'\n\
              ETH0_SEARCH_DOMAIN='cloud.example.org'\nETH1_MAC='02:00:ac:10:03:06'\nETH1_METHOD='dhcp'\n\
              INSTANCE_ID='i-1'\nPDISK_DEVICE='hdc'\nPUBLIC_KEY='ssh-rsa A a\nssh-rsa B b'\nSET_HOSTNAME='one-4710'\n\
-             SSH_PUBLIC_KEY='ssh-rsa A a\nssh-rsa B b'\nSTART_SCRIPT_BASE64='IyEvYmluL3NoCg=='\n\
+             SSH_PUBLIC_KEY='ssh-rsa A a\nssh-rsa B b'\n\
              USERDATA_ENCODING='base64'\nUSER_DATA='IyEvYmluL3NoCg=='\nUSER_DATA_ENCODING='base64'\n\
              VMID='4710'\nVM_NAME='it'\\''s mine'\n"
         );
@@ -193,7 +185,7 @@ mod tests {
     #[test]
     fn user_data_too_long_for_an_environment_is_left_to_the_other_medium() {
         let mut context = context();
-        context.user_data = Some(vec![b'#'; EXPORTED_VALUE_MAX_BYTES]);
+        context.user_data = Some(accept_user_data(vec![b'#'; EXPORTED_VALUE_MAX_BYTES]).unwrap());
         assert!(!variables(&context).contains_key("USER_DATA"));
         let longest = variables(&context).values().map(String::len).max();
         assert!(longest < Some(EXPORTED_VALUE_MAX_BYTES));
@@ -202,7 +194,7 @@ mod tests {
     #[test]
     fn what_the_user_set_by_hand_wins() {
         let mut context = context();
-        context.variables.set("START_SCRIPT", "mine").unwrap();
+        context.variables.set("USERDATA", "mine").unwrap();
         context.variables.set("SET_HOSTNAME", "mine").unwrap();
         let variables = variables(&context);
         assert_eq!(
@@ -210,7 +202,7 @@ mod tests {
             Some("mine")
         );
         assert!(
-            !variables.contains_key("START_SCRIPT_BASE64") && variables.contains_key("USER_DATA")
+            !variables.contains_key("USER_DATA") && !variables.contains_key("USERDATA_ENCODING")
         );
     }
 

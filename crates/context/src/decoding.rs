@@ -14,6 +14,7 @@ use crate::error::{ContextError, Result};
 use crate::guest::ContextMethod;
 use crate::keys::AuthorizedKeys;
 use crate::limits;
+use crate::user_data::UserData;
 use crate::variables::Variables;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -32,7 +33,7 @@ pub struct UserContext {
     /// The keys of `PUBLIC_KEY`, `SSH_PUBLIC_KEY` and `CLOUD_INIT_AUTHORIZED_KEYS`.
     pub public_keys: AuthorizedKeys,
     /// The inflated user data of `CLOUD_INIT_USER_DATA`, else of `USER_DATA` or `USERDATA`.
-    pub user_data: Option<Vec<u8>>,
+    pub user_data: Option<UserData>,
     /// All variables but the keys and user data taken out above.
     pub variables: Variables,
 }
@@ -100,7 +101,7 @@ impl UserContext {
 ///
 /// # Errors
 /// [`ContextError::InvalidBase64`], [`ContextError::InvalidGzip`], [`ContextError::UserDataTooLarge`].
-pub fn decode_user_data(text: &str) -> Result<Vec<u8>> {
+pub fn decode_user_data(text: &str) -> Result<UserData> {
     // Four characters carry three bytes; line breaks may add to that. Far longer text is not worth decoding.
     if text.len() > limits::USER_DATA_MAX_BYTES * 2 {
         return Err(too_large_as_sent());
@@ -112,12 +113,12 @@ pub fn decode_user_data(text: &str) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`ContextError::InvalidGzip`], [`ContextError::UserDataTooLarge`].
-pub fn accept_user_data(data: Vec<u8>) -> Result<Vec<u8>> {
+pub fn accept_user_data(data: Vec<u8>) -> Result<UserData> {
     if data.len() > limits::USER_DATA_MAX_BYTES {
         return Err(too_large_as_sent());
     }
     if !data.starts_with(&GZIP_MAGIC) {
-        return Ok(data);
+        return Ok(UserData(data));
     }
     let mut inflated = Vec::new();
     let read_limit = limits::INFLATED_USER_DATA_MAX_BYTES as u64 + 1;
@@ -131,7 +132,7 @@ pub fn accept_user_data(data: Vec<u8>) -> Result<Vec<u8>> {
             max: limits::INFLATED_USER_DATA_MAX_BYTES,
         });
     }
-    Ok(inflated)
+    Ok(UserData(inflated))
 }
 
 fn too_large_as_sent() -> ContextError {
@@ -173,10 +174,10 @@ mod tests {
             text.insert_str(4, "\r\n ");
             assert_eq!(
                 decode_user_data(text.trim_end_matches('=')).unwrap(),
-                b"#!/bin/sh\n"
+                UserData(b"#!/bin/sh\n".to_vec())
             );
         }
-        assert_eq!(decode_user_data("").unwrap(), b"");
+        assert_eq!(decode_user_data("").unwrap(), UserData::default());
     }
 
     #[test]

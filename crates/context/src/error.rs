@@ -43,7 +43,7 @@ pub enum ContextError {
     },
 
     /// A file given as public key is the private one.
-    #[error("'{file}' holds a private key; give the public one (usually '{file}.pub')")]
+    #[error("{file} holds a private key; give the public one (its file usually ends in .pub)")]
     PrivateKey {
         /// The file, or the place in a request, that held it.
         file: String,

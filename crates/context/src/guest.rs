@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use crate::error::{ContextError, Result};
 use crate::keys::AuthorizedKeys;
 use crate::names::{HostName, MacAddress};
+use crate::user_data::UserData;
 use crate::variables::Variables;
 
 /// How the user's tools expect the context to be given (`CONTEXT_METHOD`).
@@ -47,8 +48,8 @@ pub struct Context {
     pub public_keys: AuthorizedKeys,
     /// The user's variables.
     pub variables: Variables,
-    /// Plain user data: a script, cloud-config, multipart … of any bytes.
-    pub user_data: Option<Vec<u8>>,
+    /// Plain user data.
+    pub user_data: Option<UserData>,
     /// The network cards, in the order the guest sees them: the first is `eth0`.
     pub nics: Vec<Nic>,
 }

@@ -9,7 +9,7 @@
 //! | next | primary path tables (little, then big endian) and folders |
 //! | next | Joliet path tables and folders |
 //! | one | the Rock Ridge continuation area, naming the extension |
-//! | rest | the files, each from a sector boundary |
+//! | rest | the files, each from a sector boundary; zeros up to 128 KiB in all |
 //!
 //! The primary tree has safe 8.3 names (`F0000001.;1`), real names are in Rock Ridge and Joliet. Both descriptors carry the same
 //! label, because `blkid` shows the Joliet one. The same input always gives the same bytes.

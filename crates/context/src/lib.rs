@@ -23,6 +23,7 @@ mod medium;
 mod names;
 pub mod nocloud;
 mod shell;
+mod user_data;
 mod variables;
 mod yaml;
 
@@ -31,4 +32,5 @@ pub use guest::{Context, ContextMethod, Ipv4Settings, Nic};
 pub use keys::AuthorizedKeys;
 pub use medium::MediumFile;
 pub use names::{HostName, MacAddress};
+pub use user_data::UserData;
 pub use variables::{VariableName, Variables};

@@ -1,7 +1,9 @@
 //! A file that is to stand on a medium.
 
+use std::fmt;
+
 /// One file of a medium, before it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MediumFile {
     /// Its place, folders separated by `/`, no leading one: `openstack/latest/meta_data.json`.
     pub path: String,
@@ -29,5 +31,12 @@ impl MediumFile {
             is_executable: true,
             ..Self::new(path, content)
         }
+    }
+}
+
+/// Without the content, which may hold passwords.
+impl fmt::Debug for MediumFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.path, self.content.len())
     }
 }

@@ -9,12 +9,20 @@ use crate::guest::{Context, Nic};
 use crate::medium::MediumFile;
 use crate::yaml::quoted;
 
+/// The keys let in root, as StratusLab's images always did and `stratus-connect-instance` expects; distributions would
+/// allow only their own user. The user's own cloud-config ranks above this.
+const VENDOR_DATA: &str = "#cloud-config\ndisable_root: false\n";
+
 /// The files of the medium labelled [`VolumeLabel::CIDATA`](crate::iso9660::VolumeLabel::CIDATA).
 #[must_use]
 pub fn files(context: &Context) -> Vec<MediumFile> {
     let mut files = vec![
         MediumFile::new("meta-data", meta_data(context)),
-        MediumFile::new("user-data", context.user_data.clone().unwrap_or_default()),
+        MediumFile::new("vendor-data", VENDOR_DATA),
+        MediumFile::new(
+            "user-data",
+            context.user_data.clone().unwrap_or_default().into_bytes(),
+        ),
     ];
     // Without cards there is nothing to configure, and an empty `ethernets` is an error to some versions.
     if !context.nics.is_empty() {

@@ -86,7 +86,7 @@ impl fmt::Display for VariableName {
 ///
 /// Holds at most [`limits::VARIABLES_MAX`] names, values of at most [`limits::VARIABLE_MAX_BYTES`] without NUL, and
 /// [`limits::VARIABLES_TOTAL_MAX_BYTES`] in all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Variables(BTreeMap<VariableName, String>);
 
 impl Variables {
@@ -204,6 +204,15 @@ impl Variables {
     }
 }
 
+/// Names only: values may be passwords, and what is shown here ends in logs.
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set()
+            .entries(self.0.keys().map(VariableName::as_str))
+            .finish()
+    }
+}
+
 impl<'a> IntoIterator for &'a Variables {
     type Item = (&'a str, &'a str);
     type IntoIter = std::iter::Map<
@@ -245,6 +254,12 @@ mod tests {
         ] {
             assert!(bad.parse::<VariableName>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn values_are_not_shown_to_a_log() {
+        let variables = Variables::from_pairs([("CREDENTIAL_PASS", "secret")]).unwrap();
+        assert_eq!(format!("{variables:?}"), "{\"CREDENTIAL_PASS\"}");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use context::decoding::accept_user_data;
+use context::encoding::{Part, multipart};
 use context::{
     AuthorizedKeys, Context, ContextMethod, MediumFile, Nic, Variables, context_medium, nocloud,
 };
@@ -230,7 +232,7 @@ fn the_nocloud_files_mean_what_they_should() {
         Variables::new(),
         "# mine\nssh-rsa A \"quoted\": - x\nssh-rsa B b\n",
     );
-    context.user_data = Some(vec![0, 255, 10]);
+    context.user_data = Some(accept_user_data(vec![0, 255, 10]).unwrap());
     assert_eq!(file_of(&context, "user-data"), [0, 255, 10]);
     let Some(meta_data) = as_json(&file_of(&context, "meta-data")) else {
         return;
@@ -242,6 +244,10 @@ fn the_nocloud_files_mean_what_they_should() {
     assert_eq!(
         as_json(&file_of(&context, "network-config")).unwrap(),
         r#"{"ethernets": {"eth0": {"dhcp4": true, "match": {"macaddress": "02:00:0a:00:00:07"}, "mtu": 1450, "set-name": "eth0"}}, "version": 2}"#
+    );
+    assert_eq!(
+        as_json(&file_of(&context, "vendor-data")).unwrap(),
+        r#"{"disable_root": false}"#
     );
     context.nics.clear();
     context.user_data = None;
@@ -271,4 +277,63 @@ proptest! {
             prop_assert_eq!(json, format!(r#"{{"instance-id": {}, "local-hostname": "one-7"}}"#, json_string(&context.instance_id)));
         }
     }
+}
+
+/// The parts of a multipart text as Python's own reader sees them, which is cloud-init's: type, file name, content in hexadecimal.
+fn parts_by_python(text: &[u8]) -> Option<String> {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, text).unwrap();
+    let program = "import email, sys\nm = email.message_from_binary_file(open(sys.argv[1], 'rb'))\nassert m.is_multipart()\n\
+                   for p in m.get_payload():\n print(p.get_content_type(), p.get_filename(), p.get_payload(decode=True).hex())";
+    match Command::new("python3")
+        .args(["-c", program])
+        .arg(&file)
+        .output()
+    {
+        Ok(output) if output.status.success() => Some(String::from_utf8(output.stdout).unwrap()),
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            println!("skipped: cannot run python3: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn multipart_texts_come_back_whole() {
+    let boundary_of_the_first = "--===============0000000000==\n--===============0000000000==--\n";
+    let contents: [(&str, &[u8]); 9] = [
+        ("run.sh", b"#!/bin/sh\necho hi\n"),
+        ("no end", b"#!/bin/sh"),
+        ("empty", b""),
+        ("lines", b"\n\nFrom me\n\n\n"),
+        ("dos", b"a\r\nb\r\n"),
+        ("boundary", boundary_of_the_first.as_bytes()),
+        ("caf\u{e9}.yaml", "#cloud-config\nname: \u{e9}\n".as_bytes()),
+        ("binary \"\\", &[0, 255, 10, 13, 10]),
+        ("long", &[b'x'; 5000]),
+    ];
+    let parts: Vec<Part> = contents
+        .iter()
+        .map(|(name, content)| Part {
+            subtype: "cloud-config".into(),
+            file_name: (*name).into(),
+            content: content.to_vec(),
+        })
+        .collect();
+    let Some(seen) = parts_by_python(&multipart(&parts)) else {
+        return;
+    };
+    let hexadecimal = |content: &[u8]| {
+        content
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let expected: String = contents
+        .iter()
+        .map(|(name, content)| format!("text/cloud-config {name} {}\n", hexadecimal(content)))
+        .collect();
+    assert_eq!(seen, expected);
 }

@@ -45,7 +45,12 @@ pub struct User {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(User, "User");
+resource!(User, "User", |user, add| {
+    add("login", &user.username);
+    for name in user.altnames.values() {
+        add("login", name);
+    }
+});
 
 /// What a machine accepts its owner by.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -135,7 +135,11 @@ pub struct Image {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Image, "MachineImage");
+resource!(Image, "MachineImage", |image, add| {
+    if let Some(identifier) = image.identifier() {
+        add("identifier", identifier);
+    }
+});
 
 impl Image {
     /// The 27-character identifier: of the cached content, else the expected one.

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Unknown, resource};
-use crate::{Common, EventId, JobId, Ref, Timestamp};
+use serde_json::{Map, Value, json};
+
+use super::{Resource, Unknown, resource};
+use crate::{Acl, Common, EventId, JobId, Ref, Timestamp};
 
 /// States of a Job (DSP0263 §5.33).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,7 +97,42 @@ pub struct Job {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Job, "Job");
+resource!(Job, "Job", |job, add| {
+    if !job.state.is_final() {
+        add("open", &job.target_resource.href);
+    }
+});
+
+impl Job {
+    /// A request on `target` that has just been accepted.
+    #[must_use]
+    pub fn accepted(target: String, action: &str, goal: JobGoal, acl: Acl, now: Timestamp) -> Self {
+        Self {
+            id: JobId::generate(),
+            common: Common::new(acl, now),
+            state: JobState::Running,
+            target_resource: Ref::to(target),
+            affected_resources: Vec::new(),
+            action: action.to_owned(),
+            return_code: None,
+            progress: 0,
+            status_message: None,
+            time_of_status_change: now,
+            goal,
+            unknown: Unknown::new(),
+        }
+    }
+
+    /// Ends it. `Err` holds why the goal can't be reached any more.
+    pub fn finish(&mut self, outcome: Result<(), String>, now: Timestamp) {
+        (self.state, self.return_code, self.status_message) = match outcome {
+            Ok(()) => (JobState::Success, Some(0), Some("OK".to_owned())),
+            Err(reason) => (JobState::Failed, Some(1), Some(reason)),
+        };
+        self.progress = 100;
+        self.time_of_status_change = now;
+    }
+}
 
 /// How an event turned out (DSP0263 §5.36).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -153,3 +190,57 @@ pub struct Event {
     pub unknown: Unknown,
 }
 resource!(Event, "Event");
+
+impl Event {
+    /// Somebody asked for something (type `access`).
+    #[must_use]
+    pub fn request<R: Resource>(resource: &R, operation: &str, initiator: &str, now: Timestamp) -> Self {
+        let content = json!({"operation": operation, "initiator": initiator});
+        Self::about(resource, "access", content, EventOutcome::Success, EventSeverity::Low, now)
+    }
+
+    /// A resource changed its state (type `state`).
+    #[must_use]
+    pub fn state_change<R: Resource>(
+        resource: &R,
+        previous: &str,
+        state: &str,
+        detail: Option<&str>,
+        outcome: EventOutcome,
+        now: Timestamp,
+    ) -> Self {
+        let mut content = json!({"state": state, "previous": previous});
+        if let (Some(detail), Value::Object(members)) = (detail, &mut content) {
+            members.insert("detail".to_owned(), detail.into());
+        }
+        let severity = if outcome == EventOutcome::Failure { EventSeverity::High } else { EventSeverity::Low };
+        Self::about(resource, "state", content, outcome, severity, now)
+    }
+
+    fn about<R: Resource>(
+        resource: &R,
+        kind: &str,
+        content: Value,
+        outcome: EventOutcome,
+        severity: EventSeverity,
+        now: Timestamp,
+    ) -> Self {
+        let mut members = Map::new();
+        members.insert("resource".to_owned(), resource.key().into());
+        members.insert("resType".to_owned(), R::COLLECTION.into());
+        members.insert("resName".to_owned(), resource.common().name.clone().unwrap_or_else(|| resource.key()).into());
+        if let Value::Object(more) = content {
+            members.extend(more);
+        }
+        Self {
+            id: EventId::generate(),
+            common: Common::new(resource.acl().clone(), now),
+            timestamp: now,
+            kind: kind.to_owned(),
+            content: members,
+            outcome,
+            severity,
+            unknown: Unknown::new(),
+        }
+    }
+}

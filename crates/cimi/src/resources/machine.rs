@@ -87,7 +87,13 @@ pub struct Machine {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Machine, "Machine");
+resource!(Machine, "Machine", |machine, add| {
+    add("vmid", &machine.vmid.to_string());
+    if let Some(host) = &machine.host {
+        add("host", host.local());
+    }
+    add("image", machine.image.href.local());
+});
 
 impl Machine {
     /// Brings `state` and `phase` in line with what is wanted and seen. Called before every write.

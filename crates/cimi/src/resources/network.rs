@@ -91,4 +91,7 @@ pub struct Address {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Address, "Address");
+resource!(Address, "Address", |address, add| {
+    add("network", address.network.href.local());
+    add("machine", address.resource.href.local());
+});

@@ -55,7 +55,11 @@ pub struct Volume {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Volume, "Volume");
+resource!(Volume, "Volume", |volume, add| {
+    if let Some(attachment) = &volume.attachment {
+        add("machine", attachment.machine.local());
+    }
+});
 
 /// Who has a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -239,7 +239,12 @@ mod tests {
     }
 
     fn user_data_of(encoded: &CloudInit) -> String {
-        String::from_utf8(decode_user_data(encoded.user_data.as_ref().unwrap()).unwrap()).unwrap()
+        String::from_utf8(
+            decode_user_data(encoded.user_data.as_ref().unwrap())
+                .unwrap()
+                .into_bytes(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -379,7 +384,7 @@ mod tests {
         let received = UserContext::from_variables(sent.variables().unwrap()).unwrap();
         assert_eq!(received.public_keys.to_string(), "ssh-rsa AAAA me@here");
         assert_eq!(received.method, crate::ContextMethod::CloudInit);
-        let user_data = String::from_utf8(received.user_data.unwrap()).unwrap();
+        let user_data = String::from_utf8(received.user_data.unwrap().into_bytes()).unwrap();
         assert!(
             user_data.contains("charset=\"utf-8\"")
                 && user_data.contains(&STANDARD.encode("#cloud-config\nname: é\n"))
@@ -402,7 +407,7 @@ mod tests {
             let encoded = encode_cloud_init(&pairs, None, |_| Ok(content.clone())).unwrap();
             // Content that is itself gzip would be inflated again by the service.
             prop_assume!(!content.starts_with(&[0x1f, 0x8b]));
-            prop_assert_eq!(decode_user_data(&encoded.user_data.unwrap()).unwrap(), content);
+            prop_assert_eq!(decode_user_data(&encoded.user_data.unwrap()).unwrap().into_bytes(), content);
         }
     }
 }

@@ -21,7 +21,8 @@ const LINE_MAX_BYTES: usize = 998;
 
 /// Puts `parts` into one text; the same parts always give the same text.
 ///
-/// A part of plain ASCII stands as it is (`7bit`, `us-ascii`), any other is encoded in base64.
+/// A part of plain ASCII stands as it is (`7bit`, `us-ascii`), any other is encoded in base64; so is one with carriage returns,
+/// which Python's reader drops.
 #[must_use]
 pub fn multipart(parts: &[Part]) -> Vec<u8> {
     let boundary = unused_boundary(parts);
@@ -59,7 +60,9 @@ pub fn multipart(parts: &[Part]) -> Vec<u8> {
 }
 
 fn is_seven_bit(content: &[u8]) -> bool {
-    content.iter().all(|&byte| byte.is_ascii() && byte != 0)
+    content
+        .iter()
+        .all(|&byte| byte.is_ascii() && byte != 0 && byte != b'\r')
         && content
             .split(|&byte| byte == b'\n')
             .all(|line| line.len() <= LINE_MAX_BYTES)

@@ -16,6 +16,10 @@ const SCRIPT_MODE: u32 = 0o100_555;
 
 const FIRST_FREE_SECTOR: u32 = 19;
 
+/// Smaller media are filled up. busybox (`findfs`, `mount LABEL=`) reads 68 KiB before it looks at any label and gives up when
+/// there is less; it was seen to miss a medium of 56 KiB.
+const MEDIUM_MIN_SECTORS: u32 = 64;
+
 /// Where everything stands.
 struct Places {
     primary_folders: Vec<Extent>,
@@ -99,7 +103,8 @@ pub(super) fn write(label: &VolumeLabel, dates: &Dates, files: &[MediumFile]) ->
             bytes => sectors.take(bytes),
         })
         .collect();
-    let total_bytes = (sectors.next as usize).saturating_mul(SECTOR_BYTES);
+    let total_sectors = sectors.next.max(MEDIUM_MIN_SECTORS);
+    let total_bytes = (total_sectors as usize).saturating_mul(SECTOR_BYTES);
     check_size(total_bytes)?;
     let places = Places {
         primary_folders,
@@ -121,7 +126,7 @@ pub(super) fn write(label: &VolumeLabel, dates: &Dates, files: &[MediumFile]) ->
                 view,
                 &Volume {
                     label,
-                    sectors: sectors.next,
+                    sectors: total_sectors,
                     path_table_bytes: little.bytes,
                     little_path_table_sector: little.sector,
                     big_path_table_sector: big.sector,
@@ -144,7 +149,8 @@ pub(super) fn write(label: &VolumeLabel, dates: &Dates, files: &[MediumFile]) ->
     for file in files {
         push_sectors(&mut medium, &file.content);
     }
-    debug_assert_eq!(medium.len(), total_bytes);
+    debug_assert!(medium.len() <= total_bytes);
+    medium.resize(total_bytes, 0);
     Ok(medium)
 }
 
