@@ -1,1 +1,26 @@
-//! cimi
+//! The CIMI resource model: what the documents of the cloud are, and how they look to the outside.
+//!
+//! - [`resources`]: one typed document a resource, as it is stored.
+//! - [`model`]: the table of every type's public attributes, from which JSON in and out, and later
+//!   XML, metadata and validation follow.
+//! - [`query`]: filters, orders and pages of lists.
+//! - [`lifecycle`]: the state machines (DSP0263 §6), as pure functions.
+//!
+//! This crate does no I/O and knows no clock, no store and no HTTP.
+
+pub mod common;
+pub mod ids;
+pub mod lifecycle;
+pub mod model;
+pub mod query;
+pub mod resources;
+pub mod size;
+pub mod timestamp;
+pub mod uri;
+
+pub use common::{Acl, AclRule, Common, Operation, PrincipalType, Ref, Right};
+pub use ids::{
+    AddressId, CredentialId, EventId, HostId, ImageId, JobId, MachineId, NetworkId, UserId, VmId,
+    VolumeId,
+};
+pub use timestamp::Timestamp;

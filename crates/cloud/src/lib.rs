@@ -1,1 +1,40 @@
-//! cloud
+//! The rules: one module a resource. Validates, authorizes, and writes what users want, each request in one
+//! transaction. The only writer of user intent; knows neither HTTP nor QEMU nor a dialect.
+//!
+//! Every operation takes an [`OpContext`] first: who asks, how the request is named, until when an answer is of use.
+
+mod access;
+mod answer;
+mod catalogue;
+mod cloud;
+mod configuration;
+mod context;
+mod credential;
+mod error;
+mod event;
+mod front;
+mod host;
+mod image;
+mod janitor;
+mod jobs;
+mod leases;
+mod machine;
+mod network;
+mod numbers;
+mod operator;
+mod record;
+mod resolve;
+mod services;
+mod user;
+mod volume;
+
+pub use answer::{
+    ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page,
+    Rel, Upload, View,
+};
+pub use cloud::{Cloud, MachineType, Settings};
+pub use context::{Caller, OpContext};
+pub use error::{CloudError, Result};
+pub use janitor::Retention;
+pub use network::NetworkSettings;
+pub use services::{HostServices, ImageIntake, NoServices};

@@ -1,1 +1,24 @@
-//! storage
+//! Where the bytes of a cloud are: images, root disks, volumes.
+//!
+//! Images come from strangers: they are streamed into the cache under limits, examined before any program opens them,
+//! and named by what they contain. Root disks are copy-on-write overlays on cached images, written in constant time.
+//! Persistent volumes live in a [`backend`]. Everything that is made can be made twice, everything that is
+//! deleted can be deleted twice, and what a crash leaves behind is found and swept.
+
+pub mod backend;
+pub mod confine;
+pub mod decompress;
+pub mod digest;
+pub mod durable;
+pub mod error;
+pub mod foreign;
+pub mod identifier;
+pub mod import;
+pub mod inspect;
+pub mod qcow2;
+pub mod quarantine;
+pub mod space;
+pub mod swap;
+
+pub use durable::Durability;
+pub use error::Error;

@@ -1,2 +1,27 @@
-//! stratus
-fn main() {}
+//! `stratus`: every command of a cloud's users and administrators in one program.
+//!
+//! `stratus run-instance …` and, through a link, `stratus-run-instance …` are the same. The program
+//! speaks the cloud's HTTP interface and needs nothing of the server side.
+//!
+//! - [`program`]: the command line, from arguments to exit status.
+//! - [`commands`]: one file a command.
+//! - [`options`]: options that several commands share.
+//! - [`config`]: configuration file, environment and the precedence between them.
+//! - [`cloud`]: the client of the HTTP interface: addresses, TLS and trust, requests, waiting.
+//! - [`output`], [`failure`], [`table`], [`progress`]: what the user sees.
+
+mod cloud;
+mod commands;
+mod config;
+mod des_crypt;
+mod failure;
+mod machine_types;
+mod options;
+mod output;
+mod program;
+mod progress;
+mod session;
+
+fn main() -> std::process::ExitCode {
+    program::main()
+}

@@ -1,0 +1,344 @@
+//! Verification of user names and passwords.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use cimi::resources::User;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+
+use crate::{
+    Identity,
+    attempts::Attempts,
+    password::{self, PolicyError},
+    recent::Recent,
+};
+
+/// Where accounts are looked up: the cache of the store, so that a lookup waits for nothing.
+pub trait UserSource: Send + Sync + 'static {
+    /// The User document whose `username`, or one of whose `altnames`, is `login`. User documents
+    /// only: a Credential of the same name is none.
+    fn find(&self, login: &str) -> Option<Arc<User>>;
+}
+
+/// How passwords are verified.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// bcrypt cost of new hashes: 2^cost rounds.
+    pub bcrypt_cost: u32,
+    /// How many hashes are computed at once.
+    pub concurrency: usize,
+    /// How long a verified password is remembered.
+    pub remembered_for: Duration,
+    /// How many of them.
+    pub remembered_at_most: usize,
+    /// How long a login waits for its turn to be hashed.
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bcrypt_cost: 12,
+            concurrency: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
+            remembered_for: Duration::from_secs(15 * 60),
+            remembered_at_most: 10_000,
+            patience: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a login was refused. Which part of the credentials was wrong is not told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// Unknown user, wrong password or disabled account.
+    #[error("user name or password is wrong, or the account is disabled")]
+    Wrong,
+    /// Too many failures of this user from this address.
+    #[error("too many failed logins; try again in {} s", .0.as_secs().max(1))]
+    Blocked(Duration),
+    /// Too many logins at once.
+    #[error("too many logins at once; try again")]
+    Busy,
+}
+
+/// Verifies credentials against the accounts of a [`UserSource`].
+pub struct Accounts {
+    source: Arc<dyn UserSource>,
+    settings: Settings,
+    recent: Recent,
+    attempts: Attempts,
+    hashing: Arc<Semaphore>,
+    /// Verified for users that don't exist, so that they take as long as others.
+    nobody: Arc<str>,
+}
+
+impl Accounts {
+    /// Verifies against `source`.
+    #[must_use]
+    pub fn new(source: Arc<dyn UserSource>, settings: Settings) -> Self {
+        // The hash of nothing anybody could send: computed once would cost as much as a login, and
+        // what counts is only the cost in it.
+        let nobody = format!(
+            "$2b${:02}$zvS7axGrws6/YH2AuIyXpufc174KV5bjBTp.vo400sGZsehP7CpFS",
+            settings.bcrypt_cost
+        );
+        Self {
+            source,
+            settings,
+            recent: Recent::new(settings.remembered_for, settings.remembered_at_most),
+            attempts: Attempts::new(),
+            hashing: Arc::new(Semaphore::new(settings.concurrency.max(1))),
+            nobody: nobody.into(),
+        }
+    }
+
+    /// Who these credentials belong to, if they were verified a short while ago and nothing
+    /// changed since. Takes about a microsecond and waits for nothing.
+    #[must_use]
+    pub fn recognise(&self, login: &str, password: &str) -> Option<Arc<Identity>> {
+        let user = self.usable(login)?;
+        let key = self.recent.key(&user, password);
+        self.recent.get(&key, &user)
+    }
+
+    /// Who these credentials belong to.
+    ///
+    /// # Errors
+    /// If they are wrong, or there have been too many wrong ones from `address`.
+    pub async fn verify(
+        &self,
+        login: &str,
+        password: &str,
+        address: Option<IpAddr>,
+    ) -> Result<Arc<Identity>, LoginError> {
+        if let Some(identity) = self.recognise(login, password) {
+            return Ok(identity);
+        }
+        if let Some(wait) = self.attempts.wait(login, address, Instant::now()) {
+            return Err(LoginError::Blocked(wait));
+        }
+        let permit = timeout(
+            self.settings.patience,
+            Arc::clone(&self.hashing).acquire_owned(),
+        )
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .ok_or(LoginError::Busy)?;
+        // Another request with the same credentials may have done the work while this one waited.
+        if let Some(identity) = self.recognise(login, password) {
+            return Ok(identity);
+        }
+        if let Some(wait) = self.attempts.wait(login, address, Instant::now()) {
+            return Err(LoginError::Blocked(wait));
+        }
+        let user = self.usable(login);
+        let hash: Arc<str> = match user.as_ref().and_then(|user| user.password.as_deref()) {
+            Some(hash) => hash.into(),
+            None => Arc::clone(&self.nobody),
+        };
+        let given = password.to_owned();
+        let right = spawn_blocking(move || {
+            let right = password::verify_blocking(&given, &hash);
+            drop(permit);
+            right
+        })
+        .await
+        .map_err(|_| LoginError::Busy)?;
+        match user {
+            Some(user) if right && user.password.is_some() => {
+                self.attempts.succeeded(login, address);
+                let key = self.recent.key(&user, password);
+                Ok(self.recent.insert(key, user))
+            }
+            _ => {
+                self.attempts.failed(login, address, Instant::now());
+                Err(LoginError::Wrong)
+            }
+        }
+    }
+
+    /// Hashes a new password with bounded concurrency.
+    ///
+    /// # Errors
+    /// If it is against the policy.
+    pub async fn hash(&self, password: String) -> Result<String, PolicyError> {
+        password::check_policy(&password)?;
+        let permit = Arc::clone(&self.hashing).acquire_owned().await.ok();
+        let cost = self.settings.bcrypt_cost;
+        let hashed = spawn_blocking(move || {
+            let hashed = password::hash_blocking(&password, cost);
+            drop(permit);
+            hashed
+        });
+        match hashed.await {
+            Ok(hashed) => hashed,
+            // The task can't be cancelled; if it panicked, so do we.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn usable(&self, login: &str) -> Option<Arc<User>> {
+        self.source.find(login).filter(|user| user.enabled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cimi::{Acl, Common, Timestamp, UserId};
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    const QUICK: Settings = Settings {
+        bcrypt_cost: 4,
+        concurrency: 2,
+        remembered_for: Duration::from_secs(60),
+        remembered_at_most: 8,
+        patience: Duration::from_secs(60),
+    };
+
+    struct One(Mutex<User>);
+
+    impl UserSource for One {
+        fn find(&self, login: &str) -> Option<Arc<User>> {
+            let user = self.0.lock();
+            let other = user.altnames.values().any(|name| name == login);
+            (user.username == login || other).then(|| Arc::new(user.clone()))
+        }
+    }
+
+    fn alice(password: &str) -> User {
+        User {
+            id: UserId::from_local("alice").unwrap(),
+            common: Common::new(Acl::owned_by_admin(), Timestamp::from_millis(0)),
+            username: "alice".into(),
+            first_name: None,
+            last_name: None,
+            email: None,
+            password: Some(password::hash_blocking(password, 4).unwrap()),
+            enabled: true,
+            roles: vec!["r".into()],
+            altnames: [("x500dn".to_owned(), "CN=alice".to_owned())].into(),
+            generation: 0,
+            unknown: serde_json::Map::new(),
+        }
+    }
+
+    fn accounts() -> (Arc<One>, Accounts) {
+        let source = Arc::new(One(Mutex::new(alice("correct horse"))));
+        let accounts = Accounts::new(Arc::clone(&source) as Arc<dyn UserSource>, QUICK);
+        (source, accounts)
+    }
+
+    #[tokio::test]
+    async fn right_credentials_are_remembered_and_wrong_ones_refused() {
+        let (_, accounts) = accounts();
+        assert_eq!(accounts.recognise("alice", "correct horse"), None);
+        let identity = accounts
+            .verify("alice", "correct horse", None)
+            .await
+            .unwrap();
+        assert_eq!(&*identity.user, "alice");
+        assert!(accounts.recognise("alice", "correct horse").is_some());
+        assert!(accounts.recognise("alice", "correct horsf").is_none());
+        for (login, password) in [("alice", "wrong"), ("alice", ""), ("bob", "correct horse")] {
+            let refused = accounts.verify(login, password, None).await;
+            assert_eq!(refused, Err(LoginError::Wrong), "{login}");
+        }
+        let by_other_name = accounts.verify("CN=alice", "correct horse", None).await;
+        assert_eq!(&*by_other_name.unwrap().user, "alice");
+    }
+
+    #[tokio::test]
+    async fn a_change_of_the_account_counts_at_once() {
+        let (source, accounts) = accounts();
+        accounts
+            .verify("alice", "correct horse", None)
+            .await
+            .unwrap();
+        source.0.lock().roles = vec!["::ADMIN".into()];
+        assert!(
+            accounts
+                .recognise("alice", "correct horse")
+                .unwrap()
+                .is_admin()
+        );
+        source.0.lock().generation = 1;
+        assert!(accounts.recognise("alice", "correct horse").is_none());
+        accounts
+            .verify("alice", "correct horse", None)
+            .await
+            .unwrap();
+        source.0.lock().enabled = false;
+        assert!(accounts.recognise("alice", "correct horse").is_none());
+        let disabled = accounts.verify("alice", "correct horse", None).await;
+        assert_eq!(disabled, Err(LoginError::Wrong));
+        source.0.lock().enabled = true;
+        source.0.lock().password = Some(password::hash_blocking("new password", 4).unwrap());
+        assert!(
+            accounts
+                .verify("alice", "correct horse", None)
+                .await
+                .is_err()
+        );
+        assert!(accounts.verify("alice", "new password", None).await.is_ok());
+        source.0.lock().password = None;
+        assert!(
+            accounts
+                .verify("alice", "new password", None)
+                .await
+                .is_err()
+        );
+    }
+
+    #[tokio::test]
+    async fn failures_block_that_user_at_that_address_only() {
+        let (_, accounts) = accounts();
+        let here = Some(IpAddr::from([192, 0, 2, 1]));
+        for _ in 0..5 {
+            assert_eq!(
+                accounts.verify("alice", "wrong", here).await,
+                Err(LoginError::Wrong)
+            );
+        }
+        let blocked = accounts.verify("alice", "correct horse", here).await;
+        assert!(
+            matches!(blocked, Err(LoginError::Blocked(_))),
+            "{blocked:?}"
+        );
+        assert!(
+            accounts
+                .verify("alice", "correct horse", None)
+                .await
+                .is_ok()
+        );
+        // Who is known already isn't locked out by somebody else's failures behind the same proxy.
+        assert!(
+            accounts
+                .verify("alice", "correct horse", here)
+                .await
+                .is_ok()
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded_and_expires() {
+        let (source, _) = accounts();
+        let accounts = Accounts::new(source as Arc<dyn UserSource>, QUICK);
+        let user = accounts.usable("alice").unwrap();
+        for n in 0..100 {
+            let key = accounts.recent.key(&user, &n.to_string());
+            accounts.recent.insert(key, Arc::clone(&user));
+        }
+        assert!(accounts.recent.len() <= QUICK.remembered_at_most);
+
+        let brief = Recent::new(Duration::ZERO, 8);
+        let key = brief.key(&user, "x");
+        brief.insert(key, Arc::clone(&user));
+        assert!(brief.get(&key, &user).is_none());
+    }
+}

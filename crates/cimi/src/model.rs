@@ -1,0 +1,27 @@
+//! The table of public attributes: what every type looks like to the outside.
+//!
+//! One static description a type ([`Type`]), from which follow the checking of what comes in
+//! ([`check`], [`check_changes`]), the form of what goes out ([`render`], [`render_collection`]),
+//! and later XML and ResourceMetadata. Nothing else in the program lists attribute names for these
+//! purposes. To add a type: a name in `kind.rs`, a description in `table.rs`.
+
+mod changes;
+mod check;
+mod describe;
+mod kind;
+mod overlay;
+mod reference;
+mod render;
+mod scalar;
+mod table;
+mod violation;
+
+pub use changes::{Changes, check_changes};
+pub use check::{check, check_action};
+pub use describe::{Access, Attribute, Collection, Creation, Limit, Namespace, Shape, Type};
+pub use kind::Kind;
+pub use overlay::overlay;
+pub use reference::relative;
+pub use render::{Operations, Representation, render, render_collection};
+pub use table::{COMMON, describe};
+pub use violation::Violation;

@@ -1,0 +1,230 @@
+//! The vocabulary of the table.
+
+use super::Kind;
+use crate::uri;
+
+/// Everything the interface knows of a type.
+#[derive(Debug)]
+pub struct Type {
+    /// Which one.
+    pub kind: Kind,
+    /// Who defined it.
+    pub namespace: Namespace,
+    /// Its collection's names; `None` for types that only live in a resource's own collection.
+    pub collection: Option<Collection>,
+    /// The key under which members stand in a collection's representation.
+    pub member_key: &'static str,
+    /// What its creation's body looks like.
+    pub creation: Creation,
+    /// Actions on `<id>/<action>`, by name.
+    pub actions: &'static [&'static str],
+    /// Attributes not in the table are kept and returned as they are.
+    pub open: bool,
+    /// Attributes beside the common ones, in the order they are written.
+    pub attributes: &'static [Attribute],
+}
+
+/// The names of a top-level collection.
+#[derive(Clone, Copy, Debug)]
+pub struct Collection {
+    /// The CloudEntryPoint's attribute that leads to it.
+    pub entry_point: &'static str,
+}
+
+/// Who defined a type or attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// DSP0263.
+    Cimi,
+    /// StratusLab or Stratus.
+    StratusLab,
+}
+
+/// What the body of a creation looks like.
+#[derive(Clone, Copy, Debug)]
+pub enum Creation {
+    /// It is not created by requests.
+    Never,
+    /// The resource itself, or its attributes wrapped in the given member (`…Create`).
+    Plain {
+        /// The wrapper's member, taken apart when it is there.
+        wrapper: Option<&'static str>,
+    },
+    /// Always a `…Create`: common attributes, these, and the template.
+    Template {
+        /// The template's member, e.g. `machineTemplate`.
+        member: &'static str,
+        /// Its type.
+        kind: Kind,
+        /// Attributes beside it.
+        beside: &'static [Attribute],
+    },
+}
+
+/// One attribute.
+#[derive(Clone, Copy, Debug)]
+pub struct Attribute {
+    /// Its name as it is written.
+    pub name: &'static str,
+    /// Other spellings that are read.
+    pub aliases: &'static [&'static str],
+    /// What its value is.
+    pub shape: Shape,
+    /// Who writes it.
+    pub access: Access,
+    /// A creation must have it.
+    pub required: bool,
+    /// Who defined it.
+    pub namespace: Namespace,
+    /// What values are allowed.
+    pub limit: Limit,
+}
+
+/// What a value is.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// `true`, `false`; read as text too.
+    Boolean,
+    /// A whole number; read as text too.
+    Integer,
+    /// A number.
+    Decimal,
+    /// A text.
+    String,
+    /// `xs:dateTime`.
+    DateTime,
+    /// A URI as text; read as `{"href"}` too.
+    Uri,
+    /// `{"href": …}` of one of these types; read as text too.
+    Ref(&'static [Kind]),
+    /// A reference, a value of the type, or both.
+    RefOrValue(Kind),
+    /// Texts by keys.
+    Map,
+    /// An object that is not looked into.
+    Object,
+    /// A structure of these.
+    Struct(&'static [Attribute]),
+    /// A structure of these that is also read with the named member flattened into it.
+    Flattened(&'static [Attribute], &'static str),
+    /// Several of one shape.
+    Array(&'static Shape),
+    /// A resource's own collection at `<id>/<name>`.
+    Collection(Kind),
+}
+
+/// Who writes an attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The provider; ignored when a client sends it.
+    ReadOnly,
+    /// The client, at creation and later.
+    Write,
+    /// The client, at creation; ignored later.
+    Create,
+    /// The client, at creation and later, but it is never shown.
+    Secret,
+}
+
+/// What values are allowed beside the shape.
+#[derive(Clone, Copy, Debug)]
+pub enum Limit {
+    /// For texts: one line of at most 255 bytes. For numbers: not negative.
+    Usual,
+    /// Numbers in this range, both ends included.
+    Range(i64, i64),
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
+    /// Texts of several lines of at most so many bytes; in maps, each value.
+    Text(usize),
+    /// Base64 of at most so many characters.
+    Base64(usize),
+}
+
+impl Attribute {
+    /// A core attribute that the client may write; refined by the methods below.
+    pub(super) const fn new(name: &'static str, shape: Shape) -> Self {
+        Self {
+            name,
+            aliases: &[],
+            shape,
+            access: Access::Write,
+            required: false,
+            namespace: Namespace::Cimi,
+            limit: Limit::Usual,
+        }
+    }
+
+    pub(super) const fn read_only(mut self) -> Self {
+        self.access = Access::ReadOnly;
+        self
+    }
+
+    pub(super) const fn at_creation(mut self) -> Self {
+        self.access = Access::Create;
+        self
+    }
+
+    pub(super) const fn secret(mut self) -> Self {
+        self.access = Access::Secret;
+        self
+    }
+
+    pub(super) const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    pub(super) const fn stratuslab(mut self) -> Self {
+        self.namespace = Namespace::StratusLab;
+        self
+    }
+
+    pub(super) const fn limit(mut self, limit: Limit) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    pub(super) const fn also(mut self, aliases: &'static [&'static str]) -> Self {
+        self.aliases = aliases;
+        self
+    }
+
+    /// Whether a body's member of this name means this attribute.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
+    }
+}
+
+impl Type {
+    /// `http://schemas.dmtf.org/cimi/1/Machine`
+    #[must_use]
+    pub fn uri(&self) -> String {
+        let root = match self.namespace {
+            Namespace::Cimi => uri::CIMI,
+            Namespace::StratusLab => uri::STRATUSLAB,
+        };
+        format!("{root}/{}", self.kind.name())
+    }
+
+    /// The attribute of that name, common ones included.
+    #[must_use]
+    pub fn attribute(&self, name: &str) -> Option<&'static Attribute> {
+        super::COMMON
+            .iter()
+            .chain(self.attributes)
+            .find(|attribute| attribute.is_called(name))
+    }
+
+    /// The type of the members of the resource's own collection of that name.
+    #[must_use]
+    pub fn own_collection(&self, name: &str) -> Option<Kind> {
+        self.attributes
+            .iter()
+            .find(|attribute| attribute.name == name)
+            .and_then(|attribute| match attribute.shape {
+                Shape::Collection(kind) => Some(kind),
+                _ => None,
+            })
+    }
+}

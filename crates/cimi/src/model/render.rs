@@ -1,0 +1,237 @@
+//! The JSON form of what goes out: attributes in the order of the table, empty ones left out.
+
+use serde_json::{Map, Value};
+
+use super::{Access, Attribute, COMMON, Kind, Shape, describe};
+use crate::{query::Select, uri};
+
+/// What a caller may do, with where to send it: `rel` and `href`.
+pub type Operations = [(String, String)];
+
+/// A resource about to be written.
+#[derive(Debug)]
+pub struct Representation<'a> {
+    /// Its type.
+    pub kind: Kind,
+    /// Its id, relative to `baseURI`.
+    pub id: &'a str,
+    /// Its public attributes by name. What the table doesn't know is left out (of closed types),
+    /// and so are secrets; a resource's own collections need not be in it.
+    pub attributes: &'a Map<String, Value>,
+    /// Which of them are wanted; `id` and `resourceURI` always are.
+    pub select: &'a Select,
+    /// What the caller may do with it.
+    pub operations: &'a Operations,
+}
+
+/// Appends the JSON form of a resource.
+pub fn render(representation: &Representation<'_>, out: &mut Vec<u8>) {
+    let Representation {
+        kind,
+        id,
+        attributes,
+        select,
+        operations,
+    } = representation;
+    let described = describe(*kind);
+    out.extend_from_slice(b"{\"resourceURI\":");
+    text(&described.uri(), out);
+    out.extend_from_slice(b",\"id\":");
+    text(id, out);
+    let fields = || COMMON.iter().chain(described.attributes);
+    // `acl` last, as StratusLab's documents have it.
+    let ordered = fields()
+        .filter(|field| field.name != "acl")
+        .chain(fields().filter(|field| field.name == "acl"));
+    for field in ordered {
+        if matches!(field.name, "id" | "resourceURI" | "operations")
+            || field.access == Access::Secret
+            || !select.wants(field.name)
+        {
+            continue;
+        }
+        if let Shape::Collection(_) = field.shape {
+            own_collection(field, id, out);
+        } else if let Some(value) = attributes.get(field.name) {
+            member(field.name, value, out);
+        }
+    }
+    if described.open {
+        for (name, value) in *attributes {
+            if select.wants(name) && !fields().any(|field| field.is_called(name)) {
+                member(name, value, out);
+            }
+        }
+    }
+    if select.wants("operations") {
+        write_operations(operations, out);
+    }
+    out.push(b'}');
+}
+
+/// Appends the JSON form of a collection, or a page of it.
+pub fn render_collection<'m>(
+    kind: Kind,
+    id: &str,
+    count: usize,
+    members: impl IntoIterator<Item = &'m [u8]>,
+    can_add: bool,
+    out: &mut Vec<u8>,
+) {
+    let described = describe(kind);
+    out.extend_from_slice(b"{\"resourceURI\":");
+    text(&format!("{}Collection", described.uri()), out);
+    out.extend_from_slice(b",\"id\":");
+    text(id, out);
+    out.extend_from_slice(b",\"count\":");
+    out.extend_from_slice(count.to_string().as_bytes());
+    let mut first = true;
+    for bytes in members {
+        if first {
+            out.push(b',');
+            text(described.member_key, out);
+            out.extend_from_slice(b":[");
+        } else {
+            out.push(b',');
+        }
+        first = false;
+        out.extend_from_slice(bytes);
+    }
+    if !first {
+        out.push(b']');
+    }
+    if can_add {
+        write_operations(&[("add".to_owned(), id.to_owned())], out);
+    }
+    out.push(b'}');
+}
+
+fn write_operations(operations: &Operations, out: &mut Vec<u8>) {
+    if operations.is_empty() {
+        return;
+    }
+    out.extend_from_slice(b",\"operations\":[");
+    for (index, (rel, href)) in operations.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"{\"rel\":");
+        if matches!(rel.as_str(), "add" | "edit" | "delete") {
+            text(rel, out);
+        } else {
+            text(&format!("{}/{rel}", uri::ACTION), out);
+        }
+        out.extend_from_slice(b",\"href\":");
+        text(href, out);
+        out.push(b'}');
+    }
+    out.push(b']');
+}
+
+fn own_collection(field: &Attribute, id: &str, out: &mut Vec<u8>) {
+    out.push(b',');
+    text(field.name, out);
+    out.extend_from_slice(b":{\"href\":");
+    text(&format!("{id}/{}", field.name), out);
+    out.push(b'}');
+}
+
+fn member(name: &str, value: &Value, out: &mut Vec<u8>) {
+    let empty = match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(members) => members.is_empty(),
+        Value::Object(object) => object.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    };
+    if empty {
+        return;
+    }
+    out.push(b',');
+    text(name, out);
+    out.push(b':');
+    json(value, out);
+}
+
+fn text(text: &str, out: &mut Vec<u8>) {
+    // Writing text to memory can't fail.
+    let _ = serde_json::to_writer(out, text);
+}
+
+fn json(value: &Value, out: &mut Vec<u8>) {
+    // Values have only keys that are texts, and memory takes every byte.
+    let _ = serde_json::to_writer(out, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rendered(kind: Kind, attributes: &Value, select: &str) -> String {
+        let mut selected = Select::All;
+        selected.add(select);
+        let mut out = Vec::new();
+        render(
+            &Representation {
+                kind,
+                id: "X/1",
+                attributes: attributes.as_object().unwrap(),
+                select: &selected,
+                operations: &[
+                    ("edit".into(), "X/1".into()),
+                    ("start".into(), "X/1/start".into()),
+                ],
+            },
+            &mut out,
+        );
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn attributes_come_in_the_order_of_the_table_and_empty_ones_not() {
+        let attributes = json!({"cpu": 1, "name": "a\"b", "state": "STARTED", "reason": "",
+            "addresses": [], "secret": 1, "acl": {"owner": {}}, "properties": {"k": "v"}});
+        assert_eq!(
+            rendered(Kind::Machine, &attributes, ""),
+            r#"{"resourceURI":"http://schemas.dmtf.org/cimi/1/Machine","id":"X/1","name":"a\"b","properties":{"k":"v"},"state":"STARTED","cpu":1,"disks":{"href":"X/1/disks"},"volumes":{"href":"X/1/volumes"},"networkInterfaces":{"href":"X/1/networkInterfaces"},"acl":{"owner":{}},"operations":[{"rel":"edit","href":"X/1"},{"rel":"http://schemas.dmtf.org/cimi/1/action/start","href":"X/1/start"}]}"#
+        );
+        assert_eq!(
+            rendered(Kind::Machine, &attributes, "cpu"),
+            r#"{"resourceURI":"http://schemas.dmtf.org/cimi/1/Machine","id":"X/1","cpu":1}"#
+        );
+    }
+
+    #[test]
+    fn secrets_stay_inside_and_open_types_show_the_rest() {
+        let attributes = json!({"password": "$2b$", "username": "a", "shoe-size": 44});
+        let text = rendered(Kind::User, &attributes, "");
+        assert!(
+            !text.contains("$2b$") && text.contains("\"shoe-size\":44"),
+            "{text}"
+        );
+        assert!(text.starts_with(r#"{"resourceURI":"http://stratuslab.eu/cimi/1/User""#));
+    }
+
+    #[test]
+    fn a_collection_names_its_members_by_type() {
+        let mut out = Vec::new();
+        let members: [&[u8]; 2] = [b"{}", b"{}"];
+        render_collection(
+            Kind::MachineConfiguration,
+            "MachineConfiguration",
+            7,
+            members,
+            true,
+            &mut out,
+        );
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            r#"{"resourceURI":"http://schemas.dmtf.org/cimi/1/MachineConfigurationCollection","id":"MachineConfiguration","count":7,"machineConfigurations":[{},{}],"operations":[{"rel":"add","href":"MachineConfiguration"}]}"#
+        );
+        let mut out = Vec::new();
+        render_collection(Kind::Job, "Job", 0, [], false, &mut out);
+        assert!(out.ends_with(b"\"count\":0}"));
+    }
+}

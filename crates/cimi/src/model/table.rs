@@ -1,0 +1,584 @@
+//! The table itself: DSP0263 1.0.1 §5 and what StratusLab adds, as far as it is offered.
+
+use super::{
+    Attribute, Collection, Creation, Kind, Limit, Namespace,
+    Shape::{
+        self, Array, Boolean, Collection as Own, DateTime, Decimal, Flattened, Integer, Map,
+        Object, Ref, RefOrValue, String, Struct, Uri,
+    },
+    Type,
+};
+
+const fn a(name: &'static str, shape: Shape) -> Attribute {
+    Attribute::new(name, shape)
+}
+
+const fn seen(name: &'static str, shape: Shape) -> Attribute {
+    a(name, shape).read_only()
+}
+
+const PRINCIPAL_TYPE: Attribute = a("type", String)
+    .limit(Limit::OneOf(&["USER", "ROLE"]))
+    .required();
+const ACL: &[Attribute] = &[
+    a(
+        "owner",
+        Struct(&[a("principal", String).required(), PRINCIPAL_TYPE]),
+    ),
+    a(
+        "rules",
+        Array(&Struct(&[
+            a("principal", String).required(),
+            PRINCIPAL_TYPE,
+            a("right", String)
+                .limit(Limit::OneOf(&["VIEW", "MODIFY", "ALL"]))
+                .required(),
+        ])),
+    ),
+];
+
+/// The attributes of every resource, in the order they are written; `operations` comes at the end.
+pub const COMMON: &[Attribute] = &[
+    seen("resourceURI", Uri),
+    seen("id", Uri),
+    a("name", String),
+    a("description", String).limit(Limit::Text(4096)),
+    seen("created", DateTime),
+    seen("updated", DateTime),
+    seen("parent", Ref(&[])),
+    a("properties", Map).limit(Limit::Text(4096)),
+    a("acl", Struct(ACL)).stratuslab(),
+    seen("operations", Object),
+];
+
+/// Memory in KiB: up to 64 TiB.
+const MEMORY: Limit = Limit::Range(1024, 1 << 36);
+const CPU: Limit = Limit::Range(1, 4096);
+/// Capacity in kB: up to 1 EB.
+const CAPACITY: Limit = Limit::Range(1, 1_000_000_000_000_000);
+const ARCHITECTURES: Limit = Limit::OneOf(&[
+    "68000",
+    "Alpha",
+    "ARM",
+    "Itanium",
+    "MIPS",
+    "PA_RISC",
+    "POWER",
+    "PowerPC",
+    "x86",
+    "x86_64",
+    "z/Architecture",
+    "zArchitecture",
+    "SPARC",
+]);
+const VISIBILITY: Attribute = a("visibility", String)
+    .limit(Limit::OneOf(&["PUBLIC", "PRIVATE"]))
+    .stratuslab();
+const RESTART_POLICY: Attribute = a("restartPolicy", String)
+    .limit(Limit::OneOf(&["never", "on-failure", "always"]))
+    .stratuslab();
+const OWNER: Attribute = seen("owner", String).stratuslab();
+const REASON: Attribute = seen("reason", String).stratuslab();
+
+const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static str) -> Type {
+    Type {
+        kind,
+        namespace: Namespace::Cimi,
+        collection: Some(Collection { entry_point }),
+        member_key,
+        creation: Creation::Never,
+        actions: &[],
+        open: false,
+        attributes: &[],
+    }
+}
+
+const CLOUD_ENTRY_POINT: Type = Type {
+    collection: None,
+    attributes: &[
+        seen("baseURI", Uri),
+        seen("machines", Ref(&[])),
+        seen("machineTemplates", Ref(&[])),
+        seen("machineConfigs", Ref(&[])),
+        seen("machineImages", Ref(&[])),
+        seen("credentials", Ref(&[])),
+        seen("volumes", Ref(&[])),
+        seen("volumeTemplates", Ref(&[])),
+        seen("volumeConfigs", Ref(&[])),
+        seen("networks", Ref(&[])),
+        seen("addresses", Ref(&[])),
+        seen("jobs", Ref(&[])),
+        seen("events", Ref(&[])).stratuslab(),
+        seen("users", Ref(&[])).stratuslab(),
+        seen("hosts", Ref(&[])).stratuslab(),
+        seen("machineRecords", Ref(&[])).stratuslab(),
+    ],
+    ..standard(Kind::CloudEntryPoint, "", "cloudEntryPoints")
+};
+
+const MACHINE: Type = Type {
+    creation: Creation::Template {
+        member: "machineTemplate",
+        kind: Kind::MachineTemplate,
+        beside: &[],
+    },
+    actions: &["start", "stop", "restart", "kill", "shutdown"],
+    attributes: &[
+        seen("state", String),
+        a("cpu", Integer).limit(CPU),
+        a("memory", Integer).limit(MEMORY),
+        seen("disks", Own(Kind::Disk)),
+        seen("cpuArch", String),
+        seen("volumes", Own(Kind::MachineVolume)),
+        seen("networkInterfaces", Own(Kind::MachineNetworkInterface)),
+        seen("vmid", Integer).stratuslab(),
+        seen("phase", String).stratuslab(),
+        REASON,
+        seen("machineImage", Ref(&[Kind::MachineImage, Kind::Volume])).stratuslab(),
+        seen("imageIdentifier", String).stratuslab(),
+        seen("addresses", Array(&String)).stratuslab(),
+        seen("networks", Array(&String)).stratuslab(),
+        seen("host", Ref(&[Kind::Host])).stratuslab(),
+        seen("hostname", String).stratuslab(),
+        seen(
+            "ssh",
+            Struct(&[seen("host", String), seen("port", Integer)]),
+        )
+        .stratuslab(),
+        seen("accelerator", String).stratuslab(),
+        seen("cpuPercent", Decimal).stratuslab(),
+        seen("memoryUsed", Integer).stratuslab(),
+        seen("swap", Integer).stratuslab(),
+        seen("cpuShare", Decimal).stratuslab(),
+        seen("cpuModel", String).stratuslab(),
+        seen("keymap", String).stratuslab(),
+        seen("requirements", String).stratuslab(),
+        RESTART_POLICY,
+        OWNER,
+        seen("started", DateTime).stratuslab(),
+    ],
+    ..standard(Kind::Machine, "machines", "machines")
+};
+
+const MACHINE_CONFIGURATION: Type = Type {
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("cpu", Integer).limit(CPU).required(),
+        a("memory", Integer).limit(MEMORY).required(),
+        a("cpuArch", String).limit(ARCHITECTURES),
+        a("cpuSpeed", Integer),
+        a(
+            "disks",
+            Array(&Struct(&[
+                a("capacity", Integer).limit(CAPACITY).required(),
+                a("format", String),
+                a("initialLocation", String),
+            ])),
+        ),
+    ],
+    ..standard(
+        Kind::MachineConfiguration,
+        "machineConfigs",
+        "machineConfigurations",
+    )
+};
+
+const MACHINE_IMAGE: Type = Type {
+    creation: Creation::Plain {
+        wrapper: Some("machineImageTemplate"),
+    },
+    attributes: &[
+        seen("state", String),
+        a("type", String)
+            .limit(Limit::OneOf(&[
+                "IMAGE",
+                "FILE",
+                "SNAPSHOT",
+                "PARTIAL_SNAPSHOT",
+            ]))
+            .at_creation(),
+        a("imageLocation", Uri)
+            .limit(Limit::Text(4096))
+            .at_creation()
+            .required(),
+        seen("relatedImage", Ref(&[Kind::MachineImage])),
+        REASON,
+        a(
+            "expected",
+            Struct(&[
+                a("identifier", String),
+                a("md5", String),
+                a("sha1", String),
+                a("sha256", String),
+                a("sha512", String),
+                a("bytes", Integer),
+            ]),
+        )
+        .stratuslab()
+        .at_creation(),
+        seen("identifier", String).stratuslab(),
+        seen("format", String).stratuslab(),
+        seen("virtualSize", Integer).stratuslab(),
+        seen("bytes", Integer).stratuslab(),
+        seen("md5", String).stratuslab(),
+        seen("sha1", String).stratuslab(),
+        seen("sha256", String).stratuslab(),
+        seen("sha512", String).stratuslab(),
+        seen("progress", Integer).stratuslab(),
+        VISIBILITY,
+        OWNER,
+        a("kernel", Ref(&[Kind::MachineImage]))
+            .stratuslab()
+            .at_creation(),
+        a("initrd", Ref(&[Kind::MachineImage]))
+            .stratuslab()
+            .at_creation(),
+        a("kernelArguments", String)
+            .limit(Limit::Text(2048))
+            .stratuslab()
+            .at_creation(),
+    ],
+    ..standard(Kind::MachineImage, "machineImages", "machineImages")
+};
+
+const MACHINE_TEMPLATE: Type = Type {
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED"])),
+        a("machineConfig", RefOrValue(Kind::MachineConfiguration)),
+        a("machineImage", Ref(&[Kind::MachineImage, Kind::Volume])),
+        a("credential", RefOrValue(Kind::Credential)),
+        a(
+            "volumes",
+            Array(&Flattened(
+                &[
+                    a("initialLocation", String),
+                    a("volume", Ref(&[Kind::Volume])).required(),
+                ],
+                "volume",
+            )),
+        ),
+        a(
+            "volumeTemplates",
+            Array(&Flattened(
+                &[
+                    a("initialLocation", String),
+                    a("volumeTemplate", RefOrValue(Kind::VolumeTemplate)).required(),
+                ],
+                "volumeTemplate",
+            )),
+        ),
+        a(
+            "networkInterfaces",
+            Array(&Struct(&[
+                a("network", Ref(&[Kind::Network])),
+                a("addresses", Array(&RefOrValue(Kind::Address))),
+                a("state", String).limit(Limit::OneOf(&["Active", "Passive", "Disabled"])),
+                a("mtu", Integer).limit(Limit::Range(68, 65_535)),
+                a("networkType", String).limit(Limit::OneOf(&["PUBLIC", "PRIVATE"])),
+                a("model", String).stratuslab(),
+            ])),
+        ),
+        a("userData", String).limit(Limit::Base64(1 << 20)),
+        a("context", Map).limit(Limit::Text(1 << 18)).stratuslab(),
+        a("readOnlyDisks", Array(&Ref(&[Kind::MachineImage]))).stratuslab(),
+        a("cpuModel", String).stratuslab(),
+        a("keymap", String).stratuslab(),
+        a("cpuShare", Decimal).stratuslab(),
+        a("requirements", String)
+            .limit(Limit::Text(4096))
+            .stratuslab(),
+        RESTART_POLICY,
+    ],
+    ..standard(
+        Kind::MachineTemplate,
+        "machineTemplates",
+        "machineTemplates",
+    )
+};
+
+const CREDENTIAL: Type = Type {
+    creation: Creation::Plain {
+        wrapper: Some("credentialTemplate"),
+    },
+    attributes: &[a("publicKey", String)
+        .also(&["key"])
+        .limit(Limit::Text(1 << 16))
+        .stratuslab()
+        .required()],
+    ..standard(Kind::Credential, "credentials", "credentials")
+};
+
+const VOLUME: Type = Type {
+    creation: Creation::Template {
+        member: "volumeTemplate",
+        kind: Kind::VolumeTemplate,
+        beside: &[VISIBILITY],
+    },
+    attributes: &[
+        seen("state", String),
+        a("type", Uri).at_creation(),
+        a("capacity", Integer).limit(CAPACITY),
+        seen("bootable", Boolean),
+        seen("size", Integer).stratuslab(),
+        seen("sizeBytes", Integer).stratuslab(),
+        VISIBILITY,
+        OWNER,
+        seen("count", Integer).stratuslab(),
+        seen("attachedTo", Ref(&[Kind::Machine])).stratuslab(),
+        REASON,
+    ],
+    ..standard(Kind::Volume, "volumes", "volumes")
+};
+
+const VOLUME_CONFIGURATION: Type = Type {
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("type", Uri),
+        a("format", String),
+        a("capacity", Integer).limit(CAPACITY).required(),
+    ],
+    ..standard(
+        Kind::VolumeConfiguration,
+        "volumeConfigs",
+        "volumeConfigurations",
+    )
+};
+
+const VOLUME_TEMPLATE: Type = Type {
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("volumeConfig", RefOrValue(Kind::VolumeConfiguration)).required(),
+        a("volumeImage", Ref(&[Kind::MachineImage])),
+    ],
+    ..standard(Kind::VolumeTemplate, "volumeTemplates", "volumeTemplates")
+};
+
+const NETWORK: Type = Type {
+    attributes: &[
+        seen("state", String),
+        seen("networkType", String),
+        seen("mtu", Integer),
+        seen("class", String).stratuslab(),
+        seen("subnet", String).stratuslab(),
+        seen("gateway", String).stratuslab(),
+        seen("first", String).stratuslab(),
+        seen("last", String).stratuslab(),
+        seen("domain", String).stratuslab(),
+        seen("nameServers", Array(&String)).stratuslab(),
+        seen("nat", Boolean).stratuslab(),
+    ],
+    ..standard(Kind::Network, "networks", "networks")
+};
+
+const ADDRESS: Type = Type {
+    attributes: &[
+        a("ip", String).required(),
+        seen("hostname", String),
+        seen("allocation", String),
+        seen("defaultGateway", String),
+        seen("dns", Array(&String)),
+        seen("protocol", String),
+        seen("mask", String),
+        seen("network", Ref(&[Kind::Network])),
+        seen("resource", Ref(&[Kind::Machine])),
+        seen("mac", String).stratuslab(),
+        OWNER,
+    ],
+    ..standard(Kind::Address, "addresses", "addresses")
+};
+
+const JOB: Type = Type {
+    actions: &["stop"],
+    attributes: &[
+        seen("state", String),
+        seen("targetResource", Ref(&[])),
+        seen("affectedResources", Array(&Ref(&[]))),
+        seen("action", String),
+        seen("returnCode", Integer),
+        seen("progress", Integer),
+        seen("statusMessage", String),
+        seen("timeOfStatusChange", DateTime),
+        seen("parentJob", Ref(&[Kind::Job])),
+        seen("nestedJobs", Array(&Ref(&[Kind::Job]))),
+    ],
+    ..standard(Kind::Job, "jobs", "jobs")
+};
+
+const EVENT: Type = Type {
+    attributes: &[
+        seen("timestamp", DateTime),
+        seen("type", String),
+        seen("content", Object),
+        seen("outcome", String),
+        seen("severity", String),
+        seen("contact", String),
+    ],
+    ..standard(Kind::Event, "events", "events")
+};
+
+const USER: Type = Type {
+    namespace: Namespace::StratusLab,
+    creation: Creation::Plain { wrapper: None },
+    open: true,
+    attributes: &[
+        a("username", String).at_creation().required(),
+        a("first-name", String),
+        a("last-name", String),
+        a("email", String),
+        a("password", String).limit(Limit::Text(1024)).secret(),
+        a("enabled", Boolean),
+        a("roles", Array(&String)),
+        a("altnames", Map).limit(Limit::Text(1024)),
+    ],
+    ..standard(Kind::User, "users", "users")
+};
+
+const HOST: Type = Type {
+    namespace: Namespace::StratusLab,
+    attributes: &[
+        seen(
+            "capacity",
+            Struct(&[
+                seen("cpus", Integer),
+                seen("memoryKib", Integer),
+                seen("diskBytes", Integer),
+                seen("diskFreeBytes", Integer),
+            ]),
+        ),
+        seen("state", String),
+        seen("accelerator", String),
+        seen("acceleratorReason", String),
+        seen("cpuModel", String),
+        seen("version", String),
+        seen("qemuVersion", String),
+        seen("started", DateTime),
+        seen("troubles", Array(&String)),
+        seen("machines", Integer),
+        seen("cpuUsed", Integer),
+        seen("memoryUsed", Integer),
+    ],
+    ..standard(Kind::Host, "hosts", "hosts")
+};
+
+const MACHINE_RECORD: Type = Type {
+    namespace: Namespace::StratusLab,
+    attributes: &[
+        seen("vmid", Integer),
+        seen("phase", String),
+        seen("cpu", Integer),
+        seen("memory", Integer),
+        seen("machineImage", Ref(&[Kind::MachineImage])),
+        seen("addresses", Array(&String)),
+        seen("host", Ref(&[Kind::Host])),
+        seen("started", DateTime),
+        seen("ended", DateTime),
+        OWNER,
+    ],
+    ..standard(Kind::MachineRecord, "machineRecords", "machineRecords")
+};
+
+const MACHINE_VOLUME: Type = Type {
+    collection: None,
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("initialLocation", String).at_creation(),
+        a("volume", Ref(&[Kind::Volume])).at_creation().required(),
+        seen("state", String).stratuslab(),
+        seen("target", String).stratuslab(),
+        seen("serial", String).stratuslab(),
+        seen("hot", Boolean).stratuslab(),
+        REASON,
+    ],
+    ..standard(Kind::MachineVolume, "", "machineVolumes")
+};
+
+const DISK: Type = Type {
+    collection: None,
+    attributes: &[
+        seen("capacity", Integer),
+        seen("initialLocation", String),
+        seen("role", String).stratuslab(),
+        seen("machineImage", Ref(&[Kind::MachineImage])).stratuslab(),
+        seen("serial", String).stratuslab(),
+    ],
+    ..standard(Kind::Disk, "", "disks")
+};
+
+const MACHINE_NETWORK_INTERFACE: Type = Type {
+    collection: None,
+    attributes: &[
+        seen(
+            "addresses",
+            Array(&Struct(&[
+                seen("address", Ref(&[Kind::Address])),
+                seen("ip", String),
+            ])),
+        ),
+        seen("network", Ref(&[Kind::Network])),
+        seen("state", String),
+        seen("mtu", Integer),
+        seen("macAddress", String),
+        seen("networkType", String),
+        seen("model", String).stratuslab(),
+    ],
+    ..standard(
+        Kind::MachineNetworkInterface,
+        "",
+        "machineNetworkInterfaces",
+    )
+};
+
+/// What the interface knows of a type.
+#[must_use]
+pub const fn describe(kind: Kind) -> &'static Type {
+    match kind {
+        Kind::CloudEntryPoint => &CLOUD_ENTRY_POINT,
+        Kind::Machine => &MACHINE,
+        Kind::MachineConfiguration => &MACHINE_CONFIGURATION,
+        Kind::MachineImage => &MACHINE_IMAGE,
+        Kind::MachineTemplate => &MACHINE_TEMPLATE,
+        Kind::Credential => &CREDENTIAL,
+        Kind::Volume => &VOLUME,
+        Kind::VolumeConfiguration => &VOLUME_CONFIGURATION,
+        Kind::VolumeTemplate => &VOLUME_TEMPLATE,
+        Kind::Network => &NETWORK,
+        Kind::Address => &ADDRESS,
+        Kind::Job => &JOB,
+        Kind::Event => &EVENT,
+        Kind::User => &USER,
+        Kind::Host => &HOST,
+        Kind::MachineRecord => &MACHINE_RECORD,
+        Kind::MachineVolume => &MACHINE_VOLUME,
+        Kind::Disk => &DISK,
+        Kind::MachineNetworkInterface => &MACHINE_NETWORK_INTERFACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_type_describes_itself_and_names_are_unique() {
+        let mut entry_points = BTreeSet::new();
+        for kind in Kind::ALL {
+            let described = describe(*kind);
+            assert_eq!(described.kind, *kind);
+            assert_eq!(Kind::from_name(kind.name()), Some(*kind));
+            if let Some(collection) = described.collection {
+                assert!(entry_points.insert(collection.entry_point), "{kind}");
+                let link = CLOUD_ENTRY_POINT.attribute(collection.entry_point);
+                assert!(link.is_some(), "the CloudEntryPoint has no link to {kind}");
+            }
+            let mut names = BTreeSet::new();
+            for attribute in COMMON.iter().chain(described.attributes) {
+                for name in attribute.aliases.iter().chain([&attribute.name]) {
+                    assert!(names.insert(*name), "{kind}.{name}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Host: a computer that runs machines.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Unknown, resource};
+use crate::{Common, HostId, Timestamp};
+
+/// How guests are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AcceleratorKind {
+    /// By the processor's virtualization.
+    Kvm,
+    /// By QEMU's translator.
+    Tcg,
+}
+
+/// What a host has for machines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Capacity {
+    /// Processor cores.
+    pub cpus: u32,
+    /// Memory in KiB.
+    pub memory_kib: u64,
+    /// Space for disks in bytes.
+    pub disk_bytes: u64,
+    /// Free space for disks in bytes when last looked at.
+    pub disk_free_bytes: u64,
+}
+
+/// A computer that runs machines. Written by its own controller.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// Its id.
+    pub id: HostId,
+    /// Name, times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// What it has.
+    pub capacity: Capacity,
+    /// How it executes guests.
+    pub accelerator: AcceleratorKind,
+    /// Why so.
+    pub accelerator_reason: String,
+    /// The processor's name.
+    pub cpu_model: String,
+    /// Version of the controller.
+    pub version: String,
+    /// QEMU's version.
+    pub qemu_version: String,
+    /// When its controller started.
+    pub started: Timestamp,
+    /// The kernel's boot id: a change means that the host was switched off.
+    pub boot_id: String,
+    /// What is wrong with it, for people; empty if it is well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Host, "Host");

@@ -1,0 +1,153 @@
+//! Image: what machines begin as.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Unknown, resource};
+use crate::{Common, ImageId, size::ByteSize};
+
+/// States of a MachineImage (DSP0263 §5.18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ImageState {
+    /// Being fetched and checked.
+    Creating,
+    /// Usable.
+    Available,
+    /// Being removed.
+    Deleting,
+    /// Could not be fetched; the reason says why.
+    Error,
+}
+
+/// Format of an image's content once decompressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MediumFormat {
+    /// Plain sectors.
+    Raw,
+    /// QEMU copy-on-write, standalone.
+    Qcow2,
+}
+
+/// Where an image's content comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "from")]
+pub enum ImageSource {
+    /// The client sends it to the image's `data` resource.
+    Upload,
+    /// Fetched from an http or https URL.
+    Url {
+        /// The URL.
+        url: String,
+    },
+}
+
+/// What the user wants of an image. Written by `cloud`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageDesired {
+    /// Where the content comes from.
+    pub source: ImageSource,
+    /// What it must be; what is absent is not checked. `identifier` here is the expected one.
+    #[serde(default)]
+    pub expected: Digests,
+    /// Counts the tries asked for.
+    #[serde(default)]
+    pub attempt: u64,
+    /// Its removal was asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+}
+
+/// Checksums (lower-case hex) and size of the uncompressed content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Digests {
+    /// The 27-character identifier that follows from the SHA-1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifier: Option<String>,
+    /// MD5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub md5: Option<String>,
+    /// SHA-1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha1: Option<String>,
+    /// SHA-256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// SHA-512.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha512: Option<String>,
+    /// Size in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+/// What is in the cache. Written by the storage controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageFile {
+    /// Absolute path on the storage host.
+    pub path: String,
+    /// Its format.
+    pub format: MediumFormat,
+    /// Size of the disk that a guest sees.
+    pub virtual_size: ByteSize,
+    /// What was computed while it streamed in.
+    pub digests: Digests,
+}
+
+/// An image (CIMI MachineImage; the content is named by [`Digests::identifier`]).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// Its id.
+    pub id: ImageId,
+    /// Name, times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// Its state.
+    pub state: ImageState,
+    /// Why it is in this state, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `IMAGE` (a machine can boot it) or, for kernels and initrds, `FILE`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is wanted.
+    pub desired: ImageDesired,
+    /// Progress of the fetch, 0 to 100. Written by the storage controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<u8>,
+    /// What is in the cache, once available. Written by the storage controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<ImageFile>,
+    /// Boot this kernel (an image of type `FILE`) instead of the disk's boot loader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<ImageId>,
+    /// The initrd that goes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<ImageId>,
+    /// The kernel's command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_arguments: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Image, "MachineImage", |image, add| {
+    if let Some(identifier) = image.identifier() {
+        add("identifier", identifier);
+    }
+});
+
+impl Image {
+    /// The 27-character identifier: of the cached content, else the expected one.
+    #[must_use]
+    pub fn identifier(&self) -> Option<&str> {
+        self.file
+            .as_ref()
+            .and_then(|file| file.digests.identifier.as_deref())
+            .or(self.desired.expected.identifier.as_deref())
+    }
+}

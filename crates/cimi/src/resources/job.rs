@@ -1,0 +1,246 @@
+//! Job and Event: what was asked for, and what happened.
+
+use serde::{Deserialize, Serialize};
+
+use serde_json::{Map, Value, json};
+
+use super::{Resource, Unknown, resource};
+use crate::{Acl, Common, EventId, JobId, Ref, Timestamp};
+
+/// States of a Job (DSP0263 §5.33).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum JobState {
+    /// Not begun.
+    Queued,
+    /// Going on.
+    Running,
+    /// Ended without reaching its goal.
+    Failed,
+    /// Reached its goal.
+    Success,
+    /// Being stopped.
+    Stopping,
+    /// Stopped on request.
+    Stopped,
+}
+
+impl JobState {
+    /// Whether it will not change any more.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Failed | Self::Success | Self::Stopped)
+    }
+}
+
+/// What must be seen at the target for a job to have succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "goal")]
+pub enum JobGoal {
+    /// The machine reached this run (and this restart within it) and runs.
+    MachineRuns {
+        /// Desired run.
+        run: u64,
+        /// Desired restart.
+        restart: u64,
+    },
+    /// The machine is off.
+    MachineOff,
+    /// The target is available.
+    Available,
+    /// The target is gone.
+    Gone,
+    /// The volume is attached to the target machine.
+    VolumeAttached {
+        /// `Volume/…`
+        volume: String,
+    },
+    /// The volume is no more at the target machine.
+    VolumeDetached {
+        /// `Volume/…`
+        volume: String,
+    },
+}
+
+/// A user's request that outlasts its HTTP exchange. A record, never what drives the work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Times and access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// Its state.
+    pub state: JobState,
+    /// The resource operated on.
+    pub target_resource: Ref<String>,
+    /// Resources changed or made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub affected_resources: Vec<Ref<String>>,
+    /// `add`, `delete`, or an action URI.
+    pub action: String,
+    /// 0 on success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_code: Option<i32>,
+    /// 0 to 100.
+    pub progress: u8,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_message: Option<String>,
+    /// When the state last changed.
+    pub time_of_status_change: Timestamp,
+    /// When it has succeeded.
+    #[serde(flatten)]
+    pub goal: JobGoal,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Job, "Job", |job, add| {
+    if !job.state.is_final() {
+        add("open", &job.target_resource.href);
+    }
+});
+
+impl Job {
+    /// A request on `target` that has just been accepted.
+    #[must_use]
+    pub fn accepted(target: String, action: &str, goal: JobGoal, acl: Acl, now: Timestamp) -> Self {
+        Self {
+            id: JobId::generate(),
+            common: Common::new(acl, now),
+            state: JobState::Running,
+            target_resource: Ref::to(target),
+            affected_resources: Vec::new(),
+            action: action.to_owned(),
+            return_code: None,
+            progress: 0,
+            status_message: None,
+            time_of_status_change: now,
+            goal,
+            unknown: Unknown::new(),
+        }
+    }
+
+    /// Ends it. `Err` holds why the goal can't be reached any more.
+    pub fn finish(&mut self, outcome: Result<(), String>, now: Timestamp) {
+        (self.state, self.return_code, self.status_message) = match outcome {
+            Ok(()) => (JobState::Success, Some(0), Some("OK".to_owned())),
+            Err(reason) => (JobState::Failed, Some(1), Some(reason)),
+        };
+        self.progress = 100;
+        self.time_of_status_change = now;
+    }
+}
+
+/// How an event turned out (DSP0263 §5.36).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EventOutcome {
+    /// Not decided yet.
+    Pending,
+    /// Can't be told.
+    Unknown,
+    /// Information only.
+    Status,
+    /// As wanted.
+    Success,
+    /// Worth a look.
+    Warning,
+    /// Not as wanted.
+    Failure,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventSeverity {
+    /// Somebody must act at once.
+    Critical,
+    /// Somebody should act.
+    High,
+    /// Somebody should know.
+    Medium,
+    /// Routine.
+    Low,
+}
+
+/// Something that happened to a resource.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// Its id.
+    pub id: EventId,
+    /// Times and access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// When it happened.
+    pub timestamp: Timestamp,
+    /// `state`, `alarm`, `model`, `access`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What happened: `resource`, `resName`, `resType`, `state`, `previous`, `detail`, `initiator`.
+    pub content: serde_json::Map<String, serde_json::Value>,
+    /// How it turned out.
+    pub outcome: EventOutcome,
+    /// How bad it is.
+    pub severity: EventSeverity,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Event, "Event");
+
+impl Event {
+    /// Somebody asked for something (type `access`).
+    #[must_use]
+    pub fn request<R: Resource>(resource: &R, operation: &str, initiator: &str, now: Timestamp) -> Self {
+        let content = json!({"operation": operation, "initiator": initiator});
+        Self::about(resource, "access", content, EventOutcome::Success, EventSeverity::Low, now)
+    }
+
+    /// A resource changed its state (type `state`).
+    #[must_use]
+    pub fn state_change<R: Resource>(
+        resource: &R,
+        previous: &str,
+        state: &str,
+        detail: Option<&str>,
+        outcome: EventOutcome,
+        now: Timestamp,
+    ) -> Self {
+        let mut content = json!({"state": state, "previous": previous});
+        if let (Some(detail), Value::Object(members)) = (detail, &mut content) {
+            members.insert("detail".to_owned(), detail.into());
+        }
+        let severity = if outcome == EventOutcome::Failure { EventSeverity::High } else { EventSeverity::Low };
+        Self::about(resource, "state", content, outcome, severity, now)
+    }
+
+    fn about<R: Resource>(
+        resource: &R,
+        kind: &str,
+        content: Value,
+        outcome: EventOutcome,
+        severity: EventSeverity,
+        now: Timestamp,
+    ) -> Self {
+        let mut members = Map::new();
+        members.insert("resource".to_owned(), resource.key().into());
+        members.insert("resType".to_owned(), R::COLLECTION.into());
+        members.insert("resName".to_owned(), resource.common().name.clone().unwrap_or_else(|| resource.key()).into());
+        if let Value::Object(more) = content {
+            members.extend(more);
+        }
+        Self {
+            id: EventId::generate(),
+            common: Common::new(resource.acl().clone(), now),
+            timestamp: now,
+            kind: kind.to_owned(),
+            content: members,
+            outcome,
+            severity,
+            unknown: Unknown::new(),
+        }
+    }
+}

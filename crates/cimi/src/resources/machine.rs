@@ -1,0 +1,291 @@
+//! Machine: a virtual machine, wanted and seen.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{AcceleratorKind, Unknown, resource};
+use crate::{
+    AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
+    ids::MachineRecordId,
+    lifecycle::{Desired, MachineState, Observed, Phase, RestartPolicy, derive},
+    size::ByteSize,
+};
+
+/// A virtual machine (DSP0263 §5.14 and StratusLab's instance).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Machine {
+    /// Its id.
+    pub id: MachineId,
+    /// Name, times, properties, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The state the API shows; always what [`Machine::settle`] computes.
+    pub state: MachineState,
+    /// The phase StratusLab's commands show; computed likewise.
+    pub phase: Phase,
+    /// Why it is in this state, for people; empty when there is nothing to explain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The small number people use.
+    pub vmid: VmId,
+    /// Virtual CPUs.
+    pub cpu: u32,
+    /// Memory in KiB.
+    pub memory: u64,
+    /// `x86_64`.
+    pub cpu_arch: String,
+    /// Share of the CPUs that is guaranteed, in hundredths of one CPU (StratusLab `CPU`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_share_percent: Option<u32>,
+    /// The image its root disk began as.
+    pub image: Ref<ImageId>,
+    /// Disks that live and die with it, in the order the guest sees them; the first is the root disk.
+    pub disks: Vec<Disk>,
+    /// Volumes attached, being attached or being detached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<AttachedVolume>,
+    /// Network interfaces in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<Nic>,
+    /// What the guest is told at boot. Never shown to anybody but the owner.
+    #[serde(default)]
+    pub context: ContextData,
+    /// How it boots.
+    #[serde(default)]
+    pub boot: BootSource,
+    /// CPU model asked for: `host`, `max` or a QEMU model name; none: the host's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
+    /// Keyboard layout of the graphical console, e.g. `en-us`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keymap: Option<String>,
+    /// Placement requirements in OpenNebula's expression language.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requirements: Option<String>,
+    /// What to do when it ended without being asked to.
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
+    /// The host it is placed on. Written by the scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
+    /// What is wanted.
+    pub desired: Desired,
+    /// What was seen.
+    pub observed: Observed,
+    /// Which accelerator the present run uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<AcceleratorKind>,
+    /// Where SSH is reached when not at the machine's own address, port 22 (user-mode network).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Endpoint>,
+    /// When it first ran, for accounting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_started: Option<Timestamp>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Machine, "Machine", |machine, add| {
+    add("vmid", &machine.vmid.to_string());
+    if let Some(host) = &machine.host {
+        add("host", host.local());
+    }
+    add("image", machine.image.href.local());
+});
+
+impl Machine {
+    /// Brings `state` and `phase` in line with what is wanted and seen. Called before every write.
+    pub fn settle(&mut self) {
+        (self.state, self.phase) = derive(&self.desired, &self.observed, self.host.is_some());
+    }
+
+    /// The name people see: the given one, else `one-<vmid>`.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        self.common
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("one-{}", self.vmid))
+    }
+
+    /// The address of its first interface.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.nics.first().map(|nic| nic.ip)
+    }
+}
+
+/// What a disk of a machine is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "role")]
+pub enum DiskRole {
+    /// Copy-on-write overlay on the machine's image.
+    Root,
+    /// Formatted as swap.
+    Swap,
+    /// Empty and unformatted; destroyed with the machine.
+    Volatile,
+    /// A data image, shared by many, that the guest can't write.
+    ReadOnly {
+        /// Which.
+        image: ImageId,
+    },
+}
+
+/// A disk that lives and dies with its machine (CIMI Disk).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    /// What it is for.
+    #[serde(flatten)]
+    pub role: DiskRole,
+    /// Its size; of a root or read-only disk that of the image.
+    pub size_bytes: ByteSize,
+    /// The serial the guest sees, at most 20 bytes, stable for the machine's life.
+    pub serial: String,
+}
+
+/// A volume at a machine (CIMI MachineVolume).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttachedVolume {
+    /// Which.
+    pub volume: VolumeId,
+    /// The place the user asked for, e.g. `/dev/vdc`; the guest decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_location: Option<String>,
+    /// Attached while the machine ran (and so can be detached while it runs).
+    pub hot: bool,
+    /// False once its removal was asked for. Written by `cloud`.
+    pub wanted: bool,
+    /// How far it is. Written by the host's controller.
+    #[serde(flatten)]
+    pub stage: AttachStage,
+    /// The serial the guest sees: the first 20 characters of the volume's UUID.
+    pub serial: String,
+}
+
+/// How far an attachment is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "stage")]
+pub enum AttachStage {
+    /// Not yet at the machine.
+    Waiting,
+    /// The guest has it.
+    Attached {
+        /// The device name users are told, e.g. `vdc`; the guest may name it otherwise.
+        target: String,
+    },
+    /// The guest was asked to let go of it and has not answered yet.
+    Detaching {
+        /// The device name.
+        target: String,
+        /// When it was asked first.
+        since: Timestamp,
+    },
+    /// It could not be attached; removed from the list by a detach.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A network interface with its leased address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Nic {
+    /// Its network.
+    pub network: NetworkId,
+    /// The lease.
+    pub address: AddressId,
+    /// The leased address.
+    pub ip: IpAddr,
+    /// MAC by rule, lower case with colons.
+    pub mac: String,
+    /// QEMU device model; none: virtio.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// How a machine boots; taken from its image when it is created.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "boot")]
+pub enum BootSource {
+    /// By the firmware from the root disk.
+    #[default]
+    Disk,
+    /// Kernel and initrd given by the host; both are images of type `FILE`.
+    Kernel {
+        /// The kernel.
+        kernel: ImageId,
+        /// The initrd that goes with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        initrd: Option<ImageId>,
+        /// Kernel command line.
+        arguments: String,
+    },
+}
+
+/// What the guest is told. Bounded by `cloud` when it comes in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContextData {
+    /// SSH public keys for root.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub public_keys: Vec<String>,
+    /// StratusLab/OpenNebula context variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+    /// User data as it goes to the guest, base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<String>,
+}
+
+/// Host name or address, and port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// What is kept of a machine that is no more: for accounting, and so that its number still answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineRecord {
+    /// `MachineRecord/<vmid>`.
+    pub id: MachineRecordId,
+    /// Name, times, access of the machine.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The machine it was.
+    pub machine: MachineId,
+    /// Its number.
+    pub vmid: VmId,
+    /// Always `Done`.
+    pub phase: Phase,
+    /// Virtual CPUs.
+    pub cpu: u32,
+    /// Memory in KiB.
+    pub memory: u64,
+    /// Its image.
+    pub image: Ref<ImageId>,
+    /// Its addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// Where it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
+    /// When it first ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_started: Option<Timestamp>,
+    /// When it was released.
+    pub ended: Timestamp,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(MachineRecord, "MachineRecord");

@@ -1,0 +1,97 @@
+//! Network and Address.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Unknown, resource};
+use crate::{AddressId, Common, MachineId, NetworkId, Ref};
+
+/// Reach of a network (StratusLab's three address classes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkClass {
+    /// Reaches the Internet.
+    Public,
+    /// Within the cloud.
+    Local,
+    /// Within one host.
+    Private,
+}
+
+/// States of a Network (DSP0263 §5.28).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum NetworkState {
+    /// Machines on it can speak.
+    Started,
+    /// It is not set up on any host.
+    Stopped,
+    /// It could not be set up.
+    Error,
+}
+
+/// A network that machines are plugged into. Made from the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// `Network/<name>`.
+    pub id: NetworkId,
+    /// Name, times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// Its state.
+    pub state: NetworkState,
+    /// Its reach.
+    pub class: NetworkClass,
+    /// Address range in CIDR notation, e.g. `10.77.0.0/16`.
+    pub subnet: String,
+    /// The router's address: the host's own on the bridge.
+    pub gateway: Ipv4Addr,
+    /// First address that may be leased.
+    pub first: Ipv4Addr,
+    /// Last address that may be leased.
+    pub last: Ipv4Addr,
+    /// DNS domain of its machines.
+    pub domain: String,
+    /// Name servers told to machines; empty: the gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub name_servers: Vec<Ipv4Addr>,
+    /// Whether machines reach the outside through the host's address.
+    pub nat: bool,
+    /// Largest packet in bytes; none: 1500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Network, "Network");
+
+/// A leased address. Its id contains network and address, so that its existence is the lease.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    /// `Address/<network>.<ip>`.
+    pub id: AddressId,
+    /// Times and access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The address.
+    pub ip: IpAddr,
+    /// MAC by rule.
+    pub mac: String,
+    /// Host name without domain.
+    pub hostname: String,
+    /// Its network.
+    pub network: Ref<NetworkId>,
+    /// The machine that has it.
+    pub resource: Ref<MachineId>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Address, "Address", |address, add| {
+    add("network", address.network.href.local());
+    add("machine", address.resource.href.local());
+});

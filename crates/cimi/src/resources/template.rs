@@ -1,0 +1,99 @@
+//! Configurations and templates: what creations refer to.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Unknown, resource};
+use crate::{
+    Common,
+    ids::{MachineConfigurationId, MachineTemplateId, VolumeConfigurationId, VolumeTemplateId},
+};
+
+/// A machine type (CIMI MachineConfiguration; StratusLab `m1.small` …).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineConfiguration {
+    /// Its id.
+    pub id: MachineConfigurationId,
+    /// Name, times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// Virtual CPUs.
+    pub cpu: u32,
+    /// Memory in KiB.
+    pub memory: u64,
+    /// `x86_64`.
+    pub cpu_arch: String,
+    /// Empty disks that the machine gets. Format `swap` makes a swap disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<ConfigurationDisk>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(MachineConfiguration, "MachineConfiguration");
+
+/// A disk that a configuration gives to a machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigurationDisk {
+    /// kB of 1000 bytes.
+    pub capacity: u64,
+    /// `raw` (empty) or `swap`.
+    pub format: String,
+    /// A wish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_location: Option<String>,
+}
+
+/// A stored template; its body is kept as given (checked against the table) and resolved when used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineTemplate {
+    /// Its id.
+    pub id: MachineTemplateId,
+    /// Name, times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The public attributes of the template in their JSON form.
+    #[serde(flatten)]
+    pub body: Unknown,
+}
+resource!(MachineTemplate, "MachineTemplate");
+
+/// A kind of volume.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeConfiguration {
+    /// Its id.
+    pub id: VolumeConfigurationId,
+    /// Name, times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The type URI of its volumes.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// File system wanted; only `raw` (none) is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// kB of 1000 bytes.
+    pub capacity: u64,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(VolumeConfiguration, "VolumeConfiguration");
+
+/// A stored template; its body is kept as given and resolved when used.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeTemplate {
+    /// Its id.
+    pub id: VolumeTemplateId,
+    /// Name, times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The public attributes of the template in their JSON form.
+    #[serde(flatten)]
+    pub body: Unknown,
+}
+resource!(VolumeTemplate, "VolumeTemplate");

@@ -1,0 +1,82 @@
+//! Volume: storage that outlives machines.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Unknown, resource};
+use crate::{Common, MachineId, Timestamp, VolumeId, size::ByteSize};
+
+/// States of a Volume (DSP0263 §5.23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum VolumeState {
+    /// Being made.
+    Creating,
+    /// Usable.
+    Available,
+    /// Being removed.
+    Deleting,
+    /// Could not be made or removed; the reason says why.
+    Error,
+}
+
+/// A volume (CIMI Volume, StratusLab persistent disk).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Volume {
+    /// Its id; the part after the slash is the disk UUID.
+    pub id: VolumeId,
+    /// Name (StratusLab: tag), times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// Its state.
+    pub state: VolumeState,
+    /// Why it is in this state, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Always `http://schemas.dmtf.org/cimi/1/mapped`: a block device.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Exact size.
+    pub size_bytes: ByteSize,
+    /// Whether a machine may boot from it.
+    #[serde(default)]
+    pub bootable: bool,
+    /// The machine that has it; at most one may write it. Set by `cloud` in the transaction that
+    /// asks for the attachment, removed by the host's controller in the one that reports it gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+    /// Its removal was asked for. Written by `cloud`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
+    /// Where it is. Written by the storage controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<VolumeLocation>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Volume, "Volume", |volume, add| {
+    if let Some(attachment) = &volume.attachment {
+        add("machine", attachment.machine.local());
+    }
+});
+
+/// Who has a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The machine.
+    pub machine: MachineId,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// How a host reaches a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "protocol")]
+pub enum VolumeLocation {
+    /// A raw file on this host.
+    File {
+        /// Absolute path.
+        path: String,
+    },
+}

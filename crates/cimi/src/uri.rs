@@ -1,0 +1,25 @@
+//! Names fixed by DSP0263 1.0.1 and by StratusLab: namespaces, action URIs, relation names.
+
+/// Root of every standard resource type URI, and the XML namespace.
+pub const CIMI: &str = "http://schemas.dmtf.org/cimi/1";
+/// Root of the types that StratusLab adds.
+pub const STRATUSLAB: &str = "http://stratuslab.eu/cimi/1";
+/// Root of the `rel` of every operation but `add`, `edit` and `delete`.
+pub const ACTION: &str = "http://schemas.dmtf.org/cimi/1/action";
+/// The specification level implemented, sent in `CIMI-Specification-Version`.
+pub const SPECIFICATION_VERSION: &str = "1.0.1";
+
+/// The action named by a URI or bare word: its last path segment in lower case
+/// (clients send `…/1/action/stop`, `…/1/Action/stop` and doubled schemes).
+///
+/// ```
+/// assert_eq!(cimi::uri::action_name("http://schemas.dmtf.org/cimi/1/Action/Stop "), "stop");
+/// ```
+#[must_use]
+pub fn action_name(text: &str) -> String {
+    text.trim()
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase()
+}

@@ -1,0 +1,170 @@
+//! The cloud: documents, what is limited, and who does what isn't documents.
+
+use std::sync::Arc;
+
+use cimi::{Acl, Right, Timestamp, common::USER_ROLE};
+use documents::{Documents, DocumentsError};
+
+use crate::{
+    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, Result, leases::Leases,
+    numbers::Numbers,
+};
+
+/// A machine type that the cloud offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineType {
+    /// Its name, e.g. `m1.small`.
+    pub name: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Swap in MiB; 0: none.
+    pub swap_mib: u64,
+}
+
+/// What the operator decided.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Machine types; offered as `MachineConfiguration/<name>`.
+    pub machine_types: Vec<MachineType>,
+    /// The one used when none is asked for.
+    pub default_machine_type: String,
+    /// The network used when none is asked for.
+    pub default_network: String,
+    /// The networks there are.
+    pub networks: Vec<NetworkSettings>,
+    /// Most machines one user may have.
+    pub machines_per_user: usize,
+    /// Largest volume in GiB.
+    pub largest_volume_gib: u64,
+    /// Work factor of password hashes (bcrypt: 2 to this power rounds).
+    pub password_cost: u32,
+}
+
+pub(crate) struct Inner {
+    pub(crate) documents: Documents,
+    pub(crate) settings: Settings,
+    pub(crate) numbers: Numbers,
+    pub(crate) leases: Leases,
+    pub(crate) hosts: Arc<dyn HostServices>,
+    pub(crate) intake: Arc<dyn ImageIntake>,
+    pub(crate) started: Timestamp,
+}
+
+/// The rules of the cloud. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Cloud(pub(crate) Arc<Inner>);
+
+impl std::fmt::Debug for Cloud {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cloud")
+            .field("started", &self.0.started)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cloud {
+    /// Over the given documents. Writes what the settings say there is (machine types, networks).
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn open(
+        documents: Documents,
+        settings: Settings,
+        hosts: Arc<dyn HostServices>,
+        intake: Arc<dyn ImageIntake>,
+    ) -> Result<Self> {
+        let numbers = Numbers::new()?;
+        let started = Timestamp::now();
+        let leases = Leases::default();
+        let cloud = Self(Arc::new(Inner {
+            documents,
+            settings,
+            numbers,
+            leases,
+            hosts,
+            intake,
+            started,
+        }));
+        cloud.seed_machine_types().await?;
+        cloud.seed_networks().await?;
+        Ok(cloud)
+    }
+
+    /// All documents, for reading.
+    #[must_use]
+    pub fn documents(&self) -> &Documents {
+        &self.0.documents
+    }
+
+    /// Access of a new resource of the caller: theirs alone, or readable by all users.
+    pub(crate) fn acl_for(context: &OpContext, public: bool) -> Result<Acl> {
+        let user = crate::access::require_user(context)?;
+        let acl = Acl::owned_by_user(user);
+        Ok(if public {
+            acl.allowing_role(USER_ROLE, Right::View)
+        } else {
+            acl
+        })
+    }
+}
+
+/// Whether everybody may see a resource.
+pub(crate) fn is_public(acl: &Acl) -> bool {
+    acl.right_of(Some("\u{0}nobody"), &[]).is_some()
+}
+
+/// `PUBLIC` or `PRIVATE`.
+pub(crate) fn visibility(acl: &Acl) -> &'static str {
+    if is_public(acl) { "PUBLIC" } else { "PRIVATE" }
+}
+
+/// Makes `acl` readable by all users, or not.
+pub(crate) fn set_public(acl: &mut Acl, public: bool) {
+    acl.rules
+        .retain(|rule| rule.who.principal != USER_ROLE || rule.right > Right::View);
+    if public && !is_public(acl) {
+        *acl = acl.clone().allowing_role(USER_ROLE, Right::View);
+    }
+}
+
+impl From<DocumentsError> for CloudError {
+    fn from(error: DocumentsError) -> Self {
+        match error {
+            DocumentsError::Conflict { .. } => Self::Conflict(error.to_string()),
+            DocumentsError::Absent { key } => Self::not_found(key),
+            DocumentsError::Store(store::StoreError::Full { .. }) => {
+                Self::Exhausted(error.to_string())
+            }
+            DocumentsError::Store(_) | DocumentsError::Stopped(_) => {
+                Self::Unavailable(error.to_string())
+            }
+            DocumentsError::Key(_) | DocumentsError::Encode(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+/// Writes a document of the configuration if it isn't there as it should be.
+pub(crate) async fn seed<R: documents::OfType>(documents: &Documents, wanted: R) -> Result<()> {
+    loop {
+        let changes = match documents.view::<R>().get(wanted.local_id()) {
+            None => documents.changes().create(&wanted),
+            Some(read) => {
+                let mut next = wanted.clone();
+                let common = next.common_mut();
+                common.created = read.common().created;
+                common.updated = read.common().updated;
+                if serde_json::to_value(&next).ok() == serde_json::to_value(&read.document.0).ok() {
+                    return Ok(());
+                }
+                documents.changes().replace(&read, next)
+            }
+        };
+        match changes.commit().await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

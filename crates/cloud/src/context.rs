@@ -1,0 +1,82 @@
+//! On whose behalf, and how long, an operation runs.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use accounts::Identity;
+use cimi::{Acl, Right};
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Nobody we know: may see what `::ANON` may.
+    Anonymous,
+    /// A user who has shown who they are.
+    User(Arc<Identity>),
+}
+
+/// What every operation gets first: who asks, how the request is named in logs, and until when an
+/// answer is of use.
+#[derive(Clone, Debug)]
+pub struct OpContext {
+    /// Who asks.
+    pub caller: Caller,
+    /// The request's name in logs and error answers.
+    pub request_id: Arc<str>,
+    /// When whoever asks stops waiting.
+    pub deadline: Instant,
+    /// Where the request came from, if from outside.
+    pub peer: Option<IpAddr>,
+}
+
+impl OpContext {
+    /// A request of `caller` that is of use for `limit` from now.
+    #[must_use]
+    pub fn new(caller: Caller, request_id: Arc<str>, limit: Duration) -> Self {
+        Self {
+            caller,
+            request_id,
+            deadline: Instant::now() + limit,
+            peer: None,
+        }
+    }
+
+    /// The user name; `None` for anonymous callers.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        match &self.caller {
+            Caller::Anonymous => None,
+            Caller::User(identity) => Some(&identity.user),
+        }
+    }
+
+    /// The roles held.
+    #[must_use]
+    pub fn roles(&self) -> &[String] {
+        match &self.caller {
+            Caller::Anonymous => &[],
+            Caller::User(identity) => &identity.roles,
+        }
+    }
+
+    /// Whether the caller is an administrator.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        matches!(&self.caller, Caller::User(identity) if identity.is_admin())
+    }
+
+    /// The greatest right that the caller has by an access control list.
+    #[must_use]
+    pub fn right_on(&self, acl: &Acl) -> Option<Right> {
+        acl.right_of(self.user(), self.roles())
+    }
+
+    /// How long the caller still waits; zero once the deadline has passed.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}

@@ -1,0 +1,82 @@
+//! How an operation can fail, in terms of what the caller can do about it.
+
+use cimi::model::Violation;
+
+/// Result of an operation of the cloud.
+pub type Result<T> = std::result::Result<T, CloudError>;
+
+/// Why an operation was not done. The texts reach the user: what, which value, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CloudError {
+    /// There is no such resource, or the caller may not know of it.
+    #[error("there is no {what}")]
+    NotFound {
+        /// E.g. `Machine/0190…`.
+        what: String,
+    },
+    /// The caller is known, but lacks the right.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The caller must show who they are.
+    #[error("log in first")]
+    Unauthenticated,
+    /// The request says something that can't be.
+    #[error("{}", sentence(.violations))]
+    Invalid {
+        /// Everything wrong with it; never empty.
+        violations: Vec<Violation>,
+    },
+    /// The resource's present state doesn't allow it, or somebody else changed it at the same time.
+    #[error("{0}")]
+    Conflict(String),
+    /// Something limited is used up: addresses, quota, space.
+    #[error("{0}")]
+    Exhausted(String),
+    /// The content is larger than allowed.
+    #[error("{0}")]
+    TooLarge(String),
+    /// It can't be done now, but may be later: the database is busy, the deadline has passed.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A defect. The text goes to the log; the user gets the request's id only.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl CloudError {
+    /// There is no `<collection>/<id>`.
+    #[must_use]
+    pub fn not_found(what: impl ToString) -> Self {
+        Self::NotFound {
+            what: what.to_string(),
+        }
+    }
+
+    /// One attribute is wrong.
+    #[must_use]
+    pub fn invalid(path: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid {
+            violations: vec![Violation::new(path, problem)],
+        }
+    }
+}
+
+impl From<Vec<Violation>> for CloudError {
+    fn from(violations: Vec<Violation>) -> Self {
+        Self::Invalid { violations }
+    }
+}
+
+fn sentence(violations: &[Violation]) -> String {
+    let mut text = String::new();
+    for violation in violations {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(&violation.to_string());
+    }
+    if text.is_empty() {
+        text.push_str("the request is not valid");
+    }
+    text
+}

@@ -1,0 +1,66 @@
+//! Jobs and events as the outside sees them.
+
+use cimi::{
+    model::Kind,
+    resources::{Event, Job},
+};
+use documents::Documents;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Rel,
+    catalogue::{Public, object},
+};
+
+impl Public for Event {
+    const KIND: Kind = Kind::Event;
+
+    fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
+        object(json!({
+            "timestamp": self.timestamp,
+            "type": self.kind,
+            "content": self.content,
+            "outcome": self.outcome,
+            "severity": self.severity,
+        }))
+    }
+
+    fn operations(&self) -> Vec<Rel> {
+        vec![Rel::Delete]
+    }
+}
+
+impl Public for Job {
+    const KIND: Kind = Kind::Job;
+
+    fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
+        let mut out = object(json!({
+            "state": self.state,
+            "targetResource": self.target_resource,
+            "action": self.action,
+            "progress": crate::jobs::progress(documents, self),
+            "timeOfStatusChange": self.time_of_status_change,
+        }));
+        if !self.affected_resources.is_empty() {
+            out.insert(
+                "affectedResources".to_owned(),
+                json!(self.affected_resources),
+            );
+        }
+        if let Some(code) = self.return_code {
+            out.insert("returnCode".to_owned(), code.into());
+        }
+        if let Some(text) = &self.status_message {
+            out.insert("statusMessage".to_owned(), text.as_str().into());
+        }
+        out
+    }
+
+    fn operations(&self) -> Vec<Rel> {
+        if self.state.is_final() {
+            vec![Rel::Delete]
+        } else {
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! The rules by type: where a door that knows only types and ids finds the module that answers.
+
+use cimi::{
+    Acl, Right,
+    common::USER_ROLE,
+    model::{Changes, Kind},
+    query::Query,
+    resources::{
+        Address, Credential, Event, Host, Image, Job, Machine, MachineConfiguration, MachineRecord,
+        MachineTemplate, Network, User, Volume, VolumeConfiguration, VolumeTemplate,
+    },
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    Cloud, CloudError, Created, Done, OpContext, Page, Result, View, access,
+    catalogue::{self, Public},
+    machine::MachineView,
+};
+
+/// Calls `$call` with the resource type of `$kind`; `$else` for types that are not stored as such.
+macro_rules! by_kind {
+    ($kind:expr, $type:ident => $call:expr, else $else:expr) => {
+        match $kind {
+            Kind::MachineConfiguration => {
+                type $type = MachineConfiguration;
+                $call
+            }
+            Kind::MachineTemplate => {
+                type $type = MachineTemplate;
+                $call
+            }
+            Kind::MachineImage => {
+                type $type = Image;
+                $call
+            }
+            Kind::MachineRecord => {
+                type $type = MachineRecord;
+                $call
+            }
+            Kind::Credential => {
+                type $type = Credential;
+                $call
+            }
+            Kind::Volume => {
+                type $type = Volume;
+                $call
+            }
+            Kind::VolumeConfiguration => {
+                type $type = VolumeConfiguration;
+                $call
+            }
+            Kind::VolumeTemplate => {
+                type $type = VolumeTemplate;
+                $call
+            }
+            Kind::Network => {
+                type $type = Network;
+                $call
+            }
+            Kind::Address => {
+                type $type = Address;
+                $call
+            }
+            Kind::Job => {
+                type $type = Job;
+                $call
+            }
+            Kind::Event => {
+                type $type = Event;
+                $call
+            }
+            Kind::User => {
+                type $type = User;
+                $call
+            }
+            Kind::Host => {
+                type $type = Host;
+                $call
+            }
+            _ => $else,
+        }
+    };
+}
+
+impl Cloud {
+    /// The members of a collection that the caller may see, filtered, ordered and cut to the page.
+    ///
+    /// # Errors
+    /// [`CloudError::Unauthenticated`] for anonymous callers.
+    pub fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
+        access::require_user(context)?;
+        let can_add = self.can_create(context, kind);
+        if kind == Kind::Machine {
+            let documents = &self.0.documents;
+            let all = documents.readable::<Machine>(context.user(), context.roles());
+            let (count, members) = query.page(
+                all.into_iter()
+                    .map(|machine| MachineView::of(documents, machine)),
+            );
+            let members = members
+                .into_iter()
+                .map(|member| member.into_view(context))
+                .collect();
+            return Ok(Page {
+                count,
+                members,
+                can_add,
+            });
+        }
+        by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
+    }
+
+    fn list_stored<R: Public>(&self, context: &OpContext, query: &Query, can_add: bool) -> Page {
+        let documents = &self.0.documents;
+        let all = documents.readable::<R>(context.user(), context.roles());
+        let (count, members) = query.page(
+            all.into_iter()
+                .map(|document| catalogue::Stored::of(documents, document)),
+        );
+        Page {
+            count,
+            members: members
+                .into_iter()
+                .map(|member| member.into_view(context))
+                .collect(),
+            can_add,
+        }
+    }
+
+    /// One resource.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`], [`CloudError::Forbidden`].
+    pub fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {
+        let documents = &self.0.documents;
+        match kind {
+            Kind::CloudEntryPoint => Ok(self.entry_point(context)),
+            Kind::Machine => Ok(MachineView::view(
+                self,
+                context,
+                self.find_machine(context, id, Right::View)?,
+            )),
+            Kind::MachineImage => Ok(catalogue::view(
+                documents,
+                context,
+                self.find_image(context, id, Right::View)?,
+            )),
+            _ => by_kind!(
+                kind,
+                R => Ok(catalogue::view(documents, context, access::find::<R>(documents, context, id, Right::View)?)),
+                else Err(CloudError::not_found(kind))
+            ),
+        }
+    }
+
+    /// Makes a resource.
+    ///
+    /// # Errors
+    /// Those of the type.
+    pub async fn create(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
+        access::require_user(context)?;
+        match kind {
+            Kind::Machine => self.create_machine(context, body).await,
+            Kind::MachineImage => self.create_image(context, body).await,
+            Kind::Volume => self.create_volume(context, body).await,
+            Kind::Credential => self.create_credential(context, body).await,
+            Kind::User => self.create_user(context, body).await,
+            Kind::MachineConfiguration => {
+                self.create_simple::<MachineConfiguration>(context, body)
+                    .await
+            }
+            Kind::MachineTemplate => self.create_simple::<MachineTemplate>(context, body).await,
+            Kind::VolumeConfiguration => {
+                self.create_simple::<VolumeConfiguration>(context, body)
+                    .await
+            }
+            Kind::VolumeTemplate => self.create_simple::<VolumeTemplate>(context, body).await,
+            _ => Err(CloudError::Forbidden(format!(
+                "nobody makes a {kind} by request; the cloud does"
+            ))),
+        }
+    }
+
+    /// Changes attributes; what the changes don't name stays.
+    ///
+    /// # Errors
+    /// Those of the type.
+    pub async fn edit(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        id: &str,
+        changes: Changes,
+    ) -> Result<Done> {
+        let documents = &self.0.documents;
+        match kind {
+            Kind::Machine => self.edit_machine(context, id, changes).await,
+            Kind::Volume => self.edit_volume(context, id, changes).await,
+            Kind::User => self.edit_user(context, id, changes).await,
+            Kind::MachineImage => {
+                let image = self.find_image(context, id, Right::Modify)?;
+                catalogue::edit::<Image>(documents, context, image.id(), changes).await
+            }
+            Kind::Network
+            | Kind::Address
+            | Kind::Job
+            | Kind::Event
+            | Kind::Host
+            | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
+                "a {kind} is written by the cloud alone"
+            ))),
+            _ => by_kind!(
+                kind,
+                R => catalogue::edit::<R>(documents, context, id, changes).await,
+                else Err(CloudError::not_found(kind))
+            ),
+        }
+    }
+
+    /// Deletes a resource.
+    ///
+    /// # Errors
+    /// Those of the type.
+    pub async fn delete(&self, context: &OpContext, kind: Kind, id: &str) -> Result<Done> {
+        let documents = &self.0.documents;
+        match kind {
+            Kind::Machine => self.delete_machine(context, id).await,
+            Kind::MachineImage => self.delete_image(context, id).await,
+            Kind::Volume => self.delete_volume(context, id).await,
+            Kind::User => self.delete_user(context, id).await,
+            Kind::Job => {
+                let job = access::find::<Job>(documents, context, id, Right::Modify)?;
+                if !job.state.is_final() {
+                    return Err(CloudError::Conflict(format!(
+                        "{} is still going on",
+                        job.document.id
+                    )));
+                }
+                catalogue::delete::<Job>(documents, context, id).await
+            }
+            Kind::Network | Kind::Address | Kind::Host | Kind::MachineRecord => Err(
+                CloudError::Forbidden(format!("a {kind} is written by the cloud alone")),
+            ),
+            _ => by_kind!(
+                kind,
+                R => catalogue::delete::<R>(documents, context, id).await,
+                else Err(CloudError::not_found(kind))
+            ),
+        }
+    }
+
+    /// Does an action.
+    ///
+    /// # Errors
+    /// [`CloudError::Invalid`] for types and actions that don't go together.
+    pub async fn act(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        id: &str,
+        action: &str,
+        body: &Map<String, Value>,
+    ) -> Result<Done> {
+        let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
+        match kind {
+            Kind::Machine => self.act_on_machine(context, id, action, force).await,
+            _ => Err(CloudError::invalid(
+                "action",
+                format!("`{action}` is not something a {kind} does"),
+            )),
+        }
+    }
+
+    /// Whether the caller may create resources of this type at all.
+    #[must_use]
+    pub fn can_create(&self, context: &OpContext, kind: Kind) -> bool {
+        match kind {
+            Kind::User => context.is_admin(),
+            Kind::Machine
+            | Kind::MachineConfiguration
+            | Kind::MachineTemplate
+            | Kind::MachineImage
+            | Kind::Credential
+            | Kind::Volume
+            | Kind::VolumeConfiguration
+            | Kind::VolumeTemplate => context.user().is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether the caller may use the collection of this type at all.
+    #[must_use]
+    pub fn can_list(&self, context: &OpContext, kind: Kind) -> bool {
+        match kind {
+            Kind::Host => context.is_admin(),
+            _ => context.user().is_some(),
+        }
+    }
+
+    fn entry_point(&self, context: &OpContext) -> View {
+        let attributes = catalogue::object(serde_json::json!({
+            "name": "Stratus",
+            "description": "A Stratus cloud",
+            "created": self.0.started,
+            "updated": self.0.started,
+        }));
+        let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
+        View {
+            kind: Kind::CloudEntryPoint,
+            id: "CloudEntryPoint".into(),
+            stamp: None,
+            right: context.right_on(&acl).unwrap_or(Right::View),
+            document: std::sync::Arc::new(catalogue::Plain {
+                attributes,
+                operations: Vec::new(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Images: what machines begin as. The storage controller fetches and checks them; here is what is wanted.
+
+use std::sync::Arc;
+
+use cimi::{
+    Common, ImageId, Right, Timestamp,
+    model::Kind,
+    resources::{
+        Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job, JobGoal, Resource,
+    },
+};
+use documents::{Cached, Documents};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Cloud, CloudError, Created, Done, OpContext, Result, Upload, View, access,
+    catalogue::{self, Public, object},
+    cloud::{set_public, visibility},
+    resolve,
+};
+
+/// Length of the identifier that follows from an image's content.
+const IDENTIFIER_LENGTH: usize = 27;
+
+impl Cloud {
+    /// An image by the part of its id after the slash, or by its 27-character identifier: then the newest usable one
+    /// that the caller may see.
+    pub(crate) fn find_image(
+        &self,
+        context: &OpContext,
+        id: &str,
+        right: Right,
+    ) -> Result<Arc<Cached<Image>>> {
+        if id.len() == IDENTIFIER_LENGTH && self.0.documents.images.get(id).is_none() {
+            let found = self.image_with(context, id, right);
+            return found.ok_or_else(|| CloudError::not_found(format!("MachineImage/{id}")));
+        }
+        access::find(&self.0.documents, context, id, right)
+    }
+
+    fn image_with(
+        &self,
+        context: &OpContext,
+        identifier: &str,
+        right: Right,
+    ) -> Option<Arc<Cached<Image>>> {
+        let mut images = self.0.documents.images.by_index("identifier", identifier);
+        images.retain(|image| {
+            context
+                .right_on(image.acl())
+                .is_some_and(|had| had >= right)
+        });
+        images.sort_by_key(|image| (image.state == ImageState::Available, image.id.clone()));
+        images.pop()
+    }
+
+    /// Makes an image whose content is fetched from a URL, or sent next by the client.
+    ///
+    /// # Errors
+    /// [`CloudError::Invalid`] for a location that can't be fetched.
+    pub async fn create_image(
+        &self,
+        context: &OpContext,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
+        let documents = &self.0.documents;
+        let expected: Digests = match body.get("expected") {
+            None => Digests::default(),
+            Some(given) => serde_json::from_value(given.clone())
+                .map_err(|error| CloudError::invalid("expected", error.to_string()))?,
+        };
+        if let Some(identifier) = &expected.identifier
+            && let Some(image) = self.image_with(context, identifier, Right::View)
+            && image.state == ImageState::Available
+        {
+            let view = catalogue::view(documents, context, image);
+            return Ok(Created {
+                view,
+                job: None,
+                existed: true,
+            });
+        }
+        let now = Timestamp::now();
+        let public = body.get("visibility").and_then(Value::as_str) == Some("PUBLIC");
+        let file = |name: &str| self.boot_file(context, &body, name);
+        let mut image = Image {
+            id: ImageId::generate(),
+            common: Common::new(Self::acl_for(context, public)?, now),
+            state: ImageState::Creating,
+            reason: None,
+            kind: body
+                .get("type")
+                .and_then(Value::as_str)
+                .unwrap_or("IMAGE")
+                .to_owned(),
+            desired: ImageDesired {
+                source: source(&body)?,
+                expected,
+                attempt: 1,
+                deleted: false,
+            },
+            progress: Some(0),
+            file: None,
+            kernel: file("kernel")?,
+            initrd: file("initrd")?,
+            kernel_arguments: body
+                .get("kernelArguments")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            unknown: Map::new(),
+        };
+        if !["IMAGE", "FILE"].contains(&image.kind.as_str()) {
+            return Err(CloudError::invalid(
+                "type",
+                format!("must be IMAGE or FILE, but is `{}`", image.kind),
+            ));
+        }
+        if image.initrd.is_some() && image.kernel.is_none() {
+            return Err(CloudError::invalid("initrd", "needs a `kernel`"));
+        }
+        for name in ["name", "description", "properties"] {
+            if let Some(value) = body.get(name) {
+                catalogue::edit_common(&mut image.common, name, Some(value))?;
+            }
+        }
+        let job = Job::accepted(
+            image.key(),
+            "add",
+            JobGoal::Available,
+            image.common.acl.clone(),
+            now,
+        );
+        let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
+        documents
+            .changes()
+            .create(&image)
+            .create(&job)
+            .create(&event)
+            .commit()
+            .await?;
+        tracing::info!(image = %image.id, owner = context.user(), "image wanted");
+        let read = access::find::<Image>(documents, context, image.id.local(), Right::View)?;
+        Ok(Created {
+            view: catalogue::view(documents, context, read),
+            job: Some(job.id.to_string()),
+            existed: false,
+        })
+    }
+
+    /// The image that `kernel` or `initrd` refers to.
+    fn boot_file(
+        &self,
+        context: &OpContext,
+        body: &Map<String, Value>,
+        name: &str,
+    ) -> Result<Option<ImageId>> {
+        let href = match body.get(name) {
+            None => return Ok(None),
+            Some(Value::Object(reference)) => resolve::href_of(reference),
+            Some(other) => other.as_str(),
+        };
+        let href =
+            href.ok_or_else(|| CloudError::invalid(name, "must be a reference to a MachineImage"))?;
+        let image = self.find_image(
+            context,
+            resolve::local_part::<Image>(href, name)?,
+            Right::View,
+        )?;
+        if image.kind != "FILE" {
+            return Err(CloudError::invalid(
+                name,
+                format!("{} is not of type FILE", image.id),
+            ));
+        }
+        Ok(Some(image.id.clone()))
+    }
+
+    /// Takes the content of an image that waits for it; returns when it is checked and cached.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] if the image doesn't wait for content; what the check found wrong.
+    pub async fn upload_image(
+        &self,
+        context: &OpContext,
+        id: &str,
+        upload: Upload,
+    ) -> Result<View> {
+        let read = self.find_image(context, id, Right::Modify)?;
+        if read.desired.source != ImageSource::Upload
+            || read.state != ImageState::Creating
+            || read.desired.deleted
+        {
+            return Err(CloudError::Conflict(format!(
+                "{} doesn't wait for content; create a new MachineImage with imageLocation `upload:`",
+                read.id
+            )));
+        }
+        self.0
+            .intake
+            .take(Arc::new(read.document.0.clone()), upload)
+            .await?;
+        let read = self.find_image(context, read.id(), Right::View)?;
+        Ok(catalogue::view(&self.0.documents, context, read))
+    }
+
+    /// Removes an image. Machines made from it keep running: its content stays until the last of them is gone.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] while machines or images need it.
+    pub async fn delete_image(&self, context: &OpContext, id: &str) -> Result<Done> {
+        let documents = &self.0.documents;
+        loop {
+            let now = Timestamp::now();
+            let read = self.find_image(context, id, Right::Modify)?;
+            let machines = documents.machines.count_by_index("image", read.id.local());
+            if machines > 0 {
+                return Err(CloudError::Conflict(format!(
+                    "{} can't be deleted: {machines} machines run from it; remove them first",
+                    read.id
+                )));
+            }
+            if let Some(user) = documents.images.all().iter().find(|image| {
+                !image.desired.deleted
+                    && [&image.kernel, &image.initrd].contains(&&Some(read.id.clone()))
+            }) {
+                return Err(CloudError::Conflict(format!(
+                    "{} can't be deleted: {} boots with it",
+                    read.id, user.id
+                )));
+            }
+            let mut image = read.document.0.clone();
+            image.desired.deleted = true;
+            image.state = ImageState::Deleting;
+            let job = Job::accepted(
+                image.key(),
+                "delete",
+                JobGoal::Gone,
+                image.common.acl.clone(),
+                now,
+            );
+            let event = Event::request(&image, "delete", context.user().unwrap_or_default(), now);
+            match documents
+                .changes()
+                .replace(&read, image)
+                .create(&job)
+                .create(&event)
+                .commit()
+                .await
+            {
+                Ok(_) => {
+                    return Ok(Done {
+                        view: None,
+                        job: Some(job.id.to_string()),
+                    });
+                }
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Where the content comes from.
+fn source(body: &Map<String, Value>) -> Result<ImageSource> {
+    let path = "imageLocation";
+    let location = match body.get(path) {
+        Some(Value::Object(reference)) => resolve::href_of(reference),
+        Some(Value::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match location {
+        Some("upload:") => Ok(ImageSource::Upload),
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+            Ok(ImageSource::Url {
+                url: url.to_owned(),
+            })
+        }
+        Some(other) => Err(CloudError::invalid(
+            path,
+            format!("must be an http or https URL, or `upload:`, but is `{other}`"),
+        )),
+        None => Err(CloudError::invalid(
+            path,
+            "is missing; give an http or https URL, or `upload:`",
+        )),
+    }
+}
+
+impl Public for Image {
+    const KIND: Kind = Kind::MachineImage;
+
+    fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
+        let location = match &self.desired.source {
+            ImageSource::Upload => "upload:",
+            ImageSource::Url { url } => url.as_str(),
+        };
+        let mut out = object(json!({
+            "state": self.state,
+            "type": self.kind,
+            "imageLocation": {"href": location},
+            "visibility": visibility(&self.common.acl),
+        }));
+        let mut put = |name: &str, value: Value| {
+            if !value.is_null() {
+                out.insert(name.to_owned(), value);
+            }
+        };
+        put("identifier", json!(self.identifier()));
+        put("reason", json!(self.reason));
+        put("progress", json!(self.progress));
+        put("kernelArguments", json!(self.kernel_arguments));
+        for (name, file) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
+            put(
+                name,
+                file.as_ref().map_or(Value::Null, |id| json!({"href": id})),
+            );
+        }
+        if let Some(file) = &self.file {
+            put("format", json!(file.format));
+            put("virtualSize", json!(file.virtual_size));
+            put("bytes", json!(file.digests.bytes));
+            put("md5", json!(file.digests.md5));
+            put("sha1", json!(file.digests.sha1));
+            put("sha256", json!(file.digests.sha256));
+            put("sha512", json!(file.digests.sha512));
+        }
+        out
+    }
+
+    fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
+        match (name, value) {
+            ("visibility", Some(value)) => set_public(&mut self.common.acl, value == "PUBLIC"),
+            ("kernelArguments", value) => {
+                self.kernel_arguments = value.and_then(Value::as_str).map(str::to_owned);
+            }
+            _ => return Err(CloudError::invalid(name, "of an image can't be changed")),
+        }
+        Ok(())
+    }
+}

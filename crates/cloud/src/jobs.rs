@@ -1,0 +1,175 @@
+//! The tracker of jobs: sees what became of the resources, and ends the jobs that told of it.
+//!
+//! A job's goal is a pure question about documents ([`verdict`]), so it doesn't matter who did the work, in how many
+//! steps, or how often the process died meanwhile.
+
+use cimi::{
+    Timestamp,
+    lifecycle::{Power, Stage},
+    resources::{AttachStage, Image, ImageState, Job, JobGoal, Machine, Volume, VolumeState},
+};
+use documents::{Documents, DocumentsError};
+use store::cache::Changed;
+
+/// What a job's target looks like.
+enum Target<'a> {
+    Machine(&'a Machine),
+    Volume(&'a Volume),
+    Image(&'a Image),
+    Gone,
+}
+
+/// Whether a goal was reached (`Ok`), can't be reached any more (`Err`, with the reason), or is still open (`None`).
+fn verdict(goal: &JobGoal, target: &Target<'_>) -> Option<Result<(), String>> {
+    match (goal, target) {
+        (JobGoal::Gone | JobGoal::MachineOff | JobGoal::VolumeDetached { .. }, Target::Gone) => {
+            Some(Ok(()))
+        }
+        (_, Target::Gone) => Some(Err("it was removed".to_owned())),
+        (JobGoal::MachineRuns { run, restart }, Target::Machine(machine)) => {
+            runs(machine, *run, *restart)
+        }
+        (JobGoal::MachineOff, Target::Machine(machine)) => off(machine),
+        (JobGoal::VolumeAttached { volume }, Target::Machine(machine)) => attached(machine, volume),
+        (JobGoal::VolumeDetached { volume }, Target::Machine(machine)) => {
+            let still = machine
+                .volumes
+                .iter()
+                .any(|v| v.volume.to_string() == *volume);
+            (!still).then_some(Ok(()))
+        }
+        (JobGoal::Available, Target::Volume(volume)) => match volume.state {
+            VolumeState::Available => Some(Ok(())),
+            VolumeState::Error => Some(Err(volume.reason.clone().unwrap_or_default())),
+            VolumeState::Creating | VolumeState::Deleting => None,
+        },
+        (JobGoal::Available, Target::Image(image)) => match image.state {
+            ImageState::Available => Some(Ok(())),
+            ImageState::Error => Some(Err(image.reason.clone().unwrap_or_default())),
+            ImageState::Creating | ImageState::Deleting => None,
+        },
+        (JobGoal::Gone, Target::Volume(volume)) if volume.state == VolumeState::Error => {
+            Some(Err(volume.reason.clone().unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+fn runs(machine: &Machine, run: u64, restart: u64) -> Option<Result<(), String>> {
+    let seen = &machine.observed;
+    let reason = || {
+        machine
+            .reason
+            .clone()
+            .unwrap_or_else(|| "it ended".to_owned())
+    };
+    match seen.stage {
+        Stage::Running if seen.run >= run && seen.restart >= restart => Some(Ok(())),
+        _ if machine.desired.deleted => Some(Err("it was removed before".to_owned())),
+        _ if machine.desired.power == Power::Off => Some(Err("it was stopped before".to_owned())),
+        Stage::Ended { .. } | Stage::Failed if seen.run >= run => Some(Err(reason())),
+        _ => None,
+    }
+}
+
+fn off(machine: &Machine) -> Option<Result<(), String>> {
+    match machine.observed.stage {
+        _ if machine.desired.power == Power::On => {
+            Some(Err("it was started again before".to_owned()))
+        }
+        Stage::Ended { .. } | Stage::Waiting | Stage::Failed => Some(Ok(())),
+        _ => None,
+    }
+}
+
+fn attached(machine: &Machine, volume: &str) -> Option<Result<(), String>> {
+    let Some(found) = machine
+        .volumes
+        .iter()
+        .find(|v| v.volume.to_string() == volume)
+    else {
+        return Some(Err("it was detached before".to_owned()));
+    };
+    match &found.stage {
+        AttachStage::Attached { .. } => Some(Ok(())),
+        AttachStage::Failed { reason } => Some(Err(reason.clone())),
+        _ if !found.wanted => Some(Err("it was detached before".to_owned())),
+        AttachStage::Waiting | AttachStage::Detaching { .. } => None,
+    }
+}
+
+/// Progress in per cent: of an image's fetch while it goes on.
+pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
+    let fetched = || {
+        documents
+            .images
+            .get(job.target_resource.href.strip_prefix("MachineImage/")?)?
+            .progress
+    };
+    if job.state.is_final() {
+        100
+    } else {
+        fetched().unwrap_or(job.progress).min(99)
+    }
+}
+
+/// Ends jobs as their resources change, until the caches stop.
+pub(crate) async fn track(documents: Documents) {
+    let mut machines = documents.machines.changes();
+    let mut volumes = documents.volumes.changes();
+    let mut images = documents.images.changes();
+    let mut jobs = documents.jobs.changes();
+    loop {
+        let target = tokio::select! {
+            changed = machines.next() => format!("Machine/{}", changed.id()),
+            changed = volumes.next() => format!("Volume/{}", changed.id()),
+            changed = images.next() => format!("MachineImage/{}", changed.id()),
+            changed = jobs.next() => match changed {
+                Changed::Present(job) if !job.state.is_final() => job.target_resource.href.clone(),
+                _ => continue,
+            },
+        };
+        for job in documents.jobs.by_index("open", &target) {
+            if let Err(error) = end_if_decided(&documents, job.id(), &target).await {
+                tracing::warn!(job = %job.document.id, %error, "the job's end could not be written; it will be with its next change");
+            }
+        }
+    }
+}
+
+async fn end_if_decided(
+    documents: &Documents,
+    job: &str,
+    target: &str,
+) -> Result<(), DocumentsError> {
+    let local = target.split_once('/').map_or("", |(_, local)| local);
+    let ended = documents
+        .update(job, |job: &mut Job| {
+            if job.state.is_final() {
+                return Ok::<bool, DocumentsError>(false);
+            }
+            let (machine, volume, image) = (
+                documents.machines.get(local),
+                documents.volumes.get(local),
+                documents.images.get(local),
+            );
+            let target = match (&machine, &volume, &image) {
+                (Some(machine), ..) => Target::Machine(machine),
+                (_, Some(volume), _) => Target::Volume(volume),
+                (_, _, Some(image)) => Target::Image(image),
+                _ => Target::Gone,
+            };
+            match verdict(&job.goal, &target) {
+                None => Ok(false),
+                Some(outcome) => {
+                    job.finish(outcome, Timestamp::now());
+                    Ok(true)
+                }
+            }
+        })
+        .await;
+    match ended {
+        Ok(_) | Err(DocumentsError::Absent { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

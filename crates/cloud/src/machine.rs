@@ -1,0 +1,45 @@
+//! Machines: creation, operations, volumes, and how they look to the outside. The states and who may cause which
+//! change are drawn in [`cimi::lifecycle`]; everything here only changes what is *wanted*.
+
+mod attach;
+mod create;
+mod members;
+mod operate;
+mod request;
+mod view;
+
+use std::sync::Arc;
+
+use cimi::{Right, resources::Machine};
+use documents::Cached;
+
+pub(crate) use attach::available;
+pub(crate) use request::{configuration_capacity, typed};
+pub(crate) use view::{MachineView, text_of};
+
+use crate::{Cloud, OpContext, Result, access};
+
+impl Cloud {
+    /// A machine by the part of its id after the slash, or by its number.
+    pub(crate) fn find_machine(
+        &self,
+        context: &OpContext,
+        id: &str,
+        right: Right,
+    ) -> Result<Arc<Cached<Machine>>> {
+        let documents = &self.0.documents;
+        if !id.is_empty() && id.len() <= 10 && id.bytes().all(|b| b.is_ascii_digit()) {
+            let number = id.trim_start_matches('0');
+            if let Some(machine) = documents
+                .machines
+                .by_index("vmid", number)
+                .into_iter()
+                .next()
+            {
+                access::require(context, &machine.document.0, right)?;
+                return Ok(machine);
+            }
+        }
+        access::find(documents, context, id, right)
+    }
+}

@@ -1,0 +1,158 @@
+//! Volumes of a machine: attaching and detaching.
+//!
+//! Attaching is one transaction over machine and volume, so that one volume is never promised to two machines.
+//! Detaching only takes the wish back: the guest answers when it likes, and the host's controller releases the volume
+//! in the transaction in which it reports that the device is gone.
+
+use cimi::{
+    Right, Timestamp,
+    resources::{AttachStage, AttachedVolume, Event, Job, JobGoal, Resource, Volume, VolumeState},
+};
+use serde_json::{Map, Value};
+
+use super::{members, request::volume_reference};
+use crate::{Cloud, CloudError, Created, Done, OpContext, Result, access, volume};
+
+/// Most volumes at one machine: the spare slots for hot-plugging.
+const MOST_VOLUMES: usize = 8;
+
+impl Cloud {
+    /// Attaches a volume (MachineVolume).
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] if somebody has the volume, or the machine has no slot free.
+    pub async fn attach_volume(
+        &self,
+        context: &OpContext,
+        id: &str,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
+        let local = volume_reference(&body, "volume")?;
+        let location = body
+            .get("initialLocation")
+            .and_then(Value::as_str)
+            .map(str::to_owned);
+        loop {
+            let now = Timestamp::now();
+            let read = self.find_machine(context, id, Right::Modify)?;
+            let volume = access::find::<Volume>(&self.0.documents, context, &local, Right::View)?;
+            let mut machine = read.document.0.clone();
+            if machine.desired.deleted {
+                return Err(CloudError::Conflict(format!(
+                    "{} is being removed",
+                    machine.id
+                )));
+            }
+            let taken = volume::taken(&volume, &machine, now)?;
+            if machine.volumes.len() >= MOST_VOLUMES {
+                return Err(CloudError::Conflict(format!(
+                    "no free devices available: {} has {MOST_VOLUMES} volumes, the most a machine can have",
+                    machine.id
+                )));
+            }
+            machine.volumes.push(AttachedVolume {
+                volume: volume.id.clone(),
+                initial_location: location.clone(),
+                hot: true,
+                wanted: true,
+                stage: AttachStage::Waiting,
+                serial: volume::serial(&volume.id),
+            });
+            let goal = JobGoal::VolumeAttached {
+                volume: volume.key(),
+            };
+            let job = Job::accepted(machine.key(), "add", goal, machine.common.acl.clone(), now);
+            let event = Event::request(&machine, "attach", context.user().unwrap_or_default(), now);
+            let changes = self
+                .0
+                .documents
+                .changes()
+                .replace(&read, machine)
+                .replace(&volume, taken);
+            match changes.create(&job).create(&event).commit().await {
+                Ok(_) => {
+                    tracing::info!(machine = %read.id, volume = %volume.id, user = context.user(), "attachment wanted");
+                    let read = self.find_machine(context, read.id(), Right::View)?;
+                    let view = members::volume_view(context, &read, &local)?;
+                    return Ok(Created {
+                        view,
+                        job: Some(job.id.to_string()),
+                        existed: false,
+                    });
+                }
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes a volume from a machine. Done when the guest has let go of it.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`] if it isn't there, [`CloudError::Conflict`] if it was there from the start.
+    pub async fn detach_volume(&self, context: &OpContext, id: &str, volume: &str) -> Result<Done> {
+        loop {
+            let now = Timestamp::now();
+            let read = self.find_machine(context, id, Right::Modify)?;
+            let mut machine = read.document.0.clone();
+            let missing =
+                || CloudError::not_found(format!("{}/volumes/{volume}", read.document.id));
+            let member = machine
+                .volumes
+                .iter_mut()
+                .find(|v| v.volume.local() == volume)
+                .ok_or_else(missing)?;
+            if !member.hot {
+                return Err(CloudError::Conflict(
+                    "Disk have not been hot-plugged".to_owned(),
+                ));
+            }
+            member.wanted = false;
+            let goal = JobGoal::VolumeDetached {
+                volume: member.volume.to_string(),
+            };
+            let job = Job::accepted(
+                machine.key(),
+                "delete",
+                goal,
+                machine.common.acl.clone(),
+                now,
+            );
+            let event = Event::request(&machine, "detach", context.user().unwrap_or_default(), now);
+            let changes = self
+                .0
+                .documents
+                .changes()
+                .replace(&read, machine)
+                .create(&job)
+                .create(&event);
+            match changes.commit().await {
+                Ok(_) => {
+                    tracing::info!(machine = %read.id, volume, user = context.user(), "detachment wanted");
+                    return Ok(Done {
+                        view: None,
+                        job: Some(job.id.to_string()),
+                    });
+                }
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Refuses volumes that can't be had.
+pub(crate) fn available(volume: &Volume) -> Result<()> {
+    match volume.state {
+        VolumeState::Available | VolumeState::Creating if !volume.deleted => Ok(()),
+        VolumeState::Error => Err(CloudError::Conflict(format!(
+            "{} can't be attached: {}",
+            volume.id,
+            volume.reason.as_deref().unwrap_or("it is in error")
+        ))),
+        _ => Err(CloudError::Conflict(format!(
+            "{} is being deleted",
+            volume.id
+        ))),
+    }
+}

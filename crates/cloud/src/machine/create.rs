@@ -1,0 +1,532 @@
+//! Creation of a machine: one transaction for the machine, its address lease, its new volumes, the volumes it takes,
+//! the job and the event.
+
+use std::{net::IpAddr, sync::Arc};
+
+use cimi::{
+    Acl, Common, MachineId, Ref, Right, Timestamp,
+    lifecycle::{Desired, MachineState, Observed, Phase, Power},
+    resources::{
+        Address, AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Event,
+        Image, ImageState, Job, JobGoal, Machine, Network, Nic, Resource, Volume,
+    },
+    size::ByteSize,
+};
+use context::{AuthorizedKeys, ContextError, Variables, decoding};
+use documents::{Cached, Changes};
+use serde_json::{Map, Value};
+
+use super::{
+    MachineView,
+    request::{Interface, MachineCreate, Size, Template, volume_reference},
+};
+use crate::{
+    Cloud, CloudError, Created, OpContext, Result, access, leases::Reserved, resolve, volume,
+};
+
+/// Attempts against others who take the same address or volume at the same moment.
+const ATTEMPTS: usize = 16;
+/// Most disks of one machine, volumes included (StratusLab: ten data disks).
+const MOST_DISKS: usize = 12;
+/// Most interfaces of one machine.
+const MOST_INTERFACES: usize = 4;
+/// Least memory that makes sense, in KiB.
+const LEAST_MEMORY_KIB: u64 = 16 * 1024;
+
+/// Everything a new machine needs that doesn't change from attempt to attempt.
+struct Plan {
+    name: Option<String>,
+    description: Option<String>,
+    properties: std::collections::BTreeMap<String, String>,
+    acl: Acl,
+    size: Size,
+    template: Template,
+    image: Arc<Cached<Image>>,
+    context: ContextData,
+    disks: Vec<Disk>,
+    interfaces: Vec<Interface>,
+    new_volumes: Vec<(u64, Option<String>)>,
+}
+
+impl Cloud {
+    /// Makes a machine (MachineCreate). It is wanted on unless `initialState` is `STOPPED`.
+    ///
+    /// # Errors
+    /// [`CloudError::Invalid`] for what can't be, [`CloudError::Exhausted`] without a free address,
+    /// [`CloudError::Conflict`] for an address or volume in use.
+    pub async fn create_machine(
+        &self,
+        context: &OpContext,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
+        let plan = self.plan(context, body)?;
+        for _ in 0..ATTEMPTS {
+            match self.write_machine(context, &plan).await {
+                Err(CloudError::Conflict(text)) if text.contains("changed by somebody else") => {}
+                other => return other,
+            }
+        }
+        Err(CloudError::Unavailable(
+            "too many others want the same address or volume: try again".to_owned(),
+        ))
+    }
+
+    fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
+        let acl = Self::acl_for(context, false)?;
+        self.within_machine_quota(context)?;
+        let mut request = MachineCreate::parse(body)?;
+        let template = request.template(self, context)?;
+        let size = template.size(self, context)?;
+        self.check_size(&size)?;
+        let image = self.bootable_image(context, &template)?;
+        let guest = guest_context(&template, template.credential_key(self, context)?)?;
+        let disks = self.disks(context, &template, &size, &image)?;
+        let interfaces = template.interfaces(self)?;
+        let new_volumes = template.new_volumes(self, context)?;
+        if interfaces.len() > MOST_INTERFACES {
+            return Err(CloudError::invalid(
+                "machineTemplate.networkInterfaces",
+                format!(
+                    "{} are too many: a machine has at most {MOST_INTERFACES}",
+                    interfaces.len()
+                ),
+            ));
+        }
+        let all = disks.len() + new_volumes.len() + template.volumes.len();
+        if all > MOST_DISKS {
+            return Err(CloudError::invalid(
+                "machineTemplate",
+                format!(
+                    "{all} disks and volumes are too many: a machine starts with at most {MOST_DISKS}"
+                ),
+            ));
+        }
+        Ok(Plan {
+            name: request.name,
+            description: request.description,
+            properties: request.properties,
+            acl,
+            size,
+            template,
+            image,
+            context: guest,
+            disks,
+            interfaces,
+            new_volumes,
+        })
+    }
+
+    async fn write_machine(&self, context: &OpContext, plan: &Plan) -> Result<Created> {
+        let documents = &self.0.documents;
+        let now = Timestamp::now();
+        let id = MachineId::generate();
+        let vmid = self.0.numbers.next(documents).await?;
+        let on = plan.template.initial_state.as_deref() != Some("STOPPED");
+        let mut machine = Machine {
+            id: id.clone(),
+            common: Common {
+                name: plan.name.clone(),
+                description: plan.description.clone(),
+                properties: plan.properties.clone(),
+                ..Common::new(plan.acl.clone(), now)
+            },
+            state: MachineState::Creating,
+            phase: Phase::Pending,
+            reason: None,
+            vmid,
+            cpu: plan.size.cpu,
+            memory: plan.size.memory,
+            cpu_arch: "x86_64".to_owned(),
+            cpu_share_percent: cpu_share(plan.template.cpu_share.as_ref(), plan.size.cpu)?,
+            image: Ref::to(plan.image.id.clone()),
+            disks: plan.disks.clone(),
+            volumes: Vec::new(),
+            nics: Vec::new(),
+            context: plan.context.clone(),
+            boot: boot_of(&plan.image),
+            cpu_model: plan.template.cpu_model.clone(),
+            keymap: plan.template.keymap.clone(),
+            requirements: plan.template.requirements.clone(),
+            restart_policy: plan.template.restart_policy.unwrap_or_default(),
+            host: None,
+            desired: Desired {
+                power: if on { Power::On } else { Power::Off },
+                run: u64::from(on),
+                restart: 0,
+                force: false,
+                deleted: false,
+                graceful: false,
+                since: now,
+            },
+            observed: Observed::nothing(now),
+            accelerator: None,
+            ssh: None,
+            first_started: None,
+            unknown: Map::new(),
+        };
+        let mut changes = documents.changes();
+        let mut reserved: Vec<Reserved> = Vec::new();
+        for interface in &plan.interfaces {
+            let network = self.usable_network(context, &interface.network)?;
+            let lease = self
+                .0
+                .leases
+                .reserve(documents, &network.document.0, interface.ip)?;
+            changes = changes.create(&address_document(
+                &machine,
+                &network.document.0,
+                &lease,
+                now,
+            ));
+            machine.nics.push(Nic {
+                network: network.id.clone(),
+                address: lease.id.clone(),
+                ip: lease.ip,
+                mac: lease.mac.clone(),
+                model: interface.model.clone(),
+            });
+            reserved.push(lease);
+        }
+        changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
+        machine.settle();
+        let goal = if on {
+            JobGoal::MachineRuns { run: 1, restart: 0 }
+        } else {
+            JobGoal::MachineOff
+        };
+        let job = Job::accepted(machine.key(), "add", goal, machine.common.acl.clone(), now);
+        let event = Event::request(&machine, "add", context.user().unwrap_or_default(), now);
+        changes
+            .create(&machine)
+            .create(&job)
+            .create(&event)
+            .commit()
+            .await?;
+        drop(reserved);
+        tracing::info!(machine = %id, %vmid, owner = context.user(), request_id = %context.request_id, "machine created");
+        let read = access::find::<Machine>(documents, context, id.local(), Right::View)?;
+        Ok(Created {
+            view: MachineView::view(self, context, read),
+            job: Some(job.id.to_string()),
+            existed: false,
+        })
+    }
+
+    /// Adds the volumes the machine takes and makes to the transaction and to the machine.
+    fn take_volumes<'a>(
+        &self,
+        context: &OpContext,
+        plan: &Plan,
+        machine: &mut Machine,
+        mut changes: Changes<'a>,
+        now: Timestamp,
+    ) -> Result<Changes<'a>> {
+        for entry in &plan.template.volumes {
+            let path = "machineTemplate.volumes";
+            let local = volume_reference(entry, path)?;
+            let volume = access::find::<Volume>(&self.0.documents, context, &local, Right::View)?;
+            let location = entry
+                .get("initialLocation")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            changes = changes.replace(&volume, volume::taken(&volume, machine, now)?);
+            machine.volumes.push(attached(&volume, location));
+        }
+        for (capacity_kb, location) in &plan.new_volumes {
+            let mut volume = volume::new_volume(
+                ByteSize::from_capacity_kb(*capacity_kb),
+                plan.acl.clone(),
+                now,
+            );
+            self.check_volume_size(volume.size_bytes, "machineTemplate.volumeTemplates")?;
+            volume.attachment = Some(cimi::resources::Attachment {
+                machine: machine.id.clone(),
+                since: now,
+            });
+            machine.volumes.push(attached(&volume, location.clone()));
+            changes = changes.create(&volume);
+        }
+        Ok(changes)
+    }
+
+    /// The image a template boots, which the caller may use.
+    fn bootable_image(
+        &self,
+        context: &OpContext,
+        template: &Template,
+    ) -> Result<Arc<Cached<Image>>> {
+        let path = "machineTemplate.machineImage";
+        let given = template.machine_image.as_ref().and_then(resolve::href_of);
+        let href = given.ok_or_else(|| {
+            CloudError::invalid(
+                path,
+                "is missing; give {\"href\": \"MachineImage/…\"} with an id or identifier",
+            )
+        })?;
+        let image = self.find_image(
+            context,
+            resolve::local_part::<Image>(href, path)?,
+            Right::View,
+        )?;
+        usable_image(&image, path)?;
+        if image.kind != "IMAGE" {
+            return Err(CloudError::invalid(
+                path,
+                format!("{} is a {}, not a bootable image", image.id, image.kind),
+            ));
+        }
+        Ok(image)
+    }
+
+    fn check_size(&self, size: &Size) -> Result<()> {
+        let path = "machineTemplate.machineConfig";
+        let (mut cpus, mut memory) = (0, 0);
+        for host in self.0.documents.hosts.all() {
+            cpus = cpus.max(host.capacity.cpus);
+            memory = memory.max(host.capacity.memory_kib);
+        }
+        // Before the first host has reported, nothing is too large: the machine waits for one.
+        let (cpus, memory) = if cpus == 0 {
+            (u32::MAX, u64::MAX)
+        } else {
+            (cpus, memory)
+        };
+        if size.cpu == 0 || size.cpu > cpus {
+            let problem = format!(
+                "must be 1 to {cpus} (the largest host), but is {}",
+                size.cpu
+            );
+            return Err(CloudError::invalid(format!("{path}.cpu"), problem));
+        }
+        if size.memory < LEAST_MEMORY_KIB || size.memory > memory {
+            let problem = format!(
+                "must be {LEAST_MEMORY_KIB} to {memory} KiB (the largest host), but is {}",
+                size.memory
+            );
+            return Err(CloudError::invalid(format!("{path}.memory"), problem));
+        }
+        Ok(())
+    }
+
+    fn within_machine_quota(&self, context: &OpContext) -> Result<()> {
+        let limit = self.0.settings.machines_per_user;
+        let user = access::require_user(context)?;
+        let have = self
+            .0
+            .documents
+            .machines
+            .count_by_index("readers", &format!("u:{user}"));
+        if have >= limit && !context.is_admin() {
+            return Err(CloudError::Exhausted(format!(
+                "you have {have} machines, and {limit} is the most one user may have: remove some, or ask the \
+                 administrator"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Root, swap, volatile and read-only disks in the documented order.
+    fn disks(
+        &self,
+        context: &OpContext,
+        template: &Template,
+        size: &Size,
+        image: &Image,
+    ) -> Result<Vec<Disk>> {
+        let root_size = image
+            .file
+            .as_ref()
+            .map_or(ByteSize(0), |file| file.virtual_size);
+        let mut disks = vec![Disk {
+            role: DiskRole::Root,
+            size_bytes: root_size,
+            serial: "root".to_owned(),
+        }];
+        let mut volatile = Vec::new();
+        for disk in &size.disks {
+            let size_bytes = ByteSize::from_capacity_kb(disk.capacity);
+            self.check_volume_size(size_bytes, "machineTemplate.machineConfig.disks")?;
+            match disk.format.as_str() {
+                "swap" if disks.len() == 1 => {
+                    disks.push(Disk {
+                        role: DiskRole::Swap,
+                        size_bytes,
+                        serial: "swap".to_owned(),
+                    });
+                }
+                "swap" => {
+                    let problem = "a machine has one swap disk";
+                    return Err(CloudError::invalid(
+                        "machineTemplate.machineConfig.disks",
+                        problem,
+                    ));
+                }
+                "raw" => {
+                    let serial = format!("volatile{}", volatile.len());
+                    volatile.push(Disk {
+                        role: DiskRole::Volatile,
+                        size_bytes,
+                        serial,
+                    });
+                }
+                other => {
+                    return Err(CloudError::invalid(
+                        "machineTemplate.machineConfig.disks.format",
+                        format!("must be `raw` or `swap`, but is `{other}`"),
+                    ));
+                }
+            }
+        }
+        disks.append(&mut volatile);
+        for (number, entry) in template.read_only_disks.iter().enumerate() {
+            let path = "machineTemplate.readOnlyDisks";
+            let href =
+                resolve::href_of(entry).ok_or_else(|| CloudError::invalid(path, "needs `href`"))?;
+            let data = self.find_image(
+                context,
+                resolve::local_part::<Image>(href, path)?,
+                Right::View,
+            )?;
+            usable_image(&data, path)?;
+            disks.push(Disk {
+                role: DiskRole::ReadOnly {
+                    image: data.id.clone(),
+                },
+                size_bytes: data
+                    .file
+                    .as_ref()
+                    .map_or(ByteSize(0), |file| file.virtual_size),
+                serial: format!("data{number}"),
+            });
+        }
+        Ok(disks)
+    }
+}
+
+/// A volume at a machine that is being made: present from its first boot.
+fn attached(volume: &Volume, initial_location: Option<String>) -> AttachedVolume {
+    AttachedVolume {
+        volume: volume.id.clone(),
+        initial_location,
+        hot: false,
+        wanted: true,
+        stage: AttachStage::Waiting,
+        serial: volume::serial(&volume.id),
+    }
+}
+
+fn address_document(
+    machine: &Machine,
+    network: &Network,
+    lease: &Reserved,
+    now: Timestamp,
+) -> Address {
+    Address {
+        id: lease.id.clone(),
+        common: Common::new(machine.common.acl.clone(), now),
+        ip: lease.ip,
+        mac: lease.mac.clone(),
+        hostname: host_name(lease.ip),
+        network: Ref::to(network.id.clone()),
+        resource: Ref::to(machine.id.clone()),
+        unknown: Map::new(),
+    }
+}
+
+/// The DNS name of an address: `vm-10-77-0-5`. Unique wherever the address is, whatever users call their machines.
+fn host_name(ip: IpAddr) -> String {
+    format!("vm-{}", ip.to_string().replace(['.', ':'], "-"))
+}
+
+/// Refuses images that failed or are on their way out; one that is still being fetched is waited for by the machine.
+fn usable_image(image: &Image, path: &str) -> Result<()> {
+    match image.state {
+        ImageState::Available | ImageState::Creating => Ok(()),
+        ImageState::Deleting => Err(CloudError::invalid(
+            path,
+            format!("{} is being deleted", image.id),
+        )),
+        ImageState::Error => Err(CloudError::invalid(
+            path,
+            format!(
+                "{} can't be used: {}",
+                image.id,
+                image.reason.as_deref().unwrap_or("its import failed")
+            ),
+        )),
+    }
+}
+
+fn boot_of(image: &Image) -> BootSource {
+    match &image.kernel {
+        None => BootSource::Disk,
+        Some(kernel) => BootSource::Kernel {
+            kernel: kernel.clone(),
+            initrd: image.initrd.clone(),
+            arguments: image.kernel_arguments.clone().unwrap_or_default(),
+        },
+    }
+}
+
+/// `0.5` or `"0.5"` of a CPU as hundredths.
+fn cpu_share(given: Option<&Value>, cpus: u32) -> Result<Option<u32>> {
+    let path = "machineTemplate.cpuShare";
+    let share = match given {
+        None => return Ok(None),
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(_) => None,
+    };
+    match share {
+        Some(share) if share > 0.0 && share <= f64::from(cpus) =>
+        {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked to be small and positive"
+            )]
+            Ok(Some((share * 100.0).ceil() as u32))
+        }
+        _ => Err(CloudError::invalid(
+            path,
+            format!("must be a number above 0, at most the machine's {cpus} CPUs"),
+        )),
+    }
+}
+
+/// What the guest is told: the variables and user data as the commands encode them, and the credential's key.
+fn guest_context(template: &Template, key: Option<String>) -> Result<ContextData> {
+    let refused = |path: &str| {
+        let path = format!("machineTemplate.{path}");
+        move |error: ContextError| CloudError::invalid(path.clone(), error.to_string())
+    };
+    let variables = Variables::from_pairs(&template.context).map_err(refused("context"))?;
+    let user = decoding::UserContext::from_variables(variables).map_err(refused("context"))?;
+    let mut keys = AuthorizedKeys::none();
+    if let Some(key) = key {
+        keys.add(&key).map_err(refused("credential.publicKey"))?;
+    }
+    for line in user.public_keys.lines() {
+        keys.add(line).map_err(refused("context"))?;
+    }
+    let user_data = match &template.user_data {
+        Some(text) => Some(decoding::decode_user_data(text).map_err(refused("userData"))?),
+        None => user.user_data,
+    };
+    let encode = |data: context::UserData| {
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &*data)
+    };
+    let mut variables: std::collections::BTreeMap<String, String> = user
+        .variables
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    if user.method == context::ContextMethod::CloudInit {
+        variables.insert("CONTEXT_METHOD".to_owned(), "cloud-init".to_owned());
+    }
+    Ok(ContextData {
+        public_keys: keys.lines().map(str::to_owned).collect(),
+        variables,
+        user_data: user_data.map(encode),
+    })
+}

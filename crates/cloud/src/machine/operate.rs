@@ -1,0 +1,240 @@
+//! What may be asked of a machine that exists: start, stop, restart, edit, removal.
+
+use cimi::{
+    Right, Timestamp,
+    lifecycle::{self, MachineState, Power},
+    model::Changes,
+    resources::{Event, Job, JobGoal, Machine, Resource},
+    uri,
+};
+use serde_json::Value;
+
+use super::MachineView;
+use crate::{Cloud, CloudError, Done, OpContext, Result, catalogue};
+
+/// An operation on a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Start,
+    Stop {
+        force: bool,
+    },
+    Restart {
+        force: bool,
+    },
+    /// Everything is released at once (`stratus-kill-instance`, DELETE).
+    Kill,
+    /// The guest is asked to shut down first (`stratus-shutdown-instance`).
+    Shutdown,
+}
+
+impl Operation {
+    fn parse(action: &str, force: bool) -> Option<Self> {
+        match action {
+            "start" => Some(Self::Start),
+            "stop" => Some(Self::Stop { force }),
+            "restart" => Some(Self::Restart { force }),
+            "kill" => Some(Self::Kill),
+            "shutdown" => Some(Self::Shutdown),
+            _ => None,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop { .. } => "stop",
+            Self::Restart { .. } => "restart",
+            Self::Kill => "delete",
+            Self::Shutdown => "shutdown",
+        }
+    }
+
+    /// Changes what is wanted; says what the job waits for.
+    fn apply(self, machine: &mut Machine, now: Timestamp) -> Result<JobGoal> {
+        let name = self.name();
+        let allowed = match self {
+            Self::Kill => true,
+            Self::Shutdown => !machine.desired.deleted,
+            _ => lifecycle::actions(machine.state).contains(&name),
+        };
+        if !allowed {
+            return Err(CloudError::Conflict(format!(
+                "{} is {}; `{name}` is not possible now",
+                machine.id,
+                serde_json::to_string(&machine.state)
+                    .unwrap_or_default()
+                    .trim_matches('"')
+            )));
+        }
+        let desired = &mut machine.desired;
+        desired.since = now;
+        let goal = match self {
+            Self::Start => {
+                desired.power = Power::On;
+                desired.run += 1;
+                desired.force = false;
+                JobGoal::MachineRuns {
+                    run: desired.run,
+                    restart: desired.restart,
+                }
+            }
+            Self::Stop { force } => {
+                desired.power = Power::Off;
+                desired.force = force;
+                JobGoal::MachineOff
+            }
+            Self::Restart { force } => {
+                desired.force = force;
+                let runs = matches!(
+                    machine.state,
+                    MachineState::Started | MachineState::Starting | MachineState::Paused
+                );
+                if runs && desired.power == Power::On {
+                    desired.restart += 1;
+                } else {
+                    desired.power = Power::On;
+                    desired.run += 1;
+                }
+                JobGoal::MachineRuns {
+                    run: desired.run,
+                    restart: desired.restart,
+                }
+            }
+            Self::Kill => {
+                desired.deleted = true;
+                desired.graceful = false;
+                desired.force = true;
+                JobGoal::Gone
+            }
+            Self::Shutdown => {
+                desired.deleted = true;
+                desired.graceful = true;
+                JobGoal::Gone
+            }
+        };
+        Ok(goal)
+    }
+}
+
+impl Cloud {
+    /// Does an action by its name in lower case.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] if the machine's state doesn't allow it, [`CloudError::Invalid`] for an unknown one.
+    pub async fn act_on_machine(
+        &self,
+        context: &OpContext,
+        id: &str,
+        action: &str,
+        force: bool,
+    ) -> Result<Done> {
+        let operation = Operation::parse(action, force).ok_or_else(|| {
+            CloudError::invalid(
+                "action",
+                format!(
+                    "`{action}` is unknown; a machine knows start, stop, restart, kill, shutdown"
+                ),
+            )
+        })?;
+        self.operate(context, id, operation).await
+    }
+
+    /// Removes a machine with everything that lives and dies with it.
+    ///
+    /// # Errors
+    /// Those of lookup and store.
+    pub async fn delete_machine(&self, context: &OpContext, id: &str) -> Result<Done> {
+        self.operate(context, id, Operation::Kill).await
+    }
+
+    async fn operate(&self, context: &OpContext, id: &str, operation: Operation) -> Result<Done> {
+        loop {
+            let now = Timestamp::now();
+            let read = self.find_machine(context, id, Right::Modify)?;
+            let mut machine = read.document.0.clone();
+            let goal = operation.apply(&mut machine, now)?;
+            machine.settle();
+            let rel = match operation {
+                Operation::Kill => "delete".to_owned(),
+                other => format!("{}/{}", uri::ACTION, other.name()),
+            };
+            let job = Job::accepted(machine.key(), &rel, goal, machine.common.acl.clone(), now);
+            let event = Event::request(
+                &machine,
+                operation.name(),
+                context.user().unwrap_or_default(),
+                now,
+            );
+            let changes = self
+                .0
+                .documents
+                .changes()
+                .replace(&read, machine)
+                .create(&job)
+                .create(&event);
+            match changes.commit().await {
+                Ok(_) => {
+                    let (name, user) = (operation.name(), context.user());
+                    tracing::info!(machine = %read.id, vmid = %read.vmid, user, "machine: {name} wanted");
+                    return Ok(Done {
+                        view: None,
+                        job: Some(job.id.to_string()),
+                    });
+                }
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Changes what a consumer may write of a machine: name, description, properties, and the restart policy.
+    ///
+    /// # Errors
+    /// [`CloudError::Invalid`] for an attribute that can't be changed.
+    pub async fn edit_machine(
+        &self,
+        context: &OpContext,
+        id: &str,
+        changes: Changes,
+    ) -> Result<Done> {
+        let read = self.find_machine(context, id, Right::Modify)?;
+        let edited = self
+            .0
+            .documents
+            .update(read.id(), |machine: &mut Machine| {
+                for (name, value) in &changes {
+                    match name.as_str() {
+                        "restartPolicy" => {
+                            machine.restart_policy = match value {
+                                None => cimi::lifecycle::RestartPolicy::default(),
+                                Some(value) => serde_json::from_value(value.clone())
+                                    .map_err(|error| CloudError::invalid("restartPolicy", error.to_string()))?,
+                            };
+                        }
+                        "cpu" | "memory" if value.as_ref().and_then(Value::as_u64) == Some(size_of(machine, name)) => {}
+                        "cpu" | "memory" => {
+                            return Err(CloudError::Conflict(format!(
+                                "`{name}` of a machine can't be changed; make a new machine of the size you need"
+                            )));
+                        }
+                        _ => catalogue::edit_common(&mut machine.common, name, value.as_ref())?,
+                    }
+                }
+                Ok(true)
+            })
+            .await?;
+        Ok(Done {
+            view: Some(MachineView::view(self, context, edited)),
+            job: None,
+        })
+    }
+}
+
+fn size_of(machine: &Machine, name: &str) -> u64 {
+    if name == "cpu" {
+        machine.cpu.into()
+    } else {
+        machine.memory
+    }
+}

@@ -1,0 +1,271 @@
+//! What a creation of a machine says, once its references are resolved.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use cimi::{
+    ids::MachineConfigurationId,
+    lifecycle::RestartPolicy,
+    resources::{
+        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, VolumeConfiguration,
+    },
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use crate::{Cloud, CloudError, OpContext, Result, resolve};
+
+const TEMPLATE: &str = "machineTemplate";
+
+/// The wrapper: MachineCreate.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MachineCreate {
+    pub(super) name: Option<String>,
+    pub(super) description: Option<String>,
+    #[serde(default)]
+    pub(super) properties: BTreeMap<String, String>,
+    pub(super) machine_template: Map<String, Value>,
+}
+
+/// What a template holds beside the parts that may be references themselves.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Template {
+    pub(super) initial_state: Option<String>,
+    machine_config: Option<Map<String, Value>>,
+    pub(super) machine_image: Option<Map<String, Value>>,
+    credential: Option<Map<String, Value>>,
+    #[serde(default)]
+    network_interfaces: Vec<InterfaceRequest>,
+    #[serde(default)]
+    pub(super) volumes: Vec<Map<String, Value>>,
+    #[serde(default)]
+    volume_templates: Vec<Map<String, Value>>,
+    pub(super) user_data: Option<String>,
+    #[serde(default)]
+    pub(super) context: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) read_only_disks: Vec<Map<String, Value>>,
+    pub(super) cpu_model: Option<String>,
+    pub(super) keymap: Option<String>,
+    pub(super) cpu_share: Option<Value>,
+    pub(super) requirements: Option<String>,
+    pub(super) restart_policy: Option<RestartPolicy>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InterfaceRequest {
+    network: Option<Map<String, Value>>,
+    #[serde(default)]
+    addresses: Vec<Map<String, Value>>,
+    model: Option<String>,
+}
+
+/// A network interface wanted.
+#[derive(Debug)]
+pub(super) struct Interface {
+    /// Name of the network.
+    pub(super) network: String,
+    /// A certain address.
+    pub(super) ip: Option<IpAddr>,
+    /// Device model.
+    pub(super) model: Option<String>,
+}
+
+/// The size of a machine.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Size {
+    pub(super) cpu: u32,
+    pub(super) memory: u64,
+    #[serde(default)]
+    pub(super) disks: Vec<ConfigurationDisk>,
+}
+
+impl MachineCreate {
+    pub(super) fn parse(body: Map<String, Value>) -> Result<Self> {
+        typed(body, "")
+    }
+
+    /// The template with what it refers to put in.
+    pub(super) fn template(&mut self, cloud: &Cloud, context: &OpContext) -> Result<Template> {
+        let given = std::mem::take(&mut self.machine_template);
+        typed(
+            resolve::resolve::<MachineTemplate>(&cloud.0.documents, context, given, TEMPLATE)?,
+            TEMPLATE,
+        )
+    }
+}
+
+impl Template {
+    /// The size asked for, by value or by reference, or that of the default type.
+    pub(super) fn size(&self, cloud: &Cloud, context: &OpContext) -> Result<Size> {
+        let path = "machineTemplate.machineConfig";
+        let given = match &self.machine_config {
+            Some(given) => given.clone(),
+            None => {
+                let default = &cloud.0.settings.default_machine_type;
+                let reference = format!("{}/{default}", MachineConfigurationId::COLLECTION);
+                Map::from_iter([("href".to_owned(), Value::from(reference))])
+            }
+        };
+        typed(
+            resolve::resolve::<MachineConfiguration>(&cloud.0.documents, context, given, path)?,
+            path,
+        )
+    }
+
+    /// The SSH keys of the credential, by value or by reference.
+    pub(super) fn credential_key(
+        &self,
+        cloud: &Cloud,
+        context: &OpContext,
+    ) -> Result<Option<String>> {
+        let path = "machineTemplate.credential";
+        let Some(given) = self.credential.clone() else {
+            return Ok(None);
+        };
+        let credential = resolve::resolve::<Credential>(&cloud.0.documents, context, given, path)?;
+        match credential.get("publicKey").and_then(Value::as_str) {
+            Some(key) => Ok(Some(key.to_owned())),
+            None => Err(CloudError::invalid(
+                path,
+                "has no `publicKey`; machines accept SSH public keys only",
+            )),
+        }
+    }
+
+    /// The interfaces asked for; one on the default network if none is.
+    pub(super) fn interfaces(&self, cloud: &Cloud) -> Result<Vec<Interface>> {
+        let default = || cloud.0.settings.default_network.clone();
+        if self.network_interfaces.is_empty() {
+            return Ok(vec![Interface {
+                network: default(),
+                ip: None,
+                model: None,
+            }]);
+        }
+        let path = "machineTemplate.networkInterfaces";
+        let interface = |request: &InterfaceRequest| {
+            let network = match &request.network {
+                None => default(),
+                Some(reference) => {
+                    let href = resolve::href_of(reference).ok_or_else(|| {
+                        CloudError::invalid(format!("{path}.network"), "must be a reference")
+                    })?;
+                    resolve::local_part::<cimi::resources::Network>(
+                        href,
+                        &format!("{path}.network"),
+                    )?
+                    .to_owned()
+                }
+            };
+            let ip = match request.addresses.as_slice() {
+                [] => None,
+                [one] => Some(address(one, &network)?),
+                _ => {
+                    return Err(CloudError::invalid(
+                        format!("{path}.addresses"),
+                        "may hold one address",
+                    ));
+                }
+            };
+            Ok(Interface {
+                network,
+                ip,
+                model: request.model.clone(),
+            })
+        };
+        self.network_interfaces.iter().map(interface).collect()
+    }
+
+    /// The sizes, in kB, of volumes to be made for the machine.
+    pub(super) fn new_volumes(
+        &self,
+        cloud: &Cloud,
+        context: &OpContext,
+    ) -> Result<Vec<(u64, Option<String>)>> {
+        let path = "machineTemplate.volumeTemplates";
+        let documents = &cloud.0.documents;
+        let one = |entry: &Map<String, Value>| {
+            let location = entry
+                .get("initialLocation")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            // Nested as in the standard, or flattened as some clients write it.
+            let given = match entry.get("volumeTemplate") {
+                Some(Value::Object(nested)) => nested.clone(),
+                _ => entry.clone(),
+            };
+            let template = resolve::resolve::<cimi::resources::VolumeTemplate>(
+                documents, context, given, path,
+            )?;
+            let capacity = crate::volume::configured_capacity(documents, context, &template, path)?;
+            Ok((capacity, location))
+        };
+        self.volume_templates.iter().map(one).collect()
+    }
+}
+
+/// The address in `{"ip": …}`, or in a reference to `Address/<network>.<ip>`.
+fn address(given: &Map<String, Value>, network: &str) -> Result<IpAddr> {
+    let path = "machineTemplate.networkInterfaces.addresses";
+    let text = match (
+        given.get("ip").and_then(Value::as_str),
+        resolve::href_of(given),
+    ) {
+        (Some(ip), _) => ip,
+        (None, Some(href)) => resolve::local_part::<cimi::resources::Address>(href, path)?
+            .strip_prefix(&format!("{network}."))
+            .ok_or_else(|| {
+                CloudError::invalid(path, format!("`{href}` is not in network {network}"))
+            })?,
+        (None, None) => return Err(CloudError::invalid(path, "needs `ip`")),
+    };
+    text.parse()
+        .map_err(|_| CloudError::invalid(path, format!("`{text}` is not an address")))
+}
+
+/// Reads a checked object into a type of ours.
+pub(crate) fn typed<T: DeserializeOwned>(object: Map<String, Value>, path: &str) -> Result<T> {
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| CloudError::invalid(path, error.to_string()))
+}
+
+/// The volume referred to by `{"volume": {"href": …}}`, or flattened `{"href": …}`.
+pub(super) fn volume_reference(entry: &Map<String, Value>, path: &str) -> Result<String> {
+    let reference = match entry.get("volume") {
+        Some(Value::Object(nested)) => resolve::href_of(nested),
+        Some(Value::String(href)) => Some(href.as_str()),
+        _ => resolve::href_of(entry),
+    };
+    let href = reference
+        .ok_or_else(|| CloudError::invalid(path, "needs `volume`: {\"href\": \"Volume/…\"}"))?;
+    Ok(resolve::local_part::<cimi::resources::Volume>(href, path)?.to_owned())
+}
+
+/// The capacity of a volume configuration, by value or by reference.
+pub(crate) fn configuration_capacity(
+    documents: &documents::Documents,
+    context: &OpContext,
+    given: Map<String, Value>,
+    path: &str,
+) -> Result<u64> {
+    let configuration = resolve::resolve::<VolumeConfiguration>(documents, context, given, path)?;
+    if let Some(format) = configuration.get("format").and_then(Value::as_str)
+        && format != "raw"
+    {
+        return Err(CloudError::invalid(
+            format!("{path}.format"),
+            format!("`{format}` is not made here; volumes are `raw`, format them in a machine"),
+        ));
+    }
+    configuration
+        .get("capacity")
+        .and_then(Value::as_u64)
+        .filter(|kb| *kb > 0)
+        .ok_or_else(|| {
+            CloudError::invalid(format!("{path}.capacity"), "must be a number of kB above 0")
+        })
+}

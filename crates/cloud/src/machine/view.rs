@@ -1,0 +1,197 @@
+//! A machine as the outside sees it.
+
+use std::sync::Arc;
+
+use cimi::{
+    Right, lifecycle,
+    model::Kind,
+    query::{Attributes, Scalar},
+    resources::{AttachStage, DiskRole, Endpoint, Machine, Resource},
+    size::MEBIBYTE,
+};
+use documents::{Cached, Documents};
+use serde_json::{Map, Value, json};
+
+use crate::{Cloud, Document, OpContext, Rel, View, catalogue::common_attributes};
+
+/// A machine, and the documents it refers to.
+pub(crate) struct MachineView {
+    documents: Documents,
+    machine: Arc<Cached<Machine>>,
+}
+
+impl MachineView {
+    pub(crate) fn of(documents: &Documents, machine: Arc<Cached<Machine>>) -> Self {
+        Self {
+            documents: documents.clone(),
+            machine,
+        }
+    }
+
+    pub(crate) fn into_view(self, context: &OpContext) -> View {
+        View {
+            kind: Kind::Machine,
+            id: self.machine.key.as_str().into(),
+            stamp: Some(self.machine.revision.0),
+            right: context.right_on(self.machine.acl()).unwrap_or(Right::View),
+            document: Arc::new(self),
+        }
+    }
+
+    pub(crate) fn view(cloud: &Cloud, context: &OpContext, machine: Arc<Cached<Machine>>) -> View {
+        Self::of(&cloud.0.documents, machine).into_view(context)
+    }
+
+    fn host_name(&self) -> Option<String> {
+        let host = self
+            .documents
+            .hosts
+            .get(self.machine.host.as_ref()?.local())?;
+        host.common.name.clone()
+    }
+
+    fn image_identifier(&self) -> Option<String> {
+        let image = self.documents.images.get(self.machine.image.href.local())?;
+        image.identifier().map(str::to_owned)
+    }
+}
+
+/// Upper-case state as CIMI writes it.
+pub(crate) fn text_of(value: impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(text)) => text,
+        _ => String::new(),
+    }
+}
+
+/// Where SSH answers: a forwarded port, or port 22 of the first address.
+fn ssh_of(machine: &Machine) -> Option<Endpoint> {
+    machine.ssh.clone().or_else(|| {
+        machine.ip().map(|ip| Endpoint {
+            host: ip.to_string(),
+            port: 22,
+        })
+    })
+}
+
+fn swap_mib(machine: &Machine) -> u64 {
+    machine
+        .disks
+        .iter()
+        .filter(|disk| disk.role == DiskRole::Swap)
+        .map(|disk| disk.size_bytes.0 / MEBIBYTE)
+        .sum()
+}
+
+/// What a volume's stage is called outside.
+pub(super) fn attach_state(stage: &AttachStage, wanted: bool) -> &'static str {
+    match (stage, wanted) {
+        (AttachStage::Failed { .. }, _) => "FAILED",
+        (AttachStage::Detaching { .. }, _) | (_, false) => "DETACHING",
+        (AttachStage::Waiting, true) => "ATTACHING",
+        (AttachStage::Attached { .. }, true) => "ATTACHED",
+    }
+}
+
+impl Document for MachineView {
+    fn attributes(&self, _right: Right) -> Map<String, Value> {
+        let machine = &self.machine.document.0;
+        let mut out = common_attributes(machine);
+        let mut put = |name: &str, value: Value| {
+            out.insert(name.to_owned(), value);
+        };
+        let own = |collection: &str| json!({"href": format!("{}/{collection}", machine.id)});
+        put("state", text_of(machine.state).into());
+        put("phase", text_of(machine.phase).into());
+        put("vmid", machine.vmid.0.into());
+        put("cpu", machine.cpu.into());
+        put("memory", machine.memory.into());
+        put("cpuArch", machine.cpu_arch.as_str().into());
+        put("disks", own("disks"));
+        put("volumes", own("volumes"));
+        put("networkInterfaces", own("networkInterfaces"));
+        put("machineImage", json!({"href": machine.image.href}));
+        put(
+            "addresses",
+            machine
+                .nics
+                .iter()
+                .map(|nic| nic.ip.to_string())
+                .collect::<Vec<_>>()
+                .into(),
+        );
+        put(
+            "networks",
+            machine
+                .nics
+                .iter()
+                .map(|nic| nic.network.local().to_owned())
+                .collect::<Vec<_>>()
+                .into(),
+        );
+        put("swap", swap_mib(machine).into());
+        put("restartPolicy", text_of(machine.restart_policy).into());
+        if let Some(reason) = &machine.reason {
+            put("reason", reason.as_str().into());
+        }
+        if let Some(identifier) = self.image_identifier() {
+            put("imageIdentifier", identifier.into());
+        }
+        if let Some(host) = &machine.host {
+            put("host", json!({"href": host}));
+        }
+        if let Some(name) = self.host_name() {
+            put("hostname", name.into());
+        }
+        if let Some(ssh) = ssh_of(machine) {
+            put("ssh", json!({"host": ssh.host, "port": ssh.port}));
+        }
+        if let Some(accelerator) = machine.accelerator {
+            put("accelerator", text_of(accelerator).into());
+        }
+        out
+    }
+
+    fn operations(&self, right: Right) -> Vec<Rel> {
+        if right < Right::Modify {
+            return Vec::new();
+        }
+        let mut operations = vec![Rel::Edit, Rel::Delete];
+        operations.extend(
+            lifecycle::actions(self.machine.state)
+                .iter()
+                .map(|name| Rel::Action(name)),
+        );
+        if !self.machine.desired.deleted {
+            operations.push(Rel::Action("shutdown"));
+        }
+        operations.push(Rel::Action("kill"));
+        operations
+    }
+}
+
+impl Attributes for MachineView {
+    fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
+        let machine = &self.machine.document.0;
+        match name {
+            "state" => Some(text_of(machine.state).into()),
+            "phase" => Some(text_of(machine.phase).into()),
+            "vmid" => Some(machine.vmid.0.into()),
+            "cpu" => Some(machine.cpu.into()),
+            "memory" => Some(machine.memory.into()),
+            "cpuArch" => Some(machine.cpu_arch.as_str().into()),
+            "reason" => machine.reason.as_deref().map(Scalar::from),
+            "machineImage" => Some(machine.image.href.to_string().into()),
+            "imageIdentifier" => self.image_identifier().map(Scalar::from),
+            "host" => machine.host.as_ref().map(|host| host.to_string().into()),
+            "hostname" => self.host_name().map(Scalar::from),
+            "swap" => Some(swap_mib(machine).into()),
+            "restartPolicy" => Some(text_of(machine.restart_policy).into()),
+            _ => crate::catalogue::common_scalar(machine, name),
+        }
+    }
+
+    fn property(&self, key: &str) -> Option<&str> {
+        self.machine.common.properties.get(key).map(String::as_str)
+    }
+}

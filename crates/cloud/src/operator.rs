@@ -1,0 +1,222 @@
+//! What an operator asks: is my cloud well, what is there, what should not be there.
+
+use std::collections::BTreeMap;
+
+use cimi::{
+    MachineId, Right, Timestamp,
+    resources::{ImageState, VolumeState},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Check, Cloud, Console, ConsoleRange, Health, HealthStatus, OpContext, Result, access,
+    machine::text_of,
+};
+
+impl Cloud {
+    /// The serial console of a machine of the caller.
+    ///
+    /// # Errors
+    /// Those of lookup, and of reaching the host.
+    pub async fn console(
+        &self,
+        context: &OpContext,
+        id: &str,
+        range: ConsoleRange,
+    ) -> Result<Console> {
+        // The console may show secrets of the guest: seeing the machine is not enough.
+        let machine = self.find_machine(context, id, Right::Modify)?;
+        let id: MachineId = machine.document.id.clone();
+        self.0.hosts.console(&id, range).await
+    }
+
+    /// How well the cloud is. Answers from memory and never waits for what it reports on.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let documents = &self.0.documents;
+        let mut checks = self.0.hosts.checks();
+        let hosts = documents.hosts.len();
+        checks.push(Check {
+            name: "hosts".into(),
+            ok: hosts > 0,
+            detail: format!("{hosts} known"),
+        });
+        let unreadable = documents.machines.unreadable()
+            + documents.volumes.unreadable()
+            + documents.images.unreadable();
+        let detail = format!(
+            "revision {}, {unreadable} unreadable documents",
+            documents.revision()
+        );
+        checks.push(Check {
+            name: "documents".into(),
+            ok: unreadable == 0,
+            detail,
+        });
+        for host in documents.hosts.all() {
+            for trouble in &host.troubles {
+                checks.push(Check {
+                    name: "host".into(),
+                    ok: false,
+                    detail: trouble.clone(),
+                });
+            }
+        }
+        let status = if checks.iter().all(|check| check.ok) {
+            HealthStatus::Ok
+        } else {
+            HealthStatus::Degraded
+        };
+        Health { status, checks }
+    }
+
+    /// One screen: is my cloud well?
+    ///
+    /// # Errors
+    /// For everybody but administrators.
+    pub fn status(&self, context: &OpContext) -> Result<Value> {
+        access::require_admin(context, "see the cloud's status")?;
+        let documents = &self.0.documents;
+        let mut phases: BTreeMap<String, usize> = BTreeMap::new();
+        for machine in documents.machines.all() {
+            *phases.entry(text_of(machine.phase)).or_default() += 1;
+        }
+        let volumes = documents.volumes.all();
+        let images = documents.images.all();
+        let hosts: Vec<Value> = documents
+            .hosts
+            .all()
+            .into_iter()
+            .map(|host| {
+                json!({
+                    "id": host.document.id,
+                    "name": host.common.name,
+                    "accelerator": host.accelerator,
+                    "acceleratorReason": host.accelerator_reason,
+                    "cpus": host.capacity.cpus,
+                    "memoryKib": host.capacity.memory_kib,
+                    "diskBytes": host.capacity.disk_bytes,
+                    "diskFreeBytes": host.capacity.disk_free_bytes,
+                    "machines": documents.machines.count_by_index("host", host.document.id.local()),
+                    "qemuVersion": host.qemu_version,
+                    "troubles": host.troubles,
+                })
+            })
+            .collect();
+        let health = self.health();
+        let checks: Vec<Value> = health
+            .checks
+            .iter()
+            .map(|c| json!({"name": c.name, "ok": c.ok, "detail": c.detail}))
+            .collect();
+        Ok(json!({
+            "status": match health.status {
+                HealthStatus::Ok => "ok",
+                HealthStatus::Degraded => "degraded",
+                HealthStatus::Failing => "failing",
+            },
+            "version": env!("CARGO_PKG_VERSION"),
+            "started": self.0.started,
+            "uptimeSeconds": Timestamp::now().since(self.0.started).as_secs(),
+            "machines": {"total": documents.machines.len(), "byPhase": phases},
+            "volumes": {
+                "total": volumes.len(),
+                "bytes": volumes.iter().map(|v| v.size_bytes.0).sum::<u64>(),
+                "attached": volumes.iter().filter(|v| v.attachment.is_some()).count(),
+                "inError": volumes.iter().filter(|v| v.state == VolumeState::Error).count(),
+            },
+            "images": {
+                "total": images.len(),
+                "available": images.iter().filter(|i| i.state == ImageState::Available).count(),
+                "inError": images.iter().filter(|i| i.state == ImageState::Error).count(),
+            },
+            "users": documents.users.len(),
+            "openJobs": documents.jobs.all().iter().filter(|job| !job.state.is_final()).count(),
+            "hosts": hosts,
+            "checks": checks,
+        }))
+    }
+
+    /// What is there without belonging to a document, and what a document has that isn't there.
+    ///
+    /// # Errors
+    /// For everybody but administrators.
+    pub async fn doctor(&self, context: &OpContext, repair: bool) -> Result<Value> {
+        access::require_admin(context, "examine the cloud")?;
+        let mut findings = self.orphans();
+        findings.extend(self.0.hosts.doctor(repair).await?);
+        Ok(json!({ "findings": findings }))
+    }
+
+    /// Documents that belong to others that are not there.
+    fn orphans(&self) -> Vec<Value> {
+        let documents = &self.0.documents;
+        let mut findings = Vec::new();
+        let mut found = |kind: &str, what: String, detail: String, repair: &str| {
+            let finding = json!({"kind": kind, "what": what, "detail": detail, "repair": repair, "severity": "error"});
+            findings.push(finding);
+        };
+        for address in documents.addresses.all() {
+            let machine = documents.machines.get(address.resource.href.local());
+            let holds = machine
+                .is_some_and(|m| m.nics.iter().any(|nic| nic.address == address.document.id));
+            if !holds {
+                let detail = format!("leased to {}, which doesn't have it", address.resource.href);
+                found(
+                    "lease",
+                    address.document.id.to_string(),
+                    detail,
+                    "report this: leases end with their machine",
+                );
+            }
+        }
+        for machine in documents.machines.all() {
+            for nic in &machine.nics {
+                if documents.addresses.get(nic.address.local()).is_none() {
+                    let detail = format!("its address {} is not leased", nic.ip);
+                    found(
+                        "lease",
+                        machine.document.id.to_string(),
+                        detail,
+                        "kill the machine and start another",
+                    );
+                }
+            }
+            for attached in &machine.volumes {
+                let volume = documents.volumes.get(attached.volume.local());
+                let mutual = volume.is_some_and(|v| {
+                    v.attachment
+                        .as_ref()
+                        .is_some_and(|a| a.machine == machine.document.id)
+                });
+                if !mutual {
+                    let detail = format!("has {}, which doesn't know of it", attached.volume);
+                    found(
+                        "attachment",
+                        machine.document.id.to_string(),
+                        detail,
+                        "detach the volume",
+                    );
+                }
+            }
+        }
+        for volume in documents.volumes.all() {
+            let Some(attachment) = &volume.attachment else {
+                continue;
+            };
+            let machine = documents.machines.get(attachment.machine.local());
+            let mutual =
+                machine.is_some_and(|m| m.volumes.iter().any(|a| a.volume == volume.document.id));
+            if !mutual {
+                let detail = format!("attached to {}, which doesn't have it", attachment.machine);
+                found(
+                    "attachment",
+                    volume.document.id.to_string(),
+                    detail,
+                    "report this: attachments end with their machine",
+                );
+            }
+        }
+        findings
+    }
+}

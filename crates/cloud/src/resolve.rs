@@ -1,0 +1,135 @@
+//! Creation by value and by reference (DSP0263 §4.2.1.1; `cimi.md` §8): what a template refers to is read and put in
+//! its place; what is given inline overrides it.
+
+use cimi::Right;
+use documents::{Documents, OfType};
+use serde_json::{Map, Value};
+
+use crate::{CloudError, OpContext, Result, access};
+
+/// What describes the referred resource itself and is not part of a template.
+const OWN: &[&str] = &[
+    "id",
+    "resourceURI",
+    "name",
+    "description",
+    "created",
+    "updated",
+    "properties",
+    "operations",
+    "acl",
+    "href",
+];
+
+/// `given` with the resource of type `R` that it refers to merged in beneath. `path` is where it stands in the request.
+pub(crate) fn resolve<R: OfType>(
+    documents: &Documents,
+    context: &OpContext,
+    given: Map<String, Value>,
+    path: &str,
+) -> Result<Map<String, Value>> {
+    let Some(href) = href_of(&given) else {
+        return Ok(given);
+    };
+    let local = local_part::<R>(href, path)?;
+    let referred =
+        access::find::<R>(documents, context, local, Right::View).map_err(|error| match error {
+            CloudError::NotFound { what } => {
+                CloudError::invalid(path, format!("refers to {what}, which does not exist"))
+            }
+            other => other,
+        })?;
+    let stored = serde_json::to_value(&referred.document.0)
+        .map_err(|error| CloudError::Internal(error.to_string()))?;
+    let Value::Object(mut merged) = stored else {
+        return Err(CloudError::Internal(format!("{href} is not an object")));
+    };
+    merged.retain(|name, _| !OWN.contains(&name.as_str()));
+    overlay(&mut merged, given);
+    Ok(merged)
+}
+
+/// Inline attributes override the referred ones; nested objects likewise, so that a nested template can be overridden
+/// in part.
+fn overlay(beneath: &mut Map<String, Value>, above: Map<String, Value>) {
+    for (name, value) in above {
+        match (beneath.get_mut(&name), value) {
+            (_, _) if name == "href" => {}
+            (Some(Value::Object(old)), Value::Object(new))
+                if !new.contains_key("href") || new.len() > 1 =>
+            {
+                if let Some(href) = new.get("href") {
+                    old.insert("href".to_owned(), href.clone());
+                }
+                overlay(old, new);
+            }
+            (_, value) => {
+                beneath.insert(name, value);
+            }
+        }
+    }
+}
+
+/// The reference in an object, if it has one.
+pub(crate) fn href_of(object: &Map<String, Value>) -> Option<&str> {
+    object.get("href").and_then(Value::as_str)
+}
+
+/// The part after the slash of a reference to an `R`: relative, absolute, or with a leading slash.
+pub(crate) fn local_part<'a, R: OfType>(href: &'a str, path: &str) -> Result<&'a str> {
+    let marker = format!("{}/", R::COLLECTION);
+    let local = match href.strip_prefix(&marker) {
+        Some(local) => Some(local),
+        None => href
+            .rsplit_once(&format!("/{marker}"))
+            .map(|(_, local)| local),
+    };
+    local
+        .map(|local| local.trim_end_matches('/'))
+        .filter(|local| !local.is_empty() && !local.contains('/'))
+        .ok_or_else(|| {
+            CloudError::invalid(
+                path,
+                format!("must refer to a {}, but is `{href}`", R::COLLECTION),
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use cimi::resources::Volume;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn references_may_be_relative_or_absolute() {
+        for href in [
+            "Volume/a1",
+            "/cimi/Volume/a1",
+            "https://h:8443/cimi/Volume/a1/",
+        ] {
+            assert_eq!(local_part::<Volume>(href, "x").unwrap(), "a1", "{href}");
+        }
+        for href in ["Machine/a1", "Volume/", "a1", "Volume/a/b"] {
+            assert!(local_part::<Volume>(href, "x").is_err(), "{href}");
+        }
+    }
+
+    #[test]
+    fn inline_attributes_override_nested_ones() {
+        let mut beneath = json!({"machineConfig": {"cpu": 1, "memory": 2}, "keep": 1})
+            .as_object()
+            .cloned()
+            .unwrap();
+        let above = json!({"machineConfig": {"memory": 3}, "href": "x"})
+            .as_object()
+            .cloned()
+            .unwrap();
+        overlay(&mut beneath, above);
+        assert_eq!(
+            Value::Object(beneath),
+            json!({"machineConfig": {"cpu": 1, "memory": 3}, "keep": 1})
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! A resource as a document of the store.
+
+use std::ops::{Deref, DerefMut};
+
+use bytes::Bytes;
+use cimi::{PrincipalType, common::Principal, resources::Resource};
+use store::cache::{Document, DocumentError, IndexTerms};
+
+/// The index of everybody who may at least read a document.
+pub(crate) const READERS: &str = "readers";
+
+/// A resource in its stored form: JSON under `<collection>/<id>`. Dereferences to the resource.
+#[derive(Clone, Debug)]
+pub struct Doc<R>(pub R);
+
+impl<R> Deref for Doc<R> {
+    type Target = R;
+
+    fn deref(&self) -> &R {
+        &self.0
+    }
+}
+
+impl<R> DerefMut for Doc<R> {
+    fn deref_mut(&mut self) -> &mut R {
+        &mut self.0
+    }
+}
+
+/// The term a principal's documents are found by.
+pub(crate) fn reader_term(kind: PrincipalType, name: &str) -> String {
+    match kind {
+        PrincipalType::User => format!("u:{name}"),
+        PrincipalType::Role => format!("r:{name}"),
+    }
+}
+
+impl<R: Resource> Document for Doc<R> {
+    const COLLECTION: &'static str = R::COLLECTION;
+
+    fn decode(value: &[u8]) -> Result<Self, DocumentError> {
+        Ok(Self(serde_json::from_slice(value)?))
+    }
+
+    fn encode(&self) -> Result<Bytes, DocumentError> {
+        Ok(serde_json::to_vec(&self.0)?.into())
+    }
+
+    fn index(&self, terms: &mut IndexTerms) {
+        let acl = self.0.acl();
+        let mut reader =
+            |who: &Principal| terms.add(READERS, reader_term(who.kind, &who.principal));
+        reader(&acl.owner);
+        for rule in &acl.rules {
+            reader(&rule.who);
+        }
+        self.0.terms(&mut |name, term| terms.add(name, term));
+    }
+}

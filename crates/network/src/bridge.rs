@@ -1,0 +1,164 @@
+//! The bridge the machines of this host share, with the host's own address on it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::BridgeStpState;
+use rtnetlink::{LinkBridge, LinkUnspec};
+
+use crate::address::{Ipv4Network, MacAddr};
+use crate::error::{NetworkError, Result};
+use crate::links::{Links, kernel_code, within};
+use crate::name::InterfaceName;
+
+const EEXIST: i32 = -17;
+
+/// The bridge as it should be.
+#[derive(Debug, Clone)]
+pub struct BridgeSpec {
+    /// Its name.
+    pub name: InterfaceName,
+    /// The host's address on it, the guests' gateway.
+    pub gateway: Ipv4Addr,
+    /// The network, for the prefix of the address.
+    pub network: Ipv4Network,
+    /// Its MAC. Without one a bridge takes the lowest of its ports', and every tap that comes or goes would make the
+    /// guests' ARP entries for their gateway wrong.
+    pub mac: MacAddr,
+    /// Largest packet.
+    pub mtu: u16,
+}
+
+/// What [`ensure`] found or did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgeState {
+    /// The kernel's number of the bridge.
+    pub index: u32,
+    /// Whether it was made just now. What was bound to an earlier one of that name (dnsmasq, taps) must be renewed.
+    pub created: bool,
+    /// Whether IPv4 forwarding had to be switched on. It stays on: others may have come to rely on it.
+    pub switched_forwarding_on: bool,
+}
+
+/// Makes the bridge be there, as described, up and without spanning tree (which would hold packets back for 15 s).
+///
+/// # Errors
+/// The kernel refused, or an interface of that name is no bridge.
+pub async fn ensure(links: &Links, spec: &BridgeSpec) -> Result<BridgeState> {
+    let name = &spec.name;
+    let mut created = false;
+    if links.find(name).await?.is_none() {
+        let message = LinkBridge::new(name.as_str())
+            .stp_state(BridgeStpState::Disabled)
+            .address(spec.mac.octets().to_vec())
+            .mtu(spec.mtu.into())
+            .build();
+        match within(
+            &format!("creating the bridge {name}"),
+            links.handle.link().add(message).execute(),
+        )
+        .await
+        {
+            Ok(()) => created = true,
+            Err(error) if kernel_code(&error) == Some(EEXIST) => {}
+            Err(error) => return Err(error),
+        }
+        // Guests have no IPv6 yet, so neither has the host towards them.
+        write_best_effort(&conf("ipv6", name, "disable_ipv6"), "1").await;
+    }
+    let Some(link) = links.find(name).await? else {
+        return Err(NetworkError::Closed { part: "the bridge" });
+    };
+    let message = LinkUnspec::new_with_index(link.index)
+        .mtu(spec.mtu.into())
+        .up()
+        .build();
+    within(
+        &format!("setting {name} up"),
+        links.handle.link().change(message).execute(),
+    )
+    .await?;
+    ensure_address(links, spec, link.index).await?;
+    let switched_forwarding_on = ensure_forwarding().await?;
+    Ok(BridgeState {
+        index: link.index,
+        created,
+        switched_forwarding_on,
+    })
+}
+
+/// Exactly our address on the bridge: one of an earlier configuration would answer for a network that is no more.
+async fn ensure_address(links: &Links, spec: &BridgeSpec, index: u32) -> Result<()> {
+    let listing = links
+        .handle
+        .address()
+        .get()
+        .set_link_index_filter(index)
+        .execute();
+    let all: Vec<AddressMessage> = within("listing addresses", listing.try_collect()).await?;
+    let mut present = false;
+    for message in all
+        .into_iter()
+        .filter(|m| m.header.family == AddressFamily::Inet && m.header.index == index)
+    {
+        let ours = message.header.prefix_len == spec.network.prefix_len()
+            && message.attributes.iter().any(
+                |a| matches!(a, AddressAttribute::Local(IpAddr::V4(ip)) if *ip == spec.gateway),
+            );
+        if ours {
+            present = true;
+        } else {
+            within(
+                &format!("removing an old address of {}", spec.name),
+                links.handle.address().del(message).execute(),
+            )
+            .await?;
+        }
+    }
+    if !present {
+        let request =
+            links
+                .handle
+                .address()
+                .add(index, spec.gateway.into(), spec.network.prefix_len());
+        within(
+            &format!("giving {} to {}", spec.gateway, spec.name),
+            request.replace().execute(),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+async fn ensure_forwarding() -> Result<bool> {
+    // Answered for the network namespace of the thread that opens it, as the sockets above.
+    let path = PathBuf::from("/proc/sys/net/ipv4/ip_forward");
+    let now = tokio::fs::read_to_string(&path)
+        .await
+        .map_err(NetworkError::file(&path))?;
+    if now.trim() == "1" {
+        return Ok(false);
+    }
+    tokio::fs::write(&path, "1")
+        .await
+        .map_err(NetworkError::file(&path))?;
+    tracing::info!("IPv4 forwarding was off and is now on (net.ipv4.ip_forward)");
+    Ok(true)
+}
+
+fn conf(family: &str, name: &InterfaceName, key: &str) -> PathBuf {
+    Path::new("/proc/sys/net")
+        .join(family)
+        .join("conf")
+        .join(name.as_str())
+        .join(key)
+}
+
+async fn write_best_effort(path: &Path, value: &str) {
+    if let Err(error) = tokio::fs::write(path, value).await {
+        tracing::debug!(path = %path.display(), %error, "not written");
+    }
+}

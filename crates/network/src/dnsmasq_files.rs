@@ -1,0 +1,349 @@
+//! dnsmasq's command line and files, as pure functions. It reads nothing but these (`--conf-file=/dev/null`).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Ipv4Network, MacAddr};
+use crate::name::{Domain, Hostname, InterfaceName};
+
+/// Where names outside of our domain are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Upstream {
+    /// Nowhere: guests resolve names of the cloud only.
+    #[default]
+    None,
+    /// The resolvers of the host's `/etc/resolv.conf`, followed when it changes.
+    Host,
+    /// These.
+    Servers(Vec<IpAddr>),
+}
+
+/// What DHCP and DNS know of a NIC.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Lease {
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// The only MAC that gets it.
+    pub mac: MacAddr,
+    /// Its name in the network's domain.
+    pub hostname: Hostname,
+}
+
+/// Leases by address: an address is one machine's.
+pub type Leases = BTreeMap<Ipv4Addr, Lease>;
+
+/// Everything the command line depends on.
+#[derive(Debug, Clone)]
+pub struct DnsmasqConfig {
+    /// The program.
+    pub program: PathBuf,
+    /// Folder of its files; made if missing.
+    pub directory: PathBuf,
+    /// The only interface it serves.
+    pub bridge: InterfaceName,
+    /// The guests' network.
+    pub network: Ipv4Network,
+    /// The host's address, the guests' router and resolver.
+    pub gateway: Ipv4Addr,
+    /// Domain of the guests' names.
+    pub domain: Domain,
+    /// Largest packet, told to guests when it is not 1500 (DHCP option 26).
+    pub mtu: u16,
+    /// How long a lease is valid without renewal.
+    pub lease_time: Duration,
+    /// Resolvers for other names.
+    pub upstream: Upstream,
+    /// User it runs as after start.
+    pub user: String,
+}
+
+impl DnsmasqConfig {
+    /// `MAC,IP,NAME` lines, read again at SIGHUP.
+    #[must_use]
+    pub fn dhcp_hosts(&self) -> PathBuf {
+        self.directory.join("dhcp-hosts")
+    }
+
+    /// Names for DNS in the form of `hosts(5)`, read again at SIGHUP.
+    #[must_use]
+    pub fn dns_hosts(&self) -> PathBuf {
+        self.directory.join("dns-hosts")
+    }
+
+    /// Leases in use, written by dnsmasq.
+    #[must_use]
+    pub fn lease_file(&self) -> PathBuf {
+        self.directory.join("leases")
+    }
+
+    /// Written by dnsmasq.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.directory.join("dnsmasq.pid")
+    }
+
+    /// Its log, errors only.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        self.directory.join("dnsmasq.log")
+    }
+
+    /// The arguments. A running dnsmasq with other ones is of an older configuration.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let file = |option: &str, path: &Path| format!("--{option}={}", path.display());
+        let (network, gateway, domain) = (self.network, self.gateway, &self.domain);
+        let hosts = u32::from(network.broadcast()) - u32::from(network.address());
+        let mut arguments = vec![
+            "--conf-file=/dev/null".into(),
+            format!("--interface={}", self.bridge),
+            "--except-interface=lo".into(),
+            "--bind-interfaces".into(),
+            "--no-hosts".into(),
+            file("addn-hosts", &self.dns_hosts()),
+            file("dhcp-hostsfile", &self.dhcp_hosts()),
+            file("dhcp-leasefile", &self.lease_file()),
+            file("pid-file", &self.pid_file()),
+            file("log-facility", &self.log_file()),
+            "--quiet-dhcp".into(),
+            format!("--user={}", self.user),
+            format!("--domain={domain}"),
+            format!("--local=/{domain}/"),
+            format!(
+                "--dhcp-range={},static,{},{}",
+                network.address(),
+                network.netmask(),
+                self.lease_time.as_secs().max(120)
+            ),
+            // Its default is 1000, whatever the size of the network.
+            format!("--dhcp-lease-max={hosts}"),
+            format!("--dhcp-option=option:router,{gateway}"),
+            format!("--dhcp-option=option:dns-server,{gateway}"),
+            // What a guest calls itself must not become a name in DNS.
+            "--dhcp-ignore-names".into(),
+            "--dhcp-authoritative".into(),
+            "--no-ping".into(),
+            "--bogus-priv".into(),
+            "--domain-needed".into(),
+        ];
+        arguments.extend(
+            network
+                .reverse_zones()
+                .into_iter()
+                .map(|zone| format!("--local=/{zone}/")),
+        );
+        if self.mtu != 1500 {
+            arguments.push(format!("--dhcp-option-force=option:mtu,{}", self.mtu));
+        }
+        match &self.upstream {
+            Upstream::None => arguments.push("--no-resolv".into()),
+            Upstream::Host => arguments.push("--resolv-file=/etc/resolv.conf".into()),
+            Upstream::Servers(servers) => {
+                arguments.push("--no-resolv".into());
+                arguments.extend(servers.iter().map(|server| format!("--server={server}")));
+            }
+        }
+        arguments
+    }
+
+    /// Text of the DHCP hosts file.
+    #[must_use]
+    pub fn dhcp_hosts_text(&self, leases: &Leases) -> String {
+        leases.values().fold(String::new(), |mut text, lease| {
+            let _ = writeln!(text, "{},{},{}", lease.mac, lease.ip, lease.hostname);
+            text
+        })
+    }
+
+    /// Text of the DNS hosts file: the full name first, so that it is the answer to reverse questions. Its first line
+    /// is the marker of this generation of the files, by which is seen that dnsmasq has read them.
+    #[must_use]
+    pub fn dns_hosts_text(&self, leases: &Leases, generation: u64) -> String {
+        let first = format!("0.0.0.0 {}\n", self.marker(generation));
+        leases.values().fold(first, |mut text, lease| {
+            let _ = writeln!(
+                text,
+                "{} {}.{} {}",
+                lease.ip, lease.hostname, self.domain, lease.hostname
+            );
+            text
+        })
+    }
+
+    /// The name that exists as long as dnsmasq serves this generation of its files.
+    #[must_use]
+    pub fn marker(&self, generation: u64) -> String {
+        format!("stratus-generation-{generation:x}.{}", self.domain)
+    }
+}
+
+/// Reads a DHCP hosts file of ours back; lines that are not ours are left out.
+#[must_use]
+pub fn parse_dhcp_hosts(text: &str) -> Leases {
+    let line = |line: &str| {
+        let mut fields = line.split(',');
+        let mac = fields.next()?.parse().ok()?;
+        let ip = fields.next()?.parse().ok()?;
+        let hostname = fields.next()?.parse().ok()?;
+        fields
+            .next()
+            .is_none()
+            .then_some((ip, Lease { ip, mac, hostname }))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// A line of dnsmasq's lease file: what it remembers to have given out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RememberedLease {
+    /// To which MAC.
+    pub mac: MacAddr,
+    /// Which address.
+    pub ip: Ipv4Addr,
+    /// The client's own identifier (DHCP option 61), empty if it sent none.
+    pub client_id: Vec<u8>,
+}
+
+/// Reads dnsmasq's lease file (`expiry MAC IP NAME CLIENT-ID`, dnsmasq 2.90); other lines are left out.
+#[must_use]
+pub fn parse_lease_file(text: &str) -> Vec<RememberedLease> {
+    text.lines().filter_map(parse_lease_line).collect()
+}
+
+fn parse_lease_line(line: &str) -> Option<RememberedLease> {
+    let mut fields = line.split(' ');
+    let _expiry: u64 = fields.next()?.parse().ok()?;
+    let mac = fields.next()?.parse().ok()?;
+    let ip = fields.next()?.parse().ok()?;
+    let _name = fields.next()?;
+    let client_id = match fields.next()? {
+        "*" => Vec::new(),
+        text => text
+            .split(':')
+            .map(|pair| u8::from_str_radix(pair, 16))
+            .collect::<std::result::Result<_, _>>()
+            .ok()?,
+    };
+    Some(RememberedLease { mac, ip, client_id })
+}
+
+/// The lease file without what is no longer wanted: an address whose lease is gone or belongs to another MAC.
+#[must_use]
+pub fn purge_lease_file(text: &str, wanted: &Leases) -> String {
+    let keep = |line: &&str| {
+        parse_lease_line(line).is_none_or(|remembered| !is_stale(&remembered, wanted))
+    };
+    text.lines()
+        .filter(keep)
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// Whether dnsmasq remembers a lease that is no longer wanted.
+#[must_use]
+pub fn is_stale(remembered: &RememberedLease, wanted: &Leases) -> bool {
+    wanted
+        .get(&remembered.ip)
+        .is_none_or(|lease| lease.mac != remembered.mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn lease(last: u8, name: &str) -> (Ipv4Addr, Lease) {
+        let ip = Ipv4Addr::new(172, 16, 0, last);
+        (
+            ip,
+            Lease {
+                ip,
+                mac: MacAddr([2, 0, 172, 16, 0, last]),
+                hostname: name.parse().unwrap(),
+            },
+        )
+    }
+
+    fn config() -> DnsmasqConfig {
+        DnsmasqConfig {
+            program: "dnsmasq".into(),
+            directory: "/run/net".into(),
+            bridge: "stx-br0".parse().unwrap(),
+            network: "172.16.0.0/24".parse().unwrap(),
+            gateway: "172.16.0.1".parse().unwrap(),
+            domain: "cloud.test".parse().unwrap(),
+            mtu: 1450,
+            lease_time: Duration::from_secs(3600),
+            upstream: Upstream::None,
+            user: "dnsmasq".into(),
+        }
+    }
+
+    #[test]
+    fn its_files_survive_reading_back() {
+        let leases: Leases = [lease(5, "web"), lease(6, "db")].into();
+        let text = config().dhcp_hosts_text(&leases);
+        assert_eq!(
+            text,
+            "02:00:ac:10:00:05,172.16.0.5,web\n02:00:ac:10:00:06,172.16.0.6,db\n"
+        );
+        assert_eq!(parse_dhcp_hosts(&text), leases);
+        assert!(
+            config()
+                .dns_hosts_text(&leases, 7)
+                .contains("\n172.16.0.5 web.cloud.test web\n")
+        );
+    }
+
+    #[test]
+    fn stale_leases_are_purged_and_the_rest_kept() {
+        let leases: Leases = [lease(5, "web")].into();
+        let text = "1795222160 02:00:ac:10:00:05 172.16.0.5 web 01:02:00:ac:10:00:05\n\
+                    1795222160 02:00:ac:10:00:06 172.16.0.6 db *\nduid 00:01\n";
+        assert_eq!(parse_lease_file(text).len(), 2);
+        assert_eq!(
+            parse_lease_file(text)[0].client_id,
+            [1, 2, 0, 172, 16, 0, 5]
+        );
+        assert_eq!(
+            purge_lease_file(text, &leases),
+            "1795222160 02:00:ac:10:00:05 172.16.0.5 web 01:02:00:ac:10:00:05\nduid 00:01\n"
+        );
+        let moved: Leases = [(
+            leases[&Ipv4Addr::new(172, 16, 0, 5)].ip,
+            Lease {
+                mac: MacAddr([2; 6]),
+                ..lease(5, "web").1
+            },
+        )]
+        .into();
+        assert!(!purge_lease_file(text, &moved).contains("172.16.0.5"));
+    }
+
+    #[test]
+    fn it_serves_one_interface_and_reads_nothing_else() {
+        let arguments = config().arguments();
+        for wanted in [
+            "--conf-file=/dev/null",
+            "--no-hosts",
+            "--no-resolv",
+            "--bind-interfaces",
+            "--interface=stx-br0",
+            "--dhcp-lease-max=255",
+        ] {
+            assert!(arguments.iter().any(|a| a == wanted), "{wanted}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_can_be_read(text in "\\PC{0,200}") {
+            let _ = (parse_dhcp_hosts(&text), parse_lease_file(&text));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::address::PoolError;
+use crate::name::NameError;
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, NetworkError>;
+
+/// An error of the host's network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A name that must not reach the kernel, nftables or DNS.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A pool or network that makes no sense.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The kernel refused a change of an interface.
+    #[error("{what}: {source}; is this process allowed to change interfaces (CAP_NET_ADMIN)?")]
+    Link {
+        /// What was tried, with the interface's name.
+        what: String,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// A tap could not be made.
+    #[error(
+        "cannot create the tap {name}: {source}; check /dev/net/tun and that no other program holds that name"
+    )]
+    Tap {
+        /// The interface.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// nftables refused a change set.
+    #[error("nftables refused the rules: {reason}")]
+    Firewall {
+        /// What `nft` said.
+        reason: String,
+    },
+    /// dnsmasq does not run or does not follow.
+    #[error("dnsmasq: {reason}")]
+    Dnsmasq {
+        /// What it said, or what was missing.
+        reason: String,
+    },
+    /// A program that could not be started.
+    #[error("cannot run {program}: {source}; is it installed?")]
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A file of ours that could not be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A socket that could not be used.
+    #[error("{what}: {source}")]
+    Socket {
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// No port left for a machine's SSH forwarding.
+    #[error(
+        "no free port between {first} and {last} on 127.0.0.1; widen the range of forwarded ports"
+    )]
+    NoFreePort {
+        /// First port of the range.
+        first: u16,
+        /// Last port of the range.
+        last: u16,
+    },
+    /// Something outside did not answer in time.
+    #[error("{what} took longer than {limit:?}")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        limit: Duration,
+    },
+    /// The part that would have done it was shut down.
+    #[error("{part} has been shut down")]
+    Closed {
+        /// Which part.
+        part: &'static str,
+    },
+}
+
+impl NetworkError {
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { path, source }
+    }
+}

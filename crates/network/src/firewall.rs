@@ -1,0 +1,245 @@
+//! The firewall's worker: one task that owns the rules, and puts whatever was asked for while `nft` ran into the next
+//! run. Fifty machines at once are two or three runs, not fifty.
+//!
+//! The worker remembers what should stand. When a change is refused (somebody flushed the rules), it establishes
+//! everything anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::{NetworkError, Result};
+use crate::name::InterfaceName;
+use crate::nft::{Listing, Nft};
+use crate::ruleset::{Binding, Ruleset};
+
+const QUEUE: usize = 1024;
+
+#[derive(Debug)]
+enum Wish {
+    Allow(Binding),
+    Forget(InterfaceName),
+    /// Exactly these, and all rules written again.
+    Exactly(BTreeSet<Binding>),
+    /// No tables at all.
+    Teardown,
+}
+
+type Answer = std::result::Result<(), String>;
+
+#[derive(Debug)]
+struct Request {
+    wish: Wish,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// The firewall of one cloud on this host.
+#[derive(Debug)]
+pub struct Firewall {
+    requests: mpsc::Sender<Request>,
+    nft: Nft,
+    table: String,
+    _worker: AbortOnDropHandle<()>,
+}
+
+/// A change on its way.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Answer>);
+
+impl Pending {
+    /// Resolves when the change stands in the kernel.
+    ///
+    /// # Errors
+    /// [`NetworkError::Firewall`] with what `nft` said.
+    pub async fn done(self) -> Result<()> {
+        match self.0.await {
+            Ok(answer) => answer.map_err(|reason| NetworkError::Firewall { reason }),
+            Err(_) => Err(NetworkError::Closed {
+                part: "the firewall",
+            }),
+        }
+    }
+}
+
+impl Firewall {
+    /// Takes over what stands in the kernel and writes the rules around it, without a gap.
+    ///
+    /// # Errors
+    /// `nft` is missing or refuses.
+    pub async fn open(nft: Nft, ruleset: Ruleset) -> Result<Self> {
+        let table = ruleset.table();
+        let standing = nft.list(&table).await?.unwrap_or_default();
+        let wanted: BTreeMap<_, _> = standing
+            .bindings
+            .into_iter()
+            .map(|b| (b.port.clone(), b))
+            .collect();
+        let mut worker = Worker {
+            nft: nft.clone(),
+            ruleset,
+            wanted,
+            gone: false,
+        };
+        worker.establish().await?;
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let worker = AbortOnDropHandle::new(tokio::spawn(worker.run(queue)));
+        Ok(Self {
+            requests,
+            nft,
+            table,
+            _worker: worker,
+        })
+    }
+
+    /// Removes the tables of that rule set, without a worker.
+    ///
+    /// # Errors
+    /// `nft` is missing or refuses.
+    pub async fn remove(nft: &Nft, ruleset: &Ruleset) -> Result<()> {
+        nft.apply(ruleset.teardown()).await
+    }
+
+    /// Lets a NIC send with its own MAC and address, and takes from its interface what it was allowed before.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn allow(&self, binding: Binding) -> Result<Pending> {
+        self.send(Wish::Allow(binding)).await
+    }
+
+    /// Takes all rights from an interface; it need not have any.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn forget(&self, port: InterfaceName) -> Result<Pending> {
+        self.send(Wish::Forget(port)).await
+    }
+
+    /// Makes the tables exactly this. Connections live on: they are in the kernel's tracking, not in the tables.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub async fn reconcile(&self, bindings: BTreeSet<Binding>) -> Result<()> {
+        self.send(Wish::Exactly(bindings)).await?.done().await
+    }
+
+    /// Removes our tables.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub async fn teardown(&self) -> Result<()> {
+        self.send(Wish::Teardown).await?.done().await
+    }
+
+    /// What really stands in the kernel, with the counters.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub async fn list(&self) -> Result<Listing> {
+        Ok(self.nft.list(&self.table).await?.unwrap_or_default())
+    }
+
+    async fn send(&self, wish: Wish) -> Result<Pending> {
+        let (answer, receiver) = oneshot::channel();
+        self.requests
+            .send(Request { wish, answer })
+            .await
+            .map_err(|_| NetworkError::Closed {
+                part: "the firewall",
+            })?;
+        Ok(Pending(receiver))
+    }
+}
+
+struct Worker {
+    nft: Nft,
+    ruleset: Ruleset,
+    wanted: BTreeMap<InterfaceName, Binding>,
+    /// The tables were taken down and are not to come back by themselves.
+    gone: bool,
+}
+
+impl Worker {
+    async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        let mut batch = Vec::new();
+        while queue.recv_many(&mut batch, QUEUE).await > 0 {
+            let (wishes, answers): (Vec<_>, Vec<_>) = batch
+                .drain(..)
+                .map(|request| (request.wish, request.answer))
+                .unzip();
+            let result = self.fulfil(wishes).await.map_err(|error| match error {
+                NetworkError::Firewall { reason } => reason,
+                other => other.to_string(),
+            });
+            for answer in answers {
+                // Whoever asked may have given up.
+                let _ = answer.send(result.clone());
+            }
+        }
+    }
+
+    async fn fulfil(&mut self, wishes: Vec<Wish>) -> Result<()> {
+        // What stood before, of the interfaces this batch touches.
+        let mut before: BTreeMap<InterfaceName, Option<Binding>> = BTreeMap::new();
+        let mut anew = false;
+        for wish in wishes {
+            match wish {
+                Wish::Allow(binding) => {
+                    anew |= std::mem::take(&mut self.gone);
+                    let port = binding.port.clone();
+                    let old = self.wanted.insert(port.clone(), binding);
+                    before.entry(port).or_insert(old);
+                }
+                Wish::Forget(port) => {
+                    let old = self.wanted.remove(&port);
+                    before.entry(port).or_insert(old);
+                }
+                Wish::Exactly(bindings) => {
+                    (anew, self.gone) = (true, false);
+                    self.wanted = bindings.into_iter().map(|b| (b.port.clone(), b)).collect();
+                }
+                Wish::Teardown => {
+                    self.gone = true;
+                    self.wanted.clear();
+                }
+            }
+        }
+        if self.gone {
+            return self.nft.apply(self.ruleset.teardown()).await;
+        }
+        if !anew {
+            let changed = before
+                .iter()
+                .filter(|(port, old)| self.wanted.get(*port) != old.as_ref());
+            let (ports, old): (Vec<_>, Vec<_>) = changed.unzip();
+            let removed: Vec<&Binding> = old.into_iter().flatten().collect();
+            let added: Vec<&Binding> = ports
+                .into_iter()
+                .filter_map(|port| self.wanted.get(port))
+                .collect();
+            let text = self.ruleset.change(&removed, &added);
+            if text.is_empty() {
+                return Ok(());
+            }
+            match self.nft.apply(text).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(%error, "a change of the firewall was refused; writing all rules anew");
+                }
+            }
+        }
+        self.establish().await
+    }
+
+    async fn establish(&mut self) -> Result<()> {
+        let bindings: BTreeSet<Binding> = self.wanted.values().cloned().collect();
+        match self.nft.apply(self.ruleset.establish(&bindings)).await {
+            Err(NetworkError::Firewall { reason }) => {
+                tracing::warn!(%reason, "tables of our name cannot be changed into ours; replacing them");
+                self.nft.apply(self.ruleset.replace(&bindings)).await
+            }
+            other => other,
+        }
+    }
+}

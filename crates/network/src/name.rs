@@ -1,0 +1,281 @@
+//! Names that leave this process: into the kernel, into nftables text, into DNS. Checked here once; everything that
+//! takes one of these types may paste it into a rule or a file without thinking.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest interface name Linux takes (`IFNAMSIZ` − 1).
+pub const INTERFACE_NAME_MAX: usize = 15;
+const INSTANCE_TAG_MAX: usize = 4;
+const NIC_TAG_MAX: usize = INTERFACE_NAME_MAX - "st-".len() - INSTANCE_TAG_MAX;
+
+/// A name that is refused, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {value:?} is not usable: {rule}")]
+pub struct NameError {
+    what: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+fn refuse(what: &'static str, value: &str, rule: &'static str) -> NameError {
+    // A hostile value may be megabytes long: show the beginning only.
+    NameError {
+        what,
+        value: value.chars().take(80).collect(),
+        rule,
+    }
+}
+
+macro_rules! checked_text {
+    ($name:ident) => {
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+    };
+}
+
+fn lower_or_digit(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
+/// The tag that keeps several clouds on one host apart: one to four of `a-z0-9`. All interfaces of a cloud are named
+/// `st<tag>-…` and its nftables tables `stratus_<tag>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceTag(String);
+checked_text!(InstanceTag);
+
+impl FromStr for InstanceTag {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.is_empty() || text.len() > INSTANCE_TAG_MAX || !text.chars().all(lower_or_digit) {
+            return Err(refuse("instance tag", text, "one to four of a-z and 0-9"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl InstanceTag {
+    /// What every interface name of this cloud begins with.
+    #[must_use]
+    pub fn interface_prefix(&self) -> String {
+        format!("st{}-", self.0)
+    }
+
+    /// The bridge of this cloud.
+    #[must_use]
+    pub fn bridge(&self) -> InterfaceName {
+        InterfaceName(format!("st{}-br0", self.0))
+    }
+
+    /// The interface of a machine's NIC.
+    #[must_use]
+    pub fn tap(&self, nic: &NicTag) -> InterfaceName {
+        InterfaceName(format!("st{}-{}", self.0, nic.0))
+    }
+
+    /// Whether an interface name is one of this cloud's.
+    #[must_use]
+    pub fn owns(&self, interface: &str) -> bool {
+        interface
+            .strip_prefix("st")
+            .and_then(|rest| rest.strip_prefix(self.0.as_str()))
+            .is_some_and(|rest| rest.starts_with('-'))
+    }
+}
+
+/// What tells the NICs of one cloud apart, e.g. `4711` or `4711.1`: one to eight of `a-z0-9.`, not beginning with `br`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NicTag(String);
+checked_text!(NicTag);
+
+impl FromStr for NicTag {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.is_empty()
+            || text.len() > NIC_TAG_MAX
+            || !text.chars().all(|c| lower_or_digit(c) || c == '.')
+        {
+            return Err(refuse("NIC tag", text, "one to eight of a-z, 0-9 and '.'"));
+        }
+        if text.starts_with("br") {
+            return Err(refuse(
+                "NIC tag",
+                text,
+                "names beginning with br are for bridges",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// An interface name that is safe in netlink messages, in `/proc` paths and in nftables text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InterfaceName(String);
+checked_text!(InterfaceName);
+
+impl FromStr for InterfaceName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let fits = !text.is_empty() && text.len() <= INTERFACE_NAME_MAX;
+        let safe = text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+        if !fits || !safe || text == "." || text == ".." {
+            return Err(refuse(
+                "interface name",
+                text,
+                "one to fifteen of letters, digits, '.', '-' and '_'",
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+fn is_dns_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && label.chars().all(|c| lower_or_digit(c) || c == '-')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// A machine's name in DNS: one label (RFC 1123 §2.1), kept in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hostname(String);
+checked_text!(Hostname);
+
+impl FromStr for Hostname {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let lower = text.to_ascii_lowercase();
+        if !is_dns_label(&lower) {
+            return Err(refuse(
+                "host name",
+                text,
+                "1 to 63 letters, digits and hyphens, no hyphen at either end",
+            ));
+        }
+        // dnsmasq reads these words in a line of its hosts file as something else than a name.
+        if matches!(lower.as_str(), "ignore" | "infinite")
+            || lower.parse::<std::net::Ipv4Addr>().is_ok()
+            || is_duration(&lower)
+        {
+            return Err(refuse(
+                "host name",
+                text,
+                "this word means something else to the DHCP server",
+            ));
+        }
+        Ok(Self(lower))
+    }
+}
+
+/// dnsmasq takes a field of digits, with or without a unit, for a lease time.
+fn is_duration(text: &str) -> bool {
+    let digits = text.trim_end_matches(['s', 'm', 'h', 'd', 'w']);
+    text.len() - digits.len() <= 1
+        && !digits.is_empty()
+        && digits.chars().all(|c| c.is_ascii_digit())
+}
+
+/// The DNS domain of a network, e.g. `cloud.example.org`, without a dot at the end, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Domain(String);
+checked_text!(Domain);
+
+impl FromStr for Domain {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let lower = text.trim_end_matches('.').to_ascii_lowercase();
+        if lower.len() > 190 || !lower.split('.').all(is_dns_label) {
+            return Err(refuse(
+                "domain",
+                text,
+                "labels of 1 to 63 letters, digits and hyphens, at most 190 characters",
+            ));
+        }
+        Ok(Self(lower))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_of_one_cloud_are_not_those_of_another() {
+        let a: InstanceTag = "a".parse().unwrap();
+        let ab: InstanceTag = "ab".parse().unwrap();
+        let nic: NicTag = "4711.1".parse().unwrap();
+        assert_eq!(ab.tap(&nic).as_str(), "stab-4711.1");
+        assert!(ab.owns("stab-4711.1") && !a.owns("stab-4711.1"));
+        assert!("br0".parse::<NicTag>().is_err());
+    }
+
+    #[test]
+    fn words_with_a_meaning_in_dnsmasq_are_no_host_names() {
+        for word in [
+            "ignore", "infinite", "12h", "3600", "7d", "-a", "a-", "", "a.b", "a,b", "a b", "é",
+        ] {
+            assert!(word.parse::<Hostname>().is_err(), "{word}");
+        }
+        assert_eq!("Web-1".parse::<Hostname>().unwrap().as_str(), "web-1");
+        assert!("12hs".parse::<Hostname>().is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_harmless(text in "\\PC{0,80}") {
+            let harmless = |s: &str| s.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+            if let Ok(x) = text.parse::<InterfaceName>() { prop_assert!(harmless(x.as_str()) && x.as_str().len() <= 15); }
+            if let Ok(x) = text.parse::<Hostname>() { prop_assert!(harmless(x.as_str())); }
+            if let Ok(x) = text.parse::<Domain>() { prop_assert!(harmless(x.as_str())); }
+            if let Ok(x) = text.parse::<NicTag>() { prop_assert!(harmless(x.as_str())); }
+        }
+
+        #[test]
+        fn every_tap_name_fits(tag in "[a-z0-9]{1,4}", nic in "[ac-z0-9][a-z0-9.]{0,7}") {
+            let tag: InstanceTag = tag.parse().unwrap();
+            let name = tag.tap(&nic.parse().unwrap());
+            prop_assert!(name.as_str().parse::<InterfaceName>().is_ok());
+            prop_assert!(tag.owns(name.as_str()));
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The nftables text of one cloud on one host. Pure; everything pasted in is a checked type.
+//!
+//! Two tables named `stratus_<instance>`:
+//!
+//! - family `bridge`, what a guest may send. Sets keyed by the interface it came from, so that a machine is three
+//!   elements and no rule, and a packet costs the same with ten machines or ten thousand. A tap that is in no set may
+//!   send nothing: a machine whose rules are not there yet is mute, not free.
+//! - family `ip`, where it may go: the host's DHCP and DNS but nothing else of the host, the world through NAT or
+//!   routing, and nothing into the network that was not asked for from inside.
+//!
+//! Texts use only what nftables 1.0.6 (Debian 12) has.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Ipv4Network, MacAddr};
+use crate::name::{InstanceTag, InterfaceName};
+
+/// How guests reach the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outward {
+    /// Behind an address of the host; connections come from inside only.
+    #[default]
+    Nat,
+    /// With their own addresses, both ways: the network's router sends the guests' network to this host.
+    Routed,
+    /// Not at all: only each other and the host's DHCP and DNS.
+    Isolated,
+}
+
+/// One NIC's right to send: this MAC with this address, on this interface.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Binding {
+    /// The tap.
+    pub port: InterfaceName,
+    /// The only source MAC.
+    pub mac: MacAddr,
+    /// The only source address.
+    pub ip: Ipv4Addr,
+}
+
+/// Counters of the bridge table for what a well-behaved guest never sends.
+pub const SPOOF_COUNTERS: [&str; 6] = [
+    "spoofed_mac",
+    "spoofed_arp",
+    "spoofed_address",
+    "spoofed_dhcp",
+    "rogue_dhcp_server",
+    "router_advertisement",
+];
+
+/// Everything the text depends on.
+#[derive(Debug, Clone)]
+pub struct Ruleset {
+    /// Whose tables.
+    pub instance: InstanceTag,
+    /// The guests' network.
+    pub network: Ipv4Network,
+    /// The host's address on it.
+    pub gateway: Ipv4Addr,
+    /// The way out.
+    pub outward: Outward,
+    /// TCP ports of the host, besides DNS, that guests may reach on the gateway address (a metadata service, say).
+    pub host_tcp_ports: BTreeSet<u16>,
+}
+
+impl Ruleset {
+    /// Name of both tables.
+    #[must_use]
+    pub fn table(&self) -> String {
+        format!("stratus_{}", self.instance)
+    }
+
+    /// Both tables exactly as wanted, in one transaction: no packet sees them half made, and counters go on counting.
+    #[must_use]
+    pub fn establish(&self, bindings: &BTreeSet<Binding>) -> String {
+        let mut text = self.bridge_table();
+        text.push_str(&self.ip_table());
+        self.elements(&mut text, "add", &bindings.iter().collect::<Vec<_>>());
+        text
+    }
+
+    /// As [`establish`](Self::establish), throwing away whatever has our name first: for tables that an older version
+    /// or somebody's hand left in a shape that cannot be changed into ours.
+    #[must_use]
+    pub fn replace(&self, bindings: &BTreeSet<Binding>) -> String {
+        self.teardown() + &self.establish(bindings)
+    }
+
+    /// Takes elements out and puts others in, in one transaction; elements already gone or there do no harm.
+    #[must_use]
+    pub fn change(&self, removed: &[&Binding], added: &[&Binding]) -> String {
+        let mut text = String::new();
+        // Deleting what is not there fails the whole transaction, adding what is there does not.
+        self.elements(&mut text, "add", removed);
+        self.elements(&mut text, "delete", removed);
+        self.elements(&mut text, "add", added);
+        text
+    }
+
+    /// Removes both tables, whether they exist or not.
+    #[must_use]
+    pub fn teardown(&self) -> String {
+        let table = self.table();
+        ["bridge", "ip"].iter().fold(String::new(), |text, family| {
+            text + &format!("add table {family} {table}\ndelete table {family} {table}\n")
+        })
+    }
+
+    fn bridge_table(&self) -> String {
+        let t = self.table();
+        let prefix = self.instance.interface_prefix();
+        let mut text = format!(
+            "add table bridge {t}\n\
+             add set bridge {t} macs {{ type ifname . ether_addr; }}\n\
+             add set bridge {t} bindings {{ type ifname . ether_addr . ipv4_addr; }}\n\
+             add set bridge {t} clients {{ typeof iifname . @th,288,48; }}\n\
+             add counter bridge {t} other_protocol\n"
+        );
+        for counter in SPOOF_COUNTERS {
+            let _ = writeln!(text, "add counter bridge {t} {counter}");
+        }
+        let _ = write!(
+            text,
+            "add chain bridge {t} guests {{ type filter hook prerouting priority -200; policy accept; }}\n\
+             add chain bridge {t} arp_sender\n\
+             add chain bridge {t} ipv4_sender\n\
+             add chain bridge {t} ipv6_sender\n\
+             flush table bridge {t}\n\
+             flush set bridge {t} macs\n\
+             flush set bridge {t} bindings\n\
+             flush set bridge {t} clients\n"
+        );
+        let mut rule = |chain: &str, rule: &str| {
+            let _ = writeln!(text, "add rule bridge {t} {chain} {rule}");
+        };
+        rule("guests", &format!("iifname != \"{prefix}*\" accept"));
+        rule(
+            "guests",
+            "iifname . ether saddr != @macs counter name spoofed_mac drop",
+        );
+        rule(
+            "guests",
+            "ether type vmap { ip : goto ipv4_sender, arp : goto arp_sender, ip6 : goto ipv6_sender }",
+        );
+        rule("guests", "counter name other_protocol drop");
+        // 0.0.0.0 is the probe of duplicate address detection (RFC 5227): it claims nothing.
+        rule(
+            "arp_sender",
+            "arp saddr ip 0.0.0.0 iifname . arp saddr ether @macs accept",
+        );
+        rule(
+            "arp_sender",
+            "iifname . arp saddr ether . arp saddr ip != @bindings counter name spoofed_arp drop",
+        );
+        rule("arp_sender", "accept");
+        // A DHCP client may speak for its own hardware address only (`chaddr`, 28 bytes into the message, behind 8 of
+        // UDP): else it could give back another's lease.
+        rule(
+            "ipv4_sender",
+            "udp dport 67 iifname . @th,288,48 != @clients counter name spoofed_dhcp drop",
+        );
+        rule(
+            "ipv4_sender",
+            "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+        );
+        rule(
+            "ipv4_sender",
+            "iifname . ether saddr . ip saddr != @bindings counter name spoofed_address drop",
+        );
+        rule(
+            "ipv4_sender",
+            "udp sport 67 counter name rogue_dhcp_server drop",
+        );
+        rule("ipv4_sender", "accept");
+        // Guests are given no IPv6 addresses yet, so none is theirs to send from. Advertisements are counted apart:
+        // they are an attempt to become everybody's router.
+        rule(
+            "ipv6_sender",
+            "icmpv6 type nd-router-advert counter name router_advertisement drop",
+        );
+        rule("ipv6_sender", "counter name other_protocol drop");
+        text
+    }
+
+    fn ip_table(&self) -> String {
+        let t = self.table();
+        let bridge = self.instance.bridge();
+        let (network, gateway) = (self.network, self.gateway);
+        let mut text = format!(
+            "add table ip {t}\n\
+             add counter ip {t} refused_host\n\
+             add counter ip {t} refused_inward\n\
+             add chain ip {t} input {{ type filter hook input priority filter; policy accept; }}\n\
+             add chain ip {t} forward {{ type filter hook forward priority filter; policy accept; }}\n\
+             add chain ip {t} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n\
+             add chain ip {t} to_host\n\
+             add chain ip {t} outward\n\
+             add chain ip {t} inward\n\
+             flush table ip {t}\n"
+        );
+        let mut rule = |chain: &str, rule: &str| {
+            let _ = writeln!(text, "add rule ip {t} {chain} {rule}");
+        };
+        rule("input", &format!("iifname \"{bridge}\" jump to_host"));
+        rule("to_host", "ct state established,related accept");
+        rule("to_host", "udp sport 68 udp dport 67 accept");
+        rule(
+            "to_host",
+            &format!("ip daddr {gateway} udp dport 53 accept"),
+        );
+        rule(
+            "to_host",
+            &format!("ip daddr {gateway} tcp dport 53 accept"),
+        );
+        rule(
+            "to_host",
+            &format!("ip daddr {gateway} icmp type echo-request accept"),
+        );
+        if !self.host_tcp_ports.is_empty() {
+            let ports: Vec<String> = self.host_tcp_ports.iter().map(u16::to_string).collect();
+            rule(
+                "to_host",
+                &format!(
+                    "ip daddr {gateway} tcp dport {{ {} }} accept",
+                    ports.join(", ")
+                ),
+            );
+        }
+        rule(
+            "to_host",
+            "counter name refused_host reject with icmp type admin-prohibited",
+        );
+
+        rule(
+            "forward",
+            &format!("iifname \"{bridge}\" oifname \"{bridge}\" accept"),
+        );
+        rule("forward", &format!("iifname \"{bridge}\" jump outward"));
+        rule("forward", &format!("oifname \"{bridge}\" jump inward"));
+        rule("outward", &format!("ip saddr != {network} drop"));
+        if self.outward == Outward::Isolated {
+            rule("outward", "reject with icmp type admin-prohibited");
+        }
+        rule("inward", "ct state established,related accept");
+        rule("inward", "ct status dnat accept");
+        if self.outward != Outward::Routed {
+            rule("inward", "counter name refused_inward drop");
+        }
+        if self.outward == Outward::Nat {
+            rule(
+                "postrouting",
+                &format!(
+                    "ip saddr {network} ip daddr != {network} oifname != \"{bridge}\" masquerade"
+                ),
+            );
+        }
+        text
+    }
+
+    fn elements(&self, text: &mut String, verb: &str, bindings: &[&Binding]) {
+        let t = self.table();
+        let mut set = |name: &str, element: &dyn Fn(&Binding) -> String| {
+            let list: Vec<String> = bindings.iter().map(|&binding| element(binding)).collect();
+            if !list.is_empty() {
+                let _ = writeln!(
+                    text,
+                    "{verb} element bridge {t} {name} {{ {} }}",
+                    list.join(", ")
+                );
+            }
+        };
+        set("macs", &|b| format!("\"{}\" . {}", b.port, b.mac));
+        set("bindings", &|b| {
+            format!("\"{}\" . {} . {}", b.port, b.mac, b.ip)
+        });
+        set("clients", &|b| {
+            format!("\"{}\" . 0x{}", b.port, b.mac.to_string().replace(':', ""))
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(outward: Outward) -> Ruleset {
+        Ruleset {
+            instance: "x".parse().unwrap(),
+            network: "172.16.0.0/24".parse().unwrap(),
+            gateway: "172.16.0.1".parse().unwrap(),
+            outward,
+            host_tcp_ports: BTreeSet::new(),
+        }
+    }
+
+    fn binding(nic: &str, last: u8) -> Binding {
+        let ip = Ipv4Addr::new(172, 16, 0, last);
+        Binding {
+            port: format!("stx-{nic}").parse().unwrap(),
+            mac: MacAddr([2, 0, 172, 16, 0, last]),
+            ip,
+        }
+    }
+
+    #[test]
+    fn a_machine_is_three_elements_and_no_rule() {
+        let text = rules(Outward::Nat).change(&[], &[&binding("7", 5)]);
+        assert_eq!(
+            text,
+            "add element bridge stratus_x macs { \"stx-7\" . 02:00:ac:10:00:05 }\n\
+             add element bridge stratus_x bindings { \"stx-7\" . 02:00:ac:10:00:05 . 172.16.0.5 }\n\
+             add element bridge stratus_x clients { \"stx-7\" . 0x0200ac100005 }\n"
+        );
+    }
+
+    #[test]
+    fn removing_is_idempotent_because_it_adds_first() {
+        let text = rules(Outward::Nat).change(&[&binding("7", 5)], &[]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 6);
+        assert!(
+            lines.iter().take(3).all(|l| l.starts_with("add "))
+                && lines.iter().skip(3).all(|l| l.starts_with("delete "))
+        );
+    }
+
+    #[test]
+    fn many_changes_are_few_lines() {
+        let many: Vec<Binding> = (2..250).map(|n| binding(&n.to_string(), n)).collect();
+        assert_eq!(
+            rules(Outward::Nat)
+                .change(&[], &many.iter().collect::<Vec<_>>())
+                .lines()
+                .count(),
+            3
+        );
+    }
+
+    #[test]
+    fn the_way_out_is_as_chosen() {
+        let text = |outward| rules(outward).establish(&BTreeSet::new());
+        assert!(
+            text(Outward::Nat).contains("masquerade")
+                && text(Outward::Nat).contains("refused_inward drop")
+        );
+        assert!(
+            !text(Outward::Routed).contains("masquerade")
+                && !text(Outward::Routed).contains("refused_inward drop")
+        );
+        assert!(text(Outward::Isolated).contains("outward reject"));
+    }
+}

@@ -1,0 +1,156 @@
+//! NAT, routing and isolation between namespaces, with real connections.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use network::Outward;
+use support::{Namespace, TestHost, can_run, machine};
+
+const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// A host with an uplink to a world, and a guest with its address set.
+fn scene(outward: Outward) -> (TestHost, Namespace, Namespace) {
+    let mut test = TestHost::new();
+    test.config.outward = outward;
+    let world = Namespace::new();
+    test.namespace.ip(&format!(
+        "link add up0 type veth peer name eth0 netns {}",
+        world.name
+    ));
+    test.namespace.ip("addr add 192.0.2.1/24 dev up0");
+    test.namespace.ip("link set up0 up");
+    world.ip("addr add 192.0.2.2/24 dev eth0");
+    world.ip("link set eth0 up");
+    // The world has a way back to guests' own addresses, so only our rules can stop it.
+    world.ip("route add 172.16.0.0/24 via 192.0.2.1");
+    let guest = test.guest(&machine(5));
+    guest.ip("addr add 172.16.0.5/24 dev eth0");
+    guest.ip("route add default via 172.16.0.1");
+    (test, world, guest)
+}
+
+/// A listener in a namespace; it keeps its namespace whatever thread uses it.
+fn listen(namespace: &Namespace) -> (TcpListener, u16) {
+    let listener = namespace.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+fn connect(from: &Namespace, to: Ipv4Addr, port: u16) -> Result<TcpStream, ErrorKind> {
+    from.enter(|| TcpStream::connect_timeout(&SocketAddr::from((to, port)), LIMIT))
+        .map_err(|error| error.kind())
+}
+
+#[test]
+fn nat_hides_guests_and_lets_nobody_in() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let (test, world, guest) = scene(Outward::Nat);
+    let (in_world, world_port) = listen(&world);
+    let (in_guest, guest_port) = listen(&guest);
+    let (_on_host, host_port) = listen(&test.namespace);
+    test.run(async |host| {
+        host.reconcile(&[machine(5)]).await.unwrap();
+        let _out = connect(&guest, WORLD, world_port).expect("the guest reaches the world");
+        assert_eq!(
+            in_world.accept().unwrap().1.ip(),
+            IpAddr::from(UPLINK),
+            "with the host's address"
+        );
+
+        assert_eq!(
+            connect(&world, machine(5).ip, guest_port).err(),
+            Some(ErrorKind::TimedOut),
+            "nobody comes in"
+        );
+        let _in = connect(&test.namespace, machine(5).ip, guest_port)
+            .expect("the host itself reaches the guest");
+        assert_eq!(
+            in_guest.accept().unwrap().1.ip(),
+            IpAddr::from(test.config.gateway)
+        );
+
+        for address in [test.config.gateway, UPLINK] {
+            let refused = connect(&guest, address, host_port).err();
+            assert!(
+                refused.is_some() && refused != Some(ErrorKind::TimedOut),
+                "the host's services are refused at once: {refused:?}"
+            );
+        }
+        let packets = host.audit().await.unwrap().packets;
+        assert!(
+            packets["refused_host"] >= 2 && packets["refused_inward"] >= 1,
+            "{packets:?}"
+        );
+
+        // A connection lives on through a reconciliation.
+        let before = connect(&guest, WORLD, world_port).unwrap();
+        let (mut peer, _) = in_world.accept().unwrap();
+        host.reconcile(&[machine(5), machine(6)]).await.unwrap();
+        std::io::Write::write_all(&mut peer, b"still here").unwrap();
+        drop(peer);
+        before.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut { before }, &mut text).unwrap();
+        assert_eq!(text, "still here");
+    });
+}
+
+#[test]
+fn a_port_of_the_host_can_be_opened_for_guests() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let (mut test, _world, guest) = scene(Outward::Nat);
+    let (_on_host, port) = listen(&test.namespace);
+    test.config.host_tcp_ports.insert(port);
+    test.run(async |host| {
+        host.reconcile(&[machine(5)]).await.unwrap();
+        assert!(connect(&guest, test.config.gateway, port).is_ok());
+        assert!(
+            connect(&guest, UPLINK, port).is_err(),
+            "on the gateway's address only"
+        );
+    });
+}
+
+#[test]
+fn routed_guests_keep_their_address_and_can_be_reached() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let (test, world, guest) = scene(Outward::Routed);
+    let (in_world, world_port) = listen(&world);
+    let (_in_guest, guest_port) = listen(&guest);
+    test.run(async |host| {
+        host.reconcile(&[machine(5)]).await.unwrap();
+        let _out = connect(&guest, WORLD, world_port).unwrap();
+        assert_eq!(
+            in_world.accept().unwrap().1.ip(),
+            IpAddr::from(machine(5).ip)
+        );
+        assert!(connect(&world, machine(5).ip, guest_port).is_ok());
+    });
+}
+
+#[test]
+fn isolated_guests_reach_nobody_outside() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let (test, world, guest) = scene(Outward::Isolated);
+    let (_in_world, world_port) = listen(&world);
+    let (_in_guest, guest_port) = listen(&guest);
+    test.run(async |host| {
+        host.reconcile(&[machine(5)]).await.unwrap();
+        assert!(connect(&guest, WORLD, world_port).is_err());
+        assert!(connect(&world, machine(5).ip, guest_port).is_err());
+    });
+}

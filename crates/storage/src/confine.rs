@@ -1,0 +1,280 @@
+//! Runs `qemu-img` on files of strangers as if it were theirs: without rights, network, environment or much of anything.
+//!
+//! The files are opened by us and handed over as descriptors, so the program needs no path and no directory. The format
+//! is always stated. Time, processor, memory, file size and output are limited, and the process group is killed on
+//! time-out and when nobody waits any more.
+
+mod child;
+mod run;
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use self::run::{Done, Running};
+use crate::durable::{Durability, RemoveOnDrop, UNFINISHED};
+use crate::error::Error;
+use crate::foreign::ForeignFormat;
+use crate::inspect::{Refusal, SizeLimits};
+use crate::{durable, qcow2};
+
+/// What a confined program may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Wall-clock time.
+    pub time: Duration,
+    /// Processor time.
+    pub cpu: Duration,
+    /// Address space.
+    pub memory_bytes: u64,
+    /// Output of each kind that is kept; more is read and forgotten.
+    pub output_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            time: Duration::from_secs(30 * 60),
+            cpu: Duration::from_secs(10 * 60),
+            memory_bytes: 1 << 30,
+            output_bytes: 256 * 1024,
+        }
+    }
+}
+
+/// The `qemu-img` of this host, confined.
+#[derive(Debug, Clone)]
+pub struct QemuImg {
+    program: PathBuf,
+    /// User and group it runs as when we are root.
+    user: (u32, u32),
+    bounds: Bounds,
+}
+
+/// What `qemu-img info` says that matters here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Info {
+    virtual_size: u64,
+    backing_filename: Option<String>,
+}
+
+impl QemuImg {
+    /// `qemu-img` at this absolute path, run as user and group `nobody` (65534) when we are root.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such file.
+    pub fn at(program: &Path) -> Result<Self, Error> {
+        if !program.is_absolute() || !program.is_file() {
+            return Err(Error::NotFound {
+                kind: "program",
+                name: program.display().to_string(),
+            });
+        }
+        Ok(Self {
+            program: program.to_owned(),
+            user: (65534, 65534),
+            bounds: Bounds::default(),
+        })
+    }
+
+    /// The same with other bounds.
+    #[must_use]
+    pub const fn with_bounds(mut self, bounds: Bounds) -> Self {
+        self.bounds = bounds;
+        self
+    }
+
+    /// The same run as another user and group when we are root.
+    #[must_use]
+    pub const fn with_user(mut self, uid: u32, gid: u32) -> Self {
+        self.user = (uid, gid);
+        self
+    }
+
+    /// Has an examined qcow2 image judged: `info` agrees with us on its size and `check` finds no corruption. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] or [`Error::Tool`] with what the program says.
+    pub fn accepts(&self, image: &File, virtual_bytes: u64) -> Result<(), Error> {
+        let info = self.info(image, "qcow2")?;
+        if info.virtual_size != virtual_bytes {
+            let (expected, found) = (virtual_bytes.to_string(), info.virtual_size.to_string());
+            return Err(Error::Mismatch {
+                what: "virtual size",
+                expected,
+                found,
+            });
+        }
+        let path = self.path_of(image);
+        let done = self.run(
+            &["check", "-f", "qcow2", "--output", "json", &path],
+            &[image],
+            0,
+            None,
+        )?;
+        match done.status.code() {
+            // 3: clusters that belong to nothing. A waste of space, no danger.
+            Some(0 | 3) => Ok(()),
+            Some(2) => Err(Refusal::Corrupt.into()),
+            _ => Err(done.error("qemu-img check")),
+        }
+    }
+
+    /// Converts the disk image `source` into the new standalone qcow2 file `target`. Returns the size of the disk.
+    ///
+    /// The source is examined by us first: only self-contained VMDK, VDI and VHD images get as far as `qemu-img`.
+    /// Dropping the future kills the program and leaves nothing.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for what the image is, [`Error::Tool`] for what the program says, [`Error::Exists`] if there
+    /// is a `target`, [`Error::Io`].
+    pub async fn convert(
+        &self,
+        source: &Path,
+        format: ForeignFormat,
+        target: &Path,
+        limits: SizeLimits,
+    ) -> Result<u64, Error> {
+        // Dropping `_waiting` is what the loop in `wait` sees when this future is dropped.
+        let (cancelled, _waiting) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(Error::errno("make a pipe to convert", source))?;
+        let (this, source, target) = (self.clone(), source.to_owned(), target.to_owned());
+        tokio::task::spawn_blocking(move || {
+            this.convert_blocking(&source, format, &target, &limits, &cancelled)
+        })
+        .await
+        .unwrap_or(Err(Error::Cancelled))
+    }
+
+    fn convert_blocking(
+        &self,
+        source: &Path,
+        format: ForeignFormat,
+        target: &Path,
+        limits: &SizeLimits,
+        cancelled: &OwnedFd,
+    ) -> Result<u64, Error> {
+        let input = File::open(source).map_err(Error::io("open", source))?;
+        format.examine(&input, source)?;
+        let info = self.info(&input, format.as_str())?;
+        if let Some(name) = info.backing_filename {
+            return Err(Refusal::BackingFile(name.escape_debug().to_string()).into());
+        }
+        let virtual_bytes = info.virtual_size;
+        if virtual_bytes > limits.max_virtual_bytes {
+            return Err(Refusal::VirtualSize {
+                virtual_bytes,
+                limit_bytes: limits.max_virtual_bytes,
+            }
+            .into());
+        }
+        let unfinished =
+            target.with_file_name(format!("{UNFINISHED}{}", uuid::Uuid::new_v4().simple()));
+        qcow2::create(&unfinished, virtual_bytes, None, Durability::Cached)?;
+        let mut guard = RemoveOnDrop::new(unfinished.clone());
+        let output = File::options()
+            .read(true)
+            .write(true)
+            .open(&unfinished)
+            .map_err(Error::io("open", &unfinished))?;
+        let (uid, gid) = self.user;
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::fchown(&output, Some(uid), Some(gid))
+                .map_err(Error::io("hand over", &unfinished))?;
+        }
+        let (from, to) = (self.path_of(&input), self.path_of(&output));
+        let arguments = [
+            "convert",
+            "-n",
+            "--target-is-zero",
+            "-f",
+            format.as_str(),
+            "-O",
+            "qcow2",
+            &from,
+            &to,
+        ];
+        // A full disk, its tables, and some room for alignment.
+        let max_file_bytes = virtual_bytes
+            .saturating_add(virtual_bytes / 1024)
+            .saturating_add(16 << 20);
+        let done = self.run(
+            &arguments,
+            &[&input, &output],
+            max_file_bytes,
+            Some(cancelled),
+        )?;
+        if !done.status.success() {
+            return Err(done.error("qemu-img convert"));
+        }
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::fchown(&output, Some(0), Some(0))
+                .map_err(Error::io("take back", &unfinished))?;
+        }
+        output
+            .set_permissions(fs::Permissions::from_mode(0o600))
+            .and_then(|()| output.sync_all())
+            .map_err(Error::io("flush", &unfinished))?;
+        durable::rename_new(&unfinished, target)?;
+        guard.keep();
+        durable::sync_parent(target)?;
+        Ok(virtual_bytes)
+    }
+
+    fn info(&self, image: &File, format: &str) -> Result<Info, Error> {
+        let path = self.path_of(image);
+        let done = self.run(
+            &["info", "-f", format, "--output", "json", &path],
+            &[image],
+            0,
+            None,
+        )?;
+        if !done.status.success() {
+            return Err(done.error("qemu-img info"));
+        }
+        serde_json::from_slice(&done.stdout).map_err(|error| Error::Tool {
+            program: "qemu-img info".to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// The name under which the child finds a descriptor it inherits.
+    #[expect(clippy::unused_self, reason = "reads as what the program will see")]
+    fn path_of(&self, file: &File) -> String {
+        format!("/proc/self/fd/{}", file.as_raw_fd())
+    }
+
+    /// Runs the program to its end. Files it may not write need to be readable by all (they are opened anew by it).
+    fn run(
+        &self,
+        arguments: &[&str],
+        files: &[&File],
+        max_file_bytes: u64,
+        cancelled: Option<&OwnedFd>,
+    ) -> Result<Done, Error> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        child::confine(&mut command, files, self.user, &self.bounds, max_file_bytes);
+        let child = command.spawn().map_err(Error::io("run", &self.program))?;
+        Running::new(child)
+            .wait(&self.bounds, cancelled)
+            .map_err(|reason| Error::Tool {
+                program: format!("qemu-img {}", arguments.first().unwrap_or(&"")),
+                reason,
+            })
+    }
+}

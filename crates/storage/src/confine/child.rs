@@ -1,0 +1,78 @@
+//! What a confined child does between `fork` and `exec`: give up everything it does not need.
+//!
+//! # Invariant
+//! The closure below runs in the forked child of a process with several threads. It must only make system calls: no
+//! allocation, no lock, nothing that another thread could have left half done. All it needs is therefore made before the
+//! fork, and all it calls are `rustix` functions that are bare system calls on Linux.
+
+#![expect(
+    unsafe_code,
+    reason = "`pre_exec` is unsafe; the invariant above is what it asks for"
+)]
+
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{
+    Gid, Resource, Rlimit, Signal, Uid, set_parent_process_death_signal, setrlimit,
+};
+use rustix::thread::{
+    UnshareFlags, set_no_new_privs, set_thread_gid, set_thread_groups, set_thread_uid,
+    unshare_unsafe,
+};
+
+use super::Bounds;
+
+/// Makes `command` confine itself before it becomes the program. `files` keep their numbers and are inherited; the
+/// caller keeps them open until the child is started.
+pub(super) fn confine(
+    command: &mut Command,
+    files: &[&File],
+    (uid, gid): (u32, u32),
+    bounds: &Bounds,
+    max_file_bytes: u64,
+) {
+    let descriptors: Vec<i32> = files.iter().map(|file| file.as_raw_fd()).collect();
+    let limits = [
+        (Resource::As, bounds.memory_bytes),
+        (Resource::Cpu, bounds.cpu.as_secs().max(1)),
+        (Resource::Fsize, max_file_bytes),
+        (Resource::Nofile, 64),
+        (Resource::Core, 0),
+    ];
+    let user = rustix::process::geteuid()
+        .is_root()
+        .then(|| (Uid::from_raw(uid), Gid::from_raw(gid)));
+    let in_child = move || {
+        for descriptor in &descriptors {
+            // SAFETY: the number was open before the fork (the caller's promise), so it is open here.
+            let file = unsafe { BorrowedFd::borrow_raw(*descriptor) };
+            fcntl_setfd(file, FdFlags::empty())?;
+        }
+        if let Some((uid, gid)) = user {
+            // SAFETY: the flags leave the descriptor table shared with nobody but this single-threaded child.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWIPC) }?;
+            set_thread_groups(&[])?;
+            set_thread_gid(gid)?;
+            set_thread_uid(uid)?;
+        }
+        for (resource, limit) in limits {
+            setrlimit(
+                resource,
+                Rlimit {
+                    current: Some(limit),
+                    maximum: Some(limit),
+                },
+            )?;
+        }
+        set_no_new_privs(true)?;
+        // The thread that starts the child waits for it, so its death is ours. Changing the user clears this: it is last.
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        Ok(())
+    };
+    // SAFETY: see the invariant at the top of this file.
+    unsafe { command.pre_exec(in_child) };
+}

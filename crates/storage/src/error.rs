@@ -1,0 +1,170 @@
+//! What can go wrong in this crate, told so that a user or an operator knows what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::inspect::Refusal;
+
+/// Every error of this crate. Cheap to clone, because imports of one image share their outcome.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: Arc<io::Error>,
+    },
+    /// The file system is full, or would be fuller than its reserve allows.
+    #[error(
+        "not enough space: needs {needed_bytes} bytes, {available_bytes} free in {}, of which {reserve_bytes} are kept in reserve; \
+         free some space or lower the reserve",
+        dir.display()
+    )]
+    NoSpace {
+        /// Bytes that the work needs.
+        needed_bytes: u64,
+        /// Bytes free.
+        available_bytes: u64,
+        /// Bytes that must stay free.
+        reserve_bytes: u64,
+        /// The directory that was to be written to.
+        dir: PathBuf,
+    },
+    /// The image must not be used on this cloud.
+    #[error("image refused: {0}")]
+    Refused(#[from] Refusal),
+    /// The contents are not what they were said to be.
+    #[error(
+        "{what} mismatch: {found} (found) != {expected} (expected); the contents are damaged or another image's"
+    )]
+    Mismatch {
+        /// What was compared.
+        what: &'static str,
+        /// As it was given.
+        expected: String,
+        /// As it is.
+        found: String,
+    },
+    /// More bytes than allowed.
+    #[error("the {what} is larger than the limit of {limit_bytes} bytes")]
+    TooLarge {
+        /// Which of the counted things.
+        what: &'static str,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The compressed data is damaged or not compressed that way.
+    #[error("cannot decompress the image as {compression}: {reason}")]
+    Decompress {
+        /// How it was being read.
+        compression: &'static str,
+        /// What the decoder says.
+        reason: String,
+    },
+    /// A URL that images are not taken from.
+    #[error("cannot import from `{url}`: {reason}")]
+    Url {
+        /// The URL, without user name and password.
+        url: String,
+        /// What is wrong with it or with the answer.
+        reason: String,
+    },
+    /// The sender broke off.
+    #[error("reading the image failed after {received_bytes} bytes: {source}")]
+    Source {
+        /// Bytes received before.
+        received_bytes: u64,
+        /// Why it ended.
+        source: Arc<io::Error>,
+    },
+    /// The sender sent nothing for too long.
+    #[error("no data of the image came for {} s", waited.as_secs())]
+    Stalled {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Nobody waits for the result any more, or the service is stopping.
+    #[error("the import was cancelled")]
+    Cancelled,
+    /// Another process works in this directory.
+    #[error("{} is in use by another process; only one may work in it at a time", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// There is no such thing.
+    #[error("{kind} {name} does not exist")]
+    NotFound {
+        /// What kind of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// It exists, and differs from what was asked for.
+    #[error("{kind} {name} already exists{difference}")]
+    Exists {
+        /// What kind of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// How it differs, or empty.
+        difference: String,
+    },
+    /// A value outside what is possible.
+    #[error("{what} {value} is not possible: {reason}")]
+    Invalid {
+        /// What is wrong.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// The rule.
+        reason: String,
+    },
+    /// A program that we run failed, or was stopped for exceeding its limits.
+    #[error("{program} failed: {reason}")]
+    Tool {
+        /// Program and subcommand.
+        program: String,
+        /// Its exit status and the end of its messages.
+        reason: String,
+    },
+    /// This back-end cannot do it.
+    #[error("the {backend} storage back-end cannot {action}")]
+    Unsupported {
+        /// Name of the back-end.
+        backend: &'static str,
+        /// What was asked for.
+        action: &'static str,
+    },
+}
+
+impl Error {
+    /// For `map_err` on file system calls: `Error::io("create", path)`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source: Arc::new(source),
+        }
+    }
+
+    /// The same for the calls of `rustix`.
+    pub(crate) fn errno(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(rustix::io::Errno) -> Self {
+        let path = path.to_owned();
+        move |errno| Self::Io {
+            action,
+            path,
+            source: Arc::new(errno.into()),
+        }
+    }
+}

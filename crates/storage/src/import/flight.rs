@@ -1,0 +1,222 @@
+//! Imports of one image that happen at once do the work once.
+//!
+//! The work runs in a task of its own. Everybody who waits for it holds a share of the [`Flight`]; when the last share
+//! is dropped the task is ended, its channel closes, and the blocking half clears up behind itself.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::{ImageStore, Imported, Limits, Progress, Source, pipeline, source};
+use crate::digest::Expected;
+use crate::error::Error;
+use crate::identifier::ImageIdentifier;
+use crate::inspect::Refusal;
+
+/// Pieces of the source under way to the blocking half.
+const PIECES_IN_FLIGHT: usize = 8;
+
+pub(super) type Flights = HashMap<Key, Weak<Flight>>;
+
+/// What makes two imports the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Identifier(ImageIdentifier),
+    Url(String),
+}
+
+/// One running import.
+#[derive(Debug)]
+pub(super) struct Flight {
+    store: ImageStore,
+    key: Option<Key>,
+    url: Option<String>,
+    expected: Expected,
+    progress: watch::Receiver<Progress>,
+    outcome: watch::Receiver<Option<Result<Imported, Error>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(key) = &self.key {
+            let mut flights = self.store.inner.flights.lock();
+            // A later import may have taken the place already.
+            if flights
+                .get(key)
+                .is_some_and(|flight| flight.strong_count() == 0)
+            {
+                flights.remove(key);
+            }
+        }
+    }
+}
+
+/// Waits for the import of this image, doing it if nobody does.
+pub(super) async fn join(
+    store: &ImageStore,
+    source: Source,
+    expected: Expected,
+    limits: Limits,
+    progress: &watch::Sender<Progress>,
+) -> Result<Imported, Error> {
+    let url = match &source {
+        Source::Url { url, .. } => Some(url.clone()),
+        Source::Stream { .. } | Source::File(_) => None,
+    };
+    let key = expected
+        .known_identifier()
+        .map(Key::Identifier)
+        .or_else(|| url.clone().map(Key::Url));
+    let mut source = Some(source);
+    loop {
+        if let Some(image) = expected
+            .known_identifier()
+            .and_then(|identifier| store.find(&identifier))
+        {
+            return accept(
+                Imported {
+                    image,
+                    already_present: true,
+                },
+                &expected,
+            );
+        }
+        let (flight, leading) = {
+            let mut flights = store.inner.flights.lock();
+            let running = key
+                .as_ref()
+                .and_then(|key| flights.get(key))
+                .and_then(Weak::upgrade);
+            match (
+                running.filter(|flight| flight.outcome.borrow().is_none()),
+                source.take(),
+            ) {
+                (Some(flight), own) => {
+                    source = own;
+                    (flight, false)
+                }
+                (None, Some(own)) => {
+                    let flight = start(
+                        store,
+                        key.clone(),
+                        url.clone(),
+                        own,
+                        expected.clone(),
+                        limits,
+                    );
+                    if let Some(key) = &key {
+                        flights.insert(key.clone(), Arc::downgrade(&flight));
+                    }
+                    (flight, true)
+                }
+                // One's own source is only used up by leading, and a leader returns.
+                (None, None) => return Err(Error::Cancelled),
+            }
+        };
+        match flight.wait(progress).await {
+            outcome if leading => return outcome,
+            Ok(imported) => {
+                return accept(
+                    Imported {
+                        already_present: true,
+                        ..imported
+                    },
+                    &expected,
+                );
+            }
+            // The same request would only fail the same way; any other deserves its own try.
+            Err(error) if url.is_some() && flight.url == url && flight.expected == expected => {
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the import waited for failed; trying on our own");
+            }
+        }
+    }
+}
+
+/// What somebody else brought must be what was asked for here.
+fn accept(imported: Imported, expected: &Expected) -> Result<Imported, Error> {
+    let image = &imported.image;
+    expected.check(image.bytes, &image.digests)?;
+    match expected.format {
+        Some(stated) if stated != image.format => Err(Refusal::NotAsStated {
+            stated,
+            found: image.format.as_str(),
+        }
+        .into()),
+        _ => Ok(imported),
+    }
+}
+
+impl Flight {
+    /// The outcome; until then `to` follows the progress.
+    async fn wait(&self, to: &watch::Sender<Progress>) -> Result<Imported, Error> {
+        let mut progress = self.progress.clone();
+        let mut outcome = self.outcome.clone();
+        loop {
+            tokio::select! {
+                biased;
+                done = outcome.wait_for(Option::is_some) => {
+                    to.send_replace(*self.progress.borrow());
+                    // The sender is only dropped without an outcome when the task panicked or its runtime ends.
+                    return done.ok().and_then(|done| done.clone()).unwrap_or(Err(Error::Cancelled));
+                }
+                Ok(()) = progress.changed() => {
+                    to.send_replace(*progress.borrow_and_update());
+                }
+            }
+        }
+    }
+}
+
+fn start(
+    store: &ImageStore,
+    key: Option<Key>,
+    url: Option<String>,
+    source: Source,
+    expected: Expected,
+    limits: Limits,
+) -> Arc<Flight> {
+    let (progress, progress_receiver) = watch::channel(Progress::default());
+    let (outcome, outcome_receiver) = watch::channel(None);
+    let task = tokio::spawn({
+        let (store, expected) = (store.clone(), expected.clone());
+        async move {
+            let result = work(store, source, expected, limits, Arc::new(progress)).await;
+            outcome.send_replace(Some(result));
+        }
+    });
+    Arc::new(Flight {
+        store: store.clone(),
+        key,
+        url,
+        expected,
+        progress: progress_receiver,
+        outcome: outcome_receiver,
+        task,
+    })
+}
+
+async fn work(
+    store: ImageStore,
+    source: Source,
+    expected: Expected,
+    limits: Limits,
+    progress: Arc<watch::Sender<Progress>>,
+) -> Result<Imported, Error> {
+    let (to, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
+    let blocking = super::blocking({
+        let progress = progress.clone();
+        move || {
+            store.require_space(expected.bytes.unwrap_or(0))?;
+            pipeline::run(&store, pieces, &expected, &limits, &progress)
+        }
+    });
+    let ((), result) = tokio::join!(source::pump(source, limits, progress, to), blocking);
+    result
+}

@@ -1,0 +1,409 @@
+//! The blocking half of an import: bytes of the source in, a complete image directory out.
+//!
+//! ```text
+//! source task ─channel→ this thread: decompress ─┬─channel→ thread: MD5, SHA-1
+//!                                                ├─channel→ thread: SHA-256, SHA-512
+//!                                                └─channel→ thread: holes, write
+//! ```
+//!
+//! Every channel holds a few chunks only: the slowest part sets the pace and the memory is bounded (about 12 MiB, and
+//! the window of the decompressor).
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use super::{Image, ImageStore, Imported, Limits, Progress};
+use crate::decompress;
+use crate::digest::{Digests, Expected, LegacyPair, Sha2Pair};
+use crate::durable::{self, RemoveOnDrop};
+use crate::error::Error;
+use crate::identifier::ImageIdentifier;
+use crate::inspect::{self, Inspected, PREFIX_BYTES};
+
+/// Bytes handled at once.
+const CHUNK_BYTES: usize = 512 * 1024;
+/// Chunks under way to each thread.
+const CHUNKS_IN_FLIGHT: usize = 4;
+/// Zero runs are made holes in units of this, the block size of usual file systems.
+const HOLE_BYTES: usize = 4096;
+/// How many bytes are written between two looks at the free space.
+const SPACE_CHECK_BYTES: u64 = 64 << 20;
+
+/// What the source task sends. A channel that closes without `End` means that the task was ended.
+pub(super) enum Piece {
+    Data(Bytes),
+    Failed(Error),
+    End,
+}
+
+/// Runs the whole blocking half, and commits the image. What is unfinished when this returns is gone.
+pub(super) fn run(
+    store: &ImageStore,
+    pieces: mpsc::Receiver<Piece>,
+    expected: &Expected,
+    limits: &Limits,
+    progress: &watch::Sender<Progress>,
+) -> Result<Imported, Error> {
+    let unfinished = store.incoming();
+    DirBuilder::new()
+        .mode(0o711)
+        .create(&unfinished)
+        .map_err(Error::io("create", &unfinished))?;
+    let mut guard = RemoveOnDrop::new(unfinished.clone());
+    let target = Target {
+        store,
+        path: unfinished.join("disk"),
+        limits,
+    };
+    let file = target.create()?;
+
+    let source = PieceReader {
+        pieces,
+        current: Bytes::new(),
+        ended: false,
+    };
+    let (_, mut reader) = decompress::reader(source, expected.compression)
+        .map_err(|error| target.read_error(error))?;
+    let (inspected, bytes, digests) = target.stream(&mut *reader, &file, expected, progress)?;
+    drop(reader);
+
+    expected.check(bytes, &digests)?;
+    inspect::whole_file(&file, &target.path, &inspected, &limits.size)?;
+    let image = Image {
+        identifier: ImageIdentifier::from_sha1(&digests.sha1),
+        format: inspected.format(),
+        virtual_bytes: inspected.virtual_bytes(bytes),
+        bytes,
+        digests,
+        imported: Timestamp::now(),
+        path: target.path.clone(),
+    };
+    target.finish(&file, &image)?;
+    target.describe(&unfinished, &image)?;
+    let imported = store.commit(&unfinished, image)?;
+    if !imported.already_present {
+        guard.keep();
+    }
+    Ok(imported)
+}
+
+/// Reads an image again and compares it with its digests.
+pub(super) fn verify(image: &Image) -> Result<(), Error> {
+    let mut file = File::open(&image.path).map_err(Error::io("open", &image.path))?;
+    let (bytes, digests) = thread::scope(|scope| {
+        let hashing = Hashing::start(scope);
+        let mut bytes = 0;
+        loop {
+            let chunk = fill(&mut file, CHUNK_BYTES).map_err(Error::io("read", &image.path))?;
+            if chunk.is_empty() {
+                break;
+            }
+            bytes += chunk.len() as u64;
+            hashing.send(&chunk)?;
+        }
+        Ok::<_, Error>((bytes, hashing.finish()?))
+    })?;
+    let expected = Expected {
+        bytes: Some(image.bytes),
+        identifier: Some(image.identifier),
+        md5: Some(image.digests.md5),
+        sha1: Some(image.digests.sha1),
+        sha256: Some(image.digests.sha256),
+        sha512: Some(image.digests.sha512),
+        ..Expected::default()
+    };
+    expected.check(bytes, &digests)
+}
+
+/// The file an image is written to.
+struct Target<'a> {
+    store: &'a ImageStore,
+    path: PathBuf,
+    limits: &'a Limits,
+}
+
+impl Target<'_> {
+    fn create(&self) -> Result<File, Error> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&self.path)
+            .map_err(Error::io("create", &self.path))
+    }
+
+    /// Decompressed bytes to file and digests, until the end of the stream.
+    fn stream(
+        &self,
+        reader: &mut dyn Read,
+        file: &File,
+        expected: &Expected,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(Inspected, u64, Digests), Error> {
+        // Nothing is written before the header has been examined.
+        let first = fill(reader, PREFIX_BYTES).map_err(|error| self.read_error(error))?;
+        let inspected = inspect::first_bytes(&first, expected.format, &self.limits.size)?;
+        let limit_bytes = self.limits.max_image_bytes;
+        thread::scope(|scope| {
+            let hashing = Hashing::start(scope);
+            let (to_writer, chunks) = sync_channel(CHUNKS_IN_FLIGHT);
+            let writer = scope.spawn(move || self.write(file, &chunks));
+            let mut bytes = 0_u64;
+            let mut chunk = first;
+            while !chunk.is_empty() {
+                bytes += chunk.len() as u64;
+                if bytes > limit_bytes {
+                    return Err(Error::TooLarge {
+                        what: "image",
+                        limit_bytes,
+                    });
+                }
+                // Stated sizes are binding: no need to fill the disk to find out.
+                if let Some(stated) = expected.bytes.filter(|stated| bytes > *stated) {
+                    let found = format!("more than {stated}");
+                    return Err(Error::Mismatch {
+                        what: "size in bytes",
+                        expected: stated.to_string(),
+                        found,
+                    });
+                }
+                hashing.send(&chunk)?;
+                if to_writer.send(chunk).is_err() {
+                    break; // the writer has an error to tell
+                }
+                progress.send_modify(|progress| progress.bytes_written = bytes);
+                chunk = fill(reader, CHUNK_BYTES).map_err(|error| self.read_error(error))?;
+            }
+            drop(to_writer);
+            writer.join().unwrap_or(Err(Error::Cancelled))?;
+            Ok((inspected, bytes, hashing.finish()?))
+        })
+    }
+
+    /// Writes chunks one behind the other, leaving out blocks of zeroes.
+    fn write(&self, file: &File, chunks: &Receiver<Bytes>) -> Result<(), Error> {
+        let mut offset = 0_u64;
+        let mut written_since_check = 0;
+        for chunk in chunks {
+            for (start, run) in data_runs(&chunk) {
+                file.write_all_at(run, offset + start as u64)
+                    .map_err(|error| self.write_error(error, run.len()))?;
+                written_since_check += run.len() as u64;
+            }
+            offset += chunk.len() as u64;
+            if written_since_check >= SPACE_CHECK_BYTES {
+                self.store.require_space(0)?;
+                written_since_check = 0;
+            }
+        }
+        file.set_len(offset)
+            .map_err(|error| self.write_error(error, 0))
+    }
+
+    /// Last look by the real program, then read-only and flushed.
+    fn finish(&self, file: &File, image: &Image) -> Result<(), Error> {
+        // Readable by all, so that the confined program can open it; the directories keep everybody else away.
+        file.set_permissions(fs::Permissions::from_mode(0o444))
+            .map_err(Error::io("protect", &self.path))?;
+        if let (inspect::Format::Qcow2, Some(qemu_img)) =
+            (image.format, &self.store.inner.options.qemu_img)
+        {
+            qemu_img.accepts(file, image.virtual_bytes)?;
+        }
+        file.sync_all().map_err(|error| self.write_error(error, 0))
+    }
+
+    /// Writes down, beside the image, what is known of it.
+    fn describe(&self, dir: &Path, image: &Image) -> Result<(), Error> {
+        let text =
+            serde_json::to_vec_pretty(image).map_err(|error| self.write_error(error.into(), 0))?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(dir.join("image.json"))
+            .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
+            .map_err(|error| self.write_error(error, text.len()))?;
+        durable::sync_directory(dir)
+    }
+
+    fn write_error(&self, error: io::Error, needed: usize) -> Error {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            return Error::NoSpace {
+                needed_bytes: needed as u64,
+                available_bytes: self.store.space().map_or(0, |space| space.free_bytes),
+                reserve_bytes: self.store.inner.options.reserve_bytes,
+                dir: self.store.inner.dir.clone(),
+            };
+        }
+        Error::io("write", &self.path)(error)
+    }
+
+    /// Errors of this crate come through the decoders unchanged; what else may come is the decoder's own.
+    fn read_error(&self, error: io::Error) -> Error {
+        match error.downcast::<Error>() {
+            Ok(error) => error,
+            Err(error) => Error::io("read the source of", &self.path)(error),
+        }
+    }
+}
+
+/// Two threads that digest the same chunks.
+struct Hashing<'scope> {
+    senders: [SyncSender<Bytes>; 2],
+    legacy: thread::ScopedJoinHandle<'scope, LegacyPair>,
+    sha2: thread::ScopedJoinHandle<'scope, Sha2Pair>,
+}
+
+impl<'scope> Hashing<'scope> {
+    fn start(scope: &'scope thread::Scope<'scope, '_>) -> Self {
+        let (to_legacy, legacy_chunks) = sync_channel::<Bytes>(CHUNKS_IN_FLIGHT);
+        let (to_sha2, sha2_chunks) = sync_channel::<Bytes>(CHUNKS_IN_FLIGHT);
+        Self {
+            senders: [to_legacy, to_sha2],
+            legacy: scope.spawn(move || {
+                legacy_chunks
+                    .into_iter()
+                    .fold(LegacyPair::default(), |mut pair, chunk| {
+                        pair.update(&chunk);
+                        pair
+                    })
+            }),
+            sha2: scope.spawn(move || {
+                sha2_chunks
+                    .into_iter()
+                    .fold(Sha2Pair::default(), |mut pair, chunk| {
+                        pair.update(&chunk);
+                        pair
+                    })
+            }),
+        }
+    }
+
+    fn send(&self, chunk: &Bytes) -> Result<(), Error> {
+        self.senders
+            .iter()
+            .try_for_each(|sender| sender.send(chunk.clone()).map_err(|_| Error::Cancelled))
+    }
+
+    fn finish(self) -> Result<Digests, Error> {
+        drop(self.senders);
+        let (md5, sha1) = self.legacy.join().map_err(|_| Error::Cancelled)?.finish();
+        let (sha256, sha512) = self.sha2.join().map_err(|_| Error::Cancelled)?.finish();
+        Ok(Digests {
+            md5,
+            sha1,
+            sha256,
+            sha512,
+        })
+    }
+}
+
+/// Reads until `wanted` bytes are there or the source ends.
+fn fill(reader: &mut dyn Read, wanted: usize) -> io::Result<Bytes> {
+    let mut chunk = Vec::with_capacity(wanted);
+    reader.take(wanted as u64).read_to_end(&mut chunk)?;
+    Ok(chunk.into())
+}
+
+/// The parts of a chunk that are not blocks of zeroes, with their offsets. Chunks start at block boundaries, because
+/// all but the last are whole blocks.
+fn data_runs(chunk: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    const ZEROES: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let block_is_zero = |at: usize| {
+            chunk
+                .get(at..)
+                .map(|rest| &rest[..rest.len().min(HOLE_BYTES)])
+                .is_some_and(|block| block == &ZEROES[..block.len()])
+        };
+        while start < chunk.len() && block_is_zero(start) {
+            start += HOLE_BYTES;
+        }
+        let mut end = start;
+        while end < chunk.len() && !block_is_zero(end) {
+            end = (end + HOLE_BYTES).min(chunk.len());
+        }
+        let run = chunk
+            .get(start..end)
+            .filter(|run| !run.is_empty())
+            .map(|run| (start, run));
+        start = end;
+        run
+    })
+}
+
+/// The pieces of the source task as a reader.
+struct PieceReader {
+    pieces: mpsc::Receiver<Piece>,
+    current: Bytes,
+    ended: bool,
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(Piece::Data(bytes)) => self.current = bytes,
+                Some(Piece::End) => self.ended = true,
+                Some(Piece::Failed(error)) => return Err(io::Error::other(error)),
+                None => return Err(io::Error::other(Error::Cancelled)),
+            }
+        }
+        let length = self.current.len().min(buffer.len());
+        let taken = self.current.split_to(length);
+        if let Some(part) = buffer.get_mut(..length) {
+            part.copy_from_slice(&taken);
+        }
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn runs_hold_every_byte_that_is_not_zero(
+            blocks in proptest::collection::vec((any::<bool>(), 0_usize..HOLE_BYTES), 0..12),
+            tail in 0_usize..HOLE_BYTES,
+        ) {
+            let mut chunk = Vec::new();
+            for (data, at) in blocks {
+                let start = chunk.len();
+                chunk.resize(start + HOLE_BYTES, 0);
+                if data {
+                    chunk[start + at] = 1;
+                }
+            }
+            chunk.resize(chunk.len() + tail, 0);
+            if let Some(last) = chunk.last_mut() {
+                *last = 1;
+            }
+            let mut copy = vec![0; chunk.len()];
+            for (start, run) in data_runs(&chunk) {
+                prop_assert_eq!(start % HOLE_BYTES, 0);
+                copy[start..start + run.len()].copy_from_slice(run);
+            }
+            prop_assert_eq!(copy, chunk);
+        }
+    }
+}

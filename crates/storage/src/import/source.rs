@@ -1,0 +1,404 @@
+//! Where the bytes of an image come from: an upload, a local file, or a web server that may lose the connection.
+
+use std::error::Error as _;
+use std::fmt;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE,
+};
+use reqwest::{Client, ClientBuilder, Response, StatusCode, Url, redirect};
+use tokio::io::AsyncRead;
+use tokio::sync::{mpsc, watch};
+use tokio_util::io::ReaderStream;
+
+use super::pipeline::Piece;
+use super::{Limits, Progress};
+use crate::error::Error;
+
+const READ_BYTES: usize = 512 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_REDIRECTS: usize = 5;
+/// Wait before a broken download is taken up again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Where an image is read from.
+pub enum Source {
+    /// An upload in progress, with its length if known.
+    Stream {
+        /// The bytes, possibly compressed.
+        reader: Box<dyn AsyncRead + Send + Unpin>,
+        /// How many there will be; for the progress only.
+        length: Option<u64>,
+    },
+    /// A regular file of this machine.
+    File(PathBuf),
+    /// A file on a web server. See [`configure_client`].
+    Url {
+        /// `http` or `https`.
+        url: String,
+        /// Knows whom to trust and how to get out.
+        client: Client,
+    },
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream { length, .. } => f
+                .debug_struct("Stream")
+                .field("length", length)
+                .finish_non_exhaustive(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Url { url, .. } => f.debug_tuple("Url").field(&shown(url)).finish(),
+        }
+    }
+}
+
+/// Gives a client the manners an import needs: a limit on connecting, few redirects, none from `https` back to `http`,
+/// and no word to the next server about the last. Trust and proxies are the caller's business.
+pub fn configure_client(builder: ClientBuilder) -> ClientBuilder {
+    builder
+        .connect_timeout(CONNECT_TIMEOUT)
+        .referer(false)
+        .redirect(redirect::Policy::custom(|attempt| {
+            let downgraded = attempt.url().scheme() != "https"
+                && attempt
+                    .previous()
+                    .last()
+                    .is_some_and(|url| url.scheme() == "https");
+            if attempt.previous().len() > MAX_REDIRECTS {
+                attempt.error("too many redirects")
+            } else if downgraded || !matches!(attempt.url().scheme(), "http" | "https") {
+                attempt.error("redirected to a less safe kind of address")
+            } else {
+                attempt.follow()
+            }
+        }))
+}
+
+/// Why pumping ended early.
+enum Stop {
+    Failed(Error),
+    /// The blocking half has what it wants, or an error of its own.
+    NobodyReads,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Sends everything of `source` and then its end or error.
+pub(super) async fn pump(
+    source: Source,
+    limits: Limits,
+    progress: Arc<watch::Sender<Progress>>,
+    to: mpsc::Sender<Piece>,
+) {
+    let mut outlet = Outlet {
+        to,
+        limits,
+        progress,
+        received: 0,
+    };
+    let pumped = match source {
+        Source::Stream { reader, length } => read(reader, length, &mut outlet).await,
+        Source::File(path) => read_file(path, &mut outlet).await,
+        Source::Url { url, client } => download(&url, &client, &mut outlet).await,
+    };
+    let last = match pumped {
+        Ok(()) => Piece::End,
+        Err(Stop::Failed(error)) => Piece::Failed(error),
+        Err(Stop::NobodyReads) => return,
+    };
+    // If nobody listens any more there is nobody to tell.
+    let _ = outlet.to.send(last).await;
+}
+
+/// The channel to the blocking half, with the counting and limiting that every source needs.
+struct Outlet {
+    to: mpsc::Sender<Piece>,
+    limits: Limits,
+    progress: Arc<watch::Sender<Progress>>,
+    received: u64,
+}
+
+impl Outlet {
+    fn expect(&self, total: Option<u64>) -> Result<(), Stop> {
+        let limit_bytes = self.limits.max_source_bytes;
+        if total.is_some_and(|total| total > limit_bytes) {
+            return Err(Error::TooLarge {
+                what: "image file",
+                limit_bytes,
+            }
+            .into());
+        }
+        self.progress.send_modify(|progress| progress.total = total);
+        Ok(())
+    }
+
+    async fn give(&mut self, bytes: Bytes) -> Result<(), Stop> {
+        self.received = self.received.saturating_add(bytes.len() as u64);
+        let limit_bytes = self.limits.max_source_bytes;
+        if self.received > limit_bytes {
+            return Err(Error::TooLarge {
+                what: "image file",
+                limit_bytes,
+            }
+            .into());
+        }
+        self.to
+            .send(Piece::Data(bytes))
+            .await
+            .map_err(|_| Stop::NobodyReads)?;
+        self.progress
+            .send_modify(|progress| progress.bytes_read = self.received);
+        Ok(())
+    }
+
+    fn stalled(&self) -> Error {
+        Error::Stalled {
+            waited: self.limits.stall,
+        }
+    }
+}
+
+async fn read(
+    reader: impl AsyncRead + Send + Unpin,
+    length: Option<u64>,
+    outlet: &mut Outlet,
+) -> Result<(), Stop> {
+    outlet.expect(length)?;
+    let mut stream = ReaderStream::with_capacity(reader, READ_BYTES);
+    loop {
+        match tokio::time::timeout(outlet.limits.stall, stream.next()).await {
+            Err(_) => return Err(outlet.stalled().into()),
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(bytes))) => outlet.give(bytes).await?,
+            Ok(Some(Err(error))) => {
+                let received_bytes = outlet.received;
+                return Err(Error::Source {
+                    received_bytes,
+                    source: Arc::new(error),
+                }
+                .into());
+            }
+        }
+    }
+}
+
+async fn read_file(path: PathBuf, outlet: &mut Outlet) -> Result<(), Stop> {
+    let (file, length) = super::blocking(move || open_regular(&path)).await?;
+    read(tokio::fs::File::from_std(file), Some(length), outlet).await
+}
+
+fn open_regular(path: &Path) -> Result<(std::fs::File, u64), Error> {
+    // A pipe would wait for a writer; without blocking it opens, and is refused below.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    let metadata = file.metadata().map_err(Error::io("examine", path))?;
+    if !metadata.is_file() {
+        let value = path.display().to_string();
+        return Err(Error::Invalid {
+            what: "image file",
+            value,
+            reason: "it is not a regular file".to_owned(),
+        });
+    }
+    Ok((file, metadata.len()))
+}
+
+/// Why one request did not bring the rest of the file.
+enum Broken {
+    /// Trying again is pointless.
+    Final(Stop),
+    /// It may go on later from where it was.
+    Perhaps(Error),
+}
+
+impl From<Stop> for Broken {
+    fn from(stop: Stop) -> Self {
+        Self::Final(stop)
+    }
+}
+
+/// What tells one version of the file from the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Version {
+    validator: Option<String>,
+    total: Option<u64>,
+}
+
+async fn download(text: &str, client: &Client, outlet: &mut Outlet) -> Result<(), Stop> {
+    let invalid = |reason: &str| Error::Url {
+        url: shown(text),
+        reason: reason.to_owned(),
+    };
+    let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(invalid("only http and https URLs are read").into());
+    }
+    let mut version = None;
+    let mut failures = 0;
+    loop {
+        let before = outlet.received;
+        let error = match request(&url, client, &mut version, outlet).await {
+            Ok(()) => return Ok(()),
+            Err(Broken::Final(stop)) => return Err(stop),
+            Err(Broken::Perhaps(error)) => error,
+        };
+        failures = if outlet.received > before {
+            1
+        } else {
+            failures + 1
+        };
+        if failures > outlet.limits.resumes {
+            return Err(error.into());
+        }
+        tracing::info!(url = shown(text), received = outlet.received, %error, "download broke off; taking it up again");
+        tokio::time::sleep(FIRST_PAUSE * 2_u32.saturating_pow(failures.min(8) - 1)).await;
+    }
+}
+
+/// One request: the whole file, or what is missing of it.
+async fn request(
+    url: &Url,
+    client: &Client,
+    version: &mut Option<Version>,
+    outlet: &mut Outlet,
+) -> Result<(), Broken> {
+    let failed = |reason: String| Error::Url {
+        url: shown(url.as_str()),
+        reason,
+    };
+    let have = outlet.received;
+    let mut request = client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+    if have > 0 {
+        request = request.header(RANGE, format!("bytes={have}-"));
+        if let Some(validator) = version
+            .as_ref()
+            .and_then(|version| version.validator.as_deref())
+        {
+            request = request.header(IF_RANGE, validator);
+        }
+    }
+    let response = match tokio::time::timeout(outlet.limits.stall, request.send()).await {
+        Err(_) => return Err(Broken::Perhaps(outlet.stalled())),
+        Ok(Err(error)) if error.is_builder() || error.is_redirect() => {
+            return Err(Stop::from(failed(chain(&error))).into());
+        }
+        Ok(Err(error)) => return Err(Broken::Perhaps(failed(chain(&error)))),
+        Ok(Ok(response)) => response,
+    };
+    let skip = match response.status() {
+        StatusCode::OK => have,
+        StatusCode::PARTIAL_CONTENT
+            if have > 0 && range_start(response.headers()) == Some(have) =>
+        {
+            0
+        }
+        status if status.is_server_error() || matches!(status.as_u16(), 408 | 429) => {
+            return Err(Broken::Perhaps(failed(format!(
+                "the server answered {status}"
+            ))));
+        }
+        status => return Err(Stop::from(failed(format!("the server answered {status}"))).into()),
+    };
+    let found = Version {
+        validator: header(response.headers(), ETAG)
+            .or_else(|| header(response.headers(), LAST_MODIFIED)),
+        total: response.content_length().map(|rest| rest + (have - skip)),
+    };
+    match version {
+        Some(known) if *known != found => {
+            return Err(Stop::from(failed(
+                "the file changed while it was being read".to_owned(),
+            ))
+            .into());
+        }
+        Some(_) => {}
+        None => {
+            outlet.expect(found.total)?;
+            *version = Some(found);
+        }
+    }
+    receive(response, skip, outlet, failed).await
+}
+
+/// Hands on the body, without its first `skip` bytes (a server that knows no ranges sends them again).
+async fn receive(
+    mut response: Response,
+    mut skip: u64,
+    outlet: &mut Outlet,
+    failed: impl Fn(String) -> Error,
+) -> Result<(), Broken> {
+    loop {
+        match tokio::time::timeout(outlet.limits.stall, response.chunk()).await {
+            Err(_) => return Err(Broken::Perhaps(outlet.stalled())),
+            Ok(Err(error)) => return Err(Broken::Perhaps(failed(chain(&error)))),
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(mut bytes))) => {
+                let skipped = bytes.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+                drop(bytes.split_to(skipped));
+                skip -= skipped as u64;
+                if !bytes.is_empty() {
+                    outlet.give(bytes).await?;
+                }
+            }
+        }
+    }
+}
+
+fn header(headers: &HeaderMap, name: reqwest::header::HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// `N` of `Content-Range: bytes N-M/TOTAL`.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    header(headers, CONTENT_RANGE)?
+        .strip_prefix("bytes ")?
+        .split_once('-')?
+        .0
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// A URL fit for messages: no user, no password, no query (it may hold a signature).
+fn shown(url: &str) -> String {
+    match Url::parse(url) {
+        Ok(mut url) => {
+            // Both fail only for URLs that cannot have them.
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+            url.set_query(None);
+            url.to_string()
+        }
+        Err(_) => url.chars().take(60).collect(),
+    }
+}
+
+/// An HTTP error with its causes; the URL is told once, by us.
+fn chain(error: &reqwest::Error) -> String {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    match causes.last() {
+        Some(_) => causes.join(": "),
+        None => "the request failed".to_owned(),
+    }
+}

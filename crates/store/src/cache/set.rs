@@ -1,0 +1,299 @@
+//! One watch for all caches.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Document;
+use super::typed::{Cache, Sink};
+use crate::{
+    Batch, Change, Entry, Key, Page, Prefix, Range, Revision, SharedStore, StoreError, Watch,
+    WatchError,
+};
+
+/// Entries read at once when everything is read.
+const PAGE: usize = 500;
+/// First and longest wait after a failure of the store.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// The caches don't follow the store any more: it was closed, or the set was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the cache has stopped following the store")]
+pub struct CacheStopped;
+
+/// Names the caches of a [`CacheSet`].
+#[derive(Default)]
+pub struct CacheSetBuilder {
+    sinks: HashMap<&'static str, Arc<dyn Sink>>,
+}
+
+impl CacheSetBuilder {
+    /// A cache for documents of type `D`: empty until the set is started. A second one for the same collection takes
+    /// the place of the first, which then stays empty.
+    pub fn cache<D: Document>(&mut self) -> Cache<D> {
+        let cache = Cache::new();
+        self.sinks.insert(D::COLLECTION, cache.0.clone());
+        cache
+    }
+
+    /// Read everything, then follow the store until stopped. Returns when all caches are complete.
+    ///
+    /// # Errors
+    /// Those of the store, while reading everything for the first time.
+    pub async fn start(self, store: SharedStore) -> Result<CacheSet, StoreError> {
+        let applied = watch::Sender::new(Some(Revision::ZERO));
+        let progress = Arc::new(Progress {
+            applied,
+            asked: AtomicU64::new(0),
+        });
+        let mut follower = Follower {
+            store,
+            sinks: self.sinks,
+            progress: progress.clone(),
+        };
+        let watch = follower
+            .read_everything()
+            .await
+            .map_err(|error| match error {
+                WatchError::Store(error) => error,
+                WatchError::Compacted { .. } => StoreError::Closed,
+            })?;
+        Ok(CacheSet {
+            progress,
+            task: Arc::new(Task(tokio::spawn(follower.follow(watch)))),
+        })
+    }
+}
+
+impl std::fmt::Debug for CacheSetBuilder {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("CacheSetBuilder")
+            .field("collections", &self.sinks.keys())
+            .finish()
+    }
+}
+
+/// How far the caches are. A cheap handle; when the last one is dropped the caches stop.
+#[derive(Clone, Debug)]
+pub struct CacheSet {
+    progress: Arc<Progress>,
+    task: Arc<Task>,
+}
+
+/// The task that follows the store; ends with its owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Progress {
+    /// What all caches have applied; `None` when they have stopped.
+    applied: watch::Sender<Option<Revision>>,
+    /// The newest revision anybody is known to wait for.
+    asked: AtomicU64,
+}
+
+impl CacheSet {
+    /// Begin to name caches.
+    #[must_use]
+    pub fn builder() -> CacheSetBuilder {
+        CacheSetBuilder::default()
+    }
+
+    /// The revision that all caches show; zero once they have stopped.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.progress.applied.borrow().unwrap_or_default()
+    }
+
+    /// Wait until all caches show at least `revision`: after a commit, its caller then reads what it wrote.
+    ///
+    /// # Errors
+    /// [`CacheStopped`] if they never will.
+    pub async fn wait_for(&self, revision: Revision) -> Result<(), CacheStopped> {
+        if self
+            .progress
+            .applied
+            .borrow()
+            .is_some_and(|applied| applied >= revision)
+        {
+            return Ok(());
+        }
+        self.progress.asked.fetch_max(revision.0, Ordering::Relaxed);
+        let mut applied = self.progress.applied.subscribe();
+        let reached = applied
+            .wait_for(|applied| applied.is_none_or(|applied| applied >= revision))
+            .await;
+        reached
+            .map_err(|_ended| CacheStopped)?
+            .map(|_applied| ())
+            .ok_or(CacheStopped)
+    }
+
+    /// Stop following the store. The caches keep what they have.
+    pub fn stop(&self) {
+        self.task.0.abort();
+        self.progress.applied.send_replace(None);
+    }
+}
+
+impl Progress {
+    fn reached(&self, revision: Revision) {
+        let lag = self
+            .asked
+            .load(Ordering::Relaxed)
+            .saturating_sub(revision.0);
+        metrics::gauge!("store_cache_revision_lag").set(lag as f64);
+        // Never backward, and never alive again once stopped.
+        self.applied.send_if_modified(|applied| match applied {
+            Some(before) if *before < revision => {
+                *before = revision;
+                true
+            }
+            _ => false,
+        });
+    }
+}
+
+/// The one who reads the store for all caches.
+struct Follower {
+    store: SharedStore,
+    sinks: HashMap<&'static str, Arc<dyn Sink>>,
+    progress: Arc<Progress>,
+}
+
+impl Follower {
+    async fn follow(mut self, mut watch: Watch) {
+        let mut wait = BACKOFF.0;
+        loop {
+            let mut error = match watch.next().await {
+                Ok(batch) => {
+                    wait = BACKOFF.0;
+                    self.apply(&batch);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            watch = loop {
+                let again = match &error {
+                    WatchError::Store(StoreError::Closed) => {
+                        self.progress.applied.send_replace(None);
+                        return;
+                    }
+                    WatchError::Compacted { .. } => self.read_everything().await,
+                    WatchError::Store(failed) => {
+                        tracing::warn!(error = %failed, retry_in = ?wait, "the cache can't follow the store");
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(BACKOFF.1);
+                        self.resume().await
+                    }
+                };
+                match again {
+                    Ok(watch) => break watch,
+                    Err(failed) => error = failed,
+                }
+            };
+        }
+    }
+
+    /// Watch again from where the caches are.
+    async fn resume(&self) -> Result<Watch, WatchError> {
+        let applied = self.progress.applied.borrow().unwrap_or_default();
+        Ok(self.store.watch(Prefix::everything(), applied).await?)
+    }
+
+    fn apply(&self, batch: &Batch) {
+        for change in &batch.changes {
+            let key = change.key();
+            match (self.sinks.get(key.collection()), change) {
+                (Some(sink), Change::Put(entry)) => sink.put(entry),
+                (Some(sink), Change::Delete { key }) => sink.delete(key),
+                (None, Change::Put(_)) => {
+                    metrics::counter!("store_cache_unknown_total").increment(1);
+                    tracing::debug!(%key, "no cache for this collection");
+                }
+                (None, Change::Delete { .. }) => {}
+            }
+        }
+        self.progress.reached(batch.revision);
+    }
+
+    /// Bring the caches to a state of the store by reading all of it, and watch from there. What is as it was doesn't
+    /// count as changed.
+    async fn read_everything(&mut self) -> Result<Watch, WatchError> {
+        let began = Instant::now();
+        // The pages are of different moments. Replaying what happened meanwhile makes one moment out of them, before
+        // anybody sees it.
+        let mut entries: BTreeMap<Key, Entry> = BTreeMap::new();
+        let mut range = Range::prefix(&Prefix::everything()).limit(PAGE);
+        let (mut first, mut last) = (None, Revision::ZERO);
+        loop {
+            let Page {
+                entries: page,
+                revision,
+                more,
+            } = self.store.range(range.clone()).await?;
+            first.get_or_insert(revision);
+            last = last.max(revision);
+            if let Some(entry) = page.last() {
+                range = range.after(&entry.key);
+            }
+            entries.extend(page.into_iter().map(|entry| (entry.key.clone(), entry)));
+            if !more {
+                break;
+            }
+        }
+        let mut reached = first.unwrap_or_default();
+        let mut watch = self.store.watch(Prefix::everything(), reached).await?;
+        while reached < last {
+            let batch = watch.next().await?;
+            for change in batch.changes {
+                match change {
+                    Change::Put(entry) => drop(entries.insert(entry.key.clone(), entry)),
+                    Change::Delete { key } => drop(entries.remove(&key)),
+                }
+            }
+            reached = batch.revision;
+        }
+        self.adopt(&entries);
+        self.progress.reached(reached);
+        metrics::counter!("store_cache_relists_total").increment(1);
+        tracing::debug!(documents = entries.len(), revision = %reached, took = ?began.elapsed(), "read the whole store");
+        Ok(watch)
+    }
+
+    /// Make the caches hold exactly `entries`.
+    fn adopt(&self, entries: &BTreeMap<Key, Entry>) {
+        for (collection, sink) in &self.sinks {
+            for id in sink.ids() {
+                if let Ok(key) = Key::new(collection, &id)
+                    && !entries.contains_key(&key)
+                {
+                    sink.delete(&key);
+                }
+            }
+        }
+        let mut unknown = 0_u64;
+        for entry in entries.values() {
+            match self.sinks.get(entry.key.collection()) {
+                Some(sink) if sink.revision(entry.key.id()) == Some(entry.revision) => {}
+                Some(sink) => sink.put(entry),
+                None => {
+                    unknown += 1;
+                    tracing::debug!(key = %entry.key, "no cache for this collection");
+                }
+            }
+        }
+        metrics::counter!("store_cache_unknown_total").increment(unknown);
+    }
+}

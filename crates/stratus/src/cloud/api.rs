@@ -1,0 +1,455 @@
+//! Requests to a cloud: authentication, time-outs, bounds, and errors in the cloud's own words.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::verifier::Seen;
+use super::{ApiError, Endpoint, Trust, Witness};
+use crate::output::Output;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take, connecting included; uploads and consoles have their own rules.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pauses before a request that could not connect is repeated.
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+/// The longest answer that is read.
+const ANSWER_MAX_BYTES: usize = 256 << 20;
+/// The longest error text that is read.
+const REFUSAL_MAX_BYTES: usize = 64 << 10;
+
+/// A connection to one cloud, as one user.
+#[derive(Debug, Clone)]
+pub struct Api {
+    client: reqwest::Client,
+    endpoint: Endpoint,
+    user: Option<(String, String)>,
+    is_pinned: bool,
+    witness: Arc<Witness>,
+    timeout: Duration,
+    out: Output,
+}
+
+/// An answer to work that was accepted.
+#[derive(Debug, Default)]
+pub struct Accepted {
+    /// HTTP status.
+    pub status: u16,
+    /// `Location`, as a path below the CloudEntryPoint.
+    pub location: Option<String>,
+    /// `CIMI-Job-URI`, as a path below the CloudEntryPoint.
+    pub job: Option<String>,
+    /// The representation; null if there is none.
+    pub body: Value,
+}
+
+/// What is sent.
+pub enum Body<'a> {
+    /// Nothing.
+    Empty,
+    /// A document.
+    Json(&'a Value),
+    /// Bytes of known length; no time-out but the caller's.
+    Stream(reqwest::Body, u64),
+}
+
+impl Api {
+    /// A client for `endpoint`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ApiError::Setup`].
+    pub fn new(
+        endpoint: Endpoint,
+        user: Option<(String, String)>,
+        trust: &Trust,
+        out: Output,
+    ) -> Result<Self, ApiError> {
+        let (tls, witness) = trust.client_config(&endpoint)?;
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .connect_timeout(CONNECT_TIMEOUT)
+            // The interface never redirects; credentials never go anywhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("stratus/", env!("CARGO_PKG_VERSION")))
+            .no_proxy();
+        if !endpoint.is_loopback()
+            && let Some(proxy) = proxy_of_environment(endpoint.is_secure())?
+        {
+            builder = builder.proxy(proxy);
+        }
+        let client = builder.build().map_err(|error| {
+            ApiError::Setup(format!("the HTTP client cannot be set up: {error}"))
+        })?;
+        Ok(Self {
+            client,
+            endpoint,
+            user,
+            is_pinned: trust.pin.is_some(),
+            witness,
+            timeout: REQUEST_TIMEOUT,
+            out,
+        })
+    }
+
+    /// The same with another time-out of a request.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The cloud's address.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The certificate that the cloud showed last.
+    #[must_use]
+    pub fn seen_certificate(&self) -> Option<Seen> {
+        self.witness.seen()
+    }
+
+    /// Reads a resource or a list.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        Ok(self.send(Method::GET, path, Body::Empty).await?.body)
+    }
+
+    /// Reads a resource into a view of it.
+    ///
+    /// # Errors
+    /// [`ApiError`]; [`ApiError::Strange`] when the members have other types.
+    pub async fn view<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.viewed(path, self.get(path).await?)
+    }
+
+    /// An answer as a view.
+    ///
+    /// # Errors
+    /// [`ApiError::Strange`].
+    pub fn viewed<T: DeserializeOwned>(&self, path: &str, body: Value) -> Result<T, ApiError> {
+        serde_json::from_value(body).map_err(|error| ApiError::Strange {
+            url: self.url(path),
+            problem: error.to_string(),
+        })
+    }
+
+    /// All members of a list, as documents.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
+        let type_name = path.split('?').next().unwrap_or_default();
+        match self.get(path).await? {
+            Value::Array(members) => Ok(members),
+            Value::Object(mut collection) => {
+                // CIMI names the member after the type: `machines`, `machineImages`; an empty list may be left out.
+                let wanted = format!("{type_name}s").to_lowercase();
+                let name = collection
+                    .keys()
+                    .find(|key| key.to_lowercase() == wanted || *key == "members")
+                    .cloned();
+                match name.and_then(|name| collection.remove(&name)) {
+                    Some(Value::Array(members)) => Ok(members),
+                    None if collection.contains_key("count")
+                        || collection.contains_key("resourceURI") =>
+                    {
+                        Ok(Vec::new())
+                    }
+                    _ => Err(ApiError::Strange {
+                        url: self.url(path),
+                        problem: "the list has no members".to_owned(),
+                    }),
+                }
+            }
+            _ => Err(ApiError::Strange {
+                url: self.url(path),
+                problem: "it is not a list".to_owned(),
+            }),
+        }
+    }
+
+    /// All members of a list, as views.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn views<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, ApiError> {
+        self.list(path)
+            .await?
+            .into_iter()
+            .map(|member| self.viewed(path, member))
+            .collect()
+    }
+
+    /// Creates something, or asks for an action.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Accepted, ApiError> {
+        self.send(Method::POST, path, Body::Json(body)).await
+    }
+
+    /// Edits something.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Accepted, ApiError> {
+        self.send(Method::PUT, path, Body::Json(body)).await
+    }
+
+    /// Deletes something.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn delete(&self, path: &str) -> Result<Accepted, ApiError> {
+        self.send(Method::DELETE, path, Body::Empty).await
+    }
+
+    /// Sends a request and reads the whole answer. `path` is below the CloudEntryPoint, or from the root with a leading `/`.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body<'_>,
+    ) -> Result<Accepted, ApiError> {
+        let builder = self.request(method.clone(), path);
+        let builder = match body {
+            Body::Empty => builder.timeout(self.timeout),
+            Body::Json(document) => builder.timeout(self.timeout).json(document),
+            Body::Stream(stream, length) => builder
+                .header(reqwest::header::CONTENT_TYPE, "application/octet-stream")
+                .header(reqwest::header::CONTENT_LENGTH, length)
+                .body(stream),
+        };
+        let response = self.exchange(method, path, builder).await?;
+        let status = response.status().as_u16();
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(|value| self.relative(value))
+        };
+        let (location, job) = (header("location"), header("cimi-job-uri"));
+        let bytes = self.read(response, path, ANSWER_MAX_BYTES).await?;
+        let body = if bytes.iter().all(u8::is_ascii_whitespace) {
+            Value::Null
+        } else {
+            serde_json::from_slice(&bytes).map_err(|_| ApiError::Strange {
+                url: self.url(path),
+                problem: "the answer is not JSON".to_owned(),
+            })?
+        };
+        Ok(Accepted {
+            status,
+            location,
+            job,
+            body,
+        })
+    }
+
+    /// Opens an answer that is read piece by piece, without a time-out for the whole.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn open(&self, path: &str) -> Result<reqwest::Response, ApiError> {
+        let builder = self.request(Method::GET, path);
+        match tokio::time::timeout(self.timeout, self.exchange(Method::GET, path, builder)).await {
+            Ok(result) => result,
+            Err(_) => Err(ApiError::Network {
+                text: format!("[Errno 110] Connection timed out ({})", self.endpoint),
+            }),
+        }
+    }
+
+    /// A `Location` or href as a path below the CloudEntryPoint; hosts that it names are not looked at.
+    #[must_use]
+    pub fn relative(&self, href: &str) -> String {
+        href.split_once("/cimi/")
+            .map_or(href, |(_, path)| path)
+            .to_owned()
+    }
+
+    fn url(&self, path: &str) -> String {
+        if path.starts_with('/') {
+            format!("{}{path}", self.endpoint.root_url())
+        } else {
+            format!("{}/{path}", self.endpoint.cimi_url())
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let builder = self
+            .client
+            .request(method, self.url(path))
+            .header(reqwest::header::ACCEPT, "application/json");
+        match &self.user {
+            Some((name, password)) => builder.basic_auth(name, Some(password)),
+            None => builder,
+        }
+    }
+
+    /// Sends, repeating what is safe to repeat while nothing answers, and turns refusals into errors.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        builder: RequestBuilder,
+    ) -> Result<reqwest::Response, ApiError> {
+        let is_repeatable = [Method::GET, Method::PUT, Method::DELETE].contains(&method);
+        let mut builder = builder;
+        let mut pauses = RETRY_PAUSES.iter().filter(|_| is_repeatable);
+        loop {
+            let again = builder.try_clone();
+            match (builder.send().await, again, pauses.next()) {
+                (Ok(response), ..) if response.status().is_success() => return Ok(response),
+                (Ok(response), ..) => return Err(self.refused(response, path).await),
+                (Err(error), Some(again), Some(pause))
+                    if error.is_connect() && self.refusal_of_certificate().is_none() =>
+                {
+                    self.out.detail(format_args!(
+                        "{}; trying again",
+                        ApiError::network(&error, &self.endpoint.to_string())
+                    ));
+                    tokio::time::sleep(*pause).await;
+                    builder = again;
+                }
+                (Err(error), ..) => {
+                    let from_network = || ApiError::network(&error, &self.endpoint.to_string());
+                    return Err(if error.is_connect() {
+                        self.refusal_of_certificate().unwrap_or_else(from_network)
+                    } else {
+                        from_network()
+                    });
+                }
+            }
+        }
+    }
+
+    async fn refused(&self, response: reqwest::Response, path: &str) -> ApiError {
+        let status = response.status();
+        let bytes = self
+            .read(response, path, REFUSAL_MAX_BYTES)
+            .await
+            .unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        if self.out.verbose >= 2 {
+            self.out.detail(format_args!("Detail: {text}"));
+        }
+        let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let member = |name: &str| {
+            document
+                .get(name)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+        };
+        let in_words = || {
+            StatusCode::canonical_reason(&status)
+                .map_or_else(|| format!("HTTP status {}", status.as_u16()), str::to_owned)
+        };
+        let message = member("message")
+            .or_else(|| member("detail"))
+            .or_else(|| member("title"))
+            .unwrap_or_else(in_words);
+        ApiError::Refused {
+            status: status.as_u16(),
+            message,
+        }
+    }
+
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        path: &str,
+        max_bytes: usize,
+    ) -> Result<Vec<u8>, ApiError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| ApiError::network(&error, &self.endpoint.to_string()))?
+        {
+            if bytes.len() + chunk.len() > max_bytes {
+                return Err(ApiError::Strange {
+                    url: self.url(path),
+                    problem: format!("the answer is longer than {max_bytes} bytes"),
+                });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    fn refusal_of_certificate(&self) -> Option<ApiError> {
+        let Seen {
+            fingerprint,
+            refusal: Some(reason),
+        } = self.witness.seen()?
+        else {
+            return None;
+        };
+        let endpoint = &self.endpoint;
+        let (message, hint) = if self.is_pinned {
+            (
+                format!(
+                    "the certificate of {endpoint} has changed: it now has the fingerprint {fingerprint}. Either the cloud was given a new one, or somebody else answers in its place"
+                ),
+                format!(
+                    "Ask the administrator for the fingerprint. If it is this one: stratus trust --endpoint {} --fingerprint {fingerprint}",
+                    endpoint.root_url()
+                ),
+            )
+        } else {
+            (
+                format!(
+                    "the certificate of {endpoint} is not trusted: {reason}. Its fingerprint is {fingerprint}"
+                ),
+                format!(
+                    "Compare the fingerprint with the one that the cloud's administrator gives you, then trust it once and for all with: stratus trust --endpoint {}\n\
+                     Or name a file with the certificate or its authority: --ca FILE, STRATUS_CA or ca_file in the configuration.",
+                    endpoint.root_url()
+                ),
+            )
+        };
+        Some(ApiError::Untrusted { message, hint })
+    }
+}
+
+/// The proxy that the environment asks for; `no_proxy` exempts hosts. StratusLab's clients used `http_proxy` for https too,
+/// so it counts where `https_proxy` is not set.
+fn proxy_of_environment(is_secure: bool) -> Result<Option<reqwest::Proxy>, ApiError> {
+    let variables: &[&str] = if is_secure {
+        &[
+            "https_proxy",
+            "HTTPS_PROXY",
+            "all_proxy",
+            "ALL_PROXY",
+            "http_proxy",
+        ]
+    } else {
+        &["http_proxy", "all_proxy", "ALL_PROXY"]
+    };
+    let chosen = variables.iter().find_map(|name| {
+        std::env::var(name)
+            .ok()
+            .filter(|value| !value.is_empty())
+            .map(|value| (name, value))
+    });
+    let Some((name, value)) = chosen else {
+        return Ok(None);
+    };
+    let proxy = reqwest::Proxy::all(&value)
+        .map_err(|error| ApiError::Setup(format!("{name}='{value}' is not a proxy: {error}")))?;
+    Ok(Some(proxy.no_proxy(reqwest::NoProxy::from_env())))
+}

@@ -1,0 +1,83 @@
+//! What can go wrong between the client and a cloud.
+
+use std::error::Error as _;
+
+use crate::failure::errno_text;
+
+/// An exchange with the cloud that did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The cloud said no; its own words.
+    #[error("{message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The `message` of the answer, or the status in words.
+        message: String,
+    },
+    /// No exchange took place, or it broke off.
+    #[error("{text}")]
+    Network {
+        /// What happened, `[Errno N] …` where the system gave a number.
+        text: String,
+    },
+    /// The certificate is not trusted.
+    #[error("{message}")]
+    Untrusted {
+        /// What is wrong with it.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
+    /// An answer that is not what the interface promises.
+    #[error("{url} does not answer like a Stratus cloud: {problem}")]
+    Strange {
+        /// What was asked.
+        url: String,
+        /// What is wrong with the answer.
+        problem: String,
+    },
+    /// The client cannot be set up.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl ApiError {
+    /// Whether the cloud answered with this status.
+    #[must_use]
+    pub fn is_status(&self, wanted: u16) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == wanted)
+    }
+
+    /// What happened on the network, in the words of the system.
+    #[must_use]
+    pub fn network(error: &reqwest::Error, peer: &str) -> Self {
+        let mut innermost: Option<&(dyn std::error::Error + 'static)> = None;
+        let mut next = error.source();
+        while let Some(cause) = next {
+            if let Some(io_error) = cause.downcast_ref::<std::io::Error>()
+                && io_error.raw_os_error().is_some()
+            {
+                return Self::Network {
+                    text: format!("{} ({peer})", errno_text(io_error)),
+                };
+            }
+            innermost = Some(cause);
+            next = cause.source();
+        }
+        if error.is_timeout() {
+            return Self::Network {
+                text: format!("[Errno 110] Connection timed out ({peer})"),
+            };
+        }
+        let text = innermost.map_or_else(|| error.to_string(), ToString::to_string);
+        if text.contains("failed to lookup address") {
+            return Self::Network {
+                text: format!("[Errno -2] Name or service not known ({peer})"),
+            };
+        }
+        Self::Network {
+            text: format!("{text} ({peer})"),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The cloud's documents as far as commands look at them. Members that are missing are no fault: a view shows what there is.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// `{"href": …}`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Reference {
+    /// The resource referred to.
+    pub href: String,
+}
+
+/// Where a machine answers SSH.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(default)]
+pub struct Ssh {
+    /// Address or host name.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// A Machine, or the record of one that is gone.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct MachineView {
+    /// `Machine/<uuid>`.
+    pub id: String,
+    /// Its number.
+    pub vmid: Option<u64>,
+    /// Its name.
+    pub name: Option<String>,
+    /// What the commands show as its state.
+    pub phase: Option<String>,
+    /// CIMI's state.
+    pub state: Option<String>,
+    /// Why it is in this state.
+    pub reason: Option<String>,
+    /// CPUs.
+    pub cpu: Option<u64>,
+    /// Memory, KiB.
+    pub memory: Option<u64>,
+    /// Memory in use, KiB.
+    pub memory_used: Option<u64>,
+    /// CPU use of the last seconds.
+    pub cpu_percent: Option<f64>,
+    /// Addresses, in the order of the interfaces.
+    pub addresses: Vec<String>,
+    /// Names of their networks.
+    pub networks: Vec<String>,
+    /// Where it answers SSH.
+    pub ssh: Option<Ssh>,
+    /// Whose it is.
+    pub owner: Option<String>,
+    /// The host it runs on.
+    pub hostname: Option<String>,
+    /// The image it was started from.
+    pub image_identifier: Option<String>,
+}
+
+impl MachineView {
+    /// The state as shown.
+    #[must_use]
+    pub fn shown_state(&self) -> &str {
+        self.phase
+            .as_deref()
+            .or(self.state.as_deref())
+            .unwrap_or("Unknown")
+    }
+
+    /// The number as shown.
+    #[must_use]
+    pub fn shown_id(&self) -> String {
+        self.vmid.map_or_else(
+            || self.id.trim_start_matches("Machine/").to_owned(),
+            |vmid| vmid.to_string(),
+        )
+    }
+
+    /// The last interface's address.
+    #[must_use]
+    pub fn address(&self) -> Option<&str> {
+        self.addresses.last().map(String::as_str)
+    }
+
+    /// Where it answers SSH, if it has an address at all.
+    #[must_use]
+    pub fn ssh_place(&self) -> Option<Ssh> {
+        let known = self
+            .ssh
+            .clone()
+            .filter(|ssh| !ssh.host.is_empty() && ssh.port != 0);
+        known.or_else(|| {
+            self.address().map(|address| Ssh {
+                host: address.to_owned(),
+                port: 22,
+            })
+        })
+    }
+}
+
+/// A Volume.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct VolumeView {
+    /// `Volume/<uuid>`.
+    pub id: String,
+    /// Its tag.
+    pub name: Option<String>,
+    /// Its state.
+    pub state: Option<String>,
+    /// Why it is in this state.
+    pub reason: Option<String>,
+    /// GiB.
+    pub size: Option<u64>,
+    /// Bytes.
+    pub size_bytes: Option<u64>,
+    /// `PRIVATE` or `PUBLIC`.
+    pub visibility: Option<String>,
+    /// Whose it is.
+    pub owner: Option<String>,
+    /// How many machines have it.
+    pub count: Option<u64>,
+    /// The machine that has it.
+    pub attached_to: Option<Reference>,
+    /// Free text of the owner, and the type that StratusLab's tools give.
+    pub properties: std::collections::BTreeMap<String, String>,
+}
+
+impl VolumeView {
+    /// The UUID alone.
+    #[must_use]
+    pub fn uuid(&self) -> &str {
+        self.id.rsplit('/').next().unwrap_or_default()
+    }
+}
+
+/// A MachineImage.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ImageView {
+    /// `MachineImage/<uuid>`.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its state.
+    pub state: Option<String>,
+    /// Why it is in this state.
+    pub reason: Option<String>,
+    /// Its 27 characters.
+    pub identifier: Option<String>,
+    /// `raw` or `qcow2`.
+    pub format: Option<String>,
+    /// Bytes that a machine sees.
+    pub virtual_size: Option<u64>,
+    /// Percent of the import.
+    pub progress: Option<f64>,
+    /// `PRIVATE` or `PUBLIC`.
+    pub visibility: Option<String>,
+    /// Whose it is.
+    pub owner: Option<String>,
+}
+
+/// A User.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct UserView {
+    /// `User/<uuid>`.
+    pub id: String,
+    /// The name to log in with.
+    pub username: Option<String>,
+    /// Roles.
+    pub roles: Value,
+    /// Whether the user may log in.
+    pub enabled: Option<bool>,
+    /// Mail address.
+    pub email: Option<String>,
+}
+
+impl UserView {
+    /// Roles separated by commas, whether they came as a list or as text.
+    #[must_use]
+    pub fn shown_roles(&self) -> String {
+        text_of(&self.roles)
+    }
+}
+
+/// A Host.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct HostView {
+    /// `Host/<uuid>`.
+    pub id: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its state.
+    pub state: Option<String>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, Value>,
+}
+
+/// A value as a person would write it.
+#[must_use]
+pub fn text_of(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(text_of).collect::<Vec<_>>().join(","),
+        Value::Object(members) if members.len() == 1 => members.values().map(text_of).collect(),
+        other => other.to_string(),
+    }
+}

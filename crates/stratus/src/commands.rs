@@ -1,0 +1,66 @@
+//! The commands, one file each.
+
+use clap::Subcommand;
+
+use crate::failure::Result;
+use crate::options::Common;
+
+/// Declares the modules, the enum of all commands and the way from a parsed command to its code.
+macro_rules! commands {
+    ($($variant:ident = $module:ident,)*) => {
+        $(mod $module;)*
+
+        /// A parsed command line.
+        #[derive(Debug, Subcommand)]
+        pub enum Command {
+            $(#[allow(missing_docs, reason = "each is documented where its arguments are")] $variant($module::Arguments),)*
+        }
+
+        impl Command {
+            /// The options that every command has.
+            #[must_use]
+            pub fn common(&self) -> &Common {
+                match self { $(Self::$variant(arguments) => arguments.common(),)* }
+            }
+
+            /// Does the work.
+            ///
+            /// # Errors
+            /// As the command says.
+            pub async fn run(self) -> Result {
+                match self { $(Self::$variant(arguments) => Box::pin(arguments.run()).await,)* }
+            }
+        }
+    };
+}
+
+commands! {
+    CopyConfig = copy_config,
+    Trust = trust,
+    HashPassword = hash_password,
+    Completions = completions,
+    Man = man,
+    Links = links,
+}
+
+/// The commands by what they are for, in the order of the overview.
+pub const GROUPS: &[(&str, &[&str])] = &[(
+    "Setting up",
+    &[
+        "copy-config",
+        "trust",
+        "hash-password",
+        "completions",
+        "man",
+        "links",
+    ],
+)];
+
+/// StratusLab's own commands: those that also have a name `stratus-…` of their own.
+#[must_use]
+pub fn linked_names(root: &clap::Command) -> Vec<String> {
+    root.get_subcommands()
+        .map(|command| format!("stratus-{}", command.get_name()))
+        .filter(|name| name != "stratus-help")
+        .collect()
+}

@@ -1,0 +1,7 @@
+//! What the user configured: file, environment, options, and which of them counts.
+
+mod ini;
+mod settings;
+
+pub use ini::{Ini, IniError};
+pub use settings::{DEFAULT_CONFIG_FILE, REFERENCE_FILE, Settings, home, is_true};

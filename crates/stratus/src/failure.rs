@@ -1,0 +1,102 @@
+//! How a command ends when it does not succeed: message, stream and exit status.
+
+use crate::cloud::ApiError;
+
+/// Why a command ended without success. Each kind has its own message shape and exit status.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Wrong options or arguments: usage and message on stderr, status 2.
+    #[error("{0}")]
+    Usage(String),
+    /// A check that the command makes itself: `  [ERROR] MESSAGE` on stderr, status 1.
+    #[error("{0}")]
+    Check(String),
+    /// The work failed: `Error: MESSAGE` on stdout, status 255.
+    #[error("{0}")]
+    Work(String),
+    /// As [`Work`](Self::Work), with a line on stderr that says what to do.
+    #[error("{message}")]
+    WorkWithHint {
+        /// What went wrong.
+        message: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A value of the wrong kind: as [`Work`](Self::Work), and an empty line after it.
+    #[error("{0}")]
+    Value(String),
+    /// The configuration file: the message as it is on stdout, status 255.
+    #[error("{0}")]
+    Configuration(String),
+    /// The network: `Network error: MESSAGE` on stdout, status 255.
+    #[error("{0}")]
+    Network(String),
+    /// Everything was said already; end with this status.
+    #[error("exit status {0}")]
+    Exit(u8),
+    /// The reader of our standard output went away.
+    #[error("standard output was closed")]
+    ClosedOutput,
+}
+
+/// The result of a command.
+pub type Result<T = ()> = std::result::Result<T, Failure>;
+
+/// Exit status of failures of the work phase.
+pub const WORK_FAILED: u8 = 255;
+
+impl Failure {
+    /// The exit status that belongs to it.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Check(_) => 1,
+            Self::Exit(status) => *status,
+            // What a shell shows for a program that SIGPIPE ended.
+            Self::ClosedOutput => 141,
+            Self::Work(_)
+            | Self::WorkWithHint { .. }
+            | Self::Value(_)
+            | Self::Configuration(_)
+            | Self::Network(_) => WORK_FAILED,
+        }
+    }
+
+    /// A local file that could not be used, in the words of the contract (`[Errno 2] No such file or directory: 'X'`).
+    #[must_use]
+    pub fn file(path: &std::path::Path, error: &std::io::Error) -> Self {
+        Self::Work(format!("{}: '{}'", errno_text(error), path.display()))
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Network { text } => Self::Network(text),
+            ApiError::Refused { status: 401, .. } => Self::WorkWithHint {
+                message: "Unauthorized".to_owned(),
+                hint: "The cloud does not know this user name with this password. Check -u/--username and -p/--password, STRATUSLAB_USERNAME and \
+                       STRATUSLAB_PASSWORD, or username and password in the configuration file."
+                    .to_owned(),
+            },
+            ApiError::Untrusted { message, hint } => Self::WorkWithHint { message, hint },
+            other => Self::Work(other.to_string()),
+        }
+    }
+}
+
+/// `[Errno N] TEXT` of an input or output error.
+#[must_use]
+pub fn errno_text(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => {
+            let text = error.to_string();
+            let text = text
+                .rsplit_once(" (os error")
+                .map_or(text.as_str(), |(text, _)| text);
+            format!("[Errno {number}] {text}")
+        }
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,196 @@
+//! One run of a command: its output, its settings, and the way to its cloud.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use crate::cloud::{Api, Endpoint, KnownClouds, Trust};
+use crate::config::Settings;
+use crate::failure::{Failure, Result};
+use crate::options::{Cloud, Common, Storage};
+use crate::output::Output;
+
+/// What a command works with.
+#[derive(Debug)]
+pub struct Session {
+    /// Where results and messages go.
+    pub out: Output,
+    /// What counts where no option was given.
+    pub settings: Settings,
+}
+
+impl Session {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// [`Failure::Configuration`].
+    pub fn new(common: &Common) -> Result<Self> {
+        let session = Self {
+            out: output(common),
+            settings: Settings::load(common.config.as_deref(), common.section.as_deref())?,
+        };
+        if let Some(path) = &session.settings.missing_default_file
+            && session.out.verbose > 0
+        {
+            session.out.warning(format_args!(
+                "Default user configuration file does not exist: {}",
+                path.display()
+            ));
+        }
+        Ok(session)
+    }
+
+    /// The cloud's address.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] when none is configured.
+    pub fn endpoint(&self, cloud: &Cloud) -> Result<Endpoint> {
+        let text = self.settings.text(cloud.endpoint.as_deref(), "endpoint");
+        Endpoint::parse(&text.ok_or_else(|| {
+            Failure::Usage("Missing cloud endpoint. Please provide --endpoint".to_owned())
+        })?)
+    }
+
+    /// A client for the cloud, with the user's credentials.
+    ///
+    /// # Errors
+    /// Missing endpoint or credentials, unusable CA file.
+    pub fn api(&self, cloud: &Cloud) -> Result<Api> {
+        let endpoint = self.endpoint(cloud)?;
+        let username = self.settings.text(cloud.username.as_deref(), "username");
+        let password = self.settings.text(cloud.password.as_deref(), "password");
+        let user = self.user(username, password, cloud, &endpoint)?;
+        self.connect(endpoint, Some(user), cloud)
+    }
+
+    /// A client for the storage service, with the credentials for it.
+    ///
+    /// # Errors
+    /// As [`api`](Self::api).
+    pub fn storage_api(&self, storage: &Storage, cloud: &Cloud) -> Result<Api> {
+        let text = self
+            .settings
+            .text(storage.pdisk_endpoint.as_deref(), "pdisk_endpoint");
+        // An endpoint on the command line is meant for everything, whatever the file says of the storage service.
+        let text = if storage.pdisk_endpoint.is_none() && cloud.endpoint.is_some() {
+            cloud.endpoint.clone()
+        } else {
+            text
+        };
+        let endpoint = match text {
+            Some(text) => Endpoint::parse(&text)?,
+            None => self.endpoint(cloud)?,
+        };
+        // What was given for the cloud on the command line is stronger than what the environment says of the storage service.
+        let choose =
+            |own: Option<&str>, own_key: &str, shared: Option<&str>, shared_key: &str| match (
+                own, shared,
+            ) {
+                (None, Some(shared)) => Some(shared.to_owned()),
+                _ => self
+                    .settings
+                    .text(own, own_key)
+                    .or_else(|| self.settings.text(shared, shared_key)),
+            };
+        let username = choose(
+            storage.pdisk_username.as_deref(),
+            "pdisk_username",
+            cloud.username.as_deref(),
+            "username",
+        );
+        let password = choose(
+            storage.pdisk_password.as_deref(),
+            "pdisk_password",
+            cloud.password.as_deref(),
+            "password",
+        );
+        let user = self.user(username, password, cloud, &endpoint)?;
+        self.connect(endpoint, Some(user), cloud)
+    }
+
+    /// A client for an endpoint.
+    ///
+    /// # Errors
+    /// Unusable CA file or list of known clouds.
+    pub fn connect(
+        &self,
+        endpoint: Endpoint,
+        user: Option<(String, String)>,
+        cloud: &Cloud,
+    ) -> Result<Api> {
+        if user.is_some() && !endpoint.is_secure() && !endpoint.is_loopback() {
+            self.out.warning(format_args!(
+                "{} is not encrypted: anybody on the way can read your password.",
+                endpoint.root_url()
+            ));
+        }
+        let ca_file = self
+            .settings
+            .text(
+                cloud.ca_file.as_ref().and_then(|path| path.to_str()),
+                "ca_file",
+            )
+            .map(PathBuf::from);
+        // An option is stronger than what was pinned; so is nothing else.
+        let pin = if cloud.ca_file.is_some() {
+            None
+        } else {
+            KnownClouds::load()?.pin(&endpoint)
+        };
+        self.out.detail(format_args!(
+            "Accessing compute service at: {}",
+            endpoint.cimi_url()
+        ));
+        Ok(Api::new(endpoint, user, &Trust { pin, ca_file }, self.out)?)
+    }
+
+    fn user(
+        &self,
+        username: Option<String>,
+        password: Option<String>,
+        cloud: &Cloud,
+        endpoint: &Endpoint,
+    ) -> Result<(String, String)> {
+        match (username, password) {
+            (Some(username), Some(password)) => Ok((username, password)),
+            (Some(username), None) if std::io::stdin().is_terminal() => {
+                let password = ask_password(&format!("'{username}' at '{endpoint}' password: "))?;
+                Ok((username, password))
+            }
+            (Some(username), None) => Err(Failure::Work(format!(
+                "Missing credentials: there is no password for '{username}' and no terminal to ask for one; set STRATUSLAB_PASSWORD or password in the configuration file"
+            ))),
+            (None, _) => {
+                let has_certificate = ["pem_certificate", "pem_key"]
+                    .iter()
+                    .any(|key| self.settings.text(None, key).is_some());
+                if has_certificate || cloud.pem_certificate.is_some() || cloud.pem_key.is_some() {
+                    return Err(Failure::Work("this cloud does not offer login with certificates yet; give a user name and a password (-u, -p)".to_owned()));
+                }
+                Err(Failure::WorkWithHint {
+                    message: "Missing credentials".to_owned(),
+                    hint: "Give a user name and a password: -u and -p, STRATUSLAB_USERNAME and STRATUSLAB_PASSWORD, or username and password in the configuration file (stratus copy-config writes one to begin with)."
+                        .to_owned(),
+                })
+            }
+        }
+    }
+}
+
+/// Asks on the terminal, without echo.
+///
+/// # Errors
+/// [`Failure::Work`] without a terminal.
+pub fn ask_password(prompt: &str) -> Result<String> {
+    rpassword::prompt_password(prompt)
+        .map_err(|error| Failure::Work(format!("no password could be read: {error}")))
+}
+
+/// The output that the common options ask for.
+#[must_use]
+pub fn output(common: &Common) -> Output {
+    Output {
+        verbose: common.verbose,
+        quiet: common.quiet,
+        format: common.format,
+    }
+}

@@ -1,0 +1,226 @@
+//! Names and definitions of the block nodes behind a disk, the same at start and when hot-plugged.
+//!
+//! Each image of a disk has two nodes: one for the file (a descriptor set) and one for the format. Names are made of the
+//! port and the depth in the chain, since node names hold only 31 bytes: `p3` is the top image on port 3, `p3-file` its
+//! file, `p3-b1` the first image below.
+
+use serde_json::{Value, json};
+
+use crate::launch_spec::{DiskFormat, DiskId, DiskSpec, ImageStorage, MAX_CHAIN, MAX_PORTS};
+
+/// Descriptor sets below this number belong to the machine itself (serial log, media).
+const FIRST_DISK_SET: u32 = 1000;
+
+/// The first descriptor set of the disk that is on a port at start; the image at depth N has the N-th after it.
+#[must_use]
+pub fn set_at_start(port: u8) -> u32 {
+    FIRST_DISK_SET + u32::from(port) * MAX_CHAIN as u32
+}
+
+/// Where descriptor sets of disks attached later begin. Their numbers are never used twice: QEMU keeps a removed descriptor
+/// until the guest next runs, and would open that instead of the new one of the same set.
+#[must_use]
+pub fn first_set_after_start() -> u32 {
+    set_at_start(MAX_PORTS)
+}
+
+/// The format node of an image; depth 0 is what the device uses.
+#[must_use]
+pub fn format_node(port: u8, depth: u8) -> String {
+    if depth == 0 {
+        format!("p{port}")
+    } else {
+        format!("p{port}-b{depth}")
+    }
+}
+
+/// The file node of an image.
+#[must_use]
+pub fn file_node(port: u8, depth: u8) -> String {
+    format!("{}-file", format_node(port, depth))
+}
+
+/// The port a node name belongs to.
+#[must_use]
+pub fn port_of_node(node: &str) -> Option<u8> {
+    node.strip_prefix('p')?.split('-').next()?.parse().ok()
+}
+
+/// The device of a disk.
+#[must_use]
+pub fn device_id(disk: &DiskId) -> String {
+    format!("disk-{disk}")
+}
+
+/// The disk of a device.
+#[must_use]
+pub fn disk_of_device(device: &str) -> Option<DiskId> {
+    DiskId::new(device.strip_prefix("disk-")?).ok()
+}
+
+/// The root port a disk is plugged into.
+#[must_use]
+pub fn root_port(port: u8) -> String {
+    format!("rp{port}")
+}
+
+/// All nodes of a disk in the order they must be made: bottom first, each file before its format.
+#[must_use]
+pub fn definitions(disk: &DiskSpec, port: u8, first_set: u32) -> Vec<Value> {
+    let images: Vec<_> = (0u8..).zip(disk.images()).collect();
+    let mut nodes = Vec::with_capacity(images.len() * 2);
+    for &(depth, image) in images.iter().rev() {
+        let read_only = disk.read_only || depth > 0;
+        let driver = match image.storage {
+            ImageStorage::File => "file",
+            ImageStorage::BlockDevice => "host_device",
+        };
+        nodes.push(json!({
+            "driver": driver,
+            "node-name": file_node(port, depth),
+            "filename": format!("/dev/fdset/{}", first_set + u32::from(depth)),
+            "read-only": read_only,
+            "auto-read-only": false,
+            "discard": "unmap",
+        }));
+        let mut format = json!({
+            "driver": image.format.driver(),
+            "node-name": format_node(port, depth),
+            "file": file_node(port, depth),
+            "read-only": read_only,
+            "discard": "unmap",
+        });
+        if image.format == DiskFormat::Qcow2 {
+            // Stated even when there is none: otherwise QEMU would follow the image's header.
+            format["backing"] = if usize::from(depth) + 1 < images.len() {
+                Value::from(format_node(port, depth + 1))
+            } else {
+                Value::Null
+            };
+        }
+        nodes.push(format);
+    }
+    nodes
+}
+
+/// The names of [`definitions`] for a chain of so many images, in the order they must be removed: top first.
+#[must_use]
+pub fn names_to_remove(port: u8, images: u8) -> Vec<String> {
+    (0..images)
+        .flat_map(|depth| [format_node(port, depth), file_node(port, depth)])
+        .collect()
+}
+
+/// The device of a disk, for `-device` and `device_add`.
+#[must_use]
+pub fn device(disk: &DiskSpec, port: u8, boot_index: Option<u8>) -> Value {
+    let mut device = json!({
+        "driver": "virtio-blk-pci",
+        "id": device_id(&disk.id),
+        "bus": root_port(port),
+        "addr": "0x0",
+        "drive": format_node(port, 0),
+        "werror": "enospc",
+        "rerror": "report",
+    });
+    if !disk.serial.is_empty() {
+        device["serial"] = Value::from(disk.serial.as_str());
+    }
+    if let Some(index) = boot_index {
+        device["bootindex"] = Value::from(index);
+    }
+    device
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch_spec::ImageFile;
+
+    #[test]
+    fn a_chain_is_made_from_the_bottom_and_ends_explicitly() {
+        let disk = DiskSpec {
+            id: DiskId::new("root").expect("a valid identifier"),
+            image: ImageFile::file("/o", DiskFormat::Qcow2),
+            backing: vec![
+                ImageFile::file("/m", DiskFormat::Qcow2),
+                ImageFile::file("/b", DiskFormat::Raw),
+            ],
+            read_only: false,
+            serial: "S".to_owned(),
+            slot: 0,
+        };
+        let nodes = definitions(&disk, 3, 1048);
+        let names: Vec<&str> = nodes
+            .iter()
+            .filter_map(|node| node["node-name"].as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "p3-b2-file",
+                "p3-b2",
+                "p3-b1-file",
+                "p3-b1",
+                "p3-file",
+                "p3"
+            ]
+        );
+        assert_eq!(nodes[5]["backing"], "p3-b1");
+        assert_eq!(nodes[5]["read-only"], false);
+        assert_eq!(nodes[3]["backing"], "p3-b2");
+        assert_eq!(nodes[3]["read-only"], true);
+        assert!(
+            nodes[1].get("backing").is_none(),
+            "a raw image has no backing image"
+        );
+        let mut removal = names_to_remove(3, 3);
+        removal.sort();
+        let mut made: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        made.sort();
+        assert_eq!(removal, made);
+    }
+
+    #[test]
+    fn a_single_qcow2_image_never_follows_its_header() {
+        let disk = DiskSpec {
+            id: DiskId::new("v").expect("a valid identifier"),
+            image: ImageFile::file("/o", DiskFormat::Qcow2),
+            backing: Vec::new(),
+            read_only: true,
+            serial: String::new(),
+            slot: 0,
+        };
+        let nodes = definitions(&disk, 0, 1000);
+        assert_eq!(nodes[1]["backing"], Value::Null);
+        assert!(
+            nodes[1]
+                .as_object()
+                .is_some_and(|node| node.contains_key("backing"))
+        );
+        assert_eq!(nodes[0]["read-only"], true);
+    }
+
+    #[test]
+    fn names_lead_back_to_ports_and_disks() {
+        for port in [0, 9, 63] {
+            for depth in [0, 1, 15] {
+                assert_eq!(port_of_node(&format_node(port, depth)), Some(port));
+                assert_eq!(port_of_node(&file_node(port, depth)), Some(port));
+                assert!(file_node(port, depth).len() <= 31);
+            }
+        }
+        assert_eq!(port_of_node("#block123"), None);
+        let id = DiskId::new("0190-abc").expect("a valid identifier");
+        assert_eq!(disk_of_device(&device_id(&id)), Some(id));
+        assert_eq!(disk_of_device("rp0"), None);
+    }
+
+    #[test]
+    fn descriptor_sets_never_overlap() {
+        for port in 0..MAX_PORTS {
+            assert!(set_at_start(port) + MAX_CHAIN as u32 <= set_at_start(port + 1));
+        }
+        assert_eq!(first_set_after_start(), set_at_start(MAX_PORTS));
+    }
+}
