@@ -20,6 +20,7 @@ pub mod metrics;
 mod origin;
 mod problem;
 mod routes;
+mod rules;
 mod server;
 mod stall;
 pub mod tls;

@@ -123,6 +123,8 @@ fn qemu_holds_the_tap_and_takes_it_along() {
     let test = TestHost::new();
     test.run(async |host| {
         let plugged = host.plug(&machine(5)).await.unwrap();
+        // So that no nft is being started, which would inherit what QEMU is to inherit.
+        plugged.ready.wait().await.unwrap();
         let Attachment::Tap(fd) = plugged.attachment else {
             panic!("no tap")
         };

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Entry, Key, LeaseId, Outcome, Page, Prefix, Range, Revision, Store, StoreError, Transaction,
@@ -58,8 +58,9 @@ impl Default for SqliteOptions {
 /// Dropping it finishes what was begun (and blocks for that); [`close`](Store::close) does the same without blocking.
 pub struct SqliteStore {
     path: PathBuf,
-    /// Taken by `close`: the writer ends when the last sender is gone.
-    jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    jobs: mpsc::Sender<Box<dyn Job>>,
+    /// Taken by `close`: the writer ends when it is gone.
+    running: Mutex<Option<oneshot::Sender<()>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     readers: Arc<Readers>,
     feed: Arc<Feed>,
@@ -87,6 +88,7 @@ impl SqliteStore {
         let writer = Writer::new(connection, path.clone(), options, lock).map_err(failed)?;
         let (feed, leases) = (writer.feed.clone(), writer.leases.clone());
         let (jobs, receiver) = mpsc::channel(writer::QUEUE);
+        let (running, stop) = oneshot::channel();
         // A runtime of its own: it sleeps until the next job or the next lease, and may block.
         let no_thread = |source: std::io::Error| StoreError::Database {
             path: path.clone(),
@@ -99,12 +101,13 @@ impl SqliteStore {
             .map_err(no_thread)?;
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || runtime.block_on(writer.run(receiver)))
+            .spawn(move || runtime.block_on(writer.run(receiver, stop)))
             .map_err(no_thread)?;
         let readers = Arc::new(Readers::new(&path));
         Ok(Self {
             path,
-            jobs: Mutex::new(Some(jobs)),
+            jobs,
+            running: Mutex::new(Some(running)),
             writer: Mutex::new(Some(writer)),
             readers,
             feed,
@@ -118,12 +121,11 @@ impl SqliteStore {
         T: Send + 'static,
         F: Fn(&mut Session<'_>) -> Answer<T> + Send + 'static,
     {
-        let jobs = self.jobs.lock().clone().ok_or(StoreError::Closed)?;
         let (task, answer) = Task::new(work);
-        jobs.send(Box::new(task))
+        self.jobs
+            .send(Box::new(task))
             .await
             .map_err(|_gone| StoreError::Closed)?;
-        drop(jobs);
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
@@ -157,7 +159,7 @@ impl Store for SqliteStore {
     }
 
     async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
-        if self.jobs.lock().is_none() {
+        if self.jobs.is_closed() {
             return Err(StoreError::Closed);
         }
         Ok(Watch::new(self.feed.watch(
@@ -173,7 +175,7 @@ impl Store for SqliteStore {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-        if self.jobs.lock().is_none() {
+        if self.jobs.is_closed() {
             return Err(StoreError::Closed);
         }
         self.leases
@@ -190,7 +192,7 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        drop(self.jobs.lock().take());
+        drop(self.running.lock().take());
         let (writer, readers) = (self.writer.lock().take(), self.readers.clone());
         let _ = tokio::task::spawn_blocking(move || Self::finish(writer, &readers)).await;
     }
@@ -198,7 +200,7 @@ impl Store for SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        drop(self.jobs.lock().take());
+        drop(self.running.lock().take());
         Self::finish(self.writer.lock().take(), &self.readers);
     }
 }

@@ -13,6 +13,9 @@ pub(super) enum Known<'a, D> {
     Nothing,
 }
 
+/// The documents under one term of an index.
+type ById<D> = BTreeMap<Arc<str>, Arc<Versioned<D>>>;
+
 struct Slot<D> {
     document: Arc<Versioned<D>>,
     terms: Vec<(&'static str, Box<str>)>,
@@ -22,7 +25,7 @@ struct Slot<D> {
 /// indexes that its slot names.
 pub(super) struct Content<D> {
     documents: BTreeMap<Arc<str>, Slot<D>>,
-    indexes: HashMap<&'static str, HashMap<Box<str>, BTreeMap<Arc<str>, Arc<Versioned<D>>>>>,
+    indexes: HashMap<&'static str, HashMap<Box<str>, ById<D>>>,
     unreadable: BTreeMap<Arc<str>, Revision>,
 }
 
@@ -74,11 +77,7 @@ impl<D: Document> Content<D> {
         Primary(&self.documents)
     }
 
-    pub(super) fn indexed(
-        &self,
-        name: &str,
-        term: &str,
-    ) -> Option<&BTreeMap<Arc<str>, Arc<Versioned<D>>>> {
+    pub(super) fn indexed(&self, name: &str, term: &str) -> Option<&ById<D>> {
         self.indexes.get(name)?.get(term)
     }
 
@@ -163,7 +162,7 @@ impl<'a, D> Documents<'a, D> for Primary<'a, D> {
     }
 }
 
-impl<'a, D> Documents<'a, D> for &'a BTreeMap<Arc<str>, Arc<Versioned<D>>> {
+impl<'a, D> Documents<'a, D> for &'a ById<D> {
     fn between(
         self,
         bounds: super::typed::Bounds<'_>,

@@ -110,7 +110,7 @@ impl CacheSet {
         CacheSetBuilder::default()
     }
 
-    /// The revision that all caches show.
+    /// The revision that all caches show; zero once they have stopped.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.progress.applied.borrow().unwrap_or_default()

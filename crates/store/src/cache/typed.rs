@@ -120,7 +120,7 @@ impl<D: Document> Cache<D> {
         limit: usize,
     ) -> Vec<Arc<Versioned<D>>> {
         collect(limit, |visit| {
-            self.scan_index(name, term, start, direction, visit)
+            self.scan_index(name, term, start, direction, visit);
         })
     }
 
@@ -225,13 +225,13 @@ impl<D: Document> Sink for Shared<D> {
         };
         let mut content = self.content.write();
         let id = content.put(entry, decoded);
-        self.tell(&content, id, true);
+        self.tell(&content, &id, true);
     }
 
     fn delete(&self, key: &Key) {
         let mut content = self.content.write();
         if let Some(id) = content.remove(key.id()) {
-            self.tell(&content, id, false);
+            self.tell(&content, &id, false);
         }
     }
 
@@ -245,7 +245,7 @@ impl<D: Document> Sink for Shared<D> {
 }
 
 impl<D: Document> Shared<D> {
-    fn tell(&self, content: &Content<D>, id: Arc<str>, exists: bool) {
+    fn tell(&self, content: &Content<D>, id: &Arc<str>, exists: bool) {
         metrics::gauge!("store_cache_unreadable", "collection" => D::COLLECTION)
             .set(content.unreadable() as f64);
         for subscriber in self.subscribers.lock().iter() {

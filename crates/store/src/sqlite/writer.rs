@@ -87,7 +87,7 @@ impl Job for Expiry {
         match durable {
             Ok(()) => tracing::debug!(lease = %self.0, "lease expired"),
             Err(error) => {
-                tracing::warn!(lease = %self.0, %error, "lease expired, but its keys are still there; trying again")
+                tracing::warn!(lease = %self.0, %error, "lease expired, but its keys are still there; trying again");
             }
         }
     }
@@ -146,26 +146,37 @@ impl Writer {
         })
     }
 
-    /// Work until all senders are gone and everything they sent is done.
-    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+    /// Work until the other end of `stop` is gone and everything that was sent before is done.
+    pub(super) async fn run(
+        mut self,
+        mut jobs: mpsc::Receiver<Box<dyn Job>>,
+        mut stop: oneshot::Receiver<()>,
+    ) {
         let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(MAX_BATCH);
+        let mut stopping = false;
         loop {
-            let received = match self.next_turn() {
-                None => jobs.recv_many(&mut batch, MAX_BATCH).await,
-                Some(turn) => {
-                    let turn = tokio::time::Instant::from_std(turn);
-                    // A turn without jobs is for leases and cleaning up.
-                    tokio::time::timeout_at(turn, jobs.recv_many(&mut batch, MAX_BATCH))
-                        .await
-                        .unwrap_or(1)
+            let turn = self.next_turn();
+            // What the branch without a turn would wait for is never waited for.
+            let turn_at = tokio::time::Instant::from_std(turn.unwrap_or_else(Instant::now));
+            tokio::select! {
+                biased;
+                _ = &mut stop, if !stopping => {
+                    // From here on senders are refused, also those that wait for room in the queue.
+                    jobs.close();
+                    stopping = true;
+                    continue;
                 }
-            };
-            if received == 0 {
-                break;
+                received = jobs.recv_many(&mut batch, MAX_BATCH) => {
+                    if received == 0 {
+                        break;
+                    }
+                }
+                // A turn without jobs is for leases and cleaning up.
+                () = tokio::time::sleep_until(turn_at), if turn.is_some() => {}
             }
+            let ended = self.leases.take_due();
             batch.extend(
-                self.leases
-                    .take_due()
+                ended
                     .into_iter()
                     .map(|lease| Box::new(Expiry(lease)) as Box<dyn Job>),
             );
@@ -190,7 +201,9 @@ impl Writer {
     }
 
     fn perform(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        metrics::histogram!("store_batch_transactions").record(jobs.len() as f64);
+        if !jobs.is_empty() {
+            metrics::histogram!("store_batch_transactions").record(jobs.len() as f64);
+        }
         match self.make_durable(&mut jobs) {
             Ok(()) => jobs.into_iter().for_each(|job| job.settle(Ok(()))),
             Err(StoreError::Full { .. }) if jobs.len() > 1 => {

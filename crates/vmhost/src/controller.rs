@@ -1,0 +1,264 @@
+//! The VM host controller: makes machines on this host as their documents want them.
+//!
+//! ```text
+//!  documents.machines ──changes──▶ dispatcher ──wakes──▶ worker (one a machine) ──▶ hypervisor, network, disks
+//!  documents.images, volumes ───────▲                        │  ▲
+//!                                                     reports│  │events: halted, panicked, died, detached
+//!                                                            ▼  │
+//!                                                      documents.machines (observed part only)
+//! ```
+//!
+//! A worker compares what is wanted with what it sees and takes the next idempotent step, whatever happened before: it
+//! holds no plan, so a controller that was killed between any two steps goes on where it was. Workers never wait for
+//! each other. What a guest never answers (power button, unplugging) is a deadline, not a call.
+
+mod audit;
+mod console;
+mod host;
+mod media;
+mod prepare;
+mod report;
+mod settings;
+mod volumes;
+mod worker;
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Weak},
+};
+
+use cimi::{HostId, resources::Network};
+use documents::Documents;
+use network::NetworkHost;
+use parking_lot::Mutex;
+use storage::quarantine::Quarantine;
+use tokio::sync::{Notify, OnceCell};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use audit::{Finding, Severity};
+pub use console::ConsoleText;
+pub use settings::Settings;
+
+use crate::{
+    hypervisor::Hypervisor,
+    serial::{SerialLog, SerialLogs},
+};
+
+/// Sets up a network on this host the first time a machine needs it.
+pub type NetworkFactory = Arc<
+    dyn Fn(&Network) -> Pin<Box<dyn Future<Output = network::Result<NetworkHost>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// Why the controller could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum VmHostError {
+    /// The store or its caches.
+    #[error(transparent)]
+    Documents(#[from] documents::DocumentsError),
+    /// A folder of ours.
+    #[error("{path}: {source}; make sure the daemon may write there")]
+    Folder {
+        /// Which.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The quarantine.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+}
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) documents: Documents,
+    pub(crate) host: HostId,
+    pub(crate) settings: Settings,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) quarantine: Quarantine,
+    networks: Mutex<HashMap<String, Arc<OnceCell<Arc<NetworkHost>>>>>,
+    factory: NetworkFactory,
+    serial_logs: SerialLogs,
+    consoles: Mutex<HashMap<String, Weak<SerialLog>>>,
+    /// The kernel was started anew since this host last wrote its document: every process is gone.
+    pub(crate) rebooted: bool,
+}
+
+impl Shared {
+    /// The network of this name, set up if this is the first use.
+    pub(crate) async fn network(&self, network: &Network) -> network::Result<Arc<NetworkHost>> {
+        let cell = self
+            .networks
+            .lock()
+            .entry(network.id.local().to_owned())
+            .or_default()
+            .clone();
+        cell.get_or_try_init(|| async { Ok(Arc::new((self.factory)(network).await?)) })
+            .await
+            .cloned()
+    }
+
+    /// The networks that are set up.
+    pub(crate) fn networks_in_use(&self) -> Vec<(String, Arc<NetworkHost>)> {
+        let networks = self.networks.lock();
+        networks
+            .iter()
+            .filter_map(|(name, cell)| Some((name.clone(), cell.get()?.clone())))
+            .collect()
+    }
+}
+
+/// The controller of this host. Cheap to clone.
+#[derive(Clone)]
+pub struct VmHost(Arc<Controller>);
+
+struct Controller {
+    shared: Arc<Shared>,
+    /// The bell of each machine's worker.
+    workers: Mutex<HashMap<String, Arc<Notify>>>,
+    tasks: TaskTracker,
+}
+
+impl VmHost {
+    /// Writes this host's document. Nothing is started before [`VmHost::run`].
+    ///
+    /// # Errors
+    /// [`VmHostError`].
+    pub async fn open(
+        documents: Documents,
+        settings: Settings,
+        hypervisor: Arc<dyn Hypervisor>,
+        factory: NetworkFactory,
+    ) -> Result<Self, VmHostError> {
+        for folder in [&settings.machines_dir, &settings.quarantine_dir] {
+            std::fs::create_dir_all(folder).map_err(|source| VmHostError::Folder {
+                path: folder.display().to_string(),
+                source,
+            })?;
+        }
+        let serial_logs = SerialLogs::new().map_err(|source| VmHostError::Folder {
+            path: settings.machines_dir.display().to_string(),
+            source,
+        })?;
+        let quarantine = Quarantine::open(&settings.quarantine_dir)?;
+        let (host, rebooted) = host::announce(&documents, &settings).await?;
+        let shared = Shared {
+            documents,
+            host,
+            settings,
+            hypervisor,
+            quarantine,
+            networks: Mutex::default(),
+            factory,
+            serial_logs,
+            consoles: Mutex::default(),
+            rebooted,
+        };
+        Ok(Self(Arc::new(Controller {
+            shared: Arc::new(shared),
+            workers: Mutex::default(),
+            tasks: TaskTracker::new(),
+        })))
+    }
+
+    /// This host's id.
+    #[must_use]
+    pub fn host(&self) -> &HostId {
+        &self.0.shared.host
+    }
+
+    /// Takes over the machines that run, then does what documents want, until told to stop. Machines run on.
+    pub async fn run(&self, stop: CancellationToken) {
+        let shared = &self.0.shared;
+        let mut machines = shared.documents.machines.changes();
+        let mut images = shared.documents.images.changes();
+        let mut volumes = shared.documents.volumes.changes();
+        self.restore_networks().await;
+        let refresh = host::keep_current(shared.clone(), stop.clone());
+        self.0.tasks.spawn(refresh);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = machines.next() => self.wake(changed.id(), &stop),
+                changed = images.next() => {
+                    for machine in shared.documents.machines.by_index("image", changed.id()) {
+                        self.wake(machine.id(), &stop);
+                    }
+                }
+                changed = volumes.next() => {
+                    if let Some(volume) = changed.present()
+                        && let Some(attachment) = &volume.attachment
+                    {
+                        self.wake(attachment.machine.local(), &stop);
+                    }
+                }
+            }
+        }
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Networks whose machines may be running are set up at once, exactly as the documents say.
+    async fn restore_networks(&self) {
+        let shared = &self.0.shared;
+        for network in shared.documents.networks.all() {
+            let wanted: Vec<_> = shared
+                .documents
+                .machines
+                .by_index("host", shared.host.local())
+                .iter()
+                .flat_map(|machine| prepare::plug_requests(machine))
+                .filter(|(name, _)| name == network.document.id.local())
+                .map(|(_, request)| request)
+                .collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let set_up = async {
+                let host = shared.network(&network).await?;
+                host.reconcile(&wanted).await
+            };
+            if let Err(error) = set_up.await {
+                tracing::error!(network = network.id(), %error, "network can't be set up; its machines can't be reached");
+            }
+        }
+    }
+
+    /// Rings a machine's worker, and starts one if there is none. Workers of machines that are not ours end at once.
+    fn wake(&self, machine: &str, stop: &CancellationToken) {
+        let mut workers = self.0.workers.lock();
+        if let Some(bell) = workers.get(machine) {
+            bell.notify_one();
+            return;
+        }
+        let ours = |document: &cimi::resources::Machine| {
+            document.host.as_ref() == Some(&self.0.shared.host)
+        };
+        if !self
+            .0
+            .shared
+            .documents
+            .machines
+            .get(machine)
+            .is_some_and(|document| ours(&document))
+        {
+            return;
+        }
+        let bell = Arc::new(Notify::new());
+        workers.insert(machine.to_owned(), bell.clone());
+        let (this, id, stop) = (self.clone(), machine.to_owned(), stop.clone());
+        self.0.tasks.spawn(async move {
+            worker::Worker::new(this.0.shared.clone(), id.clone(), bell, stop.clone())
+                .run()
+                .await;
+            this.0.workers.lock().remove(&id);
+            // The document may have changed between the worker's last look and its removal from the table.
+            if !stop.is_cancelled() {
+                this.wake(&id, &stop);
+            }
+        });
+    }
+}
