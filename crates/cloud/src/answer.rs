@@ -166,3 +166,13 @@ pub struct Health {
     /// What was looked at.
     pub checks: Vec<Check>,
 }
+
+impl Attributes for View {
+    fn attribute(&self, name: &str) -> Option<cimi::query::Scalar<'_>> {
+        self.document.attribute(name)
+    }
+
+    fn property(&self, key: &str) -> Option<&str> {
+        self.document.property(key)
+    }
+}

@@ -3,6 +3,7 @@
 //! - [`Doc`] makes a resource a cacheable document.
 //! - [`Documents`] holds one cache a collection, all fed by one watch: what every read is served from.
 //! - [`Changes`] is a typed transaction: all documents of a step are written, or none is.
+//! - [`release`] is the transaction that ends a machine, shared by the controllers that end machines.
 //!
 //! Everybody who reads or writes documents does it through this crate; it knows no rules.
 
@@ -10,6 +11,7 @@ mod changes;
 mod doc;
 mod error;
 mod registry;
+pub mod release;
 
 pub use changes::Changes;
 pub use doc::Doc;

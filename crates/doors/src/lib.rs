@@ -1,5 +1,32 @@
 //! The front doors: thin translators between a dialect and the calls of [`CloudApi`].
+//!
+//! - [`Server`]: listens, speaks TLS, HTTP/1.1 and HTTP/2, bounds what clients can use up, and ends
+//!   without cutting anybody off.
+//! - [`Doors`]: answers requests: who asks (`auth`), what is asked (`routes`), CIMI (`cimi`), and
+//!   what stands beside it (`console`, `upload`, `health`, `metrics`).
+//!
+//! No rules of the cloud and no state live here, but for a cache of rendered representations.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
+
+mod auth;
+mod body;
+mod cimi;
 mod cloud_api;
+mod console;
+mod doors;
+mod health;
+pub mod metrics;
+mod origin;
+mod problem;
+mod routes;
+mod rules;
+mod server;
+mod stall;
+pub mod tls;
+mod upload;
 
-pub use cloud_api::CloudApi;
+pub use body::ResponseBody;
+pub use cloud_api::{Body, CloudApi};
+pub use doors::{Doors, Settings};
+pub use server::{Limits, Running, Server, ServerError};

@@ -34,27 +34,82 @@ macro_rules! commands {
     };
 }
 
+mod action;
+mod machine_id;
+mod removal;
+mod volume_id;
+
 commands! {
+    RunInstance = run_instance,
+    DescribeInstance = describe_instance,
+    ConnectInstance = connect_instance,
+    Console = console,
+    StartInstance = start_instance,
+    StopInstance = stop_instance,
+    RestartInstance = restart_instance,
+    ShutdownInstance = shutdown_instance,
+    KillInstance = kill_instance,
+    CreateVolume = create_volume,
+    DescribeVolumes = describe_volumes,
+    UpdateVolume = update_volume,
+    DeleteVolume = delete_volume,
+    AttachVolume = attach_volume,
+    DetachVolume = detach_volume,
+    Image = image,
+    PrepareContext = prepare_context,
     CopyConfig = copy_config,
     Trust = trust,
     HashPassword = hash_password,
     Completions = completions,
     Man = man,
     Links = links,
+    User = user,
+    Host = host,
+    Status = status,
+    Doctor = doctor,
 }
 
 /// The commands by what they are for, in the order of the overview.
-pub const GROUPS: &[(&str, &[&str])] = &[(
-    "Setting up",
-    &[
-        "copy-config",
-        "trust",
-        "hash-password",
-        "completions",
-        "man",
-        "links",
-    ],
-)];
+pub const GROUPS: &[(&str, &[&str])] = &[
+    (
+        "Machines",
+        &[
+            "run-instance",
+            "describe-instance",
+            "connect-instance",
+            "console",
+            "start-instance",
+            "stop-instance",
+            "restart-instance",
+            "shutdown-instance",
+            "kill-instance",
+        ],
+    ),
+    (
+        "Volumes",
+        &[
+            "create-volume",
+            "describe-volumes",
+            "update-volume",
+            "delete-volume",
+            "attach-volume",
+            "detach-volume",
+        ],
+    ),
+    ("Images and context", &["image", "prepare-context"]),
+    (
+        "Setting up",
+        &[
+            "copy-config",
+            "trust",
+            "hash-password",
+            "completions",
+            "man",
+            "links",
+        ],
+    ),
+    ("Administration", &["user", "host", "status", "doctor"]),
+];
 
 /// StratusLab's own commands: those that also have a name `stratus-…` of their own.
 #[must_use]

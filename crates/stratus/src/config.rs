@@ -3,5 +3,4 @@
 mod ini;
 mod settings;
 
-pub use ini::{Ini, IniError};
-pub use settings::{DEFAULT_CONFIG_FILE, REFERENCE_FILE, Settings, home, is_true};
+pub use settings::{DEFAULT_CONFIG_FILE, REFERENCE_FILE, Settings, home};

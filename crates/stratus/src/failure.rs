@@ -40,7 +40,7 @@ pub enum Failure {
 }
 
 /// The result of a command.
-pub type Result<T = ()> = std::result::Result<T, Failure>;
+pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 /// Exit status of failures of the work phase.
 pub const WORK_FAILED: u8 = 255;

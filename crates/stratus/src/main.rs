@@ -13,14 +13,20 @@
 mod cloud;
 mod commands;
 mod config;
+mod console_filter;
 mod des_crypt;
 mod failure;
+mod image_source;
+mod machine_table;
 mod machine_types;
 mod options;
 mod output;
 mod program;
 mod progress;
+mod public_keys;
+mod reverse_names;
 mod session;
+mod table;
 
 fn main() -> std::process::ExitCode {
     program::main()

@@ -2,19 +2,26 @@
 //!
 //! Each image of a disk has two nodes: one for the file (a descriptor set) and one for the format. Names are made of the
 //! port and the depth in the chain, since node names hold only 31 bytes: `p3` is the top image on port 3, `p3-file` its
-//! file, `p3-b1` the first image below. The descriptor set of an image is numbered likewise.
+//! file, `p3-b1` the first image below.
 
 use serde_json::{Value, json};
 
-use crate::launch_spec::{DiskFormat, DiskId, DiskSpec, ImageStorage, MAX_CHAIN};
+use crate::launch_spec::{DiskFormat, DiskId, DiskSpec, ImageStorage, MAX_CHAIN, MAX_PORTS};
 
 /// Descriptor sets below this number belong to the machine itself (serial log, media).
 const FIRST_DISK_SET: u32 = 1000;
 
-/// The descriptor set of an image.
+/// The first descriptor set of the disk that is on a port at start; the image at depth N has the N-th after it.
 #[must_use]
-pub fn descriptor_set(port: u8, depth: u8) -> u32 {
-    FIRST_DISK_SET + u32::from(port) * MAX_CHAIN as u32 + u32::from(depth)
+pub fn set_at_start(port: u8) -> u32 {
+    FIRST_DISK_SET + u32::from(port) * MAX_CHAIN as u32
+}
+
+/// Where descriptor sets of disks attached later begin. Their numbers are never used twice: QEMU keeps a removed descriptor
+/// until the guest next runs, and would open that instead of the new one of the same set.
+#[must_use]
+pub fn first_set_after_start() -> u32 {
+    set_at_start(MAX_PORTS)
 }
 
 /// The format node of an image; depth 0 is what the device uses.
@@ -59,7 +66,7 @@ pub fn root_port(port: u8) -> String {
 
 /// All nodes of a disk in the order they must be made: bottom first, each file before its format.
 #[must_use]
-pub fn definitions(disk: &DiskSpec, port: u8) -> Vec<Value> {
+pub fn definitions(disk: &DiskSpec, port: u8, first_set: u32) -> Vec<Value> {
     let images: Vec<_> = (0u8..).zip(disk.images()).collect();
     let mut nodes = Vec::with_capacity(images.len() * 2);
     for &(depth, image) in images.iter().rev() {
@@ -71,7 +78,7 @@ pub fn definitions(disk: &DiskSpec, port: u8) -> Vec<Value> {
         nodes.push(json!({
             "driver": driver,
             "node-name": file_node(port, depth),
-            "filename": format!("/dev/fdset/{}", descriptor_set(port, depth)),
+            "filename": format!("/dev/fdset/{}", first_set + u32::from(depth)),
             "read-only": read_only,
             "auto-read-only": false,
             "discard": "unmap",
@@ -143,7 +150,7 @@ mod tests {
             serial: "S".to_owned(),
             slot: 0,
         };
-        let nodes = definitions(&disk, 3);
+        let nodes = definitions(&disk, 3, 1048);
         let names: Vec<&str> = nodes
             .iter()
             .filter_map(|node| node["node-name"].as_str())
@@ -184,7 +191,7 @@ mod tests {
             serial: String::new(),
             slot: 0,
         };
-        let nodes = definitions(&disk, 0);
+        let nodes = definitions(&disk, 0, 1000);
         assert_eq!(nodes[1]["backing"], Value::Null);
         assert!(
             nodes[1]
@@ -211,12 +218,9 @@ mod tests {
 
     #[test]
     fn descriptor_sets_never_overlap() {
-        let mut sets: Vec<u32> = (0..64)
-            .flat_map(|port| (0..16).map(move |depth| descriptor_set(port, depth)))
-            .collect();
-        let all = sets.len();
-        sets.sort_unstable();
-        sets.dedup();
-        assert_eq!(sets.len(), all);
+        for port in 0..MAX_PORTS {
+            assert!(set_at_start(port) + MAX_CHAIN as u32 <= set_at_start(port + 1));
+        }
+        assert_eq!(first_set_after_start(), set_at_start(MAX_PORTS));
     }
 }

@@ -134,7 +134,7 @@ pub fn arguments(spec: &LaunchSpec) -> Vec<String> {
         number(&|d| *d == Descriptor::Serial),
         &log,
     );
-    line.device(json!({"driver": "isa-serial", "id": "com1", "chardev": "serial0"}));
+    line.device(&json!({"driver": "isa-serial", "id": "com1", "chardev": "serial0"}));
 
     if spec.guest_agent {
         socket(
@@ -143,20 +143,18 @@ pub fn arguments(spec: &LaunchSpec) -> Vec<String> {
             number(&|d| *d == Descriptor::Agent),
             "",
         );
-        line.device(
-            json!({"driver": "virtio-serial-pci", "id": "vserial", "bus": "pcie.0", "addr": "0xb"}),
-        );
-        line.device(json!({
+        line.device(&json!({"driver": "virtio-serial-pci", "id": "vserial", "bus": "pcie.0", "addr": "0xb"}));
+        line.device(&json!({
             "driver": "virtserialport", "id": "agent", "bus": "vserial.0", "nr": 1,
             "chardev": "agent0", "name": "org.qemu.guest_agent.0",
         }));
     }
-    line.device(json!({"driver": "virtio-rng-pci", "id": "rng", "bus": "pcie.0", "addr": "0xc"}));
-    line.device(json!({
+    line.device(&json!({"driver": "virtio-rng-pci", "id": "rng", "bus": "pcie.0", "addr": "0xc"}));
+    line.device(&json!({
         "driver": "virtio-balloon-pci", "id": "balloon", "bus": "pcie.0", "addr": "0xd",
         "free-page-reporting": true, "deflate-on-oom": true,
     }));
-    line.device(json!({"driver": "pvpanic-pci", "id": "pvpanic", "bus": "pcie.0", "addr": "0xe"}));
+    line.device(&json!({"driver": "pvpanic-pci", "id": "pvpanic", "bus": "pcie.0", "addr": "0xe"}));
 
     if let Boot::Kernel {
         initrd, arguments, ..
@@ -216,7 +214,7 @@ fn board(spec: &LaunchSpec, line: &mut ArgumentList) {
 /// Eight ports to a slot as functions of one device. No I/O window: virtio needs none, and there is room for 16 only.
 fn root_ports(count: u8, line: &mut ArgumentList) {
     for port in 0..count {
-        line.device(json!({
+        line.device(&json!({
             "driver": "pcie-root-port", "id": block_nodes::root_port(port), "bus": "pcie.0",
             "addr": format!("{:#x}.{}", 0x10 + port / 8, port % 8),
             "multifunction": port % 8 == 0,
@@ -232,17 +230,17 @@ fn disks(spec: &LaunchSpec, descriptors: &[Descriptor], line: &mut ArgumentList)
                 "-add-fd",
                 format!(
                     "fd={number},set={}",
-                    block_nodes::descriptor_set(*port, *depth)
+                    block_nodes::set_at_start(*port) + u32::from(*depth)
                 ),
             );
         }
     }
     for (port, disk) in (0u8..).zip(spec.disks_in_order()) {
-        for node in block_nodes::definitions(disk, port) {
+        for node in block_nodes::definitions(disk, port, block_nodes::set_at_start(port)) {
             line.option("-blockdev", node.to_string());
         }
         let boot_index = (spec.boot == Boot::Firmware && port == 0).then_some(1);
-        line.device(block_nodes::device(disk, port, boot_index));
+        line.device(&block_nodes::device(disk, port, boot_index));
     }
 }
 
@@ -251,7 +249,7 @@ fn media(spec: &LaunchSpec, descriptors: &[Descriptor], line: &mut ArgumentList)
         return;
     }
     line.device(
-        json!({"driver": "virtio-scsi-pci", "id": "media", "bus": "pcie.0", "addr": "0xa"}),
+        &json!({"driver": "virtio-scsi-pci", "id": "media", "bus": "pcie.0", "addr": "0xa"}),
     );
     let inherited = (FIRST_DESCRIPTOR..)
         .zip(descriptors)
@@ -274,18 +272,17 @@ fn media(spec: &LaunchSpec, descriptors: &[Descriptor], line: &mut ArgumentList)
             })
             .to_string(),
         );
-        line.device(json!({
+        line.device(&json!({
             "driver": "scsi-cd", "id": format!("medium{index}"), "bus": "media.0", "scsi-id": index, "lun": 0,
             "drive": format!("m{index}"),
         }));
     }
 }
 
-fn nics(
-    spec: &LaunchSpec,
-    number: &dyn Fn(&dyn Fn(&Descriptor) -> bool) -> i32,
-    line: &mut ArgumentList,
-) {
+/// Finds the number of the inherited descriptor that fits.
+type NumberOf<'a> = dyn Fn(&dyn Fn(&Descriptor) -> bool) -> i32 + 'a;
+
+fn nics(spec: &LaunchSpec, number: &NumberOf<'_>, line: &mut ArgumentList) {
     for (index, nic) in spec.nics.iter().enumerate() {
         let backend = match &nic.backend {
             NicBackend::Tap { .. } => {
@@ -295,7 +292,7 @@ fn nics(
             NicBackend::User(user) => user_network(index, user),
         };
         line.option("-netdev", backend);
-        line.device(json!({
+        line.device(&json!({
             "driver": nic.model.driver(), "id": format!("nic{index}"), "netdev": format!("net{index}"),
             "mac": nic.mac.to_string(), "bus": "pcie.0", "addr": format!("{:#x}", 2 + index), "romfile": "",
         }));
@@ -308,10 +305,20 @@ fn user_network(index: usize, user: &UserNetwork) -> String {
     if let Some((address, bits)) = user.network {
         let _ = write!(text, ",net={address}/{bits}");
     }
+    let mut guest = String::new();
+    if let Some(lease) = &user.lease {
+        let (gateway, dns, name, domain) =
+            (lease.gateway, lease.dns, &lease.hostname, &lease.domain);
+        guest = lease.guest.to_string();
+        let _ = write!(
+            text,
+            ",host={gateway},dns={dns},dhcpstart={guest},hostname={name},domainname={domain}"
+        );
+    }
     for forward in &user.forwards {
         let _ = write!(
             text,
-            ",hostfwd=tcp:{}:{}-:{}",
+            ",hostfwd=tcp:{}:{}-{guest}:{}",
             forward.host_address, forward.host_port, forward.guest_port
         );
     }
@@ -324,7 +331,7 @@ fn graphics(spec: &LaunchSpec, line: &mut ArgumentList) {
         line.option("-display", "none");
         return;
     };
-    line.device(json!({"driver": "VGA", "id": "vga", "bus": "pcie.0", "addr": "0x1"}));
+    line.device(&json!({"driver": "VGA", "id": "vga", "bus": "pcie.0", "addr": "0x1"}));
     line.option(
         "-vnc",
         format!("unix:{}", doubled(&vnc.socket.to_string_lossy())),
@@ -365,7 +372,7 @@ impl ArgumentList {
         self.0.push(value.into());
     }
 
-    fn device(&mut self, device: Value) {
+    fn device(&mut self, device: &Value) {
         self.option("-device", device.to_string());
     }
 }

@@ -37,7 +37,8 @@ fn tap(name: &str) -> NicSpec {
 /// The values given to an option, in order.
 fn values<'a>(line: &'a [String], option: &str) -> Vec<&'a str> {
     line.windows(2)
-        .filter_map(|pair| matches!(pair, [name, _] if name == option).then(|| pair[1].as_str()))
+        .filter(|pair| pair[0] == option)
+        .map(|pair| pair[1].as_str())
         .collect()
 }
 
@@ -49,10 +50,8 @@ fn devices(line: &[String]) -> Vec<Value> {
 }
 
 fn device(line: &[String], id: &str) -> Value {
-    devices(line)
-        .into_iter()
-        .find(|device| device["id"] == id)
-        .unwrap_or_else(|| panic!("no device {id}"))
+    let mut devices = devices(line).into_iter();
+    devices.find(|device| device["id"] == id).expect(id)
 }
 
 /// The whole line of a small machine: a change here changes what guests see or how QEMU is confined.
@@ -277,7 +276,8 @@ fn hostile_values_are_refused_or_stay_values() {
         ["guest=x,,process=evil,,debug-threads=off,debug-threads=on"]
     );
 
-    let refused: [(&str, Box<dyn Fn(&mut LaunchSpec)>); 13] = [
+    type Change = Box<dyn Fn(&mut LaunchSpec)>;
+    let refused: [(&str, Change); 13] = [
         (
             "line end in name",
             Box::new(|spec| spec.name = "a\n-device x".to_owned()),
@@ -368,7 +368,7 @@ proptest::proptest! {
             proptest::prop_assert_eq!(line.len(), arguments(&spec()).len());
             let value = values(&line, "-name")[0];
             let inner = value.strip_prefix("guest=").and_then(|rest| rest.strip_suffix(",debug-threads=on"));
-            proptest::prop_assert_eq!(inner.map(|inner| inner.replace(",,", ",")), Some(name.clone()));
+            proptest::prop_assert_eq!(inner.map(|inner| inner.replace(",,", ",")), Some(name));
             proptest::prop_assert!(!inner.unwrap_or(",").replace(",,", "").contains(','));
         }
     }

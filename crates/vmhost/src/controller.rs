@@ -13,6 +13,7 @@
 //! each other. What a guest never answers (power button, unplugging) is a deadline, not a call.
 
 mod audit;
+mod console;
 mod host;
 mod media;
 mod prepare;
@@ -25,7 +26,7 @@ use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use cimi::{HostId, resources::Network};
@@ -37,9 +38,13 @@ use tokio::sync::{Notify, OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use audit::{Finding, Severity};
+pub use console::ConsoleText;
 pub use settings::Settings;
 
-use crate::hypervisor::Hypervisor;
+use crate::{
+    hypervisor::Hypervisor,
+    serial::{SerialLog, SerialLogs},
+};
 
 /// Sets up a network on this host the first time a machine needs it.
 pub type NetworkFactory = Arc<
@@ -76,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) quarantine: Quarantine,
     networks: Mutex<HashMap<String, Arc<OnceCell<Arc<NetworkHost>>>>>,
     factory: NetworkFactory,
+    serial_logs: SerialLogs,
+    consoles: Mutex<HashMap<String, Weak<SerialLog>>>,
     /// The kernel was started anew since this host last wrote its document: every process is gone.
     pub(crate) rebooted: bool,
 }
@@ -83,14 +90,24 @@ pub(crate) struct Shared {
 impl Shared {
     /// The network of this name, set up if this is the first use.
     pub(crate) async fn network(&self, network: &Network) -> network::Result<Arc<NetworkHost>> {
-        let cell = self.networks.lock().entry(network.id.local().to_owned()).or_default().clone();
-        cell.get_or_try_init(|| async { Ok(Arc::new((self.factory)(network).await?)) }).await.cloned()
+        let cell = self
+            .networks
+            .lock()
+            .entry(network.id.local().to_owned())
+            .or_default()
+            .clone();
+        cell.get_or_try_init(|| async { Ok(Arc::new((self.factory)(network).await?)) })
+            .await
+            .cloned()
     }
 
     /// The networks that are set up.
     pub(crate) fn networks_in_use(&self) -> Vec<(String, Arc<NetworkHost>)> {
         let networks = self.networks.lock();
-        networks.iter().filter_map(|(name, cell)| Some((name.clone(), cell.get()?.clone()))).collect()
+        networks
+            .iter()
+            .filter_map(|(name, cell)| Some((name.clone(), cell.get()?.clone())))
+            .collect()
     }
 }
 
@@ -117,9 +134,15 @@ impl VmHost {
         factory: NetworkFactory,
     ) -> Result<Self, VmHostError> {
         for folder in [&settings.machines_dir, &settings.quarantine_dir] {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| VmHostError::Folder { path: folder.display().to_string(), source })?;
+            std::fs::create_dir_all(folder).map_err(|source| VmHostError::Folder {
+                path: folder.display().to_string(),
+                source,
+            })?;
         }
+        let serial_logs = SerialLogs::new().map_err(|source| VmHostError::Folder {
+            path: settings.machines_dir.display().to_string(),
+            source,
+        })?;
         let quarantine = Quarantine::open(&settings.quarantine_dir)?;
         let (host, rebooted) = host::announce(&documents, &settings).await?;
         let shared = Shared {
@@ -130,6 +153,8 @@ impl VmHost {
             quarantine,
             networks: Mutex::default(),
             factory,
+            serial_logs,
+            consoles: Mutex::default(),
             rebooted,
         };
         Ok(Self(Arc::new(Controller {
@@ -209,15 +234,26 @@ impl VmHost {
             bell.notify_one();
             return;
         }
-        let ours = |document: &cimi::resources::Machine| document.host.as_ref() == Some(&self.0.shared.host);
-        if !self.0.shared.documents.machines.get(machine).is_some_and(|document| ours(&document)) {
+        let ours = |document: &cimi::resources::Machine| {
+            document.host.as_ref() == Some(&self.0.shared.host)
+        };
+        if !self
+            .0
+            .shared
+            .documents
+            .machines
+            .get(machine)
+            .is_some_and(|document| ours(&document))
+        {
             return;
         }
         let bell = Arc::new(Notify::new());
         workers.insert(machine.to_owned(), bell.clone());
         let (this, id, stop) = (self.clone(), machine.to_owned(), stop.clone());
         self.0.tasks.spawn(async move {
-            worker::Worker::new(this.0.shared.clone(), id.clone(), bell, stop.clone()).run().await;
+            worker::Worker::new(this.0.shared.clone(), id.clone(), bell, stop.clone())
+                .run()
+                .await;
             this.0.workers.lock().remove(&id);
             // The document may have changed between the worker's last look and its removal from the table.
             if !stop.is_cancelled() {

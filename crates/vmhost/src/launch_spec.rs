@@ -549,8 +549,25 @@ pub enum NicBackend {
 pub struct UserNetwork {
     /// Network and prefix length the guest gets its address in; QEMU's default 10.0.2.0/24.
     pub network: Option<(Ipv4Addr, u8)>,
+    /// What the guest is told by DHCP; QEMU's defaults otherwise.
+    pub lease: Option<UserLease>,
     /// Ports of this host handed to the guest.
     pub forwards: Vec<PortForward>,
+}
+
+/// What the DHCP server of a user-mode network tells the guest.
+#[derive(Debug, Clone)]
+pub struct UserLease {
+    /// The guest's address.
+    pub guest: Ipv4Addr,
+    /// The router: the host as the guest sees it.
+    pub gateway: Ipv4Addr,
+    /// The resolver.
+    pub dns: Ipv4Addr,
+    /// The guest's name.
+    pub hostname: network::Hostname,
+    /// Its domain.
+    pub domain: network::Domain,
 }
 
 /// A TCP port of this host that leads to one of the guest.

@@ -9,6 +9,7 @@ pub mod accel;
 pub mod block_nodes;
 pub mod cgroup;
 pub mod command_line;
+pub mod controller;
 pub mod error;
 pub mod hypervisor;
 pub mod launch_spec;
@@ -18,6 +19,7 @@ pub mod process;
 pub mod qemu;
 pub mod qmp;
 pub mod record;
+pub mod serial;
 pub mod simulated;
 pub mod spawn;
 

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex as Lock;
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
 use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -26,16 +27,18 @@ use crate::hypervisor::{
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec};
 use crate::ports::{OccupiedPort, PortState};
 use crate::process::HeldProcess;
-use crate::qemu::{blocking, open_image, remove_leftovers, short_path};
+use crate::qemu::{ShortWay, blocking, open_image, remove_leftovers};
 use crate::qmp::{COMMAND_LIMIT, GREETING_LIMIT, Qmp, QmpError, QmpEvent};
-use crate::record::LaunchRecord;
+use crate::record::{LaunchRecord, RecordFile};
 
 /// A killed process that isn't gone by then hangs in the kernel (dead storage).
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// Between attempts to remove a block node that a job or export still holds.
-const NODE_RETRY: Duration = Duration::from_millis(20);
-/// Attempts before a detachment is left for the next request.
-const NODE_ATTEMPTS: u32 = 100;
+/// Before the second attempt to remove a block node that is still held: by a job, an export, or QEMU itself, which lets go
+/// of a device only when the virtual CPU has paused for a moment. Doubled each time.
+const FIRST_NODE_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_NODE_PAUSE: Duration = Duration::from_secs(2);
+/// Attempts (about a minute) before a detachment is left for the next request or reading of the status.
+const NODE_ATTEMPTS: u32 = 40;
 /// Between attempts to reach a monitor again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const SIGABRT: i32 = 6;
@@ -61,6 +64,7 @@ struct Shared {
     monitor: Lock<Arc<Qmp>>,
     /// Held during the steps of an attachment or detachment, never while waiting for the guest.
     record: Mutex<LaunchRecord>,
+    file: Arc<RecordFile>,
     events: broadcast::Sender<MachineEvent>,
     exit: watch::Sender<Option<ExitCause>>,
     /// Disks whose device is known to be gone, for the keeper to finish.
@@ -81,6 +85,7 @@ impl QemuMachine {
             machine: record.machine,
             vmid: record.vmid,
             accelerator: record.accelerator,
+            file: Arc::new(RecordFile::new(folder.record())),
             folder,
             process,
             monitor: Lock::new(Arc::new(qmp)),
@@ -100,16 +105,11 @@ impl QemuMachine {
     ) -> std::result::Result<(Qmp, mpsc::Receiver<QmpEvent>), QmpError> {
         let attempt = async {
             loop {
-                // A full queue of an occupied monitor refuses at once; whoever is ahead (an old controller) may go away.
-                let socket = short_path(
-                    &folder.0,
-                    &folder.monitor(),
-                    std::os::unix::net::UnixStream::connect,
-                );
-                match socket {
+                // The monitor serves one at a time, and a full queue refuses at once; who is ahead may go away.
+                match connect_once(folder).await {
                     Ok(socket) => return socket,
                     Err(error) => {
-                        tracing::debug!(%error, socket = %folder.monitor().display(), "no connection yet")
+                        tracing::debug!(%error, socket = %folder.monitor().display(), "no connection yet");
                     }
                 }
                 tokio::time::sleep(RECONNECT_PAUSE).await;
@@ -142,6 +142,13 @@ impl QemuMachine {
         self.shared.save(&record).await?;
         self.shared.reconcile(&mut record).await
     }
+}
+
+async fn connect_once(folder: &RunFolder) -> std::io::Result<std::os::unix::net::UnixStream> {
+    let way = ShortWay::to(&folder.0)?;
+    UnixStream::connect(way.path(&folder.monitor())?)
+        .await?
+        .into_std()
 }
 
 #[async_trait]
@@ -371,8 +378,7 @@ impl Shared {
     }
 
     async fn save(&self, record: &LaunchRecord) -> Result<()> {
-        let (record, path) = (record.clone(), self.folder.record());
-        blocking(move || record.write(&path)).await
+        self.file.save(record).await
     }
 
     fn tell(&self, event: MachineEvent) {
@@ -396,12 +402,12 @@ impl Shared {
         })
         .await?;
         let qmp = self.monitor();
-        for (depth, descriptor) in (0u8..).zip(opened) {
-            let arguments = json!({"fdset-id": block_nodes::descriptor_set(entry.port, depth)});
+        for (set, descriptor) in entry.sets().zip(opened) {
+            let arguments = json!({"fdset-id": set});
             qmp.execute_with_descriptor("add-fd", arguments, descriptor)
                 .await?;
         }
-        for node in block_nodes::definitions(disk, entry.port) {
+        for node in block_nodes::definitions(disk, entry.port, entry.first_set) {
             qmp.execute("blockdev-add", Some(node)).await?;
         }
         let device = block_nodes::device(disk, entry.port, None);
@@ -430,7 +436,7 @@ impl Shared {
                     changed = true;
                 }
             } else if self.remove_nodes(&entry).await? {
-                record.ports.release(&entry.disk);
+                self.release(record, &entry).await?;
                 changed = true;
                 if entry.state != PortState::Attaching {
                     self.tell(MachineEvent::DiskDetached { disk: entry.disk });
@@ -477,25 +483,69 @@ impl Shared {
                 Err(error) => return Err(error),
             }
         }
-        for depth in 0..entry.images {
-            let set = block_nodes::descriptor_set(entry.port, depth);
+        self.remove_descriptors(entry.sets()).await?;
+        Ok(true)
+    }
+
+    async fn remove_descriptors(&self, sets: impl IntoIterator<Item = u32>) -> Result<()> {
+        for set in sets {
             match self
                 .execute("remove-fd", Some(json!({"fdset-id": set})))
                 .await
             {
+                // It is gone already.
                 Err(HypervisorError::Monitor(error)) if error.refusal().is_some() => {}
                 other => drop(other?),
             }
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Frees the port of a disk whose nodes are gone.
+    async fn release(&self, record: &mut LaunchRecord, entry: &OccupiedPort) -> Result<()> {
+        record.ports.release(&entry.disk);
+        record.ports.lingering_sets.extend(entry.sets());
+        self.drop_lingering(record).await
+    }
+
+    /// QEMU closes a removed descriptor only while the guest runs; what is left now is tried again at the next `RESUME`.
+    async fn drop_lingering(&self, record: &mut LaunchRecord) -> Result<()> {
+        self.remove_descriptors(record.ports.lingering_sets.clone())
+            .await?;
+        let answer = self.execute("query-fdsets", None).await?;
+        let sets = answer.as_array().map(Vec::as_slice).unwrap_or_default();
+        let left: Vec<u64> = sets
+            .iter()
+            .filter_map(|set| set.get("fdset-id")?.as_u64())
+            .collect();
+        record
+            .ports
+            .lingering_sets
+            .retain(|set| left.contains(&u64::from(*set)));
+        Ok(())
+    }
+
+    /// After the guest began to run: closes what could not be closed before.
+    async fn tidy(&self) {
+        let mut record = self.record.lock().await;
+        if record.ports.lingering_sets.is_empty() {
+            return;
+        }
+        let tidied = async {
+            self.drop_lingering(&mut record).await?;
+            self.save(&record).await
+        };
+        if let Err(error) = tidied.await {
+            tracing::warn!(vmid = self.vmid, %error, "descriptors of detached disks are still open");
+        }
     }
 
     /// After the device of a disk is gone: frees its image and port, patiently.
     async fn finish_detach(&self, disk: DiskId) {
-        for attempt in 0..NODE_ATTEMPTS {
-            if attempt > 0 {
-                tokio::time::sleep(NODE_RETRY).await;
-            }
+        let mut pause = Duration::ZERO;
+        for _ in 0..NODE_ATTEMPTS {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).clamp(FIRST_NODE_PAUSE, LONGEST_NODE_PAUSE);
             let mut record = self.record.lock().await;
             let Some(entry) = record.ports.find(&disk).cloned() else {
                 return;
@@ -510,8 +560,11 @@ impl Shared {
                 // The device is there (again): nothing to finish.
                 Ok(None) => return,
                 Ok(Some(true)) => {
-                    record.ports.release(&disk);
-                    if let Err(error) = self.save(&record).await {
+                    let freed = async {
+                        self.release(&mut record, &entry).await?;
+                        self.save(&record).await
+                    };
+                    if let Err(error) = freed.await {
                         tracing::warn!(vmid = self.vmid, %disk, %error, "a detachment could not be recorded");
                     }
                     self.tell(MachineEvent::DiskDetached { disk });
@@ -527,8 +580,8 @@ impl Shared {
         tracing::warn!(vmid = self.vmid, %disk, "the image of a detached disk is still in use inside QEMU");
     }
 
-    /// Translates an event; returns a disk whose device is gone.
-    async fn take(&self, event: QmpEvent) -> Option<DiskId> {
+    /// Tells what an event means; returns what is to be done after it.
+    async fn take(&self, event: QmpEvent) -> Option<FollowUp> {
         let QmpEvent::Happened { name, data } = event else {
             self.tell(MachineEvent::Missed);
             return None;
@@ -536,7 +589,10 @@ impl Shared {
         let text = |field: &str| data.get(field).and_then(Value::as_str).unwrap_or_default();
         let flag = |field: &str| data.get(field).and_then(Value::as_bool).unwrap_or_default();
         let told = match name.as_str() {
-            "RESUME" => MachineEvent::Running,
+            "RESUME" => {
+                self.tell(MachineEvent::Running);
+                return Some(FollowUp::Tidy);
+            }
             "STOP" => MachineEvent::Paused,
             "POWERDOWN" => MachineEvent::PowerButton,
             "RESET" if flag("guest") => MachineEvent::GuestReset,
@@ -548,7 +604,7 @@ impl Shared {
             "GUEST_PANICKED" => MachineEvent::GuestPanicked,
             "DEVICE_DELETED" => {
                 // virtio devices tell twice; the first time, for their back end, without `device`.
-                return block_nodes::disk_of_device(text("device"));
+                return block_nodes::disk_of_device(text("device")).map(FollowUp::FinishDetach);
             }
             "DEVICE_UNPLUG_GUEST_ERROR" => {
                 let disk = block_nodes::disk_of_device(text("device"))?;
@@ -582,6 +638,13 @@ impl Shared {
         None
     }
 
+    async fn follow_up(&self, task: FollowUp) {
+        match task {
+            FollowUp::FinishDetach(disk) => self.finish_detach(disk).await,
+            FollowUp::Tidy => self.tidy().await,
+        }
+    }
+
     /// The process has ended: clears up, then tells.
     async fn finish(&self, how: ExitCause) {
         let mut record = self.record.lock().await;
@@ -589,14 +652,20 @@ impl Shared {
         let (ended, folder) = (record.clone(), self.folder.clone());
         let cleared = blocking(move || {
             remove_leftovers(&folder, &ended);
-            ended.write(&folder.record())
+            Ok(())
         });
-        if let Err(error) = cleared.await {
+        if let Err(error) = futures::future::try_join(cleared, self.save(&record)).await {
             tracing::warn!(vmid = self.vmid, %error, "the end of a machine could not be recorded");
         }
         self.exit.send_replace(Some(how.clone()));
         self.tell(MachineEvent::Exited { how });
     }
+}
+
+/// What takes its time, done beside the reading of events.
+enum FollowUp {
+    FinishDetach(DiskId),
+    Tidy,
 }
 
 /// The keeper: until the process ends or the handle is dropped.
@@ -614,14 +683,16 @@ async fn keep(
             event = events.recv(), if connected => match event {
                 Some(event) => {
                     orderly |= is_orderly_end(&event);
-                    if let Some(disk) = shared.take(event).await {
-                        finishing.push(shared.finish_detach(disk));
+                    if let Some(task) = shared.take(event).await {
+                        finishing.push(shared.follow_up(task));
                     }
                 }
                 None => connected = false,
             },
             how = shared.process.ended() => break how,
-            Some(disk) = device_gone.recv() => finishing.push(shared.finish_detach(disk)),
+            Some(disk) = device_gone.recv() => {
+                finishing.push(shared.follow_up(FollowUp::FinishDetach(disk)));
+            }
             Some(()) = finishing.next() => {}
             anew = reconnect(&shared), if !connected => {
                 events = anew;

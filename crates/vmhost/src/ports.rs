@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::block_nodes;
 use crate::error::HypervisorError;
 use crate::hypervisor::AttachedDisk;
 use crate::launch_spec::{DiskId, DiskSpec};
@@ -30,8 +31,18 @@ pub struct OccupiedPort {
     pub disk: DiskId,
     /// Number of images in its chain, which tells the names of its block nodes.
     pub images: u8,
+    /// Descriptor set of its top image; those below follow.
+    pub first_set: u32,
     /// How far it has come.
     pub state: PortState,
+}
+
+impl OccupiedPort {
+    /// The descriptor sets of its images.
+    #[must_use]
+    pub fn sets(&self) -> std::ops::Range<u32> {
+        self.first_set..self.first_set + u32::from(self.images)
+    }
 }
 
 /// All ports of one machine.
@@ -41,6 +52,11 @@ pub struct PortAccount {
     pub count: u8,
     /// Those in use, in any order.
     pub occupied: Vec<OccupiedPort>,
+    /// Descriptor sets up to here were used.
+    pub next_set: u32,
+    /// Descriptor sets of detached disks that QEMU keeps until the guest next runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lingering_sets: Vec<u32>,
 }
 
 impl PortAccount {
@@ -53,10 +69,16 @@ impl PortAccount {
                 port,
                 disk: disk.id.clone(),
                 images: chain_length(disk),
+                first_set: block_nodes::set_at_start(port),
                 state: PortState::Attached,
             })
             .collect();
-        Self { count, occupied }
+        Self {
+            count,
+            occupied,
+            next_set: block_nodes::first_set_after_start(),
+            lingering_sets: Vec::new(),
+        }
     }
 
     /// Takes the lowest free port for a disk.
@@ -76,8 +98,10 @@ impl PortAccount {
             port,
             disk: disk.id.clone(),
             images: chain_length(disk),
+            first_set: self.next_set,
             state: PortState::Attaching,
         };
+        self.next_set = entry.sets().end;
         self.occupied.push(entry.clone());
         Ok(entry)
     }
@@ -166,6 +190,11 @@ mod tests {
         ports.release(&disk("root").id);
         assert_eq!(ports.occupy(&disk("b")).expect("a free port").port, 0);
         assert_eq!(ports.free(), 0);
+        let mut sets: Vec<u32> = ports.occupied.iter().map(|used| used.first_set).collect();
+        sets.push(block_nodes::set_at_start(0));
+        sets.sort_unstable();
+        sets.dedup();
+        assert_eq!(sets.len(), 3, "a descriptor set is never used again");
     }
 
     #[test]

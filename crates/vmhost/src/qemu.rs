@@ -410,7 +410,7 @@ fn listen(folder: &Path, path: &Path) -> Result<OwnedFd> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        short_path(folder, path, UnixListener::bind)
+        UnixListener::bind(ShortWay::to(folder)?.path(path)?)
     };
     Ok(make()
         .map_err(HypervisorError::system("making the socket", path))?
@@ -418,21 +418,24 @@ fn listen(folder: &Path, path: &Path) -> Result<OwnedFd> {
 }
 
 fn connect(folder: &Path, path: &Path) -> io::Result<UnixStream> {
-    short_path(folder, path, UnixStream::connect)
+    UnixStream::connect(ShortWay::to(folder)?.path(path)?)
 }
 
 /// Socket addresses hold 107 bytes only; a folder's path may be longer. So the way leads through a descriptor of it.
-pub(crate) fn short_path<T>(
-    folder: &Path,
-    path: &Path,
-    then: impl FnOnce(PathBuf) -> io::Result<T>,
-) -> io::Result<T> {
-    let open = File::open(folder)?;
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::other("a socket has a name"))?;
-    let short = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())).join(name);
-    then(short)
+pub(crate) struct ShortWay(File);
+
+impl ShortWay {
+    pub(crate) fn to(folder: &Path) -> io::Result<Self> {
+        File::open(folder).map(Self)
+    }
+
+    /// The path of a file in the folder; good for as long as this lives.
+    pub(crate) fn path(&self, file: &Path) -> io::Result<PathBuf> {
+        let name = file
+            .file_name()
+            .ok_or_else(|| io::Error::other("a socket has a name"))?;
+        Ok(PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name))
+    }
 }
 
 /// What is left of a process: sockets and control groups. Logs and the record stay.

@@ -5,7 +5,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -44,7 +48,7 @@ pub struct LaunchRecord {
     pub process: Option<ProcessIdentity>,
     /// Control group directories, to be removed after the end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub cgroups: Vec<std::path::PathBuf>,
+    pub cgroups: Vec<PathBuf>,
     /// Which port carries which disk.
     pub ports: PortAccount,
     /// How the process ended, once seen.
@@ -82,6 +86,45 @@ impl LaunchRecord {
     pub fn write(&self, path: &Path) -> Result<(), HypervisorError> {
         replace_file(path, &serde_json::to_vec_pretty(self).unwrap_or_default())
             .map_err(HypervisorError::system("writing the launch record", path))
+    }
+}
+
+/// The record's file, written by one at a time and never with an older state than is there.
+///
+/// A caller that is cancelled leaves its write behind, still under way on another thread; without this it could replace
+/// the next one's.
+#[derive(Debug)]
+pub(crate) struct RecordFile {
+    path: PathBuf,
+    handed_out: AtomicU64,
+    written: Mutex<u64>,
+}
+
+impl RecordFile {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            handed_out: AtomicU64::new(0),
+            written: Mutex::new(0),
+        }
+    }
+
+    /// Writes what the record is now. Call in the order of changes.
+    pub(crate) async fn save(
+        self: &Arc<Self>,
+        record: &LaunchRecord,
+    ) -> Result<(), HypervisorError> {
+        let turn = self.handed_out.fetch_add(1, Ordering::Relaxed) + 1;
+        let (file, record) = (Arc::clone(self), record.clone());
+        crate::qemu::blocking(move || {
+            let mut written = file.written.lock();
+            if *written < turn {
+                record.write(&file.path)?;
+                *written = turn;
+            }
+            Ok(())
+        })
+        .await
     }
 }
 

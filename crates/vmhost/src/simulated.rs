@@ -185,10 +185,7 @@ impl Hypervisor for SimulatedHypervisor {
                 arguments: Vec::new(),
                 process: None,
                 cgroups: Vec::new(),
-                ports: PortAccount {
-                    count: 0,
-                    occupied: Vec::new(),
-                },
+                ports: PortAccount::at_start(0, &[]),
                 ended: None,
             },
             folder: spec.folder.clone(),

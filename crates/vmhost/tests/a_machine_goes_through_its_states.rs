@@ -244,3 +244,28 @@ async fn starting_and_ending_is_quick() {
     assert!(running[0].as_secs() < 5);
     assert!(ending[0].as_millis() < 500);
 }
+
+/// Our own part of a start: everything up to an executed program, and its end noticed and cleared away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_part_of_a_start_is_small() {
+    let Some(bench) = Bench::new() else { return };
+    let hypervisor =
+        vmhost::qemu::QemuHypervisor::new("/bin/true", vmhost::launch_spec::Accelerator::default());
+    for with_cgroup in [false, true] {
+        let mut took = Vec::new();
+        for _ in 0..20 {
+            let mut spec = bench.spec();
+            spec.cgroup = spec.cgroup.filter(|_| with_cgroup);
+            let began = Instant::now();
+            let outcome = hypervisor.launch(spec).await;
+            took.push(began.elapsed());
+            assert!(matches!(outcome, Err(HypervisorError::StartFailed { .. })));
+        }
+        took.sort();
+        eprintln!(
+            "specification to executed and its end cleared away, cgroup {with_cgroup}: median {:?}, {:?} to {:?}",
+            took[10], took[0], took[19]
+        );
+        assert!(took[0].as_millis() < 200);
+    }
+}

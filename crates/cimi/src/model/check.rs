@@ -133,7 +133,7 @@ impl Checker {
                 beside,
             } => {
                 let mut rest = object.clone();
-                let template = rest.remove(member);
+                let template = rest.remove(member).filter(|value| !value.is_null());
                 let name = format!("a {}Create", described.kind);
                 let fields: Vec<Attribute> = COMMON.iter().chain(beside).copied().collect();
                 let mut result = self.members(&name, &fields, &rest, "", true);

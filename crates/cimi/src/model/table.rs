@@ -95,7 +95,24 @@ const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static st
 
 const CLOUD_ENTRY_POINT: Type = Type {
     collection: None,
-    attributes: &[seen("baseURI", Uri)],
+    attributes: &[
+        seen("baseURI", Uri),
+        seen("machines", Ref(&[])),
+        seen("machineTemplates", Ref(&[])),
+        seen("machineConfigs", Ref(&[])),
+        seen("machineImages", Ref(&[])),
+        seen("credentials", Ref(&[])),
+        seen("volumes", Ref(&[])),
+        seen("volumeTemplates", Ref(&[])),
+        seen("volumeConfigs", Ref(&[])),
+        seen("networks", Ref(&[])),
+        seen("addresses", Ref(&[])),
+        seen("jobs", Ref(&[])),
+        seen("events", Ref(&[])).stratuslab(),
+        seen("users", Ref(&[])).stratuslab(),
+        seen("hosts", Ref(&[])).stratuslab(),
+        seen("machineRecords", Ref(&[])).stratuslab(),
+    ],
     ..standard(Kind::CloudEntryPoint, "", "cloudEntryPoints")
 };
 
@@ -553,6 +570,8 @@ mod tests {
             assert_eq!(Kind::from_name(kind.name()), Some(*kind));
             if let Some(collection) = described.collection {
                 assert!(entry_points.insert(collection.entry_point), "{kind}");
+                let link = CLOUD_ENTRY_POINT.attribute(collection.entry_point);
+                assert!(link.is_some(), "the CloudEntryPoint has no link to {kind}");
             }
             let mut names = BTreeSet::new();
             for attribute in COMMON.iter().chain(described.attributes) {

@@ -71,12 +71,6 @@ impl Endpoint {
         format!("{scheme}://{}:{}", self.host, self.port)
     }
 
-    /// The host; an IPv6 address is in brackets.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
     /// The host as it stands in a certificate: without brackets.
     #[must_use]
     pub fn bare_host(&self) -> &str {

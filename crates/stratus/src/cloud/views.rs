@@ -150,6 +150,9 @@ pub struct ImageView {
     pub reason: Option<String>,
     /// Its 27 characters.
     pub identifier: Option<String>,
+    /// `IMAGE` or `FILE`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
     /// `raw` or `qcow2`.
     pub format: Option<String>,
     /// Bytes that a machine sees.

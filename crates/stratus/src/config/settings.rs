@@ -116,15 +116,6 @@ impl Settings {
             })
     }
 
-    /// The value of the file alone.
-    #[must_use]
-    pub fn from_file(&self, key: &str) -> Option<String> {
-        self.values
-            .get(key)
-            .filter(|value| !value.is_empty())
-            .cloned()
-    }
-
     /// Whether a switch is on: given on the command line, or true in environment or file.
     #[must_use]
     pub fn switch(&self, given: bool, key: &str) -> bool {
@@ -191,17 +182,24 @@ pub fn is_true(text: &str) -> bool {
 mod tests {
     use super::*;
 
+    impl Settings {
+        /// The file's value, whatever the environment of the test says.
+        fn value(&self, key: &str) -> Option<String> {
+            self.values.get(key).cloned()
+        }
+    }
+
     const FILE: &str = "[default]\nselected_section = a\nusername = joe\nis_local_ip = no\n[a]\nendpoint = one\n[b]\nendpoint = two\nusername = ann\nis_local_ip = Yes\n[instance_types]\nbig = 4, 8, 9\n";
 
     #[test]
     fn the_selected_section_lies_over_the_default_one() {
         let settings = Settings::parse(FILE, None).unwrap();
-        assert_eq!(settings.from_file("endpoint").as_deref(), Some("one"));
-        assert_eq!(settings.from_file("username").as_deref(), Some("joe"));
+        assert_eq!(settings.value("endpoint").as_deref(), Some("one"));
+        assert_eq!(settings.value("username").as_deref(), Some("joe"));
         assert!(!settings.switch(false, "is_local_ip"));
         let settings = Settings::parse(FILE, Some("b".to_owned())).unwrap();
-        assert_eq!(settings.from_file("endpoint").as_deref(), Some("two"));
-        assert_eq!(settings.text(None, "username").as_deref(), Some("ann"));
+        assert_eq!(settings.value("endpoint").as_deref(), Some("two"));
+        assert_eq!(settings.value("username").as_deref(), Some("ann"));
         assert_eq!(settings.text(Some("me"), "username").as_deref(), Some("me"));
         assert!(settings.switch(false, "is_local_ip"));
         assert_eq!(
@@ -228,14 +226,14 @@ mod tests {
     fn the_reference_file_can_be_used_as_it_is() {
         let settings = Settings::parse(REFERENCE_FILE, None).unwrap();
         assert_eq!(
-            settings.from_file("endpoint").as_deref(),
+            settings.value("endpoint").as_deref(),
             Some("https://cloud.example.com/one-proxy/xmlrpc")
         );
         assert_eq!(
-            settings.from_file("selected_section").as_deref(),
+            settings.value("selected_section").as_deref(),
             Some("sl-cloud")
         );
-        assert_eq!(settings.from_file("endpoint_timeout").as_deref(), Some("5"));
+        assert_eq!(settings.value("endpoint_timeout").as_deref(), Some("5"));
     }
 
     #[test]

@@ -26,7 +26,10 @@ pub(super) const fn kind(kind: accel::AcceleratorKind) -> AcceleratorKind {
 }
 
 /// Writes the document of this host, found by its name. Says whether the kernel was started anew since the last time.
-pub(super) async fn announce(documents: &Documents, settings: &Settings) -> Result<(HostId, bool), VmHostError> {
+pub(super) async fn announce(
+    documents: &Documents,
+    settings: &Settings,
+) -> Result<(HostId, bool), VmHostError> {
     let boot_id = read_first_line("/proc/sys/kernel/random/boot_id");
     loop {
         let now = Timestamp::now();
@@ -35,10 +38,14 @@ pub(super) async fn announce(documents: &Documents, settings: &Settings) -> Resu
             .all()
             .into_iter()
             .find(|host| host.common.name.as_deref() == Some(settings.host_name.as_str()));
-        let id = known.as_ref().map_or_else(HostId::generate, |host| host.document.id.clone());
+        let id = known
+            .as_ref()
+            .map_or_else(HostId::generate, |host| host.document.id.clone());
         let rebooted = known.as_ref().is_some_and(|host| host.boot_id != boot_id);
         let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
-        let mut common = known.as_ref().map_or_else(|| Common::new(acl, now), |host| host.common.clone());
+        let mut common = known
+            .as_ref()
+            .map_or_else(|| Common::new(acl, now), |host| host.common.clone());
         common.name = Some(settings.host_name.clone());
         let host = Host {
             id: id.clone(),
@@ -52,7 +59,10 @@ pub(super) async fn announce(documents: &Documents, settings: &Settings) -> Resu
             started: now,
             boot_id: boot_id.clone(),
             troubles: troubles(settings),
-            unknown: known.as_ref().map(|host| host.unknown.clone()).unwrap_or_default(),
+            unknown: known
+                .as_ref()
+                .map(|host| host.unknown.clone())
+                .unwrap_or_default(),
         };
         let changes = match &known {
             None => documents.changes().create(&host),
@@ -78,7 +88,11 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
             .documents
             .update(shared.host.local(), |host: &mut Host| {
                 // A few MiB more or less are not worth a write.
-                let moved = host.capacity.disk_free_bytes.abs_diff(capacity.disk_free_bytes) > 64 * cimi::size::MEBIBYTE;
+                let moved = host
+                    .capacity
+                    .disk_free_bytes
+                    .abs_diff(capacity.disk_free_bytes)
+                    > 64 * cimi::size::MEBIBYTE;
                 let changed = moved || host.troubles != troubles;
                 host.capacity = capacity.clone();
                 host.troubles.clone_from(&troubles);
@@ -88,7 +102,9 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
         if let Err(error) = updated {
             tracing::warn!(%error, "the host's document could not be updated; it will be in the next round");
         }
-        let purged = shared.quarantine.purge(jiff::Timestamp::now(), shared.settings.quarantine_period);
+        let purged = shared
+            .quarantine
+            .purge(jiff::Timestamp::now(), shared.settings.quarantine_period);
         if let Err(error) = purged {
             tracing::warn!(%error, "quarantine could not be emptied; it will be tried again");
         }
@@ -99,8 +115,12 @@ fn capacity(settings: &Settings) -> Capacity {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let space = Space::of(&settings.machines_dir).ok();
     Capacity {
-        cpus: settings.cpus.unwrap_or_else(|| u32::try_from(cpus).unwrap_or(u32::MAX)),
-        memory_kib: settings.memory_mib.map_or_else(memory_kib, |mib| mib * 1024),
+        cpus: settings
+            .cpus
+            .unwrap_or_else(|| u32::try_from(cpus).unwrap_or(u32::MAX)),
+        memory_kib: settings
+            .memory_mib
+            .map_or_else(memory_kib, |mib| mib * 1024),
         disk_bytes: space.as_ref().map_or(0, |space| space.total_bytes),
         disk_free_bytes: space.as_ref().map_or(0, |space| space.free_bytes),
     }
@@ -122,17 +142,26 @@ fn troubles(settings: &Settings) -> Vec<String> {
 }
 
 fn read_first_line(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+    std::fs::read_to_string(path)
+        .unwrap_or_default()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn memory_kib() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0)
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
-    line.map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned()).unwrap_or_else(|| "unknown".to_owned())
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    line.map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
+        .unwrap_or_else(|| "unknown".to_owned())
 }

@@ -136,6 +136,16 @@ impl Drop for Bench {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
+        let mine = self.machine.simple().to_string();
+        for group in self.hypervisor.cgroups().machines("stratus-test") {
+            // Busy until the killed process is gone, which takes a moment.
+            for _ in 0..100 {
+                if !group.to_string_lossy().contains(&mine) || std::fs::remove_dir(&group).is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 }
 
@@ -166,7 +176,7 @@ pub async fn wait_for(
 }
 
 /// Waits for a condition that has no event, with a deadline.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !condition().await {
         assert!(tokio::time::Instant::now() < deadline, "never: {what}");

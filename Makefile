@@ -1,0 +1,48 @@
+# Stratus. `make help` lists what there is to do; each line of help stands beside its target.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help cloud cloud-down cloud-purge test lint bench docs appliance-tiny appliance-debian doctor install-needed
+
+# Built appliances; the daemon's state is in .stratus, caches are in .cache.
+APPLIANCES := .cache/appliances
+# --refresh: build appliances from the archive's newest packages.
+REFRESH :=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+cloud: ## a cloud on this machine: build, start, one virtual machine, SSH
+	@packaging/cloud up
+
+cloud-down: ## stop machines and daemon; data and appliances stay
+	@packaging/cloud down
+
+cloud-purge: ## cloud-down, and delete the cloud's data (.stratus)
+	@packaging/cloud purge
+
+test: ## lints, unit, property and end-to-end tests with real QEMU
+	@packaging/test
+
+lint: ## formatting, clippy, shellcheck
+	@packaging/test lint
+
+bench: appliance-tiny ## benchmarks, side by side with a bare QEMU script
+	@packaging/install-needed
+	cargo bench --workspace
+
+docs: ## documentation of the crates, in target/doc
+	cargo doc --workspace --no-deps
+
+appliance-tiny: ## the tiny appliance: 19 MB, SSH in seconds
+	@packaging/install-needed appliance
+	@appliances/tiny/build $(APPLIANCES) $(REFRESH)
+
+appliance-debian: ## Debian 12 with cloud-init (minutes, root)
+	@packaging/install-needed appliance
+	@appliances/debian12/build $(APPLIANCES) $(REFRESH)
+
+doctor: ## compare the cloud's documents with what is really there
+	@packaging/cloud doctor
+
+install-needed: ## install the Debian packages that are missing
+	@packaging/install-needed

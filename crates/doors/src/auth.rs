@@ -1,0 +1,119 @@
+//! Who asks: HTTP Basic.
+
+use std::{net::IpAddr, sync::Arc};
+
+use accounts::{Accounts, Identity, LoginError};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::problem::Problem;
+
+/// What asks a client for credentials.
+pub(crate) const CHALLENGE: &str = "Basic realm=\"StratusLab\", charset=\"UTF-8\"";
+/// Bytes of user name, colon and password that are read.
+const CREDENTIALS_AT_MOST: usize = 600;
+
+/// Who a request's credentials belong to; `None` if it has none.
+///
+/// # Errors
+/// 401 if they are wrong or not understood, 429 after too many wrong ones, 503 if too many others
+/// are being verified.
+pub(crate) async fn identify(
+    accounts: &Accounts,
+    headers: &HeaderMap,
+    address: Option<IpAddr>,
+) -> Result<Option<Arc<Identity>>, Problem> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Ok(None);
+    };
+    let mut buffer = [0; CREDENTIALS_AT_MOST];
+    let Some((login, password)) = basic(value.as_bytes(), &mut buffer) else {
+        return Err(unauthorized(
+            headers,
+            "the Authorization header is not understood; it must be HTTP Basic with user name and \
+             password",
+        ));
+    };
+    if let Some(identity) = accounts.recognise(login, password) {
+        return Ok(Some(identity));
+    }
+    match accounts.verify(login, password, address).await {
+        Ok(identity) => Ok(Some(identity)),
+        Err(error @ LoginError::Wrong) => {
+            tracing::warn!(login, ?address, "login failed");
+            Err(unauthorized(headers, error.to_string()))
+        }
+        Err(LoginError::Blocked(wait)) => {
+            let seconds = wait.as_secs().max(1);
+            let problem = Problem::new(429, LoginError::Blocked(wait).to_string());
+            Err(problem.with(header::RETRY_AFTER, HeaderValue::from(seconds)))
+        }
+        Err(error @ LoginError::Busy) => Err(Problem::new(503, error.to_string())
+            .with(header::RETRY_AFTER, HeaderValue::from_static("1"))),
+    }
+}
+
+/// 401, with a challenge unless it would open a dialogue in a browser's background request.
+pub(crate) fn unauthorized(headers: &HeaderMap, detail: impl Into<String>) -> Problem {
+    let problem = Problem::new(401, detail);
+    if headers.contains_key("x-requested-with") {
+        problem
+    } else {
+        problem.with(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static(CHALLENGE),
+        )
+    }
+}
+
+/// User name and password out of `Basic <base64>` (RFC 7617).
+fn basic<'b>(value: &[u8], buffer: &'b mut [u8]) -> Option<(&'b str, &'b str)> {
+    let (scheme, encoded) = value.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let length = BASE64_STANDARD
+        .decode_slice(encoded.trim_ascii(), buffer)
+        .ok()?;
+    let text = std::str::from_utf8(buffer.get(..length)?).ok()?;
+    let (login, password) = text.split_once(':')?;
+    let control = |part: &str| part.chars().any(char::is_control);
+    (!login.is_empty() && !control(login) && !password.contains('\0')).then_some((login, password))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(value: &str) -> Option<(String, String)> {
+        let mut buffer = [0; CREDENTIALS_AT_MOST];
+        basic(value.as_bytes(), &mut buffer).map(|(a, b)| (a.to_owned(), b.to_owned()))
+    }
+
+    #[test]
+    fn credentials_are_read_and_rubbish_is_not() {
+        let both = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
+        assert_eq!(
+            read("Basic YWxpY2U6b3BlbiBzZXNhbWU="),
+            both("alice", "open sesame")
+        );
+        assert_eq!(read("basic  YTpiOmM="), both("a", "b:c"));
+        let encoded = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
+        assert_eq!(read(&encoded("a:")), both("a", ""));
+        for value in [
+            "",
+            "Basic",
+            "Basic ",
+            "Basic !!!",
+            "Bearer abc",
+            &encoded("nocolon"),
+            &encoded(":x"),
+            &encoded("a\nb:x"),
+            &encoded("a:x\0"),
+            &encoded(&"x".repeat(2000)),
+            "Basic //79", // not UTF-8
+        ] {
+            assert_eq!(read(value), None, "{value}");
+        }
+    }
+}

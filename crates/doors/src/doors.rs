@@ -1,0 +1,372 @@
+//! From a request to its answer: name it, find out who asks and for what, answer, tell.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ::cimi::{query::Select, uri::SPECIFICATION_VERSION};
+use accounts::{Accounts, Identity};
+use cloud::{Caller, OpContext};
+use futures::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth,
+    body::{self, ResponseBody},
+    cimi::{Asked, Cimi, negotiation},
+    cloud_api::CloudApi,
+    console, health,
+    metrics::{self, RequestMetrics},
+    origin::Connection,
+    problem::Problem,
+    routes::Route,
+    upload,
+};
+
+/// How requests are answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bytes of a request's body, but for image data.
+    pub body_at_most: usize,
+    /// How long a request may take, but for uploads and followed consoles.
+    pub request_timeout: Duration,
+    /// How long an upload may send nothing.
+    pub upload_patience: Duration,
+    /// Bytes of rendered representations that are kept.
+    pub rendered_bytes: usize,
+    /// Whether `/metrics` may be read from this computer without credentials.
+    pub metrics_open_to_loopback: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            body_at_most: 1 << 20,
+            request_timeout: Duration::from_secs(30),
+            upload_patience: Duration::from_secs(60),
+            rendered_bytes: 8 << 20,
+            metrics_open_to_loopback: false,
+        }
+    }
+}
+
+/// All doors of the cloud.
+pub struct Doors {
+    api: Arc<dyn CloudApi>,
+    accounts: Arc<Accounts>,
+    settings: Settings,
+    cimi: Cimi,
+    metrics: RequestMetrics,
+    /// Makes request ids of this process differ from those of the last.
+    process: u32,
+    requests: AtomicU64,
+    /// Cancelled when streams are to end.
+    ending: CancellationToken,
+}
+
+impl Doors {
+    /// In front of a cloud and its accounts.
+    #[must_use]
+    pub fn new(api: Arc<dyn CloudApi>, accounts: Arc<Accounts>, settings: Settings) -> Self {
+        Self {
+            cimi: Cimi::new(Arc::clone(&api), settings.rendered_bytes),
+            api,
+            accounts,
+            settings,
+            metrics: RequestMetrics::new(),
+            // The random part of a version 4 UUID.
+            process: uuid::Uuid::new_v4().as_fields().0,
+            requests: AtomicU64::new(0),
+            ending: CancellationToken::new(),
+        }
+    }
+
+    /// Ends the answers that would go on by themselves.
+    pub(crate) fn end_streams(&self) {
+        self.ending.cancel();
+    }
+
+    /// Answers a request. Never fails: what goes wrong is an answer, too.
+    pub(crate) async fn handle(
+        &self,
+        connection: Connection,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let begun = Instant::now();
+        let (head, body) = request.into_parts();
+        let request_id = self.name_request(&head.headers);
+        let route = Route::of(head.uri.path());
+        let template = route.as_ref().map_or(0, Route::template);
+        let exchange = Exchange {
+            connection,
+            head: &head,
+            request_id: &request_id,
+        };
+        let answer = AssertUnwindSafe(self.answer(route, &exchange, body)).catch_unwind();
+        let result = if matches!(template, UPLOAD) {
+            answer.await
+        } else {
+            timeout(self.settings.request_timeout, answer)
+                .await
+                .unwrap_or_else(|_| Ok(Err(too_late(self.settings.request_timeout))))
+        };
+        let result = result.unwrap_or_else(|_| Err(Problem::internal("a panic".to_owned())));
+        let mut response = result.unwrap_or_else(|mut problem| {
+            if let Some(text) = problem.internal.take() {
+                tracing::error!(request_id = &*request_id, error = text, "request failed");
+            }
+            problem.into_response(&request_id)
+        });
+        complete(&mut response, &head.method, &request_id);
+        let took = self.metrics.record(template, response.status(), begun);
+        tell(&exchange, response.status(), took);
+        response
+    }
+
+    async fn answer(
+        &self,
+        route: Option<Route<'_>>,
+        exchange: &Exchange<'_>,
+        body: Incoming,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let head = exchange.head;
+        let peer = exchange.connection.client(&head.headers);
+        let identity = auth::identify(&self.accounts, &head.headers, Some(peer)).await?;
+        self.admit(route.as_ref(), identity.as_ref(), exchange)?;
+        let Some(route) = route else {
+            return Err(Problem::not_found(head.uri.path()));
+        };
+        if !route.allows(&head.method) {
+            let text = format!(
+                "{} is not possible here; {} are",
+                head.method,
+                route.methods()
+            );
+            return Err(Problem::new(405, text)
+                .with(header::ALLOW, HeaderValue::from_static(route.methods())));
+        }
+        if head.method == Method::OPTIONS {
+            let mut response = Response::new(ResponseBody::Whole(bytes::Bytes::new()));
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            let allow = HeaderValue::from_static(route.methods());
+            response.headers_mut().insert(header::ALLOW, allow);
+            return Ok(response);
+        }
+        let context = OpContext {
+            caller: identity.map_or(Caller::Anonymous, Caller::User),
+            request_id: Arc::clone(exchange.request_id),
+            deadline: Instant::now() + self.settings.request_timeout,
+            peer: Some(peer),
+        };
+        self.dispatch(&route, &context, exchange, body).await
+    }
+
+    async fn dispatch(
+        &self,
+        route: &Route<'_>,
+        context: &OpContext,
+        exchange: &Exchange<'_>,
+        body: Incoming,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let head = exchange.head;
+        let parameters = negotiation::parameters(head.uri.query());
+        let pairs = || parameters.iter().map(|(a, b)| (a.as_ref(), b.as_ref()));
+        match route {
+            Route::Health => {
+                let health = self.api.health().await;
+                Ok(health::health(&health, context.is_admin()))
+            }
+            Route::Metrics => Ok(metrics_answer()),
+            Route::Authentication => Ok(who_asks(context)),
+            Route::Status => {
+                let status = self.api.status(context).await?;
+                Ok(health::json_answer(StatusCode::OK, &status))
+            }
+            Route::Doctor => {
+                let repair = pairs().any(|(name, value)| {
+                    name == "repair" && !matches!(value, "false" | "0" | "no")
+                });
+                let report = self.api.doctor(context, repair).await?;
+                Ok(health::json_answer(StatusCode::OK, &report))
+            }
+            Route::Console(id) => {
+                let range = console::range(pairs())?;
+                let console = self.api.console(context, id, range).await?;
+                Ok(console::answer(console, self.ending.clone()))
+            }
+            Route::ImageData(id) => {
+                let upload = upload::upload(body, self.settings.upload_patience);
+                let view = self.api.upload(context, id, upload).await?;
+                self.cimi.show(StatusCode::OK, &view, &Select::All)
+            }
+            _ => {
+                negotiation::version(&head.headers)?;
+                negotiation::accepts_json(&head.headers, &parameters)?;
+                let has_body = matches!(head.method, Method::POST | Method::PUT);
+                let bytes = if has_body {
+                    body::read(body, self.settings.body_at_most).await?
+                } else {
+                    bytes::Bytes::new()
+                };
+                let asked = Asked {
+                    context,
+                    method: &head.method,
+                    headers: &head.headers,
+                    parameters: &parameters,
+                    base_uri: &|| exchange.connection.base_uri(&head.uri, &head.headers),
+                    body: &bytes,
+                };
+                self.cimi.answer(route, &asked).await
+            }
+        }
+    }
+
+    /// Whether this caller may go on to the route at all: the CloudEntryPoint and the health are
+    /// for everybody, the rest for those we know.
+    fn admit(
+        &self,
+        route: Option<&Route<'_>>,
+        identity: Option<&Arc<Identity>>,
+        exchange: &Exchange<'_>,
+    ) -> Result<(), Problem> {
+        let head = exchange.head;
+        let reads = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        if !reads && is_cross_site(&head.headers) {
+            return Err(Problem::new(
+                403,
+                "requests that change something are not taken from another site's pages",
+            ));
+        }
+        let known = identity.is_some();
+        let admitted = match route {
+            Some(Route::EntryPoint) => known || reads,
+            Some(Route::Health) => true,
+            Some(Route::Metrics) => {
+                let open = self.settings.metrics_open_to_loopback
+                    && exchange.connection.client(&head.headers).is_loopback();
+                if known && !open && !identity.is_some_and(|identity| identity.is_admin()) {
+                    let text = "the metrics are for administrators";
+                    return Err(Problem::new(403, text));
+                }
+                known || open
+            }
+            _ => known,
+        };
+        if admitted {
+            return Ok(());
+        }
+        let text = "log in first: send user name and password by HTTP Basic";
+        Err(auth::unauthorized(&head.headers, text))
+    }
+
+    /// The request's name: what the client (or a proxy) calls it, else a new one.
+    fn name_request(&self, headers: &HeaderMap) -> Arc<str> {
+        let given = headers
+            .get("x-request-id")
+            .and_then(|value| value.to_str().ok())
+            .filter(|value| {
+                (1..=64).contains(&value.len())
+                    && value
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            });
+        match given {
+            Some(given) => given.into(),
+            None => {
+                let number = self.requests.fetch_add(1, Ordering::Relaxed);
+                format!("{:08x}-{number}", self.process).into()
+            }
+        }
+    }
+}
+
+/// The template of uploads, the only requests that may take as long as they need.
+const UPLOAD: usize = 7;
+
+/// One request, as far as all parts of its answer need it.
+struct Exchange<'r> {
+    connection: Connection,
+    head: &'r http::request::Parts,
+    request_id: &'r Arc<str>,
+}
+
+/// Headers of every answer, and no body for HEAD.
+fn complete(response: &mut Response<ResponseBody>, method: &Method, request_id: &str) {
+    let headers = response.headers_mut();
+    headers.insert(
+        HeaderName::from_static("cimi-specification-version"),
+        HeaderValue::from_static(SPECIFICATION_VERSION),
+    );
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(HeaderName::from_static("x-request-id"), value);
+    }
+    if method == Method::HEAD {
+        let length = match response.body() {
+            ResponseBody::Whole(bytes) => Some(bytes.len()),
+            ResponseBody::Streaming(_) => None,
+        };
+        if let Some(length) = length {
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        *response.body_mut() = console::nothing();
+    }
+}
+
+/// A line in the log: changes always, reads when somebody looks closely. Paths only: queries,
+/// headers and bodies may hold secrets.
+fn tell(exchange: &Exchange<'_>, status: StatusCode, took: Duration) {
+    let head = exchange.head;
+    let (method, path) = (&head.method, head.uri.path());
+    let (request_id, status) = (&**exchange.request_id, status.as_u16());
+    let peer = exchange.connection.peer.ip();
+    if status >= 500 {
+        tracing::warn!(target: "access", request_id, %method, path, status, ?took, %peer);
+    } else if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        tracing::debug!(target: "access", request_id, %method, path, status, ?took, %peer);
+    } else {
+        tracing::info!(target: "access", request_id, %method, path, status, ?took, %peer);
+    }
+}
+
+fn too_late(limit: Duration) -> Problem {
+    Problem::new(
+        503,
+        format!(
+            "the request took longer than {} s; try again",
+            limit.as_secs_f32()
+        ),
+    )
+    .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+}
+
+fn metrics_answer() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(metrics::render().into()));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
+    response
+}
+
+fn who_asks(context: &OpContext) -> Response<ResponseBody> {
+    let body = serde_json::json!({"identity": context.user(), "roles": context.roles()});
+    health::json_answer(StatusCode::OK, &body)
+}
+
+/// Whether a browser says that the page of another site makes it send this. (Browsers attach Basic
+/// credentials by themselves.)
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    headers
+        .get("sec-fetch-site")
+        .is_some_and(|site| site == "cross-site" || site == "same-site")
+}

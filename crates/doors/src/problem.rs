@@ -1,0 +1,156 @@
+//! Errors as clients get them: `application/problem+json` (RFC 9457) with StratusLab's `message`
+//! and `code` beside.
+
+use bytes::Bytes;
+use cimi::model::Violation;
+use cloud::CloudError;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::body::ResponseBody;
+
+/// An answer that says what went wrong.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    detail: String,
+    violations: Vec<Violation>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// What only the log is told.
+    pub(crate) internal: Option<String>,
+}
+
+impl Problem {
+    /// With a status of 400 to 599 and a text for the user: what, which value, what to do.
+    pub(crate) fn new(status: u16, detail: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            detail: detail.into(),
+            violations: Vec::new(),
+            headers: Vec::new(),
+            internal: None,
+        }
+    }
+
+    /// No such URL.
+    pub(crate) fn not_found(path: &str) -> Self {
+        let shown: String = path.chars().take(200).collect();
+        Self::new(404, format!("there is nothing at {shown}"))
+    }
+
+    /// With another header.
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Its status.
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// As an answer. Text of the outside is shown in part only.
+    pub(crate) fn into_response(self, request_id: &str) -> Response<ResponseBody> {
+        let detail: String = if self.detail.len() > 4000 {
+            self.detail.chars().take(1000).chain("…".chars()).collect()
+        } else {
+            self.detail
+        };
+        let mut body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "status": self.status.as_u16(),
+            "detail": detail,
+            "message": detail,
+            "code": self.status.as_u16(),
+            "requestId": request_id,
+        });
+        if !self.violations.is_empty() {
+            let violations: Vec<_> = self
+                .violations
+                .iter()
+                .map(|v| json!({"path": v.path, "problem": v.problem}))
+                .collect();
+            body["violations"] = violations.into();
+        }
+        let mut response = Response::new(ResponseBody::Whole(Bytes::from(body.to_string())));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}
+
+impl From<Vec<Violation>> for Problem {
+    fn from(violations: Vec<Violation>) -> Self {
+        CloudError::Invalid { violations }.into()
+    }
+}
+
+/// The one place where errors of the cloud become statuses.
+impl From<CloudError> for Problem {
+    fn from(error: CloudError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CloudError::NotFound { .. } => Self::new(404, detail),
+            CloudError::Forbidden(_) => Self::new(403, detail),
+            CloudError::Unauthenticated => Self::new(401, detail).with(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(crate::auth::CHALLENGE),
+            ),
+            CloudError::Invalid { violations } => {
+                let mut problem = Self::new(400, detail);
+                problem.violations = violations;
+                problem
+            }
+            // Exhausted, too, is the cloud's present state: nothing is broken, and trying the same
+            // again only helps once something is released.
+            CloudError::Conflict(_) | CloudError::Exhausted(_) => Self::new(409, detail),
+            CloudError::TooLarge(_) => Self::new(413, detail),
+            CloudError::Unavailable(_) => {
+                Self::new(503, detail).with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+            }
+            CloudError::Internal(_) => Self::internal(detail),
+        }
+    }
+}
+
+impl Problem {
+    /// A defect: the log gets the text, the user only what to look for in it.
+    pub(crate) fn internal(text: String) -> Self {
+        let mut problem = Self::new(
+            500,
+            "internal error; the log of the server has more under the requestId given here",
+        );
+        problem.internal = Some(text);
+        problem
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_status() {
+        for (error, status) in [
+            (CloudError::not_found("Machine/1"), 404),
+            (CloudError::Forbidden(String::new()), 403),
+            (CloudError::Unauthenticated, 401),
+            (CloudError::invalid("cpu", "is wrong"), 400),
+            (CloudError::Conflict(String::new()), 409),
+            (CloudError::Exhausted(String::new()), 409),
+            (CloudError::TooLarge(String::new()), 413),
+            (CloudError::Unavailable(String::new()), 503),
+            (CloudError::Internal("secret".into()), 500),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!(problem.status().as_u16(), status);
+            assert!(!problem.detail.contains("secret"));
+        }
+    }
+}

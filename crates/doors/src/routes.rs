@@ -1,0 +1,281 @@
+//! What a URL names. Everything of CIMI follows from the table of [`cimi::model`].
+
+use std::borrow::Cow;
+
+use ::cimi::model::{Creation, Kind, describe};
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+/// What a path names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route<'p> {
+    /// `/`, `/cimi`
+    EntryPoint,
+    /// `/cimi/Machine`
+    Collection(Kind),
+    /// `/cimi/Machine/7`
+    Resource(Kind, Cow<'p, str>),
+    /// `/cimi/Machine/7/start`
+    Action(Kind, Cow<'p, str>, &'static str),
+    /// `/cimi/Machine/7/volumes`
+    OwnCollection(Kind, Cow<'p, str>, &'static str, Kind),
+    /// `/cimi/Machine/7/volumes/8`
+    Member(Kind, Cow<'p, str>, &'static str, Kind, Cow<'p, str>),
+    /// `/cimi/MachineImage/7/data`
+    ImageData(Cow<'p, str>),
+    /// `/cimi/Machine/7/console`
+    Console(Cow<'p, str>),
+    /// `/cimi/authn`
+    Authentication,
+    /// `/health`
+    Health,
+    /// `/metrics`
+    Metrics,
+    /// `/stratus/status`
+    Status,
+    /// `/stratus/doctor`
+    Doctor,
+}
+
+impl<'p> Route<'p> {
+    /// What this path names, if anything. One slash at the end makes no difference.
+    pub(crate) fn of(path: &'p str) -> Option<Self> {
+        let path = path.strip_prefix('/')?;
+        let path = match path.strip_suffix('/') {
+            Some("") | None => path,
+            Some(shorter) => shorter,
+        };
+        let Some(path) = path.strip_prefix("cimi") else {
+            return match path {
+                "" => Some(Self::EntryPoint),
+                "health" => Some(Self::Health),
+                "metrics" => Some(Self::Metrics),
+                "stratus/status" => Some(Self::Status),
+                "stratus/doctor" => Some(Self::Doctor),
+                _ => None,
+            };
+        };
+        if path.is_empty() {
+            return Some(Self::EntryPoint);
+        }
+        let mut parts = path.strip_prefix('/')?.split('/');
+        let name = parts.next()?;
+        let (id, third, fourth) = (parts.next(), parts.next(), parts.next());
+        if parts.next().is_some() {
+            return None;
+        }
+        if name == "authn" && id.is_none() {
+            return Some(Self::Authentication);
+        }
+        let kind = Kind::from_name(name)?;
+        if kind == Kind::CloudEntryPoint && id.is_none() {
+            return Some(Self::EntryPoint);
+        }
+        let described = describe(kind);
+        described.collection?;
+        let Some(id) = id else {
+            return Some(Self::Collection(kind));
+        };
+        let id = local(id)?;
+        let Some(third) = third else {
+            return Some(Self::Resource(kind, id));
+        };
+        if let Some(members) = described.own_collection(third) {
+            let name = described.attribute(third)?.name;
+            return match fourth {
+                None => Some(Self::OwnCollection(kind, id, name, members)),
+                Some(member) => Some(Self::Member(kind, id, name, members, local(member)?)),
+            };
+        }
+        if fourth.is_some() {
+            return None;
+        }
+        match (kind, third) {
+            (Kind::MachineImage, "data") => return Some(Self::ImageData(id)),
+            (Kind::Machine, "console") => return Some(Self::Console(id)),
+            _ => {}
+        }
+        let action = described
+            .actions
+            .iter()
+            .find(|action| action.eq_ignore_ascii_case(third))?;
+        Some(Self::Action(kind, id, action))
+    }
+
+    /// The methods that may be used on it, as for `Allow`.
+    pub(crate) fn methods(&self) -> &'static str {
+        match self {
+            Self::EntryPoint => "GET, HEAD, PUT, OPTIONS",
+            Self::Collection(kind) | Self::OwnCollection(_, _, _, kind) => {
+                if matches!(describe(*kind).creation, Creation::Never) {
+                    "GET, HEAD, OPTIONS"
+                } else {
+                    "GET, HEAD, POST, OPTIONS"
+                }
+            }
+            Self::Resource(kind, _) => {
+                if describe(*kind).actions.is_empty() {
+                    "GET, HEAD, PUT, DELETE, OPTIONS"
+                } else {
+                    "GET, HEAD, PUT, DELETE, POST, OPTIONS"
+                }
+            }
+            Self::Member(_, _, _, kind, _) => {
+                if matches!(describe(*kind).creation, Creation::Never) {
+                    "GET, HEAD, OPTIONS"
+                } else {
+                    "GET, HEAD, DELETE, OPTIONS"
+                }
+            }
+            Self::Action(..) | Self::Doctor => "POST, OPTIONS",
+            Self::ImageData(_) => "PUT, OPTIONS",
+            Self::Console(_)
+            | Self::Authentication
+            | Self::Health
+            | Self::Metrics
+            | Self::Status => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    /// Whether a method may be used on it.
+    pub(crate) fn allows(&self, method: &Method) -> bool {
+        self.methods()
+            .split(", ")
+            .any(|allowed| allowed == method.as_str())
+    }
+
+    /// Which row of the metrics it belongs to: its position in [`TEMPLATES`].
+    pub(crate) fn template(&self) -> usize {
+        match self {
+            Self::EntryPoint => 1,
+            Self::Collection(_) => 2,
+            Self::Resource(..) => 3,
+            Self::Action(..) => 4,
+            Self::OwnCollection(..) => 5,
+            Self::Member(..) => 6,
+            Self::ImageData(_) => 7,
+            Self::Console(_) => 8,
+            Self::Authentication => 9,
+            Self::Health => 10,
+            Self::Metrics => 11,
+            Self::Status => 12,
+            Self::Doctor => 13,
+        }
+    }
+}
+
+/// The routes as metrics name them; the first is every URL that names nothing.
+pub(crate) const TEMPLATES: [&str; 14] = [
+    "none",
+    "/cimi",
+    "/cimi/{type}",
+    "/cimi/{type}/{id}",
+    "/cimi/{type}/{id}/{action}",
+    "/cimi/{type}/{id}/{collection}",
+    "/cimi/{type}/{id}/{collection}/{id}",
+    "/cimi/MachineImage/{id}/data",
+    "/cimi/Machine/{id}/console",
+    "/cimi/authn",
+    "/health",
+    "/metrics",
+    "/stratus/status",
+    "/stratus/doctor",
+];
+
+/// An id as it can be: what can't be one names nothing.
+fn local(part: &str) -> Option<Cow<'_, str>> {
+    let id = if part.contains('%') {
+        percent_decode_str(part).decode_utf8().ok()?
+    } else {
+        Cow::Borrowed(part)
+    };
+    let valid = (1..=200).contains(&id.len())
+        && !id.starts_with('.')
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.@:+=,~".contains(&b));
+    valid.then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn urls_name_what_the_table_has() {
+        use Route::*;
+        let id = || Cow::Borrowed("7");
+        for (path, route) in [
+            ("/", EntryPoint),
+            ("/cimi", EntryPoint),
+            ("/cimi/", EntryPoint),
+            ("/cimi/CloudEntryPoint", EntryPoint),
+            ("/cimi/Machine", Collection(Kind::Machine)),
+            ("/cimi/Machine/", Collection(Kind::Machine)),
+            ("/cimi/Machine/7", Resource(Kind::Machine, id())),
+            ("/cimi/Machine/%37/", Resource(Kind::Machine, id())),
+            (
+                "/cimi/Machine/7/Start",
+                Action(Kind::Machine, id(), "start"),
+            ),
+            (
+                "/cimi/Machine/7/volumes",
+                OwnCollection(Kind::Machine, id(), "volumes", Kind::MachineVolume),
+            ),
+            (
+                "/cimi/Machine/7/volumes/7",
+                Member(Kind::Machine, id(), "volumes", Kind::MachineVolume, id()),
+            ),
+            ("/cimi/MachineImage/7/data", ImageData(id())),
+            ("/cimi/Machine/7/console", Console(id())),
+            ("/cimi/authn", Authentication),
+            ("/health", Health),
+            ("/metrics/", Metrics),
+            ("/stratus/status", Status),
+            ("/stratus/doctor", Doctor),
+        ] {
+            assert_eq!(Route::of(path), Some(route.clone()), "{path}");
+            assert!(TEMPLATES.get(route.template()).is_some());
+        }
+    }
+
+    #[test]
+    fn other_urls_name_nothing() {
+        for path in [
+            "",
+            "*",
+            "//",
+            "/cimi//",
+            "/cimix",
+            "/cimi/machine",
+            "/cimi/Disk",
+            "/cimi/MachineVolume/7",
+            "/cimi/Machine//7",
+            "/cimi/Machine/..",
+            "/cimi/Machine/%2e%2e",
+            "/cimi/Machine/%2F",
+            "/cimi/Machine/%ff",
+            "/cimi/Machine/7/nothing",
+            "/cimi/Machine/7/data",
+            "/cimi/Volume/7/start",
+            "/cimi/Machine/7/start/now",
+            "/cimi/Machine/7/volumes/8/9",
+            "/cimi/CloudEntryPoint/7",
+            "/cimi/authn/x",
+            "/stratus",
+        ] {
+            assert_eq!(Route::of(path), None, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_makes_it_panic(path in "[/a-zA-Z0-9%.~é]{0,60}") {
+            if let Some(route) = Route::of(&path) {
+                prop_assert!(route.allows(&Method::OPTIONS));
+            }
+        }
+    }
+}

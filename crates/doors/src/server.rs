@@ -1,0 +1,370 @@
+//! Listening: TLS, HTTP/1.1 and HTTP/2, what clients may use up, and ending without cutting
+//! anybody off.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    doors::Doors,
+    metrics::{self, ConnectionMetrics},
+    origin::Connection,
+    stall::Stalling,
+};
+
+/// What clients may use up.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections open at once.
+    pub connections: usize,
+    /// Connections open at once from one address, unless it is this computer's.
+    pub connections_per_address: usize,
+    /// How long a TLS handshake may take.
+    pub handshake: Duration,
+    /// How long a connection may be idle, and how long a request's head may take.
+    pub head: Duration,
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// How long a client may not read what is sent to it.
+    pub write_stall: Duration,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// How long open requests may go on once the server is to end.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_per_address: 1024,
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(30),
+            head_bytes: 32 * 1024,
+            write_stall: Duration::from_secs(60),
+            streams: 128,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A server that can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The doors, about to be opened.
+pub struct Server {
+    doors: Arc<Doors>,
+    limits: Limits,
+    tls: Option<TlsAcceptor>,
+}
+
+/// The doors, open. Dropping this closes them at once; [`Running::end`] waits for open requests.
+pub struct Running {
+    /// Where they are; of port 0, the one that was chosen.
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+/// What the tasks of a running server share.
+struct Shared {
+    doors: Arc<Doors>,
+    limits: Limits,
+    tls: Option<TlsAcceptor>,
+    metrics: ConnectionMetrics,
+    /// Connections by address.
+    open: Mutex<Open>,
+    /// No more connections; those there are end after their request.
+    closing: CancellationToken,
+    /// All end now.
+    aborting: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Open {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+impl Server {
+    /// Over TLS, unless `tls` is `None` (behind a proxy that ends it).
+    #[must_use]
+    pub fn new(doors: Arc<Doors>, limits: Limits, tls: Option<Arc<ServerConfig>>) -> Self {
+        Self {
+            doors,
+            limits,
+            tls: tls.map(TlsAcceptor::from),
+        }
+    }
+
+    /// Listens and serves until the [`Running`] is ended or dropped.
+    ///
+    /// # Errors
+    /// If the address can't be listened on.
+    pub async fn start(self, address: SocketAddr) -> Result<Running, ServerError> {
+        let refused = |source| ServerError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        let shared = Arc::new(Shared {
+            doors: self.doors,
+            limits: self.limits,
+            tls: self.tls,
+            metrics: ConnectionMetrics::new(),
+            open: Mutex::default(),
+            closing: CancellationToken::new(),
+            aborting: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        shared
+            .tasks
+            .spawn(accept(listener, address, Arc::clone(&shared)));
+        shared.tasks.spawn(keep_metrics(shared.closing.clone()));
+        Ok(Running { address, shared })
+    }
+}
+
+impl Running {
+    /// Takes no more connections, lets open requests finish for as long as the limits say, ends
+    /// streams, then closes what is left.
+    pub async fn end(self) {
+        self.shared.closing.cancel();
+        self.shared.doors.end_streams();
+        self.shared.tasks.close();
+        if timeout(self.shared.limits.drain, self.shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            let left = self.shared.open.lock().all;
+            tracing::warn!(
+                connections = left,
+                "requests cut off at the end of the drain time"
+            );
+            self.shared.aborting.cancel();
+            self.shared.tasks.wait().await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+        self.shared.aborting.cancel();
+    }
+}
+
+async fn keep_metrics(closing: CancellationToken) {
+    while closing
+        .run_until_cancelled(sleep(Duration::from_secs(5)))
+        .await
+        .is_some()
+    {
+        metrics::upkeep();
+    }
+}
+
+async fn accept(listener: TcpListener, local: SocketAddr, shared: Arc<Shared>) {
+    while let Some(accepted) = shared.closing.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                if let Some(place) = Place::take(&shared, peer.ip()) {
+                    let local = stream.local_addr().unwrap_or(local);
+                    let connection = Connection {
+                        peer,
+                        local,
+                        tls: shared.tls.is_some(),
+                    };
+                    let task = serve(stream, connection, place, Arc::clone(&shared));
+                    shared.tasks.spawn(task);
+                } else {
+                    shared.metrics.refused.increment(1);
+                }
+            }
+            // Out of descriptors, or the client is gone already: go on, but not in a tight loop.
+            Err(error) => {
+                tracing::warn!(%error, "a connection can't be accepted");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// One of the connections allowed; given back when dropped.
+struct Place {
+    shared: Arc<Shared>,
+    address: IpAddr,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
+        let address = address.to_canonical();
+        let mut open = shared.open.lock();
+        if open.all >= shared.limits.connections {
+            return None;
+        }
+        let of_address = open.by_address.entry(address).or_default();
+        if *of_address >= shared.limits.connections_per_address && !address.is_loopback() {
+            return None;
+        }
+        *of_address += 1;
+        open.all += 1;
+        shared.metrics.open.increment(1.0);
+        Some(Self {
+            shared: Arc::clone(shared),
+            address,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.shared.open.lock();
+        open.all = open.all.saturating_sub(1);
+        if let Some(count) = open.by_address.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                open.by_address.remove(&self.address);
+            }
+        }
+        self.shared.metrics.open.decrement(1.0);
+    }
+}
+
+/// One connection, from its handshake to its end.
+async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: Arc<Shared>) {
+    // Answers are written whole: nothing is gained by waiting for more.
+    let _ = stream.set_nodelay(true);
+    let aborting = shared.aborting.clone();
+    let work = async {
+        let patience = shared.limits.write_stall;
+        match &shared.tls {
+            None => speak(Stalling::new(stream, patience), false, connection, &shared).await,
+            Some(tls) => {
+                let handshake = timeout(shared.limits.handshake, tls.accept(stream)).await;
+                let Ok(Ok(stream)) = handshake else {
+                    shared.metrics.failed_handshakes.increment(1);
+                    return;
+                };
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                speak(Stalling::new(stream, patience), http2, connection, &shared).await;
+            }
+        }
+    };
+    // Boxed: with both protocols in it, it is large.
+    aborting.run_until_cancelled(Box::pin(work)).await;
+    drop(place);
+}
+
+/// HTTP on an open connection. What a client does wrong ends its connection and nothing else.
+async fn speak<S>(stream: S, http2: bool, connection: Connection, shared: &Shared)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &shared.limits;
+    let doors = Arc::clone(&shared.doors);
+    let service = service_fn(move |request| {
+        let doors = Arc::clone(&doors);
+        async move { Ok::<_, Infallible>(doors.handle(connection, request).await) }
+    });
+    let stream = TokioIo::new(stream);
+    let outcome = if http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .max_send_buf_size(256 * 1024)
+            .keep_alive_interval(limits.head)
+            .keep_alive_timeout(limits.handshake);
+        let served = pin!(builder.serve_connection(stream, service));
+        until_closing!(served, shared)
+    } else {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head)
+            .max_header_size(limits.head_bytes)
+            .max_buf_size(limits.head_bytes.max(64 * 1024))
+            .pipeline_flush(true);
+        let mut connection = builder.serve_connection(stream, service);
+        let outcome = {
+            let served = Pin::new(&mut connection);
+            until_closing!(served, shared)
+        };
+        linger(connection.into_parts().io.into_inner()).await;
+        outcome
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(peer = %connection.peer, %error, "connection ended");
+    }
+}
+
+/// Ends a connection so that the client gets what was sent last: says goodbye, then takes what is
+/// still on its way, for a moment. (Closing with unread bytes would make the kernel reset the
+/// connection, and the client lose an answer such as 413.)
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let goodbye = async {
+        stream.shutdown().await?;
+        let mut rest = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut rest).await? {
+                0 => break,
+                length => left = left.saturating_sub(length),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whether it worked makes no difference: this was the end.
+    let _ = timeout(LINGER, goodbye).await;
+}
+
+/// How long, and for how many bytes, a connection that ends is listened to.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 4 << 20;
+
+/// Drives a connection; once the server is closing, tells it to end after its open requests.
+/// (A macro, because the two protocols' connections have no trait in common.)
+macro_rules! until_closing {
+    ($served:ident, $shared:ident) => {{
+        let mut served = $served;
+        tokio::select! {
+            outcome = served.as_mut() => outcome,
+            () = $shared.closing.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        }
+    }};
+}
+use until_closing;

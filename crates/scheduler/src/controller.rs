@@ -1,0 +1,315 @@
+//! The loop around placement: what changed goes into the ledger, machines without a host are placed, each write is a
+//! task of its own.
+//!
+//! ```text
+//!   machine without host, wanted on ──▶ waiting ──▶ room found: booked, host written ──▶ (the host's controller)
+//!                                        ▲   │
+//!            room was made on any host ──┘   └─▶ no room: the reason written once
+//!   machine without host, deleted ─────▶ released
+//! ```
+//!
+//! What is being written is booked already and not looked at again before its write has ended, so that documents which
+//! don't show it yet can't undo the booking.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use cimi::{
+    HostId, Timestamp,
+    lifecycle::Power,
+    resources::{Machine, Resource},
+};
+use documents::{Cached, Documents, DocumentsError, release::release_machine};
+use store::cache::Changed;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ledger::Ledger,
+    placement::{Demand, NoRoom, Policy},
+};
+
+/// Most writes on their way at once; more only wait in the store's queue instead of here.
+const WRITES_AT_ONCE: usize = 128;
+/// How long a machine rests whose write the store refused (a full disk, a lost store).
+const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// The scheduler. See the crate's documentation for what it promises.
+#[derive(Debug)]
+pub struct Scheduler {
+    documents: Documents,
+    ledger: Ledger,
+    /// Machines to be placed, oldest first.
+    waiting: BTreeMap<u32, Arc<str>>,
+    /// Machines to be released, for their turn.
+    orphans: BTreeMap<u32, Arc<str>>,
+    /// Why machines wait, as far as it was written.
+    explained: HashMap<Arc<str>, [bool; 4]>,
+    /// Machines with a write on its way.
+    busy: HashSet<Arc<str>>,
+    writes: JoinSet<Arc<str>>,
+}
+
+impl Scheduler {
+    /// Over the given documents; does nothing before [`run`](Self::run).
+    #[must_use]
+    pub fn new(documents: Documents, policy: Policy) -> Self {
+        Self {
+            documents,
+            ledger: Ledger::new(policy),
+            waiting: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            explained: HashMap::new(),
+            busy: HashSet::new(),
+            writes: JoinSet::new(),
+        }
+    }
+
+    /// Places machines until `stop`, then ends the writes on their way. What it had not written is found again by the
+    /// next run.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut machines = self.documents.machines.changes();
+        let mut hosts = self.documents.hosts.changes();
+        let mut fresh = Vec::new();
+        loop {
+            let mut made_room = false;
+            // All that is known goes into the ledger before anything is decided: after a start, what runs already has
+            // to be booked before there is room for more.
+            while let Some(changed) = hosts.try_next() {
+                made_room |= self.host_changed(&changed);
+            }
+            while let Some(changed) = machines.try_next() {
+                made_room |= self.machine_changed(&changed, &mut fresh);
+            }
+            self.release_orphans();
+            self.place_waiting(if made_room { None } else { Some(&fresh) });
+            fresh.clear();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = hosts.next() => {
+                    if self.host_changed(&changed) {
+                        self.place_waiting(None);
+                    }
+                }
+                changed = machines.next() => {
+                    if self.machine_changed(&changed, &mut fresh) {
+                        self.place_waiting(None);
+                    }
+                }
+                Some(written) = self.writes.join_next(), if !self.writes.is_empty() => {
+                    self.written(written, &mut fresh);
+                }
+            }
+        }
+        self.writes.shutdown().await;
+    }
+
+    /// Returns whether there may be more room than before.
+    fn host_changed(&mut self, changed: &Changed<documents::Doc<cimi::resources::Host>>) -> bool {
+        match changed {
+            Changed::Present(host) => self.ledger.host(host),
+            Changed::Removed(local) => {
+                self.ledger.host_gone(local);
+                false
+            }
+            // What it offers can't be known, and need not have changed.
+            Changed::Unreadable(_) => false,
+        }
+    }
+
+    /// Returns whether room was made. Machines that wait newly are added to `fresh`.
+    fn machine_changed(
+        &mut self,
+        changed: &Changed<documents::Doc<Machine>>,
+        fresh: &mut Vec<u32>,
+    ) -> bool {
+        let local = changed.id();
+        if self.busy.contains(local) {
+            return false;
+        }
+        match changed {
+            Changed::Present(machine) => self.look_at(machine, fresh),
+            Changed::Removed(local) => {
+                self.explained.remove(local);
+                self.waiting.retain(|_, other| other != local);
+                self.orphans.retain(|_, other| other != local);
+                self.ledger.unbook(local)
+            }
+            // It may run: what it takes stays booked.
+            Changed::Unreadable(_) => false,
+        }
+    }
+
+    fn look_at(&mut self, machine: &Cached<Machine>, fresh: &mut Vec<u32>) -> bool {
+        let vmid = machine.vmid.0;
+        self.waiting.remove(&vmid);
+        self.orphans.remove(&vmid);
+        let local: Arc<str> = machine.id().into();
+        if let Some(host) = &machine.host {
+            self.explained.remove(&local);
+            return self.ledger.book(&local, host, Demand::of(machine));
+        }
+        if machine.desired.deleted {
+            self.orphans.insert(vmid, local.clone());
+        } else if machine.desired.power == Power::On {
+            self.waiting.insert(vmid, local.clone());
+            fresh.push(vmid);
+        }
+        self.ledger.unbook(&local)
+    }
+
+    /// Tries the machines that wait: all, or those in `only`.
+    fn place_waiting(&mut self, only: Option<&[u32]>) {
+        let candidates: Vec<u32> = match only {
+            Some(only) => only.to_vec(),
+            None => self.waiting.keys().copied().collect(),
+        };
+        // Hosts only fill up in here: what had no room at once has none later, nor has anything larger.
+        let mut no_room: Vec<Demand> = Vec::new();
+        for vmid in candidates {
+            if self.writes.len() >= WRITES_AT_ONCE {
+                // The end of a write brings us back here, to all of them.
+                return;
+            }
+            let Some(local) = self.waiting.get(&vmid).cloned() else {
+                continue;
+            };
+            let Some(machine) = self.documents.machines.get(&local) else {
+                continue;
+            };
+            let demand = Demand::of(&machine);
+            let hopeless = no_room.iter().any(|smaller| smaller.fits_in(demand));
+            if hopeless && self.explained.contains_key(&local) {
+                continue;
+            }
+            match self.ledger.reserve(&local, demand) {
+                Ok(host) => {
+                    self.waiting.remove(&vmid);
+                    self.explained.remove(&local);
+                    tracing::info!(machine = %machine.document.id, vmid, %host, "placed");
+                    self.write(local.clone(), assign(self.documents.clone(), local, host));
+                }
+                Err(refused) => {
+                    no_room.push(demand);
+                    self.explain(&machine, local, &refused);
+                }
+            }
+        }
+    }
+
+    /// Lets the user know why the machine waits, unless that is what is told already.
+    fn explain(&mut self, machine: &Cached<Machine>, local: Arc<str>, refused: &NoRoom) {
+        let kinds = refused.kinds();
+        if self.explained.insert(local.clone(), kinds) == Some(kinds) {
+            return;
+        }
+        let reason = refused.to_string();
+        if machine.reason.as_deref() == Some(&reason) {
+            return;
+        }
+        tracing::info!(machine = %machine.document.id, vmid = machine.vmid.0, reason, "no room");
+        self.waiting.remove(&machine.vmid.0);
+        self.write(local.clone(), tell(self.documents.clone(), local, reason));
+    }
+
+    fn release_orphans(&mut self) {
+        while self.writes.len() < WRITES_AT_ONCE
+            && let Some((_, local)) = self.orphans.pop_first()
+        {
+            let work = release(self.documents.clone(), local.clone());
+            self.write(local, work);
+        }
+    }
+
+    /// Lets a write run on its own; [`written`](Self::written) is told when it has ended.
+    fn write(
+        &mut self,
+        local: Arc<str>,
+        work: impl Future<Output = Result<(), DocumentsError>> + Send + 'static,
+    ) {
+        self.busy.insert(local.clone());
+        self.writes.spawn(async move {
+            match work.await {
+                Ok(()) | Err(DocumentsError::Absent { .. }) => {}
+                Err(error) if error.is_conflict() => {}
+                Err(error) => {
+                    tracing::warn!(machine = &*local, %error, "could not be written; will be tried again");
+                    tokio::time::sleep(REST_AFTER_FAILURE).await;
+                }
+            }
+            local
+        });
+    }
+
+    /// A write has ended, well or not: the machine is looked at as it is now.
+    fn written(&mut self, ended: Result<Arc<str>, JoinError>, fresh: &mut Vec<u32>) {
+        let was_full = self.writes.len() + 1 >= WRITES_AT_ONCE;
+        let local = match ended {
+            Ok(local) => local,
+            Err(error) => {
+                // Only a defect gets here. The machine stays as it is until the daemon starts again.
+                tracing::error!(%error, "a write of the scheduler ended by a panic");
+                return;
+            }
+        };
+        self.busy.remove(&local);
+        let made_room = match self.documents.machines.get(&local) {
+            Some(machine) => self.look_at(&machine, fresh),
+            None => self.machine_changed(&Changed::Removed(local), fresh),
+        };
+        if made_room || was_full {
+            self.place_waiting(None);
+            self.release_orphans();
+        }
+    }
+}
+
+/// Writes the machine's host, if it still waits for one.
+async fn assign(documents: Documents, local: Arc<str>, host: HostId) -> Result<(), DocumentsError> {
+    let edit = |machine: &mut Machine| {
+        if !waits(machine) {
+            return Ok(false);
+        }
+        machine.host = Some(host.clone());
+        machine.reason = None;
+        machine.settle();
+        Ok::<_, DocumentsError>(true)
+    };
+    documents.update(&local, edit).await.map(drop)
+}
+
+/// Writes why the machine has no host, if it still waits for one.
+async fn tell(documents: Documents, local: Arc<str>, reason: String) -> Result<(), DocumentsError> {
+    let edit = |machine: &mut Machine| {
+        if !waits(machine) || machine.reason.as_ref() == Some(&reason) {
+            return Ok(false);
+        }
+        machine.reason = Some(reason.clone());
+        machine.settle();
+        Ok::<_, DocumentsError>(true)
+    };
+    documents.update(&local, edit).await.map(drop)
+}
+
+/// Ends a machine that was deleted before it had a host.
+async fn release(documents: Documents, local: Arc<str>) -> Result<(), DocumentsError> {
+    let Some(machine) = documents.machines.get(&local) else {
+        return Ok(());
+    };
+    if machine.host.is_some() || !machine.desired.deleted {
+        return Ok(());
+    }
+    release_machine(&documents, &machine, Timestamp::now())
+        .commit()
+        .await?;
+    tracing::info!(machine = %machine.key(), vmid = machine.vmid.0, "released; it never had a host");
+    Ok(())
+}
+
+fn waits(machine: &Machine) -> bool {
+    machine.host.is_none() && machine.desired.power == Power::On && !machine.desired.deleted
+}

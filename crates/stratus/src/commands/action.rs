@@ -1,0 +1,73 @@
+//! What start-, stop- and restart-instance share: CIMI's actions of a machine.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cloud::{JobEnd, wait_for_job};
+use crate::commands::machine_id::MachineNumber;
+use crate::failure::{Failure, Result};
+use crate::options::Cloud;
+use crate::progress::Waiting;
+use crate::session::Session;
+
+/// An action and how it is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Action {
+    /// `start`, `stop` or `restart`.
+    pub verb: &'static str,
+    /// Without asking the guest.
+    pub force: bool,
+    /// How long its end is waited for; nothing: not at all.
+    pub limit: Option<Duration>,
+}
+
+/// Asks for the action on every machine; the first refusal ends the command.
+///
+/// # Errors
+/// What the cloud says, and [`Failure::Usage`] when no machine is named.
+pub async fn act(session: &Session, action: &Action, ids: &[String], cloud: &Cloud) -> Result {
+    let Action { verb, force, limit } = *action;
+    if ids.is_empty() {
+        return Err(Failure::Usage("Missing vm-id".to_owned()));
+    }
+    let machines: Vec<MachineNumber> = ids.iter().map(|id| id.parse()).collect::<Result<_>>()?;
+    let api = session.api(cloud)?;
+    let body = json!({ "action": format!("http://schemas.dmtf.org/cimi/1/action/{verb}"), "force": force });
+    let mut jobs = Vec::new();
+    for machine in &machines {
+        session.out.detail(format_args!(
+            "Sending \"{verb}\" request for instance {machine}."
+        ));
+        jobs.push((
+            machine,
+            api.post(&format!("{}/{verb}", machine.path()), &body)
+                .await?
+                .job,
+        ));
+    }
+    if let Some(limit) = limit {
+        let deadline = tokio::time::Instant::now() + limit;
+        for (machine, job) in &jobs {
+            let waiting = Waiting::start(&session.out, format!("{verb} of machine {machine}"));
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            match wait_for_job(&api, job.as_deref(), left, &waiting).await? {
+                JobEnd::Success => {}
+                JobEnd::Failed(reason) => return Err(Failure::Work(reason)),
+                JobEnd::StillRunning => {
+                    return Err(Failure::Work(format!(
+                        "{verb} of machine {machine} is not done after {} s; it goes on",
+                        limit.as_secs()
+                    )));
+                }
+            }
+        }
+    }
+    if session.out.is_json() {
+        session
+            .out
+            .json(&machines.iter().map(ToString::to_string).collect::<Vec<_>>())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! `stratus image …`: what machines are started from.
+
+mod delete;
+mod import;
+mod list;
+mod show;
+
+use clap::Subcommand;
+
+use crate::cloud::{Api, ImageView, is_image_identifier, is_uuid};
+use crate::failure::{Failure, Result};
+use crate::options::Common;
+
+/// Import, list, show and delete images
+///
+/// An image is the content of a disk that machines start from, raw or qcow2. It is named by an identifier of 27 characters that
+/// follows from its SHA-1, so the same content has the same name everywhere.
+#[derive(Debug, clap::Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Import(Box<import::Arguments>),
+    List(list::Arguments),
+    Show(show::Arguments),
+    Delete(delete::Arguments),
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        match &self.action {
+            Action::Import(arguments) => arguments.common(),
+            Action::List(arguments) => arguments.common(),
+            Action::Show(arguments) => arguments.common(),
+            Action::Delete(arguments) => arguments.common(),
+        }
+    }
+
+    pub(super) async fn run(self) -> Result {
+        match self.action {
+            Action::Import(arguments) => Box::pin(arguments.run()).await,
+            Action::List(arguments) => arguments.run().await,
+            Action::Show(arguments) => arguments.run().await,
+            Action::Delete(arguments) => arguments.run().await,
+        }
+    }
+}
+
+/// The path of the image that a user named by identifier, UUID, `MachineImage/…` or name.
+async fn image_path(api: &Api, text: &str) -> Result<String> {
+    let id = text.trim().trim_start_matches("MachineImage/");
+    if is_image_identifier(id) || is_uuid(id) {
+        return Ok(format!("MachineImage/{id}"));
+    }
+    let named: Vec<ImageView> = api.views::<ImageView>("MachineImage").await?.into_iter().filter(|image| image.name.as_deref() == Some(id)).collect();
+    match named.as_slice() {
+        [image] => Ok(image.id.clone()),
+        [] => Err(Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is"))),
+        several => Err(Failure::Work(format!(
+            "{} images have the name '{text}'; take one of {}",
+            several.len(),
+            several.iter().map(|image| image.identifier.as_deref().unwrap_or(&image.id)).collect::<Vec<_>>().join(", ")
+        ))),
+    }
+}
+
+/// An image as programs see it.
+fn as_json(image: &ImageView) -> serde_json::Value {
+    serde_json::json!({
+        "identifier": image.identifier, "uri": image.id, "name": image.name, "state": image.state, "reason": image.reason,
+        "format": image.format, "virtualSize": image.virtual_size, "visibility": image.visibility, "owner": image.owner,
+        "progress": image.progress,
+    })
+}

@@ -1,0 +1,301 @@
+//! `stratus image import`: new images from files and URLs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio_util::io::ReaderStream;
+
+use crate::cloud::{Api, ApiError, Body, ImageView, JobEnd, is_image_identifier, wait_for_job};
+use crate::failure::{Failure, Result};
+use crate::image_source::{ImageSource, LocalDigests, local_digests};
+use crate::options::{Cloud, Common};
+use crate::progress::{Waiting, byte_bar};
+use crate::session::Session;
+
+/// Import an image from a file or a URL
+///
+/// Raw and qcow2 disks are taken, plain or compressed by gzip, xz or zstd. A file is sent; a URL is fetched by the cloud itself. The
+/// content is checked against every digest that is given. Content that the cloud has already is not sent again (as far as the
+/// identifier is given, or can be computed here because the file is not compressed).
+///
+/// Prints 'IMAGE IDENTIFIER' when machines can be started from it.
+///
+/// JSON: {"identifier", "uri", "name", "state", "reason", "format", "virtualSize", "visibility", "owner", "progress"}.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  stratus image import debian-12.qcow2
+  stratus image import --public --name tiny --kernel vmlinuz --initrd initrd.gz --kernel-args 'console=ttyS0 root=/dev/vda' tiny.raw
+  stratus image import --sha512 8f3c… https://example.org/images/debian-12.raw.xz")]
+pub struct Arguments {
+    /// The file, or http(s) URL
+    #[arg(value_name = "FILE|URL")]
+    source: String,
+    /// Name for people [default: the file's name without suffixes]
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<String>,
+    /// For you alone (the default)
+    #[arg(long, overrides_with = "public")]
+    private: bool,
+    /// Everybody may start machines from it
+    #[arg(long, overrides_with = "private")]
+    public: bool,
+    /// Type: IMAGE to start machines from, FILE for a kernel and the like [default: IMAGE]
+    #[arg(long = "type", value_name = "TYPE", default_value = "IMAGE", hide_default_value = true)]
+    kind: String,
+    /// Identifier that the content must have
+    #[arg(long, value_name = "ID", help_heading = "Checks of the content, uncompressed")]
+    identifier: Option<String>,
+    /// MD5 that it must have
+    #[arg(long, value_name = "HEX", help_heading = "Checks of the content, uncompressed")]
+    md5: Option<String>,
+    /// SHA-1 that it must have
+    #[arg(long, value_name = "HEX", help_heading = "Checks of the content, uncompressed")]
+    sha1: Option<String>,
+    /// SHA-256 that it must have
+    #[arg(long, value_name = "HEX", help_heading = "Checks of the content, uncompressed")]
+    sha256: Option<String>,
+    /// SHA-512 that it must have
+    #[arg(long, value_name = "HEX", help_heading = "Checks of the content, uncompressed")]
+    sha512: Option<String>,
+    /// Length in bytes that it must have
+    #[arg(long, value_name = "N", help_heading = "Checks of the content, uncompressed")]
+    bytes: Option<u64>,
+    /// Kernel to boot directly: a file, URL, or an image of type FILE
+    #[arg(long, value_name = "FILE|URL|IMAGE", help_heading = "Booting without a boot loader")]
+    kernel: Option<String>,
+    /// Initial RAM disk: a file, URL, or an image of type FILE
+    #[arg(long, value_name = "FILE|URL|IMAGE", requires = "kernel", help_heading = "Booting without a boot loader")]
+    initrd: Option<String>,
+    /// Arguments of the kernel
+    #[arg(long = "kernel-args", value_name = "TEXT", allow_hyphen_values = true, help_heading = "Booting without a boot loader")]
+    kernel_arguments: Option<String>,
+    /// Seconds to wait for the cloud to fetch and check [default: 3600]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, hide_default_value = true)]
+    timeout: u64,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// An upload that moves no byte for this long is given up.
+const STALL_LIMIT: Duration = Duration::from_secs(120);
+/// How much is read and sent at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+impl Arguments {
+    pub(in crate::commands) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(super) async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let source = ImageSource::parse(&self.source)?;
+        if !["IMAGE", "FILE"].contains(&self.kind.as_str()) {
+            return Err(Failure::Usage(format!("'{}' is not a type; take IMAGE or FILE", self.kind)));
+        }
+        let expected = self.expected()?;
+        let api = session.api(&self.cloud)?;
+        let import = Import { session: &session, api: &api, visibility: if self.public { "PUBLIC" } else { "PRIVATE" }, limit: Duration::from_secs(self.timeout) };
+        let mut document = Map::new();
+        document.insert("name".to_owned(), json!(self.name.clone().unwrap_or_else(|| source.default_name())));
+        document.insert("type".to_owned(), json!(self.kind));
+        for (member, given) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
+            if let Some(text) = given {
+                document.insert(member.to_owned(), json!({ "href": import.boot_file(text).await? }));
+            }
+        }
+        document.extend(self.kernel_arguments.as_ref().map(|text| ("kernelArguments".to_owned(), json!(text))));
+        let image = import.one(&source, document, expected).await?;
+        if session.out.is_json() {
+            return session.out.json(&super::as_json(&image));
+        }
+        session.out.line(format_args!("IMAGE {}", image.identifier.as_deref().unwrap_or(&image.id)))
+    }
+
+    fn expected(&self) -> Result<Map<String, Value>> {
+        let mut expected = Map::new();
+        if let Some(identifier) = &self.identifier {
+            if !is_image_identifier(identifier) {
+                return Err(Failure::Usage(format!("'{identifier}' is not an identifier of 27 characters")));
+            }
+            expected.insert("identifier".to_owned(), json!(identifier));
+        }
+        for (name, value, digits) in [("md5", &self.md5, 32), ("sha1", &self.sha1, 40), ("sha256", &self.sha256, 64), ("sha512", &self.sha512, 128)] {
+            if let Some(value) = value {
+                if value.len() != digits || !value.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                    return Err(Failure::Usage(format!("'{value}' is not {name}: it has {digits} hexadecimal digits")));
+                }
+                expected.insert(name.to_owned(), json!(value.to_lowercase()));
+            }
+        }
+        expected.extend(self.bytes.map(|bytes| ("bytes".to_owned(), json!(bytes))));
+        Ok(expected)
+    }
+}
+
+/// What all pieces of one command have in common.
+struct Import<'a> {
+    session: &'a Session,
+    api: &'a Api,
+    visibility: &'static str,
+    limit: Duration,
+}
+
+impl Import<'_> {
+    /// A kernel or RAM disk: an image that is there already, or one that is imported now.
+    async fn boot_file(&self, text: &str) -> Result<String> {
+        let is_new = text.starts_with("http://") || text.starts_with("https://") || Path::new(text).is_file();
+        if !is_new {
+            return super::image_path(self.api, text).await;
+        }
+        let source = ImageSource::parse(text)?;
+        let document = Map::from_iter([("name".to_owned(), json!(source.default_name())), ("type".to_owned(), json!("FILE"))]);
+        Ok(self.one(&source, document, Map::new()).await?.id)
+    }
+
+    /// Imports one source and waits until it is available.
+    async fn one(&self, source: &ImageSource, mut document: Map<String, Value>, mut expected: Map<String, Value>) -> Result<ImageView> {
+        let out = &self.session.out;
+        document.insert("visibility".to_owned(), json!(self.visibility));
+        match source {
+            ImageSource::Url(url) => document.insert("imageLocation".to_owned(), json!({ "href": url })),
+            ImageSource::File(path) => {
+                if let Some(digests) = digests_of(self.session, path).await? {
+                    check(path, &expected, &digests)?;
+                    expected.insert("identifier".to_owned(), json!(digests.identifier));
+                    expected.insert("sha1".to_owned(), json!(digests.sha1));
+                    expected.insert("sha512".to_owned(), json!(digests.sha512));
+                    expected.insert("bytes".to_owned(), json!(digests.bytes));
+                }
+                document.insert("imageLocation".to_owned(), json!("upload:"))
+            }
+        };
+        if !expected.is_empty() {
+            document.insert("expected".to_owned(), Value::Object(expected));
+        }
+        let accepted = self.api.post("MachineImage", &Value::Object(document)).await?;
+        let image: ImageView = self.api.viewed("MachineImage", accepted.body)?;
+        if accepted.status == 200 {
+            out.step("The cloud has this content already.");
+            return Ok(image);
+        }
+        let path = if image.id.is_empty() { accepted.location.unwrap_or_default() } else { image.id.clone() };
+        let result = match source {
+            ImageSource::File(file) => self.upload(&path, file).await,
+            ImageSource::Url(_) => Ok(()),
+        };
+        let result = match result {
+            Ok(()) => self.until_available(&path, accepted.job.as_deref()).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = &result
+            && !matches!(failure, Failure::Exit(_))
+        {
+            // Nothing half-made stays behind; if this fails too, the first error is the one to tell.
+            if let Err(error) = self.api.delete(&path).await {
+                out.detail(format_args!("the unfinished {path} could not be removed: {error}"));
+            }
+        }
+        result
+    }
+
+    async fn upload(&self, image: &str, file: &Path) -> Result {
+        let failed = |error: std::io::Error| Failure::file(file, &error);
+        let handle = tokio::fs::File::open(file).await.map_err(failed)?;
+        let length = handle.metadata().await.map_err(failed)?.len();
+        let bar = byte_bar(&self.session.out, "sending", length);
+        let sent = Arc::new(AtomicU64::new(0));
+        let (counter, counting_bar) = (sent.clone(), bar.clone());
+        let stream = ReaderStream::with_capacity(handle.take(length), PIECE_BYTES).inspect(move |piece| {
+            let count = piece.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            counter.fetch_add(count, Ordering::Relaxed);
+            counting_bar.inc(count);
+        });
+        let path = format!("{image}/data");
+        let request = self.api.send(Method::PUT, &path, Body::Stream(reqwest::Body::wrap_stream(stream), length));
+        let result = tokio::select! {
+            result = request => result.map(|_| ()),
+            () = stalled(&sent, length, self.limit) => Err(ApiError::Network { text: format!("the upload of {} did not move for {} s", file.display(), STALL_LIMIT.as_secs()) }),
+        };
+        bar.finish_and_clear();
+        Ok(result?)
+    }
+
+    /// Waits until the image can be used; a URL's content takes its time.
+    async fn until_available(&self, path: &str, job: Option<&str>) -> Result<ImageView> {
+        let deadline = Instant::now() + self.limit;
+        let waiting = Waiting::start(&self.session.out, "importing");
+        loop {
+            let image: ImageView = self.api.view(path).await?;
+            match image.state.as_deref() {
+                Some("AVAILABLE") => return Ok(image),
+                Some("ERROR") => return Err(Failure::Work(format!("the image cannot be used: {}", image.reason.as_deref().unwrap_or("the cloud gives no reason")))),
+                state => waiting.say(format!("importing: {} {:.0} %", state.unwrap_or_default().to_lowercase(), image.progress.unwrap_or(0.0))),
+            }
+            if Instant::now() >= deadline {
+                self.session.out.error(format_args!(
+                    "The image is not available after {} s; the import goes on. stratus image show {path} tells how far it is.",
+                    self.limit.as_secs()
+                ));
+                return Err(Failure::Exit(crate::failure::WORK_FAILED));
+            }
+            if let JobEnd::Failed(reason) = wait_for_job(self.api, job, Duration::from_secs(1), &waiting).await? {
+                return Err(Failure::Work(format!("the image cannot be used: {reason}")));
+            }
+            if job.is_none() {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            waiting.tick();
+        }
+    }
+}
+
+/// Ends when an upload has not moved for too long. When all is sent, the cloud has `limit` to check it.
+async fn stalled(sent: &AtomicU64, length: u64, limit: Duration) {
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = sent.load(Ordering::Relaxed);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        let allowed = if now >= length { STALL_LIMIT.max(limit) } else { STALL_LIMIT };
+        if since.elapsed() > allowed {
+            return;
+        }
+    }
+}
+
+async fn digests_of(session: &Session, path: &Path) -> Result<Option<LocalDigests>> {
+    let length = std::fs::metadata(path).map_err(|error| Failure::file(path, &error))?.len();
+    let bar = byte_bar(&session.out, "checking", length);
+    let (owned, counting_bar) = (path.to_path_buf(), bar.clone());
+    let result = tokio::task::spawn_blocking(move || local_digests(&owned, &counting_bar)).await;
+    bar.finish_and_clear();
+    result.map_err(|error| Failure::Work(format!("the digests cannot be computed: {error}")))?
+}
+
+/// Compares what was given with what the file is, before anything is sent.
+fn check(path: &Path, expected: &Map<String, Value>, digests: &LocalDigests) -> Result {
+    let found = [
+        ("identifier", json!(digests.identifier)),
+        ("md5", json!(digests.md5)),
+        ("sha1", json!(digests.sha1)),
+        ("sha256", json!(digests.sha256)),
+        ("sha512", json!(digests.sha512)),
+        ("bytes", json!(digests.bytes)),
+    ];
+    for (name, is) in found {
+        if let Some(wanted) = expected.get(name).filter(|wanted| **wanted != is) {
+            return Err(Failure::Check(format!("'{}' is not what it should be: its {name} is {is}, not {wanted}; nothing was sent", path.display())));
+        }
+    }
+    Ok(())
+}

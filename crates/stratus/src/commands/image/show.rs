@@ -1,0 +1,42 @@
+//! `stratus image show`.
+
+use crate::cloud::text_of;
+use crate::failure::Result;
+use crate::options::{Cloud, Common};
+use crate::output::printable;
+use crate::session::Session;
+
+/// Show everything that is known of an image
+///
+/// JSON: the image's document as the cloud gives it.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Identifier, UUID or name
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Arguments {
+    pub(in crate::commands) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(super) async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let document = api.get(&super::image_path(&api, &self.image).await?).await?;
+        if session.out.is_json() {
+            return session.out.json(&document);
+        }
+        let members = document.as_object().into_iter().flatten();
+        let shown = members.filter(|(name, value)| !["resourceURI", "operations", "acl"].contains(&name.as_str()) && !value.is_null());
+        for (name, value) in shown {
+            session.out.line(format_args!("{name}: {}", printable(&text_of(value))))?;
+        }
+        Ok(())
+    }
+}

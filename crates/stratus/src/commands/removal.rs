@@ -1,0 +1,87 @@
+//! What kill-instance and shutdown-instance share: only the verb differs.
+
+use std::path::{Path, PathBuf};
+
+use reqwest::Method;
+
+use crate::cloud::Body;
+use crate::commands::machine_id::MachineNumber;
+use crate::failure::{Failure, Result};
+use crate::options::Cloud;
+use crate::session::Session;
+
+/// How machines are removed.
+#[derive(Debug, Clone, Copy)]
+pub enum Removal {
+    /// At once.
+    Kill,
+    /// By the power button first.
+    Shutdown,
+}
+
+/// Removes the machines named as arguments and in the file. The first refusal ends the command.
+///
+/// # Errors
+/// What the cloud says, and [`Failure::Usage`] when no machine is named.
+pub async fn remove(
+    session: &Session,
+    removal: Removal,
+    ids: &[String],
+    input: Option<&Path>,
+    cloud: &Cloud,
+) -> Result {
+    let (verb, shown) = match removal {
+        Removal::Kill => ("kill", "Kill"),
+        Removal::Shutdown => ("shutdown", "Shutdown"),
+    };
+    let file = input.map(Path::to_path_buf).or_else(|| {
+        session
+            .settings
+            .text(None, "in_vm_ids_file")
+            .filter(|_| ids.is_empty())
+            .map(PathBuf::from)
+    });
+    let mut texts = ids.to_vec();
+    if let Some(file) = &file {
+        let content = std::fs::read_to_string(file).map_err(|error| Failure::file(file, &error))?;
+        texts.extend(
+            content
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .map(str::to_owned),
+        );
+    } else if ids.is_empty() {
+        return Err(Failure::Usage(
+            "Missing vm-id or input file (-i/--input)".to_owned(),
+        ));
+    }
+    // All numbers are read before the first machine goes: a typing error must not leave half the work done.
+    let machines: Vec<MachineNumber> = texts
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_>>()?;
+    let api = session.api(cloud)?;
+    for machine in &machines {
+        session.out.detail(format_args!(
+            "Sending \"{shown}\" request for instance {machine}."
+        ));
+        api.send(
+            Method::POST,
+            &format!("{}/{verb}", machine.path()),
+            Body::Empty,
+        )
+        .await?;
+    }
+    let list: Vec<String> = machines.iter().map(ToString::to_string).collect();
+    session.out.detail(format_args!(
+        "\"{shown}\" {} VMs: {}",
+        list.len(),
+        list.join(", ")
+    ));
+    if session.out.is_json() {
+        session.out.json(&list)
+    } else {
+        Ok(())
+    }
+}

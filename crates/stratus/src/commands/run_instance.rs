@@ -1,0 +1,368 @@
+//! `stratus run-instance`: machines from an image.
+
+mod request;
+mod wait;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::cloud::{Api, ImageView, MachineView, is_image_identifier, is_uuid};
+use crate::failure::{Failure, Result};
+use crate::machine_types::{DEFAULT_TYPE, machine_types, type_table};
+use crate::options::{Cloud, Common, Storage};
+use crate::session::Session;
+use wait::WaitFor;
+pub(super) use wait::answers_ssh;
+
+/// Start machines from an image
+///
+/// IMAGE is an image's identifier of 27 characters ('stratus image list'), its name, or the UUID of a volume to boot from.
+/// Prints the number and the address of each machine and returns; the machines start meanwhile (--wait waits for them). Log in
+/// with 'stratus connect-instance ID' when they are Running.
+///
+/// Context tells a machine who it is: the public key always goes in; --context and --context-file add variables, --cloud-init user
+/// data (TYPE,FILE pairs joined by '#', see prepare-context).
+///
+/// JSON: a list of {"id", "uri", "name", "network", "address", "ssh": {"host", "port"}, "state"}.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  stratus run-instance IMAGE
+  stratus run-instance -n 3 -t c1.medium --vm-name worker -o ids IMAGE
+  stratus run-instance --wait=ssh --cloud-init 'x-shellscript,setup.sh' IMAGE
+  ID=$(stratus run-instance --format json IMAGE | jq '.[0].id')")]
+pub struct Arguments {
+    /// Identifier or name of an image, or UUID of a volume
+    #[arg(value_name = "image")]
+    image: Vec<String>,
+    /// How many machines [default: 1; key: instance_number]
+    #[arg(short, long, value_name = "N")]
+    number: Option<u32>,
+    /// Public key file [default: ~/.ssh/id_rsa.pub or another usual one; env: STRATUSLAB_KEY; key: user_public_key_file]
+    #[arg(short, long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Machine type [default: m1.small; key: instance_type]
+    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// List the machine types and stop
+    #[arg(short, long, alias = "list-type")]
+    list_types: bool,
+    /// CPUs, instead of the type's [key: vm_cpu]
+    #[arg(long, value_name = "N")]
+    cpu: Option<u32>,
+    /// Memory in MB, instead of the type's [key: vm_ram]
+    #[arg(long, value_name = "MB")]
+    ram: Option<u64>,
+    /// Swap in MB, instead of the type's [key: vm_swap]
+    #[arg(long, value_name = "MB")]
+    swap: Option<u64>,
+    /// Share of CPU, 0.5 is half of one [key: vm_cpu_amount]
+    #[arg(long, value_name = "SHARE")]
+    vm_cpu_amount: Option<f64>,
+    /// Name of the machine [default: one-ID; key: vm_name]
+    #[arg(long, value_name = "NAME")]
+    vm_name: Option<String>,
+    /// What happens when the machine ends by itself: never, on-failure, always [key: restart_policy]
+    #[arg(long, value_name = "WHEN")]
+    restart_policy: Option<String>,
+    /// Return when the machines run, or with =ssh when they answer SSH
+    #[arg(long, value_name = "FOR", num_args = 0..=1, require_equals = true, default_missing_value = "running", value_enum, help_heading = "Waiting")]
+    wait: Option<WaitFor>,
+    /// Seconds to wait [default: 600]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, hide_default_value = true, help_heading = "Waiting")]
+    timeout: u64,
+    #[command(flatten)]
+    network: Network,
+    #[command(flatten)]
+    disks: Disks,
+    #[command(flatten)]
+    context: Context,
+    #[command(flatten)]
+    rare: Rare,
+    #[command(flatten)]
+    saving: Saving,
+    /// Image registry [env: STRATUSLAB_MARKETPLACE_ENDPOINT; key: marketplace_endpoint]
+    #[arg(long, value_name = "URL", help_heading = "Accepted, without effect so far")]
+    marketplace_endpoint: Option<String>,
+    #[command(flatten)]
+    storage: Storage,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// The machine's network interface.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Network")]
+struct Network {
+    /// An address of the local network [default: public; key: is_local_ip]
+    #[arg(long)]
+    local_ip: bool,
+    /// An address of the private network [key: is_private_ip]
+    #[arg(long)]
+    private_ip: bool,
+    /// This very address [key: specific_address_request]
+    #[arg(long, value_name = "IP")]
+    address: Option<String>,
+    /// Model of the network card [key: vm_network_model]
+    #[arg(long, value_name = "MODEL")]
+    vm_network_model: Option<String>,
+}
+
+/// The machine's disks.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Disks")]
+struct Disks {
+    /// Bus of the disks: ide, scsi or virtio [default: as the image says; key: vm_disks_bus]
+    #[arg(long, value_name = "BUS")]
+    vm_disks_bus: Option<String>,
+    /// Empty disk that goes with the machine, in GB [key: extra_disk_size, in MB]
+    #[arg(long, value_name = "GB")]
+    volatile_disk: Option<u64>,
+    /// Volume to attach
+    #[arg(long, value_name = "UUID")]
+    persistent_disk: Option<String>,
+    /// Data image to attach, read-only [key: readonly_disk_id]
+    #[arg(long, value_name = "ID")]
+    readonly_disk: Option<String>,
+    /// The image is qcow2; found out by the cloud anyway [key: use_qcow_disk_format]
+    #[arg(long)]
+    qcow_disk_format: bool,
+    /// Do not check the image beforehand [key: no_check_image_url]
+    #[arg(long)]
+    no_check_image_url: bool,
+    /// File to write the machines' numbers into, one a line [key: out_vm_ids_file]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// What the machine is told.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Context")]
+pub(super) struct Context {
+    /// File with NAME=VALUE lines [key: extra_context_file]
+    #[arg(long, value_name = "FILE")]
+    pub(super) context_file: Option<PathBuf>,
+    /// Variables, NAME=VALUE#NAME=VALUE [key: extra_context_data]
+    #[arg(long, value_name = "PAIRS", allow_hyphen_values = true)]
+    pub(super) context: Option<String>,
+    /// How the machine is told: one or cloud-init [default: one; key: default_context_method]
+    #[arg(long, value_name = "METHOD")]
+    pub(super) context_method: Option<String>,
+    /// User data for cloud-init, TYPE,FILE#TYPE,FILE; '' is your key alone [key: cloud_init]
+    #[arg(long, value_name = "PAIRS")]
+    pub(super) cloud_init: Option<String>,
+}
+
+/// What few machines need.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Hardware and placement")]
+struct Rare {
+    /// Keyboard of the console [default: en-us; key: keymap]
+    #[arg(long, value_name = "LAYOUT")]
+    keymap: Option<String>,
+    /// The host's CPU with all it can do [key: use_host_cpu]
+    #[arg(long)]
+    use_host_cpu: bool,
+    /// Expression that the host must fulfil [key: vm_requirements]
+    #[arg(long, value_name = "EXPRESSION", allow_hyphen_values = true)]
+    vm_requirements: Option<String>,
+    /// Port of the VNC console; chosen by the cloud [key: vnc_port]
+    #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
+    vnc_port: Option<i32>,
+    /// Address of the VNC console; chosen by the cloud [key: vnc_listen]
+    #[arg(long, value_name = "IP")]
+    vnc_listen: Option<String>,
+    /// Text of the machine's template; not offered by this cloud [key: vm_template_file]
+    #[arg(long, value_name = "FILE")]
+    vm_template_file: Option<PathBuf>,
+    /// Accepted, without effect
+    #[arg(long, value_name = "HOST,VHOST,USER,PASSWORD,QUEUE", hide = true)]
+    notify: Vec<String>,
+}
+
+/// A new image from the machine.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Saving as a new image (not offered yet)")]
+struct Saving {
+    /// Save the machine's disk as a new image at shutdown [key: save_disk]
+    #[arg(long)]
+    save: bool,
+    /// Author of the new image
+    #[arg(long)]
+    author: Option<String>,
+    /// Mail address of the author
+    #[arg(long)]
+    author_email: Option<String>,
+    /// Version of the new image
+    #[arg(long)]
+    image_version: Option<String>,
+    /// Title of the new image
+    #[arg(long)]
+    title: Option<String>,
+    /// Description of the new image
+    #[arg(long)]
+    comment: Option<String>,
+    /// Registry for the new image
+    #[arg(long, value_name = "URL")]
+    marketplace_endpoint_newimage: Option<String>,
+}
+
+impl Saving {
+    /// What is missing first, in the order of the contract.
+    fn missing(&self) -> Option<&'static str> {
+        let wanted = [
+            (&self.author, "--author"),
+            (&self.author_email, "--author-email"),
+            (&self.image_version, "--image-version"),
+            (&self.title, "--title"),
+            (&self.comment, "--comment"),
+        ];
+        wanted.into_iter().find_map(|(value, name)| value.is_none().then_some(name))
+    }
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(super) async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let types = machine_types(&session.settings.instance_types);
+        let type_name = self.type_name(&session);
+        if self.list_types {
+            // Endpoint and credentials must be configured, though nothing is called.
+            session.api(&self.cloud)?;
+            return if session.out.is_json() { session.out.json(&types) } else { session.out.line(type_table(&types, &type_name)) };
+        }
+        let [image] = self.image.as_slice() else {
+            return Err(Failure::Usage("Please specify the machine image to start".to_owned()));
+        };
+        self.check(&session)?;
+        let api = session.api(&self.cloud)?;
+        let number = session.settings.parsed(self.number, "instance_number", "a whole number")?.unwrap_or(1);
+        session.out.banner("Starting machine(s)");
+        let kind = types.get(&type_name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {type_name}")))?;
+        let body = self.body(&session, &api, image, kind).await?;
+        let machines = start(&session, &api, &body, number).await?;
+        if let Some(file) = session.settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file") {
+            let ids: Vec<String> = machines.iter().map(MachineView::shown_id).collect();
+            std::fs::write(&file, ids.join("\n")).map_err(|error| Failure::file(Path::new(&file), &error))?;
+        }
+        let machines = match self.wait {
+            Some(goal) => wait::wait_for_all(&session, &api, machines, goal, std::time::Duration::from_secs(self.timeout)).await?,
+            None => machines,
+        };
+        session.out.step("Done!");
+        if session.out.is_json() {
+            return session.out.json(&machines.iter().map(as_json).collect::<Vec<_>>());
+        }
+        Ok(())
+    }
+
+    /// The type as given, else the environment's or the file's, under either of its keys.
+    fn type_name(&self, session: &Session) -> String {
+        let named = session.settings.text(self.kind.as_deref(), "instance_type").or_else(|| session.settings.text(None, "default_instance_type"));
+        named.map_or_else(|| DEFAULT_TYPE.to_owned(), |name| name.to_lowercase())
+    }
+
+    /// What can be seen to be wrong before anything is sent.
+    fn check(&self, session: &Session) -> Result {
+        let settings = &session.settings;
+        if let Some(file) = settings.text(self.context.context_file.as_deref().and_then(Path::to_str), "extra_context_file")
+            && !Path::new(&file).exists()
+        {
+            return Err(Failure::Usage("Extra context file does not exist".to_owned()));
+        }
+        if settings.text(self.rare.vnc_listen.as_deref(), "vnc_listen").is_some_and(|address| address.parse::<IpAddr>().is_err()) {
+            return Err(Failure::Usage("VNC listen IP is not valid".to_owned()));
+        }
+        if settings.switch(self.saving.save, "save_disk") {
+            if let Some(option) = self.saving.missing() {
+                return Err(Failure::Usage(format!("With the --save option, please provide {option}")));
+            }
+            return Err(Failure::Check("this cloud does not save machines as images yet (--save); start without it".to_owned()));
+        }
+        if settings.text(self.rare.vm_template_file.as_deref().and_then(Path::to_str), "vm_template_file").is_some() {
+            return Err(Failure::Check("this cloud has no machine templates of text (--vm-template-file); use the options instead".to_owned()));
+        }
+        if settings.switch(self.disks.no_check_image_url, "no_check_image_url") {
+            session.out.warning("Image availability check is disabled.");
+        }
+        Ok(())
+    }
+}
+
+/// Asks for the machines one after the other. Those that were started stay when a later one is refused.
+async fn start(session: &Session, api: &Api, body: &Value, number: u32) -> Result<Vec<MachineView>> {
+    let out = &session.out;
+    out.step(format_args!("Starting {number} machine{}", if number > 1 { "s" } else { "" }));
+    out.detail(format_args!("on endpoint: {}", api.endpoint().cimi_url()));
+    if out.verbose > 0 {
+        let mut shown = body.clone();
+        // User data may hold secrets.
+        shown["machineTemplate"]["context"] = json!("…");
+        out.detail(format_args!("with template:\n{shown:#}"));
+    }
+    let mut machines = Vec::new();
+    for index in 1..=number {
+        let accepted = api.post("Machine", body).await?;
+        let path = accepted.location.clone().unwrap_or_else(|| "Machine".to_owned());
+        let mut machine: MachineView = if accepted.body.is_null() { api.view(&path).await? } else { api.viewed(&path, accepted.body)? };
+        if machine.id.is_empty() {
+            machine.id = path;
+        }
+        let network = machine.networks.last().map_or("public", String::as_str);
+        let address = machine.address().or_else(|| machine.ssh.as_ref().map(|ssh| ssh.host.as_str())).unwrap_or("-");
+        out.step(format_args!("Machine {index} (vm ID: {})", machine.shown_id()));
+        out.info(format_args!("\t{} ip: {address}", capitalised(network)));
+        if let Some(ssh) = machine.ssh.as_ref().filter(|ssh| ssh.port != 22 && ssh.port != 0) {
+            out.info(format_args!("\tSSH: {} port {}", ssh.host, ssh.port));
+        }
+        if out.quiet > 0 && !out.is_json() {
+            out.line(format_args!("{}, {address}", machine.shown_id()))?;
+        }
+        machines.push(machine);
+    }
+    Ok(machines)
+}
+
+fn as_json(machine: &MachineView) -> Value {
+    json!({
+        "id": machine.vmid, "uri": machine.id, "name": machine.name, "network": machine.networks.last(), "address": machine.address(),
+        "ssh": machine.ssh_place(), "state": machine.shown_state(),
+    })
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters.flat_map(char::to_lowercase)).collect())
+}
+
+/// The image as the cloud is told: by its identifier, as a volume, as a URL, or by the one image of this name.
+async fn image_reference(api: &Api, image: &str) -> Result<String> {
+    if is_image_identifier(image) {
+        return Ok(format!("MachineImage/{image}"));
+    }
+    if is_uuid(image) {
+        return Ok(format!("Volume/{}", image.to_lowercase()));
+    }
+    if image.contains('/') {
+        return Ok(image.to_owned());
+    }
+    let named: Vec<ImageView> = api.views::<ImageView>("MachineImage").await?.into_iter().filter(|found| found.name.as_deref() == Some(image)).collect();
+    match named.as_slice() {
+        [one] => Ok(one.id.clone()),
+        [] => Err(Failure::WorkWithHint {
+            message: format!("there is no image '{image}'"),
+            hint: "stratus image list shows what there is; stratus image import brings new ones.".to_owned(),
+        }),
+        several => {
+            let identifiers: Vec<&str> = several.iter().map(|found| found.identifier.as_deref().unwrap_or(&found.id)).collect();
+            Err(Failure::Work(format!("{} images have the name '{image}'; take one of {}", several.len(), identifiers.join(", "))))
+        }
+    }
+}

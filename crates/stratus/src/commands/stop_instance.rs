@@ -1,0 +1,45 @@
+//! `stratus stop-instance`.
+
+use crate::commands::action::{Action, act};
+use crate::failure::Result;
+use crate::options::{Cloud, Common};
+use crate::session::Session;
+
+/// Stop machines and keep them
+///
+/// Presses the power button; a guest that does not listen is switched off after the cloud's time limit. With --force it is switched off at once. Disks and address stay, see start-instance.
+/// The command returns when the cloud has accepted the request; with --wait when it is done.
+/// JSON: a list of the numbers.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  stratus stop-instance 7")]
+pub struct Arguments {
+    /// Numbers of machines
+    #[arg(value_name = "vm-id")]
+    ids: Vec<String>,
+    /// Do not ask the guest
+    #[arg(long)]
+    force: bool,
+    /// Wait until it is done, for --timeout seconds at most
+    #[arg(long)]
+    wait: bool,
+    /// Seconds to wait [default: 300]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, hide_default_value = true)]
+    timeout: u64,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(super) async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let limit = self.wait.then(|| std::time::Duration::from_secs(self.timeout));
+        act(&session, &Action { verb: "stop", force: self.force, limit }, &self.ids, &self.cloud).await
+    }
+}

@@ -1,0 +1,237 @@
+//! `stratus user …`: who may use the cloud.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::cloud::{Api, UserView};
+use crate::failure::{Failure, Result};
+use crate::options::{Cloud, Common};
+use crate::session::{Session, ask_password};
+use crate::table;
+
+/// The role of administrators.
+const ADMINISTRATOR: &str = "::ADMIN";
+/// The longest password that is read from standard input.
+const PASSWORD_MAX_BYTES: u64 = 4096;
+
+/// Add, list, disable and enable users, set passwords
+///
+/// For administrators; everybody may set the own password.
+#[derive(Debug, clap::Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Add(Add),
+    List(List),
+    Disable(Disable),
+    Enable(Enable),
+    Password(Password),
+}
+
+/// Add a user
+///
+/// The password is asked for twice, or read from standard input. Prints 'USER NAME'. JSON: {"username", "uri", "roles", "enabled"}.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  stratus user add joe
+  echo \"$PASSWORD\" | stratus user add --password-stdin --email joe@example.org joe")]
+struct Add {
+    /// Name to log in with
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Read the password from the first line of standard input
+    #[arg(long)]
+    password_stdin: bool,
+    /// May administer the cloud
+    #[arg(long)]
+    admin: bool,
+    /// Mail address
+    #[arg(long, value_name = "ADDRESS")]
+    email: Option<String>,
+    /// Given name
+    #[arg(long, value_name = "NAME")]
+    first_name: Option<String>,
+    /// Family name
+    #[arg(long, value_name = "NAME")]
+    last_name: Option<String>,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// List the users
+///
+/// JSON: a list of {"username", "uri", "roles", "enabled", "email"}.
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Lock users out
+///
+/// Their machines, volumes and images stay as they are. JSON: a list of the names.
+#[derive(Debug, clap::Args)]
+struct Disable {
+    #[command(flatten)]
+    named: Named,
+}
+
+/// Let users in again
+///
+/// JSON: a list of the names.
+#[derive(Debug, clap::Args)]
+struct Enable {
+    #[command(flatten)]
+    named: Named,
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// Names of the users
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Set a user's password
+///
+/// The new password is asked for twice, or read from standard input. Says nothing on success. JSON: {"username"}.
+#[derive(Debug, clap::Args)]
+struct Password {
+    /// Name of the user [default: you]
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Read the new password from the first line of standard input
+    #[arg(long)]
+    password_stdin: bool,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        match &self.action {
+            Action::Add(add) => &add.common,
+            Action::List(list) => &list.common,
+            Action::Disable(disable) => &disable.named.common,
+            Action::Enable(enable) => &enable.named.common,
+            Action::Password(password) => &password.common,
+        }
+    }
+
+    pub(super) async fn run(self) -> Result {
+        match self.action {
+            Action::Add(add) => add.run().await,
+            Action::List(list) => list.run().await,
+            Action::Disable(disable) => disable.named.set_enabled(false).await,
+            Action::Enable(enable) => enable.named.set_enabled(true).await,
+            Action::Password(password) => password.run().await,
+        }
+    }
+}
+
+impl Add {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let password = new_password(&self.name, self.password_stdin)?;
+        let mut body = json!({ "username": self.name, "password": password, "enabled": true });
+        if self.admin {
+            body["roles"] = json!([ADMINISTRATOR]);
+        }
+        for (name, value) in [("email", &self.email), ("first-name", &self.first_name), ("last-name", &self.last_name)] {
+            if let Some(value) = value {
+                body[name] = json!(value);
+            }
+        }
+        let accepted = api.post("User", &body).await?;
+        let user: UserView = if accepted.body.is_null() { UserView { username: Some(self.name.clone()), ..UserView::default() } } else { api.viewed("User", accepted.body)? };
+        if session.out.is_json() { session.out.json(&as_json(&user)) } else { session.out.line(format_args!("USER {}", self.name)) }
+    }
+}
+
+impl List {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let mut users: Vec<UserView> = api.views("User").await?;
+        users.sort_by(|left, right| left.username.cmp(&right.username));
+        if session.out.is_json() {
+            return session.out.json(&users.iter().map(as_json).collect::<Vec<_>>());
+        }
+        let rows = users.iter().map(|user| {
+            let state = if user.enabled == Some(false) { "disabled" } else { "enabled" };
+            vec![user.username.clone().unwrap_or_default(), state.to_owned(), user.shown_roles(), user.email.clone().unwrap_or_default()]
+        });
+        session.out.line(table::render(&["NAME", "STATE", "ROLES", "EMAIL"], rows))
+    }
+}
+
+impl Named {
+    async fn set_enabled(self, enabled: bool) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        for name in &self.names {
+            edit(&api, name, "enabled", json!(enabled)).await?;
+            session.out.detail(format_args!("{name} is {}", if enabled { "enabled" } else { "disabled" }));
+        }
+        if session.out.is_json() { session.out.json(&self.names) } else { Ok(()) }
+    }
+}
+
+impl Password {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let name = match self.name {
+            Some(name) => name,
+            None => session.settings.text(self.cloud.username.as_deref(), "username").unwrap_or_default(),
+        };
+        edit(&api, &name, "password", json!(new_password(&name, self.password_stdin)?)).await?;
+        session.out.detail(format_args!("the password of {name} is changed"));
+        if session.out.is_json() { session.out.json(&json!({ "username": name })) } else { Ok(()) }
+    }
+}
+
+/// Changes one attribute and nothing else.
+async fn edit(api: &Api, name: &str, attribute: &str, value: Value) -> Result {
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_@+=".contains(&byte)) {
+        return Err(Failure::Check(format!("'{name}' is not a user name")));
+    }
+    api.put(&format!("User/{name}?$select={attribute}"), &json!({ attribute: value })).await?;
+    Ok(())
+}
+
+fn as_json(user: &UserView) -> Value {
+    json!({ "username": user.username, "uri": user.id, "roles": user.roles, "enabled": user.enabled, "email": user.email })
+}
+
+/// The new password: a line of standard input, or asked for twice.
+fn new_password(name: &str, from_stdin: bool) -> Result<String> {
+    if from_stdin {
+        let mut line = String::new();
+        let mut stdin = std::io::Read::take(std::io::stdin().lock(), PASSWORD_MAX_BYTES);
+        std::io::BufRead::read_line(&mut stdin, &mut line).map_err(|error| Failure::Work(format!("standard input cannot be read: {error}")))?;
+        let password = line.trim_end_matches(['\r', '\n']);
+        return if password.is_empty() { Err(Failure::Check("standard input has no password in its first line".to_owned())) } else { Ok(password.to_owned()) };
+    }
+    let password = ask_password(&format!("new password of {name}: "))?;
+    if ask_password("retype password: ")? != password {
+        return Err(Failure::Work("Passwords did not match".to_owned()));
+    }
+    Ok(password)
+}

@@ -1,0 +1,460 @@
+//! What a machine needs before its hypervisor can be started: disks, media, and the specification of the process.
+//!
+//! Everything here can be done twice: what is there stays as it is, since it may hold a user's data.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use cimi::resources::{
+    BootSource, Disk, DiskRole, Image, ImageState, Machine, MediumFormat, VolumeLocation,
+};
+use context::ContextError;
+use documents::Documents;
+use network::{Attachment, Hostname, NicTag, PlugRequest};
+use storage::{Durability, inspect::Format, qcow2, space, swap};
+use uuid::Uuid;
+
+use super::{Settings, media};
+use crate::{
+    HypervisorError,
+    accel::AcceleratorKind,
+    launch_spec::{
+        Accelerator, Boot, Credentials, DiskFormat, DiskId, DiskSpec, ImageFile, LaunchSpec,
+        MacAddress, NicBackend, NicModel, NicSpec, PortForward, UserLease, UserNetwork,
+    },
+};
+
+/// Machines run as one of so many user ids above the configured base.
+const USER_IDS: u32 = 60_000;
+/// Where guests answer SSH.
+const SSH_PORT: u16 = 22;
+/// First bytes of a qcow2 file.
+const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+
+/// Why a machine can't be prepared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    /// Something it needs is still on its way; the machine waits.
+    #[error("{0}")]
+    NotYet(String),
+    /// Something it needs can't be had.
+    #[error("{0}")]
+    Missing(String),
+    /// A file of the machine.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A disk.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// A medium.
+    #[error("context can't be written: {0}")]
+    Context(#[from] ContextError),
+    /// An address of its documents.
+    #[error("its document is damaged: {0}")]
+    Mac(network::PoolError),
+    /// A name of its documents.
+    #[error("its document is damaged: {0}")]
+    Name(#[from] network::NameError),
+    /// The specification.
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+}
+
+/// The folder of a machine.
+pub(crate) fn folder(settings: &Settings, machine: &Machine) -> PathBuf {
+    settings.machines_dir.join(machine.id.local())
+}
+
+/// The machine's UUID. Ids are made by us, so it is one.
+pub(crate) fn uuid(machine: &Machine) -> Result<Uuid, PrepareError> {
+    machine
+        .id
+        .local()
+        .parse()
+        .map_err(|_| PrepareError::Missing(format!("{} is not a UUID", machine.id)))
+}
+
+/// The DNS name of a machine: that of its first address, which is unique where it is reached.
+pub(crate) fn host_name(machine: &Machine) -> String {
+    match machine.ip() {
+        Some(ip) => format!("vm-{}", ip.to_string().replace(['.', ':'], "-")),
+        None => format!("one-{}", machine.vmid),
+    }
+}
+
+/// What each interface asks of its network, by the network's name.
+pub(crate) fn plug_requests(machine: &Machine) -> Vec<(String, PlugRequest)> {
+    let one = |(number, nic): (usize, &cimi::resources::Nic)| {
+        let std::net::IpAddr::V4(ip) = nic.ip else {
+            return None;
+        };
+        let name = format!("vm-{}", ip.to_string().replace('.', "-"));
+        let request = PlugRequest {
+            nic: nic_tag(machine, number)?,
+            mac: nic.mac.parse().ok()?,
+            ip,
+            hostname: name.parse::<Hostname>().ok()?,
+            ssh_port: machine
+                .ssh
+                .as_ref()
+                .filter(|_| number == 0)
+                .map(|ssh| ssh.port),
+        };
+        Some((nic.network.local().to_owned(), request))
+    };
+    machine.nics.iter().enumerate().filter_map(one).collect()
+}
+
+fn nic_tag(machine: &Machine, number: usize) -> Option<NicTag> {
+    let text = if number == 0 {
+        machine.vmid.to_string()
+    } else {
+        format!("{}.{number}", machine.vmid)
+    };
+    text.parse().ok()
+}
+
+/// An image that is there, or why not.
+pub(crate) fn available(
+    documents: &Documents,
+    id: &cimi::ImageId,
+) -> Result<(PathBuf, Image), PrepareError> {
+    let image = documents
+        .images
+        .get(id.local())
+        .ok_or_else(|| PrepareError::Missing(format!("its image {id} does not exist any more")))?;
+    match (image.state, &image.file) {
+        (ImageState::Available, Some(file)) => {
+            Ok((file.path.clone().into(), image.document.0.clone()))
+        }
+        (ImageState::Error, _) => Err(PrepareError::Missing(format!(
+            "its image {id} can't be used: {}",
+            image.reason.as_deref().unwrap_or("the import failed")
+        ))),
+        _ => Err(PrepareError::NotYet(format!("waits for its image {id}"))),
+    }
+}
+
+/// Makes the folder, disks and media of a machine, and the specification of its process, interfaces excepted.
+/// Blocks on the disk.
+pub(crate) fn prepare(
+    documents: &Documents,
+    settings: &Settings,
+    machine: &Machine,
+) -> Result<LaunchSpec, PrepareError> {
+    let folder = folder(settings, machine);
+    space::require(&settings.machines_dir, 0, settings.reserve_bytes)?;
+    let boot = boot(documents, machine)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(|source| PrepareError::File {
+            path: folder.clone(),
+            source,
+        })?;
+    let mut disks = Vec::new();
+    for (slot, disk) in machine.disks.iter().enumerate() {
+        disks.push(disk_spec(documents, machine, disk, &folder, slot)?);
+    }
+    for attached in machine.volumes.iter().filter(|attached| attached.wanted) {
+        let slot = disks.len();
+        disks.push(volume_spec(
+            documents,
+            &attached.volume,
+            &attached.serial,
+            slot,
+        )?);
+    }
+    let kvm = settings.accelerator.kind == AcceleratorKind::Kvm;
+    let mut spec = LaunchSpec::new(uuid(machine)?, machine.vmid.0.into(), &folder);
+    spec.name = process_name(machine);
+    spec.cpus = u16::try_from(machine.cpu).unwrap_or(u16::MAX);
+    spec.memory_mib = machine.memory / 1024;
+    spec.cpu_model = cpu_model(machine, settings, kvm);
+    spec.accelerator = if kvm {
+        Accelerator::Kvm
+    } else {
+        Accelerator::Tcg {
+            translation_cache_mib: settings.translation_cache_mib,
+        }
+    };
+    spec.boot = boot;
+    spec.disks = disks;
+    spec.media = media::write(documents, machine, &folder)?;
+    spec.spare_ports = settings.spare_ports;
+    spec.credentials = settings.uid_base.map(|base| {
+        let id = base + machine.vmid.0 % USER_IDS;
+        Credentials { uid: id, gid: id }
+    });
+    spec.cgroup = settings.cgroup.clone().map(|mut cgroup| {
+        cgroup.cpu_limit_percent = machine.cpu_share_percent.or(cgroup.cpu_limit_percent);
+        cgroup
+    });
+    Ok(spec)
+}
+
+/// `host` means all that the accelerator has: under TCG, where there is no host CPU to pass on, that is `max`.
+fn cpu_model(machine: &Machine, settings: &Settings, kvm: bool) -> Option<String> {
+    match machine
+        .cpu_model
+        .as_deref()
+        .or(settings.cpu_model.as_deref())
+    {
+        Some("host") if !kvm => None,
+        other => other.map(str::to_owned),
+    }
+}
+
+/// What process lists show: the number, and nothing that a user chose.
+fn process_name(machine: &Machine) -> String {
+    format!("one-{}", machine.vmid)
+}
+
+fn boot(documents: &Documents, machine: &Machine) -> Result<Boot, PrepareError> {
+    Ok(match &machine.boot {
+        BootSource::Disk => Boot::Firmware,
+        BootSource::Kernel {
+            kernel,
+            initrd,
+            arguments,
+        } => Boot::Kernel {
+            kernel: available(documents, kernel)?.0,
+            initrd: initrd
+                .as_ref()
+                .map(|initrd| available(documents, initrd))
+                .transpose()?
+                .map(|(path, _)| path),
+            arguments: arguments.clone(),
+        },
+    })
+}
+
+fn disk_spec(
+    documents: &Documents,
+    machine: &Machine,
+    disk: &Disk,
+    folder: &Path,
+    slot: usize,
+) -> Result<DiskSpec, PrepareError> {
+    let image = match &disk.role {
+        DiskRole::Root => {
+            let (backing_path, image) = available(documents, &machine.image.href)?;
+            let format = image
+                .file
+                .as_ref()
+                .map_or(MediumFormat::Raw, |file| file.format);
+            let size = image
+                .file
+                .as_ref()
+                .map_or(disk.size_bytes.0, |file| file.virtual_size.0)
+                .max(disk.size_bytes.0);
+            let path = folder.join("root.qcow2");
+            if !is_qcow2(&path) {
+                // Either new, or a power cut came before the guest had anything flushed: nothing of the guest is lost.
+                remove(&path)?;
+                let backing = qcow2::Backing {
+                    path: &backing_path,
+                    format: stored_format(format),
+                };
+                qcow2::create(&path, size, Some(backing), Durability::Cached)?;
+            }
+            let backing = vec![ImageFile::file(backing_path, disk_format(format))];
+            return spec(
+                "root",
+                ImageFile::file(path, DiskFormat::Qcow2),
+                backing,
+                false,
+                &disk.serial,
+                slot,
+            );
+        }
+        DiskRole::Swap => {
+            let path = folder.join("swap.raw");
+            if !path.exists() {
+                swap::create_swap(
+                    &path,
+                    disk.size_bytes.0,
+                    Uuid::new_v4(),
+                    "swap",
+                    Durability::Cached,
+                )?;
+            }
+            path
+        }
+        DiskRole::Volatile => {
+            let path = folder.join(format!("{}.raw", disk.serial));
+            if !path.exists() {
+                swap::create_empty(&path, disk.size_bytes.0, Durability::Cached)?;
+            }
+            path
+        }
+        DiskRole::ReadOnly { image } => {
+            let (path, image) = available(documents, image)?;
+            let format = image
+                .file
+                .as_ref()
+                .map_or(MediumFormat::Raw, |file| file.format);
+            return spec(
+                &disk.serial,
+                ImageFile::file(path, disk_format(format)),
+                Vec::new(),
+                true,
+                &disk.serial,
+                slot,
+            );
+        }
+    };
+    spec(
+        &disk.serial,
+        ImageFile::file(image, DiskFormat::Raw),
+        Vec::new(),
+        false,
+        &disk.serial,
+        slot,
+    )
+}
+
+/// The disk of a volume.
+pub(crate) fn volume_spec(
+    documents: &Documents,
+    volume: &cimi::VolumeId,
+    serial: &str,
+    slot: usize,
+) -> Result<DiskSpec, PrepareError> {
+    let document = documents
+        .volumes
+        .get(volume.local())
+        .ok_or_else(|| PrepareError::Missing(format!("{volume} does not exist any more")))?;
+    let path = match &document.location {
+        Some(VolumeLocation::File { path }) => PathBuf::from(path),
+        None => match document.state {
+            cimi::resources::VolumeState::Error => {
+                let reason = document.reason.as_deref().unwrap_or("it could not be made");
+                return Err(PrepareError::Missing(format!(
+                    "{volume} can't be used: {reason}"
+                )));
+            }
+            _ => return Err(PrepareError::NotYet(format!("waits for {volume}"))),
+        },
+    };
+    spec(
+        &volume_disk(volume),
+        ImageFile::file(path, DiskFormat::Raw),
+        Vec::new(),
+        false,
+        serial,
+        slot,
+    )
+}
+
+/// The name of a volume's disk at the hypervisor.
+pub(crate) fn volume_disk(volume: &cimi::VolumeId) -> String {
+    format!("vol-{}", volume.local())
+}
+
+fn spec(
+    id: &str,
+    image: ImageFile,
+    backing: Vec<ImageFile>,
+    read_only: bool,
+    serial: &str,
+    slot: usize,
+) -> Result<DiskSpec, PrepareError> {
+    let slot = u8::try_from(slot).unwrap_or(u8::MAX);
+    Ok(DiskSpec {
+        id: DiskId::new(id)?,
+        image,
+        backing,
+        read_only,
+        serial: serial.to_owned(),
+        slot,
+    })
+}
+
+const fn disk_format(format: MediumFormat) -> DiskFormat {
+    match format {
+        MediumFormat::Raw => DiskFormat::Raw,
+        MediumFormat::Qcow2 => DiskFormat::Qcow2,
+    }
+}
+
+const fn stored_format(format: MediumFormat) -> Format {
+    match format {
+        MediumFormat::Raw => Format::Raw,
+        MediumFormat::Qcow2 => Format::Qcow2,
+    }
+}
+
+fn is_qcow2(path: &Path) -> bool {
+    let mut first = [0; 4];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut first))
+        .is_ok()
+        && first == QCOW2_MAGIC
+}
+
+fn remove(path: &Path) -> Result<(), PrepareError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(PrepareError::File {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The network card for a link that was made.
+pub(crate) fn nic_spec(
+    mac: network::MacAddr,
+    model: Option<&str>,
+    name: String,
+    attachment: Attachment,
+) -> NicSpec {
+    let model = match model {
+        Some("e1000") => NicModel::E1000,
+        Some("rtl8139") => NicModel::Rtl8139,
+        _ => NicModel::Virtio,
+    };
+    let backend = match attachment {
+        Attachment::Tap(descriptor) => NicBackend::Tap {
+            interface: name,
+            descriptor: Some(descriptor.into()),
+        },
+        Attachment::User(user) => NicBackend::User(UserNetwork {
+            network: Some((user.network.address(), user.network.prefix_len())),
+            forwards: vec![PortForward {
+                host_address: std::net::Ipv4Addr::LOCALHOST,
+                host_port: user.ssh_port,
+                guest_port: SSH_PORT,
+            }],
+            lease: Some(UserLease {
+                guest: user.guest,
+                gateway: user.gateway,
+                dns: user.dns,
+                hostname: user.hostname,
+                domain: user.domain,
+            }),
+        }),
+    };
+    NicSpec {
+        mac: MacAddress(mac.octets()),
+        model,
+        backend,
+    }
+}
+
+/// The letter users are told for the disk at `slot`: `vda` is the first.
+pub(crate) fn target(slot: usize) -> String {
+    let letter = char::from(b'a' + u8::try_from(slot.min(25)).unwrap_or(25));
+    format!("vd{letter}")
+}

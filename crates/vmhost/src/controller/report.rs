@@ -1,0 +1,91 @@
+//! What a worker writes: the observed part of its machine's document, and the event that tells of a change of state.
+
+use cimi::{
+    Timestamp,
+    lifecycle::{EndCause, MachineState, Stage},
+    resources::{Event, EventOutcome, Machine},
+};
+use documents::{Documents, DocumentsError};
+
+/// Changes the observed part of a machine's document; an event is written with every change of its state. Returns
+/// whether the document was there.
+pub(crate) async fn report(
+    documents: &Documents,
+    machine: &str,
+    mut observe: impl FnMut(&mut Machine) + Send,
+) -> Result<bool, DocumentsError> {
+    loop {
+        let Some(read) = documents.machines.get(machine) else {
+            return Ok(false);
+        };
+        let now = Timestamp::now();
+        let mut next = read.document.0.clone();
+        observe(&mut next);
+        next.settle();
+        if same(&next, &read.document.0) {
+            return Ok(true);
+        }
+        let event = (next.state != read.state || next.phase != read.phase)
+            .then(|| event_of(&read, &next, now));
+        let mut changes = documents.changes().replace(&read, next);
+        if let Some(event) = &event {
+            changes = changes.create(event);
+        }
+        match changes.commit().await {
+            Ok(_) => return Ok(true),
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn same(a: &Machine, b: &Machine) -> bool {
+    a.observed == b.observed
+        && a.state == b.state
+        && a.phase == b.phase
+        && a.reason == b.reason
+        && a.volumes == b.volumes
+        && a.ssh == b.ssh
+        && a.accelerator == b.accelerator
+        && a.first_started == b.first_started
+}
+
+fn event_of(before: &Machine, after: &Machine, now: Timestamp) -> Event {
+    let outcome = match after.state {
+        MachineState::Error => EventOutcome::Failure,
+        _ => EventOutcome::Success,
+    };
+    let text = |machine: &Machine| format!("{:?}", machine.phase);
+    Event::state_change(
+        after,
+        &text(before),
+        &text(after),
+        after.reason.as_deref(),
+        outcome,
+        now,
+    )
+}
+
+/// Enters a stage.
+pub(crate) fn enter(machine: &mut Machine, stage: Stage, run: u64) {
+    if machine.observed.stage != stage || machine.observed.run != run {
+        machine.observed.since = Timestamp::now();
+    }
+    machine.observed.stage = stage;
+    machine.observed.run = run;
+}
+
+/// Why a run ended, for people.
+pub(crate) fn reason_of(cause: EndCause, detail: Option<&str>) -> Option<String> {
+    let text = match cause {
+        EndCause::Requested => return None,
+        EndCause::GuestShutdown => "powered off by the guest",
+        EndCause::GuestPanic => "the guest's kernel panicked",
+        EndCause::HypervisorDied => "its QEMU process died",
+        EndCause::HostReboot => "its host was switched off or lost power",
+    };
+    Some(match detail {
+        None => text.to_owned(),
+        Some(detail) => format!("{text}: {detail}"),
+    })
+}
