@@ -57,7 +57,7 @@ impl Cloud {
             .unwrap();
     }
 
-    async fn edit<R: documents::OfType>(&self, local: &str, edit: impl Fn(&mut R) + Send) {
+    async fn edit<R: documents::OfType>(&self, local: &str, edit: impl Fn(&mut R) + Send + Sync) {
         let change = |document: &mut R| {
             edit(document);
             Ok::<_, DocumentsError>(true)
