@@ -41,7 +41,10 @@ impl<'p> Route<'p> {
     /// What this path names, if anything. One slash at the end makes no difference.
     pub(crate) fn of(path: &'p str) -> Option<Self> {
         let path = path.strip_prefix('/')?;
-        let path = path.strip_suffix('/').unwrap_or(path);
+        let path = match path.strip_suffix('/') {
+            Some("") | None => path,
+            Some(shorter) => shorter,
+        };
         let Some(path) = path.strip_prefix("cimi") else {
             return match path {
                 "" => Some(Self::EntryPoint),

@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -280,7 +280,8 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
             }
         }
     };
-    aborting.run_until_cancelled(work).await;
+    // Boxed: with both protocols in it, it is large.
+    aborting.run_until_cancelled(Box::pin(work)).await;
     drop(place);
 }
 
@@ -313,15 +314,44 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head)
             .max_header_size(limits.head_bytes)
-            .max_buf_size(limits.head_bytes.max(64 * 1024))
-            .pipeline_flush(true);
-        let served = pin!(builder.serve_connection(stream, service));
-        until_closing!(served, shared)
+            // No `pipeline_flush`: with it, an answer given before the body was read is lost.
+            .max_buf_size(limits.head_bytes.max(64 * 1024));
+        let mut connection = builder.serve_connection(stream, service);
+        let outcome = {
+            let served = Pin::new(&mut connection);
+            until_closing!(served, shared)
+        };
+        linger(connection.into_parts().io.into_inner()).await;
+        outcome
     };
     if let Err(error) = outcome {
         tracing::debug!(peer = %connection.peer, %error, "connection ended");
     }
 }
+
+/// Ends a connection so that the client gets what was sent last: says goodbye, then takes what is
+/// still on its way, for a moment. (Closing with unread bytes would make the kernel reset the
+/// connection, and the client lose an answer such as 413.)
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let goodbye = async {
+        stream.shutdown().await?;
+        let mut rest = [0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut rest).await? {
+                0 => break,
+                length => left = left.saturating_sub(length),
+            }
+        }
+        io::Result::Ok(())
+    };
+    // Whether it worked makes no difference: this was the end.
+    let _ = timeout(LINGER, goodbye).await;
+}
+
+/// How long, and for how many bytes, a connection that ends is listened to.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 4 << 20;
 
 /// Drives a connection; once the server is closing, tells it to end after its open requests.
 /// (A macro, because the two protocols' connections have no trait in common.)

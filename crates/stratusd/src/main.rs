@@ -1,2 +1,111 @@
-//! stratusd
-fn main() {}
+//! The Stratus daemon: all roles of a cloud in one program.
+//!
+//! [`serve`] is the wiring, to be read first.
+
+mod config;
+mod first_start;
+mod host_services;
+mod instance;
+mod logging;
+mod networks;
+mod roles;
+mod serve;
+mod settings;
+mod teardown;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::{config::Config, roles::Role};
+
+/// The Stratus daemon: all roles of a cloud in one program.
+#[derive(Debug, Parser)]
+#[command(name = "stratusd", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the cloud, until SIGTERM or SIGINT. Machines run on when the daemon stops.
+    Serve {
+        /// Configuration file [default: /etc/stratus/stratusd.toml, if there is one]
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Roles to play [default: all]
+        #[arg(long, value_name = "ROLE", value_delimiter = ',')]
+        roles: Vec<Role>,
+        /// Write a line to this inherited file descriptor once the cloud is ready
+        #[arg(long, value_name = "N")]
+        ready_fd: Option<i32>,
+    },
+    /// End all machines of a stopped cloud, and remove its network and control groups. Disks and documents stay.
+    Teardown {
+        /// Configuration file [default: /etc/stratus/stratusd.toml, if there is one]
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Say whether a configuration file is right.
+    CheckConfig {
+        /// Configuration file [default: /etc/stratus/stratusd.toml, if there is one]
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print a configuration file with all keys, their meaning and their defaults.
+    #[command(alias = "config")]
+    ReferenceConfig,
+    /// Run a guest through KVM and report how far it comes. May hang for ever where KVM is broken: the daemon runs this
+    /// in a process of its own and ends it.
+    ProbeKvm,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::ProbeKvm => {
+            return match vmhost::accel::run_as_probe_child(std::io::stdout()) {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+        Command::ReferenceConfig => print(config::reference::TEXT),
+        Command::CheckConfig { config } => load(config).and_then(|config| {
+            let state = config.state_dir();
+            print(&format!("the configuration is right; state in {}, API on {}\n", state.display(), config.listen))
+        }),
+        Command::Serve { config, roles, ready_fd } => load(config).and_then(|config| {
+            logging::start(&config.log)?;
+            runtime(&config)?.block_on(serve::serve(config, &roles, ready_fd))
+        }),
+        Command::Teardown { config } => load(config).and_then(|config| {
+            logging::start(&config.log)?;
+            runtime(&config)?.block_on(teardown::teardown(&config))
+        }),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stratusd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(path: Option<PathBuf>) -> anyhow::Result<Config> {
+    Ok(Config::load(path.as_deref())?)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")
+}
+
+fn runtime(config: &Config) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if config.workers > 0 {
+        builder.worker_threads(config.workers);
+    }
+    builder.enable_all().max_blocking_threads(64).thread_name("stratusd").build().context("starting threads")
+}

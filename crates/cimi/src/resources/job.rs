@@ -194,9 +194,21 @@ resource!(Event, "Event");
 impl Event {
     /// Somebody asked for something (type `access`).
     #[must_use]
-    pub fn request<R: Resource>(resource: &R, operation: &str, initiator: &str, now: Timestamp) -> Self {
+    pub fn request<R: Resource>(
+        resource: &R,
+        operation: &str,
+        initiator: &str,
+        now: Timestamp,
+    ) -> Self {
         let content = json!({"operation": operation, "initiator": initiator});
-        Self::about(resource, "access", content, EventOutcome::Success, EventSeverity::Low, now)
+        Self::about(
+            resource,
+            "access",
+            content,
+            EventOutcome::Success,
+            EventSeverity::Low,
+            now,
+        )
     }
 
     /// A resource changed its state (type `state`).
@@ -213,7 +225,11 @@ impl Event {
         if let (Some(detail), Value::Object(members)) = (detail, &mut content) {
             members.insert("detail".to_owned(), detail.into());
         }
-        let severity = if outcome == EventOutcome::Failure { EventSeverity::High } else { EventSeverity::Low };
+        let severity = if outcome == EventOutcome::Failure {
+            EventSeverity::High
+        } else {
+            EventSeverity::Low
+        };
         Self::about(resource, "state", content, outcome, severity, now)
     }
 
@@ -228,7 +244,15 @@ impl Event {
         let mut members = Map::new();
         members.insert("resource".to_owned(), resource.key().into());
         members.insert("resType".to_owned(), R::COLLECTION.into());
-        members.insert("resName".to_owned(), resource.common().name.clone().unwrap_or_else(|| resource.key()).into());
+        members.insert(
+            "resName".to_owned(),
+            resource
+                .common()
+                .name
+                .clone()
+                .unwrap_or_else(|| resource.key())
+                .into(),
+        );
         if let Value::Object(more) = content {
             members.extend(more);
         }

@@ -1,0 +1,223 @@
+//! `GET` of a machine over TLS with HTTP Basic, one server core, 64 connections; beside it, in the
+//! same run and with the same client, a bare axum that answers the same bytes without authentication.
+//!
+//! `cargo bench -p doors --bench reads`. The client runs in threads of its own: on a computer with
+//! few cores, compare the two rows rather than believe either.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, http::header, routing::get};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use rustls::{ClientConfig, pki_types::ServerName};
+use support::{World, client::login};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    runtime::{Builder, Runtime},
+};
+use tokio_rustls::TlsConnector;
+
+const CONNECTIONS: usize = 64;
+const WARM_UP: Duration = Duration::from_millis(700);
+const MEASURED: Duration = Duration::from_secs(3);
+
+fn one_core() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// How many requests a second, and latencies.
+struct Row {
+    per_second: f64,
+    median: Duration,
+    p99: Duration,
+}
+
+/// Asks as fast as answers come, or at a rate over all connections.
+fn drive(address: SocketAddr, tls: &Arc<ClientConfig>, request: &str, rate: Option<f64>) -> Row {
+    let stop = Arc::new(AtomicBool::new(false));
+    let counting = Arc::new(AtomicBool::new(false));
+    let client = {
+        let (stop, counting) = (Arc::clone(&stop), Arc::clone(&counting));
+        let (tls, request) = (Arc::clone(tls), request.as_bytes().to_vec());
+        let pause = rate.map(|rate| Duration::from_secs_f64(CONNECTIONS as f64 / rate));
+        thread::spawn(move || {
+            one_core().block_on(async {
+                let tasks: Vec<_> = (0..CONNECTIONS)
+                    .map(|_| {
+                        let (stop, counting) = (Arc::clone(&stop), Arc::clone(&counting));
+                        tokio::spawn(one(
+                            address,
+                            Arc::clone(&tls),
+                            request.clone(),
+                            pause,
+                            stop,
+                            counting,
+                        ))
+                    })
+                    .collect();
+                let mut all = Vec::new();
+                for task in tasks {
+                    all.extend(task.await.unwrap());
+                }
+                all
+            })
+        })
+    };
+    thread::sleep(WARM_UP);
+    counting.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    thread::sleep(MEASURED);
+    counting.store(false, Ordering::Relaxed);
+    let took = begun.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    let mut latencies = client.join().unwrap();
+    latencies.sort_unstable();
+    let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
+    Row {
+        per_second: latencies.len() as f64 / took.as_secs_f64(),
+        median: at(0.5),
+        p99: at(0.99),
+    }
+}
+
+async fn one(
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+    request: Vec<u8>,
+    pause: Option<Duration>,
+    stop: Arc<AtomicBool>,
+    counting: Arc<AtomicBool>,
+) -> Vec<Duration> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(tls).connect(name, stream).await.unwrap();
+    let mut latencies = Vec::with_capacity(200_000);
+    let mut buffer = vec![0; 16 * 1024];
+    let mut next = tokio::time::Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(pause) = pause {
+            next += pause;
+            tokio::time::sleep_until(next).await;
+        }
+        let begun = Instant::now();
+        stream.write_all(&request).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut length = 0;
+        let mut whole = usize::MAX;
+        while length < whole {
+            let read = stream.read(&mut buffer[length..]).await.unwrap();
+            assert!(read > 0, "the server closed the connection");
+            length += read;
+            if whole == usize::MAX {
+                whole = whole_length(&buffer[..length]).unwrap_or(usize::MAX);
+            }
+        }
+        if counting.load(Ordering::Relaxed) {
+            latencies.push(begun.elapsed());
+        }
+    }
+    latencies
+}
+
+/// Length of head and body together, once the head is there.
+fn whole_length(bytes: &[u8]) -> Option<usize> {
+    let head = bytes.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let text = std::str::from_utf8(&bytes[..head]).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    let length = text
+        .split("\r\n")
+        .find_map(|line| line.strip_prefix("content-length: "))?;
+    Some(head + 4 + length.parse::<usize>().unwrap())
+}
+
+/// axum as small as it can be, with the same TLS.
+async fn bare_axum(body: &'static [u8], tls: Arc<rustls::ServerConfig>) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    let router = Router::new().route(
+        "/cimi/Machine/{id}",
+        get(move || async move { (json, body) }),
+    );
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (acceptor, router) = (acceptor.clone(), router.clone());
+            tokio::spawn(async move {
+                let stream = acceptor.accept(stream).await.unwrap();
+                let service = TowerToHyperService::new(router);
+                let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    address
+}
+
+fn print(name: &str, row: &Row) {
+    println!(
+        "{name:<44} {:>8.0}/s   median {:>8.1?}   p99 {:>8.1?}",
+        row.per_second, row.median, row.p99
+    );
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let server = one_core();
+    let world = server.block_on(World::start());
+    let authenticated = format!(
+        "GET /cimi/Machine/7 HTTP/1.1\r\nHost: localhost\r\n{}Accept: application/json\r\n\r\n",
+        login("alice")
+    );
+    let plain =
+        "GET /cimi/Machine/7 HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n";
+    let body = server.block_on(world.ask("GET /cimi/Machine/7", "")).body;
+    println!(
+        "one server core, {CONNECTIONS} connections, TLS 1.3, body of {} bytes",
+        body.len()
+    );
+    let tls = doors::tls::server_config(&world.files()).unwrap();
+    let axum = server.block_on(bare_axum(body.leak(), tls));
+
+    let mut best: [f64; 2] = [0.0; 2];
+    for _ in 0..3 {
+        let row = drive(axum, &world.client, plain, None);
+        print("bare axum, no authentication", &row);
+        best[0] = best[0].max(row.per_second);
+        let row = drive(world.address(), &world.client, &authenticated, None);
+        print("doors: Basic, CIMI, metrics, cached rendering", &row);
+        best[1] = best[1].max(row.per_second);
+    }
+    println!("ratio of the best: {:.2}", best[1] / best[0]);
+    let row = drive(
+        world.address(),
+        &world.client,
+        &authenticated,
+        Some(best[1] / 2.0),
+    );
+    print("doors at half load", &row);
+}

@@ -1,0 +1,106 @@
+//! A server with a cloud that is made up, and a client that can be as rude as it likes.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, missing_docs)]
+
+pub mod client;
+pub mod fake;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use accounts::{Accounts, Settings as AccountSettings, UserSource};
+use cimi::{Acl, Common, Timestamp, UserId, resources::User};
+use doors::{CloudApi, Doors, Limits, Running, Server, Settings, tls};
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
+
+pub use fake::FakeCloud;
+
+/// Two users: `alice`, and the administrator `root`; both have the password `correct horse`.
+struct Users(Vec<Arc<User>>);
+
+impl Users {
+    fn new() -> Self {
+        let hash = accounts::password::hash_blocking("correct horse", 4).unwrap();
+        let user = |name: &str, roles: &[&str]| {
+            Arc::new(User {
+                id: UserId::from_local(name).unwrap(),
+                common: Common::new(Acl::owned_by_admin(), Timestamp::from_millis(0)),
+                username: name.into(),
+                first_name: None,
+                last_name: None,
+                email: None,
+                password: Some(hash.clone()),
+                enabled: true,
+                roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+                altnames: std::collections::BTreeMap::new(),
+                generation: 0,
+                unknown: serde_json::Map::new(),
+            })
+        };
+        Self(vec![user("alice", &[]), user("root", &["::ADMIN"])])
+    }
+}
+
+impl UserSource for Users {
+    fn find(&self, login: &str) -> Option<Arc<User>> {
+        self.0.iter().find(|user| user.username == login).cloned()
+    }
+}
+
+/// Accounts over the two users.
+pub fn accounts() -> Arc<Accounts> {
+    let settings = AccountSettings {
+        bcrypt_cost: 4,
+        ..AccountSettings::default()
+    };
+    Arc::new(Accounts::new(Arc::new(Users::new()), settings))
+}
+
+/// A running server on loopback.
+pub struct World {
+    pub running: Running,
+    pub cloud: Arc<FakeCloud>,
+    pub client: Arc<ClientConfig>,
+    files: tls::CertificateFiles,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(Settings::default(), Limits::default()).await
+    }
+
+    pub async fn with(settings: Settings, limits: Limits) -> Self {
+        doors::metrics::install();
+        let folder = tempfile::tempdir().unwrap();
+        let files = tls::ensure_self_signed(folder.path(), &[]).unwrap();
+        let cloud = Arc::new(FakeCloud::default());
+        let api = Arc::clone(&cloud) as Arc<dyn CloudApi>;
+        let doors = Arc::new(Doors::new(api, accounts(), settings));
+        let server = Server::new(doors, limits, Some(tls::server_config(&files).unwrap()));
+        let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_file(files.authority.clone().unwrap()).unwrap();
+        roots.add(authority).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self {
+            running,
+            cloud,
+            client: Arc::new(client),
+            files,
+            folder,
+        }
+    }
+
+    pub fn files(&self) -> tls::CertificateFiles {
+        self.files.clone()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+}

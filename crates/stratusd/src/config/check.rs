@@ -1,0 +1,189 @@
+//! Values that can't be. What the type of a key can't say is said here, with what to write instead.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use network::{Domain, InstanceTag, Ipv4Network};
+
+use super::{Config, ConfigError, NetworkEntry};
+
+impl Config {
+    pub(super) fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        self.problem().map_or(Ok(()), |(key, problem)| {
+            Err(ConfigError::Value { path: path.to_owned(), key, problem })
+        })
+    }
+
+    fn problem(&self) -> Option<(String, String)> {
+        let wrong = |key: &str, problem: String| Some((key.to_owned(), problem));
+        if self.instance.len() > 3 || self.instance.parse::<InstanceTag>().is_err() {
+            let text = format!("is `{}`; write one to three of a-z and 0-9", self.instance);
+            return wrong("instance", text);
+        }
+        if self.listen.parse::<SocketAddr>().is_err() {
+            let text = format!("is `{}`; write an address and a port, such as 0.0.0.0:8443 or [::]:8443", self.listen);
+            return wrong("listen", text);
+        }
+        for (key, dir) in [("state_dir", &self.state_dir), ("storage.dir", &self.storage.dir)] {
+            if !dir.is_empty() && !Path::new(dir).is_absolute() {
+                return wrong(key, format!("is `{dir}`; write an absolute path"));
+            }
+        }
+        if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
+            let text = format!("is `{}`; write error, warn, info, debug or trace", self.log.level);
+            return wrong("log.level", text);
+        }
+        if self.tls.certificate.is_empty() != self.tls.key.is_empty() {
+            return wrong("tls.certificate", "and `tls.key` belong together: write both or none".to_owned());
+        }
+        if let Err(error) = self.machines.accelerator.parse::<vmhost::accel::AcceleratorPolicy>() {
+            return wrong("machines.accelerator", format!("is wrong: {error}"));
+        }
+        if !(-1..=i64::from(u32::MAX - 100_000)).contains(&self.machines.uid_base) {
+            let text = format!("is {}; write -1, 0 or the first of 60000 unused user ids", self.machines.uid_base);
+            return wrong("machines.uid_base", text);
+        }
+        if self.machines.spare_ports > 24 {
+            return wrong("machines.spare_ports", format!("is {}; at most 24 are possible", self.machines.spare_ports));
+        }
+        for (key, ratio) in [
+            ("placement.cpu_overcommit", self.placement.cpu_overcommit),
+            ("placement.memory_overcommit", self.placement.memory_overcommit),
+        ] {
+            if !(0.01..=1000.0).contains(&ratio) {
+                return wrong(key, format!("is {ratio}; write a number from 0.01 to 1000"));
+            }
+        }
+        if !(4..=16).contains(&self.accounts.password_cost) {
+            let text = format!("is {}; write 4 (tests only) to 16", self.accounts.password_cost);
+            return wrong("accounts.password_cost", text);
+        }
+        for (key, value) in [
+            ("limits.body_kib", self.limits.body_kib as u64),
+            ("limits.request_seconds", self.limits.request_seconds),
+            ("limits.upload_stall_seconds", self.limits.upload_stall_seconds),
+            ("limits.connections", self.limits.connections as u64),
+            ("limits.connections_per_address", self.limits.connections_per_address as u64),
+            ("machines.console_kib", self.machines.console_kib),
+            ("retention.history_revisions", self.retention.history_revisions),
+        ] {
+            if value == 0 {
+                return wrong(key, "is 0; write at least 1".to_owned());
+            }
+        }
+        self.problem_of_machine_types().or_else(|| self.problem_of_networks())
+    }
+
+    fn problem_of_machine_types(&self) -> Option<(String, String)> {
+        for (name, kind) in &self.machine_types {
+            let key = format!("machine_types.\"{name}\"");
+            if cimi::ids::MachineConfigurationId::from_local(name).is_err() {
+                return Some((key, "is no possible name: letters, digits and -_. only".to_owned()));
+            }
+            if kind.cpus == 0 || kind.memory_mib < 16 {
+                return Some((key, "needs at least 1 in `cpus` and 16 in `memory_mib`".to_owned()));
+            }
+        }
+        if self.machine_types.contains_key(&self.machines.default_type) {
+            return None;
+        }
+        let text = format!("is `{}`, which is none of `machine_types`", self.machines.default_type);
+        Some(("machines.default_type".to_owned(), text))
+    }
+
+    fn problem_of_networks(&self) -> Option<(String, String)> {
+        let mut tags = HashMap::new();
+        let mut subnets: Vec<(&str, Ipv4Network)> = Vec::new();
+        for (name, network) in &self.networks {
+            let key = |part: &str| format!("networks.{name}{part}");
+            if cimi::NetworkId::from_local(name).is_err() {
+                return Some((key(""), "is no possible name: letters, digits and -_. only".to_owned()));
+            }
+            if network.tag.len() != 1 || network.tag.parse::<InstanceTag>().is_err() {
+                return Some((key(".tag"), format!("is `{}`; write one of a-z and 0-9", network.tag)));
+            }
+            if let Some(other) = tags.insert(network.tag.as_str(), name) {
+                return Some((key(".tag"), format!("is `{}`, as that of `networks.{other}`; write another", network.tag)));
+            }
+            if network.domain.parse::<Domain>().is_err() {
+                return Some((key(".domain"), format!("is `{}`; write a DNS domain such as stratus.internal", network.domain)));
+            }
+            let range = match network.range() {
+                Ok(range) => range,
+                Err((part, problem)) => return Some((key(part), problem)),
+            };
+            let overlaps = |other: Ipv4Network| {
+                range.subnet.address() <= other.broadcast() && other.address() <= range.subnet.broadcast()
+            };
+            if let Some((other, _)) = subnets.iter().find(|(_, other)| overlaps(*other)) {
+                return Some((key(".subnet"), format!("is {}, which overlaps that of `networks.{other}`", network.subnet)));
+            }
+            subnets.push((name, range.subnet));
+        }
+        if !self.networks.contains_key(&self.network.default) {
+            let text = format!("is `{}`, which is none of `networks`", self.network.default);
+            return Some(("network.default".to_owned(), text));
+        }
+        let [first, last] = self.network.forward_ports;
+        if first == 0 || first > last {
+            return Some(("network.forward_ports".to_owned(), format!("is [{first}, {last}]; write the lowest and the highest port")));
+        }
+        let servers = &self.network.dns_upstream;
+        let host = |text: &String| text == "host";
+        if let Some(text) = servers.iter().find(|text| !host(text) && text.parse::<IpAddr>().is_err()) {
+            let problem = format!("has `{text}`; write [\"host\"], or addresses of name servers, or []");
+            return Some(("network.dns_upstream".to_owned(), problem));
+        }
+        if servers.iter().any(host) && servers.len() > 1 {
+            let problem = "has \"host\" beside addresses; write one or the other".to_owned();
+            return Some(("network.dns_upstream".to_owned(), problem));
+        }
+        None
+    }
+}
+
+/// The addresses of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// All of them.
+    pub subnet: Ipv4Network,
+    /// The host's own.
+    pub gateway: Ipv4Addr,
+    /// The first that may be leased.
+    pub first: Ipv4Addr,
+    /// The last that may be leased.
+    pub last: Ipv4Addr,
+}
+
+impl NetworkEntry {
+    /// The addresses as configured, and by rule where they are not: the gateway is the first, all others can be leased.
+    ///
+    /// # Errors
+    /// Which key is wrong, and why.
+    pub fn range(&self) -> Result<Range, (&'static str, String)> {
+        let subnet: Ipv4Network = self
+            .subnet
+            .parse()
+            .map_err(|error| (".subnet", format!("is `{}`: {error}", self.subnet)))?;
+        let small = || (".subnet", format!("is {}, too small; write a prefix of at most 29 bits", self.subnet));
+        if subnet.prefix_len() > 29 {
+            return Err(small());
+        }
+        let gateway = self.gateway.or_else(|| subnet.nth(1)).ok_or_else(small)?;
+        let first = self.first.or_else(|| subnet.nth(2)).ok_or_else(small)?;
+        let before_broadcast = Ipv4Addr::from_bits(subnet.broadcast().to_bits().saturating_sub(1));
+        let last = self.last.unwrap_or(before_broadcast);
+        for (key, address) in [(".gateway", gateway), (".first", first), (".last", last)] {
+            if !subnet.has_host(address) {
+                return Err((key, format!("is {address}, which no host in {} can have", self.subnet)));
+            }
+        }
+        if first > last {
+            return Err((".first", format!("is {first}, which is after `last`, {last}")));
+        }
+        Ok(Range { subnet, gateway, first, last })
+    }
+}

@@ -1,0 +1,157 @@
+//! One daemon for one state directory, and what it tells others about itself by files there.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use rustix::fs::FlockOperation;
+
+/// The right to use a state directory, held until this is dropped. Also by `STATE/stratusd.pid`, for people and scripts:
+/// the lock on that file counts, not its content.
+#[derive(Debug)]
+pub struct Instance {
+    state: PathBuf,
+    /// Never removed, since a lock on a removed file would hold nobody off; emptied at the end.
+    lock: File,
+}
+
+impl Instance {
+    /// Takes the state directory, and makes it if it isn't there.
+    ///
+    /// # Errors
+    /// If another daemon has it, or it can't be written.
+    pub fn take(state: &Path) -> anyhow::Result<Self> {
+        // Others may pass through, since dnsmasq and QEMU run as users of their own; what is secret is closed itself.
+        make_dir(state, 0o711)?;
+        let path = state.join("stratusd.pid");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                let _ = lock.read_to_string(&mut pid);
+                bail!(
+                    "another stratusd (process {}) runs with {}; stop it first, or give this one another `state_dir`",
+                    pid.trim(),
+                    state.display()
+                );
+            }
+            Err(error) => return Err(error).with_context(|| format!("locking {}", path.display())),
+        }
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .with_context(|| path.display().to_string())?;
+        // Of an earlier run that was killed.
+        remove(&state.join("ready"))?;
+        Ok(Self { state: state.to_owned(), lock })
+    }
+
+    /// Tells those who wait for it that the cloud is ready: by `STATE/ready`, which holds the API's address, and by a line
+    /// on an inherited descriptor.
+    ///
+    /// # Errors
+    /// If that can't be written.
+    pub fn ready(&self, address: &str, descriptor: Option<i32>) -> anyhow::Result<()> {
+        let path = self.state.join("ready");
+        write_atomically(&path, format!("{address}\n").as_bytes(), 0o644)?;
+        if let Some(number) = descriptor {
+            // By its name in /proc, which needs no trust in the number.
+            let path = format!("/proc/self/fd/{number}");
+            let mut file = OpenOptions::new().write(true).open(&path).with_context(|| format!("--ready-fd {number}"))?;
+            writeln!(file, "{address}").with_context(|| format!("--ready-fd {number}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.state.join("ready")) {
+            tracing::warn!("{error:#}");
+        }
+        let _ = self.lock.set_len(0);
+    }
+}
+
+/// Makes a directory and those above it, if they aren't there.
+///
+/// # Errors
+/// If that can't be done.
+pub fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("{}: can't be made; see that the daemon may write there, or change `state_dir`", path.display()))
+}
+
+/// Writes a file so that it is there wholly or not at all, whatever happens.
+///
+/// # Errors
+/// If that can't be done.
+pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    let write = || {
+        remove_file(&new)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    };
+    write().with_context(|| path.display().to_string())
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    remove_file(path).with_context(|| path.display().to_string())
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_is_refused_with_the_number_of_the_first() {
+        let state = tempfile::tempdir().unwrap();
+        let first = Instance::take(state.path()).unwrap();
+        let refused = Instance::take(state.path()).unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        first.ready("https://127.0.0.1:8443", None).unwrap();
+        assert!(state.path().join("ready").exists());
+        drop(first);
+        assert!(!state.path().join("ready").exists());
+        Instance::take(state.path()).unwrap();
+    }
+
+    #[test]
+    fn a_secret_is_written_whole_and_closed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        write_atomically(&path, b"one", 0o600).unwrap();
+        write_atomically(&path, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,36 @@
+//! What a daemon does for the cloud.
+
+/// A part of the cloud that a daemon can play.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// The API and the rules.
+    Entry,
+    /// Places machines on hosts.
+    Scheduler,
+    /// Runs machines on this host, with their network.
+    VmHost,
+    /// Keeps images and volumes.
+    Storage,
+}
+
+/// The roles to be played.
+#[derive(Clone, Debug)]
+pub struct Roles(Vec<Role>);
+
+impl Roles {
+    /// Those asked for; all if none was.
+    #[must_use]
+    pub fn of(asked: &[Role]) -> Self {
+        Self(if asked.is_empty() {
+            vec![Role::Entry, Role::Scheduler, Role::VmHost, Role::Storage]
+        } else {
+            asked.to_vec()
+        })
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.0.contains(&role)
+    }
+}
