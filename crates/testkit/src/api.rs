@@ -207,6 +207,14 @@ impl Api {
 
     /// `GET`.
     ///
+    /// # Errors
+    /// If there was no answer.
+    pub fn get_any(&self, path: &str) -> Result<Reply, String> {
+        self.send("GET", path, &[], None)
+    }
+
+    /// `GET`.
+    ///
     /// # Panics
     /// If there is no answer.
     #[must_use]

@@ -38,10 +38,13 @@ const UNPRIVILEGED: u32 = 61_234;
 pub struct Options {
     /// More lines of the configuration, before the first table.
     pub top: String,
-    /// More tables of the configuration. Tables and keys that the testkit writes itself: `network`, `accounts`, `machines.power_button_seconds`.
+    /// More tables of the configuration. Tables and keys that the testkit writes itself: `network`, `accounts`,
+    /// `machines`, `storage`.
     pub tables: String,
     /// Where the cloud keeps its state, if not in a folder of its own.
     pub state_dir: Option<PathBuf>,
+    /// More lines of the table `storage`.
+    pub storage: String,
     /// Seconds that guests have to obey the power button.
     pub power_button_seconds: Option<u64>,
     /// MiB of disk that new machines leave free.
@@ -72,7 +75,7 @@ impl TestCloud {
     /// If it doesn't start.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with(Options::default())
+        Self::start_with(&Options::default())
     }
 
     /// The same, configured otherwise.
@@ -80,7 +83,7 @@ impl TestCloud {
     /// # Panics
     /// If it doesn't start.
     #[must_use]
-    pub fn start_with(options: Options) -> Self {
+    pub fn start_with(options: &Options) -> Self {
         Self::begin(options, Some(Namespace::new()))
     }
 
@@ -90,10 +93,10 @@ impl TestCloud {
     /// If it doesn't start.
     #[must_use]
     pub fn start_user_mode() -> Self {
-        Self::begin(Options::default(), None)
+        Self::begin(&Options::default(), None)
     }
 
-    fn begin(options: Options, namespace: Option<Namespace>) -> Self {
+    fn begin(options: &Options, namespace: Option<Namespace>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("stratus-test-")
             .tempdir()
@@ -125,7 +128,7 @@ impl TestCloud {
         let instance = instance_tag();
         fs::write(
             &config,
-            configuration(&options, &instance, &state, &listen, namespace.is_some()),
+            configuration(options, &instance, &state, &listen, namespace.is_some()),
         )
         .unwrap();
         make_key(folder.path());
@@ -607,9 +610,11 @@ impl TestCloud {
     /// If something is left.
     #[track_caller]
     pub fn assert_clean(&self) {
-        for machine in self.admin.list("Machine") {
-            panic!("machine {} is still there: {machine}", machine["vmid"]);
-        }
+        let machines = self.admin.list("Machine");
+        assert!(
+            machines.is_empty(),
+            "machines are still there: {machines:?}"
+        );
         let begun = std::time::Instant::now();
         loop {
             let found = self.left_over();
@@ -634,7 +639,7 @@ impl TestCloud {
         let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         match report["findings"].as_array() {
             Some(findings) => {
-                found.extend(findings.iter().map(|finding| format!("doctor: {finding}")))
+                found.extend(findings.iter().map(|finding| format!("doctor: {finding}")));
             }
             None => found.push(format!(
                 "doctor says {}{}",
@@ -732,10 +737,12 @@ power_button_seconds = {power_button}
 translation_cache_mib = 64
 [storage]
 reserve_mib = {reserve}
+{}
 {network}{}
 "#,
         state.display(),
         options.top,
+        options.storage,
         options.tables
     )
 }
