@@ -11,10 +11,11 @@ use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 use accounts::{Accounts, UserSource};
 use anyhow::{Context as _, bail};
 use cimi::resources::User;
-use cloud::{Cloud, HostServices, ImageIntake, NoServices};
+use cloud::Cloud;
 use documents::Documents;
 use doors::{Doors, Running, Server, tls};
 use scheduler::Scheduler;
+use storage::controller::StorageController;
 use store::{SharedStore, SqliteOptions, SqliteStore};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -56,8 +57,15 @@ pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> any
     let documents = Documents::open(store.clone()).await.context("reading the database")?;
     tracing::info!(machines = documents.machines.len(), revision = %documents.revision(), "database open");
 
-    let host = if roles.has(Role::VmHost) { Some(open_host(&config, &documents).await?) } else { None };
-    let cloud = open_rules(&config, &documents, host.as_ref()).await?;
+    let host = LocalHost {
+        documents: documents.clone(),
+        storage: if roles.has(Role::Storage) { Some(open_storage(&config, &documents).await?) } else { None },
+        machines: if roles.has(Role::VmHost) { Some(open_host(&config, &documents).await?) } else { None },
+    };
+    let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
+    let cloud = Cloud::open(documents.clone(), settings::rules(&config)?, services, intake)
+        .await
+        .context("writing what the configuration says there is")?;
     first_start::ensure_administrator(&cloud, &state).await?;
 
     let mut parts = Parts::new();
@@ -71,8 +79,11 @@ pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> any
         let scheduler = Scheduler::new(documents.clone(), settings::placement(&config));
         parts.start("scheduler", |stop| scheduler.run(stop));
     }
-    if let Some(host) = host {
-        parts.start("vm-host", |stop| async move { host.run(stop).await });
+    if let Some(storage) = host.storage {
+        parts.start("storage", |stop| async move { storage.run(stop).await });
+    }
+    if let Some(machines) = host.machines {
+        parts.start("vm-host", |stop| async move { machines.run(stop).await });
     }
 
     let door = if roles.has(Role::Entry) { Some(open_doors(&config, &cloud, &documents).await?) } else { None };
@@ -125,14 +136,12 @@ async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Resul
         .context("starting the VM host controller")
 }
 
-async fn open_rules(config: &Config, documents: &Documents, host: Option<&VmHost>) -> anyhow::Result<Cloud> {
-    let hosts: Arc<dyn HostServices> = match host {
-        Some(host) => Arc::new(LocalHost::new(host.clone(), documents.clone())),
-        None => Arc::new(NoServices),
-    };
-    let intake: Arc<dyn ImageIntake> = Arc::new(NoServices);
-    let cloud = Cloud::open(documents.clone(), settings::rules(config)?, hosts, intake).await;
-    cloud.context("writing what the configuration says there is")
+async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<StorageController> {
+    // The client that fetches images and the server share one implementation of cryptography.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    StorageController::open(documents.clone(), settings::storage(config)?)
+        .await
+        .context("starting the storage controller")
 }
 
 /// The API, listening.
@@ -251,19 +260,29 @@ impl Parts {
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("listening for signals");
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
 
     /// Waits for the one to stop, and returns its name.
     async fn stop(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                Some(()) = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: a changed configuration or certificate counts from the next start on; machines run through it");
+                }
+            }
         }
     }
 }

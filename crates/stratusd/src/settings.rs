@@ -1,6 +1,10 @@
 //! From the configuration to the settings of each part.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use scheduler::{Policy, Strategy};
@@ -110,14 +114,48 @@ pub fn qemu(config: &Config) -> anyhow::Result<PathBuf> {
     if name.components().count() > 1 {
         return Ok(name);
     }
+    in_path(&name).with_context(|| {
+        let name = name.display();
+        format!("`{name}` is not in PATH: install QEMU (Debian: qemu-system-x86), or set `machines.qemu`")
+    })
+}
+
+/// For the storage controller.
+///
+/// # Errors
+/// If nothing that fetches images can be made.
+pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings> {
+    let client = storage::import::configure_client(reqwest::Client::builder())
+        .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .context("preparing to fetch images")?;
+    let dir = config.storage_dir();
+    let mut settings = storage::controller::Settings::new(dir.clone(), client);
+    settings.reserve_bytes = config.storage.reserve_mib.saturating_mul(MIB);
+    let gib = |gib: u64| gib.saturating_mul(cimi::size::GIBIBYTE);
+    settings.cache_bytes = (config.storage.image_cache_gib > 0).then(|| gib(config.storage.image_cache_gib));
+    let largest = gib(config.storage.largest_image_gib);
+    settings.limits.max_source_bytes = largest;
+    settings.limits.max_image_bytes = largest;
+    settings.limits.size.max_virtual_bytes = largest;
+    settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
+    settings.qemu_img = qemu_img();
+    Ok(settings)
+}
+
+/// What examines images a second time, if it is there.
+fn qemu_img() -> Option<storage::confine::QemuImg> {
+    let found = in_path("qemu-img".as_ref()).map(|program| storage::confine::QemuImg::at(&program));
+    if let Some(Ok(program)) = found {
+        return Some(program);
+    }
+    tracing::warn!("`qemu-img` is not in PATH: qcow2 images are examined by our own rules only (Debian: qemu-utils)");
+    None
+}
+
+fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(&name))
-        .find(|file| file.is_file())
-        .with_context(|| {
-            let name = name.display();
-            format!("`{name}` is not in PATH: install QEMU (Debian: qemu-system-x86), or set `machines.qemu`")
-        })
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_absolute() && file.is_file())
 }
 
 async fn accelerator(config: &Config) -> anyhow::Result<accel::Accelerator> {

@@ -1,11 +1,11 @@
 //! Removes what outlives the daemon on purpose: QEMU processes, networks, control groups. Documents, disks, volumes and
 //! images stay: the next start brings machines back as their restart policy says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use network::NetworkHost;
-use vmhost::{Adopted, Hypervisor as _, launch_spec::Accelerator, qemu::QemuHypervisor};
+use vmhost::{Adopted, Hypervisor as _, cgroup::Cgroups, launch_spec::Accelerator, qemu::QemuHypervisor};
 
 use crate::{config::Config, instance::Instance, networks, settings};
 
@@ -29,6 +29,7 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
             }
         }
     }
+    troubles.extend(control_groups(&settings::cgroup(config).parent));
     if troubles.is_empty() {
         return Ok(());
     }
@@ -37,6 +38,24 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
 
 async fn remove_network(config: &Config, name: &str) -> anyhow::Result<()> {
     Ok(NetworkHost::remove(&networks::for_host(config, name)?).await?)
+}
+
+/// Removes the groups that held machines, now empty. Returns what went wrong.
+fn control_groups(parent: &str) -> Vec<String> {
+    let cgroups = Cgroups::detect();
+    let roots: Vec<&PathBuf> = match &cgroups {
+        Cgroups::Version1 { cpu, memory, pids } => [cpu, memory, pids].into_iter().flatten().collect(),
+        Cgroups::Version2(root) => vec![root],
+        Cgroups::None => Vec::new(),
+    };
+    let group_of_each = cgroups.machines(parent).into_iter();
+    let removed = group_of_each.chain(roots.into_iter().map(|root| root.join(parent)));
+    removed
+        .filter_map(|group| match std::fs::remove_dir(&group) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Some(format!("{}: {error}", group.display())),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Ends the process of every machine folder. Returns what went wrong.
