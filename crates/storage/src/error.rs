@@ -134,6 +134,9 @@ pub enum Error {
         /// Its exit status and the end of its messages.
         reason: String,
     },
+    /// A document of the cloud could not be read or written.
+    #[error(transparent)]
+    Document(Arc<documents::DocumentsError>),
     /// This back-end cannot do it.
     #[error("the {backend} storage back-end cannot {action}")]
     Unsupported {
@@ -142,6 +145,12 @@ pub enum Error {
         /// What was asked for.
         action: &'static str,
     },
+}
+
+impl From<documents::DocumentsError> for Error {
+    fn from(error: documents::DocumentsError) -> Self {
+        Self::Document(Arc::new(error))
+    }
 }
 
 impl Error {

@@ -4,7 +4,7 @@
 //! DIR/lock                 held while a process works here
 //! DIR/incoming/…           unfinished imports and half-deleted images; swept at open
 //! DIR/images/IDENTIFIER/   appears by one rename, complete and flushed
-//!         disk             the image, read-only, zero runs are holes
+//!         disk             the image, read-only (0400; 0444 in a store of files), zero runs are holes
 //!         image.json       what is known of it
 //! ```
 //!
@@ -114,6 +114,25 @@ pub struct Options {
     pub qemu_img: Option<QemuImg>,
 }
 
+/// What a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Disks of machines: decompressed, examined, readable by us alone.
+    Disks,
+    /// Kernels and initrds: kept byte by byte as they come, readable by all, because QEMU opens them by name.
+    Files,
+}
+
+impl Content {
+    /// Permissions of a finished file. A disk is opened by us and handed to QEMU as a descriptor.
+    const fn mode(self) -> u32 {
+        match self {
+            Self::Disks => 0o400,
+            Self::Files => 0o444,
+        }
+    }
+}
+
 /// A directory of images. Cheap to clone; all clones are one store.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
@@ -124,6 +143,7 @@ pub struct ImageStore {
 struct Inner {
     dir: PathBuf,
     options: Options,
+    content: Content,
     images: RwLock<BTreeMap<ImageIdentifier, Arc<Image>>>,
     flights: Mutex<flight::Flights>,
     /// Held (by blocking threads only) while a directory of `images` appears or goes, so that `images` need not be.
@@ -139,6 +159,19 @@ impl ImageStore {
     /// # Errors
     /// [`Error::InUse`] while another process (or another `open`) has it; [`Error::Io`].
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
+        Self::open_as(dir, options, Content::Disks)
+    }
+
+    /// Opens a store of plain files (kernels, initrds) instead of disks: what is imported is neither decompressed nor
+    /// examined, counts as raw, and may be read by everybody who knows its name.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_files(dir: &Path, options: Options) -> Result<Self, Error> {
+        Self::open_as(dir, options, Content::Files)
+    }
+
+    fn open_as(dir: &Path, options: Options, content: Content) -> Result<Self, Error> {
         // Others may pass through to a file they were told of, but not list what there is.
         let create = |dir: &Path| {
             DirBuilder::new()
@@ -169,6 +202,7 @@ impl ImageStore {
             inner: Arc::new(Inner {
                 dir,
                 options,
+                content,
                 images: RwLock::new(images),
                 flights: Mutex::default(),
                 renaming: Mutex::new(()),

@@ -3,10 +3,12 @@
 //! Images come from strangers: they are streamed into the cache under limits, examined before any program opens them,
 //! and named by what they contain. Root disks are copy-on-write overlays on cached images, written in constant time.
 //! Persistent volumes live in a [`backend`]. Everything that is made can be made twice, everything that is
-//! deleted can be deleted twice, and what a crash leaves behind is found and swept.
+//! deleted can be deleted twice, and what a crash leaves behind is found and swept. The [`controller`] does all this as
+//! the documents of volumes and images ask for it.
 
 pub mod backend;
 pub mod confine;
+pub mod controller;
 pub mod decompress;
 pub mod digest;
 pub mod durable;

@@ -145,7 +145,7 @@ async fn a_raw_disk_is_kept_with_its_digests_and_holes() {
         "{} bytes allocated: holes were written",
         kept.blocks() * 512
     );
-    assert_eq!(kept.mode() & 0o777, 0o444);
+    assert_eq!(kept.mode() & 0o777, 0o400);
     nothing_is_left(dir.path());
     store.verify(&image.identifier).await.expect("undamaged");
 

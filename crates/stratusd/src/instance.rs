@@ -15,7 +15,8 @@ use rustix::fs::FlockOperation;
 #[derive(Debug)]
 pub struct Instance {
     state: PathBuf,
-    _lock: File,
+    /// Never removed, since a lock on a removed file would hold nobody off; emptied at the end.
+    lock: File,
 }
 
 impl Instance {
@@ -54,7 +55,7 @@ impl Instance {
             .with_context(|| path.display().to_string())?;
         // Of an earlier run that was killed.
         remove(&state.join("ready"))?;
-        Ok(Self { state: state.to_owned(), _lock: lock })
+        Ok(Self { state: state.to_owned(), lock })
     }
 
     /// Tells those who wait for it that the cloud is ready: by `STATE/ready`, which holds the API's address, and by a line
@@ -77,11 +78,10 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        for name in ["ready", "stratusd.pid"] {
-            if let Err(error) = remove(&self.state.join(name)) {
-                tracing::warn!("{error:#}");
-            }
+        if let Err(error) = remove(&self.state.join("ready")) {
+            tracing::warn!("{error:#}");
         }
+        let _ = self.lock.set_len(0);
     }
 }
 

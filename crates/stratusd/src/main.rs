@@ -2,7 +2,6 @@
 //!
 //! [`serve`] is the wiring, to be read first.
 
-mod api;
 mod config;
 mod first_start;
 mod host_services;

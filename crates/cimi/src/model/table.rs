@@ -235,8 +235,7 @@ const MACHINE_IMAGE: Type = Type {
             .at_creation(),
         a("kernelArguments", String)
             .limit(Limit::Text(2048))
-            .stratuslab()
-            .at_creation(),
+            .stratuslab(),
     ],
     ..standard(Kind::MachineImage, "machineImages", "machineImages")
 };
@@ -319,7 +318,7 @@ const VOLUME: Type = Type {
         seen("state", String),
         a("type", Uri).at_creation(),
         a("capacity", Integer).limit(CAPACITY),
-        seen("bootable", Boolean),
+        a("bootable", Boolean),
         seen("size", Integer).stratuslab(),
         seen("sizeBytes", Integer).stratuslab(),
         VISIBILITY,
@@ -367,6 +366,7 @@ const NETWORK: Type = Type {
         seen("domain", String).stratuslab(),
         seen("nameServers", Array(&String)).stratuslab(),
         seen("nat", Boolean).stratuslab(),
+        seen("leases", Integer).stratuslab(),
     ],
     ..standard(Kind::Network, "networks", "networks")
 };
@@ -382,7 +382,7 @@ const ADDRESS: Type = Type {
         seen("mask", String),
         seen("network", Ref(&[Kind::Network])),
         seen("resource", Ref(&[Kind::Machine])),
-        seen("mac", String).stratuslab(),
+        seen("macAddress", String).stratuslab(),
         OWNER,
     ],
     ..standard(Kind::Address, "addresses", "addresses")
@@ -437,15 +437,6 @@ const USER: Type = Type {
 const HOST: Type = Type {
     namespace: Namespace::StratusLab,
     attributes: &[
-        seen(
-            "capacity",
-            Struct(&[
-                seen("cpus", Integer),
-                seen("memoryKib", Integer),
-                seen("diskBytes", Integer),
-                seen("diskFreeBytes", Integer),
-            ]),
-        ),
         seen("state", String),
         seen("accelerator", String),
         seen("acceleratorReason", String),
@@ -455,8 +446,12 @@ const HOST: Type = Type {
         seen("started", DateTime),
         seen("troubles", Array(&String)),
         seen("machines", Integer),
+        seen("cpu", Integer),
         seen("cpuUsed", Integer),
+        seen("memory", Integer),
         seen("memoryUsed", Integer),
+        seen("diskBytes", Integer),
+        seen("diskFreeBytes", Integer),
     ],
     ..standard(Kind::Host, "hosts", "hosts")
 };
@@ -510,10 +505,7 @@ const MACHINE_NETWORK_INTERFACE: Type = Type {
     attributes: &[
         seen(
             "addresses",
-            Array(&Struct(&[
-                seen("address", Ref(&[Kind::Address])),
-                seen("ip", String),
-            ])),
+            Array(&Struct(&[seen("href", Uri), seen("ip", String)])),
         ),
         seen("network", Ref(&[Kind::Network])),
         seen("state", String),

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::{Image, ImageStore, Imported, Limits, Progress};
+use super::{Content, Image, ImageStore, Imported, Limits, Progress};
 use crate::decompress;
 use crate::digest::{Digests, Expected, LegacyPair, Sha2Pair};
 use crate::durable::{self, RemoveOnDrop};
@@ -72,13 +72,21 @@ pub(super) fn run(
         current: Bytes::new(),
         ended: false,
     };
-    let (_, mut reader) = decompress::reader(source, expected.compression)
-        .map_err(|error| target.read_error(error))?;
+    let mut reader: Box<dyn Read> = match store.inner.content {
+        Content::Files => Box::new(source),
+        Content::Disks => {
+            decompress::reader(source, expected.compression)
+                .map_err(|error| target.read_error(error))?
+                .1
+        }
+    };
     let (inspected, bytes, digests) = target.stream(&mut *reader, &file, expected, progress)?;
     drop(reader);
 
     expected.check(bytes, &digests)?;
-    inspect::whole_file(&file, &target.path, &inspected, &limits.size)?;
+    if store.inner.content == Content::Disks {
+        inspect::whole_file(&file, &target.path, &inspected, &limits.size)?;
+    }
     let image = Image {
         identifier: ImageIdentifier::from_sha1(&digests.sha1),
         format: inspected.format(),
@@ -153,7 +161,11 @@ impl Target<'_> {
     ) -> Result<(Inspected, u64, Digests), Error> {
         // Nothing is written before the header has been examined.
         let first = fill(reader, PREFIX_BYTES).map_err(|error| self.read_error(error))?;
-        let inspected = inspect::first_bytes(&first, expected.format, &self.limits.size)?;
+        let inspected = match self.store.inner.content {
+            Content::Files if first.is_empty() => return Err(inspect::Refusal::Empty.into()),
+            Content::Files => Inspected::Raw,
+            Content::Disks => inspect::first_bytes(&first, expected.format, &self.limits.size)?,
+        };
         let limit_bytes = self.limits.max_image_bytes;
         thread::scope(|scope| {
             let hashing = Hashing::start(scope);
@@ -213,14 +225,18 @@ impl Target<'_> {
 
     /// Last look by the real program, then read-only and flushed.
     fn finish(&self, file: &File, image: &Image) -> Result<(), Error> {
-        // Readable by all, so that the confined program can open it; the directories keep everybody else away.
-        file.set_permissions(fs::Permissions::from_mode(0o444))
-            .map_err(Error::io("protect", &self.path))?;
+        let protect = |mode| {
+            file.set_permissions(fs::Permissions::from_mode(mode))
+                .map_err(Error::io("protect", &self.path))
+        };
         if let (inspect::Format::Qcow2, Some(qemu_img)) =
             (image.format, &self.store.inner.options.qemu_img)
         {
+            // Readable by all for as long as the confined program has to open it.
+            protect(0o444)?;
             qemu_img.accepts(file, image.virtual_bytes)?;
         }
+        protect(self.store.inner.content.mode())?;
         file.sync_all().map_err(|error| self.write_error(error, 0))
     }
 

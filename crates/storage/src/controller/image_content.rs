@@ -1,0 +1,328 @@
+//! The content of an image on its way into the cache: from a URL, or sent by a client.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cimi::resources::{Image, ImageSource, ImageState};
+use documents::Cached;
+use futures::Stream;
+use tokio::sync::watch;
+use tokio_util::io::StreamReader;
+
+use super::StorageController;
+use super::follow::Next;
+use super::image_document::expected;
+use super::transfer::Transfer;
+use crate::error::Error;
+use crate::identifier::ImageIdentifier;
+use crate::import::{self, Progress, Source};
+
+/// Shortest time between two writes of a progress.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
+
+/// What an image's content is treated as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A disk: decompressed and examined.
+    Disk,
+    /// A kernel or an initrd: kept as it comes.
+    File,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 2] = [Self::Disk, Self::File];
+
+    pub(super) fn of(image: &Image) -> Self {
+        if image.kind == "FILE" {
+            Self::File
+        } else {
+            Self::Disk
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::File => "file",
+        }
+    }
+}
+
+/// What became of an import.
+enum Brought {
+    /// The image is in the cache, and its document says so.
+    Kept,
+    /// The document wants it no more.
+    Unwanted,
+    /// The content was in the cache, but went before the document could refer to it.
+    Vanished,
+}
+
+impl StorageController {
+    /// Fetches an image from its URL; from the start if that was interrupted.
+    pub(super) async fn fetch_image(&self, read: &Cached<Image>, url: &str) -> Result<Next, Error> {
+        let local = read.id.local();
+        let Some(transfer) = self.0.transfers.begin(local) else {
+            return Ok(Next::Again(PROGRESS_PERIOD));
+        };
+        let source = Source::Url {
+            url: url.to_owned(),
+            client: self.0.settings.client.clone(),
+        };
+        match self.bring(&read.document.0, source, &transfer).await {
+            Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
+            Ok(Brought::Vanished) => Ok(Next::Again(Duration::ZERO)),
+            // Not the image's fault.
+            Err(error @ (Error::Document(_) | Error::Cancelled)) => Err(error),
+            Err(error) => self.give_up(local, &error.to_string()).await,
+        }
+    }
+
+    /// Takes the content of an image that waits for its upload, and returns when the outcome is in its document. The
+    /// work goes on if the caller leaves; it ends when `content` does.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless the image waits for content, then nothing is changed. Otherwise why the content was
+    /// not taken, as in [`ImageStore::import`](crate::import::ImageStore::import): then the image is in ERROR with it as reason.
+    pub async fn take(
+        &self,
+        image: &Image,
+        length: Option<u64>,
+        content: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let (this, local) = (self.clone(), image.id.local().to_owned());
+        let work = self.0.uploads.spawn(async move {
+            let stopping = this.0.stopping.clone();
+            tokio::select! {
+                biased;
+                // The document stays as it is: the next start finds a transfer that was begun and has no worker.
+                () = stopping.cancelled() => Err(Error::Cancelled),
+                taken = this.take_now(&local, length, content) => taken,
+            }
+        });
+        work.await.unwrap_or(Err(Error::Cancelled))
+    }
+
+    async fn take_now(
+        &self,
+        local: &str,
+        length: Option<u64>,
+        content: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let refused = |reason: &str| Error::Invalid {
+            what: "upload to",
+            value: format!("MachineImage/{local}"),
+            reason: reason.to_owned(),
+        };
+        let _turn = self
+            .0
+            .intakes
+            .acquire()
+            .await
+            .map_err(|_| Error::Cancelled)?;
+        let transfer = self
+            .0
+            .transfers
+            .begin(local)
+            .ok_or_else(|| refused("its content is already being sent"))?;
+        // From here on a progress above 0 without a transfer means that the daemon ended in between.
+        let claimed = self
+            .0
+            .documents
+            .update::<Image, Error>(local, |image| {
+                let waits = image.desired.source == ImageSource::Upload
+                    && image.state == ImageState::Creating
+                    && image.progress.unwrap_or(0) == 0
+                    && !image.desired.deleted;
+                if !waits {
+                    return Err(refused(
+                        "it doesn't wait for content; create a new MachineImage",
+                    ));
+                }
+                image.progress = Some(1);
+                Ok(true)
+            })
+            .await?;
+        self.checkpoint("upload: begun").await;
+        let reader = Box::new(StreamReader::new(Box::pin(content)));
+        let brought = self
+            .bring(
+                &claimed.document.0,
+                Source::Stream { reader, length },
+                &transfer,
+            )
+            .await;
+        let error = match brought {
+            Ok(Brought::Kept) => return Ok(()),
+            Ok(Brought::Unwanted) => return Err(refused("it was deleted meanwhile")),
+            Ok(Brought::Vanished) => {
+                refused("the same content was removed at this moment; create the image anew")
+            }
+            Err(error) => error,
+        };
+        self.give_up(local, &error.to_string()).await?;
+        Err(error)
+    }
+
+    /// Imports, showing how far it is, and has the document refer to what came.
+    async fn bring(
+        &self,
+        image: &Image,
+        source: Source,
+        transfer: &Transfer,
+    ) -> Result<Brought, Error> {
+        let (local, kind) = (image.id.local(), Kind::of(image));
+        let begun = Instant::now();
+        let expected = expected(&image.desired.expected)?;
+        if let Some(identifier) = expected.known_identifier() {
+            self.forget_if_lost(kind, &identifier).await?;
+        }
+        let limits = self.limits_now()?;
+        let (sender, progress) = watch::channel(Progress::default());
+        let store = self.store(kind).clone();
+        let known_bytes = expected.bytes;
+        let import = store.import(source, expected, limits, &sender);
+        let mut import = std::pin::pin!(import);
+        let mut ticks = tokio::time::interval_at(
+            tokio::time::Instant::now() + PROGRESS_PERIOD,
+            PROGRESS_PERIOD,
+        );
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let imported = loop {
+            tokio::select! {
+                biased;
+                () = transfer.changed() => if !self.is_wanted(local) {
+                    return Ok(Brought::Unwanted);
+                },
+                imported = &mut import => break imported,
+                _ = ticks.tick() => {
+                    let now = *progress.borrow();
+                    if let Some(percent) = percent(now, known_bytes) {
+                        self.image_progress(local, percent).await;
+                    }
+                }
+            }
+        };
+        let outcome = if imported.is_ok() { "done" } else { "failed" };
+        metrics::counter!("storage_imports_total", "outcome" => outcome).increment(1);
+        metrics::counter!("storage_import_bytes_total").increment(progress.borrow().bytes_read);
+        metrics::histogram!("storage_import_seconds").record(begun.elapsed().as_secs_f64());
+        let imported = imported?;
+        self.checkpoint("image: in the cache, not told").await;
+        let brought = self.refer(local, kind, &imported.image).await?;
+        if matches!(brought, Brought::Kept) {
+            let (identifier, bytes) = (imported.image.identifier, imported.image.bytes);
+            tracing::info!(image = %image.id, %identifier, bytes, shared = imported.already_present, "image imported");
+        }
+        self.checkpoint("image: in the cache and told").await;
+        Ok(brought)
+    }
+
+    /// Writes into the document that its content is there. If nobody wants it any more it goes again.
+    async fn refer(
+        &self,
+        local: &str,
+        kind: Kind,
+        image: &Arc<import::Image>,
+    ) -> Result<Brought, Error> {
+        let _references = self.0.references.lock().await;
+        self.forget_if_lost(kind, &image.identifier).await?;
+        if self.store(kind).find(&image.identifier).is_none() {
+            return Ok(Brought::Vanished);
+        }
+        loop {
+            let read = self.0.documents.images.get(local);
+            let Some(read) =
+                read.filter(|read| read.state == ImageState::Creating && !read.desired.deleted)
+            else {
+                self.mark_unwanted(kind, &image.identifier).await?;
+                self.collect(kind, &image.identifier).await?;
+                return Ok(Brought::Unwanted);
+            };
+            match self.image_available(&read, image).await {
+                Ok(()) => return Ok(Brought::Kept),
+                Err(Error::Document(error)) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The import failed for good: the document tells why.
+    async fn give_up(&self, local: &str, reason: &str) -> Result<Next, Error> {
+        loop {
+            let Some(read) = self.0.documents.images.get(local) else {
+                return Ok(Next::Settled);
+            };
+            if read.state != ImageState::Creating || read.desired.deleted {
+                return Ok(Next::Settled);
+            }
+            match self.image_failed(&read, reason).await {
+                Err(Error::Document(error)) if error.is_conflict() => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn is_wanted(&self, local: &str) -> bool {
+        let image = self.0.documents.images.get(local);
+        image.is_some_and(|image| image.state == ImageState::Creating && !image.desired.deleted)
+    }
+
+    /// The store believes its memory; a file that somebody took away must be fetched again.
+    pub(super) async fn forget_if_lost(
+        &self,
+        kind: Kind,
+        identifier: &ImageIdentifier,
+    ) -> Result<(), Error> {
+        let store = self.store(kind);
+        if let Some(image) = store.find(identifier)
+            && is_missing(&image.path).await?
+        {
+            tracing::warn!(%identifier, path = %image.path.display(), "the file of a cached image is gone");
+            store.delete(identifier).await?;
+        }
+        Ok(())
+    }
+
+    /// The limits of an import that begins now: what the cache may still take.
+    fn limits_now(&self) -> Result<import::Limits, Error> {
+        let mut limits = self.0.settings.limits;
+        if let Some(most) = self.0.settings.cache_bytes {
+            let images = Kind::ALL
+                .into_iter()
+                .flat_map(|kind| self.store(kind).list());
+            let kept: u64 = images.map(|image| image.bytes).fold(0, u64::saturating_add);
+            let left = most.saturating_sub(kept);
+            if left == 0 {
+                return Err(Error::TooLarge {
+                    what: "image cache",
+                    limit_bytes: most,
+                });
+            }
+            limits.max_image_bytes = limits.max_image_bytes.min(left);
+        }
+        Ok(limits)
+    }
+}
+
+/// Whether there is no such file.
+pub(super) async fn is_missing(path: &std::path::Path) -> Result<bool, Error> {
+    match tokio::fs::metadata(path).await {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Error::io("examine", path)(error)),
+    }
+}
+
+/// Percent done, as far as anybody can know; 0 and 100 mean "not begun" and "done".
+fn percent(progress: Progress, known_bytes: Option<u64>) -> Option<u8> {
+    let (done, all) = match (progress.total, known_bytes) {
+        (Some(total), _) => (progress.bytes_read, total),
+        (None, Some(bytes)) => (progress.bytes_written, bytes),
+        (None, None) => return None,
+    };
+    let percent = u128::from(done) * 100 / u128::from(all.max(1));
+    Some(u8::try_from(percent.clamp(1, 99)).unwrap_or(99))
+}

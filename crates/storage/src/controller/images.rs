@@ -1,0 +1,170 @@
+//! Images: fetched, kept and removed as their documents say.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cimi::Timestamp;
+use cimi::resources::{Image, ImageSource, ImageState};
+use documents::Cached;
+
+use super::StorageController;
+use super::follow::{Lane, Next};
+use super::image_content::{Kind, is_missing};
+use super::image_document::image_file;
+use crate::error::Error;
+use crate::identifier::ImageIdentifier;
+
+/// How often it is asked whether the last machine of a removed image is gone.
+const MACHINES_PERIOD: Duration = Duration::from_secs(30);
+
+impl StorageController {
+    /// Fetching is long work, everything else is quick.
+    pub(super) fn image_lane(&self, local: &str) -> Lane {
+        match self.0.documents.images.get(local) {
+            Some(image)
+                if image.state == ImageState::Creating
+                    && !image.desired.deleted
+                    && image.desired.source != ImageSource::Upload =>
+            {
+                Lane::Long
+            }
+            _ => Lane::Quick,
+        }
+    }
+
+    /// The images that wait for something.
+    pub(super) fn unsettled_images(&self) -> Vec<String> {
+        let images = self.0.documents.images.all();
+        let unsettled = images
+            .iter()
+            .filter(|image| image.desired.deleted || image.state == ImageState::Creating);
+        unsettled.map(|image| image.id.local().to_owned()).collect()
+    }
+
+    /// Looks at an image and takes what step is due.
+    pub(super) async fn step_image(&self, local: &str) -> Result<Next, Error> {
+        let Some(read) = self.0.documents.images.get(local) else {
+            return Ok(Next::Settled);
+        };
+        if read.desired.deleted {
+            return self.remove_image(&read).await;
+        }
+        match (read.state, &read.desired.source) {
+            (ImageState::Creating, ImageSource::Url { url }) => self.fetch_image(&read, url).await,
+            (ImageState::Creating, ImageSource::Upload) => self.await_upload(&read).await,
+            (ImageState::Available, _) => self.keep_image(&read).await,
+            (ImageState::Error, _) if read.file.is_some() => self.keep_image(&read).await,
+            (ImageState::Error | ImageState::Deleting, _) => Ok(Next::Settled),
+        }
+    }
+
+    async fn await_upload(&self, read: &Cached<Image>) -> Result<Next, Error> {
+        if self.0.transfers.contains(read.id.local()) {
+            return Ok(Next::Settled);
+        }
+        if read.progress.unwrap_or(0) > 0 {
+            let reason =
+                "the transfer was interrupted; create the image anew and send its content again";
+            return self.image_failed(read, reason).await;
+        }
+        let patience = self.0.settings.upload_patience;
+        let waited = Timestamp::now().since(read.common.created);
+        match patience.checked_sub(waited) {
+            Some(rest) if !rest.is_zero() => Ok(Next::Again(rest)),
+            _ => {
+                let reason = format!(
+                    "no content was sent within {} s; create the image anew",
+                    patience.as_secs()
+                );
+                self.image_failed(read, &reason).await
+            }
+        }
+    }
+
+    /// Sees to it that the document of an image tells the truth about its file.
+    async fn keep_image(&self, read: &Cached<Image>) -> Result<Next, Error> {
+        let (Some(file), Some((kind, identifier))) = (&read.file, cached_name(read)) else {
+            return Ok(Next::Settled);
+        };
+        let _references = self.0.references.lock().await;
+        self.forget_if_lost(kind, &identifier).await?;
+        match (self.store(kind).find(&identifier), read.state) {
+            (None, ImageState::Available) => {
+                let reason = format!(
+                    "its file {} is gone; delete the image and import it again",
+                    file.path
+                );
+                self.image_failed(read, &reason).await
+            }
+            (None, _) => Ok(Next::Settled),
+            (Some(image), ImageState::Error) => {
+                self.image_available(read, &image).await?;
+                Ok(Next::Settled)
+            }
+            (Some(image), _) => {
+                let found = image_file(&image);
+                // The directory may have been moved while the daemon was down.
+                if found != *file {
+                    self.write_image(read, |document| document.file = Some(found), None)
+                        .await?;
+                }
+                Ok(Next::Settled)
+            }
+        }
+    }
+
+    /// Removes the document, and the file unless somebody needs it.
+    async fn remove_image(&self, read: &Cached<Image>) -> Result<Next, Error> {
+        let machines = self
+            .0
+            .documents
+            .machines
+            .count_by_index("image", read.id.local());
+        if machines > 0 {
+            self.image_reason(read, &format!("{machines} machines still run from it"))
+                .await?;
+            return Ok(Next::Again(MACHINES_PERIOD));
+        }
+        self.checkpoint("image: before it is removed").await;
+        let removed = self.remove_image_now(read).await;
+        if let Err(error) = &removed
+            && !matches!(error, Error::Document(_))
+        {
+            self.image_reason(read, &format!("it can't be removed yet: {error}"))
+                .await?;
+        }
+        removed.map(|()| Next::Settled)
+    }
+
+    async fn remove_image_now(&self, read: &Cached<Image>) -> Result<(), Error> {
+        let _references = self.0.references.lock().await;
+        let cached = cached_name(read);
+        if let Some((kind, identifier)) = &cached {
+            self.mark_unwanted(*kind, identifier).await?;
+        }
+        self.checkpoint("image: marked, document there").await;
+        self.image_gone(read).await?;
+        self.checkpoint("image: document gone, file there").await;
+        if let Some((kind, identifier)) = &cached
+            // The document is gone; the mark has the file removed later, too.
+            && let Err(error) = self.collect(*kind, identifier).await
+        {
+            tracing::warn!(%identifier, %error, "the file of a removed image stays for now");
+        }
+        Ok(())
+    }
+}
+
+/// Under which name the content of an image is cached.
+pub(super) fn cached_name(image: &Image) -> Option<(Kind, ImageIdentifier)> {
+    let identifier = image.file.as_ref()?.digests.identifier.as_deref()?;
+    Some((Kind::of(image), identifier.parse().ok()?))
+}
+
+/// Whether the file of an image is missing.
+pub(super) async fn file_is_missing(image: &Image) -> Result<bool, Error> {
+    match &image.file {
+        Some(file) => is_missing(Path::new(&file.path)).await,
+        None => Ok(false),
+    }
+}

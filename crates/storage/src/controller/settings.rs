@@ -1,0 +1,55 @@
+//! How the storage of a host is run, as the operator decided.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::confine::QemuImg;
+use crate::import::Limits;
+
+/// How the storage of a host is run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where volumes and images are kept. Made if missing.
+    pub dir: PathBuf,
+    /// Bytes of the file system that new volumes and images leave free.
+    pub reserve_bytes: u64,
+    /// Most bytes of images kept (as their lengths count, not what they occupy); none: as many as fit.
+    pub cache_bytes: Option<u64>,
+    /// Fetches images; see [`configure_client`](crate::import::configure_client).
+    pub client: reqwest::Client,
+    /// What one import may cost.
+    pub limits: Limits,
+    /// Examines qcow2 images before they are accepted.
+    pub qemu_img: Option<QemuImg>,
+    /// Directories whose files, and whose subdirectories' files, may be overlays on cached images: the machines and the
+    /// quarantine. An image is not removed while one of them stands on it.
+    pub overlay_dirs: Vec<PathBuf>,
+    /// Imports from URLs at once; and as many uploads.
+    pub imports: usize,
+    /// Volumes worked on at once.
+    pub volume_operations: usize,
+    /// How long an image waits for its upload to begin.
+    pub upload_patience: Duration,
+    /// How often what waits for something without an event (a quarantined disk's end) is looked at again.
+    pub recheck: Duration,
+}
+
+impl Settings {
+    /// The usual settings.
+    #[must_use]
+    pub fn new(dir: PathBuf, client: reqwest::Client) -> Self {
+        Self {
+            dir,
+            reserve_bytes: 1 << 30,
+            cache_bytes: None,
+            client,
+            limits: Limits::default(),
+            qemu_img: None,
+            overlay_dirs: Vec::new(),
+            imports: 4,
+            volume_operations: 8,
+            upload_patience: Duration::from_secs(24 * 3600),
+            recheck: Duration::from_secs(5 * 60),
+        }
+    }
+}
