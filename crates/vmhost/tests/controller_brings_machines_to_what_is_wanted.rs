@@ -3,15 +3,29 @@
 
 mod controller_cloud;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
+use async_trait::async_trait;
 use cimi::{
     lifecycle::{MachineState, Phase},
     resources::{Image, ImageState},
 };
 use controller_cloud::{World, image};
 use serde_json::json;
-use vmhost::{DiskId, ExitCause, RunState, RunningMachine, simulated::Behaviour};
+use tokio::sync::Notify;
+use vmhost::{
+    Adopted, DiskId, ExitCause, Hypervisor, LaunchSpec, RunState, RunningMachine,
+    hypervisor::{self, HypervisorKind},
+    launch_spec::Accelerator,
+    simulated::{Behaviour, SimulatedHypervisor},
+};
 
 #[tokio::test]
 async fn a_created_machine_runs_and_everything_tells_so() {
@@ -377,17 +391,45 @@ async fn a_failed_launch_says_why_and_a_later_start_works() {
     world.settles().await;
 }
 
+/// A hypervisor whose first launch takes until it is let go.
+struct StuckOnce {
+    inner: SimulatedHypervisor,
+    stuck: AtomicBool,
+    go: Arc<Notify>,
+}
+
+#[async_trait]
+impl Hypervisor for StuckOnce {
+    fn kind(&self) -> HypervisorKind {
+        self.inner.kind()
+    }
+
+    fn accelerator(&self) -> Accelerator {
+        self.inner.accelerator()
+    }
+
+    async fn launch(&self, spec: LaunchSpec) -> hypervisor::Result<Arc<dyn RunningMachine>> {
+        if !self.stuck.swap(true, Ordering::SeqCst) {
+            self.go.notified().await;
+        }
+        self.inner.launch(spec).await
+    }
+
+    async fn adopt(&self, folder: &Path) -> hypervisor::Result<Adopted> {
+        self.inner.adopt(folder).await
+    }
+}
+
 #[tokio::test]
 async fn no_machine_waits_for_another() {
-    let world = World::new().await;
-    world.simulated.behave(Behaviour {
-        launch_takes: Duration::from_secs(6),
-        ..Behaviour::default()
-    });
+    let go = Arc::new(Notify::new());
+    let wrap = |inner| -> Arc<dyn Hypervisor> {
+        let (stuck, go) = (AtomicBool::new(false), go.clone());
+        Arc::new(StuckOnce { inner, stuck, go })
+    };
+    let world = World::over(wrap, |_| {}).await;
     let (slow, slow_job) = world.create(json!({})).await;
     world.phase(&slow, Phase::Boot).await;
-    // The slow one is in its launch; those launched from now on are quick.
-    world.simulated.behave(Behaviour::default());
     let quick = world.running(json!({})).await;
     let job = world.act(&quick, "stop", false).await;
     world.succeeds(&job).await;
@@ -398,6 +440,7 @@ async fn no_machine_waits_for_another() {
         Phase::Boot,
         "all that was done meanwhile"
     );
+    go.notify_one();
     world.succeeds(&slow_job).await;
 }
 

@@ -133,10 +133,7 @@ impl Cloud {
                 now,
             );
             let event = Event::request(&machine, "detach", context.user().unwrap_or_default(), now);
-            let changes = changes
-                .replace(&read, machine)
-                .create(&job)
-                .create(&event);
+            let changes = changes.replace(&read, machine).create(&job).create(&event);
             match changes.commit().await {
                 Ok(_) => {
                     tracing::info!(machine = %read.id, volume, user = context.user(), "detachment wanted");

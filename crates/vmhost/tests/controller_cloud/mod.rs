@@ -113,7 +113,7 @@ fn settings(folder: &Path) -> Settings {
     }
 }
 
-fn rules() -> cloud::Settings {
+pub fn rules() -> cloud::Settings {
     cloud::Settings {
         machine_types: vec![MachineType {
             name: "m1.tiny".into(),
