@@ -22,6 +22,6 @@ pub use describe::{Access, Attribute, Collection, Creation, Limit, Namespace, Sh
 pub use kind::Kind;
 pub use overlay::overlay;
 pub use reference::relative;
-pub use render::{Operations, Representation, render, render_collection};
+pub use render::{Operations, Representation, render, render_collection, strangers};
 pub use table::{COMMON, describe};
 pub use violation::Violation;

@@ -314,8 +314,8 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head)
             .max_header_size(limits.head_bytes)
-            .max_buf_size(limits.head_bytes.max(64 * 1024))
-            .pipeline_flush(true);
+            // No `pipeline_flush`: with it, an answer given before the body was read is lost.
+            .max_buf_size(limits.head_bytes.max(64 * 1024));
         let mut connection = builder.serve_connection(stream, service);
         let outcome = {
             let served = Pin::new(&mut connection);

@@ -13,7 +13,7 @@ macro_rules! commands {
         /// A parsed command line.
         #[derive(Debug, Subcommand)]
         pub enum Command {
-            $(#[allow(missing_docs, reason = "each is documented where its arguments are")] $variant($module::Arguments),)*
+            $(#[allow(missing_docs, reason = "each is documented where its arguments are")] $variant(Box<$module::Arguments>),)*
         }
 
         impl Command {

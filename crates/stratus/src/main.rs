@@ -10,6 +10,15 @@
 //! - [`cloud`]: the client of the HTTP interface: addresses, TLS and trust, requests, waiting.
 //! - [`output`], [`failure`], [`table`], [`progress`]: what the user sees.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test that panics has failed"
+    )
+)]
+
 mod cloud;
 mod commands;
 mod config;

@@ -136,10 +136,6 @@ impl Session {
         } else {
             KnownClouds::load()?.pin(&endpoint)
         };
-        self.out.detail(format_args!(
-            "Accessing compute service at: {}",
-            endpoint.cimi_url()
-        ));
         Ok(Api::new(endpoint, user, &Trust { pin, ca_file }, self.out)?)
     }
 

@@ -1,1 +1,28 @@
-//! testkit
+//! A whole cloud for a test: the real programs, a folder of its own, a network namespace of its own.
+//!
+//! [`TestCloud::start`] runs `stratusd` as an operator would; a test then uses it as users do, by the `stratus` command
+//! ([`TestCloud::cli`]), the API ([`TestCloud::api`]) and OpenSSH ([`TestCloud::ssh`]). [`TestCloud::assert_clean`] looks for
+//! what was left over, without asking the daemon. Everything goes when the cloud is dropped, also in a test that failed.
+//!
+//! The programs are not built by the tests: `cargo build --release -p stratusd -p stratus` (or without `--release`) does it, in
+//! the profile of the tests. `make test` does both. A test begins with [`skip_unless`], which says what is missing.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // for tests: whoever panics here has failed, and says why
+
+mod api;
+mod appliance;
+mod cloud;
+mod daemon;
+mod leaks;
+mod machine;
+mod namespace;
+mod programs;
+mod waiting;
+
+pub use api::{Api, Reply};
+pub use appliance::{Appliance, firmware_only_image};
+pub use cloud::{Options, TestCloud};
+pub use machine::Machine;
+pub use namespace::Namespace;
+pub use programs::{Need, skip_unless};
+pub use waiting::wait_until;

@@ -25,15 +25,22 @@ mod worker;
 use std::{
     collections::HashMap,
     future::Future,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
-use cimi::{HostId, resources::Network};
+use cimi::{
+    HostId,
+    resources::{ImageState, Network},
+};
 use documents::Documents;
+use futures::FutureExt;
 use network::NetworkHost;
 use parking_lot::Mutex;
 use storage::quarantine::Quarantine;
+use store::cache::Changed;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -45,6 +52,9 @@ use crate::{
     hypervisor::Hypervisor,
     serial::{SerialLog, SerialLogs},
 };
+
+/// How long a machine whose worker panicked is left alone.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// Sets up a network on this host the first time a machine needs it.
 pub type NetworkFactory = Arc<
@@ -83,8 +93,6 @@ pub(crate) struct Shared {
     factory: NetworkFactory,
     serial_logs: SerialLogs,
     consoles: Mutex<HashMap<String, Weak<SerialLog>>>,
-    /// The kernel was started anew since this host last wrote its document: every process is gone.
-    pub(crate) rebooted: bool,
 }
 
 impl Shared {
@@ -144,7 +152,7 @@ impl VmHost {
             source,
         })?;
         let quarantine = Quarantine::open(&settings.quarantine_dir)?;
-        let (host, rebooted) = host::announce(&documents, &settings).await?;
+        let host = host::announce(&documents, &settings).await?;
         let shared = Shared {
             documents,
             host,
@@ -155,7 +163,6 @@ impl VmHost {
             factory,
             serial_logs,
             consoles: Mutex::default(),
-            rebooted,
         };
         Ok(Self(Arc::new(Controller {
             shared: Arc::new(shared),
@@ -184,8 +191,10 @@ impl VmHost {
                 () = stop.cancelled() => break,
                 changed = machines.next() => self.wake(changed.id(), &stop),
                 changed = images.next() => {
-                    for machine in shared.documents.machines.by_index("image", changed.id()) {
-                        self.wake(machine.id(), &stop);
+                    // Told also while it is being fetched, some times a second: only its end is of interest.
+                    let on_its_way = matches!(&changed, Changed::Present(image) if image.state == ImageState::Creating);
+                    if !on_its_way {
+                        self.wake_users_of(changed.id(), &stop);
                     }
                 }
                 changed = volumes.next() => {
@@ -227,6 +236,20 @@ impl VmHost {
         }
     }
 
+    /// Rings the workers of the machines that can't start without an image.
+    fn wake_users_of(&self, image: &str, stop: &CancellationToken) {
+        let shared = &self.0.shared;
+        for machine in shared
+            .documents
+            .machines
+            .by_index("host", shared.host.local())
+        {
+            if prepare::needs_image(&machine, image) {
+                self.wake(machine.id(), stop);
+            }
+        }
+    }
+
     /// Rings a machine's worker, and starts one if there is none. Workers of machines that are not ours end at once.
     fn wake(&self, machine: &str, stop: &CancellationToken) {
         let mut workers = self.0.workers.lock();
@@ -251,9 +274,15 @@ impl VmHost {
         workers.insert(machine.to_owned(), bell.clone());
         let (this, id, stop) = (self.clone(), machine.to_owned(), stop.clone());
         self.0.tasks.spawn(async move {
-            worker::Worker::new(this.0.shared.clone(), id.clone(), bell, stop.clone())
-                .run()
-                .await;
+            let worker = worker::Worker::new(this.0.shared.clone(), id.clone(), bell, stop.clone());
+            let panicked = AssertUnwindSafe(worker.run()).catch_unwind().await.is_err();
+            if panicked {
+                tracing::error!(machine = %id, "its worker panicked: it begins anew");
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(AFTER_PANIC) => {}
+                }
+            }
             this.0.workers.lock().remove(&id);
             // The document may have changed between the worker's last look and its removal from the table.
             if !stop.is_cancelled() {

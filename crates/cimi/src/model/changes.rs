@@ -87,7 +87,14 @@ fn is_needed(field: &Attribute) -> bool {
         || field.access == Access::Secret
         || matches!(
             field.name,
-            "acl" | "cpu" | "memory" | "capacity" | "visibility" | "enabled" | "restartPolicy"
+            "acl"
+                | "cpu"
+                | "memory"
+                | "capacity"
+                | "visibility"
+                | "enabled"
+                | "restartPolicy"
+                | "bootable"
         )
 }
 

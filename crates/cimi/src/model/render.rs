@@ -69,6 +69,16 @@ pub fn render(representation: &Representation<'_>, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
+/// Attributes that [`render`] leaves out because the table doesn't have them: a defect of whoever
+/// made them. None for open types.
+pub fn strangers(kind: Kind, attributes: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let described = describe(kind);
+    attributes
+        .keys()
+        .map(String::as_str)
+        .filter(move |name| !described.open && described.attribute(name).is_none())
+}
+
 /// Appends the JSON form of a collection, or a page of it.
 pub fn render_collection<'m>(
     kind: Kind,
@@ -201,6 +211,15 @@ mod tests {
             rendered(Kind::Machine, &attributes, "cpu"),
             r#"{"resourceURI":"http://schemas.dmtf.org/cimi/1/Machine","id":"X/1","cpu":1}"#
         );
+    }
+
+    #[test]
+    fn what_the_table_lacks_is_named() {
+        let attributes = json!({"cpu": 1, "colour": "red", "name": "a"});
+        let attributes = attributes.as_object().unwrap();
+        let found: Vec<_> = strangers(Kind::Machine, attributes).collect();
+        assert_eq!(found, ["colour"]);
+        assert_eq!(strangers(Kind::User, attributes).count(), 0);
     }
 
     #[test]

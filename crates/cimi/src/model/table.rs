@@ -47,6 +47,7 @@ pub const COMMON: &[Attribute] = &[
     seen("updated", DateTime),
     seen("parent", Ref(&[])),
     a("properties", Map).limit(Limit::Text(4096)),
+    seen("owner", String).stratuslab(),
     a("acl", Struct(ACL)).stratuslab(),
     seen("operations", Object),
 ];
@@ -77,7 +78,6 @@ const VISIBILITY: Attribute = a("visibility", String)
 const RESTART_POLICY: Attribute = a("restartPolicy", String)
     .limit(Limit::OneOf(&["never", "on-failure", "always"]))
     .stratuslab();
-const OWNER: Attribute = seen("owner", String).stratuslab();
 const REASON: Attribute = seen("reason", String).stratuslab();
 
 const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static str) -> Type {
@@ -154,7 +154,6 @@ const MACHINE: Type = Type {
         seen("keymap", String).stratuslab(),
         seen("requirements", String).stratuslab(),
         RESTART_POLICY,
-        OWNER,
         seen("started", DateTime).stratuslab(),
     ],
     ..standard(Kind::Machine, "machines", "machines")
@@ -226,7 +225,6 @@ const MACHINE_IMAGE: Type = Type {
         seen("sha512", String).stratuslab(),
         seen("progress", Integer).stratuslab(),
         VISIBILITY,
-        OWNER,
         a("kernel", Ref(&[Kind::MachineImage]))
             .stratuslab()
             .at_creation(),
@@ -235,8 +233,7 @@ const MACHINE_IMAGE: Type = Type {
             .at_creation(),
         a("kernelArguments", String)
             .limit(Limit::Text(2048))
-            .stratuslab()
-            .at_creation(),
+            .stratuslab(),
     ],
     ..standard(Kind::MachineImage, "machineImages", "machineImages")
 };
@@ -319,11 +316,10 @@ const VOLUME: Type = Type {
         seen("state", String),
         a("type", Uri).at_creation(),
         a("capacity", Integer).limit(CAPACITY),
-        seen("bootable", Boolean),
+        a("bootable", Boolean),
         seen("size", Integer).stratuslab(),
         seen("sizeBytes", Integer).stratuslab(),
         VISIBILITY,
-        OWNER,
         seen("count", Integer).stratuslab(),
         seen("attachedTo", Ref(&[Kind::Machine])).stratuslab(),
         REASON,
@@ -367,6 +363,7 @@ const NETWORK: Type = Type {
         seen("domain", String).stratuslab(),
         seen("nameServers", Array(&String)).stratuslab(),
         seen("nat", Boolean).stratuslab(),
+        seen("leases", Integer).stratuslab(),
     ],
     ..standard(Kind::Network, "networks", "networks")
 };
@@ -382,8 +379,7 @@ const ADDRESS: Type = Type {
         seen("mask", String),
         seen("network", Ref(&[Kind::Network])),
         seen("resource", Ref(&[Kind::Machine])),
-        seen("mac", String).stratuslab(),
-        OWNER,
+        seen("macAddress", String).stratuslab(),
     ],
     ..standard(Kind::Address, "addresses", "addresses")
 };
@@ -437,15 +433,6 @@ const USER: Type = Type {
 const HOST: Type = Type {
     namespace: Namespace::StratusLab,
     attributes: &[
-        seen(
-            "capacity",
-            Struct(&[
-                seen("cpus", Integer),
-                seen("memoryKib", Integer),
-                seen("diskBytes", Integer),
-                seen("diskFreeBytes", Integer),
-            ]),
-        ),
         seen("state", String),
         seen("accelerator", String),
         seen("acceleratorReason", String),
@@ -455,8 +442,12 @@ const HOST: Type = Type {
         seen("started", DateTime),
         seen("troubles", Array(&String)),
         seen("machines", Integer),
+        seen("cpu", Integer),
         seen("cpuUsed", Integer),
+        seen("memory", Integer),
         seen("memoryUsed", Integer),
+        seen("diskBytes", Integer),
+        seen("diskFreeBytes", Integer),
     ],
     ..standard(Kind::Host, "hosts", "hosts")
 };
@@ -471,9 +462,9 @@ const MACHINE_RECORD: Type = Type {
         seen("machineImage", Ref(&[Kind::MachineImage])),
         seen("addresses", Array(&String)),
         seen("host", Ref(&[Kind::Host])),
+        seen("hostname", String),
         seen("started", DateTime),
         seen("ended", DateTime),
-        OWNER,
     ],
     ..standard(Kind::MachineRecord, "machineRecords", "machineRecords")
 };
@@ -510,10 +501,7 @@ const MACHINE_NETWORK_INTERFACE: Type = Type {
     attributes: &[
         seen(
             "addresses",
-            Array(&Struct(&[
-                seen("address", Ref(&[Kind::Address])),
-                seen("ip", String),
-            ])),
+            Array(&Struct(&[seen("href", Uri), seen("ip", String)])),
         ),
         seen("network", Ref(&[Kind::Network])),
         seen("state", String),

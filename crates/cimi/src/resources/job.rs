@@ -35,7 +35,7 @@ impl JobState {
 
 /// What must be seen at the target for a job to have succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "goal")]
+#[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum JobGoal {
     /// The machine reached this run (and this restart within it) and runs.
     MachineRuns {
@@ -90,8 +90,7 @@ pub struct Job {
     pub status_message: Option<String>,
     /// When the state last changed.
     pub time_of_status_change: Timestamp,
-    /// When it has succeeded.
-    #[serde(flatten)]
+    /// When it has succeeded. (Not flattened: `unknown` would keep a second copy of a flattened enum's members.)
     pub goal: JobGoal,
     /// Fields of a newer version.
     #[serde(flatten)]
@@ -266,5 +265,27 @@ impl Event {
             severity,
             unknown: Unknown::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_was_stored_and_read_is_stored_the_same_again() {
+        let goal = JobGoal::MachineRuns { run: 1, restart: 0 };
+        let now = Timestamp::from_millis(0);
+        let job = Job::accepted(
+            "Machine/a".to_owned(),
+            "add",
+            goal,
+            Acl::owned_by_user("u"),
+            now,
+        );
+        let stored = serde_json::to_string(&job).unwrap();
+        let read: Job = serde_json::from_str(&stored).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), stored);
+        assert!(read.unknown.is_empty(), "{:?}", read.unknown);
     }
 }

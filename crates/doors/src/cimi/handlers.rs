@@ -289,6 +289,11 @@ fn written(view: &View, attributes: &Map<String, Value>, select: &Select) -> Byt
             Rel::Action(name) => (name.to_owned(), format!("{}/{name}", view.id)),
         })
         .collect();
+    if cfg!(debug_assertions) {
+        for name in model::strangers(view.kind, attributes) {
+            tracing::error!(kind = %view.kind, name, "this attribute is not in the table");
+        }
+    }
     let mut out = Vec::with_capacity(1024);
     model::render(
         &Representation {

@@ -35,7 +35,7 @@ pub(super) use wait::answers_ssh;
 pub struct Arguments {
     /// Identifier or name of an image, or UUID of a volume
     #[arg(value_name = "image")]
-    image: Vec<String>,
+    image: Option<String>,
     /// How many machines [default: 1; key: instance_number]
     #[arg(short, long, value_name = "N")]
     number: Option<u32>,
@@ -238,11 +238,12 @@ impl Arguments {
             session.api(&self.cloud)?;
             return if session.out.is_json() { session.out.json(&types) } else { session.out.line(type_table(&types, &type_name)) };
         }
-        let [image] = self.image.as_slice() else {
+        let Some(image) = self.image.as_deref() else {
             return Err(Failure::Usage("Please specify the machine image to start".to_owned()));
         };
         self.check(&session)?;
         let api = session.api(&self.cloud)?;
+        session.out.detail(format_args!("Accessing compute service at: {}", api.endpoint().cimi_url()));
         let number = session.settings.parsed(self.number, "instance_number", "a whole number")?.unwrap_or(1);
         session.out.banner("Starting machine(s)");
         let kind = types.get(&type_name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {type_name}")))?;

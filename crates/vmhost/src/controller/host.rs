@@ -5,13 +5,17 @@ use std::{sync::Arc, time::Duration};
 use cimi::{
     Acl, Common, HostId, Right, Timestamp,
     common::USER_ROLE,
+    lifecycle::{EndCause, Stage},
     resources::{AcceleratorKind, Capacity, Host},
 };
 use documents::{Documents, DocumentsError};
 use storage::space::Space;
 use tokio_util::sync::CancellationToken;
 
-use super::{Settings, Shared, VmHostError};
+use super::{
+    Settings, Shared, VmHostError,
+    report::{enter, reason_of, report},
+};
 use crate::accel;
 
 /// How often free space is looked at. Nothing waits for it.
@@ -25,11 +29,12 @@ pub(super) const fn kind(kind: accel::AcceleratorKind) -> AcceleratorKind {
     }
 }
 
-/// Writes the document of this host, found by its name. Says whether the kernel was started anew since the last time.
+/// Writes the document of this host, found by its name. If the kernel was started anew since the last time, the
+/// machines that ran are reported to have ended with it.
 pub(super) async fn announce(
     documents: &Documents,
     settings: &Settings,
-) -> Result<(HostId, bool), VmHostError> {
+) -> Result<HostId, VmHostError> {
     let boot_id = read_first_line("/proc/sys/kernel/random/boot_id");
     loop {
         let now = Timestamp::now();
@@ -42,6 +47,10 @@ pub(super) async fn announce(
             .as_ref()
             .map_or_else(HostId::generate, |host| host.document.id.clone());
         let rebooted = known.as_ref().is_some_and(|host| host.boot_id != boot_id);
+        if rebooted {
+            // Before the new boot is noted: who is killed here does it again.
+            end_with_host(documents, &id).await?;
+        }
         let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
         let mut common = known
             .as_ref()
@@ -69,11 +78,27 @@ pub(super) async fn announce(
             Some(read) => documents.changes().replace(read, host),
         };
         match changes.commit().await {
-            Ok(_) => return Ok((id, rebooted)),
+            Ok(_) => return Ok(id),
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Reports the runs that the host's end has ended. (One that was being started was never seen to run: it is started.)
+async fn end_with_host(documents: &Documents, host: &HostId) -> Result<(), DocumentsError> {
+    let cause = EndCause::HostReboot;
+    for machine in documents.machines.by_index("host", host.local()) {
+        report(documents, machine.id(), |machine| {
+            if matches!(machine.observed.stage, Stage::Running | Stage::Paused) {
+                enter(machine, Stage::Ended { cause }, machine.observed.run);
+                machine.reason = reason_of(cause, None);
+                machine.accelerator = None;
+            }
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Keeps free space and troubles current.
@@ -102,10 +127,9 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
         if let Err(error) = updated {
             tracing::warn!(%error, "the host's document could not be updated; it will be in the next round");
         }
-        let purged = shared
-            .quarantine
-            .purge(jiff::Timestamp::now(), shared.settings.quarantine_period);
-        if let Err(error) = purged {
+        let (quarantine, period) = (shared.quarantine.clone(), shared.settings.quarantine_period);
+        let purge = move || quarantine.purge(jiff::Timestamp::now(), period);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(purge).await {
             tracing::warn!(%error, "quarantine could not be emptied; it will be tried again");
         }
     }

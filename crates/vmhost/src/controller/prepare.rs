@@ -10,7 +10,8 @@ use std::{
 };
 
 use cimi::resources::{
-    BootSource, Disk, DiskRole, Image, ImageState, Machine, MediumFormat, VolumeLocation,
+    AttachStage, AttachedVolume, BootSource, Disk, DiskRole, Image, ImageState, Machine,
+    MediumFormat, VolumeLocation,
 };
 use context::ContextError;
 use documents::Documents;
@@ -144,6 +145,21 @@ pub(crate) fn available(
     }
 }
 
+/// Whether a machine can't start without this image.
+pub(crate) fn needs_image(machine: &Machine, image: &str) -> bool {
+    let kernel = match &machine.boot {
+        BootSource::Disk => false,
+        BootSource::Kernel { kernel, initrd, .. } => {
+            kernel.local() == image || initrd.as_ref().is_some_and(|id| id.local() == image)
+        }
+    };
+    kernel
+        || machine.image.href.local() == image
+        || machine.disks.iter().any(
+            |disk| matches!(&disk.role, DiskRole::ReadOnly { image: id } if id.local() == image),
+        )
+}
+
 /// Makes the folder, disks and media of a machine, and the specification of its process, interfaces excepted.
 /// Blocks on the disk.
 pub(crate) fn prepare(
@@ -166,7 +182,11 @@ pub(crate) fn prepare(
     for (slot, disk) in machine.disks.iter().enumerate() {
         disks.push(disk_spec(documents, machine, disk, &folder, slot)?);
     }
-    for attached in machine.volumes.iter().filter(|attached| attached.wanted) {
+    // A volume that could not be attached is at the machine no more: somebody has to detach it.
+    let at_machine = |attached: &&AttachedVolume| {
+        attached.wanted && !matches!(attached.stage, AttachStage::Failed { .. })
+    };
+    for attached in machine.volumes.iter().filter(at_machine) {
         let slot = disks.len();
         disks.push(volume_spec(
             documents,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cimi::{
-    Timestamp,
+    Timestamp, VolumeId,
     resources::{AttachStage, AttachedVolume, Machine, Volume},
 };
 use documents::Cached;
@@ -11,9 +11,9 @@ use documents::Cached;
 use super::{
     prepare::{self, PrepareError},
     report::report,
-    worker::{Next, StepError, Worker},
+    worker::{Next, StepError, Worker, sooner},
 };
-use crate::{DiskId, hypervisor::AttachedDisk};
+use crate::{DiskId, HypervisorError, hypervisor::AttachedDisk, qmp::QmpError};
 
 /// How often a guest that doesn't let go of a disk is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -28,6 +28,9 @@ impl Worker {
             None => return self.settle_cold(machine).await,
             Some(live) => live.handle.status().await?.disks,
         };
+        let due = self
+            .asked_to_detach
+            .is_none_or(|at| at + ASK_AGAIN <= Instant::now());
         let mut next = Next::Wait;
         for attached in &machine.volumes {
             let id = DiskId::new(prepare::volume_disk(&attached.volume))?;
@@ -35,9 +38,15 @@ impl Worker {
             let step = if attached.wanted {
                 self.attach(machine, attached, &id, present).await?
             } else {
-                self.detach(machine, attached, &id, present).await?
+                self.detach(machine, attached, &id, present.is_some(), due)
+                    .await?
             };
+            let changed = step == Next::Again;
             next = sooner(next, step);
+            if changed {
+                // The document has changed: the rest is looked at anew.
+                break;
+            }
         }
         Ok(next)
     }
@@ -49,23 +58,22 @@ impl Worker {
                 return self.release_volume(machine, attached).await;
             }
         }
-        let waiting = machine
-            .volumes
-            .iter()
-            .any(|attached| attached.stage == AttachStage::Waiting);
-        if waiting && matches!(machine.observed.stage, cimi::lifecycle::Stage::Ended { .. }) {
+        let mut there = Vec::new();
+        for attached in &machine.volumes {
+            if attached.stage != AttachStage::Waiting {
+                continue;
+            }
+            let (volume, serial) = (&attached.volume, &attached.serial);
+            match prepare::volume_spec(&self.shared.documents, volume, serial, 0) {
+                Ok(_) => there.push(volume.clone()),
+                Err(PrepareError::NotYet(_)) => {}
+                Err(error) => return self.fail_attachment(attached, &error.to_string()).await,
+            }
+        }
+        if !there.is_empty() {
             report(&self.shared.documents, &self.id, |machine| {
-                for place in 0..machine.volumes.len() {
-                    if machine
-                        .volumes
-                        .get(place)
-                        .is_some_and(|v| v.wanted && v.stage == AttachStage::Waiting)
-                    {
-                        let target = free_target(machine);
-                        if let Some(attached) = machine.volumes.get_mut(place) {
-                            attached.stage = AttachStage::Attached { target };
-                        }
-                    }
+                for volume in &there {
+                    now_attached(machine, volume);
                 }
             })
             .await?;
@@ -81,45 +89,34 @@ impl Worker {
         present: Option<&AttachedDisk>,
     ) -> Result<Next, StepError> {
         let known = matches!(attached.stage, AttachStage::Attached { .. });
-        if present.is_some() && known {
+        let failed = matches!(attached.stage, AttachStage::Failed { .. });
+        if (present.is_some() && known) || (present.is_none() && failed) {
             return Ok(Next::Wait);
         }
-        if matches!(attached.stage, AttachStage::Failed { .. }) {
-            return Ok(Next::Wait);
-        }
-        let mut failed = None;
         if present.is_none() {
-            let spec = match prepare::volume_spec(
-                &self.shared.documents,
-                &attached.volume,
-                &attached.serial,
-                0,
-            ) {
+            let (volume, serial) = (&attached.volume, &attached.serial);
+            let spec = match prepare::volume_spec(&self.shared.documents, volume, serial, 0) {
                 Ok(spec) => spec,
                 Err(PrepareError::NotYet(_)) => return Ok(Next::Wait),
                 Err(error) => return self.fail_attachment(attached, &error.to_string()).await,
             };
-            if let Some(live) = &self.live
-                && let Err(error) = live.handle.attach_disk(spec).await
-            {
-                failed = Some(error.to_string());
+            let Some(live) = &self.live else {
+                return Ok(Next::Again);
+            };
+            match live.handle.attach_disk(spec).await {
+                Ok(()) | Err(HypervisorError::DiskAlreadyAttached { .. }) => {}
+                // Nobody knows what became of it: the next look tells.
+                Err(error @ HypervisorError::Ended) => return Err(error.into()),
+                Err(HypervisorError::Monitor(
+                    error @ (QmpError::Closed { .. } | QmpError::TimedOut { .. }),
+                )) => return Err(HypervisorError::from(error).into()),
+                Err(error) => return self.fail_attachment(attached, &error.to_string()).await,
             }
-        }
-        if let Some(reason) = failed {
-            return self.fail_attachment(attached, &reason).await;
         }
         tracing::info!(volume = %attached.volume, disk = %id, vmid = %machine.vmid, "volume attached");
         let volume = attached.volume.clone();
         report(&self.shared.documents, &self.id, |machine| {
-            let target = free_target(machine);
-            if let Some(attached) = machine
-                .volumes
-                .iter_mut()
-                .find(|attached| attached.volume == volume)
-                && attached.stage == AttachStage::Waiting
-            {
-                attached.stage = AttachStage::Attached { target };
-            }
+            now_attached(machine, &volume);
         })
         .await?;
         Ok(Next::Again)
@@ -152,20 +149,26 @@ impl Worker {
         machine: &Cached<Machine>,
         attached: &AttachedVolume,
         id: &DiskId,
-        present: Option<&AttachedDisk>,
+        present: bool,
+        due: bool,
     ) -> Result<Next, StepError> {
-        let Some(disk) = present else {
+        if !present {
             return self.release_volume(machine, attached).await;
-        };
-        let refused = self.take_refusal();
-        let due = self
-            .asked_to_detach
-            .is_none_or(|at| at + ASK_AGAIN <= Instant::now());
-        if !disk.detaching || refused || due {
-            if let Some(live) = &self.live {
-                live.handle.begin_detach(id).await?;
-            }
+        }
+        // A guest that refuses at once must not be asked again at once.
+        let first = !matches!(attached.stage, AttachStage::Detaching { .. });
+        if (first || due)
+            && let Some(live) = &self.live
+        {
             self.asked_to_detach = Some(Instant::now());
+            match live.handle.begin_detach(id).await {
+                Ok(()) => {}
+                Err(HypervisorError::UnknownDisk { .. }) => return Ok(Next::Again),
+                // The other volumes of this machine don't wait for this one.
+                Err(error) => {
+                    tracing::warn!(volume = %attached.volume, %error, "the guest can't be asked to let go of it");
+                }
+            }
         }
         if let AttachStage::Attached { target } = &attached.stage {
             let (volume, target) = (attached.volume.clone(), target.clone());
@@ -184,7 +187,8 @@ impl Worker {
             })
             .await?;
         }
-        Ok(Next::WaitUntil(Instant::now() + ASK_AGAIN))
+        let asked = self.asked_to_detach.unwrap_or_else(Instant::now);
+        Ok(Next::WaitUntil(asked + ASK_AGAIN))
     }
 
     /// The guest has let go of it: machine and volume are told in one transaction, so that nobody else can have the
@@ -213,12 +217,25 @@ impl Worker {
         match changes.commit().await {
             Ok(_) => {
                 tracing::info!(volume = %attached.volume, vmid = %machine.vmid, "volume released");
-                self.asked_to_detach = None;
                 Ok(Next::Again)
             }
             Err(error) if error.is_conflict() => Ok(Next::Again),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Marks a volume as being at the machine.
+fn now_attached(machine: &mut Machine, volume: &VolumeId) {
+    let target = free_target(machine);
+    let attached = machine.volumes.iter_mut().find(|v| v.volume == *volume);
+    if let Some(attached) = attached
+        && matches!(
+            attached.stage,
+            AttachStage::Waiting | AttachStage::Failed { .. }
+        )
+    {
+        attached.stage = AttachStage::Attached { target };
     }
 }
 
@@ -240,13 +257,4 @@ fn free_target(machine: &Machine) -> String {
         .take(26)
         .find(|target| !used(target))
         .unwrap_or_else(|| "vdz".to_owned())
-}
-
-fn sooner(a: Next, b: Next) -> Next {
-    match (a, b) {
-        (Next::Again, _) | (_, Next::Again) => Next::Again,
-        (Next::WaitUntil(a), Next::WaitUntil(b)) => Next::WaitUntil(a.min(b)),
-        (until @ Next::WaitUntil(_), _) | (_, until @ Next::WaitUntil(_)) => until,
-        (a, _) => a,
-    }
 }

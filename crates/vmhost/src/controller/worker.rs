@@ -26,7 +26,7 @@ use super::{
     report::{enter, reason_of, report},
 };
 use crate::{
-    HypervisorError, MachineEvent, RunState, RunningMachine,
+    ExitCause, HypervisorError, MachineEvent, RunState, RunningMachine,
     hypervisor::{Adopted, EventStream},
     serial::SerialLog,
 };
@@ -35,6 +35,10 @@ use crate::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// A run that lasted so long ends a series of failing restarts.
 const STABLE: Duration = Duration::from_secs(300);
+/// How often the power button is pressed: a guest that was just booting when it was pressed first doesn't know of it.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
+/// How often a machine that was halted by a full disk is tried again.
+const RESUME_AGAIN: Duration = Duration::from_secs(5);
 
 /// What to do after a step.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,17 +79,17 @@ pub(super) enum StepError {
 /// A machine's process, and what it tells.
 pub(super) struct Live {
     pub(super) handle: Arc<dyn RunningMachine>,
-    events: EventStream,
+    /// `None` once it has told its last.
+    events: Option<EventStream>,
     /// Held so that the console log stays within its bounds while the guest writes.
     _console: Option<Arc<SerialLog>>,
-    /// What happened since the last step that a status can't tell any more.
-    refused: bool,
 }
 
-/// A power button that was pressed: for which wish, and until when the guest may obey.
+/// A power button that was pressed: for which wish, until when the guest may obey, and when it is pressed again.
 struct Pressed {
-    wish: (u64, u64, bool),
+    wish: (u64, u64, Power, bool),
     until: Instant,
+    again: Instant,
 }
 
 /// See the module.
@@ -97,9 +101,18 @@ pub(super) struct Worker {
     pub(super) live: Option<Live>,
     /// Whether a process of an earlier life was looked for.
     adopted: bool,
+    /// Whether the process of the present run was seen alive by this worker.
+    seen_alive: bool,
+    /// How the last process ended, as far as anybody saw.
+    exit: Option<ExitCause>,
     pressed: Option<Pressed>,
-    failures: u32,
-    retry_at: Option<Instant>,
+    /// Steps that failed in a row.
+    errors: u32,
+    /// Starts by the restart policy in a row of which none lasted.
+    restarts: u32,
+    /// When the end of that moment is followed by a start.
+    restart_at: Option<(Timestamp, Instant)>,
+    resumed_at: Option<Instant>,
     pub(super) asked_to_detach: Option<Instant>,
 }
 
@@ -117,9 +130,13 @@ impl Worker {
             stop,
             live: None,
             adopted: false,
+            seen_alive: false,
+            exit: None,
             pressed: None,
-            failures: 0,
-            retry_at: None,
+            errors: 0,
+            restarts: 0,
+            restart_at: None,
+            resumed_at: None,
             asked_to_detach: None,
         }
     }
@@ -133,13 +150,12 @@ impl Worker {
             }
             let next = match self.step().await {
                 Ok(next) => {
-                    if next != Next::Again {
-                        self.retry_at = None;
-                    }
+                    self.errors = 0;
                     next
                 }
                 Err(error) => {
-                    let wait = self.back_off();
+                    let wait = back_off(self.errors);
+                    self.errors += 1;
                     tracing::warn!(%error, retry_in = ?wait, "step failed");
                     Next::WaitUntil(Instant::now() + wait)
                 }
@@ -162,8 +178,8 @@ impl Worker {
             }
         };
         let event = async {
-            match &mut self.live {
-                Some(live) => live.events.next().await,
+            match self.live.as_mut().and_then(|live| live.events.as_mut()) {
+                Some(events) => events.next().await,
                 None => std::future::pending().await,
             }
         };
@@ -180,9 +196,6 @@ impl Worker {
         match event {
             Some(MachineEvent::DetachRefused { disk }) => {
                 tracing::info!(%disk, "the guest refused to let go of a disk; it will be asked again");
-                if let Some(live) = &mut self.live {
-                    live.refused = true;
-                }
             }
             Some(MachineEvent::IoError {
                 reason,
@@ -198,18 +211,13 @@ impl Worker {
                 );
             }
             Some(event) => tracing::debug!(?event, "hypervisor event"),
-            None => {}
+            // Nothing more will come: a stream that has ended must not wake us again and again.
+            None => {
+                if let Some(live) = &mut self.live {
+                    live.events = None;
+                }
+            }
         }
-    }
-
-    fn back_off(&mut self) -> Duration {
-        let wait = BACKOFF
-            .0
-            .saturating_mul(1 << self.failures.min(7))
-            .min(BACKOFF.1);
-        self.failures += 1;
-        self.retry_at = Some(Instant::now() + wait);
-        wait
     }
 
     /// Looks at everything anew and takes one step.
@@ -224,7 +232,13 @@ impl Worker {
             self.adopt(&machine).await?;
             self.adopted = true;
         }
-        let run_state = self.run_state().await?;
+        let run_state = match self.run_state().await {
+            Err(error) if self.may_use_force(&machine) => {
+                tracing::warn!(%error, "its monitor doesn't answer: it will be ended by force");
+                Some(RunState::Other)
+            }
+            other => other?,
+        };
         if machine.desired.deleted {
             return self.remove(&machine, run_state).await;
         }
@@ -232,6 +246,19 @@ impl Worker {
             Power::Off => self.bring_down(&machine, run_state).await,
             Power::On => self.bring_up(&machine, run_state).await,
         }
+    }
+
+    /// Whether the machine is to be off or gone, and its guest needs not, or no longer, be asked.
+    fn may_use_force(&self, machine: &Machine) -> bool {
+        let desired = &machine.desired;
+        let polite = if desired.deleted {
+            desired.graceful
+        } else {
+            !desired.force
+        };
+        let waited = Timestamp::now().since(desired.since);
+        (desired.deleted || desired.power == Power::Off)
+            && (!polite || waited > self.shared.settings.power_button_limit)
     }
 
     /// Takes over the process of an earlier life of this controller, if there is one.
@@ -245,7 +272,10 @@ impl Worker {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
                 self.connect(machine, handle);
             }
-            Ok(Adopted::Gone { how, .. }) => tracing::debug!(?how, "its process is gone"),
+            Ok(Adopted::Gone { how, .. }) => {
+                tracing::debug!(?how, "its process is gone");
+                self.exit = Some(how);
+            }
             // Made but never started.
             Err(HypervisorError::Record { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -259,11 +289,12 @@ impl Worker {
         if let Err(error) = &console {
             tracing::warn!(%error, "the console log can't be watched; it may grow");
         }
+        self.seen_alive = true;
+        self.exit = None;
         self.live = Some(Live {
             handle,
-            events,
+            events: Some(events),
             _console: console.ok(),
-            refused: false,
         });
     }
 
@@ -281,8 +312,10 @@ impl Worker {
             }
         };
         if status.run_state == RunState::Exited {
-            let how = live.handle.quit().await;
-            tracing::info!(?how, "the process has ended");
+            // Clears up after it.
+            let how = live.handle.quit().await?;
+            tracing::info!(%how, "the process has ended");
+            self.exit = Some(status.exit.unwrap_or(how));
             self.live = None;
             return Ok(None);
         }
@@ -305,27 +338,35 @@ impl Worker {
         Ok(())
     }
 
-    /// Presses the power button once for this wish; says until when the guest may obey. `None`: it had its time.
+    /// Presses the power button for this wish, again from time to time; says until when to wait. `None`: the guest had
+    /// its time.
     async fn press(&mut self, machine: &Machine) -> Result<Option<Instant>, StepError> {
-        let wish = (
-            machine.desired.run,
-            machine.desired.restart,
-            machine.desired.deleted,
-        );
-        if let Some(pressed) = &self.pressed
-            && pressed.wish == wish
-        {
-            return Ok((pressed.until > Instant::now()).then_some(pressed.until));
-        }
-        let limit = self.shared.settings.power_button_limit;
-        // A wish that is older than the limit (the daemon was away) had its time, too.
-        let waited = Timestamp::now().since(machine.desired.since);
-        let until = Instant::now() + limit.saturating_sub(waited);
+        let desired = &machine.desired;
+        let wish = (desired.run, desired.restart, desired.power, desired.deleted);
+        let now = Instant::now();
+        let known = self.pressed.as_ref().filter(|pressed| pressed.wish == wish);
+        let until = match known {
+            Some(pressed) if pressed.until <= now => return Ok(None),
+            Some(pressed) if pressed.again > now => {
+                return Ok(Some(pressed.until.min(pressed.again)));
+            }
+            Some(pressed) => pressed.until,
+            None => {
+                // A wish that is older than the limit (the daemon was away) had its time, too.
+                let waited = Timestamp::now().since(desired.since);
+                now + self
+                    .shared
+                    .settings
+                    .power_button_limit
+                    .saturating_sub(waited)
+            }
+        };
         if let Some(live) = &self.live {
             live.handle.power_button().await?;
         }
-        self.pressed = Some(Pressed { wish, until });
-        Ok((waited < limit).then_some(until))
+        let again = now + PRESS_AGAIN;
+        self.pressed = Some(Pressed { wish, until, again });
+        Ok((until > now).then_some(until.min(again)))
     }
 
     /// Whether a guest in this state can obey a power button.
@@ -418,17 +459,18 @@ impl Worker {
                 && Self::listens(state)
                 && let Some(until) = self.press(machine).await?
             {
-                self.settle_volumes(machine).await?;
-                return Ok(Next::WaitUntil(until));
+                let next = self.settle_volumes(machine).await?;
+                return Ok(sooner(next, Next::WaitUntil(until)));
             }
             self.quit().await?;
         }
-        self.unplug(machine).await?;
+        self.restarts = 0;
         let ended = Stage::Ended {
             cause: EndCause::Requested,
         };
         let started = machine.observed.run > 0 || machine.desired.run > 0;
         if started && !matches!(machine.observed.stage, Stage::Ended { .. }) {
+            self.unplug(machine).await?;
             let run = machine.desired.run;
             report(&self.shared.documents, &self.id, |machine| {
                 enter(machine, ended.clone(), run);
@@ -451,24 +493,24 @@ impl Worker {
         let new_run = seen.run < wanted;
         match state {
             None => match &seen.stage {
-                _ if new_run => self.start(machine).await,
+                _ if new_run => {
+                    self.restarts = 0;
+                    self.start(machine).await
+                }
                 Stage::Waiting | Stage::Preparing => self.start(machine).await,
-                // Between exec and the first report; or it ended while nobody looked.
+                // An earlier life of this controller was killed while it started it: nobody has seen it run yet.
+                Stage::Booting if !self.seen_alive => self.start(machine).await,
                 Stage::Booting | Stage::Running | Stage::Paused => {
-                    let cause = if self.shared.rebooted {
-                        EndCause::HostReboot
-                    } else {
-                        EndCause::HypervisorDied
-                    };
-                    self.ended(machine, cause).await
+                    self.ended(machine, EndCause::HypervisorDied).await
                 }
                 Stage::Ended { cause } => self.after_end(machine, *cause).await,
-                Stage::Failed | Stage::Releasing | Stage::Lost => {
-                    self.settle_volumes(machine).await
-                }
+                Stage::Failed => self.after_failure(machine).await,
+                Stage::Releasing | Stage::Lost => self.settle_volumes(machine).await,
             },
             Some(RunState::Prelaunch) => self.let_run(machine).await,
-            Some(RunState::ShutDown) if self.restarting(machine) => self.reset(machine).await,
+            Some(RunState::ShutDown | RunState::Panicked) if self.restarting(machine) => {
+                self.reset(machine).await
+            }
             Some(RunState::ShutDown) => self.ended(machine, EndCause::GuestShutdown).await,
             Some(RunState::Panicked) => self.ended(machine, EndCause::GuestPanic).await,
             Some(RunState::Exited) => Ok(Next::Again),
@@ -504,9 +546,6 @@ impl Worker {
             .await?;
             return Ok(Next::Again);
         }
-        if Timestamp::now().since(machine.observed.since) > STABLE {
-            self.failures = 0;
-        }
         if self.restarting(machine) {
             if !machine.desired.force
                 && let Some(until) = self.press(machine).await?
@@ -541,6 +580,10 @@ impl Worker {
         machine: &Cached<Machine>,
         state: RunState,
     ) -> Result<Next, StepError> {
+        if self.restarting(machine) {
+            // It can't obey a power button.
+            return self.reset(machine).await;
+        }
         let reason = match state {
             RunState::IoError => {
                 "halted: a disk could not be written (is the host's disk full?); it goes on when it can"
@@ -554,12 +597,22 @@ impl Worker {
             machine.reason = Some(reason.to_owned());
         })
         .await?;
-        if state == RunState::IoError && self.enough_space() {
-            if let Some(live) = &self.live {
+        if state != RunState::IoError {
+            return self.settle_volumes(machine).await;
+        }
+        let due = self
+            .resumed_at
+            .map_or_else(Instant::now, |at| at + RESUME_AGAIN);
+        if due <= Instant::now() {
+            self.resumed_at = Some(Instant::now());
+            if self.enough_space()
+                && let Some(live) = &self.live
+            {
                 live.handle.cont().await?;
+                return Ok(Next::Again);
             }
         }
-        Ok(Next::WaitUntil(Instant::now() + Duration::from_secs(5)))
+        Ok(Next::WaitUntil(due.max(Instant::now() + RESUME_AGAIN)))
     }
 
     fn enough_space(&self) -> bool {
@@ -571,11 +624,20 @@ impl Worker {
     async fn ended(&mut self, machine: &Machine, cause: EndCause) -> Result<Next, StepError> {
         self.quit().await?;
         self.unplug(machine).await?;
-        let run = machine.desired.run.max(machine.observed.run);
-        tracing::info!(vmid = %machine.vmid, ?cause, "run ended");
+        let seen = &machine.observed;
+        if seen.stage == Stage::Running && Timestamp::now().since(seen.since) > STABLE {
+            self.restarts = 0;
+        }
+        let run = machine.desired.run.max(seen.run);
+        let how = self.exit.take().filter(|how| {
+            cause == EndCause::HypervisorDied
+                && !matches!(how, ExitCause::Unseen | ExitCause::Requested)
+        });
+        let reason = reason_of(cause, how.map(|how| how.to_string()).as_deref());
+        tracing::info!(vmid = %machine.vmid, ?cause, reason, "run ended");
         report(&self.shared.documents, &self.id, |machine| {
             enter(machine, Stage::Ended { cause }, run);
-            machine.reason = reason_of(cause, None);
+            machine.reason.clone_from(&reason);
             machine.accelerator = None;
         })
         .await?;
@@ -593,20 +655,49 @@ impl Worker {
             (RestartPolicy::OnFailure, EndCause::GuestShutdown) => false,
             (RestartPolicy::OnFailure | RestartPolicy::Always, _) => true,
         };
+        // Nothing is wrong with a machine that ended with its host.
+        let at_once = cause == EndCause::HostReboot && self.restarts == 0;
+        self.begin_again(machine, again, at_once).await
+    }
+
+    /// Could not be started. Who has run before and is to be kept running is tried again; who never ran waits for
+    /// somebody to look at it.
+    async fn after_failure(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
+        let again =
+            machine.restart_policy != RestartPolicy::Never && machine.first_started.is_some();
+        self.begin_again(machine, again, false).await
+    }
+
+    /// Starts a machine whose run is over, if it is to be, after a wait that grows from time to time.
+    async fn begin_again(
+        &mut self,
+        machine: &Cached<Machine>,
+        again: bool,
+        at_once: bool,
+    ) -> Result<Next, StepError> {
         if !again {
             return self.settle_volumes(machine).await;
         }
-        match self.retry_at {
-            None => {
-                let wait = self.back_off();
-                Ok(Next::WaitUntil(Instant::now() + wait))
+        let end = machine.observed.since;
+        match self.restart_at {
+            Some((of, at)) if of == end && at > Instant::now() => {
+                let next = self.settle_volumes(machine).await?;
+                return Ok(sooner(next, Next::WaitUntil(at)));
             }
-            Some(at) if at > Instant::now() => Ok(Next::WaitUntil(at)),
-            Some(_) => {
-                tracing::info!(vmid = %machine.vmid, ?cause, "started again by its restart policy");
-                self.start(machine).await
+            Some((of, _)) if of == end => {}
+            _ => {
+                let wait = if at_once {
+                    Duration::ZERO
+                } else {
+                    back_off(self.restarts)
+                };
+                self.restarts += 1;
+                self.restart_at = Some((end, Instant::now() + wait));
+                return Ok(Next::Again);
             }
         }
+        tracing::info!(vmid = %machine.vmid, restarts = self.restarts, "started again by its restart policy");
+        self.start(machine).await
     }
 
     /// Makes everything the machine needs, and starts its process.
@@ -620,7 +711,11 @@ impl Worker {
                 .await?;
                 Ok(Next::Wait)
             }
-            Err(StepError::Documents(error)) => Err(error.into()),
+            Err(error @ (StepError::Documents(_) | StepError::Task(_))) => Err(error),
+            Err(error @ StepError::Hypervisor(HypervisorError::AlreadyRunning { .. })) => {
+                self.adopted = false;
+                Err(error)
+            }
             Err(error) => {
                 tracing::warn!(vmid = %machine.vmid, %error, "machine could not be started");
                 self.quit().await?;
@@ -637,6 +732,7 @@ impl Worker {
     }
 
     async fn launch(&mut self, machine: &Cached<Machine>) -> Result<(), StepError> {
+        self.seen_alive = false;
         let began = Instant::now();
         let shared = self.shared.clone();
         let document = machine.document.0.clone();
@@ -676,15 +772,27 @@ impl Worker {
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
         let run = machine.desired.run;
         let booting = report(&self.shared.documents, &self.id, |machine| {
-            if machine.observed.run < run {
-                machine.observed.restart = machine.desired.restart;
-            }
+            // A new process carries out every restart that was asked for so far.
+            machine.observed.restart = machine.desired.restart;
             enter(machine, Stage::Booting, run);
             machine.reason = None;
             machine.ssh.clone_from(&ssh);
         });
-        let (launched, reported) = tokio::join!(self.shared.hypervisor.launch(spec), booting);
-        self.connect(machine, launched?);
+        let hypervisor = &self.shared.hypervisor;
+        let launched = if ssh == machine.ssh {
+            let (launched, reported) = tokio::join!(hypervisor.launch(spec), booting);
+            // Connected first: whatever happens to the report, the process is not to be lost.
+            launched.map(|handle| (handle, reported))
+        } else {
+            // The port must be known before anybody listens on it, lest it be given to another machine after a crash.
+            booting.await?;
+            hypervisor
+                .launch(spec)
+                .await
+                .map(|handle| (handle, Ok(true)))
+        };
+        let (handle, reported) = launched?;
+        self.connect(machine, handle);
         reported?;
         for ready in waits {
             ready.wait().await?;
@@ -708,12 +816,20 @@ impl Worker {
         }
         Ok(Next::Again)
     }
+}
 
-    /// Whether the guest has refused to let go of a disk since this was last asked.
-    pub(super) fn take_refusal(&mut self) -> bool {
-        self.live
-            .as_mut()
-            .is_some_and(|live| std::mem::take(&mut live.refused))
+/// How long to wait after so many failures before.
+fn back_off(before: u32) -> Duration {
+    BACKOFF.0.saturating_mul(1 << before.min(7)).min(BACKOFF.1)
+}
+
+/// Whichever looks again first.
+pub(super) fn sooner(a: Next, b: Next) -> Next {
+    match (a, b) {
+        (Next::End, _) | (_, Next::End) => Next::End,
+        (Next::Again, _) | (_, Next::Again) => Next::Again,
+        (Next::WaitUntil(a), Next::WaitUntil(b)) => Next::WaitUntil(a.min(b)),
+        (until @ Next::WaitUntil(_), Next::Wait) | (Next::Wait, until) => until,
     }
 }
 

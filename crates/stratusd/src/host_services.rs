@@ -1,0 +1,145 @@
+//! What the rules ask of this host beside documents: consoles, what is really there, and to take content that is sent.
+
+use std::{io, pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cimi::{MachineId, resources::Image};
+use cloud::{
+    ByteStream, Check, CloudError, Console, ConsoleRange, HostServices, ImageIntake, Upload,
+};
+use documents::Documents;
+use futures::{Stream, StreamExt as _, stream};
+use serde::Serialize;
+use serde_json::Value;
+use storage::{Error as StorageError, controller::StorageController};
+use vmhost::controller::{ConsoleText, VmHost};
+
+/// How often a console that is followed looks whether its machine is still there. Its text doesn't wait for this.
+const STILL_THERE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The controllers of this process, as the rules see them.
+#[derive(Clone)]
+pub struct LocalHost {
+    /// All documents.
+    pub documents: Documents,
+    /// Who runs machines here, if anybody does.
+    pub machines: Option<VmHost>,
+    /// Who keeps images and volumes here, if anybody does.
+    pub storage: Option<StorageController>,
+}
+
+#[async_trait]
+impl HostServices for LocalHost {
+    async fn console(&self, machine: &MachineId, range: ConsoleRange) -> cloud::Result<Console> {
+        let Some(host) = &self.machines else {
+            return Err(CloudError::Unavailable(format!(
+                "the host of {machine} can't be reached from here"
+            )));
+        };
+        let found = host
+            .console(machine, range.offset, range.last)
+            .await
+            .map_err(|error| CloudError::Internal(error.to_string()))?;
+        let Some(ConsoleText { text, more }) = found else {
+            // Nothing was written yet; who follows asks again.
+            return Ok(Console {
+                start: 0,
+                content: Box::pin(stream::empty()),
+            });
+        };
+        let start = text.position;
+        let now = stream::iter((!text.bytes.is_empty()).then(|| Ok(Bytes::from(text.bytes))));
+        let content: ByteStream = if range.follow {
+            let (documents, local) = (self.documents.clone(), machine.local().to_owned());
+            let gone = async move {
+                while documents.machines.get(&local).is_some() {
+                    tokio::time::sleep(STILL_THERE).await;
+                }
+            };
+            Box::pin(now.chain(follow(more).take_until(gone)))
+        } else {
+            Box::pin(now)
+        };
+        Ok(Console { start, content })
+    }
+
+    async fn doctor(&self, repair: bool) -> cloud::Result<Vec<Value>> {
+        let mut findings = Vec::new();
+        if let Some(host) = &self.machines {
+            findings.extend(values(&host.audit(repair).await)?);
+        }
+        if let Some(storage) = &self.storage {
+            let found = if repair {
+                storage.repair().await
+            } else {
+                storage.audit().await
+            };
+            findings.extend(values(&found.map_err(told)?)?);
+        }
+        Ok(findings)
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        Vec::new()
+    }
+}
+
+#[async_trait]
+impl ImageIntake for LocalHost {
+    async fn take(&self, image: Arc<Image>, upload: Upload) -> cloud::Result<()> {
+        let Some(storage) = &self.storage else {
+            return Err(CloudError::Unavailable(format!(
+                "no storage here takes the content of {}",
+                image.id
+            )));
+        };
+        storage
+            .take(&image, upload.length, upload.content)
+            .await
+            .map_err(told)
+    }
+}
+
+fn values<F: Serialize>(findings: &[F]) -> cloud::Result<Vec<Value>> {
+    findings
+        .iter()
+        .map(|finding| {
+            serde_json::to_value(finding).map_err(|error| CloudError::Internal(error.to_string()))
+        })
+        .collect()
+}
+
+/// An error of storage, by what whoever sent an image can do about it.
+fn told(error: StorageError) -> CloudError {
+    let text = error.to_string();
+    match error {
+        StorageError::NoSpace { .. } => CloudError::Exhausted(text),
+        StorageError::TooLarge { .. } => CloudError::TooLarge(text),
+        StorageError::NotFound { .. } => CloudError::not_found(text),
+        StorageError::Exists { .. } | StorageError::InUse { .. } => CloudError::Conflict(text),
+        StorageError::Cancelled => {
+            CloudError::Unavailable("the cloud is being stopped; send it again".to_owned())
+        }
+        StorageError::Invalid { .. } if text.contains("upload") => CloudError::Conflict(text),
+        StorageError::Io { .. }
+        | StorageError::Tool { .. }
+        | StorageError::Document(_)
+        | StorageError::Unsupported { .. } => CloudError::Internal(text),
+        _ => CloudError::invalid("content", text),
+    }
+}
+
+/// What the guest writes, as it writes it.
+fn follow(
+    more: vmhost::serial::SerialFollower,
+) -> Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> {
+    Box::pin(stream::unfold(Some(more), |more| async move {
+        let mut more = more?;
+        match more.next().await {
+            Ok(text) => Some((Ok(Bytes::from(text.bytes)), Some(more))),
+            // Its folder is gone, and so is the machine.
+            Err(error) => Some((Err(io::Error::other(error)), None)),
+        }
+    }))
+}

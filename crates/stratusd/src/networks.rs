@@ -1,0 +1,102 @@
+//! From the configured networks to what the rules, and this host, need to know of them.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use cimi::resources::NetworkClass as Class;
+use cloud::NetworkSettings;
+use network::{
+    BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Upstream,
+    UserModeConfig,
+};
+use vmhost::controller::NetworkFactory;
+
+use crate::config::{Config, NetworkClass, NetworkEntry};
+
+/// The networks as the rules know them.
+///
+/// # Errors
+/// None after the configuration was checked.
+pub fn for_rules(config: &Config) -> anyhow::Result<Vec<NetworkSettings>> {
+    let one = |(name, entry): (&String, &NetworkEntry)| {
+        let range = entry
+            .range()
+            .map_err(|(key, problem)| anyhow::anyhow!("networks.{name}{key} {problem}"))?;
+        Ok(NetworkSettings {
+            name: name.clone(),
+            class: match entry.class {
+                NetworkClass::Public => Class::Public,
+                NetworkClass::Local => Class::Local,
+                NetworkClass::Private => Class::Private,
+            },
+            subnet: range.subnet.to_string(),
+            gateway: range.gateway,
+            first: range.first,
+            last: range.last,
+            domain: entry.domain.clone(),
+            name_servers: entry.name_servers.clone(),
+            nat: entry.nat,
+            mtu: entry.mtu,
+        })
+    };
+    config.networks.iter().map(one).collect()
+}
+
+/// A network as this host sets it up. Its files are in a folder of its own in the state directory.
+///
+/// # Errors
+/// None after the configuration was checked.
+pub fn for_host(config: &Config, name: &str) -> anyhow::Result<NetworkConfig> {
+    let entry = config.networks.get(name).with_context(|| {
+        format!("network `{name}` is not in the configuration any more; write it there until its machines are gone")
+    })?;
+    let range = entry
+        .range()
+        .map_err(|(key, problem)| anyhow::anyhow!("networks.{name}{key} {problem}"))?;
+    let instance: InstanceTag = format!("{}{}", config.instance, entry.tag).parse()?;
+    let domain = entry.domain.parse()?;
+    if !config.bridged() {
+        let mut user = UserModeConfig::new(instance, range.subnet, range.gateway, domain);
+        [user.first_port, user.last_port] = config.network.forward_ports;
+        return Ok(NetworkConfig::User(user));
+    }
+    let directory = folder(&config.state_dir(), name);
+    let mut bridged = BridgedConfig::new(instance, directory, range.subnet, range.gateway, domain);
+    bridged.outward = match (entry.class, entry.nat) {
+        (_, true) => Outward::Nat,
+        (NetworkClass::Public, false) => Outward::Routed,
+        (NetworkClass::Local | NetworkClass::Private, false) => Outward::Isolated,
+    };
+    if let Some(mtu) = entry.mtu {
+        bridged.mtu = mtu;
+    }
+    bridged.host_tcp_ports = config.network.host_tcp_ports.iter().copied().collect();
+    let servers = config.upstream_servers();
+    bridged.upstream = if !servers.is_empty() {
+        Upstream::Servers(servers)
+    } else if config.network.dns_upstream.is_empty() {
+        Upstream::None
+    } else {
+        Upstream::Host
+    };
+    Ok(NetworkConfig::Bridged(bridged))
+}
+
+fn folder(state: &Path, name: &str) -> std::path::PathBuf {
+    state.join("network").join(name)
+}
+
+/// Sets up a network when its first machine needs it.
+#[must_use]
+pub fn factory(config: Arc<Config>) -> NetworkFactory {
+    Arc::new(move |network| {
+        let (config, name) = (config.clone(), network.id.local().to_owned());
+        Box::pin(async move {
+            let settings = for_host(&config, &name).map_err(|error| NetworkError::File {
+                path: "configuration".into(),
+                source: std::io::Error::other(format!("{error:#}")),
+            })?;
+            NetworkHost::open(settings).await
+        })
+    })
+}

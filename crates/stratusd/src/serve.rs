@@ -1,0 +1,337 @@
+//! The wiring: what is opened in which order, who runs, and how all of it ends.
+//!
+//! ```text
+//!  lock ─▶ database ─▶ documents ─▶ host, storage (announce themselves) ─▶ rules ─▶ administrator ─▶ controllers ─▶ API ─▶ ready
+//!
+//!  SIGTERM ─▶ API drains ─▶ controllers end ─▶ database closes        machines, taps, dnsmasq and rules stay
+//! ```
+
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
+
+use accounts::{Accounts, UserSource};
+use anyhow::{Context as _, bail};
+use cimi::resources::User;
+use cloud::Cloud;
+use documents::Documents;
+use doors::{Doors, Running, Server, tls};
+use scheduler::Scheduler;
+use storage::controller::StorageController;
+use store::{SharedStore, SqliteOptions, SqliteStore};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use vmhost::{controller::VmHost, launch_spec, qemu::QemuHypervisor};
+
+use crate::{
+    config::Config,
+    first_start,
+    host_services::LocalHost,
+    instance::{Instance, make_dir},
+    networks,
+    roles::{Role, Roles},
+    settings,
+};
+
+/// How long controllers may take to end. What they leave undone, the next start does.
+const END_LIMIT: Duration = Duration::from_secs(20);
+
+/// Runs the cloud until it is told to stop.
+///
+/// # Errors
+/// If a part can't be started, or ends by itself.
+pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let config = Arc::new(config);
+    let roles = Roles::of(asked);
+    let state = config.state_dir();
+    // Asked for first, so that nobody is killed half-started.
+    let mut signals = Signals::new()?;
+    let instance = Instance::take(&state)?;
+    doors::metrics::install();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %state.display(), "starting");
+
+    let store = open_store(&config).await?;
+    let documents = Documents::open(store.clone())
+        .await
+        .context("reading the database")?;
+    tracing::info!(machines = documents.machines.len(), revision = %documents.revision(), "database open");
+
+    let host = LocalHost {
+        documents: documents.clone(),
+        storage: if roles.has(Role::Storage) {
+            Some(open_storage(&config, &documents).await?)
+        } else {
+            None
+        },
+        machines: if roles.has(Role::VmHost) {
+            Some(open_host(&config, &documents).await?)
+        } else {
+            None
+        },
+    };
+    let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
+    let cloud = Cloud::open(
+        documents.clone(),
+        settings::rules(&config)?,
+        services,
+        intake,
+    )
+    .await
+    .context("writing what the configuration says there is")?;
+    first_start::ensure_administrator(&cloud, &state).await?;
+
+    let mut parts = Parts::new();
+    if roles.has(Role::Entry) {
+        let (cloud, retention) = (cloud.clone(), settings::retention(&config));
+        parts.start("rules", |stop| async move {
+            stop.run_until_cancelled(cloud.run(retention)).await;
+        });
+    }
+    if roles.has(Role::Scheduler) {
+        let scheduler = Scheduler::new(documents.clone(), settings::placement(&config));
+        parts.start("scheduler", |stop| scheduler.run(stop));
+    }
+    if let Some(storage) = host.storage {
+        parts.start("storage", |stop| async move { storage.run(stop).await });
+    }
+    if let Some(machines) = host.machines {
+        parts.start("vm-host", |stop| async move { machines.run(stop).await });
+    }
+
+    let door = if roles.has(Role::Entry) {
+        Some(open_doors(&config, &cloud, &documents).await?)
+    } else {
+        None
+    };
+    let address = door
+        .as_ref()
+        .map_or_else(|| "no API".to_owned(), |door| url(&config, door));
+    instance.ready(&address, ready_fd)?;
+    tracing::info!("ready in {} ms: {address}", began.elapsed().as_millis());
+
+    let failed = tokio::select! {
+        name = parts.ended() => Some(name),
+        name = signals.stop() => {
+            tracing::info!("{name}: stopping; machines run on");
+            None
+        }
+    };
+    if let Some(door) = door {
+        door.end().await;
+    }
+    parts.end().await;
+    store.close().await;
+    tracing::info!("stopped");
+    match failed {
+        Some(name) => bail!("the part `{name}` ended by itself; see the log above"),
+        None => Ok(()),
+    }
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
+    let folder = config.state_dir().join("db");
+    make_dir(&folder, 0o700)?;
+    let file = folder.join("stratus.db");
+    let options = SqliteOptions {
+        history_revisions: config.retention.history_revisions,
+        ..SqliteOptions::default()
+    };
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open_with(file, options)).await?;
+    Ok(Arc::new(opened.context("opening the database")?))
+}
+
+/// The controller of this host, with its document written.
+async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Result<VmHost> {
+    let settings = settings::vm_host(config).await?;
+    let accelerator = &settings.accelerator;
+    tracing::info!(accelerator = %accelerator.kind, reason = accelerator.reason, qemu = settings.qemu_version, "this host runs machines");
+    let expected = match accelerator.kind {
+        vmhost::accel::AcceleratorKind::Kvm => launch_spec::Accelerator::Kvm,
+        vmhost::accel::AcceleratorKind::Tcg => launch_spec::Accelerator::Tcg {
+            translation_cache_mib: settings.translation_cache_mib,
+        },
+    };
+    let hypervisor = Arc::new(QemuHypervisor::new(settings::qemu(config)?, expected));
+    VmHost::open(
+        documents.clone(),
+        settings,
+        hypervisor,
+        networks::factory(config.clone()),
+    )
+    .await
+    .context("starting the VM host controller")
+}
+
+async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<StorageController> {
+    // The client that fetches images and the server share one implementation of cryptography.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    StorageController::open(documents.clone(), settings::storage(config)?)
+        .await
+        .context("starting the storage controller")
+}
+
+/// The API, listening.
+async fn open_doors(
+    config: &Arc<Config>,
+    cloud: &Cloud,
+    documents: &Documents,
+) -> anyhow::Result<Running> {
+    let accounts = Accounts::new(
+        Arc::new(Users(documents.clone())),
+        settings::accounts(config),
+    );
+    let doors = Doors::new(
+        Arc::new(cloud.clone()),
+        Arc::new(accounts),
+        settings::doors(config),
+    );
+    let tls = if config.tls.enabled {
+        let config = config.clone();
+        Some(tokio::task::spawn_blocking(move || certificate(&config)).await??)
+    } else {
+        tracing::warn!(
+            "TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it"
+        );
+        None
+    };
+    let server = Server::new(Arc::new(doors), settings::server(config), tls);
+    Ok(server.start(config.listen()).await?)
+}
+
+/// The operator's certificate, or our own.
+fn certificate(config: &Config) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let folder = config.state_dir().join("tls");
+    let files = if config.tls.certificate.is_empty() {
+        let mut names = tls::host_names();
+        names.extend(config.tls.names.iter().cloned());
+        let ip = config.listen().ip();
+        if !ip.is_unspecified() {
+            names.push(ip.to_string());
+        }
+        let files = tls::ensure_self_signed(&folder, &names)?;
+        if let Some(authority) = &files.authority {
+            publish(authority, &folder.join("ca.pem"))?;
+        }
+        files
+    } else {
+        tls::CertificateFiles {
+            certificate: config.tls.certificate.clone().into(),
+            key: config.tls.key.clone().into(),
+            authority: None,
+        }
+    };
+    Ok(tls::server_config(&files)?)
+}
+
+/// What clients are to trust, by the name that is documented.
+fn publish(authority: &Path, to: &Path) -> anyhow::Result<()> {
+    let certificate = std::fs::read(authority).with_context(|| authority.display().to_string())?;
+    if std::fs::read(to).is_ok_and(|there| there == certificate) {
+        return Ok(());
+    }
+    crate::instance::write_atomically(to, &certificate, 0o644)
+}
+
+/// Where clients on this host reach the API.
+fn url(config: &Config, door: &Running) -> String {
+    let scheme = if config.tls.enabled { "https" } else { "http" };
+    let host = match door.address.ip() {
+        ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+        IpAddr::V4(ip) => ip.to_string(),
+    };
+    format!("{scheme}://{host}:{}", door.address.port())
+}
+
+/// Users as the account service finds them.
+struct Users(Documents);
+
+impl UserSource for Users {
+    fn find(&self, login: &str) -> Option<Arc<User>> {
+        let found = self.0.users.by_index("login", login);
+        // A user's own name counts more than another's other name.
+        let own = found.iter().find(|user| user.username == login);
+        own.or(found.first())
+            .map(|user| Arc::new(user.document.0.clone()))
+    }
+}
+
+/// The tasks of the parts that run, each with its name. Dropping this ends them at once.
+struct Parts {
+    tasks: JoinSet<&'static str>,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    fn new() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn start<F>(&mut self, name: &'static str, part: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let work = part(self.stop.clone());
+        self.tasks.spawn(async move {
+            work.await;
+            name
+        });
+    }
+
+    /// Waits for a part that ends though nobody told it to, and returns its name.
+    async fn ended(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => name.to_owned(),
+            Some(Err(error)) => error.to_string(),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(END_LIMIT, ended).await.is_err() {
+            tracing::warn!(
+                "some work didn't end within {} s; the next start takes it up",
+                END_LIMIT.as_secs()
+            );
+        }
+    }
+}
+
+/// The signals that mean something.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the one to stop, and returns its name.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                Some(()) = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: a changed configuration or certificate counts from the next start on; machines run through it");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! From the configuration to the settings of each part.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use scheduler::{Policy, Strategy};
+use vmhost::{
+    accel::{self, AcceleratorPolicy, ProbeCommand},
+    launch_spec::CgroupSpec,
+};
+
+use crate::{
+    config::{self, Config},
+    networks,
+};
+
+const MIB: u64 = cimi::size::MEBIBYTE;
+/// User ids that no distribution and no container manager gives to anybody.
+const UNUSED_UIDS: u32 = 1_900_000_000;
+/// How many user ids machines share.
+const UIDS: u32 = 60_000;
+
+/// For the rules.
+///
+/// # Errors
+/// None after the configuration was checked.
+pub fn rules(config: &Config) -> anyhow::Result<cloud::Settings> {
+    let machine_types = config
+        .machine_types
+        .iter()
+        .map(|(name, kind)| cloud::MachineType {
+            name: name.clone(),
+            cpus: kind.cpus,
+            memory_mib: kind.memory_mib,
+            swap_mib: kind.swap_mib,
+        });
+    Ok(cloud::Settings {
+        machine_types: machine_types.collect(),
+        default_machine_type: config.machines.default_type.clone(),
+        default_network: config.network.default.clone(),
+        networks: networks::for_rules(config)?,
+        machines_per_user: config.machines.most_per_user,
+        largest_volume_gib: config.storage.largest_volume_gib,
+        password_cost: config.accounts.password_cost,
+    })
+}
+
+/// For the cloud's own work.
+#[must_use]
+pub const fn retention(config: &Config) -> cloud::Retention {
+    cloud::Retention {
+        events: config.retention.events,
+        jobs: Duration::from_secs(config.retention.jobs_minutes.saturating_mul(60)),
+        records: Duration::from_secs(config.retention.records_days.saturating_mul(86_400)),
+    }
+}
+
+/// For the scheduler.
+#[must_use]
+pub const fn placement(config: &Config) -> Policy {
+    Policy {
+        cpu_overcommit: config.placement.cpu_overcommit,
+        memory_overcommit: config.placement.memory_overcommit,
+        memory_reserve_kib: config.placement.memory_reserve_mib.saturating_mul(1024),
+        strategy: match config.placement.strategy {
+            config::Strategy::Spreading => Strategy::Spreading,
+            config::Strategy::Packing => Strategy::Packing,
+        },
+    }
+}
+
+/// For the VM host controller.
+///
+/// # Errors
+/// If QEMU can't be run.
+pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Settings> {
+    let accelerator = accelerator(config).await?;
+    let storage = config.storage_dir();
+    let or_all = |number: u64| (number > 0).then_some(number);
+    Ok(vmhost::controller::Settings {
+        host_name: config.host_name(),
+        machines_dir: storage.join("machines"),
+        quarantine_dir: storage.join("quarantine"),
+        quarantine_period: Duration::from_secs(
+            config.storage.quarantine_hours.saturating_mul(3600),
+        ),
+        accelerator,
+        translation_cache_mib: config.machines.translation_cache_mib,
+        cpu_model: Some(config.machines.cpu_model.clone()).filter(|model| !model.is_empty()),
+        spare_ports: config.machines.spare_ports,
+        power_button_limit: Duration::from_secs(config.machines.power_button_seconds),
+        uid_base: uid_base(config),
+        cgroup: (config.machines.cgroups && config::is_root()).then(|| cgroup(config)),
+        reserve_bytes: config.storage.reserve_mib.saturating_mul(MIB),
+        console_bytes: config.machines.console_kib.saturating_mul(1024),
+        cpus: (config.placement.host_cpus > 0).then_some(config.placement.host_cpus),
+        memory_mib: or_all(config.placement.host_memory_mib),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        qemu_version: qemu_version(config).await?,
+    })
+}
+
+/// The control group that holds this cloud's machines.
+#[must_use]
+pub fn cgroup(config: &Config) -> CgroupSpec {
+    CgroupSpec {
+        parent: format!("stratus-{}", config.instance),
+        ..CgroupSpec::default()
+    }
+}
+
+/// QEMU, found where the shell would find it.
+///
+/// # Errors
+/// If it isn't there.
+pub fn qemu(config: &Config) -> anyhow::Result<PathBuf> {
+    let name = PathBuf::from(&config.machines.qemu);
+    if name.components().count() > 1 {
+        return Ok(name);
+    }
+    in_path(&name).with_context(|| {
+        let name = name.display();
+        format!("`{name}` is not in PATH: install QEMU (Debian: qemu-system-x86), or set `machines.qemu`")
+    })
+}
+
+/// For the storage controller.
+///
+/// # Errors
+/// If nothing that fetches images can be made.
+pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings> {
+    let client = storage::import::configure_client(reqwest::Client::builder())
+        .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .context("preparing to fetch images")?;
+    let dir = config.storage_dir();
+    let mut settings = storage::controller::Settings::new(dir.clone(), client);
+    settings.reserve_bytes = config.storage.reserve_mib.saturating_mul(MIB);
+    let gib = |gib: u64| gib.saturating_mul(cimi::size::GIBIBYTE);
+    settings.cache_bytes =
+        (config.storage.image_cache_gib > 0).then(|| gib(config.storage.image_cache_gib));
+    let largest = gib(config.storage.largest_image_gib);
+    settings.limits.max_source_bytes = largest;
+    settings.limits.max_image_bytes = largest;
+    settings.limits.size.max_virtual_bytes = largest;
+    settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
+    settings.qemu_img = qemu_img();
+    Ok(settings)
+}
+
+/// What examines images a second time, if it is there.
+fn qemu_img() -> Option<storage::confine::QemuImg> {
+    let found = in_path("qemu-img".as_ref()).map(|program| storage::confine::QemuImg::at(&program));
+    if let Some(Ok(program)) = found {
+        return Some(program);
+    }
+    tracing::warn!(
+        "`qemu-img` is not in PATH: qcow2 images are examined by our own rules only (Debian: qemu-utils)"
+    );
+    None
+}
+
+fn in_path(name: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_absolute() && file.is_file())
+}
+
+async fn accelerator(config: &Config) -> anyhow::Result<accel::Accelerator> {
+    let policy: AcceleratorPolicy = config.machines.accelerator.parse()?;
+    let program = std::env::current_exe().context("this program's own path")?;
+    Ok(accel::decide(policy, &ProbeCommand::new(program, "probe-kvm")).await)
+}
+
+/// For the account service.
+#[must_use]
+pub fn accounts(config: &Config) -> accounts::Settings {
+    accounts::Settings {
+        bcrypt_cost: config.accounts.password_cost,
+        remembered_for: Duration::from_secs(config.accounts.remembered_minutes.saturating_mul(60)),
+        ..accounts::Settings::default()
+    }
+}
+
+/// For the doors.
+#[must_use]
+pub fn doors(config: &Config) -> doors::Settings {
+    doors::Settings {
+        body_at_most: config.limits.body_kib.saturating_mul(1024),
+        request_timeout: Duration::from_secs(config.limits.request_seconds),
+        upload_patience: Duration::from_secs(config.limits.upload_stall_seconds),
+        metrics_open_to_loopback: config.limits.metrics_open_to_loopback,
+        ..doors::Settings::default()
+    }
+}
+
+/// For the server.
+#[must_use]
+pub fn server(config: &Config) -> doors::Limits {
+    doors::Limits {
+        connections: config.limits.connections,
+        connections_per_address: config.limits.connections_per_address,
+        drain: Duration::from_secs(config.limits.drain_seconds),
+        ..doors::Limits::default()
+    }
+}
+
+/// The first user id of machines: as configured, else chosen if this process may take on others and they exist here (in
+/// a container there may be fewer).
+fn uid_base(config: &Config) -> Option<u32> {
+    match config.machines.uid_base {
+        0 => None,
+        -1 if !config::is_root() => None,
+        -1 => {
+            let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+            let usable = maps(&map, UNUSED_UIDS, UIDS);
+            if !usable {
+                tracing::warn!(
+                    "user ids from {UNUSED_UIDS} on don't exist in this container: machines run as the daemon's user; set `machines.uid_base`"
+                );
+            }
+            usable.then_some(UNUSED_UIDS)
+        }
+        base => u32::try_from(base).ok(),
+    }
+}
+
+/// Whether a user namespace has `count` ids from `first` on, by the text of its `uid_map`.
+fn maps(map: &str, first: u32, count: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line
+            .split_ascii_whitespace()
+            .map_while(|number| number.parse::<u64>().ok());
+        let (Some(inside), Some(_outside), Some(length)) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        inside <= u64::from(first) && u64::from(first) + u64::from(count) <= inside + length
+    })
+}
+
+/// QEMU's version, by asking it.
+async fn qemu_version(config: &Config) -> anyhow::Result<String> {
+    let qemu = qemu(config)?;
+    let asked =
+        tokio::task::spawn_blocking(move || Command::new(qemu).arg("--version").output()).await?;
+    let output = asked.with_context(|| format!("running `{} --version`", config.machines.qemu))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text
+        .lines()
+        .next()
+        .and_then(|line| line.split("version ").nth(1))
+        .unwrap_or("unknown");
+    Ok(version.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_ids_are_used_only_where_they_exist() {
+        assert!(maps(
+            "         0          0 4294967295\n",
+            UNUSED_UIDS,
+            UIDS
+        ));
+        assert!(!maps(
+            "         0     100000      65536\n",
+            UNUSED_UIDS,
+            UIDS
+        ));
+        assert!(!maps("", UNUSED_UIDS, UIDS));
+    }
+}

@@ -1,0 +1,97 @@
+//! Removes what outlives the daemon on purpose: QEMU processes, networks, control groups. Documents, disks, volumes and
+//! images stay: the next start brings machines back as their restart policy says.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use network::NetworkHost;
+use vmhost::{
+    Adopted, Hypervisor as _, cgroup::Cgroups, launch_spec::Accelerator, qemu::QemuHypervisor,
+};
+
+use crate::{config::Config, instance::Instance, networks, settings};
+
+/// Removes everything of this instance that is in memory or in the kernel.
+///
+/// # Errors
+/// If its daemon still runs; or what could not be removed, after the rest was.
+pub async fn teardown(config: &Config) -> anyhow::Result<()> {
+    let state = config.state_dir();
+    if !state.exists() {
+        tracing::info!(state = %state.display(), "nothing was ever started here");
+        return Ok(());
+    }
+    let _instance = Instance::take(&state)?;
+    let mut troubles = machines(config).await;
+    if config.bridged() {
+        for name in config.networks.keys() {
+            match remove_network(config, name).await {
+                Ok(()) => tracing::info!(network = name, "removed"),
+                Err(error) => troubles.push(format!("network {name}: {error:#}")),
+            }
+        }
+    }
+    troubles.extend(control_groups(&settings::cgroup(config).parent));
+    if troubles.is_empty() {
+        return Ok(());
+    }
+    bail!("not everything could be removed: {}", troubles.join("; "))
+}
+
+async fn remove_network(config: &Config, name: &str) -> anyhow::Result<()> {
+    Ok(NetworkHost::remove(&networks::for_host(config, name)?).await?)
+}
+
+/// Removes the groups that held machines, now empty. Returns what went wrong.
+fn control_groups(parent: &str) -> Vec<String> {
+    let cgroups = Cgroups::detect();
+    let roots: Vec<&PathBuf> = match &cgroups {
+        Cgroups::Version1 { cpu, memory, pids } => {
+            [cpu, memory, pids].into_iter().flatten().collect()
+        }
+        Cgroups::Version2(root) => vec![root],
+        Cgroups::None => Vec::new(),
+    };
+    let group_of_each = cgroups.machines(parent).into_iter();
+    let removed = group_of_each.chain(roots.into_iter().map(|root| root.join(parent)));
+    removed
+        .filter_map(|group| match std::fs::remove_dir(&group) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Some(format!("{}: {error}", group.display()))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// Ends the process of every machine folder. Returns what went wrong.
+async fn machines(config: &Config) -> Vec<String> {
+    let folder = config.storage_dir().join("machines");
+    let entries: Vec<_> = std::fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    // The program is needed to start machines, not to end them.
+    let qemu = settings::qemu(config).unwrap_or_else(|_| config.machines.qemu.clone().into());
+    let hypervisor = QemuHypervisor::new(qemu, Accelerator::default());
+    let mut troubles = Vec::new();
+    for path in entries {
+        if let Err(error) = end(&hypervisor, &path).await {
+            troubles.push(format!("{}: {error:#}", path.display()));
+        }
+    }
+    troubles
+}
+
+async fn end(hypervisor: &QemuHypervisor, folder: &Path) -> anyhow::Result<()> {
+    if !folder.join("launch.json").exists() {
+        return Ok(());
+    }
+    if let Adopted::Running(machine) = hypervisor.adopt(folder).await? {
+        machine.quit().await.context("ending it")?;
+        tracing::info!(vmid = machine.vmid(), "machine ended");
+    }
+    Ok(())
+}
