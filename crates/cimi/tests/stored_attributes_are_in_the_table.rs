@@ -73,7 +73,7 @@ fn simple_documents_have_no_strangers() {
     );
     let job = json!({"state": "QUEUED", "targetResource": {"href": "Machine/a"},
         "affectedResources": [{"href": "Machine/a"}], "action": "add", "returnCode": 0,
-        "progress": 0, "statusMessage": "m", "timeOfStatusChange": time, "goal": "gone"});
+        "progress": 0, "statusMessage": "m", "timeOfStatusChange": time, "goal": {"kind": "gone"}});
     assert_eq!(
         public_strangers::<Job>(Kind::Job, document("Job/a", &job), &["goal"]),
         none

@@ -94,6 +94,10 @@ fn attached(machine: &Machine, volume: &str) -> Option<Result<(), String>> {
         AttachStage::Attached { .. } => Some(Ok(())),
         AttachStage::Failed { reason } => Some(Err(reason.clone())),
         _ if !found.wanted => Some(Err("it was detached before".to_owned())),
+        // On no host yet, and not on its way to one: there is nothing to be done before it starts.
+        AttachStage::Waiting if machine.host.is_none() && machine.desired.power == Power::Off => {
+            Some(Ok(()))
+        }
         AttachStage::Waiting | AttachStage::Detaching { .. } => None,
     }
 }

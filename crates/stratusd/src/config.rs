@@ -284,13 +284,21 @@ impl Default for Config {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
+        Self {
+            level: "info".into(),
+            format: LogFormat::Text,
+        }
     }
 }
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { enabled: true, names: Vec::new(), certificate: String::new(), key: String::new() }
+        Self {
+            enabled: true,
+            names: Vec::new(),
+            certificate: String::new(),
+            key: String::new(),
+        }
     }
 }
 
@@ -366,13 +374,21 @@ impl Default for Limits {
 
 impl Default for Accounts {
     fn default() -> Self {
-        Self { password_cost: 12, remembered_minutes: 15 }
+        Self {
+            password_cost: 12,
+            remembered_minutes: 15,
+        }
     }
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { events: 5_000, jobs_minutes: 60, records_days: 90, history_revisions: 50_000 }
+        Self {
+            events: 5_000,
+            jobs_minutes: 60,
+            records_days: 90,
+            history_revisions: 50_000,
+        }
     }
 }
 
@@ -390,9 +406,36 @@ fn default_networks() -> BTreeMap<String, NetworkEntry> {
         mtu: None,
     };
     [
-        ("public", network(NetworkClass::Public, "0", "10.77.0.0/16", "stratus.internal", true)),
-        ("local", network(NetworkClass::Local, "1", "10.78.0.0/16", "local.stratus.internal", false)),
-        ("private", network(NetworkClass::Private, "2", "10.79.0.0/16", "private.stratus.internal", false)),
+        (
+            "public",
+            network(
+                NetworkClass::Public,
+                "0",
+                "10.77.0.0/16",
+                "stratus.internal",
+                true,
+            ),
+        ),
+        (
+            "local",
+            network(
+                NetworkClass::Local,
+                "1",
+                "10.78.0.0/16",
+                "local.stratus.internal",
+                false,
+            ),
+        ),
+        (
+            "private",
+            network(
+                NetworkClass::Private,
+                "2",
+                "10.79.0.0/16",
+                "private.stratus.internal",
+                false,
+            ),
+        ),
     ]
     .map(|(name, network)| (name.to_owned(), network))
     .into()
@@ -409,7 +452,16 @@ fn default_machine_types() -> BTreeMap<String, MachineType> {
         ("c1.medium", 2, 1536),
         ("c1.xlarge", 4, 6144),
     ]
-    .map(|(name, cpus, memory_mib)| (name.to_owned(), MachineType { cpus, memory_mib, swap_mib: memory_mib }))
+    .map(|(name, cpus, memory_mib)| {
+        (
+            name.to_owned(),
+            MachineType {
+                cpus,
+                memory_mib,
+                swap_mib: memory_mib,
+            },
+        )
+    })
     .into()
 }
 
@@ -422,8 +474,15 @@ impl Config {
         let at = path.unwrap_or(Path::new(DEFAULT_PATH));
         let text = match std::fs::read_to_string(at) {
             Ok(text) => text,
-            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Unreadable { path: at.to_owned(), source }),
+            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                String::new()
+            }
+            Err(source) => {
+                return Err(ConfigError::Unreadable {
+                    path: at.to_owned(),
+                    source,
+                });
+            }
         };
         Self::parse(&text, at)
     }
@@ -433,7 +492,10 @@ impl Config {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let syntax = |source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) };
+        let syntax = |source| ConfigError::Syntax {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
         let given: toml::Table = toml::from_str(text).map_err(syntax)?;
         keys::check(&given, path)?;
         // From the text again: errors then say line and column.
@@ -451,7 +513,11 @@ impl Config {
         if is_root() {
             return PathBuf::from("/var/lib/stratus");
         }
-        let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         home("XDG_STATE_HOME")
             .or_else(|| home("HOME").map(|home| home.join(".local/state")))
             .unwrap_or_else(|| PathBuf::from("."))
@@ -461,13 +527,19 @@ impl Config {
     /// Where images, disks and volumes are.
     #[must_use]
     pub fn storage_dir(&self) -> PathBuf {
-        if self.storage.dir.is_empty() { self.state_dir() } else { PathBuf::from(&self.storage.dir) }
+        if self.storage.dir.is_empty() {
+            self.state_dir()
+        } else {
+            PathBuf::from(&self.storage.dir)
+        }
     }
 
     /// The address to listen on. Checked when the configuration was read.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
-        self.listen.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 8443)))
+        self.listen
+            .parse()
+            .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 8443)))
     }
 
     /// Whether machines are on bridges: as configured, else if we may make them.
@@ -486,14 +558,25 @@ impl Config {
         if !self.host_name.is_empty() {
             return self.host_name.clone();
         }
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        if name.is_empty() { "localhost".to_owned() } else { name }
+        let name = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        if name.is_empty() {
+            "localhost".to_owned()
+        } else {
+            name
+        }
     }
 
     /// The addresses of `dns_upstream` that are addresses.
     #[must_use]
     pub fn upstream_servers(&self) -> Vec<IpAddr> {
-        self.network.dns_upstream.iter().filter_map(|text| text.parse().ok()).collect()
+        self.network
+            .dns_upstream
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect()
     }
 }
 

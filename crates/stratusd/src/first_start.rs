@@ -33,15 +33,24 @@ pub async fn ensure_administrator(cloud: &Cloud, state: &Path) -> anyhow::Result
             password
         }
     };
-    let identity = Identity { user: "stratusd".into(), roles: vec![ADMIN_ROLE.to_owned()] };
+    let identity = Identity {
+        user: "stratusd".into(),
+        roles: vec![ADMIN_ROLE.to_owned()],
+    };
     let caller = Caller::User(Arc::new(identity));
     let context = OpContext::new(caller, "first-start".into(), Duration::from_secs(60));
     let body = json!({"username": NAME, "password": password, "roles": [ADMIN_ROLE], "description": "The first administrator"});
     let serde_json::Value::Object(body) = body else {
         anyhow::bail!("the first user's document is no object");
     };
-    cloud.create(&context, Kind::User, body).await.context("making User/admin")?;
+    cloud
+        .create(&context, Kind::User, body)
+        .await
+        .context("making User/admin")?;
     // The one secret that is ever told: once, to whoever started the cloud, and not as a field of the log.
-    tracing::info!("User/{NAME} entry created; initial password is {password} (also in {})", file.display());
+    tracing::info!(
+        "User/{NAME} entry created; initial password is {password} (also in {})",
+        file.display()
+    );
     Ok(())
 }

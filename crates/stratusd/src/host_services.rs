@@ -5,7 +5,9 @@ use std::{io, pin::Pin, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cimi::{MachineId, resources::Image};
-use cloud::{ByteStream, Check, CloudError, Console, ConsoleRange, HostServices, ImageIntake, Upload};
+use cloud::{
+    ByteStream, Check, CloudError, Console, ConsoleRange, HostServices, ImageIntake, Upload,
+};
 use documents::Documents;
 use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
@@ -31,7 +33,9 @@ pub struct LocalHost {
 impl HostServices for LocalHost {
     async fn console(&self, machine: &MachineId, range: ConsoleRange) -> cloud::Result<Console> {
         let Some(host) = &self.machines else {
-            return Err(CloudError::Unavailable(format!("the host of {machine} can't be reached from here")));
+            return Err(CloudError::Unavailable(format!(
+                "the host of {machine} can't be reached from here"
+            )));
         };
         let found = host
             .console(machine, range.offset, range.last)
@@ -39,7 +43,10 @@ impl HostServices for LocalHost {
             .map_err(|error| CloudError::Internal(error.to_string()))?;
         let Some(ConsoleText { text, more }) = found else {
             // Nothing was written yet; who follows asks again.
-            return Ok(Console { start: 0, content: Box::pin(stream::empty()) });
+            return Ok(Console {
+                start: 0,
+                content: Box::pin(stream::empty()),
+            });
         };
         let start = text.position;
         let now = stream::iter((!text.bytes.is_empty()).then(|| Ok(Bytes::from(text.bytes))));
@@ -63,7 +70,11 @@ impl HostServices for LocalHost {
             findings.extend(values(&host.audit(repair).await)?);
         }
         if let Some(storage) = &self.storage {
-            let found = if repair { storage.repair().await } else { storage.audit().await };
+            let found = if repair {
+                storage.repair().await
+            } else {
+                storage.audit().await
+            };
             findings.extend(values(&found.map_err(told)?)?);
         }
         Ok(findings)
@@ -78,16 +89,24 @@ impl HostServices for LocalHost {
 impl ImageIntake for LocalHost {
     async fn take(&self, image: Arc<Image>, upload: Upload) -> cloud::Result<()> {
         let Some(storage) = &self.storage else {
-            return Err(CloudError::Unavailable(format!("no storage here takes the content of {}", image.id)));
+            return Err(CloudError::Unavailable(format!(
+                "no storage here takes the content of {}",
+                image.id
+            )));
         };
-        storage.take(&image, upload.length, upload.content).await.map_err(told)
+        storage
+            .take(&image, upload.length, upload.content)
+            .await
+            .map_err(told)
     }
 }
 
 fn values<F: Serialize>(findings: &[F]) -> cloud::Result<Vec<Value>> {
     findings
         .iter()
-        .map(|finding| serde_json::to_value(finding).map_err(|error| CloudError::Internal(error.to_string())))
+        .map(|finding| {
+            serde_json::to_value(finding).map_err(|error| CloudError::Internal(error.to_string()))
+        })
         .collect()
 }
 
@@ -99,17 +118,22 @@ fn told(error: StorageError) -> CloudError {
         StorageError::TooLarge { .. } => CloudError::TooLarge(text),
         StorageError::NotFound { .. } => CloudError::not_found(text),
         StorageError::Exists { .. } | StorageError::InUse { .. } => CloudError::Conflict(text),
-        StorageError::Cancelled => CloudError::Unavailable("the cloud is being stopped; send it again".to_owned()),
-        StorageError::Invalid { .. } if text.contains("upload") => CloudError::Conflict(text),
-        StorageError::Io { .. } | StorageError::Tool { .. } | StorageError::Document(_) | StorageError::Unsupported { .. } => {
-            CloudError::Internal(text)
+        StorageError::Cancelled => {
+            CloudError::Unavailable("the cloud is being stopped; send it again".to_owned())
         }
+        StorageError::Invalid { .. } if text.contains("upload") => CloudError::Conflict(text),
+        StorageError::Io { .. }
+        | StorageError::Tool { .. }
+        | StorageError::Document(_)
+        | StorageError::Unsupported { .. } => CloudError::Internal(text),
         _ => CloudError::invalid("content", text),
     }
 }
 
 /// What the guest writes, as it writes it.
-fn follow(more: vmhost::serial::SerialFollower) -> Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> {
+fn follow(
+    more: vmhost::serial::SerialFollower,
+) -> Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> {
     Box::pin(stream::unfold(Some(more), |more| async move {
         let mut more = more?;
         match more.next().await {

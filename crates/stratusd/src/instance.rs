@@ -55,7 +55,10 @@ impl Instance {
             .with_context(|| path.display().to_string())?;
         // Of an earlier run that was killed.
         remove(&state.join("ready"))?;
-        Ok(Self { state: state.to_owned(), lock })
+        Ok(Self {
+            state: state.to_owned(),
+            lock,
+        })
     }
 
     /// Tells those who wait for it that the cloud is ready: by `STATE/ready`, which holds the API's address, and by a line
@@ -69,7 +72,10 @@ impl Instance {
         if let Some(number) = descriptor {
             // By its name in /proc, which needs no trust in the number.
             let path = format!("/proc/self/fd/{number}");
-            let mut file = OpenOptions::new().write(true).open(&path).with_context(|| format!("--ready-fd {number}"))?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .with_context(|| format!("--ready-fd {number}"))?;
             writeln!(file, "{address}").with_context(|| format!("--ready-fd {number}"))?;
         }
         Ok(())
@@ -94,7 +100,12 @@ pub fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
         .recursive(true)
         .mode(mode)
         .create(path)
-        .with_context(|| format!("{}: can't be made; see that the daemon may write there, or change `state_dir`", path.display()))
+        .with_context(|| {
+            format!(
+                "{}: can't be made; see that the daemon may write there, or change `state_dir`",
+                path.display()
+            )
+        })
 }
 
 /// Writes a file so that it is there wholly or not at all, whatever happens.
@@ -105,11 +116,16 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Resul
     let new = path.with_extension("new");
     let write = || {
         remove_file(&new)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&new)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&new, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        path.parent()
+            .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     };
     write().with_context(|| path.display().to_string())
 }
@@ -135,7 +151,10 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let first = Instance::take(state.path()).unwrap();
         let refused = Instance::take(state.path()).unwrap_err().to_string();
-        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("process {}", std::process::id())),
+            "{refused}"
+        );
         first.ready("https://127.0.0.1:8443", None).unwrap();
         assert!(state.path().join("ready").exists());
         drop(first);
@@ -151,7 +170,10 @@ mod tests {
         write_atomically(&path, b"one", 0o600).unwrap();
         write_atomically(&path, b"two", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

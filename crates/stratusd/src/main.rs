@@ -73,9 +73,17 @@ fn main() -> ExitCode {
         Command::ReferenceConfig => print(config::reference::TEXT),
         Command::CheckConfig { config } => load(config).and_then(|config| {
             let state = config.state_dir();
-            print(&format!("the configuration is right; state in {}, API on {}\n", state.display(), config.listen))
+            print(&format!(
+                "the configuration is right; state in {}, API on {}\n",
+                state.display(),
+                config.listen
+            ))
         }),
-        Command::Serve { config, roles, ready_fd } => load(config).and_then(|config| {
+        Command::Serve {
+            config,
+            roles,
+            ready_fd,
+        } => load(config).and_then(|config| {
             logging::start(&config.log)?;
             runtime(&config)?.block_on(serve::serve(config, &roles, ready_fd))
         }),
@@ -99,7 +107,9 @@ fn load(path: Option<PathBuf>) -> anyhow::Result<Config> {
 
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("standard output")
 }
 
 fn runtime(config: &Config) -> anyhow::Result<tokio::runtime::Runtime> {
@@ -107,5 +117,10 @@ fn runtime(config: &Config) -> anyhow::Result<tokio::runtime::Runtime> {
     if config.workers > 0 {
         builder.worker_threads(config.workers);
     }
-    builder.enable_all().max_blocking_threads(64).thread_name("stratusd").build().context("starting threads")
+    builder
+        .enable_all()
+        .max_blocking_threads(64)
+        .thread_name("stratusd")
+        .build()
+        .context("starting threads")
 }

@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc};
 use anyhow::Context as _;
 use cimi::resources::NetworkClass as Class;
 use cloud::NetworkSettings;
-use network::{BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Upstream, UserModeConfig};
+use network::{
+    BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Upstream,
+    UserModeConfig,
+};
 use vmhost::controller::NetworkFactory;
 
 use crate::config::{Config, NetworkClass, NetworkEntry};
@@ -16,7 +19,9 @@ use crate::config::{Config, NetworkClass, NetworkEntry};
 /// None after the configuration was checked.
 pub fn for_rules(config: &Config) -> anyhow::Result<Vec<NetworkSettings>> {
     let one = |(name, entry): (&String, &NetworkEntry)| {
-        let range = entry.range().map_err(|(key, problem)| anyhow::anyhow!("networks.{name}{key} {problem}"))?;
+        let range = entry
+            .range()
+            .map_err(|(key, problem)| anyhow::anyhow!("networks.{name}{key} {problem}"))?;
         Ok(NetworkSettings {
             name: name.clone(),
             class: match entry.class {
@@ -45,7 +50,9 @@ pub fn for_host(config: &Config, name: &str) -> anyhow::Result<NetworkConfig> {
     let entry = config.networks.get(name).with_context(|| {
         format!("network `{name}` is not in the configuration any more; write it there until its machines are gone")
     })?;
-    let range = entry.range().map_err(|(key, problem)| anyhow::anyhow!("networks.{name}{key} {problem}"))?;
+    let range = entry
+        .range()
+        .map_err(|(key, problem)| anyhow::anyhow!("networks.{name}{key} {problem}"))?;
     let instance: InstanceTag = format!("{}{}", config.instance, entry.tag).parse()?;
     let domain = entry.domain.parse()?;
     if !config.bridged() {

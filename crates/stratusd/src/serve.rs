@@ -54,18 +54,33 @@ pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> any
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %state.display(), "starting");
 
     let store = open_store(&config).await?;
-    let documents = Documents::open(store.clone()).await.context("reading the database")?;
+    let documents = Documents::open(store.clone())
+        .await
+        .context("reading the database")?;
     tracing::info!(machines = documents.machines.len(), revision = %documents.revision(), "database open");
 
     let host = LocalHost {
         documents: documents.clone(),
-        storage: if roles.has(Role::Storage) { Some(open_storage(&config, &documents).await?) } else { None },
-        machines: if roles.has(Role::VmHost) { Some(open_host(&config, &documents).await?) } else { None },
+        storage: if roles.has(Role::Storage) {
+            Some(open_storage(&config, &documents).await?)
+        } else {
+            None
+        },
+        machines: if roles.has(Role::VmHost) {
+            Some(open_host(&config, &documents).await?)
+        } else {
+            None
+        },
     };
     let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
-    let cloud = Cloud::open(documents.clone(), settings::rules(&config)?, services, intake)
-        .await
-        .context("writing what the configuration says there is")?;
+    let cloud = Cloud::open(
+        documents.clone(),
+        settings::rules(&config)?,
+        services,
+        intake,
+    )
+    .await
+    .context("writing what the configuration says there is")?;
     first_start::ensure_administrator(&cloud, &state).await?;
 
     let mut parts = Parts::new();
@@ -86,8 +101,14 @@ pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> any
         parts.start("vm-host", |stop| async move { machines.run(stop).await });
     }
 
-    let door = if roles.has(Role::Entry) { Some(open_doors(&config, &cloud, &documents).await?) } else { None };
-    let address = door.as_ref().map_or_else(|| "no API".to_owned(), |door| url(&config, door));
+    let door = if roles.has(Role::Entry) {
+        Some(open_doors(&config, &cloud, &documents).await?)
+    } else {
+        None
+    };
+    let address = door
+        .as_ref()
+        .map_or_else(|| "no API".to_owned(), |door| url(&config, door));
     instance.ready(&address, ready_fd)?;
     tracing::info!("ready in {} ms: {address}", began.elapsed().as_millis());
 
@@ -114,7 +135,10 @@ async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
     let folder = config.state_dir().join("db");
     make_dir(&folder, 0o700)?;
     let file = folder.join("stratus.db");
-    let options = SqliteOptions { history_revisions: config.retention.history_revisions, ..SqliteOptions::default() };
+    let options = SqliteOptions {
+        history_revisions: config.retention.history_revisions,
+        ..SqliteOptions::default()
+    };
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open_with(file, options)).await?;
     Ok(Arc::new(opened.context("opening the database")?))
 }
@@ -126,14 +150,19 @@ async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Resul
     tracing::info!(accelerator = %accelerator.kind, reason = accelerator.reason, qemu = settings.qemu_version, "this host runs machines");
     let expected = match accelerator.kind {
         vmhost::accel::AcceleratorKind::Kvm => launch_spec::Accelerator::Kvm,
-        vmhost::accel::AcceleratorKind::Tcg => {
-            launch_spec::Accelerator::Tcg { translation_cache_mib: settings.translation_cache_mib }
-        }
+        vmhost::accel::AcceleratorKind::Tcg => launch_spec::Accelerator::Tcg {
+            translation_cache_mib: settings.translation_cache_mib,
+        },
     };
     let hypervisor = Arc::new(QemuHypervisor::new(settings::qemu(config)?, expected));
-    VmHost::open(documents.clone(), settings, hypervisor, networks::factory(config.clone()))
-        .await
-        .context("starting the VM host controller")
+    VmHost::open(
+        documents.clone(),
+        settings,
+        hypervisor,
+        networks::factory(config.clone()),
+    )
+    .await
+    .context("starting the VM host controller")
 }
 
 async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<StorageController> {
@@ -145,14 +174,27 @@ async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<
 }
 
 /// The API, listening.
-async fn open_doors(config: &Arc<Config>, cloud: &Cloud, documents: &Documents) -> anyhow::Result<Running> {
-    let accounts = Accounts::new(Arc::new(Users(documents.clone())), settings::accounts(config));
-    let doors = Doors::new(Arc::new(cloud.clone()), Arc::new(accounts), settings::doors(config));
+async fn open_doors(
+    config: &Arc<Config>,
+    cloud: &Cloud,
+    documents: &Documents,
+) -> anyhow::Result<Running> {
+    let accounts = Accounts::new(
+        Arc::new(Users(documents.clone())),
+        settings::accounts(config),
+    );
+    let doors = Doors::new(
+        Arc::new(cloud.clone()),
+        Arc::new(accounts),
+        settings::doors(config),
+    );
     let tls = if config.tls.enabled {
         let config = config.clone();
         Some(tokio::task::spawn_blocking(move || certificate(&config)).await??)
     } else {
-        tracing::warn!("TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it");
+        tracing::warn!(
+            "TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it"
+        );
         None
     };
     let server = Server::new(Arc::new(doors), settings::server(config), tls);
@@ -212,7 +254,8 @@ impl UserSource for Users {
         let found = self.0.users.by_index("login", login);
         // A user's own name counts more than another's other name.
         let own = found.iter().find(|user| user.username == login);
-        own.or(found.first()).map(|user| Arc::new(user.document.0.clone()))
+        own.or(found.first())
+            .map(|user| Arc::new(user.document.0.clone()))
     }
 }
 
@@ -224,7 +267,10 @@ struct Parts {
 
 impl Parts {
     fn new() -> Self {
-        Self { tasks: JoinSet::new(), stop: CancellationToken::new() }
+        Self {
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+        }
     }
 
     fn start<F>(&mut self, name: &'static str, part: impl FnOnce(CancellationToken) -> F)
@@ -251,7 +297,10 @@ impl Parts {
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(END_LIMIT, ended).await.is_err() {
-            tracing::warn!("some work didn't end within {} s; the next start takes it up", END_LIMIT.as_secs());
+            tracing::warn!(
+                "some work didn't end within {} s; the next start takes it up",
+                END_LIMIT.as_secs()
+            );
         }
     }
 }

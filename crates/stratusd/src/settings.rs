@@ -29,12 +29,15 @@ const UIDS: u32 = 60_000;
 /// # Errors
 /// None after the configuration was checked.
 pub fn rules(config: &Config) -> anyhow::Result<cloud::Settings> {
-    let machine_types = config.machine_types.iter().map(|(name, kind)| cloud::MachineType {
-        name: name.clone(),
-        cpus: kind.cpus,
-        memory_mib: kind.memory_mib,
-        swap_mib: kind.swap_mib,
-    });
+    let machine_types = config
+        .machine_types
+        .iter()
+        .map(|(name, kind)| cloud::MachineType {
+            name: name.clone(),
+            cpus: kind.cpus,
+            memory_mib: kind.memory_mib,
+            swap_mib: kind.swap_mib,
+        });
     Ok(cloud::Settings {
         machine_types: machine_types.collect(),
         default_machine_type: config.machines.default_type.clone(),
@@ -82,7 +85,9 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
         host_name: config.host_name(),
         machines_dir: storage.join("machines"),
         quarantine_dir: storage.join("quarantine"),
-        quarantine_period: Duration::from_secs(config.storage.quarantine_hours.saturating_mul(3600)),
+        quarantine_period: Duration::from_secs(
+            config.storage.quarantine_hours.saturating_mul(3600),
+        ),
         accelerator,
         translation_cache_mib: config.machines.translation_cache_mib,
         cpu_model: Some(config.machines.cpu_model.clone()).filter(|model| !model.is_empty()),
@@ -102,7 +107,10 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
 /// The control group that holds this cloud's machines.
 #[must_use]
 pub fn cgroup(config: &Config) -> CgroupSpec {
-    CgroupSpec { parent: format!("stratus-{}", config.instance), ..CgroupSpec::default() }
+    CgroupSpec {
+        parent: format!("stratus-{}", config.instance),
+        ..CgroupSpec::default()
+    }
 }
 
 /// QEMU, found where the shell would find it.
@@ -133,7 +141,8 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     let mut settings = storage::controller::Settings::new(dir.clone(), client);
     settings.reserve_bytes = config.storage.reserve_mib.saturating_mul(MIB);
     let gib = |gib: u64| gib.saturating_mul(cimi::size::GIBIBYTE);
-    settings.cache_bytes = (config.storage.image_cache_gib > 0).then(|| gib(config.storage.image_cache_gib));
+    settings.cache_bytes =
+        (config.storage.image_cache_gib > 0).then(|| gib(config.storage.image_cache_gib));
     let largest = gib(config.storage.largest_image_gib);
     settings.limits.max_source_bytes = largest;
     settings.limits.max_image_bytes = largest;
@@ -149,13 +158,17 @@ fn qemu_img() -> Option<storage::confine::QemuImg> {
     if let Some(Ok(program)) = found {
         return Some(program);
     }
-    tracing::warn!("`qemu-img` is not in PATH: qcow2 images are examined by our own rules only (Debian: qemu-utils)");
+    tracing::warn!(
+        "`qemu-img` is not in PATH: qcow2 images are examined by our own rules only (Debian: qemu-utils)"
+    );
     None
 }
 
 fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_absolute() && file.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_absolute() && file.is_file())
 }
 
 async fn accelerator(config: &Config) -> anyhow::Result<accel::Accelerator> {
@@ -207,7 +220,9 @@ fn uid_base(config: &Config) -> Option<u32> {
             let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
             let usable = maps(&map, UNUSED_UIDS, UIDS);
             if !usable {
-                tracing::warn!("user ids from {UNUSED_UIDS} on don't exist in this container: machines run as the daemon's user; set `machines.uid_base`");
+                tracing::warn!(
+                    "user ids from {UNUSED_UIDS} on don't exist in this container: machines run as the daemon's user; set `machines.uid_base`"
+                );
             }
             usable.then_some(UNUSED_UIDS)
         }
@@ -218,8 +233,12 @@ fn uid_base(config: &Config) -> Option<u32> {
 /// Whether a user namespace has `count` ids from `first` on, by the text of its `uid_map`.
 fn maps(map: &str, first: u32, count: u32) -> bool {
     map.lines().any(|line| {
-        let mut numbers = line.split_ascii_whitespace().map_while(|number| number.parse::<u64>().ok());
-        let (Some(inside), Some(_outside), Some(length)) = (numbers.next(), numbers.next(), numbers.next()) else {
+        let mut numbers = line
+            .split_ascii_whitespace()
+            .map_while(|number| number.parse::<u64>().ok());
+        let (Some(inside), Some(_outside), Some(length)) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
             return false;
         };
         inside <= u64::from(first) && u64::from(first) + u64::from(count) <= inside + length
@@ -229,10 +248,15 @@ fn maps(map: &str, first: u32, count: u32) -> bool {
 /// QEMU's version, by asking it.
 async fn qemu_version(config: &Config) -> anyhow::Result<String> {
     let qemu = qemu(config)?;
-    let asked = tokio::task::spawn_blocking(move || Command::new(qemu).arg("--version").output()).await?;
+    let asked =
+        tokio::task::spawn_blocking(move || Command::new(qemu).arg("--version").output()).await?;
     let output = asked.with_context(|| format!("running `{} --version`", config.machines.qemu))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.lines().next().and_then(|line| line.split("version ").nth(1)).unwrap_or("unknown");
+    let version = text
+        .lines()
+        .next()
+        .and_then(|line| line.split("version ").nth(1))
+        .unwrap_or("unknown");
     Ok(version.trim().to_owned())
 }
 
@@ -242,8 +266,16 @@ mod tests {
 
     #[test]
     fn user_ids_are_used_only_where_they_exist() {
-        assert!(maps("         0          0 4294967295\n", UNUSED_UIDS, UIDS));
-        assert!(!maps("         0     100000      65536\n", UNUSED_UIDS, UIDS));
+        assert!(maps(
+            "         0          0 4294967295\n",
+            UNUSED_UIDS,
+            UIDS
+        ));
+        assert!(!maps(
+            "         0     100000      65536\n",
+            UNUSED_UIDS,
+            UIDS
+        ));
         assert!(!maps("", UNUSED_UIDS, UIDS));
     }
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use network::NetworkHost;
-use vmhost::{Adopted, Hypervisor as _, cgroup::Cgroups, launch_spec::Accelerator, qemu::QemuHypervisor};
+use vmhost::{
+    Adopted, Hypervisor as _, cgroup::Cgroups, launch_spec::Accelerator, qemu::QemuHypervisor,
+};
 
 use crate::{config::Config, instance::Instance, networks, settings};
 
@@ -44,7 +46,9 @@ async fn remove_network(config: &Config, name: &str) -> anyhow::Result<()> {
 fn control_groups(parent: &str) -> Vec<String> {
     let cgroups = Cgroups::detect();
     let roots: Vec<&PathBuf> = match &cgroups {
-        Cgroups::Version1 { cpu, memory, pids } => [cpu, memory, pids].into_iter().flatten().collect(),
+        Cgroups::Version1 { cpu, memory, pids } => {
+            [cpu, memory, pids].into_iter().flatten().collect()
+        }
         Cgroups::Version2(root) => vec![root],
         Cgroups::None => Vec::new(),
     };
@@ -52,7 +56,9 @@ fn control_groups(parent: &str) -> Vec<String> {
     let removed = group_of_each.chain(roots.into_iter().map(|root| root.join(parent)));
     removed
         .filter_map(|group| match std::fs::remove_dir(&group) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Some(format!("{}: {error}", group.display())),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Some(format!("{}: {error}", group.display()))
+            }
             _ => None,
         })
         .collect()
@@ -61,7 +67,12 @@ fn control_groups(parent: &str) -> Vec<String> {
 /// Ends the process of every machine folder. Returns what went wrong.
 async fn machines(config: &Config) -> Vec<String> {
     let folder = config.storage_dir().join("machines");
-    let entries: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let entries: Vec<_> = std::fs::read_dir(&folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     // The program is needed to start machines, not to end them.
     let qemu = settings::qemu(config).unwrap_or_else(|_| config.machines.qemu.clone().into());
     let hypervisor = QemuHypervisor::new(qemu, Accelerator::default());

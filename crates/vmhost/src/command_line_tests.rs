@@ -257,6 +257,7 @@ fn user_networks_forward_ports() {
         backend: NicBackend::User(UserNetwork {
             network: Some((Ipv4Addr::new(10, 9, 0, 0), 24)),
             forwards: vec![forward],
+            lease: None,
         }),
         ..tap("t0")
     }];

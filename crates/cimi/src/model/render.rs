@@ -71,10 +71,7 @@ pub fn render(representation: &Representation<'_>, out: &mut Vec<u8>) {
 
 /// Attributes that [`render`] leaves out because the table doesn't have them: a defect of whoever
 /// made them. None for open types.
-pub fn strangers<'a>(
-    kind: Kind,
-    attributes: &'a Map<String, Value>,
-) -> impl Iterator<Item = &'a str> {
+pub fn strangers(kind: Kind, attributes: &Map<String, Value>) -> impl Iterator<Item = &str> {
     let described = describe(kind);
     attributes
         .keys()

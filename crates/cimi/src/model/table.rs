@@ -47,6 +47,7 @@ pub const COMMON: &[Attribute] = &[
     seen("updated", DateTime),
     seen("parent", Ref(&[])),
     a("properties", Map).limit(Limit::Text(4096)),
+    seen("owner", String).stratuslab(),
     a("acl", Struct(ACL)).stratuslab(),
     seen("operations", Object),
 ];
@@ -77,7 +78,6 @@ const VISIBILITY: Attribute = a("visibility", String)
 const RESTART_POLICY: Attribute = a("restartPolicy", String)
     .limit(Limit::OneOf(&["never", "on-failure", "always"]))
     .stratuslab();
-const OWNER: Attribute = seen("owner", String).stratuslab();
 const REASON: Attribute = seen("reason", String).stratuslab();
 
 const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static str) -> Type {
@@ -154,7 +154,6 @@ const MACHINE: Type = Type {
         seen("keymap", String).stratuslab(),
         seen("requirements", String).stratuslab(),
         RESTART_POLICY,
-        OWNER,
         seen("started", DateTime).stratuslab(),
     ],
     ..standard(Kind::Machine, "machines", "machines")
@@ -226,7 +225,6 @@ const MACHINE_IMAGE: Type = Type {
         seen("sha512", String).stratuslab(),
         seen("progress", Integer).stratuslab(),
         VISIBILITY,
-        OWNER,
         a("kernel", Ref(&[Kind::MachineImage]))
             .stratuslab()
             .at_creation(),
@@ -322,7 +320,6 @@ const VOLUME: Type = Type {
         seen("size", Integer).stratuslab(),
         seen("sizeBytes", Integer).stratuslab(),
         VISIBILITY,
-        OWNER,
         seen("count", Integer).stratuslab(),
         seen("attachedTo", Ref(&[Kind::Machine])).stratuslab(),
         REASON,
@@ -383,7 +380,6 @@ const ADDRESS: Type = Type {
         seen("network", Ref(&[Kind::Network])),
         seen("resource", Ref(&[Kind::Machine])),
         seen("macAddress", String).stratuslab(),
-        OWNER,
     ],
     ..standard(Kind::Address, "addresses", "addresses")
 };
@@ -466,9 +462,9 @@ const MACHINE_RECORD: Type = Type {
         seen("machineImage", Ref(&[Kind::MachineImage])),
         seen("addresses", Array(&String)),
         seen("host", Ref(&[Kind::Host])),
+        seen("hostname", String),
         seen("started", DateTime),
         seen("ended", DateTime),
-        OWNER,
     ],
     ..standard(Kind::MachineRecord, "machineRecords", "machineRecords")
 };

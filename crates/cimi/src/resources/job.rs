@@ -276,7 +276,13 @@ mod tests {
     fn a_job_that_was_stored_and_read_is_stored_the_same_again() {
         let goal = JobGoal::MachineRuns { run: 1, restart: 0 };
         let now = Timestamp::from_millis(0);
-        let job = Job::accepted("Machine/a".to_owned(), "add", goal, Acl::owned_by_user("u"), now);
+        let job = Job::accepted(
+            "Machine/a".to_owned(),
+            "add",
+            goal,
+            Acl::owned_by_user("u"),
+            now,
+        );
         let stored = serde_json::to_string(&job).unwrap();
         let read: Job = serde_json::from_str(&stored).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), stored);

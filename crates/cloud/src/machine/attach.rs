@@ -108,8 +108,22 @@ impl Cloud {
                 ));
             }
             member.wanted = false;
+            let mut changes = self.0.documents.changes();
+            if machine.host.is_none() {
+                // No controller looks after it yet: what is wanted and what is there are the same.
+                machine.volumes.retain(|v| v.volume.local() != volume);
+                let held = self.0.documents.volumes.get(volume);
+                if let Some(held) = held.filter(|held| {
+                    let holder = held.attachment.as_ref();
+                    holder.is_some_and(|attachment| attachment.machine == machine.id)
+                }) {
+                    let mut free = held.document.0.clone();
+                    free.attachment = None;
+                    changes = changes.replace(&held, free);
+                }
+            }
             let goal = JobGoal::VolumeDetached {
-                volume: member.volume.to_string(),
+                volume: format!("Volume/{volume}"),
             };
             let job = Job::accepted(
                 machine.key(),
@@ -119,13 +133,7 @@ impl Cloud {
                 now,
             );
             let event = Event::request(&machine, "detach", context.user().unwrap_or_default(), now);
-            let changes = self
-                .0
-                .documents
-                .changes()
-                .replace(&read, machine)
-                .create(&job)
-                .create(&event);
+            let changes = changes.replace(&read, machine).create(&job).create(&event);
             match changes.commit().await {
                 Ok(_) => {
                     tracing::info!(machine = %read.id, volume, user = context.user(), "detachment wanted");

@@ -125,7 +125,7 @@ impl Cloud {
         let mut machine = Machine {
             id: id.clone(),
             common: Common {
-                name: plan.name.clone(),
+                name: Some(plan.name.clone().unwrap_or_else(|| format!("one-{vmid}"))),
                 description: plan.description.clone(),
                 properties: plan.properties.clone(),
                 ..Common::new(plan.acl.clone(), now)

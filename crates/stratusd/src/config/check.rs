@@ -13,7 +13,11 @@ use super::{Config, ConfigError, NetworkEntry};
 impl Config {
     pub(super) fn check(&self, path: &Path) -> Result<(), ConfigError> {
         self.problem().map_or(Ok(()), |(key, problem)| {
-            Err(ConfigError::Value { path: path.to_owned(), key, problem })
+            Err(ConfigError::Value {
+                path: path.to_owned(),
+                key,
+                problem,
+            })
         })
     }
 
@@ -24,73 +28,120 @@ impl Config {
             return wrong("instance", text);
         }
         if self.listen.parse::<SocketAddr>().is_err() {
-            let text = format!("is `{}`; write an address and a port, such as 0.0.0.0:8443 or [::]:8443", self.listen);
+            let text = format!(
+                "is `{}`; write an address and a port, such as 0.0.0.0:8443 or [::]:8443",
+                self.listen
+            );
             return wrong("listen", text);
         }
-        for (key, dir) in [("state_dir", &self.state_dir), ("storage.dir", &self.storage.dir)] {
+        for (key, dir) in [
+            ("state_dir", &self.state_dir),
+            ("storage.dir", &self.storage.dir),
+        ] {
             if !dir.is_empty() && !Path::new(dir).is_absolute() {
                 return wrong(key, format!("is `{dir}`; write an absolute path"));
             }
         }
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
-            let text = format!("is `{}`; write error, warn, info, debug or trace", self.log.level);
+            let text = format!(
+                "is `{}`; write error, warn, info, debug or trace",
+                self.log.level
+            );
             return wrong("log.level", text);
         }
         if self.tls.certificate.is_empty() != self.tls.key.is_empty() {
-            return wrong("tls.certificate", "and `tls.key` belong together: write both or none".to_owned());
+            return wrong(
+                "tls.certificate",
+                "and `tls.key` belong together: write both or none".to_owned(),
+            );
         }
-        if let Err(error) = self.machines.accelerator.parse::<vmhost::accel::AcceleratorPolicy>() {
+        if let Err(error) = self
+            .machines
+            .accelerator
+            .parse::<vmhost::accel::AcceleratorPolicy>()
+        {
             return wrong("machines.accelerator", format!("is wrong: {error}"));
         }
         if !(-1..=i64::from(u32::MAX - 100_000)).contains(&self.machines.uid_base) {
-            let text = format!("is {}; write -1, 0 or the first of 60000 unused user ids", self.machines.uid_base);
+            let text = format!(
+                "is {}; write -1, 0 or the first of 60000 unused user ids",
+                self.machines.uid_base
+            );
             return wrong("machines.uid_base", text);
         }
         if self.machines.spare_ports > 24 {
-            return wrong("machines.spare_ports", format!("is {}; at most 24 are possible", self.machines.spare_ports));
+            return wrong(
+                "machines.spare_ports",
+                format!("is {}; at most 24 are possible", self.machines.spare_ports),
+            );
         }
         for (key, ratio) in [
             ("placement.cpu_overcommit", self.placement.cpu_overcommit),
-            ("placement.memory_overcommit", self.placement.memory_overcommit),
+            (
+                "placement.memory_overcommit",
+                self.placement.memory_overcommit,
+            ),
         ] {
             if !(0.01..=1000.0).contains(&ratio) {
                 return wrong(key, format!("is {ratio}; write a number from 0.01 to 1000"));
             }
         }
         if !(4..=16).contains(&self.accounts.password_cost) {
-            let text = format!("is {}; write 4 (tests only) to 16", self.accounts.password_cost);
+            let text = format!(
+                "is {}; write 4 (tests only) to 16",
+                self.accounts.password_cost
+            );
             return wrong("accounts.password_cost", text);
         }
         for (key, value) in [
             ("limits.body_kib", self.limits.body_kib as u64),
             ("limits.request_seconds", self.limits.request_seconds),
-            ("limits.upload_stall_seconds", self.limits.upload_stall_seconds),
+            (
+                "limits.upload_stall_seconds",
+                self.limits.upload_stall_seconds,
+            ),
             ("limits.connections", self.limits.connections as u64),
-            ("limits.connections_per_address", self.limits.connections_per_address as u64),
+            (
+                "limits.connections_per_address",
+                self.limits.connections_per_address as u64,
+            ),
             ("machines.console_kib", self.machines.console_kib),
-            ("retention.history_revisions", self.retention.history_revisions),
+            (
+                "retention.history_revisions",
+                self.retention.history_revisions,
+            ),
         ] {
             if value == 0 {
                 return wrong(key, "is 0; write at least 1".to_owned());
             }
         }
-        self.problem_of_machine_types().or_else(|| self.problem_of_networks())
+        self.problem_of_machine_types()
+            .or_else(|| self.problem_of_networks())
     }
 
     fn problem_of_machine_types(&self) -> Option<(String, String)> {
         for (name, kind) in &self.machine_types {
             let key = format!("machine_types.\"{name}\"");
             if cimi::ids::MachineConfigurationId::from_local(name).is_err() {
-                return Some((key, "is no possible name: letters, digits and -_. only".to_owned()));
+                return Some((
+                    key,
+                    "is no possible name: letters, digits and -_. only".to_owned(),
+                ));
             }
             if kind.cpus == 0 || kind.memory_mib < 16 {
-                return Some((key, "needs at least 1 in `cpus` and 16 in `memory_mib`".to_owned()));
+                return Some((
+                    key,
+                    "needs at least 1 in `cpus` and 16 in `memory_mib`".to_owned(),
+                ));
             }
         }
         if self.machine_types.contains_key(&self.machines.default_type) {
             return None;
         }
-        let text = format!("is `{}`, which is none of `machine_types`", self.machines.default_type);
+        let text = format!(
+            "is `{}`, which is none of `machine_types`",
+            self.machines.default_type
+        );
         Some(("machines.default_type".to_owned(), text))
     }
 
@@ -100,26 +151,51 @@ impl Config {
         for (name, network) in &self.networks {
             let key = |part: &str| format!("networks.{name}{part}");
             if cimi::NetworkId::from_local(name).is_err() {
-                return Some((key(""), "is no possible name: letters, digits and -_. only".to_owned()));
+                return Some((
+                    key(""),
+                    "is no possible name: letters, digits and -_. only".to_owned(),
+                ));
             }
             if network.tag.len() != 1 || network.tag.parse::<InstanceTag>().is_err() {
-                return Some((key(".tag"), format!("is `{}`; write one of a-z and 0-9", network.tag)));
+                return Some((
+                    key(".tag"),
+                    format!("is `{}`; write one of a-z and 0-9", network.tag),
+                ));
             }
             if let Some(other) = tags.insert(network.tag.as_str(), name) {
-                return Some((key(".tag"), format!("is `{}`, as that of `networks.{other}`; write another", network.tag)));
+                return Some((
+                    key(".tag"),
+                    format!(
+                        "is `{}`, as that of `networks.{other}`; write another",
+                        network.tag
+                    ),
+                ));
             }
             if network.domain.parse::<Domain>().is_err() {
-                return Some((key(".domain"), format!("is `{}`; write a DNS domain such as stratus.internal", network.domain)));
+                return Some((
+                    key(".domain"),
+                    format!(
+                        "is `{}`; write a DNS domain such as stratus.internal",
+                        network.domain
+                    ),
+                ));
             }
             let range = match network.range() {
                 Ok(range) => range,
                 Err((part, problem)) => return Some((key(part), problem)),
             };
             let overlaps = |other: Ipv4Network| {
-                range.subnet.address() <= other.broadcast() && other.address() <= range.subnet.broadcast()
+                range.subnet.address() <= other.broadcast()
+                    && other.address() <= range.subnet.broadcast()
             };
             if let Some((other, _)) = subnets.iter().find(|(_, other)| overlaps(*other)) {
-                return Some((key(".subnet"), format!("is {}, which overlaps that of `networks.{other}`", network.subnet)));
+                return Some((
+                    key(".subnet"),
+                    format!(
+                        "is {}, which overlaps that of `networks.{other}`",
+                        network.subnet
+                    ),
+                ));
             }
             subnets.push((name, range.subnet));
         }
@@ -129,12 +205,19 @@ impl Config {
         }
         let [first, last] = self.network.forward_ports;
         if first == 0 || first > last {
-            return Some(("network.forward_ports".to_owned(), format!("is [{first}, {last}]; write the lowest and the highest port")));
+            return Some((
+                "network.forward_ports".to_owned(),
+                format!("is [{first}, {last}]; write the lowest and the highest port"),
+            ));
         }
         let servers = &self.network.dns_upstream;
         let host = |text: &String| text == "host";
-        if let Some(text) = servers.iter().find(|text| !host(text) && text.parse::<IpAddr>().is_err()) {
-            let problem = format!("has `{text}`; write [\"host\"], or addresses of name servers, or []");
+        if let Some(text) = servers
+            .iter()
+            .find(|text| !host(text) && text.parse::<IpAddr>().is_err())
+        {
+            let problem =
+                format!("has `{text}`; write [\"host\"], or addresses of name servers, or []");
             return Some(("network.dns_upstream".to_owned(), problem));
         }
         if servers.iter().any(host) && servers.len() > 1 {
@@ -168,7 +251,15 @@ impl NetworkEntry {
             .subnet
             .parse()
             .map_err(|error| (".subnet", format!("is `{}`: {error}", self.subnet)))?;
-        let small = || (".subnet", format!("is {}, too small; write a prefix of at most 29 bits", self.subnet));
+        let small = || {
+            (
+                ".subnet",
+                format!(
+                    "is {}, too small; write a prefix of at most 29 bits",
+                    self.subnet
+                ),
+            )
+        };
         if subnet.prefix_len() > 29 {
             return Err(small());
         }
@@ -178,12 +269,23 @@ impl NetworkEntry {
         let last = self.last.unwrap_or(before_broadcast);
         for (key, address) in [(".gateway", gateway), (".first", first), (".last", last)] {
             if !subnet.has_host(address) {
-                return Err((key, format!("is {address}, which no host in {} can have", self.subnet)));
+                return Err((
+                    key,
+                    format!("is {address}, which no host in {} can have", self.subnet),
+                ));
             }
         }
         if first > last {
-            return Err((".first", format!("is {first}, which is after `last`, {last}")));
+            return Err((
+                ".first",
+                format!("is {first}, which is after `last`, {last}"),
+            ));
         }
-        Ok(Range { subnet, gateway, first, last })
+        Ok(Range {
+            subnet,
+            gateway,
+            first,
+            last,
+        })
     }
 }

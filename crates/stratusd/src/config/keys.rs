@@ -16,7 +16,11 @@ pub(super) fn check(given: &Table, path: &Path) -> Result<(), ConfigError> {
         return Ok(());
     };
     unknown(given, &known, "").map_or(Ok(()), |(key, nearest)| {
-        Err(ConfigError::UnknownKey { path: path.to_owned(), key, nearest })
+        Err(ConfigError::UnknownKey {
+            path: path.to_owned(),
+            key,
+            nearest,
+        })
     })
 }
 
@@ -41,9 +45,17 @@ fn unknown(given: &Table, known: &Table, within: &str) -> Option<(String, Option
 fn unknown_in_named(given: &Table, what: &str) -> Option<(String, Option<String>)> {
     let defaults = Config::default();
     let mut known = if what == "networks" {
-        defaults.networks.values().next().and_then(|network: &NetworkEntry| Table::try_from(network).ok())?
+        defaults
+            .networks
+            .values()
+            .next()
+            .and_then(|network: &NetworkEntry| Table::try_from(network).ok())?
     } else {
-        defaults.machine_types.values().next().and_then(|kind: &MachineType| Table::try_from(kind).ok())?
+        defaults
+            .machine_types
+            .values()
+            .next()
+            .and_then(|kind: &MachineType| Table::try_from(kind).ok())?
     };
     if what == "networks" {
         known.extend(OPTIONAL.map(|name| (name.to_owned(), Value::Boolean(true))));
@@ -71,7 +83,11 @@ fn distance(a: &str, b: &str) -> usize {
         let mut next = vec![i + 1];
         for ((y, &above), &diagonal) in b.iter().zip(row.iter().skip(1)).zip(&row) {
             let left = next.last().copied().unwrap_or(0);
-            next.push((diagonal + usize::from(x != *y)).min(above + 1).min(left + 1));
+            next.push(
+                (diagonal + usize::from(x != *y))
+                    .min(above + 1)
+                    .min(left + 1),
+            );
         }
         row = next;
     }
@@ -84,7 +100,12 @@ mod tests {
 
     #[test]
     fn distances_are_counted_in_letters() {
-        for (a, b, expected) in [("", "", 0), ("a", "", 1), ("listen", "listne", 2), ("port", "ports", 1)] {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("listen", "listne", 2),
+            ("port", "ports", 1),
+        ] {
             assert_eq!(distance(a, b), expected, "{a} {b}");
         }
     }

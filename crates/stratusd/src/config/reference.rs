@@ -49,13 +49,24 @@ mod tests {
     fn a_typing_error_is_named_with_what_may_have_been_meant() {
         for (text, key, nearest) in [
             ("listne = 1", "listne", "listen"),
-            ("[machines]\ncpu_modle = 'host'", "machines.cpu_modle", "cpu_model"),
+            (
+                "[machines]\ncpu_modle = 'host'",
+                "machines.cpu_modle",
+                "cpu_model",
+            ),
             ("[networks.x]\nsubnett = ''", "networks.x.subnett", "subnet"),
-            ("[machine_types.\"a\"]\ncpu = 1", "machine_types.a.cpu", "cpus"),
+            (
+                "[machine_types.\"a\"]\ncpu = 1",
+                "machine_types.a.cpu",
+                "cpus",
+            ),
         ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(message.contains(&format!("no key `{key}`")), "{message}");
-            assert!(message.contains(&format!("is `{nearest}` meant?")), "{message}");
+            assert!(
+                message.contains(&format!("is `{nearest}` meant?")),
+                "{message}"
+            );
         }
         let message = parse("xylophone = 1").unwrap_err().to_string();
         assert!(!message.contains("meant"), "{message}");
@@ -70,13 +81,25 @@ mod tests {
             ("[tls]\nkey = '/k'", "tls.certificate"),
             ("[machines]\naccelerator = 'xen'", "machines.accelerator"),
             ("[machines]\ndefault_type = 'x'", "machines.default_type"),
-            ("[machine_types.'m1.small']\ncpus = 0\nmemory_mib = 64", "machine_types.\"m1.small\""),
-            ("[placement]\ncpu_overcommit = nan", "placement.cpu_overcommit"),
+            (
+                "[machine_types.'m1.small']\ncpus = 0\nmemory_mib = 64",
+                "machine_types.\"m1.small\"",
+            ),
+            (
+                "[placement]\ncpu_overcommit = nan",
+                "placement.cpu_overcommit",
+            ),
             ("[network]\ndns_upstream = ['dns']", "network.dns_upstream"),
             ("[network]\ndefault = 'x'", "network.default"),
             ("[limits]\nbody_kib = 0", "limits.body_kib"),
-            ("[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/31'\ndomain='a'\nnat=true", "networks.a.subnet"),
-            ("[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/24'\ndomain='a'\nnat=true\nfirst='10.1.0.1'", "networks.a.first"),
+            (
+                "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/31'\ndomain='a'\nnat=true",
+                "networks.a.subnet",
+            ),
+            (
+                "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/24'\ndomain='a'\nnat=true\nfirst='10.1.0.1'",
+                "networks.a.first",
+            ),
         ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(message.contains(&format!("`{key}`")), "{text}: {message}");
@@ -86,7 +109,9 @@ mod tests {
     #[test]
     fn networks_must_not_overlap() {
         let network = |name: &str, tag: &str, subnet: &str| {
-            format!("[networks.{name}]\nclass='public'\ntag='{tag}'\nsubnet='{subnet}'\ndomain='a'\nnat=true\n")
+            format!(
+                "[networks.{name}]\nclass='public'\ntag='{tag}'\nsubnet='{subnet}'\ndomain='a'\nnat=true\n"
+            )
         };
         let text = network("public", "0", "10.0.0.0/16") + &network("b", "1", "10.0.7.0/24");
         let message = parse(&text).unwrap_err().to_string();
@@ -95,7 +120,9 @@ mod tests {
 
     #[test]
     fn a_message_about_a_kind_of_value_says_where() {
-        let message = parse("\n[limits]\nconnections = 'many'\n").unwrap_err().to_string();
+        let message = parse("\n[limits]\nconnections = 'many'\n")
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("line 3"), "{message}");
     }
 }

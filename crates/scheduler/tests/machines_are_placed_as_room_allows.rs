@@ -1,0 +1,482 @@
+//! The scheduler over a real store: bursts, waiting, and machines deleted before they had a host.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use cimi::{
+    Acl, AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId,
+    lifecycle::{Desired, MachineState, Observed, Phase, Power, RestartPolicy},
+    resources::{
+        AcceleratorKind, Address, BootSource, Capacity, ContextData, Host, Machine, Nic, Resource,
+        Unknown,
+    },
+};
+use documents::{Documents, DocumentsError};
+use scheduler::{Policy, Scheduler};
+use store::SqliteStore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const MIB: u64 = 1024;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A scheduler over an empty store.
+struct Cloud {
+    documents: Documents,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Cloud {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let documents = Documents::open(store).await.unwrap();
+        let policy = Policy {
+            memory_reserve_kib: 0,
+            ..Policy::default()
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(Scheduler::new(documents.clone(), policy).run(stop.clone()));
+        Self {
+            documents,
+            stop,
+            task,
+            _folder: folder,
+        }
+    }
+
+    async fn create<R: Resource>(&self, document: &R) {
+        self.documents
+            .changes()
+            .create(document)
+            .commit()
+            .await
+            .unwrap();
+    }
+
+    async fn edit<R: documents::OfType>(&self, local: &str, edit: impl Fn(&mut R) + Send + Sync) {
+        let change = |document: &mut R| {
+            edit(document);
+            Ok::<_, DocumentsError>(true)
+        };
+        self.documents.update(local, change).await.unwrap();
+    }
+
+    /// Waits until the machines are as `wanted` says.
+    async fn until(&self, what: &str, wanted: impl Fn(&[Machine]) -> bool) -> Vec<Machine> {
+        let mut changes = self.documents.machines.changes();
+        let seen = async {
+            loop {
+                let machines: Vec<_> = self
+                    .documents
+                    .machines
+                    .all()
+                    .iter()
+                    .map(|machine| machine.document.0.clone())
+                    .collect();
+                if wanted(&machines) {
+                    return machines;
+                }
+                changes.next().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, seen)
+            .await
+            .unwrap_or_else(|_| panic!("never happened: {what}"))
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.task)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+fn host(name: &str, memory_mib: u64) -> Host {
+    let now = Timestamp::now();
+    Host {
+        id: HostId::from_local(name).unwrap(),
+        common: Common::new(Acl::owned_by_admin(), now),
+        capacity: Capacity {
+            cpus: 64,
+            memory_kib: memory_mib * MIB,
+            ..Capacity::default()
+        },
+        accelerator: AcceleratorKind::Tcg,
+        accelerator_reason: String::new(),
+        cpu_model: String::new(),
+        version: String::new(),
+        qemu_version: String::new(),
+        started: now,
+        boot_id: String::new(),
+        troubles: Vec::new(),
+        unknown: Unknown::new(),
+    }
+}
+
+fn machine(vmid: u32, memory_mib: u64) -> Machine {
+    let now = Timestamp::now();
+    let mut machine = Machine {
+        id: MachineId::generate(),
+        common: Common::new(Acl::owned_by_user("alice"), now),
+        state: MachineState::Creating,
+        phase: Phase::Pending,
+        reason: None,
+        vmid: VmId(vmid),
+        cpu: 1,
+        memory: memory_mib * MIB,
+        cpu_arch: "x86_64".into(),
+        cpu_share_percent: None,
+        image: Ref::to(ImageId::generate()),
+        disks: Vec::new(),
+        volumes: Vec::new(),
+        nics: Vec::new(),
+        context: ContextData::default(),
+        boot: BootSource::default(),
+        cpu_model: None,
+        keymap: None,
+        requirements: None,
+        restart_policy: RestartPolicy::Never,
+        host: None,
+        desired: Desired {
+            power: Power::On,
+            run: 1,
+            restart: 0,
+            force: false,
+            deleted: false,
+            graceful: false,
+            since: now,
+        },
+        observed: Observed::nothing(now),
+        accelerator: None,
+        ssh: None,
+        first_started: None,
+        unknown: Unknown::new(),
+    };
+    machine.settle();
+    machine
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_fills_hosts_to_the_brim_and_never_over_it() {
+    let cloud = Cloud::start().await;
+    for name in ["a", "b", "c"] {
+        cloud.create(&host(name, 10 * 512)).await;
+    }
+    // Ten fit on each of the three: thirty of fifty.
+    let all: Vec<_> = (1..=50).map(|vmid| machine(vmid, 512)).collect();
+    let began = std::time::Instant::now();
+    for some in all.chunks(25) {
+        let changes = some
+            .iter()
+            .fold(cloud.documents.changes(), |changes, machine| {
+                changes.create(machine)
+            });
+        changes.commit().await.unwrap();
+    }
+    let placed = |machines: &[Machine]| {
+        machines
+            .iter()
+            .filter(|machine| machine.host.is_some())
+            .count()
+    };
+    let explained = |machines: &[Machine]| {
+        machines
+            .iter()
+            .filter(|machine| machine.reason.is_some())
+            .count()
+    };
+    let machines = cloud
+        .until("30 placed, 20 told why not", |all| {
+            placed(all) == 30 && explained(all) == 20
+        })
+        .await;
+    println!("50 machines looked at, 30 placed in {:?}", began.elapsed());
+    for name in ["a", "b", "c"] {
+        let here = machines.iter().filter(|machine| {
+            machine
+                .host
+                .as_ref()
+                .is_some_and(|host| host.local() == name)
+        });
+        assert_eq!(here.count(), 10, "{name}");
+    }
+    let reason = machines
+        .iter()
+        .find_map(|machine| machine.reason.clone())
+        .unwrap();
+    assert!(
+        reason.contains("3 hosts: 3 lack memory") && reason.contains("512 MiB wanted"),
+        "{reason}"
+    );
+    assert!(
+        machines
+            .iter()
+            .all(|machine| (machine.phase == Phase::Prolog) == machine.host.is_some())
+    );
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_waits_for_room_says_why_once_and_is_placed_when_there_is_some() {
+    let cloud = Cloud::start().await;
+    let waits = machine(1, 1024);
+    cloud.create(&waits).await;
+    let reason = |machines: &[Machine]| {
+        machines
+            .iter()
+            .find(|m| m.vmid.0 == 1)
+            .and_then(|m| m.reason.clone())
+    };
+    let none_yet = cloud
+        .until("told that there is no host", |all| reason(all).is_some())
+        .await;
+    assert!(reason(&none_yet).unwrap().contains("none has reported yet"));
+
+    cloud.create(&host("small", 512)).await;
+    cloud
+        .until("told that memory lacks", |all| {
+            reason(all).is_some_and(|text| text.contains("lacks memory"))
+        })
+        .await;
+    let written = cloud
+        .documents
+        .machines
+        .get(waits.local_id())
+        .unwrap()
+        .revision;
+
+    // A smaller one is not held up, and takes some of the room: no other text, and no write, for the one that waits.
+    cloud.create(&machine(2, 256)).await;
+    cloud
+        .until("the small one placed", |all| {
+            all.iter().any(|m| m.vmid.0 == 2 && m.host.is_some())
+        })
+        .await;
+    cloud
+        .edit("small", |host: &mut Host| host.capacity.disk_free_bytes = 1)
+        .await;
+    cloud.create(&machine(3, 256)).await;
+    cloud
+        .until("another small one placed", |all| {
+            all.iter().any(|m| m.vmid.0 == 3 && m.host.is_some())
+        })
+        .await;
+    assert_eq!(
+        cloud
+            .documents
+            .machines
+            .get(waits.local_id())
+            .unwrap()
+            .revision,
+        written
+    );
+
+    cloud
+        .edit("small", |host: &mut Host| {
+            host.capacity.memory_kib = 2048 * MIB
+        })
+        .await;
+    let placed = cloud
+        .until("placed", |all| {
+            all.iter().all(|machine| machine.host.is_some())
+        })
+        .await;
+    assert!(placed.iter().all(|machine| machine.reason.is_none()));
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn room_made_by_a_machine_that_ends_is_given_to_one_that_waits() {
+    let cloud = Cloud::start().await;
+    cloud.create(&host("a", 1024)).await;
+    cloud.create(&machine(1, 1024)).await;
+    let first = cloud
+        .until("placed", |all| {
+            all.iter().all(|machine| machine.host.is_some())
+        })
+        .await;
+    cloud.create(&machine(2, 1024)).await;
+    cloud
+        .until("told why it waits", |all| {
+            all.iter().any(|machine| machine.reason.is_some())
+        })
+        .await;
+    let read = cloud
+        .documents
+        .machines
+        .get(first.first().unwrap().local_id())
+        .unwrap();
+    cloud
+        .documents
+        .changes()
+        .remove(&read)
+        .commit()
+        .await
+        .unwrap();
+    cloud
+        .until("the other placed", |all| {
+            all.len() == 1 && all.iter().all(|machine| machine.host.is_some())
+        })
+        .await;
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_in_trouble_get_nothing_and_machines_to_be_off_need_none() {
+    let cloud = Cloud::start().await;
+    let mut ill = host("ill", 8192);
+    ill.troubles.push("the disk is nearly full".into());
+    cloud.create(&ill).await;
+    let mut off = machine(1, 256);
+    off.desired.power = Power::Off;
+    off.settle();
+    cloud.create(&off).await;
+    cloud.create(&machine(2, 256)).await;
+    let machines = cloud
+        .until("told why", |all| {
+            all.iter().any(|machine| machine.reason.is_some())
+        })
+        .await;
+    let told = machines
+        .iter()
+        .find(|machine| machine.vmid.0 == 2)
+        .unwrap()
+        .reason
+        .clone()
+        .unwrap();
+    assert!(
+        told.contains("1 is in trouble (the disk is nearly full)"),
+        "{told}"
+    );
+    cloud
+        .edit("ill", |host: &mut Host| host.troubles.clear())
+        .await;
+    cloud
+        .until("placed", |all| {
+            all.iter().any(|m| m.vmid.0 == 2 && m.host.is_some())
+        })
+        .await;
+    assert!(
+        cloud
+            .documents
+            .machines
+            .get(off.local_id())
+            .unwrap()
+            .host
+            .is_none()
+    );
+    cloud
+        .edit(off.local_id(), |machine: &mut Machine| {
+            machine.desired.power = Power::On
+        })
+        .await;
+    cloud
+        .until("both placed", |all| {
+            all.iter().all(|machine| machine.host.is_some())
+        })
+        .await;
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_deleted_before_it_had_a_host_leaves_nothing_but_its_record() {
+    let cloud = Cloud::start().await;
+    let network = NetworkId::from_local("public").unwrap();
+    let ip: IpAddr = [10, 77, 0, 9].into();
+    let mut waits = machine(7, 1024);
+    let nic = Nic {
+        address: AddressId::of(&network, ip),
+        network: network.clone(),
+        ip,
+        mac: "0a:0a:0a:4d:00:09".into(),
+        model: None,
+    };
+    let lease = Address {
+        id: nic.address.clone(),
+        common: waits.common.clone(),
+        ip,
+        mac: nic.mac.clone(),
+        hostname: "h".into(),
+        network: Ref::to(network),
+        resource: Ref::to(waits.id.clone()),
+        unknown: Unknown::new(),
+    };
+    waits.nics.push(nic);
+    cloud
+        .documents
+        .changes()
+        .create(&waits)
+        .create(&lease)
+        .commit()
+        .await
+        .unwrap();
+    cloud
+        .until("told why it waits", |all| {
+            all.iter().any(|machine| machine.reason.is_some())
+        })
+        .await;
+    cloud
+        .edit(waits.local_id(), |machine: &mut Machine| {
+            machine.desired.deleted = true
+        })
+        .await;
+    cloud.until("gone", <[Machine]>::is_empty).await;
+    assert!(cloud.documents.addresses.is_empty());
+    assert_eq!(
+        cloud.documents.machine_records.get("7").unwrap().addresses,
+        [ip]
+    );
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scheduler_that_starts_anew_counts_what_runs_before_it_places_more() {
+    let cloud = Cloud::start().await;
+    cloud.create(&host("a", 1024)).await;
+    cloud.create(&machine(1, 768)).await;
+    cloud
+        .until("placed", |all| {
+            all.iter().all(|machine| machine.host.is_some())
+        })
+        .await;
+    let documents = cloud.documents.clone();
+    cloud.stop.cancel();
+    let Cloud { task, _folder, .. } = cloud;
+    task.await.unwrap();
+
+    let created = machine(2, 512);
+    documents.changes().create(&created).commit().await.unwrap();
+    let stop = CancellationToken::new();
+    let policy = Policy {
+        memory_reserve_kib: 0,
+        ..Policy::default()
+    };
+    let task = tokio::spawn(Scheduler::new(documents.clone(), policy).run(stop.clone()));
+    let cloud = Cloud {
+        documents,
+        stop,
+        task,
+        _folder,
+    };
+    let machines = cloud
+        .until("told why", |all| {
+            all.iter().any(|machine| machine.reason.is_some())
+        })
+        .await;
+    let second = machines.iter().find(|machine| machine.vmid.0 == 2).unwrap();
+    assert!(
+        second.host.is_none()
+            && second
+                .reason
+                .as_ref()
+                .unwrap()
+                .contains("largest free 256 MiB")
+    );
+    cloud.end().await;
+}

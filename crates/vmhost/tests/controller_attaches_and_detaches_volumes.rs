@@ -1,0 +1,183 @@
+//! Volumes come and go while machines run and while they don't; a guest that never answers blocks nothing.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod controller_cloud;
+
+use std::time::Duration;
+
+use cimi::{
+    lifecycle::Phase,
+    resources::{AttachStage, Volume, VolumeState},
+};
+use controller_cloud::World;
+use serde_json::json;
+use vmhost::{DiskId, RunningMachine};
+
+fn disk(volume: &str) -> DiskId {
+    DiskId::new(format!("vol-{volume}")).unwrap()
+}
+
+async fn guest_has(world: &World, id: &str, volume: &str) -> bool {
+    let status = world.guest(id).status().await.unwrap();
+    status.disks.iter().any(|known| known.id == disk(volume))
+}
+
+fn holder(world: &World, volume: &str) -> Option<String> {
+    let read = world.documents().volumes.get(volume).unwrap();
+    let holder = read.attachment.as_ref();
+    holder.map(|attachment| attachment.machine.local().to_owned())
+}
+
+#[tokio::test]
+async fn volumes_come_and_go_while_a_machine_runs() {
+    let world = World::new().await;
+    let id = world.running(json!({})).await;
+    let (first, second) = (world.volume().await, world.volume().await);
+    for volume in [&first, &second] {
+        let job = world.attach(&id, volume).await;
+        world.succeeds(&job).await;
+        assert!(guest_has(&world, &id, volume).await);
+    }
+    let targets: Vec<_> = world
+        .machine(&id)
+        .unwrap()
+        .volumes
+        .iter()
+        .map(|attached| match &attached.stage {
+            AttachStage::Attached { target } => target.clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(targets, ["vdb", "vdc"]);
+    let job = world.detach(&id, &first).await;
+    world.succeeds(&job).await;
+    assert!(!guest_has(&world, &id, &first).await);
+    assert_eq!(holder(&world, &first), None);
+    assert_eq!(holder(&world, &second), Some(id.clone()));
+    // What it has stays with it from run to run.
+    let job = world.act(&id, "stop", true).await;
+    world.succeeds(&job).await;
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    assert!(guest_has(&world, &id, &second).await);
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn without_a_process_it_is_done_at_once() {
+    let world = World::new().await;
+    let id = world.running(json!({})).await;
+    let job = world.act(&id, "stop", true).await;
+    world.succeeds(&job).await;
+    let (stays, goes) = (world.volume().await, world.volume().await);
+    for volume in [&stays, &goes] {
+        let job = world.attach(&id, volume).await;
+        world.succeeds(&job).await;
+    }
+    let job = world.detach(&id, &goes).await;
+    world.succeeds(&job).await;
+    assert_eq!(holder(&world, &goes), None);
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    assert!(guest_has(&world, &id, &stays).await && !guest_has(&world, &id, &goes).await);
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_never_answers_blocks_nothing() {
+    for cure in ["restart", "stop", "kill"] {
+        let world = World::new().await;
+        let id = world.running(json!({})).await;
+        let (stuck, other) = (world.volume().await, world.volume().await);
+        let job = world.attach(&id, &stuck).await;
+        world.succeeds(&job).await;
+        world.guest(&id).ignore_detach(true);
+        let detached = world.detach(&id, &stuck).await;
+        world
+            .until(&id, "Detaching", |m| {
+                matches!(m.volumes[0].stage, AttachStage::Detaching { .. })
+            })
+            .await;
+        let job = world.attach(&id, &other).await;
+        world.succeeds(&job).await;
+        assert_eq!(
+            holder(&world, &stuck),
+            Some(id.clone()),
+            "nobody else can have it yet"
+        );
+        let cured = world.act(&id, cure, true).await;
+        world.succeeds(&cured).await;
+        world.succeeds(&detached).await;
+        assert_eq!(holder(&world, &stuck), None);
+        world.settles().await;
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_refuses_is_asked_again_but_not_at_once() {
+    let world = World::new().await;
+    let id = world.running(json!({})).await;
+    let volume = world.volume().await;
+    let job = world.attach(&id, &volume).await;
+    world.succeeds(&job).await;
+    let guest = world.guest(&id);
+    guest.ignore_detach(true);
+    let job = world.detach(&id, &volume).await;
+    world
+        .until(&id, "Detaching", |m| {
+            matches!(m.volumes[0].stage, AttachStage::Detaching { .. })
+        })
+        .await;
+    guest.refuse_detach(&disk(&volume));
+    // A storm of requests would show here as a disk that is being detached again at once.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(
+        guest
+            .status()
+            .await
+            .unwrap()
+            .disks
+            .iter()
+            .all(|d| !d.detaching)
+    );
+    guest.ignore_detach(false);
+    world.succeeds(&job).await;
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn a_volume_that_is_not_there_yet_is_waited_for() {
+    let world = World::new().await;
+    let id = world.running(json!({})).await;
+    let volume = world.volume_to_be().await;
+    let job = world.attach(&id, &volume).await;
+    world.phase(&id, Phase::Running).await;
+    assert!(!guest_has(&world, &id, &volume).await);
+    world.make_volume(&volume).await;
+    world.succeeds(&job).await;
+    assert!(guest_has(&world, &id, &volume).await);
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn a_volume_that_can_not_be_had_says_why_and_does_not_hold_up_the_machine() {
+    let world = World::new().await;
+    let id = world.running(json!({})).await;
+    let volume = world.volume_to_be().await;
+    let job = world.attach(&id, &volume).await;
+    world
+        .edit::<Volume>(&volume, |volume| {
+            volume.state = VolumeState::Error;
+            volume.reason = Some("no space left".into());
+        })
+        .await;
+    assert!(world.fails(&job).await.contains("no space left"));
+    let job = world.act(&id, "stop", true).await;
+    world.succeeds(&job).await;
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    let job = world.detach(&id, &volume).await;
+    world.succeeds(&job).await;
+    assert_eq!(holder(&world, &volume), None);
+    world.settles().await;
+}
