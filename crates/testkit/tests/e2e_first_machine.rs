@@ -16,6 +16,8 @@ fn a_user_starts_a_machine_and_logs_in() {
     let cloud = TestCloud::start();
     import_shows_progress(&cloud);
     let image = cloud.image().trim_start_matches("MachineImage/").to_owned();
+    let listed = cloud.cli(&["image", "list"]);
+    assert!(listed.contains(&image), "{listed}");
     let data = data_image(&cloud);
 
     let script = cloud.folder().join("user-data.sh");
@@ -106,8 +108,6 @@ fn import_shows_progress(cloud: &TestCloud) {
         again.contains(&identifier),
         "the same content has the same identifier: {again}"
     );
-    let listed = cloud.cli(&["image", "list"]);
-    assert!(listed.contains(&identifier), "{listed}");
 }
 
 /// Something to be seen on a read-only disk.

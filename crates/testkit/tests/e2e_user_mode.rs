@@ -10,6 +10,7 @@ fn a_user_without_privileges_has_a_cloud() {
     }
     let cloud = TestCloud::start_user_mode();
     let machine = cloud.machine();
+    machine.wait_for_phase("Running");
     let document = machine.document();
     let port = document["ssh"]["port"].as_u64().unwrap();
     assert_ne!(port, 22, "{document}");
