@@ -218,7 +218,9 @@ fn everything(
             Kind::Job | Kind::Address => (
                 owner
                     .list(kind.name())
-                    .first()
+                    .iter()
+                    // What became of a public image everybody may know.
+                    .find(|member| member["acl"]["owner"]["principal"] == "owner")
                     .and_then(|member| Some(member["id"].as_str()?.to_owned())),
                 false,
             ),
