@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Page, Result, View, access,
     catalogue::{self, Public},
-    machine::MachineView,
+    machine::{Candidate, MachineView},
 };
 
 /// Calls `$call` with the resource type of `$kind`; `$else` for types that are not stored as such.
@@ -94,13 +94,11 @@ impl Cloud {
         if kind == Kind::Machine {
             let documents = &self.0.documents;
             let all = documents.readable::<Machine>(context.user(), context.roles());
-            let (count, members) = query.page(
-                all.into_iter()
-                    .map(|machine| MachineView::of(documents, machine)),
-            );
+            let candidates = all.iter().map(|machine| Candidate { documents, machine });
+            let (count, members) = query.page(candidates);
             let members = members
                 .into_iter()
-                .map(|member| member.into_view(context))
+                .map(|member| MachineView::view(self, context, member.machine.clone()))
                 .collect();
             return Ok(Page {
                 count,

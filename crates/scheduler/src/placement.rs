@@ -293,7 +293,10 @@ impl fmt::Display for Processors {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{
+        prelude::{Just, prop, prop_assert, prop_assert_eq, prop_oneof, proptest},
+        strategy::Strategy as Generator,
+    };
 
     use super::*;
 
@@ -375,14 +378,14 @@ mod tests {
         assert_eq!(nothing.offer(&capacity), demand(0, 0));
     }
 
-    fn any_demand(most: u64) -> impl proptest::strategy::Strategy<Value = Demand> {
+    fn any_demand(most: u64) -> impl Generator<Value = Demand> {
         (0..most, 0..most).prop_map(|(cpu_percent, memory_kib)| Demand {
             cpu_percent,
             memory_kib,
         })
     }
 
-    fn any_hosts() -> impl proptest::strategy::Strategy<Value = Vec<HostLoad>> {
+    fn any_hosts() -> impl Generator<Value = Vec<HostLoad>> {
         let one = (any_demand(50), any_demand(50), prop::bool::weighted(0.2));
         prop::collection::vec(one, 0..8).prop_map(|hosts| {
             let build =
@@ -394,7 +397,7 @@ mod tests {
         })
     }
 
-    fn any_strategy() -> impl proptest::strategy::Strategy<Value = Strategy> {
+    fn any_strategy() -> impl Generator<Value = Strategy> {
         prop_oneof![Just(Strategy::Spreading), Just(Strategy::Packing)]
     }
 

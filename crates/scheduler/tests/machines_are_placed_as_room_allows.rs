@@ -1,6 +1,6 @@
 //! The scheduler over a real store: bursts, waiting, and machines deleted before they had a host.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -279,7 +279,7 @@ async fn a_machine_waits_for_room_says_why_once_and_is_placed_when_there_is_some
 
     cloud
         .edit("small", |host: &mut Host| {
-            host.capacity.memory_kib = 2048 * MIB
+            host.capacity.memory_kib = 2048 * MIB;
         })
         .await;
     let placed = cloud
@@ -373,7 +373,7 @@ async fn hosts_in_trouble_get_nothing_and_machines_to_be_off_need_none() {
     );
     cloud
         .edit(off.local_id(), |machine: &mut Machine| {
-            machine.desired.power = Power::On
+            machine.desired.power = Power::On;
         })
         .await;
     cloud
@@ -423,7 +423,7 @@ async fn a_machine_deleted_before_it_had_a_host_leaves_nothing_but_its_record() 
         .await;
     cloud
         .edit(waits.local_id(), |machine: &mut Machine| {
-            machine.desired.deleted = true
+            machine.desired.deleted = true;
         })
         .await;
     cloud.until("gone", <[Machine]>::is_empty).await;

@@ -188,12 +188,16 @@ impl StorageController {
         let mut ticks = tokio::time::interval(self.0.settings.recheck);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let sweep = async {
+                ticks.tick().await;
+                self.sweep_unwanted().await
+            };
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            if let Err(error) = self.sweep_unwanted().await {
-                tracing::warn!(%error, "unwanted images can't be removed; trying again later");
+                swept = sweep => if let Err(error) = swept {
+                    tracing::warn!(%error, "unwanted images can't be removed; trying again later");
+                },
             }
         }
     }

@@ -75,7 +75,7 @@ impl HostServices for LocalHost {
             } else {
                 storage.audit().await
             };
-            findings.extend(values(&found.map_err(told)?)?);
+            findings.extend(values(&found.map_err(|error| told(&error))?)?);
         }
         Ok(findings)
     }
@@ -97,7 +97,7 @@ impl ImageIntake for LocalHost {
         storage
             .take(&image, upload.length, upload.content)
             .await
-            .map_err(told)
+            .map_err(|error| told(&error))
     }
 }
 
@@ -111,7 +111,7 @@ fn values<F: Serialize>(findings: &[F]) -> cloud::Result<Vec<Value>> {
 }
 
 /// An error of storage, by what whoever sent an image can do about it.
-fn told(error: StorageError) -> CloudError {
+fn told(error: &StorageError) -> CloudError {
     let text = error.to_string();
     match error {
         StorageError::NoSpace { .. } => CloudError::Exhausted(text),

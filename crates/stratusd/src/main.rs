@@ -13,7 +13,10 @@ mod serve;
 mod settings;
 mod teardown;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -71,7 +74,7 @@ fn main() -> ExitCode {
             };
         }
         Command::ReferenceConfig => print(config::reference::TEXT),
-        Command::CheckConfig { config } => load(config).and_then(|config| {
+        Command::CheckConfig { config } => load(config.as_deref()).and_then(|config| {
             let state = config.state_dir();
             print(&format!(
                 "the configuration is right; state in {}, API on {}\n",
@@ -83,11 +86,11 @@ fn main() -> ExitCode {
             config,
             roles,
             ready_fd,
-        } => load(config).and_then(|config| {
+        } => load(config.as_deref()).and_then(|config| {
             logging::start(&config.log)?;
             runtime(&config)?.block_on(serve::serve(config, &roles, ready_fd))
         }),
-        Command::Teardown { config } => load(config).and_then(|config| {
+        Command::Teardown { config } => load(config.as_deref()).and_then(|config| {
             logging::start(&config.log)?;
             runtime(&config)?.block_on(teardown::teardown(&config))
         }),
@@ -101,8 +104,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(path: Option<PathBuf>) -> anyhow::Result<Config> {
-    Ok(Config::load(path.as_deref())?)
+fn load(path: Option<&Path>) -> anyhow::Result<Config> {
+    Ok(Config::load(path)?)
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

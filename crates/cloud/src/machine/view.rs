@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use cimi::{
-    Right, lifecycle,
+    Right,
+    lifecycle::{self, MachineState},
     model::Kind,
     query::{Attributes, Scalar},
     resources::{AttachStage, DiskRole, Endpoint, Machine, Resource},
@@ -41,19 +42,16 @@ impl MachineView {
     pub(crate) fn view(cloud: &Cloud, context: &OpContext, machine: Arc<Cached<Machine>>) -> View {
         Self::of(&cloud.0.documents, machine).into_view(context)
     }
+}
 
-    fn host_name(&self) -> Option<String> {
-        let host = self
-            .documents
-            .hosts
-            .get(self.machine.host.as_ref()?.local())?;
-        host.common.name.clone()
-    }
+fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
+    let host = documents.hosts.get(machine.host.as_ref()?.local())?;
+    host.common.name.clone()
+}
 
-    fn image_identifier(&self) -> Option<String> {
-        let image = self.documents.images.get(self.machine.image.href.local())?;
-        image.identifier().map(str::to_owned)
-    }
+fn image_identifier(documents: &Documents, machine: &Machine) -> Option<String> {
+    let image = documents.images.get(machine.image.href.local())?;
+    image.identifier().map(str::to_owned)
 }
 
 /// Upper-case state as CIMI writes it.
@@ -134,13 +132,13 @@ impl Document for MachineView {
         if let Some(reason) = &machine.reason {
             put("reason", reason.as_str().into());
         }
-        if let Some(identifier) = self.image_identifier() {
+        if let Some(identifier) = image_identifier(&self.documents, machine) {
             put("imageIdentifier", identifier.into());
         }
         if let Some(host) = &machine.host {
             put("host", json!({"href": host}));
         }
-        if let Some(name) = self.host_name() {
+        if let Some(name) = host_name(&self.documents, machine) {
             put("hostname", name.into());
         }
         if let Some(ssh) = ssh_of(machine) {
@@ -172,26 +170,88 @@ impl Document for MachineView {
 
 impl Attributes for MachineView {
     fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
-        let machine = &self.machine.document.0;
-        match name {
-            "state" => Some(text_of(machine.state).into()),
-            "phase" => Some(text_of(machine.phase).into()),
-            "vmid" => Some(machine.vmid.0.into()),
-            "cpu" => Some(machine.cpu.into()),
-            "memory" => Some(machine.memory.into()),
-            "cpuArch" => Some(machine.cpu_arch.as_str().into()),
-            "reason" => machine.reason.as_deref().map(Scalar::from),
-            "machineImage" => Some(machine.image.href.to_string().into()),
-            "imageIdentifier" => self.image_identifier().map(Scalar::from),
-            "host" => machine.host.as_ref().map(|host| host.to_string().into()),
-            "hostname" => self.host_name().map(Scalar::from),
-            "swap" => Some(swap_mib(machine).into()),
-            "restartPolicy" => Some(text_of(machine.restart_policy).into()),
-            _ => crate::catalogue::common_scalar(machine, name),
-        }
+        attribute(&self.documents, &self.machine.document.0, name)
     }
 
     fn property(&self, key: &str) -> Option<&str> {
         self.machine.common.properties.get(key).map(String::as_str)
+    }
+}
+
+/// A machine that is looked at by a filter, one of perhaps ten thousand: nothing is cloned for it.
+pub(crate) struct Candidate<'a> {
+    pub(crate) documents: &'a Documents,
+    pub(crate) machine: &'a Arc<Cached<Machine>>,
+}
+
+impl Attributes for Candidate<'_> {
+    fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
+        attribute(self.documents, &self.machine.document.0, name)
+    }
+
+    fn property(&self, key: &str) -> Option<&str> {
+        self.machine.common.properties.get(key).map(String::as_str)
+    }
+}
+
+fn attribute<'a>(documents: &'a Documents, machine: &'a Machine, name: &str) -> Option<Scalar<'a>> {
+    match name {
+        "state" => Some(state_text(machine.state).into()),
+        "phase" => Some(text_of(machine.phase).into()),
+        "vmid" => Some(machine.vmid.0.into()),
+        "cpu" => Some(machine.cpu.into()),
+        "memory" => Some(machine.memory.into()),
+        "cpuArch" => Some(machine.cpu_arch.as_str().into()),
+        "reason" => machine.reason.as_deref().map(Scalar::from),
+        "machineImage" => Some(machine.image.href.to_string().into()),
+        "imageIdentifier" => image_identifier(documents, machine).map(Scalar::from),
+        "host" => machine.host.as_ref().map(|host| host.to_string().into()),
+        "hostname" => host_name(documents, machine).map(Scalar::from),
+        "swap" => Some(swap_mib(machine).into()),
+        "restartPolicy" => Some(text_of(machine.restart_policy).into()),
+        _ => crate::catalogue::common_scalar(machine, name),
+    }
+}
+
+/// As serialized. What lists are filtered by most costs no allocation for each machine.
+const fn state_text(state: MachineState) -> &'static str {
+    use MachineState as S;
+    match state {
+        S::Creating => "CREATING",
+        S::Starting => "STARTING",
+        S::Started => "STARTED",
+        S::Stopping => "STOPPING",
+        S::Stopped => "STOPPED",
+        S::Pausing => "PAUSING",
+        S::Paused => "PAUSED",
+        S::Suspending => "SUSPENDING",
+        S::Suspended => "SUSPENDED",
+        S::Deleting => "DELETING",
+        S::Error => "ERROR",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_filtered_by_the_text_that_is_shown() {
+        use MachineState as S;
+        for state in [
+            S::Creating,
+            S::Starting,
+            S::Started,
+            S::Stopping,
+            S::Stopped,
+            S::Pausing,
+            S::Paused,
+            S::Suspending,
+            S::Suspended,
+            S::Deleting,
+            S::Error,
+        ] {
+            assert_eq!(state_text(state), text_of(state));
+        }
     }
 }

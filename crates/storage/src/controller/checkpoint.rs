@@ -4,11 +4,6 @@ use super::StorageController;
 
 #[cfg(not(test))]
 impl StorageController {
-    #[expect(
-        clippy::unused_self,
-        clippy::unused_async,
-        reason = "the tests' version uses both"
-    )]
     pub(super) async fn checkpoint(&self, _place: &'static str) {}
 }
 

@@ -1,1 +1,14 @@
+//! The controller over a real database and real files, broken off between any two steps.
 
+#![expect(clippy::panic, reason = "a test that fails says what it saw")]
+
+mod image_life;
+mod volume_life;
+mod world;
+
+#[expect(
+    dead_code,
+    reason = "shared with the tests of imports, which need more of it"
+)]
+#[path = "../../tests/web_server/mod.rs"]
+mod web_server;
