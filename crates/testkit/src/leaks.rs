@@ -200,6 +200,8 @@ pub(crate) fn remove_control_groups(parent: &str) {
             // A process that was killed just now may still be counted.
             let _ = crate::waiting::soon(Duration::from_secs(5), || fs::remove_dir(&machine).ok());
         }
-        let _ = fs::remove_dir(&parent);
+        if parent.is_dir() {
+            let _ = crate::waiting::soon(Duration::from_secs(5), || fs::remove_dir(&parent).ok());
+        }
     }
 }

@@ -173,7 +173,7 @@ fn disks_are_as_ordered(machine: &Machine<'_>) {
 }
 
 fn the_console_is_shown(cloud: &TestCloud, number: u64) {
-    let console = cloud.cli(&["console", "show", &number.to_string()]);
+    let console = cloud.cli(&["console", &number.to_string()]);
     assert!(console.contains("stratus-ready"), "{console}");
     assert!(console.contains("hostkey=SHA256:"), "{console}");
 }

@@ -159,8 +159,11 @@ fn two_at_once(cloud: &TestCloud, volume: &str, machines: [&Machine<'_>; 2]) -> 
 }
 
 /// The serial that the guest sees: 20 characters fit.
-fn serial(uuid: &str) -> &str {
-    &uuid[..20]
+fn serial(uuid: &str) -> String {
+    uuid.chars()
+        .filter(|letter| *letter != '-')
+        .take(20)
+        .collect()
 }
 
 fn disks(machine: &Machine<'_>) -> String {
@@ -169,7 +172,7 @@ fn disks(machine: &Machine<'_>) -> String {
 }
 
 fn has_disk(machine: &Machine<'_>, uuid: &str) -> bool {
-    disks(machine).contains(serial(uuid))
+    disks(machine).contains(&serial(uuid))
 }
 
 /// What the guest calls the volume.
@@ -177,7 +180,7 @@ fn disk_of(machine: &Machine<'_>, uuid: &str) -> String {
     wait_until("the guest to see the disk", LIMIT, || {
         disks(machine)
             .lines()
-            .find(|line| line.ends_with(serial(uuid)))
+            .find(|line| line.ends_with(&serial(uuid)))
             .and_then(|line| Some(line.split_whitespace().next()?.to_owned()))
     })
 }
