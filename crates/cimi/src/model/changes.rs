@@ -110,51 +110,48 @@ mod tests {
         select
     }
 
-    fn changes(body: Value, names: &str) -> Value {
-        let changes = check_changes(Kind::Volume, &body, &select(names)).unwrap();
+    fn changes(body: &Value, names: &str) -> Value {
+        let changes = check_changes(Kind::Volume, body, &select(names)).unwrap();
         serde_json::to_value(changes).unwrap()
     }
 
     #[test]
     fn a_part_merges_a_whole_replaces_a_selection_touches_only_itself() {
         let part = json!({"name": "x", "capacity": "10", "state": "ERROR", "type": "t"});
-        assert_eq!(
-            changes(part.clone(), ""),
-            json!({"name": "x", "capacity": 10})
-        );
+        assert_eq!(changes(&part, ""), json!({"name": "x", "capacity": 10}));
 
         let mut whole = part.clone();
         whole["id"] = "Volume/v".into();
         assert_eq!(
-            changes(whole, ""),
+            changes(&whole, ""),
             json!({"name": "x", "capacity": 10, "description": null, "properties": null})
         );
 
         assert_eq!(
-            changes(part, "name,description,state"),
+            changes(&part, "name,description,state"),
             json!({"name": "x", "description": null})
         );
         assert_eq!(
-            changes(json!({"description": ""}), ""),
+            changes(&json!({"description": ""}), ""),
             json!({"description": null})
         );
     }
 
     #[test]
     fn what_is_wrong_or_needed_is_said() {
-        let problems = |kind, body: Value| {
-            check_changes(kind, &body, &Select::All).unwrap_err()[0].to_string()
+        let problems = |kind, body: &Value| {
+            check_changes(kind, body, &Select::All).unwrap_err()[0].to_string()
         };
         assert_eq!(
-            problems(Kind::Volume, json!({"size": 5, "tag": "x"})),
+            problems(Kind::Volume, &json!({"size": 5, "tag": "x"})),
             "`tag` is not an attribute of a Volume"
         );
         assert_eq!(
-            problems(Kind::Volume, json!({"capacity": null})),
+            problems(Kind::Volume, &json!({"capacity": null})),
             "`capacity` can't be removed from a Volume"
         );
         assert_eq!(
-            problems(Kind::Volume, Value::Null),
+            problems(Kind::Volume, &Value::Null),
             "must be an object, but is null"
         );
     }
