@@ -203,10 +203,10 @@ pub(crate) fn edit_common(common: &mut Common, name: &str, value: Option<&Value>
         ("description", _) => common.description = text(),
         ("properties", None) => common.properties.clear(),
         ("properties", Some(value)) => {
-            common.properties = serde_json::from_value(value.clone()).map_err(wrong)?
+            common.properties = serde_json::from_value(value.clone()).map_err(wrong)?;
         }
         ("acl", Some(value)) => {
-            common.acl = serde_json::from_value(value.clone()).map_err(wrong)?
+            common.acl = serde_json::from_value(value.clone()).map_err(wrong)?;
         }
         _ => return Err(CloudError::invalid(name, "can't be changed")),
     }

@@ -53,7 +53,7 @@ impl Cloud {
             match name.as_str() {
                 "username" => {}
                 "password" => {
-                    user.password = Some(hash(value, self.0.settings.password_cost).await?)
+                    user.password = Some(hash(value, self.0.settings.password_cost).await?);
                 }
                 "name" | "description" | "properties" => {
                     catalogue::edit_common(&mut user.common, name, Some(value))?;
@@ -230,11 +230,11 @@ impl Public for User {
         match (name, value) {
             ("enabled", value) => self.enabled = value.and_then(Value::as_bool).unwrap_or(false),
             ("roles", Some(value)) => {
-                self.roles = serde_json::from_value(value.clone()).map_err(wrong)?
+                self.roles = serde_json::from_value(value.clone()).map_err(wrong)?;
             }
             ("roles", None) => self.roles.clear(),
             ("altnames", Some(value)) => {
-                self.altnames = serde_json::from_value(value.clone()).map_err(wrong)?
+                self.altnames = serde_json::from_value(value.clone()).map_err(wrong)?;
             }
             ("altnames", None) => self.altnames.clear(),
             ("email", _) => self.email = text(),

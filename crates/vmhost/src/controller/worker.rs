@@ -328,11 +328,11 @@ impl Worker {
 
     /// Ends the process at once, if there is one.
     async fn quit(&mut self) -> Result<(), StepError> {
-        if let Some(live) = self.live.take() {
-            if let Err(error) = live.handle.quit().await {
-                self.live = Some(live);
-                return Err(error.into());
-            }
+        if let Some(live) = self.live.take()
+            && let Err(error) = live.handle.quit().await
+        {
+            self.live = Some(live);
+            return Err(error.into());
         }
         self.pressed = None;
         Ok(())
@@ -706,7 +706,7 @@ impl Worker {
             Ok(()) => Ok(Next::Again),
             Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
                 report(&self.shared.documents, &self.id, |machine| {
-                    machine.reason = Some(reason.clone())
+                    machine.reason = Some(reason.clone());
                 })
                 .await?;
                 Ok(Next::Wait)
