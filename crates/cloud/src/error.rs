@@ -46,7 +46,7 @@ pub enum CloudError {
 impl CloudError {
     /// There is no `<collection>/<id>`.
     #[must_use]
-    pub fn not_found(what: impl ToString) -> Self {
+    pub fn not_found(what: impl std::fmt::Display) -> Self {
         Self::NotFound {
             what: what.to_string(),
         }

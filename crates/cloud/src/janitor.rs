@@ -23,8 +23,8 @@ impl Default for Retention {
     fn default() -> Self {
         Self {
             events: 5_000,
-            jobs: Duration::from_hours(1),
-            records: Duration::from_hours(24 * 90),
+            jobs: Duration::from_secs(3600),
+            records: Duration::from_secs(90 * 24 * 3600),
         }
     }
 }

@@ -96,6 +96,7 @@ pub(crate) fn local_part<'a, R: OfType>(href: &'a str, path: &str) -> Result<&'a
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use cimi::resources::Volume;
     use serde_json::json;

@@ -73,7 +73,7 @@ impl Cloud {
 fn member(
     machine: &Cached<Machine>,
     kind: Kind,
-    tail: String,
+    tail: &str,
     right: Right,
     attributes: Map<String, Value>,
     deletable: bool,
@@ -115,7 +115,7 @@ fn disk_view(machine: &Cached<Machine>, number: usize, right: Right) -> View {
     member(
         machine,
         Kind::Disk,
-        format!("disks/{number}"),
+        &format!("disks/{number}"),
         right,
         attributes,
         false,
@@ -158,7 +158,7 @@ pub(super) fn volume_view(
     Ok(member(
         machine,
         Kind::MachineVolume,
-        format!("volumes/{volume}"),
+        &format!("volumes/{volume}"),
         right,
         attributes,
         attached.hot,
@@ -178,7 +178,7 @@ fn interface_view(machine: &Cached<Machine>, number: usize, right: Right) -> Vie
     member(
         machine,
         Kind::MachineNetworkInterface,
-        format!("networkInterfaces/{number}"),
+        &format!("networkInterfaces/{number}"),
         right,
         attributes,
         false,

@@ -39,7 +39,7 @@ pub struct Finding {
 
 fn leak(
     kind: &'static str,
-    what: impl ToString,
+    what: impl std::fmt::Display,
     detail: impl Into<String>,
     repair: &str,
 ) -> Finding {

@@ -329,10 +329,11 @@ impl Worker {
     /// Ends the process at once, if there is one.
     async fn quit(&mut self) -> Result<(), StepError> {
         if let Some(live) = self.live.take()
-            && let Err(error) = live.handle.quit().await {
-                self.live = Some(live);
-                return Err(error.into());
-            }
+            && let Err(error) = live.handle.quit().await
+        {
+            self.live = Some(live);
+            return Err(error.into());
+        }
         self.pressed = None;
         Ok(())
     }
