@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -33,6 +32,7 @@ use crate::confine::QemuImg;
 use crate::digest::{Digests, Expected};
 use crate::durable;
 use crate::error::Error;
+use crate::exclusive;
 use crate::identifier::ImageIdentifier;
 use crate::inspect::{Format, SizeLimits};
 use crate::space::{self, Space};
@@ -190,10 +190,7 @@ impl ImageStore {
             .mode(0o600)
             .open(&lock_path)
             .map_err(Error::io("open", &lock_path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-            rustix::io::Errno::WOULDBLOCK => Error::InUse { dir: dir.clone() },
-            other => Error::errno("lock", &lock_path)(other),
-        })?;
+        exclusive::lock(&lock, &lock_path, &dir)?;
         durable::remove(&dir.join("incoming"))?;
         create(&dir.join("incoming"))?;
         create(&dir.join("images"))?;

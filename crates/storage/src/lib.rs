@@ -13,6 +13,7 @@ pub mod decompress;
 pub mod digest;
 pub mod durable;
 pub mod error;
+mod exclusive;
 pub mod foreign;
 pub mod identifier;
 pub mod import;

@@ -5,10 +5,14 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use rustix::fs::FlockOperation;
+
+/// How long the lock of a daemon that is gone is waited for.
+const ORPHANED_LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// The right to use a state directory, held until this is dropped. Also by `STATE/stratusd.pid`, for people and scripts:
 /// the lock on that file counts, not its content.
@@ -36,18 +40,30 @@ impl Instance {
             .mode(0o644)
             .open(&path)
             .with_context(|| path.display().to_string())?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                let _ = lock.read_to_string(&mut pid);
-                bail!(
-                    "another stratusd (process {}) runs with {}; stop it first, or give this one another `state_dir`",
-                    pid.trim(),
-                    state.display()
-                );
+        let began = Instant::now();
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let mut pid = String::new();
+                    let _ = lock.rewind().and_then(|()| lock.read_to_string(&mut pid));
+                    let pid = pid.trim();
+                    // A daemon that was killed while it started a program: the lock is the child's until that has
+                    // become the program, which takes a moment.
+                    let is_gone = !pid.is_empty() && !Path::new("/proc").join(pid).exists();
+                    if is_gone && began.elapsed() < ORPHANED_LOCK_LIMIT {
+                        std::thread::sleep(Duration::from_millis(10));
+                        continue;
+                    }
+                    bail!(
+                        "another stratusd (process {pid}) runs with {}; stop it first, or give this one another `state_dir`",
+                        state.display()
+                    );
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("locking {}", path.display()));
+                }
             }
-            Err(error) => return Err(error).with_context(|| format!("locking {}", path.display())),
         }
         lock.set_len(0)
             .and_then(|()| lock.rewind())

@@ -73,6 +73,12 @@ impl Reply {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
+    /// The members, if this is a collection.
+    #[must_use]
+    pub fn members(&self) -> Option<Vec<Value>> {
+        members(&self.body)
+    }
+
     /// What the cloud says went wrong.
     #[must_use]
     pub fn detail(&self) -> String {

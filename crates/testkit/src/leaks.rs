@@ -93,16 +93,22 @@ fn machine_folders(state: &Path) -> Vec<String> {
 /// Control groups that are named for machines of ours, in whatever hierarchy.
 fn control_groups(machines: &[String]) -> Vec<String> {
     let mut found = Vec::new();
+    // Groups' names have the UUID without its dashes.
+    let plain: Vec<String> = machines.iter().map(|uuid| uuid.replace('-', "")).collect();
+    let is_ours = |path: &Path| {
+        let path = path.to_string_lossy();
+        machines
+            .iter()
+            .chain(&plain)
+            .any(|uuid| path.contains(uuid))
+    };
     let mut folders = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
     while let Some((folder, depth)) = folders.pop() {
         for path in entries(&folder)
             .into_iter()
             .filter(|path| path.is_dir() && !path.is_symlink())
         {
-            if machines
-                .iter()
-                .any(|uuid| path.to_string_lossy().contains(uuid))
-            {
+            if is_ours(&path) {
                 found.push(format!("control group {}", path.display()));
             } else if depth < 3 {
                 folders.push((path, depth + 1));

@@ -179,7 +179,7 @@ fn act(cloud: &TestCloud, api: &Api, image: &str, ledger: &Mutex<Ledger>, random
             }
             answer
         }
-        _ => api.send("GET", "Machine", &[], None),
+        _ => take_stock(api, ledger),
     };
     match answer {
         Ok(reply) => assert!(
@@ -210,7 +210,26 @@ fn made(
     answer
 }
 
-/// All jobs have ended but those that wait for a guest that has no operating system, and machines are as they are wanted.
+/// Looks at one's machines and volumes. Those whose making was answered into the void are one's own from now on.
+fn take_stock(api: &Api, ledger: &Mutex<Ledger>) -> Result<Reply, String> {
+    api.get_any("Volume")
+        .map(|reply| note_all(&reply, ledger))?;
+    let reply = api.get_any("Machine")?;
+    note_all(&reply, ledger);
+    Ok(reply)
+}
+
+fn note_all(reply: &Reply, ledger: &Mutex<Ledger>) {
+    let mut ledger = ledger.lock().unwrap();
+    for member in reply.members().unwrap_or_default() {
+        // One that was asked to go may still be seen going.
+        ledger
+            .acknowledged
+            .extend(member["id"].as_str().map(str::to_owned));
+    }
+}
+
+/// No machine is on its way any more.
 fn comes_to_rest(cloud: &TestCloud) {
     let begun = Instant::now();
     loop {

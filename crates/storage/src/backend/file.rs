@@ -9,11 +9,12 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use rustix::fs::{FlockOperation, SeekFrom, flock, ioctl_ficlone, seek};
+use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
 
 use super::{Backend, Location, VolumeId, VolumeStat};
 use crate::durable::{self, Durability};
 use crate::error::Error;
+use crate::exclusive;
 use crate::inspect::Format;
 use crate::space::{self, Space};
 use crate::swap;
@@ -50,10 +51,7 @@ impl FileBackend {
             .mode(0o600)
             .open(&lock_path)
             .map_err(Error::io("open", &lock_path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-            rustix::io::Errno::WOULDBLOCK => Error::InUse { dir: dir.clone() },
-            other => Error::errno("lock", &lock_path)(other),
-        })?;
+        exclusive::lock(&lock, &lock_path, &dir)?;
         durable::sweep(&dir)?;
         Ok(Self {
             dir,

@@ -4,8 +4,13 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::StoreError;
+
+/// How long a lock may outlive its holder: one that was killed while it started a program leaves the lock with the child until
+/// that has become the program.
+const ORPHANED_LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The exclusive lock on a database, held until dropped. The kernel lets go of it when the process ends, however it does.
 ///
@@ -31,22 +36,32 @@ impl DatabaseLock {
             .truncate(false)
             .open(&path)
             .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // Only for the message; whatever is in there, the lock is what counts.
-                let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut holder);
-                let holder = match holder.trim() {
-                    "" => "another process".to_owned(),
-                    pid => format!("process {pid}"),
-                };
-                return Err(StoreError::Locked {
-                    path: database.to_owned(),
-                    holder,
-                });
+        let began = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    // Only for the message; whatever is in there, the lock is what counts.
+                    let _ = file.rewind();
+                    let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut holder);
+                    let holder = holder.trim();
+                    let is_gone = !holder.is_empty() && !Path::new("/proc").join(holder).exists();
+                    if is_gone && began.elapsed() < ORPHANED_LOCK_LIMIT {
+                        std::thread::sleep(Duration::from_millis(10));
+                        continue;
+                    }
+                    let holder = match holder {
+                        "" => "another process".to_owned(),
+                        pid => format!("process {pid}"),
+                    };
+                    return Err(StoreError::Locked {
+                        path: database.to_owned(),
+                        holder,
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         // The process id helps the operator. A full disk must not keep the store from opening for reads.
         let told = file
