@@ -49,6 +49,7 @@ pub use console::ConsoleText;
 pub use settings::Settings;
 
 use crate::{
+    cgroup::Cgroups,
     hypervisor::Hypervisor,
     serial::{SerialLog, SerialLogs},
 };
@@ -119,6 +120,16 @@ impl Shared {
     }
 }
 
+/// Removes control groups without processes. Before anything is started nobody needs them: they are of machines that this
+/// daemon was killed over while it made or removed them. The kernel refuses to remove those that machines live in.
+fn sweep_groups(parent: &str) {
+    for group in Cgroups::detect().machines(parent) {
+        if std::fs::remove_dir(&group).is_ok() {
+            tracing::info!(group = %group.display(), "control group of an earlier run removed");
+        }
+    }
+}
+
 /// The controller of this host. Cheap to clone.
 #[derive(Clone)]
 pub struct VmHost(Arc<Controller>);
@@ -146,6 +157,9 @@ impl VmHost {
                 path: folder.display().to_string(),
                 source,
             })?;
+        }
+        if let Some(cgroup) = &settings.cgroup {
+            sweep_groups(&cgroup.parent);
         }
         let serial_logs = SerialLogs::new().map_err(|source| VmHostError::Folder {
             path: settings.machines_dir.display().to_string(),

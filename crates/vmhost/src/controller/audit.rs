@@ -10,7 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{VmHost, prepare};
-use crate::process;
+use crate::{cgroup::Cgroups, process};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -70,6 +70,7 @@ impl VmHost {
         findings.extend(self.folders(&known, repair).await);
         findings.extend(disks_missing(&known, self));
         findings.extend(self.processes(&known));
+        findings.extend(self.groups(&known, repair));
         findings.extend(self.interfaces(&known, repair).await);
         findings
     }
@@ -149,6 +150,33 @@ impl VmHost {
                     severity: Severity::Error,
                 }),
                 _ => {}
+            }
+        }
+        findings
+    }
+
+    /// Control groups of machines that are not there.
+    fn groups(&self, known: &BTreeMap<&str, &Machine>, repair: bool) -> Vec<Finding> {
+        let Some(spec) = &self.0.shared.settings.cgroup else {
+            return Vec::new();
+        };
+        let names: BTreeSet<String> = known.keys().map(|uuid| uuid.replace('-', "")).collect();
+        let mut groups = Cgroups::detect().machines(&spec.parent);
+        groups.retain(|group| {
+            let name = group.file_name().and_then(|name| name.to_str());
+            let uuid = name.and_then(|name| name.rsplit_once('-')).map(|(_, uuid)| uuid);
+            !uuid.is_some_and(|uuid| names.contains(uuid))
+        });
+        let mut findings = Vec::new();
+        for group in groups {
+            findings.push(leak(
+                "cgroup",
+                group.display(),
+                "belongs to no machine",
+                REPAIR,
+            ));
+            if repair && let Err(error) = std::fs::remove_dir(&group) {
+                tracing::warn!(%error, group = %group.display(), "can't be removed");
             }
         }
         findings
