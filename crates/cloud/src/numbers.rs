@@ -3,19 +3,25 @@
 //! A process reserves a block of numbers with one compare-and-swap on a counter and hands them out from memory. What
 //! is left of a block when the process ends is lost, which leaves a gap and harms nobody.
 
+use std::time::{Duration, Instant};
+
 use cimi::VmId;
 use documents::{Documents, DocumentsError};
 use store::{Key, Revision};
 use tokio::sync::Mutex;
 
-/// Smallest and largest block; blocks grow while numbers are wanted fast.
-const BLOCK: (u32, u32) = (8, 1024);
+/// Smallest and largest block: blocks grow while numbers are wanted fast, and are single numbers while they are not, so
+/// that a restart of a small cloud leaves no gap.
+const BLOCK: (u32, u32) = (1, 1024);
+/// A block that lasted so long was large enough.
+const LASTED: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Block {
     next: u32,
     end: u32,
     size: u32,
+    reserved: Option<Instant>,
 }
 
 /// Hands out machine numbers.
@@ -58,7 +64,13 @@ impl Numbers {
                 None => (Revision::ZERO, 1),
                 Some(entry) => (entry.revision, serde_json::from_slice(&entry.value)?),
             };
-            let end = u32::saturating_add(first, block.size);
+            let fast = block.reserved.is_some_and(|at| at.elapsed() < LASTED);
+            let size = if fast {
+                (block.size * 2).min(BLOCK.1)
+            } else {
+                BLOCK.0
+            };
+            let end = u32::saturating_add(first, size);
             let value = serde_json::to_vec(&end)?;
             match documents
                 .changes()
@@ -70,7 +82,8 @@ impl Numbers {
                     *block = Block {
                         next: first,
                         end,
-                        size: (block.size * 2).min(BLOCK.1),
+                        size,
+                        reserved: Some(Instant::now()),
                     };
                     return Ok(());
                 }

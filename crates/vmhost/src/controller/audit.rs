@@ -164,7 +164,9 @@ impl VmHost {
         let mut groups = Cgroups::detect().machines(&spec.parent);
         groups.retain(|group| {
             let name = group.file_name().and_then(|name| name.to_str());
-            let uuid = name.and_then(|name| name.rsplit_once('-')).map(|(_, uuid)| uuid);
+            let uuid = name
+                .and_then(|name| name.rsplit_once('-'))
+                .map(|(_, uuid)| uuid);
             !uuid.is_some_and(|uuid| names.contains(uuid))
         });
         let mut findings = Vec::new();

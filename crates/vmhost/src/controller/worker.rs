@@ -719,7 +719,10 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(vmid = %machine.vmid, %error, "machine could not be started");
                 self.quit().await?;
-                self.unplug(machine).await?;
+                // What keeps it from being plugged in may keep it from being unplugged; the user is told all the same.
+                if let Err(error) = self.unplug(machine).await {
+                    tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
+                }
                 let (run, reason) = (machine.desired.run, error.to_string());
                 report(&self.shared.documents, &self.id, |machine| {
                     enter(machine, Stage::Failed, run);
