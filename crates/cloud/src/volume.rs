@@ -41,14 +41,13 @@ pub(crate) fn new_volume(size_bytes: ByteSize, acl: Acl, now: Timestamp) -> Volu
     }
 }
 
-/// The serial by which a guest finds a volume: the first 20 characters of its UUID, without hyphens so that
-/// the random part of a UUIDv7 is in it.
+/// The serial by which a guest finds a volume: the last 20 digits of its UUID. (The first ones are the time, and the
+/// same for volumes made in the same millisecond.)
 pub(crate) fn serial(volume: &VolumeId) -> String {
-    volume
-        .local()
+    let digits: String = volume.local().chars().filter(|c| *c != '-').collect();
+    digits
         .chars()
-        .filter(|c| *c != '-')
-        .take(SERIAL_LENGTH)
+        .skip(digits.len().saturating_sub(SERIAL_LENGTH))
         .collect()
 }
 

@@ -163,7 +163,7 @@ pub struct AttachedVolume {
     /// How far it is. Written by the host's controller.
     #[serde(flatten)]
     pub stage: AttachStage,
-    /// The serial the guest sees: the first 20 characters of the volume's UUID.
+    /// The serial the guest sees: the last 20 digits of the volume's UUID.
     pub serial: String,
 }
 

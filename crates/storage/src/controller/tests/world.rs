@@ -140,7 +140,10 @@ impl World {
             }
         });
         match found.await {
-            Ok(read) => read,
+            Ok(read) => {
+                self.whole_transactions().await;
+                read
+            }
             Err(_) => panic!(
                 "{local} stays {}",
                 self.documents
@@ -163,6 +166,19 @@ impl World {
         tokio::time::timeout(PATIENCE, gone)
             .await
             .unwrap_or_else(|_| panic!("{local} stays"));
+        self.whole_transactions().await;
+    }
+
+    /// Caches are brought up to date one after the other: waits until all of them show what one of them showed.
+    async fn whole_transactions(&self) {
+        let key = store::Key::new("Test", "barrier").expect("a key");
+        let entry = self.documents.store().get(&key).await.expect("the store");
+        let revision = entry.map_or(store::Revision::ZERO, |entry| entry.revision);
+        let barrier = self
+            .documents
+            .changes()
+            .put_raw(&key, revision, b"1".to_vec());
+        barrier.commit().await.expect("a commit");
     }
 
     pub(super) async fn eventually(what: &str, good: impl Fn() -> bool) {
