@@ -263,6 +263,8 @@ impl QemuImg {
         command
             .args(arguments)
             .env_clear()
+            // Each further arena of glibc reserves 64 MiB of the address space that we limit.
+            .env("MALLOC_ARENA_MAX", "1")
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -89,6 +89,7 @@ macro_rules! conformance_tests {
             caches::a_writer_reads_what_it_wrote,
             caches::caches_agree_with_the_store_under_load,
             caches::changes_tell_the_last_state_of_everything,
+            caches::caches_change_together,
             caches::indexes_follow_their_documents,
             caches::unreadable_documents_are_left_out,
         }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Attributes, Filter, FilterSyntax, OrderKey, OrderSyntax, Scalar, Select};
+use super::{Attributes, Filter, FilterSyntax, OrderKey, OrderSyntax, Select};
 
 /// What a client asks of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,35 +96,34 @@ impl Query {
         begin: usize,
         end: usize,
     ) -> Vec<usize> {
-        type Keyed<'d> = (Vec<Option<Scalar<'d>>>, usize);
-        let mut keyed: Vec<Keyed<'_>> = members
-            .iter()
-            .enumerate()
-            .map(|(position, member)| {
-                let values = self.order.iter().map(|key| key.of(member)).collect();
-                (values, position)
-            })
-            .collect();
+        let keys = self.order.len();
+        // The values of all members in one piece, `keys` of them for each.
+        let mut values = Vec::with_capacity(members.len().saturating_mul(keys));
+        for member in members {
+            values.extend(self.order.iter().map(|key| key.of(member)));
+        }
+        let of = |position: usize| values.iter().skip(position.saturating_mul(keys));
         // The position last: the collection's own order decides between equals.
-        let compare = |a: &Keyed<'_>, b: &Keyed<'_>| {
-            for ((key, a), b) in self.order.iter().zip(&a.0).zip(&b.0) {
+        let compare = |&a: &usize, &b: &usize| {
+            for ((key, a), b) in self.order.iter().zip(of(a)).zip(of(b)) {
                 let ordering = key.compare(a.as_ref(), b.as_ref());
                 if ordering != Ordering::Equal {
                     return ordering;
                 }
             }
-            a.1.cmp(&b.1)
+            a.cmp(&b)
         };
-        if end < keyed.len() {
-            keyed.select_nth_unstable_by(end, compare);
-            keyed.truncate(end);
+        let mut positions: Vec<usize> = (0..members.len()).collect();
+        if end < positions.len() {
+            positions.select_nth_unstable_by(end, compare);
+            positions.truncate(end);
         }
-        if begin > 0 && begin < keyed.len() {
-            keyed.select_nth_unstable_by(begin, compare);
+        if begin > 0 && begin < positions.len() {
+            positions.select_nth_unstable_by(begin, compare);
         }
-        keyed.drain(..begin.min(keyed.len()));
-        keyed.sort_unstable_by(compare);
-        keyed.into_iter().map(|(_, position)| position).collect()
+        positions.drain(..begin.min(positions.len()));
+        positions.sort_unstable_by(compare);
+        positions
     }
 }
 

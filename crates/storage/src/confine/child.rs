@@ -26,6 +26,9 @@ use rustix::thread::{
 
 use super::Bounds;
 
+/// Stack of a thread. `qemu-img` starts up to 64 of them: with the usual 8 MiB they alone could use up the address space.
+const THREAD_STACK_BYTES: u64 = 1 << 20;
+
 /// Makes `command` confine itself before it becomes the program. `files` keep their numbers and are inherited; the
 /// caller keeps them open until the child is started.
 pub(super) fn confine(
@@ -38,6 +41,8 @@ pub(super) fn confine(
     let descriptors: Vec<i32> = files.iter().map(|file| file.as_raw_fd()).collect();
     let limits = [
         (Resource::As, bounds.memory_bytes),
+        // What each thread of its pool takes of the address space.
+        (Resource::Stack, THREAD_STACK_BYTES),
         (Resource::Cpu, bounds.cpu.as_secs().max(1)),
         (Resource::Fsize, max_file_bytes),
         (Resource::Nofile, 64),

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Document;
-use super::typed::{Cache, Sink};
+use super::typed::{Cache, Sink, Update};
 use crate::{
     Batch, Change, Entry, Key, Page, Prefix, Range, Revision, SharedStore, StoreError, Watch,
     WatchError,
@@ -213,18 +213,14 @@ impl Follower {
     }
 
     fn apply(&self, batch: &Batch) {
+        let mut updates = Updates::new(&self.sinks);
         for change in &batch.changes {
-            let key = change.key();
-            match (self.sinks.get(key.collection()), change) {
-                (Some(sink), Change::Put(entry)) => sink.put(entry),
-                (Some(sink), Change::Delete { key }) => sink.delete(key),
-                (None, Change::Put(_)) => {
-                    metrics::counter!("store_cache_unknown_total").increment(1);
-                    tracing::debug!(%key, "no cache for this collection");
-                }
-                (None, Change::Delete { .. }) => {}
+            match change {
+                Change::Put(entry) => updates.put(entry),
+                Change::Delete { key } => updates.delete(key),
             }
         }
+        updates.apply();
         self.progress.reached(batch.revision);
     }
 
@@ -274,26 +270,64 @@ impl Follower {
 
     /// Make the caches hold exactly `entries`.
     fn adopt(&self, entries: &BTreeMap<Key, Entry>) {
+        let mut updates = Updates::new(&self.sinks);
         for (collection, sink) in &self.sinks {
             for id in sink.ids() {
                 if let Ok(key) = Key::new(collection, &id)
                     && !entries.contains_key(&key)
                 {
-                    sink.delete(&key);
+                    updates.delete(&key);
                 }
             }
         }
-        let mut unknown = 0_u64;
         for entry in entries.values() {
-            match self.sinks.get(entry.key.collection()) {
-                Some(sink) if sink.revision(entry.key.id()) == Some(entry.revision) => {}
-                Some(sink) => sink.put(entry),
-                None => {
-                    unknown += 1;
-                    tracing::debug!(key = %entry.key, "no cache for this collection");
-                }
+            let known = self.sinks.get(entry.key.collection());
+            if known.is_none_or(|sink| sink.revision(entry.key.id()) != Some(entry.revision)) {
+                updates.put(entry);
             }
         }
-        metrics::counter!("store_cache_unknown_total").increment(unknown);
+        updates.apply();
+    }
+}
+
+/// What one moment changes in the caches: a reader who sees a part of it in one cache sees the rest in all others.
+struct Updates<'a> {
+    sinks: &'a HashMap<&'static str, Arc<dyn Sink>>,
+    /// By collection, so that locks are always taken in one order.
+    of: BTreeMap<&'static str, Box<dyn Update + 'a>>,
+}
+
+impl<'a> Updates<'a> {
+    fn new(sinks: &'a HashMap<&'static str, Arc<dyn Sink>>) -> Self {
+        Self {
+            sinks,
+            of: BTreeMap::new(),
+        }
+    }
+
+    fn of(&mut self, key: &Key) -> Option<&mut (dyn Update + 'a)> {
+        let (collection, sink) = self.sinks.get_key_value(key.collection())?;
+        let update = self.of.entry(collection).or_insert_with(|| sink.update());
+        Some(update.as_mut())
+    }
+
+    fn put(&mut self, entry: &Entry) {
+        if let Some(update) = self.of(&entry.key) {
+            update.put(entry);
+        } else {
+            metrics::counter!("store_cache_unknown_total").increment(1);
+            tracing::debug!(key = %entry.key, "no cache for this collection");
+        }
+    }
+
+    fn delete(&mut self, key: &Key) {
+        if let Some(update) = self.of(key) {
+            update.delete(key);
+        }
+    }
+
+    fn apply(mut self) {
+        self.of.values_mut().for_each(|update| update.lock());
+        self.of.values_mut().for_each(|update| update.apply());
     }
 }

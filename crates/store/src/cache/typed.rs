@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::changes::{Changes, Subscriber};
 use super::content::{Content, Documents, Known};
@@ -93,7 +93,7 @@ impl<D: Document> Cache<D> {
     }
 
     /// Show documents to `visit`, by id, beginning at `start`, until it breaks. `visit` runs under the cache's lock: it
-    /// should be short and must not use this cache.
+    /// should be short and must not use a cache of the same set.
     pub fn scan(
         &self,
         start: Bound<&str>,
@@ -204,35 +204,40 @@ fn collect<D>(
 
 /// How a [`CacheSet`](super::CacheSet) feeds a cache without knowing its type.
 pub(super) trait Sink: Send + Sync {
-    /// A document is now this.
-    fn put(&self, entry: &Entry);
-    /// A document is gone.
-    fn delete(&self, key: &Key);
+    /// Begin to bring the cache up to date.
+    fn update(&self) -> Box<dyn Update + '_>;
     /// The ids of everything there is.
     fn ids(&self) -> Vec<Arc<str>>;
     /// The revision of what is there.
     fn revision(&self, id: &str) -> Option<Revision>;
 }
 
-impl<D: Document> Sink for Shared<D> {
-    fn put(&self, entry: &Entry) {
-        let decoded = match D::decode(&entry.value) {
-            Ok(document) => Some(document),
-            Err(error) => {
-                tracing::warn!(key = %entry.key, revision = %entry.revision, %error, "document can't be read: left out");
-                None
-            }
-        };
-        let mut content = self.content.write();
-        let id = content.put(entry, decoded);
-        self.tell(&content, &id, true);
-    }
+/// Changes for one cache, which readers see all at once. Several of them become one change for the readers of several
+/// caches when all are locked before the first is applied.
+pub(super) trait Update {
+    /// A document is now this. Decodes it; nobody sees it yet.
+    fn put(&mut self, entry: &Entry);
+    /// A document is gone.
+    fn delete(&mut self, key: &Key);
+    /// Let nobody read until this is dropped.
+    fn lock(&mut self);
+    /// Show it.
+    fn apply(&mut self);
+}
 
-    fn delete(&self, key: &Key) {
-        let mut content = self.content.write();
-        if let Some(id) = content.remove(key.id()) {
-            self.tell(&content, &id, false);
-        }
+struct Staged<'a, D> {
+    cache: &'a Shared<D>,
+    changes: Vec<(Key, Option<(Entry, Option<D>)>)>,
+    content: Option<RwLockWriteGuard<'a, Content<D>>>,
+}
+
+impl<D: Document> Sink for Shared<D> {
+    fn update(&self) -> Box<dyn Update + '_> {
+        Box::new(Staged {
+            cache: self,
+            changes: Vec::new(),
+            content: None,
+        })
     }
 
     fn ids(&self) -> Vec<Arc<str>> {
@@ -241,6 +246,43 @@ impl<D: Document> Sink for Shared<D> {
 
     fn revision(&self, id: &str) -> Option<Revision> {
         self.content.read().revision(id)
+    }
+}
+
+impl<D: Document> Update for Staged<'_, D> {
+    fn put(&mut self, entry: &Entry) {
+        let decoded = match D::decode(&entry.value) {
+            Ok(document) => Some(document),
+            Err(error) => {
+                tracing::warn!(key = %entry.key, revision = %entry.revision, %error, "document can't be read: left out");
+                None
+            }
+        };
+        let put = Some((entry.clone(), decoded));
+        self.changes.push((entry.key.clone(), put));
+    }
+
+    fn delete(&mut self, key: &Key) {
+        self.changes.push((key.clone(), None));
+    }
+
+    fn lock(&mut self) {
+        self.content = Some(self.cache.content.write());
+    }
+
+    fn apply(&mut self) {
+        let cache = self.cache;
+        let content = self.content.get_or_insert_with(|| cache.content.write());
+        for (key, put) in self.changes.drain(..) {
+            let exists = put.is_some();
+            let id = match put {
+                Some((entry, decoded)) => Some(content.put(&entry, decoded)),
+                None => content.remove(key.id()),
+            };
+            if let Some(id) = id {
+                cache.tell(content, &id, exists);
+            }
+        }
     }
 }
 

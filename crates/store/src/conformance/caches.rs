@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -225,6 +227,53 @@ pub async fn changes_tell_the_last_state_of_everything(store: SharedStore) {
     let waiting = tokio::spawn(async move { changes.next().await.id().to_owned() });
     put(&store, "thing/late", "bob 1").await;
     assert_eq!(waiting.await.unwrap(), "late");
+}
+
+/// A document of a second type.
+struct Other(u64);
+
+impl Document for Other {
+    const COLLECTION: &'static str = "other";
+
+    fn decode(value: &[u8]) -> Result<Self, DocumentError> {
+        Ok(Self(std::str::from_utf8(value)?.parse()?))
+    }
+
+    fn encode(&self) -> Result<Bytes, DocumentError> {
+        Ok(self.0.to_string().into())
+    }
+
+    fn index(&self, _terms: &mut IndexTerms) {}
+}
+
+/// Who sees a part of a transaction in one cache sees the rest of it in another, whichever they look at first.
+pub async fn caches_change_together(store: SharedStore) {
+    let mut builder = CacheSet::builder();
+    let (things, others) = (builder.cache::<Thing>(), builder.cache::<Other>());
+    let set = builder.start(store.clone()).await.expect("the store works");
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = std::thread::spawn({
+        let done = done.clone();
+        move || {
+            let thing = || things.get("1").map_or(0, |thing| thing.number);
+            let other = || others.get("1").map_or(0, |other| other.0);
+            while !done.load(Ordering::Relaxed) {
+                let (first, second) = (thing(), other());
+                assert!(first <= second, "{first} of the things, then {second}");
+                let (first, second) = (other(), thing());
+                assert!(first <= second, "{first} of the others, then {second}");
+            }
+        }
+    });
+    for number in 1..=400_u64 {
+        let transaction = Transaction::new()
+            .put(key("thing/1"), format!("alice {number}"))
+            .put(key("other/1"), number.to_string());
+        let revision = commit(&store, transaction).await;
+        set.wait_for(revision).await.expect("it follows");
+    }
+    done.store(true, Ordering::Relaxed);
+    assert!(reader.join().is_ok(), "the reader saw half a transaction");
 }
 
 /// Documents are found under the terms they have now, in order, from both ends.
