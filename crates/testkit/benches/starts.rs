@@ -21,8 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
-use testkit::{Appliance, TestCloud, skip_unless, wait_until};
+use serde_json::{Value, json};
+use testkit::{Appliance, TestCloud, skip_unless};
 
 const LIMIT: Duration = Duration::from_secs(180);
 const BRIDGE: &str = "bare0";
@@ -126,13 +126,12 @@ fn by_the_cloud(cloud: &TestCloud) -> Times {
     });
     let ssh = began.elapsed();
     let pid = machine.process();
+    let id = machine.document()["id"].as_str().unwrap().to_owned();
     let began = Instant::now();
-    machine.kill();
+    api.post(&format!("{id}/kill"), &json!({})).ok();
     until("the end", || gone(pid));
     let stop = began.elapsed();
-    wait_until("nothing left", LIMIT, || {
-        machine.processes().is_empty().then_some(())
-    });
+    machine.wait_for_phase("Done");
     Times { runs, ssh, stop }
 }
 
