@@ -126,9 +126,8 @@ fn by_the_cloud(cloud: &TestCloud) -> Times {
     });
     let ssh = began.elapsed();
     let pid = machine.process();
-    let id = machine.document()["id"].as_str().unwrap().to_owned();
     let began = Instant::now();
-    api.post(&format!("{id}/kill"), &json!({})).ok();
+    api.post(&format!("{}/kill", machine.id), &json!({})).ok();
     until("the end", || gone(pid));
     let stop = began.elapsed();
     machine.wait_for_phase("Done");
