@@ -3,6 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
     process::Command,
 };
 
@@ -162,4 +164,65 @@ fn the_testkit_is_for_tests() {
         .map(|(name, _)| name)
         .collect();
     assert!(users.is_empty(), "{users:?} ship the testkit");
+}
+
+/// Files and tests named in a cell of `SPECIFICATION.md`, as `crate: file (test), file; crate: file`.
+fn named(cell: &str, last: &mut (String, String)) -> Vec<(String, String, Option<String>)> {
+    let mut found = Vec::new();
+    for part in cell.split(';').map(str::trim) {
+        let (package, files) = part.split_once(": ").unwrap_or((&last.0, part));
+        let (package, files) = (package.to_owned(), files.to_owned());
+        for one in files.split(", ") {
+            let (file, test) = match one.split_once(" (") {
+                Some((file, test)) => (file.trim(), Some(test.trim_end_matches(')').to_owned())),
+                None => (one.trim(), None),
+            };
+            if file != "the same" {
+                *last = (package.clone(), file.to_owned());
+            }
+            found.push((last.0.clone(), last.1.clone(), test));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_specification_names_tests_that_exist() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = fs::read_to_string(top.join("SPECIFICATION.md")).unwrap();
+    let mut last = (String::new(), String::new());
+    let mut missing = Vec::new();
+    let mut count = 0;
+    // Budgets name benchmarks.
+    let promises = text.split("## Speed").next().unwrap();
+    for line in promises.lines().filter(|line| line.starts_with("| ")) {
+        let cell = line
+            .trim_end_matches('|')
+            .rsplit('|')
+            .next()
+            .unwrap()
+            .trim();
+        // Headings name nothing.
+        if !(cell.contains(": ") || cell.starts_with("the same")) {
+            continue;
+        }
+        for (package, file, test) in named(cell, &mut last) {
+            count += 1;
+            let path = top.join(format!("crates/{package}/tests/{file}.rs"));
+            let source = fs::read_to_string(&path).unwrap_or_default();
+            let there = match &test {
+                Some(test) => source.contains(&format!("fn {test}(")),
+                None => !source.is_empty(),
+            };
+            if !there {
+                missing.push(format!("{package}: {file} {test:?}, in: {line}"));
+            }
+        }
+    }
+    assert!(count > 40, "only {count} tests were found named");
+    assert!(
+        missing.is_empty(),
+        "promised and not there:\n{}",
+        missing.join("\n")
+    );
 }
