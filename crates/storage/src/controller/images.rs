@@ -121,7 +121,7 @@ impl StorageController {
             .machines
             .count_by_index("image", read.id.local());
         if machines > 0 {
-            self.image_reason(read, &format!("{machines} machines still run from it"))
+            self.image_reason(read, &format!("{machines} machines still need it"))
                 .await?;
             return Ok(Next::Again(MACHINES_PERIOD));
         }
