@@ -13,6 +13,7 @@
 
 mod flight;
 mod pipeline;
+mod reach;
 mod source;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,8 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-pub use self::source::{Source, configure_client};
+pub use self::reach::Reach;
+pub use self::source::{Fetcher, Source};
 use crate::confine::QemuImg;
 use crate::digest::{Digests, Expected};
 use crate::durable;

@@ -80,6 +80,7 @@ pub struct Config {
     pub network: Network,
     pub networks: BTreeMap<String, NetworkEntry>,
     pub storage: Storage,
+    pub images: Images,
     pub limits: Limits,
     pub accounts: Accounts,
     pub retention: Retention,
@@ -217,6 +218,13 @@ pub struct Storage {
     pub largest_volume_gib: u64,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Images {
+    pub allow_sources: Vec<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -274,6 +282,7 @@ impl Default for Config {
             network: Network::default(),
             networks: default_networks(),
             storage: Storage::default(),
+            images: Images::default(),
             limits: Limits::default(),
             accounts: Accounts::default(),
             retention: Retention::default(),

@@ -133,12 +133,19 @@ pub fn qemu(config: &Config) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// If nothing that fetches images can be made.
 pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings> {
-    let client = storage::import::configure_client(reqwest::Client::builder())
-        .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .context("preparing to fetch images")?;
+    let builder =
+        reqwest::Client::builder().user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")));
+    let block = |text: &String| text.parse().with_context(|| format!("`{text}`"));
+    let allowed: Result<_, _> = config.images.allow_sources.iter().map(block).collect();
+    let own: Result<_, _> = config.networks.values().map(|n| block(&n.subnet)).collect();
+    let reach = storage::import::Reach {
+        allowed: allowed.context("images.allow_sources")?,
+        own: own.context("networks")?,
+    };
+    let fetcher =
+        storage::import::Fetcher::new(builder, reach).context("preparing to fetch images")?;
     let dir = config.storage_dir();
-    let mut settings = storage::controller::Settings::new(dir.clone(), client);
+    let mut settings = storage::controller::Settings::new(dir.clone(), fetcher);
     settings.reserve_bytes = config.storage.reserve_mib.saturating_mul(MIB);
     let gib = |gib: u64| gib.saturating_mul(cimi::size::GIBIBYTE);
     settings.cache_bytes =

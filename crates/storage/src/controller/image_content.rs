@@ -69,7 +69,7 @@ impl StorageController {
         };
         let source = Source::Url {
             url: url.to_owned(),
-            client: self.0.settings.client.clone(),
+            fetcher: self.0.settings.fetcher.clone(),
         };
         match self.bring(&read.document.0, source, &transfer).await {
             Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),

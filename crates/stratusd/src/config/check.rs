@@ -115,6 +115,16 @@ impl Config {
                 return wrong(key, "is 0; write at least 1".to_owned());
             }
         }
+        if let Some(text) = self
+            .images
+            .allow_sources
+            .iter()
+            .find(|text| text.parse::<ipnet::IpNet>().is_err())
+        {
+            let problem =
+                format!("has `{text}`; write ADDRESS/BITS, such as 192.168.1.0/24 or fd00::/8");
+            return wrong("images.allow_sources", problem);
+        }
         self.problem_of_machine_types()
             .or_else(|| self.problem_of_networks())
     }
