@@ -52,6 +52,13 @@ pub struct Limits {
     pub stall: Duration,
     /// How often a broken download is taken up again without any progress in between.
     pub resumes: u32,
+    /// What the source must give on average, once it had [`grace`](Self::grace). A server that sends a byte now and then
+    /// is never silent.
+    pub least_bytes_per_second: u64,
+    /// From when on the average counts.
+    pub grace: Duration,
+    /// Longest time for all of the source.
+    pub longest: Duration,
 }
 
 impl Default for Limits {
@@ -63,6 +70,9 @@ impl Default for Limits {
             size,
             stall: Duration::from_secs(30),
             resumes: 5,
+            least_bytes_per_second: 16 * 1024,
+            grace: Duration::from_secs(60),
+            longest: Duration::from_secs(24 * 3600),
         }
     }
 }

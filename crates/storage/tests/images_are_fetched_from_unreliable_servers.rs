@@ -93,6 +93,30 @@ async fn servers_within_are_not_asked_unless_that_is_allowed() {
     nothing_is_left(dir.path()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dribbles_is_cut_off() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = store(dir.path());
+    let server = WebServer::start(|_| Answer::Dribble(Duration::from_millis(20))).await;
+    let slow = Limits {
+        grace: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let error = fetch(&store, &server.url, Expected::default(), slow)
+        .await
+        .expect_err("too slow");
+    assert!(matches!(error, Error::TooSlow { .. }), "{error}");
+    let long = Limits {
+        longest: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let error = fetch(&store, &server.url, Expected::default(), long)
+        .await
+        .expect_err("too long");
+    assert!(matches!(error, Error::TooLong { .. }), "{error}");
+    nothing_is_left(dir.path()).await;
+}
+
 /// Waits until an ended import has cleared up; its blocking half does so a moment later.
 async fn nothing_is_left(dir: &Path) {
     let incoming = dir.join("store/incoming");

@@ -218,11 +218,15 @@ pub struct Storage {
     pub largest_volume_gib: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct Images {
     pub allow_sources: Vec<String>,
+    pub imports: usize,
+    pub imports_per_user: usize,
+    pub least_kib_per_second: u64,
+    pub longest_hours: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -363,6 +367,18 @@ impl Default for Storage {
             image_cache_gib: 0,
             largest_image_gib: 64,
             largest_volume_gib: 1024,
+        }
+    }
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            allow_sources: Vec::new(),
+            imports: 4,
+            imports_per_user: 2,
+            least_kib_per_second: 16,
+            longest_hours: 24,
         }
     }
 }

@@ -154,6 +154,11 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     settings.limits.max_source_bytes = largest;
     settings.limits.max_image_bytes = largest;
     settings.limits.size.max_virtual_bytes = largest;
+    let images = &config.images;
+    settings.limits.least_bytes_per_second = images.least_kib_per_second.saturating_mul(1024);
+    settings.limits.longest = Duration::from_secs(images.longest_hours.saturating_mul(3600));
+    settings.imports = images.imports;
+    settings.imports_per_owner = images.imports_per_user;
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
     Ok(settings)

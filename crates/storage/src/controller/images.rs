@@ -26,7 +26,7 @@ impl StorageController {
                     && !image.desired.deleted
                     && image.desired.source != ImageSource::Upload =>
             {
-                Lane::Long
+                Lane::Long(owner(&image).into())
             }
             _ => Lane::Quick,
         }
@@ -153,6 +153,11 @@ impl StorageController {
         }
         Ok(())
     }
+}
+
+/// On whose behalf an image is brought in.
+pub(super) fn owner(image: &Image) -> &str {
+    &image.common.acl.owner.principal
 }
 
 /// Under which name the content of an image is cached.

@@ -26,6 +26,10 @@ pub struct Settings {
     pub overlay_dirs: Vec<PathBuf>,
     /// Imports from URLs at once; and as many uploads.
     pub imports: usize,
+    /// And of each of the two, those of one owner.
+    pub imports_per_owner: usize,
+    /// How long an upload waits for its turn.
+    pub upload_turn: Duration,
     /// Volumes worked on at once.
     pub volume_operations: usize,
     /// How long an image waits for its upload to begin.
@@ -47,6 +51,8 @@ impl Settings {
             qemu_img: None,
             overlay_dirs: Vec::new(),
             imports: 4,
+            imports_per_owner: 2,
+            upload_turn: Duration::from_secs(10 * 60),
             volume_operations: 8,
             upload_patience: Duration::from_secs(24 * 3600),
             recheck: Duration::from_secs(5 * 60),

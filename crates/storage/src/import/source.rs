@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -130,6 +130,7 @@ pub(super) async fn pump(
         limits,
         progress,
         received: 0,
+        begun: Instant::now(),
     };
     let pumped = match source {
         Source::Stream { reader, length } => read(reader, length, &mut outlet).await,
@@ -151,6 +152,7 @@ struct Outlet {
     limits: Limits,
     progress: Arc<watch::Sender<Progress>>,
     received: u64,
+    begun: Instant,
 }
 
 impl Outlet {
@@ -186,6 +188,30 @@ impl Outlet {
         Ok(())
     }
 
+    /// Makes sure that the source is not too slow as a whole: called for everything that comes, counted or not.
+    fn keeps_pace(&self) -> Result<(), Stop> {
+        let elapsed = self.begun.elapsed();
+        let Limits {
+            longest,
+            grace,
+            least_bytes_per_second,
+            ..
+        } = self.limits;
+        if elapsed > longest {
+            return Err(Error::TooLong { longest }.into());
+        }
+        let bytes_per_second =
+            u128::from(self.received).saturating_mul(1000) / elapsed.as_millis().max(1);
+        if elapsed > grace && bytes_per_second < u128::from(least_bytes_per_second) {
+            return Err(Error::TooSlow {
+                bytes_per_second: u64::try_from(bytes_per_second).unwrap_or(u64::MAX),
+                least_bytes_per_second,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
     fn stalled(&self) -> Error {
         Error::Stalled {
             waited: self.limits.stall,
@@ -204,7 +230,10 @@ async fn read(
         match tokio::time::timeout(outlet.limits.stall, stream.next()).await {
             Err(_) => return Err(outlet.stalled().into()),
             Ok(None) => return Ok(()),
-            Ok(Some(Ok(bytes))) => outlet.give(bytes).await?,
+            Ok(Some(Ok(bytes))) => {
+                outlet.give(bytes).await?;
+                outlet.keeps_pace()?;
+            }
             Ok(Some(Err(error))) => {
                 let received_bytes = outlet.received;
                 return Err(Error::Source {
@@ -383,6 +412,7 @@ async fn receive(
                 if !bytes.is_empty() {
                     outlet.give(bytes).await?;
                 }
+                outlet.keeps_pace()?;
             }
         }
     }

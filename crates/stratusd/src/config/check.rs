@@ -105,6 +105,12 @@ impl Config {
                 "limits.connections_per_address",
                 self.limits.connections_per_address as u64,
             ),
+            ("images.imports", self.images.imports as u64),
+            (
+                "images.imports_per_user",
+                self.images.imports_per_user as u64,
+            ),
+            ("images.longest_hours", self.images.longest_hours),
             ("machines.console_kib", self.machines.console_kib),
             (
                 "retention.history_revisions",
