@@ -28,7 +28,7 @@ lint: ## formatting, clippy, shellcheck
 
 bench: appliance-tiny ## benchmarks, side by side with a bare QEMU script
 	@packaging/install-needed
-	cargo bench --workspace
+	@packaging/bench
 
 docs: ## documentation of the crates, in target/doc
 	cargo doc --workspace --no-deps
