@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use network::{DhcpHealth, NetworkHost, PlugRequest};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, VmHost};
@@ -35,6 +36,7 @@ pub(super) struct Troubles {
     silent: Mutex<BTreeMap<String, String>>,
     /// By network.
     networks: Mutex<BTreeMap<String, String>>,
+    network_failed: Notify,
 }
 
 fn note(
@@ -58,6 +60,9 @@ impl Shared {
     /// Notes that a network can't be set up, or that it is.
     pub(super) fn note_network(&self, network: &str, trouble: Option<&dyn std::fmt::Display>) {
         note(&self.troubles.networks, network, trouble);
+        if trouble.is_some() {
+            self.troubles.network_failed.notify_one();
+        }
     }
 
     /// Sets a network up if it isn't, and gives it exactly what is wanted.
@@ -93,9 +98,15 @@ impl VmHost {
         let shared = &self.0.shared;
         let mut wait = RETRY.0;
         loop {
+            let due = async {
+                if shared.troubles.networks.lock().is_empty() {
+                    shared.troubles.network_failed.notified().await;
+                }
+                tokio::time::sleep(wait).await;
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+                () = due => {}
             }
             let failing: Vec<String> = shared.troubles.networks.lock().keys().cloned().collect();
             if failing.is_empty() {
