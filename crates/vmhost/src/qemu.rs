@@ -176,6 +176,8 @@ impl Hypervisor for QemuHypervisor {
             started,
             monitor,
         } = blocking(move || this.start(&spec)).await?;
+        let spawned_after = began.elapsed();
+        metrics::histogram!("stratus_machine_spawn_seconds").record(spawned_after);
 
         let pid = started.identity.pid;
         let process = HeldProcess::new(pid, started.pidfd).map_err(HypervisorError::system(
@@ -212,7 +214,7 @@ impl Hypervisor for QemuHypervisor {
             }
         };
         record.version = Some(qmp.version().to_string());
-        tracing::debug!(vmid = record.vmid, pid, ready_after = ?began.elapsed(), "QEMU is ready");
+        tracing::debug!(vmid = record.vmid, pid, ?spawned_after, ready_after = ?began.elapsed(), "QEMU is ready");
         Ok(QemuMachine::connected(folder, record, process, qmp, events))
     }
 
