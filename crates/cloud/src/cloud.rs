@@ -36,6 +36,8 @@ pub struct Settings {
     pub networks: Vec<NetworkSettings>,
     /// Most machines one user may have.
     pub machines_per_user: usize,
+    /// Most volumes at one machine: as many as a host leaves slots for.
+    pub volumes_per_machine: usize,
     /// Largest volume in GiB.
     pub largest_volume_gib: u64,
     /// Work factor of password hashes (bcrypt: 2 to this power rounds).

@@ -40,6 +40,7 @@ impl Cloud {
             name: "hosts".into(),
             ok: hosts > 0,
             detail: format!("{hosts} known"),
+            vital: true,
         });
         let unreadable = documents.machines.unreadable()
             + documents.volumes.unreadable()
@@ -52,22 +53,25 @@ impl Cloud {
             name: "documents".into(),
             ok: unreadable == 0,
             detail,
+            vital: false,
         });
-        for host in documents.hosts.all() {
+        let hosts = documents.hosts.all();
+        // A host in trouble starts nothing.
+        let all_in_trouble = hosts.iter().all(|host| !host.troubles.is_empty());
+        for host in hosts {
             for trouble in &host.troubles {
                 checks.push(Check {
                     name: "host".into(),
                     ok: false,
                     detail: trouble.clone(),
+                    vital: all_in_trouble,
                 });
             }
         }
-        let status = if checks.iter().all(|check| check.ok) {
-            HealthStatus::Ok
-        } else {
-            HealthStatus::Degraded
-        };
-        Health { status, checks }
+        Health {
+            status: status_of(&checks),
+            checks,
+        }
     }
 
     /// One screen: is my cloud well?
@@ -218,5 +222,39 @@ impl Cloud {
             }
         }
         findings
+    }
+}
+
+fn status_of(checks: &[Check]) -> HealthStatus {
+    let of = |check: &Check| match check {
+        Check { ok: true, .. } => HealthStatus::Ok,
+        Check { vital: false, .. } => HealthStatus::Degraded,
+        Check { vital: true, .. } => HealthStatus::Failing,
+    };
+    checks.iter().map(of).max().unwrap_or(HealthStatus::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloud_that_can_start_nothing_is_failing() {
+        let check = |ok, vital| Check {
+            name: "it".into(),
+            ok,
+            detail: String::new(),
+            vital,
+        };
+        assert_eq!(status_of(&[]), HealthStatus::Ok);
+        let well = check(true, true);
+        assert_eq!(
+            status_of(&[well.clone(), check(true, false)]),
+            HealthStatus::Ok
+        );
+        let degraded = [well.clone(), check(false, false)];
+        assert_eq!(status_of(&degraded), HealthStatus::Degraded);
+        let failing = [check(false, true), well, check(false, false)];
+        assert_eq!(status_of(&failing), HealthStatus::Failing);
     }
 }

@@ -10,12 +10,12 @@ use anyhow::Context as _;
 use scheduler::{Policy, Strategy};
 use vmhost::{
     accel::{self, AcceleratorPolicy, ProbeCommand},
-    launch_spec::CgroupSpec,
+    launch_spec::{CgroupSpec, Credentials},
 };
 
 use crate::{
     config::{self, Config},
-    networks,
+    descriptors, networks,
 };
 
 const MIB: u64 = cimi::size::MEBIBYTE;
@@ -44,6 +44,7 @@ pub fn rules(config: &Config) -> anyhow::Result<cloud::Settings> {
         default_network: config.network.default.clone(),
         networks: networks::for_rules(config)?,
         machines_per_user: config.machines.most_per_user,
+        volumes_per_machine: config.machines.spare_ports.into(),
         largest_volume_gib: config.storage.largest_volume_gib,
         password_cost: config.accounts.password_cost,
     })
@@ -78,7 +79,14 @@ pub const fn placement(config: &Config) -> Policy {
 /// # Errors
 /// If QEMU can't be run.
 pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Settings> {
-    let accelerator = accelerator(config).await?;
+    let (uid_base, kvm_group) = (uid_base(config), accel::kvm_group());
+    let policy: AcceleratorPolicy = config.machines.accelerator.parse()?;
+    let as_machine = uid_base.map(|uid| Credentials {
+        uid,
+        gid: uid,
+        supplementary_group: kvm_group,
+    });
+    let accelerator = accelerator(policy, as_machine).await?;
     let storage = config.storage_dir();
     let or_all = |number: u64| (number > 0).then_some(number);
     Ok(vmhost::controller::Settings {
@@ -89,11 +97,13 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
             config.storage.quarantine_hours.saturating_mul(3600),
         ),
         accelerator,
+        falls_back_to_tcg: policy == AcceleratorPolicy::Auto,
+        kvm_group,
         translation_cache_mib: config.machines.translation_cache_mib,
         cpu_model: Some(config.machines.cpu_model.clone()).filter(|model| !model.is_empty()),
         spare_ports: config.machines.spare_ports,
         power_button_limit: Duration::from_secs(config.machines.power_button_seconds),
-        uid_base: uid_base(config),
+        uid_base,
         cgroup: (config.machines.cgroups && config::is_root()).then(|| cgroup(config)),
         reserve_bytes: config.storage.reserve_mib.saturating_mul(MIB),
         console_bytes: config.machines.console_kib.saturating_mul(1024),
@@ -183,10 +193,17 @@ fn in_path(name: &Path) -> Option<PathBuf> {
         .find(|file| file.is_absolute() && file.is_file())
 }
 
-async fn accelerator(config: &Config) -> anyhow::Result<accel::Accelerator> {
-    let policy: AcceleratorPolicy = config.machines.accelerator.parse()?;
+/// By trying it out with the very rights that machines have.
+async fn accelerator(
+    policy: AcceleratorPolicy,
+    as_machine: Option<Credentials>,
+) -> anyhow::Result<accel::Accelerator> {
     let program = std::env::current_exe().context("this program's own path")?;
-    Ok(accel::decide(policy, &ProbeCommand::new(program, "probe-kvm")).await)
+    let mut probe = ProbeCommand::new(program, "probe-kvm");
+    if let Some(credentials) = as_machine {
+        probe = probe.with_rights_of(credentials);
+    }
+    Ok(accel::decide(policy, &probe).await)
 }
 
 /// For the account service.
@@ -211,12 +228,13 @@ pub fn doors(config: &Config) -> doors::Settings {
     }
 }
 
-/// For the server.
+/// For the server, where there may be so many open files.
 #[must_use]
-pub fn server(config: &Config) -> doors::Limits {
+pub fn server(config: &Config, open_files: u64) -> doors::Limits {
+    let connections = descriptors::connections(config.limits.connections, open_files);
     doors::Limits {
-        connections: config.limits.connections,
-        connections_per_address: config.limits.connections_per_address,
+        connections,
+        connections_per_address: config.limits.connections_per_address.min(connections),
         drain: Duration::from_secs(config.limits.drain_seconds),
         ..doors::Limits::default()
     }

@@ -13,9 +13,6 @@ use serde_json::{Map, Value};
 use super::{members, request::volume_reference};
 use crate::{Cloud, CloudError, Created, Done, OpContext, Result, access, volume};
 
-/// Most volumes at one machine: the spare slots for hot-plugging.
-const MOST_VOLUMES: usize = 8;
-
 impl Cloud {
     /// Attaches a volume (MachineVolume).
     ///
@@ -44,10 +41,12 @@ impl Cloud {
                 )));
             }
             let taken = volume::taken(&volume, &machine, now)?;
-            if machine.volumes.len() >= MOST_VOLUMES {
+            let most = self.0.settings.volumes_per_machine;
+            if machine.volumes.len() >= most {
                 return Err(CloudError::Conflict(format!(
-                    "no free devices available: {} has {MOST_VOLUMES} volumes, the most a machine can have",
-                    machine.id
+                    "no free devices available: {} has {} volumes, and {most} is the most a machine can have",
+                    machine.id,
+                    machine.volumes.len()
                 )));
             }
             machine.volumes.push(AttachedVolume {
