@@ -83,6 +83,8 @@ fn without(object: &Map<String, Value>, names: &[&str]) -> Map<String, Value> {
 #[derive(Default)]
 pub(super) struct Checker {
     violations: Vec<Violation>,
+    /// Within what stands beside a reference: what is missing there may be what the reference has.
+    beside_reference: bool,
 }
 
 impl Checker {
@@ -341,16 +343,19 @@ impl Checker {
             _ => return self.reference(&[kind], value, path),
         };
         if !object.contains_key("href") {
+            let complete = !self.beside_reference;
             return Some(Value::Object(self.resource(
                 describe(kind),
                 object,
                 path,
-                true,
+                complete,
             )));
         }
         let reference = self.reference(&[kind], value, path);
         let attributes = without(object, &["href"]);
+        let outer = std::mem::replace(&mut self.beside_reference, true);
         let mut result = self.resource(describe(kind), &attributes, path, false);
+        self.beside_reference = outer;
         if let Some(Value::Object(reference)) = reference {
             result.extend(reference);
         }
