@@ -74,7 +74,6 @@ const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static st
         member_key,
         creation: Creation::Never,
         actions: &[],
-        open: false,
         attributes: &[],
     }
 }
@@ -393,7 +392,6 @@ const EVENT: Type = Type {
 const USER: Type = Type {
     namespace: Namespace::StratusLab,
     creation: Creation::Plain { wrapper: None },
-    open: true,
     attributes: &[
         a("username", String).at_creation().required(),
         a("first-name", String),

@@ -200,6 +200,7 @@ impl Cloud {
             reserved.push(lease);
         }
         changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
+        changes = self.guard_images(&machine, changes)?;
         machine.settle();
         catalogue::check_size(&machine)?;
         let goal = if on {
@@ -267,6 +268,24 @@ impl Cloud {
             });
             machine.volumes.push(attached(&volume, location.clone()));
             changes = changes.create(&volume);
+        }
+        Ok(changes)
+    }
+
+    /// Adds to the transaction that every image the machine needs is still there and not on its way out. Read anew in
+    /// every attempt: the progress of an import changes its document every second.
+    fn guard_images<'a>(&self, machine: &Machine, mut changes: Changes<'a>) -> Result<Changes<'a>> {
+        let mut needed = std::collections::BTreeSet::new();
+        machine.images(&mut |image| {
+            needed.insert(image.clone());
+        });
+        for id in needed {
+            let image = self.0.documents.images.get(id.local()).ok_or_else(|| {
+                let problem = format!("needs {id}, which does not exist any more");
+                CloudError::invalid("machineTemplate", problem)
+            })?;
+            usable_image(&image, "machineTemplate")?;
+            changes = changes.unchanged(&image);
         }
         Ok(changes)
     }

@@ -74,6 +74,7 @@ pub fn network(name: &str, class: NetworkClass, third: u8) -> NetworkSettings {
         name_servers: Vec::new(),
         nat: true,
         mtu: None,
+        forwarded: false,
     }
 }
 

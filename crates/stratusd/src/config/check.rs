@@ -105,6 +105,12 @@ impl Config {
                 "limits.connections_per_address",
                 self.limits.connections_per_address as u64,
             ),
+            ("images.imports", self.images.imports as u64),
+            (
+                "images.imports_per_user",
+                self.images.imports_per_user as u64,
+            ),
+            ("images.longest_hours", self.images.longest_hours),
             ("machines.console_kib", self.machines.console_kib),
             (
                 "retention.history_revisions",
@@ -114,6 +120,16 @@ impl Config {
             if value == 0 {
                 return wrong(key, "is 0; write at least 1".to_owned());
             }
+        }
+        if let Some(text) = self
+            .images
+            .allow_sources
+            .iter()
+            .find(|text| text.parse::<ipnet::IpNet>().is_err())
+        {
+            let problem =
+                format!("has `{text}`; write ADDRESS/BITS, such as 192.168.1.0/24 or fd00::/8");
+            return wrong("images.allow_sources", problem);
         }
         self.problem_of_machine_types()
             .or_else(|| self.problem_of_networks())
