@@ -10,7 +10,7 @@ use cimi::{
     PrincipalType, Right,
     common::{Acl, Principal},
     model::Kind,
-    resources::{Network, NetworkState, Resource, Volume},
+    resources::{MachineTemplate, Network, NetworkState, Resource, Volume},
 };
 use cloud::{Caller, CloudError, OpContext};
 use parking_lot::Mutex;
@@ -151,6 +151,24 @@ async fn a_machine_is_not_made_on_a_network_that_was_stopped_meanwhile() {
     );
     assert_eq!(world.documents.machines.len(), 1);
     assert_eq!(world.documents.addresses.len(), 1);
+}
+
+#[tokio::test]
+async fn a_machine_is_made_of_what_its_template_says_when_it_is_made() {
+    let (world, before) = interruptible().await;
+    world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let template = json!({"machineImage": world.image, "cpuModel": "max"});
+    let id = world.made(&alice(), Kind::MachineTemplate, template).await;
+    let (_, local) = split(&id);
+    let read = world.documents.machine_templates.get(local).unwrap();
+    let mut changed: MachineTemplate = read.document.0.clone();
+    changed.body.insert("cpuModel".to_owned(), "host".into());
+    *before.lock() = Some(put(&changed));
+    let body = json!({"machineTemplate": {"href": id}});
+    let machine = world.made(&alice(), Kind::Machine, body).await;
+    assert_eq!(world.get(&alice(), &machine)["cpuModel"], "host");
 }
 
 #[tokio::test]

@@ -7,16 +7,17 @@ use cimi::{
     Acl, Common, MachineId, Ref, Right, Timestamp,
     lifecycle::{Desired, MachineState, Observed, Phase, Power},
     resources::{
-        Address, AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Event,
-        Image, ImageState, Job, JobGoal, Machine, Network, Nic, Resource, Volume,
-        default_architecture,
+        Address, AttachStage, AttachedVolume, BootSource, ContextData, Credential, Disk, DiskRole,
+        Event, Image, ImageState, Job, JobGoal, Machine, MachineConfiguration, MachineTemplate,
+        Network, Nic, Resource, Volume, default_architecture,
     },
     size::ByteSize,
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
-use documents::{Cached, Changes};
+use documents::{Cached, Changes, OfType};
 use scheduler::{Demand, Requirements};
 use serde_json::{Map, Value};
+use store::Revision;
 
 use super::request::{Interface, MachineCreate, Size, Template, volume_reference};
 use crate::{
@@ -39,6 +40,9 @@ struct Plan {
     description: Option<String>,
     properties: std::collections::BTreeMap<String, String>,
     acl: Acl,
+    /// What it was made from is at most as new as this.
+    as_of: Revision,
+    template_href: Option<String>,
     size: Size,
     /// Guaranteed processor time in hundredths of one CPU.
     share_percent: Option<u32>,
@@ -78,7 +82,10 @@ impl Cloud {
     fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
         let acl = Self::acl_for(context, false)?;
         self.within_machine_quota(context)?;
+        // Before anything is read.
+        let as_of = self.0.documents.revision();
         let mut request = MachineCreate::parse(body)?;
+        let template_href = resolve::href_of(&request.machine_template).map(str::to_owned);
         let template = request.template(self, context)?;
         let size = template.size(self, context)?;
         let share_percent = cpu_share(template.cpu_share.as_ref(), size.cpu)?;
@@ -117,6 +124,8 @@ impl Cloud {
             description: request.description,
             properties: request.properties,
             acl,
+            as_of,
+            template_href,
             size,
             share_percent,
             template,
@@ -201,6 +210,7 @@ impl Cloud {
         }
         changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
         changes = self.guard_images(&machine, changes)?;
+        changes = self.guard_templates(plan, changes)?;
         machine.settle();
         catalogue::check_size(&machine)?;
         let goal = if on {
@@ -270,6 +280,35 @@ impl Cloud {
             changes = changes.create(&volume);
         }
         Ok(changes)
+    }
+
+    /// Adds to the transaction that what the plan was made from is as it was.
+    fn guard_templates<'a>(&self, plan: &Plan, changes: Changes<'a>) -> Result<Changes<'a>> {
+        let href = |given: &'_ Option<Map<String, Value>>| {
+            given.as_ref().and_then(resolve::href_of).map(str::to_owned)
+        };
+        let changes = self.guard::<MachineTemplate>(plan, plan.template_href.clone(), changes)?;
+        let configuration = href(&plan.template.machine_config);
+        let changes = self.guard::<MachineConfiguration>(plan, configuration, changes)?;
+        self.guard::<Credential>(plan, href(&plan.template.credential), changes)
+    }
+
+    fn guard<'a, R: OfType>(
+        &self,
+        plan: &Plan,
+        href: Option<String>,
+        changes: Changes<'a>,
+    ) -> Result<Changes<'a>> {
+        let Some(href) = href else {
+            return Ok(changes);
+        };
+        let local = resolve::local_part::<R>(&href, "machineTemplate")?;
+        match self.0.documents.view::<R>().get(local) {
+            Some(read) if read.revision <= plan.as_of => Ok(changes.unchanged(&read)),
+            _ => Err(CloudError::Raced(format!(
+                "{href} was changed by somebody else meanwhile: try again"
+            ))),
+        }
     }
 
     /// Adds to the transaction that every image the machine needs is still there and not on its way out. Read anew in

@@ -33,9 +33,9 @@ pub(super) struct MachineCreate {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Template {
     pub(super) initial_state: Option<String>,
-    machine_config: Option<Map<String, Value>>,
+    pub(super) machine_config: Option<Map<String, Value>>,
     pub(super) machine_image: Option<Map<String, Value>>,
-    credential: Option<Map<String, Value>>,
+    pub(super) credential: Option<Map<String, Value>>,
     #[serde(default)]
     network_interfaces: Vec<InterfaceRequest>,
     #[serde(default)]
