@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
-use cimi::{Acl, Right, Timestamp, common::USER_ROLE};
+use cimi::{
+    Acl, PrincipalType, Right, Timestamp,
+    common::{ANONYMOUS_ROLE, Principal, USER_ROLE},
+};
 use documents::{Documents, DocumentsError};
+use scheduler::Policy;
+use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, Result, leases::Leases,
@@ -36,8 +41,10 @@ pub struct Settings {
     pub networks: Vec<NetworkSettings>,
     /// Most machines one user may have.
     pub machines_per_user: usize,
-    /// Most volumes at one machine: as many as a host leaves slots for.
-    pub volumes_per_machine: usize,
+    /// Most volumes that may be attached to a machine after it was made: its slots for hot-plugging.
+    pub spare_ports: usize,
+    /// How hosts are filled, which says how large a machine can be.
+    pub placement: Policy,
     /// Largest volume in GiB.
     pub largest_volume_gib: u64,
     /// Work factor of password hashes (bcrypt: 2 to this power rounds).
@@ -122,22 +129,38 @@ pub(crate) fn visibility(acl: &Acl) -> &'static str {
     if is_public(acl) { "PUBLIC" } else { "PRIVATE" }
 }
 
-/// Makes `acl` readable by all users, or not.
+/// Makes `acl` readable by all users, or gives nobody but its owner and those who are named a right.
 pub(crate) fn set_public(acl: &mut Acl, public: bool) {
-    acl.rules
-        .retain(|rule| rule.who.principal != USER_ROLE || rule.right > Right::View);
-    if public && !is_public(acl) {
-        *acl = acl.clone().allowing_role(USER_ROLE, Right::View);
+    if public {
+        if !is_public(acl) {
+            *acl = acl.clone().allowing_role(USER_ROLE, Right::View);
+        }
+        return;
     }
+    let everybody = |who: &Principal| {
+        who.kind == PrincipalType::Role
+            && [USER_ROLE, ANONYMOUS_ROLE].contains(&who.principal.as_str())
+    };
+    acl.rules.retain(|rule| !everybody(&rule.who));
 }
 
 impl From<DocumentsError> for CloudError {
     fn from(error: DocumentsError) -> Self {
         match error {
-            DocumentsError::Conflict { .. } => Self::Conflict(error.to_string()),
+            DocumentsError::Conflict { .. } => Self::Raced(error.to_string()),
             DocumentsError::Absent { key } => Self::not_found(key),
             DocumentsError::Store(store::StoreError::Full { .. }) => {
                 Self::Exhausted(error.to_string())
+            }
+            // Users' documents are bounded before: see `catalogue::check_size`.
+            DocumentsError::Store(store::StoreError::Transaction(TransactionError::TooLarge(
+                bytes,
+            ))) => Self::TooLarge(format!(
+                "this would write {bytes} bytes at once, and at most {MAX_TRANSACTION_BYTES} are possible: shorten \
+                 texts, properties or user data"
+            )),
+            DocumentsError::Store(store::StoreError::Transaction(_)) => {
+                Self::Internal(error.to_string())
             }
             DocumentsError::Store(_) | DocumentsError::Stopped(_) => {
                 Self::Unavailable(error.to_string())

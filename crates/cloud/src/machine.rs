@@ -15,7 +15,7 @@ use documents::Cached;
 
 pub(crate) use attach::available;
 pub(crate) use request::{configuration_capacity, typed};
-pub(crate) use view::{Candidate, MachineView, text_of};
+pub(crate) use view::text_of;
 
 use crate::{Cloud, OpContext, Result, access};
 

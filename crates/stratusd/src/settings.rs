@@ -44,7 +44,8 @@ pub fn rules(config: &Config) -> anyhow::Result<cloud::Settings> {
         default_network: config.network.default.clone(),
         networks: networks::for_rules(config)?,
         machines_per_user: config.machines.most_per_user,
-        volumes_per_machine: config.machines.spare_ports.into(),
+        spare_ports: config.machines.spare_ports.into(),
+        placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
         password_cost: config.accounts.password_cost,
     })

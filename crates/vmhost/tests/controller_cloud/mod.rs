@@ -33,6 +33,7 @@ use cimi::{
 use cloud::{Caller, Cloud, MachineType, NetworkSettings, NoServices, OpContext, Retention};
 use documents::Documents;
 use network::{NetworkConfig, NetworkHost, UserModeConfig};
+use scheduler::Policy;
 use serde_json::{Map, Value, json};
 use store::SqliteStore;
 use tokio::runtime::Runtime;
@@ -143,7 +144,8 @@ pub fn rules() -> cloud::Settings {
             forwarded: false,
         }],
         machines_per_user: 100_000,
-        volumes_per_machine: 8,
+        spare_ports: 8,
+        placement: Policy::default(),
         largest_volume_gib: 10,
         password_cost: 4,
     }
