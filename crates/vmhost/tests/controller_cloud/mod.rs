@@ -134,6 +134,7 @@ pub fn rules() -> cloud::Settings {
             name_servers: Vec::new(),
             nat: true,
             mtu: None,
+            forwarded: false,
         }],
         machines_per_user: 100_000,
         largest_volume_gib: 10,
