@@ -24,14 +24,14 @@ pub(crate) struct LogLimit {
 impl LogLimit {
     /// Watches a log that is there.
     pub(crate) fn of(log: PathBuf) -> Self {
-        let watch = || {
+        let watch = || -> std::io::Result<AsyncFd<OwnedFd>> {
             let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
             inotify::add_watch(&events, &log, WatchFlags::MODIFY)?;
             #[expect(
                 deprecated,
                 reason = "sound for OwnedFd, and the successor is an unsafe function"
             )]
-            Ok::<_, std::io::Error>(AsyncFd::with_interest(events, Interest::READABLE)?)
+            AsyncFd::with_interest(events, Interest::READABLE)
         };
         let written = watch()
             .inspect_err(|error| {
