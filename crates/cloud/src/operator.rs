@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cimi::{
     MachineId, Right, Timestamp,
-    resources::{ImageState, VolumeState},
+    resources::{EventSeverity, ImageState, VolumeState},
 };
 use serde_json::{Value, json};
 
@@ -157,7 +157,7 @@ impl Cloud {
         let documents = &self.0.documents;
         let mut findings = Vec::new();
         let mut found = |kind: &str, what: String, detail: String, repair: &str| {
-            let finding = json!({"kind": kind, "what": what, "detail": detail, "repair": repair, "severity": "error"});
+            let finding = json!({"kind": kind, "what": what, "detail": detail, "repair": repair, "severity": EventSeverity::High});
             findings.push(finding);
         };
         for address in documents.addresses.all() {

@@ -159,6 +159,7 @@ async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
 
 /// The controller of this host, with its document written.
 async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Result<VmHost> {
+    networks::check(config).await?;
     let settings = settings::vm_host(config).await?;
     let accelerator = &settings.accelerator;
     tracing::info!(accelerator = %accelerator.kind, reason = accelerator.reason, qemu = settings.qemu_version, "this host runs machines");

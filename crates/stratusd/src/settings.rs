@@ -224,7 +224,8 @@ pub fn doors(config: &Config) -> doors::Settings {
         body_at_most: config.limits.body_kib.saturating_mul(1024),
         request_timeout: Duration::from_secs(config.limits.request_seconds),
         upload_patience: Duration::from_secs(config.limits.upload_stall_seconds),
-        metrics_open_to_loopback: config.limits.metrics_open_to_loopback,
+        // In user mode guests reach the host's loopback, too, and look like it.
+        metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
         ..doors::Settings::default()
     }
 }

@@ -42,7 +42,7 @@ use store::cache::Changed;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use audit::{Finding, Severity};
+pub use audit::Finding;
 pub use console::ConsoleText;
 pub use health::Check;
 pub use settings::Settings;
