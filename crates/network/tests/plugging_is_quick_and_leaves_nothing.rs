@@ -271,7 +271,7 @@ fn forwarding_is_put_back_by_whoever_takes_the_last_network_down() {
     let forwards = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
     let set = |value: &str| {
         test.namespace
-            .enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", value).unwrap())
+            .enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", value).unwrap());
     };
     let mut second = test.config.clone();
     second.instance = "u".parse().unwrap();
