@@ -132,6 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::query::Scalar;
 
     #[derive(Clone, Debug, PartialEq)]
     struct Numbered(i64, i64);
