@@ -223,6 +223,7 @@ pub(crate) async fn edit<R: Public>(
     access::find::<R>(documents, context, local, Right::Modify)?;
     let edited = documents
         .update(local, |document: &mut R| {
+            access::keep_owner(context, document.acl(), &changes)?;
             for (name, value) in &changes {
                 match name.as_str() {
                     "name" | "description" | "properties" | "acl" => {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use accounts::Hashing;
 use cimi::{Acl, Right, Timestamp, common::USER_ROLE};
 use documents::{Documents, DocumentsError};
 
 use crate::{
-    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, Result, leases::Leases,
-    numbers::Numbers,
+    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
+    leases::Leases, numbers::Numbers, quota::Quotas,
 };
 
 /// A machine type that the cloud offers.
@@ -34,12 +35,12 @@ pub struct Settings {
     pub default_network: String,
     /// The networks there are.
     pub networks: Vec<NetworkSettings>,
-    /// Most machines one user may have.
-    pub machines_per_user: usize,
+    /// How much one user may have.
+    pub per_user: PerUser,
     /// Largest volume in GiB.
     pub largest_volume_gib: u64,
-    /// Work factor of password hashes (bcrypt: 2 to this power rounds).
-    pub password_cost: u32,
+    /// Who makes the hashes of new passwords.
+    pub passwords: Hashing,
 }
 
 pub(crate) struct Inner {
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) numbers: Numbers,
     pub(crate) leases: Leases,
+    pub(crate) quotas: Quotas,
     pub(crate) hosts: Arc<dyn HostServices>,
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
@@ -83,6 +85,7 @@ impl Cloud {
             settings,
             numbers,
             leases,
+            quotas: Quotas::default(),
             hosts,
             intake,
             started,
@@ -134,11 +137,17 @@ impl From<DocumentsError> for CloudError {
         match error {
             DocumentsError::Conflict { .. } => Self::Conflict(error.to_string()),
             DocumentsError::Absent { key } => Self::not_found(key),
+            // Where the database is, and what is wrong with it, is the operator's affair: the log and `/health` say it.
             DocumentsError::Store(store::StoreError::Full { .. }) => {
-                Self::Exhausted(error.to_string())
+                tracing::warn!(%error, "a change was refused");
+                Self::Exhausted(
+                    "the cloud has no space left to write this down, and nothing was changed; tell its administrator"
+                        .to_owned(),
+                )
             }
             DocumentsError::Store(_) | DocumentsError::Stopped(_) => {
-                Self::Unavailable(error.to_string())
+                tracing::warn!(%error, "a change failed");
+                Self::Unavailable("the cloud's database can't take this now; try again".to_owned())
             }
             DocumentsError::Key(_) | DocumentsError::Encode(_) => Self::Internal(error.to_string()),
         }

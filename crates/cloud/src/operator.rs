@@ -1,17 +1,52 @@
 //! What an operator asks: is my cloud well, what is there, what should not be there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use cimi::{
     MachineId, Right, Timestamp,
     resources::{ImageState, VolumeState},
 };
+use documents::Documents;
 use serde_json::{Value, json};
+use store::cache::Following;
 
 use crate::{
     Check, Cloud, Console, ConsoleRange, Health, HealthStatus, OpContext, Result, access,
     machine::text_of,
 };
+
+/// How long reads may be behind writes before it is a failure: a whole store is read again in less.
+const BEHIND_FOR: Duration = Duration::from_secs(10);
+
+/// Whether writes are possible.
+fn database(documents: &Documents) -> Check {
+    let trouble = documents.store().trouble();
+    Check {
+        name: "database".into(),
+        ok: trouble.is_none(),
+        detail: trouble.map_or_else(|| "the last write succeeded".to_owned(), |e| e.to_string()),
+    }
+}
+
+/// Whether reads show what was written.
+fn caches(documents: &Documents) -> Check {
+    let (ok, detail) = match documents.following() {
+        Following::Well => (true, "reads show what is written".to_owned()),
+        Following::Behind(time) => (
+            time < BEHIND_FOR,
+            format!("reads are {} s behind writes", time.as_secs()),
+        ),
+        Following::Stopped => (
+            false,
+            "reads don't follow the database any more: restart the daemon".to_owned(),
+        ),
+    };
+    Check {
+        name: "reads".into(),
+        ok,
+        detail,
+    }
+}
 
 impl Cloud {
     /// The serial console of a machine of the caller.
@@ -34,7 +69,10 @@ impl Cloud {
     #[must_use]
     pub fn health(&self) -> Health {
         let documents = &self.0.documents;
-        let mut checks = self.0.hosts.checks();
+        // Without these two nothing works.
+        let mut checks = vec![database(documents), caches(documents)];
+        let fails = checks.iter().any(|check| !check.ok);
+        checks.extend(self.0.hosts.checks());
         let hosts = documents.hosts.len();
         checks.push(Check {
             name: "hosts".into(),
@@ -62,7 +100,9 @@ impl Cloud {
                 });
             }
         }
-        let status = if checks.iter().all(|check| check.ok) {
+        let status = if fails {
+            HealthStatus::Failing
+        } else if checks.iter().all(|check| check.ok) {
             HealthStatus::Ok
         } else {
             HealthStatus::Degraded

@@ -8,7 +8,7 @@
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 
-use accounts::{Accounts, UserSource};
+use accounts::{Accounts, Hashing, UserSource};
 use anyhow::{Context as _, bail};
 use cimi::resources::User;
 use cloud::Cloud;
@@ -73,9 +73,10 @@ pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> any
         },
     };
     let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
+    let passwords = settings::passwords(&config);
     let cloud = Cloud::open(
         documents.clone(),
-        settings::rules(&config)?,
+        settings::rules(&config, passwords.clone())?,
         services,
         intake,
     )
@@ -102,7 +103,7 @@ pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> any
     }
 
     let door = if roles.has(Role::Entry) {
-        Some(open_doors(&config, &cloud, &documents).await?)
+        Some(open_doors(&config, &cloud, &documents, passwords).await?)
     } else {
         None
     };
@@ -178,9 +179,11 @@ async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
     documents: &Documents,
+    passwords: Hashing,
 ) -> anyhow::Result<Running> {
     let accounts = Accounts::new(
         Arc::new(Users(documents.clone())),
+        passwords,
         settings::accounts(config),
     );
     let doors = Doors::new(

@@ -135,9 +135,13 @@ pub fn rules() -> cloud::Settings {
             nat: true,
             mtu: None,
         }],
-        machines_per_user: 100_000,
+        per_user: cloud::PerUser {
+            machines: 100_000,
+            volumes: 100_000,
+            ..cloud::PerUser::default()
+        },
         largest_volume_gib: 10,
-        password_cost: 4,
+        passwords: accounts::Hashing::with_cost(4),
     }
 }
 
