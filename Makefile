@@ -28,17 +28,17 @@ lint: ## formatting, clippy, shellcheck
 
 bench: appliance-tiny ## benchmarks, side by side with a bare QEMU script
 	@packaging/install-needed
-	cargo bench --workspace
+	@packaging/bench
 
 docs: ## documentation of the crates, in target/doc
 	cargo doc --workspace --no-deps
 
 appliance-tiny: ## the tiny appliance: 19 MB, SSH in seconds
-	@packaging/install-needed appliance
+	@packaging/install-needed tiny
 	@appliances/tiny/build $(APPLIANCES) $(REFRESH)
 
 appliance-debian: ## Debian 12 with cloud-init (minutes, root)
-	@packaging/install-needed appliance
+	@packaging/install-needed debian
 	@appliances/debian12/build $(APPLIANCES) $(REFRESH)
 
 doctor: ## compare the cloud's documents with what is really there

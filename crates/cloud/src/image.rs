@@ -132,13 +132,20 @@ impl Cloud {
             now,
         );
         let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
-        documents
+        let mut changes = documents
             .changes()
             .create(&image)
             .create(&job)
-            .create(&event)
-            .commit()
-            .await?;
+            .create(&event);
+        for needed in [&image.kernel, &image.initrd].into_iter().flatten() {
+            let read = documents
+                .images
+                .get(needed.local())
+                .filter(|read| !read.desired.deleted)
+                .ok_or_else(|| CloudError::not_found(needed.to_string()))?;
+            changes = changes.unchanged(&read);
+        }
+        changes.commit().await?;
         tracing::info!(image = %image.id, owner = context.user(), "image wanted");
         let read = access::find::<Image>(documents, context, image.id.local(), Right::View)?;
         Ok(Created {
@@ -226,22 +233,7 @@ impl Cloud {
                     job: Some(job),
                 });
             }
-            let machines = documents.machines.count_by_index("image", read.id.local());
-            if machines > 0 {
-                return Err(CloudError::Conflict(format!(
-                    "{} can't be deleted: {machines} machines run from it; remove them first",
-                    read.id
-                )));
-            }
-            if let Some(user) = documents.images.all().iter().find(|image| {
-                !image.desired.deleted
-                    && [&image.kernel, &image.initrd].contains(&&Some(read.id.clone()))
-            }) {
-                return Err(CloudError::Conflict(format!(
-                    "{} can't be deleted: {} boots with it",
-                    read.id, user.id
-                )));
-            }
+            self.unneeded(&read)?;
             let mut image = read.document.0.clone();
             image.desired.deleted = true;
             image.state = ImageState::Deleting;
@@ -261,12 +253,64 @@ impl Cloud {
                 .commit()
                 .await
             {
+                // From here on nothing new can come to need it. What came between the look and the write shows now.
                 Ok(_) => {
+                    if let Err(needed) = self.unneeded(&read) {
+                        self.undelete_image(&read, &job).await?;
+                        return Err(needed);
+                    }
                     return Ok(Done {
                         view: None,
                         job: Some(job.id.to_string()),
                     });
                 }
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Makes sure that no machine and no other image needs an image.
+    fn unneeded(&self, image: &Image) -> Result<()> {
+        let documents = &self.0.documents;
+        let machines = documents.machines.count_by_index("image", image.id.local());
+        if machines > 0 {
+            return Err(CloudError::Conflict(format!(
+                "{} can't be deleted: {machines} machines need it; remove them first",
+                image.id
+            )));
+        }
+        let boots = documents.images.all().into_iter().find(|other| {
+            !other.desired.deleted
+                && [&other.kernel, &other.initrd].contains(&&Some(image.id.clone()))
+        });
+        match boots {
+            None => Ok(()),
+            Some(other) => Err(CloudError::Conflict(format!(
+                "{} can't be deleted: {} boots with it",
+                image.id, other.id
+            ))),
+        }
+    }
+
+    /// Takes a deletion back that somebody's new need overtook. While a machine needs the image the storage controller
+    /// leaves it alone.
+    async fn undelete_image(&self, before: &Image, job: &Job) -> Result<()> {
+        let documents = &self.0.documents;
+        loop {
+            let Some(read) = documents.images.get(before.id.local()) else {
+                return Ok(());
+            };
+            let mut image = read.document.0.clone();
+            image.desired.deleted = false;
+            image.state = before.state;
+            image.reason.clone_from(&before.reason);
+            let mut changes = documents.changes().replace(&read, image);
+            if let Some(job) = documents.jobs.get(job.id.local()) {
+                changes = changes.remove(&job);
+            }
+            match changes.commit().await {
+                Ok(_) => return Ok(()),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }

@@ -40,6 +40,8 @@ pub struct NetworkSettings {
     pub nat: bool,
     /// Largest packet in bytes; none: 1500.
     pub mtu: Option<u16>,
+    /// Its machines are reached by forwarded ports of their host, not by their addresses.
+    pub forwarded: bool,
 }
 
 impl Cloud {
@@ -64,6 +66,7 @@ impl Cloud {
                 name_servers: settings.name_servers.clone(),
                 nat: settings.nat,
                 mtu: settings.mtu,
+                forwarded: settings.forwarded,
                 unknown: Map::new(),
             };
             seed(&self.0.documents, network).await?;

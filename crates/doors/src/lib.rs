@@ -31,4 +31,5 @@ pub use body::ResponseBody;
 pub use cloud_api::{Body, CloudApi};
 pub use doors::{Doors, Settings};
 pub use origin::{TrustedProxy, TrustedProxyError};
+pub use routes::{Listed, all_routes};
 pub use server::{Limits, Running, Server, ServerError};

@@ -6,6 +6,7 @@ use std::{
 };
 
 use http::{HeaderMap, Uri, header};
+use ipnet::IpNet;
 
 /// The connection that a request came by.
 #[derive(Clone, Copy, Debug)]
@@ -22,10 +23,7 @@ pub(crate) struct Connection {
 
 /// A proxy, or a network of them, that is believed on whose behalf it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrustedProxy {
-    network: IpAddr,
-    bits: u8,
-}
+pub struct TrustedProxy(IpNet);
 
 /// What is no address and no network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,21 +34,10 @@ impl FromStr for TrustedProxy {
     type Err = TrustedProxyError;
 
     fn from_str(text: &str) -> Result<Self, TrustedProxyError> {
-        let wrong = || TrustedProxyError(text.to_owned());
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits)),
-            None => (text, None),
-        };
-        let network: IpAddr = address.parse().map_err(|_| wrong())?;
-        let most = if network.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            Some(bits) => bits.parse().map_err(|_| wrong())?,
-            None => most,
-        };
-        if bits > most {
-            return Err(wrong());
-        }
-        Ok(Self { network, bits })
+        let network = text.parse().or_else(|_| text.parse().map(IpAddr::into));
+        network
+            .map(Self)
+            .map_err(|_| TrustedProxyError(text.to_owned()))
     }
 }
 
@@ -58,12 +45,7 @@ impl TrustedProxy {
     /// Whether an address is this proxy's, or one of this network.
     #[must_use]
     pub fn includes(&self, address: IpAddr) -> bool {
-        let differ = match (self.network, address.to_canonical()) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
-            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
-            _ => return false,
-        };
-        differ >= u32::from(self.bits)
+        self.0.contains(&address.to_canonical())
     }
 }
 

@@ -45,7 +45,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use documents::Documents;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,7 +54,7 @@ pub use self::settings::Settings;
 
 use self::follow::{Lane, Limits as LaneLimits};
 use self::image_content::Kind;
-use self::transfer::Transfers;
+use self::transfer::{Transfers, Turns};
 use crate::backend::{Backend as _, FileBackend};
 use crate::error::Error;
 use crate::import::{ImageStore, Options};
@@ -74,7 +74,7 @@ struct Inner {
     unwanted_dir: PathBuf,
     transfers: Transfers,
     /// Uploads that may run at once.
-    intakes: Semaphore,
+    intakes: Turns,
     /// Held while an image document comes to refer to a cached file, or ceases to, or a file is removed, so that no
     /// file goes that somebody is about to refer to. Never held during an import.
     references: Mutex<()>,
@@ -115,7 +115,7 @@ impl StorageController {
                 files: ImageStore::open_files(&cache.join("files"), options)?,
                 unwanted_dir,
                 transfers: Transfers::default(),
-                intakes: Semaphore::new(settings.imports.max(1)),
+                intakes: Turns::new(settings.imports, settings.imports_per_owner),
                 references: Mutex::new(()),
                 uploads: TaskTracker::new(),
                 stopping: CancellationToken::new(),
@@ -135,6 +135,7 @@ impl StorageController {
             LaneLimits {
                 quick: self.0.settings.volume_operations.max(1),
                 long: 1,
+                long_per_owner: 1,
             },
             |_: &str| Lane::Quick,
             |_: &str| {},
@@ -151,6 +152,7 @@ impl StorageController {
             LaneLimits {
                 quick: 8,
                 long: self.0.settings.imports.max(1),
+                long_per_owner: self.0.settings.imports_per_owner.max(1),
             },
             |local: &str| self.image_lane(local),
             |local: &str| self.0.transfers.ring(local),

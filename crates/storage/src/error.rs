@@ -89,6 +89,32 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// The sender is too slow on average to hold a place that others wait for.
+    #[error(
+        "the image came at {bytes_per_second} bytes/s on average; at least {least_bytes_per_second} are needed (an \
+         administrator can change `least_kib_per_second` in [images])"
+    )]
+    TooSlow {
+        /// Its average.
+        bytes_per_second: u64,
+        /// The least.
+        least_bytes_per_second: u64,
+    },
+    /// All of it took too long.
+    #[error(
+        "the image did not come within {} s (an administrator can change `longest_hours` in [images])",
+        longest.as_secs()
+    )]
+    TooLong {
+        /// The limit.
+        longest: Duration,
+    },
+    /// Others' uploads, or the same user's, are still going on.
+    #[error("other uploads are still under way after {} s; send the image again later", waited.as_secs())]
+    Busy {
+        /// How long was waited.
+        waited: Duration,
+    },
     /// Nobody waits for the result any more, or the service is stopping.
     #[error("the import was cancelled")]
     Cancelled,

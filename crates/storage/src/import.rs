@@ -13,6 +13,7 @@
 
 mod flight;
 mod pipeline;
+mod reach;
 mod source;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,8 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-pub use self::source::{Source, configure_client};
+pub use self::reach::Reach;
+pub use self::source::{Fetcher, Source};
 use crate::confine::QemuImg;
 use crate::digest::{Digests, Expected};
 use crate::durable;
@@ -50,6 +52,13 @@ pub struct Limits {
     pub stall: Duration,
     /// How often a broken download is taken up again without any progress in between.
     pub resumes: u32,
+    /// What the source must give on average, once it had [`grace`](Self::grace). A server that sends a byte now and then
+    /// is never silent.
+    pub least_bytes_per_second: u64,
+    /// From when on the average counts.
+    pub grace: Duration,
+    /// Longest time for all of the source.
+    pub longest: Duration,
 }
 
 impl Default for Limits {
@@ -61,6 +70,9 @@ impl Default for Limits {
             size,
             stall: Duration::from_secs(30),
             resumes: 5,
+            least_bytes_per_second: 16 * 1024,
+            grace: Duration::from_secs(60),
+            longest: Duration::from_secs(24 * 3600),
         }
     }
 }

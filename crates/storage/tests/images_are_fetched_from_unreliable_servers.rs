@@ -9,19 +9,21 @@ use std::time::Duration;
 
 use storage::Error;
 use storage::digest::Expected;
-use storage::import::{ImageStore, Imported, Limits, Options, Progress, Source, configure_client};
+use storage::import::{Fetcher, ImageStore, Imported, Limits, Options, Progress, Reach, Source};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Notify, watch};
 
 use web_server::{Answer, WebServer};
 
-fn client() -> reqwest::Client {
+fn fetcher(allowed: &[&str]) -> Fetcher {
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    configure_client(reqwest::Client::builder())
-        .no_proxy()
-        .build()
-        .expect("client")
+    let allowed = allowed.iter().map(|block| block.parse().expect("a block"));
+    let reach = Reach {
+        allowed: allowed.collect(),
+        ..Reach::default()
+    };
+    Fetcher::new(reqwest::Client::builder(), reach).expect("fetcher")
 }
 
 fn store(dir: &Path) -> ImageStore {
@@ -45,7 +47,7 @@ async fn fetch(
     let (progress, _) = watch::channel(Progress::default());
     let source = Source::Url {
         url: url.to_owned(),
-        client: client(),
+        fetcher: fetcher(&["127.0.0.0/8"]),
     };
     tokio::time::timeout(
         Duration::from_secs(60),
@@ -53,6 +55,66 @@ async fn fetch(
     )
     .await
     .expect("in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_within_are_not_asked_unless_that_is_allowed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = store(dir.path());
+    let within = WebServer::start(|_| Answer::Head("HTTP/1.1 200 OK\r\n".to_owned())).await;
+    let port = within.url.rsplit(':').next().expect("a port and a path");
+    let fetch = async |url: &str, allowed: &[&str]| {
+        let (progress, _) = watch::channel(Progress::default());
+        let source = Source::Url {
+            url: url.to_owned(),
+            fetcher: fetcher(allowed),
+        };
+        store
+            .import(source, Expected::default(), Limits::default(), &progress)
+            .await
+            .expect_err("refused")
+            .to_string()
+    };
+    for host in ["127.0.0.1", "localhost", "[::1]", "2130706433"] {
+        let told = fetch(&format!("http://{host}:{port}"), &[]).await;
+        assert!(told.contains("a loopback address"), "{host}: {told}");
+        assert!(told.contains("allow_sources = ["), "{host}: {told}");
+    }
+    let told = fetch("http://169.254.169.254/latest/meta-data", &[]).await;
+    assert!(told.contains("a link-local address"), "{told}");
+    assert_eq!(within.requests.load(Ordering::SeqCst), 0);
+
+    // Redirected from where it is allowed to where it isn't.
+    let location = format!("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.2:{port}/\r\n");
+    let outside = WebServer::start(move |_| Answer::Head(location.clone())).await;
+    let told = fetch(&outside.url, &["127.0.0.1/32"]).await;
+    assert!(told.contains("127.0.0.2 is a loopback address"), "{told}");
+    assert_eq!(within.requests.load(Ordering::SeqCst), 0);
+    nothing_is_left(dir.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dribbles_is_cut_off() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = store(dir.path());
+    let server = WebServer::start(|_| Answer::Dribble(Duration::from_millis(20))).await;
+    let slow = Limits {
+        grace: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let error = fetch(&store, &server.url, Expected::default(), slow)
+        .await
+        .expect_err("too slow");
+    assert!(matches!(error, Error::TooSlow { .. }), "{error}");
+    let long = Limits {
+        longest: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let error = fetch(&store, &server.url, Expected::default(), long)
+        .await
+        .expect_err("too long");
+    assert!(matches!(error, Error::TooLong { .. }), "{error}");
+    nothing_is_left(dir.path()).await;
 }
 
 /// Waits until an ended import has cleared up; its blocking half does so a moment later.
@@ -84,7 +146,7 @@ async fn a_connection_that_breaks_is_taken_up_where_it_was() {
         let (progress, _) = watch::channel(Progress::default());
         let source = Source::Url {
             url: server.url.clone(),
-            client: client(),
+            fetcher: fetcher(&["127.0.0.0/8"]),
         };
         let image = store
             .import(source, Expected::default(), Limits::default(), &progress)

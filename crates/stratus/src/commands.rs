@@ -35,6 +35,7 @@ macro_rules! commands {
 }
 
 mod action;
+mod image_name;
 mod machine_id;
 mod removal;
 mod volume_id;

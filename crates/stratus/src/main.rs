@@ -8,6 +8,7 @@
 //! - [`options`]: options that several commands share.
 //! - [`config`]: configuration file, environment and the precedence between them.
 //! - [`cloud`]: the client of the HTTP interface: addresses, TLS and trust, requests, waiting.
+//! - [`unfinished`]: what goes again when a command fails or is interrupted.
 //! - [`output`], [`failure`], [`table`], [`progress`]: what the user sees.
 
 #![cfg_attr(
@@ -36,6 +37,7 @@ mod public_keys;
 mod reverse_names;
 mod session;
 mod table;
+mod unfinished;
 
 fn main() -> std::process::ExitCode {
     program::main()

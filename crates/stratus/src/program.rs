@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
@@ -13,6 +14,9 @@ use crate::output::{Output, write_stderr, write_stdout};
 
 /// The version, as `--version` prints it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How long an interrupted command may take to remove what it left unfinished.
+const CLEARING_LIMIT: Duration = Duration::from_secs(15);
 
 /// Everything that the cloud can do for you
 #[derive(Debug, Parser)]
@@ -217,7 +221,7 @@ fn in_runtime(command: Command) -> Result {
         tokio::select! {
             result = command.run() => result,
             interrupted = tokio::signal::ctrl_c() => match interrupted {
-                Ok(()) => write_stdout("\n\nInterrupted. What was begun at the cloud goes on there. Goodbye.\n".as_bytes()),
+                Ok(()) => interrupted_by_user().await,
                 Err(error) => Err(Failure::Work(format!("signals cannot be received: {error}"))),
             },
         }
@@ -225,6 +229,26 @@ fn in_runtime(command: Command) -> Result {
     // Blocking pieces (a file being read for its digest) must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Leaves nothing half-made at the cloud, and says goodbye. A second interruption ends that, too.
+async fn interrupted_by_user() -> Result {
+    let farewell = if crate::unfinished::is_left_by_interruption() {
+        let troubles = tokio::select! {
+            removed = tokio::time::timeout(CLEARING_LIMIT, crate::unfinished::remove()) => removed.ok(),
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        match troubles.as_deref() {
+            Some([]) => "What was unfinished is removed.".to_owned(),
+            Some([(path, error), ..]) => {
+                format!("{path} is unfinished and could not be removed: {error}.")
+            }
+            None => "What was unfinished may still be there.".to_owned(),
+        }
+    } else {
+        "What was begun at the cloud goes on there.".to_owned()
+    };
+    write_stdout(format!("\n\nInterrupted. {farewell} Goodbye.\n").as_bytes())
 }
 
 /// Says why the command ended and gives its exit status.

@@ -28,10 +28,9 @@ fn an_unknown_certificate_is_refused_and_the_message_says_what_to_do() {
     );
     assert!(result.stdout.contains("SHA256:"), "{result:?}");
     assert!(
-        result.stderr.contains(&format!(
-            "stratus trust --endpoint https://localhost:{}",
-            cloud.port
-        )),
+        result
+            .stderr
+            .contains(&format!("stratus trust https://localhost:{}", cloud.port)),
         "{result:?}"
     );
     assert!(

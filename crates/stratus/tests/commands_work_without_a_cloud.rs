@@ -95,7 +95,15 @@ fn the_configuration_is_copied_but_never_overwritten_by_accident() {
         )
     );
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+    let mode = || {
+        let permissions = std::fs::metadata(&file).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777
+    };
+    let mut permissions = std::fs::metadata(&file).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    std::fs::set_permissions(&file, permissions).unwrap();
     run(&["--force"]).success();
+    assert_eq!(mode(), 0o600, "a password goes in");
     run(&["-c", "deep/er/x.cfg"]).success();
     assert!(
         std::fs::read_to_string(path(&home, "deep/er/x.cfg"))

@@ -35,6 +35,16 @@ fn wrong_words_end_with_usage_on_stderr_and_2() {
             "stratus connect-instance: error: Missing vm-id",
         ),
         (
+            "run-instance -n 0 --endpoint https://127.0.0.1:1 -u joe -p x image",
+            "Usage: stratus run-instance [options] [image]",
+            "stratus run-instance: error: 0 is no number of machines to start: take 1 to 1000",
+        ),
+        (
+            "image update --endpoint https://127.0.0.1:1 -u joe -p x tiny",
+            "Usage: stratus image update [options] IMAGE",
+            "stratus image update: error: Nothing to change: give --name, --public or --private",
+        ),
+        (
             "describe-instance --frob",
             "Usage: stratus describe-instance [options] [vm-id …]",
             "stratus describe-instance: error: unexpected argument '--frob' found",

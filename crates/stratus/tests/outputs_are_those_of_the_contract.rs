@@ -391,6 +391,12 @@ fn volumes_are_attached_and_detached() {
             "POST /cimi/Machine/7/volumes" => Reply::refusal(409, "Disk not available"),
             "GET /cimi/Job/1" => job("SUCCESS", ""),
             "GET /cimi/Job/2" => job("RUNNING", ""),
+            line if line == format!("GET /cimi/Volume/{U}") => {
+                let mut attached = volume(U, "data");
+                attached["attachedTo"] = json!({ "href": "https://x/cimi/Machine/7" });
+                Reply::json(200, &attached)
+            }
+            line if line == format!("GET /cimi/Volume/{V}") => Reply::json(200, &volume(V, "data")),
             line if line == format!("GET /cimi/Machine/7/volumes/{U}") => {
                 Reply::json(200, &member("vdc"))
             }
@@ -430,7 +436,19 @@ fn volumes_are_attached_and_detached() {
     let result = cloud.run(&format!("attach-volume {U}"));
     assert_eq!(
         (result.status, result.stderr.as_str()),
-        (1, "  [ERROR] Error getting virtual machine [0].\n")
+        (
+            1,
+            "  [ERROR] Please provide the machine to attach to (-i/--instance)\n"
+        )
+    );
+    // Without a number it is taken from the machine that has it.
+    let result = cloud.run(&format!("detach-volume {U} {V}"));
+    assert_eq!(
+        (result.status, result.stdout),
+        (
+            255,
+            format!("DETACHED {U} from VM 7 on /dev/vdc\nDISK {V}: no machine has it\n")
+        )
     );
     let result = cloud.run(&format!("detach-volume {V} -i 7 {U}"));
     assert_eq!(
@@ -447,6 +465,28 @@ fn volumes_are_attached_and_detached() {
         result.status == 255 && result.stdout.contains("has not given it up after 1 s"),
         "{result:?}"
     );
+}
+
+#[test]
+fn what_was_done_is_told_when_the_cloud_goes_away() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /cimi/Machine/7" => Reply::json(200, &machine(7)),
+        "POST /cimi/Machine/7/volumes"
+            if seen.json()["volume"]["href"] == format!("Volume/{U}") =>
+        {
+            Reply::json(201, &json!({}))
+        }
+        line if line == format!("GET /cimi/Machine/7/volumes/{U}") => {
+            Reply::json(200, &json!({ "target": "vdc" }))
+        }
+        _ => Reply(200, Vec::new(), b"this is no cloud".to_vec()),
+    });
+    let result = cloud.run(&format!("attach-volume --format json -i 7 {U} {V}"));
+    assert!(result.status != 0, "{result:?}");
+    let told = result.stdout.split("Error").next().unwrap();
+    let told = told.split("Network").next().unwrap();
+    let told: Value = serde_json::from_str(told).unwrap_or_else(|_| panic!("{result:?}"));
+    assert_eq!(told[0]["device"], "/dev/vdc");
 }
 
 #[test]
@@ -509,6 +549,117 @@ fn an_image_is_sent_once_and_checked_before() {
         "DELETE /cimi/MachineImage/i",
         "nothing half-made stays"
     );
+}
+
+/// A cloud that takes files and refuses disks; `answer` is for what else is asked.
+fn cloud_that_refuses_disks(sending: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Cloud {
+    let image = |id: &str, state: &str| json!({ "id": format!("MachineImage/{id}"), "name": id, "identifier": null, "state": state });
+    let cloud = Cloud::start(move |seen| match seen.line.as_str() {
+        "POST /cimi/MachineImage" => {
+            let id = seen.json()["name"].as_str().unwrap().to_owned();
+            Reply::json(201, &image(&id, "CREATING"))
+        }
+        "PUT /cimi/MachineImage/vmlinuz/data" => Reply::json(200, &image("vmlinuz", "AVAILABLE")),
+        "GET /cimi/MachineImage/vmlinuz" => Reply::json(200, &image("vmlinuz", "AVAILABLE")),
+        "PUT /cimi/MachineImage/disk/data" => sending(seen),
+        line if line.starts_with("DELETE /cimi/MachineImage/") => {
+            Reply(202, Vec::new(), Vec::new())
+        }
+        _ => unknown(seen),
+    });
+    std::fs::write(cloud.home.path().join("vmlinuz"), "kernel").unwrap();
+    std::fs::write(cloud.home.path().join("disk"), "disk").unwrap();
+    cloud
+}
+
+fn deletions(cloud: &Cloud) -> Vec<String> {
+    let mut lines = cloud.lines();
+    lines.retain(|line| line.starts_with("DELETE"));
+    lines
+}
+
+const BOTH: [&str; 2] = [
+    "DELETE /cimi/MachineImage/disk",
+    "DELETE /cimi/MachineImage/vmlinuz",
+];
+
+#[test]
+fn a_kernel_goes_with_the_disk_that_was_refused() {
+    let cloud = cloud_that_refuses_disks(|_| Reply::refusal(400, "the content is not an image"));
+    let result = cloud.run("image import disk --kernel vmlinuz");
+    assert_eq!(result.status, 255, "{result:?}");
+    assert_eq!(deletions(&cloud), BOTH);
+}
+
+#[test]
+fn an_interrupted_upload_leaves_nothing() {
+    let (begun, begins) = std::sync::mpsc::channel();
+    let (go_on, waits) = std::sync::mpsc::channel::<()>();
+    let channels = std::sync::Mutex::new((begun, waits));
+    let cloud = cloud_that_refuses_disks(move |_| {
+        let channels = channels.lock().unwrap();
+        let _ = channels.0.send(());
+        let _ = channels.1.recv_timeout(std::time::Duration::from_secs(60));
+        Reply::refusal(400, "too late")
+    });
+    let mut command = cloud.command();
+    command.args([
+        "image", "import", "disk", "--kernel", "vmlinuz", "--ca", "ca.pem",
+    ]);
+    let child = command.spawn().unwrap();
+    begins
+        .recv_timeout(std::time::Duration::from_secs(60))
+        .unwrap();
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(sent.unwrap().success());
+    go_on.send(()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    // Told as an interruption, or as the refusal if that was quicker.
+    assert_eq!(deletions(&cloud), BOTH, "{output:?}");
+}
+
+#[test]
+fn an_image_is_renamed_and_published() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /cimi/MachineImage" => Reply::json(
+            200,
+            &collection(
+                "machineImages",
+                &[json!({ "id": "MachineImage/i", "name": "x", "state": "AVAILABLE" })],
+            ),
+        ),
+        "PUT /cimi/MachineImage/i?$select=name,visibility" => Reply::json(200, &seen.json()),
+        _ => unknown(seen),
+    });
+    assert_eq!(cloud.run("image update --public --name y x").success(), "");
+    assert_eq!(
+        cloud.requests().last().unwrap().json(),
+        json!({ "name": "y", "visibility": "PUBLIC" })
+    );
+}
+
+#[test]
+fn a_forwarded_port_is_waited_for() {
+    let cloud = Cloud::start(|seen| {
+        let mut starting = machine(7);
+        starting.as_object_mut().unwrap().remove("ssh");
+        match seen.line.as_str() {
+            "POST /cimi/Machine" => {
+                Reply::json(201, &starting).with("location", "https://x/cimi/Machine/7")
+            }
+            _ => {
+                starting["ssh"] = json!({ "host": "127.0.0.1", "port": 22_007 });
+                Reply::json(200, &starting)
+            }
+        }
+    });
+    let said = cloud
+        .run("run-instance MachineImage/KmZPjZHBoFquj4lcXhQwmyc0Nid")
+        .success();
+    assert!(said.contains("\tSSH: 127.0.0.1 port 22007\n"), "{said}");
 }
 
 #[test]
@@ -700,6 +851,11 @@ fn ssh_is_run_as_the_contract_says_and_its_status_passed_on() {
             "-o",
             "NumberOfPasswordPrompts=3"
         ]
+    );
+    // A guest that died does not keep it for ever.
+    assert!(
+        words.contains(&"ServerAliveInterval=15") && words.contains(&"ServerAliveCountMax=4"),
+        "{words:?}"
     );
     assert_eq!(words[words.len() - 3..], ["root@127.0.0.1", "uname", "-a"]);
     assert!(

@@ -80,6 +80,7 @@ pub struct Config {
     pub network: Network,
     pub networks: BTreeMap<String, NetworkEntry>,
     pub storage: Storage,
+    pub images: Images,
     pub limits: Limits,
     pub accounts: Accounts,
     pub retention: Retention,
@@ -220,6 +221,17 @@ pub struct Storage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(missing_docs)]
+pub struct Images {
+    pub allow_sources: Vec<String>,
+    pub imports: usize,
+    pub imports_per_user: usize,
+    pub least_kib_per_second: u64,
+    pub longest_hours: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
 pub struct Limits {
     pub body_kib: usize,
     pub request_seconds: u64,
@@ -283,6 +295,7 @@ impl Default for Config {
             network: Network::default(),
             networks: default_networks(),
             storage: Storage::default(),
+            images: Images::default(),
             limits: Limits::default(),
             accounts: Accounts::default(),
             retention: Retention::default(),
@@ -363,6 +376,18 @@ impl Default for Storage {
             image_cache_gib: 0,
             largest_image_gib: 64,
             largest_volume_gib: 1024,
+        }
+    }
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            allow_sources: Vec::new(),
+            imports: 4,
+            imports_per_user: 2,
+            least_kib_per_second: 16,
+            longest_hours: 24,
         }
     }
 }

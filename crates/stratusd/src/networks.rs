@@ -37,6 +37,7 @@ pub fn for_rules(config: &Config) -> anyhow::Result<Vec<NetworkSettings>> {
             name_servers: entry.name_servers.clone(),
             nat: entry.nat,
             mtu: entry.mtu,
+            forwarded: !config.bridged(),
         })
     };
     config.networks.iter().map(one).collect()

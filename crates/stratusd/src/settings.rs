@@ -142,12 +142,19 @@ pub fn qemu(config: &Config) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// If nothing that fetches images can be made.
 pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings> {
-    let client = storage::import::configure_client(reqwest::Client::builder())
-        .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .context("preparing to fetch images")?;
+    let builder =
+        reqwest::Client::builder().user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")));
+    let block = |text: &String| text.parse().with_context(|| format!("`{text}`"));
+    let allowed: Result<_, _> = config.images.allow_sources.iter().map(block).collect();
+    let own: Result<_, _> = config.networks.values().map(|n| block(&n.subnet)).collect();
+    let reach = storage::import::Reach {
+        allowed: allowed.context("images.allow_sources")?,
+        own: own.context("networks")?,
+    };
+    let fetcher =
+        storage::import::Fetcher::new(builder, reach).context("preparing to fetch images")?;
     let dir = config.storage_dir();
-    let mut settings = storage::controller::Settings::new(dir.clone(), client);
+    let mut settings = storage::controller::Settings::new(dir.clone(), fetcher);
     settings.reserve_bytes = config.storage.reserve_mib.saturating_mul(MIB);
     let gib = |gib: u64| gib.saturating_mul(cimi::size::GIBIBYTE);
     settings.cache_bytes =
@@ -156,6 +163,11 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     settings.limits.max_source_bytes = largest;
     settings.limits.max_image_bytes = largest;
     settings.limits.size.max_virtual_bytes = largest;
+    let images = &config.images;
+    settings.limits.least_bytes_per_second = images.least_kib_per_second.saturating_mul(1024);
+    settings.limits.longest = Duration::from_secs(images.longest_hours.saturating_mul(3600));
+    settings.imports = images.imports;
+    settings.imports_per_owner = images.imports_per_user;
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
     Ok(settings)

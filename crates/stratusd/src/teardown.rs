@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use network::NetworkHost;
 use vmhost::{
-    Adopted, Hypervisor as _, cgroup::Cgroups, launch_spec::Accelerator, qemu::QemuHypervisor,
+    Adopted, Hypervisor as _, HypervisorError, cgroup::Cgroups, launch_spec::Accelerator,
+    qemu::QemuHypervisor,
 };
 
 use crate::{config::Config, instance::Instance, networks, settings};
@@ -86,12 +87,22 @@ async fn machines(config: &Config) -> Vec<String> {
 }
 
 async fn end(hypervisor: &QemuHypervisor, folder: &Path) -> anyhow::Result<()> {
-    if !folder.join("launch.json").exists() {
-        return Ok(());
-    }
-    if let Adopted::Running(machine) = hypervisor.adopt(folder).await? {
-        machine.quit().await.context("ending it")?;
-        tracing::info!(vmid = machine.vmid(), "machine ended");
+    let found = match hypervisor.adopt(folder).await {
+        // No process lives in either.
+        Err(HypervisorError::NeverStarted { .. } | HypervisorError::Record { .. }) => return Ok(()),
+        found => found?,
+    };
+    match found {
+        Adopted::Running(machine) => {
+            machine.quit().await.context("ending it")?;
+            tracing::info!(vmid = machine.vmid(), "machine ended");
+        }
+        Adopted::Unreachable { process, why } => {
+            let pid = process.pid();
+            process.end().await.context("ending it by force")?;
+            tracing::info!(pid, %why, "process ended by force");
+        }
+        Adopted::Gone { .. } => {}
     }
     Ok(())
 }

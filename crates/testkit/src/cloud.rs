@@ -676,7 +676,7 @@ impl Drop for TestCloud {
 }
 
 /// Three letters and digits, this cloud's own: names of control groups, which no namespace keeps apart, are made with them.
-fn instance_tag() -> String {
+pub(crate) fn instance_tag() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = (std::process::id() * 7 + COUNT.fetch_add(1, Ordering::Relaxed)) % 46_656;
     let letter = |value: u32| char::from_digit(value % 36, 36).unwrap();

@@ -195,6 +195,17 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The control groups of a cloud, in whatever hierarchy.
+pub(crate) fn control_group_folders(parent: &str) -> Vec<String> {
+    entries(Path::new("/sys/fs/cgroup"))
+        .into_iter()
+        .chain([PathBuf::from("/sys/fs/cgroup")])
+        .map(|hierarchy| hierarchy.join(parent))
+        .filter(|folder| folder.is_dir())
+        .map(|folder| format!("control group {}", folder.display()))
+        .collect()
+}
+
 /// Removes the control groups of a cloud, once their processes are gone.
 pub(crate) fn remove_control_groups(parent: &str) {
     for hierarchy in entries(Path::new("/sys/fs/cgroup"))

@@ -11,6 +11,7 @@
 
 mod api;
 mod appliance;
+mod checkout;
 mod cloud;
 mod daemon;
 mod leaks;
@@ -21,6 +22,7 @@ mod waiting;
 
 pub use api::{Api, Reply};
 pub use appliance::{Appliance, firmware_only_image};
+pub use checkout::Checkout;
 pub use cloud::{Options, TestCloud};
 pub use machine::Machine;
 pub use namespace::Namespace;

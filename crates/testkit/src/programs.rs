@@ -70,7 +70,7 @@ fn is_installed(name: &str) -> bool {
 }
 
 /// Where the programs of this build are: `STRATUS_PROGRAMS`, else beside the tests'.
-fn programs_dir() -> PathBuf {
+pub(crate) fn programs_dir() -> PathBuf {
     if let Some(folder) = env::var_os("STRATUS_PROGRAMS") {
         return PathBuf::from(folder);
     }

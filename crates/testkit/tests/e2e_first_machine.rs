@@ -43,6 +43,14 @@ fn a_user_starts_a_machine_and_logs_in() {
         "the address is told at once"
     );
     machine.wait_for_phase("Running");
+    let refused = cloud
+        .api()
+        .delete(&format!("/cimi/MachineImage/{data}"))
+        .expect(409);
+    assert!(
+        refused.to_string().contains("1 machines need it"),
+        "its read-only disk stays: {refused}"
+    );
     let table = cloud.cli(&["describe-instance", "-n"]);
     assert!(
         table

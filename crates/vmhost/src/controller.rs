@@ -18,6 +18,7 @@ mod host;
 mod media;
 mod prepare;
 mod report;
+mod root_disk;
 mod settings;
 mod volumes;
 mod worker;
@@ -33,11 +34,11 @@ use std::{
 
 use cimi::{
     HostId,
-    resources::{ImageState, Network},
+    resources::{ImageState, Machine, Network},
 };
 use documents::Documents;
 use futures::FutureExt;
-use network::NetworkHost;
+use network::{NetworkHost, PlugRequest};
 use parking_lot::Mutex;
 use storage::quarantine::Quarantine;
 use store::cache::Changed;
@@ -148,15 +149,18 @@ impl VmHost {
     /// [`VmHostError`].
     pub async fn open(
         documents: Documents,
-        settings: Settings,
+        mut settings: Settings,
         hypervisor: Arc<dyn Hypervisor>,
         factory: NetworkFactory,
     ) -> Result<Self, VmHostError> {
-        for folder in [&settings.machines_dir, &settings.quarantine_dir] {
-            std::fs::create_dir_all(folder).map_err(|source| VmHostError::Folder {
-                path: folder.display().to_string(),
-                source,
-            })?;
+        for folder in [&mut settings.machines_dir, &mut settings.quarantine_dir] {
+            // The kernel tells the files of a process without symbolic links.
+            *folder = std::fs::create_dir_all(&*folder)
+                .and_then(|()| folder.canonicalize())
+                .map_err(|source| VmHostError::Folder {
+                    path: folder.display().to_string(),
+                    source,
+                })?;
         }
         if let Some(cgroup) = &settings.cgroup {
             sweep_groups(&cgroup.parent);
@@ -228,15 +232,7 @@ impl VmHost {
     async fn restore_networks(&self) {
         let shared = &self.0.shared;
         for network in shared.documents.networks.all() {
-            let wanted: Vec<_> = shared
-                .documents
-                .machines
-                .by_index("host", shared.host.local())
-                .iter()
-                .flat_map(|machine| prepare::plug_requests(machine))
-                .filter(|(name, _)| name == network.document.id.local())
-                .map(|(_, request)| request)
-                .collect();
+            let wanted = self.wanted_on(network.document.id.local(), |_| true);
             if wanted.is_empty() {
                 continue;
             }
@@ -248,6 +244,21 @@ impl VmHost {
                 tracing::error!(network = network.id(), %error, "network can't be set up; its machines can't be reached");
             }
         }
+    }
+
+    /// What the machines of this host ask of a network.
+    fn wanted_on(&self, network: &str, of: impl Fn(&Machine) -> bool) -> Vec<PlugRequest> {
+        let shared = &self.0.shared;
+        shared
+            .documents
+            .machines
+            .by_index("host", shared.host.local())
+            .iter()
+            .filter(|machine| of(machine))
+            .flat_map(|machine| prepare::plug_requests(machine))
+            .filter(|(name, _)| name == network)
+            .map(|(_, request)| request)
+            .collect()
     }
 
     /// Rings the workers of the machines that can't start without an image.

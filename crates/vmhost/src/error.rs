@@ -83,7 +83,13 @@ pub enum HypervisorError {
         /// What was tried.
         why: String,
     },
-    /// The launch record is missing pieces or not ours.
+    /// Nothing was ever started in this folder.
+    #[error("no machine was ever started in {}", folder.display())]
+    NeverStarted {
+        /// The machine's run folder.
+        folder: PathBuf,
+    },
+    /// The launch record is there and can't be read, or is missing pieces. No process of its machine lives.
     #[error("launch record {} can't be read: {why}", path.display())]
     Record {
         /// The record's file.

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
+use crate::adopt::LostProcess;
 use crate::error::HypervisorError;
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec, LaunchSpec};
 use crate::record::LaunchRecord;
@@ -54,11 +55,18 @@ pub trait Hypervisor: Send + Sync {
     /// `AcceleratorFailed`, `StartFailed` with what the process said. After an error nothing is left running.
     async fn launch(&self, spec: LaunchSpec) -> Result<Arc<dyn RunningMachine>>;
 
+    /// Whether a process of this run folder lives. Blocks briefly.
+    ///
+    /// # Errors
+    /// `System` if that can't be found out; then it may.
+    fn lives(&self, folder: &Path) -> Result<bool>;
+
     /// Takes over the machine of a run folder after a restart of this program, finishing half-done attachments and
     /// detachments. Never starts anything.
     ///
     /// # Errors
-    /// `Record` if the folder holds no record; `Unidentified` or `Monitor` if a process lives but can't be taken over.
+    /// `NeverStarted` if nothing ever was; `Record` if what was can't be told, but no process lives; `Unidentified` if one
+    /// lives and can't be found. Any other error: nobody knows, try again.
     async fn adopt(&self, folder: &Path) -> Result<Adopted>;
 }
 
@@ -82,6 +90,13 @@ pub enum Adopted {
         /// How it ended, as far as is known.
         how: ExitCause,
     },
+    /// The machine's process lives, but its monitor doesn't answer or its record can't be read: try again, or end it.
+    Unreachable {
+        /// To end it by force.
+        process: LostProcess,
+        /// Why it could not be taken over.
+        why: HypervisorError,
+    },
 }
 
 impl fmt::Debug for Adopted {
@@ -89,6 +104,9 @@ impl fmt::Debug for Adopted {
         match self {
             Self::Running(machine) => write!(f, "Running({})", machine.uuid()),
             Self::Gone { record, how } => write!(f, "Gone({}, {how:?})", record.machine),
+            Self::Unreachable { process, why } => {
+                write!(f, "Unreachable({}, {why})", process.pid())
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod accel;
+pub mod adopt;
 pub mod block_nodes;
 pub mod cgroup;
 pub mod command_line;

@@ -32,7 +32,7 @@ use crate::qmp::{COMMAND_LIMIT, GREETING_LIMIT, Qmp, QmpError, QmpEvent};
 use crate::record::{LaunchRecord, RecordFile};
 
 /// A killed process that isn't gone by then hangs in the kernel (dead storage).
-const KILL_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// Before the second attempt to remove a block node that is still held: by a job, an export, or QEMU itself, which lets go
 /// of a device only when the virtual CPU has paused for a moment. Doubled each time.
 const FIRST_NODE_PAUSE: Duration = Duration::from_millis(5);

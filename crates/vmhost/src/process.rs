@@ -3,10 +3,12 @@
 //! A process number alone is never trusted: it is used again. A process is identified by its number and start time, and as
 //! ours by the machine's UUID in its arguments; it is held by a pidfd, which never comes to mean another process.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
@@ -48,11 +50,14 @@ fn start_time(stat: &str) -> Option<u64> {
 
 /// Whether the arguments of a process (`/proc/PID/cmdline`) are those of this machine's QEMU.
 fn is_of_machine(cmdline: &[u8], machine: Uuid) -> bool {
-    let uuid = machine.to_string();
-    let words: Vec<&[u8]> = cmdline.split(|byte| *byte == 0).collect();
-    words.windows(2).any(
-        |pair| matches!(pair, [option, value] if *option == b"-uuid" && *value == uuid.as_bytes()),
-    )
+    machine_of(cmdline) == Some(machine)
+}
+
+/// The machine whose QEMU has these arguments (`/proc/PID/cmdline`).
+fn machine_of(cmdline: &[u8]) -> Option<Uuid> {
+    let mut words = cmdline.split(|byte| *byte == 0);
+    words.find(|word| *word == b"-uuid")?;
+    std::str::from_utf8(words.next()?).ok()?.parse().ok()
 }
 
 /// A process that is held, whether or not it is our child.
@@ -119,33 +124,76 @@ pub fn open_recorded(identity: ProcessIdentity, machine: Uuid) -> Option<OwnedFd
 /// number, and after an upgrade from nothing.
 #[must_use]
 pub fn find(machine: Uuid, output: &Path) -> Option<(ProcessIdentity, OwnedFd)> {
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        let Some(pidfd) = open_if_of_machine(pid, machine) else {
-            continue;
-        };
-        // Somebody else's QEMU may carry the same UUID; ours writes to our log.
-        let writes_here =
-            fs::read_link(format!("/proc/{pid}/fd/1")).is_ok_and(|target| target == output);
-        if let (true, Ok(identity)) = (writes_here, ProcessIdentity::of(pid)) {
-            return Some((identity, pidfd));
-        }
-    }
-    None
+    // Somebody else's QEMU may carry the same UUID; ours writes to our log.
+    let ours = |found: &FoundProcess| found.output == output && !found.output_gone;
+    let found = all(|cmdline| is_of_machine(cmdline, machine)).find(ours)?;
+    Some((found.identity, found.pidfd))
 }
 
-/// The pidfd is opened before looking, so that what was looked at is what is held.
+/// A QEMU that was found among all processes.
+#[derive(Debug)]
+pub struct FoundProcess {
+    /// Which process.
+    pub identity: ProcessIdentity,
+    /// The machine of its arguments.
+    pub machine: Uuid,
+    /// Where its output goes.
+    pub output: PathBuf,
+    /// Whether that file was deleted.
+    pub output_gone: bool,
+    /// A hold on it.
+    pub pidfd: OwnedFd,
+}
+
+/// All QEMU processes whose output goes below this folder, also to files that were deleted there, found in one look
+/// through `/proc`. Reads the arguments of every process on the host: blocks for some milliseconds.
+#[must_use]
+pub fn all_below(folder: &Path) -> Vec<FoundProcess> {
+    all(|_| true)
+        .filter(|found| found.output.starts_with(folder))
+        .collect()
+}
+
+fn all(wanted: impl Fn(&[u8]) -> bool) -> impl Iterator<Item = FoundProcess> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbers.filter_map(move |pid| {
+        let (pidfd, cmdline) = open(pid)?;
+        let machine = machine_of(&cmdline)?;
+        if !wanted(&cmdline) {
+            return None;
+        }
+        let (output, output_gone) = without_mark(fs::read_link(format!("/proc/{pid}/fd/1")).ok()?);
+        Some(FoundProcess {
+            identity: ProcessIdentity::of(pid).ok()?,
+            machine,
+            output,
+            output_gone,
+            pidfd,
+        })
+    })
+}
+
+/// The kernel marks the names of deleted files.
+fn without_mark(target: PathBuf) -> (PathBuf, bool) {
+    const MARK: &[u8] = b" (deleted)";
+    match target.as_os_str().as_bytes().strip_suffix(MARK) {
+        Some(name) => (PathBuf::from(OsStr::from_bytes(name)), true),
+        None => (target, false),
+    }
+}
+
 fn open_if_of_machine(pid: u32, machine: Uuid) -> Option<OwnedFd> {
+    let (pidfd, cmdline) = open(pid)?;
+    is_of_machine(&cmdline, machine).then_some(pidfd)
+}
+
+/// A hold on a process, and its arguments. The pidfd is opened before looking, so that what was looked at is what is held.
+fn open(pid: u32) -> Option<(OwnedFd, Vec<u8>)> {
     let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let cmdline = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
-    is_of_machine(&cmdline, machine).then_some(pidfd)
+    Some((pidfd, cmdline))
 }
 
 #[cfg(test)]
@@ -178,6 +226,16 @@ mod tests {
             machine
         ));
         assert!(!is_of_machine(b"", machine));
+    }
+
+    #[test]
+    fn a_deleted_file_is_known_by_its_name() {
+        let split = |text: &str| without_mark(PathBuf::from(text));
+        assert_eq!(split("/m/qemu.log"), (PathBuf::from("/m/qemu.log"), false));
+        assert_eq!(
+            split("/m/qemu.log (deleted)"),
+            (PathBuf::from("/m/qemu.log"), true)
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! QEMU behind the [`Hypervisor`] trait: launch and adoption. The connected machine is in [`crate::machine`].
+//! QEMU behind the [`Hypervisor`] trait: launch. Adoption is in [`crate::adopt`], the connected machine in
+//! [`crate::machine`].
 //!
 //! Whether a machine's process lives is told by a lock on the file `alive` in its folder. The lock belongs to a descriptor
 //! that QEMU inherits and never closes: it is held from before the fork until the last moment of the process, whatever
@@ -25,13 +26,13 @@ use crate::hypervisor::{
 use crate::launch_spec::{Accelerator, LaunchSpec, NicBackend};
 use crate::machine::QemuMachine;
 use crate::ports::PortAccount;
-use crate::process::{self, HeldProcess};
+use crate::process::HeldProcess;
 use crate::qmp::{Qmp, QmpError};
 use crate::record::{LaunchRecord, RECORD_FORMAT};
 use crate::spawn::{self, Start, Started};
 
-/// How long a lock may be held by a process that isn't QEMU yet (between fork and exec) or is just ending.
-const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// How long a process of ours that is just being forked may hold all our descriptors, and with them a lock that is not its.
+const FORK_LIMIT: Duration = Duration::from_millis(100);
 /// SIGABRT this soon after the start means that KVM can't run guests here, though it opens.
 const ACCELERATOR_ABORT: Duration = Duration::from_secs(1);
 const SIGABRT: i32 = 6;
@@ -212,40 +213,20 @@ impl Hypervisor for QemuHypervisor {
         Ok(QemuMachine::connected(folder, record, process, qmp, events))
     }
 
-    async fn adopt(&self, folder: &Path) -> Result<Adopted> {
+    fn lives(&self, folder: &Path) -> Result<bool> {
         let folder = RunFolder(folder.to_path_buf());
-        let place = folder.clone();
-        let (mut record, found) = blocking(move || find_process(&place)).await?;
-        let Some((identity, pidfd)) = found else {
-            let how = record.ended.clone().unwrap_or(ExitCause::Unseen);
-            record.ended = Some(how.clone());
-            let (place, gone) = (folder.clone(), record.clone());
-            blocking(move || {
-                remove_leftovers(&place, &gone);
-                gone.write(&place.record())
-            })
-            .await?;
-            return Ok(Adopted::Gone {
-                record: Box::new(record),
-                how,
-            });
-        };
-        record.process = Some(identity);
-        let process = HeldProcess::new(identity.pid, pidfd).map_err(HypervisorError::system(
-            "watching the process of",
-            &folder.0,
-        ))?;
-        let connected = tokio::select! {
-            connected = QemuMachine::connect(&folder, record.machine) => connected,
-            how = process.ended() => {
-                clean_up_failed(folder, record.clone(), how.clone()).await;
-                return Ok(Adopted::Gone { record: Box::new(record), how });
+        let deadline = Instant::now() + FORK_LIMIT;
+        while is_alive(&folder)? {
+            if Instant::now() > deadline {
+                return Ok(true);
             }
-        };
-        let (qmp, events) = connected?;
-        let machine = QemuMachine::connected(folder, record, process, qmp, events);
-        machine.reconcile_after_adoption().await?;
-        Ok(Adopted::Running(machine))
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(false)
+    }
+
+    async fn adopt(&self, folder: &Path) -> Result<Adopted> {
+        crate::adopt::adopt(RunFolder(folder.to_path_buf())).await
     }
 }
 
@@ -258,37 +239,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Err(error) => Err(HypervisorError::system("running blocking work", "")(
             io::Error::other(error),
         )),
-    }
-}
-
-/// Where the process of a record is, if it lives.
-fn find_process(
-    folder: &RunFolder,
-) -> Result<(LaunchRecord, Option<(process::ProcessIdentity, OwnedFd)>)> {
-    let record = LaunchRecord::read(&folder.record())?;
-    let deadline = Instant::now() + SETTLE_LIMIT;
-    loop {
-        if !is_alive(folder)? {
-            return Ok((record, None));
-        }
-        let recorded = record.process.and_then(|identity| {
-            process::open_recorded(identity, record.machine).map(|pidfd| (identity, pidfd))
-        });
-        let found = recorded.or_else(|| process::find(record.machine, &folder.output()));
-        if found.is_some() {
-            return Ok((record, found));
-        }
-        if Instant::now() > deadline {
-            return Err(HypervisorError::Unidentified {
-                folder: folder.0.clone(),
-                why: format!(
-                    "no process with `-uuid {}` writes to {}",
-                    record.machine,
-                    folder.output().display()
-                ),
-            });
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -309,8 +259,7 @@ fn lock_alive(folder: &RunFolder) -> Result<OwnedFd> {
         .mode(0o600)
         .open(&path)
         .map_err(HypervisorError::system("opening", &path))?;
-    // A process of ours that is just being forked holds all our descriptors for a moment.
-    let deadline = Instant::now() + Duration::from_millis(100);
+    let deadline = Instant::now() + FORK_LIMIT;
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file.into()),
@@ -328,7 +277,7 @@ fn lock_alive(folder: &RunFolder) -> Result<OwnedFd> {
 }
 
 /// Whether a process of this folder lives.
-fn is_alive(folder: &RunFolder) -> Result<bool> {
+pub(crate) fn is_alive(folder: &RunFolder) -> Result<bool> {
     let path = folder.alive_lock();
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -454,7 +403,7 @@ pub(crate) fn remove_leftovers(folder: &RunFolder, record: &LaunchRecord) {
     tracing::warn!(vmid = record.vmid, groups = ?record.cgroups, "the machine's cgroup could not be removed");
 }
 
-fn remove_sockets(folder: &RunFolder) {
+pub(crate) fn remove_sockets(folder: &RunFolder) {
     for socket in [folder.monitor(), folder.serial_socket(), folder.agent()] {
         // Missing ones are as wanted, and a socket nobody listens on does no harm.
         let _ = fs::remove_file(socket);
@@ -462,7 +411,11 @@ fn remove_sockets(folder: &RunFolder) {
 }
 
 /// After a start that failed: notes the end, removes leftovers, and returns the end of what QEMU wrote.
-async fn clean_up_failed(folder: RunFolder, mut record: LaunchRecord, how: ExitCause) -> String {
+pub(crate) async fn clean_up_failed(
+    folder: RunFolder,
+    mut record: LaunchRecord,
+    how: ExitCause,
+) -> String {
     let work = move || {
         record.ended = Some(how);
         remove_leftovers(&folder, &record);

@@ -60,13 +60,18 @@ impl LaunchRecord {
     /// Reads a record.
     ///
     /// # Errors
-    /// `Record` if it is missing, damaged, or of a newer form.
+    /// `NeverStarted` if there is none, `Record` if it can't be read, is damaged, or of a newer form.
     pub fn read(path: &Path) -> Result<Self, HypervisorError> {
         let refuse = |why: String| HypervisorError::Record {
             path: path.to_path_buf(),
             why,
         };
-        let bytes = fs::read(path).map_err(|error| refuse(error.to_string()))?;
+        let bytes = fs::read(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => HypervisorError::NeverStarted {
+                folder: path.parent().unwrap_or(path).to_path_buf(),
+            },
+            _ => refuse(error.to_string()),
+        })?;
         let record: Self =
             serde_json::from_slice(&bytes).map_err(|error| refuse(error.to_string()))?;
         if record.format > RECORD_FORMAT {
@@ -188,7 +193,7 @@ mod tests {
         let path = folder.path().join("launch.json");
         assert!(matches!(
             LaunchRecord::read(&path),
-            Err(HypervisorError::Record { .. })
+            Err(HypervisorError::NeverStarted { .. })
         ));
         fs::write(&path, b"{\"format\": 1").expect("written");
         assert!(matches!(
@@ -198,6 +203,12 @@ mod tests {
         let mut newer = record();
         newer.format = RECORD_FORMAT + 1;
         newer.write(&path).expect("written");
+        assert!(matches!(
+            LaunchRecord::read(&path),
+            Err(HypervisorError::Record { .. })
+        ));
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir(&path).expect("made");
         assert!(matches!(
             LaunchRecord::read(&path),
             Err(HypervisorError::Record { .. })

@@ -203,11 +203,17 @@ impl Hypervisor for SimulatedHypervisor {
         Ok(machine)
     }
 
+    fn lives(&self, folder: &Path) -> Result<bool> {
+        let machines = self.host.machines.lock();
+        Ok(machines
+            .get(folder)
+            .is_some_and(|known| known.state.lock().exit.is_none()))
+    }
+
     async fn adopt(&self, folder: &Path) -> Result<Adopted> {
         let known = self.host.machines.lock().get(folder).cloned();
-        let machine = known.ok_or_else(|| HypervisorError::Record {
-            path: folder.to_path_buf(),
-            why: "no machine was ever launched in this folder".to_owned(),
+        let machine = known.ok_or_else(|| HypervisorError::NeverStarted {
+            folder: folder.to_path_buf(),
         })?;
         let exit = machine.state.lock().exit.clone();
         Ok(match exit {

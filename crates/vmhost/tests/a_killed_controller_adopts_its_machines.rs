@@ -17,7 +17,7 @@ async fn adopted(bench: &Bench) -> Arc<dyn RunningMachine> {
     // The connection of a handle just dropped closes in a moment.
     match hypervisor.adopt(&bench.run_folder()).await.unwrap() {
         Adopted::Running(machine) => machine,
-        gone @ Adopted::Gone { .. } => panic!("{gone:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -74,6 +74,78 @@ async fn a_machine_whose_start_was_never_recorded_is_found() {
         "now it is recorded"
     );
     machine.quit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_is_found_through_a_symbolic_link() {
+    let Some(bench) = Bench::new() else { return };
+    let machine = bench.launched().await;
+    let pid = machine.process_id();
+    drop(machine);
+    let path = bench.run_folder().join("launch.json");
+    let mut record = LaunchRecord::read(&path).unwrap();
+    record.process = None;
+    record.write(&path).unwrap();
+    let link = bench.path().join("link");
+    std::os::unix::fs::symlink(bench.run_folder(), &link).unwrap();
+    let Adopted::Running(machine) = bench.another_hypervisor().adopt(&link).await.unwrap() else {
+        panic!("not adopted");
+    };
+    assert_eq!(machine.process_id(), pid);
+    machine.quit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_whose_monitor_is_silent_can_be_ended() {
+    let Some(bench) = Bench::new() else { return };
+    let machine = bench.launched().await;
+    let pid = machine.process_id().unwrap();
+    drop(machine);
+    let raw = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(raw, rustix::process::Signal::STOP).unwrap();
+    let found = bench.another_hypervisor().adopt(&bench.run_folder()).await;
+    let Ok(Adopted::Unreachable { process, why }) = found else {
+        panic!("{found:?}");
+    };
+    assert!(matches!(why, HypervisorError::Monitor(_)), "{why}");
+    assert_eq!(process.pid(), pid);
+    process.end().await.unwrap();
+    until("the process is gone", async || bench.processes().is_empty()).await;
+    assert!(!bench.run_folder().join("qmp.sock").exists());
+    bench.launched().await.quit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_can_not_be_read_is_not_one_that_was_never_there() {
+    let Some(bench) = Bench::new() else { return };
+    let never = bench.another_hypervisor().adopt(&bench.run_folder()).await;
+    assert!(
+        matches!(never, Err(HypervisorError::NeverStarted { .. })),
+        "{never:?}"
+    );
+    let machine = bench.launched().await;
+    let pid = machine.process_id().unwrap();
+    drop(machine);
+    let path = bench.run_folder().join("launch.json");
+    // Opened, and then not read (EISDIR).
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let found = bench.another_hypervisor().adopt(&bench.run_folder()).await;
+    let Ok(Adopted::Unreachable { process, why }) = found else {
+        panic!("{found:?}");
+    };
+    assert!(matches!(why, HypervisorError::Record { .. }), "{why}");
+    assert_eq!(process.pid(), pid);
+    process.end().await.unwrap();
+    until("its lock is free", async || {
+        !bench.hypervisor.lives(&bench.run_folder()).unwrap()
+    })
+    .await;
+    let found = bench.another_hypervisor().adopt(&bench.run_folder()).await;
+    assert!(
+        matches!(found, Err(HypervisorError::Record { .. })),
+        "{found:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

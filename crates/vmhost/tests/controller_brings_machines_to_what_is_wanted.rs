@@ -415,6 +415,10 @@ impl Hypervisor for StuckOnce {
         self.inner.launch(spec).await
     }
 
+    fn lives(&self, folder: &Path) -> hypervisor::Result<bool> {
+        self.inner.lives(folder)
+    }
+
     async fn adopt(&self, folder: &Path) -> hypervisor::Result<Adopted> {
         self.inner.adopt(folder).await
     }

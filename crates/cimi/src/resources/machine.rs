@@ -39,7 +39,7 @@ pub struct Machine {
     /// Share of the CPUs that is guaranteed, in hundredths of one CPU (StratusLab `CPU`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_share_percent: Option<u32>,
-    /// The image its root disk began as.
+    /// The image its root disk began as. The index `image` knows it and the others it needs ([`Machine::images`]).
     pub image: Ref<ImageId>,
     /// Disks that live and die with it, in the order the guest sees them; the first is the root disk.
     pub disks: Vec<Disk>,
@@ -92,7 +92,7 @@ resource!(Machine, "Machine", |machine, add| {
     if let Some(host) = &machine.host {
         add("host", host.local());
     }
-    add("image", machine.image.href.local());
+    machine.images(&mut |image| add("image", image.local()));
 });
 
 impl Machine {
@@ -108,6 +108,23 @@ impl Machine {
             .name
             .clone()
             .unwrap_or_else(|| format!("one-{}", self.vmid))
+    }
+
+    /// Tells every image it can't run without: of its root disk, its read-only disks, its kernel and its initrd. One may
+    /// come several times.
+    pub fn images(&self, tell: &mut dyn FnMut(&ImageId)) {
+        tell(&self.image.href);
+        for disk in &self.disks {
+            if let DiskRole::ReadOnly { image } = &disk.role {
+                tell(image);
+            }
+        }
+        if let BootSource::Kernel { kernel, initrd, .. } = &self.boot {
+            tell(kernel);
+            if let Some(initrd) = initrd {
+                tell(initrd);
+            }
+        }
     }
 
     /// The address of its first interface.
@@ -289,3 +306,72 @@ pub struct MachineRecord {
     pub unknown: Unknown,
 }
 resource!(MachineRecord, "MachineRecord");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Acl, lifecycle::Power, resources::Resource as _};
+
+    #[test]
+    fn a_machine_is_found_by_every_image_it_needs() {
+        let now = Timestamp::now();
+        let [root, data, kernel, initrd] = [(); 4].map(|()| ImageId::generate());
+        let machine = Machine {
+            id: MachineId::generate(),
+            common: Common::new(Acl::owned_by_user("alice"), now),
+            state: MachineState::Creating,
+            phase: Phase::Pending,
+            reason: None,
+            vmid: VmId(1),
+            cpu: 1,
+            memory: 1,
+            cpu_arch: "x86_64".to_owned(),
+            cpu_share_percent: None,
+            image: Ref::to(root.clone()),
+            disks: vec![Disk {
+                role: DiskRole::ReadOnly {
+                    image: data.clone(),
+                },
+                size_bytes: ByteSize(0),
+                serial: "data0".to_owned(),
+            }],
+            volumes: Vec::new(),
+            nics: Vec::new(),
+            context: ContextData::default(),
+            boot: BootSource::Kernel {
+                kernel: kernel.clone(),
+                initrd: Some(initrd.clone()),
+                arguments: String::new(),
+            },
+            cpu_model: None,
+            keymap: None,
+            requirements: None,
+            restart_policy: RestartPolicy::default(),
+            host: None,
+            desired: Desired {
+                power: Power::On,
+                run: 1,
+                restart: 0,
+                force: false,
+                deleted: false,
+                graceful: false,
+                since: now,
+            },
+            observed: Observed::nothing(now),
+            accelerator: None,
+            ssh: None,
+            first_started: None,
+            unknown: Unknown::new(),
+        };
+        let mut found = Vec::new();
+        machine.terms(&mut |name, term| {
+            if name == "image" {
+                found.push(term.to_owned());
+            }
+        });
+        assert_eq!(
+            found,
+            [root, data, kernel, initrd].map(|id| id.local().to_owned())
+        );
+    }
+}

@@ -62,6 +62,9 @@ pub struct Network {
     /// Largest packet in bytes; none: 1500.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// Its machines are reached by forwarded ports of their host, not by their addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forwarded: bool,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,

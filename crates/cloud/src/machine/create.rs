@@ -193,6 +193,7 @@ impl Cloud {
             reserved.push(lease);
         }
         changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
+        changes = self.guard_images(&machine, changes)?;
         machine.settle();
         let goal = if on {
             JobGoal::MachineRuns { run: 1, restart: 0 }
@@ -250,6 +251,26 @@ impl Cloud {
             });
             machine.volumes.push(attached(&volume, location.clone()));
             changes = changes.create(&volume);
+        }
+        Ok(changes)
+    }
+
+    /// Adds to the transaction that every image the machine needs is still there and not on its way out. Read anew in
+    /// every attempt: the progress of an import changes its document every second.
+    fn guard_images<'a>(&self, machine: &Machine, mut changes: Changes<'a>) -> Result<Changes<'a>> {
+        let mut needed = std::collections::BTreeSet::new();
+        machine.images(&mut |image| {
+            needed.insert(image.clone());
+        });
+        for id in needed {
+            let image = self
+                .0
+                .documents
+                .images
+                .get(id.local())
+                .ok_or_else(|| CloudError::not_found(id.to_string()))?;
+            usable_image(&image, "machineTemplate")?;
+            changes = changes.unchanged(&image);
         }
         Ok(changes)
     }

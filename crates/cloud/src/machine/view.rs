@@ -62,13 +62,19 @@ pub(crate) fn text_of(value: impl serde::Serialize) -> String {
     }
 }
 
-/// Where SSH answers: a forwarded port, or port 22 of the first address.
-fn ssh_of(machine: &Machine) -> Option<Endpoint> {
-    machine.ssh.clone().or_else(|| {
-        machine.ip().map(|ip| Endpoint {
-            host: ip.to_string(),
-            port: 22,
-        })
+/// Where SSH answers: a forwarded port, once the host has chosen it, or port 22 of the first address.
+fn ssh_of(documents: &Documents, machine: &Machine) -> Option<Endpoint> {
+    if machine.ssh.is_some() {
+        return machine.ssh.clone();
+    }
+    let nic = machine.nics.first()?;
+    let is_forwarded = documents
+        .networks
+        .get(nic.network.local())
+        .is_some_and(|network| network.forwarded);
+    (!is_forwarded).then(|| Endpoint {
+        host: nic.ip.to_string(),
+        port: 22,
     })
 }
 
@@ -141,7 +147,7 @@ impl Document for MachineView {
         if let Some(name) = host_name(&self.documents, machine) {
             put("hostname", name.into());
         }
-        if let Some(ssh) = ssh_of(machine) {
+        if let Some(ssh) = ssh_of(&self.documents, machine) {
             put("ssh", json!({"host": ssh.host, "port": ssh.port}));
         }
         if let Some(accelerator) = machine.accelerator {

@@ -122,6 +122,7 @@ fn settings(per_user: PerUser) -> Settings {
             domain: "test.internal".into(),
             name_servers: Vec::new(),
             nat: true,
+            forwarded: false,
             mtu: None,
         }],
         per_user,

@@ -27,10 +27,11 @@ pub(super) enum Next {
 }
 
 /// Long work must not hold up quick work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lane {
     Quick,
-    Long,
+    /// On behalf of this owner.
+    Long(Arc<str>),
 }
 
 /// How many tasks each lane may have.
@@ -38,6 +39,8 @@ pub(super) enum Lane {
 pub(super) struct Limits {
     pub(super) quick: usize,
     pub(super) long: usize,
+    /// And of the long ones, one owner.
+    pub(super) long_per_owner: usize,
 }
 
 #[derive(Debug, Default)]
@@ -83,21 +86,26 @@ impl Desk {
         limits: Limits,
         lane_of: &impl Fn(&str) -> Lane,
     ) -> Option<(Arc<str>, Lane)> {
-        let busy = |lane| self.running.values().filter(|(_, at)| *at == lane).count();
-        let room = |lane| match lane {
-            Lane::Quick => busy(lane) < limits.quick,
-            Lane::Long => busy(lane) < limits.long,
-        };
-        let (quick, long) = (room(Lane::Quick), room(Lane::Long));
-        if !quick && !long {
+        let is_long = |lane: &Lane| matches!(lane, Lane::Long(_));
+        let lanes = || self.running.values().map(|(_, lane)| lane);
+        let long = lanes().filter(|lane| is_long(lane)).count();
+        let quick_has_room = self.running.len() - long < limits.quick;
+        let long_has_room = long < limits.long;
+        if !quick_has_room && !long_has_room {
             return None;
         }
-        let place = self.queue.iter().position(|local| match lane_of(local) {
-            Lane::Quick => quick,
-            Lane::Long => long,
+        let room = |lane: &Lane| match lane {
+            Lane::Quick => quick_has_room,
+            Lane::Long(_) => {
+                long_has_room
+                    && lanes().filter(|other| *other == lane).count() < limits.long_per_owner
+            }
+        };
+        let (place, lane) = self.queue.iter().enumerate().find_map(|(place, local)| {
+            let lane = lane_of(local);
+            room(&lane).then_some((place, lane))
         })?;
         let local = self.queue.remove(place)?;
-        let lane = lane_of(&local);
         Some((local, lane))
     }
 

@@ -14,6 +14,7 @@ use tokio_util::io::StreamReader;
 use super::StorageController;
 use super::follow::Next;
 use super::image_document::expected;
+use super::images::owner;
 use super::transfer::Transfer;
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
@@ -69,7 +70,7 @@ impl StorageController {
         };
         let source = Source::Url {
             url: url.to_owned(),
-            client: self.0.settings.client.clone(),
+            fetcher: self.0.settings.fetcher.clone(),
         };
         match self.bring(&read.document.0, source, &transfer).await {
             Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
@@ -93,13 +94,14 @@ impl StorageController {
         content: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<(), Error> {
         let (this, local) = (self.clone(), image.id.local().to_owned());
+        let owner = owner(image).to_owned();
         let work = self.0.uploads.spawn(async move {
             let stopping = this.0.stopping.clone();
             tokio::select! {
                 biased;
                 // The document stays as it is: the next start finds a transfer that was begun and has no worker.
                 () = stopping.cancelled() => Err(Error::Cancelled),
-                taken = this.take_now(&local, length, content) => taken,
+                taken = this.take_now(&local, &owner, length, content) => taken,
             }
         });
         work.await.unwrap_or(Err(Error::Cancelled))
@@ -108,6 +110,7 @@ impl StorageController {
     async fn take_now(
         &self,
         local: &str,
+        owner: &str,
         length: Option<u64>,
         content: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<(), Error> {
@@ -116,12 +119,11 @@ impl StorageController {
             value: format!("MachineImage/{local}"),
             reason: reason.to_owned(),
         };
-        let _turn = self
-            .0
-            .intakes
-            .acquire()
+        let waited = self.0.settings.upload_turn;
+        let _turn = tokio::time::timeout(waited, self.0.intakes.take(owner))
             .await
-            .map_err(|_| Error::Cancelled)?;
+            .map_err(|_| Error::Busy { waited })?
+            .ok_or(Error::Cancelled)?;
         let transfer = self
             .0
             .transfers

@@ -26,7 +26,7 @@ impl StorageController {
                     && !image.desired.deleted
                     && image.desired.source != ImageSource::Upload =>
             {
-                Lane::Long
+                Lane::Long(owner(&image).into())
             }
             _ => Lane::Quick,
         }
@@ -121,7 +121,7 @@ impl StorageController {
             .machines
             .count_by_index("image", read.id.local());
         if machines > 0 {
-            self.image_reason(read, &format!("{machines} machines still run from it"))
+            self.image_reason(read, &format!("{machines} machines still need it"))
                 .await?;
             return Ok(Next::Again(MACHINES_PERIOD));
         }
@@ -153,6 +153,11 @@ impl StorageController {
         }
         Ok(())
     }
+}
+
+/// On whose behalf an image is brought in.
+pub(super) fn owner(image: &Image) -> &str {
+    &image.common.acl.owner.principal
 }
 
 /// Under which name the content of an image is cached.

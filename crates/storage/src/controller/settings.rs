@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::confine::QemuImg;
-use crate::import::Limits;
+use crate::import::{Fetcher, Limits};
 
 /// How the storage of a host is run.
 #[derive(Debug, Clone)]
@@ -15,8 +15,8 @@ pub struct Settings {
     pub reserve_bytes: u64,
     /// Most bytes of images kept (as their lengths count, not what they occupy); none: as many as fit.
     pub cache_bytes: Option<u64>,
-    /// Fetches images; see [`configure_client`](crate::import::configure_client).
-    pub client: reqwest::Client,
+    /// Fetches images.
+    pub fetcher: Fetcher,
     /// What one import may cost.
     pub limits: Limits,
     /// Examines qcow2 images before they are accepted.
@@ -26,6 +26,10 @@ pub struct Settings {
     pub overlay_dirs: Vec<PathBuf>,
     /// Imports from URLs at once; and as many uploads.
     pub imports: usize,
+    /// And of each of the two, those of one owner.
+    pub imports_per_owner: usize,
+    /// How long an upload waits for its turn.
+    pub upload_turn: Duration,
     /// Volumes worked on at once.
     pub volume_operations: usize,
     /// How long an image waits for its upload to begin.
@@ -37,16 +41,18 @@ pub struct Settings {
 impl Settings {
     /// The usual settings.
     #[must_use]
-    pub fn new(dir: PathBuf, client: reqwest::Client) -> Self {
+    pub fn new(dir: PathBuf, fetcher: Fetcher) -> Self {
         Self {
             dir,
             reserve_bytes: 1 << 30,
             cache_bytes: None,
-            client,
+            fetcher,
             limits: Limits::default(),
             qemu_img: None,
             overlay_dirs: Vec::new(),
             imports: 4,
+            imports_per_owner: 2,
+            upload_turn: Duration::from_secs(10 * 60),
             volume_operations: 8,
             upload_patience: Duration::from_secs(24 * 3600),
             recheck: Duration::from_secs(5 * 60),

@@ -1,10 +1,10 @@
 //! Which images are being brought in by this process, and how their workers hear that something changed.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// The images whose content is on its way.
 #[derive(Debug, Clone, Default)]
@@ -64,5 +64,75 @@ impl Drop for Transfer {
     fn drop(&mut self) {
         self.all.0.lock().remove(&self.local);
         metrics::gauge!("storage_imports_running").decrement(1);
+    }
+}
+
+/// Who may send content now: so many at once, and of one owner fewer, so that nobody keeps all others out.
+#[derive(Debug)]
+pub(super) struct Turns {
+    all: Arc<Semaphore>,
+    each: usize,
+    owners: Mutex<HashMap<String, Weak<Semaphore>>>,
+}
+
+/// A turn; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _one: OwnedSemaphorePermit,
+    _own: OwnedSemaphorePermit,
+}
+
+impl Turns {
+    pub(super) fn new(all: usize, each: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(all.max(1))),
+            each: each.max(1),
+            owners: Mutex::default(),
+        }
+    }
+
+    /// Waits for a turn, each owner's in order. None only if there are no turns any more.
+    pub(super) async fn take(&self, owner: &str) -> Option<Turn> {
+        let own = {
+            let mut owners = self.owners.lock();
+            // A permit keeps its semaphore: owners without any are forgotten.
+            owners.retain(|_, semaphore| semaphore.strong_count() > 0);
+            let known = owners.get(owner).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let semaphore = Arc::new(Semaphore::new(self.each));
+                owners.insert(owner.to_owned(), Arc::downgrade(&semaphore));
+                semaphore
+            })
+        };
+        // The own one first: who waits for it holds nobody else up.
+        let own = own.acquire_owned().await.ok()?;
+        let one = self.all.clone().acquire_owned().await.ok()?;
+        Some(Turn {
+            _one: one,
+            _own: own,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_owner_waits_for_his_own_turns_and_not_for_those_of_others() {
+        let turns = Turns::new(3, 2);
+        let now = |owner| turns.take(owner).now_or_never().flatten();
+        let first = now("alice").expect("a turn");
+        let _second = now("alice").expect("a turn");
+        assert!(now("alice").is_none(), "two are hers");
+        let other = now("bob").expect("a turn");
+        assert!(now("carol").is_none(), "three are all");
+        drop(other);
+        drop(now("carol").expect("a turn"));
+        assert!(now("alice").is_none());
+        drop(first);
+        assert!(now("alice").is_some());
     }
 }

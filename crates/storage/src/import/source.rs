@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::io::ReaderStream;
 
 use super::pipeline::Piece;
+use super::reach::{Reach, Resolver, Unreachable};
 use super::{Limits, Progress};
 use crate::error::Error;
 
@@ -38,12 +39,12 @@ pub enum Source {
     },
     /// A regular file of this machine.
     File(PathBuf),
-    /// A file on a web server. See [`configure_client`].
+    /// A file on a web server.
     Url {
         /// `http` or `https`.
         url: String,
-        /// Knows whom to trust and how to get out.
-        client: Client,
+        /// Knows whom to trust and what may be reached.
+        fetcher: Fetcher,
     },
 }
 
@@ -60,13 +61,24 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Gives a client the manners an import needs: a limit on connecting, few redirects, none from `https` back to `http`,
-/// and no word to the next server about the last. Trust and proxies are the caller's business.
-pub fn configure_client(builder: ClientBuilder) -> ClientBuilder {
-    builder
-        .connect_timeout(CONNECT_TIMEOUT)
-        .referer(false)
-        .redirect(redirect::Policy::custom(|attempt| {
+/// Fetches from web servers, with the manners an import needs: a limit on connecting, few redirects, none from `https`
+/// back to `http`, no word to the next server about the last, and never from where [`Reach`] forbids, redirected or not.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    client: Client,
+    reach: Arc<Reach>,
+}
+
+impl Fetcher {
+    /// A fetcher by a client of the caller's; whom to trust is the caller's business. Proxies of the environment are not
+    /// used: they would resolve names for us.
+    ///
+    /// # Errors
+    /// Of the builder.
+    pub fn new(builder: ClientBuilder, reach: Reach) -> reqwest::Result<Self> {
+        let reach = Arc::new(reach);
+        let judge = reach.clone();
+        let redirects = redirect::Policy::custom(move |attempt| {
             let downgraded = attempt.url().scheme() != "https"
                 && attempt
                     .previous()
@@ -76,10 +88,21 @@ pub fn configure_client(builder: ClientBuilder) -> ClientBuilder {
                 attempt.error("too many redirects")
             } else if downgraded || !matches!(attempt.url().scheme(), "http" | "https") {
                 attempt.error("redirected to a less safe kind of address")
+            } else if let Err(unreachable) = judge.check_url(attempt.url()) {
+                attempt.error(unreachable)
             } else {
                 attempt.follow()
             }
-        }))
+        });
+        let client = builder
+            .connect_timeout(CONNECT_TIMEOUT)
+            .referer(false)
+            .redirect(redirects)
+            .no_proxy()
+            .dns_resolver(Resolver(reach.clone()))
+            .build()?;
+        Ok(Self { client, reach })
+    }
 }
 
 /// Why pumping ended early.
@@ -107,11 +130,12 @@ pub(super) async fn pump(
         limits,
         progress,
         received: 0,
+        begun: Instant::now(),
     };
     let pumped = match source {
         Source::Stream { reader, length } => read(reader, length, &mut outlet).await,
         Source::File(path) => read_file(path, &mut outlet).await,
-        Source::Url { url, client } => download(&url, &client, &mut outlet).await,
+        Source::Url { url, fetcher } => download(&url, &fetcher, &mut outlet).await,
     };
     let last = match pumped {
         Ok(()) => Piece::End,
@@ -128,6 +152,7 @@ struct Outlet {
     limits: Limits,
     progress: Arc<watch::Sender<Progress>>,
     received: u64,
+    begun: Instant,
 }
 
 impl Outlet {
@@ -163,6 +188,30 @@ impl Outlet {
         Ok(())
     }
 
+    /// Makes sure that the source is not too slow as a whole: called for everything that comes, counted or not.
+    fn keeps_pace(&self) -> Result<(), Stop> {
+        let elapsed = self.begun.elapsed();
+        let Limits {
+            longest,
+            grace,
+            least_bytes_per_second,
+            ..
+        } = self.limits;
+        if elapsed > longest {
+            return Err(Error::TooLong { longest }.into());
+        }
+        let bytes_per_second =
+            u128::from(self.received).saturating_mul(1000) / elapsed.as_millis().max(1);
+        if elapsed > grace && bytes_per_second < u128::from(least_bytes_per_second) {
+            return Err(Error::TooSlow {
+                bytes_per_second: u64::try_from(bytes_per_second).unwrap_or(u64::MAX),
+                least_bytes_per_second,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
     fn stalled(&self) -> Error {
         Error::Stalled {
             waited: self.limits.stall,
@@ -181,7 +230,10 @@ async fn read(
         match tokio::time::timeout(outlet.limits.stall, stream.next()).await {
             Err(_) => return Err(outlet.stalled().into()),
             Ok(None) => return Ok(()),
-            Ok(Some(Ok(bytes))) => outlet.give(bytes).await?,
+            Ok(Some(Ok(bytes))) => {
+                outlet.give(bytes).await?;
+                outlet.keeps_pace()?;
+            }
             Ok(Some(Err(error))) => {
                 let received_bytes = outlet.received;
                 return Err(Error::Source {
@@ -240,7 +292,7 @@ struct Version {
     total: Option<u64>,
 }
 
-async fn download(text: &str, client: &Client, outlet: &mut Outlet) -> Result<(), Stop> {
+async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<(), Stop> {
     let invalid = |reason: &str| Error::Url {
         url: shown(text),
         reason: reason.to_owned(),
@@ -249,11 +301,14 @@ async fn download(text: &str, client: &Client, outlet: &mut Outlet) -> Result<()
     if !matches!(url.scheme(), "http" | "https") {
         return Err(invalid("only http and https URLs are read").into());
     }
+    if let Err(unreachable) = fetcher.reach.check_url(&url) {
+        return Err(invalid(&unreachable.to_string()).into());
+    }
     let mut version = None;
     let mut failures = 0;
     loop {
         let before = outlet.received;
-        let error = match request(&url, client, &mut version, outlet).await {
+        let error = match request(&url, &fetcher.client, &mut version, outlet).await {
             Ok(()) => return Ok(()),
             Err(Broken::Final(stop)) => return Err(stop),
             Err(Broken::Perhaps(error)) => error,
@@ -295,7 +350,9 @@ async fn request(
     }
     let response = match tokio::time::timeout(outlet.limits.stall, request.send()).await {
         Err(_) => return Err(Broken::Perhaps(outlet.stalled())),
-        Ok(Err(error)) if error.is_builder() || error.is_redirect() => {
+        Ok(Err(error))
+            if error.is_builder() || error.is_redirect() || unreachable(&error).is_some() =>
+        {
             return Err(Stop::from(failed(chain(&error))).into());
         }
         Ok(Err(error)) => return Err(Broken::Perhaps(failed(chain(&error)))),
@@ -355,6 +412,7 @@ async fn receive(
                 if !bytes.is_empty() {
                     outlet.give(bytes).await?;
                 }
+                outlet.keeps_pace()?;
             }
         }
     }
@@ -389,8 +447,23 @@ fn shown(url: &str) -> String {
     }
 }
 
+/// That the address may not be reached, if that is why a request failed.
+fn unreachable(error: &reqwest::Error) -> Option<&Unreachable> {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(unreachable) = cause.downcast_ref() {
+            return Some(unreachable);
+        }
+        next = cause.source();
+    }
+    None
+}
+
 /// An HTTP error with its causes; the URL is told once, by us.
 fn chain(error: &reqwest::Error) -> String {
+    if let Some(unreachable) = unreachable(error) {
+        return unreachable.to_string();
+    }
     let mut causes = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -22,6 +22,8 @@ pub enum Answer {
     Head(String),
     /// The other answer, once notified.
     After(Arc<Notify>, Box<Answer>),
+    /// A byte of body every so often, for ever.
+    Dribble(std::time::Duration),
     /// Nothing, ever.
     Silence,
 }
@@ -75,6 +77,15 @@ async fn serve(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
         other => other,
     };
     match answer {
+        Answer::Dribble(pause) => {
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")
+                .await?;
+            loop {
+                stream.write_all(b"x").await?;
+                tokio::time::sleep(pause).await;
+            }
+        }
         Answer::Silence | Answer::After(..) => std::future::pending().await,
         Answer::Head(head) => {
             stream

@@ -406,7 +406,7 @@ impl Api {
                     "the certificate of {endpoint} has changed: it now has the fingerprint {fingerprint}. Either the cloud was given a new one, or somebody else answers in its place"
                 ),
                 format!(
-                    "Ask the administrator for the fingerprint. If it is this one: stratus trust --endpoint {} --fingerprint {fingerprint}",
+                    "Ask the administrator for the fingerprint. If it is this one: stratus trust --fingerprint {fingerprint} {}",
                     endpoint.root_url()
                 ),
             )
@@ -416,7 +416,7 @@ impl Api {
                     "the certificate of {endpoint} is not trusted: {reason}. Its fingerprint is {fingerprint}"
                 ),
                 format!(
-                    "Compare the fingerprint with the one that the cloud's administrator gives you, then trust it once and for all with: stratus trust --endpoint {}\n\
+                    "Compare the fingerprint with the one that the cloud's administrator gives you, then trust it once and for all with: stratus trust {}\n\
                      Or name a file with the certificate or its authority: --ca FILE, STRATUS_CA or ca_file in the configuration.",
                     endpoint.root_url()
                 ),

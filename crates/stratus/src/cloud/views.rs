@@ -84,19 +84,12 @@ impl MachineView {
         self.addresses.last().map(String::as_str)
     }
 
-    /// Where it answers SSH, if it has an address at all.
+    /// Where it answers SSH, once that is known: a forwarded port is chosen when the machine is started.
     #[must_use]
     pub fn ssh_place(&self) -> Option<Ssh> {
-        let known = self
-            .ssh
+        self.ssh
             .clone()
-            .filter(|ssh| !ssh.host.is_empty() && ssh.port != 0);
-        known.or_else(|| {
-            self.address().map(|address| Ssh {
-                host: address.to_owned(),
-                port: 22,
-            })
-        })
+            .filter(|ssh| !ssh.host.is_empty() && ssh.port != 0)
     }
 }
 

@@ -59,7 +59,9 @@ impl Arguments {
         }
         let uuids: Vec<String> =
             self.uuids.iter().map(|uuid| volume_uuid(uuid).ok_or_else(|| Failure::Check(format!("Invalid UUID {uuid}")))).collect::<Result<_>>()?;
-        let machine: MachineNumber = session.settings.text(self.instance.as_deref(), "instance").as_deref().unwrap_or("0").parse()?;
+        let instance = session.settings.text(self.instance.as_deref(), "instance");
+        let machine: MachineNumber =
+            instance.ok_or_else(|| Failure::Check("Please provide the machine to attach to (-i/--instance)".to_owned()))?.parse()?;
         let api = session.api(&self.cloud)?;
         let view: MachineView = api.view(&machine.path()).await.map_err(|error| match error {
             ApiError::Refused { status: 404, message } => Failure::Check(message),
@@ -71,6 +73,7 @@ impl Arguments {
         let limit = Duration::from_secs(self.timeout);
         let mut results = Vec::new();
         let mut failed = false;
+        let mut broken_off = None;
         for uuid in &uuids {
             match attach(&session, &api, &machine, uuid, limit).await {
                 Ok(device) => {
@@ -86,11 +89,18 @@ impl Arguments {
                     }
                     results.push(json!({ "uuid": uuid, "machine": machine.to_string(), "device": null, "attached": false, "reason": reason }));
                 }
-                Err(other) => return Err(other),
+                // What was done before is told all the same.
+                Err(other) => {
+                    broken_off = Some(other);
+                    break;
+                }
             }
         }
         if out.is_json() {
             out.json(&results)?;
+        }
+        if let Some(failure) = broken_off {
+            return Err(failure);
         }
         if failed { Err(Failure::Exit(WORK_FAILED)) } else { Ok(()) }
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::cloud::{MachineView, Ssh};
+use crate::cloud::{Api, MachineView, Ssh};
 use crate::commands::machine_id::MachineNumber;
 use crate::commands::run_instance::answers_ssh;
 use crate::config::home;
@@ -20,7 +20,8 @@ use crate::session::Session;
 /// A machine that does not answer yet is waited for (--timeout). Host keys are kept per machine in
 /// ~/.stratuslab/known_hosts, so that an address that another machine had before is no obstacle.
 ///
-/// What follows '--' is run in the machine instead of a shell. The exit status is that of ssh, which is that of the command.
+/// What follows '--' is run in the machine instead of a shell. The exit status is that of ssh, which is that of the command; it is
+/// 255 if the machine says nothing any more for a minute.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus connect-instance 7
@@ -50,6 +51,12 @@ pub struct Arguments {
     common: Common,
 }
 
+/// A machine that is gone closes no connection: ssh asks after so many seconds of silence, and gives up after so many questions.
+/// Together a minute, since a guest under TCG on a busy host may be away for long.
+const ALIVE: [&str; 2] = ["ServerAliveInterval=15", "ServerAliveCountMax=4"];
+/// Pause between two looks at a machine.
+const PAUSE: Duration = Duration::from_millis(250);
+
 impl Arguments {
     pub(super) fn common(&self) -> &Common {
         &self.common
@@ -70,7 +77,7 @@ impl Arguments {
         }
         let api = session.api(&self.cloud)?;
         for id in &machines {
-            let machine: MachineView = api.view(&id.path()).await?;
+            let machine = self.when_reachable(&session, &api, id).await?;
             let place = self.place(&session, &machine).ok_or_else(|| Failure::Check(format!("Couldn't find enough information to connect to VM '{id}'")))?;
             self.wait(&session, &place).await;
             let status = self.ssh(&session, &machine, &place, &key)?;
@@ -79,6 +86,20 @@ impl Arguments {
             }
         }
         Ok(())
+    }
+
+    /// The machine once it is known where it is reached: a forwarded port is chosen when it is started.
+    async fn when_reachable(&self, session: &Session, api: &Api, id: &MachineNumber) -> Result<MachineView> {
+        let deadline = Instant::now() + Duration::from_secs(self.timeout);
+        let waiting = Waiting::start(&session.out, format!("waiting for machine {id}"));
+        loop {
+            let machine: MachineView = api.view(&id.path()).await?;
+            if machine.ssh.is_some() || machine.addresses.is_empty() || Instant::now() >= deadline {
+                return Ok(machine);
+            }
+            waiting.tick();
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Where the machine is reached; a gateway that the user names replaces the host of a translated port.
@@ -100,7 +121,7 @@ impl Arguments {
         let waiting = Waiting::start(&session.out, format!("waiting for SSH at {} port {}", place.host, place.port));
         while !answers_ssh(place).await && Instant::now() < deadline {
             waiting.tick();
-            tokio::time::sleep(Duration::from_millis(250)).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -115,7 +136,7 @@ impl Arguments {
         // Known under the machine's own name: the same address may have been another machine's yesterday.
         command.arg("-o").arg(format!("UserKnownHostsFile=\"{}\"", folder.join("known_hosts").display()));
         command.arg("-o").arg(format!("HostKeyAlias=stratus-{}", machine.id.rsplit('/').next().unwrap_or_default()));
-        command.args(["-o", "CheckHostIP=no", "-o", "LogLevel=ERROR"]);
+        command.args(["-o", "CheckHostIP=no", "-o", "LogLevel=ERROR", "-o", ALIVE[0], "-o", ALIVE[1]]);
         command.arg("-i").arg(key).arg(format!("{}@{}", self.login, place.host.trim_matches(['[', ']'])));
         command.args(&self.command);
         session.out.detail(format_args!("{command:?}"));

@@ -43,6 +43,12 @@ impl Arguments {
             ErrorKind::AlreadyExists => Failure::Check(format!("won't overwrite file ({}); use --force to overwrite", path.display())),
             _ => failed(error),
         })?;
+        // Also of a file that was there and that others could read.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        }
         file.write_all(REFERENCE_FILE.as_bytes()).map_err(failed)?;
         out.detail(format_args!("wrote configuration file: {}", path.display()));
         if out.is_json() { out.json(&serde_json::json!({ "file": path })) } else { Ok(()) }

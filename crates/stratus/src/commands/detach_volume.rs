@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cloud::{Api, JobEnd, wait_for_job};
+use crate::cloud::{Api, JobEnd, MachineView, VolumeView, wait_for_job};
 use crate::commands::attach_volume::device_of;
 use crate::commands::machine_id::MachineNumber;
 use crate::commands::volume_id::volume_uuid;
@@ -21,13 +21,14 @@ use crate::session::Session;
 ///
 /// JSON: a list of {"uuid", "machine", "device", "detached", "reason"}.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  stratus detach-volume -i 7 UUID")]
+#[command(after_help = "Examples:
+  stratus detach-volume -i 7 UUID
+  stratus detach-volume UUID")]
 pub struct Arguments {
     /// UUIDs of disks
     #[arg(value_name = "uuid")]
     uuids: Vec<String>,
-    /// Number of the machine [key: instance]
+    /// Number of the machine [default: the one that has the disk; key: instance]
     #[arg(short, long, value_name = "ID")]
     instance: Option<String>,
     /// Seconds to wait for the machine [default: 60]
@@ -54,34 +55,47 @@ impl Arguments {
         }
         let uuids: Vec<String> =
             self.uuids.iter().map(|uuid| volume_uuid(uuid).ok_or_else(|| Failure::Check(format!("Invalid UUID {uuid}")))).collect::<Result<_>>()?;
-        let machine: MachineNumber = session.settings.text(self.instance.as_deref(), "instance").as_deref().unwrap_or("0").parse()?;
+        let instance: Option<MachineNumber> = session.settings.text(self.instance.as_deref(), "instance").map(|id| id.parse()).transpose()?;
         let api = session.api(&self.cloud)?;
         let limit = Duration::from_secs(self.timeout);
         let mut results = Vec::new();
         let mut failed = false;
+        let mut broken_off = None;
         for uuid in &uuids {
-            let (device, reason) = match detach(&session, &api, &machine, uuid, limit).await {
-                Ok(device) => (Some(device), None),
-                Err(Failure::Work(reason)) => (None, Some(reason)),
-                Err(other) => return Err(other),
+            let (machine, device, reason) = match detach(&session, &api, instance.as_ref(), uuid, limit).await {
+                Ok((machine, device)) => (Some(machine), Some(device), None),
+                Err(Failure::Work(reason)) => (instance.as_ref().map(ToString::to_string), None, Some(reason)),
+                // What was done before is told all the same.
+                Err(other) => {
+                    broken_off = Some(other);
+                    break;
+                }
             };
             failed |= reason.is_some();
-            match (&device, &reason) {
+            match (&device, &machine, &reason) {
                 _ if out.is_json() => {}
-                (Some(device), _) => out.line(format_args!("DETACHED {uuid} from VM {machine} on {device}"))?,
-                (None, reason) => out.line(format_args!("DISK {uuid}: {}", reason.as_deref().unwrap_or_default()))?,
+                (Some(device), Some(machine), _) => out.line(format_args!("DETACHED {uuid} from VM {machine} on {device}"))?,
+                (.., reason) => out.line(format_args!("DISK {uuid}: {}", reason.as_deref().unwrap_or_default()))?,
             }
-            results.push(json!({ "uuid": uuid, "machine": machine.to_string(), "device": device, "detached": device.is_some(), "reason": reason }));
+            results.push(json!({ "uuid": uuid, "machine": machine, "device": device, "detached": device.is_some(), "reason": reason }));
         }
         if out.is_json() {
             out.json(&results)?;
+        }
+        if let Some(failure) = broken_off {
+            return Err(failure);
         }
         if failed { Err(Failure::Exit(WORK_FAILED)) } else { Ok(()) }
     }
 }
 
-/// Detaches one disk and waits for it; gives the device it was. [`Failure::Work`] is about this disk alone.
-async fn detach(session: &Session, api: &Api, machine: &MachineNumber, uuid: &str, limit: Duration) -> Result<String> {
+/// Detaches one disk from the machine, or from the one that has it, and waits for it; gives the machine's number and the device it was.
+/// [`Failure::Work`] is about this disk alone.
+async fn detach(session: &Session, api: &Api, machine: Option<&MachineNumber>, uuid: &str, limit: Duration) -> Result<(String, String)> {
+    let machine = match machine {
+        Some(machine) => machine.clone(),
+        None => holder(api, uuid).await?,
+    };
     let path = format!("{}/volumes/{uuid}", machine.path());
     // Afterwards nobody knows any more where it was.
     let device = device_of(&api.get(&path).await?);
@@ -91,11 +105,21 @@ async fn detach(session: &Session, api: &Api, machine: &MachineNumber, uuid: &st
         wait_for_job(api, accepted.job.as_deref(), limit, &waiting).await?
     };
     match end {
-        JobEnd::Success => Ok(device),
+        JobEnd::Success => Ok((machine.to_string(), device)),
         JobEnd::Failed(reason) => Err(Failure::Work(reason)),
         JobEnd::StillRunning => Err(Failure::Work(format!(
             "the machine has not given it up after {} s, the request stands; is it still mounted there?",
             limit.as_secs()
         ))),
     }
+}
+
+/// The machine that has a disk, by its number.
+async fn holder(api: &Api, uuid: &str) -> Result<MachineNumber> {
+    let volume: VolumeView = api.view(&format!("Volume/{uuid}")).await?;
+    let Some(machine) = volume.attached_to else {
+        return Err(Failure::Work("no machine has it".to_owned()));
+    };
+    let machine: MachineView = api.view(&api.relative(&machine.href)).await?;
+    machine.shown_id().parse()
 }

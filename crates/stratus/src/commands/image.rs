@@ -4,14 +4,16 @@ mod delete;
 mod import;
 mod list;
 mod show;
+mod update;
 
 use clap::Subcommand;
 
 use crate::cloud::{Api, ImageView, is_image_identifier, is_uuid};
+use crate::commands::image_name::image_named;
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
-/// Import, list, show and delete images
+/// Import, list, show, change and delete images
 ///
 /// An image is the content of a disk that machines start from, raw or qcow2. It is named by an identifier of 27 characters that
 /// follows from its SHA-1, so the same content has the same name everywhere.
@@ -27,6 +29,7 @@ enum Action {
     Import(Box<import::Arguments>),
     List(list::Arguments),
     Show(show::Arguments),
+    Update(update::Arguments),
     Delete(delete::Arguments),
 }
 
@@ -36,6 +39,7 @@ impl Arguments {
             Action::Import(arguments) => arguments.common(),
             Action::List(arguments) => arguments.common(),
             Action::Show(arguments) => arguments.common(),
+            Action::Update(arguments) => arguments.common(),
             Action::Delete(arguments) => arguments.common(),
         }
     }
@@ -45,6 +49,7 @@ impl Arguments {
             Action::Import(arguments) => Box::pin(arguments.run()).await,
             Action::List(arguments) => arguments.run().await,
             Action::Show(arguments) => arguments.run().await,
+            Action::Update(arguments) => arguments.run().await,
             Action::Delete(arguments) => arguments.run().await,
         }
     }
@@ -56,16 +61,7 @@ async fn image_path(api: &Api, text: &str) -> Result<String> {
     if is_image_identifier(id) || is_uuid(id) {
         return Ok(format!("MachineImage/{id}"));
     }
-    let named: Vec<ImageView> = api.views::<ImageView>("MachineImage").await?.into_iter().filter(|image| image.name.as_deref() == Some(id)).collect();
-    match named.as_slice() {
-        [image] => Ok(image.id.clone()),
-        [] => Err(Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is"))),
-        several => Err(Failure::Work(format!(
-            "{} images have the name '{text}'; take one of {}",
-            several.len(),
-            several.iter().map(|image| image.identifier.as_deref().unwrap_or(&image.id)).collect::<Vec<_>>().join(", ")
-        ))),
-    }
+    image_named(api, id).await?.ok_or_else(|| Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is")))
 }
 
 /// An image as programs see it.

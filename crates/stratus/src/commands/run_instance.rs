@@ -5,10 +5,12 @@ mod wait;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, ImageView, MachineView, is_image_identifier, is_uuid};
+use crate::cloud::{Api, MachineView, is_image_identifier, is_uuid};
+use crate::commands::image_name::image_named;
 use crate::failure::{Failure, Result};
 use crate::machine_types::{DEFAULT_TYPE, machine_types, type_table};
 use crate::options::{Cloud, Common, Storage};
@@ -36,7 +38,7 @@ pub struct Arguments {
     /// Identifier or name of an image, or UUID of a volume
     #[arg(value_name = "image")]
     image: Option<String>,
-    /// How many machines [default: 1; key: instance_number]
+    /// How many machines, 1 to 1000 [default: 1; key: instance_number]
     #[arg(short, long, value_name = "N")]
     number: Option<u32>,
     /// Public key file [default: ~/.ssh/id_rsa.pub or another usual one; env: STRATUSLAB_KEY; key: user_public_key_file]
@@ -92,6 +94,14 @@ pub struct Arguments {
     #[command(flatten)]
     common: Common,
 }
+
+/// The most machines that one command starts; more is rather a slip of the finger.
+const MOST_MACHINES: u32 = 1000;
+/// How long the places where machines are reached are waited for, all together: a forwarded port is known a moment after the creation,
+/// unless no host has room.
+const PLACES_LIMIT: Duration = Duration::from_secs(5);
+/// Pause between two looks at a machine.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The machine's network interface.
 #[derive(Debug, clap::Args)]
@@ -244,7 +254,10 @@ impl Arguments {
         self.check(&session)?;
         let api = session.api(&self.cloud)?;
         session.out.detail(format_args!("Accessing compute service at: {}", api.endpoint().cimi_url()));
-        let number = session.settings.parsed(self.number, "instance_number", "a whole number")?.unwrap_or(1);
+        let number: u32 = session.settings.parsed(self.number, "instance_number", "a whole number")?.unwrap_or(1);
+        if !(1..=MOST_MACHINES).contains(&number) {
+            return Err(Failure::Usage(format!("{number} is no number of machines to start: take 1 to {MOST_MACHINES}")));
+        }
         session.out.banner("Starting machine(s)");
         let kind = types.get(&type_name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {type_name}")))?;
         let body = self.body(&session, &api, image, kind).await?;
@@ -254,7 +267,7 @@ impl Arguments {
             std::fs::write(&file, ids.join("\n")).map_err(|error| Failure::file(Path::new(&file), &error))?;
         }
         let machines = match self.wait {
-            Some(goal) => wait::wait_for_all(&session, &api, machines, goal, std::time::Duration::from_secs(self.timeout)).await?,
+            Some(goal) => wait::wait_for_all(&session, &api, machines, goal, Duration::from_secs(self.timeout)).await?,
             None => machines,
         };
         session.out.step("Done!");
@@ -309,12 +322,17 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32) -> Resul
         out.detail(format_args!("with template:\n{shown:#}"));
     }
     let mut machines = Vec::new();
+    let deadline = Instant::now() + PLACES_LIMIT;
     for index in 1..=number {
         let accepted = api.post("Machine", body).await?;
         let path = accepted.location.clone().unwrap_or_else(|| "Machine".to_owned());
         let mut machine: MachineView = if accepted.body.is_null() { api.view(&path).await? } else { api.viewed(&path, accepted.body)? };
         if machine.id.is_empty() {
             machine.id = path;
+        }
+        while machine.ssh.is_none() && !machine.addresses.is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(PAUSE).await;
+            machine = api.view(&machine.id).await?;
         }
         let network = machine.networks.last().map_or("public", String::as_str);
         let address = machine.address().or_else(|| machine.ssh.as_ref().map(|ssh| ssh.host.as_str())).unwrap_or("-");
@@ -354,16 +372,11 @@ async fn image_reference(api: &Api, image: &str) -> Result<String> {
     if image.contains('/') {
         return Ok(image.to_owned());
     }
-    let named: Vec<ImageView> = api.views::<ImageView>("MachineImage").await?.into_iter().filter(|found| found.name.as_deref() == Some(image)).collect();
-    match named.as_slice() {
-        [one] => Ok(one.id.clone()),
-        [] => Err(Failure::WorkWithHint {
+    match image_named(api, image).await? {
+        Some(id) => Ok(id),
+        None => Err(Failure::WorkWithHint {
             message: format!("there is no image '{image}'"),
             hint: "stratus image list shows what there is; stratus image import brings new ones.".to_owned(),
         }),
-        several => {
-            let identifiers: Vec<&str> = several.iter().map(|found| found.identifier.as_deref().unwrap_or(&found.id)).collect();
-            Err(Failure::Work(format!("{} images have the name '{image}'; take one of {}", several.len(), identifiers.join(", "))))
-        }
     }
 }

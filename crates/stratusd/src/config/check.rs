@@ -111,6 +111,12 @@ impl Config {
                 self.limits.requests_per_user as u64,
             ),
             ("limits.bodies_mib", self.limits.bodies_mib as u64),
+            ("images.imports", self.images.imports as u64),
+            (
+                "images.imports_per_user",
+                self.images.imports_per_user as u64,
+            ),
+            ("images.longest_hours", self.images.longest_hours),
             ("machines.console_kib", self.machines.console_kib),
             (
                 "retention.history_revisions",
@@ -125,6 +131,16 @@ impl Config {
             if let Err(error) = proxy.parse::<doors::TrustedProxy>() {
                 return wrong("limits.trusted_proxies", format!("is wrong: {error}"));
             }
+        }
+        if let Some(text) = self
+            .images
+            .allow_sources
+            .iter()
+            .find(|text| text.parse::<ipnet::IpNet>().is_err())
+        {
+            let problem =
+                format!("has `{text}`; write ADDRESS/BITS, such as 192.168.1.0/24 or fd00::/8");
+            return wrong("images.allow_sources", problem);
         }
         self.problem_of_machine_types()
             .or_else(|| self.problem_of_networks())

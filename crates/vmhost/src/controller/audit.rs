@@ -1,16 +1,24 @@
 //! The leak checker of this host: compares documents with what is really there.
+//!
+//! Looks first and reads documents then, so that what is being made is not reported; what is being removed may be. A
+//! repair therefore looks at the documents once more right before each step, and destroys no data: folders go to the
+//! quarantine.
+
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use cimi::{
-    lifecycle::Stage,
+    lifecycle::{Power, Stage},
     resources::{Machine, Resource},
 };
 use serde::Serialize;
 use uuid::Uuid;
 
+use self::seen::{Process, Seen};
 use super::{VmHost, prepare};
-use crate::{cgroup::Cgroups, process};
+use crate::Adopted;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -25,7 +33,7 @@ pub enum Severity {
 /// Something that is there without belonging to a document, or the other way round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// `process`, `folder`, `tap`, `rule`, `lease`, `cgroup`, `disk`.
+    /// `process`, `folder`, `tap`, `rule`, `lease`, `cgroup`, `disk`, `network`, `unreadable-documents`.
     pub kind: &'static str,
     /// Which.
     pub what: String,
@@ -54,32 +62,54 @@ fn leak(
 }
 
 const REPAIR: &str = "`stratus doctor --repair` removes it";
+const REPAIR_FOLDER: &str =
+    "`stratus doctor --repair` ends its process and moves its files to the quarantine";
+const LOOK: &str = "it is none of ours: look at it, and remove it yourself";
+
+type Known<'a> = BTreeMap<&'a str, &'a Machine>;
 
 impl VmHost {
-    /// Compares documents with processes, folders, taps, rules and leases. With `repair`, what nobody needs is removed.
-    /// What is just being made or removed may be reported; look twice before you believe it.
+    /// Compares documents with processes, folders, taps, rules and leases. With `repair`, what nobody needs is removed,
+    /// and folders go to the quarantine. What is just being removed may be reported; look twice before you believe it.
     pub async fn audit(&self, repair: bool) -> Vec<Finding> {
         let shared = &self.0.shared;
+        let seen = Seen::look(shared).await;
         let machines = shared
             .documents
             .machines
             .by_index("host", shared.host.local());
-        let known: BTreeMap<&str, &Machine> =
-            machines.iter().map(|m| (m.id(), &m.document.0)).collect();
+        let known: Known<'_> = machines.iter().map(|m| (m.id(), &m.document.0)).collect();
         let mut findings = Vec::new();
-        findings.extend(self.folders(&known, repair).await);
-        findings.extend(disks_missing(&known, self));
-        findings.extend(self.processes(&known));
-        findings.extend(self.groups(&known, repair));
-        findings.extend(self.interfaces(&known, repair).await);
+        let unreadable = shared.documents.machines.unreadable();
+        if unreadable > 0 {
+            findings.push(Finding {
+                kind: "unreadable-documents",
+                what: "machines".to_owned(),
+                detail: format!(
+                    "{unreadable} documents can't be read; perhaps a newer version wrote them"
+                ),
+                repair: "start that version; until then nothing of machines is repaired".to_owned(),
+                severity: Severity::Error,
+            });
+        }
+        findings.extend(self.folders(&seen, &known, repair).await);
+        findings.extend(self.disks_missing(&known).await);
+        findings.extend(self.processes(&seen, &known, repair));
+        findings.extend(self.groups(&seen, &known, repair));
+        findings.extend(self.interfaces(&seen, &known, repair).await);
         findings
     }
 
+    /// Whether no document, now, is of this machine, or may be.
+    fn is_nobodys(&self, machine: &str) -> bool {
+        let machines = &self.0.shared.documents.machines;
+        machines.unreadable() == 0 && machines.get(machine).is_none()
+    }
+
     /// Folders of machines that are not there.
-    async fn folders(&self, known: &BTreeMap<&str, &Machine>, repair: bool) -> Vec<Finding> {
-        let shared = &self.0.shared;
+    async fn folders(&self, seen: &Seen, known: &Known<'_>, repair: bool) -> Vec<Finding> {
         let mut findings = Vec::new();
-        for path in entries(&shared.settings.machines_dir) {
+        for path in &seen.folders {
             let name = path
                 .file_name()
                 .and_then(|name| name.to_str())
@@ -87,97 +117,135 @@ impl VmHost {
             if known.contains_key(name) {
                 continue;
             }
+            let uuid = name.parse::<Uuid>().ok();
+            let what_to_do = if uuid.is_some() { REPAIR_FOLDER } else { LOOK };
             findings.push(leak(
                 "folder",
                 path.display(),
                 "belongs to no machine",
-                REPAIR,
+                what_to_do,
             ));
-            if !repair {
-                continue;
-            }
-            // A process may still live in it.
-            if let Ok(crate::Adopted::Running(handle)) = shared.hypervisor.adopt(&path).await
-                && let Err(error) = handle.quit().await
+            if let (true, Some(uuid)) = (repair && self.is_nobodys(name), uuid)
+                && let Err(error) = self.put_away(path, uuid).await
             {
-                tracing::warn!(%error, folder = %path.display(), "its process can't be ended");
-                continue;
-            }
-            if let Err(error) = std::fs::remove_dir_all(&path) {
-                tracing::warn!(%error, folder = %path.display(), "can't be removed");
+                tracing::warn!(error, folder = %path.display(), "can't be put away");
             }
         }
         findings
     }
 
-    /// Machines that should have a process and have none, and the other way round.
-    fn processes(&self, known: &BTreeMap<&str, &Machine>) -> Vec<Finding> {
+    /// Ends what lives in a folder that is nobody's, and moves its files to the quarantine.
+    async fn put_away(&self, folder: &Path, machine: Uuid) -> Result<(), String> {
         let shared = &self.0.shared;
-        if shared.hypervisor.kind() != crate::hypervisor::HypervisorKind::Qemu {
-            return Vec::new();
+        match shared.hypervisor.adopt(folder).await {
+            Ok(Adopted::Running(handle)) => {
+                handle.quit().await.map_err(|error| error.to_string())?;
+            }
+            Ok(Adopted::Unreachable { process, .. }) => {
+                process.end().await.map_err(|error| error.to_string())?;
+            }
+            // Whatever it is: as long as nobody lives there.
+            Ok(Adopted::Gone { .. }) | Err(_) => {}
         }
-        let mut findings = Vec::new();
-        let folders = entries(&shared.settings.machines_dir);
-        for folder in &folders {
-            let Some(uuid) = folder
-                .file_name()
-                .and_then(|n| n.to_str())
-                .and_then(|n| n.parse::<Uuid>().ok())
-            else {
-                continue;
-            };
-            let output = crate::hypervisor::RunFolder(folder.clone()).output();
-            let process = process::find(uuid, &output);
-            let text = uuid.to_string();
-            let machine = known.get(text.as_str());
-            let should =
-                machine.is_some_and(|m| matches!(m.observed.stage, Stage::Running | Stage::Paused));
-            let may = machine
-                .is_some_and(|m| !matches!(m.observed.stage, Stage::Ended { .. } | Stage::Failed));
-            match process {
-                Some((identity, _)) if !may => {
-                    let detail = format!(
-                        "QEMU {} runs for a machine that is off or gone",
-                        identity.pid
-                    );
-                    findings.push(leak("process", uuid, detail, REPAIR));
+        if shared
+            .hypervisor
+            .lives(folder)
+            .map_err(|error| error.to_string())?
+        {
+            return Err("its process can't be ended".to_owned());
+        }
+        // That took its time.
+        if !self.is_nobodys(&machine.to_string()) {
+            return Ok(());
+        }
+        let (quarantine, folder) = (shared.quarantine.clone(), folder.to_owned());
+        let moved = tokio::task::spawn_blocking(move || {
+            let now = jiff::Timestamp::now();
+            for entry in std::fs::read_dir(&folder).map_err(|error| error.to_string())? {
+                let entry = entry.map_err(|error| error.to_string())?;
+                if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                    quarantine
+                        .put(&entry.path(), machine, now)
+                        .map_err(|error| error.to_string())?;
                 }
-                None if should => findings.push(Finding {
+            }
+            std::fs::remove_dir_all(&folder).map_err(|error| error.to_string())
+        });
+        moved.await.map_err(|error| error.to_string())??;
+        tracing::info!(%machine, "the folder of a machine that no document knows is in the quarantine now");
+        Ok(())
+    }
+
+    /// Machines that should have a process and have none, and the other way round.
+    fn processes(&self, seen: &Seen, known: &Known<'_>, repair: bool) -> Vec<Finding> {
+        let Some(processes) = &seen.processes else {
+            return Vec::new();
+        };
+        let mut findings = Vec::new();
+        for process in processes {
+            let uuid = process.machine.to_string();
+            let machine = known.get(uuid.as_str());
+            let on = machine.is_some_and(|machine| !is_off(machine));
+            let another = processes
+                .iter()
+                .any(|other| other.machine == process.machine && !other.folder_gone);
+            if on && (!process.folder_gone || !another) {
+                continue;
+            }
+            let pid = process.pid;
+            let detail = match (machine, process.folder_gone) {
+                (_, true) => format!("QEMU {pid} runs, but its folder is gone"),
+                (Some(_), false) => format!("QEMU {pid} runs for a machine that is off"),
+                (None, false) => format!("QEMU {pid} runs for a machine that is gone"),
+            };
+            let what_to_do = match (machine, process.folder_gone) {
+                (_, true) | (None, _) => "`stratus doctor --repair` ends it",
+                (Some(_), false) => "stop the machine by force, or kill it",
+            };
+            findings.push(leak("process", &uuid, detail, what_to_do));
+            // What has a folder is ended with it, or is its worker's.
+            let superfluous = process.folder_gone && (another || self.is_nobodys(&uuid));
+            if repair && superfluous {
+                end(process);
+            }
+        }
+        for (uuid, machine) in known {
+            let has_process = processes
+                .iter()
+                .any(|process| process.machine.to_string() == **uuid);
+            if matches!(machine.observed.stage, Stage::Running | Stage::Paused) && !has_process {
+                findings.push(Finding {
                     kind: "process",
-                    what: format!("Machine/{uuid}"),
+                    what: machine.key(),
                     detail: "is shown running, but has no QEMU process".to_owned(),
                     repair: "wait a moment: its controller sees it; then start it again".to_owned(),
                     severity: Severity::Error,
-                }),
-                _ => {}
+                });
             }
         }
         findings
     }
 
     /// Control groups of machines that are not there.
-    fn groups(&self, known: &BTreeMap<&str, &Machine>, repair: bool) -> Vec<Finding> {
-        let Some(spec) = &self.0.shared.settings.cgroup else {
-            return Vec::new();
-        };
+    fn groups(&self, seen: &Seen, known: &Known<'_>, repair: bool) -> Vec<Finding> {
         let names: BTreeSet<String> = known.keys().map(|uuid| uuid.replace('-', "")).collect();
-        let mut groups = Cgroups::detect().machines(&spec.parent);
-        groups.retain(|group| {
+        let mut findings = Vec::new();
+        for group in &seen.groups {
             let name = group.file_name().and_then(|name| name.to_str());
             let uuid = name
                 .and_then(|name| name.rsplit_once('-'))
                 .map(|(_, uuid)| uuid);
-            !uuid.is_some_and(|uuid| names.contains(uuid))
-        });
-        let mut findings = Vec::new();
-        for group in groups {
+            if uuid.is_some_and(|uuid| names.contains(uuid)) {
+                continue;
+            }
             findings.push(leak(
                 "cgroup",
                 group.display(),
                 "belongs to no machine",
                 REPAIR,
             ));
-            if repair && let Err(error) = std::fs::remove_dir(&group) {
+            // The kernel keeps those that somebody lives in.
+            if repair && let Err(error) = std::fs::remove_dir(group) {
                 tracing::warn!(%error, group = %group.display(), "can't be removed");
             }
         }
@@ -185,16 +253,24 @@ impl VmHost {
     }
 
     /// Taps, rules and leases of interfaces that no running machine has.
-    async fn interfaces(&self, known: &BTreeMap<&str, &Machine>, repair: bool) -> Vec<Finding> {
+    async fn interfaces(&self, seen: &Seen, known: &Known<'_>, repair: bool) -> Vec<Finding> {
         let mut findings = Vec::new();
         for (name, network) in self.0.shared.networks_in_use() {
-            let requests: Vec<_> = known
-                .values()
-                .flat_map(|machine| prepare::plug_requests(machine))
-                .filter(|(of, _)| *of == name)
-                .map(|(_, request)| request)
+            let requests = |machines: &dyn Fn(&Machine) -> bool| -> Vec<_> {
+                known
+                    .values()
+                    .filter(|machine| machines(machine))
+                    .flat_map(|machine| prepare::plug_requests(machine))
+                    .filter(|(of, _)| *of == name)
+                    .map(|(_, request)| request)
+                    .collect()
+            };
+            let addresses: BTreeSet<_> =
+                requests(&|_| true).iter().map(|wanted| wanted.ip).collect();
+            let wanted_taps: BTreeSet<_> = requests(&|machine| seen.may_have_process(machine))
+                .into_iter()
+                .map(|wanted| wanted.nic)
                 .collect();
-            let wanted: BTreeSet<_> = requests.iter().map(|request| request.nic.clone()).collect();
             let audit = match network.audit().await {
                 Ok(audit) => audit,
                 Err(error) => {
@@ -208,68 +284,85 @@ impl VmHost {
                 }
             };
             let before = findings.len();
-            let addresses: BTreeSet<_> = requests.iter().map(|request| request.ip).collect();
-            for binding in audit
-                .bindings
-                .iter()
-                .filter(|binding| !addresses.contains(&binding.ip))
-            {
-                findings.push(leak(
-                    "rule",
-                    binding.ip,
-                    "the firewall lets it pass, but no machine has it",
-                    REPAIR,
-                ));
+            for binding in &audit.bindings {
+                if !addresses.contains(&binding.ip) {
+                    let detail = "the firewall lets it pass, but no machine has it";
+                    findings.push(leak("rule", binding.ip, detail, REPAIR));
+                }
             }
-            for lease in audit
-                .leases
-                .iter()
-                .filter(|lease| !addresses.contains(&lease.ip))
-            {
-                findings.push(leak(
-                    "lease",
-                    lease.ip,
-                    "DHCP knows it, but no machine has it",
-                    REPAIR,
-                ));
+            for lease in &audit.leases {
+                if !addresses.contains(&lease.ip) {
+                    let detail = "DHCP knows it, but no machine has it";
+                    findings.push(leak("lease", lease.ip, detail, REPAIR));
+                }
             }
             for tap in &audit.taps {
                 let tag = tap.as_str().rsplit_once('-').map_or("", |(_, tag)| tag);
-                if !wanted.iter().any(|nic| nic.as_str() == tag) {
-                    findings.push(leak("tap", tap.as_str(), "no machine has it", REPAIR));
+                if !wanted_taps.iter().any(|nic| nic.as_str() == tag) {
+                    findings.push(leak(
+                        "tap",
+                        tap.as_str(),
+                        "no running machine has it",
+                        REPAIR,
+                    ));
                 }
             }
-            if repair
-                && findings.len() > before
-                && let Err(error) = network.reconcile(&requests).await
-            {
-                tracing::warn!(%error, network = name, "the network can't be brought in line");
+            if repair && findings.len() > before {
+                // As things are now: a machine that was made meanwhile keeps its address.
+                let wanted = self.wanted_on(&name, may_start);
+                if self.0.shared.documents.machines.unreadable() > 0 {
+                    continue;
+                }
+                if let Err(error) = network.reconcile(&wanted).await {
+                    tracing::warn!(%error, network = name, "the network can't be brought in line");
+                }
             }
         }
         findings
     }
+
+    /// Root disks that a machine which ran must have.
+    async fn disks_missing(&self, known: &Known<'_>) -> Vec<Finding> {
+        let ran: Vec<_> = known
+            .values()
+            .filter(|machine| machine.first_started.is_some() && !machine.desired.deleted)
+            .map(|machine| {
+                let root = prepare::folder(&self.0.shared.settings, machine).join("root.qcow2");
+                (machine.key(), root)
+            })
+            .collect();
+        let gone = tokio::task::spawn_blocking(move || {
+            let gone = ran
+                .into_iter()
+                .filter(|(_, root)| matches!(root.try_exists(), Ok(false)));
+            gone.map(|(key, _)| key).collect::<Vec<_>>()
+        });
+        let finding = |what| Finding {
+            kind: "disk",
+            what,
+            detail: "its root disk is gone".to_owned(),
+            repair: "kill the machine; its data is lost unless you have a copy".to_owned(),
+            severity: Severity::Error,
+        };
+        let gone = gone.await.unwrap_or_default();
+        gone.into_iter().map(finding).collect()
+    }
 }
 
-/// Root disks that a machine which ran must have.
-fn disks_missing(known: &BTreeMap<&str, &Machine>, host: &VmHost) -> Vec<Finding> {
-    let missing = |machine: &&&Machine| {
-        let root = prepare::folder(&host.0.shared.settings, machine).join("root.qcow2");
-        machine.first_started.is_some() && !machine.desired.deleted && !root.exists()
-    };
-    let finding = |machine: &&Machine| Finding {
-        kind: "disk",
-        what: machine.key(),
-        detail: "its root disk is gone".to_owned(),
-        repair: "kill the machine; its data is lost unless you have a copy".to_owned(),
-        severity: Severity::Error,
-    };
-    known.values().filter(missing).map(finding).collect()
+/// Whether a machine is to have no process, nor has one coming.
+fn is_off(machine: &Machine) -> bool {
+    matches!(machine.observed.stage, Stage::Ended { .. } | Stage::Failed)
 }
 
-fn entries(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect()
+/// Whether a machine may be about to get a process.
+fn may_start(machine: &Machine) -> bool {
+    !is_off(machine) || machine.desired.power == Power::On
+}
+
+fn end(process: &Process) {
+    use rustix::process::{Signal, pidfd_send_signal};
+    tracing::warn!(pid = process.pid, machine = %process.machine, "a QEMU that nobody can reach any more is ended");
+    if let Err(error) = pidfd_send_signal(&process.pidfd, Signal::KILL) {
+        tracing::warn!(%error, pid = process.pid, "can't be ended");
+    }
 }

@@ -3,8 +3,6 @@
 //! Everything here can be done twice: what is there stays as it is, since it may hold a user's data.
 
 use std::{
-    fs::File,
-    io::Read,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -19,9 +17,9 @@ use network::{Attachment, Hostname, NicTag, PlugRequest};
 use storage::{Durability, inspect::Format, qcow2, space, swap};
 use uuid::Uuid;
 
-use super::{Settings, media};
+use super::{Settings, media, root_disk};
 use crate::{
-    HypervisorError,
+    Hypervisor, HypervisorError,
     accel::AcceleratorKind,
     launch_spec::{
         Accelerator, Boot, Credentials, DiskFormat, DiskId, DiskSpec, ImageFile, LaunchSpec,
@@ -33,8 +31,6 @@ use crate::{
 const USER_IDS: u32 = 60_000;
 /// Where guests answer SSH.
 const SSH_PORT: u16 = 22;
-/// First bytes of a qcow2 file.
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// Why a machine can't be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -160,14 +156,18 @@ pub(crate) fn needs_image(machine: &Machine, image: &str) -> bool {
         )
 }
 
-/// Makes the folder, disks and media of a machine, and the specification of its process, interfaces excepted.
-/// Blocks on the disk.
+/// Makes the folder, disks and media of a machine, and the specification of its process, interfaces excepted. Touches
+/// nothing while a process of the machine lives. Blocks on the disk.
 pub(crate) fn prepare(
     documents: &Documents,
     settings: &Settings,
+    hypervisor: &dyn Hypervisor,
     machine: &Machine,
 ) -> Result<LaunchSpec, PrepareError> {
     let folder = folder(settings, machine);
+    if hypervisor.lives(&folder)? {
+        return Err(HypervisorError::AlreadyRunning { folder }.into());
+    }
     space::require(&settings.machines_dir, 0, settings.reserve_bytes)?;
     let boot = boot(documents, machine)?;
     std::fs::DirBuilder::new()
@@ -279,15 +279,11 @@ fn disk_spec(
                 .map_or(disk.size_bytes.0, |file| file.virtual_size.0)
                 .max(disk.size_bytes.0);
             let path = folder.join("root.qcow2");
-            if !is_qcow2(&path) {
-                // Either new, or a power cut came before the guest had anything flushed: nothing of the guest is lost.
-                remove(&path)?;
-                let backing = qcow2::Backing {
-                    path: &backing_path,
-                    format: stored_format(format),
-                };
-                qcow2::create(&path, size, Some(backing), Durability::Cached)?;
-            }
+            let backing = qcow2::Backing {
+                path: &backing_path,
+                format: stored_format(format),
+            };
+            root_disk::ensure(&path, size, backing)?;
             let backing = vec![ImageFile::file(backing_path, disk_format(format))];
             return spec(
                 "root",
@@ -412,24 +408,6 @@ const fn stored_format(format: MediumFormat) -> Format {
     match format {
         MediumFormat::Raw => Format::Raw,
         MediumFormat::Qcow2 => Format::Qcow2,
-    }
-}
-
-fn is_qcow2(path: &Path) -> bool {
-    let mut first = [0; 4];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut first))
-        .is_ok()
-        && first == QCOW2_MAGIC
-}
-
-fn remove(path: &Path) -> Result<(), PrepareError> {
-    match std::fs::remove_file(path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(PrepareError::File {
-            path: path.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
     }
 }
 

@@ -263,11 +263,7 @@ impl Worker {
 
     /// Takes over the process of an earlier life of this controller, if there is one.
     async fn adopt(&mut self, machine: &Machine) -> Result<(), StepError> {
-        let folder = self.folder(machine);
-        if !folder.exists() {
-            return Ok(());
-        }
-        match self.shared.hypervisor.adopt(&folder).await {
+        match self.shared.hypervisor.adopt(&self.folder(machine)).await {
             Ok(Adopted::Running(handle)) => {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
                 self.connect(machine, handle);
@@ -276,8 +272,18 @@ impl Worker {
                 tracing::debug!(?how, "its process is gone");
                 self.exit = Some(how);
             }
-            // Made but never started.
-            Err(HypervisorError::Record { .. }) => {}
+            Ok(Adopted::Unreachable { process, why }) => {
+                if !self.may_use_force(machine) {
+                    return Err(why.into());
+                }
+                tracing::warn!(%why, pid = process.pid(), "it can't be taken over: it is ended by force");
+                self.exit = Some(process.end().await?);
+            }
+            Err(HypervisorError::NeverStarted { .. }) => {}
+            Err(error @ HypervisorError::Record { .. }) => {
+                tracing::warn!(%error, "its process is gone");
+                self.exit = Some(ExitCause::Unseen);
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -712,7 +718,12 @@ impl Worker {
                 Ok(Next::Wait)
             }
             Err(error @ (StepError::Documents(_) | StepError::Task(_))) => Err(error),
-            Err(error @ StepError::Hypervisor(HypervisorError::AlreadyRunning { .. })) => {
+            Err(
+                error @ (StepError::Hypervisor(HypervisorError::AlreadyRunning { .. })
+                | StepError::Prepare(PrepareError::Hypervisor(
+                    HypervisorError::AlreadyRunning { .. },
+                ))),
+            ) => {
                 self.adopted = false;
                 Err(error)
             }
@@ -743,6 +754,7 @@ impl Worker {
             Ok(prepare::prepare(
                 &shared.documents,
                 &shared.settings,
+                &*shared.hypervisor,
                 &document,
             )?)
         })

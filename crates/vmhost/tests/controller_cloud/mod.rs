@@ -134,6 +134,7 @@ pub fn rules() -> cloud::Settings {
             name_servers: Vec::new(),
             nat: true,
             mtu: None,
+            forwarded: false,
         }],
         per_user: cloud::PerUser {
             machines: 100_000,

@@ -65,7 +65,7 @@ impl Bench {
     }
 
     pub fn run_folder(&self) -> PathBuf {
-        self.folder.path().join("machine")
+        self.folder.path().join(self.machine.to_string())
     }
 
     /// A machine with one disk and no system on it.

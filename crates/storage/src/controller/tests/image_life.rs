@@ -563,3 +563,24 @@ async fn a_full_disk_fails_the_import_and_is_left_as_it_was() {
     world.kill().await;
     drop(small);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_owner_leaves_places_to_others() {
+    let mut world = World::new().await;
+    world.start().await;
+    let silent = WebServer::start(|_| Answer::Silence).await;
+    let good = serving(disk()).await;
+    for number in 0..8 {
+        let url = format!("{}{number}", silent.url);
+        world
+            .create(&image(ImageSource::Url { url }, "IMAGE"))
+            .await;
+    }
+    let mut other = image(from(&good), "IMAGE");
+    other.common = cimi::Common::new(cimi::Acl::owned_by_user("bob"), cimi::Timestamp::now());
+    world.create(&other).await;
+    world.until(other.id.local(), available).await;
+    let asked = || silent.requests.load(std::sync::atomic::Ordering::SeqCst);
+    World::eventually("two of hers ask", || asked() >= 2).await;
+    assert_eq!(asked(), 2, "and no more");
+}

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Settings, StorageController};
-use crate::import::configure_client;
+use crate::import::{Fetcher, Reach};
 
 /// Generous: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,11 +44,12 @@ impl World {
 
     pub(super) fn settings(&self) -> Settings {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = configure_client(reqwest::Client::builder())
-            .no_proxy()
-            .build()
-            .expect("client");
-        let mut settings = Settings::new(self.storage_dir(), client);
+        let reach = Reach {
+            allowed: vec!["127.0.0.0/8".parse().expect("a block")],
+            ..Reach::default()
+        };
+        let fetcher = Fetcher::new(reqwest::Client::builder(), reach).expect("fetcher");
+        let mut settings = Settings::new(self.storage_dir(), fetcher);
         settings.reserve_bytes = 0;
         settings.recheck = Duration::from_millis(200);
         settings.overlay_dirs = vec![self.dir.path().join("quarantine")];

@@ -17,6 +17,7 @@ use crate::image_source::{ImageSource, LocalDigests, local_digests};
 use crate::options::{Cloud, Common};
 use crate::progress::{Waiting, byte_bar};
 use crate::session::Session;
+use crate::unfinished;
 
 /// Import an image from a file or a URL
 ///
@@ -106,17 +107,32 @@ impl Arguments {
         let mut document = Map::new();
         document.insert("name".to_owned(), json!(self.name.clone().unwrap_or_else(|| source.default_name())));
         document.insert("type".to_owned(), json!(self.kind));
+        let result = self.disk(&import, &source, document, expected).await;
+        match &result {
+            Ok(_) | Err(Failure::Exit(_)) => unfinished::keep(),
+            // If this fails too, the first error is the one to tell.
+            Err(_) => {
+                for (path, error) in unfinished::remove().await {
+                    session.out.detail(format_args!("the unfinished {path} could not be removed: {error}"));
+                }
+            }
+        }
+        let image = result?;
+        if session.out.is_json() {
+            return session.out.json(&super::as_json(&image));
+        }
+        session.out.line(format_args!("IMAGE {}", image.identifier.as_deref().unwrap_or(&image.id)))
+    }
+
+    /// The disk, after what it boots with.
+    async fn disk(&self, import: &Import<'_>, source: &ImageSource, mut document: Map<String, Value>, expected: Map<String, Value>) -> Result<ImageView> {
         for (member, given) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
             if let Some(text) = given {
                 document.insert(member.to_owned(), json!({ "href": import.boot_file(text).await? }));
             }
         }
         document.extend(self.kernel_arguments.as_ref().map(|text| ("kernelArguments".to_owned(), json!(text))));
-        let image = import.one(&source, document, expected).await?;
-        if session.out.is_json() {
-            return session.out.json(&super::as_json(&image));
-        }
-        session.out.line(format_args!("IMAGE {}", image.identifier.as_deref().unwrap_or(&image.id)))
+        import.one(source, document, expected, Part::Disk).await
     }
 
     fn expected(&self) -> Result<Map<String, Value>> {
@@ -148,6 +164,15 @@ struct Import<'a> {
     limit: Duration,
 }
 
+/// What is imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// What the command was called for.
+    Disk,
+    /// A kernel or RAM disk, before it.
+    BootFile,
+}
+
 impl Import<'_> {
     /// A kernel or RAM disk: an image that is there already, or one that is imported now.
     async fn boot_file(&self, text: &str) -> Result<String> {
@@ -157,11 +182,11 @@ impl Import<'_> {
         }
         let source = ImageSource::parse(text)?;
         let document = Map::from_iter([("name".to_owned(), json!(source.default_name())), ("type".to_owned(), json!("FILE"))]);
-        Ok(self.one(&source, document, Map::new()).await?.id)
+        Ok(self.one(&source, document, Map::new(), Part::BootFile).await?.id)
     }
 
     /// Imports one source and waits until it is available.
-    async fn one(&self, source: &ImageSource, mut document: Map<String, Value>, mut expected: Map<String, Value>) -> Result<ImageView> {
+    async fn one(&self, source: &ImageSource, mut document: Map<String, Value>, mut expected: Map<String, Value>, part: Part) -> Result<ImageView> {
         let out = &self.session.out;
         document.insert("visibility".to_owned(), json!(self.visibility));
         match source {
@@ -187,23 +212,13 @@ impl Import<'_> {
             return Ok(image);
         }
         let path = if image.id.is_empty() { accepted.location.unwrap_or_default() } else { image.id.clone() };
-        let result = match source {
-            ImageSource::File(file) => self.upload(&path, file).await,
-            ImageSource::Url(_) => Ok(()),
-        };
-        let result = match result {
-            Ok(()) => self.until_available(&path, accepted.job.as_deref()).await,
-            Err(failure) => Err(failure),
-        };
-        if let Err(failure) = &result
-            && !matches!(failure, Failure::Exit(_))
-        {
-            // Nothing half-made stays behind; if this fails too, the first error is the one to tell.
-            if let Err(error) = self.api.delete(&path).await {
-                out.detail(format_args!("the unfinished {path} could not be removed: {error}"));
-            }
+        unfinished::note(self.api, &path);
+        match source {
+            ImageSource::File(file) => self.upload(&path, file).await?,
+            ImageSource::Url(_) if part == Part::Disk => unfinished::goes_on(),
+            ImageSource::Url(_) => {}
         }
-        result
+        self.until_available(&path, accepted.job.as_deref()).await
     }
 
     async fn upload(&self, image: &str, file: &Path) -> Result {

@@ -1,0 +1,228 @@
+//! Who may depend on whom, as `ARCHITECTURE.md` says: asked of cargo, so that it holds.
+#![allow(clippy::unwrap_used)] // a test that panics has failed
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
+
+use serde_json::Value;
+
+/// The crates of ours that each crate may use. What is not here is a decision: take it in `ARCHITECTURE.md`, then here.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("accounts", &["cimi"]),
+    ("cimi", &[]),
+    (
+        "cloud",
+        &[
+            "accounts",
+            "cimi",
+            "context",
+            "documents",
+            "network",
+            "store",
+        ],
+    ),
+    ("context", &[]),
+    ("documents", &["cimi", "store"]),
+    ("doors", &["accounts", "cimi", "cloud"]),
+    ("network", &[]),
+    ("scheduler", &["cimi", "documents", "store"]),
+    ("storage", &["cimi", "documents", "store"]),
+    ("store", &[]),
+    ("stratus", &["cimi", "context"]),
+    (
+        "stratusd",
+        &[
+            "accounts",
+            "cimi",
+            "cloud",
+            "documents",
+            "doors",
+            "network",
+            "scheduler",
+            "storage",
+            "store",
+            "vmhost",
+        ],
+    ),
+    ("testkit", &["cimi"]),
+    (
+        "vmhost",
+        &[
+            "cimi",
+            "context",
+            "documents",
+            "network",
+            "storage",
+            "store",
+        ],
+    ),
+];
+
+/// What a crate must not do, by the libraries that it would do it with.
+const MUST_NOT_USE: &[(&str, &str, &[&str])] = &[
+    (
+        "cimi",
+        "do I/O",
+        &["tokio", "hyper", "axum", "reqwest", "rusqlite", "rustix"],
+    ),
+    ("cloud", "know HTTP", &["hyper", "axum", "http", "reqwest"]),
+    (
+        "store",
+        "be a server or a client",
+        &["hyper", "axum", "reqwest"],
+    ),
+    (
+        "scheduler",
+        "do I/O",
+        &["hyper", "axum", "reqwest", "rusqlite", "rustix"],
+    ),
+    ("doors", "hold state", &["rusqlite"]),
+];
+
+/// Names of the dependencies of each crate of the workspace; for its tests only, if `kind` is `dev`.
+fn dependencies(kind: Option<&str>) -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--format-version",
+            "1",
+            "--offline",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            let all = package["dependencies"].as_array().unwrap();
+            let of_kind = all.iter().filter(|one| one["kind"].as_str() == kind);
+            (
+                text(&package["name"]),
+                of_kind.map(|one| text(&one["name"])).collect(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn crates_depend_only_on_what_the_architecture_allows() {
+    let all = dependencies(None);
+    let allowed: BTreeMap<_, BTreeSet<_>> = MAY_USE
+        .iter()
+        .map(|(name, may)| (*name, may.iter().copied().collect()))
+        .collect();
+    assert_eq!(
+        all.keys().map(String::as_str).collect::<Vec<_>>(),
+        allowed.keys().copied().collect::<Vec<_>>(),
+        "the crates of the workspace"
+    );
+    for (name, uses) in &all {
+        let ours: BTreeSet<&str> = uses
+            .iter()
+            .map(String::as_str)
+            .filter(|used| allowed.contains_key(used))
+            .collect();
+        let may = &allowed[name.as_str()];
+        assert!(
+            ours.is_subset(may),
+            "{name} uses {ours:?} and may use {may:?}"
+        );
+    }
+}
+
+#[test]
+fn crates_do_not_use_what_they_must_not_know() {
+    let all = dependencies(None);
+    for (name, rule, libraries) in MUST_NOT_USE {
+        let used: Vec<_> = libraries
+            .iter()
+            .filter(|library| all[*name].contains(**library))
+            .collect();
+        assert!(used.is_empty(), "{name} must not {rule}: it uses {used:?}");
+    }
+}
+
+#[test]
+fn the_testkit_is_for_tests() {
+    let users: Vec<_> = dependencies(None)
+        .into_iter()
+        .filter(|(_, uses)| uses.contains("testkit"))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(users.is_empty(), "{users:?} ship the testkit");
+}
+
+/// Files and tests named in a cell of `SPECIFICATION.md`, as `crate: file (test), file; crate: file`.
+fn named(cell: &str, last: &mut (String, String)) -> Vec<(String, String, Option<String>)> {
+    let mut found = Vec::new();
+    for part in cell.split(';').map(str::trim) {
+        let (package, files) = part.split_once(": ").unwrap_or((&last.0, part));
+        let (package, files) = (package.to_owned(), files.to_owned());
+        for one in files.split(", ") {
+            let (file, test) = match one.split_once(" (") {
+                Some((file, test)) => (file.trim(), Some(test.trim_end_matches(')').to_owned())),
+                None => (one.trim(), None),
+            };
+            if file != "the same" {
+                *last = (package.clone(), file.to_owned());
+            }
+            found.push((last.0.clone(), last.1.clone(), test));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_specification_names_tests_that_exist() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = fs::read_to_string(top.join("SPECIFICATION.md")).unwrap();
+    let mut last = (String::new(), String::new());
+    let mut missing = Vec::new();
+    let mut count = 0;
+    // Budgets name benchmarks.
+    let promises = text.split("## Speed").next().unwrap();
+    for line in promises.lines().filter(|line| line.starts_with("| ")) {
+        let cell = line
+            .trim_end_matches('|')
+            .rsplit('|')
+            .next()
+            .unwrap()
+            .trim();
+        // Headings name nothing.
+        if !(cell.contains(": ") || cell.starts_with("the same")) {
+            continue;
+        }
+        for (package, file, test) in named(cell, &mut last) {
+            count += 1;
+            let path = top.join(format!("crates/{package}/tests/{file}.rs"));
+            let source = fs::read_to_string(&path).unwrap_or_default();
+            let there = match &test {
+                Some(test) => source.contains(&format!("fn {test}(")),
+                None => !source.is_empty(),
+            };
+            if !there {
+                missing.push(format!("{package}: {file} {test:?}, in: {line}"));
+            }
+        }
+    }
+    assert!(count > 40, "only {count} tests were found named");
+    assert!(
+        missing.is_empty(),
+        "promised and not there:\n{}",
+        missing.join("\n")
+    );
+}
