@@ -76,27 +76,6 @@ pub enum Phase {
     Suspended,
 }
 
-impl Phase {
-    /// OpenNebula 3.2 numbers: VM state and LCM state.
-    #[must_use]
-    pub const fn opennebula(self) -> (u8, u8) {
-        match self {
-            Self::Pending => (1, 0),
-            Self::Hold => (2, 0),
-            Self::Prolog => (3, 1),
-            Self::Boot => (3, 2),
-            Self::Running => (3, 3),
-            Self::Shutdown => (3, 12),
-            Self::Epilog => (3, 11),
-            Self::Unknown => (3, 16),
-            Self::Stopped => (4, 0),
-            Self::Suspended => (5, 0),
-            Self::Done => (6, 0),
-            Self::Failed => (7, 0),
-        }
-    }
-}
-
 /// Whether a machine is to be on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -13,6 +13,6 @@ mod select;
 pub use attributes::{Attributes, Scalar};
 pub use filter::{Comparison, Filter, Literal};
 pub use order::{OrderKey, OrderSyntax};
-pub use page::{Query, QueryError};
+pub use page::{MEMBERS_AT_MOST, Query, QueryError};
 pub use parse::FilterSyntax;
 pub use select::Select;

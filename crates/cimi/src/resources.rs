@@ -22,8 +22,9 @@ pub use machine::{
 pub use network::{Address, Network, NetworkClass, NetworkState};
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
+    default_architecture,
 };
-pub use volume::{Attachment, Volume, VolumeLocation, VolumeState};
+pub use volume::{Attachment, MAPPED, Volume, VolumeLocation, VolumeState};
 
 use crate::{Acl, Common};
 

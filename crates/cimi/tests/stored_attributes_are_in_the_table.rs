@@ -80,7 +80,7 @@ fn simple_documents_have_no_strangers() {
     );
     let user = json!({"username": "a", "enabled": true, "roles": ["r"], "generation": 1});
     assert_eq!(
-        public_strangers::<User>(Kind::User, document("User/a", &user), &[]),
+        public_strangers::<User>(Kind::User, document("User/a", &user), &["generation"]),
         none
     );
     let network = json!({"state": "STARTED", "class": "public", "subnet": "10.0.0.0/8",

@@ -10,14 +10,14 @@ use crate::{CloudError, OpContext, Result};
 /// The document `<collection>/<local>` if the caller has at least `right` on it.
 ///
 /// # Errors
-/// Those of [`require`].
+/// Those of [`found`].
 pub(crate) fn find<R: OfType>(
     documents: &Documents,
     context: &OpContext,
     local: &str,
     right: Right,
 ) -> Result<Arc<Cached<R>>> {
-    require(context, documents.view::<R>().get(local), local, right)
+    found(context, documents.view::<R>().get(local), local, right)
 }
 
 /// What was found as `asked` (the part of its id after the slash, or a number) if the caller has at least `right` on it.
@@ -25,19 +25,46 @@ pub(crate) fn find<R: OfType>(
 /// # Errors
 /// [`CloudError::NotFound`] if it isn't there, and in the same words if the caller may not see it: what others have is
 /// not told. [`CloudError::Forbidden`] for those who may see it only, `Unauthenticated` for anonymous callers.
-pub(crate) fn require<R: Resource>(
+pub(crate) fn found<R: Resource>(
     context: &OpContext,
-    found: Option<Arc<Cached<R>>>,
+    document: Option<Arc<Cached<R>>>,
     asked: &str,
     right: Right,
 ) -> Result<Arc<Cached<R>>> {
-    let seen = found.and_then(|document| Some((context.right_on(document.acl())?, document)));
-    match seen {
-        Some((had, document)) if had >= right => Ok(document),
+    match document {
+        Some(document) => {
+            check(context, &document.document.0, asked, right)?;
+            Ok(document)
+        }
+        None if context.user().is_none() => Err(CloudError::Unauthenticated),
+        None => Err(CloudError::not_found(format!("{}/{asked}", R::COLLECTION))),
+    }
+}
+
+/// Refuses a caller who has less than `right` on `document`.
+///
+/// # Errors
+/// Those of [`found`].
+pub(crate) fn require<R: Resource>(
+    context: &OpContext,
+    document: &R,
+    right: Right,
+) -> Result<Right> {
+    check(context, document, document.local_id(), right)
+}
+
+fn check<R: Resource>(
+    context: &OpContext,
+    document: &R,
+    asked: &str,
+    right: Right,
+) -> Result<Right> {
+    match context.right_on(document.acl()) {
+        Some(had) if had >= right => Ok(had),
         _ if context.user().is_none() => Err(CloudError::Unauthenticated),
-        Some((_, document)) => Err(CloudError::Forbidden(format!(
+        Some(_) => Err(CloudError::Forbidden(format!(
             "you may not change {}: it belongs to {}",
-            document.document.0.key(),
+            document.key(),
             document.acl().owner.principal
         ))),
         None => Err(CloudError::not_found(format!("{}/{asked}", R::COLLECTION))),

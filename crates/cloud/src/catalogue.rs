@@ -1,10 +1,10 @@
 //! What all resources have in common when they are listed, shown, edited and deleted.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cimi::{
     Common, Right,
-    model::{Changes, Kind},
+    model::{Changes, Kind, describe},
     query::{Attributes, Scalar},
     resources::Resource,
 };
@@ -106,6 +106,20 @@ pub(crate) trait Public: OfType {
     /// Its own attributes.
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value>;
 
+    /// Names all that is shown, see [`View::stamp`]. `revision` is that of the document itself: whoever shows something
+    /// of other documents, too, must answer otherwise.
+    fn stamp(&self, revision: u64, documents: &Documents) -> Option<u64> {
+        let _ = documents;
+        Some(revision)
+    }
+
+    /// One of its own attributes as filters see it, for those that lists of thousands are filtered by: nothing is built
+    /// for it. What isn't answered here is taken from [`own_attributes`](Self::own_attributes).
+    fn quick<'a>(&'a self, documents: &'a Documents, name: &str) -> Option<Scalar<'a>> {
+        let _ = (documents, name);
+        None
+    }
+
     /// What somebody with `Modify` may do with it.
     fn operations(&self) -> Vec<Rel> {
         vec![Rel::Edit, Rel::Delete]
@@ -121,36 +135,65 @@ pub(crate) trait Public: OfType {
     }
 }
 
-/// A stored resource with the documents it refers to.
-pub(crate) struct Stored<R: OfType> {
-    documents: Documents,
-    document: Arc<Cached<R>>,
+/// A stored resource that a filter or an order looks at, one of perhaps many thousand.
+pub(crate) struct Candidate<'a, R: OfType> {
+    documents: &'a Documents,
+    pub(crate) document: Arc<Cached<R>>,
+    /// Its own attributes, once one was asked for that isn't [quick](Public::quick).
+    shown: OnceLock<Map<String, Value>>,
 }
 
-impl<R: Public> Stored<R> {
-    pub(crate) fn of(documents: &Documents, document: Arc<Cached<R>>) -> Self {
+impl<'a, R: Public> Candidate<'a, R> {
+    pub(crate) fn of(documents: &'a Documents, document: Arc<Cached<R>>) -> Self {
         Self {
-            documents: documents.clone(),
+            documents,
             document,
+            shown: OnceLock::new(),
         }
+    }
+}
+
+impl<R: Public> Attributes for Candidate<'_, R> {
+    fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
+        attribute(&self.document.document.0, self.documents, &self.shown, name)
     }
 
-    pub(crate) fn into_view(self, context: &OpContext) -> View {
-        View {
-            kind: R::KIND,
-            id: self.document.key.as_str().into(),
-            stamp: Some(self.document.revision.0),
-            right: context.right_on(self.document.acl()).unwrap_or(Right::View),
-            document: Arc::new(self),
-        }
+    fn property(&self, key: &str) -> Option<&str> {
+        let properties = &self.document.common().properties;
+        properties.get(key).map(String::as_str)
     }
+}
+
+fn attribute<'a, R: Public>(
+    document: &'a R,
+    documents: &'a Documents,
+    shown: &'a OnceLock<Map<String, Value>>,
+    name: &str,
+) -> Option<Scalar<'a>> {
+    if let Some(scalar) = common_scalar(document, name).or_else(|| document.quick(documents, name))
+    {
+        return Some(scalar);
+    }
+    // What no document of the type has isn't worth building anything for.
+    let described = describe(R::KIND);
+    described.attribute(name)?;
+    json_scalar(
+        shown
+            .get_or_init(|| document.own_attributes(documents))
+            .get(name)?,
+    )
+}
+
+/// A stored resource with the documents it refers to.
+struct Stored<R: OfType> {
+    documents: Documents,
+    document: Arc<Cached<R>>,
+    shown: OnceLock<Map<String, Value>>,
 }
 
 impl<R: Public> Document for Stored<R> {
     fn attributes(&self, _right: Right) -> Map<String, Value> {
-        let mut out = common_attributes(&self.document.document.0);
-        out.extend(self.document.own_attributes(&self.documents));
-        out
+        shown(&self.documents, &self.document.document.0)
     }
 
     fn operations(&self, right: Right) -> Vec<Rel> {
@@ -164,25 +207,25 @@ impl<R: Public> Document for Stored<R> {
 
 impl<R: Public> Attributes for Stored<R> {
     fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
-        if let Some(scalar) = common_scalar(&self.document.document.0, name) {
-            return Some(scalar);
-        }
-        let attributes = self.document.own_attributes(&self.documents);
-        Some(match json_scalar(attributes.get(name)?)? {
-            Scalar::Text(text) => Scalar::from(text.into_owned()),
-            Scalar::Boolean(value) => Scalar::Boolean(value),
-            Scalar::Integer(value) => Scalar::Integer(value),
-            Scalar::Time(value) => Scalar::Time(value),
-        })
+        attribute(
+            &self.document.document.0,
+            &self.documents,
+            &self.shown,
+            name,
+        )
     }
 
     fn property(&self, key: &str) -> Option<&str> {
-        self.document
-            .common()
-            .properties
-            .get(key)
-            .map(String::as_str)
+        let properties = &self.document.common().properties;
+        properties.get(key).map(String::as_str)
     }
+}
+
+/// All public attributes.
+pub(crate) fn shown<R: Public>(documents: &Documents, document: &R) -> Map<String, Value> {
+    let mut out = common_attributes(document);
+    out.extend(document.own_attributes(documents));
+    out
 }
 
 /// A stored resource as the caller sees it.
@@ -191,7 +234,18 @@ pub(crate) fn view<R: Public>(
     context: &OpContext,
     document: Arc<Cached<R>>,
 ) -> View {
-    Stored::of(documents, document).into_view(context)
+    View {
+        kind: R::KIND,
+        id: document.key.as_str().into(),
+        // Before anything is read: what changes meanwhile then has a stamp of its own.
+        stamp: document.document.0.stamp(document.revision.0, documents),
+        right: context.right_on(document.acl()).unwrap_or(Right::View),
+        document: Arc::new(Stored {
+            documents: documents.clone(),
+            document,
+            shown: OnceLock::new(),
+        }),
+    }
 }
 
 /// Changes `name`, `description`, `properties` or `acl`.
@@ -213,26 +267,59 @@ pub(crate) fn edit_common(common: &mut Common, name: &str, value: Option<&Value>
     Ok(())
 }
 
-/// Changes a resource whose type has no rules of its own beyond [`Public::edit`].
+/// The changes that make a difference to what is shown of `document`, in their order. A whole representation that is sent
+/// back as it was shown changes nothing, whatever is rounded or derived in it.
+pub(crate) fn differing<'c, R: Public>(
+    documents: &Documents,
+    document: &R,
+    changes: &'c Changes,
+) -> Vec<(&'c str, Option<&'c Value>)> {
+    let shown = shown(documents, document);
+    changes
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_ref()))
+        .filter(|(name, value)| {
+            let (old, new) = (shown.get(*name), *value);
+            old.filter(|old| !is_empty(old)) != new.filter(|new| !is_empty(new))
+        })
+        .collect()
+}
+
+/// What representations leave out.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(members) => members.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Changes a resource whose type has no rules of its own beyond [`Public::edit`]. Rights and values are checked on the
+/// very document that is then replaced.
 pub(crate) async fn edit<R: Public>(
     documents: &Documents,
     context: &OpContext,
     local: &str,
     changes: Changes,
 ) -> Result<Done> {
-    access::find::<R>(documents, context, local, Right::Modify)?;
     let edited = documents
         .update(local, |document: &mut R| {
+            context.in_time()?;
+            access::require(context, document, Right::Modify)?;
             access::keep_owner(context, document.acl(), &changes)?;
-            for (name, value) in &changes {
-                match name.as_str() {
+            let differing = differing(documents, document, &changes);
+            for (name, value) in &differing {
+                match *name {
                     "name" | "description" | "properties" | "acl" => {
-                        edit_common(document.common_mut(), name, value.as_ref())?;
+                        edit_common(document.common_mut(), name, *value)?;
                     }
-                    _ => document.edit(name, value.as_ref())?,
+                    _ => document.edit(name, *value)?,
                 }
             }
-            Ok::<bool, CloudError>(!changes.is_empty())
+            check_size(document)?;
+            Ok::<bool, CloudError>(!differing.is_empty())
         })
         .await?;
     Ok(Done {
@@ -248,11 +335,45 @@ pub(crate) async fn delete<R: Public>(
     local: &str,
 ) -> Result<Done> {
     loop {
+        context.in_time()?;
         let read = access::find::<R>(documents, context, local, Right::Modify)?;
         match documents.changes().remove(&read).commit().await {
             Ok(_) => return Ok(Done::default()),
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Largest document that users may make, in bytes. Half of what one transaction may hold: what the cloud adds to a
+/// document later, and writes beside it, must always fit.
+pub(crate) const LARGEST_DOCUMENT_BYTES: usize = 512 * 1024;
+
+/// Refuses documents that have become too large by what the user put into them.
+pub(crate) fn check_size<R: Resource>(document: &R) -> Result<()> {
+    let mut size = Size(0);
+    serde_json::to_writer(&mut size, document)
+        .map_err(|error| CloudError::Internal(error.to_string()))?;
+    if size.0 > LARGEST_DOCUMENT_BYTES {
+        return Err(CloudError::TooLarge(format!(
+            "the {} would have {} bytes, and at most {LARGEST_DOCUMENT_BYTES} are kept of one: shorten its texts,              properties or user data",
+            R::COLLECTION,
+            size.0
+        )));
+    }
+    Ok(())
+}
+
+/// Counts bytes.
+struct Size(usize);
+
+impl std::io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }

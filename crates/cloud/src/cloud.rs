@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use accounts::Hashing;
-use cimi::{Acl, Right, Timestamp, common::USER_ROLE};
+use cimi::{
+    Acl, PrincipalType, Right, Timestamp,
+    common::{ANONYMOUS_ROLE, Principal, USER_ROLE},
+};
 use documents::{Documents, DocumentsError};
+use scheduler::Policy;
+use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
@@ -37,6 +42,10 @@ pub struct Settings {
     pub networks: Vec<NetworkSettings>,
     /// How much one user may have.
     pub per_user: PerUser,
+    /// Most volumes that may be attached to a machine after it was made: its slots for hot-plugging.
+    pub spare_ports: usize,
+    /// How hosts are filled, which says how large a machine can be.
+    pub placement: Policy,
     /// Largest volume in GiB.
     pub largest_volume_gib: u64,
     /// Who makes the hashes of new passwords.
@@ -123,19 +132,25 @@ pub(crate) fn visibility(acl: &Acl) -> &'static str {
     if is_public(acl) { "PUBLIC" } else { "PRIVATE" }
 }
 
-/// Makes `acl` readable by all users, or not.
+/// Makes `acl` readable by all users, or gives nobody but its owner and those who are named a right.
 pub(crate) fn set_public(acl: &mut Acl, public: bool) {
-    acl.rules
-        .retain(|rule| rule.who.principal != USER_ROLE || rule.right > Right::View);
-    if public && !is_public(acl) {
-        *acl = acl.clone().allowing_role(USER_ROLE, Right::View);
+    if public {
+        if !is_public(acl) {
+            *acl = acl.clone().allowing_role(USER_ROLE, Right::View);
+        }
+        return;
     }
+    let everybody = |who: &Principal| {
+        who.kind == PrincipalType::Role
+            && [USER_ROLE, ANONYMOUS_ROLE].contains(&who.principal.as_str())
+    };
+    acl.rules.retain(|rule| !everybody(&rule.who));
 }
 
 impl From<DocumentsError> for CloudError {
     fn from(error: DocumentsError) -> Self {
         match error {
-            DocumentsError::Conflict { .. } => Self::Conflict(error.to_string()),
+            DocumentsError::Conflict { .. } => Self::Raced(error.to_string()),
             DocumentsError::Absent { key } => Self::not_found(key),
             // Where the database is, and what is wrong with it, is the operator's affair: the log and `/health` say it.
             DocumentsError::Store(store::StoreError::Full { .. }) => {
@@ -144,6 +159,16 @@ impl From<DocumentsError> for CloudError {
                     "the cloud has no space left to write this down, and nothing was changed; tell its administrator"
                         .to_owned(),
                 )
+            }
+            // Users' documents are bounded before: see `catalogue::check_size`.
+            DocumentsError::Store(store::StoreError::Transaction(TransactionError::TooLarge(
+                bytes,
+            ))) => Self::TooLarge(format!(
+                "this would write {bytes} bytes at once, and at most {MAX_TRANSACTION_BYTES} are possible: shorten \
+                 texts, properties or user data"
+            )),
+            DocumentsError::Store(store::StoreError::Transaction(_)) => {
+                Self::Internal(error.to_string())
             }
             DocumentsError::Store(_) | DocumentsError::Stopped(_) => {
                 tracing::warn!(%error, "a change failed");

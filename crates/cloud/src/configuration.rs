@@ -19,10 +19,24 @@ use crate::{
 };
 
 impl Cloud {
-    /// Offers the machine types of the settings as configurations owned by the administrators.
+    /// Offers the machine types of the settings as configurations owned by the administrators,
+    /// and takes back those that the settings don't have any more.
     pub(crate) async fn seed_machine_types(&self) -> Result<()> {
         for kind in &self.0.settings.machine_types {
             seed(&self.0.documents, machine_type(kind)?).await?;
+        }
+        // What somebody made has an id of the cloud's own making; what is left was offered by former settings.
+        let offered = |name: &str| self.0.settings.machine_types.iter().any(|t| t.name == name);
+        for former in self.0.documents.machine_configurations.all() {
+            if offered(former.id()) || uuid::Uuid::parse_str(former.id()).is_ok() {
+                continue;
+            }
+            let removed = self.0.documents.changes().remove(&former).commit().await;
+            if let Err(error) = removed
+                && !error.is_conflict()
+            {
+                return Err(error.into());
+            }
         }
         Ok(())
     }
@@ -53,6 +67,7 @@ impl Cloud {
             format!("{}/{}", R::COLLECTION, cimi::JobId::generate().local()).into(),
         );
         let document: R = typed(body, "")?;
+        catalogue::check_size(&document)?;
         self.0
             .documents
             .changes()
@@ -84,7 +99,7 @@ fn machine_type(kind: &MachineType) -> Result<MachineConfiguration> {
         common,
         cpu: kind.cpus,
         memory: kind.memory_mib * 1024,
-        cpu_arch: "x86_64".to_owned(),
+        cpu_arch: cimi::resources::default_architecture(),
         disks: if kind.swap_mib > 0 {
             vec![swap]
         } else {
@@ -123,7 +138,8 @@ impl Public for MachineConfiguration {
         match name {
             "cpu" => self.cpu = u32::try_from(number()?).unwrap_or(u32::MAX),
             "memory" => self.memory = number()?,
-            "cpuArch" => {}
+            // There is one to choose from, and the default.
+            "cpuArch" => self.cpu_arch = cimi::resources::default_architecture(),
             "disks" => {
                 let given = value.cloned().unwrap_or_else(|| json!([]));
                 self.disks = serde_json::from_value(given)

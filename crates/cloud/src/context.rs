@@ -9,6 +9,8 @@ use std::{
 use accounts::Identity;
 use cimi::{Acl, Right};
 
+use crate::{CloudError, Result};
+
 /// Who asks.
 #[derive(Clone, Debug)]
 pub enum Caller {
@@ -74,9 +76,14 @@ impl OpContext {
         acl.right_of(self.user(), self.roles())
     }
 
-    /// How long the caller still waits; zero once the deadline has passed.
-    #[must_use]
-    pub fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+    /// Refuses to go on once nobody waits for the answer any more: what is tried again and again ends so.
+    pub(crate) fn in_time(&self) -> Result<()> {
+        if Instant::now() < self.deadline {
+            return Ok(());
+        }
+        Err(CloudError::Unavailable(
+            "others kept changing the same resources until the time for this request was over: try again"
+                .to_owned(),
+        ))
     }
 }

@@ -8,28 +8,18 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, OpContext, Result,
     catalogue::{Public, object},
-    resolve,
 };
 
 impl Cloud {
-    /// Makes a credential (CredentialCreate, or the credential itself).
+    /// Makes a credential.
     ///
     /// # Errors
     /// [`CloudError::Invalid`] for what is not an SSH public key.
     pub async fn create_credential(
         &self,
         context: &OpContext,
-        mut body: Map<String, Value>,
+        body: Map<String, Value>,
     ) -> Result<Created> {
-        if let Some(Value::Object(template)) = body.remove("credentialTemplate") {
-            let template = resolve::resolve::<Credential>(
-                &self.0.documents,
-                context,
-                template,
-                "credentialTemplate",
-            )?;
-            body.extend(template);
-        }
         check_key(body.get("publicKey"))?;
         self.create_simple::<Credential>(context, body).await
     }

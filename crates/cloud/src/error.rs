@@ -26,9 +26,13 @@ pub enum CloudError {
         /// Everything wrong with it; never empty.
         violations: Vec<Violation>,
     },
-    /// The resource's present state doesn't allow it, or somebody else changed it at the same time.
+    /// The resource's present state doesn't allow it.
     #[error("{0}")]
     Conflict(String),
+    /// Somebody else changed one of the resources at the same moment, and nothing was done. From a fresh read it may well
+    /// be possible: operations try that themselves before they answer so.
+    #[error("{0}")]
+    Raced(String),
     /// Something limited is used up: addresses, quota, space.
     #[error("{0}")]
     Exhausted(String),

@@ -33,6 +33,11 @@ impl Public for Event {
 impl Public for Job {
     const KIND: Kind = Kind::Job;
 
+    /// As long as it isn't over, its progress is that of an image.
+    fn stamp(&self, revision: u64, _documents: &Documents) -> Option<u64> {
+        self.state.is_final().then_some(revision)
+    }
+
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let mut out = object(json!({
             "state": self.state,

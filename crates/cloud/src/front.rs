@@ -14,14 +14,17 @@ use serde_json::{Map, Value};
 
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Page, Result, View, access,
-    catalogue::{self, Public},
-    machine::{Candidate, MachineView},
+    catalogue::{self, Candidate, Public},
 };
 
 /// Calls `$call` with the resource type of `$kind`; `$else` for types that are not stored as such.
 macro_rules! by_kind {
     ($kind:expr, $type:ident => $call:expr, else $else:expr) => {
         match $kind {
+            Kind::Machine => {
+                type $type = Machine;
+                $call
+            }
             Kind::MachineConfiguration => {
                 type $type = MachineConfiguration;
                 $call
@@ -83,6 +86,9 @@ macro_rules! by_kind {
     };
 }
 
+/// Members that are filtered and sorted in about a millisecond, whatever by.
+const QUICKLY_SEARCHED: usize = 1_000;
+
 impl Cloud {
     /// The members of a collection that the caller may see, filtered, ordered and cut to the page.
     ///
@@ -94,36 +100,29 @@ impl Cloud {
             access::require_admin(context, "see the hosts")?;
         }
         let can_add = self.can_create(context, kind);
-        if kind == Kind::Machine {
-            let documents = &self.0.documents;
-            let all = documents.readable::<Machine>(context.user(), context.roles());
-            let candidates = all.iter().map(|machine| Candidate { documents, machine });
-            let (count, members) = query.page(candidates);
-            let members = members
-                .into_iter()
-                .map(|member| MachineView::view(self, context, member.machine.clone()))
-                .collect();
-            return Ok(Page {
-                count,
-                members,
-                can_add,
-            });
-        }
         by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
+    }
+
+    /// Whether a list may take so long that it shouldn't be made on a thread that others wait for.
+    #[must_use]
+    pub fn takes_long(&self, kind: Kind, query: &Query) -> bool {
+        let documents = &self.0.documents;
+        let members = by_kind!(kind, R => documents.view::<R>().len(), else 0);
+        members > QUICKLY_SEARCHED && (query.filter.is_some() || !query.order.is_empty())
     }
 
     fn list_stored<R: Public>(&self, context: &OpContext, query: &Query, can_add: bool) -> Page {
         let documents = &self.0.documents;
         let all = documents.readable::<R>(context.user(), context.roles());
-        let (count, members) = query.page(
-            all.into_iter()
-                .map(|document| catalogue::Stored::of(documents, document)),
-        );
+        let candidates = all
+            .into_iter()
+            .map(|document| Candidate::of(documents, document));
+        let (count, members) = query.page(candidates);
         Page {
             count,
             members: members
                 .into_iter()
-                .map(|member| member.into_view(context))
+                .map(|member| catalogue::view(documents, context, member.document))
                 .collect(),
             can_add,
         }
@@ -141,8 +140,8 @@ impl Cloud {
                 access::require_user(context)?;
                 Err(CloudError::not_found(format!("{kind}/{id}")))
             }
-            Kind::Machine => Ok(MachineView::view(
-                self,
+            Kind::Machine => Ok(catalogue::view(
+                documents,
                 context,
                 self.find_machine(context, id, Right::View)?,
             )),

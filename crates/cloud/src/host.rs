@@ -12,6 +12,11 @@ use crate::{
 impl Public for Host {
     const KIND: Kind = Kind::Host;
 
+    /// What its machines use changes without the host's document.
+    fn stamp(&self, _revision: u64, _documents: &Documents) -> Option<u64> {
+        None
+    }
+
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let machines = documents.machines.by_index("host", self.id.local());
         let (mut cpus, mut memory) = (0_u64, 0_u64);

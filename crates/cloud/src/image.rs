@@ -124,14 +124,15 @@ impl Cloud {
                 catalogue::edit_common(&mut image.common, name, Some(value))?;
             }
         }
-        let job = Job::accepted(
+        let job = Job::creation(
+            Image::COLLECTION.to_owned(),
             image.key(),
-            "add",
             JobGoal::Available,
             image.common.acl.clone(),
             now,
         );
         let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
+        catalogue::check_size(&image)?;
         let mut changes = documents
             .changes()
             .create(&image)
@@ -142,7 +143,9 @@ impl Cloud {
                 .images
                 .get(needed.local())
                 .filter(|read| !read.desired.deleted)
-                .ok_or_else(|| CloudError::not_found(needed.to_string()))?;
+                .ok_or_else(|| {
+                    CloudError::invalid("kernel", format!("{needed} is being deleted"))
+                })?;
             changes = changes.unchanged(&read);
         }
         changes.commit().await?;
@@ -169,11 +172,8 @@ impl Cloud {
         };
         let href =
             href.ok_or_else(|| CloudError::invalid(name, "must be a reference to a MachineImage"))?;
-        let image = self.find_image(
-            context,
-            resolve::local_part::<Image>(href, name)?,
-            Right::View,
-        )?;
+        let local = resolve::local_part::<Image>(href, name)?;
+        let image = resolve::at(name, self.find_image(context, local, Right::View))?;
         if image.kind != "FILE" {
             return Err(CloudError::invalid(
                 name,
@@ -218,6 +218,7 @@ impl Cloud {
     pub async fn delete_image(&self, context: &OpContext, id: &str) -> Result<Done> {
         let documents = &self.0.documents;
         loop {
+            context.in_time()?;
             let now = Timestamp::now();
             let read = self.find_image(context, id, Right::Modify)?;
             if read.desired.deleted
@@ -367,7 +368,7 @@ impl Public for Image {
         let mut out = object(json!({
             "state": self.state,
             "type": self.kind,
-            "imageLocation": {"href": location},
+            "imageLocation": location,
             "visibility": visibility(&self.common.acl),
         }));
         let mut put = |name: &str, value: Value| {
@@ -379,6 +380,7 @@ impl Public for Image {
         put("reason", json!(self.reason));
         put("progress", json!(self.progress));
         put("kernelArguments", json!(self.kernel_arguments));
+        put("expected", json!(self.desired.expected));
         for (name, file) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
             put(
                 name,

@@ -3,13 +3,17 @@
 //! A job's goal is a pure question about documents ([`verdict`]), so it doesn't matter who did the work, in how many
 //! steps, or how often the process died meanwhile.
 
+use std::{collections::HashSet, time::Duration};
+
 use cimi::{
     Timestamp,
     lifecycle::{Power, Stage},
     resources::{AttachStage, Image, ImageState, Job, JobGoal, Machine, Volume, VolumeState},
 };
 use documents::{Documents, DocumentsError};
+use futures::{StreamExt, stream::FuturesUnordered};
 use store::cache::Changed;
+use tokio::time::Instant;
 
 /// What a job's target looks like.
 enum Target<'a> {
@@ -121,7 +125,7 @@ pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
     let fetched = || {
         documents
             .images
-            .get(job.target_resource.href.strip_prefix("MachineImage/")?)?
+            .get(job.subject().strip_prefix("MachineImage/")?)?
             .progress
     };
     if job.state.is_final() {
@@ -131,28 +135,68 @@ pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
     }
 }
 
-/// Ends jobs as their resources change, until the caches stop.
+/// Most ends written at once: the store commits those of a moment together.
+const ENDS_AT_ONCE: usize = 64;
+/// How long an end rests that could not be written (a full disk, say); doubled each time up to the longest.
+const REST: Duration = Duration::from_millis(100);
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
+/// Ends jobs as their resources change, until the caches stop. An end that can't be written is tried again: what a job
+/// speaks of may never change again.
 pub(crate) async fn track(documents: Documents) {
     let mut machines = documents.machines.changes();
     let mut volumes = documents.volumes.changes();
     let mut images = documents.images.changes();
     let mut jobs = documents.jobs.changes();
+    let mut ends = FuturesUnordered::new();
+    let mut failed: HashSet<String> = HashSet::new();
+    let mut rest = REST;
+    let mut again_at = Instant::now();
     loop {
-        let target = tokio::select! {
-            changed = machines.next() => format!("Machine/{}", changed.id()),
-            changed = volumes.next() => format!("Volume/{}", changed.id()),
-            changed = images.next() => format!("MachineImage/{}", changed.id()),
-            changed = jobs.next() => match changed {
-                Changed::Present(job) if !job.state.is_final() => job.target_resource.href.clone(),
+        let room = ends.len() < ENDS_AT_ONCE;
+        let subjects: Vec<String> = tokio::select! {
+            Some((subject, ended)) = ends.next(), if !ends.is_empty() => {
+                match ended {
+                    Ok(()) => rest = REST,
+                    Err(error) => {
+                        tracing::warn!(subject, %error, "the end of a job could not be written; it will be tried again");
+                        if failed.is_empty() {
+                            again_at = Instant::now() + rest;
+                            rest = LONGEST_REST.min(rest * 2);
+                        }
+                        failed.insert(subject);
+                    }
+                }
+                continue;
+            }
+            () = tokio::time::sleep_until(again_at), if !failed.is_empty() && room => failed.drain().collect(),
+            changed = machines.next(), if room => vec![format!("Machine/{}", changed.id())],
+            changed = volumes.next(), if room => vec![format!("Volume/{}", changed.id())],
+            changed = images.next(), if room => vec![format!("MachineImage/{}", changed.id())],
+            changed = jobs.next(), if room => match changed {
+                Changed::Present(job) if !job.state.is_final() => vec![job.subject().to_owned()],
                 _ => continue,
             },
         };
-        for job in documents.jobs.by_index("open", &target) {
-            if let Err(error) = end_if_decided(&documents, job.id(), &target).await {
-                tracing::warn!(job = %job.document.id, %error, "the job's end could not be written; it will be with its next change");
+        for subject in subjects {
+            if documents.jobs.count_by_index("open", &subject) > 0 {
+                ends.push(end_decided(documents.clone(), subject));
             }
         }
     }
+}
+
+/// Ends the open jobs about `subject` that are decided.
+async fn end_decided(
+    documents: Documents,
+    subject: String,
+) -> (String, Result<(), DocumentsError>) {
+    for job in documents.jobs.by_index("open", &subject) {
+        if let Err(error) = end_if_decided(&documents, job.id(), &subject).await {
+            return (subject, Err(error));
+        }
+    }
+    (subject, Ok(()))
 }
 
 async fn end_if_decided(

@@ -21,6 +21,8 @@ use crate::{CloudError, Result};
 struct Pending {
     taken: HashSet<AddressId>,
     hints: HashMap<NetworkId, Ipv4Addr>,
+    /// How many addresses were in use when a search found none free. As long as no less are, none is.
+    full: HashMap<NetworkId, usize>,
 }
 
 /// Finds free addresses.
@@ -57,14 +59,26 @@ impl Leases {
             pending.taken.contains(&id) || documents.addresses.get(id.local()).is_some()
         };
         let ip = match wanted {
-            None => pool.next_free(used, pending.hints.get(&network.id).copied()).ok_or_else(|| {
-                CloudError::Exhausted(format!(
-                    "all {} addresses of network {} are in use; try again when a machine was removed, or choose \
-                     another network",
-                    pool.capacity(),
-                    network.id.local()
-                ))
-            })?,
+            None => {
+                let in_use = in_use(documents, &pending, &network.id);
+                let full = pending.full.get(&network.id);
+                let free = if full.is_some_and(|full| in_use >= *full) {
+                    None
+                } else {
+                    pool.next_free(used, pending.hints.get(&network.id).copied())
+                };
+                let Some(ip) = free else {
+                    pending.full.insert(network.id.clone(), in_use);
+                    return Err(CloudError::Exhausted(format!(
+                        "all {} addresses of network {} are in use; try again when a machine was removed, or choose \
+                         another network",
+                        pool.capacity(),
+                        network.id.local()
+                    )));
+                };
+                pending.full.remove(&network.id);
+                ip
+            }
             Some(IpAddr::V4(ip)) if pool.contains(ip) => {
                 if used(ip) {
                     return Err(CloudError::Conflict(format!("address {ip} is in use")));
@@ -93,6 +107,18 @@ impl Leases {
             pending: self.0.clone(),
         })
     }
+}
+
+/// How many addresses of a network are leased, or reserved for creations on their way.
+fn in_use(documents: &Documents, pending: &Pending, network: &NetworkId) -> usize {
+    let prefix = format!("{}.", network.local());
+    let reserved = pending.taken.iter().filter(|id| {
+        id.local().starts_with(&prefix) && documents.addresses.get(id.local()).is_none()
+    });
+    documents
+        .addresses
+        .count_by_index("network", network.local())
+        + reserved.count()
 }
 
 /// The pool that a network's document describes.

@@ -15,7 +15,7 @@ use documents::Cached;
 
 pub(crate) use attach::available;
 pub(crate) use request::{configuration_capacity, typed};
-pub(crate) use view::{Candidate, MachineView, text_of};
+pub(crate) use view::text_of;
 
 use crate::{Cloud, OpContext, Result, access};
 
@@ -32,7 +32,7 @@ impl Cloud {
             let number = id.trim_start_matches('0');
             let numbered = documents.machines.by_index("vmid", number);
             if let Some(machine) = numbered.into_iter().next() {
-                return access::require(context, Some(machine), id, right);
+                return access::found(context, Some(machine), id, right);
             }
         }
         access::find(documents, context, id, right)

@@ -45,7 +45,8 @@ pub struct NetworkSettings {
 }
 
 impl Cloud {
-    /// Writes the configured networks as documents.
+    /// Writes the configured networks as documents. Those that are not configured any more are `STOPPED`: they stay for
+    /// the machines that are on them, and take no new ones.
     pub(crate) async fn seed_networks(&self) -> Result<()> {
         for settings in &self.0.settings.networks {
             let id = NetworkId::from_local(&settings.name)
@@ -71,6 +72,18 @@ impl Cloud {
             };
             seed(&self.0.documents, network).await?;
         }
+        let configured = |name: &str| self.0.settings.networks.iter().any(|n| n.name == name);
+        for network in self.0.documents.networks.all() {
+            if configured(network.id()) {
+                continue;
+            }
+            let stop = |network: &mut Network| {
+                let changes = network.state != NetworkState::Stopped;
+                network.state = NetworkState::Stopped;
+                Ok::<bool, CloudError>(changes)
+            };
+            self.0.documents.update(network.id(), stop).await?;
+        }
         Ok(())
     }
 
@@ -80,50 +93,70 @@ impl Cloud {
         context: &OpContext,
         name: &str,
     ) -> Result<std::sync::Arc<Cached<Network>>> {
-        access::find::<Network>(&self.0.documents, context, name, Right::View).map_err(|error| {
-            match error {
-                CloudError::NotFound { .. } => {
-                    let mut names: Vec<_> = self
-                        .0
-                        .documents
-                        .networks
-                        .all()
-                        .iter()
-                        .map(|n| n.document.id.local().to_owned())
-                        .collect();
-                    names.sort();
-                    let problem = format!(
-                        "there is no network `{name}`; there are: {}",
-                        names.join(", ")
-                    );
-                    CloudError::invalid("machineTemplate.networkInterfaces.network", problem)
-                }
-                other => other,
-            }
-        })
+        let path = "machineTemplate.networkInterfaces.network";
+        let found = access::find::<Network>(&self.0.documents, context, name, Right::View);
+        let wrong = match found {
+            Ok(network) if network.state == NetworkState::Started => return Ok(network),
+            Ok(network) => format!("{} is not in use any more", network.document.id),
+            Err(CloudError::NotFound { .. }) => format!("there is no network `{name}`"),
+            Err(other) => return Err(other),
+        };
+        let mut usable = self
+            .0
+            .documents
+            .readable::<Network>(context.user(), context.roles());
+        usable.retain(|network| network.state == NetworkState::Started);
+        let names: Vec<_> = usable.iter().map(|network| network.id()).collect();
+        Err(CloudError::invalid(
+            path,
+            format!("{wrong}; there are: {}", names.join(", ")),
+        ))
+    }
+}
+
+/// CIMI's two types of networks (DSP0263 §5.28): what reaches the Internet, and what doesn't.
+pub(crate) fn network_type(network: &Network) -> &'static str {
+    match network.class {
+        NetworkClass::Public => "PUBLIC",
+        NetworkClass::Local | NetworkClass::Private => "PRIVATE",
+    }
+}
+
+/// Its largest packet in bytes.
+pub(crate) fn mtu(network: &Network) -> u16 {
+    network.mtu.unwrap_or(1500)
+}
+
+/// The name servers its machines are told.
+fn name_servers(network: &Network) -> Vec<Ipv4Addr> {
+    if network.name_servers.is_empty() {
+        vec![network.gateway]
+    } else {
+        network.name_servers.clone()
     }
 }
 
 impl Public for Network {
     const KIND: Kind = Kind::Network;
 
+    /// Leases come and go without the network's document.
+    fn stamp(&self, _revision: u64, _documents: &Documents) -> Option<u64> {
+        None
+    }
+
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
-        let kind = if self.class == NetworkClass::Public {
-            "PUBLIC"
-        } else {
-            "PRIVATE"
-        };
         object(json!({
             "state": self.state,
-            "networkType": kind,
+            "networkType": network_type(self),
             "class": self.class,
-            "mtu": self.mtu.unwrap_or(1500),
+            "mtu": mtu(self),
             "subnet": self.subnet,
             "gateway": self.gateway.to_string(),
             "first": self.first.to_string(),
             "last": self.last.to_string(),
             "domain": self.domain,
             "nat": self.nat,
+            "nameServers": name_servers(self),
             "leases": documents.addresses.count_by_index("network", self.id.local()),
         }))
     }
@@ -135,6 +168,11 @@ impl Public for Network {
 
 impl Public for Address {
     const KIND: Kind = Kind::Address;
+
+    /// Most of it is the network's.
+    fn stamp(&self, _revision: u64, _documents: &Documents) -> Option<u64> {
+        None
+    }
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let mut out = object(json!({
@@ -154,19 +192,7 @@ impl Public for Address {
             if let Ok(subnet) = network.subnet.parse::<::network::Ipv4Network>() {
                 out.insert("mask".to_owned(), subnet.netmask().to_string().into());
             }
-            let servers = if network.name_servers.is_empty() {
-                vec![network.gateway]
-            } else {
-                network.name_servers.clone()
-            };
-            out.insert(
-                "dns".to_owned(),
-                servers
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .into(),
-            );
+            out.insert("dns".to_owned(), json!(name_servers(&network)));
         }
         out
     }

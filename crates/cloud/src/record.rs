@@ -12,6 +12,11 @@ use crate::{
 impl Public for MachineRecord {
     const KIND: Kind = Kind::MachineRecord;
 
+    /// The name of its host is the host's.
+    fn stamp(&self, _revision: u64, _documents: &Documents) -> Option<u64> {
+        None
+    }
+
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let mut out = object(json!({
             "vmid": self.vmid,
@@ -24,6 +29,9 @@ impl Public for MachineRecord {
         }));
         if let Some(started) = &self.first_started {
             out.insert("started".to_owned(), json!(started));
+        }
+        if let Some(host) = &self.host {
+            out.insert("host".to_owned(), json!({"href": host}));
         }
         if let Some(name) = self
             .host

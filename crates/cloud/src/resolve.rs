@@ -1,25 +1,11 @@
 //! Creation by value and by reference (DSP0263 §4.2.1.1; `cimi.md` §8): what a template refers to is read and put in
 //! its place; what is given inline overrides it.
 
-use cimi::Right;
+use cimi::{Right, model::overlay};
 use documents::{Documents, OfType};
 use serde_json::{Map, Value};
 
 use crate::{CloudError, OpContext, Result, access};
-
-/// What describes the referred resource itself and is not part of a template.
-const OWN: &[&str] = &[
-    "id",
-    "resourceURI",
-    "name",
-    "description",
-    "created",
-    "updated",
-    "properties",
-    "operations",
-    "acl",
-    "href",
-];
 
 /// `given` with the resource of type `R` that it refers to merged in beneath. `path` is where it stands in the request.
 pub(crate) fn resolve<R: OfType>(
@@ -32,42 +18,26 @@ pub(crate) fn resolve<R: OfType>(
         return Ok(given);
     };
     let local = local_part::<R>(href, path)?;
-    let referred =
-        access::find::<R>(documents, context, local, Right::View).map_err(|error| match error {
-            CloudError::NotFound { what } => {
-                CloudError::invalid(path, format!("refers to {what}, which does not exist"))
-            }
-            other => other,
-        })?;
+    let referred = at(
+        path,
+        access::find::<R>(documents, context, local, Right::View),
+    )?;
     let stored = serde_json::to_value(&referred.document.0)
         .map_err(|error| CloudError::Internal(error.to_string()))?;
-    let Value::Object(mut merged) = stored else {
+    let Value::Object(stored) = stored else {
         return Err(CloudError::Internal(format!("{href} is not an object")));
     };
-    merged.retain(|name, _| !OWN.contains(&name.as_str()));
-    overlay(&mut merged, given);
-    Ok(merged)
+    Ok(overlay(stored, given))
 }
 
-/// Inline attributes override the referred ones; nested objects likewise, so that a nested template can be overridden
-/// in part.
-fn overlay(beneath: &mut Map<String, Value>, above: Map<String, Value>) {
-    for (name, value) in above {
-        match (beneath.get_mut(&name), value) {
-            (_, _) if name == "href" => {}
-            (Some(Value::Object(old)), Value::Object(new))
-                if !new.contains_key("href") || new.len() > 1 =>
-            {
-                if let Some(href) = new.get("href") {
-                    old.insert("href".to_owned(), href.clone());
-                }
-                overlay(old, new);
-            }
-            (_, value) => {
-                beneath.insert(name, value);
-            }
+/// What was found by a reference that stands at `path` of a request: that there is nothing is the request's fault then.
+pub(crate) fn at<T>(path: &str, found: Result<T>) -> Result<T> {
+    found.map_err(|error| match error {
+        CloudError::NotFound { what } => {
+            CloudError::invalid(path, format!("refers to {what}, which does not exist"))
         }
-    }
+        other => other,
+    })
 }
 
 /// The reference in an object, if it has one.
@@ -99,7 +69,6 @@ pub(crate) fn local_part<'a, R: OfType>(href: &'a str, path: &str) -> Result<&'a
 #[allow(clippy::unwrap_used)]
 mod tests {
     use cimi::resources::Volume;
-    use serde_json::json;
 
     use super::*;
 
@@ -115,22 +84,5 @@ mod tests {
         for href in ["Machine/a1", "Volume/", "a1", "Volume/a/b"] {
             assert!(local_part::<Volume>(href, "x").is_err(), "{href}");
         }
-    }
-
-    #[test]
-    fn inline_attributes_override_nested_ones() {
-        let mut beneath = json!({"machineConfig": {"cpu": 1, "memory": 2}, "keep": 1})
-            .as_object()
-            .cloned()
-            .unwrap();
-        let above = json!({"machineConfig": {"memory": 3}, "href": "x"})
-            .as_object()
-            .cloned()
-            .unwrap();
-        overlay(&mut beneath, above);
-        assert_eq!(
-            Value::Object(beneath),
-            json!({"machineConfig": {"cpu": 1, "memory": 3}, "keep": 1})
-        );
     }
 }

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access,
-    catalogue::{self, Public, object},
+    catalogue::{self, Public, differing, object},
 };
 
 impl Cloud {
@@ -69,6 +69,7 @@ impl Cloud {
                 _ => user.edit(name, Some(value))?,
             }
         }
+        catalogue::check_size(&user)?;
         match self.0.documents.changes().create(&user).commit().await {
             Ok(_) => {}
             Err(error) if error.is_conflict() => {
@@ -100,39 +101,41 @@ impl Cloud {
     ) -> Result<Done> {
         let documents = &self.0.documents;
         let read = access::find::<User>(documents, context, local, Right::View)?;
-        if !context.is_admin() {
-            if let Some(name) = changes
-                .keys()
-                .find(|name| !["password", "email"].contains(&name.as_str()))
-            {
-                return Err(CloudError::Forbidden(format!(
-                    "only administrators may change `{name}` of a user"
-                )));
-            }
-            if context.user() != Some(read.username.as_str()) {
-                return Err(CloudError::Forbidden(format!(
-                    "only administrators may change {}",
-                    read.document.id
-                )));
-            }
-        }
+        // Before the password is hashed, which is costly; and again on the very document that is then replaced.
+        permit(
+            context,
+            &read.document.0,
+            &differing(documents, &read.document.0, &changes),
+        )?;
         let password = match changes.get("password") {
             Some(Some(value)) => Some(self.hash(context, value).await?),
             _ => None,
         };
         let edited = loop {
+            context.in_time()?;
             let read = access::find::<User>(documents, context, local, Right::View)?;
             let mut user = read.document.0.clone();
-            for (name, value) in &changes {
-                match name.as_str() {
+            let differing = differing(documents, &read.document.0, &changes);
+            permit(context, &user, &differing)?;
+            if differing.is_empty() {
+                break read;
+            }
+            for (name, value) in &differing {
+                match *name {
                     "password" => user.password.clone_from(&password),
                     "name" | "description" | "properties" => {
-                        catalogue::edit_common(&mut user.common, name, value.as_ref())?;
+                        catalogue::edit_common(&mut user.common, name, *value)?;
                     }
-                    _ => user.edit(name, value.as_ref())?,
+                    _ => user.edit(name, *value)?,
                 }
             }
-            user.generation += 1;
+            if differing
+                .iter()
+                .any(|(name, _)| ENDS_SESSIONS.contains(name))
+            {
+                user.generation += 1;
+            }
+            catalogue::check_size(&user)?;
             let mut transaction = documents.changes();
             if can_administrate(&read) && !can_administrate(&user) {
                 transaction = transaction.unchanged(&*self.another_administrator(&read)?);
@@ -244,6 +247,31 @@ impl Cloud {
 /// Whether this is an administrator who can log in.
 fn can_administrate(user: &User) -> bool {
     user.enabled && user.password.is_some() && user.roles.iter().any(|role| role == ADMIN_ROLE)
+}
+
+/// What ends all sessions of a user when it changes.
+const ENDS_SESSIONS: [&str; 4] = ["password", "roles", "enabled", "altnames"];
+
+/// Refuses what users who aren't administrators may not change: everything but their own password and e-mail address.
+fn permit(context: &OpContext, user: &User, changes: &[(&str, Option<&Value>)]) -> Result<()> {
+    if context.is_admin() {
+        return Ok(());
+    }
+    if context.user() != Some(user.username.as_str()) {
+        return Err(CloudError::Forbidden(format!(
+            "only administrators may change {}",
+            user.id
+        )));
+    }
+    match changes
+        .iter()
+        .find(|(name, _)| !["password", "email"].contains(name))
+    {
+        None => Ok(()),
+        Some((name, _)) => Err(CloudError::Forbidden(format!(
+            "only administrators may change `{name}` of a user"
+        ))),
+    }
 }
 
 /// The user may see the own account; administrators do the rest.

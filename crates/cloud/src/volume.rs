@@ -4,7 +4,7 @@ use cimi::{
     Acl, Common, Right, Timestamp, VolumeId,
     model::{Changes, Kind},
     resources::{
-        Attachment, Event, Job, JobGoal, Machine, Resource, Volume, VolumeConfiguration,
+        Attachment, Event, Job, JobGoal, MAPPED, Machine, Resource, Volume, VolumeConfiguration,
         VolumeState, VolumeTemplate,
     },
     size::ByteSize,
@@ -19,8 +19,6 @@ use crate::{
     jobs, machine, resolve,
 };
 
-/// The type of all volumes: a block device (DSP0263 §5.23).
-const MAPPED: &str = "http://schemas.dmtf.org/cimi/1/mapped";
 /// The guest sees at most 20 bytes of a virtio disk's serial.
 const SERIAL_LENGTH: usize = 20;
 
@@ -138,14 +136,15 @@ impl Cloud {
                 _ => {}
             }
         }
-        let job = Job::accepted(
+        let job = Job::creation(
+            Volume::COLLECTION.to_owned(),
             volume.key(),
-            "add",
             JobGoal::Available,
             volume.common.acl.clone(),
             now,
         );
         let event = Event::request(&volume, "add", context.user().unwrap_or_default(), now);
+        catalogue::check_size(&volume)?;
         documents
             .changes()
             .create(&volume)
@@ -169,6 +168,7 @@ impl Cloud {
     pub async fn delete_volume(&self, context: &OpContext, local: &str) -> Result<Done> {
         let documents = &self.0.documents;
         loop {
+            context.in_time()?;
             let now = Timestamp::now();
             let read = access::find::<Volume>(documents, context, local, Right::Modify)?;
             if read.attachment.is_some() {

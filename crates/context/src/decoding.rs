@@ -34,6 +34,8 @@ pub struct UserContext {
     pub public_keys: AuthorizedKeys,
     /// The inflated user data of `CLOUD_INIT_USER_DATA`, else of `USER_DATA` or `USERDATA`.
     pub user_data: Option<UserData>,
+    /// The same as it was sent: still compressed if it was. For keeping, since it is much smaller.
+    pub sent_user_data: Option<Vec<u8>>,
     /// All variables but the keys and user data taken out above.
     pub variables: Variables,
 }
@@ -64,7 +66,7 @@ impl UserContext {
 
         let from_client = variables
             .remove(CLOUD_INIT_USER_DATA)
-            .map(|text| decode_user_data(&text))
+            .map(|text| sent_user_data(&text))
             .transpose()?;
         let encodings = [
             variables.remove("USERDATA_ENCODING"),
@@ -78,17 +80,19 @@ impl UserContext {
         for name in ["USERDATA", "USER_DATA"] {
             if let Some(text) = variables.remove(name) {
                 from_template = Some(if is_base64 {
-                    decode_user_data(&text)?
+                    sent_user_data(&text)?
                 } else {
-                    accept_user_data(text.into_bytes())?
+                    text.into_bytes()
                 });
             }
         }
 
+        let sent_user_data = from_client.or(from_template);
         Ok(Self {
             method,
             public_keys,
-            user_data: from_client.or(from_template),
+            user_data: sent_user_data.clone().map(accept_user_data).transpose()?,
+            sent_user_data,
             variables,
         })
     }
@@ -102,11 +106,25 @@ impl UserContext {
 /// # Errors
 /// [`ContextError::InvalidBase64`], [`ContextError::InvalidGzip`], [`ContextError::UserDataTooLarge`].
 pub fn decode_user_data(text: &str) -> Result<UserData> {
+    accept_user_data(unpacked(text)?)
+}
+
+/// User data as the doors receive it, checked as by [`decode_user_data`], but still compressed if it was.
+///
+/// # Errors
+/// Those of [`decode_user_data`].
+pub fn sent_user_data(text: &str) -> Result<Vec<u8>> {
+    let sent = unpacked(text)?;
+    accept_user_data(sent.clone())?;
+    Ok(sent)
+}
+
+fn unpacked(text: &str) -> Result<Vec<u8>> {
     // Four characters carry three bytes; line breaks may add to that. Far longer text is not worth decoding.
     if text.len() > limits::USER_DATA_MAX_BYTES * 2 {
         return Err(too_large_as_sent());
     }
-    accept_user_data(decode_base64(text, "user data")?)
+    decode_base64(text, "user data")
 }
 
 /// User data as raw bytes: inflated if it is gzip, with the limits of [`decode_user_data`].
@@ -235,6 +253,7 @@ mod tests {
         let context = UserContext::from_variables(variables).unwrap();
         assert_eq!(context.public_keys.to_string(), "ssh-rsa A a\nssh-rsa B b");
         assert_eq!(context.user_data.as_deref(), Some(b"#!/bin/sh".as_slice()));
+        assert_eq!(context.sent_user_data, Some(b"#!/bin/sh".to_vec()));
         assert_eq!(
             context.variables.iter().collect::<Vec<_>>(),
             [("TARGET", "hdd")]

@@ -109,7 +109,9 @@ impl From<CloudError> for Problem {
             }
             // Exhausted, too, is the cloud's present state: nothing is broken, and trying the same
             // again only helps once something is released.
-            CloudError::Conflict(_) | CloudError::Exhausted(_) => Self::new(409, detail),
+            CloudError::Conflict(_) | CloudError::Raced(_) | CloudError::Exhausted(_) => {
+                Self::new(409, detail)
+            }
             CloudError::TooLarge(_) => Self::new(413, detail),
             CloudError::Unavailable(_) => {
                 Self::new(503, detail).with(header::RETRY_AFTER, HeaderValue::from_static("1"))

@@ -105,7 +105,7 @@ impl<'p> Route<'p> {
     /// The methods that may be used on it, as for `Allow`.
     pub(crate) fn methods(&self) -> &'static str {
         match self {
-            Self::EntryPoint => "GET, HEAD, PUT, OPTIONS",
+            Self::EntryPoint => "GET, HEAD, OPTIONS",
             Self::Collection(kind) | Self::OwnCollection(_, _, _, kind) => {
                 if matches!(describe(*kind).creation, Creation::Never) {
                     "GET, HEAD, OPTIONS"

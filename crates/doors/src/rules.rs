@@ -21,7 +21,13 @@ fn no_collection(parent: Kind, id: &str, collection: &str) -> CloudError {
 #[async_trait]
 impl CloudApi for Cloud {
     async fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
-        Self::list(self, context, kind, query)
+        if !self.takes_long(kind, query) {
+            return Self::list(self, context, kind, query);
+        }
+        let (cloud, context, query) = (self.clone(), context.clone(), query.clone());
+        tokio::task::spawn_blocking(move || cloud.list(&context, kind, &query))
+            .await
+            .map_err(|error| CloudError::Internal(error.to_string()))?
     }
 
     async fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {

@@ -154,7 +154,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
 /// What an answer says about access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// 401
+    /// 401; or 429 once there were many.
     LogIn,
     /// 403
     Refused,
@@ -190,7 +190,7 @@ impl Rule {
 impl Outcome {
     fn allows(self, status: u16) -> bool {
         match self {
-            Self::LogIn => status == 401,
+            Self::LogIn => [401, 429].contains(&status),
             Self::Refused => status == 403,
             Self::NotThere => status == 404,
             Self::Anyhow => (400..500).contains(&status) && status != 401,
@@ -343,6 +343,9 @@ impl World {
                 json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
             }
             (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
+            (Some(Kind::User), _, "POST") => {
+                json!({"username": "new", "password": "correct horse"}).to_string()
+            }
             (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
             (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
             (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
@@ -427,6 +430,8 @@ fn rules(passwords: Hashing) -> cloud::Settings {
             mtu: None,
         }],
         per_user: PerUser::default(),
+        spare_ports: 8,
+        placement: scheduler::Policy::default(),
         largest_volume_gib: 10,
         passwords,
     }

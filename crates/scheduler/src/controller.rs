@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ledger::Ledger,
     placement::{Demand, NoRoom, Policy},
+    requirements::Requirements,
 };
 
 /// Most writes on their way at once; more only wait in the store's queue instead of here.
@@ -47,7 +48,7 @@ pub struct Scheduler {
     /// Machines to be released, for their turn.
     orphans: BTreeMap<u32, Arc<str>>,
     /// Why machines wait, as far as it was written.
-    explained: HashMap<Arc<str>, [bool; 4]>,
+    explained: HashMap<Arc<str>, [bool; 5]>,
     /// Machines with a write on its way.
     busy: HashSet<Arc<str>>,
     writes: JoinSet<Arc<str>>,
@@ -186,7 +187,11 @@ impl Scheduler {
             if hopeless && self.explained.contains_key(&local) {
                 continue;
             }
-            match self.ledger.reserve(&local, demand) {
+            let requirements = machine
+                .requirements
+                .as_deref()
+                .map(|text| Requirements::parse(text).unwrap_or(Requirements::never()));
+            match self.ledger.reserve(&local, demand, requirements.as_ref()) {
                 Ok(host) => {
                     self.waiting.remove(&vmid);
                     self.explained.remove(&local);
@@ -194,7 +199,9 @@ impl Scheduler {
                     self.write(local.clone(), assign(self.documents.clone(), local, host));
                 }
                 Err(refused) => {
-                    no_room.push(demand);
+                    if requirements.is_none() {
+                        no_room.push(demand);
+                    }
                     self.explain(&machine, local, &refused);
                 }
             }

@@ -3,9 +3,15 @@
 
 use std::collections::HashMap;
 
-use cimi::{HostId, resources::Host};
+use cimi::{
+    HostId,
+    resources::{AcceleratorKind, Host},
+};
 
-use crate::placement::{Demand, HostLoad, NoRoom, Policy, place};
+use crate::{
+    placement::{Demand, HostLoad, NoRoom, Policy, place},
+    requirements::{HostFacts, Requirements},
+};
 
 /// All hosts and what every machine takes of them. A booking names its machine, so that booking again replaces it and
 /// nothing is counted twice.
@@ -41,9 +47,14 @@ impl Ledger {
         {
             let more =
                 !offered.fits_in(known.offered) || (known.trouble.is_some() && trouble.is_none());
-            (known.offered, known.trouble) = (offered, trouble);
-            return more;
+            let machines = known.facts.machines;
+            let facts = facts(host, machines);
+            let other = known.facts != facts;
+            (known.offered, known.trouble, known.facts) = (offered, trouble, facts);
+            return more || other;
         }
+        let placed = self.bookings.values().filter(|(at, _)| *at == host.id);
+        let facts = facts(host, placed.count() as u64);
         let booked = self.elsewhere.remove(&host.id).unwrap_or_default();
         self.places.insert(host.id.clone(), self.hosts.len());
         self.hosts.push(HostLoad {
@@ -51,6 +62,7 @@ impl Ledger {
             offered,
             booked,
             trouble,
+            facts,
         });
         true
     }
@@ -80,6 +92,7 @@ impl Ledger {
         let made_room = self.unbook(machine);
         let booked = self.booked(host);
         *booked = booked.plus(demand);
+        self.count(host, 1);
         self.bookings.insert(machine.into(), (host.clone(), demand));
         made_room
     }
@@ -91,17 +104,36 @@ impl Ledger {
         };
         let booked = self.booked(&host);
         *booked = booked.minus(demand);
-        if *booked == Demand::default() {
+        let nothing = *booked == Demand::default();
+        self.count(&host, -1);
+        if nothing {
             self.elsewhere.remove(&host);
         }
         true
     }
 
     /// Finds a host with room and books it.
-    pub(crate) fn reserve(&mut self, machine: &str, demand: Demand) -> Result<HostId, NoRoom> {
-        let host = place(&self.hosts, demand, self.policy.strategy)?.id.clone();
+    pub(crate) fn reserve(
+        &mut self,
+        machine: &str,
+        demand: Demand,
+        requirements: Option<&Requirements>,
+    ) -> Result<HostId, NoRoom> {
+        let host = place(&self.hosts, demand, requirements, self.policy.strategy)?
+            .id
+            .clone();
         self.book(machine, &host, demand);
         Ok(host)
+    }
+
+    fn count(&mut self, host: &HostId, change: i64) {
+        if let Some(known) = self
+            .places
+            .get(host)
+            .and_then(|&place| self.hosts.get_mut(place))
+        {
+            known.facts.machines = known.facts.machines.saturating_add_signed(change);
+        }
     }
 
     fn booked(&mut self, host: &HostId) -> &mut Demand {
@@ -113,5 +145,17 @@ impl Ledger {
             Some(known) => &mut known.booked,
             None => self.elsewhere.entry(host.clone()).or_default(),
         }
+    }
+}
+
+fn facts(host: &Host, machines: u64) -> HostFacts {
+    HostFacts {
+        name: host.common.name.clone().unwrap_or_default(),
+        hypervisor: match host.accelerator {
+            AcceleratorKind::Kvm => "kvm".to_owned(),
+            AcceleratorKind::Tcg => "tcg".to_owned(),
+        },
+        cpu_model: host.cpu_model.clone(),
+        machines,
     }
 }

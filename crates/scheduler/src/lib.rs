@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 pub mod placement;
+pub mod requirements;
 
 mod controller;
 mod ledger;
 
 pub use controller::Scheduler;
 pub use placement::{Demand, HostLoad, NoRoom, Policy, Strategy, place};
+pub use requirements::{HostFacts, RequirementSyntax, Requirements};

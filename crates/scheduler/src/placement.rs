@@ -1,8 +1,7 @@
 //! Which host a machine goes to: a pure function over what the hosts offer and what is booked on them.
 //!
-//! First filters (is the host well, has it memory, has it processor time), each of which counts what it refuses; then
-//! weights among those that are left. An expression of the user's (OpenNebula's `REQUIREMENTS` and `RANK`) would be one
-//! more filter and one more weight.
+//! First filters (is it what the user demands, is it well, has it memory, has it processor time), each of which counts
+//! what it refuses; then weights among those that are left.
 
 use std::{cmp::Reverse, fmt};
 
@@ -10,6 +9,8 @@ use cimi::{
     HostId,
     resources::{Capacity, Machine},
 };
+
+use crate::requirements::{HostFacts, Requirements};
 
 /// An amount of what machines use up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -125,6 +126,8 @@ pub struct HostLoad {
     pub booked: Demand,
     /// Why nothing may be placed on it; none if it is well.
     pub trouble: Option<String>,
+    /// What users may ask for beside room.
+    pub facts: HostFacts,
 }
 
 impl HostLoad {
@@ -135,15 +138,20 @@ impl HostLoad {
     }
 }
 
-/// The host for a machine that uses up `demand`. The order of `hosts` makes no difference.
+/// The host for a machine that uses up `demand` and may run on hosts that meet `requirements`. The order of `hosts` makes no difference.
 ///
 /// # Errors
 /// [`NoRoom`] with the reasons counted, if no host can take it.
-pub fn place(hosts: &[HostLoad], demand: Demand, strategy: Strategy) -> Result<&HostLoad, NoRoom> {
+pub fn place<'h>(
+    hosts: &'h [HostLoad],
+    demand: Demand,
+    requirements: Option<&Requirements>,
+    strategy: Strategy,
+) -> Result<&'h HostLoad, NoRoom> {
     let mut refused = NoRoom::of(demand);
     let mut best: Option<((i64, Reverse<&HostId>), &HostLoad)> = None;
     for host in hosts {
-        if refused.refuses(host) {
+        if refused.refuses(host, requirements) {
             continue;
         }
         let left = host.free().minus(demand);
@@ -174,6 +182,8 @@ pub struct NoRoom {
     pub wanted: Demand,
     /// Hosts looked at.
     pub hosts: usize,
+    /// Those that the user's requirements exclude.
+    pub excluded: usize,
     /// Those without enough free memory.
     pub lack_memory: usize,
     /// The most memory that is free on any of these, in KiB.
@@ -193,6 +203,7 @@ impl NoRoom {
         Self {
             wanted,
             hosts: 0,
+            excluded: 0,
             lack_memory: 0,
             largest_free_memory_kib: 0,
             lack_cpu: 0,
@@ -203,10 +214,12 @@ impl NoRoom {
     }
 
     /// Counts the host, and the first reason not to take it, if there is one.
-    fn refuses(&mut self, host: &HostLoad) -> bool {
+    fn refuses(&mut self, host: &HostLoad, requirements: Option<&Requirements>) -> bool {
         let free = host.free();
         self.hosts += 1;
-        if let Some(trouble) = &host.trouble {
+        if requirements.is_some_and(|requirements| !requirements.met_by(host)) {
+            self.excluded += 1;
+        } else if let Some(trouble) = &host.trouble {
             self.in_trouble += 1;
             self.trouble.get_or_insert_with(|| trouble.clone());
         } else if free.memory_kib < self.wanted.memory_kib {
@@ -223,9 +236,10 @@ impl NoRoom {
 
     /// Which reasons there are, without their numbers: what has to differ for another text to be worth a write.
     #[must_use]
-    pub const fn kinds(&self) -> [bool; 4] {
+    pub const fn kinds(&self) -> [bool; 5] {
         [
             self.hosts == 0,
+            self.excluded > 0,
             self.lack_memory > 0,
             self.lack_cpu > 0,
             self.in_trouble > 0,
@@ -241,6 +255,15 @@ impl fmt::Display for NoRoom {
         let plural = if self.hosts == 1 { "" } else { "s" };
         write!(f, "waiting for room on {} host{plural}: ", self.hosts)?;
         let mut separator = "";
+        if self.excluded > 0 {
+            let are = if self.excluded == 1 { "is" } else { "are" };
+            write!(
+                f,
+                "{} {are} not what the machine's requirements ask for",
+                self.excluded
+            )?;
+            separator = ", ";
+        }
         if self.lack_memory > 0 {
             let lacks = if self.lack_memory == 1 {
                 "lacks"
@@ -249,7 +272,7 @@ impl fmt::Display for NoRoom {
             };
             write!(
                 f,
-                "{} {lacks} memory (largest free {} MiB, {} MiB wanted)",
+                "{separator}{} {lacks} memory (largest free {} MiB, {} MiB wanted)",
                 self.lack_memory,
                 self.largest_free_memory_kib / 1024,
                 self.wanted.memory_kib.div_ceil(1024),
@@ -315,6 +338,7 @@ mod tests {
             offered,
             booked,
             trouble: None,
+            facts: HostFacts::default(),
         }
     }
 
@@ -326,8 +350,14 @@ mod tests {
             host("c", demand(400, 8000), demand(100, 7900)),
         ];
         let wanted = demand(100, 1000);
-        assert_eq!(place(&hosts, wanted, Strategy::Spreading), Ok(&hosts[1]));
-        assert_eq!(place(&hosts, wanted, Strategy::Packing), Ok(&hosts[0]));
+        assert_eq!(
+            place(&hosts, wanted, None, Strategy::Spreading),
+            Ok(&hosts[1])
+        );
+        assert_eq!(
+            place(&hosts, wanted, None, Strategy::Packing),
+            Ok(&hosts[0])
+        );
     }
 
     #[test]
@@ -338,18 +368,18 @@ mod tests {
             host("c", demand(400, 4096), demand(0, 0)),
         ];
         hosts[2].trouble = Some("no space left for disks".into());
-        let refused = place(&hosts, demand(100, 2048), Strategy::Spreading).unwrap_err();
+        let refused = place(&hosts, demand(100, 2048), None, Strategy::Spreading).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "waiting for room on 3 hosts: 2 lack memory (largest free 512 MiB, 2048 MiB wanted), \
              1 is in trouble (no space left for disks)"
         );
-        let refused = place(&hosts[..1], demand(350, 1), Strategy::Spreading).unwrap_err();
+        let refused = place(&hosts[..1], demand(350, 1), None, Strategy::Spreading).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "waiting for room on 1 host: 1 lacks processors (largest free 3, 3.50 wanted)"
         );
-        let refused = place(&[], demand(100, 1), Strategy::Spreading).unwrap_err();
+        let refused = place(&[], demand(100, 1), None, Strategy::Spreading).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "waiting for a host: none has reported yet"
@@ -407,7 +437,7 @@ mod tests {
             hosts in any_hosts(), wanted in any_demand(40), strategy in any_strategy(),
         ) {
             let fits = |host: &HostLoad| host.trouble.is_none() && wanted.fits_in(host.free());
-            match place(&hosts, wanted, strategy) {
+            match place(&hosts, wanted, None, strategy) {
                 Ok(host) => prop_assert!(fits(host)),
                 Err(refused) => {
                     prop_assert!(!hosts.iter().any(fits));
@@ -426,7 +456,7 @@ mod tests {
             let turn = turn % hosts.len().max(1);
             turned.rotate_left(turn);
             let name = |hosts: &[HostLoad]| {
-                place(hosts, wanted, strategy).map(|host| host.id.clone()).map_err(|refused| refused.kinds())
+                place(hosts, wanted, None, strategy).map(|host| host.id.clone()).map_err(|refused| refused.kinds())
             };
             prop_assert_eq!(name(&hosts), name(&turned));
         }
@@ -438,7 +468,7 @@ mod tests {
             let fine = |host: &HostLoad| host.booked.fits_in(host.offered);
             let before: Vec<bool> = hosts.iter().map(fine).collect();
             for wanted in wanted {
-                let chosen = place(&hosts, wanted, strategy).map(|host| host.id.clone());
+                let chosen = place(&hosts, wanted, None, strategy).map(|host| host.id.clone());
                 for host in hosts.iter_mut().filter(|host| chosen.as_ref() == Ok(&host.id)) {
                     host.booked = host.booked.plus(wanted);
                 }

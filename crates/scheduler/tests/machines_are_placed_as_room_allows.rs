@@ -480,3 +480,37 @@ async fn a_scheduler_that_starts_anew_counts_what_runs_before_it_places_more() {
     );
     cloud.end().await;
 }
+
+#[tokio::test]
+async fn a_machine_waits_for_a_host_that_meets_its_requirements() {
+    let cloud = Cloud::start().await;
+    let named = |id: &str, name: &str| {
+        let mut host = host(id, 4096);
+        host.common.name = Some(name.into());
+        host
+    };
+    cloud.create(&named("a", "blue.example")).await;
+    let mut picky = machine(1, 512);
+    picky.requirements = Some("HOSTNAME = 'red*' & FREEMEMORY > 1024".into());
+    cloud.create(&picky).await;
+    let reason = "waiting for room on 1 host: 1 is not what the machine's requirements ask for";
+    cloud
+        .until("the machine says why it waits", |machines| {
+            machines.iter().all(|m| m.reason.as_deref() == Some(reason))
+        })
+        .await;
+    // It keeps nobody from what it doesn't want.
+    cloud.create(&machine(2, 512)).await;
+    let placed = |vmid: u32, host: &'static str| {
+        move |machines: &[Machine]| {
+            let machine = machines.iter().find(|machine| machine.vmid.0 == vmid);
+            let at = machine.and_then(|machine| machine.host.as_ref());
+            at.is_some_and(|at| at.local() == host)
+        }
+    };
+    cloud.until("the other is placed", placed(2, "a")).await;
+    cloud.create(&named("b", "red.example")).await;
+    let machines = cloud.until("it is placed", placed(1, "b")).await;
+    assert!(machines.iter().all(|machine| machine.reason.is_none()));
+    cloud.end().await;
+}

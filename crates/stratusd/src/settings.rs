@@ -52,6 +52,8 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
             credentials: config.limits.credentials_per_user,
             templates: config.limits.templates_per_user,
         },
+        spare_ports: config.machines.spare_ports.into(),
+        placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
         passwords,
     })

@@ -38,15 +38,8 @@ pub fn check_changes(kind: Kind, body: &Value, select: &Select) -> Result<Change
     let fields = || COMMON.iter().chain(described.attributes);
     for (name, value) in object {
         let Some(field) = fields().find(|field| field.is_called(name)) else {
-            if described.open {
-                if select.wants(name) {
-                    let value = checker.open_value(name, value, "");
-                    changes.insert(name.clone(), value);
-                }
-            } else {
-                let known: Vec<Attribute> = fields().copied().collect();
-                checker.complain(&join("", name), unknown(&one(kind), &known, name));
-            }
+            let known: Vec<Attribute> = fields().copied().collect();
+            checker.complain(&join("", name), unknown(&one(kind), &known, name));
             continue;
         };
         if !is_changeable(field) || !select.wants(field.name) {

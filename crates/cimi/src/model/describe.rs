@@ -18,8 +18,6 @@ pub struct Type {
     pub creation: Creation,
     /// Actions on `<id>/<action>`, by name.
     pub actions: &'static [&'static str],
-    /// Attributes not in the table are kept and returned as they are.
-    pub open: bool,
     /// Attributes beside the common ones, in the order they are written.
     pub attributes: &'static [Attribute],
 }

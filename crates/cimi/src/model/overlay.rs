@@ -13,7 +13,6 @@ const NOT_TAKEN: &[&str] = &[
     "properties",
     "operations",
     "acl",
-    "parent",
     "href",
 ];
 
@@ -21,30 +20,29 @@ const NOT_TAKEN: &[&str] = &[
 /// Where both have an object (a nested template), those are laid over each other likewise, unless
 /// the inline one is itself a reference: then it stands alone.
 #[must_use]
-pub fn overlay(referenced: &Map<String, Value>, inline: &Map<String, Value>) -> Map<String, Value> {
-    let mut result: Map<String, Value> = referenced
-        .iter()
-        .filter(|(name, _)| !NOT_TAKEN.contains(&name.as_str()))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    for (name, value) in inline {
-        if name == "href" {
-            continue;
-        }
-        let laid = match (result.get(name), value) {
-            (Some(Value::Object(below)), Value::Object(above)) if !above.contains_key("href") => {
-                let mut laid = overlay(below, above);
-                // What is below may be a reference still to be resolved.
-                if let Some(href) = below.get("href") {
-                    laid.insert("href".to_owned(), href.clone());
-                }
-                Value::Object(laid)
-            }
-            _ => value.clone(),
-        };
-        result.insert(name.clone(), laid);
-    }
+pub fn overlay(
+    referenced: Map<String, Value>,
+    mut inline: Map<String, Value>,
+) -> Map<String, Value> {
+    let mut result = referenced;
+    result.retain(|name, _| !NOT_TAKEN.contains(&name.as_str()));
+    inline.remove("href");
+    lay(inline, &mut result);
     result
+}
+
+/// Lays `above` over `below`, which may itself be a reference still to be resolved.
+fn lay(above: Map<String, Value>, below: &mut Map<String, Value>) {
+    for (name, value) in above {
+        match (below.get_mut(&name), value) {
+            (Some(Value::Object(below)), Value::Object(above)) if !above.contains_key("href") => {
+                lay(above, below);
+            }
+            (_, value) => {
+                below.insert(name, value);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -53,15 +51,31 @@ mod tests {
 
     use super::*;
 
+    fn laid(referenced: Value, inline: Value) -> Value {
+        let (Value::Object(referenced), Value::Object(inline)) = (referenced, inline) else {
+            panic!("objects are laid over each other");
+        };
+        Value::Object(overlay(referenced, inline))
+    }
+
     #[test]
     fn inline_attributes_override_and_common_ones_stay_behind() {
         let referenced = json!({"id": "MachineTemplate/t", "name": "t", "initialState": "STARTED",
-            "machineConfig": {"href": "MachineConfiguration/small"}, "keymap": "fr"});
+            "machineConfig": {"href": "MachineConfiguration/small"}, "keymap": "fr",
+            "context": {"name": "kept"}});
         let inline = json!({"href": "MachineTemplate/t", "keymap": "de",
-            "machineConfig": {"memory": 2048}});
+            "machineConfig": {"memory": 2048}, "context": {"other": "x"}});
         let expected = json!({"initialState": "STARTED", "keymap": "de",
-            "machineConfig": {"href": "MachineConfiguration/small", "memory": 2048}});
-        let result = overlay(referenced.as_object().unwrap(), inline.as_object().unwrap());
-        assert_eq!(Value::Object(result), expected);
+            "machineConfig": {"href": "MachineConfiguration/small", "memory": 2048},
+            "context": {"name": "kept", "other": "x"}});
+        assert_eq!(laid(referenced, inline), expected);
+    }
+
+    #[test]
+    fn an_inline_reference_stands_alone() {
+        let referenced = json!({"machineConfig": {"cpu": 1, "memory": 1024}});
+        let inline =
+            json!({"machineConfig": {"href": "MachineConfiguration/m1.large", "memory": 8}});
+        assert_eq!(laid(referenced, inline.clone()), inline);
     }
 }

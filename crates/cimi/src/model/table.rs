@@ -45,7 +45,6 @@ pub const COMMON: &[Attribute] = &[
     a("description", String).limit(Limit::Text(4096)),
     seen("created", DateTime),
     seen("updated", DateTime),
-    seen("parent", Ref(&[])),
     a("properties", Map).limit(Limit::Text(4096)),
     seen("owner", String).stratuslab(),
     a("acl", Struct(ACL)).stratuslab(),
@@ -57,21 +56,8 @@ const MEMORY: Limit = Limit::Range(1024, 1 << 36);
 const CPU: Limit = Limit::Range(1, 4096);
 /// Capacity in kB: up to 1 EB.
 const CAPACITY: Limit = Limit::Range(1, 1_000_000_000_000_000);
-const ARCHITECTURES: Limit = Limit::OneOf(&[
-    "68000",
-    "Alpha",
-    "ARM",
-    "Itanium",
-    "MIPS",
-    "PA_RISC",
-    "POWER",
-    "PowerPC",
-    "x86",
-    "x86_64",
-    "z/Architecture",
-    "zArchitecture",
-    "SPARC",
-]);
+/// Those of the standard's that machines are made of here.
+const ARCHITECTURES: Limit = Limit::OneOf(&["x86_64"]);
 const VISIBILITY: Attribute = a("visibility", String)
     .limit(Limit::OneOf(&["PUBLIC", "PRIVATE"]))
     .stratuslab();
@@ -88,7 +74,6 @@ const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static st
         member_key,
         creation: Creation::Never,
         actions: &[],
-        open: false,
         attributes: &[],
     }
 }
@@ -134,7 +119,7 @@ const MACHINE: Type = Type {
         seen("vmid", Integer).stratuslab(),
         seen("phase", String).stratuslab(),
         REASON,
-        seen("machineImage", Ref(&[Kind::MachineImage, Kind::Volume])).stratuslab(),
+        seen("machineImage", Ref(&[Kind::MachineImage])).stratuslab(),
         seen("imageIdentifier", String).stratuslab(),
         seen("addresses", Array(&String)).stratuslab(),
         seen("networks", Array(&String)).stratuslab(),
@@ -146,8 +131,6 @@ const MACHINE: Type = Type {
         )
         .stratuslab(),
         seen("accelerator", String).stratuslab(),
-        seen("cpuPercent", Decimal).stratuslab(),
-        seen("memoryUsed", Integer).stratuslab(),
         seen("swap", Integer).stratuslab(),
         seen("cpuShare", Decimal).stratuslab(),
         seen("cpuModel", String).stratuslab(),
@@ -165,12 +148,11 @@ const MACHINE_CONFIGURATION: Type = Type {
         a("cpu", Integer).limit(CPU).required(),
         a("memory", Integer).limit(MEMORY).required(),
         a("cpuArch", String).limit(ARCHITECTURES),
-        a("cpuSpeed", Integer),
         a(
             "disks",
             Array(&Struct(&[
                 a("capacity", Integer).limit(CAPACITY).required(),
-                a("format", String),
+                a("format", String).limit(Limit::OneOf(&["raw", "swap"])),
                 a("initialLocation", String),
             ])),
         ),
@@ -189,18 +171,12 @@ const MACHINE_IMAGE: Type = Type {
     attributes: &[
         seen("state", String),
         a("type", String)
-            .limit(Limit::OneOf(&[
-                "IMAGE",
-                "FILE",
-                "SNAPSHOT",
-                "PARTIAL_SNAPSHOT",
-            ]))
+            .limit(Limit::OneOf(&["IMAGE", "FILE"]))
             .at_creation(),
         a("imageLocation", Uri)
             .limit(Limit::Text(4096))
             .at_creation()
             .required(),
-        seen("relatedImage", Ref(&[Kind::MachineImage])),
         REASON,
         a(
             "expected",
@@ -243,7 +219,7 @@ const MACHINE_TEMPLATE: Type = Type {
     attributes: &[
         a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED"])),
         a("machineConfig", RefOrValue(Kind::MachineConfiguration)),
-        a("machineImage", Ref(&[Kind::MachineImage, Kind::Volume])),
+        a("machineImage", Ref(&[Kind::MachineImage])),
         a("credential", RefOrValue(Kind::Credential)),
         a(
             "volumes",
@@ -270,10 +246,17 @@ const MACHINE_TEMPLATE: Type = Type {
             Array(&Struct(&[
                 a("network", Ref(&[Kind::Network])),
                 a("addresses", Array(&RefOrValue(Kind::Address))),
-                a("state", String).limit(Limit::OneOf(&["Active", "Passive", "Disabled"])),
+                a("state", String).limit(Limit::OneOf(&["Active"])),
                 a("mtu", Integer).limit(Limit::Range(68, 65_535)),
                 a("networkType", String).limit(Limit::OneOf(&["PUBLIC", "PRIVATE"])),
-                a("model", String).stratuslab(),
+                a("model", String)
+                    .limit(Limit::OneOf(&[
+                        "virtio",
+                        "virtio-net-pci",
+                        "e1000",
+                        "rtl8139",
+                    ]))
+                    .stratuslab(),
             ])),
         ),
         a("userData", String).limit(Limit::Base64(1 << 20)),
@@ -330,8 +313,8 @@ const VOLUME: Type = Type {
 const VOLUME_CONFIGURATION: Type = Type {
     creation: Creation::Plain { wrapper: None },
     attributes: &[
-        a("type", Uri),
-        a("format", String),
+        a("type", Uri).limit(Limit::OneOf(&[crate::resources::MAPPED])),
+        a("format", String).limit(Limit::OneOf(&["raw"])),
         a("capacity", Integer).limit(CAPACITY).required(),
     ],
     ..standard(
@@ -343,10 +326,7 @@ const VOLUME_CONFIGURATION: Type = Type {
 
 const VOLUME_TEMPLATE: Type = Type {
     creation: Creation::Plain { wrapper: None },
-    attributes: &[
-        a("volumeConfig", RefOrValue(Kind::VolumeConfiguration)).required(),
-        a("volumeImage", Ref(&[Kind::MachineImage])),
-    ],
+    attributes: &[a("volumeConfig", RefOrValue(Kind::VolumeConfiguration)).required()],
     ..standard(Kind::VolumeTemplate, "volumeTemplates", "volumeTemplates")
 };
 
@@ -385,7 +365,6 @@ const ADDRESS: Type = Type {
 };
 
 const JOB: Type = Type {
-    actions: &["stop"],
     attributes: &[
         seen("state", String),
         seen("targetResource", Ref(&[])),
@@ -395,8 +374,6 @@ const JOB: Type = Type {
         seen("progress", Integer),
         seen("statusMessage", String),
         seen("timeOfStatusChange", DateTime),
-        seen("parentJob", Ref(&[Kind::Job])),
-        seen("nestedJobs", Array(&Ref(&[Kind::Job]))),
     ],
     ..standard(Kind::Job, "jobs", "jobs")
 };
@@ -408,7 +385,6 @@ const EVENT: Type = Type {
         seen("content", Object),
         seen("outcome", String),
         seen("severity", String),
-        seen("contact", String),
     ],
     ..standard(Kind::Event, "events", "events")
 };
@@ -416,7 +392,6 @@ const EVENT: Type = Type {
 const USER: Type = Type {
     namespace: Namespace::StratusLab,
     creation: Creation::Plain { wrapper: None },
-    open: true,
     attributes: &[
         a("username", String).at_creation().required(),
         a("first-name", String),

@@ -137,6 +137,15 @@ impl Filter {
         }
     }
 
+    /// How many comparisons it makes at most.
+    #[must_use]
+    pub fn comparisons(&self) -> usize {
+        match self {
+            Self::Attribute { .. } | Self::Property { .. } => 1,
+            Self::All(parts) | Self::Any(parts) => parts.iter().map(Self::comparisons).sum(),
+        }
+    }
+
     /// Whether a document satisfies this. Attribute and literal are compared as what the literal
     /// is; an attribute that is absent, or can't be read so, satisfies only `!=`.
     pub fn matches<D: Attributes + ?Sized>(&self, document: &D) -> bool {

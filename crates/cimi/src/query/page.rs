@@ -31,9 +31,15 @@ pub enum QueryError {
     /// Too many of one parameter.
     #[error("{0} is given more than {FILTERS_AT_MOST} times")]
     TooMany(&'static str),
+    /// Each comparison is made with each member of the list.
+    #[error("$filter has {0} comparisons, and at most {COMPARISONS_AT_MOST} are made")]
+    TooManyComparisons(usize),
 }
 
 const FILTERS_AT_MOST: usize = 8;
+const COMPARISONS_AT_MOST: usize = 64;
+/// Most members that one page shows, whatever is asked for; `count` tells that there are more, and `$first` reaches them.
+pub const MEMBERS_AT_MOST: usize = 5_000;
 
 impl Query {
     /// From the decoded query parameters of a URL. Several `$filter` must all hold. A `$first` that
@@ -60,13 +66,18 @@ impl Query {
             }
         }
         if !filters.is_empty() {
-            query.filter = Some(Filter::all(filters));
+            let filter = Filter::all(filters);
+            let comparisons = filter.comparisons();
+            if comparisons > COMPARISONS_AT_MOST {
+                return Err(QueryError::TooManyComparisons(comparisons));
+            }
+            query.filter = Some(filter);
         }
         Ok(query)
     }
 
     /// Filters, sorts and cuts: how many match in all, and those of the page in order. Linear in
-    /// the number of members; only the page itself is sorted fully.
+    /// the number of members; only the page itself is sorted fully. A page has at most [`MEMBERS_AT_MOST`] members.
     pub fn page<D: Attributes>(&self, members: impl IntoIterator<Item = D>) -> (usize, Vec<D>) {
         let mut matching: Vec<D> = match &self.filter {
             None => members.into_iter().collect(),
@@ -75,6 +86,7 @@ impl Query {
         let count = matching.len();
         let begin = self.first.saturating_sub(1).min(count);
         let end = self.last.unwrap_or(count).clamp(begin, count);
+        let end = end.min(begin.saturating_add(MEMBERS_AT_MOST));
         if self.order.is_empty() {
             matching.truncate(end);
             matching.drain(..begin);
@@ -184,6 +196,25 @@ mod tests {
         assert_eq!(page, [Numbered(2, 7), Numbered(3, 5), Numbered(1, 0)]);
         let (count, page) = query("$filter=a>1&$filter=a<3&$last=5").page(members);
         assert_eq!((count, page.len()), (1, 1));
+    }
+
+    #[test]
+    fn pages_and_filters_are_bounded() {
+        let members: Vec<_> = (0..6_000).map(|n| Numbered(n, 0)).collect();
+        let (count, page) = query("").page(members.clone());
+        assert_eq!((count, page.len()), (6_000, MEMBERS_AT_MOST));
+        let (_, rest) = query("$first=5001").page(members);
+        assert_eq!(rest.len(), 1_000);
+
+        let filter = |comparisons: usize| ["a!=1"; 64].map(|_| "a!=1")[..comparisons].join(" and ");
+        let parse = |parts: &[String]| {
+            Query::from_parameters(parts.iter().map(|part| ("$filter", part.as_str())))
+        };
+        assert!(parse(&[filter(64)]).is_ok());
+        assert_eq!(
+            parse(&[filter(64), filter(1)]),
+            Err(QueryError::TooManyComparisons(65))
+        );
     }
 
     proptest! {

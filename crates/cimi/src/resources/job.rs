@@ -90,6 +90,9 @@ pub struct Job {
     pub status_message: Option<String>,
     /// When the state last changed.
     pub time_of_status_change: Timestamp,
+    /// `<collection>/<id>` of the resource that the goal speaks of, where that isn't the target: what a creation makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// When it has succeeded. (Not flattened: `unknown` would keep a second copy of a flattened enum's members.)
     pub goal: JobGoal,
     /// Fields of a newer version.
@@ -100,28 +103,54 @@ resource!(Job, "Job", |job, add| {
     if job.state.is_final() {
         add("finished", "yes");
     } else {
-        add("open", &job.target_resource.href);
+        add("open", job.subject());
     }
 });
 
 impl Job {
-    /// A request on `target` that has just been accepted.
+    /// A request on the resource `target` that has just been accepted.
     #[must_use]
     pub fn accepted(target: String, action: &str, goal: JobGoal, acl: Acl, now: Timestamp) -> Self {
         Self {
             id: JobId::generate(),
             common: Common::new(acl, now),
             state: JobState::Running,
+            affected_resources: vec![Ref::to(target.clone())],
             target_resource: Ref::to(target),
-            affected_resources: Vec::new(),
             action: action.to_owned(),
             return_code: None,
             progress: 0,
             status_message: None,
             time_of_status_change: now,
+            subject: None,
             goal,
             unknown: Unknown::new(),
         }
+    }
+
+    /// A request to add `member` to `collection` that has just been accepted. The collection is what is operated on
+    /// (DSP0263 §5.33), the member what is affected.
+    #[must_use]
+    pub fn creation(
+        collection: String,
+        member: String,
+        goal: JobGoal,
+        acl: Acl,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            affected_resources: vec![Ref::to(member.clone())],
+            subject: Some(member),
+            ..Self::accepted(collection, "add", goal, acl, now)
+        }
+    }
+
+    /// `<collection>/<id>` of the resource that the goal speaks of.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        self.subject
+            .as_deref()
+            .unwrap_or(&self.target_resource.href)
     }
 
     /// Ends it. `Err` holds why the goal can't be reached any more.
@@ -278,9 +307,9 @@ mod tests {
     fn a_job_that_was_stored_and_read_is_stored_the_same_again() {
         let goal = JobGoal::MachineRuns { run: 1, restart: 0 };
         let now = Timestamp::from_millis(0);
-        let job = Job::accepted(
+        let job = Job::creation(
+            "Machine".to_owned(),
             "Machine/a".to_owned(),
-            "add",
             goal,
             Acl::owned_by_user("u"),
             now,

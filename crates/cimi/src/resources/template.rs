@@ -22,6 +22,7 @@ pub struct MachineConfiguration {
     /// Memory in KiB.
     pub memory: u64,
     /// `x86_64`.
+    #[serde(default = "default_architecture")]
     pub cpu_arch: String,
     /// Empty disks that the machine gets. Format `swap` makes a swap disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -39,10 +40,21 @@ pub struct ConfigurationDisk {
     /// kB of 1000 bytes.
     pub capacity: u64,
     /// `raw` (empty) or `swap`.
+    #[serde(default = "unformatted")]
     pub format: String,
     /// A wish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initial_location: Option<String>,
+}
+
+/// The architecture of all machines: that of the hosts.
+#[must_use]
+pub fn default_architecture() -> String {
+    "x86_64".to_owned()
+}
+
+fn unformatted() -> String {
+    "raw".to_owned()
 }
 
 /// A stored template; its body is kept as given (checked against the table) and resolved when used.

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{Unknown, resource};
 use crate::{Common, MachineId, Timestamp, VolumeId, size::ByteSize};
 
+/// The type of all volumes: a block device (DSP0263 §5.23).
+pub const MAPPED: &str = "http://schemas.dmtf.org/cimi/1/mapped";
+
 /// States of a Volume (DSP0263 §5.23).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

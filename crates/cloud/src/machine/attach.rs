@@ -16,10 +16,7 @@ use documents::Cached;
 use serde_json::{Map, Value};
 
 use super::{members, request::volume_reference};
-use crate::{Cloud, CloudError, Created, Done, OpContext, Result, access, jobs, volume};
-
-/// Most volumes at one machine: the spare slots for hot-plugging.
-const MOST_VOLUMES: usize = 8;
+use crate::{Cloud, CloudError, Created, Done, OpContext, Result, access, jobs, resolve, volume};
 
 impl Cloud {
     /// Attaches a volume (MachineVolume).
@@ -38,9 +35,13 @@ impl Cloud {
             .and_then(Value::as_str)
             .map(str::to_owned);
         loop {
+            context.in_time()?;
             let now = Timestamp::now();
             let read = self.find_machine(context, id, Right::Modify)?;
-            let volume = access::find::<Volume>(&self.0.documents, context, &local, Right::View)?;
+            let volume = resolve::at(
+                "volume",
+                access::find::<Volume>(&self.0.documents, context, &local, Right::View),
+            )?;
             let mut machine = read.document.0.clone();
             if machine.desired.deleted {
                 return Err(CloudError::Conflict(format!(
@@ -49,9 +50,13 @@ impl Cloud {
                 )));
             }
             let taken = volume::taken(&volume, &machine, now)?;
-            if machine.volumes.len() >= MOST_VOLUMES {
+            // Volumes that are there from the start have slots of their own.
+            let attached = machine.volumes.iter().filter(|volume| volume.hot).count();
+            let most = self.0.settings.spare_ports;
+            if attached >= most {
                 return Err(CloudError::Conflict(format!(
-                    "no free devices available: {} has {MOST_VOLUMES} volumes, the most a machine can have",
+                    "no free devices available: {attached} volumes were attached to {} since it was made, and {most} \
+                     is the most; detach one",
                     machine.id
                 )));
             }
@@ -66,7 +71,12 @@ impl Cloud {
             let goal = JobGoal::VolumeAttached {
                 volume: volume.key(),
             };
-            let job = Job::accepted(machine.key(), "add", goal, machine.common.acl.clone(), now);
+            let collection = format!("{}/volumes", machine.key());
+            let member = format!("{collection}/{local}");
+            let job = Job {
+                subject: Some(machine.key()),
+                ..Job::creation(collection, member, goal, machine.common.acl.clone(), now)
+            };
             let event = Event::request(&machine, "attach", context.user().unwrap_or_default(), now);
             let changes = self
                 .0
@@ -98,6 +108,7 @@ impl Cloud {
     /// [`CloudError::NotFound`] if it isn't there, [`CloudError::Conflict`] if it was there from the start.
     pub async fn detach_volume(&self, context: &OpContext, id: &str, volume: &str) -> Result<Done> {
         loop {
+            context.in_time()?;
             let now = Timestamp::now();
             let read = match self.find_machine(context, id, Right::Modify) {
                 Ok(read) => read,

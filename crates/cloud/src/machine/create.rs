@@ -1,28 +1,28 @@
 //! Creation of a machine: one transaction for the machine, its address lease, its new volumes, the volumes it takes,
 //! the job and the event.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use cimi::{
     Acl, Common, MachineId, Ref, Right, Timestamp,
     lifecycle::{Desired, MachineState, Observed, Phase, Power},
     resources::{
-        Address, AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Event,
-        Image, ImageState, Job, JobGoal, Machine, Network, Nic, Resource, Volume,
+        Address, AttachStage, AttachedVolume, BootSource, ContextData, Credential, Disk, DiskRole,
+        Event, Image, ImageState, Job, JobGoal, Machine, MachineConfiguration, MachineTemplate,
+        Network, Nic, Resource, Volume, default_architecture,
     },
     size::ByteSize,
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
-use documents::{Cached, Changes};
+use documents::{Cached, Changes, OfType};
+use scheduler::{Demand, Requirements};
 use serde_json::{Map, Value};
+use store::Revision;
 
-use super::{
-    MachineView,
-    request::{Interface, MachineCreate, Size, Template, volume_reference},
-};
+use super::request::{Interface, MachineCreate, Size, Template, volume_reference};
 use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, leases::Reserved, quota::Place, resolve,
-    volume,
+    Cloud, CloudError, Created, OpContext, Result, access, catalogue, leases::Reserved,
+    quota::Place, resolve, volume,
 };
 
 /// Attempts against others who take the same address or volume at the same moment.
@@ -40,7 +40,12 @@ struct Plan {
     description: Option<String>,
     properties: std::collections::BTreeMap<String, String>,
     acl: Acl,
+    /// What it was made from is at most as new as this.
+    as_of: Revision,
+    template_href: Option<String>,
     size: Size,
+    /// Guaranteed processor time in hundredths of one CPU.
+    share_percent: Option<u32>,
     template: Template,
     image: Arc<Cached<Image>>,
     context: ContextData,
@@ -62,10 +67,12 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
-        let plan = self.plan(context, body)?;
         for _ in 0..ATTEMPTS {
+            context.in_time()?;
+            // Anew each time: what a plan builds on may be what was changed.
+            let plan = self.plan(context, body.clone())?;
             match self.write_machine(context, &plan).await {
-                Err(CloudError::Conflict(text)) if text.contains("changed by somebody else") => {}
+                Err(CloudError::Raced(_)) => {}
                 other => return other,
             }
         }
@@ -77,14 +84,24 @@ impl Cloud {
     fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
         let acl = Self::acl_for(context, false)?;
         let mut places = vec![self.place::<Machine>(context, 1)?];
+        // Before anything is read.
+        let as_of = self.0.documents.revision();
         let mut request = MachineCreate::parse(body)?;
+        let template_href = resolve::href_of(&request.machine_template).map(str::to_owned);
         let template = request.template(self, context)?;
         let size = template.size(self, context)?;
-        self.check_size(&size)?;
+        let share_percent = cpu_share(template.cpu_share.as_ref(), size.cpu)?;
+        self.check_size(&size, share_percent)?;
         let image = self.bootable_image(context, &template)?;
         let guest = guest_context(&template, template.credential_key(self, context)?)?;
         let disks = self.disks(context, &template, &size, &image)?;
-        let interfaces = template.interfaces(self)?;
+        let interfaces = template.interfaces(self, context)?;
+        volumes_named_once(&template)?;
+        if let Some(text) = &template.requirements {
+            Requirements::parse(text).map_err(|error| {
+                CloudError::invalid("machineTemplate.requirements", error.to_string())
+            })?;
+        }
         let new_volumes = template.new_volumes(self, context)?;
         places.push(self.place::<Volume>(context, new_volumes.len())?);
         if interfaces.len() > MOST_INTERFACES {
@@ -110,7 +127,10 @@ impl Cloud {
             description: request.description,
             properties: request.properties,
             acl,
+            as_of,
+            template_href,
             size,
+            share_percent,
             template,
             image,
             context: guest,
@@ -141,8 +161,8 @@ impl Cloud {
             vmid,
             cpu: plan.size.cpu,
             memory: plan.size.memory,
-            cpu_arch: "x86_64".to_owned(),
-            cpu_share_percent: cpu_share(plan.template.cpu_share.as_ref(), plan.size.cpu)?,
+            cpu_arch: default_architecture(),
+            cpu_share_percent: plan.share_percent,
             image: Ref::to(plan.image.id.clone()),
             disks: plan.disks.clone(),
             volumes: Vec::new(),
@@ -177,7 +197,7 @@ impl Cloud {
                 .0
                 .leases
                 .reserve(documents, &network.document.0, interface.ip)?;
-            changes = changes.create(&address_document(
+            changes = changes.unchanged(&network).create(&address_document(
                 &machine,
                 &network.document.0,
                 &lease,
@@ -194,13 +214,21 @@ impl Cloud {
         }
         changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
         changes = self.guard_images(&machine, changes)?;
+        changes = self.guard_templates(plan, changes)?;
         machine.settle();
+        catalogue::check_size(&machine)?;
         let goal = if on {
             JobGoal::MachineRuns { run: 1, restart: 0 }
         } else {
             JobGoal::MachineOff
         };
-        let job = Job::accepted(machine.key(), "add", goal, machine.common.acl.clone(), now);
+        let job = Job::creation(
+            Machine::COLLECTION.to_owned(),
+            machine.key(),
+            goal,
+            machine.common.acl.clone(),
+            now,
+        );
         let event = Event::request(&machine, "add", context.user().unwrap_or_default(), now);
         changes
             .create(&machine)
@@ -212,7 +240,7 @@ impl Cloud {
         tracing::info!(machine = %id, %vmid, owner = context.user(), request_id = %context.request_id, "machine created");
         let read = access::find::<Machine>(documents, context, id.local(), Right::View)?;
         Ok(Created {
-            view: MachineView::view(self, context, read),
+            view: catalogue::view(documents, context, read),
             job: Some(job.id.to_string()),
             existed: false,
         })
@@ -230,7 +258,10 @@ impl Cloud {
         for entry in &plan.template.volumes {
             let path = "machineTemplate.volumes";
             let local = volume_reference(entry, path)?;
-            let volume = access::find::<Volume>(&self.0.documents, context, &local, Right::View)?;
+            let volume = resolve::at(
+                path,
+                access::find::<Volume>(&self.0.documents, context, &local, Right::View),
+            )?;
             let location = entry
                 .get("initialLocation")
                 .and_then(Value::as_str)
@@ -255,6 +286,35 @@ impl Cloud {
         Ok(changes)
     }
 
+    /// Adds to the transaction that what the plan was made from is as it was.
+    fn guard_templates<'a>(&self, plan: &Plan, changes: Changes<'a>) -> Result<Changes<'a>> {
+        let href = |given: &'_ Option<Map<String, Value>>| {
+            given.as_ref().and_then(resolve::href_of).map(str::to_owned)
+        };
+        let changes = self.guard::<MachineTemplate>(plan, plan.template_href.clone(), changes)?;
+        let configuration = href(&plan.template.machine_config);
+        let changes = self.guard::<MachineConfiguration>(plan, configuration, changes)?;
+        self.guard::<Credential>(plan, href(&plan.template.credential), changes)
+    }
+
+    fn guard<'a, R: OfType>(
+        &self,
+        plan: &Plan,
+        href: Option<String>,
+        changes: Changes<'a>,
+    ) -> Result<Changes<'a>> {
+        let Some(href) = href else {
+            return Ok(changes);
+        };
+        let local = resolve::local_part::<R>(&href, "machineTemplate")?;
+        match self.0.documents.view::<R>().get(local) {
+            Some(read) if read.revision <= plan.as_of => Ok(changes.unchanged(&read)),
+            _ => Err(CloudError::Raced(format!(
+                "{href} was changed by somebody else meanwhile: try again"
+            ))),
+        }
+    }
+
     /// Adds to the transaction that every image the machine needs is still there and not on its way out. Read anew in
     /// every attempt: the progress of an import changes its document every second.
     fn guard_images<'a>(&self, machine: &Machine, mut changes: Changes<'a>) -> Result<Changes<'a>> {
@@ -263,12 +323,10 @@ impl Cloud {
             needed.insert(image.clone());
         });
         for id in needed {
-            let image = self
-                .0
-                .documents
-                .images
-                .get(id.local())
-                .ok_or_else(|| CloudError::not_found(id.to_string()))?;
+            let image = self.0.documents.images.get(id.local()).ok_or_else(|| {
+                let problem = format!("needs {id}, which does not exist any more");
+                CloudError::invalid("machineTemplate", problem)
+            })?;
             usable_image(&image, "machineTemplate")?;
             changes = changes.unchanged(&image);
         }
@@ -289,11 +347,8 @@ impl Cloud {
                 "is missing; give {\"href\": \"MachineImage/…\"} with an id or identifier",
             )
         })?;
-        let image = self.find_image(
-            context,
-            resolve::local_part::<Image>(href, path)?,
-            Right::View,
-        )?;
+        let local = resolve::local_part::<Image>(href, path)?;
+        let image = resolve::at(path, self.find_image(context, local, Right::View))?;
         usable_image(&image, path)?;
         if image.kind != "IMAGE" {
             return Err(CloudError::invalid(
@@ -304,32 +359,51 @@ impl Cloud {
         Ok(image)
     }
 
-    fn check_size(&self, size: &Size) -> Result<()> {
+    /// Refuses sizes that no host offers, however empty.
+    fn check_size(&self, size: &Size, share_percent: Option<u32>) -> Result<()> {
         let path = "machineTemplate.machineConfig";
-        let (mut cpus, mut memory) = (0, 0);
-        for host in self.0.documents.hosts.all() {
-            cpus = cpus.max(host.capacity.cpus);
-            memory = memory.max(host.capacity.memory_kib);
-        }
-        // Before the first host has reported, nothing is too large: the machine waits for one.
-        let (cpus, memory) = if cpus == 0 {
-            (u32::MAX, u64::MAX)
-        } else {
-            (cpus, memory)
+        let whole = u64::from(size.cpu) * 100;
+        let demand = Demand {
+            cpu_percent: share_percent.map_or(whole, u64::from),
+            memory_kib: size.memory,
         };
-        if size.cpu == 0 || size.cpu > cpus {
+        let policy = &self.0.settings.placement;
+        let hosts: Vec<(u32, Demand)> = self
+            .0
+            .documents
+            .hosts
+            .all()
+            .iter()
+            .map(|host| (host.capacity.cpus, policy.offer(&host.capacity)))
+            .collect();
+        // Before the first host has reported, nothing is too large: the machine waits for one.
+        let largest =
+            |of: fn(&(u32, Demand)) -> u64| hosts.iter().map(of).max().unwrap_or(u64::MAX);
+        let cpus = largest(|(cpus, _)| u64::from(*cpus));
+        if size.cpu == 0 || u64::from(size.cpu) > cpus {
             let problem = format!(
                 "must be 1 to {cpus} (the largest host), but is {}",
                 size.cpu
             );
             return Err(CloudError::invalid(format!("{path}.cpu"), problem));
         }
+        let memory = largest(|(_, offer)| offer.memory_kib);
         if size.memory < LEAST_MEMORY_KIB || size.memory > memory {
             let problem = format!(
-                "must be {LEAST_MEMORY_KIB} to {memory} KiB (the largest host), but is {}",
+                "must be {LEAST_MEMORY_KIB} to {memory} KiB (what the largest host offers to machines), but is {}",
                 size.memory
             );
             return Err(CloudError::invalid(format!("{path}.memory"), problem));
+        }
+        let fits = |(cpus, offer): &(u32, Demand)| size.cpu <= *cpus && demand.fits_in(*offer);
+        if !hosts.is_empty() && !hosts.iter().any(fits) {
+            return Err(CloudError::invalid(
+                path,
+                format!(
+                    "is more than any host offers: {} CPUs and {} KiB of memory together",
+                    size.cpu, size.memory
+                ),
+            ));
         }
         Ok(())
     }
@@ -391,11 +465,8 @@ impl Cloud {
             let path = "machineTemplate.readOnlyDisks";
             let href =
                 resolve::href_of(entry).ok_or_else(|| CloudError::invalid(path, "needs `href`"))?;
-            let data = self.find_image(
-                context,
-                resolve::local_part::<Image>(href, path)?,
-                Right::View,
-            )?;
+            let local = resolve::local_part::<Image>(href, path)?;
+            let data = resolve::at(path, self.find_image(context, local, Right::View))?;
             usable_image(&data, path)?;
             disks.push(Disk {
                 role: DiskRole::ReadOnly {
@@ -410,6 +481,22 @@ impl Cloud {
         }
         Ok(disks)
     }
+}
+
+/// Refuses a volume that is named twice.
+fn volumes_named_once(template: &Template) -> Result<()> {
+    let mut named = HashSet::new();
+    for (number, entry) in template.volumes.iter().enumerate() {
+        let path = format!("machineTemplate.volumes[{number}]");
+        let local = volume_reference(entry, &path)?;
+        if !named.insert(local.clone()) {
+            return Err(CloudError::invalid(
+                path,
+                format!("names Volume/{local} again; a machine has a volume once"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A volume at a machine that is being made: present from its first boot.
@@ -518,13 +605,12 @@ fn guest_context(template: &Template, key: Option<String>) -> Result<ContextData
     for line in user.public_keys.lines() {
         keys.add(line).map_err(refused("context"))?;
     }
+    // As it was sent: compressed user data stays small in the document, and is inflated on the way to the guest.
     let user_data = match &template.user_data {
-        Some(text) => Some(decoding::decode_user_data(text).map_err(refused("userData"))?),
-        None => user.user_data,
+        Some(text) => Some(decoding::sent_user_data(text).map_err(refused("userData"))?),
+        None => user.sent_user_data,
     };
-    let encode = |data: context::UserData| {
-        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &*data)
-    };
+    let encode = |data| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data);
     let mut variables: std::collections::BTreeMap<String, String> = user
         .variables
         .iter()

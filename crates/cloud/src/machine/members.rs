@@ -7,13 +7,14 @@ use cimi::{
     model::Kind,
     resources::{AttachStage, DiskRole, Machine, Resource},
 };
-use documents::Cached;
+use documents::{Cached, Documents};
 use serde_json::{Map, Value, json};
 
 use super::view::attach_state;
 use crate::{
     Cloud, CloudError, OpContext, Rel, Result, View,
     catalogue::{Plain, object},
+    network,
 };
 
 impl Cloud {
@@ -40,7 +41,7 @@ impl Cloud {
                 .map(|v| volume_view(context, &machine, v))
                 .collect::<Result<_>>()?,
             "networkInterfaces" => (0..machine.nics.len())
-                .map(|n| interface_view(&machine, n, right))
+                .map(|n| interface_view(&self.0.documents, &machine, n, right))
                 .collect(),
             _ => {
                 return Err(CloudError::not_found(format!(
@@ -105,12 +106,20 @@ fn disk_view(machine: &Cached<Machine>, number: usize, right: Right) -> View {
             DiskRole::ReadOnly { .. } => "readOnly",
         };
         let letter = char::from(b'a' + u8::try_from(number).unwrap_or(25).min(25));
+        let image = match &disk.role {
+            DiskRole::Root => Some(&machine.image.href),
+            DiskRole::ReadOnly { image } => Some(image),
+            DiskRole::Swap | DiskRole::Volatile => None,
+        };
         attributes = object(json!({
             "capacity": disk.size_bytes.capacity_kb(),
             "initialLocation": format!("/dev/vd{letter}"),
             "role": role,
             "serial": disk.serial,
         }));
+        if let Some(image) = image {
+            attributes.insert("machineImage".to_owned(), json!({"href": image}));
+        }
     }
     member(
         machine,
@@ -165,7 +174,12 @@ pub(super) fn volume_view(
     ))
 }
 
-fn interface_view(machine: &Cached<Machine>, number: usize, right: Right) -> View {
+fn interface_view(
+    documents: &Documents,
+    machine: &Cached<Machine>,
+    number: usize,
+    right: Right,
+) -> View {
     let mut attributes = Map::new();
     if let Some(nic) = machine.nics.get(number) {
         attributes = object(json!({
@@ -173,14 +187,23 @@ fn interface_view(machine: &Cached<Machine>, number: usize, right: Right) -> Vie
             "macAddress": nic.mac,
             "addresses": [{"href": nic.address, "ip": nic.ip.to_string()}],
             "state": "Active",
+            "model": nic.model.as_deref().unwrap_or("virtio"),
         }));
+        if let Some(network) = documents.networks.get(nic.network.local()) {
+            attributes.insert("mtu".to_owned(), network::mtu(&network).into());
+            let kind = network::network_type(&network);
+            attributes.insert("networkType".to_owned(), kind.into());
+        }
     }
-    member(
+    let mut view = member(
         machine,
         Kind::MachineNetworkInterface,
         &format!("networkInterfaces/{number}"),
         right,
         attributes,
         false,
-    )
+    );
+    // Part of it is the network's.
+    view.stamp = None;
+    view
 }

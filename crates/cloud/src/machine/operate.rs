@@ -7,10 +7,8 @@ use cimi::{
     resources::{Event, Job, JobGoal, Machine, Resource},
     uri,
 };
-use serde_json::Value;
 
-use super::MachineView;
-use crate::{Cloud, CloudError, Done, OpContext, Result, access, catalogue, jobs};
+use crate::{Cloud, CloudError, Done, OpContext, Result, catalogue, jobs};
 
 /// An operation on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +179,7 @@ impl Cloud {
 
     async fn operate(&self, context: &OpContext, id: &str, operation: Operation) -> Result<Done> {
         loop {
+            context.in_time()?;
             let now = Timestamp::now();
             let read = self.find_machine(context, id, Right::Modify)?;
             let mut machine = read.document.0.clone();
@@ -246,43 +245,6 @@ impl Cloud {
         changes: Changes,
     ) -> Result<Done> {
         let read = self.find_machine(context, id, Right::Modify)?;
-        let edited = self
-            .0
-            .documents
-            .update(read.id(), |machine: &mut Machine| {
-                access::keep_owner(context, &machine.common.acl, &changes)?;
-                for (name, value) in &changes {
-                    match name.as_str() {
-                        "restartPolicy" => {
-                            machine.restart_policy = match value {
-                                None => cimi::lifecycle::RestartPolicy::default(),
-                                Some(value) => serde_json::from_value(value.clone())
-                                    .map_err(|error| CloudError::invalid("restartPolicy", error.to_string()))?,
-                            };
-                        }
-                        "cpu" | "memory" if value.as_ref().and_then(Value::as_u64) == Some(size_of(machine, name)) => {}
-                        "cpu" | "memory" => {
-                            return Err(CloudError::Conflict(format!(
-                                "`{name}` of a machine can't be changed; make a new machine of the size you need"
-                            )));
-                        }
-                        _ => catalogue::edit_common(&mut machine.common, name, value.as_ref())?,
-                    }
-                }
-                Ok(true)
-            })
-            .await?;
-        Ok(Done {
-            view: Some(MachineView::view(self, context, edited)),
-            job: None,
-        })
-    }
-}
-
-fn size_of(machine: &Machine, name: &str) -> u64 {
-    if name == "cpu" {
-        machine.cpu.into()
-    } else {
-        machine.memory
+        catalogue::edit::<Machine>(&self.0.documents, context, read.id(), changes).await
     }
 }

@@ -6,13 +6,14 @@ use cimi::{
     ids::MachineConfigurationId,
     lifecycle::RestartPolicy,
     resources::{
-        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, VolumeConfiguration,
+        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, Network,
+        NetworkState, VolumeConfiguration,
     },
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{Cloud, CloudError, OpContext, Result, resolve};
+use crate::{Cloud, CloudError, OpContext, Result, network, resolve};
 
 const TEMPLATE: &str = "machineTemplate";
 
@@ -32,9 +33,9 @@ pub(super) struct MachineCreate {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Template {
     pub(super) initial_state: Option<String>,
-    machine_config: Option<Map<String, Value>>,
+    pub(super) machine_config: Option<Map<String, Value>>,
     pub(super) machine_image: Option<Map<String, Value>>,
-    credential: Option<Map<String, Value>>,
+    pub(super) credential: Option<Map<String, Value>>,
     #[serde(default)]
     network_interfaces: Vec<InterfaceRequest>,
     #[serde(default)]
@@ -60,6 +61,8 @@ struct InterfaceRequest {
     #[serde(default)]
     addresses: Vec<Map<String, Value>>,
     model: Option<String>,
+    network_type: Option<String>,
+    mtu: Option<u64>,
 }
 
 /// A network interface wanted.
@@ -137,47 +140,22 @@ impl Template {
     }
 
     /// The interfaces asked for; one on the default network if none is.
-    pub(super) fn interfaces(&self, cloud: &Cloud) -> Result<Vec<Interface>> {
-        let default = || cloud.0.settings.default_network.clone();
+    pub(super) fn interfaces(&self, cloud: &Cloud, context: &OpContext) -> Result<Vec<Interface>> {
         if self.network_interfaces.is_empty() {
             return Ok(vec![Interface {
-                network: default(),
+                network: cloud.0.settings.default_network.clone(),
                 ip: None,
                 model: None,
             }]);
         }
-        let path = "machineTemplate.networkInterfaces";
-        let interface = |request: &InterfaceRequest| {
-            let network = match &request.network {
-                None => default(),
-                Some(reference) => {
-                    let href = resolve::href_of(reference).ok_or_else(|| {
-                        CloudError::invalid(format!("{path}.network"), "must be a reference")
-                    })?;
-                    resolve::local_part::<cimi::resources::Network>(
-                        href,
-                        &format!("{path}.network"),
-                    )?
-                    .to_owned()
-                }
-            };
-            let ip = match request.addresses.as_slice() {
-                [] => None,
-                [one] => Some(address(one, &network)?),
-                _ => {
-                    return Err(CloudError::invalid(
-                        format!("{path}.addresses"),
-                        "may hold one address",
-                    ));
-                }
-            };
-            Ok(Interface {
-                network,
-                ip,
-                model: request.model.clone(),
+        self.network_interfaces
+            .iter()
+            .enumerate()
+            .map(|(number, request)| {
+                let path = format!("machineTemplate.networkInterfaces[{number}]");
+                request.interface(cloud, context, &path)
             })
-        };
-        self.network_interfaces.iter().map(interface).collect()
+            .collect()
     }
 
     /// The sizes, in kB, of volumes to be made for the machine.
@@ -205,6 +183,74 @@ impl Template {
             Ok((capacity, location))
         };
         self.volume_templates.iter().map(one).collect()
+    }
+}
+
+impl InterfaceRequest {
+    fn interface(&self, cloud: &Cloud, context: &OpContext, path: &str) -> Result<Interface> {
+        let name = self.network_name(cloud, context, path)?;
+        let network = cloud.usable_network(context, &name)?;
+        let type_path = format!("{path}.networkType");
+        if let Some(wanted) = &self.network_type
+            && wanted != network::network_type(&network)
+        {
+            let has = network::network_type(&network);
+            return Err(CloudError::invalid(
+                type_path,
+                format!("is {wanted}, but network {name} is {has}"),
+            ));
+        }
+        if let Some(wanted) = self.mtu
+            && wanted != u64::from(network::mtu(&network))
+        {
+            let has = network::mtu(&network);
+            return Err(CloudError::invalid(
+                format!("{path}.mtu"),
+                format!("is the network's to say: {name} has {has}; leave it out"),
+            ));
+        }
+        let ip = match self.addresses.as_slice() {
+            [] => None,
+            [one] => Some(address(one, &name)?),
+            _ => {
+                return Err(CloudError::invalid(
+                    format!("{path}.addresses"),
+                    "may hold one address",
+                ));
+            }
+        };
+        Ok(Interface {
+            network: name,
+            ip,
+            model: self.model.clone(),
+        })
+    }
+
+    /// The network referred to; else the default one, or the first of the type asked for.
+    fn network_name(&self, cloud: &Cloud, context: &OpContext, path: &str) -> Result<String> {
+        if let Some(reference) = &self.network {
+            let path = format!("{path}.network");
+            let href = resolve::href_of(reference)
+                .ok_or_else(|| CloudError::invalid(path.clone(), "must be a reference"))?;
+            return Ok(resolve::local_part::<Network>(href, &path)?.to_owned());
+        }
+        let default = &cloud.0.settings.default_network;
+        let Some(wanted) = &self.network_type else {
+            return Ok(default.clone());
+        };
+        let documents = &cloud.0.documents;
+        let mut fitting = documents.readable::<Network>(context.user(), context.roles());
+        fitting.retain(|network| {
+            network.state == NetworkState::Started && network::network_type(network) == wanted
+        });
+        fitting.sort_by_key(|network| network.document.id.local() != default);
+        let first = fitting.first().map(|network| network.id().to_owned());
+        first.ok_or_else(|| {
+            CloudError::invalid(
+                format!("{path}.networkType"),
+                format!("is {wanted}, and there is no such network"),
+            )
+        })
     }
 }
 

@@ -1,48 +1,18 @@
 //! A machine as the outside sees it.
 
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use cimi::{
-    Right,
-    lifecycle::{self, MachineState},
+    lifecycle::{self, MachineState, RestartPolicy},
     model::Kind,
-    query::{Attributes, Scalar},
-    resources::{AttachStage, DiskRole, Endpoint, Machine, Resource},
+    query::Scalar,
+    resources::{AttachStage, DiskRole, Endpoint, Machine},
     size::MEBIBYTE,
 };
-use documents::{Cached, Documents};
+use documents::Documents;
 use serde_json::{Map, Value, json};
 
-use crate::{Cloud, Document, OpContext, Rel, View, catalogue::common_attributes};
-
-/// A machine, and the documents it refers to.
-pub(crate) struct MachineView {
-    documents: Documents,
-    machine: Arc<Cached<Machine>>,
-}
-
-impl MachineView {
-    pub(crate) fn of(documents: &Documents, machine: Arc<Cached<Machine>>) -> Self {
-        Self {
-            documents: documents.clone(),
-            machine,
-        }
-    }
-
-    pub(crate) fn into_view(self, context: &OpContext) -> View {
-        View {
-            kind: Kind::Machine,
-            id: self.machine.key.as_str().into(),
-            stamp: Some(self.machine.revision.0),
-            right: context.right_on(self.machine.acl()).unwrap_or(Right::View),
-            document: Arc::new(self),
-        }
-    }
-
-    pub(crate) fn view(cloud: &Cloud, context: &OpContext, machine: Arc<Cached<Machine>>) -> View {
-        Self::of(&cloud.0.documents, machine).into_view(context)
-    }
-}
+use crate::{CloudError, Rel, Result, catalogue::Public};
 
 fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
     let host = documents.hosts.get(machine.host.as_ref()?.local())?;
@@ -97,10 +67,24 @@ pub(super) fn attach_state(stage: &AttachStage, wanted: bool) -> &'static str {
     }
 }
 
-impl Document for MachineView {
-    fn attributes(&self, _right: Right) -> Map<String, Value> {
-        let machine = &self.machine.document.0;
-        let mut out = common_attributes(machine);
+impl Public for Machine {
+    const KIND: Kind = Kind::Machine;
+
+    /// Beside the machine itself, the identifier of its image and the name of its host are shown.
+    fn stamp(&self, revision: u64, documents: &Documents) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        (
+            revision,
+            image_identifier(documents, self),
+            host_name(documents, self),
+        )
+            .hash(&mut hasher);
+        Some(hasher.finish())
+    }
+
+    fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
+        let machine = self;
+        let mut out = Map::new();
         let mut put = |name: &str, value: Value| {
             out.insert(name.to_owned(), value);
         };
@@ -138,84 +122,87 @@ impl Document for MachineView {
         if let Some(reason) = &machine.reason {
             put("reason", reason.as_str().into());
         }
-        if let Some(identifier) = image_identifier(&self.documents, machine) {
+        if let Some(identifier) = image_identifier(documents, machine) {
             put("imageIdentifier", identifier.into());
         }
         if let Some(host) = &machine.host {
             put("host", json!({"href": host}));
         }
-        if let Some(name) = host_name(&self.documents, machine) {
+        if let Some(name) = host_name(documents, machine) {
             put("hostname", name.into());
         }
-        if let Some(ssh) = ssh_of(&self.documents, machine) {
+        if let Some(ssh) = ssh_of(documents, machine) {
             put("ssh", json!({"host": ssh.host, "port": ssh.port}));
         }
         if let Some(accelerator) = machine.accelerator {
             put("accelerator", text_of(accelerator).into());
         }
+        for (name, text) in [
+            ("cpuModel", &machine.cpu_model),
+            ("keymap", &machine.keymap),
+            ("requirements", &machine.requirements),
+        ] {
+            if let Some(text) = text {
+                put(name, text.as_str().into());
+            }
+        }
+        if let Some(share) = machine.cpu_share_percent {
+            put("cpuShare", json!(f64::from(share) / 100.0));
+        }
+        if let Some(started) = machine.first_started {
+            put("started", json!(started));
+        }
         out
     }
 
-    fn operations(&self, right: Right) -> Vec<Rel> {
-        if right < Right::Modify {
-            return Vec::new();
+    fn quick<'a>(&'a self, documents: &'a Documents, name: &str) -> Option<Scalar<'a>> {
+        match name {
+            "state" => Some(state_text(self.state).into()),
+            "phase" => Some(text_of(self.phase).into()),
+            "vmid" => Some(self.vmid.0.into()),
+            "cpu" => Some(self.cpu.into()),
+            "memory" => Some(self.memory.into()),
+            "cpuArch" => Some(self.cpu_arch.as_str().into()),
+            "reason" => self.reason.as_deref().map(Scalar::from),
+            "machineImage" => Some(self.image.href.to_string().into()),
+            "imageIdentifier" => image_identifier(documents, self).map(Scalar::from),
+            "host" => self.host.as_ref().map(|host| host.to_string().into()),
+            "hostname" => host_name(documents, self).map(Scalar::from),
+            "swap" => Some(swap_mib(self).into()),
+            "restartPolicy" => Some(text_of(self.restart_policy).into()),
+            _ => None,
         }
+    }
+
+    fn operations(&self) -> Vec<Rel> {
         let mut operations = vec![Rel::Edit, Rel::Delete];
         operations.extend(
-            lifecycle::actions(self.machine.state)
+            lifecycle::actions(self.state)
                 .iter()
                 .map(|name| Rel::Action(name)),
         );
-        if !self.machine.desired.deleted {
+        if !self.desired.deleted {
             operations.push(Rel::Action("shutdown"));
         }
         operations.push(Rel::Action("kill"));
         operations
     }
-}
 
-impl Attributes for MachineView {
-    fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
-        attribute(&self.documents, &self.machine.document.0, name)
-    }
-
-    fn property(&self, key: &str) -> Option<&str> {
-        self.machine.common.properties.get(key).map(String::as_str)
-    }
-}
-
-/// A machine that is looked at by a filter, one of perhaps ten thousand: nothing is cloned for it.
-pub(crate) struct Candidate<'a> {
-    pub(crate) documents: &'a Documents,
-    pub(crate) machine: &'a Arc<Cached<Machine>>,
-}
-
-impl Attributes for Candidate<'_> {
-    fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
-        attribute(self.documents, &self.machine.document.0, name)
-    }
-
-    fn property(&self, key: &str) -> Option<&str> {
-        self.machine.common.properties.get(key).map(String::as_str)
-    }
-}
-
-fn attribute<'a>(documents: &'a Documents, machine: &'a Machine, name: &str) -> Option<Scalar<'a>> {
-    match name {
-        "state" => Some(state_text(machine.state).into()),
-        "phase" => Some(text_of(machine.phase).into()),
-        "vmid" => Some(machine.vmid.0.into()),
-        "cpu" => Some(machine.cpu.into()),
-        "memory" => Some(machine.memory.into()),
-        "cpuArch" => Some(machine.cpu_arch.as_str().into()),
-        "reason" => machine.reason.as_deref().map(Scalar::from),
-        "machineImage" => Some(machine.image.href.to_string().into()),
-        "imageIdentifier" => image_identifier(documents, machine).map(Scalar::from),
-        "host" => machine.host.as_ref().map(|host| host.to_string().into()),
-        "hostname" => host_name(documents, machine).map(Scalar::from),
-        "swap" => Some(swap_mib(machine).into()),
-        "restartPolicy" => Some(text_of(machine.restart_policy).into()),
-        _ => crate::catalogue::common_scalar(machine, name),
+    fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
+        match (name, value) {
+            ("restartPolicy", None) => self.restart_policy = RestartPolicy::default(),
+            ("restartPolicy", Some(value)) => {
+                self.restart_policy = serde_json::from_value(value.clone())
+                    .map_err(|error| CloudError::invalid("restartPolicy", error.to_string()))?;
+            }
+            ("cpu" | "memory", _) => {
+                return Err(CloudError::Conflict(format!(
+                    "`{name}` of a machine can't be changed; make a new machine of the size you need"
+                )));
+            }
+            _ => return Err(CloudError::invalid(name, "of a machine can't be changed")),
+        }
+        Ok(())
     }
 }
 

@@ -126,6 +126,8 @@ fn settings(per_user: PerUser) -> Settings {
             mtu: None,
         }],
         per_user,
+        spare_ports: 8,
+        placement: scheduler::Policy::default(),
         largest_volume_gib: 10,
         passwords: Hashing::with_cost(4),
     }

@@ -75,7 +75,6 @@ impl Cimi {
                 self.show(StatusCode::OK, &view, &asked.query()?.select)
             }
             Route::EntryPoint if asked.is_read() => self.entry_point(asked).await,
-            Route::EntryPoint => self.edit(Kind::CloudEntryPoint, "", asked).await,
             Route::Collection(kind) if asked.is_read() => {
                 let query = asked.query()?;
                 let page = self.api.list(asked.context, *kind, &query).await?;
@@ -176,13 +175,6 @@ impl Cimi {
             .api
             .get(asked.context, Kind::CloudEntryPoint, "")
             .await?;
-        Ok(json_bytes(
-            StatusCode::OK,
-            self.entry_point_bytes(&view, asked, &asked.query()?.select),
-        ))
-    }
-
-    fn entry_point_bytes(&self, view: &View, asked: &Asked<'_>, select: &Select) -> Bytes {
         let mut attributes = view.document.attributes(view.right);
         attributes.insert("baseURI".to_owned(), (asked.base_uri)().into());
         for kind in Kind::ALL {
@@ -193,7 +185,11 @@ impl Cimi {
                 attributes.insert(collection.entry_point.to_owned(), link);
             }
         }
-        written(view, &attributes, select)
+        let select = asked.query()?.select;
+        Ok(json_bytes(
+            StatusCode::OK,
+            written(&view, &attributes, &select),
+        ))
     }
 
     async fn edit(&self, kind: Kind, id: &str, asked: &Asked<'_>) -> Answer {
@@ -205,13 +201,10 @@ impl Cimi {
         } else {
             StatusCode::OK
         };
-        let bytes = match &done.view {
-            Some(view) if kind == Kind::CloudEntryPoint => {
-                Some(self.entry_point_bytes(view, asked, &Select::All))
-            }
-            Some(view) => Some(self.represent(view, &Select::All)),
-            None => None,
-        };
+        let bytes = done
+            .view
+            .as_ref()
+            .map(|view| self.represent(view, &Select::All));
         let mut response = match bytes {
             Some(bytes) => json_bytes(status, bytes),
             None if done.job.is_some() => empty(StatusCode::ACCEPTED),

@@ -30,6 +30,7 @@ use cimi::{
 use cloud::{Caller, Cloud, MachineType, NetworkSettings, NoServices, OpContext, Retention};
 use documents::Documents;
 use network::{NetworkConfig, NetworkHost, UserModeConfig};
+use scheduler::Policy;
 use serde_json::{Map, Value, json};
 use store::SqliteStore;
 use tokio::runtime::Runtime;
@@ -141,6 +142,8 @@ pub fn rules() -> cloud::Settings {
             volumes: 100_000,
             ..cloud::PerUser::default()
         },
+        spare_ports: 8,
+        placement: Policy::default(),
         largest_volume_gib: 10,
         passwords: accounts::Hashing::with_cost(4),
     }

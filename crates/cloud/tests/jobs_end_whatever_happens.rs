@@ -1,0 +1,122 @@
+//! The tracker of jobs, over a store that refuses writes for a while.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cimi::{
+    model::Kind,
+    resources::{JobState, Volume, VolumeState},
+};
+use cloud::{CloudError, Retention};
+use store::{
+    Key, LeaseId, Outcome, Page, Prefix, Range, Revision, SharedStore, Store, StoreError,
+    Transaction, Watch,
+};
+use support::{World, alice, settings, split, until};
+
+/// Refuses as many commits as it was told to, as a full disk does.
+struct Full {
+    store: SharedStore,
+    refusals: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Store for Full {
+    async fn get(&self, key: &Key) -> Result<Option<store::Entry>, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.store.range(range).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        let less = |left: usize| left.checked_sub(1);
+        let refuse = self
+            .refusals
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        if refuse.is_ok() {
+            return Err(StoreError::Full { path: "db".into() });
+        }
+        self.store.commit(transaction).await
+    }
+
+    async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
+        self.store.watch(prefix, after).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        self.store.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.store.compact(before).await
+    }
+
+    fn trouble(&self) -> Option<StoreError> {
+        self.store.trouble()
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_end_could_not_be_written_ends_later() {
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let shared = refusals.clone();
+    let world = World::with(settings(), |store| {
+        Arc::new(Full {
+            store,
+            refusals: shared,
+        })
+    })
+    .await;
+    let body = serde_json::json!({"volumeTemplate": {"volumeConfig": {"capacity": 1000}}});
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        let created = world
+            .create(&alice(), Kind::Volume, body.clone())
+            .await
+            .unwrap();
+        let (_, local) = split(&created.view.id);
+        let made = |volume: &mut Volume| {
+            volume.state = VolumeState::Available;
+            Ok::<_, CloudError>(true)
+        };
+        // The last change there is: after it, nothing but the tracker itself comes back to the job.
+        world.documents.update(local, made).await.unwrap();
+        jobs.push(created.job.unwrap());
+    }
+    refusals.store(5, Ordering::SeqCst);
+    let cloud = world.cloud.clone();
+    let tracking = tokio::spawn(async move { cloud.run(Retention::default()).await });
+    until("all jobs have ended", || async {
+        jobs.iter().all(|job| {
+            let (_, local) = split(job);
+            let job = world.documents.jobs.get(local).unwrap();
+            job.state == JobState::Success
+        })
+    })
+    .await;
+    assert_eq!(refusals.load(Ordering::SeqCst), 0);
+    tracking.abort();
+}

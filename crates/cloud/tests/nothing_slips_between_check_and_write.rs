@@ -1,0 +1,195 @@
+//! What is checked still holds when it is written: somebody else may act in between.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
+
+mod support;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cimi::{
+    PrincipalType, Right,
+    common::{Acl, Principal},
+    model::Kind,
+    resources::{MachineTemplate, Network, NetworkState, Resource, Volume},
+};
+use cloud::{Caller, CloudError, OpContext};
+use parking_lot::Mutex;
+use serde_json::json;
+use store::{
+    Key, LeaseId, Outcome, Page, Prefix, Range, Revision, SharedStore, Store, StoreError,
+    Transaction, Watch,
+};
+use support::{World, alice, settings, split, violations};
+
+/// Puts a transaction of somebody else's right before the next one.
+struct Interrupted {
+    store: SharedStore,
+    before: Arc<Mutex<Option<Transaction>>>,
+}
+
+#[async_trait]
+impl Store for Interrupted {
+    async fn get(&self, key: &Key) -> Result<Option<store::Entry>, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.store.range(range).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        // The rules write the number of a machine first: that is not what is to be interrupted.
+        let counter = |key: &Key| key.as_str().starts_with("Counter/");
+        if !transaction.operations().iter().any(|op| counter(op.key())) {
+            let before = self.before.lock().take();
+            if let Some(before) = before {
+                let outcome = self.store.commit(before).await?;
+                assert!(matches!(outcome, Outcome::Committed(_)));
+            }
+        }
+        self.store.commit(transaction).await
+    }
+
+    async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
+        self.store.watch(prefix, after).await
+    }
+
+    async fn grant(&self, ttl: std::time::Duration) -> Result<LeaseId, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<std::time::Duration, StoreError> {
+        self.store.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.store.compact(before).await
+    }
+
+    fn trouble(&self) -> Option<StoreError> {
+        self.store.trouble()
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+async fn interruptible() -> (World, Arc<Mutex<Option<Transaction>>>) {
+    let before = Arc::new(Mutex::new(None));
+    let shared = before.clone();
+    let world = World::with(settings(), |store| {
+        Arc::new(Interrupted {
+            store,
+            before: shared,
+        })
+    })
+    .await;
+    (world, before)
+}
+
+fn put<R: Resource>(document: &R) -> Transaction {
+    let key = Key::new(R::COLLECTION, document.local_id()).unwrap();
+    Transaction::new().put(key, serde_json::to_vec(document).unwrap())
+}
+
+#[tokio::test]
+async fn who_lost_the_right_meanwhile_changes_nothing() {
+    let (world, before) = interruptible().await;
+    let id = world.volume(&alice()).await;
+    let (_, local) = split(&id);
+    let mut given: Volume = world
+        .documents
+        .volumes
+        .get(local)
+        .unwrap()
+        .document
+        .0
+        .clone();
+    given.common.acl = Acl {
+        owner: Principal {
+            principal: "bob".into(),
+            kind: PrincipalType::User,
+        },
+        rules: Vec::new(),
+    };
+    *before.lock() = Some(put(&given));
+    let edited = world.put(&alice(), &id, json!({"name": "mine"})).await;
+    assert!(
+        matches!(edited, Err(CloudError::NotFound { .. })),
+        "{edited:?}"
+    );
+    let volume = world.documents.volumes.get(local).unwrap();
+    assert_eq!(volume.common.name, None);
+    assert_eq!(volume.acl().right_of(Some("alice"), &[]), None::<Right>);
+}
+
+#[tokio::test]
+async fn a_machine_is_not_made_on_a_network_that_was_stopped_meanwhile() {
+    let (world, before) = interruptible().await;
+    // A machine before, so that the next one's number is at hand.
+    world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let mut stopped: Network = world
+        .documents
+        .networks
+        .get("public")
+        .unwrap()
+        .document
+        .0
+        .clone();
+    stopped.state = NetworkState::Stopped;
+    *before.lock() = Some(put(&stopped));
+    let created = world
+        .create(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let violations = violations(created);
+    assert!(
+        violations[0].contains("Network/public is not in use any more"),
+        "{violations:?}"
+    );
+    assert_eq!(world.documents.machines.len(), 1);
+    assert_eq!(world.documents.addresses.len(), 1);
+}
+
+#[tokio::test]
+async fn a_machine_is_made_of_what_its_template_says_when_it_is_made() {
+    let (world, before) = interruptible().await;
+    world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let template = json!({"machineImage": world.image, "cpuModel": "max"});
+    let id = world.made(&alice(), Kind::MachineTemplate, template).await;
+    let (_, local) = split(&id);
+    let read = world.documents.machine_templates.get(local).unwrap();
+    let mut changed: MachineTemplate = read.document.0.clone();
+    changed.body.insert("cpuModel".to_owned(), "host".into());
+    *before.lock() = Some(put(&changed));
+    let body = json!({"machineTemplate": {"href": id}});
+    let machine = world.made(&alice(), Kind::Machine, body).await;
+    assert_eq!(world.get(&alice(), &machine)["cpuModel"], "host");
+}
+
+#[tokio::test]
+async fn nobody_tries_for_ever() {
+    let (world, _) = interruptible().await;
+    let id = world.volume(&alice()).await;
+    let (Caller::User(identity), name) = (alice().caller, "late") else {
+        panic!("alice is a user");
+    };
+    let late = OpContext::new(
+        Caller::User(identity),
+        name.into(),
+        std::time::Duration::ZERO,
+    );
+    let edited = world.put(&late, &id, json!({"name": "x"})).await;
+    assert!(
+        matches!(edited, Err(CloudError::Unavailable(_))),
+        "{edited:?}"
+    );
+}

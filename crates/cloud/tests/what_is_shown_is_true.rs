@@ -1,0 +1,354 @@
+//! Representations: what they promise to be as long as their stamp stays, and that they have all that the table has.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cimi::{
+    Timestamp,
+    lifecycle::Stage,
+    model::{Access, COMMON, Kind, Shape, describe},
+    resources::{
+        AcceleratorKind, AttachStage, Image, ImageState, Machine, Resource, Volume, VolumeState,
+    },
+};
+use cloud::{Cloud, CloudError, Retention};
+use serde_json::json;
+use support::{KEY, World, admin, alice, object, representation, split, violations};
+
+/// Puts a machine on a host, as the scheduler and the host's controller do.
+async fn run(world: &World, machine: &str, host: &cimi::HostId) {
+    let (_, local) = split(machine);
+    let edit = |machine: &mut Machine| {
+        machine.host = Some(host.clone());
+        machine.observed.stage = Stage::Running;
+        machine.observed.run = machine.desired.run;
+        machine.accelerator = Some(AcceleratorKind::Tcg);
+        machine.first_started = Some(Timestamp::now());
+        machine.reason = Some("well".into());
+        machine.settle();
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(local, edit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_representation_with_the_same_stamp_is_the_same() {
+    let world = World::start().await;
+    let host = world.host(4096).await;
+    let import = json!({"imageLocation": "https://a.example/b", "name": "i"});
+    let import = world
+        .create(&alice(), Kind::MachineImage, import)
+        .await
+        .unwrap();
+    let machine = world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let watched = [
+        host.to_string(),
+        "Network/public".to_owned(),
+        import.job.clone().unwrap(),
+        machine.clone(),
+        format!("MachineImage/{}", world.image.local()),
+    ];
+    let seen = || watched.clone().map(|id| world.view(&admin(), &id));
+    let mut before = seen();
+    let fetched = |image: &mut Image| {
+        image.progress = Some(40);
+        image.state = ImageState::Creating;
+        Ok::<_, CloudError>(true)
+    };
+    let (_, importing) = split(&import.view.id);
+    for step in 0..5 {
+        match step {
+            0 => drop(
+                world
+                    .made(&alice(), Kind::Machine, world.machine(json!({})))
+                    .await,
+            ),
+            1 => run(&world, &machine, &host).await,
+            2 => drop(world.documents.update(importing, fetched).await.unwrap()),
+            3 => {
+                let rename = |host: &mut cimi::resources::Host| {
+                    host.common.name = Some("there".into());
+                    Ok::<_, CloudError>(true)
+                };
+                world.documents.update(host.local(), rename).await.unwrap();
+            }
+            _ => {
+                let renamed = |image: &mut Image| {
+                    image.file.as_mut().unwrap().digests.identifier = Some("B".repeat(27));
+                    Ok::<_, CloudError>(true)
+                };
+                world
+                    .documents
+                    .update(world.image.local(), renamed)
+                    .await
+                    .unwrap();
+            }
+        }
+        let after = seen();
+        for (before, after) in before.iter().zip(&after) {
+            let (old, new) = (representation(before), representation(after));
+            let stamps = before.stamp.zip(after.stamp);
+            // A view is made of what is there when it is asked: compare with what was there.
+            if stamps.is_some_and(|(old, new)| old == new) {
+                assert_eq!(old, new, "step {step}: {}", after.id);
+            }
+        }
+        before = after;
+    }
+    let host = world.get(&admin(), &host.to_string());
+    assert_eq!(
+        (&host["machines"], &host["cpuUsed"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(world.get(&alice(), "Network/public")["leases"], 2);
+    assert_eq!(world.get(&alice(), &import.job.unwrap())["progress"], 40);
+}
+
+#[tokio::test]
+async fn what_other_documents_tell_has_no_stamp_of_its_own() {
+    let world = World::start().await;
+    let host = world.host(4096).await;
+    for id in [host.to_string(), "Network/public".to_owned()] {
+        assert_eq!(world.view(&admin(), &id).stamp, None, "{id}");
+    }
+    let machine = world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let first = world.view(&alice(), &machine).stamp;
+    assert!(first.is_some());
+    assert_eq!(world.view(&alice(), &machine).stamp, first);
+    run(&world, &machine, &host).await;
+    let placed = world.view(&alice(), &machine).stamp;
+    let rename = |host: &mut cimi::resources::Host| {
+        host.common.name = Some("there".into());
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(host.local(), rename).await.unwrap();
+    assert_ne!(world.view(&alice(), &machine).stamp, placed);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_sorted_by_all_that_is_shown() {
+    let world = World::start().await;
+    let host = world.host(4096).await;
+    let running = world
+        .made(
+            &alice(),
+            Kind::Machine,
+            world.machine(json!({"cpuModel": "max"})),
+        )
+        .await;
+    world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    run(&world, &running, &host).await;
+    for (filter, count) in [
+        ("accelerator='tcg'", 1),
+        ("accelerator!='tcg'", 1),
+        ("cpuModel='max'", 1),
+        ("state='STARTED'", 1),
+        ("hostname='here'", 1),
+        ("colour='red'", 0),
+    ] {
+        let page = world.list(&alice(), Kind::Machine, &[("$filter", filter)]);
+        assert_eq!(page.count, count, "{filter}");
+    }
+    let page = world.list(&alice(), Kind::Machine, &[("$orderby", "accelerator")]);
+    assert_eq!(*page.members[0].id, *running);
+}
+
+/// What a machine, its disks, volumes and interfaces, and everything else can show: all of it at once.
+async fn furnished(world: &World) -> Cloud {
+    let host = world.host(4096).await;
+    let file = world
+        .made(
+            &alice(),
+            Kind::MachineImage,
+            json!({"type": "FILE", "imageLocation": "upload:"}),
+        )
+        .await;
+    let image = json!({"name": "i", "description": "d", "properties": {"k": "v"}, "imageLocation": "upload:",
+        "kernel": file, "initrd": file, "kernelArguments": "quiet", "expected": {"sha1": "0".repeat(40)}});
+    let image = world.made(&alice(), Kind::MachineImage, image).await;
+    let (_, local) = split(&image);
+    let complete = |image: &mut Image| {
+        let source = world.documents.images.get(world.image.local()).unwrap();
+        image.file.clone_from(&source.file);
+        image.reason = Some("so".into());
+        image.state = ImageState::Available;
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(local, complete).await.unwrap();
+    let volume = world.volume(&alice()).await;
+    let template = json!({
+        "name": "t", "initialState": "STARTED", "machineConfig": {"cpu": 1, "memory": 65_536},
+        "machineImage": world.image, "credential": {"publicKey": KEY}, "volumes": [{"href": volume}],
+        "volumeTemplates": [{"volumeTemplate": {"volumeConfig": {"capacity": 1000}}}],
+        "networkInterfaces": [{"network": "Network/local"}], "userData": "eHh4", "context": {"A": "b"},
+        "readOnlyDisks": [world.image], "cpuModel": "max", "keymap": "fr", "cpuShare": 0.5,
+        "requirements": "NAME = \"here\"", "restartPolicy": "never",
+    });
+    let template = world.made(&alice(), Kind::MachineTemplate, template).await;
+    let machine = json!({"machineTemplate": {"href": template, "volumes": [{"href": volume, "initialLocation": "/dev/vdx"}]}});
+    let machine = world.made(&alice(), Kind::Machine, machine).await;
+    run(world, &machine, &host).await;
+    let (_, local) = split(&machine);
+    let attached = |machine: &mut Machine| {
+        let stages = [
+            AttachStage::Attached {
+                target: "vdc".into(),
+            },
+            AttachStage::Failed {
+                reason: "no".into(),
+            },
+        ];
+        for (volume, stage) in machine.volumes.iter_mut().zip(stages) {
+            volume.stage = stage;
+        }
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(local, attached).await.unwrap();
+    let (_, local) = split(&volume);
+    let reason = |volume: &mut Volume| {
+        volume.reason = Some("so".into());
+        volume.state = VolumeState::Available;
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(local, reason).await.unwrap();
+    let config = json!({"cpu": 1, "memory": 65_536, "disks": [{"capacity": 1}]});
+    world
+        .made(&alice(), Kind::MachineConfiguration, config)
+        .await;
+    let config = json!({"capacity": 1, "format": "raw", "type": cimi::resources::MAPPED});
+    world
+        .made(&alice(), Kind::VolumeConfiguration, config)
+        .await;
+    let template = json!({"volumeConfig": {"capacity": 1}});
+    world.made(&alice(), Kind::VolumeTemplate, template).await;
+    world
+        .made(&alice(), Kind::Credential, json!({"publicKey": KEY}))
+        .await;
+    let user = json!({"username": "carol", "email": "c@d.example", "first-name": "C", "last-name": "D",
+        "roles": ["r"], "altnames": {"x500dn": "CN=C"}});
+    world.made(&admin(), Kind::User, user).await;
+
+    // One that was, and so a record and a job that is over.
+    let gone = world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    run(world, &gone, &host).await;
+    let (_, local) = split(&gone);
+    let read = world.documents.machines.get(local).unwrap();
+    let now = Timestamp::now();
+    documents::release::release_machine(&world.documents, &read, now)
+        .commit()
+        .await
+        .unwrap();
+    let cloud = world.cloud.clone();
+    let tracking = tokio::spawn(async move { cloud.run(Retention::default()).await });
+    support::until("a job is over", || async {
+        world
+            .documents
+            .jobs
+            .all()
+            .iter()
+            .any(|job| job.state.is_final())
+    })
+    .await;
+    tracking.abort();
+    world.cloud.clone()
+}
+
+#[tokio::test]
+async fn every_row_of_the_table_is_shown_by_some_view() {
+    let world = World::start().await;
+    let cloud = furnished(&world).await;
+    let mut shown: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
+    let mut look = |view: &cloud::View| {
+        let names = object(representation(view))
+            .into_iter()
+            .map(|(name, _)| name);
+        shown.entry(view.kind).or_default().extend(names);
+    };
+    for kind in Kind::ALL
+        .iter()
+        .filter(|kind| describe(**kind).collection.is_some())
+    {
+        for view in world.list(&admin(), *kind, &[]).members {
+            look(&view);
+        }
+    }
+    for machine in world.documents.machines.all() {
+        for collection in ["disks", "volumes", "networkInterfaces"] {
+            let (members, _) = cloud
+                .machine_members(&admin(), machine.id(), collection)
+                .unwrap();
+            members.iter().for_each(&mut look);
+        }
+    }
+    let mut missing = Vec::new();
+    for kind in Kind::ALL {
+        // The entry point's rows are the doors'.
+        if *kind == Kind::CloudEntryPoint {
+            continue;
+        }
+        let shown = shown.remove(kind).unwrap_or_default();
+        for row in describe(*kind).attributes {
+            let exempt = row.access == Access::Secret || matches!(row.shape, Shape::Collection(_));
+            if !exempt && !shown.contains(row.name) {
+                missing.push(format!("{kind}.{}", row.name));
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+    let machine = world.documents.machines.all().remove(0);
+    let machine = world.get(&admin(), &machine.document.id.to_string());
+    for row in COMMON
+        .iter()
+        .filter(|row| !["operations", "description", "properties"].contains(&row.name))
+    {
+        assert!(machine.get(row.name).is_some(), "{}", row.name);
+    }
+}
+
+#[tokio::test]
+async fn what_is_shown_follows_the_standard() {
+    let world = World::start().await;
+    let location = "https://a.example/b";
+    let created = world
+        .create(
+            &alice(),
+            Kind::MachineImage,
+            json!({"imageLocation": {"href": location}}),
+        )
+        .await
+        .unwrap();
+    assert_eq!(representation(&created.view)["imageLocation"], location);
+    let job = world.get(&alice(), &created.job.unwrap());
+    assert_eq!(job["targetResource"], json!({"href": "MachineImage"}));
+    assert_eq!(
+        job["affectedResources"],
+        json!([{"href": *created.view.id}])
+    );
+
+    let machine = world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let (_, local) = split(&machine);
+    let done = world
+        .cloud
+        .delete(&alice(), Kind::Machine, local)
+        .await
+        .unwrap();
+    let job = world.get(&alice(), &done.job.unwrap());
+    assert_eq!(job["targetResource"], json!({"href": machine}));
+    assert_eq!(job["affectedResources"], json!([{"href": machine}]));
+    let unknown = world.create(&alice(), Kind::Job, json!({})).await;
+    assert_eq!(violations(unknown), ["a Job is not created by request"]);
+    assert!(describe(Kind::Job).actions.is_empty());
+    assert_eq!(Machine::COLLECTION, Kind::Machine.name());
+}
