@@ -225,9 +225,12 @@ pub(super) trait Update {
     fn apply(&mut self);
 }
 
+/// A document that is now this entry (decoded, if it can be), or gone.
+type Change<D> = (Key, Option<(Entry, Option<D>)>);
+
 struct Staged<'a, D> {
     cache: &'a Shared<D>,
-    changes: Vec<(Key, Option<(Entry, Option<D>)>)>,
+    changes: Vec<Change<D>>,
     content: Option<RwLockWriteGuard<'a, Content<D>>>,
 }
 
