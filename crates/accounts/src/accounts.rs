@@ -7,14 +7,9 @@ use std::{
 };
 
 use cimi::resources::User;
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::task::spawn_blocking;
 
-use crate::{
-    Identity,
-    attempts::Attempts,
-    password::{self, PolicyError},
-    recent::Recent,
-};
+use crate::{Hashing, Identity, attempts::Attempts, password, recent::Recent};
 
 /// Where accounts are looked up: the cache of the store, so that a lookup waits for nothing.
 pub trait UserSource: Send + Sync + 'static {
@@ -23,29 +18,20 @@ pub trait UserSource: Send + Sync + 'static {
     fn find(&self, login: &str) -> Option<Arc<User>>;
 }
 
-/// How passwords are verified.
+/// How verified passwords are remembered.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// bcrypt cost of new hashes: 2^cost rounds.
-    pub bcrypt_cost: u32,
-    /// How many hashes are computed at once.
-    pub concurrency: usize,
     /// How long a verified password is remembered.
     pub remembered_for: Duration,
     /// How many of them.
     pub remembered_at_most: usize,
-    /// How long a login waits for its turn to be hashed.
-    pub patience: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            bcrypt_cost: 12,
-            concurrency: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(8)),
             remembered_for: Duration::from_secs(15 * 60),
             remembered_at_most: 10_000,
-            patience: Duration::from_secs(10),
         }
     }
 }
@@ -67,30 +53,28 @@ pub enum LoginError {
 /// Verifies credentials against the accounts of a [`UserSource`].
 pub struct Accounts {
     source: Arc<dyn UserSource>,
-    settings: Settings,
     recent: Recent,
     attempts: Attempts,
-    hashing: Arc<Semaphore>,
+    hashing: Hashing,
     /// Verified for users that don't exist, so that they take as long as others.
     nobody: Arc<str>,
 }
 
 impl Accounts {
-    /// Verifies against `source`.
+    /// Verifies against `source`; `hashing` is shared with whoever sets passwords.
     #[must_use]
-    pub fn new(source: Arc<dyn UserSource>, settings: Settings) -> Self {
+    pub fn new(source: Arc<dyn UserSource>, hashing: Hashing, settings: Settings) -> Self {
         // The hash of nothing anybody could send: computed once would cost as much as a login, and
         // what counts is only the cost in it.
         let nobody = format!(
             "$2b${:02}$zvS7axGrws6/YH2AuIyXpufc174KV5bjBTp.vo400sGZsehP7CpFS",
-            settings.bcrypt_cost
+            hashing.cost()
         );
         Self {
             source,
-            settings,
             recent: Recent::new(settings.remembered_for, settings.remembered_at_most),
             attempts: Attempts::new(),
-            hashing: Arc::new(Semaphore::new(settings.concurrency.max(1))),
+            hashing,
             nobody: nobody.into(),
         }
     }
@@ -120,14 +104,11 @@ impl Accounts {
         if let Some(wait) = self.attempts.wait(login, address, Instant::now()) {
             return Err(LoginError::Blocked(wait));
         }
-        let permit = timeout(
-            self.settings.patience,
-            Arc::clone(&self.hashing).acquire_owned(),
-        )
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .ok_or(LoginError::Busy)?;
+        let turn = self
+            .hashing
+            .turn(address)
+            .await
+            .map_err(|_| LoginError::Busy)?;
         // Another request with the same credentials may have done the work while this one waited.
         if let Some(identity) = self.recognise(login, password) {
             return Ok(identity);
@@ -143,7 +124,7 @@ impl Accounts {
         let given = password.to_owned();
         let right = spawn_blocking(move || {
             let right = password::verify_blocking(&given, &hash);
-            drop(permit);
+            drop(turn);
             right
         })
         .await
@@ -161,26 +142,6 @@ impl Accounts {
         }
     }
 
-    /// Hashes a new password with bounded concurrency.
-    ///
-    /// # Errors
-    /// If it is against the policy.
-    pub async fn hash(&self, password: String) -> Result<String, PolicyError> {
-        password::check_policy(&password)?;
-        let permit = Arc::clone(&self.hashing).acquire_owned().await.ok();
-        let cost = self.settings.bcrypt_cost;
-        let hashed = spawn_blocking(move || {
-            let hashed = password::hash_blocking(&password, cost);
-            drop(permit);
-            hashed
-        });
-        match hashed.await {
-            Ok(hashed) => hashed,
-            // The task can't be cancelled; if it panicked, so do we.
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
-    }
-
     fn usable(&self, login: &str) -> Option<Arc<User>> {
         self.source.find(login).filter(|user| user.enabled)
     }
@@ -194,12 +155,13 @@ mod tests {
     use super::*;
 
     const QUICK: Settings = Settings {
-        bcrypt_cost: 4,
-        concurrency: 2,
         remembered_for: Duration::from_secs(60),
         remembered_at_most: 8,
-        patience: Duration::from_secs(60),
     };
+
+    fn hashing() -> Hashing {
+        Hashing::new(4, 2, Duration::from_secs(60))
+    }
 
     struct One(Mutex<User>);
 
@@ -230,7 +192,7 @@ mod tests {
 
     fn accounts() -> (Arc<One>, Accounts) {
         let source = Arc::new(One(Mutex::new(alice("correct horse"))));
-        let accounts = Accounts::new(Arc::clone(&source) as Arc<dyn UserSource>, QUICK);
+        let accounts = Accounts::new(Arc::clone(&source) as Arc<dyn UserSource>, hashing(), QUICK);
         (source, accounts)
     }
 
@@ -328,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_remembered_is_bounded_and_expires() {
         let (source, _) = accounts();
-        let accounts = Accounts::new(source as Arc<dyn UserSource>, QUICK);
+        let accounts = Accounts::new(source as Arc<dyn UserSource>, hashing(), QUICK);
         let user = accounts.usable("alice").unwrap();
         for n in 0..100 {
             let key = accounts.recent.key(&user, &n.to_string());

@@ -1,4 +1,5 @@
-//! Failed logins: who fails often from one place has to wait, longer each time.
+//! Failed logins: who fails often from one place has to wait, longer each time. So does a place from which very many
+//! fail under whatever names.
 
 use std::{
     collections::HashMap,
@@ -9,15 +10,21 @@ use std::{
 
 use parking_lot::Mutex;
 
+use crate::hashing::network_of;
+
 /// Failures that cost nothing.
 const FREE: u32 = 5;
 /// The first wait; each further failure doubles it.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Failures of one address under any names that cost nothing: many people may be behind it.
+const FREE_OF_ADDRESS: u32 = 100;
+/// The longest wait of a whole address, for the same reason.
+const LONGEST_WAIT_OF_ADDRESS: Duration = Duration::from_secs(30);
 /// After so long without a failure all is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(900);
-/// Pairs of user and address that are watched at once.
+/// Addresses, and pairs of user and address, that are watched at once.
 const PAIRS_AT_MOST: usize = 10_000;
 
 #[derive(Clone, Copy)]
@@ -41,13 +48,10 @@ impl Attempts {
         }
     }
 
-    fn key(&self, login: &str, address: Option<IpAddr>) -> u64 {
-        // One IPv6 customer has a whole /64.
-        let network = match address {
-            Some(IpAddr::V6(v6)) => Some(IpAddr::V6((u128::from(v6) >> 64 << 64).into())),
-            other => other,
-        };
-        self.hasher.hash_one((login, network))
+    fn keys(&self, login: &str, address: Option<IpAddr>) -> (u64, Option<u64>) {
+        let network = address.map(network_of);
+        let of_address = network.map(|network| self.hasher.hash_one(network));
+        (self.hasher.hash_one((login, network)), of_address)
     }
 
     /// How long this user has to wait at this address; `None`: not at all.
@@ -57,37 +61,57 @@ impl Attempts {
         address: Option<IpAddr>,
         now: Instant,
     ) -> Option<Duration> {
+        let (pair, of_address) = self.keys(login, address);
         let failures = self.failures.lock();
-        let until = failures.get(&self.key(login, address))?.blocked_until;
-        until.checked_duration_since(now).filter(|d| !d.is_zero())
+        let wait = |key: &u64| {
+            let until = failures.get(key)?.blocked_until;
+            until.checked_duration_since(now).filter(|d| !d.is_zero())
+        };
+        wait(&pair).max(of_address.as_ref().and_then(wait))
     }
 
     /// Counts a failure.
     pub(crate) fn failed(&self, login: &str, address: Option<IpAddr>, now: Instant) {
-        let key = self.key(login, address);
+        let (pair, of_address) = self.keys(login, address);
         let mut failures = self.failures.lock();
-        if failures.len() >= PAIRS_AT_MOST && !failures.contains_key(&key) {
-            make_room(&mut failures, now);
-        }
-        let entry = failures.entry(key).or_insert(Failures {
-            count: 0,
-            last: now,
-            blocked_until: now,
-        });
-        if now.saturating_duration_since(entry.last) > FORGOTTEN_AFTER {
-            entry.count = 0;
-        }
-        entry.count = entry.count.saturating_add(1);
-        entry.last = now;
-        if entry.count >= FREE {
-            let doublings = (entry.count - FREE).min(16);
-            entry.blocked_until = now + (FIRST_WAIT * (1 << doublings)).min(LONGEST_WAIT);
+        count(&mut failures, pair, now, FREE, LONGEST_WAIT);
+        if let Some(key) = of_address {
+            let (free, longest) = (FREE_OF_ADDRESS, LONGEST_WAIT_OF_ADDRESS);
+            count(&mut failures, key, now, free, longest);
         }
     }
 
-    /// Forgets the failures after a success.
+    /// Forgets the user's failures after a success. Those of the address stay: who has an account could otherwise
+    /// guess others' for ever.
     pub(crate) fn succeeded(&self, login: &str, address: Option<IpAddr>) {
-        self.failures.lock().remove(&self.key(login, address));
+        let (pair, _) = self.keys(login, address);
+        self.failures.lock().remove(&pair);
+    }
+}
+
+fn count(
+    failures: &mut HashMap<u64, Failures>,
+    key: u64,
+    now: Instant,
+    free: u32,
+    longest: Duration,
+) {
+    if failures.len() >= PAIRS_AT_MOST && !failures.contains_key(&key) {
+        make_room(failures, now);
+    }
+    let entry = failures.entry(key).or_insert(Failures {
+        count: 0,
+        last: now,
+        blocked_until: now,
+    });
+    if now.saturating_duration_since(entry.last) > FORGOTTEN_AFTER {
+        entry.count = 0;
+    }
+    entry.count = entry.count.saturating_add(1);
+    entry.last = now;
+    if entry.count >= free {
+        let doublings = (entry.count - free).min(16);
+        entry.blocked_until = now + (FIRST_WAIT * (1 << doublings)).min(longest);
     }
 }
 
@@ -122,13 +146,35 @@ mod tests {
         assert_eq!(attempts.wait("a", here, now), Some(FIRST_WAIT));
         assert_eq!(attempts.wait("a", there, now), None);
         assert_eq!(attempts.wait("b", here, now), None);
-        for _ in 0..40 {
+        for _ in 0..20 {
             attempts.failed("a", here, now);
         }
         assert_eq!(attempts.wait("a", here, now), Some(LONGEST_WAIT));
         assert_eq!(attempts.wait("a", here, now + LONGEST_WAIT), None);
         attempts.succeeded("a", here);
         assert_eq!(attempts.wait("a", here, now), None);
+    }
+
+    #[test]
+    fn an_address_that_tries_many_names_has_to_wait() {
+        let attempts = Attempts::new();
+        let (here, there) = (
+            Some("2001:db8::1".parse().unwrap()),
+            Some("2001:db8:0:1::1".parse().unwrap()),
+        );
+        let now = Instant::now();
+        for n in 1..FREE_OF_ADDRESS {
+            attempts.failed(&n.to_string(), here, now);
+        }
+        assert_eq!(attempts.wait("new", here, now), None);
+        attempts.failed("one more", Some("2001:db8::2".parse().unwrap()), now);
+        assert_eq!(attempts.wait("new", here, now), Some(FIRST_WAIT));
+        assert_eq!(attempts.wait("new", there, now), None);
+        for n in 0..20 {
+            attempts.failed(&n.to_string(), here, now);
+        }
+        let wait = attempts.wait("new", here, now);
+        assert_eq!(wait, Some(LONGEST_WAIT_OF_ADDRESS));
     }
 
     #[test]

@@ -4,15 +4,18 @@
 //! may do is decided in `cloud`.
 //!
 //! - [`Accounts`]: verifies user names and passwords.
+//! - [`Hashing`]: rations the slow computing of hashes, for logins and new passwords alike.
 //! - [`password`]: policy, hashing, generation.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
 
 mod accounts;
 mod attempts;
+mod hashing;
 mod identity;
 pub mod password;
 mod recent;
 
 pub use accounts::{Accounts, LoginError, Settings, UserSource};
+pub use hashing::{HashError, Hashing};
 pub use identity::Identity;

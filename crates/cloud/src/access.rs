@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cimi::{Right, resources::Resource};
+use cimi::{Acl, Right, model::Changes, resources::Resource};
 use documents::{Cached, Documents, OfType};
 
 use crate::{CloudError, OpContext, Result};
@@ -10,39 +10,82 @@ use crate::{CloudError, OpContext, Result};
 /// The document `<collection>/<local>` if the caller has at least `right` on it.
 ///
 /// # Errors
-/// [`CloudError::NotFound`]; without the right [`CloudError::Forbidden`], or `Unauthenticated` for anonymous callers.
+/// Those of [`found`].
 pub(crate) fn find<R: OfType>(
     documents: &Documents,
     context: &OpContext,
     local: &str,
     right: Right,
 ) -> Result<Arc<Cached<R>>> {
-    let missing = || CloudError::not_found(format!("{}/{local}", R::COLLECTION));
-    let document = documents.view::<R>().get(local).ok_or_else(missing)?;
-    require(context, &document.document.0, right)?;
-    Ok(document)
+    found(context, documents.view::<R>().get(local), local, right)
+}
+
+/// What was found as `asked` (the part of its id after the slash, or a number) if the caller has at least `right` on it.
+///
+/// # Errors
+/// [`CloudError::NotFound`] if it isn't there, and in the same words if the caller may not see it: what others have is
+/// not told. [`CloudError::Forbidden`] for those who may see it only, `Unauthenticated` for anonymous callers.
+pub(crate) fn found<R: Resource>(
+    context: &OpContext,
+    document: Option<Arc<Cached<R>>>,
+    asked: &str,
+    right: Right,
+) -> Result<Arc<Cached<R>>> {
+    match document {
+        Some(document) => {
+            check(context, &document.document.0, asked, right)?;
+            Ok(document)
+        }
+        None if context.user().is_none() => Err(CloudError::Unauthenticated),
+        None => Err(CloudError::not_found(format!("{}/{asked}", R::COLLECTION))),
+    }
 }
 
 /// Refuses a caller who has less than `right` on `document`.
+///
+/// # Errors
+/// Those of [`found`].
 pub(crate) fn require<R: Resource>(
     context: &OpContext,
     document: &R,
     right: Right,
 ) -> Result<Right> {
+    check(context, document, document.local_id(), right)
+}
+
+fn check<R: Resource>(
+    context: &OpContext,
+    document: &R,
+    asked: &str,
+    right: Right,
+) -> Result<Right> {
     match context.right_on(document.acl()) {
         Some(had) if had >= right => Ok(had),
         _ if context.user().is_none() => Err(CloudError::Unauthenticated),
-        _ => Err(CloudError::Forbidden(format!(
-            "you may not {} {}: it belongs to {}",
-            if right == Right::View {
-                "see"
-            } else {
-                "change"
-            },
+        Some(_) => Err(CloudError::Forbidden(format!(
+            "you may not change {}: it belongs to {}",
             document.key(),
             document.acl().owner.principal
         ))),
+        None => Err(CloudError::not_found(format!("{}/{asked}", R::COLLECTION))),
     }
+}
+
+/// Refuses a change that gives a resource to somebody else, but for administrators: what somebody owns counts against
+/// what they may have, and is theirs to answer for.
+pub(crate) fn keep_owner(context: &OpContext, acl: &Acl, changes: &Changes) -> Result<()> {
+    let Some(Some(wanted)) = changes.get("acl") else {
+        return Ok(());
+    };
+    let wanted: Acl = serde_json::from_value(wanted.clone())
+        .map_err(|error| CloudError::invalid("acl", error.to_string()))?;
+    if wanted.owner == acl.owner || context.is_admin() {
+        return Ok(());
+    }
+    Err(CloudError::Forbidden(format!(
+        "only administrators may give a resource from {} to {}; add a rule to `acl.rules` to share it",
+        acl.owner.principal, wanted.owner.principal
+    )))
 }
 
 /// Refuses anonymous callers; returns the user's name.

@@ -308,6 +308,7 @@ pub(crate) async fn edit<R: Public>(
         .update(local, |document: &mut R| {
             context.in_time()?;
             access::require(context, document, Right::Modify)?;
+            access::keep_owner(context, document.acl(), &changes)?;
             let differing = differing(documents, document, &changes);
             for (name, value) in &differing {
                 match *name {

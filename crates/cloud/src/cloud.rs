@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use accounts::Hashing;
 use cimi::{
     Acl, PrincipalType, Right, Timestamp,
     common::{ANONYMOUS_ROLE, Principal, USER_ROLE},
@@ -11,8 +12,8 @@ use scheduler::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
-    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, Result, leases::Leases,
-    numbers::Numbers,
+    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
+    leases::Leases, numbers::Numbers, quota::Quotas,
 };
 
 /// A machine type that the cloud offers.
@@ -39,16 +40,16 @@ pub struct Settings {
     pub default_network: String,
     /// The networks there are.
     pub networks: Vec<NetworkSettings>,
-    /// Most machines one user may have.
-    pub machines_per_user: usize,
+    /// How much one user may have.
+    pub per_user: PerUser,
     /// Most volumes that may be attached to a machine after it was made: its slots for hot-plugging.
     pub spare_ports: usize,
     /// How hosts are filled, which says how large a machine can be.
     pub placement: Policy,
     /// Largest volume in GiB.
     pub largest_volume_gib: u64,
-    /// Work factor of password hashes (bcrypt: 2 to this power rounds).
-    pub password_cost: u32,
+    /// Who makes the hashes of new passwords.
+    pub passwords: Hashing,
 }
 
 pub(crate) struct Inner {
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) numbers: Numbers,
     pub(crate) leases: Leases,
+    pub(crate) quotas: Quotas,
     pub(crate) hosts: Arc<dyn HostServices>,
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
@@ -92,6 +94,7 @@ impl Cloud {
             settings,
             numbers,
             leases,
+            quotas: Quotas::default(),
             hosts,
             intake,
             started,
@@ -149,8 +152,13 @@ impl From<DocumentsError> for CloudError {
         match error {
             DocumentsError::Conflict { .. } => Self::Raced(error.to_string()),
             DocumentsError::Absent { key } => Self::not_found(key),
+            // Where the database is, and what is wrong with it, is the operator's affair: the log and `/health` say it.
             DocumentsError::Store(store::StoreError::Full { .. }) => {
-                Self::Exhausted(error.to_string())
+                tracing::warn!(%error, "a change was refused");
+                Self::Exhausted(
+                    "the cloud has no space left to write this down, and nothing was changed; tell its administrator"
+                        .to_owned(),
+                )
             }
             // Users' documents are bounded before: see `catalogue::check_size`.
             DocumentsError::Store(store::StoreError::Transaction(TransactionError::TooLarge(
@@ -163,7 +171,8 @@ impl From<DocumentsError> for CloudError {
                 Self::Internal(error.to_string())
             }
             DocumentsError::Store(_) | DocumentsError::Stopped(_) => {
-                Self::Unavailable(error.to_string())
+                tracing::warn!(%error, "a change failed");
+                Self::Unavailable("the cloud's database can't take this now; try again".to_owned())
             }
             DocumentsError::Key(_) | DocumentsError::Encode(_) => Self::Internal(error.to_string()),
         }

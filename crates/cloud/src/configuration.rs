@@ -47,6 +47,7 @@ impl Cloud {
         context: &OpContext,
         mut body: Map<String, Value>,
     ) -> Result<Created> {
+        let _place = self.place::<R>(context, 1)?;
         let now = Timestamp::now();
         let acl = Self::acl_for(context, false)?;
         let common = serde_json::to_value(Common::new(acl, now)).unwrap_or_default();

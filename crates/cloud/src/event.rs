@@ -26,7 +26,7 @@ impl Public for Event {
     }
 
     fn operations(&self) -> Vec<Rel> {
-        vec![Rel::Delete]
+        Vec::new()
     }
 }
 

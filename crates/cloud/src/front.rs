@@ -96,6 +96,9 @@ impl Cloud {
     /// [`CloudError::Unauthenticated`] for anonymous callers.
     pub fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
         access::require_user(context)?;
+        if kind == Kind::Host {
+            access::require_admin(context, "see the hosts")?;
+        }
         let can_add = self.can_create(context, kind);
         by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
     }
@@ -133,6 +136,10 @@ impl Cloud {
         let documents = &self.0.documents;
         match kind {
             Kind::CloudEntryPoint => Ok(self.entry_point(context)),
+            Kind::Host if !context.is_admin() => {
+                access::require_user(context)?;
+                Err(CloudError::not_found(format!("{kind}/{id}")))
+            }
             Kind::Machine => Ok(catalogue::view(
                 documents,
                 context,
@@ -240,6 +247,11 @@ impl Cloud {
                     )));
                 }
                 catalogue::delete::<Job>(documents, context, id).await
+            }
+            // What somebody did is not theirs to make unsaid.
+            Kind::Event => {
+                access::require_admin(context, "delete events")?;
+                catalogue::delete::<Event>(documents, context, id).await
             }
             Kind::Network | Kind::Address | Kind::Host | Kind::MachineRecord => Err(
                 CloudError::Forbidden(format!("a {kind} is written by the cloud alone")),

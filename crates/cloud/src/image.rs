@@ -16,7 +16,7 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, Upload, View, access,
     catalogue::{self, Public, object},
     cloud::{is_public, set_public, visibility},
-    resolve,
+    jobs, resolve,
 };
 
 /// Length of the identifier that follows from an image's content.
@@ -80,6 +80,7 @@ impl Cloud {
                 existed: true,
             });
         }
+        let _place = self.place::<Image>(context, 1)?;
         let now = Timestamp::now();
         let file = |name: &str| self.boot_file(context, &body, name);
         let mut image = Image {
@@ -258,6 +259,19 @@ impl Cloud {
             context.in_time()?;
             let now = Timestamp::now();
             let read = self.find_image(context, id, Right::Modify)?;
+            if read.desired.deleted
+                && let Some(job) = jobs::under_way(
+                    documents,
+                    &read.document.id.to_string(),
+                    "delete",
+                    &JobGoal::Gone,
+                )
+            {
+                return Ok(Done {
+                    view: None,
+                    job: Some(job),
+                });
+            }
             self.unneeded(&read)?;
             let mut image = read.document.0.clone();
             image.desired.deleted = true;
@@ -343,6 +357,18 @@ impl Cloud {
     }
 }
 
+/// A URL as it may be shown, also to those who may not change the image: who fetches, and with which signature, is left
+/// out.
+fn without_secrets(url: &str) -> String {
+    let (plain, _) = url.split_once(['?', '#']).unwrap_or((url, ""));
+    let Some((scheme, rest)) = plain.split_once("://") else {
+        return plain.to_owned();
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
 /// Where the content comes from.
 fn source(body: &Map<String, Value>) -> Result<ImageSource> {
     let path = "imageLocation";
@@ -374,8 +400,8 @@ impl Public for Image {
 
     fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
         let location = match &self.desired.source {
-            ImageSource::Upload => "upload:",
-            ImageSource::Url { url } => url.as_str(),
+            ImageSource::Upload => "upload:".to_owned(),
+            ImageSource::Url { url } => without_secrets(url),
         };
         let mut out = object(json!({
             "state": self.state,
@@ -420,5 +446,24 @@ impl Public for Image {
             _ => return Err(CloudError::invalid(name, "of an image can't be changed")),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_shown_without_what_opens_them() {
+        for (url, shown) in [
+            ("http://a/b.img", "http://a/b.img"),
+            (
+                "https://joe:pw@a:8/b/c@d?X-Signature=s#f",
+                "https://a:8/b/c@d",
+            ),
+            ("https://joe:p@w@a?x", "https://a"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
+        }
     }
 }

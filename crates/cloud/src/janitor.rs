@@ -1,10 +1,15 @@
 //! The janitor: forgets events, finished jobs and old records, oldest first.
+//!
+//! Where there are too many, those go who have most: nobody can push what others did out of the records by being busy.
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use cimi::{Timestamp, resources::Resource};
+use cimi::{
+    PrincipalType, Timestamp,
+    resources::{Job, Resource},
+};
 use documents::{Cached, Documents, OfType};
-use std::sync::Arc;
+use store::cache::Changes;
 
 use crate::Cloud;
 
@@ -15,6 +20,8 @@ pub struct Retention {
     pub events: usize,
     /// How long finished jobs stay readable.
     pub jobs: Duration,
+    /// Most finished jobs.
+    pub jobs_at_most: usize,
     /// How long records of removed machines are kept.
     pub records: Duration,
 }
@@ -24,12 +31,13 @@ impl Default for Retention {
         Self {
             events: 5_000,
             jobs: Duration::from_secs(3600),
+            jobs_at_most: 10_000,
             records: Duration::from_secs(90 * 24 * 3600),
         }
     }
 }
 
-/// How often the janitor looks. Nothing waits for it.
+/// How often the janitor looks for what is too old. What is too much doesn't wait for it.
 const ROUND: Duration = Duration::from_secs(30);
 /// Most documents removed in one transaction.
 const BATCH: usize = 100;
@@ -45,36 +53,151 @@ impl Cloud {
 
     async fn tidy(&self, retention: Retention) {
         let documents = &self.0.documents;
+        let (mut events, mut jobs) = (documents.events.changes(), documents.jobs.changes());
+        let is_over = || {
+            let finished = documents.jobs.count_by_index("finished", "yes");
+            documents.events.len() > with_slack(retention.events)
+                || finished > with_slack(retention.jobs_at_most)
+        };
         loop {
-            tokio::time::sleep(ROUND).await;
-            let now = Timestamp::now();
-            let surplus = documents.events.len().saturating_sub(retention.events);
-            forget(documents, documents.events.all().into_iter().take(surplus)).await;
-            let old_jobs = documents.jobs.all().into_iter().filter(|job| {
-                job.state.is_final() && now.since(job.time_of_status_change) > retention.jobs
+            let forgotten = self.forget_old(retention).await;
+            // If the database takes no changes: rounds only.
+            let is_stuck = forgotten == 0 && is_over();
+            let surplus = until(&mut events, &mut jobs, || !is_stuck && is_over());
+            // By itself once in a while, or as soon as there is too much.
+            let _ = tokio::time::timeout(ROUND, surplus).await;
+        }
+    }
+
+    /// One round; how much is forgotten.
+    async fn forget_old(&self, retention: Retention) -> usize {
+        let documents = &self.0.documents;
+        let now = Timestamp::now();
+        let mut forgotten =
+            forget(documents, surplus(documents.events.all(), retention.events)).await;
+        let finished = documents.jobs.by_index("finished", "yes");
+        let (old, recent): (Vec<_>, Vec<_>) =
+            finished.into_iter().partition(|job: &Arc<Cached<Job>>| {
+                now.since(job.time_of_status_change) > retention.jobs
             });
-            forget(documents, old_jobs).await;
-            let old_records = documents
-                .machine_records
-                .all()
-                .into_iter()
-                .filter(|r| now.since(r.ended) > retention.records);
-            forget(documents, old_records).await;
+        forgotten += forget(documents, old).await;
+        forgotten += forget(documents, surplus(recent, retention.jobs_at_most)).await;
+        let old_records = documents
+            .machine_records
+            .all()
+            .into_iter()
+            .filter(|r| now.since(r.ended) > retention.records);
+        forgotten + forget(documents, old_records.collect()).await
+    }
+
+    /// Forgets what a user who is gone did, and leaves the records of their machines to the administrators.
+    pub(crate) async fn forget_user(&self, user: &str) -> crate::Result<()> {
+        let documents = &self.0.documents;
+        forget(documents, documents.owned::<cimi::resources::Event>(user)).await;
+        forget(documents, documents.owned::<Job>(user)).await;
+        for record in documents.owned::<cimi::resources::MachineRecord>(user) {
+            documents
+                .update(
+                    record.id(),
+                    |record: &mut cimi::resources::MachineRecord| {
+                        record.common.acl = cimi::Acl::owned_by_admin();
+                        Ok::<bool, crate::CloudError>(true)
+                    },
+                )
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A bound, and what may be above it before somebody acts: not with each document.
+const fn with_slack(most: usize) -> usize {
+    most.saturating_add(most / 8).saturating_add(16)
+}
+
+/// Waits until changes make something true.
+async fn until<A: store::cache::Document, B: store::cache::Document>(
+    a: &mut Changes<A>,
+    b: &mut Changes<B>,
+    holds: impl Fn() -> bool,
+) {
+    while !holds() {
+        tokio::select! {
+            _ = a.next() => {}
+            _ = b.next() => {}
         }
     }
 }
 
-async fn forget<R: OfType + Resource>(
-    documents: &Documents,
-    old: impl Iterator<Item = Arc<Cached<R>>>,
-) {
-    let old: Vec<_> = old.collect();
+/// What has to go of `all` (oldest first) so that `most` stay: of everybody's the same number stays, as long as they
+/// have so many.
+fn surplus<R: OfType>(all: Vec<Arc<Cached<R>>>, most: usize) -> Vec<Arc<Cached<R>>> {
+    if all.len() <= most {
+        return Vec::new();
+    }
+    let owner = |document: &Cached<R>| {
+        let owner = &document.acl().owner;
+        (owner.kind == PrincipalType::User, owner.principal.clone())
+    };
+    let mut counts: HashMap<(bool, String), usize> = HashMap::new();
+    for document in &all {
+        *counts.entry(owner(document)).or_default() += 1;
+    }
+    let share = fair_share(counts.values().copied().collect(), most);
+    for count in counts.values_mut() {
+        *count = count.saturating_sub(share);
+    }
+    all.into_iter()
+        .filter(|document| {
+            let left = counts.entry(owner(document)).or_default();
+            let goes = *left > 0;
+            *left = left.saturating_sub(1);
+            goes
+        })
+        .collect()
+}
+
+/// The largest number that everybody can keep, where nobody keeps more than they have and all together at most `most`.
+fn fair_share(mut counts: Vec<usize>, most: usize) -> usize {
+    counts.sort_unstable();
+    let (mut left, mut share) = (most, 0);
+    for (index, count) in counts.iter().enumerate() {
+        let sharing = counts.len() - index;
+        share = left / sharing;
+        if *count >= share {
+            return share;
+        }
+        left -= count;
+    }
+    share
+}
+
+/// Removes documents; how many.
+async fn forget<R: OfType + Resource>(documents: &Documents, old: Vec<Arc<Cached<R>>>) -> usize {
+    let mut forgotten = 0;
     for batch in old.chunks(BATCH) {
         let changes = batch.iter().fold(documents.changes(), |changes, document| {
             changes.remove(document)
         });
-        if let Err(error) = changes.commit().await {
-            tracing::debug!(%error, collection = R::COLLECTION, "old documents stay for another round");
+        match changes.commit().await {
+            Ok(_) => forgotten += batch.len(),
+            Err(error) => {
+                tracing::debug!(%error, collection = R::COLLECTION, "old documents stay for another round");
+            }
         }
+    }
+    forgotten
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_most_loses_first() {
+        assert_eq!(fair_share(vec![1000, 10, 5], 100), 85);
+        assert_eq!(fair_share(vec![50, 50], 60), 30);
+        assert_eq!(fair_share(vec![1, 1, 1], 2), 0);
+        assert_eq!(fair_share(vec![7], 0), 0);
     }
 }

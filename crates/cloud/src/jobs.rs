@@ -106,6 +106,20 @@ fn attached(machine: &Machine, volume: &str) -> Option<Result<(), String>> {
     }
 }
 
+/// The job that is still open for this very wish: whoever asks for the same again is pointed to it.
+pub(crate) fn under_way(
+    documents: &Documents,
+    target: &str,
+    action: &str,
+    goal: &JobGoal,
+) -> Option<String> {
+    let open = documents.jobs.by_index("open", target);
+    let same = open
+        .iter()
+        .find(|job| job.action == action && job.goal == *goal)?;
+    Some(same.document.id.to_string())
+}
+
 /// Progress in per cent: of an image's fetch while it goes on.
 pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
     let fetched = || {

@@ -30,14 +30,9 @@ impl Cloud {
         let documents = &self.0.documents;
         if !id.is_empty() && id.len() <= 10 && id.bytes().all(|b| b.is_ascii_digit()) {
             let number = id.trim_start_matches('0');
-            if let Some(machine) = documents
-                .machines
-                .by_index("vmid", number)
-                .into_iter()
-                .next()
-            {
-                access::require(context, &machine.document.0, right)?;
-                return Ok(machine);
+            let numbered = documents.machines.by_index("vmid", number);
+            if let Some(machine) = numbered.into_iter().next() {
+                return access::found(context, Some(machine), id, right);
             }
         }
         access::find(documents, context, id, right)

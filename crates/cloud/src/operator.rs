@@ -1,17 +1,55 @@
 //! What an operator asks: is my cloud well, what is there, what should not be there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use cimi::{
     MachineId, Right, Timestamp,
     resources::{EventSeverity, ImageState, VolumeState},
 };
+use documents::Documents;
 use serde_json::{Value, json};
+use store::cache::Following;
 
 use crate::{
     Check, Cloud, Console, ConsoleRange, Health, HealthStatus, OpContext, Result, access,
     machine::text_of,
 };
+
+/// How long reads may be behind writes before it is a failure: a whole store is read again in less.
+const BEHIND_FOR: Duration = Duration::from_secs(10);
+
+/// Whether writes are possible.
+fn database(documents: &Documents) -> Check {
+    let trouble = documents.store().trouble();
+    Check {
+        name: "database".into(),
+        ok: trouble.is_none(),
+        detail: trouble.map_or_else(|| "the last write succeeded".to_owned(), |e| e.to_string()),
+        vital: true,
+    }
+}
+
+/// Whether reads show what was written.
+fn caches(documents: &Documents) -> Check {
+    let (ok, detail) = match documents.following() {
+        Following::Well => (true, "reads show what is written".to_owned()),
+        Following::Behind(time) => (
+            time < BEHIND_FOR,
+            format!("reads are {} s behind writes", time.as_secs()),
+        ),
+        Following::Stopped => (
+            false,
+            "reads don't follow the database any more: restart the daemon".to_owned(),
+        ),
+    };
+    Check {
+        name: "reads".into(),
+        ok,
+        detail,
+        // Without it nothing works.
+        vital: true,
+    }
+}
 
 impl Cloud {
     /// The serial console of a machine of the caller.
@@ -34,7 +72,8 @@ impl Cloud {
     #[must_use]
     pub fn health(&self) -> Health {
         let documents = &self.0.documents;
-        let mut checks = self.0.hosts.checks();
+        let mut checks = vec![database(documents), caches(documents)];
+        checks.extend(self.0.hosts.checks());
         let hosts = documents.hosts.len();
         checks.push(Check {
             name: "hosts".into(),

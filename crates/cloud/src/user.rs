@@ -1,13 +1,21 @@
 //! Users: accounts of the cloud's own database.
+//!
+//! Two things can't be mended by anybody once they happened, so they are refused: that what somebody owned falls to the
+//! next user of the same name, and that no administrator can log in any more.
 
-use accounts::password;
+use std::sync::Arc;
+
+use accounts::HashError;
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp, UserId,
     common::{ADMIN_ROLE, Principal},
     model::{Changes, Kind},
-    resources::User,
+    resources::{
+        Credential, Image, Machine, MachineConfiguration, MachineTemplate, User, Volume,
+        VolumeConfiguration, VolumeTemplate,
+    },
 };
-use documents::Documents;
+use documents::{Cached, Documents, OfType};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -53,7 +61,7 @@ impl Cloud {
             match name.as_str() {
                 "username" => {}
                 "password" => {
-                    user.password = Some(hash(value, self.0.settings.password_cost).await?);
+                    user.password = Some(self.hash(context, value).await?);
                 }
                 "name" | "description" | "properties" => {
                     catalogue::edit_common(&mut user.common, name, Some(value))?;
@@ -100,35 +108,44 @@ impl Cloud {
             &differing(documents, &read.document.0, &changes),
         )?;
         let password = match changes.get("password") {
-            Some(Some(value)) => Some(hash(value, self.0.settings.password_cost).await?),
+            Some(Some(value)) => Some(self.hash(context, value).await?),
             _ => None,
         };
-        let edited = documents
-            .update(read.id(), |user: &mut User| {
-                context.in_time()?;
-                access::require(context, user, Right::View)?;
-                let differing = differing(documents, user, &changes);
-                permit(context, user, &differing)?;
-                for (name, value) in &differing {
-                    match *name {
-                        "password" => user.password.clone_from(&password),
-                        "name" | "description" | "properties" => {
-                            catalogue::edit_common(&mut user.common, name, *value)?;
-                        }
-                        _ => user.edit(name, *value)?,
+        let edited = loop {
+            context.in_time()?;
+            let read = access::find::<User>(documents, context, local, Right::View)?;
+            let mut user = read.document.0.clone();
+            let differing = differing(documents, &read.document.0, &changes);
+            permit(context, &user, &differing)?;
+            if differing.is_empty() {
+                break read;
+            }
+            for (name, value) in &differing {
+                match *name {
+                    "password" => user.password.clone_from(&password),
+                    "name" | "description" | "properties" => {
+                        catalogue::edit_common(&mut user.common, name, *value)?;
                     }
+                    _ => user.edit(name, *value)?,
                 }
-                if differing
-                    .iter()
-                    .any(|(name, _)| ENDS_SESSIONS.contains(name))
-                {
-                    user.generation += 1;
-                }
-                catalogue::check_size(user)?;
-                Ok::<bool, CloudError>(!differing.is_empty())
-            })
-            .await?;
-        self.keep_an_administrator()?;
+            }
+            if differing
+                .iter()
+                .any(|(name, _)| ENDS_SESSIONS.contains(name))
+            {
+                user.generation += 1;
+            }
+            catalogue::check_size(&user)?;
+            let mut transaction = documents.changes();
+            if can_administrate(&read) && !can_administrate(&user) {
+                transaction = transaction.unchanged(&*self.another_administrator(&read)?);
+            }
+            match transaction.replace(&read, user).commit().await {
+                Ok(_) => break access::find::<User>(documents, context, local, Right::View)?,
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
         tracing::info!(
             username = edited.username,
             by = context.user(),
@@ -140,44 +157,96 @@ impl Cloud {
         })
     }
 
-    /// Removes a user who owns nothing any more.
+    /// Removes a user who owns nothing any more. Their events and jobs go, too; the records of their machines become
+    /// the administrators'.
     ///
     /// # Errors
-    /// [`CloudError::Conflict`] while machines or volumes belong to the user.
+    /// [`CloudError::Conflict`] while anything belongs to the user, or if no other administrator can log in.
     pub async fn delete_user(&self, context: &OpContext, local: &str) -> Result<Done> {
         access::require_admin(context, "remove users")?;
         let documents = &self.0.documents;
-        let read = access::find::<User>(documents, context, local, Right::Modify)?;
-        let term = format!("u:{}", read.username);
-        let has = documents.machines.count_by_index("readers", &term)
-            + documents.volumes.count_by_index("readers", &term);
-        if has > 0 {
-            return Err(CloudError::Conflict(format!(
-                "{} still has {has} machines or volumes; remove those first, or disable the user",
-                read.document.id
-            )));
+        loop {
+            let read = access::find::<User>(documents, context, local, Right::Modify)?;
+            // From here on nothing can be made for the user.
+            let _leaving = self.leaving(&read.username)?;
+            let owned = self.owned_by(&read.username);
+            if !owned.is_empty() {
+                return Err(CloudError::Conflict(format!(
+                    "{} still has {}; remove those first, or disable the user",
+                    read.document.id,
+                    owned.join(", ")
+                )));
+            }
+            let mut transaction = documents.changes();
+            if can_administrate(&read) {
+                transaction = transaction.unchanged(&*self.another_administrator(&read)?);
+            }
+            self.forget_user(&read.username).await?;
+            match transaction.remove(&read).commit().await {
+                Ok(_) => {
+                    tracing::info!(
+                        username = read.username,
+                        by = context.user(),
+                        "user removed"
+                    );
+                    return Ok(Done::default());
+                }
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        catalogue::delete::<User>(documents, context, local).await
     }
 
-    /// A cloud without an administrator who can log in can't be mended by anybody: only warned of, since the change
-    /// may be the first of two.
-    fn keep_an_administrator(&self) -> Result<()> {
-        let able = |user: &User| {
-            user.enabled && user.password.is_some() && user.roles.iter().any(|r| r == ADMIN_ROLE)
-        };
-        if !self
-            .0
-            .documents
-            .users
-            .all()
-            .iter()
-            .any(|user| able(&user.document.0))
-        {
-            tracing::warn!("no administrator can log in any more; enable one before you log out");
+    /// What belongs to a user, in words: `2 of Machine`.
+    fn owned_by(&self, user: &str) -> Vec<String> {
+        fn count<R: OfType>(documents: &Documents, user: &str) -> (&'static str, usize) {
+            (R::COLLECTION, documents.count_owned::<R>(user))
         }
-        Ok(())
+        let documents = &self.0.documents;
+        [
+            count::<Machine>(documents, user),
+            count::<Volume>(documents, user),
+            count::<Image>(documents, user),
+            count::<Credential>(documents, user),
+            count::<MachineTemplate>(documents, user),
+            count::<MachineConfiguration>(documents, user),
+            count::<VolumeTemplate>(documents, user),
+            count::<VolumeConfiguration>(documents, user),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(collection, count)| format!("{count} of {collection}"))
+        .collect()
     }
+
+    /// An administrator beside this one who can log in.
+    fn another_administrator(&self, than: &Cached<User>) -> Result<Arc<Cached<User>>> {
+        let all = self.0.documents.users.all();
+        let other = all
+            .into_iter()
+            .find(|user| user.id() != than.id() && can_administrate(user));
+        other.ok_or_else(|| {
+            CloudError::Conflict(format!(
+                "{} is the last administrator who can log in; make or enable another one first",
+                than.document.id
+            ))
+        })
+    }
+
+    /// The hash of a password that satisfies the policy.
+    async fn hash(&self, context: &OpContext, value: &Value) -> Result<String> {
+        let clear = value.as_str().unwrap_or_default().to_owned();
+        let hashed = self.0.settings.passwords.hash(clear, context.peer).await;
+        hashed.map_err(|error| match error {
+            HashError::Policy(error) => CloudError::invalid("password", error.to_string()),
+            HashError::Busy => CloudError::Unavailable(error.to_string()),
+        })
+    }
+}
+
+/// Whether this is an administrator who can log in.
+fn can_administrate(user: &User) -> bool {
+    user.enabled && user.password.is_some() && user.roles.iter().any(|role| role == ADMIN_ROLE)
 }
 
 /// What ends all sessions of a user when it changes.
@@ -217,15 +286,6 @@ pub(crate) fn own_acl(username: &str) -> Acl {
         right: Right::View,
     });
     acl
-}
-
-/// The hash of a password that satisfies the policy. Slow on purpose, so not on a thread that others wait for.
-async fn hash(value: &Value, cost: u32) -> Result<String> {
-    let clear = value.as_str().unwrap_or_default().to_owned();
-    tokio::task::spawn_blocking(move || password::hash_blocking(&clear, cost))
-        .await
-        .map_err(|error| CloudError::Internal(error.to_string()))?
-        .map_err(|error| CloudError::invalid("password", error.to_string()))
 }
 
 impl Public for User {

@@ -16,7 +16,7 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Rel, Result, access,
     catalogue::{self, Public, object},
     cloud::{set_public, visibility},
-    machine, resolve,
+    jobs, machine, resolve,
 };
 
 /// The guest sees at most 20 bytes of a virtio disk's serial.
@@ -123,6 +123,7 @@ impl Cloud {
         let size =
             ByteSize::from_capacity_kb(configured_capacity(documents, context, &template, path)?);
         self.check_volume_size(size, "volumeTemplate.volumeConfig.capacity")?;
+        let _place = self.place::<Volume>(context, 1)?;
         let now = Timestamp::now();
         let mut volume = new_volume(size, Self::acl_for(context, false)?, now);
         for (name, value) in &body {
@@ -174,6 +175,14 @@ impl Cloud {
                 return Err(CloudError::Conflict(format!(
                     "disk ({local}) is in use and can't be deleted; detach it or remove its machine first"
                 )));
+            }
+            if read.deleted
+                && let Some(job) = jobs::under_way(documents, &read.key(), "delete", &JobGoal::Gone)
+            {
+                return Ok(Done {
+                    view: None,
+                    job: Some(job),
+                });
             }
             let mut volume = read.document.0.clone();
             volume.deleted = true;

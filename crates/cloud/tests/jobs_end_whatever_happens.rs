@@ -70,6 +70,10 @@ impl Store for Full {
         self.store.compact(before).await
     }
 
+    fn trouble(&self) -> Option<StoreError> {
+        self.store.trouble()
+    }
+
     async fn close(&self) {
         self.store.close().await;
     }

@@ -70,6 +70,10 @@ impl Store for Interrupted {
         self.store.compact(before).await
     }
 
+    fn trouble(&self) -> Option<StoreError> {
+        self.store.trouble()
+    }
+
     async fn close(&self) {
         self.store.close().await;
     }
@@ -116,7 +120,7 @@ async fn who_lost_the_right_meanwhile_changes_nothing() {
     *before.lock() = Some(put(&given));
     let edited = world.put(&alice(), &id, json!({"name": "mine"})).await;
     assert!(
-        matches!(edited, Err(CloudError::Forbidden(_))),
+        matches!(edited, Err(CloudError::NotFound { .. })),
         "{edited:?}"
     );
     let volume = world.documents.volumes.get(local).unwrap();

@@ -110,8 +110,14 @@ async fn users_change_what_is_theirs_to_change_of_their_account() {
     let id = world.made(&admin(), Kind::User, body).await;
     let change = |name: &str| json!({ name: "x@y.example" });
     world.put(&alice(), &id, change("email")).await.unwrap();
-    for (who, name) in [(alice(), "first-name"), (alice(), "name"), (bob(), "email")] {
-        let refused = world.put(&who, &id, change(name)).await;
+    // For others the account isn't there.
+    let refused = world.put(&bob(), &id, change("email")).await;
+    assert!(
+        matches!(refused, Err(CloudError::NotFound { .. })),
+        "{refused:?}"
+    );
+    for name in ["first-name", "name"] {
+        let refused = world.put(&alice(), &id, change(name)).await;
         assert!(
             matches!(refused, Err(CloudError::Forbidden(_))),
             "{name}: {refused:?}"

@@ -9,6 +9,9 @@ use store::cache::{Document, DocumentError, IndexTerms};
 /// The index of everybody who may at least read a document.
 pub(crate) const READERS: &str = "readers";
 
+/// The index of whom a document belongs to.
+pub(crate) const OWNER: &str = "owner";
+
 /// A resource in its stored form: JSON under `<collection>/<id>`. Dereferences to the resource.
 #[derive(Clone, Debug)]
 pub struct Doc<R>(pub R);
@@ -28,7 +31,7 @@ impl<R> DerefMut for Doc<R> {
 }
 
 /// The term a principal's documents are found by.
-pub(crate) fn reader_term(kind: PrincipalType, name: &str) -> String {
+pub(crate) fn term_of(kind: PrincipalType, name: &str) -> String {
     match kind {
         PrincipalType::User => format!("u:{name}"),
         PrincipalType::Role => format!("r:{name}"),
@@ -48,12 +51,12 @@ impl<R: Resource> Document for Doc<R> {
 
     fn index(&self, terms: &mut IndexTerms) {
         let acl = self.0.acl();
-        let mut reader =
-            |who: &Principal| terms.add(READERS, reader_term(who.kind, &who.principal));
+        let mut reader = |who: &Principal| terms.add(READERS, term_of(who.kind, &who.principal));
         reader(&acl.owner);
         for rule in &acl.rules {
             reader(&rule.who);
         }
+        terms.add(OWNER, term_of(acl.owner.kind, &acl.owner.principal));
         self.0.terms(&mut |name, term| terms.add(name, term));
     }
 }

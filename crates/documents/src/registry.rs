@@ -11,12 +11,12 @@ use cimi::{
 };
 use store::{
     Revision, SharedStore, StoreError,
-    cache::{Cache, CacheSet, CacheStopped, Versioned},
+    cache::{Cache, CacheSet, CacheStopped, Following, Versioned},
 };
 
 use crate::{
     Changes, Doc,
-    doc::{READERS, reader_term},
+    doc::{OWNER, READERS, term_of},
 };
 
 /// A document as it was read, with its revision.
@@ -126,12 +126,32 @@ impl Documents {
         self.0.set.revision()
     }
 
+    /// How well reads follow what is written.
+    #[must_use]
+    pub fn following(&self) -> Following {
+        self.0.set.following()
+    }
+
     /// Wait until reads show at least `revision`.
     ///
     /// # Errors
     /// If they never will, because the daemon is going down.
     pub async fn wait_for(&self, revision: Revision) -> Result<(), CacheStopped> {
         self.0.set.wait_for(revision).await
+    }
+
+    /// How many documents of a type belong to a user.
+    #[must_use]
+    pub fn count_owned<R: OfType>(&self, user: &str) -> usize {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().count_by_index(OWNER, &term)
+    }
+
+    /// The documents of a type that belong to a user, by id.
+    #[must_use]
+    pub fn owned<R: OfType>(&self, user: &str) -> Vec<Arc<Cached<R>>> {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().by_index(OWNER, &term)
     }
 
     /// The documents of a type that somebody who is `user` and holds `roles` may read, by id.
@@ -141,19 +161,12 @@ impl Documents {
         if roles.iter().any(|role| role == cimi::common::ADMIN_ROLE) {
             return view.all();
         }
-        let mut terms = vec![reader_term(
-            PrincipalType::Role,
-            cimi::common::ANONYMOUS_ROLE,
-        )];
+        let mut terms = vec![term_of(PrincipalType::Role, cimi::common::ANONYMOUS_ROLE)];
         if let Some(user) = user {
-            terms.push(reader_term(PrincipalType::User, user));
-            terms.push(reader_term(PrincipalType::Role, cimi::common::USER_ROLE));
+            terms.push(term_of(PrincipalType::User, user));
+            terms.push(term_of(PrincipalType::Role, cimi::common::USER_ROLE));
         }
-        terms.extend(
-            roles
-                .iter()
-                .map(|role| reader_term(PrincipalType::Role, role)),
-        );
+        terms.extend(roles.iter().map(|role| term_of(PrincipalType::Role, role)));
         let mut lists: Vec<_> = terms
             .iter()
             .map(|term| view.by_index(READERS, term))

@@ -3,14 +3,16 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use cloud::ByteStream;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::timeout;
 
-use crate::problem::Problem;
+use crate::{budget::Share, problem::Problem};
 
 /// The body of an answer: bytes at hand, or bytes as they come.
 pub enum ResponseBody {
@@ -50,11 +52,39 @@ impl Body for ResponseBody {
     }
 }
 
-/// Reads a request's body into memory. The request's time-out bounds how long that takes.
+/// Takes and forgets the rest of a body that nobody wants, so that the client comes to reading the answer and the
+/// connection can go on. `false` if it is too much for that.
+pub(crate) async fn spill(body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    if body.size_hint().lower() > SPILLED_AT_MOST as u64 {
+        return false;
+    }
+    let all = async {
+        let mut left = SPILLED_AT_MOST;
+        while let Some(frame) = body.frame().await {
+            let length = frame.ok()?.data_ref().map_or(0, Bytes::len);
+            left = left.checked_sub(length)?;
+        }
+        Some(())
+    };
+    matches!(timeout(SPILLING, all).await, Ok(Some(())))
+}
+
+/// How much of an unwanted body is taken, and for how long.
+const SPILLED_AT_MOST: usize = 4 << 20;
+const SPILLING: Duration = Duration::from_secs(2);
+
+/// Reads a request's body into memory, as far as `share` allows. The request's time-out bounds how long that takes.
 ///
 /// # Errors
-/// 413 if it is longer than `most` bytes, 400 if the client stops in the middle.
-pub(crate) async fn read(mut body: Incoming, most: usize) -> Result<Bytes, Problem> {
+/// 413 if it is longer than `most` bytes, 400 if the client stops in the middle, those of the budget.
+pub(crate) async fn read(
+    body: &mut Incoming,
+    most: usize,
+    share: &mut Share<'_>,
+) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(
             413,
@@ -75,6 +105,7 @@ pub(crate) async fn read(mut body: Incoming, most: usize) -> Result<Bytes, Probl
         if so_far + data.len() > most {
             return Err(too_large());
         }
+        share.take(data.len())?;
         match &mut whole {
             Some(whole) => whole.extend_from_slice(&data),
             // Most bodies come in one piece and need no copy.

@@ -13,14 +13,17 @@ use ::cimi::{query::Select, uri::SPECIFICATION_VERSION};
 use accounts::{Accounts, Identity};
 use cloud::{Caller, OpContext};
 use futures::FutureExt;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
+use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth,
     body::{self, ResponseBody},
+    budget::{Bounds, Budget, Share, Whose},
     cimi::{Asked, Cimi, negotiation},
     cloud_api::CloudApi,
     console, health,
@@ -42,6 +45,12 @@ pub struct Settings {
     pub upload_patience: Duration,
     /// Bytes of rendered representations that are kept.
     pub rendered_bytes: usize,
+    /// Requests being answered at once.
+    pub requests: usize,
+    /// Of these, of one user (or of one address, of those who aren't logged in).
+    pub requests_per_caller: usize,
+    /// Bytes of bodies at once; a quarter of it may be one caller's.
+    pub body_bytes: usize,
     /// Whether `/metrics` may be read from this computer without credentials.
     pub metrics_open_to_loopback: bool,
 }
@@ -53,6 +62,9 @@ impl Default for Settings {
             request_timeout: Duration::from_secs(30),
             upload_patience: Duration::from_secs(60),
             rendered_bytes: 8 << 20,
+            requests: 2048,
+            requests_per_caller: 256,
+            body_bytes: 64 << 20,
             metrics_open_to_loopback: false,
         }
     }
@@ -65,6 +77,7 @@ pub struct Doors {
     settings: Settings,
     cimi: Cimi,
     metrics: RequestMetrics,
+    budget: Arc<Budget>,
     /// Makes request ids of this process differ from those of the last.
     process: u32,
     requests: AtomicU64,
@@ -78,6 +91,13 @@ impl Doors {
     pub fn new(api: Arc<dyn CloudApi>, accounts: Arc<Accounts>, settings: Settings) -> Self {
         Self {
             cimi: Cimi::new(Arc::clone(&api), settings.rendered_bytes),
+            budget: Arc::new(Budget::new(Bounds {
+                requests: settings.requests,
+                requests_per_caller: settings.requests_per_caller,
+                // One request of the largest size must always be possible.
+                body_bytes: settings.body_bytes.max(settings.body_at_most),
+                body_bytes_per_caller: (settings.body_bytes / 4).max(settings.body_at_most),
+            })),
             api,
             accounts,
             settings,
@@ -110,13 +130,15 @@ impl Doors {
             head: &head,
             request_id: &request_id,
         };
-        let answer = AssertUnwindSafe(self.answer(route, &exchange, body)).catch_unwind();
-        let result = if matches!(template, UPLOAD) {
-            answer.await
+        let mut body = Some(body);
+        let answer = AssertUnwindSafe(self.answer(route, &exchange, &mut body)).catch_unwind();
+        let (result, in_time) = if matches!(template, UPLOAD) {
+            (answer.await, true)
         } else {
-            timeout(self.settings.request_timeout, answer)
-                .await
-                .unwrap_or_else(|_| Ok(Err(too_late(self.settings.request_timeout))))
+            match timeout(self.settings.request_timeout, answer).await {
+                Ok(result) => (result, true),
+                Err(_) => (Ok(Err(too_late(self.settings.request_timeout))), false),
+            }
         };
         let result = result.unwrap_or_else(|_| Err(Problem::internal("a panic".to_owned())));
         let mut response = result.unwrap_or_else(|mut problem| {
@@ -126,6 +148,12 @@ impl Doors {
             problem.into_response(&request_id)
         });
         complete(&mut response, &head.method, &request_id);
+        if !(in_time && is_received(&head, body.as_mut(), response.status()).await)
+            && head.version < Version::HTTP_2
+        {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         let took = self.metrics.record(template, response.status(), begun);
         tell(&exchange, response.status(), took);
         response
@@ -135,11 +163,16 @@ impl Doors {
         &self,
         route: Option<Route<'_>>,
         exchange: &Exchange<'_>,
-        body: Incoming,
+        body: &mut Option<Incoming>,
     ) -> Result<Response<ResponseBody>, Problem> {
         let head = exchange.head;
+        let mut share = self.budget.enter()?;
         let peer = exchange.connection.client(&head.headers);
         let identity = auth::identify(&self.accounts, &head.headers, Some(peer)).await?;
+        share.belongs_to(match &identity {
+            Some(identity) => Whose::User(&identity.user),
+            None => Whose::Address(peer),
+        })?;
         self.admit(route.as_ref(), identity.as_ref(), exchange)?;
         let Some(route) = route else {
             return Err(Problem::not_found(head.uri.path()));
@@ -166,7 +199,8 @@ impl Doors {
             deadline: Instant::now() + self.settings.request_timeout,
             peer: Some(peer),
         };
-        self.dispatch(&route, &context, exchange, body).await
+        self.dispatch(&route, &context, exchange, body, &mut share)
+            .await
     }
 
     async fn dispatch(
@@ -174,7 +208,8 @@ impl Doors {
         route: &Route<'_>,
         context: &OpContext,
         exchange: &Exchange<'_>,
-        body: Incoming,
+        body: &mut Option<Incoming>,
+        share: &mut Share<'_>,
     ) -> Result<Response<ResponseBody>, Problem> {
         let head = exchange.head;
         let parameters = negotiation::parameters(head.uri.query());
@@ -203,6 +238,9 @@ impl Doors {
                 Ok(console::answer(console, self.ending.clone()))
             }
             Route::ImageData(id) => {
+                let Some(body) = body.take() else {
+                    return Err(Problem::internal("a body is sent once".to_owned()));
+                };
                 let upload = upload::upload(body, self.settings.upload_patience);
                 let view = self.api.upload(context, id, upload).await?;
                 self.cimi.show(StatusCode::OK, &view, &Select::All)
@@ -211,10 +249,11 @@ impl Doors {
                 negotiation::version(&head.headers)?;
                 negotiation::accepts_json(&head.headers, &parameters)?;
                 let has_body = matches!(head.method, Method::POST | Method::PUT);
-                let bytes = if has_body {
-                    body::read(body, self.settings.body_at_most).await?
-                } else {
-                    bytes::Bytes::new()
+                let bytes = match body.as_mut() {
+                    Some(body) if has_body => {
+                        body::read(body, self.settings.body_at_most, share).await?
+                    }
+                    _ => bytes::Bytes::new(),
                 };
                 let asked = Asked {
                     context,
@@ -296,6 +335,22 @@ struct Exchange<'r> {
     connection: Connection,
     head: &'r http::request::Parts,
     request_id: &'r Arc<str>,
+}
+
+/// Whether nothing of the request is left on its way, so that the connection can go on after the answer. What is left
+/// is taken, if it isn't too much: a client that is still sending doesn't read.
+async fn is_received(
+    head: &http::request::Parts,
+    body: Option<&mut Incoming>,
+    status: StatusCode,
+) -> bool {
+    let Some(body) = body else {
+        // An upload: it was read to its end, or the connection is of no use any more.
+        return status.is_success();
+    };
+    // Who waits to be told to send needs not be told: the answer is there.
+    let waits = head.headers.contains_key(header::EXPECT) && !body.is_end_stream();
+    !waits && body::spill(body).await
 }
 
 /// Headers of every answer, and no body for HEAD.

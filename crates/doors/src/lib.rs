@@ -11,6 +11,7 @@
 
 mod auth;
 mod body;
+mod budget;
 mod cimi;
 mod cloud_api;
 mod console;
@@ -29,4 +30,6 @@ mod upload;
 pub use body::ResponseBody;
 pub use cloud_api::{Body, CloudApi};
 pub use doors::{Doors, Settings};
+pub use origin::{TrustedProxy, TrustedProxyError};
+pub use routes::{Listed, all_routes};
 pub use server::{Limits, Running, Server, ServerError};

@@ -7,7 +7,7 @@ use std::{
 
 use http::StatusCode;
 use metrics::{Counter, Gauge, Histogram};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::routes::TEMPLATES;
 
@@ -16,6 +16,9 @@ const BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0, 60.0,
 ];
+
+/// Upper bounds of buckets of what is counted rather than timed: how many transactions were written together.
+const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -26,6 +29,10 @@ pub fn install() -> PrometheusHandle {
         .get_or_init(|| {
             let builder = PrometheusBuilder::new();
             let builder = builder.set_buckets(BUCKETS).unwrap_or_default();
+            let batches = Matcher::Full("store_batch_transactions".to_owned());
+            let builder = builder
+                .set_buckets_for_metric(batches, COUNTS)
+                .unwrap_or_default();
             let recorder = builder.build_recorder();
             let handle = recorder.handle();
             if metrics::set_global_recorder(recorder).is_err() {
@@ -116,5 +123,26 @@ impl ConnectionMetrics {
             refused: metrics::counter!("stratus_http_connections_refused_total"),
             failed_handshakes: metrics::counter!("stratus_http_handshakes_failed_total"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_has_buckets_of_counts() {
+        let handle = install();
+        metrics::histogram!("store_batch_transactions").record(3.0);
+        metrics::histogram!("store_sync_seconds").record(0.003);
+        let text = handle.render();
+        assert!(
+            text.contains("store_batch_transactions_bucket{le=\"4\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("store_sync_seconds_bucket{le=\"0.005\"} 1"),
+            "{text}"
+        );
     }
 }

@@ -1,8 +1,12 @@
 //! Where a request comes from, and by which address it reached us: behind a proxy, what that says.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use http::{HeaderMap, Uri, header};
+use ipnet::IpNet;
 
 /// The connection that a request came by.
 #[derive(Clone, Copy, Debug)]
@@ -13,18 +17,43 @@ pub(crate) struct Connection {
     pub(crate) local: SocketAddr,
     /// Whether it is encrypted.
     pub(crate) tls: bool,
+    /// Whether the other end may say on whose behalf it asks.
+    pub(crate) trusted: bool,
+}
+
+/// A proxy, or a network of them, that is believed on whose behalf it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrustedProxy(IpNet);
+
+/// What is no address and no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no address and no network; write 192.0.2.1, 192.0.2.0/24 or 2001:db8::/64")]
+pub struct TrustedProxyError(String);
+
+impl FromStr for TrustedProxy {
+    type Err = TrustedProxyError;
+
+    fn from_str(text: &str) -> Result<Self, TrustedProxyError> {
+        let network = text.parse().or_else(|_| text.parse().map(IpAddr::into));
+        network
+            .map(Self)
+            .map_err(|_| TrustedProxyError(text.to_owned()))
+    }
+}
+
+impl TrustedProxy {
+    /// Whether an address is this proxy's, or one of this network.
+    #[must_use]
+    pub fn includes(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
 }
 
 impl Connection {
-    /// Whether the other end may say on whose behalf it asks: a proxy on this computer.
-    fn is_trusted(&self) -> bool {
-        self.peer.ip().to_canonical().is_loopback()
-    }
-
     /// Whose address counts for this request.
     pub(crate) fn client(&self, headers: &HeaderMap) -> IpAddr {
         let direct = self.peer.ip().to_canonical();
-        if !self.is_trusted() {
+        if !self.trusted {
             return direct;
         }
         // The last one is what our own proxy saw; those before it are the client's claims.
@@ -43,7 +72,7 @@ impl Connection {
         let forwarded = |name: &str| {
             headers
                 .get(name)
-                .filter(|_| self.is_trusted())
+                .filter(|_| self.trusted)
                 .and_then(|value| value.to_str().ok())
                 .map(|value| value.split(',').next().unwrap_or_default().trim())
         };
@@ -96,11 +125,18 @@ mod tests {
             peer: "192.0.2.1:4000".parse().unwrap(),
             local: "192.0.2.9:8443".parse().unwrap(),
             tls: true,
+            trusted: false,
         };
         let behind_proxy = Connection {
             peer: "[::ffff:127.0.0.1]:4000".parse().unwrap(),
             tls: false,
+            trusted: true,
             ..direct
+        };
+        // Being on this computer is no reason to be believed.
+        let local = Connection {
+            trusted: false,
+            ..behind_proxy
         };
         let uri: Uri = "/cimi".parse().unwrap();
         let all = headers(&[
@@ -119,6 +155,11 @@ mod tests {
         );
         assert_eq!(direct.client(&all).to_string(), "192.0.2.1");
         assert_eq!(behind_proxy.client(&all).to_string(), "198.51.100.7");
+        assert_eq!(local.client(&all).to_string(), "127.0.0.1");
+        assert_eq!(
+            local.base_uri(&uri, &all),
+            "http://cloud.example:8443/cimi/"
+        );
 
         let evil = headers(&[("host", "a/b@c")]);
         assert_eq!(direct.base_uri(&uri, &evil), "https://192.0.2.9:8443/cimi/");
@@ -127,5 +168,21 @@ mod tests {
             direct.base_uri(&h2, &headers(&[])),
             "https://two.example/cimi/"
         );
+    }
+
+    #[test]
+    fn proxies_are_addresses_and_networks() {
+        let includes = |proxy: &str, address: &str| {
+            let proxy: TrustedProxy = proxy.parse().unwrap();
+            proxy.includes(address.parse().unwrap())
+        };
+        assert!(includes("192.0.2.1", "192.0.2.1") && includes("192.0.2.1", "::ffff:192.0.2.1"));
+        assert!(!includes("192.0.2.1", "192.0.2.2") && !includes("0.0.0.0/0", "2001:db8::1"));
+        assert!(includes("192.0.2.0/24", "192.0.2.200") && includes("0.0.0.0/0", "1.2.3.4"));
+        assert!(!includes("192.0.2.0/24", "192.0.3.1"));
+        assert!(includes("2001:db8::/64", "2001:db8::1:2") && includes("::1", "::1"));
+        for text in ["", "here", "192.0.2.1/33", "192.0.2.1/", "::1/129", "/8"] {
+            assert!(text.parse::<TrustedProxy>().is_err(), "{text}");
+        }
     }
 }

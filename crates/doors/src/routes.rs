@@ -164,6 +164,68 @@ impl<'p> Route<'p> {
     }
 }
 
+/// A kind of path that the doors answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// With `{id}` for the part of a resource's id after its type, and `{member}` for that of a member.
+    pub path: String,
+    /// The kind of route, as metrics name it.
+    pub template: &'static str,
+    /// The type it belongs to.
+    pub kind: Option<Kind>,
+    /// What may be done with it, as in `Allow`.
+    pub methods: &'static str,
+}
+
+/// All paths there are, for those who want to try each.
+#[must_use]
+pub fn all_routes() -> Vec<Listed> {
+    let mut all = Vec::new();
+    let mut list = |path: String, kind: Option<Kind>| {
+        let example = path.replace("{id}", "7").replace("{member}", "8");
+        if let Some(route) = Route::of(&example) {
+            all.push(Listed {
+                template: TEMPLATES.get(route.template()).copied().unwrap_or("none"),
+                methods: route.methods(),
+                path,
+                kind,
+            });
+        }
+    };
+    for path in [
+        "/cimi",
+        "/cimi/authn",
+        "/health",
+        "/metrics",
+        "/stratus/status",
+        "/stratus/doctor",
+    ] {
+        list(path.to_owned(), None);
+    }
+    let stored = |kind: &Kind| describe(*kind).collection.is_some();
+    for kind in Kind::ALL.iter().copied().filter(stored) {
+        let described = describe(kind);
+        let resource = format!("/cimi/{kind}/{{id}}");
+        list(format!("/cimi/{kind}"), Some(kind));
+        list(resource.clone(), Some(kind));
+        let own = described
+            .attributes
+            .iter()
+            .filter(|attribute| described.own_collection(attribute.name).is_some());
+        for attribute in own {
+            list(format!("{resource}/{}", attribute.name), Some(kind));
+            list(
+                format!("{resource}/{}/{{member}}", attribute.name),
+                Some(kind),
+            );
+        }
+        for part in described.actions.iter().chain(&["data", "console"]) {
+            list(format!("{resource}/{part}"), Some(kind));
+        }
+    }
+    all
+}
+
 /// The routes as metrics name them; the first is every URL that names nothing.
 pub(crate) const TEMPLATES: [&str; 14] = [
     "none",
@@ -268,6 +330,23 @@ mod tests {
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn every_kind_of_route_is_listed() {
+        let all = all_routes();
+        for template in TEMPLATES.iter().skip(1) {
+            assert!(
+                all.iter().any(|listed| listed.template == *template),
+                "{template}"
+            );
+        }
+        let actions = |kind| describe(kind).actions.len();
+        let listed = all
+            .iter()
+            .filter(|listed| listed.template == "/cimi/{type}/{id}/{action}");
+        let there: usize = Kind::ALL.iter().copied().map(actions).sum();
+        assert_eq!(listed.count(), there);
     }
 
     proptest! {

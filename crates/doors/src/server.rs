@@ -7,7 +7,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,17 +32,19 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     doors::Doors,
     metrics::{self, ConnectionMetrics},
-    origin::Connection,
+    origin::{Connection, TrustedProxy},
     stall::Stalling,
 };
 
 /// What clients may use up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections open at once.
     pub connections: usize,
-    /// Connections open at once from one address, unless it is this computer's.
+    /// Connections open at once from one address (of IPv6, one network of 64 bits), unless it is a trusted proxy's.
     pub connections_per_address: usize,
+    /// Proxies that are believed on whose behalf they ask.
+    pub trusted_proxies: Vec<TrustedProxy>,
     /// How long a TLS handshake may take.
     pub handshake: Duration,
     /// How long a connection may be idle, and how long a request's head may take.
@@ -59,6 +64,7 @@ impl Default for Limits {
         Self {
             connections: 4096,
             connections_per_address: 1024,
+            trusted_proxies: Vec::new(),
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             head_bytes: 32 * 1024,
@@ -197,12 +203,15 @@ async fn accept(listener: TcpListener, local: SocketAddr, shared: Arc<Shared>) {
     while let Some(accepted) = shared.closing.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
-                if let Some(place) = Place::take(&shared, peer.ip()) {
+                let proxies = &shared.limits.trusted_proxies;
+                let trusted = proxies.iter().any(|proxy| proxy.includes(peer.ip()));
+                if let Some(place) = Place::take(&shared, peer.ip(), trusted) {
                     let local = stream.local_addr().unwrap_or(local);
                     let connection = Connection {
                         peer,
                         local,
                         tls: shared.tls.is_some(),
+                        trusted,
                     };
                     let task = serve(stream, connection, place, Arc::clone(&shared));
                     shared.tasks.spawn(task);
@@ -226,14 +235,18 @@ struct Place {
 }
 
 impl Place {
-    fn take(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
-        let address = address.to_canonical();
+    fn take(shared: &Arc<Shared>, address: IpAddr, trusted: bool) -> Option<Self> {
+        // One IPv6 customer has a whole /64.
+        let address = match address.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+            v4 @ IpAddr::V4(_) => v4,
+        };
         let mut open = shared.open.lock();
         if open.all >= shared.limits.connections {
             return None;
         }
         let of_address = open.by_address.entry(address).or_default();
-        if *of_address >= shared.limits.connections_per_address && !address.is_loopback() {
+        if *of_address >= shared.limits.connections_per_address && !trusted {
             return None;
         }
         *of_address += 1;
@@ -292,10 +305,18 @@ where
 {
     let limits = &shared.limits;
     let doors = Arc::clone(&shared.doors);
-    let service = service_fn(move |request| {
-        let doors = Arc::clone(&doors);
-        async move { Ok::<_, Infallible>(doors.handle(connection, request).await) }
-    });
+    let asked = Arc::new(Asked::default());
+    let service = {
+        let asked = Arc::clone(&asked);
+        service_fn(move |request| {
+            let (doors, asking) = (Arc::clone(&doors), asked.one_more());
+            async move {
+                let answer = doors.handle(connection, request).await;
+                drop(asking);
+                Ok::<_, Infallible>(answer)
+            }
+        })
+    };
     let stream = TokioIo::new(stream);
     let outcome = if http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -307,7 +328,8 @@ where
             .keep_alive_interval(limits.head)
             .keep_alive_timeout(limits.handshake);
         let served = pin!(builder.serve_connection(stream, service));
-        until_closing!(served, shared)
+        // Of HTTP/1, the time for a request's head is the time without one, too.
+        until_closing!(served, shared, asked.is_idle_for(limits.head))
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -319,13 +341,49 @@ where
         let mut connection = builder.serve_connection(stream, service);
         let outcome = {
             let served = Pin::new(&mut connection);
-            until_closing!(served, shared)
+            until_closing!(served, shared, std::future::pending::<()>())
         };
         linger(connection.into_parts().io.into_inner()).await;
         outcome
     };
     if let Err(error) = outcome {
         tracing::debug!(peer = %connection.peer, %error, "connection ended");
+    }
+}
+
+/// The requests of one connection.
+#[derive(Default)]
+struct Asked {
+    ever: AtomicUsize,
+    open: AtomicUsize,
+}
+
+/// One request; over when dropped.
+struct Asking(Arc<Asked>);
+
+impl Asked {
+    fn one_more(self: &Arc<Self>) -> Asking {
+        self.ever.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Asking(Arc::clone(self))
+    }
+
+    /// Waits until there was no request for this time, or twice as long.
+    async fn is_idle_for(&self, time: Duration) {
+        loop {
+            let before = self.ever.load(Ordering::Relaxed);
+            sleep(time).await;
+            let is_new = self.ever.load(Ordering::Relaxed) != before;
+            if !is_new && self.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -350,16 +408,21 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
 }
 
 /// How long, and for how many bytes, a connection that ends is listened to.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 4 << 20;
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 64 << 20;
 
-/// Drives a connection; once the server is closing, tells it to end after its open requests.
+/// Drives a connection; once the server is closing or nobody uses it, tells it to end after its open requests.
 /// (A macro, because the two protocols' connections have no trait in common.)
 macro_rules! until_closing {
-    ($served:ident, $shared:ident) => {{
+    ($served:ident, $shared:ident, $idle:expr) => {{
         let mut served = $served;
+        let idle = $idle;
         tokio::select! {
             outcome = served.as_mut() => outcome,
+            () = idle => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
             () = $shared.closing.cancelled() => {
                 served.as_mut().graceful_shutdown();
                 served.await

@@ -1,8 +1,8 @@
 //! The server's certificate: made on first start, or the operator's own.
 //!
 //! In the folder given: `ca.crt` (what clients trust), `ca.key`, `server.crt`, `server.key`. A
-//! server certificate that lacks a name, or is a year old, is made anew from the same authority, so
-//! that clients need not trust anew.
+//! server certificate that lacks a name, or is good for less than another year and a quarter, is made
+//! anew from the same authority, so that clients need not trust anew.
 
 use std::{
     fs, io,
@@ -18,10 +18,11 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    server::{ClientHello, ParsedCertificate, ResolvesServerCert},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 
@@ -65,8 +66,11 @@ pub struct CertificateFiles {
     pub authority: Option<PathBuf>,
 }
 
-/// How long a certificate is used before another is made at a start.
-const RENEWED_AFTER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long a new certificate is good. Some systems refuse server certificates that are good for
+/// longer than 825 days.
+const LIFETIME: Duration = Duration::from_secs(820 * 24 * 3600);
+/// A certificate that isn't good for so long any more is replaced at a start: after a year.
+const GOOD_FOR_AT_LEAST: Duration = Duration::from_secs(455 * 24 * 3600);
 
 /// Makes authority and server certificate in `folder` unless they are there and good for `names`
 /// (host names and addresses; `localhost`, `127.0.0.1` and `::1` are always in). Blocks.
@@ -74,6 +78,15 @@ const RENEWED_AFTER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// # Errors
 /// If files can't be read or written.
 pub fn ensure_self_signed(folder: &Path, names: &[String]) -> Result<CertificateFiles, TlsError> {
+    ensure(folder, names, LIFETIME)
+}
+
+/// The same with certificates that are good for another time.
+fn ensure(
+    folder: &Path,
+    names: &[String],
+    lifetime: Duration,
+) -> Result<CertificateFiles, TlsError> {
     let files = CertificateFiles {
         certificate: folder.join("server.crt"),
         key: folder.join("server.key"),
@@ -99,8 +112,7 @@ pub fn ensure_self_signed(folder: &Path, names: &[String]) -> Result<Certificate
     let mut params = CertificateParams::new(all)?;
     params.distinguished_name = named("Stratus server");
     params.not_before = (SystemTime::now() - CLOCK_SKEW).into();
-    // Some systems refuse server certificates that are good for longer than 825 days.
-    params.not_after = (SystemTime::now() + Duration::from_secs(820 * 24 * 3600)).into();
+    params.not_after = (SystemTime::now() + lifetime).into();
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
@@ -113,24 +125,44 @@ pub fn ensure_self_signed(folder: &Path, names: &[String]) -> Result<Certificate
 /// Clients whose clock is slow must not refuse a certificate just made.
 const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 
+/// Whether clients that trust the authority accept the certificate for all names, now and for long
+/// enough, by what it says itself.
 fn is_good(files: &CertificateFiles, names: &[String]) -> bool {
-    let fresh = fs::metadata(&files.certificate)
-        .and_then(|metadata| metadata.modified())
-        .is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age < RENEWED_AFTER));
-    let Ok(chain) = read_chain(&files.certificate) else {
+    let (Ok(chain), Ok(_)) = (read_chain(&files.certificate), read_key(&files.key)) else {
         return false;
     };
-    let parsed = chain.first().map(ParsedCertificate::try_from);
-    let Some(Ok(parsed)) = parsed else {
+    let Some(authority) = files
+        .authority
+        .as_ref()
+        .and_then(|file| read_chain(file).ok())
+    else {
         return false;
     };
-    fresh
-        && read_key(&files.key).is_ok()
-        && files.authority.as_ref().is_some_and(|file| file.exists())
-        && names.iter().all(|name| {
-            ServerName::try_from(name.as_str())
-                .is_ok_and(|name| rustls::client::verify_server_name(&parsed, &name).is_ok())
+    let (Some((own, others)), Some(verifier)) = (chain.split_first(), verifier(authority)) else {
+        return false;
+    };
+    let now = UnixTime::now();
+    let later = UnixTime::since_unix_epoch(
+        Duration::from_secs(now.as_secs()).saturating_add(GOOD_FOR_AT_LEAST),
+    );
+    names.iter().all(|name| {
+        ServerName::try_from(name.as_str()).is_ok_and(|name| {
+            [now, later].into_iter().all(|time| {
+                let verified = verifier.verify_server_cert(own, others, &name, &[], time);
+                verified.is_ok()
+            })
         })
+    })
+}
+
+/// What a client does that trusts these.
+fn verifier(authorities: Vec<CertificateDer<'static>>) -> Option<Arc<WebPkiServerVerifier>> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities);
+    let provider = Arc::new(ring::default_provider());
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .ok()
 }
 
 fn authority_key(file: &Path) -> Result<KeyPair, TlsError> {
@@ -345,6 +377,23 @@ mod tests {
         assert_ne!(fs::read(&files.certificate).unwrap(), first);
         assert_eq!(fs::read(folder.join("ca.crt")).unwrap(), authority);
         Certificate::read(&files).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_that_ends_too_soon_is_replaced_however_new_its_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        let files = ensure(folder.path(), &[], GOOD_FOR_AT_LEAST - day).unwrap();
+        let first = fs::read(&files.certificate).unwrap();
+        ensure_self_signed(folder.path(), &[]).unwrap();
+        let second = fs::read(&files.certificate).unwrap();
+        assert_ne!(second, first);
+        // As after a restore that kept no times: the file is old, what it says counts.
+        let file = fs::File::options().append(true).open(&files.certificate);
+        let long_ago = SystemTime::UNIX_EPOCH;
+        file.unwrap().set_modified(long_ago).unwrap();
+        ensure_self_signed(folder.path(), &[]).unwrap();
+        assert_eq!(fs::read(&files.certificate).unwrap(), second);
     }
 
     #[test]

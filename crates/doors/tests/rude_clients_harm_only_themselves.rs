@@ -239,3 +239,180 @@ async fn connections_are_bounded() {
         assert!(begun.elapsed() < PATIENCE);
     }
 }
+
+#[tokio::test]
+async fn requests_at_once_are_bounded() {
+    let settings = Settings {
+        requests: 5,
+        requests_per_caller: 2,
+        ..Settings::default()
+    };
+    let world = World::with(settings, Limits::default()).await;
+    let slow = |user: &str| {
+        let head = login(user);
+        format!("GET /cimi/Machine/slow HTTP/1.1\r\nHost: x\r\n{head}\r\n")
+    };
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = world.connect().await;
+        stream.write_all(slow("alice").as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    // As soon as both have arrived.
+    let reply = until_status(&world, "alice", "", 429).await;
+    assert_eq!(reply.header("retry-after"), "1");
+    // Others are not concerned.
+    let root = world
+        .ask_with("GET /cimi/Machine/7", &login("root"), "")
+        .await;
+    assert_eq!(root.status, 200);
+    for user in ["root", "root"] {
+        let mut stream = world.connect().await;
+        stream.write_all(slow(user).as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    until_status(&world, "root", "", 429).await;
+    drop(held);
+    until_status(&world, "alice", "", 200).await;
+}
+
+#[tokio::test]
+async fn bodies_at_once_are_bounded() {
+    let settings = Settings {
+        body_at_most: 1000,
+        body_bytes: 1500,
+        ..Settings::default()
+    };
+    let world = World::with(settings, Limits::default()).await;
+    let part = "x".repeat(900);
+    let stalled = |user: &str| {
+        let head = login(user);
+        format!(
+            "POST /cimi/Machine HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 1000\r\n\r\n{part}"
+        )
+    };
+    let mut alice = world.connect().await;
+    alice.write_all(stalled("alice").as_bytes()).await.unwrap();
+    // Of her own she may have no more, of all there is some left for others.
+    until_status(&world, "alice", &part, 429).await;
+    let other = world
+        .ask_with("POST /cimi/Machine", &login("root"), "{}")
+        .await;
+    assert_eq!(other.status, 400, "read, and refused for what it says");
+    let other = world
+        .ask_with("POST /cimi/Machine", &login("root"), &part)
+        .await;
+    assert_eq!(other.status, 503);
+    drop(alice);
+    until_status(&world, "alice", &part, 400).await;
+}
+
+/// Asks until the answer has this status: how soon the server has seen others is the scheduler's affair.
+async fn until_status(world: &World, user: &str, body: &str, status: u16) -> Reply {
+    let method = if body.is_empty() {
+        "GET /cimi/Machine/7"
+    } else {
+        "POST /cimi/Machine"
+    };
+    let begun = Instant::now();
+    loop {
+        let reply = world.ask_with(method, &login(user), body).await;
+        if reply.status == status {
+            return reply;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{}", reply.status);
+    }
+}
+
+#[tokio::test]
+async fn who_sends_too_much_gets_the_answer_though() {
+    let world = World::start().await;
+    let head = |length: usize| {
+        let user = login("alice");
+        format!("POST /cimi/Machine HTTP/1.1\r\nHost: x\r\n{user}Content-Length: {length}\r\n\r\n")
+    };
+    // Not so much that it couldn't be taken: the connection goes on.
+    let mut stream = world.connect().await;
+    for _ in 0..2 {
+        let length = 3 << 20;
+        stream.write_all(head(length).as_bytes()).await.unwrap();
+        stream.write_all(&vec![b'x'; length]).await.unwrap();
+        let reply = one_reply(&mut stream).await;
+        assert_eq!((reply.status, reply.header("connection")), (413, ""));
+    }
+    // Much more: the client writes all of it before it reads, and still finds the answer.
+    let length = 20 << 20;
+    let mut all = head(length).into_bytes();
+    all.resize(all.len() + length, b'x');
+    let mut stream = world.connect().await;
+    let sent = timeout(PATIENCE, stream.write_all(&all)).await.unwrap();
+    assert!(sent.is_ok(), "{sent:?}");
+    let reply = one_reply(&mut stream).await;
+    assert_eq!((reply.status, reply.header("connection")), (413, "close"));
+    // Nobody is made to send what is refused already.
+    let mut stream = world.connect().await;
+    let text = head(5000).replace("POST /cimi/Machine ", "POST /cimi/Nothing ");
+    let text = text.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let reply = one_reply(&mut stream).await;
+    assert_eq!((reply.status, reply.header("connection")), (404, "close"));
+}
+
+/// The next answer on a connection that may stay open; its body isn't of interest.
+async fn one_reply<S: tokio::io::AsyncRead + Unpin>(stream: &mut S) -> Reply {
+    let mut received = Vec::new();
+    let read = async {
+        loop {
+            let mut byte = [0; 1];
+            stream.read_exact(&mut byte).await.unwrap();
+            received.push(byte[0]);
+            if received.ends_with(b"\r\n\r\n") {
+                break;
+            }
+        }
+        let reply = Reply::parse(&received).unwrap();
+        let length = reply.header("content-length").parse().unwrap();
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        reply
+    };
+    timeout(PATIENCE, read).await.unwrap()
+}
+
+#[tokio::test]
+async fn nobody_is_believed_whose_behalf_they_ask_on_but_named_proxies() {
+    let forwarded = "X-Forwarded-Host: evil.example\r\nX-Forwarded-For: 203.0.113.5\r\n";
+    let headers = format!("{}{forwarded}", login("alice"));
+    let world = World::start().await;
+    let base = |reply: Reply| reply.json()["baseURI"].as_str().unwrap().to_owned();
+    let direct = world.ask_with("GET /cimi", &headers, "").await;
+    assert_eq!(base(direct), "https://cloud.example:8443/cimi/");
+    let limits = Limits {
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        ..Limits::default()
+    };
+    let world = World::with(Settings::default(), limits).await;
+    let proxied = world.ask_with("GET /cimi", &headers, "").await;
+    assert_eq!(base(proxied), "https://evil.example/cimi/");
+}
+
+#[tokio::test]
+async fn connections_that_nobody_uses_are_closed_in_http2_too() {
+    let world = World::with(Settings::default(), impatient()).await;
+    let mut config = (*world.client).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = TcpStream::connect(world.address()).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let stream = connector.connect(name, stream).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::handshake::<_, _, String>(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    // Answers to the server's pings come, and yet it ends, though the client would go on.
+    let ended = timeout(PATIENCE, connection).await;
+    assert!(ended.is_ok(), "still open");
+    drop(sender);
+}

@@ -18,7 +18,7 @@ use support::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, sleep, timeout},
+    time::timeout,
 };
 
 #[tokio::test]
@@ -209,11 +209,7 @@ async fn an_ending_server_finishes_what_it_began() {
         login("alice")
     );
     busy.write_all(head.as_bytes()).await.unwrap();
-    let begun = Instant::now();
-    while *world.cloud.uploaded.lock() < 3 {
-        assert!(begun.elapsed() < PATIENCE);
-        sleep(Duration::from_millis(5)).await;
-    }
+    world.cloud.until(|cloud| *cloud.uploaded.lock() >= 3).await;
     let address = world.address();
     let end = tokio::spawn(world.running.end());
     let mut buffer = Vec::new();
@@ -224,7 +220,7 @@ async fn an_ending_server_finishes_what_it_began() {
     assert!(buffer.is_empty());
     let refused = timeout(PATIENCE, async {
         while TcpStream::connect(address).await.is_ok() {
-            sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     });
     refused.await.unwrap();
@@ -251,6 +247,6 @@ async fn what_does_not_finish_is_cut_off_in_the_end() {
         login("alice")
     );
     stream.write_all(text.as_bytes()).await.unwrap();
-    sleep(Duration::from_millis(100)).await;
+    world.cloud.until(|cloud| cloud.last_call() == "slow").await;
     timeout(PATIENCE, world.running.end()).await.unwrap();
 }

@@ -36,5 +36,5 @@ mod typed;
 
 pub use changes::{Changed, Changes};
 pub use document::{Document, DocumentError, IndexTerms, Versioned};
-pub use set::{CacheSet, CacheSetBuilder, CacheStopped};
+pub use set::{CacheSet, CacheSetBuilder, CacheStopped, Following};
 pub use typed::{Cache, Direction};

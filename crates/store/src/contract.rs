@@ -60,6 +60,10 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::FutureRevision`] if the store has not come to that revision.
     async fn compact(&self, before: Revision) -> Result<(), StoreError>;
 
+    /// Why writes are not possible, as far as is known: the last one failed for no fault of its own, and nothing has shown
+    /// since that it would go better now. The store finds that out by itself. Answers from memory.
+    fn trouble(&self) -> Option<StoreError>;
+
     /// Finish what was begun, refuse everything else, end all watches and let go of the resources.
     async fn close(&self);
 }

@@ -65,7 +65,11 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     feed: Arc<Feed>,
     leases: Arc<Leases>,
+    trouble: Trouble,
 }
+
+/// Why the last write failed, until one succeeds.
+type Trouble = Arc<Mutex<Option<StoreError>>>;
 
 impl SqliteStore {
     /// Open the database at `path`, or create it. Blocks: call it before anything is served, or where blocking is allowed.
@@ -87,6 +91,7 @@ impl SqliteStore {
         sync_folder(&path)?;
         let writer = Writer::new(connection, path.clone(), options, lock).map_err(failed)?;
         let (feed, leases) = (writer.feed.clone(), writer.leases.clone());
+        let trouble = writer.trouble.clone();
         let (jobs, receiver) = mpsc::channel(writer::QUEUE);
         let (running, stop) = oneshot::channel();
         // A runtime of its own: it sleeps until the next job or the next lease, and may block.
@@ -112,6 +117,7 @@ impl SqliteStore {
             readers,
             feed,
             leases,
+            trouble,
         })
     }
 
@@ -189,6 +195,13 @@ impl Store for SqliteStore {
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
         self.submit(move |session| session.compact(before)).await
+    }
+
+    fn trouble(&self) -> Option<StoreError> {
+        if self.jobs.is_closed() {
+            return Some(StoreError::Closed);
+        }
+        self.trouble.lock().clone()
     }
 
     async fn close(&self) {

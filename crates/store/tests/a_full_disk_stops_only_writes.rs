@@ -52,7 +52,9 @@ async fn a_full_database_recovers_when_it_may_grow() {
     };
     let store = SqliteStore::open_with(&database, small).expect("a new store");
     let watch_from = Revision(1);
+    assert!(store.trouble().is_none());
     let done = fill(&store, "large", 20_000).await;
+    assert!(matches!(store.trouble(), Some(StoreError::Full { .. })));
     assert!(done > 10, "{done} documents in a megabyte");
     assert_eq!(written(&store, "large").await, done);
     let mut watch = store
@@ -92,6 +94,9 @@ async fn a_full_database_recovers_when_it_may_grow() {
         .await
         .expect("there is space");
     assert!(matches!(more, Outcome::Committed(_)));
+    assert!(store.trouble().is_none());
+    store.close().await;
+    assert!(matches!(store.trouble(), Some(StoreError::Closed)));
 }
 
 /// The same on a real file system, 3 MiB of memory, in a mount namespace that goes with the process.

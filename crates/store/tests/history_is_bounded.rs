@@ -215,6 +215,9 @@ mod faulty {
         async fn compact(&self, before: Revision) -> Result<(), StoreError> {
             self.store.compact(before).await
         }
+        fn trouble(&self) -> Option<StoreError> {
+            self.store.trouble()
+        }
         async fn close(&self) {
             self.store.close().await;
         }

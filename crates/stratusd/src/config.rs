@@ -239,6 +239,14 @@ pub struct Limits {
     pub connections: usize,
     pub connections_per_address: usize,
     pub drain_seconds: u64,
+    pub requests: usize,
+    pub requests_per_user: usize,
+    pub bodies_mib: usize,
+    pub trusted_proxies: Vec<String>,
+    pub volumes_per_user: usize,
+    pub images_per_user: usize,
+    pub credentials_per_user: usize,
+    pub templates_per_user: usize,
     pub metrics_open_to_loopback: bool,
 }
 
@@ -255,6 +263,7 @@ pub struct Accounts {
 #[allow(missing_docs)]
 pub struct Retention {
     pub events: usize,
+    pub jobs: usize,
     pub jobs_minutes: u64,
     pub records_days: u64,
     pub history_revisions: u64,
@@ -392,6 +401,14 @@ impl Default for Limits {
             connections: 4096,
             connections_per_address: 1024,
             drain_seconds: 10,
+            requests: 2048,
+            requests_per_user: 256,
+            bodies_mib: 64,
+            trusted_proxies: Vec::new(),
+            volumes_per_user: 1000,
+            images_per_user: 200,
+            credentials_per_user: 100,
+            templates_per_user: 100,
             metrics_open_to_loopback: false,
         }
     }
@@ -410,6 +427,7 @@ impl Default for Retention {
     fn default() -> Self {
         Self {
             events: 5_000,
+            jobs: 10_000,
             jobs_minutes: 60,
             records_days: 90,
             history_revisions: 50_000,

@@ -8,7 +8,7 @@
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 
-use accounts::{Accounts, UserSource};
+use accounts::{Accounts, Hashing, UserSource};
 use anyhow::{Context as _, bail};
 use cimi::resources::User;
 use cloud::Cloud;
@@ -79,9 +79,10 @@ pub async fn serve(
         },
     };
     let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
+    let passwords = settings::passwords(&config);
     let cloud = Cloud::open(
         documents.clone(),
-        settings::rules(&config)?,
+        settings::rules(&config, passwords.clone())?,
         services,
         intake,
     )
@@ -115,7 +116,7 @@ pub async fn serve(
     };
     let door = if roles.has(Role::Entry) {
         let tls = certificate.clone();
-        Some(open_doors(&config, &cloud, &documents, tls, open_files).await?)
+        Some(open_doors(&config, &cloud, &documents, tls, open_files, passwords).await?)
     } else {
         None
     };
@@ -195,9 +196,11 @@ async fn open_doors(
     documents: &Documents,
     certificate: Option<Arc<tls::Certificate>>,
     open_files: u64,
+    passwords: Hashing,
 ) -> anyhow::Result<Running> {
     let accounts = Accounts::new(
         Arc::new(Users(documents.clone())),
+        passwords,
         settings::accounts(config),
     );
     let doors = Doors::new(

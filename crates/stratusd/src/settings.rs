@@ -2,12 +2,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::Stdio,
     time::Duration,
 };
 
+use accounts::Hashing;
 use anyhow::Context as _;
 use scheduler::{Policy, Strategy};
+use tokio::{process::Command, time::timeout};
 use vmhost::{
     accel::{self, AcceleratorPolicy, ProbeCommand},
     launch_spec::{CgroupSpec, Credentials},
@@ -28,7 +30,7 @@ const UIDS: u32 = 60_000;
 ///
 /// # Errors
 /// None after the configuration was checked.
-pub fn rules(config: &Config) -> anyhow::Result<cloud::Settings> {
+pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Settings> {
     let machine_types = config
         .machine_types
         .iter()
@@ -43,11 +45,17 @@ pub fn rules(config: &Config) -> anyhow::Result<cloud::Settings> {
         default_machine_type: config.machines.default_type.clone(),
         default_network: config.network.default.clone(),
         networks: networks::for_rules(config)?,
-        machines_per_user: config.machines.most_per_user,
+        per_user: cloud::PerUser {
+            machines: config.machines.most_per_user,
+            volumes: config.limits.volumes_per_user,
+            images: config.limits.images_per_user,
+            credentials: config.limits.credentials_per_user,
+            templates: config.limits.templates_per_user,
+        },
         spare_ports: config.machines.spare_ports.into(),
         placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
-        password_cost: config.accounts.password_cost,
+        passwords,
     })
 }
 
@@ -56,6 +64,7 @@ pub fn rules(config: &Config) -> anyhow::Result<cloud::Settings> {
 pub const fn retention(config: &Config) -> cloud::Retention {
     cloud::Retention {
         events: config.retention.events,
+        jobs_at_most: config.retention.jobs,
         jobs: Duration::from_secs(config.retention.jobs_minutes.saturating_mul(60)),
         records: Duration::from_secs(config.retention.records_days.saturating_mul(86_400)),
     }
@@ -207,11 +216,16 @@ async fn accelerator(
     Ok(accel::decide(policy, &probe).await)
 }
 
+/// Who computes hashes, for logins and new passwords.
+#[must_use]
+pub fn passwords(config: &Config) -> Hashing {
+    Hashing::with_cost(config.accounts.password_cost)
+}
+
 /// For the account service.
 #[must_use]
 pub fn accounts(config: &Config) -> accounts::Settings {
     accounts::Settings {
-        bcrypt_cost: config.accounts.password_cost,
         remembered_for: Duration::from_secs(config.accounts.remembered_minutes.saturating_mul(60)),
         ..accounts::Settings::default()
     }
@@ -224,6 +238,9 @@ pub fn doors(config: &Config) -> doors::Settings {
         body_at_most: config.limits.body_kib.saturating_mul(1024),
         request_timeout: Duration::from_secs(config.limits.request_seconds),
         upload_patience: Duration::from_secs(config.limits.upload_stall_seconds),
+        requests: config.limits.requests,
+        requests_per_caller: config.limits.requests_per_user,
+        body_bytes: config.limits.bodies_mib.saturating_mul(1 << 20),
         // In user mode guests reach the host's loopback, too, and look like it.
         metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
         ..doors::Settings::default()
@@ -237,6 +254,13 @@ pub fn server(config: &Config, open_files: u64) -> doors::Limits {
     doors::Limits {
         connections,
         connections_per_address: config.limits.connections_per_address.min(connections),
+        // What is none was refused when the configuration was read.
+        trusted_proxies: config
+            .limits
+            .trusted_proxies
+            .iter()
+            .filter_map(|proxy| proxy.parse().ok())
+            .collect(),
         drain: Duration::from_secs(config.limits.drain_seconds),
         ..doors::Limits::default()
     }
@@ -277,11 +301,21 @@ fn maps(map: &str, first: u32, count: u32) -> bool {
     })
 }
 
+/// How long QEMU may take to say its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(20);
+
 /// QEMU's version, by asking it.
 async fn qemu_version(config: &Config) -> anyhow::Result<String> {
     let qemu = qemu(config)?;
-    let asked =
-        tokio::task::spawn_blocking(move || Command::new(qemu).arg("--version").output()).await?;
+    let asking = Command::new(qemu)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let asked = timeout(VERSION_LIMIT, asking).await.with_context(|| {
+        let (qemu, seconds) = (&config.machines.qemu, VERSION_LIMIT.as_secs());
+        format!("`{qemu} --version` gave no answer within {seconds} s; is it on a file system that hangs?")
+    })?;
     let output = asked.with_context(|| format!("running `{} --version`", config.machines.qemu))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text

@@ -41,6 +41,9 @@ impl Need {
 }
 
 /// Whether the test has to be skipped; prints why. Without `needs`, what a cloud with bridges and guests needs.
+///
+/// # Panics
+/// Instead of skipping, with `STRATUS_REQUIRE_ALL=1` in the environment.
 #[must_use]
 pub fn skip_unless(needs: &[Need]) -> bool {
     let usual = [
@@ -57,7 +60,13 @@ pub fn skip_unless(needs: &[Need]) -> bool {
     if missing.is_empty() {
         return false;
     }
-    println!("SKIPPED: {}", missing.join("; "));
+    let missing = missing.join("; ");
+    let required = env::var_os("STRATUS_REQUIRE_ALL").is_some_and(|value| value == "1");
+    assert!(
+        !required,
+        "STRATUS_REQUIRE_ALL=1, but this test can't run: {missing}"
+    );
+    println!("SKIPPED: {missing}");
     true
 }
 

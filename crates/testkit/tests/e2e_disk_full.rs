@@ -152,7 +152,14 @@ fn a_full_disk_is_told_and_recovered_from() {
         "{refused}"
     );
     assert!(cloud.daemon_runs(), "{}", cloud.log_tail());
-    assert_eq!(api.get("/health").status / 100, 2, "it still answers");
+    let health = api.get("/health");
+    assert_eq!(
+        health.status,
+        503,
+        "it answers, and says that it can't write: {}",
+        health.text()
+    );
+    assert_eq!(health.body["status"], "failing", "{}", health.text());
 
     disk.free();
     wait_until("writes to be possible again", LIMIT, || {
@@ -161,6 +168,9 @@ fn a_full_disk_is_told_and_recovered_from() {
             &json!({"name": "after", "publicKey": cloud.public_key()}),
         );
         (reply.status == 201).then_some(())
+    });
+    wait_until("health to say so", LIMIT, || {
+        (api.get("/health").status == 200).then_some(())
     });
     for id in accepted {
         let _ = api.get(&id).expect(200);

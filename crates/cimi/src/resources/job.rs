@@ -100,7 +100,9 @@ pub struct Job {
     pub unknown: Unknown,
 }
 resource!(Job, "Job", |job, add| {
-    if !job.state.is_final() {
+    if job.state.is_final() {
+        add("finished", "yes");
+    } else {
         add("open", job.subject());
     }
 });

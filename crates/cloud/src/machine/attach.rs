@@ -4,14 +4,19 @@
 //! Detaching only takes the wish back: the guest answers when it likes, and the host's controller releases the volume
 //! in the transaction in which it reports that the device is gone.
 
+use std::sync::Arc;
+
 use cimi::{
     Right, Timestamp,
-    resources::{AttachStage, AttachedVolume, Event, Job, JobGoal, Resource, Volume, VolumeState},
+    resources::{
+        AttachStage, AttachedVolume, Event, Job, JobGoal, Machine, Resource, Volume, VolumeState,
+    },
 };
+use documents::Cached;
 use serde_json::{Map, Value};
 
 use super::{members, request::volume_reference};
-use crate::{Cloud, CloudError, Created, Done, OpContext, Result, access, resolve, volume};
+use crate::{Cloud, CloudError, Created, Done, OpContext, Result, access, jobs, resolve, volume};
 
 impl Cloud {
     /// Attaches a volume (MachineVolume).
@@ -96,7 +101,8 @@ impl Cloud {
         }
     }
 
-    /// Takes a volume from a machine. Done when the guest has let go of it.
+    /// Takes a volume from a machine. Done when the guest has let go of it. Who may change the volume may take it from
+    /// anybody's machine: a public volume must come back to its owner.
     ///
     /// # Errors
     /// [`CloudError::NotFound`] if it isn't there, [`CloudError::Conflict`] if it was there from the start.
@@ -104,7 +110,12 @@ impl Cloud {
         loop {
             context.in_time()?;
             let now = Timestamp::now();
-            let read = self.find_machine(context, id, Right::Modify)?;
+            let read = match self.find_machine(context, id, Right::Modify) {
+                Ok(read) => read,
+                Err(error) => self
+                    .machine_with_own_volume(context, id, volume)
+                    .ok_or(error)?,
+            };
             let mut machine = read.document.0.clone();
             let missing =
                 || CloudError::not_found(format!("{}/volumes/{volume}", read.document.id));
@@ -117,6 +128,22 @@ impl Cloud {
                 return Err(CloudError::Conflict(
                     "Disk have not been hot-plugged".to_owned(),
                 ));
+            }
+            let goal = JobGoal::VolumeDetached {
+                volume: format!("Volume/{volume}"),
+            };
+            if !member.wanted
+                && let Some(job) = jobs::under_way(
+                    &self.0.documents,
+                    &read.document.id.to_string(),
+                    "delete",
+                    &goal,
+                )
+            {
+                return Ok(Done {
+                    view: None,
+                    job: Some(job),
+                });
             }
             member.wanted = false;
             let mut changes = self.0.documents.changes();
@@ -133,9 +160,6 @@ impl Cloud {
                     changes = changes.replace(&held, free);
                 }
             }
-            let goal = JobGoal::VolumeDetached {
-                volume: format!("Volume/{volume}"),
-            };
             let job = Job::accepted(
                 machine.key(),
                 "delete",
@@ -157,6 +181,22 @@ impl Cloud {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+impl Cloud {
+    /// The machine `id` if it has this volume, and the volume is the caller's to change.
+    fn machine_with_own_volume(
+        &self,
+        context: &OpContext,
+        id: &str,
+        volume: &str,
+    ) -> Option<Arc<Cached<Machine>>> {
+        let documents = &self.0.documents;
+        access::find::<Volume>(documents, context, volume, Right::Modify).ok()?;
+        let machine = documents.machines.get(id)?;
+        let has = machine.volumes.iter().any(|v| v.volume.local() == volume);
+        has.then_some(machine)
     }
 }
 

@@ -21,8 +21,8 @@ use store::Revision;
 
 use super::request::{Interface, MachineCreate, Size, Template, volume_reference};
 use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, catalogue, leases::Reserved, resolve,
-    volume,
+    Cloud, CloudError, Created, OpContext, Result, access, catalogue, leases::Reserved,
+    quota::Place, resolve, volume,
 };
 
 /// Attempts against others who take the same address or volume at the same moment.
@@ -52,6 +52,8 @@ struct Plan {
     disks: Vec<Disk>,
     interfaces: Vec<Interface>,
     new_volumes: Vec<(u64, Option<String>)>,
+    /// Of the machine and the new volumes within what the user may have.
+    _places: Vec<Place>,
 }
 
 impl Cloud {
@@ -81,7 +83,7 @@ impl Cloud {
 
     fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
         let acl = Self::acl_for(context, false)?;
-        self.within_machine_quota(context)?;
+        let mut places = vec![self.place::<Machine>(context, 1)?];
         // Before anything is read.
         let as_of = self.0.documents.revision();
         let mut request = MachineCreate::parse(body)?;
@@ -101,6 +103,7 @@ impl Cloud {
             })?;
         }
         let new_volumes = template.new_volumes(self, context)?;
+        places.push(self.place::<Volume>(context, new_volumes.len())?);
         if interfaces.len() > MOST_INTERFACES {
             return Err(CloudError::invalid(
                 "machineTemplate.networkInterfaces",
@@ -134,6 +137,7 @@ impl Cloud {
             disks,
             interfaces,
             new_volumes,
+            _places: places,
         })
     }
 
@@ -400,23 +404,6 @@ impl Cloud {
                     size.cpu, size.memory
                 ),
             ));
-        }
-        Ok(())
-    }
-
-    fn within_machine_quota(&self, context: &OpContext) -> Result<()> {
-        let limit = self.0.settings.machines_per_user;
-        let user = access::require_user(context)?;
-        let have = self
-            .0
-            .documents
-            .machines
-            .count_by_index("readers", &format!("u:{user}"));
-        if have >= limit && !context.is_admin() {
-            return Err(CloudError::Exhausted(format!(
-                "you have {have} machines, and {limit} is the most one user may have: remove some, or ask the \
-                 administrator"
-            )));
         }
         Ok(())
     }

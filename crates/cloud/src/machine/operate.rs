@@ -2,13 +2,13 @@
 
 use cimi::{
     Right, Timestamp,
-    lifecycle::{self, MachineState, Power},
+    lifecycle::{self, Desired, MachineState, Power},
     model::Changes,
     resources::{Event, Job, JobGoal, Machine, Resource},
     uri,
 };
 
-use crate::{Cloud, CloudError, Done, OpContext, Result, catalogue};
+use crate::{Cloud, CloudError, Done, OpContext, Result, catalogue, jobs};
 
 /// An operation on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,37 @@ impl Operation {
             Self::Kill => "delete",
             Self::Shutdown => "shutdown",
         }
+    }
+
+    /// The action as jobs name it.
+    fn rel(self) -> String {
+        match self {
+            Self::Kill => "delete".to_owned(),
+            other => format!("{}/{}", uri::ACTION, other.name()),
+        }
+    }
+
+    /// What a job for this waits for, if just this is wanted of the machine already.
+    const fn goal_already(self, desired: &Desired) -> Option<JobGoal> {
+        let on = matches!(desired.power, Power::On);
+        match (self, desired.deleted) {
+            (Self::Start | Self::Restart { .. }, false) if on => Some(JobGoal::MachineRuns {
+                run: desired.run,
+                restart: desired.restart,
+            }),
+            (Self::Stop { .. }, false) if !on => Some(JobGoal::MachineOff),
+            (Self::Kill, true) if !desired.graceful => Some(JobGoal::Gone),
+            (Self::Shutdown, true) if desired.graceful => Some(JobGoal::Gone),
+            _ => None,
+        }
+    }
+
+    /// Whether this doesn't wait for the guest.
+    const fn forces(self) -> bool {
+        matches!(
+            self,
+            Self::Stop { force: true } | Self::Restart { force: true }
+        )
     }
 
     /// Changes what is wanted; says what the job waits for.
@@ -152,33 +183,49 @@ impl Cloud {
             let now = Timestamp::now();
             let read = self.find_machine(context, id, Right::Modify)?;
             let mut machine = read.document.0.clone();
-            let goal = operation.apply(&mut machine, now)?;
-            machine.settle();
-            let rel = match operation {
-                Operation::Kill => "delete".to_owned(),
-                other => format!("{}/{}", uri::ACTION, other.name()),
+            let rel = operation.rel();
+            let open = operation
+                .goal_already(&machine.desired)
+                .and_then(|goal| jobs::under_way(&self.0.documents, &machine.key(), &rel, &goal));
+            let mut new_job = None;
+            let job = match open {
+                Some(job) if machine.desired.force || !operation.forces() => {
+                    return Ok(Done {
+                        view: None,
+                        job: Some(job),
+                    });
+                }
+                // The same, but without patience.
+                Some(job) => {
+                    machine.desired.force = true;
+                    job
+                }
+                None => {
+                    let goal = operation.apply(&mut machine, now)?;
+                    let acl = machine.common.acl.clone();
+                    let job = new_job.insert(Job::accepted(machine.key(), &rel, goal, acl, now));
+                    job.id.to_string()
+                }
             };
-            let job = Job::accepted(machine.key(), &rel, goal, machine.common.acl.clone(), now);
+            machine.settle();
             let event = Event::request(
                 &machine,
                 operation.name(),
                 context.user().unwrap_or_default(),
                 now,
             );
-            let changes = self
-                .0
-                .documents
-                .changes()
-                .replace(&read, machine)
-                .create(&job)
-                .create(&event);
+            let mut changes = self.0.documents.changes().replace(&read, machine);
+            if let Some(new_job) = &new_job {
+                changes = changes.create(new_job);
+            }
+            let changes = changes.create(&event);
             match changes.commit().await {
                 Ok(_) => {
                     let (name, user) = (operation.name(), context.user());
                     tracing::info!(machine = %read.id, vmid = %read.vmid, user, "machine: {name} wanted");
                     return Ok(Done {
                         view: None,
-                        job: Some(job.id.to_string()),
+                        job: Some(job),
                     });
                 }
                 Err(error) if error.is_conflict() => {}

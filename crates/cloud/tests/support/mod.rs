@@ -87,11 +87,11 @@ pub fn settings() -> Settings {
             network("public", NetworkClass::Public, 1),
             network("local", NetworkClass::Local, 2),
         ],
-        machines_per_user: 1_000,
+        per_user: cloud::PerUser::default(),
         spare_ports: 2,
         placement: scheduler::Policy::default(),
         largest_volume_gib: 100,
-        password_cost: 4,
+        passwords: accounts::Hashing::with_cost(4),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct FakeCloud {
     pub renderings: Arc<Mutex<usize>>,
     /// Bytes of an upload taken so far.
     pub uploaded: Mutex<usize>,
+    /// Rings when any of these changed.
+    pub changed: tokio::sync::Notify,
     /// Slows uploads down.
     pub upload_pause: Mutex<Duration>,
 }
@@ -60,6 +62,23 @@ impl Document for Plain {
 impl FakeCloud {
     fn told(&self, call: String) {
         self.calls.lock().push(call);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until something that is written down here is so.
+    pub async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                if holds(self) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(super::client::PATIENCE, wait)
+            .await
+            .unwrap();
     }
 
     pub fn last_call(&self) -> String {
@@ -97,7 +116,10 @@ impl FakeCloud {
             "away" => Err(CloudError::Unavailable("the database is busy".into())),
             "broken" => Err(CloudError::Internal("secret path /etc/x".into())),
             "panic" => panic!("on purpose"),
-            "slow" => std::future::pending().await,
+            "slow" => {
+                self.told("slow".to_owned());
+                std::future::pending().await
+            }
             _ => Ok(()),
         }
     }
@@ -251,6 +273,7 @@ impl CloudApi for FakeCloud {
         while let Some(bytes) = upload.content.next().await {
             let bytes = bytes.map_err(|e| CloudError::invalid("", e.to_string()))?;
             *self.uploaded.lock() += bytes.len();
+            self.changed.notify_waiters();
             let pause = *self.upload_pause.lock();
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;

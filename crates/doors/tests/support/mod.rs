@@ -7,7 +7,7 @@ pub mod fake;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use accounts::{Accounts, Settings as AccountSettings, UserSource};
+use accounts::{Accounts, Hashing, Settings as AccountSettings, UserSource};
 use cimi::{Acl, Common, Timestamp, UserId, resources::User};
 use doors::{CloudApi, Doors, Limits, Running, Server, Settings, tls};
 use rustls::pki_types::pem::PemObject;
@@ -49,11 +49,8 @@ impl UserSource for Users {
 
 /// Accounts over the two users.
 pub fn accounts() -> Arc<Accounts> {
-    let settings = AccountSettings {
-        bcrypt_cost: 4,
-        ..AccountSettings::default()
-    };
-    Arc::new(Accounts::new(Arc::new(Users::new()), settings))
+    let (users, hashing) = (Arc::new(Users::new()), Hashing::with_cost(4));
+    Arc::new(Accounts::new(users, hashing, AccountSettings::default()))
 }
 
 /// A running server on loopback.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,6 +26,17 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the cache has stopped following the store")]
 pub struct CacheStopped;
+
+/// How well the caches follow the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Following {
+    /// They show what anybody has asked for.
+    Well,
+    /// Somebody has waited for so long for changes that are in the store already.
+    Behind(Duration),
+    /// They don't, and never will again.
+    Stopped,
+}
 
 /// Names the caches of a [`CacheSet`].
 #[derive(Default)]
@@ -50,6 +62,7 @@ impl CacheSetBuilder {
         let progress = Arc::new(Progress {
             applied,
             asked: AtomicU64::new(0),
+            behind_since: Mutex::default(),
         });
         let mut follower = Follower {
             store,
@@ -101,6 +114,8 @@ struct Progress {
     applied: watch::Sender<Option<Revision>>,
     /// The newest revision anybody is known to wait for.
     asked: AtomicU64,
+    /// Since when somebody has waited for a revision that isn't there yet, and for which.
+    behind_since: Mutex<Option<(Revision, Instant)>>,
 }
 
 impl CacheSet {
@@ -114,6 +129,21 @@ impl CacheSet {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.progress.applied.borrow().unwrap_or_default()
+    }
+
+    /// How well the caches follow the store.
+    #[must_use]
+    pub fn following(&self) -> Following {
+        // One lock after the other, each for the moment.
+        let applied = *self.progress.applied.borrow();
+        let behind = *self.progress.behind_since.lock();
+        match (applied, behind) {
+            (None, _) => Following::Stopped,
+            (Some(applied), Some((asked, since))) if applied < asked => {
+                Following::Behind(since.elapsed())
+            }
+            (Some(_), _) => Following::Well,
+        }
     }
 
     /// Wait until all caches show at least `revision`: after a commit, its caller then reads what it wrote.
@@ -130,6 +160,10 @@ impl CacheSet {
             return Ok(());
         }
         self.progress.asked.fetch_max(revision.0, Ordering::Relaxed);
+        self.progress
+            .behind_since
+            .lock()
+            .get_or_insert_with(|| (revision, Instant::now()));
         let mut applied = self.progress.applied.subscribe();
         let reached = applied
             .wait_for(|applied| applied.is_none_or(|applied| applied >= revision))
@@ -154,6 +188,9 @@ impl Progress {
             .load(Ordering::Relaxed)
             .saturating_sub(revision.0);
         metrics::gauge!("store_cache_revision_lag").set(lag as f64);
+        self.behind_since
+            .lock()
+            .take_if(|(asked, _)| *asked <= revision);
         // Never backward, and never alive again once stopped.
         self.applied.send_if_modified(|applied| match applied {
             Some(before) if *before < revision => {

@@ -6,7 +6,8 @@
 //! - `entries`: key → its current version.
 //! - `superseded`: versions nobody sees as current any more, by the revision that ended them: what compaction deletes.
 //! - `leases`: lease → its time to live.
-//! - `meta`: numbers: `schema_version`, `revision` (the newest), `compacted` (the oldest a watch may begin with).
+//! - `meta`: numbers: `schema_version`, `revision` (the newest), `compacted` (the oldest a watch may begin with); for a
+//!   moment after a failure `probe`, which means nothing.
 
 use std::path::Path;
 

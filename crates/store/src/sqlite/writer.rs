@@ -20,7 +20,7 @@ use super::lock::DatabaseLock;
 use super::readers::revision;
 use super::schema::{meta, set_meta};
 use super::session::{Answer, Session};
-use super::{SqliteOptions, failure};
+use super::{SqliteOptions, Trouble, failure};
 use crate::{LeaseId, StoreError};
 
 /// Jobs that may wait before callers have to.
@@ -29,8 +29,8 @@ pub(super) const QUEUE: usize = 1024;
 const MAX_BATCH: usize = 256;
 /// Superseded rows deleted with one commit.
 const SWEEP_ROWS: usize = 512;
-/// How long cleaning up rests after a failure (full disk).
-const SWEEP_RETRY: Duration = Duration::from_secs(5);
+/// How long cleaning up rests after a failure (full disk), and how often it is tried then whether writes are possible.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Something to do in the next SQLite transaction.
 pub(super) trait Job: Send {
@@ -105,6 +105,10 @@ pub(super) struct Writer {
     /// There are rows that nobody may see any more.
     unswept: bool,
     sweep_after: Option<Instant>,
+    /// Why the last write failed, for those who ask how well the store is.
+    pub(super) trouble: Trouble,
+    /// When to look whether it still would.
+    probe_at: Option<Instant>,
     /// Held as long as anything can write.
     _lock: DatabaseLock,
 }
@@ -142,6 +146,8 @@ impl Writer {
             compacted,
             unswept,
             sweep_after,
+            trouble: Trouble::default(),
+            probe_at: None,
             _lock: lock,
         })
     }
@@ -181,6 +187,9 @@ impl Writer {
                     .map(|lease| Box::new(Expiry(lease)) as Box<dyn Job>),
             );
             self.perform(std::mem::take(&mut batch));
+            if self.probe_at.is_some_and(|at| at <= Instant::now()) {
+                self.probe();
+            }
         }
         self.feed.close();
         // Leaves one file behind instead of three. If it fails, the next start reads the write-ahead log.
@@ -197,7 +206,10 @@ impl Writer {
         let sweep = self
             .unswept
             .then(|| self.sweep_after.unwrap_or_else(Instant::now));
-        [self.leases.next_due(), sweep].into_iter().flatten().min()
+        [self.leases.next_due(), sweep, self.probe_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn perform(&mut self, mut jobs: Vec<Box<dyn Job>>) {
@@ -224,6 +236,35 @@ impl Writer {
         }
     }
 
+    /// Remembers that a write failed. One that is smaller may succeed after it, so that alone says nothing.
+    fn failed(&mut self, error: &StoreError) {
+        *self.trouble.lock() = Some(error.clone());
+        self.probe_at = Some(Instant::now() + RETRY);
+    }
+
+    /// After a failure: writes something of some size, to see whether that is possible again, and takes it back.
+    fn probe(&mut self) {
+        let tried = self
+            .connection
+            .execute(
+                "INSERT OR REPLACE INTO meta VALUES ('probe', zeroblob(65536))",
+                [],
+            )
+            .and_then(|_| {
+                self.connection
+                    .execute("DELETE FROM meta WHERE name = 'probe'", [])
+            });
+        match tried {
+            Ok(_) => {
+                self.probe_at = None;
+                if self.trouble.lock().take().is_some() {
+                    tracing::info!(path = %self.path.display(), "the store can write again");
+                }
+            }
+            Err(error) => self.failed(&failure(&self.path, "probing", error)),
+        }
+    }
+
     /// One SQLite transaction. Afterwards either all jobs are durable and the watches know, or nothing happened.
     fn make_durable(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
         let began = Instant::now();
@@ -235,8 +276,10 @@ impl Writer {
             {
                 tracing::error!(path = %self.path.display(), %error, "could not roll back");
             }
-            self.sweep_after = Some(Instant::now() + SWEEP_RETRY);
-            return Err(failure(&self.path, "writing", error));
+            self.sweep_after = Some(Instant::now() + RETRY);
+            let error = failure(&self.path, "writing", error);
+            self.failed(&error);
+            return Err(error);
         }
         metrics::histogram!("store_sync_seconds").record(began.elapsed().as_secs_f64());
         Ok(())

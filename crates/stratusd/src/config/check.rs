@@ -105,6 +105,12 @@ impl Config {
                 "limits.connections_per_address",
                 self.limits.connections_per_address as u64,
             ),
+            ("limits.requests", self.limits.requests as u64),
+            (
+                "limits.requests_per_user",
+                self.limits.requests_per_user as u64,
+            ),
+            ("limits.bodies_mib", self.limits.bodies_mib as u64),
             ("images.imports", self.images.imports as u64),
             (
                 "images.imports_per_user",
@@ -119,6 +125,11 @@ impl Config {
         ] {
             if value == 0 {
                 return wrong(key, "is 0; write at least 1".to_owned());
+            }
+        }
+        for proxy in &self.limits.trusted_proxies {
+            if let Err(error) = proxy.parse::<doors::TrustedProxy>() {
+                return wrong("limits.trusted_proxies", format!("is wrong: {error}"));
             }
         }
         if let Some(text) = self

@@ -93,6 +93,10 @@ mod tests {
             ("[network]\ndefault = 'x'", "network.default"),
             ("[limits]\nbody_kib = 0", "limits.body_kib"),
             (
+                "[limits]\ntrusted_proxies = ['here']",
+                "limits.trusted_proxies",
+            ),
+            (
                 "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/31'\ndomain='a'\nnat=true",
                 "networks.a.subnet",
             ),

@@ -143,11 +143,15 @@ pub fn rules() -> cloud::Settings {
             mtu: None,
             forwarded: false,
         }],
-        machines_per_user: 100_000,
+        per_user: cloud::PerUser {
+            machines: 100_000,
+            volumes: 100_000,
+            ..cloud::PerUser::default()
+        },
         spare_ports: 8,
         placement: Policy::default(),
         largest_volume_gib: 10,
-        password_cost: 4,
+        passwords: accounts::Hashing::with_cost(4),
     }
 }
 

@@ -1,0 +1,162 @@
+//! The rules over a real database, without hosts: machines stay where the rules put them.
+
+#![allow(dead_code, clippy::unwrap_used, missing_docs)]
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use accounts::{Hashing, Identity};
+use cimi::{model::Kind, resources::NetworkClass};
+use cloud::{
+    Caller, Cloud, Created, Done, MachineType, NetworkSettings, NoServices, OpContext, PerUser,
+    Result, Settings,
+};
+use documents::Documents;
+use serde_json::{Map, Value, json};
+use store::{SqliteOptions, SqliteStore};
+
+pub struct World {
+    pub cloud: Cloud,
+    pub documents: Documents,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(PerUser::default(), SqliteOptions::default()).await
+    }
+
+    pub async fn with(per_user: PerUser, options: SqliteOptions) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open_with(folder.path().join("db"), options).unwrap();
+        let documents = Documents::open(Arc::new(store)).await.unwrap();
+        let services = Arc::new(NoServices);
+        let cloud = Cloud::open(
+            documents.clone(),
+            settings(per_user),
+            services.clone(),
+            services,
+        )
+        .await
+        .unwrap();
+        Self {
+            cloud,
+            documents,
+            folder,
+        }
+    }
+
+    pub async fn create(&self, who: &OpContext, kind: Kind, body: Value) -> Result<Created> {
+        self.cloud.create(who, kind, object(body)).await
+    }
+
+    /// A volume; its id after the slash.
+    pub async fn volume(&self, who: &OpContext) -> String {
+        let body = json!({"volumeTemplate": {"volumeConfig": {"capacity": 1000}}});
+        local(&self.create(who, Kind::Volume, body).await.unwrap())
+    }
+
+    /// A machine of an image that is still to be sent; its id after the slash.
+    pub async fn machine(&self, who: &OpContext) -> String {
+        let image = self.image(who).await;
+        let body =
+            json!({"machineTemplate": {"machineImage": {"href": format!("MachineImage/{image}")}}});
+        local(&self.create(who, Kind::Machine, body).await.unwrap())
+    }
+
+    pub async fn image(&self, who: &OpContext) -> String {
+        let body = json!({"imageLocation": "upload:"});
+        local(&self.create(who, Kind::MachineImage, body).await.unwrap())
+    }
+
+    pub async fn act(
+        &self,
+        who: &OpContext,
+        machine: &str,
+        action: &str,
+        force: bool,
+    ) -> Result<Done> {
+        let body = object(json!({"force": force}));
+        self.cloud
+            .act(who, Kind::Machine, machine, action, &body)
+            .await
+    }
+
+    pub async fn edit(
+        &self,
+        who: &OpContext,
+        kind: Kind,
+        id: &str,
+        changes: Value,
+    ) -> Result<Done> {
+        let changes = object(changes)
+            .into_iter()
+            .map(|(name, value)| (name, (!value.is_null()).then_some(value)))
+            .collect();
+        self.cloud.edit(who, kind, id, changes).await
+    }
+
+    /// A user with the password `correct horse`.
+    pub async fn user(&self, name: &str, roles: &[&str]) {
+        let body = json!({"username": name, "password": "correct horse", "roles": roles});
+        self.create(&admin(), Kind::User, body).await.unwrap();
+    }
+}
+
+fn settings(per_user: PerUser) -> Settings {
+    Settings {
+        machine_types: vec![MachineType {
+            name: "m1.tiny".into(),
+            cpus: 1,
+            memory_mib: 64,
+            swap_mib: 0,
+        }],
+        default_machine_type: "m1.tiny".into(),
+        default_network: "local".into(),
+        networks: vec![NetworkSettings {
+            name: "local".into(),
+            class: NetworkClass::Local,
+            subnet: "10.99.0.0/16".into(),
+            gateway: [10, 99, 0, 1].into(),
+            first: [10, 99, 0, 10].into(),
+            last: [10, 99, 250, 250].into(),
+            domain: "test.internal".into(),
+            name_servers: Vec::new(),
+            nat: true,
+            forwarded: false,
+            mtu: None,
+        }],
+        per_user,
+        spare_ports: 8,
+        placement: scheduler::Policy::default(),
+        largest_volume_gib: 10,
+        passwords: Hashing::with_cost(4),
+    }
+}
+
+/// Somebody, from an address.
+pub fn user(name: &str) -> OpContext {
+    caller(name, &[])
+}
+
+pub fn admin() -> OpContext {
+    caller("root", &["::ADMIN"])
+}
+
+fn caller(name: &str, roles: &[&str]) -> OpContext {
+    let identity = Identity {
+        user: name.into(),
+        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+    };
+    let caller = Caller::User(Arc::new(identity));
+    let mut context = OpContext::new(caller, "test".into(), Duration::from_secs(60));
+    context.peer = Some(IpAddr::from([192, 0, 2, 1]));
+    context
+}
+
+pub fn object(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+pub fn local(created: &Created) -> String {
+    created.view.id.split_once('/').unwrap().1.to_owned()
+}

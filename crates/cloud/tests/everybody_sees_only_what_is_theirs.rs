@@ -1,0 +1,114 @@
+//! What is refused must not tell what others have.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
+mod bare_cloud;
+
+use bare_cloud::{World, admin, user};
+use cimi::{model::Kind, query::Query};
+use cloud::CloudError;
+use serde_json::json;
+
+#[tokio::test]
+async fn what_one_may_not_see_looks_like_what_isn_t_there() {
+    let world = World::start().await;
+    world.user("bob", &[]).await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let machine = world.machine(&bob).await;
+    let number = world.documents.machines.get(&machine).unwrap().vmid;
+    let said = |kind, id: &str| world.cloud.get(&alice, kind, id).unwrap_err().to_string();
+    for (kind, there, not_there) in [
+        (Kind::Machine, number.to_string(), "4711".to_owned()),
+        (
+            Kind::Machine,
+            machine.clone(),
+            machine.replace(|c: char| c.is_ascii_digit(), "7"),
+        ),
+        (Kind::User, "bob".to_owned(), "carol".to_owned()),
+    ] {
+        let (a, b) = (said(kind, &there), said(kind, &not_there));
+        assert_eq!(a.replace(&there, "ID"), b.replace(&not_there, "ID"));
+        assert!(!a.replace(&there, "ID").contains("bob"), "{a}");
+    }
+    let refused = world.act(&alice, &number.to_string(), "stop", true).await;
+    assert!(
+        matches!(refused, Err(CloudError::NotFound { .. })),
+        "{refused:?}"
+    );
+    // Who may see it is told why it can't be changed.
+    let rules = json!({"acl": {"owner": {"principal": "bob", "type": "USER"},
+        "rules": [{"principal": "alice", "type": "USER", "right": "VIEW"}]}});
+    world
+        .edit(&bob, Kind::Machine, &machine, rules)
+        .await
+        .unwrap();
+    let refused = world.act(&alice, &machine, "stop", true).await;
+    assert!(
+        matches!(refused, Err(CloudError::Forbidden(_))),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn hosts_and_the_records_of_what_was_done_are_the_administrators() {
+    let world = World::start().await;
+    let alice = user("alice");
+    world.volume(&alice).await;
+    let hosts = world.cloud.list(&alice, Kind::Host, &Query::default());
+    assert!(matches!(hosts, Err(CloudError::Forbidden(_))), "{hosts:?}");
+    assert!(
+        world
+            .cloud
+            .list(&admin(), Kind::Host, &Query::default())
+            .is_ok()
+    );
+    let event = world.documents.events.all().pop().unwrap();
+    let removed = world.cloud.delete(&alice, Kind::Event, event.id()).await;
+    assert!(
+        matches!(removed, Err(CloudError::Forbidden(_))),
+        "{removed:?}"
+    );
+    world
+        .cloud
+        .delete(&admin(), Kind::Event, event.id())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_owner_of_a_public_volume_takes_it_back() {
+    let world = World::start().await;
+    let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));
+    let volume = world.volume(&alice).await;
+    let public = json!({"visibility": "PUBLIC"});
+    world
+        .edit(&alice, Kind::Volume, &volume, public)
+        .await
+        .unwrap();
+    let machine = world.machine(&bob).await;
+    let body = bare_cloud::object(json!({"volume": {"href": format!("Volume/{volume}")}}));
+    world
+        .cloud
+        .attach_volume(&bob, &machine, body)
+        .await
+        .unwrap();
+    let refused = world.cloud.detach_volume(&carol, &machine, &volume).await;
+    assert!(
+        matches!(refused, Err(CloudError::NotFound { .. })),
+        "{refused:?}"
+    );
+    world
+        .cloud
+        .detach_volume(&alice, &machine, &volume)
+        .await
+        .unwrap();
+    assert!(
+        world
+            .documents
+            .volumes
+            .get(&volume)
+            .unwrap()
+            .attachment
+            .is_none()
+    );
+}

@@ -1,0 +1,51 @@
+//! Health: what makes the cloud unable to work is said in a word.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
+mod bare_cloud;
+
+use bare_cloud::{World, user};
+use cimi::model::Kind;
+use cloud::{CloudError, HealthStatus, PerUser};
+use serde_json::json;
+use store::SqliteOptions;
+
+#[tokio::test]
+async fn a_full_database_and_caches_that_stopped_are_failures() {
+    let small = SqliteOptions {
+        max_bytes: Some(600 * 1024),
+        ..SqliteOptions::default()
+    };
+    let world = World::with(PerUser::default(), small).await;
+    // There is no host, so it isn't perfect.
+    assert_eq!(world.cloud.health().status, HealthStatus::Degraded);
+    let alice = user("alice");
+    let document = json!({"name": "x".repeat(20_000), "capacity": 1000});
+    let refused = loop {
+        let made = world
+            .create(&alice, Kind::VolumeConfiguration, document.clone())
+            .await;
+        if let Err(error) = made {
+            break error;
+        }
+    };
+    let CloudError::Exhausted(text) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(text.contains("space") && !text.contains('/'), "{text}");
+    let health = world.cloud.health();
+    assert_eq!(health.status, HealthStatus::Failing);
+    let database = health.checks.iter().find(|check| check.name == "database");
+    assert!(!database.unwrap().ok);
+
+    let world = World::start().await;
+    world.documents.store().close().await;
+    let written = world
+        .create(&alice, Kind::VolumeConfiguration, document)
+        .await;
+    assert!(
+        matches!(written, Err(CloudError::Unavailable(_))),
+        "{written:?}"
+    );
+    assert_eq!(world.cloud.health().status, HealthStatus::Failing);
+}

@@ -1,0 +1,95 @@
+//! Users: who may be removed, and that somebody can always mend the cloud.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
+mod bare_cloud;
+
+use bare_cloud::{World, admin, user};
+use cimi::{
+    model::Kind,
+    resources::{Event, Job},
+};
+use cloud::CloudError;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_user_who_owns_anything_stays_and_the_next_of_that_name_owns_nothing() {
+    let world = World::start().await;
+    world.user("bob", &[]).await;
+    let bob = user("bob");
+    let template = world
+        .create(
+            &bob,
+            Kind::VolumeTemplate,
+            json!({"volumeConfig": {"capacity": 1000}}),
+        )
+        .await
+        .unwrap();
+    let template = bare_cloud::local(&template);
+    world.image(&bob).await;
+    let refused = world.cloud.delete_user(&admin(), "bob").await;
+    let Err(CloudError::Conflict(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        text.contains("1 of MachineImage") && text.contains("1 of VolumeTemplate"),
+        "{text}"
+    );
+
+    world
+        .cloud
+        .delete(&bob, Kind::VolumeTemplate, &template)
+        .await
+        .unwrap();
+    for image in world.documents.images.all() {
+        world
+            .documents
+            .changes()
+            .remove(&image)
+            .commit()
+            .await
+            .unwrap();
+    }
+    assert!(world.documents.count_owned::<Event>("bob") > 0);
+    world.cloud.delete_user(&admin(), "bob").await.unwrap();
+    assert!(world.documents.users.get("bob").is_none());
+    let left = (
+        world.documents.count_owned::<Event>("bob"),
+        world.documents.count_owned::<Job>("bob"),
+    );
+    assert_eq!(left, (0, 0), "a new Bob would see them");
+    // The name can be used again.
+    world.user("bob", &[]).await;
+    world.volume(&bob).await;
+}
+
+#[tokio::test]
+async fn the_last_administrator_who_can_log_in_stays() {
+    let world = World::start().await;
+    world.user("one", &["::ADMIN"]).await;
+    for change in [json!({"enabled": false}), json!({"roles": []})] {
+        let refused = world.edit(&admin(), Kind::User, "one", change).await;
+        assert!(
+            matches!(&refused, Err(CloudError::Conflict(text)) if text.contains("last administrator")),
+            "{refused:?}"
+        );
+    }
+    let refused = world.cloud.delete_user(&admin(), "one").await;
+    assert!(
+        matches!(refused, Err(CloudError::Conflict(_))),
+        "{refused:?}"
+    );
+
+    // Of two, each may go, but not both at once.
+    world.user("two", &["::ADMIN"]).await;
+    let who = admin();
+    let (a, b) = tokio::join!(
+        world.edit(&who, Kind::User, "one", json!({"enabled": false})),
+        world.edit(&who, Kind::User, "two", json!({"enabled": false})),
+    );
+    assert_eq!(
+        [a.is_ok(), b.is_ok()].iter().filter(|ok| **ok).count(),
+        1,
+        "{a:?} {b:?}"
+    );
+}
