@@ -1,10 +1,12 @@
 # Stratus. `make help` lists what there is to do; each line of help stands beside its target.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help cloud cloud-down cloud-purge test lint bench docs appliance-tiny appliance-debian doctor install-needed
+.PHONY: help cloud cloud-down cloud-purge test test-faults test-debian lint bench docs install appliance-tiny appliance-debian doctor install-needed
 
 # Built appliances; the daemon's state is in .stratus, caches are in .cache.
 APPLIANCES := .cache/appliances
+PREFIX := /usr/local
+DESTDIR :=
 # --refresh: build appliances from the archive's newest packages.
 REFRESH :=
 
@@ -23,6 +25,12 @@ cloud-purge: ## cloud-down, and delete the cloud's data (.stratus)
 test: ## lints, unit, property and end-to-end tests with real QEMU
 	@packaging/test
 
+test-faults: ## the daemon killed 1000 times under load (STRATUS_FAULT_ROUNDS for another number)
+	@packaging/test faults
+
+test-debian: ## the Debian appliance in a cloud, with cloud-init (minutes, root)
+	@packaging/test debian
+
 lint: ## formatting, clippy, shellcheck
 	@packaging/test lint
 
@@ -32,6 +40,9 @@ bench: appliance-tiny ## benchmarks, side by side with a bare QEMU script
 
 docs: ## documentation of the crates, in target/doc
 	cargo doc --workspace --no-deps
+
+install: ## programs, manual pages, completions into PREFIX (/usr/local), below DESTDIR
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/install
 
 appliance-tiny: ## the tiny appliance: 19 MB, SSH in seconds
 	@packaging/install-needed tiny

@@ -156,6 +156,8 @@ pub struct Check {
     pub ok: bool,
     /// What was seen; for administrators only.
     pub detail: String,
+    /// Whether no machine can start while it isn't well.
+    pub vital: bool,
 }
 
 /// How well the cloud is.

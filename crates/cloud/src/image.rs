@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, Upload, View, access,
     catalogue::{self, Public, object},
-    cloud::{set_public, visibility},
+    cloud::{is_public, set_public, visibility},
     jobs, resolve,
 };
 
@@ -69,9 +69,9 @@ impl Cloud {
             Some(given) => serde_json::from_value(given.clone())
                 .map_err(|error| CloudError::invalid("expected", error.to_string()))?,
         };
+        let public = body.get("visibility").and_then(Value::as_str) == Some("PUBLIC");
         if let Some(identifier) = &expected.identifier
-            && let Some(image) = self.image_with(context, identifier, Right::View)
-            && image.state == ImageState::Available
+            && let Some(image) = self.image_there(context, identifier, public).await?
         {
             let view = catalogue::view(documents, context, image);
             return Ok(Created {
@@ -82,7 +82,6 @@ impl Cloud {
         }
         let _place = self.place::<Image>(context, 1)?;
         let now = Timestamp::now();
-        let public = body.get("visibility").and_then(Value::as_str) == Some("PUBLIC");
         let file = |name: &str| self.boot_file(context, &body, name);
         let mut image = Image {
             id: ImageId::generate(),
@@ -156,6 +155,45 @@ impl Cloud {
             job: Some(job.id.to_string()),
             existed: false,
         })
+    }
+
+    /// A usable image of this content that the caller may see, public if that is wanted: one of the caller's own becomes
+    /// so. None if only others could make theirs public.
+    async fn image_there(
+        &self,
+        context: &OpContext,
+        identifier: &str,
+        public: bool,
+    ) -> Result<Option<Arc<Cached<Image>>>> {
+        let documents = &self.0.documents;
+        let right_on = |image: &Image| context.right_on(&image.common.acl);
+        let mut images = documents.images.by_index("identifier", identifier);
+        images.retain(|image| {
+            image.state == ImageState::Available
+                && !image.desired.deleted
+                && right_on(image) >= Some(Right::View)
+        });
+        images.sort_by_key(|image| (is_public(&image.common.acl), image.id.clone()));
+        let Some(best) = images.last() else {
+            return Ok(None);
+        };
+        if !public || is_public(&best.common.acl) {
+            return Ok(images.pop());
+        }
+        let own = images
+            .iter()
+            .rfind(|image| right_on(image) >= Some(Right::Modify));
+        let Some(own) = own else {
+            return Ok(None);
+        };
+        let shown = documents
+            .update::<Image, CloudError>(own.id.local(), |image| {
+                set_public(&mut image.common.acl, true);
+                Ok(true)
+            })
+            .await?;
+        tracing::info!(image = %shown.id, owner = context.user(), "image is public now");
+        Ok(Some(shown))
     }
 
     /// The image that `kernel` or `initrd` refers to.

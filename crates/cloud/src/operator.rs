@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use cimi::{
     MachineId, Right, Timestamp,
-    resources::{ImageState, VolumeState},
+    resources::{EventSeverity, ImageState, VolumeState},
 };
 use documents::Documents;
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ fn database(documents: &Documents) -> Check {
         name: "database".into(),
         ok: trouble.is_none(),
         detail: trouble.map_or_else(|| "the last write succeeded".to_owned(), |e| e.to_string()),
+        vital: true,
     }
 }
 
@@ -45,6 +46,7 @@ fn caches(documents: &Documents) -> Check {
         name: "reads".into(),
         ok,
         detail,
+        vital: true,
     }
 }
 
@@ -69,15 +71,14 @@ impl Cloud {
     #[must_use]
     pub fn health(&self) -> Health {
         let documents = &self.0.documents;
-        // Without these two nothing works.
         let mut checks = vec![database(documents), caches(documents)];
-        let fails = checks.iter().any(|check| !check.ok);
         checks.extend(self.0.hosts.checks());
         let hosts = documents.hosts.len();
         checks.push(Check {
             name: "hosts".into(),
             ok: hosts > 0,
             detail: format!("{hosts} known"),
+            vital: true,
         });
         let unreadable = documents.machines.unreadable()
             + documents.volumes.unreadable()
@@ -90,24 +91,25 @@ impl Cloud {
             name: "documents".into(),
             ok: unreadable == 0,
             detail,
+            vital: false,
         });
-        for host in documents.hosts.all() {
+        let hosts = documents.hosts.all();
+        // A host in trouble starts nothing.
+        let all_in_trouble = hosts.iter().all(|host| !host.troubles.is_empty());
+        for host in hosts {
             for trouble in &host.troubles {
                 checks.push(Check {
                     name: "host".into(),
                     ok: false,
                     detail: trouble.clone(),
+                    vital: all_in_trouble,
                 });
             }
         }
-        let status = if fails {
-            HealthStatus::Failing
-        } else if checks.iter().all(|check| check.ok) {
-            HealthStatus::Ok
-        } else {
-            HealthStatus::Degraded
-        };
-        Health { status, checks }
+        Health {
+            status: status_of(&checks),
+            checks,
+        }
     }
 
     /// One screen: is my cloud well?
@@ -193,7 +195,7 @@ impl Cloud {
         let documents = &self.0.documents;
         let mut findings = Vec::new();
         let mut found = |kind: &str, what: String, detail: String, repair: &str| {
-            let finding = json!({"kind": kind, "what": what, "detail": detail, "repair": repair, "severity": "error"});
+            let finding = json!({"kind": kind, "what": what, "detail": detail, "repair": repair, "severity": EventSeverity::High});
             findings.push(finding);
         };
         for address in documents.addresses.all() {
@@ -258,5 +260,39 @@ impl Cloud {
             }
         }
         findings
+    }
+}
+
+fn status_of(checks: &[Check]) -> HealthStatus {
+    let of = |check: &Check| match check {
+        Check { ok: true, .. } => HealthStatus::Ok,
+        Check { vital: false, .. } => HealthStatus::Degraded,
+        Check { vital: true, .. } => HealthStatus::Failing,
+    };
+    checks.iter().map(of).max().unwrap_or(HealthStatus::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cloud_that_can_start_nothing_is_failing() {
+        let check = |ok, vital| Check {
+            name: "it".into(),
+            ok,
+            detail: String::new(),
+            vital,
+        };
+        assert_eq!(status_of(&[]), HealthStatus::Ok);
+        let well = check(true, true);
+        assert_eq!(
+            status_of(&[well.clone(), check(true, false)]),
+            HealthStatus::Ok
+        );
+        let degraded = [well.clone(), check(false, false)];
+        assert_eq!(status_of(&degraded), HealthStatus::Degraded);
+        let failing = [check(false, true), well, check(false, false)];
+        assert_eq!(status_of(&failing), HealthStatus::Failing);
     }
 }

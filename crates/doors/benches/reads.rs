@@ -200,7 +200,8 @@ fn main() {
         "one server core, {CONNECTIONS} connections, TLS 1.3, body of {} bytes",
         body.len()
     );
-    let tls = doors::tls::server_config(&world.files()).unwrap();
+    let certificate = doors::tls::Certificate::read(&world.files()).unwrap();
+    let tls = doors::tls::server_config(certificate.into()).unwrap();
     let axum = server.block_on(bare_axum(body.leak(), tls));
 
     let mut best: [f64; 2] = [0.0; 2];

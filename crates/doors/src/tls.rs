@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use parking_lot::RwLock;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
@@ -21,6 +22,8 @@ use rustls::{
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
 };
 
 /// A certificate that can't be read, made or used.
@@ -264,18 +267,55 @@ fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     })
 }
 
-/// What the server needs to speak TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1. Blocks.
+/// The certificate that clients are shown; it can be read anew while the server runs.
+#[derive(Debug)]
+pub struct Certificate(RwLock<Arc<CertifiedKey>>);
+
+impl Certificate {
+    /// Reads it, and its key. Blocks.
+    ///
+    /// # Errors
+    /// If the files can't be read, or don't fit each other.
+    pub fn read(files: &CertificateFiles) -> Result<Self, TlsError> {
+        Ok(Self(RwLock::new(Arc::new(read_pair(files)?))))
+    }
+
+    /// Reads it anew, for connections from now on. Blocks.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); then nothing changes.
+    pub fn renew(&self, files: &CertificateFiles) -> Result<(), TlsError> {
+        let pair = Arc::new(read_pair(files)?);
+        *self.0.write() = pair;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read()))
+    }
+}
+
+fn read_pair(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
+    let (chain, key) = (read_chain(&files.certificate)?, read_key(&files.key)?);
+    Ok(CertifiedKey::from_der(
+        chain,
+        key,
+        &ring::default_provider(),
+    )?)
+}
+
+/// What the server needs to speak TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
 ///
 /// # Errors
-/// If the files can't be read, or don't fit each other.
-pub fn server_config(files: &CertificateFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = read_chain(&files.certificate)?;
-    let key = read_key(&files.key)?;
+/// If this program's cryptography lacks something.
+pub fn server_config(certificate: Arc<Certificate>) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -297,11 +337,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_certificate_is_renewed_while_it_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = |name: &str| {
+            let names = [format!("{name}.example")];
+            ensure_self_signed(&folder.path().join(name), &names).unwrap()
+        };
+        let (first, second) = (files("first"), files("second"));
+        let certificate = Certificate::read(&first).unwrap();
+        let shown = || certificate.0.read().cert.clone();
+        let before = shown();
+        certificate.renew(&second).unwrap();
+        assert_ne!(shown(), before);
+        let mixed = CertificateFiles {
+            key: second.key,
+            ..first
+        };
+        certificate.renew(&mixed).unwrap_err();
+        assert_ne!(shown(), before, "what can't be used changes nothing");
+    }
+
+    #[test]
     fn a_certificate_is_made_once_and_again_for_another_name() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("tls");
         let files = ensure_self_signed(&folder, &["cloud.example".into()]).unwrap();
-        server_config(&files).unwrap();
+        Certificate::read(&files).unwrap();
         let mode = |file: &Path| fs::metadata(file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&files.key), 0o600);
         assert_eq!(mode(&folder.join("ca.key")), 0o600);
@@ -315,7 +376,7 @@ mod tests {
         ensure_self_signed(&folder, &["other.example".into(), "192.0.2.7".into()]).unwrap();
         assert_ne!(fs::read(&files.certificate).unwrap(), first);
         assert_eq!(fs::read(folder.join("ca.crt")).unwrap(), authority);
-        server_config(&files).unwrap();
+        Certificate::read(&files).unwrap();
     }
 
     #[test]
@@ -345,7 +406,7 @@ mod tests {
             key: folder.path().join("missing.key"),
             authority: None,
         };
-        let error = server_config(&files).unwrap_err().to_string();
+        let error = Certificate::read(&files).unwrap_err().to_string();
         assert!(
             error.contains("x.crt") && error.contains("certificate"),
             "{error}"

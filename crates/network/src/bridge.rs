@@ -39,8 +39,6 @@ pub struct BridgeState {
     pub index: u32,
     /// Whether it was made just now. What was bound to an earlier one of that name (dnsmasq, taps) must be renewed.
     pub created: bool,
-    /// Whether IPv4 forwarding had to be switched on. It stays on: others may have come to rely on it.
-    pub switched_forwarding_on: bool,
 }
 
 /// Makes the bridge be there, as described, up and without spanning tree (which would hold packets back for 15 s).
@@ -82,12 +80,43 @@ pub async fn ensure(links: &Links, spec: &BridgeSpec) -> Result<BridgeState> {
     )
     .await?;
     ensure_address(links, spec, link.index).await?;
-    let switched_forwarding_on = ensure_forwarding().await?;
     Ok(BridgeState {
         index: link.index,
         created,
-        switched_forwarding_on,
     })
+}
+
+/// Makes sure that no other cloud on this host has the same addresses: the kernel would send packets to either bridge.
+///
+/// # Errors
+/// [`NetworkError::SubnetTaken`] names both.
+pub async fn ensure_alone(links: &Links, spec: &BridgeSpec) -> Result<()> {
+    let listing = links.handle.address().get().execute();
+    let all: Vec<AddressMessage> = within("listing addresses", listing.try_collect()).await?;
+    for other in links.bridges_of_stratus().await? {
+        if other.name == spec.name.as_str() {
+            continue;
+        }
+        let addresses = all.iter().filter(|m| m.header.index == other.index);
+        for message in addresses {
+            for attribute in &message.attributes {
+                let AddressAttribute::Local(IpAddr::V4(theirs)) = attribute else {
+                    continue;
+                };
+                let bits = message.header.prefix_len.min(spec.network.prefix_len());
+                let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+                if (theirs.to_bits() ^ spec.gateway.to_bits()) & mask == 0 {
+                    return Err(NetworkError::SubnetTaken {
+                        network: spec.network.to_string(),
+                        bridge: spec.name.to_string(),
+                        other: other.name.clone(),
+                        theirs: format!("{theirs}/{}", message.header.prefix_len),
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Exactly our address on the bridge: one of an earlier configuration would answer for a network that is no more.
@@ -131,22 +160,6 @@ async fn ensure_address(links: &Links, spec: &BridgeSpec, index: u32) -> Result<
         .await?;
     }
     Ok(())
-}
-
-async fn ensure_forwarding() -> Result<bool> {
-    // Answered for the network namespace of the thread that opens it, as the sockets above.
-    let path = PathBuf::from("/proc/sys/net/ipv4/ip_forward");
-    let now = tokio::fs::read_to_string(&path)
-        .await
-        .map_err(NetworkError::file(&path))?;
-    if now.trim() == "1" {
-        return Ok(false);
-    }
-    tokio::fs::write(&path, "1")
-        .await
-        .map_err(NetworkError::file(&path))?;
-    tracing::info!("IPv4 forwarding was off and is now on (net.ipv4.ip_forward)");
-    Ok(true)
 }
 
 fn conf(family: &str, name: &InterfaceName, key: &str) -> PathBuf {

@@ -16,6 +16,7 @@ use crate::dnsmasq::{DhcpHealth, Dnsmasq};
 use crate::dnsmasq_files::{DnsmasqConfig, Lease, Upstream};
 use crate::error::{NetworkError, Result};
 use crate::firewall::Firewall;
+use crate::forwarding::Forwarding;
 use crate::host::{Attachment, Audit, PlugRequest, Plugged, Ready, Reconciled};
 use crate::links::Links;
 use crate::name::{Domain, InstanceTag, InterfaceName, NicTag};
@@ -29,8 +30,8 @@ use crate::tap;
 pub struct BridgedConfig {
     /// Keeps several clouds on one host apart.
     pub instance: InstanceTag,
-    /// Folder for dnsmasq's files. If every user may pass through it and the folders above, dnsmasq runs as its own
-    /// user, else as root: it must reach these files after start.
+    /// Folder for dnsmasq's files. dnsmasq runs as a user of its own and must reach them after start: if not every user
+    /// may pass through this folder and those above, the files are in one of `/run/stratus/` instead.
     pub directory: PathBuf,
     /// The guests' network.
     pub network: Ipv4Network,
@@ -127,20 +128,18 @@ impl BridgedConfig {
         }
     }
 
-    async fn dnsmasq_config(&self) -> DnsmasqConfig {
-        let wanted = match &self.dnsmasq_user {
+    async fn dnsmasq_config(&self) -> Result<DnsmasqConfig> {
+        let user = match &self.dnsmasq_user {
             Some(user) => user.clone(),
             None if has_user("dnsmasq").await => "dnsmasq".into(),
             None => "nobody".into(),
         };
-        let user = match blocked_at(&self.directory) {
-            None => wanted,
-            Some(folder) => {
-                tracing::warn!(folder = %folder.display(), user = wanted, "dnsmasq runs as root: its user could not pass this folder");
-                "root".into()
-            }
-        };
-        DnsmasqConfig {
+        if user == "root" {
+            return Err(NetworkError::Dnsmasq {
+                reason: "it listens to guests and must not run as root; choose another user".into(),
+            });
+        }
+        Ok(DnsmasqConfig {
             program: self.dnsmasq.clone(),
             directory: self.directory.clone(),
             bridge: self.instance.bridge(),
@@ -151,8 +150,66 @@ impl BridgedConfig {
             lease_time: Duration::from_secs(self.lease_seconds.into()),
             upstream: self.upstream.clone(),
             user,
-        }
+        })
     }
+
+    /// Where dnsmasq's files are, and where they would be were folders passable that aren't, or the other way round: an
+    /// earlier process may have found that so.
+    async fn dnsmasq_places(&self) -> Result<(DnsmasqConfig, DnsmasqConfig)> {
+        let named = self.dnsmasq_config().await?;
+        let run = DnsmasqConfig {
+            directory: run_directory(&self.directory),
+            ..named.clone()
+        };
+        // Who isn't root can't change users: dnsmasq is then whoever we are.
+        let reachable =
+            !rustix::process::geteuid().is_root() || blocked_at(&self.directory).is_none();
+        Ok(if reachable {
+            (named, run)
+        } else {
+            (run, named)
+        })
+    }
+
+    /// The same, with the folder made, and nothing left at the other place.
+    async fn dnsmasq_place(&self) -> Result<DnsmasqConfig> {
+        let (place, other) = self.dnsmasq_places().await?;
+        if other.directory.exists() {
+            Dnsmasq::remove(&other).await?;
+        }
+        if place.directory != self.directory {
+            for folder in [Path::new(RUN), &place.directory] {
+                std::fs::create_dir_all(folder)
+                    .and_then(|()| {
+                        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
+                    })
+                    .map_err(NetworkError::file(folder))?;
+            }
+            if let Some(folder) = blocked_at(&place.directory) {
+                let (folder, user) = (folder.display(), &place.user);
+                return Err(NetworkError::Dnsmasq {
+                    reason: format!(
+                        "its user {user} can't pass {folder}, and it must not run as root; allow it (chmod o+x {folder})"
+                    ),
+                });
+            }
+        }
+        Ok(place)
+    }
+}
+
+/// Where everybody may pass: for files of dnsmasq whose own folder is shut.
+const RUN: &str = "/run/stratus";
+/// Characters of a folder's path that become the name of its stand-in.
+const LONGEST_NAME: usize = 60;
+
+/// The stand-in of a folder, named for it.
+fn run_directory(directory: &Path) -> PathBuf {
+    let name = directory.display().to_string();
+    let name: Vec<char> = name.trim_matches('/').chars().collect();
+    let tail = name.get(name.len().saturating_sub(LONGEST_NAME)..);
+    let tail = tail.unwrap_or(&name).iter();
+    Path::new(RUN).join(tail.collect::<String>().replace('/', "-"))
 }
 
 async fn has_user(name: &str) -> bool {
@@ -191,6 +248,7 @@ impl Bridged {
         std::fs::create_dir_all(&config.directory)
             .map_err(NetworkError::file(&config.directory))?;
         let links = Links::open()?;
+        bridge::ensure_alone(&links, &config.bridge_spec()).await?;
         // Rules before the bridge: there is no moment in which it forwards without them.
         let firewall = Firewall::open(
             Nft {
@@ -200,7 +258,8 @@ impl Bridged {
         )
         .await?;
         let state = bridge::ensure(&links, &config.bridge_spec()).await?;
-        let dnsmasq = Dnsmasq::open(config.dnsmasq_config().await, state.created).await?;
+        Forwarding::of(&config.directory).switch_on().await?;
+        let dnsmasq = Dnsmasq::open(config.dnsmasq_place().await?, state.created).await?;
         Ok(Self {
             config,
             links,
@@ -210,7 +269,11 @@ impl Bridged {
         })
     }
 
-    /// What was found or made at the last opening or reconciliation, and whether this process switched forwarding on.
+    pub(crate) async fn check(config: &BridgedConfig) -> Result<()> {
+        bridge::ensure_alone(&Links::open()?, &config.bridge_spec()).await
+    }
+
+    /// What was found or made at the last opening or reconciliation.
     #[must_use]
     pub fn bridge(&self) -> BridgeState {
         *self.bridge.lock()
@@ -256,15 +319,8 @@ impl Bridged {
         self.firewall.reconcile(bindings).await?;
         let spec = self.config.bridge_spec();
         let state = bridge::ensure(&self.links, &spec).await?;
-        {
-            let mut known = self.bridge.lock();
-            let switched_forwarding_on =
-                known.switched_forwarding_on || state.switched_forwarding_on;
-            *known = BridgeState {
-                switched_forwarding_on,
-                ..state
-            };
-        }
+        Forwarding::of(&self.config.directory).switch_on().await?;
+        *self.bridge.lock() = state;
         if state.created {
             self.dnsmasq.renew().await?;
         }
@@ -292,7 +348,7 @@ impl Bridged {
                 if link.controller != Some(state.index) || !link.up {
                     self.links.attach(&name, state.index, spec.mtu).await?;
                 }
-            } else if name != spec.name {
+            } else if name != spec.name && !tap::remove_unheld(&self.links, &name).await? {
                 unexpected.push(name);
             }
         }
@@ -328,14 +384,18 @@ impl Bridged {
         let links = remove_links(&self.links, &self.config.instance).await;
         // The rules go last: nothing of ours forwards without them.
         let firewall = self.firewall.teardown().await;
-        let _ = tokio::fs::remove_dir(&self.config.directory).await;
-        dnsmasq.and(links).and(firewall)
+        let rest = clear_away(&self.config, &self.links).await;
+        dnsmasq.and(links).and(firewall).and(rest)
     }
 
     /// As [`teardown`](Self::teardown), for what an earlier process left, without starting anything.
     pub(crate) async fn remove(config: &BridgedConfig) -> Result<()> {
-        let dnsmasq = Dnsmasq::remove(&config.dnsmasq_config().await).await;
-        let links = remove_links(&Links::open()?, &config.instance).await;
+        let (place, other) = config.dnsmasq_places().await?;
+        let dnsmasq = Dnsmasq::remove(&place)
+            .await
+            .and(Dnsmasq::remove(&other).await);
+        let kernel = Links::open()?;
+        let links = remove_links(&kernel, &config.instance).await;
         let firewall = Firewall::remove(
             &Nft {
                 program: config.nft.clone(),
@@ -343,8 +403,8 @@ impl Bridged {
             &config.ruleset(),
         )
         .await;
-        let _ = tokio::fs::remove_dir(&config.directory).await;
-        dnsmasq.and(links).and(firewall)
+        let rest = clear_away(config, &kernel).await;
+        dnsmasq.and(links).and(firewall).and(rest)
     }
 
     pub(crate) fn dhcp_health(&self) -> watch::Receiver<DhcpHealth> {
@@ -358,6 +418,19 @@ impl Bridged {
             ip: request.ip,
         }
     }
+}
+
+/// The empty folders, and the host's forwarding as it was.
+async fn clear_away(config: &BridgedConfig, links: &Links) -> Result<()> {
+    for folder in [
+        &config.directory,
+        &run_directory(&config.directory),
+        Path::new(RUN),
+    ] {
+        // Not there, or with something of somebody else's in it.
+        let _ = tokio::fs::remove_dir(folder).await;
+    }
+    Forwarding::of(&config.directory).put_back(links).await
 }
 
 async fn remove_links(links: &Links, instance: &InstanceTag) -> Result<()> {

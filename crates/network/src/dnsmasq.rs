@@ -12,7 +12,6 @@
 //! it by its pid file, or by its command line, and takes it over if the command line is what it would use itself.
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +30,7 @@ use crate::dnsmasq_files::{
 };
 use crate::error::{NetworkError, Result};
 use crate::files::{read_or_empty, write_atomically};
+use crate::log_limit::{LogLimit, old_log, set_large_log_aside};
 
 const QUEUE: usize = 1024;
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -40,7 +40,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One that ran this long did not fail to start: it is started again without a pause.
 const RAN_WELL: Duration = Duration::from_secs(5);
-const LOG_LIMIT_BYTES: u64 = 1 << 20;
 
 /// How DHCP and DNS are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,6 +232,8 @@ impl Supervisor {
     async fn run(mut self, mut queue: mpsc::Receiver<Request>, report: watch::Sender<DhcpHealth>) {
         let mut batch = Vec::new();
         let mut next_try: Option<Instant> = None;
+        // dnsmasq goes on with a log that was emptied, and makes one that is missing only at its start.
+        let mut log = LogLimit::of(self.config.log_file());
         loop {
             tokio::select! {
                 // A death is dealt with before a change, which would only fail.
@@ -252,6 +253,7 @@ impl Supervisor {
                     next_try = None;
                     match self.start().await {
                         Ok(()) => {
+                            log = LogLimit::of(self.config.log_file());
                             report.send_replace(self.health(""));
                         }
                         Err(error) => {
@@ -262,6 +264,8 @@ impl Supervisor {
                         }
                     }
                 }
+                // Never ends; it is at work whenever nothing else is to be done.
+                () = log.keep() => {}
                 received = queue.recv_many(&mut batch, QUEUE) => {
                     if received == 0 {
                         return;
@@ -408,7 +412,6 @@ impl Supervisor {
             return self.restart().await;
         }
         self.write_hosts().await?;
-        set_large_log_aside(&self.config.log_file()).await;
         let Some(process) = &self.process else {
             return Ok(());
         };
@@ -541,27 +544,5 @@ async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
-    }
-}
-
-fn old_log(log: &Path) -> PathBuf {
-    log.with_extension("log.old")
-}
-
-/// Copied and emptied, not renamed: dnsmasq appends to the open file, and as an unprivileged user could not make
-/// another. It writes two lines at every SIGHUP.
-async fn set_large_log_aside(log: &Path) {
-    if tokio::fs::metadata(log)
-        .await
-        .is_ok_and(|data| data.len() > LOG_LIMIT_BYTES)
-    {
-        let kept = tokio::fs::copy(log, old_log(log)).await;
-        let emptied = match tokio::fs::OpenOptions::new().write(true).open(log).await {
-            Ok(file) => file.set_len(0).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = kept.and(emptied) {
-            tracing::warn!(log = %log.display(), %error, "dnsmasq's log grows beyond its limit");
-        }
     }
 }

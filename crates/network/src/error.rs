@@ -37,6 +37,21 @@ pub enum NetworkError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Two clouds on one host want the same addresses.
+    #[error(
+        "the subnet {network} of {bridge} overlaps {theirs} of {other}, which belongs to another cloud on this host; \
+         write another `subnet` for it under [networks] in the configuration, or take the other cloud down"
+    )]
+    SubnetTaken {
+        /// Our subnet.
+        network: String,
+        /// Our bridge.
+        bridge: String,
+        /// The other cloud's bridge.
+        other: String,
+        /// Its address.
+        theirs: String,
+    },
     /// nftables refused a change set.
     #[error("nftables refused the rules: {reason}")]
     Firewall {

@@ -104,7 +104,8 @@ impl Ready {
 pub struct Reconciled {
     /// Wanted NICs without a tap: their machines do not run.
     pub missing: Vec<NicTag>,
-    /// Taps of this cloud that nobody wants. Somebody's process holds them; they are mute now.
+    /// Interfaces of this cloud that nobody wants. Somebody's process holds them; they are mute now. Those that nobody
+    /// held are gone.
     pub unexpected: Vec<InterfaceName>,
 }
 
@@ -155,6 +156,17 @@ impl NetworkHost {
             NetworkConfig::Bridged(config) => Self::Bridged(Box::new(Bridged::open(config).await?)),
             NetworkConfig::User(config) => Self::User(UserMode::new(config)),
         })
+    }
+
+    /// Makes sure that no other cloud on this host has the addresses of this network, before anything is made.
+    ///
+    /// # Errors
+    /// [`NetworkError::SubnetTaken`] names both.
+    pub async fn check(config: &NetworkConfig) -> Result<()> {
+        match config {
+            NetworkConfig::Bridged(config) => Bridged::check(config).await,
+            NetworkConfig::User(_) => Ok(()),
+        }
     }
 
     /// Removes what an earlier process left, as [`teardown`](Self::teardown) does, without opening it first.
@@ -222,7 +234,8 @@ impl NetworkHost {
         }
     }
 
-    /// Removes dnsmasq, rules, taps and the bridge. Machines must have ended before; IPv4 forwarding stays on.
+    /// Removes dnsmasq, rules, taps and the bridge, and switches IPv4 forwarding off if it was and no other network of a
+    /// cloud is left. Machines must have ended before.
     ///
     /// # Errors
     /// The first part that could not be removed; the others are removed all the same.

@@ -10,7 +10,7 @@ use rtnetlink::{Handle, LinkUnspec};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{NetworkError, Result};
-use crate::name::InterfaceName;
+use crate::name::{self, InterfaceName};
 
 const KERNEL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const ENODEV: i32 = -19;
@@ -81,6 +81,16 @@ impl Links {
             .filter(|link| link.name.starts_with(prefix))
             .collect();
         links.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(links)
+    }
+
+    /// The bridges of this and other clouds on this host.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub(crate) async fn bridges_of_stratus(&self) -> Result<Vec<Link>> {
+        let mut links = self.list(name::PREFIX).await?;
+        links.retain(|link| link.name.ends_with(name::BRIDGE_SUFFIX));
         Ok(links)
     }
 

@@ -6,6 +6,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// What the names of all interfaces of all clouds begin with.
+pub(crate) const PREFIX: &str = "st";
+/// What the names of bridges end with.
+pub(crate) const BRIDGE_SUFFIX: &str = "-br0";
+
 /// Longest interface name Linux takes (`IFNAMSIZ` − 1).
 pub const INTERFACE_NAME_MAX: usize = 15;
 const INSTANCE_TAG_MAX: usize = 4;
@@ -87,26 +92,26 @@ impl InstanceTag {
     /// What every interface name of this cloud begins with.
     #[must_use]
     pub fn interface_prefix(&self) -> String {
-        format!("st{}-", self.0)
+        format!("{PREFIX}{}-", self.0)
     }
 
     /// The bridge of this cloud.
     #[must_use]
     pub fn bridge(&self) -> InterfaceName {
-        InterfaceName(format!("st{}-br0", self.0))
+        InterfaceName(format!("{PREFIX}{}{BRIDGE_SUFFIX}", self.0))
     }
 
     /// The interface of a machine's NIC.
     #[must_use]
     pub fn tap(&self, nic: &NicTag) -> InterfaceName {
-        InterfaceName(format!("st{}-{}", self.0, nic.0))
+        InterfaceName(format!("{PREFIX}{}-{}", self.0, nic.0))
     }
 
     /// Whether an interface name is one of this cloud's.
     #[must_use]
     pub fn owns(&self, interface: &str) -> bool {
         interface
-            .strip_prefix("st")
+            .strip_prefix(PREFIX)
             .and_then(|rest| rest.strip_prefix(self.0.as_str()))
             .is_some_and(|rest| rest.starts_with('-'))
     }

@@ -44,14 +44,18 @@ pub struct Binding {
 }
 
 /// Counters of the bridge table for what a well-behaved guest never sends.
-pub const SPOOF_COUNTERS: [&str; 6] = [
+pub const SPOOF_COUNTERS: [&str; 7] = [
     "spoofed_mac",
     "spoofed_arp",
     "spoofed_address",
     "spoofed_dhcp",
     "rogue_dhcp_server",
     "router_advertisement",
+    "too_many_dhcp",
 ];
+
+/// Taps whose rates can be counted at once; those beyond are not limited.
+const MOST_TAPS: u32 = 65_535;
 
 /// Everything the text depends on.
 #[derive(Debug, Clone)]
@@ -119,6 +123,7 @@ impl Ruleset {
              add set bridge {t} macs {{ type ifname . ether_addr; }}\n\
              add set bridge {t} bindings {{ type ifname . ether_addr . ipv4_addr; }}\n\
              add set bridge {t} clients {{ typeof iifname . @th,288,48; }}\n\
+             add set bridge {t} dhcp_rate {{ type ifname; size {MOST_TAPS}; flags dynamic; timeout 1m; }}\n\
              add counter bridge {t} other_protocol\n"
         );
         for counter in SPOOF_COUNTERS {
@@ -133,7 +138,8 @@ impl Ruleset {
              flush table bridge {t}\n\
              flush set bridge {t} macs\n\
              flush set bridge {t} bindings\n\
-             flush set bridge {t} clients\n"
+             flush set bridge {t} clients\n\
+             flush set bridge {t} dhcp_rate\n"
         );
         let mut rule = |chain: &str, rule: &str| {
             let _ = writeln!(text, "add rule bridge {t} {chain} {rule}");
@@ -164,6 +170,11 @@ impl Ruleset {
             "ipv4_sender",
             "udp dport 67 iifname . @th,288,48 != @clients counter name spoofed_dhcp drop",
         );
+        // dnsmasq may log a line for each. A client that is told no asks again after seconds.
+        rule(
+            "ipv4_sender",
+            "udp dport 67 update @dhcp_rate { iifname limit rate over 5/second burst 20 packets } counter name too_many_dhcp drop",
+        );
         rule(
             "ipv4_sender",
             "ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
@@ -193,6 +204,8 @@ impl Ruleset {
         let (network, gateway) = (self.network, self.gateway);
         let mut text = format!(
             "add table ip {t}\n\
+             add set ip {t} dns_rate {{ type ipv4_addr; size {MOST_TAPS}; flags dynamic; timeout 1m; }}\n\
+             add counter ip {t} too_many_dns\n\
              add counter ip {t} refused_host\n\
              add counter ip {t} refused_inward\n\
              add chain ip {t} input {{ type filter hook input priority filter; policy accept; }}\n\
@@ -201,12 +214,19 @@ impl Ruleset {
              add chain ip {t} to_host\n\
              add chain ip {t} outward\n\
              add chain ip {t} inward\n\
-             flush table ip {t}\n"
+             flush table ip {t}\n\
+             flush set ip {t} dns_rate\n"
         );
         let mut rule = |chain: &str, rule: &str| {
             let _ = writeln!(text, "add rule ip {t} {chain} {rule}");
         };
         rule("input", &format!("iifname \"{bridge}\" jump to_host"));
+        // By address, which is the tap's own by now. One guest must not take dnsmasq from the others. Before
+        // what is established: questions from one port are.
+        rule(
+            "to_host",
+            "udp dport 53 update @dns_rate { ip saddr limit rate over 500/second burst 1000 packets } counter name too_many_dns drop",
+        );
         rule("to_host", "ct state established,related accept");
         rule("to_host", "udp sport 68 udp dport 67 accept");
         rule(

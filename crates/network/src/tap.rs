@@ -37,6 +37,26 @@ pub async fn create(
     Ok(tap)
 }
 
+/// Removes a tap that nobody holds: one that was made persistent, by hand say. Ours never are.
+///
+/// # Errors
+/// The kernel refused or did not answer.
+pub async fn remove_unheld(links: &Links, name: &InterfaceName) -> Result<bool> {
+    let held = {
+        let name = name.clone();
+        // Only one can hold it. If it isn't a tap at all, or is somebody's, this fails.
+        tokio::task::spawn_blocking(move || open(&name)).await
+    };
+    match held {
+        Ok(Ok(_held)) => {
+            tracing::warn!(tap = %name, "removing a tap that no process holds");
+            links.delete(name).await?;
+            Ok(true)
+        }
+        Ok(Err(_)) | Err(_) => Ok(false),
+    }
+}
+
 fn open(name: &InterfaceName) -> Result<OwnedFd> {
     let wrong = |source| NetworkError::Tap {
         name: name.to_string(),

@@ -213,3 +213,37 @@ fn rules_somebody_flushed_come_back_with_the_next_change() {
         assert_eq!(host.audit().await.unwrap().bindings.len(), 3);
     });
 }
+
+#[test]
+fn a_guest_that_floods_dhcp_and_dns_is_held_back() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    test.run(async |host| {
+        let me = machine(5);
+        let mine = plugged(&host, &me).await;
+        let discover = dhcp_discover(me.mac, me.mac);
+        for _ in 0..200 {
+            send(&mine, &discover);
+        }
+        // Nobody parses it: it only has to come from here and go there.
+        let mut question = udp(me.mac, (me.ip, 5353), 53, &[0; 12]);
+        question[30..34].copy_from_slice(&test.config.gateway.octets());
+        question[24..26].copy_from_slice(&[0, 0]);
+        let sum: u32 = question[14..34]
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        question[24..26].copy_from_slice(&sum.to_be_bytes());
+        let gateway = network::MacPrefix::default().mac(test.config.gateway);
+        question[..6].copy_from_slice(&gateway.octets());
+        for _ in 0..5000 {
+            send(&mine, &question);
+        }
+        let packets = host.audit().await.unwrap().packets;
+        assert!(packets["too_many_dhcp"] > 100, "{packets:?}");
+        assert!(packets["too_many_dns"] > 1000, "{packets:?}");
+    });
+}

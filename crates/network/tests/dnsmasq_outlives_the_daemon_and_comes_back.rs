@@ -197,3 +197,76 @@ fn a_dnsmasq_that_cannot_start_says_why_and_is_tried_again() {
         assert_eq!(ask(test.config.gateway, "vm-5.cloud.test", A).0, 0);
     });
 }
+
+#[test]
+fn behind_a_shut_folder_dnsmasq_still_drops_its_privileges() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    let shut = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(test.folder.path(), mode).unwrap();
+    };
+    let argument = |pid: i32, name: &str| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        let found = line
+            .split('\0')
+            .find_map(|argument| argument.strip_prefix(name));
+        found.unwrap().to_owned()
+    };
+    // Open first, so that the one with its files in the folder has to make room.
+    let open = test.run(async |host| pid(&host));
+    shut(0o700);
+    let files = test.run(async |host| {
+        let now = pid(&host);
+        assert_ne!(now, open);
+        assert!(!Path::new(&format!("/proc/{open}/exe")).exists());
+        assert_ne!(user_of(now), 0, "it drops its privileges");
+        host.reconcile(&[machine(5)]).await.unwrap();
+        assert_eq!(ask(test.config.gateway, "vm-5.cloud.test", A).0, 0);
+        assert_eq!(pid(&host), now, "it follows changes as its own user");
+        let files = argument(now, "--pid-file=");
+        assert!(files.starts_with("/run/stratus/"), "{files}");
+        files
+    });
+    let again = test.run(async |host| {
+        let now = pid(&host);
+        host.teardown().await.unwrap();
+        now
+    });
+    assert!(!Path::new(&format!("/proc/{again}/exe")).exists());
+    let folder = Path::new(&files).parent().unwrap();
+    assert!(!folder.exists(), "{}", folder.display());
+    let mut root = test.config.clone();
+    root.dnsmasq_user = Some("root".into());
+    test.namespace.enter(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let refused = runtime.block_on(NetworkHost::open(NetworkConfig::Bridged(root)));
+        assert!(refused.unwrap_err().to_string().contains("root"));
+    });
+}
+
+#[test]
+fn its_log_is_cut_whoever_makes_it_grow() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    test.run(async |_host| {
+        use std::io::Write as _;
+        let log = test.config.directory.join("dnsmasq.log");
+        let size = || std::fs::metadata(&log).unwrap().len();
+        let mut file = std::fs::File::options().append(true).open(&log).unwrap();
+        for _ in 0..3 {
+            file.write_all(&vec![b'x'; 3 << 20]).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while size() > 1 << 20 {
+                assert!(Instant::now() < deadline, "{} bytes", size());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let old = test.config.directory.join("dnsmasq.log.old");
+        assert!(std::fs::metadata(old).unwrap().len() <= 1 << 20);
+    });
+}

@@ -4,11 +4,12 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use network::{Attachment, NetworkConfig, NetworkError, NetworkHost};
+use network::{Attachment, BridgedConfig, NetworkConfig, NetworkError, NetworkHost};
 use support::{TestHost, can_run, eventually, machine, run};
 
 #[test]
@@ -259,4 +260,99 @@ fn a_missing_program_is_named() {
             .unwrap_err()
     });
     assert!(error.to_string().contains("/nowhere/nft"), "{error}");
+}
+
+#[test]
+fn forwarding_is_put_back_by_whoever_takes_the_last_network_down() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    let forwards = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    let set = |value: &str| {
+        test.namespace
+            .enter(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", value).unwrap());
+    };
+    let mut second = test.config.clone();
+    second.instance = "u".parse().unwrap();
+    second.directory = test.folder.path().join("net2");
+    second.network = "172.17.0.0/24".parse().unwrap();
+    second.gateway = Ipv4Addr::new(172, 17, 0, 1);
+    let remove = async |config: &BridgedConfig| {
+        NetworkHost::remove(&NetworkConfig::Bridged(config.clone()))
+            .await
+            .unwrap();
+    };
+    for before in ["0", "1"] {
+        set(before);
+        test.run(async |_first| {
+            assert_eq!(forwards().trim(), "1");
+            let _second = NetworkHost::open(NetworkConfig::Bridged(second.clone()))
+                .await
+                .unwrap();
+        });
+        // Another process takes them down.
+        test.run(async |_| {});
+        test.namespace.enter(|| {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async {
+                remove(&test.config).await;
+                assert_eq!(forwards().trim(), "1", "the other needs it");
+                remove(&second).await;
+                assert_eq!(forwards().trim(), before);
+            });
+        });
+    }
+}
+
+#[test]
+fn two_clouds_with_the_same_subnet_are_told_so() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    test.run(async |_first| {
+        let mut second = test.config.clone();
+        second.instance = "u".parse().unwrap();
+        second.directory = test.folder.path().join("net2");
+        for (network, gateway, good) in [
+            ("172.16.0.0/24", Ipv4Addr::new(172, 16, 0, 1), false),
+            ("172.16.0.0/16", Ipv4Addr::new(172, 16, 9, 1), false),
+            ("172.16.0.128/25", Ipv4Addr::new(172, 16, 0, 129), false),
+            ("172.16.1.0/24", Ipv4Addr::new(172, 16, 1, 1), true),
+        ] {
+            second.network = network.parse().unwrap();
+            second.gateway = gateway;
+            let config = NetworkConfig::Bridged(second.clone());
+            let checked = NetworkHost::check(&config).await;
+            assert_eq!(checked.is_ok(), good, "{network}: {checked:?}");
+            if good {
+                continue;
+            }
+            let told = NetworkHost::open(config).await.unwrap_err().to_string();
+            for part in [network, "stu-br0", "stt-br0", "172.16.0.1/24", "[networks]"] {
+                assert!(told.contains(part), "{part}: {told}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_tap_that_nobody_holds_goes_and_one_that_is_held_stays() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    test.run(async |host| {
+        let held = host.plug(&machine(5)).await.unwrap();
+        test.namespace.ip("tuntap add stt-77 mode tap");
+        test.namespace
+            .ip("link add stt-78 type veth peer name other");
+        let found = host.reconcile(&[]).await.unwrap();
+        let unexpected: Vec<_> = found.unexpected.iter().map(|name| name.as_str()).collect();
+        assert_eq!(unexpected, ["stt-5", "stt-78"]);
+        let taps = host.audit().await.unwrap().taps;
+        assert!(taps.iter().all(|tap| tap.as_str() != "stt-77"), "{taps:?}");
+        drop(held);
+    });
 }

@@ -65,6 +65,13 @@ struct Info {
     backing_filename: Option<String>,
 }
 
+/// What `qemu-img measure` says that matters here.
+#[derive(Debug, Deserialize)]
+struct Measured {
+    /// Bytes of a file that holds what the image holds.
+    required: u64,
+}
+
 impl QemuImg {
     /// `qemu-img` at this absolute path, run as user and group `nobody` (65534) when we are root.
     ///
@@ -98,12 +105,18 @@ impl QemuImg {
         self
     }
 
-    /// Has an examined qcow2 image judged: `info` agrees with us on its size and `check` finds no corruption. Blocks.
+    /// Has an examined qcow2 image judged: `info` agrees with us on its size and `check` finds no corruption. Blocks;
+    /// ends early when nobody writes to the pipe `cancelled` any more.
     ///
     /// # Errors
     /// [`Error::Refused`] or [`Error::Tool`] with what the program says.
-    pub fn accepts(&self, image: &File, virtual_bytes: u64) -> Result<(), Error> {
-        let info = self.info(image, "qcow2")?;
+    pub fn accepts(
+        &self,
+        image: &File,
+        virtual_bytes: u64,
+        cancelled: Option<&OwnedFd>,
+    ) -> Result<(), Error> {
+        let info: Info = self.ask("info", image, "qcow2", &[], cancelled)?;
         if info.virtual_size != virtual_bytes {
             let (expected, found) = (virtual_bytes.to_string(), info.virtual_size.to_string());
             return Err(Error::Mismatch {
@@ -117,7 +130,7 @@ impl QemuImg {
             &["check", "-f", "qcow2", "--output", "json", &path],
             &[image],
             0,
-            None,
+            cancelled,
         )?;
         match done.status.code() {
             // 3: clusters that belong to nothing. A waste of space, no danger.
@@ -147,23 +160,29 @@ impl QemuImg {
             .map_err(Error::errno("make a pipe to convert", source))?;
         let (this, source, target) = (self.clone(), source.to_owned(), target.to_owned());
         tokio::task::spawn_blocking(move || {
-            this.convert_blocking(&source, format, &target, &limits, &cancelled)
+            this.convert_now(&source, format, &target, &limits, &|_| Ok(()), &cancelled)
         })
         .await
         .unwrap_or(Err(Error::Cancelled))
     }
 
-    fn convert_blocking(
+    /// As [`convert`](Self::convert), blocking until nobody writes to the pipe `cancelled` any more. `room` is asked
+    /// whether so many bytes may be written.
+    pub(crate) fn convert_now(
         &self,
         source: &Path,
         format: ForeignFormat,
         target: &Path,
         limits: &SizeLimits,
+        room: &dyn Fn(u64) -> Result<(), Error>,
         cancelled: &OwnedFd,
     ) -> Result<u64, Error> {
+        /// Room for headers and tables beside what is measured.
+        const SLACK_BYTES: u64 = 16 << 20;
         let input = File::open(source).map_err(Error::io("open", source))?;
         format.examine(&input, source)?;
-        let info = self.info(&input, format.as_str())?;
+        let cancelled = Some(cancelled);
+        let info: Info = self.ask("info", &input, format.as_str(), &[], cancelled)?;
         if let Some(name) = info.backing_filename {
             return Err(Refusal::BackingFile(name.escape_debug().to_string()).into());
         }
@@ -175,6 +194,10 @@ impl QemuImg {
             }
             .into());
         }
+        let to_qcow2 = ["-O", "qcow2"];
+        let measured: Measured =
+            self.ask("measure", &input, format.as_str(), &to_qcow2, cancelled)?;
+        room(measured.required)?;
         let unfinished =
             target.with_file_name(format!("{UNFINISHED}{}", uuid::Uuid::new_v4().simple()));
         qcow2::create(&unfinished, virtual_bytes, None, Durability::Cached)?;
@@ -204,13 +227,9 @@ impl QemuImg {
         // A full disk, its tables, and some room for alignment.
         let max_file_bytes = virtual_bytes
             .saturating_add(virtual_bytes / 1024)
-            .saturating_add(16 << 20);
-        let done = self.run(
-            &arguments,
-            &[&input, &output],
-            max_file_bytes,
-            Some(cancelled),
-        )?;
+            .min(measured.required)
+            .saturating_add(SLACK_BYTES);
+        let done = self.run(&arguments, &[&input, &output], max_file_bytes, cancelled)?;
         if !done.status.success() {
             return Err(done.error("qemu-img convert"));
         }
@@ -228,19 +247,29 @@ impl QemuImg {
         Ok(virtual_bytes)
     }
 
-    fn info(&self, image: &File, format: &str) -> Result<Info, Error> {
+    /// What a subcommand that only looks says as JSON.
+    fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        subcommand: &str,
+        image: &File,
+        format: &str,
+        more: &[&str],
+        cancelled: Option<&OwnedFd>,
+    ) -> Result<T, Error> {
         let path = self.path_of(image);
-        let done = self.run(
-            &["info", "-f", format, "--output", "json", &path],
-            &[image],
-            0,
-            None,
-        )?;
+        let arguments = [
+            &[subcommand, "-f", format, "--output", "json"],
+            more,
+            &[&path],
+        ]
+        .concat();
+        let done = self.run(&arguments, &[image], 0, cancelled)?;
+        let program = format!("qemu-img {subcommand}");
         if !done.status.success() {
-            return Err(done.error("qemu-img info"));
+            return Err(done.error(&program));
         }
         serde_json::from_slice(&done.stdout).map_err(|error| Error::Tool {
-            program: "qemu-img info".to_owned(),
+            program,
             reason: error.to_string(),
         })
     }

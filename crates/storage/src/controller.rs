@@ -49,7 +49,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::audit::{Finding, FindingKind, Severity};
+pub use self::audit::{Finding, FindingKind};
 pub use self::settings::Settings;
 
 use self::follow::{Lane, Limits as LaneLimits};

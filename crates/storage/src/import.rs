@@ -9,7 +9,8 @@
 //! ```
 //!
 //! An import is one stream: source → decompression → { digests · examination of the header, writing }. Whatever ends it
-//! early, an error, a kill or a full disk, leaves nothing. Two imports of one image do the work once.
+//! early, an error, a kill or a full disk, leaves nothing. Two imports of one image do the work once. An image of another
+//! hypervisor is converted when it is there; it goes on being named by what came.
 
 mod flight;
 mod pipeline;
@@ -97,15 +98,40 @@ pub struct Image {
     pub format: Format,
     /// Size of the disk the guest sees.
     pub virtual_bytes: u64,
-    /// Length of the image.
+    /// Length of the image as it came, uncompressed.
     pub bytes: u64,
-    /// Its checksums.
+    /// Checksums of the image as it came, uncompressed.
     pub digests: Digests,
+    /// What is kept instead, if it had to be converted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub converted: Option<Converted>,
     /// When it came.
     pub imported: Timestamp,
     /// Where it lies. Not stored: the directory may be moved.
     #[serde(skip)]
     pub path: PathBuf,
+}
+
+/// The file that an image of another hypervisor became.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Converted {
+    /// QEMU's name of the format it came in.
+    pub from: String,
+    /// Length of the file.
+    pub bytes: u64,
+    /// Checksums of the file.
+    pub digests: Digests,
+}
+
+impl Image {
+    /// Length and checksums of the file that is kept.
+    #[must_use]
+    pub fn kept(&self) -> (u64, &Digests) {
+        match &self.converted {
+            None => (self.bytes, &self.digests),
+            Some(converted) => (converted.bytes, &converted.digests),
+        }
+    }
 }
 
 /// The outcome of an import.
@@ -122,7 +148,8 @@ pub struct Imported {
 pub struct Options {
     /// Bytes of the file system that imports leave free.
     pub reserve_bytes: u64,
-    /// Has a qcow2 examined by the real `qemu-img`, confined, before it is accepted.
+    /// Has a qcow2 examined by the real `qemu-img`, confined, before it is accepted; and converts images of other
+    /// hypervisors, which are refused without it.
     pub qemu_img: Option<QemuImg>,
 }
 
@@ -375,11 +402,9 @@ fn load_one(dir: &Path) -> Result<Image, String> {
     let length = fs::metadata(&image.path)
         .map_err(|error| format!("disk: {error}"))?
         .len();
-    if length != image.bytes {
-        return Err(format!(
-            "disk has {length} bytes instead of {}",
-            image.bytes
-        ));
+    let (bytes, _) = image.kept();
+    if length != bytes {
+        return Err(format!("disk has {length} bytes instead of {bytes}"));
     }
     if dir
         .file_name()

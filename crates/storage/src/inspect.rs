@@ -2,7 +2,8 @@
 //!
 //! An image comes from a stranger. A disk format may name other files (a backing file, an external data file, the
 //! extents of a VMDK) that QEMU would open with our rights, or promise a size nobody has. So the format is found here,
-//! from the bytes, and only `raw` and standalone `qcow2` pass. Nothing here does I/O except [`whole_file`].
+//! from the bytes, and only `raw` and standalone `qcow2` pass. Some others can be converted into the latter first. Nothing
+//! here does I/O except [`whole_file`] and [`is_fixed_vhd`].
 
 mod qcow2_header;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::qcow2_header::Qcow2Header;
 use crate::error::Error;
+use crate::foreign::ForeignFormat;
 
 /// As many first bytes as [`first_bytes`] wants to see (fewer only if the image is shorter).
 pub const PREFIX_BYTES: usize = 64 * 1024;
@@ -85,7 +87,7 @@ pub enum Refusal {
     StatedFormat(String),
     /// A disk format that must be converted.
     #[error(
-        "it is a {0} image; only raw and qcow2 are accepted: convert it first (`qemu-img convert -O qcow2`)"
+        "it is a {0} image, which is not accepted here: convert it first (`qemu-img convert -O qcow2`)"
     )]
     Foreign(&'static str),
     /// Stated one thing, is another.
@@ -233,6 +235,31 @@ pub fn first_bytes(
     }
 }
 
+/// The format of an image that can be used once `qemu-img` has converted it, by its first bytes.
+#[must_use]
+pub fn convertible(prefix: &[u8]) -> Option<ForeignFormat> {
+    match detect(prefix) {
+        Found::Foreign(VMDK) => Some(ForeignFormat::Vmdk),
+        Found::Foreign(VDI) => Some(ForeignFormat::Vdi),
+        Found::Foreign(VHD) => Some(ForeignFormat::Vpc),
+        Found::Foreign(_) | Found::Raw | Found::Qcow2 => None,
+    }
+}
+
+/// Whether what seems to be a raw disk is a fixed VHD: a raw disk with a footer, so that only its end shows what it is.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read.
+pub fn is_fixed_vhd(file: &File, path: &Path) -> Result<bool, Error> {
+    let file_bytes = file.metadata().map_err(Error::io("examine", path))?.len();
+    let mut footer = [0; 8];
+    if let Some(start) = file_bytes.checked_sub(512) {
+        file.read_exact_at(&mut footer, start)
+            .map_err(Error::io("read", path))?;
+    }
+    Ok(&footer == b"conectix")
+}
+
 /// Examines what can only be known of the finished file: that nothing is missing, that tables point inside,
 /// that the sizes are sensible.
 ///
@@ -255,14 +282,8 @@ pub fn whole_file(
     }
     match inspected {
         Inspected::Raw => {
-            // A fixed VHD is a raw disk with a footer: only its end shows what it is.
-            let mut footer = [0; 8];
-            if let Some(start) = file_bytes.checked_sub(512) {
-                file.read_exact_at(&mut footer, start)
-                    .map_err(Error::io("read", path))?;
-            }
-            if &footer == b"conectix" {
-                return Err(Refusal::Foreign("VHD (vpc)").into());
+            if is_fixed_vhd(file, path)? {
+                return Err(Refusal::Foreign(VHD).into());
             }
             Ok(())
         }
@@ -290,12 +311,16 @@ enum Found {
     Foreign(&'static str),
 }
 
+const VMDK: &str = "VMDK";
+const VDI: &str = "VDI";
+const VHD: &str = "VHD (vpc)";
+
 fn detect(prefix: &[u8]) -> Found {
     const SIGNATURES: [(usize, &[u8], &str); 12] = [
-        (0, b"KDMV", "VMDK"),
+        (0, b"KDMV", VMDK),
         (0, b"COWD", "VMDK (version 3)"),
-        (64, &0xbeda_107f_u32.to_le_bytes(), "VDI"),
-        (0, b"conectix", "VHD (vpc)"),
+        (64, &0xbeda_107f_u32.to_le_bytes(), VDI),
+        (0, b"conectix", VHD),
         (0, b"vhdxfile", "VHDX"),
         (0, b"QED\0", "QED"),
         (0, b"WithoutFreeSpace", "Parallels"),

@@ -257,14 +257,13 @@ async fn hostile_images_made_by_qemu_itself_are_refused() {
         "create -q -f qcow2 -F raw -b DIR/raw DIR/backing",
         "create -q -f qcow2 -o data_file=DIR/data DIR/external 1M",
         "create -q -f qcow2 --object secret,id=s,data=x -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 DIR/luks 1M",
+        "convert -q -O vmdk DIR/raw DIR/vmdk-base",
         "create -q -f qcow2 DIR/huge 8T",
         "create -q -f qcow2 DIR/absurd 1T",
         "create -q -f qcow2 DIR/snapshot 1M",
         "snapshot -c one DIR/snapshot",
-        "convert -q -O vmdk DIR/raw DIR/vmdk",
-        "convert -q -O vdi DIR/raw DIR/vdi",
-        "convert -q -O vpc DIR/raw DIR/vhd",
-        "convert -q -O vpc -o subformat=fixed DIR/raw DIR/fixed-vhd",
+        "create -q -f vmdk -o subformat=monolithicFlat DIR/flat 1M",
+        "create -q -f vmdk -b DIR/vmdk-base -F vmdk DIR/vmdk-child",
         "convert -q -O vhdx DIR/raw DIR/vhdx",
         "convert -q -O qed DIR/raw DIR/qed",
         "convert -q -O qcow DIR/raw DIR/qcow1",
@@ -291,10 +290,8 @@ async fn hostile_images_made_by_qemu_itself_are_refused() {
         ("huge", "virtual size"),
         ("absurd", "absurd"),
         ("snapshot", "internal snapshots"),
-        ("vmdk", "VMDK"),
-        ("vdi", "VDI"),
-        ("vhd", "VHD"),
-        ("fixed-vhd", "VHD"),
+        ("flat", "VMDK"),
+        ("vmdk-child", "backing file"),
         ("vhdx", "VHDX"),
         ("qed", "QED"),
         ("qcow1", "version 1"),
@@ -316,6 +313,96 @@ async fn hostile_images_made_by_qemu_itself_are_refused() {
         nothing_is_left(dir.path());
     }
     assert!(store.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_of_other_hypervisors_are_converted_and_named_by_what_came() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let raw = dir.path().join("raw");
+    std::fs::write(&raw, disk()).expect("write");
+    let kinds: [(&str, &str, &[&str]); 5] = [
+        ("vmdk", "sparse", &["-O", "vmdk"]),
+        (
+            "vmdk",
+            "stream",
+            &["-O", "vmdk", "-o", "subformat=streamOptimized"],
+        ),
+        ("vdi", "vdi", &["-O", "vdi"]),
+        ("vpc", "dynamic", &["-O", "vpc", "-o", "force_size"]),
+        (
+            "vpc",
+            "fixed",
+            &["-O", "vpc", "-o", "subformat=fixed,force_size"],
+        ),
+    ];
+    for (format, name, options) in kinds {
+        let path = dir.path().join(name);
+        let arguments = [&["convert", "-q"], options, &[text(&raw), text(&path)]].concat();
+        if qemu_img(&arguments).is_none() {
+            return;
+        }
+        let stated = Expected {
+            sha256: Some(digest_of("sha256sum", &path).parse().expect("a digest")),
+            ..Expected::default()
+        };
+        let identifier = {
+            let store = store(dir.path());
+            let imported = import(&store, &path, stated.clone(), Limits::default()).await;
+            let image = imported
+                .unwrap_or_else(|error| unreachable!("{name}: {error}"))
+                .image;
+            assert_eq!(image.format, Format::Qcow2, "{name}");
+            assert_eq!(image.virtual_bytes, DISK_BYTES, "{name}");
+            assert_eq!(
+                image.digests.sha1.to_string(),
+                digest_of("sha1sum", &path),
+                "{name} is named by what came"
+            );
+            let converted = image.converted.as_ref().expect("converted");
+            assert_eq!(converted.from, format, "{name}");
+            assert_eq!(
+                converted.digests.sha1.to_string(),
+                digest_of("sha1sum", &image.path)
+            );
+            qemu_img(&[
+                "compare",
+                "-q",
+                "-f",
+                "qcow2",
+                "-F",
+                "raw",
+                text(&image.path),
+                text(&raw),
+            ]);
+            assert_eq!(
+                image.path.metadata().expect("metadata").mode() & 0o777,
+                0o400
+            );
+            nothing_is_left(dir.path());
+            let again = import(&store, &path, stated, Limits::default()).await;
+            assert!(again.expect("again").already_present, "{name}");
+            image.identifier
+        };
+        let store = store(dir.path());
+        assert!(store.find(&identifier).is_some(), "{name} is found again");
+        store.verify(&identifier).await.expect("undamaged");
+        store.delete(&identifier).await.expect("delete");
+        // Without the program, and when stated to be something else.
+        drop(store);
+        let options = Options {
+            reserve_bytes: 0,
+            qemu_img: None,
+        };
+        let store = ImageStore::open(&dir.path().join("store"), options).expect("open");
+        let error = import(&store, &path, Expected::default(), Limits::default())
+            .await
+            .expect_err("no program");
+        assert!(
+            matches!(error, Error::Refused(Refusal::Foreign(_))),
+            "{name}: {error}"
+        );
+        nothing_is_left(dir.path());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,6 +61,14 @@ fn completions_are_made_for_the_usual_shells() {
         let mut command = program(home.path());
         command.args(["completions", shell]);
         assert!(ended(command).success().contains("describe-instance"));
+        // Of a command's own link, too.
+        let mut command = program(home.path());
+        command.args(["completions", shell, "run-instance"]);
+        let script = ended(command).success();
+        assert!(
+            script.contains("stratus-run-instance") && script.contains("persistent-disk"),
+            "{script}"
+        );
     }
 }
 

@@ -747,7 +747,7 @@ fn operators_see_troubles_in_the_exit_status() {
         ),
         "POST /stratus/doctor" => Reply::json(
             200,
-            &json!({ "findings": [{ "kind": "tap", "what": "st7", "detail": "of no machine", "repair": "delete it", "severity": "error" }] }),
+            &json!({ "findings": [{ "kind": "tap", "what": "st7", "detail": "of no machine", "repair": "delete it", "severity": "low" }] }),
         ),
         "POST /stratus/doctor?repair=true" => Reply::json(200, &json!({ "findings": [] })),
         "GET /cimi/Host" => Reply::json(

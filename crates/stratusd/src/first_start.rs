@@ -1,6 +1,11 @@
 //! The administrator that a new cloud gets, so that there is somebody who can make the other users.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use accounts::{Identity, password};
 use anyhow::Context as _;
@@ -12,7 +17,8 @@ use crate::instance::{make_dir, write_atomically};
 
 const NAME: &str = "admin";
 
-/// Makes `User/admin` if there is no user at all, and keeps the password in `STATE/secrets/admin-password`.
+/// Makes `User/admin` if there is no user at all, and keeps the password in `STATE/secrets/admin-password`. It is shown
+/// once, to whoever started this in a terminal; no log has it.
 ///
 /// # Errors
 /// If either can't be written.
@@ -47,10 +53,14 @@ pub async fn ensure_administrator(cloud: &Cloud, state: &Path) -> anyhow::Result
         .create(&context, Kind::User, body)
         .await
         .context("making User/admin")?;
-    // The one secret that is ever told: once, to whoever started the cloud, and not as a field of the log.
     tracing::info!(
-        "User/{NAME} entry created; initial password is {password} (also in {})",
+        "User/{NAME} entry created; its initial password is in {}",
         file.display()
     );
+    let mut terminal = std::io::stdout();
+    if terminal.is_terminal() {
+        writeln!(terminal, "The initial password of {NAME} is {password}")
+            .context("standard output")?;
+    }
     Ok(())
 }

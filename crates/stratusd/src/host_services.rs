@@ -81,7 +81,20 @@ impl HostServices for LocalHost {
     }
 
     fn checks(&self) -> Vec<Check> {
-        Vec::new()
+        let checks = self
+            .machines
+            .as_ref()
+            .map(VmHost::checks)
+            .unwrap_or_default();
+        // Without any of the networks that machines need, none starts.
+        let no_network = !checks.iter().any(|check| check.needed && check.ok);
+        let told = |check: vmhost::controller::Check| Check {
+            vital: no_network && check.needed,
+            name: check.name.into(),
+            ok: check.ok,
+            detail: check.detail,
+        };
+        checks.into_iter().map(told).collect()
     }
 }
 

@@ -98,11 +98,18 @@ impl Instance {
     }
 }
 
-impl Drop for Instance {
-    fn drop(&mut self) {
+impl Instance {
+    /// Takes back that the cloud is ready.
+    pub fn stopping(&self) {
         if let Err(error) = remove(&self.state.join("ready")) {
             tracing::warn!("{error:#}");
         }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.stopping();
         let _ = self.lock.set_len(0);
     }
 }

@@ -3,6 +3,7 @@
 //! [`serve`] is the wiring, to be read first.
 
 mod config;
+mod descriptors;
 mod first_start;
 mod host_services;
 mod instance;
@@ -16,12 +17,18 @@ mod teardown;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{config::Config, roles::Role};
+use vmhost::launch_spec::Credentials;
+
+use crate::{config::Config, instance::Instance, roles::Role};
+
+/// How long work on other threads may take to end once all else has.
+const BLOCKING_WORK_LIMIT: Duration = Duration::from_secs(5);
 
 /// The Stratus daemon: all roles of a cloud in one program.
 #[derive(Debug, Parser)]
@@ -62,13 +69,28 @@ enum Command {
     ReferenceConfig,
     /// Run a guest through KVM and report how far it comes. May hang for ever where KVM is broken: the daemon runs this
     /// in a process of its own and ends it.
-    ProbeKvm,
+    ProbeKvm {
+        /// Do it as this user
+        #[arg(long, requires = "gid")]
+        uid: Option<u32>,
+        /// Do it as this group
+        #[arg(long, requires = "uid")]
+        gid: Option<u32>,
+        /// Do it with this supplementary group
+        #[arg(long, requires = "uid")]
+        group: Option<u32>,
+    },
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::ProbeKvm => {
-            return match vmhost::accel::run_as_probe_child(std::io::stdout()) {
+        Command::ProbeKvm { uid, gid, group } => {
+            let credentials = uid.zip(gid).map(|(uid, gid)| Credentials {
+                uid,
+                gid,
+                supplementary_group: group,
+            });
+            return match vmhost::accel::run_as_probe_child(credentials, std::io::stdout()) {
                 Ok(_) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
             };
@@ -88,7 +110,14 @@ fn main() -> ExitCode {
             ready_fd,
         } => load(config.as_deref()).and_then(|config| {
             logging::start(&config.log)?;
-            runtime(&config)?.block_on(serve::serve(config, &roles, ready_fd))
+            let files = descriptors::raise();
+            let instance = Instance::take(&config.state_dir())?;
+            let runtime = runtime(&config)?;
+            let served = runtime.block_on(serve::serve(config, &instance, files, &roles, ready_fd));
+            // What still blocks then (a fetch, a tool at work) is left to the end of the process.
+            runtime.shutdown_timeout(BLOCKING_WORK_LIMIT);
+            drop(instance);
+            served
         }),
         Command::Teardown { config } => load(config.as_deref()).and_then(|config| {
             logging::start(&config.log)?;

@@ -83,6 +83,19 @@ pub fn for_host(config: &Config, name: &str) -> anyhow::Result<NetworkConfig> {
     Ok(NetworkConfig::Bridged(bridged))
 }
 
+/// Makes sure that no other cloud on this host has the addresses of a network of this one.
+///
+/// # Errors
+/// Names both, and what to change.
+pub async fn check(config: &Config) -> anyhow::Result<()> {
+    for name in config.networks.keys() {
+        NetworkHost::check(&for_host(config, name)?)
+            .await
+            .with_context(|| format!("network `{name}`"))?;
+    }
+    Ok(())
+}
+
 fn folder(state: &Path, name: &str) -> std::path::PathBuf {
     state.join("network").join(name)
 }

@@ -38,18 +38,24 @@ use crate::{
 /// How long controllers may take to end. What they leave undone, the next start does.
 const END_LIMIT: Duration = Duration::from_secs(20);
 
-/// Runs the cloud until it is told to stop.
+/// Runs the cloud until it is told to stop. `instance` is the hold on its state directory; `open_files` is how many there
+/// may be at once.
 ///
 /// # Errors
 /// If a part can't be started, or ends by itself.
-pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> anyhow::Result<()> {
+pub async fn serve(
+    config: Config,
+    instance: &Instance,
+    open_files: u64,
+    asked: &[Role],
+    ready_fd: Option<i32>,
+) -> anyhow::Result<()> {
     let began = Instant::now();
     let config = Arc::new(config);
     let roles = Roles::of(asked);
     let state = config.state_dir();
     // Asked for first, so that nobody is killed half-started.
     let mut signals = Signals::new()?;
-    let instance = Instance::take(&state)?;
     doors::metrics::install();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %state.display(), "starting");
 
@@ -102,8 +108,15 @@ pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> any
         parts.start("vm-host", |stop| async move { machines.run(stop).await });
     }
 
+    let certificate = if roles.has(Role::Entry) && config.tls.enabled {
+        let config = config.clone();
+        Some(tokio::task::spawn_blocking(move || certificate(&config)).await??)
+    } else {
+        None
+    };
     let door = if roles.has(Role::Entry) {
-        Some(open_doors(&config, &cloud, &documents, passwords).await?)
+        let tls = certificate.clone();
+        Some(open_doors(&config, &cloud, &documents, tls, open_files, passwords).await?)
     } else {
         None
     };
@@ -115,11 +128,12 @@ pub async fn serve(config: Config, asked: &[Role], ready_fd: Option<i32>) -> any
 
     let failed = tokio::select! {
         name = parts.ended() => Some(name),
-        name = signals.stop() => {
+        name = signals.stop(|| renew_certificate(&config, certificate.as_ref())) => {
             tracing::info!("{name}: stopping; machines run on");
             None
         }
     };
+    instance.stopping();
     if let Some(door) = door {
         door.end().await;
     }
@@ -146,6 +160,7 @@ async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
 
 /// The controller of this host, with its document written.
 async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Result<VmHost> {
+    networks::check(config).await?;
     let settings = settings::vm_host(config).await?;
     let accelerator = &settings.accelerator;
     tracing::info!(accelerator = %accelerator.kind, reason = accelerator.reason, qemu = settings.qemu_version, "this host runs machines");
@@ -179,6 +194,8 @@ async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
     documents: &Documents,
+    certificate: Option<Arc<tls::Certificate>>,
+    open_files: u64,
     passwords: Hashing,
 ) -> anyhow::Result<Running> {
     let accounts = Accounts::new(
@@ -191,21 +208,37 @@ async fn open_doors(
         Arc::new(accounts),
         settings::doors(config),
     );
-    let tls = if config.tls.enabled {
-        let config = config.clone();
-        Some(tokio::task::spawn_blocking(move || certificate(&config)).await??)
-    } else {
+    let tls = certificate.map(tls::server_config).transpose()?;
+    if tls.is_none() {
         tracing::warn!(
             "TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it"
         );
-        None
-    };
-    let server = Server::new(Arc::new(doors), settings::server(config), tls);
+    }
+    let server = Server::new(Arc::new(doors), settings::server(config, open_files), tls);
     Ok(server.start(config.listen()).await?)
 }
 
 /// The operator's certificate, or our own.
-fn certificate(config: &Config) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+fn certificate(config: &Config) -> anyhow::Result<Arc<tls::Certificate>> {
+    Ok(Arc::new(tls::Certificate::read(&certificate_files(
+        config,
+    )?)?))
+}
+
+/// Reads the certificate anew: whoever connects from now on is shown it. One that can't be used changes nothing.
+fn renew_certificate(config: &Config, certificate: Option<&Arc<tls::Certificate>>) {
+    let Some(certificate) = certificate else {
+        return;
+    };
+    let renew = || anyhow::Ok(certificate.renew(&certificate_files(config)?)?);
+    match tokio::task::block_in_place(renew) {
+        Ok(()) => tracing::info!("SIGHUP: the certificate was read anew"),
+        Err(error) => tracing::error!("SIGHUP: the certificate stays as it is: {error:#}"),
+    }
+}
+
+/// Where it is; ours is made if it isn't there, or too old.
+fn certificate_files(config: &Config) -> anyhow::Result<tls::CertificateFiles> {
     let folder = config.state_dir().join("tls");
     let files = if config.tls.certificate.is_empty() {
         let mut names = tls::host_names();
@@ -226,7 +259,7 @@ fn certificate(config: &Config) -> anyhow::Result<Arc<rustls::ServerConfig>> {
             authority: None,
         }
     };
-    Ok(tls::server_config(&files)?)
+    Ok(files)
 }
 
 /// What clients are to trust, by the name that is documented.
@@ -325,14 +358,15 @@ impl Signals {
         })
     }
 
-    /// Waits for the one to stop, and returns its name.
-    async fn stop(&mut self) -> &'static str {
+    /// Waits for the one to stop, and returns its name; calls `on_hangup` for each SIGHUP on the way.
+    async fn stop(&mut self, on_hangup: impl Fn()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 Some(()) = self.hangup.recv() => {
-                    tracing::info!("SIGHUP: a changed configuration or certificate counts from the next start on; machines run through it");
+                    on_hangup();
+                    tracing::info!("SIGHUP: a changed configuration counts from the next start on; machines run through it");
                 }
             }
         }

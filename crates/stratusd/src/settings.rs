@@ -12,12 +12,12 @@ use scheduler::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
 use vmhost::{
     accel::{self, AcceleratorPolicy, ProbeCommand},
-    launch_spec::CgroupSpec,
+    launch_spec::{CgroupSpec, Credentials},
 };
 
 use crate::{
     config::{self, Config},
-    networks,
+    descriptors, networks,
 };
 
 const MIB: u64 = cimi::size::MEBIBYTE;
@@ -89,7 +89,14 @@ pub const fn placement(config: &Config) -> Policy {
 /// # Errors
 /// If QEMU can't be run.
 pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Settings> {
-    let accelerator = accelerator(config).await?;
+    let (uid_base, kvm_group) = (uid_base(config), accel::kvm_group());
+    let policy: AcceleratorPolicy = config.machines.accelerator.parse()?;
+    let as_machine = uid_base.map(|uid| Credentials {
+        uid,
+        gid: uid,
+        supplementary_group: kvm_group,
+    });
+    let accelerator = accelerator(policy, as_machine).await?;
     let storage = config.storage_dir();
     let or_all = |number: u64| (number > 0).then_some(number);
     Ok(vmhost::controller::Settings {
@@ -100,11 +107,13 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
             config.storage.quarantine_hours.saturating_mul(3600),
         ),
         accelerator,
+        falls_back_to_tcg: policy == AcceleratorPolicy::Auto,
+        kvm_group,
         translation_cache_mib: config.machines.translation_cache_mib,
         cpu_model: Some(config.machines.cpu_model.clone()).filter(|model| !model.is_empty()),
         spare_ports: config.machines.spare_ports,
         power_button_limit: Duration::from_secs(config.machines.power_button_seconds),
-        uid_base: uid_base(config),
+        uid_base,
         cgroup: (config.machines.cgroups && config::is_root()).then(|| cgroup(config)),
         reserve_bytes: config.storage.reserve_mib.saturating_mul(MIB),
         console_bytes: config.machines.console_kib.saturating_mul(1024),
@@ -194,10 +203,17 @@ fn in_path(name: &Path) -> Option<PathBuf> {
         .find(|file| file.is_absolute() && file.is_file())
 }
 
-async fn accelerator(config: &Config) -> anyhow::Result<accel::Accelerator> {
-    let policy: AcceleratorPolicy = config.machines.accelerator.parse()?;
+/// By trying it out with the very rights that machines have.
+async fn accelerator(
+    policy: AcceleratorPolicy,
+    as_machine: Option<Credentials>,
+) -> anyhow::Result<accel::Accelerator> {
     let program = std::env::current_exe().context("this program's own path")?;
-    Ok(accel::decide(policy, &ProbeCommand::new(program, "probe-kvm")).await)
+    let mut probe = ProbeCommand::new(program, "probe-kvm");
+    if let Some(credentials) = as_machine {
+        probe = probe.with_rights_of(credentials);
+    }
+    Ok(accel::decide(policy, &probe).await)
 }
 
 /// Who computes hashes, for logins and new passwords.
@@ -225,17 +241,19 @@ pub fn doors(config: &Config) -> doors::Settings {
         requests: config.limits.requests,
         requests_per_caller: config.limits.requests_per_user,
         body_bytes: config.limits.bodies_mib.saturating_mul(1 << 20),
-        metrics_open_to_loopback: config.limits.metrics_open_to_loopback,
+        // In user mode guests reach the host's loopback, too, and look like it.
+        metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
         ..doors::Settings::default()
     }
 }
 
-/// For the server.
+/// For the server, where there may be so many open files.
 #[must_use]
-pub fn server(config: &Config) -> doors::Limits {
+pub fn server(config: &Config, open_files: u64) -> doors::Limits {
+    let connections = descriptors::connections(config.limits.connections, open_files);
     doors::Limits {
-        connections: config.limits.connections,
-        connections_per_address: config.limits.connections_per_address,
+        connections,
+        connections_per_address: config.limits.connections_per_address.min(connections),
         // What is none was refused when the configuration was read.
         trusted_proxies: config
             .limits

@@ -111,6 +111,14 @@ fn import_shows_progress(cloud: &TestCloud) {
         .unwrap_or_default()
         .to_owned();
     assert_eq!(identifier.len(), 27, "{told}");
+    let visibility = || {
+        let shown = cloud.cli_json(&["image", "show", &identifier]);
+        shown["visibility"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(visibility(), "PRIVATE");
+    let public = cloud.cli(&["image", "import", "--public", "--type", "FILE", &kernel]);
+    assert!(public.contains(&identifier), "{public}");
+    assert_eq!(visibility(), "PUBLIC");
     let again = cloud.cli(&["image", "import", "--type", "FILE", &kernel]);
     assert!(
         again.contains(&identifier),

@@ -130,6 +130,39 @@ fn root_has_a_cloud_by_one_command_and_is_rid_of_it_by_another() {
 }
 
 #[test]
+fn what_is_installed_is_complete() {
+    if skip_unless(&TOOLS) {
+        return;
+    }
+    let checkout = Checkout::of_a_user();
+    checkout.shell("make install PREFIX=/usr DESTDIR=tree");
+    let usr = checkout.folder().join("tree/usr");
+    for file in [
+        "bin/stratusd",
+        "share/man/man1/stratus-run-instance.1",
+        "share/bash-completion/completions/stratus",
+        "share/bash-completion/completions/stratus-run-instance",
+        "share/fish/vendor_completions.d/stratus-run-instance.fish",
+        "share/zsh/site-functions/_stratus-run-instance",
+        "share/doc/stratus/stratusd.toml.ref",
+    ] {
+        let length = fs::metadata(usr.join(file))
+            .unwrap_or_else(|error| panic!("{file}: {error}"))
+            .len();
+        assert!(length > 0, "{file}");
+    }
+    let help = checkout.shell("tree/usr/bin/stratus-run-instance --help");
+    assert!(help.starts_with("Usage: stratus-run-instance "), "{help}");
+    // What bash offers after a word that has begun.
+    let offered = checkout.shell(
+        "f=tree/usr/share/bash-completion/completions/stratus-run-instance; . $f; \
+         COMP_WORDS=(stratus-run-instance --persist) COMP_CWORD=1; \
+         $(complete -p stratus-run-instance | sed -n 's/.*-F \\([^ ]*\\).*/\\1/p') stratus-run-instance --persist stratus-run-instance; echo ${COMPREPLY[@]}",
+    );
+    assert_eq!(offered.trim(), "--persistent-disk");
+}
+
+#[test]
 fn a_user_without_privileges_has_a_cloud_by_one_command() {
     if skip_unless(&[Need::Qemu, Need::Ssh]) || skip_unless(&TOOLS) {
         return;

@@ -138,6 +138,17 @@ async fn decide_by_probe(probe: &ProbeCommand) -> Accelerator {
     }
 }
 
+/// The group that may use `/dev/kvm`, if there is one that means nothing else (Debian: `kvm`).
+#[must_use]
+pub fn kvm_group() -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    const READ_AND_WRITE: u32 = 0o060;
+    let metadata = std::fs::metadata("/dev/kvm").ok()?;
+    let may = metadata.mode() & READ_AND_WRITE == READ_AND_WRITE;
+    // Root's group owns far more than this.
+    (may && metadata.gid() != 0).then(|| metadata.gid())
+}
+
 /// Whether a processor of `/proc/cpuinfo` has Intel's or AMD's virtualization.
 fn has_virtualization_flag(cpuinfo: &str) -> bool {
     cpuinfo

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::cgroup::MachineCgroup;
 use crate::error::HypervisorError;
 use crate::hypervisor::{Adopted, ExitCause, Result, RunFolder};
 use crate::machine::{KILL_LIMIT, QemuMachine};
@@ -61,6 +62,21 @@ impl LostProcess {
     }
 }
 
+/// Whoever started the process may have been killed before it put it into its control group.
+async fn enter_cgroup(record: &LaunchRecord, pid: u32) {
+    let group = MachineCgroup {
+        directories: record.cgroups.clone(),
+    };
+    let entered = blocking(move || {
+        group
+            .enter(pid)
+            .map_err(HypervisorError::system("entering the cgroup", ""))
+    });
+    if let Err(error) = entered.await {
+        tracing::warn!(vmid = record.vmid, %error, "the machine runs without its limits");
+    }
+}
+
 /// What a run folder shows.
 enum Found {
     Ended(LaunchRecord),
@@ -101,16 +117,23 @@ pub(crate) async fn adopt(folder: RunFolder) -> Result<Adopted> {
                 record: None,
                 process,
             };
-            return Ok(Adopted::Unreachable { process, why });
+            return Ok(Adopted::Unreachable {
+                process: Box::new(process),
+                why,
+            });
         }
     };
     record.process = Some(identity);
+    enter_cgroup(&record, identity.pid).await;
     let lost = LostProcess {
         folder: folder.clone(),
         record: Some(record.clone()),
         process: spare,
     };
-    let unreachable = |why| Adopted::Unreachable { process: lost, why };
+    let unreachable = |why| Adopted::Unreachable {
+        process: Box::new(lost),
+        why,
+    };
     let connected = tokio::select! {
         connected = QemuMachine::connect(&folder, record.machine) => connected,
         how = process.ended() => {

@@ -3,9 +3,8 @@
 //! Groups are made before the process starts, below a parent of their own and not below this program's group, or machines
 //! would end with it. They are removed after the end; [`Cgroups::machines`] lists what is there for the leak checker.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::launch_spec::{Accelerator, CgroupSpec, LaunchSpec};
@@ -267,20 +266,14 @@ pub struct MachineCgroup {
 }
 
 impl MachineCgroup {
-    /// Opens what a process writes "0" to in order to enter.
+    /// Puts a process in. That it is in already is fine.
     ///
     /// # Errors
-    /// If a group is gone or not ours.
-    pub fn entries(&self) -> io::Result<Vec<OwnedFd>> {
+    /// If a group is gone or not ours, or the process is gone.
+    pub fn enter(&self, pid: u32) -> io::Result<()> {
         self.directories
             .iter()
-            .map(|directory| {
-                Ok(File::options()
-                    .write(true)
-                    .open(directory.join("cgroup.procs"))?
-                    .into())
-            })
-            .collect()
+            .try_for_each(|directory| set(directory, "cgroup.procs", &pid.to_string()))
     }
 
     /// Removes the group. Returns whether it is gone; it stays while a process is in it.

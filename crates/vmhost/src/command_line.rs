@@ -1,6 +1,6 @@
 //! From a launch specification to QEMU's argument list: a pure function.
 //!
-//! QEMU gets no path to open but its own firmware: sockets, logs, images, taps and kernels are descriptors it inherits,
+//! QEMU gets no path to open but its own firmware and the socket of its screen: other sockets, logs, images, taps and kernels are descriptors it inherits,
 //! numbered from [`FIRST_DESCRIPTOR`] in the order of [`descriptors`]. What can carry a user's text is JSON (`-device`,
 //! `-blockdev`), or has its commas doubled, or was refused by [`LaunchSpec::check`].
 
@@ -51,6 +51,8 @@ pub enum Descriptor {
     },
     /// A medium, opened read-only.
     Medium(PathBuf),
+    /// The folder where QEMU makes the socket of its screen (see [`VncSpec`](crate::launch_spec::VncSpec)).
+    Graphics,
     /// A queue of the tap of this network card.
     Tap {
         /// Index in [`LaunchSpec::nics`].
@@ -89,6 +91,9 @@ pub fn descriptors(spec: &LaunchSpec) -> Vec<Descriptor> {
         if matches!(card.backend, NicBackend::Tap { .. }) {
             list.push(Descriptor::Tap { nic });
         }
+    }
+    if spec.vnc.is_some() {
+        list.push(Descriptor::Graphics);
     }
     list
 }
@@ -176,7 +181,7 @@ pub fn arguments(spec: &LaunchSpec) -> Vec<String> {
     disks(spec, &descriptors, &mut line);
     media(spec, &descriptors, &mut line);
     nics(spec, &number, &mut line);
-    graphics(spec, &mut line);
+    graphics(spec, number(&|d| *d == Descriptor::Graphics), &mut line);
     line.0
 }
 
@@ -325,17 +330,15 @@ fn user_network(index: usize, user: &UserNetwork) -> String {
     text
 }
 
-fn graphics(spec: &LaunchSpec, line: &mut ArgumentList) {
+fn graphics(spec: &LaunchSpec, folder: i32, line: &mut ArgumentList) {
     line.option("-vga", "none");
     let Some(vnc) = &spec.vnc else {
         line.option("-display", "none");
         return;
     };
     line.device(&json!({"driver": "VGA", "id": "vga", "bus": "pcie.0", "addr": "0x1"}));
-    line.option(
-        "-vnc",
-        format!("unix:{}", doubled(&vnc.socket.to_string_lossy())),
-    );
+    // The one thing that QEMU can't be handed open: it makes the socket, and may not walk to the folder.
+    line.option("-vnc", format!("unix:{}/vnc.sock", inherited(folder)));
     if let Some(keymap) = &vnc.keymap {
         line.option("-k", keymap.as_str());
     }

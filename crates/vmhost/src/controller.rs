@@ -14,6 +14,7 @@
 
 mod audit;
 mod console;
+mod health;
 mod host;
 mod media;
 mod prepare;
@@ -24,11 +25,7 @@ mod volumes;
 mod worker;
 
 use std::{
-    collections::HashMap,
-    future::Future,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::{Arc, Weak},
+    collections::HashMap, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
     time::Duration,
 };
 
@@ -45,15 +42,12 @@ use store::cache::Changed;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use audit::{Finding, Severity};
+pub use audit::Finding;
 pub use console::ConsoleText;
+pub use health::Check;
 pub use settings::Settings;
 
-use crate::{
-    cgroup::Cgroups,
-    hypervisor::Hypervisor,
-    serial::{SerialLog, SerialLogs},
-};
+use crate::{cgroup::Cgroups, hypervisor::Hypervisor, serial::SerialLogs};
 
 /// How long a machine whose worker panicked is left alone.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
@@ -89,12 +83,16 @@ pub(crate) struct Shared {
     pub(crate) documents: Documents,
     pub(crate) host: HostId,
     pub(crate) settings: Settings,
+    accelerator: Mutex<crate::accel::Accelerator>,
+    /// Rung when this host's document is to be written anew.
+    host_changed: Notify,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) quarantine: Quarantine,
     networks: Mutex<HashMap<String, Arc<OnceCell<Arc<NetworkHost>>>>>,
     factory: NetworkFactory,
     serial_logs: SerialLogs,
-    consoles: Mutex<HashMap<String, Weak<SerialLog>>>,
+    troubles: health::Troubles,
+    consoles: Mutex<HashMap<String, console::Console>>,
 }
 
 impl Shared {
@@ -106,9 +104,13 @@ impl Shared {
             .entry(network.id.local().to_owned())
             .or_default()
             .clone();
-        cell.get_or_try_init(|| async { Ok(Arc::new((self.factory)(network).await?)) })
-            .await
-            .cloned()
+        let opened = cell
+            .get_or_try_init(|| async { Ok(Arc::new((self.factory)(network).await?)) })
+            .await;
+        if let Err(error) = &opened {
+            self.note_network(network.id.local(), Some(error));
+        }
+        opened.cloned()
     }
 
     /// The networks that are set up.
@@ -174,12 +176,15 @@ impl VmHost {
         let shared = Shared {
             documents,
             host,
+            accelerator: Mutex::new(settings.accelerator.clone()),
+            host_changed: Notify::new(),
             settings,
             hypervisor,
             quarantine,
             networks: Mutex::default(),
             factory,
             serial_logs,
+            troubles: health::Troubles::default(),
             consoles: Mutex::default(),
         };
         Ok(Self(Arc::new(Controller {
@@ -204,6 +209,9 @@ impl VmHost {
         self.restore_networks().await;
         let refresh = host::keep_current(shared.clone(), stop.clone());
         self.0.tasks.spawn(refresh);
+        self.0
+            .tasks
+            .spawn(self.clone().retry_networks(stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -226,24 +234,6 @@ impl VmHost {
         }
         self.0.tasks.close();
         self.0.tasks.wait().await;
-    }
-
-    /// Networks whose machines may be running are set up at once, exactly as the documents say.
-    async fn restore_networks(&self) {
-        let shared = &self.0.shared;
-        for network in shared.documents.networks.all() {
-            let wanted = self.wanted_on(network.document.id.local(), |_| true);
-            if wanted.is_empty() {
-                continue;
-            }
-            let set_up = async {
-                let host = shared.network(&network).await?;
-                host.reconcile(&wanted).await
-            };
-            if let Err(error) = set_up.await {
-                tracing::error!(network = network.id(), %error, "network can't be set up; its machines can't be reached");
-            }
-        }
     }
 
     /// What the machines of this host ask of a network.
@@ -308,6 +298,7 @@ impl VmHost {
                     () = tokio::time::sleep(AFTER_PANIC) => {}
                 }
             }
+            this.0.shared.note_silent(&id, None);
             this.0.workers.lock().remove(&id);
             // The document may have changed between the worker's last look and its removal from the table.
             if !stop.is_cancelled() {

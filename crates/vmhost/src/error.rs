@@ -25,7 +25,7 @@ pub enum HypervisorError {
         /// The machine's run folder.
         folder: PathBuf,
     },
-    /// QEMU aborted within its first second under KVM: try the other accelerator.
+    /// QEMU could not use KVM, or aborted within its first second under it: try the other accelerator.
     #[error(
         "the accelerator failed at the start of the machine ({how}): {output}; use `tcg`, or repair KVM on this host"
     )]

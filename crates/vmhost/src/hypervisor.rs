@@ -93,7 +93,7 @@ pub enum Adopted {
     /// The machine's process lives, but its monitor doesn't answer or its record can't be read: try again, or end it.
     Unreachable {
         /// To end it by force.
-        process: LostProcess,
+        process: Box<LostProcess>,
         /// Why it could not be taken over.
         why: HypervisorError,
     },
@@ -138,7 +138,8 @@ pub trait RunningMachine: Send + Sync {
     /// Halts the virtual CPUs.
     async fn pause(&self) -> Result<()>;
 
-    /// Ends the process at once, by force if it doesn't answer within [`QUIT_LIMIT`]. When this returns, the process, its
+    /// Ends the process at once, by force if it doesn't end within [`QUIT_LIMIT`] (a few
+    /// seconds if the guest has switched itself off: then nobody waits for it). When this returns, the process, its
     /// sockets and its cgroup are gone. Calling it on an ended machine is no error.
     async fn quit(&self) -> Result<ExitCause>;
 
@@ -349,6 +350,11 @@ impl RunFolder {
     #[must_use]
     pub fn agent(&self) -> PathBuf {
         self.0.join("agent.sock")
+    }
+    /// Where the socket of the screen is, `vnc.sock`, if the machine has one.
+    #[must_use]
+    pub fn graphics(&self) -> PathBuf {
+        self.0.join("vnc")
     }
     /// What QEMU itself said.
     #[must_use]

@@ -589,22 +589,42 @@ impl PortForward {
     }
 }
 
-/// Graphics over VNC on a UNIX socket (`vnc.sock`) which QEMU itself makes.
+/// Graphics over VNC on a UNIX socket, `vnc/vnc.sock` in the machine's folder, which QEMU itself makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VncSpec {
-    /// Absolute path of the socket, in a folder QEMU's user may write to.
-    pub socket: PathBuf,
     /// Keyboard layout for viewers that send characters (`en-us`); not needed by those that send scan codes.
     pub keymap: Option<String>,
 }
 
-/// Whom QEMU runs as; supplementary groups are always dropped.
+/// Whom QEMU runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Credentials {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// The only supplementary group, such as that of `/dev/kvm`; none: none at all.
+    pub supplementary_group: Option<u32>,
+}
+
+impl Credentials {
+    /// Makes the calling thread one of these, for ever. Other threads of the process stay what they are: call it where there
+    /// is one thread only, as in a child before it becomes another program.
+    ///
+    /// # Errors
+    /// If this process may not take on others' rights, or they don't exist here.
+    pub fn take_on(self) -> std::io::Result<()> {
+        use rustix::process::{Gid, Uid};
+        let (user, group) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        // On the stack: a child between fork and exec must not allocate.
+        match self.supplementary_group {
+            Some(number) => rustix::thread::set_thread_groups(&[Gid::from_raw(number)])?,
+            None => rustix::thread::set_thread_groups(&[])?,
+        }
+        rustix::thread::set_thread_res_gid(group, group, group)?;
+        rustix::thread::set_thread_res_uid(user, user, user)?;
+        Ok(())
+    }
 }
 
 /// Limits of a machine's control group.

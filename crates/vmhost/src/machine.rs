@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -31,6 +32,8 @@ use crate::qemu::{ShortWay, blocking, open_image, remove_leftovers};
 use crate::qmp::{COMMAND_LIMIT, GREETING_LIMIT, Qmp, QmpError, QmpEvent};
 use crate::record::{LaunchRecord, RecordFile};
 
+/// How long a QEMU whose guest is off may take to close its disks and end.
+const QUIT_OFF_LIMIT: Duration = Duration::from_secs(5);
 /// A killed process that isn't gone by then hangs in the kernel (dead storage).
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// Before the second attempt to remove a block node that is still held: by a job, an export, or QEMU itself, which lets go
@@ -69,6 +72,8 @@ struct Shared {
     exit: watch::Sender<Option<ExitCause>>,
     /// Disks whose device is known to be gone, for the keeper to finish.
     device_gone: mpsc::Sender<DiskId>,
+    /// Whether the guest has switched itself off.
+    is_guest_off: AtomicBool,
 }
 
 impl QemuMachine {
@@ -93,6 +98,7 @@ impl QemuMachine {
             events: broadcast::Sender::new(EVENT_QUEUE),
             exit: watch::Sender::new(None),
             device_gone,
+            is_guest_off: AtomicBool::new(false),
         });
         let keeper = tokio::spawn(keep(Arc::clone(&shared), qmp_events, gone));
         Arc::new(Self { shared, keeper })
@@ -208,8 +214,13 @@ impl RunningMachine for QemuMachine {
             }
             std::future::pending::<()>().await;
         };
+        // Nobody waits for the process of a guest that has switched itself off.
+        let limit = match shared.is_guest_off.load(Ordering::Relaxed) {
+            true => QUIT_OFF_LIMIT,
+            false => QUIT_LIMIT,
+        };
         let exit = tokio::select! {
-            exit = shared.exited_within(QUIT_LIMIT) => exit,
+            exit = shared.exited_within(limit) => exit,
             () = asked => None,
         };
         if let Some(how) = exit {
@@ -305,15 +316,14 @@ impl RunningMachine for QemuMachine {
         }
         let read = async {
             let answer = shared.execute("query-status", None).await?;
+            let status = answer.get("status").and_then(Value::as_str);
+            let run_state = run_state(status.unwrap_or_default());
+            let off = run_state == RunState::ShutDown;
+            shared.is_guest_off.store(off, Ordering::Relaxed);
             let mut record = shared.record.lock().await;
             shared.reconcile(&mut record).await?;
             Ok(MachineStatus {
-                run_state: run_state(
-                    answer
-                        .get("status")
-                        .and_then(Value::as_str)
-                        .unwrap_or_default(),
-                ),
+                run_state,
                 disks: record.ports.attached(),
                 free_ports: record.ports.free(),
                 exit: None,

@@ -73,7 +73,7 @@ impl QemuHypervisor {
             "connecting to the monitor",
             folder.monitor(),
         ))?;
-        let output = File::create(folder.output()).map_err(HypervisorError::system(
+        let output = make_output(&folder.output()).map_err(HypervisorError::system(
             "making the output log",
             folder.output(),
         ))?;
@@ -126,18 +126,20 @@ impl QemuHypervisor {
             ended: None,
         };
         record.write(&folder.record())?;
-        let entries = cgroup
-            .entries()
-            .map_err(HypervisorError::system("entering the cgroup of", &folder.0))?;
         let started = spawn::start(Start {
             binary: &self.binary,
             arguments: &record.arguments,
             descriptors,
             output,
             credentials: spec.credentials,
-            cgroups: &entries,
         })
         .map_err(HypervisorError::system("starting", &self.binary))?;
+        // From outside, while QEMU is busy with its own beginning: entering takes milliseconds where groups are of version 1.
+        if let Err(error) = cgroup.enter(started.identity.pid) {
+            let _ =
+                rustix::process::pidfd_send_signal(&started.pidfd, rustix::process::Signal::KILL);
+            return Err(HypervisorError::system("entering the cgroup of", &folder.0)(error));
+        }
         record.process = Some(started.identity);
         // A record without the process number is cured by adoption; not worth killing a machine for.
         if let Err(error) = record.write(&folder.record()) {
@@ -174,6 +176,8 @@ impl Hypervisor for QemuHypervisor {
             started,
             monitor,
         } = blocking(move || this.start(&spec)).await?;
+        let spawned_after = began.elapsed();
+        metrics::histogram!("stratus_machine_spawn_seconds").record(spawned_after);
 
         let pid = started.identity.pid;
         let process = HeldProcess::new(pid, started.pidfd).map_err(HypervisorError::system(
@@ -195,7 +199,8 @@ impl Hypervisor for QemuHypervisor {
                 let aborted =
                     how == ExitCause::Signal(SIGABRT) && began.elapsed() < ACCELERATOR_ABORT;
                 let output = clean_up_failed(folder, record, how.clone()).await;
-                return Err(if accelerator == Accelerator::Kvm && aborted {
+                let refused = aborted || is_about_kvm(&output);
+                return Err(if accelerator == Accelerator::Kvm && refused {
                     HypervisorError::AcceleratorFailed {
                         how: how.to_string(),
                         output,
@@ -209,7 +214,7 @@ impl Hypervisor for QemuHypervisor {
             }
         };
         record.version = Some(qmp.version().to_string());
-        tracing::debug!(vmid = record.vmid, pid, ready_after = ?began.elapsed(), "QEMU is ready");
+        tracing::debug!(vmid = record.vmid, pid, ?spawned_after, ready_after = ?began.elapsed(), "QEMU is ready");
         Ok(QemuMachine::connected(folder, record, process, qmp, events))
     }
 
@@ -240,6 +245,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
             io::Error::other(error),
         )),
     }
+}
+
+/// An empty log, opened for appending: it can be cut while QEMU writes.
+fn make_output(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    file.set_len(0)?;
+    Ok(file)
 }
 
 fn make_folder(folder: &Path) -> Result<()> {
@@ -318,6 +334,7 @@ fn open_descriptors(spec: &LaunchSpec, folder: &RunFolder, alive: OwnedFd) -> Re
                 path, read_only, ..
             } => open_image(&path, read_only)?,
             Descriptor::Tap { nic } => open_tap(spec, nic)?,
+            Descriptor::Graphics => make_graphics_folder(spec, folder)?,
         });
     }
     Ok(opened)
@@ -350,6 +367,23 @@ fn open_tap(spec: &LaunchSpec, nic: usize) -> Result<OwnedFd> {
         None => spawn::open_tap(interface),
     };
     opened.map_err(HypervisorError::system("opening the tap", interface))
+}
+
+/// Makes the folder of the screen's socket, which belongs to the machine's user, and opens it.
+fn make_graphics_folder(spec: &LaunchSpec, folder: &RunFolder) -> Result<OwnedFd> {
+    let path = folder.graphics();
+    make_folder(&path)?;
+    let open = || -> io::Result<OwnedFd> {
+        let opened = File::open(&path)?;
+        if let Some(credentials) = spec.credentials {
+            std::os::unix::fs::fchown(&opened, Some(credentials.uid), Some(credentials.gid))?;
+        }
+        Ok(opened.into())
+    };
+    open().map_err(HypervisorError::system(
+        "making the folder of the screen",
+        &path,
+    ))
 }
 
 /// Makes a listening socket in a folder, replacing one that a killed process left.
@@ -425,6 +459,17 @@ pub(crate) async fn clean_up_failed(
         Ok(last_words(&folder.output()))
     };
     blocking(work).await.unwrap_or_default()
+}
+
+/// Whether QEMU's last words are about KVM: `accel/kvm/kvm-all.c` and `accel/accel-softmmu.c` of QEMU 7.2 to 9.
+fn is_about_kvm(words: &str) -> bool {
+    [
+        "Could not access KVM",
+        "failed to initialize kvm",
+        "ioctl(KVM_",
+    ]
+    .iter()
+    .any(|known| words.contains(known))
 }
 
 /// The last bytes of a log, for an error message.

@@ -1,7 +1,8 @@
 //! The launch record: what a later controller needs to take a machine over.
 //!
-//! `launch.json` in the run folder, replaced as a whole and flushed to disk before the process is started, again with the
-//! process number after it, and at each step of an attachment, before QEMU is told.
+//! `launch.json` in the run folder, replaced as a whole before the process is started, again with the process number after
+//! it, and at each step of an attachment, before QEMU is told. It is not flushed to disk: it has to outlive this program,
+//! and no process outlives the host.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -83,8 +84,7 @@ impl LaunchRecord {
         Ok(record)
     }
 
-    /// Replaces the record: after this returns, a power cut finds either the old or the new one, whole. Blocks for the
-    /// flush.
+    /// Replaces the record: whenever this program is killed, either the old or the new one is there, whole. Blocks briefly.
     ///
     /// # Errors
     /// `System`.
@@ -137,12 +137,7 @@ fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("new");
     let mut file = File::create(&temporary)?;
     file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&temporary, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_data()?;
-    }
-    Ok(())
+    fs::rename(&temporary, path)
 }
 
 #[cfg(test)]

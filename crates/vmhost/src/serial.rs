@@ -1,13 +1,13 @@
-//! The serial console's log: written by QEMU, bounded by us, shown and followed by readers.
+//! Logs that QEMU writes and we bound: the serial console's, shown and followed by readers, and QEMU's own output.
 //!
-//! QEMU appends to `serial.log` by a descriptor opened for appending, so logging goes on while no controller runs. A
+//! QEMU appends to `serial.log` (and to `qemu.log`) by a descriptor opened for appending, so logging goes on while no controller runs. A
 //! controller keeps the file within its limit: when it grows past it, the older half is cut off the front, in place
 //! (`FALLOC_FL_COLLAPSE_RANGE`, no byte is lost), or where the file system can't, by copy and truncate. How much was cut is
 //! kept in `serial.cut`, so that positions count from the machine's first byte and never go backwards.
 //!
 //! Everything is driven by inotify: one instance and one task for all logs of a host. The limit holds while a controller
 //! runs, give or take what a guest writes in [`BREATH`]; while none runs the log grows as fast as the guest writes, and is
-//! cut as soon as one is back.
+//! cut as soon as one is back. (A limit that the kernel would keep, on the size of files, counts for disks as well.)
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -109,7 +109,18 @@ impl SerialLogs {
     /// # Errors
     /// `System`.
     pub fn open(&self, folder: &RunFolder, limit_bytes: u64) -> Result<Arc<SerialLog>> {
-        let path = folder.serial_log();
+        self.bound(folder.serial_log(), limit_bytes)
+    }
+
+    /// The same for what QEMU itself says.
+    ///
+    /// # Errors
+    /// `System`.
+    pub fn open_output(&self, folder: &RunFolder, limit_bytes: u64) -> Result<Arc<SerialLog>> {
+        self.bound(folder.output(), limit_bytes)
+    }
+
+    fn bound(&self, path: PathBuf, limit_bytes: u64) -> Result<Arc<SerialLog>> {
         let system = |what| HypervisorError::system(what, &path);
         OpenOptions::new()
             .create(true)
@@ -465,6 +476,29 @@ mod tests {
                 .expect("read")
                 .ends_with(b"xend")
         );
+    }
+
+    #[tokio::test]
+    async fn what_qemu_says_is_bounded_too() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = RunFolder(folder.path().to_path_buf());
+        let logs = SerialLogs::new().expect("inotify");
+        let _log = logs.open_output(&folder, LIMIT).expect("opened");
+        let mut qemu = OpenOptions::new()
+            .append(true)
+            .open(folder.output())
+            .expect("opened");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        let mut written = 0;
+        while written < 4 * LIMIT || fs::metadata(folder.output()).expect("there").len() > LIMIT {
+            assert!(tokio::time::Instant::now() < deadline, "never cut");
+            if written < 4 * LIMIT {
+                qemu.write_all(&line(written)).expect("written");
+                written += 16;
+            } else {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
     }
 
     #[test]

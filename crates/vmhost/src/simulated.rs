@@ -44,6 +44,8 @@ struct Host {
 pub struct Behaviour {
     /// Launches fail with these words.
     pub launch_fails: Option<String>,
+    /// Launches under KVM fail as where QEMU may not open it.
+    pub kvm_is_refused: bool,
     /// Launches take this long.
     pub launch_takes: std::time::Duration,
     /// Guests ignore the power button.
@@ -139,6 +141,12 @@ impl Hypervisor for SimulatedHypervisor {
         let behaviour = self.host.next.lock().clone();
         if !behaviour.launch_takes.is_zero() {
             tokio::time::sleep(behaviour.launch_takes).await;
+        }
+        if behaviour.kvm_is_refused && spec.accelerator == Accelerator::Kvm {
+            return Err(HypervisorError::AcceleratorFailed {
+                how: ExitCause::Code(1).to_string(),
+                output: "Could not access KVM kernel module: Permission denied".to_owned(),
+            });
         }
         if let Some(words) = behaviour.launch_fails {
             return Err(HypervisorError::StartFailed {

@@ -1,8 +1,8 @@
 //! Starting QEMU so that it outlives this program and owns nothing but what it is given. The one module of this crate's
 //! hypervisor layer with `unsafe`.
 //!
-//! The child runs in its own session, as its own user without supplementary groups, with an empty environment, in its
-//! control group before its first instruction, and with exactly the descriptors it was given, numbered from 3.
+//! The child runs in its own session, as its own user with no supplementary group but the one it is given, with an empty
+//! environment, and with exactly the descriptors it was given, numbered from 3.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -40,8 +40,6 @@ pub struct Start<'a> {
     pub output: File,
     /// Whom it runs as.
     pub credentials: Option<Credentials>,
-    /// Opened `cgroup.procs` files of the groups it enters.
-    pub cgroups: &'a [OwnedFd],
 }
 
 /// A started process.
@@ -64,7 +62,6 @@ pub fn start(start: Start<'_>) -> io::Result<Started> {
         descriptors,
         output,
         credentials,
-        cgroups,
     } = start;
     let moved = descriptors
         .iter()
@@ -81,11 +78,6 @@ pub fn start(start: Start<'_>) -> io::Result<Started> {
     {
         return Err(io::Error::other("too many descriptors"));
     }
-    let entries = cgroups
-        .iter()
-        .map(|entry| Ok(rustix::io::fcntl_dupfd_cloexec(entry, ABOVE_TARGETS)?))
-        .collect::<io::Result<Vec<OwnedFd>>>()?;
-    let entry_numbers: Vec<RawFd> = entries.iter().map(AsRawFd::as_raw_fd).collect();
 
     let mut command = Command::new(binary);
     command
@@ -95,27 +87,20 @@ pub fn start(start: Start<'_>) -> io::Result<Started> {
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
-    if let Some(Credentials { uid, gid }) = credentials {
-        // Supplementary groups are dropped with it when we are root.
-        command.uid(uid).gid(gid);
-    }
     // SAFETY: the closure runs between fork and exec in a copy of a process with several threads, so it may only do what
-    // is safe in a signal handler: it makes system calls (setsid, write, prlimit, dup2) on numbers computed before, and
-    // neither allocates nor takes a lock. The numbers stay valid since `moved` and `entries` live until after `spawn`.
+    // is safe in a signal handler: it makes system calls (setsid, prlimit, dup2, setgroups, setresgid, setresuid) on numbers
+    // computed before, and neither allocates nor takes a lock. The numbers stay valid since `moved` lives until after `spawn`.
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
-            for entry in &entry_numbers {
-                // The right to do so was checked when the file was opened; "0" is the writer itself.
-                rustix::io::write(BorrowedFd::borrow_raw(*entry), b"0")?;
-            }
             set_limits()?;
             for (source, target) in &placements {
                 // `dup2` wants an owner of the number it overwrites; nobody owns it in this child, and it is not closed.
                 let mut place = ManuallyDrop::new(OwnedFd::from_raw_fd(*target));
                 rustix::io::dup2(BorrowedFd::borrow_raw(*source), &mut place)?;
             }
-            Ok(())
+            // Last: the rest may need rights.
+            credentials.map_or(Ok(()), Credentials::take_on)
         });
     }
     let child = command.spawn()?;

@@ -6,7 +6,10 @@ mod support;
 use std::time::Instant;
 
 use support::{Bench, is_root, wait_for};
-use vmhost::{Adopted, ExitCause, Hypervisor as _, HypervisorError, MachineEvent, RunState};
+use vmhost::{
+    Adopted, ExitCause, Hypervisor as _, HypervisorError, MachineEvent, RunState,
+    launch_spec::Accelerator,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_runs_pauses_resets_and_ends() {
@@ -82,8 +85,20 @@ async fn a_machine_is_confined() {
         eprintln!("skipped: giving QEMU its own user needs root");
         return;
     }
-    let machine = bench.launched().await;
+    let mut spec = bench.spec();
+    let credentials = spec.credentials.as_mut().unwrap();
+    credentials.supplementary_group = Some(64_322);
+    spec.vnc = Some(vmhost::launch_spec::VncSpec {
+        keymap: Some("de".to_owned()),
+    });
+    let machine = bench.hypervisor.launch(spec).await.unwrap();
     let pid = machine.process_id().unwrap();
+    let screen = bench.run_folder().join("vnc/vnc.sock");
+    let mut viewer = std::os::unix::net::UnixStream::connect(screen).unwrap();
+    let mut greeting = [0; 4];
+    std::io::Read::read_exact(&mut viewer, &mut greeting).unwrap();
+    assert_eq!(greeting, *b"RFB ", "an operator reaches its screen");
+    drop(viewer);
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
         status
@@ -95,7 +110,7 @@ async fn a_machine_is_confined() {
     };
     assert_eq!(field("Uid:"), "64321\t64321\t64321\t64321");
     assert_eq!(field("Gid:"), "64321\t64321\t64321\t64321");
-    assert_eq!(field("Groups:"), "");
+    assert_eq!(field("Groups:"), "64322");
     assert_eq!(field("Seccomp:"), "2");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     assert!(
@@ -268,4 +283,23 @@ async fn our_own_part_of_a_start_is_small() {
         );
         assert!(took[0].as_millis() < 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_qemu_that_may_not_use_kvm_says_so() {
+    use std::os::unix::fs::MetadataExt as _;
+    let Some(bench) = Bench::new() else { return };
+    let open_to_all = std::fs::metadata("/dev/kvm").is_ok_and(|kvm| kvm.mode() & 0o006 != 0);
+    if !is_root() || open_to_all {
+        eprintln!("skipped: QEMU's own user, which needs root, may use /dev/kvm here");
+        return;
+    }
+    let mut spec = bench.spec();
+    spec.accelerator = Accelerator::Kvm;
+    let refused = bench.hypervisor.launch(spec).await.map(drop);
+    assert!(
+        matches!(&refused, Err(HypervisorError::AcceleratorFailed { output, .. }) if output.contains("KVM")),
+        "{refused:?}"
+    );
+    assert!(bench.processes().is_empty());
 }

@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use cimi::{
     lifecycle::{MachineState, Phase},
-    resources::{Image, ImageState},
+    resources::{AcceleratorKind, Host, Image, ImageState},
 };
 use controller_cloud::{World, image};
 use serde_json::json;
@@ -467,4 +467,66 @@ async fn a_machine_made_stopped_waits_to_be_started() {
     let job = world.act(&id, "kill", false).await;
     world.succeeds(&job).await;
     world.settles().await;
+}
+
+#[tokio::test]
+async fn where_qemu_may_not_use_kvm_machines_run_under_tcg() {
+    let mut world = World::with(|settings| {
+        settings.accelerator.kind = vmhost::accel::AcceleratorKind::Kvm;
+        settings.falls_back_to_tcg = true;
+    })
+    .await;
+    world.simulated.behave(Behaviour {
+        kvm_is_refused: true,
+        ..Behaviour::default()
+    });
+    let id = world.running(json!({})).await;
+    let machine = world.machine(&id).unwrap();
+    assert_eq!(machine.accelerator, Some(AcceleratorKind::Tcg));
+    let host = world.host().host().local().to_owned();
+    world
+        .wait::<Host>(&host, "the host tells why", |host| {
+            host.is_some_and(|host| {
+                host.accelerator == AcceleratorKind::Tcg
+                    && host.accelerator_reason.contains("Permission denied")
+            })
+        })
+        .await;
+    // The next one doesn't try it any more.
+    world.running(json!({})).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_network_that_can_not_be_set_up_is_told_and_tried_again() {
+    let mut world = World::new().await;
+    let check = |world: &World| {
+        let checks = world.host().checks();
+        checks
+            .into_iter()
+            .find(|check| check.name == "network local")
+            .unwrap()
+    };
+    assert!(check(&world).ok && !check(&world).needed);
+    world.running(json!({})).await;
+    assert!(check(&world).ok && check(&world).needed);
+    assert!(world.host().checks().iter().all(|check| check.ok));
+    world.break_networks(true);
+    world.crash().await;
+    world.start().await;
+    let until = |ok: bool| {
+        let deadline = std::time::Instant::now() + controller_cloud::PATIENCE;
+        let world = &world;
+        async move {
+            while check(world).ok != ok || !check(world).needed {
+                assert!(std::time::Instant::now() < deadline, "never {ok}");
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        }
+    };
+    until(false).await;
+    assert!(check(&world).detail.contains("can't be set up: "));
+    world.break_networks(false);
+    until(true).await;
+    world.stop().await;
 }

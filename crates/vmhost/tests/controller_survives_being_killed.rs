@@ -74,6 +74,7 @@ async fn something(
             launch_takes: Duration::from_millis(random.random_range(0..20)),
             ignores_power_button: random.random_bool(0.3),
             ignores_detach: random.random_bool(0.3),
+            kvm_is_refused: false,
         }),
     }
 }

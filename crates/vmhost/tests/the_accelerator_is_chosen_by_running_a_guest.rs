@@ -13,7 +13,7 @@ use vmhost::accel::{
 #[test]
 #[ignore = "runs only as a child of the other tests, since it may hang on a broken KVM"]
 fn probe_child() {
-    run_as_probe_child(std::io::stdout()).unwrap();
+    run_as_probe_child(None, std::io::stdout()).unwrap();
 }
 
 /// This test program again, as the child.

@@ -51,11 +51,9 @@ mod tests {
 
     use super::*;
 
-    fn laid(referenced: Value, inline: Value) -> Value {
-        let (Value::Object(referenced), Value::Object(inline)) = (referenced, inline) else {
-            panic!("objects are laid over each other");
-        };
-        Value::Object(overlay(referenced, inline))
+    fn laid(referenced: &Value, inline: &Value) -> Value {
+        let members = |value: &Value| value.as_object().cloned().unwrap();
+        Value::Object(overlay(members(referenced), members(inline)))
     }
 
     #[test]
@@ -68,7 +66,7 @@ mod tests {
         let expected = json!({"initialState": "STARTED", "keymap": "de",
             "machineConfig": {"href": "MachineConfiguration/small", "memory": 2048},
             "context": {"name": "kept", "other": "x"}});
-        assert_eq!(laid(referenced, inline), expected);
+        assert_eq!(laid(&referenced, &inline), expected);
     }
 
     #[test]
@@ -76,6 +74,6 @@ mod tests {
         let referenced = json!({"machineConfig": {"cpu": 1, "memory": 1024}});
         let inline =
             json!({"machineConfig": {"href": "MachineConfiguration/m1.large", "memory": 8}});
-        assert_eq!(laid(referenced, inline.clone()), inline);
+        assert_eq!(laid(&referenced, &inline), inline);
     }
 }

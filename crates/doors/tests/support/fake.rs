@@ -312,6 +312,7 @@ impl CloudApi for FakeCloud {
                 name: "database".into(),
                 ok: true,
                 detail: "3 ms".into(),
+                vital: false,
             }],
         }
     }

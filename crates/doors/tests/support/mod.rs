@@ -74,7 +74,9 @@ impl World {
         let cloud = Arc::new(FakeCloud::default());
         let api = Arc::clone(&cloud) as Arc<dyn CloudApi>;
         let doors = Arc::new(Doors::new(api, accounts(), settings));
-        let server = Server::new(doors, limits, Some(tls::server_config(&files).unwrap()));
+        let certificate = tls::Certificate::read(&files).unwrap();
+        let tls = tls::server_config(certificate.into()).unwrap();
+        let server = Server::new(doors, limits, Some(tls));
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_file(files.authority.clone().unwrap()).unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use cimi::resources::{ImageState, VolumeState};
+use cimi::resources::{EventSeverity, ImageState, VolumeState};
 use serde::Serialize;
 
 use super::image_content::Kind;
@@ -37,18 +37,6 @@ pub enum FindingKind {
     UnreadableDocuments,
 }
 
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Data is missing.
-    High,
-    /// Somebody should look at it.
-    Medium,
-    /// It only takes space.
-    Low,
-}
-
 /// One disagreement between the documents and the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -60,8 +48,8 @@ pub struct Finding {
     pub detail: String,
     /// What helps, or (from `repair`) what was done.
     pub repair: String,
-    /// How bad it is.
-    pub severity: Severity,
+    /// How bad it is: `high`, data is missing; `medium`, somebody should look at it; `low`, it only takes space.
+    pub severity: EventSeverity,
 }
 
 /// What repairing does to a finding.
@@ -151,7 +139,7 @@ impl StorageController {
                     what: "Volume, MachineImage".to_owned(),
                     detail: format!("{unreadable} documents can't be read; perhaps a newer version wrote them"),
                     repair: "start the version that wrote them; until then nothing of the following is removed".to_owned(),
-                    severity: Severity::High,
+                    severity: EventSeverity::High,
                 },
                 Remedy::Nothing,
             ));
@@ -190,7 +178,7 @@ impl StorageController {
                     ),
                     repair: "move it to `orphans` beside it, from where you may save or remove it"
                         .to_owned(),
-                    severity: Severity::Medium,
+                    severity: EventSeverity::Medium,
                 },
                 Remedy::SetAside(volume),
             ));
@@ -210,7 +198,7 @@ impl StorageController {
                         what: document.id.to_string(),
                         detail: format!("{} is gone", path.display()),
                         repair: "put the file back, or delete the volume".to_owned(),
-                        severity: Severity::High,
+                        severity: EventSeverity::High,
                     },
                     Remedy::Nothing,
                 ));
@@ -231,7 +219,7 @@ impl StorageController {
                     what: document.id.to_string(),
                     detail: format!("{path} is gone"),
                     repair: "delete the image and import it again".to_owned(),
-                    severity: Severity::High,
+                    severity: EventSeverity::High,
                 },
                 Remedy::Nothing,
             ));
@@ -259,7 +247,7 @@ impl StorageController {
                             image.identifier, image.bytes
                         ),
                         repair: "remove it; import it again if it is missed".to_owned(),
-                        severity: Severity::Low,
+                        severity: EventSeverity::Low,
                     },
                     Remedy::Forget(kind, image.identifier),
                 ));
@@ -289,7 +277,7 @@ impl StorageController {
                     what: path.display().to_string(),
                     detail: format!("left by work that broke off {} s ago", age.as_secs()),
                     repair: "remove it".to_owned(),
-                    severity: Severity::Low,
+                    severity: EventSeverity::Low,
                 },
                 Remedy::Remove(path),
             ));

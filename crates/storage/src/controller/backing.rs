@@ -41,7 +41,7 @@ fn collect(dir: &Path, depth: u32, found: &mut HashSet<PathBuf>) -> Result<(), E
         };
         if metadata.is_dir() && depth > 0 {
             collect(&path, depth - 1, found)?;
-        } else if metadata.is_file() {
+        } else if metadata.is_file() && is_overlay(&path) {
             match backing_file(&path) {
                 Ok(backing) => found.extend(backing),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -50,6 +50,12 @@ fn collect(dir: &Path, depth: u32, found: &mut HashSet<PathBuf>) -> Result<(), E
         }
     }
     Ok(())
+}
+
+/// By its name: what lies in other files the guest writes as it likes, also into the first bytes of a raw disk.
+fn is_overlay(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "qcow2")
 }
 
 /// The backing file that a qcow2 header names (offset of the name at byte 8, its length at byte 16), if it is one.
@@ -115,13 +121,38 @@ mod tests {
             path: &base,
             format: Format::Raw,
         });
-        qcow2::create(&folder.join("root"), 1 << 30, backing, Durability::Cached).expect("overlay");
-        qcow2::create(&folder.join("alone"), 1 << 30, None, Durability::Cached).expect("disk");
+        qcow2::create(
+            &folder.join("root.qcow2"),
+            1 << 30,
+            backing,
+            Durability::Cached,
+        )
+        .expect("overlay");
+        qcow2::create(
+            &folder.join("alone.qcow2"),
+            1 << 30,
+            None,
+            Durability::Cached,
+        )
+        .expect("disk");
+        // A guest writes the header of an overlay into its own raw disk.
+        let pinned = PathBuf::from("/srv/cache/pinned");
+        let backing = Some(qcow2::Backing {
+            path: &pinned,
+            format: Format::Raw,
+        });
+        qcow2::create(
+            &folder.join("volatile0.raw"),
+            1 << 30,
+            backing,
+            Durability::Cached,
+        )
+        .expect("raw disk");
         let mut hostile = b"QFI\xfb\0\0\0\x03".to_vec();
         hostile.extend([0xff; 8]);
         hostile.extend(100_u32.to_be_bytes());
-        fs::write(folder.join("hostile"), hostile).expect("write");
-        fs::write(folder.join("short"), "QFI").expect("write");
+        fs::write(folder.join("hostile.qcow2"), hostile).expect("write");
+        fs::write(folder.join("short.qcow2"), "QFI").expect("write");
         let found =
             backing_files(&[dir.path().to_owned(), dir.path().join("missing")]).expect("read");
         assert_eq!(found, HashSet::from([base]));

@@ -295,7 +295,9 @@ impl StorageController {
             let images = Kind::ALL
                 .into_iter()
                 .flat_map(|kind| self.store(kind).list());
-            let kept: u64 = images.map(|image| image.bytes).fold(0, u64::saturating_add);
+            let kept: u64 = images
+                .map(|image| image.kept().0)
+                .fold(0, u64::saturating_add);
             let left = most.saturating_sub(kept);
             if left == 0 {
                 return Err(Error::TooLarge {

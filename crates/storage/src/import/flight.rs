@@ -210,11 +210,15 @@ async fn work(
     progress: Arc<watch::Sender<Progress>>,
 ) -> Result<Imported, Error> {
     let (to, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
+    // Dropping `_waiting` with this future is what ends a program that works for it.
+    let (cancelled, _waiting) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(
+        Error::errno("make a pipe for an import into", &store.inner.dir),
+    )?;
     let blocking = super::blocking({
         let progress = progress.clone();
         move || {
             store.require_space(expected.bytes.unwrap_or(0))?;
-            pipeline::run(&store, pieces, &expected, &limits, &progress)
+            pipeline::run(&store, pieces, &expected, &limits, &progress, &cancelled)
         }
     });
     let ((), result) = tokio::join!(source::pump(source, limits, progress, to), blocking);

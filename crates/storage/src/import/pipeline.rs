@@ -11,6 +11,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
@@ -22,11 +23,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::{Content, Image, ImageStore, Imported, Limits, Progress};
+use super::{Content, Converted, Image, ImageStore, Imported, Inner, Limits, Progress};
+use crate::confine::QemuImg;
 use crate::decompress;
 use crate::digest::{Digests, Expected, LegacyPair, Sha2Pair};
 use crate::durable::{self, RemoveOnDrop};
 use crate::error::Error;
+use crate::foreign::ForeignFormat;
 use crate::identifier::ImageIdentifier;
 use crate::inspect::{self, Inspected, PREFIX_BYTES};
 
@@ -53,6 +56,7 @@ pub(super) fn run(
     expected: &Expected,
     limits: &Limits,
     progress: &watch::Sender<Progress>,
+    cancelled: &OwnedFd,
 ) -> Result<Imported, Error> {
     let unfinished = store.incoming();
     DirBuilder::new()
@@ -80,23 +84,30 @@ pub(super) fn run(
                 .1
         }
     };
-    let (inspected, bytes, digests) = target.stream(&mut *reader, &file, expected, progress)?;
+    let streamed = target.stream(&mut *reader, &file, expected, progress)?;
     drop(reader);
 
-    expected.check(bytes, &digests)?;
-    if store.inner.content == Content::Disks {
-        inspect::whole_file(&file, &target.path, &inspected, &limits.size)?;
-    }
-    let image = Image {
+    let Streamed {
+        bytes, ref digests, ..
+    } = streamed;
+    expected.check(bytes, digests)?;
+    let mut image = Image {
         identifier: ImageIdentifier::from_sha1(&digests.sha1),
-        format: inspected.format(),
-        virtual_bytes: inspected.virtual_bytes(bytes),
+        format: streamed.inspected.format(),
+        virtual_bytes: streamed.inspected.virtual_bytes(bytes),
         bytes,
-        digests,
+        digests: digests.clone(),
+        converted: None,
         imported: Timestamp::now(),
         path: target.path.clone(),
     };
-    target.finish(&file, &image)?;
+    let mut file = file;
+    if let Some((qemu_img, format)) = target.converter(&file, &streamed, expected)? {
+        file = target.convert(&file, qemu_img, format, &mut image, cancelled)?;
+    } else if store.inner.content == Content::Disks {
+        inspect::whole_file(&file, &target.path, &streamed.inspected, &limits.size)?;
+    }
+    target.finish(&file, &image, cancelled)?;
     target.describe(&unfinished, &image)?;
     let imported = store.commit(&unfinished, image)?;
     if !imported.already_present {
@@ -108,29 +119,43 @@ pub(super) fn run(
 /// Reads an image again and compares it with its digests.
 pub(super) fn verify(image: &Image) -> Result<(), Error> {
     let mut file = File::open(&image.path).map_err(Error::io("open", &image.path))?;
-    let (bytes, digests) = thread::scope(|scope| {
+    let (bytes, digests) = digest(&mut file, &image.path)?;
+    let (kept_bytes, kept) = image.kept();
+    let expected = Expected {
+        bytes: Some(kept_bytes),
+        md5: Some(kept.md5),
+        sha1: Some(kept.sha1),
+        sha256: Some(kept.sha256),
+        sha512: Some(kept.sha512),
+        ..Expected::default()
+    };
+    expected.check(bytes, &digests)
+}
+
+/// Length and checksums of what a file holds from where it is.
+fn digest(file: &mut File, path: &Path) -> Result<(u64, Digests), Error> {
+    thread::scope(|scope| {
         let hashing = Hashing::start(scope);
         let mut bytes = 0;
         loop {
-            let chunk = fill(&mut file, CHUNK_BYTES).map_err(Error::io("read", &image.path))?;
+            let chunk = fill(file, CHUNK_BYTES).map_err(Error::io("read", path))?;
             if chunk.is_empty() {
                 break;
             }
             bytes += chunk.len() as u64;
             hashing.send(&chunk)?;
         }
-        Ok::<_, Error>((bytes, hashing.finish()?))
-    })?;
-    let expected = Expected {
-        bytes: Some(image.bytes),
-        identifier: Some(image.identifier),
-        md5: Some(image.digests.md5),
-        sha1: Some(image.digests.sha1),
-        sha256: Some(image.digests.sha256),
-        sha512: Some(image.digests.sha512),
-        ..Expected::default()
-    };
-    expected.check(bytes, &digests)
+        Ok((bytes, hashing.finish()?))
+    })
+}
+
+/// What came, and is in the file now.
+struct Streamed {
+    inspected: Inspected,
+    /// It must be converted; `inspected` is then of no meaning.
+    foreign: Option<ForeignFormat>,
+    bytes: u64,
+    digests: Digests,
 }
 
 /// The file an image is written to.
@@ -158,10 +183,17 @@ impl Target<'_> {
         file: &File,
         expected: &Expected,
         progress: &watch::Sender<Progress>,
-    ) -> Result<(Inspected, u64, Digests), Error> {
+    ) -> Result<Streamed, Error> {
         // Nothing is written before the header has been examined.
         let first = fill(reader, PREFIX_BYTES).map_err(|error| self.read_error(error))?;
+        let foreign = match (self.store.inner.content, expected.format) {
+            (Content::Disks, None) if self.store.inner.options.qemu_img.is_some() => {
+                inspect::convertible(&first)
+            }
+            _ => None,
+        };
         let inspected = match self.store.inner.content {
+            _ if foreign.is_some() => Inspected::Raw,
             Content::Files if first.is_empty() => return Err(inspect::Refusal::Empty.into()),
             Content::Files => Inspected::Raw,
             Content::Disks => inspect::first_bytes(&first, expected.format, &self.limits.size)?,
@@ -199,8 +231,84 @@ impl Target<'_> {
             }
             drop(to_writer);
             writer.join().unwrap_or(Err(Error::Cancelled))?;
-            Ok((inspected, bytes, hashing.finish()?))
+            Ok(Streamed {
+                inspected,
+                foreign,
+                bytes,
+                digests: hashing.finish()?,
+            })
         })
+    }
+
+    /// Whether what came must be converted, from which format and by which program.
+    fn converter(
+        &self,
+        file: &File,
+        streamed: &Streamed,
+        expected: &Expected,
+    ) -> Result<Option<(&QemuImg, ForeignFormat)>, Error> {
+        let Inner {
+            options, content, ..
+        } = &*self.store.inner;
+        let Some(qemu_img) = options
+            .qemu_img
+            .as_ref()
+            .filter(|_| *content == Content::Disks)
+        else {
+            return Ok(None);
+        };
+        // The end of the file tells more than its beginning only for a disk that nobody said to be raw.
+        let fixed = || {
+            let seems_raw = streamed.inspected == Inspected::Raw && expected.format.is_none();
+            Ok::<_, Error>(seems_raw && inspect::is_fixed_vhd(file, &self.path)?)
+        };
+        Ok(match streamed.foreign {
+            Some(format) => Some((qemu_img, format)),
+            None if fixed()? => Some((qemu_img, ForeignFormat::Vpc)),
+            None => None,
+        })
+    }
+
+    /// Puts a qcow2 of the same disk in the place of the file, and writes into `image` what it is now.
+    fn convert(
+        &self,
+        file: &File,
+        qemu_img: &QemuImg,
+        format: ForeignFormat,
+        image: &mut Image,
+        cancelled: &OwnedFd,
+    ) -> Result<File, Error> {
+        // Readable by all for as long as the confined program has to open it.
+        file.set_permissions(fs::Permissions::from_mode(0o444))
+            .map_err(Error::io("protect", &self.path))?;
+        let converted = self.path.with_file_name("converted");
+        let limits = &self.limits.size;
+        let room = |bytes| self.store.require_space(bytes);
+        qemu_img.convert_now(&self.path, format, &converted, limits, &room, cancelled)?;
+        fs::rename(&converted, &self.path).map_err(Error::io("rename", &converted))?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .map_err(Error::io("open", &self.path))?;
+        // The program has read a stranger's file: what it wrote is a stranger's, too.
+        let mut prefix = [0; PREFIX_BYTES];
+        let length = file.metadata().map_err(Error::io("examine", &self.path))?;
+        let known = usize::try_from(length.len()).map_or(PREFIX_BYTES, |l| l.min(PREFIX_BYTES));
+        let prefix = prefix.get_mut(..known).unwrap_or_default();
+        file.read_exact_at(prefix, 0)
+            .map_err(Error::io("read", &self.path))?;
+        let inspected = inspect::first_bytes(prefix, Some(inspect::Format::Qcow2), limits)?;
+        inspect::whole_file(&file, &self.path, &inspected, limits)?;
+        let (bytes, digests) = digest(&mut file, &self.path)?;
+        image.format = inspected.format();
+        image.virtual_bytes = inspected.virtual_bytes(bytes);
+        image.converted = Some(Converted {
+            from: format.as_str().to_owned(),
+            bytes,
+            digests,
+        });
+        Ok(file)
     }
 
     /// Writes chunks one behind the other, leaving out blocks of zeroes.
@@ -224,7 +332,7 @@ impl Target<'_> {
     }
 
     /// Last look by the real program, then read-only and flushed.
-    fn finish(&self, file: &File, image: &Image) -> Result<(), Error> {
+    fn finish(&self, file: &File, image: &Image, cancelled: &OwnedFd) -> Result<(), Error> {
         let protect = |mode| {
             file.set_permissions(fs::Permissions::from_mode(mode))
                 .map_err(Error::io("protect", &self.path))
@@ -234,7 +342,7 @@ impl Target<'_> {
         {
             // Readable by all for as long as the confined program has to open it.
             protect(0o444)?;
-            qemu_img.accepts(file, image.virtual_bytes)?;
+            qemu_img.accepts(file, image.virtual_bytes, Some(cancelled))?;
         }
         protect(self.store.inner.content.mode())?;
         file.sync_all().map_err(|error| self.write_error(error, 0))

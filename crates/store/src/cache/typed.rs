@@ -225,12 +225,16 @@ pub(super) trait Update {
     fn apply(&mut self);
 }
 
-/// A document that is now this entry (decoded, if it can be), or gone.
-type Change<D> = (Key, Option<(Entry, Option<D>)>);
+/// A change that was decoded and is not yet seen.
+enum Decoded<D> {
+    /// `None` if it can't be decoded.
+    Put(Entry, Option<D>),
+    Delete(Key),
+}
 
 struct Staged<'a, D> {
     cache: &'a Shared<D>,
-    changes: Vec<Change<D>>,
+    changes: Vec<Decoded<D>>,
     content: Option<RwLockWriteGuard<'a, Content<D>>>,
 }
 
@@ -261,12 +265,11 @@ impl<D: Document> Update for Staged<'_, D> {
                 None
             }
         };
-        let put = Some((entry.clone(), decoded));
-        self.changes.push((entry.key.clone(), put));
+        self.changes.push(Decoded::Put(entry.clone(), decoded));
     }
 
     fn delete(&mut self, key: &Key) {
-        self.changes.push((key.clone(), None));
+        self.changes.push(Decoded::Delete(key.clone()));
     }
 
     fn lock(&mut self) {
@@ -276,11 +279,10 @@ impl<D: Document> Update for Staged<'_, D> {
     fn apply(&mut self) {
         let cache = self.cache;
         let content = self.content.get_or_insert_with(|| cache.content.write());
-        for (key, put) in self.changes.drain(..) {
-            let exists = put.is_some();
-            let id = match put {
-                Some((entry, decoded)) => Some(content.put(&entry, decoded)),
-                None => content.remove(key.id()),
+        for change in self.changes.drain(..) {
+            let (id, exists) = match change {
+                Decoded::Put(entry, decoded) => (Some(content.put(&entry, decoded)), true),
+                Decoded::Delete(key) => (content.remove(key.id()), false),
             };
             if let Some(id) = id {
                 cache.tell(content, &id, exists);

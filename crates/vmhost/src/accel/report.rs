@@ -12,27 +12,36 @@
 use std::io::{self, Write};
 
 use super::{ProbeResult, probe_in_this_process};
+use crate::launch_spec::Credentials;
 
 const PREFIX: &str = "kvm-probe ";
 const LETTER: &str = "letter ";
 const USABLE: &str = "usable";
 const UNUSABLE: &str = "unusable ";
 
-/// The whole of `stratusd probe-kvm`: runs the probe in this process and writes the report to `output`.
+/// The whole of `stratusd probe-kvm`: takes on the rights of a machine's QEMU, runs the probe in this process, and writes
+/// the report to `output`.
 ///
 /// **May never return**, see [`probe_in_this_process`]. Start nothing else in that process.
 ///
 /// # Errors
 /// When the report cannot be written; the parent then takes KVM as unusable.
-pub fn run_as_probe_child(mut output: impl Write) -> io::Result<ProbeResult> {
+pub fn run_as_probe_child(
+    credentials: Option<Credentials>,
+    mut output: impl Write,
+) -> io::Result<ProbeResult> {
     // The first letters must not be glued to something that this process wrote before.
     writeln!(output)?;
     let mut written = Ok(());
-    let result = probe_in_this_process(|letter| {
-        if written.is_ok() {
-            written = writeln!(output, "{PREFIX}{LETTER}{letter}").and_then(|()| output.flush());
-        }
-    });
+    let result = match credentials.map_or(Ok(()), Credentials::take_on) {
+        Err(error) => ProbeResult::Unusable(format!("can't become a machine's user: {error}")),
+        Ok(()) => probe_in_this_process(|letter| {
+            if written.is_ok() {
+                written =
+                    writeln!(output, "{PREFIX}{LETTER}{letter}").and_then(|()| output.flush());
+            }
+        }),
+    };
     written?;
     match &result {
         ProbeResult::Usable => writeln!(output, "{PREFIX}{USABLE}")?,

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::ProbeResult;
 use super::report::{Report, read_report};
+use crate::launch_spec::Credentials;
 
 /// A KVM that works answers in 50 ms even when it is itself emulated.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(2);
@@ -34,6 +35,27 @@ pub struct ProbeCommand {
 }
 
 impl ProbeCommand {
+    /// The same with the rights of a machine's QEMU, which is who will open `/dev/kvm`. The child gives up its own when it
+    /// has begun: others might not be allowed to execute this program.
+    #[must_use]
+    pub fn with_rights_of(mut self, credentials: Credentials) -> Self {
+        let Credentials {
+            uid,
+            gid,
+            supplementary_group,
+        } = credentials;
+        let mut add = |option: &str, number: u32| {
+            self.arguments.push(option.into());
+            self.arguments.push(number.to_string().into());
+        };
+        add("--uid", uid);
+        add("--gid", gid);
+        if let Some(group) = supplementary_group {
+            add("--group", group);
+        }
+        self
+    }
+
     /// `program argument`, such as `/usr/bin/stratusd probe-kvm`, with the usual limit.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>, argument: impl Into<OsString>) -> Self {

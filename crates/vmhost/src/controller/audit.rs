@@ -11,7 +11,7 @@ use std::path::Path;
 
 use cimi::{
     lifecycle::{Power, Stage},
-    resources::{Machine, Resource},
+    resources::{EventSeverity, Machine, Resource},
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -19,16 +19,6 @@ use uuid::Uuid;
 use self::seen::{Process, Seen};
 use super::{VmHost, prepare};
 use crate::Adopted;
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Something is held that nobody needs.
-    Leak,
-    /// Something is missing that a document promises.
-    Error,
-}
 
 /// Something that is there without belonging to a document, or the other way round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,8 +31,8 @@ pub struct Finding {
     pub detail: String,
     /// What to do.
     pub repair: String,
-    /// How bad it is.
-    pub severity: Severity,
+    /// How bad it is: `low`, something is held that nobody needs; `high`, something is missing that a document promises.
+    pub severity: EventSeverity,
 }
 
 fn leak(
@@ -57,7 +47,7 @@ fn leak(
         what,
         detail,
         repair,
-        severity: Severity::Leak,
+        severity: EventSeverity::Low,
     }
 }
 
@@ -89,7 +79,7 @@ impl VmHost {
                     "{unreadable} documents can't be read; perhaps a newer version wrote them"
                 ),
                 repair: "start that version; until then nothing of machines is repaired".to_owned(),
-                severity: Severity::Error,
+                severity: EventSeverity::High,
             });
         }
         findings.extend(self.folders(&seen, &known, repair).await);
@@ -219,7 +209,7 @@ impl VmHost {
                     what: machine.key(),
                     detail: "is shown running, but has no QEMU process".to_owned(),
                     repair: "wait a moment: its controller sees it; then start it again".to_owned(),
-                    severity: Severity::Error,
+                    severity: EventSeverity::High,
                 });
             }
         }
@@ -342,7 +332,7 @@ impl VmHost {
             what,
             detail: "its root disk is gone".to_owned(),
             repair: "kill the machine; its data is lost unless you have a copy".to_owned(),
-            severity: Severity::Error,
+            severity: EventSeverity::High,
         };
         let gone = gone.await.unwrap_or_default();
         gone.into_iter().map(finding).collect()

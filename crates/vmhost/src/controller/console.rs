@@ -1,6 +1,8 @@
-//! Serial consoles of this host's machines.
+//! What this host's machines and their QEMUs write: bounded while they run, and shown.
 
 use std::sync::{Arc, Weak};
+
+use tokio::sync::Mutex;
 
 use cimi::{MachineId, resources::Machine};
 
@@ -19,20 +21,61 @@ pub struct ConsoleText {
     pub more: SerialFollower,
 }
 
+/// Most that is kept of what a QEMU itself says, in bytes.
+const OUTPUT_BYTES: u64 = 256 * 1024;
+
+/// The place of a machine's console log, with the log if somebody holds it.
+pub(super) type Console = Arc<Mutex<Weak<SerialLog>>>;
+
+/// Held so that a machine's logs stay within their bounds.
+pub(super) struct BoundedLogs {
+    _console: Option<Arc<SerialLog>>,
+    _output: Option<Arc<SerialLog>>,
+}
+
 impl Shared {
     /// The console log of a machine; whoever holds it keeps it within its bounds. All holders share one.
-    pub(crate) fn serial_log(&self, machine: &Machine) -> Result<Arc<SerialLog>, HypervisorError> {
-        let mut logs = self.consoles.lock();
-        if let Some(log) = logs.get(machine.id.local()).and_then(Weak::upgrade) {
+    pub(crate) async fn serial_log(
+        &self,
+        machine: &Machine,
+    ) -> Result<Arc<SerialLog>, HypervisorError> {
+        let place = {
+            let mut places = self.consoles.lock();
+            places.retain(|_, place: &mut Console| {
+                Arc::strong_count(place) > 1
+                    || place.try_lock().is_ok_and(|log| log.strong_count() > 0)
+            });
+            places
+                .entry(machine.id.local().to_owned())
+                .or_default()
+                .clone()
+        };
+        // Nobody but those who want the same waits while a large log is cut.
+        let mut place = place.lock().await;
+        if let Some(log) = place.upgrade() {
             return Ok(log);
         }
         let folder = RunFolder(prepare::folder(&self.settings, machine));
-        let log = self
-            .serial_logs
-            .open(&folder, self.settings.console_bytes)?;
-        logs.retain(|_, log| log.strong_count() > 0);
-        logs.insert(machine.id.local().to_owned(), Arc::downgrade(&log));
+        let (logs, limit) = (self.serial_logs.clone(), self.settings.console_bytes);
+        let log = crate::qemu::blocking(move || logs.open(&folder, limit)).await?;
+        *place = Arc::downgrade(&log);
         Ok(log)
+    }
+
+    /// Bounds what a machine and its QEMU write for as long as the answer is held.
+    pub(super) async fn bound_logs(&self, machine: &Machine) -> BoundedLogs {
+        let folder = RunFolder(prepare::folder(&self.settings, machine));
+        let logs = self.serial_logs.clone();
+        let output = crate::qemu::blocking(move || logs.open_output(&folder, OUTPUT_BYTES));
+        let (console, output) = tokio::join!(self.serial_log(machine), output);
+        let held = |log: Result<_, HypervisorError>| {
+            log.inspect_err(|error| tracing::warn!(%error, "a log can't be watched; it may grow"))
+                .ok()
+        };
+        BoundedLogs {
+            _console: held(console),
+            _output: held(output),
+        }
     }
 }
 
@@ -56,7 +99,7 @@ impl VmHost {
         if document.host.as_ref() != Some(&shared.host) || never_ran {
             return Ok(None);
         }
-        let log = shared.serial_log(&document)?;
+        let log = shared.serial_log(&document).await?;
         let mut text = log.tail(last.unwrap_or(u64::MAX)).await?;
         if let Some(offset) = offset
             && offset > text.position

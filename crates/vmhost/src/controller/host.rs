@@ -16,7 +16,7 @@ use super::{
     Settings, Shared, VmHostError,
     report::{enter, reason_of, report},
 };
-use crate::accel;
+use crate::{HypervisorError, accel};
 
 /// How often free space is looked at. Nothing waits for it.
 const ROUND: Duration = Duration::from_secs(60);
@@ -26,6 +26,30 @@ pub(super) const fn kind(kind: accel::AcceleratorKind) -> AcceleratorKind {
     match kind {
         accel::AcceleratorKind::Kvm => AcceleratorKind::Kvm,
         accel::AcceleratorKind::Tcg => AcceleratorKind::Tcg,
+    }
+}
+
+impl Shared {
+    /// What executes guests that are started now, and why.
+    pub(crate) fn accelerator(&self) -> accel::Accelerator {
+        self.accelerator.lock().clone()
+    }
+
+    /// After QEMU could not use KVM: whether it is started under TCG instead, as all machines are from now on.
+    pub(crate) fn falls_back_to_tcg(&self, error: &HypervisorError) -> bool {
+        if !self.settings.falls_back_to_tcg {
+            return false;
+        }
+        let mut accelerator = self.accelerator.lock();
+        if accelerator.kind == accel::AcceleratorKind::Kvm {
+            tracing::error!(%error, "QEMU can't use KVM: machines run under TCG from now on");
+            *accelerator = accel::Accelerator {
+                kind: accel::AcceleratorKind::Tcg,
+                reason: format!("QEMU could not use KVM: {error}"),
+            };
+            self.host_changed.notify_one();
+        }
+        true
     }
 }
 
@@ -107,7 +131,9 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
+            () = shared.host_changed.notified() => {}
         }
+        let accelerator = shared.accelerator();
         let (capacity, troubles) = (capacity(&shared.settings), troubles(&shared.settings));
         let updated = shared
             .documents
@@ -118,7 +144,11 @@ pub(super) async fn keep_current(shared: Arc<Shared>, stop: CancellationToken) {
                     .disk_free_bytes
                     .abs_diff(capacity.disk_free_bytes)
                     > 64 * cimi::size::MEBIBYTE;
-                let changed = moved || host.troubles != troubles;
+                let changed = moved
+                    || host.troubles != troubles
+                    || host.accelerator_reason != accelerator.reason;
+                host.accelerator = kind(accelerator.kind);
+                host.accelerator_reason.clone_from(&accelerator.reason);
                 host.capacity = capacity.clone();
                 host.troubles.clone_from(&troubles);
                 Ok::<bool, DocumentsError>(changed)

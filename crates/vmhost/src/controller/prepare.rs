@@ -17,13 +17,13 @@ use network::{Attachment, Hostname, NicTag, PlugRequest};
 use storage::{Durability, inspect::Format, qcow2, space, swap};
 use uuid::Uuid;
 
-use super::{Settings, media, root_disk};
+use super::{Settings, Shared, media, root_disk};
 use crate::{
-    Hypervisor, HypervisorError,
+    HypervisorError,
     accel::AcceleratorKind,
     launch_spec::{
         Accelerator, Boot, Credentials, DiskFormat, DiskId, DiskSpec, ImageFile, LaunchSpec,
-        MacAddress, NicBackend, NicModel, NicSpec, PortForward, UserLease, UserNetwork,
+        MacAddress, NicBackend, NicModel, NicSpec, PortForward, UserLease, UserNetwork, VncSpec,
     },
 };
 
@@ -158,14 +158,10 @@ pub(crate) fn needs_image(machine: &Machine, image: &str) -> bool {
 
 /// Makes the folder, disks and media of a machine, and the specification of its process, interfaces excepted. Touches
 /// nothing while a process of the machine lives. Blocks on the disk.
-pub(crate) fn prepare(
-    documents: &Documents,
-    settings: &Settings,
-    hypervisor: &dyn Hypervisor,
-    machine: &Machine,
-) -> Result<LaunchSpec, PrepareError> {
+pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, PrepareError> {
+    let (documents, settings) = (&shared.documents, &shared.settings);
     let folder = folder(settings, machine);
-    if hypervisor.lives(&folder)? {
+    if shared.hypervisor.lives(&folder)? {
         return Err(HypervisorError::AlreadyRunning { folder }.into());
     }
     space::require(&settings.machines_dir, 0, settings.reserve_bytes)?;
@@ -195,7 +191,7 @@ pub(crate) fn prepare(
             slot,
         )?);
     }
-    let kvm = settings.accelerator.kind == AcceleratorKind::Kvm;
+    let kvm = shared.accelerator().kind == AcceleratorKind::Kvm;
     let mut spec = LaunchSpec::new(uuid(machine)?, machine.vmid.0.into(), &folder);
     spec.name = process_name(machine);
     spec.cpus = u16::try_from(machine.cpu).unwrap_or(u16::MAX);
@@ -210,11 +206,18 @@ pub(crate) fn prepare(
     };
     spec.boot = boot;
     spec.disks = disks;
+    spec.vnc = machine.keymap.clone().map(|keymap| VncSpec {
+        keymap: Some(keymap),
+    });
     spec.media = media::write(documents, machine, &folder)?;
     spec.spare_ports = settings.spare_ports;
     spec.credentials = settings.uid_base.map(|base| {
         let id = base + machine.vmid.0 % USER_IDS;
-        Credentials { uid: id, gid: id }
+        Credentials {
+            uid: id,
+            gid: id,
+            supplementary_group: settings.kvm_group.filter(|_| kvm),
+        }
     });
     spec.cgroup = settings.cgroup.clone().map(|mut cgroup| {
         cgroup.cpu_limit_percent = machine.cpu_share_percent.or(cgroup.cpu_limit_percent);

@@ -17,6 +17,10 @@ pub struct Settings {
     pub quarantine_period: Duration,
     /// What executes guests, and why.
     pub accelerator: Accelerator,
+    /// Whether machines run under TCG from then on if QEMU can't use KVM.
+    pub falls_back_to_tcg: bool,
+    /// The group that QEMU needs in order to open `/dev/kvm` as a user of its own.
+    pub kvm_group: Option<u32>,
     /// Translation cache of each machine under TCG, in MiB.
     pub translation_cache_mib: u32,
     /// CPU model where a machine asks for none; none: the best the accelerator has.

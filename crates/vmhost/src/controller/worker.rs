@@ -1,7 +1,12 @@
 //! One machine's worker: compares what is wanted with what is there, and takes the next step.
 //!
 //! [`Worker::step`] is the whole logic; it looks at the document and at the hypervisor anew each time and returns when
-//! to look again. Steps are idempotent, so being killed between or within them does no harm.
+//! to look again. Steps are idempotent, so being killed between or within them does no harm. What it does for a machine
+//! that is wanted [on](self::on) or [off](self::off), and how it [starts](self::start) one, stands in files of their own.
+
+mod off;
+mod on;
+mod start;
 
 use std::{
     path::PathBuf,
@@ -9,36 +14,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cimi::{
-    Timestamp,
-    lifecycle::{EndCause, Power, RestartPolicy, Stage},
-    resources::{Endpoint, Machine},
-};
-use documents::{Cached, DocumentsError};
-use network::Attachment;
+use cimi::{Timestamp, lifecycle::Power, resources::Machine};
+use documents::DocumentsError;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
-    host::kind,
+    console::BoundedLogs,
     prepare::{self, PrepareError},
-    report::{enter, reason_of, report},
 };
 use crate::{
     ExitCause, HypervisorError, MachineEvent, RunState, RunningMachine,
     hypervisor::{Adopted, EventStream},
-    serial::SerialLog,
 };
 
 /// First and longest wait before something that failed is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-/// A run that lasted so long ends a series of failing restarts.
-const STABLE: Duration = Duration::from_secs(300);
-/// How often the power button is pressed: a guest that was just booting when it was pressed first doesn't know of it.
-const PRESS_AGAIN: Duration = Duration::from_secs(10);
-/// How often a machine that was halted by a full disk is tried again.
-const RESUME_AGAIN: Duration = Duration::from_secs(5);
 
 /// What to do after a step.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,8 +73,8 @@ pub(super) struct Live {
     pub(super) handle: Arc<dyn RunningMachine>,
     /// `None` once it has told its last.
     events: Option<EventStream>,
-    /// Held so that the console log stays within its bounds while the guest writes.
-    _console: Option<Arc<SerialLog>>,
+    /// None until they are watched.
+    logs: Option<BoundedLogs>,
 }
 
 /// A power button that was pressed: for which wish, until when the guest may obey, and when it is pressed again.
@@ -229,10 +221,17 @@ impl Worker {
             return Ok(Next::End);
         }
         if !self.adopted {
-            self.adopt(&machine).await?;
+            if let Err(error) = self.adopt(&machine).await {
+                self.shared.note_silent(&self.id, Some(&error as _));
+                return Err(error);
+            }
             self.adopted = true;
         }
-        let run_state = match self.run_state().await {
+        let run_state = self.run_state().await;
+        let trouble = run_state.as_ref().err();
+        self.shared
+            .note_silent(&self.id, trouble.map(|error| error as _));
+        let run_state = match run_state {
             Err(error) if self.may_use_force(&machine) => {
                 tracing::warn!(%error, "its monitor doesn't answer: it will be ended by force");
                 Some(RunState::Other)
@@ -266,7 +265,8 @@ impl Worker {
         match self.shared.hypervisor.adopt(&self.folder(machine)).await {
             Ok(Adopted::Running(handle)) => {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
-                self.connect(machine, handle);
+                self.connect(handle);
+                self.bound_logs(machine).await;
             }
             Ok(Adopted::Gone { how, .. }) => {
                 tracing::debug!(?how, "its process is gone");
@@ -289,19 +289,22 @@ impl Worker {
         Ok(())
     }
 
-    fn connect(&mut self, machine: &Machine, handle: Arc<dyn RunningMachine>) {
+    fn connect(&mut self, handle: Arc<dyn RunningMachine>) {
         let events = handle.events();
-        let console = self.shared.serial_log(machine);
-        if let Err(error) = &console {
-            tracing::warn!(%error, "the console log can't be watched; it may grow");
-        }
         self.seen_alive = true;
         self.exit = None;
         self.live = Some(Live {
             handle,
             events: Some(events),
-            _console: console.ok(),
+            logs: None,
         });
+    }
+
+    /// Keeps what the guest and its QEMU write within bounds from now on.
+    async fn bound_logs(&mut self, machine: &Machine) {
+        if let Some(live) = &mut self.live {
+            live.logs = Some(self.shared.bound_logs(machine).await);
+        }
     }
 
     /// What the process says; `None` if there is none. A process that has ended is forgotten here.
@@ -342,494 +345,6 @@ impl Worker {
         }
         self.pressed = None;
         Ok(())
-    }
-
-    /// Presses the power button for this wish, again from time to time; says until when to wait. `None`: the guest had
-    /// its time.
-    async fn press(&mut self, machine: &Machine) -> Result<Option<Instant>, StepError> {
-        let desired = &machine.desired;
-        let wish = (desired.run, desired.restart, desired.power, desired.deleted);
-        let now = Instant::now();
-        let known = self.pressed.as_ref().filter(|pressed| pressed.wish == wish);
-        let until = match known {
-            Some(pressed) if pressed.until <= now => return Ok(None),
-            Some(pressed) if pressed.again > now => {
-                return Ok(Some(pressed.until.min(pressed.again)));
-            }
-            Some(pressed) => pressed.until,
-            None => {
-                // A wish that is older than the limit (the daemon was away) had its time, too.
-                let waited = Timestamp::now().since(desired.since);
-                now + self
-                    .shared
-                    .settings
-                    .power_button_limit
-                    .saturating_sub(waited)
-            }
-        };
-        if let Some(live) = &self.live {
-            live.handle.power_button().await?;
-        }
-        let again = now + PRESS_AGAIN;
-        self.pressed = Some(Pressed { wish, until, again });
-        Ok((until > now).then_some(until.min(again)))
-    }
-
-    /// Whether a guest in this state can obey a power button.
-    const fn listens(state: RunState) -> bool {
-        matches!(state, RunState::Running | RunState::Suspended)
-    }
-
-    /// Removal: shut down if asked to, then release everything and finish with the document.
-    async fn remove(
-        &mut self,
-        machine: &Cached<Machine>,
-        state: Option<RunState>,
-    ) -> Result<Next, StepError> {
-        if let Some(state) = state {
-            if machine.desired.graceful
-                && Self::listens(state)
-                && let Some(until) = self.press(machine).await?
-            {
-                report(&self.shared.documents, &self.id, |machine| {
-                    machine.reason = Some("waits for the guest to shut down".to_owned());
-                })
-                .await?;
-                return Ok(Next::WaitUntil(until));
-            }
-            self.quit().await?;
-        }
-        self.release(machine).await?;
-        let now = Timestamp::now();
-        match documents::release::release_machine(&self.shared.documents, machine, now)
-            .commit()
-            .await
-        {
-            Ok(_) => {
-                tracing::info!(vmid = %machine.vmid, "machine removed");
-                Ok(Next::End)
-            }
-            Err(error) if error.is_conflict() => Ok(Next::Again),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Gives back interfaces, disks and folder. What is gone already is fine.
-    async fn release(&mut self, machine: &Machine) -> Result<(), StepError> {
-        self.unplug(machine).await?;
-        let (folder, quarantine) = (self.folder(machine), self.shared.quarantine.clone());
-        let uuid = prepare::uuid(machine)?;
-        let ran = machine.first_started.is_some();
-        blocking(move || {
-            let root = folder.join("root.qcow2");
-            // A disk that never ran holds nothing worth a look.
-            if ran && root.exists() {
-                quarantine.put(&root, uuid, jiff::Timestamp::now())?;
-            }
-            match std::fs::remove_dir_all(&folder) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    Err(PrepareError::File {
-                        path: folder,
-                        source,
-                    }
-                    .into())
-                }
-                _ => Ok(()),
-            }
-        })
-        .await
-    }
-
-    async fn unplug(&self, machine: &Machine) -> Result<(), StepError> {
-        for (name, request) in prepare::plug_requests(machine) {
-            let Some(network) = self.shared.documents.networks.get(&name) else {
-                continue;
-            };
-            self.shared
-                .network(&network)
-                .await?
-                .unplug(&request.nic, request.ip)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Wanted off.
-    async fn bring_down(
-        &mut self,
-        machine: &Cached<Machine>,
-        state: Option<RunState>,
-    ) -> Result<Next, StepError> {
-        if let Some(state) = state {
-            if !machine.desired.force
-                && Self::listens(state)
-                && let Some(until) = self.press(machine).await?
-            {
-                let next = self.settle_volumes(machine).await?;
-                return Ok(sooner(next, Next::WaitUntil(until)));
-            }
-            self.quit().await?;
-        }
-        self.restarts = 0;
-        let ended = Stage::Ended {
-            cause: EndCause::Requested,
-        };
-        let started = machine.observed.run > 0 || machine.desired.run > 0;
-        if started && !matches!(machine.observed.stage, Stage::Ended { .. }) {
-            self.unplug(machine).await?;
-            let run = machine.desired.run;
-            report(&self.shared.documents, &self.id, |machine| {
-                enter(machine, ended.clone(), run);
-                machine.reason = None;
-                machine.accelerator = None;
-            })
-            .await?;
-            return Ok(Next::Again);
-        }
-        self.settle_volumes(machine).await
-    }
-
-    /// Wanted on.
-    async fn bring_up(
-        &mut self,
-        machine: &Cached<Machine>,
-        state: Option<RunState>,
-    ) -> Result<Next, StepError> {
-        let (wanted, seen) = (machine.desired.run, &machine.observed);
-        let new_run = seen.run < wanted;
-        match state {
-            None => match &seen.stage {
-                _ if new_run => {
-                    self.restarts = 0;
-                    self.start(machine).await
-                }
-                Stage::Waiting | Stage::Preparing => self.start(machine).await,
-                // An earlier life of this controller was killed while it started it: nobody has seen it run yet.
-                Stage::Booting if !self.seen_alive => self.start(machine).await,
-                Stage::Booting | Stage::Running | Stage::Paused => {
-                    self.ended(machine, EndCause::HypervisorDied).await
-                }
-                Stage::Ended { cause } => self.after_end(machine, *cause).await,
-                Stage::Failed => self.after_failure(machine).await,
-                Stage::Releasing | Stage::Lost => self.settle_volumes(machine).await,
-            },
-            Some(RunState::Prelaunch) => self.let_run(machine).await,
-            Some(RunState::ShutDown | RunState::Panicked) if self.restarting(machine) => {
-                self.reset(machine).await
-            }
-            Some(RunState::ShutDown) => self.ended(machine, EndCause::GuestShutdown).await,
-            Some(RunState::Panicked) => self.ended(machine, EndCause::GuestPanic).await,
-            Some(RunState::Exited) => Ok(Next::Again),
-            Some(RunState::Running | RunState::Suspended) => self.running(machine).await,
-            Some(state @ (RunState::Paused | RunState::IoError | RunState::Other)) => {
-                self.halted(machine, state).await
-            }
-        }
-    }
-
-    fn restarting(&self, machine: &Machine) -> bool {
-        machine.desired.restart > machine.observed.restart
-            && machine.observed.run == machine.desired.run
-    }
-
-    /// The guest runs as wanted: report it, restart it if asked to, look after its volumes.
-    async fn running(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
-        if machine.observed.stage != Stage::Running || machine.observed.run < machine.desired.run {
-            let (run, accelerator) = (
-                machine.desired.run,
-                kind(self.shared.settings.accelerator.kind),
-            );
-            report(&self.shared.documents, &self.id, |machine| {
-                // A new run begins with all restarts done.
-                if machine.observed.run < run {
-                    machine.observed.restart = machine.desired.restart;
-                }
-                enter(machine, Stage::Running, run);
-                machine.reason = None;
-                machine.accelerator = Some(accelerator);
-                machine.first_started.get_or_insert_with(Timestamp::now);
-            })
-            .await?;
-            return Ok(Next::Again);
-        }
-        if self.restarting(machine) {
-            if !machine.desired.force
-                && let Some(until) = self.press(machine).await?
-            {
-                return Ok(Next::WaitUntil(until));
-            }
-            return self.reset(machine).await;
-        }
-        self.settle_volumes(machine).await
-    }
-
-    /// Resets the guest for a restart that was asked for.
-    async fn reset(&mut self, machine: &Machine) -> Result<Next, StepError> {
-        let Some(live) = &self.live else {
-            return Ok(Next::Again);
-        };
-        live.handle.reset().await?;
-        live.handle.cont().await?;
-        self.pressed = None;
-        let restart = machine.desired.restart;
-        report(&self.shared.documents, &self.id, |machine| {
-            machine.observed.restart = restart;
-            machine.reason = None;
-        })
-        .await?;
-        Ok(Next::Again)
-    }
-
-    /// Halted by somebody, or by a disk that could not be written.
-    async fn halted(
-        &mut self,
-        machine: &Cached<Machine>,
-        state: RunState,
-    ) -> Result<Next, StepError> {
-        if self.restarting(machine) {
-            // It can't obey a power button.
-            return self.reset(machine).await;
-        }
-        let reason = match state {
-            RunState::IoError => {
-                "halted: a disk could not be written (is the host's disk full?); it goes on when it can"
-            }
-            RunState::Paused => "paused at the hypervisor",
-            _ => "the hypervisor can't go on",
-        };
-        let run = machine.desired.run;
-        report(&self.shared.documents, &self.id, |machine| {
-            enter(machine, Stage::Paused, run);
-            machine.reason = Some(reason.to_owned());
-        })
-        .await?;
-        if state != RunState::IoError {
-            return self.settle_volumes(machine).await;
-        }
-        let due = self
-            .resumed_at
-            .map_or_else(Instant::now, |at| at + RESUME_AGAIN);
-        if due <= Instant::now() {
-            self.resumed_at = Some(Instant::now());
-            if self.enough_space()
-                && let Some(live) = &self.live
-            {
-                live.handle.cont().await?;
-                return Ok(Next::Again);
-            }
-        }
-        Ok(Next::WaitUntil(due.max(Instant::now() + RESUME_AGAIN)))
-    }
-
-    fn enough_space(&self) -> bool {
-        let settings = &self.shared.settings;
-        storage::space::require(&settings.machines_dir, 0, settings.reserve_bytes / 2).is_ok()
-    }
-
-    /// The run is over without anybody having asked for it.
-    async fn ended(&mut self, machine: &Machine, cause: EndCause) -> Result<Next, StepError> {
-        self.quit().await?;
-        self.unplug(machine).await?;
-        let seen = &machine.observed;
-        if seen.stage == Stage::Running && Timestamp::now().since(seen.since) > STABLE {
-            self.restarts = 0;
-        }
-        let run = machine.desired.run.max(seen.run);
-        let how = self.exit.take().filter(|how| {
-            cause == EndCause::HypervisorDied
-                && !matches!(how, ExitCause::Unseen | ExitCause::Requested)
-        });
-        let reason = reason_of(cause, how.map(|how| how.to_string()).as_deref());
-        tracing::info!(vmid = %machine.vmid, ?cause, reason, "run ended");
-        report(&self.shared.documents, &self.id, |machine| {
-            enter(machine, Stage::Ended { cause }, run);
-            machine.reason.clone_from(&reason);
-            machine.accelerator = None;
-        })
-        .await?;
-        Ok(Next::Again)
-    }
-
-    /// Ended, yet wanted on: begins again if the policy says so.
-    async fn after_end(
-        &mut self,
-        machine: &Cached<Machine>,
-        cause: EndCause,
-    ) -> Result<Next, StepError> {
-        let again = match (machine.restart_policy, cause) {
-            (RestartPolicy::Never, _) | (_, EndCause::Requested) => false,
-            (RestartPolicy::OnFailure, EndCause::GuestShutdown) => false,
-            (RestartPolicy::OnFailure | RestartPolicy::Always, _) => true,
-        };
-        // Nothing is wrong with a machine that ended with its host.
-        let at_once = cause == EndCause::HostReboot && self.restarts == 0;
-        self.begin_again(machine, again, at_once).await
-    }
-
-    /// Could not be started. Who has run before and is to be kept running is tried again; who never ran waits for
-    /// somebody to look at it.
-    async fn after_failure(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
-        let again =
-            machine.restart_policy != RestartPolicy::Never && machine.first_started.is_some();
-        self.begin_again(machine, again, false).await
-    }
-
-    /// Starts a machine whose run is over, if it is to be, after a wait that grows from time to time.
-    async fn begin_again(
-        &mut self,
-        machine: &Cached<Machine>,
-        again: bool,
-        at_once: bool,
-    ) -> Result<Next, StepError> {
-        if !again {
-            return self.settle_volumes(machine).await;
-        }
-        let end = machine.observed.since;
-        match self.restart_at {
-            Some((of, at)) if of == end && at > Instant::now() => {
-                let next = self.settle_volumes(machine).await?;
-                return Ok(sooner(next, Next::WaitUntil(at)));
-            }
-            Some((of, _)) if of == end => {}
-            _ => {
-                let wait = if at_once {
-                    Duration::ZERO
-                } else {
-                    back_off(self.restarts)
-                };
-                self.restarts += 1;
-                self.restart_at = Some((end, Instant::now() + wait));
-                return Ok(Next::Again);
-            }
-        }
-        tracing::info!(vmid = %machine.vmid, restarts = self.restarts, "started again by its restart policy");
-        self.start(machine).await
-    }
-
-    /// Makes everything the machine needs, and starts its process.
-    async fn start(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
-        match self.launch(machine).await {
-            Ok(()) => Ok(Next::Again),
-            Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
-                report(&self.shared.documents, &self.id, |machine| {
-                    machine.reason = Some(reason.clone());
-                })
-                .await?;
-                Ok(Next::Wait)
-            }
-            Err(error @ (StepError::Documents(_) | StepError::Task(_))) => Err(error),
-            Err(
-                error @ (StepError::Hypervisor(HypervisorError::AlreadyRunning { .. })
-                | StepError::Prepare(PrepareError::Hypervisor(
-                    HypervisorError::AlreadyRunning { .. },
-                ))),
-            ) => {
-                self.adopted = false;
-                Err(error)
-            }
-            Err(error) => {
-                tracing::warn!(vmid = %machine.vmid, %error, "machine could not be started");
-                self.quit().await?;
-                // What keeps it from being plugged in may keep it from being unplugged; the user is told all the same.
-                if let Err(error) = self.unplug(machine).await {
-                    tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
-                }
-                let (run, reason) = (machine.desired.run, error.to_string());
-                report(&self.shared.documents, &self.id, |machine| {
-                    enter(machine, Stage::Failed, run);
-                    machine.reason = Some(reason.clone());
-                })
-                .await?;
-                Ok(Next::Again)
-            }
-        }
-    }
-
-    async fn launch(&mut self, machine: &Cached<Machine>) -> Result<(), StepError> {
-        self.seen_alive = false;
-        let began = Instant::now();
-        let shared = self.shared.clone();
-        let document = machine.document.0.clone();
-        let mut spec = blocking(move || {
-            Ok(prepare::prepare(
-                &shared.documents,
-                &shared.settings,
-                &*shared.hypervisor,
-                &document,
-            )?)
-        })
-        .await?;
-        let mut waits = Vec::new();
-        let mut ssh = None;
-        for ((name, request), nic) in prepare::plug_requests(machine)
-            .into_iter()
-            .zip(&machine.nics)
-        {
-            let network = self.shared.documents.networks.get(&name).ok_or_else(|| {
-                PrepareError::Missing(format!("network {name} does not exist any more"))
-            })?;
-            let plugged = self.shared.network(&network).await?.plug(&request).await?;
-            if let Attachment::User(user) = &plugged.attachment {
-                ssh.get_or_insert(Endpoint {
-                    host: "127.0.0.1".to_owned(),
-                    port: user.ssh_port,
-                });
-            }
-            waits.push(plugged.ready);
-            let ifname = plugged.ifname.as_str().to_owned();
-            spec.nics.push(prepare::nic_spec(
-                request.mac,
-                nic.model.as_deref(),
-                ifname,
-                plugged.attachment,
-            ));
-        }
-        metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
-        let run = machine.desired.run;
-        let booting = report(&self.shared.documents, &self.id, |machine| {
-            // A new process carries out every restart that was asked for so far.
-            machine.observed.restart = machine.desired.restart;
-            enter(machine, Stage::Booting, run);
-            machine.reason = None;
-            machine.ssh.clone_from(&ssh);
-        });
-        let hypervisor = &self.shared.hypervisor;
-        let launched = if ssh == machine.ssh {
-            let (launched, reported) = tokio::join!(hypervisor.launch(spec), booting);
-            // Connected first: whatever happens to the report, the process is not to be lost.
-            launched.map(|handle| (handle, reported))
-        } else {
-            // The port must be known before anybody listens on it, lest it be given to another machine after a crash.
-            booting.await?;
-            hypervisor
-                .launch(spec)
-                .await
-                .map(|handle| (handle, Ok(true)))
-        };
-        let (handle, reported) = launched?;
-        self.connect(machine, handle);
-        reported?;
-        for ready in waits {
-            ready.wait().await?;
-        }
-        if let Some(live) = &self.live {
-            live.handle.cont().await?;
-        }
-        metrics::histogram!("stratus_machine_start_seconds").record(began.elapsed());
-        Ok(())
-    }
-
-    /// Started, but whoever started it died before letting it run.
-    async fn let_run(&mut self, machine: &Machine) -> Result<Next, StepError> {
-        for (name, _) in prepare::plug_requests(machine) {
-            if let Some(network) = self.shared.documents.networks.get(&name) {
-                self.shared.network(&network).await?;
-            }
-        }
-        if let Some(live) = &self.live {
-            live.handle.cont().await?;
-        }
-        Ok(Next::Again)
     }
 }
 

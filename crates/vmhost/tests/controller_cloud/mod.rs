@@ -12,7 +12,10 @@
 use std::{
     future::Future,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -53,6 +56,7 @@ pub struct World {
     pub hypervisor: Arc<dyn Hypervisor>,
     pub settings: Settings,
     pub image: ImageId,
+    networks_broken: Arc<AtomicBool>,
     life: Option<Life>,
 }
 
@@ -99,6 +103,8 @@ fn settings(folder: &Path) -> Settings {
             kind: AcceleratorKind::Tcg,
             reason: "simulated".into(),
         },
+        falls_back_to_tcg: false,
+        kvm_group: None,
         translation_cache_mib: 32,
         cpu_model: None,
         spare_ports: 8,
@@ -149,9 +155,16 @@ pub fn rules() -> cloud::Settings {
     }
 }
 
-fn networks() -> NetworkFactory {
-    Arc::new(|_| {
-        Box::pin(async {
+fn networks(broken: Arc<AtomicBool>) -> NetworkFactory {
+    Arc::new(move |_| {
+        let broken = broken.clone();
+        Box::pin(async move {
+            if broken.load(Ordering::SeqCst) {
+                return Err(network::NetworkError::File {
+                    path: "bridge".into(),
+                    source: std::io::Error::other("broken for a test"),
+                });
+            }
             let config = UserModeConfig::new(
                 "t".parse().unwrap(),
                 "10.99.0.0/16".parse().unwrap(),
@@ -227,6 +240,7 @@ impl World {
             simulated,
             settings,
             image: base.id.clone(),
+            networks_broken: Arc::default(),
             life: None,
         };
         world.start().await;
@@ -244,6 +258,7 @@ impl World {
             .unwrap();
         let (path, settings) = (self.folder.path().join("db"), self.settings.clone());
         let (hypervisor, stop) = (self.hypervisor.clone(), CancellationToken::new());
+        let broken = self.networks_broken.clone();
         let begin = async move {
             let store = Arc::new(SqliteStore::open(path).unwrap());
             let documents = Documents::open(store).await.unwrap();
@@ -251,7 +266,7 @@ impl World {
             let cloud = Cloud::open(documents.clone(), rules(), services.clone(), services)
                 .await
                 .unwrap();
-            let host = VmHost::open(documents.clone(), settings, hypervisor, networks())
+            let host = VmHost::open(documents.clone(), settings, hypervisor, networks(broken))
                 .await
                 .unwrap();
             (documents, cloud, host)
@@ -270,6 +285,11 @@ impl World {
             host,
             stop,
         });
+    }
+
+    /// Networks can't be set up from now on, or can.
+    pub fn break_networks(&self, broken: bool) {
+        self.networks_broken.store(broken, Ordering::SeqCst);
     }
 
     /// Kills the daemon in the middle of whatever it does. Machines live on.

@@ -19,6 +19,7 @@ const BINARY: &str = "/usr/bin/qemu-system-x86_64";
 const UNPRIVILEGED: Credentials = Credentials {
     uid: 64_321,
     gid: 64_321,
+    supplementary_group: None,
 };
 
 /// A place for one machine; whatever runs there is ended with it.

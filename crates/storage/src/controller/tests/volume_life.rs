@@ -2,7 +2,7 @@ use cimi::resources::{Attachment, Resource as _, Volume, VolumeLocation, VolumeS
 use cimi::size::ByteSize;
 use cimi::{MachineId, Timestamp};
 
-use super::super::{FindingKind, Severity};
+use super::super::FindingKind;
 use super::world::{World, names, volume};
 
 const MIB: u64 = 1 << 20;
@@ -182,7 +182,7 @@ async fn orphaned_volumes_are_found_and_set_aside() {
     let findings = controller.audit().await.expect("audit");
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].kind, FindingKind::VolumeFileWithoutDocument);
-    assert_eq!(findings[0].severity, Severity::Medium);
+    assert_eq!(findings[0].severity, cimi::resources::EventSeverity::Medium);
     let repaired = controller.repair().await.expect("repair");
     assert!(repaired[0].repair.starts_with("moved to"), "{repaired:?}");
     assert_eq!(

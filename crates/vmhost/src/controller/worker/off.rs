@@ -1,0 +1,177 @@
+//! Wanted off or gone: asks the guest, then no longer, and gives everything back.
+
+use std::time::{Duration, Instant};
+
+use cimi::{
+    Timestamp,
+    lifecycle::{EndCause, Stage},
+    resources::Machine,
+};
+use documents::Cached;
+
+use super::{Next, Pressed, StepError, Worker, blocking, sooner};
+use crate::{
+    HypervisorError, RunState,
+    controller::{
+        prepare::{self, PrepareError},
+        report::{enter, report},
+    },
+};
+
+/// How often the power button is pressed: a guest that was just booting when it was pressed first doesn't know of it.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Presses the power button for this wish, again from time to time; says until when to wait. `None`: the guest had
+    /// its time.
+    pub(super) async fn press(&mut self, machine: &Machine) -> Result<Option<Instant>, StepError> {
+        let desired = &machine.desired;
+        let wish = (desired.run, desired.restart, desired.power, desired.deleted);
+        let now = Instant::now();
+        let known = self.pressed.as_ref().filter(|pressed| pressed.wish == wish);
+        let until = match known {
+            Some(pressed) if pressed.until <= now => return Ok(None),
+            Some(pressed) if pressed.again > now => {
+                return Ok(Some(pressed.until.min(pressed.again)));
+            }
+            Some(pressed) => pressed.until,
+            None => {
+                // A wish that is older than the limit (the daemon was away) had its time, too.
+                let waited = Timestamp::now().since(desired.since);
+                now + self
+                    .shared
+                    .settings
+                    .power_button_limit
+                    .saturating_sub(waited)
+            }
+        };
+        if let Some(live) = &self.live {
+            live.handle.power_button().await?;
+        }
+        let again = now + PRESS_AGAIN;
+        self.pressed = Some(Pressed { wish, until, again });
+        Ok((until > now).then_some(until.min(again)))
+    }
+
+    /// Whether a guest in this state can obey a power button.
+    pub(super) const fn listens(state: RunState) -> bool {
+        matches!(state, RunState::Running | RunState::Suspended)
+    }
+
+    /// Removal: shut down if asked to, then release everything and finish with the document.
+    pub(super) async fn remove(
+        &mut self,
+        machine: &Cached<Machine>,
+        state: Option<RunState>,
+    ) -> Result<Next, StepError> {
+        if let Some(state) = state {
+            if machine.desired.graceful
+                && Self::listens(state)
+                && let Some(until) = self.press(machine).await?
+            {
+                report(&self.shared.documents, &self.id, |machine| {
+                    machine.reason = Some("waits for the guest to shut down".to_owned());
+                })
+                .await?;
+                return Ok(Next::WaitUntil(until));
+            }
+            self.quit().await?;
+        }
+        self.release(machine).await?;
+        let now = Timestamp::now();
+        match documents::release::release_machine(&self.shared.documents, machine, now)
+            .commit()
+            .await
+        {
+            Ok(_) => {
+                tracing::info!(vmid = %machine.vmid, "machine removed");
+                Ok(Next::End)
+            }
+            Err(error) if error.is_conflict() => Ok(Next::Again),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives back interfaces, disks and folder. What is gone already is fine.
+    pub(super) async fn release(&mut self, machine: &Machine) -> Result<(), StepError> {
+        if self.live.is_none() && self.shared.hypervisor.lives(&self.folder(machine))? {
+            // Nobody holds it, and yet it is there: it is looked for anew, and ended then.
+            self.adopted = false;
+            return Err(HypervisorError::AlreadyRunning {
+                folder: self.folder(machine),
+            }
+            .into());
+        }
+        self.unplug(machine).await?;
+        let (folder, quarantine) = (self.folder(machine), self.shared.quarantine.clone());
+        let uuid = prepare::uuid(machine)?;
+        let ran = machine.first_started.is_some();
+        blocking(move || {
+            let root = folder.join("root.qcow2");
+            // A disk that never ran holds nothing worth a look.
+            if ran && root.exists() {
+                quarantine.put(&root, uuid, jiff::Timestamp::now())?;
+            }
+            match std::fs::remove_dir_all(&folder) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    Err(PrepareError::File {
+                        path: folder,
+                        source,
+                    }
+                    .into())
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    pub(super) async fn unplug(&self, machine: &Machine) -> Result<(), StepError> {
+        for (name, request) in prepare::plug_requests(machine) {
+            let Some(network) = self.shared.documents.networks.get(&name) else {
+                continue;
+            };
+            self.shared
+                .network(&network)
+                .await?
+                .unplug(&request.nic, request.ip)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Wanted off.
+    pub(super) async fn bring_down(
+        &mut self,
+        machine: &Cached<Machine>,
+        state: Option<RunState>,
+    ) -> Result<Next, StepError> {
+        if let Some(state) = state {
+            if !machine.desired.force
+                && Self::listens(state)
+                && let Some(until) = self.press(machine).await?
+            {
+                let next = self.settle_volumes(machine).await?;
+                return Ok(sooner(next, Next::WaitUntil(until)));
+            }
+            self.quit().await?;
+        }
+        self.restarts = 0;
+        let ended = Stage::Ended {
+            cause: EndCause::Requested,
+        };
+        let started = machine.observed.run > 0 || machine.desired.run > 0;
+        if started && !matches!(machine.observed.stage, Stage::Ended { .. }) {
+            self.unplug(machine).await?;
+            let run = machine.desired.run;
+            report(&self.shared.documents, &self.id, |machine| {
+                enter(machine, ended.clone(), run);
+                machine.reason = None;
+                machine.accelerator = None;
+            })
+            .await?;
+            return Ok(Next::Again);
+        }
+        self.settle_volumes(machine).await
+    }
+}

@@ -1,0 +1,147 @@
+//! Starting: makes what the machine needs, plugs it in, starts its process, lets it run.
+
+use std::time::Instant;
+
+use cimi::{
+    lifecycle::Stage,
+    resources::{Endpoint, Machine},
+};
+use documents::Cached;
+use network::Attachment;
+
+use super::{Next, StepError, Worker, blocking};
+use crate::{
+    HypervisorError,
+    controller::{
+        prepare::{self, PrepareError},
+        report::{enter, report},
+    },
+};
+
+impl Worker {
+    /// Makes everything the machine needs, and starts its process.
+    pub(super) async fn start(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
+        match self.launch(machine).await {
+            Ok(()) => Ok(Next::Again),
+            Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
+                report(&self.shared.documents, &self.id, |machine| {
+                    machine.reason = Some(reason.clone());
+                })
+                .await?;
+                Ok(Next::Wait)
+            }
+            Err(error @ (StepError::Documents(_) | StepError::Task(_))) => Err(error),
+            Err(
+                error @ (StepError::Hypervisor(HypervisorError::AlreadyRunning { .. })
+                | StepError::Prepare(PrepareError::Hypervisor(
+                    HypervisorError::AlreadyRunning { .. },
+                ))),
+            ) => {
+                self.adopted = false;
+                Err(error)
+            }
+            Err(StepError::Hypervisor(error @ HypervisorError::AcceleratorFailed { .. }))
+                if self.shared.falls_back_to_tcg(&error) =>
+            {
+                self.quit().await?;
+                self.seen_alive = false;
+                Ok(Next::Again)
+            }
+            Err(error) => {
+                tracing::warn!(vmid = %machine.vmid, %error, "machine could not be started");
+                self.quit().await?;
+                // What keeps it from being plugged in may keep it from being unplugged; the user is told all the same.
+                if let Err(error) = self.unplug(machine).await {
+                    tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
+                }
+                let (run, reason) = (machine.desired.run, error.to_string());
+                report(&self.shared.documents, &self.id, |machine| {
+                    enter(machine, Stage::Failed, run);
+                    machine.reason = Some(reason.clone());
+                })
+                .await?;
+                Ok(Next::Again)
+            }
+        }
+    }
+
+    pub(super) async fn launch(&mut self, machine: &Cached<Machine>) -> Result<(), StepError> {
+        self.seen_alive = false;
+        let began = Instant::now();
+        let shared = self.shared.clone();
+        let document = machine.document.0.clone();
+        let mut spec = blocking(move || Ok(prepare::prepare(&shared, &document)?)).await?;
+        let mut waits = Vec::new();
+        let mut ssh = None;
+        for ((name, request), nic) in prepare::plug_requests(machine)
+            .into_iter()
+            .zip(&machine.nics)
+        {
+            let network = self.shared.documents.networks.get(&name).ok_or_else(|| {
+                PrepareError::Missing(format!("network {name} does not exist any more"))
+            })?;
+            let plugged = self.shared.network(&network).await?.plug(&request).await?;
+            if let Attachment::User(user) = &plugged.attachment {
+                ssh.get_or_insert(Endpoint {
+                    host: "127.0.0.1".to_owned(),
+                    port: user.ssh_port,
+                });
+            }
+            waits.push(plugged.ready);
+            let ifname = plugged.ifname.as_str().to_owned();
+            spec.nics.push(prepare::nic_spec(
+                request.mac,
+                nic.model.as_deref(),
+                ifname,
+                plugged.attachment,
+            ));
+        }
+        metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
+        let run = machine.desired.run;
+        let booting = report(&self.shared.documents, &self.id, |machine| {
+            // A new process carries out every restart that was asked for so far.
+            machine.observed.restart = machine.desired.restart;
+            enter(machine, Stage::Booting, run);
+            machine.reason = None;
+            machine.ssh.clone_from(&ssh);
+        });
+        let hypervisor = &self.shared.hypervisor;
+        let launched = if ssh == machine.ssh {
+            let (launched, reported) = tokio::join!(hypervisor.launch(spec), booting);
+            // Connected first: whatever happens to the report, the process is not to be lost.
+            launched.map(|handle| (handle, reported))
+        } else {
+            // The port must be known before anybody listens on it, lest it be given to another machine after a crash.
+            booting.await?;
+            hypervisor
+                .launch(spec)
+                .await
+                .map(|handle| (handle, Ok(true)))
+        };
+        let (handle, reported) = launched?;
+        self.connect(handle);
+        reported?;
+        for ready in waits {
+            ready.wait().await?;
+        }
+        if let Some(live) = &self.live {
+            live.handle.cont().await?;
+        }
+        self.bound_logs(machine).await;
+        metrics::histogram!("stratus_machine_start_seconds").record(began.elapsed());
+        Ok(())
+    }
+
+    /// Started, but whoever started it died before letting it run.
+    pub(super) async fn let_run(&mut self, machine: &Machine) -> Result<Next, StepError> {
+        for (name, _) in prepare::plug_requests(machine) {
+            if let Some(network) = self.shared.documents.networks.get(&name) {
+                self.shared.network(&network).await?;
+            }
+        }
+        if let Some(live) = &self.live {
+            live.handle.cont().await?;
+        }
+        Ok(Next::Again)
+    }
+}
