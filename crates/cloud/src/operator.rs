@@ -46,7 +46,6 @@ fn caches(documents: &Documents) -> Check {
         name: "reads".into(),
         ok,
         detail,
-        // Without it nothing works.
         vital: true,
     }
 }

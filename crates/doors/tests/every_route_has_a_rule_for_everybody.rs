@@ -327,14 +327,12 @@ impl World {
     /// The path and body of a request that would do something, were it allowed.
     fn request(&self, route: &Listed, method: &str) -> (String, String) {
         let mut path = route.path.clone();
-        if let Some(kind) = route.kind {
-            if let Some((id, member)) = self.ids.get(&kind) {
-                let member = match path.rsplit('/').nth(1) {
-                    Some("disks" | "networkInterfaces") => "0",
-                    _ => member,
-                };
-                path = path.replace("{id}", id).replace("{member}", member);
-            }
+        if let Some((id, member)) = route.kind.and_then(|kind| self.ids.get(&kind)) {
+            let member = match path.rsplit('/').nth(1) {
+                Some("disks" | "networkInterfaces") => "0",
+                _ => member,
+            };
+            path = path.replace("{id}", id).replace("{member}", member);
         }
         assert!(!path.contains('{'), "there is no example of {path}");
         let volume = self.ids.get(&Kind::Volume).unwrap();

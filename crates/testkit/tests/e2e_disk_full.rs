@@ -160,6 +160,7 @@ fn a_full_disk_is_told_and_recovered_from() {
         health.text()
     );
     assert_eq!(health.body["status"], "failing", "{}", health.text());
+    assert!(!database_is_well(&cloud), "{}", health.text());
 
     disk.free();
     wait_until("writes to be possible again", LIMIT, || {
@@ -170,7 +171,7 @@ fn a_full_disk_is_told_and_recovered_from() {
         (reply.status == 201).then_some(())
     });
     wait_until("health to say so", LIMIT, || {
-        (api.get("/health").status == 200).then_some(())
+        database_is_well(&cloud).then_some(())
     });
     for id in accepted {
         let _ = api.get(&id).expect(200);
@@ -188,4 +189,13 @@ fn a_full_disk_is_told_and_recovered_from() {
     another.kill();
     machine.kill();
     cloud.assert_clean();
+}
+
+/// What health says of the database.
+fn database_is_well(cloud: &TestCloud) -> bool {
+    let health = cloud.api().get("/health").body;
+    let checks = health["checks"].as_array().unwrap();
+    checks
+        .iter()
+        .any(|check| check["name"] == "database" && check["ok"] == true)
 }
