@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "context",
             "documents",
             "network",
+            "scheduler",
             "store",
         ],
     ),
