@@ -170,7 +170,7 @@ pub(super) struct Context {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Hardware and placement")]
 struct Rare {
-    /// Keyboard of the console [default: en-us; key: keymap]
+    /// Give the machine a screen with this keyboard layout, at a VNC socket on its host [key: keymap]
     #[arg(long, value_name = "LAYOUT")]
     keymap: Option<String>,
     /// The host's CPU with all it can do [key: use_host_cpu]
@@ -179,10 +179,10 @@ struct Rare {
     /// Expression that the host must fulfil [key: vm_requirements]
     #[arg(long, value_name = "EXPRESSION", allow_hyphen_values = true)]
     vm_requirements: Option<String>,
-    /// Port of the VNC console; chosen by the cloud [key: vnc_port]
+    /// Accepted for old scripts, without effect: the VNC console is a socket on the host [key: vnc_port]
     #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
     vnc_port: Option<i32>,
-    /// Address of the VNC console; chosen by the cloud [key: vnc_listen]
+    /// Accepted for old scripts, without effect: the VNC console is a socket on the host [key: vnc_listen]
     #[arg(long, value_name = "IP")]
     vnc_listen: Option<String>,
     /// Text of the machine's template; not offered by this cloud [key: vm_template_file]
