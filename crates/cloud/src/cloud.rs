@@ -134,9 +134,9 @@ impl From<DocumentsError> for CloudError {
         match error {
             DocumentsError::Conflict { .. } => Self::Conflict(error.to_string()),
             DocumentsError::Absent { key } => Self::not_found(key),
-            DocumentsError::Store(store::StoreError::Full { .. }) => {
-                Self::Exhausted(error.to_string())
-            }
+            DocumentsError::Store(
+                store::StoreError::Full { .. } | store::StoreError::Quota { .. },
+            ) => Self::Exhausted(error.to_string()),
             DocumentsError::Store(_) | DocumentsError::Stopped(_) => {
                 Self::Unavailable(error.to_string())
             }
