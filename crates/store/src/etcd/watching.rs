@@ -284,11 +284,11 @@ impl WatchSource for EtcdWatch {
                 biased;
                 happened = async {
                     match state {
-                        State::Opening(opening) => Happened::Opened(opening.as_mut().await),
+                        State::Opening(opening) => Happened::Opened(Box::new(opening.as_mut().await)),
                         State::Open(stream) => Happened::Heard(stream.message().await),
                     }
                 } => match happened {
-                    Happened::Opened(opened) => self.opened(opened),
+                    Happened::Opened(opened) => self.opened(*opened),
                     Happened::Heard(answer) => self.heard(answer),
                 },
                 _ = self.closing.changed(), if end.is_none() => {}
@@ -301,7 +301,7 @@ impl WatchSource for EtcdWatch {
 }
 
 enum Happened {
-    Opened(Opened),
+    Opened(Box<Opened>),
     Heard(Result<Option<WatchResponse>, tonic::Status>),
 }
 
