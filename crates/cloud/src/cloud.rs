@@ -153,7 +153,9 @@ impl From<DocumentsError> for CloudError {
             DocumentsError::Conflict { .. } => Self::Raced(error.to_string()),
             DocumentsError::Absent { key } => Self::not_found(key),
             // Where the database is, and what is wrong with it, is the operator's affair: the log and `/health` say it.
-            DocumentsError::Store(store::StoreError::Full { .. }) => {
+            DocumentsError::Store(
+                store::StoreError::Full { .. } | store::StoreError::Quota { .. },
+            ) => {
                 tracing::warn!(%error, "a change was refused");
                 Self::Exhausted(
                     "the cloud has no space left to write this down, and nothing was changed; tell its administrator"

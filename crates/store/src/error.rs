@@ -73,6 +73,56 @@ pub enum StoreError {
         /// What it says.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// An endpoint of etcd, or what goes with it, can't be used.
+    #[error("etcd: {endpoint}: {reason}")]
+    Endpoint {
+        /// Which, as given.
+        endpoint: String,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
+    /// No member of etcd did it in time. Nothing was changed.
+    #[error(
+        "{doing} failed, nothing was changed: {reason}; try again, and see that most members of etcd run ({endpoints})"
+    )]
+    Unavailable {
+        /// All members.
+        endpoints: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What the last one asked said.
+        reason: String,
+    },
+    /// The connection to etcd was lost in the midst of a write: it may have happened, or happen yet.
+    #[error(
+        "whether {doing} happened is unknown: {reason}; read before trying again, and see that most members of etcd run ({endpoints})"
+    )]
+    InDoubt {
+        /// All members.
+        endpoints: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What is known.
+        reason: String,
+    },
+    /// etcd doesn't let us. Nothing was changed.
+    #[error("etcd ({endpoints}) refuses {doing}: {reason}")]
+    Refused {
+        /// All members.
+        endpoints: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What it says.
+        reason: String,
+    },
+    /// The database of etcd is as large as it may be. Nothing was changed. Reads go on.
+    #[error(
+        "the database of etcd ({endpoints}) has reached its quota: nothing was changed; compact and defragment it or raise the quota, then `etcdctl alarm disarm`"
+    )]
+    Quota {
+        /// All members.
+        endpoints: String,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

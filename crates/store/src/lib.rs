@@ -13,6 +13,7 @@
 //! | [`key`](Key), [`entry`](Entry), [`transaction`](Transaction), [`range`](Range), [`watch`](Watch) | the words of the trait |
 //! | `contract` | the trait [`Store`] itself |
 //! | `sqlite` | [`SqliteStore`], the embedded implementation |
+//! | `etcd` | [`EtcdStore`], the distributed one |
 //! | [`cache`] | typed documents in memory, fed by one watch: what all reads are served from |
 //! | [`update`](mod@update) | read, modify, compare and write, again if somebody was faster |
 //! | [`conformance`] | the suite that every implementation has to pass (feature `conformance`) |
@@ -31,6 +32,7 @@ pub mod conformance;
 mod contract;
 mod entry;
 mod error;
+mod etcd;
 mod key;
 mod range;
 mod sqlite;
@@ -41,6 +43,7 @@ mod watch;
 pub use contract::{SharedStore, Store};
 pub use entry::{Batch, Change, Entry, LeaseId, Revision};
 pub use error::StoreError;
+pub use etcd::{EtcdLogin, EtcdOptions, EtcdStore, EtcdTls};
 pub use key::{Key, KeyError, Prefix};
 pub use range::{Page, Range};
 pub use sqlite::{SqliteOptions, SqliteStore};

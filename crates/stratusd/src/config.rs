@@ -74,6 +74,7 @@ pub struct Config {
     pub listen: String,
     pub workers: usize,
     pub log: Log,
+    pub store: Store,
     pub tls: Tls,
     pub machines: Machines,
     pub placement: Placement,
@@ -102,6 +103,44 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Store {
+    pub kind: StoreKind,
+    pub endpoints: Vec<String>,
+    pub prefix: String,
+    pub ca: String,
+    pub certificate: String,
+    pub key: String,
+    pub user: String,
+    pub password_file: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum StoreKind {
+    #[default]
+    Sqlite,
+    Etcd,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Sqlite,
+            endpoints: Vec::new(),
+            prefix: "stratus".to_owned(),
+            ca: String::new(),
+            certificate: String::new(),
+            key: String::new(),
+            user: String::new(),
+            password_file: String::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -299,6 +338,7 @@ impl Default for Config {
             limits: Limits::default(),
             accounts: Accounts::default(),
             retention: Retention::default(),
+            store: Store::default(),
             machine_types: default_machine_types(),
         }
     }

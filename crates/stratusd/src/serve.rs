@@ -16,7 +16,7 @@ use documents::Documents;
 use doors::{Doors, Running, Server, tls};
 use scheduler::Scheduler;
 use storage::controller::StorageController;
-use store::{SharedStore, SqliteOptions, SqliteStore};
+use store::{EtcdStore, SharedStore, SqliteOptions, SqliteStore};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use vmhost::{controller::VmHost, launch_spec, qemu::QemuHypervisor};
 
 use crate::{
-    config::Config,
+    config::{Config, StoreKind},
     first_start,
     host_services::LocalHost,
     instance::{Instance, make_dir},
@@ -147,6 +147,11 @@ pub async fn serve(
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
+    if config.store.kind == StoreKind::Etcd {
+        let options = settings::etcd(config)?;
+        let opened = EtcdStore::open(options).await;
+        return Ok(Arc::new(opened.context("opening the database")?));
+    }
     let folder = config.state_dir().join("db");
     make_dir(&folder, 0o700)?;
     let file = folder.join("stratus.db");

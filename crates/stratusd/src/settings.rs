@@ -26,6 +26,33 @@ const UNUSED_UIDS: u32 = 1_900_000_000;
 /// How many user ids machines share.
 const UIDS: u32 = 60_000;
 
+/// How etcd is reached, if it is the store.
+///
+/// # Errors
+/// A file of the configuration that can't be read.
+pub fn etcd(config: &Config) -> anyhow::Result<store::EtcdOptions> {
+    let given = &config.store;
+    let read = |path: &String| std::fs::read(path).with_context(|| path.clone());
+    let mut options = store::EtcdOptions::new(given.endpoints.clone());
+    options.prefix.clone_from(&given.prefix);
+    options.history_revisions = Some(config.retention.history_revisions);
+    if !given.ca.is_empty() {
+        options.tls.authority = Some(read(&given.ca)?);
+    }
+    if !given.certificate.is_empty() {
+        options.tls.identity = Some((read(&given.certificate)?, read(&given.key)?));
+    }
+    if !given.user.is_empty() {
+        let path = &given.password_file;
+        let password = std::fs::read_to_string(path).with_context(|| path.clone())?;
+        options.login = Some(store::EtcdLogin {
+            user: given.user.clone(),
+            password: password.trim_end_matches(['\r', '\n']).to_owned(),
+        });
+    }
+    Ok(options)
+}
+
 /// For the rules.
 ///
 /// # Errors

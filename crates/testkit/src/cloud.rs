@@ -93,7 +93,16 @@ impl TestCloud {
     /// If it doesn't start.
     #[must_use]
     pub fn start_user_mode() -> Self {
-        Self::begin(&Options::default(), None)
+        Self::start_user_mode_with(&Options::default())
+    }
+
+    /// The same, configured otherwise.
+    ///
+    /// # Panics
+    /// If it doesn't start.
+    #[must_use]
+    pub fn start_user_mode_with(options: &Options) -> Self {
+        Self::begin(options, None)
     }
 
     fn begin(options: &Options, namespace: Option<Namespace>) -> Self {

@@ -8,7 +8,7 @@ use std::{
 
 use network::{Domain, InstanceTag, Ipv4Network};
 
-use super::{Config, ConfigError, NetworkEntry};
+use super::{Config, ConfigError, NetworkEntry, StoreKind};
 
 impl Config {
     pub(super) fn check(&self, path: &Path) -> Result<(), ConfigError> {
@@ -48,6 +48,21 @@ impl Config {
                 self.log.level
             );
             return wrong("log.level", text);
+        }
+        let store = &self.store;
+        if (store.kind == StoreKind::Etcd) == store.endpoints.is_empty() {
+            let text = "and `store.kind` don't fit: kind \"etcd\" needs endpoints, such as [\"https://etcd1:2379\"], and the other has none";
+            return wrong("store.endpoints", text.to_owned());
+        }
+        for (key, one, other) in [
+            ("store.certificate", &store.certificate, &store.key),
+            ("store.user", &store.user, &store.password_file),
+        ] {
+            if one.is_empty() != other.is_empty() {
+                let text =
+                    "needs its other half (`store.key`, `store.password_file`): write both or none";
+                return wrong(key, text.to_owned());
+            }
         }
         if self.tls.certificate.is_empty() != self.tls.key.is_empty() {
             return wrong(
