@@ -769,7 +769,7 @@ fn operators_see_troubles_in_the_exit_status() {
     let result = cloud.run("doctor");
     assert_eq!(
         (result.status, result.stdout.as_str()),
-        (1, "error tap: st7: of no machine\n\trepair: delete it\n")
+        (1, "low tap: st7: of no machine\n\trepair: delete it\n")
     );
     assert_eq!(
         cloud.run("doctor --repair").success(),

@@ -145,12 +145,12 @@ fn firewall_elements(namespace: &Namespace) -> Vec<String> {
             .is_some_and(|table| table.starts_with("stratus_"))
             && set["family"] == "bridge"
     })
-    .filter(|set| {
-        set["elem"]
-            .as_array()
-            .is_some_and(|elements| !elements.is_empty())
+    .filter_map(|set| {
+        // What was only noted for a while, to count packets, goes by itself.
+        let lasting = |element: &&Value| element["elem"]["expires"].is_null();
+        let elements: Vec<_> = set["elem"].as_array()?.iter().filter(lasting).collect();
+        (!elements.is_empty()).then(|| format!("nftables set {}: {elements:?}", set["name"]))
     })
-    .map(|set| format!("nftables set {}: {}", set["name"], set["elem"]))
     .collect()
 }
 

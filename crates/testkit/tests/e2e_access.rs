@@ -218,7 +218,7 @@ fn everything(
                     .map(str::to_owned),
                 true,
             ),
-            Kind::MachineConfiguration | Kind::Network | Kind::Host => (first(kind.name()), true),
+            Kind::MachineConfiguration | Kind::Network => (first(kind.name()), true),
             Kind::Job | Kind::Address => (
                 owner
                     .list(kind.name())
