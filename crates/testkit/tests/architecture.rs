@@ -187,6 +187,21 @@ fn named(cell: &str, last: &mut (String, String)) -> Vec<(String, String, Option
     found
 }
 
+/// The sources of a test program: one file, or a folder of modules.
+fn test_program(tests: &Path, name: &str) -> String {
+    let modules = fs::read_dir(tests.join(name)).into_iter().flatten();
+    modules
+        .map(|module| module.unwrap().path())
+        .chain([tests.join(format!("{name}.rs"))])
+        .map(|path| text_of(&path))
+        .collect()
+}
+
+/// Empty if there is no such file.
+fn text_of(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
 #[test]
 fn the_specification_names_tests_that_exist() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -210,11 +225,10 @@ fn the_specification_names_tests_that_exist() {
         for (package, file, test) in named(cell, &mut last) {
             count += 1;
             // A file of the sources is named as such, with its ending.
-            let path = match file.trim_matches('`').strip_suffix(".rs") {
-                Some(source) => top.join(format!("crates/{package}/src/{source}.rs")),
-                None => top.join(format!("crates/{package}/tests/{file}.rs")),
+            let source = match file.trim_matches('`').strip_suffix(".rs") {
+                Some(source) => text_of(&top.join(format!("crates/{package}/src/{source}.rs"))),
+                None => test_program(&top.join(format!("crates/{package}/tests")), &file),
             };
-            let source = fs::read_to_string(&path).unwrap_or_default();
             let there = match &test {
                 Some(test) => source.contains(&format!("fn {test}(")),
                 None => !source.is_empty(),
