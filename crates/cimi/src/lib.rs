@@ -5,6 +5,7 @@
 //!   XML, metadata and validation follow.
 //! - [`query`]: filters, orders and pages of lists.
 //! - [`lifecycle`]: the state machines (DSP0263 §6), as pure functions.
+//! - `testing`: documents for tests (feature `testing`).
 //!
 //! This crate does no I/O and knows no clock, no store and no HTTP.
 
@@ -17,6 +18,8 @@ pub mod model;
 pub mod query;
 pub mod resources;
 pub mod size;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod timestamp;
 pub mod uri;
 
