@@ -17,6 +17,7 @@
 //! | [`cache`] | typed documents in memory, fed by one watch: what all reads are served from |
 //! | [`update`](mod@update) | read, modify, compare and write, again if somebody was faster |
 //! | [`conformance`] | the suite that every implementation has to pass (feature `conformance`) |
+//! | `testing` | stores that do what a test wants (feature `testing`) |
 //!
 //! Nothing here may use what etcd v3 can't do, and nothing here knows a resource type.
 //!
@@ -36,6 +37,8 @@ mod etcd;
 mod key;
 mod range;
 mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transaction;
 pub mod update;
 mod watch;
