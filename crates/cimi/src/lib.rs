@@ -9,7 +9,10 @@
 //!
 //! This crate does no I/O and knows no clock, no store and no HTTP.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
 
 pub mod common;
 pub mod ids;

@@ -75,7 +75,7 @@ fn record_of(machine: &Machine, now: Timestamp) -> Option<MachineRecord> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use std::{net::IpAddr, sync::Arc};
 
