@@ -16,6 +16,7 @@
 //! | `etcd` | [`EtcdStore`], the distributed one |
 //! | [`cache`] | typed documents in memory, fed by one watch: what all reads are served from |
 //! | [`update`](mod@update) | read, modify, compare and write, again if somebody was faster |
+//! | [`snapshot`] | all documents in a file, or carried into another store |
 //! | [`conformance`] | the suite that every implementation has to pass (feature `conformance`) |
 //!
 //! Nothing here may use what etcd v3 can't do, and nothing here knows a resource type.
@@ -35,6 +36,7 @@ mod error;
 mod etcd;
 mod key;
 mod range;
+pub mod snapshot;
 mod sqlite;
 mod transaction;
 pub mod update;

@@ -219,6 +219,21 @@ impl TestCloud {
         self.start_again();
     }
 
+    /// Runs `stratusd` with other arguments than the daemon's, as the user that the daemon runs as.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    #[must_use]
+    pub fn stratusd(&self, arguments: &[&str]) -> Output {
+        self.run(self.spec.command().args(arguments))
+    }
+
+    /// The configuration file. What is written there counts from the next start on.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.spec.config
+    }
+
     /// The daemon's process.
     ///
     /// # Panics
