@@ -18,6 +18,7 @@
 //! | [`update`](mod@update) | read, modify, compare and write, again if somebody was faster |
 //! | [`snapshot`] | all documents in a file, or carried into another store |
 //! | [`conformance`] | the suite that every implementation has to pass (feature `conformance`) |
+//! | `testing` | stores that do what a test wants (feature `testing`) |
 //!
 //! Nothing here may use what etcd v3 can't do, and nothing here knows a resource type.
 //!
@@ -38,6 +39,8 @@ mod key;
 mod range;
 pub mod snapshot;
 mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transaction;
 pub mod update;
 mod watch;

@@ -21,6 +21,18 @@ async fn adopted(bench: &Bench) -> Arc<dyn RunningMachine> {
     }
 }
 
+/// A machine that was started as if the controller had died between fork and record; its process.
+async fn never_recorded(bench: &Bench) -> Option<u32> {
+    let machine = bench.launched().await;
+    let pid = machine.process_id();
+    drop(machine);
+    let path = bench.run_folder().join("launch.json");
+    let mut record = LaunchRecord::read(&path).unwrap();
+    record.process = None;
+    record.write(&path).unwrap();
+    pid
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_machine_is_taken_over_and_goes_on() {
     let Some(bench) = Bench::new() else { return };
@@ -47,14 +59,7 @@ async fn a_running_machine_is_taken_over_and_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_whose_start_was_never_recorded_is_found() {
     let Some(bench) = Bench::new() else { return };
-    let machine = bench.launched().await;
-    let pid = machine.process_id();
-    drop(machine);
-    // As if the controller had died between fork and record.
-    let path = bench.run_folder().join("launch.json");
-    let mut record = LaunchRecord::read(&path).unwrap();
-    record.process = None;
-    record.write(&path).unwrap();
+    let pid = never_recorded(&bench).await;
     assert!(matches!(
         bench.hypervisor.launch(bench.spec()).await,
         Err(HypervisorError::AlreadyRunning { .. })
@@ -66,7 +71,7 @@ async fn a_machine_whose_start_was_never_recorded_is_found() {
         RunState::Prelaunch
     );
     assert_eq!(
-        LaunchRecord::read(&path)
+        LaunchRecord::read(&bench.run_folder().join("launch.json"))
             .unwrap()
             .process
             .map(|process| process.pid),
@@ -79,13 +84,7 @@ async fn a_machine_whose_start_was_never_recorded_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_is_found_through_a_symbolic_link() {
     let Some(bench) = Bench::new() else { return };
-    let machine = bench.launched().await;
-    let pid = machine.process_id();
-    drop(machine);
-    let path = bench.run_folder().join("launch.json");
-    let mut record = LaunchRecord::read(&path).unwrap();
-    record.process = None;
-    record.write(&path).unwrap();
+    let pid = never_recorded(&bench).await;
     let link = bench.path().join("link");
     std::os::unix::fs::symlink(bench.run_folder(), &link).unwrap();
     let Adopted::Running(machine) = bench.another_hypervisor().adopt(&link).await.unwrap() else {
