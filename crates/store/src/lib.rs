@@ -16,6 +16,7 @@
 //! | `etcd` | [`EtcdStore`], the distributed one |
 //! | [`cache`] | typed documents in memory, fed by one watch: what all reads are served from |
 //! | [`update`](mod@update) | read, modify, compare and write, again if somebody was faster |
+//! | [`snapshot`] | all documents in a file, or carried into another store |
 //! | [`conformance`] | the suite that every implementation has to pass (feature `conformance`) |
 //! | `testing` | stores that do what a test wants (feature `testing`) |
 //!
@@ -36,6 +37,7 @@ mod error;
 mod etcd;
 mod key;
 mod range;
+pub mod snapshot;
 mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;

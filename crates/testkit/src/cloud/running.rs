@@ -1,6 +1,10 @@
 //! The daemon of a cloud: stopped, killed, started again, and what it logged.
 
-use std::{fs, process::ExitStatus};
+use std::{
+    fs,
+    path::Path,
+    process::{ExitStatus, Output},
+};
 
 use super::TestCloud;
 use crate::daemon::{Daemon, tail};
@@ -54,6 +58,21 @@ impl TestCloud {
             self.log_tail()
         );
         self.start_again();
+    }
+
+    /// Runs `stratusd` with other arguments than the daemon's, as the user that the daemon runs as.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    #[must_use]
+    pub fn stratusd(&self, arguments: &[&str]) -> Output {
+        self.run(self.spec.command().args(arguments))
+    }
+
+    /// The configuration file. What is written there counts from the next start on.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.spec.config
     }
 
     /// The daemon's process.
