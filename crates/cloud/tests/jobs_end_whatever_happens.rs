@@ -1,13 +1,12 @@
 //! The tracker of jobs, over a store that refuses writes for a while.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-mod support;
-
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
+use crate::support::{World, alice, settings, split, until};
 use async_trait::async_trait;
 use cimi::{
     model::Kind,
@@ -15,7 +14,6 @@ use cimi::{
 };
 use cloud::{CloudError, Retention};
 use store::{Outcome, SharedStore, StoreError, Transaction, testing::Interposed};
-use support::{World, alice, settings, split, until};
 
 /// Refuses as many commits as it was told to, as a full disk does.
 struct Full {

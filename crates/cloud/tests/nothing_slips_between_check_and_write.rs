@@ -1,10 +1,9 @@
 //! What is checked still holds when it is written: somebody else may act in between.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::{World, alice, settings, split, violations};
 use async_trait::async_trait;
 use cimi::{
     PrincipalType, Right,
@@ -16,7 +15,6 @@ use cloud::{Caller, CloudError, OpContext};
 use parking_lot::Mutex;
 use serde_json::json;
 use store::{Key, Outcome, SharedStore, StoreError, Transaction, testing::Interposed};
-use support::{World, alice, settings, split, violations};
 
 /// Puts a transaction of somebody else's right before the next one.
 struct Interrupted {

@@ -3,10 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-mod support;
-
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
+use crate::support::client::{PATIENCE, Reply, login};
 use accounts::{Accounts, Hashing, UserSource};
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp,
@@ -23,7 +22,6 @@ use documents::{Documents, OfType};
 use doors::{Doors, Limits, Listed, Running, Server, Settings, all_routes};
 use serde_json::{Map, Value, json};
 use store::{Key, Range, SqliteStore, Transaction};
-use support::client::{PATIENCE, Reply, login};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -1,13 +1,11 @@
 //! Wrong words, wrong files, clouds that refuse or do not answer: message, stream and exit status.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-mod support;
-
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::support::{Cloud, Ended, Reply, collection, ended, machine, program};
 use serde_json::json;
-use support::{Cloud, Ended, Reply, collection, ended, machine, program};
 
 fn alone(words: &str) -> Ended {
     let home = tempfile::tempdir().unwrap();

@@ -226,6 +226,28 @@ fn text_of(path: &Path) -> String {
 }
 
 #[test]
+fn no_file_of_tests_is_forgotten() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for package in fs::read_dir(crates).unwrap() {
+        let tests = package.unwrap().path().join("tests");
+        // Without it each file is a program of its own, which cargo finds.
+        let all = text_of(&tests.join("all.rs"));
+        if all.is_empty() {
+            continue;
+        }
+        for file in fs::read_dir(&tests).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            let module = name.strip_suffix(".rs").filter(|module| *module != "all");
+            assert!(
+                module.is_none_or(|module| all.contains(&format!("mod {module};"))),
+                "{}: {name} is no module of all.rs, so it isn't run",
+                tests.display()
+            );
+        }
+    }
+}
+
+#[test]
 fn the_specification_names_tests_that_exist() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let text = fs::read_to_string(top.join("SPECIFICATION.md")).unwrap();

@@ -1,12 +1,10 @@
 //! A controller goes away at the worst moments; another takes its machines over, and none is started twice.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Bench, until, wait_for};
+use crate::support::{Bench, until, wait_for};
 use vmhost::record::LaunchRecord;
 use vmhost::{
     Adopted, ExitCause, Hypervisor as _, HypervisorError, MachineEvent, RunState, RunningMachine,

@@ -2,10 +2,8 @@
 
 use serde_json::json;
 
-use crate::{
-    support::{Cloud, Reply, Seen, collection},
-    unknown,
-};
+use super::unknown;
+use crate::support::{Cloud, Reply, Seen, collection};
 
 #[test]
 fn an_image_is_sent_once_and_checked_before() {

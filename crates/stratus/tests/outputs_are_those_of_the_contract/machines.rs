@@ -4,11 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::{
-    IMAGE, U, V,
-    support::{Cloud, Reply, collection, machine},
-    unknown,
-};
+use super::{IMAGE, U, V, unknown};
+use crate::support::{Cloud, Reply, collection, machine};
 
 #[test]
 fn machines_are_described() {

@@ -2,10 +2,8 @@
 
 use serde_json::json;
 
-use crate::{
-    support::{Cloud, Reply, collection, ended_with_input},
-    unknown,
-};
+use super::unknown;
+use crate::support::{Cloud, Reply, collection, ended_with_input};
 
 #[test]
 fn users_are_managed_and_passwords_never_on_the_command_line() {

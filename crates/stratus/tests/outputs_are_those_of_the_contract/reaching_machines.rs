@@ -2,10 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    support::{Cloud, Reply, ended, machine},
-    unknown,
-};
+use super::unknown;
+use crate::support::{Cloud, Reply, ended, machine};
 
 #[test]
 fn a_forwarded_port_is_waited_for() {

@@ -2,10 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    U, V,
-    support::{Cloud, Reply, collection, machine, volume},
-};
+use super::{U, V};
+use crate::support::{Cloud, Reply, collection, machine, volume};
 
 fn job(state: &str, message: &str) -> Reply {
     Reply::json(

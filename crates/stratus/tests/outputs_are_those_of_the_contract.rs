@@ -9,11 +9,9 @@ mod images;
 mod machines;
 mod operators;
 mod reaching_machines;
-#[path = "../support/mod.rs"]
-mod support;
 mod volumes;
 
-use support::{Reply, Seen};
+use crate::support::{Reply, Seen};
 
 const U: &str = "08f59022-463a-4662-8136-c0cee5517f17";
 const V: &str = "18f59022-463a-4662-8136-c0cee5517f18";
