@@ -12,6 +12,16 @@
 //! - [`signature`]: the one profile of XML signatures there is.
 //! - [`policy`]: which entries a site accepts.
 //! - [`list`]: several documents in one, as Marketplaces answer.
+//!
+//! ```
+//! # fn main() -> Result<(), marketplace::Error> {
+//! let document = include_bytes!("../tests/data/signed.xml");
+//! let entry = marketplace::Entry::verify(document)?;
+//! assert_eq!(entry.endorsement().email, "alice@example.org");
+//! assert_eq!(entry.metadata().bytes, 1_048_576);
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
@@ -22,17 +32,27 @@
     )
 )]
 
+pub mod certificate;
 pub mod date;
 pub mod digest;
+mod distinguished_name;
+pub mod draft;
+pub mod entry;
 mod error;
 pub mod identifier;
+pub mod key;
 pub mod list;
 pub mod metadata;
 mod namespaces;
+pub mod policy;
+pub mod signature;
 mod xml;
 
+pub use certificate::Certificate;
 pub use date::UtcTime;
+pub use entry::Entry;
 pub use error::Error;
 pub use identifier::ImageIdentifier;
+pub use key::SigningKey;
 pub use metadata::{Checksums, Endorsement, Metadata};
 pub use xml::MAX_BYTES;

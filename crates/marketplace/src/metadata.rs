@@ -5,7 +5,7 @@
 //!
 //! Size and checksums describe the image after decompression but in its own format: for qcow2 the qcow2 file.
 
-mod constraints;
+pub(crate) mod constraints;
 pub(crate) mod schema;
 pub(crate) mod write;
 

@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
 use crate::namespaces::{DCTERMS, RDF, SLTERMS};
-use crate::xml::canonical::{self, Comments};
+use crate::xml::canonical;
 use crate::xml::text_of;
 
 /// Elements of which a second one would be read by some and not by others. The first six are those of StratusLab's own check.
