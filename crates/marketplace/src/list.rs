@@ -1,7 +1,7 @@
 //! Several documents in one, as Marketplaces answer: `<metadata>` around complete `rdf:RDF` elements.
 
 use crate::error::Error;
-use crate::xml::{Bounds, scan};
+use crate::xml::{Bounds, Source, scan};
 
 /// What a list may have: some ten thousand entries.
 const BOUNDS: Bounds = Bounds {
@@ -38,6 +38,22 @@ pub fn documents(answer: &[u8]) -> Result<Vec<&[u8]>, Error> {
     }
 }
 
+/// The words of an answer that refuses something: the text of its root element (`<error>…</error>`), or all of it if it is no XML.
+#[must_use]
+pub fn message(answer: &[u8]) -> String {
+    let text = Source::read(answer).ok().and_then(|source| {
+        let tree = source.parse().ok()?;
+        let root = tree.root_element();
+        Some(
+            root.descendants()
+                .filter(roxmltree::Node::is_text)
+                .filter_map(|node| node.text())
+                .collect::<String>(),
+        )
+    });
+    text.unwrap_or_else(|| String::from_utf8_lossy(answer).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +76,15 @@ mod tests {
         ] {
             assert!(documents(bad).is_err());
         }
+    }
+
+    #[test]
+    fn refusals_are_read_in_their_forms() {
+        assert_eq!(
+            message(b"<?xml version=\"1.0\"?><error>a &lt; b</error>"),
+            "a < b"
+        );
+        assert_eq!(message(b"plain"), "plain");
+        assert_eq!(message(b""), "");
     }
 }
