@@ -4,7 +4,7 @@
 //! root in several ways for one and the same request: all that is read. Document type declarations are
 //! not, so there are no entities but the five of XML itself and characters by number.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use quick_xml::{
     NsReader, XmlVersion,
@@ -74,7 +74,11 @@ pub fn read(text: &str, expected: Expected) -> Result<Value> {
         elements: 0,
         depth: 0,
     };
-    if let Some(found) = text.chars().find(|c| !is_character(*c)) {
+    // What can't be in XML begins with one of these bytes, which few texts have.
+    let suspicious = |byte: u8| byte < b'\t' || (b'\x0b'..b' ').contains(&byte) || byte == 0xef;
+    if text.bytes().any(suspicious)
+        && let Some(found) = text.chars().find(|c| !is_character(*c))
+    {
         return Err(reader.error(format!(
             "the character U+{:04X} can't be in XML",
             u32::from(found)
@@ -103,7 +107,12 @@ enum Content {
 impl Content {
     /// The attribute that an element within this one holds.
     fn attribute(self, element: &str) -> Option<Attribute> {
-        let called = |field: &&Attribute| field.element() == element || field.is_called(element);
+        // Singulars begin as their plurals do, which most attributes don't.
+        let begins =
+            |field: &Attribute| field.name.as_bytes().first() == element.as_bytes().first();
+        let called = |field: &&Attribute| {
+            field.is_called(element) || (begins(field) && field.element() == element)
+        };
         let of = |fields: &[Attribute]| fields.iter().find(called).copied();
         let common = || of(COMMON);
         let resource = |kind| common().or_else(|| of(describe(kind).attributes));
@@ -151,26 +160,25 @@ fn template(member: &'static str, kind: Kind) -> Option<Attribute> {
 enum Token<'x> {
     Start(BytesStart<'x>),
     End,
-    Text(String),
+    Text(Cow<'x, str>),
     /// What is never trimmed: characters by reference, CDATA.
-    Solid(String),
+    Solid(Cow<'x, str>),
     Eof,
 }
 
 /// Text between tags, of which blanks at the ends that were written as such don't count.
 #[derive(Default)]
-struct Between {
-    text: String,
+struct Between<'x> {
+    text: Cow<'x, str>,
     /// Where the first and after the last that counts is.
     solid: Option<(usize, usize)>,
 }
 
 const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
 
-impl Between {
-    fn push(&mut self, piece: &str, trimmed: bool) {
+impl<'x> Between<'x> {
+    fn push(&mut self, piece: Cow<'x, str>, trimmed: bool) {
         let begin = self.text.len();
-        self.text.push_str(piece);
         let (from, to) = if trimmed {
             let from = piece.len() - piece.trim_start_matches(BLANKS).len();
             (from, piece.trim_end_matches(BLANKS).len())
@@ -180,6 +188,11 @@ impl Between {
         if from < to {
             let first = self.solid.map_or(begin + from, |(first, _)| first);
             self.solid = Some((first, begin + to));
+        }
+        if begin == 0 {
+            self.text = piece;
+        } else {
+            self.text.to_mut().push_str(&piece);
         }
     }
 
@@ -282,9 +295,11 @@ impl<'x> Reader<'x> {
                     Token::Start(start)
                 }
                 Event::End(_) => Token::End,
-                Event::Text(text) => Token::Text(text.xml10_content().into_owned()),
-                Event::CData(text) => Token::Solid(text.xml10_content().into_owned()),
-                Event::GeneralRef(reference) => Token::Solid(self.character(&reference)?.into()),
+                Event::Text(text) => Token::Text(text.xml10_content()),
+                Event::CData(text) => Token::Solid(text.xml10_content()),
+                Event::GeneralRef(reference) => {
+                    Token::Solid(String::from(self.character(&reference)?).into())
+                }
                 Event::Eof => Token::Eof,
                 Event::DocType(_) => {
                     return Err(self.error("document type declarations are not read"));
@@ -363,8 +378,8 @@ impl<'x> Reader<'x> {
         loop {
             match self.token()? {
                 Token::Start(child) => self.child(&child, content, &mut members)?,
-                Token::Text(text) => between.push(&text, true),
-                Token::Solid(text) => between.push(&text, false),
+                Token::Text(text) => between.push(text, true),
+                Token::Solid(text) => between.push(text, false),
                 Token::End => break,
                 Token::Eof => return Err(self.error("the body ends before its root does")),
             }
@@ -380,7 +395,7 @@ impl<'x> Reader<'x> {
         }
         if members.is_empty() {
             return Ok(match content {
-                Content::Value(Shape::Map) => Value::String(between.text),
+                Content::Value(Shape::Map) => Value::String(between.text.into_owned()),
                 Content::Value(shape) => single(&shape, text),
                 Content::Unknown => Value::String(text.to_owned()),
                 _ if text.is_empty() => Value::Object(members),

@@ -257,7 +257,10 @@ fn content(value: &Value, out: &mut Vec<u8>) {
         Value::String(text) => escape_text(text, out),
         Value::Bool(true) => out.extend_from_slice(b"true"),
         Value::Bool(false) => out.extend_from_slice(b"false"),
-        Value::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
+        Value::Number(_) => {
+            // Memory takes every byte.
+            let _ = serde_json::to_writer(out, value);
+        }
         Value::Null | Value::Array(_) | Value::Object(_) => {}
     }
 }
