@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use network::NetworkHost;
+use network::{NetworkError, NetworkHost};
 use vmhost::{
     Adopted, Hypervisor as _, HypervisorError, cgroup::Cgroups, launch_spec::Accelerator,
     qemu::QemuHypervisor,
@@ -27,23 +27,27 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
     }
     let _instance = Instance::take(&state)?;
     let mut troubles = machines(config).await;
+    let mut is_ours = true;
     if config.bridged() {
         for name in config.networks.keys() {
-            match remove_network(config, name).await {
+            match NetworkHost::remove(&networks::for_host(config, name)?).await {
                 Ok(()) => tracing::info!(network = name, "removed"),
+                Err(error @ NetworkError::BridgeTaken { .. }) => {
+                    tracing::warn!(network = name, "left alone: {error}");
+                    is_ours = false;
+                }
                 Err(error) => troubles.push(format!("network {name}: {error:#}")),
             }
         }
     }
-    troubles.extend(control_groups(&settings::cgroup(config).parent));
+    // Named as the networks are: what another cloud of that name has is not ours to remove.
+    if is_ours {
+        troubles.extend(control_groups(&settings::cgroup(config).parent));
+    }
     if troubles.is_empty() {
         return Ok(());
     }
     bail!("not everything could be removed: {}", troubles.join("; "))
-}
-
-async fn remove_network(config: &Config, name: &str) -> anyhow::Result<()> {
-    Ok(NetworkHost::remove(&networks::for_host(config, name)?).await?)
 }
 
 /// Removes the groups that held machines, now empty. Those of a cloud of another user, who may have given it the same name, are
