@@ -26,6 +26,8 @@ mod quota;
 mod record;
 mod resolve;
 mod services;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod user;
 mod volume;
 

@@ -7,7 +7,10 @@
 //!
 //! No rules of the cloud and no state live here, but for a cache of rendered representations.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
 
 mod auth;
 mod body;
