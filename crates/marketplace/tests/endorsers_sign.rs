@@ -5,15 +5,15 @@
     reason = "a test that panics has failed"
 )]
 
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{
+    ALGORITHMS, DRAFT, SIGNED, at, between, endorser, endorser_with, entry, signed_by,
+};
 use marketplace::draft::{self, endorsed};
 use marketplace::signature::{Hash, Method};
 use marketplace::{Entry, Error, Metadata, SigningKey};
-use support::{ALGORITHMS, DRAFT, SIGNED, at, endorser, endorser_with, entry, signed_by};
 
 const NOW: &str = "2030-01-15T08:05:00Z";
 
@@ -289,7 +289,7 @@ fn xmlsec_agrees() {
     for (what, text) in documents {
         // Who signed is not its business here: the certificates are trusted as they come.
         std::fs::write(folder.join("x.xml"), &text).unwrap();
-        let certificate = support::between(&text, "<X509Certificate>", "</X509Certificate>")
+        let certificate = between(&text, "<X509Certificate>", "</X509Certificate>")
             .replace("<X509Certificate>", "-----BEGIN CERTIFICATE-----\n")
             .replace("</X509Certificate>", "\n-----END CERTIFICATE-----\n");
         std::fs::write(folder.join("signer.pem"), certificate).unwrap();
@@ -310,7 +310,7 @@ fn what_xmlsec_signs_is_verified() {
     let key = SigningKey::from_pem(&pem(folder, &["cert.pem", "key.pem"]), None).unwrap();
     let ours = sign(&key, Hash::Sha256);
     let empty = |text: &str, name: &str| {
-        let part = support::between(text, &format!("<{name}>"), &format!("</{name}>")).to_owned();
+        let part = between(text, &format!("<{name}>"), &format!("</{name}>")).to_owned();
         text.replace(&part, &format!("<{name}></{name}>"))
     };
     let template = ["DigestValue", "SignatureValue", "X509Certificate"]
@@ -326,7 +326,7 @@ fn what_xmlsec_signs_is_verified() {
     .unwrap();
     let theirs = String::from_utf8(read(folder, "s.xml")).unwrap();
     let value = |text: &str| {
-        support::between(text, "<SignatureValue>", "</SignatureValue>")
+        between(text, "<SignatureValue>", "</SignatureValue>")
             .split_whitespace()
             .collect::<String>()
     };
@@ -388,12 +388,8 @@ fn every_kind_of_key_signs() {
 fn signing_changes_nothing_else() {
     let key = endorser("Somebody", Some("x@example.org"));
     let once = signed_by(&key);
-    let unsigned = once.replacen(
-        support::between(&once, "<Signature xmlns", "</Signature>"),
-        "",
-        1,
-    );
-    let endorsement = support::between(&unsigned, "<slreq:endorsement", "</slreq:endorsement>");
+    let unsigned = once.replacen(between(&once, "<Signature xmlns", "</Signature>"), "", 1);
+    let endorsement = between(&unsigned, "<slreq:endorsement", "</slreq:endorsement>");
     assert_eq!(
         unsigned.replacen(
             endorsement,

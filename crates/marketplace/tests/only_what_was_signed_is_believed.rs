@@ -5,11 +5,9 @@
     reason = "a test that panics has failed"
 )]
 
-mod support;
-
+use crate::support::{DRAFT, SIGNED, between, endorser, entry, signed_by};
 use marketplace::{Entry, Error};
 use proptest::prelude::*;
-use support::{SIGNED, between, endorser, entry, signed_by};
 
 fn verified(text: &str) -> Result<Entry, Error> {
     Entry::verify(text.as_bytes())
@@ -320,7 +318,7 @@ fn other_shapes_are_refused_before_any_cryptography() {
         verified(&changed(signature, "")).unwrap_err(),
         Error::NotSigned
     );
-    assert_eq!(verified(support::DRAFT).unwrap_err(), Error::NotSigned);
+    assert_eq!(verified(DRAFT).unwrap_err(), Error::NotSigned);
 }
 
 #[test]

@@ -5,14 +5,12 @@
     reason = "a test that panics has failed"
 )]
 
-mod support;
-
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{Cloud, Ended, Reply, ended, path, program};
 use marketplace::{Entry, Metadata, UtcTime};
-use support::{Cloud, Ended, Reply, ended, path, program};
 
 const ZEROS_ID: &str = "Dtx9D_zD0sVtc2F3Z6V68foTrWj";
 const DRAFT: &str = include_str!("../../marketplace/tests/data/draft.xml");
