@@ -36,7 +36,7 @@ pub use answer::{
     Rel, Upload, View,
 };
 pub use cloud::{Cloud, MachineType, Settings};
-pub use context::{Caller, OpContext};
+pub use context::{Caller, OpContext, Unchanged};
 pub use error::{CloudError, Result};
 pub use janitor::Retention;
 pub use network::NetworkSettings;
