@@ -10,6 +10,7 @@ use x509_parser::oid_registry::{
     OID_SIG_ED25519,
 };
 use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 
 use crate::date::UtcTime;
@@ -40,6 +41,17 @@ pub enum KeyType {
     P384,
     /// Ed25519.
     Ed25519,
+}
+
+/// Sizes of RSA keys whose signatures are verified.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// Bits of a number, most significant byte first.
+fn rsa_bits(number: &[u8]) -> usize {
+    let mut rest = number.iter().skip_while(|byte| **byte == 0);
+    rest.next().map_or(0, |first| {
+        8 - usize::try_from(first.leading_zeros()).unwrap_or(0) + 8 * rest.count()
+    })
 }
 
 impl Certificate {
@@ -90,10 +102,22 @@ impl Certificate {
         );
         // By what is shown and compared, not by its encoding: of that the parser accepts more than one.
         let is_self_signed = subject == issuer;
-        if is_self_signed && certificate.verify_signature(None).is_err() {
-            return Err(unusable(
-                "the certificate names itself as its issuer and was not signed with its key",
-            ));
+        if let Ok(PublicKey::RSA(rsa)) = key.parsed()
+            && !RSA_BITS.contains(&rsa_bits(rsa.modulus))
+        {
+            return Err(Error::NoValidationKey(format!(
+                "the certificate's RSA key has {} bits; {} to {} are accepted",
+                rsa_bits(rsa.modulus),
+                RSA_BITS.start(),
+                RSA_BITS.end()
+            )));
+        }
+        if is_self_signed {
+            certificate.verify_signature(None).map_err(|error| {
+                Error::NoValidationKey(format!(
+                    "the certificate names itself as its issuer and is not seen to be signed with its own key: {error}"
+                ))
+            })?;
         }
         let email = match certificate.subject_alternative_name() {
             Ok(names) => names.and_then(|names| {

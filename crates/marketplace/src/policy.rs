@@ -3,6 +3,8 @@
 //! A policy looks at verified entries only, and decides by them and the time alone. Its lists are StratusLab's: endorsers, checksums, identifiers,
 //! each a white and a black one; an empty white list lets everything through.
 
+mod file;
+
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use serde::{Deserialize, Serialize};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -10,6 +12,8 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use crate::date::UtcTime;
 use crate::entry::Entry;
 use crate::error::Error;
+
+pub use file::InvalidPolicy;
 
 /// What is let through, and what is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

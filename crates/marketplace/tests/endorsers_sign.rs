@@ -5,15 +5,15 @@
     reason = "a test that panics has failed"
 )]
 
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::{
+    ALGORITHMS, DRAFT, SIGNED, at, between, endorser, endorser_with, entry, signed_by,
+};
 use marketplace::draft::{self, endorsed};
 use marketplace::signature::{Hash, Method};
 use marketplace::{Entry, Error, Metadata, SigningKey};
-use support::{ALGORITHMS, DRAFT, SIGNED, at, endorser, endorser_with, entry, signed_by};
 
 const NOW: &str = "2030-01-15T08:05:00Z";
 
@@ -215,6 +215,21 @@ fn pem_in_its_forms_is_read() {
 }
 
 #[test]
+fn short_keys_are_refused_by_name() {
+    if !has("openssl") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), "openssl", "req -x509 -newkey rsa:1024 -nodes -keyout key.pem -out cert.pem -days 20000 -subj /CN=Short").unwrap();
+    let error =
+        SigningKey::from_pem(&pem(folder.path(), &["cert.pem", "key.pem"]), None).unwrap_err();
+    assert!(matches!(error, Error::UnusableKey(_)), "{error}");
+    let der = ::pem::parse(pem(folder.path(), &["cert.pem"])).unwrap();
+    let error = marketplace::Certificate::from_der(der.contents()).unwrap_err();
+    assert!(error.to_string().contains("has 1024 bits"), "{error}");
+}
+
+#[test]
 fn rsa_signs_with_sha256_and_only_when_told_with_sha1() {
     if !has("openssl") {
         return;
@@ -274,7 +289,7 @@ fn xmlsec_agrees() {
     for (what, text) in documents {
         // Who signed is not its business here: the certificates are trusted as they come.
         std::fs::write(folder.join("x.xml"), &text).unwrap();
-        let certificate = support::between(&text, "<X509Certificate>", "</X509Certificate>")
+        let certificate = between(&text, "<X509Certificate>", "</X509Certificate>")
             .replace("<X509Certificate>", "-----BEGIN CERTIFICATE-----\n")
             .replace("</X509Certificate>", "\n-----END CERTIFICATE-----\n");
         std::fs::write(folder.join("signer.pem"), certificate).unwrap();
@@ -295,7 +310,7 @@ fn what_xmlsec_signs_is_verified() {
     let key = SigningKey::from_pem(&pem(folder, &["cert.pem", "key.pem"]), None).unwrap();
     let ours = sign(&key, Hash::Sha256);
     let empty = |text: &str, name: &str| {
-        let part = support::between(text, &format!("<{name}>"), &format!("</{name}>")).to_owned();
+        let part = between(text, &format!("<{name}>"), &format!("</{name}>")).to_owned();
         text.replace(&part, &format!("<{name}></{name}>"))
     };
     let template = ["DigestValue", "SignatureValue", "X509Certificate"]
@@ -311,12 +326,52 @@ fn what_xmlsec_signs_is_verified() {
     .unwrap();
     let theirs = String::from_utf8(read(folder, "s.xml")).unwrap();
     let value = |text: &str| {
-        support::between(text, "<SignatureValue>", "</SignatureValue>")
+        between(text, "<SignatureValue>", "</SignatureValue>")
             .split_whitespace()
             .collect::<String>()
     };
     assert_eq!(value(&theirs), value(&ours));
     assert_eq!(entry(&theirs).metadata(), entry(&ours).metadata());
+}
+
+/// The expected texts are what Java 17 says of the same certificates (`getSubjectX500Principal().getName("RFC2253")`).
+#[test]
+fn names_are_written_as_java_writes_them() {
+    if !has("openssl") {
+        return;
+    }
+    let folder = rsa();
+    for (subject, text) in [
+        (
+            "/C=EU/O=A, \"C\" ; = #x/OU= lead trail /CN=#Ünï, é/emailAddress=a@b.c/serialNumber=12/DC=x/UID=u1/street=s/L=l/ST=st",
+            r#"ST=st,L=l,STREET=s,UID=u1,DC=x,2.5.4.5=#13023132,1.2.840.113549.1.9.1=#16056140622e63,CN=\#Ünï\, é,OU=\ lead trail\ ,O=A\, \"C\" \; \= \#x,C=EU"#,
+        ),
+        (
+            r#"/DC=org/DC=x/CN=a\=b;c, d\+e <f>"g"/UID=z/C=FR/OU= /O=\ x  /GN=g/serialNumber=1/title=t"#,
+            r#"2.5.4.12=#0c0174,2.5.4.5=#130131,2.5.4.42=#0c0167,O=\ x\ \ ,OU=\ ,C=FR,UID=z,CN=a\=b\;c\, d\+e \<f\>\"g\",DC=x,DC=org"#,
+        ),
+        ("/C=EU/CN=a+OU=b/title=T", "2.5.4.12=#0c0154,CN=a+OU=b,C=EU"),
+    ] {
+        let output = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-key",
+                "key.pem",
+                "-out",
+                "named.pem",
+                "-days",
+                "20000",
+            ])
+            .args(["-utf8", "-multivalue-rdn", "-subj", subject])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{subject}: {output:?}");
+        let key =
+            SigningKey::from_pem(&pem(folder.path(), &["named.pem", "key.pem"]), None).unwrap();
+        assert_eq!(key.certificate().subject(), text);
+    }
 }
 
 #[test]
@@ -333,12 +388,8 @@ fn every_kind_of_key_signs() {
 fn signing_changes_nothing_else() {
     let key = endorser("Somebody", Some("x@example.org"));
     let once = signed_by(&key);
-    let unsigned = once.replacen(
-        support::between(&once, "<Signature xmlns", "</Signature>"),
-        "",
-        1,
-    );
-    let endorsement = support::between(&unsigned, "<slreq:endorsement", "</slreq:endorsement>");
+    let unsigned = once.replacen(between(&once, "<Signature xmlns", "</Signature>"), "", 1);
+    let endorsement = between(&unsigned, "<slreq:endorsement", "</slreq:endorsement>");
     assert_eq!(
         unsigned.replacen(
             endorsement,

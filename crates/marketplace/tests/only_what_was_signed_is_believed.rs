@@ -5,11 +5,9 @@
     reason = "a test that panics has failed"
 )]
 
-mod support;
-
+use crate::support::{DRAFT, SIGNED, between, endorser, entry, signed_by};
 use marketplace::{Entry, Error};
 use proptest::prelude::*;
-use support::{SIGNED, between, endorser, entry, signed_by};
 
 fn verified(text: &str) -> Result<Entry, Error> {
     Entry::verify(text.as_bytes())
@@ -320,7 +318,7 @@ fn other_shapes_are_refused_before_any_cryptography() {
         verified(&changed(signature, "")).unwrap_err(),
         Error::NotSigned
     );
-    assert_eq!(verified(support::DRAFT).unwrap_err(), Error::NotSigned);
+    assert_eq!(verified(DRAFT).unwrap_err(), Error::NotSigned);
 }
 
 #[test]
@@ -379,6 +377,92 @@ fn no_changed_byte_changes_what_is_believed() {
     }
     // White space between Base64 lines and in tags, and one character of the declaration.
     assert!(accepted < 60, "{accepted} changes were accepted");
+}
+
+/// As long as documents may be, and as tangled as their bounds let them be: each is told from the signed one, or refused, in a time that
+/// does not grow faster than its length. (Without optimization and beside other tests; otherwise it is some milliseconds.)
+#[test]
+fn tangled_documents_take_no_more_than_their_time() {
+    const LENGTH: usize = 1_000_000;
+    let many = |one: &dyn Fn(usize) -> String| -> String {
+        let mut text = String::with_capacity(LENGTH);
+        for number in 0.. {
+            let next = one(number);
+            if text.len() + next.len() > LENGTH {
+                break;
+            }
+            text.push_str(&next);
+        }
+        text
+    };
+    let attributes = |count: usize| -> String {
+        (0..count)
+            .map(|one| format!(" x:a{one}=\"&#9;\""))
+            .collect()
+    };
+    let namespaces = |from: usize, count: usize| -> String {
+        (0..count)
+            .map(|one| format!(" xmlns:n{}=\"u{one}\"", from + one))
+            .collect()
+    };
+    for (what, inside) in [
+        ("elements", many(&|_| "<dcterms:x/>".to_owned())),
+        ("comments", many(&|_| "<!---->".to_owned())),
+        (
+            "references",
+            format!("<dcterms:x>{}</dcterms:x>", many(&|_| "&#10;".to_owned())),
+        ),
+        (
+            "CDATA",
+            format!(
+                "<dcterms:x>{}</dcterms:x>",
+                many(&|_| "<![CDATA[]]>a".to_owned())
+            ),
+        ),
+        ("line ends", many(&|_| "\r\n\r".to_owned())),
+        (
+            "attributes",
+            many(&|_| format!("<dcterms:x xmlns:x=\"u\"{}/>", attributes(63))),
+        ),
+        (
+            "namespaces",
+            many(&|number| format!("<dcterms:x{}/>", namespaces(number, 58))),
+        ),
+        (
+            "namespaces in depth",
+            many(&|number| {
+                let open: String = (0..28)
+                    .map(|depth| {
+                        format!(
+                            "<dcterms:x rdf:parseType=\"Resource\"{}>",
+                            namespaces(number * 60 + depth * 2, 2)
+                        )
+                    })
+                    .collect();
+                format!("{open}{}", "</dcterms:x>".repeat(28))
+            }),
+        ),
+        (
+            "one long attribute",
+            format!("<dcterms:x xml:lang=\"{}\"/>", many(&|_| "&lt;".to_owned())),
+        ),
+        (
+            "one long name",
+            format!("<dcterms:{}/>", many(&|_| "x".to_owned())),
+        ),
+    ] {
+        let end = "  </rdf:Description>";
+        let text = SIGNED.replacen(end, &format!("{inside}{end}"), 1);
+        let start = std::time::Instant::now();
+        let _ = verified(&text);
+        let _ = marketplace::list::documents(text.as_bytes());
+        let took = start.elapsed();
+        println!("{what}: {} bytes, {took:?}", text.len());
+        assert!(
+            took < std::time::Duration::from_secs(10),
+            "{what}: {took:?}"
+        );
+    }
 }
 
 proptest! {

@@ -1,10 +1,8 @@
 //! A policy takes the first entry that nothing speaks against, and says of each other one what does.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-mod support;
-
+use crate::support::{SIGNED, at, authority, endorser, endorser_of, entry, signed_by};
 use marketplace::policy::{Authority, Lists, Policy, Refusal};
-use support::{SIGNED, at, authority, endorser, endorser_of, entry, signed_by};
 
 const NOW: &str = "2030-03-01T00:00:00Z";
 
