@@ -129,4 +129,13 @@ mod tests {
             .to_string();
         assert!(message.contains("line 3"), "{message}");
     }
+
+    #[test]
+    fn the_page_of_the_documentation_is_the_reference() {
+        let page = include_str!("../../../../docs/admin/configuration.md");
+        assert!(
+            page.contains(TEXT.trim_end()),
+            "copy packaging/stratusd.toml.ref into docs/admin/configuration.md"
+        );
+    }
 }
