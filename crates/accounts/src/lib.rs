@@ -7,7 +7,10 @@
 //! - [`Hashing`]: rations the slow computing of hashes, for logins and new passwords alike.
 //! - [`password`]: policy, hashing, generation.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
 
 mod accounts;
 mod attempts;

@@ -2,13 +2,17 @@
 //!
 //! - [`resources`]: one typed document a resource, as it is stored.
 //! - [`model`]: the table of every type's public attributes, from which JSON and XML in and out,
-//!   validation, and later metadata follow.
+//!   validation, metadata and schemas follow.
 //! - [`query`]: filters, orders and pages of lists.
 //! - [`lifecycle`]: the state machines (DSP0263 §6), as pure functions.
+//! - `testing`: documents for tests (feature `testing`).
 //!
 //! This crate does no I/O and knows no clock, no store and no HTTP.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
 
 pub mod common;
 pub mod ids;
@@ -17,6 +21,8 @@ pub mod model;
 pub mod query;
 pub mod resources;
 pub mod size;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod timestamp;
 pub mod uri;
 

@@ -19,6 +19,7 @@ mod janitor;
 mod jobs;
 mod leases;
 mod machine;
+mod metadata;
 mod network;
 mod numbers;
 mod operator;
@@ -26,6 +27,8 @@ mod quota;
 mod record;
 mod resolve;
 mod services;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod user;
 mod volume;
 

@@ -66,7 +66,7 @@ pub(crate) fn local_part<'a, R: OfType>(href: &'a str, path: &str) -> Result<&'a
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use cimi::resources::Volume;
 

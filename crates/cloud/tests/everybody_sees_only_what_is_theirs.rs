@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-mod bare_cloud;
-
-use bare_cloud::{World, admin, user};
+use crate::bare_cloud::{World, admin, user};
 use cimi::{model::Kind, query::Query};
 use cloud::CloudError;
 use serde_json::json;
@@ -86,7 +84,7 @@ async fn the_owner_of_a_public_volume_takes_it_back() {
         .await
         .unwrap();
     let machine = world.machine(&bob).await;
-    let body = bare_cloud::object(json!({"volume": {"href": format!("Volume/{volume}")}}));
+    let body = crate::bare_cloud::object(json!({"volume": {"href": format!("Volume/{volume}")}}));
     world
         .cloud
         .attach_volume(&bob, &machine, body)

@@ -1,27 +1,19 @@
 //! The tracker of jobs, over a store that refuses writes for a while.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-mod support;
-
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
+use crate::support::{World, alice, settings, split, until};
 use async_trait::async_trait;
 use cimi::{
     model::Kind,
     resources::{JobState, Volume, VolumeState},
 };
 use cloud::{CloudError, Retention};
-use store::{
-    Key, LeaseId, Outcome, Page, Prefix, Range, Revision, SharedStore, Store, StoreError,
-    Transaction, Watch,
-};
-use support::{World, alice, settings, split, until};
+use store::{Outcome, SharedStore, StoreError, Transaction, testing::Interposed};
 
 /// Refuses as many commits as it was told to, as a full disk does.
 struct Full {
@@ -30,13 +22,9 @@ struct Full {
 }
 
 #[async_trait]
-impl Store for Full {
-    async fn get(&self, key: &Key) -> Result<Option<store::Entry>, StoreError> {
-        self.store.get(key).await
-    }
-
-    async fn range(&self, range: Range) -> Result<Page, StoreError> {
-        self.store.range(range).await
+impl Interposed for Full {
+    fn behind(&self) -> &SharedStore {
+        &self.store
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
@@ -48,34 +36,6 @@ impl Store for Full {
             return Err(StoreError::Full { path: "db".into() });
         }
         self.store.commit(transaction).await
-    }
-
-    async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
-        self.store.watch(prefix, after).await
-    }
-
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.store.grant(ttl).await
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-        self.store.keep_alive(lease).await
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.revoke(lease).await
-    }
-
-    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.store.compact(before).await
-    }
-
-    fn trouble(&self) -> Option<StoreError> {
-        self.store.trouble()
-    }
-
-    async fn close(&self) {
-        self.store.close().await;
     }
 }
 

@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-mod bare_cloud;
-
 use std::time::Duration;
 
-use bare_cloud::{World, admin, user};
+use crate::bare_cloud::{World, admin, user};
 use cimi::model::Kind;
 use cloud::{CloudError, PerUser, Retention};
 use serde_json::json;
@@ -157,7 +155,7 @@ async fn creations_at_the_same_moment_don_t_pass_the_limit_together() {
         all.spawn(async move {
             let body = json!({"volumeTemplate": {"volumeConfig": {"capacity": 1000}}});
             cloud
-                .create_volume(&user("alice"), bare_cloud::object(body))
+                .create_volume(&user("alice"), crate::bare_cloud::object(body))
                 .await
                 .is_ok()
         });

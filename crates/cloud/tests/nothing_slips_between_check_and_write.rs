@@ -1,10 +1,9 @@
 //! What is checked still holds when it is written: somebody else may act in between.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::support::{World, alice, settings, split, violations};
 use async_trait::async_trait;
 use cimi::{
     PrincipalType, Right,
@@ -15,11 +14,7 @@ use cimi::{
 use cloud::{Caller, CloudError, OpContext, Unchanged};
 use parking_lot::Mutex;
 use serde_json::json;
-use store::{
-    Key, LeaseId, Outcome, Page, Prefix, Range, Revision, SharedStore, Store, StoreError,
-    Transaction, Watch,
-};
-use support::{World, alice, settings, split, violations};
+use store::{Key, Outcome, SharedStore, StoreError, Transaction, testing::Interposed};
 
 /// Puts a transaction of somebody else's right before the next one.
 struct Interrupted {
@@ -28,13 +23,9 @@ struct Interrupted {
 }
 
 #[async_trait]
-impl Store for Interrupted {
-    async fn get(&self, key: &Key) -> Result<Option<store::Entry>, StoreError> {
-        self.store.get(key).await
-    }
-
-    async fn range(&self, range: Range) -> Result<Page, StoreError> {
-        self.store.range(range).await
+impl Interposed for Interrupted {
+    fn behind(&self) -> &SharedStore {
+        &self.store
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
@@ -48,34 +39,6 @@ impl Store for Interrupted {
             }
         }
         self.store.commit(transaction).await
-    }
-
-    async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
-        self.store.watch(prefix, after).await
-    }
-
-    async fn grant(&self, ttl: std::time::Duration) -> Result<LeaseId, StoreError> {
-        self.store.grant(ttl).await
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<std::time::Duration, StoreError> {
-        self.store.keep_alive(lease).await
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.revoke(lease).await
-    }
-
-    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.store.compact(before).await
-    }
-
-    fn trouble(&self) -> Option<StoreError> {
-        self.store.trouble()
-    }
-
-    async fn close(&self) {
-        self.store.close().await;
     }
 }
 

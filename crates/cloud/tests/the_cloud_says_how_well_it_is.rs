@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-mod bare_cloud;
-
-use bare_cloud::{World, user};
+use crate::bare_cloud::{World, user};
 use cimi::model::Kind;
 use cloud::{CloudError, HealthStatus, PerUser};
 use serde_json::json;

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-mod bare_cloud;
-
-use bare_cloud::{World, admin, user};
+use crate::bare_cloud::{World, admin, user};
 use cimi::{
     model::Kind,
     resources::{Event, Job},
@@ -25,7 +23,7 @@ async fn a_user_who_owns_anything_stays_and_the_next_of_that_name_owns_nothing()
         )
         .await
         .unwrap();
-    let template = bare_cloud::local(&template);
+    let template = crate::bare_cloud::local(&template);
     world.image(&bob).await;
     let refused = world.cloud.delete_user(&admin(), "bob").await;
     let Err(CloudError::Conflict(text)) = refused else {

@@ -1,16 +1,14 @@
 //! Creations: what is asked for is done, or refused with the place in the request and what to do instead.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-mod support;
-
 use std::io::Write;
 
+use crate::support::{KEY, World, admin, alice, network, settings, split, violations};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use cimi::{model::Kind, resources::NetworkClass};
 use cloud::CloudError;
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
-use support::{KEY, World, admin, alice, network, settings, split, violations};
 
 async fn refused(world: &World, template: Value) -> Vec<String> {
     let body = world.machine(template);
@@ -62,8 +60,9 @@ async fn a_reference_to_nothing_is_the_requests_fault_wherever_it_stands() {
         .made(&alice(), Kind::Machine, world.machine(json!({})))
         .await;
     let (_, local) = split(&machine);
-    let body = support::object(json!({"volume": of("Volume")}));
-    let violations = support::violations(world.cloud.attach_volume(&alice(), local, body).await);
+    let body = crate::support::object(json!({"volume": of("Volume")}));
+    let violations =
+        crate::support::violations(world.cloud.attach_volume(&alice(), local, body).await);
     assert!(
         violations[0].starts_with("`volume` refers to "),
         "{violations:?}"
@@ -293,7 +292,7 @@ async fn only_volumes_that_came_later_take_the_spare_ports() {
     let (_, local) = split(&machine);
     for n in 0..3 {
         let volume = world.volume(&alice()).await;
-        let body = support::object(json!({"volume": {"href": volume}}));
+        let body = crate::support::object(json!({"volume": {"href": volume}}));
         let attached = world.cloud.attach_volume(&alice(), local, body).await;
         if n < 2 {
             attached.unwrap();
@@ -322,7 +321,7 @@ async fn what_the_settings_have_no_more_is_on_offer_no_more() {
     let mut fewer = settings();
     fewer.networks.truncate(1);
     fewer.machine_types.truncate(1);
-    let cloud = support::open(&world.documents, fewer).await;
+    let cloud = crate::support::open(&world.documents, fewer).await;
     let world = World { cloud, ..world };
     let violations = refused(&world, on.clone()).await;
     assert_eq!(
@@ -342,7 +341,7 @@ async fn what_the_settings_have_no_more_is_on_offer_no_more() {
     assert_eq!(world.get(&alice(), &machine)["networks"], json!(["local"]));
     world.get(&admin(), &own);
 
-    let cloud = support::open(&world.documents, settings()).await;
+    let cloud = crate::support::open(&world.documents, settings()).await;
     let world = World { cloud, ..world };
     world.made(&alice(), Kind::Machine, world.machine(on)).await;
 }

@@ -1,19 +1,17 @@
 //! The standard's own way to edit: get a representation, change something in it, put it back.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-mod support;
-
+use crate::support::{KEY, World, admin, alice, bob, violations};
 use cimi::model::Kind;
 use cloud::{CloudError, OpContext};
 use serde_json::{Value, json};
-use support::{KEY, World, admin, alice, bob, violations};
 
 /// One resource of every type that offers an edit, with all that can be said of it.
 async fn editable(world: &World) -> Vec<(OpContext, String)> {
     let common = json!({"name": "n", "description": "d", "properties": {"k": "v"}});
     let with = |more: Value| {
-        let mut body = support::object(common.clone());
-        body.extend(support::object(more));
+        let mut body = crate::support::object(common.clone());
+        body.extend(crate::support::object(more));
         Value::Object(body)
     };
     let image = world.image.to_string();

@@ -1,10 +1,9 @@
 //! Representations: what they promise to be as long as their stamp stays, and that they have all that the table has.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::{KEY, World, admin, alice, object, representation, split, violations};
 use cimi::{
     Timestamp,
     lifecycle::Stage,
@@ -15,7 +14,6 @@ use cimi::{
 };
 use cloud::{Cloud, CloudError, Retention};
 use serde_json::json;
-use support::{KEY, World, admin, alice, object, representation, split, violations};
 
 /// Puts a machine on a host, as the scheduler and the host's controller do.
 async fn run(world: &World, machine: &str, host: &cimi::HostId) {
@@ -250,7 +248,7 @@ async fn furnished(world: &World) -> Cloud {
         .unwrap();
     let cloud = world.cloud.clone();
     let tracking = tokio::spawn(async move { cloud.run(Retention::default()).await });
-    support::until("a job is over", || async {
+    crate::support::until("a job is over", || async {
         world
             .documents
             .jobs

@@ -9,7 +9,14 @@
 //! What users typed is hostile until it went through [`Variables`], [`AuthorizedKeys`],
 //! [`HostName`] or [`decoding`]; the media writers quote every value all the same.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test that panics has failed"
+    )
+)]
 
 pub mod context_medium;
 pub mod decoding;

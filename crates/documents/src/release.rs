@@ -75,14 +75,14 @@ fn record_of(machine: &Machine, now: Timestamp) -> Option<MachineRecord> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use std::{net::IpAddr, sync::Arc};
 
     use cimi::{
-        Acl, AddressId, ImageId, MachineId, NetworkId, Ref, VmId, VolumeId,
-        lifecycle::{Desired, MachineState, Observed, Power, RestartPolicy},
-        resources::{Address, Attachment, BootSource, ContextData, Nic, Volume, VolumeState},
+        Acl, AddressId, NetworkId, Ref, VolumeId,
+        lifecycle::MachineState,
+        resources::{Address, Attachment, Nic, Volume, VolumeState},
         size::ByteSize,
     };
     use store::SqliteStore;
@@ -99,20 +99,9 @@ mod tests {
 
     fn machine(vmid: u32, ip: IpAddr) -> Machine {
         let network = NetworkId::from_local("public").unwrap();
-        Machine {
-            id: MachineId::generate(),
-            common: common(),
+        let mut machine = Machine {
             state: MachineState::Deleting,
             phase: Phase::Epilog,
-            reason: None,
-            vmid: VmId(vmid),
-            cpu: 1,
-            memory: 1 << 20,
-            cpu_arch: "x86_64".into(),
-            cpu_share_percent: None,
-            image: Ref::to(ImageId::generate()),
-            disks: Vec::new(),
-            volumes: Vec::new(),
             nics: vec![Nic {
                 address: AddressId::of(&network, ip),
                 network,
@@ -120,28 +109,10 @@ mod tests {
                 mac: "0a:0a:0a:4d:00:02".into(),
                 model: None,
             }],
-            context: ContextData::default(),
-            boot: BootSource::default(),
-            cpu_model: None,
-            keymap: None,
-            requirements: None,
-            restart_policy: RestartPolicy::Never,
-            host: None,
-            desired: Desired {
-                power: Power::On,
-                run: 1,
-                restart: 0,
-                force: false,
-                deleted: true,
-                graceful: false,
-                since: now(),
-            },
-            observed: Observed::nothing(now()),
-            accelerator: None,
-            ssh: None,
-            first_started: None,
-            unknown: Unknown::new(),
-        }
+            ..cimi::testing::machine(vmid)
+        };
+        machine.desired.deleted = true;
+        machine
     }
 
     fn lease(machine: &Machine) -> Address {

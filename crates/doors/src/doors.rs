@@ -28,6 +28,7 @@ use crate::{
     cloud_api::CloudApi,
     console, health,
     metrics::{self, RequestMetrics},
+    openapi,
     origin::Connection,
     problem::Problem,
     routes::Route,
@@ -223,6 +224,7 @@ impl Doors {
                 Ok(health::health(&health, context.is_admin()))
             }
             Route::Metrics => Ok(metrics_answer()),
+            Route::OpenApi => Ok(openapi::answer()),
             Route::Authentication => Ok(who_asks(context)),
             Route::Status => {
                 let status = self.api.status(context).await?;
@@ -293,6 +295,7 @@ impl Doors {
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
             Some(Route::Health) => true,
+            Some(Route::OpenApi) => known || reads,
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();

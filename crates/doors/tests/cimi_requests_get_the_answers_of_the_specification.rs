@@ -2,10 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod support;
-
+use crate::support::{World, client::login};
 use serde_json::{Value, json};
-use support::{World, client::login};
 
 #[tokio::test]
 async fn the_entry_point_answers_at_three_places_and_links_what_the_caller_may_use() {

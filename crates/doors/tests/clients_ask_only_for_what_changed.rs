@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod support;
-
-use support::{World, client::Reply, client::login};
+use crate::support::{World, client::Reply, client::login};
 
 async fn ask(world: &World, request: &str, condition: &str, body: &str) -> Reply {
     let headers = format!("{}{condition}\r\n", login("alice"));

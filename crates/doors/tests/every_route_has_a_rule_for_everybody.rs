@@ -3,24 +3,25 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-mod support;
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
-
-use accounts::{Accounts, Hashing, Identity, UserSource};
+use crate::support::client::{PATIENCE, Reply, login};
+use accounts::{Accounts, Hashing, UserSource};
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp,
     common::Principal,
     lifecycle::Phase,
     model::Kind,
-    resources::{AcceleratorKind, Capacity, Host, MachineRecord, NetworkClass, User},
+    resources::{MachineRecord, User},
 };
-use cloud::{Caller, Cloud, MachineType, NetworkSettings, NoServices, OpContext, PerUser};
+use cloud::{
+    Cloud, NoServices,
+    testing::{self, caller, object},
+};
 use documents::{Documents, OfType};
 use doors::{Doors, Limits, Listed, Running, Server, Settings, all_routes};
 use serde_json::{Map, Value, json};
 use store::{Key, Range, SqliteStore, Transaction};
-use support::client::{PATIENCE, Reply, login};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -102,6 +103,7 @@ enum Rule {
 fn rule(route: &Listed, method: &str) -> Option<Rule> {
     use Rule::*;
     let writes_nobody = [
+        Kind::ResourceMetadata,
         Kind::Network,
         Kind::Address,
         Kind::Host,
@@ -110,6 +112,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
     Some(match (route.template, route.kind, method) {
         ("/health", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/cimi", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        ("/api/openapi.json", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         // What can be asked of a path is no secret among users.
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
         ("/cimi", None, "PUT") => NoUser,
@@ -123,9 +126,11 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}", Some(_), "POST") => Users,
 
         ("/cimi/{type}/{id}", Some(Kind::Host), "GET" | "HEAD") => HiddenButForAdministrators,
-        ("/cimi/{type}/{id}", Some(Kind::Network | Kind::MachineConfiguration), "GET" | "HEAD") => {
-            Users
-        }
+        (
+            "/cimi/{type}/{id}",
+            Some(Kind::ResourceMetadata | Kind::Network | Kind::MachineConfiguration),
+            "GET" | "HEAD",
+        ) => Users,
         ("/cimi/{type}/{id}", Some(Kind::User), "GET" | "HEAD" | "PUT") => Themselves,
         // Those that are offered are the administrators'.
         ("/cimi/{type}/{id}", Some(Kind::MachineConfiguration), "PUT" | "DELETE") => Administrators,
@@ -248,7 +253,13 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
 async fn lists_and_filters_hold_only_what_the_caller_may_see() {
     let world = World::start().await;
     for (kind, (id, _)) in &world.ids {
-        if [Kind::Network, Kind::MachineConfiguration].contains(kind) {
+        if [
+            Kind::ResourceMetadata,
+            Kind::Network,
+            Kind::MachineConfiguration,
+        ]
+        .contains(kind)
+        {
             continue;
         }
         for who in EVERYBODY.into_iter().skip(3) {
@@ -303,7 +314,10 @@ impl World {
         let store = SqliteStore::open(folder.path().join("db")).unwrap();
         let documents = Documents::open(Arc::new(store)).await.unwrap();
         let (hashing, services) = (Hashing::with_cost(4), Arc::new(NoServices));
-        let settings = rules(hashing.clone());
+        let settings = cloud::Settings {
+            passwords: hashing.clone(),
+            ..testing::settings()
+        };
         let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
             .await
             .unwrap();
@@ -404,53 +418,9 @@ impl World {
     }
 }
 
-fn rules(passwords: Hashing) -> cloud::Settings {
-    cloud::Settings {
-        machine_types: vec![MachineType {
-            name: "m1.tiny".into(),
-            cpus: 1,
-            memory_mib: 64,
-            swap_mib: 0,
-        }],
-        default_machine_type: "m1.tiny".into(),
-        default_network: "local".into(),
-        networks: vec![NetworkSettings {
-            name: "local".into(),
-            class: NetworkClass::Local,
-            subnet: "10.99.0.0/16".into(),
-            gateway: [10, 99, 0, 1].into(),
-            first: [10, 99, 0, 10].into(),
-            last: [10, 99, 250, 250].into(),
-            domain: "test.internal".into(),
-            name_servers: Vec::new(),
-            nat: true,
-            forwarded: false,
-            mtu: None,
-        }],
-        per_user: PerUser::default(),
-        spare_ports: 8,
-        placement: scheduler::Policy::default(),
-        largest_volume_gib: 10,
-        passwords,
-    }
-}
-
-fn context(name: &str, roles: &[&str]) -> OpContext {
-    let identity = Identity {
-        user: name.into(),
-        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-    };
-    let caller = Caller::User(Arc::new(identity));
-    OpContext::new(caller, "test".into(), Duration::from_secs(60))
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    value.as_object().unwrap().clone()
-}
-
 /// The users, and one resource of each type.
 async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
-    let (root, owner) = (context("root", &["::ADMIN"]), context("owner", &[]));
+    let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
     for who in EVERYBODY.into_iter().skip(2) {
         let roles: &[&str] = if who == Who::Administrator {
             &["::ADMIN"]
@@ -508,28 +478,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
         ended: Timestamp::now(),
         unknown: Map::new(),
     };
-    let host = Host {
-        id: cimi::HostId::generate(),
-        common: Common::new(
-            Acl::owned_by_admin().allowing_role("::USER", Right::View),
-            Timestamp::now(),
-        ),
-        capacity: Capacity {
-            cpus: 4,
-            memory_kib: 1 << 22,
-            disk_bytes: 1 << 30,
-            disk_free_bytes: 1 << 30,
-        },
-        accelerator: AcceleratorKind::Tcg,
-        accelerator_reason: String::new(),
-        cpu_model: String::new(),
-        version: String::new(),
-        qemu_version: String::new(),
-        started: Timestamp::now(),
-        boot_id: String::new(),
-        troubles: Vec::new(),
-        unknown: Map::new(),
-    };
+    let host = cimi::testing::host();
     let changes = documents.changes().create(&record).create(&host);
     changes.commit().await.unwrap();
     share::<cimi::resources::Machine>(documents).await;
@@ -552,6 +501,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Network, first("local"));
+    ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
     ids.insert(Kind::Address, first(documents.addresses.all()[0].id()));
     ids.insert(Kind::Job, first(documents.jobs.all()[0].id()));

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod support;
-
 use std::time::Duration;
 
-use doors::{Limits, Settings};
-use support::{
+use crate::support::{
     World,
     client::{PATIENCE, Reply, login},
 };
+use doors::{Limits, Settings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

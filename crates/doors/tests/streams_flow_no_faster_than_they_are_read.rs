@@ -2,19 +2,17 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
+use crate::support::{
+    World,
+    client::{PATIENCE, Reply, login},
+};
 use bytes::Bytes;
 use doors::{Limits, Settings};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use support::{
-    World,
-    client::{PATIENCE, Reply, login},
-};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -2,14 +2,12 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod support;
-
+use crate::support::{World, client::Reply, client::login};
 use cimi::model::{
     Kind,
     xml::{Expected, read},
 };
 use serde_json::{Value, json};
-use support::{World, client::Reply, client::login};
 
 fn xml(reply: &Reply, expected: Expected) -> Value {
     assert_eq!(reply.header("content-type"), "application/xml", "{reply:?}");

@@ -14,7 +14,10 @@
 //! | [`dnsmasq`], [`dnsmasq_files`], [`dhcp_release`] | DHCP and DNS: the supervisor, its files, giving a lease back |
 //! | [`host`], [`bridged`], [`user_mode`] | what the VM host uses |
 
-#![cfg_attr(test, allow(clippy::unwrap_used))] // a test that panics has failed
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a test that panics has failed")
+)]
 
 pub mod address;
 mod background;

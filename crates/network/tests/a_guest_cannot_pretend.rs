@@ -1,14 +1,12 @@
 //! Real frames from real taps: what a guest must not send is counted and arrives nowhere.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-mod support;
-
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use crate::support::{TestHost, can_run, machine};
 use network::{Attachment, MacAddr, NetworkHost, PlugRequest};
-use support::{TestHost, can_run, machine};
 
 const VNET_HEADER: usize = 10;
 const BROADCAST: MacAddr = MacAddr([0xff; 6]);

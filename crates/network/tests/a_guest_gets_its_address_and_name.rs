@@ -1,10 +1,8 @@
 //! A real DHCP client and real DNS questions against the dnsmasq we drive.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-mod support;
-
+use crate::support::{A, PTR, TestHost, ask, can_run, dhcp, machine};
 use network::MacAddr;
-use support::{A, PTR, TestHost, ask, can_run, dhcp, machine};
 
 #[test]
 fn a_guest_gets_its_address_router_resolver_mtu_and_name() {

@@ -1,13 +1,11 @@
 //! dnsmasq killed, adopted, replaced, refused.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-mod support;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::support::{A, TestHost, ask, can_run, machine, run};
 use network::{DhcpHealth, NetworkConfig, NetworkError, NetworkHost};
-use support::{A, TestHost, ask, can_run, machine, run};
 
 fn pid(host: &NetworkHost) -> i32 {
     match &*host.dhcp_health().unwrap().borrow() {

@@ -1,14 +1,12 @@
 //! NAT, routing and isolation between namespaces, with real connections.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-mod support;
-
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use crate::support::{Namespace, TestHost, can_run, machine};
 use network::Outward;
-use support::{Namespace, TestHost, can_run, machine};
 
 const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);

@@ -1,16 +1,14 @@
 //! Fifty machines at once, unplugging, real QEMU on the tap, and nothing left at the end.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-mod support;
-
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::{TestHost, can_run, eventually, machine, run};
 use network::{Attachment, BridgedConfig, NetworkConfig, NetworkError, NetworkHost};
-use support::{TestHost, can_run, eventually, machine, run};
 
 #[test]
 fn fifty_machines_at_once_are_plugged_in_a_few_runs() {

@@ -109,7 +109,8 @@ impl Policy {
 #[allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss
+    clippy::cast_sign_loss,
+    reason = "near enough for a ratio that an operator chose"
 )]
 fn scaled(amount: u64, ratio: f64) -> u64 {
     (amount as f64 * ratio) as u64
@@ -314,7 +315,11 @@ impl fmt::Display for Processors {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed"
+)]
 mod tests {
     use proptest::{
         prelude::{Just, prop, prop_assert, prop_assert_eq, prop_oneof, proptest},

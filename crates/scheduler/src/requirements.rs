@@ -345,7 +345,7 @@ impl<'a> Parser<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use cimi::HostId;
     use proptest::prelude::*;

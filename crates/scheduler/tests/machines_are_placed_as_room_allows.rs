@@ -5,12 +5,10 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use cimi::{
-    Acl, AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId,
-    lifecycle::{Desired, MachineState, Observed, Phase, Power, RestartPolicy},
-    resources::{
-        AcceleratorKind, Address, BootSource, Capacity, ContextData, Host, Machine, Nic, Resource,
-        Unknown,
-    },
+    AddressId, HostId, NetworkId, Ref,
+    lifecycle::{Phase, Power},
+    resources::{Address, Capacity, Host, Machine, Nic, Resource, Unknown},
+    testing,
 };
 use documents::{Documents, DocumentsError};
 use scheduler::{Policy, Scheduler};
@@ -98,65 +96,21 @@ impl Cloud {
 }
 
 fn host(name: &str, memory_mib: u64) -> Host {
-    let now = Timestamp::now();
     Host {
         id: HostId::from_local(name).unwrap(),
-        common: Common::new(Acl::owned_by_admin(), now),
         capacity: Capacity {
             cpus: 64,
             memory_kib: memory_mib * MIB,
             ..Capacity::default()
         },
-        accelerator: AcceleratorKind::Tcg,
-        accelerator_reason: String::new(),
-        cpu_model: String::new(),
-        version: String::new(),
-        qemu_version: String::new(),
-        started: now,
-        boot_id: String::new(),
-        troubles: Vec::new(),
-        unknown: Unknown::new(),
+        ..testing::host()
     }
 }
 
 fn machine(vmid: u32, memory_mib: u64) -> Machine {
-    let now = Timestamp::now();
     let mut machine = Machine {
-        id: MachineId::generate(),
-        common: Common::new(Acl::owned_by_user("alice"), now),
-        state: MachineState::Creating,
-        phase: Phase::Pending,
-        reason: None,
-        vmid: VmId(vmid),
-        cpu: 1,
         memory: memory_mib * MIB,
-        cpu_arch: "x86_64".into(),
-        cpu_share_percent: None,
-        image: Ref::to(ImageId::generate()),
-        disks: Vec::new(),
-        volumes: Vec::new(),
-        nics: Vec::new(),
-        context: ContextData::default(),
-        boot: BootSource::default(),
-        cpu_model: None,
-        keymap: None,
-        requirements: None,
-        restart_policy: RestartPolicy::Never,
-        host: None,
-        desired: Desired {
-            power: Power::On,
-            run: 1,
-            restart: 0,
-            force: false,
-            deleted: false,
-            graceful: false,
-            since: now,
-        },
-        observed: Observed::nothing(now),
-        accelerator: None,
-        ssh: None,
-        first_started: None,
-        unknown: Unknown::new(),
+        ..testing::machine(vmid)
     };
     machine.settle();
     machine

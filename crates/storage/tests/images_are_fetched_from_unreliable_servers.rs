@@ -1,7 +1,5 @@
 //! Imports from URLs: broken connections, restarts, changes, redirects, silence; and many imports of one image at once.
 
-mod web_server;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +11,7 @@ use storage::import::{Fetcher, ImageStore, Imported, Limits, Options, Progress, 
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Notify, watch};
 
-use web_server::{Answer, WebServer};
+use crate::web_server::{Answer, WebServer};
 
 fn fetcher(allowed: &[&str]) -> Fetcher {
     // Another test of this process may have been first.

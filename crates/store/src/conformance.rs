@@ -14,8 +14,12 @@
 //! The suite demands nothing that etcd v3 can't do, and allows for what differs: the first revision, how long leases
 //! really last, how soon compacted history is gone.
 
-// A suite for tests: here a broken promise is a panic.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a suite for tests: here a broken promise is a panic"
+)]
 
 pub mod caches;
 pub mod documents;

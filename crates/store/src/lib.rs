@@ -16,7 +16,9 @@
 //! | `etcd` | [`EtcdStore`], the distributed one |
 //! | [`cache`] | typed documents in memory, fed by one watch: what all reads are served from |
 //! | [`update`](mod@update) | read, modify, compare and write, again if somebody was faster |
+//! | [`snapshot`] | all documents in a file, or carried into another store |
 //! | [`conformance`] | the suite that every implementation has to pass (feature `conformance`) |
+//! | `testing` | stores that do what a test wants (feature `testing`) |
 //!
 //! Nothing here may use what etcd v3 can't do, and nothing here knows a resource type.
 //!
@@ -35,7 +37,10 @@ mod error;
 mod etcd;
 mod key;
 mod range;
+pub mod snapshot;
 mod sqlite;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transaction;
 pub mod update;
 mod watch;

@@ -156,7 +156,7 @@ mod faulty {
     use super::*;
     use parking_lot::Mutex;
     use std::sync::Arc;
-    use store::{Batch, Entry, LeaseId, Outcome, Page, Range, StoreError, Watch, WatchSource};
+    use store::{Batch, StoreError, Watch, WatchSource, testing::Interposed};
 
     /// The fault that watches have next, each yielded once.
     pub type Faults = Arc<Mutex<Vec<WatchError>>>;
@@ -185,16 +185,11 @@ mod faulty {
     }
 
     #[async_trait::async_trait]
-    impl Store for Faulty {
-        async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-            self.store.get(key).await
+    impl Interposed for Faulty {
+        fn behind(&self) -> &SharedStore {
+            &self.store
         }
-        async fn range(&self, range: Range) -> Result<Page, StoreError> {
-            self.store.range(range).await
-        }
-        async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
-            self.store.commit(transaction).await
-        }
+
         async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
             let watch = self.store.watch(prefix, after).await?;
             Ok(Watch::new(FaultyWatch(
@@ -202,24 +197,6 @@ mod faulty {
                 self.faults.clone(),
                 self.bell.clone(),
             )))
-        }
-        async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-            self.store.grant(ttl).await
-        }
-        async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-            self.store.keep_alive(lease).await
-        }
-        async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-            self.store.revoke(lease).await
-        }
-        async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-            self.store.compact(before).await
-        }
-        fn trouble(&self) -> Option<StoreError> {
-            self.store.trouble()
-        }
-        async fn close(&self) {
-            self.store.close().await;
         }
     }
 }

@@ -1,10 +1,8 @@
 //! TLS: what is trusted, how trust is given, and what is said when it is missing.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-mod support;
-
+use crate::support::{Cloud, Reply, certificate, collection, ended, ended_with_input};
 use serde_json::json;
-use support::{Cloud, Reply, certificate, collection, ended, ended_with_input};
 
 fn empty_cloud() -> Cloud {
     Cloud::start(|_| Reply::json(200, &collection("machines", &[])))

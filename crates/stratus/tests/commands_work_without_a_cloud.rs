@@ -1,11 +1,9 @@
 //! Commands that need no cloud: links, manual pages, completions, configuration, hashes, context files.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-mod support;
-
+use crate::support::{ended, ended_with_input, named_program, path, program};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use support::{ended, ended_with_input, named_program, path, program};
 
 #[test]
 fn every_command_has_a_link_and_a_manual_page() {

@@ -1,13 +1,11 @@
 //! Wrong words, wrong files, clouds that refuse or do not answer: message, stream and exit status.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-mod support;
-
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::support::{Cloud, Ended, Reply, collection, ended, machine, program};
 use serde_json::json;
-use support::{Cloud, Ended, Reply, collection, ended, machine, program};
 
 fn alone(words: &str) -> Ended {
     let home = tempfile::tempdir().unwrap();
@@ -274,5 +272,35 @@ fn one_cloud_of_several_that_does_not_answer_does_not_end_the_command() {
             .stdout
             .contains(&format!("::: {url} : ann :::\nid  state ")),
         "{result:?}"
+    );
+}
+
+#[test]
+fn a_list_longer_than_a_page_is_read_whole_also_when_it_changes_meanwhile() {
+    // Pages of three; a machine that was on the first page ended before the second is asked for.
+    let cloud = Cloud::start(|seen| {
+        let page = |numbers: std::ops::RangeInclusive<u64>, count| {
+            let members: Vec<_> = numbers.map(machine).collect();
+            let mut page = collection("machines", &members);
+            page["count"] = json!(count);
+            Reply::json(200, &page)
+        };
+        match seen.line.rsplit_once("$first=").map(|(_, first)| first) {
+            None => page(1..=3, 7),
+            Some("4") => page(3..=5, 6),
+            Some(_) => page(6..=7, 7),
+        }
+    });
+    let listed = cloud.run("describe-instance").success();
+    let numbers: Vec<&str> = listed
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(
+        numbers,
+        ["1", "2", "3", "4", "5", "6", "7"],
+        "{:?}",
+        cloud.lines()
     );
 }

@@ -3,6 +3,7 @@
 //! [`serve`] is the wiring, to be read first.
 
 mod config;
+mod database;
 mod descriptors;
 mod first_start;
 mod host_services;
@@ -12,6 +13,7 @@ mod networks;
 mod roles;
 mod serve;
 mod settings;
+mod store_tool;
 mod teardown;
 
 use std::{
@@ -57,6 +59,11 @@ enum Command {
         /// Configuration file [default: /etc/stratus/stratusd.toml, if there is one]
         #[arg(long, short, value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+    /// Backup, restore and migration of the cloud's documents, while its daemon is stopped. Machines may run on.
+    Store {
+        #[command(subcommand)]
+        command: store_tool::Command,
     },
     /// Say whether a configuration file is right.
     CheckConfig {
@@ -119,6 +126,7 @@ fn main() -> ExitCode {
             drop(instance);
             served
         }),
+        Command::Store { command } => store_tool::run(command),
         Command::Teardown { config } => load(config.as_deref()).and_then(|config| {
             logging::start(&config.log)?;
             runtime(&config)?.block_on(teardown::teardown(&config))
@@ -133,7 +141,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(path: Option<&Path>) -> anyhow::Result<Config> {
+/// Reads and checks a configuration file.
+pub(crate) fn load(path: Option<&Path>) -> anyhow::Result<Config> {
     Ok(Config::load(path)?)
 }
 
@@ -144,7 +153,8 @@ fn print(text: &str) -> anyhow::Result<()> {
         .context("standard output")
 }
 
-fn runtime(config: &Config) -> anyhow::Result<tokio::runtime::Runtime> {
+/// The threads that all work of the daemon is done on.
+pub(crate) fn runtime(config: &Config) -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if config.workers > 0 {
         builder.worker_threads(config.workers);

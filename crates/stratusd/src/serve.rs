@@ -16,7 +16,6 @@ use documents::Documents;
 use doors::{Doors, Running, Server, tls};
 use scheduler::Scheduler;
 use storage::controller::StorageController;
-use store::{EtcdStore, SharedStore, SqliteOptions, SqliteStore};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -26,10 +25,10 @@ use tokio_util::sync::CancellationToken;
 use vmhost::{controller::VmHost, launch_spec, qemu::QemuHypervisor};
 
 use crate::{
-    config::{Config, StoreKind},
-    first_start,
+    config::Config,
+    database, first_start,
     host_services::LocalHost,
-    instance::{Instance, make_dir},
+    instance::Instance,
     networks,
     roles::{Role, Roles},
     settings,
@@ -59,7 +58,7 @@ pub async fn serve(
     doors::metrics::install();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %state.display(), "starting");
 
-    let store = open_store(&config).await?;
+    let store = database::open(&config).await?;
     let documents = Documents::open(store.clone())
         .await
         .context("reading the database")?;
@@ -144,23 +143,6 @@ pub async fn serve(
         Some(name) => bail!("the part `{name}` ended by itself; see the log above"),
         None => Ok(()),
     }
-}
-
-async fn open_store(config: &Config) -> anyhow::Result<SharedStore> {
-    if config.store.kind == StoreKind::Etcd {
-        let options = settings::etcd(config)?;
-        let opened = EtcdStore::open(options).await;
-        return Ok(Arc::new(opened.context("opening the database")?));
-    }
-    let folder = config.state_dir().join("db");
-    make_dir(&folder, 0o700)?;
-    let file = folder.join("stratus.db");
-    let options = SqliteOptions {
-        history_revisions: config.retention.history_revisions,
-        ..SqliteOptions::default()
-    };
-    let opened = tokio::task::spawn_blocking(move || SqliteStore::open_with(file, options)).await?;
-    Ok(Arc::new(opened.context("opening the database")?))
 }
 
 /// The controller of this host, with its document written.

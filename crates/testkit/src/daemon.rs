@@ -33,6 +33,36 @@ pub(crate) struct DaemonSpec {
     pub(crate) home: PathBuf,
 }
 
+impl DaemonSpec {
+    /// The program, as the user it runs as.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = match self.user {
+            None => Command::new(program("stratusd")),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args([
+                    format!("--reuid={user}"),
+                    format!("--regid={user}"),
+                    "--clear-groups".into(),
+                    "--".into(),
+                ]);
+                command.arg(program("stratusd"));
+                command
+            }
+        };
+        command
+            .env_clear()
+            .env("PATH", search_path())
+            .env("HOME", &self.home);
+        for name in ["RUST_LOG", "RUST_BACKTRACE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command
+    }
+}
+
 /// A daemon that said it is ready.
 #[derive(Debug)]
 pub(crate) struct Daemon {
@@ -57,34 +87,12 @@ impl Daemon {
             .create(true)
             .open(&spec.log)
             .map_err(|error| format!("{}: {error}", spec.log.display()))?;
-        let mut command = match spec.user {
-            None => Command::new(program("stratusd")),
-            Some(user) => {
-                let mut command = Command::new("setpriv");
-                command.args([
-                    format!("--reuid={user}"),
-                    format!("--regid={user}"),
-                    "--clear-groups".into(),
-                    "--".into(),
-                ]);
-                command.arg(program("stratusd"));
-                command
-            }
-        };
+        let mut command = spec.command();
         command
             .arg("serve")
             .arg("--config")
             .arg(&spec.config)
             .args(["--ready-fd", "1"]);
-        command
-            .env_clear()
-            .env("PATH", search_path())
-            .env("HOME", &spec.home);
-        for name in ["RUST_LOG", "RUST_BACKTRACE"] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
-            }
-        }
         command.stdin(Stdio::null()).stdout(writer).stderr(log);
         let child = match namespace {
             Some(namespace) => namespace.enter(|| command.spawn()),

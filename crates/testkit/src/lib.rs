@@ -7,7 +7,11 @@
 //! The programs are not built by the tests: `cargo build --release -p stratusd -p stratus` (or without `--release`) does it, in
 //! the profile of the tests. `make test` does both. A test begins with [`skip_unless`], which says what is missing.
 
-#![allow(clippy::unwrap_used, clippy::panic)] // for tests: whoever panics here has failed, and says why
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "for tests: whoever panics here has failed, and says why"
+)]
 
 mod api;
 mod appliance;

@@ -84,8 +84,27 @@ const MUST_NOT_USE: &[(&str, &str, &[&str])] = &[
     ("doors", "hold state", &["rusqlite"]),
 ];
 
+/// Features with which a crate offers to other crates' tests what it must not have in a program.
+const FOR_TESTS: &[&str] = &["testing", "conformance"];
+
 /// Names of the dependencies of each crate of the workspace; for its tests only, if `kind` is `dev`.
 fn dependencies(kind: Option<&str>) -> BTreeMap<String, BTreeSet<String>> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    packages()
+        .iter()
+        .map(|package| {
+            let all = package["dependencies"].as_array().unwrap();
+            let of_kind = all.iter().filter(|one| one["kind"].as_str() == kind);
+            (
+                text(&package["name"]),
+                of_kind.map(|one| text(&one["name"])).collect(),
+            )
+        })
+        .collect()
+}
+
+/// The crates of the workspace, as cargo describes them.
+fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
         .args([
             "metadata",
@@ -103,20 +122,7 @@ fn dependencies(kind: Option<&str>) -> BTreeMap<String, BTreeSet<String>> {
         String::from_utf8_lossy(&output.stderr)
     );
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    metadata["packages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|package| {
-            let all = package["dependencies"].as_array().unwrap();
-            let of_kind = all.iter().filter(|one| one["kind"].as_str() == kind);
-            (
-                text(&package["name"]),
-                of_kind.map(|one| text(&one["name"])).collect(),
-            )
-        })
-        .collect()
+    metadata["packages"].as_array().unwrap().clone()
 }
 
 #[test]
@@ -167,6 +173,23 @@ fn the_testkit_is_for_tests() {
     assert!(users.is_empty(), "{users:?} ship the testkit");
 }
 
+#[test]
+fn what_is_for_tests_is_in_no_program() {
+    let is_for_tests = |name: &Value| FOR_TESTS.contains(&name.as_str().unwrap());
+    for package in packages() {
+        let name = &package["name"];
+        let mut shipped = package["dependencies"].as_array().unwrap().iter();
+        let enabled = shipped.find(|one| {
+            one["kind"].as_str() != Some("dev")
+                && one["features"].as_array().unwrap().iter().any(is_for_tests)
+        });
+        assert_eq!(enabled, None, "{name} ships what is for tests");
+        let by_default = package["features"]["default"].as_array();
+        let by_default = by_default.is_some_and(|names| names.iter().any(is_for_tests));
+        assert!(!by_default, "{name} has it by default");
+    }
+}
+
 /// Files and tests named in a cell of `SPECIFICATION.md`, as `crate: file (test), file; crate: file`.
 fn named(cell: &str, last: &mut (String, String)) -> Vec<(String, String, Option<String>)> {
     let mut found = Vec::new();
@@ -185,6 +208,43 @@ fn named(cell: &str, last: &mut (String, String)) -> Vec<(String, String, Option
         }
     }
     found
+}
+
+/// The sources of a test program: one file, or a folder of modules.
+fn test_program(tests: &Path, name: &str) -> String {
+    let modules = fs::read_dir(tests.join(name)).into_iter().flatten();
+    modules
+        .map(|module| module.unwrap().path())
+        .chain([tests.join(format!("{name}.rs"))])
+        .map(|path| text_of(&path))
+        .collect()
+}
+
+/// Empty if there is no such file.
+fn text_of(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+#[test]
+fn no_file_of_tests_is_forgotten() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for package in fs::read_dir(crates).unwrap() {
+        let tests = package.unwrap().path().join("tests");
+        // Without it each file is a program of its own, which cargo finds.
+        let all = text_of(&tests.join("all.rs"));
+        if all.is_empty() {
+            continue;
+        }
+        for file in fs::read_dir(&tests).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            let module = name.strip_suffix(".rs").filter(|module| *module != "all");
+            assert!(
+                module.is_none_or(|module| all.contains(&format!("mod {module};"))),
+                "{}: {name} is no module of all.rs, so it isn't run",
+                tests.display()
+            );
+        }
+    }
 }
 
 #[test]
@@ -210,11 +270,10 @@ fn the_specification_names_tests_that_exist() {
         for (package, file, test) in named(cell, &mut last) {
             count += 1;
             // A file of the sources is named as such, with its ending.
-            let path = match file.trim_matches('`').strip_suffix(".rs") {
-                Some(source) => top.join(format!("crates/{package}/src/{source}.rs")),
-                None => top.join(format!("crates/{package}/tests/{file}.rs")),
+            let source = match file.trim_matches('`').strip_suffix(".rs") {
+                Some(source) => text_of(&top.join(format!("crates/{package}/src/{source}.rs"))),
+                None => test_program(&top.join(format!("crates/{package}/tests")), &file),
             };
-            let source = fs::read_to_string(&path).unwrap_or_default();
             let there = match &test {
                 Some(test) => source.contains(&format!("fn {test}(")),
                 None => !source.is_empty(),

@@ -1,9 +1,14 @@
 //! Machines outlive the daemon, and what happens to them and to their helpers is seen at once.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
-use testkit::{Machine, Options, TestCloud, skip_unless, wait_until};
+use serde_json::json;
+use testkit::{Machine, Need, Options, TestCloud, skip_unless, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// How soon after the daemon is ready the states of machines must be right.
@@ -158,6 +163,58 @@ fn what_happens_in_a_guest_is_seen_at_once() {
     assert!(self::reason(&third).contains("QEMU"), "{document}");
     third.kill();
     cloud.assert_clean();
+}
+
+/// Longer than requests may take to drain (10 s), shorter than an operator's patience.
+const END_LIMIT: Duration = Duration::from_secs(15);
+
+#[test]
+fn a_signal_renews_the_certificate_and_another_ends_the_daemon_in_seconds() {
+    if skip_unless(&[Need::Program("openssl")]) {
+        return;
+    }
+    let cloud = TestCloud::start_with(&Options {
+        tables: "[images]\nallow_sources = [\"127.0.0.1/32\"]\n".into(),
+        ..Options::default()
+    });
+    let shown = || {
+        cloud.shell(
+            "openssl s_client -connect 127.0.0.1:8443 </dev/null 2>/dev/null | openssl x509 -noout -serial",
+        )
+    };
+    let first = shown();
+    std::fs::remove_file(cloud.state_dir().join("tls/server.crt")).unwrap();
+    assert_eq!(shown(), first, "files count when they are read");
+    cloud.shell(&format!("kill -HUP {}", cloud.daemon_pid()));
+    wait_until("another certificate", LIMIT, || {
+        (shown() != first).then_some(())
+    });
+    let _ = cloud.api().list("Machine"); // trusts the same authority
+
+    // A server that sends the beginning of an image and then nothing more.
+    let namespace = cloud.namespace().unwrap();
+    let server = namespace.enter(|| TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = format!("http://{}/image.raw", server.local_addr().unwrap());
+    let stalled = std::thread::spawn(move || {
+        let (mut stream, _) = server.accept().unwrap();
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 1048576\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&[0; 4096]).unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        stream
+    });
+    let import = json!({"name": "stalled", "imageLocation": url});
+    let _ = cloud.api().post("MachineImage", &import).expect(201);
+    let stream = stalled.join().unwrap();
+    let begun = Instant::now();
+    let ended = cloud.stop();
+    assert!(ended.success(), "{ended}: {}", cloud.log_tail());
+    assert!(
+        begun.elapsed() < END_LIMIT,
+        "it took {:?} to end",
+        begun.elapsed()
+    );
+    drop(stream);
 }
 
 fn reason(machine: &Machine<'_>) -> String {

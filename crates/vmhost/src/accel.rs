@@ -163,7 +163,7 @@ fn has_virtualization_flag(cpuinfo: &str) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

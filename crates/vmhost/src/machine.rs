@@ -1,17 +1,19 @@
 //! A running QEMU: its monitor, its process, its ports.
 //!
-//! One task, the keeper, owns the monitor's events and the process's end, tells [`MachineEvent`]s, and finishes what takes
+//! One task, the `keeper`, owns the monitor's events and the process's end, tells [`MachineEvent`]s, and finishes what takes
 //! its time: detachments whose device is gone. Steps of attachments and detachments are noted in the launch record before
-//! QEMU is told, so that whoever comes later ([`QemuMachine::reconcile`]) can finish them; that also cures a caller that
+//! QEMU is told, so that whoever comes later ([`QemuMachine::reconcile_after_adoption`]) can finish them; that also cures a caller that
 //! was cancelled in the middle.
+
+mod disks;
+mod keeper;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex as Lock;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -26,22 +28,16 @@ use crate::hypervisor::{
     RunFolder, RunState, RunningMachine,
 };
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec};
-use crate::ports::{OccupiedPort, PortState};
+use crate::ports::PortState;
 use crate::process::HeldProcess;
-use crate::qemu::{ShortWay, blocking, open_image, remove_leftovers};
-use crate::qmp::{COMMAND_LIMIT, GREETING_LIMIT, Qmp, QmpError, QmpEvent};
+use crate::qemu::ShortWay;
+use crate::qmp::{GREETING_LIMIT, Qmp, QmpError, QmpEvent};
 use crate::record::{LaunchRecord, RecordFile};
 
 /// How long a QEMU whose guest is off may take to close its disks and end.
 const QUIT_OFF_LIMIT: Duration = Duration::from_secs(5);
 /// A killed process that isn't gone by then hangs in the kernel (dead storage).
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// Before the second attempt to remove a block node that is still held: by a job, an export, or QEMU itself, which lets go
-/// of a device only when the virtual CPU has paused for a moment. Doubled each time.
-const FIRST_NODE_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_NODE_PAUSE: Duration = Duration::from_secs(2);
-/// Attempts (about a minute) before a detachment is left for the next request or reading of the status.
-const NODE_ATTEMPTS: u32 = 40;
 /// Between attempts to reach a monitor again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const SIGABRT: i32 = 6;
@@ -100,7 +96,7 @@ impl QemuMachine {
             device_gone,
             is_guest_off: AtomicBool::new(false),
         });
-        let keeper = tokio::spawn(keep(Arc::clone(&shared), qmp_events, gone));
+        let keeper = tokio::spawn(keeper::keep(Arc::clone(&shared), qmp_events, gone));
         Arc::new(Self { shared, keeper })
     }
 
@@ -394,366 +390,5 @@ impl Shared {
     fn tell(&self, event: MachineEvent) {
         // Nobody listening is fine: whatever is told can be read.
         let _ = self.events.send(event);
-    }
-
-    /// The steps of an attachment after the port is noted.
-    async fn plug(&self, disk: &DiskSpec, entry: &OccupiedPort) -> Result<()> {
-        let read_only = disk.read_only;
-        let paths: Vec<_> = disk.images().map(|image| image.path.clone()).collect();
-        let opened = blocking(move || {
-            let open = |(depth, path): (usize, &std::path::PathBuf)| {
-                open_image(path, read_only || depth > 0)
-            };
-            paths
-                .iter()
-                .enumerate()
-                .map(open)
-                .collect::<Result<Vec<_>>>()
-        })
-        .await?;
-        let qmp = self.monitor();
-        for (set, descriptor) in entry.sets().zip(opened) {
-            let arguments = json!({"fdset-id": set});
-            qmp.execute_with_descriptor("add-fd", arguments, descriptor)
-                .await?;
-        }
-        for node in block_nodes::definitions(disk, entry.port, entry.first_set) {
-            qmp.execute("blockdev-add", Some(node)).await?;
-        }
-        let device = block_nodes::device(disk, entry.port, None);
-        qmp.execute("device_add", Some(device))
-            .await
-            .map_err(|error| match error.refusal() {
-                Some(words) if words.contains("lock") || words.contains("Permission conflict") => {
-                    HypervisorError::DiskInUse {
-                        disk: disk.id.clone(),
-                        reason: words.to_owned(),
-                    }
-                }
-                _ => error.into(),
-            })?;
-        Ok(())
-    }
-
-    /// Makes the port account and QEMU agree: what QEMU has is attached, what it has no more is cleared away.
-    async fn reconcile(&self, record: &mut LaunchRecord) -> Result<()> {
-        let devices = self.devices().await?;
-        let mut changed = false;
-        for entry in record.ports.occupied.clone() {
-            if devices.contains(&entry.disk) {
-                if entry.state == PortState::Attaching {
-                    record.ports.set_state(&entry.disk, PortState::Attached);
-                    changed = true;
-                }
-            } else if self.remove_nodes(&entry).await? {
-                self.release(record, &entry).await?;
-                changed = true;
-                if entry.state != PortState::Attaching {
-                    self.tell(MachineEvent::DiskDetached { disk: entry.disk });
-                }
-            } else if entry.state != PortState::Detaching {
-                record.ports.set_state(&entry.disk, PortState::Detaching);
-                changed = true;
-            }
-        }
-        if changed {
-            self.save(record).await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// The disks whose devices QEMU has.
-    async fn devices(&self) -> Result<Vec<DiskId>> {
-        let answer = self
-            .execute("qom-list", Some(json!({"path": "/machine/peripheral"})))
-            .await?;
-        let children = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-        let names = children
-            .iter()
-            .filter_map(|child| child.get("name")?.as_str());
-        Ok(names.filter_map(block_nodes::disk_of_device).collect())
-    }
-
-    /// Removes the nodes and descriptors of a disk whose device is gone. `false`: something still uses a node.
-    async fn remove_nodes(&self, entry: &OccupiedPort) -> Result<bool> {
-        for node in block_nodes::names_to_remove(entry.port, entry.images) {
-            match self
-                .execute("blockdev-del", Some(json!({"node-name": node})))
-                .await
-            {
-                Ok(_) => {}
-                Err(HypervisorError::Monitor(error)) => match error.refusal() {
-                    Some(words) if words.contains("in use") || words.contains("busy") => {
-                        return Ok(false);
-                    }
-                    Some(words) if words.contains("Failed to find node") => {}
-                    _ => return Err(error.into()),
-                },
-                Err(error) => return Err(error),
-            }
-        }
-        self.remove_descriptors(entry.sets()).await?;
-        Ok(true)
-    }
-
-    async fn remove_descriptors(&self, sets: impl IntoIterator<Item = u32>) -> Result<()> {
-        for set in sets {
-            match self
-                .execute("remove-fd", Some(json!({"fdset-id": set})))
-                .await
-            {
-                // It is gone already.
-                Err(HypervisorError::Monitor(error)) if error.refusal().is_some() => {}
-                other => drop(other?),
-            }
-        }
-        Ok(())
-    }
-
-    /// Frees the port of a disk whose nodes are gone.
-    async fn release(&self, record: &mut LaunchRecord, entry: &OccupiedPort) -> Result<()> {
-        record.ports.release(&entry.disk);
-        record.ports.lingering_sets.extend(entry.sets());
-        self.drop_lingering(record).await
-    }
-
-    /// QEMU closes a removed descriptor only while the guest runs; what is left now is tried again at the next `RESUME`.
-    async fn drop_lingering(&self, record: &mut LaunchRecord) -> Result<()> {
-        self.remove_descriptors(record.ports.lingering_sets.clone())
-            .await?;
-        let answer = self.execute("query-fdsets", None).await?;
-        let sets = answer.as_array().map(Vec::as_slice).unwrap_or_default();
-        let left: Vec<u64> = sets
-            .iter()
-            .filter_map(|set| set.get("fdset-id")?.as_u64())
-            .collect();
-        record
-            .ports
-            .lingering_sets
-            .retain(|set| left.contains(&u64::from(*set)));
-        Ok(())
-    }
-
-    /// After the guest began to run: closes what could not be closed before.
-    async fn tidy(&self) {
-        let mut record = self.record.lock().await;
-        if record.ports.lingering_sets.is_empty() {
-            return;
-        }
-        let tidied = async {
-            self.drop_lingering(&mut record).await?;
-            self.save(&record).await
-        };
-        if let Err(error) = tidied.await {
-            tracing::warn!(vmid = self.vmid, %error, "descriptors of detached disks are still open");
-        }
-    }
-
-    /// After the device of a disk is gone: frees its image and port, patiently.
-    async fn finish_detach(&self, disk: DiskId) {
-        let mut pause = Duration::ZERO;
-        for _ in 0..NODE_ATTEMPTS {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).clamp(FIRST_NODE_PAUSE, LONGEST_NODE_PAUSE);
-            let mut record = self.record.lock().await;
-            let Some(entry) = record.ports.find(&disk).cloned() else {
-                return;
-            };
-            let step = async {
-                if self.devices().await?.contains(&disk) {
-                    return Ok(None);
-                }
-                Ok::<_, HypervisorError>(Some(self.remove_nodes(&entry).await?))
-            };
-            match step.await {
-                // The device is there (again): nothing to finish.
-                Ok(None) => return,
-                Ok(Some(true)) => {
-                    let freed = async {
-                        self.release(&mut record, &entry).await?;
-                        self.save(&record).await
-                    };
-                    if let Err(error) = freed.await {
-                        tracing::warn!(vmid = self.vmid, %disk, %error, "a detachment could not be recorded");
-                    }
-                    self.tell(MachineEvent::DiskDetached { disk });
-                    return;
-                }
-                Ok(Some(false)) => {}
-                Err(error) => {
-                    tracing::warn!(vmid = self.vmid, %disk, %error, "a detachment could not be finished");
-                    return;
-                }
-            }
-        }
-        tracing::warn!(vmid = self.vmid, %disk, "the image of a detached disk is still in use inside QEMU");
-    }
-
-    /// Tells what an event means; returns what is to be done after it.
-    async fn take(&self, event: QmpEvent) -> Option<FollowUp> {
-        let QmpEvent::Happened { name, data } = event else {
-            self.tell(MachineEvent::Missed);
-            return None;
-        };
-        let text = |field: &str| data.get(field).and_then(Value::as_str).unwrap_or_default();
-        let flag = |field: &str| data.get(field).and_then(Value::as_bool).unwrap_or_default();
-        let told = match name.as_str() {
-            "RESUME" => {
-                self.tell(MachineEvent::Running);
-                return Some(FollowUp::Tidy);
-            }
-            "STOP" => MachineEvent::Paused,
-            "POWERDOWN" => MachineEvent::PowerButton,
-            "RESET" if flag("guest") => MachineEvent::GuestReset,
-            "RESET" => MachineEvent::HostReset,
-            "SHUTDOWN" if flag("guest") => MachineEvent::GuestShutdown,
-            "SHUTDOWN" => MachineEvent::HostShutdown {
-                reason: text("reason").to_owned(),
-            },
-            "GUEST_PANICKED" => MachineEvent::GuestPanicked,
-            "DEVICE_DELETED" => {
-                // virtio devices tell twice; the first time, for their back end, without `device`.
-                return block_nodes::disk_of_device(text("device")).map(FollowUp::FinishDetach);
-            }
-            "DEVICE_UNPLUG_GUEST_ERROR" => {
-                let disk = block_nodes::disk_of_device(text("device"))?;
-                let mut record = self.record.lock().await;
-                record.ports.set_state(&disk, PortState::Attached);
-                if let Err(error) = self.save(&record).await {
-                    tracing::warn!(vmid = self.vmid, %disk, %error, "a refused detachment could not be recorded");
-                }
-                MachineEvent::DetachRefused { disk }
-            }
-            "BLOCK_IO_ERROR" => {
-                let port = block_nodes::port_of_node(text("node-name"));
-                let record = self.record.lock().await;
-                let disk = port
-                    .and_then(|port| record.ports.on_port(port))
-                    .map(|entry| entry.disk.clone());
-                MachineEvent::IoError {
-                    disk,
-                    operation: text("operation").to_owned(),
-                    no_space: flag("nospace"),
-                    halted: text("action") == "stop",
-                    reason: text("reason").to_owned(),
-                }
-            }
-            "VSERPORT_CHANGE" if text("id") == "agent" => {
-                MachineEvent::AgentConnected(flag("open"))
-            }
-            _ => return None,
-        };
-        self.tell(told);
-        None
-    }
-
-    async fn follow_up(&self, task: FollowUp) {
-        match task {
-            FollowUp::FinishDetach(disk) => self.finish_detach(disk).await,
-            FollowUp::Tidy => self.tidy().await,
-        }
-    }
-
-    /// The process has ended: clears up, then tells.
-    async fn finish(&self, how: ExitCause) {
-        let mut record = self.record.lock().await;
-        record.ended = Some(how.clone());
-        let (ended, folder) = (record.clone(), self.folder.clone());
-        let cleared = blocking(move || {
-            remove_leftovers(&folder, &ended);
-            Ok(())
-        });
-        if let Err(error) = futures::future::try_join(cleared, self.save(&record)).await {
-            tracing::warn!(vmid = self.vmid, %error, "the end of a machine could not be recorded");
-        }
-        self.exit.send_replace(Some(how.clone()));
-        self.tell(MachineEvent::Exited { how });
-    }
-}
-
-/// What takes its time, done beside the reading of events.
-enum FollowUp {
-    FinishDetach(DiskId),
-    Tidy,
-}
-
-/// The keeper: until the process ends or the handle is dropped.
-async fn keep(
-    shared: Arc<Shared>,
-    mut events: mpsc::Receiver<QmpEvent>,
-    mut device_gone: mpsc::Receiver<DiskId>,
-) {
-    let mut finishing = FuturesUnordered::new();
-    let mut orderly = false;
-    let mut connected = true;
-    let how = loop {
-        tokio::select! {
-            biased;
-            event = events.recv(), if connected => match event {
-                Some(event) => {
-                    orderly |= is_orderly_end(&event);
-                    if let Some(task) = shared.take(event).await {
-                        finishing.push(shared.follow_up(task));
-                    }
-                }
-                None => connected = false,
-            },
-            how = shared.process.ended() => break how,
-            Some(disk) = device_gone.recv() => {
-                finishing.push(shared.follow_up(FollowUp::FinishDetach(disk)));
-            }
-            Some(()) = finishing.next() => {}
-            anew = reconnect(&shared), if !connected => {
-                events = anew;
-                connected = true;
-                shared.tell(MachineEvent::Missed);
-            }
-        }
-    };
-    drop(finishing);
-    // What it said last may still be on its way; the socket of a dead process is closed, so this ends.
-    while let Ok(Some(event)) =
-        tokio::time::timeout(Duration::from_millis(200), events.recv()).await
-    {
-        orderly |= is_orderly_end(&event);
-        let _ = shared.take(event).await;
-    }
-    let how = match how {
-        // Nobody can wait for another's child, but it said that it ends.
-        ExitCause::Unseen if orderly => ExitCause::Requested,
-        how => how,
-    };
-    shared.finish(how).await;
-}
-
-fn is_orderly_end(event: &QmpEvent) -> bool {
-    let QmpEvent::Happened { name, data } = event else {
-        return false;
-    };
-    let reason = data
-        .get("reason")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    name == "SHUTDOWN" && matches!(reason, "host-qmp-quit" | "host-signal")
-}
-
-/// The monitor was lost though the process lives (a broken line, an operator's tool): tries until it works.
-async fn reconnect(shared: &Shared) -> mpsc::Receiver<QmpEvent> {
-    // A process that is just ending closes its monitor first.
-    let mut pause = Duration::from_millis(50);
-    let began = Instant::now();
-    loop {
-        tokio::time::sleep(pause).await;
-        match QemuMachine::connect(&shared.folder, shared.machine).await {
-            Ok((qmp, events)) => {
-                *shared.monitor.lock() = Arc::new(qmp);
-                return events;
-            }
-            Err(error) => {
-                tracing::warn!(vmid = shared.vmid, %error, lost_for = ?began.elapsed(), "the monitor can't be reached");
-                pause = (pause * 2).min(COMMAND_LIMIT);
-            }
-        }
     }
 }

@@ -1,13 +1,11 @@
 //! The tiny appliance under a real QEMU: the answers only a guest can give.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use support::{Bench, PATIENCE, wait_for};
+use crate::support::{Bench, PATIENCE, wait_for};
 use vmhost::hypervisor::RunFolder;
 use vmhost::launch_spec::{Boot, DiskFormat, ImageFile};
 use vmhost::serial::{DEFAULT_LIMIT_BYTES, SerialLogs};

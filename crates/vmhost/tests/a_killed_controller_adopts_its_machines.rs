@@ -1,12 +1,10 @@
 //! A controller goes away at the worst moments; another takes its machines over, and none is started twice.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{Bench, until, wait_for};
+use crate::support::{Bench, until, wait_for};
 use vmhost::record::LaunchRecord;
 use vmhost::{
     Adopted, ExitCause, Hypervisor as _, HypervisorError, MachineEvent, RunState, RunningMachine,
@@ -19,6 +17,18 @@ async fn adopted(bench: &Bench) -> Arc<dyn RunningMachine> {
         Adopted::Running(machine) => machine,
         other => panic!("{other:?}"),
     }
+}
+
+/// A machine that was started as if the controller had died between fork and record; its process.
+async fn never_recorded(bench: &Bench) -> Option<u32> {
+    let machine = bench.launched().await;
+    let pid = machine.process_id();
+    drop(machine);
+    let path = bench.run_folder().join("launch.json");
+    let mut record = LaunchRecord::read(&path).unwrap();
+    record.process = None;
+    record.write(&path).unwrap();
+    pid
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,14 +57,7 @@ async fn a_running_machine_is_taken_over_and_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_whose_start_was_never_recorded_is_found() {
     let Some(bench) = Bench::new() else { return };
-    let machine = bench.launched().await;
-    let pid = machine.process_id();
-    drop(machine);
-    // As if the controller had died between fork and record.
-    let path = bench.run_folder().join("launch.json");
-    let mut record = LaunchRecord::read(&path).unwrap();
-    record.process = None;
-    record.write(&path).unwrap();
+    let pid = never_recorded(&bench).await;
     assert!(matches!(
         bench.hypervisor.launch(bench.spec()).await,
         Err(HypervisorError::AlreadyRunning { .. })
@@ -66,7 +69,7 @@ async fn a_machine_whose_start_was_never_recorded_is_found() {
         RunState::Prelaunch
     );
     assert_eq!(
-        LaunchRecord::read(&path)
+        LaunchRecord::read(&bench.run_folder().join("launch.json"))
             .unwrap()
             .process
             .map(|process| process.pid),
@@ -79,13 +82,7 @@ async fn a_machine_whose_start_was_never_recorded_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_is_found_through_a_symbolic_link() {
     let Some(bench) = Bench::new() else { return };
-    let machine = bench.launched().await;
-    let pid = machine.process_id();
-    drop(machine);
-    let path = bench.run_folder().join("launch.json");
-    let mut record = LaunchRecord::read(&path).unwrap();
-    record.process = None;
-    record.write(&path).unwrap();
+    let pid = never_recorded(&bench).await;
     let link = bench.path().join("link");
     std::os::unix::fs::symlink(bench.run_folder(), &link).unwrap();
     let Adopted::Running(machine) = bench.another_hypervisor().adopt(&link).await.unwrap() else {

@@ -1,11 +1,9 @@
 //! A real QEMU with firmware only: states, events, ends, and what is left of it (nothing).
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod support;
-
 use std::time::Instant;
 
-use support::{Bench, is_root, wait_for};
+use crate::support::{Bench, is_root, wait_for};
 use vmhost::{
     Adopted, ExitCause, Hypervisor as _, HypervisorError, MachineEvent, RunState,
     launch_spec::Accelerator,

@@ -1,15 +1,13 @@
 //! Volumes come and go while machines run and while they don't; a guest that never answers blocks nothing.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod controller_cloud;
-
 use std::time::Duration;
 
+use crate::controller_cloud::World;
 use cimi::{
     lifecycle::Phase,
     resources::{AttachStage, Volume, VolumeState},
 };
-use controller_cloud::World;
 use serde_json::json;
 use vmhost::{DiskId, RunningMachine};
 

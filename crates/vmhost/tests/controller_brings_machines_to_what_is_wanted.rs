@@ -1,8 +1,6 @@
 //! The controller brings machines to what is wanted, and shows what became of them.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod controller_cloud;
-
 use std::{
     path::Path,
     sync::{
@@ -12,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::controller_cloud::{World, image};
 use async_trait::async_trait;
 use cimi::{
     lifecycle::{MachineState, Phase},
     resources::{AcceleratorKind, Host, Image, ImageState},
 };
-use controller_cloud::{World, image};
 use serde_json::json;
 use tokio::sync::Notify;
 use vmhost::{
@@ -211,7 +209,7 @@ async fn a_full_disk_halts_a_machine_until_there_is_room() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(controller_cloud::PATIENCE, resumed)
+    tokio::time::timeout(crate::controller_cloud::PATIENCE, resumed)
         .await
         .unwrap();
     world
@@ -515,7 +513,7 @@ async fn a_network_that_can_not_be_set_up_is_told_and_tried_again() {
     world.crash().await;
     world.start().await;
     let until = |ok: bool| {
-        let deadline = std::time::Instant::now() + controller_cloud::PATIENCE;
+        let deadline = std::time::Instant::now() + crate::controller_cloud::PATIENCE;
         let world = &world;
         async move {
             while check(world).ok != ok || !check(world).needed {

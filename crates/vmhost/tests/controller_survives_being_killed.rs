@@ -4,16 +4,14 @@
 //! `STRATUS_SEED` repeats a run (as far as the moments repeat), `STRATUS_KILLS` sets how often it is killed.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod controller_cloud;
-
 use std::time::Duration;
 
+use crate::controller_cloud::{World, object, user};
 use cimi::{
     lifecycle::{EndCause, MachineState, Phase, Stage},
     resources::{Host, Volume},
 };
 use cloud::Cloud;
-use controller_cloud::{World, object, user};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::json;
 use uuid::Uuid;
@@ -129,7 +127,7 @@ async fn kills_at_random_moments_lose_nothing_and_leave_nothing() {
     for machine in world.documents().machines.all() {
         let _ = world
             .cloud()
-            .delete_machine(&controller_cloud::admin(), machine.id())
+            .delete_machine(&crate::controller_cloud::admin(), machine.id())
             .await;
     }
     world.settles().await;

@@ -2,11 +2,9 @@
 //! The virtual CPU is never started: firmware interrupted by a reset at the wrong moment runs wild.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod support;
-
 use std::sync::Arc;
 
-use support::{Bench, until, wait_for};
+use crate::support::{Bench, until, wait_for};
 use vmhost::launch_spec::{DiskFormat, ImageFile};
 use vmhost::{DiskId, Hypervisor as _, HypervisorError, MachineEvent, RunningMachine};
 

@@ -1,14 +1,11 @@
 //! What no document knows is found and put away, and nothing else is; nothing of it is lost.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod controller_cloud;
-mod support;
-
 use std::{fs, path::Path};
 
-use controller_cloud::World;
+use crate::controller_cloud::World;
+use crate::support::{Bench, until};
 use serde_json::json;
-use support::{Bench, until};
 use uuid::Uuid;
 use vmhost::{Hypervisor as _, controller::Finding};
 

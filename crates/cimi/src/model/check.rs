@@ -3,23 +3,23 @@
 //! The normal form: numbers and booleans as such, references as `{"href": "Type/id"}`, flattened
 //! members nested, names as the table spells them; nothing that only the provider writes, no empty
 //! texts, maps and arrays.
+//!
+//! Here are whole bodies, of creations and actions; what they consist of is in `value`.
+
+mod value;
+mod wording;
 
 use serde_json::{Map, Value};
 
 use super::{
-    Access, Attribute, COMMON, Creation, Kind, Limit, Shape, Type, Violation, describe,
-    reference::{kind_of, relative},
-    scalar::{self, found},
+    Attribute, COMMON, Creation, Kind, Shape, Type, Violation, describe, scalar::found,
+    table::ACTION,
 };
+
+pub(super) use wording::{join, one, unknown};
 
 /// No more violations than these are told.
 const VIOLATIONS_AT_MOST: usize = 20;
-/// Members of one array, entries of one map.
-const ENTRIES_AT_MOST: usize = 256;
-/// Bytes of a map's key.
-const KEY_AT_MOST: usize = 255;
-/// Nesting of objects that are not looked into.
-const DEPTH_AT_MOST: usize = 12;
 
 /// Checks the body of a creation and brings it to the normal form: for a Machine and a Volume that
 /// of the `…Create` with its template, for others the resource's attributes (taken out of a
@@ -40,20 +40,12 @@ pub fn check(kind: Kind, body: &Value) -> Result<Map<String, Value>, Vec<Violati
 /// # Errors
 /// What is wrong with it.
 pub fn check_action(action: &str, body: &Value) -> Result<Map<String, Value>, Vec<Violation>> {
-    const FIELDS: &[Attribute] = &[
-        Attribute::new("action", Shape::Uri),
-        Attribute::new("force", Shape::Boolean),
-        Attribute::new("properties", Shape::Map).limit(Limit::Text(4096)),
-        Attribute::new("image", Shape::Uri),
-        Attribute::new("format", Shape::String),
-        Attribute::new("destination", Shape::Uri),
-    ];
     let mut checker = Checker::default();
     let mut result = match body {
         Value::Null => Map::new(),
         Value::Object(object) => {
             let object = without(object, &["resourceURI", "name", "description"]);
-            checker.members("Action", FIELDS, &object, "", true)
+            checker.members("Action", ACTION, &object, "", true)
         }
         other => {
             checker.complain("", format!("must be an Action, but is {}", found(other)));
@@ -173,260 +165,6 @@ impl Checker {
             );
         }
     }
-
-    /// The attributes of a resource; `complete` if the required ones must be there.
-    fn resource(
-        &mut self,
-        described: &Type,
-        object: &Map<String, Value>,
-        path: &str,
-        complete: bool,
-    ) -> Map<String, Value> {
-        let fields: Vec<Attribute> = COMMON.iter().chain(described.attributes).copied().collect();
-        self.members(&one(described.kind), &fields, object, path, complete)
-    }
-
-    /// The members of a structure called `what`.
-    fn members(
-        &mut self,
-        what: &str,
-        fields: &[Attribute],
-        object: &Map<String, Value>,
-        path: &str,
-        complete: bool,
-    ) -> Map<String, Value> {
-        let mut result = Map::new();
-        for (name, value) in object {
-            let at = join(path, name);
-            let Some(field) = fields.iter().find(|field| field.is_called(name)) else {
-                self.complain(&at, unknown(what, fields, name));
-                continue;
-            };
-            if field.access == Access::ReadOnly {
-                continue;
-            }
-            if let Some(value) = self.value(field, &field.shape, value, &at) {
-                result.insert(field.name.to_owned(), value);
-            }
-        }
-        if complete {
-            for field in fields {
-                let complained = |violation: &Violation| violation.path == join(path, field.name);
-                if field.required
-                    && !result.contains_key(field.name)
-                    && !self.violations.iter().any(complained)
-                {
-                    self.complain(
-                        &join(path, field.name),
-                        format!("is missing; {what} must have it"),
-                    );
-                }
-            }
-        }
-        result
-    }
-
-    /// One value; `None` if there is none, or it is wrong.
-    pub(super) fn value(
-        &mut self,
-        attribute: &Attribute,
-        shape: &Shape,
-        value: &Value,
-        path: &str,
-    ) -> Option<Value> {
-        if value.is_null() {
-            return None;
-        }
-        match shape {
-            Shape::Ref(kinds) => self.reference(kinds, value, path),
-            Shape::RefOrValue(kind) => self.reference_or_value(*kind, value, path),
-            Shape::Map => self.map(attribute.limit, value, path),
-            Shape::Object => self.object(value, path),
-            Shape::Struct(fields) => self.structure(attribute.name, fields, value, path),
-            Shape::Flattened(fields, member) => {
-                let value = nested(fields, member, value);
-                self.structure(attribute.name, fields, &value, path)
-            }
-            Shape::Array(inner) => self.array(attribute, inner, value, path),
-            Shape::Collection(_) => None,
-            single => match scalar::normalise(attribute, single, value) {
-                Ok(value) => value,
-                Err(problem) => {
-                    self.complain(path, problem);
-                    None
-                }
-            },
-        }
-    }
-
-    fn reference(&mut self, kinds: &[Kind], value: &Value, path: &str) -> Option<Value> {
-        let href = match value {
-            Value::String(href) => href,
-            Value::Object(object) => match object.get("href") {
-                Some(Value::String(href)) => href,
-                _ => {
-                    self.complain(path, "must be a reference: {\"href\": \"…\"}");
-                    return None;
-                }
-            },
-            other => {
-                self.complain(
-                    path,
-                    format!(
-                        "must be a reference: {{\"href\": \"…\"}}, but is {}",
-                        found(other)
-                    ),
-                );
-                return None;
-            }
-        };
-        self.href(kinds, href, path)
-            .map(|href| serde_json::json!({ "href": href }))
-    }
-
-    fn href(&mut self, kinds: &[Kind], href: &str, path: &str) -> Option<String> {
-        let shown: String = href.chars().take(200).collect();
-        let Some(reference) = relative(href) else {
-            self.complain(
-                path,
-                format!("refers to `{shown}`, which is no resource of this cloud"),
-            );
-            return None;
-        };
-        if !kinds.is_empty() && !kind_of(reference).is_some_and(|kind| kinds.contains(&kind)) {
-            let names: Vec<_> = kinds.iter().map(|kind| one(*kind)).collect();
-            self.complain(
-                path,
-                format!("must refer to {}, not to `{shown}`", names.join(" or ")),
-            );
-            return None;
-        }
-        Some(reference.to_owned())
-    }
-
-    fn reference_or_value(&mut self, kind: Kind, value: &Value, path: &str) -> Option<Value> {
-        let object = match value {
-            Value::Object(object) if object.is_empty() => {
-                self.complain(
-                    path,
-                    format!(
-                        "is empty; give {{\"href\": \"{kind}/…\"}} or the attributes of a {kind}"
-                    ),
-                );
-                return None;
-            }
-            Value::Object(object) => object,
-            _ => return self.reference(&[kind], value, path),
-        };
-        if !object.contains_key("href") {
-            let complete = !self.beside_reference;
-            return Some(Value::Object(self.resource(
-                describe(kind),
-                object,
-                path,
-                complete,
-            )));
-        }
-        let reference = self.reference(&[kind], value, path);
-        let attributes = without(object, &["href"]);
-        let outer = std::mem::replace(&mut self.beside_reference, true);
-        let mut result = self.resource(describe(kind), &attributes, path, false);
-        self.beside_reference = outer;
-        if let Some(Value::Object(reference)) = reference {
-            result.extend(reference);
-        }
-        Some(Value::Object(result))
-    }
-
-    fn map(&mut self, limit: Limit, value: &Value, path: &str) -> Option<Value> {
-        let Value::Object(object) = value else {
-            self.complain(
-                path,
-                format!("must be an object of texts, but is {}", found(value)),
-            );
-            return None;
-        };
-        if object.len() > ENTRIES_AT_MOST {
-            self.complain(
-                path,
-                format!(
-                    "has {} entries, at most {ENTRIES_AT_MOST} are allowed",
-                    object.len()
-                ),
-            );
-            return None;
-        }
-        let mut result = Map::new();
-        for (key, value) in object {
-            let at = join(path, key);
-            if key.is_empty() || key.len() > KEY_AT_MOST || key.contains('\0') {
-                self.complain(
-                    &at,
-                    format!("is not a key: it needs 1 to {KEY_AT_MOST} bytes"),
-                );
-                continue;
-            }
-            match scalar::text(value, limit) {
-                // Kept verbatim, blank or not: the map is the user's own.
-                Ok(_) => {
-                    result.insert(key.clone(), value.clone());
-                }
-                Err(problem) => self.complain(&at, problem),
-            }
-        }
-        (!result.is_empty()).then_some(Value::Object(result))
-    }
-
-    fn object(&mut self, value: &Value, path: &str) -> Option<Value> {
-        if depth(value) > DEPTH_AT_MOST {
-            self.complain(path, format!("is nested deeper than {DEPTH_AT_MOST}"));
-            return None;
-        }
-        Some(value.clone())
-    }
-
-    fn structure(
-        &mut self,
-        name: &str,
-        fields: &[Attribute],
-        value: &Value,
-        path: &str,
-    ) -> Option<Value> {
-        let Value::Object(object) = value else {
-            self.complain(path, format!("must be an object, but is {}", found(value)));
-            return None;
-        };
-        let result = self.members(&format!("each of `{name}`"), fields, object, path, true);
-        (!result.is_empty()).then_some(Value::Object(result))
-    }
-
-    fn array(
-        &mut self,
-        attribute: &Attribute,
-        inner: &Shape,
-        value: &Value,
-        path: &str,
-    ) -> Option<Value> {
-        let Value::Array(members) = value else {
-            self.complain(path, format!("must be an array, but is {}", found(value)));
-            return None;
-        };
-        if members.len() > ENTRIES_AT_MOST {
-            self.complain(
-                path,
-                format!(
-                    "has {} members, at most {ENTRIES_AT_MOST} are allowed",
-                    members.len()
-                ),
-            );
-            return None;
-        }
-        let mut result = Vec::with_capacity(members.len());
-        for (index, member) in members.iter().enumerate() {
-            result.extend(self.value(attribute, inner, member, &format!("{path}[{index}]")));
-        }
-        (!result.is_empty()).then_some(Value::Array(result))
-    }
 }
 
 /// The attributes of a `…Create` that wraps the resource: those of the wrapper win.
@@ -441,77 +179,6 @@ fn unwrap(object: &Map<String, Value>, member: &str) -> Option<Map<String, Value
         }
     }
     Some(result)
-}
-
-/// `{"href": …, "initialLocation": …}` as `{"volume": {"href": …}, "initialLocation": …}`.
-fn nested(fields: &[Attribute], member: &str, value: &Value) -> Value {
-    let Value::Object(object) = value else {
-        return value.clone();
-    };
-    if object.contains_key(member) {
-        return value.clone();
-    }
-    let (beside, inside): (Map<_, _>, Map<_, _>) = object
-        .clone()
-        .into_iter()
-        .partition(|(name, _)| fields.iter().any(|field| field.is_called(name)));
-    let mut result = beside;
-    if !inside.is_empty() {
-        result.insert(member.to_owned(), Value::Object(inside));
-    }
-    Value::Object(result)
-}
-
-/// `a Machine`, `an Address`
-pub(super) fn one(kind: Kind) -> String {
-    let article = match kind.name().bytes().next() {
-        Some(b'A' | b'E' | b'I' | b'O') => "an",
-        _ => "a",
-    };
-    format!("{article} {kind}")
-}
-
-pub(super) fn join(path: &str, name: &str) -> String {
-    // A name may be anything at all when it is not known: shown in part.
-    let name: String = name.chars().take(100).collect();
-    if path.is_empty() {
-        name
-    } else {
-        format!("{path}.{name}")
-    }
-}
-
-pub(super) fn unknown(what: &str, fields: &[Attribute], name: &str) -> String {
-    let close =
-        |field: &&Attribute| field.access != Access::ReadOnly && alike(field.name) == alike(name);
-    match fields.iter().find(close) {
-        Some(field) => format!(
-            "is not an attribute of {what}; did you mean `{}`?",
-            field.name
-        ),
-        None => format!("is not an attribute of {what}"),
-    }
-}
-
-/// Letters only, so that `CPU_arch`, `cpu-arch` and `cpuArch` are alike, and plurals too.
-fn alike(name: &str) -> String {
-    let mut letters: String = name
-        .chars()
-        .filter(|c| c.is_alphanumeric())
-        .flat_map(char::to_lowercase)
-        .collect();
-    if letters.ends_with('s') {
-        letters.pop();
-    }
-    letters
-}
-
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(members) => 1 + members.iter().map(depth).max().unwrap_or(0),
-        Value::Object(object) => 1 + object.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
 }
 
 #[cfg(test)]

@@ -310,23 +310,12 @@ resource!(MachineRecord, "MachineRecord");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Acl, lifecycle::Power, resources::Resource as _};
+    use crate::resources::Resource as _;
 
     #[test]
     fn a_machine_is_found_by_every_image_it_needs() {
-        let now = Timestamp::now();
         let [root, data, kernel, initrd] = [(); 4].map(|()| ImageId::generate());
         let machine = Machine {
-            id: MachineId::generate(),
-            common: Common::new(Acl::owned_by_user("alice"), now),
-            state: MachineState::Creating,
-            phase: Phase::Pending,
-            reason: None,
-            vmid: VmId(1),
-            cpu: 1,
-            memory: 1,
-            cpu_arch: "x86_64".to_owned(),
-            cpu_share_percent: None,
             image: Ref::to(root.clone()),
             disks: vec![Disk {
                 role: DiskRole::ReadOnly {
@@ -335,33 +324,12 @@ mod tests {
                 size_bytes: ByteSize(0),
                 serial: "data0".to_owned(),
             }],
-            volumes: Vec::new(),
-            nics: Vec::new(),
-            context: ContextData::default(),
             boot: BootSource::Kernel {
                 kernel: kernel.clone(),
                 initrd: Some(initrd.clone()),
                 arguments: String::new(),
             },
-            cpu_model: None,
-            keymap: None,
-            requirements: None,
-            restart_policy: RestartPolicy::default(),
-            host: None,
-            desired: Desired {
-                power: Power::On,
-                run: 1,
-                restart: 0,
-                force: false,
-                deleted: false,
-                graceful: false,
-                since: now,
-            },
-            observed: Observed::nothing(now),
-            accelerator: None,
-            ssh: None,
-            first_started: None,
-            unknown: Unknown::new(),
+            ..crate::testing::machine(1)
         };
         let mut found = Vec::new();
         machine.terms(&mut |name, term| {

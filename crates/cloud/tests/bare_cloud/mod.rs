@@ -2,17 +2,15 @@
 
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
-use accounts::{Hashing, Identity};
-use cimi::{model::Kind, resources::NetworkClass};
-use cloud::{
-    Caller, Cloud, Created, Done, MachineType, NetworkSettings, NoServices, OpContext, PerUser,
-    Result, Settings,
-};
+use cimi::model::Kind;
+use cloud::{Cloud, Created, Done, NoServices, OpContext, PerUser, Result, Settings, testing};
 use documents::Documents;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use store::{SqliteOptions, SqliteStore};
+
+pub use cloud::testing::object;
 
 pub struct World {
     pub cloud: Cloud,
@@ -30,14 +28,13 @@ impl World {
         let store = SqliteStore::open_with(folder.path().join("db"), options).unwrap();
         let documents = Documents::open(Arc::new(store)).await.unwrap();
         let services = Arc::new(NoServices);
-        let cloud = Cloud::open(
-            documents.clone(),
-            settings(per_user),
-            services.clone(),
-            services,
-        )
-        .await
-        .unwrap();
+        let settings = Settings {
+            per_user,
+            ..testing::settings()
+        };
+        let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
+            .await
+            .unwrap();
         Self {
             cloud,
             documents,
@@ -102,37 +99,6 @@ impl World {
     }
 }
 
-fn settings(per_user: PerUser) -> Settings {
-    Settings {
-        machine_types: vec![MachineType {
-            name: "m1.tiny".into(),
-            cpus: 1,
-            memory_mib: 64,
-            swap_mib: 0,
-        }],
-        default_machine_type: "m1.tiny".into(),
-        default_network: "local".into(),
-        networks: vec![NetworkSettings {
-            name: "local".into(),
-            class: NetworkClass::Local,
-            subnet: "10.99.0.0/16".into(),
-            gateway: [10, 99, 0, 1].into(),
-            first: [10, 99, 0, 10].into(),
-            last: [10, 99, 250, 250].into(),
-            domain: "test.internal".into(),
-            name_servers: Vec::new(),
-            nat: true,
-            forwarded: false,
-            mtu: None,
-        }],
-        per_user,
-        spare_ports: 8,
-        placement: scheduler::Policy::default(),
-        largest_volume_gib: 10,
-        passwords: Hashing::with_cost(4),
-    }
-}
-
 /// Somebody, from an address.
 pub fn user(name: &str) -> OpContext {
     caller(name, &[])
@@ -143,18 +109,9 @@ pub fn admin() -> OpContext {
 }
 
 fn caller(name: &str, roles: &[&str]) -> OpContext {
-    let identity = Identity {
-        user: name.into(),
-        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-    };
-    let caller = Caller::User(Arc::new(identity));
-    let mut context = OpContext::new(caller, "test".into(), Duration::from_secs(60));
+    let mut context = testing::caller(name, roles);
     context.peer = Some(IpAddr::from([192, 0, 2, 1]));
     context
-}
-
-pub fn object(value: Value) -> Map<String, Value> {
-    value.as_object().unwrap().clone()
 }
 
 pub fn local(created: &Created) -> String {

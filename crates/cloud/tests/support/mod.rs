@@ -10,28 +10,25 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use accounts::Identity;
 use cimi::{
-    Acl, Common, HostId, ImageId, Right, Timestamp,
+    HostId, ImageId,
     common::{ADMIN_ROLE, USER_ROLE},
     model::{self, Kind},
     query::{Query, Select},
-    resources::{
-        AcceleratorKind, Capacity, Digests, Host, Image, ImageDesired, ImageFile, ImageSource,
-        ImageState, MediumFormat, NetworkClass,
-    },
+    resources::{Digests, Host, Image, ImageFile, ImageState, MediumFormat, NetworkClass},
     size::ByteSize,
 };
 use cloud::{
-    Caller, Cloud, CloudError, Created, Done, MachineType, NetworkSettings, NoServices, OpContext,
-    Page, Result, Settings, View,
+    Cloud, CloudError, Created, Done, NetworkSettings, NoServices, OpContext, Page, Result,
+    Settings, View,
+    testing::{self, PATIENCE, caller, machine_type},
 };
 use documents::Documents;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use store::{SharedStore, SqliteStore};
 
-/// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use cloud::testing::object;
+
 pub const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKqTSIRqtYhVQXVlP0jC4mUlZ1Y3fFrjzGkZ9zXcNJ5n alice";
 
@@ -54,53 +51,27 @@ pub fn admin() -> OpContext {
     caller("root", &[USER_ROLE, ADMIN_ROLE])
 }
 
-fn caller(user: &str, roles: &[&str]) -> OpContext {
-    let identity = Identity {
-        user: user.into(),
-        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-    };
-    OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
-}
-
 pub fn network(name: &str, class: NetworkClass, third: u8) -> NetworkSettings {
     NetworkSettings {
-        name: name.into(),
-        class,
         subnet: format!("10.99.{third}.0/24"),
         gateway: [10, 99, third, 1].into(),
         first: [10, 99, third, 10].into(),
         last: [10, 99, third, 200].into(),
-        domain: "test.internal".into(),
-        name_servers: Vec::new(),
-        nat: true,
-        mtu: None,
-        forwarded: false,
+        ..testing::network(name, class)
     }
 }
 
 pub fn settings() -> Settings {
     Settings {
         machine_types: vec![machine_type("m1.tiny", 64), machine_type("m1.large", 512)],
-        default_machine_type: "m1.tiny".into(),
         default_network: "public".into(),
         networks: vec![
             network("public", NetworkClass::Public, 1),
             network("local", NetworkClass::Local, 2),
         ],
-        per_user: cloud::PerUser::default(),
         spare_ports: 2,
-        placement: scheduler::Policy::default(),
         largest_volume_gib: 100,
-        passwords: accounts::Hashing::with_cost(4),
-    }
-}
-
-pub fn machine_type(name: &str, memory_mib: u64) -> MachineType {
-    MachineType {
-        name: name.into(),
-        cpus: 1,
-        memory_mib,
-        swap_mib: 0,
+        ..testing::settings()
     }
 }
 
@@ -208,13 +179,6 @@ pub fn representation(view: &View) -> Value {
     serde_json::from_slice(&out).unwrap()
 }
 
-pub fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(members) => members,
-        other => panic!("{other} is not an object"),
-    }
-}
-
 /// The violations of a refusal, one text each: path and problem.
 pub fn violations<T: std::fmt::Debug>(result: Result<T>) -> Vec<String> {
     match result {
@@ -235,7 +199,6 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() 
 }
 
 fn image() -> Image {
-    let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
     let digests = Digests {
         identifier: Some("A".repeat(27)),
         md5: Some("0".repeat(32)),
@@ -244,53 +207,25 @@ fn image() -> Image {
         sha512: Some("0".repeat(128)),
         bytes: Some(1 << 20),
     };
-    Image {
-        id: ImageId::generate(),
-        common: Common::new(acl, Timestamp::now()),
+    let mut image = Image {
         state: ImageState::Available,
-        reason: None,
-        kind: "IMAGE".into(),
-        desired: ImageDesired {
-            source: ImageSource::Upload,
-            expected: digests.clone(),
-            attempt: 1,
-            deleted: false,
-        },
         progress: Some(100),
         file: Some(ImageFile {
             path: "/nowhere".into(),
             format: MediumFormat::Raw,
             virtual_size: ByteSize(1 << 20),
-            digests,
+            digests: digests.clone(),
         }),
-        kernel: None,
-        initrd: None,
-        kernel_arguments: None,
-        unknown: Map::new(),
-    }
+        ..cimi::testing::image()
+    };
+    image.desired.expected = digests;
+    image
 }
 
 fn host(memory_mib: u64) -> Host {
-    let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
-    let mut common = Common::new(acl, Timestamp::now());
-    common.name = Some("here".into());
-    Host {
-        id: HostId::generate(),
-        common,
-        capacity: Capacity {
-            cpus: 4,
-            memory_kib: memory_mib * 1024,
-            disk_bytes: 1 << 40,
-            disk_free_bytes: 1 << 39,
-        },
-        accelerator: AcceleratorKind::Tcg,
-        accelerator_reason: "none".into(),
-        cpu_model: "any".into(),
-        version: "1".into(),
-        qemu_version: "9".into(),
-        started: Timestamp::now(),
-        boot_id: "b".into(),
-        troubles: vec!["a disk is nearly full".into()],
-        unknown: Map::new(),
-    }
+    let mut host = cimi::testing::host();
+    host.common.name = Some("here".into());
+    host.capacity.memory_kib = memory_mib * 1024;
+    host.troubles = vec!["a disk is nearly full".into()];
+    host
 }

@@ -36,6 +36,13 @@ struct Member {
     channel: Channel,
 }
 
+/// What it is to do something again that may have been done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Twice {
+    Harmless,
+    Forbidden,
+}
+
 /// See the module.
 pub(super) struct Members {
     members: Vec<Member>,
@@ -77,16 +84,8 @@ impl Members {
         A: Message + Default + 'static,
     {
         let until = Instant::now() + self.deadline;
-        loop {
-            let failure = match self.once(path, request, until).await {
-                Err(failure @ Failure::Unknown(_)) => failure,
-                other => return other,
-            };
-            if Instant::now() + REST >= until {
-                return Err(failure);
-            }
-            sleep(REST).await;
-        }
+        let attempt = |at, limit| self.attempt(at, path, request, limit);
+        self.until_answered(until, Twice::Harmless, attempt).await
     }
 
     /// Ask until somebody answers or may have done it: for what must not be done twice.
@@ -100,20 +99,8 @@ impl Members {
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
-        loop {
-            let at = self.preferred.load(Ordering::Relaxed);
-            let limit = until.min(Instant::now() + self.attempt);
-            let failure = match self.attempt(at, path, request, limit).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure @ Failure::Refused(_)) => return Err(failure),
-                Err(failure) => failure,
-            };
-            self.after(at, &failure);
-            if matches!(failure, Failure::Unknown(_)) || Instant::now() + REST >= until {
-                return Err(failure);
-            }
-            sleep(REST).await;
-        }
+        let attempt = |at, limit| self.attempt(at, path, request, limit);
+        self.until_answered(until, Twice::Forbidden, attempt).await
     }
 
     /// Begin an exchange of messages in which we say one thing, and hear until it ends. The first thing heard is waited
@@ -128,16 +115,31 @@ impl Members {
         A: Message + Default + 'static,
     {
         let until = Instant::now() + self.deadline;
+        let attempt = |at, limit| self.try_listen(at, path, request, limit);
+        self.until_answered(until, Twice::Harmless, attempt).await
+    }
+
+    /// Attempts at one member after another, each until its limit, with a rest between them.
+    async fn until_answered<T, F>(
+        &self,
+        until: Instant,
+        twice: Twice,
+        attempt: impl Fn(usize, Instant) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         loop {
             let at = self.preferred.load(Ordering::Relaxed);
             let limit = until.min(Instant::now() + self.attempt);
-            let failure = match self.try_listen(at, path, request, limit).await {
-                Ok(heard) => return Ok(heard),
+            let failure = match attempt(at, limit).await {
+                Ok(answer) => return Ok(answer),
                 Err(failure @ Failure::Refused(_)) => return Err(failure),
                 Err(failure) => failure,
             };
             self.after(at, &failure);
-            if Instant::now() + REST >= until {
+            let may_be_done = matches!(failure, Failure::Unknown(_));
+            if may_be_done && twice == Twice::Forbidden || Instant::now() + REST >= until {
                 return Err(failure);
             }
             sleep(REST).await;

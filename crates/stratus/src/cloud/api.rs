@@ -1,5 +1,6 @@
 //! Requests to a cloud: authentication, time-outs, bounds, and errors in the cloud's own words.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,38 +142,62 @@ impl Api {
         })
     }
 
-    /// All members of a list, as documents.
+    /// All members of a list, as documents. A cloud shows a long list in pages: all are read, one after the other. What
+    /// comes or goes meanwhile may or may not be among them, and nothing is twice.
     ///
     /// # Errors
     /// [`ApiError`].
     pub async fn list(&self, path: &str) -> Result<Vec<Value>, ApiError> {
-        let type_name = path.split('?').next().unwrap_or_default();
-        match self.get(path).await? {
-            Value::Array(members) => Ok(members),
-            Value::Object(mut collection) => {
-                // CIMI names the member after the type: `machines`, `machineImages`; an empty list may be left out.
-                let wanted = format!("{type_name}s").to_lowercase();
-                let name = collection
-                    .keys()
-                    .find(|key| key.to_lowercase() == wanted || *key == "members")
-                    .cloned();
-                match name.and_then(|name| collection.remove(&name)) {
-                    Some(Value::Array(members)) => Ok(members),
-                    None if collection.contains_key("count")
-                        || collection.contains_key("resourceURI") =>
-                    {
-                        Ok(Vec::new())
-                    }
-                    _ => Err(ApiError::Strange {
-                        url: self.url(path),
-                        problem: "the list has no members".to_owned(),
-                    }),
-                }
+        let (mut members, count) = self.members(path, self.get(path).await?)?;
+        let joint = if path.contains('?') { '&' } else { '?' };
+        while members.len() < count {
+            let next = format!("{path}{joint}$first={}", members.len().saturating_add(1));
+            let (page, _) = self.members(path, self.get(&next).await?)?;
+            let seen: HashSet<_> = members.iter().map(|member| &member["id"]).collect();
+            let fresh: Vec<_> = page
+                .into_iter()
+                .filter(|member| !seen.contains(&member["id"]))
+                .collect();
+            if fresh.is_empty() {
+                break;
             }
-            _ => Err(ApiError::Strange {
-                url: self.url(path),
-                problem: "it is not a list".to_owned(),
-            }),
+            members.extend(fresh);
+        }
+        Ok(members)
+    }
+
+    /// The members that an answer shows, and how many there are in all.
+    fn members(&self, path: &str, answer: Value) -> Result<(Vec<Value>, usize), ApiError> {
+        let strange = |problem: &str| ApiError::Strange {
+            url: self.url(path),
+            problem: problem.to_owned(),
+        };
+        let mut collection = match answer {
+            Value::Array(members) => {
+                let count = members.len();
+                return Ok((members, count));
+            }
+            Value::Object(collection) => collection,
+            _ => return Err(strange("it is not a list")),
+        };
+        let type_name = path.split('?').next().unwrap_or_default();
+        let count = collection.get("count").and_then(Value::as_u64);
+        // CIMI names the member after the type: `machines`, `machineImages`; an empty list may be left out.
+        let wanted = format!("{type_name}s").to_lowercase();
+        let name = collection
+            .keys()
+            .find(|key| key.to_lowercase() == wanted || *key == "members")
+            .cloned();
+        match name.and_then(|name| collection.remove(&name)) {
+            Some(Value::Array(members)) => {
+                let count = count.and_then(|count| usize::try_from(count).ok());
+                let count = count.unwrap_or(members.len());
+                Ok((members, count))
+            }
+            None if count.is_some() || collection.contains_key("resourceURI") => {
+                Ok((Vec::new(), 0))
+            }
+            _ => Err(strange("the list has no members")),
         }
     }
 

@@ -4,7 +4,7 @@
 pub const TEXT: &str = include_str!("../../../../packaging/stratusd.toml.ref");
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use std::path::Path;
 

@@ -8,7 +8,7 @@
 //!   their addresses, and no Rust reference to them is ever made: they are read and written through raw pointers only, with
 //!   every range checked against the mapping's length.
 //! - [`GuestMachine`] drops the processor and the machine before the memory they use.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "said above, with what keeps it sound")]
 
 use std::ffi::c_void;
 use std::io;

@@ -74,7 +74,7 @@ fn look(path: &Path) -> io::Result<Found> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use super::*;
     use storage::inspect::Format;

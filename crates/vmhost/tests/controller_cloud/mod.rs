@@ -19,21 +19,22 @@ use std::{
     time::Duration,
 };
 
-use accounts::Identity;
 use cimi::{
-    Acl, Common, ImageId, Right, Timestamp,
+    ImageId,
     common::USER_ROLE,
     lifecycle::{MachineState, Phase},
     resources::{
-        Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, Job, JobState, Machine,
-        MediumFormat, NetworkClass, Resource, Volume, VolumeLocation, VolumeState,
+        Digests, Image, ImageFile, ImageState, Job, JobState, Machine, MediumFormat, Resource,
+        Volume, VolumeLocation, VolumeState,
     },
     size::ByteSize,
 };
-use cloud::{Caller, Cloud, MachineType, NetworkSettings, NoServices, OpContext, Retention};
+use cloud::{
+    Cloud, NoServices, OpContext, Retention,
+    testing::{self, caller},
+};
 use documents::Documents;
 use network::{NetworkConfig, NetworkHost, UserModeConfig};
-use scheduler::Policy;
 use serde_json::{Map, Value, json};
 use store::SqliteStore;
 use tokio::runtime::Runtime;
@@ -46,8 +47,7 @@ use vmhost::{
     simulated::{SimulatedHypervisor, SimulatedMachine},
 };
 
-/// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub use cloud::testing::{PATIENCE, object};
 
 /// What survives a crash.
 pub struct World {
@@ -75,22 +75,6 @@ pub fn user() -> OpContext {
 
 pub fn admin() -> OpContext {
     caller("root", &[USER_ROLE, cimi::common::ADMIN_ROLE])
-}
-
-fn caller(user: &str, roles: &[&str]) -> OpContext {
-    let identity = Identity {
-        user: user.into(),
-        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-    };
-    OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
-}
-
-/// A JSON object.
-pub fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(members) => members,
-        other => panic!("{other} is not an object"),
-    }
 }
 
 fn settings(folder: &Path) -> Settings {
@@ -122,36 +106,12 @@ fn settings(folder: &Path) -> Settings {
 
 pub fn rules() -> cloud::Settings {
     cloud::Settings {
-        machine_types: vec![MachineType {
-            name: "m1.tiny".into(),
-            cpus: 1,
-            memory_mib: 64,
-            swap_mib: 0,
-        }],
-        default_machine_type: "m1.tiny".into(),
-        default_network: "local".into(),
-        networks: vec![NetworkSettings {
-            name: "local".into(),
-            class: NetworkClass::Local,
-            subnet: "10.99.0.0/16".into(),
-            gateway: [10, 99, 0, 1].into(),
-            first: [10, 99, 0, 10].into(),
-            last: [10, 99, 250, 250].into(),
-            domain: "test.internal".into(),
-            name_servers: Vec::new(),
-            nat: true,
-            mtu: None,
-            forwarded: false,
-        }],
         per_user: cloud::PerUser {
             machines: 100_000,
             volumes: 100_000,
             ..cloud::PerUser::default()
         },
-        spare_ports: 8,
-        placement: Policy::default(),
-        largest_volume_gib: 10,
-        passwords: accounts::Hashing::with_cost(4),
+        ..testing::settings()
     }
 }
 
@@ -178,7 +138,6 @@ fn networks(broken: Arc<AtomicBool>) -> NetworkFactory {
 
 /// An image as the storage controller leaves it.
 pub fn image(path: &Path, state: ImageState) -> Image {
-    let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
     let file = ImageFile {
         path: path.display().to_string(),
         format: MediumFormat::Raw,
@@ -186,23 +145,9 @@ pub fn image(path: &Path, state: ImageState) -> Image {
         digests: Digests::default(),
     };
     Image {
-        id: ImageId::generate(),
-        common: Common::new(acl, Timestamp::now()),
         state,
-        reason: None,
-        kind: "IMAGE".into(),
-        desired: ImageDesired {
-            source: ImageSource::Upload,
-            expected: Digests::default(),
-            attempt: 0,
-            deleted: false,
-        },
-        progress: None,
         file: (state == ImageState::Available).then_some(file),
-        kernel: None,
-        initrd: None,
-        kernel_arguments: None,
-        unknown: Map::new(),
+        ..cimi::testing::image()
     }
 }
 

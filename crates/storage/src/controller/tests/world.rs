@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cimi::resources::{
-    Digests, Image, ImageDesired, ImageSource, ImageState, Resource, Volume, VolumeState,
-};
-use cimi::{Acl, Common, ImageId, Timestamp, VolumeId, size::ByteSize};
+use cimi::resources::{Image, ImageSource, ImageState, Resource, Volume, VolumeState};
+use cimi::{Acl, Common, Timestamp, VolumeId, size::ByteSize};
 use documents::{Cached, Documents, DocumentsError, OfType};
 use store::SqliteStore;
 use tokio::task::JoinHandle;
@@ -259,25 +257,14 @@ pub(super) fn volume(bytes: u64) -> Volume {
 }
 
 pub(super) fn image(source: ImageSource, kind: &str) -> Image {
-    Image {
-        id: ImageId::generate(),
+    let mut image = Image {
         common: Common::new(Acl::owned_by_user("alice"), Timestamp::now()),
-        state: ImageState::Creating,
-        reason: None,
         kind: kind.to_owned(),
-        desired: ImageDesired {
-            source,
-            expected: Digests::default(),
-            attempt: 1,
-            deleted: false,
-        },
         progress: Some(0),
-        file: None,
-        kernel: None,
-        initrd: None,
-        kernel_arguments: None,
-        unknown: serde_json::Map::new(),
-    }
+        ..cimi::testing::image()
+    };
+    image.desired.source = source;
+    image
 }
 
 /// Names of what is in a directory.

@@ -1,0 +1,357 @@
+//! What is asked of a new machine, checked and resolved, before anything is written.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use cimi::{
+    Acl, Right,
+    resources::{ContextData, Disk, DiskRole, Image, ImageState, Machine, Volume},
+    size::ByteSize,
+};
+use context::{AuthorizedKeys, ContextError, Variables, decoding};
+use documents::Cached;
+use scheduler::{Demand, Requirements};
+use serde_json::{Map, Value};
+use store::Revision;
+
+use super::super::request::{Interface, MachineCreate, Size, Template, volume_reference};
+use crate::{Cloud, CloudError, OpContext, Result, quota::Place, resolve};
+
+/// Most disks of one machine, volumes included (StratusLab: ten data disks).
+const MOST_DISKS: usize = 12;
+/// Most interfaces of one machine.
+const MOST_INTERFACES: usize = 4;
+/// Least memory that makes sense, in KiB.
+const LEAST_MEMORY_KIB: u64 = 16 * 1024;
+
+/// Everything a new machine needs that doesn't change from attempt to attempt.
+pub(super) struct Plan {
+    pub(super) name: Option<String>,
+    pub(super) description: Option<String>,
+    pub(super) properties: BTreeMap<String, String>,
+    pub(super) acl: Acl,
+    /// What it was made from is at most as new as this.
+    pub(super) as_of: Revision,
+    pub(super) template_href: Option<String>,
+    pub(super) size: Size,
+    /// Guaranteed processor time in hundredths of one CPU.
+    pub(super) share_percent: Option<u32>,
+    pub(super) template: Template,
+    pub(super) image: Arc<Cached<Image>>,
+    pub(super) context: ContextData,
+    pub(super) disks: Vec<Disk>,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) new_volumes: Vec<(u64, Option<String>)>,
+    /// Of the machine and the new volumes within what the user may have.
+    _places: Vec<Place>,
+}
+
+impl Cloud {
+    pub(super) fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
+        let acl = Self::acl_for(context, false)?;
+        let mut places = vec![self.place::<Machine>(context, 1)?];
+        // Before anything is read.
+        let as_of = self.0.documents.revision();
+        let mut request = MachineCreate::parse(body)?;
+        let template_href = resolve::href_of(&request.machine_template).map(str::to_owned);
+        let template = request.template(self, context)?;
+        let size = template.size(self, context)?;
+        let share_percent = cpu_share(template.cpu_share.as_ref(), size.cpu)?;
+        self.check_size(&size, share_percent)?;
+        let image = self.bootable_image(context, &template)?;
+        let guest = guest_context(&template, template.credential_key(self, context)?)?;
+        let disks = self.disks(context, &template, &size, &image)?;
+        let interfaces = template.interfaces(self, context)?;
+        volumes_named_once(&template)?;
+        if let Some(text) = &template.requirements {
+            Requirements::parse(text).map_err(|error| {
+                CloudError::invalid("machineTemplate.requirements", error.to_string())
+            })?;
+        }
+        let new_volumes = template.new_volumes(self, context)?;
+        places.push(self.place::<Volume>(context, new_volumes.len())?);
+        if interfaces.len() > MOST_INTERFACES {
+            return Err(CloudError::invalid(
+                "machineTemplate.networkInterfaces",
+                format!(
+                    "{} are too many: a machine has at most {MOST_INTERFACES}",
+                    interfaces.len()
+                ),
+            ));
+        }
+        let all = disks.len() + new_volumes.len() + template.volumes.len();
+        if all > MOST_DISKS {
+            return Err(CloudError::invalid(
+                "machineTemplate",
+                format!(
+                    "{all} disks and volumes are too many: a machine starts with at most {MOST_DISKS}"
+                ),
+            ));
+        }
+        Ok(Plan {
+            name: request.name,
+            description: request.description,
+            properties: request.properties,
+            acl,
+            as_of,
+            template_href,
+            size,
+            share_percent,
+            template,
+            image,
+            context: guest,
+            disks,
+            interfaces,
+            new_volumes,
+            _places: places,
+        })
+    }
+
+    /// The image a template boots, which the caller may use.
+    fn bootable_image(
+        &self,
+        context: &OpContext,
+        template: &Template,
+    ) -> Result<Arc<Cached<Image>>> {
+        let path = "machineTemplate.machineImage";
+        let given = template.machine_image.as_ref().and_then(resolve::href_of);
+        let href = given.ok_or_else(|| {
+            CloudError::invalid(
+                path,
+                "is missing; give {\"href\": \"MachineImage/…\"} with an id or identifier",
+            )
+        })?;
+        let local = resolve::local_part::<Image>(href, path)?;
+        let image = resolve::at(path, self.find_image(context, local, Right::View))?;
+        usable_image(&image, path)?;
+        if image.kind != "IMAGE" {
+            return Err(CloudError::invalid(
+                path,
+                format!("{} is a {}, not a bootable image", image.id, image.kind),
+            ));
+        }
+        Ok(image)
+    }
+
+    /// Refuses sizes that no host offers, however empty.
+    fn check_size(&self, size: &Size, share_percent: Option<u32>) -> Result<()> {
+        let path = "machineTemplate.machineConfig";
+        let whole = u64::from(size.cpu) * 100;
+        let demand = Demand {
+            cpu_percent: share_percent.map_or(whole, u64::from),
+            memory_kib: size.memory,
+        };
+        let policy = &self.0.settings.placement;
+        let hosts: Vec<(u32, Demand)> = self
+            .0
+            .documents
+            .hosts
+            .all()
+            .iter()
+            .map(|host| (host.capacity.cpus, policy.offer(&host.capacity)))
+            .collect();
+        // Before the first host has reported, nothing is too large: the machine waits for one.
+        let largest =
+            |of: fn(&(u32, Demand)) -> u64| hosts.iter().map(of).max().unwrap_or(u64::MAX);
+        let cpus = largest(|(cpus, _)| u64::from(*cpus));
+        if size.cpu == 0 || u64::from(size.cpu) > cpus {
+            let problem = format!(
+                "must be 1 to {cpus} (the largest host), but is {}",
+                size.cpu
+            );
+            return Err(CloudError::invalid(format!("{path}.cpu"), problem));
+        }
+        let memory = largest(|(_, offer)| offer.memory_kib);
+        if size.memory < LEAST_MEMORY_KIB || size.memory > memory {
+            let problem = format!(
+                "must be {LEAST_MEMORY_KIB} to {memory} KiB (what the largest host offers to machines), but is {}",
+                size.memory
+            );
+            return Err(CloudError::invalid(format!("{path}.memory"), problem));
+        }
+        let fits = |(cpus, offer): &(u32, Demand)| size.cpu <= *cpus && demand.fits_in(*offer);
+        if !hosts.is_empty() && !hosts.iter().any(fits) {
+            return Err(CloudError::invalid(
+                path,
+                format!(
+                    "is more than any host offers: {} CPUs and {} KiB of memory together",
+                    size.cpu, size.memory
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Root, swap, volatile and read-only disks in the documented order.
+    fn disks(
+        &self,
+        context: &OpContext,
+        template: &Template,
+        size: &Size,
+        image: &Image,
+    ) -> Result<Vec<Disk>> {
+        let root_size = image
+            .file
+            .as_ref()
+            .map_or(ByteSize(0), |file| file.virtual_size);
+        let mut disks = vec![Disk {
+            role: DiskRole::Root,
+            size_bytes: root_size,
+            serial: "root".to_owned(),
+        }];
+        let mut volatile = Vec::new();
+        for disk in &size.disks {
+            let size_bytes = ByteSize::from_capacity_kb(disk.capacity);
+            self.check_volume_size(size_bytes, "machineTemplate.machineConfig.disks")?;
+            match disk.format.as_str() {
+                "swap" if disks.len() == 1 => {
+                    disks.push(Disk {
+                        role: DiskRole::Swap,
+                        size_bytes,
+                        serial: "swap".to_owned(),
+                    });
+                }
+                "swap" => {
+                    let problem = "a machine has one swap disk";
+                    return Err(CloudError::invalid(
+                        "machineTemplate.machineConfig.disks",
+                        problem,
+                    ));
+                }
+                "raw" => {
+                    let serial = format!("volatile{}", volatile.len());
+                    volatile.push(Disk {
+                        role: DiskRole::Volatile,
+                        size_bytes,
+                        serial,
+                    });
+                }
+                other => {
+                    return Err(CloudError::invalid(
+                        "machineTemplate.machineConfig.disks.format",
+                        format!("must be `raw` or `swap`, but is `{other}`"),
+                    ));
+                }
+            }
+        }
+        disks.append(&mut volatile);
+        for (number, entry) in template.read_only_disks.iter().enumerate() {
+            let path = "machineTemplate.readOnlyDisks";
+            let href =
+                resolve::href_of(entry).ok_or_else(|| CloudError::invalid(path, "needs `href`"))?;
+            let local = resolve::local_part::<Image>(href, path)?;
+            let data = resolve::at(path, self.find_image(context, local, Right::View))?;
+            usable_image(&data, path)?;
+            disks.push(Disk {
+                role: DiskRole::ReadOnly {
+                    image: data.id.clone(),
+                },
+                size_bytes: data
+                    .file
+                    .as_ref()
+                    .map_or(ByteSize(0), |file| file.virtual_size),
+                serial: format!("data{number}"),
+            });
+        }
+        Ok(disks)
+    }
+}
+
+/// Refuses a volume that is named twice.
+fn volumes_named_once(template: &Template) -> Result<()> {
+    let mut named = HashSet::new();
+    for (number, entry) in template.volumes.iter().enumerate() {
+        let path = format!("machineTemplate.volumes[{number}]");
+        let local = volume_reference(entry, &path)?;
+        if !named.insert(local.clone()) {
+            return Err(CloudError::invalid(
+                path,
+                format!("names Volume/{local} again; a machine has a volume once"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `0.5` or `"0.5"` of a CPU as hundredths.
+fn cpu_share(given: Option<&Value>, cpus: u32) -> Result<Option<u32>> {
+    let path = "machineTemplate.cpuShare";
+    let share = match given {
+        None => return Ok(None),
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(_) => None,
+    };
+    match share {
+        Some(share) if share > 0.0 && share <= f64::from(cpus) =>
+        {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked to be small and positive"
+            )]
+            Ok(Some((share * 100.0).ceil() as u32))
+        }
+        _ => Err(CloudError::invalid(
+            path,
+            format!("must be a number above 0, at most the machine's {cpus} CPUs"),
+        )),
+    }
+}
+
+/// What the guest is told: the variables and user data as the commands encode them, and the credential's key.
+fn guest_context(template: &Template, key: Option<String>) -> Result<ContextData> {
+    let refused = |path: &str| {
+        let path = format!("machineTemplate.{path}");
+        move |error: ContextError| CloudError::invalid(path.clone(), error.to_string())
+    };
+    let variables = Variables::from_pairs(&template.context).map_err(refused("context"))?;
+    let user = decoding::UserContext::from_variables(variables).map_err(refused("context"))?;
+    let mut keys = AuthorizedKeys::none();
+    if let Some(key) = key {
+        keys.add(&key).map_err(refused("credential.publicKey"))?;
+    }
+    for line in user.public_keys.lines() {
+        keys.add(line).map_err(refused("context"))?;
+    }
+    // As it was sent: compressed user data stays small in the document, and is inflated on the way to the guest.
+    let user_data = match &template.user_data {
+        Some(text) => Some(decoding::sent_user_data(text).map_err(refused("userData"))?),
+        None => user.sent_user_data,
+    };
+    let encode = |data| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, data);
+    let mut variables: BTreeMap<String, String> = user
+        .variables
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    if user.method == context::ContextMethod::CloudInit {
+        variables.insert("CONTEXT_METHOD".to_owned(), "cloud-init".to_owned());
+    }
+    Ok(ContextData {
+        public_keys: keys.lines().map(str::to_owned).collect(),
+        variables,
+        user_data: user_data.map(encode),
+    })
+}
+
+/// Refuses images that failed or are on their way out; one that is still being fetched is waited for by the machine.
+pub(super) fn usable_image(image: &Image, path: &str) -> Result<()> {
+    match image.state {
+        ImageState::Available | ImageState::Creating => Ok(()),
+        ImageState::Deleting => Err(CloudError::invalid(
+            path,
+            format!("{} is being deleted", image.id),
+        )),
+        ImageState::Error => Err(CloudError::invalid(
+            path,
+            format!(
+                "{} can't be used: {}",
+                image.id,
+                image.reason.as_deref().unwrap_or("its import failed")
+            ),
+        )),
+    }
+}

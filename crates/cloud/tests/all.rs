@@ -1,0 +1,13 @@
+//! The rules as callers meet them: one program, since linking one is quicker than linking many.
+
+mod bare_cloud;
+mod everybody_sees_only_what_is_theirs;
+mod jobs_end_whatever_happens;
+mod nobody_uses_up_what_is_everybodys;
+mod nothing_slips_between_check_and_write;
+mod support;
+mod the_cloud_says_how_well_it_is;
+mod users_come_and_go;
+mod what_cannot_be_done_is_refused_by_name;
+mod what_is_shown_can_be_sent_back;
+mod what_is_shown_is_true;

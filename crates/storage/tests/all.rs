@@ -1,0 +1,10 @@
+//! Images and volumes on a real file system: one program, since linking one is quicker than linking many.
+
+mod a_full_disk_is_told_and_cleared_up;
+mod a_killed_import_leaves_nothing;
+mod altered_images_never_surprise;
+mod conversion_is_confined;
+mod images_are_fetched_from_unreliable_servers;
+mod images_are_kept_by_what_they_contain;
+mod real_qemu_accepts_our_overlays;
+mod web_server;

@@ -1,0 +1,275 @@
+//! What an image contains: it is kept once under that name, whole, and as was stated.
+
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use storage::digest::Expected;
+use storage::import::{ImageStore, Limits, Options};
+use storage::inspect::{Format, Refusal};
+use storage::{Durability, Error};
+
+use super::{
+    DISK_BYTES, digest_of, disk, import, import_bytes, nothing_is_left, qemu_img, store, text,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_disk_is_kept_with_its_digests_and_holes() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("disk.raw");
+    std::fs::write(&file, disk()).expect("write");
+    let store = store(dir.path());
+    let imported = import(&store, &file, Expected::default(), Limits::default())
+        .await
+        .expect("import");
+    let image = imported.image;
+    assert!(!imported.already_present);
+    assert_eq!(
+        (image.format, image.bytes, image.virtual_bytes),
+        (Format::Raw, DISK_BYTES, DISK_BYTES)
+    );
+    assert_eq!(image.digests.md5.to_string(), digest_of("md5sum", &file));
+    assert_eq!(image.digests.sha1.to_string(), digest_of("sha1sum", &file));
+    assert_eq!(
+        image.digests.sha256.to_string(),
+        digest_of("sha256sum", &file)
+    );
+    assert_eq!(
+        image.digests.sha512.to_string(),
+        digest_of("sha512sum", &file)
+    );
+    assert_eq!(
+        image.path,
+        dir.path()
+            .canonicalize()
+            .expect("path")
+            .join(format!("store/images/{}/disk", image.identifier))
+    );
+    assert_eq!(std::fs::read(&image.path).expect("read"), disk());
+    let kept = std::fs::metadata(&image.path).expect("metadata");
+    assert!(
+        kept.blocks() * 512 < 2 << 20,
+        "{} bytes allocated: holes were written",
+        kept.blocks() * 512
+    );
+    assert_eq!(kept.mode() & 0o777, 0o400);
+    nothing_is_left(dir.path());
+    store.verify(&image.identifier).await.expect("undamaged");
+
+    let again = import(&store, &file, Expected::default(), Limits::default())
+        .await
+        .expect("again");
+    assert!(again.already_present);
+    assert_eq!(again.image, image);
+    nothing_is_left(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_compression_gives_the_same_image() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = store(dir.path());
+    let plain = disk();
+    let sha1 = import_bytes(&store, plain.clone(), Expected::default())
+        .await
+        .expect("plain")
+        .image
+        .digests
+        .sha1;
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(&plain).expect("gz");
+    let mut bz2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bz2.write_all(&plain).expect("bz2");
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+    xz.write_all(&plain).expect("xz");
+    let packed = [
+        gz.finish().expect("gz"),
+        bz2.finish().expect("bz2"),
+        xz.finish().expect("xz"),
+        zstd::encode_all(&plain[..], 1).expect("zstd"),
+    ];
+    for bytes in packed {
+        // Without a stated identifier, so that the work is really done.
+        let imported = import_bytes(
+            &store,
+            bytes,
+            Expected {
+                bytes: Some(DISK_BYTES),
+                ..Expected::default()
+            },
+        )
+        .await;
+        let imported = imported.expect("compressed");
+        assert!(imported.already_present);
+        assert_eq!(imported.image.digests.sha1, sha1);
+    }
+    assert_eq!(store.list().len(), 1);
+    nothing_is_left(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_as_stated_is_refused_and_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = store(dir.path());
+    let bad = |change: fn(&mut Expected)| {
+        let mut expected = Expected::default();
+        change(&mut expected);
+        expected
+    };
+    let ff = |n: usize| "f".repeat(n);
+    let mut cases = vec![
+        bad(|e| e.bytes = Some((DISK_BYTES) - 1)),
+        bad(|e| e.bytes = Some((DISK_BYTES) + 1)),
+        bad(|e| e.identifier = "AAAAAAAAAAAAAAAAAAAAAAAAAAA".parse().ok()),
+    ];
+    cases.push(Expected {
+        md5: ff(32).parse().ok(),
+        ..Expected::default()
+    });
+    cases.push(Expected {
+        sha1: ff(40).parse().ok(),
+        ..Expected::default()
+    });
+    cases.push(Expected {
+        sha256: ff(64).parse().ok(),
+        ..Expected::default()
+    });
+    cases.push(Expected {
+        sha512: ff(128).parse().ok(),
+        ..Expected::default()
+    });
+    for expected in cases {
+        let error = import_bytes(&store, disk(), expected.clone())
+            .await
+            .expect_err("mismatch");
+        assert!(
+            matches!(error, Error::Mismatch { .. }),
+            "{expected:?}: {error}"
+        );
+    }
+    let error = import_bytes(&store, Vec::new(), Expected::default())
+        .await
+        .expect_err("empty");
+    assert!(matches!(error, Error::Refused(Refusal::Empty)), "{error}");
+    assert!(store.list().is_empty());
+    nothing_is_left(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_found_again_swept_and_kept_to_one_process() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let first = store(dir.path());
+    let image = import_bytes(&first, disk(), Expected::default())
+        .await
+        .expect("import")
+        .image;
+    let error =
+        ImageStore::open(&dir.path().join("store"), Options::default()).expect_err("locked");
+    assert!(matches!(error, Error::InUse { .. }), "{error}");
+    drop(first);
+    // What a killed import leaves behind.
+    let half = dir.path().join("store/incoming/half");
+    std::fs::create_dir(&half).expect("directory");
+    std::fs::write(half.join("disk"), "half").expect("write");
+
+    let second = store(dir.path());
+    nothing_is_left(dir.path());
+    assert_eq!(second.list(), std::slice::from_ref(&image));
+    second.delete(&image.identifier).await.expect("delete");
+    second
+        .delete(&image.identifier)
+        .await
+        .expect("delete what is gone");
+    assert!(second.find(&image.identifier).is_none() && !image.path.exists());
+    nothing_is_left(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_image_is_found_and_replaced() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let first = store(dir.path());
+    let image = import_bytes(&first, disk(), Expected::default())
+        .await
+        .expect("import")
+        .image;
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&image.path)
+        .expect("open as root, or as owner");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"x", 12345).expect("damage");
+    let error = first.verify(&image.identifier).await.expect_err("damaged");
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+    file.set_len(5).expect("cut");
+    drop(first);
+    let second = store(dir.path());
+    assert!(second.list().is_empty());
+    let expected = Expected {
+        identifier: Some(image.identifier),
+        ..Expected::default()
+    };
+    let replaced = import_bytes(&second, disk(), expected)
+        .await
+        .expect("again");
+    assert!(!replaced.already_present);
+    second.verify(&image.identifier).await.expect("whole again");
+    nothing_is_left(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_on_a_cached_image_works() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = store(dir.path());
+    let image = import_bytes(&store, disk(), Expected::default())
+        .await
+        .expect("import")
+        .image;
+    let overlay = dir.path().join("overlay");
+    let backing = storage::qcow2::Backing {
+        path: &image.path,
+        format: image.format,
+    };
+    storage::qcow2::create(&overlay, 32 << 20, Some(backing), Durability::Cached).expect("overlay");
+    let _ = qemu_img(&["check", "-q", "-f", "qcow2", text(&overlay)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn special_files_are_not_read() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = store(dir.path());
+    for path in ["/dev/zero", "/", "/does/not/exist"] {
+        let error = import(
+            &store,
+            Path::new(path),
+            Expected::default(),
+            Limits::default(),
+        )
+        .await
+        .expect_err(path);
+        assert!(
+            matches!(error, Error::Invalid { .. } | Error::Io { .. }),
+            "{path}: {error}"
+        );
+    }
+    nothing_is_left(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: run it alone, in release mode, with --no-capture"]
+async fn import_speed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("disk.raw");
+    let bytes: Vec<u8> = (0..16_000_000_u64)
+        .flat_map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .collect();
+    std::fs::write(&file, &bytes).expect("write");
+    let store = store(dir.path());
+    let started = std::time::Instant::now();
+    import(&store, &file, Expected::default(), Limits::default())
+        .await
+        .expect("import");
+    let seconds = started.elapsed().as_secs_f64();
+    eprintln!(
+        "imported {} MB in {seconds:.2} s: {:.0} MB/s",
+        bytes.len() / 1_000_000,
+        bytes.len() as f64 / 1e6 / seconds
+    );
+}

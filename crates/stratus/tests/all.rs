@@ -1,0 +1,7 @@
+//! The program as its users run it: one program, since linking one is quicker than linking many.
+
+mod certificates_are_trusted_only_on_purpose;
+mod commands_work_without_a_cloud;
+mod failures_end_as_the_contract_says;
+mod outputs_are_those_of_the_contract;
+mod support;

@@ -1,0 +1,158 @@
+//! Images that are sent, and what is left of them if that fails.
+
+use serde_json::json;
+
+use super::unknown;
+use crate::support::{Cloud, Reply, Seen, collection};
+
+#[test]
+fn an_image_is_sent_once_and_checked_before() {
+    let image = |state: &str| json!({ "id": "MachineImage/i", "name": "x", "identifier": "KmZPjZHBoFquj4lcXhQwmyc0Nid", "state": state });
+    let cloud = Cloud::start(move |seen| match seen.line.as_str() {
+        "POST /cimi/MachineImage" if seen.json()["name"] == "known" => {
+            Reply::json(200, &image("AVAILABLE"))
+        }
+        "POST /cimi/MachineImage" => Reply::json(201, &image("CREATING"))
+            .with("location", "https://x/cimi/MachineImage/i")
+            .with("cimi-job-uri", "Job/1"),
+        "PUT /cimi/MachineImage/i/data" if seen.body == b"abc" => {
+            Reply::json(200, &image("AVAILABLE"))
+        }
+        "PUT /cimi/MachineImage/i/data" => Reply::refusal(400, "the content is not an image"),
+        "GET /cimi/MachineImage/i" => Reply::json(200, &image("AVAILABLE")),
+        "DELETE /cimi/MachineImage/i" => Reply(202, Vec::new(), Vec::new()),
+        _ => unknown(seen),
+    });
+    std::fs::write(cloud.home.path().join("x.raw"), "abc").unwrap();
+    std::fs::write(cloud.home.path().join("y.raw.gz"), b"\x1f\x8bxxx").unwrap();
+    assert_eq!(
+        cloud.run("image import x.raw").success(),
+        "IMAGE KmZPjZHBoFquj4lcXhQwmyc0Nid\n"
+    );
+    let first = cloud.requests()[0].json();
+    assert_eq!(
+        (
+            &first["name"],
+            &first["imageLocation"],
+            &first["visibility"]
+        ),
+        (&json!("x"), &json!("upload:"), &json!("PRIVATE"))
+    );
+    assert_eq!(
+        first["expected"]["identifier"],
+        "KmZPjZHBoFquj4lcXhQwmyc0Nid"
+    );
+    let before = cloud.lines().len();
+    assert!(
+        cloud
+            .run("image import --name known x.raw")
+            .success()
+            .ends_with("IMAGE KmZPjZHBoFquj4lcXhQwmyc0Nid\n")
+    );
+    assert_eq!(cloud.lines().len(), before + 1, "known content is not sent");
+    let result = cloud.run(&format!("image import --sha1 {} x.raw", "0".repeat(40)));
+    assert!(
+        result.status == 1 && result.stderr.contains("nothing was sent"),
+        "{result:?}"
+    );
+    let result = cloud.run("image import y.raw.gz");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (255, "Error: the content is not an image\n")
+    );
+    assert_eq!(
+        cloud.lines().last().unwrap(),
+        "DELETE /cimi/MachineImage/i",
+        "nothing half-made stays"
+    );
+}
+
+/// A cloud that takes files and refuses disks; `answer` is for what else is asked.
+fn cloud_that_refuses_disks(sending: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Cloud {
+    let image = |id: &str, state: &str| json!({ "id": format!("MachineImage/{id}"), "name": id, "identifier": null, "state": state });
+    let cloud = Cloud::start(move |seen| match seen.line.as_str() {
+        "POST /cimi/MachineImage" => {
+            let id = seen.json()["name"].as_str().unwrap().to_owned();
+            Reply::json(201, &image(&id, "CREATING"))
+        }
+        "PUT /cimi/MachineImage/vmlinuz/data" => Reply::json(200, &image("vmlinuz", "AVAILABLE")),
+        "GET /cimi/MachineImage/vmlinuz" => Reply::json(200, &image("vmlinuz", "AVAILABLE")),
+        "PUT /cimi/MachineImage/disk/data" => sending(seen),
+        line if line.starts_with("DELETE /cimi/MachineImage/") => {
+            Reply(202, Vec::new(), Vec::new())
+        }
+        _ => unknown(seen),
+    });
+    std::fs::write(cloud.home.path().join("vmlinuz"), "kernel").unwrap();
+    std::fs::write(cloud.home.path().join("disk"), "disk").unwrap();
+    cloud
+}
+
+fn deletions(cloud: &Cloud) -> Vec<String> {
+    let mut lines = cloud.lines();
+    lines.retain(|line| line.starts_with("DELETE"));
+    lines
+}
+
+const BOTH: [&str; 2] = [
+    "DELETE /cimi/MachineImage/disk",
+    "DELETE /cimi/MachineImage/vmlinuz",
+];
+
+#[test]
+fn a_kernel_goes_with_the_disk_that_was_refused() {
+    let cloud = cloud_that_refuses_disks(|_| Reply::refusal(400, "the content is not an image"));
+    let result = cloud.run("image import disk --kernel vmlinuz");
+    assert_eq!(result.status, 255, "{result:?}");
+    assert_eq!(deletions(&cloud), BOTH);
+}
+
+#[test]
+fn an_interrupted_upload_leaves_nothing() {
+    let (begun, begins) = std::sync::mpsc::channel();
+    let (go_on, waits) = std::sync::mpsc::channel::<()>();
+    let channels = std::sync::Mutex::new((begun, waits));
+    let cloud = cloud_that_refuses_disks(move |_| {
+        let channels = channels.lock().unwrap();
+        let _ = channels.0.send(());
+        let _ = channels.1.recv_timeout(std::time::Duration::from_secs(60));
+        Reply::refusal(400, "too late")
+    });
+    let mut command = cloud.command();
+    command.args([
+        "image", "import", "disk", "--kernel", "vmlinuz", "--ca", "ca.pem",
+    ]);
+    let child = command.spawn().unwrap();
+    begins
+        .recv_timeout(std::time::Duration::from_secs(60))
+        .unwrap();
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(sent.unwrap().success());
+    go_on.send(()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    // Told as an interruption, or as the refusal if that was quicker.
+    assert_eq!(deletions(&cloud), BOTH, "{output:?}");
+}
+
+#[test]
+fn an_image_is_renamed_and_published() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /cimi/MachineImage" => Reply::json(
+            200,
+            &collection(
+                "machineImages",
+                &[json!({ "id": "MachineImage/i", "name": "x", "state": "AVAILABLE" })],
+            ),
+        ),
+        "PUT /cimi/MachineImage/i?$select=name,visibility" => Reply::json(200, &seen.json()),
+        _ => unknown(seen),
+    });
+    assert_eq!(cloud.run("image update --public --name y x").success(), "");
+    assert_eq!(
+        cloud.requests().last().unwrap().json(),
+        json!({ "name": "y", "visibility": "PUBLIC" })
+    );
+}

@@ -1,0 +1,271 @@
+//! Machines: described, started, removed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+use super::{IMAGE, U, V, unknown};
+use crate::support::{Cloud, Reply, collection, machine};
+
+#[test]
+fn machines_are_described() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /cimi/Machine" => {
+            Reply::json(200, &collection("machines", &[machine(12), machine(7)]))
+        }
+        "GET /cimi/Machine/7" => {
+            let mut failed = machine(7);
+            failed["phase"] = json!("Failed");
+            failed["reason"] = json!("no space\u{1b}[2J");
+            Reply::json(200, &failed)
+        }
+        "GET /cimi/MachineRecord/3" => Reply::json(
+            200,
+            &json!({ "phase": "Done", "name": "one-3", "addresses": ["192.0.2.3"], "cpu": 1, "memory": 524_288 }),
+        ),
+        _ => Reply::refusal(
+            404,
+            "[VirtualMachineInfo] Error getting virtual machine [99].",
+        ),
+    });
+    assert_eq!(
+        cloud.run("describe-instance -n").success(),
+        "id  state     vcpu memory    cpu% host/ip                 name\n\
+         7   Running   1    1572864   8    192.0.2.7               one-7\n\
+         12  Running   1    1572864   8    192.0.2.12              one-12\n"
+    );
+    assert_eq!(
+        cloud
+            .run("describe-instance -nv 7 3")
+            .success()
+            .lines()
+            .skip(1)
+            .collect::<Vec<_>>(),
+        [
+            "id  state     vcpu memory    cpu% host/ip                 name",
+            "7   Failed    1    1572864   8    192.0.2.7               one-7",
+            "    no space?[2J",
+            "3   Done      1    524288    0    192.0.2.3               one-3"
+        ]
+    );
+    let result = cloud.run("describe-instance 99");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (
+            255,
+            "Error: [VirtualMachineInfo] Error getting virtual machine [99].\n"
+        )
+    );
+    let result = cloud.run("describe-instance abc");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (
+            255,
+            "Error: invalid literal for int() with base 10: 'abc'\n\n"
+        )
+    );
+    let all = cloud.run("describe-instance -vvv 7").success();
+    assert!(
+        all.contains("-------------------------\n7 (all attributes)\n  addresses = 192.0.2.7\n"),
+        "{all}"
+    );
+    let list: Value =
+        serde_json::from_str(&cloud.run("describe-instance -n --format json").success()).unwrap();
+    assert_eq!(list[0]["id"], 7);
+    assert_eq!(list[0]["ssh"], json!({ "host": "192.0.2.7", "port": 22 }));
+    let authorization = cloud.requests()[0].headers["authorization"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(authorization, "Basic am9lOnBhc3M6d29yZA==");
+}
+
+fn starting_cloud() -> Cloud {
+    let next = AtomicU64::new(3);
+    Cloud::start(move |seen| match seen.line.as_str() {
+        "POST /cimi/Machine" => {
+            let mut created = machine(next.fetch_add(1, Ordering::Relaxed));
+            created["phase"] = json!("Pending");
+            Reply::json(201, &created)
+                .with("location", "https://somewhere/cimi/Machine/x")
+                .with("cimi-job-uri", "https://somewhere/cimi/Job/1")
+        }
+        line if line.starts_with("GET /cimi/Machine/0190") => Reply::json(200, &machine(3)),
+        "GET /cimi/MachineImage" => Reply::json(
+            200,
+            &collection(
+                "machineImages",
+                &[json!({ "id": "MachineImage/i", "name": "tiny" })],
+            ),
+        ),
+        _ => unknown(seen),
+    })
+}
+
+#[test]
+fn machines_are_started() {
+    let cloud = starting_cloud();
+    assert_eq!(
+        cloud.run(&format!("run-instance -n 2 {IMAGE}")).success(),
+        "\n :::::::::::::::::::::::::\n :: Starting machine(s) ::\n :::::::::::::::::::::::::\n :: Starting 2 machines\n \
+         :: Machine 1 (vm ID: 3)\n\tPublic ip: 192.0.2.3\n :: Machine 2 (vm ID: 4)\n\tPublic ip: 192.0.2.4\n :: Done!\n"
+    );
+    assert_eq!(
+        cloud.requests()[0].json(),
+        json!({
+            "resourceURI": "http://schemas.dmtf.org/cimi/1/MachineCreate",
+            "machineTemplate": {
+                "machineConfig": { "cpu": 1, "memory": 1_572_864, "disks": [{ "capacity": 1_610_613, "format": "swap" }] },
+                "machineImage": { "href": format!("MachineImage/{IMAGE}") },
+                "networkInterfaces": [{ "network": { "href": "Network/public" } }],
+                "initialState": "STARTED",
+                "credential": { "publicKey": "ssh-rsa AAAA user@host\n" },
+            }
+        })
+    );
+    assert_eq!(
+        cloud
+            .run(&format!("run-instance -qo ids -n2 {IMAGE}"))
+            .success(),
+        "5, 192.0.2.5\n6, 192.0.2.6\n"
+    );
+    assert_eq!(
+        std::fs::read_to_string(cloud.home.path().join("ids")).unwrap(),
+        "5\n6"
+    );
+    let list: Value =
+        serde_json::from_str(&cloud.run("run-instance --format json tiny").success()).unwrap();
+    assert_eq!(
+        (&list[0]["id"], &list[0]["address"]),
+        (&json!(7), &json!("192.0.2.7"))
+    );
+}
+
+#[test]
+fn options_of_a_start_reach_the_cloud() {
+    let cloud = starting_cloud();
+    std::fs::write(cloud.home.path().join("script"), "#!/bin/sh\n").unwrap();
+    std::fs::write(
+        cloud.home.path().join("user.cfg"),
+        "[default]\ndefault_instance_type = my.type\nis_local_ip = no\nkeymap = de\nvm_name = from-file\n[instance_types]\nmy.type = 4, 2048, 0\n",
+    )
+    .unwrap();
+    let words = format!(
+        "run-instance {U} -c user.cfg --vm-name=web --address 192.0.2.9 --volatile-disk 1 --persistent-disk {V} --readonly-disk {IMAGE} --use-host-cpu \
+         --context A=b#C=d=e --cloud-init x-shellscript,script --vm-cpu-amount 0.5 --private-ip --notify a,b,c,d,e --vnc-port -1 --no-check"
+    );
+    let printed = cloud.run(&words).success();
+    assert!(
+        printed.starts_with("  [WARNING] Image availability check is disabled.\n"),
+        "{printed}"
+    );
+    let body = cloud.requests()[0].json();
+    let template = &body["machineTemplate"];
+    assert_eq!(body["name"], "web");
+    assert_eq!(
+        template["machineConfig"],
+        json!({ "cpu": 4, "memory": 2_097_152, "disks": [{ "capacity": 1_073_742, "format": "raw" }] })
+    );
+    assert_eq!(template["machineImage"]["href"], format!("Volume/{U}"));
+    assert_eq!(
+        template["networkInterfaces"],
+        json!([{ "network": { "href": "Network/private" }, "addresses": [{ "ip": "192.0.2.9" }] }])
+    );
+    assert_eq!(
+        template["volumes"],
+        json!([{ "volume": { "href": format!("Volume/{V}") } }])
+    );
+    assert_eq!(
+        template["readOnlyDisks"],
+        json!([{ "href": format!("MachineImage/{IMAGE}") }])
+    );
+    assert_eq!(
+        (
+            &template["cpuModel"],
+            &template["keymap"],
+            &template["cpuShare"]
+        ),
+        (&json!("host"), &json!("de"), &json!(0.5))
+    );
+    let context = &template["context"];
+    assert_eq!(
+        (&context["A"], &context["C"], &context["CONTEXT_METHOD"]),
+        (&json!("b"), &json!("d=e"), &json!("cloud-init"))
+    );
+    assert!(
+        context["CLOUD_INIT_USER_DATA"].is_string()
+            && context["CLOUD_INIT_AUTHORIZED_KEYS"].is_string()
+    );
+}
+
+#[test]
+fn waiting_ends_when_the_machine_runs() {
+    let printed = starting_cloud()
+        .run(&format!("run-instance --wait {IMAGE}"))
+        .success();
+    assert!(
+        printed.ends_with(" :: Machine 3 is running\n :: Done!\n"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn machine_types_are_listed_without_a_request() {
+    let cloud = starting_cloud();
+    let printed = cloud.run("run-instance --list-types").success();
+    assert!(printed.starts_with(" Type             CPU       RAM      SWAP\n  c1.medium       2 CPU    1536 MB    1536 MB\n"), "{printed}");
+    assert!(
+        printed.contains("\n* m1.small        1 CPU    1536 MB    1536 MB\n")
+            && printed.ends_with("\n\n"),
+        "{printed}"
+    );
+    assert_eq!(cloud.run("run-instance --list-type").success(), printed);
+    assert!(cloud.lines().is_empty());
+}
+
+#[test]
+fn machines_are_removed_in_order_until_one_is_refused() {
+    let cloud = Cloud::start(|seen| {
+        if seen.line.contains("/9/") {
+            Reply::refusal(404, "no machine 9")
+        } else {
+            Reply(202, Vec::new(), Vec::new())
+        }
+    });
+    std::fs::write(cloud.home.path().join("ids"), "3\n\n4").unwrap();
+    assert_eq!(cloud.run("kill-instance -i ids").success(), "");
+    assert_eq!(
+        cloud
+            .run("shutdown-instance -v 5 6")
+            .success()
+            .lines()
+            .skip(1)
+            .collect::<Vec<_>>(),
+        [
+            "Sending \"Shutdown\" request for instance 5.",
+            "Sending \"Shutdown\" request for instance 6.",
+            "\"Shutdown\" 2 VMs: 5, 6"
+        ]
+    );
+    let result = cloud.run("kill-instance 9 10");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (255, "Error: no machine 9\n")
+    );
+    cloud.run("restart-instance --force 7").success();
+    assert_eq!(
+        cloud.lines(),
+        [
+            "POST /cimi/Machine/3/kill",
+            "POST /cimi/Machine/4/kill",
+            "POST /cimi/Machine/5/shutdown",
+            "POST /cimi/Machine/6/shutdown",
+            "POST /cimi/Machine/9/kill",
+            "POST /cimi/Machine/7/restart"
+        ]
+    );
+    assert_eq!(
+        cloud.requests().last().unwrap().json(),
+        json!({ "action": "http://schemas.dmtf.org/cimi/1/action/restart", "force": true })
+    );
+}

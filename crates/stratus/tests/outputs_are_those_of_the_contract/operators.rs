@@ -1,0 +1,105 @@
+//! What administrators and operators do and see.
+
+use serde_json::json;
+
+use super::unknown;
+use crate::support::{Cloud, Reply, collection, ended_with_input};
+
+#[test]
+fn users_are_managed_and_passwords_never_on_the_command_line() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "POST /cimi/User" => Reply::json(
+            201,
+            &json!({ "id": "User/ann", "username": "ann", "roles": ["::ADMIN"], "enabled": true }),
+        ),
+        "GET /cimi/User" => Reply::json(
+            200,
+            &collection(
+                "users",
+                &[
+                    json!({ "username": "ann", "roles": ["::ADMIN"], "enabled": true }),
+                    json!({ "username": "zoe", "enabled": false }),
+                ],
+            ),
+        ),
+        line if line.starts_with("PUT /cimi/User/") => Reply::json(200, &json!({})),
+        _ => unknown(seen),
+    });
+    let mut command = cloud.command();
+    command.args([
+        "user",
+        "add",
+        "--admin",
+        "--password-stdin",
+        "ann",
+        "--ca",
+        "ca.pem",
+    ]);
+    assert_eq!(
+        ended_with_input(command, "s3cret\n").success(),
+        "USER ann\n"
+    );
+    assert_eq!(
+        cloud.requests()[0].json(),
+        json!({ "username": "ann", "password": "s3cret", "enabled": true, "roles": ["::ADMIN"] })
+    );
+    assert_eq!(
+        cloud.run("user list").success(),
+        "NAME  STATE     ROLES    EMAIL\nann   enabled   ::ADMIN\nzoe   disabled\n"
+    );
+    cloud.run("user disable zoe").success();
+    let last = cloud.requests().last().unwrap().clone();
+    assert_eq!(
+        (last.line.as_str(), last.json()),
+        (
+            "PUT /cimi/User/zoe?$select=enabled",
+            json!({ "enabled": false })
+        )
+    );
+    let result = cloud.run("user disable ../x");
+    assert_eq!(result.status, 1, "{result:?}");
+}
+
+#[test]
+fn operators_see_troubles_in_the_exit_status() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /stratus/status" => Reply::json(
+            200,
+            &json!({ "status": "degraded", "version": "0.1.0", "checks": [{ "name": "dhcp", "ok": false, "detail": "gone" }] }),
+        ),
+        "POST /stratus/doctor" => Reply::json(
+            200,
+            &json!({ "findings": [{ "kind": "tap", "what": "st7", "detail": "of no machine", "repair": "delete it", "severity": "low" }] }),
+        ),
+        "POST /stratus/doctor?repair=true" => Reply::json(200, &json!({ "findings": [] })),
+        "GET /cimi/Host" => Reply::json(
+            200,
+            &collection(
+                "hosts",
+                &[
+                    json!({ "id": "Host/1", "name": "n1", "state": "OK", "machines": 2, "cpu": 4, "cpuUsed": 2, "memory": 1024, "memoryUsed": 512, "accelerator": "kvm" }),
+                ],
+            ),
+        ),
+        _ => unknown(seen),
+    });
+    let result = cloud.run("status");
+    assert!(
+        result.status == 1 && result.stdout.contains("TROUBLE    dhcp: gone\n"),
+        "{result:?}"
+    );
+    let result = cloud.run("doctor");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (1, "low tap: st7: of no machine\n\trepair: delete it\n")
+    );
+    assert_eq!(
+        cloud.run("doctor --repair").success(),
+        "Nothing lost, nothing left over.\n"
+    );
+    let hosts = cloud.run("host list").success();
+    assert!(
+        hosts.contains("n1    OK     2         2/4       512.00 KiB/1.00 MiB"),
+        "{hosts}"
+    );
+}

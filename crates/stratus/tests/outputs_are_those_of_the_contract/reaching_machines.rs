@@ -1,0 +1,130 @@
+//! Ways into a machine: its address, its console, SSH.
+
+use serde_json::{Value, json};
+
+use super::unknown;
+use crate::support::{Cloud, Reply, ended, machine};
+
+#[test]
+fn a_forwarded_port_is_waited_for() {
+    let cloud = Cloud::start(|seen| {
+        let mut starting = machine(7);
+        starting.as_object_mut().unwrap().remove("ssh");
+        match seen.line.as_str() {
+            "POST /cimi/Machine" => {
+                Reply::json(201, &starting).with("location", "https://x/cimi/Machine/7")
+            }
+            _ => {
+                starting["ssh"] = json!({ "host": "127.0.0.1", "port": 22_007 });
+                Reply::json(200, &starting)
+            }
+        }
+    });
+    let said = cloud
+        .run("run-instance MachineImage/KmZPjZHBoFquj4lcXhQwmyc0Nid")
+        .success();
+    assert!(said.contains("\tSSH: 127.0.0.1 port 22007\n"), "{said}");
+}
+
+#[test]
+fn the_console_is_shown_and_followed() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /cimi/Machine/7/console?offset=15&follow=true" => {
+            Reply(200, Vec::new(), b"more\n".to_vec())
+        }
+        line if line.starts_with("GET /cimi/Machine/7/console") => Reply(
+            200,
+            vec![("x-console-start", "5".to_owned())],
+            b"one\ntwo\nxx".to_vec(),
+        ),
+        _ => unknown(seen),
+    });
+    assert_eq!(cloud.run("console 7").success(), "one\ntwo\nxx");
+    assert_eq!(cloud.run("console --last 2 7").success(), "two\nxx");
+    assert_eq!(cloud.run("console -f 7").success(), "one\ntwo\nxxmore\n");
+    let json: Value =
+        serde_json::from_str(&cloud.run("console 7 --format=json").success()).unwrap();
+    assert_eq!(json["text"], "one\ntwo\nxx");
+}
+
+#[test]
+fn ssh_is_run_as_the_contract_says_and_its_status_passed_on() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let banner = std::thread::spawn(move || {
+        listener
+            .accept()
+            .map(|(mut stream, _)| std::io::Write::write_all(&mut stream, b"SSH-2.0-x\r\n"))
+    });
+    let cloud = Cloud::start(move |_| {
+        let mut translated = machine(7);
+        translated["ssh"] = json!({ "host": "127.0.0.1", "port": port });
+        Reply::json(200, &translated)
+    });
+    let tools = cloud.home.path().join("tools");
+    std::fs::create_dir(&tools).unwrap();
+    std::fs::write(
+        tools.join("ssh"),
+        "#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 3\n",
+    )
+    .unwrap();
+    std::os::unix::fs::symlink(
+        env!("CARGO_BIN_EXE_stratus"),
+        tools.join("stratus-connect-instance"),
+    )
+    .unwrap();
+    let mut permissions = std::fs::metadata(tools.join("ssh")).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
+    std::fs::set_permissions(tools.join("ssh"), permissions).unwrap();
+    let mut command = cloud.command();
+    command.args(["connect-instance", "7", "--ca", "ca.pem"]);
+    let result = ended(command);
+    assert_eq!(result.status, 2);
+    assert!(
+        result.stderr.ends_with(&format!(
+            "stratus connect-instance: error: Private key `{}/.ssh/id_rsa` does not exist\n",
+            cloud.home.path().display()
+        )),
+        "{result:?}"
+    );
+    std::fs::write(cloud.home.path().join(".ssh/id_rsa"), "").unwrap();
+    let mut command = cloud.command();
+    command
+        .env("PATH", format!("{}:/usr/bin:/bin", tools.display()))
+        .args([
+            "connect-instance",
+            "7",
+            "--ca",
+            "ca.pem",
+            "--",
+            "uname",
+            "-a",
+        ]);
+    let result = ended(command);
+    banner.join().unwrap().unwrap().unwrap();
+    assert_eq!(result.status, 3, "{result:?}");
+    let words: Vec<&str> = result.stdout.lines().collect();
+    assert_eq!(
+        words[..8],
+        [
+            "-p",
+            &port.to_string(),
+            "-o",
+            "ConnectTimeout=5",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "NumberOfPasswordPrompts=3"
+        ]
+    );
+    // A guest that died does not keep it for ever.
+    assert!(
+        words.contains(&"ServerAliveInterval=15") && words.contains(&"ServerAliveCountMax=4"),
+        "{words:?}"
+    );
+    assert_eq!(words[words.len() - 3..], ["root@127.0.0.1", "uname", "-a"]);
+    assert!(
+        words.contains(&format!("{}/.ssh/id_rsa", cloud.home.path().display()).as_str()),
+        "{words:?}"
+    );
+}

@@ -1,0 +1,200 @@
+//! The cloud as its users have it: the API, the commands, OpenSSH.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use super::TestCloud;
+use crate::{
+    Api,
+    programs::{program, search_path},
+};
+
+impl TestCloud {
+    /// The API as the administrator.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        self.admin.clone()
+    }
+
+    /// Creates a user, and gives the API as this user. The password is the name and `-password`.
+    ///
+    /// # Panics
+    /// If that is refused.
+    pub fn user(&self, name: &str) -> Api {
+        let password = format!("{name}-password");
+        self.admin
+            .post("User", &json!({"username": name, "password": password}))
+            .ok();
+        self.admin.as_user(name, &password)
+    }
+
+    /// Runs `stratus` as the administrator; the output whatever the exit status.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    #[must_use]
+    pub fn try_cli(&self, arguments: &[&str]) -> Output {
+        let password = fs::read_to_string(self.state.join("secrets/admin-password")).unwrap();
+        self.try_cli_as("admin", password.trim(), arguments)
+    }
+
+    /// Runs `stratus` as a user; the output whatever the exit status.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    #[must_use]
+    pub fn try_cli_as(&self, user: &str, password: &str, arguments: &[&str]) -> Output {
+        let mut command = self.client();
+        command
+            .args(arguments)
+            .env("STRATUSLAB_USERNAME", user)
+            .env("STRATUSLAB_PASSWORD", password);
+        self.run(&mut command)
+    }
+
+    /// Runs `stratus` as the administrator; what it printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = self.try_cli(arguments);
+        let (out, error) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "stratus {arguments:?}: {}\n{out}\n{error}\nthe daemon's log ends:\n{}",
+            output.status,
+            self.log_tail()
+        );
+        out.into_owned()
+    }
+
+    /// As [`cli`](Self::cli) with `--format json`, parsed.
+    ///
+    /// # Panics
+    /// If it fails, or prints no JSON.
+    #[track_caller]
+    pub fn cli_json(&self, arguments: &[&str]) -> Value {
+        let out = self.cli(&[arguments, &["--format", "json"]].concat());
+        serde_json::from_str(&out)
+            .unwrap_or_else(|error| panic!("stratus {arguments:?}: {error}: {out}"))
+    }
+
+    fn client(&self) -> Command {
+        let mut command = Command::new(program("stratus"));
+        command
+            .env_clear()
+            .env("PATH", search_path())
+            .env("HOME", &self.spec.home)
+            .env("STRATUSLAB_ENDPOINT", &self.base);
+        command
+            .env("STRATUS_CA", self.state.join("tls/ca.pem"))
+            .env("STRATUSLAB_KEY", self.public_key_file());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a program where the cloud is.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    #[must_use]
+    pub fn run(&self, command: &mut Command) -> Output {
+        match &self.namespace {
+            Some(namespace) => namespace.output(command),
+            None => command.output().unwrap(),
+        }
+    }
+
+    /// Runs a command line of the shell where the cloud is; what it printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn shell(&self, line: &str) -> String {
+        let output = self.run(
+            Command::new("sh")
+                .args(["-c", line])
+                .env("PATH", search_path()),
+        );
+        let (out, error) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "{line}: {}\n{out}\n{error}",
+            output.status
+        );
+        out.trim_end().to_owned()
+    }
+
+    /// The file with the public key that machines get.
+    #[must_use]
+    pub fn public_key_file(&self) -> PathBuf {
+        self.folder.path().join("key.pub")
+    }
+
+    /// The public key that machines get.
+    ///
+    /// # Panics
+    /// If it can't be read.
+    #[must_use]
+    pub fn public_key(&self) -> String {
+        fs::read_to_string(self.public_key_file())
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    pub(crate) fn ssh_to(&self, host: &str, port: u64, name: &str, line: &str) -> Output {
+        let mut command = Command::new("ssh");
+        let option = |name: &str, value: &dyn std::fmt::Display| format!("-o{name}={value}");
+        command
+            .arg("-F")
+            .arg("none")
+            .arg("-i")
+            .arg(self.folder.path().join("key"))
+            .args(["-p", &port.to_string()]);
+        command.args([
+            option("BatchMode", &"yes"),
+            option("ConnectTimeout", &5),
+            option("ServerAliveInterval", &5),
+            option("ServerAliveCountMax", &6),
+            option("StrictHostKeyChecking", &"accept-new"),
+            option(
+                "UserKnownHostsFile",
+                &self.folder.path().join("known_hosts").display(),
+            ),
+            option("HostKeyAlias", &name),
+            option("LogLevel", &"ERROR"),
+        ]);
+        command
+            .arg(format!("root@{host}"))
+            .arg(line)
+            .stdin(Stdio::null());
+        self.run(&mut command)
+    }
+}
+
+pub(super) fn make_key(folder: &Path) {
+    let key = folder.join("key");
+    let output = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
+        .arg(&key)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "ssh-keygen: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
