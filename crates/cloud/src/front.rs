@@ -87,6 +87,8 @@ macro_rules! by_kind {
     };
 }
 
+pub(crate) use by_kind;
+
 /// Members that are filtered and sorted in about a millisecond, whatever by.
 const QUICKLY_SEARCHED: usize = 1_000;
 

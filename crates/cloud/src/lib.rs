@@ -31,6 +31,7 @@ mod services;
 pub mod testing;
 mod user;
 mod volume;
+mod watch;
 
 pub use answer::{
     ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page,
@@ -43,3 +44,4 @@ pub use janitor::Retention;
 pub use network::NetworkSettings;
 pub use quota::PerUser;
 pub use services::{HostServices, ImageIntake, NoServices};
+pub use watch::{Since, Watched, Watching};

@@ -24,7 +24,7 @@ use crate::{
     auth,
     body::{self, ResponseBody},
     budget::{Bounds, Budget, Share, Whose},
-    cimi::{Asked, Cimi, negotiation},
+    cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
     console, health,
     metrics::{self, RequestMetrics},
@@ -253,7 +253,14 @@ impl Doors {
             }
             _ => {
                 negotiation::version(&head.headers)?;
-                let format = negotiation::format(&head.headers, &parameters)?;
+                let follows = matches!(route, Route::Collection(_))
+                    && matches!(head.method, Method::GET | Method::HEAD)
+                    && events::are_wanted(&head.headers);
+                let format = if follows {
+                    negotiation::format(&HeaderMap::new(), &parameters)?
+                } else {
+                    negotiation::format(&head.headers, &parameters)?
+                };
                 let has_body = matches!(head.method, Method::POST | Method::PUT);
                 let bytes = match body.as_mut() {
                     Some(body) if has_body => {
@@ -270,7 +277,12 @@ impl Doors {
                     base_uri: &|| exchange.connection.base_uri(&head.uri, &head.headers),
                     body: &bytes,
                 };
-                self.cimi.answer(route, &asked).await
+                match route {
+                    Route::Collection(kind) if follows => {
+                        self.cimi.watch(*kind, &asked, self.ending.clone()).await
+                    }
+                    _ => self.cimi.answer(route, &asked).await,
+                }
             }
         }
     }

@@ -197,15 +197,24 @@ fn success(route: &Route<'_>, method: &str) -> Value {
     };
     let read =
         |schema: String| json!({"200": shown(schema), "304": plain("It is what the client has")});
+    let list = |schema: String| {
+        let mut responses = read(schema);
+        // The collection as it goes on.
+        responses["200"]["content"]["text/event-stream"] = json!({});
+        responses
+    };
     match (route, method) {
         (_, "OPTIONS") => json!({"204": plain("`Allow` says what may be done")}),
+        (Route::Health, "HEAD") => {
+            let body = json!({"application/json": {}});
+            json!({"200": plain("It works"), "503": {"description": "It doesn't", "content": body}})
+        }
         (_, "HEAD") => {
             json!({"200": plain("As GET, without the body"), "304": plain("It is what the client has")})
         }
         (Route::EntryPoint, _) => read(Kind::CloudEntryPoint.name().to_owned()),
-        (Route::Collection(kind) | Route::OwnCollection(_, _, _, kind), "GET") => {
-            read(format!("{kind}Collection"))
-        }
+        (Route::Collection(kind), "GET") => list(format!("{kind}Collection")),
+        (Route::OwnCollection(_, _, _, kind), "GET") => read(format!("{kind}Collection")),
         (Route::Resource(kind, _) | Route::Member(_, _, _, kind, _), "GET") => {
             read(kind.name().to_owned())
         }
