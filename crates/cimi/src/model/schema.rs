@@ -45,7 +45,7 @@ pub fn schemas() -> Map<String, Value> {
         match described.creation {
             Creation::Never => {}
             Creation::Plain { .. } => {
-                put(format!("{kind}Create"), strict(object(own(), &creatable)))
+                put(format!("{kind}Create"), strict(object(own(), &creatable)));
             }
             Creation::Template {
                 member,

@@ -577,10 +577,8 @@ mod tests {
     use crate::model::{check, check_action};
 
     fn refused(text: &str) -> String {
-        match read(text, Expected::Creation(Kind::Machine)) {
-            Ok(value) => panic!("{text}: {value}"),
-            Err(error) => error.to_string(),
-        }
+        let read = read(text, Expected::Creation(Kind::Machine));
+        read.expect_err(text).to_string()
     }
 
     #[test]
