@@ -1,7 +1,10 @@
 //! Removes what outlives the daemon on purpose: QEMU processes, networks, control groups. Documents, disks, volumes and
 //! images stay: the next start brings machines back as their restart policy says.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
 use network::NetworkHost;
@@ -43,7 +46,8 @@ async fn remove_network(config: &Config, name: &str) -> anyhow::Result<()> {
     Ok(NetworkHost::remove(&networks::for_host(config, name)?).await?)
 }
 
-/// Removes the groups that held machines, now empty. Returns what went wrong.
+/// Removes the groups that held machines, now empty. Those of a cloud of another user, who may have given it the same name, are
+/// left alone. Returns what went wrong.
 fn control_groups(parent: &str) -> Vec<String> {
     let cgroups = Cgroups::detect();
     let roots: Vec<&PathBuf> = match &cgroups {
@@ -55,7 +59,10 @@ fn control_groups(parent: &str) -> Vec<String> {
     };
     let group_of_each = cgroups.machines(parent).into_iter();
     let removed = group_of_each.chain(roots.into_iter().map(|root| root.join(parent)));
+    let user = rustix::process::geteuid().as_raw();
+    let is_ours = |group: &PathBuf| group.metadata().is_ok_and(|found| found.uid() == user);
     removed
+        .filter(is_ours)
         .filter_map(|group| match std::fs::remove_dir(&group) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Some(format!("{}: {error}", group.display()))

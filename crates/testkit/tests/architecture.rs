@@ -29,11 +29,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("context", &[]),
     ("documents", &["cimi", "store"]),
     ("doors", &["accounts", "cimi", "cloud"]),
+    ("marketplace", &[]),
     ("network", &[]),
     ("scheduler", &["cimi", "documents", "store"]),
-    ("storage", &["cimi", "documents", "store"]),
+    ("storage", &["cimi", "documents", "marketplace", "store"]),
     ("store", &[]),
-    ("stratus", &["cimi", "context"]),
+    ("stratus", &["cimi", "context", "marketplace"]),
     (
         "stratusd",
         &[
@@ -82,6 +83,11 @@ const MUST_NOT_USE: &[(&str, &str, &[&str])] = &[
         &["hyper", "axum", "reqwest", "rusqlite", "rustix"],
     ),
     ("doors", "hold state", &["rusqlite"]),
+    (
+        "marketplace",
+        "do I/O",
+        &["tokio", "hyper", "axum", "reqwest", "rusqlite", "rustix"],
+    ),
 ];
 
 /// Features with which a crate offers to other crates' tests what it must not have in a program.

@@ -577,8 +577,8 @@ mod tests {
     use crate::model::{check, check_action};
 
     fn refused(text: &str) -> String {
-        let read = read(text, Expected::Creation(Kind::Machine));
-        read.expect_err(text).to_string()
+        let outcome = read(text, Expected::Creation(Kind::Machine));
+        outcome.expect_err(text).to_string()
     }
 
     #[test]
