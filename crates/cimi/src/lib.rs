@@ -2,7 +2,7 @@
 //!
 //! - [`resources`]: one typed document a resource, as it is stored.
 //! - [`model`]: the table of every type's public attributes, from which JSON and XML in and out,
-//!   validation, and later metadata follow.
+//!   validation, metadata and schemas follow.
 //! - [`query`]: filters, orders and pages of lists.
 //! - [`lifecycle`]: the state machines (DSP0263 §6), as pure functions.
 //! - `testing`: documents for tests (feature `testing`).

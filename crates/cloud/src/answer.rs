@@ -174,6 +174,10 @@ impl Attributes for View {
         self.document.attribute(name)
     }
 
+    fn several(&self, name: &str) -> Vec<cimi::query::Scalar<'_>> {
+        self.document.several(name)
+    }
+
     fn property(&self, key: &str) -> Option<&str> {
         self.document.property(key)
     }

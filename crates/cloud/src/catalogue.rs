@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use cimi::{
     Common, Right,
-    model::{Changes, Kind, describe},
+    model::{Changes, Kind, Shape, describe},
     query::{Attributes, Scalar},
     resources::Resource,
 };
@@ -76,6 +76,13 @@ impl Attributes for Plain {
         json_scalar(self.attributes.get(name)?)
     }
 
+    fn several(&self, name: &str) -> Vec<Scalar<'_>> {
+        self.attributes
+            .get(name)
+            .map(json_scalars)
+            .unwrap_or_default()
+    }
+
     fn property(&self, key: &str) -> Option<&str> {
         self.attributes.get("properties")?.get(key)?.as_str()
     }
@@ -95,6 +102,14 @@ fn json_scalar(value: &Value) -> Option<Scalar<'_>> {
             .and_then(Value::as_str)
             .map(Scalar::from),
         Value::Null | Value::Array(_) => None,
+    }
+}
+
+/// The members of a JSON array as filters see them.
+fn json_scalars(value: &Value) -> Vec<Scalar<'_>> {
+    match value {
+        Value::Array(members) => members.iter().filter_map(json_scalar).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -158,6 +173,10 @@ impl<R: Public> Attributes for Candidate<'_, R> {
         attribute(&self.document.document.0, self.documents, &self.shown, name)
     }
 
+    fn several(&self, name: &str) -> Vec<Scalar<'_>> {
+        several(&self.document.document.0, self.documents, &self.shown, name)
+    }
+
     fn property(&self, key: &str) -> Option<&str> {
         let properties = &self.document.common().properties;
         properties.get(key).map(String::as_str)
@@ -184,6 +203,22 @@ fn attribute<'a, R: Public>(
     )
 }
 
+fn several<'a, R: Public>(
+    document: &'a R,
+    documents: &'a Documents,
+    shown: &'a OnceLock<Map<String, Value>>,
+    name: &str,
+) -> Vec<Scalar<'a>> {
+    let has_several = describe(R::KIND)
+        .attribute(name)
+        .is_some_and(|attribute| matches!(attribute.shape, Shape::Array(_)));
+    if !has_several {
+        return Vec::new();
+    }
+    let shown = shown.get_or_init(|| document.own_attributes(documents));
+    shown.get(name).map(json_scalars).unwrap_or_default()
+}
+
 /// A stored resource with the documents it refers to.
 struct Stored<R: OfType> {
     documents: Documents,
@@ -208,6 +243,15 @@ impl<R: Public> Document for Stored<R> {
 impl<R: Public> Attributes for Stored<R> {
     fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
         attribute(
+            &self.document.document.0,
+            &self.documents,
+            &self.shown,
+            name,
+        )
+    }
+
+    fn several(&self, name: &str) -> Vec<Scalar<'_>> {
+        several(
             &self.document.document.0,
             &self.documents,
             &self.shown,

@@ -13,7 +13,7 @@ use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
-    leases::Leases, numbers::Numbers, quota::Quotas,
+    leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
 };
 
 /// A machine type that the cloud offers.
@@ -61,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) hosts: Arc<dyn HostServices>,
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
+    pub(crate) watches: Watches,
 }
 
 /// The rules of the cloud. Cheap to clone; all clones are one.
@@ -98,6 +99,7 @@ impl Cloud {
             hosts,
             intake,
             started,
+            watches: Watches::default(),
         }));
         cloud.seed_machine_types().await?;
         cloud.seed_networks().await?;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Page, Result, View, access,
     catalogue::{self, Candidate, Public},
+    metadata,
 };
 
 /// Calls `$call` with the resource type of `$kind`; `$else` for types that are not stored as such.
@@ -86,6 +87,8 @@ macro_rules! by_kind {
     };
 }
 
+pub(crate) use by_kind;
+
 /// Members that are filtered and sorted in about a millisecond, whatever by.
 const QUICKLY_SEARCHED: usize = 1_000;
 
@@ -98,6 +101,9 @@ impl Cloud {
         access::require_user(context)?;
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
+        }
+        if kind == Kind::ResourceMetadata {
+            return Ok(metadata::list(query));
         }
         let can_add = self.can_create(context, kind);
         by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
@@ -136,6 +142,10 @@ impl Cloud {
         let documents = &self.0.documents;
         match kind {
             Kind::CloudEntryPoint => Ok(self.entry_point(context)),
+            Kind::ResourceMetadata => {
+                access::require_user(context)?;
+                metadata::get(id)
+            }
             Kind::Host if !context.is_admin() => {
                 access::require_user(context)?;
                 Err(CloudError::not_found(format!("{kind}/{id}")))
@@ -211,7 +221,8 @@ impl Cloud {
                 let image = self.find_image(context, id, Right::Modify)?;
                 catalogue::edit::<Image>(documents, context, image.id(), changes).await
             }
-            Kind::Network
+            Kind::ResourceMetadata
+            | Kind::Network
             | Kind::Address
             | Kind::Job
             | Kind::Event
@@ -253,9 +264,13 @@ impl Cloud {
                 access::require_admin(context, "delete events")?;
                 catalogue::delete::<Event>(documents, context, id).await
             }
-            Kind::Network | Kind::Address | Kind::Host | Kind::MachineRecord => Err(
-                CloudError::Forbidden(format!("a {kind} is written by the cloud alone")),
-            ),
+            Kind::ResourceMetadata
+            | Kind::Network
+            | Kind::Address
+            | Kind::Host
+            | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
+                "a {kind} is written by the cloud alone"
+            ))),
             _ => by_kind!(
                 kind,
                 R => catalogue::delete::<R>(documents, context, id).await,

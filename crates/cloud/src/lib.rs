@@ -19,6 +19,7 @@ mod janitor;
 mod jobs;
 mod leases;
 mod machine;
+mod metadata;
 mod network;
 mod numbers;
 mod operator;
@@ -30,6 +31,7 @@ mod services;
 pub mod testing;
 mod user;
 mod volume;
+mod watch;
 
 pub use answer::{
     ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page,
@@ -42,3 +44,4 @@ pub use janitor::Retention;
 pub use network::NetworkSettings;
 pub use quota::PerUser;
 pub use services::{HostServices, ImageIntake, NoServices};
+pub use watch::{Since, Watched, Watching};

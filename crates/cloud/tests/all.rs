@@ -9,5 +9,6 @@ mod support;
 mod the_cloud_says_how_well_it_is;
 mod users_come_and_go;
 mod what_cannot_be_done_is_refused_by_name;
+mod what_changes_is_told_to_who_watches;
 mod what_is_shown_can_be_sent_back;
 mod what_is_shown_is_true;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod conditions;
+pub(crate) mod events;
 mod expand;
 mod handlers;
 pub(crate) mod negotiation;

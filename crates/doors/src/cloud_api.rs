@@ -5,7 +5,10 @@ use cimi::{
     model::{Changes, Kind},
     query::Query,
 };
-use cloud::{Console, ConsoleRange, Created, Done, Health, OpContext, Page, Result, Upload, View};
+use cloud::{
+    Console, ConsoleRange, Created, Done, Health, OpContext, Page, Result, Since, Upload, View,
+    Watching,
+};
 use serde_json::{Map, Value};
 
 /// A checked and normalised body: known attributes with values of the right kind, references as
@@ -19,6 +22,15 @@ pub type Body = Map<String, Value>;
 pub trait CloudApi: Send + Sync + 'static {
     /// The members of a collection that the caller may see, filtered, ordered and cut to the page.
     async fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page>;
+
+    /// Follows a collection: its members that the caller may see and for which the query's filter holds.
+    async fn watch(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        query: &Query,
+        since: Since,
+    ) -> Result<Watching>;
 
     /// One resource. `Kind::CloudEntryPoint` has the empty id; doors add `baseURI` and the links.
     async fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View>;

@@ -24,10 +24,11 @@ use crate::{
     auth,
     body::{self, ResponseBody},
     budget::{Bounds, Budget, Share, Whose},
-    cimi::{Asked, Cimi, negotiation},
+    cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
     console, health,
     metrics::{self, RequestMetrics},
+    openapi,
     origin::Connection,
     problem::Problem,
     routes::Route,
@@ -223,6 +224,7 @@ impl Doors {
                 Ok(health::health(&health, context.is_admin()))
             }
             Route::Metrics => Ok(metrics_answer()),
+            Route::OpenApi => Ok(openapi::answer()),
             Route::Authentication => Ok(who_asks(context)),
             Route::Status => {
                 let status = self.api.status(context).await?;
@@ -251,7 +253,14 @@ impl Doors {
             }
             _ => {
                 negotiation::version(&head.headers)?;
-                let format = negotiation::format(&head.headers, &parameters)?;
+                let follows = matches!(route, Route::Collection(_))
+                    && matches!(head.method, Method::GET | Method::HEAD)
+                    && events::are_wanted(&head.headers);
+                let format = if follows {
+                    negotiation::format(&HeaderMap::new(), &parameters)?
+                } else {
+                    negotiation::format(&head.headers, &parameters)?
+                };
                 let has_body = matches!(head.method, Method::POST | Method::PUT);
                 let bytes = match body.as_mut() {
                     Some(body) if has_body => {
@@ -268,7 +277,12 @@ impl Doors {
                     base_uri: &|| exchange.connection.base_uri(&head.uri, &head.headers),
                     body: &bytes,
                 };
-                self.cimi.answer(route, &asked).await
+                match route {
+                    Route::Collection(kind) if follows => {
+                        self.cimi.watch(*kind, &asked, self.ending.clone()).await
+                    }
+                    _ => self.cimi.answer(route, &asked).await,
+                }
             }
         }
     }
@@ -293,6 +307,7 @@ impl Doors {
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
             Some(Route::Health) => true,
+            Some(Route::OpenApi) => known || reads,
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();

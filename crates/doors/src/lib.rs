@@ -3,7 +3,7 @@
 //! - [`Server`]: listens, speaks TLS, HTTP/1.1 and HTTP/2, bounds what clients can use up, and ends
 //!   without cutting anybody off.
 //! - [`Doors`]: answers requests: who asks (`auth`), what is asked (`routes`), CIMI (`cimi`), and
-//!   what stands beside it (`console`, `upload`, `health`, `metrics`).
+//!   what stands beside it (`console`, `upload`, `health`, `metrics`, `openapi`).
 //!
 //! No rules of the cloud and no state live here, but for a cache of rendered representations.
 
@@ -21,6 +21,7 @@ mod console;
 mod doors;
 mod health;
 pub mod metrics;
+mod openapi;
 mod origin;
 mod problem;
 mod routes;

@@ -7,7 +7,7 @@ use cimi::{
 };
 use cloud::{
     Cloud, CloudError, Console, ConsoleRange, Created, Done, Health, OpContext, Page, Result,
-    Upload, View,
+    Since, Upload, View, Watching,
 };
 use serde_json::Value;
 
@@ -28,6 +28,16 @@ impl CloudApi for Cloud {
         tokio::task::spawn_blocking(move || cloud.list(&context, kind, &query))
             .await
             .map_err(|error| CloudError::Internal(error.to_string()))?
+    }
+
+    async fn watch(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        query: &Query,
+        since: Since,
+    ) -> Result<Watching> {
+        Self::watch(self, context, kind, query.filter.clone(), since)
     }
 
     async fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {

@@ -103,6 +103,7 @@ enum Rule {
 fn rule(route: &Listed, method: &str) -> Option<Rule> {
     use Rule::*;
     let writes_nobody = [
+        Kind::ResourceMetadata,
         Kind::Network,
         Kind::Address,
         Kind::Host,
@@ -111,6 +112,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
     Some(match (route.template, route.kind, method) {
         ("/health", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/cimi", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        ("/api/openapi.json", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         // What can be asked of a path is no secret among users.
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
         ("/cimi", None, "PUT") => NoUser,
@@ -124,9 +126,11 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}", Some(_), "POST") => Users,
 
         ("/cimi/{type}/{id}", Some(Kind::Host), "GET" | "HEAD") => HiddenButForAdministrators,
-        ("/cimi/{type}/{id}", Some(Kind::Network | Kind::MachineConfiguration), "GET" | "HEAD") => {
-            Users
-        }
+        (
+            "/cimi/{type}/{id}",
+            Some(Kind::ResourceMetadata | Kind::Network | Kind::MachineConfiguration),
+            "GET" | "HEAD",
+        ) => Users,
         ("/cimi/{type}/{id}", Some(Kind::User), "GET" | "HEAD" | "PUT") => Themselves,
         // Those that are offered are the administrators'.
         ("/cimi/{type}/{id}", Some(Kind::MachineConfiguration), "PUT" | "DELETE") => Administrators,
@@ -249,7 +253,13 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
 async fn lists_and_filters_hold_only_what_the_caller_may_see() {
     let world = World::start().await;
     for (kind, (id, _)) in &world.ids {
-        if [Kind::Network, Kind::MachineConfiguration].contains(kind) {
+        if [
+            Kind::ResourceMetadata,
+            Kind::Network,
+            Kind::MachineConfiguration,
+        ]
+        .contains(kind)
+        {
             continue;
         }
         for who in EVERYBODY.into_iter().skip(3) {
@@ -491,6 +501,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Network, first("local"));
+    ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
     ids.insert(Kind::Address, first(documents.addresses.all()[0].id()));
     ids.insert(Kind::Job, first(documents.jobs.all()[0].id()));

@@ -12,7 +12,8 @@ mod wording;
 use serde_json::{Map, Value};
 
 use super::{
-    Attribute, COMMON, Creation, Kind, Limit, Shape, Type, Violation, describe, scalar::found,
+    Attribute, COMMON, Creation, Kind, Shape, Type, Violation, describe, scalar::found,
+    table::ACTION,
 };
 
 pub(super) use wording::{join, one, unknown};
@@ -39,20 +40,12 @@ pub fn check(kind: Kind, body: &Value) -> Result<Map<String, Value>, Vec<Violati
 /// # Errors
 /// What is wrong with it.
 pub fn check_action(action: &str, body: &Value) -> Result<Map<String, Value>, Vec<Violation>> {
-    const FIELDS: &[Attribute] = &[
-        Attribute::new("action", Shape::Uri),
-        Attribute::new("force", Shape::Boolean),
-        Attribute::new("properties", Shape::Map).limit(Limit::Text(4096)),
-        Attribute::new("image", Shape::Uri),
-        Attribute::new("format", Shape::String),
-        Attribute::new("destination", Shape::Uri),
-    ];
     let mut checker = Checker::default();
     let mut result = match body {
         Value::Null => Map::new(),
         Value::Object(object) => {
             let object = without(object, &["resourceURI", "name", "description"]);
-            checker.members("Action", FIELDS, &object, "", true)
+            checker.members("Action", ACTION, &object, "", true)
         }
         other => {
             checker.complain("", format!("must be an Action, but is {}", found(other)));

@@ -18,8 +18,29 @@ pub struct Type {
     pub creation: Creation,
     /// Actions on `<id>/<action>`, by name.
     pub actions: &'static [&'static str],
+    /// What the provider can do with it, as ResourceMetadata tells.
+    pub capabilities: &'static [Capability],
     /// Attributes beside the common ones, in the order they are written.
     pub attributes: &'static [Attribute],
+}
+
+/// Something that providers may be able to do, and whether or how this one is (DSP0263 §5.13.3).
+#[derive(Clone, Copy, Debug)]
+pub struct Capability {
+    /// Its name, the last part of its URI.
+    pub name: &'static str,
+    /// `true`, `false`, or what the capability says it is.
+    pub value: &'static str,
+    /// For people.
+    pub description: &'static str,
+}
+
+impl Capability {
+    /// `http://schemas.dmtf.org/cimi/1/capability/Machine/UserData`
+    #[must_use]
+    pub fn uri(&self, kind: Kind) -> String {
+        format!("{}/capability/{kind}/{}", uri::CIMI, self.name)
+    }
 }
 
 /// The names of a top-level collection.
@@ -112,8 +133,6 @@ pub enum Shape {
     RefOrValue(Kind),
     /// Texts by keys.
     Map,
-    /// An object that is not looked into.
-    Object,
     /// A structure of these.
     Struct(&'static [Attribute]),
     /// A structure of these that is also read with the named member flattened into it.
@@ -199,6 +218,11 @@ impl Attribute {
 
     pub(super) const fn in_tag(mut self) -> Self {
         self.place = Place::Tag;
+        self
+    }
+
+    pub(super) const fn in_content(mut self) -> Self {
+        self.place = Place::Content;
         self
     }
 

@@ -38,6 +38,7 @@ macro_rules! kinds {
 
 kinds! {
     CloudEntryPoint,
+    ResourceMetadata,
     Machine,
     MachineConfiguration,
     MachineImage,

@@ -7,7 +7,7 @@ use super::{Attribute, Limit, Shape};
 use crate::Timestamp;
 
 /// Texts of attributes without another limit: one line of at most so many bytes.
-const LINE_AT_MOST: usize = 255;
+pub(super) const LINE_AT_MOST: usize = 255;
 
 /// Brings a value to a single-valued shape, or says what is wrong with it. `Ok(None)` means that
 /// there is no value: an empty text.

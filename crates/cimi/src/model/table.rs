@@ -1,7 +1,7 @@
 //! The table itself: DSP0263 1.0.1 §5 and what StratusLab adds, as far as it is offered.
 
 use super::{
-    Attribute, Collection, Creation, Kind, Limit, Namespace,
+    Attribute, Capability, Collection, Creation, Kind, Limit, Namespace,
     Shape::{
         self, Array, Boolean, Collection as Own, DateTime, Decimal, Flattened, Integer, Map, Ref,
         RefOrValue, String, Struct, Uri,
@@ -85,14 +85,44 @@ const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static st
         member_key,
         creation: Creation::Never,
         actions: &[],
+        capabilities: &[],
         attributes: &[],
     }
 }
 
+const fn can(name: &'static str, value: &'static str, description: &'static str) -> Capability {
+    Capability {
+        name,
+        value,
+        description,
+    }
+}
+
+/// The parameters of queries: of every list and resource, and told of the CloudEntryPoint.
+const QUERIES: &[Capability] = &[
+    can("ExpandParameterQuery", "true", "$expand, one step deep"),
+    can(
+        "FilterParameterQuery",
+        "true",
+        "$filter, on every attribute",
+    ),
+    can(
+        "FirstParameterAndLastParameterQuery",
+        "true",
+        "$first and $last",
+    ),
+    can("SelectParameterQuery", "true", "$select"),
+    can("FormatParameterQuery", "true", "$format: json, xml"),
+    can("OrderByParameterQuery", "true", "$orderby"),
+    can("MaxPropertyItems", "256", "entries of `properties`"),
+];
+
 const CLOUD_ENTRY_POINT: Type = Type {
     collection: None,
+    capabilities: QUERIES,
     attributes: &[
         seen("baseURI", Uri),
+        seen("resourceMetadata", Ref(&[])),
         seen("machines", Ref(&[])),
         seen("machineTemplates", Ref(&[])),
         seen("machineConfigs", Ref(&[])),
@@ -112,6 +142,46 @@ const CLOUD_ENTRY_POINT: Type = Type {
     ..standard(Kind::CloudEntryPoint, "", "cloudEntryPoints")
 };
 
+const RESOURCE_METADATA: Type = Type {
+    attributes: &[
+        seen("typeURI", Uri),
+        seen(
+            "attributes",
+            Array(&Struct(&[
+                seen("name", String).in_tag(),
+                seen("namespace", Uri).in_tag(),
+                seen("type", String).in_tag(),
+                seen("required", Boolean).in_tag(),
+                seen("constraints", Array(&Struct(&[seen("value", String)]))),
+            ])),
+        ),
+        seen(
+            "capabilities",
+            Array(&Struct(&[
+                seen("name", String).in_tag(),
+                seen("uri", Uri).in_tag(),
+                seen("description", String).in_tag(),
+                seen("value", String).in_content(),
+            ])),
+        ),
+        seen(
+            "actions",
+            Array(&Struct(&[
+                seen("name", String).in_tag(),
+                seen("uri", Uri).in_tag(),
+                seen("method", String).in_tag(),
+                seen("inputMessage", String).in_tag(),
+                seen("outputMessage", String).in_tag(),
+            ])),
+        ),
+    ],
+    ..standard(
+        Kind::ResourceMetadata,
+        "resourceMetadata",
+        "resourceMetadatas",
+    )
+};
+
 const MACHINE: Type = Type {
     creation: Creation::Template {
         member: "machineTemplate",
@@ -119,6 +189,54 @@ const MACHINE: Type = Type {
         beside: &[],
     },
     actions: &["start", "stop", "restart", "kill", "shutdown"],
+    capabilities: &[
+        can(
+            "DefaultInitialState",
+            "STARTED",
+            "the state of a machine that was made without initialState",
+        ),
+        can(
+            "InitialStates",
+            "STARTED,STOPPED",
+            "the states that initialState may name",
+        ),
+        can(
+            "MachineTemplateByValue",
+            "true",
+            "machineTemplate may be a value",
+        ),
+        can(
+            "MachineConfigByValue",
+            "true",
+            "machineConfig may be a value",
+        ),
+        can(
+            "MachineImageByValue",
+            "false",
+            "machineImage is a reference",
+        ),
+        can(
+            "MachineCredentialByValue",
+            "true",
+            "credential may be a value",
+        ),
+        can(
+            "MachineVolumeTemplatesByValue",
+            "true",
+            "volumeTemplate may be a value",
+        ),
+        can("MachineStopForce", "true", "stop and restart take force"),
+        can(
+            "MachineStopForceDefault",
+            "false",
+            "without force the guest is asked to stop",
+        ),
+        can(
+            "UserData",
+            "cloud-init",
+            "userData comes on a medium of the NoCloud kind",
+        ),
+    ],
     attributes: &[
         seen("state", String),
         a("cpu", Integer).limit(CPU),
@@ -289,6 +407,11 @@ const MACHINE_TEMPLATE: Type = Type {
 };
 
 const CREDENTIAL: Type = Type {
+    capabilities: &[can(
+        "CredentialTemplateByValue",
+        "true",
+        "credentialTemplate is a value",
+    )],
     creation: Creation::Plain {
         wrapper: Some("credentialTemplate"),
     },
@@ -301,6 +424,19 @@ const CREDENTIAL: Type = Type {
 };
 
 const VOLUME: Type = Type {
+    capabilities: &[
+        can(
+            "VolumeTemplateByValue",
+            "true",
+            "volumeTemplate may be a value",
+        ),
+        can("VolumeConfigByValue", "true", "volumeConfig may be a value"),
+        can(
+            "SharedVolumeSupport",
+            "false",
+            "a volume is attached to one machine at a time",
+        ),
+    ],
     creation: Creation::Template {
         member: "volumeTemplate",
         kind: Kind::VolumeTemplate,
@@ -522,6 +658,7 @@ const MACHINE_NETWORK_INTERFACE: Type = Type {
 pub const fn describe(kind: Kind) -> &'static Type {
     match kind {
         Kind::CloudEntryPoint => &CLOUD_ENTRY_POINT,
+        Kind::ResourceMetadata => &RESOURCE_METADATA,
         Kind::Machine => &MACHINE,
         Kind::MachineConfiguration => &MACHINE_CONFIGURATION,
         Kind::MachineImage => &MACHINE_IMAGE,

@@ -64,6 +64,12 @@ pub trait Attributes {
     /// The value of a public attribute; `None` if it is absent, unknown, or not a single value.
     fn attribute(&self, name: &str) -> Option<Scalar<'_>>;
 
+    /// The values of a public attribute that has several; empty for all others.
+    fn several(&self, name: &str) -> Vec<Scalar<'_>> {
+        let _ = name;
+        Vec::new()
+    }
+
     /// The value of one of the user's own properties.
     fn property(&self, key: &str) -> Option<&str>;
 }

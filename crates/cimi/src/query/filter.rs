@@ -147,19 +147,28 @@ impl Filter {
     }
 
     /// Whether a document satisfies this. Attribute and literal are compared as what the literal
-    /// is; an attribute that is absent, or can't be read so, satisfies only `!=`.
+    /// is; an attribute that is absent, or can't be read so, satisfies only `!=`. Of several values of
+    /// one attribute one must satisfy it, and for `!=` all.
     pub fn matches<D: Attributes + ?Sized>(&self, document: &D) -> bool {
         match self {
             Self::Attribute {
                 name,
                 comparison,
                 value,
-            } => document
-                .attribute(name)
-                .and_then(|scalar| compare(&scalar, value))
-                .map_or(*comparison == Comparison::NotEqual, |ordering| {
-                    comparison.accepts(ordering)
-                }),
+            } => {
+                let satisfies = |scalar: &Scalar<'_>| {
+                    compare(scalar, value).map_or(*comparison == Comparison::NotEqual, |ordering| {
+                        comparison.accepts(ordering)
+                    })
+                };
+                match document.attribute(name) {
+                    Some(scalar) => satisfies(&scalar),
+                    None if *comparison == Comparison::NotEqual => {
+                        document.several(name).iter().all(satisfies)
+                    }
+                    None => document.several(name).iter().any(satisfies),
+                }
+            }
             Self::Property { key, equal, value } => {
                 (document.property(key) == Some(value.as_str())) == *equal
             }
@@ -266,6 +275,15 @@ mod tests {
             self.0.get(name).cloned()
         }
 
+        fn several(&self, name: &str) -> Vec<Scalar<'_>> {
+            let all: &[&str] = if name == "addresses" {
+                &["10.0.0.1", "10.0.0.2"]
+            } else {
+                &[]
+            };
+            all.iter().map(|text| Scalar::from(*text)).collect()
+        }
+
         fn property(&self, key: &str) -> Option<&str> {
             (key == "group").then_some("prod")
         }
@@ -300,6 +318,10 @@ mod tests {
             ("created>2014-07-31", true),
             ("created=2014-08-01T12:20:30+02:00", true),
             ("created<2014-08-01T10:20:30.001Z", true),
+            ("addresses='10.0.0.2'", true),
+            ("addresses='10.0.0.3'", false),
+            ("addresses!='10.0.0.2'", false),
+            ("addresses!='10.0.0.3'", true),
             ("nothing=1", false),
             ("nothing!=1", true),
             ("nothing<1", false),

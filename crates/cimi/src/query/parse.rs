@@ -514,7 +514,69 @@ mod tests {
         })
     }
 
+    /// Texts by the grammar itself: blanks anywhere, both kinds of quotes, values on either side.
+    fn texts() -> impl Strategy<Value = String> {
+        let blank = || "[ \t]{0,2}";
+        let quoted = || {
+            ("[a-z '\"\\\\é]{0,6}", any::<bool>()).prop_map(|(text, double)| {
+                let quote = if double { '"' } else { '\'' };
+                let mut out = String::from(quote);
+                for c in text.chars() {
+                    if c == quote || c == '\\' {
+                        out.push('\\');
+                    }
+                    out.push(c);
+                }
+                out.push(quote);
+                out
+            })
+        };
+        let value = prop_oneof![
+            "[0-9]{1,9}",
+            Just("true".to_owned()),
+            Just("false".to_owned()),
+            quoted(),
+            (1970..2200, 1..=12, 1..=28).prop_map(|(y, m, d)| format!("{y}-{m:02}-{d:02}")),
+            (0..24, 0..60, 0..60, "[0-9]{1,4}", "Z|[+-]0[0-9]:[0-5][0-9]").prop_map(
+                |(h, m, s, part, zone)| format!("2014-08-01T{h:02}:{m:02}:{s:02}.{part}{zone}")
+            ),
+        ];
+        let name = "[b-eg-su-z_][a-zA-Z0-9_]{0,6}".prop_filter("no word", |name: &String| {
+            !["property", "or", "and"].contains(&name.as_str())
+        });
+        let operator = "<|<=|=|>=|>|!=";
+        let comparison = (name, blank(), operator, blank(), value, any::<bool>()).prop_map(
+            |(name, before, operator, after, value, mirrored)| {
+                if mirrored {
+                    format!("{value}{before}{operator}{after}{name}")
+                } else {
+                    format!("{name}{before}{operator}{after}{value}")
+                }
+            },
+        );
+        let property = (quoted(), blank(), "=|!=", blank(), quoted()).prop_map(
+            |(key, before, operator, after, value)| {
+                format!("property[{before}{key}{after}]{after}{operator}{before}{value}")
+            },
+        );
+        prop_oneof![comparison, property].prop_recursive(4, 24, 3, move |inner| {
+            prop_oneof![
+                (inner.clone(), "and|or", inner.clone())
+                    .prop_map(|(a, word, b)| format!("{a} {word} {b}")),
+                (blank(), inner).prop_map(|(blank, inner)| format!("({blank}{inner}{blank})")),
+            ]
+        })
+    }
+
     proptest! {
+        #[test]
+        fn whatever_the_grammar_allows_is_read_and_prints_as_what_reads_the_same(text in texts()) {
+            let filter = Filter::parse(&text);
+            prop_assert!(filter.is_ok(), "{}: {:?}", text, filter);
+            let printed = filter.clone().unwrap().to_string();
+            prop_assert_eq!(Filter::parse(&printed), filter, "{} printed as {}", text, printed);
+        }
+
         #[test]
         fn printed_filters_parse_back(filter in filters()) {
             let text = filter.to_string();

@@ -61,16 +61,7 @@ impl Cimi {
     }
 
     pub(super) fn represent(&self, view: &View, select: &Select, format: Format) -> Bytes {
-        let whole = *select == Select::All;
-        if whole && let Some(bytes) = self.rendered.get(view, format) {
-            return bytes;
-        }
-        let attributes = view.document.attributes(view.right);
-        let bytes = written(view, &attributes, select, format);
-        if whole {
-            self.rendered.insert(view, format, &bytes);
-        }
-        bytes
+        self.rendered.represent(view, select, format)
     }
 
     /// A list as a `GET` asks for it.
@@ -179,7 +170,12 @@ impl Cimi {
 }
 
 /// A view with these attributes.
-fn written(view: &View, attributes: &Map<String, Value>, select: &Select, format: Format) -> Bytes {
+pub(super) fn written(
+    view: &View,
+    attributes: &Map<String, Value>,
+    select: &Select,
+    format: Format,
+) -> Bytes {
     let operations: Vec<(String, String)> = view
         .document
         .operations(view.right)

@@ -60,7 +60,7 @@ pub(super) type Answer = Result<Response<ResponseBody>, Problem>;
 /// The CIMI door.
 pub(crate) struct Cimi {
     pub(super) api: Arc<dyn CloudApi>,
-    pub(super) rendered: Rendered,
+    pub(super) rendered: Arc<Rendered>,
 }
 
 impl Cimi {
@@ -68,7 +68,7 @@ impl Cimi {
     pub(crate) fn new(api: Arc<dyn CloudApi>, cache_bytes: usize) -> Self {
         Self {
             api,
-            rendered: Rendered::new(cache_bytes),
+            rendered: Arc::new(Rendered::new(cache_bytes)),
         }
     }
 

@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use cimi::Right;
+use cimi::{Right, query::Select};
 use cloud::View;
 use parking_lot::Mutex;
 
-use super::negotiation::Format;
+use super::{answers::written, negotiation::Format};
 
 /// Representation by id, right and form, as of a stamp.
 type Entries = HashMap<Key, (u64, Bytes)>;
@@ -45,8 +45,22 @@ impl Rendered {
         }
     }
 
+    /// A view in a form: at hand if it is whole and hasn't changed, else written.
+    pub(super) fn represent(&self, view: &View, select: &Select, format: Format) -> Bytes {
+        let whole = *select == Select::All;
+        if whole && let Some(bytes) = self.get(view, format) {
+            return bytes;
+        }
+        let attributes = view.document.attributes(view.right);
+        let bytes = written(view, &attributes, select, format);
+        if whole {
+            self.insert(view, format, &bytes);
+        }
+        bytes
+    }
+
     /// The representation of this very content, if it is at hand.
-    pub(super) fn get(&self, view: &View, format: Format) -> Option<Bytes> {
+    fn get(&self, view: &View, format: Format) -> Option<Bytes> {
         let stamp = view.stamp?;
         let key = key(view, format);
         let mut generations = self.generations.lock();
@@ -62,7 +76,7 @@ impl Rendered {
     }
 
     /// Keeps a representation, if its view says what it is of.
-    pub(super) fn insert(&self, view: &View, format: Format, bytes: &Bytes) {
+    fn insert(&self, view: &View, format: Format, bytes: &Bytes) {
         if let Some(stamp) = view.stamp {
             let mut generations = self.generations.lock();
             self.put(&mut generations, key(view, format), stamp, bytes.clone());

@@ -11,7 +11,7 @@ use cimi::{
 };
 use cloud::{
     Check, CloudError, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus,
-    OpContext, Page, Rel, Result, Upload, View,
+    OpContext, Page, Rel, Result, Since, Upload, View, Watched, Watching,
 };
 use doors::{Body, CloudApi};
 use futures::StreamExt;
@@ -138,6 +138,25 @@ impl CloudApi for FakeCloud {
             members: all.into_iter().take(last).skip(first - 1).collect(),
             can_add: true,
         })
+    }
+
+    async fn watch(
+        &self,
+        _: &OpContext,
+        kind: Kind,
+        query: &Query,
+        since: Since,
+    ) -> Result<Watching> {
+        self.told(format!("watch {kind} {since:?} {}", query.filter.is_some()));
+        let said = [
+            Watched::Reset,
+            Watched::Changed(self.view(kind, "1")),
+            Watched::Removed("Machine/2".into()),
+            Watched::UpTo(41),
+        ];
+        Ok(Box::pin(
+            futures::stream::iter(said).chain(futures::stream::pending()),
+        ))
     }
 
     async fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {

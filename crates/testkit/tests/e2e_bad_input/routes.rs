@@ -43,7 +43,7 @@ fn bodies_that_are_no_documents(cloud: &TestCloud, machine: &str, wrong: &mut Ve
             .collect::<Vec<_>>()
             .join(",")
     );
-    let bodies: [(&str, &str, Bytes); 14] = [
+    let bodies: [(&str, &str, Bytes); 18] = [
         ("nothing", json, Bytes::new()),
         ("half an object", json, "{".into()),
         ("an array", json, "[]".into()),
@@ -69,6 +69,26 @@ fn bodies_that_are_no_documents(cloud: &TestCloud, machine: &str, wrong: &mut Ve
             "XML that expands",
             "application/xml",
             "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>".into(),
+        ),
+        (
+            "deep XML",
+            "application/xml",
+            format!("<Machine>{}", "<a>".repeat(DEEP)).into(),
+        ),
+        (
+            "many elements",
+            json,
+            format!("<Machine>{}</Machine>", "<address/>".repeat(50_000)).into(),
+        ),
+        (
+            "XML in UTF-16",
+            "application/xml",
+            Bytes::from_static(b"\xfe\xff\0<\0M\0/\0>"),
+        ),
+        (
+            "another root",
+            "application/xml",
+            "<Nothing xmlns='urn:x'/>".into(),
         ),
     ];
     let api = cloud.api();

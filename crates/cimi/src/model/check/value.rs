@@ -16,8 +16,6 @@ use crate::model::{
 const ENTRIES_AT_MOST: usize = 256;
 /// Bytes of a map's key.
 const KEY_AT_MOST: usize = 255;
-/// Nesting of objects that are not looked into.
-const DEPTH_AT_MOST: usize = 12;
 
 impl Checker {
     /// The attributes of a resource; `complete` if the required ones must be there.
@@ -87,7 +85,6 @@ impl Checker {
             Shape::Ref(kinds) => self.reference(kinds, value, path),
             Shape::RefOrValue(kind) => self.reference_or_value(*kind, value, path),
             Shape::Map => self.map(attribute.limit, value, path),
-            Shape::Object => self.object(value, path),
             Shape::Struct(fields) => self.structure(attribute.name, fields, value, path),
             Shape::Flattened(fields, member) => {
                 let value = nested(fields, member, value);
@@ -205,10 +202,10 @@ impl Checker {
         let mut result = Map::new();
         for (key, value) in object {
             let at = join(path, key);
-            if key.is_empty() || key.len() > KEY_AT_MOST || key.contains('\0') {
+            if key.is_empty() || key.len() > KEY_AT_MOST || !key.chars().all(scalar::is_character) {
                 self.complain(
                     &at,
-                    format!("is not a key: it needs 1 to {KEY_AT_MOST} bytes"),
+                    format!("is not a key: it needs 1 to {KEY_AT_MOST} bytes, none of them a control character"),
                 );
                 continue;
             }
@@ -221,14 +218,6 @@ impl Checker {
             }
         }
         (!result.is_empty()).then_some(Value::Object(result))
-    }
-
-    fn object(&mut self, value: &Value, path: &str) -> Option<Value> {
-        if depth(value) > DEPTH_AT_MOST {
-            self.complain(path, format!("is nested deeper than {DEPTH_AT_MOST}"));
-            return None;
-        }
-        Some(value.clone())
     }
 
     fn structure(
@@ -291,11 +280,4 @@ fn nested(fields: &[Attribute], member: &str, value: &Value) -> Value {
         result.insert(member.to_owned(), Value::Object(inside));
     }
     Value::Object(result)
-}
-fn depth(value: &Value) -> usize {
-    match value {
-        Value::Array(members) => 1 + members.iter().map(depth).max().unwrap_or(0),
-        Value::Object(object) => 1 + object.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
 }

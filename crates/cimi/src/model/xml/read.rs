@@ -374,6 +374,15 @@ impl<'x> Reader<'x> {
                 None => Kind::from_name(name).map_or(content, Content::Resource),
             };
         }
+        if let Content::Value(Shape::Struct(fields)) = content {
+            for field in fields.iter().filter(|field| field.place == Place::Tag) {
+                if let Some(value) = members.get_mut(field.name)
+                    && let Value::String(text) = value
+                {
+                    *value = single(&field.shape, text);
+                }
+            }
+        }
         let mut between = Between::default();
         loop {
             match self.token()? {

@@ -1,0 +1,261 @@
+//! Following a collection: what becomes of the members that the caller may see, as it happens.
+//!
+//! One follower a type ([`hub`]) looks at the cache's changes, remembers what each document was before, and tells all who
+//! watch. Each of these sees what its caller may see, by the access control list of that moment: what can't be seen any
+//! more is told as removed, what never could be isn't told at all. Nothing is kept for a watcher but its place: who is too
+//! slow for the last changes begins anew.
+
+mod hub;
+
+use std::{collections::HashMap, collections::VecDeque, pin::Pin, sync::Arc};
+
+use cimi::{
+    Right,
+    model::Kind,
+    query::Filter,
+    resources::{
+        Address, Credential, Event, Host, Image, Job, Machine, MachineConfiguration, MachineRecord,
+        MachineTemplate, Network, User, Volume, VolumeConfiguration, VolumeTemplate,
+    },
+};
+use documents::Documents;
+use futures::Stream;
+use parking_lot::Mutex;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use self::hub::{Batch, Hub, Place, Snapshot};
+use crate::{Cloud, CloudError, OpContext, Result, View, access, front::by_kind};
+
+/// Watches of one user at once.
+const OF_ONE_USER: usize = 16;
+/// Watches at once.
+const OF_ALL: usize = 1_024;
+
+/// From where on to watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Everything there is, then what changes.
+    Beginning,
+    /// What changes from now on.
+    Now,
+    /// What changed after this revision, as far as that is still known; else as from the beginning.
+    Revision(u64),
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug)]
+pub enum Watched {
+    /// What was told before counts no more: all members follow.
+    Reset,
+    /// A member is new or changed, and now this.
+    Changed(View),
+    /// There is no such member any more, or the caller may not see it, or it doesn't satisfy the filter.
+    Removed(Arc<str>),
+    /// Everything up to this revision has been told.
+    UpTo(u64),
+}
+
+/// What a watch tells, as it happens. Ends with the cloud only.
+pub type Watching = Pin<Box<dyn Stream<Item = Watched> + Send>>;
+
+/// All watches of a cloud.
+#[derive(Default)]
+pub(crate) struct Watches {
+    hubs: Mutex<HashMap<Kind, Arc<Hub>>>,
+    /// By user.
+    going_on: Mutex<HashMap<String, usize>>,
+}
+
+impl Cloud {
+    /// Follows a collection, as far as the caller may see its members and `filter` holds for them.
+    ///
+    /// # Errors
+    /// Those of a list; [`CloudError::Conflict`] for types that never change, [`CloudError::Unavailable`] if there are too
+    /// many watches.
+    pub fn watch(
+        &self,
+        context: &OpContext,
+        kind: Kind,
+        filter: Option<Filter>,
+        since: Since,
+    ) -> Result<Watching> {
+        let user = access::require_user(context)?;
+        if kind == Kind::Host {
+            access::require_admin(context, "see the hosts")?;
+        }
+        let hub = self.hub(kind)?;
+        let counted = Counted::one_more(self, user)?;
+        let (place, receiver) = hub.join();
+        let mut watcher = Watcher {
+            documents: self.0.documents.clone(),
+            context: context.clone(),
+            filter,
+            hub,
+            receiver,
+            told: place.revision,
+            waiting: VecDeque::new(),
+            _counted: counted,
+        };
+        watcher.begin(since, &place);
+        Ok(Box::pin(futures::stream::unfold(
+            watcher,
+            async |mut watcher| watcher.next().await.map(|watched| (watched, watcher)),
+        )))
+    }
+
+    fn hub(&self, kind: Kind) -> Result<Arc<Hub>> {
+        let documents = &self.0.documents;
+        let mut hubs = self.0.watches.hubs.lock();
+        if let Some(hub) = hubs.get(&kind) {
+            return Ok(Arc::clone(hub));
+        }
+        let hub = by_kind!(kind, R => Arc::new(Hub::start::<R>(documents.clone())), else {
+            return Err(CloudError::Conflict(format!("the {kind} of a cloud doesn't change: read it")));
+        });
+        hubs.insert(kind, Arc::clone(&hub));
+        Ok(hub)
+    }
+}
+
+/// A watch that is going on, until dropped.
+struct Counted {
+    cloud: Cloud,
+    user: String,
+}
+
+impl Counted {
+    fn one_more(cloud: &Cloud, user: &str) -> Result<Self> {
+        let mut going_on = cloud.0.watches.going_on.lock();
+        if going_on.values().sum::<usize>() >= OF_ALL {
+            return Err(CloudError::Unavailable(format!(
+                "{OF_ALL} watches are going on already; try again later"
+            )));
+        }
+        let own = going_on.entry(user.to_owned()).or_default();
+        if *own >= OF_ONE_USER {
+            return Err(CloudError::Unavailable(format!(
+                "you have {OF_ONE_USER} watches going on already; end one of them"
+            )));
+        }
+        *own += 1;
+        Ok(Self {
+            cloud: cloud.clone(),
+            user: user.to_owned(),
+        })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut going_on = self.cloud.0.watches.going_on.lock();
+        if let Some(own) = going_on.get_mut(&self.user) {
+            *own -= 1;
+            if *own == 0 {
+                going_on.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// One who watches.
+struct Watcher {
+    documents: Documents,
+    context: OpContext,
+    filter: Option<Filter>,
+    hub: Arc<Hub>,
+    receiver: Receiver<Arc<Batch>>,
+    /// All up to here has been told, or waits to be.
+    told: u64,
+    waiting: VecDeque<Watched>,
+    _counted: Counted,
+}
+
+impl Watcher {
+    fn begin(&mut self, since: Since, place: &Place) {
+        match since {
+            Since::Now => self.waiting.push_back(Watched::UpTo(place.revision)),
+            Since::Revision(revision) if self.replay(revision) => {}
+            Since::Beginning | Since::Revision(_) => self.everything(place.revision),
+        }
+    }
+
+    /// Tells what happened after `revision`, if that is still known.
+    fn replay(&mut self, revision: u64) -> bool {
+        let Some(missed) = self.hub.after(revision) else {
+            return false;
+        };
+        self.told = revision;
+        if missed.is_empty() {
+            self.waiting.push_back(Watched::UpTo(revision));
+        }
+        for batch in missed {
+            self.tell(&batch);
+        }
+        true
+    }
+
+    /// Tells of all members there are.
+    fn everything(&mut self, revision: u64) {
+        self.waiting.clear();
+        self.waiting.push_back(Watched::Reset);
+        let all = self.hub.readable(&self.documents, &self.context);
+        for snapshot in all {
+            if let Some(view) = self.seen(&*snapshot) {
+                self.waiting.push_back(Watched::Changed(view));
+            }
+        }
+        self.told = revision;
+        self.waiting.push_back(Watched::UpTo(revision));
+    }
+
+    fn tell(&mut self, batch: &Batch) {
+        if batch.revision <= self.told {
+            return;
+        }
+        for change in &batch.changes {
+            let now = change.now.as_ref().and_then(|now| self.seen(&**now));
+            match (now, &change.before) {
+                (Some(view), _) => self.waiting.push_back(Watched::Changed(view)),
+                (None, Some(before)) if self.seen(&**before).is_some() => {
+                    let id = before.resource_id();
+                    self.waiting.push_back(Watched::Removed(id));
+                }
+                (None, _) => {}
+            }
+        }
+        self.told = batch.revision;
+        self.waiting.push_back(Watched::UpTo(batch.revision));
+    }
+
+    /// A document, if the caller may see it and asked for such.
+    fn seen(&self, snapshot: &dyn Snapshot) -> Option<View> {
+        if self.context.right_on(snapshot.acl()) < Some(Right::View) {
+            return None;
+        }
+        let view = snapshot.view(&self.documents, &self.context);
+        let wanted = self
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter.matches(&view));
+        wanted.then_some(view)
+    }
+
+    async fn next(&mut self) -> Option<Watched> {
+        loop {
+            if let Some(watched) = self.waiting.pop_front() {
+                return Some(watched);
+            }
+            match self.receiver.recv().await {
+                Ok(batch) => self.tell(&batch),
+                Err(RecvError::Lagged(_)) => {
+                    let (place, receiver) = self.hub.join();
+                    self.receiver = receiver;
+                    if !self.replay(self.told) {
+                        self.everything(place.revision);
+                    }
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}

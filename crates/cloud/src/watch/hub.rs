@@ -1,0 +1,236 @@
+//! What all watches of one type share: one look at each change, and the last of them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use cimi::{Acl, resources::Resource};
+use documents::{Cached, Documents};
+use parking_lot::Mutex;
+use store::cache::Changed;
+use tokio::{
+    sync::broadcast::{Receiver, Sender, channel},
+    task::JoinHandle,
+};
+
+use crate::{
+    OpContext, View,
+    catalogue::{self, Public},
+};
+
+/// Changes that are remembered for those who come back.
+const REMEMBERED: usize = 4_096;
+/// Batches that a watcher may be behind before it has to look them up.
+const BEHIND: usize = 64;
+
+/// A document as it was at some moment.
+pub(super) trait Snapshot: Send + Sync {
+    /// `Machine/<uuid>`
+    fn resource_id(&self) -> Arc<str>;
+    /// Who may see it.
+    fn acl(&self) -> &Acl;
+    /// As the caller sees it.
+    fn view(&self, documents: &Documents, context: &OpContext) -> View;
+}
+
+impl<R: Public> Snapshot for Arc<Cached<R>> {
+    fn resource_id(&self) -> Arc<str> {
+        self.key.as_str().into()
+    }
+
+    fn acl(&self) -> &Acl {
+        Resource::acl(&self.document.0)
+    }
+
+    fn view(&self, documents: &Documents, context: &OpContext) -> View {
+        catalogue::view(documents, context, Arc::clone(self))
+    }
+}
+
+/// What became of one document.
+pub(super) struct Change {
+    /// What it was when it was last told of; `None`: it is new.
+    pub(super) before: Option<Arc<dyn Snapshot>>,
+    /// What it is; `None`: it is gone, or can't be read.
+    pub(super) now: Option<Arc<dyn Snapshot>>,
+}
+
+/// All that changed up to a revision.
+pub(super) struct Batch {
+    pub(super) revision: u64,
+    pub(super) changes: Vec<Change>,
+}
+
+/// Where those who watch are.
+pub(super) struct Place {
+    /// All changes up to this one have been told.
+    pub(super) revision: u64,
+}
+
+#[derive(Default)]
+struct History {
+    told: u64,
+    batches: VecDeque<Arc<Batch>>,
+    changes: usize,
+    /// All changes after this revision are remembered.
+    complete_after: u64,
+}
+
+impl History {
+    fn remember(&mut self, batch: &Arc<Batch>) {
+        self.told = batch.revision;
+        self.changes += batch.changes.len();
+        self.batches.push_back(Arc::clone(batch));
+        while self.changes > REMEMBERED
+            && let Some(forgotten) = self.batches.pop_front()
+        {
+            self.changes -= forgotten.changes.len();
+            self.complete_after = forgotten.revision;
+        }
+    }
+}
+
+type Readable = dyn Fn(&Documents, &OpContext) -> Vec<Arc<dyn Snapshot>> + Send + Sync;
+
+/// Follows one type for all who watch it.
+pub(super) struct Hub {
+    shared: Arc<Shared>,
+    readable: Box<Readable>,
+    follower: JoinHandle<()>,
+}
+
+struct Shared {
+    history: Mutex<History>,
+    sender: Sender<Arc<Batch>>,
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Hub {
+    /// Begins to follow. Ends when dropped.
+    pub(super) fn start<R: Public>(documents: Documents) -> Self {
+        let mut changes = documents.view::<R>().changes();
+        let mut known = HashMap::new();
+        // What is there already is no change.
+        while let Some(changed) = changes.try_next() {
+            note::<R>(&mut known, changed);
+        }
+        let revision = documents.revision().0;
+        let shared = Arc::new(Shared {
+            history: Mutex::new(History {
+                told: revision,
+                // What is applied just now may have been among the above.
+                complete_after: revision + 1,
+                ..History::default()
+            }),
+            sender: channel(BEHIND).0,
+        });
+        let follower = {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                loop {
+                    let first = changes.next().await;
+                    // All changes up to this revision have been noted as such, and come out below.
+                    let revision = documents.revision().0;
+                    let mut batch = Vec::new();
+                    batch.extend(note::<R>(&mut known, first));
+                    while let Some(changed) = changes.try_next() {
+                        batch.extend(note::<R>(&mut known, changed));
+                    }
+                    shared.publish(revision, batch);
+                }
+            })
+        };
+        let readable = |documents: &Documents, context: &OpContext| {
+            let all = documents.readable::<R>(context.user(), context.roles());
+            all.into_iter()
+                .map(|document| Arc::new(document) as Arc<dyn Snapshot>)
+                .collect()
+        };
+        Self {
+            shared,
+            readable: Box::new(readable),
+            follower,
+        }
+    }
+
+    /// Listens to what changes after a place.
+    pub(super) fn join(&self) -> (Place, Receiver<Arc<Batch>>) {
+        let history = self.shared.history.lock();
+        let place = Place {
+            revision: history.told,
+        };
+        (place, self.shared.sender.subscribe())
+    }
+
+    /// What changed after a revision; `None` if that isn't known any more, or not yet.
+    pub(super) fn after(&self, revision: u64) -> Option<Vec<Arc<Batch>>> {
+        let history = self.shared.history.lock();
+        if revision < history.complete_after || revision > history.told {
+            return None;
+        }
+        let missed = history.batches.iter();
+        Some(
+            missed
+                .filter(|batch| batch.revision > revision)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// All that the caller may see now.
+    pub(super) fn readable(
+        &self,
+        documents: &Documents,
+        context: &OpContext,
+    ) -> Vec<Arc<dyn Snapshot>> {
+        (self.readable)(documents, context)
+    }
+}
+
+impl Shared {
+    fn publish(&self, revision: u64, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let mut history = self.history.lock();
+        // The first of a batch may have been applied before its revision counted as reached.
+        let revision = revision.max(history.told + 1);
+        let batch = Arc::new(Batch { revision, changes });
+        history.remember(&batch);
+        // Nobody may be listening; who comes later looks it up.
+        let _ = self.sender.send(batch);
+    }
+}
+
+/// What a change is to those who know what was before.
+fn note<R: Public>(
+    known: &mut HashMap<Arc<str>, Arc<Cached<R>>>,
+    changed: Changed<documents::Doc<R>>,
+) -> Option<Change> {
+    let erased = |document: Arc<Cached<R>>| Arc::new(document) as Arc<dyn Snapshot>;
+    match changed {
+        Changed::Present(document) => {
+            let before = known.insert(document.id().into(), Arc::clone(&document));
+            if before
+                .as_ref()
+                .is_some_and(|before| before.revision == document.revision)
+            {
+                return None;
+            }
+            Some(Change {
+                before: before.map(erased),
+                now: Some(erased(document)),
+            })
+        }
+        Changed::Removed(id) | Changed::Unreadable(id) => Some(Change {
+            before: Some(erased(known.remove(&id)?)),
+            now: None,
+        }),
+    }
+}
