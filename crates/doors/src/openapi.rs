@@ -93,6 +93,9 @@ fn query_parameters() -> Value {
         "last": number("$last", "Up to this member"),
         "format": json!({"name": "$format", "in": "query", "description": "Instead of Accept",
             "schema": {"type": "string", "enum": ["json", "xml"]}}),
+        "since": parameter("$since", "As text/event-stream: what changed after this revision, or `now`"),
+        "lastEventId": json!({"name": "Last-Event-ID", "in": "header", "schema": {"type": "integer"},
+            "description": "As text/event-stream: what changed after this revision"}),
         "ifMatch": json!({"name": "If-Match", "in": "header", "schema": {"type": "string"},
             "description": "Only if it still is what has this ETag; else 412"}),
         "ifNoneMatch": json!({"name": "If-None-Match", "in": "header", "schema": {"type": "string"},
@@ -144,6 +147,18 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
 
 fn parameters(route: &Route<'_>, method: &str) -> &'static [&'static str] {
     match (route, method) {
+        (Route::Collection(_), "GET") => &[
+            "filter",
+            "orderby",
+            "first",
+            "last",
+            "select",
+            "expand",
+            "format",
+            "since",
+            "lastEventId",
+            "ifNoneMatch",
+        ],
         (Route::Collection(_) | Route::OwnCollection(..), "GET" | "HEAD") => &[
             "filter",
             "orderby",
