@@ -5,7 +5,7 @@
 //!
 //! - [`Accounts`]: verifies user names and passwords.
 //! - [`Hashing`]: rations the slow computing of hashes, for logins and new passwords alike.
-//! - [`password`]: policy, hashing, generation.
+//! - [`password`]: policy, hashing, generation; the formats are those of crate `passwords`.
 
 #![cfg_attr(
     test,
@@ -22,3 +22,4 @@ mod recent;
 pub use accounts::{Accounts, LoginError, Settings, UserSource};
 pub use hashing::{HashError, Hashing};
 pub use identity::Identity;
+pub use passwords::Cost;

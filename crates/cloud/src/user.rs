@@ -5,7 +5,11 @@
 
 use std::sync::Arc;
 
-use accounts::HashError;
+use accounts::{
+    HashError, UserSource,
+    password::{PolicyError, is_hash},
+};
+use async_trait::async_trait;
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp, UserId,
     common::{ADMIN_ROLE, Principal},
@@ -235,12 +239,51 @@ impl Cloud {
 
     /// The hash of a password that satisfies the policy.
     async fn hash(&self, context: &OpContext, value: &Value) -> Result<String> {
-        let clear = value.as_str().unwrap_or_default().to_owned();
-        let hashed = self.0.settings.passwords.hash(clear, context.peer).await;
+        let given = value.as_str().unwrap_or_default().to_owned();
+        let invalid = |error: PolicyError| CloudError::invalid("password", error.to_string());
+        // Accounts of another cloud come with theirs. Users don't choose what checking their password costs.
+        if context.is_admin() && is_hash(&given).map_err(invalid)? {
+            return Ok(given);
+        }
+        let hashed = self.0.settings.passwords.hash(given, context.peer).await;
         hashed.map_err(|error| match error {
-            HashError::Policy(error) => CloudError::invalid("password", error.to_string()),
+            HashError::Policy(error) => invalid(error),
             HashError::Busy => CloudError::Unavailable(error.to_string()),
         })
+    }
+}
+
+#[async_trait]
+impl UserSource for Cloud {
+    fn find(&self, login: &str) -> Option<Arc<User>> {
+        let found = self.0.documents.users.by_index("login", login);
+        // A user's own name counts more than another's other name.
+        let own = found.iter().find(|user| user.username == login);
+        own.or(found.first())
+            .map(|user| Arc::new(user.document.0.clone()))
+    }
+
+    async fn rehashed(&self, read: &User, hash: String) {
+        let kept = self
+            .0
+            .documents
+            .update(read.id.local(), |user: &mut User| {
+                let is_same = user.password == read.password;
+                if is_same {
+                    user.password = Some(hash.clone());
+                }
+                Ok::<bool, CloudError>(is_same)
+            })
+            .await;
+        match kept {
+            Ok(_) => tracing::info!(
+                username = read.username,
+                "the password is kept as a stronger hash"
+            ),
+            Err(error) => {
+                tracing::warn!(username = read.username, %error, "the password stays as it was hashed");
+            }
+        }
     }
 }
 

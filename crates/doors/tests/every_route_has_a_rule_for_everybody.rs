@@ -3,16 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use crate::support::client::{PATIENCE, Reply, login};
-use accounts::{Accounts, Hashing, UserSource};
+use accounts::{Accounts, Cost, Hashing};
 use cimi::{
-    Acl, AclRule, Common, PrincipalType, Right, Timestamp,
-    common::Principal,
-    lifecycle::Phase,
-    model::Kind,
-    resources::{MachineRecord, User},
+    Acl, AclRule, Common, PrincipalType, Right, Timestamp, common::Principal, lifecycle::Phase,
+    model::Kind, resources::MachineRecord,
 };
 use cloud::{
     Cloud, NoServices,
@@ -289,21 +286,12 @@ struct World {
     _folder: tempfile::TempDir,
 }
 
-struct Users(Documents);
-
-impl UserSource for Users {
-    fn find(&self, login: &str) -> Option<Arc<User>> {
-        let user = self.0.users.get(login)?;
-        Some(Arc::new(user.document.0.clone()))
-    }
-}
-
 impl World {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("db")).unwrap();
         let documents = Documents::open(Arc::new(store)).await.unwrap();
-        let (hashing, services) = (Hashing::with_cost(4), Arc::new(NoServices));
+        let (hashing, services) = (Hashing::with_cost(Cost::NONE), Arc::new(NoServices));
         let settings = cloud::Settings {
             passwords: hashing.clone(),
             ..testing::settings()
@@ -313,9 +301,12 @@ impl World {
             .unwrap();
         let ids = resources(&cloud, &documents).await;
         let accounts = Accounts::new(
-            Arc::new(Users(documents.clone())),
+            Arc::new(cloud.clone()),
             hashing,
-            accounts::Settings::default(),
+            accounts::Settings {
+                refused_after: Duration::ZERO,
+                ..accounts::Settings::default()
+            },
         );
         let doors = Doors::new(Arc::new(cloud), Arc::new(accounts), Settings::default());
         let server = Server::new(Arc::new(doors), Limits::default(), None);

@@ -24,7 +24,6 @@ mod cloud;
 mod commands;
 mod config;
 mod console_filter;
-mod des_crypt;
 mod failure;
 mod image_source;
 mod machine_table;

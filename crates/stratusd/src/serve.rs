@@ -8,9 +8,8 @@
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 
-use accounts::{Accounts, Hashing, UserSource};
+use accounts::{Accounts, Hashing};
 use anyhow::{Context as _, bail};
-use cimi::resources::User;
 use cloud::Cloud;
 use documents::Documents;
 use doors::{Doors, Running, Server, tls};
@@ -115,7 +114,7 @@ pub async fn serve(
     };
     let door = if roles.has(Role::Entry) {
         let tls = certificate.clone();
-        Some(open_doors(&config, &cloud, &documents, tls, open_files, passwords).await?)
+        Some(open_doors(&config, &cloud, tls, open_files, passwords).await?)
     } else {
         None
     };
@@ -180,13 +179,12 @@ async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<
 async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
-    documents: &Documents,
     certificate: Option<Arc<tls::Certificate>>,
     open_files: u64,
     passwords: Hashing,
 ) -> anyhow::Result<Running> {
     let accounts = Accounts::new(
-        Arc::new(Users(documents.clone())),
+        Arc::new(cloud.clone()),
         passwords,
         settings::accounts(config),
     );
@@ -267,19 +265,6 @@ fn url(config: &Config, door: &Running) -> String {
         IpAddr::V4(ip) => ip.to_string(),
     };
     format!("{scheme}://{host}:{}", door.address.port())
-}
-
-/// Users as the account service finds them.
-struct Users(Documents);
-
-impl UserSource for Users {
-    fn find(&self, login: &str) -> Option<Arc<User>> {
-        let found = self.0.users.by_index("login", login);
-        // A user's own name counts more than another's other name.
-        let own = found.iter().find(|user| user.username == login);
-        own.or(found.first())
-            .map(|user| Arc::new(user.document.0.clone()))
-    }
 }
 
 /// The tasks of the parts that run, each with its name. Dropping this ends them at once.

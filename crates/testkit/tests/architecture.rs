@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// The crates of ours that each crate may use. What is not here is a decision: take it in `ARCHITECTURE.md`, then here.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("accounts", &["cimi"]),
+    ("accounts", &["cimi", "passwords"]),
     ("cimi", &[]),
     (
         "cloud",
@@ -30,10 +30,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("documents", &["cimi", "store"]),
     ("doors", &["accounts", "cimi", "cloud"]),
     ("network", &[]),
+    ("passwords", &[]),
     ("scheduler", &["cimi", "documents", "store"]),
     ("storage", &["cimi", "documents", "store"]),
     ("store", &[]),
-    ("stratus", &["cimi", "context"]),
+    ("stratus", &["cimi", "context", "passwords"]),
     (
         "stratusd",
         &[

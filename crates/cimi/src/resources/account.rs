@@ -27,7 +27,7 @@ pub struct User {
     /// Where to write to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// bcrypt hash. Never shown.
+    /// Its hash, in one of the formats of crate `passwords`; new ones are argon2id. Never shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
     /// Whether the account can be used.

@@ -335,14 +335,16 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Accounts {
-    pub password_cost: u32,
+    pub password_memory_kib: u32,
+    pub password_passes: u32,
     pub remembered_minutes: u64,
 }
 
 impl Default for Accounts {
     fn default() -> Self {
         Self {
-            password_cost: 12,
+            password_memory_kib: 19_456,
+            password_passes: 2,
             remembered_minutes: 15,
         }
     }
