@@ -7,7 +7,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use cimi::resources::User;
+use cimi::{
+    Timestamp,
+    resources::{Token, User},
+};
 use passwords::Stored;
 use tokio::task::spawn_blocking;
 
@@ -19,6 +22,17 @@ pub trait UserSource: Send + Sync + 'static {
     /// The User document whose `username`, or one of whose `altnames`, is `login`. User documents
     /// only: a Credential of the same name is none.
     fn find(&self, login: &str) -> Option<Arc<User>>;
+
+    /// The token that has this digest.
+    fn find_token(&self, digest: &str) -> Option<Arc<Token>> {
+        let _ = digest;
+        None
+    }
+
+    /// Writes down that a token was used.
+    async fn token_used(&self, token: &Token, now: Timestamp, address: Option<IpAddr>) {
+        let _ = (token, now, address);
+    }
 
     /// Keeps `hash`, a stronger one of the same password, in place of the one in `user`. Does nothing if the account has
     /// changed since, or nothing can be written: the next login brings another one.
@@ -55,6 +69,9 @@ pub enum LoginError {
     /// Unknown user, wrong password or disabled account.
     #[error("user name or password is wrong, or the account is disabled")]
     Wrong,
+    /// A token that is none, or no more.
+    #[error("this token is unknown, revoked or expired, or its user can't log in")]
+    Token,
     /// Too many failures of this user from this address.
     #[error("too many failed logins; try again in {} s", .0.as_secs().max(1))]
     Blocked(Duration),
@@ -65,7 +82,7 @@ pub enum LoginError {
 
 /// Verifies credentials against the accounts of a [`UserSource`].
 pub struct Accounts {
-    source: Arc<dyn UserSource>,
+    pub(crate) source: Arc<dyn UserSource>,
     recent: Recent,
     attempts: Attempts,
     hashing: Hashing,
@@ -173,14 +190,15 @@ impl Accounts {
             .unwrap_or(user)
     }
 
-    fn usable(&self, login: &str) -> Option<Arc<User>> {
+    /// The account, if it can be used.
+    pub(crate) fn usable(&self, login: &str) -> Option<Arc<User>> {
         self.source.find(login).filter(|user| user.enabled)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use cimi::{Acl, Common, Timestamp, UserId};
+    use cimi::{Acl, Common, UserId};
     use parking_lot::Mutex;
     use passwords::Cost;
 

@@ -5,6 +5,7 @@
 //!
 //! - [`Accounts`]: verifies user names and passwords.
 //! - [`Hashing`]: rations the slow computing of hashes, for logins and new passwords alike.
+//! - [`token`]: what programs log in with.
 //! - [`password`]: policy, hashing, generation; the formats are those of crate `passwords`.
 
 #![cfg_attr(
@@ -18,8 +19,9 @@ mod hashing;
 mod identity;
 pub mod password;
 mod recent;
+pub mod token;
 
 pub use accounts::{Accounts, LoginError, Settings, UserSource};
 pub use hashing::{HashError, Hashing};
-pub use identity::Identity;
+pub use identity::{ByToken, Identity};
 pub use passwords::Cost;

@@ -13,6 +13,7 @@ mod credential;
 mod error;
 mod event;
 mod front;
+mod group;
 mod host;
 mod image;
 mod janitor;
@@ -28,6 +29,7 @@ mod resolve;
 mod services;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod token;
 mod user;
 mod volume;
 

@@ -62,6 +62,7 @@ pub fn caller(user: &str, roles: &[&str]) -> OpContext {
     let identity = Identity {
         user: user.into(),
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+        token: None,
     };
     OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
 }

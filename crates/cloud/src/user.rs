@@ -3,7 +3,7 @@
 //! Two things can't be mended by anybody once they happened, so they are refused: that what somebody owned falls to the
 //! next user of the same name, and that no administrator can log in any more.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use accounts::{
     HashError, UserSource,
@@ -15,7 +15,7 @@ use cimi::{
     common::{ADMIN_ROLE, Principal},
     model::{Changes, Kind},
     resources::{
-        Credential, Image, Machine, MachineConfiguration, MachineTemplate, User, Volume,
+        Credential, Image, Machine, MachineConfiguration, MachineTemplate, Token, User, Volume,
         VolumeConfiguration, VolumeTemplate,
     },
 };
@@ -263,6 +263,17 @@ impl UserSource for Cloud {
             .map(|user| Arc::new(user.document.0.clone()))
     }
 
+    fn find_token(&self, digest: &str) -> Option<Arc<Token>> {
+        let found = self.0.documents.tokens.by_index("digest", digest);
+        found
+            .first()
+            .map(|token| Arc::new(token.document.0.clone()))
+    }
+
+    async fn token_used(&self, token: &Token, now: Timestamp, address: Option<IpAddr>) {
+        self.note_token(token, now, address).await;
+    }
+
     async fn rehashed(&self, read: &User, hash: String) {
         let kept = self
             .0
@@ -305,6 +316,10 @@ fn permit(context: &OpContext, user: &User, changes: &[(&str, Option<&Value>)]) 
             "only administrators may change {}",
             user.id
         )));
+    }
+    if !changes.is_empty() {
+        // Who has the address of somebody's mail has the account, too.
+        access::require_password(context, "change accounts")?;
     }
     match changes
         .iter()

@@ -284,6 +284,15 @@ impl Doors {
                 "requests that change something are not taken from another site's pages",
             ));
         }
+        let may_only_look = identity
+            .and_then(|identity| identity.token.as_ref())
+            .is_some_and(|token| token.is_read_only);
+        if may_only_look && !reads {
+            return Err(Problem::new(
+                403,
+                "nothing can be changed with a token that is for reading only",
+            ));
+        }
         let known = identity.is_some();
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
@@ -302,7 +311,7 @@ impl Doors {
         if admitted {
             return Ok(());
         }
-        let text = "log in first: send user name and password by HTTP Basic";
+        let text = "log in first: send user name and password by HTTP Basic, or a token as Bearer";
         Err(auth::unauthorized(&head.headers, text))
     }
 
@@ -414,7 +423,15 @@ fn metrics_answer() -> Response<ResponseBody> {
 }
 
 fn who_asks(context: &OpContext) -> Response<ResponseBody> {
-    let body = serde_json::json!({"identity": context.user(), "roles": context.roles()});
+    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles()});
+    if let Some(token) = context.token() {
+        let scope = if token.is_read_only {
+            "read-only"
+        } else {
+            "full"
+        };
+        body["token"] = serde_json::json!({"href": token.id.to_string(), "scope": scope});
+    }
     health::json_answer(StatusCode::OK, &body)
 }
 

@@ -38,10 +38,17 @@ enum Who {
     Viewer,
     Editor,
     Owner,
+    /// The owner by a token.
+    Token,
+    /// By a token that is for reading.
+    ReadingToken,
+    /// By tokens that are no more.
+    ExpiredToken,
+    RevokedToken,
     Administrator,
 }
 
-const EVERYBODY: [Who; 8] = [
+const EVERYBODY: [Who; 12] = [
     Who::Nobody,
     Who::Guesser,
     Who::Disabled,
@@ -49,6 +56,10 @@ const EVERYBODY: [Who; 8] = [
     Who::Viewer,
     Who::Editor,
     Who::Owner,
+    Who::Token,
+    Who::ReadingToken,
+    Who::ExpiredToken,
+    Who::RevokedToken,
     Who::Administrator,
 ];
 
@@ -60,12 +71,27 @@ impl Who {
             Self::Stranger => "stranger",
             Self::Viewer => "viewer",
             Self::Editor => "editor",
-            Self::Owner | Self::Guesser => "owner",
+            Self::Owner
+            | Self::Guesser
+            | Self::Token
+            | Self::ReadingToken
+            | Self::ExpiredToken
+            | Self::RevokedToken => "owner",
             Self::Administrator => "root",
         }
     }
 
-    fn headers(self) -> String {
+    fn is_by_token(self) -> bool {
+        matches!(
+            self,
+            Self::Token | Self::ReadingToken | Self::ExpiredToken | Self::RevokedToken
+        )
+    }
+
+    fn headers(self, tokens: &BTreeMap<Self, String>) -> String {
+        if let Some(token) = tokens.get(&self) {
+            return format!("Authorization: Bearer {token}\r\n");
+        }
         match self {
             Self::Nobody => String::new(),
             // `owner:guess`
@@ -82,6 +108,8 @@ enum Rule {
     Anybody,
     /// All users.
     Users,
+    /// All users, but by their password only.
+    Passwords,
     /// Administrators; all other users are told that it is not for them.
     Administrators,
     /// Administrators; for all other users it isn't there.
@@ -94,6 +122,8 @@ enum Rule {
     Editors,
     /// The user it is about, and administrators. For others it isn't there.
     Themselves,
+    /// The same, the user by the password only.
+    ThemselvesByPassword,
 }
 
 /// The table.
@@ -117,14 +147,16 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
 
         ("/cimi/{type}", Some(Kind::Host), "GET" | "HEAD") => Administrators,
         ("/cimi/{type}", Some(_), "GET" | "HEAD") => Users,
-        ("/cimi/{type}", Some(Kind::User), "POST") => Administrators,
+        ("/cimi/{type}", Some(Kind::User | Kind::Group), "POST") => Administrators,
+        ("/cimi/{type}", Some(Kind::Token), "POST") => Passwords,
         ("/cimi/{type}", Some(_), "POST") => Users,
 
         ("/cimi/{type}/{id}", Some(Kind::Host), "GET" | "HEAD") => HiddenButForAdministrators,
         ("/cimi/{type}/{id}", Some(Kind::Network | Kind::MachineConfiguration), "GET" | "HEAD") => {
             Users
         }
-        ("/cimi/{type}/{id}", Some(Kind::User), "GET" | "HEAD" | "PUT") => Themselves,
+        ("/cimi/{type}/{id}", Some(Kind::User), "GET" | "HEAD") => Themselves,
+        ("/cimi/{type}/{id}", Some(Kind::User), "PUT") => ThemselvesByPassword,
         // Those that are offered are the administrators'.
         ("/cimi/{type}/{id}", Some(Kind::MachineConfiguration), "PUT" | "DELETE") => Administrators,
         ("/cimi/{type}/{id}", Some(Kind::User), "DELETE") => Administrators,
@@ -165,19 +197,26 @@ enum Outcome {
 }
 
 impl Rule {
-    fn outcome(self, who: Who) -> Outcome {
+    fn outcome(self, who: Who, reads: bool) -> Outcome {
         use Outcome::*;
         match (self, who) {
             // Who says who they are must be right about it.
-            (_, Who::Guesser | Who::Disabled) => LogIn,
+            (_, Who::Guesser | Who::Disabled | Who::ExpiredToken | Who::RevokedToken) => LogIn,
+            (_, Who::ReadingToken) if !reads => Refused,
+            // What a console says isn't for who may only look.
+            (Self::Editors, Who::ReadingToken) => Refused,
+            (Self::Passwords | Self::ThemselvesByPassword, Who::Token) => Refused,
             (Self::Anybody, _) => Reached,
             (_, Who::Nobody) => LogIn,
             (Self::NoUser, _) => Anyhow,
-            (Self::Users, _) | (_, Who::Administrator) => Reached,
+            (Self::Users | Self::Passwords, _) | (_, Who::Administrator) => Reached,
             (Self::Administrators, _) => Refused,
             (Self::HiddenButForAdministrators, _) => NotThere,
-            (Self::Themselves, Who::Owner) => Reached,
-            (Self::Themselves, _) => NotThere,
+            (
+                Self::Themselves | Self::ThemselvesByPassword,
+                Who::Owner | Who::Token | Who::ReadingToken,
+            ) => Reached,
+            (Self::Themselves | Self::ThemselvesByPassword, _) => NotThere,
             (Self::Viewers | Self::Editors, Who::Stranger) => NotThere,
             (Self::Editors, Who::Viewer) => Refused,
             (Self::Viewers | Self::Editors, _) => Reached,
@@ -212,7 +251,8 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
             for who in EVERYBODY {
                 let reply = world.ask(who, method, &path, &body).await;
                 asked += 1;
-                let expected = rule.outcome(who);
+                let reads = ["GET", "HEAD", "OPTIONS"].contains(&method);
+                let expected = rule.outcome(who, reads);
                 if !expected.allows(reply.status) {
                     writeln!(
                         wrong,
@@ -249,7 +289,9 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
         if [Kind::Network, Kind::MachineConfiguration].contains(kind) {
             continue;
         }
-        for who in EVERYBODY.into_iter().skip(3) {
+        let gone = [Who::ExpiredToken, Who::RevokedToken];
+        let known = EVERYBODY.into_iter().skip(3);
+        for who in known.filter(|who| !gone.contains(who)) {
             let sees = match kind {
                 Kind::Host => who == Who::Administrator,
                 Kind::User => who >= Who::Owner,
@@ -283,6 +325,8 @@ struct World {
     documents: Documents,
     /// Of each type: the id of the one there is, and of a member.
     ids: BTreeMap<Kind, (String, String)>,
+    /// Of those who have one.
+    tokens: BTreeMap<Who, String>,
     _folder: tempfile::TempDir,
 }
 
@@ -299,7 +343,8 @@ impl World {
         let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
             .await
             .unwrap();
-        let ids = resources(&cloud, &documents).await;
+        let mut ids = resources(&cloud, &documents).await;
+        let tokens = tokens(&cloud, &documents, &mut ids).await;
         let accounts = Accounts::new(
             Arc::new(cloud.clone()),
             hashing,
@@ -315,6 +360,7 @@ impl World {
             running,
             documents,
             ids,
+            tokens,
             _folder: folder,
         }
     }
@@ -339,6 +385,7 @@ impl World {
             (Some(Kind::User), _, "POST") => {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
+            (Some(Kind::Group), _, "POST") => json!({"groupname": "new"}).to_string(),
             (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
             (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
             (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
@@ -351,7 +398,7 @@ impl World {
     async fn ask(&self, who: Who, method: &str, path: &str, body: &str) -> Reply {
         let text = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{body}",
-            who.headers(),
+            who.headers(&self.tokens),
             body.len()
         );
         let mut received = Vec::new();
@@ -402,7 +449,8 @@ impl World {
 /// The users, and one resource of each type.
 async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
     let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
-    for who in EVERYBODY.into_iter().skip(2) {
+    let known = EVERYBODY.into_iter().skip(2);
+    for who in known.filter(|who| !who.is_by_token()) {
         let roles: &[&str] = if who == Who::Administrator {
             &["::ADMIN"]
         } else {
@@ -413,6 +461,8 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
         cloud.create(&root, Kind::User, object(body)).await.unwrap();
     }
     let mut ids = BTreeMap::new();
+    let group = object(json!({"groupname": "physics"}));
+    cloud.create(&root, Kind::Group, group).await.unwrap();
     let create = async |kind: Kind, body: Value| {
         let created = cloud.create(&owner, kind, object(body)).await.unwrap();
         created.view.id.split_once('/').unwrap().1.to_owned()
@@ -473,6 +523,17 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     share::<cimi::resources::Job>(documents).await;
     share::<cimi::resources::Event>(documents).await;
     share::<MachineRecord>(documents).await;
+    share::<cimi::resources::Group>(documents).await;
+    // Groups are the administrators' and nobody's else; here the owner has one.
+    let owned = documents.update("physics", |group: &mut cimi::resources::Group| {
+        group
+            .common
+            .acl
+            .owner
+            .clone_from(&Acl::owned_by_user("owner").owner);
+        Ok::<_, documents::DocumentsError>(true)
+    });
+    owned.await.unwrap();
     let nothing = String::new;
     let first = |id: &str| (id.to_owned(), nothing());
     ids.insert(Kind::Machine, (machine, attached));
@@ -481,12 +542,54 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::MachineRecord, first(record.id.local()));
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
+    ids.insert(Kind::Group, first("physics"));
     ids.insert(Kind::Network, first("local"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
     ids.insert(Kind::Address, first(documents.addresses.all()[0].id()));
     ids.insert(Kind::Job, first(documents.jobs.all()[0].id()));
     ids.insert(Kind::Event, first(documents.events.all()[0].id()));
     ids
+}
+
+/// Tokens of the owner: of all kinds, and one more that nobody uses.
+async fn tokens(
+    cloud: &Cloud,
+    documents: &Documents,
+    ids: &mut BTreeMap<Kind, (String, String)>,
+) -> BTreeMap<Who, String> {
+    let owner = caller("owner", &[]);
+    let mut tokens = BTreeMap::new();
+    for who in EVERYBODY.into_iter().filter(|who| who.is_by_token()) {
+        let scope = if who == Who::ReadingToken {
+            "read-only"
+        } else {
+            "full"
+        };
+        let body = object(json!({"scope": scope}));
+        let made = cloud.create(&owner, Kind::Token, body).await.unwrap();
+        let shown = made.view.document.attributes(made.view.right);
+        tokens.insert(who, shown["token"].as_str().unwrap().to_owned());
+        let id = made.view.id.split_once('/').unwrap().1;
+        if who == Who::RevokedToken {
+            cloud.delete(&owner, Kind::Token, id).await.unwrap();
+            continue;
+        }
+        let changed = documents.update(id, |token: &mut cimi::resources::Token| {
+            if who == Who::ExpiredToken {
+                token.expires = Timestamp::now();
+            }
+            // So that its use writes nothing.
+            token.last_used = Some(Timestamp::now().after(Duration::from_secs(3600)));
+            token.last_address = Some("127.0.0.1".to_owned());
+            Ok::<_, documents::DocumentsError>(true)
+        });
+        changed.await.unwrap();
+    }
+    let spare = cloud.create(&owner, Kind::Token, Map::new()).await.unwrap();
+    let id = spare.view.id.split_once('/').unwrap().1.to_owned();
+    ids.insert(Kind::Token, (id, String::new()));
+    share::<cimi::resources::Token>(documents).await;
+    tokens
 }
 
 /// Grants to the viewer to see, and to the editor to change, all of a type.

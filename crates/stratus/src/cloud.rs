@@ -10,12 +10,14 @@ mod verifier;
 mod views;
 mod waiting;
 
-pub use api::{Api, Body};
+pub use api::{Api, Body, Login};
 pub use digest_text::{hex, image_identifier, is_image_identifier, is_uuid};
 pub use endpoint::Endpoint;
 pub use error::ApiError;
 pub use fingerprint::Fingerprint;
 pub use known_clouds::KnownClouds;
 pub use verifier::{Trust, Witness};
-pub use views::{HostView, ImageView, MachineView, Ssh, UserView, VolumeView, text_of};
+pub use views::{
+    GroupView, HostView, ImageView, MachineView, Ssh, TokenView, UserView, VolumeView, text_of,
+};
 pub use waiting::{JobEnd, wait_for_job};

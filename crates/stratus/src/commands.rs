@@ -65,6 +65,8 @@ commands! {
     Man = man,
     Links = links,
     User = user,
+    Group = group,
+    Token = token,
     Host = host,
     Status = status,
     Doctor = doctor,
@@ -103,13 +105,17 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &[
             "copy-config",
             "trust",
+            "token",
             "hash-password",
             "completions",
             "man",
             "links",
         ],
     ),
-    ("Administration", &["user", "host", "status", "doctor"]),
+    (
+        "Administration",
+        &["user", "group", "host", "status", "doctor"],
+    ),
 ];
 
 /// StratusLab's own commands: those that also have a name `stratus-…` of their own.

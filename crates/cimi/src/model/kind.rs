@@ -51,6 +51,8 @@ kinds! {
     Job,
     Event,
     User,
+    Group,
+    Token,
     Host,
     MachineRecord,
     MachineVolume,
