@@ -246,6 +246,7 @@ mod tests {
             roles: vec!["r".into()],
             altnames: [("x500dn".to_owned(), "CN=alice".to_owned())].into(),
             generation: 0,
+            origin: None,
             unknown: serde_json::Map::new(),
         }
     }

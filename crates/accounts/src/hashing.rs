@@ -20,7 +20,10 @@ use tokio::{
 
 use passwords::Cost;
 
-use crate::password::{self, PolicyError};
+use crate::{
+    files::Entry,
+    password::{self, PolicyError},
+};
 
 /// How many hashes of one address may compete with those of others.
 const OF_ONE_ADDRESS: usize = 2;
@@ -131,6 +134,26 @@ impl Hashing {
         });
         // The task ends early only with the whole program.
         Ok(hashed.await.map_err(|_| HashError::Busy)??)
+    }
+
+    /// What is kept of an entry of a file: its hash as it is, or a new one of a password that can be read there, whatever
+    /// the policy says of it.
+    ///
+    /// # Errors
+    /// [`HashError::Busy`].
+    pub async fn imported(&self, entry: &Entry) -> Result<String, HashError> {
+        if let Some(hash) = &entry.hash {
+            return Ok(hash.clone());
+        }
+        let plain = entry.credential.plain().unwrap_or_default();
+        let password = String::from_utf8_lossy(plain).into_owned();
+        let (turn, cost) = (self.turn(None).await?, self.0.cost);
+        let hashed = spawn_blocking(move || {
+            let hash = cost.hash_blocking(&password);
+            drop(turn);
+            hash
+        });
+        hashed.await.map_err(|_| HashError::Busy)
     }
 
     fn of_address(&self, address: Option<IpAddr>) -> Arc<Semaphore> {

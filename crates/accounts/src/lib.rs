@@ -5,6 +5,7 @@
 //!
 //! - [`Accounts`]: verifies user names and passwords.
 //! - [`Hashing`]: rations the slow computing of hashes, for logins and new passwords alike.
+//! - [`files`]: StratusLab's file of users.
 //! - [`token`]: what programs log in with.
 //! - [`password`]: policy, hashing, generation; the formats are those of crate `passwords`.
 
@@ -15,6 +16,7 @@
 
 mod accounts;
 mod attempts;
+pub mod files;
 mod hashing;
 mod identity;
 pub mod password;

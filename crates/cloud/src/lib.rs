@@ -16,6 +16,7 @@ mod front;
 mod group;
 mod host;
 mod image;
+mod imported;
 mod janitor;
 mod jobs;
 mod leases;
@@ -40,6 +41,7 @@ pub use answer::{
 pub use cloud::{Cloud, MachineType, Settings};
 pub use context::{Caller, OpContext};
 pub use error::{CloudError, Result};
+pub use imported::Imported;
 pub use janitor::Retention;
 pub use network::NetworkSettings;
 pub use quota::PerUser;

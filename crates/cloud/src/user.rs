@@ -59,6 +59,7 @@ impl Cloud {
             roles: Vec::new(),
             altnames: std::collections::BTreeMap::new(),
             generation: 0,
+            origin: None,
             unknown: Map::new(),
         };
         for (name, value) in &body {
@@ -111,6 +112,14 @@ impl Cloud {
             &read.document.0,
             &differing(documents, &read.document.0, &changes),
         )?;
+        if let Some(origin) = &read.origin
+            && changes.get("password").is_some_and(Option::is_some)
+        {
+            return Err(CloudError::Conflict(format!(
+                "the password of {} comes from {}: it is changed there",
+                read.document.id, origin.source
+            )));
+        }
         let password = match changes.get("password") {
             Some(Some(value)) => Some(self.hash(context, value).await?),
             _ => None,
@@ -361,6 +370,9 @@ impl Public for User {
             if let Some(text) = text {
                 out.insert(name.to_owned(), text.as_str().into());
             }
+        }
+        if let Some(origin) = &self.origin {
+            out.insert("origin".to_owned(), origin.source.as_str().into());
         }
         if !self.altnames.is_empty() {
             out.insert("altnames".to_owned(), json!(self.altnames));

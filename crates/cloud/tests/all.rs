@@ -10,6 +10,7 @@ mod support;
 mod the_cloud_says_how_well_it_is;
 mod tokens_are_what_programs_log_in_with;
 mod users_come_and_go;
+mod users_come_from_files;
 mod what_cannot_be_done_is_refused_by_name;
 mod what_is_shown_can_be_sent_back;
 mod what_is_shown_is_true;

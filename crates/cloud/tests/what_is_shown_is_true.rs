@@ -235,7 +235,9 @@ async fn furnished(world: &World) -> Cloud {
     let user = json!({"username": "carol", "email": "c@d.example", "first-name": "C", "last-name": "D",
         "roles": ["r"], "altnames": {"x500dn": "CN=C"}});
     world.made(&admin(), Kind::User, user).await;
-    let group = json!({"groupname": "g", "quota": {"machines": 1}});
+    let entries = accounts::files::read(b"dave=slpass,cloud-access").unwrap();
+    world.cloud.import_users("a file", &entries).await.unwrap();
+    let group = json!({"groupname": "r", "quota": {"machines": 1}});
     world.made(&admin(), Kind::Group, group).await;
 
     // One that was, and so a record and a job that is over.

@@ -99,6 +99,15 @@ impl Stored {
         Some(Self(Form::Plain(text.as_bytes().to_owned())))
     }
 
+    /// The password itself, where it can be read.
+    #[must_use]
+    pub const fn plain(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Form::Plain(password) => Some(password.as_slice()),
+            _ => None,
+        }
+    }
+
     /// How it is kept.
     #[must_use]
     pub const fn scheme(&self) -> Scheme {

@@ -15,6 +15,7 @@ mod serve;
 mod settings;
 mod store_tool;
 mod teardown;
+mod user_file;
 
 use std::{
     path::{Path, PathBuf},

@@ -31,6 +31,7 @@ use crate::{
     networks,
     roles::{Role, Roles},
     settings,
+    user_file::UserFile,
 };
 
 /// How long controllers may take to end. What they leave undone, the next start does.
@@ -89,6 +90,15 @@ pub async fn serve(
     first_start::ensure_administrator(&cloud, &state).await?;
 
     let mut parts = Parts::new();
+    if roles.has(Role::Entry) && !config.accounts.password_file.is_empty() {
+        let mut file = UserFile::new(config.accounts.password_file.clone().into());
+        let begun = file.begin(&cloud).await;
+        begun.context("taking over the users of `accounts.password_file`")?;
+        let cloud = cloud.clone();
+        parts.start("users", |stop| async move {
+            stop.run_until_cancelled(file.follow(cloud)).await;
+        });
+    }
     if roles.has(Role::Entry) {
         let (cloud, retention) = (cloud.clone(), settings::retention(&config));
         parts.start("rules", |stop| async move {

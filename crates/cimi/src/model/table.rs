@@ -403,6 +403,7 @@ const USER: Type = Type {
         a("enabled", Boolean),
         a("roles", Array(&String)),
         a("altnames", Map).limit(Limit::Text(1024)),
+        seen("origin", String),
     ],
     ..standard(Kind::User, "users", "users")
 };

@@ -38,12 +38,33 @@ pub struct User {
     /// Other names of the same person, e.g. `x500dn`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub altnames: BTreeMap<String, String>,
+    /// Where the account comes from, if nobody made it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// Rises when the password, roles or the enabled flag change, so that sessions end.
     #[serde(default)]
     pub generation: u64,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl User {
+    /// Whether the account comes from there.
+    #[must_use]
+    pub fn is_of(&self, source: &str) -> bool {
+        let origin = self.origin.as_ref();
+        origin.is_some_and(|origin| origin.source == source)
+    }
+}
+
+/// Where an account comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The kind of file or directory.
+    pub source: String,
+    /// Names the entry that was taken over; empty: there is none any more.
+    pub digest: String,
 }
 resource!(User, "User", |user, add| {
     add("login", &user.username);

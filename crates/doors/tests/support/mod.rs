@@ -34,6 +34,7 @@ impl Users {
                 roles: roles.iter().map(|role| (*role).to_owned()).collect(),
                 altnames: std::collections::BTreeMap::new(),
                 generation: 0,
+                origin: None,
                 unknown: serde_json::Map::new(),
             })
         };

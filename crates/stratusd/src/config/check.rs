@@ -37,6 +37,7 @@ impl Config {
         for (key, dir) in [
             ("state_dir", &self.state_dir),
             ("storage.dir", &self.storage.dir),
+            ("accounts.password_file", &self.accounts.password_file),
         ] {
             if !dir.is_empty() && !Path::new(dir).is_absolute() {
                 return wrong(key, format!("is `{dir}`; write an absolute path"));

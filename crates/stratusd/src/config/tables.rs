@@ -338,6 +338,7 @@ pub struct Accounts {
     pub password_memory_kib: u32,
     pub password_passes: u32,
     pub remembered_minutes: u64,
+    pub password_file: String,
 }
 
 impl Default for Accounts {
@@ -346,6 +347,7 @@ impl Default for Accounts {
             password_memory_kib: 19_456,
             password_passes: 2,
             remembered_minutes: 15,
+            password_file: String::new(),
         }
     }
 }
