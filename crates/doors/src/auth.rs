@@ -102,6 +102,16 @@ fn credentials<'b>(value: &'b [u8], buffer: &'b mut [u8]) -> Option<Credentials<
     })
 }
 
+/// The name that was sent with a password, right or wrong.
+pub(crate) fn claimed(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    let mut buffer = [0; CREDENTIALS_AT_MOST];
+    match credentials(value.as_bytes(), &mut buffer)? {
+        Credentials::Password(login, _) => Some(login.to_owned()),
+        Credentials::Token(..) => None,
+    }
+}
+
 /// User name and password out of `Basic <base64>` (RFC 7617).
 fn basic<'b>(value: &[u8], buffer: &'b mut [u8]) -> Option<(&'b str, &'b str)> {
     let (scheme, encoded) = value.split_at_checked(6)?;

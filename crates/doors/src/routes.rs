@@ -35,6 +35,8 @@ pub(crate) enum Route<'p> {
     Status,
     /// `/stratus/doctor`
     Doctor,
+    /// `/stratus/audit`
+    Audit,
 }
 
 impl<'p> Route<'p> {
@@ -52,6 +54,7 @@ impl<'p> Route<'p> {
                 "metrics" => Some(Self::Metrics),
                 "stratus/status" => Some(Self::Status),
                 "stratus/doctor" => Some(Self::Doctor),
+                "stratus/audit" => Some(Self::Audit),
                 _ => None,
             };
         };
@@ -133,7 +136,8 @@ impl<'p> Route<'p> {
             | Self::Authentication
             | Self::Health
             | Self::Metrics
-            | Self::Status => "GET, HEAD, OPTIONS",
+            | Self::Status
+            | Self::Audit => "GET, HEAD, OPTIONS",
         }
     }
 
@@ -160,6 +164,7 @@ impl<'p> Route<'p> {
             Self::Metrics => 11,
             Self::Status => 12,
             Self::Doctor => 13,
+            Self::Audit => 14,
         }
     }
 }
@@ -199,6 +204,7 @@ pub fn all_routes() -> Vec<Listed> {
         "/metrics",
         "/stratus/status",
         "/stratus/doctor",
+        "/stratus/audit",
     ] {
         list(path.to_owned(), None);
     }
@@ -227,7 +233,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 14] = [
+pub(crate) const TEMPLATES: [&str; 15] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -242,6 +248,7 @@ pub(crate) const TEMPLATES: [&str; 14] = [
     "/metrics",
     "/stratus/status",
     "/stratus/doctor",
+    "/stratus/audit",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -297,6 +304,7 @@ mod tests {
             ("/metrics/", Metrics),
             ("/stratus/status", Status),
             ("/stratus/doctor", Doctor),
+            ("/stratus/audit", Audit),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");
             assert!(TEMPLATES.get(route.template()).is_some());

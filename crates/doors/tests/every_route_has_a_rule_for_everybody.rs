@@ -142,7 +142,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
         ("/cimi", None, "PUT") => NoUser,
         ("/cimi/authn", None, "GET" | "HEAD") => Users,
-        ("/metrics" | "/stratus/status", None, _) => Administrators,
+        ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
         ("/stratus/doctor", None, "POST") => Administrators,
 
         ("/cimi/{type}", Some(Kind::Host), "GET" | "HEAD") => Administrators,
@@ -319,6 +319,64 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_is_written_down() {
+    let world = World::start().await;
+    let volume = &world.ids.get(&Kind::Volume).unwrap().1;
+    let path = format!("/cimi/Volume/{volume}");
+    for (who, method, path) in [
+        (Who::Owner, "GET", path.as_str()),
+        (Who::Nobody, "DELETE", &path),
+        (Who::ReadingToken, "DELETE", &path),
+        (Who::Guesser, "GET", &path),
+        (Who::Owner, "GET", "/stratus/audit"),
+        (Who::Stranger, "DELETE", &path),
+        (Who::Token, "DELETE", &path),
+        (Who::Owner, "POST", "/cimi/Token"),
+        (Who::Administrator, "GET", "/stratus/audit"),
+    ] {
+        world.ask(who, method, path, "").await;
+    }
+    let entries = world.audit.0.lock().unwrap().clone();
+    let shown: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.user.as_deref(), entry.method.as_str(), entry.status))
+        .collect();
+    let (owner, stranger) = (Some("owner"), Some("stranger"));
+    assert_eq!(
+        shown,
+        [
+            (owner, "DELETE", 403),
+            (None, "GET", 401),
+            (owner, "GET", 403),
+            (stranger, "DELETE", 404),
+            (owner, "DELETE", 202),
+            (owner, "POST", 201),
+        ]
+    );
+    assert!(entries[0].token.is_some() && entries[2].token.is_none());
+    assert_eq!(entries[1].claimed.as_deref(), Some("owner"));
+    assert_eq!(entries[4].path, path);
+    assert!(entries[4].address.is_loopback());
+    let made = entries[5].made.as_deref().unwrap();
+    assert!(made.starts_with("Token/"), "{made}");
+}
+
+/// Remembers what was written down.
+#[derive(Default)]
+struct Recorder(std::sync::Mutex<Vec<doors::Audited>>);
+
+#[async_trait::async_trait]
+impl doors::AuditLog for Recorder {
+    async fn record(&self, what: doors::Audited) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    async fn last(&self, _most: usize, _user: Option<&str>) -> std::io::Result<Vec<Value>> {
+        Ok(Vec::new())
+    }
+}
+
 /// The rules over a real database, with one resource of each type, and a server in front.
 struct World {
     running: Running,
@@ -327,6 +385,7 @@ struct World {
     ids: BTreeMap<Kind, (String, String)>,
     /// Of those who have one.
     tokens: BTreeMap<Who, String>,
+    audit: Arc<Recorder>,
     _folder: tempfile::TempDir,
 }
 
@@ -353,7 +412,9 @@ impl World {
                 ..accounts::Settings::default()
             },
         );
-        let doors = Doors::new(Arc::new(cloud), Arc::new(accounts), Settings::default());
+        let audit = Arc::new(Recorder::default());
+        let doors = Doors::new(Arc::new(cloud), Arc::new(accounts), Settings::default())
+            .audited_by(audit.clone());
         let server = Server::new(Arc::new(doors), Limits::default(), None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
@@ -361,6 +422,7 @@ impl World {
             documents,
             ids,
             tokens,
+            audit,
             _folder: folder,
         }
     }

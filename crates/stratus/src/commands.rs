@@ -66,6 +66,7 @@ commands! {
     Links = links,
     User = user,
     Group = group,
+    Audit = audit,
     Token = token,
     Host = host,
     Status = status,
@@ -114,7 +115,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Administration",
-        &["user", "group", "host", "status", "doctor"],
+        &["user", "group", "audit", "host", "status", "doctor"],
     ),
 ];
 

@@ -2,6 +2,7 @@
 //!
 //! [`serve`] is the wiring, to be read first.
 
+mod audit_log;
 mod config;
 mod database;
 mod descriptors;

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use vmhost::{controller::VmHost, launch_spec, qemu::QemuHypervisor};
 
 use crate::{
+    audit_log::{self, FileLog},
     config::Config,
     database, first_start,
     host_services::LocalHost,
@@ -124,7 +125,11 @@ pub async fn serve(
     };
     let door = if roles.has(Role::Entry) {
         let tls = certificate.clone();
-        Some(open_doors(&config, &cloud, tls, open_files, passwords).await?)
+        let most = config.retention.audit_mib.saturating_mul(1 << 20);
+        let (log, writer) = audit_log::open(&state.join("audit"), most)?;
+        // Stopped last: what the door still answers is written down, too.
+        parts.start("audit", |stop| writer.run(stop));
+        Some(open_doors(&config, &cloud, tls, open_files, passwords, log).await?)
     } else {
         None
     };
@@ -192,6 +197,7 @@ async fn open_doors(
     certificate: Option<Arc<tls::Certificate>>,
     open_files: u64,
     passwords: Hashing,
+    log: FileLog,
 ) -> anyhow::Result<Running> {
     let accounts = Accounts::new(
         Arc::new(cloud.clone()),
@@ -202,7 +208,8 @@ async fn open_doors(
         Arc::new(cloud.clone()),
         Arc::new(accounts),
         settings::doors(config),
-    );
+    )
+    .audited_by(Arc::new(log));
     let tls = certificate.map(tls::server_config).transpose()?;
     if tls.is_none() {
         tracing::warn!(

@@ -361,6 +361,7 @@ pub struct Retention {
     pub jobs_minutes: u64,
     pub records_days: u64,
     pub history_revisions: u64,
+    pub audit_mib: u64,
 }
 
 impl Default for Retention {
@@ -371,6 +372,7 @@ impl Default for Retention {
             jobs_minutes: 60,
             records_days: 90,
             history_revisions: 50_000,
+            audit_mib: 64,
         }
     }
 }
