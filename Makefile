@@ -16,7 +16,7 @@ help: ## this list
 cloud: ## a cloud on this machine: build, start, one virtual machine, SSH
 	@packaging/cloud up
 
-cloud-down: ## stop machines and daemon; data and appliances stay
+cloud-down: ## remove machines, stop the daemon; volumes, images, users and appliances stay
 	@packaging/cloud down
 
 cloud-purge: ## cloud-down, and delete the cloud's data (.stratus)

@@ -1,8 +1,8 @@
 //! The CIMI resource model: what the documents of the cloud are, and how they look to the outside.
 //!
 //! - [`resources`]: one typed document a resource, as it is stored.
-//! - [`model`]: the table of every type's public attributes, from which JSON in and out, and later
-//!   XML, metadata and validation follow.
+//! - [`model`]: the table of every type's public attributes, from which JSON and XML in and out,
+//!   validation, and later metadata follow.
 //! - [`query`]: filters, orders and pages of lists.
 //! - [`lifecycle`]: the state machines (DSP0263 §6), as pure functions.
 //! - `testing`: documents for tests (feature `testing`).

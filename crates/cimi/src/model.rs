@@ -2,7 +2,7 @@
 //!
 //! One static description a type ([`Type`]), from which follow the checking of what comes in
 //! ([`check`], [`check_changes`]), the form of what goes out ([`render`], [`render_collection`]),
-//! and later XML and ResourceMetadata. Nothing else in the program lists attribute names for these
+//! the same in XML ([`xml`]), and later ResourceMetadata. Nothing else in the program lists attribute names for these
 //! purposes. To add a type: a name in `kind.rs`, a description in `table.rs`.
 
 mod changes;
@@ -15,10 +15,11 @@ mod render;
 mod scalar;
 mod table;
 mod violation;
+pub mod xml;
 
 pub use changes::{Changes, check_changes};
 pub use check::{check, check_action};
-pub use describe::{Access, Attribute, Collection, Creation, Limit, Namespace, Shape, Type};
+pub use describe::{Access, Attribute, Collection, Creation, Limit, Namespace, Place, Shape, Type};
 pub use kind::Kind;
 pub use overlay::overlay;
 pub use reference::relative;

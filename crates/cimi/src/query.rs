@@ -1,5 +1,5 @@
-//! What a client asks of a list: `$filter`, `$orderby`, `$first`, `$last`, `$select`
-//! (DSP0263 §4.1.6).
+//! What a client asks of a list: `$filter`, `$orderby`, `$first`, `$last`, `$select`,
+//! `$expand` (DSP0263 §4.1.6).
 //!
 //! Documents answer through [`Attributes`], so that nothing builds JSON to be filtered or sorted.
 

@@ -60,7 +60,12 @@ fn check<R: Resource>(
     right: Right,
 ) -> Result<Right> {
     match context.right_on(document.acl()) {
-        Some(had) if had >= right => Ok(had),
+        Some(had) if had >= right => {
+            if right > Right::View {
+                check_unchanged(context, document)?;
+            }
+            Ok(had)
+        }
         _ if context.user().is_none() => Err(CloudError::Unauthenticated),
         Some(_) => Err(CloudError::Forbidden(format!(
             "you may not change {}: it belongs to {}",
@@ -68,6 +73,20 @@ fn check<R: Resource>(
             document.acl().owner.principal
         ))),
         None => Err(CloudError::not_found(format!("{}/{asked}", R::COLLECTION))),
+    }
+}
+
+/// Refuses to change what isn't any more what the caller saw. On the very document that is then replaced, and once more
+/// on whatever is there when that fails: nobody's change is lost.
+fn check_unchanged<R: Resource>(context: &OpContext, document: &R) -> Result<()> {
+    match &context.unchanged {
+        Some(seen) if *seen.id == *document.key() && seen.updated != document.common().updated => {
+            Err(CloudError::Changed(format!(
+                "{} was changed since you read it; read it again",
+                seen.id
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

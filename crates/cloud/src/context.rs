@@ -7,7 +7,7 @@ use std::{
 };
 
 use accounts::{ByToken, Identity};
-use cimi::{Acl, Right};
+use cimi::{Acl, Right, Timestamp};
 
 use crate::{CloudError, Result};
 
@@ -32,6 +32,17 @@ pub struct OpContext {
     pub deadline: Instant,
     /// Where the request came from, if from outside.
     pub peer: Option<IpAddr>,
+    /// What the operation is only wanted on.
+    pub unchanged: Option<Unchanged>,
+}
+
+/// A resource as the caller saw it: an operation that changes it is only wanted if nobody did so since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unchanged {
+    /// Its id, `Machine/<uuid>`.
+    pub id: Arc<str>,
+    /// Its `updated`, which rises with every change.
+    pub updated: Timestamp,
 }
 
 impl OpContext {
@@ -43,6 +54,7 @@ impl OpContext {
             request_id,
             deadline: Instant::now() + limit,
             peer: None,
+            unchanged: None,
         }
     }
 

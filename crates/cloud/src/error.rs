@@ -33,6 +33,9 @@ pub enum CloudError {
     /// be possible: operations try that themselves before they answer so.
     #[error("{0}")]
     Raced(String),
+    /// The resource is not what the caller saw and wants this done on.
+    #[error("{0}")]
+    Changed(String),
     /// Something limited is used up: addresses, quota, space.
     #[error("{0}")]
     Exhausted(String),

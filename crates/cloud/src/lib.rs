@@ -39,7 +39,7 @@ pub use answer::{
     Rel, Upload, View,
 };
 pub use cloud::{Cloud, MachineType, Settings};
-pub use context::{Caller, OpContext};
+pub use context::{Caller, OpContext, Unchanged};
 pub use error::{CloudError, Result};
 pub use imported::Imported;
 pub use janitor::Retention;

@@ -1,7 +1,7 @@
 //! What is checked still holds when it is written: somebody else may act in between.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::support::{World, alice, settings, split, violations};
 use async_trait::async_trait;
@@ -11,7 +11,7 @@ use cimi::{
     model::Kind,
     resources::{MachineTemplate, Network, NetworkState, Resource, Volume},
 };
-use cloud::{Caller, CloudError, OpContext};
+use cloud::{Caller, CloudError, OpContext, Unchanged};
 use parking_lot::Mutex;
 use serde_json::json;
 use store::{Key, Outcome, SharedStore, StoreError, Transaction, testing::Interposed};
@@ -89,6 +89,44 @@ async fn who_lost_the_right_meanwhile_changes_nothing() {
     let volume = world.documents.volumes.get(local).unwrap();
     assert_eq!(volume.common.name, None);
     assert_eq!(volume.acl().right_of(Some("alice"), &[]), None::<Right>);
+}
+
+/// Whoever says what they saw overwrites nothing that came later, also if it comes at the last moment.
+#[tokio::test]
+async fn no_update_is_lost_by_those_who_say_what_they_saw() {
+    let (world, before) = interruptible().await;
+    let id = world.volume(&alice()).await;
+    let (_, local) = split(&id);
+    let read = world.documents.volumes.get(local).unwrap();
+    let seen = |updated| OpContext {
+        unchanged: Some(Unchanged {
+            id: id.as_str().into(),
+            updated,
+        }),
+        ..alice()
+    };
+    let now = seen(read.common.updated);
+    let mut faster: Volume = read.document.0.clone();
+    faster.common.description = Some("faster".into());
+    faster.common.updated = faster.common.updated.after(Duration::from_millis(1));
+    *before.lock() = Some(put(&faster));
+    let edited = world.put(&now, &id, json!({"name": "mine"})).await;
+    assert!(matches!(edited, Err(CloudError::Changed(_))), "{edited:?}");
+    let (kind, local) = split(&id);
+    let deleted = world.cloud.delete(&now, kind, local).await;
+    assert!(
+        matches!(deleted, Err(CloudError::Changed(_))),
+        "{deleted:?}"
+    );
+    let volume = world.documents.volumes.get(local).unwrap();
+    assert_eq!(volume.common.name, None);
+    assert_eq!(volume.common.description.as_deref(), Some("faster"));
+
+    let now = seen(volume.common.updated);
+    assert!(world.put(&now, &id, json!({"name": "mine"})).await.is_ok());
+    // What is said of one resource says nothing of another.
+    let other = world.volume(&now).await;
+    assert!(world.put(&now, &other, json!({"name": "x"})).await.is_ok());
 }
 
 #[tokio::test]

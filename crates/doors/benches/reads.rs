@@ -214,6 +214,9 @@ fn main() {
         best[1] = best[1].max(row.per_second);
     }
     println!("ratio of the best: {:.2}", best[1] / best[0]);
+    let in_xml = authenticated.replace("application/json", "application/xml");
+    let row = drive(world.address(), &world.client, &in_xml, None);
+    print("the same in XML", &row);
     let row = drive(
         world.address(),
         &world.client,

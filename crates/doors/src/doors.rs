@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::cimi::{query::Select, uri::SPECIFICATION_VERSION};
+use ::cimi::uri::SPECIFICATION_VERSION;
 use accounts::{Accounts, Identity};
 use cloud::{Caller, OpContext};
 use futures::FutureExt;
@@ -156,7 +156,9 @@ impl Doors {
             if let Some(text) = problem.internal.take() {
                 tracing::error!(request_id = &*request_id, error = text, "request failed");
             }
-            problem.into_response(&request_id)
+            let parameters = negotiation::parameters(head.uri.query());
+            let format = negotiation::format(&head.headers, &parameters).unwrap_or_default();
+            problem.into_response(&request_id, format, (&head.method, head.uri.path()))
         });
         let (who, from) = (
             &exchange.identity,
@@ -220,6 +222,7 @@ impl Doors {
             request_id: Arc::clone(exchange.request_id),
             deadline: Instant::now() + self.settings.request_timeout,
             peer: Some(peer),
+            unchanged: None,
         };
         self.dispatch(&route, &context, exchange, body, &mut share)
             .await
@@ -267,11 +270,12 @@ impl Doors {
                 };
                 let upload = upload::upload(body, self.settings.upload_patience);
                 let view = self.api.upload(context, id, upload).await?;
-                self.cimi.show(StatusCode::OK, &view, &Select::All)
+                let format = negotiation::format(&head.headers, &parameters)?;
+                Ok(self.cimi.show(StatusCode::OK, &view, format))
             }
             _ => {
                 negotiation::version(&head.headers)?;
-                negotiation::accepts_json(&head.headers, &parameters)?;
+                let format = negotiation::format(&head.headers, &parameters)?;
                 let has_body = matches!(head.method, Method::POST | Method::PUT);
                 let bytes = match body.as_mut() {
                     Some(body) if has_body => {
@@ -284,6 +288,7 @@ impl Doors {
                     method: &head.method,
                     headers: &head.headers,
                     parameters: &parameters,
+                    format,
                     base_uri: &|| exchange.connection.base_uri(&head.uri, &head.headers),
                     body: &bytes,
                 };

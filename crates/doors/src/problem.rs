@@ -1,13 +1,16 @@
 //! Errors as clients get them: `application/problem+json` (RFC 9457) with StratusLab's `message`
-//! and `code` beside.
+//! and `code` beside, and for those who want XML the `<error>` that CIMI's clients know.
 
 use bytes::Bytes;
-use cimi::model::Violation;
+use cimi::model::{
+    Violation,
+    xml::{escape_attribute, escape_text},
+};
 use cloud::CloudError;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 
-use crate::body::ResponseBody;
+use crate::{body::ResponseBody, cimi::negotiation::Format};
 
 /// An answer that says what went wrong.
 #[derive(Debug)]
@@ -50,19 +53,36 @@ impl Problem {
         self.status
     }
 
-    /// As an answer. Text of the outside is shown in part only.
-    pub(crate) fn into_response(self, request_id: &str) -> Response<ResponseBody> {
-        let detail: String = if self.detail.len() > 4000 {
-            self.detail.chars().take(1000).chain("…".chars()).collect()
-        } else {
-            self.detail
+    /// As an answer in the form that was asked for. Text of the outside is shown in part only.
+    pub(crate) fn into_response(
+        mut self,
+        request_id: &str,
+        format: Format,
+        request: (&Method, &str),
+    ) -> Response<ResponseBody> {
+        if self.detail.len() > 4000 {
+            self.detail = self.detail.chars().take(1000).chain("…".chars()).collect();
+        }
+        let (media, body) = match format {
+            Format::Json => ("application/problem+json", self.json(request_id)),
+            Format::Xml => ("application/xml", self.xml(request_id, request)),
         };
+        let mut response = Response::new(ResponseBody::Whole(body));
+        *response.status_mut() = self.status;
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+        response.headers_mut().extend(self.headers);
+        response
+    }
+
+    fn json(&self, request_id: &str) -> Bytes {
         let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
-            "detail": detail,
-            "message": detail,
+            "detail": self.detail,
+            "message": self.detail,
             "code": self.status.as_u16(),
             "requestId": request_id,
         });
@@ -74,14 +94,35 @@ impl Problem {
                 .collect();
             body["violations"] = violations.into();
         }
-        let mut response = Response::new(ResponseBody::Whole(Bytes::from(body.to_string())));
-        *response.status_mut() = self.status;
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        response.headers_mut().extend(self.headers);
-        response
+        body.to_string().into()
+    }
+
+    /// `<error status="404" url="…"><code>404</code><message>…</message>…</error>`
+    fn xml(&self, request_id: &str, (method, path): (&Method, &str)) -> Bytes {
+        let mut out = Vec::with_capacity(400);
+        let path: String = path.chars().take(400).collect();
+        let code = self.status.as_u16();
+        out.extend_from_slice(format!("<error status=\"{code}\" url=\"").as_bytes());
+        escape_attribute(&path, &mut out);
+        out.extend_from_slice(b"\">");
+        let mut leaf = |name: &str, text: &str| {
+            out.extend_from_slice(format!("<{name}>").as_bytes());
+            escape_text(text, &mut out);
+            out.extend_from_slice(format!("</{name}>").as_bytes());
+        };
+        leaf("code", &code.to_string());
+        leaf("message", &self.detail);
+        leaf("request", &format!("{method} {path}"));
+        leaf("requestId", request_id);
+        for violation in &self.violations {
+            out.extend_from_slice(b"<violation path=\"");
+            escape_attribute(&violation.path, &mut out);
+            out.extend_from_slice(b"\">");
+            escape_text(&violation.problem, &mut out);
+            out.extend_from_slice(b"</violation>");
+        }
+        out.extend_from_slice(b"</error>");
+        out.into()
     }
 }
 
@@ -112,6 +153,7 @@ impl From<CloudError> for Problem {
             CloudError::Conflict(_) | CloudError::Raced(_) | CloudError::Exhausted(_) => {
                 Self::new(409, detail)
             }
+            CloudError::Changed(_) => Self::new(412, detail),
             CloudError::TooLarge(_) => Self::new(413, detail),
             CloudError::Unavailable(_) => {
                 Self::new(503, detail).with(header::RETRY_AFTER, HeaderValue::from_static("1"))
@@ -146,6 +188,7 @@ mod tests {
             (CloudError::invalid("cpu", "is wrong"), 400),
             (CloudError::Conflict(String::new()), 409),
             (CloudError::Exhausted(String::new()), 409),
+            (CloudError::Changed(String::new()), 412),
             (CloudError::TooLarge(String::new()), 413),
             (CloudError::Unavailable(String::new()), 503),
             (CloudError::Internal("secret".into()), 500),

@@ -1,7 +1,9 @@
 //! The front doors, over real connections: one program, since linking one is quicker than linking many.
 
 mod cimi_requests_get_the_answers_of_the_specification;
+mod clients_ask_only_for_what_changed;
 mod every_route_has_a_rule_for_everybody;
 mod rude_clients_harm_only_themselves;
 mod streams_flow_no_faster_than_they_are_read;
 mod support;
+mod xml_says_what_json_says;

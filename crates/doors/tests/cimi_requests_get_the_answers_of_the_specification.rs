@@ -246,7 +246,8 @@ async fn methods_types_versions_and_forms_are_negotiated() {
         ("GET /cimi/Machine/7/start", "", "", 405),
         ("BREW /cimi/Machine", "", "", 405),
         ("OPTIONS /cimi/Machine", "", "", 204),
-        ("GET /cimi/Machine", "Accept: application/xml\r\n", "", 406),
+        ("GET /cimi/Machine", "Accept: application/xml\r\n", "", 200),
+        ("GET /cimi/Machine", "Accept: text/html\r\n", "", 406),
         (
             "GET /cimi/Machine",
             "Accept: text/html, */*;q=0.1\r\n",
@@ -283,7 +284,7 @@ async fn methods_types_versions_and_forms_are_negotiated() {
             "POST /cimi/Credential",
             "Content-Type: application/xml\r\n",
             "<Credential/>",
-            415,
+            400,
         ),
         (
             "POST /cimi/Credential",

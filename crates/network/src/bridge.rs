@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::BridgeStpState;
+use rtnetlink::packet_route::link::{BridgeStpState, LinkAttribute};
 use rtnetlink::{LinkBridge, LinkUnspec};
 
 use crate::address::{Ipv4Network, MacAddr};
@@ -30,6 +30,8 @@ pub struct BridgeSpec {
     pub mac: MacAddr,
     /// Largest packet.
     pub mtu: u16,
+    /// Whose it is, as its alias tells it: two clouds on one host may be given the same name.
+    pub owner: String,
 }
 
 /// What [`ensure`] found or did.
@@ -53,6 +55,7 @@ pub async fn ensure(links: &Links, spec: &BridgeSpec) -> Result<BridgeState> {
             .stp_state(BridgeStpState::Disabled)
             .address(spec.mac.octets().to_vec())
             .mtu(spec.mtu.into())
+            .append_extra_attribute(LinkAttribute::IfAlias(spec.owner.clone()))
             .build();
         match within(
             &format!("creating the bridge {name}"),
@@ -70,8 +73,10 @@ pub async fn ensure(links: &Links, spec: &BridgeSpec) -> Result<BridgeState> {
     let Some(link) = links.find(name).await? else {
         return Err(NetworkError::Closed { part: "the bridge" });
     };
+    // Also for one that an earlier version made.
     let message = LinkUnspec::new_with_index(link.index)
         .mtu(spec.mtu.into())
+        .append_extra_attribute(LinkAttribute::IfAlias(spec.owner.clone()))
         .up()
         .build();
     within(
@@ -86,11 +91,27 @@ pub async fn ensure(links: &Links, spec: &BridgeSpec) -> Result<BridgeState> {
     })
 }
 
-/// Makes sure that no other cloud on this host has the same addresses: the kernel would send packets to either bridge.
+/// Makes sure that the bridge, if it is there, is not another cloud's.
 ///
 /// # Errors
-/// [`NetworkError::SubnetTaken`] names both.
+/// [`NetworkError::BridgeTaken`] says whose it is.
+pub async fn ensure_ours(links: &Links, spec: &BridgeSpec) -> Result<()> {
+    let alias = links.find(&spec.name).await?.and_then(|link| link.alias);
+    match alias.filter(|owner| !owner.is_empty() && *owner != spec.owner) {
+        None => Ok(()),
+        Some(owner) => Err(NetworkError::BridgeTaken {
+            bridge: spec.name.to_string(),
+            owner,
+        }),
+    }
+}
+
+/// Makes sure that no other cloud on this host has the same name or addresses: the kernel would send packets to either bridge.
+///
+/// # Errors
+/// [`NetworkError::BridgeTaken`], [`NetworkError::SubnetTaken`] name both.
 pub async fn ensure_alone(links: &Links, spec: &BridgeSpec) -> Result<()> {
+    ensure_ours(links, spec).await?;
     let listing = links.handle.address().get().execute();
     let all: Vec<AddressMessage> = within("listing addresses", listing.try_collect()).await?;
     for other in links.bridges_of_stratus().await? {

@@ -18,7 +18,7 @@ use crate::error::{NetworkError, Result};
 use crate::firewall::Firewall;
 use crate::forwarding::Forwarding;
 use crate::host::{Attachment, Audit, PlugRequest, Plugged, Ready, Reconciled};
-use crate::links::Links;
+use crate::links::{Link, Links};
 use crate::name::{Domain, InstanceTag, InterfaceName, NicTag};
 use crate::nft::Nft;
 use crate::ruleset::{Binding, Outward, Ruleset};
@@ -125,6 +125,7 @@ impl BridgedConfig {
             network: self.network,
             mac: MacPrefix::default().mac(self.gateway),
             mtu: self.mtu.clamp(576, 9216),
+            owner: owner(&self.directory),
         }
     }
 
@@ -364,14 +365,28 @@ impl Bridged {
             .links
             .list(&self.config.instance.interface_prefix())
             .await?;
-        let (bridges, taps): (Vec<_>, Vec<_>) = names
-            .iter()
-            .filter_map(|link| link.name.parse::<InterfaceName>().ok())
-            .partition(|link| *link == name);
+        let (bridges, taps): (Vec<_>, Vec<_>) =
+            names.iter().partition(|link| link.name == name.as_str());
         let listing = self.firewall.list().await?;
+        let mut missing = Vec::new();
+        match bridges.first() {
+            None => missing.push(format!("the bridge {name} is not there")),
+            Some(bridge) if !bridge.up => missing.push(format!("the bridge {name} is down")),
+            Some(bridge) => missing.extend(
+                taps.iter()
+                    .filter(|tap| tap.controller != Some(bridge.index))
+                    .map(|tap| format!("{} is not on the bridge {name}", tap.name)),
+            ),
+        }
+        if listing.is_none() {
+            missing.push("the rules of the firewall are not there".to_owned());
+        }
+        let listing = listing.unwrap_or_default();
+        let parsed = |link: &&Link| link.name.parse::<InterfaceName>().ok();
         Ok(Audit {
-            bridge: bridges.into_iter().next(),
-            taps,
+            missing,
+            bridge: bridges.iter().find_map(parsed),
+            taps: taps.iter().filter_map(parsed).collect(),
             bindings: listing.bindings,
             packets: listing.packets,
             leases: self.dnsmasq.list().await?.into_values().collect(),
@@ -390,11 +405,12 @@ impl Bridged {
 
     /// As [`teardown`](Self::teardown), for what an earlier process left, without starting anything.
     pub(crate) async fn remove(config: &BridgedConfig) -> Result<()> {
+        let kernel = Links::open()?;
+        bridge::ensure_ours(&kernel, &config.bridge_spec()).await?;
         let (place, other) = config.dnsmasq_places().await?;
         let dnsmasq = Dnsmasq::remove(&place)
             .await
             .and(Dnsmasq::remove(&other).await);
-        let kernel = Links::open()?;
         let links = remove_links(&kernel, &config.instance).await;
         let firewall = Firewall::remove(
             &Nft {
@@ -418,6 +434,18 @@ impl Bridged {
             ip: request.ip,
         }
     }
+}
+
+/// What tells this cloud from another: the folder of its network, or the end of it. An alias has 255 bytes at most.
+fn owner(directory: &Path) -> String {
+    let path = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    let shown = path.display().to_string();
+    let begin = shown.len().saturating_sub(250);
+    let begin = (begin..=shown.len()).find(|at| shown.is_char_boundary(*at));
+    shown
+        .get(begin.unwrap_or_default()..)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// The empty folders, and the host's forwarding as it was.

@@ -52,6 +52,18 @@ pub enum NetworkError {
         /// Its address.
         theirs: String,
     },
+    /// The bridge is another cloud's.
+    #[error(
+        "{bridge} belongs to another cloud on this host, the one with {owner}; \
+         give this one another `instance` and other subnets in the configuration, or take the other down. \
+         If the other is no more: `ip link delete {bridge}`"
+    )]
+    BridgeTaken {
+        /// The bridge.
+        bridge: String,
+        /// The folder of the other cloud's network.
+        owner: String,
+    },
     /// nftables refused a change set.
     #[error("nftables refused the rules: {reason}")]
     Firewall {

@@ -132,12 +132,12 @@ impl Firewall {
         self.send(Wish::Teardown).await?.done().await
     }
 
-    /// What really stands in the kernel, with the counters.
+    /// What really stands in the kernel, with the counters; none if not all of our tables are there.
     ///
     /// # Errors
     /// `nft` refuses.
-    pub async fn list(&self) -> Result<Listing> {
-        Ok(self.nft.list(&self.table).await?.unwrap_or_default())
+    pub async fn list(&self) -> Result<Option<Listing>> {
+        self.nft.list(&self.table).await
     }
 
     async fn send(&self, wish: Wish) -> Result<Pending> {

@@ -112,6 +112,8 @@ pub struct Reconciled {
 /// What exists on this host, read from where it stands, for the leak checker.
 #[derive(Debug, Clone, Default)]
 pub struct Audit {
+    /// What the network needs whatever machines there are, and is not there or not as it should be.
+    pub missing: Vec<String>,
     /// The bridge, if it is there.
     pub bridge: Option<InterfaceName>,
     /// Taps of this cloud.

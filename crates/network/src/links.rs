@@ -35,6 +35,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Whether it is set up (not: whether it has a carrier).
     pub up: bool,
+    /// Its alias, a text for people and programs.
+    pub alias: Option<String>,
 }
 
 impl Links {
@@ -178,10 +180,12 @@ fn describe(message: &LinkMessage) -> Link {
         index: message.header.index,
         controller: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        alias: None,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::Controller(index) if *index != 0 => link.controller = Some(*index),
             _ => {}
         }

@@ -40,7 +40,7 @@ impl Nft {
         self.run(&["-f", "-"], Some(text)).await.map(drop)
     }
 
-    /// What the table of that name holds in both families; `None` when there is none.
+    /// What the table of that name holds in both families; `None` unless there is one in each.
     ///
     /// # Errors
     /// `nft` is missing, too slow, or answers something that cannot be understood.
@@ -52,18 +52,13 @@ impl Nft {
             .collect();
         let mut listing = Listing::default();
         for family in ["bridge", "ip"] {
-            if families.contains(&family) {
-                read_table(
-                    &parse(
-                        &self
-                            .run(&["-j", "list", "table", family, table], None)
-                            .await?,
-                    )?,
-                    &mut listing,
-                );
+            if !families.contains(&family) {
+                return Ok(None);
             }
+            let arguments = ["-j", "list", "table", family, table];
+            read_table(&parse(&self.run(&arguments, None).await?)?, &mut listing);
         }
-        Ok((!families.is_empty()).then_some(listing))
+        Ok(Some(listing))
     }
 
     async fn run(&self, arguments: &[&str], input: Option<String>) -> Result<Vec<u8>> {

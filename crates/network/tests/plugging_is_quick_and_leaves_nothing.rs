@@ -354,3 +354,70 @@ fn a_tap_that_nobody_holds_goes_and_one_that_is_held_stays() {
         drop(held);
     });
 }
+
+#[test]
+fn what_others_took_away_is_seen_and_set_up_again() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    let bridge = test.config.instance.bridge().to_string();
+    test.run(async |host| {
+        let request = machine(5);
+        let plugged = host.plug(&request).await.unwrap();
+        plugged.ready.wait().await.unwrap();
+        assert_eq!(host.audit().await.unwrap().missing, Vec::<String>::new());
+
+        test.namespace.ip(&format!("link del {bridge}"));
+        let flushed = test.namespace.command("nft", &["flush", "ruleset"]);
+        assert!(flushed.status.success(), "{flushed:?}");
+        let missing = host.audit().await.unwrap().missing.join("; ");
+        assert!(
+            missing.contains(&bridge) && missing.contains("firewall"),
+            "{missing}"
+        );
+
+        let done = host
+            .reconcile(std::slice::from_ref(&request))
+            .await
+            .unwrap();
+        assert!(done.missing.is_empty(), "{done:?}");
+        let audit = host.audit().await.unwrap();
+        assert_eq!(audit.missing, Vec::<String>::new());
+        assert_eq!((audit.taps.len(), audit.bindings.len()), (1, 1));
+        drop(plugged.attachment);
+    });
+}
+
+#[test]
+fn a_bridge_of_another_cloud_is_left_alone() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let test = TestHost::new();
+    let mut of_other = test.config.clone();
+    of_other.directory = test.folder.path().join("other");
+    test.run(async |host| {
+        let config = NetworkConfig::Bridged(of_other.clone());
+        for refused in [
+            NetworkHost::check(&config).await,
+            NetworkHost::open(config.clone()).await.map(drop),
+            NetworkHost::remove(&config).await,
+        ] {
+            let refused = refused.unwrap_err();
+            assert!(
+                matches!(refused, NetworkError::BridgeTaken { .. }),
+                "{refused}"
+            );
+            let told = refused.to_string();
+            let owner = test.config.directory.display().to_string();
+            assert!(told.contains(&owner), "{told}");
+        }
+        let audit = host.audit().await.unwrap();
+        assert_eq!(audit.missing, Vec::<String>::new());
+        // It is the first one's still, also for its next process.
+        NetworkHost::check(&NetworkConfig::Bridged(test.config.clone()))
+            .await
+            .unwrap();
+    });
+}

@@ -15,7 +15,6 @@ pub mod durable;
 pub mod error;
 mod exclusive;
 pub mod foreign;
-pub mod identifier;
 pub mod import;
 pub mod inspect;
 pub mod qcow2;
@@ -25,3 +24,5 @@ pub mod swap;
 
 pub use durable::Durability;
 pub use error::Error;
+/// The name of an image's contents, as Marketplaces have it.
+pub use marketplace::identifier;

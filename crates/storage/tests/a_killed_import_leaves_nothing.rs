@@ -48,7 +48,11 @@ async fn victim() {
 fn the_next_process_sweeps_it() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let child = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "victim", "--nocapture"])
+        .args([
+            "--exact",
+            "a_killed_import_leaves_nothing::victim",
+            "--nocapture",
+        ])
         .env(VICTIM, dir.path())
         .stdout(Stdio::piped())
         .spawn()

@@ -90,7 +90,12 @@ impl Drop for Killed {
 /// Let a child write for `time`, kill it, and return what it has acknowledged last, by client.
 fn write_and_kill(database: &Path, time: Duration) -> HashMap<usize, u64> {
     let child = Command::new(std::env::current_exe().expect("this test has a path"))
-        .args(["--exact", "writes_until_killed", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "a_killed_writer_loses_nothing::writes_until_killed",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(DATABASE, database)
         .stdout(Stdio::piped())
         .spawn()

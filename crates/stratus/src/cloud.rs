@@ -6,16 +6,18 @@ mod endpoint;
 mod error;
 mod fingerprint;
 mod known_clouds;
+mod marketplace;
 mod verifier;
 mod views;
 mod waiting;
 
-pub use api::{Api, Body, Login};
-pub use digest_text::{hex, image_identifier, is_image_identifier, is_uuid};
+pub use api::{Api, Body, Login, RawBody};
+pub use digest_text::{hex, is_image_identifier, is_uuid};
 pub use endpoint::Endpoint;
 pub use error::ApiError;
 pub use fingerprint::Fingerprint;
 pub use known_clouds::KnownClouds;
+pub use marketplace::{Marketplace, Uploaded};
 pub use verifier::{Trust, Witness};
 pub use views::{
     GroupView, HostView, ImageView, MachineView, Ssh, TokenView, UserView, VolumeView, text_of,

@@ -37,6 +37,7 @@ macro_rules! commands {
 mod action;
 mod image_name;
 mod machine_id;
+mod metadata_file;
 mod removal;
 mod volume_id;
 
@@ -57,6 +58,11 @@ commands! {
     AttachVolume = attach_volume,
     DetachVolume = detach_volume,
     Image = image,
+    BuildMetadata = build_metadata,
+    SignMetadata = sign_metadata,
+    ValidateMetadata = validate_metadata,
+    UploadMetadata = upload_metadata,
+    DeprecateMetadata = deprecate_metadata,
     PrepareContext = prepare_context,
     CopyConfig = copy_config,
     Trust = trust,
@@ -101,6 +107,16 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Images and context", &["image", "prepare-context"]),
+    (
+        "Describing and signing images",
+        &[
+            "build-metadata",
+            "sign-metadata",
+            "validate-metadata",
+            "upload-metadata",
+            "deprecate-metadata",
+        ],
+    ),
     (
         "Setting up",
         &[

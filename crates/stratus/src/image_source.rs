@@ -5,11 +5,13 @@ use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
+use marketplace::ImageIdentifier;
+use marketplace::digest::Digest;
 use md5::{Digest as _, Md5};
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 
-use crate::cloud::{hex, image_identifier};
+use crate::cloud::hex;
 use crate::failure::{Failure, Result};
 
 /// The source of an image.
@@ -134,7 +136,7 @@ pub fn local_digests(path: &Path, bar: &ProgressBar) -> Result<Option<LocalDiges
         sha1: hex(&sha1),
         sha256: hex(&sha256.finalize()),
         sha512: hex(&sha512.finalize()),
-        identifier: image_identifier(&sha1),
+        identifier: ImageIdentifier::from_sha1(&Digest::from_bytes(sha1)).to_string(),
         bytes,
     }))
 }

@@ -8,6 +8,7 @@
 //! - [`options`]: options that several commands share.
 //! - [`config`]: configuration file, environment and the precedence between them.
 //! - [`cloud`]: the client of the HTTP interface: addresses, TLS and trust, requests, waiting.
+//! - [`endorser`], [`described_image`]: signing keys, and what is described of an image.
 //! - [`unfinished`]: what goes again when a command fails or is interrupted.
 //! - [`output`], [`failure`], [`table`], [`progress`]: what the user sees.
 
@@ -24,6 +25,8 @@ mod cloud;
 mod commands;
 mod config;
 mod console_filter;
+mod described_image;
+mod endorser;
 mod failure;
 mod image_source;
 mod machine_table;

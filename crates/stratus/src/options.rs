@@ -79,6 +79,52 @@ pub struct Storage {
     pub pdisk_password: Option<String>,
 }
 
+/// Where descriptions of images are.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Marketplace {
+    /// The Marketplace: https://HOST[:PORT][/PATH], or a host name [default: https://marketplace.stratuslab.eu; env: STRATUSLAB_MARKETPLACE_ENDPOINT; key: marketplace_endpoint]
+    #[arg(long, value_name = "ENDPOINT", help_heading = "Marketplace")]
+    pub marketplace_endpoint: Option<String>,
+    /// Certificates to trust besides the system's, PEM [env: STRATUS_CA; key: ca_file]
+    #[arg(long = "ca", value_name = "FILE", help_heading = "Marketplace")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// What descriptions of images are signed with.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Signing {
+    /// Key and certificate of the endorser, PKCS#12 [default: ~/.globus/usercert.p12; env: STRATUSLAB_P12_CERTIFICATE; key: p12_certificate]
+    #[arg(long = "p12-cert", value_name = "FILE", help_heading = "Signing")]
+    pub p12_certificate: Option<PathBuf>,
+    /// Its password, or that of the PEM key; asked for on a terminal when missing [env: STRATUSLAB_P12_PASSWORD; key: p12_password]
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        allow_hyphen_values = true,
+        help_heading = "Signing"
+    )]
+    pub p12_password: Option<String>,
+    /// Certificate of the endorser, PEM, instead of PKCS#12
+    #[arg(
+        long = "pem-cert",
+        value_name = "FILE",
+        conflicts_with = "p12_certificate",
+        help_heading = "Signing"
+    )]
+    pub pem_certificate: Option<PathBuf>,
+    /// Private key of the endorser, PEM [default: in the file of the certificate]
+    #[arg(
+        long = "pem-key",
+        value_name = "FILE",
+        requires = "pem_certificate",
+        help_heading = "Signing"
+    )]
+    pub pem_key: Option<PathBuf>,
+    /// Sign with SHA-1, for Marketplaces of StratusLab, which know nothing else (RSA keys) [key: sha1_signature]
+    #[arg(long = "sha1-signature", help_heading = "Signing")]
+    pub sha1_signature: bool,
+}
+
 /// Port translation.
 #[derive(Debug, Clone, Default, Args)]
 pub struct PortTranslation {

@@ -27,6 +27,11 @@ fn every_command_has_a_link_and_a_manual_page() {
         "attach-volume",
         "copy-config",
         "prepare-context",
+        "build-metadata",
+        "sign-metadata",
+        "validate-metadata",
+        "upload-metadata",
+        "deprecate-metadata",
         "hash-password",
     ] {
         let mut command = named_program(&path(&home, &format!("bin/stratus-{name}")), home.path());

@@ -1,10 +1,13 @@
 //! Removes what outlives the daemon on purpose: QEMU processes, networks, control groups. Documents, disks, volumes and
 //! images stay: the next start brings machines back as their restart policy says.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
-use network::NetworkHost;
+use network::{NetworkError, NetworkHost};
 use vmhost::{
     Adopted, Hypervisor as _, HypervisorError, cgroup::Cgroups, launch_spec::Accelerator,
     qemu::QemuHypervisor,
@@ -24,26 +27,31 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
     }
     let _instance = Instance::take(&state)?;
     let mut troubles = machines(config).await;
+    let mut is_ours = true;
     if config.bridged() {
         for name in config.networks.keys() {
-            match remove_network(config, name).await {
+            match NetworkHost::remove(&networks::for_host(config, name)?).await {
                 Ok(()) => tracing::info!(network = name, "removed"),
+                Err(error @ NetworkError::BridgeTaken { .. }) => {
+                    tracing::warn!(network = name, "left alone: {error}");
+                    is_ours = false;
+                }
                 Err(error) => troubles.push(format!("network {name}: {error:#}")),
             }
         }
     }
-    troubles.extend(control_groups(&settings::cgroup(config).parent));
+    // Named as the networks are: what another cloud of that name has is not ours to remove.
+    if is_ours {
+        troubles.extend(control_groups(&settings::cgroup(config).parent));
+    }
     if troubles.is_empty() {
         return Ok(());
     }
     bail!("not everything could be removed: {}", troubles.join("; "))
 }
 
-async fn remove_network(config: &Config, name: &str) -> anyhow::Result<()> {
-    Ok(NetworkHost::remove(&networks::for_host(config, name)?).await?)
-}
-
-/// Removes the groups that held machines, now empty. Returns what went wrong.
+/// Removes the groups that held machines, now empty. Those of a cloud of another user, who may have given it the same name, are
+/// left alone. Returns what went wrong.
 fn control_groups(parent: &str) -> Vec<String> {
     let cgroups = Cgroups::detect();
     let roots: Vec<&PathBuf> = match &cgroups {
@@ -55,7 +63,10 @@ fn control_groups(parent: &str) -> Vec<String> {
     };
     let group_of_each = cgroups.machines(parent).into_iter();
     let removed = group_of_each.chain(roots.into_iter().map(|root| root.join(parent)));
+    let user = rustix::process::geteuid().as_raw();
+    let is_ours = |group: &PathBuf| group.metadata().is_ok_and(|found| found.uid() == user);
     removed
+        .filter(is_ours)
         .filter_map(|group| match std::fs::remove_dir(&group) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Some(format!("{}: {error}", group.display()))

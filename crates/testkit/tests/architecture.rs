@@ -29,12 +29,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("context", &[]),
     ("documents", &["cimi", "store"]),
     ("doors", &["accounts", "cimi", "cloud"]),
+    ("marketplace", &[]),
     ("network", &[]),
     ("passwords", &[]),
     ("scheduler", &["cimi", "documents", "store"]),
-    ("storage", &["cimi", "documents", "store"]),
+    ("storage", &["cimi", "documents", "marketplace", "store"]),
     ("store", &[]),
-    ("stratus", &["cimi", "context", "passwords"]),
+    ("stratus", &["cimi", "context", "marketplace", "passwords"]),
     (
         "stratusd",
         &[
@@ -83,6 +84,11 @@ const MUST_NOT_USE: &[(&str, &str, &[&str])] = &[
         &["hyper", "axum", "reqwest", "rusqlite", "rustix"],
     ),
     ("doors", "hold state", &["rusqlite"]),
+    (
+        "marketplace",
+        "do I/O",
+        &["tokio", "hyper", "axum", "reqwest", "rusqlite", "rustix"],
+    ),
 ];
 
 /// Features with which a crate offers to other crates' tests what it must not have in a program.

@@ -117,7 +117,7 @@ fn root_has_a_cloud_by_one_command_and_is_rid_of_it_by_another() {
         checkout.state().join("ready").exists().then_some(())
     });
     let said = checkout.shell("make cloud-down");
-    assert!(said.contains("1 stopped"), "{said}");
+    assert!(said.contains("1 removed"), "{said}");
     assert!(
         checkout.state().join("stratusd.pid").exists(),
         "the lock file stays"

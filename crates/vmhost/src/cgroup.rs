@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::launch_spec::{Accelerator, CgroupSpec, LaunchSpec};
@@ -113,7 +114,8 @@ impl Cgroups {
         Ok(group)
     }
 
-    /// The groups of machines that exist, by name, for the leak checker.
+    /// The groups of machines that exist, by name, for the leak checker. Another user's cloud may have the same name: its
+    /// groups are not ours.
     #[must_use]
     pub fn machines(&self, parent: &str) -> Vec<PathBuf> {
         let roots: Vec<&PathBuf> = match self {
@@ -123,13 +125,16 @@ impl Cgroups {
             Self::Version2(root) => vec![root],
             Self::None => Vec::new(),
         };
+        let user = rustix::process::geteuid().as_raw();
         let mut found = Vec::new();
         for root in roots {
             let Ok(entries) = fs::read_dir(root.join(parent)) else {
                 continue;
             };
             for entry in entries.flatten() {
-                if entry.file_name().to_string_lossy().starts_with("machine-") {
+                let is_of_a_machine = entry.file_name().to_string_lossy().starts_with("machine-");
+                let is_ours = || entry.metadata().is_ok_and(|found| found.uid() == user);
+                if is_of_a_machine && is_ours() {
                     found.push(entry.path());
                 }
             }

@@ -19,9 +19,14 @@ fn probe_child() {
 /// This test program again, as the child.
 fn real_probe() -> ProbeCommand {
     let mut command = ProbeCommand::new(std::env::current_exe().unwrap(), "--exact");
-    command
-        .arguments
-        .extend(["probe_child", "--ignored", "--nocapture"].map(Into::into));
+    command.arguments.extend(
+        [
+            "the_accelerator_is_chosen_by_running_a_guest::probe_child",
+            "--ignored",
+            "--nocapture",
+        ]
+        .map(Into::into),
+    );
     // A busy machine needs time to start the program; a KVM that hangs is noticed all the same.
     command.limit = Duration::from_secs(20);
     command

@@ -76,6 +76,19 @@ pub struct Attribute {
     pub namespace: Namespace,
     /// What values are allowed.
     pub limit: Limit,
+    /// Where its value stands in XML.
+    pub place: Place,
+}
+
+/// Where in the XML form of a structure the value of an attribute stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In an element of its own.
+    Element,
+    /// In the start tag of the structure's element.
+    Tag,
+    /// Between the tags of the structure's element.
+    Content,
 }
 
 /// What a value is.
@@ -150,6 +163,7 @@ impl Attribute {
             required: false,
             namespace: Namespace::Cimi,
             limit: Limit::Usual,
+            place: Place::Element,
         }
     }
 
@@ -183,6 +197,11 @@ impl Attribute {
         self
     }
 
+    pub(super) const fn in_tag(mut self) -> Self {
+        self.place = Place::Tag;
+        self
+    }
+
     pub(super) const fn also(mut self, aliases: &'static [&'static str]) -> Self {
         self.aliases = aliases;
         self
@@ -191,6 +210,26 @@ impl Attribute {
     /// Whether a body's member of this name means this attribute.
     pub(super) fn is_called(&self, name: &str) -> bool {
         self.name == name || self.aliases.contains(&name)
+    }
+
+    /// The name of its elements in XML: of what may be there several times, the singular.
+    #[must_use]
+    pub fn element(&self) -> &'static str {
+        match self.shape {
+            Shape::Array(_) | Shape::Map => singular(self.name),
+            _ => self.name,
+        }
+    }
+}
+
+fn singular(name: &'static str) -> &'static str {
+    match name {
+        "properties" => "property",
+        "capabilities" => "capability",
+        "addresses" => "address",
+        // An abbreviation, not a plural.
+        "dns" => "dns",
+        _ => name.strip_suffix('s').unwrap_or(name),
     }
 }
 

@@ -1,5 +1,7 @@
 //! The JSON form of what goes out: attributes in the order of the table, empty ones left out.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::{Access, Attribute, COMMON, Kind, Shape, describe};
@@ -16,7 +18,7 @@ pub struct Representation<'a> {
     /// Its id, relative to `baseURI`.
     pub id: &'a str,
     /// Its public attributes by name. What the table doesn't know is left out, and so are
-    /// secrets; a resource's own collections need not be in it.
+    /// secrets. A resource's own collections are in it only if they stand in the place of their link.
     pub attributes: &'a Map<String, Value>,
     /// Which of them are wanted; `id` and `resourceURI` always are.
     pub select: &'a Select,
@@ -38,28 +40,32 @@ pub fn render(representation: &Representation<'_>, out: &mut Vec<u8>) {
     text(&described.uri(), out);
     out.extend_from_slice(b",\"id\":");
     text(id, out);
-    let fields = || COMMON.iter().chain(described.attributes);
-    // `acl` last, as StratusLab's documents have it.
-    let ordered = fields()
-        .filter(|field| field.name != "acl")
-        .chain(fields().filter(|field| field.name == "acl"));
-    for field in ordered {
-        if matches!(field.name, "id" | "resourceURI" | "operations")
-            || field.access == Access::Secret
-            || !select.wants(field.name)
-        {
-            continue;
-        }
-        if let Shape::Collection(_) = field.shape {
-            own_collection(field, id, out);
-        } else if let Some(value) = attributes.get(field.name) {
-            member(field.name, value, out);
+    for field in shown(*kind, select) {
+        match attributes.get(field.name) {
+            Some(value) => member(field.name, value, out),
+            None if matches!(field.shape, Shape::Collection(_)) => own_collection(field, id, out),
+            None => {}
         }
     }
     if select.wants("operations") {
         write_operations(operations, out);
     }
     out.push(b'}');
+}
+
+/// The attributes that are written of a resource, in their order, beside `resourceURI`, `id` and
+/// `operations`.
+pub(super) fn shown(kind: Kind, select: &Select) -> impl Iterator<Item = &'static Attribute> {
+    let fields = move || COMMON.iter().chain(describe(kind).attributes);
+    // `acl` last, as StratusLab's documents have it.
+    let ordered = fields()
+        .filter(|field| field.name != "acl")
+        .chain(fields().filter(|field| field.name == "acl"));
+    ordered.filter(|field| {
+        !matches!(field.name, "id" | "resourceURI" | "operations")
+            && field.access != Access::Secret
+            && select.wants(field.name)
+    })
 }
 
 /// Attributes that [`render`] leaves out because the table doesn't have them: a defect of whoever
@@ -119,16 +125,21 @@ fn write_operations(operations: &Operations, out: &mut Vec<u8>) {
             out.push(b',');
         }
         out.extend_from_slice(b"{\"rel\":");
-        if matches!(rel.as_str(), "add" | "edit" | "delete") {
-            text(rel, out);
-        } else {
-            text(&format!("{}/{rel}", uri::ACTION), out);
-        }
+        text(&rel_of(rel), out);
         out.extend_from_slice(b",\"href\":");
         text(href, out);
         out.push(b'}');
     }
     out.push(b']');
+}
+
+/// `add`, `edit` and `delete` as they are; actions as their URI.
+pub(super) fn rel_of(rel: &str) -> Cow<'_, str> {
+    if matches!(rel, "add" | "edit" | "delete") {
+        Cow::Borrowed(rel)
+    } else {
+        Cow::Owned(format!("{}/{rel}", uri::ACTION))
+    }
 }
 
 fn own_collection(field: &Attribute, id: &str, out: &mut Vec<u8>) {
@@ -139,15 +150,19 @@ fn own_collection(field: &Attribute, id: &str, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-fn member(name: &str, value: &Value, out: &mut Vec<u8>) {
-    let empty = match value {
+/// What is left out.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),
         Value::Array(members) => members.is_empty(),
         Value::Object(object) => object.is_empty(),
         Value::Bool(_) | Value::Number(_) => false,
-    };
-    if empty {
+    }
+}
+
+fn member(name: &str, value: &Value, out: &mut Vec<u8>) {
+    if is_empty(value) {
         return;
     }
     out.push(b',');

@@ -29,6 +29,12 @@ pub(super) fn normalise(
     }
 }
 
+/// Whether a character can be written in XML 1.0 at all (§2.2): what is kept can be shown in both
+/// representations.
+pub(super) const fn is_character(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
+}
+
 /// What a value is, for messages, with the value itself if it is short.
 pub(super) fn found(value: &Value) -> String {
     match value {
@@ -135,7 +141,7 @@ pub(super) fn text(value: &Value, limit: Limit) -> Result<Option<Value>, String>
             if text.len() > LINE_AT_MOST {
                 return too_long(LINE_AT_MOST);
             }
-            if let Some(control) = text.chars().find(|c| c.is_control()) {
+            if let Some(control) = text.chars().find(|c| c.is_control() || !is_character(*c)) {
                 return Err(format!(
                     "must be one line of printable text, but has the control character U+{:04X}",
                     u32::from(control)
@@ -155,8 +161,11 @@ pub(super) fn text(value: &Value, limit: Limit) -> Result<Option<Value>, String>
             if text.len() > most {
                 return too_long(most);
             }
-            if text.contains('\0') {
-                return Err("must not contain the character U+0000".to_owned());
+            if let Some(other) = text.chars().find(|c| !is_character(*c)) {
+                return Err(format!(
+                    "must not contain the character U+{:04X}",
+                    u32::from(other)
+                ));
             }
         }
         Limit::Base64(most) => {

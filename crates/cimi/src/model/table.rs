@@ -3,8 +3,8 @@
 use super::{
     Attribute, Collection, Creation, Kind, Limit, Namespace,
     Shape::{
-        self, Array, Boolean, Collection as Own, DateTime, Decimal, Flattened, Integer, Map,
-        Object, Ref, RefOrValue, String, Struct, Uri,
+        self, Array, Boolean, Collection as Own, DateTime, Decimal, Flattened, Integer, Map, Ref,
+        RefOrValue, String, Struct, Uri,
     },
     Type,
 };
@@ -48,7 +48,18 @@ pub const COMMON: &[Attribute] = &[
     a("properties", Map).limit(Limit::Text(4096)),
     seen("owner", String).stratuslab(),
     a("acl", Struct(ACL)).stratuslab(),
-    seen("operations", Object),
+    seen("operations", Array(&Struct(OPERATION))),
+];
+const OPERATION: &[Attribute] = &[seen("rel", Uri).in_tag(), seen("href", Uri).in_tag()];
+
+/// What the body of an action holds, beside the common attributes.
+pub(super) const ACTION: &[Attribute] = &[
+    a("action", Uri),
+    a("force", Boolean),
+    a("properties", Map).limit(Limit::Text(4096)),
+    a("image", Uri),
+    a("format", String),
+    a("destination", Uri),
 ];
 
 /// Memory in KiB: up to 64 TiB.
@@ -380,11 +391,25 @@ const JOB: Type = Type {
     ..standard(Kind::Job, "jobs", "jobs")
 };
 
+/// All that any type of event tells (DSP0263 §5.36).
+const EVENT_CONTENT: &[Attribute] = &[
+    seen("resource", Uri),
+    seen("resType", String),
+    seen("resName", String),
+    seen("state", String),
+    seen("previous", String),
+    seen("operation", String),
+    seen("initiator", String),
+    seen("change", String),
+    seen("code", String),
+    seen("detail", String),
+];
+
 const EVENT: Type = Type {
     attributes: &[
         seen("timestamp", DateTime),
         seen("type", String),
-        seen("content", Object),
+        seen("content", Struct(EVENT_CONTENT)),
         seen("outcome", String),
         seen("severity", String),
     ],
@@ -514,7 +539,7 @@ const MACHINE_NETWORK_INTERFACE: Type = Type {
     attributes: &[
         seen(
             "addresses",
-            Array(&Struct(&[seen("href", Uri), seen("ip", String)])),
+            Array(&Struct(&[seen("href", Uri).in_tag(), seen("ip", String)])),
         ),
         seen("network", Ref(&[Kind::Network])),
         seen("state", String),
@@ -576,6 +601,16 @@ mod tests {
                 let link = CLOUD_ENTRY_POINT.attribute(collection.entry_point);
                 assert!(link.is_some(), "the CloudEntryPoint has no link to {kind}");
             }
+            let elements: BTreeSet<_> = COMMON
+                .iter()
+                .chain(described.attributes)
+                .map(Attribute::element)
+                .collect();
+            assert_eq!(
+                elements.len(),
+                COMMON.len() + described.attributes.len(),
+                "{kind}"
+            );
             let mut names = BTreeSet::new();
             for attribute in COMMON.iter().chain(described.attributes) {
                 for name in attribute.aliases.iter().chain([&attribute.name]) {

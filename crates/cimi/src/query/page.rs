@@ -17,6 +17,9 @@ pub struct Query {
     pub last: Option<usize>,
     /// Which attributes of the members are shown. (Left to who renders them.)
     pub select: Select,
+    /// Which references and collections of their own are shown with what they refer to in their place; `None`: none.
+    /// (Left to who renders them.)
+    pub expand: Option<Select>,
 }
 
 /// A parameter that is not understood.
@@ -62,6 +65,9 @@ impl Query {
                 "$first" => query.first = value.trim().parse().unwrap_or(1),
                 "$last" => query.last = value.trim().parse().ok(),
                 "$select" => query.select.add(value),
+                "$expand" if !value.trim().is_empty() => {
+                    query.expand.get_or_insert_default().add(value);
+                }
                 _ => {}
             }
         }

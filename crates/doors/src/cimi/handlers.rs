@@ -2,28 +2,33 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cimi::{
-    model::{self, Kind, Representation, describe},
-    query::{Query, Select},
+    model::{self, Kind, describe, xml::Expected},
+    query::Query,
     uri,
 };
-use cloud::{Created, Done, OpContext, Page, Rel, View};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use serde_json::{Map, Value};
+use cloud::{OpContext, Unchanged, View};
+use http::{HeaderMap, Method, Response, StatusCode};
+use serde_json::Value;
 
 use super::{
-    negotiation::{Parameters, json_body},
+    answers::{deleted, empty, point_to_job},
+    conditions,
+    negotiation::{Format, Parameters},
     rendered::Rendered,
+    sent,
 };
 use crate::{body::ResponseBody, cloud_api::CloudApi, problem::Problem, routes::Route};
 
 /// What the answering machinery has of a request.
+#[derive(Clone, Copy)]
 pub(crate) struct Asked<'r> {
     pub(crate) context: &'r OpContext,
     pub(crate) method: &'r Method,
     pub(crate) headers: &'r HeaderMap,
     pub(crate) parameters: &'r Parameters<'r>,
+    /// In which form the answer is wanted.
+    pub(crate) format: Format,
     /// `https://HOST:PORT/cimi/`; made only when it is needed.
     pub(crate) base_uri: &'r (dyn Fn() -> String + Send + Sync),
     pub(crate) body: &'r [u8],
@@ -34,7 +39,7 @@ impl Asked<'_> {
         self.method == Method::GET || self.method == Method::HEAD
     }
 
-    fn query(&self) -> Result<Query, Problem> {
+    pub(super) fn query(&self) -> Result<Query, Problem> {
         if self.parameters.is_empty() {
             return Ok(Query::default());
         }
@@ -45,17 +50,17 @@ impl Asked<'_> {
         Query::from_parameters(pairs).map_err(|error| Problem::new(400, error.to_string()))
     }
 
-    fn json(&self) -> Result<Value, Problem> {
-        json_body(self.headers, self.body)
+    fn sent(&self, expected: Expected) -> Result<Value, Problem> {
+        sent::read(self.headers, self.body, expected)
     }
 }
 
-type Answer = Result<Response<ResponseBody>, Problem>;
+pub(super) type Answer = Result<Response<ResponseBody>, Problem>;
 
 /// The CIMI door.
 pub(crate) struct Cimi {
-    api: Arc<dyn CloudApi>,
-    rendered: Rendered,
+    pub(super) api: Arc<dyn CloudApi>,
+    pub(super) rendered: Rendered,
 }
 
 impl Cimi {
@@ -69,19 +74,86 @@ impl Cimi {
 
     /// Answers a request whose method is one of the route's.
     pub(crate) async fn answer(&self, route: &Route<'_>, asked: &Asked<'_>) -> Answer {
+        if asked.is_read() {
+            return self.read(route, asked).await;
+        }
+        if !conditions::are_there(asked.headers) {
+            return self.change(route, asked).await;
+        }
+        let mut context = asked.context.clone();
+        context.unchanged = self.unchanged(route, asked).await?;
+        let asked = Asked {
+            context: &context,
+            ..*asked
+        };
+        self.change(route, &asked).await
+    }
+
+    async fn read(&self, route: &Route<'_>, asked: &Asked<'_>) -> Answer {
+        let query = asked.query()?;
         match route {
-            Route::Resource(kind, id) if asked.is_read() => {
-                let view = self.api.get(asked.context, *kind, id).await?;
-                self.show(StatusCode::OK, &view, &asked.query()?.select)
-            }
-            Route::EntryPoint if asked.is_read() => self.entry_point(asked).await,
-            Route::Collection(kind) if asked.is_read() => {
-                let query = asked.query()?;
-                let page = self.api.list(asked.context, *kind, &query).await?;
-                Ok(self.collection(*kind, kind.name(), &page, &query.select))
-            }
+            Route::EntryPoint => self.entry_point(asked, &query).await,
             Route::Collection(kind) => {
-                let body = model::check(*kind, &asked.json()?)?;
+                let page = self.api.list(asked.context, *kind, &query).await?;
+                self.collection(*kind, kind.name(), &page, asked, &query)
+                    .await
+            }
+            Route::OwnCollection(parent, id, name, members) => {
+                let page = self
+                    .api
+                    .list_members(asked.context, *parent, id, name, &query)
+                    .await?;
+                let id = format!("{parent}/{id}/{name}");
+                self.collection(*members, &id, &page, asked, &query).await
+            }
+            _ => match self.target(route, asked.context).await? {
+                Some(view) => self.resource(&view, asked, &query).await,
+                None => Err(Problem::internal("not a route of CIMI".to_owned())),
+            },
+        }
+    }
+
+    /// The one resource that a route leads to.
+    async fn target(
+        &self,
+        route: &Route<'_>,
+        context: &OpContext,
+    ) -> Result<Option<View>, Problem> {
+        Ok(match route {
+            Route::Resource(kind, id) | Route::Action(kind, id, _) => {
+                Some(self.api.get(context, *kind, id).await?)
+            }
+            Route::Member(parent, id, name, _, member) => {
+                let found = self.api.get_member(context, *parent, id, name, member);
+                Some(found.await?)
+            }
+            _ => None,
+        })
+    }
+
+    /// What the conditions of a request that changes a resource say of it, if they hold.
+    async fn unchanged(
+        &self,
+        route: &Route<'_>,
+        asked: &Asked<'_>,
+    ) -> Result<Option<Unchanged>, Problem> {
+        let Some(view) = self.target(route, asked.context).await? else {
+            return Ok(None);
+        };
+        conditions::allow(asked.headers, self.content(&view))?;
+        Ok(match view.document.attribute("updated") {
+            Some(::cimi::query::Scalar::Time(updated)) => Some(Unchanged {
+                id: view.id,
+                updated,
+            }),
+            _ => None,
+        })
+    }
+
+    async fn change(&self, route: &Route<'_>, asked: &Asked<'_>) -> Answer {
+        match route {
+            Route::Collection(kind) => {
+                let body = model::check(*kind, &asked.sent(Expected::Creation(*kind))?)?;
                 let created = self.api.create(asked.context, *kind, body).await?;
                 self.created(&created, asked)
             }
@@ -94,31 +166,16 @@ impl Cimi {
                 _ => self.act_by_body(*kind, id, asked).await,
             },
             Route::Action(kind, id, action) => {
-                self.act(*kind, id, action, &asked.json()?, asked).await
-            }
-            Route::OwnCollection(parent, id, name, members) if asked.is_read() => {
-                let query = asked.query()?;
-                let page = self
-                    .api
-                    .list_members(asked.context, *parent, id, name, &query)
-                    .await?;
-                let id = format!("{parent}/{id}/{name}");
-                Ok(self.collection(*members, &id, &page, &query.select))
+                let body = asked.sent(Expected::Action)?;
+                self.act(*kind, id, action, &body, asked).await
             }
             Route::OwnCollection(parent, id, name, members) => {
-                let body = model::check(*members, &asked.json()?)?;
+                let body = model::check(*members, &asked.sent(Expected::Creation(*members))?)?;
                 let created = self
                     .api
                     .add_member(asked.context, *parent, id, name, body)
                     .await?;
                 self.created(&created, asked)
-            }
-            Route::Member(parent, id, name, _, member) if asked.is_read() => {
-                let view = self
-                    .api
-                    .get_member(asked.context, *parent, id, name, member)
-                    .await?;
-                self.show(StatusCode::OK, &view, &asked.query()?.select)
             }
             Route::Member(parent, id, name, _, member) => {
                 let done = self
@@ -131,100 +188,11 @@ impl Cimi {
         }
     }
 
-    /// An answer that shows one resource.
-    pub(crate) fn show(&self, status: StatusCode, view: &View, select: &Select) -> Answer {
-        Ok(json_bytes(status, self.represent(view, select)))
-    }
-
-    fn represent(&self, view: &View, select: &Select) -> Bytes {
-        let whole = *select == Select::All;
-        if whole && let Some(bytes) = self.rendered.get(view) {
-            return bytes;
-        }
-        let attributes = view.document.attributes(view.right);
-        let bytes = written(view, &attributes, select);
-        if whole {
-            self.rendered.insert(view, &bytes);
-        }
-        bytes
-    }
-
-    fn collection(
-        &self,
-        kind: Kind,
-        id: &str,
-        page: &Page,
-        select: &Select,
-    ) -> Response<ResponseBody> {
-        let members: Vec<Bytes> = page
-            .members
-            .iter()
-            .map(|view| self.represent(view, select))
-            .collect();
-        let size: usize = members.iter().map(|bytes| bytes.len() + 1).sum();
-        let mut out = Vec::with_capacity(size + 400);
-        let slices = members.iter().map(AsRef::as_ref);
-        model::render_collection(kind, id, page.count, slices, page.can_add, &mut out);
-        json_bytes(StatusCode::OK, out.into())
-    }
-
-    /// The CloudEntryPoint: what the cloud knows of it, `baseURI`, and a link to every collection
-    /// that the caller may use.
-    async fn entry_point(&self, asked: &Asked<'_>) -> Answer {
-        let view = self
-            .api
-            .get(asked.context, Kind::CloudEntryPoint, "")
-            .await?;
-        let mut attributes = view.document.attributes(view.right);
-        attributes.insert("baseURI".to_owned(), (asked.base_uri)().into());
-        for kind in Kind::ALL {
-            if let Some(collection) = describe(*kind).collection
-                && self.api.can_list(asked.context, *kind)
-            {
-                let link = serde_json::json!({"href": kind.name()});
-                attributes.insert(collection.entry_point.to_owned(), link);
-            }
-        }
-        let select = asked.query()?.select;
-        Ok(json_bytes(
-            StatusCode::OK,
-            written(&view, &attributes, &select),
-        ))
-    }
-
     async fn edit(&self, kind: Kind, id: &str, asked: &Asked<'_>) -> Answer {
         let select = asked.query()?.select;
-        let changes = model::check_changes(kind, &asked.json()?, &select)?;
+        let changes = model::check_changes(kind, &asked.sent(Expected::Change(kind))?, &select)?;
         let done = self.api.edit(asked.context, kind, id, changes).await?;
-        let status = if done.job.is_some() {
-            StatusCode::ACCEPTED
-        } else {
-            StatusCode::OK
-        };
-        let bytes = done
-            .view
-            .as_ref()
-            .map(|view| self.represent(view, &Select::All));
-        let mut response = match bytes {
-            Some(bytes) => json_bytes(status, bytes),
-            None if done.job.is_some() => empty(StatusCode::ACCEPTED),
-            None => empty(StatusCode::NO_CONTENT),
-        };
-        point_to_job(done.job.as_deref(), asked, &mut response);
-        Ok(response)
-    }
-
-    fn created(&self, created: &Created, asked: &Asked<'_>) -> Answer {
-        let status = if created.existed {
-            StatusCode::OK
-        } else {
-            StatusCode::CREATED
-        };
-        let mut response = self.show(status, &created.view, &Select::All)?;
-        let location = format!("{}{}", (asked.base_uri)(), created.view.id);
-        insert(&mut response, header::LOCATION, &location);
-        point_to_job(created.job.as_deref(), asked, &mut response);
-        Ok(response)
+        self.edited(&done, asked)
     }
 
     async fn act(
@@ -248,7 +216,7 @@ impl Cimi {
 
     /// An Action sent to the resource itself: the body alone says which.
     async fn act_by_body(&self, kind: Kind, id: &str, asked: &Asked<'_>) -> Answer {
-        let body = asked.json()?;
+        let body = asked.sent(Expected::Action)?;
         let Some(Value::String(named)) = body.get("action") else {
             let text = "`action` is missing; the body of a POST to a resource is an Action";
             return Err(Problem::new(400, text));
@@ -266,79 +234,5 @@ impl Cimi {
             ));
         };
         self.act(kind, id, action, &body, asked).await
-    }
-}
-
-/// The JSON form of a view with these attributes.
-fn written(view: &View, attributes: &Map<String, Value>, select: &Select) -> Bytes {
-    let operations: Vec<(String, String)> = view
-        .document
-        .operations(view.right)
-        .into_iter()
-        .map(|rel| match rel {
-            Rel::Add => ("add".to_owned(), view.id.to_string()),
-            Rel::Edit => ("edit".to_owned(), view.id.to_string()),
-            Rel::Delete => ("delete".to_owned(), view.id.to_string()),
-            Rel::Action(name) => (name.to_owned(), format!("{}/{name}", view.id)),
-        })
-        .collect();
-    if cfg!(debug_assertions) {
-        for name in model::strangers(view.kind, attributes) {
-            tracing::error!(kind = %view.kind, name, "this attribute is not in the table");
-        }
-    }
-    let mut out = Vec::with_capacity(1024);
-    model::render(
-        &Representation {
-            kind: view.kind,
-            id: &view.id,
-            attributes,
-            select,
-            operations: &operations,
-        },
-        &mut out,
-    );
-    out.into()
-}
-
-fn deleted(done: &Done, asked: &Asked<'_>) -> Response<ResponseBody> {
-    let mut response = empty(if done.job.is_some() {
-        StatusCode::ACCEPTED
-    } else {
-        StatusCode::NO_CONTENT
-    });
-    point_to_job(done.job.as_deref(), asked, &mut response);
-    response
-}
-
-fn json_bytes(status: StatusCode, bytes: Bytes) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::Whole(bytes));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
-fn empty(status: StatusCode) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::Whole(Bytes::new()));
-    *response.status_mut() = status;
-    response
-}
-
-fn point_to_job(job: Option<&str>, asked: &Asked<'_>, response: &mut Response<ResponseBody>) {
-    if let Some(job) = job {
-        let location = format!("{}{job}", (asked.base_uri)());
-        insert(response, HeaderName::from_static("cimi-job-uri"), &location);
-    }
-}
-
-fn insert(response: &mut Response<ResponseBody>, name: HeaderName, value: &str) {
-    // Ids and hosts have been checked: they hold nothing that a header can't.
-    if let Ok(value) = HeaderValue::from_str(value) {
-        response.headers_mut().insert(name, value);
     }
 }

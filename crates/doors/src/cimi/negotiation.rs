@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use cimi::uri::SPECIFICATION_VERSION;
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
-use serde_json::Value;
 
 use crate::problem::Problem;
 
@@ -75,95 +74,122 @@ fn is_ours(version: &str) -> bool {
             .all(|(given, ours)| *given == ours)
 }
 
-/// Whether the client takes JSON: by `$format` or `format`, else by `Accept`.
+/// The two forms that everything of CIMI has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Format {
+    /// `application/json`
+    #[default]
+    Json,
+    /// `application/xml`
+    Xml,
+}
+
+/// In which form the client wants its answer: by `$format` or `format`, else by `Accept`. JSON if it doesn't matter to
+/// it; of two that are equally welcome the one that is named rather than meant by a `*`.
 ///
 /// # Errors
-/// 406 if it doesn't.
-pub(crate) fn accepts_json(
-    headers: &HeaderMap,
-    parameters: &Parameters<'_>,
-) -> Result<(), Problem> {
-    let format = parameters
+/// 406 if it wants neither.
+pub(crate) fn format(headers: &HeaderMap, parameters: &Parameters<'_>) -> Result<Format, Problem> {
+    let asked = parameters
         .iter()
         .find(|(name, _)| name == "$format" || name == "format")
-        .map(|(_, value)| value.as_ref());
-    let acceptable = match format {
-        Some("json" | "application/json") => true,
-        Some("xml" | "application/xml") => false,
-        _ => {
-            let mut values = headers
-                .get_all(header::ACCEPT)
-                .iter()
-                .filter_map(|value| value.to_str().ok())
-                .flat_map(|value| value.split(','))
-                .filter(|range| !range.trim().is_empty())
-                .peekable();
-            values.peek().is_none() || values.any(takes_json)
+        .map(|(_, value)| value.trim());
+    let format = match asked {
+        Some(media) if is_media(media, JSON) || media.eq_ignore_ascii_case("json") => {
+            Some(Format::Json)
         }
+        Some(media) if is_media(media, XML) || media.eq_ignore_ascii_case("xml") => {
+            Some(Format::Xml)
+        }
+        Some("") | None => accepted(headers),
+        Some(_) => None,
     };
-    if acceptable {
-        return Ok(());
-    }
-    Err(Problem::new(
-        406,
-        "only application/json can be sent; leave out Accept, or let it name application/json",
-    ))
+    format.ok_or_else(|| {
+        Problem::new(
+            406,
+            "only application/json and application/xml can be sent; leave out $format and Accept, or let them name one of \
+             these",
+        )
+    })
 }
 
-/// Whether a media range of `Accept` includes JSON and isn't refused by `q=0`.
-fn takes_json(range: &str) -> bool {
+const JSON: [&str; 2] = ["application/json", "text/json"];
+const XML: [&str; 2] = ["application/xml", "text/xml"];
+
+fn is_media(media: &str, known: [&str; 2]) -> bool {
+    known.iter().any(|known| media.eq_ignore_ascii_case(known))
+}
+
+/// What `Accept` prefers (RFC 9110 §12.5.1): of the ranges that include a form, the most specific one says how welcome
+/// it is.
+fn accepted(headers: &HeaderMap) -> Option<Format> {
+    /// How specific the range was, and how welcome it makes the form, in thousandths.
+    type Welcome = Option<(u8, u32)>;
+    let (mut json, mut xml): (Welcome, Welcome) = (None, None);
+    let mut says_something = false;
+    let ranges = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|range| !range.is_empty());
+    for range in ranges {
+        says_something = true;
+        let (media, quality) = quality(range);
+        let (is_json, is_xml, specific) = match media {
+            "*" | "*/*" => (true, true, 0),
+            _ if media.eq_ignore_ascii_case("application/*") => (true, true, 1),
+            _ if is_media(media, JSON) => (true, false, 2),
+            _ if is_media(media, XML) => (false, true, 2),
+            _ => continue,
+        };
+        for (form, meant) in [(&mut json, is_json), (&mut xml, is_xml)] {
+            if meant && form.is_none_or(|(before, q)| (specific, quality) > (before, q)) {
+                *form = Some((specific, quality));
+            }
+        }
+    }
+    if !says_something {
+        return Some(Format::Json);
+    }
+    let welcome = |form: Welcome| form.filter(|(_, quality)| *quality > 0);
+    match (welcome(json), welcome(xml)) {
+        (None, None) => None,
+        (Some(_), None) => Some(Format::Json),
+        (None, Some(_)) => Some(Format::Xml),
+        (Some((json_named, json)), Some((xml_named, xml))) => {
+            if (xml, xml_named) > (json, json_named) {
+                Some(Format::Xml)
+            } else {
+                Some(Format::Json)
+            }
+        }
+    }
+}
+
+/// A media range without its parameters, and its `q` in thousandths.
+fn quality(range: &str) -> (&str, u32) {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default();
-    let refused = parts
+    let q = parts
         .filter_map(|parameter| parameter.split_once('='))
-        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
-        .any(|(_, q)| q.trim().parse::<f32>().is_ok_and(|q| q <= 0.0));
-    let json = ["*/*", "application/*", "application/json", "text/json", "*"];
-    !refused && json.iter().any(|known| media.eq_ignore_ascii_case(known))
-}
-
-/// A request's body as JSON, whatever its Content-Type says: that it is JSON shows in its first
-/// character. An empty body is `null`.
-///
-/// # Errors
-/// 415 if it is something else by its type and its look, 400 if it is broken JSON.
-pub(crate) fn json_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let trimmed = body.trim_ascii_start();
-    let Some(first) = trimmed.first() else {
-        return Ok(Value::Null);
-    };
-    if *first == b'<' {
-        return Err(Problem::new(
-            415,
-            "the body is XML; only JSON (application/json) is read",
-        ));
-    }
-    let looks_like_json = matches!(first, b'{' | b'[' | b'n');
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let media = content_type.split(';').next().unwrap_or_default().trim();
-    let said_json = media.is_empty()
-        || media.eq_ignore_ascii_case("application/json")
-        || media.to_ascii_lowercase().ends_with("+json");
-    if !looks_like_json && !said_json {
-        let shown: String = media.chars().take(100).collect();
-        return Err(Problem::new(
-            415,
-            format!("the body is `{shown}`; only JSON (application/json) is read"),
-        ));
-    }
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
+        .and_then(|(_, q)| q.trim().parse::<f32>().ok())
+        .filter(|q| q.is_finite())
+        .unwrap_or(1.0);
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 0 and 1000"
+    )]
+    (media, (q.clamp(0.0, 1.0) * 1000.0) as u32)
 }
 
 #[cfg(test)]
 mod tests {
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
 
@@ -190,48 +216,54 @@ mod tests {
     }
 
     #[test]
-    fn json_is_the_default_and_xml_only_is_refused() {
-        let check = |accept, query| {
-            accepts_json(&headers("accept", accept), &parameters(Some(query))).is_ok()
+    fn the_more_welcome_form_is_sent_and_json_if_it_does_not_matter() {
+        let asked = |accept, query| {
+            let query = parameters(Some(query));
+            format(&headers("accept", accept), &query).map_err(|problem| problem.status().as_u16())
         };
-        assert!(check(None, ""));
-        for accept in [
-            "",
-            "*/*",
-            "application/json",
-            "application/xml, application/json;q=0.1",
-            "text/html, application/*;q=0.9",
-            "Application/JSON; charset=utf-8",
+        assert_eq!(asked(None, ""), Ok(Format::Json));
+        for (accept, form) in [
+            ("", Format::Json),
+            ("*/*", Format::Json),
+            ("application/json", Format::Json),
+            ("Application/JSON; charset=utf-8", Format::Json),
+            ("application/json, application/xml", Format::Json),
+            ("text/html, application/*;q=0.9", Format::Json),
+            (
+                "application/json;q=0.2, application/xml;q=0.1",
+                Format::Json,
+            ),
+            ("application/xml;q=0, */*", Format::Json),
+            ("application/xml", Format::Xml),
+            ("text/xml", Format::Xml),
+            ("APPLICATION/XML;Q=0.5", Format::Xml),
+            ("application/xml, */*", Format::Xml),
+            ("application/xml, application/json;q=0.9", Format::Xml),
+            ("application/json;q=0, */*;q=0.1", Format::Xml),
+            (
+                "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+                Format::Xml,
+            ),
         ] {
-            assert!(check(Some(accept), ""), "{accept}");
+            assert_eq!(asked(Some(accept), ""), Ok(form), "{accept}");
         }
         for accept in [
-            "application/xml",
             "text/html",
             "application/json;q=0",
             "junk",
+            "text/*",
+            "*/*;q=0",
         ] {
-            assert!(!check(Some(accept), ""), "{accept}");
+            assert_eq!(asked(Some(accept), ""), Err(406), "{accept}");
         }
-        assert!(check(Some("application/xml"), "$format=json"));
-        assert!(!check(None, "%24format=xml"));
-    }
-
-    #[test]
-    fn bodies_are_known_by_their_look() {
-        let read = |kind, body: &str| {
-            json_body(&headers("content-type", kind), body.as_bytes())
-                .map_err(|problem| problem.status().as_u16())
-        };
-        assert_eq!(read(Some("text/plain"), " {\"a\":1}"), Ok(json!({"a": 1})));
-        assert_eq!(read(None, "\u{feff}{}"), Ok(json!({})));
-        assert_eq!(read(Some("application/json"), "null"), Ok(Value::Null));
-        assert_eq!(read(Some("application/xml"), ""), Ok(Value::Null));
-        assert_eq!(read(Some("application/json"), "<Machine/>"), Err(415));
-        assert_eq!(read(Some("text/plain"), "hello"), Err(415));
-        assert_eq!(read(Some("application/json"), "hello"), Err(400));
-        assert_eq!(read(None, "{\"a\":"), Err(400));
-        assert_eq!(read(None, &"[".repeat(100_000)), Err(400));
+        assert_eq!(
+            asked(Some("application/xml"), "$format=json"),
+            Ok(Format::Json)
+        );
+        assert_eq!(asked(Some("text/html"), "$format="), Err(406));
+        assert_eq!(asked(None, "%24format=xml"), Ok(Format::Xml));
+        assert_eq!(asked(None, "format=application/xml"), Ok(Format::Xml));
+        assert_eq!(asked(None, "$format=yaml"), Err(406));
     }
 
     #[test]
@@ -246,13 +278,12 @@ mod tests {
         fn nothing_makes_negotiation_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let text = String::from_utf8_lossy(&bytes);
             let _ = parameters(Some(&text));
-            let _ = json_body(&HeaderMap::new(), &bytes);
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 let mut headers = HeaderMap::new();
                 headers.insert("accept", value.clone());
                 headers.insert("cimi-specification-version", value);
                 let _ = version(&headers);
-                let _ = accepts_json(&headers, &Vec::new());
+                let _ = format(&headers, &Vec::new());
             }
         }
     }

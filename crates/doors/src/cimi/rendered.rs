@@ -7,8 +7,11 @@ use cimi::Right;
 use cloud::View;
 use parking_lot::Mutex;
 
-/// Representation by id and right, as of a stamp.
-type Entries = HashMap<(Arc<str>, u8), (u64, Bytes)>;
+use super::negotiation::Format;
+
+/// Representation by id, right and form, as of a stamp.
+type Entries = HashMap<Key, (u64, Bytes)>;
+type Key = (Arc<str>, u8, Format);
 
 #[derive(Default)]
 struct Generations {
@@ -24,13 +27,13 @@ pub(super) struct Rendered {
     generation_bytes: usize,
 }
 
-fn key(view: &View) -> (Arc<str>, u8) {
+fn key(view: &View, format: Format) -> Key {
     let right = match view.right {
         Right::View => 0,
         Right::Modify => 1,
         Right::All => 2,
     };
-    (Arc::clone(&view.id), right)
+    (Arc::clone(&view.id), right, format)
 }
 
 impl Rendered {
@@ -43,9 +46,9 @@ impl Rendered {
     }
 
     /// The representation of this very content, if it is at hand.
-    pub(super) fn get(&self, view: &View) -> Option<Bytes> {
+    pub(super) fn get(&self, view: &View, format: Format) -> Option<Bytes> {
         let stamp = view.stamp?;
-        let key = key(view);
+        let key = key(view, format);
         let mut generations = self.generations.lock();
         if let Some((found, bytes)) = generations.young.get(&key) {
             return (*found == stamp).then(|| bytes.clone());
@@ -59,14 +62,14 @@ impl Rendered {
     }
 
     /// Keeps a representation, if its view says what it is of.
-    pub(super) fn insert(&self, view: &View, bytes: &Bytes) {
+    pub(super) fn insert(&self, view: &View, format: Format, bytes: &Bytes) {
         if let Some(stamp) = view.stamp {
             let mut generations = self.generations.lock();
-            self.put(&mut generations, key(view), stamp, bytes.clone());
+            self.put(&mut generations, key(view, format), stamp, bytes.clone());
         }
     }
 
-    fn put(&self, generations: &mut Generations, key: (Arc<str>, u8), stamp: u64, bytes: Bytes) {
+    fn put(&self, generations: &mut Generations, key: Key, stamp: u64, bytes: Bytes) {
         // What the entry itself takes beside the bytes, roughly.
         let size = |bytes: &Bytes| bytes.len() + 200;
         generations.young_bytes += size(&bytes);

@@ -57,6 +57,23 @@ pub struct Accepted {
     pub body: Value,
 }
 
+/// A body of another interface than the cloud's.
+pub struct RawBody {
+    /// `Content-Type`.
+    pub media_type: &'static str,
+    /// The body.
+    pub bytes: Vec<u8>,
+}
+
+/// An answer of another interface than the cloud's.
+#[derive(Debug)]
+pub struct RawAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
 /// What is sent.
 pub enum Body<'a> {
     /// Nothing.
@@ -292,6 +309,38 @@ impl Api {
         })
     }
 
+    /// Sends a request of another interface than the cloud's, and gives the answer whatever its status. `path` is from the root, with a
+    /// leading `/`.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn send_raw(
+        &self,
+        method: Method,
+        path: &str,
+        accepted: &str,
+        body: Option<RawBody>,
+    ) -> Result<RawAnswer, ApiError> {
+        let mut builder = self
+            .client
+            .request(method.clone(), self.url(path))
+            .header(reqwest::header::ACCEPT, accepted)
+            .timeout(self.timeout);
+        if let Some(body) = body {
+            builder = builder
+                .header(reqwest::header::CONTENT_TYPE, body.media_type)
+                .body(body.bytes);
+        }
+        let response = self.delivered(&method, builder).await?;
+        let status = response.status().as_u16();
+        let body = self.read(response, path, ANSWER_MAX_BYTES).await?;
+        if status >= 400 && self.out.verbose >= 2 {
+            let text = crate::output::printable(&String::from_utf8_lossy(&body));
+            self.out.detail(format_args!("Detail: {text}"));
+        }
+        Ok(RawAnswer { status, body })
+    }
+
     /// Opens an answer that is read piece by piece, without a time-out for the whole.
     ///
     /// # Errors
@@ -334,21 +383,33 @@ impl Api {
         }
     }
 
-    /// Sends, repeating what is safe to repeat while nothing answers, and turns refusals into errors.
+    /// Sends, and turns refusals into errors.
     async fn exchange(
         &self,
         method: Method,
         path: &str,
         builder: RequestBuilder,
     ) -> Result<reqwest::Response, ApiError> {
-        let is_repeatable = [Method::GET, Method::PUT, Method::DELETE].contains(&method);
+        let response = self.delivered(&method, builder).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refused(response, path).await)
+    }
+
+    /// Sends, repeating what is safe to repeat while nothing answers.
+    async fn delivered(
+        &self,
+        method: &Method,
+        builder: RequestBuilder,
+    ) -> Result<reqwest::Response, ApiError> {
+        let is_repeatable = [Method::GET, Method::PUT, Method::DELETE].contains(method);
         let mut builder = builder;
         let mut pauses = RETRY_PAUSES.iter().filter(|_| is_repeatable);
         loop {
             let again = builder.try_clone();
             match (builder.send().await, again, pauses.next()) {
-                (Ok(response), ..) if response.status().is_success() => return Ok(response),
-                (Ok(response), ..) => return Err(self.refused(response, path).await),
+                (Ok(response), ..) => return Ok(response),
                 (Err(error), Some(again), Some(pause))
                     if error.is_connect() && self.refusal_of_certificate().is_none() =>
                 {

@@ -52,6 +52,7 @@ fn leak(
 }
 
 const REPAIR: &str = "`stratus doctor --repair` removes it";
+const REPAIR_NETWORK: &str = "`stratus doctor --repair` sets it up anew; no connection is cut";
 const REPAIR_FOLDER: &str =
     "`stratus doctor --repair` ends its process and moves its files to the quarantine";
 const LOOK: &str = "it is none of ours: look at it, and remove it yourself";
@@ -274,6 +275,9 @@ impl VmHost {
                 }
             };
             let before = findings.len();
+            for missing in &audit.missing {
+                findings.push(leak("network", &name, missing, REPAIR_NETWORK));
+            }
             for binding in &audit.bindings {
                 if !addresses.contains(&binding.ip) {
                     let detail = "the firewall lets it pass, but no machine has it";

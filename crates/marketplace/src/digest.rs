@@ -1,0 +1,122 @@
+//! Digests of an image's contents, as they are written.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A digest of `N` bytes, written as `2 N` lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest<const N: usize>([u8; N]);
+
+/// A text that is not a digest of the wanted length.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a checksum of {digits} hexadecimal digits")]
+pub struct InvalidDigest {
+    text: String,
+    digits: usize,
+}
+
+impl<const N: usize> Digest<N> {
+    /// The digest with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; N]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes, most significant first.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; N] {
+        &self.0
+    }
+}
+
+impl<const N: usize> FromStr for Digest<N> {
+    type Err = InvalidDigest;
+
+    /// Reads exactly `2 N` hexadecimal digits of either case.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidDigest {
+            text: text.chars().take(140).collect(),
+            digits: 2 * N,
+        };
+        let digits: Vec<u8> = text
+            .chars()
+            .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+            .collect::<Option<_>>()
+            .ok_or_else(invalid)?;
+        if digits.len() != 2 * N {
+            return Err(invalid());
+        }
+        let mut bytes = [0; N];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = pair.iter().fold(0, |high, low| (high << 4) | low);
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl<const N: usize> fmt::Display for Digest<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl<const N: usize> fmt::Debug for Digest<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<const N: usize> Serialize for Digest<N> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// The four digests a Marketplace entry carries, in the order the original client writes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// MD5 (kept because entries state it; proves nothing against an attacker).
+    pub md5: Digest<16>,
+    /// SHA-1, from which the identifier follows.
+    pub sha1: Digest<20>,
+    /// SHA-256.
+    pub sha256: Digest<32>,
+    /// SHA-512.
+    pub sha512: Digest<64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_either_case_and_writes_lower() {
+        let digest: Digest<4> = "00AbCdEf".parse().expect("valid");
+        assert_eq!(digest.to_string(), "00abcdef");
+    }
+
+    #[test]
+    fn refuses_wrong_length_signs_and_other_characters() {
+        for text in [
+            "",
+            "00abcde",
+            "00abcdef0",
+            "+0abcdef",
+            "0xabcdef",
+            "00abcdeg",
+            "00abcdé",
+        ] {
+            assert!(text.parse::<Digest<4>>().is_err(), "{text}");
+        }
+    }
+}

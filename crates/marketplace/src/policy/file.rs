@@ -1,0 +1,126 @@
+//! StratusLab's policy file: sections `[endorsers]`, `[checksums]` and `[images]`, each with a white and a black list, one item a line.
+//!
+//! ```text
+//! [endorsers]
+//! whitelistendorsers = alice@example.org
+//!     bob@example.org
+//! blacklistendorsers =
+//! ```
+
+use super::{Lists, Policy};
+
+/// A line that can't be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the policy is not understood: {problem}")]
+pub struct InvalidPolicy {
+    /// Its number, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl Policy {
+    /// Reads a policy file. What it does not speak of is as in the default policy. Unknown sections and keys are refused: a black
+    /// list with a slip in its name would let everything through.
+    ///
+    /// # Errors
+    /// [`InvalidPolicy`].
+    pub fn from_file_text(text: &str) -> Result<Self, InvalidPolicy> {
+        let mut policy = Self::default();
+        let mut section = String::new();
+        let mut key: Option<String> = None;
+        for (index, line) in text.lines().enumerate() {
+            let invalid = |problem: String| InvalidPolicy {
+                line: index + 1,
+                problem,
+            };
+            let content = line.trim();
+            if content.is_empty() || content.starts_with(['#', ';']) {
+                continue;
+            }
+            if line.starts_with([' ', '\t']) {
+                // One more item of the list above.
+                let key = key
+                    .as_deref()
+                    .ok_or_else(|| invalid("an indented line without a key above it".to_owned()))?;
+                policy
+                    .list(&section, key)
+                    .map_err(invalid)?
+                    .push(content.to_owned());
+                continue;
+            }
+            if let Some(name) = content
+                .strip_prefix('[')
+                .and_then(|rest| rest.strip_suffix(']'))
+            {
+                name.clone_into(&mut section);
+                key = None;
+                continue;
+            }
+            let (name, value) = content
+                .split_once(['=', ':'])
+                .ok_or_else(|| invalid(format!("'{content}' is no key and value")))?;
+            let name = name.trim().to_ascii_lowercase();
+            let list = policy.list(&section, &name).map_err(invalid)?;
+            let value = value.trim();
+            if !value.is_empty() {
+                list.push(value.to_owned());
+            }
+            key = Some(name);
+        }
+        Ok(policy)
+    }
+
+    /// The list that a key of a section means.
+    fn list(&mut self, section: &str, key: &str) -> Result<&mut Vec<String>, String> {
+        let lists: &mut Lists = match section {
+            "endorsers" => &mut self.endorsers,
+            "checksums" => &mut self.checksums,
+            "images" => &mut self.images,
+            other => return Err(format!("there is no section [{other}]")),
+        };
+        match key.strip_suffix(section) {
+            Some("whitelist") => Ok(&mut lists.white),
+            Some("blacklist") => Ok(&mut lists.black),
+            _ => Err(format!(
+                "[{section}] has whitelist{section} and blacklist{section}, not {key}"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_have_one_item_a_line() {
+        let policy = Policy::from_file_text(
+            "# site\n[endorsers]\nwhitelistendorsers = a@b\n    c@d\n\n  ; not f@g\n  e@f\nblacklistendorsers=\n[checksums]\nBlackListChecksums: 00ff\n[images]\nwhitelistimages =\n  Dtx9D_zD0sVtc2F3Z6V68foTrWj\n",
+        )
+        .unwrap();
+        assert_eq!(policy.endorsers.white, ["a@b", "c@d", "e@f"]);
+        assert!(policy.endorsers.black.is_empty());
+        assert_eq!(policy.checksums.black, ["00ff"]);
+        assert_eq!(policy.images.white, ["Dtx9D_zD0sVtc2F3Z6V68foTrWj"]);
+        assert_eq!(Policy::from_file_text("").unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn slips_are_refused() {
+        for (text, line) in [
+            ("[endorser]\nwhitelistendorsers = a\n", 2),
+            ("[endorsers]\nwhitelistendorser = a\n", 2),
+            ("[endorsers]\nwhitelistimages = a\n", 2),
+            ("[endorsers]\n\n  a@b\n", 3),
+            ("whitelistendorsers = a\n", 1),
+            ("[images]\nnonsense\n", 2),
+        ] {
+            assert_eq!(
+                Policy::from_file_text(text).unwrap_err().line,
+                line,
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The client of a Marketplace: fetching and posting descriptions of images.
+
+use reqwest::{Method, StatusCode};
+
+use super::api::RawAnswer;
+use super::{Api, Endpoint, RawBody};
+use crate::failure::{Failure, Result};
+use crate::options;
+use crate::output::printable;
+use crate::session::Session;
+
+/// Where to look when nothing is said.
+const DEFAULT_ENDPOINT: &str = "https://marketplace.stratuslab.eu";
+
+/// Where the interface is on servers that have other things at their root.
+const USUAL_PATH: &str = "/marketplace";
+
+const XML: &str = "application/xml";
+
+/// A Marketplace.
+#[derive(Debug)]
+pub struct Marketplace {
+    api: Api,
+    /// The endpoint as it was given, with a scheme and without a slash at the end.
+    endpoint: String,
+    /// The path of it.
+    path: String,
+}
+
+/// How an upload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uploaded {
+    /// The entry is there.
+    Created,
+    /// It waits for its endorser to follow the link in a mail.
+    Waiting,
+}
+
+impl Marketplace {
+    /// A client for the Marketplace that is configured; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`Failure::Work`] for an address that can't be used, and as [`Session::connect`].
+    pub fn of(session: &Session, options: &options::Marketplace) -> Result<Self> {
+        let text = session
+            .settings
+            .text(
+                options.marketplace_endpoint.as_deref(),
+                "marketplace_endpoint",
+            )
+            .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let text = text.trim().trim_end_matches('/');
+        let endpoint = if text.contains("://") {
+            text.to_owned()
+        } else {
+            format!("https://{text}")
+        };
+        let server = Endpoint::parse(&endpoint)?;
+        let url = reqwest::Url::parse(&endpoint).map_err(|error| {
+            Failure::Work(format!("the endpoint '{endpoint}' is not usable: {error}"))
+        })?;
+        let cloud = options::Cloud {
+            ca_file: options.ca_file.clone(),
+            ..options::Cloud::default()
+        };
+        Ok(Self {
+            api: session.connect(server, None, &cloud)?,
+            path: url.path().trim_end_matches('/').to_owned(),
+            endpoint,
+        })
+    }
+
+    /// The address of what has this path below `metadata`.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        let separator = if path.is_empty() { "" } else { "/" };
+        format!("{}/metadata{separator}{path}", self.endpoint)
+    }
+
+    /// Fetches what has this path below `metadata`.
+    ///
+    /// # Errors
+    /// [`Failure::Work`] with the Marketplace's words, [`Failure::Network`].
+    pub async fn fetch(&self, path: &str) -> Result<Vec<u8>> {
+        let answer = self.ask(&Method::GET, path, None).await?;
+        if answer.status == 200 {
+            return Ok(answer.body);
+        }
+        let url = self.url(path);
+        Err(Failure::Work(self.refusal("GET", &url, &answer)))
+    }
+
+    /// Posts a document.
+    ///
+    /// # Errors
+    /// [`Failure::Work`] with the Marketplace's words, [`Failure::Network`].
+    pub async fn upload(&self, document: &[u8]) -> Result<Uploaded> {
+        let answer = self.ask(&Method::POST, "", Some(document)).await?;
+        match answer.status {
+            202 => Ok(Uploaded::Waiting),
+            200..=299 => Ok(Uploaded::Created),
+            _ => Err(Failure::Work(format!(
+                "Failed to upload: {}",
+                self.refusal("POST", &self.url(""), &answer)
+            ))),
+        }
+    }
+
+    /// Asks at the endpoint, and where the interface usually is if nothing like it is there.
+    async fn ask(&self, method: &Method, path: &str, body: Option<&[u8]>) -> Result<RawAnswer> {
+        let first = self.ask_at(&self.path, method, path, body).await?;
+        let may_be_elsewhere =
+            matches!(first.status, 404 | 405) && !self.path.ends_with(USUAL_PATH);
+        if may_be_elsewhere {
+            let base = format!("{}{USUAL_PATH}", self.path);
+            let second = self.ask_at(&base, method, path, body).await?;
+            if !matches!(second.status, 404 | 405) {
+                return Ok(second);
+            }
+        }
+        Ok(first)
+    }
+
+    async fn ask_at(
+        &self,
+        base: &str,
+        method: &Method,
+        path: &str,
+        body: Option<&[u8]>,
+    ) -> Result<RawAnswer> {
+        let separator = if path.is_empty() { "" } else { "/" };
+        let body = body.map(|bytes| RawBody {
+            media_type: XML,
+            bytes: bytes.to_vec(),
+        });
+        let path = format!("{base}/metadata{separator}{path}");
+        Ok(self.api.send_raw(method.clone(), &path, XML, body).await?)
+    }
+
+    /// A refusal in the words of the contract.
+    fn refusal(&self, method: &str, url: &str, answer: &RawAnswer) -> String {
+        let status = answer.status;
+        let reason = StatusCode::from_u16(status)
+            .ok()
+            .and_then(|status| status.canonical_reason())
+            .unwrap_or("unknown");
+        let mut text =
+            format!("Failed calling method {method} on url {url}, with reason: {status}: {reason}");
+        if status < 500 {
+            let message = marketplace::list::message(&answer.body);
+            text.push_str(&format!(". Error: : {}", printable(message.trim())));
+        }
+        text
+    }
+}

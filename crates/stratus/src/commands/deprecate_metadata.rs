@@ -1,0 +1,97 @@
+//! `stratus deprecate-metadata`: an endorser takes back a recommendation.
+
+use marketplace::{ImageIdentifier, Metadata, UtcTime, draft, list};
+
+use super::upload_metadata::publish;
+use crate::cloud::Marketplace;
+use crate::endorser::Endorser;
+use crate::failure::{Failure, Result};
+use crate::options::{self, Common, Signing};
+use crate::session::Session;
+
+/// Say that an image should not be used any more
+///
+/// Fetches your entry of the image, adds the reason, signs it anew and uploads it. The image then vanishes from the Marketplace's lists, and
+/// clouds refuse to start it. Prints the address of the new entry.
+///
+/// JSON: {"url", "state"}; state is "created" or "waiting" (for the endorser).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  stratus deprecate-metadata --email me@example.org --reason 'OpenSSL with a hole' Dtx9D_zD0sVtc2F3Z6V68foTrWj")]
+pub struct Arguments {
+    /// Identifier of the image
+    #[arg(value_name = "image-id")]
+    image: Option<String>,
+    /// E-mail address of the endorser: yours
+    #[arg(long, value_name = "ADDRESS")]
+    email: Option<String>,
+    /// Which of your entries, by its time [default: the latest]
+    #[arg(long, value_name = "TIME")]
+    created: Option<String>,
+    /// Why
+    #[arg(long, value_name = "TEXT", default_value = draft::DEFAULT_REASON)]
+    reason: String,
+    #[command(flatten)]
+    signing: Signing,
+    #[command(flatten)]
+    marketplace: options::Marketplace,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(super) async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let image = self.image.as_deref().ok_or_else(|| Failure::Usage("Please specify an image identifier".to_owned()))?;
+        let image: ImageIdentifier = image.parse().map_err(|error: marketplace::identifier::InvalidIdentifier| Failure::Usage(error.to_string()))?;
+        let email = self
+            .email
+            .as_deref()
+            .ok_or_else(|| Failure::Usage("Missing email address. Please provide email of endorser".to_owned()))?;
+        let created: Option<UtcTime> = self
+            .created
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(|error: marketplace::date::InvalidTime| Failure::Usage(error.to_string()))?;
+        let endorser = Endorser::load(&session, &self.signing)?;
+        if let Some(certified) = endorser.certified_email()
+            && !certified.eq_ignore_ascii_case(email)
+        {
+            return Err(Failure::Work(format!("the certificate is that of {certified}; the entry of {email} can be deprecated only by its endorser")));
+        }
+        let marketplace = Marketplace::of(&session, &self.marketplace)?;
+        let mut path = format!("{image}/{email}");
+        if let Some(created) = created {
+            path.push_str(&format!("/{created}"));
+        }
+        let answer = marketplace.fetch(&path).await?;
+        let document = own_entry(&answer, image, email, created)
+            .ok_or_else(|| Failure::Work(format!("{} answers without an entry of {email} for this image", marketplace.url(&path))))?;
+        let work = |error: marketplace::Error| Failure::Work(error.to_string());
+        let draft = draft::deprecated(document, &self.reason).map_err(work)?;
+        let signed = endorser.endorse(draft.as_bytes(), Some(email)).map_err(work)?;
+        publish(&session, &marketplace, signed.as_bytes()).await
+    }
+}
+
+/// The latest entry of this image and endorser in an answer.
+fn own_entry<'a>(answer: &'a [u8], image: ImageIdentifier, email: &str, created: Option<UtcTime>) -> Option<&'a [u8]> {
+    list::documents(answer)
+        .ok()?
+        .into_iter()
+        .filter_map(|document| {
+            let metadata = Metadata::parse(document).ok()?;
+            let endorsement = metadata.endorsement?;
+            let is_it = metadata.identifier == image
+                && endorsement.email.eq_ignore_ascii_case(email)
+                && created.is_none_or(|created| created == endorsement.created);
+            is_it.then_some((endorsement.created, document))
+        })
+        .max_by_key(|(created, _)| *created)
+        .map(|(_, document)| document)
+}

@@ -1,0 +1,607 @@
+//! From an image to an entry of a Marketplace, and its withdrawal: files, output and statuses of the contract.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Cloud, Ended, Reply, ended, path, program};
+use marketplace::{Entry, Metadata, UtcTime};
+
+const ZEROS_ID: &str = "Dtx9D_zD0sVtc2F3Z6V68foTrWj";
+const DRAFT: &str = include_str!("../../marketplace/tests/data/draft.xml");
+const SIGNED: &str = include_str!("../../marketplace/tests/data/signed.xml");
+
+/// The program in a home folder; the words are separated by blanks.
+fn run(home: &Path, words: &str) -> Ended {
+    let mut command = program(home);
+    command.args(words.split_whitespace());
+    ended(command)
+}
+
+/// `me.pem` in a folder: a key and a certificate for an address.
+fn write_key(home: &Path, email: Option<&str>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::new([]).unwrap();
+    let name = email.map(|email| rcgen::SanType::Rfc822Name(email.try_into().unwrap()));
+    parameters.subject_alt_names.extend(name);
+    let certificate = parameters.self_signed(&key).unwrap();
+    std::fs::write(
+        home.join("me.pem"),
+        format!("{}{}", certificate.pem(), key.serialize_pem()),
+    )
+    .unwrap();
+}
+
+fn read(home: &Path, name: &str) -> String {
+    std::fs::read_to_string(home.join(name)).unwrap()
+}
+
+#[test]
+fn images_are_described() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    let zeros = vec![0; 1 << 20];
+    std::fs::write(home.join("zero.img"), &zeros).unwrap();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(&zeros).unwrap();
+    std::fs::write(home.join("zero.img.gz"), gz.finish().unwrap()).unwrap();
+    let mut bz2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bz2.write_all(&zeros).unwrap();
+    std::fs::write(home.join("zero.bz2"), bz2.finish().unwrap()).unwrap();
+
+    let mut command = program(home);
+    command
+        .arg("build-metadata")
+        .args([
+            "--os",
+            "zerolinux",
+            "--os-version",
+            "1.0",
+            "--os-arch=x86_64",
+            "--image-version",
+            "2.1",
+            "--author",
+            "Alice Endorser",
+        ])
+        .args([
+            "--location",
+            "https://images.example.org/zerolinux-1.0-x86_64-base-2.1.img.gz",
+            "--title",
+            "zerolinux-test",
+            "--tag",
+            "zerolinux",
+        ])
+        .args([
+            "--comment",
+            "One mebibyte of zero bytes, used as a test vector.",
+            "--disks-bus",
+            "virtio",
+            "zero.img.gz",
+        ]);
+    let before = UtcTime::from_timestamp(jiff::Timestamp::now());
+    assert_eq!(ended(command).success(), "");
+    let text = read(home, "zerolinux-1.0-x86_64-base-2.1.xml");
+    let metadata = Metadata::parse(text.as_bytes()).unwrap();
+    let created: UtcTime = metadata.created.as_deref().unwrap().parse().unwrap();
+    assert!(created >= before);
+    assert_eq!(
+        metadata.valid.unwrap().unix_seconds() - created.unix_seconds(),
+        15_379_200
+    );
+    // But for times, port and publisher it is the document of the reference.
+    let same = text
+        .replace(&created.to_string(), "2030-01-15T08:00:00Z")
+        .replace(&metadata.valid.unwrap().to_string(), "2030-07-12T08:00:00Z")
+        .replace("StratusLab<", "Example Org<");
+    assert_eq!(
+        same,
+        DRAFT.replace("    <slterms:inbound-port>22</slterms:inbound-port>\n", "")
+    );
+
+    // The contents count, however they are packed; what is left out is left out.
+    for (words, name) in [
+        ("--os a zero.img", "a---base-.xml"),
+        (
+            "--os b --no-md5 --no-sha256 --no-sha512 zero.bz2",
+            "b---base-.xml",
+        ),
+        ("--os c --compression none zero.img.gz", "c---base-.xml"),
+        (
+            "--os d --type grid --kind disk --format qcow2 --sha1 a9993e364706816aba3e25717850c26c9cd0d89d zero.img",
+            "d---grid-.xml",
+        ),
+    ] {
+        let said = run(home, &format!("build-metadata -v {words}")).success();
+        assert!(
+            said.contains("  [WARNING] ") && said.ends_with(&format!("Manifest: {name}\n")),
+            "{said}"
+        );
+    }
+    let of = |name: &str| Metadata::parse(read(home, name).as_bytes()).unwrap();
+    let checksums = |name: &str| {
+        let all = of(name).checksums;
+        (
+            all.md5.is_some(),
+            all.sha256.is_some(),
+            all.sha512.is_some(),
+        )
+    };
+    assert_eq!(
+        (
+            of("a---base-.xml").identifier.to_string().as_str(),
+            checksums("a---base-.xml")
+        ),
+        (ZEROS_ID, (true, true, true))
+    );
+    assert_eq!(
+        (
+            of("b---base-.xml").identifier.to_string().as_str(),
+            checksums("b---base-.xml")
+        ),
+        (ZEROS_ID, (false, false, false))
+    );
+    assert_ne!(of("c---base-.xml").identifier.to_string(), ZEROS_ID);
+    assert_eq!(
+        of("d---grid-.xml").identifier.to_string(),
+        "KmZPjZHBoFquj4lcXhQwmyc0Nid"
+    );
+    assert_eq!(of("d---grid-.xml").format.as_deref(), Some("qcow2"));
+
+    for (words, message) in [
+        ("", "Please specify an image"),
+        ("nothing.img", "Image does not exist: nothing.img"),
+        (
+            "--disks-bus sata zero.img",
+            "Unknown disks bus type sata. Available types: ide, scsi, virtio",
+        ),
+        (
+            "--sha256 12 zero.img",
+            "`12` is not a checksum of 64 hexadecimal digits",
+        ),
+        (
+            "--os ../../x zero.img",
+            "'../../x---base-.xml' can't be the name of a file",
+        ),
+    ] {
+        let result = run(home, &format!("build-metadata {words}"));
+        assert_eq!(result.status, 2, "{result:?}");
+        assert!(
+            result
+                .stderr
+                .contains(&format!("\n\nstratus build-metadata: error: {message}")),
+            "{result:?}"
+        );
+    }
+    let result = run(home, "build-metadata --compression xz zero.img");
+    assert_eq!(
+        (
+            result.status,
+            result.stdout.contains("gz and bz2 are known here")
+        ),
+        (255, true),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn descriptions_are_signed_and_validated() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    write_key(home, Some("me@example.org"));
+    std::fs::write(home.join("x.xml"), DRAFT).unwrap();
+    assert_eq!(
+        run(home, "sign-metadata --pem-cert me.pem x.xml").success(),
+        ""
+    );
+    assert_eq!(read(home, "x.xml.orig"), DRAFT);
+    let entry = Entry::verify(read(home, "x.xml").as_bytes()).unwrap();
+    assert_eq!(entry.endorsement().email, "me@example.org");
+    assert_eq!(
+        run(
+            home,
+            "sign-metadata -v --pem-cert me.pem --output y.xml x.xml.orig"
+        )
+        .success()
+        .lines()
+        .last(),
+        Some("Metadata file successfully signed: y.xml")
+    );
+    assert_eq!(read(home, "x.xml.orig"), DRAFT);
+    assert!(!home.join("x.xml.orig.orig").exists() && !home.join("y.xml.part").exists());
+
+    std::fs::write(home.join("reference.xml"), SIGNED).unwrap();
+    std::fs::write(
+        home.join("altered.xml"),
+        SIGNED.replace("https://images", "https://imagez"),
+    )
+    .unwrap();
+    assert_eq!(
+        run(home, "validate-metadata x.xml y.xml reference.xml").success(),
+        "Valid: x.xml\nValid: y.xml\nValid: reference.xml\n"
+    );
+    let result = run(
+        home,
+        "validate-metadata altered.xml x.xml x.xml.orig nothing.xml",
+    );
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (3, "Valid: x.xml\n")
+    );
+    assert!(
+        result.stderr.starts_with(
+            "Invalid: altered.xml\nsignature validation: truecontent (ref='') validity: false\nInvalid: x.xml.orig\nno signature\nCannot read nothing.xml\n"
+        ),
+        "{result:?}"
+    );
+    let result = run(home, "validate-metadata");
+    assert!(
+        result.status == 2 && result.stderr.contains("error: Missing manifest file"),
+        "{result:?}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&run(home, "validate-metadata --format json reference.xml").success())
+            .unwrap();
+    assert_eq!(json[0]["email"], "alice@example.org");
+
+    for (words, message) in [
+        ("", "Missing metadata file"),
+        (
+            "nothing.xml",
+            "Metadata file doesn't exist or is not a file",
+        ),
+    ] {
+        let result = run(home, &format!("sign-metadata {words}"));
+        assert!(
+            result.status == 2 && result.stderr.ends_with(&format!("error: {message}\n")),
+            "{result:?}"
+        );
+    }
+    std::fs::write(
+        home.join("bad.xml"),
+        DRAFT.replace("<dcterms:type>base</dcterms:type>", ""),
+    )
+    .unwrap();
+    write_key(home, None);
+    for (words, message) in [
+        (
+            "--pem-cert me.pem --email a@b bad.xml",
+            "description must have exactly 1 dcterms:type element",
+        ),
+        (
+            "--pem-cert me.pem x.xml",
+            "cannot generate slreq:endorsement; email address not in cert or not provided",
+        ),
+        (
+            "--pem-cert me.pem --email me x.xml",
+            "invalid email address: me",
+        ),
+        (
+            "--p12-cert nothing.p12 x.xml",
+            "certificate file not found: nothing.p12",
+        ),
+        ("x.xml", "certificate file not found: "),
+    ] {
+        let before = read(home, "x.xml");
+        let result = run(home, &format!("sign-metadata {words}"));
+        assert_eq!(
+            (result.status, result.stdout.as_str()),
+            (1, ""),
+            "{result:?}"
+        );
+        assert!(
+            result.stderr.starts_with(message)
+                && result
+                    .stderr
+                    .ends_with("  [ERROR] Error signing metadata file\n"),
+            "{result:?}"
+        );
+        assert_eq!(read(home, "x.xml"), before);
+    }
+}
+
+#[test]
+fn pkcs12_comes_from_where_the_contract_says() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        println!("skipped: openssl is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    let openssl = |words: &str| {
+        let output = Command::new("openssl")
+            .args(words.split_whitespace())
+            .current_dir(home)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    openssl(
+        "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 20000 -subj /CN=Me -addext subjectAltName=email:me@example.org",
+    );
+    std::fs::create_dir(home.join(".globus")).unwrap();
+    openssl(
+        "pkcs12 -export -inkey key.pem -in cert.pem -out .globus/usercert.p12 -passout pass:s3cret",
+    );
+    let sign = |words: &str, password: Option<&str>| {
+        std::fs::write(home.join("x.xml"), DRAFT).unwrap();
+        let mut command = program(home);
+        command
+            .arg("sign-metadata")
+            .args(words.split_whitespace())
+            .arg("x.xml");
+        if let Some(password) = password {
+            command.env("STRATUSLAB_P12_PASSWORD", password);
+        }
+        ended(command)
+    };
+    sign("", Some("s3cret")).success();
+    assert!(
+        !Entry::verify(read(home, "x.xml").as_bytes())
+            .unwrap()
+            .uses_sha1()
+    );
+    sign("--p12-password s3cret --sha1-signature", None).success();
+    assert!(
+        Entry::verify(read(home, "x.xml").as_bytes())
+            .unwrap()
+            .uses_sha1()
+    );
+    for result in [sign("", Some("other")), sign("", None)] {
+        assert_eq!(result.status, 1);
+        assert_eq!(
+            result.stderr,
+            "error loading certificate (wrong password?)\n  [ERROR] Error signing metadata file\n"
+        );
+    }
+    openssl(
+        "pkcs12 -export -legacy -certpbe PBE-SHA1-RC2-40 -keypbe PBE-SHA1-3DES -macalg sha1 -inkey key.pem -in cert.pem -out old.p12 -passout pass:s3cret",
+    );
+    std::fs::create_dir(home.join(".stratuslab")).unwrap();
+    std::fs::write(
+        home.join(".stratuslab/stratuslab-user.cfg"),
+        "[default]\np12_certificate = old.p12\np12_password = s3cret\n",
+    )
+    .unwrap();
+    sign("", None).success();
+}
+
+/// A Marketplace that keeps the last upload, below a path.
+fn marketplace(base: &'static str, upload: impl Fn() -> Reply + Send + Sync + 'static) -> Cloud {
+    let kept = std::sync::Mutex::new(Vec::new());
+    Cloud::start(move |seen| {
+        let xml = |status, body: Vec<u8>| {
+            Reply(
+                status,
+                vec![("content-type", "application/xml".to_owned())],
+                body,
+            )
+        };
+        let Some(place) = seen
+            .line
+            .split_once(' ')
+            .and_then(|(_, place)| place.strip_prefix(base))
+        else {
+            return Reply(
+                404,
+                vec![("content-type", "text/html".to_owned())],
+                b"<html>nothing</html>".to_vec(),
+            );
+        };
+        if seen.line.starts_with("POST ") && place == "/metadata" {
+            let reply = upload();
+            if reply.0 < 300 {
+                *kept.lock().unwrap() = seen.body.clone();
+            }
+            return reply;
+        }
+        let document = kept.lock().unwrap().clone();
+        let Ok(entry) = Entry::verify(&document) else {
+            return xml(
+                404,
+                b"<?xml version=\"1.0\"?><error>no metadata matching query found</error>".to_vec(),
+            );
+        };
+        let wanted = format!("/metadata/{}", entry.path());
+        if wanted == place {
+            return xml(200, document);
+        }
+        if wanted.starts_with(&format!("{place}/")) {
+            let bare = String::from_utf8(document)
+                .unwrap()
+                .split_once("?>")
+                .unwrap()
+                .1
+                .to_owned();
+            return xml(
+                200,
+                format!("<?xml version=\"1.0\"?><metadata>{bare}</metadata>").into_bytes(),
+            );
+        }
+        xml(404, b"<error>metadata entry not found.</error>".to_vec())
+    })
+}
+
+fn run_at(server: &Cloud, path: &str, words: &str) -> Ended {
+    let mut command = program(server.home.path());
+    command
+        .env("STRATUS_CA", server.home.path().join("ca.pem"))
+        .env(
+            "STRATUSLAB_MARKETPLACE_ENDPOINT",
+            format!("https://localhost:{}{path}", server.port),
+        )
+        .args(words.split_whitespace());
+    ended(command)
+}
+
+#[test]
+fn entries_are_published_and_deprecated() {
+    for (base, path) in [
+        ("", ""),
+        ("/marketplace", "/marketplace/"),
+        ("/marketplace", ""),
+    ] {
+        let server = marketplace(base, || {
+            Reply(201, Vec::new(), b"metadata entry created".to_vec())
+        });
+        let home = server.home.path();
+        write_key(home, Some("me@example.org"));
+        std::fs::write(home.join("x.xml"), DRAFT).unwrap();
+        run(home, "sign-metadata --pem-cert me.pem x.xml").success();
+        let signed = read(home, "x.xml");
+        let entry = Entry::verify(signed.as_bytes()).unwrap();
+        let url = |entry: &Entry| {
+            format!(
+                "https://localhost:{}{}/metadata/{}\n",
+                server.port,
+                path.trim_end_matches('/'),
+                entry.path()
+            )
+        };
+        assert_eq!(
+            run_at(&server, path, "upload-metadata x.xml").success(),
+            url(&entry)
+        );
+        let upload = server.requests().pop().unwrap();
+        assert_eq!(upload.body, signed.as_bytes());
+        assert_eq!(upload.headers["content-type"], "application/xml");
+        assert_eq!(upload.headers["accept"], "application/xml");
+
+        // The latest entry first, as a list; then one by its time, alone.
+        let mut latest = entry;
+        for reason in [None, Some("gone")] {
+            let words = reason.map_or_else(String::new, |reason| {
+                format!(
+                    "--created {} --reason {reason}",
+                    latest.endorsement().created
+                )
+            });
+            let said = run_at(
+                &server,
+                path,
+                &format!(
+                    "deprecate-metadata --pem-cert me.pem --email me@example.org {words} {ZEROS_ID}"
+                ),
+            )
+            .success();
+            latest = Entry::verify(&server.requests().pop().unwrap().body).unwrap();
+            assert_eq!(said, url(&latest));
+            assert_eq!(
+                latest.metadata().deprecated.as_deref(),
+                Some(reason.unwrap_or("This image has been deprecated"))
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_marketplace_refuses_is_told() {
+    let server = marketplace("", || {
+        Reply(
+            400,
+            vec![("content-type", "application/xml".to_owned())],
+            b"<error>invalid metadata: no signature</error>".to_vec(),
+        )
+    });
+    let home = server.home.path();
+    std::fs::write(home.join("x.xml"), DRAFT).unwrap();
+    let result = run_at(&server, "", "upload-metadata x.xml");
+    assert_eq!(
+        (result.status, result.stdout),
+        (
+            255,
+            format!(
+                "Error: Failed to upload: Failed calling method POST on url https://localhost:{}/metadata, with reason: 400: Bad Request. Error: : invalid metadata: no signature\n",
+                server.port
+            )
+        )
+    );
+    let result = run_at(
+        &server,
+        "",
+        &format!("deprecate-metadata --email me@example.org {ZEROS_ID}"),
+    );
+    assert!(
+        result.status == 255
+            && result
+                .stdout
+                .starts_with("Error: certificate file not found: "),
+        "{result:?}"
+    );
+    write_key(home, Some("me@example.org"));
+    let result = run_at(
+        &server,
+        "",
+        &format!("deprecate-metadata --pem-cert me.pem --email me@example.org {ZEROS_ID}"),
+    );
+    assert!(
+        result.status == 255
+            && result
+                .stdout
+                .contains("404: Not Found. Error: : no metadata matching query found"),
+        "{result:?}"
+    );
+    let result = run_at(
+        &server,
+        "",
+        &format!("deprecate-metadata --pem-cert me.pem --email you@example.org {ZEROS_ID}"),
+    );
+    assert!(
+        result.status == 255 && result.stdout.contains("is that of me@example.org"),
+        "{result:?}"
+    );
+    for (words, message) in [
+        ("upload-metadata", "Please specify an image manifest"),
+        (
+            "upload-metadata nothing.xml",
+            "Image manifest does not exist: nothing.xml",
+        ),
+        ("deprecate-metadata", "Please specify an image identifier"),
+        (
+            &format!("deprecate-metadata {ZEROS_ID}"),
+            "Missing email address. Please provide email of endorser",
+        ),
+        (
+            "deprecate-metadata --email a@b short",
+            "an image identifier has 27 characters",
+        ),
+        (
+            &format!("deprecate-metadata --email a@b --created today {ZEROS_ID}"),
+            "today is not a date",
+        ),
+    ] {
+        let result = run_at(&server, "", words);
+        assert!(
+            result.status == 2 && result.stderr.contains(&format!("error: {message}")),
+            "{result:?}"
+        );
+    }
+
+    let waiting = marketplace("", || {
+        Reply(
+            202,
+            Vec::new(),
+            b"confirmation email sent for new metadata entry".to_vec(),
+        )
+    });
+    std::fs::write(waiting.home.path().join("x.xml"), SIGNED).unwrap();
+    let said = run_at(&waiting, "", "upload-metadata x.xml").success();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(
+        lines[0],
+        format!(
+            "https://localhost:{}/metadata/{ZEROS_ID}/alice@example.org/2030-01-15T08:05:00Z",
+            waiting.port
+        )
+    );
+    assert!(lines[1].contains("mail to alice@example.org"), "{said}");
+    assert!(path(&waiting.home, "x.xml").exists());
+}
