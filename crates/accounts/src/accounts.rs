@@ -6,16 +6,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cimi::resources::User;
+use async_trait::async_trait;
+use cimi::{
+    Timestamp,
+    resources::{Token, User},
+};
+use passwords::Stored;
 use tokio::task::spawn_blocking;
 
-use crate::{Hashing, Identity, attempts::Attempts, password, recent::Recent};
+use crate::{Hashing, Identity, attempts::Attempts, recent::Recent};
 
 /// Where accounts are looked up: the cache of the store, so that a lookup waits for nothing.
+#[async_trait]
 pub trait UserSource: Send + Sync + 'static {
     /// The User document whose `username`, or one of whose `altnames`, is `login`. User documents
     /// only: a Credential of the same name is none.
     fn find(&self, login: &str) -> Option<Arc<User>>;
+
+    /// The token that has this digest.
+    fn find_token(&self, digest: &str) -> Option<Arc<Token>> {
+        let _ = digest;
+        None
+    }
+
+    /// Writes down that a token was used.
+    async fn token_used(&self, token: &Token, now: Timestamp, address: Option<IpAddr>) {
+        let _ = (token, now, address);
+    }
+
+    /// Keeps `hash`, a stronger one of the same password, in place of the one in `user`. Does nothing if the account has
+    /// changed since, or nothing can be written: the next login brings another one.
+    async fn rehashed(&self, user: &User, hash: String) {
+        let _ = (user, hash);
+    }
 }
 
 /// How verified passwords are remembered.
@@ -25,6 +48,9 @@ pub struct Settings {
     pub remembered_for: Duration,
     /// How many of them.
     pub remembered_at_most: usize,
+    /// A refusal comes no sooner after the work on it began: longer than the slowest check takes, so that no answer tells
+    /// by its time whether there is such a user, or how the password is kept.
+    pub refused_after: Duration,
 }
 
 impl Default for Settings {
@@ -32,6 +58,7 @@ impl Default for Settings {
         Self {
             remembered_for: Duration::from_secs(15 * 60),
             remembered_at_most: 10_000,
+            refused_after: Duration::from_millis(500),
         }
     }
 }
@@ -42,6 +69,9 @@ pub enum LoginError {
     /// Unknown user, wrong password or disabled account.
     #[error("user name or password is wrong, or the account is disabled")]
     Wrong,
+    /// A token that is none, or no more.
+    #[error("this token is unknown, revoked or expired, or its user can't log in")]
+    Token,
     /// Too many failures of this user from this address.
     #[error("too many failed logins; try again in {} s", .0.as_secs().max(1))]
     Blocked(Duration),
@@ -52,30 +82,27 @@ pub enum LoginError {
 
 /// Verifies credentials against the accounts of a [`UserSource`].
 pub struct Accounts {
-    source: Arc<dyn UserSource>,
+    pub(crate) source: Arc<dyn UserSource>,
     recent: Recent,
     attempts: Attempts,
     hashing: Hashing,
+    refused_after: Duration,
     /// Verified for users that don't exist, so that they take as long as others.
-    nobody: Arc<str>,
+    nobody: Option<Stored>,
 }
 
 impl Accounts {
     /// Verifies against `source`; `hashing` is shared with whoever sets passwords.
     #[must_use]
     pub fn new(source: Arc<dyn UserSource>, hashing: Hashing, settings: Settings) -> Self {
-        // The hash of nothing anybody could send: computed once would cost as much as a login, and
-        // what counts is only the cost in it.
-        let nobody = format!(
-            "$2b${:02}$zvS7axGrws6/YH2AuIyXpufc174KV5bjBTp.vo400sGZsehP7CpFS",
-            hashing.cost()
-        );
+        let nobody = Stored::hash(&hashing.cost().of_nobody());
         Self {
             source,
             recent: Recent::new(settings.remembered_for, settings.remembered_at_most),
             attempts: Attempts::new(),
             hashing,
-            nobody: nobody.into(),
+            refused_after: settings.refused_after,
+            nobody,
         }
     }
 
@@ -116,60 +143,93 @@ impl Accounts {
         if let Some(wait) = self.attempts.wait(login, address, Instant::now()) {
             return Err(LoginError::Blocked(wait));
         }
+        let begun = Instant::now();
         let user = self.usable(login);
-        let hash: Arc<str> = match user.as_ref().and_then(|user| user.password.as_deref()) {
-            Some(hash) => hash.into(),
-            None => Arc::clone(&self.nobody),
-        };
+        let kept = user.as_ref().and_then(|user| user.password.as_deref());
+        let kept = kept.and_then(Stored::hash);
+        let is_known = kept.is_some();
+        let (stored, cost) = (kept.or_else(|| self.nobody.clone()), self.hashing.cost());
         let given = password.to_owned();
-        let right = spawn_blocking(move || {
-            let right = password::verify_blocking(&given, &hash);
+        let (right, stronger) = spawn_blocking(move || {
+            let right = is_known && stored.as_ref().is_some_and(|s| s.verify_blocking(&given));
+            if !is_known {
+                // The same work for nobody.
+                let _ = stored.as_ref().map(|s| s.verify_blocking(&given));
+            }
+            let is_outdated = right && stored.is_some_and(|stored| stored.is_outdated(cost));
+            let stronger = is_outdated.then(|| cost.hash_blocking(&given));
             drop(turn);
-            right
+            (right, stronger)
         })
         .await
         .map_err(|_| LoginError::Busy)?;
         match user {
-            Some(user) if right && user.password.is_some() => {
+            Some(user) if right => {
                 self.attempts.succeeded(login, address);
+                let user = match stronger {
+                    Some(hash) => self.upgraded(user, login, hash).await,
+                    None => user,
+                };
                 let key = self.recent.key(&user, password);
                 Ok(self.recent.insert(key, user))
             }
             _ => {
                 self.attempts.failed(login, address, Instant::now());
+                let left = self.refused_after.saturating_sub(begun.elapsed());
+                tokio::time::sleep(left).await;
                 Err(LoginError::Wrong)
             }
         }
     }
 
-    fn usable(&self, login: &str) -> Option<Arc<User>> {
+    /// Has a stronger hash kept; returns the user as it is then.
+    async fn upgraded(&self, user: Arc<User>, login: &str, hash: String) -> Arc<User> {
+        self.source.rehashed(&user, hash.clone()).await;
+        let now = self.usable(login);
+        now.filter(|now| now.password.as_ref() == Some(&hash))
+            .unwrap_or(user)
+    }
+
+    /// The account, if it can be used.
+    pub(crate) fn usable(&self, login: &str) -> Option<Arc<User>> {
         self.source.find(login).filter(|user| user.enabled)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use cimi::{Acl, Common, Timestamp, UserId};
+    use cimi::{Acl, Common, UserId};
     use parking_lot::Mutex;
+    use passwords::Cost;
+
+    use crate::password;
 
     use super::*;
 
     const QUICK: Settings = Settings {
         remembered_for: Duration::from_secs(60),
         remembered_at_most: 8,
+        refused_after: Duration::ZERO,
     };
 
     fn hashing() -> Hashing {
-        Hashing::new(4, 2, Duration::from_secs(60))
+        Hashing::new(Cost::NONE, 2, Duration::from_secs(60))
     }
 
     struct One(Mutex<User>);
 
+    #[async_trait]
     impl UserSource for One {
         fn find(&self, login: &str) -> Option<Arc<User>> {
             let user = self.0.lock();
             let other = user.altnames.values().any(|name| name == login);
             (user.username == login || other).then(|| Arc::new(user.clone()))
+        }
+
+        async fn rehashed(&self, read: &User, hash: String) {
+            let mut user = self.0.lock();
+            assert_eq!(user.password, read.password);
+            user.password = Some(hash);
         }
     }
 
@@ -181,11 +241,12 @@ mod tests {
             first_name: None,
             last_name: None,
             email: None,
-            password: Some(password::hash_blocking(password, 4).unwrap()),
+            password: Some(password::hash_blocking(password, Cost::NONE).unwrap()),
             enabled: true,
             roles: vec!["r".into()],
             altnames: [("x500dn".to_owned(), "CN=alice".to_owned())].into(),
             generation: 0,
+            origin: None,
             unknown: serde_json::Map::new(),
         }
     }
@@ -240,7 +301,8 @@ mod tests {
         let disabled = accounts.verify("alice", "correct horse", None).await;
         assert_eq!(disabled, Err(LoginError::Wrong));
         source.0.lock().enabled = true;
-        source.0.lock().password = Some(password::hash_blocking("new password", 4).unwrap());
+        source.0.lock().password =
+            Some(password::hash_blocking("new password", Cost::NONE).unwrap());
         assert!(
             accounts
                 .verify("alice", "correct horse", None)
@@ -255,6 +317,56 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+
+    #[tokio::test]
+    async fn old_hashes_are_replaced_by_the_first_login() {
+        let (source, accounts) = accounts();
+        for (old, password) in [
+            (bcrypt::hash("correct horse", 4).unwrap(), "correct horse"),
+            ("MD5:6967a5f844587885660a976169adff2b".to_owned(), "slpass"),
+            ("CRYPT:sljcMvWtoE1/A".to_owned(), "slpass"),
+        ] {
+            source.0.lock().password = Some(old.clone());
+            let wrong = accounts.verify("alice", "wrong", None).await;
+            assert_eq!(wrong, Err(LoginError::Wrong));
+            assert_eq!(source.0.lock().password.as_ref(), Some(&old));
+            accounts.verify("alice", password, None).await.unwrap();
+            let kept = source.0.lock().password.clone().unwrap();
+            assert!(kept.starts_with("$argon2id$"), "{kept}");
+            // What was verified is remembered under the new hash.
+            assert!(accounts.recognise("alice", password).is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn all_refusals_take_the_same_time() {
+        let source = Arc::new(One(Mutex::new(alice("correct horse"))));
+        let settings = Settings {
+            refused_after: Duration::from_millis(300),
+            ..QUICK
+        };
+        let accounts = Accounts::new(
+            Arc::clone(&source) as Arc<dyn UserSource>,
+            hashing(),
+            settings,
+        );
+        let time = async |login: &str, password: &str| {
+            let begun = Instant::now();
+            let result = accounts.verify(login, password, None).await;
+            assert_eq!(result, Err(LoginError::Wrong), "{login}");
+            begun.elapsed()
+        };
+        let mut times = vec![time("bob", "wrong").await, time("alice", "wrong").await];
+        source.0.lock().password = Some(bcrypt::hash("correct horse", 4).unwrap());
+        times.push(time("alice", "wrong").await);
+        source.0.lock().password = None;
+        times.push(time("alice", "wrong").await);
+        source.0.lock().enabled = false;
+        times.push(time("alice", "correct horse").await);
+        for time in times {
+            assert!(time >= Duration::from_millis(300), "{time:?}");
+        }
     }
 
     #[tokio::test]

@@ -18,10 +18,17 @@ use tokio::{
     time::timeout,
 };
 
-use crate::password::{self, PolicyError};
+use passwords::Cost;
+
+use crate::{
+    files::Entry,
+    password::{self, PolicyError},
+};
 
 /// How many hashes of one address may compete with those of others.
 const OF_ONE_ADDRESS: usize = 2;
+/// How many hashes are computed at a time on a computer of any size: each takes memory, 19 MiB by default.
+const AT_ONCE_AT_MOST: usize = 4;
 
 /// Why there is no hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +46,7 @@ pub enum HashError {
 pub struct Hashing(Arc<Inner>);
 
 struct Inner {
-    cost: u32,
+    cost: Cost,
     patience: Duration,
     all: Arc<Semaphore>,
     /// Only those that somebody uses or waits for are alive.
@@ -62,10 +69,10 @@ impl std::fmt::Debug for Hashing {
 }
 
 impl Hashing {
-    /// New hashes get `cost` (bcrypt: 2 to this power rounds), `at_once` are computed at a time, and nobody waits for
+    /// New hashes get `cost`, `at_once` are computed at a time, and nobody waits for
     /// longer than `patience` for a turn.
     #[must_use]
-    pub fn new(cost: u32, at_once: usize, patience: Duration) -> Self {
+    pub fn new(cost: Cost, at_once: usize, patience: Duration) -> Self {
         Self(Arc::new(Inner {
             cost,
             patience,
@@ -74,15 +81,19 @@ impl Hashing {
         }))
     }
 
-    /// With half of this computer's processors, so that the other half goes on with everything else.
+    /// With half of this computer's processors, so that the other half goes on with everything else, and at most four.
     #[must_use]
-    pub fn with_cost(cost: u32) -> Self {
+    pub fn with_cost(cost: Cost) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self::new(cost, cores / 2, Duration::from_secs(10))
+        Self::new(
+            cost,
+            (cores / 2).min(AT_ONCE_AT_MOST),
+            Duration::from_secs(10),
+        )
     }
 
     /// The cost of new hashes.
-    pub(crate) fn cost(&self) -> u32 {
+    pub(crate) fn cost(&self) -> Cost {
         self.0.cost
     }
 
@@ -125,6 +136,26 @@ impl Hashing {
         Ok(hashed.await.map_err(|_| HashError::Busy)??)
     }
 
+    /// What is kept of an entry of a file: its hash as it is, or a new one of a password that can be read there, whatever
+    /// the policy says of it.
+    ///
+    /// # Errors
+    /// [`HashError::Busy`].
+    pub async fn imported(&self, entry: &Entry) -> Result<String, HashError> {
+        if let Some(hash) = &entry.hash {
+            return Ok(hash.clone());
+        }
+        let plain = entry.credential.plain().unwrap_or_default();
+        let password = String::from_utf8_lossy(plain).into_owned();
+        let (turn, cost) = (self.turn(None).await?, self.0.cost);
+        let hashed = spawn_blocking(move || {
+            let hash = cost.hash_blocking(&password);
+            drop(turn);
+            hash
+        });
+        hashed.await.map_err(|_| HashError::Busy)
+    }
+
     fn of_address(&self, address: Option<IpAddr>) -> Arc<Semaphore> {
         let mut by_address = self.0.by_address.lock();
         if let Some(known) = by_address.get(&address).and_then(Weak::upgrade) {
@@ -151,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_asks_for_much_waits_for_itself() {
-        let hashing = Hashing::new(4, 3, Duration::from_millis(200));
+        let hashing = Hashing::new(Cost::NONE, 3, Duration::from_millis(200));
         let address = |last| Some(IpAddr::from([192, 0, 2, last]));
         let held = [
             hashing.turn(address(1)).await.unwrap(),
@@ -164,7 +195,8 @@ mod tests {
         assert_eq!(refused, Err(HashError::Busy));
         drop(other);
         let hashed = hashing.hash("correct horse".to_owned(), address(3)).await;
-        assert!(password::verify_blocking("correct horse", &hashed.unwrap()));
+        let stored = passwords::Stored::hash(&hashed.unwrap()).unwrap();
+        assert!(stored.verify_blocking("correct horse"));
         drop(held);
         assert!(hashing.turn(address(1)).await.is_ok());
     }

@@ -1,6 +1,6 @@
 //! Somebody who has shown who they are.
 
-use cimi::{common::ADMIN_ROLE, resources::User};
+use cimi::{TokenId, common::ADMIN_ROLE, resources::User};
 
 /// A user whose credentials were right, with the roles held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +9,17 @@ pub struct Identity {
     pub user: Box<str>,
     /// Roles held, e.g. `::ADMIN`.
     pub roles: Vec<String>,
+    /// By which token, if not by the password itself.
+    pub token: Option<ByToken>,
+}
+
+/// How somebody is here by a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByToken {
+    /// Which.
+    pub id: TokenId,
+    /// Whether nothing may be changed with it.
+    pub is_read_only: bool,
 }
 
 impl Identity {
@@ -18,6 +29,7 @@ impl Identity {
         Self {
             user: user.username.as_str().into(),
             roles: user.roles.clone(),
+            token: None,
         }
     }
 

@@ -5,7 +5,9 @@
 //!
 //! - [`Accounts`]: verifies user names and passwords.
 //! - [`Hashing`]: rations the slow computing of hashes, for logins and new passwords alike.
-//! - [`password`]: policy, hashing, generation.
+//! - [`files`]: StratusLab's file of users.
+//! - [`token`]: what programs log in with.
+//! - [`password`]: policy, hashing, generation; the formats are those of crate `passwords`.
 
 #![cfg_attr(
     test,
@@ -14,11 +16,14 @@
 
 mod accounts;
 mod attempts;
+pub mod files;
 mod hashing;
 mod identity;
 pub mod password;
 mod recent;
+pub mod token;
 
 pub use accounts::{Accounts, LoginError, Settings, UserSource};
 pub use hashing::{HashError, Hashing};
-pub use identity::Identity;
+pub use identity::{ByToken, Identity};
+pub use passwords::Cost;

@@ -1,4 +1,4 @@
-//! Credentials that were right a short while ago, so that a request costs no bcrypt.
+//! Credentials that were right a short while ago, so that a request costs no hash.
 //!
 //! The key is an HMAC of all that the verdict rests on, under a key that only this process knows:
 //! a change of password, roles or account makes another key, and neither passwords nor anything

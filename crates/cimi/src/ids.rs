@@ -121,6 +121,10 @@ resource_id!(/// An Event.
     EventId, "Event");
 resource_id!(/// A User; the part after the slash is the user name.
     UserId, "User");
+resource_id!(/// A Token: the document's id, which is no secret.
+    TokenId, "Token");
+resource_id!(/// A Group; the part after the slash is its name.
+    GroupId, "Group");
 resource_id!(/// A Host.
     HostId, "Host");
 resource_id!(/// The record of a machine that is no more; the part after the slash is its `vmid`.

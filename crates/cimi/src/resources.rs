@@ -11,7 +11,7 @@ mod network;
 mod template;
 mod volume;
 
-pub use account::{Credential, User};
+pub use account::{Credential, Group, GroupQuota, Origin, Token, TokenScope, User};
 pub use host::{AcceleratorKind, Capacity, Host};
 pub use image::{Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, MediumFormat};
 pub use job::{Event, EventOutcome, EventSeverity, Job, JobGoal, JobState};

@@ -112,6 +112,26 @@ pub(crate) fn require_user(context: &OpContext) -> Result<&str> {
     context.user().ok_or(CloudError::Unauthenticated)
 }
 
+/// Refuses who may only look.
+pub(crate) fn require_change(context: &OpContext) -> Result<()> {
+    if context.is_read_only() {
+        return Err(CloudError::Forbidden(
+            "nothing can be changed with a token that is for reading only".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses who is here by a token: for what whoever finds one must not do.
+pub(crate) fn require_password(context: &OpContext, what: &str) -> Result<()> {
+    if context.token().is_some() {
+        return Err(CloudError::Forbidden(format!(
+            "tokens don't {what}: log in with the password"
+        )));
+    }
+    Ok(())
+}
+
 /// Refuses everybody but administrators.
 pub(crate) fn require_admin(context: &OpContext, what: &str) -> Result<()> {
     if context.is_admin() {

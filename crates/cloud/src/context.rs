@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use accounts::Identity;
+use accounts::{ByToken, Identity};
 use cimi::{Acl, Right, Timestamp};
 
 use crate::{CloudError, Result};
@@ -82,10 +82,29 @@ impl OpContext {
         matches!(&self.caller, Caller::User(identity) if identity.is_admin())
     }
 
+    /// How the caller is here by a token, if so.
+    #[must_use]
+    pub fn token(&self) -> Option<&ByToken> {
+        match &self.caller {
+            Caller::Anonymous => None,
+            Caller::User(identity) => identity.token.as_ref(),
+        }
+    }
+
+    /// Whether the caller may only look, whatever the resource.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.token().is_some_and(|token| token.is_read_only)
+    }
+
     /// The greatest right that the caller has by an access control list.
     #[must_use]
     pub fn right_on(&self, acl: &Acl) -> Option<Right> {
-        acl.right_of(self.user(), self.roles())
+        let right = acl.right_of(self.user(), self.roles());
+        if self.is_read_only() {
+            return right.map(|right| right.min(Right::View));
+        }
+        right
     }
 
     /// Refuses to go on once nobody waits for the answer any more: what is tried again and again ends so.

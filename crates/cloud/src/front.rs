@@ -6,8 +6,9 @@ use cimi::{
     model::{Changes, Kind},
     query::Query,
     resources::{
-        Address, Credential, Event, Host, Image, Job, Machine, MachineConfiguration, MachineRecord,
-        MachineTemplate, Network, User, Volume, VolumeConfiguration, VolumeTemplate,
+        Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
+        MachineRecord, MachineTemplate, Network, Token, User, Volume, VolumeConfiguration,
+        VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -76,6 +77,14 @@ macro_rules! by_kind {
             }
             Kind::User => {
                 type $type = User;
+                $call
+            }
+            Kind::Group => {
+                type $type = Group;
+                $call
+            }
+            Kind::Token => {
+                type $type = Token;
                 $call
             }
             Kind::Host => {
@@ -179,12 +188,15 @@ impl Cloud {
         body: Map<String, Value>,
     ) -> Result<Created> {
         access::require_user(context)?;
+        access::require_change(context)?;
         match kind {
             Kind::Machine => self.create_machine(context, body).await,
             Kind::MachineImage => self.create_image(context, body).await,
             Kind::Volume => self.create_volume(context, body).await,
             Kind::Credential => self.create_credential(context, body).await,
             Kind::User => self.create_user(context, body).await,
+            Kind::Group => self.create_group(context, body).await,
+            Kind::Token => self.create_token(context, body).await,
             Kind::MachineConfiguration => {
                 self.create_simple::<MachineConfiguration>(context, body)
                     .await
@@ -212,6 +224,7 @@ impl Cloud {
         id: &str,
         changes: Changes,
     ) -> Result<Done> {
+        access::require_change(context)?;
         let documents = &self.0.documents;
         match kind {
             Kind::Machine => self.edit_machine(context, id, changes).await,
@@ -243,12 +256,14 @@ impl Cloud {
     /// # Errors
     /// Those of the type.
     pub async fn delete(&self, context: &OpContext, kind: Kind, id: &str) -> Result<Done> {
+        access::require_change(context)?;
         let documents = &self.0.documents;
         match kind {
             Kind::Machine => self.delete_machine(context, id).await,
             Kind::MachineImage => self.delete_image(context, id).await,
             Kind::Volume => self.delete_volume(context, id).await,
             Kind::User => self.delete_user(context, id).await,
+            Kind::Group => self.delete_group(context, id).await,
             Kind::Job => {
                 let job = access::find::<Job>(documents, context, id, Right::Modify)?;
                 if !job.state.is_final() {
@@ -291,6 +306,7 @@ impl Cloud {
         action: &str,
         body: &Map<String, Value>,
     ) -> Result<Done> {
+        access::require_change(context)?;
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
@@ -304,8 +320,12 @@ impl Cloud {
     /// Whether the caller may create resources of this type at all.
     #[must_use]
     pub fn can_create(&self, context: &OpContext, kind: Kind) -> bool {
+        if context.is_read_only() {
+            return false;
+        }
         match kind {
-            Kind::User => context.is_admin(),
+            Kind::User | Kind::Group => context.is_admin(),
+            Kind::Token => context.user().is_some() && context.token().is_none(),
             Kind::Machine
             | Kind::MachineConfiguration
             | Kind::MachineTemplate

@@ -39,6 +39,8 @@ impl Default for Retention {
 
 /// How often the janitor looks for what is too old. What is too much doesn't wait for it.
 const ROUND: Duration = Duration::from_secs(30);
+/// How long tokens that have expired are still listed.
+const EXPIRED_TOKENS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most documents removed in one transaction.
 const BATCH: usize = 100;
 
@@ -82,6 +84,9 @@ impl Cloud {
             });
         forgotten += forget(documents, old).await;
         forgotten += forget(documents, surplus(recent, retention.jobs_at_most)).await;
+        let expired = documents.tokens.all().into_iter();
+        let expired = expired.filter(|token| now.since(token.expires) > EXPIRED_TOKENS_KEPT);
+        forgotten += forget(documents, expired.collect()).await;
         let old_records = documents
             .machine_records
             .all()
@@ -95,6 +100,8 @@ impl Cloud {
         let documents = &self.0.documents;
         forget(documents, documents.owned::<cimi::resources::Event>(user)).await;
         forget(documents, documents.owned::<Job>(user)).await;
+        // What stays here is refused all the same: a token is older than who has the name later.
+        forget(documents, documents.owned::<cimi::resources::Token>(user)).await;
         for record in documents.owned::<cimi::resources::MachineRecord>(user) {
             documents
                 .update(

@@ -13,8 +13,10 @@ mod credential;
 mod error;
 mod event;
 mod front;
+mod group;
 mod host;
 mod image;
+mod imported;
 mod janitor;
 mod jobs;
 mod leases;
@@ -29,6 +31,7 @@ mod resolve;
 mod services;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod token;
 mod user;
 mod volume;
 mod watch;
@@ -40,6 +43,7 @@ pub use answer::{
 pub use cloud::{Cloud, MachineType, Settings};
 pub use context::{Caller, OpContext, Unchanged};
 pub use error::{CloudError, Result};
+pub use imported::Imported;
 pub use janitor::Retention;
 pub use network::NetworkSettings;
 pub use quota::PerUser;

@@ -185,6 +185,9 @@ impl Cloud {
     /// For everybody but administrators.
     pub async fn doctor(&self, context: &OpContext, repair: bool) -> Result<Value> {
         access::require_admin(context, "examine the cloud")?;
+        if repair {
+            access::require_change(context)?;
+        }
         let mut findings = self.orphans();
         findings.extend(self.0.hosts.doctor(repair).await?);
         Ok(json!({ "findings": findings }))

@@ -1,4 +1,4 @@
-//! How much one user may have.
+//! How much one user may have, and how much the members of a group.
 //!
 //! What counts is who owns a document, as the index of the cache knows it, and what is on its way: a creation holds its
 //! [`Place`] until the cache shows what it made, so that creations at the same moment don't all take the last one.
@@ -9,13 +9,13 @@ use std::{
 };
 
 use cimi::resources::{
-    Credential, Image, Machine, MachineConfiguration, MachineTemplate, Resource, Volume,
+    Credential, Image, Machine, MachineConfiguration, MachineTemplate, Resource, Token, Volume,
     VolumeConfiguration, VolumeTemplate,
 };
 use documents::OfType;
 use parking_lot::Mutex;
 
-use crate::{Cloud, CloudError, OpContext, Result, access};
+use crate::{Cloud, CloudError, OpContext, Result, access, group};
 
 /// The most that one user may have of each type that users make. Administrators are not bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct PerUser {
     pub volumes: usize,
     /// Images, those that are still to be sent included.
     pub images: usize,
-    /// Credentials.
+    /// Credentials, and as many tokens.
     pub credentials: usize,
     /// Machine templates, and as many volume templates, machine configurations and volume configurations.
     pub templates: usize,
@@ -52,6 +52,7 @@ impl PerUser {
             (Volume::COLLECTION, "volumes", self.volumes),
             (Image::COLLECTION, "images", self.images),
             (Credential::COLLECTION, "credentials", self.credentials),
+            (Token::COLLECTION, "tokens", self.credentials),
             (
                 MachineTemplate::COLLECTION,
                 "machine templates",
@@ -152,6 +153,9 @@ impl Cloud {
                  administrator"
             )));
         }
+        if count > 0 && !context.is_admin() {
+            self.room_in_groups::<R>(&coming, user, count)?;
+        }
         *coming.places.entry(key.clone()).or_default() += count;
         Ok(Place {
             coming: self.0.quotas.clone(),
@@ -159,6 +163,28 @@ impl Cloud {
             collection: R::COLLECTION,
             count,
         })
+    }
+
+    /// Refuses what would be too much for one of the user's groups: what counts is what all its members own.
+    fn room_in_groups<R: OfType>(&self, coming: &Coming, user: &str, count: usize) -> Result<()> {
+        let documents = &self.0.documents;
+        for (group, most) in group::bounds::<R>(documents, user) {
+            let of_member = |member: String| {
+                let have = documents.count_owned::<R>(&member);
+                let key = (Arc::<str>::from(member), R::COLLECTION);
+                have + coming.places.get(&key).copied().unwrap_or(0)
+            };
+            let members = group::members(documents, &group).into_iter();
+            let have: usize = members.map(of_member).sum();
+            if have.saturating_add(count) > most {
+                let name = self.0.settings.per_user.of(R::COLLECTION);
+                let name = name.map_or("resources", |(name, _)| name);
+                return Err(CloudError::Exhausted(format!(
+                    "the members of the group {group} have {have} {name}, and {most} is the most they may have together"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Lets nothing more be made for a user; refused while something is.

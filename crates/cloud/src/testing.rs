@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use accounts::{Hashing, Identity};
+use accounts::{Cost, Hashing, Identity};
 use cimi::resources::NetworkClass;
 use serde_json::{Map, Value};
 
@@ -23,7 +23,7 @@ pub fn settings() -> Settings {
         spare_ports: 8,
         placement: scheduler::Policy::default(),
         largest_volume_gib: 10,
-        passwords: Hashing::with_cost(4),
+        passwords: Hashing::with_cost(Cost::NONE),
     }
 }
 
@@ -62,6 +62,7 @@ pub fn caller(user: &str, roles: &[&str]) -> OpContext {
     let identity = Identity {
         user: user.into(),
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+        token: None,
     };
     OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
 }

@@ -3,15 +3,19 @@
 //! Two things can't be mended by anybody once they happened, so they are refused: that what somebody owned falls to the
 //! next user of the same name, and that no administrator can log in any more.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use accounts::HashError;
+use accounts::{
+    HashError, UserSource,
+    password::{PolicyError, is_hash},
+};
+use async_trait::async_trait;
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp, UserId,
     common::{ADMIN_ROLE, Principal},
     model::{Changes, Kind},
     resources::{
-        Credential, Image, Machine, MachineConfiguration, MachineTemplate, User, Volume,
+        Credential, Image, Machine, MachineConfiguration, MachineTemplate, Token, User, Volume,
         VolumeConfiguration, VolumeTemplate,
     },
 };
@@ -55,6 +59,7 @@ impl Cloud {
             roles: Vec::new(),
             altnames: std::collections::BTreeMap::new(),
             generation: 0,
+            origin: None,
             unknown: Map::new(),
         };
         for (name, value) in &body {
@@ -107,6 +112,14 @@ impl Cloud {
             &read.document.0,
             &differing(documents, &read.document.0, &changes),
         )?;
+        if let Some(origin) = &read.origin
+            && changes.get("password").is_some_and(Option::is_some)
+        {
+            return Err(CloudError::Conflict(format!(
+                "the password of {} comes from {}: it is changed there",
+                read.document.id, origin.source
+            )));
+        }
         let password = match changes.get("password") {
             Some(Some(value)) => Some(self.hash(context, value).await?),
             _ => None,
@@ -235,12 +248,62 @@ impl Cloud {
 
     /// The hash of a password that satisfies the policy.
     async fn hash(&self, context: &OpContext, value: &Value) -> Result<String> {
-        let clear = value.as_str().unwrap_or_default().to_owned();
-        let hashed = self.0.settings.passwords.hash(clear, context.peer).await;
+        let given = value.as_str().unwrap_or_default().to_owned();
+        let invalid = |error: PolicyError| CloudError::invalid("password", error.to_string());
+        // Accounts of another cloud come with theirs. Users don't choose what checking their password costs.
+        if context.is_admin() && is_hash(&given).map_err(invalid)? {
+            return Ok(given);
+        }
+        let hashed = self.0.settings.passwords.hash(given, context.peer).await;
         hashed.map_err(|error| match error {
-            HashError::Policy(error) => CloudError::invalid("password", error.to_string()),
+            HashError::Policy(error) => invalid(error),
             HashError::Busy => CloudError::Unavailable(error.to_string()),
         })
+    }
+}
+
+#[async_trait]
+impl UserSource for Cloud {
+    fn find(&self, login: &str) -> Option<Arc<User>> {
+        let found = self.0.documents.users.by_index("login", login);
+        // A user's own name counts more than another's other name.
+        let own = found.iter().find(|user| user.username == login);
+        own.or(found.first())
+            .map(|user| Arc::new(user.document.0.clone()))
+    }
+
+    fn find_token(&self, digest: &str) -> Option<Arc<Token>> {
+        let found = self.0.documents.tokens.by_index("digest", digest);
+        found
+            .first()
+            .map(|token| Arc::new(token.document.0.clone()))
+    }
+
+    async fn token_used(&self, token: &Token, now: Timestamp, address: Option<IpAddr>) {
+        self.note_token(token, now, address).await;
+    }
+
+    async fn rehashed(&self, read: &User, hash: String) {
+        let kept = self
+            .0
+            .documents
+            .update(read.id.local(), |user: &mut User| {
+                let is_same = user.password == read.password;
+                if is_same {
+                    user.password = Some(hash.clone());
+                }
+                Ok::<bool, CloudError>(is_same)
+            })
+            .await;
+        match kept {
+            Ok(_) => tracing::info!(
+                username = read.username,
+                "the password is kept as a stronger hash"
+            ),
+            Err(error) => {
+                tracing::warn!(username = read.username, %error, "the password stays as it was hashed");
+            }
+        }
     }
 }
 
@@ -262,6 +325,10 @@ fn permit(context: &OpContext, user: &User, changes: &[(&str, Option<&Value>)]) 
             "only administrators may change {}",
             user.id
         )));
+    }
+    if !changes.is_empty() {
+        // Who has the address of somebody's mail has the account, too.
+        access::require_password(context, "change accounts")?;
     }
     match changes
         .iter()
@@ -303,6 +370,9 @@ impl Public for User {
             if let Some(text) = text {
                 out.insert(name.to_owned(), text.as_str().into());
             }
+        }
+        if let Some(origin) = &self.origin {
+            out.insert("origin".to_owned(), origin.source.as_str().into());
         }
         if !self.altnames.is_empty() {
             out.insert("altnames".to_owned(), json!(self.altnames));

@@ -14,8 +14,9 @@ use cimi::{
     model::Kind,
     query::Filter,
     resources::{
-        Address, Credential, Event, Host, Image, Job, Machine, MachineConfiguration, MachineRecord,
-        MachineTemplate, Network, User, Volume, VolumeConfiguration, VolumeTemplate,
+        Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
+        MachineRecord, MachineTemplate, Network, Token, User, Volume, VolumeConfiguration,
+        VolumeTemplate,
     },
 };
 use documents::Documents;

@@ -3,11 +3,14 @@
 mod bare_cloud;
 mod everybody_sees_only_what_is_theirs;
 mod jobs_end_whatever_happens;
+mod members_of_a_group_share;
 mod nobody_uses_up_what_is_everybodys;
 mod nothing_slips_between_check_and_write;
 mod support;
 mod the_cloud_says_how_well_it_is;
+mod tokens_are_what_programs_log_in_with;
 mod users_come_and_go;
+mod users_come_from_files;
 mod what_cannot_be_done_is_refused_by_name;
 mod what_changes_is_told_to_who_watches;
 mod what_is_shown_can_be_sent_back;

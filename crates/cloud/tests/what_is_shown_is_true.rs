@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::bare_cloud::user;
 use crate::support::{KEY, World, admin, alice, object, representation, split, violations};
+use accounts::UserSource as _;
 use cimi::{
     Timestamp,
     lifecycle::Stage,
@@ -233,6 +235,10 @@ async fn furnished(world: &World) -> Cloud {
     let user = json!({"username": "carol", "email": "c@d.example", "first-name": "C", "last-name": "D",
         "roles": ["r"], "altnames": {"x500dn": "CN=C"}});
     world.made(&admin(), Kind::User, user).await;
+    let entries = accounts::files::read(b"dave=slpass,cloud-access").unwrap();
+    world.cloud.import_users("a file", &entries).await.unwrap();
+    let group = json!({"groupname": "r", "quota": {"machines": 1}});
+    world.made(&admin(), Kind::Group, group).await;
 
     // One that was, and so a record and a job that is over.
     let gone = world
@@ -272,6 +278,17 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
             .map(|(name, _)| name);
         shown.entry(view.kind).or_default().extend(names);
     };
+    // The only answer that shows a token, and one that was used.
+    let made = world
+        .create(&user("carol"), Kind::Token, json!({}))
+        .await
+        .unwrap();
+    look(&made.view);
+    let token = world.documents.tokens.all().remove(0);
+    let somewhere = Some(std::net::IpAddr::from([192, 0, 2, 1]));
+    cloud
+        .token_used(&token.document.0, Timestamp::now(), somewhere)
+        .await;
     for kind in Kind::ALL
         .iter()
         .filter(|kind| describe(**kind).collection.is_some())

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use cimi::{
     PrincipalType,
     resources::{
-        Address, Credential, Event, Host, Image, Job, Machine, MachineConfiguration, MachineRecord,
-        MachineTemplate, Network, Resource, User, Volume, VolumeConfiguration, VolumeTemplate,
+        Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
+        MachineRecord, MachineTemplate, Network, Resource, Token, User, Volume,
+        VolumeConfiguration, VolumeTemplate,
     },
 };
 use store::{
@@ -73,6 +74,8 @@ registry! {
     jobs: Job,
     events: Event,
     users: User,
+    tokens: Token,
+    groups: Group,
     hosts: Host,
 }
 

@@ -1,8 +1,8 @@
-//! Who asks: HTTP Basic.
+//! Who asks: HTTP Basic, or a token.
 
 use std::{net::IpAddr, sync::Arc};
 
-use accounts::{Accounts, Identity, LoginError};
+use accounts::{Accounts, Identity, LoginError, token};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, header};
 
@@ -27,19 +27,31 @@ pub(crate) async fn identify(
         return Ok(None);
     };
     let mut buffer = [0; CREDENTIALS_AT_MOST];
-    let Some((login, password)) = basic(value.as_bytes(), &mut buffer) else {
-        return Err(unauthorized(
-            headers,
-            "the Authorization header is not understood; it must be HTTP Basic with user name and \
-             password",
-        ));
+    let (login, password) = match credentials(value.as_bytes(), &mut buffer) {
+        Some(Credentials::Token(token, login)) => {
+            return match accounts.by_token(token, login, address).await {
+                Ok(identity) => Ok(Some(identity)),
+                Err(error) => {
+                    tracing::warn!(?login, ?address, "a token was refused");
+                    Err(unauthorized(headers, error.to_string()))
+                }
+            };
+        }
+        Some(Credentials::Password(login, password)) => (login, password),
+        None => {
+            return Err(unauthorized(
+                headers,
+                "the Authorization header is not understood; it must be HTTP Basic with user name \
+                 and password, or Bearer with a token",
+            ));
+        }
     };
     if let Some(identity) = accounts.recognise(login, password) {
         return Ok(Some(identity));
     }
     match accounts.verify(login, password, address).await {
         Ok(identity) => Ok(Some(identity)),
-        Err(error @ LoginError::Wrong) => {
+        Err(error @ (LoginError::Wrong | LoginError::Token)) => {
             tracing::warn!(login, ?address, "login failed");
             Err(unauthorized(headers, error.to_string()))
         }
@@ -66,6 +78,40 @@ pub(crate) fn unauthorized(headers: &HeaderMap, detail: impl Into<String>) -> Pr
     }
 }
 
+/// What a client says of itself.
+#[derive(Debug, PartialEq, Eq)]
+enum Credentials<'h> {
+    /// User name and password.
+    Password(&'h str, &'h str),
+    /// A token, and whose it should be if that was said, too: many tools know passwords only.
+    Token(&'h str, Option<&'h str>),
+}
+
+fn credentials<'b>(value: &'b [u8], buffer: &'b mut [u8]) -> Option<Credentials<'b>> {
+    if let Some((scheme, rest)) = value.split_at_checked(7)
+        && scheme.eq_ignore_ascii_case(b"bearer ")
+    {
+        let token = std::str::from_utf8(rest.trim_ascii()).ok()?;
+        return Some(Credentials::Token(token, None));
+    }
+    let (login, password) = basic(value, buffer)?;
+    Some(if token::looks_like_one(password) {
+        Credentials::Token(password, Some(login))
+    } else {
+        Credentials::Password(login, password)
+    })
+}
+
+/// The name that was sent with a password, right or wrong.
+pub(crate) fn claimed(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    let mut buffer = [0; CREDENTIALS_AT_MOST];
+    match credentials(value.as_bytes(), &mut buffer)? {
+        Credentials::Password(login, _) => Some(login.to_owned()),
+        Credentials::Token(..) => None,
+    }
+}
+
 /// User name and password out of `Basic <base64>` (RFC 7617).
 fn basic<'b>(value: &[u8], buffer: &'b mut [u8]) -> Option<(&'b str, &'b str)> {
     let (scheme, encoded) = value.split_at_checked(6)?;
@@ -88,6 +134,25 @@ mod tests {
     fn read(value: &str) -> Option<(String, String)> {
         let mut buffer = [0; CREDENTIALS_AT_MOST];
         basic(value.as_bytes(), &mut buffer).map(|(a, b)| (a.to_owned(), b.to_owned()))
+    }
+
+    #[test]
+    fn tokens_come_by_themselves_or_as_passwords() {
+        let token = token::generate();
+        let mut buffer = [0; CREDENTIALS_AT_MOST];
+        for scheme in ["Bearer", "bearer", "BEARER "] {
+            let value = format!("{scheme} {token}");
+            let read = credentials(value.as_bytes(), &mut buffer);
+            assert_eq!(read, Some(Credentials::Token(&token, None)));
+        }
+        let encoded = BASE64_STANDARD.encode(format!("alice:{token}"));
+        let value = format!("Basic {encoded}");
+        let read = credentials(value.as_bytes(), &mut buffer);
+        assert_eq!(read, Some(Credentials::Token(&token, Some("alice"))));
+        let read = credentials(b"Basic YWxpY2U6b3BlbiBzZXNhbWU=", &mut buffer);
+        assert_eq!(read, Some(Credentials::Password("alice", "open sesame")));
+        assert_eq!(credentials(b"Bearer", &mut buffer), None);
+        assert_eq!(credentials(b"Bearer \xff", &mut buffer), None);
     }
 
     #[test]

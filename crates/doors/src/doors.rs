@@ -3,7 +3,7 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::{self, AuditLog, NoAudit},
     auth,
     body::{self, ResponseBody},
     budget::{Bounds, Budget, Share, Whose},
@@ -77,6 +78,7 @@ pub struct Doors {
     accounts: Arc<Accounts>,
     settings: Settings,
     cimi: Cimi,
+    audit: Arc<dyn AuditLog>,
     metrics: RequestMetrics,
     budget: Arc<Budget>,
     /// Makes request ids of this process differ from those of the last.
@@ -102,12 +104,20 @@ impl Doors {
             api,
             accounts,
             settings,
+            audit: Arc::new(NoAudit),
             metrics: RequestMetrics::new(),
             // The random part of a version 4 UUID.
             process: uuid::Uuid::new_v4().as_fields().0,
             requests: AtomicU64::new(0),
             ending: CancellationToken::new(),
         }
+    }
+
+    /// With a log of who does what.
+    #[must_use]
+    pub fn audited_by(mut self, log: Arc<dyn AuditLog>) -> Self {
+        self.audit = log;
+        self
     }
 
     /// Ends the answers that would go on by themselves.
@@ -130,6 +140,7 @@ impl Doors {
             connection,
             head: &head,
             request_id: &request_id,
+            identity: OnceLock::new(),
         };
         let mut body = Some(body);
         let answer = AssertUnwindSafe(self.answer(route, &exchange, &mut body)).catch_unwind();
@@ -150,6 +161,13 @@ impl Doors {
             let format = negotiation::format(&head.headers, &parameters).unwrap_or_default();
             problem.into_response(&request_id, format, (&head.method, head.uri.path()))
         });
+        let (who, from) = (
+            &exchange.identity,
+            exchange.connection.client(&head.headers),
+        );
+        if let Some(entry) = audit::entry(&head, &request_id, who, from, &response) {
+            self.audit.record(entry).await;
+        }
         complete(&mut response, &head.method, &request_id);
         if !(in_time && is_received(&head, body.as_mut(), response.status()).await)
             && head.version < Version::HTTP_2
@@ -172,6 +190,10 @@ impl Doors {
         let mut share = self.budget.enter()?;
         let peer = exchange.connection.client(&head.headers);
         let identity = auth::identify(&self.accounts, &head.headers, Some(peer)).await?;
+        if let Some(identity) = &identity {
+            // Known from here on, whatever comes of the request.
+            let _ = exchange.identity.set(Arc::clone(identity));
+        }
         share.belongs_to(match &identity {
             Some(identity) => Whose::User(&identity.user),
             None => Whose::Address(peer),
@@ -237,6 +259,8 @@ impl Doors {
                 let report = self.api.doctor(context, repair).await?;
                 Ok(health::json_answer(StatusCode::OK, &report))
             }
+            Route::Audit if context.is_admin() => audit::answer(&*self.audit, pairs()).await,
+            Route::Audit => Err(Problem::new(403, "the audit log is for administrators")),
             Route::Console(id) => {
                 let range = console::range(pairs())?;
                 let console = self.api.console(context, id, range).await?;
@@ -303,6 +327,15 @@ impl Doors {
                 "requests that change something are not taken from another site's pages",
             ));
         }
+        let may_only_look = identity
+            .and_then(|identity| identity.token.as_ref())
+            .is_some_and(|token| token.is_read_only);
+        if may_only_look && !reads {
+            return Err(Problem::new(
+                403,
+                "nothing can be changed with a token that is for reading only",
+            ));
+        }
         let known = identity.is_some();
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
@@ -322,7 +355,7 @@ impl Doors {
         if admitted {
             return Ok(());
         }
-        let text = "log in first: send user name and password by HTTP Basic";
+        let text = "log in first: send user name and password by HTTP Basic, or a token as Bearer";
         Err(auth::unauthorized(&head.headers, text))
     }
 
@@ -355,6 +388,8 @@ struct Exchange<'r> {
     connection: Connection,
     head: &'r http::request::Parts,
     request_id: &'r Arc<str>,
+    /// Who asks, once that is known.
+    identity: OnceLock<Arc<Identity>>,
 }
 
 /// Whether nothing of the request is left on its way, so that the connection can go on after the answer. What is left
@@ -434,7 +469,15 @@ fn metrics_answer() -> Response<ResponseBody> {
 }
 
 fn who_asks(context: &OpContext) -> Response<ResponseBody> {
-    let body = serde_json::json!({"identity": context.user(), "roles": context.roles()});
+    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles()});
+    if let Some(token) = context.token() {
+        let scope = if token.is_read_only {
+            "read-only"
+        } else {
+            "full"
+        };
+        body["token"] = serde_json::json!({"href": token.id.to_string(), "scope": scope});
+    }
     health::json_answer(StatusCode::OK, &body)
 }
 

@@ -12,6 +12,7 @@
     allow(clippy::unwrap_used, reason = "a test that panics has failed")
 )]
 
+mod audit;
 mod auth;
 mod body;
 mod budget;
@@ -31,6 +32,7 @@ mod stall;
 pub mod tls;
 mod upload;
 
+pub use audit::{AuditLog, Audited, NoAudit};
 pub use body::ResponseBody;
 pub use cloud_api::{Body, CloudApi};
 pub use doors::{Doors, Settings};

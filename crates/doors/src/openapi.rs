@@ -254,7 +254,10 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": {"description": "It works", "content": body},
                 "503": {"description": "It doesn't", "content": body}})
         }
-        (Route::Authentication | Route::Status | Route::Doctor | Route::OpenApi, _) => {
+        (
+            Route::Authentication | Route::Status | Route::Doctor | Route::Audit | Route::OpenApi,
+            _,
+        ) => {
             json!({"200": {"description": "What was asked for",
                 "content": {"application/json": {"schema": {"type": "object"}}}}})
         }
@@ -285,6 +288,7 @@ fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Metrics, _) => "Figures for Prometheus".to_owned(),
         (Route::Status, _) => "What there is, for administrators".to_owned(),
         (Route::Doctor, _) => "What belongs to nobody, for administrators".to_owned(),
+        (Route::Audit, _) => "Who did what, for administrators".to_owned(),
         (Route::OpenApi, _) => "This document".to_owned(),
     }
 }

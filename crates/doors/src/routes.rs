@@ -37,6 +37,8 @@ pub(crate) enum Route<'p> {
     Doctor,
     /// `/api/openapi.json`
     OpenApi,
+    /// `/stratus/audit`
+    Audit,
 }
 
 impl<'p> Route<'p> {
@@ -55,6 +57,7 @@ impl<'p> Route<'p> {
                 "stratus/status" => Some(Self::Status),
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
+                "stratus/audit" => Some(Self::Audit),
                 _ => None,
             };
         };
@@ -137,7 +140,8 @@ impl<'p> Route<'p> {
             | Self::Health
             | Self::Metrics
             | Self::OpenApi
-            | Self::Status => "GET, HEAD, OPTIONS",
+            | Self::Status
+            | Self::Audit => "GET, HEAD, OPTIONS",
         }
     }
 
@@ -165,6 +169,7 @@ impl<'p> Route<'p> {
             Self::Status => 12,
             Self::Doctor => 13,
             Self::OpenApi => 14,
+            Self::Audit => 15,
         }
     }
 }
@@ -205,6 +210,7 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/status",
         "/stratus/doctor",
         "/api/openapi.json",
+        "/stratus/audit",
     ] {
         list(path.to_owned(), None);
     }
@@ -233,7 +239,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 15] = [
+pub(crate) const TEMPLATES: [&str; 16] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -249,6 +255,7 @@ pub(crate) const TEMPLATES: [&str; 15] = [
     "/stratus/status",
     "/stratus/doctor",
     "/api/openapi.json",
+    "/stratus/audit",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -305,6 +312,7 @@ mod tests {
             ("/stratus/status", Status),
             ("/stratus/doctor", Doctor),
             ("/api/openapi.json", OpenApi),
+            ("/stratus/audit", Audit),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");
             assert!(TEMPLATES.get(route.template()).is_some());

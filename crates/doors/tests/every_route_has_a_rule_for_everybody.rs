@@ -3,16 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use crate::support::client::{PATIENCE, Reply, login};
-use accounts::{Accounts, Hashing, UserSource};
+use accounts::{Accounts, Cost, Hashing};
 use cimi::{
-    Acl, AclRule, Common, PrincipalType, Right, Timestamp,
-    common::Principal,
-    lifecycle::Phase,
-    model::Kind,
-    resources::{MachineRecord, User},
+    Acl, AclRule, Common, PrincipalType, Right, Timestamp, common::Principal, lifecycle::Phase,
+    model::Kind, resources::MachineRecord,
 };
 use cloud::{
     Cloud, NoServices,
@@ -41,10 +38,17 @@ enum Who {
     Viewer,
     Editor,
     Owner,
+    /// The owner by a token.
+    Token,
+    /// By a token that is for reading.
+    ReadingToken,
+    /// By tokens that are no more.
+    ExpiredToken,
+    RevokedToken,
     Administrator,
 }
 
-const EVERYBODY: [Who; 8] = [
+const EVERYBODY: [Who; 12] = [
     Who::Nobody,
     Who::Guesser,
     Who::Disabled,
@@ -52,6 +56,10 @@ const EVERYBODY: [Who; 8] = [
     Who::Viewer,
     Who::Editor,
     Who::Owner,
+    Who::Token,
+    Who::ReadingToken,
+    Who::ExpiredToken,
+    Who::RevokedToken,
     Who::Administrator,
 ];
 
@@ -63,12 +71,27 @@ impl Who {
             Self::Stranger => "stranger",
             Self::Viewer => "viewer",
             Self::Editor => "editor",
-            Self::Owner | Self::Guesser => "owner",
+            Self::Owner
+            | Self::Guesser
+            | Self::Token
+            | Self::ReadingToken
+            | Self::ExpiredToken
+            | Self::RevokedToken => "owner",
             Self::Administrator => "root",
         }
     }
 
-    fn headers(self) -> String {
+    fn is_by_token(self) -> bool {
+        matches!(
+            self,
+            Self::Token | Self::ReadingToken | Self::ExpiredToken | Self::RevokedToken
+        )
+    }
+
+    fn headers(self, tokens: &BTreeMap<Self, String>) -> String {
+        if let Some(token) = tokens.get(&self) {
+            return format!("Authorization: Bearer {token}\r\n");
+        }
         match self {
             Self::Nobody => String::new(),
             // `owner:guess`
@@ -85,6 +108,8 @@ enum Rule {
     Anybody,
     /// All users.
     Users,
+    /// All users, but by their password only.
+    Passwords,
     /// Administrators; all other users are told that it is not for them.
     Administrators,
     /// Administrators; for all other users it isn't there.
@@ -97,6 +122,8 @@ enum Rule {
     Editors,
     /// The user it is about, and administrators. For others it isn't there.
     Themselves,
+    /// The same, the user by the password only.
+    ThemselvesByPassword,
 }
 
 /// The table.
@@ -117,12 +144,13 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
         ("/cimi", None, "PUT") => NoUser,
         ("/cimi/authn", None, "GET" | "HEAD") => Users,
-        ("/metrics" | "/stratus/status", None, _) => Administrators,
+        ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
         ("/stratus/doctor", None, "POST") => Administrators,
 
         ("/cimi/{type}", Some(Kind::Host), "GET" | "HEAD") => Administrators,
         ("/cimi/{type}", Some(_), "GET" | "HEAD") => Users,
-        ("/cimi/{type}", Some(Kind::User), "POST") => Administrators,
+        ("/cimi/{type}", Some(Kind::User | Kind::Group), "POST") => Administrators,
+        ("/cimi/{type}", Some(Kind::Token), "POST") => Passwords,
         ("/cimi/{type}", Some(_), "POST") => Users,
 
         ("/cimi/{type}/{id}", Some(Kind::Host), "GET" | "HEAD") => HiddenButForAdministrators,
@@ -131,7 +159,8 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
             Some(Kind::ResourceMetadata | Kind::Network | Kind::MachineConfiguration),
             "GET" | "HEAD",
         ) => Users,
-        ("/cimi/{type}/{id}", Some(Kind::User), "GET" | "HEAD" | "PUT") => Themselves,
+        ("/cimi/{type}/{id}", Some(Kind::User), "GET" | "HEAD") => Themselves,
+        ("/cimi/{type}/{id}", Some(Kind::User), "PUT") => ThemselvesByPassword,
         // Those that are offered are the administrators'.
         ("/cimi/{type}/{id}", Some(Kind::MachineConfiguration), "PUT" | "DELETE") => Administrators,
         ("/cimi/{type}/{id}", Some(Kind::User), "DELETE") => Administrators,
@@ -172,19 +201,26 @@ enum Outcome {
 }
 
 impl Rule {
-    fn outcome(self, who: Who) -> Outcome {
+    fn outcome(self, who: Who, reads: bool) -> Outcome {
         use Outcome::*;
         match (self, who) {
             // Who says who they are must be right about it.
-            (_, Who::Guesser | Who::Disabled) => LogIn,
+            (_, Who::Guesser | Who::Disabled | Who::ExpiredToken | Who::RevokedToken) => LogIn,
+            (_, Who::ReadingToken) if !reads => Refused,
+            // What a console says isn't for who may only look.
+            (Self::Editors, Who::ReadingToken) => Refused,
+            (Self::Passwords | Self::ThemselvesByPassword, Who::Token) => Refused,
             (Self::Anybody, _) => Reached,
             (_, Who::Nobody) => LogIn,
             (Self::NoUser, _) => Anyhow,
-            (Self::Users, _) | (_, Who::Administrator) => Reached,
+            (Self::Users | Self::Passwords, _) | (_, Who::Administrator) => Reached,
             (Self::Administrators, _) => Refused,
             (Self::HiddenButForAdministrators, _) => NotThere,
-            (Self::Themselves, Who::Owner) => Reached,
-            (Self::Themselves, _) => NotThere,
+            (
+                Self::Themselves | Self::ThemselvesByPassword,
+                Who::Owner | Who::Token | Who::ReadingToken,
+            ) => Reached,
+            (Self::Themselves | Self::ThemselvesByPassword, _) => NotThere,
             (Self::Viewers | Self::Editors, Who::Stranger) => NotThere,
             (Self::Editors, Who::Viewer) => Refused,
             (Self::Viewers | Self::Editors, _) => Reached,
@@ -219,7 +255,8 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
             for who in EVERYBODY {
                 let reply = world.ask(who, method, &path, &body).await;
                 asked += 1;
-                let expected = rule.outcome(who);
+                let reads = ["GET", "HEAD", "OPTIONS"].contains(&method);
+                let expected = rule.outcome(who, reads);
                 if !expected.allows(reply.status) {
                     writeln!(
                         wrong,
@@ -262,7 +299,9 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
         {
             continue;
         }
-        for who in EVERYBODY.into_iter().skip(3) {
+        let gone = [Who::ExpiredToken, Who::RevokedToken];
+        let known = EVERYBODY.into_iter().skip(3);
+        for who in known.filter(|who| !gone.contains(who)) {
             let sees = match kind {
                 Kind::Host => who == Who::Administrator,
                 Kind::User => who >= Who::Owner,
@@ -290,22 +329,74 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_is_written_down() {
+    let world = World::start().await;
+    let volume = &world.ids.get(&Kind::Volume).unwrap().1;
+    let path = format!("/cimi/Volume/{volume}");
+    for (who, method, path) in [
+        (Who::Owner, "GET", path.as_str()),
+        (Who::Nobody, "DELETE", &path),
+        (Who::ReadingToken, "DELETE", &path),
+        (Who::Guesser, "GET", &path),
+        (Who::Owner, "GET", "/stratus/audit"),
+        (Who::Stranger, "DELETE", &path),
+        (Who::Token, "DELETE", &path),
+        (Who::Owner, "POST", "/cimi/Token"),
+        (Who::Administrator, "GET", "/stratus/audit"),
+    ] {
+        world.ask(who, method, path, "").await;
+    }
+    let entries = world.audit.0.lock().unwrap().clone();
+    let shown: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.user.as_deref(), entry.method.as_str(), entry.status))
+        .collect();
+    let (owner, stranger) = (Some("owner"), Some("stranger"));
+    assert_eq!(
+        shown,
+        [
+            (owner, "DELETE", 403),
+            (None, "GET", 401),
+            (owner, "GET", 403),
+            (stranger, "DELETE", 404),
+            (owner, "DELETE", 202),
+            (owner, "POST", 201),
+        ]
+    );
+    assert!(entries[0].token.is_some() && entries[2].token.is_none());
+    assert_eq!(entries[1].claimed.as_deref(), Some("owner"));
+    assert_eq!(entries[4].path, path);
+    assert!(entries[4].address.is_loopback());
+    let made = entries[5].made.as_deref().unwrap();
+    assert!(made.starts_with("Token/"), "{made}");
+}
+
+/// Remembers what was written down.
+#[derive(Default)]
+struct Recorder(std::sync::Mutex<Vec<doors::Audited>>);
+
+#[async_trait::async_trait]
+impl doors::AuditLog for Recorder {
+    async fn record(&self, what: doors::Audited) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    async fn last(&self, _most: usize, _user: Option<&str>) -> std::io::Result<Vec<Value>> {
+        Ok(Vec::new())
+    }
+}
+
 /// The rules over a real database, with one resource of each type, and a server in front.
 struct World {
     running: Running,
     documents: Documents,
     /// Of each type: the id of the one there is, and of a member.
     ids: BTreeMap<Kind, (String, String)>,
+    /// Of those who have one.
+    tokens: BTreeMap<Who, String>,
+    audit: Arc<Recorder>,
     _folder: tempfile::TempDir,
-}
-
-struct Users(Documents);
-
-impl UserSource for Users {
-    fn find(&self, login: &str) -> Option<Arc<User>> {
-        let user = self.0.users.get(login)?;
-        Some(Arc::new(user.document.0.clone()))
-    }
 }
 
 impl World {
@@ -313,7 +404,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("db")).unwrap();
         let documents = Documents::open(Arc::new(store)).await.unwrap();
-        let (hashing, services) = (Hashing::with_cost(4), Arc::new(NoServices));
+        let (hashing, services) = (Hashing::with_cost(Cost::NONE), Arc::new(NoServices));
         let settings = cloud::Settings {
             passwords: hashing.clone(),
             ..testing::settings()
@@ -321,19 +412,27 @@ impl World {
         let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
             .await
             .unwrap();
-        let ids = resources(&cloud, &documents).await;
+        let mut ids = resources(&cloud, &documents).await;
+        let tokens = tokens(&cloud, &documents, &mut ids).await;
         let accounts = Accounts::new(
-            Arc::new(Users(documents.clone())),
+            Arc::new(cloud.clone()),
             hashing,
-            accounts::Settings::default(),
+            accounts::Settings {
+                refused_after: Duration::ZERO,
+                ..accounts::Settings::default()
+            },
         );
-        let doors = Doors::new(Arc::new(cloud), Arc::new(accounts), Settings::default());
+        let audit = Arc::new(Recorder::default());
+        let doors = Doors::new(Arc::new(cloud), Arc::new(accounts), Settings::default())
+            .audited_by(audit.clone());
         let server = Server::new(Arc::new(doors), Limits::default(), None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             running,
             documents,
             ids,
+            tokens,
+            audit,
             _folder: folder,
         }
     }
@@ -358,6 +457,7 @@ impl World {
             (Some(Kind::User), _, "POST") => {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
+            (Some(Kind::Group), _, "POST") => json!({"groupname": "new"}).to_string(),
             (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
             (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
             (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
@@ -370,7 +470,7 @@ impl World {
     async fn ask(&self, who: Who, method: &str, path: &str, body: &str) -> Reply {
         let text = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{body}",
-            who.headers(),
+            who.headers(&self.tokens),
             body.len()
         );
         let mut received = Vec::new();
@@ -421,7 +521,8 @@ impl World {
 /// The users, and one resource of each type.
 async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
     let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
-    for who in EVERYBODY.into_iter().skip(2) {
+    let known = EVERYBODY.into_iter().skip(2);
+    for who in known.filter(|who| !who.is_by_token()) {
         let roles: &[&str] = if who == Who::Administrator {
             &["::ADMIN"]
         } else {
@@ -432,6 +533,8 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
         cloud.create(&root, Kind::User, object(body)).await.unwrap();
     }
     let mut ids = BTreeMap::new();
+    let group = object(json!({"groupname": "physics"}));
+    cloud.create(&root, Kind::Group, group).await.unwrap();
     let create = async |kind: Kind, body: Value| {
         let created = cloud.create(&owner, kind, object(body)).await.unwrap();
         created.view.id.split_once('/').unwrap().1.to_owned()
@@ -492,6 +595,17 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     share::<cimi::resources::Job>(documents).await;
     share::<cimi::resources::Event>(documents).await;
     share::<MachineRecord>(documents).await;
+    share::<cimi::resources::Group>(documents).await;
+    // Groups are the administrators' and nobody's else; here the owner has one.
+    let owned = documents.update("physics", |group: &mut cimi::resources::Group| {
+        group
+            .common
+            .acl
+            .owner
+            .clone_from(&Acl::owned_by_user("owner").owner);
+        Ok::<_, documents::DocumentsError>(true)
+    });
+    owned.await.unwrap();
     let nothing = String::new;
     let first = |id: &str| (id.to_owned(), nothing());
     ids.insert(Kind::Machine, (machine, attached));
@@ -500,6 +614,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::MachineRecord, first(record.id.local()));
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
+    ids.insert(Kind::Group, first("physics"));
     ids.insert(Kind::Network, first("local"));
     ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
@@ -507,6 +622,47 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::Job, first(documents.jobs.all()[0].id()));
     ids.insert(Kind::Event, first(documents.events.all()[0].id()));
     ids
+}
+
+/// Tokens of the owner: of all kinds, and one more that nobody uses.
+async fn tokens(
+    cloud: &Cloud,
+    documents: &Documents,
+    ids: &mut BTreeMap<Kind, (String, String)>,
+) -> BTreeMap<Who, String> {
+    let owner = caller("owner", &[]);
+    let mut tokens = BTreeMap::new();
+    for who in EVERYBODY.into_iter().filter(|who| who.is_by_token()) {
+        let scope = if who == Who::ReadingToken {
+            "read-only"
+        } else {
+            "full"
+        };
+        let body = object(json!({"scope": scope}));
+        let made = cloud.create(&owner, Kind::Token, body).await.unwrap();
+        let shown = made.view.document.attributes(made.view.right);
+        tokens.insert(who, shown["token"].as_str().unwrap().to_owned());
+        let id = made.view.id.split_once('/').unwrap().1;
+        if who == Who::RevokedToken {
+            cloud.delete(&owner, Kind::Token, id).await.unwrap();
+            continue;
+        }
+        let changed = documents.update(id, |token: &mut cimi::resources::Token| {
+            if who == Who::ExpiredToken {
+                token.expires = Timestamp::now();
+            }
+            // So that its use writes nothing.
+            token.last_used = Some(Timestamp::now().after(Duration::from_secs(3600)));
+            token.last_address = Some("127.0.0.1".to_owned());
+            Ok::<_, documents::DocumentsError>(true)
+        });
+        changed.await.unwrap();
+    }
+    let spare = cloud.create(&owner, Kind::Token, Map::new()).await.unwrap();
+    let id = spare.view.id.split_once('/').unwrap().1.to_owned();
+    ids.insert(Kind::Token, (id, String::new()));
+    share::<cimi::resources::Token>(documents).await;
+    tokens
 }
 
 /// Grants to the viewer to see, and to the editor to change, all of a type.

@@ -11,7 +11,7 @@ mod verifier;
 mod views;
 mod waiting;
 
-pub use api::{Api, Body, RawBody};
+pub use api::{Api, Body, Login, RawBody};
 pub use digest_text::{hex, is_image_identifier, is_uuid};
 pub use endpoint::Endpoint;
 pub use error::ApiError;
@@ -19,5 +19,7 @@ pub use fingerprint::Fingerprint;
 pub use known_clouds::KnownClouds;
 pub use marketplace::{Marketplace, Uploaded};
 pub use verifier::{Trust, Witness};
-pub use views::{HostView, ImageView, MachineView, Ssh, UserView, VolumeView, text_of};
+pub use views::{
+    GroupView, HostView, ImageView, MachineView, Ssh, TokenView, UserView, VolumeView, text_of,
+};
 pub use waiting::{JobEnd, wait_for_job};

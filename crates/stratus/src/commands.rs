@@ -71,6 +71,9 @@ commands! {
     Man = man,
     Links = links,
     User = user,
+    Group = group,
+    Audit = audit,
+    Token = token,
     Host = host,
     Status = status,
     Doctor = doctor,
@@ -119,13 +122,17 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &[
             "copy-config",
             "trust",
+            "token",
             "hash-password",
             "completions",
             "man",
             "links",
         ],
     ),
-    ("Administration", &["user", "host", "status", "doctor"]),
+    (
+        "Administration",
+        &["user", "group", "audit", "host", "status", "doctor"],
+    ),
 ];
 
 /// StratusLab's own commands: those that also have a name `stratus-…` of their own.

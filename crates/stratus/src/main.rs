@@ -25,7 +25,6 @@ mod cloud;
 mod commands;
 mod config;
 mod console_filter;
-mod des_crypt;
 mod described_image;
 mod endorser;
 mod failure;

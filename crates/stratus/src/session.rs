@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use crate::cloud::{Api, Endpoint, KnownClouds, Trust};
+use crate::cloud::{Api, Endpoint, KnownClouds, Login, Trust};
 use crate::config::Settings;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common, Storage};
@@ -58,8 +58,8 @@ impl Session {
         let endpoint = self.endpoint(cloud)?;
         let username = self.settings.text(cloud.username.as_deref(), "username");
         let password = self.settings.text(cloud.password.as_deref(), "password");
-        let user = self.user(username, password, cloud, &endpoint)?;
-        self.connect(endpoint, Some(user), cloud)
+        let login = self.login(username, password, cloud, &endpoint)?;
+        self.connect(endpoint, Some(login), cloud)
     }
 
     /// A client for the storage service, with the credentials for it.
@@ -103,21 +103,16 @@ impl Session {
             cloud.password.as_deref(),
             "password",
         );
-        let user = self.user(username, password, cloud, &endpoint)?;
-        self.connect(endpoint, Some(user), cloud)
+        let login = self.login(username, password, cloud, &endpoint)?;
+        self.connect(endpoint, Some(login), cloud)
     }
 
     /// A client for an endpoint.
     ///
     /// # Errors
     /// Unusable CA file or list of known clouds.
-    pub fn connect(
-        &self,
-        endpoint: Endpoint,
-        user: Option<(String, String)>,
-        cloud: &Cloud,
-    ) -> Result<Api> {
-        if user.is_some() && !endpoint.is_secure() && !endpoint.is_loopback() {
+    pub fn connect(&self, endpoint: Endpoint, login: Option<Login>, cloud: &Cloud) -> Result<Api> {
+        if login.is_some() && !endpoint.is_secure() && !endpoint.is_loopback() {
             self.out.warning(format_args!(
                 "{} is not encrypted: anybody on the way can read your password.",
                 endpoint.root_url()
@@ -136,21 +131,33 @@ impl Session {
         } else {
             KnownClouds::load()?.pin(&endpoint)
         };
-        Ok(Api::new(endpoint, user, &Trust { pin, ca_file }, self.out)?)
+        Ok(Api::new(
+            endpoint,
+            login,
+            &Trust { pin, ca_file },
+            self.out,
+        )?)
     }
 
-    fn user(
+    fn login(
         &self,
         username: Option<String>,
         password: Option<String>,
         cloud: &Cloud,
         endpoint: &Endpoint,
-    ) -> Result<(String, String)> {
+    ) -> Result<Login> {
+        // Who is named on the command line is meant.
+        if cloud.username.is_none()
+            && cloud.password.is_none()
+            && let Some(token) = self.settings.text(None, "token")
+        {
+            return Ok(Login::Token(token));
+        }
         match (username, password) {
-            (Some(username), Some(password)) => Ok((username, password)),
+            (Some(username), Some(password)) => Ok(Login::Password(username, password)),
             (Some(username), None) if std::io::stdin().is_terminal() => {
                 let password = ask_password(&format!("'{username}' at '{endpoint}' password: "))?;
-                Ok((username, password))
+                Ok(Login::Password(username, password))
             }
             (Some(username), None) => Err(Failure::Work(format!(
                 "Missing credentials: there is no password for '{username}' and no terminal to ask for one; set STRATUSLAB_PASSWORD or password in the configuration file"

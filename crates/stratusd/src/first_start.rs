@@ -42,6 +42,7 @@ pub async fn ensure_administrator(cloud: &Cloud, state: &Path) -> anyhow::Result
     let identity = Identity {
         user: "stratusd".into(),
         roles: vec![ADMIN_ROLE.to_owned()],
+        token: None,
     };
     let caller = Caller::User(Arc::new(identity));
     let context = OpContext::new(caller, "first-start".into(), Duration::from_secs(60));

@@ -2,6 +2,7 @@
 //!
 //! [`serve`] is the wiring, to be read first.
 
+mod audit_log;
 mod config;
 mod database;
 mod descriptors;
@@ -15,6 +16,7 @@ mod serve;
 mod settings;
 mod store_tool;
 mod teardown;
+mod user_file;
 
 use std::{
     path::{Path, PathBuf},

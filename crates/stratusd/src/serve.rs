@@ -8,9 +8,8 @@
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 
-use accounts::{Accounts, Hashing, UserSource};
+use accounts::{Accounts, Hashing};
 use anyhow::{Context as _, bail};
-use cimi::resources::User;
 use cloud::Cloud;
 use documents::Documents;
 use doors::{Doors, Running, Server, tls};
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use vmhost::{controller::VmHost, launch_spec, qemu::QemuHypervisor};
 
 use crate::{
+    audit_log::{self, FileLog},
     config::Config,
     database, first_start,
     host_services::LocalHost,
@@ -32,6 +32,7 @@ use crate::{
     networks,
     roles::{Role, Roles},
     settings,
+    user_file::UserFile,
 };
 
 /// How long controllers may take to end. What they leave undone, the next start does.
@@ -90,6 +91,15 @@ pub async fn serve(
     first_start::ensure_administrator(&cloud, &state).await?;
 
     let mut parts = Parts::new();
+    if roles.has(Role::Entry) && !config.accounts.password_file.is_empty() {
+        let mut file = UserFile::new(config.accounts.password_file.clone().into());
+        let begun = file.begin(&cloud).await;
+        begun.context("taking over the users of `accounts.password_file`")?;
+        let cloud = cloud.clone();
+        parts.start("users", |stop| async move {
+            stop.run_until_cancelled(file.follow(cloud)).await;
+        });
+    }
     if roles.has(Role::Entry) {
         let (cloud, retention) = (cloud.clone(), settings::retention(&config));
         parts.start("rules", |stop| async move {
@@ -115,7 +125,11 @@ pub async fn serve(
     };
     let door = if roles.has(Role::Entry) {
         let tls = certificate.clone();
-        Some(open_doors(&config, &cloud, &documents, tls, open_files, passwords).await?)
+        let most = config.retention.audit_mib.saturating_mul(1 << 20);
+        let (log, writer) = audit_log::open(&state.join("audit"), most)?;
+        // Stopped last: what the door still answers is written down, too.
+        parts.start("audit", |stop| writer.run(stop));
+        Some(open_doors(&config, &cloud, tls, open_files, passwords, log).await?)
     } else {
         None
     };
@@ -180,13 +194,13 @@ async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<
 async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
-    documents: &Documents,
     certificate: Option<Arc<tls::Certificate>>,
     open_files: u64,
     passwords: Hashing,
+    log: FileLog,
 ) -> anyhow::Result<Running> {
     let accounts = Accounts::new(
-        Arc::new(Users(documents.clone())),
+        Arc::new(cloud.clone()),
         passwords,
         settings::accounts(config),
     );
@@ -194,7 +208,8 @@ async fn open_doors(
         Arc::new(cloud.clone()),
         Arc::new(accounts),
         settings::doors(config),
-    );
+    )
+    .audited_by(Arc::new(log));
     let tls = certificate.map(tls::server_config).transpose()?;
     if tls.is_none() {
         tracing::warn!(
@@ -267,19 +282,6 @@ fn url(config: &Config, door: &Running) -> String {
         IpAddr::V4(ip) => ip.to_string(),
     };
     format!("{scheme}://{host}:{}", door.address.port())
-}
-
-/// Users as the account service finds them.
-struct Users(Documents);
-
-impl UserSource for Users {
-    fn find(&self, login: &str) -> Option<Arc<User>> {
-        let found = self.0.users.by_index("login", login);
-        // A user's own name counts more than another's other name.
-        let own = found.iter().find(|user| user.username == login);
-        own.or(found.first())
-            .map(|user| Arc::new(user.document.0.clone()))
-    }
 }
 
 /// The tasks of the parts that run, each with its name. Dropping this ends them at once.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use accounts::Hashing;
+use accounts::{Cost, Hashing};
 use anyhow::Context as _;
 use scheduler::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
@@ -246,7 +246,10 @@ async fn accelerator(
 /// Who computes hashes, for logins and new passwords.
 #[must_use]
 pub fn passwords(config: &Config) -> Hashing {
-    Hashing::with_cost(config.accounts.password_cost)
+    Hashing::with_cost(Cost {
+        memory_kib: config.accounts.password_memory_kib,
+        passes: config.accounts.password_passes,
+    })
 }
 
 /// For the account service.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// The crates of ours that each crate may use. What is not here is a decision: take it in `ARCHITECTURE.md`, then here.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("accounts", &["cimi"]),
+    ("accounts", &["cimi", "passwords"]),
     ("cimi", &[]),
     (
         "cloud",
@@ -31,10 +31,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("doors", &["accounts", "cimi", "cloud"]),
     ("marketplace", &[]),
     ("network", &[]),
+    ("passwords", &[]),
     ("scheduler", &["cimi", "documents", "store"]),
     ("storage", &["cimi", "documents", "marketplace", "store"]),
     ("store", &[]),
-    ("stratus", &["cimi", "context", "marketplace"]),
+    ("stratus", &["cimi", "context", "marketplace", "passwords"]),
     (
         "stratusd",
         &[

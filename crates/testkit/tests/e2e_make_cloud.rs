@@ -75,7 +75,7 @@ fn root_has_a_cloud_by_one_command_and_is_rid_of_it_by_another() {
         return;
     }
     // Without `listen`: its default counts.
-    let checkout = Checkout::of_root("[accounts]\npassword_cost = 4\n");
+    let checkout = Checkout::of_root("[accounts]\npassword_memory_kib = 8\n");
     // What the user has for other clouds is of no matter here.
     let settings = checkout.folder().join("home/.stratuslab");
     fs::create_dir_all(&settings).unwrap();

@@ -52,6 +52,8 @@ kinds! {
     Job,
     Event,
     User,
+    Group,
+    Token,
     Host,
     MachineRecord,
     MachineVolume,

@@ -136,6 +136,8 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("jobs", Ref(&[])),
         seen("events", Ref(&[])).stratuslab(),
         seen("users", Ref(&[])).stratuslab(),
+        seen("groups", Ref(&[])).stratuslab(),
+        seen("tokens", Ref(&[])).stratuslab(),
         seen("hosts", Ref(&[])).stratuslab(),
         seen("machineRecords", Ref(&[])).stratuslab(),
     ],
@@ -562,8 +564,44 @@ const USER: Type = Type {
         a("enabled", Boolean),
         a("roles", Array(&String)),
         a("altnames", Map).limit(Limit::Text(1024)),
+        seen("origin", String),
     ],
     ..standard(Kind::User, "users", "users")
+};
+
+/// What members of a group have, or may have.
+const OF_MEMBERS: &[Attribute] = &[
+    a("machines", Integer),
+    a("volumes", Integer),
+    a("images", Integer),
+];
+const GROUP: Type = Type {
+    namespace: Namespace::StratusLab,
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("groupname", String).at_creation().required(),
+        a("quota", Struct(OF_MEMBERS)),
+        seen("used", Struct(OF_MEMBERS)),
+        seen("members", Array(&String)),
+    ],
+    ..standard(Kind::Group, "groups", "groups")
+};
+
+const TOKEN: Type = Type {
+    namespace: Namespace::StratusLab,
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        seen("user", String),
+        a("scope", String)
+            .at_creation()
+            .limit(Limit::OneOf(&["full", "read-only"])),
+        a("expires", DateTime).at_creation(),
+        seen("lastUsed", DateTime),
+        seen("lastAddress", String),
+        // In the answer to the creation only.
+        seen("token", String),
+    ],
+    ..standard(Kind::Token, "tokens", "tokens")
 };
 
 const HOST: Type = Type {
@@ -672,6 +710,8 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::Job => &JOB,
         Kind::Event => &EVENT,
         Kind::User => &USER,
+        Kind::Group => &GROUP,
+        Kind::Token => &TOKEN,
         Kind::Host => &HOST,
         Kind::MachineRecord => &MACHINE_RECORD,
         Kind::MachineVolume => &MACHINE_VOLUME,

@@ -1,11 +1,11 @@
-//! User and Credential.
+//! User, Group, Credential and Token.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
-use crate::{Common, CredentialId, UserId};
+use crate::{Common, CredentialId, GroupId, Timestamp, TokenId, UserId};
 
 /// An account. Members are spelled as StratusLab spells them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct User {
     /// Where to write to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// bcrypt hash. Never shown.
+    /// Its hash, in one of the formats of crate `passwords`; new ones are argon2id. Never shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
     /// Whether the account can be used.
@@ -38,6 +38,9 @@ pub struct User {
     /// Other names of the same person, e.g. `x500dn`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub altnames: BTreeMap<String, String>,
+    /// Where the account comes from, if nobody made it here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// Rises when the password, roles or the enabled flag change, so that sessions end.
     #[serde(default)]
     pub generation: u64,
@@ -45,10 +48,31 @@ pub struct User {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
+
+impl User {
+    /// Whether the account comes from there.
+    #[must_use]
+    pub fn is_of(&self, source: &str) -> bool {
+        let origin = self.origin.as_ref();
+        origin.is_some_and(|origin| origin.source == source)
+    }
+}
+
+/// Where an account comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The kind of file or directory.
+    pub source: String,
+    /// Names the entry that was taken over; empty: there is none any more.
+    pub digest: String,
+}
 resource!(User, "User", |user, add| {
     add("login", &user.username);
     for name in user.altnames.values() {
         add("login", name);
+    }
+    for role in &user.roles {
+        add("role", role);
     }
 });
 
@@ -68,3 +92,80 @@ pub struct Credential {
     pub unknown: Unknown,
 }
 resource!(Credential, "Credential");
+
+/// What programs log in with in place of a password. The token itself is not kept, only its digest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Token {
+    /// Its id.
+    pub id: TokenId,
+    /// Name, times, access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// Whose it is; the owner by the access list, too.
+    pub user: String,
+    /// SHA-256 of the token, hexadecimal. Never shown.
+    pub digest: String,
+    /// What can be done with it.
+    pub scope: TokenScope,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// When it was last used, to the minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
+    /// From where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_address: Option<String>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Token, "Token", |token, add| {
+    add("digest", &token.digest);
+});
+
+/// What can be done with a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenScope {
+    /// All that its user may do, but for what needs the password itself.
+    #[default]
+    Full,
+    /// See what its user may see, and change nothing.
+    ReadOnly,
+}
+
+/// People who share something: whoever has its name among the [roles](User::roles) is a member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// `Group/<groupname>`.
+    pub id: GroupId,
+    /// Times and access.
+    #[serde(flatten)]
+    pub common: Common,
+    /// The name in access lists; can't be changed.
+    pub groupname: String,
+    /// The most that all members together may have.
+    #[serde(default)]
+    pub quota: GroupQuota,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+resource!(Group, "Group");
+
+/// The most that all members of a group together may have; what isn't named isn't bounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupQuota {
+    /// Machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machines: Option<u32>,
+    /// Volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<u32>,
+    /// Images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<u32>,
+}

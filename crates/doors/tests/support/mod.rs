@@ -7,7 +7,7 @@ pub mod fake;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use accounts::{Accounts, Hashing, Settings as AccountSettings, UserSource};
+use accounts::{Accounts, Cost, Hashing, Settings as AccountSettings, UserSource};
 use cimi::{Acl, Common, Timestamp, UserId, resources::User};
 use doors::{CloudApi, Doors, Limits, Running, Server, Settings, tls};
 use rustls::pki_types::pem::PemObject;
@@ -20,7 +20,7 @@ struct Users(Vec<Arc<User>>);
 
 impl Users {
     fn new() -> Self {
-        let hash = accounts::password::hash_blocking("correct horse", 4).unwrap();
+        let hash = accounts::password::hash_blocking("correct horse", Cost::NONE).unwrap();
         let user = |name: &str, roles: &[&str]| {
             Arc::new(User {
                 id: UserId::from_local(name).unwrap(),
@@ -34,6 +34,7 @@ impl Users {
                 roles: roles.iter().map(|role| (*role).to_owned()).collect(),
                 altnames: std::collections::BTreeMap::new(),
                 generation: 0,
+                origin: None,
                 unknown: serde_json::Map::new(),
             })
         };
@@ -49,7 +50,7 @@ impl UserSource for Users {
 
 /// Accounts over the two users.
 pub fn accounts() -> Arc<Accounts> {
-    let (users, hashing) = (Arc::new(Users::new()), Hashing::with_cost(4));
+    let (users, hashing) = (Arc::new(Users::new()), Hashing::with_cost(Cost::NONE));
     Arc::new(Accounts::new(users, hashing, AccountSettings::default()))
 }
 

@@ -23,12 +23,21 @@ const ANSWER_MAX_BYTES: usize = 256 << 20;
 /// The longest error text that is read.
 const REFUSAL_MAX_BYTES: usize = 64 << 10;
 
+/// What a user logs in with.
+#[derive(Debug, Clone)]
+pub enum Login {
+    /// User name and password.
+    Password(String, String),
+    /// A token.
+    Token(String),
+}
+
 /// A connection to one cloud, as one user.
 #[derive(Debug, Clone)]
 pub struct Api {
     client: reqwest::Client,
     endpoint: Endpoint,
-    user: Option<(String, String)>,
+    login: Option<Login>,
     is_pinned: bool,
     witness: Arc<Witness>,
     timeout: Duration,
@@ -82,7 +91,7 @@ impl Api {
     /// [`ApiError::Setup`].
     pub fn new(
         endpoint: Endpoint,
-        user: Option<(String, String)>,
+        login: Option<Login>,
         trust: &Trust,
         out: Output,
     ) -> Result<Self, ApiError> {
@@ -105,7 +114,7 @@ impl Api {
         Ok(Self {
             client,
             endpoint,
-            user,
+            login,
             is_pinned: trust.pin.is_some(),
             witness,
             timeout: REQUEST_TIMEOUT,
@@ -367,8 +376,9 @@ impl Api {
             .client
             .request(method, self.url(path))
             .header(reqwest::header::ACCEPT, "application/json");
-        match &self.user {
-            Some((name, password)) => builder.basic_auth(name, Some(password)),
+        match &self.login {
+            Some(Login::Password(name, password)) => builder.basic_auth(name, Some(password)),
+            Some(Login::Token(token)) => builder.bearer_auth(token),
             None => builder,
         }
     }

@@ -182,6 +182,52 @@ impl UserView {
     }
 }
 
+/// A Group.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GroupView {
+    /// Its name in access lists.
+    pub groupname: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Names of the users who are in it.
+    pub members: Vec<String>,
+    /// The most that they may have together.
+    pub quota: serde_json::Map<String, Value>,
+    /// What they have.
+    pub used: serde_json::Map<String, Value>,
+}
+
+/// A Token.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct TokenView {
+    /// `Token/<uuid>`.
+    pub id: String,
+    /// The token itself; in the answer to its creation only.
+    pub token: Option<String>,
+    /// Whose it is.
+    pub user: Option<String>,
+    /// What it is for.
+    pub name: Option<String>,
+    /// `full` or `read-only`.
+    pub scope: Option<String>,
+    /// When it ends.
+    pub expires: Option<String>,
+    /// When it was last used.
+    pub last_used: Option<String>,
+    /// From where.
+    pub last_address: Option<String>,
+}
+
+impl TokenView {
+    /// The part of its id after the slash.
+    #[must_use]
+    pub fn local_id(&self) -> &str {
+        self.id.strip_prefix("Token/").unwrap_or(&self.id)
+    }
+}
+
 /// A Host.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

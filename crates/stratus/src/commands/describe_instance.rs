@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, Endpoint, MachineView};
+use crate::cloud::{Api, Endpoint, Login, MachineView};
 use crate::commands::machine_id::MachineNumber;
 use crate::failure::{Failure, Result};
 use crate::machine_table::{Row, render};
@@ -146,7 +146,7 @@ impl Arguments {
     }
 
     async fn one_cloud(&self, session: &Session, url: &str, user: &str, password: &str, timeout: Duration) -> Result<Vec<MachineView>> {
-        let api = session.connect(Endpoint::parse(url)?, Some((user.to_owned(), password.to_owned())), &self.cloud)?.with_timeout(timeout);
+        let api = session.connect(Endpoint::parse(url)?, Some(Login::Password(user.to_owned(), password.to_owned())), &self.cloud)?.with_timeout(timeout);
         match tokio::time::timeout(timeout, api.views("Machine")).await {
             Ok(machines) => Ok(machines?),
             Err(_) => Err(Failure::Network(format!("no answer within {} s", timeout.as_secs()))),

@@ -3,22 +3,25 @@
 use std::io::{BufRead as _, IsTerminal as _};
 
 use md5::{Digest as _, Md5};
+use passwords::{Cost, des::des_crypt};
 
 use crate::cloud::hex;
-use crate::des_crypt::des_crypt;
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 use crate::output::{Output, write_stderr};
 
 /// Hash a password for StratusLab's login-pswd.properties
 ///
-/// Asks for user name and password and prints the two hashes that StratusLab's password file takes. Both are weak;
-/// users of a Stratus cloud are made with 'stratus user add', which stores a bcrypt hash.
+/// Asks for user name and password and prints the two hashes that StratusLab's password file takes. Both are weak:
+/// --argon2 prints a strong one, which the file of a Stratus cloud takes, too, and as the password of a user.
 ///
 /// Without a terminal the three answers (user name, password, password again) are read as lines of standard input.
-/// JSON: {"md5", "crypt"}.
+/// JSON: {"md5", "crypt"}, or {"argon2"}.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
+    /// Print an argon2id hash instead
+    #[arg(long)]
+    argon2: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -34,6 +37,10 @@ impl Arguments {
         let password = ask(&out, "password:", true)?;
         if ask(&out, "retype password:", true)? != password {
             return Err(Failure::Work("Passwords did not match".to_owned()));
+        }
+        if self.argon2 {
+            let argon2 = Cost::default().hash_blocking(&password);
+            return if out.is_json() { out.json(&serde_json::json!({ "argon2": argon2 })) } else { out.line(argon2) };
         }
         let (md5, crypt) = hashes(&username, &password);
         if out.is_json() {

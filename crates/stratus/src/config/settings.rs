@@ -19,7 +19,8 @@ pub const REFERENCE_FILE: &str = include_str!("stratuslab-user.cfg.ref");
 const INSTANCE_TYPES: &str = "instance_types";
 
 /// Variables whose name does not follow from the key.
-const OTHER_VARIABLES: [(&str, &str); 2] = [
+const OTHER_VARIABLES: [(&str, &str); 3] = [
+    ("token", "STRATUS_TOKEN"),
     ("user_public_key_file", "STRATUSLAB_KEY"),
     ("ca_file", "STRATUS_CA"),
 ];

@@ -37,6 +37,7 @@ impl Config {
         for (key, dir) in [
             ("state_dir", &self.state_dir),
             ("storage.dir", &self.storage.dir),
+            ("accounts.password_file", &self.accounts.password_file),
         ] {
             if !dir.is_empty() && !Path::new(dir).is_absolute() {
                 return wrong(key, format!("is `{dir}`; write an absolute path"));
@@ -101,12 +102,16 @@ impl Config {
                 return wrong(key, format!("is {ratio}; write a number from 0.01 to 1000"));
             }
         }
-        if !(4..=16).contains(&self.accounts.password_cost) {
+        let cost = accounts::Cost {
+            memory_kib: self.accounts.password_memory_kib,
+            passes: self.accounts.password_passes,
+        };
+        if !cost.is_possible() {
             let text = format!(
-                "is {}; write 4 (tests only) to 16",
-                self.accounts.password_cost
+                "is {} and `accounts.password_passes` {}; write 8 (tests only) to 65536 and 1 to 16, and together at most 262144",
+                cost.memory_kib, cost.passes
             );
-            return wrong("accounts.password_cost", text);
+            return wrong("accounts.password_memory_kib", text);
         }
         for (key, value) in [
             ("limits.body_kib", self.limits.body_kib as u64),
@@ -133,6 +138,7 @@ impl Config {
             ),
             ("images.longest_hours", self.images.longest_hours),
             ("machines.console_kib", self.machines.console_kib),
+            ("retention.audit_mib", self.retention.audit_mib),
             (
                 "retention.history_revisions",
                 self.retention.history_revisions,

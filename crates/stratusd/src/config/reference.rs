@@ -93,6 +93,10 @@ mod tests {
             ("[network]\ndefault = 'x'", "network.default"),
             ("[limits]\nbody_kib = 0", "limits.body_kib"),
             (
+                "[accounts]\npassword_memory_kib = 1000000",
+                "accounts.password_memory_kib",
+            ),
+            (
                 "[limits]\ntrusted_proxies = ['here']",
                 "limits.trusted_proxies",
             ),

@@ -335,15 +335,19 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Accounts {
-    pub password_cost: u32,
+    pub password_memory_kib: u32,
+    pub password_passes: u32,
     pub remembered_minutes: u64,
+    pub password_file: String,
 }
 
 impl Default for Accounts {
     fn default() -> Self {
         Self {
-            password_cost: 12,
+            password_memory_kib: 19_456,
+            password_passes: 2,
             remembered_minutes: 15,
+            password_file: String::new(),
         }
     }
 }
@@ -357,6 +361,7 @@ pub struct Retention {
     pub jobs_minutes: u64,
     pub records_days: u64,
     pub history_revisions: u64,
+    pub audit_mib: u64,
 }
 
 impl Default for Retention {
@@ -367,6 +372,7 @@ impl Default for Retention {
             jobs_minutes: 60,
             records_days: 90,
             history_revisions: 50_000,
+            audit_mib: 64,
         }
     }
 }

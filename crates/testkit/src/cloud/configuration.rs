@@ -68,7 +68,8 @@ state_dir = "{}"
 listen = "{listen}"
 {}
 [accounts]
-password_cost = 4
+password_memory_kib = 8
+password_passes = 1
 [machines]
 power_button_seconds = {power_button}
 translation_cache_mib = 64

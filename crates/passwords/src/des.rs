@@ -1,7 +1,7 @@
 //! The old `crypt(3)` of Unix: 25 rounds of DES with a salt of two characters.
 //!
 //! It protects nothing by today's measure. `stratus-hash-password` prints it because StratusLab's
-//! `login-pswd.properties` takes it; Stratus itself hashes passwords with bcrypt.
+//! `login-pswd.properties` takes it, and such files are read; Stratus itself hashes passwords with argon2id.
 //! Tables: FIPS 46-3. Bits are kept one a byte, as the standard numbers them: clarity before speed.
 
 const INITIAL: [usize; 64] = [

@@ -1,0 +1,152 @@
+//! The audit log: who did what to which resource, from where, and what came of it.
+//!
+//! Every request that would change something is in it, every read that was refused to somebody known, and every wrong
+//! password. Written where all dialects pass; no request changes what is there.
+
+use std::{
+    io,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
+
+use ::cimi::Timestamp;
+use accounts::Identity;
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header, request::Parts};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{auth, body::ResponseBody, health, problem::Problem};
+
+/// Characters of a path that are kept.
+const PATH_AT_MOST: usize = 300;
+/// Entries that are shown if nobody says how many, and at most.
+const SHOWN: usize = 100;
+const SHOWN_AT_MOST: usize = 10_000;
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Audited {
+    /// When it was answered.
+    pub time: Timestamp,
+    /// The request's name, as in answers and logs.
+    pub request_id: Arc<str>,
+    /// Who; none: nobody known.
+    pub user: Option<Box<str>>,
+    /// By which token, if by one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Whom somebody said to be who had a wrong password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<String>,
+    /// From where.
+    pub address: IpAddr,
+    /// HTTP method.
+    pub method: String,
+    /// What it was about. Never with the query, which may hold secrets.
+    pub path: String,
+    /// What came to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made: Option<String>,
+    /// HTTP status.
+    pub status: u16,
+}
+
+/// Where entries go.
+#[async_trait]
+pub trait AuditLog: Send + Sync + 'static {
+    /// Keeps an entry. Waits while there is no room for it: what isn't written down doesn't go on.
+    async fn record(&self, what: Audited);
+
+    /// The last entries, at most so many, the newest at the end; with `user`, those of one user.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    async fn last(&self, most: usize, user: Option<&str>) -> io::Result<Vec<Value>>;
+}
+
+/// Keeps nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct NoAudit;
+
+#[async_trait]
+impl AuditLog for NoAudit {
+    async fn record(&self, _what: Audited) {}
+
+    async fn last(&self, _most: usize, _user: Option<&str>) -> io::Result<Vec<Value>> {
+        Ok(Vec::new())
+    }
+}
+
+/// The entry of a request that was answered, if it is worth one.
+pub(crate) fn entry(
+    head: &Parts,
+    request_id: &Arc<str>,
+    identity: &OnceLock<Arc<Identity>>,
+    address: IpAddr,
+    response: &Response<ResponseBody>,
+) -> Option<Audited> {
+    let identity = identity.get();
+    let reads = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let status = response.status();
+    let claimed = (status == StatusCode::UNAUTHORIZED)
+        .then(|| auth::claimed(&head.headers))
+        .flatten();
+    // What anybody can send as often as they like isn't kept: it would push out what counts.
+    let is_known = identity.is_some() && (!reads || status == StatusCode::FORBIDDEN);
+    if !is_known && claimed.is_none() {
+        return None;
+    }
+    let location = response.headers().get(header::LOCATION);
+    let made = location
+        .and_then(|location| location.to_str().ok()?.split_once("/cimi/"))
+        .map(|(_, id)| id.to_owned());
+    Some(Audited {
+        time: Timestamp::now(),
+        request_id: Arc::clone(request_id),
+        user: identity.map(|identity| identity.user.clone()),
+        token: identity
+            .and_then(|identity| identity.token.as_ref())
+            .map(|token| token.id.to_string()),
+        claimed,
+        address,
+        method: head.method.to_string(),
+        path: head.uri.path().chars().take(PATH_AT_MOST).collect(),
+        made,
+        status: status.as_u16(),
+    })
+}
+
+/// `GET /stratus/audit`, for administrators.
+pub(crate) async fn answer<'q>(
+    log: &dyn AuditLog,
+    parameters: impl Iterator<Item = (&'q str, &'q str)>,
+) -> Result<Response<ResponseBody>, Problem> {
+    let (mut most, mut user) = (SHOWN, None);
+    for (name, value) in parameters {
+        match name {
+            "last" => {
+                let number = value.parse().ok();
+                most = number
+                    .filter(|n| (1..=SHOWN_AT_MOST).contains(n))
+                    .ok_or_else(|| {
+                        Problem::new(400, format!("`last` is a number from 1 to {SHOWN_AT_MOST}"))
+                    })?;
+            }
+            "user" => user = Some(value),
+            _ => {
+                return Err(Problem::new(
+                    400,
+                    "the audit log is asked by `last` and `user`",
+                ));
+            }
+        }
+    }
+    let entries = log.last(most, user).await;
+    let entries = entries.map_err(|error| Problem::internal(format!("the audit log: {error}")))?;
+    Ok(health::json_answer(
+        StatusCode::OK,
+        &json!({"entries": entries}),
+    ))
+}

@@ -1,0 +1,61 @@
+//! `stratus audit`: who did what.
+
+use serde_json::Value;
+
+use crate::cloud::text_of;
+use crate::failure::{Failure, Result};
+use crate::options::{Cloud, Common};
+use crate::session::Session;
+use crate::table;
+
+/// Show who did what to which resource, from where, with what result
+///
+/// For administrators; the newest last. JSON: a list of {"time", "requestId", "user", "token", "claimed", "address", "method", "path", "made", "status"}.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  stratus audit
+  stratus audit --user joe --last 1000")]
+pub struct Arguments {
+    /// So many entries
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    last: u32,
+    /// Of this user only, wrong passwords included
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(super) async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let mut path = format!("/stratus/audit?last={}", self.last);
+        if let Some(user) = &self.user {
+            let user = percent_encoding::utf8_percent_encode(user, percent_encoding::NON_ALPHANUMERIC);
+            path.push_str(&format!("&user={user}"));
+        }
+        let answer = api.get(&path).await?;
+        let Some(Value::Array(entries)) = answer.get("entries") else {
+            return Err(Failure::Work("the cloud answered without entries".to_owned()));
+        };
+        if session.out.is_json() {
+            return session.out.json(entries);
+        }
+        let rows = entries.iter().map(|entry| {
+            let text = |name: &str| entry.get(name).map(text_of).unwrap_or_default();
+            let who = match (text("user"), text("claimed")) {
+                (user, _) if !user.is_empty() => user,
+                (_, claimed) => format!("({claimed})"),
+            };
+            vec![text("time"), who, text("address"), text("method"), text("path"), text("status"), text("made")]
+        });
+        session.out.line(table::render(&["TIME", "USER", "FROM", "METHOD", "WHAT", "STATUS", "MADE"], rows))
+    }
+}

@@ -1,0 +1,269 @@
+//! `stratus group …`: people who share something.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::cloud::{Api, GroupView, UserView, text_of};
+use crate::failure::{Failure, Result};
+use crate::options::{Cloud, Common};
+use crate::session::Session;
+use crate::table;
+
+/// Make, list and remove groups, set their quotas, put users in and take them out
+///
+/// For administrators; members see their groups. Resources are shared with a group by a rule of their acl:
+/// {"principal": GROUP, "type": "ROLE", "right": "VIEW"}.
+#[derive(Debug, clap::Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Create(Create),
+    List(List),
+    Quota(SetQuota),
+    Add(Add),
+    Remove(Remove),
+    Delete(Delete),
+}
+
+/// The most that all members together may have; not named: not bounded
+#[derive(Debug, clap::Args)]
+struct Quota {
+    /// Most machines of all members together
+    #[arg(long, value_name = "NUMBER")]
+    machines: Option<u32>,
+    /// Most volumes of all members together
+    #[arg(long, value_name = "NUMBER")]
+    volumes: Option<u32>,
+    /// Most images of all members together
+    #[arg(long, value_name = "NUMBER")]
+    images: Option<u32>,
+}
+
+/// Make a group
+///
+/// Prints 'GROUP NAME'. JSON: {"groupname", "quota"}.
+#[derive(Debug, clap::Args)]
+struct Create {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    #[command(flatten)]
+    quota: Quota,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// List the groups with their members, and what these have and may have
+///
+/// JSON: a list of {"groupname", "description", "members", "quota", "used"}.
+#[derive(Debug, clap::Args)]
+struct List {
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Set what the members of a group may have together
+///
+/// Replaces what was set; without options nothing is bounded any more. JSON: {"groupname", "quota"}.
+#[derive(Debug, clap::Args)]
+struct SetQuota {
+    /// Name of the group
+    #[arg(value_name = "GROUP")]
+    group: String,
+    #[command(flatten)]
+    quota: Quota,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Put users into a group
+///
+/// JSON: a list of the names.
+#[derive(Debug, clap::Args)]
+struct Add {
+    #[command(flatten)]
+    named: Named,
+}
+
+/// Take users out of a group
+///
+/// JSON: a list of the names.
+#[derive(Debug, clap::Args)]
+struct Remove {
+    #[command(flatten)]
+    named: Named,
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// Name of the group
+    #[arg(value_name = "GROUP")]
+    group: String,
+    /// Names of the users
+    #[arg(value_name = "USER", required = true)]
+    users: Vec<String>,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Remove a group that has no members
+///
+/// JSON: {"groupname"}.
+#[derive(Debug, clap::Args)]
+struct Delete {
+    /// Name of the group
+    #[arg(value_name = "GROUP")]
+    group: String,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        match &self.action {
+            Action::Create(create) => &create.common,
+            Action::List(list) => &list.common,
+            Action::Quota(quota) => &quota.common,
+            Action::Add(add) => &add.named.common,
+            Action::Remove(remove) => &remove.named.common,
+            Action::Delete(delete) => &delete.common,
+        }
+    }
+
+    pub(super) async fn run(self) -> Result {
+        match self.action {
+            Action::Create(create) => create.run().await,
+            Action::List(list) => list.run().await,
+            Action::Quota(quota) => quota.run().await,
+            Action::Add(add) => add.named.run(true).await,
+            Action::Remove(remove) => remove.named.run(false).await,
+            Action::Delete(delete) => delete.run().await,
+        }
+    }
+}
+
+impl Quota {
+    fn as_json(&self) -> Value {
+        let named = [("machines", self.machines), ("volumes", self.volumes), ("images", self.images)];
+        named.into_iter().filter_map(|(name, most)| Some((name.to_owned(), json!(most?)))).collect::<serde_json::Map<_, _>>().into()
+    }
+}
+
+impl Create {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let mut body = json!({ "groupname": self.name, "quota": self.quota.as_json() });
+        if let Some(text) = &self.description {
+            body["description"] = json!(text);
+        }
+        api.post("Group", &body).await?;
+        if session.out.is_json() {
+            return session.out.json(&json!({ "groupname": self.name, "quota": self.quota.as_json() }));
+        }
+        session.out.line(format_args!("GROUP {}", self.name))
+    }
+}
+
+impl List {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let groups: Vec<GroupView> = session.api(&self.cloud)?.views("Group").await?;
+        if session.out.is_json() {
+            let all = groups.iter().map(|group| {
+                json!({ "groupname": group.groupname, "description": group.description, "members": group.members, "quota": group.quota, "used": group.used })
+            });
+            return session.out.json(&all.collect::<Vec<_>>());
+        }
+        let rows = groups.iter().map(|group| {
+            let of = |what: &str| {
+                let most = group.quota.get(what).map_or_else(|| "-".to_owned(), text_of);
+                format!("{}/{most}", group.used.get(what).map(text_of).unwrap_or_default())
+            };
+            vec![group.groupname.clone(), of("machines"), of("volumes"), of("images"), group.members.join(",")]
+        });
+        session.out.line(table::render(&["NAME", "MACHINES", "VOLUMES", "IMAGES", "MEMBERS"], rows))
+    }
+}
+
+impl SetQuota {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let path = format!("Group/{}?$select=quota", checked(&self.group)?);
+        api.put(&path, &json!({ "quota": self.quota.as_json() })).await?;
+        session.out.detail(format_args!("the quota of {} is set", self.group));
+        if session.out.is_json() { session.out.json(&json!({ "groupname": self.group, "quota": self.quota.as_json() })) } else { Ok(()) }
+    }
+}
+
+impl Named {
+    async fn run(self, is_in: bool) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let group = checked(&self.group)?;
+        if is_in {
+            let _: GroupView = api.view(&format!("Group/{group}")).await?;
+        }
+        for name in &self.users {
+            set_member(&api, group, checked(name)?, is_in).await?;
+            session.out.detail(format_args!("{name} is {} {group}", if is_in { "in" } else { "not in" }));
+        }
+        if session.out.is_json() { session.out.json(&self.users) } else { Ok(()) }
+    }
+}
+
+/// Puts a user into a group, or takes one out: the group is one of the roles.
+async fn set_member(api: &Api, group: &str, name: &str, is_in: bool) -> Result {
+    let user: UserView = api.view(&format!("User/{name}")).await?;
+    let mut roles: Vec<String> = match &user.roles {
+        Value::Array(roles) => roles.iter().map(text_of).collect(),
+        _ => Vec::new(),
+    };
+    if roles.iter().any(|role| role == group) == is_in {
+        return Ok(());
+    }
+    roles.retain(|role| role != group);
+    if is_in {
+        roles.push(group.to_owned());
+    }
+    api.put(&format!("User/{name}?$select=roles"), &json!({ "roles": roles })).await?;
+    Ok(())
+}
+
+impl Delete {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        api.delete(&format!("Group/{}", checked(&self.group)?)).await?;
+        session.out.detail(format_args!("the group {} is removed", self.group));
+        if session.out.is_json() { session.out.json(&json!({ "groupname": self.group })) } else { Ok(()) }
+    }
+}
+
+/// A name as a part of a URL.
+fn checked(name: &str) -> Result<&str> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_@+=,~:".contains(&byte);
+    if name.is_empty() || name.starts_with('.') || !name.bytes().all(fits) {
+        return Err(Failure::Check(format!("'{name}' is no name of a group or user")));
+    }
+    Ok(name)
+}

@@ -1,0 +1,178 @@
+//! The file of users, `login-pswd.properties`: looked at every second, taken over when it has changed.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use accounts::files::{self, Entry};
+use anyhow::{Context as _, bail};
+use cloud::Cloud;
+use tokio::{task::spawn_blocking, time::sleep};
+
+/// How soon a change is seen.
+const ROUND: Duration = Duration::from_secs(1);
+/// The largest file that is read.
+const BYTES_AT_MOST: u64 = 8 << 20;
+/// What users from the file say of where they are from.
+const SOURCE: &str = "login-pswd.properties";
+
+/// What tells a file from what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    changed: (i64, i64),
+}
+
+/// The file, and what it was like when it was last read.
+#[derive(Debug)]
+pub struct UserFile {
+    path: PathBuf,
+    seen: Option<Stamp>,
+}
+
+impl UserFile {
+    /// The file at `path`; not read yet.
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path, seen: None }
+    }
+
+    /// Takes the file over for the first time.
+    ///
+    /// # Errors
+    /// If it can't be read, is readable by everybody, or isn't what it should be: the operator is there to see it.
+    pub async fn begin(&mut self, cloud: &Cloud) -> anyhow::Result<()> {
+        if let Some(entries) = self.look().await? {
+            take_over(cloud, &entries).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the file over whenever it has changed. What can't be used changes nothing, and is told once.
+    pub async fn follow(mut self, cloud: Cloud) {
+        loop {
+            sleep(ROUND).await;
+            let result = match self.look().await {
+                Ok(None) => Ok(()),
+                Ok(Some(entries)) => take_over(&cloud, &entries).await.inspect_err(|_| {
+                    // The next round tries again.
+                    self.seen = None;
+                }),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                tracing::error!("the users stay as they were: {error:#}");
+            }
+        }
+    }
+
+    /// The entries, if the file isn't as it was when it was last looked at.
+    async fn look(&mut self) -> anyhow::Result<Option<BTreeMap<String, Entry>>> {
+        let (path, seen) = (self.path.clone(), self.seen);
+        let (stamp, entries) = spawn_blocking(move || read_changed(&path, seen)).await?;
+        if stamp.is_some() {
+            self.seen = stamp;
+        }
+        entries.with_context(|| self.path.display().to_string())
+    }
+}
+
+/// What the file is like now, if that could be seen, and its entries, if it isn't as it was.
+fn read_changed(
+    path: &Path,
+    seen: Option<Stamp>,
+) -> (
+    Option<Stamp>,
+    anyhow::Result<Option<BTreeMap<String, Entry>>>,
+) {
+    let opened = || -> io::Result<_> {
+        let file = std::fs::File::open(path)?;
+        let metadata = file.metadata()?;
+        Ok((file, metadata))
+    };
+    let (file, metadata) = match opened() {
+        Ok(opened) => opened,
+        // A file that is gone for a moment, as editors do it, is no file without users; and told once.
+        Err(error) => {
+            let gone = Stamp {
+                inode: 0,
+                length: 0,
+                changed: (0, 0),
+            };
+            let told = seen == Some(gone);
+            return (Some(gone), if told { Ok(None) } else { Err(error.into()) });
+        }
+    };
+    let stamp = Stamp {
+        inode: metadata.ino(),
+        length: metadata.len(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    };
+    if seen == Some(stamp) {
+        return (None, Ok(None));
+    }
+    let entries = || {
+        if metadata.mode() & 0o007 != 0 {
+            bail!("everybody on this computer can read it: chmod o= it");
+        }
+        let mut content = Vec::new();
+        file.take(BYTES_AT_MOST + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > BYTES_AT_MOST {
+            bail!("it has more than {BYTES_AT_MOST} bytes");
+        }
+        Ok(Some(files::read(&content)?))
+    };
+    (Some(stamp), entries())
+}
+
+async fn take_over(cloud: &Cloud, entries: &BTreeMap<String, Entry>) -> anyhow::Result<()> {
+    let weak = entries
+        .values()
+        .filter(|entry| entry.credential.scheme().is_weak());
+    let weak = weak.count();
+    if weak > 0 {
+        tracing::warn!(
+            weak,
+            "passwords of {SOURCE} are readable or as good as: stratus hash-password --argon2"
+        );
+    }
+    let done = cloud.import_users(SOURCE, entries).await?;
+    tracing::info!(?done, "users of {SOURCE} taken over");
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_when_it_has_changed_and_may_not_be_everybodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        let write = |content: &str, mode| {
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let (gone, error) = read_changed(&path, None);
+        assert!(error.is_err());
+        assert!(read_changed(&path, gone).1.unwrap().is_none());
+        write("joe=slpass,cloud-access\n", 0o640);
+        let (first, entries) = read_changed(&path, gone);
+        assert!(entries.unwrap().unwrap().contains_key("joe"));
+        assert!(read_changed(&path, first).1.unwrap().is_none());
+        write("joe=slpass,cloud-access\n", 0o644);
+        let (second, error) = read_changed(&path, first);
+        assert!(error.unwrap_err().to_string().contains("chmod"));
+        assert!(read_changed(&path, second).1.unwrap().is_none());
+        write("=\n", 0o600);
+        let error = read_changed(&path, second).1.unwrap_err().to_string();
+        assert!(error.contains("line 1"), "{error}");
+    }
+}
