@@ -19,5 +19,5 @@ pub use fingerprint::Fingerprint;
 pub use known_clouds::KnownClouds;
 pub use marketplace::{Marketplace, Uploaded};
 pub use verifier::{Trust, Witness};
-pub use views::{HostView, ImageView, MachineView, Ssh, UserView, VolumeView, text_of};
+pub use views::{HostView, ImageView, MachineView, Reference, Ssh, UserView, VolumeView, text_of};
 pub use waiting::{JobEnd, wait_for_job};
