@@ -20,6 +20,7 @@ pub use known_clouds::KnownClouds;
 pub use marketplace::{Marketplace, Uploaded};
 pub use verifier::{Trust, Witness};
 pub use views::{
-    GroupView, HostView, ImageView, MachineView, Ssh, TokenView, UserView, VolumeView, text_of,
+    GroupView, HostView, ImageView, MachineView, Reference, Ssh, TokenView, UserView, VolumeView,
+    text_of,
 };
 pub use waiting::{JobEnd, wait_for_job};

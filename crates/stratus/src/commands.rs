@@ -34,6 +34,9 @@ macro_rules! commands {
     };
 }
 
+/// What a shell shows for a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
 mod action;
 mod image_name;
 mod machine_id;
@@ -77,6 +80,37 @@ commands! {
     Host = host,
     Status = status,
     Doctor = doctor,
+}
+
+impl Command {
+    /// The exit status when the user interrupts it: 130, as a shell has it, so that `stratus … && next` does not go on.
+    /// StratusLab's own commands always ended with 0 and still do; what they could not do yet, such as waiting, does not.
+    #[must_use]
+    pub fn interrupted_status(&self) -> u8 {
+        match self {
+            Self::RunInstance(arguments) if arguments.waits() => INTERRUPTED,
+            Self::RunInstance(_)
+            | Self::DescribeInstance(_)
+            | Self::ConnectInstance(_)
+            | Self::ShutdownInstance(_)
+            | Self::KillInstance(_)
+            | Self::CreateVolume(_)
+            | Self::DescribeVolumes(_)
+            | Self::UpdateVolume(_)
+            | Self::DeleteVolume(_)
+            | Self::AttachVolume(_)
+            | Self::DetachVolume(_)
+            | Self::BuildMetadata(_)
+            | Self::SignMetadata(_)
+            | Self::ValidateMetadata(_)
+            | Self::UploadMetadata(_)
+            | Self::DeprecateMetadata(_)
+            | Self::PrepareContext(_)
+            | Self::CopyConfig(_)
+            | Self::HashPassword(_) => 0,
+            _ => INTERRUPTED,
+        }
+    }
 }
 
 /// The commands by what they are for, in the order of the overview.

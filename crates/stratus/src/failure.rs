@@ -14,11 +14,11 @@ pub enum Failure {
     /// The work failed: `Error: MESSAGE` on stdout, status 255.
     #[error("{0}")]
     Work(String),
-    /// As [`Work`](Self::Work), with a line on stderr that says what to do.
-    #[error("{message}")]
-    WorkWithHint {
+    /// As the failure in it, with a line on stderr after it that says what to do.
+    #[error("{failure}")]
+    Hinted {
         /// What went wrong.
-        message: String,
+        failure: Box<Failure>,
         /// What to do about it.
         hint: String,
     },
@@ -55,11 +55,19 @@ impl Failure {
             Self::Exit(status) => *status,
             // What a shell shows for a program that SIGPIPE ended.
             Self::ClosedOutput => 141,
-            Self::Work(_)
-            | Self::WorkWithHint { .. }
-            | Self::Value(_)
-            | Self::Configuration(_)
-            | Self::Network(_) => WORK_FAILED,
+            Self::Hinted { failure, .. } => failure.exit_status(),
+            Self::Work(_) | Self::Value(_) | Self::Configuration(_) | Self::Network(_) => {
+                WORK_FAILED
+            }
+        }
+    }
+
+    /// The same, and what to do about it.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self::Hinted {
+            failure: Box::new(self),
+            hint: hint.into(),
         }
     }
 
@@ -73,14 +81,16 @@ impl Failure {
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         match error {
+            ApiError::Network { text } if text.contains("Connection refused") => Self::Network(text).with_hint(
+                "Nothing listens there: the cloud does not run, or another address is needed (--endpoint, STRATUSLAB_ENDPOINT, or endpoint in \
+                 the configuration file).",
+            ),
             ApiError::Network { text } => Self::Network(text),
-            ApiError::Refused { status: 401, .. } => Self::WorkWithHint {
-                message: "Unauthorized".to_owned(),
-                hint: "The cloud does not know this user name with this password. Check -u/--username and -p/--password, STRATUSLAB_USERNAME and \
-                       STRATUSLAB_PASSWORD, or username and password in the configuration file."
-                    .to_owned(),
-            },
-            ApiError::Untrusted { message, hint } => Self::WorkWithHint { message, hint },
+            ApiError::Refused { status: 401, .. } => Self::Work("Unauthorized".to_owned()).with_hint(
+                "The cloud does not know this user name with this password. Check -u/--username and -p/--password, STRATUSLAB_USERNAME and \
+                 STRATUSLAB_PASSWORD, or username and password in the configuration file.",
+            ),
+            ApiError::Untrusted { message, hint } => Self::Work(message).with_hint(hint),
             other => Self::Work(other.to_string()),
         }
     }

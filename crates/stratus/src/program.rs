@@ -130,6 +130,7 @@ pub fn main() -> ExitCode {
     let invocation = Invocation::of(std::env::args_os().collect());
     let root = command_tree(invocation.prefix);
     let (name, usage) = name_and_usage(&root, &invocation);
+    let likely_slip = likely_slip(&invocation.arguments);
     if invocation
         .arguments
         .get(1)
@@ -158,7 +159,12 @@ pub fn main() -> ExitCode {
             &usage,
             None,
         ),
-        Err(error) => finished(parse_failure(&error), &name, &usage, None),
+        Err(error) => finished(
+            parse_failure(&error, likely_slip.as_deref()),
+            &name,
+            &usage,
+            None,
+        ),
     }
 }
 
@@ -187,8 +193,18 @@ fn name_and_usage(root: &clap::Command, invocation: &Invocation) -> (String, Str
     (name, current.clone().render_usage().to_string())
 }
 
+/// `--wait ssh` for `--wait=ssh`: the option may stand alone, so its value is never the next word.
+fn likely_slip(arguments: &[OsString]) -> Option<String> {
+    arguments.windows(2).find_map(|words| match words {
+        [option, value] if option == "--wait" && (value == "ssh" || value == "running") => {
+            Some(format!("write --wait={} with '='", value.to_string_lossy()))
+        }
+        _ => None,
+    })
+}
+
 /// What the parser says: help and version are successes, the rest are wrong options or arguments.
-fn parse_failure(error: &clap::Error) -> Result {
+fn parse_failure(error: &clap::Error, likely_slip: Option<&str>) -> Result {
     match error.kind() {
         ErrorKind::DisplayVersion => write_stdout(format!("{VERSION}\n").as_bytes()),
         ErrorKind::DisplayHelp => write_stdout(error.render().to_string().as_bytes()),
@@ -204,9 +220,11 @@ fn parse_failure(error: &clap::Error) -> Result {
                 .filter_map(|mark| text.find(mark))
                 .min()
                 .unwrap_or(text.len());
-            Err(Failure::Usage(
-                text.get(..end).unwrap_or(text).trim_end().to_owned(),
-            ))
+            let message = text.get(..end).unwrap_or(text).trim_end();
+            Err(Failure::Usage(match likely_slip {
+                Some(slip) => format!("{message}; {slip}"),
+                None => message.to_owned(),
+            }))
         }
     }
 }
@@ -217,11 +235,15 @@ fn in_runtime(command: Command) -> Result {
         .enable_all()
         .build()
         .map_err(|error| Failure::Work(format!("the program cannot start: {error}")))?;
+    let status = command.interrupted_status();
     let result = runtime.block_on(async {
         tokio::select! {
             result = command.run() => result,
             interrupted = tokio::signal::ctrl_c() => match interrupted {
-                Ok(()) => interrupted_by_user().await,
+                Ok(()) => interrupted_by_user().await.and(match status {
+                    0 => Ok(()),
+                    status => Err(Failure::Exit(status)),
+                }),
                 Err(error) => Err(Failure::Work(format!("signals cannot be received: {error}"))),
             },
         }
@@ -272,20 +294,21 @@ fn finished(result: Result, name: &str, usage: &str, out: Option<Output>) -> Exi
             let _ = write_stdout(text.as_bytes());
         }
     };
-    match &failure {
+    let (shown, hint) = match &failure {
+        Failure::Hinted { failure, hint } => (failure.as_ref(), Some(hint)),
+        failure => (failure, None),
+    };
+    match shown {
         Failure::Usage(message) => write_stderr(&format!("{usage}\n\n{name}: error: {message}\n")),
         Failure::Check(message) => write_stderr(&format!("  [ERROR] {message}\n")),
         Failure::Work(message) => say(format!("Error: {message}\n")),
-        Failure::WorkWithHint { message, hint } => {
-            say(format!("Error: {message}\n"));
-            if is_shown {
-                write_stderr(&format!("{hint}\n"));
-            }
-        }
         Failure::Value(message) => say(format!("Error: {message}\n\n")),
         Failure::Configuration(message) => say(format!("{message}\n")),
         Failure::Network(message) => say(format!("Network error: {message}\n")),
-        Failure::Exit(_) | Failure::ClosedOutput => {}
+        Failure::Exit(_) | Failure::ClosedOutput | Failure::Hinted { .. } => {}
+    }
+    if let Some(hint) = hint.filter(|_| is_shown) {
+        write_stderr(&format!("{hint}\n"));
     }
     ExitCode::from(failure.exit_status())
 }

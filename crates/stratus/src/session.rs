@@ -30,6 +30,7 @@ impl Session {
         };
         if let Some(path) = &session.settings.missing_default_file
             && session.out.verbose > 0
+            && session.settings.text(None, "endpoint").is_none()
         {
             session.out.warning(format_args!(
                 "Default user configuration file does not exist: {}",
@@ -46,7 +47,11 @@ impl Session {
     pub fn endpoint(&self, cloud: &Cloud) -> Result<Endpoint> {
         let text = self.settings.text(cloud.endpoint.as_deref(), "endpoint");
         Endpoint::parse(&text.ok_or_else(|| {
-            Failure::Usage("Missing cloud endpoint. Please provide --endpoint".to_owned())
+            Failure::Usage(
+                "Missing cloud endpoint. Please provide --endpoint\n\
+                 Or set STRATUSLAB_ENDPOINT (for a cloud of 'make cloud': . ./cloud.env), or write a configuration file (stratus copy-config begins one)."
+                    .to_owned(),
+            )
         })?)
     }
 
@@ -169,11 +174,9 @@ impl Session {
                 if has_certificate || cloud.pem_certificate.is_some() || cloud.pem_key.is_some() {
                     return Err(Failure::Work("this cloud does not offer login with certificates yet; give a user name and a password (-u, -p)".to_owned()));
                 }
-                Err(Failure::WorkWithHint {
-                    message: "Missing credentials".to_owned(),
-                    hint: "Give a user name and a password: -u and -p, STRATUSLAB_USERNAME and STRATUSLAB_PASSWORD, or username and password in the configuration file (stratus copy-config writes one to begin with)."
-                        .to_owned(),
-                })
+                Err(Failure::Work("Missing credentials".to_owned()).with_hint(
+                    "Give a user name and a password: -u and -p, STRATUSLAB_USERNAME and STRATUSLAB_PASSWORD, or username and password in the configuration file (stratus copy-config writes one to begin with).",
+                ))
             }
         }
     }

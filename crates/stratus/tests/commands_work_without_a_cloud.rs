@@ -136,6 +136,11 @@ fn passwords_are_hashed() {
         result.ends_with("MD5:5ebe2294ecd0e0f08eab7690d2a6ee69\nCRYPT:jo9SpNfPHbmRk\n"),
         "{result}"
     );
+    let result = run("\n");
+    assert!(
+        result.status == 1 && result.stdout.is_empty() && result.stderr.contains("empty password"),
+        "{result:?}"
+    );
     let result = run("joe\nsecret\nSecret\n");
     assert!(
         result.status == 255 && result.stdout.ends_with("Error: Passwords did not match\n"),

@@ -43,6 +43,11 @@ fn wrong_words_end_with_usage_on_stderr_and_2() {
             "stratus image update: error: Nothing to change: give --name, --public or --private",
         ),
         (
+            "run-instance tiny --wait ssh",
+            "Usage: stratus run-instance [options] [image]",
+            "stratus run-instance: error: unexpected argument 'ssh' found; write --wait=ssh with '='",
+        ),
+        (
             "describe-instance --frob",
             "Usage: stratus describe-instance [options] [vm-id …]",
             "stratus describe-instance: error: unexpected argument '--frob' found",
@@ -99,6 +104,14 @@ fn checks_of_the_command_end_with_1_on_stderr() {
             "{words}"
         );
     }
+    let result = alone("create-volume --size 0");
+    assert_eq!(
+        (result.status, result.stderr.as_str()),
+        (
+            1,
+            "  [ERROR] Missing mandatory -s/--size option\nA size of 0 is taken for none: give GiB from 1 to 1024.\n"
+        )
+    );
     assert_eq!(
         alone("update-volume -t 12345678901234567890123456789012345678901 x").status,
         2
@@ -165,6 +178,10 @@ fn nobody_there_is_a_network_error() {
         result.stdout,
         format!("Network error: [Errno 111] Connection refused (127.0.0.1:{port})\n")
     );
+    assert!(
+        result.stderr.starts_with("Nothing listens there: "),
+        "{result:?}"
+    );
     let started = Instant::now();
     let result = alone("kill-instance 1 --endpoint https://no-such-host.invalid -u joe -p x");
     assert!(
@@ -172,6 +189,49 @@ fn nobody_there_is_a_network_error() {
         "{result:?}"
     );
     assert!(started.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn plain_http_to_a_service_of_tls_is_told() {
+    let cloud = Cloud::start(|_| Reply::json(200, &json!({})));
+    let result = alone(&format!(
+        "describe-instance --endpoint http://127.0.0.1:{} -u joe -p x",
+        cloud.port
+    ));
+    assert_eq!(result.status, 255, "{result:?}");
+    assert!(
+        result.stdout.contains(&format!(
+            "it speaks https: give https://127.0.0.1:{}",
+            cloud.port
+        )),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn a_machine_without_a_key_is_not_started() {
+    let cloud = Cloud::start(|_| Reply::refusal(500, "nothing should be asked for"));
+    let image = "run-instance KmZPjZHBoFquj4lcXhQwmyc0Nid -k";
+    let result = cloud.run(&format!("{image} nowhere.pub"));
+    assert!(
+        result
+            .stdout
+            .ends_with("Error: [Errno 2] No such file or directory: 'nowhere.pub'\n"),
+        "{result:?}"
+    );
+    for word in ["ssh-keygen", "-k", "STRATUSLAB_KEY"] {
+        assert!(result.stderr.contains(word), "{result:?}");
+    }
+    std::fs::write(cloud.home.path().join("hostname"), "here\n").unwrap();
+    let result = cloud.run(&format!("{image} hostname"));
+    assert!(
+        result.status == 255
+            && result
+                .stdout
+                .contains("'hostname' is not an SSH public key"),
+        "{result:?}"
+    );
+    assert_eq!(cloud.lines(), Vec::<String>::new());
 }
 
 #[test]

@@ -71,6 +71,16 @@ impl ApiError {
             };
         }
         let text = innermost.map_or_else(|| error.to_string(), ToString::to_string);
+        // A TLS service answers plain HTTP with an alert, which is no HTTP.
+        if error.url().is_some_and(|url| url.scheme() == "http")
+            && text.contains("invalid HTTP version")
+        {
+            return Self::Network {
+                text: format!(
+                    "{peer} does not answer in plain http, it speaks https: give https://{peer} as the endpoint"
+                ),
+            };
+        }
         if text.contains("failed to lookup address") {
             return Self::Network {
                 text: format!("[Errno -2] Name or service not known ({peer})"),

@@ -150,12 +150,26 @@ pub struct ImageView {
     pub format: Option<String>,
     /// Bytes that a machine sees.
     pub virtual_size: Option<u64>,
+    /// The kernel that it boots with directly.
+    pub kernel: Option<Reference>,
+    /// The RAM disk of that kernel.
+    pub initrd: Option<Reference>,
+    /// Its arguments.
+    pub kernel_arguments: Option<String>,
     /// Percent of the import.
     pub progress: Option<f64>,
     /// `PRIVATE` or `PUBLIC`.
     pub visibility: Option<String>,
     /// Whose it is.
     pub owner: Option<String>,
+}
+
+impl ImageView {
+    /// What stands for its content: the identifier, or its own path where that is not known.
+    #[must_use]
+    pub fn content(&self) -> &str {
+        self.identifier.as_deref().unwrap_or(&self.id)
+    }
 }
 
 /// A User.

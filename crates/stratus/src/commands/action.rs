@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cloud::{JobEnd, wait_for_job};
-use crate::commands::machine_id::MachineNumber;
+use crate::commands::machine_id::machines_named;
 use crate::failure::{Failure, Result};
 use crate::options::Cloud;
 use crate::progress::Waiting;
@@ -31,8 +31,8 @@ pub async fn act(session: &Session, action: &Action, ids: &[String], cloud: &Clo
     if ids.is_empty() {
         return Err(Failure::Usage("Missing vm-id".to_owned()));
     }
-    let machines: Vec<MachineNumber> = ids.iter().map(|id| id.parse()).collect::<Result<_>>()?;
     let api = session.api(cloud)?;
+    let machines = machines_named(&api, ids).await?;
     let body = json!({ "action": format!("http://schemas.dmtf.org/cimi/1/action/{verb}"), "force": force });
     let mut jobs = Vec::new();
     for machine in &machines {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cloud::{Api, ApiError, JobEnd, MachineView, text_of, wait_for_job};
-use crate::commands::machine_id::MachineNumber;
+use crate::commands::machine_id::{MachineNumber, machine_named};
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result, WORK_FAILED};
 use crate::options::{Cloud, Common, Storage};
@@ -25,7 +25,7 @@ pub struct Arguments {
     /// UUIDs of disks
     #[arg(value_name = "uuid")]
     uuids: Vec<String>,
-    /// Number of the machine [key: instance]
+    /// Number or name of the machine [key: instance]
     #[arg(short, long, value_name = "ID")]
     instance: Option<String>,
     /// Seconds to wait for the machine [default: 60]
@@ -60,9 +60,9 @@ impl Arguments {
         let uuids: Vec<String> =
             self.uuids.iter().map(|uuid| volume_uuid(uuid).ok_or_else(|| Failure::Check(format!("Invalid UUID {uuid}")))).collect::<Result<_>>()?;
         let instance = session.settings.text(self.instance.as_deref(), "instance");
-        let machine: MachineNumber =
-            instance.ok_or_else(|| Failure::Check("Please provide the machine to attach to (-i/--instance)".to_owned()))?.parse()?;
+        let instance = instance.ok_or_else(|| Failure::Check("Please provide the machine to attach to (-i/--instance)".to_owned()))?;
         let api = session.api(&self.cloud)?;
+        let machine = machine_named(&api, &instance).await?;
         let view: MachineView = api.view(&machine.path()).await.map_err(|error| match error {
             ApiError::Refused { status: 404, message } => Failure::Check(message),
             other => other.into(),

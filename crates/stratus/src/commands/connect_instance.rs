@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::cloud::{Api, MachineView, Ssh};
-use crate::commands::machine_id::MachineNumber;
+use crate::commands::machine_id::{MachineNumber, machines_named};
 use crate::commands::run_instance::answers_ssh;
 use crate::config::home;
 use crate::failure::{Failure, Result};
@@ -28,7 +28,7 @@ use crate::session::Session;
   stratus connect-instance 7 -- uname -a
   stratus connect-instance -k ~/.ssh/cloud 7 -- sh -s < setup.sh")]
 pub struct Arguments {
-    /// Numbers of machines
+    /// Numbers or names of machines
     #[arg(value_name = "vm-id")]
     ids: Vec<String>,
     /// Command to run in the machine
@@ -57,6 +57,20 @@ const ALIVE: [&str; 2] = ["ServerAliveInterval=15", "ServerAliveCountMax=4"];
 /// Pause between two looks at a machine.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// Fails for a machine where no SSH service can answer, with what to do.
+fn is_on(machine: &MachineView) -> Result {
+    let (id, shown) = (machine.shown_id(), machine.shown_state());
+    let hint = match (shown, machine.state.as_deref()) {
+        // Of an Unknown one only the host may be away, and the machine may answer.
+        ("Stopped" | "Hold", _) | ("Unknown", Some("STOPPED")) => format!("Start it with: stratus start-instance --wait {id}"),
+        ("Failed", _) => format!("stratus start-instance --wait {id} tries again; stratus kill-instance {id} removes it."),
+        ("Done" | "Epilog", _) => "It is gone for good; stratus run-instance starts a new one.".to_owned(),
+        _ => return Ok(()),
+    };
+    let reason = machine.reason.as_deref().filter(|reason| !reason.is_empty()).map(|reason| format!(": {reason}")).unwrap_or_default();
+    Err(Failure::Work(format!("machine {id} is {shown}{reason}")).with_hint(hint))
+}
+
 impl Arguments {
     pub(super) fn common(&self) -> &Common {
         &self.common
@@ -67,7 +81,6 @@ impl Arguments {
         if self.ids.is_empty() {
             return Err(Failure::Usage("Missing vm-id".to_owned()));
         }
-        let machines: Vec<MachineNumber> = self.ids.iter().map(|id| id.parse()).collect::<Result<_>>()?;
         let key = private_key_file(&session.settings, self.key.as_deref());
         if !key.exists() {
             return Err(Failure::Usage(format!("Private key `{}` does not exist", key.display())));
@@ -76,7 +89,7 @@ impl Arguments {
             return Err(Failure::Usage(format!("'{}' is not a user name", self.login)));
         }
         let api = session.api(&self.cloud)?;
-        for id in &machines {
+        for id in &machines_named(&api, &self.ids).await? {
             let machine = self.when_reachable(&session, &api, id).await?;
             let place = self.place(&session, &machine).ok_or_else(|| Failure::Check(format!("Couldn't find enough information to connect to VM '{id}'")))?;
             self.wait(&session, &place).await;
@@ -93,7 +106,8 @@ impl Arguments {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let waiting = Waiting::start(&session.out, format!("waiting for machine {id}"));
         loop {
-            let machine: MachineView = api.view(&id.path()).await?;
+            let machine = id.look_up(api).await?;
+            is_on(&machine)?;
             if machine.ssh.is_some() || machine.addresses.is_empty() || Instant::now() >= deadline {
                 return Ok(machine);
             }

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use crate::cloud::Api;
-use crate::commands::machine_id::MachineNumber;
+use crate::commands::machine_id::machine_named;
 use crate::console_filter::ConsoleFilter;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
@@ -21,7 +21,7 @@ use crate::session::Session;
   stratus console 7
   stratus console -f --last 20 7")]
 pub struct Arguments {
-    /// Number of the machine
+    /// Number or name of the machine
     #[arg(value_name = "vm-id")]
     id: String,
     /// Go on with what comes
@@ -52,11 +52,11 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let out = session.out;
-        let machine: MachineNumber = self.id.parse()?;
         if self.follow && out.is_json() {
             return Err(Failure::Usage("--follow has no end that JSON could have; leave one of them away".to_owned()));
         }
         let api = session.api(&self.cloud)?;
+        let machine = machine_named(&api, &self.id).await?;
         let base = format!("{}/console", machine.path());
         let query = self.last.map(|lines| format!("?last={}", lines.saturating_mul(BYTES_PER_LINE).clamp(1 << 16, TEXT_MAX_BYTES))).unwrap_or_default();
         let (start, text) = read_all(&api, &format!("{base}{query}")).await?;

@@ -103,7 +103,11 @@ impl Arguments {
 }
 
 fn size_of(text: Option<&str>) -> Result<u64> {
-    let text = text.map(str::trim).filter(|text| *text != "0").ok_or_else(|| Failure::Check("Missing mandatory -s/--size option".to_owned()))?;
+    let missing = || Failure::Check("Missing mandatory -s/--size option".to_owned());
+    let text = text.map(str::trim).ok_or_else(missing)?;
+    if text == "0" {
+        return Err(missing().with_hint("A size of 0 is taken for none: give GiB from 1 to 1024."));
+    }
     let size = text.parse().ok().filter(|size| (1..=1024).contains(size));
     size.ok_or_else(|| Failure::Check("Volume size must be a valid integer between 1 and 1024".to_owned()))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cloud::{Api, Endpoint, Login, MachineView};
-use crate::commands::machine_id::MachineNumber;
+use crate::commands::machine_id::{MachineNumber, machines_or};
 use crate::failure::{Failure, Result};
 use crate::machine_table::{Row, render};
 use crate::options::{Cloud, Common, PortTranslation};
@@ -35,7 +35,7 @@ const NAMES_LIMIT: Duration = Duration::from_millis(300);
   stratus describe-instance -v 7 8
   stratus describe-instance --format json | jq '.[] | select(.state == \"Running\") | .address'")]
 pub struct Arguments {
-    /// Numbers of machines
+    /// Numbers or names of machines
     #[arg(value_name = "vm-id")]
     ids: Vec<String>,
     /// Show addresses, not their names
@@ -62,8 +62,13 @@ impl Arguments {
         if self.all_clouds {
             return self.all_clouds(&session).await;
         }
-        let ids: Vec<MachineNumber> = self.ids.iter().map(|id| id.parse()).collect::<Result<_>>()?;
         let api = session.api(&self.cloud)?;
+        // StratusLab knew numbers only, and scripts know what it said to other words.
+        let nobody = |name: &str| {
+            Failure::Value(format!("invalid literal for int() with base 10: '{name}'"))
+                .with_hint(format!("There is no machine with the number or the name '{name}'; stratus describe-instance shows all."))
+        };
+        let ids = machines_or(&api, &self.ids, nobody).await?;
         if let [id] = ids.as_slice()
             && session.out.verbose >= 3
         {

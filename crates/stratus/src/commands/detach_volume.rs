@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cloud::{Api, JobEnd, MachineView, VolumeView, wait_for_job};
 use crate::commands::attach_volume::device_of;
-use crate::commands::machine_id::MachineNumber;
+use crate::commands::machine_id::{MachineNumber, machine_named};
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result, WORK_FAILED};
 use crate::options::{Cloud, Common, Storage};
@@ -28,7 +28,7 @@ pub struct Arguments {
     /// UUIDs of disks
     #[arg(value_name = "uuid")]
     uuids: Vec<String>,
-    /// Number of the machine [default: the one that has the disk; key: instance]
+    /// Number or name of the machine [default: the one that has the disk; key: instance]
     #[arg(short, long, value_name = "ID")]
     instance: Option<String>,
     /// Seconds to wait for the machine [default: 60]
@@ -55,8 +55,11 @@ impl Arguments {
         }
         let uuids: Vec<String> =
             self.uuids.iter().map(|uuid| volume_uuid(uuid).ok_or_else(|| Failure::Check(format!("Invalid UUID {uuid}")))).collect::<Result<_>>()?;
-        let instance: Option<MachineNumber> = session.settings.text(self.instance.as_deref(), "instance").map(|id| id.parse()).transpose()?;
         let api = session.api(&self.cloud)?;
+        let instance = match session.settings.text(self.instance.as_deref(), "instance") {
+            Some(text) => Some(machine_named(&api, &text).await?),
+            None => None,
+        };
         let limit = Duration::from_secs(self.timeout);
         let mut results = Vec::new();
         let mut failed = false;
@@ -121,5 +124,5 @@ async fn holder(api: &Api, uuid: &str) -> Result<MachineNumber> {
         return Err(Failure::Work("no machine has it".to_owned()));
     };
     let machine: MachineView = api.view(&api.relative(&machine.href)).await?;
-    machine.shown_id().parse()
+    Ok(MachineNumber::of(&machine))
 }

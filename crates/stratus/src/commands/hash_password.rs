@@ -1,6 +1,6 @@
 //! `stratus hash-password`: password hashes for StratusLab's `login-pswd.properties`.
 
-use std::io::{BufRead as _, IsTerminal as _};
+use std::io::{BufRead, IsTerminal as _};
 
 use md5::{Digest as _, Md5};
 use passwords::{Cost, des::des_crypt};
@@ -15,7 +15,8 @@ use crate::output::{Output, write_stderr};
 /// Asks for user name and password and prints the two hashes that StratusLab's password file takes. Both are weak:
 /// --argon2 prints a strong one, which the file of a Stratus cloud takes, too, and as the password of a user.
 ///
-/// Without a terminal the three answers (user name, password, password again) are read as lines of standard input.
+/// Without a terminal they are read as lines of standard input: user name, password and, if you like, the password again; a single
+/// line is the password. An empty password is refused.
 /// JSON: {"md5", "crypt"}, or {"argon2"}.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -26,6 +27,9 @@ pub struct Arguments {
     common: Common,
 }
 
+/// The longest input that is read without a terminal.
+const INPUT_MAX_BYTES: u64 = 64 << 10;
+
 impl Arguments {
     pub(super) fn common(&self) -> &Common {
         &self.common
@@ -33,10 +37,9 @@ impl Arguments {
 
     pub(super) async fn run(self) -> Result {
         let out = crate::session::output(&self.common);
-        let username = ask(&out, "username:", false)?;
-        let password = ask(&out, "password:", true)?;
-        if ask(&out, "retype password:", true)? != password {
-            return Err(Failure::Work("Passwords did not match".to_owned()));
+        let (username, password) = if std::io::stdin().is_terminal() { asked(&out)? } else { read(std::io::stdin().lock())? };
+        if password.is_empty() {
+            return Err(Failure::Check("an empty password has no use; nothing was hashed".to_owned()));
         }
         if self.argon2 {
             let argon2 = Cost::default().hash_blocking(&password);
@@ -51,21 +54,39 @@ impl Arguments {
     }
 }
 
-fn ask(out: &Output, prompt: &str, is_secret: bool) -> Result<String> {
-    if is_secret && std::io::stdin().is_terminal() {
-        return crate::session::ask_password(prompt);
-    }
+/// User name and password, asked for on the terminal.
+fn asked(out: &Output) -> Result<(String, String)> {
     if out.is_json() {
-        write_stderr(prompt);
+        write_stderr("username:");
     } else {
-        out.bytes(prompt.as_bytes())?;
+        out.bytes(b"username:")?;
     }
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).map_err(|error| Failure::Work(format!("standard input cannot be read: {error}")))?;
-    if !std::io::stdin().is_terminal() && !out.is_json() {
-        out.line("")?;
+    let mut username = String::new();
+    std::io::stdin().lock().read_line(&mut username).map_err(unreadable)?;
+    let password = crate::session::ask_password("password:")?;
+    if crate::session::ask_password("retype password:")? != password {
+        return Err(mismatch());
     }
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    Ok((username.trim_end_matches(['\r', '\n']).to_owned(), password))
+}
+
+/// User name and password from the lines of a file or a pipe.
+fn read(input: impl BufRead) -> Result<(String, String)> {
+    let lines: Vec<String> = input.take(INPUT_MAX_BYTES).lines().take(3).collect::<std::io::Result<_>>().map_err(unreadable)?;
+    match lines.as_slice() {
+        [] => Ok(<(String, String)>::default()),
+        [password] => Ok((String::new(), password.clone())),
+        [_, password, again, ..] if again != password => Err(mismatch()),
+        [username, password, ..] => Ok((username.clone(), password.clone())),
+    }
+}
+
+fn unreadable(error: std::io::Error) -> Failure {
+    Failure::Work(format!("standard input cannot be read: {error}"))
+}
+
+fn mismatch() -> Failure {
+    Failure::Work("Passwords did not match".to_owned())
 }
 
 /// MD5 in hexadecimal, and DES crypt with the first two fitting characters of the user name as salt.
@@ -84,5 +105,15 @@ mod tests {
         assert_eq!(hashes("joe", "secret"), ("5ebe2294ecd0e0f08eab7690d2a6ee69".to_owned(), "jo9SpNfPHbmRk".to_owned()));
         assert!(hashes("é!x", "a").1.starts_with("x."));
         assert!(hashes("", "").1.starts_with(".."));
+    }
+
+    #[test]
+    fn one_line_is_the_password_and_two_begin_with_the_name() {
+        let pair = |username: &str, password: &str| (username.to_owned(), password.to_owned());
+        assert_eq!(read("x\n".as_bytes()).unwrap(), pair("", "x"));
+        assert_eq!(read("joe\r\nx".as_bytes()).unwrap(), pair("joe", "x"));
+        assert_eq!(read("joe\nx\nx\n".as_bytes()).unwrap(), pair("joe", "x"));
+        assert_eq!(read("".as_bytes()).unwrap(), pair("", ""));
+        assert!(read("joe\nx\ny\n".as_bytes()).is_err());
     }
 }

@@ -19,10 +19,10 @@ use crate::session::Session;
   stratus kill-instance 7 8
   stratus run-instance -n 3 -o ids IMAGE && stratus kill-instance -i ids")]
 pub struct Arguments {
-    /// Numbers of machines
+    /// Numbers or names of machines
     #[arg(value_name = "vm-id")]
     ids: Vec<String>,
-    /// File with numbers, one a line [key: in_vm_ids_file]
+    /// File with numbers or names, one a line [key: in_vm_ids_file]
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     #[command(flatten)]

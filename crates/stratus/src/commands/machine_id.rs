@@ -1,7 +1,6 @@
-//! How users name machines: by number, or by the UUID of the document.
+//! How users name machines: by number, by the UUID of the document, or by a name that only one machine has.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde_json::Value;
 
@@ -12,23 +11,6 @@ use crate::failure::{Failure, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineNumber(String);
 
-impl FromStr for MachineNumber {
-    type Err = Failure;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let id = text.trim().trim_start_matches("Machine/");
-        if is_uuid(id) {
-            return Ok(Self(id.to_lowercase()));
-        }
-        match id.parse::<u64>() {
-            Ok(number) => Ok(Self(number.to_string())),
-            Err(_) => Err(Failure::Value(format!(
-                "invalid literal for int() with base 10: '{text}'"
-            ))),
-        }
-    }
-}
-
 impl fmt::Display for MachineNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -36,6 +18,24 @@ impl fmt::Display for MachineNumber {
 }
 
 impl MachineNumber {
+    /// Reads a number or a UUID; nothing if it is neither, and so can only be a name.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let id = text.trim().trim_start_matches("Machine/");
+        if is_uuid(id) {
+            return Some(Self(id.to_lowercase()));
+        }
+        id.parse::<u64>()
+            .ok()
+            .map(|number| Self(number.to_string()))
+    }
+
+    /// Of a machine that the cloud showed.
+    #[must_use]
+    pub fn of(machine: &MachineView) -> Self {
+        Self(machine.shown_id())
+    }
+
     /// The machine's path below the CloudEntryPoint.
     #[must_use]
     pub fn path(&self) -> String {
@@ -70,26 +70,112 @@ impl MachineNumber {
     }
 }
 
+/// The machines that a user named, in the same order. The cloud is asked only if one of them is a name.
+///
+/// # Errors
+/// [`Failure::Work`] for a name that no machine shown to the user has, or several; [`ApiError`].
+pub async fn machines_named(api: &Api, texts: &[String]) -> Result<Vec<MachineNumber>> {
+    let nobody = |name: &str| {
+        Failure::Work(format!("there is no machine '{name}'"))
+            .with_hint("stratus describe-instance shows the machines that are there.")
+    };
+    machines_or(api, texts, nobody).await
+}
+
+/// As [`machines_named`], for one machine.
+///
+/// # Errors
+/// As [`machines_named`].
+pub async fn machine_named(api: &Api, text: &str) -> Result<MachineNumber> {
+    match MachineNumber::read(text) {
+        Some(number) => Ok(number),
+        None => Ok(machines_named(api, &[text.to_owned()]).await?.remove(0)),
+    }
+}
+
+/// As [`machines_named`]; `nobody` makes the failure for a name that no machine has.
+///
+/// # Errors
+/// As [`machines_named`].
+pub async fn machines_or(
+    api: &Api,
+    texts: &[String],
+    nobody: impl Fn(&str) -> Failure,
+) -> Result<Vec<MachineNumber>> {
+    let mut shown: Option<Vec<MachineView>> = None;
+    let mut machines = Vec::with_capacity(texts.len());
+    for text in texts {
+        let machine = match (MachineNumber::read(text), &shown) {
+            (Some(number), _) => number,
+            (None, Some(shown)) => one_of_name(shown, text, &nobody)?,
+            (None, None) => one_of_name(shown.insert(api.views("Machine").await?), text, &nobody)?,
+        };
+        machines.push(machine);
+    }
+    Ok(machines)
+}
+
+fn one_of_name(
+    shown: &[MachineView],
+    name: &str,
+    nobody: impl Fn(&str) -> Failure,
+) -> Result<MachineNumber> {
+    let of_name: Vec<&MachineView> = shown
+        .iter()
+        .filter(|machine| machine.name.as_deref() == Some(name))
+        .collect();
+    match of_name.as_slice() {
+        [] => Err(nobody(name)),
+        [machine] => Ok(MachineNumber::of(machine)),
+        several => {
+            let ids: Vec<String> = several.iter().map(|machine| machine.shown_id()).collect();
+            Err(Failure::Work(format!(
+                "{} machines have the name '{name}'; take one of {}",
+                ids.len(),
+                ids.join(", ")
+            )))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_and_uuids() {
-        assert_eq!("007".parse::<MachineNumber>().unwrap().path(), "Machine/7");
+        let path = |text: &str| MachineNumber::read(text).map(|number| number.path());
+        assert_eq!(path("007").as_deref(), Some("Machine/7"));
         let uuid = "08f59022-463a-4662-8136-C0CEE5517F17";
         assert_eq!(
-            format!("Machine/{uuid}")
-                .parse::<MachineNumber>()
-                .unwrap()
-                .path(),
-            format!("Machine/{}", uuid.to_lowercase())
+            path(&format!("Machine/{uuid}")),
+            Some(format!("Machine/{}", uuid.to_lowercase()))
         );
-        for wrong in ["abc", "", "-1", "1/../2", "7?x"] {
-            assert_eq!(
-                wrong.parse::<MachineNumber>().unwrap_err().to_string(),
-                format!("invalid literal for int() with base 10: '{wrong}'")
-            );
+        for name in ["abc", "", "-1", "1/../2", "7?x"] {
+            assert_eq!(path(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_name_means_the_only_machine_that_has_it() {
+        let machine = |vmid, name: &str| MachineView {
+            vmid: Some(vmid),
+            name: Some(name.to_owned()),
+            ..MachineView::default()
+        };
+        let shown = [machine(3, "web"), machine(4, "web"), machine(5, "db")];
+        let nobody = |name: &str| Failure::Check(format!("no {name}"));
+        assert_eq!(
+            one_of_name(&shown, "db", nobody).unwrap().path(),
+            "Machine/5"
+        );
+        assert_eq!(
+            one_of_name(&shown, "web", nobody).unwrap_err().to_string(),
+            "2 machines have the name 'web'; take one of 3, 4"
+        );
+        assert_eq!(
+            one_of_name(&shown, "", nobody).unwrap_err().to_string(),
+            "no "
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use reqwest::Method;
 
 use crate::cloud::Body;
-use crate::commands::machine_id::MachineNumber;
+use crate::commands::machine_id::machines_named;
 use crate::failure::{Failure, Result};
 use crate::options::Cloud;
 use crate::session::Session;
@@ -56,12 +56,9 @@ pub async fn remove(
             "Missing vm-id or input file (-i/--input)".to_owned(),
         ));
     }
-    // All numbers are read before the first machine goes: a typing error must not leave half the work done.
-    let machines: Vec<MachineNumber> = texts
-        .iter()
-        .map(|text| text.parse())
-        .collect::<Result<_>>()?;
     let api = session.api(cloud)?;
+    // All are found before the first machine goes: a typing error must not leave half the work done.
+    let machines = machines_named(&api, &texts).await?;
     for machine in &machines {
         session.out.detail(format_args!(
             "Sending \"{shown}\" request for instance {machine}."

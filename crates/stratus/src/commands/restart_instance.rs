@@ -14,7 +14,7 @@ use crate::session::Session;
 #[command(after_help = "Example:
   stratus restart-instance 7")]
 pub struct Arguments {
-    /// Numbers of machines
+    /// Numbers or names of machines
     #[arg(value_name = "vm-id")]
     ids: Vec<String>,
     /// Do not ask the guest

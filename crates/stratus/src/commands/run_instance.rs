@@ -239,6 +239,11 @@ impl Arguments {
         &self.common
     }
 
+    /// Whether it was asked to wait for the machines.
+    pub(super) fn waits(&self) -> bool {
+        self.wait.is_some()
+    }
+
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let types = machine_types(&session.settings.instance_types);
@@ -374,9 +379,9 @@ async fn image_reference(api: &Api, image: &str) -> Result<String> {
     }
     match image_named(api, image).await? {
         Some(id) => Ok(id),
-        None => Err(Failure::WorkWithHint {
-            message: format!("there is no image '{image}'"),
-            hint: "stratus image list shows what there is; stratus image import brings new ones.".to_owned(),
-        }),
+        None => Err(Failure::Work(format!("there is no image '{image}'")).with_hint(match image {
+            "ssh" | "running" => format!("To wait for it, write --wait={image} with '='; stratus image list shows what images there are."),
+            _ => "stratus image list shows what there is; stratus image import brings new ones.".to_owned(),
+        })),
     }
 }

@@ -18,10 +18,10 @@ use crate::session::Session;
 #[command(after_help = "Example:
   stratus shutdown-instance 7")]
 pub struct Arguments {
-    /// Numbers of machines
+    /// Numbers or names of machines
     #[arg(value_name = "vm-id")]
     ids: Vec<String>,
-    /// File with numbers, one a line [key: in_vm_ids_file]
+    /// File with numbers or names, one a line [key: in_vm_ids_file]
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     #[command(flatten)]

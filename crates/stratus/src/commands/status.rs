@@ -65,10 +65,10 @@ fn screen(status: &Value) -> String {
     for host in status.get("hosts").and_then(Value::as_array).into_iter().flatten() {
         let member = |name: &str| host.get(name).map(text_of).unwrap_or_default();
         lines.push(format!(
-            "host       {}: {} machines, {} CPUs, {} memory, {} of {} disk free, {} ({})",
+            "host       {}: {}, {}, {} memory, {} of {} disk free, {} ({})",
             member("name"),
-            member("machines"),
-            member("cpus"),
+            counted(number(host, "machines"), "machine"),
+            counted(number(host, "cpus"), "CPU"),
             shown_bytes(number(host, "memoryKib").saturating_mul(1024)),
             shown_bytes(number(host, "diskFreeBytes")),
             shown_bytes(number(host, "diskBytes")),
@@ -82,6 +82,10 @@ fn screen(status: &Value) -> String {
         lines.push(format!("{}  {}: {}", if is_ok { "ok       " } else { "TROUBLE  " }, member("name"), member("detail")));
     }
     lines.join("\n")
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn in_error(count: u64) -> String {
@@ -108,12 +112,13 @@ mod tests {
             "status": "degraded", "version": "0.1.0", "uptimeSeconds": 3700, "machines": {"total": 3, "byPhase": {"Running": 2, "Failed": 1}},
             "volumes": {"total": 2, "bytes": 2_147_483_648_u64, "attached": 1, "inError": 1}, "images": {"total": 1, "available": 1, "inError": 0},
             "users": 2, "openJobs": 0,
-            "hosts": [{"name": "n1", "machines": 3, "cpus": 2, "memoryKib": 1_048_576, "diskBytes": 2048, "diskFreeBytes": 1024, "accelerator": "tcg", "acceleratorReason": "no /dev/kvm"}],
+            "hosts": [{"name": "n1", "machines": 1, "cpus": 2, "memoryKib": 1_048_576, "diskBytes": 2048, "diskFreeBytes": 1024, "accelerator": "tcg", "acceleratorReason": "no /dev/kvm"}],
             "checks": [{"name": "dnsmasq", "ok": false, "detail": "not running"}]
         });
         let text = screen(&status);
         assert!(text.starts_with("cloud      degraded, version 0.1.0, up 1 h 1 min\nmachines   3: "), "{text}");
         assert!(text.contains("volumes    2, 1 attached, 2.00 GiB, 1 in error\n"), "{text}");
+        assert!(text.contains("host       n1: 1 machine, 2 CPUs, "), "{text}");
         assert!(text.ends_with("tcg (no /dev/kvm)\nTROUBLE    dnsmasq: not running"), "{text}");
         assert!(!screen(&Value::Null).is_empty());
     }

@@ -14,7 +14,7 @@ const ADMINISTRATOR: &str = "::ADMIN";
 /// The longest password that is read from standard input.
 const PASSWORD_MAX_BYTES: u64 = 4096;
 
-/// Add, list, disable and enable users, set passwords
+/// Add, list, disable, enable and delete users, set passwords
 ///
 /// For administrators; everybody may set the own password.
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,7 @@ enum Action {
     List(List),
     Disable(Disable),
     Enable(Enable),
+    Delete(Delete),
     Password(Password),
 }
 
@@ -94,6 +95,16 @@ struct Enable {
     named: Named,
 }
 
+/// Remove users who own nothing any more
+///
+/// A user who still has machines, volumes, images or the like is refused, with what is left; disable is the way to lock such a user out.
+/// The first refusal ends the command. JSON: a list of the names.
+#[derive(Debug, clap::Args)]
+struct Delete {
+    #[command(flatten)]
+    named: Named,
+}
+
 #[derive(Debug, clap::Args)]
 struct Named {
     /// Names of the users
@@ -129,6 +140,7 @@ impl Arguments {
             Action::List(list) => &list.common,
             Action::Disable(disable) => &disable.named.common,
             Action::Enable(enable) => &enable.named.common,
+            Action::Delete(delete) => &delete.named.common,
             Action::Password(password) => &password.common,
         }
     }
@@ -139,6 +151,7 @@ impl Arguments {
             Action::List(list) => list.run().await,
             Action::Disable(disable) => disable.named.set_enabled(false).await,
             Action::Enable(enable) => enable.named.set_enabled(true).await,
+            Action::Delete(delete) => delete.named.delete().await,
             Action::Password(password) => password.run().await,
         }
     }
@@ -191,6 +204,17 @@ impl Named {
         }
         if session.out.is_json() { session.out.json(&self.names) } else { Ok(()) }
     }
+
+    async fn delete(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let paths: Vec<String> = self.names.iter().map(|name| path_of(name)).collect::<Result<_>>()?;
+        for (name, path) in self.names.iter().zip(&paths) {
+            api.delete(path).await?;
+            session.out.detail(format_args!("{name} is deleted"));
+        }
+        if session.out.is_json() { session.out.json(&self.names) } else { Ok(()) }
+    }
 }
 
 impl Password {
@@ -209,11 +233,17 @@ impl Password {
 
 /// Changes one attribute and nothing else.
 async fn edit(api: &Api, name: &str, attribute: &str, value: Value) -> Result {
+    let path = path_of(name)?;
+    api.put(&format!("{path}?$select={attribute}"), &json!({ attribute: value })).await?;
+    Ok(())
+}
+
+/// The user's path below the CloudEntryPoint.
+fn path_of(name: &str) -> Result<String> {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_@+=".contains(&byte)) {
         return Err(Failure::Check(format!("'{name}' is not a user name")));
     }
-    api.put(&format!("User/{name}?$select={attribute}"), &json!({ attribute: value })).await?;
-    Ok(())
+    Ok(format!("User/{name}"))
 }
 
 fn as_json(user: &UserView) -> Value {
@@ -229,8 +259,9 @@ fn new_password(name: &str, from_stdin: bool) -> Result<String> {
         let password = line.trim_end_matches(['\r', '\n']);
         return if password.is_empty() { Err(Failure::Check("standard input has no password in its first line".to_owned())) } else { Ok(password.to_owned()) };
     }
-    let password = ask_password(&format!("new password of {name}: "))?;
-    if ask_password("retype password: ")? != password {
+    let ask = |prompt: &str| ask_password(prompt).map_err(|failure| failure.with_hint("Without a terminal, give it as a line of standard input: --password-stdin."));
+    let password = ask(&format!("new password of {name}: "))?;
+    if ask("retype password: ")? != password {
         return Err(Failure::Work("Passwords did not match".to_owned()));
     }
     Ok(password)

@@ -78,6 +78,7 @@ fn cloud_that_refuses_disks(sending: impl Fn(&Seen) -> Reply + Send + Sync + 'st
         "PUT /cimi/MachineImage/vmlinuz/data" => Reply::json(200, &image("vmlinuz", "AVAILABLE")),
         "GET /cimi/MachineImage/vmlinuz" => Reply::json(200, &image("vmlinuz", "AVAILABLE")),
         "PUT /cimi/MachineImage/disk/data" => sending(seen),
+        "GET /cimi/MachineImage" => Reply::json(200, &collection("machineImages", &[])),
         line if line.starts_with("DELETE /cimi/MachineImage/") => {
             Reply(202, Vec::new(), Vec::new())
         }
@@ -135,6 +136,78 @@ fn an_interrupted_upload_leaves_nothing() {
     let output = child.wait_with_output().unwrap();
     // Told as an interruption, or as the refusal if that was quicker.
     assert_eq!(deletions(&cloud), BOTH, "{output:?}");
+    assert!(
+        matches!(output.status.code(), Some(130 | 255)),
+        "{output:?}"
+    );
+}
+
+/// The identifier of "abc".
+const ABC: &str = "KmZPjZHBoFquj4lcXhQwmyc0Nid";
+
+#[test]
+fn known_content_that_shall_boot_otherwise_becomes_another_image() {
+    let cloud = Cloud::start(|seen| {
+        let kernel = json!({ "id": "MachineImage/k", "name": "vmlinuz", "identifier": "k", "type": "FILE", "state": "AVAILABLE" });
+        let plain = json!({ "id": "MachineImage/old", "name": "x", "identifier": ABC, "state": "AVAILABLE", "visibility": "PRIVATE" });
+        let mut booting = plain.clone();
+        booting["id"] = json!("MachineImage/new");
+        booting["kernel"] = json!({ "href": "https://x/cimi/MachineImage/k" });
+        match seen.line.as_str() {
+            // Known content, or a cloud where only the plain image is, or also the other one.
+            "POST /cimi/MachineImage" if seen.json()["expected"].get("identifier").is_some() => {
+                Reply::json(200, &plain)
+            }
+            "POST /cimi/MachineImage" => Reply::json(201, &booting),
+            "PUT /cimi/MachineImage/new/data" | "GET /cimi/MachineImage/new" => {
+                Reply::json(200, &booting)
+            }
+            "GET /cimi/MachineImage/k" => Reply::json(200, &kernel),
+            "GET /cimi/MachineImage"
+                if seen.headers.get("authorization").unwrap() == "Basic YW5uOng=" =>
+            {
+                Reply::json(200, &collection("machineImages", &[kernel, plain, booting]))
+            }
+            "GET /cimi/MachineImage" => {
+                Reply::json(200, &collection("machineImages", &[kernel, plain]))
+            }
+            _ => unknown(seen),
+        }
+    });
+    std::fs::write(cloud.home.path().join("x.raw"), "abc").unwrap();
+    let said = cloud.run("image import --name y --public x.raw").success();
+    assert!(
+        said.contains("keeps its name 'x'; stratus image update --name 'y' MachineImage/old")
+            && said.contains("stays private; stratus image update --public MachineImage/old"),
+        "{said}"
+    );
+    let said = cloud.run("image import x.raw --kernel vmlinuz").success();
+    assert!(said.contains("another image of it is made"), "{said}");
+    assert!(said.contains("Two images are called 'x'"), "{said}");
+    let asked = cloud
+        .requests()
+        .into_iter()
+        .rfind(|seen| seen.line == "POST /cimi/MachineImage")
+        .unwrap()
+        .json();
+    assert_eq!(asked["kernel"], json!({ "href": "MachineImage/k" }));
+    assert_eq!(
+        asked["expected"]["sha1"],
+        "a9993e364706816aba3e25717850c26c9cd0d89d"
+    );
+    // Asked for once more, there is nothing to do.
+    let before = cloud.lines();
+    let said = cloud
+        .run("image import -u ann -p x x.raw --kernel vmlinuz")
+        .success();
+    assert!(said.contains("it boots so."), "{said}");
+    let lines = cloud.lines();
+    assert!(
+        lines[before.len()..]
+            .iter()
+            .all(|line| line.starts_with("GET")),
+        "{lines:?}"
+    );
 }
 
 #[test]

@@ -39,7 +39,6 @@ fn machines_are_described() {
             .run("describe-instance -nv 7 3")
             .success()
             .lines()
-            .skip(1)
             .collect::<Vec<_>>(),
         [
             "id  state     vcpu memory    cpu% host/ip                 name",
@@ -64,6 +63,7 @@ fn machines_are_described() {
             "Error: invalid literal for int() with base 10: 'abc'\n\n"
         )
     );
+    assert!(result.stderr.contains("no machine with"), "{result:?}");
     let all = cloud.run("describe-instance -vvv 7").success();
     assert!(
         all.contains("-------------------------\n7 (all attributes)\n  addresses = 192.0.2.7\n"),
@@ -239,7 +239,6 @@ fn machines_are_removed_in_order_until_one_is_refused() {
             .run("shutdown-instance -v 5 6")
             .success()
             .lines()
-            .skip(1)
             .collect::<Vec<_>>(),
         [
             "Sending \"Shutdown\" request for instance 5.",
@@ -268,4 +267,46 @@ fn machines_are_removed_in_order_until_one_is_refused() {
         cloud.requests().last().unwrap().json(),
         json!({ "action": "http://schemas.dmtf.org/cimi/1/action/restart", "force": true })
     );
+}
+
+#[test]
+fn machines_are_called_by_their_names_too() {
+    let cloud = Cloud::start(|seen| {
+        let named = |vmid, name: &str| {
+            let mut machine = machine(vmid);
+            machine["name"] = json!(name);
+            machine
+        };
+        match seen.line.as_str() {
+            "GET /cimi/Machine" => {
+                let all = [named(3, "web"), named(4, "web"), named(5, "first")];
+                Reply::json(200, &collection("machines", &all))
+            }
+            "GET /cimi/Machine/5" => Reply::json(200, &named(5, "first")),
+            "POST /cimi/Machine/5/kill" => Reply(202, Vec::new(), Vec::new()),
+            _ => unknown(seen),
+        }
+    });
+    let said = cloud.run("describe-instance -n first").success();
+    assert!(said.contains("\n5   Running"), "{said}");
+    for (words, message) in [
+        (
+            "kill-instance 5 web",
+            "2 machines have the name 'web'; take one of 3, 4",
+        ),
+        ("kill-instance 5 nobody", "there is no machine 'nobody'"),
+    ] {
+        let result = cloud.run(words);
+        assert_eq!(result.stdout, format!("Error: {message}\n"));
+        assert_eq!(result.status, 255);
+    }
+    assert_eq!(
+        cloud.run("kill-instance --format json first").success(),
+        "[\n  \"5\"\n]\n"
+    );
+    let kills = cloud
+        .lines()
+        .into_iter()
+        .filter(|line| line.ends_with("kill"));
+    assert_eq!(kills.count(), 1, "none goes while another is not found");
 }

@@ -22,6 +22,7 @@ fn users_are_managed_and_passwords_never_on_the_command_line() {
                 ],
             ),
         ),
+        "DELETE /cimi/User/zoe" => Reply::json(200, &json!({})),
         line if line.starts_with("PUT /cimi/User/") => Reply::json(200, &json!({})),
         _ => unknown(seen),
     });
@@ -56,8 +57,12 @@ fn users_are_managed_and_passwords_never_on_the_command_line() {
             json!({ "enabled": false })
         )
     );
-    let result = cloud.run("user disable ../x");
-    assert_eq!(result.status, 1, "{result:?}");
+    for command in ["disable", "delete zoe"] {
+        let result = cloud.run(&format!("user {command} ../x"));
+        assert_eq!(result.status, 1, "{result:?}");
+    }
+    assert_eq!(cloud.run("user delete zoe").success(), "");
+    assert_eq!(cloud.lines().last().unwrap(), "DELETE /cimi/User/zoe");
 }
 
 #[test]

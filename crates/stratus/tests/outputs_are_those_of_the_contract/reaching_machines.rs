@@ -128,3 +128,63 @@ fn ssh_is_run_as_the_contract_says_and_its_status_passed_on() {
         "{words:?}"
     );
 }
+
+#[test]
+fn a_machine_that_is_off_is_not_waited_for() {
+    let cloud = Cloud::start(|seen| {
+        let mut off = machine(7);
+        match seen.line.as_str() {
+            "GET /cimi/Machine/7" => off["phase"] = json!("Stopped"),
+            "GET /cimi/MachineRecord/8" => off["phase"] = json!("Done"),
+            _ => return unknown(seen),
+        }
+        Reply::json(200, &off)
+    });
+    std::fs::write(cloud.home.path().join(".ssh/id_rsa"), "").unwrap();
+    for (id, message, hint) in [
+        (
+            "7",
+            "machine 7 is Stopped",
+            "stratus start-instance --wait 7",
+        ),
+        ("8", "machine 7 is Done", "gone for good"),
+    ] {
+        let result = cloud.run(&format!("connect-instance {id}"));
+        assert_eq!(result.stdout, format!("Error: {message}\n"), "{result:?}");
+        assert!(
+            result.status == 255 && result.stderr.contains(hint),
+            "{result:?}"
+        );
+    }
+}
+
+#[test]
+fn an_interrupted_wait_is_no_success() {
+    let (asked, asks) = std::sync::mpsc::channel();
+    let asked = std::sync::Mutex::new(asked);
+    let cloud = Cloud::start(move |seen| {
+        let mut booting = machine(7);
+        booting["phase"] = json!("Boot");
+        if seen.line.starts_with("GET") {
+            let _ = asked.lock().unwrap().send(());
+        }
+        Reply::json(201, &booting)
+    });
+    let mut command = cloud.command();
+    command.args(["run-instance", "--wait=ssh", "--ca", "ca.pem", super::IMAGE]);
+    let child = command.spawn().unwrap();
+    asks.recv_timeout(std::time::Duration::from_secs(60))
+        .unwrap();
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(sent.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        said.ends_with("\n\nInterrupted. What was begun at the cloud goes on there. Goodbye.\n"),
+        "{said}"
+    );
+}

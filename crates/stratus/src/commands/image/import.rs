@@ -1,11 +1,14 @@
 //! `stratus image import`: new images from files and URLs.
 
+mod known_content;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use marketplace::ImageIdentifier;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -18,12 +21,14 @@ use crate::options::{Cloud, Common};
 use crate::progress::{Waiting, byte_bar};
 use crate::session::Session;
 use crate::unfinished;
+use known_content::Boot;
 
 /// Import an image from a file or a URL
 ///
 /// Raw and qcow2 disks are taken, plain or compressed by gzip, xz or zstd. A file is sent; a URL is fetched by the cloud itself. The
 /// content is checked against every digest that is given. Content that the cloud has already is not sent again (as far as the
-/// identifier is given, or can be computed here because the file is not compressed).
+/// identifier is given, or can be computed here because the file is not compressed). Of known content that shall boot with another
+/// kernel, RAM disk or arguments another image is made.
 ///
 /// Prints 'IMAGE IDENTIFIER' when machines can be started from it.
 ///
@@ -118,6 +123,7 @@ impl Arguments {
             }
         }
         let image = result?;
+        self.tell_what_stays(&session, &image);
         if session.out.is_json() {
             return session.out.json(&super::as_json(&image));
         }
@@ -126,13 +132,44 @@ impl Arguments {
 
     /// The disk, after what it boots with.
     async fn disk(&self, import: &Import<'_>, source: &ImageSource, mut document: Map<String, Value>, expected: Map<String, Value>) -> Result<ImageView> {
-        for (member, given) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
+        let mut piece = import.piece(source, expected).await?;
+        let mut boot = Boot { arguments: self.kernel_arguments.clone(), ..Boot::default() };
+        for (member, given, of_boot) in [("kernel", &self.kernel, &mut boot.kernel), ("initrd", &self.initrd, &mut boot.initrd)] {
             if let Some(text) = given {
-                document.insert(member.to_owned(), json!({ "href": import.boot_file(text).await? }));
+                let file = import.boot_file(text).await?;
+                document.insert(member.to_owned(), json!({ "href": file.id }));
+                *of_boot = Some(file.content().to_owned());
             }
         }
         document.extend(self.kernel_arguments.as_ref().map(|text| ("kernelArguments".to_owned(), json!(text))));
-        import.one(source, document, expected, Part::Disk).await
+        if boot == Boot::default() {
+            return import.one(piece, document, Part::Disk).await;
+        }
+        if let Some(image) = import.booting_so(piece.identifier(), &boot, &document).await? {
+            // What was sent just now to boot with is there twice.
+            for (path, error) in unfinished::remove().await {
+                import.session.out.detail(format_args!("the unneeded {path} could not be removed: {error}"));
+            }
+            return Ok(image);
+        }
+        piece.expect_content_anew();
+        import.one(piece, document, Part::Disk).await
+    }
+
+    /// Known content keeps the name and the visibility of the image that is there.
+    fn tell_what_stays(&self, session: &Session, image: &ImageView) {
+        let id = image.id.as_str();
+        let named = image.name.as_deref().unwrap_or_default();
+        if let Some(name) = self.name.as_deref().filter(|name| *name != named) {
+            session.out.step(format_args!("It keeps its name '{named}'; stratus image update --name '{name}' {id} changes it."));
+        }
+        let is_public = image.visibility.as_deref() == Some("PUBLIC");
+        if self.public && image.visibility.is_some() && !is_public {
+            session.out.step(format_args!("It stays private; stratus image update --public {id} changes it."));
+        }
+        if self.private && is_public {
+            session.out.step(format_args!("It stays public; stratus image update --private {id} changes it."));
+        }
     }
 
     fn expected(&self) -> Result<Map<String, Value>> {
@@ -164,6 +201,31 @@ struct Import<'a> {
     limit: Duration,
 }
 
+/// A source, and what is known of its content.
+#[derive(Debug)]
+struct Piece<'a> {
+    source: &'a ImageSource,
+    /// The `expected` of the request.
+    expected: Map<String, Value>,
+}
+
+impl Piece<'_> {
+    /// The content's identifier, if it was told or could be computed.
+    fn identifier(&self) -> Option<&str> {
+        self.expected.get("identifier").and_then(Value::as_str)
+    }
+
+    /// A cloud that is told the identifier answers with the image that it has; told the SHA-1, which says the same, it makes another one.
+    fn expect_content_anew(&mut self) {
+        let Some(Value::String(text)) = self.expected.remove("identifier") else {
+            return;
+        };
+        if let Ok(identifier) = text.parse::<ImageIdentifier>() {
+            self.expected.entry("sha1").or_insert_with(|| json!(identifier.sha1().to_string()));
+        }
+    }
+}
+
 /// What is imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
@@ -175,33 +237,40 @@ enum Part {
 
 impl Import<'_> {
     /// A kernel or RAM disk: an image that is there already, or one that is imported now.
-    async fn boot_file(&self, text: &str) -> Result<String> {
+    async fn boot_file(&self, text: &str) -> Result<ImageView> {
         let is_new = text.starts_with("http://") || text.starts_with("https://") || Path::new(text).is_file();
         if !is_new {
-            return super::image_path(self.api, text).await;
+            let path = super::image_path(self.api, text).await?;
+            return Ok(self.api.view(&path).await?);
         }
         let source = ImageSource::parse(text)?;
         let document = Map::from_iter([("name".to_owned(), json!(source.default_name())), ("type".to_owned(), json!("FILE"))]);
-        Ok(self.one(&source, document, Map::new(), Part::BootFile).await?.id)
+        self.one(self.piece(&source, Map::new()).await?, document, Part::BootFile).await
+    }
+
+    /// A source with what its content must be: as told, and as it is if that can be computed here.
+    async fn piece<'s>(&self, source: &'s ImageSource, mut expected: Map<String, Value>) -> Result<Piece<'s>> {
+        if let ImageSource::File(path) = source
+            && let Some(digests) = digests_of(self.session, path).await?
+        {
+            check(path, &expected, &digests)?;
+            expected.insert("identifier".to_owned(), json!(digests.identifier));
+            expected.insert("sha1".to_owned(), json!(digests.sha1));
+            expected.insert("sha512".to_owned(), json!(digests.sha512));
+            expected.insert("bytes".to_owned(), json!(digests.bytes));
+        }
+        Ok(Piece { source, expected })
     }
 
     /// Imports one source and waits until it is available.
-    async fn one(&self, source: &ImageSource, mut document: Map<String, Value>, mut expected: Map<String, Value>, part: Part) -> Result<ImageView> {
+    async fn one(&self, Piece { source, expected }: Piece<'_>, mut document: Map<String, Value>, part: Part) -> Result<ImageView> {
         let out = &self.session.out;
         document.insert("visibility".to_owned(), json!(self.visibility));
-        match source {
-            ImageSource::Url(url) => document.insert("imageLocation".to_owned(), json!({ "href": url })),
-            ImageSource::File(path) => {
-                if let Some(digests) = digests_of(self.session, path).await? {
-                    check(path, &expected, &digests)?;
-                    expected.insert("identifier".to_owned(), json!(digests.identifier));
-                    expected.insert("sha1".to_owned(), json!(digests.sha1));
-                    expected.insert("sha512".to_owned(), json!(digests.sha512));
-                    expected.insert("bytes".to_owned(), json!(digests.bytes));
-                }
-                document.insert("imageLocation".to_owned(), json!("upload:"))
-            }
+        let location = match source {
+            ImageSource::Url(url) => json!({ "href": url }),
+            ImageSource::File(_) => json!("upload:"),
         };
+        document.insert("imageLocation".to_owned(), location);
         if !expected.is_empty() {
             document.insert("expected".to_owned(), Value::Object(expected));
         }

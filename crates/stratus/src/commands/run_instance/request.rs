@@ -11,7 +11,7 @@ use crate::cloud::{Api, is_image_identifier};
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result};
 use crate::machine_types::MachineType;
-use crate::public_keys::public_key_file;
+use crate::public_keys::{KEY_HINT, has_public_key, public_key_file, public_key_text};
 use crate::session::Session;
 
 const MIB: u64 = 1 << 20;
@@ -75,9 +75,12 @@ impl Arguments {
         }
 
         let key_file = public_key_file(settings, self.key.as_deref());
-        let key_text = std::fs::read(&key_file).map_err(|error| Failure::file(&key_file, &error))?;
+        let key_text = public_key_text(&key_file)?;
         let shown = key_file.display().to_string();
-        let key = public_key_value(&String::from_utf8_lossy(&key_text), &shown).map_err(|error| Failure::Work(error.to_string()))?;
+        let key = public_key_value(&key_text, &shown).map_err(|error| Failure::Work(error.to_string()))?;
+        if !has_public_key(&key) {
+            return Err(Failure::Work(format!("'{shown}' is not an SSH public key: none of its lines is like 'ssh-ed25519 AAAA… NAME'")).with_hint(KEY_HINT));
+        }
         template.insert("credential".to_owned(), json!({ "publicKey": key }));
         let variables = variables(session, &self.context, &shown)?;
         if !variables.is_empty() {

@@ -41,10 +41,8 @@ pub(in crate::commands) async fn wait_for_all(session: &Session, api: &Api, mach
             waiting.say(format!("machine {id}: waiting for SSH at {} port {}", place.host, place.port));
             while !answers_ssh(&place).await {
                 if Instant::now() >= deadline {
-                    return Err(Failure::WorkWithHint {
-                        message: format!("machine {id} runs but did not answer SSH at {} port {} within {} s", place.host, place.port, limit.as_secs()),
-                        hint: format!("stratus console {id} shows what it says."),
-                    });
+                    return Err(Failure::Work(format!("machine {id} runs but did not answer SSH at {} port {} within {} s", place.host, place.port, limit.as_secs()))
+                        .with_hint(format!("stratus console {id} shows what it says.")));
                 }
                 waiting.tick();
                 tokio::time::sleep(PAUSE).await;
@@ -70,10 +68,12 @@ async fn until_running(api: &Api, mut machine: MachineView, deadline: Instant, l
         match machine.shown_state() {
             "Running" => return Ok(machine),
             "Failed" | "Done" | "Unknown" => {
-                return Err(Failure::WorkWithHint {
-                    message: format!("machine {id} is {}{}", machine.shown_state(), machine.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default()),
-                    hint: format!("stratus describe-instance -v {id} and stratus console {id} tell more; stratus kill-instance {id} removes it."),
-                });
+                return Err(Failure::Work(format!(
+                    "machine {id} is {}{}",
+                    machine.shown_state(),
+                    machine.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default()
+                ))
+                .with_hint(format!("stratus describe-instance -v {id} and stratus console {id} tell more; stratus kill-instance {id} removes it.")));
             }
             state if Instant::now() >= deadline => {
                 return Err(Failure::Work(format!(
