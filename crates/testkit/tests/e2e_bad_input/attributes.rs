@@ -97,6 +97,7 @@ fn right_document(cloud: &TestCloud, kind: Kind, image: &str) -> Value {
         Kind::VolumeConfiguration => json!({"name": "c", "capacity": 1000}),
         Kind::VolumeTemplate => json!({"name": "t", "volumeConfig": {"capacity": 1000}}),
         Kind::User => json!({"username": "somebody", "password": "some-password"}),
+        Kind::Group => json!({"groupname": "physicists"}),
         _ => json!({"name": "x"}),
     }
 }
