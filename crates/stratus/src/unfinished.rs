@@ -46,14 +46,19 @@ pub fn is_left_by_interruption() -> bool {
     !begun.goes_on && !begun.resources.is_empty()
 }
 
-/// Removes everything, the newest first, since it may refer to older ones; gives what could not be removed, and why.
+/// Removes everything, the newest first, since it may refer to older ones; gives what could not be removed, and why. Interrupted
+/// and called again, it goes on where it was.
 pub async fn remove() -> Vec<(String, ApiError)> {
-    let resources = std::mem::take(&mut begun().resources);
     let mut troubles = Vec::new();
-    for (api, path) in resources.into_iter().rev() {
-        if let Err(error) = api.delete(&path).await {
-            troubles.push((path, error));
+    loop {
+        let Some((api, path)) = begun().resources.last().cloned() else {
+            return troubles;
+        };
+        match api.delete(&path).await {
+            // Removed by the call that was interrupted.
+            Ok(_) | Err(ApiError::Refused { status: 404, .. }) => {}
+            Err(error) => troubles.push((path, error)),
         }
+        begun().resources.pop();
     }
-    troubles
 }
