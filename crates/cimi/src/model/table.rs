@@ -1,4 +1,6 @@
-//! The table itself: DSP0263 1.0.1 §5 and what StratusLab adds, as far as it is offered.
+//! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
+
+mod stratuslab;
 
 use super::{
     Attribute, Capability, Collection, Creation, Kind, Limit, Namespace,
@@ -552,97 +554,6 @@ const EVENT: Type = Type {
     ..standard(Kind::Event, "events", "events")
 };
 
-const USER: Type = Type {
-    namespace: Namespace::StratusLab,
-    creation: Creation::Plain { wrapper: None },
-    attributes: &[
-        a("username", String).at_creation().required(),
-        a("first-name", String),
-        a("last-name", String),
-        a("email", String),
-        a("password", String).limit(Limit::Text(1024)).secret(),
-        a("enabled", Boolean),
-        a("roles", Array(&String)),
-        a("altnames", Map).limit(Limit::Text(1024)),
-        seen("origin", String),
-    ],
-    ..standard(Kind::User, "users", "users")
-};
-
-/// What members of a group have, or may have.
-const OF_MEMBERS: &[Attribute] = &[
-    a("machines", Integer),
-    a("volumes", Integer),
-    a("images", Integer),
-];
-const GROUP: Type = Type {
-    namespace: Namespace::StratusLab,
-    creation: Creation::Plain { wrapper: None },
-    attributes: &[
-        a("groupname", String).at_creation().required(),
-        a("quota", Struct(OF_MEMBERS)),
-        seen("used", Struct(OF_MEMBERS)),
-        seen("members", Array(&String)),
-    ],
-    ..standard(Kind::Group, "groups", "groups")
-};
-
-const TOKEN: Type = Type {
-    namespace: Namespace::StratusLab,
-    creation: Creation::Plain { wrapper: None },
-    attributes: &[
-        seen("user", String),
-        a("scope", String)
-            .at_creation()
-            .limit(Limit::OneOf(&["full", "read-only"])),
-        a("expires", DateTime).at_creation(),
-        seen("lastUsed", DateTime),
-        seen("lastAddress", String),
-        // In the answer to the creation only.
-        seen("token", String),
-    ],
-    ..standard(Kind::Token, "tokens", "tokens")
-};
-
-const HOST: Type = Type {
-    namespace: Namespace::StratusLab,
-    attributes: &[
-        seen("state", String),
-        seen("accelerator", String),
-        seen("acceleratorReason", String),
-        seen("cpuModel", String),
-        seen("version", String),
-        seen("qemuVersion", String),
-        seen("started", DateTime),
-        seen("troubles", Array(&String)),
-        seen("machines", Integer),
-        seen("cpu", Integer),
-        seen("cpuUsed", Integer),
-        seen("memory", Integer),
-        seen("memoryUsed", Integer),
-        seen("diskBytes", Integer),
-        seen("diskFreeBytes", Integer),
-    ],
-    ..standard(Kind::Host, "hosts", "hosts")
-};
-
-const MACHINE_RECORD: Type = Type {
-    namespace: Namespace::StratusLab,
-    attributes: &[
-        seen("vmid", Integer),
-        seen("phase", String),
-        seen("cpu", Integer),
-        seen("memory", Integer),
-        seen("machineImage", Ref(&[Kind::MachineImage])),
-        seen("addresses", Array(&String)),
-        seen("host", Ref(&[Kind::Host])),
-        seen("hostname", String),
-        seen("started", DateTime),
-        seen("ended", DateTime),
-    ],
-    ..standard(Kind::MachineRecord, "machineRecords", "machineRecords")
-};
-
 const MACHINE_VOLUME: Type = Type {
     collection: None,
     creation: Creation::Plain { wrapper: None },
@@ -709,11 +620,11 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::Address => &ADDRESS,
         Kind::Job => &JOB,
         Kind::Event => &EVENT,
-        Kind::User => &USER,
-        Kind::Group => &GROUP,
-        Kind::Token => &TOKEN,
-        Kind::Host => &HOST,
-        Kind::MachineRecord => &MACHINE_RECORD,
+        Kind::User => &stratuslab::USER,
+        Kind::Group => &stratuslab::GROUP,
+        Kind::Token => &stratuslab::TOKEN,
+        Kind::Host => &stratuslab::HOST,
+        Kind::MachineRecord => &stratuslab::MACHINE_RECORD,
         Kind::MachineVolume => &MACHINE_VOLUME,
         Kind::Disk => &DISK,
         Kind::MachineNetworkInterface => &MACHINE_NETWORK_INTERFACE,

@@ -15,6 +15,13 @@ pub fn is_image_identifier(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
+/// Whether the text can follow the slash of an id, such as the name of a user or a group: nothing in it has another meaning in a URL.
+#[must_use]
+pub fn is_local_id(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@:+=,~".contains(&byte);
+    !text.is_empty() && !text.starts_with('.') && text.bytes().all(fits)
+}
+
 /// Whether the text is a UUID in its usual form, in either case.
 #[must_use]
 pub fn is_uuid(text: &str) -> bool {

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, GroupView, UserView, text_of};
+use crate::cloud::{Api, GroupView, UserView, is_local_id, text_of};
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::session::Session;
@@ -261,8 +261,7 @@ impl Delete {
 
 /// A name as a part of a URL.
 fn checked(name: &str) -> Result<&str> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_@+=,~:".contains(&byte);
-    if name.is_empty() || name.starts_with('.') || !name.bytes().all(fits) {
+    if !is_local_id(name) {
         return Err(Failure::Check(format!("'{name}' is no name of a group or user")));
     }
     Ok(name)

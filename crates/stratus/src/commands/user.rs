@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, UserView};
+use crate::cloud::{Api, UserView, is_local_id};
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::session::{Session, ask_password};
@@ -240,7 +240,7 @@ async fn edit(api: &Api, name: &str, attribute: &str, value: Value) -> Result {
 
 /// The user's path below the CloudEntryPoint.
 fn path_of(name: &str) -> Result<String> {
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_@+=".contains(&byte)) {
+    if !is_local_id(name) {
         return Err(Failure::Check(format!("'{name}' is not a user name")));
     }
     Ok(format!("User/{name}"))

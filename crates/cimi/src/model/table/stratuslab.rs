@@ -1,0 +1,101 @@
+//! The types that StratusLab and Stratus add to the standard's.
+
+use super::{
+    super::{
+        Attribute, Creation, Kind, Limit, Namespace,
+        Shape::{Array, Boolean, DateTime, Integer, Map, Ref, String, Struct},
+        Type,
+    },
+    a, seen, standard,
+};
+
+pub(super) const USER: Type = Type {
+    namespace: Namespace::StratusLab,
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("username", String).at_creation().required(),
+        a("first-name", String),
+        a("last-name", String),
+        a("email", String),
+        a("password", String).limit(Limit::Text(1024)).secret(),
+        a("enabled", Boolean),
+        a("roles", Array(&String)),
+        a("altnames", Map).limit(Limit::Text(1024)),
+        seen("origin", String),
+    ],
+    ..standard(Kind::User, "users", "users")
+};
+
+/// What members of a group have, or may have.
+const OF_MEMBERS: &[Attribute] = &[
+    a("machines", Integer),
+    a("volumes", Integer),
+    a("images", Integer),
+];
+pub(super) const GROUP: Type = Type {
+    namespace: Namespace::StratusLab,
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("groupname", String).at_creation().required(),
+        a("quota", Struct(OF_MEMBERS)),
+        seen("used", Struct(OF_MEMBERS)),
+        seen("members", Array(&String)),
+    ],
+    ..standard(Kind::Group, "groups", "groups")
+};
+
+pub(super) const TOKEN: Type = Type {
+    namespace: Namespace::StratusLab,
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        seen("user", String),
+        a("scope", String)
+            .at_creation()
+            .limit(Limit::OneOf(&["full", "read-only"])),
+        a("expires", DateTime).at_creation(),
+        seen("lastUsed", DateTime),
+        seen("lastAddress", String),
+        // In the answer to the creation only.
+        seen("token", String),
+    ],
+    ..standard(Kind::Token, "tokens", "tokens")
+};
+
+pub(super) const HOST: Type = Type {
+    namespace: Namespace::StratusLab,
+    attributes: &[
+        seen("state", String),
+        seen("accelerator", String),
+        seen("acceleratorReason", String),
+        seen("cpuModel", String),
+        seen("version", String),
+        seen("qemuVersion", String),
+        seen("started", DateTime),
+        seen("troubles", Array(&String)),
+        seen("machines", Integer),
+        seen("cpu", Integer),
+        seen("cpuUsed", Integer),
+        seen("memory", Integer),
+        seen("memoryUsed", Integer),
+        seen("diskBytes", Integer),
+        seen("diskFreeBytes", Integer),
+    ],
+    ..standard(Kind::Host, "hosts", "hosts")
+};
+
+pub(super) const MACHINE_RECORD: Type = Type {
+    namespace: Namespace::StratusLab,
+    attributes: &[
+        seen("vmid", Integer),
+        seen("phase", String),
+        seen("cpu", Integer),
+        seen("memory", Integer),
+        seen("machineImage", Ref(&[Kind::MachineImage])),
+        seen("addresses", Array(&String)),
+        seen("host", Ref(&[Kind::Host])),
+        seen("hostname", String),
+        seen("started", DateTime),
+        seen("ended", DateTime),
+    ],
+    ..standard(Kind::MachineRecord, "machineRecords", "machineRecords")
+};

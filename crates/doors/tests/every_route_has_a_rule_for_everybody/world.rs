@@ -1,0 +1,340 @@
+//! The cloud that is asked: the rules over a real database, with a server in front.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use accounts::{Accounts, Cost, Hashing};
+use cimi::{
+    Acl, AclRule, Common, PrincipalType, Right, Timestamp, common::Principal, lifecycle::Phase,
+    model::Kind, resources::MachineRecord,
+};
+use cloud::{
+    Cloud, NoServices,
+    testing::{self, caller, object},
+};
+use documents::{Documents, OfType};
+use doors::{Doors, Limits, Listed, Running, Server, Settings};
+use serde_json::{Map, Value, json};
+use store::{Key, Range, SqliteStore, Transaction};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{EVERYBODY, Who};
+use crate::support::client::{PATIENCE, Reply};
+
+/// Remembers what was written down.
+#[derive(Default)]
+pub struct Recorder(pub std::sync::Mutex<Vec<doors::Audited>>);
+
+#[async_trait::async_trait]
+impl doors::AuditLog for Recorder {
+    async fn record(&self, what: doors::Audited) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    async fn last(&self, _most: usize, _user: Option<&str>) -> std::io::Result<Vec<Value>> {
+        Ok(Vec::new())
+    }
+}
+
+/// The rules over a real database, with one resource of each type, and a server in front.
+pub struct World {
+    running: Running,
+    documents: Documents,
+    /// Of each type: the id of the one there is, and of a member.
+    pub ids: BTreeMap<Kind, (String, String)>,
+    /// Of those who have one.
+    tokens: BTreeMap<Who, String>,
+    pub audit: Arc<Recorder>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("db")).unwrap();
+        let documents = Documents::open(Arc::new(store)).await.unwrap();
+        let (hashing, services) = (Hashing::with_cost(Cost::NONE), Arc::new(NoServices));
+        let settings = cloud::Settings {
+            passwords: hashing.clone(),
+            ..testing::settings()
+        };
+        let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
+            .await
+            .unwrap();
+        let mut ids = resources(&cloud, &documents).await;
+        let tokens = tokens(&cloud, &documents, &mut ids).await;
+        let accounts = Accounts::new(
+            Arc::new(cloud.clone()),
+            hashing,
+            accounts::Settings {
+                refused_after: Duration::ZERO,
+                ..accounts::Settings::default()
+            },
+        );
+        let audit = Arc::new(Recorder::default());
+        let doors = Doors::new(Arc::new(cloud), Arc::new(accounts), Settings::default())
+            .audited_by(audit.clone());
+        let server = Server::new(Arc::new(doors), Limits::default(), None);
+        let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        Self {
+            running,
+            documents,
+            ids,
+            tokens,
+            audit,
+            _folder: folder,
+        }
+    }
+
+    /// The path and body of a request that would do something, were it allowed.
+    pub fn request(&self, route: &Listed, method: &str) -> (String, String) {
+        let mut path = route.path.clone();
+        if let Some((id, member)) = route.kind.and_then(|kind| self.ids.get(&kind)) {
+            let member = match path.rsplit('/').nth(1) {
+                Some("disks" | "networkInterfaces") => "0",
+                _ => member,
+            };
+            path = path.replace("{id}", id).replace("{member}", member);
+        }
+        assert!(!path.contains('{'), "there is no example of {path}");
+        let volume = self.ids.get(&Kind::Volume).unwrap();
+        let body = match (route.kind, route.template, method) {
+            (_, "/cimi/{type}/{id}/{collection}", "POST") => {
+                json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
+            }
+            (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
+            (Some(Kind::User), _, "POST") => {
+                json!({"username": "new", "password": "correct horse"}).to_string()
+            }
+            (Some(Kind::Group), _, "POST") => json!({"groupname": "new"}).to_string(),
+            (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
+            (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
+            (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
+            (_, _, "POST") => "{}".to_owned(),
+            _ => String::new(),
+        };
+        (path, body)
+    }
+
+    pub async fn ask(&self, who: Who, method: &str, path: &str, body: &str) -> Reply {
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{body}",
+            who.headers(&self.tokens),
+            body.len()
+        );
+        let mut received = Vec::new();
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.running.address).await.unwrap();
+            stream.write_all(text.as_bytes()).await.unwrap();
+            stream.read_to_end(&mut received).await.unwrap();
+        };
+        timeout(PATIENCE, exchange).await.unwrap();
+        Reply::parse(&received).unwrap_or_else(|| panic!("{method} {path}: no answer"))
+    }
+
+    /// Everything in the database, but for what no request of this test makes by itself.
+    pub async fn all(&self) -> BTreeMap<String, Vec<u8>> {
+        let page = self
+            .documents
+            .store()
+            .range(Range::prefix(&store::Prefix::everything()))
+            .await
+            .unwrap();
+        assert!(!page.more);
+        page.entries
+            .into_iter()
+            .map(|entry| (entry.key.to_string(), entry.value.to_vec()))
+            .collect()
+    }
+
+    /// Makes everything as it was.
+    pub async fn restore(&self, before: &BTreeMap<String, Vec<u8>>) {
+        let now = self.all().await;
+        let mut transaction = Transaction::new();
+        for (key, value) in before {
+            if now.get(key) != Some(value) {
+                transaction = transaction.put(key.parse::<Key>().unwrap(), value.clone());
+            }
+        }
+        for key in now.keys().filter(|key| !before.contains_key(*key)) {
+            transaction = transaction.delete(key.parse::<Key>().unwrap());
+        }
+        if let store::Outcome::Committed(revision) =
+            self.documents.store().commit(transaction).await.unwrap()
+        {
+            self.documents.wait_for(revision).await.unwrap();
+        }
+    }
+}
+
+/// The users, and one resource of each type.
+async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
+    let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
+    let known = EVERYBODY.into_iter().skip(2);
+    for who in known.filter(|who| !who.is_by_token()) {
+        let roles: &[&str] = if who == Who::Administrator {
+            &["::ADMIN"]
+        } else {
+            &[]
+        };
+        let body = json!({"username": who.name(), "password": "correct horse", "roles": roles,
+            "enabled": who != Who::Disabled});
+        cloud.create(&root, Kind::User, object(body)).await.unwrap();
+    }
+    let mut ids = BTreeMap::new();
+    let group = object(json!({"groupname": "physics"}));
+    cloud.create(&root, Kind::Group, group).await.unwrap();
+    let create = async |kind: Kind, body: Value| {
+        let created = cloud.create(&owner, kind, object(body)).await.unwrap();
+        created.view.id.split_once('/').unwrap().1.to_owned()
+    };
+    let volume = json!({"volumeTemplate": {"volumeConfig": {"capacity": 1000}}});
+    let (attached, free) = (
+        create(Kind::Volume, volume.clone()).await,
+        create(Kind::Volume, volume).await,
+    );
+    let image = create(Kind::MachineImage, json!({"imageLocation": "upload:"})).await;
+    let template = json!({"machineImage": {"href": format!("MachineImage/{image}")}});
+    let machine = create(Kind::Machine, json!({"machineTemplate": template})).await;
+    let body = json!({"volume": {"href": format!("Volume/{attached}")}});
+    cloud
+        .attach_volume(&owner, &machine, object(body))
+        .await
+        .unwrap();
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBhO1Zq1GHMk0L5GcKzT1YhnRj6BqyJ1KcuRk2nGLTm a";
+    let spare = create(Kind::MachineImage, json!({"imageLocation": "upload:"})).await;
+    for (kind, body) in [
+        (Kind::Credential, json!({"publicKey": key})),
+        (Kind::MachineTemplate, template),
+        (
+            Kind::VolumeTemplate,
+            json!({"volumeConfig": {"capacity": 1000}}),
+        ),
+        (Kind::VolumeConfiguration, json!({"capacity": 1000})),
+    ] {
+        ids.insert(kind, (create(kind, body).await, String::new()));
+    }
+    let read = documents.machines.get(&machine).unwrap();
+    let record = MachineRecord {
+        id: format!("MachineRecord/{}", read.vmid).parse().unwrap(),
+        common: Common::new(Acl::owned_by_user("owner"), Timestamp::now()),
+        machine: read.document.id.clone(),
+        vmid: read.vmid,
+        phase: Phase::Done,
+        cpu: 1,
+        memory: 1024,
+        image: read.image.clone(),
+        addresses: Vec::new(),
+        host: None,
+        first_started: None,
+        ended: Timestamp::now(),
+        unknown: Map::new(),
+    };
+    let host = cimi::testing::host();
+    let changes = documents.changes().create(&record).create(&host);
+    changes.commit().await.unwrap();
+    share::<cimi::resources::Machine>(documents).await;
+    share::<cimi::resources::Volume>(documents).await;
+    share::<cimi::resources::Image>(documents).await;
+    share::<cimi::resources::Credential>(documents).await;
+    share::<cimi::resources::MachineTemplate>(documents).await;
+    share::<cimi::resources::VolumeTemplate>(documents).await;
+    share::<cimi::resources::VolumeConfiguration>(documents).await;
+    share::<cimi::resources::Address>(documents).await;
+    share::<cimi::resources::Job>(documents).await;
+    share::<cimi::resources::Event>(documents).await;
+    share::<MachineRecord>(documents).await;
+    share::<cimi::resources::Group>(documents).await;
+    // Groups are the administrators' and nobody's else; here the owner has one.
+    let owned = documents.update("physics", |group: &mut cimi::resources::Group| {
+        group
+            .common
+            .acl
+            .owner
+            .clone_from(&Acl::owned_by_user("owner").owner);
+        Ok::<_, documents::DocumentsError>(true)
+    });
+    owned.await.unwrap();
+    let nothing = String::new;
+    let first = |id: &str| (id.to_owned(), nothing());
+    ids.insert(Kind::Machine, (machine, attached));
+    ids.insert(Kind::Volume, (free.clone(), free));
+    ids.insert(Kind::MachineImage, (spare, nothing()));
+    ids.insert(Kind::MachineRecord, first(record.id.local()));
+    ids.insert(Kind::Host, first(host.id.local()));
+    ids.insert(Kind::User, first("owner"));
+    ids.insert(Kind::Group, first("physics"));
+    ids.insert(Kind::Network, first("local"));
+    ids.insert(Kind::ResourceMetadata, first("Machine"));
+    ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
+    ids.insert(Kind::Address, first(documents.addresses.all()[0].id()));
+    ids.insert(Kind::Job, first(documents.jobs.all()[0].id()));
+    ids.insert(Kind::Event, first(documents.events.all()[0].id()));
+    ids
+}
+
+/// Tokens of the owner: of all kinds, and one more that nobody uses.
+async fn tokens(
+    cloud: &Cloud,
+    documents: &Documents,
+    ids: &mut BTreeMap<Kind, (String, String)>,
+) -> BTreeMap<Who, String> {
+    let owner = caller("owner", &[]);
+    let mut tokens = BTreeMap::new();
+    for who in EVERYBODY.into_iter().filter(|who| who.is_by_token()) {
+        let scope = if who == Who::ReadingToken {
+            "read-only"
+        } else {
+            "full"
+        };
+        let body = object(json!({"scope": scope}));
+        let made = cloud.create(&owner, Kind::Token, body).await.unwrap();
+        let shown = made.view.document.attributes(made.view.right);
+        tokens.insert(who, shown["token"].as_str().unwrap().to_owned());
+        let id = made.view.id.split_once('/').unwrap().1;
+        if who == Who::RevokedToken {
+            cloud.delete(&owner, Kind::Token, id).await.unwrap();
+            continue;
+        }
+        let changed = documents.update(id, |token: &mut cimi::resources::Token| {
+            if who == Who::ExpiredToken {
+                token.expires = Timestamp::now();
+            }
+            // So that its use writes nothing.
+            token.last_used = Some(Timestamp::now().after(Duration::from_secs(3600)));
+            token.last_address = Some("127.0.0.1".to_owned());
+            Ok::<_, documents::DocumentsError>(true)
+        });
+        changed.await.unwrap();
+    }
+    let spare = cloud.create(&owner, Kind::Token, Map::new()).await.unwrap();
+    let id = spare.view.id.split_once('/').unwrap().1.to_owned();
+    ids.insert(Kind::Token, (id, String::new()));
+    share::<cimi::resources::Token>(documents).await;
+    tokens
+}
+
+/// Grants to the viewer to see, and to the editor to change, all of a type.
+async fn share<R: OfType>(documents: &Documents) {
+    let rule = |name: &str, right| AclRule {
+        who: Principal {
+            principal: name.to_owned(),
+            kind: PrincipalType::User,
+        },
+        right,
+    };
+    for document in documents.view::<R>().all() {
+        let mut shared = document.document.0.clone();
+        shared.common_mut().acl.rules =
+            vec![rule("viewer", Right::View), rule("editor", Right::Modify)];
+        documents
+            .changes()
+            .replace(&document, shared)
+            .commit()
+            .await
+            .unwrap();
+    }
+}
