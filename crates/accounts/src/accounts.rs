@@ -9,12 +9,12 @@ use std::{
 use async_trait::async_trait;
 use cimi::{
     Timestamp,
-    resources::{Token, User},
+    resources::{Session, Token, User},
 };
 use passwords::Stored;
 use tokio::task::spawn_blocking;
 
-use crate::{Hashing, Identity, attempts::Attempts, recent::Recent};
+use crate::{Hashing, Identity, attempts::Attempts, recent::Recent, session::Lasting};
 
 /// Where accounts are looked up: the cache of the store, so that a lookup waits for nothing.
 #[async_trait]
@@ -34,6 +34,17 @@ pub trait UserSource: Send + Sync + 'static {
         let _ = (token, now, address);
     }
 
+    /// The session whose secret has this digest.
+    fn find_session(&self, digest: &str) -> Option<Arc<Session>> {
+        let _ = digest;
+        None
+    }
+
+    /// Writes down that a session was used.
+    async fn session_used(&self, session: &Session, now: Timestamp, address: Option<IpAddr>) {
+        let _ = (session, now, address);
+    }
+
     /// Keeps `hash`, a stronger one of the same password, in place of the one in `user`. Does nothing if the account has
     /// changed since, or nothing can be written: the next login brings another one.
     async fn rehashed(&self, user: &User, hash: String) {
@@ -51,6 +62,8 @@ pub struct Settings {
     /// A refusal comes no sooner after the work on it began: longer than the slowest check takes, so that no answer tells
     /// by its time whether there is such a user, or how the password is kept.
     pub refused_after: Duration,
+    /// How long sessions of browsers last.
+    pub sessions: Lasting,
 }
 
 impl Default for Settings {
@@ -59,6 +72,7 @@ impl Default for Settings {
             remembered_for: Duration::from_secs(15 * 60),
             remembered_at_most: 10_000,
             refused_after: Duration::from_millis(500),
+            sessions: Lasting::default(),
         }
     }
 }
@@ -87,6 +101,7 @@ pub struct Accounts {
     attempts: Attempts,
     hashing: Hashing,
     refused_after: Duration,
+    pub(crate) sessions: Lasting,
     /// Verified for users that don't exist, so that they take as long as others.
     nobody: Option<Stored>,
 }
@@ -102,6 +117,7 @@ impl Accounts {
             attempts: Attempts::new(),
             hashing,
             refused_after: settings.refused_after,
+            sessions: settings.sessions,
             nobody,
         }
     }
@@ -210,6 +226,10 @@ mod tests {
         remembered_for: Duration::from_secs(60),
         remembered_at_most: 8,
         refused_after: Duration::ZERO,
+        sessions: Lasting {
+            idle: Duration::from_secs(60),
+            most: Duration::from_secs(60),
+        },
     };
 
     fn hashing() -> Hashing {

@@ -1,6 +1,6 @@
 //! Somebody who has shown who they are.
 
-use cimi::{TokenId, common::ADMIN_ROLE, resources::User};
+use cimi::{SessionId, TokenId, common::ADMIN_ROLE, resources::User};
 
 /// A user whose credentials were right, with the roles held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Identity {
     pub roles: Vec<String>,
     /// By which token, if not by the password itself.
     pub token: Option<ByToken>,
+    /// By which session of a browser, if by one.
+    pub session: Option<SessionId>,
 }
 
 /// How somebody is here by a token.
@@ -30,6 +32,7 @@ impl Identity {
             user: user.username.as_str().into(),
             roles: user.roles.clone(),
             token: None,
+            session: None,
         }
     }
 

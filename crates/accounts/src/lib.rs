@@ -6,7 +6,7 @@
 //! - [`Accounts`]: verifies user names and passwords.
 //! - [`Hashing`]: rations the slow computing of hashes, for logins and new passwords alike.
 //! - [`files`]: StratusLab's file of users.
-//! - [`token`]: what programs log in with.
+//! - [`token`]: what programs log in with; [`session`]: browsers that somebody is logged in with.
 //! - [`password`]: policy, hashing, generation; the formats are those of crate `passwords`.
 
 #![cfg_attr(
@@ -21,9 +21,10 @@ mod hashing;
 mod identity;
 pub mod password;
 mod recent;
+pub mod session;
 pub mod token;
 
 pub use accounts::{Accounts, LoginError, Settings, UserSource};
-pub use hashing::{HashError, Hashing};
+pub use hashing::{HashError, Hashing, network_of};
 pub use identity::{ByToken, Identity};
 pub use passwords::Cost;

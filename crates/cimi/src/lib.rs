@@ -28,7 +28,7 @@ pub mod uri;
 
 pub use common::{Acl, AclRule, Common, Operation, PrincipalType, Ref, Right};
 pub use ids::{
-    AddressId, CredentialId, EventId, GroupId, HostId, ImageId, JobId, MachineId, NetworkId,
-    TokenId, UserId, VmId, VolumeId,
+    AddressId, CredentialId, EventId, GroupId, HostId, ImageId, JobId, MachineId, MailLinkId,
+    NetworkId, RegistrationId, SessionId, TokenId, UserId, VmId, VolumeId,
 };
 pub use timestamp::Timestamp;

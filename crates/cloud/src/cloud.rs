@@ -13,7 +13,11 @@ use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
-    leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
+    leases::Leases,
+    numbers::Numbers,
+    people::{Pace, PeopleSettings},
+    quota::Quotas,
+    watch::Watches,
 };
 
 /// A machine type that the cloud offers.
@@ -50,6 +54,8 @@ pub struct Settings {
     pub largest_volume_gib: u64,
     /// Who makes the hashes of new passwords.
     pub passwords: Hashing,
+    /// Sessions of browsers, and registration.
+    pub people: PeopleSettings,
 }
 
 pub(crate) struct Inner {
@@ -62,6 +68,7 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    pub(crate) pace: Pace,
 }
 
 /// The rules of the cloud. Cheap to clone; all clones are one.
@@ -100,6 +107,7 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            pace: Pace::new(std::time::Duration::from_secs(3600)),
         }));
         cloud.seed_machine_types().await?;
         cloud.seed_networks().await?;

@@ -91,6 +91,15 @@ impl OpContext {
         }
     }
 
+    /// By which session of a browser the caller is here, if by one.
+    #[must_use]
+    pub fn session(&self) -> Option<&cimi::SessionId> {
+        match &self.caller {
+            Caller::Anonymous => None,
+            Caller::User(identity) => identity.session.as_ref(),
+        }
+    }
+
     /// Whether the caller may only look, whatever the resource.
     #[must_use]
     pub fn is_read_only(&self) -> bool {

@@ -25,6 +25,7 @@ mod metadata;
 mod network;
 mod numbers;
 mod operator;
+pub mod people;
 mod quota;
 mod record;
 mod resolve;

@@ -24,6 +24,7 @@ pub fn settings() -> Settings {
         placement: scheduler::Policy::default(),
         largest_volume_gib: 10,
         passwords: Hashing::with_cost(Cost::NONE),
+        people: crate::people::PeopleSettings::default(),
     }
 }
 
@@ -63,6 +64,7 @@ pub fn caller(user: &str, roles: &[&str]) -> OpContext {
         user: user.into(),
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
         token: None,
+        session: None,
     };
     OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
 }

@@ -120,7 +120,24 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
         placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
         passwords,
+        people: people(config),
     })
+}
+
+/// For sessions and registration.
+fn people(config: &Config) -> cloud::people::PeopleSettings {
+    cloud::people::PeopleSettings {
+        sessions: sessions(config),
+        registration: None,
+    }
+}
+
+/// How long browsers stay logged in.
+fn sessions(config: &Config) -> accounts::session::Lasting {
+    accounts::session::Lasting {
+        idle: Duration::from_secs(config.accounts.session_idle_minutes.saturating_mul(60)),
+        most: Duration::from_secs(config.accounts.session_hours.saturating_mul(3600)),
+    }
 }
 
 /// For the cloud's own work.
@@ -294,6 +311,7 @@ pub fn passwords(config: &Config) -> Hashing {
 pub fn accounts(config: &Config) -> accounts::Settings {
     accounts::Settings {
         remembered_for: Duration::from_secs(config.accounts.remembered_minutes.saturating_mul(60)),
+        sessions: sessions(config),
         ..accounts::Settings::default()
     }
 }

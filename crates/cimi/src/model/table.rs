@@ -1,5 +1,6 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
+mod people;
 mod stratuslab;
 
 use super::{
@@ -140,6 +141,8 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
         seen("tokens", Ref(&[])).stratuslab(),
+        seen("sessions", Ref(&[])).stratuslab(),
+        seen("registrations", Ref(&[])).stratuslab(),
         seen("hosts", Ref(&[])).stratuslab(),
         seen("machineRecords", Ref(&[])).stratuslab(),
     ],
@@ -623,6 +626,8 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::User => &stratuslab::USER,
         Kind::Group => &stratuslab::GROUP,
         Kind::Token => &stratuslab::TOKEN,
+        Kind::Session => &people::SESSION,
+        Kind::Registration => &people::REGISTRATION,
         Kind::Host => &stratuslab::HOST,
         Kind::MachineRecord => &stratuslab::MACHINE_RECORD,
         Kind::MachineVolume => &MACHINE_VOLUME,

@@ -339,6 +339,8 @@ pub struct Accounts {
     pub password_passes: u32,
     pub remembered_minutes: u64,
     pub password_file: String,
+    pub session_idle_minutes: u64,
+    pub session_hours: u64,
 }
 
 impl Default for Accounts {
@@ -348,6 +350,8 @@ impl Default for Accounts {
             password_passes: 2,
             remembered_minutes: 15,
             password_file: String::new(),
+            session_idle_minutes: 30,
+            session_hours: 12,
         }
     }
 }
