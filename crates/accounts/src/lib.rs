@@ -7,6 +7,7 @@
 //! - [`Hashing`]: rations the slow computing of hashes, for logins and new passwords alike.
 //! - [`files`]: StratusLab's file of users.
 //! - [`token`]: what programs log in with; [`session`]: browsers that somebody is logged in with.
+//! - [`oidc`]: logging in by a provider of identities.
 //! - [`password`]: policy, hashing, generation; the formats are those of crate `passwords`.
 
 #![cfg_attr(
@@ -19,6 +20,7 @@ mod attempts;
 pub mod files;
 mod hashing;
 mod identity;
+pub mod oidc;
 pub mod password;
 mod recent;
 pub mod session;

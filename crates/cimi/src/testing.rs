@@ -7,9 +7,32 @@ use crate::{
     lifecycle::{Desired, MachineState, Observed, Phase, Power, RestartPolicy},
     resources::{
         AcceleratorKind, BootSource, Capacity, ContextData, Digests, Host, Image, ImageDesired,
-        ImageSource, ImageState, Machine, Unknown, default_architecture,
+        ImageSource, ImageState, Machine, Registration, RegistrationState, Unknown,
+        default_architecture,
     },
 };
+
+/// A registration that waits for the administrators.
+#[must_use]
+pub fn registration(username: &str) -> Registration {
+    Registration {
+        id: crate::RegistrationId::from_local(username)
+            .unwrap_or_else(|_| crate::RegistrationId::generate()),
+        common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
+        username: username.to_owned(),
+        first_name: "Joe".to_owned(),
+        last_name: "Doe".to_owned(),
+        email: "joe@example.org".to_owned(),
+        x500dn: None,
+        message: None,
+        password: "$argon2id$".to_owned(),
+        state: RegistrationState::ApprovalPending,
+        expires: None,
+        decided_by: None,
+        reason: None,
+        unknown: Unknown::new(),
+    }
+}
 
 /// A machine of `alice` that is wanted on, and of which nothing was seen yet: one CPU, 1 GiB, one disk, no host.
 #[must_use]

@@ -5,7 +5,7 @@
 //! - `command`: how a command gets its token by way of the browser.
 //! - `fields`: what people write into forms, checked.
 //! - `registration`: from the form to the account.
-//! - `profile`: what users change of themselves.
+//! - `profile`: what users change of themselves; `provided`: who comes from a provider of identities.
 //! - `letters`: what is written to whom.
 //! - `pace`: how often somebody may ask for what costs others something.
 //! - `directory`: the seam to a directory where accounts are kept, if not here.
@@ -17,6 +17,7 @@ mod letters;
 mod link;
 mod pace;
 mod profile;
+mod provided;
 mod registration;
 mod session;
 
@@ -57,6 +58,8 @@ pub struct RegistrationSettings {
     pub reset_within: Duration,
     /// How long a refused registration is kept.
     pub rejected_kept: Duration,
+    /// How often a directory that doesn't answer is tried again.
+    pub directory_again: Duration,
     /// Where accounts are kept, if not in the cloud's own database.
     pub directory: Option<std::sync::Arc<dyn Directory>>,
 }
@@ -72,6 +75,7 @@ impl RegistrationSettings {
             confirm_within: Duration::from_secs(3 * 86_400),
             reset_within: Duration::from_secs(3600),
             rejected_kept: Duration::from_secs(30 * 86_400),
+            directory_again: Duration::from_secs(15),
             directory: None,
         }
     }

@@ -153,6 +153,9 @@ impl Cloud {
             if can_administrate(&read) && !can_administrate(&user) {
                 transaction = transaction.unchanged(&*self.another_administrator(&read)?);
             }
+            if user.enabled != read.enabled {
+                transaction = self.with_notice(transaction, &user)?;
+            }
             match transaction.replace(&read, user).commit().await {
                 Ok(_) => break access::find::<User>(documents, context, local, Right::View)?,
                 Err(error) if error.is_conflict() => {}

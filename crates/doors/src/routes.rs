@@ -6,7 +6,10 @@ use ::cimi::model::{Creation, Kind, describe};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::pages::assets::{self, Asset};
+use crate::{
+    pages::assets::{self, Asset},
+    people::Page,
+};
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(crate) enum Route<'p> {
     OpenApi,
     /// `/stratus/audit`
     Audit,
+    /// `/cimi/login`, `/register/…`
+    People(Page<'p>),
     /// `/assets/stratus.css`
     Asset(&'static Asset),
 }
@@ -53,6 +58,9 @@ impl<'p> Route<'p> {
             Some("") | None => path,
             Some(shorter) => shorter,
         };
+        if let Some(page) = Page::of(path) {
+            return Some(Self::People(page));
+        }
         let Some(path) = path.strip_prefix("cimi") else {
             return match path {
                 "" => Some(Self::EntryPoint),
@@ -139,6 +147,7 @@ impl<'p> Route<'p> {
             }
             Self::Action(..) | Self::Doctor => "POST, OPTIONS",
             Self::ImageData(_) => "PUT, OPTIONS",
+            Self::People(page) => page.methods(),
             Self::Console(_)
             | Self::Authentication
             | Self::Health
@@ -176,6 +185,7 @@ impl<'p> Route<'p> {
             Self::OpenApi => 14,
             Self::Audit => 15,
             Self::Asset(_) => 16,
+            Self::People(_) => 17,
         }
     }
 }
@@ -220,6 +230,9 @@ pub fn all_routes() -> Vec<Listed> {
     ] {
         list(path.to_owned(), None);
     }
+    for path in Page::PATHS {
+        list(path.to_owned(), None);
+    }
     for asset in assets::ALL {
         list(asset.path(), None);
     }
@@ -248,7 +261,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 17] = [
+pub(crate) const TEMPLATES: [&str; 18] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -266,6 +279,7 @@ pub(crate) const TEMPLATES: [&str; 17] = [
     "/api/openapi.json",
     "/stratus/audit",
     "/assets/{name}",
+    "/register/{page}",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -323,6 +337,9 @@ mod tests {
             ("/stratus/doctor", Doctor),
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
+            ("/cimi/login", People(Page::Login)),
+            ("/register/", People(Page::Home)),
+            ("/register/action/abc", People(Page::Action("abc"))),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");

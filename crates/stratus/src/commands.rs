@@ -77,6 +77,9 @@ commands! {
     Group = group,
     Audit = audit,
     Token = token,
+    Login = login,
+    Logout = logout,
+    Registration = registration,
     Host = host,
     Status = status,
     Doctor = doctor,
@@ -156,6 +159,8 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &[
             "copy-config",
             "trust",
+            "login",
+            "logout",
             "token",
             "hash-password",
             "completions",
@@ -165,7 +170,15 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Administration",
-        &["user", "group", "audit", "host", "status", "doctor"],
+        &[
+            "user",
+            "registration",
+            "group",
+            "audit",
+            "host",
+            "status",
+            "doctor",
+        ],
     ),
 ];
 

@@ -12,7 +12,7 @@ use accounts::{Accounts, Hashing};
 use anyhow::{Context as _, bail};
 use cloud::Cloud;
 use documents::Documents;
-use doors::{Doors, Running, Server, tls};
+use doors::{Doors, People, Running, Server, tls};
 use scheduler::Scheduler;
 use storage::controller::StorageController;
 use tokio::{
@@ -82,7 +82,7 @@ pub async fn serve(
     let passwords = settings::passwords(&config);
     let cloud = Cloud::open(
         documents.clone(),
-        settings::rules(&config, passwords.clone())?,
+        settings::rules(&config, passwords.clone(), roles.has(Role::Registration))?,
         services,
         intake,
     )
@@ -208,12 +208,11 @@ async fn open_doors(
         passwords,
         settings::accounts(config),
     );
-    let doors = Doors::new(
-        Arc::new(cloud.clone()),
-        Arc::new(accounts),
-        settings::doors(config),
-    )
-    .audited_by(Arc::new(log));
+    let accounts = Arc::new(accounts);
+    let people = People::new(cloud.clone(), Arc::clone(&accounts));
+    let doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
+        .audited_by(Arc::new(log))
+        .with_people(people);
     let tls = certificate.map(tls::server_config).transpose()?;
     if tls.is_none() {
         tracing::warn!(

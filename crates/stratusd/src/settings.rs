@@ -94,7 +94,11 @@ pub fn mail(config: &Config) -> anyhow::Result<Option<mail::SmtpSettings>> {
 ///
 /// # Errors
 /// None after the configuration was checked.
-pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Settings> {
+pub fn rules(
+    config: &Config,
+    passwords: Hashing,
+    registers: bool,
+) -> anyhow::Result<cloud::Settings> {
     let machine_types = config
         .machine_types
         .iter()
@@ -120,15 +124,35 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
         placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
         passwords,
-        people: people(config),
+        people: people(config, registers),
     })
 }
 
-/// For sessions and registration.
-fn people(config: &Config) -> cloud::people::PeopleSettings {
+/// For sessions and, if this daemon has the role, registration.
+fn people(config: &Config, registers: bool) -> cloud::people::PeopleSettings {
+    let given = &config.registration;
+    let registration = (registers && given.is_on()).then(|| {
+        let url = if given.url.is_empty() {
+            let scheme = if config.tls.enabled { "https" } else { "http" };
+            format!(
+                "{scheme}://{}:{}",
+                config.host_name(),
+                config.listen().port()
+            )
+        } else {
+            given.url.clone()
+        };
+        cloud::people::RegistrationSettings {
+            role: given.role.clone(),
+            confirm_within: Duration::from_secs(given.confirm_hours.saturating_mul(3600)),
+            reset_within: Duration::from_secs(given.reset_minutes.saturating_mul(60)),
+            rejected_kept: Duration::from_secs(given.rejected_days.saturating_mul(86_400)),
+            ..cloud::people::RegistrationSettings::new(&given.administrator, &url)
+        }
+    });
     cloud::people::PeopleSettings {
         sessions: sessions(config),
-        registration: None,
+        registration,
     }
 }
 

@@ -8,7 +8,7 @@ use documents::{Cached, Changes};
 use crate::{Cloud, CloudError, OpContext, Result, access};
 
 use super::{
-    DirectoryEntry, DirectoryError, Letters, ProfileChange, letters::with_letter,
+    Directory, DirectoryEntry, Letters, ProfileChange, letters::with_letter,
     registration::unreachable,
 };
 
@@ -106,12 +106,10 @@ impl Cloud {
             });
             return renamed.await.map(drop);
         }
-        self.in_directory(async |directory| {
-            directory
-                .change(username, first_name.as_deref(), last_name.as_deref(), None)
-                .await
-        })
-        .await
+        self.directory()?
+            .change(username, first_name.as_deref(), last_name.as_deref(), None)
+            .await
+            .map_err(|error| unreachable(&error))
     }
 
     /// Asks at a new address whether it is right, and tells the old one.
@@ -159,10 +157,10 @@ impl Cloud {
                     changes = changes.replace(&user, next);
                 } else {
                     // Can be done again, so it comes before the link is used up.
-                    self.in_directory(async |directory| {
-                        directory.change(&username, None, None, Some(&email)).await
-                    })
-                    .await?;
+                    self.directory()?
+                        .change(&username, None, None, Some(&email))
+                        .await
+                        .map_err(|error| unreachable(&error))?;
                 }
                 if let Ok(notice) = Letters(settings).address_changed(&old, &username, &email) {
                     changes = with_letter(changes, &notice)?;
@@ -269,11 +267,12 @@ impl Cloud {
             self.hash_chosen(context, password).await?
         } else {
             // Can be done again, so it comes before the link is used up.
-            self.in_directory(async |directory| {
-                let encoded = directory.encode(&password);
-                directory.set_password(username, &encoded).await
-            })
-            .await?;
+            let directory = self.directory()?;
+            let encoded = directory.encode(&password);
+            directory
+                .set_password(username, &encoded)
+                .await
+                .map_err(|error| unreachable(&error))?;
             String::new()
         };
         let documents = &self.0.documents;
@@ -322,18 +321,15 @@ impl Cloud {
         user.filter(|user| !is_of_directory(user))
     }
 
-    async fn in_directory(
-        &self,
-        work: impl AsyncFnOnce(&dyn super::Directory) -> std::result::Result<(), DirectoryError>,
-    ) -> Result<()> {
+    /// Where accounts are that aren't in the cloud's own database.
+    fn directory(&self) -> Result<Arc<dyn Directory>> {
         let directory = self.registration().and_then(|s| s.directory.clone());
-        let directory = directory.ok_or_else(|| {
+        directory.ok_or_else(|| {
             CloudError::Conflict(
                 "this account is kept elsewhere, and the cloud may not write there: change it there"
                     .to_owned(),
             )
-        })?;
-        work(&*directory).await.map_err(|error| unreachable(&error))
+        })
     }
 
     fn user_at_pace(&self, what: &str, username: &str, most: u32) -> Result<()> {

@@ -41,8 +41,6 @@ const FORMS_PER_ADDRESS: u32 = 20;
 const DECISION_LINK: Duration = Duration::from_secs(30 * 86_400);
 /// Registrations that wait at once, so that nobody fills the database with forms.
 const WAITING_AT_MOST: usize = 5_000;
-/// How often the directory is tried again.
-const DIRECTORY_AGAIN: Duration = Duration::from_secs(15);
 
 impl Cloud {
     /// How accounts are asked for, if that is possible.
@@ -364,7 +362,7 @@ impl Cloud {
                 }
             }
             if left {
-                tokio::time::sleep(DIRECTORY_AGAIN).await;
+                tokio::time::sleep(settings.directory_again).await;
             } else {
                 changed.next().await;
             }
@@ -409,6 +407,22 @@ impl Cloud {
             // Somebody rejected it meanwhile: then the entry stays, without any right but what the group gives.
             Err(error) if !error.is_conflict() => Err(error.into()),
             _ => entered.map_err(|error| unreachable(&error)),
+        }
+    }
+
+    /// `changes`, and with them a letter to a user who is disabled or enabled, where users get letters.
+    pub(crate) fn with_notice<'a>(&self, changes: Changes<'a>, user: &User) -> Result<Changes<'a>> {
+        let letter = self
+            .registration()
+            .zip(user.email.as_ref())
+            .and_then(|(settings, email)| {
+                Letters(settings)
+                    .suspended(email, &user.username, user.enabled)
+                    .ok()
+            });
+        match letter {
+            Some(letter) => with_letter(changes, &letter),
+            None => Ok(changes),
         }
     }
 
