@@ -5,6 +5,8 @@ mod clients_ask_only_for_what_changed;
 mod collections_are_followed;
 mod every_route_has_a_rule_for_everybody;
 mod people_log_in_by_a_browser;
+mod people_log_in_by_a_provider;
+mod people_use_pages_in_a_real_browser;
 mod rude_clients_harm_only_themselves;
 mod streams_flow_no_faster_than_they_are_read;
 mod support;

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -124,14 +125,14 @@ pub fn rules(
         placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
         passwords,
-        people: people(config, registers),
+        people: people(config, registers)?,
     })
 }
 
 /// For sessions and, if this daemon has the role, registration.
-fn people(config: &Config, registers: bool) -> cloud::people::PeopleSettings {
+fn people(config: &Config, registers: bool) -> anyhow::Result<cloud::people::PeopleSettings> {
     let given = &config.registration;
-    let registration = (registers && given.is_on()).then(|| {
+    let registration = if registers && given.is_on() {
         let url = if given.url.is_empty() {
             let scheme = if config.tls.enabled { "https" } else { "http" };
             format!(
@@ -142,18 +143,46 @@ fn people(config: &Config, registers: bool) -> cloud::people::PeopleSettings {
         } else {
             given.url.clone()
         };
-        cloud::people::RegistrationSettings {
+        Some(cloud::people::RegistrationSettings {
+            directory: directory(config)?,
             role: given.role.clone(),
             confirm_within: Duration::from_secs(given.confirm_hours.saturating_mul(3600)),
             reset_within: Duration::from_secs(given.reset_minutes.saturating_mul(60)),
             rejected_kept: Duration::from_secs(given.rejected_days.saturating_mul(86_400)),
             ..cloud::people::RegistrationSettings::new(&given.administrator, &url)
-        }
-    });
-    cloud::people::PeopleSettings {
+        })
+    } else {
+        None
+    };
+    Ok(cloud::people::PeopleSettings {
         sessions: sessions(config),
         registration,
+    })
+}
+
+/// Where accounts are written to, if not to the cloud's own database.
+fn directory(config: &Config) -> anyhow::Result<Option<Arc<dyn cloud::people::Directory>>> {
+    let given = &config.registration.ldap;
+    if given.url.is_empty() {
+        return Ok(None);
     }
+    let password = std::fs::read_to_string(&given.manager_password_file)
+        .with_context(|| given.manager_password_file.clone())?;
+    let authorities = if given.ca.is_empty() {
+        None
+    } else {
+        Some(std::fs::read(&given.ca).with_context(|| given.ca.clone())?)
+    };
+    let entries = directory::LdapEntries::new(directory::Server {
+        url: given.url.clone(),
+        start_tls: given.start_tls,
+        authorities,
+        manager_dn: given.manager_dn.clone(),
+        manager_password: password.trim_end_matches(['\r', '\n']).to_owned(),
+        users: given.users.clone(),
+        groups: given.groups.clone(),
+    });
+    Ok(Some(Arc::new(entries.context("`[registration.ldap]`")?)))
 }
 
 /// How long browsers stay logged in.

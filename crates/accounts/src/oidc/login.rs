@@ -94,6 +94,8 @@ struct UnderWay {
 #[derive(Deserialize)]
 struct Tokens {
     id_token: String,
+    #[serde(default)]
+    access_token: Option<String>,
 }
 
 impl Oidc {
@@ -195,7 +197,36 @@ impl Oidc {
         let code = returned.code.ok_or(OidcError::NotBegun)?;
         let tokens = self.exchange(&code, &under_way.verifier).await?;
         let claims = self.verify(&tokens.id_token, &under_way.nonce).await?;
+        let claims = self
+            .with_user_info(claims, tokens.access_token.as_deref())
+            .await?;
         self.person(&claims, under_way.next)
+    }
+
+    /// The claims of the token, with those that the provider gives only when asked for them.
+    async fn with_user_info(
+        &self,
+        mut claims: Map<String, Value>,
+        access_token: Option<&str>,
+    ) -> Result<Map<String, Value>, OidcError> {
+        let wanted = [&self.settings.username_claim, &self.settings.groups_claim];
+        let Some(access_token) = access_token else {
+            return Ok(claims);
+        };
+        if wanted.into_iter().all(|name| claims.contains_key(name)) {
+            return Ok(claims);
+        }
+        let Some(more) = self.provider.user_info(access_token).await? else {
+            return Ok(claims);
+        };
+        if more.get("sub") != claims.get("sub") {
+            return Err(OidcError::Token("what it says beside is of somebody else"));
+        }
+        for (name, value) in more {
+            // What is signed counts more.
+            claims.entry(name).or_insert(value);
+        }
+        Ok(claims)
     }
 
     async fn exchange(&self, code: &str, verifier: &str) -> Result<Tokens, OidcError> {

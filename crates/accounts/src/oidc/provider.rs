@@ -8,6 +8,7 @@ use std::{
 use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder};
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::{
@@ -26,6 +27,8 @@ pub(super) struct Metadata {
     pub(super) authorization_endpoint: String,
     pub(super) token_endpoint: String,
     jwks_uri: String,
+    #[serde(default)]
+    userinfo_endpoint: Option<String>,
     #[serde(default)]
     pub(super) token_endpoint_auth_methods_supported: Vec<String>,
 }
@@ -112,6 +115,25 @@ impl Provider {
         let keys = Arc::new(keys);
         self.known.lock().keys = Some((Instant::now(), Arc::clone(&keys)));
         Ok(keys)
+    }
+
+    /// What it says of a person beside the token, if it says anything (OpenID Connect Core §5.3).
+    pub(super) async fn user_info(
+        &self,
+        access_token: &str,
+    ) -> Result<Option<Map<String, Value>>, OidcError> {
+        let metadata = self.metadata().await?;
+        let Some(url) = metadata
+            .userinfo_endpoint
+            .as_deref()
+            .filter(|url| is_safe(url))
+        else {
+            return Ok(None);
+        };
+        let request = self.client.get(url).bearer_auth(access_token);
+        answer(request.header("accept", "application/json"))
+            .await
+            .map(Some)
     }
 
     /// Sends a form to one of its addresses.

@@ -16,6 +16,24 @@ pub struct Registration {
     pub confirm_hours: u64,
     pub reset_minutes: u64,
     pub rejected_days: u64,
+    pub ldap: Ldap,
+}
+
+/// `[registration.ldap]`: the directory that accounts are written to, if not to the cloud's own database.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(
+    missing_docs,
+    reason = "said once, in the reference file, as for the other tables"
+)]
+pub struct Ldap {
+    pub url: String,
+    pub start_tls: bool,
+    pub ca: String,
+    pub manager_dn: String,
+    pub manager_password_file: String,
+    pub users: String,
+    pub groups: String,
 }
 
 impl Default for Registration {
@@ -27,6 +45,21 @@ impl Default for Registration {
             confirm_hours: 72,
             reset_minutes: 60,
             rejected_days: 30,
+            ldap: Ldap::default(),
+        }
+    }
+}
+
+impl Default for Ldap {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            start_tls: false,
+            ca: String::new(),
+            manager_dn: "cn=admin,o=cloud".to_owned(),
+            manager_password_file: String::new(),
+            users: "ou=users,o=cloud".to_owned(),
+            groups: "ou=groups,o=cloud".to_owned(),
         }
     }
 }
@@ -68,6 +101,21 @@ impl Registration {
                 self.role
             );
             return Some(("registration.role", text));
+        }
+        let ldap = &self.ldap;
+        if ldap.url.is_empty() {
+            return None;
+        }
+        if !["ldap://", "ldaps://", "ldapi://"]
+            .iter()
+            .any(|scheme| ldap.url.starts_with(scheme))
+        {
+            let text = format!("is `{}`; write ldaps://HOST or ldap://HOST:PORT", ldap.url);
+            return Some(("registration.ldap.url", text));
+        }
+        if ldap.manager_password_file.is_empty() {
+            let text = "is empty; write a file with the password of `manager_dn`";
+            return Some(("registration.ldap.manager_password_file", text.to_owned()));
         }
         None
     }
