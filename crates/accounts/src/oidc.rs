@@ -3,11 +3,13 @@
 //! - `settings`: which provider, and what its claims mean here.
 //! - `provider`: what the provider says of itself, and its keys; fetched, bounded, kept for a while.
 //! - `id_token`: whether a token is the provider's, for us, of now, and of this login. No I/O.
+//! - `configured`: the provider that is configured now.
 //! - `login`: the two ends of a login: off to the provider, and back from it.
 //!
 //! Verification is our own on `ring`, which is in the tree anyway, rather than the crate `openidconnect`: that brings a second
 //! implementation of RSA and elliptic curves and some fifty crates for a check of one signature and six claims.
 
+mod configured;
 mod id_token;
 mod login;
 mod provider;
@@ -15,6 +17,7 @@ mod settings;
 
 use std::time::Duration;
 
+pub use configured::Configured;
 pub use login::{Begun, Oidc, Person, Returned};
 pub use settings::{OidcSettings, SettingsError};
 

@@ -6,7 +6,7 @@ use cimi::{Timestamp, resources::Session};
 use rand::{Rng, TryRngCore, distr::Alphanumeric, rngs::OsRng};
 use ring::hmac;
 
-use crate::{Accounts, Identity, token};
+use crate::{Accounts, Identity, Method, token};
 
 /// Characters of a secret.
 const SECRET_LENGTH: usize = 32;
@@ -77,7 +77,8 @@ impl Accounts {
             return None;
         }
         let user = self
-            .usable(&session.user)
+            .current(&session.user)
+            .await
             // Not of somebody else who has the name now, and not after what ends all sessions of a user.
             .filter(|user| user.username == session.user)
             .filter(|user| user.common.created <= session.common.created)
@@ -87,7 +88,7 @@ impl Accounts {
         }
         Some(Arc::new(Identity {
             session: Some(session.id.clone()),
-            ..Identity::of(&user)
+            ..Identity::of(&user).by(Method::Session)
         }))
     }
 }

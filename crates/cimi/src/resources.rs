@@ -9,6 +9,7 @@ mod job;
 mod machine;
 mod network;
 mod people;
+mod service;
 mod template;
 mod volume;
 
@@ -22,6 +23,7 @@ pub use machine::{
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
 pub use people::{MailLink, Purpose, Registration, RegistrationState, Session};
+pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,

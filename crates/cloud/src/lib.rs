@@ -6,10 +6,12 @@
 mod access;
 mod answer;
 mod catalogue;
+mod certified;
 mod cloud;
 mod configuration;
 mod context;
 mod credential;
+mod directory_user;
 mod error;
 mod event;
 mod front;
@@ -29,6 +31,7 @@ pub mod people;
 mod quota;
 mod record;
 mod resolve;
+mod service_configuration;
 mod services;
 #[cfg(feature = "testing")]
 pub mod testing;

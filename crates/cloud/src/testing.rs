@@ -65,6 +65,8 @@ pub fn caller(user: &str, roles: &[&str]) -> OpContext {
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
         token: None,
         session: None,
+        method: accounts::Method::default(),
+        is_limited: false,
     };
     OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
 }

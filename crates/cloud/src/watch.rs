@@ -15,7 +15,8 @@ use cimi::{
     query::Filter,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Registration, Session, Token, User, Volume,
+        MachineRecord, MachineTemplate, Network, Registration, ServiceConfiguration, Session,
+        Token, User, Volume,
         VolumeConfiguration, VolumeTemplate,
     },
 };
@@ -83,6 +84,9 @@ impl Cloud {
         let user = access::require_user(context)?;
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
+        }
+        if kind == Kind::ServiceConfiguration {
+            access::require_admin(context, "see how services are configured")?;
         }
         let hub = self.hub(kind)?;
         let counted = Counted::one_more(self, user)?;

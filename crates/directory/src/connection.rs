@@ -1,140 +1,202 @@
-//! Reaching the server: TLS that is verified, time limits, the manager's login.
+//! A connection to a server: one question after the other, each with its limits.
 
 use std::{sync::Arc, time::Duration};
 
-use cloud::people::DirectoryError;
-use ldap3::{Ldap, LdapConnAsync, LdapConnSettings, LdapError};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
+use accounts::methods::{self, Host};
+use rustls::ClientConfig;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
 };
-use tokio::time::timeout;
 
-/// How long connecting may take, and each operation.
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+use crate::{
+    ber::{self, Head},
+    message::{self, Entry, Outcome, Request, Response, Search},
+    tls,
+};
 
-/// Where the directory is, and who writes there.
-#[derive(Clone)]
-pub struct Server {
-    /// `ldaps://HOST`, `ldap://HOST:PORT`
-    pub url: String,
-    /// TLS from the first request on, for `ldap://`.
-    pub start_tls: bool,
-    /// Certificates of authorities, PEM, that are trusted in place of the system's.
-    pub authorities: Option<Vec<u8>>,
-    /// Who writes.
-    pub manager_dn: String,
-    /// The manager's password.
-    pub manager_password: String,
-    /// Where people are.
-    pub users: String,
-    /// Where groups are.
-    pub groups: String,
+/// Bytes of one message that is read.
+const MESSAGE_AT_MOST: usize = 256 * 1024;
+/// Messages that answer one question.
+const MESSAGES_AT_MOST: usize = 2_000;
+
+/// Results of RFC 4511 §4.1.9 that mean something here.
+const SUCCESS: u32 = 0;
+const SIZE_LIMIT_EXCEEDED: u32 = 4;
+const NO_SUCH_OBJECT: u32 = 32;
+const BUSY: u32 = 51;
+const UNAVAILABLE: u32 = 52;
+
+/// Both ways of a connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+pub(crate) struct Connection {
+    stream: Box<dyn Stream>,
+    buffer: Vec<u8>,
+    patience: Duration,
+    last: u32,
 }
 
-// No log shows the password.
-impl std::fmt::Debug for Server {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "Server({} at {})", self.manager_dn, self.url)
-    }
-}
-
-/// What is wrong with how a server is to be reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectError(pub String);
-
-impl std::fmt::Display for ConnectError {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ConnectError {}
-
-impl Server {
-    /// What TLS connections trust.
-    pub(crate) fn tls(&self) -> Result<Arc<ClientConfig>, ConnectError> {
-        let mut roots = RootCertStore::empty();
-        let given: Vec<CertificateDer<'static>> = match &self.authorities {
-            Some(pem) => CertificateDer::pem_slice_iter(pem)
-                .collect::<Result<_, _>>()
-                .map_err(|error| ConnectError(format!("the authorities' certificates: {error}")))?,
-            None => rustls_native_certs::load_native_certs().certs,
+impl Connection {
+    /// To this server, encrypted as the configuration says.
+    pub(crate) async fn open(
+        settings: &methods::Connection,
+        host: &Host,
+        encryption: Option<Arc<ClientConfig>>,
+    ) -> Result<Self, String> {
+        let patience = Duration::from_millis(settings.timeout_ms);
+        let address = host.address.trim();
+        let connecting = TcpStream::connect((address, host.port));
+        let stream = match timeout(patience, connecting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("no connection within {} ms", patience.as_millis())),
         };
-        for certificate in given {
-            // Of the system's, some may be odd; of those that were named, none may.
-            if roots.add(certificate).is_err() && self.authorities.is_some() {
-                return Err(ConnectError(
-                    "an authority's certificate can't be read".to_owned(),
-                ));
+        let _ = stream.set_nodelay(true);
+        let Some(encryption) = encryption else {
+            return Ok(Self::over(stream, patience));
+        };
+        let stream = if settings.start_tls {
+            let mut plain = Self::over(stream, patience);
+            plain.start_tls().await?;
+            plain.stream
+        } else {
+            Box::new(stream)
+        };
+        let agreed = tls::agree(stream, encryption, address);
+        let agreed = timeout(patience, agreed).await;
+        let stream = agreed.map_err(|_| format!("no TLS within {} ms", patience.as_millis()))??;
+        Ok(Self::over(stream, patience))
+    }
+
+    fn over(stream: impl Stream + 'static, patience: Duration) -> Self {
+        Self {
+            stream: Box::new(stream),
+            buffer: Vec::new(),
+            patience,
+            last: 0,
+        }
+    }
+
+    async fn start_tls(&mut self) -> Result<(), String> {
+        self.send(&Request::StartTls).await?;
+        match self.answer().await? {
+            // What came in clear text must not be taken for what comes encrypted.
+            Response::Extended(outcome) if outcome.code == SUCCESS && self.buffer.is_empty() => {
+                Ok(())
+            }
+            Response::Extended(outcome) => Err(format!("no StartTLS: {}", told(&outcome))),
+            _ => Err(NONSENSE.to_owned()),
+        }
+    }
+
+    /// Whether this is the password of that entry. Without a password: as nobody.
+    pub(crate) async fn bind(&mut self, dn: &str, password: &str) -> Result<bool, String> {
+        self.send(&Request::Bind { dn, password }).await?;
+        match self.answer().await? {
+            Response::Bound(outcome) => match outcome.code {
+                SUCCESS => Ok(true),
+                BUSY | UNAVAILABLE => Err(told(&outcome)),
+                _ => {
+                    tracing::debug!(dn, code = outcome.code, text = outcome.text, "not bound");
+                    Ok(false)
+                }
+            },
+            _ => Err(NONSENSE.to_owned()),
+        }
+    }
+
+    /// The entries, as many as were asked for at most.
+    pub(crate) async fn search(&mut self, search: Search<'_>) -> Result<Vec<Entry>, String> {
+        let most = usize::try_from(search.entries_at_most).unwrap_or(usize::MAX);
+        self.send(&Request::Search(search)).await?;
+        let mut entries = Vec::new();
+        for _ in 0..MESSAGES_AT_MOST {
+            match self.answer().await? {
+                Response::Entry(entry) if entries.len() < most => entries.push(entry),
+                Response::Entry(_) | Response::Other => {}
+                Response::Done(outcome) => {
+                    return match outcome.code {
+                        SUCCESS | SIZE_LIMIT_EXCEEDED | NO_SUCH_OBJECT => Ok(entries),
+                        _ => Err(format!("a search failed: {}", told(&outcome))),
+                    };
+                }
+                Response::Bound(_) | Response::Extended(_) => return Err(NONSENSE.to_owned()),
             }
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| ConnectError(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+        Err(format!("a search has more than {MESSAGES_AT_MOST} results"))
     }
 
-    /// A connection as the manager.
-    pub(crate) async fn connect(&self, tls: &Arc<ClientConfig>) -> Result<Manager, DirectoryError> {
-        let settings = LdapConnSettings::new()
-            .set_conn_timeout(CONNECT_WITHIN)
-            .set_starttls(self.start_tls)
-            .set_config(Arc::clone(tls));
-        let connecting = LdapConnAsync::with_settings(settings, &self.url);
-        let (connection, mut ldap) = timeout(CONNECT_WITHIN * 2, connecting)
-            .await
-            .map_err(|_| DirectoryError::Unavailable("it doesn't answer in time".to_owned()))?
-            .map_err(|error| unavailable(&error))?;
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.drive().await {
-                tracing::debug!(%error, "the connection to the directory ended");
-            }
-        });
-        let manager = ldap.with_timeout(ANSWER_WITHIN);
-        let bound = manager
-            .simple_bind(&self.manager_dn, &self.manager_password)
-            .await;
-        let connected = Manager { ldap, driver };
-        bound
-            .and_then(ldap3::LdapResult::success)
-            .map_err(|error| unavailable(&error))?;
-        Ok(connected)
+    /// Says goodbye; whether it is heard makes no difference.
+    pub(crate) async fn close(mut self) {
+        let _ = self.send(&Request::Unbind).await;
     }
-}
 
-/// A connection as the manager; closed when dropped.
-pub(crate) struct Manager {
-    ldap: Ldap,
-    driver: tokio::task::JoinHandle<()>,
-}
-
-impl Manager {
-    /// For one operation, which ends in time.
-    pub(crate) fn operation(&mut self) -> &mut Ldap {
-        self.ldap.with_timeout(ANSWER_WITHIN)
-    }
-}
-
-impl Drop for Manager {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-/// What is wrong, in one line.
-pub(crate) fn unavailable(error: &LdapError) -> DirectoryError {
-    let text = match error {
-        LdapError::Timeout { .. } => "it doesn't answer in time".to_owned(),
-        LdapError::LdapResult { result } => {
-            format!("it refuses (result {}): {}", result.rc, result.text)
+    async fn send(&mut self, request: &Request<'_>) -> Result<(), String> {
+        self.last += 1;
+        let bytes = message::written(self.last, request);
+        let write = async {
+            self.stream.write_all(&bytes).await?;
+            self.stream.flush().await
+        };
+        match timeout(self.patience, write).await {
+            Ok(written) => written.map_err(|error| error.to_string()),
+            Err(_) => Err("it doesn't read what is sent".to_owned()),
         }
-        other => other.to_string(),
-    };
-    let line: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    DirectoryError::Unavailable(line)
+    }
+
+    /// The next message that belongs to the last request.
+    async fn answer(&mut self) -> Result<Response, String> {
+        let patience = self.patience;
+        let read = async {
+            loop {
+                let (id, response) = self.message().await?;
+                if id == self.last {
+                    return Ok(response);
+                }
+                // What comes unasked says that it ends.
+                return Err("it ended the connection, or answered what wasn't asked".to_owned());
+            }
+        };
+        match timeout(patience, read).await {
+            Ok(read) => read,
+            Err(_) => Err(format!("no answer within {} ms", patience.as_millis())),
+        }
+    }
+
+    async fn message(&mut self) -> Result<(u32, Response), String> {
+        loop {
+            match ber::head(&self.buffer) {
+                Head::Wrong => return Err(NONSENSE.to_owned()),
+                Head::Element(ber::SEQUENCE, header, length) => {
+                    if length > MESSAGE_AT_MOST {
+                        return Err(format!("it sends a message of {length} bytes"));
+                    }
+                    if let Some(content) = self.buffer.get(header..header + length) {
+                        let message = message::read(content);
+                        self.buffer.drain(..header + length);
+                        return message.ok_or_else(|| NONSENSE.to_owned());
+                    }
+                }
+                Head::Element(..) => return Err(NONSENSE.to_owned()),
+                Head::More => {}
+            }
+            let mut piece = [0; 4096];
+            match self.stream.read(&mut piece).await {
+                Ok(0) => return Err("it ended the connection".to_owned()),
+                Ok(length) => self
+                    .buffer
+                    .extend_from_slice(piece.get(..length).unwrap_or_default()),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}
+
+const NONSENSE: &str = "what it answers is not LDAP";
+
+fn told(outcome: &Outcome) -> String {
+    format!("result {} {}", outcome.code, outcome.text)
 }

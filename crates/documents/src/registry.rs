@@ -6,8 +6,8 @@ use cimi::{
     PrincipalType,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, MailLink, Network, Registration, Resource, Session, Token,
-        User, Volume, VolumeConfiguration, VolumeTemplate,
+        MachineRecord, MachineTemplate, MailLink, Network, Registration, Resource,
+        ServiceConfiguration, Session, Token, User, Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use store::{
@@ -78,6 +78,7 @@ registry! {
     sessions: Session,
     registrations: Registration,
     mail_links: MailLink,
+    service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,
 }

@@ -24,7 +24,10 @@ mod visit;
 
 use std::sync::Arc;
 
-use accounts::{Accounts, oidc::Oidc};
+use accounts::{
+    Accounts,
+    oidc::{Configured, Oidc},
+};
 use cloud::{Cloud, CloudError};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
@@ -48,7 +51,7 @@ const HOME: &str = "/register/";
 pub struct People {
     cloud: Cloud,
     accounts: Arc<Accounts>,
-    oidc: Arc<dyn Fn() -> Option<Arc<Oidc>> + Send + Sync>,
+    provider: Configured,
 }
 
 impl std::fmt::Debug for People {
@@ -58,24 +61,19 @@ impl std::fmt::Debug for People {
 }
 
 impl People {
-    /// For the people of a cloud, who log in by password.
+    /// For the people of a cloud, who log in in the ways that are configured.
     #[must_use]
     pub fn new(cloud: Cloud, accounts: Arc<Accounts>) -> Self {
         Self {
             cloud,
             accounts,
-            oidc: Arc::new(|| None),
+            provider: Configured::default(),
         }
     }
 
-    /// With a provider of identities, too, if `provider` has one at the time.
-    #[must_use]
-    pub fn with_oidc(
-        mut self,
-        provider: impl Fn() -> Option<Arc<Oidc>> + Send + Sync + 'static,
-    ) -> Self {
-        self.oidc = Arc::new(provider);
-        self
+    /// The provider of identities that people can log in by now.
+    fn oidc(&self) -> Option<Arc<Oidc>> {
+        self.provider.of(&self.accounts.methods())
     }
 
     /// Answers a request for a page: what goes wrong is a page, too, for who wants pages.

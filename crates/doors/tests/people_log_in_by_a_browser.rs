@@ -146,18 +146,18 @@ async fn a_login_makes_a_session_that_the_api_knows_and_a_logout_ends() {
     assert_eq!(left.status, 303);
     assert!(left.header("set-cookie").contains("Max-Age=0"));
     assert_eq!(
-        world.ask("GET", "/cimi/authn", &cookie, "").await.status,
+        world.ask("GET", "/cimi/Volume", &cookie, "").await.status,
         401
     );
     assert_eq!(
-        world.ask("GET", "/cimi/authn", &again, "").await.status,
+        world.ask("GET", "/cimi/Volume", &again, "").await.status,
         200
     );
     // Another site's page can't log anybody out.
     let sent = format!("{again}Sec-Fetch-Site: cross-site\r\n");
     world.ask("GET", "/cimi/logout", &sent, "").await;
     assert_eq!(
-        world.ask("GET", "/cimi/authn", &again, "").await.status,
+        world.ask("GET", "/cimi/Volume", &again, "").await.status,
         200
     );
 }
@@ -469,7 +469,7 @@ async fn a_profile_is_changed_with_the_current_password_only() {
     let done = post("newUserPassword=battery+staple&newUserPasswordCheck=battery+staple&userPassword=correct+horse").await;
     assert_eq!(done.status, 303);
     assert_eq!(
-        world.ask("GET", "/cimi/authn", &cookie, "").await.status,
+        world.ask("GET", "/cimi/Volume", &cookie, "").await.status,
         401,
         "the session ended"
     );

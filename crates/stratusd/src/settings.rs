@@ -173,7 +173,7 @@ fn directory(config: &Config) -> anyhow::Result<Option<Arc<dyn cloud::people::Di
     } else {
         Some(std::fs::read(&given.ca).with_context(|| given.ca.clone())?)
     };
-    let entries = directory::LdapEntries::new(directory::Server {
+    let entries = enrolment::LdapEntries::new(enrolment::Server {
         url: given.url.clone(),
         start_tls: given.start_tls,
         authorities,
@@ -381,6 +381,7 @@ pub fn doors(config: &Config) -> doors::Settings {
         body_bytes: config.limits.bodies_mib.saturating_mul(1 << 20),
         // In user mode guests reach the host's loopback, too, and look like it.
         metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
+        certificate_header: config.certificates.proxy_header.parse().ok(),
         ..doors::Settings::default()
     }
 }

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 /// The crates of ours that each crate may use. What is not here is a decision: take it in `ARCHITECTURE.md`, then here.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("accounts", &["cimi", "passwords"]),
+    ("accounts", &["certificates", "cimi", "passwords"]),
+    ("certificates", &["cimi"]),
     ("cimi", &[]),
     (
         "cloud",
@@ -28,9 +29,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("context", &[]),
-    ("directory", &["cloud"]),
+    ("directory", &["accounts", "cimi"]),
     ("documents", &["cimi", "store"]),
-    ("doors", &["accounts", "cimi", "cloud"]),
+    ("doors", &["accounts", "certificates", "cimi", "cloud"]),
+    ("enrolment", &["cloud"]),
     ("mail", &["store"]),
     ("marketplace", &[]),
     ("network", &[]),
@@ -43,11 +45,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "stratusd",
         &[
             "accounts",
+            "certificates",
             "cimi",
             "cloud",
             "directory",
             "documents",
             "doors",
+            "enrolment",
             "mail",
             "network",
             "scheduler",

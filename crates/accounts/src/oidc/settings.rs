@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A provider of identities: the member `oidc` of `ServiceConfiguration/authn`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct OidcSettings {
     /// Whether it is used.
     pub enabled: bool,

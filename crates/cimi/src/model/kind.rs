@@ -56,6 +56,7 @@ kinds! {
     Token,
     Session,
     Registration,
+    ServiceConfiguration,
     Host,
     MachineRecord,
     MachineVolume,

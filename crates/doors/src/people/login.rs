@@ -45,7 +45,7 @@ impl People {
                 ..Field::default()
             },
         ];
-        form.instead = (self.oidc)().map(|oidc| {
+        form.instead = self.oidc().map(|oidc| {
             Link::to(
                 format!("/cimi/oidc/start?next={}", encoded(&next)),
                 format!("Log in by {}", oidc.label()),

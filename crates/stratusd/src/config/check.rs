@@ -169,6 +169,10 @@ impl Config {
                 let registration = self.registration.problem(self.mail.is_on());
                 registration.map(|(key, problem)| (key.to_owned(), problem))
             })
+            .or_else(|| {
+                let certificates = self.certificates.problem();
+                certificates.map(|(key, problem)| (key.to_owned(), problem))
+            })
             .or_else(|| self.problem_of_machine_types())
             .or_else(|| self.problem_of_networks())
     }

@@ -341,6 +341,7 @@ pub struct Accounts {
     pub password_file: String,
     pub session_idle_minutes: u64,
     pub session_hours: u64,
+    pub certificate_file: String,
 }
 
 impl Default for Accounts {
@@ -352,6 +353,7 @@ impl Default for Accounts {
             password_file: String::new(),
             session_idle_minutes: 30,
             session_hours: 12,
+            certificate_file: String::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use cloud::people::{Directory, DirectoryEntry, DirectoryError};
-use directory::{LdapEntries, Server};
+use enrolment::{LdapEntries, Server};
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
 const TREE: &str = "dn: o=cloud\nobjectClass: organization\no: cloud\n\n\
