@@ -2,7 +2,11 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use cimi::{Timestamp, resources::Session};
+use cimi::{
+    Timestamp,
+    common::ADMIN_ROLE,
+    resources::{Session, User},
+};
 use rand::{Rng, TryRngCore, distr::Alphanumeric, rngs::OsRng};
 use ring::hmac;
 
@@ -82,7 +86,8 @@ impl Accounts {
             // Not of somebody else who has the name now, and not after what ends all sessions of a user.
             .filter(|user| user.username == session.user)
             .filter(|user| user.common.created <= session.common.created)
-            .filter(|user| user.generation == session.generation)?;
+            .filter(|user| user.generation == session.generation)
+            .filter(|user| self.is_on(&session.method, user))?;
         if is_news(&session, now, address) {
             self.source.session_used(&session, now, address).await;
         }
@@ -90,6 +95,22 @@ impl Accounts {
             session: Some(session.id.clone()),
             ..Identity::of(&user).by(Method::Session)
         }))
+    }
+}
+
+impl Accounts {
+    /// Whether the way in which a user logged in still is one.
+    fn is_on(&self, method: &str, user: &User) -> bool {
+        let methods = self.methods();
+        match method {
+            "oidc" => methods.oidc.as_ref().is_some_and(|oidc| oidc.enabled),
+            "password" => {
+                let is_admin = user.roles.iter().any(|role| role == ADMIN_ROLE);
+                methods.localdb.password_enabled || is_admin
+            }
+            // The directory itself is asked.
+            _ => true,
+        }
     }
 }
 

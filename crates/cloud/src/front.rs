@@ -8,8 +8,7 @@ use cimi::{
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
         MachineRecord, MachineTemplate, Network, Registration, ServiceConfiguration, Session,
-        Token, User, Volume,
-        VolumeConfiguration, VolumeTemplate,
+        Token, User, Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};

@@ -60,6 +60,7 @@ pub struct Audited {
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     user: Option<Box<str>>,
+    method: Option<&'static str>,
     claimed: Option<String>,
 }
 
@@ -68,9 +69,10 @@ const CLAIMED_AT_MOST: usize = 100;
 
 impl Told {
     /// Logged in.
-    pub(crate) fn user(name: &str) -> Self {
+    pub(crate) fn user(name: &str, method: &'static str) -> Self {
         Self {
             user: Some(name.into()),
+            method: Some(method),
             claimed: None,
         }
     }
@@ -79,6 +81,7 @@ impl Told {
     pub(crate) fn claimed(name: &str) -> Self {
         Self {
             user: None,
+            method: None,
             claimed: Some(name.chars().take(CLAIMED_AT_MOST).collect()),
         }
     }
@@ -140,7 +143,9 @@ pub(crate) fn entry(
         time: Timestamp::now(),
         request_id: Arc::clone(request_id),
         user: identity.map(|identity| identity.user.clone()).or(logged_in),
-        authenticated_by: identity.map(|identity| identity.method.name()),
+        authenticated_by: identity
+            .map(|identity| identity.method.name())
+            .or(told.and_then(|told| told.method)),
         token: identity
             .and_then(|identity| identity.token.as_ref())
             .map(|token| token.id.to_string()),

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use accounts::{
-    Accounts, Cost, Hashing,
-    oidc::OidcSettings,
-};
+use accounts::{Accounts, Cost, Hashing, oidc::OidcSettings};
 use cimi::model::Kind;
 use cloud::{
     Cloud, NoServices,
@@ -181,7 +178,10 @@ impl World {
         settings.redirect_url = "http://localhost/cimi/oidc/callback".to_owned();
         change(&mut settings);
         let body = json!({"service": "authn", "localdb": {"password-enabled": true, "cert-enabled": false}, "oidc": settings});
-        cloud.create(&root, Kind::ServiceConfiguration, object(body)).await.unwrap();
+        cloud
+            .create(&root, Kind::ServiceConfiguration, object(body))
+            .await
+            .unwrap();
         let people = People::new(cloud.clone(), accounts.clone());
         let doors = Doors::new(Arc::new(cloud), accounts, Settings::default()).with_people(people);
         let server = Server::new(Arc::new(doors), Limits::default(), None);

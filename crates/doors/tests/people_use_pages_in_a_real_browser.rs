@@ -13,7 +13,10 @@ use cloud::{
 };
 use documents::Documents;
 use doors::{Doors, Limits, People, Running, Server, Settings, tls};
-use mail::{Postman, testing::{Mood, Sink}};
+use mail::{
+    Postman,
+    testing::{Mood, Sink},
+};
 use serde_json::json;
 use store::SqliteStore;
 use testkit::Browser;
@@ -41,7 +44,12 @@ impl World {
         let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
         let documents = Documents::open(store.clone()).await.unwrap();
         // Known before the server listens: letters name it.
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let url = format!("https://127.0.0.1:{port}");
         let (hashing, services) = (Hashing::with_cost(Cost::NONE), Arc::new(NoServices));
         let settings = cloud::Settings {
@@ -52,23 +60,39 @@ impl World {
             },
             ..testing::settings()
         };
-        let cloud = Cloud::open(documents.clone(), settings, services.clone(), services).await.unwrap();
+        let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
+            .await
+            .unwrap();
         let root = caller("root", &["::ADMIN"]);
         let body = json!({"username": "root", "password": "correct horse", "roles": ["::ADMIN"], "email": "root@example.org"});
         cloud.create(&root, Kind::User, object(body)).await.unwrap();
-        let accounts = Arc::new(Accounts::new(Arc::new(cloud.clone()), hashing, accounts::Settings::default()));
+        let accounts = Arc::new(Accounts::new(
+            Arc::new(cloud.clone()),
+            hashing,
+            accounts::Settings::default(),
+        ));
         let people = People::new(cloud.clone(), accounts.clone());
         let doors = Doors::new(Arc::new(cloud), accounts, Settings::default()).with_people(people);
         let files = tls::ensure_self_signed(folder.path(), &["127.0.0.1".to_owned()]).unwrap();
         let certificate = tls::Certificate::read(&files).unwrap();
         let tls = tls::server_config(certificate.into()).unwrap();
         let server = Server::new(Arc::new(doors), Limits::default(), Some(tls));
-        let running = server.start(format!("127.0.0.1:{port}").parse().unwrap()).await.unwrap();
+        let running = server
+            .start(format!("127.0.0.1:{port}").parse().unwrap())
+            .await
+            .unwrap();
         let sink = Sink::start(Mood::Takes).await;
         let stop = CancellationToken::new();
         let postman = Postman::new(store, &sink.settings()).unwrap();
         tokio::spawn(postman.run(stop.clone()));
-        Self { running, documents, sink, stop, url, _folder: folder }
+        Self {
+            running,
+            documents,
+            sink,
+            stop,
+            url,
+            _folder: folder,
+        }
     }
 
     async fn letter(&self, number: usize, to: &str) -> String {
@@ -80,7 +104,9 @@ impl World {
 
     async fn link(&self, number: usize, to: &str) -> String {
         let text = self.letter(number, to).await;
-        let link = text.split_whitespace().find(|word| word.contains("/register/action/"));
+        let link = text
+            .split_whitespace()
+            .find(|word| word.contains("/register/action/"));
         link.unwrap_or_else(|| panic!("{text}")).to_owned()
     }
 }
@@ -94,7 +120,9 @@ async fn log_in(browser: &Browser, world: &World, user: &str, password: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
-    let Some(browser) = Browser::start().await else { return };
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
     let world = World::start().await;
     let at = |path: &str| format!("{}{path}", world.url);
     browser.open(&at("/register/")).await;
@@ -145,7 +173,12 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     browser.wait_for("Nobody waits.").await;
     browser.open(&at("/cimi/logout")).await;
     browser.wait_for("Log in to use the cloud").await;
-    assert!(world.letter(3, "alice@example.org").await.contains("was approved"));
+    assert!(
+        world
+            .letter(3, "alice@example.org")
+            .await
+            .contains("was approved")
+    );
 
     // Alice is sent back to where she wanted to go.
     browser.open(&at("/register/profile")).await;
@@ -172,12 +205,20 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     browser.click("main button[type=submit]").await;
     browser.wait_for("A letter is on its way").await;
     let letters = world.sink.wait_for(5).await;
-    let to_new = letters.iter().find(|letter| letter.header("To").unwrap().contains("new@")).unwrap();
+    let to_new = letters
+        .iter()
+        .find(|letter| letter.header("To").unwrap().contains("new@"))
+        .unwrap();
     let text = to_new.text();
-    let link = text.split_whitespace().find(|word| word.contains("/register/action/")).unwrap();
+    let link = text
+        .split_whitespace()
+        .find(|word| word.contains("/register/action/"))
+        .unwrap();
     browser.open(link).await;
     browser.click("button[value=yes]").await;
-    browser.wait_for("new@example.org is the address of alice now").await;
+    browser
+        .wait_for("new@example.org is the address of alice now")
+        .await;
     world.sink.wait_for(6).await;
     browser.open(&at("/register/sessions")).await;
     browser.wait_for("this one").await;
@@ -211,7 +252,11 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     browser.click(".actions button.danger").await;
     browser.wait_for("Log in").await;
     let until = std::time::Instant::now() + Duration::from_secs(20);
-    while world.documents.count_owned::<cimi::resources::Session>("alice") > 0 {
+    while world
+        .documents
+        .count_owned::<cimi::resources::Session>("alice")
+        > 0
+    {
         assert!(std::time::Instant::now() < until);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,5 +1,9 @@
 //! `stratus login` and `logout`: what is kept where, who can read it, and what counts more.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -16,7 +20,14 @@ const ID: &str = "0199c5a2-7f1e-7d30-b1c4-5c6f2d9f8a10";
 fn answer(seen: &Seen) -> Reply {
     let made = json!({ "id": format!("Token/{ID}"), "token": TOKEN, "user": "ann", "scope": "full", "expires": "2030-01-02T03:04:05Z" });
     match seen.line.as_str() {
-        "POST /cimi/Token" if seen.headers["authorization"].to_str().unwrap().starts_with("Basic ") => Reply::json(201, &made),
+        "POST /cimi/Token"
+            if seen.headers["authorization"]
+                .to_str()
+                .unwrap()
+                .starts_with("Basic ") =>
+        {
+            Reply::json(201, &made)
+        }
         "POST /cimi/command/token" => Reply::json(200, &made),
         "GET /cimi/Token" => Reply::json(200, &collection("tokens", &[])),
         line if line == format!("DELETE /cimi/Token/{ID}") => Reply(204, Vec::new(), Vec::new()),
@@ -45,7 +56,10 @@ fn a_login_is_kept_closed_and_used_until_the_logout() {
     let before = ended(bare(&cloud, "token list"));
     assert!(before.stderr.contains("stratus login"), "{before:?}");
     let login = ended_with_input(bare(&cloud, "login -u ann"), "s3cret\n").success();
-    assert!(login.contains("as ann, until 2030-01-02T03:04:05Z"), "{login}");
+    assert!(
+        login.contains("as ann, until 2030-01-02T03:04:05Z"),
+        "{login}"
+    );
     let file = cloud.home.path().join(".stratuslab/logins");
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -59,7 +73,10 @@ fn a_login_is_kept_closed_and_used_until_the_logout() {
     assert!(authorization(&cloud).starts_with("Basic "));
     let out = ended(bare(&cloud, "logout")).success();
     assert!(out.contains("Logged out"), "{out}");
-    assert_eq!(cloud.lines().last().unwrap(), &format!("DELETE /cimi/Token/{ID}"));
+    assert_eq!(
+        cloud.lines().last().unwrap(),
+        &format!("DELETE /cimi/Token/{ID}")
+    );
     assert!(!std::fs::read_to_string(&file).unwrap().contains("strat_"));
     assert_ne!(ended(bare(&cloud, "token list")).status, 0);
     ended(bare(&cloud, "logout")).success();
@@ -75,11 +92,17 @@ fn a_keyring_has_the_token_if_there_is_one() {
     // As secret-tool does: the secret comes on standard input and goes out on standard output.
     let script = "#!/bin/sh\ncase $1 in store) cat > \"$HOME/ring\";; lookup) cat \"$HOME/ring\";; clear) rm \"$HOME/ring\";; esac\n";
     std::fs::write(folder.join("secret-tool"), script).unwrap();
-    std::fs::set_permissions(folder.join("secret-tool"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(
+        folder.join("secret-tool"),
+        std::fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
     let with_ring = |words: &str| {
         let mut command = bare(&cloud, words);
-        command.env("PATH", &path).env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere");
+        command
+            .env("PATH", &path)
+            .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere");
         command
     };
     let login = ended_with_input(with_ring("login -u ann --format json"), "s3cret\n").success();
@@ -103,7 +126,10 @@ fn the_browser_brings_a_code_that_becomes_the_login() {
     let mut line = String::new();
     while !line.contains("/cimi/command?") {
         line.clear();
-        assert!(told.read_line(&mut line).unwrap() > 0, "no address was told");
+        assert!(
+            told.read_line(&mut line).unwrap() > 0,
+            "no address was told"
+        );
     }
     let value = |name: &str| {
         let (_, rest) = line.split_once(&format!("{name}=")).unwrap();
@@ -111,8 +137,11 @@ fn the_browser_brings_a_code_that_becomes_the_login() {
     };
     assert_eq!(value("challenge").len(), 43);
     let ask = |target: &str| {
-        let mut stream = TcpStream::connect(("127.0.0.1", value("port").parse::<u16>().unwrap())).unwrap();
-        stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+        let mut stream =
+            TcpStream::connect(("127.0.0.1", value("port").parse::<u16>().unwrap())).unwrap();
+        stream
+            .write_all(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -120,8 +149,16 @@ fn the_browser_brings_a_code_that_becomes_the_login() {
     assert!(ask("/?code=forged&state=guessed").contains("404"));
     assert!(ask(&format!("/?code=thecode&state={}", value("state"))).contains("Done"));
     let mut out = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    assert!(child.wait().unwrap().success() && out.contains("as ann"), "{out}");
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut out)
+        .unwrap();
+    assert!(
+        child.wait().unwrap().success() && out.contains("as ann"),
+        "{out}"
+    );
     let sent = cloud.requests().last().unwrap().clone();
     assert!(!sent.headers.contains_key("authorization"));
     assert_eq!(sent.json()["code"], "thecode");
@@ -133,16 +170,32 @@ fn the_browser_brings_a_code_that_becomes_the_login() {
 #[test]
 fn registrations_are_listed_and_decided() {
     let cloud = Cloud::start(|seen| match seen.line.as_str() {
-        "GET /cimi/Registration" => Reply::json(200, &collection("registrations", &[
-            json!({ "id": "Registration/ann", "username": "ann", "first-name": "Ann", "last-name": "A", "email": "a@example.org", "state": "APPROVAL_PENDING", "created": "2030-01-02T03:04:05Z", "message": "please\nme" }),
-            json!({ "id": "Registration/zoe", "username": "zoe", "first-name": "Zoe", "last-name": "Z", "email": "z@example.org", "state": "EMAIL_PENDING", "created": "2030-01-02T03:04:05Z" }),
-        ])),
-        "POST /cimi/Registration/ann/approve" | "POST /cimi/Registration/zoe/reject" => Reply(204, Vec::new(), Vec::new()),
+        "GET /cimi/Registration" => Reply::json(
+            200,
+            &collection(
+                "registrations",
+                &[
+                    json!({ "id": "Registration/ann", "username": "ann", "first-name": "Ann", "last-name": "A", "email": "a@example.org", "state": "APPROVAL_PENDING", "created": "2030-01-02T03:04:05Z", "message": "please\nme" }),
+                    json!({ "id": "Registration/zoe", "username": "zoe", "first-name": "Zoe", "last-name": "Z", "email": "z@example.org", "state": "EMAIL_PENDING", "created": "2030-01-02T03:04:05Z" }),
+                ],
+            ),
+        ),
+        "POST /cimi/Registration/ann/approve" | "POST /cimi/Registration/zoe/reject" => {
+            Reply(204, Vec::new(), Vec::new())
+        }
         _ => Reply::refusal(404, "there is no such registration"),
     });
     let listed = cloud.run("registration list").success();
-    assert!(listed.contains("ann   Ann A") && listed.contains("please me") && !listed.contains("zoe"), "{listed}");
-    assert!(cloud.run("registration list --all").success().contains("zoe"));
+    assert!(
+        listed.contains("ann   Ann A") && listed.contains("please me") && !listed.contains("zoe"),
+        "{listed}"
+    );
+    assert!(
+        cloud
+            .run("registration list --all")
+            .success()
+            .contains("zoe")
+    );
     cloud.run("registration approve ann").success();
     cloud.run("registration reject zoe").success();
     assert_eq!(cloud.run("registration approve bob").status, 255);

@@ -231,6 +231,8 @@ async fn open_doors(
     open_files: u64,
     log: FileLog,
 ) -> anyhow::Result<Running> {
+    // A login provider is reached by the same cryptography as everything else.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let people = People::new(cloud.clone(), Arc::clone(&accounts));
     let doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
         .audited_by(Arc::new(log))

@@ -61,7 +61,11 @@ impl Browser {
         };
         let port = timeout(PATIENCE, listening).await.unwrap();
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let client = Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client = Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .build()
+            .unwrap();
         let mut browser = Self {
             client,
             session: format!("http://127.0.0.1:{port}/session"),
@@ -96,9 +100,15 @@ impl Browser {
         if method == Method::POST {
             request = request.json(&body);
         }
-        let answer = request.send().await.map_err(|error| format!("{path}: {error}"))?;
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| format!("{path}: {error}"))?;
         let status = answer.status();
-        let answer: Value = answer.json().await.map_err(|error| format!("{path}: {error}"))?;
+        let answer: Value = answer
+            .json()
+            .await
+            .map_err(|error| format!("{path}: {error}"))?;
         if status.is_success() {
             return Ok(answer["value"].clone());
         }
@@ -119,7 +129,9 @@ impl Browser {
     /// What a person reads on the page.
     pub async fn text(&self) -> String {
         let body = self.find("body").await;
-        let text = self.ask(Method::GET, &format!("/element/{body}/text"), Value::Null).await;
+        let text = self
+            .ask(Method::GET, &format!("/element/{body}/text"), Value::Null)
+            .await;
         text.as_str().unwrap().to_owned()
     }
 
@@ -131,14 +143,19 @@ impl Browser {
             if found.as_ref().is_ok_and(|found| found.contains(text)) {
                 return;
             }
-            assert!(Instant::now() < until, "`{text}` is not to be read: {found:?}");
+            assert!(
+                Instant::now() < until,
+                "`{text}` is not to be read: {found:?}"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     async fn try_text(&self) -> Result<String, String> {
         let body = self.try_find("body").await?;
-        let text = self.try_ask(Method::GET, &format!("/element/{body}/text"), Value::Null).await?;
+        let text = self
+            .try_ask(Method::GET, &format!("/element/{body}/text"), Value::Null)
+            .await?;
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
@@ -155,24 +172,45 @@ impl Browser {
     /// Writes into the field of this name, in place of what is there.
     pub async fn fill(&self, name: &str, text: &str) {
         let field = self.find(&format!("[name=\"{name}\"]")).await;
-        self.ask(Method::POST, &format!("/element/{field}/clear"), json!({})).await;
-        self.ask(Method::POST, &format!("/element/{field}/value"), json!({"text": text})).await;
+        self.ask(Method::POST, &format!("/element/{field}/clear"), json!({}))
+            .await;
+        self.ask(
+            Method::POST,
+            &format!("/element/{field}/value"),
+            json!({"text": text}),
+        )
+        .await;
     }
 
     /// Clicks what a selector of CSS finds first.
     pub async fn click(&self, selector: &str) {
         let element = self.find(selector).await;
-        self.ask(Method::POST, &format!("/element/{element}/click"), json!({})).await;
+        self.ask(
+            Method::POST,
+            &format!("/element/{element}/click"),
+            json!({}),
+        )
+        .await;
     }
 
     /// What a script on the page answers.
     pub async fn run(&self, script: &str) -> Value {
-        self.ask(Method::POST, "/execute/sync", json!({"script": script, "args": []})).await
+        self.ask(
+            Method::POST,
+            "/execute/sync",
+            json!({"script": script, "args": []}),
+        )
+        .await
     }
 
     /// Makes the window so large.
     pub async fn resize(&self, width: u32, height: u32) {
-        self.ask(Method::POST, "/window/rect", json!({"width": width, "height": height})).await;
+        self.ask(
+            Method::POST,
+            "/window/rect",
+            json!({"width": width, "height": height}),
+        )
+        .await;
     }
 
     /// A picture of the page, into the folder `STRATUS_SCREENSHOTS` if that is set.
@@ -190,7 +228,12 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // The driver and all that it started: they are a group.
-        if let Some(group) = self.driver.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+        if let Some(group) = self
+            .driver
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(rustix::process::Pid::from_raw)
+        {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     }

@@ -84,7 +84,8 @@ impl People {
             }
             Err(error @ LoginError::Busy) => return Err(Problem::new(503, error.to_string())),
         };
-        self.begin(visit, &identity, "password", &next).await
+        self.begin(visit, &identity, identity.method.name(), &next)
+            .await
     }
 
     /// A new session in place of whatever the browser had, and on to `next`.
@@ -92,7 +93,7 @@ impl People {
         &self,
         visit: &Visit<'_>,
         identity: &accounts::Identity,
-        method: &str,
+        method: &'static str,
         next: &str,
     ) -> Answer {
         let agent = visit.head.headers.get(header::USER_AGENT);
@@ -106,7 +107,9 @@ impl People {
         let secret = self.cloud.begin_session(&new).await.map_err(refusal)?;
         let mut response = redirect(next);
         cookies::set_session(&mut response, &secret);
-        response.extensions_mut().insert(Told::user(&identity.user));
+        response
+            .extensions_mut()
+            .insert(Told::user(&identity.user, method));
         Ok(response)
     }
 

@@ -11,7 +11,8 @@ use super::{Answer, People, Visit, cookies, redirect, refusal, visit::own_path};
 
 impl People {
     fn provider(&self) -> Result<Arc<Oidc>, Problem> {
-        self.oidc().ok_or_else(|| Problem::new(404, "no login provider is configured here"))
+        self.oidc()
+            .ok_or_else(|| Problem::new(404, "no login provider is configured here"))
     }
 
     /// `GET /cimi/oidc/start?next=…`: off to the provider.
