@@ -160,7 +160,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}/{id}", Some(_), "PUT" | "DELETE") => Editors,
         ("/cimi/{type}/{id}", Some(Kind::Machine), "POST") => Editors,
         ("/cimi/{type}/{id}/{action}", Some(Kind::Machine), "POST") => Editors,
-        ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => NoUser,
+        ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => Editors,
 
         ("/cimi/{type}/{id}/{collection}", Some(Kind::Machine), "GET" | "HEAD") => Viewers,
         ("/cimi/{type}/{id}/{collection}", Some(Kind::Machine), "POST") => Editors,

@@ -17,6 +17,7 @@ mod console;
 mod health;
 mod host;
 mod media;
+mod memory;
 mod prepare;
 mod report;
 mod root_disk;

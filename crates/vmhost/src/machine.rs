@@ -7,7 +7,9 @@
 
 mod disks;
 mod keeper;
+mod memory;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +27,7 @@ use crate::block_nodes;
 use crate::error::HypervisorError;
 use crate::hypervisor::{
     EVENT_QUEUE, EventStream, ExitCause, MachineEvent, MachineStatus, QUIT_LIMIT, Result,
-    RunFolder, RunState, RunningMachine,
+    RunFolder, RunState, RunningMachine, Saving,
 };
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec};
 use crate::ports::PortState;
@@ -201,6 +203,18 @@ impl RunningMachine for QemuMachine {
         self.shared.execute("stop", None).await.map(drop)
     }
 
+    async fn begin_save(&self, file: OwnedFd) -> Result<()> {
+        self.shared.begin_save(file).await
+    }
+
+    async fn saving(&self) -> Result<Saving> {
+        self.shared.saving().await
+    }
+
+    async fn cancel_save(&self) -> Result<()> {
+        self.shared.execute("migrate_cancel", None).await.map(drop)
+    }
+
     async fn quit(&self) -> Result<ExitCause> {
         let shared = &self.shared;
         // The answer doesn't matter, the end does.
@@ -353,6 +367,8 @@ fn run_state(status: &str) -> RunState {
         "guest-panicked" => RunState::Panicked,
         "io-error" => RunState::IoError,
         "suspended" => RunState::Suspended,
+        "postmigrate" => RunState::Saved,
+        "inmigrate" => RunState::Loading,
         _ => RunState::Other,
     }
 }

@@ -192,7 +192,9 @@ const MACHINE: Type = Type {
         kind: Kind::MachineTemplate,
         beside: &[],
     },
-    actions: &["start", "stop", "restart", "kill", "shutdown"],
+    actions: &[
+        "start", "stop", "restart", "pause", "suspend", "kill", "shutdown",
+    ],
     capabilities: &[
         can(
             "DefaultInitialState",
@@ -201,7 +203,7 @@ const MACHINE: Type = Type {
         ),
         can(
             "InitialStates",
-            "STARTED,STOPPED",
+            "STARTED,STOPPED,PAUSED",
             "the states that initialState may name",
         ),
         can(
@@ -350,7 +352,7 @@ const MACHINE_IMAGE: Type = Type {
 const MACHINE_TEMPLATE: Type = Type {
     creation: Creation::Plain { wrapper: None },
     attributes: &[
-        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED"])),
+        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED", "PAUSED"])),
         a("machineConfig", RefOrValue(Kind::MachineConfiguration)),
         a("machineImage", Ref(&[Kind::MachineImage])),
         a("credential", RefOrValue(Kind::Credential)),
@@ -516,6 +518,12 @@ const ADDRESS: Type = Type {
 };
 
 const JOB: Type = Type {
+    actions: &["stop"],
+    capabilities: &[can(
+        "JobRetention",
+        "60",
+        "minutes for which a finished job stays readable, if nothing else is configured",
+    )],
     attributes: &[
         seen("state", String),
         seen("targetResource", Ref(&[])),
@@ -525,6 +533,8 @@ const JOB: Type = Type {
         seen("progress", Integer),
         seen("statusMessage", String),
         seen("timeOfStatusChange", DateTime),
+        seen("parentJob", Ref(&[])),
+        seen("nestedJobs", Array(&Ref(&[]))),
     ],
     ..standard(Kind::Job, "jobs", "jobs")
 };
