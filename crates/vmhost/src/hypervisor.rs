@@ -32,6 +32,7 @@ use crate::adopt::LostProcess;
 use crate::error::HypervisorError;
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec, LaunchSpec};
 use crate::record::LaunchRecord;
+use crate::usage::Usage;
 
 /// Result of this layer.
 pub type Result<T> = std::result::Result<T, HypervisorError>;
@@ -138,6 +139,9 @@ pub trait RunningMachine: Send + Sync {
 
     /// Halts the virtual CPUs.
     async fn pause(&self) -> Result<()>;
+
+    /// What its process has used so far.
+    async fn usage(&self) -> Result<Usage>;
 
     /// Begins to write the memory of a halted machine to `file`, and returns at once; [`RunningMachine::saving`] tells how
     /// far it is. When it is complete, the machine is [`RunState::Saved`].

@@ -8,6 +8,7 @@
 mod disks;
 mod keeper;
 mod memory;
+mod usage;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -35,6 +36,7 @@ use crate::process::HeldProcess;
 use crate::qemu::ShortWay;
 use crate::qmp::{GREETING_LIMIT, Qmp, QmpError, QmpEvent};
 use crate::record::{LaunchRecord, RecordFile};
+use crate::usage::Usage;
 
 /// How long a QEMU whose guest is off may take to close its disks and end.
 const QUIT_OFF_LIMIT: Duration = Duration::from_secs(5);
@@ -201,6 +203,10 @@ impl RunningMachine for QemuMachine {
 
     async fn pause(&self) -> Result<()> {
         self.shared.execute("stop", None).await.map(drop)
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        self.shared.usage().await
     }
 
     async fn begin_save(&self, file: OwnedFd) -> Result<()> {

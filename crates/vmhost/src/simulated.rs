@@ -24,6 +24,7 @@ use crate::launch_spec::{Accelerator, DiskId, DiskSpec, LaunchSpec};
 use crate::ports::{PortAccount, PortState};
 use crate::qmp::QmpError;
 use crate::record::{LaunchRecord, RECORD_FORMAT};
+use crate::usage::Usage;
 
 /// A host full of pretended machines. Clones share it.
 #[derive(Clone, Default)]
@@ -456,6 +457,10 @@ impl RunningMachine for SimulatedMachine {
             self.tell(MachineEvent::Paused);
         }
         Ok(())
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        Ok(Usage::default())
     }
 
     async fn begin_save(&self, file: OwnedFd) -> Result<()> {

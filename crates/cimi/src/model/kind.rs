@@ -59,6 +59,8 @@ kinds! {
     MachineVolume,
     Disk,
     MachineNetworkInterface,
+    Meter,
+    EventLog,
 }
 
 impl fmt::Display for Kind {

@@ -1,5 +1,6 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
+mod records;
 mod stratuslab;
 
 use super::{
@@ -136,6 +137,7 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("networks", Ref(&[])),
         seen("addresses", Ref(&[])),
         seen("jobs", Ref(&[])),
+        seen("eventLogs", Ref(&[])),
         seen("events", Ref(&[])).stratuslab(),
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
@@ -251,6 +253,8 @@ const MACHINE: Type = Type {
         seen("cpuArch", String),
         seen("volumes", Own(Kind::MachineVolume)),
         seen("networkInterfaces", Own(Kind::MachineNetworkInterface)),
+        seen("meters", Own(Kind::Meter)),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         seen("vmid", Integer).stratuslab(),
         seen("phase", String).stratuslab(),
         REASON,
@@ -453,6 +457,7 @@ const VOLUME: Type = Type {
         a("type", Uri).at_creation(),
         a("capacity", Integer).limit(CAPACITY),
         a("bootable", Boolean),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         seen("size", Integer).stratuslab(),
         seen("sizeBytes", Integer).stratuslab(),
         VISIBILITY,
@@ -638,6 +643,8 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::MachineVolume => &MACHINE_VOLUME,
         Kind::Disk => &DISK,
         Kind::MachineNetworkInterface => &MACHINE_NETWORK_INTERFACE,
+        Kind::Meter => &records::METER,
+        Kind::EventLog => &records::EVENT_LOG,
     }
 }
 

@@ -258,7 +258,11 @@ pub struct Event {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Event, "Event");
+resource!(Event, "Event", |event, add| {
+    if let Some(about) = event.content.get("resource").and_then(Value::as_str) {
+        add("about", about);
+    }
+});
 
 impl Event {
     /// Somebody asked for something (type `access`).

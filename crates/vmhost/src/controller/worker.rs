@@ -297,6 +297,7 @@ impl Worker {
         let events = handle.events();
         self.seen_alive = true;
         self.exit = None;
+        self.shared.meters.follow(&self.id, &handle);
         self.live = Some(Live {
             handle,
             events: Some(events),

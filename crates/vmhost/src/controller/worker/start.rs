@@ -54,7 +54,12 @@ impl Worker {
                 if let Err(error) = self.unplug(machine).await {
                     tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
                 }
-                let (run, reason) = (machine.desired.run, error.to_string());
+                let run = machine.desired.run;
+                let reason = if self.could_not_load(machine).await? {
+                    format!("its memory could not be read back, and is kept: {error}")
+                } else {
+                    error.to_string()
+                };
                 report(&self.shared.documents, &self.id, |machine| {
                     enter(machine, Stage::Failed, run);
                     machine.reason = Some(reason.clone());
