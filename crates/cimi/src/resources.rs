@@ -8,6 +8,7 @@ mod image;
 mod job;
 mod machine;
 mod network;
+mod service;
 mod template;
 mod volume;
 
@@ -20,6 +21,7 @@ pub use machine::{
     MachineRecord, Nic,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,

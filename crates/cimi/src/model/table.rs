@@ -1,6 +1,7 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
 mod records;
+mod service;
 mod stratuslab;
 
 use super::{
@@ -90,6 +91,7 @@ const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static st
         actions: &[],
         capabilities: &[],
         attributes: &[],
+        is_open: false,
     }
 }
 
@@ -142,6 +144,7 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
         seen("tokens", Ref(&[])).stratuslab(),
+        seen("serviceConfigurations", Ref(&[])).stratuslab(),
         seen("hosts", Ref(&[])).stratuslab(),
         seen("machineRecords", Ref(&[])).stratuslab(),
     ],
@@ -638,6 +641,7 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::User => &stratuslab::USER,
         Kind::Group => &stratuslab::GROUP,
         Kind::Token => &stratuslab::TOKEN,
+        Kind::ServiceConfiguration => &service::SERVICE_CONFIGURATION,
         Kind::Host => &stratuslab::HOST,
         Kind::MachineRecord => &stratuslab::MACHINE_RECORD,
         Kind::MachineVolume => &MACHINE_VOLUME,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use cimi::Timestamp;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -180,6 +180,13 @@ pub(super) async fn keep(shared: Arc<Shared>, stop: CancellationToken) {
     }
 }
 
+type Answer = Result<crate::hypervisor::Result<Usage>, tokio::time::error::Elapsed>;
+
+async fn ask(machine: String, process: Arc<dyn RunningMachine>) -> (String, Answer) {
+    let usage = tokio::time::timeout(PATIENCE, process.usage()).await;
+    (machine, usage)
+}
+
 async fn look(shared: &Shared) {
     let meters = &shared.meters;
     {
@@ -201,13 +208,10 @@ async fn look(shared: &Shared) {
         meters.take(HOST, usage, None);
     }
     let interfaces: HashMap<String, Traffic> = interfaces.into_iter().collect();
-    let asked = meters
-        .processes()
-        .into_iter()
-        .map(|(machine, process)| async move {
-            let usage = tokio::time::timeout(PATIENCE, process.usage()).await;
-            (machine, usage)
-        });
+    let mut asked = Vec::new();
+    for (machine, process) in meters.processes() {
+        asked.push(ask(machine, process).boxed());
+    }
     let mut answers = futures::stream::iter(asked).buffer_unordered(AT_ONCE);
     while let Some((machine, usage)) = answers.next().await {
         match usage {
