@@ -62,6 +62,8 @@ kinds! {
     MachineVolume,
     Disk,
     MachineNetworkInterface,
+    Meter,
+    EventLog,
 }
 
 impl fmt::Display for Kind {
