@@ -3,7 +3,7 @@
 use super::{
     super::{
         Attribute, Creation, Kind, Limit, Namespace,
-        Shape::{Array, Boolean, DateTime, Integer, Map, Ref, String, Struct},
+        Shape::{Array, Boolean, Collection as Own, DateTime, Integer, Map, Ref, String, Struct},
         Type,
     },
     a, seen, standard,
@@ -64,6 +64,7 @@ pub(super) const TOKEN: Type = Type {
 pub(super) const HOST: Type = Type {
     namespace: Namespace::StratusLab,
     attributes: &[
+        seen("meters", Own(Kind::Meter)),
         seen("state", String),
         seen("accelerator", String),
         seen("acceleratorReason", String),
