@@ -4,6 +4,7 @@ mod a_full_disk_is_told_and_cleared_up;
 mod a_killed_import_leaves_nothing;
 mod altered_images_never_surprise;
 mod conversion_is_confined;
+mod disks_are_merged;
 mod images_are_fetched_from_unreliable_servers;
 mod images_are_kept_by_what_they_contain;
 mod real_qemu_accepts_our_overlays;
