@@ -4,6 +4,7 @@
 
 mod check;
 mod keys;
+mod mail;
 pub mod reference;
 mod tables;
 
@@ -16,6 +17,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use mail::{Mail, MailSecurity};
 pub use tables::{
     Accounts, Images, Limits, Log, LogFormat, MachineType, Machines, Network, NetworkClass,
     NetworkEntry, NetworkMode, Placement, Retention, Storage, Store, StoreKind, Strategy, Tls,
@@ -95,6 +97,7 @@ pub struct Config {
     pub limits: Limits,
     pub accounts: Accounts,
     pub retention: Retention,
+    pub mail: Mail,
     pub machine_types: BTreeMap<String, MachineType>,
 }
 
@@ -117,6 +120,7 @@ impl Default for Config {
             limits: Limits::default(),
             accounts: Accounts::default(),
             retention: Retention::default(),
+            mail: Mail::default(),
             store: Store::default(),
             machine_types: default_machine_types(),
         }

@@ -106,6 +106,10 @@ pub async fn serve(
             stop.run_until_cancelled(cloud.run(retention)).await;
         });
     }
+    if let Some(server) = settings::mail(&config)?.filter(|_| roles.has(Role::Entry)) {
+        let postman = mail::Postman::new(store.clone(), &server).context("`[mail]`")?;
+        parts.start("mail", |stop| postman.run(stop));
+    }
     if roles.has(Role::Scheduler) {
         let scheduler = Scheduler::new(documents.clone(), settings::placement(&config));
         parts.start("scheduler", |stop| scheduler.run(stop));

@@ -53,6 +53,43 @@ pub fn etcd(config: &Config) -> anyhow::Result<store::EtcdOptions> {
     Ok(options)
 }
 
+/// Which server takes letters; none: they can't be sent.
+///
+/// # Errors
+/// A file of the configuration that can't be read.
+pub fn mail(config: &Config) -> anyhow::Result<Option<mail::SmtpSettings>> {
+    let given = &config.mail;
+    if !given.is_on() {
+        return Ok(None);
+    }
+    let mut authorities = Vec::new();
+    if !given.ca.is_empty() {
+        authorities.push(std::fs::read(&given.ca).with_context(|| given.ca.clone())?);
+    }
+    let login = if given.user.is_empty() {
+        None
+    } else {
+        let path = &given.password_file;
+        let password = std::fs::read_to_string(path).with_context(|| path.clone())?;
+        Some(mail::Login {
+            user: given.user.clone(),
+            password: password.trim_end_matches(['\r', '\n']).to_owned(),
+        })
+    };
+    Ok(Some(mail::SmtpSettings {
+        host: given.server.clone(),
+        port: given.port(),
+        security: match given.security {
+            config::MailSecurity::StartTls => mail::Security::StartTls,
+            config::MailSecurity::Tls => mail::Security::Tls,
+            config::MailSecurity::None => mail::Security::None,
+        },
+        authorities,
+        login,
+        from: given.from.clone(),
+    }))
+}
+
 /// For the rules.
 ///
 /// # Errors

@@ -1,0 +1,220 @@
+//! What is queued is delivered once the server takes it, whatever happens in between.
+
+use std::{sync::Arc, time::Duration};
+
+use mail::{
+    Attachment, Letter, Outbox, Postman, SmtpSettings,
+    testing::{Mood, Sink},
+};
+use store::{
+    Outcome, Prefix, Range, Revision, SharedStore, SqliteOptions, SqliteStore, Transaction,
+};
+use tempfile::TempDir;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct World {
+    store: SharedStore,
+    _folder: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let store = SqliteStore::open_with(path, SqliteOptions::default()).unwrap();
+        Self {
+            store: Arc::new(store),
+            _folder: folder,
+        }
+    }
+
+    fn postman(&self, settings: &SmtpSettings) -> Running {
+        let stop = CancellationToken::new();
+        let postman = Postman::new(self.store.clone(), settings).unwrap();
+        let task = tokio::spawn(postman.run(stop.clone()));
+        Running { stop, task }
+    }
+
+    async fn queue(&self, subject: &str) {
+        let letter = Letter::new("ann@example.org", subject, "Hello.\n").unwrap();
+        Outbox::new(self.store.clone())
+            .queue(&letter)
+            .await
+            .unwrap();
+    }
+
+    async fn waiting(&self) -> Vec<serde_json::Value> {
+        let range = Range::prefix(&Prefix::collection("Letter").unwrap());
+        let page = self.store.range(range).await.unwrap();
+        let value = |entry: &store::Entry| serde_json::from_slice(&entry.value).unwrap();
+        page.entries.iter().map(value).collect()
+    }
+
+    /// Follows the letters until `is_so` holds of them.
+    async fn until(&self, is_so: impl Fn(&[serde_json::Value]) -> bool) {
+        let prefix = Prefix::collection("Letter").unwrap();
+        let mut watch = self.store.watch(prefix, Revision::ZERO).await.unwrap();
+        let reached = async {
+            while !is_so(&self.waiting().await) {
+                watch.next().await.unwrap();
+            }
+        };
+        if timeout(PATIENCE, reached).await.is_err() {
+            panic!("still waiting: {:?}", self.waiting().await);
+        }
+    }
+}
+
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn end(self) {
+        self.stop.cancel();
+        timeout(PATIENCE, self.task).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_letter_comes_as_it_was_written() {
+    let (world, sink) = (World::new(), Sink::start(Mood::Takes).await);
+    let text = "Grüße, Ann.\n\nOpen https://cloud.example.org/confirm/0123456789abcdef?a=b&c=d\n.\nA line of more than seventy-six characters, which has to come through as it is, dots and all.\n";
+    let letter = Letter::new("ann@example.org", "Neues Gerät", text)
+        .unwrap()
+        .attach(Attachment::new(
+            "entry.xml",
+            "application/rdf+xml",
+            b"<a>\r\n\xc3\xa9</a>",
+        ));
+    Outbox::new(world.store.clone())
+        .queue(&letter)
+        .await
+        .unwrap();
+    let running = world.postman(&sink.settings());
+    let received = sink.wait_for(1).await.remove(0);
+    assert_eq!(received.from, "cloud@example.org");
+    assert_eq!(received.to, ["ann@example.org"]);
+    assert_eq!(received.text().trim_end(), text.trim_end());
+    assert_eq!(
+        received.link(),
+        "https://cloud.example.org/confirm/0123456789abcdef?a=b&c=d"
+    );
+    let parts = received.parts();
+    assert!(parts[1].0.contains("entry.xml"), "{parts:?}");
+    assert_eq!(parts[1].1, b"<a>\r\n\xc3\xa9</a>");
+    world.until(<[_]>::is_empty).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_letter_is_queued_if_and_only_if_its_transaction_happens() {
+    let world = World::new();
+    let key = store::Key::new("Thing", "1").unwrap();
+    let letter = Letter::new("ann@example.org", "Thing 1", "").unwrap();
+    for expected in [1, 1] {
+        let transaction = Transaction::new().absent(&key).put(key.clone(), "{}");
+        let transaction = Outbox::add(&letter, transaction).unwrap();
+        let outcome = world.store.commit(transaction).await.unwrap();
+        assert_eq!(world.waiting().await.len(), expected, "{outcome:?}");
+        let Outcome::Committed(_) = outcome else {
+            return;
+        };
+    }
+    panic!("the second transaction should have been refused");
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_or_busy_gets_them_later() {
+    let world = World::new();
+    let sink = Sink::start(Mood::Refuses(450)).await;
+    let running = world.postman(&sink.settings());
+    world.queue("first").await;
+    world
+        .until(|all| all.iter().any(|letter| letter["trouble"].is_string()))
+        .await;
+    assert!(sink.received().is_empty());
+    sink.becomes(Mood::Takes);
+    // A second one is not held up by the first, which waits for its turn.
+    world.queue("second").await;
+    let subjects: Vec<_> = sink
+        .wait_for(2)
+        .await
+        .iter()
+        .map(|l| l.header("Subject").unwrap())
+        .collect();
+    assert_eq!(subjects, ["second", "first"]);
+    world.until(<[_]>::is_empty).await;
+    running.end().await;
+}
+
+#[tokio::test]
+async fn what_the_server_never_takes_is_given_up() {
+    let world = World::new();
+    let sink = Sink::start(Mood::Refuses(550)).await;
+    let running = world.postman(&sink.settings());
+    world.queue("nobody there").await;
+    world
+        .until(|all| all.iter().any(|letter| letter["attempts"] == 1))
+        .await;
+    world.until(<[_]>::is_empty).await;
+    assert!(sink.received().is_empty());
+    running.end().await;
+}
+
+#[tokio::test]
+async fn many_postmen_deliver_each_letter_once() {
+    let (world, sink) = (World::new(), Sink::start(Mood::Takes).await);
+    let running: Vec<_> = (0..4).map(|_| world.postman(&sink.settings())).collect();
+    for number in 0..40 {
+        world.queue(&number.to_string()).await;
+    }
+    world.until(<[_]>::is_empty).await;
+    let mut subjects: Vec<u32> = sink
+        .received()
+        .iter()
+        .map(|l| l.header("Subject").unwrap().parse().unwrap())
+        .collect();
+    subjects.sort_unstable();
+    assert_eq!(subjects, (0..40).collect::<Vec<_>>());
+    for postman in running {
+        postman.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_silent_server_does_not_keep_the_daemon_from_ending() {
+    let world = World::new();
+    let sink = Sink::start(Mood::IsSilent).await;
+    let running = world.postman(&sink.settings());
+    world.queue("hello?").await;
+    world
+        .until(|all| all.iter().any(|letter| letter["attempts"] == 1))
+        .await;
+    running.end().await;
+    // It is still there, and nobody's but for the time of a claim.
+    assert_eq!(world.waiting().await.len(), 1);
+}
+
+#[tokio::test]
+async fn settings_that_would_show_a_password_are_refused() {
+    let (world, sink) = (World::new(), Sink::start(Mood::Takes).await);
+    let login = mail::Login {
+        user: "ann".to_owned(),
+        password: "secret-7".to_owned(),
+    };
+    let settings = SmtpSettings {
+        login: Some(login),
+        ..sink.settings()
+    };
+    assert!(!format!("{settings:?}").contains("secret-7"));
+    let error = Postman::new(world.store.clone(), &settings).unwrap_err();
+    assert!(
+        matches!(error, mail::SmtpError::ClearPassword(_)),
+        "{error}"
+    );
+}
