@@ -8,6 +8,7 @@ mod image;
 mod job;
 mod machine;
 mod network;
+mod saving;
 mod template;
 mod volume;
 
@@ -20,6 +21,7 @@ pub use machine::{
     MachineRecord, Nic,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use saving::{Announcement, Capture, Save};
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,

@@ -122,16 +122,34 @@ pub(crate) fn under_way(
 
 /// Progress in per cent: of an image's fetch while it goes on.
 pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
-    let fetched = || {
-        documents
-            .images
-            .get(job.subject().strip_prefix("MachineImage/")?)?
-            .progress
-    };
     if job.state.is_final() {
-        100
-    } else {
-        fetched().unwrap_or(job.progress).min(99)
+        return 100;
+    }
+    let image = image_of(job).and_then(|local| documents.images.get(local));
+    image
+        .and_then(|image| image.progress)
+        .unwrap_or(job.progress)
+        .min(99)
+}
+
+/// The image that a job makes, by the part of its id after the slash.
+fn image_of(job: &Job) -> Option<&str> {
+    let mut affected = job.affected_resources.iter();
+    affected.find_map(|resource| resource.href.strip_prefix("MachineImage/"))
+}
+
+/// Whether the image that a removed machine was to become is there.
+fn saved(documents: &Documents, job: &Job) -> Result<(), String> {
+    let Some(local) = image_of(job).filter(|_| !job.subject().starts_with("MachineImage/")) else {
+        return Ok(());
+    };
+    match documents.images.get(local) {
+        Some(image) if image.state == ImageState::Available => Ok(()),
+        Some(image) => Err(format!(
+            "the machine is gone, but it was not saved: {}",
+            image.reason.as_deref().unwrap_or("it was killed meanwhile")
+        )),
+        None => Err("the machine is gone; the image it was saved as was deleted".to_owned()),
     }
 }
 
@@ -224,6 +242,10 @@ async fn end_if_decided(
             match verdict(&job.goal, &target) {
                 None => Ok(false),
                 Some(outcome) => {
+                    let outcome = match job.goal {
+                        JobGoal::Gone => outcome.and_then(|()| saved(documents, job)),
+                        _ => outcome,
+                    };
                     job.finish(outcome, Timestamp::now());
                     Ok(true)
                 }

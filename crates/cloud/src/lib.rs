@@ -10,6 +10,7 @@ mod cloud;
 mod configuration;
 mod context;
 mod credential;
+mod download;
 mod error;
 mod event;
 mod front;
@@ -42,6 +43,7 @@ pub use answer::{
 };
 pub use cloud::{Cloud, MachineType, Settings};
 pub use context::{Caller, OpContext, Unchanged};
+pub use download::{Download, DownloadRequest};
 pub use error::{CloudError, Result};
 pub use imported::Imported;
 pub use janitor::Retention;

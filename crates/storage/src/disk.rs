@@ -5,7 +5,10 @@
 //! their header says, and the header is examined first. No name in them is ever followed: what lies below a disk is given
 //! by the caller.
 
+pub mod clean;
+mod ext4;
 mod flat;
+mod partitions;
 mod qcow2;
 mod raw;
 
