@@ -189,7 +189,17 @@ fn script(cloud: &TestCloud, name: &str, text: &str) -> String {
 
 fn creation<'a>(cloud_arguments: &[&'a str], base: &'a str) -> Vec<&'a str> {
     let mut arguments = vec![
-        "create-image", "--ram", "128", "--title", "created", "--comment", "c", "--author", "Ann Example", "--author-email", "ann@example.org",
+        "create-image",
+        "--ram",
+        "128",
+        "--title",
+        "created",
+        "--comment",
+        "c",
+        "--author",
+        "Ann Example",
+        "--author-email",
+        "ann@example.org",
     ];
     arguments.extend(cloud_arguments);
     arguments.push(base);
@@ -208,8 +218,14 @@ fn an_image_is_created_from_packages_and_scripts_without_traces_of_its_builder()
     let first = script(&cloud, "first.sh", pretend);
     let key = cloud.folder().join("key.pub").display().to_string();
     let log = cloud.folder().join("first.log").display().to_string();
-    let made = cloud.cli_json(&creation(&["-k", &key, "--scripts", &first, "--log", &log], &base));
-    let with_apt = made["identifier"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+    let made = cloud.cli_json(&creation(
+        &["-k", &key, "--scripts", &first, "--log", &log],
+        &base,
+    ));
+    let with_apt = made["identifier"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{made}"))
+        .to_owned();
 
     let setup = script(
         &cloud,
@@ -220,37 +236,85 @@ fn an_image_is_created_from_packages_and_scripts_without_traces_of_its_builder()
     let scripts = format!("{setup} by-script");
     let log = cloud.folder().join("second.log").display().to_string();
     let made = cloud.cli_json(&creation(
-        &["-k", &key, "--packages", "r-base,git", "--extra-os-repos", "http://r.example.org/debian stable main", "--scripts", &scripts, "--log", &log],
+        &[
+            "-k",
+            &key,
+            "--packages",
+            "r-base,git",
+            "--extra-os-repos",
+            "http://r.example.org/debian stable main",
+            "--scripts",
+            &scripts,
+            "--log",
+            &log,
+        ],
         &with_apt,
     ));
-    let identifier = made["identifier"].as_str().unwrap_or_else(|| panic!("{made}"));
+    let identifier = made["identifier"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{made}"));
     let story = std::fs::read_to_string(&log).unwrap();
-    for told in ["asked for by-script", "installing packages", "script setup.sh: exit status: 0", identifier] {
+    for told in [
+        "asked for by-script",
+        "installing packages",
+        "script setup.sh: exit status: 0",
+        identifier,
+    ] {
         assert!(story.contains(told), "{told}: {story}");
     }
-    let machine = cloud.machine_of(&cloud.api(), &cloud.machine_document(&format!("MachineImage/{identifier}")));
+    let machine = cloud.machine_of(
+        &cloud.api(),
+        &cloud.machine_document(&format!("MachineImage/{identifier}")),
+    );
     machine.wait_for_ssh();
     assert_eq!(machine.ssh("cat /etc/made-here"), "by-script");
     let asked = machine.ssh("cat /etc/apt-asked");
     assert!(asked.contains("-q -y install -- r-base git"), "{asked}");
-    assert_eq!(machine.ssh("cat /root/.ash_history /var/log/mine.log 2>/dev/null | grep -c secret || true"), "0");
+    assert_eq!(
+        machine
+            .ssh("cat /root/.ash_history /var/log/mine.log 2>/dev/null | grep -c secret || true"),
+        "0"
+    );
     machine.kill();
 
     // The content itself, as anybody could take it.
     let raw = cloud.folder().join("created.raw").display().to_string();
     cloud.cli(&["image", "export", "--as", "raw", "-o", &raw, identifier]);
     let content = std::fs::read(&raw).unwrap();
-    let has = |what: &str| content.windows(what.len()).any(|window| window == what.as_bytes());
+    let has = |what: &str| {
+        content
+            .windows(what.len())
+            .any(|window| window == what.as_bytes())
+    };
     let public = std::fs::read_to_string(&key).unwrap();
     let public = public.split_whitespace().nth(1).unwrap().to_owned();
     assert!(has("by-script"), "the content is this image");
-    for gone in ["secret-history", "secret-log", "secret-deleted", public.as_str()] {
+    for gone in [
+        "secret-history",
+        "secret-log",
+        "secret-deleted",
+        public.as_str(),
+    ] {
         assert!(!has(gone), "{gone} is in the image");
     }
     std::fs::remove_file(&raw).unwrap();
     for format in ["qcow2", "vmdk"] {
-        let file = cloud.folder().join(format!("created.{format}")).display().to_string();
-        cloud.cli(&["image", "export", "--as", format, "--compression", "gz", "-o", &file, identifier]);
+        let file = cloud
+            .folder()
+            .join(format!("created.{format}"))
+            .display()
+            .to_string();
+        cloud.cli(&[
+            "image",
+            "export",
+            "--as",
+            format,
+            "--compression",
+            "gz",
+            "-o",
+            &file,
+            identifier,
+        ]);
         assert!(std::fs::read(&file).unwrap().starts_with(&[0x1f, 0x8b]));
     }
     cloud.assert_clean();
@@ -273,9 +337,20 @@ fn a_step_that_fails_saves_nothing_and_can_be_looked_into() {
         }
         let output = cloud.try_cli(&creation(&more, &base));
         assert_eq!(output.status.code(), Some(255), "{output:?}");
-        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(told.contains("script bad.sh failed with status 3") && told.contains("about to fail"), "{told}");
-        assert!(std::fs::read_to_string(&log).unwrap().contains("about to fail"));
+        let told = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            told.contains("script bad.sh failed with status 3") && told.contains("about to fail"),
+            "{told}"
+        );
+        assert!(
+            std::fs::read_to_string(&log)
+                .unwrap()
+                .contains("about to fail")
+        );
         let machines = cloud.api().list("Machine");
         if keep {
             assert!(told.contains("stratus connect-instance"), "{told}");
@@ -283,13 +358,18 @@ fn a_step_that_fails_saves_nothing_and_can_be_looked_into() {
             assert_eq!(machine.ssh("ls /tmp/bad.sh"), "/tmp/bad.sh", "as it was");
             machine.kill();
         } else {
-            wait_until("the machine to go", LIMIT, || cloud.api().list("Machine").is_empty().then_some(()));
+            wait_until("the machine to go", LIMIT, || {
+                cloud.api().list("Machine").is_empty().then_some(())
+            });
         }
     }
     assert!(image_named(&cloud, "created").is_none());
     let missing = cloud.try_cli(&["create-image", "--title", "t", &base]);
     assert_eq!(missing.status.code(), Some(2), "{missing:?}");
-    assert!(String::from_utf8_lossy(&missing.stderr).contains("--comment"), "{missing:?}");
+    assert!(
+        String::from_utf8_lossy(&missing.stderr).contains("--comment"),
+        "{missing:?}"
+    );
     cloud.assert_clean();
 }
 
@@ -301,13 +381,36 @@ fn a_folder_becomes_a_data_image_that_machines_read() {
     let cloud = TestCloud::start();
     let folder = cloud.folder().join("data");
     std::fs::create_dir_all(folder.join("sub folder")).unwrap();
-    std::fs::write(folder.join("sub folder/A long name with Capitals.txt"), "content of a file\n").unwrap();
+    std::fs::write(
+        folder.join("sub folder/A long name with Capitals.txt"),
+        "content of a file\n",
+    )
+    .unwrap();
     let file = cloud.folder().join("data.iso").display().to_string();
     let folder = folder.display().to_string();
-    let made = cloud.cli_json(&["image", "from-folder", &folder, "--label", "GENOMES", "-o", &file, "--import"]);
-    let data = made["identifier"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned();
+    let made = cloud.cli_json(&[
+        "image",
+        "from-folder",
+        &folder,
+        "--label",
+        "GENOMES",
+        "-o",
+        &file,
+        "--import",
+    ]);
+    let data = made["identifier"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{made}"))
+        .to_owned();
     let base = cloud.image().trim_start_matches("MachineImage/").to_owned();
-    let started = cloud.cli_json(&["run-instance", "--ram", "128", "--readonly-disk", &data, &base]);
+    let started = cloud.cli_json(&[
+        "run-instance",
+        "--ram",
+        "128",
+        "--readonly-disk",
+        &data,
+        &base,
+    ]);
     let machine = cloud.machine_by_number(started[0]["id"].as_u64().unwrap());
     machine.wait_for_ssh();
     let read = machine.ssh("mkdir -p /mnt/d && mount -t iso9660 -o ro $(blkid | grep GENOMES | cut -d: -f1 | head -n1) /mnt/d && cat '/mnt/d/sub folder/A long name with Capitals.txt'");

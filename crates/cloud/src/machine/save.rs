@@ -8,6 +8,8 @@
 //!
 //! Image and machine name each other and are written in one transaction; both controllers wait for what the other shows.
 
+use std::collections::BTreeMap;
+
 use cimi::{
     Acl, Common, ImageId, Ref, Right, Timestamp,
     lifecycle::{MachineState, Power, RestartPolicy},
@@ -70,6 +72,40 @@ pub(super) fn can_be_captured(machine: &Machine) -> bool {
         && (machine.desired.power == Power::Off || machine.restart_policy == RestartPolicy::Never)
 }
 
+/// Properties that describe the content of an image, and go on to those made of its machines.
+const INHERITED: [&str; 2] = ["os", "os-version"];
+const VERSION: &str = "version";
+
+/// What is known of an image from the one that its machine began as.
+fn properties_of(origin: Option<&Image>, save: Option<&Save>) -> BTreeMap<String, String> {
+    let known = origin.map(|origin| &origin.common.properties);
+    let mut properties = BTreeMap::new();
+    for name in INHERITED {
+        if let Some(value) = known.and_then(|known| known.get(name)) {
+            properties.insert(name.to_owned(), value.clone());
+        }
+    }
+    let before = known.and_then(|known| known.get(VERSION));
+    let version = save
+        .and_then(|save| save.version.clone())
+        .or_else(|| raised(before?));
+    if let Some(version) = version {
+        properties.insert(VERSION.to_owned(), version);
+    }
+    properties
+}
+
+/// A version with its second number raised by one: `1.2` becomes `1.3`, `4` becomes `4.1`.
+fn raised(version: &str) -> Option<String> {
+    let mut parts = version.split('.');
+    let major = parts.next()?;
+    let minor: u64 = match parts.next() {
+        None => 0,
+        Some(minor) => minor.parse().ok()?,
+    };
+    Some(format!("{major}.{}", minor.checked_add(1)?))
+}
+
 impl Cloud {
     /// The image that a machine's disk is being saved as at this moment.
     pub(super) fn saving(&self, machine: &Machine) -> Option<ImageId> {
@@ -118,6 +154,7 @@ impl Cloud {
             common: Common {
                 name: given(title).or_else(|| Some(format!("saved {}", machine.display_name()))),
                 description: given(comment),
+                properties: properties_of(origin.as_deref().map(|o| &o.document.0), save.as_ref()),
                 ..Common::new(acl, now)
             },
             state: ImageState::Creating,
@@ -235,6 +272,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn versions_are_raised_at_their_second_number() {
+        for (version, next) in [
+            ("1.2", Some("1.3")),
+            ("4", Some("4.1")),
+            ("2.9.7", Some("2.10")),
+            ("1.x", None),
+        ] {
+            assert_eq!(raised(version).as_deref(), next, "{version}");
+        }
+    }
 
     #[test]
     fn what_can_not_describe_an_image_is_refused_by_name() {

@@ -230,8 +230,6 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
         addresses: Vec::new(),
         host: None,
         first_started: None,
-        save: None,
-        saved_as: None,
         ended: Timestamp::now(),
         unknown: Map::new(),
     };

@@ -99,7 +99,13 @@ fn clean_one(
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
-    recorder.note_metadata(layout)?;
+    match recorder.note_metadata(layout) {
+        // What is wrong with the file system is no reason not to save the disk.
+        Err(error @ (Error::Invalid { .. } | Error::TooLarge { .. })) => {
+            return Ok(Err(error.to_string()));
+        }
+        other => other?,
+    }
     let skeleton = recorder.skeleton(scratch)?;
     if found.is_empty() {
         return Ok(Ok((skeleton, 0)));
