@@ -9,6 +9,7 @@ mod job;
 mod machine;
 mod network;
 mod saving;
+mod service;
 mod template;
 mod volume;
 
@@ -22,6 +23,7 @@ pub use machine::{
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
 pub use saving::{Announcement, Capture, Save};
+pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,

@@ -6,10 +6,12 @@
 mod access;
 mod answer;
 mod catalogue;
+mod certified;
 mod cloud;
 mod configuration;
 mod context;
 mod credential;
+mod directory_user;
 mod download;
 mod error;
 mod event;
@@ -29,6 +31,7 @@ mod operator;
 mod quota;
 mod record;
 mod resolve;
+mod service_configuration;
 mod services;
 #[cfg(feature = "testing")]
 pub mod testing;

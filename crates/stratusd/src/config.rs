@@ -2,6 +2,7 @@
 //!
 //! [`reference`] holds the commented file that `stratusd reference-config` prints; a test keeps it equal to the defaults.
 
+mod certificates;
 mod check;
 mod keys;
 mod mail;
@@ -18,6 +19,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
 pub use saving::Saving;
 pub use tables::{
@@ -98,6 +100,7 @@ pub struct Config {
     pub images: Images,
     pub limits: Limits,
     pub accounts: Accounts,
+    pub certificates: Certificates,
     pub retention: Retention,
     pub mail: Mail,
     pub saving: Saving,
@@ -122,6 +125,7 @@ impl Default for Config {
             images: Images::default(),
             limits: Limits::default(),
             accounts: Accounts::default(),
+            certificates: Certificates::default(),
             retention: Retention::default(),
             mail: Mail::default(),
             saving: Saving::default(),
