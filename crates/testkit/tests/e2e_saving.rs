@@ -413,7 +413,7 @@ fn a_folder_becomes_a_data_image_that_machines_read() {
     ]);
     let machine = cloud.machine_by_number(started[0]["id"].as_u64().unwrap());
     machine.wait_for_ssh();
-    let read = machine.ssh("mkdir -p /mnt/d && mount -t iso9660 -o ro $(blkid | grep GENOMES | cut -d: -f1 | head -n1) /mnt/d && cat '/mnt/d/sub folder/A long name with Capitals.txt'");
+    let read = machine.ssh("mkdir -p /mnt/d && mount -t iso9660 -o ro /dev/$(grep -l data0 /sys/block/*/serial | cut -d/ -f4) /mnt/d && cat '/mnt/d/sub folder/A long name with Capitals.txt'");
     assert_eq!(read, "content of a file");
     machine.kill();
     cloud.assert_clean();

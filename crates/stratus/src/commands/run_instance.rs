@@ -221,6 +221,7 @@ impl Arguments {
             return Err(Failure::Usage("Please specify the machine image to start".to_owned()));
         };
         self.check(&session)?;
+        self.check_saving(&session)?;
         let api = session.api(&self.cloud)?;
         session.out.detail(format_args!("Accessing compute service at: {}", api.endpoint().cimi_url()));
         let number: u32 = session.settings.parsed(self.number, "instance_number", "a whole number")?.unwrap_or(1);
@@ -252,6 +253,16 @@ impl Arguments {
         named.map_or_else(|| DEFAULT_TYPE.to_owned(), |name| name.to_lowercase())
     }
 
+    /// Whether all is said that an image of the machine needs. (create-image needs less.)
+    fn check_saving(&self, session: &Session) -> Result {
+        if session.settings.switch(self.saving.save, "save_disk")
+            && let Some(option) = self.saving.missing()
+        {
+            return Err(Failure::Usage(format!("With the --save option, please provide {option}")));
+        }
+        Ok(())
+    }
+
     /// What can be seen to be wrong before anything is sent.
     fn check(&self, session: &Session) -> Result {
         let settings = &session.settings;
@@ -262,11 +273,6 @@ impl Arguments {
         }
         if settings.text(self.rare.vnc_listen.as_deref(), "vnc_listen").is_some_and(|address| address.parse::<IpAddr>().is_err()) {
             return Err(Failure::Usage("VNC listen IP is not valid".to_owned()));
-        }
-        if settings.switch(self.saving.save, "save_disk") {
-            if let Some(option) = self.saving.missing() {
-                return Err(Failure::Usage(format!("With the --save option, please provide {option}")));
-            }
         }
         if settings.text(self.rare.vm_template_file.as_deref().and_then(Path::to_str), "vm_template_file").is_some() {
             return Err(Failure::Check("this cloud has no machine templates of text (--vm-template-file); use the options instead".to_owned()));
