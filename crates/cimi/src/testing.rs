@@ -44,6 +44,8 @@ pub fn machine(vmid: u32) -> Machine {
             force: false,
             deleted: false,
             graceful: false,
+            rest: None,
+            afresh: false,
             since: now,
         },
         observed: Observed::nothing(now),

@@ -314,7 +314,7 @@ impl Cloud {
     }
 
     /// Makes sure that no machine and no other image needs an image.
-    fn unneeded(&self, image: &Image) -> Result<()> {
+    pub(crate) fn unneeded(&self, image: &Image) -> Result<()> {
         let documents = &self.0.documents;
         let machines = documents.machines.count_by_index("image", image.id.local());
         if machines > 0 {

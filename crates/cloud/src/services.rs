@@ -3,10 +3,32 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cimi::{MachineId, resources::Image};
+use cimi::{HostId, MachineId, Timestamp, resources::Image};
 use serde_json::Value;
 
 use crate::{Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Result, Upload};
+
+/// What is metered.
+#[derive(Clone, Copy, Debug)]
+pub enum Metered<'a> {
+    /// A machine.
+    Machine(&'a MachineId),
+    /// A host.
+    Host(&'a HostId),
+}
+
+/// The values of a meter.
+#[derive(Clone, Debug, Default)]
+pub struct MeterReading {
+    /// What it measures: `cpu`, `diskRead`, ….
+    pub aspect: &'static str,
+    /// What its values count.
+    pub units: &'static str,
+    /// Seconds between two samples.
+    pub interval_seconds: u64,
+    /// Values with the end of the time they are the mean of, oldest first.
+    pub samples: Vec<(Timestamp, f64)>,
+}
 
 /// What a VM host offers beside its documents.
 #[async_trait]
@@ -17,6 +39,11 @@ pub trait HostServices: Send + Sync {
     /// What is there without belonging to a document, and what a document has that isn't there. With `repair` the
     /// former is removed.
     async fn doctor(&self, repair: bool) -> Result<Vec<Value>>;
+
+    /// What one of its machines, or it itself, used lately. Fast; never waits.
+    fn meters(&self, _of: Metered<'_>) -> Vec<MeterReading> {
+        Vec::new()
+    }
 
     /// What an operator should know at a glance. Fast; never waits.
     fn checks(&self) -> Vec<Check>;
@@ -46,6 +73,15 @@ impl HostServices for NoServices {
 
     async fn doctor(&self, _repair: bool) -> Result<Vec<Value>> {
         Ok(Vec::new())
+    }
+
+    fn meters(&self, _of: Metered<'_>) -> Vec<MeterReading> {
+        vec![MeterReading {
+            aspect: "cpu",
+            units: "percent of one CPU",
+            interval_seconds: 10,
+            samples: vec![(Timestamp::from_millis(0), 50.0)],
+        }]
     }
 
     fn checks(&self) -> Vec<Check> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cimi::{MachineId, resources::Image};
 use cloud::{
     ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, HostServices,
-    ImageIntake, Upload,
+    ImageIntake, MeterReading, Metered, Upload,
 };
 use documents::Documents;
 use futures::{Stream, StreamExt as _, stream};
@@ -82,6 +82,24 @@ impl HostServices for LocalHost {
             findings.extend(values(&found.map_err(|error| told(&error))?)?);
         }
         Ok(findings)
+    }
+
+    fn meters(&self, of: Metered<'_>) -> Vec<MeterReading> {
+        let Some(host) = &self.machines else {
+            return Vec::new();
+        };
+        let readings = match of {
+            Metered::Machine(machine) => host.meters(machine.local()),
+            Metered::Host(id) if id == host.host() => host.host_meters(),
+            Metered::Host(_) => Vec::new(),
+        };
+        let told = |reading: vmhost::controller::Reading| MeterReading {
+            aspect: reading.aspect.name,
+            units: reading.aspect.units,
+            interval_seconds: vmhost::controller::METER_INTERVAL.as_secs(),
+            samples: reading.samples,
+        };
+        readings.into_iter().map(told).collect()
     }
 
     fn checks(&self) -> Vec<Check> {

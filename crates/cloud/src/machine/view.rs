@@ -99,6 +99,8 @@ impl Public for Machine {
         put("disks", own("disks"));
         put("volumes", own("volumes"));
         put("networkInterfaces", own("networkInterfaces"));
+        put("meters", own("meters"));
+        put("eventLog", crate::event_log::link(machine));
         put("machineImage", json!({"href": machine.image.href}));
         put(
             "addresses",

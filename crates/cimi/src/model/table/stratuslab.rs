@@ -3,7 +3,9 @@
 use super::{
     super::{
         Attribute, Creation, Kind, Limit, Namespace,
-        Shape::{Array, Boolean, DateTime, Integer, Map, Ref, String, Struct, Uri},
+        Shape::{
+            Array, Boolean, Collection as Own, DateTime, Integer, Map, Ref, String, Struct, Uri,
+        },
         Type,
     },
     a, seen, standard,
@@ -82,6 +84,7 @@ pub(super) const TOKEN: Type = Type {
 pub(super) const HOST: Type = Type {
     namespace: Namespace::StratusLab,
     attributes: &[
+        seen("meters", Own(Kind::Meter)),
         seen("state", String),
         seen("accelerator", String),
         seen("acceleratorReason", String),

@@ -118,5 +118,6 @@ async fn an_image_comes_out_as_any_format_and_in_parts() {
     }
     let left = names(&world.storage_dir());
     assert!(left.iter().all(|name| !name.starts_with('.')), "{left:?}");
+    drop(controller);
     world.kill().await;
 }

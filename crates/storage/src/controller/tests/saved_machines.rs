@@ -277,7 +277,7 @@ async fn a_disk_that_makes_no_sense_is_told_and_not_followed() {
             .reason
             .as_deref()
             .unwrap_or_default()
-            .contains("data file"),
+            .contains("external file"),
         "{:?}",
         image.reason
     );

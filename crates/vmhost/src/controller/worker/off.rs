@@ -53,6 +53,15 @@ impl Worker {
         Ok((until > now).then_some(until.min(again)))
     }
 
+    /// Lets a guest go on that was halted as asked, so that it can hear the power button. Whether it was one.
+    async fn wakes(&self, machine: &Machine, state: RunState) -> Result<bool, StepError> {
+        let held = state == RunState::Paused && machine.observed.stage == Stage::Held;
+        if held && let Some(live) = &self.live {
+            live.handle.cont().await?;
+        }
+        Ok(held)
+    }
+
     /// Whether a guest in this state can obey a power button.
     pub(super) const fn listens(state: RunState) -> bool {
         matches!(state, RunState::Running | RunState::Suspended)
@@ -65,6 +74,9 @@ impl Worker {
         state: Option<RunState>,
     ) -> Result<Next, StepError> {
         if let Some(state) = state {
+            if machine.desired.graceful && self.wakes(machine, state).await? {
+                return Ok(Next::Again);
+            }
             if machine.desired.graceful
                 && Self::listens(state)
                 && let Some(until) = self.press(machine).await?
@@ -201,6 +213,9 @@ impl Worker {
         state: Option<RunState>,
     ) -> Result<Next, StepError> {
         if let Some(state) = state {
+            if !machine.desired.force && self.wakes(machine, state).await? {
+                return Ok(Next::Again);
+            }
             if !machine.desired.force
                 && Self::listens(state)
                 && let Some(until) = self.press(machine).await?
@@ -217,6 +232,7 @@ impl Worker {
         let started = machine.observed.run > 0 || machine.desired.run > 0;
         if started && !matches!(machine.observed.stage, Stage::Ended { .. }) {
             self.unplug(machine).await?;
+            self.forget_memory(machine).await?;
             let run = machine.desired.run;
             report(&self.shared.documents, &self.id, |machine| {
                 enter(machine, ended.clone(), run);

@@ -61,7 +61,12 @@ impl Worker {
                 if let Err(error) = self.unplug(machine).await {
                     tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
                 }
-                let (run, reason) = (machine.desired.run, error.to_string());
+                let run = machine.desired.run;
+                let reason = if self.could_not_load(machine).await? {
+                    format!("its memory could not be read back, and is kept: {error}")
+                } else {
+                    error.to_string()
+                };
                 report(&self.shared.documents, &self.id, |machine| {
                     enter(machine, Stage::Failed, run);
                     machine.reason = Some(reason.clone());
@@ -76,6 +81,9 @@ impl Worker {
         self.seen_alive = false;
         let began = Instant::now();
         let shared = self.shared.clone();
+        if machine.desired.afresh || machine.desired.restart > machine.observed.restart {
+            self.forget_memory(machine).await?;
+        }
         let document = machine.document.0.clone();
         let mut spec = blocking(move || Ok(prepare::prepare(&shared, &document)?)).await?;
         let mut waits = Vec::new();
@@ -103,6 +111,7 @@ impl Worker {
                 plugged.attachment,
             ));
         }
+        let has_memory = spec.memory.is_some();
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
         let run = machine.desired.run;
         let booting = report(&self.shared.documents, &self.id, |machine| {
@@ -131,7 +140,12 @@ impl Worker {
         for ready in waits {
             ready.wait().await?;
         }
-        if let Some(live) = &self.live {
+        // What rests from the start, or has its memory to read first, goes on by a later step.
+        let rests = machine.desired.rest_as_seen(&machine.observed).is_some();
+        if !rests
+            && !has_memory
+            && let Some(live) = &self.live
+        {
             live.handle.cont().await?;
         }
         self.bound_logs(machine).await;
