@@ -146,7 +146,7 @@ impl<'p> Route<'p> {
                 }
             }
             Self::Action(..) | Self::Doctor => "POST, OPTIONS",
-            Self::ImageData(_) => "PUT, OPTIONS",
+            Self::ImageData(_) => "GET, HEAD, PUT, OPTIONS",
             Self::People(page) => page.methods(),
             Self::Console(_)
             | Self::Authentication
