@@ -82,7 +82,7 @@ impl People {
                 let seconds = HeaderValue::from(wait.as_secs().max(1));
                 return Err(problem.with(header::RETRY_AFTER, seconds));
             }
-            Err(error @ LoginError::Busy) => return Err(Problem::new(503, error.to_string())),
+            Err(error) => return Err(Problem::new(503, error.to_string())),
         };
         self.begin(visit, &identity, identity.method.name(), &next)
             .await

@@ -153,7 +153,7 @@ impl People {
             Err(error @ LoginError::Blocked(_)) => {
                 return Err(Problem::new(429, error.to_string()));
             }
-            Err(error @ LoginError::Busy) => return Err(Problem::new(503, error.to_string())),
+            Err(error) => return Err(Problem::new(503, error.to_string())),
         };
         // By the password, which was just shown.
         let context = OpContext {
