@@ -75,7 +75,7 @@ impl World {
         let doors = Doors::new(Arc::new(cloud), accounts, Settings::default()).with_people(people);
         let files = tls::ensure_self_signed(folder.path(), &["127.0.0.1".to_owned()]).unwrap();
         let certificate = tls::Certificate::read(&files).unwrap();
-        let tls = tls::server_config(certificate.into()).unwrap();
+        let tls = tls::Speech::new(certificate.into()).unwrap();
         let server = Server::new(Arc::new(doors), Limits::default(), Some(tls));
         let running = server
             .start(format!("127.0.0.1:{port}").parse().unwrap())
