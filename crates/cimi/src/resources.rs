@@ -8,6 +8,7 @@ mod image;
 mod job;
 mod machine;
 mod network;
+mod saving;
 mod service;
 mod template;
 mod volume;
@@ -21,6 +22,7 @@ pub use machine::{
     MachineRecord, Nic,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use saving::{Announcement, Capture, Save};
 pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,

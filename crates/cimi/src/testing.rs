@@ -52,6 +52,8 @@ pub fn machine(vmid: u32) -> Machine {
         accelerator: None,
         ssh: None,
         first_started: None,
+        save: None,
+        saved_as: None,
         unknown: Unknown::new(),
     }
 }
@@ -101,6 +103,7 @@ pub fn image() -> Image {
         kernel: None,
         initrd: None,
         kernel_arguments: None,
+        announced: None,
         unknown: Unknown::new(),
     }
 }

@@ -159,6 +159,27 @@ pub(crate) fn under_way(
     Some(same.document.id.to_string())
 }
 
+/// The image that a job makes, by the part of its id after the slash.
+fn image_of(job: &Job) -> Option<&str> {
+    let mut affected = job.affected_resources.iter();
+    affected.find_map(|resource| resource.href.strip_prefix("MachineImage/"))
+}
+
+/// Whether the image that a removed machine was to become is there.
+fn saved(documents: &Documents, job: &Job) -> Result<(), String> {
+    let Some(local) = image_of(job).filter(|_| !job.subject().starts_with("MachineImage/")) else {
+        return Ok(());
+    };
+    match documents.images.get(local) {
+        Some(image) if image.state == ImageState::Available => Ok(()),
+        Some(image) => Err(format!(
+            "the machine is gone, but it was not saved: {}",
+            image.reason.as_deref().unwrap_or("it was killed meanwhile")
+        )),
+        None => Err("the machine is gone; the image it was saved as was deleted".to_owned()),
+    }
+}
+
 /// Most ends written at once: the store commits those of a moment together.
 const ENDS_AT_ONCE: usize = 64;
 /// How long an end rests that could not be written (a full disk, say); doubled each time up to the longest.
@@ -248,6 +269,10 @@ async fn end_if_decided(
             match verdict(&job.goal, &target) {
                 None => Ok(false),
                 Some(outcome) => {
+                    let outcome = match job.goal {
+                        JobGoal::Gone => outcome.and_then(|()| saved(documents, job)),
+                        _ => outcome,
+                    };
                     job.finish(outcome, Timestamp::now());
                     Ok(true)
                 }

@@ -12,6 +12,7 @@ mod configuration;
 mod context;
 mod credential;
 mod directory_user;
+mod download;
 mod error;
 mod event;
 mod event_log;
@@ -47,6 +48,7 @@ pub use answer::{
 };
 pub use cloud::{Cloud, MachineType, Settings};
 pub use context::{Caller, OpContext, Unchanged};
+pub use download::{Download, DownloadRequest};
 pub use error::{CloudError, Result};
 pub use imported::Imported;
 pub use janitor::Retention;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use cimi::{HostId, MachineId, Timestamp, resources::Image};
 use serde_json::Value;
 
-use crate::{Check, CloudError, Console, ConsoleRange, Result, Upload};
+use crate::{Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Result, Upload};
 
 /// What is metered.
 #[derive(Clone, Copy, Debug)]
@@ -49,11 +49,14 @@ pub trait HostServices: Send + Sync {
     fn checks(&self) -> Vec<Check>;
 }
 
-/// Where the content of an image goes that a client sends.
+/// Where the content of an image goes that a client sends, and comes from that one asks for.
 #[async_trait]
 pub trait ImageIntake: Send + Sync {
     /// Takes the content, checks it and caches it; writes the outcome to the image's document.
     async fn take(&self, image: Arc<Image>, upload: Upload) -> Result<()>;
+
+    /// The content of an image that is there. Its tag is left empty.
+    async fn open(&self, image: Arc<Image>, request: DownloadRequest) -> Result<Download>;
 }
 
 /// A cloud without hosts, for tests of the rules alone.
@@ -91,6 +94,13 @@ impl ImageIntake for NoServices {
     async fn take(&self, image: Arc<Image>, _upload: Upload) -> Result<()> {
         Err(CloudError::Unavailable(format!(
             "no storage controller takes the content of {}",
+            image.id
+        )))
+    }
+
+    async fn open(&self, image: Arc<Image>, _request: DownloadRequest) -> Result<Download> {
+        Err(CloudError::Unavailable(format!(
+            "no storage controller has the content of {}",
             image.id
         )))
     }

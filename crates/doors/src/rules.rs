@@ -6,8 +6,8 @@ use cimi::{
     query::Query,
 };
 use cloud::{
-    Cloud, CloudError, Console, ConsoleRange, Created, Done, Health, OpContext, Page, Result,
-    Since, Upload, View, Watching,
+    Cloud, CloudError, Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health,
+    OpContext, Page, Result, Since, Upload, View, Watching,
 };
 use serde_json::Value;
 
@@ -160,6 +160,15 @@ impl CloudApi for Cloud {
 
     async fn upload(&self, context: &OpContext, image: &str, upload: Upload) -> Result<View> {
         self.upload_image(context, image, upload).await
+    }
+
+    async fn download(
+        &self,
+        context: &OpContext,
+        image: &str,
+        request: DownloadRequest,
+    ) -> Result<Download> {
+        self.download_image(context, image, request).await
     }
 
     async fn console(

@@ -187,6 +187,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::Machine), "GET" | "HEAD") => Viewers,
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::Machine), "DELETE") => Editors,
         ("/cimi/MachineImage/{id}/data", Some(Kind::MachineImage), "PUT") => Editors,
+        ("/cimi/MachineImage/{id}/data", Some(Kind::MachineImage), "GET" | "HEAD") => Viewers,
         ("/cimi/Machine/{id}/console", Some(Kind::Machine), "GET" | "HEAD") => Editors,
         _ => return None,
     })

@@ -64,6 +64,7 @@ commands! {
     AttachVolume = attach_volume,
     DetachVolume = detach_volume,
     Image = image,
+    CreateImage = create_image,
     BuildMetadata = build_metadata,
     SignMetadata = sign_metadata,
     ValidateMetadata = validate_metadata,
@@ -146,7 +147,10 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "detach-volume",
         ],
     ),
-    ("Images and context", &["image", "prepare-context"]),
+    (
+        "Images and context",
+        &["image", "create-image", "prepare-context"],
+    ),
     (
         "Describing and signing images",
         &[

@@ -280,6 +280,8 @@ const MACHINE: Type = Type {
         seen("requirements", String).stratuslab(),
         RESTART_POLICY,
         seen("started", DateTime).stratuslab(),
+        seen("save", Struct(stratuslab::SAVE)).stratuslab(),
+        seen("savedAs", Ref(&[Kind::MachineImage])).stratuslab(),
     ],
     ..standard(Kind::Machine, "machines", "machines")
 };
@@ -342,6 +344,8 @@ const MACHINE_IMAGE: Type = Type {
         seen("sha256", String).stratuslab(),
         seen("sha512", String).stratuslab(),
         seen("progress", Integer).stratuslab(),
+        seen("origin", Ref(&[Kind::MachineImage])).stratuslab(),
+        seen("announced", Struct(stratuslab::ANNOUNCED)).stratuslab(),
         VISIBILITY,
         a("kernel", Ref(&[Kind::MachineImage]))
             .stratuslab()
@@ -411,6 +415,7 @@ const MACHINE_TEMPLATE: Type = Type {
             .limit(Limit::Text(4096))
             .stratuslab(),
         RESTART_POLICY,
+        a("save", Struct(stratuslab::SAVE)).stratuslab(),
     ],
     ..standard(
         Kind::MachineTemplate,

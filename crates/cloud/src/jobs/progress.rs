@@ -22,11 +22,13 @@ fn of(documents: &Documents, job: &Job, depth: u8) -> u8 {
         let (kind, local) = job.subject().split_once('/').unwrap_or_default();
         match kind {
             Image::COLLECTION => documents.images.get(local).and_then(|image| image.progress),
-            Machine::COLLECTION => documents
-                .machines
-                .get(local)
-                .filter(|machine| !machine.desired.deleted)
-                .and_then(|machine| of_start(documents, &machine)),
+            Machine::COLLECTION => documents.machines.get(local).and_then(|machine| {
+                if machine.desired.deleted {
+                    of_saving(documents, &machine)
+                } else {
+                    of_start(documents, &machine)
+                }
+            }),
             _ => None,
         }
     } else {
@@ -44,6 +46,12 @@ fn of(documents: &Documents, job: &Job, depth: u8) -> u8 {
         u8::try_from(sum / job.nested_jobs.len()).ok()
     };
     seen.unwrap_or(job.progress).min(99)
+}
+
+/// How far the disk of a machine that is removed is saved, if it is.
+fn of_saving(documents: &Documents, machine: &Machine) -> Option<u8> {
+    let image = &machine.saved_as.as_ref()?.href;
+    documents.images.get(image.local())?.progress
 }
 
 /// How far the start of a machine is; most of it may be the fetch of its image.

@@ -104,6 +104,8 @@ impl Cloud {
             accelerator: None,
             ssh: None,
             first_started: None,
+            save: plan.save.clone(),
+            saved_as: None,
             unknown: Map::new(),
         };
         let mut changes = documents.changes();

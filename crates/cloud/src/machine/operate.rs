@@ -1,10 +1,10 @@
 //! What may be asked of a machine that exists: start, stop, restart, pause, suspend, edit, removal.
 
 use cimi::{
-    Right, Timestamp,
+    Ref, Right, Timestamp,
     lifecycle::{self, Desired, MachineState, Power, Rest},
     model::Changes,
-    resources::{Event, Job, JobGoal, Machine, Resource},
+    resources::{Event, Image, Job, JobGoal, Machine, Resource},
     uri,
 };
 
@@ -220,6 +220,7 @@ impl Cloud {
                 .goal_already(&machine.desired)
                 .and_then(|goal| jobs::under_way(&self.0.documents, &machine.key(), &rel, &goal));
             let mut new_job = None;
+            let mut saved = None;
             let job = match open {
                 Some(job) if machine.desired.force || !operation.forces() => {
                     return Ok(Done {
@@ -233,10 +234,23 @@ impl Cloud {
                     job
                 }
                 None => {
+                    if matches!(operation, Operation::Start | Operation::Restart { .. }) {
+                        self.not_being_saved(&machine)?;
+                    }
                     let goal = operation.apply(&mut machine, now)?;
                     let acl = machine.common.acl.clone();
-                    let job = new_job.insert(Job::accepted(machine.key(), &rel, goal, acl, now));
-                    job.id.to_string()
+                    let mut job = Job::accepted(machine.key(), &rel, goal, acl.clone(), now);
+                    if operation == Operation::Shutdown
+                        && machine.first_started.is_some()
+                        && let Some(save) = machine.save.clone()
+                    {
+                        self.not_being_saved(&machine)?;
+                        let place = self.place::<Image>(context, 1)?;
+                        let image = self.image_of(&mut machine, acl, Some(save), now);
+                        job.affected_resources.push(Ref::to(image.key()));
+                        saved = Some((image, place));
+                    }
+                    new_job.insert(job).id.to_string()
                 }
             };
             machine.settle();
@@ -249,6 +263,9 @@ impl Cloud {
             let mut changes = self.0.documents.changes().replace(&read, machine);
             if let Some(new_job) = &new_job {
                 changes = changes.create(new_job);
+            }
+            if let Some((image, _)) = &saved {
+                changes = changes.create(image);
             }
             let changes = changes.create(&event);
             match changes.commit().await {

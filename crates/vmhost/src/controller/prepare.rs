@@ -152,6 +152,10 @@ pub(crate) fn needs_image(machine: &Machine, image: &str) -> bool {
     };
     kernel
         || machine.image.href.local() == image
+        || machine
+            .saved_as
+            .as_ref()
+            .is_some_and(|id| id.href.local() == image)
         || machine.disks.iter().any(
             |disk| matches!(&disk.role, DiskRole::ReadOnly { image: id } if id.local() == image),
         )

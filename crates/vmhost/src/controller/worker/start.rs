@@ -21,6 +21,13 @@ use crate::{
 impl Worker {
     /// Makes everything the machine needs, and starts its process.
     pub(super) async fn start(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
+        if let Some(image) = self.being_saved(machine).await? {
+            report(&self.shared.documents, &self.id, |machine| {
+                machine.reason = Some(format!("waits until its disk is saved as {}", image.id));
+            })
+            .await?;
+            return Ok(Next::Wait);
+        }
         match self.launch(machine).await {
             Ok(()) => Ok(Next::Again),
             Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
