@@ -13,7 +13,7 @@ use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
-    leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
+    columns::Tables, leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
 };
 
 /// A machine type that the cloud offers.
@@ -62,6 +62,7 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    pub(crate) tables: Tables,
 }
 
 /// The rules of the cloud. Cheap to clone; all clones are one.
@@ -100,6 +101,7 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            tables: Tables::default(),
         }));
         cloud.seed_machine_types().await?;
         cloud.seed_networks().await?;

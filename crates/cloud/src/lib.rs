@@ -4,9 +4,11 @@
 //! Every operation takes an [`OpContext`] first: who asks, how the request is named, until when an answer is of use.
 
 mod access;
+mod accounting;
 mod answer;
 mod catalogue;
 mod cloud;
+mod columns;
 mod configuration;
 mod context;
 mod credential;
@@ -36,6 +38,7 @@ mod user;
 mod volume;
 mod watch;
 
+pub use accounting::UsageQuery;
 pub use answer::{
     ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page,
     Rel, Upload, View,

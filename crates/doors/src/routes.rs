@@ -39,6 +39,12 @@ pub(crate) enum Route<'p> {
     OpenApi,
     /// `/stratus/audit`
     Audit,
+    /// `/stratus/quota`
+    Quota,
+    /// `/stratus/accounting`
+    Accounting,
+    /// `/api`
+    Pages,
 }
 
 impl<'p> Route<'p> {
@@ -58,6 +64,9 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
+                "stratus/quota" => Some(Self::Quota),
+                "stratus/accounting" => Some(Self::Accounting),
+                "api" => Some(Self::Pages),
                 _ => None,
             };
         };
@@ -141,7 +150,10 @@ impl<'p> Route<'p> {
             | Self::Metrics
             | Self::OpenApi
             | Self::Status
-            | Self::Audit => "GET, HEAD, OPTIONS",
+            | Self::Audit
+            | Self::Quota
+            | Self::Accounting
+            | Self::Pages => "GET, HEAD, OPTIONS",
         }
     }
 
@@ -170,6 +182,9 @@ impl<'p> Route<'p> {
             Self::Doctor => 13,
             Self::OpenApi => 14,
             Self::Audit => 15,
+            Self::Quota => 16,
+            Self::Accounting => 17,
+            Self::Pages => 18,
         }
     }
 }
@@ -211,6 +226,9 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/doctor",
         "/api/openapi.json",
         "/stratus/audit",
+        "/stratus/quota",
+        "/stratus/accounting",
+        "/api",
     ] {
         list(path.to_owned(), None);
     }
@@ -239,7 +257,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 16] = [
+pub(crate) const TEMPLATES: [&str; 19] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -256,6 +274,9 @@ pub(crate) const TEMPLATES: [&str; 16] = [
     "/stratus/doctor",
     "/api/openapi.json",
     "/stratus/audit",
+    "/stratus/quota",
+    "/stratus/accounting",
+    "/api",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -313,6 +334,9 @@ mod tests {
             ("/stratus/doctor", Doctor),
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
+            ("/stratus/quota", Quota),
+            ("/stratus/accounting", Accounting),
+            ("/api/", Pages),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");
             assert!(TEMPLATES.get(route.template()).is_some());

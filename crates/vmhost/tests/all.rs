@@ -12,3 +12,4 @@ mod disks_come_and_go;
 mod support;
 mod the_accelerator_is_chosen_by_running_a_guest;
 mod the_leak_checker_finds_what_is_nobodys;
+mod uses_are_written_down_once;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Unknown, resource};
+use super::{Unknown, resource, weight::BYTES};
 use crate::{Common, ImageId, size::ByteSize};
 
 /// States of a MachineImage (DSP0263 §5.18).
@@ -135,13 +135,28 @@ pub struct Image {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Image, "MachineImage", |image, add| {
-    if let Some(identifier) = image.identifier() {
-        add("identifier", identifier);
-    }
-});
+resource!(
+    Image,
+    "MachineImage",
+    |image, add| {
+        if let Some(identifier) = image.identifier() {
+            add("identifier", identifier);
+        }
+    },
+    |image, add| {
+        add(BYTES, image.bytes().unwrap_or(0));
+    },
+    {}
+);
 
 impl Image {
+    /// How large the disk is that it is: of the cached content, else as it was told beforehand.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        let cached = self.file.as_ref().map(|file| file.virtual_size.0);
+        cached.or(self.desired.expected.bytes)
+    }
+
     /// The 27-character identifier: of the cached content, else the expected one.
     #[must_use]
     pub fn identifier(&self) -> Option<&str> {
