@@ -27,11 +27,10 @@ use crate::{
     budget::{Bounds, Budget, Share, Whose},
     cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
-    console, health, limits,
+    console, health, limits, manual,
     metrics::{self, RequestMetrics},
     openapi,
     origin::Connection,
-    pages,
     problem::Problem,
     routes::Route,
     upload,
@@ -248,6 +247,7 @@ impl Doors {
             }
             Route::Metrics => Ok(metrics_answer()),
             Route::OpenApi => Ok(openapi::answer()),
+            Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),
             Route::Authentication => Ok(who_asks(context)),
             Route::Status => {
                 let status = self.api.status(context).await?;
@@ -272,7 +272,7 @@ impl Doors {
                 let answer = self.api.usage(context, query).await?;
                 Ok(health::json_answer(StatusCode::OK, &answer))
             }
-            Route::Pages => Ok(pages::answer()),
+            Route::Manual => Ok(manual::answer()),
             Route::Console(id) => {
                 let range = console::range(pairs())?;
                 let console = self.api.console(context, id, range).await?;
@@ -352,7 +352,7 @@ impl Doors {
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
             Some(Route::Health) => true,
-            Some(Route::OpenApi | Route::Pages) => known || reads,
+            Some(Route::OpenApi | Route::Manual | Route::Asset(_)) => known || reads,
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();

@@ -147,7 +147,7 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
     }
     let is_open = matches!(
         route,
-        Route::EntryPoint | Route::Health | Route::OpenApi | Route::Pages
+        Route::EntryPoint | Route::Health | Route::OpenApi | Route::Manual | Route::Asset(_)
     );
     if is_open {
         // An empty requirement: nobody needs to log in.
@@ -263,13 +263,16 @@ fn success(route: &Route<'_>, method: &str) -> Value {
         (Route::Console(_) | Route::Metrics, _) => {
             json!({"200": {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}})
         }
-        (Route::Pages, _) => {
+        (Route::Manual, _) => {
             json!({"200": {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}})
         }
         (Route::Health, _) => {
             let body = json!({"application/json": {"schema": {"type": "object"}}});
             json!({"200": {"description": "It works", "content": body},
                 "503": {"description": "It doesn't", "content": body}})
+        }
+        (Route::Asset(_), _) => {
+            json!({"200": plain("The file"), "304": plain("It is what the client has")})
         }
         (
             Route::Authentication
@@ -314,8 +317,9 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Audit, _) => "Who did what, for administrators".to_owned(),
         (Route::Quota, _) => "What a user or a group has and may have".to_owned(),
         (Route::Accounting, _) => "Who used what from when to when: a page of it".to_owned(),
-        (Route::Pages, _) => "The interface, for people".to_owned(),
+        (Route::Manual, _) => "The interface, for people".to_owned(),
         (Route::OpenApi, _) => "The interface, for programs: an OpenAPI document".to_owned(),
+        (Route::Asset(_), _) => "A file that pages load".to_owned(),
     }
 }
 

@@ -6,6 +6,8 @@ use ::cimi::model::{Creation, Kind, describe};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use crate::pages::assets::{self, Asset};
+
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'p> {
@@ -44,7 +46,9 @@ pub(crate) enum Route<'p> {
     /// `/stratus/accounting`
     Accounting,
     /// `/api`
-    Pages,
+    Manual,
+    /// `/assets/stratus.css`
+    Asset(&'static Asset),
 }
 
 impl<'p> Route<'p> {
@@ -66,8 +70,8 @@ impl<'p> Route<'p> {
                 "stratus/audit" => Some(Self::Audit),
                 "stratus/quota" => Some(Self::Quota),
                 "stratus/accounting" => Some(Self::Accounting),
-                "api" => Some(Self::Pages),
-                _ => None,
+                "api" => Some(Self::Manual),
+                _ => Asset::named(path.strip_prefix("assets/")?).map(Self::Asset),
             };
         };
         if path.is_empty() {
@@ -153,7 +157,8 @@ impl<'p> Route<'p> {
             | Self::Audit
             | Self::Quota
             | Self::Accounting
-            | Self::Pages => "GET, HEAD, OPTIONS",
+            | Self::Manual
+            | Self::Asset(_) => "GET, HEAD, OPTIONS",
         }
     }
 
@@ -184,7 +189,8 @@ impl<'p> Route<'p> {
             Self::Audit => 15,
             Self::Quota => 16,
             Self::Accounting => 17,
-            Self::Pages => 18,
+            Self::Manual => 18,
+            Self::Asset(_) => 19,
         }
     }
 }
@@ -232,6 +238,9 @@ pub fn all_routes() -> Vec<Listed> {
     ] {
         list(path.to_owned(), None);
     }
+    for asset in assets::ALL {
+        list(asset.path(), None);
+    }
     let stored = |kind: &Kind| describe(*kind).collection.is_some();
     for kind in Kind::ALL.iter().copied().filter(stored) {
         let described = describe(kind);
@@ -257,7 +266,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 19] = [
+pub(crate) const TEMPLATES: [&str; 20] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -277,6 +286,7 @@ pub(crate) const TEMPLATES: [&str; 19] = [
     "/stratus/quota",
     "/stratus/accounting",
     "/api",
+    "/assets/{name}",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -336,7 +346,8 @@ mod tests {
             ("/stratus/audit", Audit),
             ("/stratus/quota", Quota),
             ("/stratus/accounting", Accounting),
-            ("/api/", Pages),
+            ("/api/", Manual),
+            ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");
             assert!(TEMPLATES.get(route.template()).is_some());
@@ -367,6 +378,8 @@ mod tests {
             "/cimi/CloudEntryPoint/7",
             "/cimi/authn/x",
             "/stratus",
+            "/assets",
+            "/assets/../stratus.css",
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }
