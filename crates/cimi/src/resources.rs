@@ -9,6 +9,7 @@ mod job;
 mod machine;
 mod network;
 mod quota;
+mod service;
 mod template;
 mod usage;
 mod volume;
@@ -23,6 +24,7 @@ pub use machine::{
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
 pub use quota::{Most, Quota};
+pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,

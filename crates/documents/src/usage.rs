@@ -111,7 +111,7 @@ mod tests {
 
     use cimi::{
         Acl, Common, VolumeId,
-        resources::{Unknown, Volume, VolumeState},
+        resources::{Resource as _, Unknown, Volume, VolumeState},
         size::ByteSize,
     };
     use store::SqliteStore;

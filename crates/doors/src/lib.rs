@@ -33,6 +33,7 @@ mod problem;
 mod routes;
 mod rules;
 mod server;
+mod showing;
 mod stall;
 pub mod tls;
 mod upload;

@@ -14,6 +14,7 @@ mod networks;
 mod roles;
 mod serve;
 mod settings;
+mod site_certificates;
 mod store_tool;
 mod teardown;
 mod user_file;
