@@ -9,6 +9,7 @@ mod job;
 mod machine;
 mod network;
 mod quota;
+mod saving;
 mod service;
 mod template;
 mod usage;
@@ -24,6 +25,7 @@ pub use machine::{
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
 pub use quota::{Most, Quota};
+pub use saving::{Announcement, Capture, Save};
 pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,

@@ -44,6 +44,8 @@ pub fn machine(vmid: u32) -> Machine {
             force: false,
             deleted: false,
             graceful: false,
+            rest: None,
+            afresh: false,
             since: now,
         },
         observed: Observed::nothing(now),
@@ -52,6 +54,8 @@ pub fn machine(vmid: u32) -> Machine {
         first_started: None,
         running_since: None,
         disks_since: None,
+        save: None,
+        saved_as: None,
         unknown: Unknown::new(),
     }
 }
@@ -101,6 +105,7 @@ pub fn image() -> Image {
         kernel: None,
         initrd: None,
         kernel_arguments: None,
+        announced: None,
         unknown: Unknown::new(),
     }
 }

@@ -259,6 +259,9 @@ fn success(route: &Route<'_>, method: &str) -> Value {
         (Route::Resource(..) | Route::Member(..) | Route::Action(..), _) => {
             json!({"202": job(), "204": plain("Done")})
         }
+        (Route::ImageData(_), "GET") => {
+            json!({"200": {"description": "The content", "content": {"application/octet-stream": {}}}})
+        }
         (Route::ImageData(_), _) => json!({"200": shown(Kind::MachineImage.name().to_owned())}),
         (Route::Console(_) | Route::Metrics, _) => {
             json!({"200": {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}})
@@ -307,6 +310,9 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Member(parent, _, _, kind, _), _) => format!("Take out of a {parent}: {kind}"),
         (Route::Resource(kind, _), _) => format!("Do what the Action says: {kind}"),
         (Route::Action(kind, _, action), _) => format!("{action}: {kind}"),
+        (Route::ImageData(_), "GET" | "HEAD") => {
+            "The content of an image, as it is kept or as another format".to_owned()
+        }
         (Route::ImageData(_), _) => "Send the content of an image made with upload:".to_owned(),
         (Route::Console(_), _) => "The serial console".to_owned(),
         (Route::Authentication, _) => "Who asks".to_owned(),

@@ -7,6 +7,7 @@ mod check;
 mod keys;
 mod mail;
 pub mod reference;
+mod saving;
 mod tables;
 
 use std::{
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
+pub use saving::Saving;
 pub use tables::{
     Accounts, Images, Limits, Log, LogFormat, MachineType, Machines, Network, NetworkClass,
     NetworkEntry, NetworkMode, Placement, Retention, Storage, Store, StoreKind, Strategy, Tls,
@@ -101,6 +103,7 @@ pub struct Config {
     pub certificates: Certificates,
     pub retention: Retention,
     pub mail: Mail,
+    pub saving: Saving,
     pub machine_types: BTreeMap<String, MachineType>,
 }
 
@@ -125,6 +128,7 @@ impl Default for Config {
             certificates: Certificates::default(),
             retention: Retention::default(),
             mail: Mail::default(),
+            saving: Saving::default(),
             store: Store::default(),
             machine_types: default_machine_types(),
         }

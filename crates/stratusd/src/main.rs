@@ -12,6 +12,7 @@ mod instance;
 mod logging;
 mod networks;
 mod roles;
+mod saved_images;
 mod serve;
 mod settings;
 mod site_certificates;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AcceleratorKind, Unknown, resource,
+    AcceleratorKind, Save, Unknown, resource,
     weight::{CPUS, MEMORY_KIB},
 };
 use crate::{
@@ -92,6 +92,13 @@ pub struct Machine {
     /// Since when its disks are what they are, and whose, for accounting; none: since it was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disks_since: Option<Timestamp>,
+    /// It becomes a new image at its shutdown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save: Option<Save>,
+    /// The image that its root disk is being saved as, or was last. While that is on its way nothing changes the disk.
+    /// Written by `cloud`, in the transaction that makes the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_as: Option<Ref<ImageId>>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
