@@ -115,7 +115,9 @@ impl Use {
 #[must_use]
 pub(super) fn running_since(observed: &Observed, before: Option<Timestamp>) -> Option<Timestamp> {
     match observed.stage {
-        Stage::Running | Stage::Paused => before.or(Some(observed.since)),
+        Stage::Running | Stage::Paused | Stage::Held | Stage::Saving => {
+            before.or(Some(observed.since))
+        }
         Stage::Lost => before,
         _ => None,
     }
