@@ -43,7 +43,8 @@ fn document() -> Value {
         paths.insert(listed.path, item);
     }
     let mut components = json!({
-        "securitySchemes": {"password": {"type": "http", "scheme": "basic"}},
+        "securitySchemes": {"password": {"type": "http", "scheme": "basic"},
+            "certificate": {"type": "mutualTLS"}},
         "responses": {"Problem": {
             "description": "What went wrong, with which value, and what to do",
             "content": {
@@ -62,7 +63,7 @@ fn document() -> Value {
             "description": format!("CIMI {SPECIFICATION_VERSION} in JSON and XML, StratusLab profile."),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
         "servers": [{"url": "/"}],
-        "security": [{"password": []}],
+        "security": [{"password": []}, {"certificate": []}],
         "paths": paths,
         "components": components,
     })
@@ -147,7 +148,12 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
     }
     let is_open = matches!(
         route,
-        Route::EntryPoint | Route::Health | Route::OpenApi | Route::Manual | Route::Asset(_)
+        Route::EntryPoint
+            | Route::Health
+            | Route::OpenApi
+            | Route::Authentication
+            | Route::Manual
+            | Route::Asset(_)
     );
     if is_open {
         // An empty requirement: nobody needs to log in.
@@ -315,7 +321,7 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         }
         (Route::ImageData(_), _) => "Send the content of an image made with upload:".to_owned(),
         (Route::Console(_), _) => "The serial console".to_owned(),
-        (Route::Authentication, _) => "Who asks".to_owned(),
+        (Route::Authentication, _) => "Who asks, and how to log in".to_owned(),
         (Route::Health, _) => "How well the cloud is".to_owned(),
         (Route::Metrics, _) => "Figures for Prometheus".to_owned(),
         (Route::Status, _) => "What there is, for administrators".to_owned(),
