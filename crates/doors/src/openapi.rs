@@ -43,7 +43,8 @@ fn document() -> Value {
         paths.insert(listed.path, item);
     }
     let mut components = json!({
-        "securitySchemes": {"password": {"type": "http", "scheme": "basic"}},
+        "securitySchemes": {"password": {"type": "http", "scheme": "basic"},
+            "certificate": {"type": "mutualTLS"}},
         "responses": {"Problem": {
             "description": "What went wrong, with which value, and what to do",
             "content": {
@@ -62,7 +63,7 @@ fn document() -> Value {
             "description": format!("CIMI {SPECIFICATION_VERSION} in JSON and XML, StratusLab profile."),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
         "servers": [{"url": "/"}],
-        "security": [{"password": []}],
+        "security": [{"password": []}, {"certificate": []}],
         "paths": paths,
         "components": components,
     })
@@ -140,7 +141,11 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
     }
     if matches!(
         route,
-        Route::EntryPoint | Route::Health | Route::OpenApi | Route::Asset(_)
+        Route::EntryPoint
+            | Route::Health
+            | Route::OpenApi
+            | Route::Authentication
+            | Route::Asset(_)
     ) {
         // An empty requirement: nobody needs to log in.
         operation["security"] = json!([{"password": []}, {}]);
@@ -295,7 +300,7 @@ fn summary(route: &Route<'_>, method: &str) -> String {
         }
         (Route::ImageData(_), _) => "Send the content of an image made with upload:".to_owned(),
         (Route::Console(_), _) => "The serial console".to_owned(),
-        (Route::Authentication, _) => "Who asks".to_owned(),
+        (Route::Authentication, _) => "Who asks, and how to log in".to_owned(),
         (Route::Health, _) => "How well the cloud is".to_owned(),
         (Route::Metrics, _) => "Figures for Prometheus".to_owned(),
         (Route::Status, _) => "What there is, for administrators".to_owned(),
