@@ -4,6 +4,7 @@ mod bare_cloud;
 mod everybody_sees_only_what_is_theirs;
 mod jobs_are_stopped;
 mod jobs_end_whatever_happens;
+mod machines_do_what_they_offer;
 mod members_of_a_group_share;
 mod nobody_uses_up_what_is_everybodys;
 mod nothing_slips_between_check_and_write;
