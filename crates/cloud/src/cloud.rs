@@ -14,6 +14,7 @@ use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
+    columns::Tables,
     leases::Leases,
     numbers::Numbers,
     people::{Pace, PeopleSettings},
@@ -70,6 +71,7 @@ pub(crate) struct Inner {
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
     pub(crate) pace: Pace,
+    pub(crate) tables: Tables,
     /// The ways to log in, as they were when they were last asked for.
     pub(crate) methods: Mutex<Arc<Methods>>,
 }
@@ -111,6 +113,7 @@ impl Cloud {
             started,
             watches: Watches::default(),
             pace: Pace::new(std::time::Duration::from_secs(3600)),
+            tables: Tables::default(),
             methods: Mutex::default(),
         }));
         cloud.seed_machine_types().await?;

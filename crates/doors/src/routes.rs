@@ -46,6 +46,12 @@ pub(crate) enum Route<'p> {
     Audit,
     /// `/cimi/login`, `/register/…`
     People(Page<'p>),
+    /// `/stratus/quota`
+    Quota,
+    /// `/stratus/accounting`
+    Accounting,
+    /// `/api`
+    Manual,
     /// `/assets/stratus.css`
     Asset(&'static Asset),
 }
@@ -70,6 +76,9 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
+                "stratus/quota" => Some(Self::Quota),
+                "stratus/accounting" => Some(Self::Accounting),
+                "api" => Some(Self::Manual),
                 _ => Asset::named(path.strip_prefix("assets/")?).map(Self::Asset),
             };
         };
@@ -155,6 +164,9 @@ impl<'p> Route<'p> {
             | Self::OpenApi
             | Self::Status
             | Self::Audit
+            | Self::Quota
+            | Self::Accounting
+            | Self::Manual
             | Self::Asset(_) => "GET, HEAD, OPTIONS",
         }
     }
@@ -184,8 +196,11 @@ impl<'p> Route<'p> {
             Self::Doctor => 13,
             Self::OpenApi => 14,
             Self::Audit => 15,
-            Self::Asset(_) => 16,
-            Self::People(_) => 17,
+            Self::Quota => 16,
+            Self::Accounting => 17,
+            Self::Manual => 18,
+            Self::Asset(_) => 19,
+            Self::People(_) => 20,
         }
     }
 }
@@ -227,6 +242,9 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/doctor",
         "/api/openapi.json",
         "/stratus/audit",
+        "/stratus/quota",
+        "/stratus/accounting",
+        "/api",
     ] {
         list(path.to_owned(), None);
     }
@@ -261,7 +279,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 18] = [
+pub(crate) const TEMPLATES: [&str; 21] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -278,6 +296,9 @@ pub(crate) const TEMPLATES: [&str; 18] = [
     "/stratus/doctor",
     "/api/openapi.json",
     "/stratus/audit",
+    "/stratus/quota",
+    "/stratus/accounting",
+    "/api",
     "/assets/{name}",
     "/register/{page}",
 ];
@@ -340,6 +361,9 @@ mod tests {
             ("/cimi/login", People(Page::Login)),
             ("/register/", People(Page::Home)),
             ("/register/action/abc", People(Page::Action("abc"))),
+            ("/stratus/quota", Quota),
+            ("/stratus/accounting", Accounting),
+            ("/api/", Manual),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");

@@ -149,7 +149,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
     Some(match (route.template, route.kind, method) {
         ("/health", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/cimi" | "/cimi/authn", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
-        ("/api/openapi.json", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        ("/api/openapi.json" | "/api", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/assets/{name}", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         // What isn't allowed is refused by the page itself.
         ("/register/{page}", None, "OPTIONS") => Anybody,
@@ -167,6 +167,8 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi", None, "PUT") => NoUser,
         ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
         ("/stratus/doctor", None, "POST") => Administrators,
+        // Of themselves, where nobody else is named.
+        ("/stratus/quota" | "/stratus/accounting", None, "GET" | "HEAD") => Users,
 
         (
             "/cimi/{type}",
