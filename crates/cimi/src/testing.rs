@@ -6,8 +6,8 @@ use crate::{
     common::USER_ROLE,
     lifecycle::{Desired, MachineState, Observed, Phase, Power, RestartPolicy},
     resources::{
-        AcceleratorKind, BootSource, Capacity, ContextData, Digests, Host, Image, ImageDesired,
-        ImageSource, ImageState, Machine, Unknown, default_architecture,
+        AcceleratorKind, BootSource, Capacity, ContextData, Digests, Host, HostDesired, Image,
+        ImageDesired, ImageSource, ImageState, Machine, Placement, Unknown, default_architecture,
     },
 };
 
@@ -35,6 +35,7 @@ pub fn machine(vmid: u32) -> Machine {
         cpu_model: None,
         keymap: None,
         requirements: None,
+        placement: Placement::default(),
         restart_policy: RestartPolicy::Never,
         host: None,
         desired: Desired {
@@ -70,11 +71,13 @@ pub fn host() -> Host {
         accelerator: AcceleratorKind::Tcg,
         accelerator_reason: "none".into(),
         cpu_model: "any".into(),
+        cpu_flags: vec!["fpu".into()],
         version: "1".into(),
         qemu_version: "9".into(),
         started: now,
         boot_id: "b".into(),
         troubles: Vec::new(),
+        desired: HostDesired::default(),
         unknown: Unknown::new(),
     }
 }

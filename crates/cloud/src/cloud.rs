@@ -8,7 +8,7 @@ use cimi::{
     common::{ANONYMOUS_ROLE, Principal, USER_ROLE},
 };
 use documents::{Documents, DocumentsError};
-use scheduler::Policy;
+use placement::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{

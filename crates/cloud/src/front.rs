@@ -239,7 +239,6 @@ impl Cloud {
             | Kind::Address
             | Kind::Job
             | Kind::Event
-            | Kind::Host
             | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
                 "a {kind} is written by the cloud alone"
             ))),

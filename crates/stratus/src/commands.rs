@@ -78,6 +78,7 @@ commands! {
     Audit = audit,
     Token = token,
     Host = host,
+    Simulate = simulate,
     Status = status,
     Doctor = doctor,
 }
@@ -165,7 +166,9 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Administration",
-        &["user", "group", "audit", "host", "status", "doctor"],
+        &[
+            "user", "group", "audit", "host", "simulate", "status", "doctor",
+        ],
     ),
 ];
 

@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "documents",
             "mail",
             "network",
-            "scheduler",
+            "placement",
             "store",
         ],
     ),
@@ -34,10 +34,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("marketplace", &[]),
     ("network", &[]),
     ("passwords", &[]),
-    ("scheduler", &["cimi", "documents", "store"]),
+    ("placement", &["cimi"]),
+    ("scheduler", &["cimi", "documents", "placement", "store"]),
+    ("simulator", &["cimi", "placement"]),
     ("storage", &["cimi", "documents", "marketplace", "store"]),
     ("store", &[]),
-    ("stratus", &["cimi", "context", "marketplace", "passwords"]),
+    (
+        "stratus",
+        &["cimi", "context", "marketplace", "passwords", "simulator"],
+    ),
     (
         "stratusd",
         &[
@@ -48,6 +53,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "doors",
             "mail",
             "network",
+            "placement",
             "scheduler",
             "storage",
             "store",
@@ -80,6 +86,16 @@ const MUST_NOT_USE: &[(&str, &str, &[&str])] = &[
         "store",
         "be a server or a client",
         &["hyper", "axum", "reqwest"],
+    ),
+    (
+        "placement",
+        "do I/O",
+        &["tokio", "hyper", "axum", "reqwest", "rusqlite", "rustix"],
+    ),
+    (
+        "simulator",
+        "do I/O",
+        &["tokio", "hyper", "axum", "reqwest", "rusqlite", "rustix"],
     ),
     (
         "scheduler",

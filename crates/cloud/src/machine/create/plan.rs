@@ -7,12 +7,12 @@ use std::{
 
 use cimi::{
     Acl, Right,
-    resources::{ContextData, Disk, DiskRole, Image, ImageState, Machine, Volume},
+    resources::{ContextData, Disk, DiskRole, Image, ImageState, Machine, Placement, Volume},
     size::ByteSize,
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
 use documents::Cached;
-use scheduler::{Demand, Requirements};
+use placement::Demand;
 use serde_json::{Map, Value};
 use store::Revision;
 
@@ -38,6 +38,7 @@ pub(super) struct Plan {
     pub(super) size: Size,
     /// Guaranteed processor time in hundredths of one CPU.
     pub(super) share_percent: Option<u32>,
+    pub(super) placement: Placement,
     pub(super) template: Template,
     pub(super) image: Arc<Cached<Image>>,
     pub(super) context: ContextData,
@@ -65,11 +66,7 @@ impl Cloud {
         let disks = self.disks(context, &template, &size, &image)?;
         let interfaces = template.interfaces(self, context)?;
         volumes_named_once(&template)?;
-        if let Some(text) = &template.requirements {
-            Requirements::parse(text).map_err(|error| {
-                CloudError::invalid("machineTemplate.requirements", error.to_string())
-            })?;
-        }
+        let placement = template.placement()?;
         let new_volumes = template.new_volumes(self, context)?;
         places.push(self.place::<Volume>(context, new_volumes.len())?);
         if interfaces.len() > MOST_INTERFACES {
@@ -99,6 +96,7 @@ impl Cloud {
             template_href,
             size,
             share_percent,
+            placement,
             template,
             image,
             context: guest,

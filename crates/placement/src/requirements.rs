@@ -11,36 +11,10 @@
 //! The attributes a host has are [`ATTRIBUTES`]. Others are refused when the expression is read: a demand that nothing
 //! can fulfil is better told at once.
 
-use crate::placement::HostLoad;
+use crate::host::{ATTRIBUTES, HostLoad, Value};
 
-/// The attributes of hosts, and what they are.
-pub const ATTRIBUTES: [(&str, &str); 10] = [
-    ("NAME", "the host's name"),
-    ("HOSTNAME", "the same"),
-    ("ARCH", "`x86_64`"),
-    ("HYPERVISOR", "`kvm` or `tcg`"),
-    ("MODELNAME", "the processor's name"),
-    ("TOTALCPU", "hundredths of a processor offered"),
-    ("FREECPU", "those that are free"),
-    ("TOTALMEMORY", "KiB of memory offered"),
-    ("FREEMEMORY", "those that are free"),
-    ("RUNNING_VMS", "machines placed on the host"),
-];
 /// Deepest nesting of brackets and negations.
 const DEPTH_AT_MOST: usize = 32;
-
-/// What is known of a host beside its room.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostFacts {
-    /// Its name.
-    pub name: String,
-    /// How it executes guests: `kvm` or `tcg`.
-    pub hypervisor: String,
-    /// Its processor's name.
-    pub cpu_model: String,
-    /// Machines that are placed on it.
-    pub machines: u64,
-}
 
 /// A text that is no expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,11 +47,6 @@ enum Operator {
     Greater,
 }
 
-enum Value<'a> {
-    Text(&'a str),
-    Number(u64),
-}
-
 impl Requirements {
     /// Reads an expression; an empty one is always true.
     ///
@@ -98,7 +67,8 @@ impl Requirements {
     }
 
     /// What no host fulfils: for an expression that can't be read any more.
-    pub(crate) const fn never() -> Self {
+    #[must_use]
+    pub const fn never() -> Self {
         Self(Expression::Any(Vec::new()))
     }
 
@@ -116,7 +86,7 @@ impl Expression {
             Self::Any(parts) => parts.iter().any(|part| part.holds(host)),
             Self::Not(inner) => !inner.holds(host),
             Self::Number(name, operator, wanted) => {
-                let has = match attribute(host, name) {
+                let has = match host.attribute(name) {
                     Some(Value::Number(has)) => i64::try_from(has).unwrap_or(i64::MAX),
                     _ => return false,
                 };
@@ -127,29 +97,13 @@ impl Expression {
                     Operator::Greater => has > *wanted,
                 }
             }
-            Self::Text(name, equal, pattern) => match attribute(host, name) {
+            Self::Text(name, equal, pattern) => match host.attribute(name) {
                 Some(Value::Text(has)) => like(has, pattern) == *equal,
                 Some(Value::Number(has)) => like(&has.to_string(), pattern) == *equal,
                 None => false,
             },
         }
     }
-}
-
-fn attribute<'a>(host: &'a HostLoad, name: &str) -> Option<Value<'a>> {
-    let facts = &host.facts;
-    Some(match name {
-        "NAME" | "HOSTNAME" => Value::Text(&facts.name),
-        "ARCH" => Value::Text("x86_64"),
-        "HYPERVISOR" => Value::Text(&facts.hypervisor),
-        "MODELNAME" => Value::Text(&facts.cpu_model),
-        "TOTALCPU" => Value::Number(host.offered.cpu_percent),
-        "FREECPU" => Value::Number(host.free().cpu_percent),
-        "TOTALMEMORY" => Value::Number(host.offered.memory_kib),
-        "FREEMEMORY" => Value::Number(host.free().memory_kib),
-        "RUNNING_VMS" => Value::Number(facts.machines),
-        _ => return None,
-    })
 }
 
 /// The shell's `*` and `?`.
@@ -347,31 +301,26 @@ impl<'a> Parser<'a> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
-    use cimi::HostId;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Demand;
+    use crate::{Demand, HostFacts, host::example};
 
     fn host() -> HostLoad {
-        HostLoad {
-            id: HostId::from_local("h").unwrap(),
-            offered: Demand {
-                cpu_percent: 400,
-                memory_kib: 4096,
-            },
-            booked: Demand {
-                cpu_percent: 100,
-                memory_kib: 1024,
-            },
-            trouble: None,
-            facts: HostFacts {
-                name: "node-12.example".into(),
-                hypervisor: "kvm".into(),
-                cpu_model: "any".into(),
-                machines: 3,
-            },
-        }
+        let demand = |cpu_percent, memory_kib| Demand {
+            cpu_percent,
+            memory_kib,
+        };
+        let mut host = example("h", demand(400, 4096), demand(100, 1024));
+        *host.facts = HostFacts {
+            name: "node-12.example".into(),
+            hypervisor: "kvm".into(),
+            cpu_model: "any".into(),
+            cpu_flags: " fpu avx2 ".into(),
+            machines: 3,
+            ..HostFacts::default()
+        };
+        host
     }
 
     #[test]
@@ -390,6 +339,8 @@ mod tests {
             ("!(HYPERVISOR = 'kvm') | RUNNING_VMS > 3", false),
             ("! HYPERVISOR = 'tcg' & TOTALCPU != 0", true),
             ("TOTALMEMORY > -1", true),
+            ("CPUFLAGS = '* avx2 *'", true),
+            ("CPUFLAGS = '* avx *'", false),
         ] {
             let met = Requirements::parse(text).map(|requirements| requirements.met_by(&host()));
             assert_eq!(met, Ok(expected), "{text}");
