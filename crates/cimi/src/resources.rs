@@ -8,6 +8,8 @@ mod image;
 mod job;
 mod machine;
 mod network;
+mod saving;
+mod service;
 mod template;
 mod volume;
 
@@ -20,6 +22,8 @@ pub use machine::{
     MachineRecord, Nic, Placement,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use saving::{Announcement, Capture, Save};
+pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,

@@ -34,6 +34,7 @@ impl Public for Host {
                 (false, false) => "DEGRADED",
             },
             "maintenance": self.desired.maintenance,
+            "meters": {"href": format!("{}/meters", self.id)},
             "cpu": self.capacity.cpus,
             "memory": self.capacity.memory_kib,
             "cpuUsed": cpus,

@@ -6,8 +6,8 @@ use cimi::{
     PrincipalType,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Resource, Token, User, Volume,
-        VolumeConfiguration, VolumeTemplate,
+        MachineRecord, MachineTemplate, Network, Resource, ServiceConfiguration, Token, User,
+        Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use store::{
@@ -75,6 +75,7 @@ registry! {
     events: Event,
     users: User,
     tokens: Token,
+    service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,
 }
@@ -141,6 +142,18 @@ impl Documents {
     /// If they never will, because the daemon is going down.
     pub async fn wait_for(&self, revision: Revision) -> Result<(), CacheStopped> {
         self.0.set.wait_for(revision).await
+    }
+
+    /// A document as the store itself has it, for whoever must not be misled by a cache that is a moment behind.
+    ///
+    /// # Errors
+    /// Those of the store; a document that can't be read.
+    pub async fn stored<R: Resource>(&self, id: &str) -> Result<Option<R>, crate::DocumentsError> {
+        let key = store::Key::new(R::COLLECTION, id)?;
+        match self.0.store.get(&key).await? {
+            None => Ok(None),
+            Some(entry) => Ok(Some(serde_json::from_slice(&entry.value)?)),
+        }
     }
 
     /// How many documents of a type belong to a user.

@@ -10,18 +10,34 @@ use cimi::{
 use crate::{Demand, Group};
 
 /// The attributes of hosts that expressions may name, and what they are.
-pub const ATTRIBUTES: [(&str, &str); 11] = [
-    ("NAME", "the host's name"),
-    ("HOSTNAME", "the same"),
-    ("ARCH", "`x86_64`"),
-    ("HYPERVISOR", "`kvm` or `tcg`"),
-    ("MODELNAME", "the processor's name"),
-    ("CPUFLAGS", "what the processor can, each between blanks"),
-    ("TOTALCPU", "hundredths of a processor offered"),
-    ("FREECPU", "those that are free"),
-    ("TOTALMEMORY", "KiB of memory offered"),
-    ("FREEMEMORY", "those that are free"),
-    ("RUNNING_VMS", "machines placed on the host"),
+const ATTRIBUTES: [(&str, Attribute, &str); 11] = [
+    ("NAME", Attribute::Name, "the host's name"),
+    ("HOSTNAME", Attribute::Name, "the same"),
+    ("ARCH", Attribute::Arch, "`x86_64`"),
+    ("HYPERVISOR", Attribute::Hypervisor, "`kvm` or `tcg`"),
+    ("MODELNAME", Attribute::ModelName, "the processor's name"),
+    (
+        "CPUFLAGS",
+        Attribute::CpuFlags,
+        "what the processor can, each between blanks",
+    ),
+    (
+        "TOTALCPU",
+        Attribute::TotalCpu,
+        "hundredths of a processor offered",
+    ),
+    ("FREECPU", Attribute::FreeCpu, "those that are free"),
+    (
+        "TOTALMEMORY",
+        Attribute::TotalMemory,
+        "KiB of memory offered",
+    ),
+    ("FREEMEMORY", Attribute::FreeMemory, "those that are free"),
+    (
+        "RUNNING_VMS",
+        Attribute::RunningVms,
+        "machines placed on the host",
+    ),
 ];
 
 /// Whether a host takes machines.
@@ -94,22 +110,62 @@ impl HostLoad {
         self.offered.minus(self.booked)
     }
 
-    /// An attribute by its name in capitals; none if hosts have no such.
-    pub(crate) fn attribute(&self, name: &str) -> Option<Value<'_>> {
+    /// The value of an attribute.
+    pub(crate) fn value(&self, attribute: Attribute) -> Value<'_> {
         let facts = &self.facts;
-        Some(match name {
-            "NAME" | "HOSTNAME" => Value::Text(&facts.name),
-            "ARCH" => Value::Text("x86_64"),
-            "HYPERVISOR" => Value::Text(&facts.hypervisor),
-            "MODELNAME" => Value::Text(&facts.cpu_model),
-            "CPUFLAGS" => Value::Text(&facts.cpu_flags),
-            "TOTALCPU" => Value::Number(self.offered.cpu_percent),
-            "FREECPU" => Value::Number(self.free().cpu_percent),
-            "TOTALMEMORY" => Value::Number(self.offered.memory_kib),
-            "FREEMEMORY" => Value::Number(self.free().memory_kib),
-            "RUNNING_VMS" => Value::Number(facts.machines),
-            _ => return None,
-        })
+        match attribute {
+            Attribute::Name => Value::Text(&facts.name),
+            Attribute::Arch => Value::Text("x86_64"),
+            Attribute::Hypervisor => Value::Text(&facts.hypervisor),
+            Attribute::ModelName => Value::Text(&facts.cpu_model),
+            Attribute::CpuFlags => Value::Text(&facts.cpu_flags),
+            Attribute::TotalCpu => Value::Number(self.offered.cpu_percent),
+            Attribute::FreeCpu => Value::Number(self.free().cpu_percent),
+            Attribute::TotalMemory => Value::Number(self.offered.memory_kib),
+            Attribute::FreeMemory => Value::Number(self.free().memory_kib),
+            Attribute::RunningVms => Value::Number(facts.machines),
+        }
+    }
+}
+
+/// What of a host an expression names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attribute {
+    Name,
+    Arch,
+    Hypervisor,
+    ModelName,
+    CpuFlags,
+    TotalCpu,
+    FreeCpu,
+    TotalMemory,
+    FreeMemory,
+    RunningVms,
+}
+
+impl Attribute {
+    /// By its name in any case.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let (_, attribute, _) = ATTRIBUTES
+            .iter()
+            .find(|(known, _, _)| known.eq_ignore_ascii_case(name))?;
+        Some(*attribute)
+    }
+
+    /// Whether its values are numbers.
+    pub(crate) const fn is_number(self) -> bool {
+        !matches!(
+            self,
+            Self::Name | Self::Arch | Self::Hypervisor | Self::ModelName | Self::CpuFlags
+        )
+    }
+
+    /// The names of those that are `wanted`, for messages.
+    pub(crate) fn names(wanted: impl Fn(Self) -> bool) -> String {
+        let all = ATTRIBUTES
+            .iter()
+            .filter(|(_, attribute, _)| wanted(*attribute));
+        all.map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ")
     }
 }
 

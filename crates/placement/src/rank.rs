@@ -6,25 +6,15 @@
 //! Value   = "-" Value | "(" Sum ")" | NAME | number
 //! ```
 //!
-//! The names are those of [`ATTRIBUTES`] that are numbers. The host with the highest value is taken; what can't be computed (a
+//! The names are those of attributes that are numbers. The host with the highest value is taken; what can't be computed (a
 //! division by zero) is the lowest.
 
-use crate::host::{ATTRIBUTES, HostLoad, Value};
+use crate::host::{Attribute, HostLoad, Value};
 
 /// Deepest nesting of brackets and signs.
 const DEPTH_AT_MOST: usize = 32;
 /// Longest expression in bytes; it bounds how deep its terms can be, too.
 const BYTES_AT_MOST: usize = 1024;
-/// The attributes that are texts.
-const TEXTS: [&str; 6] = [
-    "NAME",
-    "HOSTNAME",
-    "ARCH",
-    "HYPERVISOR",
-    "MODELNAME",
-    "CPUFLAGS",
-];
-
 /// A text that is no rank.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not understood at character {position}: {problem}")]
@@ -42,7 +32,7 @@ pub struct Rank(Term);
 #[derive(Clone, Debug, PartialEq)]
 enum Term {
     Number(f64),
-    Attribute(&'static str),
+    Attribute(Attribute),
     Negative(Box<Term>),
     Both(Box<Term>, Operator, Box<Term>),
 }
@@ -95,9 +85,9 @@ impl Term {
     fn of(&self, host: &HostLoad) -> f64 {
         match self {
             Self::Number(number) => *number,
-            Self::Attribute(name) => match host.attribute(name) {
-                Some(Value::Number(number)) => number as f64,
-                _ => f64::NAN,
+            Self::Attribute(name) => match host.value(*name) {
+                Value::Number(number) => number as f64,
+                Value::Text(_) => f64::NAN,
             },
             Self::Negative(term) => -term.of(host),
             Self::Both(left, operator, right) => {
@@ -202,16 +192,11 @@ impl<'a> Parser<'a> {
 
     fn attribute(&mut self) -> Result<Term, RankSyntax> {
         let given = self.take(|b| b.is_ascii_alphanumeric() || b == b'_');
-        let numbers = || {
-            let all = ATTRIBUTES.iter().map(|(name, _)| *name);
-            all.filter(|name| !TEXTS.contains(name))
-        };
-        let Some(name) = numbers().find(|name| name.eq_ignore_ascii_case(given)) else {
-            let known: Vec<_> = numbers().collect();
+        let Some(name) = Attribute::named(given).filter(|name| name.is_number()) else {
             return Err(self.error(format!(
                 "hosts have no number `{}`; they have {}",
                 given.chars().take(64).collect::<String>(),
-                known.join(", ")
+                Attribute::names(Attribute::is_number)
             )));
         };
         self.at += given.len();

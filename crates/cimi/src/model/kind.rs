@@ -54,11 +54,14 @@ kinds! {
     User,
     Group,
     Token,
+    ServiceConfiguration,
     Host,
     MachineRecord,
     MachineVolume,
     Disk,
     MachineNetworkInterface,
+    Meter,
+    EventLog,
 }
 
 impl fmt::Display for Kind {

@@ -60,6 +60,7 @@ pub(super) struct Template {
     #[serde(default)]
     placement_apart: Vec<String>,
     pub(super) restart_policy: Option<RestartPolicy>,
+    pub(super) save: Option<Map<String, Value>>,
 }
 
 #[derive(Debug, Deserialize)]

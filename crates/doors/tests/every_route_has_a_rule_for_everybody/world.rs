@@ -95,6 +95,7 @@ impl World {
         if let Some((id, member)) = route.kind.and_then(|kind| self.ids.get(&kind)) {
             let member = match path.rsplit('/').nth(1) {
                 Some("disks" | "networkInterfaces") => "0",
+                Some("meters") => "cpu",
                 _ => member,
             };
             path = path.replace("{id}", id).replace("{member}", member);
@@ -110,6 +111,7 @@ impl World {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
             (Some(Kind::Group), _, "POST") => json!({"groupname": "new"}).to_string(),
+            (Some(Kind::ServiceConfiguration), _, "POST") => json!({"service": "new"}).to_string(),
             (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
             (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
             (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
@@ -187,6 +189,11 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     let mut ids = BTreeMap::new();
     let group = object(json!({"groupname": "physics"}));
     cloud.create(&root, Kind::Group, group).await.unwrap();
+    let service = object(json!({"service": "pdisk", "iscsi": {"chap-password": "geheim"}}));
+    cloud
+        .create(&root, Kind::ServiceConfiguration, service)
+        .await
+        .unwrap();
     let create = async |kind: Kind, body: Value| {
         let created = cloud.create(&owner, kind, object(body)).await.unwrap();
         created.view.id.split_once('/').unwrap().1.to_owned()
@@ -260,6 +267,10 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     owned.await.unwrap();
     let nothing = String::new;
     let first = |id: &str| (id.to_owned(), nothing());
+    let about = format!("Machine/{machine}");
+    let event = documents.events.by_index("about", &about).remove(0);
+    let log = format!("Machine.{machine}");
+    ids.insert(Kind::EventLog, (log, event.id().to_owned()));
     ids.insert(Kind::Machine, (machine, attached));
     ids.insert(Kind::Volume, (free.clone(), free));
     ids.insert(Kind::MachineImage, (spare, nothing()));
@@ -267,6 +278,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Group, first("physics"));
+    ids.insert(Kind::ServiceConfiguration, first("pdisk"));
     ids.insert(Kind::Network, first("local"));
     ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
