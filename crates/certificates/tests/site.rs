@@ -22,6 +22,8 @@ extendedKeyUsage = clientAuth
 basicConstraints = critical,CA:FALSE
 keyUsage = critical,digitalSignature,keyEncipherment
 extendedKeyUsage = serverAuth,clientAuth
+[restricted]
+proxyCertInfo = critical,language:1.2.3.4,pathlen:1,policy:text:read only
 [mail]
 keyUsage = critical,keyEncipherment
 extendedKeyUsage = emailProtection
