@@ -17,12 +17,12 @@ mod usage;
 mod volume;
 
 pub use account::{Credential, Group, Origin, Token, TokenScope, User};
-pub use host::{AcceleratorKind, Capacity, Host};
+pub use host::{AcceleratorKind, Capacity, Host, HostDesired};
 pub use image::{Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, MediumFormat};
 pub use job::{Event, EventOutcome, EventSeverity, Job, JobGoal, JobState};
 pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,
-    MachineRecord, Nic,
+    MachineRecord, Nic, Placement,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
 pub use people::{MailLink, Purpose, Registration, RegistrationState, Session};

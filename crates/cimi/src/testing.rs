@@ -6,9 +6,9 @@ use crate::{
     common::USER_ROLE,
     lifecycle::{Desired, MachineState, Observed, Phase, Power, RestartPolicy},
     resources::{
-        AcceleratorKind, BootSource, Capacity, ContextData, Digests, Host, Image, ImageDesired,
-        ImageSource, ImageState, Machine, Registration, RegistrationState, Unknown,
-        default_architecture,
+        AcceleratorKind, BootSource, Capacity, ContextData, Digests, Host, HostDesired, Image,
+        ImageDesired, ImageSource, ImageState, Machine, Placement, Registration, RegistrationState,
+        Unknown, default_architecture,
     },
 };
 
@@ -58,6 +58,7 @@ pub fn machine(vmid: u32) -> Machine {
         cpu_model: None,
         keymap: None,
         requirements: None,
+        placement: Placement::default(),
         restart_policy: RestartPolicy::Never,
         host: None,
         desired: Desired {
@@ -99,11 +100,13 @@ pub fn host() -> Host {
         accelerator: AcceleratorKind::Tcg,
         accelerator_reason: "none".into(),
         cpu_model: "any".into(),
+        cpu_flags: vec!["fpu".into()],
         version: "1".into(),
         qemu_version: "9".into(),
         started: now,
         boot_id: "b".into(),
         troubles: Vec::new(),
+        desired: HostDesired::default(),
         unknown: Unknown::new(),
     }
 }

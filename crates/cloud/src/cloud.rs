@@ -9,7 +9,7 @@ use cimi::{
 };
 use documents::{Documents, DocumentsError};
 use parking_lot::Mutex;
-use scheduler::Policy;
+use placement::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{

@@ -280,7 +280,6 @@ impl Cloud {
             | Kind::Address
             | Kind::Job
             | Kind::Event
-            | Kind::Host
             | Kind::Session
             | Kind::Registration
             | Kind::EventLog

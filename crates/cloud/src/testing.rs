@@ -21,7 +21,7 @@ pub fn settings() -> Settings {
         networks: vec![network("local", NetworkClass::Local)],
         per_user: PerUser::default(),
         spare_ports: 8,
-        placement: scheduler::Policy::default(),
+        placement: placement::Policy::default(),
         largest_volume_gib: 10,
         passwords: Hashing::with_cost(Cost::NONE),
         people: crate::people::PeopleSettings::default(),

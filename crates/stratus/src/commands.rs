@@ -90,6 +90,7 @@ commands! {
     Logout = logout,
     Registration = registration,
     Host = host,
+    Simulate = simulate,
     Status = status,
     Doctor = doctor,
 }
@@ -206,6 +207,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "accounting",
             "audit",
             "host",
+            "simulate",
             "status",
             "doctor",
         ],

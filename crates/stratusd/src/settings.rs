@@ -9,7 +9,7 @@ use std::{
 
 use accounts::{Cost, Hashing};
 use anyhow::Context as _;
-use scheduler::{Policy, Strategy};
+use placement::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
 use vmhost::{
     accel::{self, AcceleratorPolicy, ProbeCommand},

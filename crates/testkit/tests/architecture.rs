@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "documents",
             "mail",
             "network",
-            "scheduler",
+            "placement",
             "store",
         ],
     ),
@@ -37,14 +37,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("marketplace", &[]),
     ("network", &[]),
     ("passwords", &[]),
+    ("placement", &["cimi"]),
     (
         "saving",
         &["cimi", "documents", "mail", "marketplace", "store"],
     ),
-    ("scheduler", &["cimi", "documents", "store"]),
+    ("scheduler", &["cimi", "documents", "placement", "store"]),
+    ("simulator", &["cimi", "placement"]),
     ("storage", &["cimi", "documents", "marketplace", "store"]),
     ("store", &[]),
-    ("stratus", &["cimi", "context", "marketplace", "passwords"]),
+    (
+        "stratus",
+        &["cimi", "context", "marketplace", "passwords", "simulator"],
+    ),
     (
         "stratusd",
         &[
@@ -59,6 +64,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "mail",
             "marketplace",
             "network",
+            "placement",
             "saving",
             "scheduler",
             "storage",
@@ -92,6 +98,16 @@ const MUST_NOT_USE: &[(&str, &str, &[&str])] = &[
         "store",
         "be a server or a client",
         &["hyper", "axum", "reqwest"],
+    ),
+    (
+        "placement",
+        "do I/O",
+        &["tokio", "hyper", "axum", "reqwest", "rusqlite", "rustix"],
+    ),
+    (
+        "simulator",
+        "do I/O",
+        &["tokio", "hyper", "axum", "reqwest", "rusqlite", "rustix"],
     ),
     (
         "scheduler",

@@ -281,6 +281,9 @@ const MACHINE: Type = Type {
         seen("cpuModel", String).stratuslab(),
         seen("keymap", String).stratuslab(),
         seen("requirements", String).stratuslab(),
+        seen("rank", String).stratuslab(),
+        seen("placementTogether", Array(&String)).stratuslab(),
+        seen("placementApart", Array(&String)).stratuslab(),
         RESTART_POLICY,
         seen("started", DateTime).stratuslab(),
         seen("save", Struct(stratuslab::SAVE)).stratuslab(),
@@ -417,6 +420,9 @@ const MACHINE_TEMPLATE: Type = Type {
         a("requirements", String)
             .limit(Limit::Text(4096))
             .stratuslab(),
+        a("rank", String).limit(Limit::Text(1024)).stratuslab(),
+        a("placementTogether", Array(&String)).stratuslab(),
+        a("placementApart", Array(&String)).stratuslab(),
         RESTART_POLICY,
         a("save", Struct(stratuslab::SAVE)).stratuslab(),
     ],
