@@ -17,12 +17,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use self::run::{Done, Running};
+pub(crate) use self::run::Done;
+use self::run::Running;
 use crate::durable::{Durability, RemoveOnDrop, UNFINISHED};
 use crate::error::Error;
 use crate::foreign::ForeignFormat;
 use crate::inspect::{Refusal, SizeLimits};
 use crate::{durable, qcow2};
+
+/// User and group without rights.
+const NOBODY: (u32, u32) = (65534, 65534);
 
 /// What a confined program may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +90,7 @@ impl QemuImg {
         }
         Ok(Self {
             program: program.to_owned(),
-            user: (65534, 65534),
+            user: NOBODY,
             bounds: Bounds::default(),
         })
     }
@@ -288,24 +292,75 @@ impl QemuImg {
         max_file_bytes: u64,
         cancelled: Option<&OwnedFd>,
     ) -> Result<Done, Error> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(arguments)
-            .env_clear()
-            // Each further arena of glibc reserves 64 MiB of the address space that we limit.
-            .env("MALLOC_ARENA_MAX", "1")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        child::confine(&mut command, files, self.user, &self.bounds, max_file_bytes);
-        let child = command.spawn().map_err(Error::io("run", &self.program))?;
-        Running::new(child)
-            .wait(&self.bounds, cancelled)
-            .map_err(|reason| Error::Tool {
-                program: format!("qemu-img {}", arguments.first().unwrap_or(&"")),
-                reason,
-            })
+        let confinement = Confinement {
+            user: self.user,
+            bounds: &self.bounds,
+            max_file_bytes,
+        };
+        run(&self.program, arguments, files, &confinement, cancelled)
     }
+}
+
+/// What a program is held to.
+struct Confinement<'a> {
+    /// User and group it runs as when we are root.
+    user: (u32, u32),
+    bounds: &'a Bounds,
+    max_file_bytes: u64,
+}
+
+/// Runs another program that only looks at descriptors it inherits (named `/proc/self/fd/N`), as user and group `nobody` when we
+/// are root. Blocks.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Tool`].
+pub(crate) fn run_as_nobody(
+    program: &Path,
+    arguments: &[&str],
+    files: &[&File],
+    bounds: &Bounds,
+) -> Result<Done, Error> {
+    let confinement = Confinement {
+        user: NOBODY,
+        bounds,
+        max_file_bytes: 0,
+    };
+    run(program, arguments, files, &confinement, None)
+}
+
+fn run(
+    program: &Path,
+    arguments: &[&str],
+    files: &[&File],
+    confinement: &Confinement<'_>,
+    cancelled: Option<&OwnedFd>,
+) -> Result<Done, Error> {
+    let Confinement {
+        user,
+        bounds,
+        max_file_bytes,
+    } = *confinement;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        // Each further arena of glibc reserves 64 MiB of the address space that we limit.
+        .env("MALLOC_ARENA_MAX", "1")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    child::confine(&mut command, files, user, bounds, max_file_bytes);
+    let child = command.spawn().map_err(Error::io("run", program))?;
+    Running::new(child)
+        .wait(bounds, cancelled)
+        .map_err(|reason| Error::Tool {
+            program: format!(
+                "{} {}",
+                program.file_name().unwrap_or_default().display(),
+                arguments.first().unwrap_or(&"")
+            ),
+            reason,
+        })
 }

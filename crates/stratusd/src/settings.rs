@@ -17,7 +17,7 @@ use vmhost::{
 
 use crate::{
     config::{self, Config},
-    descriptors, networks,
+    descriptors, networks, registries,
 };
 
 const MIB: u64 = cimi::size::MEBIBYTE;
@@ -125,12 +125,23 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
 
 /// For the cloud's own work.
 #[must_use]
-pub const fn retention(config: &Config) -> cloud::Retention {
+pub fn retention(config: &Config) -> cloud::Retention {
     cloud::Retention {
         events: config.retention.events,
         jobs_at_most: config.retention.jobs,
         jobs: Duration::from_secs(config.retention.jobs_minutes.saturating_mul(60)),
         records: Duration::from_secs(config.retention.records_days.saturating_mul(86_400)),
+        images: cloud::Eviction {
+            unused: (config.images.unused_days > 0)
+                .then(|| Duration::from_secs(config.images.unused_days.saturating_mul(86_400))),
+            most_bytes: (config.storage.image_cache_gib > 0).then(|| {
+                config
+                    .storage
+                    .image_cache_gib
+                    .saturating_mul(cimi::size::GIBIBYTE)
+            }),
+            ..cloud::Eviction::default()
+        },
     }
 }
 
@@ -245,6 +256,7 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     settings.imports_per_owner = images.imports_per_user;
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
+    settings.registries = registries::open(config).context("[[catalogue]]")?;
     Ok(settings)
 }
 
@@ -260,7 +272,7 @@ fn qemu_img() -> Option<storage::confine::QemuImg> {
     None
 }
 
-fn in_path(name: &Path) -> Option<PathBuf> {
+pub(crate) fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))

@@ -333,6 +333,13 @@ const MACHINE_IMAGE: Type = Type {
         seen("sha256", String).stratuslab(),
         seen("sha512", String).stratuslab(),
         seen("progress", Integer).stratuslab(),
+        a("onDemand", Boolean).stratuslab().at_creation(),
+        a("pinned", Boolean).stratuslab(),
+        seen("lastUsed", DateTime).stratuslab(),
+        seen("foundIn", String).stratuslab(),
+        seen("title", String).stratuslab(),
+        seen("endorser", String).stratuslab(),
+        seen("sourceVersion", String).stratuslab(),
         VISIBILITY,
         a("kernel", Ref(&[Kind::MachineImage]))
             .stratuslab()

@@ -39,6 +39,7 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
+        self.want_images(context, &body).await?;
         for _ in 0..ATTEMPTS {
             context.in_time()?;
             // Anew each time: what a plan builds on may be what was changed.

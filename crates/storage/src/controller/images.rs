@@ -35,9 +35,11 @@ impl StorageController {
     /// The images that wait for something.
     pub(super) fn unsettled_images(&self) -> Vec<String> {
         let images = self.0.documents.images.all();
-        let unsettled = images
-            .iter()
-            .filter(|image| image.desired.deleted || image.state == ImageState::Creating);
+        let unsettled = images.iter().filter(|image| {
+            image.desired.deleted
+                || image.state == ImageState::Creating
+                || image.desired.source == ImageSource::Marketplace
+        });
         unsettled.map(|image| image.id.local().to_owned()).collect()
     }
 
@@ -52,6 +54,17 @@ impl StorageController {
         match (read.state, &read.desired.source) {
             (ImageState::Creating, ImageSource::Url { url }) => self.fetch_image(&read, url).await,
             (ImageState::Creating, ImageSource::Upload) => self.await_upload(&read).await,
+            (
+                ImageState::Creating,
+                ImageSource::Marketplace
+                | ImageSource::Catalogue { .. }
+                | ImageSource::Volume { .. },
+            ) => self.fetch_by_name(&read).await,
+            (ImageState::Available | ImageState::Error, ImageSource::Marketplace)
+                if read.file.is_some() =>
+            {
+                self.keep_fetched(&read).await
+            }
             (ImageState::Available, _) => self.keep_image(&read).await,
             (ImageState::Error, _) if read.file.is_some() => self.keep_image(&read).await,
             (ImageState::Error | ImageState::Deleting, _) => Ok(Next::Settled),
@@ -82,7 +95,7 @@ impl StorageController {
     }
 
     /// Sees to it that the document of an image tells the truth about its file.
-    async fn keep_image(&self, read: &Cached<Image>) -> Result<Next, Error> {
+    pub(super) async fn keep_image(&self, read: &Cached<Image>) -> Result<Next, Error> {
         let (Some(file), Some((kind, identifier))) = (&read.file, cached_name(read)) else {
             return Ok(Next::Settled);
         };
@@ -157,7 +170,10 @@ impl StorageController {
 
 /// On whose behalf an image is brought in.
 pub(super) fn owner(image: &Image) -> &str {
-    &image.common.acl.owner.principal
+    match &image.desired.on_demand {
+        Some(on_demand) => &on_demand.requested_by,
+        None => &image.common.acl.owner.principal,
+    }
 }
 
 /// Under which name the content of an image is cached.

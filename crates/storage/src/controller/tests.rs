@@ -2,7 +2,10 @@
 
 #![expect(clippy::panic, reason = "a test that fails says what it saw")]
 
+mod by_name;
+mod catalogues;
 mod image_life;
+mod site;
 mod volume_life;
 mod world;
 
