@@ -456,7 +456,7 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::NotFound`] if there is no such catalogue, [`CloudError::Unavailable`] if it can't be read.
-    pub async fn catalogue(&self, context: &OpContext, name: &str) -> Result<Value> {
+    pub async fn products_of(&self, context: &OpContext, name: &str) -> Result<Value> {
         access::require_user(context)?;
         Ok(Value::Array(self.0.intake.catalogue(name).await?))
     }

@@ -262,6 +262,11 @@ impl Doors {
             }
             Route::Audit if context.is_admin() => audit::answer(&*self.audit, pairs()).await,
             Route::Audit => Err(Problem::new(403, "the audit log is for administrators")),
+            Route::Catalogue => {
+                let named = pairs().find(|(name, _)| *name == "name");
+                let found = self.api.catalogue(context, named.map(|(_, value)| value)).await?;
+                Ok(health::json_answer(StatusCode::OK, &found))
+            }
             Route::Console(id) => {
                 let range = console::range(pairs())?;
                 let console = self.api.console(context, id, range).await?;

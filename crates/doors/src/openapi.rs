@@ -261,7 +261,7 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": plain("The file"), "304": plain("It is what the client has")})
         }
         (
-            Route::Authentication | Route::Status | Route::Doctor | Route::Audit | Route::OpenApi,
+            Route::Authentication | Route::Status | Route::Doctor | Route::Audit | Route::Catalogue | Route::OpenApi,
             _,
         ) => {
             json!({"200": {"description": "What was asked for",
@@ -295,6 +295,9 @@ fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Status, _) => "What there is, for administrators".to_owned(),
         (Route::Doctor, _) => "What belongs to nobody, for administrators".to_owned(),
         (Route::Audit, _) => "Who did what, for administrators".to_owned(),
+        (Route::Catalogue, _) => {
+            "Where images are found by name, or what a catalogue has (?name=NAME)".to_owned()
+        }
         (Route::OpenApi, _) => "This document".to_owned(),
         (Route::Asset(_), _) => "A file that pages load".to_owned(),
     }

@@ -41,6 +41,8 @@ pub(crate) enum Route<'p> {
     OpenApi,
     /// `/stratus/audit`
     Audit,
+    /// `/stratus/catalogue`
+    Catalogue,
     /// `/assets/stratus.css`
     Asset(&'static Asset),
 }
@@ -62,6 +64,7 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
+                "stratus/catalogue" => Some(Self::Catalogue),
                 _ => Asset::named(path.strip_prefix("assets/")?).map(Self::Asset),
             };
         };
@@ -145,6 +148,7 @@ impl<'p> Route<'p> {
             | Self::Metrics
             | Self::OpenApi
             | Self::Status
+            | Self::Catalogue
             | Self::Audit
             | Self::Asset(_) => "GET, HEAD, OPTIONS",
         }
@@ -176,6 +180,7 @@ impl<'p> Route<'p> {
             Self::OpenApi => 14,
             Self::Audit => 15,
             Self::Asset(_) => 16,
+            Self::Catalogue => 17,
         }
     }
 }
@@ -217,6 +222,7 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/doctor",
         "/api/openapi.json",
         "/stratus/audit",
+        "/stratus/catalogue",
     ] {
         list(path.to_owned(), None);
     }
@@ -248,7 +254,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 17] = [
+pub(crate) const TEMPLATES: [&str; 18] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -266,6 +272,7 @@ pub(crate) const TEMPLATES: [&str; 17] = [
     "/api/openapi.json",
     "/stratus/audit",
     "/assets/{name}",
+    "/stratus/catalogue",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -323,6 +330,7 @@ mod tests {
             ("/stratus/doctor", Doctor),
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
+            ("/stratus/catalogue", Catalogue),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");

@@ -73,11 +73,14 @@ impl StorageController {
             url: url.to_owned(),
             fetcher: self.0.settings.fetcher.clone(),
         };
-        let expected = expected(&read.desired.expected)?;
-        match self
-            .bring(&read.document.0, expected, source, &transfer)
-            .await
-        {
+        let brought = match expected(&read.desired.expected) {
+            Ok(expected) => {
+                self.bring(&read.document.0, expected, source, &transfer)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        match brought {
             Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
             Ok(Brought::Vanished) => Ok(Next::Again(Duration::ZERO)),
             // Not the image's fault.
@@ -154,15 +157,14 @@ impl StorageController {
             .await?;
         self.checkpoint("upload: begun").await;
         let reader = Box::new(StreamReader::new(Box::pin(content)));
-        let expected = expected(&claimed.desired.expected)?;
-        let brought = self
-            .bring(
-                &claimed.document.0,
-                expected,
-                Source::Stream { reader, length },
-                &transfer,
-            )
-            .await;
+        let source = Source::Stream { reader, length };
+        let brought = match expected(&claimed.desired.expected) {
+            Ok(expected) => {
+                self.bring(&claimed.document.0, expected, source, &transfer)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
         let error = match brought {
             Ok(Brought::Kept) => return Ok(()),
             Ok(Brought::Unwanted) => return Err(refused("it was deleted meanwhile")),
