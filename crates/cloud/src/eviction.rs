@@ -101,7 +101,7 @@ impl Cloud {
         // What several documents have is there once.
         let contents: BTreeMap<_, u64> = all
             .iter()
-            .filter(|image| image.file.is_some())
+            .filter(|image| image.file.is_some() && !image.desired.deleted)
             .map(|image| (image.identifier(), bytes_of(image)))
             .collect();
         let kept: u64 = contents.values().sum();

@@ -264,7 +264,10 @@ impl Doors {
             Route::Audit => Err(Problem::new(403, "the audit log is for administrators")),
             Route::Catalogue => {
                 let named = pairs().find(|(name, _)| *name == "name");
-                let found = self.api.catalogue(context, named.map(|(_, value)| value)).await?;
+                let found = self
+                    .api
+                    .catalogue(context, named.map(|(_, value)| value))
+                    .await?;
                 Ok(health::json_answer(StatusCode::OK, &found))
             }
             Route::Console(id) => {

@@ -261,7 +261,12 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": plain("The file"), "304": plain("It is what the client has")})
         }
         (
-            Route::Authentication | Route::Status | Route::Doctor | Route::Audit | Route::Catalogue | Route::OpenApi,
+            Route::Authentication
+            | Route::Status
+            | Route::Doctor
+            | Route::Audit
+            | Route::Catalogue
+            | Route::OpenApi,
             _,
         ) => {
             json!({"200": {"description": "What was asked for",

@@ -19,7 +19,12 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     if let Some(local) = text.strip_prefix("MachineImage/") {
         return Ok(format!("MachineImage/{local}"));
     }
-    if is_uuid(text) && api.get(&format!("MachineImage/{}", text.to_lowercase())).await.is_ok() {
+    if is_uuid(text)
+        && api
+            .get(&format!("MachineImage/{}", text.to_lowercase()))
+            .await
+            .is_ok()
+    {
         return Ok(format!("MachineImage/{}", text.to_lowercase()));
     }
     if let Some(location) = location(text) {
@@ -28,7 +33,10 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     if let Some(id) = image_named(api, text).await? {
         return Ok(id);
     }
-    if text.split_once(':').is_some_and(|(name, product)| !name.is_empty() && !product.is_empty()) {
+    if text
+        .split_once(':')
+        .is_some_and(|(name, product)| !name.is_empty() && !product.is_empty())
+    {
         return on_demand(session, api, &format!("catalogue:{text}")).await;
     }
     Err(Failure::Work(format!("there is no image '{text}'")).with_hint(match text {
@@ -40,7 +48,11 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
 /// The location of an image that is told by its form: a URL, an entry, or a volume.
 fn location(text: &str) -> Option<String> {
     let is_url = text.starts_with("http://") || text.starts_with("https://");
-    if is_url || ["marketplace:", "catalogue:", "pdisk:", "Volume/"].iter().any(|form| text.starts_with(form)) {
+    if is_url
+        || ["marketplace:", "catalogue:", "pdisk:", "Volume/"]
+            .iter()
+            .any(|form| text.starts_with(form))
+    {
         return Some(text.to_owned());
     }
     is_uuid(text).then(|| format!("Volume/{}", text.to_lowercase()))
@@ -51,7 +63,9 @@ async fn on_demand(session: &Session, api: &Api, location: &str) -> Result<Strin
     let accepted = wanted(api, location).await?;
     let image: ImageView = api.viewed("MachineImage", accepted.body)?;
     if accepted.status != 200 {
-        session.out.detail(format_args!("the cloud fetches the image: {}", image.id));
+        session
+            .out
+            .detail(format_args!("the cloud fetches the image: {}", image.id));
     }
     Ok(image.id)
 }
