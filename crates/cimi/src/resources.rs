@@ -9,6 +9,7 @@ mod image_origin;
 mod job;
 mod machine;
 mod network;
+mod service;
 mod template;
 mod volume;
 
@@ -22,6 +23,7 @@ pub use machine::{
     MachineRecord, Nic,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,

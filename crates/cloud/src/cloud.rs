@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use accounts::Hashing;
+use accounts::{Hashing, Methods};
 use cimi::{
     Acl, PrincipalType, Right, Timestamp,
     common::{ANONYMOUS_ROLE, Principal, USER_ROLE},
 };
 use documents::{Documents, DocumentsError};
+use parking_lot::Mutex;
 use scheduler::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    /// The ways to log in, as they were when they were last asked for.
+    pub(crate) methods: Mutex<Arc<Methods>>,
 }
 
 /// The rules of the cloud. Cheap to clone; all clones are one.
@@ -100,6 +103,7 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            methods: Mutex::default(),
         }));
         cloud.seed_machine_types().await?;
         cloud.seed_networks().await?;

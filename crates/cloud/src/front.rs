@@ -7,8 +7,8 @@ use cimi::{
     query::Query,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Token, User, Volume, VolumeConfiguration,
-        VolumeTemplate,
+        MachineRecord, MachineTemplate, Network, ServiceConfiguration, Token, User, Volume,
+        VolumeConfiguration, VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -87,6 +87,10 @@ macro_rules! by_kind {
                 type $type = Token;
                 $call
             }
+            Kind::ServiceConfiguration => {
+                type $type = ServiceConfiguration;
+                $call
+            }
             Kind::Host => {
                 type $type = Host;
                 $call
@@ -110,6 +114,9 @@ impl Cloud {
         access::require_user(context)?;
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
+        }
+        if kind == Kind::ServiceConfiguration {
+            access::require_admin(context, "see how services are configured")?;
         }
         if kind == Kind::ResourceMetadata {
             return Ok(metadata::list(query));
@@ -197,6 +204,7 @@ impl Cloud {
             Kind::User => self.create_user(context, body).await,
             Kind::Group => self.create_group(context, body).await,
             Kind::Token => self.create_token(context, body).await,
+            Kind::ServiceConfiguration => self.create_service_configuration(context, body).await,
             Kind::MachineConfiguration => {
                 self.create_simple::<MachineConfiguration>(context, body)
                     .await
@@ -230,6 +238,9 @@ impl Cloud {
             Kind::Machine => self.edit_machine(context, id, changes).await,
             Kind::Volume => self.edit_volume(context, id, changes).await,
             Kind::User => self.edit_user(context, id, changes).await,
+            Kind::ServiceConfiguration => {
+                self.edit_service_configuration(context, id, changes).await
+            }
             Kind::MachineImage => {
                 let image = self.find_image(context, id, Right::Modify)?;
                 catalogue::edit::<Image>(documents, context, image.id(), changes).await
@@ -324,7 +335,7 @@ impl Cloud {
             return false;
         }
         match kind {
-            Kind::User | Kind::Group => context.is_admin(),
+            Kind::User | Kind::Group | Kind::ServiceConfiguration => context.is_admin(),
             Kind::Token => context.user().is_some() && context.token().is_none(),
             Kind::Machine
             | Kind::MachineConfiguration
@@ -342,7 +353,7 @@ impl Cloud {
     #[must_use]
     pub fn can_list(&self, context: &OpContext, kind: Kind) -> bool {
         match kind {
-            Kind::Host => context.is_admin(),
+            Kind::Host | Kind::ServiceConfiguration => context.is_admin(),
             _ => context.user().is_some(),
         }
     }

@@ -6,10 +6,12 @@
 mod access;
 mod answer;
 mod catalogue;
+mod certified;
 mod cloud;
 mod configuration;
 mod context;
 mod credential;
+mod directory_user;
 mod error;
 mod event;
 mod eviction;
@@ -30,6 +32,7 @@ mod operator;
 mod quota;
 mod record;
 mod resolve;
+mod service_configuration;
 mod services;
 #[cfg(feature = "testing")]
 pub mod testing;

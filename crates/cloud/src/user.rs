@@ -6,13 +6,15 @@
 use std::{net::IpAddr, sync::Arc};
 
 use accounts::{
-    HashError, UserSource,
+    HashError, Methods, UserSource,
+    directory::Found,
     password::{PolicyError, is_hash},
 };
 use async_trait::async_trait;
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp, UserId,
     common::{ADMIN_ROLE, Principal},
+    dn::DistinguishedName,
     model::{Changes, Kind},
     resources::{
         Credential, Image, Machine, MachineConfiguration, MachineTemplate, Token, User, Volume,
@@ -264,6 +266,26 @@ impl Cloud {
 
 #[async_trait]
 impl UserSource for Cloud {
+    fn find_by_name(&self, name: &DistinguishedName) -> Vec<Arc<User>> {
+        let found = self.0.documents.users.by_index("dn", &name.canonical());
+        let found = found.into_iter();
+        found
+            .map(|user| Arc::new(user.document.0.clone()))
+            .collect()
+    }
+
+    async fn from_directory(&self, found: &Found) -> Option<Arc<User>> {
+        let user = self.directory_user(found).await;
+        user.unwrap_or_else(|error| {
+            tracing::warn!(login = found.login, %error, "a user of the directory can't be kept");
+            None
+        })
+    }
+
+    fn methods(&self) -> Arc<Methods> {
+        Self::methods(self)
+    }
+
     fn find(&self, login: &str) -> Option<Arc<User>> {
         let found = self.0.documents.users.by_index("login", login);
         // A user's own name counts more than another's other name.

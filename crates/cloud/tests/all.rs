@@ -7,6 +7,8 @@ mod jobs_end_whatever_happens;
 mod members_of_a_group_share;
 mod nobody_uses_up_what_is_everybodys;
 mod nothing_slips_between_check_and_write;
+mod owners_of_certificates_come_from_files;
+mod services_are_configured_by_documents;
 mod support;
 mod the_cloud_says_how_well_it_is;
 mod tokens_are_what_programs_log_in_with;

@@ -6,8 +6,8 @@ use cimi::{
     PrincipalType,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Resource, Token, User, Volume,
-        VolumeConfiguration, VolumeTemplate,
+        MachineRecord, MachineTemplate, Network, Resource, ServiceConfiguration, Token, User,
+        Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use store::{
@@ -75,6 +75,7 @@ registry! {
     events: Event,
     users: User,
     tokens: Token,
+    service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ::cimi::uri::SPECIFICATION_VERSION;
-use accounts::{Accounts, Identity};
+use accounts::{Accounts, Identity, Methods, Shown};
 use cloud::{Caller, OpContext};
 use futures::FutureExt;
 use http::{
@@ -33,11 +33,11 @@ use crate::{
     origin::Connection,
     problem::Problem,
     routes::Route,
-    upload,
+    showing, upload,
 };
 
 /// How requests are answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Bytes of a request's body, but for image data.
     pub body_at_most: usize,
@@ -55,6 +55,9 @@ pub struct Settings {
     pub body_bytes: usize,
     /// Whether `/metrics` may be read from this computer without credentials.
     pub metrics_open_to_loopback: bool,
+    /// The header in which trusted proxies pass on their clients' certificates. Such a proxy must set it in every request:
+    /// what its clients send by that name would be believed.
+    pub certificate_header: Option<HeaderName>,
 }
 
 impl Default for Settings {
@@ -68,6 +71,7 @@ impl Default for Settings {
             requests_per_caller: 256,
             body_bytes: 64 << 20,
             metrics_open_to_loopback: false,
+            certificate_header: None,
         }
     }
 }
@@ -118,6 +122,22 @@ impl Doors {
     pub fn audited_by(mut self, log: Arc<dyn AuditLog>) -> Self {
         self.audit = log;
         self
+    }
+
+    /// Whether clients are asked for a certificate.
+    pub(crate) fn takes_certificates(&self) -> bool {
+        self.accounts.takes_certificates()
+    }
+
+    /// What the client has shown of itself, or a proxy that is believed says that it has.
+    fn shown(&self, exchange: &Exchange<'_>) -> Option<Arc<Shown>> {
+        let connection = &exchange.connection;
+        match &self.settings.certificate_header {
+            Some(name) if connection.trusted => {
+                showing::passed_on(&exchange.head.headers, name).map(Arc::new)
+            }
+            _ => connection.shown.clone(),
+        }
     }
 
     /// Ends the answers that would go on by themselves.
@@ -189,7 +209,9 @@ impl Doors {
         let head = exchange.head;
         let mut share = self.budget.enter()?;
         let peer = exchange.connection.client(&head.headers);
-        let identity = auth::identify(&self.accounts, &head.headers, Some(peer)).await?;
+        let shown = self.shown(exchange);
+        let asked = auth::identify(&self.accounts, &head.headers, shown.as_deref(), Some(peer));
+        let (identity, refusal) = asked.await?.split();
         if let Some(identity) = &identity {
             // Known from here on, whatever comes of the request.
             let _ = exchange.identity.set(Arc::clone(identity));
@@ -198,7 +220,7 @@ impl Doors {
             Some(identity) => Whose::User(&identity.user),
             None => Whose::Address(peer),
         })?;
-        self.admit(route.as_ref(), identity.as_ref(), exchange)?;
+        self.admit(route.as_ref(), identity.as_ref(), refusal, exchange)?;
         let Some(route) = route else {
             return Err(Problem::not_found(head.uri.path()));
         };
@@ -248,7 +270,7 @@ impl Doors {
             Route::Metrics => Ok(metrics_answer()),
             Route::OpenApi => Ok(openapi::answer()),
             Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),
-            Route::Authentication => Ok(who_asks(context)),
+            Route::Authentication => Ok(who_asks(context, &self.accounts.methods())),
             Route::Status => {
                 let status = self.api.status(context).await?;
                 Ok(health::json_answer(StatusCode::OK, &status))
@@ -326,6 +348,7 @@ impl Doors {
         &self,
         route: Option<&Route<'_>>,
         identity: Option<&Arc<Identity>>,
+        refusal: Option<String>,
         exchange: &Exchange<'_>,
     ) -> Result<(), Problem> {
         let head = exchange.head;
@@ -349,7 +372,7 @@ impl Doors {
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
             Some(Route::Health) => true,
-            Some(Route::OpenApi | Route::Asset(_)) => known || reads,
+            Some(Route::OpenApi | Route::Authentication | Route::Asset(_)) => known || reads,
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();
@@ -364,7 +387,10 @@ impl Doors {
         if admitted {
             return Ok(());
         }
-        let text = "log in first: send user name and password by HTTP Basic, or a token as Bearer";
+        let text = refusal.unwrap_or_else(|| {
+            "log in first: send user name and password by HTTP Basic, or a token as Bearer"
+                .to_owned()
+        });
         Err(auth::unauthorized(&head.headers, text))
     }
 
@@ -477,8 +503,13 @@ fn metrics_answer() -> Response<ResponseBody> {
     response
 }
 
-fn who_asks(context: &OpContext) -> Response<ResponseBody> {
-    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles()});
+/// Who asks, and in which ways anybody can log in.
+fn who_asks(context: &OpContext, methods: &Methods) -> Response<ResponseBody> {
+    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles(),
+        "methods": methods.names()});
+    if let Some(method) = context.method() {
+        body["method"] = method.name().into();
+    }
     if let Some(token) = context.token() {
         let scope = if token.is_read_only {
             "read-only"

@@ -31,6 +31,7 @@ mod problem;
 mod routes;
 mod rules;
 mod server;
+mod showing;
 mod stall;
 pub mod tls;
 mod upload;

@@ -125,23 +125,32 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
     ];
     Some(match (route.template, route.kind, method) {
         ("/health", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
-        ("/cimi", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        ("/cimi" | "/cimi/authn", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/api/openapi.json", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/assets/{name}", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         // What can be asked of a path is no secret among users.
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
         ("/cimi", None, "PUT") => NoUser,
-        ("/cimi/authn" | "/stratus/catalogue", None, "GET" | "HEAD") => Users,
+        ("/stratus/catalogue", None, "GET" | "HEAD") => Users,
         ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
         ("/stratus/doctor", None, "POST") => Administrators,
 
-        ("/cimi/{type}", Some(Kind::Host), "GET" | "HEAD") => Administrators,
+        ("/cimi/{type}", Some(Kind::Host | Kind::ServiceConfiguration), "GET" | "HEAD") => {
+            Administrators
+        }
         ("/cimi/{type}", Some(_), "GET" | "HEAD") => Users,
-        ("/cimi/{type}", Some(Kind::User | Kind::Group), "POST") => Administrators,
+        ("/cimi/{type}", Some(Kind::User | Kind::Group | Kind::ServiceConfiguration), "POST") => {
+            Administrators
+        }
         ("/cimi/{type}", Some(Kind::Token), "POST") => Passwords,
         ("/cimi/{type}", Some(_), "POST") => Users,
 
         ("/cimi/{type}/{id}", Some(Kind::Host), "GET" | "HEAD") => HiddenButForAdministrators,
+        (
+            "/cimi/{type}/{id}",
+            Some(Kind::ServiceConfiguration),
+            "GET" | "HEAD" | "PUT" | "DELETE",
+        ) => HiddenButForAdministrators,
         (
             "/cimi/{type}/{id}",
             Some(Kind::ResourceMetadata | Kind::Network | Kind::MachineConfiguration),
@@ -291,7 +300,7 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
         let known = EVERYBODY.into_iter().skip(3);
         for who in known.filter(|who| !gone.contains(who)) {
             let sees = match kind {
-                Kind::Host => who == Who::Administrator,
+                Kind::Host | Kind::ServiceConfiguration => who == Who::Administrator,
                 Kind::User => who >= Who::Owner,
                 _ => who >= Who::Viewer,
             };

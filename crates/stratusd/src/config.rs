@@ -3,6 +3,7 @@
 //! [`reference`] holds the commented file that `stratusd reference-config` prints; a test keeps it equal to the defaults.
 
 mod catalogue;
+mod certificates;
 mod check;
 mod keys;
 mod mail;
@@ -19,6 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{CatalogueEntry, CatalogueKind};
+pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
 pub use tables::{
     Accounts, Images, Limits, Log, LogFormat, MachineType, Machines, Network, NetworkClass,
@@ -99,6 +101,7 @@ pub struct Config {
     pub images: Images,
     pub limits: Limits,
     pub accounts: Accounts,
+    pub certificates: Certificates,
     pub retention: Retention,
     pub mail: Mail,
     pub machine_types: BTreeMap<String, MachineType>,
@@ -123,6 +126,7 @@ impl Default for Config {
             images: Images::default(),
             limits: Limits::default(),
             accounts: Accounts::default(),
+            certificates: Certificates::default(),
             retention: Retention::default(),
             mail: Mail::default(),
             store: Store::default(),

@@ -15,6 +15,7 @@ mod registries;
 mod roles;
 mod serve;
 mod settings;
+mod site_certificates;
 mod store_tool;
 mod teardown;
 mod user_file;

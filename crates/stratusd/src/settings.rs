@@ -322,6 +322,7 @@ pub fn doors(config: &Config) -> doors::Settings {
         body_bytes: config.limits.bodies_mib.saturating_mul(1 << 20),
         // In user mode guests reach the host's loopback, too, and look like it.
         metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
+        certificate_header: config.certificates.proxy_header.parse().ok(),
         ..doors::Settings::default()
     }
 }

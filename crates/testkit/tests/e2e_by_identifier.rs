@@ -225,8 +225,8 @@ fn an_identifier_is_all_that_it_takes() {
 
     // It is the cloud's: users can't remove it, and it stays while somebody needs it.
     let user = cloud.user("user0");
-    user.delete(&format!("/cimi/{path}")).expect(403);
-    cloud.api().delete(&format!("/cimi/{path}")).expect(409);
+    let _ = user.delete(&format!("/cimi/{path}")).expect(403);
+    let _ = cloud.api().delete(&format!("/cimi/{path}")).expect(409);
     for number in &numbers {
         cloud.cli(&["kill-instance", number]);
     }

@@ -54,6 +54,7 @@ kinds! {
     User,
     Group,
     Token,
+    ServiceConfiguration,
     Host,
     MachineRecord,
     MachineVolume,

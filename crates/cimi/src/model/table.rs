@@ -1,5 +1,6 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
+mod service;
 mod stratuslab;
 
 use super::{
@@ -89,6 +90,7 @@ const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static st
         actions: &[],
         capabilities: &[],
         attributes: &[],
+        is_open: false,
     }
 }
 
@@ -140,6 +142,7 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
         seen("tokens", Ref(&[])).stratuslab(),
+        seen("serviceConfigurations", Ref(&[])).stratuslab(),
         seen("hosts", Ref(&[])).stratuslab(),
         seen("machineRecords", Ref(&[])).stratuslab(),
     ],
@@ -630,6 +633,7 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::User => &stratuslab::USER,
         Kind::Group => &stratuslab::GROUP,
         Kind::Token => &stratuslab::TOKEN,
+        Kind::ServiceConfiguration => &service::SERVICE_CONFIGURATION,
         Kind::Host => &stratuslab::HOST,
         Kind::MachineRecord => &stratuslab::MACHINE_RECORD,
         Kind::MachineVolume => &MACHINE_VOLUME,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
+use crate::dn::DistinguishedName;
 use crate::{Common, CredentialId, GroupId, Timestamp, TokenId, UserId};
 
 /// An account. Members are spelled as StratusLab spells them.
@@ -70,6 +71,11 @@ resource!(User, "User", |user, add| {
     add("login", &user.username);
     for name in user.altnames.values() {
         add("login", name);
+    }
+    for name in user.altnames.values().chain([&user.username]) {
+        if let Some(name) = DistinguishedName::parse(name) {
+            add("dn", &name.canonical());
+        }
     }
     for role in &user.roles {
         add("role", role);

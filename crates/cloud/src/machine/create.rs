@@ -39,6 +39,7 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
+        access::require_unlimited(context)?;
         self.want_images(context, &body).await?;
         for _ in 0..ATTEMPTS {
             context.in_time()?;

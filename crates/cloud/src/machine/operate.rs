@@ -8,7 +8,7 @@ use cimi::{
     uri,
 };
 
-use crate::{Cloud, CloudError, Done, OpContext, Result, catalogue, jobs};
+use crate::{Cloud, CloudError, Done, OpContext, Result, access, catalogue, jobs};
 
 /// An operation on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,9 @@ impl Cloud {
         action: &str,
         force: bool,
     ) -> Result<Done> {
+        if ["start", "restart"].contains(&action) {
+            access::require_unlimited(context)?;
+        }
         let operation = Operation::parse(action, force).ok_or_else(|| {
             CloudError::invalid(
                 "action",

@@ -110,6 +110,7 @@ impl World {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
             (Some(Kind::Group), _, "POST") => json!({"groupname": "new"}).to_string(),
+            (Some(Kind::ServiceConfiguration), _, "POST") => json!({"service": "new"}).to_string(),
             (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
             (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
             (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
@@ -187,6 +188,11 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     let mut ids = BTreeMap::new();
     let group = object(json!({"groupname": "physics"}));
     cloud.create(&root, Kind::Group, group).await.unwrap();
+    let service = object(json!({"service": "pdisk", "iscsi": {"chap-password": "geheim"}}));
+    cloud
+        .create(&root, Kind::ServiceConfiguration, service)
+        .await
+        .unwrap();
     let create = async |kind: Kind, body: Value| {
         let created = cloud.create(&owner, kind, object(body)).await.unwrap();
         created.view.id.split_once('/').unwrap().1.to_owned()
@@ -267,6 +273,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Group, first("physics"));
+    ids.insert(Kind::ServiceConfiguration, first("pdisk"));
     ids.insert(Kind::Network, first("local"));
     ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));

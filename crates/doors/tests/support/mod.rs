@@ -76,7 +76,7 @@ impl World {
         let api = Arc::clone(&cloud) as Arc<dyn CloudApi>;
         let doors = Arc::new(Doors::new(api, accounts(), settings));
         let certificate = tls::Certificate::read(&files).unwrap();
-        let tls = tls::server_config(certificate.into()).unwrap();
+        let tls = tls::Speech::new(certificate.into()).unwrap();
         let server = Server::new(doors, limits, Some(tls));
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let mut roots = RootCertStore::empty();

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, MachineView, is_image_identifier, is_uuid};
-use crate::commands::image_name::image_named;
+use crate::cloud::{Api, MachineView};
 use crate::failure::{Failure, Result};
 use crate::machine_types::{DEFAULT_TYPE, machine_types, type_table};
 use crate::options::{Cloud, Common, Storage};

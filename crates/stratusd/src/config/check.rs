@@ -165,6 +165,10 @@ impl Config {
         }
         let mail = self.mail.problem();
         mail.map(|(key, problem)| (key.to_owned(), problem))
+            .or_else(|| {
+                let certificates = self.certificates.problem();
+                certificates.map(|(key, problem)| (key.to_owned(), problem))
+            })
             .or_else(|| self.problem_of_machine_types())
             .or_else(|| self.problem_of_catalogues())
             .or_else(|| self.problem_of_networks())

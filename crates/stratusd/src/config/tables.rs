@@ -349,6 +349,7 @@ pub struct Accounts {
     pub password_passes: u32,
     pub remembered_minutes: u64,
     pub password_file: String,
+    pub certificate_file: String,
 }
 
 impl Default for Accounts {
@@ -358,6 +359,7 @@ impl Default for Accounts {
             password_passes: 2,
             remembered_minutes: 15,
             password_file: String::new(),
+            certificate_file: String::new(),
         }
     }
 }
