@@ -3,14 +3,14 @@
 //! A job's goal is a pure question about documents ([`verdict`]), so it doesn't matter who did the work, in how many
 //! steps, or how often the process died meanwhile.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use cimi::{
     Timestamp,
     lifecycle::{Power, Stage},
     resources::{AttachStage, Image, ImageState, Job, JobGoal, Machine, Volume, VolumeState},
 };
-use documents::{Documents, DocumentsError};
+use documents::{Cached, Documents, DocumentsError};
 use futures::{StreamExt, stream::FuturesUnordered};
 use store::cache::Changed;
 use tokio::time::Instant;
@@ -120,19 +120,34 @@ pub(crate) fn under_way(
     Some(same.document.id.to_string())
 }
 
-/// Progress in per cent: of an image's fetch while it goes on.
-pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
-    let fetched = || {
-        documents
-            .images
-            .get(job.subject().strip_prefix("MachineImage/")?)?
-            .progress
+/// The image that an open job is about, or that its machine waits for.
+fn image_of(documents: &Documents, job: &Job) -> Option<Arc<Cached<Image>>> {
+    let subject = job.subject();
+    let image = match subject.strip_prefix("Machine/") {
+        Some(local) => {
+            let machine = documents.machines.get(local)?;
+            documents.images.get(machine.image.href.local())
+        }
+        None => documents.images.get(subject.strip_prefix("MachineImage/")?),
     };
+    image.filter(|image| image.state == ImageState::Creating)
+}
+
+/// Progress in per cent: of an image's fetch while it goes on, also for the machine that waits for it.
+pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
     if job.state.is_final() {
-        100
-    } else {
-        fetched().unwrap_or(job.progress).min(99)
+        return 100;
     }
+    let fetched = image_of(documents, job).and_then(|image| image.progress);
+    fetched.unwrap_or(job.progress).min(99)
+}
+
+/// Why an open job doesn't get on, if it waits for an image that doesn't come.
+pub(crate) fn why_waiting(documents: &Documents, job: &Job) -> Option<String> {
+    if job.state.is_final() {
+        return None;
+    }
+    image_of(documents, job)?.reason.clone()
 }
 
 /// Most ends written at once: the store commits those of a moment together.

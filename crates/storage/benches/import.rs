@@ -98,8 +98,9 @@ fn pack_image(mib: usize, file: &Path) {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
+            let length = piece.len().min(8);
             piece.fill(b' ');
-            piece[..8.min(piece.len())].copy_from_slice(&state.to_le_bytes()[..8.min(piece.len())]);
+            piece[..length].copy_from_slice(&state.to_le_bytes()[..length]);
         }
         encoder.write_all(&block).unwrap();
     }

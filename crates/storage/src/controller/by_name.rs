@@ -23,6 +23,14 @@ use crate::import::{Fetcher, Source};
 use crate::inspect::Format;
 use crate::registry::{Found, LookupError};
 
+/// Places that are tried of one entry.
+const MOST_PLACES: usize = 16;
+/// The longest entry that is kept, and so used: it is judged again later.
+const MOST_ENTRY_BYTES: usize = 128 << 10;
+/// Texts of strangers are cut to so many characters.
+const MOST_TITLE: usize = 200;
+const MOST_REASON: usize = 2000;
+
 /// What was found under a name.
 pub(super) struct Wanted {
     /// What is written down of it.
@@ -187,9 +195,10 @@ impl StorageController {
         tries_help: bool,
         reason: &str,
     ) -> Result<Next, Error> {
+        let reason: String = reason.chars().take(MOST_REASON).collect();
         if !tries_help {
             self.0.rests.forget(local);
-            return self.give_up(local, reason).await;
+            return self.give_up(local, &reason).await;
         }
         let settings = &self.0.settings;
         let (failures, pause) = self.0.rests.failed(local, attempt, settings.fetch_pause);
@@ -286,7 +295,7 @@ impl StorageController {
         let sums = &metadata.checksums;
         let mut places = Vec::new();
         let mut unusable = Vec::new();
-        for url in &metadata.locations {
+        for url in metadata.locations.iter().take(MOST_PLACES) {
             if url.starts_with("http://") || url.starts_with("https://") {
                 let fetcher = self.0.settings.fetcher.clone();
                 places.push(Place::Url {
@@ -310,10 +319,16 @@ impl StorageController {
             text.parse::<Compression>()
                 .map_err(|error| LookupError::Refused(error.to_string()))?;
         }
+        if found.entry.document().len() > MOST_ENTRY_BYTES {
+            return Err(LookupError::Refused(format!(
+                "its entry has more than {MOST_ENTRY_BYTES} bytes"
+            )));
+        }
         let mut origin = origin(found.marketplace.clone());
-        origin.title.clone_from(&metadata.title);
+        let cut = |text: &String| text.chars().take(MOST_TITLE).collect();
+        origin.title = metadata.title.as_ref().map(cut);
         origin.endorser = Some(found.entry.endorsement().email.clone());
-        origin.version.clone_from(&metadata.version);
+        origin.version = metadata.version.as_ref().map(cut);
         origin.entry = String::from_utf8(found.entry.document().to_vec()).ok();
         Ok(Wanted {
             origin,

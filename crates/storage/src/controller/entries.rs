@@ -4,7 +4,7 @@
 //! when the entry's time is over, the Marketplaces are asked anew. If none answers an image stays as it is.
 
 use cimi::Timestamp;
-use cimi::resources::{EventOutcome, Image, ImageState};
+use cimi::resources::{EventOutcome, Image, ImageSource, ImageState};
 use documents::Cached;
 
 use super::StorageController;
@@ -63,6 +63,14 @@ impl StorageController {
             return Ok(Next::Settled);
         }
         self.keep_image(read).await
+    }
+
+    /// Whether the Marketplaces are to be asked for the entry of a cached image.
+    pub(super) fn is_to_be_looked_up_anew(&self, image: &Image) -> bool {
+        image.desired.source == ImageSource::Marketplace
+            && image.file.is_some()
+            && !image.desired.deleted
+            && self.is_due(image)
     }
 
     fn is_due(&self, read: &Image) -> bool {

@@ -18,7 +18,7 @@ use crate::identifier::ImageIdentifier;
 const MACHINES_PERIOD: Duration = Duration::from_secs(30);
 
 impl StorageController {
-    /// Fetching is long work, everything else is quick.
+    /// Fetching and looking up is long work, everything else is quick.
     pub(super) fn image_lane(&self, local: &str) -> Lane {
         match self.0.documents.images.get(local) {
             Some(image)
@@ -28,6 +28,8 @@ impl StorageController {
             {
                 Lane::Long(owner(&image).into())
             }
+            // A Marketplace that doesn't answer must not hold up what has nothing to do with it.
+            Some(image) if self.is_to_be_looked_up_anew(&image) => Lane::Long("entries".into()),
             _ => Lane::Quick,
         }
     }
@@ -46,6 +48,7 @@ impl StorageController {
     /// Looks at an image and takes what step is due.
     pub(super) async fn step_image(&self, local: &str) -> Result<Next, Error> {
         let Some(read) = self.0.documents.images.get(local) else {
+            self.0.rests.forget(local);
             return Ok(Next::Settled);
         };
         if read.desired.deleted {
