@@ -15,7 +15,8 @@ use x509_parser::{
 use crate::{
     Holder, Refusal,
     chain::{self, Chain},
-    name::{shown, who},
+    name::{name_of, shown, who},
+    policy::Policies,
     voms::{self, Servers},
 };
 
@@ -50,6 +51,7 @@ pub struct Authorities {
     names: Vec<Vec<u8>>,
     lists: Vec<CertRevocationList<'static>>,
     revocation: Revocation,
+    policies: Policies,
     servers: Servers,
 }
 
@@ -65,7 +67,8 @@ impl std::fmt::Debug for Authorities {
 
 impl Authorities {
     /// Of the files of a folder like `/etc/grid-security/certificates`: certificates (`<hash>.0`, `*.pem`, `*.crt`, `*.cer`)
-    /// and revocation lists (`<hash>.r0`, `*.crl`), each PEM or DER; others are passed over. What can't be used is told.
+    /// and revocation lists (`<hash>.r0`, `*.crl`), each PEM or DER, and what authorities may sign
+    /// (`<hash>.signing_policy`); others are passed over. What can't be used is told.
     pub fn read<'f>(
         files: impl IntoIterator<Item = (&'f str, &'f [u8])>,
         revocation: Revocation,
@@ -85,6 +88,7 @@ impl Authorities {
                 None => Ok(()),
                 Some(FileKind::Authority) => all.add_anchors(content, &mut seen),
                 Some(FileKind::List) => add_list(content, &mut lists),
+                Some(FileKind::Policy) => all.policies.add(&String::from_utf8_lossy(content)),
             };
             if let Err(problem) = problem {
                 problems.push(FileProblem {
@@ -182,6 +186,13 @@ impl Authorities {
         if has_none && self.revocation == Revocation::Required {
             return Err(refusal(&Error::UnknownRevocationStatus, certificate));
         }
+        let names = name_of(certificate.issuer()).zip(name_of(certificate.subject()));
+        if names.is_none_or(|(issuer, subject)| !self.policies.allow(&issuer, &subject)) {
+            return Err(Refusal::Namespace {
+                subject: who(certificate),
+                issuer: shown(certificate.issuer()),
+            });
+        }
         Ok(())
     }
 
@@ -226,6 +237,7 @@ static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
 enum FileKind {
     Authority,
     List,
+    Policy,
 }
 
 fn kind_of(name: &str) -> Option<FileKind> {
@@ -235,6 +247,7 @@ fn kind_of(name: &str) -> Option<FileKind> {
         _ if digits(end) => Some(FileKind::Authority),
         _ if end.strip_prefix('r').is_some_and(digits) => Some(FileKind::List),
         "crl" => Some(FileKind::List),
+        "signing_policy" => Some(FileKind::Policy),
         "pem" if stem.ends_with("crl") => Some(FileKind::List),
         "pem" | "crt" | "cer" => Some(FileKind::Authority),
         _ => None,

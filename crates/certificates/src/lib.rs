@@ -20,6 +20,7 @@ mod chain;
 mod der;
 mod holder;
 pub mod name;
+mod policy;
 pub mod possession;
 mod proxy;
 mod refusal;

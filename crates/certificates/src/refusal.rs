@@ -46,6 +46,16 @@ pub enum Refusal {
         "the signature on the certificate of {0} is wrong, or of a kind that is no longer safe (MD5, SHA-1, keys of less than 2048 bits)"
     )]
     Signature(String),
+    /// Signed by an authority that may not sign such names.
+    #[error(
+        "the certificate of {subject} is signed by {issuer}, which may not sign that name (by its signing_policy)"
+    )]
+    Namespace {
+        /// Whose it is.
+        subject: String,
+        /// Who signed it.
+        issuer: String,
+    },
     /// It isn't one for clients.
     #[error("the certificate of {0} is not for logging in: {1}")]
     Purpose(String, String),

@@ -56,6 +56,11 @@ fn each_is_refused_for_its_reason() {
     );
     assert!(refused.to_string().contains("Unknown CA"), "{refused}");
 
+    // Authorities sign names of their own only, where a policy says which.
+    site.sign("foreign", "/C=FR/O=Example Org/CN=Alice", "user");
+    let refused = site.verify(&["foreign.pem"]).unwrap_err();
+    assert!(matches!(refused, Refusal::Namespace { .. }), "{refused}");
+
     // A user is no authority.
     site.sign_by("alice", "below", "/C=EU/O=Example Org/CN=Bob", "user");
     site.verify(&["below.pem", "alice.pem"]).unwrap_err();

@@ -77,7 +77,7 @@ fn proxies_against_the_rules_are_refused() {
     let refused = site.verify(&["independent"]).unwrap_err();
     assert!(matches!(refused, Refusal::Powerless(..)), "{refused}");
 
-    std::fs::write(site.path().join("policy"), "read only, please").unwrap();
+    std::fs::write(site.path().join("policy"), "read only, please\n").unwrap();
     site.grid_proxy(
         "alice",
         "restricted",
@@ -86,16 +86,12 @@ fn proxies_against_the_rules_are_refused() {
     let refused = site.verify(&["restricted"]).unwrap_err();
     assert!(matches!(refused, Refusal::Powerless(..)), "{refused}");
 
-    site.grid_proxy("alice", "last", &["-rfc", "-path-length", "0"]);
-    site.verify(&["last"]).unwrap();
-    site.grid_proxy("last", "after-last", &["-rfc"]);
-    let refused = site.verify(&["after-last"]).unwrap_err();
-    assert!(matches!(refused, Refusal::Proxy(..)), "{refused}");
     site.grid_proxy("alice", "one-more", &["-rfc", "-path-length", "1"]);
     site.grid_proxy("one-more", "one-more-2", &["-rfc"]);
     site.verify(&["one-more-2"]).unwrap();
     site.grid_proxy("one-more-2", "one-more-3", &["-rfc"]);
-    site.verify(&["one-more-3"]).unwrap_err();
+    let refused = site.verify(&["one-more-3"]).unwrap_err();
+    assert!(matches!(refused, Refusal::Proxy(..)), "{refused}");
 
     site.grid_proxy("alice", "rfc", &["-rfc"]);
     let chain = site.chain(&["rfc"]);

@@ -66,12 +66,13 @@ impl DistinguishedName {
     /// Reads either form. `None` for what is no name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
+        // What is escaped at the end is part of the name.
+        let text = text.trim_start();
         if text.is_empty() || text.len() > LENGTH_AT_MOST {
             return None;
         }
         match text.strip_prefix('/') {
-            Some(rest) => slashes(rest),
+            Some(rest) => slashes(rest.trim_end()),
             None => rfc2253(text),
         }
     }

@@ -9,6 +9,7 @@ mod image_origin;
 mod job;
 mod machine;
 mod network;
+mod saving;
 mod service;
 mod template;
 mod volume;
@@ -23,6 +24,7 @@ pub use machine::{
     MachineRecord, Nic,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use saving::{Announcement, Capture, Save};
 pub use service::ServiceConfiguration;
 pub use template::{
     ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,

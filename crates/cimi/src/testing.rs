@@ -44,12 +44,16 @@ pub fn machine(vmid: u32) -> Machine {
             force: false,
             deleted: false,
             graceful: false,
+            rest: None,
+            afresh: false,
             since: now,
         },
         observed: Observed::nothing(now),
         accelerator: None,
         ssh: None,
         first_started: None,
+        save: None,
+        saved_as: None,
         unknown: Unknown::new(),
     }
 }
@@ -97,10 +101,11 @@ pub fn image() -> Image {
         },
         progress: None,
         file: None,
-        origin: None,
+        provenance: None,
         kernel: None,
         initrd: None,
         kernel_arguments: None,
+        announced: None,
         unknown: Unknown::new(),
     }
 }

@@ -94,7 +94,7 @@ impl Cloud {
         let is_waited_for = all.iter().any(|image| {
             image.state == ImageState::Creating
                 && image
-                    .origin
+                    .provenance
                     .as_ref()
                     .is_some_and(|origin| origin.needs_space)
         });

@@ -121,6 +121,9 @@ impl Cloud {
         if kind == Kind::ResourceMetadata {
             return Ok(metadata::list(query));
         }
+        if kind == Kind::EventLog {
+            return Ok(self.list_event_logs(context, query));
+        }
         let can_add = self.can_create(context, kind);
         by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
     }
@@ -129,6 +132,10 @@ impl Cloud {
     #[must_use]
     pub fn takes_long(&self, kind: Kind, query: &Query) -> bool {
         let documents = &self.0.documents;
+        // One is made of each machine and volume.
+        if kind == Kind::EventLog {
+            return documents.machines.len() + documents.volumes.len() > QUICKLY_SEARCHED;
+        }
         let members = by_kind!(kind, R => documents.view::<R>().len(), else 0);
         members > QUICKLY_SEARCHED && (query.filter.is_some() || !query.order.is_empty())
     }
@@ -162,6 +169,7 @@ impl Cloud {
                 access::require_user(context)?;
                 metadata::get(id)
             }
+            Kind::EventLog => self.event_log(context, id),
             Kind::Host if !context.is_admin() => {
                 access::require_user(context)?;
                 Err(CloudError::not_found(format!("{kind}/{id}")))
@@ -251,6 +259,7 @@ impl Cloud {
             | Kind::Job
             | Kind::Event
             | Kind::Host
+            | Kind::EventLog
             | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
                 "a {kind} is written by the cloud alone"
             ))),
@@ -294,6 +303,7 @@ impl Cloud {
             | Kind::Network
             | Kind::Address
             | Kind::Host
+            | Kind::EventLog
             | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
                 "a {kind} is written by the cloud alone"
             ))),
@@ -321,6 +331,7 @@ impl Cloud {
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
+            Kind::Job if action == "stop" => self.stop_job(context, id).await,
             _ => Err(CloudError::invalid(
                 "action",
                 format!("`{action}` is not something a {kind} does"),

@@ -63,6 +63,9 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
+        if let Some(machine) = machine_location(&body) {
+            return self.capture_machine(context, &body, machine).await;
+        }
         let documents = &self.0.documents;
         let expected: Digests = match body.get("expected") {
             None => Digests::default(),
@@ -72,7 +75,7 @@ impl Cloud {
         let source = source(&body)?;
         let mut expected = expected;
         if source == ImageSource::Marketplace {
-            let location = location(&body).unwrap_or_default();
+            let location = location_of(&body).unwrap_or_default();
             let named = image_by_name::identifier_in(location).map(str::to_owned);
             if expected.identifier.is_some() && expected.identifier != named {
                 return Err(CloudError::invalid(
@@ -127,13 +130,14 @@ impl Cloud {
             },
             progress: Some(0),
             file: None,
-            origin: None,
+            provenance: None,
             kernel: file("kernel")?,
             initrd: file("initrd")?,
             kernel_arguments: body
                 .get("kernelArguments")
                 .and_then(Value::as_str)
                 .map(str::to_owned),
+            announced: None,
             unknown: Map::new(),
         };
         if !["IMAGE", "FILE"].contains(&image.kind.as_str()) {
@@ -437,11 +441,28 @@ fn without_secrets(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
+/// Where an image is to come from, as its creation says.
+fn location_of(body: &Map<String, Value>) -> Option<&str> {
+    match body.get("imageLocation") {
+        Some(Value::Object(reference)) => resolve::href_of(reference),
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// The machine whose disk an image is to be made of, if it is one's.
+fn machine_location(body: &Map<String, Value>) -> Option<&str> {
+    let location = location_of(body)?;
+    // A file on a web server may lie in a folder of that name, too: this cloud's own resources lie in `cimi`.
+    let relative = location.starts_with("Machine/") || location.starts_with("/cimi/Machine/");
+    (relative || location.contains("/cimi/Machine/")).then_some(location)
+}
+
 /// Where the content comes from.
 fn source(body: &Map<String, Value>) -> Result<ImageSource> {
     let path = "imageLocation";
-    let forms = "an http or https URL, `upload:`, `marketplace:IDENTIFIER`, `catalogue:NAME:PRODUCT` or `Volume/UUID`";
-    match location(body) {
+    let forms = "an http or https URL, a Machine, `upload:`, `marketplace:IDENTIFIER`, `catalogue:NAME:PRODUCT` or `Volume/UUID`";
+    match location_of(body) {
         None => Err(CloudError::invalid(
             path,
             format!("is missing; give {forms}"),
@@ -462,14 +483,6 @@ fn source(body: &Map<String, Value>) -> Result<ImageSource> {
     }
 }
 
-fn location(body: &Map<String, Value>) -> Option<&str> {
-    match body.get("imageLocation") {
-        Some(Value::Object(reference)) => resolve::href_of(reference),
-        Some(Value::String(text)) => Some(text.as_str()),
-        _ => None,
-    }
-}
-
 impl Public for Image {
     const KIND: Kind = Kind::MachineImage;
 
@@ -477,6 +490,7 @@ impl Public for Image {
         let location = match &self.desired.source {
             ImageSource::Upload => "upload:".to_owned(),
             ImageSource::Url { url } => without_secrets(url),
+            ImageSource::Machine(capture) => capture.machine.to_string(),
             named => image_by_name::shown(named, self.identifier()).unwrap_or_default(),
         };
         let mut out = object(json!({
@@ -495,6 +509,10 @@ impl Public for Image {
         put("progress", json!(self.progress));
         put("kernelArguments", json!(self.kernel_arguments));
         put("expected", json!(self.desired.expected));
+        if let Some(capture) = self.capture() {
+            put("origin", json!({"href": capture.origin}));
+        }
+        put("announced", json!(self.announced));
         for (name, file) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
             put(
                 name,
@@ -506,7 +524,7 @@ impl Public for Image {
             put("pinned", json!(on_demand.pinned));
             put("lastUsed", json!(on_demand.last_used));
         }
-        if let Some(origin) = &self.origin {
+        if let Some(origin) = &self.provenance {
             put("foundIn", json!(origin.found_in));
             put("title", json!(origin.title));
             put("endorser", json!(origin.endorser));

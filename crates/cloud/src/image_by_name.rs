@@ -70,7 +70,7 @@ pub(crate) fn shown(source: &ImageSource, identifier: Option<&str>) -> Option<St
             Some(format!("catalogue:{catalogue}:{product}{version}"))
         }
         ImageSource::Volume { volume } => Some(volume.to_string()),
-        ImageSource::Upload | ImageSource::Url { .. } => None,
+        _ => None,
     }
 }
 
@@ -292,7 +292,7 @@ impl Cloud {
                 ));
                 (ImageSource::Url { url }, key)
             }
-            ImageSource::Upload => {
+            ImageSource::Upload | ImageSource::Machine(_) => {
                 return Err(CloudError::invalid(
                     "onDemand",
                     "is for images that the cloud fetches, not for those that are sent",
@@ -391,10 +391,11 @@ impl Cloud {
             },
             progress: Some(0),
             file: None,
-            origin: None,
+            provenance: None,
             kernel: None,
             initrd: None,
             kernel_arguments: None,
+            announced: None,
             unknown: Map::new(),
         })
     }

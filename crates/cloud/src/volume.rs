@@ -257,6 +257,7 @@ impl Public for Volume {
             "sizeBytes": self.size_bytes,
             "visibility": visibility(&self.common.acl),
             "count": u32::from(self.attachment.is_some()),
+            "eventLog": crate::event_log::link(self),
         }));
         if let Some(attachment) = &self.attachment {
             out.insert("attachedTo".to_owned(), json!({"href": attachment.machine}));

@@ -3,6 +3,7 @@
 mod bare_cloud;
 mod everybody_sees_only_what_is_theirs;
 mod images_come_and_go_by_name;
+mod jobs_are_stopped;
 mod jobs_end_whatever_happens;
 mod members_of_a_group_share;
 mod nobody_uses_up_what_is_everybodys;

@@ -186,7 +186,7 @@ async fn furnished(world: &World) -> Cloud {
             last_used: Timestamp::now(),
             pinned: false,
         });
-        image.origin = Some(ImageOrigin {
+        image.provenance = Some(ImageOrigin {
             found_in: "central".into(),
             title: Some("t".into()),
             endorser: Some("a@b".into()),
@@ -284,6 +284,13 @@ async fn furnished(world: &World) -> Cloud {
     })
     .await;
     tracking.abort();
+    let part = |job: &mut cimi::resources::Job| {
+        job.parent_job = Some(cimi::Ref::to("Job/whole".to_owned()));
+        job.nested_jobs = vec![cimi::Ref::to("Job/part".to_owned())];
+        Ok::<_, CloudError>(true)
+    };
+    let job = world.documents.jobs.all().remove(0);
+    world.documents.update(job.id(), part).await.unwrap();
     world.cloud.clone()
 }
 
@@ -318,7 +325,7 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
         }
     }
     for machine in world.documents.machines.all() {
-        for collection in ["disks", "volumes", "networkInterfaces"] {
+        for collection in ["disks", "volumes", "networkInterfaces", "meters"] {
             let (members, _) = cloud
                 .machine_members(&admin(), machine.id(), collection)
                 .unwrap();
@@ -387,6 +394,6 @@ async fn what_is_shown_follows_the_standard() {
     assert_eq!(job["affectedResources"], json!([{"href": machine}]));
     let unknown = world.create(&alice(), Kind::Job, json!({})).await;
     assert_eq!(violations(unknown), ["a Job is not created by request"]);
-    assert!(describe(Kind::Job).actions.is_empty());
+    assert_eq!(describe(Kind::Job).actions, ["stop"]);
     assert_eq!(Machine::COLLECTION, Kind::Machine.name());
 }

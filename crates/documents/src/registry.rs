@@ -144,6 +144,18 @@ impl Documents {
         self.0.set.wait_for(revision).await
     }
 
+    /// A document as the store itself has it, for whoever must not be misled by a cache that is a moment behind.
+    ///
+    /// # Errors
+    /// Those of the store; a document that can't be read.
+    pub async fn stored<R: Resource>(&self, id: &str) -> Result<Option<R>, crate::DocumentsError> {
+        let key = store::Key::new(R::COLLECTION, id)?;
+        match self.0.store.get(&key).await? {
+            None => Ok(None),
+            Some(entry) => Ok(Some(serde_json::from_slice(&entry.value)?)),
+        }
+    }
+
     /// How many documents of a type belong to a user.
     #[must_use]
     pub fn count_owned<R: OfType>(&self, user: &str) -> usize {

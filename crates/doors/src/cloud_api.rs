@@ -6,8 +6,8 @@ use cimi::{
     query::Query,
 };
 use cloud::{
-    Console, ConsoleRange, Created, Done, Health, OpContext, Page, Result, Since, Upload, View,
-    Watching,
+    Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health, OpContext, Page,
+    Result, Since, Upload, View, Watching,
 };
 use serde_json::{Map, Value};
 
@@ -111,6 +111,14 @@ pub trait CloudApi: Send + Sync + 'static {
     /// Takes the content of an image that waits for it; returns once it is checked and cached.
     /// No deadline: ends when the sender ends or leaves.
     async fn upload(&self, context: &OpContext, image: &str, upload: Upload) -> Result<View>;
+
+    /// The content of an image, whole or in part.
+    async fn download(
+        &self,
+        context: &OpContext,
+        image: &str,
+        request: DownloadRequest,
+    ) -> Result<Download>;
 
     /// The serial console of a machine.
     async fn console(

@@ -27,7 +27,7 @@ use crate::{
     budget::{Bounds, Budget, Share, Whose},
     cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
-    console, health,
+    console, download, health,
     metrics::{self, RequestMetrics},
     openapi,
     origin::Connection,
@@ -297,6 +297,15 @@ impl Doors {
                 let console = self.api.console(context, id, range).await?;
                 Ok(console::answer(console, self.ending.clone()))
             }
+            Route::ImageData(id) if head.method != Method::PUT => {
+                let mut request = download::request(&head.headers, pairs());
+                let mut content = self.api.download(context, id, request.clone()).await?;
+                if content.part.is_some() && download::is_other(&head.headers, &content.tag) {
+                    request.part = None;
+                    content = self.api.download(context, id, request).await?;
+                }
+                download::answer(&head.method, content)
+            }
             Route::ImageData(id) => {
                 let Some(body) = body.take() else {
                     return Err(Problem::internal("a body is sent once".to_owned()));
@@ -415,7 +424,7 @@ impl Doors {
     }
 }
 
-/// The template of uploads, the only requests that may take as long as they need.
+/// The template of uploads and downloads, the only requests that may take as long as they need.
 const UPLOAD: usize = 7;
 
 /// One request, as far as all parts of its answer need it.

@@ -21,6 +21,7 @@ mod cimi;
 mod cloud_api;
 mod console;
 mod doors;
+mod download;
 mod health;
 pub mod metrics;
 mod openapi;

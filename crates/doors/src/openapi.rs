@@ -43,7 +43,8 @@ fn document() -> Value {
         paths.insert(listed.path, item);
     }
     let mut components = json!({
-        "securitySchemes": {"password": {"type": "http", "scheme": "basic"}},
+        "securitySchemes": {"password": {"type": "http", "scheme": "basic"},
+            "certificate": {"type": "mutualTLS"}},
         "responses": {"Problem": {
             "description": "What went wrong, with which value, and what to do",
             "content": {
@@ -62,7 +63,7 @@ fn document() -> Value {
             "description": format!("CIMI {SPECIFICATION_VERSION} in JSON and XML, StratusLab profile."),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
         "servers": [{"url": "/"}],
-        "security": [{"password": []}],
+        "security": [{"password": []}, {"certificate": []}],
         "paths": paths,
         "components": components,
     })
@@ -140,7 +141,11 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
     }
     if matches!(
         route,
-        Route::EntryPoint | Route::Health | Route::OpenApi | Route::Asset(_)
+        Route::EntryPoint
+            | Route::Health
+            | Route::OpenApi
+            | Route::Authentication
+            | Route::Asset(_)
     ) {
         // An empty requirement: nobody needs to log in.
         operation["security"] = json!([{"password": []}, {}]);
@@ -248,6 +253,9 @@ fn success(route: &Route<'_>, method: &str) -> Value {
         (Route::Resource(..) | Route::Member(..) | Route::Action(..), _) => {
             json!({"202": job(), "204": plain("Done")})
         }
+        (Route::ImageData(_), "GET") => {
+            json!({"200": {"description": "The content", "content": {"application/octet-stream": {}}}})
+        }
         (Route::ImageData(_), _) => json!({"200": shown(Kind::MachineImage.name().to_owned())}),
         (Route::Console(_) | Route::Metrics, _) => {
             json!({"200": {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}})
@@ -292,9 +300,12 @@ fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Member(parent, _, _, kind, _), _) => format!("Take out of a {parent}: {kind}"),
         (Route::Resource(kind, _), _) => format!("Do what the Action says: {kind}"),
         (Route::Action(kind, _, action), _) => format!("{action}: {kind}"),
+        (Route::ImageData(_), "GET" | "HEAD") => {
+            "The content of an image, as it is kept or as another format".to_owned()
+        }
         (Route::ImageData(_), _) => "Send the content of an image made with upload:".to_owned(),
         (Route::Console(_), _) => "The serial console".to_owned(),
-        (Route::Authentication, _) => "Who asks".to_owned(),
+        (Route::Authentication, _) => "Who asks, and how to log in".to_owned(),
         (Route::Health, _) => "How well the cloud is".to_owned(),
         (Route::Metrics, _) => "Figures for Prometheus".to_owned(),
         (Route::Status, _) => "What there is, for administrators".to_owned(),

@@ -141,7 +141,7 @@ impl<'p> Route<'p> {
                 }
             }
             Self::Action(..) | Self::Doctor => "POST, OPTIONS",
-            Self::ImageData(_) => "PUT, OPTIONS",
+            Self::ImageData(_) => "GET, HEAD, PUT, OPTIONS",
             Self::Console(_)
             | Self::Authentication
             | Self::Health

@@ -1,6 +1,10 @@
 //! Client certificates and grid proxies over TLS, shown by curl, and those that a proxy in front of the server passes on.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command, sync::Arc};
+#[path = "../../certificates/tests/site.rs"]
+#[allow(dead_code)]
+mod site;
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use accounts::{
     Accounts, Authorities, Cost, Hashing, Methods, Settings as AccountSettings, UserSource,
@@ -10,15 +14,12 @@ use certificates::{Revocation, voms::Servers};
 use cimi::{Acl, Common, Timestamp, UserId, dn::DistinguishedName, resources::User};
 use doors::{CloudApi, Doors, Limits, Running, Server, Settings, tls};
 use parking_lot::Mutex;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
 use serde_json::Value;
 
 use crate::support::FakeCloud;
+use site::{Site, needs};
 
-const ALICE: &str = "CN=Alice Endorser,O=Example Org";
+const ALICE: &str = "CN=Alice Endorser,OU=Images,O=Example Org,C=EU";
 
 /// Alice, by her certificate, and by a password.
 struct Users {
@@ -59,54 +60,15 @@ fn methods(certificates: bool, revision: u64) -> Arc<Methods> {
 struct World {
     running: Running,
     users: Arc<Users>,
-    folder: tempfile::TempDir,
-}
-
-fn named(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, "Example Org");
-    params.distinguished_name.push(DnType::CommonName, name);
-    params
+    site: Site,
 }
 
 impl World {
     /// An authority that has signed `alice` and `bob`; `mallory` is signed by himself.
     async fn start(settings: Settings, limits: Limits) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, content: String| {
-            use std::os::unix::fs::PermissionsExt as _;
-            let path = folder.path().join(name);
-            fs::write(&path, content).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        };
-        let mut authority = named("Test CA");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().unwrap();
-        let anchor = authority.self_signed(&key).unwrap();
-        let issuer = Issuer::new(authority, key);
-        for name in ["Alice Endorser", "Bob"] {
-            let mut params = named(name);
-            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            let key = KeyPair::generate().unwrap();
-            let file = name.split(' ').next().unwrap().to_lowercase();
-            write(
-                &format!("{file}.pem"),
-                params.signed_by(&key, &issuer).unwrap().pem(),
-            );
-            write(&format!("{file}.key"), key.serialize_pem());
-        }
-        let key = KeyPair::generate().unwrap();
-        write(
-            "mallory.pem",
-            named("Alice Endorser").self_signed(&key).unwrap().pem(),
-        );
-        write("mallory.key", key.serialize_pem());
-
+        let site = Site::new();
+        site.sign("bob", "/C=EU/O=Example Org/CN=Bob", "user");
+        site.self_signed("mallory", "/C=EU/O=Example Org/OU=Images/CN=Alice Endorser");
         let hash = accounts::password::hash_blocking("correct horse", Cost::NONE).unwrap();
         let alice = Arc::new(User {
             id: UserId::from_local("alice").unwrap(),
@@ -130,14 +92,14 @@ impl World {
         let hashing = Hashing::with_cost(Cost::NONE);
         let source = Arc::clone(&users) as Arc<dyn UserSource>;
         let accounts = Arc::new(Accounts::new(source, hashing, AccountSettings::default()));
-        let pem = anchor.pem();
-        let files = [("ca.pem", pem.as_bytes())];
+        let pem = fs::read(site.path().join("ca.pem")).unwrap();
+        let files = [("ca.pem", pem.as_slice())];
         let (authorities, problems) =
             Authorities::read(files, Revocation::IfPresent, Servers::default());
         assert_eq!(problems, []);
 
         doors::metrics::install();
-        let server = tls::ensure_self_signed(folder.path(), &[]).unwrap();
+        let server = tls::ensure_self_signed(&site.path().join("tls"), &[]).unwrap();
         let certificate = tls::Certificate::read(&server).unwrap();
         let speech = tls::Speech::new(certificate.into()).unwrap();
         speech.ask_for(authorities.names()).unwrap();
@@ -149,12 +111,12 @@ impl World {
         Self {
             running,
             users,
-            folder,
+            site,
         }
     }
 
     fn path(&self) -> &Path {
-        self.folder.path()
+        self.site.path()
     }
 
     /// What curl gets for these arguments: the status and the body.
@@ -166,7 +128,7 @@ impl World {
                 "-m",
                 "60",
                 "--cacert",
-                "ca.crt",
+                "tls/ca.crt",
                 "-w",
                 "\n%{http_code}",
             ])
@@ -191,25 +153,12 @@ impl World {
     }
 }
 
-fn is_missing(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = std::env::split_paths(&path).any(|folder| folder.join(program).exists());
-    if !is_there {
-        assert!(
-            std::env::var_os("STRATUS_REQUIRE_ALL").is_none(),
-            "{program} is missing"
-        );
-        println!("skipped: {program} is missing");
-    }
-    !is_there
-}
-
 const AUTHN: &str = "/cimi/authn";
 const BY_ALICE: [&str; 4] = ["--cert", "alice.pem", "--key", "alice.key"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn owners_are_known_and_others_told_why_not() {
-    if is_missing("curl") {
+    if needs(&["openssl", "curl"]).is_none() {
         return;
     }
     let world = World::start(Settings::default(), Limits::default()).await;
@@ -252,7 +201,7 @@ async fn owners_are_known_and_others_told_why_not() {
         .args([
             "-sS",
             "--cacert",
-            "ca.crt",
+            "tls/ca.crt",
             "--cert",
             "alice.pem",
             "--key",
@@ -276,33 +225,12 @@ async fn owners_are_known_and_others_told_why_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn grid_proxies_stand_for_their_user() {
-    if is_missing("curl") || is_missing("grid-proxy-init") {
+    if needs(&["openssl", "curl", "grid-proxy-init"]).is_none() {
         return;
     }
     let world = World::start(Settings::default(), Limits::default()).await;
     for kind in ["-rfc", "-draft", "-old"] {
-        let made = Command::new("grid-proxy-init")
-            .args([
-                kind,
-                "-q",
-                "-cert",
-                "alice.pem",
-                "-key",
-                "alice.key",
-                "-out",
-                "proxy",
-                "-valid",
-                "1:00",
-            ])
-            .current_dir(world.path())
-            .env("HOME", world.path())
-            .output()
-            .unwrap();
-        assert!(
-            made.status.success(),
-            "{}",
-            String::from_utf8_lossy(&made.stdout)
-        );
+        world.site.grid_proxy("alice", "proxy", &[kind]);
         // The chain is sent by curl only from the file of the certificate: so it is with proxies.
         for more in [&["--tlsv1.3"][..], &["--tls-max", "1.2"]] {
             let shown = ["--cert", "proxy", "--key", "proxy"];
@@ -318,7 +246,7 @@ async fn grid_proxies_stand_for_their_user() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_header_counts_from_trusted_proxies_only() {
-    if is_missing("curl") {
+    if needs(&["openssl", "curl"]).is_none() {
         return;
     }
     let settings = Settings {

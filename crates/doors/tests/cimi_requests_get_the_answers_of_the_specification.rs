@@ -389,7 +389,8 @@ async fn who_is_not_known_sees_the_entry_point_and_the_health_only() {
     assert_eq!(health["checks"][0]["name"], "database");
 
     let known = world.ask("GET /cimi/authn", "").await.json();
-    assert_eq!(known, json!({"identity": "alice", "roles": []}));
+    let expected = json!({"identity": "alice", "roles": [], "method": "password", "methods": ["password", "token"]});
+    assert_eq!(known, expected);
     assert_eq!(world.ask("GET /metrics", "").await.status, 403);
     let metrics = world.ask_with("GET /metrics", &login("root"), "").await;
     let text = String::from_utf8(metrics.body).unwrap();

@@ -122,6 +122,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         Kind::Address,
         Kind::Host,
         Kind::MachineRecord,
+        Kind::EventLog,
     ];
     Some(match (route.template, route.kind, method) {
         ("/health", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
@@ -170,13 +171,24 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}/{id}", Some(_), "PUT" | "DELETE") => Editors,
         ("/cimi/{type}/{id}", Some(Kind::Machine), "POST") => Editors,
         ("/cimi/{type}/{id}/{action}", Some(Kind::Machine), "POST") => Editors,
-        ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => NoUser,
+        ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => Editors,
 
+        (
+            "/cimi/{type}/{id}/{collection}" | "/cimi/{type}/{id}/{collection}/{id}",
+            Some(Kind::Host),
+            "GET" | "HEAD",
+        ) => HiddenButForAdministrators,
+        (
+            "/cimi/{type}/{id}/{collection}" | "/cimi/{type}/{id}/{collection}/{id}",
+            Some(Kind::EventLog),
+            "GET" | "HEAD",
+        ) => Viewers,
         ("/cimi/{type}/{id}/{collection}", Some(Kind::Machine), "GET" | "HEAD") => Viewers,
         ("/cimi/{type}/{id}/{collection}", Some(Kind::Machine), "POST") => Editors,
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::Machine), "GET" | "HEAD") => Viewers,
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::Machine), "DELETE") => Editors,
         ("/cimi/MachineImage/{id}/data", Some(Kind::MachineImage), "PUT") => Editors,
+        ("/cimi/MachineImage/{id}/data", Some(Kind::MachineImage), "GET" | "HEAD") => Viewers,
         ("/cimi/Machine/{id}/console", Some(Kind::Machine), "GET" | "HEAD") => Editors,
         _ => return None,
     })

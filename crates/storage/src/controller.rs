@@ -3,7 +3,7 @@
 //! ```text
 //! Volume         CREATING ──made──▶ AVAILABLE ──file gone──▶ ERROR        ERROR ──file back──▶ AVAILABLE
 //!                    └──no space, impossible──▶ ERROR
-//! MachineImage   CREATING ──fetched, checked──▶ AVAILABLE ──file gone──▶ ERROR ──file back──▶ AVAILABLE
+//! MachineImage   CREATING ──fetched or merged, checked──▶ AVAILABLE ──file gone──▶ ERROR ──file back──▶ AVAILABLE
 //!                    └──refused, broken off, never begun──▶ ERROR
 //!                    └──can't be fetched now: reason, again later──▶ CREATING (images found by name only)
 //!                AVAILABLE ──its entry is refused now──▶ ERROR ──accepted again──▶ AVAILABLE
@@ -31,8 +31,10 @@
 mod audit;
 mod backing;
 mod by_name;
+mod capture;
 mod checkpoint;
 mod entries;
+mod export;
 mod follow;
 mod image_content;
 mod image_document;
@@ -50,11 +52,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use documents::Documents;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::audit::{Finding, FindingKind};
+pub use self::export::{Export, ExportFormat};
 pub use self::settings::Settings;
 
 use self::follow::{Lane, Limits as LaneLimits};
@@ -83,10 +86,14 @@ struct Inner {
     rests: Rests,
     /// Uploads that may run at once.
     intakes: Turns,
+    /// Exports that `qemu-img` may make at once.
+    exports: Arc<Semaphore>,
     /// Held while an image document comes to refer to a cached file, or ceases to, or a file is removed, so that no
     /// file goes that somebody is about to refer to. Never held during an import.
     references: Mutex<()>,
     uploads: TaskTracker,
+    /// Rung when the machine of an image that is on its way has changed.
+    machines_changed: Notify,
     stopping: CancellationToken,
     #[cfg(test)]
     checkpoints: checkpoint::Checkpoints,
@@ -125,8 +132,10 @@ impl StorageController {
                 transfers: Transfers::default(),
                 rests: Rests::default(),
                 intakes: Turns::new(settings.imports, settings.imports_per_owner),
+                exports: Arc::new(Semaphore::new(2)),
                 references: Mutex::new(()),
                 uploads: TaskTracker::new(),
+                machines_changed: Notify::new(),
                 stopping: CancellationToken::new(),
                 settings,
                 #[cfg(test)]
@@ -139,6 +148,7 @@ impl StorageController {
     /// Works until `shutdown`. What is under way then is broken off, and taken up by the next start.
     pub async fn run(&self, shutdown: CancellationToken) {
         let recheck = self.0.settings.recheck;
+        let never = Notify::new();
         let volumes = follow::follow(
             self.0.documents.volumes.changes(),
             LaneLimits {
@@ -154,6 +164,7 @@ impl StorageController {
             },
             Vec::new,
             recheck,
+            &never,
             shutdown.clone(),
         );
         let images = follow::follow(
@@ -171,9 +182,15 @@ impl StorageController {
             },
             || self.unsettled_images(),
             recheck,
+            &self.0.machines_changed,
             shutdown.clone(),
         );
-        tokio::join!(volumes, images, self.sweep_regularly(&shutdown));
+        tokio::join!(
+            volumes,
+            images,
+            self.follow_machines(&shutdown),
+            self.sweep_regularly(&shutdown)
+        );
         self.0.stopping.cancel();
         self.0.uploads.close();
         self.0.uploads.wait().await;

@@ -268,7 +268,10 @@ async fn interrupted_by_user() -> Result {
             None => "What was unfinished may still be there.".to_owned(),
         }
     } else {
-        "What was begun at the cloud goes on there.".to_owned()
+        match crate::unfinished::name() {
+            Some(name) => format!("What was begun goes on at the cloud: {name}."),
+            None => "What was begun at the cloud goes on there.".to_owned(),
+        }
     };
     write_stdout(format!("\n\nInterrupted. {farewell} Goodbye.\n").as_bytes())
 }

@@ -8,6 +8,7 @@ mod check;
 mod keys;
 mod mail;
 pub mod reference;
+mod saving;
 mod tables;
 
 use std::{
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use catalogue::{CatalogueEntry, CatalogueKind};
 pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
+pub use saving::Saving;
 pub use tables::{
     Accounts, Images, Limits, Log, LogFormat, MachineType, Machines, Network, NetworkClass,
     NetworkEntry, NetworkMode, Placement, Retention, Storage, Store, StoreKind, Strategy, Tls,
@@ -104,6 +106,7 @@ pub struct Config {
     pub certificates: Certificates,
     pub retention: Retention,
     pub mail: Mail,
+    pub saving: Saving,
     pub machine_types: BTreeMap<String, MachineType>,
 }
 
@@ -129,6 +132,7 @@ impl Default for Config {
             certificates: Certificates::default(),
             retention: Retention::default(),
             mail: Mail::default(),
+            saving: Saving::default(),
             store: Store::default(),
             machine_types: default_machine_types(),
         }

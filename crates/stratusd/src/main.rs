@@ -13,6 +13,7 @@ mod logging;
 mod networks;
 mod registries;
 mod roles;
+mod saved_images;
 mod serve;
 mod settings;
 mod site_certificates;

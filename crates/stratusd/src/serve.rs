@@ -32,7 +32,7 @@ use crate::{
     instance::Instance,
     networks,
     roles::{Role, Roles},
-    settings,
+    saved_images, settings,
     site_certificates::SiteCertificates,
     user_file::{FileOf, UserFile},
 };
@@ -125,6 +125,11 @@ pub async fn serve(
     if let Some(server) = settings::mail(&config)?.filter(|_| roles.has(Role::Entry)) {
         let postman = mail::Postman::new(store.clone(), &server).context("`[mail]`")?;
         parts.start("mail", |stop| postman.run(stop));
+    }
+    if roles.has(Role::Entry) {
+        let settings = saved_images::settings(&config, &state).context("`[saving]`")?;
+        let announcer = saving::Announcer::new(documents.clone(), settings);
+        parts.start("saved-images", |stop| announcer.run(stop));
     }
     if roles.has(Role::Scheduler) {
         let scheduler = Scheduler::new(documents.clone(), settings::placement(&config));

@@ -254,9 +254,11 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     settings.limits.longest = Duration::from_secs(images.longest_hours.saturating_mul(3600));
     settings.imports = images.imports;
     settings.imports_per_owner = images.imports_per_user;
+    settings.machines_dir = Some(dir.join("machines"));
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
     settings.registries = registries::open(config).context("[[catalogue]]")?;
+    settings.debugfs = debugfs();
     Ok(settings)
 }
 
@@ -268,6 +270,24 @@ fn qemu_img() -> Option<storage::confine::QemuImg> {
     }
     tracing::warn!(
         "`qemu-img` is not in PATH: qcow2 images are examined by our own rules only (Debian: qemu-utils)"
+    );
+    None
+}
+
+/// What removes traces from saved machines, if it is there. Folders of administrators' programs are looked into, too.
+fn debugfs() -> Option<storage::confine::Debugfs> {
+    let usual = || {
+        ["/usr/sbin/debugfs", "/sbin/debugfs"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|file| file.is_file())
+    };
+    let found = in_path("debugfs".as_ref()).or_else(usual);
+    if let Some(Ok(program)) = found.map(|program| storage::confine::Debugfs::at(&program)) {
+        return Some(program);
+    }
+    tracing::warn!(
+        "`debugfs` is not there: keys and histories stay in images that are saved from machines (Debian: e2fsprogs)"
     );
     None
 }

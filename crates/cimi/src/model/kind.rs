@@ -60,6 +60,8 @@ kinds! {
     MachineVolume,
     Disk,
     MachineNetworkInterface,
+    Meter,
+    EventLog,
 }
 
 impl fmt::Display for Kind {

@@ -1,5 +1,6 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
+mod records;
 mod service;
 mod stratuslab;
 
@@ -138,6 +139,7 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("networks", Ref(&[])),
         seen("addresses", Ref(&[])),
         seen("jobs", Ref(&[])),
+        seen("eventLogs", Ref(&[])),
         seen("events", Ref(&[])).stratuslab(),
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
@@ -195,7 +197,9 @@ const MACHINE: Type = Type {
         kind: Kind::MachineTemplate,
         beside: &[],
     },
-    actions: &["start", "stop", "restart", "kill", "shutdown"],
+    actions: &[
+        "start", "stop", "restart", "pause", "suspend", "kill", "shutdown",
+    ],
     capabilities: &[
         can(
             "DefaultInitialState",
@@ -204,7 +208,7 @@ const MACHINE: Type = Type {
         ),
         can(
             "InitialStates",
-            "STARTED,STOPPED",
+            "STARTED,STOPPED,PAUSED",
             "the states that initialState may name",
         ),
         can(
@@ -252,6 +256,8 @@ const MACHINE: Type = Type {
         seen("cpuArch", String),
         seen("volumes", Own(Kind::MachineVolume)),
         seen("networkInterfaces", Own(Kind::MachineNetworkInterface)),
+        seen("meters", Own(Kind::Meter)),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         seen("vmid", Integer).stratuslab(),
         seen("phase", String).stratuslab(),
         REASON,
@@ -274,6 +280,8 @@ const MACHINE: Type = Type {
         seen("requirements", String).stratuslab(),
         RESTART_POLICY,
         seen("started", DateTime).stratuslab(),
+        seen("save", Struct(stratuslab::SAVE)).stratuslab(),
+        seen("savedAs", Ref(&[Kind::MachineImage])).stratuslab(),
     ],
     ..standard(Kind::Machine, "machines", "machines")
 };
@@ -343,6 +351,8 @@ const MACHINE_IMAGE: Type = Type {
         seen("title", String).stratuslab(),
         seen("endorser", String).stratuslab(),
         seen("sourceVersion", String).stratuslab(),
+        seen("origin", Ref(&[Kind::MachineImage])).stratuslab(),
+        seen("announced", Struct(stratuslab::ANNOUNCED)).stratuslab(),
         VISIBILITY,
         a("kernel", Ref(&[Kind::MachineImage]))
             .stratuslab()
@@ -360,7 +370,7 @@ const MACHINE_IMAGE: Type = Type {
 const MACHINE_TEMPLATE: Type = Type {
     creation: Creation::Plain { wrapper: None },
     attributes: &[
-        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED"])),
+        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED", "PAUSED"])),
         a("machineConfig", RefOrValue(Kind::MachineConfiguration)),
         a("machineImage", Ref(&[Kind::MachineImage])),
         a("credential", RefOrValue(Kind::Credential)),
@@ -412,6 +422,7 @@ const MACHINE_TEMPLATE: Type = Type {
             .limit(Limit::Text(4096))
             .stratuslab(),
         RESTART_POLICY,
+        a("save", Struct(stratuslab::SAVE)).stratuslab(),
     ],
     ..standard(
         Kind::MachineTemplate,
@@ -461,6 +472,7 @@ const VOLUME: Type = Type {
         a("type", Uri).at_creation(),
         a("capacity", Integer).limit(CAPACITY),
         a("bootable", Boolean),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         seen("size", Integer).stratuslab(),
         seen("sizeBytes", Integer).stratuslab(),
         VISIBILITY,
@@ -526,6 +538,12 @@ const ADDRESS: Type = Type {
 };
 
 const JOB: Type = Type {
+    actions: &["stop"],
+    capabilities: &[can(
+        "JobRetention",
+        "60",
+        "minutes for which a finished job stays readable, if nothing else is configured",
+    )],
     attributes: &[
         seen("state", String),
         seen("targetResource", Ref(&[])),
@@ -535,6 +553,8 @@ const JOB: Type = Type {
         seen("progress", Integer),
         seen("statusMessage", String),
         seen("timeOfStatusChange", DateTime),
+        seen("parentJob", Ref(&[])),
+        seen("nestedJobs", Array(&Ref(&[]))),
     ],
     ..standard(Kind::Job, "jobs", "jobs")
 };
@@ -639,6 +659,8 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::MachineVolume => &MACHINE_VOLUME,
         Kind::Disk => &DISK,
         Kind::MachineNetworkInterface => &MACHINE_NETWORK_INTERFACE,
+        Kind::Meter => &records::METER,
+        Kind::EventLog => &records::EVENT_LOG,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageOrigin, OnDemand, Unknown, resource};
+use super::{Announcement, Capture, ImageOrigin, OnDemand, Unknown, resource};
 use crate::{Common, ImageId, VolumeId, size::ByteSize};
 
 /// States of a MachineImage (DSP0263 §5.18).
@@ -57,6 +57,8 @@ pub enum ImageSource {
         /// The volume.
         volume: VolumeId,
     },
+    /// The root disk of a machine.
+    Machine(Capture),
 }
 
 /// What the user wants of an image. Written by `cloud`.
@@ -144,7 +146,7 @@ pub struct Image {
     pub file: Option<ImageFile>,
     /// How its description was found. Written by the storage controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<ImageOrigin>,
+    pub provenance: Option<ImageOrigin>,
     /// Boot this kernel (an image of type `FILE`) instead of the disk's boot loader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<ImageId>,
@@ -154,11 +156,17 @@ pub struct Image {
     /// The kernel's command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_arguments: Option<String>,
+    /// Who was told of it, if it was saved for somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Announcement>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 resource!(Image, "MachineImage", |image, add| {
+    if let Some(capture) = image.capture() {
+        add("machine", capture.machine.local());
+    }
     if let Some(identifier) = image.identifier() {
         add("identifier", identifier);
     }
@@ -168,6 +176,21 @@ resource!(Image, "MachineImage", |image, add| {
 });
 
 impl Image {
+    /// Whose disk it is made of, if it is one's.
+    #[must_use]
+    pub const fn capture(&self) -> Option<&Capture> {
+        match &self.desired.source {
+            ImageSource::Machine(capture) => Some(capture),
+            _ => None,
+        }
+    }
+
+    /// Whether its content is still to come.
+    #[must_use]
+    pub fn is_on_its_way(&self) -> bool {
+        self.state == ImageState::Creating && !self.desired.deleted
+    }
+
     /// The 27-character identifier: of the cached content, else the expected one.
     #[must_use]
     pub fn identifier(&self) -> Option<&str> {

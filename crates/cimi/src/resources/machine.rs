@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AcceleratorKind, Unknown, resource};
+use super::{AcceleratorKind, Save, Unknown, resource};
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
     ids::MachineRecordId,
@@ -83,6 +83,13 @@ pub struct Machine {
     /// When it first ran, for accounting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_started: Option<Timestamp>,
+    /// It becomes a new image at its shutdown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save: Option<Save>,
+    /// The image that its root disk is being saved as, or was last. While that is on its way nothing changes the disk.
+    /// Written by `cloud`, in the transaction that makes the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_as: Option<Ref<ImageId>>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,

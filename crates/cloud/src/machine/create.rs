@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use cimi::{
     Common, MachineId, Ref, Right, Timestamp,
-    lifecycle::{Desired, MachineState, Observed, Phase, Power},
+    lifecycle::{Desired, MachineState, Observed, Phase, Power, Rest},
     resources::{
         Address, AttachStage, AttachedVolume, Attachment, BootSource, Credential, Event, Image,
         Job, JobGoal, Machine, MachineConfiguration, MachineTemplate, Network, Nic, Resource,
@@ -29,7 +29,8 @@ use crate::{
 const ATTEMPTS: usize = 16;
 
 impl Cloud {
-    /// Makes a machine (MachineCreate). It is wanted on unless `initialState` is `STOPPED`.
+    /// Makes a machine (MachineCreate). It is wanted on unless `initialState` is `STOPPED`; `PAUSED` leaves it before
+    /// its first instruction.
     ///
     /// # Errors
     /// [`CloudError::Invalid`] for what can't be, [`CloudError::Exhausted`] without a free address,
@@ -60,7 +61,8 @@ impl Cloud {
         let now = Timestamp::now();
         let id = MachineId::generate();
         let vmid = self.0.numbers.next(documents).await?;
-        let on = plan.template.initial_state.as_deref() != Some("STOPPED");
+        let initial = plan.template.initial_state.as_deref();
+        let (on, paused) = (initial != Some("STOPPED"), initial == Some("PAUSED"));
         let mut machine = Machine {
             id: id.clone(),
             common: Common {
@@ -95,12 +97,16 @@ impl Cloud {
                 force: false,
                 deleted: false,
                 graceful: false,
+                rest: paused.then_some(Rest::Pause),
+                afresh: false,
                 since: now,
             },
             observed: Observed::nothing(now),
             accelerator: None,
             ssh: None,
             first_started: None,
+            save: plan.save.clone(),
+            saved_as: None,
             unknown: Map::new(),
         };
         let mut changes = documents.changes();
@@ -131,7 +137,9 @@ impl Cloud {
         changes = self.guard_templates(plan, changes)?;
         machine.settle();
         catalogue::check_size(&machine)?;
-        let goal = if on {
+        let goal = if paused {
+            JobGoal::MachinePaused
+        } else if on {
             JobGoal::MachineRuns { run: 1, restart: 0 }
         } else {
             JobGoal::MachineOff

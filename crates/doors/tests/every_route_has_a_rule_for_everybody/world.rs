@@ -95,6 +95,7 @@ impl World {
         if let Some((id, member)) = route.kind.and_then(|kind| self.ids.get(&kind)) {
             let member = match path.rsplit('/').nth(1) {
                 Some("disks" | "networkInterfaces") => "0",
+                Some("meters") => "cpu",
                 _ => member,
             };
             path = path.replace("{id}", id).replace("{member}", member);
@@ -266,6 +267,10 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     owned.await.unwrap();
     let nothing = String::new;
     let first = |id: &str| (id.to_owned(), nothing());
+    let about = format!("Machine/{machine}");
+    let event = documents.events.by_index("about", &about).remove(0);
+    let log = format!("Machine.{machine}");
+    ids.insert(Kind::EventLog, (log, event.id().to_owned()));
     ids.insert(Kind::Machine, (machine, attached));
     ids.insert(Kind::Volume, (free.clone(), free));
     ids.insert(Kind::MachineImage, (spare, nothing()));

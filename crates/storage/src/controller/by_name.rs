@@ -100,7 +100,7 @@ impl StorageController {
                     .await;
             }
         };
-        self.write_origin(local, &wanted.origin).await?;
+        self.write_origin(local, &wanted.provenance).await?;
         self.checkpoint("image: found, not fetched").await;
         let mut reasons = wanted.unusable;
         let mut worst = Fault::Content;
@@ -147,7 +147,7 @@ impl StorageController {
     /// Has images go that nobody needs.
     async fn ask_for_space(&self, local: &str) -> Result<(), Error> {
         let asked = |image: &mut Image| {
-            let origin = image.origin.as_mut();
+            let origin = image.provenance.as_mut();
             Ok(origin.is_some_and(|origin| !std::mem::replace(&mut origin.needs_space, true)))
         };
         self.0
@@ -234,13 +234,13 @@ impl StorageController {
         self.0
             .documents
             .update::<Image, documents::DocumentsError>(local, |image| {
-                let is_known = image.origin.as_ref().is_some_and(|known| {
+                let is_known = image.provenance.as_ref().is_some_and(|known| {
                     !known.needs_space
                         && (&known.found_in, &known.entry, &known.version)
                             == (&origin.found_in, &origin.entry, &origin.version)
                 });
                 if !is_known {
-                    image.origin = Some(origin.clone());
+                    image.provenance = Some(origin.clone());
                 }
                 if image.common.name.is_none() {
                     image.common.name.clone_from(&origin.title);
@@ -283,7 +283,7 @@ impl StorageController {
                     unusable: Vec::new(),
                 })
             }
-            ImageSource::Upload | ImageSource::Url { .. } => {
+            ImageSource::Upload | ImageSource::Url { .. } | ImageSource::Machine(_) => {
                 Err(LookupError::Refused("it is not found by a name".to_owned()))
             }
         }

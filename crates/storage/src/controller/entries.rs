@@ -19,7 +19,11 @@ const AGAIN: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 impl StorageController {
     /// Sees to it that a cached image can be used as long as its entry is accepted, and only so long.
     pub(super) async fn keep_fetched(&self, read: &Cached<Image>) -> Result<Next, Error> {
-        let Some(entry) = read.origin.as_ref().and_then(|origin| origin.entry.clone()) else {
+        let Some(entry) = read
+            .provenance
+            .as_ref()
+            .and_then(|origin| origin.entry.clone())
+        else {
             return self.keep_image(read).await;
         };
         match self.0.settings.registries.judge(&entry).await {
@@ -74,7 +78,7 @@ impl StorageController {
     }
 
     fn is_due(&self, read: &Image) -> bool {
-        read.origin.as_ref().is_none_or(|origin| {
+        read.provenance.as_ref().is_none_or(|origin| {
             Timestamp::now().since(origin.checked) >= self.0.settings.entries_recheck
         })
     }
@@ -89,7 +93,7 @@ impl StorageController {
             return self.keep_image(read).await;
         }
         let edit = |image: &mut Image| {
-            if let Some(origin) = &mut image.origin {
+            if let Some(origin) = &mut image.provenance {
                 origin.refused = None;
                 if let Some((entry, found)) = newer {
                     origin.endorser = Some(found.entry.endorsement().email.clone());
@@ -112,7 +116,7 @@ impl StorageController {
         let edit = |image: &mut Image| {
             image.state = ImageState::Error;
             image.reason = Some(format!("it may not be used any more: {reason}"));
-            if let Some(origin) = &mut image.origin {
+            if let Some(origin) = &mut image.provenance {
                 origin.refused = Some(reason.clone());
                 origin.checked = Timestamp::now();
             }
@@ -124,6 +128,6 @@ impl StorageController {
 }
 
 fn is_refused(image: &Image) -> bool {
-    let origin = image.origin.as_ref();
+    let origin = image.provenance.as_ref();
     origin.is_some_and(|origin| origin.refused.is_some())
 }

@@ -21,16 +21,24 @@ impl StorageController {
     /// Fetching and looking up is long work, everything else is quick.
     pub(super) fn image_lane(&self, local: &str) -> Lane {
         match self.0.documents.images.get(local) {
-            Some(image)
-                if image.state == ImageState::Creating
-                    && !image.desired.deleted
-                    && image.desired.source != ImageSource::Upload =>
-            {
+            Some(image) if image.is_on_its_way() && self.is_long(&image.desired.source) => {
                 Lane::Long(owner(&image).into())
             }
             // A Marketplace that doesn't answer must not hold up what has nothing to do with it.
             Some(image) if self.is_to_be_looked_up_anew(&image) => Lane::Long("entries".into()),
             _ => Lane::Quick,
+        }
+    }
+
+    /// Whether bringing the content in is long work that can begin now.
+    fn is_long(&self, source: &ImageSource) -> bool {
+        match source {
+            ImageSource::Url { .. }
+            | ImageSource::Marketplace
+            | ImageSource::Catalogue { .. }
+            | ImageSource::Volume { .. } => true,
+            ImageSource::Upload => false,
+            ImageSource::Machine(capture) => self.disk_is_left(capture),
         }
     }
 
@@ -56,6 +64,9 @@ impl StorageController {
         }
         match (read.state, &read.desired.source) {
             (ImageState::Creating, ImageSource::Url { url }) => self.fetch_image(&read, url).await,
+            (ImageState::Creating, ImageSource::Machine(capture)) => {
+                self.save_machine(&read, capture).await
+            }
             (ImageState::Creating, ImageSource::Upload) => self.await_upload(&read).await,
             (
                 ImageState::Creating,

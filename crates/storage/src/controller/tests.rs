@@ -4,7 +4,9 @@
 
 mod by_name;
 mod catalogues;
+mod export_life;
 mod image_life;
+mod saved_machines;
 mod site;
 mod volume_life;
 mod world;

@@ -2,7 +2,9 @@
 
 mod catalogue;
 mod delete;
+mod export;
 mod fetch;
+mod from_folder;
 mod import;
 mod list;
 mod show;
@@ -15,7 +17,7 @@ use crate::commands::image_name::image_named;
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
-/// Import, fetch, list, show, change and delete images
+/// Import, fetch, export, make, list, show, change and delete images
 ///
 /// An image is the content of a disk that machines start from, raw or qcow2. It is named by an identifier of 27 characters that
 /// follows from its SHA-1, so the same content has the same name everywhere.
@@ -29,6 +31,8 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     Import(Box<import::Arguments>),
+    Export(export::Arguments),
+    FromFolder(from_folder::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
     Update(update::Arguments),
@@ -41,6 +45,8 @@ impl Arguments {
     pub(super) fn common(&self) -> &Common {
         match &self.action {
             Action::Import(arguments) => arguments.common(),
+            Action::Export(arguments) => arguments.common(),
+            Action::FromFolder(arguments) => arguments.common(),
             Action::List(arguments) => arguments.common(),
             Action::Show(arguments) => arguments.common(),
             Action::Update(arguments) => arguments.common(),
@@ -53,6 +59,8 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         match self.action {
             Action::Import(arguments) => Box::pin(arguments.run()).await,
+            Action::Export(arguments) => Box::pin(arguments.run()).await,
+            Action::FromFolder(arguments) => Box::pin(arguments.run()).await,
             Action::List(arguments) => arguments.run().await,
             Action::Show(arguments) => arguments.run().await,
             Action::Update(arguments) => arguments.run().await,

@@ -3,7 +3,9 @@
 use super::{
     super::{
         Attribute, Creation, Kind, Limit, Namespace,
-        Shape::{Array, Boolean, DateTime, Integer, Map, Ref, String, Struct},
+        Shape::{
+            Array, Boolean, Collection as Own, DateTime, Integer, Map, Ref, String, Struct, Uri,
+        },
         Type,
     },
     a, seen, standard,
@@ -25,6 +27,24 @@ pub(super) const USER: Type = Type {
     ],
     ..standard(Kind::User, "users", "users")
 };
+
+/// How a machine is described when it is saved as a new image.
+pub(super) const SAVE: &[Attribute] = &[
+    a("author", String).limit(Limit::Text(256)).required(),
+    a("authorEmail", String).limit(Limit::Text(256)).required(),
+    a("title", String).limit(Limit::Text(256)),
+    a("comment", String).limit(Limit::Text(4096)),
+    a("version", String).limit(Limit::Text(64)),
+    a("marketplace", Uri).limit(Limit::Text(1024)),
+];
+
+/// What was done so that others learn of a saved image.
+pub(super) const ANNOUNCED: &[Attribute] = &[
+    seen("at", DateTime),
+    seen("marketplace", Uri),
+    seen("validUntil", DateTime),
+    seen("problem", String),
+];
 
 /// What members of a group have, or may have.
 const OF_MEMBERS: &[Attribute] = &[
@@ -64,6 +84,7 @@ pub(super) const TOKEN: Type = Type {
 pub(super) const HOST: Type = Type {
     namespace: Namespace::StratusLab,
     attributes: &[
+        seen("meters", Own(Kind::Meter)),
         seen("state", String),
         seen("accelerator", String),
         seen("acceleratorReason", String),

@@ -7,7 +7,7 @@ use std::{
 
 use cimi::{
     Acl, Right,
-    resources::{ContextData, Disk, DiskRole, Image, ImageState, Machine, Volume},
+    resources::{ContextData, Disk, DiskRole, Image, ImageState, Machine, Save, Volume},
     size::ByteSize,
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
@@ -16,7 +16,10 @@ use scheduler::{Demand, Requirements};
 use serde_json::{Map, Value};
 use store::Revision;
 
-use super::super::request::{Interface, MachineCreate, Size, Template, volume_reference};
+use super::super::{
+    request::{Interface, MachineCreate, Size, Template, volume_reference},
+    save::save_of,
+};
 use crate::{Cloud, CloudError, OpContext, Result, quota::Place, resolve};
 
 /// Most disks of one machine, volumes included (StratusLab: ten data disks).
@@ -43,6 +46,7 @@ pub(super) struct Plan {
     pub(super) context: ContextData,
     pub(super) disks: Vec<Disk>,
     pub(super) interfaces: Vec<Interface>,
+    pub(super) save: Option<Save>,
     pub(super) new_volumes: Vec<(u64, Option<String>)>,
     /// Of the machine and the new volumes within what the user may have.
     _places: Vec<Place>,
@@ -64,6 +68,7 @@ impl Cloud {
         let guest = guest_context(&template, template.credential_key(self, context)?)?;
         let disks = self.disks(context, &template, &size, &image)?;
         let interfaces = template.interfaces(self, context)?;
+        let save = save_of(template.save.as_ref())?;
         volumes_named_once(&template)?;
         if let Some(text) = &template.requirements {
             Requirements::parse(text).map_err(|error| {
@@ -104,6 +109,7 @@ impl Cloud {
             context: guest,
             disks,
             interfaces,
+            save,
             new_volumes,
             _places: places,
         })

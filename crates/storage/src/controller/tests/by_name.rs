@@ -71,14 +71,14 @@ async fn ten_who_ask_for_one_identifier_cost_one_download() {
         world.create(one).await;
     }
     world
-        .until::<Image>(all[0].id.local(), |image| image.origin.is_some())
+        .until::<Image>(all[0].id.local(), |image| image.provenance.is_some())
         .await;
     World::eventually("the download begins", || site.asked("/disk") > 0).await;
     gate.notify_one();
     for one in &all {
         let read = world.until::<Image>(one.id.local(), available).await;
         assert_eq!(read.identifier(), Some(identifier.as_str()));
-        let origin = read.origin.as_ref().expect("an origin");
+        let origin = read.provenance.as_ref().expect("an origin");
         assert_eq!(origin.endorser.as_deref(), Some("alice@example.org"));
         assert_eq!(origin.found_in, "m0");
     }
@@ -269,7 +269,7 @@ async fn of_several_endorsers_the_last_one_accepted_counts_also_of_several_marke
         let one = wanted(&identifier);
         world.create(&one).await;
         let read = world.until::<Image>(one.id.local(), available).await;
-        let origin = read.origin.clone().expect("an origin");
+        let origin = read.provenance.clone().expect("an origin");
         world.delete_image(one.id.local()).await;
         world.until_gone::<Image>(one.id.local()).await;
         (origin.endorser.unwrap_or_default(), origin.found_in)
@@ -492,10 +492,10 @@ async fn a_full_cache_is_told_and_waits_for_room() {
     let read = world
         .until::<Image>(two.id.local(), waiting_because("image cache is larger"))
         .await;
-    assert!(read.origin.as_ref().expect("origin").needs_space);
+    assert!(read.provenance.as_ref().expect("origin").needs_space);
     world.delete_image(one.id.local()).await;
     let read = world.until::<Image>(two.id.local(), available).await;
-    assert!(!read.origin.as_ref().expect("origin").needs_space);
+    assert!(!read.provenance.as_ref().expect("origin").needs_space);
     world.kill().await;
 }
 

@@ -200,7 +200,7 @@ async fn an_image_of_simplestreams_comes_as_its_signed_index_says() {
         Some(bytes.len() as u64)
     );
     assert_eq!(
-        read.origin.as_ref().expect("origin").version.as_deref(),
+        read.provenance.as_ref().expect("origin").version.as_deref(),
         Some("20300110")
     );
     world.delete_image(one.id.local()).await;
