@@ -181,16 +181,6 @@ fn saved(documents: &Documents, job: &Job) -> Result<(), String> {
         )),
         None => Err("the machine is gone; the image it was saved as was deleted".to_owned()),
     }
-    let fetched = image_of(documents, job).and_then(|image| image.progress);
-    fetched.unwrap_or(job.progress).min(99)
-}
-
-/// Why an open job doesn't get on, if it waits for an image that doesn't come.
-pub(crate) fn why_waiting(documents: &Documents, job: &Job) -> Option<String> {
-    if job.state.is_final() {
-        return None;
-    }
-    image_of(documents, job)?.reason.clone()
 }
 
 /// Most ends written at once: the store commits those of a moment together.

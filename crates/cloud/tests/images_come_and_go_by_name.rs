@@ -10,8 +10,8 @@ use cimi::{
     size::ByteSize,
 };
 use cloud::{
-    Cloud, CloudError, Eviction, ImageIntake, NoServices, OpContext, Result, Retention, Upload,
-    testing::caller,
+    Cloud, CloudError, Download, DownloadRequest, Eviction, ImageIntake, NoServices, OpContext,
+    Result, Retention, Upload, testing::caller,
 };
 use serde_json::{Value, json};
 
@@ -29,6 +29,10 @@ struct Finder {
 impl ImageIntake for Finder {
     async fn take(&self, _image: Arc<Image>, _upload: Upload) -> Result<()> {
         Ok(())
+    }
+
+    async fn open(&self, image: Arc<Image>, request: DownloadRequest) -> Result<Download> {
+        NoServices.open(image, request).await
     }
 
     fn has_marketplaces(&self) -> bool {

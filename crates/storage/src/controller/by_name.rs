@@ -100,7 +100,7 @@ impl StorageController {
                     .await;
             }
         };
-        self.write_origin(local, &wanted.provenance).await?;
+        self.write_origin(local, &wanted.origin).await?;
         self.checkpoint("image: found, not fetched").await;
         let mut reasons = wanted.unusable;
         let mut worst = Fault::Content;
