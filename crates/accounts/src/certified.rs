@@ -12,7 +12,7 @@ use cimi::resources::User;
 use parking_lot::{Mutex, RwLock};
 use ring::digest;
 
-use crate::{Accounts, Identity, LoginError, Methods, identity::Method};
+use crate::{Accounts, Identity, LoginError, Methods, directory, identity::Method};
 
 /// For how long the verdict on a chain counts, if none of its certificates ends before.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
@@ -225,7 +225,9 @@ impl Accounts {
     fn in_organisations(&self, holder: &Holder) -> Option<Identity> {
         let is_admitted = |organisation: &str| {
             let name = format!("{ORGANISATION}{organisation}");
-            self.usable(&name).is_some_and(|user| user.username == name)
+            let account = self.usable(&name);
+            // Whoever may name users in the directory doesn't decide that.
+            account.is_some_and(|user| user.username == name && !user.is_of(directory::SOURCE))
         };
         let mut roles = Vec::new();
         for attribute in &holder.attributes {
@@ -234,8 +236,10 @@ impl Accounts {
             }
         }
         let name = holder.subject.to_string();
-        // What can't be the name of an owner.
-        let fits = name.len() <= 255 && !name.chars().any(char::is_control);
+        // What can't be the name of an owner, or is somebody else's.
+        let fits = name.len() <= 255
+            && !name.chars().any(char::is_control)
+            && self.source.find(&name).is_none();
         (fits && !roles.is_empty()).then(|| Identity {
             user: name.into(),
             roles,

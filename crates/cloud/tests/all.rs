@@ -5,6 +5,7 @@ mod everybody_sees_only_what_is_theirs;
 mod images_come_and_go_by_name;
 mod jobs_are_stopped;
 mod jobs_end_whatever_happens;
+mod machines_do_what_they_offer;
 mod members_of_a_group_share;
 mod nobody_uses_up_what_is_everybodys;
 mod nothing_slips_between_check_and_write;

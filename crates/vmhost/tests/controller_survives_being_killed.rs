@@ -21,7 +21,9 @@ use vmhost::{
 };
 
 const POLICIES: [&str; 3] = ["never", "on-failure", "always"];
-const ACTIONS: [&str; 6] = ["start", "stop", "restart", "kill", "shutdown", "stop"];
+const ACTIONS: [&str; 9] = [
+    "start", "stop", "restart", "kill", "shutdown", "stop", "pause", "suspend", "start",
+];
 /// Machines at a time; more only make it slower.
 const MOST: usize = 12;
 

@@ -72,7 +72,9 @@ resource!(User, "User", |user, add| {
     for name in user.altnames.values() {
         add("login", name);
     }
-    for name in user.altnames.values().chain([&user.username]) {
+    // Names that come from elsewhere aren't taken for those of certificates.
+    let own = Some(&user.username).filter(|_| user.origin.is_none());
+    for name in user.altnames.values().chain(own) {
         if let Some(name) = DistinguishedName::parse(name) {
             add("dn", &name.canonical());
         }

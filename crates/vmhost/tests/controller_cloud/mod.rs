@@ -456,7 +456,9 @@ impl World {
             let uuid: Uuid = machine.id().parse().unwrap();
             let runs = matches!(
                 machine.observed.stage,
-                cimi::lifecycle::Stage::Running | cimi::lifecycle::Stage::Paused
+                cimi::lifecycle::Stage::Running
+                    | cimi::lifecycle::Stage::Paused
+                    | cimi::lifecycle::Stage::Held
             );
             if runs != live.contains(&uuid) {
                 wrong.push(format!(
@@ -496,7 +498,12 @@ impl World {
                 use MachineState as S;
                 if matches!(
                     machine.state,
-                    S::Creating | S::Starting | S::Stopping | S::Deleting
+                    S::Creating
+                        | S::Starting
+                        | S::Pausing
+                        | S::Suspending
+                        | S::Stopping
+                        | S::Deleting
                 ) {
                     wrong.push(format!("{} is {:?}", machine.document.id, machine.state));
                 }

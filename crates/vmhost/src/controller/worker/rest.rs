@@ -91,7 +91,14 @@ impl Worker {
                 Ok(Next::WaitUntil(Instant::now() + LOOK_AGAIN))
             }
             // (What an earlier save left doesn't count: then the guest has run since.)
-            Saving::Complete if ours && state == RunState::Saved => self.finish_save(machine).await,
+            // It may have come to its end since its state was read.
+            Saving::Complete
+                if ours
+                    && (state == RunState::Saved
+                        || handle.status().await?.run_state == RunState::Saved) =>
+            {
+                self.finish_save(machine).await
+            }
             Saving::Failed(why) if ours && begun.is_some() => self.refuse_rest(machine, why).await,
             _ => self.begin_save(machine).await,
         }
