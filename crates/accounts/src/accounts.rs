@@ -366,6 +366,7 @@ mod tests {
             enabled: true,
             roles: vec!["r".into()],
             altnames: [("x500dn".to_owned(), "CN=alice".to_owned())].into(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: None,
             unknown: serde_json::Map::new(),

@@ -52,6 +52,8 @@ pub fn machine(vmid: u32) -> Machine {
         accelerator: None,
         ssh: None,
         first_started: None,
+        running_since: None,
+        disks_since: None,
         save: None,
         saved_as: None,
         unknown: Unknown::new(),

@@ -111,6 +111,7 @@ fn certified(name: &str, source: &str, entry: &Entry) -> Option<User> {
         enabled: entry.has_access,
         roles: entry.roles.clone(),
         altnames: [(X500_NAME.to_owned(), entry.name.to_string())].into(),
+        quota: cimi::resources::Quota::default(),
         generation: 0,
         origin: Some(Origin {
             source: source.to_owned(),

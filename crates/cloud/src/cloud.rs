@@ -14,7 +14,7 @@ use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
-    leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
+    columns::Tables, leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
 };
 
 /// A machine type that the cloud offers.
@@ -63,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    pub(crate) tables: Tables,
     /// The ways to log in, as they were when they were last asked for.
     pub(crate) methods: Mutex<Arc<Methods>>,
 }
@@ -103,6 +104,7 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            tables: Tables::default(),
             methods: Mutex::default(),
         }));
         cloud.seed_machine_types().await?;

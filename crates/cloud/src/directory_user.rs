@@ -84,6 +84,7 @@ impl Cloud {
             enabled: true,
             roles: Vec::new(),
             altnames: BTreeMap::new(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: Some(Origin {
                 source: SOURCE.to_owned(),

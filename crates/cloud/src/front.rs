@@ -128,30 +128,41 @@ impl Cloud {
         by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
     }
 
-    /// Whether a list may take so long that it shouldn't be made on a thread that others wait for.
+    /// Whether a list, whatever it is asked for, may take so long that it shouldn't be made on a thread that others wait for.
     #[must_use]
-    pub fn takes_long(&self, kind: Kind, query: &Query) -> bool {
+    pub fn takes_long(&self, kind: Kind) -> bool {
         let documents = &self.0.documents;
         // One is made of each machine and volume.
         if kind == Kind::EventLog {
             return documents.machines.len() + documents.volumes.len() > QUICKLY_SEARCHED;
         }
         let members = by_kind!(kind, R => documents.view::<R>().len(), else 0);
-        members > QUICKLY_SEARCHED && (query.filter.is_some() || !query.order.is_empty())
+        members > QUICKLY_SEARCHED
     }
 
     fn list_stored<R: Public>(&self, context: &OpContext, query: &Query, can_add: bool) -> Page {
         let documents = &self.0.documents;
-        let all = documents.readable::<R>(context.user(), context.roles());
-        let candidates = all
-            .into_iter()
-            .map(|document| Candidate::of(documents, document));
-        let (count, members) = query.page(candidates);
+        let (user, roles) = (context.user(), context.roles());
+        let is_large = documents.readable_at_most::<R>(user, roles) > QUICKLY_SEARCHED;
+        let by_columns = if is_large {
+            self.0.tables.page::<R>(documents, context, query)
+        } else {
+            None
+        };
+        let (count, members) = by_columns.unwrap_or_else(|| {
+            let all = documents.readable::<R>(user, roles);
+            let candidates = all
+                .into_iter()
+                .map(|document| Candidate::of(documents, document));
+            let (count, members) = query.page(candidates);
+            let members = members.into_iter().map(|member| member.document);
+            (count, members.collect())
+        });
+        let members = members.into_iter();
         Page {
             count,
             members: members
-                .into_iter()
-                .map(|member| catalogue::view(documents, context, member.document))
+                .map(|member| catalogue::view(documents, context, member))
                 .collect(),
             can_add,
         }

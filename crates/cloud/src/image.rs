@@ -16,7 +16,9 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, Upload, View, access,
     catalogue::{self, Public, object},
     cloud::{is_public, set_public, visibility},
-    image_by_name, jobs, resolve,
+    image_by_name, jobs,
+    quota::Measure,
+    resolve,
 };
 
 /// Length of the identifier that follows from an image's content.
@@ -108,7 +110,6 @@ impl Cloud {
                 existed: true,
             });
         }
-        let _place = self.place::<Image>(context, 1)?;
         let now = Timestamp::now();
         let file = |name: &str| self.boot_file(context, &body, name);
         let mut image = Image {
@@ -163,22 +164,25 @@ impl Cloud {
         );
         let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
         catalogue::check_size(&image)?;
-        let mut changes = documents
-            .changes()
-            .create(&image)
-            .create(&job)
-            .create(&event);
-        for needed in [&image.kernel, &image.initrd].into_iter().flatten() {
+        let mut needed = Vec::new();
+        for id in [&image.kernel, &image.initrd].into_iter().flatten() {
             let read = documents
                 .images
-                .get(needed.local())
+                .get(id.local())
                 .filter(|read| !read.desired.deleted)
-                .ok_or_else(|| {
-                    CloudError::invalid("kernel", format!("{needed} is being deleted"))
-                })?;
-            changes = changes.unchanged(&read);
+                .ok_or_else(|| CloudError::invalid("kernel", format!("{id} is being deleted")))?;
+            needed.push(read);
         }
-        changes.commit().await?;
+        // What isn't told beforehand is at least something.
+        let bytes = image.bytes().unwrap_or(1).max(1);
+        let amounts = [(Measure::Images, 1), (Measure::ImageSpace, bytes)];
+        self.write_within(context, &amounts, |changes| {
+            let changes = changes.create(&image).create(&job).create(&event);
+            needed
+                .iter()
+                .fold(changes, |changes, read| changes.unchanged(read))
+        })
+        .await?;
         tracing::info!(image = %image.id, owner = context.user(), "image wanted");
         let read = access::find::<Image>(documents, context, image.id.local(), Right::View)?;
         Ok(Created {

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     Cloud, CloudError, Created, OpContext, Result, access, catalogue, image::IDENTIFIER_LENGTH,
-    resolve,
+    quota::Measure, resolve,
 };
 
 const LOCATION: &str = "imageLocation";
@@ -186,7 +186,9 @@ impl Cloud {
             };
             let _place = match &known {
                 None if image.common.acl.owner.kind == cimi::PrincipalType::User => {
-                    Some(self.place::<Image>(context, 1)?)
+                    let bytes = image.bytes().unwrap_or(1).max(1);
+                    let amounts = [(Measure::Images, 1), (Measure::ImageSpace, bytes)];
+                    Some(self.place(context, &amounts).await?)
                 }
                 _ => None,
             };

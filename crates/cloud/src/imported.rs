@@ -88,6 +88,7 @@ impl Cloud {
             enabled: entry.has_access,
             roles: entry.roles.clone(),
             altnames: BTreeMap::new(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: Some(Origin {
                 source: source.to_owned(),

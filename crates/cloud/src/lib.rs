@@ -4,10 +4,12 @@
 //! Every operation takes an [`OpContext`] first: who asks, how the request is named, until when an answer is of use.
 
 mod access;
+mod accounting;
 mod answer;
 mod catalogue;
 mod certified;
 mod cloud;
+mod columns;
 mod configuration;
 mod context;
 mod credential;
@@ -44,6 +46,7 @@ mod user;
 mod volume;
 mod watch;
 
+pub use accounting::UsageQuery;
 pub use answer::{
     ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page,
     Rel, Upload, View,

@@ -27,6 +27,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access,
     catalogue::{self, Public, differing, object},
+    quota::used_by,
 };
 
 impl Cloud {
@@ -60,6 +61,7 @@ impl Cloud {
             enabled: true,
             roles: Vec::new(),
             altnames: std::collections::BTreeMap::new(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: None,
             unknown: Map::new(),
@@ -181,9 +183,10 @@ impl Cloud {
         access::require_admin(context, "remove users")?;
         let documents = &self.0.documents;
         loop {
+            context.in_time()?;
             let read = access::find::<User>(documents, context, local, Right::Modify)?;
             // From here on nothing can be made for the user.
-            let _leaving = self.leaving(&read.username)?;
+            let leaving = self.leaving(&read.username).await?;
             let owned = self.owned_by(&read.username);
             if !owned.is_empty() {
                 return Err(CloudError::Conflict(format!(
@@ -192,12 +195,14 @@ impl Cloud {
                     owned.join(", ")
                 )));
             }
-            let mut transaction = documents.changes();
+            let mut transaction = leaving.guard(documents.changes());
             if can_administrate(&read) {
                 transaction = transaction.unchanged(&*self.another_administrator(&read)?);
             }
             self.forget_user(&read.username).await?;
-            match transaction.remove(&read).commit().await {
+            let removed = transaction.remove(&read).commit().await;
+            leaving.ended().await;
+            match removed {
                 Ok(_) => {
                     tracing::info!(
                         username = read.username,
@@ -380,10 +385,20 @@ pub(crate) fn own_acl(username: &str) -> Acl {
 impl Public for User {
     const KIND: Kind = Kind::User;
 
-    fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
+    /// What it uses is in others.
+    fn stamp(&self, _revision: u64, _documents: &Documents) -> Option<u64> {
+        None
+    }
+
+    fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let mut out = object(
             json!({"username": self.username, "enabled": self.enabled, "roles": self.roles}),
         );
+        if !self.quota.is_empty() {
+            out.insert("quota".to_owned(), json!(self.quota));
+        }
+        let used = used_by(documents, std::iter::once(self.username.as_str()));
+        out.insert("used".to_owned(), used.into());
         for (name, text) in [
             ("first-name", &self.first_name),
             ("last-name", &self.last_name),
@@ -415,6 +430,7 @@ impl Public for User {
                 self.altnames = serde_json::from_value(value.clone()).map_err(wrong)?;
             }
             ("altnames", None) => self.altnames.clear(),
+            ("quota", value) => self.quota = crate::group::quota(value)?,
             ("email", _) => self.email = text(),
             ("first-name", _) => self.first_name = text(),
             ("last-name", _) => self.last_name = text(),

@@ -248,7 +248,7 @@ async fn furnished(world: &World) -> Cloud {
     world
         .made(&alice(), Kind::Credential, json!({"publicKey": KEY}))
         .await;
-    let user = json!({"username": "carol", "email": "c@d.example", "first-name": "C", "last-name": "D",
+    let user = json!({"username": "carol", "email": "c@d.example", "quota": {"machines": 9}, "first-name": "C", "last-name": "D",
         "roles": ["r"], "altnames": {"x500dn": "CN=C"}});
     world.made(&admin(), Kind::User, user).await;
     let entries = accounts::files::read(b"dave=slpass,cloud-access").unwrap();

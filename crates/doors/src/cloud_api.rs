@@ -7,7 +7,7 @@ use cimi::{
 };
 use cloud::{
     Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health, OpContext, Page,
-    Result, Since, Upload, View, Watching,
+    Result, Since, Upload, UsageQuery, View, Watching,
 };
 use serde_json::{Map, Value};
 
@@ -136,6 +136,17 @@ pub trait CloudApi: Send + Sync + 'static {
 
     /// `POST /stratus/doctor`, for administrators.
     async fn doctor(&self, context: &OpContext, repair: bool) -> Result<Value>;
+
+    /// `GET /stratus/quota`: what a user or a group has and may have; the caller if neither is named.
+    async fn quota(
+        &self,
+        context: &OpContext,
+        user: Option<&str>,
+        group: Option<&str>,
+    ) -> Result<Value>;
+
+    /// `GET /stratus/accounting`: a page of who used what from when to when.
+    async fn usage(&self, context: &OpContext, query: UsageQuery) -> Result<Value>;
 
     /// How well the cloud is. Answers fast and never waits for what it reports on.
     async fn health(&self) -> Health;

@@ -27,7 +27,7 @@ use crate::{
     budget::{Bounds, Budget, Share, Whose},
     cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
-    console, download, health,
+    console, download, health, limits, manual,
     metrics::{self, RequestMetrics},
     openapi,
     origin::Connection,
@@ -292,6 +292,17 @@ impl Doors {
                     .await?;
                 Ok(health::json_answer(StatusCode::OK, &found))
             }
+            Route::Quota => {
+                let (user, group) = limits::whose(pairs())?;
+                let answer = self.api.quota(context, user, group).await?;
+                Ok(health::json_answer(StatusCode::OK, &answer))
+            }
+            Route::Accounting => {
+                let query = limits::period(pairs())?;
+                let answer = self.api.usage(context, query).await?;
+                Ok(health::json_answer(StatusCode::OK, &answer))
+            }
+            Route::Manual => Ok(manual::answer()),
             Route::Console(id) => {
                 let range = console::range(pairs())?;
                 let console = self.api.console(context, id, range).await?;
@@ -381,7 +392,9 @@ impl Doors {
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
             Some(Route::Health) => true,
-            Some(Route::OpenApi | Route::Authentication | Route::Asset(_)) => known || reads,
+            Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
+                known || reads
+            }
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();

@@ -23,6 +23,8 @@ mod console;
 mod doors;
 mod download;
 mod health;
+mod limits;
+mod manual;
 pub mod metrics;
 mod openapi;
 mod origin;

@@ -97,6 +97,13 @@ fn query_parameters() -> Value {
         "since": parameter("$since", "As text/event-stream: what changed after this revision, or `now`"),
         "lastEventId": json!({"name": "Last-Event-ID", "in": "header", "schema": {"type": "integer"},
             "description": "As text/event-stream: what changed after this revision"}),
+        "ofUser": parameter("user", "Of this user only"),
+        "ofGroup": parameter("group", "Of the members of this group together"),
+        "from": parameter("from", "What ended before this time is left out"),
+        "to": parameter("to", "What began at this time or later is left out"),
+        "limit": number("limit", "So many at most"),
+        "lastEntries": number("last", "So many of the newest"),
+        "after": parameter("after", "Go on: the `next` of the page before"),
         "ifMatch": json!({"name": "If-Match", "in": "header", "schema": {"type": "string"},
             "description": "Only if it still is what has this ETag; else 412"}),
         "ifNoneMatch": json!({"name": "If-None-Match", "in": "header", "schema": {"type": "string"},
@@ -139,14 +146,16 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
     if let Some(body) = body(route, method) {
         operation["requestBody"] = body;
     }
-    if matches!(
+    let is_open = matches!(
         route,
         Route::EntryPoint
             | Route::Health
             | Route::OpenApi
             | Route::Authentication
+            | Route::Manual
             | Route::Asset(_)
-    ) {
+    );
+    if is_open {
         // An empty requirement: nobody needs to log in.
         operation["security"] = json!([{"password": []}, {}]);
     }
@@ -185,6 +194,9 @@ fn parameters(route: &Route<'_>, method: &str) -> &'static [&'static str] {
             &["ifMatch"]
         }
         (Route::Collection(_) | Route::OwnCollection(..), "POST") => &["format"],
+        (Route::Audit, "GET" | "HEAD") => &["lastEntries", "ofUser"],
+        (Route::Quota, "GET" | "HEAD") => &["ofUser", "ofGroup"],
+        (Route::Accounting, "GET" | "HEAD") => &["from", "to", "ofUser", "limit", "after"],
         _ => &[],
     }
 }
@@ -260,6 +272,9 @@ fn success(route: &Route<'_>, method: &str) -> Value {
         (Route::Console(_) | Route::Metrics, _) => {
             json!({"200": {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}})
         }
+        (Route::Manual, _) => {
+            json!({"200": {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}})
+        }
         (Route::Health, _) => {
             let body = json!({"application/json": {"schema": {"type": "object"}}});
             json!({"200": {"description": "It works", "content": body},
@@ -274,6 +289,8 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             | Route::Doctor
             | Route::Audit
             | Route::Catalogue
+            | Route::Quota
+            | Route::Accounting
             | Route::OpenApi,
             _,
         ) => {
@@ -283,7 +300,7 @@ fn success(route: &Route<'_>, method: &str) -> Value {
     }
 }
 
-fn summary(route: &Route<'_>, method: &str) -> String {
+pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
     match (route, method) {
         (_, "OPTIONS") => "What may be done here".to_owned(),
         (Route::EntryPoint, _) => "Where everything is".to_owned(),
@@ -314,7 +331,10 @@ fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Catalogue, _) => {
             "Where images are found by name, or what a catalogue has (?name=NAME)".to_owned()
         }
-        (Route::OpenApi, _) => "This document".to_owned(),
+        (Route::Quota, _) => "What a user or a group has and may have".to_owned(),
+        (Route::Accounting, _) => "Who used what from when to when: a page of it".to_owned(),
+        (Route::Manual, _) => "The interface, for people".to_owned(),
+        (Route::OpenApi, _) => "The interface, for programs: an OpenAPI document".to_owned(),
         (Route::Asset(_), _) => "A file that pages load".to_owned(),
     }
 }

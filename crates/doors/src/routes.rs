@@ -43,6 +43,12 @@ pub(crate) enum Route<'p> {
     Audit,
     /// `/stratus/catalogue`
     Catalogue,
+    /// `/stratus/quota`
+    Quota,
+    /// `/stratus/accounting`
+    Accounting,
+    /// `/api`
+    Manual,
     /// `/assets/stratus.css`
     Asset(&'static Asset),
 }
@@ -65,6 +71,9 @@ impl<'p> Route<'p> {
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
                 "stratus/catalogue" => Some(Self::Catalogue),
+                "stratus/quota" => Some(Self::Quota),
+                "stratus/accounting" => Some(Self::Accounting),
+                "api" => Some(Self::Manual),
                 _ => Asset::named(path.strip_prefix("assets/")?).map(Self::Asset),
             };
         };
@@ -150,6 +159,9 @@ impl<'p> Route<'p> {
             | Self::Status
             | Self::Catalogue
             | Self::Audit
+            | Self::Quota
+            | Self::Accounting
+            | Self::Manual
             | Self::Asset(_) => "GET, HEAD, OPTIONS",
         }
     }
@@ -179,8 +191,11 @@ impl<'p> Route<'p> {
             Self::Doctor => 13,
             Self::OpenApi => 14,
             Self::Audit => 15,
-            Self::Asset(_) => 16,
-            Self::Catalogue => 17,
+            Self::Quota => 16,
+            Self::Accounting => 17,
+            Self::Manual => 18,
+            Self::Asset(_) => 19,
+            Self::Catalogue => 20,
         }
     }
 }
@@ -223,6 +238,9 @@ pub fn all_routes() -> Vec<Listed> {
         "/api/openapi.json",
         "/stratus/audit",
         "/stratus/catalogue",
+        "/stratus/quota",
+        "/stratus/accounting",
+        "/api",
     ] {
         list(path.to_owned(), None);
     }
@@ -254,7 +272,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 18] = [
+pub(crate) const TEMPLATES: [&str; 21] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -271,6 +289,9 @@ pub(crate) const TEMPLATES: [&str; 18] = [
     "/stratus/doctor",
     "/api/openapi.json",
     "/stratus/audit",
+    "/stratus/quota",
+    "/stratus/accounting",
+    "/api",
     "/assets/{name}",
     "/stratus/catalogue",
 ];
@@ -331,6 +352,9 @@ mod tests {
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
             ("/stratus/catalogue", Catalogue),
+            ("/stratus/quota", Quota),
+            ("/stratus/accounting", Accounting),
+            ("/api/", Manual),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");

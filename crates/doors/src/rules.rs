@@ -7,7 +7,7 @@ use cimi::{
 };
 use cloud::{
     Cloud, CloudError, Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health,
-    OpContext, Page, Result, Since, Upload, View, Watching,
+    OpContext, Page, Result, Since, Upload, UsageQuery, View, Watching,
 };
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ fn no_collection(parent: Kind, id: &str, collection: &str) -> CloudError {
 #[async_trait]
 impl CloudApi for Cloud {
     async fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
-        if !self.takes_long(kind, query) {
+        if !self.takes_long(kind) {
             return Self::list(self, context, kind, query);
         }
         let (cloud, context, query) = (self.clone(), context.clone(), query.clone());
@@ -193,6 +193,22 @@ impl CloudApi for Cloud {
 
     async fn doctor(&self, context: &OpContext, repair: bool) -> Result<Value> {
         Self::doctor(self, context, repair).await
+    }
+
+    async fn quota(
+        &self,
+        context: &OpContext,
+        user: Option<&str>,
+        group: Option<&str>,
+    ) -> Result<Value> {
+        match group {
+            Some(group) => Self::quota_of_group(self, context, group),
+            None => Self::quota_of_user(self, context, user),
+        }
+    }
+
+    async fn usage(&self, context: &OpContext, query: UsageQuery) -> Result<Value> {
+        Self::usage(self, context, &query).await
     }
 
     async fn health(&self) -> Health {

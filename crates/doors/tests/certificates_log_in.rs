@@ -81,6 +81,7 @@ impl World {
             enabled: true,
             roles: vec!["physics".into()],
             altnames: BTreeMap::new(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: None,
             unknown: serde_json::Map::new(),

@@ -127,7 +127,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
     Some(match (route.template, route.kind, method) {
         ("/health", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/cimi" | "/cimi/authn", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
-        ("/api/openapi.json", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        ("/api/openapi.json" | "/api", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/assets/{name}", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         // What can be asked of a path is no secret among users.
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
@@ -135,6 +135,8 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/stratus/catalogue", None, "GET" | "HEAD") => Users,
         ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
         ("/stratus/doctor", None, "POST") => Administrators,
+        // Of themselves, where nobody else is named.
+        ("/stratus/quota" | "/stratus/accounting", None, "GET" | "HEAD") => Users,
 
         ("/cimi/{type}", Some(Kind::Host | Kind::ServiceConfiguration), "GET" | "HEAD") => {
             Administrators

@@ -190,7 +190,7 @@ impl Announcer {
                 return Err(Failure::Later(problem));
             }
             Err(Registration::Passing(problem) | Registration::Final(problem)) => {
-                announced.problem = Some(problem)
+                announced.problem = Some(problem);
             }
         }
         let identifier = read.identifier().unwrap_or_default();

@@ -89,7 +89,7 @@ fn merged(disk: Box<dyn Disk>, target: &Path) -> u64 {
     let mut flat = FlatQcow2::new(disk).expect("flat");
     let length = flat.length();
     let mut file = std::fs::File::create(target).expect("create");
-    while let Some(part) = flat.next().expect("part") {
+    while let Some(part) = flat.next_part().expect("part") {
         file.write_all(&part).expect("write");
     }
     assert_eq!(file.metadata().expect("length").len(), length);
@@ -182,7 +182,7 @@ fn altered_overlays_end_in_errors() {
             continue;
         };
         let mut bytes = 0;
-        while let Ok(Some(part)) = flat.next() {
+        while let Ok(Some(part)) = flat.next_part() {
             bytes += part.len();
             assert!(bytes as u64 <= flat.length());
             if bytes > 64 << 20 {

@@ -139,7 +139,7 @@ fn clean_partition(dir: &Path, disk: &Path, debugfs: &Debugfs) -> (PathBuf, usiz
     let mut flat = FlatQcow2::new(cleaned.disk).expect("flat");
     let qcow2 = dir.join("saved.qcow2");
     let mut file = fs::File::create(&qcow2).expect("create");
-    while let Some(part) = flat.next().expect("part") {
+    while let Some(part) = flat.next_part().expect("part") {
         file.write_all(&part).expect("write");
     }
     let raw = dir.join("saved.raw");
@@ -275,8 +275,8 @@ fn altered_file_systems_end_in_words() {
         fs::write(&disk, &bad).expect("write");
         let open = disk::open(&disk, Format::Raw, None).expect("open");
         if let Ok(cleaned) = clean::cleaned(open, Some(&debugfs), dir.path()) {
-            let _ =
-                FlatQcow2::new(cleaned.disk).map(|mut flat| while let Ok(Some(_)) = flat.next() {});
+            let _ = FlatQcow2::new(cleaned.disk)
+                .map(|mut flat| while let Ok(Some(_)) = flat.next_part() {});
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use clap::Subcommand;
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::options::Common;
+use crate::output::Format;
 
 /// Declares the modules, the enum of all commands and the way from a parsed command to its code.
 macro_rules! commands {
@@ -41,7 +42,9 @@ mod action;
 mod image_name;
 mod machine_id;
 mod metadata_file;
+mod quota_options;
 mod removal;
+mod usage_formats;
 mod volume_id;
 
 commands! {
@@ -79,6 +82,8 @@ commands! {
     Links = links,
     User = user,
     Group = group,
+    Quota = quota,
+    Accounting = accounting,
     Audit = audit,
     Token = token,
     Host = host,
@@ -87,6 +92,19 @@ commands! {
 }
 
 impl Command {
+    /// Refuses to write a result in a form that only exports have.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`].
+    pub fn check_format(&self) -> Result {
+        match (self, self.common().format) {
+            (Self::Accounting(_), _) | (_, Format::Table | Format::Json) => Ok(()),
+            (_, Format::Csv | Format::Xml) => Err(Failure::Usage(
+                "--format: results are written as table or json".to_owned(),
+            )),
+        }
+    }
+
     /// The exit status when the user interrupts it: 130, as a shell has it, so that `stratus … && next` does not go on.
     /// StratusLab's own commands always ended with 0 and still do; what they could not do yet, such as waiting, does not.
     #[must_use]
@@ -175,7 +193,16 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Administration",
-        &["user", "group", "audit", "host", "status", "doctor"],
+        &[
+            "user",
+            "group",
+            "quota",
+            "accounting",
+            "audit",
+            "host",
+            "status",
+            "doctor",
+        ],
     ),
 ];
 

@@ -151,7 +151,8 @@ pub fn main() -> ExitCode {
             command: Some(command),
         }) => {
             let out = crate::session::output(command.common());
-            finished(in_runtime(command), &name, &usage, Some(out))
+            let result = command.check_format().and_then(|()| in_runtime(command));
+            finished(result, &name, &usage, Some(out))
         }
         Ok(Program { command: None }) => finished(
             Err(Failure::Usage("no command given".to_owned())),

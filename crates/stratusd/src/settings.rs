@@ -111,6 +111,11 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
         networks: networks::for_rules(config)?,
         per_user: cloud::PerUser {
             machines: config.machines.most_per_user,
+            cpus: config.limits.cpus_per_user,
+            memory_gib: config.limits.memory_gib_per_user,
+            volume_gib: config.limits.volume_gib_per_user,
+            image_gib: config.limits.image_gib_per_user,
+            addresses: config.limits.addresses_per_user,
             volumes: config.limits.volumes_per_user,
             images: config.limits.images_per_user,
             credentials: config.limits.credentials_per_user,

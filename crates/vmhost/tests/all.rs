@@ -13,3 +13,4 @@ mod machines_rest;
 mod support;
 mod the_accelerator_is_chosen_by_running_a_guest;
 mod the_leak_checker_finds_what_is_nobodys;
+mod uses_are_written_down_once;

@@ -140,6 +140,9 @@ async fn kills_at_random_moments_lose_nothing_and_leave_nothing() {
         let volume: &Volume = &volume.document.0;
         assert_eq!(volume.attachment, None, "{volume:?}");
     }
+    let records: Vec<_> = world.documents().machine_records.all();
+    let records = records.iter().map(|record| record.machine.to_string());
+    crate::uses_are_written_down_once::check(&world, records.collect()).await;
 }
 
 #[tokio::test]

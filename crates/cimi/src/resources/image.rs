@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Announcement, Capture, ImageOrigin, OnDemand, Unknown, resource};
+use super::{Announcement, Capture, ImageOrigin, OnDemand, Unknown, resource, weight::BYTES};
 use crate::{Common, ImageId, VolumeId, size::ByteSize};
 
 /// States of a MachineImage (DSP0263 §5.18).
@@ -163,19 +163,34 @@ pub struct Image {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Image, "MachineImage", |image, add| {
-    if let Some(capture) = image.capture() {
-        add("machine", capture.machine.local());
-    }
-    if let Some(identifier) = image.identifier() {
-        add("identifier", identifier);
-    }
-    if image.desired.on_demand.is_some() {
-        add("onDemand", "yes");
-    }
-});
+resource!(
+    Image,
+    "MachineImage",
+    |image, add| {
+        if let Some(capture) = image.capture() {
+            add("machine", capture.machine.local());
+        }
+        if let Some(identifier) = image.identifier() {
+            add("identifier", identifier);
+        }
+        if image.desired.on_demand.is_some() {
+            add("onDemand", "yes");
+        }
+    },
+    |image, add| {
+        add(BYTES, image.bytes().unwrap_or(0));
+    },
+    {}
+);
 
 impl Image {
+    /// How large the disk is that it is: of the cached content, else as it was told beforehand.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        let cached = self.file.as_ref().map(|file| file.virtual_size.0);
+        cached.or(self.desired.expected.bytes)
+    }
+
     /// Whose disk it is made of, if it is one's.
     #[must_use]
     pub const fn capture(&self) -> Option<&Capture> {

@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 use self::plan::{Plan, usable_image};
 use super::request::volume_reference;
 use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, catalogue, leases::Reserved, resolve,
-    volume,
+    Cloud, CloudError, Created, OpContext, Result, access, catalogue, leases::Reserved,
+    quota::Place, resolve, volume,
 };
 
 /// Attempts against others who take the same address or volume at the same moment.
@@ -46,7 +46,8 @@ impl Cloud {
             context.in_time()?;
             // Anew each time: what a plan builds on may be what was changed.
             let plan = self.plan(context, body.clone())?;
-            match self.write_machine(context, &plan).await {
+            let place = self.place(context, &plan.amounts()).await?;
+            match self.write_machine(context, &plan, &place).await {
                 Err(CloudError::Raced(_)) => {}
                 other => return other,
             }
@@ -56,7 +57,12 @@ impl Cloud {
         ))
     }
 
-    async fn write_machine(&self, context: &OpContext, plan: &Plan) -> Result<Created> {
+    async fn write_machine(
+        &self,
+        context: &OpContext,
+        plan: &Plan,
+        place: &Place,
+    ) -> Result<Created> {
         let documents = &self.0.documents;
         let now = Timestamp::now();
         let id = MachineId::generate();
@@ -105,11 +111,13 @@ impl Cloud {
             accelerator: None,
             ssh: None,
             first_started: None,
+            running_since: None,
+            disks_since: None,
             save: plan.save.clone(),
             saved_as: None,
             unknown: Map::new(),
         };
-        let mut changes = documents.changes();
+        let mut changes = place.guard(documents.changes());
         let mut reserved: Vec<Reserved> = Vec::new();
         for interface in &plan.interfaces {
             let network = self.usable_network(context, &interface.network)?;
@@ -152,12 +160,16 @@ impl Cloud {
             now,
         );
         let event = Event::request(&machine, "add", context.user().unwrap_or_default(), now);
-        changes
+        let written = changes
             .create(&machine)
             .create(&job)
             .create(&event)
             .commit()
-            .await?;
+            .await;
+        if let Err(error) = written {
+            place.is_lost(&error).await;
+            return Err(error.into());
+        }
         drop(reserved);
         tracing::info!(machine = %id, %vmid, owner = context.user(), request_id = %context.request_id, "machine created");
         let read = access::find::<Machine>(documents, context, id.local(), Right::View)?;

@@ -4,10 +4,11 @@ use cimi::{
     Ref, Right, Timestamp,
     lifecycle::{self, Desired, MachineState, Power, Rest},
     model::Changes,
-    resources::{Event, Image, Job, JobGoal, Machine, Resource},
+    resources::{Event, Job, JobGoal, Machine, Resource},
     uri,
 };
 
+use super::save::image_amounts;
 use crate::{Cloud, CloudError, Done, OpContext, Result, access, catalogue, jobs};
 
 /// An operation on a machine.
@@ -245,7 +246,8 @@ impl Cloud {
                         && let Some(save) = machine.save.clone()
                     {
                         self.not_being_saved(&machine)?;
-                        let place = self.place::<Image>(context, 1)?;
+                        let amounts = image_amounts(&machine);
+                        let place = self.place(context, &amounts).await?;
                         let image = self.image_of(&mut machine, acl, Some(save), now);
                         job.affected_resources.push(Ref::to(image.key()));
                         saved = Some((image, place));
@@ -260,7 +262,11 @@ impl Cloud {
                 context.user().unwrap_or_default(),
                 now,
             );
-            let mut changes = self.0.documents.changes().replace(&read, machine);
+            let mut changes = self.0.documents.changes();
+            if let Some((_, place)) = &saved {
+                changes = place.guard(changes);
+            }
+            let mut changes = changes.replace(&read, machine);
             if let Some(new_job) = &new_job {
                 changes = changes.create(new_job);
             }
@@ -277,7 +283,11 @@ impl Cloud {
                         job: Some(job),
                     });
                 }
-                Err(error) if error.is_conflict() => {}
+                Err(error) if error.is_conflict() => {
+                    if let Some((_, place)) = saved {
+                        place.is_lost(&error).await;
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -20,7 +20,9 @@ use cimi::{
 };
 use serde_json::{Map, Value};
 
-use crate::{Cloud, CloudError, Created, OpContext, Result, access, catalogue, resolve};
+use crate::{
+    Cloud, CloudError, Created, OpContext, Result, access, catalogue, quota::Measure, resolve,
+};
 
 const SAVE: &str = "machineTemplate.save";
 
@@ -214,7 +216,6 @@ impl Cloud {
         let public = body.get("visibility").and_then(Value::as_str) == Some("PUBLIC");
         loop {
             context.in_time()?;
-            let _place = self.place::<Image>(context, 1)?;
             let now = Timestamp::now();
             let read = resolve::at(path, self.find_machine(context, &local, Right::Modify))?;
             self.not_being_saved(&read)?;
@@ -244,8 +245,9 @@ impl Cloud {
                 now,
             );
             let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
-            let changes = documents
-                .changes()
+            let place = self.place(context, &image_amounts(&read)).await?;
+            let changes = place
+                .guard(documents.changes())
                 .create(&image)
                 .replace(&read, machine)
                 .create(&job)
@@ -261,11 +263,19 @@ impl Cloud {
                         existed: false,
                     });
                 }
-                Err(error) if error.is_conflict() => {}
+                Err(error) if error.is_conflict() => {
+                    place.is_lost(&error).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
     }
+}
+
+/// What an image of a machine's root disk adds to what a user has.
+pub(super) fn image_amounts(machine: &Machine) -> [(Measure, u64); 2] {
+    let root = machine.disks.first().map_or(0, |disk| disk.size_bytes.0);
+    [(Measure::Images, 1), (Measure::ImageSpace, root.max(1))]
 }
 
 #[cfg(test)]

@@ -183,6 +183,29 @@ impl Public for Machine {
         }
     }
 
+    fn is_own(name: &str) -> bool {
+        let own = [
+            "state",
+            "phase",
+            "vmid",
+            "cpu",
+            "memory",
+            "cpuArch",
+            "reason",
+            "machineImage",
+            "addresses",
+            "host",
+            "accelerator",
+            "swap",
+            "cpuModel",
+            "keymap",
+            "requirements",
+            "restartPolicy",
+            "started",
+        ];
+        own.contains(&name)
+    }
+
     fn operations(&self) -> Vec<Rel> {
         let mut operations = vec![Rel::Edit, Rel::Delete];
         operations.extend(

@@ -352,6 +352,14 @@ impl CloudApi for FakeCloud {
         Ok(json!({"findings": [], "repair": repair}))
     }
 
+    async fn quota(&self, _: &OpContext, _: Option<&str>, _: Option<&str>) -> Result<Value> {
+        Ok(json!({"quota": []}))
+    }
+
+    async fn usage(&self, _: &OpContext, _: cloud::UsageQuery) -> Result<Value> {
+        Ok(json!({"uses": []}))
+    }
+
     async fn health(&self) -> Health {
         Health {
             status: HealthStatus::Degraded,

@@ -33,6 +33,7 @@ impl Users {
                 enabled: true,
                 roles: roles.iter().map(|role| (*role).to_owned()).collect(),
                 altnames: std::collections::BTreeMap::new(),
+                quota: cimi::resources::Quota::default(),
                 generation: 0,
                 origin: None,
                 unknown: serde_json::Map::new(),

@@ -201,7 +201,7 @@ impl StorageController {
             // Both files, each as large as what is stored.
             space::require(&dir, flat.length().saturating_mul(2), reserve)?;
             let (copy, target) = (nameless(&dir)?, nameless(&dir)?);
-            while let Some(part) = flat.next()? {
+            while let Some(part) = flat.next_part()? {
                 (&copy)
                     .write_all(&part)
                     .map_err(Error::io("copy to", &dir))?;
@@ -288,7 +288,7 @@ fn random(
 fn parts_of(flat: FlatQcow2) -> BoxStream<'static, io::Result<Bytes>> {
     let parts = stream::try_unfold(flat, |mut flat| async move {
         let read = tokio::task::spawn_blocking(move || {
-            let part = flat.next().map_err(io::Error::other)?;
+            let part = flat.next_part().map_err(io::Error::other)?;
             Ok::<_, io::Error>((part, flat))
         });
         let (part, flat) = read.await.map_err(io::Error::other)??;

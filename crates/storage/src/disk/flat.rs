@@ -160,7 +160,7 @@ impl FlatQcow2 {
     ///
     /// # Errors
     /// Those of the disk.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Error> {
+    pub fn next_part(&mut self) -> Result<Option<Bytes>, Error> {
         if self.at == self.clusters {
             return Ok(None);
         }
@@ -203,7 +203,7 @@ impl FlatQcow2 {
             let Some(slot) = entries.get_mut(place(entry - first)) else {
                 break;
             };
-            *slot = (self.first_table() + table as u64) * CLUSTER | COPIED;
+            *slot = ((self.first_table() + table as u64) * CLUSTER) | COPIED;
         }
         big_endian(entries.into_iter())
     }
@@ -218,7 +218,7 @@ impl FlatQcow2 {
                 return 0;
             }
             next += 1;
-            (next - 1) * CLUSTER | COPIED
+            ((next - 1) * CLUSTER) | COPIED
         });
         big_endian(entries)
     }

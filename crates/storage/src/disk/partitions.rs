@@ -110,7 +110,7 @@ fn logical(disk: &mut dyn Disk, extended: u64) -> Result<Vec<Part>, Error> {
         }
         match entries.get(1) {
             Some((kind, next, _)) if EXTENDED.contains(kind) && *next > 0 => {
-                at = extended.saturating_add(*next)
+                at = extended.saturating_add(*next);
             }
             _ => break,
         }

@@ -260,7 +260,7 @@ async fn read_disk(mut disk: FlatQcow2, outlet: &mut Outlet) -> Result<(), Stop>
     outlet.expect(Some(disk.length()))?;
     loop {
         let (back, part) = super::blocking(move || {
-            let part = disk.next()?;
+            let part = disk.next_part()?;
             Ok((disk, part))
         })
         .await?;

@@ -196,7 +196,13 @@ impl Arguments {
         // Should this program be interrupted, the machine goes on; should a step fail, it goes.
         unfinished::note(&api, &machine.id);
         unfinished::goes_on_as(&format!("machine {id} (stratus connect-instance {id} looks into it, stratus kill-instance {id} removes it)"));
-        let log = Log::create(&self.log.clone().unwrap_or_else(|| PathBuf::from(format!("stratus-create-image-{id}.log"))))?;
+        let log = match Log::create(&self.log.clone().unwrap_or_else(|| PathBuf::from(format!("stratus-create-image-{id}.log")))) {
+            Ok(log) => log,
+            Err(failure) => {
+                unfinished::remove().await;
+                return Err(failure);
+            }
+        };
         out.info(format_args!("\tLog file: {}", log.path().display()));
         match self.build_in(&session, &api, &machine, &base, &scripts, key, log.clone()).await {
             Ok(guest) if self.no_shutdown => {
@@ -210,7 +216,7 @@ impl Arguments {
                 unfinished::keep();
                 self.save(&session, &api, &machine, &log).await
             }
-            Err(failure) => Err(self.failed(&machine, failure, &log)),
+            Err(failure) => Err(self.failed(&machine, failure, &log).await),
         }
     }
 
@@ -384,12 +390,19 @@ impl Arguments {
     }
 
     /// A step failed: the machine goes, or stays for a look.
-    fn failed(&self, machine: &MachineView, failure: Failure, log: &Log) -> Failure {
+    async fn failed(&self, machine: &MachineView, failure: Failure, log: &Log) -> Failure {
         let id = machine.shown_id();
         log.step(&format!("failed: {failure}"));
         if !self.keep_on_failure {
+            let left = unfinished::remove().await;
+            let fate = match left.first() {
+                None => format!("Machine {id} is removed and nothing is saved"),
+                Some((_, error)) => format!(
+                    "Machine {id} could not be removed ({error}; stratus kill-instance {id} does it) and nothing is saved"
+                ),
+            };
             return failure.with_hint(format!(
-                "Machine {id} is removed and nothing is saved; {} has the whole story, and --keep-on-failure leaves the machine for a look.",
+                "{fate}; {} has the whole story, and --keep-on-failure leaves the machine for a look.",
                 log.path().display()
             ));
         }

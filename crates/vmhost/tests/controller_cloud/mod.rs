@@ -108,6 +108,9 @@ pub fn rules() -> cloud::Settings {
     cloud::Settings {
         per_user: cloud::PerUser {
             machines: 100_000,
+            cpus: 1_000_000,
+            memory_gib: 1_000_000,
+            addresses: 100_000,
             volumes: 100_000,
             ..cloud::PerUser::default()
         },

@@ -24,6 +24,8 @@ pub(super) const USER: Type = Type {
         a("roles", Array(&String)),
         a("altnames", Map).limit(Limit::Text(1024)),
         seen("origin", String),
+        a("quota", Struct(AMOUNTS)),
+        seen("used", Struct(AMOUNTS)),
     ],
     ..standard(Kind::User, "users", "users")
 };
@@ -46,19 +48,26 @@ pub(super) const ANNOUNCED: &[Attribute] = &[
     seen("problem", String),
 ];
 
-/// What members of a group have, or may have.
-const OF_MEMBERS: &[Attribute] = &[
-    a("machines", Integer),
-    a("volumes", Integer),
-    a("images", Integer),
+/// What somebody, or all members of a group together, have or may have; -1: as much as there is.
+const AMOUNTS: &[Attribute] = &[
+    a("machines", Integer).limit(AMOUNT),
+    a("cpus", Integer).limit(AMOUNT),
+    a("memoryMib", Integer).limit(AMOUNT),
+    a("volumes", Integer).limit(AMOUNT),
+    a("volumeGib", Integer).limit(AMOUNT),
+    a("images", Integer).limit(AMOUNT),
+    a("imageGib", Integer).limit(AMOUNT),
+    a("addresses", Integer).limit(AMOUNT),
 ];
+const AMOUNT: Limit = Limit::Range(-1, 1_000_000_000_000);
+
 pub(super) const GROUP: Type = Type {
     namespace: Namespace::StratusLab,
     creation: Creation::Plain { wrapper: None },
     attributes: &[
         a("groupname", String).at_creation().required(),
-        a("quota", Struct(OF_MEMBERS)),
-        seen("used", Struct(OF_MEMBERS)),
+        a("quota", Struct(AMOUNTS)),
+        seen("used", Struct(AMOUNTS)),
         seen("members", Array(&String)),
     ],
     ..standard(Kind::Group, "groups", "groups")

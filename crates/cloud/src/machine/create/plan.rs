@@ -7,7 +7,7 @@ use std::{
 
 use cimi::{
     Acl, Right,
-    resources::{ContextData, Disk, DiskRole, Image, ImageState, Machine, Save, Volume},
+    resources::{ContextData, Disk, DiskRole, Image, ImageState, Save},
     size::ByteSize,
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
@@ -20,7 +20,7 @@ use super::super::{
     request::{Interface, MachineCreate, Size, Template, volume_reference},
     save::save_of,
 };
-use crate::{Cloud, CloudError, OpContext, Result, quota::Place, resolve};
+use crate::{Cloud, CloudError, OpContext, Result, quota::Measure, resolve};
 
 /// Most disks of one machine, volumes included (StratusLab: ten data disks).
 const MOST_DISKS: usize = 12;
@@ -48,14 +48,27 @@ pub(super) struct Plan {
     pub(super) interfaces: Vec<Interface>,
     pub(super) save: Option<Save>,
     pub(super) new_volumes: Vec<(u64, Option<String>)>,
-    /// Of the machine and the new volumes within what the user may have.
-    _places: Vec<Place>,
+}
+
+impl Plan {
+    /// What it adds to what the user has.
+    pub(super) fn amounts(&self) -> [(Measure, u64); 6] {
+        let volumes = self.new_volumes.iter();
+        let space = volumes.map(|(kb, _)| ByteSize::from_capacity_kb(*kb).0);
+        [
+            (Measure::Machines, 1),
+            (Measure::Cpus, self.size.cpu.into()),
+            (Measure::Memory, self.size.memory),
+            (Measure::Volumes, self.new_volumes.len() as u64),
+            (Measure::VolumeSpace, space.fold(0, u64::saturating_add)),
+            (Measure::Addresses, self.interfaces.len() as u64),
+        ]
+    }
 }
 
 impl Cloud {
     pub(super) fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
         let acl = Self::acl_for(context, false)?;
-        let mut places = vec![self.place::<Machine>(context, 1)?];
         // Before anything is read.
         let as_of = self.0.documents.revision();
         let mut request = MachineCreate::parse(body)?;
@@ -76,7 +89,6 @@ impl Cloud {
             })?;
         }
         let new_volumes = template.new_volumes(self, context)?;
-        places.push(self.place::<Volume>(context, new_volumes.len())?);
         if interfaces.len() > MOST_INTERFACES {
             return Err(CloudError::invalid(
                 "machineTemplate.networkInterfaces",
@@ -111,7 +123,6 @@ impl Cloud {
             interfaces,
             save,
             new_volumes,
-            _places: places,
         })
     }
 

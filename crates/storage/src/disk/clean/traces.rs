@@ -147,7 +147,8 @@ impl Search {
                     path.strip_prefix(root).map(str::to_owned)
                 }
             };
-            if !root.is_empty() && !(self.is_dir("/log") && self.is_dir("/lib")) {
+            let is_there = root.is_empty() || (self.is_dir("/log") && self.is_dir("/lib"));
+            if !is_there {
                 continue;
             }
             for dir in EMPTIED.iter().filter_map(|dir| below(dir)) {

@@ -74,7 +74,7 @@ impl Installer {
         match self {
             Self::Apt => {
                 let line = if repository.starts_with("deb ") { repository.to_owned() } else { format!("deb {repository}") };
-                format!("printf '%s\\n' {} >>/etc/apt/sources.list.d/stratus-build.list\n", quoted(&line))
+                format!("mkdir -p /etc/apt/sources.list.d\nprintf '%s\\n' {} >>/etc/apt/sources.list.d/stratus-build.list\n", quoted(&line))
             }
             Self::Dnf | Self::Yum => {
                 let section = format!("[stratus-{number}]\nname=stratus-{number}\nbaseurl={repository}\nenabled=1\ngpgcheck=0");
