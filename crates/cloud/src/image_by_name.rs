@@ -184,7 +184,7 @@ impl Cloud {
                     });
                 }
             };
-            let _place = match &known {
+            let place = match &known {
                 None if image.common.acl.owner.kind == cimi::PrincipalType::User => {
                     let bytes = image.bytes().unwrap_or(1).max(1);
                     let amounts = [(Measure::Images, 1), (Measure::ImageSpace, bytes)];
@@ -202,15 +202,27 @@ impl Cloud {
             let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
             catalogue::check_size(&image)?;
             let changes = documents.changes();
+            let changes = match &place {
+                Some(place) => place.guard(changes),
+                None => changes,
+            };
             let changes = match &known {
                 None => changes.create(&image),
                 Some(read) => changes.replace(read, image),
             };
             match changes.create(&job).create(&event).commit().await {
                 Ok(_) => {}
-                // Somebody asked for the same at the same moment.
-                Err(error) if error.is_conflict() => continue,
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    let is_lost = match &place {
+                        Some(place) => place.is_lost(&error).await,
+                        None => false,
+                    };
+                    // Somebody asked for the same at the same moment.
+                    if is_lost || error.is_conflict() {
+                        continue;
+                    }
+                    return Err(error.into());
+                }
             }
             tracing::info!(image = %id, name = name.key, owner = context.user(), "image wanted by name");
             let read = access::find::<Image>(documents, context, id.local(), Right::View)?;
