@@ -8,8 +8,11 @@ mod image;
 mod job;
 mod machine;
 mod network;
+mod service_message;
+mod system;
 mod template;
 mod volume;
+mod volume_image;
 
 pub use account::{Credential, Group, GroupQuota, Origin, Token, TokenScope, User};
 pub use host::{AcceleratorKind, Capacity, Host};
@@ -19,12 +22,19 @@ pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,
     MachineRecord, Nic,
 };
-pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use network::{
+    Address, ForwardingGroup, Network, NetworkClass, NetworkPort, NetworkState, NetworkWish,
+};
+pub use service_message::ServiceMessage;
+pub use system::{Asked, Component, Made, Member, System, SystemOperation};
 pub use template::{
-    ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
+    AddressTemplate, ConfigurationDisk, CredentialTemplate, ForwardingGroupTemplate, Kept,
+    MachineConfiguration, MachineTemplate, NetworkConfiguration, NetworkPortConfiguration,
+    NetworkPortTemplate, NetworkTemplate, SystemTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,
 };
 pub use volume::{Attachment, MAPPED, Volume, VolumeLocation, VolumeState};
+pub use volume_image::VolumeImage;
 
 use crate::{Acl, Common};
 

@@ -45,12 +45,25 @@ impl Cloud {
     pub(crate) async fn create_simple<R: Public>(
         &self,
         context: &OpContext,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
+        let acl = Self::acl_for(context, false)?;
+        self.create_owned::<R>(context, body, acl).await
+    }
+
+    /// The same, with this access.
+    pub(crate) async fn create_owned<R: Public>(
+        &self,
+        context: &OpContext,
         mut body: Map<String, Value>,
+        acl: Acl,
     ) -> Result<Created> {
         let _place = self.place::<R>(context, 1)?;
-        let now = Timestamp::now();
-        let acl = Self::acl_for(context, false)?;
-        let common = serde_json::to_value(Common::new(acl, now)).unwrap_or_default();
+        let common = Common {
+            part_of: context.part_of.clone(),
+            ..Common::new(acl, Timestamp::now())
+        };
+        let common = serde_json::to_value(common).unwrap_or_default();
         for name in [
             "id",
             "resourceURI",

@@ -4,6 +4,7 @@
 //! Every operation takes an [`OpContext`] first: who asks, how the request is named, until when an answer is of use.
 
 mod access;
+mod address;
 mod answer;
 mod catalogue;
 mod cloud;
@@ -12,6 +13,7 @@ mod context;
 mod credential;
 mod error;
 mod event;
+mod forwarding_group;
 mod front;
 mod group;
 mod host;
@@ -19,21 +21,28 @@ mod image;
 mod imported;
 mod janitor;
 mod jobs;
+mod kept;
 mod leases;
 mod machine;
 mod metadata;
 mod network;
+mod network_port;
 mod numbers;
 mod operator;
+mod own_collections;
+mod private_network;
 mod quota;
 mod record;
 mod resolve;
+mod service_message;
 mod services;
+mod system;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
 mod user;
 mod volume;
+mod volume_image;
 mod watch;
 
 pub use answer::{
@@ -46,6 +55,7 @@ pub use error::{CloudError, Result};
 pub use imported::Imported;
 pub use janitor::Retention;
 pub use network::NetworkSettings;
+pub use private_network::PrivateNetworks;
 pub use quota::PerUser;
 pub use services::{HostServices, ImageIntake, NoServices};
 pub use watch::{Since, Watched, Watching};

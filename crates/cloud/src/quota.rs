@@ -9,8 +9,10 @@ use std::{
 };
 
 use cimi::resources::{
-    Credential, Image, Machine, MachineConfiguration, MachineTemplate, Resource, Token, Volume,
-    VolumeConfiguration, VolumeTemplate,
+    AddressTemplate, Credential, CredentialTemplate, ForwardingGroup, ForwardingGroupTemplate,
+    Image, Machine, MachineConfiguration, MachineTemplate, Network, NetworkConfiguration,
+    NetworkPort, NetworkPortConfiguration, NetworkPortTemplate, NetworkTemplate, Resource, System,
+    SystemTemplate, Token, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
 };
 use documents::OfType;
 use parking_lot::Mutex;
@@ -30,6 +32,8 @@ pub struct PerUser {
     pub credentials: usize,
     /// Machine templates, and as many volume templates, machine configurations and volume configurations.
     pub templates: usize,
+    /// Networks, and as many forwarding groups.
+    pub networks: usize,
 }
 
 impl Default for PerUser {
@@ -40,6 +44,7 @@ impl Default for PerUser {
             images: 200,
             credentials: 100,
             templates: 100,
+            networks: 10,
         }
     }
 }
@@ -71,6 +76,55 @@ impl PerUser {
             (
                 VolumeConfiguration::COLLECTION,
                 "volume configurations",
+                self.templates,
+            ),
+            (VolumeImage::COLLECTION, "volume images", self.volumes),
+            (System::COLLECTION, "systems", self.templates),
+            (
+                SystemTemplate::COLLECTION,
+                "system templates",
+                self.templates,
+            ),
+            (
+                CredentialTemplate::COLLECTION,
+                "credential templates",
+                self.credentials,
+            ),
+            (Network::COLLECTION, "networks", self.networks),
+            (NetworkPort::COLLECTION, "network ports", self.machines),
+            (
+                ForwardingGroup::COLLECTION,
+                "forwarding groups",
+                self.networks,
+            ),
+            (
+                NetworkTemplate::COLLECTION,
+                "network templates",
+                self.templates,
+            ),
+            (
+                NetworkConfiguration::COLLECTION,
+                "network configurations",
+                self.templates,
+            ),
+            (
+                NetworkPortTemplate::COLLECTION,
+                "network port templates",
+                self.templates,
+            ),
+            (
+                NetworkPortConfiguration::COLLECTION,
+                "network port configurations",
+                self.templates,
+            ),
+            (
+                AddressTemplate::COLLECTION,
+                "address templates",
+                self.templates,
+            ),
+            (
+                ForwardingGroupTemplate::COLLECTION,
+                "forwarding group templates",
                 self.templates,
             ),
         ]

@@ -34,6 +34,9 @@ pub(crate) fn new_volume(size_bytes: ByteSize, acl: Acl, now: Timestamp) -> Volu
         bootable: false,
         attachment: None,
         deleted: false,
+        origin: None,
+        base: None,
+        capture: None,
         location: None,
         unknown: Map::new(),
     }
@@ -120,12 +123,18 @@ impl Cloud {
             ));
         };
         let template = resolve::resolve::<VolumeTemplate>(documents, context, given, path)?;
-        let size =
-            ByteSize::from_capacity_kb(configured_capacity(documents, context, &template, path)?);
+        let capacity = configured_capacity(documents, context, &template, path)?;
+        let size = ByteSize::from_capacity_kb(capacity);
         self.check_volume_size(size, "volumeTemplate.volumeConfig.capacity")?;
+        let origin = self.origin_of(context, &template, capacity, path)?;
         let _place = self.place::<Volume>(context, 1)?;
         let now = Timestamp::now();
         let mut volume = new_volume(size, Self::acl_for(context, false)?, now);
+        volume.common.part_of.clone_from(&context.part_of);
+        if let Some(origin) = &origin {
+            volume.origin = Some(origin.document.id.clone());
+            volume.bootable = origin.bootable;
+        }
         for (name, value) in &body {
             match name.as_str() {
                 "acl" => set_public(&mut volume.common.acl, grants_view_to_users(value)),
@@ -145,13 +154,11 @@ impl Cloud {
         );
         let event = Event::request(&volume, "add", context.user().unwrap_or_default(), now);
         catalogue::check_size(&volume)?;
-        documents
-            .changes()
-            .create(&volume)
-            .create(&job)
-            .create(&event)
-            .commit()
-            .await?;
+        let mut changes = documents.changes().create(&volume);
+        if let Some(origin) = &origin {
+            changes = changes.unchanged(origin);
+        }
+        changes.create(&job).create(&event).commit().await?;
         tracing::info!(volume = %volume.id, owner = context.user(), bytes = size.0, "volume wanted");
         let read = access::find::<Volume>(documents, context, volume.id.local(), Right::View)?;
         Ok(Created {
@@ -261,6 +268,9 @@ impl Public for Volume {
         if let Some(attachment) = &self.attachment {
             out.insert("attachedTo".to_owned(), json!({"href": attachment.machine}));
         }
+        if let Some(origin) = &self.origin {
+            out.insert("volumeImage".to_owned(), json!({"href": origin}));
+        }
         if let Some(reason) = &self.reason {
             out.insert("reason".to_owned(), reason.as_str().into());
         }
@@ -282,6 +292,12 @@ impl Public for Volume {
                 if wanted > self.size_bytes && self.attachment.is_some() {
                     return Err(CloudError::Conflict(format!(
                         "{} is attached; detach it to let it grow",
+                        self.id
+                    )));
+                }
+                if wanted > self.size_bytes && self.capture.is_some() {
+                    return Err(CloudError::Conflict(format!(
+                        "an image is being made of {}; wait until it is there",
                         self.id
                     )));
                 }

@@ -14,6 +14,6 @@ mod registry;
 pub mod release;
 
 pub use changes::Changes;
-pub use doc::Doc;
+pub use doc::{Doc, PART};
 pub use error::DocumentsError;
 pub use registry::{Cached, Documents, OfType, Registry, View};

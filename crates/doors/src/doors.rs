@@ -339,6 +339,10 @@ impl Doors {
         let known = identity.is_some();
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
+            // Messages of the operators are for everybody.
+            Some(
+                Route::Collection(Kind::ServiceMessage) | Route::Resource(Kind::ServiceMessage, _),
+            ) => known || reads,
             Some(Route::Health) => true,
             Some(Route::OpenApi) => known || reads,
             Some(Route::Metrics) => {

@@ -138,7 +138,14 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
     if let Some(body) = body(route, method) {
         operation["requestBody"] = body;
     }
-    if matches!(route, Route::EntryPoint | Route::Health | Route::OpenApi) {
+    if matches!(
+        route,
+        Route::EntryPoint
+            | Route::Health
+            | Route::OpenApi
+            | Route::Collection(Kind::ServiceMessage)
+            | Route::Resource(Kind::ServiceMessage, _)
+    ) {
         // An empty requirement: nobody needs to log in.
         operation["security"] = json!([{"password": []}, {}]);
     }

@@ -13,11 +13,6 @@ use serde_json::Value;
 
 use crate::{Body, CloudApi};
 
-/// The resource's own collection `parent/id/collection`, as an error names it.
-fn no_collection(parent: Kind, id: &str, collection: &str) -> CloudError {
-    CloudError::not_found(format!("{parent}/{id}/{collection}"))
-}
-
 #[async_trait]
 impl CloudApi for Cloud {
     async fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
@@ -81,10 +76,7 @@ impl CloudApi for Cloud {
         collection: &str,
         query: &Query,
     ) -> Result<Page> {
-        if parent != Kind::Machine {
-            return Err(no_collection(parent, id, collection));
-        }
-        let (members, can_add) = self.machine_members(context, id, collection)?;
+        let (members, can_add) = self.members(context, parent, id, collection)?;
         let (count, members) = query.page(members);
         Ok(Page {
             count,
@@ -101,10 +93,7 @@ impl CloudApi for Cloud {
         collection: &str,
         member: &str,
     ) -> Result<View> {
-        if parent != Kind::Machine {
-            return Err(no_collection(parent, id, collection));
-        }
-        self.machine_member(context, id, collection, member)
+        self.member(context, parent, id, collection, member)
     }
 
     async fn add_member(
@@ -115,13 +104,7 @@ impl CloudApi for Cloud {
         collection: &str,
         body: Body,
     ) -> Result<Created> {
-        match (parent, collection) {
-            (Kind::Machine, "volumes") => self.attach_volume(context, id, body).await,
-            (Kind::Machine, "disks" | "networkInterfaces") => Err(CloudError::Conflict(format!(
-                "a machine's {collection} can't be changed once it is made"
-            ))),
-            _ => Err(no_collection(parent, id, collection)),
-        }
+        Self::add_member(self, context, parent, id, collection, body).await
     }
 
     async fn delete_member(
@@ -132,13 +115,7 @@ impl CloudApi for Cloud {
         collection: &str,
         member: &str,
     ) -> Result<Done> {
-        match (parent, collection) {
-            (Kind::Machine, "volumes") => self.detach_volume(context, id, member).await,
-            (Kind::Machine, "disks" | "networkInterfaces") => Err(CloudError::Conflict(format!(
-                "a machine's {collection} can't be changed once it is made"
-            ))),
-            _ => Err(no_collection(parent, id, collection)),
-        }
+        Self::delete_member(self, context, parent, id, collection, member).await
     }
 
     fn can_create(&self, context: &OpContext, kind: Kind) -> bool {

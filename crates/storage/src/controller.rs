@@ -5,15 +5,17 @@
 //!                    └──no space, impossible──▶ ERROR
 //! MachineImage   CREATING ──fetched, checked──▶ AVAILABLE ──file gone──▶ ERROR ──file back──▶ AVAILABLE
 //!                    └──refused, broken off, never begun──▶ ERROR
-//! both           any, with `deleted` (set by the rules, with DELETING) ──file removed──▶ no document
+//! VolumeImage    CREATING ──captured──▶ AVAILABLE (made by the step of its volume, which is CAPTURING meanwhile)
+//! all            any, with `deleted` (set by the rules, with DELETING) ──file removed──▶ no document
 //! ```
 //!
-//! It writes the observed part of the two (state, reason, location, file, progress), and nothing else. It acts on what a
+//! It writes the observed part of these (state, reason, location, file, progress), and nothing else. It acts on what a
 //! document says and what lies on the disk, never on what it did before, so that a crash between any two steps is cured
 //! by looking again. Every document is worked on by at most one task.
 //!
 //! ```text
-//! DIR/volumes/UUID.raw             volumes, 0600
+//! DIR/volumes/UUID.raw             volumes, 0600; UUID.qcow2 if they stand on an image of a volume
+//! DIR/volumes/images/UUID.*        images of volumes, 0400
 //! DIR/volumes/orphans/UUID.raw     volumes that nobody knew, moved here by `repair`
 //! DIR/cache/disks/                 images that machines begin as (an `ImageStore`), 0400: QEMU gets them as descriptors
 //! DIR/cache/files/                 kernels and initrds (an `ImageStore`), 0444: QEMU opens them by name as its own user
@@ -36,6 +38,7 @@ mod images;
 mod settings;
 mod transfer;
 mod unwanted;
+mod volume_images;
 mod volumes;
 
 #[cfg(test)]
@@ -164,7 +167,24 @@ impl StorageController {
             recheck,
             shutdown.clone(),
         );
-        tokio::join!(volumes, images, self.sweep_regularly(&shutdown));
+        let volume_images = follow::follow(
+            self.0.documents.volume_images.changes(),
+            LaneLimits {
+                quick: 4,
+                long: 1,
+                long_per_owner: 1,
+            },
+            |_: &str| Lane::Quick,
+            |_: &str| {},
+            |local, _| {
+                let this = self.clone();
+                async move { this.step_volume_image(&local).await }
+            },
+            || self.unwanted_volume_images(),
+            recheck,
+            shutdown.clone(),
+        );
+        tokio::join!(volumes, images, volume_images, self.sweep_regularly(&shutdown));
         self.0.stopping.cancel();
         self.0.uploads.close();
         self.0.uploads.wait().await;

@@ -109,6 +109,7 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
         default_machine_type: config.machines.default_type.clone(),
         default_network: config.network.default.clone(),
         networks: networks::for_rules(config)?,
+        private_networks: None,
         per_user: cloud::PerUser {
             machines: config.machines.most_per_user,
             volumes: config.limits.volumes_per_user,

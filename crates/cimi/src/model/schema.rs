@@ -47,6 +47,18 @@ pub fn schemas() -> Map<String, Value> {
             Creation::Plain { .. } => {
                 put(format!("{kind}Create"), strict(object(own(), &creatable)));
             }
+            Creation::Either {
+                member,
+                kind: template,
+            } => {
+                let mut schema = object(own(), &creatable);
+                schema["properties"][member] = reference(&format!("{template}Value"));
+                // One of the two ways to say it.
+                if let Some(members) = schema.as_object_mut() {
+                    members.remove("required");
+                }
+                put(format!("{kind}Create"), strict(schema));
+            }
             Creation::Template {
                 member,
                 kind: template,

@@ -7,7 +7,7 @@ use super::{
     wording::{join, one, unknown},
 };
 use crate::model::{
-    Access, Attribute, COMMON, Kind, Limit, Shape, Type, Violation, describe,
+    Access, Attribute, COMMON, COMPONENTS, Kind, Limit, Shape, Type, Violation, describe,
     reference::{kind_of, relative},
     scalar::{self, found},
 };
@@ -129,6 +129,13 @@ impl Checker {
 
     fn href(&mut self, kinds: &[Kind], href: &str, path: &str) -> Option<String> {
         let shown: String = href.chars().take(200).collect();
+        if self.among_components
+            && let Some(name) = href.strip_prefix('#')
+            && !name.is_empty()
+            && name.len() <= KEY_AT_MOST
+        {
+            return Some(href.to_owned());
+        }
         let Some(reference) = relative(href) else {
             self.complain(
                 path,
@@ -257,9 +264,12 @@ impl Checker {
             return None;
         }
         let mut result = Vec::with_capacity(members.len());
+        let outer = self.among_components;
+        self.among_components |= attribute.name == COMPONENTS;
         for (index, member) in members.iter().enumerate() {
             result.extend(self.value(attribute, inner, member, &format!("{path}[{index}]")));
         }
+        self.among_components = outer;
         (!result.is_empty()).then_some(Value::Array(result))
     }
 }

@@ -16,7 +16,9 @@ use scheduler::{Demand, Requirements};
 use serde_json::{Map, Value};
 use store::Revision;
 
-use super::super::request::{Interface, MachineCreate, Size, Template, volume_reference};
+use super::super::request::{
+    Interface, MachineCreate, NewVolume, Size, Template, volume_reference,
+};
 use crate::{Cloud, CloudError, OpContext, Result, quota::Place, resolve};
 
 /// Most disks of one machine, volumes included (StratusLab: ten data disks).
@@ -43,7 +45,7 @@ pub(super) struct Plan {
     pub(super) context: ContextData,
     pub(super) disks: Vec<Disk>,
     pub(super) interfaces: Vec<Interface>,
-    pub(super) new_volumes: Vec<(u64, Option<String>)>,
+    pub(super) new_volumes: Vec<NewVolume>,
     /// Of the machine and the new volumes within what the user may have.
     _places: Vec<Place>,
 }
