@@ -7,7 +7,9 @@ use cimi::{
     Acl, Ref, Right, Timestamp,
     ids::VolumeImageId,
     model::Kind,
-    resources::{Event, ImageState, Job, JobGoal, Resource, Volume, VolumeImage, VolumeLocation, VolumeState},
+    resources::{
+        Event, ImageState, Job, JobGoal, Resource, Volume, VolumeImage, VolumeLocation, VolumeState,
+    },
 };
 use documents::{Cached, Documents};
 use serde_json::{Map, Value, json};

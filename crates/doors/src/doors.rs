@@ -247,6 +247,7 @@ impl Doors {
             }
             Route::Metrics => Ok(metrics_answer()),
             Route::OpenApi => Ok(openapi::answer()),
+            Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),
             Route::Authentication => Ok(who_asks(context)),
             Route::Status => {
                 let status = self.api.status(context).await?;
@@ -344,7 +345,7 @@ impl Doors {
                 Route::Collection(Kind::ServiceMessage) | Route::Resource(Kind::ServiceMessage, _),
             ) => known || reads,
             Some(Route::Health) => true,
-            Some(Route::OpenApi) => known || reads,
+            Some(Route::OpenApi | Route::Asset(_)) => known || reads,
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();

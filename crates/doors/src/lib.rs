@@ -3,7 +3,8 @@
 //! - [`Server`]: listens, speaks TLS, HTTP/1.1 and HTTP/2, bounds what clients can use up, and ends
 //!   without cutting anybody off.
 //! - [`Doors`]: answers requests: who asks (`auth`), what is asked (`routes`), CIMI (`cimi`), and
-//!   what stands beside it (`console`, `upload`, `health`, `metrics`, `openapi`).
+//!   what stands beside it (`console`, `upload`, `health`, `metrics`, `openapi`), and what pages for
+//!   browsers have in common (`pages`).
 //!
 //! No rules of the cloud and no state live here, but for a cache of rendered representations.
 
@@ -24,6 +25,8 @@ mod health;
 pub mod metrics;
 mod openapi;
 mod origin;
+#[allow(dead_code, reason = "the doors that show pages follow")]
+mod pages;
 mod problem;
 mod routes;
 mod rules;

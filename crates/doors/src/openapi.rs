@@ -143,6 +143,7 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
         Route::EntryPoint
             | Route::Health
             | Route::OpenApi
+            | Route::Asset(_)
             | Route::Collection(Kind::ServiceMessage)
             | Route::Resource(Kind::ServiceMessage, _)
     ) {
@@ -261,6 +262,9 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": {"description": "It works", "content": body},
                 "503": {"description": "It doesn't", "content": body}})
         }
+        (Route::Asset(_), _) => {
+            json!({"200": plain("The file"), "304": plain("It is what the client has")})
+        }
         (
             Route::Authentication | Route::Status | Route::Doctor | Route::Audit | Route::OpenApi,
             _,
@@ -297,6 +301,7 @@ fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Doctor, _) => "What belongs to nobody, for administrators".to_owned(),
         (Route::Audit, _) => "Who did what, for administrators".to_owned(),
         (Route::OpenApi, _) => "This document".to_owned(),
+        (Route::Asset(_), _) => "A file that pages load".to_owned(),
     }
 }
 

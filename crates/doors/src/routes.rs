@@ -6,6 +6,8 @@ use ::cimi::model::{Creation, Kind, describe};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use crate::pages::assets::{self, Asset};
+
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route<'p> {
@@ -39,6 +41,8 @@ pub(crate) enum Route<'p> {
     OpenApi,
     /// `/stratus/audit`
     Audit,
+    /// `/assets/stratus.css`
+    Asset(&'static Asset),
 }
 
 impl<'p> Route<'p> {
@@ -58,7 +62,7 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
-                _ => None,
+                _ => Asset::named(path.strip_prefix("assets/")?).map(Self::Asset),
             };
         };
         if path.is_empty() {
@@ -141,7 +145,8 @@ impl<'p> Route<'p> {
             | Self::Metrics
             | Self::OpenApi
             | Self::Status
-            | Self::Audit => "GET, HEAD, OPTIONS",
+            | Self::Audit
+            | Self::Asset(_) => "GET, HEAD, OPTIONS",
         }
     }
 
@@ -170,6 +175,7 @@ impl<'p> Route<'p> {
             Self::Doctor => 13,
             Self::OpenApi => 14,
             Self::Audit => 15,
+            Self::Asset(_) => 16,
         }
     }
 }
@@ -214,6 +220,9 @@ pub fn all_routes() -> Vec<Listed> {
     ] {
         list(path.to_owned(), None);
     }
+    for asset in assets::ALL {
+        list(asset.path(), None);
+    }
     let stored = |kind: &Kind| describe(*kind).collection.is_some();
     for kind in Kind::ALL.iter().copied().filter(stored) {
         let described = describe(kind);
@@ -239,7 +248,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 16] = [
+pub(crate) const TEMPLATES: [&str; 17] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -256,6 +265,7 @@ pub(crate) const TEMPLATES: [&str; 16] = [
     "/stratus/doctor",
     "/api/openapi.json",
     "/stratus/audit",
+    "/assets/{name}",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -313,6 +323,7 @@ mod tests {
             ("/stratus/doctor", Doctor),
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
+            ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");
             assert!(TEMPLATES.get(route.template()).is_some());
@@ -343,6 +354,8 @@ mod tests {
             "/cimi/CloudEntryPoint/7",
             "/cimi/authn/x",
             "/stratus",
+            "/assets",
+            "/assets/../stratus.css",
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }

@@ -184,7 +184,12 @@ impl StorageController {
             recheck,
             shutdown.clone(),
         );
-        tokio::join!(volumes, images, volume_images, self.sweep_regularly(&shutdown));
+        tokio::join!(
+            volumes,
+            images,
+            volume_images,
+            self.sweep_regularly(&shutdown)
+        );
         self.0.stopping.cancel();
         self.0.uploads.close();
         self.0.uploads.wait().await;

@@ -117,13 +117,20 @@ pub(crate) fn grow(path: &Path, bytes: u64) -> Result<(), Error> {
         return Err(refuse("disks only grow"));
     }
     if bytes > MAX_VIRTUAL_BYTES || !bytes.is_multiple_of(512) {
-        return Err(refuse("it must be a multiple of 512 bytes, and no more than 64 TiB"));
+        return Err(refuse(
+            "it must be a multiple of 512 bytes, and no more than 64 TiB",
+        ));
     }
     let room = (entries * 8).next_multiple_of(CLUSTER) / 8;
     if l1_entries(bytes) > room {
-        return Err(refuse("that is more than its table has room for; copy the data to a new volume"));
+        return Err(refuse(
+            "that is more than its table has room for; copy the data to a new volume",
+        ));
     }
-    let write = |data: &[u8], offset: u64| file.write_all_at(data, offset).and_then(|()| file.sync_all());
+    let write = |data: &[u8], offset: u64| {
+        file.write_all_at(data, offset)
+            .and_then(|()| file.sync_all())
+    };
     // First the tables, then what is in them: a disk that shows less than its tables hold is whole.
     write(&(l1_entries(bytes) as u32).to_be_bytes(), 36).map_err(Error::io("grow", path))?;
     write(&bytes.to_be_bytes(), 24).map_err(Error::io("grow", path))
@@ -132,12 +139,15 @@ pub(crate) fn grow(path: &Path, bytes: u64) -> Result<(), Error> {
 /// The size of the disk, and the entries of the L1 table.
 fn sizes(file: &File, path: &Path) -> Result<(u64, u64), Error> {
     let mut header = [0; 40];
-    file.read_exact_at(&mut header, 0).map_err(Error::io("read", path))?;
+    file.read_exact_at(&mut header, 0)
+        .map_err(Error::io("read", path))?;
     let number = |at: usize, length: usize| {
         let bytes = header.iter().skip(at).take(length);
         bytes.fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
     };
-    if number(0, 4) != u64::from(u32::from_be_bytes(*b"QFI\xfb")) || number(20, 4) != u64::from(CLUSTER_BITS) {
+    if number(0, 4) != u64::from(u32::from_be_bytes(*b"QFI\xfb"))
+        || number(20, 4) != u64::from(CLUSTER_BITS)
+    {
         return Err(Error::Invalid {
             what: "disk",
             value: path.display().to_string(),

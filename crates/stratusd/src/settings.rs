@@ -116,6 +116,7 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
             images: config.limits.images_per_user,
             credentials: config.limits.credentials_per_user,
             templates: config.limits.templates_per_user,
+            networks: config.limits.networks_per_user,
         },
         spare_ports: config.machines.spare_ports.into(),
         placement: placement(config),

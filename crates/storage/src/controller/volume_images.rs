@@ -33,13 +33,15 @@ impl StorageController {
         let wanted = self.0.documents.volume_images.get(image.local());
         let Some(wanted) = wanted.filter(|image| image.state == ImageState::Creating) else {
             // Nobody waits for it.
-            self.write_volume(read, |volume| without_capture(volume), None).await?;
+            self.write_volume(read, |volume| without_capture(volume), None)
+                .await?;
             return Ok(Next::Settled);
         };
         if read.attachment.is_some() {
             return Ok(Next::Settled);
         }
-        self.checkpoint("image of a volume: before it is made").await;
+        self.checkpoint("image of a volume: before it is made")
+            .await;
         let name: VolumeId = image.local().parse()?;
         let captured = match self.0.volumes.capture(volume, name).await {
             Ok(path) => path,
@@ -58,7 +60,9 @@ impl StorageController {
         let mut made = wanted.document.0.clone();
         made.state = ImageState::Available;
         made.base.clone_from(&read.base);
-        made.files = std::iter::once(captured.display().to_string()).chain(below).collect();
+        made.files = std::iter::once(captured.display().to_string())
+            .chain(below)
+            .collect();
         let mut next = read.document.0.clone();
         without_capture(&mut next);
         next.base = Some(image.clone());
@@ -67,7 +71,12 @@ impl StorageController {
             backing: made.files.clone(),
         });
         let event = changed(&made, &wanted, EventOutcome::Success);
-        let changes = self.0.documents.changes().replace(read, next).replace(&wanted, made);
+        let changes = self
+            .0
+            .documents
+            .changes()
+            .replace(read, next)
+            .replace(&wanted, made);
         changes.create(&event).commit().await?;
         tracing::info!(volume = %read.id, image = %image, "image of a volume made");
         Ok(Next::Again(Duration::ZERO))
@@ -86,7 +95,12 @@ impl StorageController {
         let mut next = read.document.0.clone();
         without_capture(&mut next);
         let event = changed(&failed, wanted, EventOutcome::Failure);
-        let changes = self.0.documents.changes().replace(read, next).replace(wanted, failed);
+        let changes = self
+            .0
+            .documents
+            .changes()
+            .replace(read, next)
+            .replace(wanted, failed);
         changes.create(&event).commit().await?;
         Ok(Next::Settled)
     }
@@ -102,11 +116,18 @@ impl StorageController {
         if let Ok(name) = local.parse::<VolumeId>() {
             self.0.volumes.remove_image(name).await?;
         }
-        self.checkpoint("image of a volume: file removed, document not").await;
+        self.checkpoint("image of a volume: file removed, document not")
+            .await;
         let now = Timestamp::now();
         let (previous, image) = (state_name(&read.state), &read.document.0);
-        let event =
-            Event::state_change(image, &previous, "DELETED", None, EventOutcome::Success, now);
+        let event = Event::state_change(
+            image,
+            &previous,
+            "DELETED",
+            None,
+            EventOutcome::Success,
+            now,
+        );
         let changes = self.0.documents.changes().remove(&read).create(&event);
         changes.commit().await?;
         tracing::info!(image = %read.id, "image of a volume removed");
@@ -157,5 +178,12 @@ fn is_final(error: &Error) -> bool {
 
 fn changed(now: &VolumeImage, before: &VolumeImage, outcome: EventOutcome) -> Event {
     let (previous, state) = (state_name(&before.state), state_name(&now.state));
-    Event::state_change(now, &previous, &state, now.reason.as_deref(), outcome, Timestamp::now())
+    Event::state_change(
+        now,
+        &previous,
+        &state,
+        now.reason.as_deref(),
+        outcome,
+        Timestamp::now(),
+    )
 }

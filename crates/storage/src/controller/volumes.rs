@@ -69,7 +69,9 @@ impl StorageController {
                 self.0.volumes.begin_from(volume, bytes, image).await
             }
             Some(None) => {
-                return self.volume_failed(read, "the image it is made from is gone").await;
+                return self
+                    .volume_failed(read, "the image it is made from is gone")
+                    .await;
             }
             None => match self.0.volumes.create(volume, bytes).await {
                 // It was made before the document grew.
@@ -191,7 +193,10 @@ impl StorageController {
         let path = self.volume_path(volume);
         let backing = match &read.location {
             Some(VolumeLocation::File { backing, .. }) => backing.clone(),
-            None => read.origin.as_ref().map_or_else(Vec::new, |image| self.files_of(image)),
+            None => read
+                .origin
+                .as_ref()
+                .map_or_else(Vec::new, |image| self.files_of(image)),
         };
         let edit = |document: &mut Volume| {
             document.state = VolumeState::Available;

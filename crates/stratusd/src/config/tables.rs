@@ -306,6 +306,7 @@ pub struct Limits {
     pub images_per_user: usize,
     pub credentials_per_user: usize,
     pub templates_per_user: usize,
+    pub networks_per_user: usize,
     pub metrics_open_to_loopback: bool,
 }
 
@@ -326,6 +327,7 @@ impl Default for Limits {
             images_per_user: 200,
             credentials_per_user: 100,
             templates_per_user: 100,
+            networks_per_user: 10,
             metrics_open_to_loopback: false,
         }
     }

@@ -368,14 +368,25 @@ pub(crate) fn volume_spec(
     };
     spec(
         &volume_disk(volume),
-        ImageFile::file(path, if backing.is_empty() { DiskFormat::Raw } else { DiskFormat::Qcow2 }),
+        ImageFile::file(
+            path,
+            if backing.is_empty() {
+                DiskFormat::Raw
+            } else {
+                DiskFormat::Qcow2
+            },
+        ),
         // All overlays, but for the last.
         backing
             .iter()
             .enumerate()
             .map(|(index, path)| {
                 let is_last = index + 1 == backing.len();
-                let format = if is_last { DiskFormat::Raw } else { DiskFormat::Qcow2 };
+                let format = if is_last {
+                    DiskFormat::Raw
+                } else {
+                    DiskFormat::Qcow2
+                };
                 ImageFile::file(path, format)
             })
             .collect(),

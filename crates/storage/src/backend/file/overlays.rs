@@ -48,7 +48,8 @@ impl FileBackend {
     /// # Errors
     /// [`Error::NotFound`] without the volume's file, [`Error::NoSpace`], [`Error::Io`].
     pub async fn capture(&self, volume: VolumeId, image: VolumeId) -> Result<PathBuf, Error> {
-        self.blocking(move |this| this.capture_now(volume, image)).await
+        self.blocking(move |this| this.capture_now(volume, image))
+            .await
     }
 
     fn capture_now(&self, volume: VolumeId, image: VolumeId) -> Result<PathBuf, Error> {
@@ -156,7 +157,10 @@ impl FileBackend {
 
 /// What is in a file of ours, by its name.
 pub(super) fn format_of(path: &Path) -> Format {
-    if path.extension().is_some_and(|extension| extension == "qcow2") {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "qcow2")
+    {
         Format::Qcow2
     } else {
         Format::Raw
@@ -167,7 +171,9 @@ pub(super) fn format_of(path: &Path) -> Format {
 pub(super) fn virtual_bytes(path: &Path) -> Result<u64, Error> {
     match format_of(path) {
         Format::Qcow2 => qcow2::virtual_bytes(path),
-        _ => Ok(fs::metadata(path).map_err(Error::io("examine", path))?.len()),
+        _ => Ok(fs::metadata(path)
+            .map_err(Error::io("examine", path))?
+            .len()),
     }
 }
 
@@ -209,7 +215,10 @@ mod tests {
         let backend = FileBackend::open(dir.path(), 0).expect("open");
         let (id, image, next) = (volume(), volume(), volume());
         backend.create(id, 8 << 20).await.expect("create");
-        let file = File::options().write(true).open(backend.path(id)).expect("open");
+        let file = File::options()
+            .write(true)
+            .open(backend.path(id))
+            .expect("open");
         file.write_all_at(&[0x11; 4096], 0).expect("write");
         let kept = backend.capture(id, image).await.expect("capture");
         assert_eq!(backend.capture(id, image).await.expect("again"), kept);
@@ -220,7 +229,10 @@ mod tests {
         assert!(qemu_io(&path, "read -P 0x22 0 4096").contains("read 4096"));
         assert_eq!(fs::read(&kept).expect("read")[..4096], [0x11; 4096]);
         // A larger volume begins as it.
-        backend.begin_from(next, 16 << 20, kept.clone()).await.expect("begin");
+        backend
+            .begin_from(next, 16 << 20, kept.clone())
+            .await
+            .expect("begin");
         let path = backend.path(next);
         assert!(qemu_io(&path, "read -P 0x11 0 4096").contains("read 4096"));
         let stat = backend.stat(next).await.expect("stat");
