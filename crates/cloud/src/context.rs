@@ -35,7 +35,8 @@ pub struct OpContext {
     /// What the operation is only wanted on.
     pub unchanged: Option<Unchanged>,
     /// The component of a system that is being made: what is created is marked so.
-    pub(crate) part_of: Option<String>,
+    /// Written by the cloud itself; requests have none.
+    pub part_of: Option<String>,
 }
 
 /// A resource as the caller saw it: an operation that changes it is only wanted if nobody did so since.

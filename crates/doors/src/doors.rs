@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::cimi::uri::SPECIFICATION_VERSION;
+use ::cimi::{model::Kind, uri::SPECIFICATION_VERSION};
 use accounts::{Accounts, Identity};
 use cloud::{Caller, OpContext};
 use futures::FutureExt;
@@ -224,6 +224,7 @@ impl Doors {
             deadline: Instant::now() + self.settings.request_timeout,
             peer: Some(peer),
             unchanged: None,
+            part_of: None,
         };
         self.dispatch(&route, &context, exchange, body, &mut share)
             .await

@@ -359,7 +359,8 @@ async fn a_machine_deleted_before_it_had_a_host_leaves_nothing_but_its_record() 
         mac: nic.mac.clone(),
         hostname: "h".into(),
         network: Ref::to(network),
-        resource: Ref::to(waits.id.clone()),
+        resource: Some(Ref::to(waits.id.clone())),
+        kept: false,
         unknown: Unknown::new(),
     };
     waits.nics.push(nic);

@@ -15,15 +15,12 @@ use crate::{CloudError, Result, machine::typed};
 const MOST: usize = 256;
 
 /// What components can be, with the member that holds what they are made from.
-pub(super) const TYPES: [(Kind, &str); 8] = [
+pub(super) const TYPES: [(Kind, &str); 5] = [
     (Kind::Machine, "machineTemplate"),
     (Kind::System, "systemTemplate"),
     (Kind::Credential, "credentialTemplate"),
     (Kind::Volume, "volumeTemplate"),
-    (Kind::Network, "networkTemplate"),
-    (Kind::NetworkPort, "networkPortTemplate"),
     (Kind::Address, "addressTemplate"),
-    (Kind::ForwardingGroup, "forwardingGroupTemplate"),
 ];
 
 /// A component descriptor, as checked against the table.
@@ -233,9 +230,9 @@ mod tests {
     #[test]
     fn what_is_referred_to_is_made_first_and_several_have_numbers() {
         let machine = json!({"name": "web", "type": "http://schemas.dmtf.org/cimi/1/Machine", "quantity": 2,
-            "machineTemplate": {"networkInterfaces": [{"network": {"href": "#net"}}]}});
-        let network = json!({"name": "net", "type": "Network",
-            "networkTemplate": {"networkConfig": {"networkType": "PRIVATE"}}});
+            "machineTemplate": {"volumes": [{"volume": {"href": "#net"}}]}});
+        let network = json!({"name": "net", "type": "Volume",
+            "volumeTemplate": {"volumeConfig": {"capacity": 1000}}});
         let found = names(&json!([machine, network])).unwrap();
         assert_eq!(found, ["net", "web1", "web2"]);
         let made = BTreeMap::from([("net", "Network/private-3")]);
@@ -248,7 +245,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_made_is_refused_by_name() {
-        let port = |name: &str, network: &str| json!({"name": name, "type": "NetworkPort", "networkPortTemplate": {"network": {"href": network}}});
+        let port = |name: &str, network: &str| json!({"name": name, "type": "Address", "addressTemplate": {"network": {"href": network}}});
         for (descriptors, problem) in [
             (json!([]), "at least one component"),
             (json!([port("a", "#b")]), "no component is called so"),

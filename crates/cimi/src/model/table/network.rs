@@ -1,6 +1,7 @@
-//! The network family (DSP0263 1.0.1 §5.28 to §5.32).
+//! The network family (DSP0263 1.0.1 §5.28 to §5.32). Types without a collection are not offered: no host sets up yet
+//! what they describe.
 
-use super::{Shape::*, a, can, seen, standard};
+use super::{Shape::*, a, seen, standard};
 use crate::model::{Attribute, Creation, Kind, Limit, Type};
 
 const REASON: Attribute = super::REASON;
@@ -11,35 +12,10 @@ const MTU: Attribute = a("mtu", Integer).limit(Limit::Range(576, 9216));
 const PORT_TYPE: Attribute = a("portType", String).limit(Limit::OneOf(&["ACCESS"]));
 
 pub(super) const NETWORK: Type = Type {
-    creation: Creation::Template {
-        member: "networkTemplate",
-        kind: Kind::NetworkTemplate,
-        beside: &[],
-    },
-    actions: &["start", "stop"],
-    capabilities: &[
-        can(
-            "NetworkTemplateByValue",
-            "true",
-            "networkTemplate may be a value",
-        ),
-        can(
-            "DefaultInitialState",
-            "STARTED",
-            "the state a network comes to when it was made",
-        ),
-        can(
-            "InitialStates",
-            "STARTED",
-            "networks are started when they are made",
-        ),
-    ],
     attributes: &[
         seen("state", String),
         seen("networkType", String),
         seen("mtu", Integer),
-        seen("networkPorts", Collection(Kind::NetworkNetworkPort)),
-        a("forwardingGroup", Ref(&[Kind::ForwardingGroup])),
         seen("class", String).stratuslab(),
         seen("subnet", String).stratuslab(),
         seen("gateway", String).stratuslab(),
@@ -55,6 +31,7 @@ pub(super) const NETWORK: Type = Type {
 };
 
 pub(super) const NETWORK_TEMPLATE: Type = Type {
+    collection: None,
     creation: Creation::Plain { wrapper: None },
     attributes: &[
         a("networkConfig", RefOrValue(Kind::NetworkConfiguration)).required(),
@@ -68,6 +45,7 @@ pub(super) const NETWORK_TEMPLATE: Type = Type {
 };
 
 pub(super) const NETWORK_CONFIGURATION: Type = Type {
+    collection: None,
     creation: Creation::Plain { wrapper: None },
     attributes: &[NETWORK_TYPE.required(), MTU],
     ..standard(
@@ -78,12 +56,12 @@ pub(super) const NETWORK_CONFIGURATION: Type = Type {
 };
 
 pub(super) const NETWORK_PORT: Type = Type {
+    collection: None,
     creation: Creation::Template {
         member: "networkPortTemplate",
         kind: Kind::NetworkPortTemplate,
         beside: &[],
     },
-    actions: &["start", "stop"],
     attributes: &[
         seen("state", String),
         seen("network", Ref(&[Kind::Network])),
@@ -94,6 +72,7 @@ pub(super) const NETWORK_PORT: Type = Type {
 };
 
 pub(super) const NETWORK_PORT_TEMPLATE: Type = Type {
+    collection: None,
     creation: Creation::Plain { wrapper: None },
     attributes: &[
         a("network", Ref(&[Kind::Network])).required(),
@@ -110,6 +89,7 @@ pub(super) const NETWORK_PORT_TEMPLATE: Type = Type {
 };
 
 pub(super) const NETWORK_PORT_CONFIGURATION: Type = Type {
+    collection: None,
     creation: Creation::Plain { wrapper: None },
     attributes: &[PORT_TYPE.required()],
     ..standard(
@@ -156,6 +136,7 @@ pub(super) const ADDRESS_TEMPLATE: Type = Type {
 };
 
 pub(super) const FORWARDING_GROUP: Type = Type {
+    collection: None,
     creation: Creation::Template {
         member: "forwardingGroupTemplate",
         kind: Kind::ForwardingGroupTemplate,
@@ -170,6 +151,7 @@ pub(super) const FORWARDING_GROUP: Type = Type {
 };
 
 pub(super) const FORWARDING_GROUP_TEMPLATE: Type = Type {
+    collection: None,
     creation: Creation::Plain { wrapper: None },
     attributes: &[a("networks", Array(&Ref(&[Kind::Network])))],
     ..standard(

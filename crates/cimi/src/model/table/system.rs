@@ -22,9 +22,7 @@ pub(super) const SYSTEM: Type = Type {
         seen("credentials", Collection(Kind::SystemCredential)),
         seen("volumes", Collection(Kind::SystemVolume)),
         seen("networks", Collection(Kind::SystemNetwork)),
-        seen("networkPorts", Collection(Kind::SystemNetworkPort)),
         seen("addresses", Collection(Kind::SystemAddress)),
-        seen("forwardingGroups", Collection(Kind::SystemForwardingGroup)),
         super::REASON,
     ],
     ..standard(Kind::System, "systems", "systems")
@@ -41,13 +39,7 @@ const COMPONENT: &[Attribute] = &[
     a("systemTemplate", Ref(&[Kind::SystemTemplate])),
     a("credentialTemplate", RefOrValue(Kind::CredentialTemplate)),
     a("volumeTemplate", RefOrValue(Kind::VolumeTemplate)),
-    a("networkTemplate", RefOrValue(Kind::NetworkTemplate)),
-    a("networkPortTemplate", RefOrValue(Kind::NetworkPortTemplate)),
     a("addressTemplate", RefOrValue(Kind::AddressTemplate)),
-    a(
-        "forwardingGroupTemplate",
-        RefOrValue(Kind::ForwardingGroupTemplate),
-    ),
 ];
 
 pub(super) const SYSTEM_TEMPLATE: Type = Type {
