@@ -95,6 +95,7 @@ impl World {
         if let Some((id, member)) = route.kind.and_then(|kind| self.ids.get(&kind)) {
             let member = match path.rsplit('/').nth(1) {
                 Some("disks" | "networkInterfaces") => "0",
+                Some("meters") => "cpu",
                 _ => member,
             };
             path = path.replace("{id}", id).replace("{member}", member);
@@ -102,6 +103,16 @@ impl World {
         assert!(!path.contains('{'), "there is no example of {path}");
         let volume = self.ids.get(&Kind::Volume).unwrap();
         let body = match (route.kind, route.template, method) {
+            (Some(Kind::System), "/cimi/{type}/{id}/{collection}", "POST") => {
+                // One that isn't in it: of each type one that the caller may see is enough.
+                let (_, collection) = path.rsplit_once('/').unwrap_or_default();
+                let member = collection.strip_suffix('s').unwrap_or(collection);
+                let member = if member == "addresse" { "address" } else { member };
+                let kind = format!("{}{}", member[..1].to_uppercase(), &member[1..]);
+                let kind = Kind::from_name(&kind).unwrap();
+                let other = if kind == Kind::System { "inner" } else { &self.ids[&kind].0 };
+                json!({member: {"href": format!("{kind}/{other}")}}).to_string()
+            }
             (_, "/cimi/{type}/{id}/{collection}", "POST") => {
                 json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
             }
@@ -110,6 +121,7 @@ impl World {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
             (Some(Kind::Group), _, "POST") => json!({"groupname": "new"}).to_string(),
+            (Some(Kind::ServiceConfiguration), _, "POST") => json!({"service": "new"}).to_string(),
             (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
             (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
             (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
@@ -187,6 +199,11 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     let mut ids = BTreeMap::new();
     let group = object(json!({"groupname": "physics"}));
     cloud.create(&root, Kind::Group, group).await.unwrap();
+    let service = object(json!({"service": "pdisk", "iscsi": {"chap-password": "geheim"}}));
+    cloud
+        .create(&root, Kind::ServiceConfiguration, service)
+        .await
+        .unwrap();
     let create = async |kind: Kind, body: Value| {
         let created = cloud.create(&owner, kind, object(body)).await.unwrap();
         created.view.id.split_once('/').unwrap().1.to_owned()
@@ -214,6 +231,16 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
             json!({"volumeConfig": {"capacity": 1000}}),
         ),
         (Kind::VolumeConfiguration, json!({"capacity": 1000})),
+        (Kind::CredentialTemplate, json!({"publicKey": key})),
+        (
+            Kind::AddressTemplate,
+            json!({"network": {"href": "Network/local"}}),
+        ),
+        (
+            Kind::SystemTemplate,
+            json!({"componentDescriptors": [{"type": "Volume",
+                "volumeTemplate": {"volumeConfig": {"capacity": 1000}}}]}),
+        ),
     ] {
         ids.insert(kind, (create(kind, body).await, String::new()));
     }
@@ -244,6 +271,11 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     share::<cimi::resources::VolumeTemplate>(documents).await;
     share::<cimi::resources::VolumeConfiguration>(documents).await;
     share::<cimi::resources::Address>(documents).await;
+    share::<cimi::resources::System>(documents).await;
+    share::<cimi::resources::SystemTemplate>(documents).await;
+    share::<cimi::resources::CredentialTemplate>(documents).await;
+    share::<cimi::resources::AddressTemplate>(documents).await;
+    share::<cimi::resources::VolumeImage>(documents).await;
     share::<cimi::resources::Job>(documents).await;
     share::<cimi::resources::Event>(documents).await;
     share::<MachineRecord>(documents).await;
@@ -260,6 +292,10 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     owned.await.unwrap();
     let nothing = String::new;
     let first = |id: &str| (id.to_owned(), nothing());
+    let about = format!("Machine/{machine}");
+    let event = documents.events.by_index("about", &about).remove(0);
+    let log = format!("Machine.{machine}");
+    ids.insert(Kind::EventLog, (log, event.id().to_owned()));
     ids.insert(Kind::Machine, (machine, attached));
     ids.insert(Kind::Volume, (free.clone(), free));
     ids.insert(Kind::MachineImage, (spare, nothing()));
@@ -267,6 +303,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Group, first("physics"));
+    ids.insert(Kind::ServiceConfiguration, first("pdisk"));
     ids.insert(Kind::Network, first("local"));
     ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
