@@ -155,6 +155,8 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
             | Route::Manual
             | Route::Asset(_)
             | Route::People(_)
+            | Route::Collection(Kind::ServiceMessage)
+            | Route::Resource(Kind::ServiceMessage, _)
     );
     if is_open {
         // An empty requirement: nobody needs to log in.
