@@ -85,6 +85,7 @@ impl Cloud {
             roles: person.roles.clone(),
             altnames: BTreeMap::from([(ALTNAME.to_owned(), person.subject.clone())]),
             generation: 0,
+            quota: cimi::resources::Quota::default(),
             origin: Some(Origin {
                 source: SOURCE.to_owned(),
                 digest: String::new(),

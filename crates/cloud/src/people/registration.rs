@@ -467,6 +467,7 @@ fn account(of: &Registration, settings: &RegistrationSettings) -> Result<User> {
         roles: vec![settings.role.clone()],
         altnames,
         generation: 0,
+        quota: cimi::resources::Quota::default(),
         origin: None,
         unknown: Map::new(),
     })
