@@ -468,6 +468,7 @@ fn account(of: &Registration, settings: &RegistrationSettings) -> Result<User> {
         altnames,
         quota: cimi::resources::Quota::default(),
         generation: 0,
+        quota: cimi::resources::Quota::default(),
         origin: None,
         unknown: Map::new(),
     })
