@@ -12,7 +12,7 @@ use cimi::{
     Timestamp,
     common::ADMIN_ROLE,
     dn::DistinguishedName,
-    resources::{Token, User},
+    resources::{Session, Token, User},
 };
 use parking_lot::Mutex;
 use passwords::Stored;
@@ -25,6 +25,7 @@ use crate::{
     directory::{self, Confirmed, Directory, DirectoryError, Found},
     identity::Method,
     recent::Recent,
+    session::Lasting,
 };
 
 /// Where accounts are looked up: the cache of the store, so that a lookup waits for nothing.
@@ -63,6 +64,17 @@ pub trait UserSource: Send + Sync + 'static {
         let _ = (token, now, address);
     }
 
+    /// The session whose secret has this digest.
+    fn find_session(&self, digest: &str) -> Option<Arc<Session>> {
+        let _ = digest;
+        None
+    }
+
+    /// Writes down that a session was used.
+    async fn session_used(&self, session: &Session, now: Timestamp, address: Option<IpAddr>) {
+        let _ = (session, now, address);
+    }
+
     /// Keeps `hash`, a stronger one of the same password, in place of the one in `user`. Does nothing if the account has
     /// changed since, or nothing can be written: the next login brings another one.
     async fn rehashed(&self, user: &User, hash: String) {
@@ -80,6 +92,8 @@ pub struct Settings {
     /// A refusal comes no sooner after the work on it began: longer than the slowest check takes, so that no answer tells
     /// by its time whether there is such a user, or how the password is kept.
     pub refused_after: Duration,
+    /// How long sessions of browsers last.
+    pub sessions: Lasting,
 }
 
 impl Default for Settings {
@@ -88,6 +102,7 @@ impl Default for Settings {
             remembered_for: Duration::from_secs(15 * 60),
             remembered_at_most: 10_000,
             refused_after: Duration::from_millis(500),
+            sessions: Lasting::default(),
         }
     }
 }
@@ -124,6 +139,7 @@ pub struct Accounts {
     attempts: Attempts,
     hashing: Hashing,
     refused_after: Duration,
+    pub(crate) sessions: Lasting,
     pub(crate) directory: Option<Arc<dyn Directory>>,
     pub(crate) confirmed: Confirmed,
     pub(crate) trust: Trust,
@@ -144,6 +160,7 @@ impl Accounts {
             attempts: Attempts::new(),
             hashing,
             refused_after: settings.refused_after,
+            sessions: settings.sessions,
             directory: None,
             confirmed: Confirmed::default(),
             trust: Trust::default(),
@@ -331,6 +348,10 @@ mod tests {
         remembered_for: Duration::from_secs(60),
         remembered_at_most: 8,
         refused_after: Duration::ZERO,
+        sessions: Lasting {
+            idle: Duration::from_secs(60),
+            most: Duration::from_secs(60),
+        },
     };
 
     fn hashing() -> Hashing {

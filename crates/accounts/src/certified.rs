@@ -244,6 +244,7 @@ impl Accounts {
             user: name.into(),
             roles,
             token: None,
+            session: None,
             method: Method::Voms,
             is_limited: false,
         })

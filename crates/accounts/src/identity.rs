@@ -1,6 +1,6 @@
 //! Somebody who has shown who they are.
 
-use cimi::{TokenId, common::ADMIN_ROLE, resources::User};
+use cimi::{SessionId, TokenId, common::ADMIN_ROLE, resources::User};
 
 /// A user whose credentials were right, with the roles held. The one result of every way to log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Identity {
     pub roles: Vec<String>,
     /// By which token, if not by the password itself.
     pub token: Option<ByToken>,
+    /// By which session of a browser, if by one.
+    pub session: Option<SessionId>,
     /// How it was shown.
     pub method: Method,
     /// Whether somebody's rights were handed on without that of starting machines (a limited proxy).
@@ -33,6 +35,8 @@ pub enum Method {
     Proxy,
     /// A proxy with what a virtual organisation says in it.
     Voms,
+    /// A browser that somebody logged in with before.
+    Session,
 }
 
 impl Method {
@@ -46,6 +50,7 @@ impl Method {
             Self::Certificate => "certificate",
             Self::Proxy => "proxy",
             Self::Voms => "voms",
+            Self::Session => "session",
         }
     }
 
@@ -73,6 +78,7 @@ impl Identity {
             user: user.username.as_str().into(),
             roles: user.roles.clone(),
             token: None,
+            session: None,
             method: Method::default(),
             is_limited: false,
         }

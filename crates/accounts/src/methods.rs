@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
+use crate::oidc::OidcSettings;
+
 /// The service that is configured by this.
 pub const SERVICE: &str = "authn";
 
@@ -19,8 +21,8 @@ pub struct Methods {
     pub ldap: Option<Ldap>,
     /// Attribute certificates of virtual organisations.
     pub voms: Voms,
-    /// OpenID Connect, as its own module reads it.
-    pub oidc: Option<Value>,
+    /// A provider of identities, by OpenID Connect.
+    pub oidc: Option<OidcSettings>,
     /// Names this configuration: another one has another number.
     pub revision: u64,
 }
@@ -243,7 +245,7 @@ impl Methods {
             ("ldap", ldap.is_some_and(|ldap| ldap.password_enabled)),
             ("certificate", self.take_certificates()),
             ("voms", self.voms.enabled),
-            ("oidc", self.oidc.is_some()),
+            ("oidc", self.oidc.as_ref().is_some_and(|oidc| oidc.enabled)),
             ("token", true),
         ];
         let on = on.into_iter().filter(|(_, is_on)| *is_on);
@@ -263,13 +265,19 @@ impl Methods {
             localdb: member(members, "localdb")?.ok_or_else(missing)?,
             ldap: member(members, "ldap")?,
             voms: member(members, "voms")?.unwrap_or_default(),
-            oidc: members.get("oidc").cloned(),
+            oidc: member(members, "oidc")?,
             revision,
         };
         if let Some(ldap) = &methods.ldap {
             ldap.check().map_err(|problem| MethodsError {
                 member: "ldap",
                 problem,
+            })?;
+        }
+        if let Some(oidc) = &methods.oidc {
+            oidc.check().map_err(|error| MethodsError {
+                member: "oidc",
+                problem: error.to_string(),
             })?;
         }
         Ok(methods)

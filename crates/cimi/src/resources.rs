@@ -8,6 +8,7 @@ mod image;
 mod job;
 mod machine;
 mod network;
+mod people;
 mod quota;
 mod saving;
 mod service;
@@ -16,14 +17,15 @@ mod usage;
 mod volume;
 
 pub use account::{Credential, Group, Origin, Token, TokenScope, User};
-pub use host::{AcceleratorKind, Capacity, Host};
+pub use host::{AcceleratorKind, Capacity, Host, HostDesired};
 pub use image::{Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, MediumFormat};
 pub use job::{Event, EventOutcome, EventSeverity, Job, JobGoal, JobState};
 pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,
-    MachineRecord, Nic,
+    MachineRecord, Nic, Placement,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use people::{MailLink, Purpose, Registration, RegistrationState, Session};
 pub use quota::{Most, Quota};
 pub use saving::{Announcement, Capture, Save};
 pub use service::ServiceConfiguration;

@@ -118,6 +118,9 @@ pub(crate) trait Public: OfType {
     /// The type.
     const KIND: Kind;
 
+    /// Whether its name is only a name.
+    const MAY_BE_RENAMED: bool = true;
+
     /// Its own attributes.
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value>;
 
@@ -381,6 +384,10 @@ pub(crate) fn apply<R: Public>(
     let differing = differing(documents, document, changes);
     for (name, value) in &differing {
         match *name {
+            "name" if !R::MAY_BE_RENAMED => {
+                let text = "says who it is, and can't be changed";
+                return Err(CloudError::invalid("name", text));
+            }
             "name" | "description" | "properties" | "acl" => {
                 edit_common(document.common_mut(), name, *value)?;
             }

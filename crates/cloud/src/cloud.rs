@@ -9,12 +9,17 @@ use cimi::{
 };
 use documents::{Documents, DocumentsError};
 use parking_lot::Mutex;
-use scheduler::Policy;
+use placement::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
-    columns::Tables, leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
+    columns::Tables,
+    leases::Leases,
+    numbers::Numbers,
+    people::{Pace, PeopleSettings},
+    quota::Quotas,
+    watch::Watches,
 };
 
 /// A machine type that the cloud offers.
@@ -51,6 +56,8 @@ pub struct Settings {
     pub largest_volume_gib: u64,
     /// Who makes the hashes of new passwords.
     pub passwords: Hashing,
+    /// Sessions of browsers, and registration.
+    pub people: PeopleSettings,
 }
 
 pub(crate) struct Inner {
@@ -63,6 +70,7 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    pub(crate) pace: Pace,
     pub(crate) tables: Tables,
     /// The ways to log in, as they were when they were last asked for.
     pub(crate) methods: Mutex<Arc<Methods>>,
@@ -104,6 +112,7 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            pace: Pace::new(std::time::Duration::from_secs(3600)),
             tables: Tables::default(),
             methods: Mutex::default(),
         }));

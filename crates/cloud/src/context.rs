@@ -91,6 +91,15 @@ impl OpContext {
         }
     }
 
+    /// By which session of a browser the caller is here, if by one.
+    #[must_use]
+    pub fn session(&self) -> Option<&cimi::SessionId> {
+        match &self.caller {
+            Caller::Anonymous => None,
+            Caller::User(identity) => identity.session.as_ref(),
+        }
+    }
+
     /// How the caller has shown who they are.
     #[must_use]
     pub fn method(&self) -> Option<Method> {

@@ -7,8 +7,8 @@ use cimi::{
     query::Query,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, ServiceConfiguration, Token, User, Volume,
-        VolumeConfiguration, VolumeTemplate,
+        MachineRecord, MachineTemplate, Network, Registration, ServiceConfiguration, Session,
+        Token, User, Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -87,6 +87,14 @@ macro_rules! by_kind {
                 type $type = Token;
                 $call
             }
+            Kind::Session => {
+                type $type = Session;
+                $call
+            }
+            Kind::Registration => {
+                type $type = Registration;
+                $call
+            }
             Kind::ServiceConfiguration => {
                 type $type = ServiceConfiguration;
                 $call
@@ -114,6 +122,9 @@ impl Cloud {
         access::require_user(context)?;
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
+        }
+        if kind == Kind::Registration {
+            access::require_admin(context, "see who asks for an account")?;
         }
         if kind == Kind::ServiceConfiguration {
             access::require_admin(context, "see how services are configured")?;
@@ -269,7 +280,8 @@ impl Cloud {
             | Kind::Address
             | Kind::Job
             | Kind::Event
-            | Kind::Host
+            | Kind::Session
+            | Kind::Registration
             | Kind::EventLog
             | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
                 "a {kind} is written by the cloud alone"
@@ -342,6 +354,7 @@ impl Cloud {
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
+            Kind::Registration => self.act_on_registration(context, id, action).await,
             Kind::Job if action == "stop" => self.stop_job(context, id).await,
             _ => Err(CloudError::invalid(
                 "action",
@@ -375,7 +388,7 @@ impl Cloud {
     #[must_use]
     pub fn can_list(&self, context: &OpContext, kind: Kind) -> bool {
         match kind {
-            Kind::Host | Kind::ServiceConfiguration => context.is_admin(),
+            Kind::Host | Kind::Registration | Kind::ServiceConfiguration => context.is_admin(),
             _ => context.user().is_some(),
         }
     }

@@ -32,6 +32,7 @@ mod meter;
 mod network;
 mod numbers;
 mod operator;
+pub mod people;
 mod quota;
 mod record;
 mod resolve;

@@ -32,7 +32,7 @@ impl Cloud {
     ) -> Result<Created> {
         let user = access::require_user(context)?.to_owned();
         // Whoever finds a token could otherwise keep the access that its revocation is to end.
-        access::require_password(context, "make tokens")?;
+        access::require_login(context, "make tokens")?;
         let account = self.0.documents.users.get(&user).ok_or_else(|| {
             CloudError::Forbidden(format!("there is no User/{user} that a token could be of"))
         })?;

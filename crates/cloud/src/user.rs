@@ -17,8 +17,8 @@ use cimi::{
     dn::DistinguishedName,
     model::{Changes, Kind},
     resources::{
-        Credential, Image, Machine, MachineConfiguration, MachineTemplate, Token, User, Volume,
-        VolumeConfiguration, VolumeTemplate,
+        Credential, Image, Machine, MachineConfiguration, MachineTemplate, Session, Token, User,
+        Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use documents::{Cached, Documents, OfType};
@@ -156,6 +156,9 @@ impl Cloud {
             let mut transaction = documents.changes();
             if can_administrate(&read) && !can_administrate(&user) {
                 transaction = transaction.unchanged(&*self.another_administrator(&read)?);
+            }
+            if user.enabled != read.enabled {
+                transaction = self.with_notice(transaction, &user)?;
             }
             match transaction.replace(&read, user).commit().await {
                 Ok(_) => break access::find::<User>(documents, context, local, Right::View)?,
@@ -308,6 +311,17 @@ impl UserSource for Cloud {
 
     async fn token_used(&self, token: &Token, now: Timestamp, address: Option<IpAddr>) {
         self.note_token(token, now, address).await;
+    }
+
+    fn find_session(&self, digest: &str) -> Option<Arc<Session>> {
+        let found = self.0.documents.sessions.by_index("digest", digest);
+        found
+            .first()
+            .map(|session| Arc::new(session.document.0.clone()))
+    }
+
+    async fn session_used(&self, session: &Session, now: Timestamp, address: Option<IpAddr>) {
+        self.note_session(session, now, address).await;
     }
 
     async fn rehashed(&self, read: &User, hash: String) {

@@ -15,8 +15,8 @@ use cimi::{
     query::Filter,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, ServiceConfiguration, Token, User, Volume,
-        VolumeConfiguration, VolumeTemplate,
+        MachineRecord, MachineTemplate, Network, Registration, ServiceConfiguration, Session,
+        Token, User, Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use documents::Documents;

@@ -10,6 +10,7 @@ mod members_of_a_group_share;
 mod nobody_uses_up_what_is_everybodys;
 mod nothing_slips_between_check_and_write;
 mod owners_of_certificates_come_from_files;
+mod people_come_by_registration;
 mod quotas_hold_whoever_counts;
 mod services_are_configured_by_documents;
 mod support;

@@ -190,7 +190,8 @@ async fn furnished(world: &World) -> Cloud {
         "volumeTemplates": [{"volumeTemplate": {"volumeConfig": {"capacity": 1000}}}],
         "networkInterfaces": [{"network": "Network/local"}], "userData": "eHh4", "context": {"A": "b"},
         "readOnlyDisks": [world.image], "cpuModel": "max", "keymap": "fr", "cpuShare": 0.5,
-        "requirements": "NAME = \"here\"", "restartPolicy": "never",
+        "requirements": "NAME = \"here\"", "rank": "-RUNNING_VMS",
+        "placementTogether": ["web"], "placementApart": ["db"], "restartPolicy": "never",
     });
     let template = world.made(&alice(), Kind::MachineTemplate, template).await;
     let machine = json!({"machineTemplate": {"href": template, "volumes": [{"href": volume, "initialLocation": "/dev/vdx"}]}});

@@ -6,8 +6,8 @@ use cimi::{
     PrincipalType,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Resource, ServiceConfiguration, Token, User,
-        Volume, VolumeConfiguration, VolumeTemplate,
+        MachineRecord, MachineTemplate, MailLink, Network, Registration, Resource,
+        ServiceConfiguration, Session, Token, User, Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use store::{
@@ -75,6 +75,9 @@ registry! {
     events: Event,
     users: User,
     tokens: Token,
+    sessions: Session,
+    registrations: Registration,
+    mail_links: MailLink,
     service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,

@@ -31,6 +31,7 @@ use crate::{
     metrics::{self, RequestMetrics},
     openapi,
     origin::Connection,
+    people::{self, People},
     problem::Problem,
     routes::Route,
     showing, upload,
@@ -83,6 +84,7 @@ pub struct Doors {
     settings: Settings,
     cimi: Cimi,
     audit: Arc<dyn AuditLog>,
+    people: Option<People>,
     metrics: RequestMetrics,
     budget: Arc<Budget>,
     /// Makes request ids of this process differ from those of the last.
@@ -109,6 +111,7 @@ impl Doors {
             accounts,
             settings,
             audit: Arc::new(NoAudit),
+            people: None,
             metrics: RequestMetrics::new(),
             // The random part of a version 4 UUID.
             process: uuid::Uuid::new_v4().as_fields().0,
@@ -121,6 +124,13 @@ impl Doors {
     #[must_use]
     pub fn audited_by(mut self, log: Arc<dyn AuditLog>) -> Self {
         self.audit = log;
+        self
+    }
+
+    /// With pages for people.
+    #[must_use]
+    pub fn with_people(mut self, people: People) -> Self {
+        self.people = Some(people);
         self
     }
 
@@ -212,6 +222,10 @@ impl Doors {
         let shown = self.shown(exchange);
         let asked = auth::identify(&self.accounts, &head.headers, shown.as_deref(), Some(peer));
         let (identity, refusal) = asked.await?.split();
+        let identity = match (identity, people::session_secret(&head.headers)) {
+            (None, Some(secret)) => self.accounts.by_session(secret, Some(peer)).await,
+            (identity, _) => identity,
+        };
         if let Some(identity) = &identity {
             // Known from here on, whatever comes of the request.
             let _ = exchange.identity.set(Arc::clone(identity));
@@ -270,6 +284,7 @@ impl Doors {
             Route::Metrics => Ok(metrics_answer()),
             Route::OpenApi => Ok(openapi::answer()),
             Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),
+            Route::People(page) => self.show_page(page, context, exchange, body, share).await,
             Route::Authentication => Ok(who_asks(context, &self.accounts.methods())),
             Route::Status => {
                 let status = self.api.status(context).await?;
@@ -371,6 +386,23 @@ impl Doors {
                 "requests that change something are not taken from another site's pages",
             ));
         }
+        let by_cookie = identity.is_some_and(|identity| identity.session.is_some());
+        let is_page = matches!(route, Some(Route::People(_)));
+        if !reads && (by_cookie || is_page) {
+            let origin = exchange.origin();
+            let is_ours = if by_cookie {
+                people::is_same_origin(&head.method, &head.headers, &origin)
+            } else {
+                !people::is_from_elsewhere(&head.headers, &origin)
+            };
+            if !is_ours {
+                return Err(Problem::new(
+                    403,
+                    "with a session, what changes something has to come from a page of this cloud: a program sends \
+                     its content as application/json or application/xml, or logs in by HTTP Basic or a token",
+                ));
+            }
+        }
         let may_only_look = identity
             .and_then(|identity| identity.token.as_ref())
             .is_some_and(|token| token.is_read_only);
@@ -383,7 +415,7 @@ impl Doors {
         let known = identity.is_some();
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
-            Some(Route::Health) => true,
+            Some(Route::Health | Route::People(_)) => true,
             Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
                 known || reads
             }
@@ -406,6 +438,30 @@ impl Doors {
                 .to_owned()
         });
         Err(auth::unauthorized(&head.headers, text))
+    }
+
+    /// A page for people.
+    async fn show_page(
+        &self,
+        page: &people::Page<'_>,
+        context: &OpContext,
+        exchange: &Exchange<'_>,
+        body: &mut Option<Incoming>,
+        share: &mut Share<'_>,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let Some(people) = &self.people else {
+            return Err(Problem::not_found(exchange.head.uri.path()));
+        };
+        let bytes = match body.as_mut() {
+            Some(body) => body::read(body, FORM_AT_MOST, share).await?,
+            None => bytes::Bytes::new(),
+        };
+        let visit = people::Visit {
+            context,
+            head: exchange.head,
+            body: &bytes,
+        };
+        Box::pin(people.answer(page, &visit)).await
     }
 
     /// The request's name: what the client (or a proxy) calls it, else a new one.
@@ -432,6 +488,9 @@ impl Doors {
 /// The template of uploads and downloads, the only requests that may take as long as they need.
 const UPLOAD: usize = 7;
 
+/// Most bytes of a form.
+const FORM_AT_MOST: usize = 64 << 10;
+
 /// One request, as far as all parts of its answer need it.
 struct Exchange<'r> {
     connection: Connection,
@@ -439,6 +498,14 @@ struct Exchange<'r> {
     request_id: &'r Arc<str>,
     /// Who asks, once that is known.
     identity: OnceLock<Arc<Identity>>,
+}
+
+impl Exchange<'_> {
+    /// `https://HOST:PORT`, as the client knows us.
+    fn origin(&self) -> String {
+        let base = self.connection.base_uri(&self.head.uri, &self.head.headers);
+        base.trim_end_matches("/cimi/").to_owned()
+    }
 }
 
 /// Whether nothing of the request is left on its way, so that the connection can go on after the answer. What is left
@@ -485,7 +552,7 @@ fn complete(response: &mut Response<ResponseBody>, method: &Method, request_id: 
 /// headers and bodies may hold secrets.
 fn tell(exchange: &Exchange<'_>, status: StatusCode, took: Duration) {
     let head = exchange.head;
-    let (method, path) = (&head.method, head.uri.path());
+    let (method, path) = (&head.method, audit::shown_path(head.uri.path()));
     let (request_id, status) = (&**exchange.request_id, status.as_u16());
     let peer = exchange.connection.peer.ip();
     if status >= 500 {
@@ -531,6 +598,9 @@ fn who_asks(context: &OpContext, methods: &Methods) -> Response<ResponseBody> {
             "full"
         };
         body["token"] = serde_json::json!({"href": token.id.to_string(), "scope": scope});
+    }
+    if let Some(session) = context.session() {
+        body["session"] = serde_json::json!({"href": session.to_string()});
     }
     health::json_answer(StatusCode::OK, &body)
 }

@@ -6,6 +6,8 @@
 //!   what stands beside it (`console`, `upload`, `health`, `metrics`, `openapi`), and what pages for
 //!   browsers have in common (`pages`).
 //!
+//! Pages for people (`people`) stand on the layout of `pages`.
+//!
 //! No rules of the cloud and no state live here, but for a cache of rendered representations.
 
 #![cfg_attr(
@@ -30,6 +32,7 @@ mod openapi;
 mod origin;
 #[allow(dead_code, reason = "the doors that show pages follow")]
 mod pages;
+mod people;
 mod problem;
 mod routes;
 mod rules;
@@ -44,5 +47,6 @@ pub use body::ResponseBody;
 pub use cloud_api::{Body, CloudApi};
 pub use doors::{Doors, Settings};
 pub use origin::{TrustedProxy, TrustedProxyError};
+pub use people::People;
 pub use routes::{Listed, all_routes};
 pub use server::{Limits, Running, Server, ServerError};

@@ -154,6 +154,7 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
             | Route::Authentication
             | Route::Manual
             | Route::Asset(_)
+            | Route::People(_)
     );
     if is_open {
         // An empty requirement: nobody needs to log in.
@@ -212,6 +213,12 @@ fn body(route: &Route<'_>, method: &str) -> Option<Value> {
         (Route::Action(..), "POST") => ("Action".to_owned(), false),
         (Route::ImageData(_), "PUT") => {
             return Some(json!({"required": true, "content": {"application/octet-stream": {}}}));
+        }
+        (Route::People(_), "POST" | "PUT") => {
+            let fields =
+                json!({"schema": {"type": "object", "additionalProperties": {"type": "string"}}});
+            return Some(json!({"required": true, "content": {
+                "application/x-www-form-urlencoded": fields, "application/json": fields}}));
         }
         _ => return None,
     };
@@ -280,6 +287,10 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": {"description": "It works", "content": body},
                 "503": {"description": "It doesn't", "content": body}})
         }
+        (Route::People(_), _) => {
+            json!({"200": {"description": "A page, or for programs JSON", "content": {"text/html": {}, "application/json": {}}},
+                "202": plain("Taken, and to be confirmed by a letter"), "303": plain("On to another page")})
+        }
         (Route::Asset(_), _) => {
             json!({"200": plain("The file"), "304": plain("It is what the client has")})
         }
@@ -332,6 +343,8 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Manual, _) => "The interface, for people".to_owned(),
         (Route::OpenApi, _) => "The interface, for programs: an OpenAPI document".to_owned(),
         (Route::Asset(_), _) => "A file that pages load".to_owned(),
+        (Route::People(_), "POST" | "PUT") => "What the form of a page for people sends".to_owned(),
+        (Route::People(_), _) => "A page for people".to_owned(),
     }
 }
 

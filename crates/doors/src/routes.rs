@@ -6,7 +6,10 @@ use ::cimi::model::{Creation, Kind, describe};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::pages::assets::{self, Asset};
+use crate::{
+    pages::assets::{self, Asset},
+    people::Page,
+};
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(crate) enum Route<'p> {
     OpenApi,
     /// `/stratus/audit`
     Audit,
+    /// `/cimi/login`, `/register/…`
+    People(Page<'p>),
     /// `/stratus/quota`
     Quota,
     /// `/stratus/accounting`
@@ -59,6 +64,9 @@ impl<'p> Route<'p> {
             Some("") | None => path,
             Some(shorter) => shorter,
         };
+        if let Some(page) = Page::of(path) {
+            return Some(Self::People(page));
+        }
         let Some(path) = path.strip_prefix("cimi") else {
             return match path {
                 "" => Some(Self::EntryPoint),
@@ -148,6 +156,7 @@ impl<'p> Route<'p> {
             }
             Self::Action(..) | Self::Doctor => "POST, OPTIONS",
             Self::ImageData(_) => "GET, HEAD, PUT, OPTIONS",
+            Self::People(page) => page.methods(),
             Self::Console(_)
             | Self::Authentication
             | Self::Health
@@ -191,6 +200,7 @@ impl<'p> Route<'p> {
             Self::Accounting => 17,
             Self::Manual => 18,
             Self::Asset(_) => 19,
+            Self::People(_) => 20,
         }
     }
 }
@@ -238,6 +248,9 @@ pub fn all_routes() -> Vec<Listed> {
     ] {
         list(path.to_owned(), None);
     }
+    for path in Page::PATHS {
+        list(path.to_owned(), None);
+    }
     for asset in assets::ALL {
         list(asset.path(), None);
     }
@@ -266,7 +279,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 20] = [
+pub(crate) const TEMPLATES: [&str; 21] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -287,6 +300,7 @@ pub(crate) const TEMPLATES: [&str; 20] = [
     "/stratus/accounting",
     "/api",
     "/assets/{name}",
+    "/register/{page}",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -344,6 +358,9 @@ mod tests {
             ("/stratus/doctor", Doctor),
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
+            ("/cimi/login", People(Page::Login)),
+            ("/register/", People(Page::Home)),
+            ("/register/action/abc", People(Page::Action("abc"))),
             ("/stratus/quota", Quota),
             ("/stratus/accounting", Accounting),
             ("/api/", Manual),

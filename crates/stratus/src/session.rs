@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::cloud::{Api, Endpoint, KnownClouds, Login, OwnCertificate, Trust};
 use crate::config::Settings;
 use crate::failure::{Failure, Result};
+use crate::kept_logins::{Kept, KeptLogins};
 use crate::options::{Cloud, Common, Storage};
 use crate::output::Output;
 
@@ -173,6 +174,17 @@ impl Session {
         {
             return Ok(Login::Token(token));
         }
+        // A kept login is of one cloud and one user.
+        if cloud.password.is_none() && (password.is_none() || username.is_none()) {
+            let kept = KeptLogins::load()?;
+            let is_meant =
+                |login: &Kept| username.as_ref().is_none_or(|name| *name == login.username);
+            if kept.of(endpoint).is_some_and(is_meant)
+                && let Some(token) = kept.token(endpoint)?
+            {
+                return Ok(Login::Token(token));
+            }
+        }
         match (username, password) {
             (Some(username), Some(password)) => Ok(Login::Password(username, password)),
             (Some(username), None) if std::io::stdin().is_terminal() => {
@@ -187,7 +199,7 @@ impl Session {
                     return Ok(Login::Certificate(own));
                 }
                 Err(Failure::Work("Missing credentials".to_owned()).with_hint(
-                    "Give a user name and a password: -u and -p, STRATUSLAB_USERNAME and STRATUSLAB_PASSWORD, or username and password in the configuration file (stratus copy-config writes one to begin with).",
+                    "Log in once with 'stratus login', or give a user name and a password: -u and -p, STRATUSLAB_USERNAME and STRATUSLAB_PASSWORD, or username and password in the configuration file (stratus copy-config writes one to begin with).",
                 ))
             }
         }

@@ -7,6 +7,7 @@ mod check;
 mod keys;
 mod mail;
 pub mod reference;
+mod registration;
 mod saving;
 mod tables;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
+pub use registration::Registration;
 pub use saving::Saving;
 pub use tables::{
     Accounts, Images, Limits, Log, LogFormat, MachineType, Machines, Network, NetworkClass,
@@ -103,6 +105,7 @@ pub struct Config {
     pub certificates: Certificates,
     pub retention: Retention,
     pub mail: Mail,
+    pub registration: Registration,
     pub saving: Saving,
     pub machine_types: BTreeMap<String, MachineType>,
 }
@@ -128,6 +131,7 @@ impl Default for Config {
             certificates: Certificates::default(),
             retention: Retention::default(),
             mail: Mail::default(),
+            registration: Registration::default(),
             saving: Saving::default(),
             store: Store::default(),
             machine_types: default_machine_types(),

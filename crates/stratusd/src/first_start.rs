@@ -43,6 +43,7 @@ pub async fn ensure_administrator(cloud: &Cloud, state: &Path) -> anyhow::Result
         user: "stratusd".into(),
         roles: vec![ADMIN_ROLE.to_owned()],
         token: None,
+        session: None,
         method: accounts::Method::default(),
         is_limited: false,
     };

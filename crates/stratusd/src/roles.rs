@@ -11,6 +11,8 @@ pub enum Role {
     VmHost,
     /// Keeps images and volumes.
     Storage,
+    /// Lets people ask for accounts, beside the API.
+    Registration,
 }
 
 /// The roles to be played.
@@ -22,7 +24,13 @@ impl Roles {
     #[must_use]
     pub fn of(asked: &[Role]) -> Self {
         Self(if asked.is_empty() {
-            vec![Role::Entry, Role::Scheduler, Role::VmHost, Role::Storage]
+            vec![
+                Role::Entry,
+                Role::Scheduler,
+                Role::VmHost,
+                Role::Storage,
+                Role::Registration,
+            ]
         } else {
             asked.to_vec()
         })

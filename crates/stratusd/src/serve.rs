@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use cloud::Cloud;
 use directory::LdapDirectory;
 use documents::Documents;
-use doors::{Doors, Running, Server, tls};
+use doors::{Doors, People, Running, Server, tls};
 use scheduler::Scheduler;
 use storage::controller::StorageController;
 use tokio::{
@@ -84,7 +84,7 @@ pub async fn serve(
     let passwords = settings::passwords(&config);
     let cloud = Cloud::open(
         documents.clone(),
-        settings::rules(&config, passwords.clone())?,
+        settings::rules(&config, passwords.clone(), roles.has(Role::Registration))?,
         services,
         intake,
     )
@@ -236,8 +236,12 @@ async fn open_doors(
     open_files: u64,
     log: FileLog,
 ) -> anyhow::Result<Running> {
+    // A login provider is reached by the same cryptography as everything else.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let people = People::new(cloud.clone(), Arc::clone(&accounts));
     let doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
-        .audited_by(Arc::new(log));
+        .audited_by(Arc::new(log))
+        .with_people(people);
     if tls.is_none() {
         tracing::warn!(
             "TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it"

@@ -3,12 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
 use accounts::{Cost, Hashing};
 use anyhow::Context as _;
-use scheduler::{Policy, Strategy};
+use placement::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
 use vmhost::{
     accel::{self, AcceleratorPolicy, ProbeCommand},
@@ -94,7 +95,11 @@ pub fn mail(config: &Config) -> anyhow::Result<Option<mail::SmtpSettings>> {
 ///
 /// # Errors
 /// None after the configuration was checked.
-pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Settings> {
+pub fn rules(
+    config: &Config,
+    passwords: Hashing,
+    registers: bool,
+) -> anyhow::Result<cloud::Settings> {
     let machine_types = config
         .machine_types
         .iter()
@@ -125,7 +130,72 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
         placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
         passwords,
+        people: people(config, registers)?,
     })
+}
+
+/// For sessions and, if this daemon has the role, registration.
+fn people(config: &Config, registers: bool) -> anyhow::Result<cloud::people::PeopleSettings> {
+    let given = &config.registration;
+    let registration = if registers && given.is_on() {
+        let url = if given.url.is_empty() {
+            let scheme = if config.tls.enabled { "https" } else { "http" };
+            format!(
+                "{scheme}://{}:{}",
+                config.host_name(),
+                config.listen().port()
+            )
+        } else {
+            given.url.clone()
+        };
+        Some(cloud::people::RegistrationSettings {
+            directory: directory(config)?,
+            role: given.role.clone(),
+            confirm_within: Duration::from_secs(given.confirm_hours.saturating_mul(3600)),
+            reset_within: Duration::from_secs(given.reset_minutes.saturating_mul(60)),
+            rejected_kept: Duration::from_secs(given.rejected_days.saturating_mul(86_400)),
+            ..cloud::people::RegistrationSettings::new(&given.administrator, &url)
+        })
+    } else {
+        None
+    };
+    Ok(cloud::people::PeopleSettings {
+        sessions: sessions(config),
+        registration,
+    })
+}
+
+/// Where accounts are written to, if not to the cloud's own database.
+fn directory(config: &Config) -> anyhow::Result<Option<Arc<dyn cloud::people::Directory>>> {
+    let given = &config.registration.ldap;
+    if given.url.is_empty() {
+        return Ok(None);
+    }
+    let password = std::fs::read_to_string(&given.manager_password_file)
+        .with_context(|| given.manager_password_file.clone())?;
+    let authorities = if given.ca.is_empty() {
+        None
+    } else {
+        Some(std::fs::read(&given.ca).with_context(|| given.ca.clone())?)
+    };
+    let entries = enrolment::LdapEntries::new(enrolment::Server {
+        url: given.url.clone(),
+        start_tls: given.start_tls,
+        authorities,
+        manager_dn: given.manager_dn.clone(),
+        manager_password: password.trim_end_matches(['\r', '\n']).to_owned(),
+        users: given.users.clone(),
+        groups: given.groups.clone(),
+    });
+    Ok(Some(Arc::new(entries.context("`[registration.ldap]`")?)))
+}
+
+/// How long browsers stay logged in.
+fn sessions(config: &Config) -> accounts::session::Lasting {
+    accounts::session::Lasting {
+        idle: Duration::from_secs(config.accounts.session_idle_minutes.saturating_mul(60)),
+        most: Duration::from_secs(config.accounts.session_hours.saturating_mul(3600)),
+    }
 }
 
 /// For the cloud's own work.
@@ -319,6 +389,7 @@ pub fn passwords(config: &Config) -> Hashing {
 pub fn accounts(config: &Config) -> accounts::Settings {
     accounts::Settings {
         remembered_for: Duration::from_secs(config.accounts.remembered_minutes.saturating_mul(60)),
+        sessions: sessions(config),
         ..accounts::Settings::default()
     }
 }

@@ -54,6 +54,8 @@ kinds! {
     User,
     Group,
     Token,
+    Session,
+    Registration,
     ServiceConfiguration,
     Host,
     MachineRecord,

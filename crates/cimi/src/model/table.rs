@@ -1,5 +1,6 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
+mod people;
 mod records;
 mod service;
 mod stratuslab;
@@ -144,6 +145,8 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
         seen("tokens", Ref(&[])).stratuslab(),
+        seen("sessions", Ref(&[])).stratuslab(),
+        seen("registrations", Ref(&[])).stratuslab(),
         seen("serviceConfigurations", Ref(&[])).stratuslab(),
         seen("hosts", Ref(&[])).stratuslab(),
         seen("machineRecords", Ref(&[])).stratuslab(),
@@ -278,6 +281,9 @@ const MACHINE: Type = Type {
         seen("cpuModel", String).stratuslab(),
         seen("keymap", String).stratuslab(),
         seen("requirements", String).stratuslab(),
+        seen("rank", String).stratuslab(),
+        seen("placementTogether", Array(&String)).stratuslab(),
+        seen("placementApart", Array(&String)).stratuslab(),
         RESTART_POLICY,
         seen("started", DateTime).stratuslab(),
         seen("save", Struct(stratuslab::SAVE)).stratuslab(),
@@ -414,6 +420,9 @@ const MACHINE_TEMPLATE: Type = Type {
         a("requirements", String)
             .limit(Limit::Text(4096))
             .stratuslab(),
+        a("rank", String).limit(Limit::Text(1024)).stratuslab(),
+        a("placementTogether", Array(&String)).stratuslab(),
+        a("placementApart", Array(&String)).stratuslab(),
         RESTART_POLICY,
         a("save", Struct(stratuslab::SAVE)).stratuslab(),
     ],
@@ -646,6 +655,8 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::User => &stratuslab::USER,
         Kind::Group => &stratuslab::GROUP,
         Kind::Token => &stratuslab::TOKEN,
+        Kind::Session => &people::SESSION,
+        Kind::Registration => &people::REGISTRATION,
         Kind::ServiceConfiguration => &service::SERVICE_CONFIGURATION,
         Kind::Host => &stratuslab::HOST,
         Kind::MachineRecord => &stratuslab::MACHINE_RECORD,

@@ -67,6 +67,9 @@ pub struct Machine {
     /// Placement requirements in OpenNebula's expression language.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requirements: Option<String>,
+    /// Which of the hosts that meet them is liked best.
+    #[serde(default, skip_serializing_if = "Placement::is_default")]
+    pub placement: Placement,
     /// What to do when it ended without being asked to.
     #[serde(default)]
     pub restart_policy: RestartPolicy,
@@ -375,5 +378,28 @@ mod tests {
             found,
             [root, data, kernel, initrd].map(|id| id.local().to_owned())
         );
+    }
+}
+
+/// What the owner wishes of a machine's host beside what it must be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// OpenNebula's `RANK`: the host with the highest value is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<String>,
+    /// Groups, by the owner's names, whose machines share one host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub together: Vec<String>,
+    /// Groups whose machines are each on another host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<String>,
+}
+
+impl Placement {
+    /// Whether nothing is wished.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }

@@ -93,6 +93,7 @@ impl Cloud {
             cpu_model: plan.template.cpu_model.clone(),
             keymap: plan.template.keymap.clone(),
             requirements: plan.template.requirements.clone(),
+            placement: plan.placement.clone(),
             restart_policy: plan.template.restart_policy.unwrap_or_default(),
             host: None,
             desired: Desired {

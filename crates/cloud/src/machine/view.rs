@@ -144,9 +144,18 @@ impl Public for Machine {
             ("cpuModel", &machine.cpu_model),
             ("keymap", &machine.keymap),
             ("requirements", &machine.requirements),
+            ("rank", &machine.placement.rank),
         ] {
             if let Some(text) = text {
                 put(name, text.as_str().into());
+            }
+        }
+        for (name, groups) in [
+            ("placementTogether", &machine.placement.together),
+            ("placementApart", &machine.placement.apart),
+        ] {
+            if !groups.is_empty() {
+                put(name, json!(groups));
             }
         }
         if let Some(share) = machine.cpu_share_percent {

@@ -59,6 +59,13 @@ impl World {
         let (hashing, services) = (Hashing::with_cost(Cost::NONE), Arc::new(NoServices));
         let settings = cloud::Settings {
             passwords: hashing.clone(),
+            people: cloud::people::PeopleSettings {
+                registration: Some(cloud::people::RegistrationSettings::new(
+                    "root@example.org",
+                    "https://x",
+                )),
+                ..Default::default()
+            },
             ..testing::settings()
         };
         let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
@@ -75,8 +82,11 @@ impl World {
             },
         );
         let audit = Arc::new(Recorder::default());
-        let doors = Doors::new(Arc::new(cloud), Arc::new(accounts), Settings::default())
-            .audited_by(audit.clone());
+        let accounts = Arc::new(accounts);
+        let people = doors::People::new(cloud.clone(), accounts.clone());
+        let doors = Doors::new(Arc::new(cloud), accounts, Settings::default())
+            .audited_by(audit.clone())
+            .with_people(people);
         let server = Server::new(Arc::new(doors), Limits::default(), None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
@@ -100,11 +110,16 @@ impl World {
             };
             path = path.replace("{id}", id).replace("{member}", member);
         }
+        // The secret of a link that isn't there.
+        let path = path.replace("/register/action/{id}", "/register/action/abc");
         assert!(!path.contains('{'), "there is no example of {path}");
         let volume = self.ids.get(&Kind::Volume).unwrap();
         let body = match (route.kind, route.template, method) {
             (_, "/cimi/{type}/{id}/{collection}", "POST") => {
                 json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
+            }
+            (Some(Kind::Registration), "/cimi/{type}/{id}", "POST") => {
+                json!({"action": "approve"}).to_string()
             }
             (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
             (Some(Kind::User), _, "POST") => {
@@ -176,7 +191,8 @@ impl World {
 async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
     let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
     let known = EVERYBODY.into_iter().skip(2);
-    for who in known.filter(|who| !who.is_by_token()) {
+    let is_owner = |who: &Who| matches!(who, Who::Session | Who::Forger);
+    for who in known.filter(|who| !who.is_by_token() && !is_owner(who)) {
         let roles: &[&str] = if who == Who::Administrator {
             &["::ADMIN"]
         } else {
@@ -326,6 +342,36 @@ async fn tokens(
     let id = spare.view.id.split_once('/').unwrap().1.to_owned();
     ids.insert(Kind::Token, (id, String::new()));
     share::<cimi::resources::Token>(documents).await;
+    let identity = accounts::Identity::of(&documents.users.get("owner").unwrap());
+    let session = cloud::people::NewSession {
+        identity: &identity,
+        method: "password",
+        address: Some([127, 0, 0, 1].into()),
+        agent: None,
+        instead_of: None,
+    };
+    tokens.insert(Who::Session, cloud.begin_session(&session).await.unwrap());
+    cloud.begin_session(&session).await.unwrap();
+    let secret = accounts::token::digest(tokens.get(&Who::Session).unwrap());
+    let sessions = documents.sessions.all();
+    let other = sessions
+        .iter()
+        .find(|session| session.digest != secret)
+        .unwrap();
+    ids.insert(Kind::Session, (other.id().to_owned(), String::new()));
+    for session in sessions {
+        // So that its use writes nothing.
+        let used = documents.update(session.id(), |session: &mut cimi::resources::Session| {
+            session.last_used = Timestamp::now().after(Duration::from_secs(3600));
+            Ok::<_, documents::DocumentsError>(true)
+        });
+        used.await.unwrap();
+    }
+    share::<cimi::resources::Session>(documents).await;
+    let registration = cimi::testing::registration("joe");
+    let changes = documents.changes().create(&registration);
+    changes.commit().await.unwrap();
+    ids.insert(Kind::Registration, ("joe".to_owned(), String::new()));
     tokens
 }
 

@@ -184,6 +184,15 @@ struct Rare {
     /// Expression that the host must fulfil [key: vm_requirements]
     #[arg(long, value_name = "EXPRESSION", allow_hyphen_values = true)]
     vm_requirements: Option<String>,
+    /// Expression whose value says how well a host is liked: the highest wins, as with -RUNNING_VMS [key: vm_rank]
+    #[arg(long, value_name = "EXPRESSION", allow_hyphen_values = true)]
+    vm_rank: Option<String>,
+    /// On the same host as your other machines of this group
+    #[arg(long, value_name = "GROUP")]
+    together: Vec<String>,
+    /// On another host than each of your other machines of this group
+    #[arg(long, value_name = "GROUP")]
+    apart: Vec<String>,
     /// Accepted for old scripts, without effect: the VNC console is a socket on the host [key: vnc_port]
     #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
     vnc_port: Option<i32>,

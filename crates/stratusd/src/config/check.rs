@@ -166,6 +166,10 @@ impl Config {
         let mail = self.mail.problem().or_else(|| self.saving.problem());
         mail.map(|(key, problem)| (key.to_owned(), problem))
             .or_else(|| {
+                let registration = self.registration.problem(self.mail.is_on());
+                registration.map(|(key, problem)| (key.to_owned(), problem))
+            })
+            .or_else(|| {
                 let certificates = self.certificates.problem();
                 certificates.map(|(key, problem)| (key.to_owned(), problem))
             })

@@ -349,6 +349,8 @@ pub struct Accounts {
     pub password_passes: u32,
     pub remembered_minutes: u64,
     pub password_file: String,
+    pub session_idle_minutes: u64,
+    pub session_hours: u64,
     pub certificate_file: String,
 }
 
@@ -359,6 +361,8 @@ impl Default for Accounts {
             password_passes: 2,
             remembered_minutes: 15,
             password_file: String::new(),
+            session_idle_minutes: 30,
+            session_hours: 12,
             certificate_file: String::new(),
         }
     }

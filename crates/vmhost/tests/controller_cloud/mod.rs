@@ -220,7 +220,7 @@ impl World {
             (documents, cloud, host)
         };
         let (documents, cloud, host) = runtime.spawn(begin).await.unwrap();
-        let policy = scheduler::Policy::default();
+        let policy = placement::Policy::default();
         let placing = scheduler::Scheduler::new(documents.clone(), policy).run(stop.clone());
         runtime.spawn(placing);
         let (rules, working, until) = (cloud.clone(), host.clone(), stop.clone());

@@ -98,6 +98,8 @@ pub(super) const HOST: Type = Type {
         seen("accelerator", String),
         seen("acceleratorReason", String),
         seen("cpuModel", String),
+        seen("cpuFlags", Array(&String)),
+        a("maintenance", Boolean),
         seen("version", String),
         seen("qemuVersion", String),
         seen("started", DateTime),

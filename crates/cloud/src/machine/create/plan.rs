@@ -7,12 +7,12 @@ use std::{
 
 use cimi::{
     Acl, Right,
-    resources::{ContextData, Disk, DiskRole, Image, ImageState, Save},
+    resources::{ContextData, Disk, DiskRole, Image, ImageState, Placement, Save},
     size::ByteSize,
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
 use documents::Cached;
-use scheduler::{Demand, Requirements};
+use placement::Demand;
 use serde_json::{Map, Value};
 use store::Revision;
 
@@ -41,6 +41,7 @@ pub(super) struct Plan {
     pub(super) size: Size,
     /// Guaranteed processor time in hundredths of one CPU.
     pub(super) share_percent: Option<u32>,
+    pub(super) placement: Placement,
     pub(super) template: Template,
     pub(super) image: Arc<Cached<Image>>,
     pub(super) context: ContextData,
@@ -83,11 +84,7 @@ impl Cloud {
         let interfaces = template.interfaces(self, context)?;
         let save = save_of(template.save.as_ref())?;
         volumes_named_once(&template)?;
-        if let Some(text) = &template.requirements {
-            Requirements::parse(text).map_err(|error| {
-                CloudError::invalid("machineTemplate.requirements", error.to_string())
-            })?;
-        }
+        let placement = template.placement()?;
         let new_volumes = template.new_volumes(self, context)?;
         if interfaces.len() > MOST_INTERFACES {
             return Err(CloudError::invalid(
@@ -116,6 +113,7 @@ impl Cloud {
             template_href,
             size,
             share_percent,
+            placement,
             template,
             image,
             context: guest,

@@ -8,39 +8,13 @@
 //! Value      = number | text in quotes, with the shell's wildcards `*` and `?`
 //! ```
 //!
-//! The attributes a host has are [`ATTRIBUTES`]. Others are refused when the expression is read: a demand that nothing
+//! The attributes a host has are those of `host`. Others are refused when the expression is read: a demand that nothing
 //! can fulfil is better told at once.
 
-use crate::placement::HostLoad;
+use crate::host::{Attribute, HostLoad, Value};
 
-/// The attributes of hosts, and what they are.
-pub const ATTRIBUTES: [(&str, &str); 10] = [
-    ("NAME", "the host's name"),
-    ("HOSTNAME", "the same"),
-    ("ARCH", "`x86_64`"),
-    ("HYPERVISOR", "`kvm` or `tcg`"),
-    ("MODELNAME", "the processor's name"),
-    ("TOTALCPU", "hundredths of a processor offered"),
-    ("FREECPU", "those that are free"),
-    ("TOTALMEMORY", "KiB of memory offered"),
-    ("FREEMEMORY", "those that are free"),
-    ("RUNNING_VMS", "machines placed on the host"),
-];
 /// Deepest nesting of brackets and negations.
 const DEPTH_AT_MOST: usize = 32;
-
-/// What is known of a host beside its room.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HostFacts {
-    /// Its name.
-    pub name: String,
-    /// How it executes guests: `kvm` or `tcg`.
-    pub hypervisor: String,
-    /// Its processor's name.
-    pub cpu_model: String,
-    /// Machines that are placed on it.
-    pub machines: u64,
-}
 
 /// A text that is no expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +35,8 @@ enum Expression {
     All(Vec<Expression>),
     Any(Vec<Expression>),
     Not(Box<Expression>),
-    Number(String, Operator, i64),
-    Text(String, bool, String),
+    Number(Attribute, Operator, i64),
+    Text(Attribute, bool, Pattern),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +45,6 @@ enum Operator {
     NotEqual,
     Less,
     Greater,
-}
-
-enum Value<'a> {
-    Text(&'a str),
-    Number(u64),
 }
 
 impl Requirements {
@@ -98,7 +67,8 @@ impl Requirements {
     }
 
     /// What no host fulfils: for an expression that can't be read any more.
-    pub(crate) const fn never() -> Self {
+    #[must_use]
+    pub const fn never() -> Self {
         Self(Expression::Any(Vec::new()))
     }
 
@@ -116,9 +86,9 @@ impl Expression {
             Self::Any(parts) => parts.iter().any(|part| part.holds(host)),
             Self::Not(inner) => !inner.holds(host),
             Self::Number(name, operator, wanted) => {
-                let has = match attribute(host, name) {
-                    Some(Value::Number(has)) => i64::try_from(has).unwrap_or(i64::MAX),
-                    _ => return false,
+                let has = match host.value(*name) {
+                    Value::Number(has) => i64::try_from(has).unwrap_or(i64::MAX),
+                    Value::Text(_) => return false,
                 };
                 match operator {
                     Operator::Equal => has == *wanted,
@@ -127,57 +97,45 @@ impl Expression {
                     Operator::Greater => has > *wanted,
                 }
             }
-            Self::Text(name, equal, pattern) => match attribute(host, name) {
-                Some(Value::Text(has)) => like(has, pattern) == *equal,
-                Some(Value::Number(has)) => like(&has.to_string(), pattern) == *equal,
-                None => false,
+            Self::Text(name, equal, pattern) => match host.value(*name) {
+                Value::Text(has) => pattern.fits(has) == *equal,
+                Value::Number(has) => pattern.fits(&has.to_string()) == *equal,
             },
         }
     }
 }
 
-fn attribute<'a>(host: &'a HostLoad, name: &str) -> Option<Value<'a>> {
-    let facts = &host.facts;
-    Some(match name {
-        "NAME" | "HOSTNAME" => Value::Text(&facts.name),
-        "ARCH" => Value::Text("x86_64"),
-        "HYPERVISOR" => Value::Text(&facts.hypervisor),
-        "MODELNAME" => Value::Text(&facts.cpu_model),
-        "TOTALCPU" => Value::Number(host.offered.cpu_percent),
-        "FREECPU" => Value::Number(host.free().cpu_percent),
-        "TOTALMEMORY" => Value::Number(host.offered.memory_kib),
-        "FREEMEMORY" => Value::Number(host.free().memory_kib),
-        "RUNNING_VMS" => Value::Number(facts.machines),
-        _ => return None,
-    })
-}
+/// A text with the shell's `*` and `?`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pattern(String);
 
-/// The shell's `*` and `?`.
-fn like(text: &str, pattern: &str) -> bool {
-    let (text, pattern): (Vec<char>, Vec<char>) =
-        (text.chars().collect(), pattern.chars().collect());
-    let (mut t, mut p) = (0, 0);
-    // Where to go on if what follows the last star doesn't fit: the star takes one more.
-    let mut retry: Option<(usize, usize)> = None;
-    while let Some(c) = text.get(t) {
-        match pattern.get(p) {
-            Some('*') => {
-                retry = Some((t, p));
-                p += 1;
-            }
-            Some(wanted) if wanted == c || *wanted == '?' => {
-                (t, p) = (t + 1, p + 1);
-            }
-            _ => match retry {
-                Some((from, star)) => {
-                    retry = Some((from + 1, star));
-                    (t, p) = (from + 1, star + 1);
+impl Pattern {
+    /// Whether a text is like it. Allocates nothing: it is asked of every host.
+    fn fits(&self, text: &str) -> bool {
+        let (mut rest, mut pattern) = (text.chars(), self.0.chars());
+        // Where to go on if what follows the last star doesn't fit: the star takes one more.
+        let mut retry: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
+        loop {
+            let before = (rest.clone(), pattern.clone());
+            match (rest.next(), pattern.next()) {
+                (_, Some('*')) => {
+                    rest = before.0;
+                    retry = Some((rest.clone(), pattern.clone()));
                 }
-                None => return false,
-            },
+                (None, None) => return true,
+                (Some(c), Some(wanted)) if wanted == c || wanted == '?' => {}
+                _ => {
+                    let Some((from, after_star)) = &mut retry else {
+                        return false;
+                    };
+                    if from.next().is_none() {
+                        return false;
+                    }
+                    (rest, pattern) = (from.clone(), after_star.clone());
+                }
+            }
         }
     }
-    pattern.iter().skip(p).all(|c| *c == '*')
 }
 
 struct Parser<'a> {
@@ -262,22 +220,21 @@ impl<'a> Parser<'a> {
             .bytes()
             .take_while(|b| b.is_ascii_alphanumeric() || *b == b'_')
             .count();
-        let name = self
-            .rest()
-            .get(..length)
-            .unwrap_or_default()
-            .to_ascii_uppercase();
-        if name.is_empty() {
+        let given = self.rest().get(..length).unwrap_or_default();
+        if given.is_empty() {
             return Err(self.error("expected the name of a host's attribute"));
         }
-        if !ATTRIBUTES.iter().any(|(known, _)| *known == name) {
-            let known: Vec<_> = ATTRIBUTES.iter().map(|(name, _)| *name).collect();
+        let Some(name) = Attribute::named(given) else {
             return Err(self.error(format!(
                 "hosts have no attribute `{}`; they have {}",
-                name.chars().take(64).collect::<String>(),
-                known.join(", ")
+                given
+                    .to_ascii_uppercase()
+                    .chars()
+                    .take(64)
+                    .collect::<String>(),
+                Attribute::names(|_| true)
             )));
-        }
+        };
         self.at += length;
         let operator = self.operator()?;
         self.blanks();
@@ -305,7 +262,7 @@ impl<'a> Parser<'a> {
     fn at_value(
         &mut self,
         begin: usize,
-        name: String,
+        name: Attribute,
         operator: Operator,
     ) -> Result<Expression, RequirementSyntax> {
         // In a template, quotes within quotes have a backslash.
@@ -327,7 +284,7 @@ impl<'a> Parser<'a> {
             };
             self.at += length + 2 * quote.len();
             let pattern = inside.get(..length).unwrap_or_default().to_owned();
-            return Ok(Expression::Text(name, equal, pattern));
+            return Ok(Expression::Text(name, equal, Pattern(pattern)));
         }
         let length = rest
             .bytes()
@@ -347,31 +304,26 @@ impl<'a> Parser<'a> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
-    use cimi::HostId;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Demand;
+    use crate::{Demand, HostFacts, host::example};
 
     fn host() -> HostLoad {
-        HostLoad {
-            id: HostId::from_local("h").unwrap(),
-            offered: Demand {
-                cpu_percent: 400,
-                memory_kib: 4096,
-            },
-            booked: Demand {
-                cpu_percent: 100,
-                memory_kib: 1024,
-            },
-            trouble: None,
-            facts: HostFacts {
-                name: "node-12.example".into(),
-                hypervisor: "kvm".into(),
-                cpu_model: "any".into(),
-                machines: 3,
-            },
-        }
+        let demand = |cpu_percent, memory_kib| Demand {
+            cpu_percent,
+            memory_kib,
+        };
+        let mut host = example("h", demand(400, 4096), demand(100, 1024));
+        *host.facts = HostFacts {
+            name: "node-12.example".into(),
+            hypervisor: "kvm".into(),
+            cpu_model: "any".into(),
+            cpu_flags: " fpu avx2 ".into(),
+            machines: 3,
+            ..HostFacts::default()
+        };
+        host
     }
 
     #[test]
@@ -390,6 +342,8 @@ mod tests {
             ("!(HYPERVISOR = 'kvm') | RUNNING_VMS > 3", false),
             ("! HYPERVISOR = 'tcg' & TOTALCPU != 0", true),
             ("TOTALMEMORY > -1", true),
+            ("CPUFLAGS = '* avx2 *'", true),
+            ("CPUFLAGS = '* avx *'", false),
         ] {
             let met = Requirements::parse(text).map(|requirements| requirements.met_by(&host()));
             assert_eq!(met, Ok(expected), "{text}");
@@ -435,10 +389,10 @@ mod tests {
 
         #[test]
         fn every_text_is_like_itself_and_like_a_star(text in "[a-c*?]{0,12}") {
-            prop_assert!(like(&text, &text));
-            prop_assert!(like(&text, "*"));
-            let anywhere = ["*", &text, "*"].concat();
-            prop_assert!(like(&text, &anywhere));
+            let like = |pattern: &str| Pattern(pattern.to_owned()).fits(&text);
+            prop_assert!(like(&text));
+            prop_assert!(like("*"));
+            prop_assert!(like(&["*", &text, "*"].concat()));
         }
     }
 }
