@@ -46,6 +46,8 @@ pub(crate) enum Route<'p> {
     Audit,
     /// `/cimi/login`, `/register/…`
     People(Page<'p>),
+    /// `/stratus/catalogue`
+    Catalogue,
     /// `/stratus/quota`
     Quota,
     /// `/stratus/accounting`
@@ -76,6 +78,7 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
+                "stratus/catalogue" => Some(Self::Catalogue),
                 "stratus/quota" => Some(Self::Quota),
                 "stratus/accounting" => Some(Self::Accounting),
                 "api" => Some(Self::Manual),
@@ -163,6 +166,7 @@ impl<'p> Route<'p> {
             | Self::Metrics
             | Self::OpenApi
             | Self::Status
+            | Self::Catalogue
             | Self::Audit
             | Self::Quota
             | Self::Accounting
@@ -201,6 +205,7 @@ impl<'p> Route<'p> {
             Self::Manual => 18,
             Self::Asset(_) => 19,
             Self::People(_) => 20,
+            Self::Catalogue => 21,
         }
     }
 }
@@ -242,6 +247,7 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/doctor",
         "/api/openapi.json",
         "/stratus/audit",
+        "/stratus/catalogue",
         "/stratus/quota",
         "/stratus/accounting",
         "/api",
@@ -279,7 +285,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 21] = [
+pub(crate) const TEMPLATES: [&str; 22] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -301,6 +307,7 @@ pub(crate) const TEMPLATES: [&str; 21] = [
     "/api",
     "/assets/{name}",
     "/register/{page}",
+    "/stratus/catalogue",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -361,6 +368,7 @@ mod tests {
             ("/cimi/login", People(Page::Login)),
             ("/register/", People(Page::Home)),
             ("/register/action/abc", People(Page::Action("abc"))),
+            ("/stratus/catalogue", Catalogue),
             ("/stratus/quota", Quota),
             ("/stratus/accounting", Accounting),
             ("/api/", Manual),

@@ -2,6 +2,7 @@
 //!
 //! [`reference`] holds the commented file that `stratusd reference-config` prints; a test keeps it equal to the defaults.
 
+mod catalogue;
 mod certificates;
 mod check;
 mod keys;
@@ -20,6 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use catalogue::{CatalogueEntry, CatalogueKind};
 pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
 pub use registration::Registration;
@@ -91,6 +93,7 @@ pub struct Config {
     pub state_dir: String,
     pub listen: String,
     pub workers: usize,
+    pub catalogue: Vec<CatalogueEntry>,
     pub log: Log,
     pub store: Store,
     pub tls: Tls,
@@ -118,6 +121,7 @@ impl Default for Config {
             state_dir: String::new(),
             listen: "0.0.0.0:8443".into(),
             workers: 0,
+            catalogue: Vec::new(),
             log: Log::default(),
             tls: Tls::default(),
             machines: Machines::default(),

@@ -11,6 +11,7 @@ mod host_services;
 mod instance;
 mod logging;
 mod networks;
+mod registries;
 mod roles;
 mod saved_images;
 mod serve;

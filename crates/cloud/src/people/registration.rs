@@ -466,7 +466,9 @@ fn account(of: &Registration, settings: &RegistrationSettings) -> Result<User> {
         enabled: true,
         roles: vec![settings.role.clone()],
         altnames,
+        quota: cimi::resources::Quota::default(),
         generation: 0,
+        quota: cimi::resources::Quota::default(),
         origin: None,
         unknown: Map::new(),
     })
