@@ -86,7 +86,6 @@ impl Cloud {
             altnames: BTreeMap::from([(ALTNAME.to_owned(), person.subject.clone())]),
             quota: cimi::resources::Quota::default(),
             generation: 0,
-            quota: cimi::resources::Quota::default(),
             origin: Some(Origin {
                 source: SOURCE.to_owned(),
                 digest: String::new(),

@@ -468,7 +468,6 @@ fn account(of: &Registration, settings: &RegistrationSettings) -> Result<User> {
         altnames,
         quota: cimi::resources::Quota::default(),
         generation: 0,
-        quota: cimi::resources::Quota::default(),
         origin: None,
         unknown: Map::new(),
     })
