@@ -296,7 +296,7 @@ impl UserSource for Cloud {
             .collect()
     }
 
-    async fn from_directory(&self, found: &Found) -> Option<Arc<User>> {
+    async fn found_in_directory(&self, found: &Found) -> Option<Arc<User>> {
         let user = self.directory_user(found).await;
         user.unwrap_or_else(|error| {
             tracing::warn!(login = found.login, %error, "a user of the directory can't be kept");
