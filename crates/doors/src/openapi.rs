@@ -297,6 +297,8 @@ fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Audit, _) => "Who did what, for administrators".to_owned(),
         (Route::OpenApi, _) => "This document".to_owned(),
         (Route::Asset(_), _) => "A file that pages load".to_owned(),
+        (Route::Marketplace(_), "POST") => "Publish, or confirm, in the Marketplace".to_owned(),
+        (Route::Marketplace(_), _) => "Read the Marketplace".to_owned(),
     }
 }
 

@@ -47,6 +47,16 @@ impl Problem {
         self
     }
 
+    /// Its status and its text, for doors that have forms of their own.
+    pub(crate) fn told(&self) -> (StatusCode, &str) {
+        (self.status, &self.detail)
+    }
+
+    /// The headers that go with it.
+    pub(crate) fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        self.headers.clone()
+    }
+
     /// Its status.
     #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {

@@ -6,7 +6,10 @@ use ::cimi::model::{Creation, Kind, describe};
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::pages::assets::{self, Asset};
+use crate::{
+    marketplace::place::Place,
+    pages::assets::{self, Asset},
+};
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub(crate) enum Route<'p> {
     Audit,
     /// `/assets/stratus.css`
     Asset(&'static Asset),
+    /// `/marketplace/metadata`
+    Marketplace(Place<'p>),
 }
 
 impl<'p> Route<'p> {
@@ -62,7 +67,14 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
-                _ => Asset::named(path.strip_prefix("assets/")?).map(Self::Asset),
+                _ => {
+                    if let Some(below) = path.strip_prefix("marketplace")
+                        && (below.is_empty() || below.starts_with('/'))
+                    {
+                        return Place::of(below).map(Self::Marketplace);
+                    }
+                    Asset::named(path.strip_prefix("assets/")?).map(Self::Asset)
+                }
             };
         };
         if path.is_empty() {
@@ -112,6 +124,20 @@ impl<'p> Route<'p> {
         Some(Self::Action(kind, id, action))
     }
 
+    /// What this path names where the daemon is nothing but a Marketplace: that stands at the root, then, and there is no cloud.
+    pub(crate) fn of_marketplace_alone(path: &'p str) -> Option<Self> {
+        match Self::of(path) {
+            Some(
+                known @ (Self::Health
+                | Self::Metrics
+                | Self::Asset(_)
+                | Self::Audit
+                | Self::Marketplace(_)),
+            ) => Some(known),
+            _ => Place::of(path.strip_prefix('/')?).map(Self::Marketplace),
+        }
+    }
+
     /// The methods that may be used on it, as for `Allow`.
     pub(crate) fn methods(&self) -> &'static str {
         match self {
@@ -138,6 +164,7 @@ impl<'p> Route<'p> {
                 }
             }
             Self::Action(..) | Self::Doctor => "POST, OPTIONS",
+            Self::Marketplace(place) => place.methods(),
             Self::ImageData(_) => "PUT, OPTIONS",
             Self::Console(_)
             | Self::Authentication
@@ -176,6 +203,7 @@ impl<'p> Route<'p> {
             Self::OpenApi => 14,
             Self::Audit => 15,
             Self::Asset(_) => 16,
+            Self::Marketplace(_) => 17,
         }
     }
 }
@@ -223,6 +251,9 @@ pub fn all_routes() -> Vec<Listed> {
     for asset in assets::ALL {
         list(asset.path(), None);
     }
+    for path in Place::EXAMPLES {
+        list(path.to_owned(), None);
+    }
     let stored = |kind: &Kind| describe(*kind).collection.is_some();
     for kind in Kind::ALL.iter().copied().filter(stored) {
         let described = describe(kind);
@@ -248,7 +279,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 17] = [
+pub(crate) const TEMPLATES: [&str; 18] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -266,6 +297,7 @@ pub(crate) const TEMPLATES: [&str; 17] = [
     "/api/openapi.json",
     "/stratus/audit",
     "/assets/{name}",
+    "/marketplace",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -324,6 +356,8 @@ mod tests {
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
+            ("/marketplace/", Marketplace(Place::Home)),
+            ("/marketplace//upload", Marketplace(Place::Upload)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");
             assert!(TEMPLATES.get(route.template()).is_some());
@@ -356,6 +390,8 @@ mod tests {
             "/stratus",
             "/assets",
             "/assets/../stratus.css",
+            "/marketplaces",
+            "/marketplace/nothing",
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }

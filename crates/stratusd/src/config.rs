@@ -5,6 +5,7 @@
 mod check;
 mod keys;
 mod mail;
+mod marketplace;
 pub mod reference;
 mod tables;
 
@@ -18,6 +19,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use mail::{Mail, MailSecurity};
+pub use marketplace::Marketplace;
 pub use tables::{
     Accounts, Images, Limits, Log, LogFormat, MachineType, Machines, Network, NetworkClass,
     NetworkEntry, NetworkMode, Placement, Retention, Storage, Store, StoreKind, Strategy, Tls,
@@ -98,6 +100,7 @@ pub struct Config {
     pub accounts: Accounts,
     pub retention: Retention,
     pub mail: Mail,
+    pub marketplace: Marketplace,
     pub machine_types: BTreeMap<String, MachineType>,
 }
 
@@ -121,6 +124,7 @@ impl Default for Config {
             accounts: Accounts::default(),
             retention: Retention::default(),
             mail: Mail::default(),
+            marketplace: Marketplace::default(),
             store: Store::default(),
             machine_types: default_machine_types(),
         }

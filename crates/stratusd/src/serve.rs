@@ -12,7 +12,8 @@ use accounts::{Accounts, Hashing};
 use anyhow::{Context as _, bail};
 use cloud::Cloud;
 use documents::Documents;
-use doors::{Doors, Running, Server, tls};
+use doors::{Doors, Running, Server, Serving, tls};
+use marketplace_service::Marketplace;
 use scheduler::Scheduler;
 use storage::controller::StorageController;
 use tokio::{
@@ -29,7 +30,7 @@ use crate::{
     database, first_start,
     host_services::LocalHost,
     instance::Instance,
-    networks,
+    market, networks,
     roles::{Role, Roles},
     settings,
     user_file::UserFile,
@@ -106,7 +107,7 @@ pub async fn serve(
             stop.run_until_cancelled(cloud.run(retention)).await;
         });
     }
-    if let Some(server) = settings::mail(&config)?.filter(|_| roles.has(Role::Entry)) {
+    if let Some(server) = settings::mail(&config)?.filter(|_| roles.answer()) {
         let postman = mail::Postman::new(store.clone(), &server).context("`[mail]`")?;
         parts.start("mail", |stop| postman.run(stop));
     }
@@ -121,19 +122,37 @@ pub async fn serve(
         parts.start("vm-host", |stop| async move { machines.run(stop).await });
     }
 
-    let certificate = if roles.has(Role::Entry) && config.tls.enabled {
+    let marketplace = if roles.has(Role::Marketplace) {
+        let marketplace = market::open(&config, store.clone()).await?;
+        for follower in market::followers(&config, &marketplace)? {
+            parts.start("marketplace follower", |stop| follower.run(stop));
+        }
+        let running = marketplace.clone();
+        parts.start("marketplace", |stop| running.run(stop));
+        Some(marketplace)
+    } else {
+        None
+    };
+
+    let certificate = if roles.answer() && config.tls.enabled {
         let config = config.clone();
         Some(tokio::task::spawn_blocking(move || certificate(&config)).await??)
     } else {
         None
     };
-    let door = if roles.has(Role::Entry) {
+    let door = if roles.answer() {
         let tls = certificate.clone();
         let most = config.retention.audit_mib.saturating_mul(1 << 20);
         let (log, writer) = audit_log::open(&state.join("audit"), most)?;
         // Stopped last: what the door still answers is written down, too.
         parts.start("audit", |stop| writer.run(stop));
-        Some(open_doors(&config, &cloud, tls, open_files, passwords, log).await?)
+        let serving = if roles.is_marketplace_alone() {
+            Serving::MarketplaceAlone
+        } else {
+            Serving::Cloud
+        };
+        let marketplace = marketplace.map(|marketplace| (marketplace, serving));
+        Some(open_doors(&config, &cloud, marketplace, tls, open_files, passwords, log).await?)
     } else {
         None
     };
@@ -198,6 +217,7 @@ async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<
 async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
+    marketplace: Option<(Marketplace, Serving)>,
     certificate: Option<Arc<tls::Certificate>>,
     open_files: u64,
     passwords: Hashing,
@@ -208,12 +228,15 @@ async fn open_doors(
         passwords,
         settings::accounts(config),
     );
-    let doors = Doors::new(
+    let mut doors = Doors::new(
         Arc::new(cloud.clone()),
         Arc::new(accounts),
         settings::doors(config),
     )
     .audited_by(Arc::new(log));
+    if let Some((marketplace, serving)) = marketplace {
+        doors = doors.with_marketplace(marketplace, serving);
+    }
     let tls = certificate.map(tls::server_config).transpose()?;
     if tls.is_none() {
         tracing::warn!(

@@ -163,8 +163,8 @@ impl Config {
                 format!("has `{text}`; write ADDRESS/BITS, such as 192.168.1.0/24 or fd00::/8");
             return wrong("images.allow_sources", problem);
         }
-        let mail = self.mail.problem();
-        mail.map(|(key, problem)| (key.to_owned(), problem))
+        let table = self.mail.problem().or_else(|| self.marketplace.problem());
+        table.map(|(key, problem)| (key.to_owned(), problem))
             .or_else(|| self.problem_of_machine_types())
             .or_else(|| self.problem_of_networks())
     }
