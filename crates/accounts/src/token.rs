@@ -12,7 +12,10 @@ use cimi::{
 use rand::{Rng, TryRngCore, distr::Alphanumeric, rngs::OsRng};
 use ring::digest;
 
-use crate::{Accounts, Identity, LoginError, identity::ByToken};
+use crate::{
+    Accounts, Identity, LoginError,
+    identity::{ByToken, Method},
+};
 
 /// What every token begins with, so that people and scanners of repositories know one.
 pub const PREFIX: &str = "strat_";
@@ -43,16 +46,26 @@ pub fn looks_like_one(text: &str) -> bool {
 /// What is kept of a token.
 #[must_use]
 pub fn digest(token: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, token.as_bytes());
-    digest
-        .as_ref()
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            for digit in [byte >> 4, byte & 15] {
-                text.extend(char::from_digit(digit.into(), 16));
-            }
-            text
-        })
+    hexadecimal(digest::digest(&digest::SHA256, token.as_bytes()).as_ref())
+}
+
+/// The digest itself.
+#[must_use]
+pub fn sha256(text: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+    bytes
+}
+
+/// Bytes as two digits each.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            text.extend(char::from_digit(digit.into(), 16));
+        }
+    }
+    text
 }
 
 impl Accounts {
@@ -81,6 +94,7 @@ impl Accounts {
             .filter(|user| user.username == token.user)
             .filter(|user| user.common.created <= token.common.created)
             .ok_or(LoginError::Token)?;
+        let user = self.confirmed(user).await.ok_or(LoginError::Token)?;
         if is_news(&token, now, address) {
             self.source.token_used(&token, now, address).await;
         }
@@ -89,7 +103,7 @@ impl Accounts {
                 id: token.id.clone(),
                 is_read_only: token.scope == TokenScope::ReadOnly,
             }),
-            ..Identity::of(&user)
+            ..Identity::of(&user).by(Method::Token)
         }))
     }
 }

@@ -123,8 +123,16 @@ resource_id!(/// A User; the part after the slash is the user name.
     UserId, "User");
 resource_id!(/// A Token: the document's id, which is no secret.
     TokenId, "Token");
+resource_id!(/// A browser's session: the document's id, which is no secret.
+    SessionId, "Session");
+resource_id!(/// A registration; the part after the slash is the user name asked for.
+    RegistrationId, "Registration");
+resource_id!(/// What a letter lets somebody do once.
+    MailLinkId, "MailLink");
 resource_id!(/// A Group; the part after the slash is its name.
     GroupId, "Group");
+resource_id!(/// A ServiceConfiguration; the part after the slash is `<service>` or `<service>.<instance>`.
+    ServiceConfigurationId, "ServiceConfiguration");
 resource_id!(/// A Host.
     HostId, "Host");
 resource_id!(/// The record of a machine that is no more; the part after the slash is its `vmid`.

@@ -6,10 +6,33 @@ use crate::{
     common::USER_ROLE,
     lifecycle::{Desired, MachineState, Observed, Phase, Power, RestartPolicy},
     resources::{
-        AcceleratorKind, BootSource, Capacity, ContextData, Digests, Host, Image, ImageDesired,
-        ImageSource, ImageState, Machine, Unknown, default_architecture,
+        AcceleratorKind, BootSource, Capacity, ContextData, Digests, Host, HostDesired, Image,
+        ImageDesired, ImageSource, ImageState, Machine, Placement, Registration, RegistrationState,
+        Unknown, default_architecture,
     },
 };
+
+/// A registration that waits for the administrators.
+#[must_use]
+pub fn registration(username: &str) -> Registration {
+    Registration {
+        id: crate::RegistrationId::from_local(username)
+            .unwrap_or_else(|_| crate::RegistrationId::generate()),
+        common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
+        username: username.to_owned(),
+        first_name: "Joe".to_owned(),
+        last_name: "Doe".to_owned(),
+        email: "joe@example.org".to_owned(),
+        x500dn: None,
+        message: None,
+        password: "$argon2id$".to_owned(),
+        state: RegistrationState::ApprovalPending,
+        expires: None,
+        decided_by: None,
+        reason: None,
+        unknown: Unknown::new(),
+    }
+}
 
 /// A machine of `alice` that is wanted on, and of which nothing was seen yet: one CPU, 1 GiB, one disk, no host.
 #[must_use]
@@ -35,6 +58,7 @@ pub fn machine(vmid: u32) -> Machine {
         cpu_model: None,
         keymap: None,
         requirements: None,
+        placement: Placement::default(),
         restart_policy: RestartPolicy::Never,
         host: None,
         desired: Desired {
@@ -44,12 +68,18 @@ pub fn machine(vmid: u32) -> Machine {
             force: false,
             deleted: false,
             graceful: false,
+            rest: None,
+            afresh: false,
             since: now,
         },
         observed: Observed::nothing(now),
         accelerator: None,
         ssh: None,
         first_started: None,
+        running_since: None,
+        disks_since: None,
+        save: None,
+        saved_as: None,
         unknown: Unknown::new(),
     }
 }
@@ -70,11 +100,13 @@ pub fn host() -> Host {
         accelerator: AcceleratorKind::Tcg,
         accelerator_reason: "none".into(),
         cpu_model: "any".into(),
+        cpu_flags: vec!["fpu".into()],
         version: "1".into(),
         qemu_version: "9".into(),
         started: now,
         boot_id: "b".into(),
         troubles: Vec::new(),
+        desired: HostDesired::default(),
         unknown: Unknown::new(),
     }
 }
@@ -99,6 +131,7 @@ pub fn image() -> Image {
         kernel: None,
         initrd: None,
         kernel_arguments: None,
+        announced: None,
         unknown: Unknown::new(),
     }
 }

@@ -122,12 +122,38 @@ pub(crate) fn require_change(context: &OpContext) -> Result<()> {
     Ok(())
 }
 
-/// Refuses who is here by a token: for what whoever finds one must not do.
+/// Refuses who is here by a token, a proxy or a session: for what whoever finds one must not do.
 pub(crate) fn require_password(context: &OpContext, what: &str) -> Result<()> {
+    require_login(context, what)?;
+    if context.session().is_some() {
+        return Err(CloudError::Forbidden(format!(
+            "being logged in is not enough to {what}: send the password, too"
+        )));
+    }
+    Ok(())
+}
+
+/// The same, but a browser that the user is logged in with will do.
+pub(crate) fn require_login(context: &OpContext, what: &str) -> Result<()> {
     if context.token().is_some() {
         return Err(CloudError::Forbidden(format!(
             "tokens don't {what}: log in with the password"
         )));
+    }
+    if !context.is_in_person() && context.session().is_none() {
+        return Err(CloudError::Forbidden(format!(
+            "proxies don't {what}: log in with the certificate itself, or a password"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses who is here by a limited proxy: by the rules of the grid, it doesn't start anything.
+pub(crate) fn require_unlimited(context: &OpContext) -> Result<()> {
+    if context.is_limited() {
+        return Err(CloudError::Forbidden(
+            "machines are not started with a limited proxy: make a full one".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -118,6 +118,9 @@ pub(crate) trait Public: OfType {
     /// The type.
     const KIND: Kind;
 
+    /// Whether its name is only a name.
+    const MAY_BE_RENAMED: bool = true;
+
     /// Its own attributes.
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value>;
 
@@ -133,6 +136,12 @@ pub(crate) trait Public: OfType {
     fn quick<'a>(&'a self, documents: &'a Documents, name: &str) -> Option<Scalar<'a>> {
         let _ = (documents, name);
         None
+    }
+
+    /// Whether one of its own attributes follows from the document alone: lists of very many are filtered by those fast.
+    fn is_own(name: &str) -> bool {
+        let _ = name;
+        false
     }
 
     /// What somebody with `Modify` may do with it.
@@ -351,25 +360,42 @@ pub(crate) async fn edit<R: Public>(
     let edited = documents
         .update(local, |document: &mut R| {
             context.in_time()?;
-            access::require(context, document, Right::Modify)?;
-            access::keep_owner(context, document.acl(), &changes)?;
-            let differing = differing(documents, document, &changes);
-            for (name, value) in &differing {
-                match *name {
-                    "name" | "description" | "properties" | "acl" => {
-                        edit_common(document.common_mut(), name, *value)?;
-                    }
-                    _ => document.edit(name, *value)?,
-                }
-            }
-            check_size(document)?;
-            Ok::<bool, CloudError>(!differing.is_empty())
+            apply(documents, context, document, &changes)
         })
         .await?;
     Ok(Done {
         view: Some(view(documents, context, edited)),
         job: None,
     })
+}
+
+/// Makes the changes to a document as it was read; whether there were any.
+///
+/// # Errors
+/// If the caller may not change it, or not so.
+pub(crate) fn apply<R: Public>(
+    documents: &Documents,
+    context: &OpContext,
+    document: &mut R,
+    changes: &Changes,
+) -> Result<bool> {
+    access::require(context, document, Right::Modify)?;
+    access::keep_owner(context, document.acl(), changes)?;
+    let differing = differing(documents, document, changes);
+    for (name, value) in &differing {
+        match *name {
+            "name" if !R::MAY_BE_RENAMED => {
+                let text = "says who it is, and can't be changed";
+                return Err(CloudError::invalid("name", text));
+            }
+            "name" | "description" | "properties" | "acl" => {
+                edit_common(document.common_mut(), name, *value)?;
+            }
+            _ => document.edit(name, *value)?,
+        }
+    }
+    check_size(document)?;
+    Ok(!differing.is_empty())
 }
 
 /// Removes a resource that nothing else depends on.

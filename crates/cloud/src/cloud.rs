@@ -2,18 +2,24 @@
 
 use std::sync::Arc;
 
-use accounts::Hashing;
+use accounts::{Hashing, Methods};
 use cimi::{
     Acl, PrincipalType, Right, Timestamp,
     common::{ANONYMOUS_ROLE, Principal, USER_ROLE},
 };
 use documents::{Documents, DocumentsError};
-use scheduler::Policy;
+use parking_lot::Mutex;
+use placement::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
-    leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
+    columns::Tables,
+    leases::Leases,
+    numbers::Numbers,
+    people::{Pace, PeopleSettings},
+    quota::Quotas,
+    watch::Watches,
 };
 
 /// A machine type that the cloud offers.
@@ -50,6 +56,8 @@ pub struct Settings {
     pub largest_volume_gib: u64,
     /// Who makes the hashes of new passwords.
     pub passwords: Hashing,
+    /// Sessions of browsers, and registration.
+    pub people: PeopleSettings,
 }
 
 pub(crate) struct Inner {
@@ -62,6 +70,10 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    pub(crate) pace: Pace,
+    pub(crate) tables: Tables,
+    /// The ways to log in, as they were when they were last asked for.
+    pub(crate) methods: Mutex<Arc<Methods>>,
 }
 
 /// The rules of the cloud. Cheap to clone; all clones are one.
@@ -100,6 +112,9 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            pace: Pace::new(std::time::Duration::from_secs(3600)),
+            tables: Tables::default(),
+            methods: Mutex::default(),
         }));
         cloud.seed_machine_types().await?;
         cloud.seed_networks().await?;

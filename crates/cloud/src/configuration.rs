@@ -47,7 +47,6 @@ impl Cloud {
         context: &OpContext,
         mut body: Map<String, Value>,
     ) -> Result<Created> {
-        let _place = self.place::<R>(context, 1)?;
         let now = Timestamp::now();
         let acl = Self::acl_for(context, false)?;
         let common = serde_json::to_value(Common::new(acl, now)).unwrap_or_default();
@@ -68,11 +67,7 @@ impl Cloud {
         );
         let document: R = typed(body, "")?;
         catalogue::check_size(&document)?;
-        self.0
-            .documents
-            .changes()
-            .create(&document)
-            .commit()
+        self.write_one_within::<R>(context, |changes| changes.create(&document))
             .await?;
         let read = access::find::<R>(&self.0.documents, context, document.local_id(), Right::View)?;
         Ok(Created {

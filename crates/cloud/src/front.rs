@@ -7,8 +7,8 @@ use cimi::{
     query::Query,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Token, User, Volume, VolumeConfiguration,
-        VolumeTemplate,
+        MachineRecord, MachineTemplate, Network, Registration, ServiceConfiguration, Session,
+        Token, User, Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -87,6 +87,18 @@ macro_rules! by_kind {
                 type $type = Token;
                 $call
             }
+            Kind::Session => {
+                type $type = Session;
+                $call
+            }
+            Kind::Registration => {
+                type $type = Registration;
+                $call
+            }
+            Kind::ServiceConfiguration => {
+                type $type = ServiceConfiguration;
+                $call
+            }
             Kind::Host => {
                 type $type = Host;
                 $call
@@ -111,33 +123,57 @@ impl Cloud {
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
         }
+        if kind == Kind::Registration {
+            access::require_admin(context, "see who asks for an account")?;
+        }
+        if kind == Kind::ServiceConfiguration {
+            access::require_admin(context, "see how services are configured")?;
+        }
         if kind == Kind::ResourceMetadata {
             return Ok(metadata::list(query));
+        }
+        if kind == Kind::EventLog {
+            return Ok(self.list_event_logs(context, query));
         }
         let can_add = self.can_create(context, kind);
         by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
     }
 
-    /// Whether a list may take so long that it shouldn't be made on a thread that others wait for.
+    /// Whether a list, whatever it is asked for, may take so long that it shouldn't be made on a thread that others wait for.
     #[must_use]
-    pub fn takes_long(&self, kind: Kind, query: &Query) -> bool {
+    pub fn takes_long(&self, kind: Kind) -> bool {
         let documents = &self.0.documents;
+        // One is made of each machine and volume.
+        if kind == Kind::EventLog {
+            return documents.machines.len() + documents.volumes.len() > QUICKLY_SEARCHED;
+        }
         let members = by_kind!(kind, R => documents.view::<R>().len(), else 0);
-        members > QUICKLY_SEARCHED && (query.filter.is_some() || !query.order.is_empty())
+        members > QUICKLY_SEARCHED
     }
 
     fn list_stored<R: Public>(&self, context: &OpContext, query: &Query, can_add: bool) -> Page {
         let documents = &self.0.documents;
-        let all = documents.readable::<R>(context.user(), context.roles());
-        let candidates = all
-            .into_iter()
-            .map(|document| Candidate::of(documents, document));
-        let (count, members) = query.page(candidates);
+        let (user, roles) = (context.user(), context.roles());
+        let is_large = documents.readable_at_most::<R>(user, roles) > QUICKLY_SEARCHED;
+        let by_columns = if is_large {
+            self.0.tables.page::<R>(documents, context, query)
+        } else {
+            None
+        };
+        let (count, members) = by_columns.unwrap_or_else(|| {
+            let all = documents.readable::<R>(user, roles);
+            let candidates = all
+                .into_iter()
+                .map(|document| Candidate::of(documents, document));
+            let (count, members) = query.page(candidates);
+            let members = members.into_iter().map(|member| member.document);
+            (count, members.collect())
+        });
+        let members = members.into_iter();
         Page {
             count,
             members: members
-                .into_iter()
-                .map(|member| catalogue::view(documents, context, member.document))
+                .map(|member| catalogue::view(documents, context, member))
                 .collect(),
             can_add,
         }
@@ -155,6 +191,7 @@ impl Cloud {
                 access::require_user(context)?;
                 metadata::get(id)
             }
+            Kind::EventLog => self.event_log(context, id),
             Kind::Host if !context.is_admin() => {
                 access::require_user(context)?;
                 Err(CloudError::not_found(format!("{kind}/{id}")))
@@ -197,6 +234,7 @@ impl Cloud {
             Kind::User => self.create_user(context, body).await,
             Kind::Group => self.create_group(context, body).await,
             Kind::Token => self.create_token(context, body).await,
+            Kind::ServiceConfiguration => self.create_service_configuration(context, body).await,
             Kind::MachineConfiguration => {
                 self.create_simple::<MachineConfiguration>(context, body)
                     .await
@@ -230,6 +268,9 @@ impl Cloud {
             Kind::Machine => self.edit_machine(context, id, changes).await,
             Kind::Volume => self.edit_volume(context, id, changes).await,
             Kind::User => self.edit_user(context, id, changes).await,
+            Kind::ServiceConfiguration => {
+                self.edit_service_configuration(context, id, changes).await
+            }
             Kind::MachineImage => {
                 let image = self.find_image(context, id, Right::Modify)?;
                 catalogue::edit::<Image>(documents, context, image.id(), changes).await
@@ -239,7 +280,9 @@ impl Cloud {
             | Kind::Address
             | Kind::Job
             | Kind::Event
-            | Kind::Host
+            | Kind::Session
+            | Kind::Registration
+            | Kind::EventLog
             | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
                 "a {kind} is written by the cloud alone"
             ))),
@@ -283,6 +326,7 @@ impl Cloud {
             | Kind::Network
             | Kind::Address
             | Kind::Host
+            | Kind::EventLog
             | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
                 "a {kind} is written by the cloud alone"
             ))),
@@ -310,6 +354,8 @@ impl Cloud {
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
+            Kind::Registration => self.act_on_registration(context, id, action).await,
+            Kind::Job if action == "stop" => self.stop_job(context, id).await,
             _ => Err(CloudError::invalid(
                 "action",
                 format!("`{action}` is not something a {kind} does"),
@@ -324,7 +370,7 @@ impl Cloud {
             return false;
         }
         match kind {
-            Kind::User | Kind::Group => context.is_admin(),
+            Kind::User | Kind::Group | Kind::ServiceConfiguration => context.is_admin(),
             Kind::Token => context.user().is_some() && context.token().is_none(),
             Kind::Machine
             | Kind::MachineConfiguration
@@ -342,7 +388,7 @@ impl Cloud {
     #[must_use]
     pub fn can_list(&self, context: &OpContext, kind: Kind) -> bool {
         match kind {
-            Kind::Host => context.is_admin(),
+            Kind::Host | Kind::Registration | Kind::ServiceConfiguration => context.is_admin(),
             _ => context.user().is_some(),
         }
     }

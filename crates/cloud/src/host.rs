@@ -1,16 +1,19 @@
-//! Hosts as the outside sees them. Each writes its own document.
+//! Hosts as the outside sees them. Each writes its own document; its operator says whether it takes machines.
 
 use cimi::{model::Kind, resources::Host};
 use documents::Documents;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Rel,
+    CloudError, Rel, Result,
     catalogue::{Public, object},
 };
 
 impl Public for Host {
     const KIND: Kind = Kind::Host;
+
+    /// A host finds its document by its name.
+    const MAY_BE_RENAMED: bool = false;
 
     /// What its machines use changes without the host's document.
     fn stamp(&self, _revision: u64, _documents: &Documents) -> Option<u64> {
@@ -25,7 +28,13 @@ impl Public for Host {
             memory += machine.memory;
         }
         object(json!({
-            "state": if self.troubles.is_empty() { "OK" } else { "DEGRADED" },
+            "state": match (self.desired.maintenance, self.troubles.is_empty()) {
+                (true, _) => "MAINTENANCE",
+                (false, true) => "OK",
+                (false, false) => "DEGRADED",
+            },
+            "maintenance": self.desired.maintenance,
+            "meters": {"href": format!("{}/meters", self.id)},
             "cpu": self.capacity.cpus,
             "memory": self.capacity.memory_kib,
             "cpuUsed": cpus,
@@ -36,6 +45,7 @@ impl Public for Host {
             "accelerator": self.accelerator,
             "acceleratorReason": self.accelerator_reason,
             "cpuModel": self.cpu_model,
+            "cpuFlags": self.cpu_flags,
             "version": self.version,
             "qemuVersion": self.qemu_version,
             "started": self.started,
@@ -43,7 +53,18 @@ impl Public for Host {
         }))
     }
 
+    fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
+        if name != "maintenance" {
+            return Err(CloudError::invalid(
+                name,
+                "of a host is written by the host alone",
+            ));
+        }
+        self.desired.maintenance = value.and_then(Value::as_bool).unwrap_or_default();
+        Ok(())
+    }
+
     fn operations(&self) -> Vec<Rel> {
-        Vec::new()
+        vec![Rel::Edit]
     }
 }

@@ -49,7 +49,8 @@ impl Cloud {
     pub async fn run(&self, retention: Retention) {
         tokio::join!(
             crate::jobs::track(self.0.documents.clone()),
-            self.tidy(retention)
+            self.tidy(retention),
+            self.enter_approved()
         );
     }
 
@@ -87,6 +88,9 @@ impl Cloud {
         let expired = documents.tokens.all().into_iter();
         let expired = expired.filter(|token| now.since(token.expires) > EXPIRED_TOKENS_KEPT);
         forgotten += forget(documents, expired.collect()).await;
+        forgotten += forget(documents, self.ended_sessions(now)).await;
+        forgotten += forget(documents, self.ended_registrations(now)).await;
+        forgotten += forget(documents, self.ended_links(now)).await;
         let old_records = documents
             .machine_records
             .all()
@@ -102,6 +106,7 @@ impl Cloud {
         forget(documents, documents.owned::<Job>(user)).await;
         // What stays here is refused all the same: a token is older than who has the name later.
         forget(documents, documents.owned::<cimi::resources::Token>(user)).await;
+        forget(documents, documents.owned::<cimi::resources::Session>(user)).await;
         for record in documents.owned::<cimi::resources::MachineRecord>(user) {
             documents
                 .update(

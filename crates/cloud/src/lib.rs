@@ -4,14 +4,20 @@
 //! Every operation takes an [`OpContext`] first: who asks, how the request is named, until when an answer is of use.
 
 mod access;
+mod accounting;
 mod answer;
 mod catalogue;
+mod certified;
 mod cloud;
+mod columns;
 mod configuration;
 mod context;
 mod credential;
+mod directory_user;
+mod download;
 mod error;
 mod event;
+mod event_log;
 mod front;
 mod group;
 mod host;
@@ -22,12 +28,15 @@ mod jobs;
 mod leases;
 mod machine;
 mod metadata;
+mod meter;
 mod network;
 mod numbers;
 mod operator;
+pub mod people;
 mod quota;
 mod record;
 mod resolve;
+mod service_configuration;
 mod services;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -36,16 +45,18 @@ mod user;
 mod volume;
 mod watch;
 
+pub use accounting::UsageQuery;
 pub use answer::{
     ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page,
     Rel, Upload, View,
 };
 pub use cloud::{Cloud, MachineType, Settings};
 pub use context::{Caller, OpContext, Unchanged};
+pub use download::{Download, DownloadRequest};
 pub use error::{CloudError, Result};
 pub use imported::Imported;
 pub use janitor::Retention;
 pub use network::NetworkSettings;
 pub use quota::PerUser;
-pub use services::{HostServices, ImageIntake, NoServices};
+pub use services::{HostServices, ImageIntake, MeterReading, Metered, NoServices};
 pub use watch::{Since, Watched, Watching};

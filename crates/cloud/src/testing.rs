@@ -21,9 +21,10 @@ pub fn settings() -> Settings {
         networks: vec![network("local", NetworkClass::Local)],
         per_user: PerUser::default(),
         spare_ports: 8,
-        placement: scheduler::Policy::default(),
+        placement: placement::Policy::default(),
         largest_volume_gib: 10,
         passwords: Hashing::with_cost(Cost::NONE),
+        people: crate::people::PeopleSettings::default(),
     }
 }
 
@@ -63,6 +64,9 @@ pub fn caller(user: &str, roles: &[&str]) -> OpContext {
         user: user.into(),
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
         token: None,
+        session: None,
+        method: accounts::Method::default(),
+        is_limited: false,
     };
     OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
 }

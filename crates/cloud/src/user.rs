@@ -6,17 +6,19 @@
 use std::{net::IpAddr, sync::Arc};
 
 use accounts::{
-    HashError, UserSource,
+    HashError, Methods, UserSource,
+    directory::Found,
     password::{PolicyError, is_hash},
 };
 use async_trait::async_trait;
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp, UserId,
     common::{ADMIN_ROLE, Principal},
+    dn::DistinguishedName,
     model::{Changes, Kind},
     resources::{
-        Credential, Image, Machine, MachineConfiguration, MachineTemplate, Token, User, Volume,
-        VolumeConfiguration, VolumeTemplate,
+        Credential, Image, Machine, MachineConfiguration, MachineTemplate, Session, Token, User,
+        Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use documents::{Cached, Documents, OfType};
@@ -25,6 +27,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access,
     catalogue::{self, Public, differing, object},
+    quota::used_by,
 };
 
 impl Cloud {
@@ -58,6 +61,7 @@ impl Cloud {
             enabled: true,
             roles: Vec::new(),
             altnames: std::collections::BTreeMap::new(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: None,
             unknown: Map::new(),
@@ -153,6 +157,9 @@ impl Cloud {
             if can_administrate(&read) && !can_administrate(&user) {
                 transaction = transaction.unchanged(&*self.another_administrator(&read)?);
             }
+            if user.enabled != read.enabled {
+                transaction = self.with_notice(transaction, &user)?;
+            }
             match transaction.replace(&read, user).commit().await {
                 Ok(_) => break access::find::<User>(documents, context, local, Right::View)?,
                 Err(error) if error.is_conflict() => {}
@@ -179,9 +186,10 @@ impl Cloud {
         access::require_admin(context, "remove users")?;
         let documents = &self.0.documents;
         loop {
+            context.in_time()?;
             let read = access::find::<User>(documents, context, local, Right::Modify)?;
             // From here on nothing can be made for the user.
-            let _leaving = self.leaving(&read.username)?;
+            let leaving = self.leaving(&read.username).await?;
             let owned = self.owned_by(&read.username);
             if !owned.is_empty() {
                 return Err(CloudError::Conflict(format!(
@@ -190,12 +198,14 @@ impl Cloud {
                     owned.join(", ")
                 )));
             }
-            let mut transaction = documents.changes();
+            let mut transaction = leaving.guard(documents.changes());
             if can_administrate(&read) {
                 transaction = transaction.unchanged(&*self.another_administrator(&read)?);
             }
             self.forget_user(&read.username).await?;
-            match transaction.remove(&read).commit().await {
+            let removed = transaction.remove(&read).commit().await;
+            leaving.ended().await;
+            match removed {
                 Ok(_) => {
                     tracing::info!(
                         username = read.username,
@@ -264,6 +274,26 @@ impl Cloud {
 
 #[async_trait]
 impl UserSource for Cloud {
+    fn find_by_name(&self, name: &DistinguishedName) -> Vec<Arc<User>> {
+        let found = self.0.documents.users.by_index("dn", &name.canonical());
+        let found = found.into_iter();
+        found
+            .map(|user| Arc::new(user.document.0.clone()))
+            .collect()
+    }
+
+    async fn from_directory(&self, found: &Found) -> Option<Arc<User>> {
+        let user = self.directory_user(found).await;
+        user.unwrap_or_else(|error| {
+            tracing::warn!(login = found.login, %error, "a user of the directory can't be kept");
+            None
+        })
+    }
+
+    fn methods(&self) -> Arc<Methods> {
+        Self::methods(self)
+    }
+
     fn find(&self, login: &str) -> Option<Arc<User>> {
         let found = self.0.documents.users.by_index("login", login);
         // A user's own name counts more than another's other name.
@@ -281,6 +311,17 @@ impl UserSource for Cloud {
 
     async fn token_used(&self, token: &Token, now: Timestamp, address: Option<IpAddr>) {
         self.note_token(token, now, address).await;
+    }
+
+    fn find_session(&self, digest: &str) -> Option<Arc<Session>> {
+        let found = self.0.documents.sessions.by_index("digest", digest);
+        found
+            .first()
+            .map(|session| Arc::new(session.document.0.clone()))
+    }
+
+    async fn session_used(&self, session: &Session, now: Timestamp, address: Option<IpAddr>) {
+        self.note_session(session, now, address).await;
     }
 
     async fn rehashed(&self, read: &User, hash: String) {
@@ -358,10 +399,20 @@ pub(crate) fn own_acl(username: &str) -> Acl {
 impl Public for User {
     const KIND: Kind = Kind::User;
 
-    fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
+    /// What it uses is in others.
+    fn stamp(&self, _revision: u64, _documents: &Documents) -> Option<u64> {
+        None
+    }
+
+    fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let mut out = object(
             json!({"username": self.username, "enabled": self.enabled, "roles": self.roles}),
         );
+        if !self.quota.is_empty() {
+            out.insert("quota".to_owned(), json!(self.quota));
+        }
+        let used = used_by(documents, std::iter::once(self.username.as_str()));
+        out.insert("used".to_owned(), used.into());
         for (name, text) in [
             ("first-name", &self.first_name),
             ("last-name", &self.last_name),
@@ -393,6 +444,7 @@ impl Public for User {
                 self.altnames = serde_json::from_value(value.clone()).map_err(wrong)?;
             }
             ("altnames", None) => self.altnames.clear(),
+            ("quota", value) => self.quota = crate::group::quota(value)?,
             ("email", _) => self.email = text(),
             ("first-name", _) => self.first_name = text(),
             ("last-name", _) => self.last_name = text(),

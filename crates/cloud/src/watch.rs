@@ -15,8 +15,8 @@ use cimi::{
     query::Filter,
     resources::{
         Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Token, User, Volume, VolumeConfiguration,
-        VolumeTemplate,
+        MachineRecord, MachineTemplate, Network, Registration, ServiceConfiguration, Session,
+        Token, User, Volume, VolumeConfiguration, VolumeTemplate,
     },
 };
 use documents::Documents;
@@ -83,6 +83,9 @@ impl Cloud {
         let user = access::require_user(context)?;
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
+        }
+        if kind == Kind::ServiceConfiguration {
+            access::require_admin(context, "see how services are configured")?;
         }
         let hub = self.hub(kind)?;
         let counted = Counted::one_more(self, user)?;

@@ -74,6 +74,59 @@ async fn hosts_and_the_records_of_what_was_done_are_the_administrators() {
 }
 
 #[tokio::test]
+async fn only_administrators_keep_machines_off_a_host_and_nobody_renames_it() {
+    let world = World::start().await;
+    let host = cimi::testing::host();
+    let local = host.id.local().to_owned();
+    world
+        .documents
+        .changes()
+        .create(&host)
+        .commit()
+        .await
+        .unwrap();
+    let edit = |who, changes| {
+        let (world, local) = (&world, &local);
+        async move { world.edit(&who, Kind::Host, local, changes).await }
+    };
+    let on = || json!({"maintenance": true});
+    let refused = edit(user("alice"), on()).await;
+    assert!(
+        matches!(refused, Err(CloudError::Forbidden(_))),
+        "{refused:?}"
+    );
+    edit(admin(), on()).await.unwrap();
+    assert!(
+        world
+            .documents
+            .hosts
+            .get(&local)
+            .unwrap()
+            .desired
+            .maintenance
+    );
+    for wrong in [
+        json!({"name": "other"}),
+        json!({"maintenance": false, "name": "other"}),
+    ] {
+        let refused = edit(admin(), wrong).await;
+        assert!(
+            matches!(refused, Err(CloudError::Invalid { .. })),
+            "{refused:?}"
+        );
+    }
+    assert!(
+        world
+            .documents
+            .hosts
+            .get(&local)
+            .unwrap()
+            .desired
+            .maintenance
+    );
+}
+
+#[tokio::test]
 async fn the_owner_of_a_public_volume_takes_it_back() {
     let world = World::start().await;
     let (alice, bob, carol) = (user("alice"), user("bob"), user("carol"));

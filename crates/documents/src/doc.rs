@@ -58,5 +58,7 @@ impl<R: Resource> Document for Doc<R> {
         }
         terms.add(OWNER, term_of(acl.owner.kind, &acl.owner.principal));
         self.0.terms(&mut |name, term| terms.add(name, term));
+        let weigh = &mut |measure, amount| terms.weigh(OWNER, measure, amount);
+        self.0.weights(weigh);
     }
 }

@@ -144,6 +144,7 @@ mod tests {
             }),
             deleted: false,
             location: None,
+            size_since: None,
             unknown: Unknown::new(),
         }
     }

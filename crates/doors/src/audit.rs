@@ -34,6 +34,9 @@ pub struct Audited {
     pub request_id: Arc<str>,
     /// Who; none: nobody known.
     pub user: Option<Box<str>>,
+    /// How they have shown that: `password`, `ldap`, `token`, `certificate`, `proxy`, `voms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authenticated_by: Option<&'static str>,
     /// By which token, if by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -51,6 +54,37 @@ pub struct Audited {
     pub made: Option<String>,
     /// HTTP status.
     pub status: u16,
+}
+
+/// Whom an answer is about that came without credentials: somebody logged in by it, or didn't.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    user: Option<Box<str>>,
+    method: Option<&'static str>,
+    claimed: Option<String>,
+}
+
+/// Characters of a name that somebody claimed.
+const CLAIMED_AT_MOST: usize = 100;
+
+impl Told {
+    /// Logged in.
+    pub(crate) fn user(name: &str, method: &'static str) -> Self {
+        Self {
+            user: Some(name.into()),
+            method: Some(method),
+            claimed: None,
+        }
+    }
+
+    /// Said to be somebody, with a wrong password.
+    pub(crate) fn claimed(name: &str) -> Self {
+        Self {
+            user: None,
+            method: None,
+            claimed: Some(name.chars().take(CLAIMED_AT_MOST).collect()),
+        }
+    }
 }
 
 /// Where entries go.
@@ -93,9 +127,12 @@ pub(crate) fn entry(
     let claimed = (status == StatusCode::UNAUTHORIZED)
         .then(|| auth::claimed(&head.headers))
         .flatten();
+    let told = response.extensions().get::<Told>();
+    let claimed = claimed.or_else(|| told?.claimed.clone());
+    let logged_in = told.and_then(|told| told.user.clone());
     // What anybody can send as often as they like isn't kept: it would push out what counts.
     let is_known = identity.is_some() && (!reads || status == StatusCode::FORBIDDEN);
-    if !is_known && claimed.is_none() {
+    if !is_known && claimed.is_none() && logged_in.is_none() {
         return None;
     }
     let location = response.headers().get(header::LOCATION);
@@ -105,17 +142,28 @@ pub(crate) fn entry(
     Some(Audited {
         time: Timestamp::now(),
         request_id: Arc::clone(request_id),
-        user: identity.map(|identity| identity.user.clone()),
+        user: identity.map(|identity| identity.user.clone()).or(logged_in),
+        authenticated_by: identity
+            .map(|identity| identity.method.name())
+            .or(told.and_then(|told| told.method)),
         token: identity
             .and_then(|identity| identity.token.as_ref())
             .map(|token| token.id.to_string()),
         claimed,
         address,
         method: head.method.to_string(),
-        path: head.uri.path().chars().take(PATH_AT_MOST).collect(),
+        path: shown_path(head.uri.path()),
         made,
         status: status.as_u16(),
     })
+}
+
+/// A path without the secret that a link of a letter is.
+pub(crate) fn shown_path(path: &str) -> String {
+    match path.strip_prefix("/register/action/") {
+        Some(_) => "/register/action/…".to_owned(),
+        None => path.chars().take(PATH_AT_MOST).collect(),
+    }
 }
 
 /// `GET /stratus/audit`, for administrators.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ::cimi::uri::SPECIFICATION_VERSION;
-use accounts::{Accounts, Identity};
+use accounts::{Accounts, Identity, Methods, Shown};
 use cloud::{Caller, OpContext};
 use futures::FutureExt;
 use http::{
@@ -28,17 +28,18 @@ use crate::{
     budget::{Bounds, Budget, Share, Whose},
     cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
-    console, health, marketplace as marketplace_door,
+    console, download, health, limits, manual, marketplace as marketplace_door,
     metrics::{self, RequestMetrics},
     openapi,
     origin::Connection,
+    people::{self, People},
     problem::Problem,
     routes::Route,
-    upload,
+    showing, upload,
 };
 
 /// How requests are answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Bytes of a request's body, but for image data.
     pub body_at_most: usize,
@@ -56,6 +57,9 @@ pub struct Settings {
     pub body_bytes: usize,
     /// Whether `/metrics` may be read from this computer without credentials.
     pub metrics_open_to_loopback: bool,
+    /// The header in which trusted proxies pass on their clients' certificates. Such a proxy must set it in every request:
+    /// what its clients send by that name would be believed.
+    pub certificate_header: Option<HeaderName>,
 }
 
 impl Default for Settings {
@@ -69,6 +73,7 @@ impl Default for Settings {
             requests_per_caller: 256,
             body_bytes: 64 << 20,
             metrics_open_to_loopback: false,
+            certificate_header: None,
         }
     }
 }
@@ -90,6 +95,7 @@ pub struct Doors {
     settings: Settings,
     cimi: Cimi,
     audit: Arc<dyn AuditLog>,
+    people: Option<People>,
     metrics: RequestMetrics,
     budget: Arc<Budget>,
     marketplace: Option<Marketplace>,
@@ -118,6 +124,7 @@ impl Doors {
             accounts,
             settings,
             audit: Arc::new(NoAudit),
+            people: None,
             metrics: RequestMetrics::new(),
             marketplace: None,
             serving: Serving::Cloud,
@@ -141,6 +148,29 @@ impl Doors {
         self.marketplace = Some(marketplace);
         self.serving = serving;
         self
+    }
+
+    /// With pages for people.
+    #[must_use]
+    pub fn with_people(mut self, people: People) -> Self {
+        self.people = Some(people);
+        self
+    }
+
+    /// Whether clients are asked for a certificate.
+    pub(crate) fn takes_certificates(&self) -> bool {
+        self.accounts.takes_certificates()
+    }
+
+    /// What the client has shown of itself, or a proxy that is believed says that it has.
+    fn shown(&self, exchange: &Exchange<'_>) -> Option<Arc<Shown>> {
+        let connection = &exchange.connection;
+        match &self.settings.certificate_header {
+            Some(name) if connection.trusted => {
+                showing::passed_on(&exchange.head.headers, name).map(Arc::new)
+            }
+            _ => connection.shown.clone(),
+        }
     }
 
     /// Ends the answers that would go on by themselves.
@@ -215,7 +245,13 @@ impl Doors {
         let head = exchange.head;
         let mut share = self.budget.enter()?;
         let peer = exchange.connection.client(&head.headers);
-        let identity = auth::identify(&self.accounts, &head.headers, Some(peer)).await?;
+        let shown = self.shown(exchange);
+        let asked = auth::identify(&self.accounts, &head.headers, shown.as_deref(), Some(peer));
+        let (identity, refusal) = asked.await?.split();
+        let identity = match (identity, people::session_secret(&head.headers)) {
+            (None, Some(secret)) => self.accounts.by_session(secret, Some(peer)).await,
+            (identity, _) => identity,
+        };
         if let Some(identity) = &identity {
             // Known from here on, whatever comes of the request.
             let _ = exchange.identity.set(Arc::clone(identity));
@@ -224,7 +260,7 @@ impl Doors {
             Some(identity) => Whose::User(&identity.user),
             None => Whose::Address(peer),
         })?;
-        self.admit(route.as_ref(), identity.as_ref(), exchange)?;
+        self.admit(route.as_ref(), identity.as_ref(), refusal, exchange)?;
         let Some(route) = route else {
             return Err(Problem::not_found(head.uri.path()));
         };
@@ -274,6 +310,7 @@ impl Doors {
             Route::Metrics => Ok(metrics_answer()),
             Route::OpenApi => Ok(openapi::answer()),
             Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),
+            Route::People(page) => self.show_page(page, context, exchange, body, share).await,
             Route::Marketplace(place) => {
                 let Some(marketplace) = &self.marketplace else {
                     return Err(Problem::not_found(head.uri.path()));
@@ -299,7 +336,7 @@ impl Doors {
                 };
                 marketplace_door::answered(marketplace, place, &call).await
             }
-            Route::Authentication => Ok(who_asks(context)),
+            Route::Authentication => Ok(who_asks(context, &self.accounts.methods())),
             Route::Status => {
                 let status = self.api.status(context).await?;
                 Ok(health::json_answer(StatusCode::OK, &status))
@@ -313,10 +350,30 @@ impl Doors {
             }
             Route::Audit if context.is_admin() => audit::answer(&*self.audit, pairs()).await,
             Route::Audit => Err(Problem::new(403, "the audit log is for administrators")),
+            Route::Quota => {
+                let (user, group) = limits::whose(pairs())?;
+                let answer = self.api.quota(context, user, group).await?;
+                Ok(health::json_answer(StatusCode::OK, &answer))
+            }
+            Route::Accounting => {
+                let query = limits::period(pairs())?;
+                let answer = self.api.usage(context, query).await?;
+                Ok(health::json_answer(StatusCode::OK, &answer))
+            }
+            Route::Manual => Ok(manual::answer()),
             Route::Console(id) => {
                 let range = console::range(pairs())?;
                 let console = self.api.console(context, id, range).await?;
                 Ok(console::answer(console, self.ending.clone()))
+            }
+            Route::ImageData(id) if head.method != Method::PUT => {
+                let mut request = download::request(&head.headers, pairs());
+                let mut content = self.api.download(context, id, request.clone()).await?;
+                if content.part.is_some() && download::is_other(&head.headers, &content.tag) {
+                    request.part = None;
+                    content = self.api.download(context, id, request).await?;
+                }
+                download::answer(&head.method, content)
             }
             Route::ImageData(id) => {
                 let Some(body) = body.take() else {
@@ -369,6 +426,7 @@ impl Doors {
         &self,
         route: Option<&Route<'_>>,
         identity: Option<&Arc<Identity>>,
+        refusal: Option<String>,
         exchange: &Exchange<'_>,
     ) -> Result<(), Problem> {
         let head = exchange.head;
@@ -378,6 +436,23 @@ impl Doors {
                 403,
                 "requests that change something are not taken from another site's pages",
             ));
+        }
+        let by_cookie = identity.is_some_and(|identity| identity.session.is_some());
+        let is_page = matches!(route, Some(Route::People(_)));
+        if !reads && (by_cookie || is_page) {
+            let origin = exchange.origin();
+            let is_ours = if by_cookie {
+                people::is_same_origin(&head.method, &head.headers, &origin)
+            } else {
+                !people::is_from_elsewhere(&head.headers, &origin)
+            };
+            if !is_ours {
+                return Err(Problem::new(
+                    403,
+                    "with a session, what changes something has to come from a page of this cloud: a program sends \
+                     its content as application/json or application/xml, or logs in by HTTP Basic or a token",
+                ));
+            }
         }
         let may_only_look = identity
             .and_then(|identity| identity.token.as_ref())
@@ -391,8 +466,10 @@ impl Doors {
         let known = identity.is_some();
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
-            Some(Route::Health) => true,
-            Some(Route::OpenApi | Route::Asset(_)) => known || reads,
+            Some(Route::Health | Route::People(_)) => true,
+            Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
+                known || reads
+            }
             // What signatures and letters are for.
             Some(Route::Marketplace(_)) => true,
             Some(Route::Metrics) => {
@@ -409,8 +486,35 @@ impl Doors {
         if admitted {
             return Ok(());
         }
-        let text = "log in first: send user name and password by HTTP Basic, or a token as Bearer";
+        let text = refusal.unwrap_or_else(|| {
+            "log in first: send user name and password by HTTP Basic, or a token as Bearer"
+                .to_owned()
+        });
         Err(auth::unauthorized(&head.headers, text))
+    }
+
+    /// A page for people.
+    async fn show_page(
+        &self,
+        page: &people::Page<'_>,
+        context: &OpContext,
+        exchange: &Exchange<'_>,
+        body: &mut Option<Incoming>,
+        share: &mut Share<'_>,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let Some(people) = &self.people else {
+            return Err(Problem::not_found(exchange.head.uri.path()));
+        };
+        let bytes = match body.as_mut() {
+            Some(body) => body::read(body, FORM_AT_MOST, share).await?,
+            None => bytes::Bytes::new(),
+        };
+        let visit = people::Visit {
+            context,
+            head: exchange.head,
+            body: &bytes,
+        };
+        Box::pin(people.answer(page, &visit)).await
     }
 
     /// The request's name: what the client (or a proxy) calls it, else a new one.
@@ -434,8 +538,11 @@ impl Doors {
     }
 }
 
-/// The template of uploads, the only requests that may take as long as they need.
+/// The template of uploads and downloads, the only requests that may take as long as they need.
 const UPLOAD: usize = 7;
+
+/// Most bytes of a form.
+const FORM_AT_MOST: usize = 64 << 10;
 
 /// One request, as far as all parts of its answer need it.
 struct Exchange<'r> {
@@ -444,6 +551,14 @@ struct Exchange<'r> {
     request_id: &'r Arc<str>,
     /// Who asks, once that is known.
     identity: OnceLock<Arc<Identity>>,
+}
+
+impl Exchange<'_> {
+    /// `https://HOST:PORT`, as the client knows us.
+    fn origin(&self) -> String {
+        let base = self.connection.base_uri(&self.head.uri, &self.head.headers);
+        base.trim_end_matches("/cimi/").to_owned()
+    }
 }
 
 /// Whether nothing of the request is left on its way, so that the connection can go on after the answer. What is left
@@ -490,7 +605,7 @@ fn complete(response: &mut Response<ResponseBody>, method: &Method, request_id: 
 /// headers and bodies may hold secrets.
 fn tell(exchange: &Exchange<'_>, status: StatusCode, took: Duration) {
     let head = exchange.head;
-    let (method, path) = (&head.method, head.uri.path());
+    let (method, path) = (&head.method, audit::shown_path(head.uri.path()));
     let (request_id, status) = (&**exchange.request_id, status.as_u16());
     let peer = exchange.connection.peer.ip();
     if status >= 500 {
@@ -522,8 +637,13 @@ fn metrics_answer() -> Response<ResponseBody> {
     response
 }
 
-fn who_asks(context: &OpContext) -> Response<ResponseBody> {
-    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles()});
+/// Who asks, and in which ways anybody can log in.
+fn who_asks(context: &OpContext, methods: &Methods) -> Response<ResponseBody> {
+    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles(),
+        "methods": methods.names()});
+    if let Some(method) = context.method() {
+        body["method"] = method.name().into();
+    }
     if let Some(token) = context.token() {
         let scope = if token.is_read_only {
             "read-only"
@@ -531,6 +651,9 @@ fn who_asks(context: &OpContext) -> Response<ResponseBody> {
             "full"
         };
         body["token"] = serde_json::json!({"href": token.id.to_string(), "scope": scope});
+    }
+    if let Some(session) = context.session() {
+        body["session"] = serde_json::json!({"href": session.to_string()});
     }
     health::json_answer(StatusCode::OK, &body)
 }

@@ -6,6 +6,8 @@
 //!   what stands beside it (`console`, `upload`, `health`, `metrics`, `openapi`), and what pages for
 //!   browsers have in common (`pages`).
 //!
+//! Pages for people (`people`) stand on the layout of `pages`.
+//!
 //! No rules of the cloud and no state live here, but for a cache of rendered representations.
 
 #![cfg_attr(
@@ -21,16 +23,21 @@ mod cimi;
 mod cloud_api;
 mod console;
 mod doors;
+mod download;
 mod health;
 mod marketplace;
+mod limits;
+mod manual;
 pub mod metrics;
 mod openapi;
 mod origin;
 mod pages;
+mod people;
 mod problem;
 mod routes;
 mod rules;
 mod server;
+mod showing;
 mod stall;
 pub mod tls;
 mod upload;
@@ -40,5 +47,6 @@ pub use body::ResponseBody;
 pub use cloud_api::{Body, CloudApi};
 pub use doors::{Doors, Serving, Settings};
 pub use origin::{TrustedProxy, TrustedProxyError};
+pub use people::People;
 pub use routes::{Listed, all_routes};
 pub use server::{Limits, Running, Server, ServerError};

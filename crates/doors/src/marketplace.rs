@@ -426,7 +426,7 @@ fn error(
         }
         _ => Pages::new(service, call).failed(status, text)?,
     };
-    response.headers_mut().extend(problem.headers());
+    problem.add_headers(response.headers_mut());
     Ok(response)
 }
 

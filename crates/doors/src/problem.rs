@@ -52,13 +52,31 @@ impl Problem {
         (self.status, &self.detail)
     }
 
-    /// The headers that go with it.
-    pub(crate) fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
-        self.headers.clone()
+    /// The same, in place.
+    pub(crate) fn add(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.push((name, value));
+    }
+
+    /// What users read.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// What only the log is told.
+    pub(crate) fn internal_text(&self) -> Option<&str> {
+        self.internal.as_deref()
+    }
+
+    /// Its headers, to an answer that is made otherwise. Without a challenge, which would open a browser's own dialogue.
+    pub(crate) fn add_headers(&self, to: &mut http::HeaderMap) {
+        for (name, value) in &self.headers {
+            if name != header::WWW_AUTHENTICATE {
+                to.append(name, value.clone());
+            }
+        }
     }
 
     /// Its status.
-    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use crate::{
     marketplace::place::Place,
     pages::assets::{self, Asset},
+    people::Page,
 };
 
 /// What a path names.
@@ -44,6 +45,14 @@ pub(crate) enum Route<'p> {
     OpenApi,
     /// `/stratus/audit`
     Audit,
+    /// `/cimi/login`, `/register/…`
+    People(Page<'p>),
+    /// `/stratus/quota`
+    Quota,
+    /// `/stratus/accounting`
+    Accounting,
+    /// `/api`
+    Manual,
     /// `/assets/stratus.css`
     Asset(&'static Asset),
     /// `/marketplace/metadata`
@@ -58,6 +67,9 @@ impl<'p> Route<'p> {
             Some("") | None => path,
             Some(shorter) => shorter,
         };
+        if let Some(page) = Page::of(path) {
+            return Some(Self::People(page));
+        }
         let Some(path) = path.strip_prefix("cimi") else {
             return match path {
                 "" => Some(Self::EntryPoint),
@@ -67,6 +79,9 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
+                "stratus/quota" => Some(Self::Quota),
+                "stratus/accounting" => Some(Self::Accounting),
+                "api" => Some(Self::Manual),
                 _ => {
                     if let Some(below) = path.strip_prefix("marketplace")
                         && (below.is_empty() || below.starts_with('/'))
@@ -165,7 +180,8 @@ impl<'p> Route<'p> {
             }
             Self::Action(..) | Self::Doctor => "POST, OPTIONS",
             Self::Marketplace(place) => place.methods(),
-            Self::ImageData(_) => "PUT, OPTIONS",
+            Self::ImageData(_) => "GET, HEAD, PUT, OPTIONS",
+            Self::People(page) => page.methods(),
             Self::Console(_)
             | Self::Authentication
             | Self::Health
@@ -173,6 +189,9 @@ impl<'p> Route<'p> {
             | Self::OpenApi
             | Self::Status
             | Self::Audit
+            | Self::Quota
+            | Self::Accounting
+            | Self::Manual
             | Self::Asset(_) => "GET, HEAD, OPTIONS",
         }
     }
@@ -202,8 +221,12 @@ impl<'p> Route<'p> {
             Self::Doctor => 13,
             Self::OpenApi => 14,
             Self::Audit => 15,
-            Self::Asset(_) => 16,
-            Self::Marketplace(_) => 17,
+            Self::Quota => 16,
+            Self::Accounting => 17,
+            Self::Manual => 18,
+            Self::Asset(_) => 19,
+            Self::People(_) => 20,
+            Self::Marketplace(_) => 21,
         }
     }
 }
@@ -245,7 +268,13 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/doctor",
         "/api/openapi.json",
         "/stratus/audit",
+        "/stratus/quota",
+        "/stratus/accounting",
+        "/api",
     ] {
+        list(path.to_owned(), None);
+    }
+    for path in Page::PATHS {
         list(path.to_owned(), None);
     }
     for asset in assets::ALL {
@@ -279,7 +308,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 18] = [
+pub(crate) const TEMPLATES: [&str; 22] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -296,7 +325,11 @@ pub(crate) const TEMPLATES: [&str; 18] = [
     "/stratus/doctor",
     "/api/openapi.json",
     "/stratus/audit",
+    "/stratus/quota",
+    "/stratus/accounting",
+    "/api",
     "/assets/{name}",
+    "/register/{page}",
     "/marketplace",
 ];
 
@@ -355,6 +388,12 @@ mod tests {
             ("/stratus/doctor", Doctor),
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
+            ("/cimi/login", People(Page::Login)),
+            ("/register/", People(Page::Home)),
+            ("/register/action/abc", People(Page::Action("abc"))),
+            ("/stratus/quota", Quota),
+            ("/stratus/accounting", Accounting),
+            ("/api/", Manual),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
             ("/marketplace/", Marketplace(Place::Home)),
             ("/marketplace//upload", Marketplace(Place::Upload)),

@@ -1,4 +1,4 @@
-//! The loop around placement: what changed goes into the ledger, machines without a host are placed, each write is a
+//! The loop around placement: what changed goes into the account, machines without a host are placed, each write is a
 //! task of its own.
 //!
 //! ```text
@@ -27,11 +27,9 @@ use store::cache::Changed;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    ledger::Ledger,
-    placement::{Demand, NoRoom, Policy},
-    requirements::Requirements,
-};
+use placement::{Demand, Fleet, Kinds, NoRoom, Policy};
+
+use crate::wishes::Wishes;
 
 /// Most writes on their way at once; more only wait in the store's queue instead of here.
 const WRITES_AT_ONCE: usize = 128;
@@ -42,13 +40,13 @@ const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Scheduler {
     documents: Documents,
-    ledger: Ledger,
+    fleet: Fleet,
     /// Machines to be placed, oldest first.
     waiting: BTreeMap<u32, Arc<str>>,
     /// Machines to be released, for their turn.
     orphans: BTreeMap<u32, Arc<str>>,
     /// Why machines wait, as far as it was written.
-    explained: HashMap<Arc<str>, [bool; 5]>,
+    explained: HashMap<Arc<str>, Kinds>,
     /// Machines with a write on its way.
     busy: HashSet<Arc<str>>,
     writes: JoinSet<Arc<str>>,
@@ -60,7 +58,7 @@ impl Scheduler {
     pub fn new(documents: Documents, policy: Policy) -> Self {
         Self {
             documents,
-            ledger: Ledger::new(policy),
+            fleet: Fleet::new(policy),
             waiting: BTreeMap::new(),
             orphans: BTreeMap::new(),
             explained: HashMap::new(),
@@ -77,7 +75,7 @@ impl Scheduler {
         let mut fresh = Vec::new();
         loop {
             let mut made_room = false;
-            // All that is known goes into the ledger before anything is decided: after a start, what runs already has
+            // All that is known goes into the account before anything is decided: after a start, what runs already has
             // to be booked before there is room for more.
             while let Some(changed) = hosts.try_next() {
                 made_room |= self.host_changed(&changed);
@@ -112,9 +110,9 @@ impl Scheduler {
     /// Returns whether there may be more room than before.
     fn host_changed(&mut self, changed: &Changed<documents::Doc<cimi::resources::Host>>) -> bool {
         match changed {
-            Changed::Present(host) => self.ledger.host(host),
+            Changed::Present(host) => self.fleet.host(host),
             Changed::Removed(local) => {
-                self.ledger.host_gone(local);
+                self.fleet.host_gone(local);
                 false
             }
             // What it offers can't be known, and need not have changed.
@@ -138,7 +136,7 @@ impl Scheduler {
                 self.explained.remove(local);
                 self.waiting.retain(|_, other| other != local);
                 self.orphans.retain(|_, other| other != local);
-                self.ledger.unbook(local)
+                self.fleet.unbook(local)
             }
             // It may run: what it takes stays booked.
             Changed::Unreadable(_) => false,
@@ -152,7 +150,8 @@ impl Scheduler {
         let local: Arc<str> = machine.id().into();
         if let Some(host) = &machine.host {
             self.explained.remove(&local);
-            return self.ledger.book(&local, host, Demand::of(machine));
+            let wishes = Wishes::of(machine);
+            return self.fleet.book(&local, host, &wishes.wish());
         }
         if machine.desired.deleted {
             self.orphans.insert(vmid, local.clone());
@@ -160,7 +159,7 @@ impl Scheduler {
             self.waiting.insert(vmid, local.clone());
             fresh.push(vmid);
         }
-        self.ledger.unbook(&local)
+        self.fleet.unbook(&local)
     }
 
     /// Tries the machines that wait: all, or those in `only`.
@@ -187,11 +186,9 @@ impl Scheduler {
             if hopeless && self.explained.contains_key(&local) {
                 continue;
             }
-            let requirements = machine
-                .requirements
-                .as_deref()
-                .map(|text| Requirements::parse(text).unwrap_or(Requirements::never()));
-            match self.ledger.reserve(&local, demand, requirements.as_ref()) {
+            let wishes = Wishes::of(&machine);
+            let wish = wishes.wish();
+            match self.fleet.reserve(&local, &wish) {
                 Ok(host) => {
                     self.waiting.remove(&vmid);
                     self.explained.remove(&local);
@@ -199,7 +196,7 @@ impl Scheduler {
                     self.write(local.clone(), assign(self.documents.clone(), local, host));
                 }
                 Err(refused) => {
-                    if requirements.is_none() {
+                    if wish.is_of_room_alone() {
                         no_room.push(demand);
                     }
                     self.explain(&machine, local, &refused);

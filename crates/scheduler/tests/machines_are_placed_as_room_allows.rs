@@ -11,7 +11,8 @@ use cimi::{
     testing,
 };
 use documents::{Documents, DocumentsError};
-use scheduler::{Policy, Scheduler};
+use placement::Policy;
+use scheduler::Scheduler;
 use store::SqliteStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -466,5 +467,77 @@ async fn a_machine_waits_for_a_host_that_meets_its_requirements() {
     cloud.create(&named("b", "red.example")).await;
     let machines = cloud.until("it is placed", placed(1, "b")).await;
     assert!(machines.iter().all(|machine| machine.reason.is_none()));
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_in_maintenance_gets_nothing_until_that_ends() {
+    let cloud = Cloud::start().await;
+    let mut closed = host("a", 1024);
+    closed.desired.maintenance = true;
+    cloud.create(&closed).await;
+    cloud.create(&machine(1, 256)).await;
+    cloud
+        .until("told why it waits", |all| {
+            all.iter().any(|machine| {
+                let reason = machine.reason.as_deref();
+                reason == Some("waiting for room on 1 host: 1 is in maintenance")
+            })
+        })
+        .await;
+    cloud
+        .edit("a", |host: &mut Host| host.desired.maintenance = false)
+        .await;
+    cloud
+        .until("placed", |all| {
+            all.iter().all(|machine| machine.host.is_some())
+        })
+        .await;
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_and_ranks_of_documents_choose_the_host() {
+    let cloud = Cloud::start().await;
+    for (name, memory_mib) in [("a", 4096), ("b", 8192), ("c", 2048)] {
+        cloud.create(&host(name, memory_mib)).await;
+    }
+    let apart = |vmid| {
+        let mut machine = machine(vmid, 256);
+        machine.placement.apart = vec!["db".to_owned()];
+        machine
+    };
+    for vmid in 1..=4 {
+        cloud.create(&apart(vmid)).await;
+    }
+    let machines = cloud
+        .until("three placed, the fourth told", |all| {
+            let placed = all.iter().filter(|machine| machine.host.is_some());
+            placed.count() == 3 && all.iter().any(|machine| machine.reason.is_some())
+        })
+        .await;
+    let hosts: std::collections::BTreeSet<_> = machines
+        .iter()
+        .filter_map(|machine| machine.host.as_ref())
+        .map(|host| host.local().to_owned())
+        .collect();
+    assert_eq!(hosts.len(), 3);
+    let reason = machines.iter().find_map(|machine| machine.reason.clone());
+    assert_eq!(
+        reason.as_deref(),
+        Some("waiting for room on 3 hosts: 3 have machines that this one is to be apart from")
+    );
+    // The smallest first, though the strategy would take the emptiest.
+    let mut ranked = machine(5, 256);
+    ranked.placement.rank = Some("-TOTALMEMORY".to_owned());
+    cloud.create(&ranked).await;
+    let machines = cloud
+        .until("the ranked one placed", |all| {
+            all.iter()
+                .any(|machine| machine.vmid.0 == 5 && machine.host.is_some())
+        })
+        .await;
+    let ranked = machines.iter().find(|machine| machine.vmid.0 == 5).unwrap();
+    assert_eq!(ranked.host.as_ref().unwrap().local(), "c");
     cloud.end().await;
 }

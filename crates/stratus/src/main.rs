@@ -29,6 +29,7 @@ mod described_image;
 mod endorser;
 mod failure;
 mod image_source;
+mod kept_logins;
 mod machine_table;
 mod machine_types;
 mod options;

@@ -4,5 +4,6 @@ mod certificates_are_trusted_only_on_purpose;
 mod commands_work_without_a_cloud;
 mod failures_end_as_the_contract_says;
 mod images_are_described_and_signed;
+mod logins_are_kept;
 mod outputs_are_those_of_the_contract;
 mod support;

@@ -2,11 +2,14 @@
 //!
 //! [`reference`] holds the commented file that `stratusd reference-config` prints; a test keeps it equal to the defaults.
 
+mod certificates;
 mod check;
 mod keys;
 mod mail;
 mod marketplace;
 pub mod reference;
+mod registration;
+mod saving;
 mod tables;
 
 use std::{
@@ -18,8 +21,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
 pub use marketplace::Marketplace;
+pub use registration::Registration;
+pub use saving::Saving;
 pub use tables::{
     Accounts, Images, Limits, Log, LogFormat, MachineType, Machines, Network, NetworkClass,
     NetworkEntry, NetworkMode, Placement, Retention, Storage, Store, StoreKind, Strategy, Tls,
@@ -98,9 +104,12 @@ pub struct Config {
     pub images: Images,
     pub limits: Limits,
     pub accounts: Accounts,
+    pub certificates: Certificates,
     pub retention: Retention,
     pub mail: Mail,
     pub marketplace: Marketplace,
+    pub registration: Registration,
+    pub saving: Saving,
     pub machine_types: BTreeMap<String, MachineType>,
 }
 
@@ -122,9 +131,12 @@ impl Default for Config {
             images: Images::default(),
             limits: Limits::default(),
             accounts: Accounts::default(),
+            certificates: Certificates::default(),
             retention: Retention::default(),
             mail: Mail::default(),
             marketplace: Marketplace::default(),
+            registration: Registration::default(),
+            saving: Saving::default(),
             store: Store::default(),
             machine_types: default_machine_types(),
         }

@@ -13,6 +13,8 @@ pub enum Role {
     Storage,
     /// The catalogue of signed descriptions of images. Alone it is a Marketplace and no cloud.
     Marketplace,
+    /// Lets people ask for accounts, beside the API.
+    Registration,
 }
 
 /// The roles to be played.
@@ -30,6 +32,7 @@ impl Roles {
                 Role::VmHost,
                 Role::Storage,
                 Role::Marketplace,
+                Role::Registration,
             ]
         } else {
             asked.to_vec()

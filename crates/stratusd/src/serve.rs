@@ -8,11 +8,12 @@
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 
-use accounts::{Accounts, Hashing};
+use accounts::Accounts;
 use anyhow::{Context as _, bail};
 use cloud::Cloud;
+use directory::LdapDirectory;
 use documents::Documents;
-use doors::{Doors, Running, Server, Serving, tls};
+use doors::{Doors, People, Running, Server, Serving, tls};
 use marketplace_service::Marketplace;
 use scheduler::Scheduler;
 use storage::controller::StorageController;
@@ -32,8 +33,9 @@ use crate::{
     instance::Instance,
     market, networks,
     roles::{Role, Roles},
-    settings,
-    user_file::UserFile,
+    saved_images, settings,
+    site_certificates::SiteCertificates,
+    user_file::{FileOf, UserFile},
 };
 
 /// How long controllers may take to end. What they leave undone, the next start does.
@@ -83,7 +85,7 @@ pub async fn serve(
     let passwords = settings::passwords(&config);
     let cloud = Cloud::open(
         documents.clone(),
-        settings::rules(&config, passwords.clone())?,
+        settings::rules(&config, passwords.clone(), roles.has(Role::Registration))?,
         services,
         intake,
     )
@@ -92,10 +94,24 @@ pub async fn serve(
     first_start::ensure_administrator(&cloud, &state).await?;
 
     let mut parts = Parts::new();
-    if roles.has(Role::Entry) && !config.accounts.password_file.is_empty() {
-        let mut file = UserFile::new(config.accounts.password_file.clone().into());
+    for (of, key, path) in [
+        (
+            FileOf::Passwords,
+            "accounts.password_file",
+            &config.accounts.password_file,
+        ),
+        (
+            FileOf::Certificates,
+            "accounts.certificate_file",
+            &config.accounts.certificate_file,
+        ),
+    ] {
+        if !roles.has(Role::Entry) || path.is_empty() {
+            continue;
+        }
+        let mut file = UserFile::new(of, path.clone().into());
         let begun = file.begin(&cloud).await;
-        begun.context("taking over the users of `accounts.password_file`")?;
+        begun.with_context(|| format!("taking over the users of `{key}`"))?;
         let cloud = cloud.clone();
         parts.start("users", |stop| async move {
             stop.run_until_cancelled(file.follow(cloud)).await;
@@ -110,6 +126,11 @@ pub async fn serve(
     if let Some(server) = settings::mail(&config)?.filter(|_| roles.answer()) {
         let postman = mail::Postman::new(store.clone(), &server).context("`[mail]`")?;
         parts.start("mail", |stop| postman.run(stop));
+    }
+    if roles.has(Role::Entry) {
+        let settings = saved_images::settings(&config, &state).context("`[saving]`")?;
+        let announcer = saving::Announcer::new(documents.clone(), settings);
+        parts.start("saved-images", |stop| announcer.run(stop));
     }
     if roles.has(Role::Scheduler) {
         let scheduler = Scheduler::new(documents.clone(), settings::placement(&config));
@@ -141,7 +162,19 @@ pub async fn serve(
         None
     };
     let door = if roles.answer() {
-        let tls = certificate.clone();
+        let tls = certificate.clone().map(tls::Speech::new).transpose()?;
+        let accounts = Accounts::new(
+            Arc::new(cloud.clone()),
+            passwords,
+            settings::accounts(&config),
+        );
+        let accounts = Arc::new(accounts.with_directory(Arc::new(LdapDirectory::default())));
+        let mut site =
+            SiteCertificates::new(&config.certificates, Arc::clone(&accounts), tls.clone());
+        site.look().await;
+        parts.start("certificates", |stop| async move {
+            stop.run_until_cancelled(site.follow()).await;
+        });
         let most = config.retention.audit_mib.saturating_mul(1 << 20);
         let (log, writer) = audit_log::open(&state.join("audit"), most)?;
         // Stopped last: what the door still answers is written down, too.
@@ -152,7 +185,7 @@ pub async fn serve(
             Serving::Cloud
         };
         let marketplace = marketplace.map(|marketplace| (marketplace, serving));
-        Some(open_doors(&config, &cloud, marketplace, tls, open_files, passwords, log).await?)
+        Some(open_doors(&config, &cloud, accounts, marketplace, tls, open_files, log).await?)
     } else {
         None
     };
@@ -217,27 +250,21 @@ async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<
 async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
+    accounts: Arc<Accounts>,
     marketplace: Option<(Marketplace, Serving)>,
-    certificate: Option<Arc<tls::Certificate>>,
+    tls: Option<Arc<tls::Speech>>,
     open_files: u64,
-    passwords: Hashing,
     log: FileLog,
 ) -> anyhow::Result<Running> {
-    let accounts = Accounts::new(
-        Arc::new(cloud.clone()),
-        passwords,
-        settings::accounts(config),
-    );
-    let mut doors = Doors::new(
-        Arc::new(cloud.clone()),
-        Arc::new(accounts),
-        settings::doors(config),
-    )
-    .audited_by(Arc::new(log));
+    // A login provider is reached by the same cryptography as everything else.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let people = People::new(cloud.clone(), Arc::clone(&accounts));
+    let mut doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
+        .audited_by(Arc::new(log))
+        .with_people(people);
     if let Some((marketplace, serving)) = marketplace {
         doors = doors.with_marketplace(marketplace, serving);
     }
-    let tls = certificate.map(tls::server_config).transpose()?;
     if tls.is_none() {
         tracing::warn!(
             "TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it"

@@ -3,12 +3,13 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
 use accounts::{Cost, Hashing};
 use anyhow::Context as _;
-use scheduler::{Policy, Strategy};
+use placement::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
 use vmhost::{
     accel::{self, AcceleratorPolicy, ProbeCommand},
@@ -94,7 +95,11 @@ pub fn mail(config: &Config) -> anyhow::Result<Option<mail::SmtpSettings>> {
 ///
 /// # Errors
 /// None after the configuration was checked.
-pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Settings> {
+pub fn rules(
+    config: &Config,
+    passwords: Hashing,
+    registers: bool,
+) -> anyhow::Result<cloud::Settings> {
     let machine_types = config
         .machine_types
         .iter()
@@ -111,6 +116,11 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
         networks: networks::for_rules(config)?,
         per_user: cloud::PerUser {
             machines: config.machines.most_per_user,
+            cpus: config.limits.cpus_per_user,
+            memory_gib: config.limits.memory_gib_per_user,
+            volume_gib: config.limits.volume_gib_per_user,
+            image_gib: config.limits.image_gib_per_user,
+            addresses: config.limits.addresses_per_user,
             volumes: config.limits.volumes_per_user,
             images: config.limits.images_per_user,
             credentials: config.limits.credentials_per_user,
@@ -120,7 +130,72 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
         placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
         passwords,
+        people: people(config, registers)?,
     })
+}
+
+/// For sessions and, if this daemon has the role, registration.
+fn people(config: &Config, registers: bool) -> anyhow::Result<cloud::people::PeopleSettings> {
+    let given = &config.registration;
+    let registration = if registers && given.is_on() {
+        let url = if given.url.is_empty() {
+            let scheme = if config.tls.enabled { "https" } else { "http" };
+            format!(
+                "{scheme}://{}:{}",
+                config.host_name(),
+                config.listen().port()
+            )
+        } else {
+            given.url.clone()
+        };
+        Some(cloud::people::RegistrationSettings {
+            directory: directory(config)?,
+            role: given.role.clone(),
+            confirm_within: Duration::from_secs(given.confirm_hours.saturating_mul(3600)),
+            reset_within: Duration::from_secs(given.reset_minutes.saturating_mul(60)),
+            rejected_kept: Duration::from_secs(given.rejected_days.saturating_mul(86_400)),
+            ..cloud::people::RegistrationSettings::new(&given.administrator, &url)
+        })
+    } else {
+        None
+    };
+    Ok(cloud::people::PeopleSettings {
+        sessions: sessions(config),
+        registration,
+    })
+}
+
+/// Where accounts are written to, if not to the cloud's own database.
+fn directory(config: &Config) -> anyhow::Result<Option<Arc<dyn cloud::people::Directory>>> {
+    let given = &config.registration.ldap;
+    if given.url.is_empty() {
+        return Ok(None);
+    }
+    let password = std::fs::read_to_string(&given.manager_password_file)
+        .with_context(|| given.manager_password_file.clone())?;
+    let authorities = if given.ca.is_empty() {
+        None
+    } else {
+        Some(std::fs::read(&given.ca).with_context(|| given.ca.clone())?)
+    };
+    let entries = enrolment::LdapEntries::new(enrolment::Server {
+        url: given.url.clone(),
+        start_tls: given.start_tls,
+        authorities,
+        manager_dn: given.manager_dn.clone(),
+        manager_password: password.trim_end_matches(['\r', '\n']).to_owned(),
+        users: given.users.clone(),
+        groups: given.groups.clone(),
+    });
+    Ok(Some(Arc::new(entries.context("`[registration.ldap]`")?)))
+}
+
+/// How long browsers stay logged in.
+fn sessions(config: &Config) -> accounts::session::Lasting {
+    accounts::session::Lasting {
+        idle: Duration::from_secs(config.accounts.session_idle_minutes.saturating_mul(60)),
+        most: Duration::from_secs(config.accounts.session_hours.saturating_mul(3600)),
+    }
 }
 
 /// For the cloud's own work.
@@ -243,8 +318,10 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     settings.limits.longest = Duration::from_secs(images.longest_hours.saturating_mul(3600));
     settings.imports = images.imports;
     settings.imports_per_owner = images.imports_per_user;
+    settings.machines_dir = Some(dir.join("machines"));
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
+    settings.debugfs = debugfs();
     Ok(settings)
 }
 
@@ -256,6 +333,24 @@ fn qemu_img() -> Option<storage::confine::QemuImg> {
     }
     tracing::warn!(
         "`qemu-img` is not in PATH: qcow2 images are examined by our own rules only (Debian: qemu-utils)"
+    );
+    None
+}
+
+/// What removes traces from saved machines, if it is there. Folders of administrators' programs are looked into, too.
+fn debugfs() -> Option<storage::confine::Debugfs> {
+    let usual = || {
+        ["/usr/sbin/debugfs", "/sbin/debugfs"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|file| file.is_file())
+    };
+    let found = in_path("debugfs".as_ref()).or_else(usual);
+    if let Some(Ok(program)) = found.map(|program| storage::confine::Debugfs::at(&program)) {
+        return Some(program);
+    }
+    tracing::warn!(
+        "`debugfs` is not there: keys and histories stay in images that are saved from machines (Debian: e2fsprogs)"
     );
     None
 }
@@ -294,6 +389,7 @@ pub fn passwords(config: &Config) -> Hashing {
 pub fn accounts(config: &Config) -> accounts::Settings {
     accounts::Settings {
         remembered_for: Duration::from_secs(config.accounts.remembered_minutes.saturating_mul(60)),
+        sessions: sessions(config),
         ..accounts::Settings::default()
     }
 }
@@ -310,6 +406,7 @@ pub fn doors(config: &Config) -> doors::Settings {
         body_bytes: config.limits.bodies_mib.saturating_mul(1 << 20),
         // In user mode guests reach the host's loopback, too, and look like it.
         metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
+        certificate_header: config.certificates.proxy_header.parse().ok(),
         ..doors::Settings::default()
     }
 }

@@ -15,6 +15,7 @@
 
 mod api;
 mod appliance;
+mod browser;
 mod checkout;
 mod cloud;
 mod daemon;
@@ -26,6 +27,7 @@ mod waiting;
 
 pub use api::{Api, Reply};
 pub use appliance::{Appliance, firmware_only_image};
+pub use browser::Browser;
 pub use checkout::Checkout;
 pub use cloud::{Options, TestCloud};
 pub use machine::Machine;

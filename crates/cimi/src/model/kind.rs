@@ -54,11 +54,16 @@ kinds! {
     User,
     Group,
     Token,
+    Session,
+    Registration,
+    ServiceConfiguration,
     Host,
     MachineRecord,
     MachineVolume,
     Disk,
     MachineNetworkInterface,
+    Meter,
+    EventLog,
 }
 
 impl fmt::Display for Kind {

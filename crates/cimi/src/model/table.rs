@@ -1,5 +1,8 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
+mod people;
+mod records;
+mod service;
 mod stratuslab;
 
 use super::{
@@ -89,6 +92,7 @@ const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static st
         actions: &[],
         capabilities: &[],
         attributes: &[],
+        is_open: false,
     }
 }
 
@@ -136,10 +140,14 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("networks", Ref(&[])),
         seen("addresses", Ref(&[])),
         seen("jobs", Ref(&[])),
+        seen("eventLogs", Ref(&[])),
         seen("events", Ref(&[])).stratuslab(),
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
         seen("tokens", Ref(&[])).stratuslab(),
+        seen("sessions", Ref(&[])).stratuslab(),
+        seen("registrations", Ref(&[])).stratuslab(),
+        seen("serviceConfigurations", Ref(&[])).stratuslab(),
         seen("hosts", Ref(&[])).stratuslab(),
         seen("machineRecords", Ref(&[])).stratuslab(),
     ],
@@ -192,7 +200,9 @@ const MACHINE: Type = Type {
         kind: Kind::MachineTemplate,
         beside: &[],
     },
-    actions: &["start", "stop", "restart", "kill", "shutdown"],
+    actions: &[
+        "start", "stop", "restart", "pause", "suspend", "kill", "shutdown",
+    ],
     capabilities: &[
         can(
             "DefaultInitialState",
@@ -201,7 +211,7 @@ const MACHINE: Type = Type {
         ),
         can(
             "InitialStates",
-            "STARTED,STOPPED",
+            "STARTED,STOPPED,PAUSED",
             "the states that initialState may name",
         ),
         can(
@@ -249,6 +259,8 @@ const MACHINE: Type = Type {
         seen("cpuArch", String),
         seen("volumes", Own(Kind::MachineVolume)),
         seen("networkInterfaces", Own(Kind::MachineNetworkInterface)),
+        seen("meters", Own(Kind::Meter)),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         seen("vmid", Integer).stratuslab(),
         seen("phase", String).stratuslab(),
         REASON,
@@ -269,8 +281,13 @@ const MACHINE: Type = Type {
         seen("cpuModel", String).stratuslab(),
         seen("keymap", String).stratuslab(),
         seen("requirements", String).stratuslab(),
+        seen("rank", String).stratuslab(),
+        seen("placementTogether", Array(&String)).stratuslab(),
+        seen("placementApart", Array(&String)).stratuslab(),
         RESTART_POLICY,
         seen("started", DateTime).stratuslab(),
+        seen("save", Struct(stratuslab::SAVE)).stratuslab(),
+        seen("savedAs", Ref(&[Kind::MachineImage])).stratuslab(),
     ],
     ..standard(Kind::Machine, "machines", "machines")
 };
@@ -333,6 +350,8 @@ const MACHINE_IMAGE: Type = Type {
         seen("sha256", String).stratuslab(),
         seen("sha512", String).stratuslab(),
         seen("progress", Integer).stratuslab(),
+        seen("origin", Ref(&[Kind::MachineImage])).stratuslab(),
+        seen("announced", Struct(stratuslab::ANNOUNCED)).stratuslab(),
         VISIBILITY,
         a("kernel", Ref(&[Kind::MachineImage]))
             .stratuslab()
@@ -350,7 +369,7 @@ const MACHINE_IMAGE: Type = Type {
 const MACHINE_TEMPLATE: Type = Type {
     creation: Creation::Plain { wrapper: None },
     attributes: &[
-        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED"])),
+        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED", "PAUSED"])),
         a("machineConfig", RefOrValue(Kind::MachineConfiguration)),
         a("machineImage", Ref(&[Kind::MachineImage])),
         a("credential", RefOrValue(Kind::Credential)),
@@ -401,7 +420,11 @@ const MACHINE_TEMPLATE: Type = Type {
         a("requirements", String)
             .limit(Limit::Text(4096))
             .stratuslab(),
+        a("rank", String).limit(Limit::Text(1024)).stratuslab(),
+        a("placementTogether", Array(&String)).stratuslab(),
+        a("placementApart", Array(&String)).stratuslab(),
         RESTART_POLICY,
+        a("save", Struct(stratuslab::SAVE)).stratuslab(),
     ],
     ..standard(
         Kind::MachineTemplate,
@@ -451,6 +474,7 @@ const VOLUME: Type = Type {
         a("type", Uri).at_creation(),
         a("capacity", Integer).limit(CAPACITY),
         a("bootable", Boolean),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         seen("size", Integer).stratuslab(),
         seen("sizeBytes", Integer).stratuslab(),
         VISIBILITY,
@@ -516,6 +540,12 @@ const ADDRESS: Type = Type {
 };
 
 const JOB: Type = Type {
+    actions: &["stop"],
+    capabilities: &[can(
+        "JobRetention",
+        "60",
+        "minutes for which a finished job stays readable, if nothing else is configured",
+    )],
     attributes: &[
         seen("state", String),
         seen("targetResource", Ref(&[])),
@@ -525,6 +555,8 @@ const JOB: Type = Type {
         seen("progress", Integer),
         seen("statusMessage", String),
         seen("timeOfStatusChange", DateTime),
+        seen("parentJob", Ref(&[])),
+        seen("nestedJobs", Array(&Ref(&[]))),
     ],
     ..standard(Kind::Job, "jobs", "jobs")
 };
@@ -623,11 +655,16 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::User => &stratuslab::USER,
         Kind::Group => &stratuslab::GROUP,
         Kind::Token => &stratuslab::TOKEN,
+        Kind::Session => &people::SESSION,
+        Kind::Registration => &people::REGISTRATION,
+        Kind::ServiceConfiguration => &service::SERVICE_CONFIGURATION,
         Kind::Host => &stratuslab::HOST,
         Kind::MachineRecord => &stratuslab::MACHINE_RECORD,
         Kind::MachineVolume => &MACHINE_VOLUME,
         Kind::Disk => &DISK,
         Kind::MachineNetworkInterface => &MACHINE_NETWORK_INTERFACE,
+        Kind::Meter => &records::METER,
+        Kind::EventLog => &records::EVENT_LOG,
     }
 }
 

@@ -29,7 +29,16 @@ pub struct Capacity {
     pub disk_free_bytes: u64,
 }
 
-/// A computer that runs machines. Written by its own controller.
+/// What the operator wants of a host. Written by the rules alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDesired {
+    /// No machines are placed on it; those that are there run on.
+    #[serde(default)]
+    pub maintenance: bool,
+}
+
+/// A computer that runs machines. Written by its own controller, but for what is desired.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Host {
@@ -46,6 +55,9 @@ pub struct Host {
     pub accelerator_reason: String,
     /// The processor's name.
     pub cpu_model: String,
+    /// What the processor can, as Linux names it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpu_flags: Vec<String>,
     /// Version of the controller.
     pub version: String,
     /// QEMU's version.
@@ -57,6 +69,9 @@ pub struct Host {
     /// What is wrong with it, for people; empty if it is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
+    /// What its operator wants.
+    #[serde(default)]
+    pub desired: HostDesired,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -94,7 +94,17 @@ pub struct Address {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Address, "Address", |address, add| {
-    add("network", address.network.href.local());
-    add("machine", address.resource.href.local());
-});
+resource!(
+    Address,
+    "Address",
+    |address, add| {
+        add("network", address.network.href.local());
+        add("machine", address.resource.href.local());
+    },
+    |_address, _add| {},
+    {
+        fn uses(&self) -> Vec<super::Use> {
+            self.in_use()
+        }
+    }
+);

@@ -7,15 +7,18 @@ use cimi::{
     lifecycle::RestartPolicy,
     resources::{
         ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, Network,
-        NetworkState, VolumeConfiguration,
+        NetworkState, Placement, VolumeConfiguration,
     },
 };
+use placement::{Rank, Requirements};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::{Cloud, CloudError, OpContext, Result, network, resolve};
 
 const TEMPLATE: &str = "machineTemplate";
+/// Most groups of each kind that a machine may be in.
+const MOST_GROUPS: usize = 8;
 
 /// The wrapper: MachineCreate.
 #[derive(Debug, Deserialize)]
@@ -51,7 +54,13 @@ pub(super) struct Template {
     pub(super) keymap: Option<String>,
     pub(super) cpu_share: Option<Value>,
     pub(super) requirements: Option<String>,
+    rank: Option<String>,
+    #[serde(default)]
+    placement_together: Vec<String>,
+    #[serde(default)]
+    placement_apart: Vec<String>,
     pub(super) restart_policy: Option<RestartPolicy>,
+    pub(super) save: Option<Map<String, Value>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,6 +111,39 @@ impl MachineCreate {
 }
 
 impl Template {
+    /// What it wishes of the host, checked.
+    pub(super) fn placement(&self) -> Result<Placement> {
+        let path = |name: &str| format!("{TEMPLATE}.{name}");
+        if let Some(text) = &self.requirements {
+            Requirements::parse(text)
+                .map_err(|error| CloudError::invalid(path("requirements"), error.to_string()))?;
+        }
+        if let Some(text) = &self.rank {
+            Rank::parse(text)
+                .map_err(|error| CloudError::invalid(path("rank"), error.to_string()))?;
+        }
+        for (name, groups) in [
+            ("placementTogether", &self.placement_together),
+            ("placementApart", &self.placement_apart),
+        ] {
+            if groups.len() > MOST_GROUPS {
+                let text = format!(
+                    "names {} groups; at most {MOST_GROUPS} are possible",
+                    groups.len()
+                );
+                return Err(CloudError::invalid(path(name), text));
+            }
+            if groups.iter().any(String::is_empty) {
+                return Err(CloudError::invalid(path(name), "has an empty name"));
+            }
+        }
+        Ok(Placement {
+            rank: self.rank.clone(),
+            together: self.placement_together.clone(),
+            apart: self.placement_apart.clone(),
+        })
+    }
+
     /// The size asked for, by value or by reference, or that of the default type.
     pub(super) fn size(&self, cloud: &Cloud, context: &OpContext) -> Result<Size> {
         let path = "machineTemplate.machineConfig";

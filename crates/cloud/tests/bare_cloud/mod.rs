@@ -24,14 +24,22 @@ impl World {
     }
 
     pub async fn with(per_user: PerUser, options: SqliteOptions) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open_with(folder.path().join("db"), options).unwrap();
-        let documents = Documents::open(Arc::new(store)).await.unwrap();
-        let services = Arc::new(NoServices);
         let settings = Settings {
             per_user,
             ..testing::settings()
         };
+        Self::open(settings, options).await
+    }
+
+    pub async fn of(settings: Settings) -> Self {
+        Self::open(settings, SqliteOptions::default()).await
+    }
+
+    async fn open(settings: Settings, options: SqliteOptions) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open_with(folder.path().join("db"), options).unwrap();
+        let documents = Documents::open(Arc::new(store)).await.unwrap();
+        let services = Arc::new(NoServices);
         let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
             .await
             .unwrap();

@@ -60,6 +60,13 @@ impl World {
         let (hashing, services) = (Hashing::with_cost(Cost::NONE), Arc::new(NoServices));
         let settings = cloud::Settings {
             passwords: hashing.clone(),
+            people: cloud::people::PeopleSettings {
+                registration: Some(cloud::people::RegistrationSettings::new(
+                    "root@example.org",
+                    "https://x",
+                )),
+                ..Default::default()
+            },
             ..testing::settings()
         };
         let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
@@ -80,8 +87,11 @@ impl World {
         let marketplace = Marketplace::open(documents.store().clone(), settings)
             .await
             .unwrap();
-        let doors = Doors::new(Arc::new(cloud), Arc::new(accounts), Settings::default())
+        let accounts = Arc::new(accounts);
+        let people = doors::People::new(cloud.clone(), accounts.clone());
+        let doors = Doors::new(Arc::new(cloud), accounts, Settings::default())
             .audited_by(audit.clone())
+            .with_people(people)
             .with_marketplace(marketplace, Serving::Cloud);
         let server = Server::new(Arc::new(doors), Limits::default(), None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -101,21 +111,28 @@ impl World {
         if let Some((id, member)) = route.kind.and_then(|kind| self.ids.get(&kind)) {
             let member = match path.rsplit('/').nth(1) {
                 Some("disks" | "networkInterfaces") => "0",
+                Some("meters") => "cpu",
                 _ => member,
             };
             path = path.replace("{id}", id).replace("{member}", member);
         }
+        // The secret of a link that isn't there.
+        let path = path.replace("/register/action/{id}", "/register/action/abc");
         assert!(!path.contains('{'), "there is no example of {path}");
         let volume = self.ids.get(&Kind::Volume).unwrap();
         let body = match (route.kind, route.template, method) {
             (_, "/cimi/{type}/{id}/{collection}", "POST") => {
                 json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
             }
+            (Some(Kind::Registration), "/cimi/{type}/{id}", "POST") => {
+                json!({"action": "approve"}).to_string()
+            }
             (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
             (Some(Kind::User), _, "POST") => {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
             (Some(Kind::Group), _, "POST") => json!({"groupname": "new"}).to_string(),
+            (Some(Kind::ServiceConfiguration), _, "POST") => json!({"service": "new"}).to_string(),
             (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
             (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
             (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
@@ -180,7 +197,8 @@ impl World {
 async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
     let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
     let known = EVERYBODY.into_iter().skip(2);
-    for who in known.filter(|who| !who.is_by_token()) {
+    let is_owner = |who: &Who| matches!(who, Who::Session | Who::Forger);
+    for who in known.filter(|who| !who.is_by_token() && !is_owner(who)) {
         let roles: &[&str] = if who == Who::Administrator {
             &["::ADMIN"]
         } else {
@@ -193,6 +211,11 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     let mut ids = BTreeMap::new();
     let group = object(json!({"groupname": "physics"}));
     cloud.create(&root, Kind::Group, group).await.unwrap();
+    let service = object(json!({"service": "pdisk", "iscsi": {"chap-password": "geheim"}}));
+    cloud
+        .create(&root, Kind::ServiceConfiguration, service)
+        .await
+        .unwrap();
     let create = async |kind: Kind, body: Value| {
         let created = cloud.create(&owner, kind, object(body)).await.unwrap();
         created.view.id.split_once('/').unwrap().1.to_owned()
@@ -266,6 +289,10 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     owned.await.unwrap();
     let nothing = String::new;
     let first = |id: &str| (id.to_owned(), nothing());
+    let about = format!("Machine/{machine}");
+    let event = documents.events.by_index("about", &about).remove(0);
+    let log = format!("Machine.{machine}");
+    ids.insert(Kind::EventLog, (log, event.id().to_owned()));
     ids.insert(Kind::Machine, (machine, attached));
     ids.insert(Kind::Volume, (free.clone(), free));
     ids.insert(Kind::MachineImage, (spare, nothing()));
@@ -273,6 +300,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Group, first("physics"));
+    ids.insert(Kind::ServiceConfiguration, first("pdisk"));
     ids.insert(Kind::Network, first("local"));
     ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
@@ -320,6 +348,36 @@ async fn tokens(
     let id = spare.view.id.split_once('/').unwrap().1.to_owned();
     ids.insert(Kind::Token, (id, String::new()));
     share::<cimi::resources::Token>(documents).await;
+    let identity = accounts::Identity::of(&documents.users.get("owner").unwrap());
+    let session = cloud::people::NewSession {
+        identity: &identity,
+        method: "password",
+        address: Some([127, 0, 0, 1].into()),
+        agent: None,
+        instead_of: None,
+    };
+    tokens.insert(Who::Session, cloud.begin_session(&session).await.unwrap());
+    cloud.begin_session(&session).await.unwrap();
+    let secret = accounts::token::digest(tokens.get(&Who::Session).unwrap());
+    let sessions = documents.sessions.all();
+    let other = sessions
+        .iter()
+        .find(|session| session.digest != secret)
+        .unwrap();
+    ids.insert(Kind::Session, (other.id().to_owned(), String::new()));
+    for session in sessions {
+        // So that its use writes nothing.
+        let used = documents.update(session.id(), |session: &mut cimi::resources::Session| {
+            session.last_used = Timestamp::now().after(Duration::from_secs(3600));
+            Ok::<_, documents::DocumentsError>(true)
+        });
+        used.await.unwrap();
+    }
+    share::<cimi::resources::Session>(documents).await;
+    let registration = cimi::testing::registration("joe");
+    let changes = documents.changes().create(&registration);
+    changes.commit().await.unwrap();
+    ids.insert(Kind::Registration, ("joe".to_owned(), String::new()));
     tokens
 }
 

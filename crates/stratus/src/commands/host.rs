@@ -2,13 +2,17 @@
 
 use clap::Subcommand;
 
-use crate::cloud::{HostView, text_of};
-use crate::failure::Result;
+use serde_json::json;
+
+use crate::cloud::{Api, HostView, text_of};
+use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::session::Session;
 use crate::table;
 
-/// List the hosts that machines run on
+/// List the hosts that machines run on, look at one, and keep new machines off it
+///
+/// For administrators.
 #[derive(Debug, clap::Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
@@ -19,11 +23,13 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     List(List),
+    Show(Show),
+    Maintenance(Maintenance),
 }
 
 /// List the hosts
 ///
-/// For administrators. USED is what machines were promised. JSON: a list of the hosts' documents as the cloud gives them.
+/// USED is what machines were promised. JSON: a list of the hosts' documents as the cloud gives them.
 #[derive(Debug, clap::Args)]
 struct List {
     #[command(flatten)]
@@ -32,16 +38,70 @@ struct List {
     common: Common,
 }
 
+/// Show everything that is known of a host
+///
+/// JSON: the host's document as the cloud gives it.
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// Name of the host
+    #[arg(value_name = "HOST")]
+    host: String,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Place no new machines on a host; those that are there run on
+///
+/// JSON: {"host", "maintenance"}.
+#[derive(Debug, clap::Args)]
+struct Maintenance {
+    /// Name of the host
+    #[arg(value_name = "HOST")]
+    host: String,
+    /// End it: the host takes machines again
+    #[arg(long)]
+    off: bool,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
 impl Arguments {
     pub(super) fn common(&self) -> &Common {
-        let Action::List(list) = &self.action;
-        &list.common
+        match &self.action {
+            Action::List(list) => &list.common,
+            Action::Show(show) => &show.common,
+            Action::Maintenance(maintenance) => &maintenance.common,
+        }
     }
 
     pub(super) async fn run(self) -> Result {
-        let Action::List(list) = self.action;
-        let session = Session::new(&list.common)?;
-        let api = session.api(&list.cloud)?;
+        match self.action {
+            Action::List(list) => list.run().await,
+            Action::Show(show) => show.run().await,
+            Action::Maintenance(maintenance) => maintenance.run().await,
+        }
+    }
+}
+
+/// The host of that name, or of that id.
+async fn find(api: &Api, name: &str) -> Result<HostView> {
+    let hosts: Vec<HostView> = api.views("Host").await?;
+    let known: Vec<_> = hosts.iter().map(|host| host.name.clone().unwrap_or_else(|| host.id.clone())).collect();
+    let is_it = |host: &HostView| host.name.as_deref() == Some(name) || host.id == name || host.id.strip_prefix("Host/") == Some(name);
+    hosts
+        .into_iter()
+        .find(is_it)
+        .ok_or_else(|| Failure::Check(format!("There is no host '{name}'; there are: {}", known.join(", "))))
+}
+
+impl List {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
         if session.out.is_json() {
             return session.out.json(&api.list("Host").await?);
         }
@@ -66,5 +126,35 @@ impl Arguments {
             ]
         });
         session.out.line(table::render(&["NAME", "STATE", "MACHINES", "CPU USED", "MEMORY USED", "DISK FREE", "ACCELERATOR", "TROUBLES"], rows))
+    }
+}
+
+impl Show {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let host = find(&api, &self.host).await?;
+        if session.out.is_json() {
+            return session.out.json(&api.get(&host.id).await?);
+        }
+        let own = ["resourceURI", "operations", "acl"];
+        let shown = host.other.iter().filter(|(name, _)| !own.contains(&name.as_str()));
+        let head = [("id", host.id.clone()), ("name", host.name.clone().unwrap_or_default()), ("state", host.state.clone().unwrap_or_default())];
+        for (name, value) in head.into_iter().chain(shown.map(|(name, value)| (name.as_str(), text_of(value)))) {
+            session.out.line(format_args!("{name:18} {value}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Maintenance {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let host = find(&api, &self.host).await?;
+        let on = !self.off;
+        api.put(&format!("{}?$select=maintenance", host.id), &json!({ "maintenance": on })).await?;
+        session.out.detail(format_args!("{} takes {} machines", self.host, if on { "no new" } else { "new" }));
+        if session.out.is_json() { session.out.json(&json!({ "host": self.host, "maintenance": on })) } else { Ok(()) }
     }
 }

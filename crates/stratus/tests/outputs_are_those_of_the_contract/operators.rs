@@ -82,10 +82,13 @@ fn operators_see_troubles_in_the_exit_status() {
             &collection(
                 "hosts",
                 &[
-                    json!({ "id": "Host/1", "name": "n1", "state": "OK", "machines": 2, "cpu": 4, "cpuUsed": 2, "memory": 1024, "memoryUsed": 512, "accelerator": "kvm" }),
+                    json!({ "id": "Host/1", "name": "n1", "cpuFlags": ["fpu", "avx2"], "state": "OK", "machines": 2, "cpu": 4, "cpuUsed": 2, "memory": 1024, "memoryUsed": 512, "accelerator": "kvm" }),
                 ],
             ),
         ),
+        "PUT /cimi/Host/1?$select=maintenance" => {
+            Reply::json(200, &json!({ "id": "Host/1", "name": "n1" }))
+        }
         _ => unknown(seen),
     });
     let result = cloud.run("status");
@@ -106,5 +109,27 @@ fn operators_see_troubles_in_the_exit_status() {
     assert!(
         hosts.contains("n1    OK     2         2/4       512.00 KiB/1.00 MiB"),
         "{hosts}"
+    );
+    let shown = cloud.run("host show n1").success();
+    assert!(
+        shown.contains("cpuFlags           fpu,avx2\n")
+            && shown.contains("name               n1\n"),
+        "{shown}"
+    );
+    for (options, on) in [("n1", true), ("n1 --off", false)] {
+        assert_eq!(
+            cloud.run(&format!("host maintenance {options}")).success(),
+            ""
+        );
+        let sent = cloud.requests().last().unwrap().json();
+        assert_eq!(sent, json!({ "maintenance": on }));
+    }
+    let result = cloud.run("host maintenance n2");
+    assert!(
+        result.status == 1
+            && result
+                .stderr
+                .contains("There is no host 'n2'; there are: n1"),
+        "{result:?}"
     );
 }

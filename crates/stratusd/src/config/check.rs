@@ -163,8 +163,17 @@ impl Config {
                 format!("has `{text}`; write ADDRESS/BITS, such as 192.168.1.0/24 or fd00::/8");
             return wrong("images.allow_sources", problem);
         }
-        let table = self.mail.problem().or_else(|| self.marketplace.problem());
-        table.map(|(key, problem)| (key.to_owned(), problem))
+        let mail = self.mail.problem().or_else(|| self.saving.problem());
+        let mail = mail.or_else(|| self.marketplace.problem());
+        mail.map(|(key, problem)| (key.to_owned(), problem))
+            .or_else(|| {
+                let registration = self.registration.problem(self.mail.is_on());
+                registration.map(|(key, problem)| (key.to_owned(), problem))
+            })
+            .or_else(|| {
+                let certificates = self.certificates.problem();
+                certificates.map(|(key, problem)| (key.to_owned(), problem))
+            })
             .or_else(|| self.problem_of_machine_types())
             .or_else(|| self.problem_of_networks())
     }

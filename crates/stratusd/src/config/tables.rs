@@ -302,8 +302,13 @@ pub struct Limits {
     pub requests_per_user: usize,
     pub bodies_mib: usize,
     pub trusted_proxies: Vec<String>,
+    pub cpus_per_user: u64,
+    pub memory_gib_per_user: u64,
+    pub addresses_per_user: u64,
     pub volumes_per_user: usize,
+    pub volume_gib_per_user: u64,
     pub images_per_user: usize,
+    pub image_gib_per_user: u64,
     pub credentials_per_user: usize,
     pub templates_per_user: usize,
     pub metrics_open_to_loopback: bool,
@@ -322,8 +327,13 @@ impl Default for Limits {
             requests_per_user: 256,
             bodies_mib: 64,
             trusted_proxies: Vec::new(),
+            cpus_per_user: 4_000,
+            memory_gib_per_user: 16_000,
+            addresses_per_user: 1000,
             volumes_per_user: 1000,
+            volume_gib_per_user: 100_000,
             images_per_user: 200,
+            image_gib_per_user: 10_000,
             credentials_per_user: 100,
             templates_per_user: 100,
             metrics_open_to_loopback: false,
@@ -339,6 +349,9 @@ pub struct Accounts {
     pub password_passes: u32,
     pub remembered_minutes: u64,
     pub password_file: String,
+    pub session_idle_minutes: u64,
+    pub session_hours: u64,
+    pub certificate_file: String,
 }
 
 impl Default for Accounts {
@@ -348,6 +361,9 @@ impl Default for Accounts {
             password_passes: 2,
             remembered_minutes: 15,
             password_file: String::new(),
+            session_idle_minutes: 30,
+            session_hours: 12,
+            certificate_file: String::new(),
         }
     }
 }

@@ -86,12 +86,14 @@ pub(super) async fn announce(
             capacity: capacity(settings),
             accelerator: kind(settings.accelerator.kind),
             accelerator_reason: settings.accelerator.reason.clone(),
-            cpu_model: processor(),
+            cpu_model: processor("model name").unwrap_or_else(|| "unknown".to_owned()),
+            cpu_flags: cpu_flags(),
             version: settings.version.clone(),
             qemu_version: settings.qemu_version.clone(),
             started: now,
             boot_id: boot_id.clone(),
             troubles: troubles(settings),
+            desired: known.as_ref().map(|host| host.desired).unwrap_or_default(),
             unknown: known
                 .as_ref()
                 .map(|host| host.unknown.clone())
@@ -114,7 +116,10 @@ async fn end_with_host(documents: &Documents, host: &HostId) -> Result<(), Docum
     let cause = EndCause::HostReboot;
     for machine in documents.machines.by_index("host", host.local()) {
         report(documents, machine.id(), |machine| {
-            if matches!(machine.observed.stage, Stage::Running | Stage::Paused) {
+            if matches!(
+                machine.observed.stage,
+                Stage::Running | Stage::Paused | Stage::Held
+            ) {
                 enter(machine, Stage::Ended { cause }, machine.observed.run);
                 machine.reason = reason_of(cause, None);
                 machine.accelerator = None;
@@ -211,11 +216,14 @@ fn memory_kib() -> u64 {
         .unwrap_or(0)
 }
 
-fn processor() -> String {
+/// What the first processor says of itself under this name.
+fn processor(name: &str) -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    line.map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
-        .unwrap_or_else(|| "unknown".to_owned())
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
+}
+
+fn cpu_flags() -> Vec<String> {
+    let flags = processor("flags").unwrap_or_default();
+    flags.split_whitespace().map(str::to_owned).collect()
 }

@@ -68,10 +68,17 @@ impl Arguments {
         for (name, value) in [
             ("keymap", text(&self.rare.keymap, "keymap")),
             ("requirements", text(&self.rare.vm_requirements, "vm_requirements")),
+            ("rank", text(&self.rare.vm_rank, "vm_rank")),
             ("restartPolicy", text(&self.restart_policy, "restart_policy")),
             ("cpuModel", settings.switch(self.rare.use_host_cpu, "use_host_cpu").then(|| "host".to_owned())),
         ] {
             template.extend(value.map(|value| (name.to_owned(), json!(value))));
+        }
+
+        for (name, groups) in [("placementTogether", &self.rare.together), ("placementApart", &self.rare.apart)] {
+            if !groups.is_empty() {
+                template.insert(name.to_owned(), json!(groups));
+            }
         }
 
         let key_file = public_key_file(settings, self.key.as_deref());
@@ -88,8 +95,12 @@ impl Arguments {
             template.insert("context".to_owned(), Value::Object(variables));
         }
 
+        let saved = settings.switch(self.saving.save, "save_disk");
+        if saved {
+            template.insert("save".to_owned(), self.saving.template(session));
+        }
         let mut body = json!({ "resourceURI": "http://schemas.dmtf.org/cimi/1/MachineCreate", "machineTemplate": template });
-        if let Some(name) = text(&self.vm_name, "vm_name") {
+        if let Some(name) = text(&self.vm_name, "vm_name").or_else(|| saved.then(super::saving::creator_name)) {
             body["name"] = json!(name);
         }
         Ok(body)

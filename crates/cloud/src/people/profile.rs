@@ -1,0 +1,364 @@
+//! What users change of themselves: names, address, password; and a password that was forgotten.
+
+use std::sync::Arc;
+
+use cimi::resources::{MailLink, Purpose, Token, User};
+use documents::{Cached, Changes};
+
+use crate::{Cloud, CloudError, OpContext, Result, access};
+
+use super::{
+    Directory, DirectoryEntry, Letters, ProfileChange, letters::with_letter,
+    registration::unreachable,
+};
+
+/// Requests for new passwords of one address, and for one user, within an hour.
+const RESETS_PER_ADDRESS: u32 = 10;
+const RESETS_PER_USER: u32 = 3;
+/// Changes of address of one user within an hour: each is a letter to somebody.
+const ADDRESSES_PER_USER: u32 = 5;
+
+/// What came of a change of a profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProfileOutcome {
+    /// A letter went to the new address, which counts once it is confirmed there.
+    pub confirms_address: bool,
+    /// The password is another one; all sessions and tokens ended.
+    pub new_password: bool,
+}
+
+impl Cloud {
+    /// The caller's own names and address, from wherever the account is kept.
+    ///
+    /// # Errors
+    /// [`CloudError::Unauthenticated`], [`CloudError::NotFound`].
+    pub async fn profile(&self, context: &OpContext) -> Result<DirectoryEntry> {
+        let username = access::require_user(context)?;
+        self.person(username).await
+    }
+
+    async fn person(&self, username: &str) -> Result<DirectoryEntry> {
+        let user = self.0.documents.users.get(username);
+        if let Some(user) = user.filter(|user| !is_of_directory(user)) {
+            return Ok(DirectoryEntry {
+                uid: user.username.clone(),
+                given_name: user.first_name.clone().unwrap_or_default(),
+                sn: user.last_name.clone().unwrap_or_default(),
+                mail: user.email.clone().unwrap_or_default(),
+                see_also: user.altnames.get("x500dn").cloned(),
+            });
+        }
+        let none = || CloudError::not_found(format!("User/{username}"));
+        let Some(directory) = self.registration().and_then(|s| s.directory.as_ref()) else {
+            return Err(none());
+        };
+        directory
+            .find(username)
+            .await
+            .map_err(|error| unreachable(&error))?
+            .ok_or_else(none)
+    }
+
+    /// Changes the caller's own names, password, and, once it is confirmed there, address. The caller has just shown the
+    /// current password: see to it before.
+    ///
+    /// # Errors
+    /// [`CloudError::Unauthenticated`], [`CloudError::Forbidden`] for who is here by a token, [`CloudError::Invalid`].
+    pub async fn change_profile(
+        &self,
+        context: &OpContext,
+        change: ProfileChange,
+    ) -> Result<ProfileOutcome> {
+        let username = access::require_user(context)?.to_owned();
+        access::require_password(context, "change accounts")?;
+        let before = self.person(&username).await?;
+        let differs = |new: Option<String>, old: &str| new.filter(|new| new != old);
+        let first_name = differs(change.first_name, &before.given_name);
+        let last_name = differs(change.last_name, &before.sn);
+        let email = differs(change.email, &before.mail);
+        let mut outcome = ProfileOutcome::default();
+        if first_name.is_some() || last_name.is_some() {
+            self.rename(&username, first_name, last_name).await?;
+        }
+        if let Some(email) = email {
+            self.ask_new_address(&username, &before.mail, email).await?;
+            outcome.confirms_address = true;
+        }
+        if let Some(password) = change.password {
+            self.set_password(context, &username, &before.mail, password, None)
+                .await?;
+            outcome.new_password = true;
+        }
+        Ok(outcome)
+    }
+
+    async fn rename(
+        &self,
+        username: &str,
+        first_name: Option<String>,
+        last_name: Option<String>,
+    ) -> Result<()> {
+        if let Some(user) = self.own_user(username) {
+            let renamed = self.0.documents.update(user.id(), |user: &mut User| {
+                user.first_name = first_name.clone().or(user.first_name.take());
+                user.last_name = last_name.clone().or(user.last_name.take());
+                Ok::<bool, CloudError>(true)
+            });
+            return renamed.await.map(drop);
+        }
+        self.directory()?
+            .change(username, first_name.as_deref(), last_name.as_deref(), None)
+            .await
+            .map_err(|error| unreachable(&error))
+    }
+
+    /// Asks at a new address whether it is right, and tells the old one.
+    async fn ask_new_address(&self, username: &str, old: &str, email: String) -> Result<()> {
+        let settings = self.registers()?;
+        self.user_at_pace("address", username, ADDRESSES_PER_USER)?;
+        loop {
+            let purpose = Purpose::Address {
+                username: username.to_owned(),
+                email: email.clone(),
+            };
+            let lasts = settings.confirm_within;
+            let (changes, secret) = self.with_link(self.0.documents.changes(), purpose, lasts);
+            let letters = Letters(settings);
+            let mut changes =
+                with_letter(changes, &letters.new_address(&email, username, &secret)?)?;
+            if let Ok(notice) = letters.address_changes(old, username, &email) {
+                changes = with_letter(changes, &notice)?;
+            }
+            match changes.commit().await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Follows the link that was sent to a new address; or drops the change.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`] if the link works no more.
+    pub async fn confirm_address(&self, secret: &str, confirms: bool) -> Result<()> {
+        let settings = self.registers()?;
+        loop {
+            let (link, (username, email)) = self.link_for(secret, |purpose| match purpose {
+                Purpose::Address { username, email } => Some((username.clone(), email.clone())),
+                _ => None,
+            })?;
+            let mut changes = self.0.documents.changes().remove::<MailLink>(&link);
+            if confirms {
+                let old = self.person(&username).await?.mail;
+                if let Some(user) = self.own_user(&username) {
+                    let mut next = user.document.0.clone();
+                    next.email = Some(email.clone());
+                    changes = changes.replace(&user, next);
+                } else {
+                    // Can be done again, so it comes before the link is used up.
+                    self.directory()?
+                        .change(&username, None, None, Some(&email))
+                        .await
+                        .map_err(|error| unreachable(&error))?;
+                }
+                if let Ok(notice) = Letters(settings).address_changed(&old, &username, &email) {
+                    changes = with_letter(changes, &notice)?;
+                }
+            }
+            match changes.commit().await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends a link by which a user can choose a new password, if there is such a user with an address. The caller isn't
+    /// told, nor by the time it takes: do it where nobody waits.
+    ///
+    /// # Errors
+    /// [`CloudError::Exhausted`] for who asks too often; others are for the log.
+    pub async fn request_reset(&self, context: &OpContext, username: &str) -> Result<()> {
+        let settings = self.registers()?;
+        self.ask_at_pace(context, "reset", RESETS_PER_ADDRESS)?;
+        let (cloud, username) = (self.clone(), username.to_owned());
+        let settings = settings.clone();
+        tokio::spawn(async move {
+            if let Err(error) = cloud.send_reset(&settings, &username).await {
+                tracing::info!(%error, "no link for a new password was sent");
+            }
+        });
+        Ok(())
+    }
+
+    async fn send_reset(
+        &self,
+        settings: &super::RegistrationSettings,
+        username: &str,
+    ) -> Result<()> {
+        let person = self.person(username).await?;
+        let can = self.0.documents.users.get(username);
+        if can.is_some_and(|user| !user.enabled) {
+            return Err(CloudError::Forbidden(format!(
+                "User/{username} is disabled"
+            )));
+        }
+        self.user_at_pace("reset", username, RESETS_PER_USER)?;
+        loop {
+            let purpose = Purpose::Reset {
+                username: person.uid.clone(),
+            };
+            let lasts = settings.reset_within;
+            let (changes, secret) = self.with_link(self.0.documents.changes(), purpose, lasts);
+            let letter = Letters(settings).reset(&person.mail, &person.uid, &secret)?;
+            match with_letter(changes, &letter)?.commit().await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sets the new password of who follows the link of a letter. All sessions and tokens of the user end.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`] if the link works no more, [`CloudError::Invalid`].
+    pub async fn reset_password(
+        &self,
+        context: &OpContext,
+        secret: &str,
+        password: String,
+    ) -> Result<()> {
+        let (_, username) = self.link_for(secret, reset_of)?;
+        let mail = self.person(&username).await?.mail;
+        self.set_password(context, &username, &mail, password, Some(secret))
+            .await
+    }
+
+    /// Uses up the link of a letter without setting a password.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`].
+    pub async fn cancel_reset(&self, secret: &str) -> Result<()> {
+        let (link, _) = self.link_for(secret, reset_of)?;
+        self.0
+            .documents
+            .changes()
+            .remove::<MailLink>(&link)
+            .commit()
+            .await?;
+        Ok(())
+    }
+
+    /// Sets a password in one transaction with all that follows from it; `by` is the link that allows it, if one does.
+    async fn set_password(
+        &self,
+        context: &OpContext,
+        username: &str,
+        mail: &str,
+        password: String,
+        by: Option<&str>,
+    ) -> Result<()> {
+        accounts::password::check_policy(&password)
+            .map_err(|error| CloudError::invalid("newUserPassword", error.to_string()))?;
+        let is_ours = self.own_user(username).is_some();
+        let hash = if is_ours {
+            self.hash_chosen(context, password).await?
+        } else {
+            // Can be done again, so it comes before the link is used up.
+            let directory = self.directory()?;
+            let encoded = directory.encode(&password);
+            directory
+                .set_password(username, &encoded)
+                .await
+                .map_err(|error| unreachable(&error))?;
+            String::new()
+        };
+        let documents = &self.0.documents;
+        loop {
+            context.in_time()?;
+            let mut changes = documents.changes();
+            if let Some(secret) = by {
+                changes = changes.remove::<MailLink>(&self.link_for(secret, reset_of)?.0);
+            } else {
+                // A link for a new password that is still under way shall not undo this.
+                for link in self.links_about(&Purpose::Reset {
+                    username: username.to_owned(),
+                }) {
+                    changes = changes.remove(&link);
+                }
+            }
+            if let Some(user) = documents.users.get(username) {
+                let mut next = user.document.0.clone();
+                if is_ours {
+                    next.password = Some(hash.clone());
+                }
+                // Ends all sessions.
+                next.generation += 1;
+                changes = changes.replace(&user, next);
+            }
+            let tokens = documents.owned::<Token>(username);
+            changes = without(changes, &tokens);
+            if let Some(settings) = self.registration()
+                && let Ok(notice) = Letters(settings).password_changed(mail, username)
+            {
+                changes = with_letter(changes, &notice)?;
+            }
+            match changes.commit().await {
+                Ok(_) => break,
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        tracing::info!(username, "the password was changed");
+        Ok(())
+    }
+
+    /// The user, if the cloud's own database has the password.
+    fn own_user(&self, username: &str) -> Option<Arc<Cached<User>>> {
+        let user = self.0.documents.users.get(username);
+        user.filter(|user| !is_of_directory(user))
+    }
+
+    /// Where accounts are that aren't in the cloud's own database.
+    fn directory(&self) -> Result<Arc<dyn Directory>> {
+        let directory = self.registration().and_then(|s| s.directory.clone());
+        directory.ok_or_else(|| {
+            CloudError::Conflict(
+                "this account is kept elsewhere, and the cloud may not write there: change it there"
+                    .to_owned(),
+            )
+        })
+    }
+
+    fn user_at_pace(&self, what: &str, username: &str, most: u32) -> Result<()> {
+        let key = format!("{what} of {username}");
+        let asked = self.0.pace.ask(&key, most, std::time::Instant::now());
+        asked.map_err(|_| {
+            CloudError::Exhausted(
+                "too many letters went to this account; try again later".to_owned(),
+            )
+        })
+    }
+}
+
+/// All of a user's tokens but for what one transaction can't take; there are fewer than that.
+fn without<'a>(mut changes: Changes<'a>, tokens: &[Arc<Cached<Token>>]) -> Changes<'a> {
+    for token in tokens.iter().take(110) {
+        changes = changes.remove(token);
+    }
+    changes
+}
+
+fn reset_of(purpose: &Purpose) -> Option<String> {
+    match purpose {
+        Purpose::Reset { username } => Some(username.clone()),
+        _ => None,
+    }
+}
+
+/// Whether the password is kept in a directory.
+fn is_of_directory(user: &User) -> bool {
+    user.is_of("ldap")
+}

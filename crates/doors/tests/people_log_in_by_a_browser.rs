@@ -1,0 +1,559 @@
+//! What a browser and a server say to each other: sessions by cookie, forms with tokens, links of letters.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
+use std::{sync::Arc, time::Duration};
+
+use accounts::{Accounts, Cost, Hashing};
+use cimi::model::Kind;
+use cloud::{
+    Cloud, NoServices,
+    people::{PeopleSettings, RegistrationSettings},
+    testing::{self, caller, object},
+};
+use documents::Documents;
+use doors::{Doors, Limits, People, Running, Server, Settings};
+use serde_json::json;
+use store::SqliteStore;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::client::{PATIENCE, Reply};
+
+struct World {
+    running: Running,
+    documents: Documents,
+    _folder: tempfile::TempDir,
+}
+
+const HTML: &str = "Accept: text/html,*/*;q=0.8\r\n";
+const OURS: &str = "Origin: https://x\r\nSec-Fetch-Site: same-origin\r\n";
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+
+impl World {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("db")).unwrap();
+        let documents = Documents::open(Arc::new(store)).await.unwrap();
+        let (hashing, services) = (Hashing::with_cost(Cost::NONE), Arc::new(NoServices));
+        let settings = cloud::Settings {
+            passwords: hashing.clone(),
+            people: PeopleSettings {
+                registration: Some(RegistrationSettings::new("root@example.org", "https://x")),
+                ..PeopleSettings::default()
+            },
+            ..testing::settings()
+        };
+        let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
+            .await
+            .unwrap();
+        let root = caller("root", &["::ADMIN"]);
+        for (name, roles) in [("alice", vec![]), ("root", vec!["::ADMIN"])] {
+            let body = json!({"username": name, "password": "correct horse", "roles": roles, "email": "a@example.org"});
+            cloud.create(&root, Kind::User, object(body)).await.unwrap();
+        }
+        let accounts = Arc::new(Accounts::new(
+            Arc::new(cloud.clone()),
+            hashing,
+            accounts::Settings {
+                refused_after: Duration::ZERO,
+                ..accounts::Settings::default()
+            },
+        ));
+        let people = People::new(cloud.clone(), accounts.clone());
+        let doors = Doors::new(Arc::new(cloud), accounts, Settings::default()).with_people(people);
+        let server = Server::new(Arc::new(doors), Limits::default(), None);
+        let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        Self {
+            running,
+            documents,
+            _folder: folder,
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+        let text = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut received = Vec::new();
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.running.address).await.unwrap();
+            stream.write_all(text.as_bytes()).await.unwrap();
+            stream.read_to_end(&mut received).await.unwrap();
+        };
+        timeout(PATIENCE, exchange).await.unwrap();
+        Reply::parse(&received).unwrap()
+    }
+
+    /// The header that brings the session of a new login.
+    async fn log_in(&self, user: &str) -> String {
+        let body = format!("username={user}&password=correct+horse&next=%2Fregister%2Fprofile");
+        let reply = self
+            .ask("POST", "/cimi/login", &format!("{FORM}{HTML}{OURS}"), &body)
+            .await;
+        assert_eq!(
+            (reply.status, reply.header("location")),
+            (303, "/register/profile")
+        );
+        let cookie = reply.header("set-cookie");
+        for part in [
+            "__Host-stratus-session=",
+            "; Path=/",
+            "; Secure",
+            "; HttpOnly",
+            "; SameSite=Lax",
+        ] {
+            assert!(cookie.contains(part), "{cookie}");
+        }
+        format!("Cookie: {}\r\n", cookie.split(';').next().unwrap())
+    }
+}
+
+fn text(reply: &Reply) -> String {
+    String::from_utf8(reply.body.clone()).unwrap()
+}
+
+/// The token of the forms of a page.
+fn form_token(reply: &Reply) -> String {
+    let text = text(reply);
+    let (_, rest) = text
+        .split_once("name=\"form-token\" value=\"")
+        .unwrap_or_else(|| panic!("{text}"));
+    rest.split('"').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_login_makes_a_session_that_the_api_knows_and_a_logout_ends() {
+    let world = World::start().await;
+    let cookie = world.log_in("alice").await;
+    let who = world.ask("GET", "/cimi/authn", &cookie, "").await;
+    assert_eq!(who.json()["identity"], "alice");
+    assert!(
+        who.json()["session"]["href"]
+            .as_str()
+            .unwrap()
+            .starts_with("Session/")
+    );
+    let again = world.log_in("alice").await;
+    assert_ne!(cookie, again);
+    let listed = world.ask("GET", "/cimi/Session", &cookie, "").await;
+    assert_eq!(listed.json()["count"], 2);
+    let left = world.ask("GET", "/cimi/logout", &cookie, "").await;
+    assert_eq!(left.status, 303);
+    assert!(left.header("set-cookie").contains("Max-Age=0"));
+    assert_eq!(
+        world.ask("GET", "/cimi/Volume", &cookie, "").await.status,
+        401
+    );
+    assert_eq!(
+        world.ask("GET", "/cimi/Volume", &again, "").await.status,
+        200
+    );
+    // Another site's page can't log anybody out.
+    let sent = format!("{again}Sec-Fetch-Site: cross-site\r\n");
+    world.ask("GET", "/cimi/logout", &sent, "").await;
+    assert_eq!(
+        world.ask("GET", "/cimi/Volume", &again, "").await.status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_login_goes_back_to_the_form_and_never_elsewhere() {
+    let world = World::start().await;
+    let headers = format!("{FORM}{HTML}{OURS}");
+    let wrong = world
+        .ask("POST", "/cimi/login", &headers, "username=alice&password=x")
+        .await;
+    assert_eq!(wrong.status, 303);
+    assert!(
+        wrong
+            .header("location")
+            .starts_with("/cimi/login?msg=login_failed")
+    );
+    assert_eq!(wrong.header("set-cookie"), "");
+    let form = world
+        .ask("GET", "/cimi/login?msg=login_failed", HTML, "")
+        .await;
+    assert!(text(&form).contains("is wrong"));
+    assert!(
+        form.header("content-security-policy")
+            .contains("default-src 'none'")
+    );
+    for elsewhere in ["https://evil.example", "//evil.example", "/\\evil.example"] {
+        let body = format!("username=alice&password=correct+horse&next={elsewhere}");
+        let reply = world.ask("POST", "/cimi/login", &headers, &body).await;
+        assert_eq!(reply.header("location"), "/register/", "{elsewhere}");
+    }
+    // Nor is anybody logged in as somebody else by another site's form.
+    let forged = format!("{FORM}{HTML}Origin: https://evil.example\r\n");
+    let reply = world
+        .ask(
+            "POST",
+            "/cimi/login",
+            &forged,
+            "username=alice&password=correct+horse",
+        )
+        .await;
+    assert_eq!(reply.status, 403);
+    // Who guesses waits.
+    let mut blocked = 0;
+    for _ in 0..8 {
+        let reply = world
+            .ask("POST", "/cimi/login", &headers, "username=root&password=x")
+            .await;
+        blocked += usize::from(reply.status == 429 && !reply.header("retry-after").is_empty());
+    }
+    assert!(blocked >= 1, "{blocked}");
+}
+
+#[tokio::test]
+async fn with_a_cookie_alone_only_pages_of_the_cloud_change_anything() {
+    let world = World::start().await;
+    let cookie = world.log_in("alice").await;
+    let make = json!({"publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBhO1Zq1GHMk0L5GcKzT1YhnRj6BqyJ1KcuRk2nGLTm a"}).to_string();
+    for (headers, status) in [
+        ("", 403),
+        ("Content-Type: text/plain\r\n", 403),
+        (
+            "Origin: https://evil.example\r\nContent-Type: application/json\r\n",
+            403,
+        ),
+        ("Origin: null\r\nContent-Type: application/json\r\n", 403),
+        (
+            "Sec-Fetch-Site: cross-site\r\nContent-Type: application/json\r\n",
+            403,
+        ),
+        ("Content-Type: application/json\r\n", 201),
+        ("Origin: https://x\r\n", 201),
+    ] {
+        let reply = world
+            .ask(
+                "POST",
+                "/cimi/Credential",
+                &format!("{cookie}{headers}"),
+                &make,
+            )
+            .await;
+        assert_eq!(reply.status, status, "{headers}: {}", text(&reply));
+    }
+    let page = world
+        .ask("GET", "/register/sessions", &format!("{cookie}{HTML}"), "")
+        .await;
+    let token = form_token(&page);
+    let headers = format!("{cookie}{FORM}{HTML}{OURS}");
+    let without = world
+        .ask("POST", "/register/sessions", &headers, "session=all")
+        .await;
+    assert_eq!(without.status, 403);
+    let other = world.log_in("alice").await;
+    let stolen = format!("{other}{FORM}{HTML}{OURS}");
+    let reply = world
+        .ask(
+            "POST",
+            "/register/sessions",
+            &stolen,
+            &format!("session=all&form-token={token}"),
+        )
+        .await;
+    assert_eq!(reply.status, 403, "the token is of another session");
+    let reply = world
+        .ask(
+            "POST",
+            "/register/sessions",
+            &headers,
+            &format!("session=all&form-token={token}"),
+        )
+        .await;
+    assert_eq!(
+        (reply.status, reply.header("location")),
+        (303, "/cimi/login")
+    );
+    assert!(world.documents.sessions.is_empty());
+}
+
+#[tokio::test]
+async fn people_register_by_form_and_by_rest_and_links_act_on_post() {
+    let world = World::start().await;
+    let page = world.ask("GET", "/register/register", HTML, "").await;
+    assert!(text(&page).contains("name=\"newUserPasswordCheck\""));
+    let fields = "uid=carol&mail=carol%40example.org&givenName=Carol&sn=C&newUserPassword=open+sesame+1&newUserPasswordCheck=open+sesame+1";
+    let headers = format!("{FORM}{HTML}{OURS}");
+    let missing = world
+        .ask("POST", "/register/users/", &headers, fields)
+        .await;
+    assert_eq!(missing.status, 400);
+    let shown = text(&missing);
+    assert!(
+        shown.contains("You must agree")
+            && shown.contains("value=\"carol\"")
+            && !shown.contains("sesame"),
+        "{shown}"
+    );
+    let taken = world
+        .ask(
+            "POST",
+            "/register/users/",
+            &headers,
+            &format!("{}&agreement=on", fields.replace("carol&", "alice&")),
+        )
+        .await;
+    assert!(text(&taken).contains("username (alice) already exists"));
+    let done = world
+        .ask(
+            "POST",
+            "/register/users/",
+            &headers,
+            &format!("{fields}&agreement=on"),
+        )
+        .await;
+    assert_eq!(
+        (done.status, done.header("location")),
+        (303, "/register/success")
+    );
+    let rest = json!({"uid": "dave", "mail": "dave@example.org", "givenName": "D", "sn": "D", "newUserPassword": "open sesame 1",
+        "newUserPasswordCheck": "open sesame 1", "agreement": true});
+    let json = "Content-Type: application/json\r\nAccept: application/json\r\n";
+    let done = world
+        .ask("POST", "/register/users", json, &rest.to_string())
+        .await;
+    assert_eq!(done.status, 202, "{}", text(&done));
+    let bad = world
+        .ask("POST", "/register/users", json, "{\"uid\": \"x\"}")
+        .await;
+    assert_eq!(bad.status, 400);
+    assert!(
+        bad.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("invalid username")
+    );
+    for (kind, body) in [
+        ("text/xml", "<a/>"),
+        ("application/json", "[1]"),
+        ("application/json", "{\"uid\": [1]}"),
+    ] {
+        let reply = world
+            .ask(
+                "POST",
+                "/register/users",
+                &format!("Content-Type: {kind}\r\n"),
+                body,
+            )
+            .await;
+        assert!([400, 415].contains(&reply.status), "{kind}");
+    }
+
+    let root = world.log_in("root").await;
+    let confirm = secrets(&world).await.remove(0);
+    let path = format!("/register/action/{confirm}");
+    // Whatever looks at links changes nothing.
+    for _ in 0..3 {
+        assert!(
+            text(&world.ask("GET", &path, HTML, "").await).contains("Is this your e-mail address?")
+        );
+    }
+    let reply = world.ask("POST", &path, &headers, "choice=yes").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        world
+            .ask("POST", &path, &headers, "choice=yes")
+            .await
+            .status,
+        404
+    );
+    let refused = world
+        .ask(
+            "GET",
+            "/register/requests",
+            &format!("{}{HTML}", world.log_in("alice").await),
+            "",
+        )
+        .await;
+    assert_eq!(refused.status, 403);
+    let page = world
+        .ask("GET", "/register/requests", &format!("{root}{HTML}"), "")
+        .await;
+    assert!(text(&page).contains("carol@example.org"));
+    let body = format!(
+        "username=carol&choice=approve&form-token={}",
+        form_token(&page)
+    );
+    let reply = world
+        .ask(
+            "POST",
+            "/register/requests",
+            &format!("{root}{headers}"),
+            &body,
+        )
+        .await;
+    assert_eq!(reply.status, 303, "{}", text(&reply));
+    assert!(world.documents.users.get("carol").unwrap().enabled);
+}
+
+/// The secrets of all links in letters.
+async fn secrets(world: &World) -> Vec<String> {
+    let prefix = store::Prefix::collection("Letter").unwrap();
+    let page = world
+        .documents
+        .store()
+        .range(store::Range::prefix(&prefix))
+        .await
+        .unwrap();
+    page.entries
+        .iter()
+        .filter_map(|entry| {
+            let text = String::from_utf8_lossy(&entry.value).into_owned();
+            let (_, rest) = text.split_once("/register/action/")?;
+            Some(
+                rest.chars()
+                    .take_while(char::is_ascii_alphanumeric)
+                    .collect(),
+            )
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_profile_is_changed_with_the_current_password_only() {
+    let world = World::start().await;
+    let cookie = world.log_in("alice").await;
+    let page = world
+        .ask("GET", "/register/profile", &format!("{cookie}{HTML}"), "")
+        .await;
+    let token = form_token(&page);
+    let headers = format!("{cookie}{FORM}{HTML}{OURS}");
+    let post = async |fields: &str| {
+        let body = format!("form-token={token}&{fields}");
+        world
+            .ask("POST", "/register/profile?method=put", &headers, &body)
+            .await
+    };
+    let missing = post("sn=New").await;
+    assert!(text(&missing).contains("Your current password must be provided."));
+    let wrong = post("sn=New&userPassword=guess").await;
+    assert_eq!(wrong.status, 401);
+    assert!(text(&wrong).contains("incorrect password"));
+    let other = post("uid=root&sn=New&userPassword=correct+horse").await;
+    assert_eq!(other.status, 401);
+    assert!(text(&other).contains("You cannot update another user"));
+    let done = post("sn=New&userPassword=correct+horse").await;
+    assert_eq!(
+        (done.status, done.header("location")),
+        (303, "/register/profile_updated")
+    );
+    assert_eq!(
+        world
+            .documents
+            .users
+            .get("alice")
+            .unwrap()
+            .last_name
+            .as_deref(),
+        Some("New")
+    );
+    let basic = "Authorization: Basic YWxpY2U6Y29ycmVjdCBob3JzZQ==\r\n";
+    let put = world
+        .ask(
+            "PUT",
+            "/register/profile",
+            &format!("{basic}{FORM}"),
+            "givenName=A&userPassword=correct+horse",
+        )
+        .await;
+    assert_eq!(put.status, 303, "{}", text(&put));
+    let done = post("newUserPassword=battery+staple&newUserPasswordCheck=battery+staple&userPassword=correct+horse").await;
+    assert_eq!(done.status, 303);
+    assert_eq!(
+        world.ask("GET", "/cimi/Volume", &cookie, "").await.status,
+        401,
+        "the session ended"
+    );
+    // Anonymous readers of pages are sent to the login, and back.
+    let sent = world.ask("GET", "/register/profile", HTML, "").await;
+    assert_eq!(
+        sent.header("location"),
+        "/cimi/login?next=%2Fregister%2Fprofile"
+    );
+}
+
+#[tokio::test]
+async fn a_command_gets_its_token_by_a_code_that_works_once_and_for_it_alone() {
+    let world = World::start().await;
+    let cookie = world.log_in("alice").await;
+    // RFC 7636, appendix B.
+    let (verifier, challenge) = (
+        "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+        "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM",
+    );
+    let url = format!("/cimi/command?challenge={challenge}&name=here&port=40000&state=s");
+    let sent = world.ask("GET", &url, HTML, "").await;
+    assert!(
+        sent.header("location")
+            .starts_with("/cimi/login?next=%2Fcimi%2Fcommand%3Fchallenge")
+    );
+    let page = world.ask("GET", &url, &format!("{cookie}{HTML}"), "").await;
+    assert!(
+        page.header("content-security-policy")
+            .contains("form-action 'self' http://127.0.0.1:40000;")
+    );
+    let token = form_token(&page);
+    let headers = format!("{cookie}{FORM}{HTML}{OURS}");
+    let code = async || {
+        let body = format!(
+            "challenge={challenge}&name=here&port=40000&state=s&choice=yes&form-token={token}"
+        );
+        let reply = world.ask("POST", "/cimi/command", &headers, &body).await;
+        let location = reply.header("location").to_owned();
+        let rest = location
+            .strip_prefix("http://127.0.0.1:40000/?code=")
+            .unwrap_or_else(|| panic!("{location}"));
+        rest.strip_suffix("&state=s").unwrap().to_owned()
+    };
+    let json = "Content-Type: application/json\r\n";
+    let first = code().await;
+    let guessed = json!({"code": first, "verifier": "x".repeat(43)}).to_string();
+    assert_eq!(
+        world
+            .ask("POST", "/cimi/command/token", json, &guessed)
+            .await
+            .status,
+        403
+    );
+    let right = json!({"code": first, "verifier": verifier}).to_string();
+    assert_eq!(
+        world
+            .ask("POST", "/cimi/command/token", json, &right)
+            .await
+            .status,
+        404,
+        "used up"
+    );
+    let body = json!({"code": code().await, "verifier": verifier}).to_string();
+    let reply = world.ask("POST", "/cimi/command/token", json, &body).await;
+    assert_eq!(reply.status, 200, "{}", text(&reply));
+    let token = reply.json()["token"].as_str().unwrap().to_owned();
+    let who = world
+        .ask(
+            "GET",
+            "/cimi/authn",
+            &format!("Authorization: Bearer {token}\r\n"),
+            "",
+        )
+        .await;
+    assert_eq!(who.json()["identity"], "alice");
+    // What is told to everybody isn't a way in, either.
+    for url in ["/cimi/command?challenge=abc", "/cimi/command"] {
+        assert_eq!(
+            world
+                .ask("GET", url, &format!("{cookie}{HTML}"), "")
+                .await
+                .status,
+            400
+        );
+    }
+}

@@ -1,0 +1,363 @@
+//! What is booked on which host, kept up to date machine by machine, so that a decision doesn't have to add up all
+//! machines of the cloud.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+};
+
+use cimi::{HostId, resources::Host};
+
+use crate::{Demand, Group, HostFacts, HostLoad, HostState, NoRoom, Policy, Wish, place};
+
+/// All hosts and what every machine takes of them. A booking names its machine, so that booking again replaces it and
+/// nothing is counted twice.
+#[derive(Debug)]
+pub struct Fleet {
+    policy: Policy,
+    hosts: Vec<HostLoad>,
+    places: HashMap<HostId, usize>,
+    bookings: HashMap<Box<str>, Booking>,
+    /// What is booked on hosts that have no document (yet).
+    elsewhere: HashMap<HostId, Taken>,
+}
+
+/// What one machine takes of its host.
+#[derive(Debug)]
+struct Booking {
+    host: HostId,
+    demand: Demand,
+    image: Option<Box<str>>,
+    groups: Box<[Group]>,
+}
+
+/// What all machines take of a host.
+#[derive(Debug, Default)]
+struct Taken {
+    demand: Demand,
+    images: HashMap<Box<str>, u32>,
+    groups: HashMap<Group, u32>,
+    machines: u64,
+}
+
+impl Fleet {
+    /// Without hosts.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            hosts: Vec::new(),
+            places: HashMap::new(),
+            bookings: HashMap::new(),
+            elsewhere: HashMap::new(),
+        }
+    }
+
+    /// All hosts, in no order.
+    #[must_use]
+    pub fn hosts(&self) -> &[HostLoad] {
+        &self.hosts
+    }
+
+    /// The host is as its document says. Returns whether there may be more room than before.
+    pub fn host(&mut self, host: &Host) -> bool {
+        let offered = self.policy.offer(&host.capacity);
+        let trouble = (!host.troubles.is_empty()).then(|| host.troubles.join("; ").into());
+        let state = if host.desired.maintenance {
+            HostState::Maintenance
+        } else {
+            HostState::Open
+        };
+        let mut facts = Box::new(HostFacts::of(host));
+        if let Some(known) = self
+            .places
+            .get(&host.id)
+            .and_then(|&place| self.hosts.get_mut(place))
+        {
+            std::mem::swap(&mut facts.images, &mut known.facts.images);
+            std::mem::swap(&mut facts.groups, &mut known.facts.groups);
+            facts.machines = known.facts.machines;
+            let more = !offered.fits_in(known.offered)
+                || (known.trouble.is_some() && trouble.is_none())
+                || (known.state != state && state == HostState::Open)
+                || described_otherwise(&known.facts, &facts);
+            (known.offered, known.trouble, known.state) = (offered, trouble, state);
+            known.facts = facts;
+            return more;
+        }
+        self.insert(HostLoad {
+            id: host.id.clone(),
+            offered,
+            booked: Demand::default(),
+            state,
+            trouble,
+            facts,
+        });
+        true
+    }
+
+    /// A host that wasn't there: what is taken of it is what machines have booked, whatever `host` says.
+    pub fn insert(&mut self, mut host: HostLoad) {
+        let taken = self.elsewhere.remove(&host.id).unwrap_or_default();
+        host.booked = taken.demand;
+        let facts = &mut *host.facts;
+        (facts.images, facts.groups, facts.machines) = (taken.images, taken.groups, taken.machines);
+        self.places.insert(host.id.clone(), self.hosts.len());
+        self.hosts.push(host);
+    }
+
+    /// Whether a host takes machines from now on.
+    pub fn set_state(&mut self, host: &HostId, state: HostState) {
+        if let Some(known) = self.place_of(host) {
+            known.state = state;
+        }
+    }
+
+    /// The host's document is gone. What is booked on it stays booked, should it come back.
+    pub fn host_gone(&mut self, local: &str) {
+        let Some(place) = self.hosts.iter().position(|host| host.id.local() == local) else {
+            return;
+        };
+        let gone = self.hosts.swap_remove(place);
+        self.places.remove(&gone.id);
+        if let Some(moved) = self.hosts.get(place) {
+            self.places.insert(moved.id.clone(), place);
+        }
+        if gone.facts.machines > 0 {
+            let taken = Taken {
+                demand: gone.booked,
+                images: gone.facts.images,
+                groups: gone.facts.groups,
+                machines: gone.facts.machines,
+            };
+            self.elsewhere.insert(gone.id, taken);
+        }
+    }
+
+    /// The machine takes what it wishes of `host`, and nothing of any other. Returns whether room was made thereby.
+    pub fn book(&mut self, machine: &str, host: &HostId, wish: &Wish<'_>) -> bool {
+        let same = |had: &Booking| {
+            had.host == *host
+                && had.demand == wish.demand
+                && had.image.as_deref() == wish.image
+                && *had.groups == *wish.groups
+        };
+        if self.bookings.get(machine).is_some_and(same) {
+            return false;
+        }
+        let made_room = self.unbook(machine);
+        let booking = Booking {
+            host: host.clone(),
+            demand: wish.demand,
+            image: wish.image.map(Into::into),
+            groups: wish.groups.into(),
+        };
+        match self.place_of(host) {
+            Some(known) => {
+                let facts = &mut *known.facts;
+                known.booked = known.booked.plus(booking.demand);
+                facts.machines += 1;
+                count_in(&mut facts.images, booking.image.as_ref());
+                count_in(&mut facts.groups, &booking.groups);
+            }
+            None => {
+                let taken = self.elsewhere.entry(host.clone()).or_default();
+                taken.demand = taken.demand.plus(booking.demand);
+                taken.machines += 1;
+                count_in(&mut taken.images, booking.image.as_ref());
+                count_in(&mut taken.groups, &booking.groups);
+            }
+        }
+        self.bookings.insert(machine.into(), booking);
+        made_room
+    }
+
+    /// The machine takes nothing of any host. Returns whether it did before.
+    pub fn unbook(&mut self, machine: &str) -> bool {
+        let Some(booking) = self.bookings.remove(machine) else {
+            return false;
+        };
+        if let Some(known) = self.place_of(&booking.host) {
+            let facts = &mut *known.facts;
+            known.booked = known.booked.minus(booking.demand);
+            facts.machines = facts.machines.saturating_sub(1);
+            count_out(&mut facts.images, booking.image.as_ref());
+            count_out(&mut facts.groups, &booking.groups);
+        } else if let Entry::Occupied(mut entry) = self.elsewhere.entry(booking.host) {
+            let taken = entry.get_mut();
+            taken.demand = taken.demand.minus(booking.demand);
+            taken.machines = taken.machines.saturating_sub(1);
+            count_out(&mut taken.images, booking.image.as_ref());
+            count_out(&mut taken.groups, &booking.groups);
+            if taken.machines == 0 {
+                entry.remove();
+            }
+        }
+        true
+    }
+
+    /// Finds a host that can take the machine, and books it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn reserve(&mut self, machine: &str, wish: &Wish<'_>) -> Result<HostId, NoRoom> {
+        let host = place(&self.hosts, wish, self.policy.strategy)?.id.clone();
+        self.book(machine, &host, wish);
+        Ok(host)
+    }
+
+    fn place_of(&mut self, host: &HostId) -> Option<&mut HostLoad> {
+        let place = *self.places.get(host)?;
+        self.hosts.get_mut(place)
+    }
+}
+
+/// Whether what requirements may ask for is another.
+fn described_otherwise(one: &HostFacts, other: &HostFacts) -> bool {
+    let told = |facts: &HostFacts| {
+        [
+            &facts.name,
+            &facts.hypervisor,
+            &facts.cpu_model,
+            &facts.cpu_flags,
+        ]
+        .map(String::clone)
+    };
+    told(one) != told(other)
+}
+
+fn count_in<'a, K: Clone + Eq + Hash + 'a>(
+    counts: &mut HashMap<K, u32>,
+    keys: impl IntoIterator<Item = &'a K>,
+) {
+    for key in keys {
+        *counts.entry(key.clone()).or_default() += 1;
+    }
+}
+
+fn count_out<'a, K: Eq + Hash + 'a>(
+    counts: &mut HashMap<K, u32>,
+    keys: impl IntoIterator<Item = &'a K>,
+) {
+    for key in keys {
+        if let Some(count) = counts.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Togetherness, host::example};
+
+    fn fleet(hosts: u32) -> Fleet {
+        let mut fleet = Fleet::new(Policy::default());
+        for number in 0..hosts {
+            let offered = Demand {
+                cpu_percent: 1000,
+                memory_kib: 1000,
+            };
+            let host = example(&format!("h{number}"), offered, Demand::default());
+            fleet.insert(host);
+        }
+        fleet
+    }
+
+    fn groups() -> [Group; 1] {
+        [Group {
+            owner: "ann".into(),
+            name: "db".into(),
+            kind: Togetherness::Apart,
+        }]
+    }
+
+    #[test]
+    fn what_is_booked_on_a_host_outlives_its_document() {
+        let mut fleet = fleet(1);
+        let host = HostId::from_local("h0").unwrap();
+        let groups = groups();
+        let wish = Wish {
+            image: Some("debian"),
+            groups: &groups,
+            ..Wish::of_room(Demand {
+                cpu_percent: 600,
+                memory_kib: 10,
+            })
+        };
+        fleet.book("1", &host, &wish);
+        fleet.host_gone("h0");
+        assert!(fleet.reserve("2", &wish).is_err());
+        fleet.unbook("1");
+        assert!(fleet.elsewhere.is_empty());
+        fleet.book("1", &host, &wish);
+        assert_eq!(fleet.elsewhere.get(&host).unwrap().groups.len(), 1);
+    }
+
+    /// One step of a history: a machine is booked somewhere, taken off, or a host's document goes.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Book(u8, u8, u64),
+        Unbook(u8),
+        Gone(u8),
+    }
+
+    fn any_step() -> impl proptest::strategy::Strategy<Value = Step> {
+        prop_oneof![
+            (0_u8..6, 0_u8..4, 0_u64..100).prop_map(|(m, h, d)| Step::Book(m, h, d)),
+            (0_u8..6).prop_map(Step::Unbook),
+            (0_u8..4).prop_map(Step::Gone),
+        ]
+    }
+
+    proptest! {
+        /// The account equals what adding up all bookings anew gives, whatever happened.
+        #[test]
+        fn the_account_is_the_sum_of_its_bookings(steps in prop::collection::vec(any_step(), 0..60)) {
+            let mut fleet = fleet(4);
+            let mut machines: HashMap<u8, (u8, u64)> = HashMap::new();
+            let groups = groups();
+            for step in steps {
+                match step {
+                    Step::Book(machine, host, amount) => {
+                        let wish = Wish {
+                            groups: &groups,
+                            ..Wish::of_room(Demand { cpu_percent: amount, memory_kib: amount })
+                        };
+                        let id = HostId::from_local(&format!("h{host}")).unwrap();
+                        fleet.book(&machine.to_string(), &id, &wish);
+                        machines.insert(machine, (host, amount));
+                    }
+                    Step::Unbook(machine) => {
+                        let had = fleet.unbook(&machine.to_string());
+                        prop_assert_eq!(had, machines.remove(&machine).is_some());
+                    }
+                    Step::Gone(host) => fleet.host_gone(&format!("h{host}")),
+                }
+            }
+            for number in 0..4_u8 {
+                let id = HostId::from_local(&format!("h{number}")).unwrap();
+                let here = || machines.values().filter(|(host, _)| *host == number);
+                let amount: u64 = here().map(|(_, amount)| amount).sum();
+                let (booked, count, grouped) = match fleet.places.get(&id) {
+                    Some(&place) => {
+                        let host = fleet.hosts.get(place).unwrap();
+                        (host.booked, host.facts.machines, host.facts.groups.values().sum())
+                    }
+                    None => fleet.elsewhere.get(&id).map_or((Demand::default(), 0, 0), |taken| {
+                        (taken.demand, taken.machines, taken.groups.values().sum::<u32>())
+                    }),
+                };
+                prop_assert_eq!(booked.cpu_percent, amount);
+                prop_assert_eq!(count, here().count() as u64);
+                prop_assert_eq!(u64::from(grouped), count);
+            }
+        }
+    }
+}

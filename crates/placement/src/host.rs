@@ -1,0 +1,190 @@
+//! A host as placement sees it.
+
+use std::collections::HashMap;
+
+use cimi::{
+    HostId,
+    resources::{AcceleratorKind, Host},
+};
+
+use crate::{Demand, Group};
+
+/// The attributes of hosts that expressions may name, and what they are.
+const ATTRIBUTES: [(&str, Attribute, &str); 11] = [
+    ("NAME", Attribute::Name, "the host's name"),
+    ("HOSTNAME", Attribute::Name, "the same"),
+    ("ARCH", Attribute::Arch, "`x86_64`"),
+    ("HYPERVISOR", Attribute::Hypervisor, "`kvm` or `tcg`"),
+    ("MODELNAME", Attribute::ModelName, "the processor's name"),
+    (
+        "CPUFLAGS",
+        Attribute::CpuFlags,
+        "what the processor can, each between blanks",
+    ),
+    (
+        "TOTALCPU",
+        Attribute::TotalCpu,
+        "hundredths of a processor offered",
+    ),
+    ("FREECPU", Attribute::FreeCpu, "those that are free"),
+    (
+        "TOTALMEMORY",
+        Attribute::TotalMemory,
+        "KiB of memory offered",
+    ),
+    ("FREEMEMORY", Attribute::FreeMemory, "those that are free"),
+    (
+        "RUNNING_VMS",
+        Attribute::RunningVms,
+        "machines placed on the host",
+    ),
+];
+
+/// Whether a host takes machines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostState {
+    /// It does.
+    #[default]
+    Open,
+    /// Its operator wants no new ones on it; those that run there run on.
+    Maintenance,
+}
+
+/// What is known of a host beside its room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Its name.
+    pub name: String,
+    /// How it executes guests: `kvm` or `tcg`.
+    pub hypervisor: String,
+    /// Its processor's name.
+    pub cpu_model: String,
+    /// What the processor can, as Linux names it, each between blanks: ` fpu avx2 `.
+    pub cpu_flags: String,
+    /// Machines that are placed on it, by the image of their root disk: what is cached there.
+    pub images: HashMap<Box<str>, u32>,
+    /// Machines that are placed on it, by the groups they are in.
+    pub groups: HashMap<Group, u32>,
+    /// Machines that are placed on it.
+    pub machines: u64,
+}
+
+impl HostFacts {
+    /// What the host's document tells.
+    #[must_use]
+    pub fn of(host: &Host) -> Self {
+        Self {
+            name: host.common.name.clone().unwrap_or_default(),
+            hypervisor: match host.accelerator {
+                AcceleratorKind::Kvm => "kvm".to_owned(),
+                AcceleratorKind::Tcg => "tcg".to_owned(),
+            },
+            cpu_model: host.cpu_model.clone(),
+            cpu_flags: format!(" {} ", host.cpu_flags.join(" ")),
+            ..Self::default()
+        }
+    }
+}
+
+/// A host, what it offers and what is taken of it. Small, since every decision looks at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLoad {
+    /// Which host.
+    pub id: HostId,
+    /// What it offers, by [`Policy::offer`](crate::Policy::offer).
+    pub offered: Demand,
+    /// What is taken of it.
+    pub booked: Demand,
+    /// Whether it takes machines.
+    pub state: HostState,
+    /// Why nothing may be placed on it; none if it is well.
+    pub trouble: Option<Box<str>>,
+    /// The rest.
+    pub facts: Box<HostFacts>,
+}
+
+impl HostLoad {
+    /// What can still be booked.
+    #[must_use]
+    pub const fn free(&self) -> Demand {
+        self.offered.minus(self.booked)
+    }
+
+    /// The value of an attribute.
+    pub(crate) fn value(&self, attribute: Attribute) -> Value<'_> {
+        let facts = &self.facts;
+        match attribute {
+            Attribute::Name => Value::Text(&facts.name),
+            Attribute::Arch => Value::Text("x86_64"),
+            Attribute::Hypervisor => Value::Text(&facts.hypervisor),
+            Attribute::ModelName => Value::Text(&facts.cpu_model),
+            Attribute::CpuFlags => Value::Text(&facts.cpu_flags),
+            Attribute::TotalCpu => Value::Number(self.offered.cpu_percent),
+            Attribute::FreeCpu => Value::Number(self.free().cpu_percent),
+            Attribute::TotalMemory => Value::Number(self.offered.memory_kib),
+            Attribute::FreeMemory => Value::Number(self.free().memory_kib),
+            Attribute::RunningVms => Value::Number(facts.machines),
+        }
+    }
+}
+
+/// What of a host an expression names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attribute {
+    Name,
+    Arch,
+    Hypervisor,
+    ModelName,
+    CpuFlags,
+    TotalCpu,
+    FreeCpu,
+    TotalMemory,
+    FreeMemory,
+    RunningVms,
+}
+
+impl Attribute {
+    /// By its name in any case.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let (_, attribute, _) = ATTRIBUTES
+            .iter()
+            .find(|(known, _, _)| known.eq_ignore_ascii_case(name))?;
+        Some(*attribute)
+    }
+
+    /// Whether its values are numbers.
+    pub(crate) const fn is_number(self) -> bool {
+        !matches!(
+            self,
+            Self::Name | Self::Arch | Self::Hypervisor | Self::ModelName | Self::CpuFlags
+        )
+    }
+
+    /// The names of those that are `wanted`, for messages.
+    pub(crate) fn names(wanted: impl Fn(Self) -> bool) -> String {
+        let all = ATTRIBUTES
+            .iter()
+            .filter(|(_, attribute, _)| wanted(*attribute));
+        all.map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The value of an attribute.
+pub(crate) enum Value<'a> {
+    Text(&'a str),
+    Number(u64),
+}
+
+/// For tests: a host of that name with this room.
+#[cfg(test)]
+pub(crate) fn example(name: &str, offered: Demand, booked: Demand) -> HostLoad {
+    #[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+    HostLoad {
+        id: HostId::from_local(name).unwrap(),
+        offered,
+        booked,
+        state: HostState::Open,
+        trouble: None,
+        facts: Box::default(),
+    }
+}

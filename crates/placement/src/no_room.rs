@@ -1,0 +1,199 @@
+//! Why there is no host for a machine, in words for its user.
+
+use std::fmt;
+
+use crate::{
+    Demand, HostLoad, Wish,
+    choose::{Filters, Refusal},
+};
+
+/// Which reasons there are, without their numbers.
+pub type Kinds = [bool; 8];
+
+/// Why there is no host for a machine. Its text is for users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRoom {
+    /// What was wanted.
+    pub wanted: Demand,
+    /// Hosts looked at.
+    pub hosts: usize,
+    /// Those that the user's requirements exclude.
+    pub excluded: usize,
+    /// Those with a machine that this one is to be apart from.
+    pub apart: usize,
+    /// Those without the machines that this one is to be together with.
+    pub elsewhere: usize,
+    /// Those without enough free memory.
+    pub lack_memory: usize,
+    /// The most memory that is free on any of these, in KiB.
+    pub largest_free_memory_kib: u64,
+    /// Those with enough memory and without enough free processor time.
+    pub lack_cpu: usize,
+    /// The most processor time that is free on any of these, in hundredths of a processor.
+    pub largest_free_cpu_percent: u64,
+    /// Those whose operator wants no new machines on them.
+    pub in_maintenance: usize,
+    /// Those that are in trouble.
+    pub in_trouble: usize,
+    /// What one of these says.
+    pub trouble: Option<Box<str>>,
+}
+
+impl NoRoom {
+    /// Counts, for each host, the first reason not to take it.
+    pub(crate) fn among(hosts: &[HostLoad], wish: &Wish<'_>, filters: &Filters<'_>) -> Self {
+        let mut all = Self {
+            wanted: wish.demand,
+            hosts: hosts.len(),
+            excluded: 0,
+            apart: 0,
+            elsewhere: 0,
+            lack_memory: 0,
+            largest_free_memory_kib: 0,
+            lack_cpu: 0,
+            largest_free_cpu_percent: 0,
+            in_maintenance: 0,
+            in_trouble: 0,
+            trouble: None,
+        };
+        for host in hosts {
+            let free = host.free();
+            match filters.reason(host) {
+                Some(Refusal::Excluded) => all.excluded += 1,
+                Some(Refusal::Maintenance) => all.in_maintenance += 1,
+                Some(Refusal::Apart) => all.apart += 1,
+                Some(Refusal::Elsewhere) => all.elsewhere += 1,
+                Some(Refusal::Trouble) => {
+                    all.in_trouble += 1;
+                    if all.trouble.is_none() {
+                        all.trouble.clone_from(&host.trouble);
+                    }
+                }
+                Some(Refusal::Memory) => {
+                    all.lack_memory += 1;
+                    all.largest_free_memory_kib = all.largest_free_memory_kib.max(free.memory_kib);
+                }
+                Some(Refusal::Cpu) => {
+                    all.lack_cpu += 1;
+                    all.largest_free_cpu_percent =
+                        all.largest_free_cpu_percent.max(free.cpu_percent);
+                }
+                None => {}
+            }
+        }
+        all
+    }
+
+    /// Hosts for which a reason was found.
+    #[cfg(test)]
+    pub(crate) const fn counted(&self) -> usize {
+        self.excluded
+            + self.apart
+            + self.elsewhere
+            + self.lack_memory
+            + self.lack_cpu
+            + self.in_maintenance
+            + self.in_trouble
+    }
+
+    /// Which reasons there are, without their numbers: what has to differ for another text to be worth a write.
+    #[must_use]
+    pub const fn kinds(&self) -> Kinds {
+        [
+            self.hosts == 0,
+            self.excluded > 0,
+            self.apart > 0,
+            self.elsewhere > 0,
+            self.lack_memory > 0,
+            self.lack_cpu > 0,
+            self.in_maintenance > 0,
+            self.in_trouble > 0,
+        ]
+    }
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.hosts == 0 {
+            return f.write_str("waiting for a host: none has reported yet");
+        }
+        let plural = if self.hosts == 1 { "" } else { "s" };
+        write!(f, "waiting for room on {} host{plural}: ", self.hosts)?;
+        // One or many, what it is, and more about it.
+        let reasons = [
+            (
+                self.excluded,
+                ["is", "are"],
+                "not what the machine's requirements ask for",
+                String::new(),
+            ),
+            (
+                self.apart,
+                ["has", "have"],
+                "machines that this one is to be apart from",
+                String::new(),
+            ),
+            (
+                self.elsewhere,
+                ["has", "have"],
+                "not the machines that this one is to be together with",
+                String::new(),
+            ),
+            (
+                self.lack_memory,
+                ["lacks", "lack"],
+                "memory",
+                format!(
+                    " (largest free {} MiB, {} MiB wanted)",
+                    self.largest_free_memory_kib / 1024,
+                    self.wanted.memory_kib.div_ceil(1024)
+                ),
+            ),
+            (
+                self.lack_cpu,
+                ["lacks", "lack"],
+                "processors",
+                format!(
+                    " (largest free {}, {} wanted)",
+                    Processors(self.largest_free_cpu_percent),
+                    Processors(self.wanted.cpu_percent)
+                ),
+            ),
+            (
+                self.in_maintenance,
+                ["is", "are"],
+                "in maintenance",
+                String::new(),
+            ),
+            (
+                self.in_trouble,
+                ["is", "are"],
+                "in trouble",
+                self.trouble
+                    .as_ref()
+                    .map_or_else(String::new, |trouble| format!(" ({trouble})")),
+            ),
+        ];
+        let mut separator = "";
+        for (number, [one, many], what, more) in reasons {
+            if number > 0 {
+                let verb = if number == 1 { one } else { many };
+                write!(f, "{separator}{number} {verb} {what}{more}")?;
+                separator = ", ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hundredths of a processor, written as processors.
+struct Processors(u64);
+
+impl fmt::Display for Processors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0 / 100, self.0 % 100) {
+            (whole, 0) => write!(f, "{whole}"),
+            (whole, part) => write!(f, "{whole}.{part:02}"),
+        }
+    }
+}

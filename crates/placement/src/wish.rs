@@ -1,0 +1,58 @@
+//! What one machine wants of its host.
+
+use crate::{Demand, Rank, Requirements};
+
+/// Whether machines of a group shall share a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Togetherness {
+    /// All on one host.
+    Together,
+    /// Each on another.
+    Apart,
+}
+
+/// A group of machines of one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Group {
+    /// Whose.
+    pub owner: Box<str>,
+    /// As the owner calls it.
+    pub name: Box<str>,
+    /// What it is for.
+    pub kind: Togetherness,
+}
+
+/// What one machine wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'a> {
+    /// What it uses up.
+    pub demand: Demand,
+    /// Which hosts may be; none: all.
+    pub requirements: Option<&'a Requirements>,
+    /// Which are liked best; none: the operator's strategy decides.
+    pub rank: Option<&'a Rank>,
+    /// The image of its root disk: a host that has it is liked a little better.
+    pub image: Option<&'a str>,
+    /// The groups it is in.
+    pub groups: &'a [Group],
+}
+
+impl<'a> Wish<'a> {
+    /// Of a machine that wants nothing but room.
+    #[must_use]
+    pub const fn of_room(demand: Demand) -> Self {
+        Self {
+            demand,
+            requirements: None,
+            rank: None,
+            image: None,
+            groups: &[],
+        }
+    }
+
+    /// Whether nothing but room decides.
+    #[must_use]
+    pub const fn is_of_room_alone(&self) -> bool {
+        self.requirements.is_none() && self.groups.is_empty()
+    }
+}

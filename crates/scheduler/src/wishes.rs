@@ -1,0 +1,54 @@
+//! What a machine's document wishes of its host, read into what placement understands.
+
+use cimi::resources::Machine;
+use placement::{Demand, Group, Rank, Requirements, Togetherness, Wish};
+
+/// The wishes of one machine.
+pub(crate) struct Wishes<'m> {
+    demand: Demand,
+    requirements: Option<Requirements>,
+    rank: Option<Rank>,
+    image: &'m str,
+    groups: Vec<Group>,
+}
+
+impl<'m> Wishes<'m> {
+    /// The rules have checked the expressions; one that can't be read any more holds for no host, or makes no difference.
+    pub(crate) fn of(machine: &'m Machine) -> Self {
+        let owner = &machine.common.acl.owner.principal;
+        let group = |kind| {
+            move |name: &String| Group {
+                owner: owner.as_str().into(),
+                name: name.as_str().into(),
+                kind,
+            }
+        };
+        let placement = &machine.placement;
+        let together = placement.together.iter();
+        let apart = placement.apart.iter();
+        let parse = |text| Requirements::parse(text).unwrap_or(Requirements::never());
+        Self {
+            demand: Demand::of(machine),
+            requirements: machine.requirements.as_deref().map(parse),
+            rank: placement
+                .rank
+                .as_deref()
+                .and_then(|text| Rank::parse(text).ok()),
+            image: machine.image.href.local(),
+            groups: together
+                .map(group(Togetherness::Together))
+                .chain(apart.map(group(Togetherness::Apart)))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn wish(&self) -> Wish<'_> {
+        Wish {
+            demand: self.demand,
+            requirements: self.requirements.as_ref(),
+            rank: self.rank.as_ref(),
+            image: Some(self.image),
+            groups: &self.groups,
+        }
+    }
+}
