@@ -17,6 +17,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
 };
 use hyper::body::{Body, Incoming};
+use marketplace_service::Marketplace;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +28,7 @@ use crate::{
     budget::{Bounds, Budget, Share, Whose},
     cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
-    console, download, health, limits, manual,
+    console, download, health, limits, manual, marketplace as marketplace_door,
     metrics::{self, RequestMetrics},
     openapi,
     origin::Connection,
@@ -77,6 +78,16 @@ impl Default for Settings {
     }
 }
 
+/// What there is behind the doors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serving {
+    /// A cloud; the Marketplace, if there is one, is below `/marketplace`.
+    #[default]
+    Cloud,
+    /// A Marketplace and nothing else: it is at the root, too.
+    MarketplaceAlone,
+}
+
 /// All doors of the cloud.
 pub struct Doors {
     api: Arc<dyn CloudApi>,
@@ -87,6 +98,8 @@ pub struct Doors {
     people: Option<People>,
     metrics: RequestMetrics,
     budget: Arc<Budget>,
+    marketplace: Option<Marketplace>,
+    serving: Serving,
     /// Makes request ids of this process differ from those of the last.
     process: u32,
     requests: AtomicU64,
@@ -113,6 +126,8 @@ impl Doors {
             audit: Arc::new(NoAudit),
             people: None,
             metrics: RequestMetrics::new(),
+            marketplace: None,
+            serving: Serving::Cloud,
             // The random part of a version 4 UUID.
             process: uuid::Uuid::new_v4().as_fields().0,
             requests: AtomicU64::new(0),
@@ -124,6 +139,14 @@ impl Doors {
     #[must_use]
     pub fn audited_by(mut self, log: Arc<dyn AuditLog>) -> Self {
         self.audit = log;
+        self
+    }
+
+    /// With a Marketplace.
+    #[must_use]
+    pub fn with_marketplace(mut self, marketplace: Marketplace, serving: Serving) -> Self {
+        self.marketplace = Some(marketplace);
+        self.serving = serving;
         self
     }
 
@@ -164,7 +187,10 @@ impl Doors {
         let begun = Instant::now();
         let (head, body) = request.into_parts();
         let request_id = self.name_request(&head.headers);
-        let route = Route::of(head.uri.path());
+        let route = match self.serving {
+            Serving::Cloud => Route::of(head.uri.path()),
+            Serving::MarketplaceAlone => Route::of_marketplace_alone(head.uri.path()),
+        };
         let template = route.as_ref().map_or(0, Route::template);
         let exchange = Exchange {
             connection,
@@ -286,6 +312,31 @@ impl Doors {
             Route::OpenApi => Ok(openapi::answer()),
             Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),
             Route::People(page) => self.show_page(page, context, exchange, body, share).await,
+            Route::Marketplace(place) => {
+                let Some(marketplace) = &self.marketplace else {
+                    return Err(Problem::not_found(head.uri.path()));
+                };
+                let bytes = match body.as_mut() {
+                    Some(body) if head.method == Method::POST => {
+                        body::read(body, self.settings.body_at_most, share).await?
+                    }
+                    _ => bytes::Bytes::new(),
+                };
+                let is_below = head.uri.path().starts_with("/marketplace");
+                let root = if is_below { "/marketplace" } else { "" };
+                let origin = exchange.connection.base_uri(&head.uri, &head.headers);
+                let origin = origin.strip_suffix("/cimi/").unwrap_or(&origin);
+                let call = marketplace_door::Call {
+                    method: &head.method,
+                    headers: &head.headers,
+                    query: head.uri.query(),
+                    body: &bytes,
+                    source: exchange.connection.client(&head.headers),
+                    base: format!("{origin}{root}/"),
+                    root,
+                };
+                marketplace_door::answered(marketplace, place, &call).await
+            }
             Route::Authentication => Ok(who_asks(context, &self.accounts.methods())),
             Route::Status => {
                 let status = self.api.status(context).await?;
@@ -432,6 +483,8 @@ impl Doors {
             Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
                 known || reads
             }
+            // What signatures and letters are for.
+            Some(Route::Marketplace(_)) => true,
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();

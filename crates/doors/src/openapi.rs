@@ -157,6 +157,7 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
             | Route::People(_)
             | Route::Collection(Kind::ServiceMessage)
             | Route::Resource(Kind::ServiceMessage, _)
+            | Route::Marketplace(_)
     );
     if is_open {
         // An empty requirement: nobody needs to log in.
@@ -293,6 +294,13 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": {"description": "A page, or for programs JSON", "content": {"text/html": {}, "application/json": {}}},
                 "202": plain("Taken, and to be confirmed by a letter"), "303": plain("On to another page")})
         }
+        (Route::Marketplace(_), "POST") => {
+            json!({"200": plain("Done, or a list"), "201": plain("It is an entry"), "202": plain("A letter goes to the endorser")})
+        }
+        (Route::Marketplace(_), _) => {
+            let forms = json!({"application/xml": {}, "application/json": {}, "text/html": {}});
+            json!({"200": {"description": "What was asked for", "content": forms}, "404": plain("Nothing matches")})
+        }
         (Route::Asset(_), _) => {
             json!({"200": plain("The file"), "304": plain("It is what the client has")})
         }
@@ -349,6 +357,8 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Manual, _) => "The interface, for people".to_owned(),
         (Route::OpenApi, _) => "The interface, for programs: an OpenAPI document".to_owned(),
         (Route::Asset(_), _) => "A file that pages load".to_owned(),
+        (Route::Marketplace(_), "POST") => "Publish, or confirm, in the Marketplace".to_owned(),
+        (Route::Marketplace(_), _) => "Read the Marketplace".to_owned(),
         (Route::People(_), "POST" | "PUT") => "What the form of a page for people sends".to_owned(),
         (Route::People(_), _) => "A page for people".to_owned(),
     }

@@ -7,7 +7,6 @@
 pub(crate) mod assets;
 mod layout;
 
-#[allow(unused_imports, reason = "the doors that show pages follow")]
 pub(crate) use layout::{Link, Page, Status};
 
 use askama::Template;

@@ -47,6 +47,11 @@ impl Problem {
         self
     }
 
+    /// Its status and its text, for doors that have forms of their own.
+    pub(crate) fn told(&self) -> (StatusCode, &str) {
+        (self.status, &self.detail)
+    }
+
     /// The same, in place.
     pub(crate) fn add(&mut self, name: HeaderName, value: HeaderValue) {
         self.headers.push((name, value));

@@ -7,6 +7,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::{
+    marketplace::place::Place,
     pages::assets::{self, Asset},
     people::Page,
 };
@@ -56,6 +57,8 @@ pub(crate) enum Route<'p> {
     Manual,
     /// `/assets/stratus.css`
     Asset(&'static Asset),
+    /// `/marketplace/metadata`
+    Marketplace(Place<'p>),
 }
 
 impl<'p> Route<'p> {
@@ -82,7 +85,14 @@ impl<'p> Route<'p> {
                 "stratus/quota" => Some(Self::Quota),
                 "stratus/accounting" => Some(Self::Accounting),
                 "api" => Some(Self::Manual),
-                _ => Asset::named(path.strip_prefix("assets/")?).map(Self::Asset),
+                _ => {
+                    if let Some(below) = path.strip_prefix("marketplace")
+                        && (below.is_empty() || below.starts_with('/'))
+                    {
+                        return Place::of(below).map(Self::Marketplace);
+                    }
+                    Asset::named(path.strip_prefix("assets/")?).map(Self::Asset)
+                }
             };
         };
         if path.is_empty() {
@@ -132,6 +142,20 @@ impl<'p> Route<'p> {
         Some(Self::Action(kind, id, action))
     }
 
+    /// What this path names where the daemon is nothing but a Marketplace: that stands at the root, then, and there is no cloud.
+    pub(crate) fn of_marketplace_alone(path: &'p str) -> Option<Self> {
+        match Self::of(path) {
+            Some(
+                known @ (Self::Health
+                | Self::Metrics
+                | Self::Asset(_)
+                | Self::Audit
+                | Self::Marketplace(_)),
+            ) => Some(known),
+            _ => Place::of(path.strip_prefix('/')?).map(Self::Marketplace),
+        }
+    }
+
     /// The methods that may be used on it, as for `Allow`.
     pub(crate) fn methods(&self) -> &'static str {
         match self {
@@ -158,6 +182,7 @@ impl<'p> Route<'p> {
                 }
             }
             Self::Action(..) | Self::Doctor => "POST, OPTIONS",
+            Self::Marketplace(place) => place.methods(),
             Self::ImageData(_) => "GET, HEAD, PUT, OPTIONS",
             Self::People(page) => page.methods(),
             Self::Console(_)
@@ -206,6 +231,7 @@ impl<'p> Route<'p> {
             Self::Asset(_) => 19,
             Self::People(_) => 20,
             Self::Catalogue => 21,
+            Self::Marketplace(_) => 22,
         }
     }
 }
@@ -260,6 +286,9 @@ pub fn all_routes() -> Vec<Listed> {
     for asset in assets::ALL {
         list(asset.path(), None);
     }
+    for path in Place::EXAMPLES {
+        list(path.to_owned(), None);
+    }
     let stored = |kind: &Kind| describe(*kind).collection.is_some();
     for kind in Kind::ALL.iter().copied().filter(stored) {
         let described = describe(kind);
@@ -285,7 +314,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 22] = [
+pub(crate) const TEMPLATES: [&str; 23] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -308,6 +337,7 @@ pub(crate) const TEMPLATES: [&str; 22] = [
     "/assets/{name}",
     "/register/{page}",
     "/stratus/catalogue",
+    "/marketplace",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -373,6 +403,8 @@ mod tests {
             ("/stratus/accounting", Accounting),
             ("/api/", Manual),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
+            ("/marketplace/", Marketplace(Place::Home)),
+            ("/marketplace//upload", Marketplace(Place::Upload)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");
             assert!(TEMPLATES.get(route.template()).is_some());
@@ -405,6 +437,8 @@ mod tests {
             "/stratus",
             "/assets",
             "/assets/../stratus.css",
+            "/marketplaces",
+            "/marketplace/nothing",
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }

@@ -150,6 +150,9 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi" | "/cimi/authn", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/api/openapi.json" | "/api", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/assets/{name}", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        // The signature and the endorser's confirmation are the authorization.
+        ("/marketplace", None, "OPTIONS") => Anybody,
+        ("/marketplace", None, "GET" | "HEAD" | "POST") => Pages,
         // What isn't allowed is refused by the page itself.
         ("/register/{page}", None, "OPTIONS") => Anybody,
         ("/register/{page}", None, _) if route.path == "/register/requests" => Administrators,

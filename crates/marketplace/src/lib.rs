@@ -11,7 +11,9 @@
 //! - [`key`]: keys and certificates of endorsers, from PKCS#12 and PEM.
 //! - [`signature`]: the one profile of XML signatures there is.
 //! - [`policy`]: which entries a site accepts.
+//! - [`rdf`]: a document as statements, in JSON.
 //! - [`list`]: several documents in one, as Marketplaces answer.
+//! - [`catalogue`]: many entries in memory, searched.
 //!
 //! ```
 //! # fn main() -> Result<(), marketplace::Error> {
@@ -32,6 +34,7 @@
     )
 )]
 
+pub mod catalogue;
 pub mod certificate;
 pub mod date;
 pub mod digest;
@@ -45,6 +48,7 @@ pub mod list;
 pub mod metadata;
 mod namespaces;
 pub mod policy;
+pub mod rdf;
 pub mod signature;
 mod xml;
 

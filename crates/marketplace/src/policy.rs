@@ -214,6 +214,15 @@ impl Policy {
         Err(refusals)
     }
 
+    /// Whether its endorser is one of the white list, by a certificate of the authorities; whatever the entry says.
+    ///
+    /// # Errors
+    /// The first reason against it.
+    pub fn trusts(&self, entry: &Entry) -> Result<(), Refusal> {
+        self.check_endorser(entry)?;
+        self.check_authority(entry)
+    }
+
     fn check_endorser(&self, entry: &Entry) -> Result<(), Refusal> {
         let email = &entry.endorsement().email;
         let certificate = entry.certificate();

@@ -7,6 +7,7 @@ mod certificates;
 mod check;
 mod keys;
 mod mail;
+mod marketplace;
 pub mod reference;
 mod registration;
 mod saving;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use catalogue::{CatalogueEntry, CatalogueKind};
 pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
+pub use marketplace::Marketplace;
 pub use registration::Registration;
 pub use saving::Saving;
 pub use tables::{
@@ -108,6 +110,7 @@ pub struct Config {
     pub certificates: Certificates,
     pub retention: Retention,
     pub mail: Mail,
+    pub marketplace: Marketplace,
     pub registration: Registration,
     pub saving: Saving,
     pub machine_types: BTreeMap<String, MachineType>,
@@ -135,6 +138,7 @@ impl Default for Config {
             certificates: Certificates::default(),
             retention: Retention::default(),
             mail: Mail::default(),
+            marketplace: Marketplace::default(),
             registration: Registration::default(),
             saving: Saving::default(),
             store: Store::default(),

@@ -10,6 +10,7 @@ mod first_start;
 mod host_services;
 mod instance;
 mod logging;
+mod market;
 mod networks;
 mod registries;
 mod roles;

@@ -11,6 +11,8 @@ pub enum Role {
     VmHost,
     /// Keeps images and volumes.
     Storage,
+    /// The catalogue of signed descriptions of images. Alone it is a Marketplace and no cloud.
+    Marketplace,
     /// Lets people ask for accounts, beside the API.
     Registration,
 }
@@ -29,6 +31,7 @@ impl Roles {
                 Role::Scheduler,
                 Role::VmHost,
                 Role::Storage,
+                Role::Marketplace,
                 Role::Registration,
             ]
         } else {
@@ -40,5 +43,17 @@ impl Roles {
     #[must_use]
     pub fn has(&self, role: Role) -> bool {
         self.0.contains(&role)
+    }
+
+    /// Whether there is an API at all: with the cloud's entry, or for a Marketplace that is alone.
+    #[must_use]
+    pub fn answer(&self) -> bool {
+        self.has(Role::Entry) || self.is_marketplace_alone()
+    }
+
+    /// Whether this is a Marketplace and nothing else.
+    #[must_use]
+    pub fn is_marketplace_alone(&self) -> bool {
+        self.has(Role::Marketplace) && self.0.iter().all(|role| *role == Role::Marketplace)
     }
 }

@@ -13,7 +13,8 @@ use anyhow::{Context as _, bail};
 use cloud::Cloud;
 use directory::LdapDirectory;
 use documents::Documents;
-use doors::{Doors, People, Running, Server, tls};
+use doors::{Doors, People, Running, Server, Serving, tls};
+use marketplace_service::Marketplace;
 use scheduler::Scheduler;
 use storage::controller::StorageController;
 use tokio::{
@@ -30,7 +31,7 @@ use crate::{
     database, first_start,
     host_services::LocalHost,
     instance::Instance,
-    networks,
+    market, networks,
     roles::{Role, Roles},
     saved_images, settings,
     site_certificates::SiteCertificates,
@@ -122,7 +123,7 @@ pub async fn serve(
             stop.run_until_cancelled(cloud.run(retention)).await;
         });
     }
-    if let Some(server) = settings::mail(&config)?.filter(|_| roles.has(Role::Entry)) {
+    if let Some(server) = settings::mail(&config)?.filter(|_| roles.answer()) {
         let postman = mail::Postman::new(store.clone(), &server).context("`[mail]`")?;
         parts.start("mail", |stop| postman.run(stop));
     }
@@ -142,13 +143,25 @@ pub async fn serve(
         parts.start("vm-host", |stop| async move { machines.run(stop).await });
     }
 
-    let certificate = if roles.has(Role::Entry) && config.tls.enabled {
+    let marketplace = if roles.has(Role::Marketplace) {
+        let marketplace = market::open(&config, store.clone()).await?;
+        for follower in market::followers(&config, &marketplace)? {
+            parts.start("marketplace follower", |stop| follower.run(stop));
+        }
+        let running = marketplace.clone();
+        parts.start("marketplace", |stop| running.run(stop));
+        Some(marketplace)
+    } else {
+        None
+    };
+
+    let certificate = if roles.answer() && config.tls.enabled {
         let config = config.clone();
         Some(tokio::task::spawn_blocking(move || certificate(&config)).await??)
     } else {
         None
     };
-    let door = if roles.has(Role::Entry) {
+    let door = if roles.answer() {
         let tls = certificate.clone().map(tls::Speech::new).transpose()?;
         let accounts = Accounts::new(
             Arc::new(cloud.clone()),
@@ -166,7 +179,13 @@ pub async fn serve(
         let (log, writer) = audit_log::open(&state.join("audit"), most)?;
         // Stopped last: what the door still answers is written down, too.
         parts.start("audit", |stop| writer.run(stop));
-        Some(open_doors(&config, &cloud, accounts, tls, open_files, log).await?)
+        let serving = if roles.is_marketplace_alone() {
+            Serving::MarketplaceAlone
+        } else {
+            Serving::Cloud
+        };
+        let marketplace = marketplace.map(|marketplace| (marketplace, serving));
+        Some(open_doors(&config, &cloud, accounts, marketplace, tls, open_files, log).await?)
     } else {
         None
     };
@@ -232,6 +251,7 @@ async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
     accounts: Arc<Accounts>,
+    marketplace: Option<(Marketplace, Serving)>,
     tls: Option<Arc<tls::Speech>>,
     open_files: u64,
     log: FileLog,
@@ -239,9 +259,12 @@ async fn open_doors(
     // A login provider is reached by the same cryptography as everything else.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let people = People::new(cloud.clone(), Arc::clone(&accounts));
-    let doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
+    let mut doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
         .audited_by(Arc::new(log))
         .with_people(people);
+    if let Some((marketplace, serving)) = marketplace {
+        doors = doors.with_marketplace(marketplace, serving);
+    }
     if tls.is_none() {
         tracing::warn!(
             "TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it"

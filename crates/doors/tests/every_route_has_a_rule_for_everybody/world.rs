@@ -12,7 +12,8 @@ use cloud::{
     testing::{self, caller, object},
 };
 use documents::{Documents, OfType};
-use doors::{Doors, Limits, Listed, Running, Server, Settings};
+use doors::{Doors, Limits, Listed, Running, Server, Serving, Settings};
+use marketplace_service::Marketplace;
 use serde_json::{Map, Value, json};
 use store::{Key, Range, SqliteStore, Transaction};
 use tokio::{
@@ -82,11 +83,16 @@ impl World {
             },
         );
         let audit = Arc::new(Recorder::default());
+        let settings = marketplace_service::Settings::default();
+        let marketplace = Marketplace::open(documents.store().clone(), settings)
+            .await
+            .unwrap();
         let accounts = Arc::new(accounts);
         let people = doors::People::new(cloud.clone(), accounts.clone());
         let doors = Doors::new(Arc::new(cloud), accounts, Settings::default())
             .audited_by(audit.clone())
-            .with_people(people);
+            .with_people(people)
+            .with_marketplace(marketplace, Serving::Cloud);
         let server = Server::new(Arc::new(doors), Limits::default(), None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {

@@ -164,6 +164,7 @@ impl Config {
             return wrong("images.allow_sources", problem);
         }
         let mail = self.mail.problem().or_else(|| self.saving.problem());
+        let mail = mail.or_else(|| self.marketplace.problem());
         mail.map(|(key, problem)| (key.to_owned(), problem))
             .or_else(|| {
                 let registration = self.registration.problem(self.mail.is_on());

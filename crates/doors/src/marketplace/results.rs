@@ -1,0 +1,167 @@
+//! Answers for programs: lists as XML and JSON, tables as SPARQL results.
+
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use marketplace::catalogue::{Column, Found, Name, Record};
+use marketplace_service::Marketplace;
+use serde_json::{Value, json};
+
+use crate::body::ResponseBody;
+
+pub(crate) const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+
+/// An answer of some media type.
+pub(crate) fn answer(
+    status: StatusCode,
+    media: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept, User-Agent"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+pub(crate) fn json_answer(value: &Value) -> Response<ResponseBody> {
+    answer(StatusCode::OK, "application/json", value.to_string())
+}
+
+/// Text as it may stand in elements and attributes of XML; what XML can't hold at all becomes a blank.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\n' | '\t' => out.push(character),
+            '\u{fffe}' | '\u{ffff}' => out.push(' '),
+            control if control.is_control() => out.push(' '),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// A document without what may stand only at the beginning of a file.
+fn inner(document: &str) -> &str {
+    let text = document.trim_start_matches('\u{feff}').trim_start();
+    match text
+        .strip_prefix("<?xml")
+        .and_then(|rest| rest.split_once("?>"))
+    {
+        Some((_, rest)) => rest.trim_start(),
+        None => text,
+    }
+}
+
+/// `<metadata>` around the documents as they are, sent as fast as they are read.
+pub(crate) fn documents(service: &Marketplace, names: Vec<Name>) -> Response<ResponseBody> {
+    let end = std::iter::once(None);
+    let steps = names.into_iter().map(Some).chain(end);
+    let state = (service.clone(), steps, true);
+    let body = stream::unfold(state, |(service, mut steps, is_first)| async move {
+        let begin = if is_first {
+            format!("{DECLARATION}<metadata>\n")
+        } else {
+            String::new()
+        };
+        let text = match steps.next()? {
+            Some(name) => match service.document(&name).await {
+                Ok(Some(document)) => format!("{begin}{}\n", inner(&document)),
+                // It was there a moment ago.
+                Ok(None) => begin,
+                Err(error) => {
+                    let error = std::io::Error::other(error.to_string());
+                    return Some((Err(error), (service, steps, false)));
+                }
+            },
+            None => format!("{begin}</metadata>\n"),
+        };
+        Some((Ok(Bytes::from(text)), (service, steps, false)))
+    });
+    let mut response = answer(StatusCode::OK, "application/xml", Bytes::new());
+    *response.body_mut() = ResponseBody::Streaming(Box::pin(body));
+    response
+}
+
+/// The table of DataTables 1.x.
+pub(crate) fn table(found: &Found, echo: i64) -> Value {
+    let rows: Vec<Value> = found
+        .page
+        .iter()
+        .map(|record| {
+            let columns = Column::ALL.iter().map(|column| {
+                let text = column.text(record).filter(|text| !text.is_empty());
+                Value::from(text.unwrap_or_else(|| "null".to_owned()))
+            });
+            std::iter::once(Value::from("")).chain(columns).collect()
+        })
+        .collect();
+    let message = if rows.is_empty() {
+        "no metadata matching query found"
+    } else {
+        ""
+    };
+    json!({
+        "sEcho": echo,
+        "iTotalRecords": found.of_status,
+        "iTotalDisplayRecords": found.matching,
+        "rMsg": message,
+        "aaData": rows,
+    })
+}
+
+/// The plain list.
+pub(crate) fn list(found: &Found, offset: usize, limit: usize) -> Value {
+    let entries: Vec<_> = found.page.iter().map(|record| described(record)).collect();
+    json!({
+        "count": found.matching,
+        "offset": offset,
+        "limit": limit,
+        "entries": entries,
+    })
+}
+
+fn described(record: &Record) -> Value {
+    let mut value = serde_json::to_value(record).unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        object.insert(
+            "path".to_owned(),
+            format!("metadata/{}", record.path()).into(),
+        );
+    }
+    value
+}
+
+/// SPARQL results in XML (W3C, second edition): names, and rows of literals.
+pub(crate) fn sparql(variables: &[&str], rows: &[Vec<Option<String>>]) -> Response<ResponseBody> {
+    let mut text =
+        format!("{DECLARATION}<sparql xmlns=\"http://www.w3.org/2005/sparql-results#\">\n<head>\n");
+    for variable in variables {
+        text.push_str(&format!("<variable name=\"{variable}\"/>\n"));
+    }
+    text.push_str("</head>\n<results>\n");
+    for row in rows {
+        text.push_str("<result>\n");
+        for (variable, value) in variables.iter().zip(row) {
+            if let Some(value) = value {
+                text.push_str(&format!(
+                    "<binding name=\"{variable}\"><literal>{}</literal></binding>\n",
+                    escaped(value)
+                ));
+            }
+        }
+        text.push_str("</result>\n");
+    }
+    text.push_str("</results>\n</sparql>\n");
+    answer(StatusCode::OK, "application/sparql-results+xml", text)
+}

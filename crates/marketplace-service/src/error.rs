@@ -1,0 +1,44 @@
+//! Why something isn't done.
+
+use store::StoreError;
+
+/// Why a Marketplace doesn't do what it was asked. The texts are StratusLab's where it has one.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Longer than this Marketplace takes.
+    #[error("invalid metadata: it is longer than the {0} bytes that are taken")]
+    TooLong(usize),
+    /// The document, its signature or its age.
+    #[error("invalid metadata: {0}")]
+    Invalid(String),
+    /// There is another document of the same image, endorser and time.
+    #[error(
+        "there is another entry {0} already, which nobody can change; sign the description again, so that it has another time"
+    )]
+    Taken(String),
+    /// Nothing can be uploaded here.
+    #[error("read-only repository")]
+    ReadOnly,
+    /// The endorser has to confirm, and letters can't be sent.
+    #[error("error sending confirmation email: {0}")]
+    NoMail(String),
+    /// Too many uploads of somebody wait for their confirmation.
+    #[error(
+        "too many uploads {0} wait for their confirmation; follow the links in the letters, or try again in some days"
+    )]
+    TooMany(String),
+    /// Nothing waits under this name: it never did, it was confirmed or withdrawn, or its time is over.
+    #[error("there is no such upload: it was confirmed or withdrawn already, or its time is over")]
+    NotWaiting,
+    /// It was reported, and an administrator looks at it.
+    #[error(
+        "this upload was reported as abuse and can't be confirmed; write to the administrator of this Marketplace"
+    )]
+    Reported,
+    /// The store.
+    #[error("the Marketplace can't write at the moment; try again: {0}")]
+    Store(#[from] StoreError),
+    /// A defect.
+    #[error("{0}")]
+    Internal(String),
+}

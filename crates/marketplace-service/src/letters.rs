@@ -1,0 +1,68 @@
+//! What is written to endorsers and to the administrator.
+
+use mail::{Letter, LetterError};
+
+use crate::{Settings, stored::Waiting};
+
+/// As StratusLab's Marketplace writes it, so that filters of endorsers go on working.
+const SUBJECT: &str = "StratusLab Marketplace Message";
+
+/// What `waiting` is about, in a sentence.
+fn about(waiting: &Waiting) -> String {
+    let does = if waiting.is_deprecation {
+        "deprecating"
+    } else {
+        "for"
+    };
+    let title = waiting
+        .title
+        .as_ref()
+        .map_or_else(String::new, |title| format!(" ({title})"));
+    format!(
+        "metadata {does} the image\n\n    {}{title}\n\nendorsed at {} by {}",
+        waiting.identifier, waiting.created, waiting.email
+    )
+}
+
+/// To the endorser: is it yours?
+pub(crate) fn confirmation(
+    settings: &Settings,
+    waiting: &Waiting,
+    link: &str,
+) -> Result<Letter, LetterError> {
+    let action = |what: &str| format!("{}action/{link}/{what}/", settings.url);
+    let text = format!(
+        "Somebody, probably you, has uploaded to {title} ({url})\n{about}.\n\n\
+         If that was you, open this page and confirm; then the entry appears:\n\n    {confirm}\n\n\
+         If it was a mistake, it can be withdrawn:\n\n    {abort}\n\n\
+         If you did not upload it, please say so to the administrators:\n\n    {abuse}\n\n\
+         Without an answer it is forgotten on {until}. The links work once.\n",
+        title = settings.title,
+        url = settings.url,
+        about = about(waiting),
+        confirm = action("confirm"),
+        abort = action("abort"),
+        abuse = action("abuse"),
+        until = waiting.until,
+    );
+    Letter::new(&waiting.email, SUBJECT, text)
+}
+
+/// To the administrator: somebody says that it isn't theirs.
+pub(crate) fn abuse(
+    settings: &Settings,
+    administrator: &str,
+    waiting: &Waiting,
+) -> Result<Letter, LetterError> {
+    let text = format!(
+        "The owner of the address {email} says that an upload to {title} ({url})\nis not theirs: {about}.\n\n\
+         It came from {source}. It can't be confirmed any more and is forgotten on {until}.\n",
+        email = waiting.email,
+        title = settings.title,
+        url = settings.url,
+        about = about(waiting),
+        source = waiting.source,
+        until = waiting.until,
+    );
+    Letter::new(administrator, SUBJECT, text)
+}

@@ -1,0 +1,301 @@
+//! The service itself: what is there, in memory, following the store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use marketplace::UtcTime;
+use marketplace::catalogue::{Catalogue, Found, Name, Order, Query, Record};
+use parking_lot::RwLock;
+use store::{
+    Change, Entry as Stored, Key, Outcome, Prefix, Range, Revision, SharedStore, StoreError,
+    Transaction, Watch, WatchError,
+};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::stored::{
+    ENTRY, PREFIX, StoredDocument, StoredEntry, StoredUpload, UPLOAD, Waiting, document_key,
+    entry_name,
+};
+use crate::{Refused, Settings};
+
+/// Entries read at once when everything is read.
+const PAGE: usize = 1000;
+/// First and longest wait after a failure of the store.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long a writer waits until its own change can be read.
+const OWN_WRITE: Duration = Duration::from_secs(10);
+/// How often uploads are looked over whose time is over.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// A Marketplace. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Marketplace(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) store: SharedStore,
+    pub(crate) settings: Settings,
+    state: RwLock<State>,
+    /// What the state shows; `None` once it follows the store no more.
+    applied: watch::Sender<Option<Revision>>,
+}
+
+#[derive(Default)]
+struct State {
+    catalogue: Catalogue,
+    /// By key.
+    uploads: HashMap<Key, Waiting>,
+}
+
+impl std::fmt::Debug for Marketplace {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Marketplace")
+            .field("entries", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The present, to the second.
+pub(crate) fn now() -> UtcTime {
+    UtcTime::from_timestamp(jiff::Timestamp::now())
+}
+
+impl Marketplace {
+    /// Reads what is in the store. Nothing is followed before [`run`](Self::run).
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn open(store: SharedStore, settings: Settings) -> Result<Self, StoreError> {
+        let (state, revision) = read(&store).await?;
+        Ok(Self(Arc::new(Inner {
+            store,
+            settings,
+            state: RwLock::new(state),
+            applied: watch::Sender::new(Some(revision)),
+        })))
+    }
+
+    /// Follows the store, and forgets uploads whose time is over, until it is told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        let sweeping = async {
+            loop {
+                self.forget_old_uploads().await;
+                sleep(SWEEP).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow() => {}
+            () = sweeping => {}
+        }
+        self.0.applied.send_replace(None);
+    }
+
+    async fn follow(&self) {
+        let prefix = Prefix::new(PREFIX).unwrap_or_else(|_| Prefix::everything());
+        let mut wait = BACKOFF.0;
+        loop {
+            let after = self.0.applied.borrow().unwrap_or_default();
+            let ended = match self.0.store.watch(prefix.clone(), after).await {
+                Ok(watch) => self.follow_watch(watch, &mut wait).await,
+                Err(error) => error.into(),
+            };
+            match ended {
+                WatchError::Compacted { .. } => match read(&self.0.store).await {
+                    Ok((state, revision)) => {
+                        *self.0.state.write() = state;
+                        self.0.applied.send_replace(Some(revision));
+                        continue;
+                    }
+                    Err(error) => tracing::warn!(%error, "reading the Marketplace anew"),
+                },
+                WatchError::Store(StoreError::Closed) => return,
+                WatchError::Store(error) => tracing::warn!(%error, "following the Marketplace"),
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn follow_watch(&self, mut watch: Watch, wait: &mut Duration) -> WatchError {
+        loop {
+            let batch = match watch.next().await {
+                Ok(batch) => batch,
+                Err(error) => return error,
+            };
+            *wait = BACKOFF.0;
+            if !batch.changes.is_empty() {
+                let mut state = self.0.state.write();
+                for change in &batch.changes {
+                    match change {
+                        Change::Put(entry) => state.put(entry),
+                        Change::Delete { key } => state.delete(key),
+                    }
+                }
+            }
+            self.0.applied.send_replace(Some(batch.revision));
+        }
+    }
+
+    /// Waits until what was written at `revision` can be read, if that comes soon.
+    pub(crate) async fn shows(&self, revision: Revision) {
+        let mut applied = self.0.applied.subscribe();
+        let shown = applied.wait_for(|now| now.is_none_or(|now| now >= revision));
+        let _ = timeout(OWN_WRITE, shown).await;
+    }
+
+    /// What operators decided.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// How many entries there are, with all that are history.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.state.read().catalogue.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A page of what is asked for.
+    #[must_use]
+    pub fn search(&self, query: &Query, order: Order, offset: usize, limit: usize) -> Found {
+        let state = self.0.state.read();
+        state.catalogue.search(query, order, offset, limit, now())
+    }
+
+    /// Asks the catalogue itself. Don't keep it: changes wait meanwhile.
+    pub fn ask<T>(&self, question: impl FnOnce(&Catalogue) -> T) -> T {
+        question(&self.0.state.read().catalogue)
+    }
+
+    /// The document of an entry, as it came.
+    ///
+    /// # Errors
+    /// Those of the store; [`Refused::Internal`] if what is stored is damaged.
+    pub async fn document(&self, name: &Name) -> Result<Option<String>, Refused> {
+        let Ok(key) = document_key(name) else {
+            return Ok(None);
+        };
+        let Some(entry) = self.0.store.get(&key).await? else {
+            return Ok(None);
+        };
+        serde_json::from_slice::<StoredDocument>(&entry.value)
+            .map(|stored| Some(stored.document))
+            .map_err(|error| Refused::Internal(format!("{key}: {error}")))
+    }
+
+    /// Uploads that wait for their confirmation: in the name of an address, and from a network address.
+    pub(crate) fn waiting(&self, email: &str, source: &str) -> (usize, usize) {
+        let (state, now) = (self.0.state.read(), now());
+        let count = |wanted: &dyn Fn(&Waiting) -> bool| {
+            let waiting = state.uploads.values();
+            waiting.filter(|one| one.until > now && wanted(one)).count()
+        };
+        (
+            count(&|one| one.email == email),
+            count(&|one| one.source == source),
+        )
+    }
+
+    async fn forget_old_uploads(&self) {
+        let now = now();
+        let old: Vec<Key> = {
+            let state = self.0.state.read();
+            let uploads = state.uploads.iter();
+            uploads
+                .filter(|(_, waiting)| waiting.until <= now)
+                .map(|(key, _)| key.clone())
+                .collect()
+        };
+        for key in old {
+            // What is old stays old: nobody writes it meanwhile but to remove it.
+            match self.0.store.commit(Transaction::new().delete(key)).await {
+                Ok(Outcome::Committed(_) | Outcome::Conflict(_)) => {}
+                Err(error) => tracing::warn!(%error, "forgetting an upload that was not confirmed"),
+            }
+        }
+    }
+
+    /// What there is of each status, for the health and the metrics.
+    #[must_use]
+    pub fn figures(&self) -> BTreeMap<&'static str, usize> {
+        let state = self.0.state.read();
+        BTreeMap::from([
+            ("entries", state.catalogue.len()),
+            ("waiting", state.uploads.len()),
+        ])
+    }
+}
+
+impl State {
+    fn put(&mut self, entry: &Stored) {
+        match entry.key.collection() {
+            ENTRY => match serde_json::from_slice::<StoredEntry>(&entry.value) {
+                Ok(stored) => self.catalogue.add(stored.record),
+                Err(error) => tracing::error!(key = %entry.key, %error, "an entry can't be read"),
+            },
+            UPLOAD => match serde_json::from_slice::<StoredUpload>(&entry.value) {
+                Ok(stored) => {
+                    self.uploads.insert(entry.key.clone(), stored.waiting);
+                }
+                Err(error) => tracing::error!(key = %entry.key, %error, "an upload can't be read"),
+            },
+            _ => {}
+        }
+    }
+
+    fn delete(&mut self, key: &Key) {
+        match key.collection() {
+            ENTRY => {
+                if let Some(name) = entry_name(key) {
+                    self.catalogue.remove(&name);
+                }
+            }
+            UPLOAD => {
+                self.uploads.remove(key);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Everything as it is, and a revision after which the rest is to be watched.
+async fn read(store: &SharedStore) -> Result<(State, Revision), StoreError> {
+    let mut state = State::default();
+    let mut begun = None;
+    for collection in [ENTRY, UPLOAD] {
+        let Ok(prefix) = Prefix::collection(collection) else {
+            continue;
+        };
+        let mut range = Range::prefix(&prefix).limit(PAGE);
+        loop {
+            let page = store.range(range.clone()).await?;
+            begun.get_or_insert(page.revision);
+            for entry in &page.entries {
+                state.put(entry);
+            }
+            match page.entries.last() {
+                Some(last) if page.more => range = range.after(&last.key),
+                _ => break,
+            }
+        }
+    }
+    Ok((state, begun.unwrap_or_default()))
+}
+
+/// For doors: whether an entry can be started now.
+impl Marketplace {
+    /// Whether its endorser still stands to it.
+    #[must_use]
+    pub fn is_valid(&self, record: &Record) -> bool {
+        record.is_valid(now())
+    }
+}

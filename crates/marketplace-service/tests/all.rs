@@ -1,0 +1,4 @@
+//! The Marketplace as a service, over a real database and a real mail server: one program, since linking one is quicker than linking many.
+
+mod entries_come_by_upload_and_confirmation;
+mod support;

@@ -1,0 +1,218 @@
+//! How long a page takes out of 100,000 entries, whatever is asked.
+//!
+//! `cargo bench -p marketplace --bench searches`. The budget is 20 ms a page.
+
+use std::time::{Duration, Instant};
+
+use marketplace::catalogue::{Catalogue, Column, Order, Query, Record, Status};
+use marketplace::digest::Digest;
+use marketplace::{ImageIdentifier, UtcTime};
+
+const ENTRIES: u32 = 100_000;
+const REPEATS: usize = 20;
+const BUDGET: Duration = Duration::from_millis(20);
+
+/// Numbers that look random and are the same every time.
+fn mixed(number: u32) -> u32 {
+    let x = number.wrapping_mul(0x9E37_79B9);
+    (x ^ (x >> 15)).wrapping_mul(0x85EB_CA6B)
+}
+
+fn record(number: u32) -> Record {
+    let some = |from: &[&str], salt: u32| {
+        let at = usize::try_from(mixed(number ^ salt)).unwrap_or(0) % from.len();
+        Some(from[at].to_owned())
+    };
+    let mut sha1 = [0; 20];
+    for (place, byte) in (0_u32..).zip(sha1.iter_mut()) {
+        // Every tenth is another version of an image there is already.
+        *byte = mixed((number - number % 10 / 9).wrapping_add(place << 20)).to_be_bytes()[0];
+    }
+    let time = |days: u32| {
+        UtcTime::from_unix_seconds(1_700_000_000 + i64::from(days) * 86_400 + i64::from(number))
+            .expect("a time")
+    };
+    let created = time(mixed(number) % 700);
+    let os = some(
+        &["ubuntu", "debian", "centos", "fedora", "opensuse", "none"],
+        1,
+    );
+    let title = format!("{} image {number}", os.clone().unwrap_or_default());
+    Record {
+        identifier: ImageIdentifier::from_sha1(&Digest::from_bytes(sha1)),
+        email: format!("endorser.{}@example.org", mixed(number) % 2_000).into(),
+        created,
+        subject: "CN=Somebody,O=Example".to_owned(),
+        issuer: "CN=Authority,O=Example".to_owned(),
+        is_email_certified: true,
+        uses_sha1: false,
+        received: created,
+        bytes: u64::from(number) << 10,
+        valid: Some(time(300 + mixed(number ^ 9) % 900)),
+        deprecated: (mixed(number ^ 8) % 20 == 0).then(|| "too old".to_owned()),
+        os_version: some(&["22.04", "24.04", "12", "13", "9", "40"], 2),
+        os_arch: some(&["x86_64", "aarch64", "i486"], 3),
+        kind: some(&["machine", "disk"], 4),
+        version: Some("1.0".to_owned()),
+        format: some(&["raw", "qcow2"], 5),
+        tag: Some("base".to_owned()),
+        description: Some(format!(
+            "A {title} for physics with compilers, editors and everything else that people asked for, built on day {} by the team.",
+            mixed(number) % 700
+        )),
+        locations: vec![format!(
+            "https://images.example.org/pool/{number}/{title}.img.gz"
+        )],
+        os,
+        title: Some(title),
+    }
+}
+
+fn main() {
+    let start = Instant::now();
+    let mut catalogue = Catalogue::new();
+    for number in 0..ENTRIES {
+        catalogue.add(record(number));
+    }
+    println!("{ENTRIES} entries taken in in {:.2?}", start.elapsed());
+    let now = UtcTime::from_unix_seconds(1_750_000_000).expect("a time");
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let by = |column, descending| Order { column, descending };
+    let all = Query {
+        status: Status::Any,
+        ..Query::default()
+    };
+    let asked: Vec<(&str, Query, Order, usize)> = vec![
+        (
+            "newest valid, first page",
+            Query::default(),
+            Order::default(),
+            0,
+        ),
+        ("all, last page", all.clone(), Order::default(), 90_000),
+        (
+            "all by description, middle",
+            all.clone(),
+            by(Column::Description, false),
+            45_000,
+        ),
+        (
+            "all by title, last page",
+            all.clone(),
+            by(Column::Title, true),
+            90_000,
+        ),
+        (
+            "all by endorser",
+            all.clone(),
+            by(Column::Email, false),
+            1_000,
+        ),
+        (
+            "a word that all have",
+            Query {
+                words: words("physics"),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "three common words",
+            Query {
+                words: words("image team example"),
+                ..all.clone()
+            },
+            by(Column::Title, false),
+            40_000,
+        ),
+        (
+            "a word that none has",
+            Query {
+                words: words("unheard-of"),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "one letter",
+            Query {
+                words: words("e"),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "a number",
+            Query {
+                words: words("/77777/"),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "operating system and architecture",
+            Query {
+                equal: vec![
+                    (Column::Os, "debian".into()),
+                    (Column::Arch, "x86_64".into()),
+                ],
+                ..Query::default()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "within descriptions",
+            Query {
+                within: vec![(Column::Description, "day 77 ".into())],
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "an endorser",
+            Query {
+                email: Some("endorser.7@example.org".into()),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "expired",
+            Query {
+                status: Status::Expired,
+                ..Query::default()
+            },
+            by(Column::Location, false),
+            0,
+        ),
+    ];
+    let mut slowest = Duration::ZERO;
+    for (name, query, order, offset) in asked {
+        let mut times: Vec<_> = (0..REPEATS)
+            .map(|_| {
+                let start = Instant::now();
+                let found = catalogue.search(&query, order, offset, 100, now);
+                let took = start.elapsed();
+                std::hint::black_box(found);
+                took
+            })
+            .collect();
+        times.sort_unstable();
+        let matching = catalogue.search(&query, order, offset, 100, now).matching;
+        let median = times[REPEATS / 2];
+        slowest = slowest.max(median);
+        println!(
+            "{name:<36} {matching:>7} found  {median:>9.2?} median  {:>9.2?} worst",
+            times[REPEATS - 1]
+        );
+    }
+    println!("slowest {slowest:.2?}, budget {BUDGET:?}");
+    assert!(slowest <= BUDGET, "slower than the budget");
+}

@@ -1,0 +1,411 @@
+//! Answering a query.
+
+use std::sync::Arc;
+
+use memchr::memmem::Finder;
+
+use super::columns::{Column, Comparison, Facts};
+use super::query::{Order, Place, Query, Status};
+use super::record::Record;
+use super::{Catalogue, Number};
+use crate::date::UtcTime;
+
+/// Words of a query beyond these are not looked for.
+const WORDS_AT_MOST: usize = 16;
+/// With fewer records left than this part of all, a word is looked for in each of them rather than in the whole text.
+const FEW: usize = 8;
+
+/// A page of what was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Entries of the status that was asked for, whatever else the query says.
+    pub of_status: usize,
+    /// Entries for which the query holds.
+    pub matching: usize,
+    /// Those of the page.
+    pub page: Vec<Arc<Record>>,
+}
+
+impl Catalogue {
+    /// A page of at most `limit` entries, from number `offset` on. Entries without an end are never found.
+    #[must_use]
+    pub fn search(
+        &self,
+        query: &Query,
+        order: Order,
+        offset: usize,
+        limit: usize,
+        now: UtcTime,
+    ) -> Found {
+        let now = now.unix_seconds();
+        let of_status = self
+            .facts
+            .iter()
+            .filter(|facts| facts.is_newest && listed(facts, query.status, now))
+            .count();
+        let mut numbers = self.matching(query, now);
+        let matching = numbers.len();
+        let page = self.page(&mut numbers, order, offset, limit);
+        Found {
+            of_status,
+            matching,
+            page,
+        }
+    }
+
+    fn matching(&self, query: &Query, now: i64) -> Vec<Number> {
+        let created = query.created.map(UtcTime::unix_seconds);
+        let from = query.endorsed.from.map(UtcTime::unix_seconds);
+        let to = query.endorsed.to.map(UtcTime::unix_seconds);
+        let wanted = |facts: &Facts| {
+            (facts.is_newest || created.is_some())
+                && listed(facts, query.status, now)
+                && created.is_none_or(|created| facts.created == created)
+                && from.is_none_or(|from| facts.created >= from)
+                && to.is_none_or(|to| facts.created <= to)
+                && match query.place {
+                    Place::All => true,
+                    Place::Web => facts.is_web,
+                    Place::Pdisk => facts.is_pdisk,
+                }
+        };
+        let mut numbers = self.candidates(query, wanted);
+        if let Some(email) = &query.email {
+            self.keep(&mut numbers, |record| *record.email == **email);
+        }
+        if let Some(identifier) = &query.identifier {
+            self.keep(&mut numbers, |record| record.identifier == *identifier);
+        }
+        if let Some(tag) = &query.tag {
+            self.keep(&mut numbers, |record| record.tag.as_ref() == Some(tag));
+        }
+        for (column, text) in &query.equal {
+            let text = text.to_lowercase();
+            self.keep_column(&mut numbers, *column, |value| value == text);
+        }
+        for (column, word) in query.within.iter().take(WORDS_AT_MOST) {
+            let word = word.to_lowercase();
+            self.keep_column(&mut numbers, *column, |value| value.contains(&word));
+        }
+        let words = query.words.iter().filter(|word| !word.is_empty());
+        for word in words.take(WORDS_AT_MOST) {
+            self.keep_word(&mut numbers, &word.to_lowercase());
+        }
+        numbers
+    }
+
+    /// The records to begin with: those of the image or the endorser, else all.
+    fn candidates(&self, query: &Query, wanted: impl Fn(&Facts) -> bool) -> Vec<Number> {
+        let known = match (&query.identifier, &query.email) {
+            (Some(identifier), _) => Some(self.by_identifier.get(identifier)),
+            (None, Some(email)) => {
+                let endorser = self.endorsers.get(email.as_str());
+                Some(endorser.map(|endorser| &endorser.numbers))
+            }
+            (None, None) => None,
+        };
+        match known {
+            Some(numbers) => numbers
+                .into_iter()
+                .flatten()
+                .copied()
+                .filter(|number| self.facts(*number).is_some_and(&wanted))
+                .collect(),
+            None => (0..)
+                .zip(&self.facts)
+                .filter(|(_, facts)| wanted(facts))
+                .map(|(number, _)| number)
+                .collect(),
+        }
+    }
+
+    fn keep(&self, numbers: &mut Vec<Number>, wanted: impl Fn(&Record) -> bool) {
+        numbers.retain(|number| self.record(*number).is_some_and(|record| wanted(record)));
+    }
+
+    /// `wanted` is given the value in lower case.
+    fn keep_column(
+        &self,
+        numbers: &mut Vec<Number>,
+        column: Column,
+        wanted: impl Fn(&str) -> bool,
+    ) {
+        if let Some(values) = self.interned.wanted(column, &wanted) {
+            numbers.retain(|number| {
+                let value = self.facts(*number).and_then(|facts| facts.value(column));
+                value
+                    .and_then(|value| values.get(usize::try_from(value).ok()?))
+                    .is_some_and(|wanted| *wanted)
+            });
+        } else {
+            self.keep(numbers, |record| {
+                wanted(&column.text(record).unwrap_or_default().to_lowercase())
+            });
+        }
+    }
+
+    fn keep_word(&self, numbers: &mut Vec<Number>, word: &str) {
+        let finder = Finder::new(word);
+        let position = |number: &Number| usize::try_from(*number).unwrap_or(usize::MAX);
+        if numbers.len() < self.records.len() / FEW {
+            numbers.retain(|number| finder.find(self.text.of(position(number))).is_some());
+            return;
+        }
+        let mut has_it = vec![false; self.records.len()];
+        self.text.find(&finder, |found| {
+            if let Some(place) = has_it.get_mut(found) {
+                *place = true;
+            }
+        });
+        numbers.retain(|number| has_it.get(position(number)).is_some_and(|has_it| *has_it));
+    }
+
+    /// Sorts no more than the page needs.
+    fn page(
+        &self,
+        numbers: &mut [Number],
+        order: Order,
+        offset: usize,
+        limit: usize,
+    ) -> Vec<Arc<Record>> {
+        let comparison = Comparison::by(order.column, &self.interned);
+        let compare = |a: &Number, b: &Number| {
+            let (Some(facts_a), Some(facts_b)) = (self.facts(*a), self.facts(*b)) else {
+                return a.cmp(b);
+            };
+            let ordering = comparison.compare((facts_a, facts_b), || {
+                (
+                    self.record(*a).map(|record| &**record),
+                    self.record(*b).map(|record| &**record),
+                )
+            });
+            let ordering = if order.descending {
+                ordering.reverse()
+            } else {
+                ordering
+            };
+            // The same order whichever page is asked for.
+            ordering.then(b.cmp(a))
+        };
+        if offset >= numbers.len() || limit == 0 {
+            return Vec::new();
+        }
+        if offset > 0 {
+            numbers.select_nth_unstable_by(offset, compare);
+        }
+        let mut rest = numbers.get_mut(offset..).unwrap_or_default();
+        if rest.len() > limit {
+            rest.select_nth_unstable_by(limit, compare);
+            rest = rest.get_mut(..limit).unwrap_or_default();
+        }
+        rest.sort_unstable_by(compare);
+        rest.iter()
+            .filter_map(|number| self.record(*number).cloned())
+            .collect()
+    }
+}
+
+fn listed(facts: &Facts, status: Status, now: i64) -> bool {
+    let Some(valid) = facts.valid.filter(|_| !facts.is_gone) else {
+        return false;
+    };
+    match status {
+        Status::Valid => !facts.is_deprecated && valid > now,
+        Status::Expired => !facts.is_deprecated && valid <= now,
+        Status::Deprecated => facts.is_deprecated,
+        Status::Any => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::catalogue::Span;
+    use crate::digest::Digest;
+    use crate::identifier::ImageIdentifier;
+
+    fn at(text: &str) -> UtcTime {
+        text.parse().unwrap()
+    }
+
+    fn now() -> UtcTime {
+        at("2030-06-01T00:00:00Z")
+    }
+
+    fn record(image: u8, email: &str, created: &str) -> Record {
+        Record {
+            identifier: ImageIdentifier::from_sha1(&Digest::from_bytes([image; 20])),
+            email: email.into(),
+            created: at(created),
+            subject: format!("CN={email}"),
+            issuer: "CN=ca".to_owned(),
+            is_email_certified: true,
+            uses_sha1: false,
+            received: at(created),
+            bytes: 1,
+            valid: Some(at("2031-01-01T00:00:00Z")),
+            deprecated: None,
+            os: Some("Ubuntu".to_owned()),
+            os_version: Some("24.04".to_owned()),
+            os_arch: Some("x86_64".to_owned()),
+            kind: Some("machine".to_owned()),
+            version: None,
+            format: None,
+            title: Some(format!("title {image}")),
+            tag: Some("base".to_owned()),
+            description: Some(format!("image number {image}")),
+            locations: vec![format!("https://images.example.org/{image}.img.gz")],
+        }
+    }
+
+    fn titles(catalogue: &Catalogue, query: &Query) -> Vec<String> {
+        let found = catalogue.search(query, Order::default(), 0, 100, now());
+        found
+            .page
+            .iter()
+            .filter_map(|record| record.title.clone())
+            .collect()
+    }
+
+    #[test]
+    fn the_newest_of_each_image_and_endorser_is_listed_and_a_deprecation_hides_it() {
+        let mut catalogue = Catalogue::new();
+        catalogue.add(record(1, "a@x", "2030-01-02T00:00:00Z"));
+        catalogue.add(Record {
+            title: Some("older".to_owned()),
+            ..record(1, "a@x", "2030-01-01T00:00:00Z")
+        });
+        catalogue.add(record(1, "b@x", "2030-01-03T00:00:00Z"));
+        catalogue.add(Record {
+            valid: Some(at("2030-05-01T00:00:00Z")),
+            ..record(2, "a@x", "2030-01-04T00:00:00Z")
+        });
+        catalogue.add(Record {
+            valid: None,
+            ..record(3, "a@x", "2030-01-05T00:00:00Z")
+        });
+        assert_eq!(
+            titles(&catalogue, &Query::default()),
+            ["title 1", "title 1"]
+        );
+        let status = |status| Query {
+            status,
+            ..Query::default()
+        };
+        assert_eq!(titles(&catalogue, &status(Status::Expired)), ["title 2"]);
+        assert_eq!(titles(&catalogue, &status(Status::Any)).len(), 3);
+        let history = Query {
+            created: Some(at("2030-01-01T00:00:00Z")),
+            ..Query::default()
+        };
+        assert_eq!(titles(&catalogue, &history), ["older"]);
+
+        let gone = Record {
+            deprecated: Some(String::new()),
+            ..record(1, "a@x", "2030-02-01T00:00:00Z")
+        };
+        catalogue.add(gone.clone());
+        assert_eq!(titles(&catalogue, &Query::default()).len(), 1);
+        assert_eq!(titles(&catalogue, &status(Status::Deprecated)), ["title 1"]);
+        assert_eq!(
+            catalogue.tagged("a@x", "base").unwrap().title.as_deref(),
+            Some("title 3")
+        );
+        // Taken back, the one before is the newest again.
+        catalogue.remove(&gone.name());
+        assert_eq!(titles(&catalogue, &Query::default()).len(), 2);
+        assert_eq!(catalogue.len(), 5);
+    }
+
+    #[test]
+    fn each_word_is_part_of_some_column_and_none_goes_across() {
+        let mut catalogue = Catalogue::new();
+        for image in 1..=20 {
+            catalogue.add(record(image, "a@x", "2030-01-02T00:00:00Z"));
+        }
+        let words = |text: &str| Query {
+            words: text.split(' ').map(str::to_owned).collect(),
+            ..Query::default()
+        };
+        assert_eq!(
+            titles(&catalogue, &words("UBUNTU 24.04 /7.img")),
+            ["title 7"]
+        );
+        assert_eq!(titles(&catalogue, &words("number 13")), ["title 13"]);
+        assert!(titles(&catalogue, &words("ubuntu24")).is_empty());
+        assert!(titles(&catalogue, &words("ubuntu fedora")).is_empty());
+        let within = |column, word: &str| Query {
+            within: vec![(column, word.to_owned())],
+            ..Query::default()
+        };
+        assert_eq!(titles(&catalogue, &within(Column::Arch, "X86")).len(), 20);
+        assert!(titles(&catalogue, &within(Column::Os, "x86")).is_empty());
+        assert_eq!(
+            titles(&catalogue, &within(Column::Title, "title 2")),
+            ["title 20", "title 2"]
+        );
+    }
+
+    proptest! {
+        /// Pages of any size in any order are the parts of the whole list, which holds what a plain filter finds.
+        #[test]
+        fn pages_are_the_parts_of_what_a_plain_filter_finds(
+            entries in prop::collection::vec((0..6_u8, 0..3_u8, 1..28_u8, any::<bool>(), 0..3_u8), 0..40),
+            column in prop::sample::select(Column::ALL.to_vec()),
+            descending: bool,
+            limit in 1..7_usize,
+            status in 0..4_u8,
+            word in prop::sample::select(vec!["", "mar", "1", "b@x", "zzz"]),
+        ) {
+            let mut catalogue = Catalogue::new();
+            let mut plain = BTreeMap::new();
+            for (image, who, day, is_deprecated, end) in entries {
+                let email = ["a@x", "b@x", "c@y"][usize::from(who)];
+                let record = Record {
+                    deprecated: is_deprecated.then(String::new),
+                    valid: [None, Some(at("2030-05-01T00:00:00Z")), Some(at("2031-01-01T00:00:00Z"))][usize::from(end)],
+                    os: Some(["Ubuntu", "Debian", "marOS"][usize::from(image % 3)].to_owned()),
+                    ..record(image, email, &format!("2030-03-{day:02}T00:00:00Z"))
+                };
+                plain.insert(record.path(), record.clone());
+                catalogue.add(record);
+            }
+            prop_assert_eq!(catalogue.len(), plain.len());
+            let status = [Status::Valid, Status::Expired, Status::Deprecated, Status::Any][usize::from(status)];
+            let holds = |record: &Record| {
+                let newest = plain.values()
+                    .filter(|other| other.identifier == record.identifier && other.email == record.email)
+                    .max_by_key(|other| other.created);
+                newest == Some(record) && record.valid.is_some() && match status {
+                    Status::Valid => record.is_valid(now()),
+                    Status::Expired => record.deprecated.is_none() && !record.is_valid(now()),
+                    Status::Deprecated => record.deprecated.is_some(),
+                    Status::Any => true,
+                } && Column::ALL.iter().any(|column| {
+                    column.text(record).unwrap_or_default().to_lowercase().contains(word)
+                })
+            };
+            let mut expected: Vec<_> = plain.values().filter(|record| holds(record)).map(Record::path).collect();
+            expected.sort();
+            let query = Query { status, words: vec![word.to_owned()], endorsed: Span::default(), ..Query::default() };
+            let order = Order { column, descending };
+            let whole = catalogue.search(&query, order, 0, 1000, now());
+            let paths = |page: &[Arc<Record>]| page.iter().map(|record| record.path()).collect::<Vec<_>>();
+            let mut sorted = paths(&whole.page);
+            sorted.sort();
+            prop_assert_eq!(sorted, expected);
+            prop_assert_eq!(whole.matching, whole.page.len());
+            let keys: Vec<_> = whole.page.iter().map(|record| column.text(record).unwrap_or_default().to_lowercase()).collect();
+            prop_assert!(keys.is_sorted_by(|a, b| if descending { a >= b } else { a <= b }), "{keys:?}");
+            let mut joined = Vec::new();
+            for offset in (0..whole.matching).step_by(limit) {
+                joined.extend(paths(&catalogue.search(&query, order, offset, limit, now()).page));
+            }
+            prop_assert_eq!(joined, paths(&whole.page));
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The Marketplace of this daemon, as the configuration wants it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use marketplace::policy::{Authority, Lists, Policy};
+use marketplace_service::{Follower, Marketplace, Settings};
+use store::SharedStore;
+
+use crate::config::Config;
+
+/// How long a connection to another Marketplace may take.
+const CONNECTING: Duration = Duration::from_secs(20);
+
+/// Opens it.
+///
+/// # Errors
+/// If the store can't be read, or a file of the configuration can't.
+pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketplace> {
+    let given = &config.marketplace;
+    let trusted = if given.trusted_endorsers.is_empty() {
+        None
+    } else {
+        Some(trusted(
+            &given.trusted_endorsers,
+            &given.trusted_authorities,
+        )?)
+    };
+    let settings = Settings {
+        title: given.title.clone(),
+        url: url(config),
+        administrator: Some(given.administrator.clone()).filter(|address| !address.is_empty()),
+        confirms: given.confirm,
+        sends_letters: config.mail.is_on(),
+        trusted,
+        is_read_only: given.read_only,
+        document_at_most: given.document_kib << 10,
+        waits_for: Duration::from_secs(given.waiting_days.saturating_mul(86_400)),
+        waiting_per_email: given.waiting_per_email,
+        waiting_per_source: given.waiting_per_address,
+    };
+    if given.confirm && !settings.sends_letters && !given.read_only {
+        tracing::warn!(
+            "the Marketplace can take uploads of trusted endorsers only: others confirm by letter, and `[mail]` is not configured"
+        );
+    }
+    let marketplace = Marketplace::open(store, settings).await;
+    let marketplace = marketplace.context("reading the Marketplace")?;
+    tracing::info!(entries = marketplace.len(), "Marketplace open");
+    Ok(marketplace)
+}
+
+/// Who follows the others.
+///
+/// # Errors
+/// If the configured authority can't be read, or an address can't be one.
+pub fn followers(config: &Config, marketplace: &Marketplace) -> anyhow::Result<Vec<Follower>> {
+    let given = &config.marketplace;
+    if given.follow.is_empty() {
+        return Ok(Vec::new());
+    }
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECTING)
+        .redirect(reqwest::redirect::Policy::limited(3));
+    if !given.follow_ca.is_empty() {
+        let pem = std::fs::read(&given.follow_ca).with_context(|| given.follow_ca.clone())?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem);
+        for certificate in certificates.context("marketplace.follow_ca")? {
+            builder = builder.add_root_certificate(certificate);
+        }
+    }
+    let client = builder
+        .build()
+        .context("preparing to follow other Marketplaces")?;
+    let every = Duration::from_secs(given.follow_minutes.saturating_mul(60));
+    given
+        .follow
+        .iter()
+        .map(|url| {
+            let follower = Follower::new(marketplace.clone(), client.clone(), url, every);
+            follower.context("marketplace.follow")
+        })
+        .collect()
+}
+
+/// Where letters say that it is. Never what a request says.
+fn url(config: &Config) -> String {
+    let given = config.marketplace.url.trim_end_matches('/');
+    if !given.is_empty() {
+        return format!("{given}/");
+    }
+    let scheme = if config.tls.enabled { "https" } else { "http" };
+    let port = config.listen().port();
+    format!("{scheme}://{}:{port}/marketplace/", config.host_name())
+}
+
+fn trusted(endorsers: &str, authorities: &str) -> anyhow::Result<Policy> {
+    let subjects = std::fs::read_to_string(endorsers).with_context(|| endorsers.to_owned())?;
+    let subjects: Vec<_> = subjects
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    // An empty white list would let everybody through.
+    anyhow::ensure!(
+        !subjects.is_empty(),
+        "{endorsers}: there is no subject in it"
+    );
+    let pem = std::fs::read_to_string(authorities).with_context(|| authorities.to_owned())?;
+    Ok(Policy {
+        endorsers: Lists {
+            white: subjects,
+            black: Vec::new(),
+        },
+        authorities: Authority::from_pem(&pem).with_context(|| authorities.to_owned())?,
+        ..Policy::default()
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_name_the_configured_address() {
+        let parse = |text: &str| Config::parse(text, std::path::Path::new("x")).unwrap();
+        let config = parse("[marketplace]\nurl = 'https://m.example.org/marketplace/'");
+        assert_eq!(url(&config), "https://m.example.org/marketplace/");
+        let config = parse("host_name = 'h'\nlisten = '0.0.0.0:9443'");
+        assert_eq!(url(&config), "https://h:9443/marketplace/");
+    }
+}
