@@ -5,6 +5,7 @@
 mod account;
 mod host;
 mod image;
+mod image_origin;
 mod job;
 mod machine;
 mod network;
@@ -19,6 +20,7 @@ mod volume;
 pub use account::{Credential, Group, Origin, Token, TokenScope, User};
 pub use host::{AcceleratorKind, Capacity, Host, HostDesired};
 pub use image::{Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, MediumFormat};
+pub use image_origin::{ImageOrigin, OnDemand};
 pub use job::{Event, EventOutcome, EventSeverity, Job, JobGoal, JobState};
 pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,

@@ -173,7 +173,11 @@ pub struct Health {
 
 impl Attributes for View {
     fn attribute(&self, name: &str) -> Option<cimi::query::Scalar<'_>> {
-        self.document.attribute(name)
+        match self.document.attribute(name) {
+            // Views of what isn't stored know it, their documents don't.
+            None if name == "id" => Some(cimi::query::Scalar::from(&*self.id)),
+            found => found,
+        }
     }
 
     fn several(&self, name: &str) -> Vec<cimi::query::Scalar<'_>> {

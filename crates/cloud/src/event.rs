@@ -55,7 +55,8 @@ impl Public for Job {
         if let Some(code) = self.return_code {
             out.insert("returnCode".to_owned(), code.into());
         }
-        if let Some(text) = &self.status_message {
+        let waits = || crate::jobs::why_waiting(documents, self);
+        if let Some(text) = self.status_message.clone().or_else(waits) {
             out.insert("statusMessage".to_owned(), text.as_str().into());
         }
         if let Some(parent) = &self.parent_job {

@@ -16,13 +16,13 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, Upload, View, access,
     catalogue::{self, Public, object},
     cloud::{is_public, set_public, visibility},
-    jobs,
+    image_by_name, jobs,
     quota::Measure,
     resolve,
 };
 
 /// Length of the identifier that follows from an image's content.
-const IDENTIFIER_LENGTH: usize = 27;
+pub(crate) const IDENTIFIER_LENGTH: usize = 27;
 
 impl Cloud {
     /// An image by the part of its id after the slash, or by its 27-character identifier: then the newest usable one
@@ -74,6 +74,31 @@ impl Cloud {
             Some(given) => serde_json::from_value(given.clone())
                 .map_err(|error| CloudError::invalid("expected", error.to_string()))?,
         };
+        let source = source(&body)?;
+        let mut expected = expected;
+        if source == ImageSource::Marketplace {
+            let location = location_of(&body).unwrap_or_default();
+            let named = image_by_name::identifier_in(location).map(str::to_owned);
+            if expected.identifier.is_some() && expected.identifier != named {
+                return Err(CloudError::invalid(
+                    "expected.identifier",
+                    "is another one than that of `imageLocation`",
+                ));
+            }
+            expected.identifier = named;
+        }
+        if body.get("onDemand").and_then(Value::as_bool) == Some(true) {
+            return self.wanted_by_name(context, &body, source, expected).await;
+        }
+        if matches!(
+            source,
+            ImageSource::Catalogue { .. } | ImageSource::Volume { .. }
+        ) {
+            return Err(CloudError::invalid(
+                "onDemand",
+                "must be true for an image of a catalogue or a volume",
+            ));
+        }
         let public = body.get("visibility").and_then(Value::as_str) == Some("PUBLIC");
         if let Some(identifier) = &expected.identifier
             && let Some(image) = self.image_there(context, identifier, public).await?
@@ -98,13 +123,15 @@ impl Cloud {
                 .unwrap_or("IMAGE")
                 .to_owned(),
             desired: ImageDesired {
-                source: source(&body)?,
+                source,
                 expected,
                 attempt: 1,
                 deleted: false,
+                on_demand: None,
             },
             progress: Some(0),
             file: None,
+            provenance: None,
             kernel: file("kernel")?,
             initrd: file("initrd")?,
             kernel_arguments: body
@@ -163,6 +190,47 @@ impl Cloud {
             job: Some(job.id.to_string()),
             existed: false,
         })
+    }
+
+    /// An image that all who ask for it share: nothing else can be said of it.
+    async fn wanted_by_name(
+        &self,
+        context: &OpContext,
+        body: &Map<String, Value>,
+        source: ImageSource,
+        expected: Digests,
+    ) -> Result<Created> {
+        const SAID: [&str; 5] = [
+            "resourceURI",
+            "imageLocation",
+            "onDemand",
+            "expected",
+            "type",
+        ];
+        if let Some(other) = body.keys().find(|name| !SAID.contains(&name.as_str())) {
+            return Err(CloudError::invalid(
+                other.clone(),
+                "can't be chosen for an image on demand, which others may share",
+            ));
+        }
+        if body.get("type").is_some_and(|kind| kind != "IMAGE") {
+            return Err(CloudError::invalid(
+                "type",
+                "must be IMAGE for an image on demand",
+            ));
+        }
+        if source == ImageSource::Marketplace
+            && let Some(identifier) = &expected.identifier
+            && let Some(image) = self.image_there(context, identifier, false).await?
+        {
+            let view = catalogue::view(&self.0.documents, context, image);
+            return Ok(Created {
+                view,
+                job: None,
+                existed: true,
+            });
+        }
+        self.image_on_demand(context, source, expected).await
     }
 
     /// A usable image of this content that the caller may see, public if that is wanted: one of the caller's own becomes
@@ -303,7 +371,7 @@ impl Cloud {
                 // From here on nothing new can come to need it. What came between the look and the write shows now.
                 Ok(_) => {
                     if let Err(needed) = self.unneeded(&read) {
-                        self.undelete_image(&read, &job).await?;
+                        self.undelete_image(&read, Some(&job)).await?;
                         return Err(needed);
                     }
                     return Ok(Done {
@@ -342,7 +410,7 @@ impl Cloud {
 
     /// Takes a deletion back that somebody's new need overtook. While a machine needs the image the storage controller
     /// leaves it alone.
-    async fn undelete_image(&self, before: &Image, job: &Job) -> Result<()> {
+    pub(crate) async fn undelete_image(&self, before: &Image, job: Option<&Job>) -> Result<()> {
         let documents = &self.0.documents;
         loop {
             let Some(read) = documents.images.get(before.id.local()) else {
@@ -353,7 +421,7 @@ impl Cloud {
             image.state = before.state;
             image.reason.clone_from(&before.reason);
             let mut changes = documents.changes().replace(&read, image);
-            if let Some(job) = documents.jobs.get(job.id.local()) {
+            if let Some(job) = job.and_then(|job| documents.jobs.get(job.id.local())) {
                 changes = changes.remove(&job);
             }
             match changes.commit().await {
@@ -397,21 +465,25 @@ fn machine_location(body: &Map<String, Value>) -> Option<&str> {
 /// Where the content comes from.
 fn source(body: &Map<String, Value>) -> Result<ImageSource> {
     let path = "imageLocation";
+    let forms = "an http or https URL, a Machine, `upload:`, `marketplace:IDENTIFIER`, `catalogue:NAME:PRODUCT` or `Volume/UUID`";
     match location_of(body) {
-        Some("upload:") => Ok(ImageSource::Upload),
-        Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
-            Ok(ImageSource::Url {
-                url: url.to_owned(),
-            })
-        }
-        Some(other) => Err(CloudError::invalid(
-            path,
-            format!("must be an http or https URL, a Machine, or `upload:`, but is `{other}`"),
-        )),
         None => Err(CloudError::invalid(
             path,
-            "is missing; give an http or https URL, a Machine, or `upload:`",
+            format!("is missing; give {forms}"),
         )),
+        Some("upload:") => Ok(ImageSource::Upload),
+        Some(text) => match image_by_name::named_source(text) {
+            Some(named) => named,
+            None if text.starts_with("http://") || text.starts_with("https://") => {
+                Ok(ImageSource::Url {
+                    url: text.to_owned(),
+                })
+            }
+            None => Err(CloudError::invalid(
+                path,
+                format!("must be {forms}, but is `{text}`"),
+            )),
+        },
     }
 }
 
@@ -423,6 +495,7 @@ impl Public for Image {
             ImageSource::Upload => "upload:".to_owned(),
             ImageSource::Url { url } => without_secrets(url),
             ImageSource::Machine(capture) => capture.machine.to_string(),
+            named => image_by_name::shown(named, self.identifier()).unwrap_or_default(),
         };
         let mut out = object(json!({
             "state": self.state,
@@ -450,6 +523,17 @@ impl Public for Image {
                 file.as_ref().map_or(Value::Null, |id| json!({"href": id})),
             );
         }
+        if let Some(on_demand) = &self.desired.on_demand {
+            put("onDemand", json!(true));
+            put("pinned", json!(on_demand.pinned));
+            put("lastUsed", json!(on_demand.last_used));
+        }
+        if let Some(origin) = &self.provenance {
+            put("foundIn", json!(origin.found_in));
+            put("title", json!(origin.title));
+            put("endorser", json!(origin.endorser));
+            put("sourceVersion", json!(origin.version));
+        }
         if let Some(file) = &self.file {
             put("format", json!(file.format));
             put("virtualSize", json!(file.virtual_size));
@@ -467,6 +551,15 @@ impl Public for Image {
             ("visibility", Some(value)) => set_public(&mut self.common.acl, value == "PUBLIC"),
             ("kernelArguments", value) => {
                 self.kernel_arguments = value.and_then(Value::as_str).map(str::to_owned);
+            }
+            ("pinned", value) => {
+                let on_demand = self.desired.on_demand.as_mut().ok_or_else(|| {
+                    CloudError::invalid(
+                        name,
+                        "is for images on demand; others never go by themselves",
+                    )
+                })?;
+                on_demand.pinned = value.and_then(Value::as_bool) == Some(true);
             }
             _ => return Err(CloudError::invalid(name, "of an image can't be changed")),
         }

@@ -24,6 +24,8 @@ pub struct Retention {
     pub jobs_at_most: usize,
     /// How long records of removed machines are kept.
     pub records: Duration,
+    /// How long images stay that came by their names.
+    pub images: crate::Eviction,
 }
 
 impl Default for Retention {
@@ -33,6 +35,7 @@ impl Default for Retention {
             jobs: Duration::from_secs(3600),
             jobs_at_most: 10_000,
             records: Duration::from_secs(90 * 24 * 3600),
+            images: crate::Eviction::default(),
         }
     }
 }
@@ -64,6 +67,7 @@ impl Cloud {
         };
         loop {
             let forgotten = self.forget_old(retention).await;
+            self.evict(retention.images).await;
             // If the database takes no changes: rounds only.
             let is_stuck = forgotten == 0 && is_over();
             let surplus = until(&mut events, &mut jobs, || !is_stuck && is_over());

@@ -18,7 +18,10 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use store::cache::Changed;
 use tokio::time::Instant;
 
-pub(crate) use self::{progress::progress, stop::is_stoppable};
+pub(crate) use self::{
+    progress::{progress, why_waiting},
+    stop::is_stoppable,
+};
 
 /// What a job's target looks like.
 enum Target<'a> {

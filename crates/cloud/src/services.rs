@@ -49,7 +49,7 @@ pub trait HostServices: Send + Sync {
     fn checks(&self) -> Vec<Check>;
 }
 
-/// Where the content of an image goes that a client sends, and comes from that one asks for.
+/// Where the content of an image goes that a client sends, and comes from that one asks for; and where images are found by name.
 #[async_trait]
 pub trait ImageIntake: Send + Sync {
     /// Takes the content, checks it and caches it; writes the outcome to the image's document.
@@ -57,6 +57,35 @@ pub trait ImageIntake: Send + Sync {
 
     /// The content of an image that is there. Its tag is left empty.
     async fn open(&self, image: Arc<Image>, request: DownloadRequest) -> Result<Download>;
+
+    /// Whether there are Marketplaces to look identifiers up in.
+    fn has_marketplaces(&self) -> bool {
+        false
+    }
+
+    /// The catalogues: `name`, `url`, `kind`, `trust`.
+    async fn catalogues(&self) -> Result<Vec<Value>> {
+        Ok(Vec::new())
+    }
+
+    /// The products of a catalogue: `name`, `aliases`, `title`, `architecture`, `versions`. From memory if it was read lately.
+    async fn catalogue(&self, name: &str) -> Result<Vec<Value>> {
+        Err(CloudError::not_found(format!("catalogue `{name}`")))
+    }
+
+    /// The full name of a product and its version, the newest if none is given. [`CloudError::Unavailable`] if the catalogue
+    /// can't be read.
+    async fn resolve(
+        &self,
+        catalogue: &str,
+        _product: &str,
+        _version: Option<&str>,
+    ) -> Result<(String, String)> {
+        Err(CloudError::invalid(
+            "imageLocation",
+            format!("names the catalogue `{catalogue}`, which this cloud does not have"),
+        ))
+    }
 }
 
 /// A cloud without hosts, for tests of the rules alone.

@@ -2,6 +2,7 @@
 
 mod bare_cloud;
 mod everybody_sees_only_what_is_theirs;
+mod images_come_and_go_by_name;
 mod jobs_are_stopped;
 mod jobs_end_whatever_happens;
 mod large_lists_are_as_small_ones;

@@ -11,7 +11,8 @@ use cimi::{
     lifecycle::Stage,
     model::{Access, COMMON, FURTHER, Kind, Shape, describe},
     resources::{
-        AcceleratorKind, AttachStage, Image, ImageState, Machine, Resource, Volume, VolumeState,
+        AcceleratorKind, AttachStage, Image, ImageOrigin, ImageState, Machine, OnDemand, Resource,
+        Volume, VolumeState,
     },
 };
 use cloud::{Cloud, CloudError, Retention};
@@ -180,6 +181,21 @@ async fn furnished(world: &World) -> Cloud {
         image.file.clone_from(&source.file);
         image.reason = Some("so".into());
         image.state = ImageState::Available;
+        image.desired.on_demand = Some(OnDemand {
+            requested_by: "alice".into(),
+            last_used: Timestamp::now(),
+            pinned: false,
+        });
+        image.provenance = Some(ImageOrigin {
+            found_in: "central".into(),
+            title: Some("t".into()),
+            endorser: Some("a@b".into()),
+            version: Some("1".into()),
+            checked: Timestamp::now(),
+            entry: None,
+            needs_space: false,
+            refused: None,
+        });
         Ok::<_, CloudError>(true)
     };
     world.documents.update(local, complete).await.unwrap();

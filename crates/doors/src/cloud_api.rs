@@ -128,6 +128,9 @@ pub trait CloudApi: Send + Sync + 'static {
         range: ConsoleRange,
     ) -> Result<Console>;
 
+    /// `GET /stratus/catalogue`: where images are found by name, or the products of one of them.
+    async fn catalogue(&self, context: &OpContext, name: Option<&str>) -> Result<Value>;
+
     /// `GET /stratus/status`, for administrators.
     async fn status(&self, context: &OpContext) -> Result<Value>;
 

@@ -350,6 +350,14 @@ impl Doors {
             }
             Route::Audit if context.is_admin() => audit::answer(&*self.audit, pairs()).await,
             Route::Audit => Err(Problem::new(403, "the audit log is for administrators")),
+            Route::Catalogue => {
+                let named = pairs().find(|(name, _)| *name == "name");
+                let found = self
+                    .api
+                    .catalogue(context, named.map(|(_, value)| value))
+                    .await?;
+                Ok(health::json_answer(StatusCode::OK, &found))
+            }
             Route::Quota => {
                 let (user, group) = limits::whose(pairs())?;
                 let answer = self.api.quota(context, user, group).await?;

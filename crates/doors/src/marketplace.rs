@@ -285,7 +285,10 @@ fn endorser(
         return if is_known {
             pages.endorser(email, days, &history)
         } else {
-            Err(Problem::new(404, format!("nobody with the address {email} has endorsed an image here")))
+            Err(Problem::new(
+                404,
+                format!("nobody with the address {email} has endorsed an image here"),
+            ))
         };
     }
     let mut rows = Vec::new();
@@ -305,7 +308,14 @@ fn endorser(
         }
         rows.extend(record.locations.iter().map(|location| row(Some(location))));
     }
-    let variables = ["identifier", "created", "description", "location", "deprecated", "email"];
+    let variables = [
+        "identifier",
+        "created",
+        "description",
+        "location",
+        "deprecated",
+        "email",
+    ];
     Ok(results::sparql(&variables, &rows))
 }
 
@@ -438,11 +448,13 @@ fn problem_of(refused: Refused) -> Problem {
         Refused::Taken(_) | Refused::Reported => Problem::new(409, text),
         Refused::ReadOnly => Problem::new(403, text),
         Refused::NoMail(_) => Problem::new(500, text),
-        Refused::TooMany(_) => Problem::new(429, text)
-            .with(header::RETRY_AFTER, HeaderValue::from_static("86400")),
+        Refused::TooMany(_) => {
+            Problem::new(429, text).with(header::RETRY_AFTER, HeaderValue::from_static("86400"))
+        }
         Refused::NotWaiting => Problem::new(404, text),
-        Refused::Store(_) => Problem::new(503, text)
-            .with(header::RETRY_AFTER, HeaderValue::from_static("5")),
+        Refused::Store(_) => {
+            Problem::new(503, text).with(header::RETRY_AFTER, HeaderValue::from_static("5"))
+        }
         Refused::Internal(_) => Problem::internal(text),
     }
 }

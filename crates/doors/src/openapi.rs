@@ -307,6 +307,7 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             | Route::Status
             | Route::Doctor
             | Route::Audit
+            | Route::Catalogue
             | Route::Quota
             | Route::Accounting
             | Route::OpenApi,
@@ -346,6 +347,9 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Status, _) => "What there is, for administrators".to_owned(),
         (Route::Doctor, _) => "What belongs to nobody, for administrators".to_owned(),
         (Route::Audit, _) => "Who did what, for administrators".to_owned(),
+        (Route::Catalogue, _) => {
+            "Where images are found by name, or what a catalogue has (?name=NAME)".to_owned()
+        }
         (Route::Quota, _) => "What a user or a group has and may have".to_owned(),
         (Route::Accounting, _) => "Who used what from when to when: a page of it".to_owned(),
         (Route::Manual, _) => "The interface, for people".to_owned(),

@@ -47,6 +47,8 @@ pub(crate) enum Route<'p> {
     Audit,
     /// `/cimi/login`, `/register/…`
     People(Page<'p>),
+    /// `/stratus/catalogue`
+    Catalogue,
     /// `/stratus/quota`
     Quota,
     /// `/stratus/accounting`
@@ -79,6 +81,7 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
+                "stratus/catalogue" => Some(Self::Catalogue),
                 "stratus/quota" => Some(Self::Quota),
                 "stratus/accounting" => Some(Self::Accounting),
                 "api" => Some(Self::Manual),
@@ -188,6 +191,7 @@ impl<'p> Route<'p> {
             | Self::Metrics
             | Self::OpenApi
             | Self::Status
+            | Self::Catalogue
             | Self::Audit
             | Self::Quota
             | Self::Accounting
@@ -226,7 +230,8 @@ impl<'p> Route<'p> {
             Self::Manual => 18,
             Self::Asset(_) => 19,
             Self::People(_) => 20,
-            Self::Marketplace(_) => 21,
+            Self::Catalogue => 21,
+            Self::Marketplace(_) => 22,
         }
     }
 }
@@ -268,6 +273,7 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/doctor",
         "/api/openapi.json",
         "/stratus/audit",
+        "/stratus/catalogue",
         "/stratus/quota",
         "/stratus/accounting",
         "/api",
@@ -308,7 +314,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 22] = [
+pub(crate) const TEMPLATES: [&str; 23] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -330,6 +336,7 @@ pub(crate) const TEMPLATES: [&str; 22] = [
     "/api",
     "/assets/{name}",
     "/register/{page}",
+    "/stratus/catalogue",
     "/marketplace",
 ];
 
@@ -391,6 +398,7 @@ mod tests {
             ("/cimi/login", People(Page::Login)),
             ("/register/", People(Page::Home)),
             ("/register/action/abc", People(Page::Action("abc"))),
+            ("/stratus/catalogue", Catalogue),
             ("/stratus/quota", Quota),
             ("/stratus/accounting", Accounting),
             ("/api/", Manual),

@@ -180,6 +180,13 @@ impl CloudApi for Cloud {
         Self::console(self, context, machine, range).await
     }
 
+    async fn catalogue(&self, context: &OpContext, name: Option<&str>) -> Result<Value> {
+        match name {
+            None => self.catalogues(context).await,
+            Some(name) => self.products_of(context, name).await,
+        }
+    }
+
     async fn status(&self, context: &OpContext) -> Result<Value> {
         Self::status(self, context)
     }

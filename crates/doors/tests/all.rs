@@ -11,5 +11,5 @@ mod people_use_pages_in_a_real_browser;
 mod rude_clients_harm_only_themselves;
 mod streams_flow_no_faster_than_they_are_read;
 mod support;
-mod xml_says_what_json_says;
 mod the_marketplace_is_asked_as_stratuslab_s_clients_do;
+mod xml_says_what_json_says;

@@ -242,7 +242,7 @@ async fn methods_types_versions_and_forms_are_negotiated() {
         ("DELETE /cimi/Machine", "", "", 405),
         ("POST /cimi/Network", "", "{}", 405),
         ("PUT /cimi", "", "{}", 405),
-        ("POST /cimi/Job/7/stop", "", "{}", 404),
+        ("POST /cimi/Job/7/start", "", "{}", 404),
         ("GET /cimi/Machine/7/start", "", "", 405),
         ("BREW /cimi/Machine", "", "", 405),
         ("OPTIONS /cimi/Machine", "", "", 204),

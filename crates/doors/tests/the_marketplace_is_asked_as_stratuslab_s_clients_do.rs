@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use doors::{CloudApi, Doors, Limits, Running, Server, Serving, Settings};
-use mail::{Postman, testing::{Mood, Sink}};
+use mail::{
+    Postman,
+    testing::{Mood, Sink},
+};
 use marketplace::{Checksums, Metadata, SigningKey, UtcTime, draft, signature::Hash};
 use marketplace_service::{Follower, Marketplace};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
@@ -31,11 +34,17 @@ fn after(seconds: i64) -> UtcTime {
 fn alice() -> SigningKey {
     let key = KeyPair::generate().unwrap();
     let mut parameters = CertificateParams::new([]).unwrap();
-    parameters.distinguished_name.push(DnType::CommonName, "Alice <&>");
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "Alice <&>");
     let email = SanType::Rfc822Name(EMAIL.try_into().unwrap());
     parameters.subject_alt_names.push(email);
     let certificate = parameters.self_signed(&key).unwrap();
-    SigningKey::from_pem(&format!("{}{}", key.serialize_pem(), certificate.pem()), None).unwrap()
+    SigningKey::from_pem(
+        &format!("{}{}", key.serialize_pem(), certificate.pem()),
+        None,
+    )
+    .unwrap()
 }
 
 fn image(number: u8) -> Metadata {
@@ -128,7 +137,8 @@ impl World {
 
     async fn post(&self, document: &str) -> Reply {
         let headers = "Content-Type: application/xml\r\nAccept: application/xml\r\n";
-        self.ask("POST /metadata", headers, document.as_bytes()).await
+        self.ask("POST /metadata", headers, document.as_bytes())
+            .await
     }
 }
 
@@ -162,7 +172,12 @@ async fn an_entry_is_uploaded_confirmed_by_letter_found_and_deprecated() {
     );
     let form = "Content-Type: multipart/form-data; boundary=xyz\r\nAccept: text/html\r\n";
     let reply = world.ask("POST /metadata", form, body.as_bytes()).await;
-    assert_eq!(reply.status, 202, "{}", String::from_utf8_lossy(&reply.body));
+    assert_eq!(
+        reply.status,
+        202,
+        "{}",
+        String::from_utf8_lossy(&reply.body)
+    );
     let (reply, text) = world.get("/metadata", "").await;
     assert_eq!(reply.status, 404);
     assert!(text.contains("no metadata matching query found"), "{text}");
@@ -186,7 +201,12 @@ async fn an_entry_is_uploaded_confirmed_by_letter_found_and_deprecated() {
     let reply = world.ask(&format!("POST {path}"), foreign, b"").await;
     assert_eq!(reply.status, 403);
     let reply = world.ask(&format!("POST {path}"), "", b"").await;
-    assert_eq!(reply.status, 201, "{}", String::from_utf8_lossy(&reply.body));
+    assert_eq!(
+        reply.status,
+        201,
+        "{}",
+        String::from_utf8_lossy(&reply.body)
+    );
     let location = reply.headers["location"].clone();
     let reply = world.ask(&format!("POST {path}"), "", b"").await;
     assert_eq!(reply.status, 404);
@@ -196,14 +216,27 @@ async fn an_entry_is_uploaded_confirmed_by_letter_found_and_deprecated() {
     assert_eq!(reply.headers["content-type"], "application/rdf+xml");
     assert_eq!(text, document);
     let reply = world
-        .post(&signed(&Metadata { deprecated: Some("old".to_owned()), ..image(1) }, &key, after(0)))
+        .post(&signed(
+            &Metadata {
+                deprecated: Some("old".to_owned()),
+                ..image(1)
+            },
+            &key,
+            after(0),
+        ))
         .await;
     assert_eq!(reply.status, 202);
     let text = world.sink.wait_for(2).await[1].text();
     assert!(text.contains("deprecating"), "{text}");
-    let link = text.split_whitespace().find(|word| word.ends_with("/confirm/")).unwrap();
+    let link = text
+        .split_whitespace()
+        .find(|word| word.ends_with("/confirm/"))
+        .unwrap();
     let path = link.strip_prefix("http://m.example.org").unwrap();
-    assert_eq!(world.ask(&format!("POST {path}"), "", b"").await.status, 201);
+    assert_eq!(
+        world.ask(&format!("POST {path}"), "", b"").await.status,
+        201
+    );
     assert_eq!(world.get("/metadata", "").await.0.status, 404);
     let (_, text) = world.get("/metadata?status=deprecated", "").await;
     assert!(text.contains("slterms:deprecated"), "{text}");
@@ -216,11 +249,21 @@ async fn entries_are_found_in_every_form_that_clients_ask_for() {
     for number in 1..=3 {
         let document = signed(&image(number), &key, after(-60 + i64::from(number)));
         let reply = world.post(&document).await;
-        assert_eq!(reply.status, 201, "{}", String::from_utf8_lossy(&reply.body));
+        assert_eq!(
+            reply.status,
+            201,
+            "{}",
+            String::from_utf8_lossy(&reply.body)
+        );
         assert_eq!(reply.body, b"metadata entry created\n");
     }
     // As libcloud and the commands of StratusLab ask: XML, though nobody says so.
-    for path in ["/metadata", "/marketplace/metadata", "//metadata/", "/marketplace//metadata"] {
+    for path in [
+        "/metadata",
+        "/marketplace/metadata",
+        "//metadata/",
+        "/marketplace//metadata",
+    ] {
         let (reply, text) = world.get(path, "Accept: */*\r\n").await;
         assert_eq!(reply.headers["content-type"], "application/xml", "{path}");
         let documents = marketplace::list::documents(text.as_bytes()).unwrap();
@@ -231,29 +274,54 @@ async fn entries_are_found_in_every_form_that_clients_ask_for() {
         }
     }
     let id = image(2).identifier.to_string();
-    for path in [format!("/metadata/{id}"), format!("/metadata/{id}/{EMAIL}"), format!("/metadata?identifier={id}")] {
+    for path in [
+        format!("/metadata/{id}"),
+        format!("/metadata/{id}/{EMAIL}"),
+        format!("/metadata?identifier={id}"),
+    ] {
         let (_, text) = world.get(&path, "").await;
         let documents = marketplace::list::documents(text.as_bytes()).unwrap();
         assert_eq!(documents.len(), 1, "{path}");
     }
     // The newest image of a tag.
-    for path in [format!("/tag/{EMAIL}/web"), format!("/metadata/{EMAIL}?tag=%22web%22")] {
+    for path in [
+        format!("/tag/{EMAIL}/web"),
+        format!("/metadata/{EMAIL}?tag=%22web%22"),
+    ] {
         let (_, text) = world.get(&path, "").await;
-        assert!(text.contains(&image(3).identifier.to_string()), "{path}: {text}");
+        assert!(
+            text.contains(&image(3).identifier.to_string()),
+            "{path}: {text}"
+        );
     }
     let table = "/metadata?sEcho=7&iDisplayStart=1&iDisplayLength=1&iSortCol_0=10&sSortDir_0=asc&sSearch=SERVER";
     let (reply, _) = world.get(table, "Accept: application/json\r\n").await;
     let json = reply.json();
     assert_eq!(json["sEcho"], 7);
-    assert_eq!((json["iTotalRecords"].as_u64(), json["iTotalDisplayRecords"].as_u64()), (Some(3), Some(3)));
+    assert_eq!(
+        (
+            json["iTotalRecords"].as_u64(),
+            json["iTotalDisplayRecords"].as_u64()
+        ),
+        (Some(3), Some(3))
+    );
     assert_eq!(json["aaData"][0][10], "web server 2");
     assert_eq!(json["aaData"][0].as_array().unwrap().len(), 11);
     let form = "Content-Type: application/x-www-form-urlencoded\r\n";
-    let reply = world.ask("POST /metadata", form, b"sEcho=1&sSearch=nothing-has-it").await;
+    let reply = world
+        .ask("POST /metadata", form, b"sEcho=1&sSearch=nothing-has-it")
+        .await;
     assert_eq!(reply.json()["rMsg"], "no metadata matching query found");
-    let (reply, _) = world.get("/metadata?limit=2&search=server", "Accept: application/json\r\n").await;
+    let (reply, _) = world
+        .get(
+            "/metadata?limit=2&search=server",
+            "Accept: application/json\r\n",
+        )
+        .await;
     assert_eq!(reply.json()["entries"].as_array().unwrap().len(), 2);
-    let (reply, _) = world.get(&format!("/metadata/{EMAIL}?tag=web&media=json"), "").await;
+    let (reply, _) = world
+        .get(&format!("/metadata/{EMAIL}?tag=web&media=json"), "")
+        .await;
     let subject = format!("http://mp.stratuslab.eu/#{}", image(3).identifier);
     assert!(reply.json()[&subject].is_object());
 
@@ -268,11 +336,20 @@ async fn entries_are_found_in_every_form_that_clients_ask_for() {
     ] {
         let (reply, text) = world.get(&path, html).await;
         assert_eq!(reply.status, 200, "{path}: {text}");
-        assert!(reply.headers["content-type"].starts_with("text/html"), "{path}");
-        assert!(text.contains("</html>") && !text.contains("<b>everything"), "{path}: {text}");
+        assert!(
+            reply.headers["content-type"].starts_with("text/html"),
+            "{path}"
+        );
+        assert!(
+            text.contains("</html>") && !text.contains("<b>everything"),
+            "{path}: {text}"
+        );
     }
     let (_, text) = world.get(&format!("/endorsers/{EMAIL}/tags"), "").await;
-    assert!(text.contains("<binding name=\"tag\"><literal>web</literal>"), "{text}");
+    assert!(
+        text.contains("<binding name=\"tag\"><literal>web</literal>"),
+        "{text}"
+    );
     let (_, text) = world.get("/endorsers", "").await;
     assert!(text.contains("CN=Alice \\&lt;&amp;\\&gt;"), "{text}");
     for feed in ["/feed.atom", "/feed.rss"] {
@@ -294,16 +371,30 @@ async fn what_is_refused_is_said_in_the_form_of_the_caller() {
     let reply = world.post(&altered).await;
     assert_eq!(reply.status, 400);
     let text = String::from_utf8(reply.body).unwrap();
-    assert!(text.contains("<error>invalid metadata: signature validation: true"), "{text}");
+    assert!(
+        text.contains("<error>invalid metadata: signature validation: true"),
+        "{text}"
+    );
     let json = "Content-Type: application/xml\r\nAccept: application/json\r\n";
     let reply = world.ask("POST /metadata", json, b"<a>").await;
-    assert!(reply.json()["400"].as_str().unwrap().starts_with("invalid metadata: "));
+    assert!(
+        reply.json()["400"]
+            .as_str()
+            .unwrap()
+            .starts_with("invalid metadata: ")
+    );
     let plain = "Content-Type: application/xml\r\n";
     let reply = world.ask("POST /metadata", plain, b"").await;
-    assert_eq!((reply.status, &*reply.body), (400, &b"post with null entity\n"[..]));
+    assert_eq!(
+        (reply.status, &*reply.body),
+        (400, &b"post with null entity\n"[..])
+    );
     let form = "Content-Type: multipart/form-data; boundary=x\r\n";
     let reply = world.ask("POST /metadata", form, b"--x--\r\n").await;
-    assert_eq!((reply.status, &*reply.body), (400, &b"no valid file uploaded\n"[..]));
+    assert_eq!(
+        (reply.status, &*reply.body),
+        (400, &b"no valid file uploaded\n"[..])
+    );
     let long = vec![b' '; 500 << 10];
     assert_eq!(world.ask("POST /metadata", plain, &long).await.status, 413);
     let id = image(1).identifier;
@@ -313,7 +404,10 @@ async fn what_is_refused_is_said_in_the_form_of_the_caller() {
     ] {
         let (reply, text) = world.get(&path, "Accept: application/xml\r\n").await;
         assert_eq!(reply.status, 404);
-        assert!(text.contains("<error>metadata entry not found.</error>"), "{text}");
+        assert!(
+            text.contains("<error>metadata entry not found.</error>"),
+            "{text}"
+        );
     }
     assert_eq!(world.ask("DELETE /metadata", "", b"").await.status, 405);
 }
@@ -321,7 +415,10 @@ async fn what_is_refused_is_said_in_the_form_of_the_caller() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_marketplace_is_followed_and_nothing_of_it_is_believed_unverified() {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let (central, site) = (World::start(asks_nobody()).await, World::start(asks_nobody()).await);
+    let (central, site) = (
+        World::start(asks_nobody()).await,
+        World::start(asks_nobody()).await,
+    );
     let key = alice();
     let documents: Vec<_> = (1..=2)
         .map(|number| signed(&image(number), &key, after(-60)))
@@ -347,14 +444,40 @@ async fn another_marketplace_is_followed_and_nothing_of_it_is_believed_unverifie
     there(2).await;
     // Ended in between, it goes on where it was.
     running.abort();
-    let deprecation = Metadata { deprecated: Some("a hole".to_owned()), ..image(1) };
-    assert_eq!(central.post(&signed(&deprecation, &key, after(-30))).await.status, 201);
-    assert_eq!(central.post(&signed(&image(3), &key, after(-30))).await.status, 201);
+    let deprecation = Metadata {
+        deprecated: Some("a hole".to_owned()),
+        ..image(1)
+    };
+    assert_eq!(
+        central
+            .post(&signed(&deprecation, &key, after(-30)))
+            .await
+            .status,
+        201
+    );
+    assert_eq!(
+        central
+            .post(&signed(&image(3), &key, after(-30)))
+            .await
+            .status,
+        201
+    );
     tokio::spawn(follow(&url).run(site.stop.clone()));
     there(4).await;
-    let (_, text) = site.get(&format!("/metadata/{}", image(2).identifier), "").await;
-    assert!(text.contains(documents[1].split_once("?>").unwrap().1.trim()), "byte for byte");
-    assert_eq!(site.get(&format!("/metadata/{}", image(1).identifier), "").await.0.status, 404);
+    let (_, text) = site
+        .get(&format!("/metadata/{}", image(2).identifier), "")
+        .await;
+    assert!(
+        text.contains(documents[1].split_once("?>").unwrap().1.trim()),
+        "byte for byte"
+    );
+    assert_eq!(
+        site.get(&format!("/metadata/{}", image(1).identifier), "")
+            .await
+            .0
+            .status,
+        404
+    );
 
     // One that tells lies: what it has isn't signed by anybody.
     let liar = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -370,11 +493,16 @@ async fn another_marketplace_is_followed_and_nothing_of_it_is_believed_unverifie
             let is_list = head.starts_with("GET /metadata?");
             let body = if is_list {
                 let id = image(9).identifier;
-                format!("{{\"aaData\":[[\"\",\"a\",\"a\",\"a\",\"{EMAIL}\",\"a\",\"2026-01-01T00:00:00Z\",\"{id}\"],[\"x\"],[]]}}")
+                format!(
+                    "{{\"aaData\":[[\"\",\"a\",\"a\",\"a\",\"{EMAIL}\",\"a\",\"2026-01-01T00:00:00Z\",\"{id}\"],[\"x\"],[]]}}"
+                )
             } else {
                 altered.clone()
             };
-            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = asked.send(is_list).await;
         }
@@ -426,7 +554,9 @@ async fn people_find_and_read_images_in_a_real_browser() {
     browser.picture("marketplace-entry").await;
     browser.resize(420, 900).await;
     browser.picture("marketplace-entry-narrow").await;
-    browser.open(&format!("{base}/metadata?search=server")).await;
+    browser
+        .open(&format!("{base}/metadata?search=server"))
+        .await;
     browser.picture("marketplace-find-narrow").await;
     browser.resize(1200, 900).await;
     browser.open(&format!("{base}/upload")).await;
@@ -443,11 +573,22 @@ async fn people_find_and_read_images_in_a_real_browser() {
         ..marketplace_service::Settings::default()
     })
     .await;
-    assert_eq!(asking.post(&signed(&image(1), &key, after(-60))).await.status, 202);
+    assert_eq!(
+        asking
+            .post(&signed(&image(1), &key, after(-60)))
+            .await
+            .status,
+        202
+    );
     let text = asking.sink.wait_for(1).await[0].text();
-    let link = text.split_whitespace().find(|word| word.ends_with("/confirm/")).unwrap();
+    let link = text
+        .split_whitespace()
+        .find(|word| word.ends_with("/confirm/"))
+        .unwrap();
     let path = link.strip_prefix("http://m.example.org").unwrap();
-    browser.open(&format!("http://{}{path}", asking.address())).await;
+    browser
+        .open(&format!("http://{}{path}", asking.address()))
+        .await;
     browser.wait_for("Is this description yours?").await;
     browser.picture("marketplace-confirm").await;
     browser.click("main button").await;

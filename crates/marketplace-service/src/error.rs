@@ -31,7 +31,9 @@ pub enum Refused {
     #[error("there is no such upload: it was confirmed or withdrawn already, or its time is over")]
     NotWaiting,
     /// It was reported, and an administrator looks at it.
-    #[error("this upload was reported as abuse and can't be confirmed; write to the administrator of this Marketplace")]
+    #[error(
+        "this upload was reported as abuse and can't be confirmed; write to the administrator of this Marketplace"
+    )]
     Reported,
     /// The store.
     #[error("the Marketplace can't write at the moment; try again: {0}")]

@@ -46,7 +46,9 @@ pub struct Follower {
 #[derive(Debug, Error)]
 pub enum FollowError {
     /// It can't be an address.
-    #[error("`{0}` is no address of a Marketplace; write https://marketplace.example.org/marketplace")]
+    #[error(
+        "`{0}` is no address of a Marketplace; write https://marketplace.example.org/marketplace"
+    )]
     Address(String),
     /// No answer.
     #[error("{url}: {reason}")]
@@ -171,7 +173,10 @@ impl Follower {
                 };
                 match done {
                     Ok(()) => pass.kept += 1,
-                    Err(error @ (FollowError::Nonsense { .. } | FollowError::Store(Refused::Invalid(_) | Refused::Taken(_)))) => {
+                    Err(
+                        error @ (FollowError::Nonsense { .. }
+                        | FollowError::Store(Refused::Invalid(_) | Refused::Taken(_))),
+                    ) => {
                         pass.refused += 1;
                         if pass.refused <= TOLD {
                             tracing::warn!(%error, "an entry of another Marketplace is not taken");
@@ -206,15 +211,25 @@ impl Follower {
         let table: Table = serde_json::from_slice(&body)
             .map_err(|error| nonsense(format!("no table of a Marketplace: {error}")))?;
         if table.rows.len() > ROWS {
-            return Err(nonsense(format!("{} rows instead of {ROWS}", table.rows.len())));
+            return Err(nonsense(format!(
+                "{} rows instead of {ROWS}",
+                table.rows.len()
+            )));
         }
         Ok(table.rows.iter().map(|row| named(row)).collect())
     }
 
     /// Fetches one entry, and keeps it if it is what it is called.
     async fn take(&self, name: &Name) -> Result<(), FollowError> {
-        let url = self.url(&["metadata", &name.0.to_string(), &name.1, &name.2.to_string()]);
-        let body = self.fetch(&url, "application/xml", Settings::LONGEST).await?;
+        let url = self.url(&[
+            "metadata",
+            &name.0.to_string(),
+            &name.1,
+            &name.2.to_string(),
+        ]);
+        let body = self
+            .fetch(&url, "application/xml", Settings::LONGEST)
+            .await?;
         let entry = verified(&body).await?;
         let endorsement = entry.endorsement();
         let is_it = entry.metadata().identifier == name.0

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use marketplace::catalogue::{Catalogue, Found, Name, Order, Query, Record};
 use marketplace::UtcTime;
+use marketplace::catalogue::{Catalogue, Found, Name, Order, Query, Record};
 use parking_lot::RwLock;
 use store::{
     Change, Entry as Stored, Key, Outcome, Prefix, Range, Revision, SharedStore, StoreError,

@@ -159,7 +159,8 @@ impl Marketplace {
         let settings = self.settings();
         if !settings.sends_letters {
             return Err(Refused::NoMail(
-                "this Marketplace has no mail server; its administrator can configure one".to_owned(),
+                "this Marketplace has no mail server; its administrator can configure one"
+                    .to_owned(),
             ));
         }
         let (metadata, endorsement) = (entry.metadata(), entry.endorsement());
@@ -325,11 +326,7 @@ impl Marketplace {
         more: impl Fn(Transaction) -> Transaction,
     ) -> Result<Arc<Record>, Refused> {
         let (name, record) = (name_of(entry), Record::of(entry, now()));
-        let keys = (
-            entry_key(&name)?,
-            document_key(&name)?,
-            newest_key(&name)?,
-        );
+        let keys = (entry_key(&name)?, document_key(&name)?, newest_key(&name)?);
         let values = (
             encoded(&StoredEntry {
                 record: record.clone(),

@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use mail::testing::{Mood, Sink};
 use mail::Postman;
+use mail::testing::{Mood, Sink};
 use marketplace::catalogue::{Order, Query, Status};
 use marketplace::policy::{Authority, Lists, Policy};
 use marketplace_service::{Refused, Settings, Uploaded};
@@ -69,7 +69,12 @@ async fn an_endorser_confirms_by_letter_once_and_what_was_sent_is_kept_byte_for_
     assert_eq!(waiting.email, "alice@example.org");
     assert!(world.marketplace.is_empty());
     let record = world.marketplace.confirm(&name).await.unwrap();
-    let there = world.marketplace.document(&record.name()).await.unwrap().unwrap();
+    let there = world
+        .marketplace
+        .document(&record.name())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(there.as_bytes(), document);
     let again = world.marketplace.confirm(&name).await.unwrap_err();
     assert!(matches!(again, Refused::NotWaiting), "{again}");
@@ -101,20 +106,35 @@ async fn endorsers_withdraw_and_report_and_time_runs_out() {
     upload(3).await.unwrap();
     let many = upload(4).await.unwrap_err();
     assert!(matches!(many, Refused::TooMany(_)), "{many}");
-    let mut texts: Vec<_> = sink.wait_for(3).await.iter().map(mail::testing::Received::text).collect();
+    let mut texts: Vec<_> = sink
+        .wait_for(3)
+        .await
+        .iter()
+        .map(mail::testing::Received::text)
+        .collect();
     texts.sort_by_key(|text| (1..=3).find(|n| text.contains(&image(*n).identifier.to_string())));
 
-    world.marketplace.withdraw(&link(&texts[0], "abort")).await.unwrap();
+    world
+        .marketplace
+        .withdraw(&link(&texts[0], "abort"))
+        .await
+        .unwrap();
     let gone = world.marketplace.confirm(&link(&texts[0], "confirm")).await;
     assert!(matches!(gone.unwrap_err(), Refused::NotWaiting));
     // There is place for another one.
     upload(4).await.unwrap();
 
-    world.marketplace.report(&link(&texts[1], "abuse")).await.unwrap();
+    world
+        .marketplace
+        .report(&link(&texts[1], "abuse"))
+        .await
+        .unwrap();
     let reported = world.marketplace.confirm(&link(&texts[1], "confirm")).await;
     assert!(matches!(reported.unwrap_err(), Refused::Reported));
     until("the administrator is told", || {
-        sink.received().iter().any(|letter| letter.to == ["root@example.org"])
+        sink.received()
+            .iter()
+            .any(|letter| letter.to == ["root@example.org"])
     })
     .await;
     assert!(world.marketplace.is_empty());
@@ -143,7 +163,10 @@ async fn what_is_wrong_old_or_too_long_is_refused_with_the_reason() {
     let refused = async |document: &[u8]| upload(document).await.unwrap_err().to_string();
 
     let document = signed(&image(1), &alice, email, after(-60));
-    assert!(matches!(upload(&document).await.unwrap(), Uploaded::Created(_)));
+    assert!(matches!(
+        upload(&document).await.unwrap(),
+        Uploaded::Created(_)
+    ));
     // Any byte of what is signed.
     for at in (0..document.len()).step_by(97) {
         let mut altered = document.clone();
@@ -153,41 +176,79 @@ async fn what_is_wrong_old_or_too_long_is_refused_with_the_reason() {
         }
     }
     let older = signed(&image(1), &alice, email, after(-120));
-    assert!(refused(&older).await.starts_with("invalid metadata: older than latest entry"));
+    assert!(
+        refused(&older)
+            .await
+            .starts_with("invalid metadata: older than latest entry")
+    );
     // Another endorser of the same image is another entry.
     let bob = endorser("Bob", Some("bob@example.org"));
     let other = signed(&image(1), &bob, "bob@example.org", after(-3600));
-    assert!(matches!(upload(&other).await.unwrap(), Uploaded::Created(_)));
+    assert!(matches!(
+        upload(&other).await.unwrap(),
+        Uploaded::Created(_)
+    ));
     // The same image, endorser and time, other contents.
     let time = after(-10);
-    upload(&signed(&image(1), &alice, email, time)).await.unwrap();
+    upload(&signed(&image(1), &alice, email, time))
+        .await
+        .unwrap();
     let changed = marketplace::Metadata {
         title: Some("other".to_owned()),
         ..image(1)
     };
-    let taken = upload(&signed(&changed, &alice, email, time)).await.unwrap_err();
+    let taken = upload(&signed(&changed, &alice, email, time))
+        .await
+        .unwrap_err();
     assert!(matches!(taken, Refused::Taken(_)), "{taken}");
     let long = marketplace::Metadata {
         description: Some("x".repeat(Settings::LONGEST)),
         ..image(2)
     };
     let long = signed(&long, &alice, email, after(-10));
-    assert!(matches!(upload(&long).await.unwrap_err(), Refused::TooLong(_)));
-    assert_eq!(refused(b"").await.split(':').next(), Some("invalid metadata"));
+    assert!(matches!(
+        upload(&long).await.unwrap_err(),
+        Refused::TooLong(_)
+    ));
+    assert_eq!(
+        refused(b"").await.split(':').next(),
+        Some("invalid metadata")
+    );
 
-    let found = world.marketplace.search(&Query::default(), Order::default(), 0, 10);
+    let found = world
+        .marketplace
+        .search(&Query::default(), Order::default(), 0, 10);
     assert_eq!(found.matching, 2);
     // A deprecation hides the image of its endorser.
     let deprecation = marketplace::Metadata {
         deprecated: Some("a hole".to_owned()),
         ..image(1)
     };
-    upload(&signed(&deprecation, &alice, email, after(0))).await.unwrap();
-    let valid = world.marketplace.search(&Query::default(), Order::default(), 0, 10);
-    assert_eq!(valid.page.iter().map(|it| it.email.to_string()).collect::<Vec<_>>(), ["bob@example.org"]);
+    upload(&signed(&deprecation, &alice, email, after(0)))
+        .await
+        .unwrap();
+    let valid = world
+        .marketplace
+        .search(&Query::default(), Order::default(), 0, 10);
+    assert_eq!(
+        valid
+            .page
+            .iter()
+            .map(|it| it.email.to_string())
+            .collect::<Vec<_>>(),
+        ["bob@example.org"]
+    );
 
-    let closed = World::start(Settings { is_read_only: true, ..asks_nobody() }).await;
-    let refused = closed.marketplace.upload(&document, SOURCE).await.unwrap_err();
+    let closed = World::start(Settings {
+        is_read_only: true,
+        ..asks_nobody()
+    })
+    .await;
+    let refused = closed
+        .marketplace
+        .upload(&document, SOURCE)
+        .await
+        .unwrap_err();
     assert_eq!(refused.to_string(), "read-only repository");
 }
 
@@ -217,8 +278,17 @@ async fn trusted_endorsers_need_not_confirm_and_others_do() {
     assert!(matches!(uploaded, Uploaded::Waiting));
 
     let silent = World::start(Settings::default()).await;
-    let refused = silent.marketplace.upload(&document, SOURCE).await.unwrap_err();
-    assert!(refused.to_string().starts_with("error sending confirmation email"), "{refused}");
+    let refused = silent
+        .marketplace
+        .upload(&document, SOURCE)
+        .await
+        .unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .starts_with("error sending confirmation email"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -238,16 +308,26 @@ async fn of_many_at_once_none_is_lost_and_the_newest_is_the_newest() {
         match done.unwrap() {
             Ok(Uploaded::Created(_)) => created += 1,
             Ok(other) => panic!("{other:?}"),
-            Err(error) => assert!(error.to_string().contains("older than latest entry"), "{error}"),
+            Err(error) => assert!(
+                error.to_string().contains("older than latest entry"),
+                "{error}"
+            ),
         }
     }
     assert!(created >= 1);
     assert_eq!(world.marketplace.len(), created);
-    let newest = world
+    let newest = world.marketplace.ask(|catalogue| {
+        catalogue
+            .newest(image(1).identifier, "alice@example.org")
+            .cloned()
+    });
+    let history = world
         .marketplace
-        .ask(|catalogue| catalogue.newest(image(1).identifier, "alice@example.org").cloned());
-    let history = world.marketplace.ask(|catalogue| catalogue.of_image(image(1).identifier));
-    assert_eq!(newest.unwrap().created, history.iter().map(|it| it.created).max().unwrap());
+        .ask(|catalogue| catalogue.of_image(image(1).identifier));
+    assert_eq!(
+        newest.unwrap().created,
+        history.iter().map(|it| it.created).max().unwrap()
+    );
 }
 
 #[tokio::test]
@@ -260,9 +340,14 @@ async fn a_backup_of_the_store_holds_the_entries_byte_for_byte() {
     snapshot::write(&*world.store, &mut file).await.unwrap();
 
     let restored = World::start(asks_nobody()).await;
-    snapshot::read(&mut file.as_slice(), &*restored.store).await.unwrap();
+    snapshot::read(&mut file.as_slice(), &*restored.store)
+        .await
+        .unwrap();
     let restored = restored.again().await;
-    let all = Query { status: Status::Any, ..Query::default() };
+    let all = Query {
+        status: Status::Any,
+        ..Query::default()
+    };
     let found = restored.marketplace.search(&all, Order::default(), 0, 10);
     let name = found.page[0].name();
     let there = restored.marketplace.document(&name).await.unwrap().unwrap();
@@ -281,12 +366,22 @@ async fn an_upload_and_its_letter_are_one() {
         .range(store::Range::prefix(&store::Prefix::everything()))
         .await
         .unwrap();
-    let collections: Vec<_> = page.entries.iter().map(|entry| entry.key.collection()).collect();
+    let collections: Vec<_> = page
+        .entries
+        .iter()
+        .map(|entry| entry.key.collection())
+        .collect();
     assert_eq!(collections, ["Letter", "MarketplaceUpload"]);
     assert_eq!(page.entries[0].revision, page.entries[1].revision);
     // The link is in the letter, and nothing that the store has beside leads to it.
     let upload = String::from_utf8_lossy(&page.entries[1].value).into_owned();
     let letter = String::from_utf8_lossy(&page.entries[0].value).into_owned();
-    let name = letter.split("/action/").nth(1).unwrap().split('/').next().unwrap();
+    let name = letter
+        .split("/action/")
+        .nth(1)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap();
     assert!(!upload.contains(name) && !page.entries[1].key.as_str().contains(name));
 }

@@ -33,7 +33,10 @@ fn record(number: u32) -> Record {
             .expect("a time")
     };
     let created = time(mixed(number) % 700);
-    let os = some(&["ubuntu", "debian", "centos", "fedora", "opensuse", "none"], 1);
+    let os = some(
+        &["ubuntu", "debian", "centos", "fedora", "opensuse", "none"],
+        1,
+    );
     let title = format!("{} image {number}", os.clone().unwrap_or_default());
     Record {
         identifier: ImageIdentifier::from_sha1(&Digest::from_bytes(sha1)),
@@ -57,7 +60,9 @@ fn record(number: u32) -> Record {
             "A {title} for physics with compilers, editors and everything else that people asked for, built on day {} by the team.",
             mixed(number) % 700
         )),
-        locations: vec![format!("https://images.example.org/pool/{number}/{title}.img.gz")],
+        locations: vec![format!(
+            "https://images.example.org/pool/{number}/{title}.img.gz"
+        )],
         os,
         title: Some(title),
     }
@@ -78,20 +83,115 @@ fn main() {
         ..Query::default()
     };
     let asked: Vec<(&str, Query, Order, usize)> = vec![
-        ("newest valid, first page", Query::default(), Order::default(), 0),
+        (
+            "newest valid, first page",
+            Query::default(),
+            Order::default(),
+            0,
+        ),
         ("all, last page", all.clone(), Order::default(), 90_000),
-        ("all by description, middle", all.clone(), by(Column::Description, false), 45_000),
-        ("all by title, last page", all.clone(), by(Column::Title, true), 90_000),
-        ("all by endorser", all.clone(), by(Column::Email, false), 1_000),
-        ("a word that all have", Query { words: words("physics"), ..all.clone() }, Order::default(), 0),
-        ("three common words", Query { words: words("image team example"), ..all.clone() }, by(Column::Title, false), 40_000),
-        ("a word that none has", Query { words: words("unheard-of"), ..all.clone() }, Order::default(), 0),
-        ("one letter", Query { words: words("e"), ..all.clone() }, Order::default(), 0),
-        ("a number", Query { words: words("/77777/"), ..all.clone() }, Order::default(), 0),
-        ("operating system and architecture", Query { equal: vec![(Column::Os, "debian".into()), (Column::Arch, "x86_64".into())], ..Query::default() }, Order::default(), 0),
-        ("within descriptions", Query { within: vec![(Column::Description, "day 77 ".into())], ..all.clone() }, Order::default(), 0),
-        ("an endorser", Query { email: Some("endorser.7@example.org".into()), ..all.clone() }, Order::default(), 0),
-        ("expired", Query { status: Status::Expired, ..Query::default() }, by(Column::Location, false), 0),
+        (
+            "all by description, middle",
+            all.clone(),
+            by(Column::Description, false),
+            45_000,
+        ),
+        (
+            "all by title, last page",
+            all.clone(),
+            by(Column::Title, true),
+            90_000,
+        ),
+        (
+            "all by endorser",
+            all.clone(),
+            by(Column::Email, false),
+            1_000,
+        ),
+        (
+            "a word that all have",
+            Query {
+                words: words("physics"),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "three common words",
+            Query {
+                words: words("image team example"),
+                ..all.clone()
+            },
+            by(Column::Title, false),
+            40_000,
+        ),
+        (
+            "a word that none has",
+            Query {
+                words: words("unheard-of"),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "one letter",
+            Query {
+                words: words("e"),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "a number",
+            Query {
+                words: words("/77777/"),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "operating system and architecture",
+            Query {
+                equal: vec![
+                    (Column::Os, "debian".into()),
+                    (Column::Arch, "x86_64".into()),
+                ],
+                ..Query::default()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "within descriptions",
+            Query {
+                within: vec![(Column::Description, "day 77 ".into())],
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "an endorser",
+            Query {
+                email: Some("endorser.7@example.org".into()),
+                ..all.clone()
+            },
+            Order::default(),
+            0,
+        ),
+        (
+            "expired",
+            Query {
+                status: Status::Expired,
+                ..Query::default()
+            },
+            by(Column::Location, false),
+            0,
+        ),
     ];
     let mut slowest = Duration::ZERO;
     for (name, query, order, offset) in asked {
@@ -108,7 +208,10 @@ fn main() {
         let matching = catalogue.search(&query, order, offset, 100, now).matching;
         let median = times[REPEATS / 2];
         slowest = slowest.max(median);
-        println!("{name:<36} {matching:>7} found  {median:>9.2?} median  {:>9.2?} worst", times[REPEATS - 1]);
+        println!(
+            "{name:<36} {matching:>7} found  {median:>9.2?} median  {:>9.2?} worst",
+            times[REPEATS - 1]
+        );
     }
     println!("slowest {slowest:.2?}, budget {BUDGET:?}");
     assert!(slowest <= BUDGET, "slower than the budget");

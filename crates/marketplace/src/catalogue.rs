@@ -132,7 +132,10 @@ impl Catalogue {
         };
         let of_endorser: Vec<_> = numbers
             .iter()
-            .filter(|number| self.record(**number).is_some_and(|record| &*record.email == email))
+            .filter(|number| {
+                self.record(**number)
+                    .is_some_and(|record| &*record.email == email)
+            })
             .copied()
             .collect();
         let newest = of_endorser
@@ -193,7 +196,12 @@ impl Catalogue {
     #[must_use]
     pub fn tagged(&self, email: &str, tag: &str) -> Option<Arc<Record>> {
         let endorser = self.endorsers.get(email)?;
-        let records = || endorser.numbers.iter().filter_map(|number| self.record(*number));
+        let records = || {
+            endorser
+                .numbers
+                .iter()
+                .filter_map(|number| self.record(*number))
+        };
         let deprecated: BTreeSet<_> = records()
             .filter(|record| record.deprecated.is_some())
             .map(|record| record.identifier)
@@ -256,7 +264,11 @@ impl Catalogue {
             .filter(|record| wanted(record))
             .cloned()
             .collect();
-        all.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.email.cmp(&b.email)));
+        all.sort_by(|a, b| {
+            b.created
+                .cmp(&a.created)
+                .then_with(|| a.email.cmp(&b.email))
+        });
         all
     }
 }

@@ -68,11 +68,19 @@ mod tests {
     fn a_document_is_a_graph_without_its_signature() {
         let graph = json(include_bytes!("../tests/data/signed.xml")).unwrap();
         let image = &graph["http://mp.stratuslab.eu/#Dtx9D_zD0sVtc2F3Z6V68foTrWj"];
-        assert_eq!(image["http://mp.stratuslab.eu/slterms#os"][0]["value"], "zerolinux");
-        let checksums = image["http://mp.stratuslab.eu/slreq#checksum"].as_array().unwrap();
+        assert_eq!(
+            image["http://mp.stratuslab.eu/slterms#os"][0]["value"],
+            "zerolinux"
+        );
+        let checksums = image["http://mp.stratuslab.eu/slreq#checksum"]
+            .as_array()
+            .unwrap();
         assert_eq!(checksums.len(), 4);
         let first = graph[checksums[0]["value"].as_str().unwrap()].clone();
-        assert_eq!(first["http://mp.stratuslab.eu/slreq#algorithm"][0]["value"], "MD5");
+        assert_eq!(
+            first["http://mp.stratuslab.eu/slreq#algorithm"][0]["value"],
+            "MD5"
+        );
         assert!(!graph.to_string().contains("xmldsig"));
     }
 }

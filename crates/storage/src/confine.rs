@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use self::run::{Done, Running};
+pub(crate) use self::run::Done;
+use self::run::Running;
 use crate::durable::{Durability, RemoveOnDrop, UNFINISHED};
 use crate::error::Error;
 use crate::foreign::ForeignFormat;
@@ -392,6 +393,30 @@ impl Debugfs {
             Err(done.error("debugfs"))
         }
     }
+}
+
+/// Runs another program that only looks at descriptors it inherits (named `/proc/self/fd/N`), as user and group `nobody` (65534)
+/// when we are root. Blocks.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Tool`].
+pub(crate) fn run_as_nobody(
+    program: &Path,
+    arguments: &[&str],
+    files: &[&File],
+    bounds: &Bounds,
+) -> Result<Done, Error> {
+    let name = program
+        .file_name()
+        .unwrap_or_default()
+        .display()
+        .to_string();
+    let child = Confined {
+        program,
+        user: (65534, 65534),
+        bounds,
+    };
+    child.run(&name, arguments, files, 0, None)
 }
 
 /// How a program is run on a stranger's files.

@@ -5,6 +5,8 @@
 //!                    └──no space, impossible──▶ ERROR
 //! MachineImage   CREATING ──fetched or merged, checked──▶ AVAILABLE ──file gone──▶ ERROR ──file back──▶ AVAILABLE
 //!                    └──refused, broken off, never begun──▶ ERROR
+//!                    └──can't be fetched now: reason, again later──▶ CREATING (images found by name only)
+//!                AVAILABLE ──its entry is refused now──▶ ERROR ──accepted again──▶ AVAILABLE
 //! both           any, with `deleted` (set by the rules, with DELETING) ──file removed──▶ no document
 //! ```
 //!
@@ -28,13 +30,16 @@
 
 mod audit;
 mod backing;
+mod by_name;
 mod capture;
 mod checkpoint;
+mod entries;
 mod export;
 mod follow;
 mod image_content;
 mod image_document;
 mod images;
+mod patience;
 mod settings;
 mod transfer;
 mod unwanted;
@@ -57,6 +62,7 @@ pub use self::settings::Settings;
 
 use self::follow::{Lane, Limits as LaneLimits};
 use self::image_content::Kind;
+use self::patience::Rests;
 use self::transfer::{Transfers, Turns};
 use crate::backend::{Backend as _, FileBackend};
 use crate::error::Error;
@@ -76,6 +82,8 @@ struct Inner {
     files: ImageStore,
     unwanted_dir: PathBuf,
     transfers: Transfers,
+    /// Images that can't be fetched now, and when they are tried again.
+    rests: Rests,
     /// Uploads that may run at once.
     intakes: Turns,
     /// Exports that `qemu-img` may make at once.
@@ -122,6 +130,7 @@ impl StorageController {
                 files: ImageStore::open_files(&cache.join("files"), options)?,
                 unwanted_dir,
                 transfers: Transfers::default(),
+                rests: Rests::default(),
                 intakes: Turns::new(settings.imports, settings.imports_per_owner),
                 exports: Arc::new(Semaphore::new(2)),
                 references: Mutex::new(()),
@@ -193,6 +202,12 @@ impl StorageController {
     /// [`Error::Io`].
     pub async fn space(&self) -> Result<Space, Error> {
         self.0.volumes.space().await
+    }
+
+    /// Where images are found by name.
+    #[must_use]
+    pub fn registries(&self) -> &crate::registry::Registries {
+        &self.0.settings.registries
     }
 
     fn store(&self, kind: Kind) -> &ImageStore {

@@ -70,6 +70,115 @@ pub struct Expected {
     pub format: Option<Format>,
     /// Stated compression; found from the first bytes otherwise.
     pub compression: Option<Compression>,
+    /// What the file is as it comes, before decompression.
+    pub source: ExpectedSource,
+}
+
+/// What is already known of the file that an image comes in, compressed or not. Everything given is checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExpectedSource {
+    /// Its length.
+    pub bytes: Option<u64>,
+    /// SHA-256.
+    pub sha256: Option<Digest<32>>,
+    /// SHA-512.
+    pub sha512: Option<Digest<64>>,
+}
+
+impl ExpectedSource {
+    /// Whether there is anything to be checked.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// What names this file whatever address it has: its strongest checksum.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        self.sha512
+            .map(|digest| digest.to_string())
+            .or_else(|| self.sha256.map(|digest| digest.to_string()))
+    }
+}
+
+/// Digests of the file that an image comes in, as far as they are to be compared.
+pub(crate) struct SourceDigests {
+    expected: ExpectedSource,
+    bytes: u64,
+    sha256: Option<Sha256>,
+    sha512: Option<Sha512>,
+}
+
+impl SourceDigests {
+    pub(crate) fn new(expected: ExpectedSource) -> Self {
+        Self {
+            expected,
+            bytes: 0,
+            // The stronger one is enough.
+            sha256: (expected.sha256.is_some() && expected.sha512.is_none()).then(Sha256::new),
+            sha512: expected.sha512.is_some().then(Sha512::new),
+        }
+    }
+
+    /// Takes more of the file.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] as soon as the file is longer than stated.
+    pub(crate) fn update(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.bytes += bytes.len() as u64;
+        if let Some(digest) = &mut self.sha256 {
+            digest.update(bytes);
+        }
+        if let Some(digest) = &mut self.sha512 {
+            digest.update(bytes);
+        }
+        match self.expected.bytes {
+            Some(stated) if self.bytes > stated => Err(Error::Mismatch {
+                what: "size of the file in bytes",
+                expected: stated.to_string(),
+                found: format!("more than {stated}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares, at the end of the file.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] names the first difference.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        let mismatch = |what, expected: String, found: String| {
+            if expected == found {
+                return Ok(());
+            }
+            Err(Error::Mismatch {
+                what,
+                expected,
+                found,
+            })
+        };
+        if let Some(bytes) = self.expected.bytes {
+            let what = "size of the file in bytes";
+            mismatch(what, bytes.to_string(), self.bytes.to_string())?;
+        }
+        if let (Some(expected), Some(digest)) = (self.expected.sha256, self.sha256) {
+            let found: Digest<32> = Digest::from_bytes(digest.finalize().into());
+            mismatch(
+                "SHA-256 of the file",
+                expected.to_string(),
+                found.to_string(),
+            )?;
+        }
+        if let (Some(expected), Some(digest)) = (self.expected.sha512, self.sha512) {
+            let found: Digest<64> = Digest::from_bytes(digest.finalize().into());
+            mismatch(
+                "SHA-512 of the file",
+                expected.to_string(),
+                found.to_string(),
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl Expected {

@@ -25,6 +25,24 @@ pub enum ForeignFormat {
 const SECTOR: u64 = 512;
 const MAX_DESCRIPTOR_BYTES: u64 = 1 << 20;
 
+impl std::str::FromStr for ForeignFormat {
+    type Err = Error;
+
+    /// Reads the names in use: `vmdk`, `vdi`, `vpc`, `vhd`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.to_ascii_lowercase().as_str() {
+            "vmdk" => Ok(Self::Vmdk),
+            "vdi" => Ok(Self::Vdi),
+            "vpc" | "vhd" => Ok(Self::Vpc),
+            _ => Err(Error::Invalid {
+                what: "format",
+                value: text.chars().take(40).collect(),
+                reason: "one of raw, qcow2, vmdk, vdi and vpc is".to_owned(),
+            }),
+        }
+    }
+}
+
 impl ForeignFormat {
     /// QEMU's name of it.
     #[must_use]

@@ -20,6 +20,7 @@ pub mod import;
 pub mod inspect;
 pub mod qcow2;
 pub mod quarantine;
+pub mod registry;
 pub mod space;
 pub mod swap;
 

@@ -12,7 +12,7 @@ mod verifier;
 mod views;
 mod waiting;
 
-pub use api::{Api, Body, Login, RawBody};
+pub use api::{Accepted, Api, Body, Login, RawBody};
 pub use digest_text::{hex, is_image_identifier, is_local_id, is_uuid};
 pub use endpoint::Endpoint;
 pub use error::ApiError;

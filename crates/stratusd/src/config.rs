@@ -2,6 +2,7 @@
 //!
 //! [`reference`] holds the commented file that `stratusd reference-config` prints; a test keeps it equal to the defaults.
 
+mod catalogue;
 mod certificates;
 mod check;
 mod keys;
@@ -21,6 +22,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use catalogue::{CatalogueEntry, CatalogueKind};
 pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
 pub use marketplace::Marketplace;
@@ -93,6 +95,7 @@ pub struct Config {
     pub state_dir: String,
     pub listen: String,
     pub workers: usize,
+    pub catalogue: Vec<CatalogueEntry>,
     pub log: Log,
     pub store: Store,
     pub tls: Tls,
@@ -121,6 +124,7 @@ impl Default for Config {
             state_dir: String::new(),
             listen: "0.0.0.0:8443".into(),
             workers: 0,
+            catalogue: Vec::new(),
             log: Log::default(),
             tls: Tls::default(),
             machines: Machines::default(),

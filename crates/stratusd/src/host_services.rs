@@ -12,10 +12,11 @@ use cloud::{
 use documents::Documents;
 use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use storage::{
     Error as StorageError,
     controller::{ExportFormat, StorageController},
+    registry::{Catalogue, LookupError, Registries},
 };
 use vmhost::controller::{ConsoleText, VmHost};
 
@@ -159,6 +160,68 @@ impl ImageIntake for LocalHost {
             content: export.content,
             tag: String::new(),
         })
+    }
+
+    fn has_marketplaces(&self) -> bool {
+        let registries = self.registries();
+        registries.is_some_and(|registries| !registries.marketplaces().is_empty())
+    }
+
+    async fn catalogues(&self) -> cloud::Result<Vec<Value>> {
+        let Some(registries) = self.registries() else {
+            return Ok(Vec::new());
+        };
+        let of_marketplaces = registries.marketplaces().iter().map(|marketplace| {
+            json!({"name": marketplace.name(), "kind": "marketplace", "url": marketplace.address(), "trust": "endorsers"})
+        });
+        let of_catalogues = registries.catalogues().iter().map(|catalogue| {
+            json!({"name": catalogue.name(), "kind": catalogue.kind(), "url": catalogue.address(), "trust": catalogue.voucher()})
+        });
+        Ok(of_marketplaces.chain(of_catalogues).collect())
+    }
+
+    async fn catalogue(&self, name: &str) -> cloud::Result<Vec<Value>> {
+        let catalogue = self.known_catalogue(name).ok_or_else(|| {
+            CloudError::not_found(format!("catalogue `{name}` that could be browsed"))
+        })?;
+        let products = catalogue
+            .products()
+            .await
+            .map_err(|error| not_found(&error))?;
+        values(&products)
+    }
+
+    async fn resolve(
+        &self,
+        catalogue: &str,
+        product: &str,
+        version: Option<&str>,
+    ) -> cloud::Result<(String, String)> {
+        let known = self.known_catalogue(catalogue).ok_or_else(|| {
+            let problem = format!("names the catalogue `{catalogue}`, which this cloud does not have; `stratus image catalogue` shows those it has");
+            CloudError::invalid("imageLocation", problem)
+        })?;
+        let found = known.find(product, version).await;
+        let (product, version) = found.map_err(|error| not_found(&error))?;
+        Ok((product.name, version.version))
+    }
+}
+
+impl LocalHost {
+    fn registries(&self) -> Option<&Registries> {
+        self.storage.as_ref().map(StorageController::registries)
+    }
+
+    fn known_catalogue(&self, name: &str) -> Option<&Catalogue> {
+        self.registries()?.catalogue(name)
+    }
+}
+
+/// Why a name leads to no image.
+fn not_found(error: &LookupError) -> CloudError {
+    match error {
+        LookupError::Unavailable(text) => CloudError::Unavailable(text.clone()),
+        LookupError::Refused(text) => CloudError::invalid("imageLocation", text.clone()),
     }
 }
 

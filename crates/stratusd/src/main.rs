@@ -12,6 +12,7 @@ mod instance;
 mod logging;
 mod market;
 mod networks;
+mod registries;
 mod roles;
 mod saved_images;
 mod serve;

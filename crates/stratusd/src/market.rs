@@ -21,7 +21,10 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
     let trusted = if given.trusted_endorsers.is_empty() {
         None
     } else {
-        Some(trusted(&given.trusted_endorsers, &given.trusted_authorities)?)
+        Some(trusted(
+            &given.trusted_endorsers,
+            &given.trusted_authorities,
+        )?)
     };
     let settings = Settings {
         title: given.title.clone(),
@@ -68,7 +71,9 @@ pub fn followers(config: &Config, marketplace: &Marketplace) -> anyhow::Result<V
             builder = builder.add_root_certificate(certificate);
         }
     }
-    let client = builder.build().context("preparing to follow other Marketplaces")?;
+    let client = builder
+        .build()
+        .context("preparing to follow other Marketplaces")?;
     let every = Duration::from_secs(given.follow_minutes.saturating_mul(60));
     given
         .follow
@@ -100,7 +105,10 @@ fn trusted(endorsers: &str, authorities: &str) -> anyhow::Result<Policy> {
         .map(str::to_owned)
         .collect();
     // An empty white list would let everybody through.
-    anyhow::ensure!(!subjects.is_empty(), "{endorsers}: there is no subject in it");
+    anyhow::ensure!(
+        !subjects.is_empty(),
+        "{endorsers}: there is no subject in it"
+    );
     let pem = std::fs::read_to_string(authorities).with_context(|| authorities.to_owned())?;
     Ok(Policy {
         endorsers: Lists {

@@ -18,7 +18,7 @@ use vmhost::{
 
 use crate::{
     config::{self, Config},
-    descriptors, networks,
+    descriptors, networks, registries,
 };
 
 const MIB: u64 = cimi::size::MEBIBYTE;
@@ -200,12 +200,23 @@ fn sessions(config: &Config) -> accounts::session::Lasting {
 
 /// For the cloud's own work.
 #[must_use]
-pub const fn retention(config: &Config) -> cloud::Retention {
+pub fn retention(config: &Config) -> cloud::Retention {
     cloud::Retention {
         events: config.retention.events,
         jobs_at_most: config.retention.jobs,
         jobs: Duration::from_secs(config.retention.jobs_minutes.saturating_mul(60)),
         records: Duration::from_secs(config.retention.records_days.saturating_mul(86_400)),
+        images: cloud::Eviction {
+            unused: (config.images.unused_days > 0)
+                .then(|| Duration::from_secs(config.images.unused_days.saturating_mul(86_400))),
+            most_bytes: (config.storage.image_cache_gib > 0).then(|| {
+                config
+                    .storage
+                    .image_cache_gib
+                    .saturating_mul(cimi::size::GIBIBYTE)
+            }),
+            ..cloud::Eviction::default()
+        },
     }
 }
 
@@ -321,6 +332,7 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     settings.machines_dir = Some(dir.join("machines"));
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
+    settings.registries = registries::open(config).context("[[catalogue]]")?;
     settings.debugfs = debugfs();
     Ok(settings)
 }
@@ -355,7 +367,7 @@ fn debugfs() -> Option<storage::confine::Debugfs> {
     None
 }
 
-fn in_path(name: &Path) -> Option<PathBuf> {
+pub(crate) fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))

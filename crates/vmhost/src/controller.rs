@@ -237,8 +237,8 @@ impl VmHost {
                 () = stop.cancelled() => break,
                 changed = machines.next() => self.wake(changed.id(), &stop),
                 changed = images.next() => {
-                    // Told also while it is being fetched, some times a second: only its end is of interest.
-                    let on_its_way = matches!(&changed, Changed::Present(image) if image.state == ImageState::Creating);
+                    // Told also while it is being fetched, some times a second: only its end, and why it doesn't come, is of interest.
+                    let on_its_way = matches!(&changed, Changed::Present(image) if image.state == ImageState::Creating && image.reason.is_none());
                     if !on_its_way {
                         self.wake_users_of(changed.id(), &stop);
                     }

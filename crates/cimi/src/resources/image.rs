@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Announcement, Capture, Unknown, resource, weight::BYTES};
-use crate::{Common, ImageId, size::ByteSize};
+use super::{Announcement, Capture, ImageOrigin, OnDemand, Unknown, resource, weight::BYTES};
+use crate::{Common, ImageId, VolumeId, size::ByteSize};
 
 /// States of a MachineImage (DSP0263 §5.18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,6 +40,23 @@ pub enum ImageSource {
         /// The URL.
         url: String,
     },
+    /// Looked up in the Marketplaces of the cloud by the expected identifier, and fetched from where its entry says.
+    Marketplace,
+    /// Looked up in a catalogue of the cloud.
+    Catalogue {
+        /// The catalogue's name.
+        catalogue: String,
+        /// The product's name, or an alias.
+        product: String,
+        /// One version; the newest if none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
+    },
+    /// Copied from a volume that no machine has.
+    Volume {
+        /// The volume.
+        volume: VolumeId,
+    },
     /// The root disk of a machine.
     Machine(Capture),
 }
@@ -59,6 +76,9 @@ pub struct ImageDesired {
     /// Its removal was asked for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+    /// It came because somebody asked for it by a name; absent: somebody imported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_demand: Option<OnDemand>,
 }
 
 /// Checksums (lower-case hex) and size of the uncompressed content.
@@ -124,6 +144,9 @@ pub struct Image {
     /// What is in the cache, once available. Written by the storage controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<ImageFile>,
+    /// How its description was found. Written by the storage controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<ImageOrigin>,
     /// Boot this kernel (an image of type `FILE`) instead of the disk's boot loader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<ImageId>,
@@ -150,6 +173,9 @@ resource!(
         if let Some(identifier) = image.identifier() {
             add("identifier", identifier);
         }
+        if image.desired.on_demand.is_some() {
+            add("onDemand", "yes");
+        }
     },
     |image, add| {
         add(BYTES, image.bytes().unwrap_or(0));
@@ -170,7 +196,7 @@ impl Image {
     pub const fn capture(&self) -> Option<&Capture> {
         match &self.desired.source {
             ImageSource::Machine(capture) => Some(capture),
-            ImageSource::Upload | ImageSource::Url { .. } => None,
+            _ => None,
         }
     }
 

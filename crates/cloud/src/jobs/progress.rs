@@ -14,6 +14,24 @@ pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
     of(documents, job, DEPTH)
 }
 
+/// Why an open job doesn't get on, if it waits for an image that doesn't come.
+pub(crate) fn why_waiting(documents: &Documents, job: &Job) -> Option<String> {
+    if job.state.is_final() {
+        return None;
+    }
+    let (kind, local) = job.subject().split_once('/').unwrap_or_default();
+    let image = match kind {
+        Image::COLLECTION => documents.images.get(local),
+        Machine::COLLECTION => {
+            let machine = documents.machines.get(local)?;
+            documents.images.get(machine.image.href.local())
+        }
+        _ => None,
+    };
+    let image = image.filter(|image| image.state == ImageState::Creating)?;
+    image.reason.clone()
+}
+
 fn of(documents: &Documents, job: &Job, depth: u8) -> u8 {
     if job.state.is_final() {
         return 100;

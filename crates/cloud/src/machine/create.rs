@@ -41,6 +41,7 @@ impl Cloud {
         body: Map<String, Value>,
     ) -> Result<Created> {
         access::require_unlimited(context)?;
+        self.want_images(context, &body).await?;
         for _ in 0..ATTEMPTS {
             context.in_time()?;
             // Anew each time: what a plan builds on may be what was changed.

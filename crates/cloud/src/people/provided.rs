@@ -84,6 +84,7 @@ impl Cloud {
             enabled: true,
             roles: person.roles.clone(),
             altnames: BTreeMap::from([(ALTNAME.to_owned(), person.subject.clone())]),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: Some(Origin {
                 source: SOURCE.to_owned(),

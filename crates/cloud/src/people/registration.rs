@@ -466,6 +466,7 @@ fn account(of: &Registration, settings: &RegistrationSettings) -> Result<User> {
         enabled: true,
         roles: vec![settings.role.clone()],
         altnames,
+        quota: cimi::resources::Quota::default(),
         generation: 0,
         origin: None,
         unknown: Map::new(),

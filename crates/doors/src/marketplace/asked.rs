@@ -43,7 +43,10 @@ impl Asked {
         let (mut column, mut direction) = (None, None);
         for (name, value) in parameters {
             if value.len() > TEXT_AT_MOST {
-                return Err(Problem::new(400, format!("`{name}` is longer than {TEXT_AT_MOST} bytes")));
+                return Err(Problem::new(
+                    400,
+                    format!("`{name}` is longer than {TEXT_AT_MOST} bytes"),
+                ));
             }
             let value = value.trim();
             match name {
@@ -62,14 +65,20 @@ impl Asked {
                 "sSortDir_0" | "order" => direction = Some(value == "desc"),
                 "sort" if !value.is_empty() => {
                     column = Some(column_named(value).ok_or_else(|| {
-                        Problem::new(400, format!("`sort` can't be `{value}`; it is one of {COLUMNS}"))
+                        Problem::new(
+                            400,
+                            format!("`sort` can't be `{value}`; it is one of {COLUMNS}"),
+                        )
                     })?);
                 }
                 _ if value.is_empty() => {}
                 "status" => asked.query.status = Status::of(value),
                 "location" => {
                     asked.query.place = Place::of(value).ok_or_else(|| {
-                        Problem::new(400, format!("`location` can't be `{value}`; it is all, web or pdisk"))
+                        Problem::new(
+                            400,
+                            format!("`location` can't be `{value}`; it is all, web or pdisk"),
+                        )
                     })?;
                 }
                 "identifier" => asked.identifier(value),
@@ -81,7 +90,10 @@ impl Asked {
                 "endorsed-from" => asked.query.endorsed.from = Some(time(name, value, "00:00:00")?),
                 "endorsed-to" => asked.query.endorsed.to = Some(time(name, value, "23:59:59")?),
                 "sSearch" | "search" => {
-                    asked.query.words.extend(value.split_whitespace().map(str::to_owned));
+                    asked
+                        .query
+                        .words
+                        .extend(value.split_whitespace().map(str::to_owned));
                 }
                 "tag" => asked.query.tag = Some(value.trim_matches('"').to_owned()),
                 "endorser" => asked.within(Column::Email, value),
@@ -142,7 +154,8 @@ impl Asked {
     }
 }
 
-const COLUMNS: &str = "os, os-version, arch, email, kind, created, identifier, location, description, title";
+const COLUMNS: &str =
+    "os, os-version, arch, email, kind, created, identifier, location, description, title";
 
 fn column_named(name: &str) -> Option<Column> {
     let place = COLUMNS.split(", ").position(|column| column == name)?;
@@ -199,14 +212,33 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!((asked.echo, asked.page(), asked.is_plain), (3, (20, 10), false));
+        assert_eq!(
+            (asked.echo, asked.page(), asked.is_plain),
+            (3, (20, 10), false)
+        );
         assert_eq!(asked.query.words, ["ubuntu", "base"]);
         assert_eq!(asked.query.within, [(Column::Arch, "x86".to_owned())]);
-        assert_eq!((asked.order.column, asked.order.descending), (Column::Os, false));
-        let asked = Asked::of([], [("limit", "100000"), ("os", "debian"), ("endorsed-from", "2030-01-01")]).unwrap();
+        assert_eq!(
+            (asked.order.column, asked.order.descending),
+            (Column::Os, false)
+        );
+        let asked = Asked::of(
+            [],
+            [
+                ("limit", "100000"),
+                ("os", "debian"),
+                ("endorsed-from", "2030-01-01"),
+            ],
+        )
+        .unwrap();
         assert!(asked.is_plain && asked.page() == (0, ROWS_AT_MOST));
         assert_eq!(asked.query.equal, [(Column::Os, "debian".to_owned())]);
-        for wrong in [("limit", "x"), ("location", "moon"), ("endorsed-to", "soon"), ("sort", "colour")] {
+        for wrong in [
+            ("limit", "x"),
+            ("location", "moon"),
+            ("endorsed-to", "soon"),
+            ("sort", "colour"),
+        ] {
             assert!(Asked::of([], [wrong]).is_err(), "{wrong:?}");
         }
     }

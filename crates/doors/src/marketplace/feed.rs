@@ -24,7 +24,9 @@ fn title(record: &Record) -> String {
     } else {
         ""
     };
-    format!("{deprecated}{name} {version}").trim_end().to_owned()
+    format!("{deprecated}{name} {version}")
+        .trim_end()
+        .to_owned()
 }
 
 fn summary(record: &Record) -> String {
@@ -36,9 +38,10 @@ fn summary(record: &Record) -> String {
 
 /// `base` is the address of the Marketplace, with a slash at its end.
 pub(crate) fn atom(base: &str, site: &str, records: &[Arc<Record>]) -> Response<ResponseBody> {
-    let updated = records
-        .first()
-        .map_or_else(|| "1970-01-01T00:00:00Z".to_owned(), |it| it.received.to_string());
+    let updated = records.first().map_or_else(
+        || "1970-01-01T00:00:00Z".to_owned(),
+        |it| it.received.to_string(),
+    );
     let base = escaped(base);
     let mut text = format!(
         "{DECLARATION}<feed xmlns=\"http://www.w3.org/2005/Atom\">\n<title>{}: new images</title>\n<id>{base}feed.atom</id>\n\
@@ -110,7 +113,13 @@ mod tests {
     #[test]
     fn days_have_their_names() {
         let told = |text: &str| super::rfc822(text.parse().unwrap());
-        assert_eq!(told("2030-01-15T08:00:00Z"), "Tue, 15 Jan 2030 08:00:00 GMT");
-        assert_eq!(told("1970-01-01T00:00:00Z"), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(
+            told("2030-01-15T08:00:00Z"),
+            "Tue, 15 Jan 2030 08:00:00 GMT"
+        );
+        assert_eq!(
+            told("1970-01-01T00:00:00Z"),
+            "Thu, 01 Jan 1970 00:00:00 GMT"
+        );
     }
 }

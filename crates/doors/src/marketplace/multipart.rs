@@ -50,7 +50,9 @@ fn has_file_name(headers: &[u8]) -> bool {
     String::from_utf8_lossy(headers).lines().any(|line| {
         let line = line.to_ascii_lowercase();
         line.starts_with("content-disposition:")
-            && (line.contains("filename=\"") || line.contains("filename*=") || line.contains("filename="))
+            && (line.contains("filename=\"")
+                || line.contains("filename*=")
+                || line.contains("filename="))
             && !line.contains("filename=\"\"")
     })
 }
@@ -63,12 +65,24 @@ mod tests {
     fn the_first_file_is_taken_whatever_it_holds() {
         let body = b"preamble\r\n--x\r\nContent-Disposition: form-data; name=\"note\"\r\n\r\nhello\r\n--x\r\n\
             Content-Disposition: form-data; name=\"Metadata File\"; filename=\"a.xml\"\r\nContent-Type: text/xml\r\n\r\n<a>\r\n--y</a>\r\n--x--\r\n";
-        assert_eq!(boundary("multipart/form-data; boundary=x").as_deref(), Some("x"));
-        assert_eq!(boundary("Multipart/Form-Data; charset=utf-8; Boundary=\"x\"").as_deref(), Some("x"));
+        assert_eq!(
+            boundary("multipart/form-data; boundary=x").as_deref(),
+            Some("x")
+        );
+        assert_eq!(
+            boundary("Multipart/Form-Data; charset=utf-8; Boundary=\"x\"").as_deref(),
+            Some("x")
+        );
         assert_eq!(first_file(body, "x"), Some(&b"<a>\r\n--y</a>"[..]));
         assert_eq!(boundary("application/xml"), None);
         assert_eq!(boundary("multipart/form-data"), None);
-        for nothing in [&b""[..], b"--x", b"--x--", b"--x\r\nA: b\r\n\r\n", b"--x\r\n\r\n--x--"] {
+        for nothing in [
+            &b""[..],
+            b"--x",
+            b"--x--",
+            b"--x\r\nA: b\r\n\r\n",
+            b"--x\r\n\r\n--x--",
+        ] {
             assert_eq!(first_file(nothing, "x"), None);
         }
         // A form that was sent without choosing a file.

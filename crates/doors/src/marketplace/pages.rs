@@ -86,7 +86,10 @@ fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    format!("{value:.1} {}", UNITS.get(unit).copied().unwrap_or_default())
+    format!(
+        "{value:.1} {}",
+        UNITS.get(unit).copied().unwrap_or_default()
+    )
 }
 
 fn now() -> UtcTime {
@@ -108,7 +111,6 @@ struct Choice {
 struct Find {
     page: Page,
     root: &'static str,
-    site: String,
     search: String,
     endorser: String,
     status: String,
@@ -272,7 +274,9 @@ impl<'r> Pages<'r> {
         };
         let choices = |column, name: &str| {
             let chosen = given(name);
-            let mut values = self.service.ask(|catalogue| catalogue.values(column, CHOICES));
+            let mut values = self
+                .service
+                .ask(|catalogue| catalogue.values(column, CHOICES));
             if !chosen.is_empty() && !values.contains(&chosen) {
                 values.push(chosen.clone());
             }
@@ -305,7 +309,6 @@ impl<'r> Pages<'r> {
             &Find {
                 page: self.page("Images", "metadata"),
                 root: self.root,
-                site: self.service.settings().title.clone(),
                 search: given("search"),
                 endorser: given("endorser"),
                 status: status.to_owned(),
@@ -388,10 +391,7 @@ impl<'r> Pages<'r> {
     }
 
     /// All endorsers.
-    pub(crate) fn endorsers(
-        &self,
-        all: &[[String; 3]],
-    ) -> Result<Response<ResponseBody>, Problem> {
+    pub(crate) fn endorsers(&self, all: &[[String; 3]]) -> Result<Response<ResponseBody>, Problem> {
         let row = |[email, subject, issuer]: &[String; 3]| {
             let link = Link::to(self.endorser_href(email), email);
             (link, subject.clone(), issuer.clone())
@@ -526,7 +526,10 @@ impl<'r> Pages<'r> {
             StatusCode::CREATED => ("Published", vec![text, "Everybody can find it now."]),
             StatusCode::ACCEPTED => (
                 "Nearly done",
-                vec![text, "Open the link in the letter to publish the description. Without that it is forgotten after some days."],
+                vec![
+                    text,
+                    "Open the link in the letter to publish the description. Without that it is forgotten after some days.",
+                ],
             ),
             _ => ("Done", vec![text]),
         };

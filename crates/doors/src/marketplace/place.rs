@@ -124,8 +124,12 @@ pub(crate) enum Media {
 
 fn media_of(text: &str) -> Option<Media> {
     Some(match text.to_ascii_lowercase().as_str() {
-        "application/xml" | "text/xml" | "application/rdf+xml" | "application/atom+xml"
-        | "application/sparql-results+xml" | "xml" => Media::Xml,
+        "application/xml"
+        | "text/xml"
+        | "application/rdf+xml"
+        | "application/atom+xml"
+        | "application/sparql-results+xml"
+        | "xml" => Media::Xml,
         "application/json" | "text/json" | "application/rdf+json" | "json" => Media::Json,
         "text/html" | "application/xhtml+xml" | "html" => Media::Html,
         _ => return None,
@@ -190,7 +194,14 @@ mod tests {
             Some(Place::Tag(email.clone(), "my tag".into()))
         );
         assert_eq!(Place::of("endorsers/a@x/tags"), Some(Place::Tags(email)));
-        for nothing in ["x", "metadata/a/b/c/d", "action/x", "action/x/y", "upload/x", "metadata/%00"] {
+        for nothing in [
+            "x",
+            "metadata/a/b/c/d",
+            "action/x",
+            "action/x/y",
+            "upload/x",
+            "metadata/%00",
+        ] {
             assert_eq!(Place::of(nothing), None, "{nothing}");
         }
         for example in Place::EXAMPLES {

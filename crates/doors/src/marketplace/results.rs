@@ -54,7 +54,10 @@ pub(crate) fn escaped(text: &str) -> String {
 /// A document without what may stand only at the beginning of a file.
 fn inner(document: &str) -> &str {
     let text = document.trim_start_matches('\u{feff}').trim_start();
-    match text.strip_prefix("<?xml").and_then(|rest| rest.split_once("?>")) {
+    match text
+        .strip_prefix("<?xml")
+        .and_then(|rest| rest.split_once("?>"))
+    {
         Some((_, rest)) => rest.trim_start(),
         None => text,
     }
@@ -131,14 +134,18 @@ pub(crate) fn list(found: &Found, offset: usize, limit: usize) -> Value {
 fn described(record: &Record) -> Value {
     let mut value = serde_json::to_value(record).unwrap_or_default();
     if let Some(object) = value.as_object_mut() {
-        object.insert("path".to_owned(), format!("metadata/{}", record.path()).into());
+        object.insert(
+            "path".to_owned(),
+            format!("metadata/{}", record.path()).into(),
+        );
     }
     value
 }
 
 /// SPARQL results in XML (W3C, second edition): names, and rows of literals.
 pub(crate) fn sparql(variables: &[&str], rows: &[Vec<Option<String>>]) -> Response<ResponseBody> {
-    let mut text = format!("{DECLARATION}<sparql xmlns=\"http://www.w3.org/2005/sparql-results#\">\n<head>\n");
+    let mut text =
+        format!("{DECLARATION}<sparql xmlns=\"http://www.w3.org/2005/sparql-results#\">\n<head>\n");
     for variable in variables {
         text.push_str(&format!("<variable name=\"{variable}\"/>\n"));
     }

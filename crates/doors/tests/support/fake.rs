@@ -336,6 +336,10 @@ impl CloudApi for FakeCloud {
         Ok(Console { start: 41, content })
     }
 
+    async fn catalogue(&self, _context: &OpContext, _name: Option<&str>) -> Result<Value> {
+        Ok(Value::Array(Vec::new()))
+    }
+
     async fn status(&self, context: &OpContext) -> Result<Value> {
         if context.is_admin() {
             Ok(json!({"version": "1"}))

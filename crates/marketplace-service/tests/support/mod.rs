@@ -41,7 +41,11 @@ fn parameters(name: &str, email: Option<&str>) -> CertificateParams {
 pub fn endorser(name: &str, email: Option<&str>) -> SigningKey {
     let key = KeyPair::generate().unwrap();
     let certificate = parameters(name, email).self_signed(&key).unwrap();
-    SigningKey::from_pem(&format!("{}{}", key.serialize_pem(), certificate.pem()), None).unwrap()
+    SigningKey::from_pem(
+        &format!("{}{}", key.serialize_pem(), certificate.pem()),
+        None,
+    )
+    .unwrap()
 }
 
 /// An authority's certificate in PEM, and somebody whom it certified.
@@ -52,7 +56,9 @@ pub fn certified(name: &str, email: &str) -> (String, SigningKey) {
     let pem = of_authority.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(of_authority, key);
     let key = KeyPair::generate().unwrap();
-    let certificate = parameters(name, Some(email)).signed_by(&key, &issuer).unwrap();
+    let certificate = parameters(name, Some(email))
+        .signed_by(&key, &issuer)
+        .unwrap();
     let text = format!("{}{}", key.serialize_pem(), certificate.pem());
     (pem, SigningKey::from_pem(&text, None).unwrap())
 }
@@ -106,11 +112,7 @@ impl World {
         Self::over(store, folder, settings).await
     }
 
-    async fn over(
-        store: SharedStore,
-        folder: Arc<tempfile::TempDir>,
-        settings: Settings,
-    ) -> Self {
+    async fn over(store: SharedStore, folder: Arc<tempfile::TempDir>, settings: Settings) -> Self {
         let marketplace = Marketplace::open(store.clone(), settings).await.unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(marketplace.clone().run(stop.clone()));

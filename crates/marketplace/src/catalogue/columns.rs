@@ -244,11 +244,15 @@ impl Comparison {
     ) -> Ordering {
         let (a, b) = facts;
         if let Some(place) = self.column.prefixed() {
-            return a.prefixes.get(place).cmp(&b.prefixes.get(place)).then_with(|| {
-                let (a, b) = records();
-                let text = |record: Option<&Record>| record.map(|it| lower(self.column, it));
-                text(a).cmp(&text(b))
-            });
+            return a
+                .prefixes
+                .get(place)
+                .cmp(&b.prefixes.get(place))
+                .then_with(|| {
+                    let (a, b) = records();
+                    let text = |record: Option<&Record>| record.map(|it| lower(self.column, it));
+                    text(a).cmp(&text(b))
+                });
         }
         if self.column == Column::Created {
             return a.created.cmp(&b.created);

@@ -264,7 +264,11 @@ mod tests {
 
     fn titles(catalogue: &Catalogue, query: &Query) -> Vec<String> {
         let found = catalogue.search(query, Order::default(), 0, 100, now());
-        found.page.iter().filter_map(|record| record.title.clone()).collect()
+        found
+            .page
+            .iter()
+            .filter_map(|record| record.title.clone())
+            .collect()
     }
 
     #[test]
@@ -284,7 +288,10 @@ mod tests {
             valid: None,
             ..record(3, "a@x", "2030-01-05T00:00:00Z")
         });
-        assert_eq!(titles(&catalogue, &Query::default()), ["title 1", "title 1"]);
+        assert_eq!(
+            titles(&catalogue, &Query::default()),
+            ["title 1", "title 1"]
+        );
         let status = |status| Query {
             status,
             ..Query::default()
@@ -304,7 +311,10 @@ mod tests {
         catalogue.add(gone.clone());
         assert_eq!(titles(&catalogue, &Query::default()).len(), 1);
         assert_eq!(titles(&catalogue, &status(Status::Deprecated)), ["title 1"]);
-        assert_eq!(catalogue.tagged("a@x", "base").unwrap().title.as_deref(), Some("title 3"));
+        assert_eq!(
+            catalogue.tagged("a@x", "base").unwrap().title.as_deref(),
+            Some("title 3")
+        );
         // Taken back, the one before is the newest again.
         catalogue.remove(&gone.name());
         assert_eq!(titles(&catalogue, &Query::default()).len(), 2);
@@ -321,7 +331,10 @@ mod tests {
             words: text.split(' ').map(str::to_owned).collect(),
             ..Query::default()
         };
-        assert_eq!(titles(&catalogue, &words("UBUNTU 24.04 /7.img")), ["title 7"]);
+        assert_eq!(
+            titles(&catalogue, &words("UBUNTU 24.04 /7.img")),
+            ["title 7"]
+        );
         assert_eq!(titles(&catalogue, &words("number 13")), ["title 13"]);
         assert!(titles(&catalogue, &words("ubuntu24")).is_empty());
         assert!(titles(&catalogue, &words("ubuntu fedora")).is_empty());
@@ -331,7 +344,10 @@ mod tests {
         };
         assert_eq!(titles(&catalogue, &within(Column::Arch, "X86")).len(), 20);
         assert!(titles(&catalogue, &within(Column::Os, "x86")).is_empty());
-        assert_eq!(titles(&catalogue, &within(Column::Title, "title 2")), ["title 20", "title 2"]);
+        assert_eq!(
+            titles(&catalogue, &within(Column::Title, "title 2")),
+            ["title 20", "title 2"]
+        );
     }
 
     proptest! {

@@ -14,10 +14,10 @@ use super::Bounds;
 use crate::error::Error;
 
 /// A program that ended by itself.
-pub(super) struct Done {
-    pub(super) status: ExitStatus,
-    pub(super) stdout: Vec<u8>,
-    stderr: Vec<u8>,
+pub(crate) struct Done {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 impl Done {

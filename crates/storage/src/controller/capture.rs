@@ -84,7 +84,8 @@ impl StorageController {
             Ok(disk) => {
                 left = disk.left.join("; ");
                 let source = Source::Disk(disk.flat);
-                self.bring(&read.document.0, source, &transfer).await
+                self.bring(&read.document.0, expected(), source, &transfer)
+                    .await
             }
             Err(error) => Err(error),
         };

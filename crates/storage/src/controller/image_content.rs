@@ -16,12 +16,13 @@ use super::follow::Next;
 use super::image_document::expected;
 use super::images::owner;
 use super::transfer::Transfer;
+use crate::digest::Expected;
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
 use crate::import::{self, Progress, Source};
 
 /// Shortest time between two writes of a progress.
-const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
+pub(super) const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 
 /// What an image's content is treated as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +73,14 @@ impl StorageController {
             url: url.to_owned(),
             fetcher: self.0.settings.fetcher.clone(),
         };
-        match self.bring(&read.document.0, source, &transfer).await {
+        let brought = match expected(&read.desired.expected) {
+            Ok(expected) => {
+                self.bring(&read.document.0, expected, source, &transfer)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        match brought {
             Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
             Ok(Brought::Vanished) => Ok(Next::Again(Duration::ZERO)),
             // Not the image's fault.
@@ -149,13 +157,14 @@ impl StorageController {
             .await?;
         self.checkpoint("upload: begun").await;
         let reader = Box::new(StreamReader::new(Box::pin(content)));
-        let brought = self
-            .bring(
-                &claimed.document.0,
-                Source::Stream { reader, length },
-                &transfer,
-            )
-            .await;
+        let source = Source::Stream { reader, length };
+        let brought = match expected(&claimed.desired.expected) {
+            Ok(expected) => {
+                self.bring(&claimed.document.0, expected, source, &transfer)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
         let error = match brought {
             Ok(Brought::Kept) => return Ok(()),
             Ok(Brought::Unwanted) => return Err(refused("it was deleted meanwhile")),
@@ -172,15 +181,25 @@ impl StorageController {
     pub(super) async fn bring(
         &self,
         image: &Image,
+        expected: Expected,
         source: Source,
         transfer: &Transfer,
     ) -> Result<Brought, Error> {
+        self.bring_if(image, expected, source, transfer, &|| Ok(()))
+            .await
+    }
+
+    /// The same, if `check` finds nothing against it once all is there.
+    pub(super) async fn bring_if(
+        &self,
+        image: &Image,
+        expected: Expected,
+        source: Source,
+        transfer: &Transfer,
+        check: &(dyn Fn() -> Result<(), Error> + Sync),
+    ) -> Result<Brought, Error> {
         let (local, kind) = (image.id.local(), Kind::of(image));
         let begun = Instant::now();
-        let expected = match image.capture() {
-            Some(_) => super::capture::expected(),
-            None => expected(&image.desired.expected)?,
-        };
         if let Some(identifier) = expected.known_identifier() {
             self.forget_if_lost(kind, &identifier).await?;
         }
@@ -220,6 +239,13 @@ impl StorageController {
         metrics::histogram!("storage_import_seconds").record(begun.elapsed().as_secs_f64());
         let imported = imported?;
         self.checkpoint("image: in the cache, not told").await;
+        if let Err(error) = check() {
+            let _references = self.0.references.lock().await;
+            let identifier = &imported.image.identifier;
+            self.mark_unwanted(kind, identifier).await?;
+            self.collect(kind, identifier).await?;
+            return Err(error);
+        }
         let brought = self.refer(local, kind, &imported.image).await?;
         if matches!(brought, Brought::Kept) {
             let (identifier, bytes) = (imported.image.identifier, imported.image.bytes);
@@ -274,7 +300,7 @@ impl StorageController {
         }
     }
 
-    fn is_wanted(&self, local: &str) -> bool {
+    pub(super) fn is_wanted(&self, local: &str) -> bool {
         let image = self.0.documents.images.get(local);
         image.is_some_and(|image| image.state == ImageState::Creating && !image.desired.deleted)
     }

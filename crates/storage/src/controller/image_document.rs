@@ -9,7 +9,7 @@ use documents::Cached;
 
 use super::follow::Next;
 use super::{StorageController, state_name};
-use crate::digest::Expected;
+use crate::digest::{Expected, ExpectedSource};
 use crate::error::Error;
 use crate::import;
 use crate::inspect::Format;
@@ -39,6 +39,7 @@ pub(super) fn expected(given: &Digests) -> Result<Expected, Error> {
         sha512: parse("expected SHA-512", given.sha512.as_ref())?,
         format: None,
         compression: None,
+        source: ExpectedSource::default(),
     })
 }
 

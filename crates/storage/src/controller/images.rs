@@ -18,12 +18,14 @@ use crate::identifier::ImageIdentifier;
 const MACHINES_PERIOD: Duration = Duration::from_secs(30);
 
 impl StorageController {
-    /// Fetching is long work, everything else is quick.
+    /// Fetching and looking up is long work, everything else is quick.
     pub(super) fn image_lane(&self, local: &str) -> Lane {
         match self.0.documents.images.get(local) {
             Some(image) if image.is_on_its_way() && self.is_long(&image.desired.source) => {
                 Lane::Long(owner(&image).into())
             }
+            // A Marketplace that doesn't answer must not hold up what has nothing to do with it.
+            Some(image) if self.is_to_be_looked_up_anew(&image) => Lane::Long("entries".into()),
             _ => Lane::Quick,
         }
     }
@@ -31,7 +33,10 @@ impl StorageController {
     /// Whether bringing the content in is long work that can begin now.
     fn is_long(&self, source: &ImageSource) -> bool {
         match source {
-            ImageSource::Url { .. } => true,
+            ImageSource::Url { .. }
+            | ImageSource::Marketplace
+            | ImageSource::Catalogue { .. }
+            | ImageSource::Volume { .. } => true,
             ImageSource::Upload => false,
             ImageSource::Machine(capture) => self.disk_is_left(capture),
         }
@@ -40,15 +45,18 @@ impl StorageController {
     /// The images that wait for something.
     pub(super) fn unsettled_images(&self) -> Vec<String> {
         let images = self.0.documents.images.all();
-        let unsettled = images
-            .iter()
-            .filter(|image| image.desired.deleted || image.state == ImageState::Creating);
+        let unsettled = images.iter().filter(|image| {
+            image.desired.deleted
+                || image.state == ImageState::Creating
+                || image.desired.source == ImageSource::Marketplace
+        });
         unsettled.map(|image| image.id.local().to_owned()).collect()
     }
 
     /// Looks at an image and takes what step is due.
     pub(super) async fn step_image(&self, local: &str) -> Result<Next, Error> {
         let Some(read) = self.0.documents.images.get(local) else {
+            self.0.rests.forget(local);
             return Ok(Next::Settled);
         };
         if read.desired.deleted {
@@ -60,6 +68,17 @@ impl StorageController {
                 self.save_machine(&read, capture).await
             }
             (ImageState::Creating, ImageSource::Upload) => self.await_upload(&read).await,
+            (
+                ImageState::Creating,
+                ImageSource::Marketplace
+                | ImageSource::Catalogue { .. }
+                | ImageSource::Volume { .. },
+            ) => self.fetch_by_name(&read).await,
+            (ImageState::Available | ImageState::Error, ImageSource::Marketplace)
+                if read.file.is_some() =>
+            {
+                self.keep_fetched(&read).await
+            }
             (ImageState::Available, _) => self.keep_image(&read).await,
             (ImageState::Error, _) if read.file.is_some() => self.keep_image(&read).await,
             (ImageState::Error | ImageState::Deleting, _) => Ok(Next::Settled),
@@ -90,7 +109,7 @@ impl StorageController {
     }
 
     /// Sees to it that the document of an image tells the truth about its file.
-    async fn keep_image(&self, read: &Cached<Image>) -> Result<Next, Error> {
+    pub(super) async fn keep_image(&self, read: &Cached<Image>) -> Result<Next, Error> {
         let (Some(file), Some((kind, identifier))) = (&read.file, cached_name(read)) else {
             return Ok(Next::Settled);
         };
@@ -165,7 +184,10 @@ impl StorageController {
 
 /// On whose behalf an image is brought in.
 pub(super) fn owner(image: &Image) -> &str {
-    &image.common.acl.owner.principal
+    match &image.desired.on_demand {
+        Some(on_demand) => &on_demand.requested_by,
+        None => &image.common.acl.owner.principal,
+    }
 }
 
 /// Under which name the content of an image is cached.

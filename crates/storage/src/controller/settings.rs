@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::confine::{Debugfs, QemuImg};
 use crate::import::{Fetcher, Limits};
+use crate::registry::Registries;
 
 /// How the storage of a host is run.
 #[derive(Debug, Clone)]
@@ -17,6 +18,14 @@ pub struct Settings {
     pub cache_bytes: Option<u64>,
     /// Fetches images.
     pub fetcher: Fetcher,
+    /// Where images are found by name.
+    pub registries: Registries,
+    /// How often an image that is fetched by name is tried, with growing pauses, before it is given up.
+    pub fetch_tries: u32,
+    /// The first of these pauses; doubled each time, up to five minutes.
+    pub fetch_pause: Duration,
+    /// How often the entries of cached images are looked up anew.
+    pub entries_recheck: Duration,
     /// What one import may cost.
     pub limits: Limits,
     /// Examines qcow2 images before they are accepted.
@@ -51,6 +60,10 @@ impl Settings {
             reserve_bytes: 1 << 30,
             cache_bytes: None,
             fetcher,
+            registries: Registries::default(),
+            fetch_tries: 12,
+            fetch_pause: Duration::from_secs(1),
+            entries_recheck: Duration::from_secs(24 * 3600),
             limits: Limits::default(),
             qemu_img: None,
             machines_dir: None,

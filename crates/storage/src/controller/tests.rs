@@ -2,9 +2,12 @@
 
 #![expect(clippy::panic, reason = "a test that fails says what it saw")]
 
+mod by_name;
+mod catalogues;
 mod export_life;
 mod image_life;
 mod saved_machines;
+mod site;
 mod volume_life;
 mod world;
 

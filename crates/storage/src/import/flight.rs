@@ -24,6 +24,8 @@ pub(super) type Flights = HashMap<Key, Weak<Flight>>;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     Identifier(ImageIdentifier),
+    /// The checksum of the file that it comes in.
+    File(String),
     Url(String),
 }
 
@@ -70,6 +72,7 @@ pub(super) async fn join(
     let key = expected
         .known_identifier()
         .map(Key::Identifier)
+        .or_else(|| expected.source.name().map(Key::File))
         .or_else(|| url.clone().map(Key::Url));
     let mut source = Some(source);
     loop {

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use super::{Content, Converted, Image, ImageStore, Imported, Inner, Limits, Progress};
 use crate::confine::QemuImg;
 use crate::decompress;
-use crate::digest::{Digests, Expected, LegacyPair, Sha2Pair};
+use crate::digest::{Digests, Expected, LegacyPair, Sha2Pair, SourceDigests};
 use crate::durable::{self, RemoveOnDrop};
 use crate::error::Error;
 use crate::foreign::ForeignFormat;
@@ -71,21 +71,26 @@ pub(super) fn run(
     };
     let file = target.create()?;
 
-    let source = PieceReader {
+    let mut source = PieceReader {
         pieces,
         current: Bytes::new(),
         ended: false,
+        digests: expected
+            .source
+            .is_any()
+            .then(|| SourceDigests::new(expected.source)),
     };
     let mut reader: Box<dyn Read> = match store.inner.content {
-        Content::Files => Box::new(source),
+        Content::Files => Box::new(&mut source),
         Content::Disks => {
-            decompress::reader(source, expected.compression)
+            decompress::reader(&mut source, expected.compression)
                 .map_err(|error| target.read_error(error))?
                 .1
         }
     };
     let streamed = target.stream(&mut *reader, &file, expected, progress)?;
     drop(reader);
+    source.finish().map_err(|error| target.read_error(error))?;
 
     let Streamed {
         bytes, ref digests, ..
@@ -477,13 +482,34 @@ struct PieceReader {
     pieces: mpsc::Receiver<Piece>,
     current: Bytes,
     ended: bool,
+    /// Of the file as it comes, if somebody said what they are.
+    digests: Option<SourceDigests>,
+}
+
+impl PieceReader {
+    /// Takes what the decompressor left of the file, and compares all of it with what it should be.
+    fn finish(&mut self) -> io::Result<()> {
+        let Some(_) = &self.digests else {
+            return Ok(());
+        };
+        io::copy(self, &mut io::sink())?;
+        let digests = self.digests.take();
+        digests
+            .map_or(Ok(()), SourceDigests::finish)
+            .map_err(io::Error::other)
+    }
 }
 
 impl Read for PieceReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() && !self.ended {
             match self.pieces.blocking_recv() {
-                Some(Piece::Data(bytes)) => self.current = bytes,
+                Some(Piece::Data(bytes)) => {
+                    if let Some(digests) = &mut self.digests {
+                        digests.update(&bytes).map_err(io::Error::other)?;
+                    }
+                    self.current = bytes;
+                }
                 Some(Piece::End) => self.ended = true,
                 Some(Piece::Failed(error)) => return Err(io::Error::other(error)),
                 None => return Err(io::Error::other(Error::Cancelled)),

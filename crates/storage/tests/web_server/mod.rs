@@ -44,6 +44,13 @@ impl Drop for WebServer {
 impl WebServer {
     /// Answers the n-th request (from 0) as `answer` says.
     pub async fn start(answer: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_with(move |_, number| answer(number)).await
+    }
+
+    /// Answers the n-th request, which is for this path and query, as `answer` says.
+    pub async fn start_with(
+        answer: impl Fn(&str, usize) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/image", listener.local_addr().expect("address"));
         let requests = Arc::new(AtomicUsize::new(0));
@@ -51,8 +58,9 @@ impl WebServer {
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let answer = answer(count.fetch_add(1, Ordering::SeqCst));
-                connections.spawn(serve(stream, answer));
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                let answer = answer.clone();
+                connections.spawn(serve(stream, move |path| answer(path, number)));
             }
         });
         Self {
@@ -63,12 +71,15 @@ impl WebServer {
     }
 }
 
-async fn serve(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
+async fn serve(mut stream: TcpStream, answer: impl Fn(&str) -> Answer) -> std::io::Result<()> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         request.push(stream.read_u8().await?);
     }
-    let request = String::from_utf8_lossy(&request).to_lowercase();
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let answer = answer(path);
+    let request = request.to_lowercase();
     let answer = match answer {
         Answer::After(gate, answer) => {
             gate.notified().await;

@@ -57,6 +57,8 @@ pub struct MachineView {
     pub hostname: Option<String>,
     /// The image it was started from.
     pub image_identifier: Option<String>,
+    /// The same, as a resource.
+    pub machine_image: Option<Reference>,
 }
 
 impl MachineView {
@@ -162,6 +164,17 @@ pub struct ImageView {
     pub visibility: Option<String>,
     /// Whose it is.
     pub owner: Option<String>,
+}
+
+impl ImageView {
+    /// How far it is, while it is being fetched.
+    #[must_use]
+    pub fn on_its_way(&self) -> String {
+        match &self.reason {
+            Some(reason) => format!("waiting for the image: {reason}"),
+            None => format!("fetching the image: {:.0} %", self.progress.unwrap_or(0.0)),
+        }
+    }
 }
 
 impl ImageView {

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use self::guest::{Guest, Log};
 use self::packages::{DETECT, Installer};
 use crate::cloud::{Api, ApiError, Body, ImageView, JobEnd, MachineView, Reference, wait_for_job};
-use crate::commands::run_instance::{Building, Saving, WaitFor, image_reference, wait_for_all};
+use crate::commands::image_name::startable;
+use crate::commands::run_instance::{Building, Saving, WaitFor, wait_for_all};
 use crate::config::home;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
@@ -183,7 +184,7 @@ impl Arguments {
         let api = session.api(&self.cloud)?;
         out.banner("Starting image creation");
         out.step("Checking that base image exists");
-        let path = image_reference(&api, image).await?;
+        let path = startable(&session, &api, image).await?;
         out.step("Retrieving image manifest");
         let base: Base = api.view(&path).await?;
         if base.state != "AVAILABLE" {

@@ -1,7 +1,9 @@
 //! `stratus image …`: what machines are started from.
 
+mod catalogue;
 mod delete;
 mod export;
+mod fetch;
 mod from_folder;
 mod import;
 mod list;
@@ -15,7 +17,7 @@ use crate::commands::image_name::image_named;
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
-/// Import, export, make, list, show, change and delete images
+/// Import, fetch, export, make, list, show, change and delete images
 ///
 /// An image is the content of a disk that machines start from, raw or qcow2. It is named by an identifier of 27 characters that
 /// follows from its SHA-1, so the same content has the same name everywhere.
@@ -35,6 +37,8 @@ enum Action {
     Show(show::Arguments),
     Update(update::Arguments),
     Delete(delete::Arguments),
+    Fetch(fetch::Arguments),
+    Catalogue(catalogue::Arguments),
 }
 
 impl Arguments {
@@ -47,6 +51,8 @@ impl Arguments {
             Action::Show(arguments) => arguments.common(),
             Action::Update(arguments) => arguments.common(),
             Action::Delete(arguments) => arguments.common(),
+            Action::Fetch(arguments) => arguments.common(),
+            Action::Catalogue(arguments) => arguments.common(),
         }
     }
 
@@ -59,6 +65,8 @@ impl Arguments {
             Action::Show(arguments) => arguments.run().await,
             Action::Update(arguments) => arguments.run().await,
             Action::Delete(arguments) => arguments.run().await,
+            Action::Fetch(arguments) => arguments.run().await,
+            Action::Catalogue(arguments) => arguments.run().await,
         }
     }
 }

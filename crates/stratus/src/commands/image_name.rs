@@ -1,7 +1,93 @@
-//! Images by their names.
+//! Images by their names: those that the cloud has, and those that it fetches when somebody wants them.
 
-use crate::cloud::{Api, ImageView};
+use serde_json::json;
+
+use crate::cloud::{Accepted, Api, ImageView, is_image_identifier, is_uuid};
 use crate::failure::{Failure, Result};
+use crate::session::Session;
+
+/// How a machine's template refers to what a user named: what the cloud does not have is asked for now.
+///
+/// # Errors
+/// [`ApiError`](crate::cloud::ApiError); [`Failure::Work`] for what names no image.
+pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<String> {
+    let text = text.trim();
+    if is_image_identifier(text) {
+        // The cloud asks its Marketplaces for what it doesn't have.
+        return Ok(format!("MachineImage/{text}"));
+    }
+    if let Some(local) = text.strip_prefix("MachineImage/") {
+        return Ok(format!("MachineImage/{local}"));
+    }
+    if is_uuid(text)
+        && api
+            .get(&format!("MachineImage/{}", text.to_lowercase()))
+            .await
+            .is_ok()
+    {
+        return Ok(format!("MachineImage/{}", text.to_lowercase()));
+    }
+    if let Some(location) = location(text) {
+        return on_demand(session, api, &location).await;
+    }
+    if let Some(id) = image_named(api, text).await? {
+        return Ok(id);
+    }
+    if text
+        .split_once(':')
+        .is_some_and(|(name, product)| !name.is_empty() && !product.is_empty())
+    {
+        return on_demand(session, api, &format!("catalogue:{text}")).await;
+    }
+    Err(Failure::Work(format!("there is no image '{text}'")).with_hint(match text {
+        "ssh" | "running" => format!("To wait for it, write --wait={text} with '='; stratus image list shows what images there are."),
+        _ => "stratus image list shows what there is, stratus image catalogue what can be fetched; stratus image import brings others.".to_owned(),
+    }))
+}
+
+/// The location of an image that is told by its form: a URL, an entry, or a volume.
+fn location(text: &str) -> Option<String> {
+    let is_url = text.starts_with("http://") || text.starts_with("https://");
+    if is_url
+        || ["marketplace:", "catalogue:", "pdisk:", "Volume/"]
+            .iter()
+            .any(|form| text.starts_with(form))
+    {
+        return Some(text.to_owned());
+    }
+    is_uuid(text).then(|| format!("Volume/{}", text.to_lowercase()))
+}
+
+/// Asks for an image that all who want it share; its path.
+async fn on_demand(session: &Session, api: &Api, location: &str) -> Result<String> {
+    let accepted = wanted(api, location).await?;
+    let image: ImageView = api.viewed("MachineImage", accepted.body)?;
+    if accepted.status != 200 {
+        session
+            .out
+            .detail(format_args!("the cloud fetches the image: {}", image.id));
+    }
+    Ok(image.id)
+}
+
+/// The cloud's answer to the wish for an image on demand.
+///
+/// # Errors
+/// [`ApiError`](crate::cloud::ApiError).
+pub async fn wanted(api: &Api, location: &str) -> Result<Accepted> {
+    let body = json!({ "imageLocation": { "href": location }, "onDemand": true });
+    Ok(api.post("MachineImage", &body).await?)
+}
+
+/// The location that a user's word stands for, if it is none of an image that the cloud has.
+#[must_use]
+pub fn location_of(text: &str) -> Option<String> {
+    let text = text.trim();
+    if is_image_identifier(text) {
+        return Some(format!("marketplace:{text}"));
+    }
+    location(text).or_else(|| text.contains(':').then(|| format!("catalogue:{text}")))
+}
 
 /// The path of the only image of a name, if there is one.
 ///

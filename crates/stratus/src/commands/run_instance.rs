@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, MachineView, is_image_identifier, is_uuid};
-use crate::commands::image_name::image_named;
+use crate::cloud::{Api, MachineView};
 use crate::failure::{Failure, Result};
 use crate::machine_types::{DEFAULT_TYPE, MachineType, machine_types, type_table};
 use crate::options::{Cloud, Common, Storage};
@@ -23,7 +22,10 @@ pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 
 /// Start machines from an image
 ///
-/// IMAGE is an image's identifier of 27 characters ('stratus image list'), its name, or the UUID of a volume to boot from.
+/// IMAGE is an image's identifier of 27 characters ('stratus image list', or of any Marketplace that the cloud asks), its name, a
+/// product of a catalogue (CATALOGUE:PRODUCT, 'stratus image catalogue'), the URL of an image or of a Marketplace's entry, or the
+/// UUID of a volume (pdisk:HOST:PORT:UUID), from a copy of which the machine boots. What the cloud does not have it fetches and
+/// checks first; the machine waits in Prolog, and others who want the same image wait for the same download.
 /// Prints the number and the address of each machine and returns; the machines start meanwhile (--wait waits for them). Log in
 /// with 'stratus connect-instance ID' when they are Running.
 ///
@@ -34,13 +36,14 @@ pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus run-instance IMAGE
+  stratus run-instance ubuntu:24.04
   stratus run-instance -n 3 -t c1.medium --vm-name worker -o ids IMAGE
   stratus run-instance --wait=ssh --cloud-init 'x-shellscript,setup.sh' IMAGE
   ID=$(stratus run-instance --format json IMAGE | jq '.[0].id')
   stratus run-instance --save --author 'Ann Example' --author-email ann@example.org --image-version 1.1 \\
     --title 'Debian with R' --comment 'R 4.5 added' IMAGE      (its disk becomes an image at 'stratus shutdown-instance ID')")]
 pub struct Arguments {
-    /// Identifier or name of an image, or UUID of a volume
+    /// Identifier, name or URL of an image, CATALOGUE:PRODUCT, or UUID of a volume
     #[arg(value_name = "image")]
     image: Option<String>,
     /// How many machines, 1 to 1000 [default: 1; key: instance_number]
@@ -348,22 +351,3 @@ fn capitalised(word: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters.flat_map(char::to_lowercase)).collect())
 }
 
-/// The image as the cloud is told: by its identifier, as a volume, as a URL, or by the one image of this name.
-pub(super) async fn image_reference(api: &Api, image: &str) -> Result<String> {
-    if is_image_identifier(image) {
-        return Ok(format!("MachineImage/{image}"));
-    }
-    if is_uuid(image) {
-        return Ok(format!("Volume/{}", image.to_lowercase()));
-    }
-    if image.contains('/') {
-        return Ok(image.to_owned());
-    }
-    match image_named(api, image).await? {
-        Some(id) => Ok(id),
-        None => Err(Failure::Work(format!("there is no image '{image}'")).with_hint(match image {
-            "ssh" | "running" => format!("To wait for it, write --wait={image} with '='; stratus image list shows what images there are."),
-            _ => "stratus image list shows what there is; stratus image import brings new ones.".to_owned(),
-        })),
-    }
-}

@@ -175,6 +175,7 @@ impl Config {
                 certificates.map(|(key, problem)| (key.to_owned(), problem))
             })
             .or_else(|| self.problem_of_machine_types())
+            .or_else(|| self.problem_of_catalogues())
             .or_else(|| self.problem_of_networks())
     }
 

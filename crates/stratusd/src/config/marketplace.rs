@@ -51,7 +51,10 @@ impl Marketplace {
     /// Which key can't be as it is, and why.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         if !self.url.is_empty() && !is_web(&self.url) {
-            let text = format!("is `{}`; write https://images.example.org/marketplace", self.url);
+            let text = format!(
+                "is `{}`; write https://images.example.org/marketplace",
+                self.url
+            );
             return Some(("marketplace.url", text));
         }
         if self.trusted_endorsers.is_empty() != self.trusted_authorities.is_empty() {
@@ -67,10 +70,15 @@ impl Marketplace {
             return Some(("marketplace.waiting_days", text));
         }
         if self.follow_minutes == 0 {
-            return Some(("marketplace.follow_minutes", "is 0; write at least 1".to_owned()));
+            return Some((
+                "marketplace.follow_minutes",
+                "is 0; write at least 1".to_owned(),
+            ));
         }
         let wrong = self.follow.iter().find(|url| !is_web(url))?;
-        let text = format!("names `{wrong}`; write addresses such as https://marketplace.example.org/marketplace");
+        let text = format!(
+            "names `{wrong}`; write addresses such as https://marketplace.example.org/marketplace"
+        );
         Some(("marketplace.follow", text))
     }
 }

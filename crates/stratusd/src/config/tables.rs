@@ -274,6 +274,11 @@ pub struct Images {
     pub imports_per_user: usize,
     pub least_kib_per_second: u64,
     pub longest_hours: u64,
+    pub unused_days: u64,
+    pub policy: String,
+    pub authorities: String,
+    pub accept_sha1: bool,
+    pub accept_uncertified_addresses: bool,
 }
 
 impl Default for Images {
@@ -284,6 +289,11 @@ impl Default for Images {
             imports_per_user: 2,
             least_kib_per_second: 16,
             longest_hours: 24,
+            unused_days: 30,
+            policy: String::new(),
+            authorities: String::new(),
+            accept_sha1: true,
+            accept_uncertified_addresses: false,
         }
     }
 }

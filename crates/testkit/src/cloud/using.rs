@@ -105,6 +105,17 @@ impl TestCloud {
             .unwrap_or_else(|error| panic!("stratus {arguments:?}: {error}: {out}"))
     }
 
+    /// Runs `stratus` in a folder, for commands that write files into the current one.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn cli_in(&self, folder: &Path, arguments: &[&str]) {
+        let mut command = self.client();
+        let output = self.run(command.args(arguments).current_dir(folder));
+        assert!(output.status.success(), "stratus {arguments:?}: {output:?}");
+    }
+
     fn client(&self) -> Command {
         let mut command = Command::new(program("stratus"));
         command

@@ -138,7 +138,10 @@ pub(crate) fn available(
             "its image {id} can't be used: {}",
             image.reason.as_deref().unwrap_or("the import failed")
         ))),
-        _ => Err(PrepareError::NotYet(format!("waits for its image {id}"))),
+        _ => Err(PrepareError::NotYet(match &image.reason {
+            Some(reason) => format!("waits for its image {id}: {reason}"),
+            None => format!("waits for its image {id}"),
+        })),
     }
 }
 

@@ -6,8 +6,9 @@ use context::Variables;
 use context::encoding::{encode_cloud_init, parse_cloud_init_option, parse_context_file, parse_context_option, public_key_value};
 use serde_json::{Map, Value, json};
 
-use super::{Arguments, Context, image_reference};
-use crate::cloud::{Api, is_image_identifier};
+use super::{Arguments, Context};
+use crate::cloud::Api;
+use crate::commands::image_name::startable;
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result};
 use crate::machine_types::MachineType;
@@ -53,7 +54,7 @@ impl Arguments {
         {
             return Err(Failure::Value(format!("Unknown disks bus type {bus}")));
         }
-        template.insert("machineImage".to_owned(), json!({ "href": image_reference(api, image).await? }));
+        template.insert("machineImage".to_owned(), json!({ "href": startable(session, api, image).await? }));
         template.insert("networkInterfaces".to_owned(), json!([self.interface(session)]));
         template.insert("initialState".to_owned(), json!("STARTED"));
 
@@ -62,7 +63,7 @@ impl Arguments {
             template.insert("volumes".to_owned(), json!([{ "volume": { "href": format!("Volume/{uuid}") } }]));
         }
         if let Some(id) = text(&self.disks.readonly_disk, "readonly_disk_id") {
-            let href = if is_image_identifier(&id) { format!("MachineImage/{id}") } else { image_reference(api, &id).await? };
+            let href = startable(session, api, &id).await?;
             template.insert("readOnlyDisks".to_owned(), json!([{ "href": href }]));
         }
         for (name, value) in [

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::cloud::{Api, MachineView, Ssh};
+use crate::cloud::{Api, ImageView, MachineView, Ssh};
 use crate::failure::{Failure, Result};
 use crate::progress::Waiting;
 use crate::session::Session;
@@ -64,7 +64,10 @@ async fn until_running(api: &Api, mut machine: MachineView, deadline: Instant, l
     let path = machine.id.clone();
     loop {
         let id = machine.shown_id();
-        waiting.say(format!("machine {id}: {}", machine.shown_state()));
+        waiting.say(match image_on_its_way(api, &machine).await {
+            Some(told) => format!("machine {id}: {}, {told}", machine.shown_state()),
+            None => format!("machine {id}: {}", machine.shown_state()),
+        });
         match machine.shown_state() {
             "Running" => return Ok(machine),
             "Failed" | "Done" | "Unknown" => {
@@ -88,6 +91,17 @@ async fn until_running(api: &Api, mut machine: MachineView, deadline: Instant, l
         tokio::time::sleep(PAUSE).await;
         machine = api.view(&path).await?;
     }
+}
+
+/// How far the image is that a machine waits for, if that is what it waits for.
+async fn image_on_its_way(api: &Api, machine: &MachineView) -> Option<String> {
+    if !["Pending", "Prolog"].contains(&machine.shown_state()) {
+        return None;
+    }
+    let path = &machine.machine_image.as_ref()?.href;
+    // Only for show: what fails here fails again where it matters.
+    let image: ImageView = api.view(path).await.ok()?;
+    (image.state.as_deref() == Some("CREATING")).then(|| image.on_its_way())
 }
 
 /// Whether an SSH service says its banner there (RFC 4253 §4.2).

@@ -1,0 +1,552 @@
+//! Images that are wanted by a name: a Marketplace's identifier, a product of a catalogue, a URL, a volume. Whoever asks for
+//! the same gets the same document, so that it is fetched once; it goes when nobody needs it for long (`eviction`).
+
+use std::sync::Arc;
+
+use cimi::{
+    Acl, Common, ImageId, Right, Timestamp, VolumeId,
+    common::USER_ROLE,
+    resources::{
+        Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job, JobGoal, OnDemand,
+        Resource, Volume,
+    },
+};
+use documents::Cached;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    Cloud, CloudError, Created, OpContext, Result, access, catalogue, image::IDENTIFIER_LENGTH,
+    quota::Measure, resolve,
+};
+
+const LOCATION: &str = "imageLocation";
+/// Images that everybody shares and that are not there yet: more are not begun. Anybody can ask for what does not exist.
+const MOST_AWAITED: usize = 500;
+
+/// The forms of an image's location that are names.
+pub(crate) fn named_source(location: &str) -> Option<Result<ImageSource>> {
+    if let Some(identifier) = location
+        .strip_prefix("marketplace:")
+        .or_else(|| entry_identifier(location))
+    {
+        return Some(if is_identifier(identifier) {
+            Ok(ImageSource::Marketplace)
+        } else {
+            Err(CloudError::invalid(
+                LOCATION,
+                format!("`{identifier}` is not an identifier of 27 characters"),
+            ))
+        });
+    }
+    if let Some(name) = location.strip_prefix("catalogue:") {
+        return Some(catalogue_source(name));
+    }
+    volume_of(location).map(|volume| {
+        VolumeId::from_local(&volume.to_lowercase())
+            .map(|volume| ImageSource::Volume { volume })
+            .map_err(|error| CloudError::invalid(LOCATION, error.to_string()))
+    })
+}
+
+/// The identifier in the location of a Marketplace's entry, which names it.
+pub(crate) fn identifier_in(location: &str) -> Option<&str> {
+    location
+        .strip_prefix("marketplace:")
+        .or_else(|| entry_identifier(location))
+}
+
+/// The location as it is shown.
+pub(crate) fn shown(source: &ImageSource, identifier: Option<&str>) -> Option<String> {
+    match source {
+        ImageSource::Marketplace => Some(format!("marketplace:{}", identifier.unwrap_or_default())),
+        ImageSource::Catalogue {
+            catalogue,
+            product,
+            version,
+        } => {
+            let version = version.as_ref().map(|version| format!("@{version}"));
+            let version = version.unwrap_or_default();
+            Some(format!("catalogue:{catalogue}:{product}{version}"))
+        }
+        ImageSource::Volume { volume } => Some(volume.to_string()),
+        _ => None,
+    }
+}
+
+/// `NAME:PRODUCT` or `NAME:PRODUCT@VERSION`.
+fn catalogue_source(name: &str) -> Result<ImageSource> {
+    let form = || {
+        CloudError::invalid(
+            LOCATION,
+            "must be catalogue:NAME:PRODUCT, or catalogue:NAME:PRODUCT@VERSION",
+        )
+    };
+    let (catalogue, product) = name.split_once(':').ok_or_else(form)?;
+    let (product, version) = match product.rsplit_once('@') {
+        Some((product, version)) => (product, Some(version.to_owned())),
+        None => (product, None),
+    };
+    if catalogue.is_empty() || product.is_empty() || version.as_deref() == Some("") {
+        return Err(form());
+    }
+    Ok(ImageSource::Catalogue {
+        catalogue: catalogue.to_owned(),
+        product: product.to_owned(),
+        version,
+    })
+}
+
+/// `https://…/metadata/IDENTIFIER`, as StratusLab's commands send it; what may follow narrows down, which the policy does here.
+fn entry_identifier(location: &str) -> Option<&str> {
+    let plain = location.split(['?', '#']).next()?;
+    if !plain.starts_with("http://") && !plain.starts_with("https://") {
+        return None;
+    }
+    let (_, after) = plain.split_once("/metadata/")?;
+    let identifier = after.split('/').next()?;
+    is_identifier(identifier).then_some(identifier)
+}
+
+/// `Volume/UUID`, `volume:UUID`, `pdisk:HOST:PORT:UUID`, `pdisk:HOST/UUID`.
+fn volume_of(location: &str) -> Option<&str> {
+    if let Some(volume) = location
+        .strip_prefix("Volume/")
+        .or_else(|| location.strip_prefix("volume:"))
+    {
+        return Some(volume);
+    }
+    let rest = location.strip_prefix("pdisk:")?;
+    Some(rest.rsplit([':', '/']).next().unwrap_or(rest))
+}
+
+pub(crate) fn is_identifier(text: &str) -> bool {
+    text.len() == IDENTIFIER_LENGTH
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        // 160 bits: the first character has four.
+        && text.as_bytes().first().is_some_and(|first| (b'A'..=b'P').contains(first))
+}
+
+/// An image that is wanted by a name.
+struct Name {
+    source: ImageSource,
+    expected: Digests,
+    acl: Acl,
+    /// What the document is called by; the same for all who may share it.
+    key: String,
+    /// A name for people, if the fetching finds no better one.
+    title: Option<String>,
+}
+
+impl Cloud {
+    /// The image under a name, wanted from now on if it wasn't yet. One that could not be fetched is tried again.
+    ///
+    /// # Errors
+    /// [`CloudError::Invalid`] for what isn't a name of an image, [`CloudError::Exhausted`] when too many are awaited.
+    pub(crate) async fn image_on_demand(
+        &self,
+        context: &OpContext,
+        source: ImageSource,
+        expected: Digests,
+    ) -> Result<Created> {
+        access::require_change(context)?;
+        let name = self.name(context, source, expected).await?;
+        let id = ImageId::from_local(&stable_id(&name.key))
+            .map_err(|error| CloudError::Internal(error.to_string()))?;
+        let documents = &self.0.documents;
+        loop {
+            context.in_time()?;
+            let now = Timestamp::now();
+            let known = documents.images.get(id.local());
+            let image = match &known {
+                None => self.new_on_demand(context, id.clone(), &name, now)?,
+                Some(read) if read.desired.deleted => {
+                    return Err(CloudError::Unavailable(format!(
+                        "{id} is being removed at this moment because nobody needed it: try again in a few seconds"
+                    )));
+                }
+                Some(read) if read.state == ImageState::Error && read.file.is_none() => {
+                    let mut image = read.document.0.clone();
+                    image.state = ImageState::Creating;
+                    image.reason = None;
+                    image.progress = Some(0);
+                    image.desired.attempt += 1;
+                    image
+                }
+                Some(read) => {
+                    let view = catalogue::view(documents, context, read.clone());
+                    return Ok(Created {
+                        view,
+                        job: None,
+                        existed: true,
+                    });
+                }
+            };
+            let place = match &known {
+                None if image.common.acl.owner.kind == cimi::PrincipalType::User => {
+                    let bytes = image.bytes().unwrap_or(1).max(1);
+                    let amounts = [(Measure::Images, 1), (Measure::ImageSpace, bytes)];
+                    Some(self.place(context, &amounts).await?)
+                }
+                _ => None,
+            };
+            let job = Job::creation(
+                Image::COLLECTION.to_owned(),
+                image.key(),
+                JobGoal::Available,
+                image.common.acl.clone(),
+                now,
+            );
+            let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
+            catalogue::check_size(&image)?;
+            let changes = documents.changes();
+            let changes = match &place {
+                Some(place) => place.guard(changes),
+                None => changes,
+            };
+            let changes = match &known {
+                None => changes.create(&image),
+                Some(read) => changes.replace(read, image),
+            };
+            match changes.create(&job).create(&event).commit().await {
+                Ok(_) => {}
+                Err(error) => {
+                    let is_lost = match &place {
+                        Some(place) => place.is_lost(&error).await,
+                        None => false,
+                    };
+                    // Somebody asked for the same at the same moment.
+                    if is_lost || error.is_conflict() {
+                        continue;
+                    }
+                    return Err(error.into());
+                }
+            }
+            tracing::info!(image = %id, name = name.key, owner = context.user(), "image wanted by name");
+            let read = access::find::<Image>(documents, context, id.local(), Right::View)?;
+            return Ok(Created {
+                view: catalogue::view(documents, context, read),
+                job: Some(job.id.to_string()),
+                existed: false,
+            });
+        }
+    }
+
+    /// What is asked for, and under which key all who may share it find it.
+    async fn name(
+        &self,
+        context: &OpContext,
+        source: ImageSource,
+        mut expected: Digests,
+    ) -> Result<Name> {
+        let everybodys = || Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
+        let user = access::require_user(context)?;
+        let own = |key: String| (Acl::owned_by_user(user), format!("{user}\n{key}"));
+        let mut title = None;
+        let (source, (acl, key)) = match source {
+            ImageSource::Marketplace => {
+                if !self.0.intake.has_marketplaces() {
+                    return Err(CloudError::invalid(
+                        LOCATION,
+                        "this cloud has no Marketplace to look images up in; an administrator can configure one ([[catalogue]])",
+                    ));
+                }
+                let identifier = expected.identifier.clone().unwrap_or_default();
+                let key = (everybodys(), format!("marketplace:{identifier}"));
+                // The entry says all the rest.
+                expected = Digests {
+                    identifier: Some(identifier),
+                    ..Digests::default()
+                };
+                (ImageSource::Marketplace, key)
+            }
+            ImageSource::Catalogue {
+                catalogue,
+                product,
+                version,
+            } => {
+                let asked = format!("{catalogue}:{product}");
+                let source = self.in_catalogue(catalogue, product, version).await?;
+                let key = shown(&source, None).unwrap_or_default();
+                title = Some(asked);
+                (source, (everybodys(), key))
+            }
+            ImageSource::Volume { volume } => {
+                let read = resolve::at(
+                    LOCATION,
+                    access::find::<Volume>(
+                        &self.0.documents,
+                        context,
+                        volume.local(),
+                        Right::Modify,
+                    ),
+                )?;
+                if let Some(attachment) = &read.attachment {
+                    return Err(CloudError::Conflict(format!(
+                        "{volume} can't be booted from: it is at {}; detach it first",
+                        attachment.machine
+                    )));
+                }
+                // A volume that was written to since is another disk.
+                let key = own(format!("{volume}@{}", read.common.updated));
+                title = Some(
+                    read.common
+                        .name
+                        .clone()
+                        .unwrap_or_else(|| volume.to_string()),
+                );
+                (ImageSource::Volume { volume }, key)
+            }
+            ImageSource::Url { url } => {
+                let key = own(format!(
+                    "{url}\n{}",
+                    serde_json::to_string(&expected).unwrap_or_default()
+                ));
+                (ImageSource::Url { url }, key)
+            }
+            ImageSource::Upload | ImageSource::Machine(_) => {
+                return Err(CloudError::invalid(
+                    "onDemand",
+                    "is for images that the cloud fetches, not for those that are sent",
+                ));
+            }
+        };
+        Ok(Name {
+            source,
+            expected,
+            acl,
+            key,
+            title,
+        })
+    }
+
+    /// The product as the catalogue calls it, in the newest version if none is asked for. When the catalogue can't be read
+    /// what came from it before is still good.
+    async fn in_catalogue(
+        &self,
+        catalogue: String,
+        product: String,
+        version: Option<String>,
+    ) -> Result<ImageSource> {
+        let found = self
+            .0
+            .intake
+            .resolve(&catalogue, &product, version.as_deref())
+            .await;
+        match found {
+            Ok((product, version)) => Ok(ImageSource::Catalogue {
+                catalogue,
+                product,
+                version: Some(version),
+            }),
+            Err(error @ CloudError::Unavailable(_)) => {
+                let asked = format!("{catalogue}:{product}");
+                let is_it = |image: &Arc<Cached<Image>>| match &image.desired.source {
+                    ImageSource::Catalogue {
+                        catalogue: of,
+                        product: name,
+                        version: known,
+                    } => {
+                        *of == catalogue
+                            && (*name == product || image.common.name.as_deref() == Some(&asked))
+                            && (version.is_none() || version == *known)
+                            && image.state == ImageState::Available
+                    }
+                    _ => false,
+                };
+                let here = self.0.documents.images.by_index("onDemand", "yes");
+                let newest = here
+                    .into_iter()
+                    .filter(is_it)
+                    .max_by_key(|image| image.common.created);
+                newest.map_or(Err(error), |image| Ok(image.desired.source.clone()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn new_on_demand(
+        &self,
+        context: &OpContext,
+        id: ImageId,
+        name: &Name,
+        now: Timestamp,
+    ) -> Result<Image> {
+        let awaited = self.0.documents.images.by_index("onDemand", "yes");
+        let awaited = awaited
+            .iter()
+            .filter(|image| image.state != ImageState::Available)
+            .count();
+        if awaited >= MOST_AWAITED {
+            return Err(CloudError::Exhausted(format!(
+                "{awaited} other images are still being fetched or could not be: try again later"
+            )));
+        }
+        let mut common = Common::new(name.acl.clone(), now);
+        common.name.clone_from(&name.title);
+        Ok(Image {
+            id,
+            common,
+            state: ImageState::Creating,
+            reason: None,
+            kind: "IMAGE".to_owned(),
+            desired: ImageDesired {
+                source: name.source.clone(),
+                expected: name.expected.clone(),
+                attempt: 1,
+                deleted: false,
+                on_demand: Some(OnDemand {
+                    requested_by: context.user().unwrap_or_default().to_owned(),
+                    last_used: now,
+                    pinned: false,
+                }),
+            },
+            progress: Some(0),
+            file: None,
+            provenance: None,
+            kernel: None,
+            initrd: None,
+            kernel_arguments: None,
+            announced: None,
+            unknown: Map::new(),
+        })
+    }
+
+    /// Has the images looked up that a machine is to be made from by their identifiers, and that the cloud doesn't have.
+    pub(crate) async fn want_images(
+        &self,
+        context: &OpContext,
+        body: &Map<String, Value>,
+    ) -> Result<()> {
+        let Some(Value::Object(template)) = body.get("machineTemplate") else {
+            return Ok(());
+        };
+        let disks = template.get("readOnlyDisks").and_then(Value::as_array);
+        let given = template
+            .get("machineImage")
+            .into_iter()
+            .chain(disks.into_iter().flatten());
+        let hrefs = given.filter_map(|given| given.as_object().and_then(resolve::href_of));
+        for href in hrefs {
+            let Ok(identifier) = resolve::local_part::<Image>(href, "") else {
+                continue;
+            };
+            if is_identifier(identifier) && self.is_to_be_looked_up(context, identifier) {
+                let expected = Digests {
+                    identifier: Some(identifier.to_owned()),
+                    ..Digests::default()
+                };
+                self.image_on_demand(context, ImageSource::Marketplace, expected)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing usable is here under an identifier, and a Marketplace may have it.
+    fn is_to_be_looked_up(&self, context: &OpContext, identifier: &str) -> bool {
+        match self.find_image(context, identifier, Right::View) {
+            Ok(image) => {
+                image.state == ImageState::Error
+                    && image.file.is_none()
+                    && image.desired.source == ImageSource::Marketplace
+                    && image.desired.on_demand.is_some()
+            }
+            Err(_) => self.0.intake.has_marketplaces(),
+        }
+    }
+
+    /// The catalogues there are.
+    ///
+    /// # Errors
+    /// [`CloudError::Unauthenticated`].
+    pub async fn catalogues(&self, context: &OpContext) -> Result<Value> {
+        access::require_user(context)?;
+        Ok(Value::Array(self.0.intake.catalogues().await?))
+    }
+
+    /// The products of one of them.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`] if there is no such catalogue, [`CloudError::Unavailable`] if it can't be read.
+    pub async fn products_of(&self, context: &OpContext, name: &str) -> Result<Value> {
+        access::require_user(context)?;
+        Ok(Value::Array(self.0.intake.catalogue(name).await?))
+    }
+}
+
+/// An id that follows from a text (UUID version 8, RFC 9562 §5.8): two who write it at once can't both create it.
+fn stable_id(key: &str) -> String {
+    let digest: [u8; 32] = Sha256::digest(key.as_bytes()).into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes)
+        .into_uuid()
+        .to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_from_addresses() {
+        let id = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
+        for location in [
+            format!("marketplace:{id}"),
+            format!("https://m.example.org/metadata/{id}"),
+            format!("https://m.example.org/marketplace/metadata/{id}/a@b?x=1"),
+        ] {
+            assert_eq!(
+                named_source(&location).unwrap().unwrap(),
+                ImageSource::Marketplace
+            );
+            assert_eq!(identifier_in(&location), Some(id));
+        }
+        let uuid = "0190a1c4-0000-7000-8000-000000000001";
+        for location in [
+            format!("Volume/{uuid}"),
+            format!("volume:{uuid}"),
+            format!("pdisk:host.example.org:8445:{uuid}"),
+            format!("pdisk:host.example.org/{}", uuid.to_uppercase()),
+        ] {
+            let volume = VolumeId::from_local(uuid).unwrap();
+            assert_eq!(
+                named_source(&location).unwrap().unwrap(),
+                ImageSource::Volume { volume }
+            );
+        }
+        let ubuntu = named_source("catalogue:ubuntu:com.x:server:24.04:amd64@20300110")
+            .unwrap()
+            .unwrap();
+        let shown = shown(&ubuntu, None).unwrap();
+        assert_eq!(shown, "catalogue:ubuntu:com.x:server:24.04:amd64@20300110");
+        for bad in [
+            "marketplace:short",
+            "catalogue:x",
+            "catalogue::y",
+            "catalogue:x:y@",
+            "Volume/../x",
+        ] {
+            assert!(named_source(bad).unwrap().is_err(), "{bad}");
+        }
+        for other in [
+            "https://h/x.img",
+            "https://h/metadata/x",
+            "upload:",
+            "ftp://h/x",
+        ] {
+            assert!(named_source(other).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_same_name_has_the_same_id() {
+        assert_eq!(stable_id("a"), stable_id("a"));
+        assert_ne!(stable_id("a"), stable_id("b"));
+        assert_eq!(stable_id("a").as_bytes()[14], b'8');
+    }
+}

@@ -1,0 +1,344 @@
+//! Images that are wanted by a name: one document for all who want the same, asked for anew after a failure, gone when nobody
+//! needs it.
+
+use std::{sync::Arc, time::Duration};
+
+use cimi::{
+    common::USER_ROLE,
+    model::Kind,
+    resources::{Image, ImageFile, ImageSource, ImageState, MediumFormat},
+    size::ByteSize,
+};
+use cloud::{
+    Cloud, CloudError, Download, DownloadRequest, Eviction, ImageIntake, NoServices, OpContext,
+    Result, Retention, Upload, testing::caller,
+};
+use serde_json::{Value, json};
+
+use crate::support::{World, admin, alice, bob, settings, split, until, violations};
+
+const ID: &str = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
+
+/// Knows a catalogue, as long as it is up.
+#[derive(Default)]
+struct Finder {
+    down: std::sync::atomic::AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl ImageIntake for Finder {
+    async fn take(&self, _image: Arc<Image>, _upload: Upload) -> Result<()> {
+        Ok(())
+    }
+
+    async fn open(&self, image: Arc<Image>, request: DownloadRequest) -> Result<Download> {
+        NoServices.open(image, request).await
+    }
+
+    fn has_marketplaces(&self) -> bool {
+        true
+    }
+
+    async fn resolve(
+        &self,
+        _: &str,
+        product: &str,
+        version: Option<&str>,
+    ) -> Result<(String, String)> {
+        if self.down.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(CloudError::Unavailable("it is down".into()));
+        }
+        let version = version.unwrap_or("20300110").to_owned();
+        Ok((format!("com.example:{product}"), version))
+    }
+}
+
+async fn with_finder(world: &mut World) -> Arc<Finder> {
+    let finder = Arc::new(Finder::default());
+    world.cloud = Cloud::open(
+        world.documents.clone(),
+        settings(),
+        Arc::new(NoServices),
+        finder.clone(),
+    )
+    .await
+    .unwrap();
+    finder
+}
+
+async fn wanted(world: &World, who: &OpContext, location: &str) -> Result<(String, bool)> {
+    let body = json!({"imageLocation": {"href": location}, "onDemand": true});
+    let created = world.create(who, Kind::MachineImage, body).await?;
+    Ok((created.view.id.to_string(), created.existed))
+}
+
+fn machine(image: &str) -> Value {
+    json!({"machineTemplate": {"machineImage": {"href": image}}})
+}
+
+async fn became(world: &World, id: &str, state: ImageState) {
+    let become_so = |image: &mut Image| {
+        image.state = state;
+        image.reason = (state == ImageState::Error).then(|| "no such luck".into());
+        image.file = (state == ImageState::Available).then(|| ImageFile {
+            path: "/nowhere".into(),
+            format: MediumFormat::Raw,
+            virtual_size: ByteSize(1 << 20),
+            digests: cimi::resources::Digests {
+                identifier: Some(image.id.local().chars().take(27).collect()),
+                bytes: Some(1 << 20),
+                ..Default::default()
+            },
+        });
+        Ok::<_, CloudError>(true)
+    };
+    world
+        .documents
+        .update(split(id).1, become_so)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn all_who_ask_for_an_identifier_share_one_image() {
+    let mut world = World::start().await;
+    with_finder(&mut world).await;
+    let world = &world;
+    let reference = format!("MachineImage/{ID}");
+    let users: Vec<_> = (0..10)
+        .map(|n| caller(&format!("u{n}"), &[USER_ROLE]))
+        .collect();
+    let made = users
+        .iter()
+        .map(|user| world.create(user, Kind::Machine, machine(&reference)));
+    for made in futures::future::join_all(made).await {
+        made.unwrap();
+    }
+    let on_demand = world.documents.images.by_index("onDemand", "yes");
+    let [image] = on_demand.as_slice() else {
+        panic!("{} images", on_demand.len());
+    };
+    assert_eq!(image.desired.source, ImageSource::Marketplace);
+    assert_eq!(image.identifier(), Some(ID));
+    let id = image.id.to_string();
+    assert_eq!(
+        world
+            .documents
+            .machines
+            .count_by_index("image", image.id.local()),
+        10
+    );
+    let shown = world.get(&alice(), &id);
+    assert_eq!(shown["imageLocation"], format!("marketplace:{ID}"));
+    assert_eq!(
+        wanted(world, &bob(), &format!("https://m.example/metadata/{ID}"))
+            .await
+            .unwrap(),
+        (id.clone(), true)
+    );
+    // It is nobody's to remove, and stays for its machines.
+    for who in [alice(), admin()] {
+        assert!(
+            world
+                .cloud
+                .delete(&who, Kind::MachineImage, image.id.local())
+                .await
+                .is_err()
+        );
+    }
+    // A failure is told to whoever made machines from it; who asks anew has it tried anew.
+    became(world, &id, ImageState::Error).await;
+    world
+        .create(&bob(), Kind::Machine, machine(&reference))
+        .await
+        .unwrap();
+    let read = world.documents.images.get(split(&id).1).unwrap();
+    assert_eq!(
+        (read.state, read.desired.attempt),
+        (ImageState::Creating, 2)
+    );
+}
+
+#[tokio::test]
+async fn names_lead_to_what_they_say_and_to_nothing_else() {
+    let mut world = World::start().await;
+    let without = wanted(&world, &alice(), &format!("marketplace:{ID}")).await;
+    assert!(violations(without)[0].contains("no Marketplace"));
+    assert!(
+        world
+            .create(
+                &alice(),
+                Kind::Machine,
+                machine(&format!("MachineImage/{ID}"))
+            )
+            .await
+            .is_err()
+    );
+    let finder = with_finder(&mut world).await;
+    let (product, _) = wanted(&world, &alice(), "catalogue:cat:24.04")
+        .await
+        .unwrap();
+    let shown = world.get(&bob(), &product);
+    assert_eq!(
+        shown["imageLocation"],
+        "catalogue:cat:com.example:24.04@20300110"
+    );
+    assert_eq!(shown["name"], "cat:24.04");
+    assert_eq!(
+        wanted(&world, &bob(), "catalogue:cat:24.04").await.unwrap(),
+        (product.clone(), true)
+    );
+    // While the catalogue is down what is here is good enough, and only that.
+    became(&world, &product, ImageState::Available).await;
+    finder
+        .down
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(
+        wanted(&world, &bob(), "catalogue:cat:24.04").await.unwrap(),
+        (product, true)
+    );
+    assert!(matches!(
+        wanted(&world, &bob(), "catalogue:cat:26.04").await,
+        Err(CloudError::Unavailable(_))
+    ));
+    // What is at a URL, or on a volume, is whose who named it.
+    let url = "https://example.org/x.img";
+    let (hers, _) = wanted(&world, &alice(), url).await.unwrap();
+    let (his, _) = wanted(&world, &bob(), url).await.unwrap();
+    assert_ne!(hers, his);
+    assert!(
+        world
+            .cloud
+            .get(&bob(), Kind::MachineImage, split(&hers).1)
+            .is_err()
+    );
+    let volume = world.volume(&alice()).await;
+    assert!(wanted(&world, &bob(), &volume).await.is_err());
+    let pdisk = format!("pdisk:old.example.org:8445:{}", split(&volume).1);
+    let (copy, _) = wanted(&world, &alice(), &pdisk).await.unwrap();
+    assert_eq!(
+        wanted(&world, &alice(), &volume).await.unwrap(),
+        (copy, true)
+    );
+    for bad in [
+        "upload:",
+        "marketplace:x",
+        "catalogue:x",
+        "ftp://h/x",
+        "pdisk:h:1:../x",
+    ] {
+        assert!(wanted(&world, &alice(), bad).await.is_err(), "{bad}");
+    }
+    let named = json!({"imageLocation": {"href": url}, "onDemand": true, "name": "mine"});
+    let refused = world.create(&alice(), Kind::MachineImage, named).await;
+    assert!(violations(refused)[0].contains("name"));
+}
+
+#[tokio::test]
+async fn what_nobody_needs_goes_unless_it_is_pinned() {
+    let mut world = World::start().await;
+    with_finder(&mut world).await;
+    let mut ids = Vec::new();
+    for name in ["used", "pinned", "idle", "failed", "coming"] {
+        let (id, _) = wanted(&world, &alice(), &format!("catalogue:cat:{name}"))
+            .await
+            .unwrap();
+        ids.push(id);
+    }
+    let [used, pinned, idle, failed, coming] = ids.as_slice() else {
+        panic!("five");
+    };
+    for id in [used, pinned, idle] {
+        became(&world, id, ImageState::Available).await;
+    }
+    became(&world, failed, ImageState::Error).await;
+    world
+        .create(&bob(), Kind::Machine, machine(used))
+        .await
+        .unwrap();
+    assert!(
+        world
+            .put(&alice(), pinned, json!({"pinned": true}))
+            .await
+            .is_err()
+    );
+    let mut changed = world.get(&admin(), pinned);
+    changed["pinned"] = json!(true);
+    world.put(&admin(), pinned, changed).await.unwrap();
+    let imported = world.image.clone();
+    let retention = Retention {
+        images: Eviction {
+            unused: Some(Duration::ZERO),
+            failed: Duration::ZERO,
+            most_bytes: None,
+        },
+        ..Retention::default()
+    };
+    let cloud = world.cloud.clone();
+    let janitor = tokio::spawn(async move { cloud.run(retention).await });
+    let goes = |id: &String| {
+        world
+            .documents
+            .images
+            .get(split(id).1)
+            .unwrap()
+            .desired
+            .deleted
+    };
+    until("idle and failed ones go", || async {
+        goes(idle) && goes(failed)
+    })
+    .await;
+    for id in [used, pinned, coming] {
+        assert!(!goes(id), "{id}");
+    }
+    assert!(!goes(&imported.to_string()), "what somebody imported stays");
+    janitor.abort();
+}
+
+#[tokio::test]
+async fn what_was_needed_longest_ago_makes_room() {
+    let mut world = World::start().await;
+    with_finder(&mut world).await;
+    let mut ids = Vec::new();
+    for (name, minutes) in [("old", 60_i64), ("older", 90), ("new", 30), ("waits", 0)] {
+        let (id, _) = wanted(&world, &alice(), &format!("catalogue:cat:{name}"))
+            .await
+            .unwrap();
+        if minutes > 0 {
+            became(&world, &id, ImageState::Available).await;
+        }
+        let used = |image: &mut Image| {
+            let ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
+            if let Some(on_demand) = &mut image.desired.on_demand {
+                on_demand.last_used = ago.to_string().parse().unwrap();
+            }
+            Ok::<_, CloudError>(true)
+        };
+        world.documents.update(split(&id).1, used).await.unwrap();
+        ids.push(id);
+    }
+    let retention = Retention {
+        images: Eviction {
+            unused: None,
+            // The four here have 1 MiB each, the world's image included: 0.9 × 4 MiB leaves room for three.
+            most_bytes: Some(4 << 20),
+            ..Eviction::default()
+        },
+        ..Retention::default()
+    };
+    let cloud = world.cloud.clone();
+    let janitor = tokio::spawn(async move { cloud.run(retention).await });
+    let goes = |id: &String| {
+        world
+            .documents
+            .images
+            .get(split(id).1)
+            .unwrap()
+            .desired
+            .deleted
+    };
+    until("the oldest goes", || async { goes(&ids[1]) }).await;
+    assert!(!goes(&ids[0]) && !goes(&ids[2]) && !goes(&ids[3]));
+    janitor.abort();
+}

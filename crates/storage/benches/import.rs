@@ -1,0 +1,140 @@
+//! Speed and memory of an import, beside what a user would type instead:
+//! `curl URL | tee >(sha1sum) >(sha512sum) | zstd -d > file`.
+//!
+//! `cargo bench -p storage --bench import [-- MIB]`; wants curl, zstd, sha1sum, sha512sum and bash.
+#![allow(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use storage::digest::Expected;
+use storage::import::{Fetcher, ImageStore, Limits, Options, Progress, Reach, Source};
+
+const ROUNDS: usize = 3;
+
+fn main() {
+    let mib: usize = std::env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(512);
+    let dir = tempfile::tempdir().unwrap();
+    let packed = dir.path().join("image.zst");
+    pack_image(mib, &packed);
+    let url = serve(&packed);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (mut ours, mut theirs) = (Duration::MAX, Duration::MAX);
+    let before = memory_kib("VmHWM");
+    for round in 0..ROUNDS {
+        let target = dir.path().join(format!("store{round}"));
+        let begun = Instant::now();
+        runtime.block_on(import(&url, &target));
+        ours = ours.min(begun.elapsed());
+        std::fs::remove_dir_all(&target).unwrap();
+        let target = dir.path().join("file");
+        let begun = Instant::now();
+        by_hand(&url, &target);
+        theirs = theirs.min(begun.elapsed());
+        std::fs::remove_file(&target).unwrap();
+    }
+    let rate = |time: Duration| mib as f64 / time.as_secs_f64();
+    println!("image {mib} MiB, best of {ROUNDS}");
+    println!(
+        "import           {:8.1} MiB/s (flushed, MD5 and SHA-256 too)",
+        rate(ours)
+    );
+    println!("curl|tee|zstd    {:8.1} MiB/s (not flushed)", rate(theirs));
+    println!(
+        "ratio            {:8.2} (budget: at least 0.8)",
+        rate(ours) / rate(theirs)
+    );
+    println!(
+        "memory above the start {} MiB (budget: at most 64)",
+        (memory_kib("VmHWM") - before) / 1024
+    );
+}
+
+async fn import(url: &str, dir: &Path) {
+    let reach = Reach {
+        allowed: vec!["127.0.0.0/8".parse().unwrap()],
+        ..Reach::default()
+    };
+    let store = ImageStore::open(dir, Options::default()).unwrap();
+    let source = Source::Url {
+        url: url.to_owned(),
+        fetcher: Fetcher::new(reqwest::Client::builder(), reach).unwrap(),
+    };
+    let (progress, _) = tokio::sync::watch::channel(Progress::default());
+    store
+        .import(source, Expected::default(), Limits::default(), &progress)
+        .await
+        .unwrap();
+}
+
+fn by_hand(url: &str, target: &Path) {
+    let line = format!(
+        "set -o pipefail; curl -sf {url} | tee >(sha1sum >/dev/null) >(sha512sum >/dev/null) | zstd -dq > {}; wait",
+        target.display()
+    );
+    assert!(
+        Command::new("bash")
+            .args(["-c", &line])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+/// Text-like data that compresses to about a third, as an operating system's disk does.
+fn pack_image(mib: usize, file: &Path) {
+    let mut encoder = zstd::Encoder::new(std::fs::File::create(file).unwrap(), 3).unwrap();
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut block = vec![0_u8; 1 << 20];
+    for _ in 0..mib {
+        for piece in block.chunks_mut(24) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let length = piece.len().min(8);
+            piece.fill(b' ');
+            piece[..length].copy_from_slice(&state.to_le_bytes()[..length]);
+        }
+        encoder.write_all(&block).unwrap();
+    }
+    encoder.finish().unwrap();
+}
+
+/// Serves a file to whoever asks, until the process ends.
+fn serve(file: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/image.zst", listener.local_addr().unwrap());
+    let file = file.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+            {}
+            let mut file = std::fs::File::open(&file).unwrap();
+            let length = file.metadata().unwrap().len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            )
+            .unwrap();
+            std::io::copy(&mut file, &mut stream).unwrap();
+        }
+    });
+    url
+}
+
+fn memory_kib(what: &str) -> i64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find(|line| line.starts_with(what)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

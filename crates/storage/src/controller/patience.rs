@@ -1,0 +1,77 @@
+//! Which images could not be fetched, how often, and when they are tried again. Forgotten with the process: a start is a
+//! good moment to try.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    /// Of `ImageDesired`: whoever asks anew doesn't wait for old failures.
+    attempt: u64,
+    failures: u32,
+    until: Instant,
+}
+
+/// The images that rest.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rests(Arc<Mutex<HashMap<String, Rest>>>);
+
+impl Rests {
+    /// How long an image has to rest still.
+    pub(super) fn left(&self, local: &str, attempt: u64) -> Option<Duration> {
+        let rests = self.0.lock();
+        let rest = rests.get(local).filter(|rest| rest.attempt == attempt)?;
+        let left = rest.until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Notes a failure; how many there were in a row, and how long to rest.
+    pub(super) fn failed(&self, local: &str, attempt: u64, first: Duration) -> (u32, Duration) {
+        let mut rests = self.0.lock();
+        let known = rests.get(local).filter(|rest| rest.attempt == attempt);
+        let failures = known.map_or(0, |rest| rest.failures).saturating_add(1);
+        let pause = first
+            .saturating_mul(2_u32.saturating_pow(failures.min(16) - 1))
+            .min(LONGEST_PAUSE);
+        let until = Instant::now() + pause;
+        let rest = Rest {
+            attempt,
+            failures,
+            until,
+        };
+        rests.insert(local.to_owned(), rest);
+        (failures, pause)
+    }
+
+    /// It is over, one way or the other.
+    pub(super) fn forget(&self, local: &str) {
+        self.0.lock().remove(local);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_somebody_asks_anew() {
+        let rests = Rests::default();
+        let first = Duration::from_secs(10);
+        assert_eq!(rests.left("a", 1), None);
+        assert_eq!(rests.failed("a", 1, first), (1, first));
+        assert_eq!(rests.failed("a", 1, first), (2, first * 2));
+        assert!(rests.left("a", 1).is_some_and(|left| left > first));
+        assert_eq!(rests.left("a", 2), None);
+        assert_eq!(rests.failed("a", 2, first), (1, first));
+        for _ in 0..40 {
+            assert!(rests.failed("a", 2, first).1 <= LONGEST_PAUSE);
+        }
+        rests.forget("a");
+        assert_eq!(rests.left("a", 2), None);
+    }
+}

@@ -1,0 +1,545 @@
+//! Images by the identifiers of Marketplaces: found, judged, fetched once, and never wrong.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use cimi::resources::{Image, ImageSource, ImageState, Volume, VolumeState};
+use tokio::sync::Notify;
+
+use super::site::{
+    Site, absent, asking, base, described, endorser, seconds_from_now, signed, signed_at, wanted,
+    whole, withdrawn,
+};
+use super::web_server::Answer;
+use super::world::{World, image, names, volume};
+
+fn available(image: &Image) -> bool {
+    image.state == ImageState::Available
+}
+
+fn failed(image: &Image) -> bool {
+    image.state == ImageState::Error
+}
+
+fn waiting_because(text: &'static str) -> impl Fn(&Image) -> bool {
+    move |image| {
+        image.state == ImageState::Creating
+            && image
+                .reason
+                .as_deref()
+                .is_some_and(|reason| reason.contains(text))
+    }
+}
+
+fn bytes() -> Vec<u8> {
+    (0..3_u32 << 16)
+        .flat_map(|n| (n / 5).to_le_bytes())
+        .collect()
+}
+
+fn nothing_is_left(world: &World) {
+    for folder in ["images", "incoming"] {
+        let folder = world.storage_dir().join("cache/disks").join(folder);
+        assert_eq!(names(&folder), Vec::<String>::new(), "{}", folder.display());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_who_ask_for_one_identifier_cost_one_download() {
+    let mut world = World::new().await;
+    let (site, bytes, gate) = (Site::default(), bytes(), Arc::new(Notify::new()));
+    let server = site.serve().await;
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let identifier = metadata.identifier.to_string();
+    let entry = signed(&metadata, &endorser("alice@example.org"));
+    site.put_entries(&identifier, &[entry]);
+    site.put(
+        "/disk",
+        Answer::After(gate.clone(), Box::new(whole(bytes.clone()))),
+    );
+    world
+        .start_with(asking(world.settings(), &[&server], None), None)
+        .await;
+    let all: Vec<Image> = (0..10)
+        .map(|number| {
+            let mut one = wanted(&identifier);
+            one.common.acl = cimi::Acl::owned_by_user(&format!("u{number}"));
+            one
+        })
+        .collect();
+    for one in &all {
+        world.create(one).await;
+    }
+    world
+        .until::<Image>(all[0].id.local(), |image| image.provenance.is_some())
+        .await;
+    World::eventually("the download begins", || site.asked("/disk") > 0).await;
+    gate.notify_one();
+    for one in &all {
+        let read = world.until::<Image>(one.id.local(), available).await;
+        assert_eq!(read.identifier(), Some(identifier.as_str()));
+        let origin = read.provenance.as_ref().expect("an origin");
+        assert_eq!(origin.endorser.as_deref(), Some("alice@example.org"));
+        assert_eq!(origin.found_in, "m0");
+    }
+    assert_eq!(site.asked("/disk"), 1);
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_tried_in_order_and_every_altered_byte_is_noticed() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let places = ["/gone", "/altered", "/short", "/long", "/good"];
+    let mut locations: Vec<String> = places.map(|path| format!("{}{path}", base(&server))).into();
+    locations.insert(
+        0,
+        "pdisk:example.org:8445:0190a1c4-0000-7000-8000-000000000001".to_owned(),
+    );
+    let metadata = described(&bytes, &locations);
+    let identifier = metadata.identifier.to_string();
+    site.put_entries(
+        &identifier,
+        &[signed(&metadata, &endorser("alice@example.org"))],
+    );
+    let mut altered = bytes.clone();
+    altered[bytes.len() / 2] ^= 1;
+    site.put("/altered", whole(altered));
+    site.put("/short", whole(bytes[..bytes.len() - 1].to_vec()));
+    let mut long = bytes.clone();
+    long.push(0);
+    site.put("/long", whole(long));
+    let mut settings = asking(world.settings(), &[&server], None);
+    settings.fetch_tries = 2;
+    world.start_with(settings.clone(), None).await;
+    let one = wanted(&identifier);
+    world.create(&one).await;
+    let read = world.until::<Image>(one.id.local(), failed).await;
+    let reason = read.reason.clone().unwrap_or_default();
+    for part in [
+        "no http or https",
+        "/gone",
+        "404",
+        "/altered: SHA-1 mismatch",
+        "/short: size",
+        "/long: size",
+        "after 2 tries",
+    ] {
+        assert!(reason.contains(part), "`{part}` in {reason}");
+    }
+    nothing_is_left(&world);
+    // Compressed, and there at last: whoever asks again gets it.
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&bytes).expect("packed");
+    site.put("/good", whole(packed.finish().expect("packed")));
+    world
+        .edit::<Image>(one.id.local(), |image| {
+            image.state = ImageState::Creating;
+            image.desired.attempt += 1;
+        })
+        .await;
+    let read = world.until::<Image>(one.id.local(), available).await;
+    assert_eq!(
+        read.file.as_ref().expect("file").digests.bytes,
+        Some(bytes.len() as u64)
+    );
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_site_does_not_accept_is_refused_and_says_why() {
+    let mut world = World::new().await;
+    let site = Site::default();
+    let server = site.serve().await;
+    let policy = world.dir.path().join("policy.cfg");
+    std::fs::write(
+        &policy,
+        "[endorsers]\nblacklistendorsers = mallory@example.org\n",
+    )
+    .expect("policy");
+    let (alice, mallory) = (
+        endorser("alice@example.org"),
+        endorser("mallory@example.org"),
+    );
+    let of = |number: u8| {
+        let location = format!("{}/disk{number}", base(&server));
+        site.put(&format!("/disk{number}"), whole(vec![number; 4096]));
+        described(&[number; 4096], &[location])
+    };
+    let mut expired = of(1);
+    expired.valid = Some(seconds_from_now(-60));
+    let (early, revoked, old) = (of(2), of(3), of(4));
+    let (altered, other, absent) = (of(5), of(6), of(7));
+    let mut unknown_format = of(8);
+    unknown_format.format = Some("vhdx".to_owned());
+    let mut nowhere = of(9);
+    nowhere.locations.clear();
+    let cases = [
+        (
+            &expired,
+            vec![signed_at(&expired, &alice, seconds_from_now(-3600))],
+            "not valid any more",
+        ),
+        (
+            &early,
+            vec![signed_at(&early, &alice, seconds_from_now(3600))],
+            "in the future",
+        ),
+        (
+            &revoked,
+            vec![signed(&revoked, &mallory)],
+            "mallory@example.org is blacklisted",
+        ),
+        // The newest entry counts, wherever it stands in the list.
+        (
+            &old,
+            vec![
+                withdrawn(&old, &alice, "it has a hole"),
+                signed_at(&old, &alice, seconds_from_now(-60)),
+            ],
+            "it has a hole",
+        ),
+        (
+            &altered,
+            vec![signed(&altered, &alice).replace("A test", "A tesT")],
+            "signature",
+        ),
+        (&other, vec![signed(&early, &alice)], "an entry for"),
+        (
+            &absent,
+            vec![],
+            "no Marketplace of this cloud (m0) has a valid entry",
+        ),
+        (
+            &unknown_format,
+            vec![signed(&unknown_format, &alice)],
+            "vhdx",
+        ),
+        (&nowhere, vec![signed(&nowhere, &alice)], "no place"),
+    ];
+    world
+        .start_with(asking(world.settings(), &[&server], Some(&policy)), None)
+        .await;
+    for (metadata, entries, reason) in cases {
+        let identifier = metadata.identifier.to_string();
+        if !entries.is_empty() {
+            site.put_entries(&identifier, &entries);
+        }
+        let one = wanted(&identifier);
+        world.create(&one).await;
+        let read = world.until::<Image>(one.id.local(), failed).await;
+        let told = read.reason.clone().unwrap_or_default();
+        assert!(told.contains(reason), "`{reason}` in {told}");
+    }
+    for number in 1..=9 {
+        assert_eq!(
+            site.asked(&format!("/disk{number}")),
+            0,
+            "nothing refused is fetched"
+        );
+    }
+    nothing_is_left(&world);
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_endorsers_the_last_one_accepted_counts_also_of_several_marketplaces() {
+    let mut world = World::new().await;
+    let (first, second) = (Site::default(), Site::default());
+    let (one, two) = (first.serve().await, second.serve().await);
+    let bytes = bytes();
+    let by = |name: &str| described(&bytes, &[format!("{}/{name}", base(&one))]);
+    for name in ["a", "b", "c"] {
+        first.put(&format!("/{name}"), whole(bytes.clone()));
+    }
+    let identifier = by("a").identifier.to_string();
+    let (alice, bob) = (endorser("alice@example.org"), endorser("bob@example.org"));
+    let carol = endorser("carol@example.org");
+    first.put_entries(
+        &identifier,
+        &[
+            signed_at(&by("a"), &alice, seconds_from_now(-100)),
+            signed_at(&by("b"), &bob, seconds_from_now(-50)),
+        ],
+    );
+    second.put_entries(&identifier, &[signed(&by("c"), &carol)]);
+    let policy = world.dir.path().join("policy.cfg");
+    let origin = async |world: &World| {
+        let one = wanted(&identifier);
+        world.create(&one).await;
+        let read = world.until::<Image>(one.id.local(), available).await;
+        let origin = read.provenance.clone().expect("an origin");
+        world.delete_image(one.id.local()).await;
+        world.until_gone::<Image>(one.id.local()).await;
+        (origin.endorser.unwrap_or_default(), origin.found_in)
+    };
+    for (rule, endorser, marketplace) in [
+        ("", "bob@example.org", "m0"),
+        (
+            "[endorsers]\nblacklistendorsers = bob@example.org\n",
+            "alice@example.org",
+            "m0",
+        ),
+        (
+            "[endorsers]\nwhitelistendorsers = carol@example.org\n",
+            "carol@example.org",
+            "m1",
+        ),
+    ] {
+        std::fs::write(&policy, rule).expect("policy");
+        world
+            .start_with(asking(world.settings(), &[&one, &two], Some(&policy)), None)
+            .await;
+        assert_eq!(
+            origin(&world).await,
+            (endorser.to_owned(), marketplace.to_owned())
+        );
+    }
+    // What the second knows to be withdrawn does not come from the first.
+    first.put_entries(&identifier, &[withdrawn(&by("a"), &alice, "old")]);
+    second.put_entries(
+        &identifier,
+        &[signed_at(&by("a"), &alice, seconds_from_now(-100))],
+    );
+    std::fs::write(&policy, "").expect("policy");
+    let one = wanted(&identifier);
+    world.create(&one).await;
+    let read = world.until::<Image>(one.id.local(), failed).await;
+    assert!(
+        read.reason
+            .as_deref()
+            .unwrap_or_default()
+            .contains("deprecated by alice"),
+        "{:?}",
+        read.reason
+    );
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marketplace_that_is_down_is_asked_again_and_cached_images_stay() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let identifier = metadata.identifier.to_string();
+    let entries = format!("/metadata/{identifier}");
+    site.put("/disk", whole(bytes.clone()));
+    let down = Answer::Head("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n".to_owned());
+    site.put(&entries, down.clone());
+    let mut settings = asking(world.settings(), &[&server], None);
+    world.start_with(settings.clone(), None).await;
+    let one = wanted(&identifier);
+    world.create(&one).await;
+    world
+        .until::<Image>(one.id.local(), waiting_because("503"))
+        .await;
+    site.put_entries(
+        &identifier,
+        &[signed(&metadata, &endorser("alice@example.org"))],
+    );
+    let read = world.until::<Image>(one.id.local(), available).await;
+    assert_eq!(read.reason, None);
+    // Down for good, and the entries are to be looked up all the time.
+    site.put(&entries, down);
+    settings.entries_recheck = std::time::Duration::ZERO;
+    world.start_with(settings.clone(), None).await;
+    let asked = site.asked(&entries);
+    World::eventually("the entry is looked up", || site.asked(&entries) > asked).await;
+    assert!(available(
+        &world
+            .documents
+            .images
+            .get(one.id.local())
+            .expect("there")
+            .document
+            .0
+    ));
+    // When it is up again and says that the image is withdrawn, nobody starts it any more.
+    site.put_entries(
+        &identifier,
+        &[withdrawn(
+            &metadata,
+            &endorser("alice@example.org"),
+            "a hole",
+        )],
+    );
+    let path = read.file.as_ref().expect("file").path.clone();
+    world.start_with(settings, None).await;
+    let read = world.until::<Image>(one.id.local(), failed).await;
+    assert!(
+        read.reason
+            .as_deref()
+            .unwrap_or_default()
+            .contains("a hole"),
+        "{:?}",
+        read.reason
+    );
+    assert!(
+        std::path::Path::new(&path).exists(),
+        "machines may stand on it"
+    );
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endorser_who_is_revoked_takes_cached_images_along_until_the_site_thinks_better_of_it() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let identifier = metadata.identifier.to_string();
+    site.put("/disk", whole(bytes.clone()));
+    site.put_entries(
+        &identifier,
+        &[signed(&metadata, &endorser("alice@example.org"))],
+    );
+    let policy = world.dir.path().join("policy.cfg");
+    std::fs::write(&policy, "").expect("policy");
+    world
+        .start_with(asking(world.settings(), &[&server], Some(&policy)), None)
+        .await;
+    let one = wanted(&identifier);
+    world.create(&one).await;
+    world.until::<Image>(one.id.local(), available).await;
+    std::fs::write(
+        &policy,
+        "[endorsers]\nblacklistendorsers = alice@example.org\n",
+    )
+    .expect("policy");
+    let read = world.until::<Image>(one.id.local(), failed).await;
+    let reason = read.reason.clone().unwrap_or_default();
+    assert!(
+        reason.contains("alice@example.org is blacklisted"),
+        "{reason}"
+    );
+    std::fs::write(&policy, "[endorsers]\nblack = nonsense\n").expect("policy");
+    let other = described(&[1; 4096], &[format!("{}/disk", base(&server))]);
+    site.put_entries(
+        &other.identifier.to_string(),
+        &[signed(&other, &endorser("alice@example.org"))],
+    );
+    let two = wanted(&other.identifier.to_string());
+    world.create(&two).await;
+    world
+        .until::<Image>(
+            two.id.local(),
+            waiting_because("policy of this site can't be read"),
+        )
+        .await;
+    std::fs::write(&policy, "").expect("policy");
+    world.until::<Image>(one.id.local(), available).await;
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_after_any_step_leaves_an_image_that_comes_all_the_same() {
+    for place in [
+        "image: found, not fetched",
+        "image: in the cache, not told",
+        "image: in the cache and told",
+    ] {
+        let mut world = World::new().await;
+        let (site, bytes) = (Site::default(), bytes());
+        let server = site.serve().await;
+        let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+        let identifier = metadata.identifier.to_string();
+        site.put("/disk", whole(bytes));
+        site.put_entries(
+            &identifier,
+            &[signed(&metadata, &endorser("alice@example.org"))],
+        );
+        let one = wanted(&identifier);
+        world.create(&one).await;
+        let settings = asking(world.settings(), &[&server], None);
+        let controller = world.start_with(settings.clone(), Some(place)).await;
+        controller.stopped().await;
+        drop(controller);
+        world.kill().await;
+        let controller = world.start_with(settings, None).await;
+        world.until::<Image>(one.id.local(), available).await;
+        assert_eq!(controller.audit().await.expect("audit"), [], "{place}");
+        drop(controller);
+        world.kill().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_cache_is_told_and_waits_for_room() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let first = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let second = described(&bytes[4096..], &[format!("{}/other", base(&server))]);
+    site.put("/disk", whole(bytes.clone()));
+    site.put("/other", whole(bytes[4096..].to_vec()));
+    let alice = endorser("alice@example.org");
+    for metadata in [&first, &second] {
+        site.put_entries(
+            &metadata.identifier.to_string(),
+            &[signed(metadata, &alice)],
+        );
+    }
+    let mut settings = asking(world.settings(), &[&server], None);
+    settings.cache_bytes = Some(bytes.len() as u64);
+    world.start_with(settings, None).await;
+    let one = wanted(&first.identifier.to_string());
+    world.create(&one).await;
+    world.until::<Image>(one.id.local(), available).await;
+    let two = wanted(&second.identifier.to_string());
+    world.create(&two).await;
+    let read = world
+        .until::<Image>(two.id.local(), waiting_because("image cache is larger"))
+        .await;
+    assert!(read.provenance.as_ref().expect("origin").needs_space);
+    world.delete_image(one.id.local()).await;
+    let read = world.until::<Image>(two.id.local(), available).await;
+    assert!(!read.provenance.as_ref().expect("origin").needs_space);
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_becomes_an_image_unless_a_machine_has_it() {
+    let mut world = World::new().await;
+    let mut settings = asking(world.settings(), &[], None);
+    settings.fetch_tries = 2;
+    world.start_with(settings, None).await;
+    let disk = volume(1 << 20);
+    world.create(&disk).await;
+    let read = world
+        .until::<Volume>(disk.id.local(), |volume| {
+            volume.state == VolumeState::Available
+        })
+        .await;
+    let Some(cimi::resources::VolumeLocation::File { path }) = &read.location else {
+        panic!("a file");
+    };
+    std::fs::write(path, [7; 1 << 20]).expect("written");
+    let source = ImageSource::Volume {
+        volume: disk.id.clone(),
+    };
+    let copy = image(source.clone(), "IMAGE");
+    world.create(&copy).await;
+    let read = world.until::<Image>(copy.id.local(), available).await;
+    assert_eq!(
+        std::fs::read(&read.file.as_ref().expect("file").path).expect("read"),
+        [7; 1 << 20]
+    );
+    let machine = cimi::MachineId::generate();
+    world
+        .edit::<Volume>(disk.id.local(), |volume| {
+            volume.attachment = Some(cimi::resources::Attachment {
+                machine: machine.clone(),
+                since: cimi::Timestamp::now(),
+            });
+        })
+        .await;
+    let in_use = image(source, "IMAGE");
+    world.create(&in_use).await;
+    let read = world.until::<Image>(in_use.id.local(), failed).await;
+    let reason = read.reason.clone().unwrap_or_default();
+    assert!(reason.contains(&machine.to_string()), "{reason}");
+    drop(absent());
+    world.kill().await;
+}

@@ -1,0 +1,277 @@
+//! Entries of Marketplaces: looked up, verified, and judged by the site's policy.
+
+use std::collections::BTreeMap;
+
+use marketplace::policy::Policy;
+use marketplace::{Entry, UtcTime, identifier::ImageIdentifier, list};
+use reqwest::Url;
+
+use super::web::{Got, Web, plain};
+use super::{LookupError, Registries};
+
+/// A list of entries for one image; some ten of the longest.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
+/// Entries that are looked at: a signature takes time.
+const MAX_ENTRIES: usize = 100;
+const ACCEPT: &str = "application/xml";
+/// Where the interface is on servers that have other things at their root.
+const USUAL_PATH: &str = "marketplace";
+
+/// A Marketplace that is asked.
+#[derive(Debug, Clone)]
+pub struct Marketplace {
+    name: String,
+    url: Url,
+    web: Web,
+}
+
+/// An entry that may be believed and used.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The entry.
+    pub entry: Entry,
+    /// Name of the Marketplace that had it.
+    pub marketplace: String,
+}
+
+impl Marketplace {
+    /// The Marketplace at an http or https URL.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn new(name: String, url: &str, web: Web) -> Result<Self, String> {
+        Ok(Self {
+            name,
+            url: folder(url)?,
+            web,
+        })
+    }
+
+    /// What the operator calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is, for people.
+    #[must_use]
+    pub fn address(&self) -> String {
+        plain(&self.url)
+    }
+
+    /// The documents that it has for an image; what they are worth is to be seen.
+    async fn documents(&self, identifier: &ImageIdentifier) -> Result<Vec<Vec<u8>>, String> {
+        let wanted = format!("metadata/{identifier}");
+        let mut places = vec![wanted.clone()];
+        if !self.url.path().ends_with(&format!("/{USUAL_PATH}/")) {
+            places.push(format!("{USUAL_PATH}/{wanted}"));
+        }
+        for place in places {
+            let mut url = self.url.join(&place).map_err(|error| error.to_string())?;
+            // Also what is expired or deprecated: so that it can be told why there is nothing.
+            url.set_query(Some("status=all"));
+            match self.web.get(&url, ACCEPT, None, MAX_ANSWER_BYTES).await? {
+                Got::Page { body, .. } => {
+                    let documents = list::documents(&body)
+                        .map_err(|error| format!("{} answered nonsense: {error}", plain(&url)))?;
+                    return Ok(documents.into_iter().map(<[u8]>::to_vec).collect());
+                }
+                Got::Absent | Got::Unchanged => {}
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// A URL that paths can be joined to.
+pub(super) fn folder(text: &str) -> Result<Url, String> {
+    let mut url = Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(format!("`{text}` is no http or https URL"));
+    }
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    Ok(url)
+}
+
+impl Registries {
+    /// The entry to go by for an image. Marketplaces are asked in order, until the policy accepts an entry. Of each
+    /// endorser only the newest entry counts, wherever it was; of several endorsers the one who endorsed last.
+    ///
+    /// # Errors
+    /// [`LookupError::Unavailable`] if a Marketplace that didn't answer might have it, else [`LookupError::Refused`] with
+    /// every reason.
+    pub async fn look_up(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
+        if self.marketplaces().is_empty() {
+            return Err(LookupError::Refused(
+                "this cloud has no Marketplace to look images up in; an administrator can configure one ([[catalogue]])"
+                    .to_owned(),
+            ));
+        }
+        let source = self.policy().clone();
+        let policy = tokio::task::spawn_blocking(move || source.read())
+            .await
+            .map_err(|error| LookupError::Unavailable(error.to_string()))??;
+        let mut seen = Seen::default();
+        let mut silent = Vec::new();
+        for marketplace in self.marketplaces() {
+            match marketplace.documents(identifier).await {
+                Ok(documents) => seen.take(&marketplace.name, identifier, documents).await,
+                Err(error) => {
+                    tracing::warn!(
+                        marketplace = marketplace.name,
+                        error,
+                        "a Marketplace can't be asked"
+                    );
+                    silent.push(format!("Marketplace {}: {error}", marketplace.name));
+                    continue;
+                }
+            }
+            if let Some(found) = seen.accepted(&policy, now()) {
+                return Ok(found);
+            }
+        }
+        let mut reasons = seen.reasons(&policy, now());
+        if !silent.is_empty() {
+            reasons.splice(0..0, silent);
+            return Err(LookupError::Unavailable(reasons.join("; ")));
+        }
+        if reasons.is_empty() {
+            let names: Vec<&str> = self.marketplaces().iter().map(Marketplace::name).collect();
+            return Err(LookupError::Refused(format!(
+                "no Marketplace of this cloud ({}) has a valid entry for {identifier}",
+                names.join(", ")
+            )));
+        }
+        reasons.push("Image isn't valid according to site policy".to_owned());
+        Err(LookupError::Refused(format!(
+            "Policy check Failed: {}",
+            reasons.join("; ")
+        )))
+    }
+
+    /// Whether an entry that was accepted once still is, by the policy as it is now. Its age alone doesn't count against
+    /// it here: `is_due` tells whether it should be looked up anew.
+    ///
+    /// # Errors
+    /// As [`look_up`](Self::look_up).
+    pub async fn judge(&self, document: &str) -> Result<Standing, LookupError> {
+        let (source, document) = (self.policy().clone(), document.to_owned());
+        let judged = tokio::task::spawn_blocking(move || {
+            let policy = source.read()?;
+            let refused = |error: &dyn std::fmt::Display| LookupError::Refused(error.to_string());
+            let entry = Entry::verify(document.as_bytes()).map_err(|error| refused(&error))?;
+            match policy.check(&entry, now()) {
+                Ok(()) => Ok(Standing::Good),
+                Err(
+                    refusal @ (marketplace::policy::Refusal::Expired { .. }
+                    | marketplace::policy::Refusal::NotYet { .. }),
+                ) => {
+                    // What else there is against it decides.
+                    let endorsed = entry.endorsement().created;
+                    match policy.check(&entry, endorsed) {
+                        Ok(()) => Ok(Standing::Expired(refusal.to_string())),
+                        Err(refusal) => Err(refused(&refusal)),
+                    }
+                }
+                Err(refusal) => Err(refused(&refusal)),
+            }
+        });
+        judged
+            .await
+            .map_err(|error| LookupError::Unavailable(error.to_string()))?
+    }
+}
+
+/// How an entry that was accepted once stands now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// As it did.
+    Good,
+    /// Only its time is over.
+    Expired(String),
+}
+
+fn now() -> UtcTime {
+    UtcTime::from_timestamp(jiff::Timestamp::now())
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The newest of each endorser: address, and subject of the certificate.
+    newest: BTreeMap<(String, String), Found>,
+    /// Why documents are not to be believed.
+    unbelievable: Vec<String>,
+}
+
+impl Seen {
+    async fn take(
+        &mut self,
+        marketplace: &str,
+        identifier: &ImageIdentifier,
+        documents: Vec<Vec<u8>>,
+    ) {
+        let verify = move || {
+            let documents = documents.into_iter().take(MAX_ENTRIES);
+            documents
+                .map(|document| Entry::verify(&document))
+                .collect::<Vec<_>>()
+        };
+        let verified = tokio::task::spawn_blocking(verify).await;
+        for entry in verified.unwrap_or_default() {
+            match entry {
+                Ok(entry) if entry.metadata().identifier != *identifier => {
+                    self.unbelievable.push(format!(
+                        "Marketplace {marketplace} answered with an entry for {}",
+                        entry.metadata().identifier
+                    ));
+                }
+                Ok(entry) => {
+                    let endorser = (
+                        entry.endorsement().email.to_ascii_lowercase(),
+                        entry.certificate().subject().to_owned(),
+                    );
+                    let known = self.newest.get(&endorser);
+                    let is_newer = known.is_none_or(|known| {
+                        known.entry.endorsement().created < entry.endorsement().created
+                    });
+                    if is_newer {
+                        let marketplace = marketplace.to_owned();
+                        self.newest.insert(endorser, Found { entry, marketplace });
+                    }
+                }
+                Err(error) => self.unbelievable.push(format!(
+                    "an entry of Marketplace {marketplace} is refused: {error}"
+                )),
+            }
+        }
+    }
+
+    /// Newest endorsement first; of one moment, by address.
+    fn in_order(&self) -> Vec<&Found> {
+        let mut all: Vec<&Found> = self.newest.values().collect();
+        all.sort_by_key(|found| std::cmp::Reverse(found.entry.endorsement().created));
+        all
+    }
+
+    fn accepted(&self, policy: &Policy, now: UtcTime) -> Option<Found> {
+        self.in_order()
+            .into_iter()
+            .find(|found| policy.check(&found.entry, now).is_ok())
+            .cloned()
+    }
+
+    fn reasons(&self, policy: &Policy, now: UtcTime) -> Vec<String> {
+        let mut reasons: Vec<String> = self
+            .in_order()
+            .into_iter()
+            .filter_map(|found| policy.check(&found.entry, now).err())
+            .map(|refusal| refusal.to_string())
+            .collect();
+        reasons.extend(self.unbelievable.iter().cloned());
+        reasons
+    }
+}

@@ -1,0 +1,96 @@
+//! `stratus image fetch`: images brought in before anybody waits for them.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::cloud::{Api, ImageView};
+use crate::commands::image_name::{location_of, wanted};
+use crate::failure::{Failure, Result};
+use crate::options::{Cloud, Common};
+use crate::progress::Waiting;
+use crate::session::Session;
+
+/// Fetch images by name, before machines need them
+///
+/// IMAGE is an identifier that the cloud's Marketplaces know, CATALOGUE:PRODUCT, or a URL. The cloud checks and caches it; it goes
+/// again when no machine needed it for long (images.unused_days of the daemon), unless it is pinned. Prints 'IMAGE IDENTIFIER' for
+/// each when it is there.
+///
+/// JSON: a list of images as in 'image import'.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  stratus image fetch MMZu9WvwKIro-rtBQfDk4PsKO7_ ubuntu:24.04
+  stratus image fetch --pin ubuntu:24.04")]
+pub struct Arguments {
+    /// Identifiers, CATALOGUE:PRODUCT, or URLs
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    /// Keep them although nobody needs them (for administrators)
+    #[arg(long, overrides_with = "unpin")]
+    pin: bool,
+    /// Let them go again when nobody needs them
+    #[arg(long, overrides_with = "pin")]
+    unpin: bool,
+    /// Seconds to wait for all of them; 0 does not wait [default: 3600]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, hide_default_value = true)]
+    timeout: u64,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+const PAUSE: Duration = Duration::from_millis(500);
+
+impl Arguments {
+    pub(in crate::commands) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(super) async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let mut paths = Vec::new();
+        for text in &self.images {
+            let location = location_of(text).ok_or_else(|| {
+                Failure::Usage(format!("'{text}' is nothing that the cloud could fetch: give an identifier of 27 characters, CATALOGUE:PRODUCT, or a URL"))
+            })?;
+            let image: ImageView = api.viewed("MachineImage", wanted(&api, &location).await?.body)?;
+            if self.pin || self.unpin {
+                let query = format!("{}?$select=pinned", image.id);
+                api.put(&query, &json!({ "pinned": self.pin })).await?;
+            }
+            paths.push(image.id);
+        }
+        let deadline = Instant::now() + Duration::from_secs(self.timeout);
+        let waiting = Waiting::start(&session.out, "fetching");
+        let mut images = Vec::new();
+        for path in paths {
+            let image = if self.timeout == 0 { api.view(&path).await? } else { self.until_there(&api, &path, deadline, &waiting).await? };
+            images.push(image);
+        }
+        drop(waiting);
+        if session.out.is_json() {
+            return session.out.json(&images.iter().map(super::as_json).collect::<Vec<_>>());
+        }
+        images.iter().try_for_each(|image| session.out.line(format_args!("IMAGE {}", image.identifier.as_deref().unwrap_or(&image.id))))
+    }
+
+    async fn until_there(&self, api: &Api, path: &str, deadline: Instant, waiting: &Waiting) -> Result<ImageView> {
+        loop {
+            let image: ImageView = api.view(path).await?;
+            match image.state.as_deref() {
+                Some("AVAILABLE") => return Ok(image),
+                Some("ERROR") => return Err(Failure::Work(format!("the image cannot be used: {}", image.reason.as_deref().unwrap_or("the cloud gives no reason")))),
+                _ if Instant::now() >= deadline => {
+                    return Err(Failure::Work(format!("the image is not there after {} s; the cloud goes on", self.timeout))
+                        .with_hint(format!("stratus image show {path} tells how far it is.")));
+                }
+                _ => waiting.say(image.on_its_way()),
+            }
+            waiting.tick();
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The Marketplaces, catalogues and policy of the configuration, ready to be asked.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use storage::{
+    import::{Fetcher, Reach},
+    registry::{
+        Catalogue, CatalogueKind as Written, CatalogueSettings, Keyring, Marketplace, PolicySource,
+        Registries, Web, trusting,
+    },
+};
+
+use crate::{
+    config::{CatalogueEntry, CatalogueKind, Config},
+    settings::in_path,
+};
+
+/// Everything that images are looked up in. Reads the certificates and keys; asks nobody yet.
+///
+/// # Errors
+/// A file that can't be read or holds something else; a policy that can't be read.
+pub fn open(config: &Config) -> anyhow::Result<Registries> {
+    let mut marketplaces = Vec::new();
+    let mut catalogues = Vec::new();
+    for entry in &config.catalogue {
+        let authorities = (!entry.ca.is_empty())
+            .then(|| std::fs::read(&entry.ca).with_context(|| entry.ca.clone()))
+            .transpose()?;
+        let authorities = authorities.as_deref();
+        let web = Web::new(authorities).with_context(|| format!("{}: `ca`", entry.name))?;
+        let wrong = |problem: String| anyhow!("{}: {problem}", entry.name);
+        let kind = match entry.kind {
+            CatalogueKind::Marketplace => {
+                let marketplace = Marketplace::new(entry.name.clone(), &entry.url, web);
+                marketplaces.push(marketplace.map_err(wrong)?);
+                continue;
+            }
+            CatalogueKind::Simplestreams => Written::SimpleStreams,
+            CatalogueKind::Checksums => Written::Checksums,
+        };
+        let settings = CatalogueSettings {
+            name: entry.name.clone(),
+            url: entry.url.clone(),
+            kind,
+            architecture: entry.architecture.clone(),
+            refresh: Duration::from_secs(entry.refresh_minutes.max(1).saturating_mul(60)),
+        };
+        let fetcher = fetcher(authorities).with_context(|| format!("{}: `ca`", entry.name))?;
+        let catalogue = Catalogue::new(settings, web, fetcher, keyring(entry)?);
+        catalogues.push(catalogue.map_err(wrong)?);
+    }
+    let path = |text: &String| (!text.is_empty()).then(|| PathBuf::from(text));
+    let policy = PolicySource {
+        file: path(&config.images.policy),
+        authorities: path(&config.images.authorities),
+        accepts_sha1: config.images.accept_sha1,
+        accepts_uncertified_email: config.images.accept_uncertified_addresses,
+    };
+    policy.read().map_err(|error| {
+        anyhow!("{error} (`images.policy`, `images.authorities`; see the log above)")
+    })?;
+    Ok(Registries::new(marketplaces, catalogues, policy))
+}
+
+/// Images of a catalogue are fetched from where it is: the operator named the place.
+fn fetcher(authorities: Option<&[u8]>) -> anyhow::Result<Fetcher> {
+    let builder =
+        reqwest::Client::builder().user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")));
+    let reach = Reach {
+        allowed: vec!["0.0.0.0/0".parse()?, "::/0".parse()?],
+        own: Vec::new(),
+    };
+    Ok(Fetcher::new(trusting(builder, authorities)?, reach)?)
+}
+
+fn keyring(entry: &CatalogueEntry) -> anyhow::Result<Option<Keyring>> {
+    if entry.keyring.is_empty() {
+        return Ok(None);
+    }
+    let program = in_path("gpgv".as_ref()).with_context(|| {
+        format!(
+            "{}: `gpgv` is not in PATH, and checks the signature of its index (Debian: gpgv)",
+            entry.name
+        )
+    })?;
+    let keyring = Keyring::read(entry.keyring.as_ref(), &program);
+    Ok(Some(keyring.with_context(|| entry.name.clone())?))
+}
