@@ -43,7 +43,7 @@ pub trait UserSource: Send + Sync + 'static {
 
     /// The account of a user of the directory, made or brought up to date. `None` if there is another user of that name,
     /// or nothing can be written.
-    async fn from_directory(&self, found: &Found) -> Option<Arc<User>> {
+    async fn found_in_directory(&self, found: &Found) -> Option<Arc<User>> {
         let _ = found;
         None
     }
@@ -313,7 +313,7 @@ impl Accounts {
             );
             return Ok(None);
         }
-        let user = self.source.from_directory(&found).await;
+        let user = self.source.found_in_directory(&found).await;
         let user = user.filter(|user| user.enabled && user.is_of(directory::SOURCE));
         if let Some(user) = &user {
             self.confirmed.now(&user.username, methods.revision);

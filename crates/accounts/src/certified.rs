@@ -196,7 +196,7 @@ impl Accounts {
         }
         match directory.by_subject(ldap, &holder.subject).await {
             Ok(Some(found)) if ldap.admits(&found.roles) => {
-                let user = self.source.from_directory(&found).await;
+                let user = self.source.found_in_directory(&found).await;
                 let user = user.filter(|user| user.enabled);
                 if let Some(user) = &user {
                     let mut subjects = self.subjects.lock();

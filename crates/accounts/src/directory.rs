@@ -122,7 +122,7 @@ impl Accounts {
         let directory = self.directory.as_ref()?;
         match directory.by_login(ldap, &user.username).await {
             Ok(Some(found)) if ldap.admits(&found.roles) => {
-                let user = self.source.from_directory(&found).await?;
+                let user = self.source.found_in_directory(&found).await?;
                 self.confirmed.now(&user.username, methods.revision);
                 Some(user).filter(|user| user.enabled)
             }

@@ -71,7 +71,7 @@ pub(crate) fn unwind<'a>(
         let issuer = rest
             .iter()
             .position(|(_, other)| other.subject() == current.1.issuer())
-            .ok_or_else(|| Refusal::IncompleteChain(who))?;
+            .ok_or(Refusal::IncompleteChain(who))?;
         let issuer = rest.remove(issuer);
         proxy::check(&current.1, &proxy, &issuer.1)?;
         said.push(proxy);

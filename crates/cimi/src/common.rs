@@ -25,6 +25,10 @@ pub struct Common {
     pub properties: BTreeMap<String, String>,
     /// Who may do what.
     pub acl: Acl,
+    /// The component of a system that it was made as: `<system's uuid>#<name>`. Never shown; by it, what was made is
+    /// found again by who was killed before noting it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<String>,
 }
 
 impl Common {
@@ -38,6 +42,7 @@ impl Common {
             updated: now,
             properties: BTreeMap::new(),
             acl,
+            part_of: None,
         }
     }
 }

@@ -31,5 +31,6 @@ pub use metadata::metadata;
 pub use overlay::overlay;
 pub use reference::relative;
 pub use render::{Operations, Representation, render, render_collection, strangers};
+use table::COMPONENTS;
 pub use table::{COMMON, describe};
 pub use violation::Violation;

@@ -13,9 +13,12 @@ mod people;
 mod quota;
 mod saving;
 mod service;
+mod service_message;
+mod system;
 mod template;
 mod usage;
 mod volume;
+mod volume_image;
 
 pub use account::{Credential, Group, Origin, Token, TokenScope, User};
 pub use host::{AcceleratorKind, Capacity, Host, HostDesired};
@@ -26,17 +29,24 @@ pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,
     MachineRecord, Nic, Placement,
 };
-pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use network::{
+    Address, ForwardingGroup, Network, NetworkClass, NetworkPort, NetworkState, NetworkWish,
+};
 pub use people::{MailLink, Purpose, Registration, RegistrationState, Session};
 pub use quota::{Most, Quota};
 pub use saving::{Announcement, Capture, Save};
 pub use service::ServiceConfiguration;
+pub use service_message::ServiceMessage;
+pub use system::{Asked, Component, Made, Member, System, SystemOperation};
 pub use template::{
-    ConfigurationDisk, MachineConfiguration, MachineTemplate, VolumeConfiguration, VolumeTemplate,
+    AddressTemplate, ConfigurationDisk, CredentialTemplate, ForwardingGroupTemplate, Kept,
+    MachineConfiguration, MachineTemplate, NetworkConfiguration, NetworkPortConfiguration,
+    NetworkPortTemplate, NetworkTemplate, SystemTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,
 };
 pub use usage::{UsageRecord, Use, UseKind};
 pub use volume::{Attachment, MAPPED, Volume, VolumeLocation, VolumeState};
+pub use volume_image::VolumeImage;
 
 use crate::{Acl, Common};
 

@@ -45,11 +45,24 @@ impl Cloud {
     pub(crate) async fn create_simple<R: Public>(
         &self,
         context: &OpContext,
-        mut body: Map<String, Value>,
+        body: Map<String, Value>,
     ) -> Result<Created> {
-        let now = Timestamp::now();
         let acl = Self::acl_for(context, false)?;
-        let common = serde_json::to_value(Common::new(acl, now)).unwrap_or_default();
+        self.create_owned::<R>(context, body, acl).await
+    }
+
+    /// The same, with this access.
+    pub(crate) async fn create_owned<R: Public>(
+        &self,
+        context: &OpContext,
+        mut body: Map<String, Value>,
+        acl: Acl,
+    ) -> Result<Created> {
+        let common = Common {
+            part_of: context.part_of.clone(),
+            ..Common::new(acl, Timestamp::now())
+        };
+        let common = serde_json::to_value(common).unwrap_or_default();
         for name in [
             "id",
             "resourceURI",

@@ -34,6 +34,9 @@ pub struct OpContext {
     pub peer: Option<IpAddr>,
     /// What the operation is only wanted on.
     pub unchanged: Option<Unchanged>,
+    /// The component of a system that is being made: what is created is marked so.
+    /// Written by the cloud itself; requests have none.
+    pub part_of: Option<String>,
 }
 
 /// A resource as the caller saw it: an operation that changes it is only wanted if nobody did so since.
@@ -55,6 +58,7 @@ impl OpContext {
             deadline: Instant::now() + limit,
             peer: None,
             unchanged: None,
+            part_of: None,
         }
     }
 

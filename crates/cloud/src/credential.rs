@@ -1,6 +1,9 @@
 //! Credentials: SSH public keys that machines accept.
 
-use cimi::{model::Kind, resources::Credential};
+use cimi::{
+    model::Kind,
+    resources::{Credential, CredentialTemplate},
+};
 use context::AuthorizedKeys;
 use documents::Documents;
 use serde_json::{Map, Value, json};
@@ -8,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, OpContext, Result,
     catalogue::{Public, object},
+    resolve,
 };
 
 impl Cloud {
@@ -20,8 +24,48 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
+        let body = self.credential_attributes(context, body)?;
         check_key(body.get("publicKey"))?;
         self.create_simple::<Credential>(context, body).await
+    }
+}
+
+impl Cloud {
+    /// Makes what credentials are made from.
+    ///
+    /// # Errors
+    /// [`CloudError::Invalid`] for what is not an SSH public key.
+    pub async fn create_credential_template(
+        &self,
+        context: &OpContext,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
+        check_key(body.get("publicKey"))?;
+        self.create_simple::<CredentialTemplate>(context, body)
+            .await
+    }
+
+    /// The attributes of a credential, out of its template if that was given.
+    fn credential_attributes(
+        &self,
+        context: &OpContext,
+        mut body: Map<String, Value>,
+    ) -> Result<Map<String, Value>> {
+        let path = "credentialTemplate";
+        if let Some(Value::Object(given)) = body.remove(path) {
+            let documents = &self.0.documents;
+            let template = resolve::resolve::<CredentialTemplate>(documents, context, given, path)?;
+            if let Some(key) = template.get("publicKey") {
+                body.insert("publicKey".to_owned(), key.clone());
+            }
+            // What says for people which it is: the wrapper's, else what was given with the key.
+            for name in ["name", "description", "properties"] {
+                if let (false, Some(value)) = (body.contains_key(name), template.get(name)) {
+                    body.insert(name.to_owned(), value.clone());
+                }
+            }
+        }
+        Ok(body)
     }
 }
 
@@ -50,6 +94,22 @@ impl Public for Credential {
         }
         check_key(value)?;
         self.public_key = value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(())
+    }
+}
+
+impl Public for CredentialTemplate {
+    const KIND: Kind = Kind::CredentialTemplate;
+
+    fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
+        self.body.clone()
+    }
+
+    fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
+        if name == "publicKey" {
+            check_key(value)?;
+        }
+        crate::configuration::edit_body(&mut self.body, name, value);
         Ok(())
     }
 }

@@ -6,9 +6,8 @@ use cimi::{
     model::{Changes, Kind},
     query::Query,
     resources::{
-        Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Registration, ServiceConfiguration, Session,
-        Token, User, Volume, VolumeConfiguration, VolumeTemplate,
+        Event, Image, Job, MachineConfiguration, MachineTemplate, VolumeConfiguration,
+        VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -24,83 +23,135 @@ macro_rules! by_kind {
     ($kind:expr, $type:ident => $call:expr, else $else:expr) => {
         match $kind {
             Kind::Machine => {
-                type $type = Machine;
+                type $type = ::cimi::resources::Machine;
                 $call
             }
             Kind::MachineConfiguration => {
-                type $type = MachineConfiguration;
+                type $type = ::cimi::resources::MachineConfiguration;
                 $call
             }
             Kind::MachineTemplate => {
-                type $type = MachineTemplate;
+                type $type = ::cimi::resources::MachineTemplate;
                 $call
             }
             Kind::MachineImage => {
-                type $type = Image;
+                type $type = ::cimi::resources::Image;
                 $call
             }
             Kind::MachineRecord => {
-                type $type = MachineRecord;
+                type $type = ::cimi::resources::MachineRecord;
                 $call
             }
             Kind::Credential => {
-                type $type = Credential;
+                type $type = ::cimi::resources::Credential;
                 $call
             }
             Kind::Volume => {
-                type $type = Volume;
+                type $type = ::cimi::resources::Volume;
                 $call
             }
             Kind::VolumeConfiguration => {
-                type $type = VolumeConfiguration;
+                type $type = ::cimi::resources::VolumeConfiguration;
                 $call
             }
             Kind::VolumeTemplate => {
-                type $type = VolumeTemplate;
+                type $type = ::cimi::resources::VolumeTemplate;
                 $call
             }
             Kind::Network => {
-                type $type = Network;
+                type $type = ::cimi::resources::Network;
                 $call
             }
             Kind::Address => {
-                type $type = Address;
+                type $type = ::cimi::resources::Address;
                 $call
             }
             Kind::Job => {
-                type $type = Job;
+                type $type = ::cimi::resources::Job;
                 $call
             }
             Kind::Event => {
-                type $type = Event;
+                type $type = ::cimi::resources::Event;
                 $call
             }
             Kind::User => {
-                type $type = User;
+                type $type = ::cimi::resources::User;
                 $call
             }
             Kind::Group => {
-                type $type = Group;
+                type $type = ::cimi::resources::Group;
                 $call
             }
             Kind::Token => {
-                type $type = Token;
+                type $type = ::cimi::resources::Token;
                 $call
             }
             Kind::Session => {
-                type $type = Session;
+                type $type = ::cimi::resources::Session;
                 $call
             }
             Kind::Registration => {
-                type $type = Registration;
+                type $type = ::cimi::resources::Registration;
                 $call
             }
             Kind::ServiceConfiguration => {
-                type $type = ServiceConfiguration;
+                type $type = ::cimi::resources::ServiceConfiguration;
                 $call
             }
             Kind::Host => {
-                type $type = Host;
+                type $type = ::cimi::resources::Host;
+                $call
+            }
+            Kind::System => {
+                type $type = ::cimi::resources::System;
+                $call
+            }
+            Kind::SystemTemplate => {
+                type $type = ::cimi::resources::SystemTemplate;
+                $call
+            }
+            Kind::CredentialTemplate => {
+                type $type = ::cimi::resources::CredentialTemplate;
+                $call
+            }
+            Kind::VolumeImage => {
+                type $type = ::cimi::resources::VolumeImage;
+                $call
+            }
+            Kind::NetworkTemplate => {
+                type $type = ::cimi::resources::NetworkTemplate;
+                $call
+            }
+            Kind::NetworkConfiguration => {
+                type $type = ::cimi::resources::NetworkConfiguration;
+                $call
+            }
+            Kind::NetworkPort => {
+                type $type = ::cimi::resources::NetworkPort;
+                $call
+            }
+            Kind::NetworkPortTemplate => {
+                type $type = ::cimi::resources::NetworkPortTemplate;
+                $call
+            }
+            Kind::NetworkPortConfiguration => {
+                type $type = ::cimi::resources::NetworkPortConfiguration;
+                $call
+            }
+            Kind::AddressTemplate => {
+                type $type = ::cimi::resources::AddressTemplate;
+                $call
+            }
+            Kind::ForwardingGroup => {
+                type $type = ::cimi::resources::ForwardingGroup;
+                $call
+            }
+            Kind::ForwardingGroupTemplate => {
+                type $type = ::cimi::resources::ForwardingGroupTemplate;
+                $call
+            }
+            Kind::ServiceMessage => {
+                type $type = ::cimi::resources::ServiceMessage;
                 $call
             }
             _ => $else,
@@ -119,7 +170,9 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::Unauthenticated`] for anonymous callers.
     pub fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
-        access::require_user(context)?;
+        if kind != Kind::ServiceMessage {
+            access::require_user(context)?;
+        }
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
         }
@@ -245,6 +298,25 @@ impl Cloud {
                     .await
             }
             Kind::VolumeTemplate => self.create_simple::<VolumeTemplate>(context, body).await,
+            Kind::ServiceMessage => self.create_service_message(context, body).await,
+            Kind::CredentialTemplate => self.create_credential_template(context, body).await,
+            Kind::VolumeImage => self.create_volume_image(context, body).await,
+            Kind::Network => self.create_network(context, body).await,
+            Kind::NetworkPort => self.create_network_port(context, body).await,
+            Kind::Address => self.create_address(context, body).await,
+            Kind::ForwardingGroup => self.create_forwarding_group(context, body).await,
+            Kind::System => self.create_system(context, body).await,
+            Kind::SystemTemplate => self.create_system_template(context, body).await,
+            Kind::NetworkTemplate
+            | Kind::NetworkConfiguration
+            | Kind::NetworkPortTemplate
+            | Kind::NetworkPortConfiguration
+            | Kind::AddressTemplate
+            | Kind::ForwardingGroupTemplate => by_kind!(
+                kind,
+                R => self.create_simple::<R>(context, body).await,
+                else Err(CloudError::not_found(kind))
+            ),
             _ => Err(CloudError::Forbidden(format!(
                 "nobody makes a {kind} by request; the cloud does"
             ))),
@@ -268,6 +340,8 @@ impl Cloud {
             Kind::Machine => self.edit_machine(context, id, changes).await,
             Kind::Volume => self.edit_volume(context, id, changes).await,
             Kind::User => self.edit_user(context, id, changes).await,
+            Kind::Network => self.edit_network(context, id, changes).await,
+            Kind::Address => self.edit_address(context, id, changes).await,
             Kind::ServiceConfiguration => {
                 self.edit_service_configuration(context, id, changes).await
             }
@@ -276,8 +350,6 @@ impl Cloud {
                 catalogue::edit::<Image>(documents, context, image.id(), changes).await
             }
             Kind::ResourceMetadata
-            | Kind::Network
-            | Kind::Address
             | Kind::Job
             | Kind::Event
             | Kind::Session
@@ -322,14 +394,15 @@ impl Cloud {
                 access::require_admin(context, "delete events")?;
                 catalogue::delete::<Event>(documents, context, id).await
             }
-            Kind::ResourceMetadata
-            | Kind::Network
-            | Kind::Address
-            | Kind::Host
-            | Kind::EventLog
-            | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
-                "a {kind} is written by the cloud alone"
-            ))),
+            Kind::VolumeImage => self.delete_volume_image(context, id).await,
+            Kind::Network => self.delete_network(context, id).await,
+            Kind::NetworkPort => self.delete_network_port(context, id).await,
+            Kind::Address => self.delete_address(context, id).await,
+            Kind::ForwardingGroup => self.delete_forwarding_group(context, id).await,
+            Kind::System => self.delete_system(context, id).await,
+            Kind::ResourceMetadata | Kind::Host | Kind::EventLog | Kind::MachineRecord => Err(
+                CloudError::Forbidden(format!("a {kind} is written by the cloud alone")),
+            ),
             _ => by_kind!(
                 kind,
                 R => catalogue::delete::<R>(documents, context, id).await,
@@ -355,6 +428,9 @@ impl Cloud {
         match kind {
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
             Kind::Registration => self.act_on_registration(context, id, action).await,
+            Kind::System => self.act_on_system(context, id, action, force).await,
+            Kind::Network => self.act_on_network(context, id, action).await,
+            Kind::NetworkPort => self.act_on_port(context, id, action).await,
             Kind::Job if action == "stop" => self.stop_job(context, id).await,
             _ => Err(CloudError::invalid(
                 "action",
@@ -379,7 +455,25 @@ impl Cloud {
             | Kind::Credential
             | Kind::Volume
             | Kind::VolumeConfiguration
-            | Kind::VolumeTemplate => context.user().is_some(),
+            | Kind::VolumeTemplate
+            | Kind::CredentialTemplate
+            | Kind::VolumeImage
+            | Kind::Address
+            | Kind::AddressTemplate
+            | Kind::NetworkPort
+            | Kind::NetworkPortTemplate
+            | Kind::NetworkPortConfiguration
+            | Kind::System
+            | Kind::SystemTemplate => context.user().is_some(),
+            Kind::ServiceMessage => context.is_admin(),
+            // Of what this cloud can't set up nothing is made.
+            Kind::Network
+            | Kind::NetworkTemplate
+            | Kind::NetworkConfiguration
+            | Kind::ForwardingGroup
+            | Kind::ForwardingGroupTemplate => {
+                context.user().is_some() && self.0.settings.private_networks.is_some()
+            }
             _ => false,
         }
     }
@@ -389,6 +483,7 @@ impl Cloud {
     pub fn can_list(&self, context: &OpContext, kind: Kind) -> bool {
         match kind {
             Kind::Host | Kind::Registration | Kind::ServiceConfiguration => context.is_admin(),
+            Kind::ServiceMessage => true,
             _ => context.user().is_some(),
         }
     }

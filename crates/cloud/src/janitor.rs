@@ -52,6 +52,7 @@ impl Cloud {
     pub async fn run(&self, retention: Retention) {
         tokio::join!(
             crate::jobs::track(self.0.documents.clone()),
+            crate::system::tend(self.clone()),
             self.tidy(retention),
             self.enter_approved()
         );

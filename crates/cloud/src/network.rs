@@ -1,4 +1,5 @@
-//! Networks and leased addresses. Networks come from the configuration; addresses come and go with machines.
+//! Networks and leased addresses, as they are shown, and the networks of the configuration. What users make of both
+//! is in `private_network` and `address`.
 
 use std::net::Ipv4Addr;
 
@@ -68,13 +69,16 @@ impl Cloud {
                 nat: settings.nat,
                 mtu: settings.mtu,
                 forwarded: settings.forwarded,
+                wish: None,
+                forwarding_group: None,
+                reason: None,
                 unknown: Map::new(),
             };
             seed(&self.0.documents, network).await?;
         }
         let configured = |name: &str| self.0.settings.networks.iter().any(|n| n.name == name);
         for network in self.0.documents.networks.all() {
-            if configured(network.id()) {
+            if configured(network.id()) || network.wish.is_some() {
                 continue;
             }
             let stop = |network: &mut Network| {
@@ -145,7 +149,7 @@ impl Public for Network {
     }
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
-        object(json!({
+        let mut out = object(json!({
             "state": self.state,
             "networkType": network_type(self),
             "class": self.class,
@@ -158,11 +162,22 @@ impl Public for Network {
             "nat": self.nat,
             "nameServers": name_servers(self),
             "leases": documents.addresses.count_by_index("network", self.id.local()),
-        }))
+        }));
+        if let Some(group) = &self.forwarding_group {
+            out.insert("forwardingGroup".to_owned(), json!(group));
+        }
+        if let Some(reason) = &self.reason {
+            out.insert("reason".to_owned(), reason.as_str().into());
+        }
+        out
     }
 
     fn operations(&self) -> Vec<Rel> {
-        Vec::new()
+        crate::private_network::operations(self)
+    }
+
+    fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
+        crate::private_network::edit(self, name, value)
     }
 }
 
@@ -178,12 +193,14 @@ impl Public for Address {
         let mut out = object(json!({
             "ip": self.ip.to_string(),
             "hostname": self.hostname,
-            "allocation": "dynamic",
+            "allocation": if self.kept { "static" } else { "dynamic" },
             "protocol": if self.ip.is_ipv4() { "IPv4" } else { "IPv6" },
             "network": {"href": self.network.href},
-            "resource": {"href": self.resource.href},
             "macAddress": self.mac,
         }));
+        if let Some(resource) = &self.resource {
+            out.insert("resource".to_owned(), json!(resource));
+        }
         if let Some(network) = documents.networks.get(self.network.href.local()) {
             out.insert(
                 "defaultGateway".to_owned(),
@@ -198,6 +215,10 @@ impl Public for Address {
     }
 
     fn operations(&self) -> Vec<Rel> {
-        Vec::new()
+        match (self.kept, &self.resource) {
+            (false, _) => Vec::new(),
+            (true, None) => vec![Rel::Edit, Rel::Delete],
+            (true, Some(_)) => vec![Rel::Edit],
+        }
     }
 }

@@ -202,11 +202,14 @@ impl Cloud {
             findings.push(finding);
         };
         for address in documents.addresses.all() {
-            let machine = documents.machines.get(address.resource.href.local());
+            let Some(resource) = &address.resource else {
+                continue; // a user keeps it
+            };
+            let machine = documents.machines.get(resource.href.local());
             let holds = machine
                 .is_some_and(|m| m.nics.iter().any(|nic| nic.address == address.document.id));
             if !holds {
-                let detail = format!("leased to {}, which doesn't have it", address.resource.href);
+                let detail = format!("leased to {}, which doesn't have it", resource.href);
                 found(
                     "lease",
                     address.document.id.to_string(),

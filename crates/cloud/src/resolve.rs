@@ -40,6 +40,24 @@ pub(crate) fn at<T>(path: &str, found: Result<T>) -> Result<T> {
     })
 }
 
+/// The part after the slash of the reference to an `R` that a resolved template has as `member`.
+pub(crate) fn named<R: OfType>(
+    template: &Map<String, Value>,
+    member: &str,
+    path: &str,
+) -> Result<String> {
+    let path = format!("{path}.{member}");
+    let href = template
+        .get(member)
+        .and_then(Value::as_object)
+        .and_then(href_of)
+        .ok_or_else(|| {
+            let problem = format!("is missing; give {{\"href\": \"{}/…\"}}", R::COLLECTION);
+            CloudError::invalid(path.clone(), problem)
+        })?;
+    Ok(local_part::<R>(href, &path)?.to_owned())
+}
+
 /// The reference in an object, if it has one.
 pub(crate) fn href_of(object: &Map<String, Value>) -> Option<&str> {
     object.get("href").and_then(Value::as_str)

@@ -235,6 +235,20 @@ impl Cloud {
             count::<MachineConfiguration>(documents, user),
             count::<VolumeTemplate>(documents, user),
             count::<VolumeConfiguration>(documents, user),
+            count::<cimi::resources::System>(documents, user),
+            count::<cimi::resources::SystemTemplate>(documents, user),
+            count::<cimi::resources::CredentialTemplate>(documents, user),
+            count::<cimi::resources::VolumeImage>(documents, user),
+            count::<cimi::resources::Network>(documents, user),
+            count::<cimi::resources::NetworkPort>(documents, user),
+            count::<cimi::resources::ForwardingGroup>(documents, user),
+            count::<cimi::resources::Address>(documents, user),
+            count::<cimi::resources::NetworkTemplate>(documents, user),
+            count::<cimi::resources::NetworkConfiguration>(documents, user),
+            count::<cimi::resources::NetworkPortTemplate>(documents, user),
+            count::<cimi::resources::NetworkPortConfiguration>(documents, user),
+            count::<cimi::resources::AddressTemplate>(documents, user),
+            count::<cimi::resources::ForwardingGroupTemplate>(documents, user),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)
@@ -282,7 +296,7 @@ impl UserSource for Cloud {
             .collect()
     }
 
-    async fn from_directory(&self, found: &Found) -> Option<Arc<User>> {
+    async fn found_in_directory(&self, found: &Found) -> Option<Arc<User>> {
         let user = self.directory_user(found).await;
         user.unwrap_or_else(|error| {
             tracing::warn!(login = found.login, %error, "a user of the directory can't be kept");

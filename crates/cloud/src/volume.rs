@@ -36,6 +36,9 @@ pub(crate) fn new_volume(size_bytes: ByteSize, acl: Acl, now: Timestamp) -> Volu
         bootable: false,
         attachment: None,
         deleted: false,
+        origin: None,
+        base: None,
+        capture: None,
         location: None,
         size_since: None,
         unknown: Map::new(),
@@ -123,11 +126,17 @@ impl Cloud {
             ));
         };
         let template = resolve::resolve::<VolumeTemplate>(documents, context, given, path)?;
-        let size =
-            ByteSize::from_capacity_kb(configured_capacity(documents, context, &template, path)?);
+        let capacity = configured_capacity(documents, context, &template, path)?;
+        let size = ByteSize::from_capacity_kb(capacity);
         self.check_volume_size(size, "volumeTemplate.volumeConfig.capacity")?;
+        let origin = self.origin_of(context, &template, capacity, path)?;
         let now = Timestamp::now();
         let mut volume = new_volume(size, Self::acl_for(context, false)?, now);
+        volume.common.part_of.clone_from(&context.part_of);
+        if let Some(origin) = &origin {
+            volume.origin = Some(origin.document.id.clone());
+            volume.bootable = origin.bootable;
+        }
         for (name, value) in &body {
             match name.as_str() {
                 "acl" => set_public(&mut volume.common.acl, grants_view_to_users(value)),
@@ -149,6 +158,10 @@ impl Cloud {
         catalogue::check_size(&volume)?;
         let amounts = [(Measure::Volumes, 1), (Measure::VolumeSpace, size.0)];
         self.write_within(context, &amounts, |changes| {
+            let changes = match &origin {
+                Some(origin) => changes.unchanged(origin),
+                None => changes,
+            };
             changes.create(&volume).create(&job).create(&event)
         })
         .await?;
@@ -293,6 +306,9 @@ impl Public for Volume {
         if let Some(attachment) = &self.attachment {
             out.insert("attachedTo".to_owned(), json!({"href": attachment.machine}));
         }
+        if let Some(origin) = &self.origin {
+            out.insert("volumeImage".to_owned(), json!({"href": origin}));
+        }
         if let Some(reason) = &self.reason {
             out.insert("reason".to_owned(), reason.as_str().into());
         }
@@ -314,6 +330,12 @@ impl Public for Volume {
                 if wanted > self.size_bytes && self.attachment.is_some() {
                     return Err(CloudError::Conflict(format!(
                         "{} is attached; detach it to let it grow",
+                        self.id
+                    )));
+                }
+                if wanted > self.size_bytes && self.capture.is_some() {
+                    return Err(CloudError::Conflict(format!(
+                        "an image is being made of {}; wait until it is there",
                         self.id
                     )));
                 }

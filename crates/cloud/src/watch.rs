@@ -9,16 +9,7 @@ mod hub;
 
 use std::{collections::HashMap, collections::VecDeque, pin::Pin, sync::Arc};
 
-use cimi::{
-    Right,
-    model::Kind,
-    query::Filter,
-    resources::{
-        Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, Network, Registration, ServiceConfiguration, Session,
-        Token, User, Volume, VolumeConfiguration, VolumeTemplate,
-    },
-};
+use cimi::{Right, model::Kind, query::Filter};
 use documents::Documents;
 use futures::Stream;
 use parking_lot::Mutex;

@@ -317,6 +317,28 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
     cloud
         .token_used(&token.document.0, Timestamp::now(), somewhere)
         .await;
+    // A browser that somebody is logged in with, and somebody who asks for an account.
+    let carol = accounts::Identity::of(&world.documents.users.get("carol").unwrap());
+    let session = cloud::people::NewSession {
+        identity: &carol,
+        method: "password",
+        address: somewhere,
+        agent: Some("a browser"),
+        instead_of: None,
+    };
+    cloud.begin_session(&session).await.unwrap();
+    let mut asking = cimi::testing::registration("dave");
+    for text in [
+        &mut asking.x500dn,
+        &mut asking.message,
+        &mut asking.decided_by,
+        &mut asking.reason,
+    ] {
+        *text = Some("text".to_owned());
+    }
+    asking.expires = Some(Timestamp::now());
+    let changes = world.documents.changes().create(&asking);
+    changes.commit().await.unwrap();
     for kind in Kind::ALL
         .iter()
         .filter(|kind| describe(**kind).collection.is_some())

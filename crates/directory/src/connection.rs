@@ -151,14 +151,12 @@ impl Connection {
     async fn answer(&mut self) -> Result<Response, String> {
         let patience = self.patience;
         let read = async {
-            loop {
-                let (id, response) = self.message().await?;
-                if id == self.last {
-                    return Ok(response);
-                }
-                // What comes unasked says that it ends.
-                return Err("it ended the connection, or answered what wasn't asked".to_owned());
+            let (id, response) = self.message().await?;
+            if id == self.last {
+                return Ok(response);
             }
+            // What comes unasked says that it ends.
+            Err("it ended the connection, or answered what wasn't asked".to_owned())
         };
         match timeout(patience, read).await {
             Ok(read) => read,

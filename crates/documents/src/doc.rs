@@ -12,6 +12,9 @@ pub(crate) const READERS: &str = "readers";
 /// The index of whom a document belongs to.
 pub(crate) const OWNER: &str = "owner";
 
+/// The index of what was made as a component of a system.
+pub const PART: &str = "part";
+
 /// A resource in its stored form: JSON under `<collection>/<id>`. Dereferences to the resource.
 #[derive(Clone, Debug)]
 pub struct Doc<R>(pub R);
@@ -57,6 +60,9 @@ impl<R: Resource> Document for Doc<R> {
             reader(&rule.who);
         }
         terms.add(OWNER, term_of(acl.owner.kind, &acl.owner.principal));
+        if let Some(part) = &self.0.common().part_of {
+            terms.add(PART, part);
+        }
         self.0.terms(&mut |name, term| terms.add(name, term));
         let weigh = &mut |measure, amount| terms.weigh(OWNER, measure, amount);
         self.0.weights(weigh);

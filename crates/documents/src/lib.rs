@@ -16,6 +16,6 @@ pub mod release;
 pub mod usage;
 
 pub use changes::Changes;
-pub use doc::Doc;
+pub use doc::{Doc, PART};
 pub use error::DocumentsError;
 pub use registry::{Cached, Documents, OfType, Registry, View};

@@ -5,9 +5,12 @@ use std::{ops::Bound, sync::Arc};
 use cimi::{
     PrincipalType,
     resources::{
-        Address, Credential, Event, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, MailLink, Network, Registration, Resource,
-        ServiceConfiguration, Session, Token, User, Volume, VolumeConfiguration, VolumeTemplate,
+        Address, AddressTemplate, Credential, CredentialTemplate, Event, ForwardingGroup,
+        ForwardingGroupTemplate, Group, Host, Image, Job, Machine, MachineConfiguration,
+        MachineRecord, MachineTemplate, MailLink, Network, NetworkConfiguration, NetworkPort,
+        NetworkPortConfiguration, NetworkPortTemplate, NetworkTemplate, Registration, Resource,
+        ServiceConfiguration, ServiceMessage, Session, System, SystemTemplate, Token, User, Volume,
+        VolumeConfiguration, VolumeImage, VolumeTemplate,
     },
 };
 use store::{
@@ -81,6 +84,19 @@ registry! {
     service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,
+    systems: System,
+    system_templates: SystemTemplate,
+    credential_templates: CredentialTemplate,
+    volume_images: VolumeImage,
+    network_templates: NetworkTemplate,
+    network_configurations: NetworkConfiguration,
+    network_ports: NetworkPort,
+    network_port_templates: NetworkPortTemplate,
+    network_port_configurations: NetworkPortConfiguration,
+    address_templates: AddressTemplate,
+    forwarding_groups: ForwardingGroup,
+    forwarding_group_templates: ForwardingGroupTemplate,
+    service_messages: ServiceMessage,
 }
 
 /// A resource type that has a cache.

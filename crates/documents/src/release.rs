@@ -12,7 +12,7 @@ use cimi::{
 
 use crate::{Cached, Changes, Documents};
 
-/// The transaction that removes a machine: its document, its address leases, its hold on volumes; and that writes what is
+/// The transaction that removes a machine: its document, its address leases, its hold on volumes, ports and addresses kept by users; and that writes what is
 /// kept of it, its [`MachineRecord`], and the event that tells of it.
 ///
 /// Reads what belongs to the machine from the caches, each of it guarded by its revision: on a conflict, call again with
@@ -26,7 +26,18 @@ pub fn release_machine<'a>(
     let mut changes = documents.changes().remove(machine);
     let local = machine.local_id();
     for address in documents.addresses.by_index("machine", local) {
-        changes = changes.remove(&address);
+        changes = if address.kept {
+            let mut free = address.document.0.clone();
+            free.resource = None;
+            changes.replace(&address, free)
+        } else {
+            changes.remove(&address)
+        };
+    }
+    for port in documents.network_ports.by_index("machine", local) {
+        let mut free = port.document.0.clone();
+        (free.machine, free.connected) = (None, None);
+        changes = changes.replace(&port, free);
     }
     for volume in documents.volumes.by_index("machine", local) {
         let mut free = volume.document.0.clone();
@@ -108,6 +119,7 @@ mod tests {
                 ip,
                 mac: "0a:0a:0a:4d:00:02".into(),
                 model: None,
+                port: None,
             }],
             ..cimi::testing::machine(vmid)
         };
@@ -124,7 +136,8 @@ mod tests {
             mac: nic.mac.clone(),
             hostname: "h".into(),
             network: Ref::to(nic.network.clone()),
-            resource: Ref::to(machine.id.clone()),
+            resource: Some(Ref::to(machine.id.clone())),
+            kept: false,
             unknown: Unknown::new(),
         }
     }
@@ -143,6 +156,9 @@ mod tests {
                 since: now(),
             }),
             deleted: false,
+            origin: None,
+            base: None,
+            capture: None,
             location: None,
             size_since: None,
             unknown: Unknown::new(),

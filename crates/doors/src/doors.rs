@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::cimi::uri::SPECIFICATION_VERSION;
+use ::cimi::{model::Kind, uri::SPECIFICATION_VERSION};
 use accounts::{Accounts, Identity, Methods, Shown};
 use cloud::{Caller, OpContext};
 use futures::FutureExt;
@@ -286,6 +286,7 @@ impl Doors {
             deadline: Instant::now() + self.settings.request_timeout,
             peer: Some(peer),
             unchanged: None,
+            part_of: None,
         };
         self.dispatch(&route, &context, exchange, body, &mut share)
             .await
@@ -474,6 +475,10 @@ impl Doors {
         let known = identity.is_some();
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
+            // Messages of the operators are for everybody.
+            Some(
+                Route::Collection(Kind::ServiceMessage) | Route::Resource(Kind::ServiceMessage, _),
+            ) => known || reads,
             Some(Route::Health | Route::People(_)) => true,
             Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
                 known || reads

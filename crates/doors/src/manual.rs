@@ -118,6 +118,16 @@ fn section(out: &mut String, described: &'static Type) {
         Creation::Plain { .. } => {
             out.push_str("<p>Made from its attributes.</p>");
         }
+        Creation::Either {
+            member,
+            kind: template,
+        } => {
+            let _ = write!(
+                out,
+                "<p>Made from its attributes, or from <code>{{\"{member}\": …}}</code>: a \
+                 <a href=\"#{template}\">{template}</a> by value, or <code>{{\"href\": …}}</code> of one.</p>"
+            );
+        }
         Creation::Never => {}
     }
     if !described.attributes.is_empty() {

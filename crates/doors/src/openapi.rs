@@ -156,6 +156,8 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
             | Route::Asset(_)
             | Route::People(_)
             | Route::Marketplace(_)
+            | Route::Collection(Kind::ServiceMessage)
+            | Route::Resource(Kind::ServiceMessage, _)
     );
     if is_open {
         // An empty requirement: nobody needs to log in.

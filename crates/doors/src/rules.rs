@@ -13,11 +13,6 @@ use serde_json::Value;
 
 use crate::{Body, CloudApi};
 
-/// The resource's own collection `parent/id/collection`, as an error names it.
-fn no_collection(parent: Kind, id: &str, collection: &str) -> CloudError {
-    CloudError::not_found(format!("{parent}/{id}/{collection}"))
-}
-
 #[async_trait]
 impl CloudApi for Cloud {
     async fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
@@ -82,10 +77,9 @@ impl CloudApi for Cloud {
         query: &Query,
     ) -> Result<Page> {
         let (members, can_add) = match parent {
-            Kind::Machine => self.machine_members(context, id, collection)?,
             Kind::Host => (self.host_members(context, id, collection)?, false),
             Kind::EventLog => (self.log_members(context, id, collection)?, false),
-            _ => return Err(no_collection(parent, id, collection)),
+            _ => self.members(context, parent, id, collection)?,
         };
         let (count, members) = query.page(members);
         Ok(Page {
@@ -104,10 +98,9 @@ impl CloudApi for Cloud {
         member: &str,
     ) -> Result<View> {
         let members = match parent {
-            Kind::Machine => return self.machine_member(context, id, collection, member),
             Kind::Host => self.host_members(context, id, collection)?,
             Kind::EventLog => self.log_members(context, id, collection)?,
-            _ => return Err(no_collection(parent, id, collection)),
+            _ => return self.member(context, parent, id, collection, member),
         };
         let wanted = |view: &View| view.id.rsplit('/').next() == Some(member);
         members
@@ -124,13 +117,7 @@ impl CloudApi for Cloud {
         collection: &str,
         body: Body,
     ) -> Result<Created> {
-        match (parent, collection) {
-            (Kind::Machine, "volumes") => self.attach_volume(context, id, body).await,
-            (Kind::Machine, "disks" | "networkInterfaces") => Err(CloudError::Conflict(format!(
-                "a machine's {collection} can't be changed once it is made"
-            ))),
-            _ => Err(no_collection(parent, id, collection)),
-        }
+        Self::add_member(self, context, parent, id, collection, body).await
     }
 
     async fn delete_member(
@@ -141,13 +128,7 @@ impl CloudApi for Cloud {
         collection: &str,
         member: &str,
     ) -> Result<Done> {
-        match (parent, collection) {
-            (Kind::Machine, "volumes") => self.detach_volume(context, id, member).await,
-            (Kind::Machine, "disks" | "networkInterfaces") => Err(CloudError::Conflict(format!(
-                "a machine's {collection} can't be changed once it is made"
-            ))),
-            _ => Err(no_collection(parent, id, collection)),
-        }
+        Self::delete_member(self, context, parent, id, collection, member).await
     }
 
     fn can_create(&self, context: &OpContext, kind: Kind) -> bool {

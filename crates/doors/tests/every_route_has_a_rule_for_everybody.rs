@@ -140,7 +140,6 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
     let writes_nobody = [
         Kind::ResourceMetadata,
         Kind::Network,
-        Kind::Address,
         Kind::Host,
         Kind::MachineRecord,
         Kind::EventLog,
@@ -165,6 +164,12 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
             }
         }
         ("/register/{page}", None, _) => Pages,
+        (
+            "/cimi/{type}" | "/cimi/{type}/{id}",
+            Some(Kind::ServiceMessage),
+            "GET" | "HEAD" | "OPTIONS",
+        ) => Anybody,
+        (_, Some(Kind::ServiceMessage), _) => Administrators,
         // What can be asked of a path is no secret among users.
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
         ("/cimi", None, "PUT") => NoUser,
@@ -223,6 +228,15 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}/{id}/{action}", Some(Kind::Machine), "POST") => Editors,
         ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => Editors,
 
+        ("/cimi/{type}/{id}", Some(Kind::System), "POST") => Editors,
+        ("/cimi/{type}/{id}/{action}", Some(Kind::System), "POST") => Editors,
+        (
+            "/cimi/{type}/{id}/{collection}" | "/cimi/{type}/{id}/{collection}/{id}",
+            Some(Kind::System | Kind::Volume),
+            "GET" | "HEAD",
+        ) => Viewers,
+        ("/cimi/{type}/{id}/{collection}", Some(Kind::System), "POST") => Editors,
+        ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::System), "DELETE") => Editors,
         (
             "/cimi/{type}/{id}/{collection}" | "/cimi/{type}/{id}/{collection}/{id}",
             Some(Kind::Host),

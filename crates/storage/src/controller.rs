@@ -7,15 +7,17 @@
 //!                    └──refused, broken off, never begun──▶ ERROR
 //!                    └──can't be fetched now: reason, again later──▶ CREATING (images found by name only)
 //!                AVAILABLE ──its entry is refused now──▶ ERROR ──accepted again──▶ AVAILABLE
-//! both           any, with `deleted` (set by the rules, with DELETING) ──file removed──▶ no document
+//! VolumeImage    CREATING ──captured──▶ AVAILABLE (made by the step of its volume, which is CAPTURING meanwhile)
+//! all            any, with `deleted` (set by the rules, with DELETING) ──file removed──▶ no document
 //! ```
 //!
-//! It writes the observed part of the two (state, reason, location, file, progress), and nothing else. It acts on what a
+//! It writes the observed part of these (state, reason, location, file, progress), and nothing else. It acts on what a
 //! document says and what lies on the disk, never on what it did before, so that a crash between any two steps is cured
 //! by looking again. Every document is worked on by at most one task.
 //!
 //! ```text
-//! DIR/volumes/UUID.raw             volumes, 0600
+//! DIR/volumes/UUID.raw             volumes, 0600; UUID.qcow2 if they stand on an image of a volume
+//! DIR/volumes/images/UUID.*        images of volumes, 0400
 //! DIR/volumes/orphans/UUID.raw     volumes that nobody knew, moved here by `repair`
 //! DIR/cache/disks/                 images that machines begin as (an `ImageStore`), 0400: QEMU gets them as descriptors
 //! DIR/cache/files/                 kernels and initrds (an `ImageStore`), 0444: QEMU opens them by name as its own user
@@ -43,6 +45,7 @@ mod patience;
 mod settings;
 mod transfer;
 mod unwanted;
+mod volume_images;
 mod volumes;
 
 #[cfg(test)]
@@ -185,9 +188,28 @@ impl StorageController {
             &self.0.machines_changed,
             shutdown.clone(),
         );
+        let volume_images = follow::follow(
+            self.0.documents.volume_images.changes(),
+            LaneLimits {
+                quick: 4,
+                long: 1,
+                long_per_owner: 1,
+            },
+            |_: &str| Lane::Quick,
+            |_: &str| {},
+            |local, _| {
+                let this = self.clone();
+                async move { this.step_volume_image(&local).await }
+            },
+            || self.unwanted_volume_images(),
+            recheck,
+            &never,
+            shutdown.clone(),
+        );
         tokio::join!(
             volumes,
             images,
+            volume_images,
             self.follow_machines(&shutdown),
             self.sweep_regularly(&shutdown)
         );

@@ -74,6 +74,80 @@ pub fn create(
     })
 }
 
+/// The bytes a guest sees of one of our images.
+///
+/// # Errors
+/// [`Error::Invalid`] if it is none; [`Error::Io`].
+pub(crate) fn virtual_bytes(path: &Path) -> Result<u64, Error> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    Ok(sizes(&file, path)?.0)
+}
+
+/// Lets one of our images show more bytes, which read as zeroes or as what lies below. In place, and in constant time:
+/// only the header says how many there are, as long as its table of tables has room.
+///
+/// # Errors
+/// [`Error::Invalid`] if it is none of ours, or would have to be smaller or larger than the table allows (4 TiB, for one
+/// that began smaller); [`Error::Io`].
+pub(crate) fn grow(path: &Path, bytes: u64) -> Result<(), Error> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    let (now, entries) = sizes(&file, path)?;
+    if bytes == now {
+        return Ok(());
+    }
+    let refuse = |reason: &str| Error::Invalid {
+        what: "disk size",
+        value: bytes.to_string(),
+        reason: reason.to_owned(),
+    };
+    if bytes < now {
+        return Err(refuse("disks only grow"));
+    }
+    if bytes > MAX_VIRTUAL_BYTES || !bytes.is_multiple_of(512) {
+        return Err(refuse(
+            "it must be a multiple of 512 bytes, and no more than 64 TiB",
+        ));
+    }
+    let room = (entries * 8).next_multiple_of(CLUSTER) / 8;
+    if l1_entries(bytes) > room {
+        return Err(refuse(
+            "that is more than its table has room for; copy the data to a new volume",
+        ));
+    }
+    let write = |data: &[u8], offset: u64| {
+        file.write_all_at(data, offset)
+            .and_then(|()| file.sync_all())
+    };
+    // First the tables, then what is in them: a disk that shows less than its tables hold is whole.
+    write(&(l1_entries(bytes) as u32).to_be_bytes(), 36).map_err(Error::io("grow", path))?;
+    write(&bytes.to_be_bytes(), 24).map_err(Error::io("grow", path))
+}
+
+/// The size of the disk, and the entries of the L1 table.
+fn sizes(file: &File, path: &Path) -> Result<(u64, u64), Error> {
+    let mut header = [0; 40];
+    file.read_exact_at(&mut header, 0)
+        .map_err(Error::io("read", path))?;
+    let number = |at: usize, length: usize| {
+        let bytes = header.iter().skip(at).take(length);
+        bytes.fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    if number(0, 4) != u64::from(u32::from_be_bytes(*b"QFI\xfb"))
+        || number(20, 4) != u64::from(CLUSTER_BITS)
+    {
+        return Err(Error::Invalid {
+            what: "disk",
+            value: path.display().to_string(),
+            reason: "it is no overlay of ours".to_owned(),
+        });
+    }
+    Ok((number(24, 8), number(36, 4)))
+}
+
 /// Refuses sizes that no disk of ours has.
 pub(crate) fn check_size(virtual_bytes: u64) -> Result<(), Error> {
     if virtual_bytes == 0 || virtual_bytes > MAX_VIRTUAL_BYTES || !virtual_bytes.is_multiple_of(512)

@@ -77,6 +77,8 @@ pub(super) struct Checker {
     violations: Vec<Violation>,
     /// Within what stands beside a reference: what is missing there may be what the reference has.
     beside_reference: bool,
+    /// Within the components of a system: `#name` refers to another one.
+    among_components: bool,
 }
 
 impl Checker {
@@ -121,30 +123,44 @@ impl Checker {
                 let unwrapped = wrapper.and_then(|member| unwrap(object, member));
                 self.resource(described, unwrapped.as_ref().unwrap_or(object), "", true)
             }
+            Creation::Either { member, .. } if !object.contains_key(member) => {
+                self.resource(described, object, "", true)
+            }
+            Creation::Either { member, kind } => self.create(described, object, member, kind, &[]),
             Creation::Template {
                 member,
                 kind,
                 beside,
-            } => {
-                let mut rest = object.clone();
-                let template = rest.remove(member).filter(|value| !value.is_null());
-                let name = format!("a {}Create", described.kind);
-                let fields: Vec<Attribute> = COMMON.iter().chain(beside).copied().collect();
-                let mut result = self.members(&name, &fields, &rest, "", true);
-                match template {
-                    Some(template) => {
-                        let by_reference = Attribute::new(member, Shape::RefOrValue(kind));
-                        if let Some(value) =
-                            self.value(&by_reference, &by_reference.shape, &template, member)
-                        {
-                            result.insert(member.to_owned(), value);
-                        }
-                    }
-                    None => self.complain(member, format!("is missing; {name} must have it")),
-                }
-                result
-            }
+            } => self.create(described, object, member, kind, beside),
         }
+    }
+
+    /// A `…Create`: common attributes, those beside the template, and the template.
+    fn create(
+        &mut self,
+        described: &Type,
+        object: &Map<String, Value>,
+        member: &'static str,
+        kind: Kind,
+        beside: &[Attribute],
+    ) -> Map<String, Value> {
+        let mut rest = object.clone();
+        let template = rest.remove(member).filter(|value| !value.is_null());
+        let name = format!("a {}Create", described.kind);
+        let fields: Vec<Attribute> = COMMON.iter().chain(beside).copied().collect();
+        let mut result = self.members(&name, &fields, &rest, "", true);
+        match template {
+            Some(template) => {
+                let by_reference = Attribute::new(member, Shape::RefOrValue(kind));
+                if let Some(value) =
+                    self.value(&by_reference, &by_reference.shape, &template, member)
+                {
+                    result.insert(member.to_owned(), value);
+                }
+            }
+            None => self.complain(member, format!("is missing; {name} must have it")),
+        }
+        result
     }
 
     /// A body that says what it is must be it, or its `…Create`.
@@ -330,9 +346,16 @@ mod tests {
     #[test]
     fn wrapped_creations_are_taken_apart() {
         let body = json!({"name": "mine", "credentialTemplate": {"name": "x", "publicKey": "k"}});
-        let expected = json!({"name": "mine", "publicKey": "k"});
+        let expected =
+            json!({"name": "mine", "credentialTemplate": {"name": "x", "publicKey": "k"}});
         assert_eq!(
             check(Kind::Credential, &body).map(Value::Object),
+            Ok(expected)
+        );
+        let body = json!({"name": "mine", "volumeImageTemplate": {"imageLocation": "Volume/a"}});
+        let expected = json!({"name": "mine", "imageLocation": {"href": "Volume/a"}});
+        assert_eq!(
+            check(Kind::VolumeImage, &body).map(Value::Object),
             Ok(expected)
         );
     }

@@ -81,6 +81,13 @@ pub enum Creation {
         /// Attributes beside it.
         beside: &'static [Attribute],
     },
+    /// The resource itself, or a `…Create` with the template by reference or by value.
+    Either {
+        /// The template's member, e.g. `credentialTemplate`.
+        member: &'static str,
+        /// Its type.
+        kind: Kind,
+    },
 }
 
 /// One attribute.

@@ -53,6 +53,18 @@ pub fn schemas() -> Map<String, Value> {
                 };
                 put(format!("{kind}Create"), schema);
             }
+            Creation::Either {
+                member,
+                kind: template,
+            } => {
+                let mut schema = object(own(), &creatable);
+                schema["properties"][member] = reference(&format!("{template}Value"));
+                // One of the two ways to say it.
+                if let Some(members) = schema.as_object_mut() {
+                    members.remove("required");
+                }
+                put(format!("{kind}Create"), strict(schema));
+            }
             Creation::Template {
                 member,
                 kind: template,

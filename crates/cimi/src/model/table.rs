@@ -1,9 +1,13 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
+mod network;
 mod people;
 mod records;
 mod service;
+mod service_message;
 mod stratuslab;
+mod system;
+mod volume_image;
 
 use super::{
     Attribute, Capability, Collection, Creation, Kind, Limit, Namespace,
@@ -56,6 +60,9 @@ pub const COMMON: &[Attribute] = &[
     seen("operations", Array(&Struct(OPERATION))),
 ];
 const OPERATION: &[Attribute] = &[seen("rel", Uri).in_tag(), seen("href", Uri).in_tag()];
+
+/// The parts of a SystemTemplate; within them, `#name` refers to another one.
+pub(super) const COMPONENTS: &str = "componentDescriptors";
 
 /// What the body of an action holds, beside the common attributes.
 pub(super) const ACTION: &[Attribute] = &[
@@ -139,9 +146,15 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("volumeConfigs", Ref(&[])),
         seen("networks", Ref(&[])),
         seen("addresses", Ref(&[])),
+        seen("systems", Ref(&[])),
+        seen("systemTemplates", Ref(&[])),
+        seen("credentialTemplates", Ref(&[])),
+        seen("volumeImages", Ref(&[])),
+        seen("addressTemplates", Ref(&[])),
         seen("jobs", Ref(&[])),
         seen("eventLogs", Ref(&[])),
         seen("events", Ref(&[])).stratuslab(),
+        seen("serviceMessages", Ref(&[])).stratuslab(),
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
         seen("tokens", Ref(&[])).stratuslab(),
@@ -444,17 +457,30 @@ const CREDENTIAL: Type = Type {
     capabilities: &[can(
         "CredentialTemplateByValue",
         "true",
-        "credentialTemplate is a value",
+        "credentialTemplate may be a value",
     )],
-    creation: Creation::Plain {
-        wrapper: Some("credentialTemplate"),
+    creation: Creation::Either {
+        member: "credentialTemplate",
+        kind: Kind::CredentialTemplate,
     },
-    attributes: &[a("publicKey", String)
-        .also(&["key"])
-        .limit(Limit::Text(1 << 16))
-        .stratuslab()
-        .required()],
+    attributes: &[PUBLIC_KEY],
     ..standard(Kind::Credential, "credentials", "credentials")
+};
+
+const PUBLIC_KEY: Attribute = a("publicKey", String)
+    .also(&["key"])
+    .limit(Limit::Text(1 << 16))
+    .stratuslab()
+    .required();
+
+const CREDENTIAL_TEMPLATE: Type = Type {
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[PUBLIC_KEY],
+    ..standard(
+        Kind::CredentialTemplate,
+        "credentialTemplates",
+        "credentialTemplates",
+    )
 };
 
 const VOLUME: Type = Type {
@@ -465,6 +491,12 @@ const VOLUME: Type = Type {
             "volumeTemplate may be a value",
         ),
         can("VolumeConfigByValue", "true", "volumeConfig may be a value"),
+        can("VolumeImageByValue", "false", "volumeImage is a reference"),
+        can(
+            "VolumeSnapshot",
+            "true",
+            "an image is made of a volume that no machine has",
+        ),
         can(
             "SharedVolumeSupport",
             "false",
@@ -487,6 +519,8 @@ const VOLUME: Type = Type {
         VISIBILITY,
         seen("count", Integer).stratuslab(),
         seen("attachedTo", Ref(&[Kind::Machine])).stratuslab(),
+        seen("images", Own(Kind::VolumeVolumeImage)),
+        seen("volumeImage", Ref(&[Kind::VolumeImage])).stratuslab(),
         REASON,
     ],
     ..standard(Kind::Volume, "volumes", "volumes")
@@ -508,42 +542,11 @@ const VOLUME_CONFIGURATION: Type = Type {
 
 const VOLUME_TEMPLATE: Type = Type {
     creation: Creation::Plain { wrapper: None },
-    attributes: &[a("volumeConfig", RefOrValue(Kind::VolumeConfiguration)).required()],
+    attributes: &[
+        a("volumeConfig", RefOrValue(Kind::VolumeConfiguration)).required(),
+        a("volumeImage", Ref(&[Kind::VolumeImage])),
+    ],
     ..standard(Kind::VolumeTemplate, "volumeTemplates", "volumeTemplates")
-};
-
-const NETWORK: Type = Type {
-    attributes: &[
-        seen("state", String),
-        seen("networkType", String),
-        seen("mtu", Integer),
-        seen("class", String).stratuslab(),
-        seen("subnet", String).stratuslab(),
-        seen("gateway", String).stratuslab(),
-        seen("first", String).stratuslab(),
-        seen("last", String).stratuslab(),
-        seen("domain", String).stratuslab(),
-        seen("nameServers", Array(&String)).stratuslab(),
-        seen("nat", Boolean).stratuslab(),
-        seen("leases", Integer).stratuslab(),
-    ],
-    ..standard(Kind::Network, "networks", "networks")
-};
-
-const ADDRESS: Type = Type {
-    attributes: &[
-        a("ip", String).required(),
-        seen("hostname", String),
-        seen("allocation", String),
-        seen("defaultGateway", String),
-        seen("dns", Array(&String)),
-        seen("protocol", String),
-        seen("mask", String),
-        seen("network", Ref(&[Kind::Network])),
-        seen("resource", Ref(&[Kind::Machine])),
-        seen("macAddress", String).stratuslab(),
-    ],
-    ..standard(Kind::Address, "addresses", "addresses")
 };
 
 const JOB: Type = Type {
@@ -655,8 +658,8 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::Volume => &VOLUME,
         Kind::VolumeConfiguration => &VOLUME_CONFIGURATION,
         Kind::VolumeTemplate => &VOLUME_TEMPLATE,
-        Kind::Network => &NETWORK,
-        Kind::Address => &ADDRESS,
+        Kind::Network => &network::NETWORK,
+        Kind::Address => &network::ADDRESS,
         Kind::Job => &JOB,
         Kind::Event => &EVENT,
         Kind::User => &stratuslab::USER,
@@ -670,6 +673,30 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::MachineVolume => &MACHINE_VOLUME,
         Kind::Disk => &DISK,
         Kind::MachineNetworkInterface => &MACHINE_NETWORK_INTERFACE,
+        Kind::System => &system::SYSTEM,
+        Kind::SystemTemplate => &system::SYSTEM_TEMPLATE,
+        Kind::CredentialTemplate => &CREDENTIAL_TEMPLATE,
+        Kind::VolumeImage => &volume_image::VOLUME_IMAGE,
+        Kind::NetworkTemplate => &network::NETWORK_TEMPLATE,
+        Kind::NetworkConfiguration => &network::NETWORK_CONFIGURATION,
+        Kind::NetworkPort => &network::NETWORK_PORT,
+        Kind::NetworkPortTemplate => &network::NETWORK_PORT_TEMPLATE,
+        Kind::NetworkPortConfiguration => &network::NETWORK_PORT_CONFIGURATION,
+        Kind::AddressTemplate => &network::ADDRESS_TEMPLATE,
+        Kind::ForwardingGroup => &network::FORWARDING_GROUP,
+        Kind::ForwardingGroupTemplate => &network::FORWARDING_GROUP_TEMPLATE,
+        Kind::ServiceMessage => &service_message::SERVICE_MESSAGE,
+        Kind::VolumeVolumeImage => &volume_image::VOLUME_VOLUME_IMAGE,
+        Kind::NetworkNetworkPort => &network::NETWORK_NETWORK_PORT,
+        Kind::ForwardingGroupNetwork => &network::FORWARDING_GROUP_NETWORK,
+        Kind::SystemSystem => &system::SYSTEM_SYSTEM,
+        Kind::SystemMachine => &system::SYSTEM_MACHINE,
+        Kind::SystemCredential => &system::SYSTEM_CREDENTIAL,
+        Kind::SystemVolume => &system::SYSTEM_VOLUME,
+        Kind::SystemNetwork => &system::SYSTEM_NETWORK,
+        Kind::SystemNetworkPort => &system::SYSTEM_NETWORK_PORT,
+        Kind::SystemAddress => &system::SYSTEM_ADDRESS,
+        Kind::SystemForwardingGroup => &system::SYSTEM_FORWARDING_GROUP,
         Kind::Meter => &records::METER,
         Kind::EventLog => &records::EVENT_LOG,
     }

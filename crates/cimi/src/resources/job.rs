@@ -64,6 +64,10 @@ pub enum JobGoal {
         /// `Volume/…`
         volume: String,
     },
+    /// Machines on the network can't speak.
+    NetworkOff,
+    /// All parts of the system were made, or did what was asked.
+    Parts,
 }
 
 /// A user's request that outlasts its HTTP exchange. A record, never what drives the work.

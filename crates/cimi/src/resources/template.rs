@@ -5,7 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::{Unknown, resource};
 use crate::{
     Common,
-    ids::{MachineConfigurationId, MachineTemplateId, VolumeConfigurationId, VolumeTemplateId},
+    ids::{
+        AddressTemplateId, CredentialTemplateId, ForwardingGroupTemplateId, MachineConfigurationId,
+        MachineTemplateId, NetworkConfigurationId, NetworkPortConfigurationId,
+        NetworkPortTemplateId, NetworkTemplateId, SystemTemplateId, VolumeConfigurationId,
+        VolumeTemplateId,
+    },
 };
 
 /// A machine type (CIMI MachineConfiguration; StratusLab `m1.small` …).
@@ -109,3 +114,61 @@ pub struct VolumeTemplate {
     pub body: Unknown,
 }
 resource!(VolumeTemplate, "VolumeTemplate");
+
+/// Types whose body is kept as given (checked against the table) and resolved when used.
+macro_rules! kept {
+    ($($(#[$doc:meta])* $name:ident, $id:ident, $collection:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub struct $name {
+            /// Its id.
+            pub id: $id,
+            /// Name, times, access.
+            #[serde(flatten)]
+            pub common: Common,
+            /// Its public attributes in their JSON form.
+            #[serde(flatten)]
+            pub body: Unknown,
+        }
+        resource!($name, $collection);
+
+        impl Kept for $name {
+            fn body(&self) -> &Unknown {
+                &self.body
+            }
+
+            fn body_mut(&mut self) -> &mut Unknown {
+                &mut self.body
+            }
+        }
+    )*};
+}
+
+/// A document that is kept as given.
+pub trait Kept: super::Resource {
+    /// Its own attributes.
+    fn body(&self) -> &Unknown;
+
+    /// Its own attributes, to change them.
+    fn body_mut(&mut self) -> &mut Unknown;
+}
+
+kept! {
+    /// What Systems are made from: descriptions of their components.
+    SystemTemplate, SystemTemplateId, "SystemTemplate";
+    /// What Credentials are made from.
+    CredentialTemplate, CredentialTemplateId, "CredentialTemplate";
+    /// What Networks are made from.
+    NetworkTemplate, NetworkTemplateId, "NetworkTemplate";
+    /// A kind of network.
+    NetworkConfiguration, NetworkConfigurationId, "NetworkConfiguration";
+    /// What NetworkPorts are made from.
+    NetworkPortTemplate, NetworkPortTemplateId, "NetworkPortTemplate";
+    /// A kind of port.
+    NetworkPortConfiguration, NetworkPortConfigurationId, "NetworkPortConfiguration";
+    /// What Addresses are made from.
+    AddressTemplate, AddressTemplateId, "AddressTemplate";
+    /// What ForwardingGroups are made from.
+    ForwardingGroupTemplate, ForwardingGroupTemplateId, "ForwardingGroupTemplate";
+}

@@ -184,7 +184,11 @@ impl Volume {
 
 impl Address {
     pub(super) fn in_use(&self) -> Vec<Use> {
-        let resource = self.resource.href.to_string();
+        // What a user keeps is in use whether a machine has it or not.
+        let resource = match &self.resource {
+            Some(machine) if !self.kept => machine.href.to_string(),
+            _ => self.id.to_string(),
+        };
         vec![Use {
             address: Some(self.ip),
             ..Use::of(self, UseKind::Address, resource, self.common.created)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource, weight::BYTES};
-use crate::{Common, MachineId, Timestamp, VolumeId, size::ByteSize};
+use crate::{Common, MachineId, Timestamp, VolumeId, ids::VolumeImageId, size::ByteSize};
 
 /// The type of all volumes: a block device (DSP0263 §5.23).
 pub const MAPPED: &str = "http://schemas.dmtf.org/cimi/1/mapped";
@@ -16,6 +16,8 @@ pub enum VolumeState {
     Creating,
     /// Usable.
     Available,
+    /// An image is being made of it; no machine can take it meanwhile.
+    Capturing,
     /// Being removed.
     Deleting,
     /// Could not be made or removed; the reason says why.
@@ -51,6 +53,16 @@ pub struct Volume {
     /// Its removal was asked for. Written by `cloud`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+    /// The image it was made from. Written by `cloud`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<VolumeImageId>,
+    /// The image that its file stands on: the origin, or the last one that was made of it. Written by the storage
+    /// controller; as long as it says so, that image's file is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<VolumeImageId>,
+    /// The image that is being made of it. Written by `cloud`, removed by the storage controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<VolumeImageId>,
     /// Where it is. Written by the storage controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<VolumeLocation>,
@@ -67,6 +79,9 @@ resource!(
     |volume, add| {
         if let Some(attachment) = &volume.attachment {
             add("machine", attachment.machine.local());
+        }
+        for image in [&volume.origin, &volume.base].into_iter().flatten() {
+            add("image", image.local());
         }
     },
     |volume, add| {
@@ -96,9 +111,12 @@ pub struct Attachment {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "protocol")]
 pub enum VolumeLocation {
-    /// A raw file on this host.
+    /// A file on this host.
     File {
         /// Absolute path.
         path: String,
+        /// The files it stands on, nearest first; none: it is raw, else an overlay. The last one is raw.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        backing: Vec<String>,
     },
 }

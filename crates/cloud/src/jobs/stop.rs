@@ -28,9 +28,11 @@ pub(crate) fn is_stoppable(job: &Job) -> bool {
         | JobGoal::MachineSuspended
         | JobGoal::VolumeAttached { .. } => true,
         JobGoal::Available => job.action == "add",
-        JobGoal::MachineOff | JobGoal::Gone | JobGoal::VolumeDetached { .. } => {
-            !job.nested_jobs.is_empty()
-        }
+        JobGoal::MachineOff
+        | JobGoal::Gone
+        | JobGoal::VolumeDetached { .. }
+        | JobGoal::NetworkOff
+        | JobGoal::Parts => !job.nested_jobs.is_empty(),
     }
 }
 

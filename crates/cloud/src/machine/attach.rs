@@ -221,6 +221,10 @@ fn has_disks_to_change(machine: &Machine) -> Result<()> {
 pub(crate) fn available(volume: &Volume) -> Result<()> {
     match volume.state {
         VolumeState::Available | VolumeState::Creating if !volume.deleted => Ok(()),
+        VolumeState::Capturing if !volume.deleted => Err(CloudError::Conflict(format!(
+            "an image is being made of {}; try again when it is there",
+            volume.id
+        ))),
         VolumeState::Error => Err(CloudError::Conflict(format!(
             "{} can't be attached: {}",
             volume.id,

@@ -6,12 +6,12 @@ mod plan;
 use std::net::IpAddr;
 
 use cimi::{
-    Common, MachineId, Ref, Right, Timestamp,
+    AddressId, Common, MachineId, Ref, Right, Timestamp,
     lifecycle::{Desired, MachineState, Observed, Phase, Power, Rest},
     resources::{
-        Address, AttachStage, AttachedVolume, Attachment, BootSource, Credential, Event, Image,
-        Job, JobGoal, Machine, MachineConfiguration, MachineTemplate, Network, Nic, Resource,
-        Volume, default_architecture,
+        AttachStage, AttachedVolume, Attachment, BootSource, Credential, Event, Image, Job,
+        JobGoal, Machine, MachineConfiguration, MachineTemplate, Nic, Resource, Volume,
+        default_architecture,
     },
     size::ByteSize,
 };
@@ -21,8 +21,8 @@ use serde_json::{Map, Value};
 use self::plan::{Plan, usable_image};
 use super::request::volume_reference;
 use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, catalogue, leases::Reserved,
-    quota::Place, resolve, volume,
+    Cloud, CloudError, Created, OpContext, Result, access, address::leased, catalogue,
+    leases::Reserved, quota::Place, resolve, volume,
 };
 
 /// Attempts against others who take the same address or volume at the same moment.
@@ -75,6 +75,7 @@ impl Cloud {
                 name: Some(plan.name.clone().unwrap_or_else(|| format!("one-{vmid}"))),
                 description: plan.description.clone(),
                 properties: plan.properties.clone(),
+                part_of: context.part_of.clone(),
                 ..Common::new(plan.acl.clone(), now)
             },
             state: MachineState::Creating,
@@ -122,23 +123,43 @@ impl Cloud {
         let mut reserved: Vec<Reserved> = Vec::new();
         for interface in &plan.interfaces {
             let network = self.usable_network(context, &interface.network)?;
+            let mut nic = Nic {
+                network: network.id.clone(),
+                address: AddressId::of(&network.id, IpAddr::from([0, 0, 0, 0])),
+                ip: IpAddr::from([0, 0, 0, 0]),
+                mac: String::new(),
+                model: interface.model.clone(),
+                port: None,
+            };
+            changes = changes.unchanged(&network);
+            if let Some(port) = &interface.port {
+                let path = "machineTemplate.networkInterfaces.networkPort";
+                let port = self.free_port(context, port, path)?;
+                let mut taken = port.document.0.clone();
+                taken.machine = Some(id.clone());
+                nic.port = Some(port.document.id.clone());
+                changes = changes.replace(&port, taken);
+            }
+            let kept = match interface.ip {
+                Some(ip) => self.kept_address(context, &network.id, ip)?,
+                None => None,
+            };
+            if let Some(address) = kept {
+                let mut taken = address.document.0.clone();
+                taken.resource = Some(Ref::to(id.clone()));
+                (nic.address, nic.ip, nic.mac) = (taken.id.clone(), taken.ip, taken.mac.clone());
+                changes = changes.replace(&address, taken);
+                machine.nics.push(nic);
+                continue;
+            }
             let lease = self
                 .0
                 .leases
                 .reserve(documents, &network.document.0, interface.ip)?;
-            changes = changes.unchanged(&network).create(&address_document(
-                &machine,
-                &network.document.0,
-                &lease,
-                now,
-            ));
-            machine.nics.push(Nic {
-                network: network.id.clone(),
-                address: lease.id.clone(),
-                ip: lease.ip,
-                mac: lease.mac.clone(),
-                model: interface.model.clone(),
-            });
+            let common = Common::new(machine.common.acl.clone(), now);
+            changes = changes.create(&leased(&network.id, &lease, common, Some(&id)));
+            (nic.address, nic.ip, nic.mac) = (lease.id.clone(), lease.ip, lease.mac.clone());
+            machine.nics.push(nic);
             reserved.push(lease);
         }
         changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
@@ -204,18 +225,25 @@ impl Cloud {
             changes = changes.replace(&volume, volume::taken(&volume, machine, now)?);
             machine.volumes.push(attached(&volume, location));
         }
-        for (capacity_kb, location) in &plan.new_volumes {
+        for new in &plan.new_volumes {
             let mut volume = volume::new_volume(
-                ByteSize::from_capacity_kb(*capacity_kb),
+                ByteSize::from_capacity_kb(new.capacity_kb),
                 plan.acl.clone(),
                 now,
             );
+            if let Some(origin) = &new.origin {
+                volume.origin = Some(origin.document.id.clone());
+                volume.bootable = origin.bootable;
+                changes = changes.unchanged(origin);
+            }
             self.check_volume_size(volume.size_bytes, "machineTemplate.volumeTemplates")?;
             volume.attachment = Some(Attachment {
                 machine: machine.id.clone(),
                 since: now,
             });
-            machine.volumes.push(attached(&volume, location.clone()));
+            machine
+                .volumes
+                .push(attached(&volume, new.location.clone()));
             changes = changes.create(&volume);
         }
         Ok(changes)
@@ -279,29 +307,6 @@ fn attached(volume: &Volume, initial_location: Option<String>) -> AttachedVolume
         stage: AttachStage::Waiting,
         serial: volume::serial(&volume.id),
     }
-}
-
-fn address_document(
-    machine: &Machine,
-    network: &Network,
-    lease: &Reserved,
-    now: Timestamp,
-) -> Address {
-    Address {
-        id: lease.id.clone(),
-        common: Common::new(machine.common.acl.clone(), now),
-        ip: lease.ip,
-        mac: lease.mac.clone(),
-        hostname: host_name(lease.ip),
-        network: Ref::to(network.id.clone()),
-        resource: Ref::to(machine.id.clone()),
-        unknown: Map::new(),
-    }
-}
-
-/// The DNS name of an address: `vm-10-77-0-5`. Unique wherever the address is, whatever users call their machines.
-fn host_name(ip: IpAddr) -> String {
-    format!("vm-{}", ip.to_string().replace(['.', ':'], "-"))
 }
 
 fn boot_of(image: &Image) -> BootSource {

@@ -1,15 +1,16 @@
 //! What a creation of a machine says, once its references are resolved.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use cimi::{
     ids::MachineConfigurationId,
     lifecycle::RestartPolicy,
     resources::{
-        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, Network,
-        NetworkState, Placement, VolumeConfiguration,
+        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, Network, NetworkPort,
+        NetworkState, Placement, VolumeConfiguration, VolumeImage,
     },
 };
+use documents::Cached;
 use placement::{Rank, Requirements};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -67,6 +68,7 @@ pub(super) struct Template {
 #[serde(rename_all = "camelCase")]
 struct InterfaceRequest {
     network: Option<Map<String, Value>>,
+    network_port: Option<Map<String, Value>>,
     #[serde(default)]
     addresses: Vec<Map<String, Value>>,
     model: Option<String>,
@@ -83,6 +85,18 @@ pub(super) struct Interface {
     pub(super) ip: Option<IpAddr>,
     /// Device model.
     pub(super) model: Option<String>,
+    /// The port it takes, by the part of its id after the slash.
+    pub(super) port: Option<String>,
+}
+
+/// A volume to be made together with a machine.
+#[derive(Debug)]
+pub(super) struct NewVolume {
+    pub(super) capacity_kb: u64,
+    /// Where the guest should see it; a wish.
+    pub(super) location: Option<String>,
+    /// What it begins as; none: empty.
+    pub(super) origin: Option<Arc<Cached<VolumeImage>>>,
 }
 
 /// The size of a machine.
@@ -188,6 +202,7 @@ impl Template {
                 network: cloud.0.settings.default_network.clone(),
                 ip: None,
                 model: None,
+                port: None,
             }]);
         }
         self.network_interfaces
@@ -200,12 +215,8 @@ impl Template {
             .collect()
     }
 
-    /// The sizes, in kB, of volumes to be made for the machine.
-    pub(super) fn new_volumes(
-        &self,
-        cloud: &Cloud,
-        context: &OpContext,
-    ) -> Result<Vec<(u64, Option<String>)>> {
+    /// The volumes to be made for the machine.
+    pub(super) fn new_volumes(&self, cloud: &Cloud, context: &OpContext) -> Result<Vec<NewVolume>> {
         let path = "machineTemplate.volumeTemplates";
         let documents = &cloud.0.documents;
         let one = |entry: &Map<String, Value>| {
@@ -221,8 +232,14 @@ impl Template {
             let template = resolve::resolve::<cimi::resources::VolumeTemplate>(
                 documents, context, given, path,
             )?;
-            let capacity = crate::volume::configured_capacity(documents, context, &template, path)?;
-            Ok((capacity, location))
+            let capacity_kb =
+                crate::volume::configured_capacity(documents, context, &template, path)?;
+            let origin = cloud.origin_of(context, &template, capacity_kb, path)?;
+            Ok(NewVolume {
+                capacity_kb,
+                location,
+                origin,
+            })
         };
         self.volume_templates.iter().map(one).collect()
     }
@@ -230,7 +247,11 @@ impl Template {
 
 impl InterfaceRequest {
     fn interface(&self, cloud: &Cloud, context: &OpContext, path: &str) -> Result<Interface> {
-        let name = self.network_name(cloud, context, path)?;
+        let port = self.port(cloud, context, path)?;
+        let name = match &port {
+            Some(port) => port.network.href.local().to_owned(),
+            None => self.network_name(cloud, context, path)?,
+        };
         let network = cloud.usable_network(context, &name)?;
         let type_path = format!("{path}.networkType");
         if let Some(wanted) = &self.network_type
@@ -265,7 +286,31 @@ impl InterfaceRequest {
             network: name,
             ip,
             model: self.model.clone(),
+            port: port.map(|port| port.id().to_owned()),
         })
+    }
+
+    /// The port asked for; it must be of the network that is named beside it.
+    fn port(
+        &self,
+        cloud: &Cloud,
+        context: &OpContext,
+        path: &str,
+    ) -> Result<Option<Arc<Cached<NetworkPort>>>> {
+        let Some(reference) = &self.network_port else {
+            return Ok(None);
+        };
+        let path = format!("{path}.networkPort");
+        let href = resolve::href_of(reference).unwrap_or_default();
+        let local = resolve::local_part::<NetworkPort>(href, &path)?;
+        let port = cloud.free_port(context, local, &path)?;
+        if let Some(network) = self.network.as_ref().and_then(resolve::href_of)
+            && resolve::local_part::<Network>(network, &path)? != port.network.href.local()
+        {
+            let problem = format!("is a port of {}, not of {network}", port.network.href);
+            return Err(CloudError::invalid(path, problem));
+        }
+        Ok(Some(port))
     }
 
     /// The network referred to; else the default one, or the first of the type asked for.

@@ -1,8 +1,9 @@
 //! What is counted of what users have, how much of it there is, and how much there may be.
 
 use cimi::resources::{
-    Address, Credential, Group, Image, Machine, MachineConfiguration, MachineTemplate, Most, Quota,
-    Resource as _, Token, User, Volume, VolumeConfiguration, VolumeTemplate,
+    Address, AddressTemplate, Credential, CredentialTemplate, Group, Image, Machine,
+    MachineConfiguration, MachineTemplate, Most, Quota, Resource as _, System, SystemTemplate,
+    Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
     weight::{BYTES, CPUS, MEMORY_KIB},
 };
 use cimi::size::GIBIBYTE;
@@ -68,11 +69,17 @@ pub(crate) enum Measure {
     VolumeTemplates,
     MachineConfigurations,
     VolumeConfigurations,
+    VolumeImages,
+    Systems,
+    SystemTemplates,
+    CredentialTemplates,
+    AddressTemplates,
 }
 
 use Measure::{
-    Addresses, Cpus, Credentials, ImageSpace, Images, MachineConfigurations, MachineTemplates,
-    Machines, Memory, Tokens, VolumeConfigurations, VolumeSpace, VolumeTemplates, Volumes,
+    AddressTemplates, Addresses, Cpus, CredentialTemplates, Credentials, ImageSpace, Images,
+    MachineConfigurations, MachineTemplates, Machines, Memory, SystemTemplates, Systems, Tokens,
+    VolumeConfigurations, VolumeImages, VolumeSpace, VolumeTemplates, Volumes,
 };
 
 impl Measure {
@@ -100,6 +107,12 @@ impl Measure {
             VolumeTemplate::COLLECTION => VolumeTemplates,
             MachineConfiguration::COLLECTION => MachineConfigurations,
             VolumeConfiguration::COLLECTION => VolumeConfigurations,
+            VolumeImage::COLLECTION => VolumeImages,
+            System::COLLECTION => Systems,
+            SystemTemplate::COLLECTION => SystemTemplates,
+            CredentialTemplate::COLLECTION => CredentialTemplates,
+            AddressTemplate::COLLECTION => AddressTemplates,
+            Address::COLLECTION => Addresses,
             _ => return None,
         })
     }
@@ -121,6 +134,11 @@ impl Measure {
             VolumeTemplates => "volume templates",
             MachineConfigurations => "machine configurations",
             VolumeConfigurations => "volume configurations",
+            VolumeImages => "volume images",
+            Systems => "systems",
+            SystemTemplates => "system templates",
+            CredentialTemplates => "credential templates",
+            AddressTemplates => "address templates",
         }
     }
 
@@ -175,6 +193,11 @@ impl Measure {
             VolumeTemplates => documents.count_owned::<VolumeTemplate>(user),
             MachineConfigurations => documents.count_owned::<MachineConfiguration>(user),
             VolumeConfigurations => documents.count_owned::<VolumeConfiguration>(user),
+            VolumeImages => documents.count_owned::<VolumeImage>(user),
+            Systems => documents.count_owned::<System>(user),
+            SystemTemplates => documents.count_owned::<SystemTemplate>(user),
+            CredentialTemplates => documents.count_owned::<CredentialTemplate>(user),
+            AddressTemplates => documents.count_owned::<AddressTemplate>(user),
         };
         pieces as u64
     }
@@ -208,10 +231,15 @@ impl Measure {
             Images => defaults.images as u64,
             ImageSpace => defaults.image_gib,
             Addresses => defaults.addresses,
-            Credentials | Tokens => defaults.credentials as u64,
-            MachineTemplates | VolumeTemplates | MachineConfigurations | VolumeConfigurations => {
-                defaults.templates as u64
-            }
+            Credentials | Tokens | CredentialTemplates => defaults.credentials as u64,
+            VolumeImages => defaults.volumes as u64,
+            Systems
+            | SystemTemplates
+            | AddressTemplates
+            | MachineTemplates
+            | VolumeTemplates
+            | MachineConfigurations
+            | VolumeConfigurations => defaults.templates as u64,
         };
         (Most::AtMost(default), false)
     }

@@ -121,6 +121,24 @@ impl World {
         assert!(!path.contains('{'), "there is no example of {path}");
         let volume = self.ids.get(&Kind::Volume).unwrap();
         let body = match (route.kind, route.template, method) {
+            (Some(Kind::System), "/cimi/{type}/{id}/{collection}", "POST") => {
+                // One that isn't in it: of each type one that the caller may see is enough.
+                let (_, collection) = path.rsplit_once('/').unwrap_or_default();
+                let member = collection.strip_suffix('s').unwrap_or(collection);
+                let member = if member == "addresse" {
+                    "address"
+                } else {
+                    member
+                };
+                let kind = format!("{}{}", member[..1].to_uppercase(), &member[1..]);
+                let kind = Kind::from_name(&kind).unwrap();
+                let other = if kind == Kind::System {
+                    "inner"
+                } else {
+                    &self.ids[&kind].0
+                };
+                json!({member: {"href": format!("{kind}/{other}")}}).to_string()
+            }
             (_, "/cimi/{type}/{id}/{collection}", "POST") => {
                 json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
             }
@@ -243,6 +261,16 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
             json!({"volumeConfig": {"capacity": 1000}}),
         ),
         (Kind::VolumeConfiguration, json!({"capacity": 1000})),
+        (Kind::CredentialTemplate, json!({"publicKey": key})),
+        (
+            Kind::AddressTemplate,
+            json!({"network": {"href": "Network/local"}}),
+        ),
+        (
+            Kind::SystemTemplate,
+            json!({"componentDescriptors": [{"type": "Volume",
+                "volumeTemplate": {"volumeConfig": {"capacity": 1000}}}]}),
+        ),
     ] {
         ids.insert(kind, (create(kind, body).await, String::new()));
     }
@@ -273,6 +301,11 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     share::<cimi::resources::VolumeTemplate>(documents).await;
     share::<cimi::resources::VolumeConfiguration>(documents).await;
     share::<cimi::resources::Address>(documents).await;
+    share::<cimi::resources::System>(documents).await;
+    share::<cimi::resources::SystemTemplate>(documents).await;
+    share::<cimi::resources::CredentialTemplate>(documents).await;
+    share::<cimi::resources::AddressTemplate>(documents).await;
+    share::<cimi::resources::VolumeImage>(documents).await;
     share::<cimi::resources::Job>(documents).await;
     share::<cimi::resources::Event>(documents).await;
     share::<MachineRecord>(documents).await;

@@ -1,7 +1,9 @@
-//! Volumes as sparse raw files in one directory, `DIR/UUID.raw`.
+//! Volumes as sparse raw files in one directory, `DIR/UUID.raw`; those that stand on an image as overlays (`overlays`).
 //!
 //! Raw, because a volume is written in place for years: no metadata that a crash could tear, no copy-on-write chain, the
 //! full speed of the file system. Thin, because the file system only stores what was written.
+
+mod overlays;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -16,6 +18,7 @@ use crate::durable::{self, Durability};
 use crate::error::Error;
 use crate::exclusive;
 use crate::inspect::Format;
+use crate::qcow2;
 use crate::space::{self, Space};
 use crate::swap;
 
@@ -60,7 +63,12 @@ impl FileBackend {
         })
     }
 
+    /// The file of a volume: an overlay, if there is one.
     fn path(&self, volume: VolumeId) -> PathBuf {
+        let overlay = self.overlay_path(volume);
+        if overlay.exists() {
+            return overlay;
+        }
         self.dir.join(format!("{volume}{SUFFIX}"))
     }
 
@@ -109,7 +117,9 @@ impl FileBackend {
 
     fn resize_now(&self, volume: VolumeId, bytes: u64) -> Result<(), Error> {
         swap::check_size(bytes)?;
-        let found = self.metadata(volume)?.len();
+        self.metadata(volume)?;
+        let path = self.path(volume);
+        let found = overlays::virtual_bytes(&path)?;
         if bytes < found {
             return Err(Error::Invalid {
                 what: "volume size",
@@ -118,7 +128,9 @@ impl FileBackend {
             });
         }
         space::require(&self.dir, 0, self.reserve_bytes)?;
-        let path = self.path(volume);
+        if overlays::format_of(&path) == Format::Qcow2 {
+            return qcow2::grow(&path, bytes);
+        }
         let file = File::options()
             .write(true)
             .open(&path)
@@ -189,9 +201,12 @@ impl Backend for FileBackend {
 
     async fn delete(&self, volume: VolumeId) -> Result<(), Error> {
         self.blocking(move |this| {
-            let path = this.path(volume);
-            durable::remove(&path)?;
-            durable::sync_parent(&path)
+            let overlay = this.overlay_path(volume);
+            let raw = this.dir.join(format!("{volume}{SUFFIX}"));
+            // First what is below, if somebody was killed while putting the other above it.
+            durable::remove(&raw)?;
+            durable::remove(&overlay)?;
+            durable::sync_parent(&raw)
         })
         .await
     }
@@ -211,7 +226,7 @@ impl Backend for FileBackend {
             let metadata = this.metadata(volume)?;
             let allocated_bytes = metadata.blocks().saturating_mul(512);
             Ok(VolumeStat {
-                virtual_bytes: metadata.len(),
+                virtual_bytes: overlays::virtual_bytes(&this.path(volume))?,
                 allocated_bytes,
             })
         })
@@ -219,9 +234,10 @@ impl Backend for FileBackend {
     }
 
     fn location(&self, volume: VolumeId) -> Location {
+        let path = self.path(volume);
         Location::Local {
-            path: self.path(volume),
-            format: Format::Raw,
+            format: overlays::format_of(&path),
+            path,
         }
     }
 
@@ -232,11 +248,15 @@ impl Backend for FileBackend {
                 let name = entry.map_err(Error::io("list", &this.dir))?.file_name();
                 volumes.extend(
                     name.to_str()
-                        .and_then(|name| name.strip_suffix(SUFFIX))
+                        .and_then(|name| {
+                            let overlay = || name.strip_suffix(overlays::OVERLAY_SUFFIX);
+                            name.strip_suffix(SUFFIX).or_else(overlay)
+                        })
                         .and_then(|name| name.parse::<VolumeId>().ok()),
                 );
             }
             volumes.sort();
+            volumes.dedup();
             Ok(volumes)
         })
         .await

@@ -114,7 +114,7 @@ impl StorageController {
             Remedy::SetAside(volume) => {
                 let Location::Local { path, .. } = self.0.volumes.location(volume);
                 let orphans = self.0.volumes_dir.join("orphans");
-                let to = orphans.join(format!("{volume}.raw"));
+                let to = orphans.join(path.file_name().unwrap_or_default());
                 let done = format!("moved to {}", to.display());
                 blocking(move || {
                     directory(&orphans)?;
@@ -145,6 +145,7 @@ impl StorageController {
             ));
         }
         self.audit_volumes(&mut findings).await?;
+        self.audit_volume_images(&mut findings).await;
         self.audit_images(&mut findings).await?;
         self.audit_cache(&mut findings).await?;
         if unreadable > 0 {
@@ -205,6 +206,28 @@ impl StorageController {
             }
         }
         Ok(())
+    }
+
+    async fn audit_volume_images(&self, findings: &mut Vec<(Finding, Remedy)>) {
+        for document in self.0.documents.volume_images.all() {
+            let Ok(name) = document.id.local().parse::<VolumeId>() else {
+                continue;
+            };
+            if document.state != ImageState::Available || self.0.volumes.has_image(name).await {
+                continue;
+            }
+            let path = document.files.first().map_or("", String::as_str);
+            findings.push((
+                Finding {
+                    kind: FindingKind::ImageWithoutFile,
+                    what: document.id.to_string(),
+                    detail: format!("{path} is gone; volumes that stand on it can't be read"),
+                    repair: "put the file back".to_owned(),
+                    severity: EventSeverity::High,
+                },
+                Remedy::Nothing,
+            ));
+        }
     }
 
     async fn audit_images(&self, findings: &mut Vec<(Finding, Remedy)>) -> Result<(), Error> {

@@ -12,7 +12,7 @@ use crate::backend::{Backend as _, Location, VolumeId};
 use crate::error::Error;
 
 /// After so many failures in a row a volume that can't be made is given up.
-const TRIES_TO_MAKE: u32 = 5;
+pub(super) const TRIES_TO_MAKE: u32 = 5;
 
 impl StorageController {
     /// Looks at a volume and takes what step is due.
@@ -32,6 +32,10 @@ impl StorageController {
             }
             Err(_) => return Ok(Next::Settled),
         };
+        // Also of one that is to go: somebody may want the image.
+        if let Some(image) = &read.capture {
+            return self.capture_volume(&read, volume, image, failures).await;
+        }
         if read.deleted {
             return self.remove_volume(&read, volume).await;
         }
@@ -40,6 +44,11 @@ impl StorageController {
             VolumeState::Available => self.keep_volume(&read, volume).await,
             VolumeState::Error if read.location.is_some() => {
                 self.recover_volume(&read, volume).await
+            }
+            VolumeState::Capturing => {
+                let edit = |volume: &mut Volume| volume.state = VolumeState::Available;
+                self.write_volume(&read, edit, None).await?;
+                Ok(Next::Settled)
             }
             VolumeState::Error | VolumeState::Deleting => Ok(Next::Settled),
         }
@@ -53,10 +62,22 @@ impl StorageController {
     ) -> Result<Next, Error> {
         self.checkpoint("volume: before it is made").await;
         let bytes = read.size_bytes.0;
-        let made = match self.0.volumes.create(volume, bytes).await {
-            // It was made before the document grew.
-            Err(Error::Exists { .. }) => self.0.volumes.resize(volume, bytes).await,
-            other => other,
+        let origin = read.origin.as_ref().map(|image| self.files_of(image));
+        let made = match origin.as_ref().map(|files| files.first()) {
+            Some(Some(image)) => {
+                let image = image.into();
+                self.0.volumes.begin_from(volume, bytes, image).await
+            }
+            Some(None) => {
+                return self
+                    .volume_failed(read, "the image it is made from is gone")
+                    .await;
+            }
+            None => match self.0.volumes.create(volume, bytes).await {
+                // It was made before the document grew.
+                Err(Error::Exists { .. }) => self.0.volumes.resize(volume, bytes).await,
+                other => other,
+            },
         };
         match made {
             Ok(()) => {}
@@ -157,19 +178,30 @@ impl StorageController {
             .commit()
             .await?;
         tracing::info!(volume = %read.id, "volume removed");
+        for image in [&read.base, &read.origin].into_iter().flatten() {
+            self.look_at_image_of(image).await;
+        }
         Ok(Next::Settled)
     }
 
-    fn volume_path(&self, volume: VolumeId) -> String {
+    pub(super) fn volume_path(&self, volume: VolumeId) -> String {
         let Location::Local { path, .. } = self.0.volumes.location(volume);
         path.display().to_string()
     }
 
     async fn volume_available(&self, read: &Cached<Volume>, volume: VolumeId) -> Result<(), Error> {
         let path = self.volume_path(volume);
+        let backing = match &read.location {
+            Some(VolumeLocation::File { backing, .. }) => backing.clone(),
+            None => read
+                .origin
+                .as_ref()
+                .map_or_else(Vec::new, |image| self.files_of(image)),
+        };
         let edit = |document: &mut Volume| {
             document.state = VolumeState::Available;
-            document.location = Some(VolumeLocation::File { path });
+            document.base = document.base.take().or_else(|| document.origin.clone());
+            document.location = Some(VolumeLocation::File { path, backing });
             document.reason = None;
         };
         self.write_volume(read, edit, Some(EventOutcome::Success))
@@ -200,7 +232,7 @@ impl StorageController {
         .await
     }
 
-    async fn write_volume(
+    pub(super) async fn write_volume(
         &self,
         read: &Cached<Volume>,
         edit: impl FnOnce(&mut Volume),

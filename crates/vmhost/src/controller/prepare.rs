@@ -368,8 +368,8 @@ pub(crate) fn volume_spec(
         .volumes
         .get(volume.local())
         .ok_or_else(|| PrepareError::Missing(format!("{volume} does not exist any more")))?;
-    let path = match &document.location {
-        Some(VolumeLocation::File { path }) => PathBuf::from(path),
+    let (path, backing) = match &document.location {
+        Some(VolumeLocation::File { path, backing }) => (PathBuf::from(path), backing),
         None => match document.state {
             cimi::resources::VolumeState::Error => {
                 let reason = document.reason.as_deref().unwrap_or("it could not be made");
@@ -382,8 +382,28 @@ pub(crate) fn volume_spec(
     };
     spec(
         &volume_disk(volume),
-        ImageFile::file(path, DiskFormat::Raw),
-        Vec::new(),
+        ImageFile::file(
+            path,
+            if backing.is_empty() {
+                DiskFormat::Raw
+            } else {
+                DiskFormat::Qcow2
+            },
+        ),
+        // All overlays, but for the last.
+        backing
+            .iter()
+            .enumerate()
+            .map(|(index, path)| {
+                let is_last = index + 1 == backing.len();
+                let format = if is_last {
+                    DiskFormat::Raw
+                } else {
+                    DiskFormat::Qcow2
+                };
+                ImageFile::file(path, format)
+            })
+            .collect(),
         false,
         serial,
         slot,

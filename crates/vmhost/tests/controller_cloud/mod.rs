@@ -335,7 +335,10 @@ impl World {
         let path = path.display().to_string();
         self.edit::<Volume>(id, |volume| {
             volume.state = VolumeState::Available;
-            volume.location = Some(VolumeLocation::File { path: path.clone() });
+            volume.location = Some(VolumeLocation::File {
+                path: path.clone(),
+                backing: Vec::new(),
+            });
         })
         .await;
     }

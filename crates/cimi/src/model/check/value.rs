@@ -7,7 +7,7 @@ use super::{
     wording::{join, one, unknown},
 };
 use crate::model::{
-    Access, Attribute, COMMON, Kind, Limit, Shape, Type, Violation, describe, further,
+    Access, Attribute, COMMON, COMPONENTS, Kind, Limit, Shape, Type, Violation, describe, further,
     reference::{kind_of, relative},
     render::is_empty,
     scalar::{self, found},
@@ -149,6 +149,13 @@ impl Checker {
 
     fn href(&mut self, kinds: &[Kind], href: &str, path: &str) -> Option<String> {
         let shown: String = href.chars().take(200).collect();
+        if self.among_components
+            && let Some(name) = href.strip_prefix('#')
+            && !name.is_empty()
+            && name.len() <= KEY_AT_MOST
+        {
+            return Some(href.to_owned());
+        }
         let Some(reference) = relative(href) else {
             self.complain(
                 path,
@@ -277,9 +284,12 @@ impl Checker {
             return None;
         }
         let mut result = Vec::with_capacity(members.len());
+        let outer = self.among_components;
+        self.among_components |= attribute.name == COMPONENTS;
         for (index, member) in members.iter().enumerate() {
             result.extend(self.value(attribute, inner, member, &format!("{path}[{index}]")));
         }
+        self.among_components = outer;
         (!result.is_empty()).then_some(Value::Array(result))
     }
 }

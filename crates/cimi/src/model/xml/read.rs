@@ -133,6 +133,11 @@ impl Content {
                 } => {
                     resource(kind).or_else(|| template(member, kind).filter(|field| called(&field)))
                 }
+                Creation::Either {
+                    member,
+                    kind: of_template,
+                } => resource(kind)
+                    .or_else(|| template(member, of_template).filter(|field| called(&field))),
                 Creation::Template {
                     member,
                     kind,

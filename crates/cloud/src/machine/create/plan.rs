@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use store::Revision;
 
 use super::super::{
-    request::{Interface, MachineCreate, Size, Template, volume_reference},
+    request::{Interface, MachineCreate, NewVolume, Size, Template, volume_reference},
     save::save_of,
 };
 use crate::{Cloud, CloudError, OpContext, Result, quota::Measure, resolve};
@@ -48,14 +48,14 @@ pub(super) struct Plan {
     pub(super) disks: Vec<Disk>,
     pub(super) interfaces: Vec<Interface>,
     pub(super) save: Option<Save>,
-    pub(super) new_volumes: Vec<(u64, Option<String>)>,
+    pub(super) new_volumes: Vec<NewVolume>,
 }
 
 impl Plan {
     /// What it adds to what the user has.
     pub(super) fn amounts(&self) -> [(Measure, u64); 6] {
         let volumes = self.new_volumes.iter();
-        let space = volumes.map(|(kb, _)| ByteSize::from_capacity_kb(*kb).0);
+        let space = volumes.map(|new| ByteSize::from_capacity_kb(new.capacity_kb).0);
         [
             (Measure::Machines, 1),
             (Measure::Cpus, self.size.cpu.into()),

@@ -512,7 +512,7 @@ async fn a_volume_becomes_an_image_unless_a_machine_has_it() {
             volume.state == VolumeState::Available
         })
         .await;
-    let Some(cimi::resources::VolumeLocation::File { path }) = &read.location else {
+    let Some(cimi::resources::VolumeLocation::File { path, .. }) = &read.location else {
         panic!("a file");
     };
     std::fs::write(path, [7; 1 << 20]).expect("written");

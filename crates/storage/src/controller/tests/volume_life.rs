@@ -19,7 +19,7 @@ async fn a_volume_is_made_grows_and_goes() {
     let local = wanted.id.local();
     world.create(&wanted).await;
     let made = world.until::<Volume>(local, available).await;
-    let Some(VolumeLocation::File { path }) = made.location.clone() else {
+    let Some(VolumeLocation::File { path, .. }) = made.location.clone() else {
         panic!("no location");
     };
     assert_eq!(std::fs::metadata(&path).expect("file").len(), 4 * MIB);
@@ -75,7 +75,7 @@ async fn a_crash_between_any_two_steps_of_a_volume_is_cured() {
             .await;
         let controller = world.start().await;
         let made = world.until::<Volume>(wanted.id.local(), available).await;
-        let Some(VolumeLocation::File { path }) = made.location.clone() else {
+        let Some(VolumeLocation::File { path, .. }) = made.location.clone() else {
             panic!("no location");
         };
         World::eventually("grown", || {

@@ -1,0 +1,231 @@
+//! The collections that resources own, beside those of machines: small members that say what belongs to it.
+
+use std::sync::Arc;
+
+use cimi::{
+    Right,
+    model::{Kind, describe},
+    resources::{ForwardingGroup, Network, NetworkPort, Resource, Volume, VolumeImage},
+};
+use documents::{Cached, OfType};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Cloud, CloudError, Created, Done, OpContext, Rel, Result, View, access, catalogue::Plain,
+    resolve,
+};
+
+impl Cloud {
+    /// The members of a resource's own collection that the caller may see, and whether the caller may add one.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`] for collections that there are not.
+    pub fn members(
+        &self,
+        context: &OpContext,
+        parent: Kind,
+        id: &str,
+        collection: &str,
+    ) -> Result<(Vec<View>, bool)> {
+        let documents = &self.0.documents;
+        let none = || CloudError::not_found(format!("{parent}/{id}/{collection}"));
+        let members = describe(parent)
+            .own_collection(collection)
+            .ok_or_else(none)?;
+        match (parent, members) {
+            (Kind::Machine, _) => self.machine_members(context, id, collection),
+            (Kind::System, _) => self.system_members(context, id, collection, members),
+            (Kind::Volume, Kind::VolumeVolumeImage) => {
+                let owner = access::find::<Volume>(documents, context, id, Right::View)?;
+                let all = documents.volume_images.by_index("volume", owner.local_id());
+                Ok((
+                    listed::<_, VolumeImage>(
+                        context,
+                        &owner,
+                        &all,
+                        collection,
+                        members,
+                        "volumeImage",
+                    ),
+                    false,
+                ))
+            }
+            (Kind::Network, Kind::NetworkNetworkPort) => {
+                let owner = access::find::<Network>(documents, context, id, Right::View)?;
+                let all = documents
+                    .network_ports
+                    .by_index("network", owner.local_id());
+                Ok((
+                    listed::<_, NetworkPort>(
+                        context,
+                        &owner,
+                        &all,
+                        collection,
+                        members,
+                        "networkPort",
+                    ),
+                    false,
+                ))
+            }
+            (Kind::ForwardingGroup, Kind::ForwardingGroupNetwork) => {
+                let owner = access::find::<ForwardingGroup>(documents, context, id, Right::View)?;
+                let all = documents.networks.by_index("group", owner.local_id());
+                let can_add = context.right_on(owner.acl()) >= Some(Right::Modify);
+                Ok((
+                    listed::<_, Network>(context, &owner, &all, collection, members, "network"),
+                    can_add,
+                ))
+            }
+            _ => Err(none()),
+        }
+    }
+
+    /// One member.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`].
+    pub fn member(
+        &self,
+        context: &OpContext,
+        parent: Kind,
+        id: &str,
+        collection: &str,
+        member: &str,
+    ) -> Result<View> {
+        if parent == Kind::Machine {
+            return self.machine_member(context, id, collection, member);
+        }
+        let (members, _) = self.members(context, parent, id, collection)?;
+        let wanted = |view: &View| view.id.rsplit('/').next() == Some(member);
+        let missing = || CloudError::not_found(format!("{parent}/{id}/{collection}/{member}"));
+        members.into_iter().find(wanted).ok_or_else(missing)
+    }
+
+    /// Adds a member.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] for collections that nothing can be added to.
+    pub async fn add_member(
+        &self,
+        context: &OpContext,
+        parent: Kind,
+        id: &str,
+        collection: &str,
+        body: Map<String, Value>,
+    ) -> Result<Created> {
+        access::require_change(context)?;
+        let none = || CloudError::not_found(format!("{parent}/{id}/{collection}"));
+        let members = describe(parent)
+            .own_collection(collection)
+            .ok_or_else(none)?;
+        let member = match (parent, collection) {
+            (Kind::Machine, "volumes") => return self.attach_volume(context, id, body).await,
+            (Kind::System, _) => self.add_to_system(context, id, members, &body).await?,
+            (Kind::ForwardingGroup, _) => {
+                let network = resolve::named::<Network>(&body, "network", "")?;
+                self.join_group(context, id, &network).await?;
+                network
+            }
+            _ => {
+                return Err(CloudError::Conflict(format!(
+                    "the {collection} of a {parent} can't be changed once it is made"
+                )));
+            }
+        };
+        Ok(Created {
+            view: self.member(context, parent, id, collection, &member)?,
+            job: None,
+            existed: false,
+        })
+    }
+
+    /// Takes a member out; what it refers to stays.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] for collections that nothing can be taken out of.
+    pub async fn delete_member(
+        &self,
+        context: &OpContext,
+        parent: Kind,
+        id: &str,
+        collection: &str,
+        member: &str,
+    ) -> Result<Done> {
+        access::require_change(context)?;
+        match (parent, collection) {
+            (Kind::Machine, "volumes") => return self.detach_volume(context, id, member).await,
+            (Kind::System, _) => {
+                let none = || CloudError::not_found(format!("{parent}/{id}/{collection}"));
+                let members = describe(parent)
+                    .own_collection(collection)
+                    .ok_or_else(none)?;
+                self.take_from_system(context, id, members, member).await?;
+            }
+            (Kind::ForwardingGroup, _) => self.leave_group(context, id, member).await?,
+            _ => {
+                return Err(CloudError::Conflict(format!(
+                    "the {collection} of a {parent} can't be changed once it is made"
+                )));
+            }
+        }
+        Ok(Done::default())
+    }
+}
+
+/// One member for each of these documents that the caller may see.
+fn listed<O: OfType, R: OfType>(
+    context: &OpContext,
+    owner: &Cached<O>,
+    all: &[Arc<Cached<R>>],
+    collection: &str,
+    kind: Kind,
+    attribute: &str,
+) -> Vec<View> {
+    let right = context.right_on(owner.acl()).unwrap_or(Right::View);
+    all.iter()
+        .filter(|document| context.right_on(document.acl()).is_some())
+        .map(|document| {
+            let id = format!(
+                "{}/{collection}/{}",
+                owner.document.0.key(),
+                document.local_id()
+            );
+            let deletable = kind == Kind::ForwardingGroupNetwork && right >= Right::Modify;
+            reference(
+                kind,
+                &id,
+                attribute,
+                &document.document.0.key(),
+                right,
+                deletable,
+            )
+        })
+        .collect()
+}
+
+/// A member that refers to one resource.
+pub(crate) fn reference(
+    kind: Kind,
+    id: &str,
+    attribute: &str,
+    href: &str,
+    right: Right,
+    deletable: bool,
+) -> View {
+    let mut attributes = Map::new();
+    attributes.insert(attribute.to_owned(), json!({"href": href}));
+    View {
+        kind,
+        id: id.into(),
+        stamp: None,
+        right,
+        document: Arc::new(Plain {
+            attributes,
+            operations: if deletable {
+                vec![Rel::Delete]
+            } else {
+                Vec::new()
+            },
+        }),
+    }
+}

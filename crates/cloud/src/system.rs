@@ -1,0 +1,25 @@
+//! Systems: several resources as one.
+//!
+//! ```text
+//! create ──▶ components, none made ──one after the other──▶ all made, their jobs ended ──▶ the state of the parts
+//!                   │ one can't be made
+//!                   ▼
+//!                 ERROR; what was made stays, and goes with the system
+//!
+//! start, stop, restart ──▶ each part asked, once ──▶ their jobs ended ──▶ the state of the parts
+//! delete ──▶ what was made for it deleted, last made first ──▶ no document
+//! ```
+//!
+//! A request only writes down what is wanted; [`tend`] does it, a step at a time, each written down before the next, so
+//! that whoever is killed goes on where it was. What was created but not noted is found by its mark
+//! ([`cimi::Common::part_of`]).
+
+mod components;
+mod create;
+mod members;
+mod operate;
+mod state;
+mod tend;
+
+pub(crate) use components::check_components;
+pub(crate) use tend::tend;

@@ -1,0 +1,525 @@
+//! Does what is wanted of systems: a step, written down, the next. Looks again whenever a system changes or a job ends.
+
+use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc, time::Duration};
+
+use accounts::Identity;
+use cimi::{
+    PrincipalType, Ref, Timestamp,
+    model::Kind,
+    resources::{Asked, Job, JobState, Made, Member, Resource, System},
+};
+use documents::{Cached, Documents, DocumentsError, OfType, PART};
+use serde_json::{Map, Value, json};
+
+use super::{
+    components::with_references,
+    state::{failed, has_operations, is_goal_of, part_state},
+};
+use crate::{Caller, Cloud, CloudError, OpContext, Result, front::by_kind};
+
+/// How long one step may take.
+const STEP: Duration = Duration::from_secs(30);
+/// What could not be done is tried again after this, if nothing happens before.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// What a step came to.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// There is more to do.
+    Again,
+    /// Nothing until something changes.
+    Wait,
+    /// It could not be done now.
+    Later,
+}
+
+/// Tends all systems until the caches stop.
+pub(crate) async fn tend(cloud: Cloud) {
+    let documents = &cloud.0.documents;
+    let mut systems = documents.systems.changes();
+    let mut jobs = documents.jobs.changes();
+    let mut due: BTreeSet<String> = BTreeSet::new();
+    let mut later: BTreeSet<String> = BTreeSet::new();
+    loop {
+        while let Some(system) = due.pop_first() {
+            match cloud.step_system(&system).await {
+                Ok(Next::Again) => {
+                    due.insert(system);
+                }
+                Ok(Next::Wait) => {}
+                Ok(Next::Later) => {
+                    later.insert(system);
+                }
+                Err(error) => {
+                    tracing::warn!(system, %error, "trying again later");
+                    later.insert(system);
+                }
+            }
+        }
+        tokio::select! {
+            changed = systems.next() => {
+                due.insert(changed.id().to_owned());
+            }
+            changed = jobs.next() => {
+                if changed.present().is_none_or(|job| job.state.is_final()) {
+                    let busy = documents.systems.by_index("busy", "yes");
+                    due.extend(busy.iter().map(|system| system.id().to_owned()));
+                }
+            }
+            () = tokio::time::sleep(AGAIN), if !later.is_empty() => due.append(&mut later),
+        }
+    }
+}
+
+impl Cloud {
+    /// Looks at a system anew and takes one step.
+    async fn step_system(&self, local: &str) -> Result<Next> {
+        let Some(system) = self.0.documents.systems.get(local) else {
+            return Ok(Next::Wait);
+        };
+        if system.deleted {
+            return self.remove_system(&system).await;
+        }
+        if system.creation.is_some() {
+            return self.make_component(&system).await;
+        }
+        if system.operation.is_some() {
+            return self.ask_parts(&system).await;
+        }
+        Ok(Next::Wait)
+    }
+
+    /// As the system's owner, with what the owner may do now.
+    fn as_owner(&self, system: &System) -> OpContext {
+        let owner = &system.common.acl.owner;
+        let roles = match owner.kind {
+            PrincipalType::Role => vec![owner.principal.clone()],
+            PrincipalType::User => match self.0.documents.users.get(&owner.principal) {
+                Some(user) => user.roles.clone(),
+                None => Vec::new(),
+            },
+        };
+        let identity = Identity {
+            user: owner.principal.as_str().into(),
+            roles,
+            token: None,
+            session: None,
+            method: accounts::Method::default(),
+            is_limited: false,
+        };
+        let name = system.key().into();
+        OpContext::new(Caller::User(Arc::new(identity)), name, STEP)
+    }
+
+    /// Makes the next component; ends the creation when all are there, or one can't be made.
+    async fn make_component(&self, system: &Cached<System>) -> Result<Next> {
+        let documents = &self.0.documents;
+        let open = system
+            .components
+            .iter()
+            .find(|component| component.made == Made::NotYet);
+        let (Some(component), None) = (open, failed(system)) else {
+            return self.end_creation(system).await;
+        };
+        let mark = format!("{}#{}", system.id(), component.name);
+        let kind = Kind::from_name(&component.kind);
+        let made = match self.marked(kind, &mark) {
+            Some(href) => Ok(href),
+            None => {
+                let names: BTreeMap<&str, &str> = made_by_name(system);
+                let body = with_references(&Value::Object(component.body.clone()), &names);
+                let mut context = self.as_owner(system);
+                context.part_of = Some(mark);
+                match (kind, body) {
+                    (Some(kind), Value::Object(body)) => self
+                        .create(&context, kind, body)
+                        .await
+                        .map(|created| created.view.id.to_string()),
+                    _ => Err(CloudError::Internal("it is of no known type".to_owned())),
+                }
+            }
+        };
+        let made = match made {
+            Ok(href) => Made::As { href },
+            Err(error) if is_passing(&error) => {
+                self.note_trouble(system, Some(error.to_string())).await?;
+                return Ok(Next::Later);
+            }
+            Err(error) => Made::Failed {
+                reason: error.to_string(),
+            },
+        };
+        let name = component.name.clone();
+        tracing::info!(system = %system.document.id, component = name, ?made, "component of a system");
+        documents
+            .update(system.id(), |system: &mut System| {
+                if let Made::As { href } = &made {
+                    remember(system, href);
+                }
+                let component = system.components.iter_mut().find(|c| c.name == name);
+                if let Some(component) = component {
+                    component.made = made.clone();
+                }
+                system.trouble = None;
+                Ok::<_, CloudError>(true)
+            })
+            .await?;
+        Ok(Next::Again)
+    }
+
+    /// What was made with this mark.
+    fn marked(&self, kind: Option<Kind>, mark: &str) -> Option<String> {
+        fn find<R: OfType>(documents: &Documents, mark: &str) -> Option<String> {
+            let found = documents.view::<R>().by_index(PART, mark);
+            found.first().map(|document| document.key.to_string())
+        }
+        let documents = &self.0.documents;
+        by_kind!(kind?, R => find::<R>(documents, mark), else None)
+    }
+
+    /// Ends the creation when nothing of it goes on any more.
+    async fn end_creation(&self, system: &Cached<System>) -> Result<Next> {
+        let documents = &self.0.documents;
+        let parts: Vec<&str> = system
+            .members
+            .iter()
+            .filter(|member| member.made)
+            .map(|member| member.href.as_str())
+            .collect();
+        let goes_on = |href: &&&str| documents.jobs.count_by_index("open", href) > 0;
+        let waiting = parts.iter().filter(goes_on).count();
+        let total = system.components.len().max(1);
+        let done = (parts.len() - waiting) * 99 / total;
+        if waiting > 0 && failed(system).is_none() {
+            self.tell_progress(system.creation.as_ref(), done).await?;
+            return Ok(Next::Wait);
+        }
+        let mut results = Vec::new();
+        let mut all_well = true;
+        for component in &system.components {
+            let (well, result) = match &component.made {
+                Made::As { href } => match part_state(documents, href, 0) {
+                    Some(state) if state.name == "ERROR" => {
+                        (false, state.reason.unwrap_or_else(|| "ERROR".to_owned()))
+                    }
+                    Some(state) => (true, state.name),
+                    None => (true, "OK".to_owned()),
+                },
+                Made::Failed { reason } => (false, reason.clone()),
+                Made::NotYet => (false, "not made".to_owned()),
+            };
+            all_well &= well;
+            results.push(format!("{}: {result}", component.name));
+        }
+        let affected: Vec<String> = parts.iter().map(|href| (*href).to_owned()).collect();
+        self.end_job(
+            system,
+            system.creation.as_ref(),
+            all_well,
+            &results,
+            &affected,
+        )
+        .await?;
+        documents
+            .update(system.id(), |system: &mut System| {
+                system.creation = None;
+                Ok::<_, CloudError>(true)
+            })
+            .await?;
+        Ok(Next::Again)
+    }
+
+    /// Asks the next part to do what is wanted of all; ends the operation when all have.
+    async fn ask_parts(&self, system: &Cached<System>) -> Result<Next> {
+        let documents = &self.0.documents;
+        let Some(operation) = &system.operation else {
+            return Ok(Next::Wait);
+        };
+        let mut members: Vec<&Member> = system
+            .members
+            .iter()
+            .filter(|member| has_operations(&member.href))
+            .collect();
+        // What others need is there before them, and goes after them.
+        if operation.action == "stop" {
+            members.reverse();
+        }
+        let open = members
+            .iter()
+            .find(|member| !operation.asked.contains_key(&member.href));
+        if let Some(member) = open {
+            let outcome = self
+                .ask(system, &member.href, &operation.action, operation.force)
+                .await;
+            let asked = match outcome {
+                Ok(asked) => asked,
+                Err(error) if is_passing(&error) => {
+                    self.note_trouble(system, Some(error.to_string())).await?;
+                    return Ok(Next::Later);
+                }
+                Err(error) => Asked::Refused {
+                    reason: error.to_string(),
+                },
+            };
+            let href = member.href.clone();
+            documents
+                .update(system.id(), |system: &mut System| {
+                    if let Some(operation) = &mut system.operation {
+                        operation.asked.insert(href.clone(), asked.clone());
+                    }
+                    system.trouble = None;
+                    Ok::<_, CloudError>(true)
+                })
+                .await?;
+            return Ok(Next::Again);
+        }
+        let mut results = Vec::new();
+        let (mut all_well, mut waiting) = (true, 0);
+        for (href, asked) in &operation.asked {
+            let (well, result) = match asked {
+                Asked::Done => (true, "OK".to_owned()),
+                Asked::Refused { reason } => (false, reason.clone()),
+                Asked::Job { href: job } => match self.outcome_of(job) {
+                    None => {
+                        waiting += 1;
+                        continue;
+                    }
+                    Some(outcome) => outcome,
+                },
+            };
+            all_well &= well;
+            results.push(format!("{href}: {result}"));
+        }
+        if waiting > 0 {
+            let done = results.len() * 99 / operation.asked.len().max(1);
+            self.tell_progress(Some(&operation.job), done).await?;
+            return Ok(Next::Wait);
+        }
+        let affected: Vec<String> = operation.asked.keys().cloned().collect();
+        self.end_job(system, Some(&operation.job), all_well, &results, &affected)
+            .await?;
+        documents
+            .update(system.id(), |system: &mut System| {
+                system.operation = None;
+                Ok::<_, CloudError>(true)
+            })
+            .await?;
+        Ok(Next::Wait)
+    }
+
+    /// Asks one part. That it is so already is as good as having done it.
+    async fn ask(&self, system: &System, href: &str, action: &str, force: bool) -> Result<Asked> {
+        let documents = &self.0.documents;
+        let Some((kind, local)) = href.split_once('/') else {
+            return Ok(Asked::Done);
+        };
+        let Some(kind) = Kind::from_name(kind) else {
+            return Ok(Asked::Done);
+        };
+        // Networks and ports know no restart: what is on, is on.
+        let action = match (kind, action) {
+            (Kind::Network | Kind::NetworkPort, "restart") => "start",
+            (_, action) => action,
+        };
+        let body = match json!({"force": force}) {
+            Value::Object(body) => body,
+            _ => Map::new(),
+        };
+        match self
+            .act(&self.as_owner(system), kind, local, action, &body)
+            .await
+        {
+            Ok(done) => Ok(match done.job {
+                Some(href) => Asked::Job { href },
+                None => Asked::Done,
+            }),
+            // Of the configuration, or gone: nothing that could be started or stopped.
+            Err(CloudError::NotFound { .. }) => Ok(Asked::Done),
+            Err(error) => match part_state(documents, href, 0) {
+                Some(state) if is_goal_of(action, &state.name) => Ok(Asked::Done),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// What a job came to, once it has ended. One that is forgotten ended long ago.
+    fn outcome_of(&self, href: &str) -> Option<(bool, String)> {
+        let local = href.split_once('/').map_or(href, |(_, local)| local);
+        let Some(job) = self.0.documents.jobs.get(local) else {
+            return Some((true, "OK".to_owned()));
+        };
+        job.state.is_final().then(|| {
+            let message = job.status_message.clone().unwrap_or_default();
+            (job.state == JobState::Success, message)
+        })
+    }
+
+    /// Removes what was made for a system, last made first, then the system.
+    async fn remove_system(&self, system: &Cached<System>) -> Result<Next> {
+        let documents = &self.0.documents;
+        // What was created, but not noted down.
+        for component in &system.components {
+            if component.made != Made::NotYet {
+                continue;
+            }
+            let mark = format!("{}#{}", system.id(), component.name);
+            let Some(href) = self.marked(Kind::from_name(&component.kind), &mark) else {
+                continue;
+            };
+            let name = component.name.clone();
+            documents
+                .update(system.id(), |system: &mut System| {
+                    remember(system, &href);
+                    let component = system.components.iter_mut().find(|c| c.name == name);
+                    if let Some(component) = component {
+                        component.made = Made::As { href: href.clone() };
+                    }
+                    Ok::<_, CloudError>(true)
+                })
+                .await?;
+            return Ok(Next::Again);
+        }
+        for job in [
+            system.creation.as_ref(),
+            system.operation.as_ref().map(|o| &o.job),
+        ] {
+            self.end_job(
+                system,
+                job,
+                false,
+                &["the system was removed before".to_owned()],
+                &[],
+            )
+            .await?;
+        }
+        let context = self.as_owner(system);
+        let mut trouble = None;
+        let mut left = 0;
+        for member in system.members.iter().rev().filter(|member| member.made) {
+            let Some((kind, local)) = member.href.split_once('/') else {
+                continue;
+            };
+            let Some(kind) = Kind::from_name(kind) else {
+                continue;
+            };
+            match self.delete(&context, kind, local).await {
+                // Gone at once, or on its way.
+                Ok(done) => left += usize::from(done.job.is_some()),
+                Err(CloudError::NotFound { .. }) => {}
+                Err(error) => {
+                    left += 1;
+                    trouble = Some(format!("{}: {error}", member.href));
+                }
+            }
+        }
+        if left > 0 {
+            let stuck = trouble.is_some();
+            self.note_trouble(system, trouble).await?;
+            return Ok(if stuck { Next::Later } else { Next::Wait });
+        }
+        match documents.changes().remove(system).commit().await {
+            Ok(_) => {
+                tracing::info!(system = %system.document.id, "system removed");
+                Ok(Next::Wait)
+            }
+            Err(error) if error.is_conflict() => Ok(Next::Again),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn note_trouble(&self, system: &Cached<System>, trouble: Option<String>) -> Result<()> {
+        if system.trouble == trouble {
+            return Ok(());
+        }
+        self.0
+            .documents
+            .update(system.id(), |system: &mut System| {
+                system.trouble.clone_from(&trouble);
+                Ok::<_, CloudError>(true)
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn tell_progress(&self, job: Option<&cimi::JobId>, progress: usize) -> Result<()> {
+        let progress = u8::try_from(progress.min(99)).unwrap_or(99);
+        self.update_job(job, |job| {
+            let changes = job.progress != progress;
+            job.progress = progress;
+            changes
+        })
+        .await
+    }
+
+    async fn end_job(
+        &self,
+        system: &System,
+        job: Option<&cimi::JobId>,
+        all_well: bool,
+        results: &[String],
+        affected: &[String],
+    ) -> Result<()> {
+        let now = Timestamp::now();
+        self.update_job(job, |job| {
+            let outcome = if all_well {
+                Ok(())
+            } else {
+                Err(results.join("; "))
+            };
+            job.finish(outcome, now);
+            if all_well {
+                job.status_message = Some(results.join("; "));
+            }
+            let own = std::iter::once(system.key());
+            job.affected_resources = own.chain(affected.iter().cloned()).map(Ref::to).collect();
+            true
+        })
+        .await
+    }
+
+    /// Changes a job that has not ended, if it is still there.
+    async fn update_job(
+        &self,
+        job: Option<&cimi::JobId>,
+        mut edit: impl FnMut(&mut Job) -> bool + Send,
+    ) -> Result<()> {
+        let Some(job) = job else {
+            return Ok(());
+        };
+        let edited = self.0.documents.update(job.local(), |job: &mut Job| {
+            Ok::<_, DocumentsError>(!job.state.is_final() && edit(job))
+        });
+        match edited.await {
+            Ok(_) | Err(DocumentsError::Absent { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Adds what was made for a system to its members.
+fn remember(system: &mut System, href: &str) {
+    if system.members.iter().any(|member| member.href == href) {
+        return;
+    }
+    system.members.push(Member {
+        key: href.rsplit('/').next().unwrap_or_default().to_owned(),
+        href: href.to_owned(),
+        made: true,
+    });
+}
+
+fn made_by_name(system: &System) -> BTreeMap<&str, &str> {
+    let made = system
+        .components
+        .iter()
+        .filter_map(|component| match &component.made {
+            Made::As { href } => Some((component.name.as_str(), href.as_str())),
+            Made::NotYet | Made::Failed { .. } => None,
+        });
+    made.collect()
+}
+
+/// Whether it may well be otherwise in a moment.
+fn is_passing(error: &CloudError) -> bool {
+    matches!(error, CloudError::Unavailable(_) | CloudError::Raced(_))
+}
