@@ -111,7 +111,6 @@ struct Choice {
 struct Find {
     page: Page,
     root: &'static str,
-    site: String,
     search: String,
     endorser: String,
     status: String,
@@ -310,7 +309,6 @@ impl<'r> Pages<'r> {
             &Find {
                 page: self.page("Images", "metadata"),
                 root: self.root,
-                site: self.service.settings().title.clone(),
                 search: given("search"),
                 endorser: given("endorser"),
                 status: status.to_owned(),
