@@ -135,10 +135,13 @@ impl Drop for Leaving {
     }
 }
 
+/// A group that bounds something, and the names of its members.
+type Bounding = (Arc<Cached<Group>>, Vec<Arc<str>>);
+
 /// What bounds somebody: their own quota, and that of each of their groups with its members.
 enum Bounds {
     None,
-    Of(Vec<(Arc<Cached<Group>>, Vec<Arc<str>>)>),
+    Of(Vec<Bounding>),
 }
 
 /// Why there is no room.
@@ -308,7 +311,7 @@ impl Cloud {
 }
 
 /// The groups of somebody that bound anything, with their members. Linear in the number of members.
-fn bounding_groups(documents: &Documents, user: &str) -> Vec<(Arc<Cached<Group>>, Vec<Arc<str>>)> {
+fn bounding_groups(documents: &Documents, user: &str) -> Vec<Bounding> {
     let Some(account) = documents.users.get(user) else {
         return Vec::new();
     };

@@ -105,7 +105,7 @@ async fn whatever_is_asked_and_whoever_asks() {
     write((0..2_800).map(machine).collect()).await;
     let member = cloud::testing::caller("carol", &["physics"]);
     let compare_all = |machines: &[u32]| {
-        let count = |of: fn(&u32) -> bool| machines.iter().copied().filter(|n| of(n)).count();
+        let count = |of: fn(&u32) -> bool| machines.iter().copied().filter(of).count();
         compare(&world, &admin(), machines.len());
         compare(&world, &user("alice"), count(|n| !n.is_multiple_of(5)));
         compare(&world, &member, count(|n| n.is_multiple_of(7)));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::document::Weight;
+use super::document::{Term, Weight};
 use super::{Document, IndexTerms, Versioned};
 use crate::{Entry, Revision};
 
@@ -46,7 +46,7 @@ impl<D> Under<D> {
 
 struct Slot<D> {
     document: Arc<Versioned<D>>,
-    terms: Vec<(&'static str, Box<str>)>,
+    terms: Vec<Term>,
     weights: Box<[Weight]>,
 }
 

@@ -30,9 +30,12 @@ pub trait Document: Sized + Send + Sync + 'static {
 /// adds to the sums that are kept of an index.
 #[derive(Debug, Default)]
 pub struct IndexTerms {
-    terms: Vec<(&'static str, Box<str>)>,
+    terms: Vec<Term>,
     weights: Vec<Weight>,
 }
+
+/// The name of an index, and a term in it.
+pub(super) type Term = (&'static str, Box<str>);
 
 /// What one document adds to a sum over all documents under the same term of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,7 @@ impl IndexTerms {
     }
 
     /// All terms, each once, and what is added to sums.
-    pub(super) fn into_parts(mut self) -> (Vec<(&'static str, Box<str>)>, Box<[Weight]>) {
+    pub(super) fn into_parts(mut self) -> (Vec<Term>, Box<[Weight]>) {
         self.terms.sort_unstable();
         self.terms.dedup();
         (self.terms, self.weights.into_boxed_slice())

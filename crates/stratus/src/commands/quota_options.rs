@@ -34,7 +34,7 @@ pub(super) struct Amounts {
 /// A number, `unlimited`, or `default`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Most {
-    AtMost(u64),
+    Bound(u64),
     Unlimited,
     Default,
 }
@@ -47,7 +47,7 @@ impl std::str::FromStr for Most {
             "unlimited" => Ok(Self::Unlimited),
             "default" => Ok(Self::Default),
             number => match number.parse() {
-                Ok(number @ 0..=1_000_000_000_000) => Ok(Self::AtMost(number)),
+                Ok(number @ 0..=1_000_000_000_000) => Ok(Self::Bound(number)),
                 _ => {
                     Err("not a number from 0 to 1000000000000, 'unlimited' or 'default'".to_owned())
                 }
@@ -85,7 +85,7 @@ impl Amounts {
                 Some(Most::Unlimited) => {
                     quota.insert(name.to_owned(), json!(-1));
                 }
-                Some(Most::AtMost(most)) => {
+                Some(Most::Bound(most)) => {
                     quota.insert(name.to_owned(), json!(most));
                 }
             }
