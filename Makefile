@@ -1,7 +1,7 @@
 # Stratus. `make help` lists what there is to do; each line of help stands beside its target.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help cloud cloud-down cloud-purge test test-faults test-debian lint bench docs install appliance-tiny appliance-debian doctor install-needed
+.PHONY: help cloud cloud-down cloud-purge test test-faults test-debian fuzz lint bench docs install appliance-tiny appliance-debian doctor install-needed
 
 # Built appliances; the daemon's state is in .stratus, caches are in .cache.
 APPLIANCES := .cache/appliances
@@ -30,6 +30,9 @@ test-faults: ## the daemon killed 1000 times under load (STRATUS_FAULT_ROUNDS fo
 
 test-debian: ## the Debian appliance in a cloud, with cloud-init (minutes, root)
 	@packaging/test debian
+
+fuzz: ## fuzz the parsers of outside data, a minute each (STRATUS_FUZZ_SECONDS for another time)
+	@packaging/fuzz
 
 lint: ## formatting, clippy, shellcheck
 	@packaging/test lint

@@ -1,6 +1,7 @@
 //! Verification of user names and passwords.
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,12 +10,22 @@ use std::{
 use async_trait::async_trait;
 use cimi::{
     Timestamp,
+    common::ADMIN_ROLE,
+    dn::DistinguishedName,
     resources::{Token, User},
 };
+use parking_lot::Mutex;
 use passwords::Stored;
 use tokio::task::spawn_blocking;
 
-use crate::{Hashing, Identity, attempts::Attempts, recent::Recent};
+use crate::{
+    Hashing, Identity, Methods,
+    attempts::Attempts,
+    certified::Trust,
+    directory::{self, Confirmed, Directory, DirectoryError, Found},
+    identity::Method,
+    recent::Recent,
+};
 
 /// Where accounts are looked up: the cache of the store, so that a lookup waits for nothing.
 #[async_trait]
@@ -22,6 +33,24 @@ pub trait UserSource: Send + Sync + 'static {
     /// The User document whose `username`, or one of whose `altnames`, is `login`. User documents
     /// only: a Credential of the same name is none.
     fn find(&self, login: &str) -> Option<Arc<User>>;
+
+    /// The users who have this name of a certificate among theirs, mostly one.
+    fn find_by_name(&self, name: &DistinguishedName) -> Vec<Arc<User>> {
+        let _ = name;
+        Vec::new()
+    }
+
+    /// The account of a user of the directory, made or brought up to date. `None` if there is another user of that name,
+    /// or nothing can be written.
+    async fn from_directory(&self, found: &Found) -> Option<Arc<User>> {
+        let _ = found;
+        None
+    }
+
+    /// The ways to log in, as they are configured now.
+    fn methods(&self) -> Arc<Methods> {
+        Arc::default()
+    }
 
     /// The token that has this digest.
     fn find_token(&self, digest: &str) -> Option<Arc<Token>> {
@@ -69,6 +98,14 @@ pub enum LoginError {
     /// Unknown user, wrong password or disabled account.
     #[error("user name or password is wrong, or the account is disabled")]
     Wrong,
+    /// Wrong as far as could be seen: the directory, which may know better, can't be asked.
+    #[error(
+        "user name or password is wrong, or known only to the directory of users, which can't be asked now"
+    )]
+    Unsure,
+    /// A certificate that isn't believed, or is nobody's here; the reason.
+    #[error("{0}")]
+    Certificate(String),
     /// A token that is none, or no more.
     #[error("this token is unknown, revoked or expired, or its user can't log in")]
     Token,
@@ -87,6 +124,11 @@ pub struct Accounts {
     attempts: Attempts,
     hashing: Hashing,
     refused_after: Duration,
+    pub(crate) directory: Option<Arc<dyn Directory>>,
+    pub(crate) confirmed: Confirmed,
+    pub(crate) trust: Trust,
+    /// Users of the directory by the subject of their certificate: the configuration's revision, the name, and when.
+    pub(crate) subjects: Mutex<HashMap<String, (u64, String, Instant)>>,
     /// Verified for users that don't exist, so that they take as long as others.
     nobody: Option<Stored>,
 }
@@ -102,8 +144,25 @@ impl Accounts {
             attempts: Attempts::new(),
             hashing,
             refused_after: settings.refused_after,
+            directory: None,
+            confirmed: Confirmed::default(),
+            trust: Trust::default(),
+            subjects: Mutex::default(),
             nobody,
         }
+    }
+
+    /// With somebody who asks the directory, if one is configured.
+    #[must_use]
+    pub fn with_directory(mut self, directory: Arc<dyn Directory>) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+
+    /// The ways to log in, as they are configured now.
+    #[must_use]
+    pub fn methods(&self) -> Arc<Methods> {
+        self.source.methods()
     }
 
     /// Who these credentials belong to, if they were verified a short while ago and nothing
@@ -111,7 +170,9 @@ impl Accounts {
     #[must_use]
     pub fn recognise(&self, login: &str, password: &str) -> Option<Arc<Identity>> {
         let user = self.usable(login)?;
-        let key = self.recent.key(&user, password);
+        let key = self
+            .recent
+            .key(&user, password, self.source.methods().revision);
         self.recent.get(&key, &user)
     }
 
@@ -144,8 +205,16 @@ impl Accounts {
             return Err(LoginError::Blocked(wait));
         }
         let begun = Instant::now();
-        let user = self.usable(login);
-        let kept = user.as_ref().and_then(|user| user.password.as_deref());
+        let methods = self.source.methods();
+        let known = self.source.find(login);
+        // Administrators can always log in by the password they have here.
+        let local = known.clone().filter(|user| {
+            user.enabled
+                && !user.is_of(directory::SOURCE)
+                && (methods.localdb.password_enabled
+                    || user.roles.iter().any(|role| role == ADMIN_ROLE))
+        });
+        let kept = local.as_ref().and_then(|user| user.password.as_deref());
         let kept = kept.and_then(Stored::hash);
         let is_known = kept.is_some();
         let (stored, cost) = (kept.or_else(|| self.nobody.clone()), self.hashing.cost());
@@ -163,23 +232,76 @@ impl Accounts {
         })
         .await
         .map_err(|_| LoginError::Busy)?;
-        match user {
-            Some(user) if right => {
-                self.attempts.succeeded(login, address);
-                let user = match stronger {
-                    Some(hash) => self.upgraded(user, login, hash).await,
-                    None => user,
-                };
-                let key = self.recent.key(&user, password);
-                Ok(self.recent.insert(key, user))
-            }
-            _ => {
-                self.attempts.failed(login, address, Instant::now());
-                let left = self.refused_after.saturating_sub(begun.elapsed());
-                tokio::time::sleep(left).await;
-                Err(LoginError::Wrong)
-            }
+        if let Some(user) = local.filter(|_| right) {
+            self.attempts.succeeded(login, address);
+            let user = match stronger {
+                Some(hash) => self.upgraded(user, login, hash).await,
+                None => user,
+            };
+            let key = self.recent.key(&user, password, methods.revision);
+            let identity = Identity::of(&user);
+            return Ok(self.recent.insert(key, user, identity, None));
         }
+        let refusal = match self
+            .in_directory_by_password(&methods, known.as_deref(), login, password)
+            .await
+        {
+            Ok(Some((user, lifetime))) => {
+                self.attempts.succeeded(login, address);
+                let key = self.recent.key(&user, password, methods.revision);
+                let identity = Identity::of(&user).by(Method::Directory);
+                return Ok(self.recent.insert(key, user, identity, Some(lifetime)));
+            }
+            Ok(None) => LoginError::Wrong,
+            Err(error) => {
+                tracing::warn!(%error, "logins by the directory fail");
+                LoginError::Unsure
+            }
+        };
+        self.attempts.failed(login, address, Instant::now());
+        let left = self.refused_after.saturating_sub(begun.elapsed());
+        tokio::time::sleep(left).await;
+        Err(refusal)
+    }
+
+    /// The account of who has this name and password in the directory, and for how long that counts.
+    async fn in_directory_by_password(
+        &self,
+        methods: &Methods,
+        known: Option<&User>,
+        login: &str,
+        password: &str,
+    ) -> Result<Option<(Arc<User>, Duration)>, DirectoryError> {
+        let (Some(ldap), Some(directory)) = (
+            methods.ldap.as_ref().filter(|ldap| ldap.password_enabled),
+            &self.directory,
+        ) else {
+            return Ok(None);
+        };
+        // Of two users of one name, the one who was made here counts.
+        let may_be = known.is_none_or(|user| user.enabled && user.is_of(directory::SOURCE));
+        if !may_be {
+            // The same work for who isn't in question, so that the time doesn't tell who is.
+            directory.by_login(ldap, login).await?;
+            return Ok(None);
+        }
+        let Some(found) = directory.by_password(ldap, login, password).await? else {
+            return Ok(None);
+        };
+        if !ldap.admits(&found.roles) {
+            tracing::info!(
+                login,
+                role = ldap.required_role,
+                "a user of the directory has no access"
+            );
+            return Ok(None);
+        }
+        let user = self.source.from_directory(&found).await;
+        let user = user.filter(|user| user.enabled && user.is_of(directory::SOURCE));
+        if let Some(user) = &user {
+            self.confirmed.now(&user.username, methods.revision);
+        }
+        Ok(user.map(|user| (user, ldap.cached_for())))
     }
 
     /// Has a stronger hash kept; returns the user as it is then.
@@ -199,7 +321,6 @@ impl Accounts {
 #[cfg(test)]
 mod tests {
     use cimi::{Acl, Common, UserId};
-    use parking_lot::Mutex;
     use passwords::Cost;
 
     use crate::password;
@@ -245,6 +366,7 @@ mod tests {
             enabled: true,
             roles: vec!["r".into()],
             altnames: [("x500dn".to_owned(), "CN=alice".to_owned())].into(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: None,
             unknown: serde_json::Map::new(),
@@ -405,14 +527,21 @@ mod tests {
         let accounts = Accounts::new(source as Arc<dyn UserSource>, hashing(), QUICK);
         let user = accounts.usable("alice").unwrap();
         for n in 0..100 {
-            let key = accounts.recent.key(&user, &n.to_string());
-            accounts.recent.insert(key, Arc::clone(&user));
+            let key = accounts.recent.key(&user, &n.to_string(), 0);
+            let identity = Identity::of(&user);
+            accounts
+                .recent
+                .insert(key, Arc::clone(&user), identity, None);
         }
         assert!(accounts.recent.len() <= QUICK.remembered_at_most);
 
-        let brief = Recent::new(Duration::ZERO, 8);
-        let key = brief.key(&user, "x");
-        brief.insert(key, Arc::clone(&user));
+        let brief = Recent::new(Duration::from_secs(60), 8);
+        let key = brief.key(&user, "x", 0);
+        let identity = Identity::of(&user);
+        brief.insert(key, Arc::clone(&user), identity.clone(), None);
+        assert!(brief.get(&key, &user).is_some());
+        assert_ne!(key, brief.key(&user, "x", 1));
+        brief.insert(key, Arc::clone(&user), identity, Some(Duration::ZERO));
         assert!(brief.get(&key, &user).is_none());
     }
 }

@@ -51,6 +51,8 @@ impl Attempts {
     fn keys(&self, login: &str, address: Option<IpAddr>) -> (u64, Option<u64>) {
         let network = address.map(network_of);
         let of_address = network.map(|network| self.hasher.hash_one(network));
+        // Directories have one user for all spellings of a name.
+        let login = login.trim().to_lowercase();
         (self.hasher.hash_one((login, network)), of_address)
     }
 
@@ -151,6 +153,7 @@ mod tests {
         }
         assert_eq!(attempts.wait("a", here, now), Some(LONGEST_WAIT));
         assert_eq!(attempts.wait("a", here, now + LONGEST_WAIT), None);
+        assert_eq!(attempts.wait(" A", here, now), Some(LONGEST_WAIT));
         attempts.succeeded("a", here);
         assert_eq!(attempts.wait("a", here, now), None);
     }

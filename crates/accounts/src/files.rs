@@ -32,6 +32,9 @@ pub enum FileError {
     /// A line that is no entry.
     #[error("line {0}: write USER=CREDENTIAL,ROLE,ROLE…")]
     Line(usize),
+    /// What is in quotes and no name of a certificate.
+    #[error("line {0}: write \"CN=…,O=…,C=…\" ROLE ROLE…")]
+    Name(usize),
     /// A credential that says it is a hash, and is none.
     #[error("line {0}: the hash of this user is damaged, or asks for too much memory or time")]
     Credential(usize),

@@ -2,7 +2,7 @@
 
 use cimi::{TokenId, common::ADMIN_ROLE, resources::User};
 
-/// A user whose credentials were right, with the roles held.
+/// A user whose credentials were right, with the roles held. The one result of every way to log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The user name (not one of the other names somebody may have logged in with).
@@ -11,6 +11,49 @@ pub struct Identity {
     pub roles: Vec<String>,
     /// By which token, if not by the password itself.
     pub token: Option<ByToken>,
+    /// How it was shown.
+    pub method: Method,
+    /// Whether somebody's rights were handed on without that of starting machines (a limited proxy).
+    pub is_limited: bool,
+}
+
+/// How somebody has shown who they are; for the audit log, and for what needs more than one of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// The password of an account of the cloud's own.
+    #[default]
+    Password,
+    /// The password of a directory.
+    Directory,
+    /// A token.
+    Token,
+    /// A client certificate.
+    Certificate,
+    /// A proxy of a client certificate, which may have been handed on.
+    Proxy,
+    /// A proxy with what a virtual organisation says in it.
+    Voms,
+}
+
+impl Method {
+    /// Its name, as it is written down.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Password => "password",
+            Self::Directory => "ldap",
+            Self::Token => "token",
+            Self::Certificate => "certificate",
+            Self::Proxy => "proxy",
+            Self::Voms => "voms",
+        }
+    }
+
+    /// Whether it shows that somebody is there in person, not just something that was handed on or can be found.
+    #[must_use]
+    pub const fn is_in_person(self) -> bool {
+        matches!(self, Self::Password | Self::Directory | Self::Certificate)
+    }
 }
 
 /// How somebody is here by a token.
@@ -30,7 +73,16 @@ impl Identity {
             user: user.username.as_str().into(),
             roles: user.roles.clone(),
             token: None,
+            method: Method::default(),
+            is_limited: false,
         }
+    }
+
+    /// The same, shown in another way.
+    #[must_use]
+    pub fn by(mut self, method: Method) -> Self {
+        self.method = method;
+        self
     }
 
     /// Whether the administrators' role is among the roles.

@@ -52,8 +52,8 @@ impl Recent {
         }
     }
 
-    /// The key of a password for a user as it is now.
-    pub(crate) fn key(&self, user: &User, password: &str) -> Key {
+    /// The key of a password for a user, and the ways to log in, as they are now.
+    pub(crate) fn key(&self, user: &User, password: &str, configuration: u64) -> Key {
         let mut context = hmac::Context::with_key(&self.secret);
         let hash = user.password.as_deref().unwrap_or_default();
         // The lengths keep the parts apart.
@@ -62,6 +62,7 @@ impl Recent {
             context.update(part.as_bytes());
         }
         context.update(&user.generation.to_le_bytes());
+        context.update(&configuration.to_le_bytes());
         let mut key = Key::default();
         key.copy_from_slice(context.sign().as_ref());
         key
@@ -81,19 +82,26 @@ impl Recent {
         }
         // Another version of the document may have other roles.
         if !Arc::ptr_eq(&entry.user, user) {
-            entry.identity = Arc::new(Identity::of(user));
+            entry.identity = Arc::new(Identity::of(user).by(entry.identity.method));
             entry.user = Arc::clone(user);
         }
         Some(Arc::clone(&entry.identity))
     }
 
-    /// Remembers that it was right.
-    pub(crate) fn insert(&self, key: Key, user: Arc<User>) -> Arc<Identity> {
-        let identity = Arc::new(Identity::of(&user));
+    /// Remembers that it was right, for at most `lifetime`.
+    pub(crate) fn insert(
+        &self,
+        key: Key,
+        user: Arc<User>,
+        identity: Identity,
+        lifetime: Option<Duration>,
+    ) -> Arc<Identity> {
+        let identity = Arc::new(identity);
+        let lifetime = lifetime.map_or(self.lifetime, |most| most.min(self.lifetime));
         let entry = Entry {
             user,
             identity: Arc::clone(&identity),
-            expires: Instant::now() + self.lifetime,
+            expires: Instant::now() + lifetime,
         };
         self.put(&mut self.entries.lock(), key, entry);
         identity

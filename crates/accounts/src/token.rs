@@ -12,7 +12,10 @@ use cimi::{
 use rand::{Rng, TryRngCore, distr::Alphanumeric, rngs::OsRng};
 use ring::digest;
 
-use crate::{Accounts, Identity, LoginError, identity::ByToken};
+use crate::{
+    Accounts, Identity, LoginError,
+    identity::{ByToken, Method},
+};
 
 /// What every token begins with, so that people and scanners of repositories know one.
 pub const PREFIX: &str = "strat_";
@@ -81,6 +84,7 @@ impl Accounts {
             .filter(|user| user.username == token.user)
             .filter(|user| user.common.created <= token.common.created)
             .ok_or(LoginError::Token)?;
+        let user = self.confirmed(user).await.ok_or(LoginError::Token)?;
         if is_news(&token, now, address) {
             self.source.token_used(&token, now, address).await;
         }
@@ -89,7 +93,7 @@ impl Accounts {
                 id: token.id.clone(),
                 is_read_only: token.scope == TokenScope::ReadOnly,
             }),
-            ..Identity::of(&user)
+            ..Identity::of(&user).by(Method::Token)
         }))
     }
 }

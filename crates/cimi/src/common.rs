@@ -71,7 +71,7 @@ pub struct Operation {
 }
 
 /// Who a rule speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum PrincipalType {
     /// One user, by name.
@@ -81,7 +81,7 @@ pub enum PrincipalType {
 }
 
 /// What a principal may do; a greater right includes the smaller ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Right {
     /// Read it.
@@ -93,7 +93,7 @@ pub enum Right {
 }
 
 /// A user or a role.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Principal {
     /// User name or role name.
     pub principal: String,
@@ -103,7 +103,7 @@ pub struct Principal {
 }
 
 /// One rule of an access control list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AclRule {
     /// Whom it concerns.
     #[serde(flatten)]
@@ -113,7 +113,7 @@ pub struct AclRule {
 }
 
 /// The access control list of a resource.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Acl {
     /// Has every right.
     pub owner: Principal,

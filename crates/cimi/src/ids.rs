@@ -125,6 +125,8 @@ resource_id!(/// A Token: the document's id, which is no secret.
     TokenId, "Token");
 resource_id!(/// A Group; the part after the slash is its name.
     GroupId, "Group");
+resource_id!(/// A ServiceConfiguration; the part after the slash is `<service>` or `<service>.<instance>`.
+    ServiceConfigurationId, "ServiceConfiguration");
 resource_id!(/// A Host.
     HostId, "Host");
 resource_id!(/// The record of a machine that is no more; the part after the slash is its `vmid`.

@@ -15,6 +15,7 @@
 )]
 
 pub mod common;
+pub mod dn;
 pub mod ids;
 pub mod lifecycle;
 pub mod model;
@@ -29,6 +30,6 @@ pub mod uri;
 pub use common::{Acl, AclRule, Common, Operation, PrincipalType, Ref, Right};
 pub use ids::{
     AddressId, CredentialId, EventId, GroupId, HostId, ImageId, JobId, MachineId, NetworkId,
-    TokenId, UserId, VmId, VolumeId,
+    ServiceConfigurationId, TokenId, UserId, VmId, VolumeId,
 };
 pub use timestamp::Timestamp;

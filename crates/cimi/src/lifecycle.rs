@@ -12,6 +12,16 @@
 //!                  (cloud, from any stage) ──────▶ Releasing ──▶ (document removed; MachineRecord)
 //! ```
 //!
+//! A machine that is on may rest ([`Desired::rest`]): its guest does not execute, its memory stays.
+//!
+//! ```text
+//!             pause: rest = pause                      suspend: rest = suspend
+//!  Running ◀─────────────────────▶ Held      Running ──────▶ Saving ──────▶ Suspended     (vm host)
+//!             start: run + 1                    ▲  ▲            │ start        │ start: run + 1,
+//!                                               │  └────────────┘              │ memory is read back
+//!                                               └──────────── Booting ◀────────┘
+//! ```
+//!
 //! `cloud` writes only [`Desired`], the host's controller only [`Observed`]; the CIMI state and the
 //! StratusLab phase are never decided by anybody: they follow from the two by [`derive`].
 
@@ -99,6 +109,16 @@ pub enum RestartPolicy {
     Always,
 }
 
+/// How a machine that is on rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rest {
+    /// Memory stays in RAM.
+    Pause,
+    /// Memory is written to disk, and nothing of the hypervisor is left.
+    Suspend,
+}
+
 /// What is wanted of a machine. Written by `cloud` alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -119,8 +139,23 @@ pub struct Desired {
     /// The guest is to be asked to shut down before the removal (`stratus-shutdown-instance`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub graceful: bool,
-    /// When this was last changed.
+    /// It is not to execute for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
+    /// The wanted run begins with the guest's first instruction, though memory may have been saved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub afresh: bool,
+    /// When this was last changed; also the name of the wish.
     pub since: Timestamp,
+}
+
+impl Desired {
+    /// How it is to rest, if that isn't a wish that was seen to be impossible.
+    #[must_use]
+    pub fn rest_as_seen(&self, observed: &Observed) -> Option<Rest> {
+        self.rest
+            .filter(|_| self.power == Power::On && observed.refused != Some(self.since))
+    }
 }
 
 /// How far the host's controller has come with the present run.
@@ -135,8 +170,14 @@ pub enum Stage {
     Booting,
     /// It runs.
     Running,
-    /// It runs, but does not execute (paused by somebody, or stopped by a disk error).
+    /// It runs, but does not execute (paused by somebody at the hypervisor, or stopped by a disk error).
     Paused,
+    /// It does not execute, as it was asked; its memory is in RAM.
+    Held,
+    /// Its memory is being written to disk.
+    Saving,
+    /// Its memory is on disk; nothing of the hypervisor is left.
+    Suspended,
     /// The run is over; nothing of the hypervisor is left, the disks are.
     Ended {
         /// Why.
@@ -178,6 +219,9 @@ pub struct Observed {
     /// The last restart request that was carried out.
     #[serde(default)]
     pub restart: u64,
+    /// The wish to rest that could not be fulfilled, by its [`Desired::since`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Timestamp>,
     /// When the stage was entered.
     pub since: Timestamp,
 }
@@ -190,6 +234,7 @@ impl Observed {
             stage: Stage::Waiting,
             run: 0,
             restart: 0,
+            refused: None,
             since: now,
         }
     }
@@ -200,10 +245,15 @@ impl Observed {
 #[must_use]
 pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineState, Phase) {
     use {MachineState as S, Phase as P};
+    let has_process = matches!(
+        observed.stage,
+        Stage::Running | Stage::Paused | Stage::Held | Stage::Saving
+    );
     if desired.deleted {
-        let phase = match observed.stage {
-            Stage::Running | Stage::Paused if desired.graceful => P::Shutdown,
-            _ => P::Epilog,
+        let phase = if has_process && desired.graceful {
+            P::Shutdown
+        } else {
+            P::Epilog
         };
         return (S::Deleting, phase);
     }
@@ -226,22 +276,41 @@ pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineS
         ),
     };
     // A newer run is wanted than the one that was seen: it is about to begin.
-    if wanted_on
-        && desired.run > observed.run
-        && !matches!(observed.stage, Stage::Running | Stage::Paused)
-    {
+    if wanted_on && desired.run > observed.run && !has_process {
         return waiting();
     }
+    let stopping = !wanted_on
+        && (has_process
+            || matches!(
+                observed.stage,
+                Stage::Preparing | Stage::Booting | Stage::Suspended
+            ));
+    if stopping {
+        return (S::Stopping, P::Shutdown);
+    }
+    let rest = desired.rest_as_seen(observed);
+    let again = desired.run > observed.run || desired.restart > observed.restart;
     match observed.stage {
         Stage::Waiting => waiting(),
-        Stage::Preparing if !wanted_on => (S::Stopping, P::Shutdown),
         Stage::Preparing => (starting, P::Prolog),
-        Stage::Booting if !wanted_on => (S::Stopping, P::Shutdown),
         Stage::Booting => (starting, P::Boot),
-        Stage::Running | Stage::Paused if !wanted_on => (S::Stopping, P::Shutdown),
-        Stage::Running if desired.restart > observed.restart => (S::Starting, P::Boot),
-        Stage::Running => (S::Started, P::Running),
+        Stage::Running => match rest {
+            Some(Rest::Pause) => (S::Pausing, P::Running),
+            Some(Rest::Suspend) => (S::Suspending, P::Running),
+            None if desired.restart > observed.restart => (S::Starting, P::Boot),
+            None => (S::Started, P::Running),
+        },
+        Stage::Paused if rest == Some(Rest::Suspend) => (S::Suspending, P::Suspended),
         Stage::Paused => (S::Paused, P::Suspended),
+        Stage::Held => match rest {
+            Some(Rest::Pause) if !again => (S::Paused, P::Suspended),
+            Some(Rest::Pause) | None => (S::Starting, P::Boot),
+            Some(Rest::Suspend) => (S::Suspending, P::Suspended),
+        },
+        Stage::Saving if rest == Some(Rest::Suspend) => (S::Suspending, P::Running),
+        Stage::Saving => (S::Starting, P::Boot),
+        Stage::Suspended if rest == Some(Rest::Suspend) => (S::Suspended, P::Suspended),
+        Stage::Suspended => (S::Starting, P::Prolog),
         Stage::Ended { cause } => match cause {
             EndCause::Requested => (S::Stopped, P::Stopped),
             _ if !wanted_on => (S::Stopped, P::Stopped),
@@ -254,17 +323,19 @@ pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineS
     }
 }
 
-/// The actions offered in a state (DSP0263 §6.1 as far as Stratus carries them out).
+/// The actions offered in a state: the table of DSP0263 §6.1 as Sirocco has it, and, beside it, that a machine may be
+/// stopped while it is being made. `stop` while stopping is for who doesn't want to wait any longer (`force`).
 #[must_use]
 pub const fn actions(state: MachineState) -> &'static [&'static str] {
     use MachineState as S;
     match state {
-        S::Started | S::Starting => &["stop", "restart"],
-        S::Paused => &["stop", "restart"],
-        S::Creating | S::Stopping => &["stop"],
-        S::Stopped => &["start", "restart"],
-        S::Error => &["start", "stop", "restart"],
-        S::Pausing | S::Suspending | S::Suspended | S::Deleting => &[],
+        S::Creating => &["stop"],
+        S::Started => &["stop", "restart", "pause", "suspend"],
+        S::Starting | S::Stopping | S::Paused | S::Suspended | S::Error => {
+            &["start", "stop", "restart"]
+        }
+        S::Stopped | S::Pausing | S::Suspending => &["start", "restart"],
+        S::Deleting => &[],
     }
 }
 
@@ -277,6 +348,7 @@ mod tests {
             stage,
             run,
             restart: 0,
+            refused: None,
             since: Timestamp::default(),
         }
     }
@@ -290,6 +362,8 @@ mod tests {
             force: false,
             deleted: false,
             graceful: false,
+            rest: None,
+            afresh: false,
             since,
         }
     }
@@ -365,6 +439,42 @@ mod tests {
                 derive(&desired, &seen(stage, 1), true).0,
                 MachineState::Deleting
             );
+        }
+    }
+
+    #[test]
+    fn resting_goes_through_the_documented_states() {
+        use {MachineState as S, Phase as P};
+        let mut desired = want(Power::On, 1);
+        let mut is = |rest, run, stage: Stage, expected| {
+            desired.rest = rest;
+            desired.run = run;
+            let observed = seen(stage.clone(), 1);
+            let (state, _) = derive(&desired, &observed, true);
+            assert_eq!(state, expected, "{stage:?}");
+        };
+        let (pause, suspend) = (Some(Rest::Pause), Some(Rest::Suspend));
+        is(pause, 1, Stage::Running, S::Pausing);
+        is(pause, 1, Stage::Held, S::Paused);
+        is(None, 2, Stage::Held, S::Starting);
+        is(suspend, 1, Stage::Running, S::Suspending);
+        is(suspend, 1, Stage::Saving, S::Suspending);
+        is(suspend, 1, Stage::Suspended, S::Suspended);
+        is(None, 2, Stage::Saving, S::Starting);
+        is(None, 2, Stage::Suspended, S::Starting);
+        // Paused by nobody's wish.
+        is(None, 1, Stage::Paused, S::Paused);
+        // Made to be paused.
+        is(pause, 1, Stage::Booting, S::Creating);
+
+        desired.rest = suspend;
+        let mut refused = seen(Stage::Running, 1);
+        refused.refused = Some(desired.since);
+        assert_eq!(derive(&desired, &refused, true), (S::Started, P::Running));
+        desired.power = Power::Off;
+        for stage in [Stage::Held, Stage::Saving, Stage::Suspended] {
+            let (state, _) = derive(&desired, &seen(stage, 1), true);
+            assert_eq!(state, S::Stopping);
         }
     }
 }

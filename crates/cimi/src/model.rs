@@ -8,6 +8,7 @@
 mod changes;
 mod check;
 mod describe;
+mod further;
 mod kind;
 mod metadata;
 mod overlay;
@@ -24,6 +25,7 @@ pub use check::{check, check_action};
 pub use describe::{
     Access, Attribute, Capability, Collection, Creation, Limit, Namespace, Place, Shape, Type,
 };
+pub use further::FURTHER;
 pub use kind::Kind;
 pub use metadata::metadata;
 pub use overlay::overlay;

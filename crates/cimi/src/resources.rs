@@ -8,13 +8,17 @@ mod image;
 mod job;
 mod machine;
 mod network;
+mod quota;
+mod saving;
+mod service;
 mod service_message;
 mod system;
 mod template;
+mod usage;
 mod volume;
 mod volume_image;
 
-pub use account::{Credential, Group, GroupQuota, Origin, Token, TokenScope, User};
+pub use account::{Credential, Group, Origin, Token, TokenScope, User};
 pub use host::{AcceleratorKind, Capacity, Host};
 pub use image::{Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, MediumFormat};
 pub use job::{Event, EventOutcome, EventSeverity, Job, JobGoal, JobState};
@@ -25,6 +29,9 @@ pub use machine::{
 pub use network::{
     Address, ForwardingGroup, Network, NetworkClass, NetworkPort, NetworkState, NetworkWish,
 };
+pub use quota::{Most, Quota};
+pub use saving::{Announcement, Capture, Save};
+pub use service::ServiceConfiguration;
 pub use service_message::ServiceMessage;
 pub use system::{Asked, Component, Made, Member, System, SystemOperation};
 pub use template::{
@@ -33,10 +40,21 @@ pub use template::{
     NetworkPortTemplate, NetworkTemplate, SystemTemplate, VolumeConfiguration, VolumeTemplate,
     default_architecture,
 };
+pub use usage::{UsageRecord, Use, UseKind};
 pub use volume::{Attachment, MAPPED, Volume, VolumeLocation, VolumeState};
 pub use volume_image::VolumeImage;
 
 use crate::{Acl, Common};
+
+/// The measures of [`Resource::weights`].
+pub mod weight {
+    /// Virtual CPUs.
+    pub const CPUS: &str = "cpus";
+    /// Memory in KiB.
+    pub const MEMORY_KIB: &str = "memory";
+    /// Size in bytes.
+    pub const BYTES: &str = "bytes";
+}
 
 /// What every stored document offers to code that treats them alike.
 pub trait Resource:
@@ -59,6 +77,21 @@ pub trait Resource:
         let _ = add;
     }
 
+    /// What it adds to sums over all resources of one owner: pairs of a measure and an amount.
+    fn weights(&self, add: &mut dyn FnMut(&'static str, u64)) {
+        let _ = add;
+    }
+
+    /// What somebody uses by it, as long as it is as it is.
+    fn uses(&self) -> Vec<Use> {
+        Vec::new()
+    }
+
+    /// Notes since when it is used as it is, where that is otherwise than `before`.
+    fn use_anew(&mut self, before: &Self, now: crate::Timestamp) {
+        let _ = (before, now);
+    }
+
     /// Who may do what with it.
     fn acl(&self) -> &Acl {
         &self.common().acl
@@ -76,6 +109,12 @@ macro_rules! resource {
         resource!($type, $collection, |_document, _add| {});
     };
     ($type:ty, $collection:literal, |$document:ident, $add:ident| $terms:block) => {
+        resource!($type, $collection, |$document, $add| $terms, |_document, _add| {}, {});
+    };
+    (
+        $type:ty, $collection:literal, |$document:ident, $add:ident| $terms:block,
+        |$weighed:ident, $weigh:ident| $weights:block, {$($more:item)*}
+    ) => {
         impl $crate::resources::Resource for $type {
             const COLLECTION: &'static str = $collection;
 
@@ -95,6 +134,13 @@ macro_rules! resource {
                 let $document = self;
                 $terms
             }
+
+            fn weights(&self, $weigh: &mut dyn FnMut(&'static str, u64)) {
+                let $weighed = self;
+                $weights
+            }
+
+            $($more)*
         }
     };
 }

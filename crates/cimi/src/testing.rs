@@ -44,12 +44,18 @@ pub fn machine(vmid: u32) -> Machine {
             force: false,
             deleted: false,
             graceful: false,
+            rest: None,
+            afresh: false,
             since: now,
         },
         observed: Observed::nothing(now),
         accelerator: None,
         ssh: None,
         first_started: None,
+        running_since: None,
+        disks_since: None,
+        save: None,
+        saved_as: None,
         unknown: Unknown::new(),
     }
 }
@@ -99,6 +105,7 @@ pub fn image() -> Image {
         kernel: None,
         initrd: None,
         kernel_arguments: None,
+        announced: None,
         unknown: Unknown::new(),
     }
 }

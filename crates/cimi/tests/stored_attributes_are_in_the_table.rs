@@ -73,9 +73,10 @@ fn simple_documents_have_no_strangers() {
     );
     let job = json!({"state": "QUEUED", "targetResource": {"href": "Machine/a"},
         "affectedResources": [{"href": "Machine/a"}], "action": "add", "returnCode": 0,
-        "progress": 0, "statusMessage": "m", "timeOfStatusChange": time, "goal": {"kind": "gone"}});
+        "progress": 0, "statusMessage": "m", "timeOfStatusChange": time, "goal": {"kind": "gone"},
+        "parentJob": {"href": "Job/b"}, "nestedJobs": [{"href": "Job/c"}], "stoppedBy": "alice"});
     assert_eq!(
-        public_strangers::<Job>(Kind::Job, document("Job/a", &job), &["goal"]),
+        public_strangers::<Job>(Kind::Job, document("Job/a", &job), &["goal", "stoppedBy"]),
         none
     );
     let user = json!({"username": "a", "enabled": true, "roles": ["r"], "generation": 1});

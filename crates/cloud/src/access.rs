@@ -122,12 +122,27 @@ pub(crate) fn require_change(context: &OpContext) -> Result<()> {
     Ok(())
 }
 
-/// Refuses who is here by a token: for what whoever finds one must not do.
+/// Refuses who is here by a token or a proxy: for what whoever finds one must not do.
 pub(crate) fn require_password(context: &OpContext, what: &str) -> Result<()> {
     if context.token().is_some() {
         return Err(CloudError::Forbidden(format!(
             "tokens don't {what}: log in with the password"
         )));
+    }
+    if !context.is_in_person() {
+        return Err(CloudError::Forbidden(format!(
+            "proxies don't {what}: log in with the certificate itself, or a password"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses who is here by a limited proxy: by the rules of the grid, it doesn't start anything.
+pub(crate) fn require_unlimited(context: &OpContext) -> Result<()> {
+    if context.is_limited() {
+        return Err(CloudError::Forbidden(
+            "machines are not started with a limited proxy: make a full one".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -42,7 +42,6 @@ impl Cloud {
                 CloudError::invalid(format!("{TEMPLATE}.ip"), problem)
             })?),
         };
-        let _place = self.place::<Address>(context, 1)?;
         for _ in 0..ATTEMPTS {
             context.in_time()?;
             let now = Timestamp::now();
@@ -62,9 +61,11 @@ impl Cloud {
             }
             catalogue::check_size(&address)?;
             let event = Event::request(&address, "add", context.user().unwrap_or_default(), now);
-            let changes = documents.changes().unchanged(&network).create(&address);
-            match changes.create(&event).commit().await {
-                Ok(_) => {
+            let written = self.write_one_within::<Address>(context, |changes| {
+                changes.unchanged(&network).create(&address).create(&event)
+            });
+            match written.await {
+                Ok(()) => {
                     tracing::info!(address = %address.id, owner = context.user(), "address kept");
                     let read = access::find(documents, context, address.id.local(), Right::View)?;
                     return Ok(Created {
@@ -73,8 +74,8 @@ impl Cloud {
                         existed: false,
                     });
                 }
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error.into()),
+                Err(CloudError::Raced(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(CloudError::Unavailable(

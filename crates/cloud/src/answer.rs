@@ -16,6 +16,8 @@ pub enum Rel {
     Edit,
     /// Delete it.
     Delete,
+    /// Make an image of it: by a creation in the collection of images.
+    Capture,
     /// An action by its name, lower case: `start`.
     Action(&'static str),
 }

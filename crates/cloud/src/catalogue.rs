@@ -135,6 +135,12 @@ pub(crate) trait Public: OfType {
         None
     }
 
+    /// Whether one of its own attributes follows from the document alone: lists of very many are filtered by those fast.
+    fn is_own(name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
     /// What somebody with `Modify` may do with it.
     fn operations(&self) -> Vec<Rel> {
         vec![Rel::Edit, Rel::Delete]
@@ -351,25 +357,38 @@ pub(crate) async fn edit<R: Public>(
     let edited = documents
         .update(local, |document: &mut R| {
             context.in_time()?;
-            access::require(context, document, Right::Modify)?;
-            access::keep_owner(context, document.acl(), &changes)?;
-            let differing = differing(documents, document, &changes);
-            for (name, value) in &differing {
-                match *name {
-                    "name" | "description" | "properties" | "acl" => {
-                        edit_common(document.common_mut(), name, *value)?;
-                    }
-                    _ => document.edit(name, *value)?,
-                }
-            }
-            check_size(document)?;
-            Ok::<bool, CloudError>(!differing.is_empty())
+            apply(documents, context, document, &changes)
         })
         .await?;
     Ok(Done {
         view: Some(view(documents, context, edited)),
         job: None,
     })
+}
+
+/// Makes the changes to a document as it was read; whether there were any.
+///
+/// # Errors
+/// If the caller may not change it, or not so.
+pub(crate) fn apply<R: Public>(
+    documents: &Documents,
+    context: &OpContext,
+    document: &mut R,
+    changes: &Changes,
+) -> Result<bool> {
+    access::require(context, document, Right::Modify)?;
+    access::keep_owner(context, document.acl(), changes)?;
+    let differing = differing(documents, document, changes);
+    for (name, value) in &differing {
+        match *name {
+            "name" | "description" | "properties" | "acl" => {
+                edit_common(document.common_mut(), name, *value)?;
+            }
+            _ => document.edit(name, *value)?,
+        }
+    }
+    check_size(document)?;
+    Ok(!differing.is_empty())
 }
 
 /// Removes a resource that nothing else depends on.

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use accounts::Hashing;
+use accounts::{Hashing, Methods};
 use cimi::{
     Acl, PrincipalType, Right, Timestamp,
     common::{ANONYMOUS_ROLE, Principal, USER_ROLE},
 };
 use documents::{Documents, DocumentsError};
+use parking_lot::Mutex;
 use scheduler::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, PrivateNetworks,
-    Result, leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
+    Result, columns::Tables, leases::Leases, numbers::Numbers, quota::Quotas, watch::Watches,
 };
 
 /// A machine type that the cloud offers.
@@ -64,6 +65,9 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    pub(crate) tables: Tables,
+    /// The ways to log in, as they were when they were last asked for.
+    pub(crate) methods: Mutex<Arc<Methods>>,
 }
 
 /// The rules of the cloud. Cheap to clone; all clones are one.
@@ -102,6 +106,8 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            tables: Tables::default(),
+            methods: Mutex::default(),
         }));
         cloud.seed_machine_types().await?;
         cloud.seed_networks().await?;

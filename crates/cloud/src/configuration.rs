@@ -58,7 +58,6 @@ impl Cloud {
         mut body: Map<String, Value>,
         acl: Acl,
     ) -> Result<Created> {
-        let _place = self.place::<R>(context, 1)?;
         let common = Common {
             part_of: context.part_of.clone(),
             ..Common::new(acl, Timestamp::now())
@@ -81,11 +80,7 @@ impl Cloud {
         );
         let document: R = typed(body, "")?;
         catalogue::check_size(&document)?;
-        self.0
-            .documents
-            .changes()
-            .create(&document)
-            .commit()
+        self.write_one_within::<R>(context, |changes| changes.create(&document))
             .await?;
         let read = access::find::<R>(&self.0.documents, context, document.local_id(), Right::View)?;
         Ok(Created {

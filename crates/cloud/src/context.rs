@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use accounts::{ByToken, Identity};
+use accounts::{ByToken, Identity, Method};
 use cimi::{Acl, Right, Timestamp};
 
 use crate::{CloudError, Result};
@@ -93,6 +93,30 @@ impl OpContext {
             Caller::Anonymous => None,
             Caller::User(identity) => identity.token.as_ref(),
         }
+    }
+
+    /// How the caller has shown who they are.
+    #[must_use]
+    pub fn method(&self) -> Option<Method> {
+        match &self.caller {
+            Caller::Anonymous => None,
+            Caller::User(identity) => Some(identity.method),
+        }
+    }
+
+    /// Whether the caller is there in person: not by something that was handed on, or can be found.
+    #[must_use]
+    pub fn is_in_person(&self) -> bool {
+        match &self.caller {
+            Caller::Anonymous => false,
+            Caller::User(identity) => identity.method.is_in_person(),
+        }
+    }
+
+    /// Whether the caller's rights were handed on without that of starting machines.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        matches!(&self.caller, Caller::User(identity) if identity.is_limited)
     }
 
     /// Whether the caller may only look, whatever the resource.

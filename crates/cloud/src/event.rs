@@ -58,12 +58,20 @@ impl Public for Job {
         if let Some(text) = &self.status_message {
             out.insert("statusMessage".to_owned(), text.as_str().into());
         }
+        if let Some(parent) = &self.parent_job {
+            out.insert("parentJob".to_owned(), json!(parent));
+        }
+        if !self.nested_jobs.is_empty() {
+            out.insert("nestedJobs".to_owned(), json!(self.nested_jobs));
+        }
         out
     }
 
     fn operations(&self) -> Vec<Rel> {
         if self.state.is_final() {
             vec![Rel::Delete]
+        } else if crate::jobs::is_stoppable(self) {
+            vec![Rel::Action("stop")]
         } else {
             Vec::new()
         }

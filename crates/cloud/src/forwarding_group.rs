@@ -34,7 +34,6 @@ impl Cloud {
         };
         let template =
             resolve::resolve::<ForwardingGroupTemplate>(documents, context, given, TEMPLATE)?;
-        let _place = self.place::<ForwardingGroup>(context, 1)?;
         let now = Timestamp::now();
         let mut group = ForwardingGroup {
             id: ForwardingGroupId::generate(),

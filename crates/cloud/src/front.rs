@@ -86,6 +86,10 @@ macro_rules! by_kind {
                 type $type = ::cimi::resources::Token;
                 $call
             }
+            Kind::ServiceConfiguration => {
+                type $type = ::cimi::resources::ServiceConfiguration;
+                $call
+            }
             Kind::Host => {
                 type $type = ::cimi::resources::Host;
                 $call
@@ -164,33 +168,54 @@ impl Cloud {
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
         }
+        if kind == Kind::ServiceConfiguration {
+            access::require_admin(context, "see how services are configured")?;
+        }
         if kind == Kind::ResourceMetadata {
             return Ok(metadata::list(query));
+        }
+        if kind == Kind::EventLog {
+            return Ok(self.list_event_logs(context, query));
         }
         let can_add = self.can_create(context, kind);
         by_kind!(kind, R => Ok(self.list_stored::<R>(context, query, can_add)), else Err(CloudError::not_found(kind)))
     }
 
-    /// Whether a list may take so long that it shouldn't be made on a thread that others wait for.
+    /// Whether a list, whatever it is asked for, may take so long that it shouldn't be made on a thread that others wait for.
     #[must_use]
-    pub fn takes_long(&self, kind: Kind, query: &Query) -> bool {
+    pub fn takes_long(&self, kind: Kind) -> bool {
         let documents = &self.0.documents;
+        // One is made of each machine and volume.
+        if kind == Kind::EventLog {
+            return documents.machines.len() + documents.volumes.len() > QUICKLY_SEARCHED;
+        }
         let members = by_kind!(kind, R => documents.view::<R>().len(), else 0);
-        members > QUICKLY_SEARCHED && (query.filter.is_some() || !query.order.is_empty())
+        members > QUICKLY_SEARCHED
     }
 
     fn list_stored<R: Public>(&self, context: &OpContext, query: &Query, can_add: bool) -> Page {
         let documents = &self.0.documents;
-        let all = documents.readable::<R>(context.user(), context.roles());
-        let candidates = all
-            .into_iter()
-            .map(|document| Candidate::of(documents, document));
-        let (count, members) = query.page(candidates);
+        let (user, roles) = (context.user(), context.roles());
+        let is_large = documents.readable_at_most::<R>(user, roles) > QUICKLY_SEARCHED;
+        let by_columns = if is_large {
+            self.0.tables.page::<R>(documents, context, query)
+        } else {
+            None
+        };
+        let (count, members) = by_columns.unwrap_or_else(|| {
+            let all = documents.readable::<R>(user, roles);
+            let candidates = all
+                .into_iter()
+                .map(|document| Candidate::of(documents, document));
+            let (count, members) = query.page(candidates);
+            let members = members.into_iter().map(|member| member.document);
+            (count, members.collect())
+        });
+        let members = members.into_iter();
         Page {
             count,
             members: members
-                .into_iter()
-                .map(|member| catalogue::view(documents, context, member.document))
+                .map(|member| catalogue::view(documents, context, member))
                 .collect(),
             can_add,
         }
@@ -208,6 +233,7 @@ impl Cloud {
                 access::require_user(context)?;
                 metadata::get(id)
             }
+            Kind::EventLog => self.event_log(context, id),
             Kind::Host if !context.is_admin() => {
                 access::require_user(context)?;
                 Err(CloudError::not_found(format!("{kind}/{id}")))
@@ -250,6 +276,7 @@ impl Cloud {
             Kind::User => self.create_user(context, body).await,
             Kind::Group => self.create_group(context, body).await,
             Kind::Token => self.create_token(context, body).await,
+            Kind::ServiceConfiguration => self.create_service_configuration(context, body).await,
             Kind::MachineConfiguration => {
                 self.create_simple::<MachineConfiguration>(context, body)
                     .await
@@ -304,15 +331,21 @@ impl Cloud {
             Kind::User => self.edit_user(context, id, changes).await,
             Kind::Network => self.edit_network(context, id, changes).await,
             Kind::Address => self.edit_address(context, id, changes).await,
+            Kind::ServiceConfiguration => {
+                self.edit_service_configuration(context, id, changes).await
+            }
             Kind::MachineImage => {
                 let image = self.find_image(context, id, Right::Modify)?;
                 catalogue::edit::<Image>(documents, context, image.id(), changes).await
             }
-            Kind::ResourceMetadata | Kind::Job | Kind::Event | Kind::Host | Kind::MachineRecord => {
-                Err(CloudError::Forbidden(format!(
-                    "a {kind} is written by the cloud alone"
-                )))
-            }
+            Kind::ResourceMetadata
+            | Kind::Job
+            | Kind::Event
+            | Kind::Host
+            | Kind::EventLog
+            | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
+                "a {kind} is written by the cloud alone"
+            ))),
             _ => by_kind!(
                 kind,
                 R => catalogue::edit::<R>(documents, context, id, changes).await,
@@ -355,7 +388,7 @@ impl Cloud {
             Kind::Address => self.delete_address(context, id).await,
             Kind::ForwardingGroup => self.delete_forwarding_group(context, id).await,
             Kind::System => self.delete_system(context, id).await,
-            Kind::ResourceMetadata | Kind::Host | Kind::MachineRecord => Err(
+            Kind::ResourceMetadata | Kind::Host | Kind::EventLog | Kind::MachineRecord => Err(
                 CloudError::Forbidden(format!("a {kind} is written by the cloud alone")),
             ),
             _ => by_kind!(
@@ -385,6 +418,7 @@ impl Cloud {
             Kind::System => self.act_on_system(context, id, action, force).await,
             Kind::Network => self.act_on_network(context, id, action).await,
             Kind::NetworkPort => self.act_on_port(context, id, action).await,
+            Kind::Job if action == "stop" => self.stop_job(context, id).await,
             _ => Err(CloudError::invalid(
                 "action",
                 format!("`{action}` is not something a {kind} does"),
@@ -399,7 +433,7 @@ impl Cloud {
             return false;
         }
         match kind {
-            Kind::User | Kind::Group => context.is_admin(),
+            Kind::User | Kind::Group | Kind::ServiceConfiguration => context.is_admin(),
             Kind::Token => context.user().is_some() && context.token().is_none(),
             Kind::Machine
             | Kind::MachineConfiguration
@@ -435,7 +469,7 @@ impl Cloud {
     #[must_use]
     pub fn can_list(&self, context: &OpContext, kind: Kind) -> bool {
         match kind {
-            Kind::Host => context.is_admin(),
+            Kind::Host | Kind::ServiceConfiguration => context.is_admin(),
             Kind::ServiceMessage => true,
             _ => context.user().is_some(),
         }

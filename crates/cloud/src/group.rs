@@ -5,14 +5,15 @@
 use cimi::{
     Acl, Common, GroupId, Right, Timestamp,
     model::Kind,
-    resources::{Group, GroupQuota, Image, Machine, Resource as _, User, Volume},
+    resources::{Group, Quota},
 };
-use documents::{Documents, OfType};
+use documents::Documents;
 use serde_json::{Map, Value, json};
 
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access,
     catalogue::{self, Public, object},
+    quota::used_by,
 };
 
 impl Cloud {
@@ -43,7 +44,7 @@ impl Cloud {
             id,
             common: Common::new(acl, Timestamp::now()),
             groupname: name.to_owned(),
-            quota: GroupQuota::default(),
+            quota: Quota::default(),
             unknown: Map::new(),
         };
         for (name, value) in &body {
@@ -98,23 +99,13 @@ pub(crate) fn members(documents: &Documents, group: &str) -> Vec<String> {
     members.iter().map(|user| user.username.clone()).collect()
 }
 
-/// The groups of somebody that bound how many resources of a type there may be, and how many.
-pub(crate) fn bounds<R: OfType>(documents: &Documents, user: &str) -> Vec<(String, usize)> {
-    let Some(user) = documents.users.get(user) else {
-        return Vec::new();
+/// A quota that a client sent; none: nothing is set.
+pub(crate) fn quota(value: Option<&Value>) -> Result<Quota> {
+    let Some(value) = value else {
+        return Ok(Quota::default());
     };
-    let most = |role: &String| {
-        let quota = documents.groups.get(role)?.quota;
-        let most = match R::COLLECTION {
-            Machine::COLLECTION => quota.machines,
-            Volume::COLLECTION => quota.volumes,
-            Image::COLLECTION => quota.images,
-            _ => None,
-        }?;
-        Some((role.clone(), usize::try_from(most).unwrap_or(usize::MAX)))
-    };
-    let user: &User = &user.document.0;
-    user.roles.iter().filter_map(most).collect()
+    serde_json::from_value(value.clone())
+        .map_err(|error| CloudError::invalid("quota", error.to_string()))
 }
 
 impl Public for Group {
@@ -127,17 +118,10 @@ impl Public for Group {
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let members = members(documents, &self.groupname);
-        let count = |count: fn(&Documents, &str) -> usize| -> usize {
-            members.iter().map(|user| count(documents, user)).sum()
-        };
         object(json!({
             "groupname": self.groupname,
             "quota": self.quota,
-            "used": {
-                "machines": count(Documents::count_owned::<Machine>),
-                "volumes": count(Documents::count_owned::<Volume>),
-                "images": count(Documents::count_owned::<Image>),
-            },
+            "used": used_by(documents, members.iter().map(String::as_str)),
             "members": members,
         }))
     }
@@ -146,11 +130,7 @@ impl Public for Group {
         if name != "quota" {
             return Err(CloudError::invalid(name, "of a group can't be changed"));
         }
-        self.quota = match value {
-            Some(value) => serde_json::from_value(value.clone())
-                .map_err(|error| CloudError::invalid("quota", error.to_string()))?,
-            None => GroupQuota::default(),
-        };
+        self.quota = quota(value)?;
         Ok(())
     }
 }

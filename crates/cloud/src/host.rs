@@ -26,6 +26,7 @@ impl Public for Host {
         }
         object(json!({
             "state": if self.troubles.is_empty() { "OK" } else { "DEGRADED" },
+            "meters": {"href": format!("{}/meters", self.id)},
             "cpu": self.capacity.cpus,
             "memory": self.capacity.memory_kib,
             "cpuUsed": cpus,

@@ -16,7 +16,9 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, Upload, View, access,
     catalogue::{self, Public, object},
     cloud::{is_public, set_public, visibility},
-    jobs, resolve,
+    jobs,
+    quota::Measure,
+    resolve,
 };
 
 /// Length of the identifier that follows from an image's content.
@@ -63,6 +65,9 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
+        if let Some(machine) = machine_location(&body) {
+            return self.capture_machine(context, &body, machine).await;
+        }
         let documents = &self.0.documents;
         let expected: Digests = match body.get("expected") {
             None => Digests::default(),
@@ -80,7 +85,6 @@ impl Cloud {
                 existed: true,
             });
         }
-        let _place = self.place::<Image>(context, 1)?;
         let now = Timestamp::now();
         let file = |name: &str| self.boot_file(context, &body, name);
         let mut image = Image {
@@ -107,6 +111,7 @@ impl Cloud {
                 .get("kernelArguments")
                 .and_then(Value::as_str)
                 .map(str::to_owned),
+            announced: None,
             unknown: Map::new(),
         };
         if !["IMAGE", "FILE"].contains(&image.kind.as_str()) {
@@ -132,22 +137,25 @@ impl Cloud {
         );
         let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
         catalogue::check_size(&image)?;
-        let mut changes = documents
-            .changes()
-            .create(&image)
-            .create(&job)
-            .create(&event);
-        for needed in [&image.kernel, &image.initrd].into_iter().flatten() {
+        let mut needed = Vec::new();
+        for id in [&image.kernel, &image.initrd].into_iter().flatten() {
             let read = documents
                 .images
-                .get(needed.local())
+                .get(id.local())
                 .filter(|read| !read.desired.deleted)
-                .ok_or_else(|| {
-                    CloudError::invalid("kernel", format!("{needed} is being deleted"))
-                })?;
-            changes = changes.unchanged(&read);
+                .ok_or_else(|| CloudError::invalid("kernel", format!("{id} is being deleted")))?;
+            needed.push(read);
         }
-        changes.commit().await?;
+        // What isn't told beforehand is at least something.
+        let bytes = image.bytes().unwrap_or(1).max(1);
+        let amounts = [(Measure::Images, 1), (Measure::ImageSpace, bytes)];
+        self.write_within(context, &amounts, |changes| {
+            let changes = changes.create(&image).create(&job).create(&event);
+            needed
+                .iter()
+                .fold(changes, |changes, read| changes.unchanged(read))
+        })
+        .await?;
         tracing::info!(image = %image.id, owner = context.user(), "image wanted");
         let read = access::find::<Image>(documents, context, image.id.local(), Right::View)?;
         Ok(Created {
@@ -310,7 +318,7 @@ impl Cloud {
     }
 
     /// Makes sure that no machine and no other image needs an image.
-    fn unneeded(&self, image: &Image) -> Result<()> {
+    pub(crate) fn unneeded(&self, image: &Image) -> Result<()> {
         let documents = &self.0.documents;
         let machines = documents.machines.count_by_index("image", image.id.local());
         if machines > 0 {
@@ -369,15 +377,27 @@ fn without_secrets(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
+/// Where an image is to come from, as its creation says.
+fn location_of(body: &Map<String, Value>) -> Option<&str> {
+    match body.get("imageLocation") {
+        Some(Value::Object(reference)) => resolve::href_of(reference),
+        Some(Value::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// The machine whose disk an image is to be made of, if it is one's.
+fn machine_location(body: &Map<String, Value>) -> Option<&str> {
+    let location = location_of(body)?;
+    // A file on a web server may lie in a folder of that name, too: this cloud's own resources lie in `cimi`.
+    let relative = location.starts_with("Machine/") || location.starts_with("/cimi/Machine/");
+    (relative || location.contains("/cimi/Machine/")).then_some(location)
+}
+
 /// Where the content comes from.
 fn source(body: &Map<String, Value>) -> Result<ImageSource> {
     let path = "imageLocation";
-    let location = match body.get(path) {
-        Some(Value::Object(reference)) => resolve::href_of(reference),
-        Some(Value::String(text)) => Some(text.as_str()),
-        _ => None,
-    };
-    match location {
+    match location_of(body) {
         Some("upload:") => Ok(ImageSource::Upload),
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
             Ok(ImageSource::Url {
@@ -386,11 +406,11 @@ fn source(body: &Map<String, Value>) -> Result<ImageSource> {
         }
         Some(other) => Err(CloudError::invalid(
             path,
-            format!("must be an http or https URL, or `upload:`, but is `{other}`"),
+            format!("must be an http or https URL, a Machine, or `upload:`, but is `{other}`"),
         )),
         None => Err(CloudError::invalid(
             path,
-            "is missing; give an http or https URL, or `upload:`",
+            "is missing; give an http or https URL, a Machine, or `upload:`",
         )),
     }
 }
@@ -402,6 +422,7 @@ impl Public for Image {
         let location = match &self.desired.source {
             ImageSource::Upload => "upload:".to_owned(),
             ImageSource::Url { url } => without_secrets(url),
+            ImageSource::Machine(capture) => capture.machine.to_string(),
         };
         let mut out = object(json!({
             "state": self.state,
@@ -419,6 +440,10 @@ impl Public for Image {
         put("progress", json!(self.progress));
         put("kernelArguments", json!(self.kernel_arguments));
         put("expected", json!(self.desired.expected));
+        if let Some(capture) = self.capture() {
+            put("origin", json!({"href": capture.origin}));
+        }
+        put("announced", json!(self.announced));
         for (name, file) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
             put(
                 name,

@@ -88,6 +88,7 @@ impl Cloud {
             enabled: entry.has_access,
             roles: entry.roles.clone(),
             altnames: BTreeMap::new(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: Some(Origin {
                 source: source.to_owned(),
@@ -128,7 +129,7 @@ impl Cloud {
     }
 
     /// Disables a user without an entry; whether that was still to be done.
-    async fn disable_imported(&self, user: &User) -> Result<bool> {
+    pub(crate) async fn disable_imported(&self, user: &User) -> Result<bool> {
         let is_entered = |user: &User| user.origin.as_ref().is_some_and(|o| !o.digest.is_empty());
         if !is_entered(user) {
             return Ok(false);

@@ -3,11 +3,14 @@
 //! A job's goal is a pure question about documents ([`verdict`]), so it doesn't matter who did the work, in how many
 //! steps, or how often the process died meanwhile.
 
+mod progress;
+mod stop;
+
 use std::{collections::HashSet, time::Duration};
 
 use cimi::{
     Timestamp,
-    lifecycle::{Power, Stage},
+    lifecycle::{Power, Rest, Stage},
     resources::{
         AttachStage, Image, ImageState, Job, JobGoal, Machine, Network, NetworkState, Volume,
         VolumeImage, VolumeState,
@@ -17,6 +20,8 @@ use documents::{Documents, DocumentsError};
 use futures::{StreamExt, stream::FuturesUnordered};
 use store::cache::Changed;
 use tokio::time::Instant;
+
+pub(crate) use self::{progress::progress, stop::is_stoppable};
 
 /// What a job's target looks like.
 enum Target<'a> {
@@ -41,6 +46,8 @@ fn verdict(goal: &JobGoal, target: &Target<'_>) -> Option<Result<(), String>> {
             runs(machine, *run, *restart)
         }
         (JobGoal::MachineOff, Target::Machine(machine)) => off(machine),
+        (JobGoal::MachinePaused, Target::Machine(machine)) => rests(machine, Rest::Pause),
+        (JobGoal::MachineSuspended, Target::Machine(machine)) => rests(machine, Rest::Suspend),
         (JobGoal::VolumeAttached { volume }, Target::Machine(machine)) => attached(machine, volume),
         (JobGoal::VolumeDetached { volume }, Target::Machine(machine)) => {
             let still = machine
@@ -97,9 +104,41 @@ fn runs(machine: &Machine, run: u64, restart: u64) -> Option<Result<(), String>>
     };
     match seen.stage {
         Stage::Running if seen.run >= run && seen.restart >= restart => Some(Ok(())),
+        // It ran, and was asked to rest at once.
+        Stage::Held | Stage::Saving | Stage::Suspended
+            if seen.run >= run && machine.desired.rest.is_some() =>
+        {
+            Some(Ok(()))
+        }
         _ if machine.desired.deleted => Some(Err("it was removed before".to_owned())),
         _ if machine.desired.power == Power::Off => Some(Err("it was stopped before".to_owned())),
         Stage::Ended { .. } | Stage::Failed if seen.run >= run => Some(Err(reason())),
+        _ => None,
+    }
+}
+
+fn rests(machine: &Machine, rest: Rest) -> Option<Result<(), String>> {
+    let (desired, seen) = (&machine.desired, &machine.observed);
+    let reason = |otherwise: &str| {
+        let reason = machine.reason.clone();
+        Some(Err(reason.unwrap_or_else(|| otherwise.to_owned())))
+    };
+    if desired.deleted {
+        return Some(Err("it was removed before".to_owned()));
+    }
+    if desired.power == Power::Off {
+        return Some(Err("it was stopped before".to_owned()));
+    }
+    if desired.rest != Some(rest) {
+        return Some(Err("something else was asked of it before".to_owned()));
+    }
+    if seen.refused == Some(desired.since) {
+        return reason("it could not be done");
+    }
+    match seen.stage {
+        Stage::Held if rest == Rest::Pause => Some(Ok(())),
+        Stage::Suspended if rest == Rest::Suspend => Some(Ok(())),
+        Stage::Ended { .. } | Stage::Failed if seen.run >= desired.run => reason("it ended"),
         _ => None,
     }
 }
@@ -148,18 +187,24 @@ pub(crate) fn under_way(
     Some(same.document.id.to_string())
 }
 
-/// Progress in per cent: of an image's fetch while it goes on.
-pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
-    let fetched = || {
-        documents
-            .images
-            .get(job.subject().strip_prefix("MachineImage/")?)?
-            .progress
+/// The image that a job makes, by the part of its id after the slash.
+fn image_of(job: &Job) -> Option<&str> {
+    let mut affected = job.affected_resources.iter();
+    affected.find_map(|resource| resource.href.strip_prefix("MachineImage/"))
+}
+
+/// Whether the image that a removed machine was to become is there.
+fn saved(documents: &Documents, job: &Job) -> Result<(), String> {
+    let Some(local) = image_of(job).filter(|_| !job.subject().starts_with("MachineImage/")) else {
+        return Ok(());
     };
-    if job.state.is_final() {
-        100
-    } else {
-        fetched().unwrap_or(job.progress).min(99)
+    match documents.images.get(local) {
+        Some(image) if image.state == ImageState::Available => Ok(()),
+        Some(image) => Err(format!(
+            "the machine is gone, but it was not saved: {}",
+            image.reason.as_deref().unwrap_or("it was killed meanwhile")
+        )),
+        None => Err("the machine is gone; the image it was saved as was deleted".to_owned()),
     }
 }
 
@@ -267,6 +312,10 @@ async fn end_if_decided(
             match verdict(&job.goal, &target) {
                 None => Ok(false),
                 Some(outcome) => {
+                    let outcome = match job.goal {
+                        JobGoal::Gone => outcome.and_then(|()| saved(documents, job)),
+                        _ => outcome,
+                    };
                     job.finish(outcome, Timestamp::now());
                     Ok(true)
                 }

@@ -4,15 +4,21 @@
 //! Every operation takes an [`OpContext`] first: who asks, how the request is named, until when an answer is of use.
 
 mod access;
+mod accounting;
 mod address;
 mod answer;
 mod catalogue;
+mod certified;
 mod cloud;
+mod columns;
 mod configuration;
 mod context;
 mod credential;
+mod directory_user;
+mod download;
 mod error;
 mod event;
+mod event_log;
 mod forwarding_group;
 mod front;
 mod group;
@@ -25,6 +31,7 @@ mod kept;
 mod leases;
 mod machine;
 mod metadata;
+mod meter;
 mod network;
 mod network_port;
 mod numbers;
@@ -34,6 +41,7 @@ mod private_network;
 mod quota;
 mod record;
 mod resolve;
+mod service_configuration;
 mod service_message;
 mod services;
 mod system;
@@ -45,17 +53,19 @@ mod volume;
 mod volume_image;
 mod watch;
 
+pub use accounting::UsageQuery;
 pub use answer::{
     ByteStream, Check, Console, ConsoleRange, Created, Document, Done, Health, HealthStatus, Page,
     Rel, Upload, View,
 };
 pub use cloud::{Cloud, MachineType, Settings};
 pub use context::{Caller, OpContext, Unchanged};
+pub use download::{Download, DownloadRequest};
 pub use error::{CloudError, Result};
 pub use imported::Imported;
 pub use janitor::Retention;
 pub use network::NetworkSettings;
 pub use private_network::PrivateNetworks;
 pub use quota::PerUser;
-pub use services::{HostServices, ImageIntake, NoServices};
+pub use services::{HostServices, ImageIntake, MeterReading, Metered, NoServices};
 pub use watch::{Since, Watched, Watching};

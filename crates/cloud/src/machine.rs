@@ -6,6 +6,7 @@ mod create;
 mod members;
 mod operate;
 mod request;
+mod save;
 mod view;
 
 use std::sync::Arc;

@@ -41,7 +41,6 @@ impl Cloud {
             resolve::resolve::<NetworkPortConfiguration>(documents, context, given.clone(), &path)?;
         }
         let name = resolve::named::<Network>(&template, "network", TEMPLATE)?;
-        let _place = self.place::<NetworkPort>(context, 1)?;
         let now = Timestamp::now();
         let network = self.usable_network(context, &name)?;
         let mut port = NetworkPort {

@@ -89,7 +89,6 @@ impl Cloud {
                 Some(resolve::at(&path, found)?)
             }
         };
-        let _place = self.place::<Network>(context, 1)?;
         for number in 0..pool.count() {
             let id = NetworkId::numbered(number);
             if documents.networks.get(id.local()).is_some() {

@@ -1,170 +1,111 @@
 //! How much one user may have, and how much the members of a group.
 //!
-//! What counts is who owns a document, as the index of the cache knows it, and what is on its way: a creation holds its
-//! [`Place`] until the cache shows what it made, so that creations at the same moment don't all take the last one.
+//! What counts is who owns a document, as the index of the cache knows it, so there is no counter that could be wrong; and
+//! what is on its way: a creation holds its [`Place`] until the cache shows what it made, so that creations at the same
+//! moment don't all take the last one. Other daemons on the same store are kept out by the [mark](clerk) that each
+//! creation demands in its transaction.
+
+mod clerk;
+mod measure;
+mod show;
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use cimi::resources::{
-    AddressTemplate, Credential, CredentialTemplate, ForwardingGroup, ForwardingGroupTemplate,
-    Image, Machine, MachineConfiguration, MachineTemplate, Network, NetworkConfiguration,
-    NetworkPort, NetworkPortConfiguration, NetworkPortTemplate, NetworkTemplate, Resource, System,
-    SystemTemplate, Token, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
-};
-use documents::OfType;
+use cimi::resources::{Group, Most};
+use documents::{Cached, Changes, Documents, DocumentsError, OfType};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-use crate::{Cloud, CloudError, OpContext, Result, access, group};
-
-/// The most that one user may have of each type that users make. Administrators are not bounded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PerUser {
-    /// Machines.
-    pub machines: usize,
-    /// Volumes, whoever has them attached.
-    pub volumes: usize,
-    /// Images, those that are still to be sent included.
-    pub images: usize,
-    /// Credentials, and as many tokens.
-    pub credentials: usize,
-    /// Machine templates, and as many volume templates, machine configurations and volume configurations.
-    pub templates: usize,
-    /// Networks, and as many forwarding groups.
-    pub networks: usize,
-}
-
-impl Default for PerUser {
-    fn default() -> Self {
-        Self {
-            machines: 1000,
-            volumes: 1000,
-            images: 200,
-            credentials: 100,
-            templates: 100,
-            networks: 10,
-        }
-    }
-}
-
-impl PerUser {
-    /// What the resources of a collection are called, and the most of them.
-    fn of(&self, collection: &str) -> Option<(&'static str, usize)> {
-        [
-            (Machine::COLLECTION, "machines", self.machines),
-            (Volume::COLLECTION, "volumes", self.volumes),
-            (Image::COLLECTION, "images", self.images),
-            (Credential::COLLECTION, "credentials", self.credentials),
-            (Token::COLLECTION, "tokens", self.credentials),
-            (
-                MachineTemplate::COLLECTION,
-                "machine templates",
-                self.templates,
-            ),
-            (
-                VolumeTemplate::COLLECTION,
-                "volume templates",
-                self.templates,
-            ),
-            (
-                MachineConfiguration::COLLECTION,
-                "machine configurations",
-                self.templates,
-            ),
-            (
-                VolumeConfiguration::COLLECTION,
-                "volume configurations",
-                self.templates,
-            ),
-            (VolumeImage::COLLECTION, "volume images", self.volumes),
-            (System::COLLECTION, "systems", self.templates),
-            (
-                SystemTemplate::COLLECTION,
-                "system templates",
-                self.templates,
-            ),
-            (
-                CredentialTemplate::COLLECTION,
-                "credential templates",
-                self.credentials,
-            ),
-            (Network::COLLECTION, "networks", self.networks),
-            (NetworkPort::COLLECTION, "network ports", self.machines),
-            (
-                ForwardingGroup::COLLECTION,
-                "forwarding groups",
-                self.networks,
-            ),
-            (
-                NetworkTemplate::COLLECTION,
-                "network templates",
-                self.templates,
-            ),
-            (
-                NetworkConfiguration::COLLECTION,
-                "network configurations",
-                self.templates,
-            ),
-            (
-                NetworkPortTemplate::COLLECTION,
-                "network port templates",
-                self.templates,
-            ),
-            (
-                NetworkPortConfiguration::COLLECTION,
-                "network port configurations",
-                self.templates,
-            ),
-            (
-                AddressTemplate::COLLECTION,
-                "address templates",
-                self.templates,
-            ),
-            (
-                ForwardingGroupTemplate::COLLECTION,
-                "forwarding group templates",
-                self.templates,
-            ),
-        ]
-        .into_iter()
-        .find_map(|(of, name, most)| (of == collection).then_some((name, most)))
-    }
-}
+use self::clerk::{Clerks, Counted, Mark};
+pub use self::measure::PerUser;
+pub(crate) use self::{measure::Measure, show::used_by};
+use crate::{Cloud, CloudError, OpContext, Result, access};
 
 /// What is on its way.
 #[derive(Debug, Default)]
 struct Coming {
-    /// By user and collection.
-    places: HashMap<(Arc<str>, &'static str), usize>,
+    /// By user and measure.
+    amounts: HashMap<(Arc<str>, Measure), u64>,
+    /// How many places a user has.
+    places: HashMap<Arc<str>, usize>,
     /// Users who are about to be removed: nothing more comes to them.
     leaving: HashSet<Arc<str>>,
 }
 
+impl Coming {
+    fn amount(&self, user: &Arc<str>, measure: Measure) -> u64 {
+        let key = (Arc::clone(user), measure);
+        self.amounts.get(&key).copied().unwrap_or(0)
+    }
+}
+
 /// Who is making how much.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Quotas(Arc<Mutex<Coming>>);
+pub(crate) struct Quotas(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    coming: Mutex<Coming>,
+    /// Rings when something on its way has come or was given up.
+    settled: Notify,
+    clerks: Clerks,
+}
 
 /// Room for what is about to be made; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
-    coming: Quotas,
+    quotas: Quotas,
     user: Arc<str>,
-    collection: &'static str,
-    count: usize,
+    amounts: Vec<(Measure, u64)>,
+    marks: Vec<Mark>,
+}
+
+impl Place {
+    /// Demands that nobody else counts by now. To be called before anything else is demanded of the transaction: the
+    /// first demand that fails is the one that is told.
+    pub(crate) fn guard<'a>(&self, changes: Changes<'a>) -> Changes<'a> {
+        let marks = self.marks.iter();
+        marks.fold(changes, |changes, mark| {
+            changes.unchanged_raw(&mark.key, mark.revision)
+        })
+    }
+
+    /// Whether a transaction failed because somebody else counts by now: then another place is to be found for it.
+    pub(crate) async fn is_lost(&self, error: &DocumentsError) -> bool {
+        let DocumentsError::Conflict { key } = error else {
+            return false;
+        };
+        let Some(mark) = self.marks.iter().find(|mark| mark.key.as_str() == key) else {
+            return false;
+        };
+        self.quotas.0.clerks.lost(mark).await;
+        true
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut coming = self.coming.0.lock();
-        let key = (Arc::clone(&self.user), self.collection);
-        if let Some(held) = coming.places.get_mut(&key) {
-            *held = held.saturating_sub(self.count);
-            if *held == 0 {
-                coming.places.remove(&key);
+        let mut coming = self.quotas.0.coming.lock();
+        for (measure, amount) in &self.amounts {
+            let key = (Arc::clone(&self.user), *measure);
+            if let Some(held) = coming.amounts.get_mut(&key) {
+                *held = held.saturating_sub(*amount);
+                if *held == 0 {
+                    coming.amounts.remove(&key);
+                }
             }
         }
+        if let Some(places) = coming.places.get_mut(&self.user) {
+            *places = places.saturating_sub(1);
+            if *places == 0 {
+                coming.places.remove(&self.user);
+            }
+        }
+        drop(coming);
+        self.quotas.0.settled.notify_waiters();
     }
 }
 
@@ -173,83 +114,187 @@ impl Drop for Place {
 pub(crate) struct Leaving {
     quotas: Quotas,
     user: Arc<str>,
+    mark: Mark,
+}
+
+impl Leaving {
+    /// Removes the user's mark with the user: what another daemon is making for them fails.
+    pub(crate) fn guard<'a>(&self, changes: Changes<'a>) -> Changes<'a> {
+        changes.remove_raw(&self.mark.key, self.mark.revision)
+    }
+
+    /// Takes note of what became of that.
+    pub(crate) async fn ended(&self) {
+        self.quotas.0.clerks.lost(&self.mark).await;
+    }
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        self.quotas.0.lock().leaving.remove(&self.user);
+        self.quotas.0.coming.lock().leaving.remove(&self.user);
     }
 }
 
+/// What bounds somebody: their own quota, and that of each of their groups with its members.
+enum Bounds {
+    None,
+    Of(Vec<(Arc<Cached<Group>>, Vec<Arc<str>>)>),
+}
+
+/// Why there is no room.
+enum NoRoom {
+    /// It would be too much, whatever becomes of what is on its way.
+    Never(CloudError),
+    /// There may be, when that is known.
+    Perhaps,
+}
+
 impl Cloud {
-    /// Room for `count` more resources of a type that will belong to the caller. To be held until they are made.
+    /// Room for more of what is counted, which will belong to the caller. To be held until it is made.
     ///
     /// # Errors
-    /// [`CloudError::Exhausted`] if the caller has too many; [`CloudError::Conflict`] if the caller is being removed.
-    pub(crate) fn place<R: OfType>(&self, context: &OpContext, count: usize) -> Result<Place> {
-        let user = access::require_user(context)?;
-        let mut coming = self.0.quotas.0.lock();
-        if coming.leaving.contains(user) {
-            return Err(CloudError::Conflict(format!(
-                "User/{user} is being removed"
-            )));
-        }
-        let key = (Arc::<str>::from(user), R::COLLECTION);
-        let held = coming.places.get(&key).copied().unwrap_or(0);
-        let have = self.0.documents.count_owned::<R>(user) + held;
-        if let Some((name, most)) = self.0.settings.per_user.of(R::COLLECTION)
-            && have.saturating_add(count) > most
-            && count > 0
-            && !context.is_admin()
-        {
-            return Err(CloudError::Exhausted(format!(
-                "you have {have} {name}, and {most} is the most one user may have: remove some, or ask the \
-                 administrator"
-            )));
-        }
-        if count > 0 && !context.is_admin() {
-            self.room_in_groups::<R>(&coming, user, count)?;
-        }
-        *coming.places.entry(key.clone()).or_default() += count;
-        Ok(Place {
-            coming: self.0.quotas.clone(),
-            user: key.0,
-            collection: R::COLLECTION,
-            count,
-        })
+    /// [`CloudError::Exhausted`] if it would be too much; [`CloudError::Conflict`] if the caller is being removed.
+    pub(crate) async fn place(
+        &self,
+        context: &OpContext,
+        amounts: &[(Measure, u64)],
+    ) -> Result<Place> {
+        let user = access::require_user(context)?.to_owned();
+        self.place_of(context, &user, amounts).await
     }
 
-    /// Refuses what would be too much for one of the user's groups: what counts is what all its members own.
-    fn room_in_groups<R: OfType>(&self, coming: &Coming, user: &str, count: usize) -> Result<()> {
+    /// As [`Cloud::place`], of what belongs to somebody.
+    pub(crate) async fn place_of(
+        &self,
+        context: &OpContext,
+        user: &str,
+        amounts: &[(Measure, u64)],
+    ) -> Result<Place> {
+        let quotas = &self.0.quotas.0;
         let documents = &self.0.documents;
-        for (group, most) in group::bounds::<R>(documents, user) {
-            let of_member = |member: String| {
-                let have = documents.count_owned::<R>(&member);
-                let key = (Arc::<str>::from(member), R::COLLECTION);
-                have + coming.places.get(&key).copied().unwrap_or(0)
+        let user = Arc::<str>::from(user);
+        loop {
+            context.in_time()?;
+            let bounds = if context.is_admin() {
+                Bounds::None
+            } else {
+                Bounds::Of(bounding_groups(documents, &user))
             };
-            let members = group::members(documents, &group).into_iter();
-            let have: usize = members.map(of_member).sum();
-            if have.saturating_add(count) > most {
-                let name = self.0.settings.per_user.of(R::COLLECTION);
-                let name = name.map_or("resources", |(name, _)| name);
-                return Err(CloudError::Exhausted(format!(
-                    "the members of the group {group} have {have} {name}, and {most} is the most they may have together"
-                )));
+            let mut marks = vec![
+                quotas
+                    .clerks
+                    .mark(documents, Counted::User(Arc::clone(&user)))
+                    .await?,
+            ];
+            if let Bounds::Of(groups) = &bounds {
+                for (group, _) in groups {
+                    let whose = Counted::Group(group.groupname.as_str().into());
+                    marks.push(quotas.clerks.mark(documents, whose).await?);
+                }
+            }
+            // Before anything is counted, so that no ring is missed.
+            let settled = quotas.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            match self.reserve(&user, amounts, &bounds) {
+                Ok(()) => {
+                    return Ok(Place {
+                        quotas: self.0.quotas.clone(),
+                        user,
+                        amounts: amounts.to_vec(),
+                        marks,
+                    });
+                }
+                Err(NoRoom::Never(error)) => return Err(error),
+                Err(NoRoom::Perhaps) => {
+                    let _ = tokio::time::timeout_at(context.deadline.into(), settled).await;
+                }
             }
         }
+    }
+
+    fn reserve(
+        &self,
+        user: &Arc<str>,
+        amounts: &[(Measure, u64)],
+        bounds: &Bounds,
+    ) -> std::result::Result<(), NoRoom> {
+        let documents = &self.0.documents;
+        let mut coming = self.0.quotas.0.coming.lock();
+        if coming.leaving.contains(user) {
+            return Err(NoRoom::Never(CloudError::Conflict(format!(
+                "User/{user} is being removed"
+            ))));
+        }
+        if let Bounds::Of(groups) = bounds {
+            let account = documents.users.get(user);
+            let account = account.as_ref().map(|read| &read.document.0);
+            for &(measure, amount) in amounts.iter().filter(|(_, amount)| *amount > 0) {
+                let (most, _) = measure.most_of_user(account, &self.0.settings.per_user);
+                let used = measure.used(documents, user);
+                let under_way = coming.amount(user, measure);
+                room(measure, most, used, under_way, amount, None)?;
+                for (group, members) in groups {
+                    let most = measure.most_of_group(group);
+                    if most == Most::Unbounded {
+                        continue;
+                    }
+                    let used = members.iter().map(|user| measure.used(documents, user));
+                    let under_way = members.iter().map(|user| coming.amount(user, measure));
+                    let (used, under_way) = (used.sum(), under_way.sum());
+                    room(measure, most, used, under_way, amount, Some(group))?;
+                }
+            }
+        }
+        for &(measure, amount) in amounts.iter().filter(|(_, amount)| *amount > 0) {
+            *coming
+                .amounts
+                .entry((Arc::clone(user), measure))
+                .or_default() += amount;
+        }
+        *coming.places.entry(Arc::clone(user)).or_default() += 1;
         Ok(())
     }
 
+    /// Writes something new of the caller within what the caller may have.
+    ///
+    /// # Errors
+    /// Those of [`Cloud::place`] and of the store.
+    pub(crate) async fn write_within<'a>(
+        &'a self,
+        context: &OpContext,
+        amounts: &[(Measure, u64)],
+        write: impl Fn(Changes<'a>) -> Changes<'a> + Send,
+    ) -> Result<()> {
+        loop {
+            let place = self.place(context, amounts).await?;
+            let changes = place.guard(self.0.documents.changes());
+            match write(changes).commit().await {
+                Ok(_) => return Ok(()),
+                Err(error) if place.is_lost(&error).await => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// As [`Cloud::write_within`], one resource of a type that is counted by pieces.
+    pub(crate) async fn write_one_within<'a, R: OfType>(
+        &'a self,
+        context: &OpContext,
+        write: impl Fn(Changes<'a>) -> Changes<'a> + Send,
+    ) -> Result<()> {
+        let amounts = Measure::of(R::COLLECTION).map(|measure| (measure, 1));
+        self.write_within(context, amounts.as_slice(), write).await
+    }
+
     /// Lets nothing more be made for a user; refused while something is.
-    pub(crate) fn leaving(&self, user: &str) -> Result<Leaving> {
-        let mut coming = self.0.quotas.0.lock();
+    pub(crate) async fn leaving(&self, user: &str) -> Result<Leaving> {
         let user = Arc::<str>::from(user);
-        let making = coming
-            .places
-            .iter()
-            .any(|((of, _), count)| *of == user && *count > 0);
-        if making || !coming.leaving.insert(Arc::clone(&user)) {
+        let quotas = &self.0.quotas.0;
+        let whose = Counted::User(Arc::clone(&user));
+        let mark = quotas.clerks.mark(&self.0.documents, whose).await?;
+        let mut coming = quotas.coming.lock();
+        if coming.places.contains_key(&user) || !coming.leaving.insert(Arc::clone(&user)) {
             return Err(CloudError::Conflict(format!(
                 "something is being done for User/{user} at this moment: try again"
             )));
@@ -257,6 +302,54 @@ impl Cloud {
         Ok(Leaving {
             quotas: self.0.quotas.clone(),
             user,
+            mark,
         })
     }
+}
+
+/// The groups of somebody that bound anything, with their members. Linear in the number of members.
+fn bounding_groups(documents: &Documents, user: &str) -> Vec<(Arc<Cached<Group>>, Vec<Arc<str>>)> {
+    let Some(account) = documents.users.get(user) else {
+        return Vec::new();
+    };
+    let groups = account.roles.iter().filter_map(|role| {
+        let group = documents.groups.get(role)?;
+        if group.quota.is_empty() {
+            return None;
+        }
+        let members = crate::group::members(documents, &group.groupname);
+        Some((group, members.into_iter().map(Arc::from).collect()))
+    });
+    groups.collect()
+}
+
+/// Whether `wanted` more than what is there, and what is on its way, is not too much.
+fn room(
+    measure: Measure,
+    most: Most,
+    used: u64,
+    under_way: u64,
+    wanted: u64,
+    group: Option<&Group>,
+) -> std::result::Result<(), NoRoom> {
+    let Most::AtMost(most) = most else {
+        return Ok(());
+    };
+    let bound = most.saturating_mul(measure.unit());
+    if used.saturating_add(under_way).saturating_add(wanted) <= bound {
+        return Ok(());
+    }
+    if used.saturating_add(wanted) <= bound {
+        return Err(NoRoom::Perhaps);
+    }
+    let name = measure.name();
+    let whose = group.map_or_else(String::new, |group| {
+        format!(" of the group {}", group.groupname)
+    });
+    let (used, wanted) = (measure.shown(used), measure.shown(wanted));
+    let remedy = measure.remedy();
+    Err(NoRoom::Never(CloudError::Exhausted(format!(
+        "{name} quota{whose} exceeded (Quota: {most}, Used: {used}, Requested: {wanted}): {remedy}, or ask the \
+         administrator for more"
+    ))))
 }

@@ -3,10 +3,32 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cimi::{MachineId, resources::Image};
+use cimi::{HostId, MachineId, Timestamp, resources::Image};
 use serde_json::Value;
 
-use crate::{Check, CloudError, Console, ConsoleRange, Result, Upload};
+use crate::{Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Result, Upload};
+
+/// What is metered.
+#[derive(Clone, Copy, Debug)]
+pub enum Metered<'a> {
+    /// A machine.
+    Machine(&'a MachineId),
+    /// A host.
+    Host(&'a HostId),
+}
+
+/// The values of a meter.
+#[derive(Clone, Debug, Default)]
+pub struct MeterReading {
+    /// What it measures: `cpu`, `diskRead`, ….
+    pub aspect: &'static str,
+    /// What its values count.
+    pub units: &'static str,
+    /// Seconds between two samples.
+    pub interval_seconds: u64,
+    /// Values with the end of the time they are the mean of, oldest first.
+    pub samples: Vec<(Timestamp, f64)>,
+}
 
 /// What a VM host offers beside its documents.
 #[async_trait]
@@ -18,15 +40,23 @@ pub trait HostServices: Send + Sync {
     /// former is removed.
     async fn doctor(&self, repair: bool) -> Result<Vec<Value>>;
 
+    /// What one of its machines, or it itself, used lately. Fast; never waits.
+    fn meters(&self, _of: Metered<'_>) -> Vec<MeterReading> {
+        Vec::new()
+    }
+
     /// What an operator should know at a glance. Fast; never waits.
     fn checks(&self) -> Vec<Check>;
 }
 
-/// Where the content of an image goes that a client sends.
+/// Where the content of an image goes that a client sends, and comes from that one asks for.
 #[async_trait]
 pub trait ImageIntake: Send + Sync {
     /// Takes the content, checks it and caches it; writes the outcome to the image's document.
     async fn take(&self, image: Arc<Image>, upload: Upload) -> Result<()>;
+
+    /// The content of an image that is there. Its tag is left empty.
+    async fn open(&self, image: Arc<Image>, request: DownloadRequest) -> Result<Download>;
 }
 
 /// A cloud without hosts, for tests of the rules alone.
@@ -45,6 +75,15 @@ impl HostServices for NoServices {
         Ok(Vec::new())
     }
 
+    fn meters(&self, _of: Metered<'_>) -> Vec<MeterReading> {
+        vec![MeterReading {
+            aspect: "cpu",
+            units: "percent of one CPU",
+            interval_seconds: 10,
+            samples: vec![(Timestamp::from_millis(0), 50.0)],
+        }]
+    }
+
     fn checks(&self) -> Vec<Check> {
         Vec::new()
     }
@@ -55,6 +94,13 @@ impl ImageIntake for NoServices {
     async fn take(&self, image: Arc<Image>, _upload: Upload) -> Result<()> {
         Err(CloudError::Unavailable(format!(
             "no storage controller takes the content of {}",
+            image.id
+        )))
+    }
+
+    async fn open(&self, image: Arc<Image>, _request: DownloadRequest) -> Result<Download> {
+        Err(CloudError::Unavailable(format!(
+            "no storage controller has the content of {}",
             image.id
         )))
     }

@@ -67,6 +67,8 @@ pub fn caller(user: &str, roles: &[&str]) -> OpContext {
         user: user.into(),
         roles: roles.iter().map(|role| (*role).to_owned()).collect(),
         token: None,
+        method: accounts::Method::default(),
+        is_limited: false,
     };
     OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
 }

@@ -36,7 +36,6 @@ impl Cloud {
         let account = self.0.documents.users.get(&user).ok_or_else(|| {
             CloudError::Forbidden(format!("there is no User/{user} that a token could be of"))
         })?;
-        let _place = self.place::<Token>(context, 1)?;
         let now = Timestamp::now();
         let scope = match body.get("scope") {
             Some(scope) => serde_json::from_value(scope.clone())
@@ -71,8 +70,10 @@ impl Cloud {
         }
         catalogue::check_size(&token)?;
         let documents = &self.0.documents;
-        let changes = documents.changes().unchanged::<User>(&account);
-        changes.create(&token).commit().await?;
+        self.write_one_within::<Token>(context, |changes| {
+            changes.unchanged::<User>(&account).create(&token)
+        })
+        .await?;
         tracing::info!(user = token.user, token = %token.id, "token made");
         let mut attributes = catalogue::shown(documents, &token);
         attributes.insert("token".to_owned(), secret.into());

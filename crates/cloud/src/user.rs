@@ -6,13 +6,15 @@
 use std::{net::IpAddr, sync::Arc};
 
 use accounts::{
-    HashError, UserSource,
+    HashError, Methods, UserSource,
+    directory::Found,
     password::{PolicyError, is_hash},
 };
 use async_trait::async_trait;
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Right, Timestamp, UserId,
     common::{ADMIN_ROLE, Principal},
+    dn::DistinguishedName,
     model::{Changes, Kind},
     resources::{
         Credential, Image, Machine, MachineConfiguration, MachineTemplate, Token, User, Volume,
@@ -25,6 +27,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access,
     catalogue::{self, Public, differing, object},
+    quota::used_by,
 };
 
 impl Cloud {
@@ -58,6 +61,7 @@ impl Cloud {
             enabled: true,
             roles: Vec::new(),
             altnames: std::collections::BTreeMap::new(),
+            quota: cimi::resources::Quota::default(),
             generation: 0,
             origin: None,
             unknown: Map::new(),
@@ -179,9 +183,10 @@ impl Cloud {
         access::require_admin(context, "remove users")?;
         let documents = &self.0.documents;
         loop {
+            context.in_time()?;
             let read = access::find::<User>(documents, context, local, Right::Modify)?;
             // From here on nothing can be made for the user.
-            let _leaving = self.leaving(&read.username)?;
+            let leaving = self.leaving(&read.username).await?;
             let owned = self.owned_by(&read.username);
             if !owned.is_empty() {
                 return Err(CloudError::Conflict(format!(
@@ -190,12 +195,14 @@ impl Cloud {
                     owned.join(", ")
                 )));
             }
-            let mut transaction = documents.changes();
+            let mut transaction = leaving.guard(documents.changes());
             if can_administrate(&read) {
                 transaction = transaction.unchanged(&*self.another_administrator(&read)?);
             }
             self.forget_user(&read.username).await?;
-            match transaction.remove(&read).commit().await {
+            let removed = transaction.remove(&read).commit().await;
+            leaving.ended().await;
+            match removed {
                 Ok(_) => {
                     tracing::info!(
                         username = read.username,
@@ -278,6 +285,26 @@ impl Cloud {
 
 #[async_trait]
 impl UserSource for Cloud {
+    fn find_by_name(&self, name: &DistinguishedName) -> Vec<Arc<User>> {
+        let found = self.0.documents.users.by_index("dn", &name.canonical());
+        let found = found.into_iter();
+        found
+            .map(|user| Arc::new(user.document.0.clone()))
+            .collect()
+    }
+
+    async fn from_directory(&self, found: &Found) -> Option<Arc<User>> {
+        let user = self.directory_user(found).await;
+        user.unwrap_or_else(|error| {
+            tracing::warn!(login = found.login, %error, "a user of the directory can't be kept");
+            None
+        })
+    }
+
+    fn methods(&self) -> Arc<Methods> {
+        Self::methods(self)
+    }
+
     fn find(&self, login: &str) -> Option<Arc<User>> {
         let found = self.0.documents.users.by_index("login", login);
         // A user's own name counts more than another's other name.
@@ -372,10 +399,20 @@ pub(crate) fn own_acl(username: &str) -> Acl {
 impl Public for User {
     const KIND: Kind = Kind::User;
 
-    fn own_attributes(&self, _documents: &Documents) -> Map<String, Value> {
+    /// What it uses is in others.
+    fn stamp(&self, _revision: u64, _documents: &Documents) -> Option<u64> {
+        None
+    }
+
+    fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let mut out = object(
             json!({"username": self.username, "enabled": self.enabled, "roles": self.roles}),
         );
+        if !self.quota.is_empty() {
+            out.insert("quota".to_owned(), json!(self.quota));
+        }
+        let used = used_by(documents, std::iter::once(self.username.as_str()));
+        out.insert("used".to_owned(), used.into());
         for (name, text) in [
             ("first-name", &self.first_name),
             ("last-name", &self.last_name),
@@ -407,6 +444,7 @@ impl Public for User {
                 self.altnames = serde_json::from_value(value.clone()).map_err(wrong)?;
             }
             ("altnames", None) => self.altnames.clear(),
+            ("quota", value) => self.quota = crate::group::quota(value)?,
             ("email", _) => self.email = text(),
             ("first-name", _) => self.first_name = text(),
             ("last-name", _) => self.last_name = text(),

@@ -1,7 +1,7 @@
 //! Volumes: storage that outlives machines. The storage controller makes and removes them; here is what is wanted.
 
 use cimi::{
-    Acl, Common, Right, Timestamp, VolumeId,
+    Acl, Common, PrincipalType, Right, Timestamp, VolumeId,
     model::{Changes, Kind},
     resources::{
         Attachment, Event, Job, JobGoal, MAPPED, Machine, Resource, Volume, VolumeConfiguration,
@@ -16,7 +16,9 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Rel, Result, access,
     catalogue::{self, Public, object},
     cloud::{set_public, visibility},
-    jobs, machine, resolve,
+    jobs, machine,
+    quota::Measure,
+    resolve,
 };
 
 /// The guest sees at most 20 bytes of a virtio disk's serial.
@@ -38,6 +40,7 @@ pub(crate) fn new_volume(size_bytes: ByteSize, acl: Acl, now: Timestamp) -> Volu
         base: None,
         capture: None,
         location: None,
+        size_since: None,
         unknown: Map::new(),
     }
 }
@@ -127,7 +130,6 @@ impl Cloud {
         let size = ByteSize::from_capacity_kb(capacity);
         self.check_volume_size(size, "volumeTemplate.volumeConfig.capacity")?;
         let origin = self.origin_of(context, &template, capacity, path)?;
-        let _place = self.place::<Volume>(context, 1)?;
         let now = Timestamp::now();
         let mut volume = new_volume(size, Self::acl_for(context, false)?, now);
         volume.common.part_of.clone_from(&context.part_of);
@@ -154,11 +156,15 @@ impl Cloud {
         );
         let event = Event::request(&volume, "add", context.user().unwrap_or_default(), now);
         catalogue::check_size(&volume)?;
-        let mut changes = documents.changes().create(&volume);
-        if let Some(origin) = &origin {
-            changes = changes.unchanged(origin);
-        }
-        changes.create(&job).create(&event).commit().await?;
+        let amounts = [(Measure::Volumes, 1), (Measure::VolumeSpace, size.0)];
+        self.write_within(context, &amounts, |changes| {
+            let changes = match &origin {
+                Some(origin) => changes.unchanged(origin),
+                None => changes,
+            };
+            changes.create(&volume).create(&job).create(&event)
+        })
+        .await?;
         tracing::info!(volume = %volume.id, owner = context.user(), bytes = size.0, "volume wanted");
         let read = access::find::<Volume>(documents, context, volume.id.local(), Right::View)?;
         Ok(Created {
@@ -237,7 +243,38 @@ impl Cloud {
             let size = ByteSize::from_capacity_kb(capacity.as_u64().unwrap_or(0));
             self.check_volume_size(size, "capacity")?;
         }
-        catalogue::edit::<Volume>(&self.0.documents, context, local, changes).await
+        let documents = &self.0.documents;
+        let read = loop {
+            context.in_time()?;
+            let read = access::find::<Volume>(documents, context, local, Right::View)?;
+            let mut volume = read.document.0.clone();
+            if !catalogue::apply(documents, context, &mut volume, &changes)? {
+                break read;
+            }
+            let more = volume.size_bytes.0.saturating_sub(read.size_bytes.0);
+            let owner = &read.common.acl.owner;
+            let mut transaction = documents.changes();
+            let mut place = None;
+            if more > 0 && owner.kind == PrincipalType::User {
+                let amounts = [(Measure::VolumeSpace, more)];
+                let found = self.place_of(context, &owner.principal, &amounts).await?;
+                transaction = found.guard(transaction);
+                place = Some(found);
+            }
+            match transaction.replace(&read, volume).commit().await {
+                Ok(_) => break access::find::<Volume>(documents, context, local, Right::View)?,
+                Err(error) if error.is_conflict() => {
+                    if let Some(place) = place {
+                        place.is_lost(&error).await;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        Ok(Done {
+            view: Some(catalogue::view(documents, context, read)),
+            job: None,
+        })
     }
 }
 
@@ -264,6 +301,7 @@ impl Public for Volume {
             "sizeBytes": self.size_bytes,
             "visibility": visibility(&self.common.acl),
             "count": u32::from(self.attachment.is_some()),
+            "eventLog": crate::event_log::link(self),
         }));
         if let Some(attachment) = &self.attachment {
             out.insert("attachedTo".to_owned(), json!({"href": attachment.machine}));

@@ -39,7 +39,6 @@ impl Cloud {
         let local = resolve::named::<Volume>(&body, path, "").map_err(|_| {
             CloudError::invalid(path, "must refer to the volume: {\"href\": \"Volume/…\"}")
         })?;
-        let _place = self.place::<VolumeImage>(context, 1)?;
         loop {
             context.in_time()?;
             let now = Timestamp::now();
@@ -80,12 +79,12 @@ impl Cloud {
                 now,
             );
             let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
-            let changes = documents
-                .changes()
-                .replace(&volume, captured)
-                .create(&image);
-            match changes.create(&job).create(&event).commit().await {
-                Ok(_) => {
+            let written = self.write_one_within::<VolumeImage>(context, |changes| {
+                let changes = changes.replace(&volume, captured.clone());
+                changes.create(&image).create(&job).create(&event)
+            });
+            match written.await {
+                Ok(()) => {
                     tracing::info!(image = %image.id, volume = %volume.id, owner = context.user(), "image of a volume wanted");
                     let read = access::find(documents, context, image.id.local(), Right::View)?;
                     return Ok(Created {
@@ -94,8 +93,8 @@ impl Cloud {
                         existed: false,
                     });
                 }
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error.into()),
+                Err(CloudError::Raced(_)) => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -75,6 +75,9 @@ impl Cloud {
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
         }
+        if kind == Kind::ServiceConfiguration {
+            access::require_admin(context, "see how services are configured")?;
+        }
         let hub = self.hub(kind)?;
         let counted = Counted::one_more(self, user)?;
         let (place, receiver) = hub.join();

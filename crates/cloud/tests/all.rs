@@ -2,10 +2,16 @@
 
 mod bare_cloud;
 mod everybody_sees_only_what_is_theirs;
+mod jobs_are_stopped;
 mod jobs_end_whatever_happens;
+mod large_lists_are_as_small_ones;
+mod machines_do_what_they_offer;
 mod members_of_a_group_share;
 mod nobody_uses_up_what_is_everybodys;
 mod nothing_slips_between_check_and_write;
+mod owners_of_certificates_come_from_files;
+mod quotas_hold_whoever_counts;
+mod services_are_configured_by_documents;
 mod support;
 mod the_cloud_says_how_well_it_is;
 mod tokens_are_what_programs_log_in_with;

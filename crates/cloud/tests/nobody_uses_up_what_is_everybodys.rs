@@ -75,6 +75,7 @@ async fn every_type_that_users_make_has_a_limit() {
         images: 2,
         credentials: 2,
         templates: 2,
+        ..PerUser::default()
     };
     let world = World::with(per_user, SqliteOptions::default()).await;
     let (alice, bob) = (user("alice"), user("bob"));
@@ -126,7 +127,8 @@ async fn every_type_that_users_make_has_a_limit() {
         let Err(CloudError::Exhausted(text)) = refused else {
             panic!("{kind}: {refused:?}");
         };
-        assert!(text.contains(&most.to_string()), "{kind}: {text}");
+        let told = format!(" quota exceeded (Quota: {most}, Used: {most}, Requested: 1)");
+        assert!(text.contains(&told), "{kind}: {text}");
         // Others, and administrators, are not concerned.
         world.create(&bob, kind, body.clone()).await.unwrap();
         world.create(&admin(), kind, body).await.unwrap();

@@ -63,7 +63,7 @@ async fn editable(world: &World) -> Vec<(OpContext, String)> {
     for (kind, body) in bodies {
         made.push((alice(), world.made(&alice(), kind, body).await));
     }
-    let user = json!({"username": "alice", "password": "some-password", "email": "a@b.example",
+    let user = json!({"username": "alice", "password": "some-password", "email": "a@b.example", "quota": {"machines": 9, "cpus": -1},
         "first-name": "A", "last-name": "B", "altnames": {"x500dn": "CN=A"}, "name": "Alice"});
     let user = world.made(&admin(), Kind::User, user).await;
     made.push((admin(), user.clone()));

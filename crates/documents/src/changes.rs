@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cimi::{Timestamp, resources::Resource};
 use store::{Key, Outcome, Revision, Transaction};
 
-use crate::{Cached, Documents, DocumentsError};
+use crate::{Cached, Documents, DocumentsError, usage};
 
 /// Changes to documents that happen together or not at all. Every document is guarded: a created one must not exist,
 /// a replaced or removed one must be as it was read.
@@ -39,17 +39,43 @@ impl<'a> Changes<'a> {
         // Strictly rising, so that it can serve as a version to clients.
         common.updated = now.max(Timestamp::from_millis(common.updated.as_millis() + 1));
         let revision = read.revision;
-        self.step(&document, |transaction, key, value| {
-            transaction.revision_is(&key, revision).put(key, value)
-        })
+        document.use_anew(&read.document.0, now);
+        self.account(&read.document.0, Some(&document), now)
+            .step(&document, |transaction, key, value| {
+                transaction.revision_is(&key, revision).put(key, value)
+            })
     }
 
     /// Remove a document. Conflicts if it isn't as it was read.
-    pub fn remove<R: Resource>(mut self, read: &Cached<R>) -> Self {
-        self.transaction = self
+    pub fn remove<R: Resource>(self, read: &Cached<R>) -> Self {
+        let mut accounted = self.account(&read.document.0, None, Timestamp::now());
+        accounted.transaction = accounted
             .transaction
             .revision_is(&read.key, read.revision)
             .delete(read.key.clone());
+        accounted
+    }
+
+    /// Writes the records of uses that end with this step: with it or not at all, so each exactly once.
+    fn account<R: Resource>(mut self, before: &R, after: Option<&R>, now: Timestamp) -> Self {
+        let ends = before.uses();
+        if ends.is_empty() {
+            return self;
+        }
+        let go_on = after.map(R::uses).unwrap_or_default();
+        for used in ends {
+            if go_on.iter().any(|later| used.goes_on_as(later)) {
+                continue;
+            }
+            match usage::record(used, now) {
+                Ok((key, value)) => {
+                    self.transaction = self.transaction.absent(&key).put(key, value);
+                }
+                Err(error) => {
+                    self.failed.get_or_insert(error);
+                }
+            }
+        }
         self
     }
 
@@ -65,6 +91,21 @@ impl<'a> Changes<'a> {
             .transaction
             .revision_is(key, revision)
             .put(key.clone(), value);
+        self
+    }
+
+    /// Demand that a raw key is at `revision`, without changing it.
+    pub fn unchanged_raw(mut self, key: &Key, revision: Revision) -> Self {
+        self.transaction = self.transaction.revision_is(key, revision);
+        self
+    }
+
+    /// Remove a raw key that must be at `revision`.
+    pub fn remove_raw(mut self, key: &Key, revision: Revision) -> Self {
+        self.transaction = self
+            .transaction
+            .revision_is(key, revision)
+            .delete(key.clone());
         self
     }
 

@@ -64,5 +64,7 @@ impl<R: Resource> Document for Doc<R> {
             terms.add(PART, part);
         }
         self.0.terms(&mut |name, term| terms.add(name, term));
+        let weigh = &mut |measure, amount| terms.weigh(OWNER, measure, amount);
+        self.0.weights(weigh);
     }
 }

@@ -3,6 +3,7 @@
 //! - [`Doc`] makes a resource a cacheable document.
 //! - [`Documents`] holds one cache a collection, all fed by one watch: what every read is served from.
 //! - [`Changes`] is a typed transaction: all documents of a step are written, or none is.
+//! - [`usage`] is what was used: records that [`Changes`] writes by itself, and that are read from the store.
 //! - [`release`] is the transaction that ends a machine, shared by the controllers that end machines.
 //!
 //! Everybody who reads or writes documents does it through this crate; it knows no rules.
@@ -12,6 +13,7 @@ mod doc;
 mod error;
 mod registry;
 pub mod release;
+pub mod usage;
 
 pub use changes::Changes;
 pub use doc::{Doc, PART};

@@ -1,6 +1,6 @@
 //! All caches of the cloud.
 
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 use cimi::{
     PrincipalType,
@@ -8,14 +8,14 @@ use cimi::{
         Address, AddressTemplate, Credential, CredentialTemplate, Event, ForwardingGroup,
         ForwardingGroupTemplate, Group, Host, Image, Job, Machine, MachineConfiguration,
         MachineRecord, MachineTemplate, Network, NetworkConfiguration, NetworkPort,
-        NetworkPortConfiguration, NetworkPortTemplate, NetworkTemplate, Resource, ServiceMessage,
-        System, SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage,
-        VolumeTemplate,
+        NetworkPortConfiguration, NetworkPortTemplate, NetworkTemplate, Resource,
+        ServiceConfiguration, ServiceMessage, System, SystemTemplate, Token, User, Volume,
+        VolumeConfiguration, VolumeImage, VolumeTemplate,
     },
 };
 use store::{
     Revision, SharedStore, StoreError,
-    cache::{Cache, CacheSet, CacheStopped, Following, Versioned},
+    cache::{Cache, CacheSet, CacheStopped, Direction, Following, Versioned},
 };
 
 use crate::{
@@ -78,6 +78,7 @@ registry! {
     events: Event,
     users: User,
     tokens: Token,
+    service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,
     systems: System,
@@ -159,11 +160,31 @@ impl Documents {
         self.0.set.wait_for(revision).await
     }
 
+    /// A document as the store itself has it, for whoever must not be misled by a cache that is a moment behind.
+    ///
+    /// # Errors
+    /// Those of the store; a document that can't be read.
+    pub async fn stored<R: Resource>(&self, id: &str) -> Result<Option<R>, crate::DocumentsError> {
+        let key = store::Key::new(R::COLLECTION, id)?;
+        match self.0.store.get(&key).await? {
+            None => Ok(None),
+            Some(entry) => Ok(Some(serde_json::from_slice(&entry.value)?)),
+        }
+    }
+
     /// How many documents of a type belong to a user.
     #[must_use]
     pub fn count_owned<R: OfType>(&self, user: &str) -> usize {
         let term = term_of(PrincipalType::User, user);
         self.view::<R>().count_by_index(OWNER, &term)
+    }
+
+    /// What the documents of a type that belong to a user add up to, in a measure of their
+    /// [weights](Resource::weights).
+    #[must_use]
+    pub fn sum_owned<R: OfType>(&self, user: &str, measure: &str) -> u64 {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().sum_by_index(OWNER, &term, measure)
     }
 
     /// The documents of a type that belong to a user, by id.
@@ -173,6 +194,36 @@ impl Documents {
         self.view::<R>().by_index(OWNER, &term)
     }
 
+    /// At most `limit` documents of a type whose ids come after `after`, by id; with `user`, those that belong to that user.
+    #[must_use]
+    pub fn after<R: OfType>(
+        &self,
+        user: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<Cached<R>>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let view = self.view::<R>();
+        match user {
+            None => view.page(start, Direction::Forward, limit),
+            Some(user) => {
+                let term = term_of(PrincipalType::User, user);
+                view.page_by_index(OWNER, &term, start, Direction::Forward, limit)
+            }
+        }
+    }
+
+    /// How many documents of a type somebody may read at most: one that several rules let them read counts several times.
+    #[must_use]
+    pub fn readable_at_most<R: OfType>(&self, user: Option<&str>, roles: &[String]) -> usize {
+        let view = self.view::<R>();
+        if roles.iter().any(|role| role == cimi::common::ADMIN_ROLE) {
+            return view.len();
+        }
+        let terms = reader_terms(user, roles).into_iter();
+        terms.map(|term| view.count_by_index(READERS, &term)).sum()
+    }
+
     /// The documents of a type that somebody who is `user` and holds `roles` may read, by id.
     #[must_use]
     pub fn readable<R: OfType>(&self, user: Option<&str>, roles: &[String]) -> Vec<Arc<Cached<R>>> {
@@ -180,12 +231,7 @@ impl Documents {
         if roles.iter().any(|role| role == cimi::common::ADMIN_ROLE) {
             return view.all();
         }
-        let mut terms = vec![term_of(PrincipalType::Role, cimi::common::ANONYMOUS_ROLE)];
-        if let Some(user) = user {
-            terms.push(term_of(PrincipalType::User, user));
-            terms.push(term_of(PrincipalType::Role, cimi::common::USER_ROLE));
-        }
-        terms.extend(roles.iter().map(|role| term_of(PrincipalType::Role, role)));
+        let terms = reader_terms(user, roles);
         let mut lists: Vec<_> = terms
             .iter()
             .map(|term| view.by_index(READERS, term))
@@ -199,4 +245,15 @@ impl Documents {
         all.dedup_by(|a, b| a.id() == b.id());
         all
     }
+}
+
+/// The terms under which a reader finds documents.
+fn reader_terms(user: Option<&str>, roles: &[String]) -> Vec<String> {
+    let mut terms = vec![term_of(PrincipalType::Role, cimi::common::ANONYMOUS_ROLE)];
+    if let Some(user) = user {
+        terms.push(term_of(PrincipalType::User, user));
+        terms.push(term_of(PrincipalType::Role, cimi::common::USER_ROLE));
+    }
+    terms.extend(roles.iter().map(|role| term_of(PrincipalType::Role, role)));
+    terms
 }

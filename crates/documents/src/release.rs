@@ -160,6 +160,7 @@ mod tests {
             base: None,
             capture: None,
             location: None,
+            size_since: None,
             unknown: Unknown::new(),
         }
     }

@@ -201,8 +201,8 @@ fn main() {
         body.len()
     );
     let certificate = doors::tls::Certificate::read(&world.files()).unwrap();
-    let tls = doors::tls::server_config(certificate.into()).unwrap();
-    let axum = server.block_on(bare_axum(body.leak(), tls));
+    let tls = doors::tls::Speech::new(certificate.into()).unwrap();
+    let axum = server.block_on(bare_axum(body.leak(), tls.config(false)));
 
     let mut best: [f64; 2] = [0.0; 2];
     for _ in 0..3 {

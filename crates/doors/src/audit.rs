@@ -34,6 +34,9 @@ pub struct Audited {
     pub request_id: Arc<str>,
     /// Who; none: nobody known.
     pub user: Option<Box<str>>,
+    /// How they have shown that: `password`, `ldap`, `token`, `certificate`, `proxy`, `voms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authenticated_by: Option<&'static str>,
     /// By which token, if by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -106,6 +109,7 @@ pub(crate) fn entry(
         time: Timestamp::now(),
         request_id: Arc::clone(request_id),
         user: identity.map(|identity| identity.user.clone()),
+        authenticated_by: identity.map(|identity| identity.method.name()),
         token: identity
             .and_then(|identity| identity.token.as_ref())
             .map(|token| token.id.to_string()),

@@ -1,8 +1,8 @@
-//! Who asks: HTTP Basic, or a token.
+//! Who asks: HTTP Basic, a token, or a client certificate.
 
 use std::{net::IpAddr, sync::Arc};
 
-use accounts::{Accounts, Identity, LoginError, token};
+use accounts::{Accounts, Identity, LoginError, Shown, token};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderValue, header};
 
@@ -13,7 +13,24 @@ pub(crate) const CHALLENGE: &str = "Basic realm=\"StratusLab\", charset=\"UTF-8\
 /// Bytes of user name, colon and password that are read.
 const CREDENTIALS_AT_MOST: usize = 600;
 
-/// Who a request's credentials belong to; `None` if it has none.
+/// Who asks, as far as is known.
+pub(crate) enum Asking {
+    Known(Arc<Identity>),
+    /// Nobody known. With the reason, if a certificate was shown that is refused: for what needs no login it makes no
+    /// difference.
+    Unknown(Option<String>),
+}
+
+impl Asking {
+    pub(crate) fn split(self) -> (Option<Arc<Identity>>, Option<String>) {
+        match self {
+            Self::Known(identity) => (Some(identity), None),
+            Self::Unknown(reason) => (None, reason),
+        }
+    }
+}
+
+/// Who a request's credentials belong to. Those in its header count more than a certificate that was shown.
 ///
 /// # Errors
 /// 401 if they are wrong or not understood, 429 after too many wrong ones, 503 if too many others
@@ -21,16 +38,24 @@ const CREDENTIALS_AT_MOST: usize = 600;
 pub(crate) async fn identify(
     accounts: &Accounts,
     headers: &HeaderMap,
+    shown: Option<&Shown>,
     address: Option<IpAddr>,
-) -> Result<Option<Arc<Identity>>, Problem> {
+) -> Result<Asking, Problem> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return Ok(None);
+        let Some(shown) = shown else {
+            return Ok(Asking::Unknown(None));
+        };
+        return match accounts.by_certificate(shown, address).await {
+            Ok(identity) => Ok(Asking::Known(identity)),
+            Err(LoginError::Busy) => Err(busy()),
+            Err(error) => Ok(Asking::Unknown(Some(error.to_string()))),
+        };
     };
     let mut buffer = [0; CREDENTIALS_AT_MOST];
     let (login, password) = match credentials(value.as_bytes(), &mut buffer) {
         Some(Credentials::Token(token, login)) => {
             return match accounts.by_token(token, login, address).await {
-                Ok(identity) => Ok(Some(identity)),
+                Ok(identity) => Ok(Asking::Known(identity)),
                 Err(error) => {
                     tracing::warn!(?login, ?address, "a token was refused");
                     Err(unauthorized(headers, error.to_string()))
@@ -47,11 +72,16 @@ pub(crate) async fn identify(
         }
     };
     if let Some(identity) = accounts.recognise(login, password) {
-        return Ok(Some(identity));
+        return Ok(Asking::Known(identity));
     }
     match accounts.verify(login, password, address).await {
-        Ok(identity) => Ok(Some(identity)),
-        Err(error @ (LoginError::Wrong | LoginError::Token)) => {
+        Ok(identity) => Ok(Asking::Known(identity)),
+        Err(
+            error @ (LoginError::Wrong
+            | LoginError::Unsure
+            | LoginError::Token
+            | LoginError::Certificate(_)),
+        ) => {
             tracing::warn!(login, ?address, "login failed");
             Err(unauthorized(headers, error.to_string()))
         }
@@ -60,9 +90,13 @@ pub(crate) async fn identify(
             let problem = Problem::new(429, LoginError::Blocked(wait).to_string());
             Err(problem.with(header::RETRY_AFTER, HeaderValue::from(seconds)))
         }
-        Err(error @ LoginError::Busy) => Err(Problem::new(503, error.to_string())
-            .with(header::RETRY_AFTER, HeaderValue::from_static("1"))),
+        Err(LoginError::Busy) => Err(busy()),
     }
+}
+
+fn busy() -> Problem {
+    Problem::new(503, LoginError::Busy.to_string())
+        .with(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// 401, with a challenge unless it would open a dialogue in a browser's background request.

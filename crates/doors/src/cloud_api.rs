@@ -6,8 +6,8 @@ use cimi::{
     query::Query,
 };
 use cloud::{
-    Console, ConsoleRange, Created, Done, Health, OpContext, Page, Result, Since, Upload, View,
-    Watching,
+    Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health, OpContext, Page,
+    Result, Since, Upload, UsageQuery, View, Watching,
 };
 use serde_json::{Map, Value};
 
@@ -112,6 +112,14 @@ pub trait CloudApi: Send + Sync + 'static {
     /// No deadline: ends when the sender ends or leaves.
     async fn upload(&self, context: &OpContext, image: &str, upload: Upload) -> Result<View>;
 
+    /// The content of an image, whole or in part.
+    async fn download(
+        &self,
+        context: &OpContext,
+        image: &str,
+        request: DownloadRequest,
+    ) -> Result<Download>;
+
     /// The serial console of a machine.
     async fn console(
         &self,
@@ -125,6 +133,17 @@ pub trait CloudApi: Send + Sync + 'static {
 
     /// `POST /stratus/doctor`, for administrators.
     async fn doctor(&self, context: &OpContext, repair: bool) -> Result<Value>;
+
+    /// `GET /stratus/quota`: what a user or a group has and may have; the caller if neither is named.
+    async fn quota(
+        &self,
+        context: &OpContext,
+        user: Option<&str>,
+        group: Option<&str>,
+    ) -> Result<Value>;
+
+    /// `GET /stratus/accounting`: a page of who used what from when to when.
+    async fn usage(&self, context: &OpContext, query: UsageQuery) -> Result<Value>;
 
     /// How well the cloud is. Answers fast and never waits for what it reports on.
     async fn health(&self) -> Health;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ::cimi::{model::Kind, uri::SPECIFICATION_VERSION};
-use accounts::{Accounts, Identity};
+use accounts::{Accounts, Identity, Methods, Shown};
 use cloud::{Caller, OpContext};
 use futures::FutureExt;
 use http::{
@@ -27,17 +27,17 @@ use crate::{
     budget::{Bounds, Budget, Share, Whose},
     cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
-    console, health,
+    console, download, health, limits, manual,
     metrics::{self, RequestMetrics},
     openapi,
     origin::Connection,
     problem::Problem,
     routes::Route,
-    upload,
+    showing, upload,
 };
 
 /// How requests are answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Bytes of a request's body, but for image data.
     pub body_at_most: usize,
@@ -55,6 +55,9 @@ pub struct Settings {
     pub body_bytes: usize,
     /// Whether `/metrics` may be read from this computer without credentials.
     pub metrics_open_to_loopback: bool,
+    /// The header in which trusted proxies pass on their clients' certificates. Such a proxy must set it in every request:
+    /// what its clients send by that name would be believed.
+    pub certificate_header: Option<HeaderName>,
 }
 
 impl Default for Settings {
@@ -68,6 +71,7 @@ impl Default for Settings {
             requests_per_caller: 256,
             body_bytes: 64 << 20,
             metrics_open_to_loopback: false,
+            certificate_header: None,
         }
     }
 }
@@ -118,6 +122,22 @@ impl Doors {
     pub fn audited_by(mut self, log: Arc<dyn AuditLog>) -> Self {
         self.audit = log;
         self
+    }
+
+    /// Whether clients are asked for a certificate.
+    pub(crate) fn takes_certificates(&self) -> bool {
+        self.accounts.takes_certificates()
+    }
+
+    /// What the client has shown of itself, or a proxy that is believed says that it has.
+    fn shown(&self, exchange: &Exchange<'_>) -> Option<Arc<Shown>> {
+        let connection = &exchange.connection;
+        match &self.settings.certificate_header {
+            Some(name) if connection.trusted => {
+                showing::passed_on(&exchange.head.headers, name).map(Arc::new)
+            }
+            _ => connection.shown.clone(),
+        }
     }
 
     /// Ends the answers that would go on by themselves.
@@ -189,7 +209,9 @@ impl Doors {
         let head = exchange.head;
         let mut share = self.budget.enter()?;
         let peer = exchange.connection.client(&head.headers);
-        let identity = auth::identify(&self.accounts, &head.headers, Some(peer)).await?;
+        let shown = self.shown(exchange);
+        let asked = auth::identify(&self.accounts, &head.headers, shown.as_deref(), Some(peer));
+        let (identity, refusal) = asked.await?.split();
         if let Some(identity) = &identity {
             // Known from here on, whatever comes of the request.
             let _ = exchange.identity.set(Arc::clone(identity));
@@ -198,7 +220,7 @@ impl Doors {
             Some(identity) => Whose::User(&identity.user),
             None => Whose::Address(peer),
         })?;
-        self.admit(route.as_ref(), identity.as_ref(), exchange)?;
+        self.admit(route.as_ref(), identity.as_ref(), refusal, exchange)?;
         let Some(route) = route else {
             return Err(Problem::not_found(head.uri.path()));
         };
@@ -249,7 +271,7 @@ impl Doors {
             Route::Metrics => Ok(metrics_answer()),
             Route::OpenApi => Ok(openapi::answer()),
             Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),
-            Route::Authentication => Ok(who_asks(context)),
+            Route::Authentication => Ok(who_asks(context, &self.accounts.methods())),
             Route::Status => {
                 let status = self.api.status(context).await?;
                 Ok(health::json_answer(StatusCode::OK, &status))
@@ -263,10 +285,30 @@ impl Doors {
             }
             Route::Audit if context.is_admin() => audit::answer(&*self.audit, pairs()).await,
             Route::Audit => Err(Problem::new(403, "the audit log is for administrators")),
+            Route::Quota => {
+                let (user, group) = limits::whose(pairs())?;
+                let answer = self.api.quota(context, user, group).await?;
+                Ok(health::json_answer(StatusCode::OK, &answer))
+            }
+            Route::Accounting => {
+                let query = limits::period(pairs())?;
+                let answer = self.api.usage(context, query).await?;
+                Ok(health::json_answer(StatusCode::OK, &answer))
+            }
+            Route::Manual => Ok(manual::answer()),
             Route::Console(id) => {
                 let range = console::range(pairs())?;
                 let console = self.api.console(context, id, range).await?;
                 Ok(console::answer(console, self.ending.clone()))
+            }
+            Route::ImageData(id) if head.method != Method::PUT => {
+                let mut request = download::request(&head.headers, pairs());
+                let mut content = self.api.download(context, id, request.clone()).await?;
+                if content.part.is_some() && download::is_other(&head.headers, &content.tag) {
+                    request.part = None;
+                    content = self.api.download(context, id, request).await?;
+                }
+                download::answer(&head.method, content)
             }
             Route::ImageData(id) => {
                 let Some(body) = body.take() else {
@@ -319,6 +361,7 @@ impl Doors {
         &self,
         route: Option<&Route<'_>>,
         identity: Option<&Arc<Identity>>,
+        refusal: Option<String>,
         exchange: &Exchange<'_>,
     ) -> Result<(), Problem> {
         let head = exchange.head;
@@ -346,7 +389,9 @@ impl Doors {
                 Route::Collection(Kind::ServiceMessage) | Route::Resource(Kind::ServiceMessage, _),
             ) => known || reads,
             Some(Route::Health) => true,
-            Some(Route::OpenApi | Route::Asset(_)) => known || reads,
+            Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
+                known || reads
+            }
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();
@@ -361,7 +406,10 @@ impl Doors {
         if admitted {
             return Ok(());
         }
-        let text = "log in first: send user name and password by HTTP Basic, or a token as Bearer";
+        let text = refusal.unwrap_or_else(|| {
+            "log in first: send user name and password by HTTP Basic, or a token as Bearer"
+                .to_owned()
+        });
         Err(auth::unauthorized(&head.headers, text))
     }
 
@@ -386,7 +434,7 @@ impl Doors {
     }
 }
 
-/// The template of uploads, the only requests that may take as long as they need.
+/// The template of uploads and downloads, the only requests that may take as long as they need.
 const UPLOAD: usize = 7;
 
 /// One request, as far as all parts of its answer need it.
@@ -474,8 +522,13 @@ fn metrics_answer() -> Response<ResponseBody> {
     response
 }
 
-fn who_asks(context: &OpContext) -> Response<ResponseBody> {
-    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles()});
+/// Who asks, and in which ways anybody can log in.
+fn who_asks(context: &OpContext, methods: &Methods) -> Response<ResponseBody> {
+    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles(),
+        "methods": methods.names()});
+    if let Some(method) = context.method() {
+        body["method"] = method.name().into();
+    }
     if let Some(token) = context.token() {
         let scope = if token.is_read_only {
             "read-only"

@@ -43,7 +43,8 @@ fn document() -> Value {
         paths.insert(listed.path, item);
     }
     let mut components = json!({
-        "securitySchemes": {"password": {"type": "http", "scheme": "basic"}},
+        "securitySchemes": {"password": {"type": "http", "scheme": "basic"},
+            "certificate": {"type": "mutualTLS"}},
         "responses": {"Problem": {
             "description": "What went wrong, with which value, and what to do",
             "content": {
@@ -62,7 +63,7 @@ fn document() -> Value {
             "description": format!("CIMI {SPECIFICATION_VERSION} in JSON and XML, StratusLab profile."),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
         "servers": [{"url": "/"}],
-        "security": [{"password": []}],
+        "security": [{"password": []}, {"certificate": []}],
         "paths": paths,
         "components": components,
     })
@@ -96,6 +97,13 @@ fn query_parameters() -> Value {
         "since": parameter("$since", "As text/event-stream: what changed after this revision, or `now`"),
         "lastEventId": json!({"name": "Last-Event-ID", "in": "header", "schema": {"type": "integer"},
             "description": "As text/event-stream: what changed after this revision"}),
+        "ofUser": parameter("user", "Of this user only"),
+        "ofGroup": parameter("group", "Of the members of this group together"),
+        "from": parameter("from", "What ended before this time is left out"),
+        "to": parameter("to", "What began at this time or later is left out"),
+        "limit": number("limit", "So many at most"),
+        "lastEntries": number("last", "So many of the newest"),
+        "after": parameter("after", "Go on: the `next` of the page before"),
         "ifMatch": json!({"name": "If-Match", "in": "header", "schema": {"type": "string"},
             "description": "Only if it still is what has this ETag; else 412"}),
         "ifNoneMatch": json!({"name": "If-None-Match", "in": "header", "schema": {"type": "string"},
@@ -138,15 +146,18 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
     if let Some(body) = body(route, method) {
         operation["requestBody"] = body;
     }
-    if matches!(
+    let is_open = matches!(
         route,
         Route::EntryPoint
             | Route::Health
             | Route::OpenApi
+            | Route::Authentication
+            | Route::Manual
             | Route::Asset(_)
             | Route::Collection(Kind::ServiceMessage)
             | Route::Resource(Kind::ServiceMessage, _)
-    ) {
+    );
+    if is_open {
         // An empty requirement: nobody needs to log in.
         operation["security"] = json!([{"password": []}, {}]);
     }
@@ -185,6 +196,9 @@ fn parameters(route: &Route<'_>, method: &str) -> &'static [&'static str] {
             &["ifMatch"]
         }
         (Route::Collection(_) | Route::OwnCollection(..), "POST") => &["format"],
+        (Route::Audit, "GET" | "HEAD") => &["lastEntries", "ofUser"],
+        (Route::Quota, "GET" | "HEAD") => &["ofUser", "ofGroup"],
+        (Route::Accounting, "GET" | "HEAD") => &["from", "to", "ofUser", "limit", "after"],
         _ => &[],
     }
 }
@@ -253,9 +267,15 @@ fn success(route: &Route<'_>, method: &str) -> Value {
         (Route::Resource(..) | Route::Member(..) | Route::Action(..), _) => {
             json!({"202": job(), "204": plain("Done")})
         }
+        (Route::ImageData(_), "GET") => {
+            json!({"200": {"description": "The content", "content": {"application/octet-stream": {}}}})
+        }
         (Route::ImageData(_), _) => json!({"200": shown(Kind::MachineImage.name().to_owned())}),
         (Route::Console(_) | Route::Metrics, _) => {
             json!({"200": {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}})
+        }
+        (Route::Manual, _) => {
+            json!({"200": {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}})
         }
         (Route::Health, _) => {
             let body = json!({"application/json": {"schema": {"type": "object"}}});
@@ -266,7 +286,13 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": plain("The file"), "304": plain("It is what the client has")})
         }
         (
-            Route::Authentication | Route::Status | Route::Doctor | Route::Audit | Route::OpenApi,
+            Route::Authentication
+            | Route::Status
+            | Route::Doctor
+            | Route::Audit
+            | Route::Quota
+            | Route::Accounting
+            | Route::OpenApi,
             _,
         ) => {
             json!({"200": {"description": "What was asked for",
@@ -275,7 +301,7 @@ fn success(route: &Route<'_>, method: &str) -> Value {
     }
 }
 
-fn summary(route: &Route<'_>, method: &str) -> String {
+pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
     match (route, method) {
         (_, "OPTIONS") => "What may be done here".to_owned(),
         (Route::EntryPoint, _) => "Where everything is".to_owned(),
@@ -292,15 +318,21 @@ fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Member(parent, _, _, kind, _), _) => format!("Take out of a {parent}: {kind}"),
         (Route::Resource(kind, _), _) => format!("Do what the Action says: {kind}"),
         (Route::Action(kind, _, action), _) => format!("{action}: {kind}"),
+        (Route::ImageData(_), "GET" | "HEAD") => {
+            "The content of an image, as it is kept or as another format".to_owned()
+        }
         (Route::ImageData(_), _) => "Send the content of an image made with upload:".to_owned(),
         (Route::Console(_), _) => "The serial console".to_owned(),
-        (Route::Authentication, _) => "Who asks".to_owned(),
+        (Route::Authentication, _) => "Who asks, and how to log in".to_owned(),
         (Route::Health, _) => "How well the cloud is".to_owned(),
         (Route::Metrics, _) => "Figures for Prometheus".to_owned(),
         (Route::Status, _) => "What there is, for administrators".to_owned(),
         (Route::Doctor, _) => "What belongs to nobody, for administrators".to_owned(),
         (Route::Audit, _) => "Who did what, for administrators".to_owned(),
-        (Route::OpenApi, _) => "This document".to_owned(),
+        (Route::Quota, _) => "What a user or a group has and may have".to_owned(),
+        (Route::Accounting, _) => "Who used what from when to when: a page of it".to_owned(),
+        (Route::Manual, _) => "The interface, for people".to_owned(),
+        (Route::OpenApi, _) => "The interface, for programs: an OpenAPI document".to_owned(),
         (Route::Asset(_), _) => "A file that pages load".to_owned(),
     }
 }

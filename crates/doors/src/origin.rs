@@ -3,13 +3,15 @@
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
+    sync::Arc,
 };
 
+use accounts::Shown;
 use http::{HeaderMap, Uri, header};
 use ipnet::IpNet;
 
 /// The connection that a request came by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connection {
     /// The other end.
     pub(crate) peer: SocketAddr,
@@ -19,6 +21,8 @@ pub(crate) struct Connection {
     pub(crate) tls: bool,
     /// Whether the other end may say on whose behalf it asks.
     pub(crate) trusted: bool,
+    /// What the other end has shown of itself.
+    pub(crate) shown: Option<Arc<Shown>>,
 }
 
 /// A proxy, or a network of them, that is believed on whose behalf it asks.
@@ -126,17 +130,18 @@ mod tests {
             local: "192.0.2.9:8443".parse().unwrap(),
             tls: true,
             trusted: false,
+            shown: None,
         };
         let behind_proxy = Connection {
             peer: "[::ffff:127.0.0.1]:4000".parse().unwrap(),
             tls: false,
             trusted: true,
-            ..direct
+            ..direct.clone()
         };
         // Being on this computer is no reason to be believed.
         let local = Connection {
             trusted: false,
-            ..behind_proxy
+            ..behind_proxy.clone()
         };
         let uri: Uri = "/cimi".parse().unwrap();
         let all = headers(&[

@@ -41,6 +41,12 @@ pub(crate) enum Route<'p> {
     OpenApi,
     /// `/stratus/audit`
     Audit,
+    /// `/stratus/quota`
+    Quota,
+    /// `/stratus/accounting`
+    Accounting,
+    /// `/api`
+    Manual,
     /// `/assets/stratus.css`
     Asset(&'static Asset),
 }
@@ -62,6 +68,9 @@ impl<'p> Route<'p> {
                 "stratus/doctor" => Some(Self::Doctor),
                 "api/openapi.json" => Some(Self::OpenApi),
                 "stratus/audit" => Some(Self::Audit),
+                "stratus/quota" => Some(Self::Quota),
+                "stratus/accounting" => Some(Self::Accounting),
+                "api" => Some(Self::Manual),
                 _ => Asset::named(path.strip_prefix("assets/")?).map(Self::Asset),
             };
         };
@@ -138,7 +147,7 @@ impl<'p> Route<'p> {
                 }
             }
             Self::Action(..) | Self::Doctor => "POST, OPTIONS",
-            Self::ImageData(_) => "PUT, OPTIONS",
+            Self::ImageData(_) => "GET, HEAD, PUT, OPTIONS",
             Self::Console(_)
             | Self::Authentication
             | Self::Health
@@ -146,6 +155,9 @@ impl<'p> Route<'p> {
             | Self::OpenApi
             | Self::Status
             | Self::Audit
+            | Self::Quota
+            | Self::Accounting
+            | Self::Manual
             | Self::Asset(_) => "GET, HEAD, OPTIONS",
         }
     }
@@ -175,7 +187,10 @@ impl<'p> Route<'p> {
             Self::Doctor => 13,
             Self::OpenApi => 14,
             Self::Audit => 15,
-            Self::Asset(_) => 16,
+            Self::Quota => 16,
+            Self::Accounting => 17,
+            Self::Manual => 18,
+            Self::Asset(_) => 19,
         }
     }
 }
@@ -217,6 +232,9 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/doctor",
         "/api/openapi.json",
         "/stratus/audit",
+        "/stratus/quota",
+        "/stratus/accounting",
+        "/api",
     ] {
         list(path.to_owned(), None);
     }
@@ -248,7 +266,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 17] = [
+pub(crate) const TEMPLATES: [&str; 20] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -265,6 +283,9 @@ pub(crate) const TEMPLATES: [&str; 17] = [
     "/stratus/doctor",
     "/api/openapi.json",
     "/stratus/audit",
+    "/stratus/quota",
+    "/stratus/accounting",
+    "/api",
     "/assets/{name}",
 ];
 
@@ -323,6 +344,9 @@ mod tests {
             ("/stratus/doctor", Doctor),
             ("/api/openapi.json", OpenApi),
             ("/stratus/audit", Audit),
+            ("/stratus/quota", Quota),
+            ("/stratus/accounting", Accounting),
+            ("/api/", Manual),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
         ] {
             assert_eq!(Route::of(path), Some(route.clone()), "{path}");

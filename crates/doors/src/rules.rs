@@ -6,8 +6,8 @@ use cimi::{
     query::Query,
 };
 use cloud::{
-    Cloud, CloudError, Console, ConsoleRange, Created, Done, Health, OpContext, Page, Result,
-    Since, Upload, View, Watching,
+    Cloud, CloudError, Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health,
+    OpContext, Page, Result, Since, Upload, UsageQuery, View, Watching,
 };
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use crate::{Body, CloudApi};
 #[async_trait]
 impl CloudApi for Cloud {
     async fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
-        if !self.takes_long(kind, query) {
+        if !self.takes_long(kind) {
             return Self::list(self, context, kind, query);
         }
         let (cloud, context, query) = (self.clone(), context.clone(), query.clone());
@@ -76,7 +76,11 @@ impl CloudApi for Cloud {
         collection: &str,
         query: &Query,
     ) -> Result<Page> {
-        let (members, can_add) = self.members(context, parent, id, collection)?;
+        let (members, can_add) = match parent {
+            Kind::Host => (self.host_members(context, id, collection)?, false),
+            Kind::EventLog => (self.log_members(context, id, collection)?, false),
+            _ => self.members(context, parent, id, collection)?,
+        };
         let (count, members) = query.page(members);
         Ok(Page {
             count,
@@ -93,7 +97,16 @@ impl CloudApi for Cloud {
         collection: &str,
         member: &str,
     ) -> Result<View> {
-        self.member(context, parent, id, collection, member)
+        let members = match parent {
+            Kind::Host => self.host_members(context, id, collection)?,
+            Kind::EventLog => self.log_members(context, id, collection)?,
+            _ => return self.member(context, parent, id, collection, member),
+        };
+        let wanted = |view: &View| view.id.rsplit('/').next() == Some(member);
+        members
+            .into_iter()
+            .find(wanted)
+            .ok_or_else(|| CloudError::not_found(format!("{parent}/{id}/{collection}/{member}")))
     }
 
     async fn add_member(
@@ -130,6 +143,15 @@ impl CloudApi for Cloud {
         self.upload_image(context, image, upload).await
     }
 
+    async fn download(
+        &self,
+        context: &OpContext,
+        image: &str,
+        request: DownloadRequest,
+    ) -> Result<Download> {
+        self.download_image(context, image, request).await
+    }
+
     async fn console(
         &self,
         context: &OpContext,
@@ -145,6 +167,22 @@ impl CloudApi for Cloud {
 
     async fn doctor(&self, context: &OpContext, repair: bool) -> Result<Value> {
         Self::doctor(self, context, repair).await
+    }
+
+    async fn quota(
+        &self,
+        context: &OpContext,
+        user: Option<&str>,
+        group: Option<&str>,
+    ) -> Result<Value> {
+        match group {
+            Some(group) => Self::quota_of_group(self, context, group),
+            None => Self::quota_of_user(self, context, user),
+        }
+    }
+
+    async fn usage(&self, context: &OpContext, query: UsageQuery) -> Result<Value> {
+        Self::usage(self, context, &query).await
     }
 
     async fn health(&self) -> Health {

@@ -14,13 +14,14 @@ use std::{
     time::Duration,
 };
 
+use accounts::Shown;
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -34,6 +35,7 @@ use crate::{
     metrics::{self, ConnectionMetrics},
     origin::{Connection, TrustedProxy},
     stall::Stalling,
+    tls::Speech,
 };
 
 /// What clients may use up.
@@ -92,7 +94,7 @@ pub enum ServerError {
 pub struct Server {
     doors: Arc<Doors>,
     limits: Limits,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Speech>>,
 }
 
 /// The doors, open. Dropping this closes them at once; [`Running::end`] waits for open requests.
@@ -106,7 +108,7 @@ pub struct Running {
 struct Shared {
     doors: Arc<Doors>,
     limits: Limits,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Speech>>,
     metrics: ConnectionMetrics,
     /// Connections by address.
     open: Mutex<Open>,
@@ -126,12 +128,8 @@ struct Open {
 impl Server {
     /// Over TLS, unless `tls` is `None` (behind a proxy that ends it).
     #[must_use]
-    pub fn new(doors: Arc<Doors>, limits: Limits, tls: Option<Arc<ServerConfig>>) -> Self {
-        Self {
-            doors,
-            limits,
-            tls: tls.map(TlsAcceptor::from),
-        }
+    pub fn new(doors: Arc<Doors>, limits: Limits, tls: Option<Arc<Speech>>) -> Self {
+        Self { doors, limits, tls }
     }
 
     /// Listens and serves until the [`Running`] is ended or dropped.
@@ -212,6 +210,7 @@ async fn accept(listener: TcpListener, local: SocketAddr, shared: Arc<Shared>) {
                         local,
                         tls: shared.tls.is_some(),
                         trusted,
+                        shown: None,
                     };
                     let task = serve(stream, connection, place, Arc::clone(&shared));
                     shared.tasks.spawn(task);
@@ -283,12 +282,18 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
         match &shared.tls {
             None => speak(Stalling::new(stream, patience), false, connection, &shared).await,
             Some(tls) => {
-                let handshake = timeout(shared.limits.handshake, tls.accept(stream)).await;
+                // As it is configured now: who isn't to log in by a certificate isn't asked for one.
+                let config = tls.config(shared.doors.takes_certificates());
+                let handshake = TlsAcceptor::from(config).accept(stream);
+                let handshake = timeout(shared.limits.handshake, handshake).await;
                 let Ok(Ok(stream)) = handshake else {
                     shared.metrics.failed_handshakes.increment(1);
                     return;
                 };
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let (_, session) = stream.get_ref();
+                let http2 = session.alpn_protocol() == Some(b"h2");
+                let mut connection = connection;
+                connection.shown = session.peer_certificates().map(shown);
                 speak(Stalling::new(stream, patience), http2, connection, &shared).await;
             }
         }
@@ -296,6 +301,12 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
     // Boxed: with both protocols in it, it is large.
     aborting.run_until_cancelled(Box::pin(work)).await;
     drop(place);
+}
+
+/// The certificates of the other end, which TLS has seen to have the key of the first one.
+fn shown(chain: &[CertificateDer<'_>]) -> Arc<Shown> {
+    let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+    Arc::new(Shown::of(chain))
 }
 
 /// HTTP on an open connection. What a client does wrong ends its connection and nothing else.
@@ -307,9 +318,10 @@ where
     let doors = Arc::clone(&shared.doors);
     let asked = Arc::new(Asked::default());
     let service = {
-        let asked = Arc::clone(&asked);
+        let (asked, connection) = (Arc::clone(&asked), connection.clone());
         service_fn(move |request| {
             let (doors, asking) = (Arc::clone(&doors), asked.one_more());
+            let connection = connection.clone();
             async move {
                 let answer = doors.handle(connection, request).await;
                 drop(asking);

@@ -26,6 +26,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use crate::showing::Showing;
+
 /// A certificate that can't be read, made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -306,16 +308,62 @@ fn read_pair(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
     )?)
 }
 
-/// What the server needs to speak TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
-///
-/// # Errors
-/// If this program's cryptography lacks something.
-pub fn server_config(certificate: Arc<Certificate>) -> Result<Arc<ServerConfig>, TlsError> {
+/// What the server needs to speak TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1: without asking clients for a certificate, and so
+/// that they may show one.
+pub struct Speech {
+    certificate: Arc<Certificate>,
+    plain: Arc<ServerConfig>,
+    asking: RwLock<Arc<ServerConfig>>,
+}
+
+impl Speech {
+    /// With this certificate of the server.
+    ///
+    /// # Errors
+    /// If this program's cryptography lacks something.
+    pub fn new(certificate: Arc<Certificate>) -> Result<Arc<Self>, TlsError> {
+        let plain = server_config(Arc::clone(&certificate), None)?;
+        let asking = server_config(Arc::clone(&certificate), Some(&[]))?;
+        Ok(Arc::new(Self {
+            certificate,
+            plain,
+            asking: RwLock::new(asking),
+        }))
+    }
+
+    /// From now on clients that are asked for a certificate are told that these authorities (names, DER) are trusted.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn ask_for(&self, authorities: &[Vec<u8>]) -> Result<(), TlsError> {
+        let asking = server_config(Arc::clone(&self.certificate), Some(authorities))?;
+        *self.asking.write() = asking;
+        Ok(())
+    }
+
+    /// What a connection is accepted with; `asks` for a certificate.
+    #[must_use]
+    pub fn config(&self, asks: bool) -> Arc<ServerConfig> {
+        if asks {
+            Arc::clone(&self.asking.read())
+        } else {
+            Arc::clone(&self.plain)
+        }
+    }
+}
+
+fn server_config(
+    certificate: Arc<Certificate>,
+    authorities: Option<&[Vec<u8>]>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    let builder = match authorities {
+        None => builder.with_no_client_auth(),
+        Some(names) => builder.with_client_cert_verifier(Arc::new(Showing::new(&provider, names))),
+    };
+    let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -1,5 +1,6 @@
 //! The front doors, over real connections: one program, since linking one is quicker than linking many.
 
+mod certificates_log_in;
 mod cimi_requests_get_the_answers_of_the_specification;
 mod clients_ask_only_for_what_changed;
 mod collections_are_followed;

@@ -323,11 +323,28 @@ async fn methods_types_versions_and_forms_are_negotiated() {
 }
 
 #[tokio::test]
+async fn everybody_is_told_how_to_log_in_and_who_they_are() {
+    let world = World::start().await;
+    let reply = world.ask_with("GET /cimi/authn", "", "").await;
+    let body = String::from_utf8_lossy(&reply.body).into_owned();
+    assert_eq!(reply.status, 200, "{body}");
+    assert!(
+        body.contains("\"identity\":null") && body.contains("[\"password\",\"token\"]"),
+        "{body}"
+    );
+    let reply = world.ask("GET /cimi/authn", "").await;
+    let body = String::from_utf8_lossy(&reply.body).into_owned();
+    assert!(
+        body.contains("\"identity\":\"alice\"") && body.contains("\"method\":\"password\""),
+        "{body}"
+    );
+}
+
+#[tokio::test]
 async fn who_is_not_known_sees_the_entry_point_and_the_health_only() {
     let world = World::start().await;
     for request in [
         "GET /cimi/Machine",
-        "GET /cimi/authn",
         "GET /elsewhere",
         "GET /metrics",
         "GET /stratus/status",
@@ -372,7 +389,8 @@ async fn who_is_not_known_sees_the_entry_point_and_the_health_only() {
     assert_eq!(health["checks"][0]["name"], "database");
 
     let known = world.ask("GET /cimi/authn", "").await.json();
-    assert_eq!(known, json!({"identity": "alice", "roles": []}));
+    let expected = json!({"identity": "alice", "roles": [], "method": "password", "methods": ["password", "token"]});
+    assert_eq!(known, expected);
     assert_eq!(world.ask("GET /metrics", "").await.status, 403);
     let metrics = world.ask_with("GET /metrics", &login("root"), "").await;
     let text = String::from_utf8(metrics.body).unwrap();

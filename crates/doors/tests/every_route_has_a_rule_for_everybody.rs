@@ -121,11 +121,12 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         Kind::Network,
         Kind::Host,
         Kind::MachineRecord,
+        Kind::EventLog,
     ];
     Some(match (route.template, route.kind, method) {
         ("/health", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
-        ("/cimi", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
-        ("/api/openapi.json", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        ("/cimi" | "/cimi/authn", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        ("/api/openapi.json" | "/api", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/assets/{name}", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         (
             "/cimi/{type}" | "/cimi/{type}/{id}",
@@ -136,17 +137,27 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         // What can be asked of a path is no secret among users.
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
         ("/cimi", None, "PUT") => NoUser,
-        ("/cimi/authn", None, "GET" | "HEAD") => Users,
         ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
         ("/stratus/doctor", None, "POST") => Administrators,
+        // Of themselves, where nobody else is named.
+        ("/stratus/quota" | "/stratus/accounting", None, "GET" | "HEAD") => Users,
 
-        ("/cimi/{type}", Some(Kind::Host), "GET" | "HEAD") => Administrators,
+        ("/cimi/{type}", Some(Kind::Host | Kind::ServiceConfiguration), "GET" | "HEAD") => {
+            Administrators
+        }
         ("/cimi/{type}", Some(_), "GET" | "HEAD") => Users,
-        ("/cimi/{type}", Some(Kind::User | Kind::Group), "POST") => Administrators,
+        ("/cimi/{type}", Some(Kind::User | Kind::Group | Kind::ServiceConfiguration), "POST") => {
+            Administrators
+        }
         ("/cimi/{type}", Some(Kind::Token), "POST") => Passwords,
         ("/cimi/{type}", Some(_), "POST") => Users,
 
         ("/cimi/{type}/{id}", Some(Kind::Host), "GET" | "HEAD") => HiddenButForAdministrators,
+        (
+            "/cimi/{type}/{id}",
+            Some(Kind::ServiceConfiguration),
+            "GET" | "HEAD" | "PUT" | "DELETE",
+        ) => HiddenButForAdministrators,
         (
             "/cimi/{type}/{id}",
             Some(Kind::ResourceMetadata | Kind::Network | Kind::MachineConfiguration),
@@ -166,7 +177,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}/{id}", Some(_), "PUT" | "DELETE") => Editors,
         ("/cimi/{type}/{id}", Some(Kind::Machine), "POST") => Editors,
         ("/cimi/{type}/{id}/{action}", Some(Kind::Machine), "POST") => Editors,
-        ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => NoUser,
+        ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => Editors,
 
         ("/cimi/{type}/{id}", Some(Kind::System), "POST") => Editors,
         ("/cimi/{type}/{id}/{action}", Some(Kind::System), "POST") => Editors,
@@ -177,11 +188,22 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ) => Viewers,
         ("/cimi/{type}/{id}/{collection}", Some(Kind::System), "POST") => Editors,
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::System), "DELETE") => Editors,
+        (
+            "/cimi/{type}/{id}/{collection}" | "/cimi/{type}/{id}/{collection}/{id}",
+            Some(Kind::Host),
+            "GET" | "HEAD",
+        ) => HiddenButForAdministrators,
+        (
+            "/cimi/{type}/{id}/{collection}" | "/cimi/{type}/{id}/{collection}/{id}",
+            Some(Kind::EventLog),
+            "GET" | "HEAD",
+        ) => Viewers,
         ("/cimi/{type}/{id}/{collection}", Some(Kind::Machine), "GET" | "HEAD") => Viewers,
         ("/cimi/{type}/{id}/{collection}", Some(Kind::Machine), "POST") => Editors,
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::Machine), "GET" | "HEAD") => Viewers,
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::Machine), "DELETE") => Editors,
         ("/cimi/MachineImage/{id}/data", Some(Kind::MachineImage), "PUT") => Editors,
+        ("/cimi/MachineImage/{id}/data", Some(Kind::MachineImage), "GET" | "HEAD") => Viewers,
         ("/cimi/Machine/{id}/console", Some(Kind::Machine), "GET" | "HEAD") => Editors,
         _ => return None,
     })
@@ -305,7 +327,7 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
         let known = EVERYBODY.into_iter().skip(3);
         for who in known.filter(|who| !gone.contains(who)) {
             let sees = match kind {
-                Kind::Host => who == Who::Administrator,
+                Kind::Host | Kind::ServiceConfiguration => who == Who::Administrator,
                 Kind::User => who >= Who::Owner,
                 _ => who >= Who::Viewer,
             };

@@ -247,6 +247,39 @@ impl QemuImg {
         Ok(virtual_bytes)
     }
 
+    /// Writes the standalone qcow2 image `source` into the empty file `target` as another format. Both are given to the user
+    /// that the program runs as: they must belong to nobody else. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Tool`] with what the program says; [`Error::Io`].
+    pub(crate) fn export(
+        &self,
+        source: &File,
+        target: &File,
+        format: &str,
+        max_file_bytes: u64,
+    ) -> Result<(), Error> {
+        if rustix::process::geteuid().is_root() {
+            for file in [source, target] {
+                std::os::unix::fs::fchown(file, Some(self.user.0), Some(self.user.1))
+                    .map_err(Error::io("hand over", &self.program))?;
+            }
+        }
+        let (from, to) = (self.path_of(source), self.path_of(target));
+        let mut arguments = vec!["convert", "-f", "qcow2", "-O", format];
+        if format == "vpc" {
+            // Otherwise the size is rounded to what a geometry of cylinders can say.
+            arguments.extend(["-o", "force_size=on"]);
+        }
+        arguments.extend([from.as_str(), to.as_str()]);
+        let done = self.run(&arguments, &[source, target], max_file_bytes, None)?;
+        if done.status.success() {
+            Ok(())
+        } else {
+            Err(done.error("qemu-img convert"))
+        }
+    }
+
     /// What a subcommand that only looks says as JSON.
     fn ask<T: serde::de::DeserializeOwned>(
         &self,
@@ -288,7 +321,96 @@ impl QemuImg {
         max_file_bytes: u64,
         cancelled: Option<&OwnedFd>,
     ) -> Result<Done, Error> {
-        let mut command = Command::new(&self.program);
+        let child = Confined {
+            program: &self.program,
+            user: self.user,
+            bounds: &self.bounds,
+        };
+        child.run("qemu-img", arguments, files, max_file_bytes, cancelled)
+    }
+}
+
+/// The `debugfs` of this host (e2fsprogs), confined.
+#[derive(Debug, Clone)]
+pub struct Debugfs {
+    program: PathBuf,
+    /// User and group it runs as when we are root.
+    user: (u32, u32),
+    bounds: Bounds,
+}
+
+impl Debugfs {
+    /// `debugfs` at this absolute path, run as user and group `nobody` (65534) when we are root.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such file.
+    pub fn at(program: &Path) -> Result<Self, Error> {
+        let QemuImg {
+            program,
+            user,
+            bounds,
+        } = QemuImg::at(program)?;
+        Ok(Self {
+            program,
+            user,
+            bounds,
+        })
+    }
+
+    /// Runs commands, one a line, on a file system in a file that may be written. Whether they did what they should must be
+    /// looked at afterwards: the program ends with 0 whatever happens. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Tool`]; [`Error::Io`].
+    pub(crate) fn edit(&self, image: &File, commands: &str) -> Result<(), Error> {
+        let failed = |errno: rustix::io::Errno| Error::io("prepare", &self.program)(errno.into());
+        let script: File = rustix::fs::memfd_create("commands", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(failed)?
+            .into();
+        std::os::unix::fs::FileExt::write_all_at(&script, commands.as_bytes(), 0)
+            .map_err(Error::io("prepare", &self.program))?;
+        if rustix::process::geteuid().is_root() {
+            for file in [image, &script] {
+                std::os::unix::fs::fchown(file, Some(self.user.0), Some(self.user.1))
+                    .map_err(Error::io("hand over", &self.program))?;
+            }
+        }
+        let length = image
+            .metadata()
+            .map_err(Error::io("examine", &self.program))?;
+        let path = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+        let child = Confined {
+            program: &self.program,
+            user: self.user,
+            bounds: &self.bounds,
+        };
+        let arguments = ["-w", "-f", &path(&script), &path(image)];
+        let done = child.run("debugfs", &arguments, &[image, &script], length.len(), None)?;
+        if done.status.success() {
+            Ok(())
+        } else {
+            Err(done.error("debugfs"))
+        }
+    }
+}
+
+/// How a program is run on a stranger's files.
+struct Confined<'a> {
+    program: &'a Path,
+    user: (u32, u32),
+    bounds: &'a Bounds,
+}
+
+impl Confined<'_> {
+    fn run(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        files: &[&File],
+        max_file_bytes: u64,
+        cancelled: Option<&OwnedFd>,
+    ) -> Result<Done, Error> {
+        let mut command = Command::new(self.program);
         command
             .args(arguments)
             .env_clear()
@@ -299,12 +421,12 @@ impl QemuImg {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        child::confine(&mut command, files, self.user, &self.bounds, max_file_bytes);
-        let child = command.spawn().map_err(Error::io("run", &self.program))?;
+        child::confine(&mut command, files, self.user, self.bounds, max_file_bytes);
+        let child = command.spawn().map_err(Error::io("run", self.program))?;
         Running::new(child)
-            .wait(&self.bounds, cancelled)
+            .wait(self.bounds, cancelled)
             .map_err(|reason| Error::Tool {
-                program: format!("qemu-img {}", arguments.first().unwrap_or(&"")),
+                program: format!("{name} {}", arguments.first().unwrap_or(&"")),
                 reason,
             })
     }

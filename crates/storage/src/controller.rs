@@ -3,7 +3,7 @@
 //! ```text
 //! Volume         CREATING ──made──▶ AVAILABLE ──file gone──▶ ERROR        ERROR ──file back──▶ AVAILABLE
 //!                    └──no space, impossible──▶ ERROR
-//! MachineImage   CREATING ──fetched, checked──▶ AVAILABLE ──file gone──▶ ERROR ──file back──▶ AVAILABLE
+//! MachineImage   CREATING ──fetched or merged, checked──▶ AVAILABLE ──file gone──▶ ERROR ──file back──▶ AVAILABLE
 //!                    └──refused, broken off, never begun──▶ ERROR
 //! VolumeImage    CREATING ──captured──▶ AVAILABLE (made by the step of its volume, which is CAPTURING meanwhile)
 //! all            any, with `deleted` (set by the rules, with DELETING) ──file removed──▶ no document
@@ -30,7 +30,9 @@
 
 mod audit;
 mod backing;
+mod capture;
 mod checkpoint;
+mod export;
 mod follow;
 mod image_content;
 mod image_document;
@@ -48,11 +50,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use documents::Documents;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::audit::{Finding, FindingKind};
+pub use self::export::{Export, ExportFormat};
 pub use self::settings::Settings;
 
 use self::follow::{Lane, Limits as LaneLimits};
@@ -78,10 +81,14 @@ struct Inner {
     transfers: Transfers,
     /// Uploads that may run at once.
     intakes: Turns,
+    /// Exports that `qemu-img` may make at once.
+    exports: Arc<Semaphore>,
     /// Held while an image document comes to refer to a cached file, or ceases to, or a file is removed, so that no
     /// file goes that somebody is about to refer to. Never held during an import.
     references: Mutex<()>,
     uploads: TaskTracker,
+    /// Rung when the machine of an image that is on its way has changed.
+    machines_changed: Notify,
     stopping: CancellationToken,
     #[cfg(test)]
     checkpoints: checkpoint::Checkpoints,
@@ -119,8 +126,10 @@ impl StorageController {
                 unwanted_dir,
                 transfers: Transfers::default(),
                 intakes: Turns::new(settings.imports, settings.imports_per_owner),
+                exports: Arc::new(Semaphore::new(2)),
                 references: Mutex::new(()),
                 uploads: TaskTracker::new(),
+                machines_changed: Notify::new(),
                 stopping: CancellationToken::new(),
                 settings,
                 #[cfg(test)]
@@ -133,6 +142,7 @@ impl StorageController {
     /// Works until `shutdown`. What is under way then is broken off, and taken up by the next start.
     pub async fn run(&self, shutdown: CancellationToken) {
         let recheck = self.0.settings.recheck;
+        let never = Notify::new();
         let volumes = follow::follow(
             self.0.documents.volumes.changes(),
             LaneLimits {
@@ -148,6 +158,7 @@ impl StorageController {
             },
             Vec::new,
             recheck,
+            &never,
             shutdown.clone(),
         );
         let images = follow::follow(
@@ -165,6 +176,7 @@ impl StorageController {
             },
             || self.unsettled_images(),
             recheck,
+            &self.0.machines_changed,
             shutdown.clone(),
         );
         let volume_images = follow::follow(
@@ -182,12 +194,14 @@ impl StorageController {
             },
             || self.unwanted_volume_images(),
             recheck,
+            &never,
             shutdown.clone(),
         );
         tokio::join!(
             volumes,
             images,
             volume_images,
+            self.follow_machines(&shutdown),
             self.sweep_regularly(&shutdown)
         );
         self.0.stopping.cancel();

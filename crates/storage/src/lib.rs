@@ -11,6 +11,7 @@ pub mod confine;
 pub mod controller;
 pub mod decompress;
 pub mod digest;
+pub mod disk;
 pub mod durable;
 pub mod error;
 mod exclusive;

@@ -25,7 +25,7 @@ use crate::inspect::Format;
 pub const MAX_VIRTUAL_BYTES: u64 = 64 << 40;
 
 const CLUSTER_BITS: u32 = 16;
-const CLUSTER: u64 = 1 << CLUSTER_BITS;
+pub(crate) const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// One L2 table of 8-byte entries fills a cluster and so maps 512 MiB.
 const BYTES_PER_L1_ENTRY: u64 = CLUSTER * (CLUSTER / 8);
 const REFCOUNT_TABLE: u64 = CLUSTER;
@@ -60,16 +60,7 @@ pub fn create(
     backing: Option<Backing<'_>>,
     durability: Durability,
 ) -> Result<(), Error> {
-    if virtual_bytes == 0 || virtual_bytes > MAX_VIRTUAL_BYTES || !virtual_bytes.is_multiple_of(512)
-    {
-        return Err(Error::Invalid {
-            what: "disk size",
-            value: virtual_bytes.to_string(),
-            reason: format!(
-                "it must be a multiple of 512 bytes, at least 512 and at most {MAX_VIRTUAL_BYTES}"
-            ),
-        });
-    }
+    check_size(virtual_bytes)?;
     let header = header(virtual_bytes, backing)?;
     durable::create_whole(path, durability, |temporary| {
         let file = OpenOptions::new()
@@ -157,7 +148,23 @@ fn sizes(file: &File, path: &Path) -> Result<(u64, u64), Error> {
     Ok((number(24, 8), number(36, 4)))
 }
 
-fn l1_entries(virtual_bytes: u64) -> u64 {
+/// Refuses sizes that no disk of ours has.
+pub(crate) fn check_size(virtual_bytes: u64) -> Result<(), Error> {
+    if virtual_bytes == 0 || virtual_bytes > MAX_VIRTUAL_BYTES || !virtual_bytes.is_multiple_of(512)
+    {
+        return Err(Error::Invalid {
+            what: "disk size",
+            value: virtual_bytes.to_string(),
+            reason: format!(
+                "it must be a multiple of 512 bytes, at least 512 and at most {MAX_VIRTUAL_BYTES}"
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Entries of the L1 table of a disk.
+pub(crate) fn l1_entries(virtual_bytes: u64) -> u64 {
     virtual_bytes.div_ceil(BYTES_PER_L1_ENTRY)
 }
 
@@ -188,26 +195,65 @@ fn header(virtual_bytes: u64, backing: Option<Backing<'_>>) -> Result<Vec<u8>, E
         u64::from(HEADER_BYTES) + extensions.len() as u64
     };
 
+    let places = Places {
+        l1_table: L1_TABLE,
+        refcount_table: REFCOUNT_TABLE,
+        refcount_table_clusters: 1,
+        name: (name_offset, name.len() as u32),
+    };
+    let mut bytes = fields(virtual_bytes, &places);
+    bytes.extend(extensions);
+    bytes.extend(name);
+    Ok(bytes)
+}
+
+/// The header of an image that stands on nothing, its tables at these places of the file.
+pub(crate) fn standalone_header(
+    virtual_bytes: u64,
+    l1_table: u64,
+    refcount_table: u64,
+    refcount_table_clusters: u64,
+) -> Vec<u8> {
+    let places = Places {
+        l1_table,
+        refcount_table,
+        refcount_table_clusters: refcount_table_clusters as u32,
+        name: (0, 0),
+    };
+    let mut bytes = fields(virtual_bytes, &places);
+    bytes.extend([0; 8]); // no extensions
+    bytes
+}
+
+/// What a header points to.
+struct Places {
+    l1_table: u64,
+    refcount_table: u64,
+    refcount_table_clusters: u32,
+    /// Of the backing file: where it is, how long.
+    name: (u64, u32),
+}
+
+/// The fixed part of a header.
+fn fields(virtual_bytes: u64, places: &Places) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(2048);
     bytes.extend(b"QFI\xfb");
     bytes.extend(3_u32.to_be_bytes());
-    bytes.extend(name_offset.to_be_bytes());
-    bytes.extend((name.len() as u32).to_be_bytes());
+    bytes.extend(places.name.0.to_be_bytes());
+    bytes.extend(places.name.1.to_be_bytes());
     bytes.extend(CLUSTER_BITS.to_be_bytes());
     bytes.extend(virtual_bytes.to_be_bytes());
     bytes.extend(0_u32.to_be_bytes()); // no encryption
     bytes.extend((l1_entries(virtual_bytes) as u32).to_be_bytes());
-    bytes.extend(L1_TABLE.to_be_bytes());
-    bytes.extend(REFCOUNT_TABLE.to_be_bytes());
-    bytes.extend(1_u32.to_be_bytes()); // clusters of the refcount table
+    bytes.extend(places.l1_table.to_be_bytes());
+    bytes.extend(places.refcount_table.to_be_bytes());
+    bytes.extend(places.refcount_table_clusters.to_be_bytes()); // clusters of the refcount table
     bytes.extend(0_u32.to_be_bytes()); // snapshots
     bytes.extend(0_u64.to_be_bytes()); // snapshot table
     bytes.extend([0; 24]); // feature bits: incompatible, compatible, autoclear
     bytes.extend(4_u32.to_be_bytes()); // reference counts of 2^4 bits
     bytes.extend(HEADER_BYTES.to_be_bytes());
-    bytes.extend(extensions);
-    bytes.extend(name);
-    Ok(bytes)
+    bytes
 }
 
 fn backing_name(path: &Path) -> Result<&[u8], Error> {

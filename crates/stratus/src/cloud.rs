@@ -7,6 +7,7 @@ mod error;
 mod fingerprint;
 mod known_clouds;
 mod marketplace;
+mod own_certificate;
 mod verifier;
 mod views;
 mod waiting;
@@ -18,6 +19,7 @@ pub use error::ApiError;
 pub use fingerprint::Fingerprint;
 pub use known_clouds::KnownClouds;
 pub use marketplace::{Marketplace, Uploaded};
+pub use own_certificate::OwnCertificate;
 pub use verifier::{Trust, Witness};
 pub use views::{
     GroupView, HostView, ImageView, MachineView, Reference, Ssh, TokenView, UserView, VolumeView,

@@ -2,8 +2,9 @@
 
 use clap::Subcommand;
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::options::Common;
+use crate::output::Format;
 
 /// Declares the modules, the enum of all commands and the way from a parsed command to its code.
 macro_rules! commands {
@@ -41,7 +42,9 @@ mod action;
 mod image_name;
 mod machine_id;
 mod metadata_file;
+mod quota_options;
 mod removal;
+mod usage_formats;
 mod volume_id;
 
 commands! {
@@ -52,6 +55,9 @@ commands! {
     StartInstance = start_instance,
     StopInstance = stop_instance,
     RestartInstance = restart_instance,
+    PauseInstance = pause_instance,
+    SuspendInstance = suspend_instance,
+    Meters = meters,
     ShutdownInstance = shutdown_instance,
     KillInstance = kill_instance,
     CreateVolume = create_volume,
@@ -61,6 +67,7 @@ commands! {
     AttachVolume = attach_volume,
     DetachVolume = detach_volume,
     Image = image,
+    CreateImage = create_image,
     BuildMetadata = build_metadata,
     SignMetadata = sign_metadata,
     ValidateMetadata = validate_metadata,
@@ -75,6 +82,8 @@ commands! {
     Links = links,
     User = user,
     Group = group,
+    Quota = quota,
+    Accounting = accounting,
     Audit = audit,
     Token = token,
     Host = host,
@@ -83,6 +92,19 @@ commands! {
 }
 
 impl Command {
+    /// Refuses to write a result in a form that only exports have.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`].
+    pub fn check_format(&self) -> Result {
+        match (self, self.common().format) {
+            (Self::Accounting(_), _) | (_, Format::Table | Format::Json) => Ok(()),
+            (_, Format::Csv | Format::Xml) => Err(Failure::Usage(
+                "--format: results are written as table or json".to_owned(),
+            )),
+        }
+    }
+
     /// The exit status when the user interrupts it: 130, as a shell has it, so that `stratus … && next` does not go on.
     /// StratusLab's own commands always ended with 0 and still do; what they could not do yet, such as waiting, does not.
     #[must_use]
@@ -125,6 +147,9 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "start-instance",
             "stop-instance",
             "restart-instance",
+            "pause-instance",
+            "suspend-instance",
+            "meters",
             "shutdown-instance",
             "kill-instance",
         ],
@@ -140,7 +165,10 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "detach-volume",
         ],
     ),
-    ("Images and context", &["image", "prepare-context"]),
+    (
+        "Images and context",
+        &["image", "create-image", "prepare-context"],
+    ),
     (
         "Describing and signing images",
         &[
@@ -165,7 +193,16 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ),
     (
         "Administration",
-        &["user", "group", "audit", "host", "status", "doctor"],
+        &[
+            "user",
+            "group",
+            "quota",
+            "accounting",
+            "audit",
+            "host",
+            "status",
+            "doctor",
+        ],
     ),
 ];
 

@@ -49,10 +49,10 @@ pub struct Cloud {
         help_heading = "Cloud"
     )]
     pub password: Option<String>,
-    /// Certificate of the user, PEM; not offered by this cloud yet [env: STRATUSLAB_PEM_CERTIFICATE; key: pem_certificate]
+    /// Certificate of the user, or a proxy, PEM; without user name and password [env: STRATUSLAB_PEM_CERTIFICATE; key: pem_certificate]
     #[arg(long = "pem-cert", value_name = "FILE", help_heading = "Cloud")]
     pub pem_certificate: Option<PathBuf>,
-    /// Private key of the user, PEM; not offered by this cloud yet [env: STRATUSLAB_PEM_KEY; key: pem_key]
+    /// Private key of the user, PEM, not encrypted [default: in the file of the certificate; env: STRATUSLAB_PEM_KEY; key: pem_key]
     #[arg(long = "pem-key", value_name = "FILE", help_heading = "Cloud")]
     pub pem_key: Option<PathBuf>,
     /// Certificates to trust besides the system's, PEM [env: STRATUS_CA; key: ca_file]

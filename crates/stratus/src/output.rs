@@ -15,6 +15,12 @@ pub enum Format {
     Table,
     /// JSON for programs; its members are described in the help of each command.
     Json,
+    /// Lines of fields, for spreadsheets: of what can be exported.
+    #[value(hide = true)]
+    Csv,
+    /// XML: of what can be exported.
+    #[value(hide = true)]
+    Xml,
 }
 
 /// Where results and messages go, and which messages are shown.

@@ -151,7 +151,8 @@ pub fn main() -> ExitCode {
             command: Some(command),
         }) => {
             let out = crate::session::output(command.common());
-            finished(in_runtime(command), &name, &usage, Some(out))
+            let result = command.check_format().and_then(|()| in_runtime(command));
+            finished(result, &name, &usage, Some(out))
         }
         Ok(Program { command: None }) => finished(
             Err(Failure::Usage("no command given".to_owned())),
@@ -268,7 +269,10 @@ async fn interrupted_by_user() -> Result {
             None => "What was unfinished may still be there.".to_owned(),
         }
     } else {
-        "What was begun at the cloud goes on there.".to_owned()
+        match crate::unfinished::name() {
+            Some(name) => format!("What was begun goes on at the cloud: {name}."),
+            None => "What was begun at the cloud goes on there.".to_owned(),
+        }
     };
     write_stdout(format!("\n\nInterrupted. {farewell} Goodbye.\n").as_bytes())
 }

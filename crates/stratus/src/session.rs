@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
-use crate::cloud::{Api, Endpoint, KnownClouds, Login, Trust};
+use crate::cloud::{Api, Endpoint, KnownClouds, Login, OwnCertificate, Trust};
 use crate::config::Settings;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common, Storage};
@@ -144,6 +144,21 @@ impl Session {
         )?)
     }
 
+    /// The user's certificate, as options or settings name it. A proxy has its key in the same file.
+    fn own_certificate(&self, cloud: &Cloud) -> Option<OwnCertificate> {
+        let path = |given: &Option<PathBuf>, key: &str| {
+            let given = given.as_ref().and_then(|path| path.to_str());
+            self.settings.text(given, key).map(PathBuf::from)
+        };
+        let certificate = path(&cloud.pem_certificate, "pem_certificate");
+        let key = path(&cloud.pem_key, "pem_key");
+        let certificate = certificate.or_else(|| key.clone())?;
+        Some(OwnCertificate {
+            key: key.unwrap_or_else(|| certificate.clone()),
+            certificate,
+        })
+    }
+
     fn login(
         &self,
         username: Option<String>,
@@ -168,11 +183,8 @@ impl Session {
                 "Missing credentials: there is no password for '{username}' and no terminal to ask for one; set STRATUSLAB_PASSWORD or password in the configuration file"
             ))),
             (None, _) => {
-                let has_certificate = ["pem_certificate", "pem_key"]
-                    .iter()
-                    .any(|key| self.settings.text(None, key).is_some());
-                if has_certificate || cloud.pem_certificate.is_some() || cloud.pem_key.is_some() {
-                    return Err(Failure::Work("this cloud does not offer login with certificates yet; give a user name and a password (-u, -p)".to_owned()));
+                if let Some(own) = self.own_certificate(cloud) {
+                    return Ok(Login::Certificate(own));
                 }
                 Err(Failure::Work("Missing credentials".to_owned()).with_hint(
                     "Give a user name and a password: -u and -p, STRATUSLAB_USERNAME and STRATUSLAB_PASSWORD, or username and password in the configuration file (stratus copy-config writes one to begin with).",

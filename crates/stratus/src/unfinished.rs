@@ -12,11 +12,14 @@ struct Begun {
     resources: Vec<(Api, String)>,
     /// The cloud finishes it without this program.
     goes_on: bool,
+    /// What it is, if that is worth telling.
+    name: Option<String>,
 }
 
 static BEGUN: Mutex<Begun> = Mutex::new(Begun {
     resources: Vec::new(),
     goes_on: false,
+    name: None,
 });
 
 fn begun() -> std::sync::MutexGuard<'static, Begun> {
@@ -32,6 +35,19 @@ pub fn note(api: &Api, path: &str) {
 /// From now on the cloud finishes it alone: an interruption leaves it, a failure does not.
 pub fn goes_on() {
     begun().goes_on = true;
+}
+
+/// As [`goes_on`], and whoever interrupts is told what it is.
+pub fn goes_on_as(name: &str) {
+    let mut begun = begun();
+    begun.goes_on = true;
+    begun.name = Some(name.to_owned());
+}
+
+/// What goes on at the cloud, if it has a name.
+#[must_use]
+pub fn name() -> Option<String> {
+    begun().name.clone()
 }
 
 /// It is finished, or shall stay.

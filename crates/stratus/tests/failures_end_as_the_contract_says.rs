@@ -154,10 +154,7 @@ fn configuration_files_that_cannot_be_used_are_named() {
     );
     let result = run("describe-instance -c a.cfg --pem-cert x.pem --pem-key y.pem");
     assert!(
-        result.status == 255
-            && result
-                .stdout
-                .contains("does not offer login with certificates yet"),
+        result.status == 255 && result.stdout.contains("'x.pem' cannot be used to log in"),
         "{result:?}"
     );
 }

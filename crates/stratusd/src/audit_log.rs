@@ -184,6 +184,7 @@ mod tests {
             time: Timestamp::now(),
             request_id: number.to_string().into(),
             user: Some(user.into()),
+            authenticated_by: None,
             token: None,
             claimed: None,
             address: [192, 0, 2, 1].into(),

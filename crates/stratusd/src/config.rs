@@ -2,10 +2,12 @@
 //!
 //! [`reference`] holds the commented file that `stratusd reference-config` prints; a test keeps it equal to the defaults.
 
+mod certificates;
 mod check;
 mod keys;
 mod mail;
 pub mod reference;
+mod saving;
 mod tables;
 
 use std::{
@@ -17,7 +19,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
+pub use saving::Saving;
 pub use tables::{
     Accounts, Images, Limits, Log, LogFormat, MachineType, Machines, Network, NetworkClass,
     NetworkEntry, NetworkMode, Placement, Retention, Storage, Store, StoreKind, Strategy, Tls,
@@ -96,8 +100,10 @@ pub struct Config {
     pub images: Images,
     pub limits: Limits,
     pub accounts: Accounts,
+    pub certificates: Certificates,
     pub retention: Retention,
     pub mail: Mail,
+    pub saving: Saving,
     pub machine_types: BTreeMap<String, MachineType>,
 }
 
@@ -119,8 +125,10 @@ impl Default for Config {
             images: Images::default(),
             limits: Limits::default(),
             accounts: Accounts::default(),
+            certificates: Certificates::default(),
             retention: Retention::default(),
             mail: Mail::default(),
+            saving: Saving::default(),
             store: Store::default(),
             machine_types: default_machine_types(),
         }

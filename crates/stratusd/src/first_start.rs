@@ -43,6 +43,8 @@ pub async fn ensure_administrator(cloud: &Cloud, state: &Path) -> anyhow::Result
         user: "stratusd".into(),
         roles: vec![ADMIN_ROLE.to_owned()],
         token: None,
+        method: accounts::Method::default(),
+        is_limited: false,
     };
     let caller = Caller::User(Arc::new(identity));
     let context = OpContext::new(caller, "first-start".into(), Duration::from_secs(60));

@@ -6,13 +6,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cimi::{MachineId, resources::Image};
 use cloud::{
-    ByteStream, Check, CloudError, Console, ConsoleRange, HostServices, ImageIntake, Upload,
+    ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, HostServices,
+    ImageIntake, MeterReading, Metered, Upload,
 };
 use documents::Documents;
 use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::Value;
-use storage::{Error as StorageError, controller::StorageController};
+use storage::{
+    Error as StorageError,
+    controller::{ExportFormat, StorageController},
+};
 use vmhost::controller::{ConsoleText, VmHost};
 
 /// How often a console that is followed looks whether its machine is still there. Its text doesn't wait for this.
@@ -80,6 +84,24 @@ impl HostServices for LocalHost {
         Ok(findings)
     }
 
+    fn meters(&self, of: Metered<'_>) -> Vec<MeterReading> {
+        let Some(host) = &self.machines else {
+            return Vec::new();
+        };
+        let readings = match of {
+            Metered::Machine(machine) => host.meters(machine.local()),
+            Metered::Host(id) if id == host.host() => host.host_meters(),
+            Metered::Host(_) => Vec::new(),
+        };
+        let told = |reading: vmhost::controller::Reading| MeterReading {
+            aspect: reading.aspect.name,
+            units: reading.aspect.units,
+            interval_seconds: vmhost::controller::METER_INTERVAL.as_secs(),
+            samples: reading.samples,
+        };
+        readings.into_iter().map(told).collect()
+    }
+
     fn checks(&self) -> Vec<Check> {
         let checks = self
             .machines
@@ -111,6 +133,32 @@ impl ImageIntake for LocalHost {
             .take(&image, upload.length, upload.content)
             .await
             .map_err(|error| told(&error))
+    }
+
+    async fn open(&self, image: Arc<Image>, request: DownloadRequest) -> cloud::Result<Download> {
+        let Some(storage) = &self.storage else {
+            return Err(CloudError::Unavailable(format!(
+                "no storage here has the content of {}",
+                image.id
+            )));
+        };
+        let format: Option<ExportFormat> = request
+            .format
+            .map(|format| format.parse())
+            .transpose()
+            .map_err(|error: StorageError| CloudError::invalid("format", error.to_string()))?;
+        let export = storage
+            .export(&image, format, request.part)
+            .await
+            .map_err(|error| told(&error))?;
+        Ok(Download {
+            format: export.format.as_str(),
+            length: export.length,
+            part: export.part,
+            identifier: export.identifier,
+            content: export.content,
+            tag: String::new(),
+        })
     }
 }
 

@@ -8,9 +8,10 @@
 
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 
-use accounts::{Accounts, Hashing};
+use accounts::Accounts;
 use anyhow::{Context as _, bail};
 use cloud::Cloud;
+use directory::LdapDirectory;
 use documents::Documents;
 use doors::{Doors, Running, Server, tls};
 use scheduler::Scheduler;
@@ -31,8 +32,9 @@ use crate::{
     instance::Instance,
     networks,
     roles::{Role, Roles},
-    settings,
-    user_file::UserFile,
+    saved_images, settings,
+    site_certificates::SiteCertificates,
+    user_file::{FileOf, UserFile},
 };
 
 /// How long controllers may take to end. What they leave undone, the next start does.
@@ -91,10 +93,24 @@ pub async fn serve(
     first_start::ensure_administrator(&cloud, &state).await?;
 
     let mut parts = Parts::new();
-    if roles.has(Role::Entry) && !config.accounts.password_file.is_empty() {
-        let mut file = UserFile::new(config.accounts.password_file.clone().into());
+    for (of, key, path) in [
+        (
+            FileOf::Passwords,
+            "accounts.password_file",
+            &config.accounts.password_file,
+        ),
+        (
+            FileOf::Certificates,
+            "accounts.certificate_file",
+            &config.accounts.certificate_file,
+        ),
+    ] {
+        if !roles.has(Role::Entry) || path.is_empty() {
+            continue;
+        }
+        let mut file = UserFile::new(of, path.clone().into());
         let begun = file.begin(&cloud).await;
-        begun.context("taking over the users of `accounts.password_file`")?;
+        begun.with_context(|| format!("taking over the users of `{key}`"))?;
         let cloud = cloud.clone();
         parts.start("users", |stop| async move {
             stop.run_until_cancelled(file.follow(cloud)).await;
@@ -109,6 +125,11 @@ pub async fn serve(
     if let Some(server) = settings::mail(&config)?.filter(|_| roles.has(Role::Entry)) {
         let postman = mail::Postman::new(store.clone(), &server).context("`[mail]`")?;
         parts.start("mail", |stop| postman.run(stop));
+    }
+    if roles.has(Role::Entry) {
+        let settings = saved_images::settings(&config, &state).context("`[saving]`")?;
+        let announcer = saving::Announcer::new(documents.clone(), settings);
+        parts.start("saved-images", |stop| announcer.run(stop));
     }
     if roles.has(Role::Scheduler) {
         let scheduler = Scheduler::new(documents.clone(), settings::placement(&config));
@@ -128,12 +149,24 @@ pub async fn serve(
         None
     };
     let door = if roles.has(Role::Entry) {
-        let tls = certificate.clone();
+        let tls = certificate.clone().map(tls::Speech::new).transpose()?;
+        let accounts = Accounts::new(
+            Arc::new(cloud.clone()),
+            passwords,
+            settings::accounts(&config),
+        );
+        let accounts = Arc::new(accounts.with_directory(Arc::new(LdapDirectory::default())));
+        let mut site =
+            SiteCertificates::new(&config.certificates, Arc::clone(&accounts), tls.clone());
+        site.look().await;
+        parts.start("certificates", |stop| async move {
+            stop.run_until_cancelled(site.follow()).await;
+        });
         let most = config.retention.audit_mib.saturating_mul(1 << 20);
         let (log, writer) = audit_log::open(&state.join("audit"), most)?;
         // Stopped last: what the door still answers is written down, too.
         parts.start("audit", |stop| writer.run(stop));
-        Some(open_doors(&config, &cloud, tls, open_files, passwords, log).await?)
+        Some(open_doors(&config, &cloud, accounts, tls, open_files, log).await?)
     } else {
         None
     };
@@ -198,23 +231,13 @@ async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<
 async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
-    certificate: Option<Arc<tls::Certificate>>,
+    accounts: Arc<Accounts>,
+    tls: Option<Arc<tls::Speech>>,
     open_files: u64,
-    passwords: Hashing,
     log: FileLog,
 ) -> anyhow::Result<Running> {
-    let accounts = Accounts::new(
-        Arc::new(cloud.clone()),
-        passwords,
-        settings::accounts(config),
-    );
-    let doors = Doors::new(
-        Arc::new(cloud.clone()),
-        Arc::new(accounts),
-        settings::doors(config),
-    )
-    .audited_by(Arc::new(log));
-    let tls = certificate.map(tls::server_config).transpose()?;
+    let doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
+        .audited_by(Arc::new(log));
     if tls.is_none() {
         tracing::warn!(
             "TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it"

@@ -112,11 +112,15 @@ pub fn rules(config: &Config, passwords: Hashing) -> anyhow::Result<cloud::Setti
         private_networks: None,
         per_user: cloud::PerUser {
             machines: config.machines.most_per_user,
+            cpus: config.limits.cpus_per_user,
+            memory_gib: config.limits.memory_gib_per_user,
+            volume_gib: config.limits.volume_gib_per_user,
+            image_gib: config.limits.image_gib_per_user,
+            addresses: config.limits.addresses_per_user,
             volumes: config.limits.volumes_per_user,
             images: config.limits.images_per_user,
             credentials: config.limits.credentials_per_user,
             templates: config.limits.templates_per_user,
-            networks: config.limits.networks_per_user,
         },
         spare_ports: config.machines.spare_ports.into(),
         placement: placement(config),
@@ -245,8 +249,10 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     settings.limits.longest = Duration::from_secs(images.longest_hours.saturating_mul(3600));
     settings.imports = images.imports;
     settings.imports_per_owner = images.imports_per_user;
+    settings.machines_dir = Some(dir.join("machines"));
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
+    settings.debugfs = debugfs();
     Ok(settings)
 }
 
@@ -258,6 +264,24 @@ fn qemu_img() -> Option<storage::confine::QemuImg> {
     }
     tracing::warn!(
         "`qemu-img` is not in PATH: qcow2 images are examined by our own rules only (Debian: qemu-utils)"
+    );
+    None
+}
+
+/// What removes traces from saved machines, if it is there. Folders of administrators' programs are looked into, too.
+fn debugfs() -> Option<storage::confine::Debugfs> {
+    let usual = || {
+        ["/usr/sbin/debugfs", "/sbin/debugfs"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|file| file.is_file())
+    };
+    let found = in_path("debugfs".as_ref()).or_else(usual);
+    if let Some(Ok(program)) = found.map(|program| storage::confine::Debugfs::at(&program)) {
+        return Some(program);
+    }
+    tracing::warn!(
+        "`debugfs` is not there: keys and histories stay in images that are saved from machines (Debian: e2fsprogs)"
     );
     None
 }
@@ -312,6 +336,7 @@ pub fn doors(config: &Config) -> doors::Settings {
         body_bytes: config.limits.bodies_mib.saturating_mul(1 << 20),
         // In user mode guests reach the host's loopback, too, and look like it.
         metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
+        certificate_header: config.certificates.proxy_header.parse().ok(),
         ..doors::Settings::default()
     }
 }

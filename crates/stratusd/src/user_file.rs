@@ -1,4 +1,4 @@
-//! The file of users, `login-pswd.properties`: looked at every second, taken over when it has changed.
+//! The files of users, `login-pswd.properties` and `login-cert.properties`: looked at every second, taken over when it has changed.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use accounts::files::{self, Entry};
+use accounts::{
+    certificate_file,
+    files::{self, Entry},
+};
 use anyhow::{Context as _, bail};
 use cloud::Cloud;
 use tokio::{task::spawn_blocking, time::sleep};
@@ -17,8 +20,32 @@ use tokio::{task::spawn_blocking, time::sleep};
 const ROUND: Duration = Duration::from_secs(1);
 /// The largest file that is read.
 const BYTES_AT_MOST: u64 = 8 << 20;
-/// What users from the file say of where they are from.
-const SOURCE: &str = "login-pswd.properties";
+
+/// Which of the two files one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileOf {
+    /// Names, passwords and roles.
+    Passwords,
+    /// Subjects of certificates and roles.
+    Certificates,
+}
+
+impl FileOf {
+    /// What users from the file say of where they are from.
+    const fn source(self) -> &'static str {
+        match self {
+            Self::Passwords => "login-pswd.properties",
+            Self::Certificates => "login-cert.properties",
+        }
+    }
+}
+
+/// What is in a file.
+#[derive(Debug)]
+enum Entries {
+    Passwords(BTreeMap<String, Entry>),
+    Certificates(BTreeMap<String, certificate_file::Entry>),
+}
 
 /// What tells a file from what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,14 +58,19 @@ struct Stamp {
 /// The file, and what it was like when it was last read.
 #[derive(Debug)]
 pub struct UserFile {
+    of: FileOf,
     path: PathBuf,
     seen: Option<Stamp>,
 }
 
 impl UserFile {
     /// The file at `path`; not read yet.
-    pub const fn new(path: PathBuf) -> Self {
-        Self { path, seen: None }
+    pub const fn new(of: FileOf, path: PathBuf) -> Self {
+        Self {
+            of,
+            path,
+            seen: None,
+        }
     }
 
     /// Takes the file over for the first time.
@@ -71,9 +103,9 @@ impl UserFile {
     }
 
     /// The entries, if the file isn't as it was when it was last looked at.
-    async fn look(&mut self) -> anyhow::Result<Option<BTreeMap<String, Entry>>> {
-        let (path, seen) = (self.path.clone(), self.seen);
-        let (stamp, entries) = spawn_blocking(move || read_changed(&path, seen)).await?;
+    async fn look(&mut self) -> anyhow::Result<Option<Entries>> {
+        let (of, path, seen) = (self.of, self.path.clone(), self.seen);
+        let (stamp, entries) = spawn_blocking(move || read_changed(of, &path, seen)).await?;
         if stamp.is_some() {
             self.seen = stamp;
         }
@@ -83,12 +115,10 @@ impl UserFile {
 
 /// What the file is like now, if that could be seen, and its entries, if it isn't as it was.
 fn read_changed(
+    of: FileOf,
     path: &Path,
     seen: Option<Stamp>,
-) -> (
-    Option<Stamp>,
-    anyhow::Result<Option<BTreeMap<String, Entry>>>,
-) {
+) -> (Option<Stamp>, anyhow::Result<Option<Entries>>) {
     let opened = || -> io::Result<_> {
         let file = std::fs::File::open(path)?;
         let metadata = file.metadata()?;
@@ -124,12 +154,27 @@ fn read_changed(
         if content.len() as u64 > BYTES_AT_MOST {
             bail!("it has more than {BYTES_AT_MOST} bytes");
         }
-        Ok(Some(files::read(&content)?))
+        Ok(Some(match of {
+            FileOf::Passwords => Entries::Passwords(files::read(&content)?),
+            FileOf::Certificates => Entries::Certificates(certificate_file::read(&content)?),
+        }))
     };
     (Some(stamp), entries())
 }
 
-async fn take_over(cloud: &Cloud, entries: &BTreeMap<String, Entry>) -> anyhow::Result<()> {
+async fn take_over(cloud: &Cloud, entries: &Entries) -> anyhow::Result<()> {
+    let source = match entries {
+        Entries::Passwords(_) => FileOf::Passwords.source(),
+        Entries::Certificates(_) => FileOf::Certificates.source(),
+    };
+    let entries = match entries {
+        Entries::Passwords(entries) => entries,
+        Entries::Certificates(entries) => {
+            let done = cloud.import_certified(source, entries).await?;
+            tracing::info!(?done, "users of {source} taken over");
+            return Ok(());
+        }
+    };
     let weak = entries
         .values()
         .filter(|entry| entry.credential.scheme().is_weak());
@@ -137,11 +182,11 @@ async fn take_over(cloud: &Cloud, entries: &BTreeMap<String, Entry>) -> anyhow::
     if weak > 0 {
         tracing::warn!(
             weak,
-            "passwords of {SOURCE} are readable or as good as: stratus hash-password --argon2"
+            "passwords of {source} are readable or as good as: stratus hash-password --argon2"
         );
     }
-    let done = cloud.import_users(SOURCE, entries).await?;
-    tracing::info!(?done, "users of {SOURCE} taken over");
+    let done = cloud.import_users(source, entries).await?;
+    tracing::info!(?done, "users of {source} taken over");
     Ok(())
 }
 
@@ -160,19 +205,39 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         };
-        let (gone, error) = read_changed(&path, None);
+        let (gone, error) = read_changed(FileOf::Passwords, &path, None);
         assert!(error.is_err());
-        assert!(read_changed(&path, gone).1.unwrap().is_none());
+        assert!(
+            read_changed(FileOf::Passwords, &path, gone)
+                .1
+                .unwrap()
+                .is_none()
+        );
         write("joe=slpass,cloud-access\n", 0o640);
-        let (first, entries) = read_changed(&path, gone);
-        assert!(entries.unwrap().unwrap().contains_key("joe"));
-        assert!(read_changed(&path, first).1.unwrap().is_none());
+        let (first, entries) = read_changed(FileOf::Passwords, &path, gone);
+        assert!(
+            matches!(entries.unwrap().unwrap(), Entries::Passwords(all) if all.contains_key("joe"))
+        );
+        assert!(
+            read_changed(FileOf::Passwords, &path, first)
+                .1
+                .unwrap()
+                .is_none()
+        );
         write("joe=slpass,cloud-access\n", 0o644);
-        let (second, error) = read_changed(&path, first);
+        let (second, error) = read_changed(FileOf::Passwords, &path, first);
         assert!(error.unwrap_err().to_string().contains("chmod"));
-        assert!(read_changed(&path, second).1.unwrap().is_none());
+        assert!(
+            read_changed(FileOf::Passwords, &path, second)
+                .1
+                .unwrap()
+                .is_none()
+        );
         write("=\n", 0o600);
-        let error = read_changed(&path, second).1.unwrap_err().to_string();
+        let error = read_changed(FileOf::Passwords, &path, second)
+            .1
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("line 1"), "{error}");
     }
 }

@@ -147,6 +147,12 @@ impl Api {
         }
     }
 
+    /// Where the cloud is: what paths are added to.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// The same client as this user.
     #[must_use]
     pub fn as_user(&self, name: &str, password: &str) -> Self {

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 /// The crates of ours that each crate may use. What is not here is a decision: take it in `ARCHITECTURE.md`, then here.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("accounts", &["cimi", "passwords"]),
+    ("accounts", &["certificates", "cimi", "passwords"]),
+    ("certificates", &["cimi"]),
     ("cimi", &[]),
     (
         "cloud",
@@ -28,12 +29,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("context", &[]),
+    ("directory", &["accounts", "cimi"]),
     ("documents", &["cimi", "store"]),
-    ("doors", &["accounts", "cimi", "cloud"]),
+    ("doors", &["accounts", "certificates", "cimi", "cloud"]),
     ("mail", &["store"]),
     ("marketplace", &[]),
     ("network", &[]),
     ("passwords", &[]),
+    (
+        "saving",
+        &["cimi", "documents", "mail", "marketplace", "store"],
+    ),
     ("scheduler", &["cimi", "documents", "store"]),
     ("storage", &["cimi", "documents", "marketplace", "store"]),
     ("store", &[]),
@@ -42,12 +48,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "stratusd",
         &[
             "accounts",
+            "certificates",
             "cimi",
             "cloud",
+            "directory",
             "documents",
             "doors",
             "mail",
+            "marketplace",
             "network",
+            "saving",
             "scheduler",
             "storage",
             "store",

@@ -53,6 +53,8 @@ pub enum Descriptor {
     Medium(PathBuf),
     /// The folder where QEMU makes the socket of its screen (see [`VncSpec`](crate::launch_spec::VncSpec)).
     Graphics,
+    /// The memory the guest goes on from.
+    Memory(PathBuf),
     /// A queue of the tap of this network card.
     Tap {
         /// Index in [`LaunchSpec::nics`].
@@ -76,7 +78,7 @@ pub fn descriptors(spec: &LaunchSpec) -> Vec<Descriptor> {
         list.push(Descriptor::Kernel(kernel.clone()));
         list.extend(initrd.iter().cloned().map(Descriptor::Initrd));
     }
-    for (port, disk) in (0u8..).zip(spec.disks_in_order()) {
+    for (port, disk) in spec.disks_on_ports() {
         for (depth, image) in (0u8..).zip(disk.images()) {
             list.push(Descriptor::Image {
                 port,
@@ -94,6 +96,9 @@ pub fn descriptors(spec: &LaunchSpec) -> Vec<Descriptor> {
     }
     if spec.vnc.is_some() {
         list.push(Descriptor::Graphics);
+    }
+    if let Some(memory) = &spec.memory {
+        list.push(Descriptor::Memory(memory.file.clone()));
     }
     list
 }
@@ -182,6 +187,10 @@ pub fn arguments(spec: &LaunchSpec) -> Vec<String> {
     media(spec, &descriptors, &mut line);
     nics(spec, &number, &mut line);
     graphics(spec, number(&|d| *d == Descriptor::Graphics), &mut line);
+    if spec.memory.is_some() {
+        let file = number(&|d| matches!(d, Descriptor::Memory(_)));
+        line.option("-incoming", format!("fd:{file}"));
+    }
     line.0
 }
 
@@ -240,7 +249,7 @@ fn disks(spec: &LaunchSpec, descriptors: &[Descriptor], line: &mut ArgumentList)
             );
         }
     }
-    for (port, disk) in (0u8..).zip(spec.disks_in_order()) {
+    for (port, disk) in spec.disks_on_ports() {
         for node in block_nodes::definitions(disk, port, block_nodes::set_at_start(port)) {
             line.option("-blockdev", node.to_string());
         }

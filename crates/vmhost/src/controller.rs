@@ -17,6 +17,8 @@ mod console;
 mod health;
 mod host;
 mod media;
+mod memory;
+mod meters;
 mod prepare;
 mod report;
 mod root_disk;
@@ -45,6 +47,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use audit::Finding;
 pub use console::ConsoleText;
 pub use health::Check;
+pub use meters::{INTERVAL as METER_INTERVAL, Reading};
 pub use settings::Settings;
 
 use crate::{cgroup::Cgroups, hypervisor::Hypervisor, serial::SerialLogs};
@@ -93,6 +96,7 @@ pub(crate) struct Shared {
     serial_logs: SerialLogs,
     troubles: health::Troubles,
     consoles: Mutex<HashMap<String, console::Console>>,
+    meters: meters::Meters,
 }
 
 impl Shared {
@@ -186,6 +190,7 @@ impl VmHost {
             serial_logs,
             troubles: health::Troubles::default(),
             consoles: Mutex::default(),
+            meters: meters::Meters::default(),
         };
         Ok(Self(Arc::new(Controller {
             shared: Arc::new(shared),
@@ -200,6 +205,18 @@ impl VmHost {
         &self.0.shared.host
     }
 
+    /// What a machine of this host used lately; nothing of one that didn't run.
+    #[must_use]
+    pub fn meters(&self, machine: &str) -> Vec<Reading> {
+        self.0.shared.meters.of(machine)
+    }
+
+    /// What this host used lately.
+    #[must_use]
+    pub fn host_meters(&self) -> Vec<Reading> {
+        self.0.shared.meters.of_host()
+    }
+
     /// Takes over the machines that run, then does what documents want, until told to stop. Machines run on.
     pub async fn run(&self, stop: CancellationToken) {
         let shared = &self.0.shared;
@@ -209,6 +226,9 @@ impl VmHost {
         self.restore_networks().await;
         let refresh = host::keep_current(shared.clone(), stop.clone());
         self.0.tasks.spawn(refresh);
+        self.0
+            .tasks
+            .spawn(meters::keep(shared.clone(), stop.clone()));
         self.0
             .tasks
             .spawn(self.clone().retry_networks(stop.clone()));

@@ -19,6 +19,7 @@
 //! read by [`RunningMachine::status`]; a receiver that fell behind is told so by [`MachineEvent::Missed`].
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ use crate::adopt::LostProcess;
 use crate::error::HypervisorError;
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec, LaunchSpec};
 use crate::record::LaunchRecord;
+use crate::usage::Usage;
 
 /// Result of this layer.
 pub type Result<T> = std::result::Result<T, HypervisorError>;
@@ -138,6 +140,19 @@ pub trait RunningMachine: Send + Sync {
     /// Halts the virtual CPUs.
     async fn pause(&self) -> Result<()>;
 
+    /// What its process has used so far.
+    async fn usage(&self) -> Result<Usage>;
+
+    /// Begins to write the memory of a halted machine to `file`, and returns at once; [`RunningMachine::saving`] tells how
+    /// far it is. When it is complete, the machine is [`RunState::Saved`].
+    async fn begin_save(&self, file: OwnedFd) -> Result<()>;
+
+    /// How far the last [`RunningMachine::begin_save`] is, whoever began it.
+    async fn saving(&self) -> Result<Saving>;
+
+    /// Gives up writing memory. No error if nothing is written.
+    async fn cancel_save(&self) -> Result<()>;
+
     /// Ends the process at once, by force if it doesn't end within [`QUIT_LIMIT`] (a few
     /// seconds if the guest has switched itself off: then nobody waits for it). When this returns, the process, its
     /// sockets and its cgroup are gone. Calling it on an ended machine is no error.
@@ -184,10 +199,30 @@ pub enum RunState {
     IoError,
     /// Suspended by the guest (ACPI S3).
     Suspended,
+    /// Halted, and its memory was written: it can go on or be ended.
+    Saved,
+    /// Its memory is being read back; it is [`RunState::Paused`] then.
+    Loading,
     /// QEMU can't go on (KVM internal error) or is busy with a migration.
     Other,
     /// The process has ended.
     Exited,
+}
+
+/// How far the writing of a machine's memory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saving {
+    /// It was never begun.
+    Never,
+    /// It goes on.
+    GoesOn {
+        /// Bytes written so far.
+        written: u64,
+    },
+    /// All is written (not yet to the disk itself).
+    Complete,
+    /// It ended early.
+    Failed(String),
 }
 
 /// What [`RunningMachine::status`] reads.
@@ -259,6 +294,8 @@ pub enum MachineEvent {
         /// The system's words.
         reason: String,
     },
+    /// The writing or reading of memory has come a step further: look at [`RunningMachine::saving`] or the status.
+    Memory,
     /// The guest agent's port was opened or closed by the guest.
     AgentConnected(bool),
     /// The process ended. The last event of a machine.
@@ -355,6 +392,21 @@ impl RunFolder {
     #[must_use]
     pub fn graphics(&self) -> PathBuf {
         self.0.join("vnc")
+    }
+    /// The machine's memory while it is suspended.
+    #[must_use]
+    pub fn memory(&self) -> PathBuf {
+        self.0.join("memory")
+    }
+    /// The same while it is being written.
+    #[must_use]
+    pub fn unfinished_memory(&self) -> PathBuf {
+        self.0.join("memory.part")
+    }
+    /// The launch record of the process whose memory it is.
+    #[must_use]
+    pub fn memory_record(&self) -> PathBuf {
+        self.0.join("memory.json")
     }
     /// What QEMU itself said.
     #[must_use]

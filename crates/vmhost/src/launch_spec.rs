@@ -63,6 +63,8 @@ pub struct LaunchSpec {
     pub credentials: Option<Credentials>,
     /// Limits by control group. `None`: no cgroup.
     pub cgroup: Option<CgroupSpec>,
+    /// The guest goes on from this memory instead of booting.
+    pub memory: Option<SavedMemory>,
 }
 
 impl LaunchSpec {
@@ -87,18 +89,39 @@ impl LaunchSpec {
             guest_agent: true,
             credentials: None,
             cgroup: None,
+            memory: None,
         }
     }
 
-    /// How many hot-plug ports the machine gets: one for each disk and the spare ones.
+    /// How many hot-plug ports the machine gets: one for each disk and the spare ones, or as many as its memory knows.
     #[must_use]
     pub fn port_count(&self) -> u8 {
+        if let Some(memory) = &self.memory {
+            return memory.port_count;
+        }
         u8::try_from(self.disks.len())
             .unwrap_or(u8::MAX)
             .saturating_add(self.spare_ports)
     }
 
-    /// The disks in the guest's order. Port N carries the N-th of them.
+    /// The disks by their ports: port N carries the N-th in the guest's order; where memory knows them, they are where
+    /// they were.
+    #[must_use]
+    pub fn disks_on_ports(&self) -> Vec<(u8, &DiskSpec)> {
+        let ordered = self.disks_in_order();
+        match &self.memory {
+            None => (0u8..).zip(ordered).collect(),
+            Some(memory) => ordered
+                .into_iter()
+                .filter_map(|disk| {
+                    let (port, _) = memory.disks.iter().find(|(_, known)| *known == disk.id)?;
+                    Some((*port, disk))
+                })
+                .collect(),
+        }
+    }
+
+    /// The disks in the guest's order.
     #[must_use]
     pub fn disks_in_order(&self) -> Vec<&DiskSpec> {
         let mut disks: Vec<&DiskSpec> = self.disks.iter().collect();
@@ -225,11 +248,35 @@ impl LaunchSpec {
                 ));
             }
         }
+        if let Some(memory) = &self.memory {
+            let missing = memory
+                .disks
+                .iter()
+                .find(|(_, known)| !self.disks.iter().any(|disk| disk.id == *known));
+            if let Some((_, missing)) = missing {
+                return Err(HypervisorError::invalid(
+                    "its saved memory",
+                    missing.to_string(),
+                    "knows a disk that isn't there any more",
+                ));
+            }
+        }
         if let Some(cgroup) = &self.cgroup {
             cgroup.check()?;
         }
         Ok(())
     }
+}
+
+/// The memory of a machine that was suspended, and the ports as it knows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedMemory {
+    /// The file.
+    pub file: PathBuf,
+    /// How many ports there were.
+    pub port_count: u8,
+    /// What was on them.
+    pub disks: Vec<(u8, DiskId)>,
 }
 
 /// What executes guest instructions.

@@ -23,6 +23,7 @@ pub mod record;
 pub mod serial;
 pub mod simulated;
 pub mod spawn;
+pub mod usage;
 
 pub use error::HypervisorError;
 pub use hypervisor::{

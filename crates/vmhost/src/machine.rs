@@ -7,7 +7,10 @@
 
 mod disks;
 mod keeper;
+mod memory;
+mod usage;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +28,7 @@ use crate::block_nodes;
 use crate::error::HypervisorError;
 use crate::hypervisor::{
     EVENT_QUEUE, EventStream, ExitCause, MachineEvent, MachineStatus, QUIT_LIMIT, Result,
-    RunFolder, RunState, RunningMachine,
+    RunFolder, RunState, RunningMachine, Saving,
 };
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec};
 use crate::ports::PortState;
@@ -33,6 +36,7 @@ use crate::process::HeldProcess;
 use crate::qemu::ShortWay;
 use crate::qmp::{GREETING_LIMIT, Qmp, QmpError, QmpEvent};
 use crate::record::{LaunchRecord, RecordFile};
+use crate::usage::Usage;
 
 /// How long a QEMU whose guest is off may take to close its disks and end.
 const QUIT_OFF_LIMIT: Duration = Duration::from_secs(5);
@@ -201,6 +205,22 @@ impl RunningMachine for QemuMachine {
         self.shared.execute("stop", None).await.map(drop)
     }
 
+    async fn usage(&self) -> Result<Usage> {
+        self.shared.usage().await
+    }
+
+    async fn begin_save(&self, file: OwnedFd) -> Result<()> {
+        self.shared.begin_save(file).await
+    }
+
+    async fn saving(&self) -> Result<Saving> {
+        self.shared.saving().await
+    }
+
+    async fn cancel_save(&self) -> Result<()> {
+        self.shared.execute("migrate_cancel", None).await.map(drop)
+    }
+
     async fn quit(&self) -> Result<ExitCause> {
         let shared = &self.shared;
         // The answer doesn't matter, the end does.
@@ -353,6 +373,8 @@ fn run_state(status: &str) -> RunState {
         "guest-panicked" => RunState::Panicked,
         "io-error" => RunState::IoError,
         "suspended" => RunState::Suspended,
+        "postmigrate" => RunState::Saved,
+        "inmigrate" => RunState::Loading,
         _ => RunState::Other,
     }
 }

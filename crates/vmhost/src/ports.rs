@@ -60,16 +60,17 @@ pub struct PortAccount {
 }
 
 impl PortAccount {
-    /// The account at start: the N-th disk on port N.
+    /// The account at start.
     #[must_use]
-    pub fn at_start(count: u8, disks: &[&DiskSpec]) -> Self {
-        let occupied = (0..count)
-            .zip(disks)
+    pub fn at_start(count: u8, disks: &[(u8, &DiskSpec)]) -> Self {
+        let occupied = disks
+            .iter()
+            .filter(|(port, _)| *port < count)
             .map(|(port, disk)| OccupiedPort {
-                port,
+                port: *port,
                 disk: disk.id.clone(),
                 images: chain_length(disk),
-                first_set: block_nodes::set_at_start(port),
+                first_set: block_nodes::set_at_start(*port),
                 state: PortState::Attached,
             })
             .collect();
@@ -177,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_port_carries_one_disk_until_it_is_released() {
-        let mut ports = PortAccount::at_start(2, &[&disk("root")]);
+        let mut ports = PortAccount::at_start(2, &[(0, &disk("root"))]);
         assert_eq!(ports.occupy(&disk("a")).expect("a free port").port, 1);
         assert!(matches!(
             ports.occupy(&disk("a")),

@@ -122,7 +122,7 @@ impl QemuHypervisor {
             arguments: command_line::arguments(spec),
             process: None,
             cgroups: cgroup.directories.clone(),
-            ports: PortAccount::at_start(spec.port_count(), &spec.disks_in_order()),
+            ports: PortAccount::at_start(spec.port_count(), &spec.disks_on_ports()),
             ended: None,
         };
         record.write(&folder.record())?;
@@ -327,9 +327,10 @@ fn open_descriptors(spec: &LaunchSpec, folder: &RunFolder, alive: OwnedFd) -> Re
                 .open(folder.serial_log())
                 .map_err(HypervisorError::system("opening", folder.serial_log()))?
                 .into(),
-            Descriptor::Kernel(path) | Descriptor::Initrd(path) | Descriptor::Medium(path) => {
-                open_image(&path, true)?
-            }
+            Descriptor::Kernel(path)
+            | Descriptor::Initrd(path)
+            | Descriptor::Medium(path)
+            | Descriptor::Memory(path) => open_image(&path, true)?,
             Descriptor::Image {
                 path, read_only, ..
             } => open_image(&path, read_only)?,
@@ -473,7 +474,7 @@ fn is_about_kvm(words: &str) -> bool {
 }
 
 /// The last bytes of a log, for an error message.
-fn last_words(path: &Path) -> String {
+pub(crate) fn last_words(path: &Path) -> String {
     const BYTES: u64 = 1000;
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(path)?;

@@ -6,6 +6,7 @@
 //! of one image collide as they do with QEMU.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,12 +18,13 @@ use uuid::Uuid;
 use crate::error::HypervisorError;
 use crate::hypervisor::{
     Adopted, EVENT_QUEUE, EventStream, ExitCause, Hypervisor, HypervisorKind, MachineEvent,
-    MachineStatus, Result, RunState, RunningMachine,
+    MachineStatus, Result, RunState, RunningMachine, Saving,
 };
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec, LaunchSpec};
 use crate::ports::{PortAccount, PortState};
 use crate::qmp::QmpError;
 use crate::record::{LaunchRecord, RECORD_FORMAT};
+use crate::usage::Usage;
 
 /// A host full of pretended machines. Clones share it.
 #[derive(Clone, Default)]
@@ -198,8 +200,12 @@ impl Hypervisor for SimulatedHypervisor {
             },
             folder: spec.folder.clone(),
             state: Mutex::new(State {
-                run_state: RunState::Prelaunch,
-                ports: PortAccount::at_start(spec.port_count(), &disks),
+                run_state: match spec.memory {
+                    None => RunState::Prelaunch,
+                    Some(_) => RunState::Paused,
+                },
+                saving: Saving::Never,
+                ports: PortAccount::at_start(spec.port_count(), &spec.disks_on_ports()),
                 images,
                 exit: None,
                 ignores_power_button: behaviour.ignores_power_button,
@@ -245,6 +251,7 @@ pub struct SimulatedMachine {
 
 struct State {
     run_state: RunState,
+    saving: Saving,
     ports: PortAccount,
     images: HashMap<DiskId, PathBuf>,
     exit: Option<ExitCause>,
@@ -449,6 +456,33 @@ impl RunningMachine for SimulatedMachine {
             state.run_state = RunState::Paused;
             self.tell(MachineEvent::Paused);
         }
+        Ok(())
+    }
+
+    async fn usage(&self) -> Result<Usage> {
+        Ok(Usage::default())
+    }
+
+    async fn begin_save(&self, file: OwnedFd) -> Result<()> {
+        let mut state = self.state.lock();
+        state.alive()?;
+        let written = std::io::Write::write_all(&mut std::fs::File::from(file), b"memory");
+        state.saving = match written {
+            Ok(()) => {
+                state.run_state = RunState::Saved;
+                Saving::Complete
+            }
+            Err(error) => Saving::Failed(error.to_string()),
+        };
+        self.tell(MachineEvent::Memory);
+        Ok(())
+    }
+
+    async fn saving(&self) -> Result<Saving> {
+        Ok(self.state.lock().saving.clone())
+    }
+
+    async fn cancel_save(&self) -> Result<()> {
         Ok(())
     }
 

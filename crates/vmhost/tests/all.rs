@@ -9,6 +9,8 @@ mod controller_brings_machines_to_what_is_wanted;
 mod controller_cloud;
 mod controller_survives_being_killed;
 mod disks_come_and_go;
+mod machines_rest;
 mod support;
 mod the_accelerator_is_chosen_by_running_a_guest;
 mod the_leak_checker_finds_what_is_nobodys;
+mod uses_are_written_down_once;

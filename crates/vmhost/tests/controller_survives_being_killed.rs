@@ -21,7 +21,9 @@ use vmhost::{
 };
 
 const POLICIES: [&str; 3] = ["never", "on-failure", "always"];
-const ACTIONS: [&str; 6] = ["start", "stop", "restart", "kill", "shutdown", "stop"];
+const ACTIONS: [&str; 9] = [
+    "start", "stop", "restart", "kill", "shutdown", "stop", "pause", "suspend", "start",
+];
 /// Machines at a time; more only make it slower.
 const MOST: usize = 12;
 
@@ -138,6 +140,9 @@ async fn kills_at_random_moments_lose_nothing_and_leave_nothing() {
         let volume: &Volume = &volume.document.0;
         assert_eq!(volume.attachment, None, "{volume:?}");
     }
+    let records: Vec<_> = world.documents().machine_records.all();
+    let records = records.iter().map(|record| record.machine.to_string());
+    crate::uses_are_written_down_once::check(&world, records.collect()).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::{
     Access, Attribute, COMMON, Kind, Violation,
     check::{Checker, join, one, unknown},
-    describe,
+    describe, further,
+    render::is_empty,
     scalar::found,
 };
 use crate::query::Select;
@@ -21,6 +22,9 @@ pub type Changes = BTreeMap<String, Option<Value>>;
 /// - with `$select`, the attributes selected: those absent from the body are removed;
 /// - a whole representation (it has `id` or `resourceURI`) replaces everything a consumer may write;
 /// - otherwise what is in the body is changed and the rest stays.
+///
+/// Of an [open](super::Type::is_open) type, the removal of [`FURTHER`](super::FURTHER) is that of all attributes that the
+/// table doesn't know and the body doesn't name.
 ///
 /// What only the provider writes, or the consumer only at creation, is ignored; what must be there
 /// or is never shown isn't removed by being absent.
@@ -36,7 +40,20 @@ pub fn check_changes(kind: Kind, body: &Value, select: &Select) -> Result<Change
         return checker.finish(changes);
     };
     let fields = || COMMON.iter().chain(described.attributes);
+    let unfolded = further::unfolded(kind, object);
+    let object = unfolded.as_ref().unwrap_or(object);
+    for (name, value) in further::of(kind, object).filter(|(name, _)| select.wants(name)) {
+        if further::is_kept(&mut checker, name, value) {
+            changes.insert(
+                name.clone(),
+                Some(value.clone()).filter(|value| !is_empty(value)),
+            );
+        }
+    }
     for (name, value) in object {
+        if described.is_open && described.attribute(name).is_none() {
+            continue;
+        }
         let Some(field) = fields().find(|field| field.is_called(name)) else {
             let known: Vec<Attribute> = fields().copied().collect();
             checker.complain(&join("", name), unknown(&one(kind), &known, name));

@@ -306,10 +306,10 @@ mod tests {
             (
                 Kind::Machine,
                 json!({"machineTemplate": {"machineImage": {"href": "Volume"},
-                       "initialState": "PAUSED", "userData": "!"}}),
+                       "initialState": "ASLEEP", "userData": "!"}}),
                 vec![
-                    "`machineTemplate.initialState` must be one of STARTED, STOPPED, but is the \
-                     text \"PAUSED\"",
+                    "`machineTemplate.initialState` must be one of STARTED, STOPPED, PAUSED, but is \
+                     the text \"ASLEEP\"",
                     "`machineTemplate.machineImage` refers to `Volume`, which is no resource of \
                      this cloud",
                     "`machineTemplate.userData` is not base64",

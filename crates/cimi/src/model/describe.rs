@@ -22,6 +22,9 @@ pub struct Type {
     pub capabilities: &'static [Capability],
     /// Attributes beside the common ones, in the order they are written.
     pub attributes: &'static [Attribute],
+    /// Whether a resource may have attributes beside those, of any name and any value. In XML they stand in
+    /// [`FURTHER`](super::FURTHER), as JSON.
+    pub is_open: bool,
 }
 
 /// Something that providers may be able to do, and whether or how this one is (DSP0263 §5.13.3).

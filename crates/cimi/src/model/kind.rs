@@ -54,6 +54,7 @@ kinds! {
     User,
     Group,
     Token,
+    ServiceConfiguration,
     Host,
     MachineRecord,
     MachineVolume,
@@ -83,6 +84,8 @@ kinds! {
     SystemNetworkPort,
     SystemAddress,
     SystemForwardingGroup,
+    Meter,
+    EventLog,
 }
 
 impl fmt::Display for Kind {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::{Access, Attribute, COMMON, Kind, Shape, describe};
+use super::{Access, Attribute, COMMON, Kind, Shape, describe, further};
 use crate::{query::Select, uri};
 
 /// What a caller may do, with where to send it: `rel` and `href`.
@@ -47,6 +47,9 @@ pub fn render(representation: &Representation<'_>, out: &mut Vec<u8>) {
             None => {}
         }
     }
+    for (name, value) in further::of(*kind, attributes).filter(|(name, _)| select.wants(name)) {
+        member(name, value, out);
+    }
     if select.wants("operations") {
         write_operations(operations, out);
     }
@@ -75,7 +78,7 @@ pub fn strangers(kind: Kind, attributes: &Map<String, Value>) -> impl Iterator<I
     attributes
         .keys()
         .map(String::as_str)
-        .filter(move |name| described.attribute(name).is_none())
+        .filter(move |name| !described.is_open && described.attribute(name).is_none())
 }
 
 /// Appends the JSON form of a collection, or a page of it.

@@ -45,7 +45,13 @@ pub fn schemas() -> Map<String, Value> {
         match described.creation {
             Creation::Never => {}
             Creation::Plain { .. } => {
-                put(format!("{kind}Create"), strict(object(own(), &creatable)));
+                let schema = object(own(), &creatable);
+                let schema = if described.is_open {
+                    schema
+                } else {
+                    strict(schema)
+                };
+                put(format!("{kind}Create"), schema);
             }
             Creation::Either {
                 member,

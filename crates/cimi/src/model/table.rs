@@ -1,6 +1,8 @@
 //! The table itself: DSP0263 1.0.1 §5 as far as it is offered; the types that StratusLab adds are beside it.
 
 mod network;
+mod records;
+mod service;
 mod service_message;
 mod stratuslab;
 mod system;
@@ -96,6 +98,7 @@ const fn standard(kind: Kind, entry_point: &'static str, member_key: &'static st
         actions: &[],
         capabilities: &[],
         attributes: &[],
+        is_open: false,
     }
 }
 
@@ -148,11 +151,13 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("volumeImages", Ref(&[])),
         seen("addressTemplates", Ref(&[])),
         seen("jobs", Ref(&[])),
+        seen("eventLogs", Ref(&[])),
         seen("events", Ref(&[])).stratuslab(),
         seen("serviceMessages", Ref(&[])).stratuslab(),
         seen("users", Ref(&[])).stratuslab(),
         seen("groups", Ref(&[])).stratuslab(),
         seen("tokens", Ref(&[])).stratuslab(),
+        seen("serviceConfigurations", Ref(&[])).stratuslab(),
         seen("hosts", Ref(&[])).stratuslab(),
         seen("machineRecords", Ref(&[])).stratuslab(),
     ],
@@ -205,7 +210,9 @@ const MACHINE: Type = Type {
         kind: Kind::MachineTemplate,
         beside: &[],
     },
-    actions: &["start", "stop", "restart", "kill", "shutdown"],
+    actions: &[
+        "start", "stop", "restart", "pause", "suspend", "kill", "shutdown",
+    ],
     capabilities: &[
         can(
             "DefaultInitialState",
@@ -214,7 +221,7 @@ const MACHINE: Type = Type {
         ),
         can(
             "InitialStates",
-            "STARTED,STOPPED",
+            "STARTED,STOPPED,PAUSED",
             "the states that initialState may name",
         ),
         can(
@@ -262,6 +269,8 @@ const MACHINE: Type = Type {
         seen("cpuArch", String),
         seen("volumes", Own(Kind::MachineVolume)),
         seen("networkInterfaces", Own(Kind::MachineNetworkInterface)),
+        seen("meters", Own(Kind::Meter)),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         seen("vmid", Integer).stratuslab(),
         seen("phase", String).stratuslab(),
         REASON,
@@ -284,6 +293,8 @@ const MACHINE: Type = Type {
         seen("requirements", String).stratuslab(),
         RESTART_POLICY,
         seen("started", DateTime).stratuslab(),
+        seen("save", Struct(stratuslab::SAVE)).stratuslab(),
+        seen("savedAs", Ref(&[Kind::MachineImage])).stratuslab(),
     ],
     ..standard(Kind::Machine, "machines", "machines")
 };
@@ -346,6 +357,8 @@ const MACHINE_IMAGE: Type = Type {
         seen("sha256", String).stratuslab(),
         seen("sha512", String).stratuslab(),
         seen("progress", Integer).stratuslab(),
+        seen("origin", Ref(&[Kind::MachineImage])).stratuslab(),
+        seen("announced", Struct(stratuslab::ANNOUNCED)).stratuslab(),
         VISIBILITY,
         a("kernel", Ref(&[Kind::MachineImage]))
             .stratuslab()
@@ -363,7 +376,7 @@ const MACHINE_IMAGE: Type = Type {
 const MACHINE_TEMPLATE: Type = Type {
     creation: Creation::Plain { wrapper: None },
     attributes: &[
-        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED"])),
+        a("initialState", String).limit(Limit::OneOf(&["STARTED", "STOPPED", "PAUSED"])),
         a("machineConfig", RefOrValue(Kind::MachineConfiguration)),
         a("machineImage", Ref(&[Kind::MachineImage])),
         a("credential", RefOrValue(Kind::Credential)),
@@ -415,6 +428,7 @@ const MACHINE_TEMPLATE: Type = Type {
             .limit(Limit::Text(4096))
             .stratuslab(),
         RESTART_POLICY,
+        a("save", Struct(stratuslab::SAVE)).stratuslab(),
     ],
     ..standard(
         Kind::MachineTemplate,
@@ -483,6 +497,7 @@ const VOLUME: Type = Type {
         a("type", Uri).at_creation(),
         a("capacity", Integer).limit(CAPACITY),
         a("bootable", Boolean),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         seen("size", Integer).stratuslab(),
         seen("sizeBytes", Integer).stratuslab(),
         VISIBILITY,
@@ -519,6 +534,12 @@ const VOLUME_TEMPLATE: Type = Type {
 };
 
 const JOB: Type = Type {
+    actions: &["stop"],
+    capabilities: &[can(
+        "JobRetention",
+        "60",
+        "minutes for which a finished job stays readable, if nothing else is configured",
+    )],
     attributes: &[
         seen("state", String),
         seen("targetResource", Ref(&[])),
@@ -528,6 +549,8 @@ const JOB: Type = Type {
         seen("progress", Integer),
         seen("statusMessage", String),
         seen("timeOfStatusChange", DateTime),
+        seen("parentJob", Ref(&[])),
+        seen("nestedJobs", Array(&Ref(&[]))),
     ],
     ..standard(Kind::Job, "jobs", "jobs")
 };
@@ -626,6 +649,7 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::User => &stratuslab::USER,
         Kind::Group => &stratuslab::GROUP,
         Kind::Token => &stratuslab::TOKEN,
+        Kind::ServiceConfiguration => &service::SERVICE_CONFIGURATION,
         Kind::Host => &stratuslab::HOST,
         Kind::MachineRecord => &stratuslab::MACHINE_RECORD,
         Kind::MachineVolume => &MACHINE_VOLUME,
@@ -655,6 +679,8 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::SystemNetworkPort => &system::SYSTEM_NETWORK_PORT,
         Kind::SystemAddress => &system::SYSTEM_ADDRESS,
         Kind::SystemForwardingGroup => &system::SYSTEM_FORWARDING_GROUP,
+        Kind::Meter => &records::METER,
+        Kind::EventLog => &records::EVENT_LOG,
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::Timestamp;
 
 /// One value of a document, as filters compare it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scalar<'a> {
     /// `true` or `false`.
     Boolean(bool),
@@ -15,6 +15,30 @@ pub enum Scalar<'a> {
     Text(Cow<'a, str>),
     /// A point in time.
     Time(Timestamp),
+}
+
+impl Scalar<'_> {
+    /// The same, of its own.
+    #[must_use]
+    pub fn into_owned(self) -> Scalar<'static> {
+        match self {
+            Self::Boolean(value) => Scalar::Boolean(value),
+            Self::Integer(value) => Scalar::Integer(value),
+            Self::Text(text) => Scalar::Text(Cow::Owned(text.into_owned())),
+            Self::Time(time) => Scalar::Time(time),
+        }
+    }
+
+    /// The same, without a copy.
+    #[must_use]
+    pub fn borrowed(&self) -> Scalar<'_> {
+        match self {
+            Self::Boolean(value) => Scalar::Boolean(*value),
+            Self::Integer(value) => Scalar::Integer(*value),
+            Self::Text(text) => Scalar::Text(Cow::Borrowed(text)),
+            Self::Time(time) => Scalar::Time(*time),
+        }
+    }
 }
 
 impl<'a> From<&'a str> for Scalar<'a> {

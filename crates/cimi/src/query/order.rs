@@ -62,7 +62,8 @@ impl OrderKey {
     }
 
     /// Compares two values in this key's direction; documents without the attribute come last.
-    pub(super) fn compare(&self, a: Option<&Scalar<'_>>, b: Option<&Scalar<'_>>) -> Ordering {
+    #[must_use]
+    pub fn compare(&self, a: Option<&Scalar<'_>>, b: Option<&Scalar<'_>>) -> Ordering {
         match (a, b) {
             (None, None) => Ordering::Equal,
             (None, Some(_)) => Ordering::Greater,

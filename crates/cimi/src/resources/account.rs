@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Unknown, resource};
+use super::{Quota, Unknown, resource};
+use crate::dn::DistinguishedName;
 use crate::{Common, CredentialId, GroupId, Timestamp, TokenId, UserId};
 
 /// An account. Members are spelled as StratusLab spells them.
@@ -41,6 +42,9 @@ pub struct User {
     /// Where the account comes from, if nobody made it here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// The most the user may have, where it isn't what the configuration gives everybody. Administrators write it.
+    #[serde(default, skip_serializing_if = "Quota::is_empty")]
+    pub quota: Quota,
     /// Rises when the password, roles or the enabled flag change, so that sessions end.
     #[serde(default)]
     pub generation: u64,
@@ -70,6 +74,13 @@ resource!(User, "User", |user, add| {
     add("login", &user.username);
     for name in user.altnames.values() {
         add("login", name);
+    }
+    // Names that come from elsewhere aren't taken for those of certificates.
+    let own = Some(&user.username).filter(|_| user.origin.is_none());
+    for name in user.altnames.values().chain(own) {
+        if let Some(name) = DistinguishedName::parse(name) {
+            add("dn", &name.canonical());
+        }
     }
     for role in &user.roles {
         add("role", role);
@@ -148,24 +159,9 @@ pub struct Group {
     pub groupname: String,
     /// The most that all members together may have.
     #[serde(default)]
-    pub quota: GroupQuota,
+    pub quota: Quota,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
 resource!(Group, "Group");
-
-/// The most that all members of a group together may have; what isn't named isn't bounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GroupQuota {
-    /// Machines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machines: Option<u32>,
-    /// Volumes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub volumes: Option<u32>,
-    /// Images.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub images: Option<u32>,
-}

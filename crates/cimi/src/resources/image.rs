@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Unknown, resource};
+use super::{Announcement, Capture, Unknown, resource, weight::BYTES};
 use crate::{Common, ImageId, size::ByteSize};
 
 /// States of a MachineImage (DSP0263 §5.18).
@@ -40,6 +40,8 @@ pub enum ImageSource {
         /// The URL.
         url: String,
     },
+    /// The root disk of a machine.
+    Machine(Capture),
 }
 
 /// What the user wants of an image. Written by `cloud`.
@@ -131,17 +133,53 @@ pub struct Image {
     /// The kernel's command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_arguments: Option<String>,
+    /// Who was told of it, if it was saved for somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Announcement>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Image, "MachineImage", |image, add| {
-    if let Some(identifier) = image.identifier() {
-        add("identifier", identifier);
-    }
-});
+resource!(
+    Image,
+    "MachineImage",
+    |image, add| {
+        if let Some(capture) = image.capture() {
+            add("machine", capture.machine.local());
+        }
+        if let Some(identifier) = image.identifier() {
+            add("identifier", identifier);
+        }
+    },
+    |image, add| {
+        add(BYTES, image.bytes().unwrap_or(0));
+    },
+    {}
+);
 
 impl Image {
+    /// How large the disk is that it is: of the cached content, else as it was told beforehand.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        let cached = self.file.as_ref().map(|file| file.virtual_size.0);
+        cached.or(self.desired.expected.bytes)
+    }
+
+    /// Whose disk it is made of, if it is one's.
+    #[must_use]
+    pub const fn capture(&self) -> Option<&Capture> {
+        match &self.desired.source {
+            ImageSource::Machine(capture) => Some(capture),
+            ImageSource::Upload | ImageSource::Url { .. } => None,
+        }
+    }
+
+    /// Whether its content is still to come.
+    #[must_use]
+    pub fn is_on_its_way(&self) -> bool {
+        self.state == ImageState::Creating && !self.desired.deleted
+    }
+
     /// The 27-character identifier: of the cached content, else the expected one.
     #[must_use]
     pub fn identifier(&self) -> Option<&str> {

@@ -46,6 +46,10 @@ pub enum JobGoal {
     },
     /// The machine is off.
     MachineOff,
+    /// The machine does not execute; its memory is in RAM.
+    MachinePaused,
+    /// The machine does not execute; its memory is on disk.
+    MachineSuspended,
     /// The target is available.
     Available,
     /// The target is gone.
@@ -99,6 +103,15 @@ pub struct Job {
     pub subject: Option<String>,
     /// When it has succeeded. (Not flattened: `unknown` would keep a second copy of a flattened enum's members.)
     pub goal: JobGoal,
+    /// The job that this is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_job: Option<Ref<String>>,
+    /// Its parts, in the order they were begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nested_jobs: Vec<Ref<String>>,
+    /// Who asked for it to be stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<String>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -108,6 +121,9 @@ resource!(Job, "Job", |job, add| {
         add("finished", "yes");
     } else {
         add("open", job.subject());
+    }
+    if let Some(parent) = &job.parent_job {
+        add("parent", &parent.href);
     }
 });
 
@@ -128,6 +144,9 @@ impl Job {
             time_of_status_change: now,
             subject: None,
             goal,
+            parent_job: None,
+            nested_jobs: Vec::new(),
+            stopped_by: None,
             unknown: Unknown::new(),
         }
     }
@@ -157,9 +176,29 @@ impl Job {
             .unwrap_or(&self.target_resource.href)
     }
 
-    /// Ends it. `Err` holds why the goal can't be reached any more.
+    /// Has it stopped: from now on it waits for `undone`, which is what is left when it never was.
+    pub fn stop(&mut self, undone: JobGoal, who: &str, now: Timestamp) {
+        self.state = JobState::Stopping;
+        self.goal = undone;
+        self.stopped_by = Some(who.to_owned());
+        self.time_of_status_change = now;
+    }
+
+    /// Ends it. `Err` holds why the goal can't be reached any more. A job that is being stopped has stopped, however what
+    /// undoes it went.
     pub fn finish(&mut self, outcome: Result<(), String>, now: Timestamp) {
+        let who = self.stopped_by.as_deref().unwrap_or("the cloud");
         (self.state, self.return_code, self.status_message) = match outcome {
+            Ok(()) if self.state == JobState::Stopping => (
+                JobState::Stopped,
+                Some(1),
+                Some(format!("stopped by {who}")),
+            ),
+            Err(reason) if self.state == JobState::Stopping => (
+                JobState::Stopped,
+                Some(1),
+                Some(format!("stopped by {who}: {reason}")),
+            ),
             Ok(()) => (JobState::Success, Some(0), Some("OK".to_owned())),
             Err(reason) => (JobState::Failed, Some(1), Some(reason)),
         };
@@ -223,7 +262,11 @@ pub struct Event {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Event, "Event");
+resource!(Event, "Event", |event, add| {
+    if let Some(about) = event.content.get("resource").and_then(Value::as_str) {
+        add("about", about);
+    }
+});
 
 impl Event {
     /// Somebody asked for something (type `access`).

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{AcceleratorKind, Unknown, resource};
+use super::{
+    AcceleratorKind, Save, Unknown, resource,
+    weight::{CPUS, MEMORY_KIB},
+};
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
     ids::{MachineRecordId, NetworkPortId},
@@ -80,25 +83,56 @@ pub struct Machine {
     /// Where SSH is reached when not at the machine's own address, port 22 (user-mode network).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh: Option<Endpoint>,
-    /// When it first ran, for accounting.
+    /// When it first ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_started: Option<Timestamp>,
+    /// Since when it has had its CPUs and memory without a break, for accounting; computed by [`Machine::settle`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<Timestamp>,
+    /// Since when its disks are what they are, and whose, for accounting; none: since it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks_since: Option<Timestamp>,
+    /// It becomes a new image at its shutdown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save: Option<Save>,
+    /// The image that its root disk is being saved as, or was last. While that is on its way nothing changes the disk.
+    /// Written by `cloud`, in the transaction that makes the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_as: Option<Ref<ImageId>>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Machine, "Machine", |machine, add| {
-    add("vmid", &machine.vmid.to_string());
-    if let Some(host) = &machine.host {
-        add("host", host.local());
+resource!(
+    Machine,
+    "Machine",
+    |machine, add| {
+        add("vmid", &machine.vmid.to_string());
+        if let Some(host) = &machine.host {
+            add("host", host.local());
+        }
+        machine.images(&mut |image| add("image", image.local()));
+    },
+    |machine, add| {
+        add(CPUS, u64::from(machine.cpu));
+        add(MEMORY_KIB, machine.memory);
+    },
+    {
+        fn uses(&self) -> Vec<super::Use> {
+            self.in_use()
+        }
+
+        fn use_anew(&mut self, before: &Self, now: Timestamp) {
+            self.begin_anew(before, now);
+        }
     }
-    machine.images(&mut |image| add("image", image.local()));
-});
+);
 
 impl Machine {
-    /// Brings `state` and `phase` in line with what is wanted and seen. Called before every write.
+    /// Brings `state`, `phase` and `running_since` in line with what is wanted and seen. Called before every write.
     pub fn settle(&mut self) {
         (self.state, self.phase) = derive(&self.desired, &self.observed, self.host.is_some());
+        self.running_since = super::usage::running_since(&self.observed, self.running_since);
     }
 
     /// The name people see: the given one, else `one-<vmid>`.

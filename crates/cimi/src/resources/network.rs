@@ -196,9 +196,19 @@ pub struct Address {
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Address, "Address", |address, add| {
-    add("network", address.network.href.local());
-    if let Some(machine) = &address.resource {
-        add("machine", machine.href.local());
+resource!(
+    Address,
+    "Address",
+    |address, add| {
+        add("network", address.network.href.local());
+        if let Some(machine) = &address.resource {
+            add("machine", machine.href.local());
+        }
+    },
+    |_address, _add| {},
+    {
+        fn uses(&self) -> Vec<super::Use> {
+            self.in_use()
+        }
     }
-});
+);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Unknown, resource};
+use super::{Unknown, resource, weight::BYTES};
 use crate::{Common, MachineId, Timestamp, VolumeId, ids::VolumeImageId, size::ByteSize};
 
 /// The type of all volumes: a block device (DSP0263 §5.23).
@@ -66,18 +66,37 @@ pub struct Volume {
     /// Where it is. Written by the storage controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<VolumeLocation>,
+    /// Since when it has this size and this owner, for accounting; none: since it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_since: Option<Timestamp>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Volume, "Volume", |volume, add| {
-    if let Some(attachment) = &volume.attachment {
-        add("machine", attachment.machine.local());
+resource!(
+    Volume,
+    "Volume",
+    |volume, add| {
+        if let Some(attachment) = &volume.attachment {
+            add("machine", attachment.machine.local());
+        }
+        for image in [&volume.origin, &volume.base].into_iter().flatten() {
+            add("image", image.local());
+        }
+    },
+    |volume, add| {
+        add(BYTES, volume.size_bytes.0);
+    },
+    {
+        fn uses(&self) -> Vec<super::Use> {
+            self.in_use()
+        }
+
+        fn use_anew(&mut self, before: &Self, now: Timestamp) {
+            self.begin_anew(before, now);
+        }
     }
-    for image in [&volume.origin, &volume.base].into_iter().flatten() {
-        add("image", image.local());
-    }
-});
+);
 
 /// Who has a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

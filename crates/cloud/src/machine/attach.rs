@@ -49,6 +49,7 @@ impl Cloud {
                     machine.id
                 )));
             }
+            has_disks_to_change(&machine)?;
             let taken = volume::taken(&volume, &machine, now)?;
             // Volumes that are there from the start have slots of their own.
             let attached = machine.volumes.iter().filter(|volume| volume.hot).count();
@@ -124,7 +125,9 @@ impl Cloud {
                 .iter_mut()
                 .find(|v| v.volume.local() == volume)
                 .ok_or_else(missing)?;
-            if !member.hot {
+            let hot = member.hot;
+            has_disks_to_change(&read)?;
+            if !hot {
                 return Err(CloudError::Conflict(
                     "Disk have not been hot-plugged".to_owned(),
                 ));
@@ -198,6 +201,20 @@ impl Cloud {
         let has = machine.volumes.iter().any(|v| v.volume.local() == volume);
         has.then_some(machine)
     }
+}
+
+/// Refuses machines whose memory is on disk: it knows the disks they had.
+fn has_disks_to_change(machine: &Machine) -> Result<()> {
+    use cimi::lifecycle::{MachineState, Rest, Stage};
+    let saved = machine.observed.stage == Stage::Suspended
+        || machine.desired.rest_as_seen(&machine.observed) == Some(Rest::Suspend);
+    if saved && machine.state != MachineState::Deleting {
+        return Err(CloudError::Conflict(format!(
+            "{} is suspended: its memory knows the disks it had; start it first, or stop it (its memory is given up then)",
+            machine.id
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses volumes that can't be had.

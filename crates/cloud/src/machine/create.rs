@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use cimi::{
     AddressId, Common, MachineId, Ref, Right, Timestamp,
-    lifecycle::{Desired, MachineState, Observed, Phase, Power},
+    lifecycle::{Desired, MachineState, Observed, Phase, Power, Rest},
     resources::{
         AttachStage, AttachedVolume, Attachment, BootSource, Credential, Event, Image, Job,
         JobGoal, Machine, MachineConfiguration, MachineTemplate, Nic, Resource, Volume,
@@ -22,14 +22,15 @@ use self::plan::{Plan, usable_image};
 use super::request::volume_reference;
 use crate::{
     Cloud, CloudError, Created, OpContext, Result, access, address::leased, catalogue,
-    leases::Reserved, resolve, volume,
+    leases::Reserved, quota::Place, resolve, volume,
 };
 
 /// Attempts against others who take the same address or volume at the same moment.
 const ATTEMPTS: usize = 16;
 
 impl Cloud {
-    /// Makes a machine (MachineCreate). It is wanted on unless `initialState` is `STOPPED`.
+    /// Makes a machine (MachineCreate). It is wanted on unless `initialState` is `STOPPED`; `PAUSED` leaves it before
+    /// its first instruction.
     ///
     /// # Errors
     /// [`CloudError::Invalid`] for what can't be, [`CloudError::Exhausted`] without a free address,
@@ -39,11 +40,13 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
+        access::require_unlimited(context)?;
         for _ in 0..ATTEMPTS {
             context.in_time()?;
             // Anew each time: what a plan builds on may be what was changed.
             let plan = self.plan(context, body.clone())?;
-            match self.write_machine(context, &plan).await {
+            let place = self.place(context, &plan.amounts()).await?;
+            match self.write_machine(context, &plan, &place).await {
                 Err(CloudError::Raced(_)) => {}
                 other => return other,
             }
@@ -53,12 +56,18 @@ impl Cloud {
         ))
     }
 
-    async fn write_machine(&self, context: &OpContext, plan: &Plan) -> Result<Created> {
+    async fn write_machine(
+        &self,
+        context: &OpContext,
+        plan: &Plan,
+        place: &Place,
+    ) -> Result<Created> {
         let documents = &self.0.documents;
         let now = Timestamp::now();
         let id = MachineId::generate();
         let vmid = self.0.numbers.next(documents).await?;
-        let on = plan.template.initial_state.as_deref() != Some("STOPPED");
+        let initial = plan.template.initial_state.as_deref();
+        let (on, paused) = (initial != Some("STOPPED"), initial == Some("PAUSED"));
         let mut machine = Machine {
             id: id.clone(),
             common: Common {
@@ -94,15 +103,21 @@ impl Cloud {
                 force: false,
                 deleted: false,
                 graceful: false,
+                rest: paused.then_some(Rest::Pause),
+                afresh: false,
                 since: now,
             },
             observed: Observed::nothing(now),
             accelerator: None,
             ssh: None,
             first_started: None,
+            running_since: None,
+            disks_since: None,
+            save: plan.save.clone(),
+            saved_as: None,
             unknown: Map::new(),
         };
-        let mut changes = documents.changes();
+        let mut changes = place.guard(documents.changes());
         let mut reserved: Vec<Reserved> = Vec::new();
         for interface in &plan.interfaces {
             let network = self.usable_network(context, &interface.network)?;
@@ -150,7 +165,9 @@ impl Cloud {
         changes = self.guard_templates(plan, changes)?;
         machine.settle();
         catalogue::check_size(&machine)?;
-        let goal = if on {
+        let goal = if paused {
+            JobGoal::MachinePaused
+        } else if on {
             JobGoal::MachineRuns { run: 1, restart: 0 }
         } else {
             JobGoal::MachineOff
@@ -163,12 +180,16 @@ impl Cloud {
             now,
         );
         let event = Event::request(&machine, "add", context.user().unwrap_or_default(), now);
-        changes
+        let written = changes
             .create(&machine)
             .create(&job)
             .create(&event)
             .commit()
-            .await?;
+            .await;
+        if let Err(error) = written {
+            place.is_lost(&error).await;
+            return Err(error.into());
+        }
         drop(reserved);
         tracing::info!(machine = %id, %vmid, owner = context.user(), request_id = %context.request_id, "machine created");
         let read = access::find::<Machine>(documents, context, id.local(), Right::View)?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Cloud {
-    /// The members of `disks`, `volumes` or `networkInterfaces`, and whether the caller may add one.
+    /// The members of `disks`, `volumes`, `networkInterfaces` or `meters`, and whether the caller may add one.
     ///
     /// # Errors
     /// [`CloudError::NotFound`] for other collections.
@@ -43,6 +43,7 @@ impl Cloud {
             "networkInterfaces" => (0..machine.nics.len())
                 .map(|n| interface_view(&self.0.documents, &machine, n, right))
                 .collect(),
+            "meters" => self.meters_of_machine(&machine.document.id, right),
             _ => {
                 return Err(CloudError::not_found(format!(
                     "{}/{collection}",

@@ -1,14 +1,15 @@
-//! What may be asked of a machine that exists: start, stop, restart, edit, removal.
+//! What may be asked of a machine that exists: start, stop, restart, pause, suspend, edit, removal.
 
 use cimi::{
-    Right, Timestamp,
-    lifecycle::{self, Desired, MachineState, Power},
+    Ref, Right, Timestamp,
+    lifecycle::{self, Desired, MachineState, Power, Rest},
     model::Changes,
     resources::{Event, Job, JobGoal, Machine, Resource},
     uri,
 };
 
-use crate::{Cloud, CloudError, Done, OpContext, Result, catalogue, jobs};
+use super::save::image_amounts;
+use crate::{Cloud, CloudError, Done, OpContext, Result, access, catalogue, jobs};
 
 /// An operation on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ enum Operation {
     Restart {
         force: bool,
     },
+    /// It stops executing; its memory stays in RAM, or goes to disk.
+    Rest(Rest),
     /// Everything is released at once (`stratus-kill-instance`, DELETE).
     Kill,
     /// The guest is asked to shut down first (`stratus-shutdown-instance`).
@@ -32,6 +35,8 @@ impl Operation {
             "start" => Some(Self::Start),
             "stop" => Some(Self::Stop { force }),
             "restart" => Some(Self::Restart { force }),
+            "pause" => Some(Self::Rest(Rest::Pause)),
+            "suspend" => Some(Self::Rest(Rest::Suspend)),
             "kill" => Some(Self::Kill),
             "shutdown" => Some(Self::Shutdown),
             _ => None,
@@ -43,6 +48,8 @@ impl Operation {
             Self::Start => "start",
             Self::Stop { .. } => "stop",
             Self::Restart { .. } => "restart",
+            Self::Rest(Rest::Pause) => "pause",
+            Self::Rest(Rest::Suspend) => "suspend",
             Self::Kill => "delete",
             Self::Shutdown => "shutdown",
         }
@@ -60,11 +67,18 @@ impl Operation {
     const fn goal_already(self, desired: &Desired) -> Option<JobGoal> {
         let on = matches!(desired.power, Power::On);
         match (self, desired.deleted) {
-            (Self::Start | Self::Restart { .. }, false) if on => Some(JobGoal::MachineRuns {
-                run: desired.run,
-                restart: desired.restart,
-            }),
+            (Self::Start | Self::Restart { .. }, false) if on && desired.rest.is_none() => {
+                Some(JobGoal::MachineRuns {
+                    run: desired.run,
+                    restart: desired.restart,
+                })
+            }
             (Self::Stop { .. }, false) if !on => Some(JobGoal::MachineOff),
+            (Self::Rest(rest), false) if on => match (rest, desired.rest) {
+                (Rest::Pause, Some(Rest::Pause)) => Some(JobGoal::MachinePaused),
+                (Rest::Suspend, Some(Rest::Suspend)) => Some(JobGoal::MachineSuspended),
+                _ => None,
+            },
             (Self::Kill, true) if !desired.graceful => Some(JobGoal::Gone),
             (Self::Shutdown, true) if desired.graceful => Some(JobGoal::Gone),
             _ => None,
@@ -100,8 +114,13 @@ impl Operation {
         desired.since = now;
         let goal = match self {
             Self::Start => {
+                // On its way already: there is nothing to be begun twice.
+                if machine.state != MachineState::Starting {
+                    desired.run += 1;
+                }
                 desired.power = Power::On;
-                desired.run += 1;
+                desired.rest = None;
+                desired.afresh = false;
                 desired.force = false;
                 JobGoal::MachineRuns {
                     run: desired.run,
@@ -114,20 +133,31 @@ impl Operation {
                 JobGoal::MachineOff
             }
             Self::Restart { force } => {
+                use MachineState as S;
                 desired.force = force;
-                let runs = matches!(
+                let has_process = matches!(
                     machine.state,
-                    MachineState::Started | MachineState::Starting | MachineState::Paused
+                    S::Started | S::Starting | S::Pausing | S::Paused | S::Suspending
                 );
-                if runs && desired.power == Power::On {
+                if has_process && desired.power == Power::On {
                     desired.restart += 1;
                 } else {
                     desired.power = Power::On;
                     desired.run += 1;
+                    desired.afresh = true;
                 }
+                desired.rest = None;
                 JobGoal::MachineRuns {
                     run: desired.run,
                     restart: desired.restart,
+                }
+            }
+            Self::Rest(rest) => {
+                desired.rest = Some(rest);
+                desired.afresh = false;
+                match rest {
+                    Rest::Pause => JobGoal::MachinePaused,
+                    Rest::Suspend => JobGoal::MachineSuspended,
                 }
             }
             Self::Kill => {
@@ -158,11 +188,14 @@ impl Cloud {
         action: &str,
         force: bool,
     ) -> Result<Done> {
+        if ["start", "restart"].contains(&action) {
+            access::require_unlimited(context)?;
+        }
         let operation = Operation::parse(action, force).ok_or_else(|| {
             CloudError::invalid(
                 "action",
                 format!(
-                    "`{action}` is unknown; a machine knows start, stop, restart, kill, shutdown"
+                    "`{action}` is unknown; a machine knows start, stop, restart, pause, suspend, kill, shutdown"
                 ),
             )
         })?;
@@ -188,6 +221,7 @@ impl Cloud {
                 .goal_already(&machine.desired)
                 .and_then(|goal| jobs::under_way(&self.0.documents, &machine.key(), &rel, &goal));
             let mut new_job = None;
+            let mut saved = None;
             let job = match open {
                 Some(job) if machine.desired.force || !operation.forces() => {
                     return Ok(Done {
@@ -201,10 +235,24 @@ impl Cloud {
                     job
                 }
                 None => {
+                    if matches!(operation, Operation::Start | Operation::Restart { .. }) {
+                        self.not_being_saved(&machine)?;
+                    }
                     let goal = operation.apply(&mut machine, now)?;
                     let acl = machine.common.acl.clone();
-                    let job = new_job.insert(Job::accepted(machine.key(), &rel, goal, acl, now));
-                    job.id.to_string()
+                    let mut job = Job::accepted(machine.key(), &rel, goal, acl.clone(), now);
+                    if operation == Operation::Shutdown
+                        && machine.first_started.is_some()
+                        && let Some(save) = machine.save.clone()
+                    {
+                        self.not_being_saved(&machine)?;
+                        let amounts = image_amounts(&machine);
+                        let place = self.place(context, &amounts).await?;
+                        let image = self.image_of(&mut machine, acl, Some(save), now);
+                        job.affected_resources.push(Ref::to(image.key()));
+                        saved = Some((image, place));
+                    }
+                    new_job.insert(job).id.to_string()
                 }
             };
             machine.settle();
@@ -214,9 +262,16 @@ impl Cloud {
                 context.user().unwrap_or_default(),
                 now,
             );
-            let mut changes = self.0.documents.changes().replace(&read, machine);
+            let mut changes = self.0.documents.changes();
+            if let Some((_, place)) = &saved {
+                changes = place.guard(changes);
+            }
+            let mut changes = changes.replace(&read, machine);
             if let Some(new_job) = &new_job {
                 changes = changes.create(new_job);
+            }
+            if let Some((image, _)) = &saved {
+                changes = changes.create(image);
             }
             let changes = changes.create(&event);
             match changes.commit().await {
@@ -228,7 +283,11 @@ impl Cloud {
                         job: Some(job),
                     });
                 }
-                Err(error) if error.is_conflict() => {}
+                Err(error) if error.is_conflict() => {
+                    if let Some((_, place)) = saved {
+                        place.is_lost(&error).await;
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -53,6 +53,7 @@ pub(super) struct Template {
     pub(super) cpu_share: Option<Value>,
     pub(super) requirements: Option<String>,
     pub(super) restart_policy: Option<RestartPolicy>,
+    pub(super) save: Option<Map<String, Value>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,6 +12,7 @@ use cimi::{
 use documents::Documents;
 use serde_json::{Map, Value, json};
 
+use super::save::can_be_captured;
 use crate::{CloudError, Rel, Result, catalogue::Public};
 
 fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
@@ -98,6 +99,8 @@ impl Public for Machine {
         put("disks", own("disks"));
         put("volumes", own("volumes"));
         put("networkInterfaces", own("networkInterfaces"));
+        put("meters", own("meters"));
+        put("eventLog", crate::event_log::link(machine));
         put("machineImage", json!({"href": machine.image.href}));
         put(
             "addresses",
@@ -152,6 +155,12 @@ impl Public for Machine {
         if let Some(started) = machine.first_started {
             put("started", json!(started));
         }
+        if let Some(save) = &machine.save {
+            put("save", json!(save));
+        }
+        if let Some(image) = &machine.saved_as {
+            put("savedAs", json!(image));
+        }
         out
     }
 
@@ -174,6 +183,29 @@ impl Public for Machine {
         }
     }
 
+    fn is_own(name: &str) -> bool {
+        let own = [
+            "state",
+            "phase",
+            "vmid",
+            "cpu",
+            "memory",
+            "cpuArch",
+            "reason",
+            "machineImage",
+            "addresses",
+            "host",
+            "accelerator",
+            "swap",
+            "cpuModel",
+            "keymap",
+            "requirements",
+            "restartPolicy",
+            "started",
+        ];
+        own.contains(&name)
+    }
+
     fn operations(&self) -> Vec<Rel> {
         let mut operations = vec![Rel::Edit, Rel::Delete];
         operations.extend(
@@ -185,6 +217,9 @@ impl Public for Machine {
             operations.push(Rel::Action("shutdown"));
         }
         operations.push(Rel::Action("kill"));
+        if !self.desired.deleted && can_be_captured(self) {
+            operations.push(Rel::Capture);
+        }
         operations
     }
 

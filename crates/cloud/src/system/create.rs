@@ -4,16 +4,15 @@ use cimi::{
     Right, Timestamp,
     ids::SystemId,
     model::Kind,
-    resources::{
-        Address, Component, Credential, Event, ForwardingGroup, Job, JobGoal, Machine, Network,
-        NetworkPort, Resource, System, SystemTemplate, Volume,
-    },
+    resources::{Component, Event, Job, JobGoal, Resource, System, SystemTemplate},
 };
 use serde_json::{Map, Value};
 
 use super::check_components;
 use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, catalogue, quota::Place, resolve,
+    Cloud, CloudError, Created, OpContext, Result, access, catalogue,
+    quota::{Measure, Place},
+    resolve,
 };
 
 const TEMPLATE: &str = "systemTemplate";
@@ -53,8 +52,7 @@ impl Cloud {
         let descriptors = template.get("componentDescriptors").unwrap_or(&Value::Null);
         let components = check_components(descriptors, &path)?;
         self.check_depth(context)?;
-        drop(self.room_for(context, &components)?);
-        let _place = self.place::<System>(context, 1)?;
+        drop(self.room_for(context, &components).await?);
         let now = Timestamp::now();
         let mut system = System {
             id: SystemId::generate(),
@@ -82,8 +80,10 @@ impl Cloud {
         system.creation = Some(job.id.clone());
         catalogue::check_size(&system)?;
         let event = Event::request(&system, "add", context.user().unwrap_or_default(), now);
-        let changes = documents.changes().create(&system).create(&job);
-        changes.create(&event).commit().await?;
+        self.write_one_within::<System>(context, |changes| {
+            changes.create(&system).create(&job).create(&event)
+        })
+        .await?;
         tracing::info!(system = %system.id, owner = context.user(), "system wanted");
         let read = access::find::<System>(documents, context, system.id.local(), Right::View)?;
         Ok(Created {
@@ -93,23 +93,24 @@ impl Cloud {
         })
     }
 
-    /// Room for all components, within what the caller may have.
-    fn room_for(&self, context: &OpContext, components: &[Component]) -> Result<Vec<Place>> {
+    /// Room for all components, within what the caller may have, as far as they say themselves what they need.
+    async fn room_for(&self, context: &OpContext, components: &[Component]) -> Result<Place> {
         let count = |kind: Kind| {
             let of = |component: &&Component| component.kind == kind.name();
-            components.iter().filter(of).count()
+            components.iter().filter(of).count() as u64
         };
-        let with_machines: usize = components.iter().map(volumes_of).sum();
-        Ok(vec![
-            self.place::<Machine>(context, count(Kind::Machine))?,
-            self.place::<Volume>(context, count(Kind::Volume) + with_machines)?,
-            self.place::<Credential>(context, count(Kind::Credential))?,
-            self.place::<Network>(context, count(Kind::Network))?,
-            self.place::<NetworkPort>(context, count(Kind::NetworkPort))?,
-            self.place::<Address>(context, count(Kind::Address))?,
-            self.place::<ForwardingGroup>(context, count(Kind::ForwardingGroup))?,
-            self.place::<System>(context, count(Kind::System) + 1)?,
-        ])
+        let with_machines: u64 = components.iter().map(volumes_of).sum();
+        let amounts = [
+            (Measure::Machines, count(Kind::Machine)),
+            (Measure::Volumes, count(Kind::Volume) + with_machines),
+            (Measure::Credentials, count(Kind::Credential)),
+            (
+                Measure::Addresses,
+                count(Kind::Address) + count(Kind::Machine),
+            ),
+            (Measure::Systems, count(Kind::System) + 1),
+        ];
+        self.place(context, &amounts).await
     }
 
     /// Refuses systems within systems without end: a template may refer to itself.
@@ -135,11 +136,11 @@ impl Cloud {
 }
 
 /// How many volumes are made together with a machine, as far as its template says so itself.
-fn volumes_of(component: &Component) -> usize {
+fn volumes_of(component: &Component) -> u64 {
     component
         .body
         .get("machineTemplate")
         .and_then(|template| template.get("volumeTemplates"))
         .and_then(Value::as_array)
-        .map_or(0, Vec::len)
+        .map_or(0, |volumes| volumes.len() as u64)
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc, time::Duration};
 
-use accounts::Identity;
+use accounts::{Identity, Method};
 use cimi::{
     PrincipalType, Ref, Timestamp,
     model::Kind,
@@ -103,6 +103,8 @@ impl Cloud {
             user: owner.principal.as_str().into(),
             roles,
             token: None,
+            method: Method::Password,
+            is_limited: false,
         };
         let name = system.key().into();
         OpContext::new(Caller::User(Arc::new(identity)), name, STEP)

@@ -184,6 +184,7 @@ pub(super) fn written(
             Rel::Add => ("add".to_owned(), view.id.to_string()),
             Rel::Edit => ("edit".to_owned(), view.id.to_string()),
             Rel::Delete => ("delete".to_owned(), view.id.to_string()),
+            Rel::Capture => ("capture".to_owned(), "MachineImage".to_owned()),
             Rel::Action(name) => (name.to_owned(), format!("{}/{name}", view.id)),
         })
         .collect();

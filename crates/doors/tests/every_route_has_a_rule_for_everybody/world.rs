@@ -93,8 +93,19 @@ impl World {
     pub fn request(&self, route: &Listed, method: &str) -> (String, String) {
         let mut path = route.path.clone();
         if let Some((id, member)) = route.kind.and_then(|kind| self.ids.get(&kind)) {
+            let of_system = path.starts_with("/cimi/System/") && path.ends_with("{member}");
             let member = match path.rsplit('/').nth(1) {
+                Some(collection) if of_system => {
+                    let (_, kind) = member_of(collection);
+                    let other = &self.ids[&kind];
+                    if kind == Kind::System {
+                        &other.1
+                    } else {
+                        &other.0
+                    }
+                }
                 Some("disks" | "networkInterfaces") => "0",
+                Some("meters") => "cpu",
                 _ => member,
             };
             path = path.replace("{id}", id).replace("{member}", member);
@@ -102,6 +113,17 @@ impl World {
         assert!(!path.contains('{'), "there is no example of {path}");
         let volume = self.ids.get(&Kind::Volume).unwrap();
         let body = match (route.kind, route.template, method) {
+            (Some(Kind::System), "/cimi/{type}/{id}/{collection}", "POST") => {
+                let (member, kind) = member_of(&path);
+                // A network is everybody's to see.
+                let other = &self.ids[&kind];
+                let other = if kind == Kind::System {
+                    &other.1
+                } else {
+                    &other.0
+                };
+                json!({member: {"href": format!("{kind}/{other}")}}).to_string()
+            }
             (_, "/cimi/{type}/{id}/{collection}", "POST") => {
                 json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
             }
@@ -110,6 +132,7 @@ impl World {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
             (Some(Kind::Group), _, "POST") => json!({"groupname": "new"}).to_string(),
+            (Some(Kind::ServiceConfiguration), _, "POST") => json!({"service": "new"}).to_string(),
             (Some(Kind::User), _, "PUT") => json!({"email": "a@example.org"}).to_string(),
             (_, "/cimi/MachineImage/{id}/data", _) => "content".to_owned(),
             (_, _, "PUT") => json!({"name": "mine now"}).to_string(),
@@ -170,6 +193,18 @@ impl World {
     }
 }
 
+/// The member of a system's own collection at the end of a path, and what it refers to.
+fn member_of(path: &str) -> (&'static str, Kind) {
+    match path.rsplit('/').next().unwrap_or_default() {
+        "systems" => ("system", Kind::System),
+        "machines" => ("machine", Kind::Machine),
+        "credentials" => ("credential", Kind::Credential),
+        "volumes" => ("volume", Kind::Volume),
+        "networks" => ("network", Kind::Network),
+        _ => ("address", Kind::Address),
+    }
+}
+
 /// The users, and one resource of each type.
 async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
     let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
@@ -187,6 +222,11 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     let mut ids = BTreeMap::new();
     let group = object(json!({"groupname": "physics"}));
     cloud.create(&root, Kind::Group, group).await.unwrap();
+    let service = object(json!({"service": "pdisk", "iscsi": {"chap-password": "geheim"}}));
+    cloud
+        .create(&root, Kind::ServiceConfiguration, service)
+        .await
+        .unwrap();
     let create = async |kind: Kind, body: Value| {
         let created = cloud.create(&owner, kind, object(body)).await.unwrap();
         created.view.id.split_once('/').unwrap().1.to_owned()
@@ -214,6 +254,16 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
             json!({"volumeConfig": {"capacity": 1000}}),
         ),
         (Kind::VolumeConfiguration, json!({"capacity": 1000})),
+        (Kind::CredentialTemplate, json!({"publicKey": key})),
+        (
+            Kind::AddressTemplate,
+            json!({"network": {"href": "Network/local"}}),
+        ),
+        (
+            Kind::SystemTemplate,
+            json!({"componentDescriptors": [{"type": "Volume",
+                "volumeTemplate": {"volumeConfig": {"capacity": 1000}}}]}),
+        ),
     ] {
         ids.insert(kind, (create(kind, body).await, String::new()));
     }
@@ -244,6 +294,11 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     share::<cimi::resources::VolumeTemplate>(documents).await;
     share::<cimi::resources::VolumeConfiguration>(documents).await;
     share::<cimi::resources::Address>(documents).await;
+    share::<cimi::resources::System>(documents).await;
+    share::<cimi::resources::SystemTemplate>(documents).await;
+    share::<cimi::resources::CredentialTemplate>(documents).await;
+    share::<cimi::resources::AddressTemplate>(documents).await;
+    share::<cimi::resources::VolumeImage>(documents).await;
     share::<cimi::resources::Job>(documents).await;
     share::<cimi::resources::Event>(documents).await;
     share::<MachineRecord>(documents).await;
@@ -260,13 +315,31 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     owned.await.unwrap();
     let nothing = String::new;
     let first = |id: &str| (id.to_owned(), nothing());
+    let about = format!("Machine/{machine}");
+    let event = documents.events.by_index("about", &about).remove(0);
+    let log = format!("Machine.{machine}");
+    ids.insert(Kind::EventLog, (log, event.id().to_owned()));
     ids.insert(Kind::Machine, (machine, attached));
-    ids.insert(Kind::Volume, (free.clone(), free));
+    let message = object(json!({"name": "Maintenance", "description": "Tonight."}));
+    let message = cloud.create(&root, Kind::ServiceMessage, message).await;
+    let message = message
+        .unwrap()
+        .view
+        .id
+        .split_once('/')
+        .unwrap()
+        .1
+        .to_owned();
+    ids.insert(Kind::ServiceMessage, first(&message));
+    ids.insert(Kind::System, (system.clone(), inner));
+    ids.insert(Kind::VolumeImage, first(volume_image.id.local()));
+    ids.insert(Kind::Volume, (free, volume_image.id.local().to_owned()));
     ids.insert(Kind::MachineImage, (spare, nothing()));
     ids.insert(Kind::MachineRecord, first(record.id.local()));
     ids.insert(Kind::Host, first(host.id.local()));
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Group, first("physics"));
+    ids.insert(Kind::ServiceConfiguration, first("pdisk"));
     ids.insert(Kind::Network, first("local"));
     ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));

@@ -301,6 +301,30 @@ impl CloudApi for FakeCloud {
         Ok(self.view(Kind::MachineImage, image))
     }
 
+    async fn download(
+        &self,
+        _: &OpContext,
+        image: &str,
+        request: cloud::DownloadRequest,
+    ) -> Result<cloud::Download> {
+        self.told(format!("download {image} {request:?}"));
+        let all = b"content of an image";
+        let end = all.len() as u64;
+        let part = request
+            .part
+            .map(|(from, to)| (from, to.unwrap_or(end).min(end)));
+        let (from, to) = part.unwrap_or((0, end));
+        let sent = Bytes::from_static(&all[from as usize..to as usize]);
+        Ok(cloud::Download {
+            format: "raw",
+            length: Some(end),
+            part,
+            identifier: None,
+            content: Box::pin(futures::stream::iter([Ok(sent)])),
+            tag: format!("{image}-raw"),
+        })
+    }
+
     async fn console(&self, _: &OpContext, machine: &str, range: ConsoleRange) -> Result<Console> {
         self.told(format!("console {machine} {range:?}"));
         let said = futures::stream::iter([Ok(Bytes::from_static(b"login: "))]);
@@ -322,6 +346,14 @@ impl CloudApi for FakeCloud {
 
     async fn doctor(&self, _: &OpContext, repair: bool) -> Result<Value> {
         Ok(json!({"findings": [], "repair": repair}))
+    }
+
+    async fn quota(&self, _: &OpContext, _: Option<&str>, _: Option<&str>) -> Result<Value> {
+        Ok(json!({"quota": []}))
+    }
+
+    async fn usage(&self, _: &OpContext, _: cloud::UsageQuery) -> Result<Value> {
+        Ok(json!({"uses": []}))
     }
 
     async fn health(&self) -> Health {

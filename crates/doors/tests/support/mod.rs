@@ -33,6 +33,7 @@ impl Users {
                 enabled: true,
                 roles: roles.iter().map(|role| (*role).to_owned()).collect(),
                 altnames: std::collections::BTreeMap::new(),
+                quota: cimi::resources::Quota::default(),
                 generation: 0,
                 origin: None,
                 unknown: serde_json::Map::new(),
@@ -76,7 +77,7 @@ impl World {
         let api = Arc::clone(&cloud) as Arc<dyn CloudApi>;
         let doors = Arc::new(Doors::new(api, accounts(), settings));
         let certificate = tls::Certificate::read(&files).unwrap();
-        let tls = tls::server_config(certificate.into()).unwrap();
+        let tls = tls::Speech::new(certificate.into()).unwrap();
         let server = Server::new(doors, limits, Some(tls));
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let mut roots = RootCertStore::empty();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::cache::{Changes, Document};
+use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -141,7 +142,7 @@ impl Desk {
 
 /// Calls `step` with the id of every document that changed and with how often it failed in a row, until `shutdown`;
 /// then the steps under way are dropped. `changed` is told of every change at once, also of documents being worked on.
-/// Every `recheck`, what `unsettled` names is looked at again.
+/// Every `recheck`, and when the `bell` is rung, what `unsettled` names is looked at again.
 #[expect(
     clippy::too_many_arguments,
     reason = "each is one word of the sentence above; called twice"
@@ -154,6 +155,7 @@ pub(super) async fn follow<D, F>(
     step: impl Fn(Arc<str>, u32) -> F,
     unsettled: impl Fn() -> Vec<String>,
     recheck: Duration,
+    bell: &Notify,
     shutdown: CancellationToken,
 ) where
     D: Document,
@@ -190,6 +192,7 @@ pub(super) async fn follow<D, F>(
             () = tokio::time::sleep_until(next_timer.unwrap_or_else(Instant::now)), if next_timer.is_some() => {
                 desk.mark_due(Instant::now());
             }
+            () = bell.notified() => unsettled().iter().for_each(|local| desk.mark(local)),
             _ = ticks.tick() => unsettled().iter().for_each(|local| desk.mark(local)),
         }
     }

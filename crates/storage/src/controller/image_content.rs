@@ -52,7 +52,7 @@ impl Kind {
 }
 
 /// What became of an import.
-enum Brought {
+pub(super) enum Brought {
     /// The image is in the cache, and its document says so.
     Kept,
     /// The document wants it no more.
@@ -169,7 +169,7 @@ impl StorageController {
     }
 
     /// Imports, showing how far it is, and has the document refer to what came.
-    async fn bring(
+    pub(super) async fn bring(
         &self,
         image: &Image,
         source: Source,
@@ -177,11 +177,18 @@ impl StorageController {
     ) -> Result<Brought, Error> {
         let (local, kind) = (image.id.local(), Kind::of(image));
         let begun = Instant::now();
-        let expected = expected(&image.desired.expected)?;
+        let expected = match image.capture() {
+            Some(_) => super::capture::expected(),
+            None => expected(&image.desired.expected)?,
+        };
         if let Some(identifier) = expected.known_identifier() {
             self.forget_if_lost(kind, &identifier).await?;
         }
-        let limits = self.limits_now()?;
+        let mut limits = self.limits_now()?;
+        if image.capture().is_some() {
+            // What a guest left nearly empty is no bomb: it was this large here before.
+            limits.size.max_virtual_per_byte = u64::MAX;
+        }
         let (sender, progress) = watch::channel(Progress::default());
         let store = self.store(kind).clone();
         let known_bytes = expected.bytes;
@@ -252,7 +259,7 @@ impl StorageController {
     }
 
     /// The import failed for good: the document tells why.
-    async fn give_up(&self, local: &str, reason: &str) -> Result<Next, Error> {
+    pub(super) async fn give_up(&self, local: &str, reason: &str) -> Result<Next, Error> {
         loop {
             let Some(read) = self.0.documents.images.get(local) else {
                 return Ok(Next::Settled);

@@ -21,14 +21,19 @@ impl StorageController {
     /// Fetching is long work, everything else is quick.
     pub(super) fn image_lane(&self, local: &str) -> Lane {
         match self.0.documents.images.get(local) {
-            Some(image)
-                if image.state == ImageState::Creating
-                    && !image.desired.deleted
-                    && image.desired.source != ImageSource::Upload =>
-            {
+            Some(image) if image.is_on_its_way() && self.is_long(&image.desired.source) => {
                 Lane::Long(owner(&image).into())
             }
             _ => Lane::Quick,
+        }
+    }
+
+    /// Whether bringing the content in is long work that can begin now.
+    fn is_long(&self, source: &ImageSource) -> bool {
+        match source {
+            ImageSource::Url { .. } => true,
+            ImageSource::Upload => false,
+            ImageSource::Machine(capture) => self.disk_is_left(capture),
         }
     }
 
@@ -51,6 +56,9 @@ impl StorageController {
         }
         match (read.state, &read.desired.source) {
             (ImageState::Creating, ImageSource::Url { url }) => self.fetch_image(&read, url).await,
+            (ImageState::Creating, ImageSource::Machine(capture)) => {
+                self.save_machine(&read, capture).await
+            }
             (ImageState::Creating, ImageSource::Upload) => self.await_upload(&read).await,
             (ImageState::Available, _) => self.keep_image(&read).await,
             (ImageState::Error, _) if read.file.is_some() => self.keep_image(&read).await,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::confine::QemuImg;
+use crate::confine::{Debugfs, QemuImg};
 use crate::import::{Fetcher, Limits};
 
 /// How the storage of a host is run.
@@ -21,6 +21,10 @@ pub struct Settings {
     pub limits: Limits,
     /// Examines qcow2 images before they are accepted.
     pub qemu_img: Option<QemuImg>,
+    /// Where machines of this host have their folders, to save their disks from; none: it has no machines.
+    pub machines_dir: Option<PathBuf>,
+    /// Removes traces of their builders from saved machines; none: they are left.
+    pub debugfs: Option<Debugfs>,
     /// Directories whose files, and whose subdirectories' files, may be overlays on cached images: the machines and the
     /// quarantine. An image is not removed while one of them stands on it.
     pub overlay_dirs: Vec<PathBuf>,
@@ -49,6 +53,8 @@ impl Settings {
             fetcher,
             limits: Limits::default(),
             qemu_img: None,
+            machines_dir: None,
+            debugfs: None,
             overlay_dirs: Vec::new(),
             imports: 4,
             imports_per_owner: 2,

@@ -2,7 +2,9 @@
 
 #![expect(clippy::panic, reason = "a test that fails says what it saw")]
 
+mod export_life;
 mod image_life;
+mod saved_machines;
 mod volume_life;
 mod world;
 

@@ -65,7 +65,7 @@ pub(super) async fn join(
 ) -> Result<Imported, Error> {
     let url = match &source {
         Source::Url { url, .. } => Some(url.clone()),
-        Source::Stream { .. } | Source::File(_) => None,
+        Source::Stream { .. } | Source::File(_) | Source::Disk(_) => None,
     };
     let key = expected
         .known_identifier()

@@ -20,6 +20,7 @@ use tokio_util::io::ReaderStream;
 use super::pipeline::Piece;
 use super::reach::{Reach, Resolver, Unreachable};
 use super::{Limits, Progress};
+use crate::disk::FlatQcow2;
 use crate::error::Error;
 
 const READ_BYTES: usize = 512 * 1024;
@@ -46,6 +47,8 @@ pub enum Source {
         /// Knows whom to trust and what may be reached.
         fetcher: Fetcher,
     },
+    /// What lies on a disk, merged into one file.
+    Disk(FlatQcow2),
 }
 
 impl fmt::Debug for Source {
@@ -56,6 +59,7 @@ impl fmt::Debug for Source {
                 .field("length", length)
                 .finish_non_exhaustive(),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Disk(disk) => f.debug_tuple("Disk").field(disk).finish(),
             Self::Url { url, .. } => f.debug_tuple("Url").field(&shown(url)).finish(),
         }
     }
@@ -135,6 +139,7 @@ pub(super) async fn pump(
     let pumped = match source {
         Source::Stream { reader, length } => read(reader, length, &mut outlet).await,
         Source::File(path) => read_file(path, &mut outlet).await,
+        Source::Disk(disk) => read_disk(disk, &mut outlet).await,
         Source::Url { url, fetcher } => download(&url, &fetcher, &mut outlet).await,
     };
     let last = match pumped {
@@ -249,6 +254,22 @@ async fn read(
 async fn read_file(path: PathBuf, outlet: &mut Outlet) -> Result<(), Stop> {
     let (file, length) = super::blocking(move || open_regular(&path)).await?;
     read(tokio::fs::File::from_std(file), Some(length), outlet).await
+}
+
+async fn read_disk(mut disk: FlatQcow2, outlet: &mut Outlet) -> Result<(), Stop> {
+    outlet.expect(Some(disk.length()))?;
+    loop {
+        let (back, part) = super::blocking(move || {
+            let part = disk.next()?;
+            Ok((disk, part))
+        })
+        .await?;
+        disk = back;
+        match part {
+            Some(bytes) => outlet.give(bytes).await?,
+            None => return Ok(()),
+        }
+    }
 }
 
 fn open_regular(path: &Path) -> Result<(std::fs::File, u64), Error> {

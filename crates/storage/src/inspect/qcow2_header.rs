@@ -41,6 +41,7 @@ pub struct Qcow2Header {
     refcount_table_offset: u64,
     refcount_table_bytes: u64,
     extended_l2: bool,
+    zstd: bool,
 }
 
 /// Big-endian fields of a byte slice; beyond its end the image is cut off.
@@ -83,15 +84,28 @@ impl Qcow2Header {
     /// image more than a self-contained disk.
     pub(super) fn parse(prefix: &[u8]) -> Result<Self, Refusal> {
         let fields = Fields(prefix);
-        let version = fields.u32(4)?;
-        if !matches!(version, 2 | 3) {
-            return Err(header("version", version, "not 2 or 3"));
-        }
         let backing_offset = fields.u64(8)?;
         if backing_offset != 0 {
             return Err(Refusal::BackingFile(
                 fields.text(backing_offset, u64::from(fields.u32(16)?)),
             ));
+        }
+        Self::parse_overlay(prefix)
+    }
+
+    /// The same for a disk that may stand on another. The name of that is not looked at: who reads the disk says what
+    /// lies below.
+    pub(crate) fn parse_overlay(prefix: &[u8]) -> Result<Self, Refusal> {
+        let fields = Fields(prefix);
+        if !prefix.starts_with(b"QFI\xfb") {
+            return Err(Refusal::NotAsStated {
+                stated: super::Format::Qcow2,
+                found: "not qcow2",
+            });
+        }
+        let version = fields.u32(4)?;
+        if !matches!(version, 2 | 3) {
+            return Err(header("version", version, "not 2 or 3"));
         }
         let cluster_bits = fields.u32(20)?;
         if !(9..=21).contains(&cluster_bits) {
@@ -109,10 +123,10 @@ impl Qcow2Header {
         if snapshots != 0 {
             return Err(Refusal::Snapshots(snapshots));
         }
-        let extended_l2 = if version == 3 {
+        let (extended_l2, zstd) = if version == 3 {
             Self::parse_version_3(&fields, cluster_bits)?
         } else {
-            false
+            (false, false)
         };
         Self::scan_extensions(
             &fields,
@@ -129,13 +143,15 @@ impl Qcow2Header {
             refcount_table_offset: fields.u64(48)?,
             refcount_table_bytes: u64::from(fields.u32(56)?) << cluster_bits,
             extended_l2,
+            zstd,
         };
         parsed.check_geometry()?;
         Ok(parsed)
     }
 
-    /// The fields version 3 added. Returns whether L2 entries are extended.
-    fn parse_version_3(fields: &Fields<'_>, cluster_bits: u32) -> Result<bool, Refusal> {
+    /// The fields version 3 added. Returns whether L2 entries are extended, and whether clusters are
+    /// compressed by zstd.
+    fn parse_version_3(fields: &Fields<'_>, cluster_bits: u32) -> Result<(bool, bool), Refusal> {
         let incompatible = fields.u64(72)?;
         if incompatible & EXTERNAL_DATA != 0 {
             return Err(Refusal::ExternalData("unnamed".to_owned()));
@@ -184,7 +200,7 @@ impl Qcow2Header {
                 "too small for extended L2 entries",
             ));
         }
-        Ok(extended_l2)
+        Ok((extended_l2, compression_type == 1))
     }
 
     fn scan_extensions(fields: &Fields<'_>, start: u32, cluster_bits: u32) -> Result<(), Refusal> {
@@ -258,12 +274,27 @@ impl Qcow2Header {
         Ok(())
     }
 
+    /// Where the L1 table is, and how many entries it has.
+    pub(crate) const fn l1(&self) -> (u64, u64) {
+        (self.l1_offset, self.l1_entries)
+    }
+
+    /// Whether L2 entries are of 16 bytes.
+    pub(crate) const fn extended_l2(&self) -> bool {
+        self.extended_l2
+    }
+
+    /// Whether compressed clusters are so by zstd rather than deflate.
+    pub(crate) const fn zstd(&self) -> bool {
+        self.zstd
+    }
+
     const fn l2_entry_bytes(&self) -> u64 {
         if self.extended_l2 { 16 } else { 8 }
     }
 
     /// Both tables must lie inside a file of this length.
-    pub(super) fn check_length(&self, length: u64) -> Result<(), Refusal> {
+    pub(crate) fn check_length(&self, length: u64) -> Result<(), Refusal> {
         let l1_end = self
             .l1_offset
             .saturating_add(self.l1_entries.saturating_mul(8));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::document::Weight;
 use super::{Document, IndexTerms, Versioned};
 use crate::{Entry, Revision};
 
@@ -16,16 +17,44 @@ pub(super) enum Known<'a, D> {
 /// The documents under one term of an index.
 type ById<D> = BTreeMap<Arc<str>, Arc<Versioned<D>>>;
 
+/// What is kept of one term of an index.
+struct Under<D> {
+    documents: ById<D>,
+    /// What the documents add up to, by measure: few of them, so that a list is searched fastest.
+    sums: Vec<(&'static str, u128)>,
+}
+
+impl<D> Default for Under<D> {
+    fn default() -> Self {
+        Self {
+            documents: ById::new(),
+            sums: Vec::new(),
+        }
+    }
+}
+
+impl<D> Under<D> {
+    fn sum(&mut self, measure: &'static str) -> &mut u128 {
+        let known = self.sums.iter().position(|(name, _)| *name == measure);
+        let place = known.unwrap_or_else(|| {
+            self.sums.push((measure, 0));
+            self.sums.len() - 1
+        });
+        &mut self.sums[place].1
+    }
+}
+
 struct Slot<D> {
     document: Arc<Versioned<D>>,
     terms: Vec<(&'static str, Box<str>)>,
+    weights: Box<[Weight]>,
 }
 
 /// One collection in memory. Invariant: an id is in `documents` or in `unreadable` or in neither, and in exactly the
 /// indexes that its slot names.
 pub(super) struct Content<D> {
     documents: BTreeMap<Arc<str>, Slot<D>>,
-    indexes: HashMap<&'static str, HashMap<Box<str>, ById<D>>>,
+    indexes: HashMap<&'static str, HashMap<Box<str>, Under<D>>>,
     unreadable: BTreeMap<Arc<str>, Revision>,
 }
 
@@ -78,7 +107,14 @@ impl<D: Document> Content<D> {
     }
 
     pub(super) fn indexed(&self, name: &str, term: &str) -> Option<&ById<D>> {
-        self.indexes.get(name)?.get(term)
+        Some(&self.indexes.get(name)?.get(term)?.documents)
+    }
+
+    /// What the documents under a term add up to. Sums of more than a `u64` holds are shown as the most it holds.
+    pub(super) fn sum(&self, name: &str, term: &str, measure: &str) -> u64 {
+        let under = self.indexes.get(name).and_then(|index| index.get(term));
+        let sum = under.and_then(|under| under.sums.iter().find(|(name, _)| *name == measure));
+        sum.map_or(0, |(_, sum)| u64::try_from(*sum).unwrap_or(u64::MAX))
     }
 
     /// Take in the newest state of a document that was decoded before (outside the lock). Returns its id.
@@ -92,7 +128,7 @@ impl<D: Document> Content<D> {
         };
         let mut terms = IndexTerms::default();
         document.index(&mut terms);
-        let terms = terms.into_terms();
+        let (terms, weights) = terms.into_parts();
         let (key, revision, created, lease) = (
             entry.key.clone(),
             entry.revision,
@@ -107,15 +143,23 @@ impl<D: Document> Content<D> {
             document,
         });
         for (name, term) in &terms {
-            let ids = self
+            let under = self
                 .indexes
                 .entry(name)
                 .or_default()
                 .entry(term.clone())
                 .or_default();
-            ids.insert(id.clone(), document.clone());
+            under.documents.insert(id.clone(), document.clone());
+            for weight in weights.iter().filter(|weight| weight.index == *name) {
+                *under.sum(weight.measure) += u128::from(weight.amount);
+            }
         }
-        self.documents.insert(id.clone(), Slot { document, terms });
+        let slot = Slot {
+            document,
+            terms,
+            weights,
+        };
+        self.documents.insert(id.clone(), slot);
         id
     }
 
@@ -128,12 +172,17 @@ impl<D: Document> Content<D> {
             let Some(index) = self.indexes.get_mut(name) else {
                 continue;
             };
-            let Some(ids) = index.get_mut(term) else {
+            let Some(under) = index.get_mut(term) else {
                 continue;
             };
-            ids.remove(&id);
-            if ids.is_empty() {
+            under.documents.remove(&id);
+            if under.documents.is_empty() {
                 index.remove(term);
+                continue;
+            }
+            for weight in slot.weights.iter().filter(|weight| weight.index == *name) {
+                let sum = under.sum(weight.measure);
+                *sum = sum.saturating_sub(u128::from(weight.amount));
             }
         }
         Some(id)

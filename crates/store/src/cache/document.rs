@@ -26,21 +26,45 @@ pub trait Document: Sized + Send + Sync + 'static {
     }
 }
 
-/// The terms a document is found by: pairs of an index's name and a term in it, such as `owner` and `alice`.
+/// The terms a document is found by: pairs of an index's name and a term in it, such as `owner` and `alice`; and what it
+/// adds to the sums that are kept of an index.
 #[derive(Debug, Default)]
-pub struct IndexTerms(Vec<(&'static str, Box<str>)>);
+pub struct IndexTerms {
+    terms: Vec<(&'static str, Box<str>)>,
+    weights: Vec<Weight>,
+}
+
+/// What one document adds to a sum over all documents under the same term of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Weight {
+    pub(super) index: &'static str,
+    pub(super) measure: &'static str,
+    pub(super) amount: u64,
+}
 
 impl IndexTerms {
     /// Find the document under `term` in the index `name`. Several terms in one index are fine.
     pub fn add(&mut self, name: &'static str, term: impl AsRef<str>) {
-        self.0.push((name, term.as_ref().into()));
+        self.terms.push((name, term.as_ref().into()));
     }
 
-    /// All terms, each once.
-    pub(super) fn into_terms(mut self) -> Vec<(&'static str, Box<str>)> {
-        self.0.sort_unstable();
-        self.0.dedup();
-        self.0
+    /// Count `amount` in the sum `measure` under every term that the document has in the index `name`; see
+    /// [`Cache::sum_by_index`](super::Cache::sum_by_index). Several of one measure add up.
+    pub fn weigh(&mut self, name: &'static str, measure: &'static str, amount: u64) {
+        if amount > 0 {
+            self.weights.push(Weight {
+                index: name,
+                measure,
+                amount,
+            });
+        }
+    }
+
+    /// All terms, each once, and what is added to sums.
+    pub(super) fn into_parts(mut self) -> (Vec<(&'static str, Box<str>)>, Box<[Weight]>) {
+        self.terms.sort_unstable();
+        self.terms.dedup();
+        (self.terms, self.weights.into_boxed_slice())
     }
 }
 

@@ -148,6 +148,15 @@ impl<D: Document> Cache<D> {
             .map_or(0, |documents| documents.len())
     }
 
+    /// What the documents under `term` in the index `name` add up to in `measure`; see [`IndexTerms::weigh`]. Kept with
+    /// every change, so that asking costs the same however many documents there are.
+    ///
+    /// [`IndexTerms::weigh`]: super::IndexTerms::weigh
+    #[must_use]
+    pub fn sum_by_index(&self, name: &str, term: &str, measure: &str) -> u64 {
+        self.0.content.read().sum(name, term, measure)
+    }
+
     /// What changes from now on; everything that is there already counts as changed.
     #[must_use]
     pub fn changes(&self) -> Changes<D> {

@@ -38,6 +38,7 @@ impl Document for Thing {
 
     fn index(&self, terms: &mut IndexTerms) {
         terms.add("owner", &self.owner);
+        terms.weigh("owner", "number", self.number);
         terms.add(
             "parity",
             if self.number.is_multiple_of(2) {
@@ -294,6 +295,18 @@ pub async fn indexes_follow_their_documents(store: SharedStore) {
         ["0", "1", "2", "3", "4"]
     );
     assert_eq!(cache.count_by_index("parity", "odd"), 4);
+    let sum = |owner: &str| cache.sum_by_index("owner", owner, "number");
+    assert_eq!((sum("alice"), sum("bob"), sum("nobody")), (10, 26, 0));
+    assert_eq!(cache.sum_by_index("parity", "odd", "number"), 0);
+    let changed = put(&store, "thing/8", "alice 100").await;
+    let gone = commit(&store, Transaction::new().delete(key("thing/4"))).await;
+    set.wait_for(gone.max(changed)).await.unwrap();
+    assert_eq!((sum("alice"), sum("bob")), (106, 18));
+    for (id, value) in [("4", "alice 4"), ("8", "bob 8")] {
+        last = put(&store, &format!("thing/{id}"), value).await;
+    }
+    set.wait_for(last).await.unwrap();
+    assert_eq!((sum("alice"), sum("bob")), (10, 26));
     assert_eq!(
         ids(&cache.page(Bound::Excluded("2"), Direction::Forward, 3)),
         ["3", "4", "5"]

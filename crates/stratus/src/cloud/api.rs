@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::verifier::Seen;
-use super::{ApiError, Endpoint, Trust, Witness};
+use super::{ApiError, Endpoint, OwnCertificate, Trust, Witness};
 use crate::output::Output;
 
 /// How long connecting may take.
@@ -30,6 +30,8 @@ pub enum Login {
     Password(String, String),
     /// A token.
     Token(String),
+    /// A certificate, or a proxy of one.
+    Certificate(OwnCertificate),
 }
 
 /// A connection to one cloud, as one user.
@@ -95,7 +97,11 @@ impl Api {
         trust: &Trust,
         out: Output,
     ) -> Result<Self, ApiError> {
-        let (tls, witness) = trust.client_config(&endpoint)?;
+        let own_certificate = match &login {
+            Some(Login::Certificate(own)) => Some(own),
+            _ => None,
+        };
+        let (tls, witness) = trust.client_config(&endpoint, own_certificate)?;
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -379,7 +385,7 @@ impl Api {
         match &self.login {
             Some(Login::Password(name, password)) => builder.basic_auth(name, Some(password)),
             Some(Login::Token(token)) => builder.bearer_auth(token),
-            None => builder,
+            Some(Login::Certificate(_)) | None => builder,
         }
     }
 

@@ -16,7 +16,7 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-use super::{ApiError, Endpoint, Fingerprint};
+use super::{ApiError, Endpoint, Fingerprint, OwnCertificate};
 
 /// What a connection accepts.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +66,7 @@ impl Trust {
     pub fn client_config(
         &self,
         endpoint: &Endpoint,
+        own_certificate: Option<&OwnCertificate>,
     ) -> Result<(ClientConfig, Arc<Witness>), ApiError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let witness = Arc::new(Witness::default());
@@ -102,12 +103,15 @@ impl Trust {
             provider: provider.clone(),
             witness: witness.clone(),
         };
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| ApiError::Setup(format!("TLS cannot be set up: {error}")))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match own_certificate {
+            Some(own) => builder.with_client_cert_resolver(own.read()?),
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok((config, witness))
     }

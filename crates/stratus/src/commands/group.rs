@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::quota_options::Amounts;
 use crate::cloud::{Api, GroupView, UserView, is_local_id, text_of};
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
@@ -30,20 +31,6 @@ enum Action {
     Delete(Delete),
 }
 
-/// The most that all members together may have; not named: not bounded
-#[derive(Debug, clap::Args)]
-struct Quota {
-    /// Most machines of all members together
-    #[arg(long, value_name = "NUMBER")]
-    machines: Option<u32>,
-    /// Most volumes of all members together
-    #[arg(long, value_name = "NUMBER")]
-    volumes: Option<u32>,
-    /// Most images of all members together
-    #[arg(long, value_name = "NUMBER")]
-    images: Option<u32>,
-}
-
 /// Make a group
 ///
 /// Prints 'GROUP NAME'. JSON: {"groupname", "quota"}.
@@ -56,7 +43,7 @@ struct Create {
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
     #[command(flatten)]
-    quota: Quota,
+    quota: Amounts,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -83,7 +70,7 @@ struct SetQuota {
     #[arg(value_name = "GROUP")]
     group: String,
     #[command(flatten)]
-    quota: Quota,
+    quota: Amounts,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -157,13 +144,6 @@ impl Arguments {
             Action::Remove(remove) => remove.named.run(false).await,
             Action::Delete(delete) => delete.run().await,
         }
-    }
-}
-
-impl Quota {
-    fn as_json(&self) -> Value {
-        let named = [("machines", self.machines), ("volumes", self.volumes), ("images", self.images)];
-        named.into_iter().filter_map(|(name, most)| Some((name.to_owned(), json!(most?)))).collect::<serde_json::Map<_, _>>().into()
     }
 }
 

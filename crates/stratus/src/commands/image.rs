@@ -1,6 +1,8 @@
 //! `stratus image …`: what machines are started from.
 
 mod delete;
+mod export;
+mod from_folder;
 mod import;
 mod list;
 mod show;
@@ -13,7 +15,7 @@ use crate::commands::image_name::image_named;
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
-/// Import, list, show, change and delete images
+/// Import, export, make, list, show, change and delete images
 ///
 /// An image is the content of a disk that machines start from, raw or qcow2. It is named by an identifier of 27 characters that
 /// follows from its SHA-1, so the same content has the same name everywhere.
@@ -27,6 +29,8 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     Import(Box<import::Arguments>),
+    Export(export::Arguments),
+    FromFolder(from_folder::Arguments),
     List(list::Arguments),
     Show(show::Arguments),
     Update(update::Arguments),
@@ -37,6 +41,8 @@ impl Arguments {
     pub(super) fn common(&self) -> &Common {
         match &self.action {
             Action::Import(arguments) => arguments.common(),
+            Action::Export(arguments) => arguments.common(),
+            Action::FromFolder(arguments) => arguments.common(),
             Action::List(arguments) => arguments.common(),
             Action::Show(arguments) => arguments.common(),
             Action::Update(arguments) => arguments.common(),
@@ -47,6 +53,8 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         match self.action {
             Action::Import(arguments) => Box::pin(arguments.run()).await,
+            Action::Export(arguments) => Box::pin(arguments.run()).await,
+            Action::FromFolder(arguments) => Box::pin(arguments.run()).await,
             Action::List(arguments) => arguments.run().await,
             Action::Show(arguments) => arguments.run().await,
             Action::Update(arguments) => arguments.run().await,

@@ -1,6 +1,8 @@
 //! `stratus run-instance`: machines from an image.
 
+mod building;
 mod request;
+mod saving;
 mod wait;
 
 use std::net::IpAddr;
@@ -12,11 +14,12 @@ use serde_json::{Value, json};
 use crate::cloud::{Api, MachineView, is_image_identifier, is_uuid};
 use crate::commands::image_name::image_named;
 use crate::failure::{Failure, Result};
-use crate::machine_types::{DEFAULT_TYPE, machine_types, type_table};
+use crate::machine_types::{DEFAULT_TYPE, MachineType, machine_types, type_table};
 use crate::options::{Cloud, Common, Storage};
 use crate::session::Session;
-use wait::WaitFor;
-pub(super) use wait::answers_ssh;
+pub(super) use building::Building;
+pub(super) use saving::Saving;
+pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 
 /// Start machines from an image
 ///
@@ -33,7 +36,9 @@ pub(super) use wait::answers_ssh;
   stratus run-instance IMAGE
   stratus run-instance -n 3 -t c1.medium --vm-name worker -o ids IMAGE
   stratus run-instance --wait=ssh --cloud-init 'x-shellscript,setup.sh' IMAGE
-  ID=$(stratus run-instance --format json IMAGE | jq '.[0].id')")]
+  ID=$(stratus run-instance --format json IMAGE | jq '.[0].id')
+  stratus run-instance --save --author 'Ann Example' --author-email ann@example.org --image-version 1.1 \\
+    --title 'Debian with R' --comment 'R 4.5 added' IMAGE      (its disk becomes an image at 'stratus shutdown-instance ID')")]
 pub struct Arguments {
     /// Identifier or name of an image, or UUID of a volume
     #[arg(value_name = "image")]
@@ -104,7 +109,7 @@ const PLACES_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The machine's network interface.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Network")]
 struct Network {
     /// An address of the local network [default: public; key: is_local_ip]
@@ -122,7 +127,7 @@ struct Network {
 }
 
 /// The machine's disks.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Disks")]
 struct Disks {
     /// Bus of the disks: ide, scsi or virtio [default: as the image says; key: vm_disks_bus]
@@ -149,7 +154,7 @@ struct Disks {
 }
 
 /// What the machine is told.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Context")]
 pub(super) struct Context {
     /// File with NAME=VALUE lines [key: extra_context_file]
@@ -167,7 +172,7 @@ pub(super) struct Context {
 }
 
 /// What few machines need.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Hardware and placement")]
 struct Rare {
     /// Give the machine a screen with this keyboard layout, at a VNC socket on its host [key: keymap]
@@ -193,47 +198,6 @@ struct Rare {
     notify: Vec<String>,
 }
 
-/// A new image from the machine.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Saving as a new image (not offered yet)")]
-struct Saving {
-    /// Save the machine's disk as a new image at shutdown [key: save_disk]
-    #[arg(long)]
-    save: bool,
-    /// Author of the new image
-    #[arg(long)]
-    author: Option<String>,
-    /// Mail address of the author
-    #[arg(long)]
-    author_email: Option<String>,
-    /// Version of the new image
-    #[arg(long)]
-    image_version: Option<String>,
-    /// Title of the new image
-    #[arg(long)]
-    title: Option<String>,
-    /// Description of the new image
-    #[arg(long)]
-    comment: Option<String>,
-    /// Registry for the new image
-    #[arg(long, value_name = "URL")]
-    marketplace_endpoint_newimage: Option<String>,
-}
-
-impl Saving {
-    /// What is missing first, in the order of the contract.
-    fn missing(&self) -> Option<&'static str> {
-        let wanted = [
-            (&self.author, "--author"),
-            (&self.author_email, "--author-email"),
-            (&self.image_version, "--image-version"),
-            (&self.title, "--title"),
-            (&self.comment, "--comment"),
-        ];
-        wanted.into_iter().find_map(|(value, name)| value.is_none().then_some(name))
-    }
-}
-
 impl Arguments {
     pub(super) fn common(&self) -> &Common {
         &self.common
@@ -251,12 +215,13 @@ impl Arguments {
         if self.list_types {
             // Endpoint and credentials must be configured, though nothing is called.
             session.api(&self.cloud)?;
-            return if session.out.is_json() { session.out.json(&types) } else { session.out.line(type_table(&types, &type_name)) };
+            return list_types(&session, &types, &type_name);
         }
         let Some(image) = self.image.as_deref() else {
             return Err(Failure::Usage("Please specify the machine image to start".to_owned()));
         };
         self.check(&session)?;
+        self.check_saving(&session)?;
         let api = session.api(&self.cloud)?;
         session.out.detail(format_args!("Accessing compute service at: {}", api.endpoint().cimi_url()));
         let number: u32 = session.settings.parsed(self.number, "instance_number", "a whole number")?.unwrap_or(1);
@@ -288,6 +253,16 @@ impl Arguments {
         named.map_or_else(|| DEFAULT_TYPE.to_owned(), |name| name.to_lowercase())
     }
 
+    /// Whether all is said that an image of the machine needs. (create-image needs less.)
+    fn check_saving(&self, session: &Session) -> Result {
+        if session.settings.switch(self.saving.save, "save_disk")
+            && let Some(option) = self.saving.missing()
+        {
+            return Err(Failure::Usage(format!("With the --save option, please provide {option}")));
+        }
+        Ok(())
+    }
+
     /// What can be seen to be wrong before anything is sent.
     fn check(&self, session: &Session) -> Result {
         let settings = &session.settings;
@@ -299,12 +274,6 @@ impl Arguments {
         if settings.text(self.rare.vnc_listen.as_deref(), "vnc_listen").is_some_and(|address| address.parse::<IpAddr>().is_err()) {
             return Err(Failure::Usage("VNC listen IP is not valid".to_owned()));
         }
-        if settings.switch(self.saving.save, "save_disk") {
-            if let Some(option) = self.saving.missing() {
-                return Err(Failure::Usage(format!("With the --save option, please provide {option}")));
-            }
-            return Err(Failure::Check("this cloud does not save machines as images yet (--save); start without it".to_owned()));
-        }
         if settings.text(self.rare.vm_template_file.as_deref().and_then(Path::to_str), "vm_template_file").is_some() {
             return Err(Failure::Check("this cloud has no machine templates of text (--vm-template-file); use the options instead".to_owned()));
         }
@@ -313,6 +282,10 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+fn list_types(session: &Session, types: &std::collections::BTreeMap<String, MachineType>, chosen: &str) -> Result {
+    if session.out.is_json() { session.out.json(&types) } else { session.out.line(type_table(types, chosen)) }
 }
 
 /// Asks for the machines one after the other. Those that were started stay when a later one is refused.
@@ -367,7 +340,7 @@ fn capitalised(word: &str) -> String {
 }
 
 /// The image as the cloud is told: by its identifier, as a volume, as a URL, or by the one image of this name.
-async fn image_reference(api: &Api, image: &str) -> Result<String> {
+pub(super) async fn image_reference(api: &Api, image: &str) -> Result<String> {
     if is_image_identifier(image) {
         return Ok(format!("MachineImage/{image}"));
     }

@@ -5,9 +5,10 @@ use crate::failure::Result;
 use crate::options::{Cloud, Common};
 use crate::session::Session;
 
-/// Start machines that are stopped
+/// Start machines that are stopped, or let them go on that are paused or suspended
 ///
 /// A stopped machine keeps its disks and address; it is started again from them.
+/// A paused or suspended machine goes on where it was.
 /// The command returns when the cloud has accepted the request; with --wait when it is done.
 /// JSON: a list of the numbers.
 #[derive(Debug, clap::Args)]

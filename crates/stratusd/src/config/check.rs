@@ -163,8 +163,12 @@ impl Config {
                 format!("has `{text}`; write ADDRESS/BITS, such as 192.168.1.0/24 or fd00::/8");
             return wrong("images.allow_sources", problem);
         }
-        let mail = self.mail.problem();
+        let mail = self.mail.problem().or_else(|| self.saving.problem());
         mail.map(|(key, problem)| (key.to_owned(), problem))
+            .or_else(|| {
+                let certificates = self.certificates.problem();
+                certificates.map(|(key, problem)| (key.to_owned(), problem))
+            })
             .or_else(|| self.problem_of_machine_types())
             .or_else(|| self.problem_of_networks())
     }

@@ -302,11 +302,15 @@ pub struct Limits {
     pub requests_per_user: usize,
     pub bodies_mib: usize,
     pub trusted_proxies: Vec<String>,
+    pub cpus_per_user: u64,
+    pub memory_gib_per_user: u64,
+    pub addresses_per_user: u64,
     pub volumes_per_user: usize,
+    pub volume_gib_per_user: u64,
     pub images_per_user: usize,
+    pub image_gib_per_user: u64,
     pub credentials_per_user: usize,
     pub templates_per_user: usize,
-    pub networks_per_user: usize,
     pub metrics_open_to_loopback: bool,
 }
 
@@ -323,11 +327,15 @@ impl Default for Limits {
             requests_per_user: 256,
             bodies_mib: 64,
             trusted_proxies: Vec::new(),
+            cpus_per_user: 4_000,
+            memory_gib_per_user: 16_000,
+            addresses_per_user: 1000,
             volumes_per_user: 1000,
+            volume_gib_per_user: 100_000,
             images_per_user: 200,
+            image_gib_per_user: 10_000,
             credentials_per_user: 100,
             templates_per_user: 100,
-            networks_per_user: 10,
             metrics_open_to_loopback: false,
         }
     }
@@ -341,6 +349,7 @@ pub struct Accounts {
     pub password_passes: u32,
     pub remembered_minutes: u64,
     pub password_file: String,
+    pub certificate_file: String,
 }
 
 impl Default for Accounts {
@@ -350,6 +359,7 @@ impl Default for Accounts {
             password_passes: 2,
             remembered_minutes: 15,
             password_file: String::new(),
+            certificate_file: String::new(),
         }
     }
 }

@@ -21,6 +21,12 @@ impl TestCloud {
         self.admin.clone()
     }
 
+    /// Where the API is: `https://…`, without a slash at the end.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.base.clone()
+    }
+
     /// Creates a user, and gives the API as this user. The password is the name and `-password`.
     ///
     /// # Panics
@@ -54,6 +60,17 @@ impl TestCloud {
             .args(arguments)
             .env("STRATUSLAB_USERNAME", user)
             .env("STRATUSLAB_PASSWORD", password);
+        self.run(&mut command)
+    }
+
+    /// Runs `stratus` as whoever the arguments say; the output whatever the exit status.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    #[must_use]
+    pub fn try_cli_as_told(&self, arguments: &[&str]) -> Output {
+        let mut command = self.client();
+        command.args(arguments);
         self.run(&mut command)
     }
 

@@ -98,6 +98,7 @@ fn right_document(cloud: &TestCloud, kind: Kind, image: &str) -> Value {
         Kind::VolumeTemplate => json!({"name": "t", "volumeConfig": {"capacity": 1000}}),
         Kind::User => json!({"username": "somebody", "password": "some-password"}),
         Kind::Group => json!({"groupname": "physicists"}),
+        Kind::ServiceConfiguration => json!({"service": "pdisk"}),
         _ => json!({"name": "x"}),
     }
 }

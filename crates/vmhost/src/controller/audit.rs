@@ -204,7 +204,11 @@ impl VmHost {
             let has_process = processes
                 .iter()
                 .any(|process| process.machine.to_string() == **uuid);
-            if matches!(machine.observed.stage, Stage::Running | Stage::Paused) && !has_process {
+            if matches!(
+                machine.observed.stage,
+                Stage::Running | Stage::Paused | Stage::Held
+            ) && !has_process
+            {
                 findings.push(Finding {
                     kind: "process",
                     what: machine.key(),
@@ -345,7 +349,10 @@ impl VmHost {
 
 /// Whether a machine is to have no process, nor has one coming.
 fn is_off(machine: &Machine) -> bool {
-    matches!(machine.observed.stage, Stage::Ended { .. } | Stage::Failed)
+    matches!(
+        machine.observed.stage,
+        Stage::Ended { .. } | Stage::Failed | Stage::Suspended
+    )
 }
 
 /// Whether a machine may be about to get a process.

@@ -114,7 +114,10 @@ async fn end_with_host(documents: &Documents, host: &HostId) -> Result<(), Docum
     let cause = EndCause::HostReboot;
     for machine in documents.machines.by_index("host", host.local()) {
         report(documents, machine.id(), |machine| {
-            if matches!(machine.observed.stage, Stage::Running | Stage::Paused) {
+            if matches!(
+                machine.observed.stage,
+                Stage::Running | Stage::Paused | Stage::Held
+            ) {
                 enter(machine, Stage::Ended { cause }, machine.observed.run);
                 machine.reason = reason_of(cause, None);
                 machine.accelerator = None;

@@ -17,10 +17,11 @@ use network::{Attachment, Hostname, NicTag, PlugRequest};
 use storage::{Durability, inspect::Format, qcow2, space, swap};
 use uuid::Uuid;
 
-use super::{Settings, Shared, media, root_disk};
+use super::{Settings, Shared, media, memory, root_disk};
 use crate::{
     HypervisorError,
     accel::AcceleratorKind,
+    hypervisor::RunFolder,
     launch_spec::{
         Accelerator, Boot, Credentials, DiskFormat, DiskId, DiskSpec, ImageFile, LaunchSpec,
         MacAddress, NicBackend, NicModel, NicSpec, PortForward, UserLease, UserNetwork, VncSpec,
@@ -151,6 +152,10 @@ pub(crate) fn needs_image(machine: &Machine, image: &str) -> bool {
     };
     kernel
         || machine.image.href.local() == image
+        || machine
+            .saved_as
+            .as_ref()
+            .is_some_and(|id| id.href.local() == image)
         || machine.disks.iter().any(
             |disk| matches!(&disk.role, DiskRole::ReadOnly { image: id } if id.local() == image),
         )
@@ -178,9 +183,12 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
     for (slot, disk) in machine.disks.iter().enumerate() {
         disks.push(disk_spec(documents, machine, disk, &folder, slot)?);
     }
+    let memory = memory::read(&RunFolder(folder.clone()))?;
     // A volume that could not be attached is at the machine no more: somebody has to detach it.
-    let at_machine = |attached: &&AttachedVolume| {
-        attached.wanted && !matches!(attached.stage, AttachStage::Failed { .. })
+    // Memory knows the disks it had: what came later is plugged in later, what is to go is taken away later.
+    let at_machine = |attached: &&AttachedVolume| match &memory {
+        Some(memory) => memory.knows(&volume_disk(&attached.volume)),
+        None => attached.wanted && !matches!(attached.stage, AttachStage::Failed { .. }),
     };
     for attached in machine.volumes.iter().filter(at_machine) {
         let slot = disks.len();
@@ -223,6 +231,9 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
         cgroup.cpu_limit_percent = machine.cpu_share_percent.or(cgroup.cpu_limit_percent);
         cgroup
     });
+    if let Some(memory) = memory {
+        memory.apply(&mut spec)?;
+    }
     Ok(spec)
 }
 

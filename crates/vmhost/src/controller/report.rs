@@ -55,7 +55,14 @@ fn event_of(before: &Machine, after: &Machine, now: Timestamp) -> Event {
         MachineState::Error => EventOutcome::Failure,
         _ => EventOutcome::Success,
     };
-    let text = |machine: &Machine| format!("{:?}", machine.phase);
+    // Where the phase stays (StratusLab has none for it), the state tells.
+    let text = |machine: &Machine| {
+        if before.phase == after.phase {
+            format!("{:?}", machine.state)
+        } else {
+            format!("{:?}", machine.phase)
+        }
+    };
     Event::state_change(
         after,
         &text(before),

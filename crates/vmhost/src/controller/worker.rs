@@ -6,6 +6,7 @@
 
 mod off;
 mod on;
+mod rest;
 mod start;
 
 use std::{
@@ -105,6 +106,8 @@ pub(super) struct Worker {
     /// When the end of that moment is followed by a start.
     restart_at: Option<(Timestamp, Instant)>,
     resumed_at: Option<Instant>,
+    /// When this worker saw its memory being written first.
+    saving_since: Option<Instant>,
     pub(super) asked_to_detach: Option<Instant>,
 }
 
@@ -129,6 +132,7 @@ impl Worker {
             restarts: 0,
             restart_at: None,
             resumed_at: None,
+            saving_since: None,
             asked_to_detach: None,
         }
     }
@@ -293,6 +297,7 @@ impl Worker {
         let events = handle.events();
         self.seen_alive = true;
         self.exit = None;
+        self.shared.meters.follow(&self.id, &handle);
         self.live = Some(Live {
             handle,
             events: Some(events),

@@ -151,6 +151,7 @@ impl Shared {
                     reason: text("reason").to_owned(),
                 }
             }
+            "MIGRATION" => MachineEvent::Memory,
             "VSERPORT_CHANGE" if text("id") == "agent" => {
                 MachineEvent::AgentConnected(flag("open"))
             }

@@ -108,6 +108,9 @@ pub fn rules() -> cloud::Settings {
     cloud::Settings {
         per_user: cloud::PerUser {
             machines: 100_000,
+            cpus: 1_000_000,
+            memory_gib: 1_000_000,
+            addresses: 100_000,
             volumes: 100_000,
             ..cloud::PerUser::default()
         },
@@ -459,7 +462,9 @@ impl World {
             let uuid: Uuid = machine.id().parse().unwrap();
             let runs = matches!(
                 machine.observed.stage,
-                cimi::lifecycle::Stage::Running | cimi::lifecycle::Stage::Paused
+                cimi::lifecycle::Stage::Running
+                    | cimi::lifecycle::Stage::Paused
+                    | cimi::lifecycle::Stage::Held
             );
             if runs != live.contains(&uuid) {
                 wrong.push(format!(
@@ -499,7 +504,12 @@ impl World {
                 use MachineState as S;
                 if matches!(
                     machine.state,
-                    S::Creating | S::Starting | S::Stopping | S::Deleting
+                    S::Creating
+                        | S::Starting
+                        | S::Pausing
+                        | S::Suspending
+                        | S::Stopping
+                        | S::Deleting
                 ) {
                     wrong.push(format!("{} is {:?}", machine.document.id, machine.state));
                 }

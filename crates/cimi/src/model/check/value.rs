@@ -7,8 +7,9 @@ use super::{
     wording::{join, one, unknown},
 };
 use crate::model::{
-    Access, Attribute, COMMON, COMPONENTS, Kind, Limit, Shape, Type, Violation, describe,
+    Access, Attribute, COMMON, COMPONENTS, Kind, Limit, Shape, Type, Violation, describe, further,
     reference::{kind_of, relative},
+    render::is_empty,
     scalar::{self, found},
 };
 
@@ -27,7 +28,26 @@ impl Checker {
         complete: bool,
     ) -> Map<String, Value> {
         let fields: Vec<Attribute> = COMMON.iter().chain(described.attributes).copied().collect();
-        self.members(&one(described.kind), &fields, object, path, complete)
+        let kind = described.kind;
+        if !described.is_open {
+            return self.members(&one(kind), &fields, object, path, complete);
+        }
+        let unfolded = further::unfolded(kind, object);
+        let mut known = unfolded.as_ref().unwrap_or(object).clone();
+        let others: Vec<String> = further::of(kind, &known)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let others: Vec<_> = others
+            .iter()
+            .filter_map(|name| known.remove_entry(name))
+            .collect();
+        let mut result = self.members(&one(kind), &fields, &known, path, complete);
+        for (name, value) in others {
+            if !is_empty(&value) && further::is_kept(self, &name, &value) {
+                result.insert(name, value);
+            }
+        }
+        result
     }
 
     /// The members of a structure called `what`.

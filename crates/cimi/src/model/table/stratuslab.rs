@@ -3,7 +3,9 @@
 use super::{
     super::{
         Attribute, Creation, Kind, Limit, Namespace,
-        Shape::{Array, Boolean, DateTime, Integer, Map, Ref, String, Struct},
+        Shape::{
+            Array, Boolean, Collection as Own, DateTime, Integer, Map, Ref, String, Struct, Uri,
+        },
         Type,
     },
     a, seen, standard,
@@ -22,23 +24,50 @@ pub(super) const USER: Type = Type {
         a("roles", Array(&String)),
         a("altnames", Map).limit(Limit::Text(1024)),
         seen("origin", String),
+        a("quota", Struct(AMOUNTS)),
+        seen("used", Struct(AMOUNTS)),
     ],
     ..standard(Kind::User, "users", "users")
 };
 
-/// What members of a group have, or may have.
-const OF_MEMBERS: &[Attribute] = &[
-    a("machines", Integer),
-    a("volumes", Integer),
-    a("images", Integer),
+/// How a machine is described when it is saved as a new image.
+pub(super) const SAVE: &[Attribute] = &[
+    a("author", String).limit(Limit::Text(256)).required(),
+    a("authorEmail", String).limit(Limit::Text(256)).required(),
+    a("title", String).limit(Limit::Text(256)),
+    a("comment", String).limit(Limit::Text(4096)),
+    a("version", String).limit(Limit::Text(64)),
+    a("marketplace", Uri).limit(Limit::Text(1024)),
 ];
+
+/// What was done so that others learn of a saved image.
+pub(super) const ANNOUNCED: &[Attribute] = &[
+    seen("at", DateTime),
+    seen("marketplace", Uri),
+    seen("validUntil", DateTime),
+    seen("problem", String),
+];
+
+/// What somebody, or all members of a group together, have or may have; -1: as much as there is.
+const AMOUNTS: &[Attribute] = &[
+    a("machines", Integer).limit(AMOUNT),
+    a("cpus", Integer).limit(AMOUNT),
+    a("memoryMib", Integer).limit(AMOUNT),
+    a("volumes", Integer).limit(AMOUNT),
+    a("volumeGib", Integer).limit(AMOUNT),
+    a("images", Integer).limit(AMOUNT),
+    a("imageGib", Integer).limit(AMOUNT),
+    a("addresses", Integer).limit(AMOUNT),
+];
+const AMOUNT: Limit = Limit::Range(-1, 1_000_000_000_000);
+
 pub(super) const GROUP: Type = Type {
     namespace: Namespace::StratusLab,
     creation: Creation::Plain { wrapper: None },
     attributes: &[
         a("groupname", String).at_creation().required(),
-        a("quota", Struct(OF_MEMBERS)),
-        seen("used", Struct(OF_MEMBERS)),
+        a("quota", Struct(AMOUNTS)),
+        seen("used", Struct(AMOUNTS)),
         seen("members", Array(&String)),
     ],
     ..standard(Kind::Group, "groups", "groups")
@@ -64,6 +93,7 @@ pub(super) const TOKEN: Type = Type {
 pub(super) const HOST: Type = Type {
     namespace: Namespace::StratusLab,
     attributes: &[
+        seen("meters", Own(Kind::Meter)),
         seen("state", String),
         seen("accelerator", String),
         seen("acceleratorReason", String),

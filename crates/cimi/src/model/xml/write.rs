@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use super::{
     super::{
-        Attribute, Kind, Namespace, Operations, Place, Representation, Shape, describe,
+        Attribute, FURTHER, Kind, Namespace, Operations, Place, Representation, Shape, describe,
+        further,
         render::{is_empty, rel_of, shown},
     },
     escape_attribute, escape_text,
@@ -40,6 +41,12 @@ pub fn render(representation: &Representation<'_>, out: &mut Vec<u8>) {
             (_, Some(value)) if !is_empty(value) => attribute(field, value, out),
             _ => {}
         }
+    }
+    let further = further::as_map(*kind, attributes, |name| select.wants(name));
+    if let Some(field) = described.attribute(FURTHER)
+        && !is_empty(&further)
+    {
+        attribute(field, &further, out);
     }
     if select.wants("operations") {
         write_operations(operations, out);

@@ -7,7 +7,7 @@ use std::{
 
 use cimi::{
     Acl, Right,
-    resources::{ContextData, Disk, DiskRole, Image, ImageState, Machine, Volume},
+    resources::{ContextData, Disk, DiskRole, Image, ImageState, Save},
     size::ByteSize,
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
@@ -16,10 +16,11 @@ use scheduler::{Demand, Requirements};
 use serde_json::{Map, Value};
 use store::Revision;
 
-use super::super::request::{
-    Interface, MachineCreate, NewVolume, Size, Template, volume_reference,
+use super::super::{
+    request::{Interface, MachineCreate, NewVolume, Size, Template, volume_reference},
+    save::save_of,
 };
-use crate::{Cloud, CloudError, OpContext, Result, quota::Place, resolve};
+use crate::{Cloud, CloudError, OpContext, Result, quota::Measure, resolve};
 
 /// Most disks of one machine, volumes included (StratusLab: ten data disks).
 const MOST_DISKS: usize = 12;
@@ -45,15 +46,29 @@ pub(super) struct Plan {
     pub(super) context: ContextData,
     pub(super) disks: Vec<Disk>,
     pub(super) interfaces: Vec<Interface>,
+    pub(super) save: Option<Save>,
     pub(super) new_volumes: Vec<NewVolume>,
-    /// Of the machine and the new volumes within what the user may have.
-    _places: Vec<Place>,
+}
+
+impl Plan {
+    /// What it adds to what the user has.
+    pub(super) fn amounts(&self) -> [(Measure, u64); 6] {
+        let volumes = self.new_volumes.iter();
+        let space = volumes.map(|new| ByteSize::from_capacity_kb(new.capacity_kb).0);
+        [
+            (Measure::Machines, 1),
+            (Measure::Cpus, self.size.cpu.into()),
+            (Measure::Memory, self.size.memory),
+            (Measure::Volumes, self.new_volumes.len() as u64),
+            (Measure::VolumeSpace, space.fold(0, u64::saturating_add)),
+            (Measure::Addresses, self.interfaces.len() as u64),
+        ]
+    }
 }
 
 impl Cloud {
     pub(super) fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
         let acl = Self::acl_for(context, false)?;
-        let mut places = vec![self.place::<Machine>(context, 1)?];
         // Before anything is read.
         let as_of = self.0.documents.revision();
         let mut request = MachineCreate::parse(body)?;
@@ -66,6 +81,7 @@ impl Cloud {
         let guest = guest_context(&template, template.credential_key(self, context)?)?;
         let disks = self.disks(context, &template, &size, &image)?;
         let interfaces = template.interfaces(self, context)?;
+        let save = save_of(template.save.as_ref())?;
         volumes_named_once(&template)?;
         if let Some(text) = &template.requirements {
             Requirements::parse(text).map_err(|error| {
@@ -73,7 +89,6 @@ impl Cloud {
             })?;
         }
         let new_volumes = template.new_volumes(self, context)?;
-        places.push(self.place::<Volume>(context, new_volumes.len())?);
         if interfaces.len() > MOST_INTERFACES {
             return Err(CloudError::invalid(
                 "machineTemplate.networkInterfaces",
@@ -106,8 +121,8 @@ impl Cloud {
             context: guest,
             disks,
             interfaces,
+            save,
             new_volumes,
-            _places: places,
         })
     }
 

@@ -252,6 +252,7 @@ pub(super) fn volume(bytes: u64) -> Volume {
         attachment: None,
         deleted: false,
         location: None,
+        size_since: None,
         unknown: serde_json::Map::new(),
     }
 }

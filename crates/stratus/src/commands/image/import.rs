@@ -96,6 +96,29 @@ const STALL_LIMIT: Duration = Duration::from_secs(120);
 const PIECE_BYTES: usize = 256 << 10;
 
 impl Arguments {
+    /// A disk in a file of this computer, without checks.
+    pub(super) fn of_file(file: &Path, name: String, public: bool, cloud: Cloud, common: Common) -> Self {
+        Self {
+            source: file.display().to_string(),
+            name: Some(name),
+            private: false,
+            public,
+            kind: "IMAGE".to_owned(),
+            identifier: None,
+            md5: None,
+            sha1: None,
+            sha256: None,
+            sha512: None,
+            bytes: None,
+            kernel: None,
+            initrd: None,
+            kernel_arguments: None,
+            timeout: 3600,
+            cloud,
+            common,
+        }
+    }
+
     pub(in crate::commands) fn common(&self) -> &Common {
         &self.common
     }

@@ -88,8 +88,12 @@ impl Arguments {
             template.insert("context".to_owned(), Value::Object(variables));
         }
 
+        let saved = settings.switch(self.saving.save, "save_disk");
+        if saved {
+            template.insert("save".to_owned(), self.saving.template(session));
+        }
         let mut body = json!({ "resourceURI": "http://schemas.dmtf.org/cimi/1/MachineCreate", "machineTemplate": template });
-        if let Some(name) = text(&self.vm_name, "vm_name") {
+        if let Some(name) = text(&self.vm_name, "vm_name").or_else(|| saved.then(super::saving::creator_name)) {
             body["name"] = json!(name);
         }
         Ok(body)

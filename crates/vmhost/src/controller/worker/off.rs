@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cimi::{
     Timestamp,
     lifecycle::{EndCause, Stage},
-    resources::Machine,
+    resources::{Image, Machine},
 };
 use documents::Cached;
 
@@ -53,6 +53,15 @@ impl Worker {
         Ok((until > now).then_some(until.min(again)))
     }
 
+    /// Lets a guest go on that was halted as asked, so that it can hear the power button. Whether it was one.
+    async fn wakes(&self, machine: &Machine, state: RunState) -> Result<bool, StepError> {
+        let held = state == RunState::Paused && machine.observed.stage == Stage::Held;
+        if held && let Some(live) = &self.live {
+            live.handle.cont().await?;
+        }
+        Ok(held)
+    }
+
     /// Whether a guest in this state can obey a power button.
     pub(super) const fn listens(state: RunState) -> bool {
         matches!(state, RunState::Running | RunState::Suspended)
@@ -65,6 +74,9 @@ impl Worker {
         state: Option<RunState>,
     ) -> Result<Next, StepError> {
         if let Some(state) = state {
+            if machine.desired.graceful && self.wakes(machine, state).await? {
+                return Ok(Next::Again);
+            }
             if machine.desired.graceful
                 && Self::listens(state)
                 && let Some(until) = self.press(machine).await?
@@ -76,6 +88,9 @@ impl Worker {
                 return Ok(Next::WaitUntil(until));
             }
             self.quit().await?;
+        }
+        if let Some(next) = self.wait_until_saved(machine).await? {
+            return Ok(next);
         }
         self.release(machine).await?;
         let now = Timestamp::now();
@@ -90,6 +105,57 @@ impl Worker {
             Err(error) if error.is_conflict() => Ok(Next::Again),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Keeps a machine that is removed until its disk is saved, if that was asked for. A kill doesn't wait.
+    async fn wait_until_saved(
+        &mut self,
+        machine: &Cached<Machine>,
+    ) -> Result<Option<Next>, StepError> {
+        if !machine.desired.graceful {
+            return Ok(None);
+        }
+        let Some(image) = self.being_saved(machine).await? else {
+            return Ok(None);
+        };
+        // Whoever merges the disk waits for this.
+        let ended = Stage::Ended {
+            cause: EndCause::Requested,
+        };
+        if !matches!(machine.observed.stage, Stage::Ended { .. }) {
+            self.unplug(machine).await?;
+        }
+        let run = machine.desired.run;
+        let reason = match &image.reason {
+            None => format!("its disk is being saved as {}", image.id),
+            Some(reason) => format!(
+                "its disk is to be saved as {}, which is tried again: {reason}",
+                image.id
+            ),
+        };
+        report(&self.shared.documents, &self.id, |machine| {
+            if !matches!(machine.observed.stage, Stage::Ended { .. }) {
+                enter(machine, ended.clone(), run);
+                machine.accelerator = None;
+            }
+            machine.reason = Some(reason.clone());
+        })
+        .await?;
+        Ok(Some(Next::Wait))
+    }
+
+    /// The image that this machine's disk is still to become. What the caches don't show yet is asked of the store: a
+    /// disk that isn't saved yet must not go because of a cache that is behind.
+    pub(super) async fn being_saved(&self, machine: &Machine) -> Result<Option<Image>, StepError> {
+        let Some(id) = &machine.saved_as else {
+            return Ok(None);
+        };
+        let local = id.href.local();
+        let image = match self.shared.documents.images.get(local) {
+            Some(read) => Some(read.document.0.clone()),
+            None => self.shared.documents.stored::<Image>(local).await?,
+        };
+        Ok(image.filter(Image::is_on_its_way))
     }
 
     /// Gives back interfaces, disks and folder. What is gone already is fine.
@@ -147,6 +213,9 @@ impl Worker {
         state: Option<RunState>,
     ) -> Result<Next, StepError> {
         if let Some(state) = state {
+            if !machine.desired.force && self.wakes(machine, state).await? {
+                return Ok(Next::Again);
+            }
             if !machine.desired.force
                 && Self::listens(state)
                 && let Some(until) = self.press(machine).await?
@@ -163,6 +232,7 @@ impl Worker {
         let started = machine.observed.run > 0 || machine.desired.run > 0;
         if started && !matches!(machine.observed.stage, Stage::Ended { .. }) {
             self.unplug(machine).await?;
+            self.forget_memory(machine).await?;
             let run = machine.desired.run;
             report(&self.shared.documents, &self.id, |machine| {
                 enter(machine, ended.clone(), run);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cimi::{
     Timestamp,
-    lifecycle::{EndCause, RestartPolicy, Stage},
+    lifecycle::{EndCause, Power, Rest, RestartPolicy, Stage},
     resources::Machine,
 };
 use documents::Cached;
@@ -32,6 +32,9 @@ impl Worker {
     ) -> Result<Next, StepError> {
         let (wanted, seen) = (machine.desired.run, &machine.observed);
         let new_run = seen.run < wanted;
+        let rest = machine.desired.rest_as_seen(seen);
+        let was_halted =
+            new_run || matches!(seen.stage, Stage::Held | Stage::Saving | Stage::Booting);
         match state {
             None => match &seen.stage {
                 _ if new_run => {
@@ -41,20 +44,53 @@ impl Worker {
                 Stage::Waiting | Stage::Preparing => self.start(machine).await,
                 // An earlier life of this controller was killed while it started it: nobody has seen it run yet.
                 Stage::Booting if !self.seen_alive => self.start(machine).await,
-                Stage::Booting | Stage::Running | Stage::Paused => {
+                Stage::Booting if self.could_not_load(machine).await? => {
+                    self.not_read_back(machine).await
+                }
+                Stage::Saving => self.saved_or_lost(machine).await,
+                // Its devices are in its memory: nothing is changed about them.
+                Stage::Suspended if rest == Some(Rest::Suspend) => Ok(Next::Wait),
+                Stage::Suspended => self.start(machine).await,
+                Stage::Booting | Stage::Running | Stage::Paused | Stage::Held => {
                     self.ended(machine, EndCause::HypervisorDied).await
                 }
                 Stage::Ended { cause } => self.after_end(machine, *cause).await,
                 Stage::Failed => self.after_failure(machine).await,
                 Stage::Releasing | Stage::Lost => self.settle_volumes(machine).await,
             },
+            Some(state @ RunState::Prelaunch) if rest == Some(Rest::Pause) => {
+                self.hold(machine, state).await
+            }
             Some(RunState::Prelaunch) => self.let_run(machine).await,
             Some(RunState::ShutDown | RunState::Panicked) if self.restarting(machine) => {
                 self.reset(machine).await
             }
+            // It was asked to stop before it was asked to start again.
+            Some(RunState::ShutDown | RunState::Panicked) if new_run => {
+                self.quit().await?;
+                self.unplug(machine).await?;
+                Ok(Next::Again)
+            }
             Some(RunState::ShutDown) => self.ended(machine, EndCause::GuestShutdown).await,
             Some(RunState::Panicked) => self.ended(machine, EndCause::GuestPanic).await,
             Some(RunState::Exited) => Ok(Next::Again),
+            Some(RunState::Loading) => self.loading(machine).await,
+            // A newer run than the one that was asked to stop begins when it has stopped, or has had its time.
+            Some(RunState::Running)
+                if new_run
+                    && seen.stage == Stage::Running
+                    && let Some(until) = self.stopping_until() =>
+            {
+                Ok(Next::WaitUntil(until))
+            }
+            Some(state) if rest == Some(Rest::Suspend) => self.save(machine, state).await,
+            Some(state) if rest == Some(Rest::Pause) && !self.restarting(machine) => {
+                self.hold(machine, state).await
+            }
+            Some(state @ (RunState::Paused | RunState::Other)) if was_halted => {
+                self.go_on(machine, state).await
+            }
+            Some(state @ RunState::Saved) => self.go_on(machine, state).await,
             Some(RunState::Running | RunState::Suspended) => self.running(machine).await,
             Some(state @ (RunState::Paused | RunState::IoError | RunState::Other)) => {
                 self.halted(machine, state).await
@@ -77,7 +113,9 @@ impl Worker {
                     machine.observed.restart = machine.desired.restart;
                 }
                 enter(machine, Stage::Running, run);
-                machine.reason = None;
+                if machine.observed.refused != Some(machine.desired.since) {
+                    machine.reason = None;
+                }
                 machine.accelerator = Some(accelerator);
                 machine.first_started.get_or_insert_with(Timestamp::now);
             })
@@ -93,6 +131,35 @@ impl Worker {
             return self.reset(machine).await;
         }
         self.settle_volumes(machine).await
+    }
+
+    /// Until when a guest may obey the power button that this worker pressed to stop it.
+    fn stopping_until(&self) -> Option<Instant> {
+        let pressed = self.pressed.as_ref()?;
+        let (.., power, _) = pressed.wish;
+        (power == Power::Off && pressed.until > Instant::now()).then_some(pressed.until)
+    }
+
+    /// Its process ended while it read its memory back. The memory is kept.
+    async fn not_read_back(&mut self, machine: &Machine) -> Result<Next, StepError> {
+        self.quit().await?;
+        self.unplug(machine).await?;
+        let how = self.exit.take().unwrap_or(ExitCause::Unseen);
+        let output = crate::hypervisor::RunFolder(self.folder(machine)).output();
+        let words = super::blocking(move || Ok(crate::qemu::last_words(&output))).await?;
+        let reason = format!(
+            "its memory could not be read back ({how}): {words}; it is kept: start it again to try again, or restart \
+             it to boot without it"
+        );
+        tracing::warn!(vmid = %machine.vmid, reason, "machine could not go on from its memory");
+        let run = machine.desired.run;
+        report(&self.shared.documents, &self.id, |machine| {
+            enter(machine, Stage::Failed, run);
+            machine.reason = Some(reason.clone());
+            machine.accelerator = None;
+        })
+        .await?;
+        Ok(Next::Again)
     }
 
     /// Resets the guest for a restart that was asked for.

@@ -21,6 +21,13 @@ use crate::{
 impl Worker {
     /// Makes everything the machine needs, and starts its process.
     pub(super) async fn start(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
+        if let Some(image) = self.being_saved(machine).await? {
+            report(&self.shared.documents, &self.id, |machine| {
+                machine.reason = Some(format!("waits until its disk is saved as {}", image.id));
+            })
+            .await?;
+            return Ok(Next::Wait);
+        }
         match self.launch(machine).await {
             Ok(()) => Ok(Next::Again),
             Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
@@ -54,7 +61,12 @@ impl Worker {
                 if let Err(error) = self.unplug(machine).await {
                     tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
                 }
-                let (run, reason) = (machine.desired.run, error.to_string());
+                let run = machine.desired.run;
+                let reason = if self.could_not_load(machine).await? {
+                    format!("its memory could not be read back, and is kept: {error}")
+                } else {
+                    error.to_string()
+                };
                 report(&self.shared.documents, &self.id, |machine| {
                     enter(machine, Stage::Failed, run);
                     machine.reason = Some(reason.clone());
@@ -69,6 +81,9 @@ impl Worker {
         self.seen_alive = false;
         let began = Instant::now();
         let shared = self.shared.clone();
+        if machine.desired.afresh || machine.desired.restart > machine.observed.restart {
+            self.forget_memory(machine).await?;
+        }
         let document = machine.document.0.clone();
         let mut spec = blocking(move || Ok(prepare::prepare(&shared, &document)?)).await?;
         let mut waits = Vec::new();
@@ -96,6 +111,7 @@ impl Worker {
                 plugged.attachment,
             ));
         }
+        let has_memory = spec.memory.is_some();
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
         let run = machine.desired.run;
         let booting = report(&self.shared.documents, &self.id, |machine| {
@@ -124,7 +140,12 @@ impl Worker {
         for ready in waits {
             ready.wait().await?;
         }
-        if let Some(live) = &self.live {
+        // What rests from the start, or has its memory to read first, goes on by a later step.
+        let rests = machine.desired.rest_as_seen(&machine.observed).is_some();
+        if !rests
+            && !has_memory
+            && let Some(live) = &self.live
+        {
             live.handle.cont().await?;
         }
         self.bound_logs(machine).await;

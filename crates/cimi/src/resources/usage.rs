@@ -1,0 +1,197 @@
+//! What a resource means in use, for accounting: who has how much of what, since when.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DiskRole, Machine, Resource, Unknown, Volume};
+use crate::{
+    Timestamp, VmId,
+    lifecycle::{Observed, Stage},
+    resources::Address,
+};
+
+/// What is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UseKind {
+    /// CPUs and memory of a machine, while it runs.
+    Machine,
+    /// The disks of a machine, as long as it exists.
+    Disk,
+    /// A network address, while it is leased.
+    Address,
+    /// A volume, from its creation to its removal.
+    Volume,
+}
+
+/// Something that somebody uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Use {
+    /// Who: a user's name, or `::ADMIN` for what belongs to the administrators.
+    pub user: String,
+    /// What.
+    pub kind: UseKind,
+    /// By which resource: `Machine/<uuid>`, `Volume/<uuid>`.
+    pub resource: String,
+    /// Its name at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The machine's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmid: Option<VmId>,
+    /// Since when.
+    pub start: Timestamp,
+    /// Virtual CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Memory in KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_kib: Option<u64>,
+    /// Space in bytes, as it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// The address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+/// A use that is over. Never changed, and kept when the resource, and the user, are long gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UsageRecord {
+    /// What was used.
+    #[serde(flatten)]
+    pub used: Use,
+    /// Until when.
+    pub end: Timestamp,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+impl Use {
+    fn of<R: Resource>(document: &R, kind: UseKind, resource: String, start: Timestamp) -> Self {
+        Self {
+            user: document.acl().owner.principal.clone(),
+            kind,
+            resource,
+            name: document.common().name.clone(),
+            vmid: None,
+            start,
+            cpus: None,
+            memory_kib: None,
+            bytes: None,
+            address: None,
+        }
+    }
+
+    /// Names the use, now and when it is over.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let kind = match self.kind {
+            UseKind::Machine => "machine",
+            UseKind::Disk => "disk",
+            UseKind::Address => "address",
+            UseKind::Volume => "volume",
+        };
+        format!("{kind}:{}:{}", self.resource, self.start.as_millis())
+    }
+
+    /// Whether it is the same use still, whatever the resource is called by now.
+    #[must_use]
+    pub fn goes_on_as(&self, later: &Self) -> bool {
+        let renamed = Self {
+            name: self.name.clone(),
+            ..later.clone()
+        };
+        *self == renamed
+    }
+}
+
+/// Since when the guest has CPUs and memory: from the report that it runs, until one that it doesn't. A host that can't be
+/// reached reports nothing.
+#[must_use]
+pub(super) fn running_since(observed: &Observed, before: Option<Timestamp>) -> Option<Timestamp> {
+    match observed.stage {
+        Stage::Running | Stage::Paused | Stage::Held | Stage::Saving => {
+            before.or(Some(observed.since))
+        }
+        Stage::Lost => before,
+        _ => None,
+    }
+}
+
+impl Machine {
+    /// Bytes of the disks that live and die with it; what it shares with others doesn't count.
+    #[must_use]
+    pub fn own_disk_bytes(&self) -> u64 {
+        let own = |role: &DiskRole| !matches!(role, DiskRole::ReadOnly { .. });
+        let disks = self.disks.iter().filter(|disk| own(&disk.role));
+        disks
+            .map(|disk| disk.size_bytes.0)
+            .fold(0, u64::saturating_add)
+    }
+
+    pub(super) fn in_use(&self) -> Vec<Use> {
+        let of = |kind, start| Use {
+            vmid: Some(self.vmid),
+            bytes: Some(self.own_disk_bytes()),
+            ..Use::of(self, kind, self.id.to_string(), start)
+        };
+        let since = self.disks_since.unwrap_or(self.common.created);
+        let mut uses = vec![of(UseKind::Disk, since)];
+        if let Some(since) = self.running_since {
+            uses.push(Use {
+                cpus: Some(self.cpu),
+                memory_kib: Some(self.memory),
+                ..of(UseKind::Machine, since)
+            });
+        }
+        uses
+    }
+
+    pub(super) fn begin_anew(&mut self, before: &Self, now: Timestamp) {
+        let given = self.common.acl.owner != before.common.acl.owner;
+        let resized = self.own_disk_bytes() != before.own_disk_bytes();
+        if given || resized {
+            self.disks_since = Some(now);
+        }
+        let changed = given || resized || self.cpu != before.cpu || self.memory != before.memory;
+        if changed && self.running_since.is_some() && self.running_since == before.running_since {
+            self.running_since = Some(now);
+        }
+    }
+}
+
+impl Volume {
+    pub(super) fn in_use(&self) -> Vec<Use> {
+        let since = self.size_since.unwrap_or(self.common.created);
+        vec![Use {
+            bytes: Some(self.size_bytes.0),
+            ..Use::of(self, UseKind::Volume, self.id.to_string(), since)
+        }]
+    }
+
+    pub(super) fn begin_anew(&mut self, before: &Self, now: Timestamp) {
+        let given = self.common.acl.owner != before.common.acl.owner;
+        if given || self.size_bytes != before.size_bytes {
+            self.size_since = Some(now);
+        }
+    }
+}
+
+impl Address {
+    pub(super) fn in_use(&self) -> Vec<Use> {
+        // What a user keeps is in use whether a machine has it or not.
+        let resource = match &self.resource {
+            Some(machine) if !self.kept => machine.href.to_string(),
+            _ => self.id.to_string(),
+        };
+        vec![Use {
+            address: Some(self.ip),
+            ..Use::of(self, UseKind::Address, resource, self.common.created)
+        }]
+    }
+}

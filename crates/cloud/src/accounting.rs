@@ -1,0 +1,197 @@
+//! Who used what from when to when.
+//!
+//! What is over are records in the store, written with the change that ended the use ([`documents::usage`]); what goes on
+//! is in the documents themselves. A listing tells what goes on first: what ends while it is read is then told twice, by
+//! the same `id`, and never not at all.
+
+use cimi::{
+    Right, Timestamp,
+    resources::{Address, Machine, Resource, Use, User, Volume},
+};
+use documents::OfType;
+use serde_json::{Value, json};
+
+use crate::{Cloud, CloudError, OpContext, Result, access};
+
+/// Most uses on one page, and how many if nobody says.
+const PAGE_AT_MOST: usize = 1000;
+
+/// What a listing of uses is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct UsageQuery {
+    /// Uses that ended before this are left out.
+    pub from: Option<Timestamp>,
+    /// Uses that began at this time or later are left out.
+    pub to: Option<Timestamp>,
+    /// Of one user only.
+    pub user: Option<String>,
+    /// How many at most; some pages have fewer, or none, though there are more.
+    pub limit: Option<usize>,
+    /// The `next` of the page before.
+    pub after: Option<String>,
+}
+
+/// Where a listing is: which part of it, and what was told last of that part.
+enum At {
+    Machines(Option<String>),
+    Volumes(Option<String>),
+    Addresses(Option<String>),
+    Over(Option<String>),
+}
+
+impl At {
+    fn parse(text: Option<&str>) -> Option<Self> {
+        let Some(text) = text else {
+            return Some(Self::Machines(None));
+        };
+        let (part, last) = text.split_once(':')?;
+        let last = (!last.is_empty()).then(|| last.to_owned());
+        Some(match part {
+            "machines" => Self::Machines(last),
+            "volumes" => Self::Volumes(last),
+            "addresses" => Self::Addresses(last),
+            "over" => Self::Over(last),
+            _ => return None,
+        })
+    }
+
+    fn text(&self) -> String {
+        let (part, last) = match self {
+            Self::Machines(last) => ("machines", last),
+            Self::Volumes(last) => ("volumes", last),
+            Self::Addresses(last) => ("addresses", last),
+            Self::Over(last) => ("over", last),
+        };
+        format!("{part}:{}", last.as_deref().unwrap_or_default())
+    }
+}
+
+/// The uses of a page, and the period they are asked for.
+struct Telling {
+    from: Timestamp,
+    to: Timestamp,
+    now: Timestamp,
+    uses: Vec<Value>,
+}
+
+impl Telling {
+    /// Tells a use, if any of it is in the period: all of it, and how much of it is in the period.
+    fn tell(&mut self, used: &Use, end: Option<Timestamp>) {
+        let until = end.unwrap_or(self.now);
+        if used.start >= self.to || until < self.from {
+            return;
+        }
+        let inside = until.min(self.to).since(used.start.max(self.from));
+        let mut value = json!(used);
+        value["id"] = used.id().into();
+        value["end"] = json!(end);
+        value["hours"] = json!(inside.as_secs_f64() / 3600.0);
+        self.uses.push(value);
+    }
+}
+
+impl Cloud {
+    /// One page of what was used: administrators see all, users their own. A page costs what it shows.
+    ///
+    /// # Errors
+    /// [`CloudError::Forbidden`] for what others used, [`CloudError::Invalid`].
+    pub async fn usage(&self, context: &OpContext, query: &UsageQuery) -> Result<Value> {
+        let own = access::require_user(context)?;
+        let documents = &self.0.documents;
+        let user = match &query.user {
+            Some(user) if user != own && !context.is_admin() => {
+                return Err(CloudError::Forbidden(
+                    "only administrators see what others used".to_owned(),
+                ));
+            }
+            None if context.is_admin() => None,
+            _ => Some(query.user.as_deref().unwrap_or(own)),
+        };
+        let now = Timestamp::now();
+        let mut from = query.from.unwrap_or(Timestamp::from_millis(0));
+        if !context.is_admin() {
+            // What somebody of the same name used before is not theirs.
+            let account = access::find::<User>(documents, context, own, Right::View);
+            from = account.map_or(from, |account| from.max(account.common.created));
+        }
+        let to = query
+            .to
+            .unwrap_or(now.after(std::time::Duration::from_secs(1)));
+        if from >= to && query.from.is_some() {
+            return Err(CloudError::invalid("to", "must be later than `from`"));
+        }
+        let limit = query.limit.unwrap_or(PAGE_AT_MOST).clamp(1, PAGE_AT_MOST);
+        let at = At::parse(query.after.as_deref());
+        let wrong = || CloudError::invalid("after", "is not the `next` of a page");
+        let mut at = Some(at.ok_or_else(wrong)?);
+        let mut telling = Telling {
+            from,
+            to,
+            now,
+            uses: Vec::new(),
+        };
+        while let Some(here) = at.take() {
+            let left = limit.saturating_sub(telling.uses.len());
+            if left == 0 {
+                at = Some(here);
+                break;
+            }
+            at = match here {
+                At::Machines(last) => Some(
+                    self.going_on::<Machine>(user, last.as_deref(), left, &mut telling)
+                        .map_or(At::Volumes(None), |last| At::Machines(Some(last))),
+                ),
+                At::Volumes(last) => Some(
+                    self.going_on::<Volume>(user, last.as_deref(), left, &mut telling)
+                        .map_or(At::Addresses(None), |last| At::Volumes(Some(last))),
+                ),
+                At::Addresses(last) => Some(
+                    self.going_on::<Address>(user, last.as_deref(), left, &mut telling)
+                        .map_or(At::Over(None), |last| At::Addresses(Some(last))),
+                ),
+                At::Over(last) => {
+                    let page = documents.usage(user, from, last.as_deref(), left).await;
+                    let page = page.map_err(|error| match error {
+                        documents::DocumentsError::Key(_) => wrong(),
+                        other => other.into(),
+                    })?;
+                    for record in &page.records {
+                        telling.tell(&record.used, Some(record.end));
+                    }
+                    let next = page.next.map(|next| At::Over(Some(next)));
+                    // One read of the store a request: the rest is another page.
+                    let mut answer = json!({"from": from, "to": to, "uses": telling.uses});
+                    if let Some(next) = next {
+                        answer["next"] = next.text().into();
+                    }
+                    return Ok(answer);
+                }
+            };
+        }
+        let mut answer = json!({"from": from, "to": to, "uses": telling.uses});
+        if let Some(at) = at {
+            answer["next"] = at.text().into();
+        }
+        Ok(answer)
+    }
+
+    /// Tells what documents of a type are used as, some of them at most; the id to go on after, if there are more.
+    fn going_on<R: OfType>(
+        &self,
+        user: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
+        telling: &mut Telling,
+    ) -> Option<String> {
+        let read = self.0.documents.after::<R>(user, after, limit);
+        for document in &read {
+            for used in Resource::uses(&document.document.0) {
+                telling.tell(&used, None);
+            }
+        }
+        let is_full = read.len() == limit;
+        read.last()
+            .filter(|_| is_full)
+            .map(|last| last.id().to_owned())
+    }
+}

@@ -1,0 +1,189 @@
+//! One attribute of all documents of a collection.
+
+use std::{
+    cmp::Ordering,
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
+
+use cimi::{
+    Acl,
+    query::{Attributes, OrderKey, Scalar},
+};
+
+use crate::OpContext;
+
+/// What a column holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// An attribute, by its name.
+    Attribute(Box<str>),
+    /// A property of the user's own, by its key.
+    Property(Box<str>),
+}
+
+/// What one document has of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Value {
+    one: Option<Scalar<'static>>,
+    several: Box<[Scalar<'static>]>,
+    property: Option<Box<str>>,
+    access: Option<Box<Acl>>,
+}
+
+impl Value {
+    pub(super) fn attribute(document: &impl Attributes, name: &str) -> Self {
+        let one = document.attribute(name).map(Scalar::into_owned);
+        let several = match &one {
+            Some(_) => Vec::new(),
+            None => document.several(name),
+        };
+        Self {
+            one,
+            several: several.into_iter().map(Scalar::into_owned).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn property(document: &impl Attributes, key: &str) -> Self {
+        Self {
+            property: document.property(key).map(Box::from),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn access(acl: &Acl) -> Self {
+        Self {
+            access: Some(Box::new(acl.clone())),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn is_seen_by(&self, context: &OpContext) -> bool {
+        let acl = self.access.as_ref();
+        acl.is_some_and(|acl| context.right_on(acl).is_some())
+    }
+
+    /// Sorts as the value does, as far as it reaches: what has the same key may still differ, what has another doesn't. Its
+    /// highest bit is free.
+    fn key(&self) -> Option<u128> {
+        // As numbers without a sign that sort alike.
+        let number = |number: i64| u128::from(number.cast_unsigned() ^ (1 << 63));
+        Some(match self.one.as_ref()? {
+            Scalar::Boolean(value) => u128::from(*value),
+            Scalar::Integer(value) => 1 << 120 | number(*value),
+            Scalar::Time(time) => 2 << 120 | number(time.as_millis()),
+            Scalar::Text(text) => {
+                let mut bytes = [0; 16];
+                for (to, from) in bytes.iter_mut().skip(1).zip(text.bytes()) {
+                    *to = from;
+                }
+                3 << 120 | u128::from_be_bytes(bytes)
+            }
+        })
+    }
+}
+
+/// As a filter for this one attribute sees it.
+impl Attributes for Value {
+    fn attribute(&self, _name: &str) -> Option<Scalar<'_>> {
+        self.one.as_ref().map(Scalar::borrowed)
+    }
+
+    fn several(&self, _name: &str) -> Vec<Scalar<'_>> {
+        self.several.iter().map(Scalar::borrowed).collect()
+    }
+
+    fn property(&self, _key: &str) -> Option<&str> {
+        self.property.as_deref()
+    }
+}
+
+/// For each row the number of its value.
+#[derive(Debug, Default)]
+pub(super) struct Column {
+    codes: Vec<u32>,
+    values: Vec<Value>,
+    keys: Vec<Option<u128>>,
+    /// Numbers of values by their hash; several values may share one.
+    numbers: HashMap<u64, Vec<u32>>,
+    hasher: RandomState,
+}
+
+impl Column {
+    /// The number of a value.
+    fn number(&mut self, value: Value) -> u32 {
+        let hash = self.hasher.hash_one(&value);
+        let known = self.numbers.entry(hash).or_default();
+        let same = |number: &&u32| self.values.get(**number as usize) == Some(&value);
+        if let Some(number) = known.iter().find(same) {
+            return *number;
+        }
+        // Fewer than documents fit into memory.
+        let number = u32::try_from(self.values.len()).unwrap_or(u32::MAX);
+        known.push(number);
+        self.keys.push(value.key());
+        self.values.push(value);
+        number
+    }
+
+    pub(super) fn insert(&mut self, place: usize, value: Value) {
+        let number = self.number(value);
+        self.codes.insert(place.min(self.codes.len()), number);
+    }
+
+    pub(super) fn set(&mut self, place: usize, value: Value) {
+        let number = self.number(value);
+        if let Some(code) = self.codes.get_mut(place) {
+            *code = number;
+        }
+    }
+
+    pub(super) fn keep(&mut self, kept: &[bool]) {
+        let mut at = kept.iter();
+        self.codes.retain(|_| at.next().copied().unwrap_or(false));
+    }
+
+    /// Forgets values that no row has any more, once they are many.
+    pub(super) fn tidy(&mut self, rows: usize) {
+        if self.values.len() <= 2 * rows + 256 {
+            return;
+        }
+        let former = std::mem::take(self);
+        for code in former.codes {
+            let value = former.values.get(code as usize).cloned();
+            let number = self.number(value.unwrap_or_default());
+            self.codes.push(number);
+        }
+    }
+
+    /// Clears the bits of rows whose value doesn't do.
+    pub(super) fn and(&self, mask: &mut [bool], does: impl Fn(&Value) -> bool) {
+        let verdicts: Vec<bool> = self.values.iter().map(does).collect();
+        for (bit, code) in mask.iter_mut().zip(&self.codes) {
+            *bit &= verdicts.get(*code as usize).copied().unwrap_or(false);
+        }
+    }
+
+    fn value(&self, place: u32) -> Option<&Value> {
+        let code = self.codes.get(place as usize)?;
+        self.values.get(*code as usize)
+    }
+
+    /// What sorts a row in a direction, as far as it reaches; rows without a value come last.
+    pub(super) fn key(&self, place: u32, descending: bool) -> u128 {
+        let code = self.codes.get(place as usize);
+        let key = code.and_then(|code| *self.keys.get(*code as usize)?);
+        match key {
+            None => u128::MAX,
+            Some(key) if descending => u128::MAX / 2 - key,
+            Some(key) => key,
+        }
+    }
+
+    /// Compares two rows.
+    pub(super) fn compare(&self, key: &OrderKey, a: u32, b: u32) -> Ordering {
+        let of = |place| self.value(place).and_then(|value| value.one.as_ref());
+        key.compare(of(a), of(b))
+    }
+}

@@ -1,0 +1,74 @@
+//! The content of images on its way to who may read them.
+
+use std::{fmt, sync::Arc};
+
+use cimi::{
+    Right,
+    resources::{Image, ImageState},
+};
+
+use crate::{ByteStream, Cloud, CloudError, OpContext, Result};
+
+/// Which content of an image is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DownloadRequest {
+    /// `raw`, `qcow2`, `vdi`, `vmdk`, `vpc`; none: as it is kept.
+    pub format: Option<String>,
+    /// Only from this byte on, up to the one before the second.
+    pub part: Option<(u64, Option<u64>)>,
+}
+
+/// Content of an image.
+pub struct Download {
+    /// What it is, as the request names formats.
+    pub format: &'static str,
+    /// Length of the whole content, if it is known.
+    pub length: Option<u64>,
+    /// The first byte and the one behind the last that come, if it is a part.
+    pub part: Option<(u64, u64)>,
+    /// The identifier of the whole content, if it has one: what was converted has none.
+    pub identifier: Option<String>,
+    /// The bytes.
+    pub content: ByteStream,
+    /// Names the content, whatever asks for it: two that are equal have the same bytes.
+    pub tag: String,
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Download")
+            .field("format", &self.format)
+            .field("length", &self.length)
+            .field("part", &self.part)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cloud {
+    /// The content of an image that the caller may see.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] for an image without content, [`CloudError::Invalid`] for a format that can't be made.
+    pub async fn download_image(
+        &self,
+        context: &OpContext,
+        id: &str,
+        request: DownloadRequest,
+    ) -> Result<Download> {
+        let read = self.find_image(context, id, Right::View)?;
+        if read.state != ImageState::Available {
+            return Err(CloudError::Conflict(format!(
+                "{} has no content yet; wait until it is AVAILABLE",
+                read.id
+            )));
+        }
+        let image: Arc<Image> = Arc::new(read.document.0.clone());
+        let mut download = self.0.intake.open(image.clone(), request).await?;
+        download.tag = format!(
+            "{}-{}",
+            image.identifier().unwrap_or_default(),
+            download.format
+        );
+        Ok(download)
+    }
+}

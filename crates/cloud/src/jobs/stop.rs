@@ -1,0 +1,194 @@
+//! Stopping a job: what it asked for is taken back, in the same transaction that says so.
+//!
+//! ```text
+//!  QUEUED, RUNNING ──stop──▶ STOPPING ──nothing is left of it──▶ STOPPED
+//! ```
+//!
+//! What can't be taken back (a removal, a power button that was pressed) can't be stopped.
+
+use cimi::{
+    Right, Timestamp,
+    lifecycle::Power,
+    resources::{
+        Event, Image, ImageState, Job, JobGoal, JobState, Machine, Resource, Volume, VolumeState,
+    },
+};
+use documents::Cached;
+
+use crate::{Cloud, CloudError, Done, OpContext, Result, access};
+
+/// Whether a job can be stopped: it goes on, and what it does can be taken back.
+pub(crate) fn is_stoppable(job: &Job) -> bool {
+    if !matches!(job.state, JobState::Queued | JobState::Running) {
+        return false;
+    }
+    match &job.goal {
+        JobGoal::MachineRuns { .. }
+        | JobGoal::MachinePaused
+        | JobGoal::MachineSuspended
+        | JobGoal::VolumeAttached { .. } => true,
+        // Of a volume, the image is made in an instant.
+        JobGoal::Available if job.subject().starts_with("VolumeImage/") => false,
+        JobGoal::Available => job.action == "add",
+        // A system that is not to be as it was asked to be is removed, or asked otherwise.
+        JobGoal::Parts | JobGoal::NetworkOff => false,
+        JobGoal::MachineOff | JobGoal::Gone | JobGoal::VolumeDetached { .. } => {
+            !job.nested_jobs.is_empty()
+        }
+    }
+}
+
+impl Cloud {
+    /// Stops a job: what it asked for is taken back. A machine or import that is just being made is given up, a start is
+    /// followed by a hard stop. The answer's job is the job itself, which is STOPPED when nothing is left to do.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] if it is over, or what it does can't be taken back.
+    pub async fn stop_job(&self, context: &OpContext, id: &str) -> Result<Done> {
+        let documents = &self.0.documents;
+        loop {
+            context.in_time()?;
+            let read = access::find::<Job>(documents, context, id, Right::Modify)?;
+            let done = Done {
+                view: None,
+                job: Some(read.document.id.to_string()),
+            };
+            if read.state == JobState::Stopping {
+                return Ok(done);
+            }
+            if read.state.is_final() {
+                return Err(CloudError::Conflict(format!(
+                    "{} is over",
+                    read.document.id
+                )));
+            }
+            if !is_stoppable(&read) {
+                return Err(CloudError::Conflict(format!(
+                    "{} can't be stopped: `{}` can't be taken back",
+                    read.document.id, read.action
+                )));
+            }
+            for part in &read.nested_jobs {
+                let local = part.href.rsplit('/').next().unwrap_or_default();
+                let open = documents.jobs.get(local);
+                if open.is_some_and(|part| is_stoppable(&part)) {
+                    match Box::pin(self.stop_job(context, local)).await {
+                        // It ended meanwhile.
+                        Ok(_) | Err(CloudError::Conflict(_) | CloudError::NotFound { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            match self.take_back(context, &read).await {
+                Ok(()) => {
+                    tracing::info!(job = %read.id, user = context.user(), "job is to be stopped");
+                    return Ok(done);
+                }
+                Err(CloudError::Raced(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Writes that it is being stopped, and what follows for its subject.
+    async fn take_back(&self, context: &OpContext, read: &Cached<Job>) -> Result<()> {
+        let documents = &self.0.documents;
+        let now = Timestamp::now();
+        let who = context.user().unwrap_or_default();
+        let mut job = read.document.0.clone();
+        let changes = documents.changes();
+        if !job.nested_jobs.is_empty() {
+            let same = job.goal.clone();
+            job.stop(same, who, now);
+            changes.replace(read, job).commit().await?;
+            return Ok(());
+        }
+        let (kind, local) = job.subject().split_once('/').unwrap_or_default();
+        let changes = match kind {
+            Machine::COLLECTION => {
+                let machine = self.find_machine(context, local, Right::Modify)?;
+                let mut next = machine.document.0.clone();
+                let undone = give_up(&mut next, &job, now);
+                next.settle();
+                let event = Event::request(&next, "stop of its job", who, now);
+                job.stop(undone, who, now);
+                changes.replace(&machine, next).create(&event)
+            }
+            Image::COLLECTION => {
+                let image = self.find_image(context, local, Right::Modify)?;
+                self.unneeded(&image)?;
+                let mut next = image.document.0.clone();
+                next.desired.deleted = true;
+                next.state = ImageState::Deleting;
+                let event = Event::request(&next, "stop of its job", who, now);
+                job.stop(JobGoal::Gone, who, now);
+                changes.replace(&image, next).create(&event)
+            }
+            Volume::COLLECTION => {
+                let volume = access::find::<Volume>(documents, context, local, Right::Modify)?;
+                if volume.attachment.is_some() {
+                    return Err(CloudError::Conflict(format!(
+                        "{} can't be stopped: {} is at a machine already",
+                        job.id, volume.document.id
+                    )));
+                }
+                let mut next = volume.document.0.clone();
+                next.deleted = true;
+                next.state = VolumeState::Deleting;
+                let event = Event::request(&next, "stop of its job", who, now);
+                job.stop(JobGoal::Gone, who, now);
+                changes.replace(&volume, next).create(&event)
+            }
+            _ => {
+                return Err(CloudError::Conflict(format!(
+                    "{} can't be stopped: nobody knows how to take back what it does to {}",
+                    job.id,
+                    job.subject()
+                )));
+            }
+        };
+        changes.replace(read, job).commit().await?;
+        Ok(())
+    }
+}
+
+/// Takes back what a job wants of a machine; returns what is the case when that is done.
+fn give_up(machine: &mut Machine, job: &Job, now: Timestamp) -> JobGoal {
+    let desired = &mut machine.desired;
+    desired.since = now;
+    match &job.goal {
+        JobGoal::VolumeAttached { volume } => {
+            let attached = machine
+                .volumes
+                .iter_mut()
+                .find(|attached| attached.volume.to_string() == *volume);
+            if let Some(attached) = attached {
+                attached.wanted = false;
+            }
+            JobGoal::VolumeDetached {
+                volume: volume.clone(),
+            }
+        }
+        // A machine that nobody had before is not kept.
+        _ if job.action == "add" => {
+            desired.deleted = true;
+            desired.graceful = false;
+            desired.force = true;
+            JobGoal::Gone
+        }
+        // It goes on.
+        JobGoal::MachinePaused | JobGoal::MachineSuspended => {
+            desired.rest = None;
+            desired.run += 1;
+            JobGoal::MachineRuns {
+                run: desired.run,
+                restart: desired.restart,
+            }
+        }
+        _ => {
+            desired.power = Power::Off;
+            desired.force = true;
+            JobGoal::MachineOff
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Lists of very many, which are answered from columns, show what a look at each member would.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
+use crate::bare_cloud::{World, admin, user};
+use cimi::{
+    Acl, Right,
+    lifecycle::Power,
+    model::Kind,
+    query::Query,
+    resources::{Machine, Resource as _},
+};
+use cloud::{OpContext, View};
+
+fn query(text: &str) -> Query {
+    let parameters = text.split('&').filter_map(|part| part.split_once(':'));
+    Query::from_parameters(parameters).unwrap()
+}
+
+/// Machines that differ in what they are asked for below; every fifth is somebody else's, every seventh shared.
+fn machine(number: u32) -> Machine {
+    let mut machine = cimi::testing::machine(number);
+    let owner = if number.is_multiple_of(5) {
+        "bob"
+    } else {
+        "alice"
+    };
+    machine.common.acl = Acl::owned_by_user(owner);
+    if number.is_multiple_of(7) {
+        machine.common.acl = machine.common.acl.allowing_role("physics", Right::View);
+    }
+    machine.common.name = (!number.is_multiple_of(11)).then(|| {
+        let text = ["a long common beginning ", "", "é"][number as usize % 3];
+        format!("{text}{}", number.wrapping_mul(2_654_435_761) % 500)
+    });
+    if number.is_multiple_of(3) {
+        let properties = &mut machine.common.properties;
+        properties.insert("colour".into(), ["red", "blue"][number as usize % 2].into());
+    }
+    machine.cpu = number % 6 + 1;
+    machine.desired.power = if number.is_multiple_of(4) {
+        Power::Off
+    } else {
+        Power::On
+    };
+    machine.settle();
+    machine
+}
+
+const QUERIES: &[&str] = &[
+    "$last:20",
+    "$first:700&$last:720",
+    "$filter:cpu>3",
+    "$filter:cpu>3&$orderby:name&$last:50",
+    "$filter:cpu>3 and (state='CREATING' or state='STOPPED')&$orderby:name:desc,vmid&$first:200&$last:260",
+    "$orderby:cpu:desc,name,created&$first:990&$last:1010",
+    "$orderby:name&$first:5&$last:1500",
+    "$orderby:name:desc&$last:5000",
+    "$filter:name='a long common beginning 7' or name='é9'",
+    "$filter:name!='x'&$orderby:vmid:desc&$last:3",
+    "$filter:property['colour']='red'&$orderby:cpu",
+    "$filter:property['colour']!='red' and cpu<=2&$last:7",
+    "$filter:nothing='x'",
+    "$filter:nothing!='x'&$orderby:nothing,name&$last:9",
+    "$filter:addresses='10.0.0.1'",
+    "$filter:addresses!='10.0.0.1'&$last:4",
+    "$filter:owner='bob'&$orderby:owner,vmid&$last:1000",
+    "$filter:created>'2000-01-01T00:00:00Z' and cpu='3'&$last:10",
+    "$filter:vmid>=100 and vmid<200&$orderby:name,id:desc",
+    "$filter:hostname='none' or cpu=1&$last:10",
+    "$filter:id!='x'&$orderby:id:desc&$last:2",
+    "$first:100000",
+];
+
+fn ids(views: &[View]) -> Vec<String> {
+    views.iter().map(|view| view.id.to_string()).collect()
+}
+
+fn compare(world: &World, who: &OpContext, expected: usize) {
+    let list = |query: &Query| world.cloud.list(who, Kind::Machine, query).unwrap();
+    let whole = list(&Query::default());
+    assert_eq!((whole.count, whole.members.len()), (expected, expected));
+    for text in QUERIES {
+        let query = query(text);
+        let (count, members) = query.page(whole.members.clone());
+        let page = list(&query);
+        assert_eq!(page.count, count, "{text}");
+        assert_eq!(ids(&page.members), ids(&members), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_asked_and_whoever_asks() {
+    let world = World::start().await;
+    let documents = &world.documents;
+    let write = async |machines: Vec<Machine>| {
+        for some in machines.chunks(50) {
+            let mut changes = documents.changes();
+            for machine in some {
+                changes = changes.create(machine);
+            }
+            changes.commit().await.unwrap();
+        }
+    };
+    write((0..2_800).map(machine).collect()).await;
+    let member = cloud::testing::caller("carol", &["physics"]);
+    let compare_all = |machines: &[u32]| {
+        let count = |of: fn(&u32) -> bool| machines.iter().copied().filter(|n| of(n)).count();
+        compare(&world, &admin(), machines.len());
+        compare(&world, &user("alice"), count(|n| !n.is_multiple_of(5)));
+        compare(&world, &member, count(|n| n.is_multiple_of(7)));
+        compare(&world, &user("nobody"), 0);
+    };
+    let all: Vec<u32> = (0..2_800).collect();
+    compare_all(&all);
+
+    // Some change, many go, and some come: in the order of their identifiers and out of it.
+    for read in documents.machines.all() {
+        let number = read.vmid.0;
+        if number.is_multiple_of(13) {
+            let mut next = read.document.0.clone();
+            next.common.name = Some(format!("changed {number}"));
+            next.cpu = 9;
+            documents
+                .changes()
+                .replace(&read, next)
+                .commit()
+                .await
+                .unwrap();
+        } else if number.is_multiple_of(2) {
+            documents.changes().remove(&read).commit().await.unwrap();
+        }
+    }
+    let mut late: Vec<Machine> = (3_000..3_100).map(machine).collect();
+    for (number, machine) in late.iter_mut().enumerate() {
+        if number % 2 == 0 {
+            machine.id = format!("Machine/00000000-0000-7000-8000-{number:012}")
+                .parse()
+                .unwrap();
+        }
+    }
+    write(late).await;
+    let mut left: Vec<u32> = (0..2_800)
+        .filter(|number: &u32| number.is_multiple_of(13) || !number.is_multiple_of(2))
+        .collect();
+    left.extend(3_000..3_100);
+    compare_all(&left);
+    assert_eq!(
+        documents.machines.all().first().unwrap().local_id().len(),
+        36
+    );
+}

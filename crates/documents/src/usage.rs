@@ -1,0 +1,248 @@
+//! Uses that are over: one document each, written in the transaction that ends the use.
+//!
+//! They are kept for years, so they are in no cache. Their keys are `Usage/<user>/<UUIDv7>`: those of one user are
+//! neighbours, in the order in which they ended, so that a period of one user is read without the rest.
+
+use cimi::{
+    JobId, Timestamp,
+    resources::{UsageRecord, Use},
+};
+use store::{Key, Prefix, Range};
+
+use crate::{Documents, DocumentsError};
+
+const COLLECTION: &str = "Usage";
+/// Most reads of the store for one page: a period in which most users used nothing is passed over in several pages.
+const READS_AT_MOST: usize = 64;
+
+/// The document of a use that ends now.
+pub(crate) fn record(used: Use, now: Timestamp) -> Result<(Key, Vec<u8>), DocumentsError> {
+    // Any identifier that rises with time.
+    let id = format!("{}/{}", used.user, JobId::generate().local());
+    let record = UsageRecord {
+        end: now.max(used.start),
+        used,
+        unknown: cimi::resources::Unknown::new(),
+    };
+    Ok((Key::new(COLLECTION, &id)?, serde_json::to_vec(&record)?))
+}
+
+/// Some records, and where to go on.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// By user, then by their end.
+    pub records: Vec<UsageRecord>,
+    /// What the next page begins after; none: there is none.
+    pub next: Option<String>,
+}
+
+/// The key before everything that ended for a user at `time` or later.
+fn seek(user: &str, time: Timestamp) -> Result<Key, DocumentsError> {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(0);
+    let id = format!("{user}/{:08x}-{:04x}", millis >> 16, millis & 0xffff);
+    Ok(Key::new(COLLECTION, &id)?)
+}
+
+impl Documents {
+    /// At most `limit` uses that ended at `from` or later, by user and end; with `user`, those of one. `after` is the `next`
+    /// of the page before.
+    ///
+    /// # Errors
+    /// Those of the store, and of an `after` that is none.
+    pub async fn usage(
+        &self,
+        user: Option<&str>,
+        from: Timestamp,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, DocumentsError> {
+        let prefix = match user {
+            None => Prefix::collection(COLLECTION)?,
+            Some(user) => Prefix::new(&format!("{COLLECTION}/{user}/"))?,
+        };
+        let mut at = match (after, user) {
+            (Some(after), _) => Some(Key::new(COLLECTION, after)?),
+            (None, Some(user)) => Some(seek(user, from)?),
+            (None, None) => None,
+        };
+        let mut page = Page::default();
+        for _ in 0..READS_AT_MOST {
+            let wanted = limit.saturating_sub(page.records.len());
+            let mut range = Range::prefix(&prefix).limit(wanted.max(1));
+            if let Some(at) = &at {
+                range = range.after(at);
+            }
+            let read = self.store().range(range).await?;
+            let mut skipped = false;
+            for entry in &read.entries {
+                let ended = entry.key.id().rsplit_once('/');
+                let (whose, _) = ended.unwrap_or((entry.key.id(), ""));
+                let begin = seek(whose, from)?;
+                if entry.key < begin {
+                    // Of before: on to what this user has since.
+                    at = Some(begin);
+                    skipped = true;
+                    break;
+                }
+                at = Some(entry.key.clone());
+                match serde_json::from_slice(&entry.value) {
+                    Ok(record) => page.records.push(record),
+                    Err(error) => {
+                        tracing::warn!(key = %entry.key, %error, "a record of use can't be read: left out");
+                    }
+                }
+            }
+            if !skipped && !read.more {
+                return Ok(page);
+            }
+            if page.records.len() >= limit {
+                break;
+            }
+        }
+        page.next = at.map(|at| at.id().to_owned());
+        Ok(page)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use std::sync::Arc;
+
+    use cimi::{
+        Acl, Common, VolumeId,
+        resources::{Resource as _, Unknown, Volume, VolumeState},
+        size::ByteSize,
+    };
+    use store::SqliteStore;
+
+    use super::*;
+
+    fn volume(owner: &str, created: Timestamp) -> Volume {
+        Volume {
+            id: VolumeId::generate(),
+            common: Common::new(Acl::owned_by_user(owner), created),
+            state: VolumeState::Available,
+            reason: None,
+            kind: cimi::resources::MAPPED.into(),
+            size_bytes: ByteSize::from_gib(1),
+            bootable: false,
+            attachment: None,
+            deleted: false,
+            location: None,
+            size_since: None,
+            unknown: Unknown::new(),
+        }
+    }
+
+    async fn documents() -> (Documents, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        (Documents::open(store).await.unwrap(), folder)
+    }
+
+    #[tokio::test]
+    async fn each_size_and_each_owner_has_an_interval_and_they_meet() {
+        let (documents, _folder) = documents().await;
+        let created = Timestamp::from_millis(Timestamp::now().as_millis() - 5_000);
+        let volume = volume("alice", created);
+        let id = volume.local_id().to_owned();
+        documents.changes().create(&volume).commit().await.unwrap();
+        let change = async |edit: fn(&mut Volume)| {
+            let read = documents.volumes.get(&id).unwrap();
+            let mut next = read.document.0.clone();
+            edit(&mut next);
+            documents
+                .changes()
+                .replace(&read, next)
+                .commit()
+                .await
+                .unwrap();
+        };
+        change(|volume| volume.common.name = Some("renamed".into())).await;
+        change(|volume| volume.size_bytes = ByteSize::from_gib(2)).await;
+        change(|volume| volume.common.acl = Acl::owned_by_user("bob")).await;
+        let read = documents.volumes.get(&id).unwrap();
+        documents.changes().remove(&read).commit().await.unwrap();
+
+        let page = documents.usage(None, Timestamp::from_millis(0), None, 100);
+        let page = page.await.unwrap();
+        let seen = page.records.iter().map(|record| {
+            let gib = record.used.bytes.unwrap() >> 30;
+            (
+                record.used.user.as_str(),
+                gib,
+                record.used.start,
+                record.end,
+            )
+        });
+        let seen: Vec<_> = seen.collect();
+        assert_eq!(
+            seen.iter().map(|row| (row.0, row.1)).collect::<Vec<_>>(),
+            [("alice", 1), ("alice", 2), ("bob", 2)]
+        );
+        assert_eq!(seen[0].2, created);
+        assert_eq!(seen[0].3, seen[1].2);
+        assert_eq!(seen[1].3, seen[2].2);
+        assert_eq!(page.next, None);
+    }
+
+    #[tokio::test]
+    async fn what_lost_the_race_ends_nothing() {
+        let (documents, _folder) = documents().await;
+        let volume = volume("alice", Timestamp::now());
+        documents.changes().create(&volume).commit().await.unwrap();
+        let read = documents.volumes.get(volume.local_id()).unwrap();
+        let (first, second) = (
+            documents.changes().remove(&read),
+            documents.changes().remove(&read),
+        );
+        first.commit().await.unwrap();
+        assert!(second.commit().await.unwrap_err().is_conflict());
+        let page = documents.usage(Some("alice"), Timestamp::from_millis(0), None, 100);
+        assert_eq!(page.await.unwrap().records.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn pages_together_are_the_whole_and_a_period_leaves_out_what_ended_before() {
+        let (documents, _folder) = documents().await;
+        let mut middle = None;
+        for round in 0..2 {
+            for user in ["alice", "alice2", "bob", "~x"] {
+                for _ in 0..7 {
+                    let volume = volume(user, Timestamp::now());
+                    documents.changes().create(&volume).commit().await.unwrap();
+                    let read = documents.volumes.get(volume.local_id()).unwrap();
+                    documents.changes().remove(&read).commit().await.unwrap();
+                }
+            }
+            if round == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+                middle = Some(Timestamp::now());
+            }
+        }
+        let all = async |user: Option<&str>, from: Timestamp, limit: usize| {
+            let (mut found, mut after) = (Vec::new(), None::<String>);
+            loop {
+                let page = documents.usage(user, from, after.as_deref(), limit);
+                let page = page.await.unwrap();
+                assert!(page.records.len() <= limit);
+                found.extend(page.records);
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => return found,
+                }
+            }
+        };
+        let begin = Timestamp::from_millis(0);
+        for limit in [1, 3, 1000] {
+            assert_eq!(all(None, begin, limit).await.len(), 56, "{limit}");
+            assert_eq!(all(None, middle.unwrap(), limit).await.len(), 28, "{limit}");
+            assert_eq!(all(Some("alice"), begin, limit).await.len(), 14);
+            let since = all(Some("alice"), middle.unwrap(), limit).await;
+            assert_eq!(since.len(), 7);
+            assert!(since.iter().all(|record| record.used.user == "alice"));
+        }
+        assert!(all(Some("nobody"), begin, 10).await.is_empty());
+    }
+}

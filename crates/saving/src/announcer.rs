@@ -1,0 +1,285 @@
+//! The controller: announces every image that was saved for somebody.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use cimi::{
+    Timestamp,
+    resources::{Announcement, Capture, Image, ImageState, Save},
+};
+use documents::{Cached, Documents, DocumentsError};
+use mail::Letter;
+use marketplace::{SigningKey, UtcTime, draft as endorse, signature::Hash};
+use store::Revision;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{draft, letter, upload};
+
+/// First and longest pause before what failed is tried again.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How saved images are announced, as the operator decided.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where the cloud is reached, without a slash at the end.
+    pub base_url: String,
+    /// The Marketplace that takes temporary entries; none: there is none.
+    pub marketplace: Option<String>,
+    /// What temporary entries are signed with.
+    pub key: Option<SigningKey>,
+    /// The endorser's address, if the key's certificate has none.
+    pub endorser: String,
+    /// How long temporary entries are valid, in days.
+    pub valid_days: u32,
+    /// How long an upload is tried.
+    pub patience: Duration,
+    /// Whether letters can be sent.
+    pub has_mail: bool,
+    /// Speaks to the Marketplace.
+    pub client: reqwest::Client,
+}
+
+/// See the module.
+pub struct Announcer {
+    documents: Documents,
+    settings: Settings,
+    /// Those that are tried again: when, and how often they failed.
+    again: HashMap<String, (Instant, u32)>,
+}
+
+/// Why an image was not announced this time.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Documents(#[from] DocumentsError),
+    #[error("{0}")]
+    Later(String),
+}
+
+impl Announcer {
+    /// A controller over these documents.
+    #[must_use]
+    pub fn new(documents: Documents, settings: Settings) -> Self {
+        Self {
+            documents,
+            settings,
+            again: HashMap::new(),
+        }
+    }
+
+    /// Works until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut images = self.documents.images.changes();
+        loop {
+            let next = self.again.values().map(|(at, _)| *at).min();
+            let due = tokio::time::sleep_until(next.unwrap_or_else(Instant::now));
+            let local = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = due, if next.is_some() => {
+                    let now = Instant::now();
+                    let due = self.again.iter().find(|(_, (at, _))| *at <= now);
+                    match due.map(|(local, _)| local.clone()) {
+                        Some(local) => local,
+                        None => continue,
+                    }
+                }
+                changed = images.next() => {
+                    // One that waits for its time waits on.
+                    if self.again.contains_key(changed.id()) {
+                        continue;
+                    }
+                    changed.id().to_owned()
+                }
+            };
+            let announced = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                announced = self.look(&local) => announced,
+            };
+            self.note(local, announced);
+        }
+    }
+
+    fn note(&mut self, local: String, announced: Result<(), Failure>) {
+        match announced {
+            Ok(()) => {
+                self.again.remove(&local);
+            }
+            Err(error) => {
+                let failures = self.again.get(&local).map_or(0, |(_, failures)| *failures);
+                let pause = PAUSES.0.saturating_mul(1 << failures.min(10)).min(PAUSES.1);
+                tracing::warn!(image = local, %error, retry_in = ?pause, "a saved image is not announced yet");
+                self.again
+                    .insert(local, (Instant::now() + pause, failures + 1));
+            }
+        }
+    }
+
+    /// Announces an image if that is due.
+    async fn look(&self, local: &str) -> Result<(), Failure> {
+        let Some(read) = self.documents.images.get(local) else {
+            return Ok(());
+        };
+        if read.announced.is_some() || read.desired.deleted {
+            return Ok(());
+        }
+        let Some(capture) = read.capture() else {
+            return Ok(());
+        };
+        let Some(save) = &capture.save else {
+            return Ok(());
+        };
+        match read.state {
+            ImageState::Available => self.announce(&read, capture, save).await,
+            ImageState::Error => {
+                let reason = read.reason.clone().unwrap_or_default();
+                let letter = letter::failed(save, capture.vmid.0, &reason, Timestamp::now());
+                let announced = Announcement {
+                    at: Timestamp::now(),
+                    marketplace: None,
+                    valid_until: None,
+                    problem: Some(format!("it was not saved: {reason}")),
+                };
+                self.tell(&read, announced, letter.ok()).await
+            }
+            ImageState::Creating | ImageState::Deleting => Ok(()),
+        }
+    }
+
+    async fn announce(
+        &self,
+        read: &Arc<Cached<Image>>,
+        capture: &Capture,
+        save: &Save,
+    ) -> Result<(), Failure> {
+        // The time of the image, not of this try: whoever uploads again uploads the same entry.
+        let made = read.common.updated;
+        let second = made.as_millis() / 1000;
+        let created = UtcTime::from_unix_seconds(second)
+            .ok_or_else(|| Failure::Later(format!("{second} s is no time")))?;
+        let valid = created.plus_days(self.settings.valid_days);
+        let mut announced = Announcement {
+            at: Timestamp::now(),
+            marketplace: None,
+            valid_until: None,
+            problem: None,
+        };
+        let locations = vec![format!("{}/cimi/{}/data", self.settings.base_url, read.id)];
+        let text = draft::draft(read, capture, save, locations, created, valid).and_then(|draft| {
+            draft
+                .to_draft()
+                .map_err(|error| draft::DraftError::Unwritable(error.to_string()))
+        });
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => {
+                announced.problem = Some(format!("its description can't be written: {error}"));
+                return self.tell(read, announced, None).await;
+            }
+        };
+        match self.register(save, &text, created).await {
+            Ok(None) => {}
+            Ok(Some(marketplace)) => {
+                announced.marketplace = Some(marketplace);
+                announced.valid_until = Some(Timestamp::from_millis(valid.unix_seconds() * 1000));
+            }
+            Err(Registration::Passing(problem))
+                if Timestamp::now().since(made) < self.settings.patience =>
+            {
+                return Err(Failure::Later(problem));
+            }
+            Err(Registration::Passing(problem) | Registration::Final(problem)) => {
+                announced.problem = Some(problem)
+            }
+        }
+        let identifier = read.identifier().unwrap_or_default();
+        let letter = letter::saved(
+            save,
+            read,
+            identifier,
+            &self.settings.base_url,
+            &announced,
+            &text,
+        );
+        if let Err(error) = &letter {
+            tracing::warn!(image = %read.id, %error, "its author can't be told");
+        }
+        self.tell(read, announced, letter.ok()).await
+    }
+
+    /// Puts the temporary entry into the Marketplace; which, if there is one.
+    async fn register(
+        &self,
+        save: &Save,
+        draft: &str,
+        now: UtcTime,
+    ) -> Result<Option<String>, Registration> {
+        let known = self.settings.marketplace.as_deref();
+        let endpoint = match (save.marketplace.as_deref(), known) {
+            (None, None) => return Ok(None),
+            (None, Some(known)) => known,
+            (Some(wanted), Some(known))
+                if wanted.trim_end_matches('/') == known.trim_end_matches('/') =>
+            {
+                known
+            }
+            // Requests to wherever users say are not this cloud's business.
+            (Some(wanted), _) => {
+                return Err(Registration::Final(format!(
+                    "{wanted} is not the Marketplace that this cloud uploads to; upload the description yourself"
+                )));
+            }
+        };
+        let Some(key) = &self.settings.key else {
+            return Err(Registration::Final(
+                "this cloud has no key to sign with".to_owned(),
+            ));
+        };
+        let signed = endorse::endorsed(
+            draft.as_bytes(),
+            key,
+            Hash::Sha256,
+            Some(&self.settings.endorser),
+            now,
+        )
+        .map_err(|error| Registration::Final(format!("the entry can't be signed: {error}")))?;
+        match upload::upload(&self.settings.client, endpoint, &signed).await {
+            Ok(()) => Ok(Some(endpoint.to_owned())),
+            Err(error) if error.is_passing() => Err(Registration::Passing(error.to_string())),
+            Err(error) => Err(Registration::Final(error.to_string())),
+        }
+    }
+
+    /// One transaction: the document says that it is announced, and the letter is queued.
+    async fn tell(
+        &self,
+        read: &Cached<Image>,
+        announced: Announcement,
+        letter: Option<Letter>,
+    ) -> Result<(), Failure> {
+        let mut image = read.document.0.clone();
+        tracing::info!(
+            image = %image.id, marketplace = announced.marketplace, problem = announced.problem, "saved image announced"
+        );
+        image.announced = Some(announced);
+        let mut changes = self.documents.changes().replace(read, image);
+        if self.settings.has_mail
+            && let Some(letter) = letter
+        {
+            match letter.stored() {
+                Ok((key, value)) => changes = changes.put_raw(&key, Revision::ZERO, value),
+                Err(error) => tracing::warn!(%error, "the letter can't be queued"),
+            }
+        }
+        changes.commit().await?;
+        Ok(())
+    }
+}
+
+/// Why an entry was not registered.
+enum Registration {
+    /// It may be later.
+    Passing(String),
+    Final(String),
+}

@@ -1,0 +1,78 @@
+//! The letter that tells an author of the new image, with the draft to go on with.
+
+use cimi::{
+    Timestamp,
+    resources::{Announcement, Image, Save},
+};
+use mail::{Attachment, Letter, LetterError};
+
+/// To the author of a saved image. `base` is where this cloud is reached, `draft` the unsigned description.
+///
+/// # Errors
+/// [`LetterError::Address`].
+pub fn saved(
+    save: &Save,
+    image: &Image,
+    identifier: &str,
+    base: &str,
+    announced: &Announcement,
+    draft: &str,
+) -> Result<Letter, LetterError> {
+    let registered = match (
+        &announced.marketplace,
+        announced.valid_until,
+        &announced.problem,
+    ) {
+        (Some(marketplace), Some(until), _) => {
+            format!("A temporary entry was registered at {marketplace}. It is valid until {until}.")
+        }
+        (_, _, Some(problem)) => format!("It was not registered in a Marketplace: {problem}."),
+        _ => "It was not registered in a Marketplace.".to_owned(),
+    };
+    let id = &image.id;
+    let text = format!(
+        "{}\n\nThe image you asked for was made.\n\n\
+         Identifier: {identifier}\n\
+         Image:      {base}/cimi/{id}\n\
+         Content:    {base}/cimi/{id}/data\n\n\
+         Only you can start machines from it:\n\n    stratus-run-instance {identifier}\n\n\
+         {registered}\n\n\
+         To publish it: edit the attached description (validity, title, locations), sign it and upload it:\n\n    \
+         stratus-sign-metadata {identifier}.xml\n    stratus-upload-metadata {identifier}.xml\n\n\
+         and let others fetch the content: stratus image export {identifier} writes it to a file that you can publish;\n\
+         stratus image update --public {identifier} lets the users of this cloud start it.\n",
+        greeting(&save.author),
+    );
+    let letter = Letter::new(
+        &save.author_email,
+        &format!("New image created {identifier}"),
+        text,
+    )?;
+    Ok(letter.attach(Attachment::new(
+        format!("{identifier}.xml"),
+        "application/rdf+xml",
+        draft,
+    )))
+}
+
+/// To the author of an image that could not be made.
+///
+/// # Errors
+/// [`LetterError::Address`].
+pub fn failed(save: &Save, vmid: u32, reason: &str, now: Timestamp) -> Result<Letter, LetterError> {
+    let text = format!(
+        "{}\n\nMachine {vmid} was shut down, but it could not be saved as an image ({now}):\n\n    {reason}\n\n\
+         Its disk is kept by the cloud for a while: ask its administrator if you need it.\n",
+        greeting(&save.author),
+    );
+    Letter::new(
+        &save.author_email,
+        &format!("Machine {vmid} was not saved"),
+        text,
+    )
+}
+
+fn greeting(author: &str) -> String {
+    let plain: String = author.chars().filter(|c| !c.is_control()).collect();
+    format!("Dear {plain},")
+}

@@ -1,0 +1,260 @@
+//! A real mail server of our own, a Marketplace that answers as told.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use cimi::{
+    ImageId, MachineId, VmId,
+    resources::{
+        Capture, Digests, Image, ImageFile, ImageSource, ImageState, MediumFormat, Resource as _,
+        Save,
+    },
+    size::ByteSize,
+};
+use documents::Documents;
+use marketplace::SigningKey;
+use saving::{Announcer, Settings};
+use store::SqliteStore;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn key() -> SigningKey {
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(Vec::new())
+        .unwrap()
+        .self_signed(&pair)
+        .unwrap();
+    SigningKey::from_pem(
+        &format!("{}{}", pair.serialize_pem(), certificate.pem()),
+        None,
+    )
+    .unwrap()
+}
+
+/// An image of a machine's disk, saved for Ann.
+fn saved(marketplace: Option<&str>) -> Image {
+    let hex = |length: usize| Some("ab".repeat(length));
+    let sha1 = hex(20);
+    let identifier =
+        marketplace::ImageIdentifier::from_sha1(&sha1.clone().unwrap().parse().unwrap());
+    let capture = Capture {
+        machine: MachineId::generate(),
+        vmid: VmId(7),
+        origin: ImageId::generate(),
+        origin_identifier: Some("MMZu9WvwKIro-rtBQfDk4PsKO7_".to_owned()),
+        save: Some(Save {
+            author: "Ann Example".to_owned(),
+            author_email: "ann@example.org".to_owned(),
+            title: "Debian <with> R".to_owned(),
+            comment: "R & more".to_owned(),
+            version: Some("1.1".to_owned()),
+            marketplace: marketplace.map(str::to_owned),
+        }),
+    };
+    let mut image = cimi::testing::image();
+    image.state = ImageState::Available;
+    image.desired.source = ImageSource::Machine(capture);
+    image.file = Some(ImageFile {
+        path: "/images/disk".to_owned(),
+        format: MediumFormat::Qcow2,
+        virtual_size: ByteSize(1 << 30),
+        digests: Digests {
+            identifier: Some(identifier.to_string()),
+            md5: hex(16),
+            sha1,
+            sha256: hex(32),
+            sha512: hex(64),
+            bytes: Some(4096),
+        },
+    });
+    image
+}
+
+/// A Marketplace that answers these statuses one after the other, the last one for ever; what it was sent.
+fn marketplace_answering(statuses: &'static [&'static str]) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let got = Arc::new(Mutex::new(Vec::new()));
+    let kept = got.clone();
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !request.ends_with(b"</rdf:RDF>\n") {
+                match stream.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(length) => request.extend_from_slice(&buffer[..length]),
+                }
+            }
+            kept.lock()
+                .unwrap()
+                .push(String::from_utf8(request).unwrap());
+            let status = statuses.get(number).or(statuses.last()).unwrap();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"
+            );
+        }
+    });
+    (endpoint, got)
+}
+
+/// Announces an image; the image and the letters that were queued.
+async fn announced(
+    image: &Image,
+    marketplace: Option<String>,
+    patience: Duration,
+) -> (Image, Vec<String>) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(dir.path().join("db")).unwrap());
+    let documents = Documents::open(store).await.unwrap();
+    documents.changes().create(image).commit().await.unwrap();
+    let settings = Settings {
+        base_url: "https://cloud.example.org:8443".to_owned(),
+        marketplace,
+        key: Some(key()),
+        endorser: "cloud@example.org".to_owned(),
+        valid_days: 2,
+        patience,
+        has_mail: true,
+        client: reqwest::Client::builder().no_proxy().build().unwrap(),
+    };
+    let stop = CancellationToken::new();
+    let work = tokio::spawn(Announcer::new(documents.clone(), settings).run(stop.clone()));
+    let mut changes = documents.images.changes();
+    let done = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let read = documents.images.get(image.local_id()).unwrap();
+            if read.announced.is_some() {
+                return read.document.0.clone();
+            }
+            changes.next().await;
+        }
+    });
+    let done = done.await.expect("announced in time");
+    stop.cancel();
+    work.await.unwrap();
+    let letters = documents
+        .store()
+        .range(store::Range::prefix(
+            &store::Prefix::collection("Letter").unwrap(),
+        ))
+        .await
+        .unwrap();
+    let letters = letters
+        .entries
+        .iter()
+        .map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+    (done, letters.collect())
+}
+
+#[tokio::test]
+async fn an_author_is_told_and_the_entry_is_one_that_readers_believe() {
+    let (endpoint, got) = marketplace_answering(&["503 Busy", "201 Created"]);
+    let (image, letters) = announced(&saved(None), Some(endpoint.clone()), PATIENCE).await;
+    let announcement = image.announced.clone().unwrap();
+    assert_eq!(
+        announcement.marketplace.as_deref(),
+        Some(endpoint.as_str()),
+        "{announcement:?}"
+    );
+    let got = got.lock().unwrap().clone();
+    assert_eq!(got.len(), 2, "tried again");
+    let (_, document) = got[1].split_once("\r\n\r\n").unwrap();
+    let entry = marketplace::Entry::verify(document.as_bytes()).unwrap();
+    let metadata = entry.metadata();
+    assert_eq!(
+        Some(metadata.identifier.to_string().as_str()),
+        image.identifier()
+    );
+    assert_eq!(entry.endorsement().email, "cloud@example.org");
+    assert_eq!(metadata.creator.as_deref(), Some("Ann Example"));
+    assert_eq!(metadata.title.as_deref(), Some("Debian <with> R"));
+    assert_eq!(metadata.version.as_deref(), Some("1.1"));
+    assert_eq!(metadata.format.as_deref(), Some("qcow2"));
+    assert_eq!(
+        metadata.locations,
+        [format!(
+            "https://cloud.example.org:8443/cimi/{}/data",
+            image.id
+        )]
+    );
+    let made = image.common.created.as_millis() / 1000;
+    let valid = metadata.valid.unwrap().unix_seconds() - made;
+    assert!(
+        (2 * 86_400 - 2..=2 * 86_400 + 120).contains(&valid),
+        "{valid} s"
+    );
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let letter = &letters[0];
+    for told in [
+        "ann@example.org",
+        "New image created",
+        image.identifier().unwrap(),
+        &endpoint,
+        "stratus-sign-metadata",
+    ] {
+        assert!(letter.contains(told), "{told}: {letter}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_is_there_from_an_earlier_try_is_fine() {
+    let (endpoint, _) = marketplace_answering(&["409 Conflict"]);
+    let (image, _) = announced(&saved(None), Some(endpoint.clone()), PATIENCE).await;
+    assert_eq!(image.announced.unwrap().marketplace, Some(endpoint));
+}
+
+#[tokio::test]
+async fn without_a_marketplace_the_author_is_told_why() {
+    // None at all.
+    let (image, letters) = announced(&saved(None), None, PATIENCE).await;
+    assert_eq!(image.announced.unwrap().marketplace, None);
+    assert_eq!(letters.len(), 1);
+    // One that is away for longer than is waited for, one that refuses, and one that nobody configured.
+    let (refusing, _) = marketplace_answering(&["400 Bad Request"]);
+    let (stranger, asked) = marketplace_answering(&["201 Created"]);
+    for (wanted, configured, why) in [
+        (
+            None,
+            Some("http://127.0.0.1:1".to_owned()),
+            "can't be reached",
+        ),
+        (None, Some(refusing), "refused it"),
+        (
+            Some(stranger.as_str()),
+            Some("http://127.0.0.1:1".to_owned()),
+            "not the Marketplace",
+        ),
+    ] {
+        let (image, letters) = announced(&saved(wanted), configured, Duration::ZERO).await;
+        let problem = image.announced.unwrap().problem.unwrap_or_default();
+        assert!(problem.contains(why), "{problem}");
+        assert!(letters[0].contains(why), "{letters:?}");
+    }
+    assert!(
+        asked.lock().unwrap().is_empty(),
+        "nothing is sent to where users say"
+    );
+}
+
+#[tokio::test]
+async fn a_failure_to_save_is_told_too() {
+    let mut image = saved(None);
+    image.state = ImageState::Error;
+    image.reason = Some("the disk is damaged".to_owned());
+    image.file = None;
+    let (_, letters) = announced(&image, None, PATIENCE).await;
+    assert!(
+        letters[0].contains("the disk is damaged") && letters[0].contains("was not saved"),
+        "{letters:?}"
+    );
+}

@@ -1,0 +1,193 @@
+//! Images made of the root disks of machines that are off.
+//!
+//! The disk is merged with the image it stands on into one standalone qcow2, as a stream that goes the way of every
+//! import: digested while it is written, examined, whole or not at all. It is only read: should anything go wrong it is
+//! as it was. What went wrong for now (no space, say) is tried again, and the machine waits; a machine that was killed has
+//! nothing to save any more.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cimi::lifecycle::Stage;
+use cimi::resources::{Capture, Image, MediumFormat};
+use documents::Cached;
+use store::cache::Changed;
+use tokio_util::sync::CancellationToken;
+
+use super::follow::Next;
+use super::image_content::Brought;
+use super::{StorageController, blocking};
+use crate::digest::Expected;
+use crate::disk::{self, FlatQcow2, clean};
+use crate::error::Error;
+use crate::import::Source;
+use crate::inspect::Format;
+
+/// The name of a machine's root disk in its folder.
+const ROOT_DISK: &str = "root.qcow2";
+/// How long a worker that is already at an image is left alone.
+const BUSY: Duration = Duration::from_secs(1);
+
+impl StorageController {
+    /// Rings the workers of images that wait for their machines.
+    pub(super) async fn follow_machines(&self, shutdown: &CancellationToken) {
+        let mut machines = self.0.documents.machines.changes();
+        loop {
+            let changed = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                changed = machines.next() => changed,
+            };
+            let of = match &changed {
+                // The usual case costs no look at the images.
+                Changed::Present(machine) if machine.saved_as.is_none() => continue,
+                Changed::Present(_) | Changed::Removed(_) => changed.id(),
+                Changed::Unreadable(_) => continue,
+            };
+            let images = self.0.documents.images.by_index("machine", of);
+            for image in images.iter().filter(|image| image.is_on_its_way()) {
+                self.0.transfers.ring(image.id.local());
+                self.0.machines_changed.notify_one();
+            }
+        }
+    }
+
+    /// Whether the machine is off, so that its disk is what it left.
+    pub(super) fn disk_is_left(&self, capture: &Capture) -> bool {
+        let machine = self.0.documents.machines.get(capture.machine.local());
+        machine.is_some_and(|machine| {
+            matches!(machine.observed.stage, Stage::Ended { .. } | Stage::Failed)
+                && machine.observed.run >= machine.desired.run
+        })
+    }
+
+    /// Makes the content of an image from its machine's disk, as soon as the machine is off.
+    pub(super) async fn save_machine(
+        &self,
+        read: &Cached<Image>,
+        capture: &Capture,
+    ) -> Result<Next, Error> {
+        let local = read.id.local();
+        if let Some(reason) = self.will_never_be_left(capture).await? {
+            return self.give_up(local, &reason).await;
+        }
+        if !self.disk_is_left(capture) {
+            return Ok(Next::Settled);
+        }
+        let Some(transfer) = self.0.transfers.begin(local) else {
+            return Ok(Next::Again(BUSY));
+        };
+        let merged = self.merged(capture).await;
+        self.checkpoint("save: before the disk is merged").await;
+        let mut left = String::new();
+        let brought = match merged {
+            Ok(disk) => {
+                left = disk.left.join("; ");
+                let source = Source::Disk(disk.flat);
+                self.bring(&read.document.0, source, &transfer).await
+            }
+            Err(error) => Err(error),
+        };
+        match brought {
+            Ok(Brought::Kept) if !left.is_empty() => {
+                tracing::warn!(
+                    image = local,
+                    left,
+                    "a saved image may hold keys and histories of who made it"
+                );
+                if let Some(read) = self.0.documents.images.get(local) {
+                    let told = format!("it may hold keys and histories of who made it: {left}");
+                    self.image_reason(&read, &told).await?;
+                }
+                Ok(Next::Settled)
+            }
+            Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
+            Ok(Brought::Vanished) => Ok(Next::Again(Duration::ZERO)),
+            Err(error @ (Error::Document(_) | Error::Cancelled)) => Err(error),
+            // The machine waits, with its disk.
+            Err(error @ (Error::NoSpace { .. } | Error::Io { .. } | Error::TooLarge { .. })) => {
+                if let Some(read) = self.0.documents.images.get(local)
+                    && read.is_on_its_way()
+                {
+                    self.image_reason(&read, &error.to_string()).await?;
+                }
+                Err(error)
+            }
+            Err(error) => self.give_up(local, &error.to_string()).await,
+        }
+    }
+
+    /// Why there will be no disk to save.
+    async fn will_never_be_left(&self, capture: &Capture) -> Result<Option<String>, Error> {
+        let documents = &self.0.documents;
+        let local = capture.machine.local();
+        let machine = match documents.machines.get(local) {
+            Some(read) => Some(read.document.0.clone()),
+            None => documents.stored(local).await?,
+        };
+        Ok(match machine {
+            None => Some(format!("{} is gone, and its disk with it", capture.machine)),
+            Some(machine) if machine.desired.deleted && !machine.desired.graceful => Some(format!(
+                "{} was killed: its changes are lost",
+                capture.machine
+            )),
+            Some(_) => None,
+        })
+    }
+
+    /// The disk of a machine on the image it stands on, as one, cleaned.
+    async fn merged(&self, capture: &Capture) -> Result<Merged, Error> {
+        let missing = |what: String| Error::NotFound {
+            kind: "disk to save",
+            name: what,
+        };
+        let dir = self.0.settings.machines_dir.clone();
+        let dir = dir.ok_or_else(|| missing("this host has no machines".to_owned()))?;
+        let origin = self.0.documents.images.get(capture.origin.local());
+        let origin = origin
+            .as_ref()
+            .and_then(|image| image.file.clone())
+            .ok_or_else(|| missing(format!("{} has no file", capture.origin)))?;
+        let overlay = dir.join(capture.machine.local()).join(ROOT_DISK);
+        let (debugfs, scratch) = (self.0.settings.debugfs.clone(), self.0.settings.dir.clone());
+        let machine = capture.machine.clone();
+        let largest = self.0.settings.limits.size.max_virtual_bytes;
+        blocking(move || {
+            let format = match origin.format {
+                MediumFormat::Raw => Format::Raw,
+                MediumFormat::Qcow2 => Format::Qcow2,
+            };
+            let below = disk::open(&PathBuf::from(origin.path), format, None)?;
+            let merged = disk::open(&overlay, Format::Qcow2, Some(below))?;
+            if merged.bytes() > largest {
+                return Err(crate::inspect::Refusal::VirtualSize {
+                    virtual_bytes: merged.bytes(),
+                    limit_bytes: largest,
+                }
+                .into());
+            }
+            let cleaned = clean::cleaned(merged, debugfs.as_ref(), &scratch)?;
+            tracing::info!(%machine, files = cleaned.files, "disk cleaned of keys, histories and logs");
+            Ok(Merged {
+                flat: FlatQcow2::new(cleaned.disk)?,
+                left: cleaned.left,
+            })
+        })
+        .await
+    }
+}
+
+/// A disk without what it stands on, and without traces of its builder.
+struct Merged {
+    flat: FlatQcow2,
+    /// What could not be cleaned.
+    left: Vec<String>,
+}
+
+/// What is known of a merged disk beforehand.
+pub(super) fn expected() -> Expected {
+    Expected {
+        format: Some(Format::Qcow2),
+        ..Expected::default()
+    }
+}

@@ -1,0 +1,285 @@
+//! Images made of the disks of machines, whatever happens on the way.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cimi::lifecycle::{EndCause, Power, Stage};
+use cimi::resources::{
+    Capture, Image, ImageSource, ImageState, Machine, MediumFormat, Resource as _,
+};
+use cimi::{Ref, Timestamp};
+
+use super::super::Settings;
+use super::web_server::{Answer, WebServer};
+use super::world::{World, image};
+use crate::inspect::Format;
+use crate::{Durability, qcow2};
+
+/// A machine on an image, with something of its own on its disk, and the image it becomes.
+struct Saved {
+    machine: Machine,
+    image: Image,
+    overlay: PathBuf,
+}
+
+fn qemu_io(arguments: &[&str]) -> bool {
+    let output = Command::new("qemu-io").args(arguments).output();
+    match output {
+        Err(error) => {
+            eprintln!("skipped: cannot run qemu-io: {error} (Debian: qemu-utils)");
+            false
+        }
+        Ok(output) => {
+            assert!(output.status.success(), "{output:?}");
+            true
+        }
+    }
+}
+
+fn settings(world: &World) -> Settings {
+    Settings {
+        machines_dir: Some(world.dir.path().join("machines")),
+        ..world.settings()
+    }
+}
+
+/// A machine that is shut down to be saved and still runs; none if QEMU's tools aren't here.
+async fn saved(world: &mut World) -> Option<Saved> {
+    let raw: Vec<u8> = (0..2_u32 << 18)
+        .flat_map(|n| (n / 5).to_le_bytes())
+        .collect();
+    let server = WebServer::start(move |_| Answer::Body {
+        bytes: std::sync::Arc::new(raw.clone()),
+        etag: "one",
+        ranges: true,
+        at_most: usize::MAX,
+    })
+    .await;
+    let origin = image(
+        ImageSource::Url {
+            url: server.url.clone(),
+        },
+        "IMAGE",
+    );
+    world.start_with(settings(world), None).await;
+    world.create(&origin).await;
+    let origin = world
+        .until::<Image>(origin.id.local(), |image| {
+            image.state == ImageState::Available
+        })
+        .await;
+    world.kill().await;
+    let mut machine = cimi::testing::machine(7);
+    machine.image = Ref::to(origin.id.clone());
+    machine.first_started = Some(Timestamp::now());
+    machine.desired.deleted = true;
+    machine.desired.graceful = true;
+    machine.observed.stage = Stage::Running;
+    machine.observed.run = 1;
+    let capture = Capture {
+        machine: machine.id.clone(),
+        vmid: machine.vmid,
+        origin: origin.id.clone(),
+        origin_identifier: origin.identifier().map(str::to_owned),
+        save: None,
+    };
+    let image = image(ImageSource::Machine(capture), "IMAGE");
+    machine.saved_as = Some(Ref::to(image.id.clone()));
+    machine.settle();
+    let folder = world.dir.path().join("machines").join(machine.id.local());
+    std::fs::create_dir_all(&folder).expect("folder");
+    let overlay = folder.join("root.qcow2");
+    let file = origin.file.as_ref().expect("file");
+    let backing = qcow2::Backing {
+        path: Path::new(&file.path),
+        format: Format::Raw,
+    };
+    qcow2::create(
+        &overlay,
+        file.virtual_size.0,
+        Some(backing),
+        Durability::Cached,
+    )
+    .expect("overlay");
+    let path = overlay.to_str().expect("text");
+    if !qemu_io(&["-f", "qcow2", "-c", "write -P 9 64k 128k", path]) {
+        return None;
+    }
+    world.create(&machine).await;
+    world.create(&image).await;
+    Some(Saved {
+        machine,
+        image,
+        overlay,
+    })
+}
+
+/// The machine's host reports that it is off.
+async fn ended(world: &World, saved: &Saved) {
+    world
+        .edit::<Machine>(saved.machine.local_id(), |machine| {
+            machine.observed.stage = Stage::Ended {
+                cause: EndCause::Requested,
+            };
+            machine.settle();
+        })
+        .await;
+}
+
+fn same_disk(one: &Path, other: &Path) -> bool {
+    let output = Command::new("qemu-img")
+        .args(["compare", "-q", "-f", "qcow2", "-F", "qcow2"])
+        .args([one, other])
+        .output();
+    output.expect("qemu-img").status.success()
+}
+
+async fn is_saved(world: &World, saved: &Saved) {
+    let image = world
+        .until::<Image>(saved.image.local_id(), |image| {
+            image.state != ImageState::Creating
+        })
+        .await;
+    assert_eq!(image.state, ImageState::Available, "{:?}", image.reason);
+    let file = image.file.clone().expect("file");
+    assert_eq!(file.format, MediumFormat::Qcow2);
+    assert!(same_disk(Path::new(&file.path), &saved.overlay));
+    assert_eq!(world.events(&image.id.to_string()), ["AVAILABLE"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_is_saved_as_soon_as_it_is_off_and_not_before() {
+    let mut world = World::new().await;
+    let Some(saved) = saved(&mut world).await else {
+        return;
+    };
+    world.start_with(settings(&world), None).await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    let before = world
+        .documents
+        .images
+        .get(saved.image.local_id())
+        .expect("there");
+    assert_eq!(before.state, ImageState::Creating, "it still runs");
+    ended(&world, &saved).await;
+    is_saved(&world, &saved).await;
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_daemon_ends_the_image_is_made_once_and_whole() {
+    for place in [
+        "save: before the disk is merged",
+        "image: in the cache, not told",
+        "image: in the cache and told",
+    ] {
+        let mut world = World::new().await;
+        let Some(saved) = saved(&mut world).await else {
+            return;
+        };
+        ended(&world, &saved).await;
+        let controller = world.start_with(settings(&world), Some(place)).await;
+        let stopped =
+            tokio::time::timeout(std::time::Duration::from_secs(60), controller.stopped());
+        stopped
+            .await
+            .unwrap_or_else(|_| panic!("`{place}` is not reached"));
+        drop(controller);
+        world.kill().await;
+        assert!(saved.overlay.exists(), "{place}: the disk is only read");
+        world.start_with(settings(&world), None).await;
+        is_saved(&world, &saved).await;
+        world.kill().await;
+        assert!(
+            super::world::names(&world.storage_dir().join("cache/disks/incoming")).is_empty(),
+            "{place}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_space_the_machine_waits_and_is_saved_when_there_is_some() {
+    let mut world = World::new().await;
+    let Some(saved) = saved(&mut world).await else {
+        return;
+    };
+    ended(&world, &saved).await;
+    let mut full = settings(&world);
+    full.cache_bytes = Some(1);
+    world.start_with(full, None).await;
+    let waits = world
+        .until::<Image>(saved.image.local_id(), |image| image.reason.is_some())
+        .await;
+    assert_eq!(waits.state, ImageState::Creating, "{:?}", waits.reason);
+    assert!(
+        waits
+            .reason
+            .as_deref()
+            .unwrap_or_default()
+            .contains("image cache"),
+        "{:?}",
+        waits.reason
+    );
+    world.start_with(settings(&world), None).await;
+    is_saved(&world, &saved).await;
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_killed_or_gone_leaves_no_image() {
+    let mut world = World::new().await;
+    let Some(saved) = saved(&mut world).await else {
+        return;
+    };
+    world.start_with(settings(&world), None).await;
+    world
+        .edit::<Machine>(saved.machine.local_id(), |machine| {
+            machine.desired.graceful = false;
+            machine.desired.power = Power::Off;
+        })
+        .await;
+    let image = world
+        .until::<Image>(saved.image.local_id(), |image| {
+            image.state == ImageState::Error
+        })
+        .await;
+    assert!(
+        image
+            .reason
+            .as_deref()
+            .unwrap_or_default()
+            .contains("was killed"),
+        "{:?}",
+        image.reason
+    );
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_makes_no_sense_is_told_and_not_followed() {
+    let mut world = World::new().await;
+    let Some(saved) = saved(&mut world).await else {
+        return;
+    };
+    // An external data file: what QEMU would open by the name that stands there.
+    let mut bytes = std::fs::read(&saved.overlay).expect("read");
+    bytes[79] |= 4;
+    std::fs::write(&saved.overlay, &bytes).expect("write");
+    ended(&world, &saved).await;
+    world.start_with(settings(&world), None).await;
+    let image = world
+        .until::<Image>(saved.image.local_id(), |image| {
+            image.state == ImageState::Error
+        })
+        .await;
+    assert!(
+        image
+            .reason
+            .as_deref()
+            .unwrap_or_default()
+            .contains("external file"),
+        "{:?}",
+        image.reason
+    );
+    world.kill().await;
+}

@@ -1,0 +1,174 @@
+//! `stratus quota …`: what one may have, and has.
+
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+use super::quota_options::Amounts;
+use crate::cloud::{is_local_id, text_of};
+use crate::failure::{Failure, Result};
+use crate::options::{Cloud, Common};
+use crate::session::Session;
+use crate::table;
+
+/// Show what one has and may have, and set what others may have
+#[derive(Debug, clap::Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Show(Show),
+    Set(Set),
+}
+
+/// Show what you have and may have
+///
+/// Of a machine counts all of it, also while it is off. In several groups, one is bounded by each. JSON: {"user", "quota": [{"measure", "used", "limit", "from"}], "groups"}; a "limit" of -1 is none.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  stratus quota show
+  stratus quota show --user joe
+  stratus quota show --group physics")]
+struct Show {
+    #[command(flatten)]
+    whose: Whose,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Set what a user, or all members of a group together, may have
+///
+/// For administrators. What isn't named stays as it is. Nothing that is there is taken away: who has more may make nothing new. JSON: {"quota"}.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Each is a number, 'unlimited', or 'default': what the cloud's configuration gives every user; no bound for a group.
+
+Examples:
+  stratus quota set --user joe --machines 20 --cpus 40
+  stratus quota set --user joe --cpus default
+  stratus quota set --group physics --volume-gib 5000")]
+struct Set {
+    #[command(flatten)]
+    whose: Whose,
+    #[command(flatten)]
+    amounts: Amounts,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+struct Whose {
+    /// Of this user
+    #[arg(long, value_name = "NAME", conflicts_with = "group")]
+    user: Option<String>,
+    /// Of all members of this group together
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        match &self.action {
+            Action::Show(show) => &show.common,
+            Action::Set(set) => &set.common,
+        }
+    }
+
+    pub(super) async fn run(self) -> Result {
+        match self.action {
+            Action::Show(show) => show.run().await,
+            Action::Set(set) => set.run().await,
+        }
+    }
+}
+
+impl Whose {
+    fn checked(name: &str) -> Result<&str> {
+        if is_local_id(name) { Ok(name) } else { Err(Failure::Check(format!("'{name}' is no name of a group or user"))) }
+    }
+
+    fn path(&self) -> Result<String> {
+        let asked = |kind: &str, name: &str| {
+            let name = percent_encoding::utf8_percent_encode(Self::checked(name)?, percent_encoding::NON_ALPHANUMERIC);
+            Ok(format!("/stratus/quota?{kind}={name}"))
+        };
+        match (&self.user, &self.group) {
+            (Some(user), _) => asked("user", user),
+            (None, Some(group)) => asked("group", group),
+            (None, None) => Ok("/stratus/quota".to_owned()),
+        }
+    }
+
+    fn resource(&self) -> Result<String> {
+        match (&self.user, &self.group) {
+            (Some(user), _) => Ok(format!("User/{}", Self::checked(user)?)),
+            (None, Some(group)) => Ok(format!("Group/{}", Self::checked(group)?)),
+            (None, None) => Err(Failure::Check("whose quota? Give --user NAME or --group NAME".to_owned())),
+        }
+    }
+}
+
+impl Show {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let answer = session.api(&self.cloud)?.get(&self.whose.path()?).await?;
+        if session.out.is_json() {
+            return session.out.json(&answer);
+        }
+        session.out.line(rows(&answer))?;
+        for group in answer.get("groups").and_then(Value::as_array).into_iter().flatten() {
+            session.out.line(format_args!("\nAll members of the group {} together:", text_of(group.get("group").unwrap_or(&Value::Null))))?;
+            session.out.line(rows(group))?;
+        }
+        Ok(())
+    }
+}
+
+/// The table of a user or a group.
+fn rows(answer: &Value) -> String {
+    let all = answer.get("quota").and_then(Value::as_array).into_iter().flatten();
+    let rows = all.map(|row| {
+        let text = |name: &str| row.get(name).map(text_of).unwrap_or_default();
+        let limit = match text("limit") {
+            none if none == "-1" => "unlimited".to_owned(),
+            limit => limit,
+        };
+        vec![named(&text("measure")), text("used"), limit, text("from")]
+    });
+    table::render(&["WHAT", "USED", "LIMIT", "FROM"], rows)
+}
+
+/// A measure as people say it.
+fn named(measure: &str) -> String {
+    match measure {
+        "cpus" => "CPUs",
+        "memoryMib" => "memory (MiB)",
+        "volumeGib" => "volume space (GiB)",
+        "imageGib" => "image space (GiB)",
+        other => other,
+    }
+    .to_owned()
+}
+
+impl Set {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let resource = self.whose.resource()?;
+        if self.amounts.is_empty() {
+            return Err(Failure::Check("what may they have? Give --machines, --cpus or another; see --help".to_owned()));
+        }
+        let api = session.api(&self.cloud)?;
+        let there = api.get(&format!("{resource}?$select=quota")).await?;
+        let mut quota: Map<String, Value> = there.get("quota").and_then(Value::as_object).cloned().unwrap_or_default();
+        self.amounts.change(&mut quota);
+        api.put(&format!("{resource}?$select=quota"), &json!({ "quota": quota })).await?;
+        session.out.detail(format_args!("the quota of {resource} is set"));
+        if session.out.is_json() { session.out.json(&json!({ "quota": quota })) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,107 @@
+//! Wiring of what announces saved images: its settings, and the key that temporary entries are signed with.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use marketplace::SigningKey;
+
+use crate::{
+    config::Config,
+    instance::{make_dir, write_atomically},
+};
+
+/// How long a connection to a Marketplace may take to come about.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the operator decided; `url` is where the cloud listens.
+///
+/// # Errors
+/// Files that can't be read, a key that isn't one.
+pub fn settings(config: &Config, state: &Path) -> anyhow::Result<saving::Settings> {
+    let given = &config.saving;
+    let some =
+        |text: &String| Some(text.trim_end_matches('/').to_owned()).filter(|t| !t.is_empty());
+    let host = config.host_name();
+    let base_url = some(&given.base_url).unwrap_or_else(|| {
+        let scheme = if config.tls.enabled { "https" } else { "http" };
+        let port = config
+            .listen
+            .rsplit_once(':')
+            .map_or("8443", |(_, port)| port);
+        format!("{scheme}://{host}:{port}")
+    });
+    let mut client = reqwest::Client::builder()
+        .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_LIMIT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy();
+    if !given.ca.is_empty() {
+        let pem = std::fs::read(&given.ca).with_context(|| given.ca.clone())?;
+        for certificate in
+            reqwest::Certificate::from_pem_bundle(&pem).with_context(|| given.ca.clone())?
+        {
+            client = client.add_root_certificate(certificate);
+        }
+    }
+    let marketplace = some(&given.marketplace);
+    let key = match &marketplace {
+        Some(_) => Some(key(config, state)?),
+        None => None,
+    };
+    let endorser = some(&given.endorser).unwrap_or_else(|| format!("stratus@{host}"));
+    Ok(saving::Settings {
+        base_url,
+        marketplace,
+        key,
+        endorser,
+        valid_days: given.valid_days,
+        patience: Duration::from_secs(given.patience_minutes.saturating_mul(60)),
+        has_mail: config.mail.is_on(),
+        client: client
+            .build()
+            .context("preparing to speak to the Marketplace")?,
+    })
+}
+
+/// The operator's key, else the cloud's own, made at its first use.
+fn key(config: &Config, state: &Path) -> anyhow::Result<SigningKey> {
+    let path = if config.saving.key.is_empty() {
+        let folder = state.join("secrets");
+        make_dir(&folder, 0o700)?;
+        let path = folder.join("endorser.pem");
+        if !path.exists() {
+            write_atomically(&path, new_key(&config.instance)?.as_bytes(), 0o600)?;
+        }
+        path
+    } else {
+        config.saving.key.clone().into()
+    };
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    SigningKey::from_pem(&text, None).with_context(|| path.display().to_string())
+}
+
+/// A key and the certificate that it signed itself.
+fn new_key(instance: &str) -> anyhow::Result<String> {
+    let key = rcgen::KeyPair::generate().context("making a key")?;
+    let mut parameters =
+        rcgen::CertificateParams::new(Vec::new()).context("making a certificate")?;
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.distinguished_name.push(
+        rcgen::DnType::CommonName,
+        format!("Stratus cloud {instance}"),
+    );
+    let certificate = parameters
+        .self_signed(&key)
+        .context("making a certificate")?;
+    Ok(format!("{}{}", key.serialize_pem(), certificate.pem()))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_new_key_signs() {
+        let text = super::new_key("c").expect("a key");
+        let key = marketplace::SigningKey::from_pem(&text, None).expect("a key that can be read");
+        assert_eq!(key.certificate().subject(), "CN=Stratus cloud c");
+    }
+}

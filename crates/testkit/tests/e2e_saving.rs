@@ -1,0 +1,420 @@
+//! Machines that become images: saved at their shutdown, captured while they are off; whatever happens in between.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testkit::{Machine, TestCloud, skip_unless, wait_until};
+
+/// Saving the tiny appliance takes about a second on a quiet machine.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// A machine that is to be saved, with a file in it that is on its disk.
+fn marked<'c>(cloud: &'c TestCloud, title: &str) -> Machine<'c> {
+    let mut document = cloud.machine_document(&cloud.image());
+    document["machineTemplate"]["save"] = json!({
+        "author": "Ann Example", "authorEmail": "ann@example.org", "title": title, "comment": "made by a test", "version": "1.1",
+    });
+    let machine = cloud.machine_of(&cloud.api(), &document);
+    machine.wait_for_ssh();
+    machine.ssh(&format!("echo {title} > /etc/made-here && sync"));
+    machine
+}
+
+fn image_named(cloud: &TestCloud, title: &str) -> Option<Value> {
+    let images = cloud.api().list("MachineImage");
+    images.into_iter().find(|image| image["name"] == title)
+}
+
+fn wait_for_image(cloud: &TestCloud, title: &str) -> Value {
+    wait_until("the saved image", LIMIT, || {
+        image_named(cloud, title).filter(|image| image["state"] == "AVAILABLE")
+    })
+}
+
+/// Starts a machine from an image, and makes sure that it has what was made in the other.
+fn holds(cloud: &TestCloud, image: &Value, title: &str) {
+    let identifier = image["identifier"].as_str().unwrap();
+    let machine = cloud.machine_of(
+        &cloud.api(),
+        &cloud.machine_document(&format!("MachineImage/{identifier}")),
+    );
+    machine.wait_for_ssh();
+    assert_eq!(machine.ssh("cat /etc/made-here"), title);
+    machine.kill();
+}
+
+#[test]
+fn a_machine_is_saved_at_its_shutdown_and_starts_again() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let origin = cloud.image().trim_start_matches("MachineImage/").to_owned();
+    let volume = cloud.volume(&cloud.api(), 1);
+    let started = cloud.cli_json(&[
+        "run-instance",
+        "--ram",
+        "128",
+        "--save",
+        "--author",
+        "Ann Example",
+        "--author-email",
+        "ann@example.org",
+        "--image-version",
+        "2.0",
+        "--title",
+        "by-command",
+        "--comment",
+        "c",
+        &origin,
+    ]);
+    let machine = cloud.machine_by_number(started[0]["id"].as_u64().unwrap());
+    assert!(
+        started[0]["name"]
+            .as_str()
+            .unwrap()
+            .starts_with("creator: "),
+        "{started}"
+    );
+    machine.wait_for_ssh();
+    machine.ssh("echo by-command > /etc/made-here && sync");
+    machine.attach(&volume);
+    cloud.cli(&["shutdown-instance", &machine.vmid.to_string()]);
+    let image = wait_for_image(&cloud, "by-command");
+    assert_eq!(image["visibility"], "PRIVATE", "{image}");
+    assert_eq!(image["format"], "qcow2", "{image}");
+    assert_eq!(image["imageLocation"], machine.id.as_str(), "{image}");
+    machine.wait_for_phase("Done");
+    let free = wait_until("the volume to be free", LIMIT, || {
+        let document = cloud.api().get(&volume).expect(200);
+        (document["count"] == 0).then_some(document)
+    });
+    assert_eq!(free["state"], "AVAILABLE", "{free}");
+    let told = wait_until("the announcement", LIMIT, || {
+        let image = image_named(&cloud, "by-command")?;
+        image["announced"]["at"].is_string().then_some(image)
+    });
+    assert!(
+        told["announced"]["marketplace"].is_null(),
+        "there is none: {told}"
+    );
+    holds(&cloud, &image, "by-command");
+    // Nobody else can start it.
+    let stranger = cloud.user("mallory");
+    let identifier = image["identifier"].as_str().unwrap();
+    let refused = stranger.post(
+        "Machine",
+        &cloud.machine_document(&format!("MachineImage/{identifier}")),
+    );
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    cloud.assert_clean();
+}
+
+#[test]
+fn a_daemon_killed_while_it_saves_goes_on_and_a_kill_saves_nothing() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let killed = marked(&cloud, "killed");
+    let machine = marked(&cloud, "crashed");
+    killed.kill();
+    // Again and again, wherever it is.
+    let done = cloud
+        .api()
+        .post(&format!("{}/shutdown", machine.id), &json!({}));
+    let job = done
+        .job
+        .clone()
+        .unwrap_or_else(|| panic!("{}", done.text()));
+    for pause in [50, 200, 400, 700, 1000, 1500] {
+        std::thread::sleep(Duration::from_millis(pause));
+        cloud.kill();
+        cloud.start_again();
+    }
+    let image = wait_for_image(&cloud, "crashed");
+    cloud.wait_for_job(&job);
+    machine.wait_for_phase("Done");
+    holds(&cloud, &image, "crashed");
+    assert!(image_named(&cloud, "killed").is_none());
+    cloud.assert_clean();
+}
+
+#[test]
+fn a_machine_that_is_off_is_captured_and_starts_again() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let api = cloud.api();
+    let machine = cloud.machine();
+    let capture = json!({"name": "captured", "imageLocation": {"href": machine.id}});
+    machine.wait_for_ssh();
+    machine.ssh("echo captured > /etc/made-here && sync");
+    let operations = |document: &Value| document["operations"].to_string().contains("/capture");
+    assert!(!operations(&machine.document()));
+    let refused = api.post("MachineImage", &capture);
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(
+        refused.text().contains("stop it first"),
+        "{}",
+        refused.text()
+    );
+    cloud.cli(&["stop-instance", &machine.vmid.to_string()]);
+    machine.wait_for_phase("Stopped");
+    assert!(operations(&machine.document()), "{}", machine.document());
+    let stranger = cloud.user("mallory");
+    let refused = stranger.post("MachineImage", &capture);
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let reply = api.post("MachineImage", &capture);
+    let job = reply.job.clone();
+    let made = reply.expect(201);
+    cloud.wait_for_job(&job.unwrap());
+    let image = api.get(made["id"].as_str().unwrap()).expect(200);
+    assert_eq!(image["state"], "AVAILABLE", "{image}");
+    cloud.cli(&["start-instance", &machine.vmid.to_string()]);
+    machine.wait_for_ssh();
+    holds(&cloud, &image, "captured");
+    machine.kill();
+    cloud.assert_clean();
+}
+
+/// A script as it would be written for an image.
+fn script(cloud: &TestCloud, name: &str, text: &str) -> String {
+    let path = cloud.folder().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+fn creation<'a>(cloud_arguments: &[&'a str], base: &'a str) -> Vec<&'a str> {
+    let mut arguments = vec![
+        "create-image",
+        "--ram",
+        "128",
+        "--title",
+        "created",
+        "--comment",
+        "c",
+        "--author",
+        "Ann Example",
+        "--author-email",
+        "ann@example.org",
+    ];
+    arguments.extend(cloud_arguments);
+    arguments.push(base);
+    arguments
+}
+
+#[test]
+fn an_image_is_created_from_packages_and_scripts_without_traces_of_its_builder() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let base = cloud.image().trim_start_matches("MachineImage/").to_owned();
+    // The tiny appliance has no package manager: this one writes down what it was asked.
+    let pretend = "#!/bin/sh\nmkdir -p /usr/local/bin /usr/bin\nprintf '#!/bin/sh\\necho \"$0 $*\" >>/etc/apt-asked\\n' >/usr/bin/apt-get\nchmod 755 /usr/bin/apt-get\n";
+    let first = script(&cloud, "first.sh", pretend);
+    let key = cloud.folder().join("key.pub").display().to_string();
+    let log = cloud.folder().join("first.log").display().to_string();
+    let made = cloud.cli_json(&creation(
+        &["-k", &key, "--scripts", &first, "--log", &log],
+        &base,
+    ));
+    let with_apt = made["identifier"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{made}"))
+        .to_owned();
+
+    let setup = script(
+        &cloud,
+        "setup.sh",
+        "#!/bin/sh\nset -e\necho \"asked for $1\"\necho $1 >/etc/made-here\necho secret-history >/root/.ash_history\necho secret-log >/var/log/mine.log\n\
+         echo secret-deleted >/root/deleted; sync; rm /root/deleted\n",
+    );
+    let scripts = format!("{setup} by-script");
+    let log = cloud.folder().join("second.log").display().to_string();
+    let made = cloud.cli_json(&creation(
+        &[
+            "-k",
+            &key,
+            "--packages",
+            "r-base,git",
+            "--extra-os-repos",
+            "http://r.example.org/debian stable main",
+            "--scripts",
+            &scripts,
+            "--log",
+            &log,
+        ],
+        &with_apt,
+    ));
+    let identifier = made["identifier"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{made}"));
+    let story = std::fs::read_to_string(&log).unwrap();
+    for told in [
+        "asked for by-script",
+        "installing packages",
+        "script setup.sh: exit status: 0",
+        identifier,
+    ] {
+        assert!(story.contains(told), "{told}: {story}");
+    }
+    let machine = cloud.machine_of(
+        &cloud.api(),
+        &cloud.machine_document(&format!("MachineImage/{identifier}")),
+    );
+    machine.wait_for_ssh();
+    assert_eq!(machine.ssh("cat /etc/made-here"), "by-script");
+    let asked = machine.ssh("cat /etc/apt-asked");
+    assert!(asked.contains("-q -y install -- r-base git"), "{asked}");
+    assert_eq!(
+        machine
+            .ssh("cat /root/.ash_history /var/log/mine.log 2>/dev/null | grep -c secret || true"),
+        "0"
+    );
+    machine.kill();
+
+    // The content itself, as anybody could take it.
+    let raw = cloud.folder().join("created.raw").display().to_string();
+    cloud.cli(&["image", "export", "--as", "raw", "-o", &raw, identifier]);
+    let content = std::fs::read(&raw).unwrap();
+    let has = |what: &str| {
+        content
+            .windows(what.len())
+            .any(|window| window == what.as_bytes())
+    };
+    let public = std::fs::read_to_string(&key).unwrap();
+    let public = public.split_whitespace().nth(1).unwrap().to_owned();
+    assert!(has("by-script"), "the content is this image");
+    for gone in [
+        "secret-history",
+        "secret-log",
+        "secret-deleted",
+        public.as_str(),
+    ] {
+        assert!(!has(gone), "{gone} is in the image");
+    }
+    std::fs::remove_file(&raw).unwrap();
+    for format in ["qcow2", "vmdk"] {
+        let file = cloud
+            .folder()
+            .join(format!("created.{format}"))
+            .display()
+            .to_string();
+        cloud.cli(&[
+            "image",
+            "export",
+            "--as",
+            format,
+            "--compression",
+            "gz",
+            "-o",
+            &file,
+            identifier,
+        ]);
+        assert!(std::fs::read(&file).unwrap().starts_with(&[0x1f, 0x8b]));
+    }
+    cloud.assert_clean();
+}
+
+#[test]
+fn a_step_that_fails_saves_nothing_and_can_be_looked_into() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let base = cloud.image().trim_start_matches("MachineImage/").to_owned();
+    let key = cloud.folder().join("key.pub").display().to_string();
+    let bad = script(&cloud, "bad.sh", "#!/bin/sh\necho about to fail\nexit 3\n");
+    let log = cloud.folder().join("bad.log").display().to_string();
+    for keep in [false, true] {
+        let mut more = vec!["-k", &key, "--scripts", &bad, "--log", &log];
+        if keep {
+            more.push("--keep-on-failure");
+        }
+        let output = cloud.try_cli(&creation(&more, &base));
+        assert_eq!(output.status.code(), Some(255), "{output:?}");
+        let told = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            told.contains("script bad.sh failed with status 3") && told.contains("about to fail"),
+            "{told}"
+        );
+        assert!(
+            std::fs::read_to_string(&log)
+                .unwrap()
+                .contains("about to fail")
+        );
+        let machines = cloud.api().list("Machine");
+        if keep {
+            assert!(told.contains("stratus connect-instance"), "{told}");
+            let machine = cloud.known_machine(&cloud.api(), &machines[0]);
+            assert_eq!(machine.ssh("ls /tmp/bad.sh"), "/tmp/bad.sh", "as it was");
+            machine.kill();
+        } else {
+            wait_until("the machine to go", LIMIT, || {
+                cloud.api().list("Machine").is_empty().then_some(())
+            });
+        }
+    }
+    assert!(image_named(&cloud, "created").is_none());
+    let missing = cloud.try_cli(&["create-image", "--title", "t", &base]);
+    assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+    assert!(
+        String::from_utf8_lossy(&missing.stderr).contains("--comment"),
+        "{missing:?}"
+    );
+    cloud.assert_clean();
+}
+
+#[test]
+fn a_folder_becomes_a_data_image_that_machines_read() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let folder = cloud.folder().join("data");
+    std::fs::create_dir_all(folder.join("sub folder")).unwrap();
+    std::fs::write(
+        folder.join("sub folder/A long name with Capitals.txt"),
+        "content of a file\n",
+    )
+    .unwrap();
+    let file = cloud.folder().join("data.iso").display().to_string();
+    let folder = folder.display().to_string();
+    let made = cloud.cli_json(&[
+        "image",
+        "from-folder",
+        &folder,
+        "--label",
+        "GENOMES",
+        "-o",
+        &file,
+        "--import",
+    ]);
+    let data = made["identifier"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{made}"))
+        .to_owned();
+    let base = cloud.image().trim_start_matches("MachineImage/").to_owned();
+    let started = cloud.cli_json(&[
+        "run-instance",
+        "--ram",
+        "128",
+        "--readonly-disk",
+        &data,
+        &base,
+    ]);
+    let machine = cloud.machine_by_number(started[0]["id"].as_u64().unwrap());
+    machine.wait_for_ssh();
+    let read = machine.ssh("mkdir -p /mnt/d && mount -t iso9660 -o ro /dev/$(grep -l data0 /sys/block/*/serial | cut -d/ -f4) /mnt/d && cat '/mnt/d/sub folder/A long name with Capitals.txt'");
+    assert_eq!(read, "content of a file");
+    machine.kill();
+    cloud.assert_clean();
+}
