@@ -27,12 +27,14 @@ pub(crate) fn is_stoppable(job: &Job) -> bool {
         | JobGoal::MachinePaused
         | JobGoal::MachineSuspended
         | JobGoal::VolumeAttached { .. } => true,
+        // Of a volume, the image is made in an instant.
+        JobGoal::Available if job.subject().starts_with("VolumeImage/") => false,
         JobGoal::Available => job.action == "add",
-        JobGoal::MachineOff
-        | JobGoal::Gone
-        | JobGoal::VolumeDetached { .. }
-        | JobGoal::NetworkOff
-        | JobGoal::Parts => !job.nested_jobs.is_empty(),
+        // A system that is not to be as it was asked to be is removed, or asked otherwise.
+        JobGoal::Parts | JobGoal::NetworkOff => false,
+        JobGoal::MachineOff | JobGoal::Gone | JobGoal::VolumeDetached { .. } => {
+            !job.nested_jobs.is_empty()
+        }
     }
 }
 

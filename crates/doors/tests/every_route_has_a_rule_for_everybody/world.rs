@@ -109,7 +109,17 @@ impl World {
     pub fn request(&self, route: &Listed, method: &str) -> (String, String) {
         let mut path = route.path.clone();
         if let Some((id, member)) = route.kind.and_then(|kind| self.ids.get(&kind)) {
+            let of_system = path.starts_with("/cimi/System/") && path.ends_with("{member}");
             let member = match path.rsplit('/').nth(1) {
+                Some(collection) if of_system => {
+                    let (_, kind) = member_of(collection);
+                    let other = &self.ids[&kind];
+                    if kind == Kind::System {
+                        &other.1
+                    } else {
+                        &other.0
+                    }
+                }
                 Some("disks" | "networkInterfaces") => "0",
                 Some("meters") => "cpu",
                 _ => member,
@@ -208,6 +218,18 @@ impl World {
         {
             self.documents.wait_for(revision).await.unwrap();
         }
+    }
+}
+
+/// The member of a system's own collection at the end of a path, and what it refers to.
+fn member_of(path: &str) -> (&'static str, Kind) {
+    match path.rsplit('/').next().unwrap_or_default() {
+        "systems" => ("system", Kind::System),
+        "machines" => ("machine", Kind::Machine),
+        "credentials" => ("credential", Kind::Credential),
+        "volumes" => ("volume", Kind::Volume),
+        "networks" => ("network", Kind::Network),
+        _ => ("address", Kind::Address),
     }
 }
 
@@ -327,7 +349,20 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     let log = format!("Machine.{machine}");
     ids.insert(Kind::EventLog, (log, event.id().to_owned()));
     ids.insert(Kind::Machine, (machine, attached));
-    ids.insert(Kind::Volume, (free.clone(), free));
+    let message = object(json!({"name": "Maintenance", "description": "Tonight."}));
+    let message = cloud.create(&root, Kind::ServiceMessage, message).await;
+    let message = message
+        .unwrap()
+        .view
+        .id
+        .split_once('/')
+        .unwrap()
+        .1
+        .to_owned();
+    ids.insert(Kind::ServiceMessage, first(&message));
+    ids.insert(Kind::System, (system.clone(), inner));
+    ids.insert(Kind::VolumeImage, first(volume_image.id.local()));
+    ids.insert(Kind::Volume, (free, volume_image.id.local().to_owned()));
     ids.insert(Kind::MachineImage, (spare, nothing()));
     ids.insert(Kind::MachineRecord, first(record.id.local()));
     ids.insert(Kind::Host, first(host.id.local()));
