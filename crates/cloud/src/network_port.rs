@@ -88,7 +88,7 @@ impl Cloud {
                 return Err(CloudError::Conflict(format!(
                     "{} is {}; `{action}` is not possible now",
                     read.document.id,
-                    crate::machine::text_of(&read.state())
+                    crate::machine::text_of(read.state())
                 )));
             }
             let mut port = read.document.0.clone();

@@ -182,7 +182,7 @@ impl Cloud {
                 return Err(CloudError::Conflict(format!(
                     "{} is {}; `{action}` is not possible now",
                     network.id,
-                    crate::machine::text_of(&network.state)
+                    crate::machine::text_of(network.state)
                 )));
             }
             wish.on = on;

@@ -83,15 +83,14 @@ impl<'a> Filters<'a> {
     /// The first reason, in the order of [`Refusal`].
     pub(crate) fn reason(&self, host: &HostLoad) -> Option<Refusal> {
         let free = host.free();
-        self.refuse_otherwise(host).or_else(|| {
-            if free.memory_kib < self.demand.memory_kib {
-                Some(Refusal::Memory)
-            } else if free.cpu_percent < self.demand.cpu_percent {
-                Some(Refusal::Cpu)
-            } else {
-                None
-            }
-        })
+        let of_room = if free.memory_kib < self.demand.memory_kib {
+            Some(Refusal::Memory)
+        } else if free.cpu_percent < self.demand.cpu_percent {
+            Some(Refusal::Cpu)
+        } else {
+            None
+        };
+        self.refuse_otherwise(host).or(of_room)
     }
 
     fn refuse_otherwise(&self, host: &HostLoad) -> Option<Refusal> {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc, time::Duration};
 
-use accounts::{Identity, Method};
+use accounts::Identity;
 use cimi::{
     PrincipalType, Ref, Timestamp,
     model::Kind,

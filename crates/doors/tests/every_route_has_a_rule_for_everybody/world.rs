@@ -4,8 +4,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use accounts::{Accounts, Cost, Hashing};
 use cimi::{
-    Acl, AclRule, Common, PrincipalType, Right, Timestamp, common::Principal, lifecycle::Phase,
-    model::Kind, resources::MachineRecord,
+    Acl, AclRule, Common, PrincipalType, Ref, Right, Timestamp,
+    common::Principal,
+    ids::{SystemId, VolumeImageId},
+    lifecycle::Phase,
+    model::Kind,
+    resources::{ImageState, MachineRecord, Member, System, VolumeImage},
+    size::ByteSize,
 };
 use cloud::{
     Cloud, NoServices,
@@ -221,6 +226,51 @@ impl World {
     }
 }
 
+/// A system with these parts and with one more system; the ids of the two.
+async fn systems(documents: &Documents, parts: &[String]) -> (String, String) {
+    let system = |members: Vec<Member>| System {
+        id: SystemId::generate(),
+        common: Common::new(Acl::owned_by_user("owner"), Timestamp::now()),
+        components: Vec::new(),
+        members,
+        creation: None,
+        operation: None,
+        trouble: None,
+        deleted: false,
+        unknown: Map::new(),
+    };
+    let inner = system(Vec::new());
+    let parts = parts.iter().cloned().chain([inner.id.to_string()]);
+    let member = |href: String| Member {
+        key: href.rsplit('/').next().unwrap().to_owned(),
+        href,
+        made: false,
+    };
+    let outer = system(parts.map(member).collect());
+    let changes = documents.changes().create(&inner).create(&outer);
+    changes.commit().await.unwrap();
+    (outer.id.local().to_owned(), inner.id.local().to_owned())
+}
+
+/// An image of a volume.
+async fn volume_image(documents: &Documents, volume: &str) -> VolumeImage {
+    let image = VolumeImage {
+        id: VolumeImageId::generate(),
+        common: Common::new(Acl::owned_by_user("owner"), Timestamp::now()),
+        state: ImageState::Available,
+        reason: None,
+        volume: Ref::to(format!("Volume/{volume}").parse().unwrap()),
+        size_bytes: ByteSize(1 << 20),
+        bootable: false,
+        deleted: false,
+        base: None,
+        files: Vec::new(),
+        unknown: Map::new(),
+    };
+    documents.changes().create(&image).commit().await.unwrap();
+    image
+}
+
 /// The member of a system's own collection at the end of a path, and what it refers to.
 fn member_of(path: &str) -> (&'static str, Kind) {
     match path.rsplit('/').next().unwrap_or_default() {
@@ -296,6 +346,17 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ] {
         ids.insert(kind, (create(kind, body).await, String::new()));
     }
+    let address = documents.addresses.all()[0].key.to_string();
+    let credential = format!("Credential/{}", ids[&Kind::Credential].0);
+    let parts = [
+        format!("Machine/{machine}"),
+        credential,
+        format!("Volume/{free}"),
+        "Network/local".to_owned(),
+        address,
+    ];
+    let (system, inner) = systems(documents, &parts).await;
+    let volume_image = volume_image(documents, &free).await;
     let read = documents.machines.get(&machine).unwrap();
     let record = MachineRecord {
         id: format!("MachineRecord/{}", read.vmid).parse().unwrap(),

@@ -33,8 +33,7 @@ impl StorageController {
         let wanted = self.0.documents.volume_images.get(image.local());
         let Some(wanted) = wanted.filter(|image| image.state == ImageState::Creating) else {
             // Nobody waits for it.
-            self.write_volume(read, |volume| without_capture(volume), None)
-                .await?;
+            self.write_volume(read, without_capture, None).await?;
             return Ok(Next::Settled);
         };
         if read.attachment.is_some() {

@@ -58,7 +58,7 @@ impl Arguments {
         if session.out.is_json() {
             return session.out.json(&all);
         }
-        session.out.line(table::render(&["ID", "METER", "NOW", "LEAST", "MOST", "UNITS"], rows.into_iter()))
+        session.out.line(table::render(&["ID", "METER", "NOW", "LEAST", "MOST", "UNITS"], rows))
     }
 }
 
