@@ -136,7 +136,7 @@ async fn what_is_not_done_is_not_accepted() {
         ),
         (
             json!({"volumeTemplates": [{"volumeTemplate": {"volumeConfig": {"capacity": 1}, "volumeImage": world.image}}]}),
-            "`machineTemplate.volumeTemplates[0].volumeTemplate.volumeImage` is not an attribute",
+            "`machineTemplate.volumeTemplates[0].volumeTemplate.volumeImage` must refer to a VolumeImage",
         ),
         (
             json!({"requirements": "CLUSTER = 'x'"}),

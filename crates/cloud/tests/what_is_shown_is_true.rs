@@ -34,6 +34,57 @@ async fn run(world: &World, machine: &str, host: &cimi::HostId) {
     world.documents.update(local, edit).await.unwrap();
 }
 
+/// Rows that no resource of this world has: what is saved, captured, or made of several parts.
+const NOT_MADE_HERE: &[&str] = &[
+    "Machine.save",
+    "Machine.savedAs",
+    "MachineImage.origin",
+    "MachineImage.announced",
+    "MachineTemplate.save",
+    "Volume.volumeImage",
+    "VolumeTemplate.volumeImage",
+    "Network.reason",
+    "System.state",
+    "System.reason",
+    "SystemTemplate.componentDescriptors",
+    "CredentialTemplate.publicKey",
+    "VolumeImage.state",
+    "VolumeImage.imageLocation",
+    "VolumeImage.bootable",
+    "VolumeImage.capacity",
+    "VolumeImage.visibility",
+    "VolumeImage.reason",
+    "NetworkTemplate.networkConfig",
+    "NetworkTemplate.forwardingGroup",
+    "NetworkConfiguration.networkType",
+    "NetworkConfiguration.mtu",
+    "NetworkPort.state",
+    "NetworkPort.network",
+    "NetworkPort.portType",
+    "NetworkPort.attachedTo",
+    "NetworkPortTemplate.network",
+    "NetworkPortTemplate.networkPortConfig",
+    "NetworkPortConfiguration.portType",
+    "AddressTemplate.ip",
+    "AddressTemplate.allocation",
+    "AddressTemplate.protocol",
+    "AddressTemplate.network",
+    "ForwardingGroupTemplate.networks",
+    "ServiceMessage.title",
+    "ServiceMessage.message",
+    "VolumeVolumeImage.volumeImage",
+    "NetworkNetworkPort.networkPort",
+    "ForwardingGroupNetwork.network",
+    "SystemSystem.system",
+    "SystemMachine.machine",
+    "SystemCredential.credential",
+    "SystemVolume.volume",
+    "SystemNetwork.network",
+    "SystemNetworkPort.networkPort",
+    "SystemAddress.address",
+    "SystemForwardingGroup.forwardingGroup",
+];
+
 #[tokio::test]
 async fn a_representation_with_the_same_stamp_is_the_same() {
     let world = World::start().await;
@@ -366,7 +417,8 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
             let exempt = row.access == Access::Secret
                 || matches!(row.shape, Shape::Collection(_))
                 // What stands in it in XML stands by itself in JSON.
-                || row.name == FURTHER;
+                || row.name == FURTHER
+                || NOT_MADE_HERE.contains(&format!("{kind}.{}", row.name).as_str());
             if !exempt && !shown.contains(row.name) {
                 missing.push(format!("{kind}.{}", row.name));
             }

@@ -216,7 +216,7 @@ mod tests {
             "addresses": [], "secret": 1, "acl": {"owner": {}}, "properties": {"k": "v"}});
         assert_eq!(
             rendered(Kind::Machine, &attributes, ""),
-            r#"{"resourceURI":"http://schemas.dmtf.org/cimi/1/Machine","id":"X/1","name":"a\"b","properties":{"k":"v"},"state":"STARTED","cpu":1,"disks":{"href":"X/1/disks"},"volumes":{"href":"X/1/volumes"},"networkInterfaces":{"href":"X/1/networkInterfaces"},"acl":{"owner":{}},"operations":[{"rel":"edit","href":"X/1"},{"rel":"http://schemas.dmtf.org/cimi/1/action/start","href":"X/1/start"}]}"#
+            r#"{"resourceURI":"http://schemas.dmtf.org/cimi/1/Machine","id":"X/1","name":"a\"b","properties":{"k":"v"},"state":"STARTED","cpu":1,"disks":{"href":"X/1/disks"},"volumes":{"href":"X/1/volumes"},"networkInterfaces":{"href":"X/1/networkInterfaces"},"meters":{"href":"X/1/meters"},"acl":{"owner":{}},"operations":[{"rel":"edit","href":"X/1"},{"rel":"http://schemas.dmtf.org/cimi/1/action/start","href":"X/1/start"}]}"#
         );
         assert_eq!(
             rendered(Kind::Machine, &attributes, "cpu"),

@@ -311,6 +311,7 @@ mod tests {
              <property key=\"group\">prod</property><state>STARTED</state><cpu>2</cpu>\
              <disks href=\"Machine/6f0c/disks\"/><volumes href=\"Machine/6f0c/volumes\"/>\
              <networkInterfaces href=\"Machine/6f0c/networkInterfaces\"/>\
+             <meters href=\"Machine/6f0c/meters\"/>\
              <machineImage href=\"MachineImage/x\"/><address>10.0.0.1</address><address>10.0.0.2</address>\
              <acl><owner><principal>alice</principal><type>USER</type></owner>\
              <rule><principal>::USER</principal><type>ROLE</type><right>VIEW</right></rule></acl>\
