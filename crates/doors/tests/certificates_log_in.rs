@@ -1,5 +1,7 @@
 //! Client certificates and grid proxies over TLS, shown by curl, and those that a proxy in front of the server passes on.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
 #[path = "../../certificates/tests/site.rs"]
 #[allow(dead_code)]
 mod site;

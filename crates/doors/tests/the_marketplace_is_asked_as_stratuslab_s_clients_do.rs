@@ -1,5 +1,7 @@
 //! The Marketplace over HTTP: published, confirmed by a real letter, found in every form, deprecated, and followed by another one.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use doors::{CloudApi, Doors, Limits, Running, Server, Serving, Settings};

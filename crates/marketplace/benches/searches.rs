@@ -49,7 +49,9 @@ fn record(number: u32) -> Record {
         received: created,
         bytes: u64::from(number) << 10,
         valid: Some(time(300 + mixed(number ^ 9) % 900)),
-        deprecated: (mixed(number ^ 8) % 20 == 0).then(|| "too old".to_owned()),
+        deprecated: mixed(number ^ 8)
+            .is_multiple_of(20)
+            .then(|| "too old".to_owned()),
         os_version: some(&["22.04", "24.04", "12", "13", "9", "40"], 2),
         os_arch: some(&["x86_64", "aarch64", "i486"], 3),
         kind: some(&["machine", "disk"], 4),
@@ -178,7 +180,7 @@ fn main() {
             "an endorser",
             Query {
                 email: Some("endorser.7@example.org".into()),
-                ..all.clone()
+                ..all
             },
             Order::default(),
             0,

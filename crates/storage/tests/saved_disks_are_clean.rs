@@ -1,5 +1,7 @@
 //! What must not be in an image is gone from a saved disk, also from its free blocks, and the file systems are whole.
 
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

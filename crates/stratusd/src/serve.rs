@@ -120,7 +120,7 @@ pub async fn serve(
     if roles.has(Role::Entry) {
         let (cloud, retention) = (cloud.clone(), settings::retention(&config));
         parts.start("rules", |stop| async move {
-            stop.run_until_cancelled(cloud.run(retention)).await;
+            Box::pin(stop.run_until_cancelled(cloud.run(retention))).await;
         });
     }
     if let Some(server) = settings::mail(&config)?.filter(|_| roles.answer()) {

@@ -228,6 +228,12 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        reason = "a test that panics has failed"
+    )]
+
     use proptest::prelude::*;
     use ring::{
         rand::SystemRandom,
@@ -315,7 +321,7 @@ mod tests {
             let token = signer.token(&header, &claims(&change));
             match verify(&token, &keys, &EXPECTED) {
                 Err(Refused::Bad(OidcError::Token(text))) => {
-                    assert!(text.contains(why), "{change}: {text}")
+                    assert!(text.contains(why), "{change}: {text}");
                 }
                 other => panic!("{change}: {other:?}"),
             }

@@ -263,7 +263,7 @@ async fn an_index_that_was_altered_or_signed_by_another_is_not_believed() {
         let known = catalogue(&address, CatalogueKind::SimpleStreams, &signer.keys(false));
         match known.products().await {
             Err(LookupError::Unavailable(text)) => {
-                assert!(text.contains(expected), "`{expected}` in {text}")
+                assert!(text.contains(expected), "`{expected}` in {text}");
             }
             other => panic!("{expected}: {other:?}"),
         }
