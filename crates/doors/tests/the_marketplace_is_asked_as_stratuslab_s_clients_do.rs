@@ -546,7 +546,7 @@ async fn people_find_and_read_images_in_a_real_browser() {
     browser.wait_for("30 images, shown 1 to 25").await;
     browser.picture("marketplace-find").await;
     // Without sending the form: the list follows the typing.
-    browser.fill("search", "server 17").await;
+    browser.fill("search", "server 17.qcow2").await;
     browser.wait_for("1 image, shown 1 to 1").await;
     browser.click("#results td a").await;
     browser.wait_for("Start it").await;
