@@ -57,6 +57,8 @@ pub async fn serve(
     let config = Arc::new(config);
     let roles = Roles::of(asked);
     let state = config.state_dir();
+    // One implementation of cryptography for all that is served and fetched, whatever roles there are.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     // Asked for first, so that nobody is killed half-started.
     let mut signals = Signals::new()?;
     doors::metrics::install();
@@ -239,8 +241,6 @@ async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Resul
 }
 
 async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<StorageController> {
-    // The client that fetches images and the server share one implementation of cryptography.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     StorageController::open(documents.clone(), settings::storage(config)?)
         .await
         .context("starting the storage controller")
@@ -256,8 +256,6 @@ async fn open_doors(
     open_files: u64,
     log: FileLog,
 ) -> anyhow::Result<Running> {
-    // A login provider is reached by the same cryptography as everything else.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let people = People::new(cloud.clone(), Arc::clone(&accounts));
     let mut doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
         .audited_by(Arc::new(log))
