@@ -1,7 +1,7 @@
 //! Addresses that users keep, images of volumes, messages to everybody, templates of credentials.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-use crate::support::{KEY, World, admin, alice, bob, violations};
+use crate::support::{KEY, World, admin, alice, bob, settings, violations};
 use cimi::{
     model::Kind,
     resources::{ImageState, Resource as _, Volume, VolumeImage, VolumeState},
@@ -231,9 +231,39 @@ async fn credentials_are_made_of_templates_by_reference_and_by_value() {
             .await,
     );
     assert!(refused[0].contains("does not exist"), "{refused:?}");
-    let key = json!({"publicKey": "nonsense"});
+    let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----";
+    let key = json!({"publicKey": private});
     assert!(!violations(world.create(&alice(), Kind::CredentialTemplate, key).await).is_empty());
     let id = template.split_once('/').unwrap().1;
     let stored = &world.documents.credential_templates.get(id).unwrap();
     assert_eq!(stored.document.0.key(), template);
+}
+
+#[tokio::test]
+async fn an_address_that_is_kept_counts_once_whoever_has_it() {
+    let mut few = settings();
+    few.per_user.addresses = 1;
+    let world = World::with(few, |store| store).await;
+    let body = || json!({"addressTemplate": {"network": {"href": "Network/local"}}});
+    let id = world.made(&alice(), Kind::Address, body()).await;
+    let refused = [
+        world.create(&alice(), Kind::Address, body()).await,
+        world
+            .create(&alice(), Kind::Machine, world.machine(json!({})))
+            .await,
+    ];
+    for refused in refused {
+        assert!(
+            matches!(refused, Err(CloudError::Exhausted(_))),
+            "{refused:?}"
+        );
+    }
+    let kept = world.machine(json!({"networkInterfaces": [
+        {"network": {"href": "Network/local"}, "addresses": [{"href": id}]}]}));
+    world.made(&alice(), Kind::Machine, kept).await;
+    let refused = world.create(&alice(), Kind::Address, body()).await;
+    assert!(
+        matches!(refused, Err(CloudError::Exhausted(_))),
+        "{refused:?}"
+    );
 }

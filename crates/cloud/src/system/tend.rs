@@ -316,11 +316,6 @@ impl Cloud {
         let Some(kind) = Kind::from_name(kind) else {
             return Ok(Asked::Done);
         };
-        // Networks and ports know no restart: what is on, is on.
-        let action = match (kind, action) {
-            (Kind::Network | Kind::NetworkPort, "restart") => "start",
-            (_, action) => action,
-        };
         let body = match json!({"force": force}) {
             Value::Object(body) => body,
             _ => Map::new(),
