@@ -71,7 +71,13 @@ async fn parts_are_done(world: &World) {
                 .update(machine.id(), |machine: &mut cimi::resources::Machine| {
                     let (desired, seen) = (&machine.desired, &mut machine.observed);
                     let stage = match desired.power {
-                        cimi::lifecycle::Power::On => cimi::lifecycle::Stage::Running,
+                        cimi::lifecycle::Power::On => match desired.rest {
+                            Some(cimi::lifecycle::Rest::Pause) => cimi::lifecycle::Stage::Held,
+                            Some(cimi::lifecycle::Rest::Suspend) => {
+                                cimi::lifecycle::Stage::Suspended
+                            }
+                            None => cimi::lifecycle::Stage::Running,
+                        },
                         cimi::lifecycle::Power::Off => cimi::lifecycle::Stage::Ended {
                             cause: cimi::lifecycle::EndCause::Requested,
                         },
@@ -176,6 +182,21 @@ async fn a_system_is_made_in_order_asked_as_one_and_removed_with_its_parts() {
     let start = start.unwrap().job.unwrap();
     until_state(&world, &id, "STARTED").await;
     assert_eq!(world.get(&alice(), &start)["state"], "SUCCESS");
+
+    for (action, state) in [
+        ("pause", "PAUSED"),
+        ("start", "STARTED"),
+        ("suspend", "SUSPENDED"),
+        ("start", "STARTED"),
+    ] {
+        let asked = world
+            .cloud
+            .act(&alice(), Kind::System, local, action, &Default::default())
+            .await;
+        let job = asked.unwrap().job.unwrap();
+        until_state(&world, &id, state).await;
+        assert_eq!(world.get(&alice(), &job)["state"], "SUCCESS");
+    }
 
     // What somebody added stays, what was made goes.
     let other = world.volume(&alice()).await;

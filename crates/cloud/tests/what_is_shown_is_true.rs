@@ -221,7 +221,7 @@ async fn composed(world: &World) {
     };
     let (_, local) = split(&image);
     world.documents.update(local, available).await.unwrap();
-    let template = json!({"volumeConfig": {"capacity": 5_000_000}, "volumeImage": {"href": image}});
+    let template = json!({"volumeConfig": {"capacity": 5_001_000}, "volumeImage": {"href": image}});
     world
         .made(&alice, Kind::VolumeTemplate, template.clone())
         .await;

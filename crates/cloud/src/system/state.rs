@@ -136,7 +136,7 @@ impl Public for System {
     fn operations(&self) -> Vec<Rel> {
         let mut all = vec![Rel::Edit, Rel::Delete];
         if !self.deleted && self.creation.is_none() && self.operation.is_none() {
-            all.extend(["start", "stop", "restart"].map(Rel::Action));
+            all.extend(["start", "stop", "restart", "pause", "suspend"].map(Rel::Action));
         }
         all
     }
@@ -147,6 +147,8 @@ pub(super) fn is_goal_of(action: &str, state: &str) -> bool {
     match action {
         "start" | "restart" => state == "STARTED",
         "stop" => state == "STOPPED",
+        "pause" => state == "PAUSED",
+        "suspend" => state == "SUSPENDED",
         _ => false,
     }
 }

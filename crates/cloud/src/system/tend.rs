@@ -241,7 +241,7 @@ impl Cloud {
             .filter(|member| has_operations(&member.href))
             .collect();
         // What others need is there before them, and goes after them.
-        if operation.action == "stop" {
+        if ["stop", "pause", "suspend"].contains(&operation.action.as_str()) {
             members.reverse();
         }
         let open = members

@@ -9,7 +9,7 @@ pub(super) const SYSTEM: Type = Type {
         kind: Kind::SystemTemplate,
         beside: &[],
     },
-    actions: &["start", "stop", "restart"],
+    actions: &["start", "stop", "restart", "pause", "suspend"],
     capabilities: &[can(
         "SystemComponentTemplateByValue",
         "true",
