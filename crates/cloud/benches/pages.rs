@@ -18,13 +18,7 @@ use std::{
 };
 
 use bare_cloud::{World, user};
-use cimi::{
-    Acl, Right,
-    lifecycle::Power,
-    model::Kind,
-    query::Query,
-    resources::{Machine, Resource as _},
-};
+use cimi::{Acl, Right, lifecycle::Power, model::Kind, query::Query, resources::Machine};
 use cloud::{OpContext, PerUser};
 use serde_json::json;
 
