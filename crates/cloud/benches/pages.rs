@@ -99,7 +99,7 @@ fn pages(world: &World, who: &OpContext, name: &str) -> Duration {
 
 async fn write(world: &World) {
     let all: Vec<Machine> = (0..MACHINES).map(machine).collect();
-    for some in all.chunks(500) {
+    for some in all.chunks(50) {
         let mut changes = world.documents.changes();
         for machine in some {
             changes = changes.create(machine);
