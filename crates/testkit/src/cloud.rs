@@ -124,6 +124,7 @@ impl TestCloud {
             log: folder.path().join("stratusd.log"),
             user,
             home,
+            arguments: Vec::new(),
         };
         let daemon =
             Daemon::start(&spec, namespace.as_ref()).unwrap_or_else(|error| panic!("{error}"));
@@ -165,7 +166,7 @@ impl TestCloud {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

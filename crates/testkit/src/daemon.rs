@@ -31,6 +31,8 @@ pub(crate) struct DaemonSpec {
     /// The unprivileged user it runs as.
     pub(crate) user: Option<u32>,
     pub(crate) home: PathBuf,
+    /// Whatever else follows `serve`.
+    pub(crate) arguments: Vec<String>,
 }
 
 impl DaemonSpec {
@@ -92,7 +94,8 @@ impl Daemon {
             .arg("serve")
             .arg("--config")
             .arg(&spec.config)
-            .args(["--ready-fd", "1"]);
+            .args(["--ready-fd", "1"])
+            .args(&spec.arguments);
         command.stdin(Stdio::null()).stdout(writer).stderr(log);
         let child = match namespace {
             Some(namespace) => namespace.enter(|| command.spawn()),
