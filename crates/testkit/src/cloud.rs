@@ -27,7 +27,7 @@ pub use configuration::Options;
 pub(crate) use configuration::instance_tag;
 
 /// An unprivileged user that owns nothing on most systems.
-const UNPRIVILEGED: u32 = 61_234;
+pub(crate) const UNPRIVILEGED: u32 = 61_234;
 
 /// A running cloud. Dropped, it leaves nothing behind.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl TestCloud {
             log: folder.path().join("stratusd.log"),
             user,
             home,
-            arguments: Vec::new(),
+            role: None,
         };
         let daemon =
             Daemon::start(&spec, namespace.as_ref()).unwrap_or_else(|error| panic!("{error}"));

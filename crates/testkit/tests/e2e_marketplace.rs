@@ -1,393 +1,406 @@
-//! A Marketplace that is alone: described, signed, uploaded and taken back by the commands, confirmed by a letter through a real
-//! mail server, followed by a second one, backed up and restored, and killed wherever that hurts.
+//! An appliance travels: described and signed by its builder, published in a Marketplace that asks the endorser by letter, and
+//! started by its identifier in a cloud elsewhere; a machine there is saved, and its entry and the letter to its author arrive.
+//! Two real daemons, a real mail conversation, the commands.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-use std::{collections::BTreeMap, fs, time::Duration};
+#[path = "e2e_by_identifier/endorser.rs"]
+#[allow(dead_code)]
+mod endorser;
+#[path = "e2e_by_identifier/files.rs"]
+mod files;
 
-use bytes::Bytes;
-use serde_json::Value;
-use testkit::{MailSink, Need, SentLetter, TestEndorser, TestMarketplace, skip_unless, wait_until};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-const LIMIT: Duration = Duration::from_secs(90);
+use endorser::{certified, endorser};
+use files::Files;
+use mail::testing::{Mood, Received, Sink};
+use testkit::{
+    Appliance, Machine, Need, Options, TestCloud, TestMarketplace, skip_unless, wait_until,
+};
 
-fn mail(port: u16) -> String {
-    format!(
-        "[mail]\nserver = \"127.0.0.1\"\nport = {port}\nsecurity = \"none\"\nfrom = \"market@example.org\"\n"
-    )
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Everything that takes part.
+struct Site {
+    runtime: tokio::runtime::Runtime,
+    sink: Sink,
+    market: TestMarketplace,
+    files: Files,
+    cloud: TestCloud,
+    folder: PathBuf,
+    /// Key and certificate of the builder.
+    alice: PathBuf,
+    _keys: tempfile::TempDir,
 }
 
-/// The part of a link in a letter that its server's address doesn't say.
-fn link(market: &TestMarketplace, letter: &SentLetter, act: &str) -> String {
-    let end = format!("/{act}/");
-    let link = letter
-        .text
-        .split_whitespace()
-        .find(|word| word.ends_with(&end));
-    let link = link.unwrap_or_else(|| panic!("{letter:?}"));
-    link.strip_prefix(market.url())
-        .unwrap_or_else(|| panic!("{link}"))
-        .to_owned()
-}
-
-fn press(market: &TestMarketplace, path: &str) -> Result<u16, String> {
-    let reply = market.api().send("POST", path, &[], Some(Bytes::new()));
-    reply.map(|reply| reply.status)
-}
-
-/// `IDENTIFIER/EMAIL/CREATED` at the end of an address that a command printed.
-fn path(told: &str) -> String {
-    let mut lines = told.lines();
-    let path = lines.find_map(|line| Some(line.split_once("/metadata/")?.1.to_owned()));
-    path.unwrap_or_else(|| panic!("{told}"))
-}
-
-fn identifiers(market: &TestMarketplace, query: &str) -> Vec<String> {
-    let reply = market.api().send(
-        "GET",
-        &format!("/metadata?limit=1000&{query}"),
-        &[("Accept", "application/json")],
-        None,
-    );
-    let list = reply.unwrap().expect(200);
-    let entries = list["entries"].as_array().unwrap().iter();
-    let mut paths: Vec<_> = entries
-        .map(|entry| path(&format!("/{}", entry["path"].as_str().unwrap())))
-        .collect();
-    paths.sort();
-    paths
-}
-
-/// The documents of the Marketplace's database, by collection: what is there, whatever the daemon says.
-fn documents(market: &TestMarketplace) -> BTreeMap<String, Vec<Value>> {
-    let file = market.folder().join("backup.json");
-    let _ = fs::remove_file(&file);
-    let config = market.config().to_str().unwrap();
-    market.stratusd(&[
-        "store",
-        "backup",
-        "--config",
-        config,
-        file.to_str().unwrap(),
-    ]);
-    let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for line in fs::read_to_string(&file).unwrap().lines() {
-        let line: Value = serde_json::from_str(line).unwrap();
-        if let Some(key) = line["key"].as_str() {
-            let (collection, _) = key.split_once('/').unwrap();
-            all.entry(collection.to_owned()).or_default().push(line);
+impl Site {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let sink = runtime.block_on(Sink::start(Mood::Takes));
+        let mail = format!(
+            "[mail]\nserver = \"127.0.0.1\"\nport = {}\nsecurity = \"none\"\nfrom = \"Stratus <cloud@example.org>\"\n",
+            sink.address.port()
+        );
+        let files = Files::serve();
+        // The daemons are another user: what they are to read lies in a folder of its own.
+        let keys = tempfile::Builder::new()
+            .prefix("stratus-keys-")
+            .tempdir()
+            .unwrap();
+        let folder = keys.path();
+        let authority = certified(folder, "cloud", "/CN=Cloud", "cloud@example.org");
+        fs::write(folder.join("endorsers"), "CN=Cloud\n").unwrap();
+        open(folder);
+        let market = TestMarketplace::start(
+            &format!(
+                "trusted_endorsers = \"{0}/endorsers\"\ntrusted_authorities = \"{1}\"",
+                folder.display(),
+                authority.display()
+            ),
+            &mail,
+        );
+        let ca = folder.join("market-ca.pem");
+        fs::copy(market.authority(), &ca).unwrap();
+        open(folder);
+        let cloud = TestCloud::start_user_mode_with(&Options {
+            tables: format!(
+                "[images]\nallow_sources = [\"127.0.0.1/32\"]\n{mail}[saving]\nmarketplace = \"{url}\"\nca = \"{ca}\"\nkey = \"{keys}/cloud.pem\"\n\
+                 [[catalogue]]\nname = \"central\"\nkind = \"marketplace\"\nurl = \"{url}\"\nca = \"{ca}\"\n",
+                url = market.url(),
+                ca = ca.display(),
+                keys = folder.display(),
+            ),
+            ..Options::default()
+        });
+        let folder = cloud.folder().join("builder");
+        fs::create_dir(&folder).unwrap();
+        let alice = endorser(&folder);
+        Self {
+            runtime,
+            sink,
+            market,
+            files,
+            cloud,
+            folder,
+            alice,
+            _keys: keys,
         }
     }
-    all
+
+    /// Describes a file of the builder's folder, and signs that.
+    fn signed(&self, file: &str, title: &str, locations: &[String], more: &[&str]) -> PathBuf {
+        let before = xml_files(&self.folder);
+        let mut described = vec![
+            "build-metadata",
+            "--author",
+            "Alice",
+            "--os-version",
+            "1",
+            "--os-arch",
+            "x86_64",
+            "--image-version",
+            "1.0",
+            "--comment",
+            title,
+            "--title",
+            title,
+        ];
+        for location in locations {
+            described.extend(["--location", location]);
+        }
+        described.extend(more);
+        described.push(file);
+        self.cloud.cli_in(&self.folder, &described);
+        let draft = xml_files(&self.folder)
+            .into_iter()
+            .find(|path| !before.contains(path))
+            .unwrap();
+        let signed = self.folder.join(format!("{title}.signed"));
+        let [pem, to, draft] =
+            [&self.alice, &signed, &draft].map(|path| path.display().to_string());
+        let sign = ["sign-metadata", "--pem-cert", &pem, "--output", &to, &draft];
+        self.cloud.cli_in(&self.folder, &sign);
+        signed
+    }
+
+    /// Uploads an entry, and confirms it as its endorser is asked to; its identifier.
+    fn published(&self, entry: &Path) -> String {
+        let identifier = endorser::identifier_of(entry);
+        let (url, ca) = (
+            self.market.url(),
+            self.market.authority().display().to_string(),
+        );
+        let known = self.sink.received().len();
+        let file = entry.display().to_string();
+        let uploaded = self.cloud.cli_json(&[
+            "upload-metadata",
+            "--marketplace-endpoint",
+            url,
+            "--ca",
+            &ca,
+            &file,
+        ]);
+        assert_eq!(uploaded["state"], "waiting", "{uploaded}");
+        let letter = self
+            .letters(known + 1)
+            .into_iter()
+            .skip(known)
+            .find(|letter| letter.to == ["alice@example.org"])
+            .unwrap();
+        let text = letter.text();
+        let link = text
+            .split_whitespace()
+            .find(|word| word.contains("/confirm"))
+            .unwrap_or_else(|| panic!("no link: {text}"));
+        assert_eq!(self.curl(&["-X", "POST", link]).0, 201);
+        identifier
+    }
+
+    fn letters(&self, number: usize) -> Vec<Received> {
+        self.runtime.block_on(self.sink.wait_for(number))
+    }
+
+    /// What curl gets from the Marketplace: status and body.
+    fn curl(&self, arguments: &[&str]) -> (u16, String) {
+        let output = Command::new("curl")
+            .args(["-sS", "-m", "60", "-w", "\n%{http_code}", "--cacert"])
+            .arg(self.market.authority())
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), body.to_owned())
+    }
+
+    fn run(&self, arguments: &[&str]) -> Vec<Machine<'_>> {
+        let all = [&["run-instance", "--ram", "96", "--swap", "0"], arguments].concat();
+        let started = self.cloud.cli_json(&all);
+        started
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| self.cloud.machine_by_number(one["id"].as_u64().unwrap()))
+            .collect()
+    }
 }
 
-fn count(documents: &BTreeMap<String, Vec<Value>>, collection: &str) -> usize {
-    documents.get(collection).map_or(0, Vec::len)
+/// Others may read what is in a folder.
+fn open(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    for entry in fs::read_dir(folder).unwrap() {
+        fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+}
+
+fn xml_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|one| one.unwrap().path());
+    entries
+        .filter(|path| path.extension().is_some_and(|end| end == "xml"))
+        .collect()
 }
 
 #[test]
-fn an_entry_is_published_found_deprecated_and_followed_whatever_is_killed() {
-    if skip_unless(&[Need::Program("openssl")]) {
+fn an_appliance_travels_from_its_builder_to_machines_elsewhere_and_on() {
+    if skip_unless(&[
+        Need::Root,
+        Need::Qemu,
+        Need::Ssh,
+        Need::Program("setpriv"),
+        Need::Program("openssl"),
+        Need::Program("curl"),
+        Need::Program("gzip"),
+        Need::Program("xorriso"),
+    ]) {
         return;
     }
-    let Some(sink) = MailSink::start() else {
-        return;
-    };
-    // Nobody takes letters yet.
-    let port = sink.port();
-    drop(sink);
-    let market = TestMarketplace::start("", &mail(port));
-    let alice = TestEndorser::new("Alice", "alice@example.org");
-    let file = alice.describe(&market, "alpine", b"an image of Alice's");
-    let name = file.file_name().unwrap().to_str().unwrap();
-    let told = market.run("stratus-validate-metadata", alice.folder(), &[name]);
-    assert!(told.contains(&format!("Valid: {name}")), "{told}");
-    let uploaded = market.command("stratus-upload-metadata", alice.folder(), &[name]);
-    assert!(uploaded.status.success(), "{uploaded:?}");
-    // Messages share standard output with the result, as they always did.
-    let hint = String::from_utf8(uploaded.stdout).unwrap();
-    let path = path(&hint);
-    assert!(
-        hint.contains("follow the link in the mail to alice@example.org"),
-        "{hint}"
-    );
+    let site = Site::start();
+    let identifier = appliance(&site);
+    let data = data_image(&site);
 
-    // The letter outlives the daemon, and reaches a server that comes late. (One that is being delivered when the daemon dies is
-    // left alone for five minutes, in case it lives; so it is killed when the first attempt is over.)
-    wait_until("the first attempt", LIMIT, || {
-        market
-            .log_tail()
-            .contains("not delivered, again in")
+    // Two machines share one disk of data; each image came once.
+    let machines = site.run(&["-n", "2", "--readonly-disk", &data, &identifier]);
+    for machine in &machines {
+        machine.wait_for_ssh();
+        let read = machine.ssh("mkdir -p /mnt/d && mount -t iso9660 -o ro /dev/$(grep -l data0 /sys/block/*/serial | cut -d/ -f4) /mnt/d && cat /mnt/d/genome.txt");
+        assert_eq!(read, "ACGT");
+    }
+    assert_eq!(site.files.asked("/tiny.qcow2.gz"), 1);
+    assert_eq!(site.files.asked("/data.iso"), 1);
+    let image = site.cloud.cli_json(&["image", "show", &identifier]);
+    assert_eq!(image["endorser"], "alice@example.org", "{image}");
+    machines.iter().for_each(Machine::kill);
+
+    saved_and_announced(&site, &identifier);
+
+    // Without its Marketplace the cloud starts what it has, and says why it doesn't have the rest.
+    site.market.stop();
+    let machines = site.run(&[&identifier]);
+    machines[0].wait_for_phase("Running");
+    machines[0].kill();
+    let unknown = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
+    let told = site
+        .cloud
+        .try_cli(&["image", "fetch", "--timeout", "0", unknown]);
+    assert!(told.status.success(), "{told:?}");
+    wait_until("the reason", LIMIT, || {
+        let images = site.cloud.api().list("MachineImage");
+        let reasons = images.iter().filter_map(|image| image["reason"].as_str());
+        reasons
+            .into_iter()
+            .any(|reason| reason.contains("Marketplace central") && reason.contains("tried again"))
             .then_some(())
     });
-    market.kill();
-    market.start_again();
-    assert_eq!(
-        market.api().get(&format!("/metadata/{path}")).status,
-        404,
-        "not confirmed"
-    );
-    let sink = MailSink::start_on(port).unwrap();
-    let letter = sink.letter(0);
-    assert_eq!(letter.to, [alice.email()]);
-    assert_eq!(letter.subject, "StratusLab Marketplace Message");
-    let confirm = link(&market, &letter, "confirm");
+    site.cloud.assert_clean();
+}
 
-    // Looking changes nothing; pressing the button does, once.
-    assert_eq!(market.api().get(&confirm).status, 200);
-    market.kill();
-    market.start_again();
-    assert_eq!(market.api().get(&confirm).status, 200);
-    assert_eq!(market.api().get(&format!("/metadata/{path}")).status, 404);
-    assert_eq!(press(&market, &confirm), Ok(201));
-    market.kill();
-    market.start_again();
-    assert_eq!(press(&market, &confirm), Ok(404), "a link works once");
-    let document = market.api().get(&format!("/metadata/{path}"));
-    assert_eq!(document.bytes, fs::read(&file).unwrap(), "byte for byte");
-    assert_eq!(
-        identifiers(&market, "search=alpine"),
-        std::slice::from_ref(&path)
-    );
-    let search = |options: &[&str]| {
-        let direct = ["image", "search", "--marketplace", market.url()];
-        market.run("stratus", alice.folder(), &[&direct[..], options].concat())
-    };
-    let (identifier, _) = path.split_once('/').unwrap();
-    let found = search(&["--os", "ALP", "alice's"]);
-    assert!(!found.contains(identifier), "no such word: {found}");
-    let found = search(&["--os", "ALP", "--endorser", "alice@", "tests"]);
-    assert!(
-        found.contains(identifier) && found.contains("alpine 1"),
-        "{found}"
-    );
-    let again = market.run("stratus-upload-metadata", alice.folder(), &[name]);
-    assert!(again.contains(&path), "the same again is no error: {again}");
+/// The tiny appliance, compressed, at the second of its locations.
+fn appliance(site: &Site) -> String {
+    let file = site.folder.join("tiny.qcow2.gz");
+    let packed = Command::new("gzip")
+        .args(["-1", "-c"])
+        .arg(Appliance::tiny().disk)
+        .output()
+        .unwrap();
+    assert!(packed.status.success());
+    fs::write(&file, packed.stdout).unwrap();
+    site.files.put("/tiny.qcow2.gz", &file);
+    let locations = [
+        "ftp://127.0.0.1/tiny.qcow2.gz".to_owned(),
+        format!("{}/tiny.qcow2.gz", site.files.address),
+    ];
+    let more = ["--os", "tiny", "--format", "qcow2", "--disks-bus", "virtio"];
+    let entry = site.signed("tiny.qcow2.gz", "Tiny", &locations, &more);
+    site.published(&entry)
+}
 
-    // Another one follows, starting before there is everything to see.
-    let follow = format!(
-        "confirm = false\nfollow = [\"{}\"]\nfollow_ca = \"{}\"",
-        market.url(),
-        market.ca().display()
-    );
-    let follower = TestMarketplace::start(&follow, "");
-    wait_until("the entry at the follower", LIMIT, || {
-        (identifiers(&follower, "") == std::slice::from_ref(&path)).then_some(())
-    });
-    assert_eq!(
-        follower.api().get(&format!("/metadata/{path}")).bytes,
-        document.bytes
-    );
-
-    // Deprecated, with a letter as well; the follower hears of it after a start at the latest.
-    let reason = ["--email", alice.email(), "--reason", "a hole", identifier];
-    // Endorsements are told apart by the second.
-    wait_until("another second", LIMIT, || {
-        let now = std::time::SystemTime::now()
-            .duration_since(file.metadata().unwrap().modified().unwrap());
-        (now.unwrap() > Duration::from_millis(1100)).then_some(())
-    });
-    let told = market.run(
-        "stratus-deprecate-metadata",
-        alice.folder(),
-        &[&alice.signing()[..], &reason].concat(),
-    );
-    let letter = sink.letter(1);
-    assert!(
-        letter.text.contains("metadata deprecating the image"),
-        "{letter:?}"
-    );
-    assert_eq!(identifiers(&market, "").len(), 1, "not confirmed");
-    assert_eq!(press(&market, &link(&market, &letter, "confirm")), Ok(201));
-    let deprecated = self::path(&told);
-    assert_eq!(identifiers(&market, ""), [] as [&str; 0]);
-    assert_eq!(
-        identifiers(&market, "status=deprecated"),
-        std::slice::from_ref(&deprecated)
-    );
-    assert!(!search(&["alpine"]).contains(identifier));
-    let found = search(&["--all", "alpine"]);
-    assert!(found.contains("deprecated"), "{found}");
-    follower.kill();
-    follower.start_again();
-    wait_until("the deprecation at the follower", LIMIT, || {
-        (identifiers(&follower, "status=deprecated") == std::slice::from_ref(&deprecated))
-            .then_some(())
-    });
-    assert_eq!(identifiers(&follower, ""), [] as [&str; 0]);
-    assert!(sink.letters().len() == 2, "{:?}", sink.letters());
-
-    // One that waits, as it is in the backup.
-    let file = alice.describe(&market, "debian", b"another image of Alice's");
-    let name = file.file_name().unwrap().to_str().unwrap();
-    let told = market.run("stratus-upload-metadata", alice.folder(), &[name]);
-    let waiting = self::path(&told);
-    let letter = sink.letter(2);
-    let (confirm, abuse) = (
-        link(&market, &letter, "confirm"),
-        link(&market, &letter, "abuse"),
-    );
-    market.stop();
-    let before = documents(&market);
-    assert_eq!(count(&before, "MarketplaceEntry"), 2);
-    assert_eq!(count(&before, "MarketplaceDocument"), 2);
-    assert_eq!(count(&before, "MarketplaceUpload"), 1);
-    let text = fs::read_to_string(market.folder().join("backup.json")).unwrap();
-    let secret = confirm.split('/').rev().nth(2).unwrap();
-    assert!(!text.contains(secret), "who has a backup can't confirm");
-
-    // Lost, and restored from the backup: the rest goes on where it was.
-    fs::remove_dir_all(market.database()).unwrap();
-    let config = market.config().to_str().unwrap();
-    let backup = market.folder().join("backup.json");
-    let kept = market.folder().join("kept.json");
-    fs::rename(&backup, &kept).unwrap();
-    market.stratusd(&[
-        "store",
-        "restore",
-        "--config",
-        config,
-        kept.to_str().unwrap(),
+/// A folder as a disk of data.
+fn data_image(site: &Site) -> String {
+    let folder = site.folder.join("data");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("genome.txt"), "ACGT\n").unwrap();
+    let iso = site.folder.join("data.iso");
+    let [from, to] = [&folder, &iso].map(|path| path.display().to_string());
+    site.cloud.cli(&[
+        "image",
+        "from-folder",
+        &from,
+        "--label",
+        "GENOMES",
+        "-o",
+        &to,
     ]);
-    assert_eq!(documents(&market), before);
-    market.start_again();
-    assert_eq!(
-        identifiers(&market, "status=deprecated"),
-        std::slice::from_ref(&deprecated)
-    );
-    assert_eq!(
-        market.api().get(&format!("/metadata/{path}")).bytes,
-        document.bytes
-    );
-    // Not hers after all: reported, and for ever out of reach.
-    assert_eq!(press(&market, &abuse), Ok(200));
-    assert_eq!(press(&market, &confirm), Ok(409));
-    assert_eq!(
-        market.api().get(&format!("/metadata/{waiting}")).status,
-        404
-    );
+    site.files.put("/data.iso", &iso);
+    let locations = [format!("{}/data.iso", site.files.address)];
+    let more = ["--os", "none", "--kind", "disk"];
+    let entry = site.signed("data.iso", "Genomes", &locations, &more);
+    site.published(&entry)
 }
 
-#[test]
-fn nothing_is_lost_or_left_over_when_it_is_killed_at_any_moment() {
-    if skip_unless(&[Need::Program("openssl")]) {
-        return;
-    }
-    let Some(sink) = MailSink::start() else {
-        return;
-    };
-    let builder = TestEndorser::new("Builder", "builder@example.org");
-    let alice = TestEndorser::new("Alice", "alice@example.org");
-    let trusted = builder.folder().join("trusted");
-    fs::write(&trusted, "CN=Builder\n").unwrap();
-    let lines = format!(
-        "trusted_endorsers = \"{}\"\ntrusted_authorities = \"{}\"\nwaiting_per_email = 100",
-        trusted.display(),
-        builder.authority().display()
+/// A machine becomes an image, for which nobody has to confirm anything: the Marketplace trusts the cloud.
+fn saved_and_announced(site: &Site, identifier: &str) {
+    let known = site.sink.received().len();
+    let machines = site.run(&[
+        "--save",
+        "--author",
+        "Bob Example",
+        "--author-email",
+        "bob@example.org",
+        "--title",
+        "Tiny with more",
+        "--comment",
+        "made by a test",
+        "--image-version",
+        "",
+        identifier,
+    ]);
+    let machine = &machines[0];
+    machine.wait_for_ssh();
+    machine.ssh("echo more > /etc/made-here && sync");
+    site.cloud
+        .cli(&["shutdown-instance", &machine.vmid.to_string()]);
+    let image = wait_until("the announced image", LIMIT, || {
+        let images = site.cloud.api().list("MachineImage");
+        images
+            .into_iter()
+            .find(|image| image["name"] == "Tiny with more" && image["announced"]["at"].is_string())
+    });
+    assert_eq!(
+        image["announced"]["marketplace"],
+        site.market.url(),
+        "{image}"
     );
-    let market = TestMarketplace::start(&lines, &mail(sink.port()));
+    let saved = image["identifier"].as_str().unwrap();
 
-    // Uploads of a trusted endorser, cut off after so many thousandths of a second.
-    let mut published = Vec::new();
-    for (number, delay) in [0_u64, 1, 3, 6, 10, 15, 25, 40].into_iter().enumerate() {
-        let os = format!("os{number}");
-        let file = builder.describe(&market, &os, os.as_bytes());
-        let body = Bytes::from(fs::read(&file).unwrap());
-        killed_meanwhile(&market, delay, "/metadata", &body);
-        let name = file.file_name().unwrap().to_str().unwrap();
-        let told = market.run("stratus-upload-metadata", builder.folder(), &[name]);
-        published.push((path(&told), body));
-    }
-    has_exactly(&market, &published);
-
-    // Confirmations of one who is not, likewise.
-    for (number, delay) in [0_u64, 1, 3, 6, 10, 25].into_iter().enumerate() {
-        let os = format!("hers{number}");
-        let file = alice.describe(&market, &os, os.as_bytes());
-        let name = file.file_name().unwrap().to_str().unwrap();
-        let told = market.run("stratus-upload-metadata", alice.folder(), &[name]);
-        let confirm = link(&market, &sink.letter(number), "confirm");
-        killed_meanwhile(&market, delay, &confirm, &Bytes::new());
-        let again = press(&market, &confirm).unwrap();
-        assert!(again == 201 || again == 404, "{again}");
-        published.push((path(&told), Bytes::from(fs::read(&file).unwrap())));
-        has_exactly(&market, &published);
-    }
-    market.stop();
-    let left = documents(&market);
-    for (collection, expected) in [
-        ("MarketplaceEntry", published.len()),
-        ("MarketplaceDocument", published.len()),
-        ("MarketplaceNewest", published.len()),
-        ("MarketplaceUpload", 0),
+    // The entry, as everybody gets it.
+    let url = format!("{}/marketplace/metadata/{saved}", site.market.url());
+    let (status, list) = site.curl(&["-H", "Accept: application/json", &url]);
+    assert_eq!(status, 200, "{list}");
+    let (status, list) = site.curl(&["-H", "Accept: application/xml", &url]);
+    assert_eq!(status, 200, "{list}");
+    for part in [
+        "<dcterms:title>Tiny with more</dcterms:title>",
+        "<slterms:os>tiny</slterms:os>",
+        "<slterms:os-version>1</slterms:os-version>",
+        "<slterms:version>1.1</slterms:version>",
+        "cloud@example.org",
+        identifier,
     ] {
-        assert_eq!(count(&left, collection), expected, "{collection}: {left:?}");
+        assert!(list.contains(part), "{part} in {list}");
     }
+    let valid = between(&list, "<dcterms:valid>", "</dcterms:valid>");
+    let made = between(&list, "<dcterms:created>", "</dcterms:created>");
+    let days = Command::new("sh")
+        .args([
+            "-c",
+            "echo $(( ($(date -d \"$1\" +%s) - $(date -d \"$2\" +%s)) ))",
+            "sh",
+            &valid,
+            &made,
+        ])
+        .output()
+        .unwrap();
     assert_eq!(
-        sink.letters().len(),
-        6,
-        "each letter once: {:?}",
-        sink.letters()
+        String::from_utf8_lossy(&days.stdout).trim(),
+        (2 * 24 * 3600).to_string(),
+        "two days from {made} to {valid}"
     );
-    market.start_again();
 
-    // A follower, killed again and again while it takes what there is.
-    let follow = format!(
-        "follow = [\"{}\"]\nfollow_ca = \"{}\"\nread_only = true",
-        market.url(),
-        market.ca().display()
-    );
-    let follower = TestMarketplace::start(&follow, "");
-    for wanted in [1, 4, 9] {
-        wait_until("some entries at the follower", LIMIT, || {
-            (identifiers(&follower, "").len() >= wanted).then_some(())
-        });
-        follower.kill();
-        follower.start_again();
+    // The letter, with the draft to go on with.
+    let letters = site.letters(known + 1);
+    let letter = letters[known..]
+        .iter()
+        .find(|letter| letter.to == ["bob@example.org"])
+        .unwrap();
+    let text = letter.text();
+    for part in [saved, site.market.url(), "Bob Example"] {
+        assert!(text.contains(part), "{part} in {text}");
     }
-    wait_until("all entries at the follower", LIMIT, || {
-        (identifiers(&follower, "").len() == published.len()).then_some(())
-    });
-    has_exactly(&follower, &published);
-    let refused = follower.command(
-        "stratus-upload-metadata",
-        builder.folder(),
-        &["os0-1-x86_64-base-1.0.xml"],
-    );
-    let told = String::from_utf8([refused.stdout, refused.stderr].concat()).unwrap();
+    let parts = letter.parts();
+    let (_, draft) = &parts[1];
+    let draft = String::from_utf8_lossy(draft);
     assert!(
-        !refused.status.success() && told.contains("read-only repository"),
-        "{told}"
+        draft.contains(saved) && !draft.contains("SignatureValue"),
+        "{draft}"
     );
-    follower.stop();
-    let left = documents(&follower);
-    assert_eq!(count(&left, "MarketplaceEntry"), published.len());
-    assert_eq!(count(&left, "MarketplaceDocument"), published.len());
+
+    // Its owner starts it.
+    let machines = site.run(&[saved]);
+    machines[0].wait_for_ssh();
+    assert_eq!(machines[0].ssh("cat /etc/made-here"), "more");
+    machines[0].kill();
 }
 
-/// Sends, and kills the daemon `delay` milliseconds later, wherever it is by then; it is back afterwards.
-fn killed_meanwhile(market: &TestMarketplace, delay: u64, path: &str, body: &Bytes) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let headers = [("Content-Type", "application/xml")];
-            // Whatever becomes of it.
-            drop(
-                market
-                    .api()
-                    .send("POST", path, &headers, Some(body.clone())),
-            );
-        });
-        std::thread::sleep(Duration::from_millis(delay));
-        market.kill();
-    });
-    market.start_again();
-}
-
-fn has_exactly(market: &TestMarketplace, published: &[(String, Bytes)]) {
-    let mut expected: Vec<_> = published.iter().map(|(path, _)| path.clone()).collect();
-    expected.sort();
-    assert_eq!(identifiers(market, ""), expected);
-    for (path, document) in published {
-        let there = market.api().get(&format!("/metadata/{path}"));
-        assert_eq!(there.bytes, document, "{path}");
-    }
+fn between(text: &str, from: &str, to: &str) -> String {
+    let (_, rest) = text
+        .split_once(from)
+        .unwrap_or_else(|| panic!("{from} in {text}"));
+    rest.split(to).next().unwrap().to_owned()
 }
