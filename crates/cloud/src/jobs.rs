@@ -55,7 +55,14 @@ fn verdict(goal: &JobGoal, target: &Target<'_>) -> Option<Result<(), String>> {
                 .volumes
                 .iter()
                 .any(|v| v.volume.to_string() == *volume);
-            (!still).then_some(Ok(()))
+            match still {
+                false => Some(Ok(())),
+                true if sleeps(machine, Stage::Suspended) || sleeps(machine, Stage::Held) => {
+                    let text = "the machine rests, and its guest can't let go of it; it is taken away when the machine goes on";
+                    Some(Err(text.to_owned()))
+                }
+                true => None,
+            }
         }
         (JobGoal::Available, Target::Volume(volume)) => match volume.state {
             VolumeState::Available => Some(Ok(())),
@@ -154,8 +161,19 @@ fn attached(machine: &Machine, volume: &str) -> Option<Result<(), String>> {
         AttachStage::Waiting if machine.host.is_none() && machine.desired.power == Power::Off => {
             Some(Ok(()))
         }
+        // Its memory knows the disks it had: this one is plugged in when it goes on.
+        AttachStage::Waiting if sleeps(machine, Stage::Suspended) => Some(Ok(())),
         AttachStage::Waiting | AttachStage::Detaching { .. } => None,
     }
+}
+
+/// Paused (held) or suspended, and to stay so.
+fn sleeps(machine: &Machine, stage: Stage) -> bool {
+    let rest = match stage {
+        Stage::Held => Rest::Pause,
+        _ => Rest::Suspend,
+    };
+    machine.observed.stage == stage && machine.desired.rest_as_seen(&machine.observed) == Some(rest)
 }
 
 /// The job that is still open for this very wish: whoever asks for the same again is pointed to it.

@@ -8,6 +8,7 @@ mod every_route_has_a_rule_for_everybody;
 mod people_log_in_by_a_browser;
 mod people_log_in_by_a_provider;
 mod people_use_pages_in_a_real_browser;
+mod people_use_the_marketplace_in_a_real_browser;
 mod rude_clients_harm_only_themselves;
 mod streams_flow_no_faster_than_they_are_read;
 mod support;

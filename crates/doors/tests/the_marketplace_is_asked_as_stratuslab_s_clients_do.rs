@@ -2,153 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use doors::{CloudApi, Doors, Limits, Running, Server, Serving, Settings};
-use mail::{
-    Postman,
-    testing::{Mood, Sink},
-};
-use marketplace::{Checksums, Metadata, SigningKey, UtcTime, draft, signature::Hash};
-use marketplace_service::{Follower, Marketplace};
-use rcgen::{CertificateParams, DnType, KeyPair, SanType};
-use store::SqliteStore;
+use marketplace::Metadata;
+use marketplace_service::Follower;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    FakeCloud, accounts,
-    client::{PATIENCE, Reply},
+    client::PATIENCE,
+    market::{EMAIL, World, after, alice, image, signed},
 };
-
-const EMAIL: &str = "alice@example.org";
-
-fn after(seconds: i64) -> UtcTime {
-    let now = cimi::Timestamp::now().to_string();
-    let now: UtcTime = format!("{}Z", &now[..19]).parse().unwrap();
-    UtcTime::from_unix_seconds(now.unix_seconds() + seconds).unwrap()
-}
-
-fn alice() -> SigningKey {
-    let key = KeyPair::generate().unwrap();
-    let mut parameters = CertificateParams::new([]).unwrap();
-    parameters
-        .distinguished_name
-        .push(DnType::CommonName, "Alice <&>");
-    let email = SanType::Rfc822Name(EMAIL.try_into().unwrap());
-    parameters.subject_alt_names.push(email);
-    let certificate = parameters.self_signed(&key).unwrap();
-    SigningKey::from_pem(
-        &format!("{}{}", key.serialize_pem(), certificate.pem()),
-        None,
-    )
-    .unwrap()
-}
-
-fn image(number: u8) -> Metadata {
-    let checksums = Checksums {
-        md5: None,
-        sha1: marketplace::digest::Digest::from_bytes([number; 20]),
-        sha256: None,
-        sha512: None,
-        others: Vec::new(),
-    };
-    Metadata {
-        kind: Some("machine".to_owned()),
-        os: Some("debian".to_owned()),
-        os_version: Some("12".to_owned()),
-        os_arch: Some("x86_64".to_owned()),
-        format: Some("qcow2".to_owned()),
-        locations: vec![format!("https://images.example.org/{number}.qcow2")],
-        created: Some(after(0).to_string()),
-        valid: Some(after(30 * 86_400)),
-        title: Some(format!("web server {number}")),
-        tag: Some("web".to_owned()),
-        description: Some("With <b>everything</b> & more".to_owned()),
-        ..Metadata::new(checksums, 1_048_576, "base")
-    }
-}
-
-fn signed(image: &Metadata, key: &SigningKey, created: UtcTime) -> String {
-    let text = image.to_draft().unwrap();
-    draft::endorsed(text.as_bytes(), key, Hash::Sha256, None, created).unwrap()
-}
-
-/// A Marketplace that is all there is.
-struct World {
-    running: Running,
-    marketplace: Marketplace,
-    stop: CancellationToken,
-    sink: Sink,
-    _folder: tempfile::TempDir,
-}
-
-impl World {
-    async fn start(settings: marketplace_service::Settings) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
-        let marketplace = Marketplace::open(store.clone(), settings).await.unwrap();
-        let stop = CancellationToken::new();
-        tokio::spawn(marketplace.clone().run(stop.clone()));
-        let sink = Sink::start(Mood::Takes).await;
-        let postman = Postman::new(store, &sink.settings()).unwrap();
-        tokio::spawn(postman.run(stop.clone()));
-        let api = Arc::new(FakeCloud::default()) as Arc<dyn CloudApi>;
-        let doors = Doors::new(api, accounts(), Settings::default())
-            .with_marketplace(marketplace.clone(), Serving::MarketplaceAlone);
-        let server = Server::new(Arc::new(doors), Limits::default(), None);
-        let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        Self {
-            running,
-            marketplace,
-            stop,
-            sink,
-            _folder: folder,
-        }
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.running.address
-    }
-
-    async fn ask(&self, request: &str, headers: &str, body: &[u8]) -> Reply {
-        let head = format!(
-            "{request} HTTP/1.1\r\nHost: m.example.org\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        let mut received = Vec::new();
-        let work = async {
-            let mut stream = TcpStream::connect(self.address()).await.unwrap();
-            stream.write_all(head.as_bytes()).await.unwrap();
-            let _ = stream.write_all(body).await;
-            stream.read_to_end(&mut received).await.unwrap();
-        };
-        timeout(PATIENCE, work).await.unwrap();
-        Reply::parse(&received).unwrap_or_else(|| panic!("{request}: no answer"))
-    }
-
-    async fn get(&self, path: &str, headers: &str) -> (Reply, String) {
-        let reply = self.ask(&format!("GET {path}"), headers, b"").await;
-        let text = String::from_utf8(reply.body.clone()).unwrap();
-        (reply, text)
-    }
-
-    async fn post(&self, document: &str) -> Reply {
-        let headers = "Content-Type: application/xml\r\nAccept: application/xml\r\n";
-        self.ask("POST /metadata", headers, document.as_bytes())
-            .await
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
 
 fn asks_nobody() -> marketplace_service::Settings {
     marketplace_service::Settings {
@@ -520,82 +387,4 @@ async fn another_marketplace_is_followed_and_nothing_of_it_is_believed_unverifie
     }
     assert_eq!(site.marketplace.len(), 4);
     stop.cancel();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn people_find_and_read_images_in_a_real_browser() {
-    let Some(browser) = testkit::Browser::start().await else {
-        return;
-    };
-    let world = World::start(marketplace_service::Settings {
-        url: "http://m.example.org/".to_owned(),
-        confirms: false,
-        sends_letters: true,
-        title: "Example Marketplace".to_owned(),
-        ..marketplace_service::Settings::default()
-    })
-    .await;
-    let key = alice();
-    for number in 1..=30 {
-        let document = signed(&image(number), &key, after(-60 + i64::from(number)));
-        assert_eq!(world.post(&document).await.status, 201);
-    }
-    let base = format!("http://{}", world.address());
-    browser.resize(1200, 900).await;
-    browser.open(&format!("{base}/")).await;
-    browser.wait_for("30 images, shown 1 to 25").await;
-    browser.picture("marketplace-find").await;
-    // Without sending the form: the list follows the typing.
-    browser.fill("search", "server 17.qcow2").await;
-    browser.wait_for("1 image, shown 1 to 1").await;
-    browser.click("#results td a").await;
-    browser.wait_for("Start it").await;
-    let command = format!("stratus-run-instance {}", image(17).identifier);
-    browser.wait_for(&command).await;
-    // What a document says is text, never part of the page.
-    browser.wait_for("With <b>everything</b> & more").await;
-    browser.picture("marketplace-entry").await;
-    browser.resize(420, 900).await;
-    browser.picture("marketplace-entry-narrow").await;
-    browser
-        .open(&format!("{base}/metadata?search=server"))
-        .await;
-    browser.picture("marketplace-find-narrow").await;
-    browser.resize(1200, 900).await;
-    browser.open(&format!("{base}/upload")).await;
-    browser.wait_for("Publish an image").await;
-    browser.picture("marketplace-upload").await;
-    browser.open(&format!("{base}/endorsers/{EMAIL}")).await;
-    browser.wait_for("What was endorsed in the last").await;
-    browser.picture("marketplace-endorser").await;
-
-    // The link of a letter shows a page whose button publishes.
-    let asking = World::start(marketplace_service::Settings {
-        url: "http://m.example.org/".to_owned(),
-        sends_letters: true,
-        ..marketplace_service::Settings::default()
-    })
-    .await;
-    assert_eq!(
-        asking
-            .post(&signed(&image(1), &key, after(-60)))
-            .await
-            .status,
-        202
-    );
-    let text = asking.sink.wait_for(1).await[0].text();
-    let link = text
-        .split_whitespace()
-        .find(|word| word.ends_with("/confirm/"))
-        .unwrap();
-    let path = link.strip_prefix("http://m.example.org").unwrap();
-    browser
-        .open(&format!("http://{}{path}", asking.address()))
-        .await;
-    browser.wait_for("Is this description yours?").await;
-    browser.picture("marketplace-confirm").await;
-    browser.click("main button").await;
-    browser.wait_for("Published").await;
-    browser.picture("marketplace-published").await;
-    assert_eq!(asking.marketplace.len(), 1);
 }

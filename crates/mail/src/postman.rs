@@ -198,6 +198,14 @@ async fn handle(store: &SharedStore, server: &Server, key: &Key) -> Result<(), S
         Err(Undelivered::NotNow(why)) => {
             metrics::counter!("mail_delayed_total").increment(1);
             let pause = pause_after(queued.attempts);
+            queued.trouble = Some(why.clone());
+            queued.due_ms = now_ms().saturating_add(millis(pause));
+            let claimed = Entry {
+                revision: claimed,
+                ..entry
+            };
+            write(store, &claimed, &queued).await?;
+            // Said when it is so: who reads it can end the daemon without holding the letter up.
             tracing::warn!(
                 letter = id,
                 to,
@@ -205,13 +213,7 @@ async fn handle(store: &SharedStore, server: &Server, key: &Key) -> Result<(), S
                 "not delivered, again in {} s: {why}",
                 pause.as_secs()
             );
-            queued.trouble = Some(why);
-            queued.due_ms = now_ms().saturating_add(millis(pause));
-            let claimed = Entry {
-                revision: claimed,
-                ..entry
-            };
-            write(store, &claimed, &queued).await.map(drop)
+            Ok(())
         }
     }
 }

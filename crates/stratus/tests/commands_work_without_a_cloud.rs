@@ -30,6 +30,7 @@ fn every_command_has_a_link_and_a_manual_page() {
         "build-metadata",
         "sign-metadata",
         "validate-metadata",
+        "upload-image",
         "upload-metadata",
         "deprecate-metadata",
         "hash-password",

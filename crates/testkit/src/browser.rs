@@ -213,6 +213,33 @@ impl Browser {
         .await;
     }
 
+    async fn command(&self, name: &str, parameters: Value) {
+        let body = json!({"cmd": name, "params": parameters});
+        self.ask(Method::POST, "/goog/cdp/execute", body).await;
+    }
+
+    /// Whether pages may run scripts of their own.
+    pub async fn scripts(&self, allowed: bool) {
+        let parameters = json!({"value": !allowed});
+        self.command("Emulation.setScriptExecutionDisabled", parameters)
+            .await;
+    }
+
+    /// Whether its reader prefers dark pages.
+    pub async fn dark(&self, wanted: bool) {
+        let value = if wanted { "dark" } else { "light" };
+        let feature = json!({"name": "prefers-color-scheme", "value": value});
+        let parameters = json!({"features": [feature]});
+        self.command("Emulation.setEmulatedMedia", parameters).await;
+    }
+
+    /// Names a file on this computer in the field that a selector of CSS finds.
+    pub async fn choose(&self, selector: &str, file: &str) {
+        let field = self.find(selector).await;
+        let path = format!("/element/{field}/value");
+        self.ask(Method::POST, &path, json!({"text": file})).await;
+    }
+
     /// A picture of the page, into the folder `STRATUS_SCREENSHOTS` if that is set.
     pub async fn picture(&self, name: &str) {
         let Some(folder) = std::env::var_os("STRATUS_SCREENSHOTS").map(PathBuf::from) else {

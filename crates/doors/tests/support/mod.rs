@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod fake;
+pub mod market;
 
 use std::{net::SocketAddr, sync::Arc};
 

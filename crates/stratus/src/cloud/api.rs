@@ -369,7 +369,9 @@ impl Api {
             .to_owned()
     }
 
-    fn url(&self, path: &str) -> String {
+    /// The address of a resource.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
         if path.starts_with('/') {
             format!("{}{path}", self.endpoint.root_url())
         } else {

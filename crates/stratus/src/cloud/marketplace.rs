@@ -1,9 +1,11 @@
 //! The client of a Marketplace: fetching and posting descriptions of images.
 
+use std::path::PathBuf;
+
 use reqwest::{Method, StatusCode};
 
 use super::api::RawAnswer;
-use super::{Api, Endpoint, RawBody};
+use super::{Api, Endpoint, Found, RawBody, Search, market_search};
 use crate::failure::{Failure, Result};
 use crate::options;
 use crate::output::printable;
@@ -16,6 +18,7 @@ const DEFAULT_ENDPOINT: &str = "https://marketplace.stratuslab.eu";
 const USUAL_PATH: &str = "/marketplace";
 
 const XML: &str = "application/xml";
+const JSON: &str = "application/json";
 
 /// A Marketplace.
 #[derive(Debug)]
@@ -49,7 +52,15 @@ impl Marketplace {
                 "marketplace_endpoint",
             )
             .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
-        let text = text.trim().trim_end_matches('/');
+        Self::at(session, &text, options.ca_file.clone())
+    }
+
+    /// A client for the Marketplace at this address; nothing is sent yet.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn at(session: &Session, address: &str, ca_file: Option<PathBuf>) -> Result<Self> {
+        let text = address.trim().trim_end_matches('/');
         let endpoint = if text.contains("://") {
             text.to_owned()
         } else {
@@ -60,7 +71,7 @@ impl Marketplace {
             Failure::Work(format!("the endpoint '{endpoint}' is not usable: {error}"))
         })?;
         let cloud = options::Cloud {
-            ca_file: options.ca_file.clone(),
+            ca_file,
             ..options::Cloud::default()
         };
         Ok(Self {
@@ -82,7 +93,7 @@ impl Marketplace {
     /// # Errors
     /// [`Failure::Work`] with the Marketplace's words, [`Failure::Network`].
     pub async fn fetch(&self, path: &str) -> Result<Vec<u8>> {
-        let answer = self.ask(&Method::GET, path, None).await?;
+        let answer = self.ask(&Method::GET, path, XML, None).await?;
         if answer.status == 200 {
             return Ok(answer.body);
         }
@@ -95,7 +106,7 @@ impl Marketplace {
     /// # Errors
     /// [`Failure::Work`] with the Marketplace's words, [`Failure::Network`].
     pub async fn upload(&self, document: &[u8]) -> Result<Uploaded> {
-        let answer = self.ask(&Method::POST, "", Some(document)).await?;
+        let answer = self.ask(&Method::POST, "", XML, Some(document)).await?;
         match answer.status {
             202 => Ok(Uploaded::Waiting),
             200..=299 => Ok(Uploaded::Created),
@@ -106,14 +117,38 @@ impl Marketplace {
         }
     }
 
+    /// What it has of what is looked for, the newest first, and how many there are altogether.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub async fn search(&self, search: &Search) -> Result<(Vec<Found>, u64)> {
+        let path = format!("?{}", search.parameters());
+        let answer = self.ask(&Method::GET, &path, JSON, None).await?;
+        let url = self.url("");
+        match answer.status {
+            200 => market_search::parse(&answer.body, search.limit).ok_or_else(|| {
+                Failure::Work(format!("{url} answers, but not as a Marketplace does"))
+            }),
+            _ => Err(Failure::Work(self.refusal("GET", &url, &answer))),
+        }
+    }
+
     /// Asks at the endpoint, and where the interface usually is if nothing like it is there.
-    async fn ask(&self, method: &Method, path: &str, body: Option<&[u8]>) -> Result<RawAnswer> {
-        let first = self.ask_at(&self.path, method, path, body).await?;
+    async fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        accepted: &str,
+        body: Option<&[u8]>,
+    ) -> Result<RawAnswer> {
+        let first = self
+            .ask_at(&self.path, method, path, accepted, body)
+            .await?;
         let may_be_elsewhere =
             matches!(first.status, 404 | 405) && !self.path.ends_with(USUAL_PATH);
         if may_be_elsewhere {
             let base = format!("{}{USUAL_PATH}", self.path);
-            let second = self.ask_at(&base, method, path, body).await?;
+            let second = self.ask_at(&base, method, path, accepted, body).await?;
             if !matches!(second.status, 404 | 405) {
                 return Ok(second);
             }
@@ -126,15 +161,23 @@ impl Marketplace {
         base: &str,
         method: &Method,
         path: &str,
+        accepted: &str,
         body: Option<&[u8]>,
     ) -> Result<RawAnswer> {
-        let separator = if path.is_empty() { "" } else { "/" };
+        let separator = if path.is_empty() || path.starts_with('?') {
+            ""
+        } else {
+            "/"
+        };
         let body = body.map(|bytes| RawBody {
             media_type: XML,
             bytes: bytes.to_vec(),
         });
         let path = format!("{base}/metadata{separator}{path}");
-        Ok(self.api.send_raw(method.clone(), &path, XML, body).await?)
+        Ok(self
+            .api
+            .send_raw(method.clone(), &path, accepted, body)
+            .await?)
     }
 
     /// A refusal in the words of the contract.

@@ -5,8 +5,9 @@ mod delete;
 mod export;
 mod fetch;
 mod from_folder;
-mod import;
+pub(super) mod import;
 mod list;
+mod search;
 mod show;
 mod update;
 
@@ -17,7 +18,7 @@ use crate::commands::image_name::image_named;
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
-/// Import, fetch, export, make, list, show, change and delete images
+/// Find, import, fetch, export, make, list, show, change and delete images
 ///
 /// An image is the content of a disk that machines start from, raw or qcow2. It is named by an identifier of 27 characters that
 /// follows from its SHA-1, so the same content has the same name everywhere.
@@ -34,6 +35,7 @@ enum Action {
     Export(export::Arguments),
     FromFolder(from_folder::Arguments),
     List(list::Arguments),
+    Search(search::Arguments),
     Show(show::Arguments),
     Update(update::Arguments),
     Delete(delete::Arguments),
@@ -48,6 +50,7 @@ impl Arguments {
             Action::Export(arguments) => arguments.common(),
             Action::FromFolder(arguments) => arguments.common(),
             Action::List(arguments) => arguments.common(),
+            Action::Search(arguments) => arguments.common(),
             Action::Show(arguments) => arguments.common(),
             Action::Update(arguments) => arguments.common(),
             Action::Delete(arguments) => arguments.common(),
@@ -62,6 +65,7 @@ impl Arguments {
             Action::Export(arguments) => Box::pin(arguments.run()).await,
             Action::FromFolder(arguments) => Box::pin(arguments.run()).await,
             Action::List(arguments) => arguments.run().await,
+            Action::Search(arguments) => Box::pin(arguments.run()).await,
             Action::Show(arguments) => arguments.run().await,
             Action::Update(arguments) => arguments.run().await,
             Action::Delete(arguments) => arguments.run().await,

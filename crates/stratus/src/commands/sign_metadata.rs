@@ -63,8 +63,7 @@ impl Arguments {
                 output.clone()
             }
             None => {
-                let original = beside(&file, ".orig");
-                write_replacing(&file, &original, &signed)?;
+                replace_by_signed(&file, &signed)?;
                 file
             }
         };
@@ -96,11 +95,15 @@ fn write_whole(file: &Path, text: &str) -> Result {
         .map_err(|error| Failure::file(file, &error))
 }
 
-/// As [`write_whole`], keeping what was there under another name.
-fn write_replacing(file: &Path, original: &Path, text: &str) -> Result {
+/// As [`write_whole`], keeping what was there as `FILE.orig`.
+///
+/// # Errors
+/// [`Failure::Work`].
+pub(super) fn replace_by_signed(file: &Path, text: &str) -> Result {
+    let original = beside(file, ".orig");
     let part = beside(file, ".part");
     std::fs::write(&part, text)
-        .and_then(|()| std::fs::rename(file, original))
+        .and_then(|()| std::fs::rename(file, &original))
         .and_then(|()| std::fs::rename(&part, file))
         .map_err(|error| Failure::file(file, &error))
 }

@@ -48,20 +48,51 @@ impl Arguments {
 /// # Errors
 /// As [`Marketplace::upload`].
 pub(super) async fn publish(session: &Session, marketplace: &Marketplace, document: &[u8]) -> Result {
-    let uploaded = marketplace.upload(document).await?;
-    let metadata = Metadata::parse(document).ok();
-    let endorsement = metadata.as_ref().and_then(|metadata| metadata.endorsement.as_ref());
-    let url = match (&metadata, endorsement) {
-        (Some(metadata), Some(endorsement)) => marketplace.url(&format!("{}/{}/{}", metadata.identifier, endorsement.email, endorsement.created)),
-        _ => marketplace.url(""),
-    };
+    let published = Published::send(marketplace, document).await?;
     if session.out.is_json() {
-        let state = if uploaded == Uploaded::Waiting { "waiting" } else { "created" };
-        return session.out.json(&serde_json::json!({ "url": url, "state": state }));
+        return session.out.json(&serde_json::json!({ "url": published.url, "state": published.state() }));
     }
-    session.out.line(url)?;
-    if let (Uploaded::Waiting, Some(endorsement)) = (uploaded, endorsement) {
-        session.out.step(format_args!("The Marketplace waits for a confirmation: follow the link in the mail to {}", endorsement.email));
-    }
+    session.out.line(&published.url)?;
+    published.say_who_is_waited_for(session);
     Ok(())
+}
+
+/// A document that a Marketplace took.
+pub(super) struct Published {
+    /// Where it is, or will be.
+    pub(super) url: String,
+    /// Who has to confirm.
+    waits_for: Option<String>,
+}
+
+impl Published {
+    /// Uploads it.
+    ///
+    /// # Errors
+    /// As [`Marketplace::upload`].
+    pub(super) async fn send(marketplace: &Marketplace, document: &[u8]) -> Result<Self> {
+        let uploaded = marketplace.upload(document).await?;
+        let metadata = Metadata::parse(document).ok();
+        let endorsement = metadata.as_ref().and_then(|metadata| metadata.endorsement.as_ref());
+        let url = match (&metadata, endorsement) {
+            (Some(metadata), Some(endorsement)) => {
+                marketplace.url(&format!("{}/{}/{}", metadata.identifier, endorsement.email, endorsement.created))
+            }
+            _ => marketplace.url(""),
+        };
+        let waits_for = endorsement.filter(|_| uploaded == Uploaded::Waiting).map(|endorsement| endorsement.email.clone());
+        Ok(Self { url, waits_for })
+    }
+
+    /// `created`, or `waiting` for its endorser.
+    pub(super) fn state(&self) -> &'static str {
+        if self.waits_for.is_some() { "waiting" } else { "created" }
+    }
+
+    /// Tells that there is a letter to be answered.
+    pub(super) fn say_who_is_waited_for(&self, session: &Session) {
+        if let Some(email) = &self.waits_for {
+            session.out.step(format_args!("The Marketplace waits for a confirmation: follow the link in the mail to {email}"));
+        }
+    }
 }

@@ -516,7 +516,10 @@ impl World {
             }
             for job in self.documents().jobs.all() {
                 if !job.state.is_final() {
-                    wrong.push(format!("open: {:?}", job.document.0));
+                    let whose = job.target_resource.href.split('/').nth(1);
+                    let machine = whose.and_then(|id| self.documents().machines.get(id));
+                    let machine = machine.map(|machine| machine.document.0.clone());
+                    wrong.push(format!("open: {:?}, of {machine:?}", job.document.0));
                 }
             }
             if wrong.is_empty() {

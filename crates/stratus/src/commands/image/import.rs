@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use marketplace::ImageIdentifier;
+use marketplace::{ImageIdentifier, Metadata};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -97,7 +97,7 @@ const PIECE_BYTES: usize = 256 << 10;
 
 impl Arguments {
     /// A disk in a file of this computer, without checks.
-    pub(super) fn of_file(file: &Path, name: String, public: bool, cloud: Cloud, common: Common) -> Self {
+    pub(in crate::commands) fn of_file(file: &Path, name: String, public: bool, cloud: Cloud, common: Common) -> Self {
         Self {
             source: file.display().to_string(),
             name: Some(name),
@@ -123,15 +123,36 @@ impl Arguments {
         &self.common
     }
 
+    /// The checks of a description.
+    pub(in crate::commands) fn checked_by(mut self, image: &Metadata) -> Self {
+        let checksums = &image.checksums;
+        self.identifier = Some(image.identifier.to_string());
+        self.bytes = Some(image.bytes);
+        self.md5 = checksums.md5.map(|digest| digest.to_string());
+        self.sha1 = Some(checksums.sha1.to_string());
+        self.sha256 = checksums.sha256.map(|digest| digest.to_string());
+        self.sha512 = checksums.sha512.map(|digest| digest.to_string());
+        self
+    }
+
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let image = self.imported(&session, &api).await?;
+        if session.out.is_json() {
+            return session.out.json(&super::as_json(&image));
+        }
+        session.out.line(format_args!("IMAGE {}", image.identifier.as_deref().unwrap_or(&image.id)))
+    }
+
+    /// Does it, and waits until the image is available. Nothing unfinished stays in the cloud.
+    pub(in crate::commands) async fn imported(&self, session: &Session, api: &Api) -> Result<ImageView> {
         let source = ImageSource::parse(&self.source)?;
         if !["IMAGE", "FILE"].contains(&self.kind.as_str()) {
             return Err(Failure::Usage(format!("'{}' is not a type; take IMAGE or FILE", self.kind)));
         }
         let expected = self.expected()?;
-        let api = session.api(&self.cloud)?;
-        let import = Import { session: &session, api: &api, visibility: if self.public { "PUBLIC" } else { "PRIVATE" }, limit: Duration::from_secs(self.timeout) };
+        let import = Import { session, api, visibility: if self.public { "PUBLIC" } else { "PRIVATE" }, limit: Duration::from_secs(self.timeout) };
         let mut document = Map::new();
         document.insert("name".to_owned(), json!(self.name.clone().unwrap_or_else(|| source.default_name())));
         document.insert("type".to_owned(), json!(self.kind));
@@ -146,11 +167,8 @@ impl Arguments {
             }
         }
         let image = result?;
-        self.tell_what_stays(&session, &image);
-        if session.out.is_json() {
-            return session.out.json(&super::as_json(&image));
-        }
-        session.out.line(format_args!("IMAGE {}", image.identifier.as_deref().unwrap_or(&image.id)))
+        self.tell_what_stays(session, &image);
+        Ok(image)
     }
 
     /// The disk, after what it boots with.

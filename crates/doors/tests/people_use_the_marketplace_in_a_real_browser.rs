@@ -1,0 +1,168 @@
+//! The pages of the Marketplace as Chromium shows them: found, read, published, confirmed; also dark, narrow and without scripts.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
+use crate::support::market::{EMAIL, World, after, alice, image, signed};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_find_and_read_images_in_a_real_browser() {
+    let Some(browser) = testkit::Browser::start().await else {
+        return;
+    };
+    let world = World::start(marketplace_service::Settings {
+        url: "http://m.example.org/".to_owned(),
+        confirms: false,
+        sends_letters: true,
+        title: "Example Marketplace".to_owned(),
+        ..marketplace_service::Settings::default()
+    })
+    .await;
+    let key = alice();
+    for number in 1..=30 {
+        let document = signed(&image(number), &key, after(-60 + i64::from(number)));
+        assert_eq!(world.post(&document).await.status, 201);
+    }
+    let base = format!("http://{}", world.address());
+    browser.resize(1200, 900).await;
+    browser.open(&format!("{base}/")).await;
+    browser.wait_for("30 images, shown 1 to 25").await;
+    browser.picture("marketplace-find").await;
+    // Without sending the form: the list follows the typing.
+    browser.fill("search", "server 17.qcow2").await;
+    browser.wait_for("1 image, shown 1 to 1").await;
+    browser.click("#results td a").await;
+    browser.wait_for("Start it").await;
+    let command = format!("stratus-run-instance {}", image(17).identifier);
+    browser.wait_for(&command).await;
+    // What a document says is text, never part of the page.
+    browser.wait_for("With <b>everything</b> & more").await;
+    browser.picture("marketplace-entry").await;
+    browser.resize(420, 900).await;
+    browser.picture("marketplace-entry-narrow").await;
+    browser
+        .open(&format!("{base}/metadata?search=server"))
+        .await;
+    browser.picture("marketplace-find-narrow").await;
+    browser.resize(1200, 900).await;
+    browser.open(&format!("{base}/upload")).await;
+    browser.wait_for("Publish an image").await;
+    browser.picture("marketplace-upload").await;
+    browser.open(&format!("{base}/endorsers/{EMAIL}")).await;
+    browser.wait_for("What was endorsed in the last").await;
+    browser.picture("marketplace-endorser").await;
+
+    // The link of a letter shows a page whose button publishes.
+    let asking = World::start(marketplace_service::Settings {
+        url: "http://m.example.org/".to_owned(),
+        sends_letters: true,
+        ..marketplace_service::Settings::default()
+    })
+    .await;
+    assert_eq!(
+        asking
+            .post(&signed(&image(1), &key, after(-60)))
+            .await
+            .status,
+        202
+    );
+    let text = asking.sink.wait_for(1).await[0].text();
+    let link = text
+        .split_whitespace()
+        .find(|word| word.ends_with("/confirm/"))
+        .unwrap();
+    let path = link.strip_prefix("http://m.example.org").unwrap();
+    browser
+        .open(&format!("http://{}{path}", asking.address()))
+        .await;
+    browser.wait_for("Is this description yours?").await;
+    browser.picture("marketplace-confirm").await;
+    browser.click("main button").await;
+    browser.wait_for("Published").await;
+    browser.picture("marketplace-published").await;
+    assert_eq!(asking.marketplace.len(), 1);
+}
+
+/// As some read it: in the dark, on a telephone, and where no script may run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_without_scripts_find_publish_and_confirm() {
+    let Some(browser) = testkit::Browser::start().await else {
+        return;
+    };
+    let world = World::start(marketplace_service::Settings {
+        url: "http://m.example.org/".to_owned(),
+        confirms: false,
+        title: "Example Marketplace".to_owned(),
+        ..marketplace_service::Settings::default()
+    })
+    .await;
+    let key = alice();
+    for number in 1..=30 {
+        let document = signed(&image(number), &key, after(-60 + i64::from(number)));
+        assert_eq!(world.post(&document).await.status, 201);
+    }
+    let old = marketplace::Metadata {
+        deprecated: Some("It has a hole".to_owned()),
+        ..image(3)
+    };
+    let document = signed(&old, &key, after(-1));
+    assert_eq!(world.post(&document).await.status, 201);
+    let base = format!("http://{}", world.address());
+    browser.scripts(false).await;
+    browser.dark(true).await;
+    browser.resize(420, 900).await;
+    browser.open(&format!("{base}/")).await;
+    browser.wait_for("29 images, shown 1 to 25").await;
+    browser.picture("marketplace-find-dark").await;
+    browser.click("a[rel=next]").await;
+    browser.wait_for("29 images, shown 26 to 29").await;
+    browser.fill("search", "server 17.qcow2").await;
+    browser.click("form button").await;
+    browser.wait_for("1 image, shown 1 to 1").await;
+    browser.click("#results td a").await;
+    browser.wait_for("Start it").await;
+    browser.picture("marketplace-entry-dark").await;
+    let path = format!("{base}/metadata/{}", image(3).identifier);
+    browser.open(&format!("{path}?status=all")).await;
+    browser.click("#results td a").await;
+    browser.wait_for("It has a hole").await;
+    browser.picture("marketplace-deprecated-dark").await;
+    browser
+        .open(&format!("{base}/endorsers/{EMAIL}/tags"))
+        .await;
+    browser.wait_for("web").await;
+
+    // By the form, with the file as it is on a disk.
+    let asking = World::start(marketplace_service::Settings {
+        url: "http://m.example.org/".to_owned(),
+        sends_letters: true,
+        ..marketplace_service::Settings::default()
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("entry.xml");
+    std::fs::write(&file, signed(&image(40), &key, after(-60))).unwrap();
+    let base = format!("http://{}", asking.address());
+    browser.open(&format!("{base}/upload")).await;
+    browser
+        .choose("input[type=file]", file.to_str().unwrap())
+        .await;
+    browser.picture("marketplace-upload-dark").await;
+    browser.click("main form button").await;
+    browser.wait_for("Nearly done").await;
+    browser.picture("marketplace-waiting-dark").await;
+    let text = asking.sink.wait_for(1).await[0].text();
+    let mut words = text.split_whitespace();
+    let link = words.find(|word| word.ends_with("/confirm/")).unwrap();
+    let path = link.strip_prefix("http://m.example.org").unwrap();
+    browser.open(&format!("{base}{path}")).await;
+    browser.wait_for("Is this description yours?").await;
+    assert_eq!(asking.marketplace.len(), 0, "looking publishes nothing");
+    browser.picture("marketplace-confirm-dark").await;
+    browser.click("main button").await;
+    browser.wait_for("Published").await;
+    assert_eq!(asking.marketplace.len(), 1);
+    // Again: the link is gone, and a page says so.
+    browser.open(&format!("{base}{path}")).await;
+    browser.wait_for("Not Found").await;
+    browser.picture("marketplace-gone-dark").await;
+}

@@ -1,0 +1,149 @@
+//! A Marketplace behind real doors, an endorser, and letters that arrive.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use doors::{CloudApi, Doors, Limits, Running, Server, Serving, Settings};
+use mail::{
+    Postman,
+    testing::{Mood, Sink},
+};
+use marketplace::{Checksums, Metadata, SigningKey, UtcTime, draft, signature::Hash};
+use marketplace_service::Marketplace;
+use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use store::SqliteStore;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    FakeCloud, accounts,
+    client::{PATIENCE, Reply},
+};
+
+pub const EMAIL: &str = "alice@example.org";
+
+pub fn after(seconds: i64) -> UtcTime {
+    let now = cimi::Timestamp::now().to_string();
+    let now: UtcTime = format!("{}Z", &now[..19]).parse().unwrap();
+    UtcTime::from_unix_seconds(now.unix_seconds() + seconds).unwrap()
+}
+
+pub fn alice() -> SigningKey {
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = CertificateParams::new([]).unwrap();
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "Alice <&>");
+    let email = SanType::Rfc822Name(EMAIL.try_into().unwrap());
+    parameters.subject_alt_names.push(email);
+    let certificate = parameters.self_signed(&key).unwrap();
+    SigningKey::from_pem(
+        &format!("{}{}", key.serialize_pem(), certificate.pem()),
+        None,
+    )
+    .unwrap()
+}
+
+pub fn image(number: u8) -> Metadata {
+    let checksums = Checksums {
+        md5: None,
+        sha1: marketplace::digest::Digest::from_bytes([number; 20]),
+        sha256: None,
+        sha512: None,
+        others: Vec::new(),
+    };
+    Metadata {
+        kind: Some("machine".to_owned()),
+        os: Some("debian".to_owned()),
+        os_version: Some("12".to_owned()),
+        os_arch: Some("x86_64".to_owned()),
+        format: Some("qcow2".to_owned()),
+        locations: vec![format!("https://images.example.org/{number}.qcow2")],
+        created: Some(after(0).to_string()),
+        valid: Some(after(30 * 86_400)),
+        title: Some(format!("web server {number}")),
+        tag: Some("web".to_owned()),
+        description: Some("With <b>everything</b> & more".to_owned()),
+        ..Metadata::new(checksums, 1_048_576, "base")
+    }
+}
+
+pub fn signed(image: &Metadata, key: &SigningKey, created: UtcTime) -> String {
+    let text = image.to_draft().unwrap();
+    draft::endorsed(text.as_bytes(), key, Hash::Sha256, None, created).unwrap()
+}
+
+/// A Marketplace that is all there is.
+pub struct World {
+    pub running: Running,
+    pub marketplace: Marketplace,
+    pub stop: CancellationToken,
+    pub sink: Sink,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn start(settings: marketplace_service::Settings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let marketplace = Marketplace::open(store.clone(), settings).await.unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(marketplace.clone().run(stop.clone()));
+        let sink = Sink::start(Mood::Takes).await;
+        let postman = Postman::new(store, &sink.settings()).unwrap();
+        tokio::spawn(postman.run(stop.clone()));
+        let api = Arc::new(FakeCloud::default()) as Arc<dyn CloudApi>;
+        let doors = Doors::new(api, accounts(), Settings::default())
+            .with_marketplace(marketplace.clone(), Serving::MarketplaceAlone);
+        let server = Server::new(Arc::new(doors), Limits::default(), None);
+        let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        Self {
+            running,
+            marketplace,
+            stop,
+            sink,
+            _folder: folder,
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.running.address
+    }
+
+    pub async fn ask(&self, request: &str, headers: &str, body: &[u8]) -> Reply {
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: m.example.org\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut received = Vec::new();
+        let work = async {
+            let mut stream = TcpStream::connect(self.address()).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let _ = stream.write_all(body).await;
+            stream.read_to_end(&mut received).await.unwrap();
+        };
+        timeout(PATIENCE, work).await.unwrap();
+        Reply::parse(&received).unwrap_or_else(|| panic!("{request}: no answer"))
+    }
+
+    pub async fn get(&self, path: &str, headers: &str) -> (Reply, String) {
+        let reply = self.ask(&format!("GET {path}"), headers, b"").await;
+        let text = String::from_utf8(reply.body.clone()).unwrap();
+        (reply, text)
+    }
+
+    pub async fn post(&self, document: &str) -> Reply {
+        let headers = "Content-Type: application/xml\r\nAccept: application/xml\r\n";
+        self.ask("POST /metadata", headers, document.as_bytes())
+            .await
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,262 @@
+//! `stratus upload-image`: an image goes to the cloud, and its description, signed, to a Marketplace.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use bzip2::read::BzEncoder;
+use flate2::read::GzEncoder;
+use marketplace::{Metadata, draft};
+
+use super::image::import;
+use super::sign_metadata::replace_by_signed;
+use super::update_volume::check_tag;
+use super::upload_metadata::Published;
+use crate::cloud::Marketplace;
+use crate::endorser::Endorser;
+use crate::failure::{Failure, Result};
+use crate::options::{self, Cloud, Common, Signing};
+use crate::progress::byte_bar;
+use crate::session::Session;
+
+/// Upload an image to the cloud and publish its description
+///
+/// Sends FILE.img (compressed, unless it is already or -C none is given) to the cloud, which keeps it as one of your images. The
+/// description beside it, FILE.xml as build-metadata writes it, gets the image's address as a location, is signed and goes to the
+/// Marketplace; the file as it was is kept as FILE.xml.orig. What the cloud receives must be what the description says, to the bit.
+///
+/// Run again after a failure, it goes on: a compressed file that is there is used, and an image that the cloud has is not sent again.
+///
+/// JSON: {"identifier", "uri", "location", "metadata": {"file", "url", "state"}}; metadata is null with --image-only, its state
+/// "created" or "waiting" (for the endorser).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  stratus upload-image --public ubuntu.img
+  stratus upload-image -C none --image-only ubuntu.img")]
+pub struct Arguments {
+    /// The image, raw or qcow2
+    #[arg(value_name = "image-file")]
+    file: Option<PathBuf>,
+    /// How it is compressed before it is sent: gz, bz2 or none [default: gz]
+    #[arg(short = 'C', long = "compress", value_name = "FORMAT", default_value = "gz", hide_default_value = true, value_parser = ["gz", "bz2", "none"])]
+    compression: String,
+    /// Only the image: nothing is signed or published
+    #[arg(long)]
+    image_only: bool,
+    /// Its name in the cloud, of 40 characters at most [default: the file's name without suffixes]
+    #[arg(short, long, value_name = "TAG")]
+    tag: Option<String>,
+    /// For you alone (the default)
+    #[arg(long, overrides_with = "public")]
+    private: bool,
+    /// Everybody may start machines from it
+    #[arg(long, overrides_with = "private")]
+    public: bool,
+    /// Accepted for compatibility: that is what an uploaded image is
+    #[arg(long, hide = true)]
+    machine_image_origin: bool,
+    /// Your e-mail address, if the certificate has none
+    #[arg(long, value_name = "ADDRESS", help_heading = "Signing")]
+    email: Option<String>,
+    /// Key and certificate of the endorser, PKCS#12 [default: ~/.globus/usercert.p12; env: STRATUSLAB_P12_CERTIFICATE; key: p12_certificate]
+    #[arg(long = "p12-cert", value_name = "FILE", help_heading = "Signing")]
+    p12_certificate: Option<PathBuf>,
+    /// Its password; asked for on a terminal when missing [env: STRATUSLAB_P12_PASSWORD; key: p12_password]
+    #[arg(long, value_name = "PASSWORD", allow_hyphen_values = true, help_heading = "Signing")]
+    p12_password: Option<String>,
+    /// Sign with SHA-1, for Marketplaces of StratusLab, which know nothing else (RSA keys) [key: sha1_signature]
+    #[arg(long = "sha1-signature", help_heading = "Signing")]
+    sha1_signature: bool,
+    /// The Marketplace: https://HOST[:PORT][/PATH], or a host name [default: https://marketplace.stratuslab.eu; env: STRATUSLAB_MARKETPLACE_ENDPOINT; key: marketplace_endpoint]
+    #[arg(long, value_name = "ENDPOINT", help_heading = "Marketplace")]
+    marketplace_endpoint: Option<String>,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// The description of the image, before it is changed.
+struct Manifest {
+    file: PathBuf,
+    text: Vec<u8>,
+    image: Metadata,
+}
+
+impl Arguments {
+    pub(super) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(super) async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let out = &session.out;
+        let file = self.file.as_deref().ok_or_else(|| Failure::Usage("Please specify an image file".to_owned()))?;
+        if !file.is_file() {
+            return Err(Failure::Usage(format!("Image file does not exist: {}", file.display())));
+        }
+        if let Some(tag) = &self.tag {
+            check_tag(tag).map_err(Failure::Usage)?;
+        }
+        // Whatever can be wrong is found before hours of sending.
+        let publishing = if self.image_only { None } else { Some(self.publishing(&session, file)?) };
+        let api = session.api(&self.cloud)?;
+
+        out.banner("Starting image upload");
+        let sent = compressed(&session, file, &self.compression).await?;
+        out.step("Uploading image");
+        let name = self.tag.clone().unwrap_or_else(|| plain_name(file));
+        let mut import = import::Arguments::of_file(&sent, name, self.public, self.cloud.clone(), self.common.clone());
+        if let Some((manifest, ..)) = &publishing {
+            import = import.checked_by(&manifest.image);
+        }
+        let image = Box::pin(import.imported(&session, &api)).await?;
+        let location = api.url(&format!("{}/data", image.id));
+        let mut result = serde_json::json!({ "identifier": image.identifier, "uri": image.id, "location": location, "metadata": null });
+        out.step(format_args!("Image uploaded: {location}"));
+        if let Some((manifest, endorser, marketplace)) = publishing {
+            out.banner("Starting manifest upload");
+            out.step("Updating manifest");
+            let draft = manifest.located(&location)?;
+            out.step("Signing manifest");
+            let signed = endorser.endorse(&draft, self.email.as_deref()).map_err(|error| Failure::Work(error.to_string()))?;
+            replace_by_signed(&manifest.file, &signed)?;
+            out.step("Uploading manifest");
+            let published = Published::send(&marketplace, signed.as_bytes()).await?;
+            out.step(format_args!("Manifest uploaded: {}", published.url));
+            published.say_who_is_waited_for(&session);
+            if let Some(object) = result.as_object_mut() {
+                let of = serde_json::json!({ "file": manifest.file, "url": published.url, "state": published.state() });
+                object.insert("metadata".to_owned(), of);
+            }
+        }
+        if out.is_json() { out.json(&result) } else { Ok(()) }
+    }
+
+    /// What is needed to publish.
+    fn publishing(&self, session: &Session, file: &Path) -> Result<(Manifest, Endorser, Marketplace)> {
+        let manifest = Manifest::beside(file)?;
+        let endorser = Endorser::load(
+            session,
+            &Signing {
+                p12_certificate: self.p12_certificate.clone(),
+                p12_password: self.p12_password.clone(),
+                sha1_signature: self.sha1_signature,
+                ..Signing::default()
+            },
+        )?;
+        let marketplace = Marketplace::of(
+            session,
+            &options::Marketplace { marketplace_endpoint: self.marketplace_endpoint.clone(), ca_file: self.cloud.ca_file.clone() },
+        )?;
+        Ok((manifest, endorser, marketplace))
+    }
+}
+
+/// The file's name without suffixes of compression and of images.
+fn plain(file: &Path) -> PathBuf {
+    let mut plain = file.to_path_buf();
+    for suffixes in [&["gz", "bz2", "xz", "zst"][..], &["img", "qcow2", "raw"]] {
+        if plain.extension().and_then(|suffix| suffix.to_str()).is_some_and(|suffix| suffixes.contains(&suffix)) {
+            plain.set_extension("");
+        }
+    }
+    plain
+}
+
+fn plain_name(file: &Path) -> String {
+    plain(file).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+impl Manifest {
+    fn beside(file: &Path) -> Result<Self> {
+        let mut name = plain(file).into_os_string();
+        name.push(".xml");
+        let path = PathBuf::from(name);
+        if !path.is_file() {
+            return Err(Failure::Usage(format!(
+                "Image manifest does not exist: {}\nstratus build-metadata writes one; --image-only uploads without",
+                path.display()
+            )));
+        }
+        let text = std::fs::read(&path).map_err(|error| Failure::file(&path, &error))?;
+        let image = Metadata::parse(&text).map_err(|error| Failure::Work(format!("{}: {error}", path.display())))?;
+        Ok(Self { file: path, text, image })
+    }
+
+    /// With the image's address in the cloud, where it is not compressed.
+    fn located(&self, location: &str) -> Result<Vec<u8>> {
+        let is_compressed = self.image.compression.as_deref().is_some_and(|compression| !compression.is_empty() && compression != "none");
+        let others = self.image.locations.iter().filter(|other| *other != location).count();
+        if is_compressed && others > 0 {
+            return Err(Failure::Check(format!(
+                "{} names places of a compressed file; in the cloud it is not compressed, and a description has one compression for all. \
+                 The image is in the cloud. To publish: remove these locations and run this again, or use upload-metadata",
+                self.file.display()
+            )));
+        }
+        if self.image.locations.iter().any(|known| known == location) && !is_compressed {
+            return Ok(self.text.clone());
+        }
+        let draft = draft::located(&self.text, location, None).map_err(|error| Failure::Work(format!("{}: {error}", self.file.display())))?;
+        Ok(draft.into_bytes())
+    }
+}
+
+/// The file to send: compressed beside the other, unless it is already.
+async fn compressed(session: &Session, file: &Path, compression: &str) -> Result<PathBuf> {
+    let suffix = file.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+    if compression == "none" || ["gz", "bz2", "xz", "zst"].contains(&suffix) {
+        return Ok(file.to_path_buf());
+    }
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".{compression}"));
+    let target = PathBuf::from(name);
+    if target.exists() {
+        session.out.warning(format_args!("{} is there already and is sent as it is", target.display()));
+        return Ok(target);
+    }
+    session.out.step("Compressing image");
+    let length = std::fs::metadata(file).map_err(|error| Failure::file(file, &error))?.len();
+    let bar = byte_bar(&session.out, "compressing", length);
+    let (from, to, is_gzip, counting) = (file.to_path_buf(), target.clone(), compression == "gz", bar.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let plain = counting.wrap_read(File::open(&from)?);
+        let stream: Box<dyn Read> = if is_gzip {
+            Box::new(GzEncoder::new(plain, flate2::Compression::default()))
+        } else {
+            Box::new(BzEncoder::new(plain, bzip2::Compression::default()))
+        };
+        write_beside(stream, &to)
+    });
+    let done = work.await.map_err(|error| Failure::Work(format!("the image could not be compressed: {error}")))?;
+    bar.finish_and_clear();
+    done.map_err(|error| Failure::file(&target, &error))?;
+    Ok(target)
+}
+
+/// Nobody sees half a file: it gets its name when it is whole, and goes when it can't be written.
+fn write_beside(mut stream: Box<dyn Read>, target: &Path) -> io::Result<()> {
+    let mut name = target.as_os_str().to_owned();
+    name.push(".part");
+    let part = PathBuf::from(name);
+    let written = File::create(&part)
+        .and_then(|mut file| io::copy(&mut stream, &mut file))
+        .and_then(|_| std::fs::rename(&part, target));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_stand_beside_images() {
+        for (file, expected) in [("a/ubuntu-1.2.img", "a/ubuntu-1.2"), ("x.img.gz", "x"), ("x.qcow2", "x"), ("x.iso.gz", "x.iso"), ("img", "img")] {
+            assert_eq!(plain(Path::new(file)), Path::new(expected), "{file}");
+        }
+    }
+}
