@@ -125,6 +125,7 @@ impl Cloud {
             if let Some(origin) = &mut next.origin {
                 origin.digest.clone_from(&entry.digest);
             }
+            self.end_surplus_tokens(&next.username).await?;
             let changes = self.without_logins(documents.changes(), &next.username);
             match changes.replace(&read, next).commit().await {
                 Ok(_) => return Ok(true),

@@ -176,6 +176,7 @@ impl Cloud {
                 transaction = self.with_notice(transaction, &user)?;
             }
             if user.password != read.password {
+                self.end_surplus_tokens(&user.username).await?;
                 transaction = self.without_logins(transaction, &user.username);
                 let mail = read.email.as_deref().unwrap_or_default();
                 transaction = self.with_password_notice(transaction, &user.username, mail)?;

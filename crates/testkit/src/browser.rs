@@ -213,6 +213,29 @@ impl Browser {
         .await;
     }
 
+    /// Shows pages as to somebody who likes them dark, or light.
+    pub async fn dark(&self, is_dark: bool) {
+        let value = if is_dark { "dark" } else { "light" };
+        let feature = json!({"name": "prefers-color-scheme", "value": value});
+        self.develop("Emulation.setEmulatedMedia", json!({"features": [feature]}))
+            .await;
+    }
+
+    /// Whether scripts of pages run.
+    pub async fn scripts(&self, run: bool) {
+        self.develop(
+            "Emulation.setScriptExecutionDisabled",
+            json!({"value": !run}),
+        )
+        .await;
+    }
+
+    /// A command of the protocol of Chromium's developer tools.
+    async fn develop(&self, command: &str, parameters: Value) {
+        let body = json!({"cmd": command, "params": parameters});
+        self.ask(Method::POST, "/goog/cdp/execute", body).await;
+    }
+
     /// A picture of the page, into the folder `STRATUS_SCREENSHOTS` if that is set.
     pub async fn picture(&self, name: &str) {
         let Some(folder) = std::env::var_os("STRATUS_SCREENSHOTS").map(PathBuf::from) else {

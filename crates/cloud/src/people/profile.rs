@@ -286,6 +286,7 @@ impl Cloud {
         let documents = &self.0.documents;
         loop {
             context.in_time()?;
+            self.end_surplus_tokens(username).await?;
             let changes = documents.changes();
             let mut changes = match by {
                 // Read again: of two who follow it at once, one sets the password.
@@ -324,6 +325,22 @@ impl Cloud {
         username: &str,
     ) -> Changes<'a> {
         self.without_logins_but(changes, username, None)
+    }
+
+    /// Ends the tokens that are too many for the transaction of a new password, where users may have that many. It comes
+    /// before that transaction: whatever happens between, no old token is left once the password is another one.
+    pub(crate) async fn end_surplus_tokens(&self, username: &str) -> Result<()> {
+        loop {
+            let tokens = self.0.documents.owned::<Token>(username);
+            if tokens.len() <= TOKENS_AT_ONCE {
+                return Ok(());
+            }
+            match without(self.0.documents.changes(), &tokens).commit().await {
+                Ok(_) => {}
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn without_logins_but<'a>(
@@ -398,9 +415,11 @@ impl Cloud {
     }
 }
 
-/// All of a user's tokens but for what one transaction can't take; there are fewer than that.
+/// Tokens that one transaction ends beside the rest of what it does.
+const TOKENS_AT_ONCE: usize = 100;
+
 fn without<'a>(mut changes: Changes<'a>, tokens: &[Arc<Cached<Token>>]) -> Changes<'a> {
-    for token in tokens.iter().take(110) {
+    for token in tokens.iter().take(TOKENS_AT_ONCE) {
         changes = changes.remove(token);
     }
     changes
