@@ -147,10 +147,6 @@ async fn what_is_not_done_is_not_accepted() {
             "`machineTemplate.rank` is not understood at character 11: hosts have no number `LOAD`",
         ),
         (
-            json!({"placementApart": ["db", ""]}),
-            "`machineTemplate.placementApart` has an empty name",
-        ),
-        (
             json!({"placementTogether": ["a", "b", "c", "d", "e", "f", "g", "h", "i"]}),
             "`machineTemplate.placementTogether` names 9 groups; at most 8 are possible",
         ),

@@ -246,15 +246,26 @@ fn named(cell: &str, last: &mut (String, String)) -> Vec<(String, String, Option
     for part in cell.split(';').map(str::trim) {
         let (package, files) = part.split_once(": ").unwrap_or((&last.0, part));
         let (package, files) = (package.to_owned(), files.to_owned());
-        for one in files.split(", ") {
-            let (file, test) = match one.split_once(" (") {
-                Some((file, test)) => (file.trim(), Some(test.trim_end_matches(')').to_owned())),
-                None => (one.trim(), None),
-            };
+        let mut within = false;
+        let files = files.split(|char| {
+            within = (within || char == '(') && char != ')';
+            char == ',' && !within
+        });
+        for one in files.map(str::trim) {
+            let (file, tests) = one.split_once(" (").unwrap_or((one, ""));
             if file != "the same" {
                 *last = (package.clone(), file.to_owned());
             }
-            found.push((last.0.clone(), last.1.clone(), test));
+            let of = |test: Option<String>| (last.0.clone(), last.1.clone(), test);
+            if tests.is_empty() {
+                found.push(of(None));
+            }
+            let tests = tests.trim_end_matches(')').split(", ");
+            found.extend(
+                tests
+                    .filter(|test| !test.is_empty())
+                    .map(|test| of(Some(test.to_owned()))),
+            );
         }
     }
     found

@@ -147,9 +147,6 @@ impl Template {
                 );
                 return Err(CloudError::invalid(path(name), text));
             }
-            if groups.iter().any(String::is_empty) {
-                return Err(CloudError::invalid(path(name), "has an empty name"));
-            }
         }
         Ok(Placement {
             rank: self.rank.clone(),

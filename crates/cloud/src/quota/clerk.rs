@@ -15,6 +15,7 @@ use std::{
 use documents::{Documents, DocumentsError};
 use parking_lot::Mutex;
 use rand::Rng as _;
+use sha2::{Digest as _, Sha256};
 use store::{Key, Revision};
 
 /// Where the marks are.
@@ -62,10 +63,7 @@ impl Clerks {
     ) -> Result<Mark, DocumentsError> {
         let clerk = Arc::clone(self.0.lock().entry(whose.clone()).or_default());
         let mut clerk = clerk.lock().await;
-        let key = match &whose {
-            Counted::User(name) => Key::new(COLLECTION, &format!("user/{name}"))?,
-            Counted::Group(name) => Key::new(COLLECTION, &format!("group/{name}"))?,
-        };
+        let key = key_of(&whose)?;
         if let Some(revision) = clerk.held {
             return Ok(Mark {
                 whose,
@@ -106,5 +104,27 @@ impl Clerks {
             clerk.held = None;
             clerk.lost = Some(Instant::now());
         }
+    }
+}
+
+/// Where the mark is: names may be subjects of certificates, with spaces and of any length, which keys can't have.
+fn key_of(whose: &Counted) -> Result<Key, DocumentsError> {
+    let (kind, name) = match whose {
+        Counted::User(name) => ("user", name),
+        Counted::Group(name) => ("group", name),
+    };
+    let digest = Sha256::digest(name.as_bytes());
+    Ok(Key::new(COLLECTION, &format!("{kind}/{digest:x}"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_have_something_has_a_key() {
+        let subject = "CN=Jörg Muß/x,O=Example Org,C=EU".repeat(50);
+        let of = |whose: fn(Arc<str>) -> Counted| key_of(&whose(subject.as_str().into())).unwrap();
+        assert_ne!(of(Counted::User), of(Counted::Group));
     }
 }

@@ -91,6 +91,11 @@ fn starting_cloud() -> Cloud {
                 .with("cimi-job-uri", "https://somewhere/cimi/Job/1")
         }
         line if line.starts_with("GET /cimi/Machine/0190") => Reply::json(200, &machine(3)),
+        // A volume is started by an image of it, which the cloud makes.
+        "POST /cimi/MachineImage" => Reply::json(
+            201,
+            &json!({ "id": "MachineImage/of-a-volume", "state": "CREATING" }),
+        ),
         "GET /cimi/MachineImage" => Reply::json(
             200,
             &collection(
@@ -159,14 +164,26 @@ fn options_of_a_start_reach_the_cloud() {
         printed.starts_with("  [WARNING] Image availability check is disabled.\n"),
         "{printed}"
     );
-    let body = cloud.requests()[0].json();
+    let requests = cloud.requests();
+    let asked = |line: &str| {
+        requests
+            .iter()
+            .find(|seen| seen.line == line)
+            .unwrap()
+            .json()
+    };
+    assert_eq!(
+        asked("POST /cimi/MachineImage"),
+        json!({ "imageLocation": { "href": format!("Volume/{U}") }, "onDemand": true })
+    );
+    let body = asked("POST /cimi/Machine");
     let template = &body["machineTemplate"];
     assert_eq!(body["name"], "web");
     assert_eq!(
         template["machineConfig"],
         json!({ "cpu": 4, "memory": 2_097_152, "disks": [{ "capacity": 1_073_742, "format": "raw" }] })
     );
-    assert_eq!(template["machineImage"]["href"], format!("Volume/{U}"));
+    assert_eq!(template["machineImage"]["href"], "MachineImage/of-a-volume");
     assert_eq!(
         template["networkInterfaces"],
         json!([{ "network": { "href": "Network/private" }, "addresses": [{ "ip": "192.0.2.9" }] }])
