@@ -79,6 +79,8 @@ fn with(mut document: Value, path: &[String], value: Value) -> Value {
 
 /// What creates one of this kind, if it is right.
 fn right_document(cloud: &TestCloud, kind: Kind, image: &str) -> Value {
+    let component =
+        || json!({"type": "Credential", "credentialTemplate": {"publicKey": cloud.public_key()}});
     match kind {
         Kind::Machine => {
             let mut document = cloud.machine_document(image);
@@ -99,6 +101,15 @@ fn right_document(cloud: &TestCloud, kind: Kind, image: &str) -> Value {
         Kind::User => json!({"username": "somebody", "password": "some-password"}),
         Kind::Group => json!({"groupname": "physicists"}),
         Kind::ServiceConfiguration => json!({"service": "pdisk"}),
+        Kind::Address => json!({"addressTemplate": {"network": {"href": "Network/public"}}}),
+        Kind::AddressTemplate => json!({"network": {"href": "Network/public"}}),
+        Kind::ServiceMessage => json!({"title": "Tonight", "message": "at eight"}),
+        Kind::CredentialTemplate => json!({"publicKey": cloud.public_key()}),
+        Kind::SystemTemplate => json!({"componentDescriptors": [component()]}),
+        Kind::System => json!({"systemTemplate": {"componentDescriptors": [component()]}}),
+        Kind::VolumeImage => {
+            json!({"volumeImageTemplate": {"imageLocation": {"href": cloud.volume(&cloud.api(), 1)}}})
+        }
         _ => json!({"name": "x"}),
     }
 }
