@@ -145,32 +145,10 @@ resource_id!(/// A CredentialTemplate.
     CredentialTemplateId, "CredentialTemplate");
 resource_id!(/// A VolumeImage.
     VolumeImageId, "VolumeImage");
-resource_id!(/// A NetworkTemplate.
-    NetworkTemplateId, "NetworkTemplate");
-resource_id!(/// A NetworkConfiguration.
-    NetworkConfigurationId, "NetworkConfiguration");
-resource_id!(/// A NetworkPort.
-    NetworkPortId, "NetworkPort");
-resource_id!(/// A NetworkPortTemplate.
-    NetworkPortTemplateId, "NetworkPortTemplate");
-resource_id!(/// A NetworkPortConfiguration.
-    NetworkPortConfigurationId, "NetworkPortConfiguration");
 resource_id!(/// An AddressTemplate.
     AddressTemplateId, "AddressTemplate");
-resource_id!(/// A ForwardingGroup.
-    ForwardingGroupId, "ForwardingGroup");
-resource_id!(/// A ForwardingGroupTemplate.
-    ForwardingGroupTemplateId, "ForwardingGroupTemplate");
 resource_id!(/// A ServiceMessage.
     ServiceMessageId, "ServiceMessage");
-
-impl NetworkId {
-    /// The id of the user-made network with this number: its existence is what keeps the number taken.
-    #[must_use]
-    pub fn numbered(number: u16) -> Self {
-        Self(format!("private-{number}").into_boxed_str())
-    }
-}
 
 impl AddressId {
     /// The only id that this address of this network can have.

@@ -29,9 +29,7 @@ pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,
     MachineRecord, Nic, Placement,
 };
-pub use network::{
-    Address, ForwardingGroup, Network, NetworkClass, NetworkPort, NetworkState, NetworkWish,
-};
+pub use network::{Address, Network, NetworkClass, NetworkState};
 pub use people::{MailLink, Purpose, Registration, RegistrationState, Session};
 pub use quota::{Most, Quota};
 pub use saving::{Announcement, Capture, Save};
@@ -39,10 +37,8 @@ pub use service::ServiceConfiguration;
 pub use service_message::ServiceMessage;
 pub use system::{Asked, Component, Made, Member, System, SystemOperation};
 pub use template::{
-    AddressTemplate, ConfigurationDisk, CredentialTemplate, ForwardingGroupTemplate, Kept,
-    MachineConfiguration, MachineTemplate, NetworkConfiguration, NetworkPortConfiguration,
-    NetworkPortTemplate, NetworkTemplate, SystemTemplate, VolumeConfiguration, VolumeTemplate,
-    default_architecture,
+    AddressTemplate, ConfigurationDisk, CredentialTemplate, Kept, MachineConfiguration,
+    MachineTemplate, SystemTemplate, VolumeConfiguration, VolumeTemplate, default_architecture,
 };
 pub use usage::{UsageRecord, Use, UseKind};
 pub use volume::{Attachment, MAPPED, Volume, VolumeLocation, VolumeState};

@@ -13,8 +13,7 @@ use placement::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
 
 use crate::{
-    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, PrivateNetworks,
-    Result,
+    CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
     columns::Tables,
     leases::Leases,
     numbers::Numbers,
@@ -47,8 +46,6 @@ pub struct Settings {
     pub default_network: String,
     /// The networks there are.
     pub networks: Vec<NetworkSettings>,
-    /// Where the networks that users make get their addresses from; none: users make none.
-    pub private_networks: Option<PrivateNetworks>,
     /// How much one user may have.
     pub per_user: PerUser,
     /// Most volumes that may be attached to a machine after it was made: its slots for hot-plugging.

@@ -7,7 +7,7 @@ use cimi::{
     Right,
     model::Kind,
     query::Query,
-    resources::{Event, EventSeverity, Machine, Resource, Volume},
+    resources::{Event, EventSeverity, Machine, Resource, System, Volume},
 };
 use documents::{Cached, OfType};
 use serde_json::{Value, json};
@@ -32,12 +32,13 @@ fn id_of<R: Resource>(resource: &R) -> String {
 }
 
 impl Cloud {
-    /// The logs of the machines and volumes that the caller may see.
+    /// The logs of the machines, volumes and systems that the caller may see.
     pub(crate) fn list_event_logs(&self, context: &OpContext, query: &Query) -> Page {
         let logs = self
             .logs_of::<Machine>(context)
             .into_iter()
-            .chain(self.logs_of::<Volume>(context));
+            .chain(self.logs_of::<Volume>(context))
+            .chain(self.logs_of::<System>(context));
         let (count, members) = query.page(logs);
         Page {
             count,
@@ -66,6 +67,7 @@ impl Cloud {
         let found = match kind {
             Machine::COLLECTION => self.log_of::<Machine>(context, local),
             Volume::COLLECTION => self.log_of::<Volume>(context, local),
+            System::COLLECTION => self.log_of::<System>(context, local),
             _ => None,
         };
         found.ok_or_else(missing)

@@ -6,8 +6,8 @@ use cimi::{
     model::{Changes, Kind},
     query::Query,
     resources::{
-        Event, Image, Job, MachineConfiguration, MachineTemplate, VolumeConfiguration,
-        VolumeTemplate,
+        AddressTemplate, Event, Image, Job, MachineConfiguration, MachineTemplate,
+        VolumeConfiguration, VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -118,36 +118,8 @@ macro_rules! by_kind {
                 type $type = ::cimi::resources::VolumeImage;
                 $call
             }
-            Kind::NetworkTemplate => {
-                type $type = ::cimi::resources::NetworkTemplate;
-                $call
-            }
-            Kind::NetworkConfiguration => {
-                type $type = ::cimi::resources::NetworkConfiguration;
-                $call
-            }
-            Kind::NetworkPort => {
-                type $type = ::cimi::resources::NetworkPort;
-                $call
-            }
-            Kind::NetworkPortTemplate => {
-                type $type = ::cimi::resources::NetworkPortTemplate;
-                $call
-            }
-            Kind::NetworkPortConfiguration => {
-                type $type = ::cimi::resources::NetworkPortConfiguration;
-                $call
-            }
             Kind::AddressTemplate => {
                 type $type = ::cimi::resources::AddressTemplate;
-                $call
-            }
-            Kind::ForwardingGroup => {
-                type $type = ::cimi::resources::ForwardingGroup;
-                $call
-            }
-            Kind::ForwardingGroupTemplate => {
-                type $type = ::cimi::resources::ForwardingGroupTemplate;
                 $call
             }
             Kind::ServiceMessage => {
@@ -196,9 +168,10 @@ impl Cloud {
     #[must_use]
     pub fn takes_long(&self, kind: Kind) -> bool {
         let documents = &self.0.documents;
-        // One is made of each machine and volume.
+        // One is made of each machine, volume and system.
         if kind == Kind::EventLog {
-            return documents.machines.len() + documents.volumes.len() > QUICKLY_SEARCHED;
+            return documents.machines.len() + documents.volumes.len() + documents.systems.len()
+                > QUICKLY_SEARCHED;
         }
         let members = by_kind!(kind, R => documents.view::<R>().len(), else 0);
         members > QUICKLY_SEARCHED
@@ -301,22 +274,10 @@ impl Cloud {
             Kind::ServiceMessage => self.create_service_message(context, body).await,
             Kind::CredentialTemplate => self.create_credential_template(context, body).await,
             Kind::VolumeImage => self.create_volume_image(context, body).await,
-            Kind::Network => self.create_network(context, body).await,
-            Kind::NetworkPort => self.create_network_port(context, body).await,
             Kind::Address => self.create_address(context, body).await,
-            Kind::ForwardingGroup => self.create_forwarding_group(context, body).await,
             Kind::System => self.create_system(context, body).await,
             Kind::SystemTemplate => self.create_system_template(context, body).await,
-            Kind::NetworkTemplate
-            | Kind::NetworkConfiguration
-            | Kind::NetworkPortTemplate
-            | Kind::NetworkPortConfiguration
-            | Kind::AddressTemplate
-            | Kind::ForwardingGroupTemplate => by_kind!(
-                kind,
-                R => self.create_simple::<R>(context, body).await,
-                else Err(CloudError::not_found(kind))
-            ),
+            Kind::AddressTemplate => self.create_simple::<AddressTemplate>(context, body).await,
             _ => Err(CloudError::Forbidden(format!(
                 "nobody makes a {kind} by request; the cloud does"
             ))),
@@ -340,7 +301,6 @@ impl Cloud {
             Kind::Machine => self.edit_machine(context, id, changes).await,
             Kind::Volume => self.edit_volume(context, id, changes).await,
             Kind::User => self.edit_user(context, id, changes).await,
-            Kind::Network => self.edit_network(context, id, changes).await,
             Kind::Address => self.edit_address(context, id, changes).await,
             Kind::ServiceConfiguration => {
                 self.edit_service_configuration(context, id, changes).await
@@ -350,6 +310,7 @@ impl Cloud {
                 catalogue::edit::<Image>(documents, context, image.id(), changes).await
             }
             Kind::ResourceMetadata
+            | Kind::Network
             | Kind::Job
             | Kind::Event
             | Kind::Session
@@ -395,14 +356,15 @@ impl Cloud {
                 catalogue::delete::<Event>(documents, context, id).await
             }
             Kind::VolumeImage => self.delete_volume_image(context, id).await,
-            Kind::Network => self.delete_network(context, id).await,
-            Kind::NetworkPort => self.delete_network_port(context, id).await,
             Kind::Address => self.delete_address(context, id).await,
-            Kind::ForwardingGroup => self.delete_forwarding_group(context, id).await,
             Kind::System => self.delete_system(context, id).await,
-            Kind::ResourceMetadata | Kind::Host | Kind::EventLog | Kind::MachineRecord => Err(
-                CloudError::Forbidden(format!("a {kind} is written by the cloud alone")),
-            ),
+            Kind::ResourceMetadata
+            | Kind::Network
+            | Kind::Host
+            | Kind::EventLog
+            | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
+                "a {kind} is written by the cloud alone"
+            ))),
             _ => by_kind!(
                 kind,
                 R => catalogue::delete::<R>(documents, context, id).await,
@@ -429,8 +391,6 @@ impl Cloud {
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
             Kind::Registration => self.act_on_registration(context, id, action).await,
             Kind::System => self.act_on_system(context, id, action, force).await,
-            Kind::Network => self.act_on_network(context, id, action).await,
-            Kind::NetworkPort => self.act_on_port(context, id, action).await,
             Kind::Job if action == "stop" => self.stop_job(context, id).await,
             _ => Err(CloudError::invalid(
                 "action",
@@ -460,20 +420,9 @@ impl Cloud {
             | Kind::VolumeImage
             | Kind::Address
             | Kind::AddressTemplate
-            | Kind::NetworkPort
-            | Kind::NetworkPortTemplate
-            | Kind::NetworkPortConfiguration
             | Kind::System
             | Kind::SystemTemplate => context.user().is_some(),
             Kind::ServiceMessage => context.is_admin(),
-            // Of what this cloud can't set up nothing is made.
-            Kind::Network
-            | Kind::NetworkTemplate
-            | Kind::NetworkConfiguration
-            | Kind::ForwardingGroup
-            | Kind::ForwardingGroupTemplate => {
-                context.user().is_some() && self.0.settings.private_networks.is_some()
-            }
             _ => false,
         }
     }

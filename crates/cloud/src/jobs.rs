@@ -12,8 +12,7 @@ use cimi::{
     Timestamp,
     lifecycle::{Power, Rest, Stage},
     resources::{
-        AttachStage, Image, ImageState, Job, JobGoal, Machine, Network, NetworkState, Volume,
-        VolumeImage, VolumeState,
+        AttachStage, Image, ImageState, Job, JobGoal, Machine, Volume, VolumeImage, VolumeState,
     },
 };
 use documents::{Documents, DocumentsError};
@@ -32,7 +31,6 @@ enum Target<'a> {
     Volume(&'a Volume),
     Image(&'a Image),
     VolumeImage(&'a VolumeImage),
-    Network(&'a Network),
     /// What decides its jobs itself.
     System,
     Gone,
@@ -74,22 +72,6 @@ fn verdict(goal: &JobGoal, target: &Target<'_>) -> Option<Result<(), String>> {
             ImageState::Error => Some(Err(image.reason.clone().unwrap_or_default())),
             ImageState::Creating | ImageState::Deleting => None,
         },
-        (JobGoal::Available | JobGoal::NetworkOff, Target::Network(network)) => {
-            let off = *goal == JobGoal::NetworkOff;
-            match network.state {
-                NetworkState::Started if !off => Some(Ok(())),
-                NetworkState::Stopped if off => Some(Ok(())),
-                NetworkState::Started | NetworkState::Starting => {
-                    off.then(|| Err("it was started again before".to_owned()))
-                }
-                NetworkState::Stopped | NetworkState::Stopping => {
-                    (!off).then(|| Err("it was stopped before".to_owned()))
-                }
-                NetworkState::Error => Some(Err(network.reason.clone().unwrap_or_default())),
-                NetworkState::Deleting => Some(Err("it was removed before".to_owned())),
-                NetworkState::Creating => None,
-            }
-        }
         (JobGoal::Gone, Target::Volume(volume)) if volume.state == VolumeState::Error => {
             Some(Err(volume.reason.clone().unwrap_or_default()))
         }
@@ -224,7 +206,6 @@ pub(crate) async fn track(documents: Documents) {
     let mut volumes = documents.volumes.changes();
     let mut images = documents.images.changes();
     let mut volume_images = documents.volume_images.changes();
-    let mut networks = documents.networks.changes();
     let mut systems = documents.systems.changes();
     let mut jobs = documents.jobs.changes();
     let mut ends = FuturesUnordered::new();
@@ -253,7 +234,6 @@ pub(crate) async fn track(documents: Documents) {
             changed = volumes.next(), if room => vec![format!("Volume/{}", changed.id())],
             changed = images.next(), if room => vec![format!("MachineImage/{}", changed.id())],
             changed = volume_images.next(), if room => vec![format!("VolumeImage/{}", changed.id())],
-            changed = networks.next(), if room => vec![format!("Network/{}", changed.id())],
             changed = systems.next(), if room => vec![format!("System/{}", changed.id())],
             changed = jobs.next(), if room => match changed {
                 Changed::Present(job) if !job.state.is_final() => vec![job.subject().to_owned()],
@@ -298,17 +278,11 @@ async fn end_if_decided(
                 documents.images.get(local),
             );
             let volume_image = documents.volume_images.get(local);
-            let network = documents.networks.get(local);
-            let target = match (&machine, &volume, &image) {
+            let target = match (&machine, &volume, &image, &volume_image) {
                 (Some(machine), ..) => Target::Machine(machine),
-                (_, Some(volume), _) => Target::Volume(volume),
-                (_, _, Some(image)) => Target::Image(image),
-                _ if volume_image.is_some() || network.is_some() => match (&volume_image, &network)
-                {
-                    (Some(image), _) => Target::VolumeImage(image),
-                    (None, Some(network)) => Target::Network(network),
-                    (None, None) => Target::Gone,
-                },
+                (_, Some(volume), ..) => Target::Volume(volume),
+                (_, _, Some(image), _) => Target::Image(image),
+                (.., Some(image)) => Target::VolumeImage(image),
                 _ if documents.systems.get(local).is_some() => Target::System,
                 _ => Target::Gone,
             };

@@ -2,10 +2,7 @@
 
 use cimi::{
     model::Kind,
-    resources::{
-        AddressTemplate, ForwardingGroupTemplate, NetworkConfiguration, NetworkPortConfiguration,
-        NetworkPortTemplate, NetworkTemplate, SystemTemplate,
-    },
+    resources::{AddressTemplate, SystemTemplate},
 };
 use documents::Documents;
 use serde_json::{Map, Value};
@@ -33,11 +30,6 @@ macro_rules! shown_as_given {
 
 shown_as_given! {
     AddressTemplate,
-    ForwardingGroupTemplate,
-    NetworkConfiguration,
-    NetworkPortConfiguration,
-    NetworkPortTemplate,
-    NetworkTemplate,
 }
 
 impl Public for SystemTemplate {

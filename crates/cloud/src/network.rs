@@ -1,5 +1,4 @@
-//! Networks and leased addresses, as they are shown, and the networks of the configuration. What users make of both
-//! is in `private_network` and `address`.
+//! The networks of the configuration, and addresses, as they are shown. What users make of addresses is in `address`.
 
 use std::net::Ipv4Addr;
 
@@ -69,16 +68,13 @@ impl Cloud {
                 nat: settings.nat,
                 mtu: settings.mtu,
                 forwarded: settings.forwarded,
-                wish: None,
-                forwarding_group: None,
-                reason: None,
                 unknown: Map::new(),
             };
             seed(&self.0.documents, network).await?;
         }
         let configured = |name: &str| self.0.settings.networks.iter().any(|n| n.name == name);
         for network in self.0.documents.networks.all() {
-            if configured(network.id()) || network.wish.is_some() {
+            if configured(network.id()) {
                 continue;
             }
             let stop = |network: &mut Network| {
@@ -149,7 +145,7 @@ impl Public for Network {
     }
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
-        let mut out = object(json!({
+        object(json!({
             "state": self.state,
             "networkType": network_type(self),
             "class": self.class,
@@ -162,22 +158,11 @@ impl Public for Network {
             "nat": self.nat,
             "nameServers": name_servers(self),
             "leases": documents.addresses.count_by_index("network", self.id.local()),
-        }));
-        if let Some(group) = &self.forwarding_group {
-            out.insert("forwardingGroup".to_owned(), json!(group));
-        }
-        if let Some(reason) = &self.reason {
-            out.insert("reason".to_owned(), reason.as_str().into());
-        }
-        out
+        }))
     }
 
     fn operations(&self) -> Vec<Rel> {
-        crate::private_network::operations(self)
-    }
-
-    fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
-        crate::private_network::edit(self, name, value)
+        Vec::new()
     }
 }
 

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use cimi::{
     Right,
     model::{Kind, describe},
-    resources::{ForwardingGroup, Network, NetworkPort, Resource, Volume, VolumeImage},
+    resources::{Resource, Volume, VolumeImage},
 };
 use documents::{Cached, OfType};
 use serde_json::{Map, Value, json};
 
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Rel, Result, View, access, catalogue::Plain,
-    resolve,
 };
 
 impl Cloud {
@@ -48,32 +47,6 @@ impl Cloud {
                         "volumeImage",
                     ),
                     false,
-                ))
-            }
-            (Kind::Network, Kind::NetworkNetworkPort) => {
-                let owner = access::find::<Network>(documents, context, id, Right::View)?;
-                let all = documents
-                    .network_ports
-                    .by_index("network", owner.local_id());
-                Ok((
-                    listed::<_, NetworkPort>(
-                        context,
-                        &owner,
-                        &all,
-                        collection,
-                        members,
-                        "networkPort",
-                    ),
-                    false,
-                ))
-            }
-            (Kind::ForwardingGroup, Kind::ForwardingGroupNetwork) => {
-                let owner = access::find::<ForwardingGroup>(documents, context, id, Right::View)?;
-                let all = documents.networks.by_index("group", owner.local_id());
-                let can_add = context.right_on(owner.acl()) >= Some(Right::Modify);
-                Ok((
-                    listed::<_, Network>(context, &owner, &all, collection, members, "network"),
-                    can_add,
                 ))
             }
             _ => Err(none()),
@@ -121,11 +94,6 @@ impl Cloud {
         let member = match (parent, collection) {
             (Kind::Machine, "volumes") => return self.attach_volume(context, id, body).await,
             (Kind::System, _) => self.add_to_system(context, id, members, &body).await?,
-            (Kind::ForwardingGroup, _) => {
-                let network = resolve::named::<Network>(&body, "network", "")?;
-                self.join_group(context, id, &network).await?;
-                network
-            }
             _ => {
                 return Err(CloudError::Conflict(format!(
                     "the {collection} of a {parent} can't be changed once it is made"
@@ -161,7 +129,6 @@ impl Cloud {
                     .ok_or_else(none)?;
                 self.take_from_system(context, id, members, member).await?;
             }
-            (Kind::ForwardingGroup, _) => self.leave_group(context, id, member).await?,
             _ => {
                 return Err(CloudError::Conflict(format!(
                     "the {collection} of a {parent} can't be changed once it is made"
@@ -190,14 +157,13 @@ fn listed<O: OfType, R: OfType>(
                 owner.document.0.key(),
                 document.local_id()
             );
-            let deletable = kind == Kind::ForwardingGroupNetwork && right >= Right::Modify;
             reference(
                 kind,
                 &id,
                 attribute,
                 &document.document.0.key(),
                 right,
-                deletable,
+                false,
             )
         })
         .collect()

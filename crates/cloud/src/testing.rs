@@ -6,7 +6,7 @@ use accounts::{Cost, Hashing, Identity};
 use cimi::resources::NetworkClass;
 use serde_json::{Map, Value};
 
-use crate::{Caller, MachineType, NetworkSettings, OpContext, PerUser, PrivateNetworks, Settings};
+use crate::{Caller, MachineType, NetworkSettings, OpContext, PerUser, Settings};
 
 /// How long an operation of a test may take: longer than anything does on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,10 +19,6 @@ pub fn settings() -> Settings {
         default_machine_type: "m1.tiny".into(),
         default_network: "local".into(),
         networks: vec![network("local", NetworkClass::Local)],
-        private_networks: "10.98.0.0/20".parse().ok().map(|pool| PrivateNetworks {
-            pool,
-            domain: "private.internal".into(),
-        }),
         per_user: PerUser::default(),
         spare_ports: 8,
         placement: placement::Policy::default(),

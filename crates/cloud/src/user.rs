@@ -265,16 +265,8 @@ impl Cloud {
             count::<cimi::resources::SystemTemplate>(documents, user),
             count::<cimi::resources::CredentialTemplate>(documents, user),
             count::<cimi::resources::VolumeImage>(documents, user),
-            count::<cimi::resources::Network>(documents, user),
-            count::<cimi::resources::NetworkPort>(documents, user),
-            count::<cimi::resources::ForwardingGroup>(documents, user),
             count::<cimi::resources::Address>(documents, user),
-            count::<cimi::resources::NetworkTemplate>(documents, user),
-            count::<cimi::resources::NetworkConfiguration>(documents, user),
-            count::<cimi::resources::NetworkPortTemplate>(documents, user),
-            count::<cimi::resources::NetworkPortConfiguration>(documents, user),
             count::<cimi::resources::AddressTemplate>(documents, user),
-            count::<cimi::resources::ForwardingGroupTemplate>(documents, user),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)

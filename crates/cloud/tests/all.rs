@@ -1,5 +1,6 @@
 //! The rules as callers meet them: one program, since linking one is quicker than linking many.
 
+mod addresses_and_images_of_volumes_are_kept;
 mod bare_cloud;
 mod everybody_sees_only_what_is_theirs;
 mod images_come_and_go_by_name;
@@ -14,6 +15,7 @@ mod owners_of_certificates_come_from_files;
 mod people_come_by_registration;
 mod quotas_hold_whoever_counts;
 mod services_are_configured_by_documents;
+mod several_resources_are_one_system;
 mod support;
 mod the_cloud_says_how_well_it_is;
 mod tokens_are_what_programs_log_in_with;

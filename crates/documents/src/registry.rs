@@ -5,12 +5,10 @@ use std::{ops::Bound, sync::Arc};
 use cimi::{
     PrincipalType,
     resources::{
-        Address, AddressTemplate, Credential, CredentialTemplate, Event, ForwardingGroup,
-        ForwardingGroupTemplate, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, MailLink, Network, NetworkConfiguration, NetworkPort,
-        NetworkPortConfiguration, NetworkPortTemplate, NetworkTemplate, Registration, Resource,
-        ServiceConfiguration, ServiceMessage, Session, System, SystemTemplate, Token, User, Volume,
-        VolumeConfiguration, VolumeImage, VolumeTemplate,
+        Address, AddressTemplate, Credential, CredentialTemplate, Event, Group, Host, Image, Job,
+        Machine, MachineConfiguration, MachineRecord, MachineTemplate, MailLink, Network,
+        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, System,
+        SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
     },
 };
 use store::{
@@ -88,14 +86,7 @@ registry! {
     system_templates: SystemTemplate,
     credential_templates: CredentialTemplate,
     volume_images: VolumeImage,
-    network_templates: NetworkTemplate,
-    network_configurations: NetworkConfiguration,
-    network_ports: NetworkPort,
-    network_port_templates: NetworkPortTemplate,
-    network_port_configurations: NetworkPortConfiguration,
     address_templates: AddressTemplate,
-    forwarding_groups: ForwardingGroup,
-    forwarding_group_templates: ForwardingGroupTemplate,
     service_messages: ServiceMessage,
 }
 

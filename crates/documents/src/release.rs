@@ -34,11 +34,6 @@ pub fn release_machine<'a>(
             changes.remove(&address)
         };
     }
-    for port in documents.network_ports.by_index("machine", local) {
-        let mut free = port.document.0.clone();
-        (free.machine, free.connected) = (None, None);
-        changes = changes.replace(&port, free);
-    }
     for volume in documents.volumes.by_index("machine", local) {
         let mut free = volume.document.0.clone();
         free.attachment = None;
@@ -119,7 +114,6 @@ mod tests {
                 ip,
                 mac: "0a:0a:0a:4d:00:02".into(),
                 model: None,
-                port: None,
             }],
             ..cimi::testing::machine(vmid)
         };

@@ -13,7 +13,10 @@ use store::Revision;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{draft, letter, upload};
+use crate::{
+    draft, letter,
+    upload::{self, Uploaded},
+};
 
 /// First and longest pause before what failed is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -245,7 +248,11 @@ impl Announcer {
         )
         .map_err(|error| Registration::Final(format!("the entry can't be signed: {error}")))?;
         match upload::upload(&self.settings.client, endpoint, &signed).await {
-            Ok(()) => Ok(Some(endpoint.to_owned())),
+            Ok(Uploaded::Registered) => Ok(Some(endpoint.to_owned())),
+            Ok(Uploaded::Waiting) => Err(Registration::Final(format!(
+                "{endpoint} waits for a confirmation by {}, who is asked by letter; a Marketplace that trusts the key of this cloud does not ask",
+                self.settings.endorser
+            ))),
             Err(error) if error.is_passing() => Err(Registration::Passing(error.to_string())),
             Err(error) => Err(Registration::Final(error.to_string())),
         }

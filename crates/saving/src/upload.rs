@@ -30,11 +30,24 @@ impl UploadError {
     }
 }
 
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uploaded {
+    /// It is there.
+    Registered,
+    /// It appears when its endorser confirms it.
+    Waiting,
+}
+
 /// Uploads a signed entry. That it is there already is fine.
 ///
 /// # Errors
 /// [`UploadError`].
-pub async fn upload(client: &Client, endpoint: &str, document: &str) -> Result<(), UploadError> {
+pub async fn upload(
+    client: &Client,
+    endpoint: &str,
+    document: &str,
+) -> Result<Uploaded, UploadError> {
     let url = format!("{}/metadata", endpoint.trim_end_matches('/'));
     let request = client
         .post(&url)
@@ -55,8 +68,11 @@ pub async fn upload(client: &Client, endpoint: &str, document: &str) -> Result<(
     let mut answer = request.send().await.map_err(unreachable)?;
     let status = answer.status();
     // The same entry of an earlier try: identifier, endorser and time are the same.
+    if status == StatusCode::ACCEPTED {
+        return Ok(Uploaded::Waiting);
+    }
     if status.is_success() || status == StatusCode::CONFLICT {
-        return Ok(());
+        return Ok(Uploaded::Registered);
     }
     let mut body = Vec::new();
     while let Ok(Some(part)) = answer.chunk().await {

@@ -219,8 +219,10 @@ async fn without_a_marketplace_the_author_is_told_why() {
     let (image, letters) = announced(&saved(None), None, PATIENCE).await;
     assert_eq!(image.announced.unwrap().marketplace, None);
     assert_eq!(letters.len(), 1);
-    // One that is away for longer than is waited for, one that refuses, and one that nobody configured.
+    // One that is away for longer than is waited for, one that refuses, one that wants a confirmation first, and one that
+    // nobody configured.
     let (refusing, _) = marketplace_answering(&["400 Bad Request"]);
+    let (asking, _) = marketplace_answering(&["202 Accepted"]);
     let (stranger, asked) = marketplace_answering(&["201 Created"]);
     for (wanted, configured, why) in [
         (
@@ -229,6 +231,11 @@ async fn without_a_marketplace_the_author_is_told_why() {
             "can't be reached",
         ),
         (None, Some(refusing), "refused it"),
+        (
+            None,
+            Some(asking),
+            "waits for a confirmation by cloud@example.org",
+        ),
         (
             Some(stranger.as_str()),
             Some("http://127.0.0.1:1".to_owned()),

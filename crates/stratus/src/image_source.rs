@@ -27,12 +27,21 @@ impl ImageSource {
     /// `http://…` and `https://…` are URLs, anything else is a file, which must be there.
     ///
     /// # Errors
-    /// [`Failure::Work`] for a file that is not there, [`Failure::Check`] for one that is no plain file.
+    /// [`Failure::Work`] for a file that is not there, [`Failure::Check`] for one that is no plain file, and for URLs of
+    /// other kinds.
     pub fn parse(text: &str) -> Result<Self> {
         if text.starts_with("http://") || text.starts_with("https://") {
             return Ok(Self::Url(text.to_owned()));
         }
-        let path = PathBuf::from(text.strip_prefix("file://").unwrap_or(text));
+        let local = text.strip_prefix("file://").unwrap_or(text);
+        let path = PathBuf::from(local);
+        if let Some((scheme, _)) = local.split_once("://")
+            && !path.exists()
+        {
+            return Err(Failure::Check(format!(
+                "'{text}' can't be fetched: images come by http and https, not by {scheme}"
+            )));
+        }
         let metadata = std::fs::metadata(&path).map_err(|error| Failure::file(&path, &error))?;
         if !metadata.is_file() {
             return Err(Failure::Check(format!(
@@ -161,6 +170,12 @@ mod tests {
                 .starts_with("[Errno 2] No such file or directory: '/does")
         );
         assert!(matches!(ImageSource::parse("/"), Err(Failure::Check(_))));
+        assert!(
+            ImageSource::parse("ftp://h/x.img")
+                .unwrap_err()
+                .to_string()
+                .contains("not by ftp")
+        );
     }
 
     #[test]

@@ -114,7 +114,6 @@ pub fn rules(
         default_machine_type: config.machines.default_type.clone(),
         default_network: config.network.default.clone(),
         networks: networks::for_rules(config)?,
-        private_networks: None,
         per_user: cloud::PerUser {
             machines: config.machines.most_per_user,
             cpus: config.limits.cpus_per_user,

@@ -27,7 +27,7 @@ pub use configuration::Options;
 pub(crate) use configuration::instance_tag;
 
 /// An unprivileged user that owns nothing on most systems.
-const UNPRIVILEGED: u32 = 61_234;
+pub(crate) const UNPRIVILEGED: u32 = 61_234;
 
 /// A running cloud. Dropped, it leaves nothing behind.
 #[derive(Debug)]
@@ -124,6 +124,7 @@ impl TestCloud {
             log: folder.path().join("stratusd.log"),
             user,
             home,
+            role: None,
         };
         let daemon =
             Daemon::start(&spec, namespace.as_ref()).unwrap_or_else(|error| panic!("{error}"));
@@ -165,7 +166,7 @@ impl TestCloud {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

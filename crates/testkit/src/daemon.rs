@@ -31,6 +31,8 @@ pub(crate) struct DaemonSpec {
     /// The unprivileged user it runs as.
     pub(crate) user: Option<u32>,
     pub(crate) home: PathBuf,
+    /// The only role it plays; none: all of them.
+    pub(crate) role: Option<&'static str>,
 }
 
 impl DaemonSpec {
@@ -93,6 +95,9 @@ impl Daemon {
             .arg("--config")
             .arg(&spec.config)
             .args(["--ready-fd", "1"]);
+        if let Some(role) = spec.role {
+            command.args(["--roles", role]);
+        }
         command.stdin(Stdio::null()).stdout(writer).stderr(log);
         let child = match namespace {
             Some(namespace) => namespace.enter(|| command.spawn()),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testkit::{Machine, TestCloud, skip_unless, wait_until};
+use testkit::{Machine, Options, TestCloud, skip_unless, wait_until};
 
 /// Saving the tiny appliance takes about a second on a quiet machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -298,25 +298,109 @@ fn an_image_is_created_from_packages_and_scripts_without_traces_of_its_builder()
         assert!(!has(gone), "{gone} is in the image");
     }
     std::fs::remove_file(&raw).unwrap();
-    for format in ["qcow2", "vmdk"] {
-        let file = cloud
-            .folder()
-            .join(format!("created.{format}"))
-            .display()
-            .to_string();
-        cloud.cli(&[
-            "image",
-            "export",
-            "--as",
-            format,
-            "--compression",
-            "gz",
-            "-o",
-            &file,
-            identifier,
-        ]);
-        assert!(std::fs::read(&file).unwrap().starts_with(&[0x1f, 0x8b]));
+    comes_out_in_every_form(&cloud, identifier);
+    cloud.assert_clean();
+}
+
+/// Every format and every compression of an image is the same disk, by the programs that everybody has.
+fn comes_out_in_every_form(cloud: &TestCloud, identifier: &str) {
+    let folder = cloud.folder();
+    let kept = folder.join("kept.qcow2").display().to_string();
+    cloud.cli(&["image", "export", "-o", &kept, identifier]);
+    for (format, compression) in [
+        ("raw", Some(("zstd", "zstd"))),
+        ("qcow2", None),
+        ("vdi", Some(("xz", "xz"))),
+        ("vmdk", Some(("gz", "gzip"))),
+        ("vpc", Some(("bz2", "bzip2"))),
+    ] {
+        let plain = folder.join(format!("out.{format}")).display().to_string();
+        let packed = format!("{plain}.packed");
+        let to = if compression.is_some() {
+            &packed
+        } else {
+            &plain
+        };
+        let mut arguments = vec!["image", "export", "--format", format, "-o", to];
+        if let Some((name, program)) = compression {
+            arguments.extend(["--compression", name, identifier]);
+            cloud.cli(&arguments);
+            cloud.shell(&format!("{program} -dc {packed} >{plain}"));
+        } else {
+            arguments.push(identifier);
+            cloud.cli(&arguments);
+        }
+        let same = cloud.shell(&format!(
+            "qemu-img compare -f qcow2 -F {format} {kept} {plain}"
+        ));
+        assert!(same.contains("identical"), "{format}: {same}");
+        let _ = std::fs::remove_file(&packed);
+        std::fs::remove_file(&plain).unwrap();
     }
+}
+
+/// The process of a command, by what only it has among its arguments.
+fn process_with(command: &str, mark: &str) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .find(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+            words.contains(&command.as_bytes()) && words.contains(&mark.as_bytes())
+        })
+}
+
+#[test]
+fn an_interrupted_creation_leaves_nothing() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let base = cloud.image().trim_start_matches("MachineImage/").to_owned();
+    let key = cloud.folder().join("key.pub").display().to_string();
+    let endless = script(
+        &cloud,
+        "endless.sh",
+        "#!/bin/sh\necho has begun\nexec sleep 10000\n",
+    );
+    let log = cloud.folder().join("interrupted.log").display().to_string();
+    let more = ["-k", &key, "--scripts", &endless, "--log", &log];
+    let output = std::thread::scope(|scope| {
+        let creating = scope.spawn(|| cloud.try_cli(&creation(&more, &base)));
+        wait_until("the script in the machine", LIMIT, || {
+            let story = std::fs::read_to_string(&log).unwrap_or_default();
+            (story.lines().any(|line| line == "has begun") || creating.is_finished()).then_some(())
+        });
+        let pid = process_with("create-image", &log).unwrap();
+        cloud.shell(&format!("kill -INT {pid}"));
+        creating.join().unwrap()
+    });
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("What was unfinished is removed"), "{told}");
+    wait_until("the machine to go", LIMIT, || {
+        cloud.api().list("Machine").is_empty().then_some(())
+    });
+    assert!(image_named(&cloud, "created").is_none());
+    cloud.assert_clean();
+}
+
+#[test]
+fn a_guest_that_ignores_the_power_button_is_saved_all_the_same() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start_with(&Options {
+        power_button_seconds: Some(3),
+        ..Options::default()
+    });
+    let machine = marked(&cloud, "stubborn");
+    machine.ssh("killall -STOP acpid");
+    cloud.cli(&["shutdown-instance", &machine.vmid.to_string()]);
+    let image = wait_for_image(&cloud, "stubborn");
+    machine.wait_for_phase("Done");
+    holds(&cloud, &image, "stubborn");
     cloud.assert_clean();
 }
 

@@ -64,8 +64,6 @@ pub enum JobGoal {
         /// `Volume/…`
         volume: String,
     },
-    /// Machines on the network can't speak.
-    NetworkOff,
     /// All parts of the system were made, or did what was asked.
     Parts,
 }

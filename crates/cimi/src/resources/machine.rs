@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
-    ids::{MachineRecordId, NetworkPortId},
+    ids::MachineRecordId,
     lifecycle::{Desired, MachineState, Observed, Phase, RestartPolicy, derive},
     size::ByteSize,
 };
@@ -261,9 +261,6 @@ pub struct Nic {
     /// QEMU device model; none: virtio.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The port it is at, which may be switched off; none: it is always connected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<NetworkPortId>,
 }
 
 /// How a machine boots; taken from its image when it is created.

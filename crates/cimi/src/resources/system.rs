@@ -98,7 +98,7 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SystemOperation {
-    /// `start`, `stop`, `restart`.
+    /// `start`, `stop`, `restart`, `pause`, `suspend`.
     pub action: String,
     /// Don't wait for guests.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

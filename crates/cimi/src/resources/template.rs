@@ -6,10 +6,8 @@ use super::{Unknown, resource};
 use crate::{
     Common,
     ids::{
-        AddressTemplateId, CredentialTemplateId, ForwardingGroupTemplateId, MachineConfigurationId,
-        MachineTemplateId, NetworkConfigurationId, NetworkPortConfigurationId,
-        NetworkPortTemplateId, NetworkTemplateId, SystemTemplateId, VolumeConfigurationId,
-        VolumeTemplateId,
+        AddressTemplateId, CredentialTemplateId, MachineConfigurationId, MachineTemplateId,
+        SystemTemplateId, VolumeConfigurationId, VolumeTemplateId,
     },
 };
 
@@ -159,16 +157,6 @@ kept! {
     SystemTemplate, SystemTemplateId, "SystemTemplate";
     /// What Credentials are made from.
     CredentialTemplate, CredentialTemplateId, "CredentialTemplate";
-    /// What Networks are made from.
-    NetworkTemplate, NetworkTemplateId, "NetworkTemplate";
-    /// A kind of network.
-    NetworkConfiguration, NetworkConfigurationId, "NetworkConfiguration";
-    /// What NetworkPorts are made from.
-    NetworkPortTemplate, NetworkPortTemplateId, "NetworkPortTemplate";
-    /// A kind of port.
-    NetworkPortConfiguration, NetworkPortConfigurationId, "NetworkPortConfiguration";
     /// What Addresses are made from.
     AddressTemplate, AddressTemplateId, "AddressTemplate";
-    /// What ForwardingGroups are made from.
-    ForwardingGroupTemplate, ForwardingGroupTemplateId, "ForwardingGroupTemplate";
 }

@@ -31,7 +31,7 @@ pub(crate) fn is_stoppable(job: &Job) -> bool {
         JobGoal::Available if job.subject().starts_with("VolumeImage/") => false,
         JobGoal::Available => job.action == "add",
         // A system that is not to be as it was asked to be is removed, or asked otherwise.
-        JobGoal::Parts | JobGoal::NetworkOff => false,
+        JobGoal::Parts => false,
         JobGoal::MachineOff | JobGoal::Gone | JobGoal::VolumeDetached { .. } => {
             !job.nested_jobs.is_empty()
         }

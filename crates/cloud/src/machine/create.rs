@@ -121,6 +121,7 @@ impl Cloud {
         };
         let mut changes = place.guard(documents.changes());
         let mut reserved: Vec<Reserved> = Vec::new();
+        let mut kept_addresses = 0;
         for interface in &plan.interfaces {
             let network = self.usable_network(context, &interface.network)?;
             let mut nic = Nic {
@@ -129,22 +130,14 @@ impl Cloud {
                 ip: IpAddr::from([0, 0, 0, 0]),
                 mac: String::new(),
                 model: interface.model.clone(),
-                port: None,
             };
             changes = changes.unchanged(&network);
-            if let Some(port) = &interface.port {
-                let path = "machineTemplate.networkInterfaces.networkPort";
-                let port = self.free_port(context, port, path)?;
-                let mut taken = port.document.0.clone();
-                taken.machine = Some(id.clone());
-                nic.port = Some(port.document.id.clone());
-                changes = changes.replace(&port, taken);
-            }
             let kept = match interface.ip {
                 Some(ip) => self.kept_address(context, &network.id, ip)?,
                 None => None,
             };
             if let Some(address) = kept {
+                kept_addresses += 1;
                 let mut taken = address.document.0.clone();
                 taken.resource = Some(Ref::to(id.clone()));
                 (nic.address, nic.ip, nic.mac) = (taken.id.clone(), taken.ip, taken.mac.clone());
@@ -161,6 +154,12 @@ impl Cloud {
             (nic.address, nic.ip, nic.mac) = (lease.id.clone(), lease.ip, lease.mac.clone());
             machine.nics.push(nic);
             reserved.push(lease);
+        }
+        // They had room because they were had already.
+        if kept_addresses < plan.kept_addresses {
+            return Err(CloudError::Conflict(
+                "an address that was kept has been given back meanwhile".to_owned(),
+            ));
         }
         changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
         changes = self.guard_images(&machine, changes)?;

@@ -190,16 +190,6 @@ fn interface_view(
             "state": "Active",
             "model": nic.model.as_deref().unwrap_or("virtio"),
         }));
-        if let Some(port) = &nic.port {
-            attributes.insert("networkPort".to_owned(), json!({"href": port}));
-            let on = documents
-                .network_ports
-                .get(port.local())
-                .is_none_or(|port| port.on);
-            if !on {
-                attributes.insert("state".to_owned(), "Disabled".into());
-            }
-        }
         if let Some(network) = documents.networks.get(nic.network.local()) {
             attributes.insert("mtu".to_owned(), network::mtu(&network).into());
             let kind = network::network_type(&network);

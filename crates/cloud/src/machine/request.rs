@@ -6,7 +6,7 @@ use cimi::{
     ids::MachineConfigurationId,
     lifecycle::RestartPolicy,
     resources::{
-        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, Network, NetworkPort,
+        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, Network,
         NetworkState, Placement, VolumeConfiguration, VolumeImage,
     },
 };
@@ -68,7 +68,6 @@ pub(super) struct Template {
 #[serde(rename_all = "camelCase")]
 struct InterfaceRequest {
     network: Option<Map<String, Value>>,
-    network_port: Option<Map<String, Value>>,
     #[serde(default)]
     addresses: Vec<Map<String, Value>>,
     model: Option<String>,
@@ -85,8 +84,6 @@ pub(super) struct Interface {
     pub(super) ip: Option<IpAddr>,
     /// Device model.
     pub(super) model: Option<String>,
-    /// The port it takes, by the part of its id after the slash.
-    pub(super) port: Option<String>,
 }
 
 /// A volume to be made together with a machine.
@@ -199,7 +196,6 @@ impl Template {
                 network: cloud.0.settings.default_network.clone(),
                 ip: None,
                 model: None,
-                port: None,
             }]);
         }
         self.network_interfaces
@@ -244,11 +240,7 @@ impl Template {
 
 impl InterfaceRequest {
     fn interface(&self, cloud: &Cloud, context: &OpContext, path: &str) -> Result<Interface> {
-        let port = self.port(cloud, context, path)?;
-        let name = match &port {
-            Some(port) => port.network.href.local().to_owned(),
-            None => self.network_name(cloud, context, path)?,
-        };
+        let name = self.network_name(cloud, context, path)?;
         let network = cloud.usable_network(context, &name)?;
         let type_path = format!("{path}.networkType");
         if let Some(wanted) = &self.network_type
@@ -283,31 +275,7 @@ impl InterfaceRequest {
             network: name,
             ip,
             model: self.model.clone(),
-            port: port.map(|port| port.id().to_owned()),
         })
-    }
-
-    /// The port asked for; it must be of the network that is named beside it.
-    fn port(
-        &self,
-        cloud: &Cloud,
-        context: &OpContext,
-        path: &str,
-    ) -> Result<Option<Arc<Cached<NetworkPort>>>> {
-        let Some(reference) = &self.network_port else {
-            return Ok(None);
-        };
-        let path = format!("{path}.networkPort");
-        let href = resolve::href_of(reference).unwrap_or_default();
-        let local = resolve::local_part::<NetworkPort>(href, &path)?;
-        let port = cloud.free_port(context, local, &path)?;
-        if let Some(network) = self.network.as_ref().and_then(resolve::href_of)
-            && resolve::local_part::<Network>(network, &path)? != port.network.href.local()
-        {
-            let problem = format!("is a port of {}, not of {network}", port.network.href);
-            return Err(CloudError::invalid(path, problem));
-        }
-        Ok(Some(port))
     }
 
     /// The network referred to; else the default one, or the first of the type asked for.

@@ -118,6 +118,7 @@ fn key_of(whose: &Counted) -> Result<Key, DocumentsError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use super::*;
 

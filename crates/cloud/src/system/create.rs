@@ -100,14 +100,12 @@ impl Cloud {
             components.iter().filter(of).count() as u64
         };
         let with_machines: u64 = components.iter().map(volumes_of).sum();
+        let of_machines: u64 = components.iter().map(addresses_of).sum();
         let amounts = [
             (Measure::Machines, count(Kind::Machine)),
             (Measure::Volumes, count(Kind::Volume) + with_machines),
             (Measure::Credentials, count(Kind::Credential)),
-            (
-                Measure::Addresses,
-                count(Kind::Address) + count(Kind::Machine),
-            ),
+            (Measure::Addresses, count(Kind::Address) + of_machines),
             (Measure::Systems, count(Kind::System) + 1),
         ];
         self.place(context, &amounts).await
@@ -143,4 +141,23 @@ fn volumes_of(component: &Component) -> u64 {
         .and_then(|template| template.get("volumeTemplates"))
         .and_then(Value::as_array)
         .map_or(0, |volumes| volumes.len() as u64)
+}
+
+/// How many addresses come with a machine, as far as its template says so itself: those that are kept are counted where
+/// they are made.
+fn addresses_of(component: &Component) -> u64 {
+    if component.kind != Kind::Machine.name() {
+        return 0;
+    }
+    let template = component.body.get("machineTemplate");
+    let interfaces = template.and_then(|template| template.get("networkInterfaces"));
+    let Some(interfaces) = interfaces.and_then(Value::as_array) else {
+        return 1;
+    };
+    let is_kept = |address: &Value| address.get("href").is_some();
+    let comes = |interface: &&Value| {
+        let given = interface.get("addresses").and_then(Value::as_array);
+        !given.is_some_and(|given| given.iter().any(is_kept))
+    };
+    interfaces.iter().filter(comes).count() as u64
 }

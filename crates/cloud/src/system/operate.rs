@@ -9,7 +9,7 @@ use cimi::{
 use crate::{Cloud, CloudError, Done, OpContext, Result, access, jobs};
 
 impl Cloud {
-    /// Starts, stops or restarts all parts that have a state.
+    /// Starts, stops, restarts, pauses or suspends all parts that have a state.
     ///
     /// # Errors
     /// [`CloudError::Conflict`] while it is being made, removed, or does something else.

@@ -90,10 +90,7 @@ pub(super) fn failed(system: &System) -> Option<(&str, &str)> {
 /// Whether resources of this type are started and stopped.
 pub(super) fn has_operations(href: &str) -> bool {
     let kind = href.split('/').next().and_then(Kind::from_name);
-    matches!(
-        kind,
-        Some(Kind::Machine | Kind::System | Kind::Network | Kind::NetworkPort)
-    )
+    matches!(kind, Some(Kind::Machine | Kind::System))
 }
 
 /// The state of a part, if it is there and its type has states.
@@ -128,7 +125,8 @@ impl Public for System {
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let state = state_of(documents, self);
-        let mut out = object(json!({"state": state.name}));
+        let mut out =
+            object(json!({"state": state.name, "eventLog": crate::event_log::link(self)}));
         if let Some(reason) = state.reason {
             out.insert("reason".to_owned(), reason.into());
         }
@@ -138,7 +136,7 @@ impl Public for System {
     fn operations(&self) -> Vec<Rel> {
         let mut all = vec![Rel::Edit, Rel::Delete];
         if !self.deleted && self.creation.is_none() && self.operation.is_none() {
-            all.extend(["start", "stop", "restart"].map(Rel::Action));
+            all.extend(["start", "stop", "restart", "pause", "suspend"].map(Rel::Action));
         }
         all
     }
@@ -149,6 +147,8 @@ pub(super) fn is_goal_of(action: &str, state: &str) -> bool {
     match action {
         "start" | "restart" => state == "STARTED",
         "stop" => state == "STOPPED",
+        "pause" => state == "PAUSED",
+        "suspend" => state == "SUSPENDED",
         _ => false,
     }
 }

@@ -241,7 +241,7 @@ impl Cloud {
             .filter(|member| has_operations(&member.href))
             .collect();
         // What others need is there before them, and goes after them.
-        if operation.action == "stop" {
+        if ["stop", "pause", "suspend"].contains(&operation.action.as_str()) {
             members.reverse();
         }
         let open = members
@@ -315,11 +315,6 @@ impl Cloud {
         };
         let Some(kind) = Kind::from_name(kind) else {
             return Ok(Asked::Done);
-        };
-        // Networks and ports know no restart: what is on, is on.
-        let action = match (kind, action) {
-            (Kind::Network | Kind::NetworkPort, "restart") => "start",
-            (_, action) => action,
         };
         let body = match json!({"force": force}) {
             Value::Object(body) => body,

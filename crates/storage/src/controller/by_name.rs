@@ -35,6 +35,8 @@ const MOST_REASON: usize = 2000;
 pub(super) struct Wanted {
     /// What is written down of it.
     pub(super) origin: ImageOrigin,
+    /// Properties that the image gets: what is known of its content.
+    properties: Vec<(&'static str, String)>,
     /// What the content must be.
     expected: Expected,
     /// Where it may be, to be tried in this order.
@@ -100,7 +102,7 @@ impl StorageController {
                     .await;
             }
         };
-        self.write_origin(local, &wanted.origin).await?;
+        self.write_origin(local, &wanted).await?;
         self.checkpoint("image: found, not fetched").await;
         let mut reasons = wanted.unusable;
         let mut worst = Fault::Content;
@@ -230,7 +232,8 @@ impl StorageController {
     }
 
     /// Writes down what was found, before anything is fetched.
-    async fn write_origin(&self, local: &str, origin: &ImageOrigin) -> Result<(), Error> {
+    async fn write_origin(&self, local: &str, wanted: &Wanted) -> Result<(), Error> {
+        let origin = &wanted.origin;
         self.0
             .documents
             .update::<Image, documents::DocumentsError>(local, |image| {
@@ -244,6 +247,12 @@ impl StorageController {
                 }
                 if image.common.name.is_none() {
                     image.common.name.clone_from(&origin.title);
+                }
+                for (name, value) in &wanted.properties {
+                    let properties = &mut image.common.properties;
+                    if !is_known && !properties.contains_key(*name) {
+                        properties.insert((*name).to_owned(), value.clone());
+                    }
                 }
                 let had_reason = image.reason.take().is_some();
                 Ok(!is_known || had_reason)
@@ -275,6 +284,7 @@ impl StorageController {
                 let volume: VolumeId = volume.local().parse().map_err(refused)?;
                 Ok(Wanted {
                     origin: origin(format!("Volume/{volume}")),
+                    properties: Vec::new(),
                     expected: Expected {
                         format: Some(Format::Raw),
                         ..Expected::default()
@@ -330,8 +340,18 @@ impl StorageController {
         origin.endorser = Some(found.entry.endorsement().email.clone());
         origin.version = metadata.version.as_ref().map(cut);
         origin.entry = String::from_utf8(found.entry.document().to_vec()).ok();
+        let described = [
+            ("os", &metadata.os),
+            ("os-version", &metadata.os_version),
+            ("version", &metadata.version),
+        ];
+        let properties = described
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, cut(text.as_ref()?))))
+            .collect();
         Ok(Wanted {
             origin,
+            properties,
             expected: Expected {
                 identifier: Some(metadata.identifier),
                 bytes: Some(metadata.bytes),
@@ -365,6 +385,7 @@ impl StorageController {
         origin.version = Some(version.version.clone());
         Ok(Wanted {
             origin,
+            properties: Vec::new(),
             expected: Expected {
                 source: ExpectedSource {
                     bytes: version.bytes,

@@ -193,9 +193,11 @@ impl Arguments {
         out.step("Starting base image");
         let machine = self.build.clone().start(&session, &api, image, self.saving()).await?;
         let id = machine.shown_id();
-        // Should this program be interrupted, the machine goes on; should a step fail, it goes.
+        // Should a step fail or this program be interrupted, the machine goes, or stays for a look if that is wanted.
         unfinished::note(&api, &machine.id);
-        unfinished::goes_on_as(&format!("machine {id} (stratus connect-instance {id} looks into it, stratus kill-instance {id} removes it)"));
+        if self.keep_on_failure {
+            unfinished::goes_on_as(&format!("machine {id} (stratus connect-instance {id} looks into it, stratus kill-instance {id} removes it)"));
+        }
         let log = match Log::create(&self.log.clone().unwrap_or_else(|| PathBuf::from(format!("stratus-create-image-{id}.log")))) {
             Ok(log) => log,
             Err(failure) => {
@@ -212,10 +214,7 @@ impl Arguments {
                 out.info(format_args!("\tLog in with: {}", guest.login()));
                 self.told(&session, &machine, None, &log)
             }
-            Ok(_) => {
-                unfinished::keep();
-                self.save(&session, &api, &machine, &log).await
-            }
+            Ok(_) => self.save(&session, &api, &machine, &log).await,
             Err(failure) => Err(self.failed(&machine, failure, &log).await),
         }
     }
@@ -346,7 +345,11 @@ impl Arguments {
         out.banner(&format!("Please check {} for new image ID and instruction.", self.author_email.as_deref().unwrap_or_default()));
         out.step("Shutting down machine");
         log.step("shutting down");
-        let accepted = api.send(Method::POST, &format!("{}/shutdown", machine.id), Body::Empty).await?;
+        let accepted = api.send(Method::POST, &format!("{}/shutdown", machine.id), Body::Empty).await;
+        // From here on the cloud finishes it alone.
+        unfinished::keep();
+        unfinished::goes_on_as(&format!("machine {id} is shut down and saved, and its author gets an e-mail"));
+        let accepted = accepted?;
         let saved = saved_as(api, machine).await?;
         let waiting = Waiting::start(out, "saving");
         let limit = Duration::from_secs(self.save_timeout);

@@ -9,7 +9,7 @@ pub(super) const SYSTEM: Type = Type {
         kind: Kind::SystemTemplate,
         beside: &[],
     },
-    actions: &["start", "stop", "restart"],
+    actions: &["start", "stop", "restart", "pause", "suspend"],
     capabilities: &[can(
         "SystemComponentTemplateByValue",
         "true",
@@ -23,6 +23,7 @@ pub(super) const SYSTEM: Type = Type {
         seen("volumes", Collection(Kind::SystemVolume)),
         seen("networks", Collection(Kind::SystemNetwork)),
         seen("addresses", Collection(Kind::SystemAddress)),
+        seen("eventLog", Ref(&[Kind::EventLog])),
         super::REASON,
     ],
     ..standard(Kind::System, "systems", "systems")
@@ -65,7 +66,5 @@ members! {
     SYSTEM_CREDENTIAL: SystemCredential, "credential", Credential, "systemCredentials";
     SYSTEM_VOLUME: SystemVolume, "volume", Volume, "systemVolumes";
     SYSTEM_NETWORK: SystemNetwork, "network", Network, "systemNetworks";
-    SYSTEM_NETWORK_PORT: SystemNetworkPort, "networkPort", NetworkPort, "systemNetworkPorts";
     SYSTEM_ADDRESS: SystemAddress, "address", Address, "systemAddresses";
-    SYSTEM_FORWARDING_GROUP: SystemForwardingGroup, "forwardingGroup", ForwardingGroup, "systemForwardingGroups";
 }

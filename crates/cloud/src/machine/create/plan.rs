@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub(super) context: ContextData,
     pub(super) disks: Vec<Disk>,
     pub(super) interfaces: Vec<Interface>,
+    /// How many of these get addresses that the user keeps, and so has already.
+    pub(super) kept_addresses: usize,
     pub(super) save: Option<Save>,
     pub(super) new_volumes: Vec<NewVolume>,
 }
@@ -62,12 +64,28 @@ impl Plan {
             (Measure::Memory, self.size.memory),
             (Measure::Volumes, self.new_volumes.len() as u64),
             (Measure::VolumeSpace, space.fold(0, u64::saturating_add)),
-            (Measure::Addresses, self.interfaces.len() as u64),
+            (
+                Measure::Addresses,
+                self.interfaces.len().saturating_sub(self.kept_addresses) as u64,
+            ),
         ]
     }
 }
 
 impl Cloud {
+    /// How many of these interfaces get addresses that the caller keeps.
+    fn kept_among(&self, context: &OpContext, interfaces: &[Interface]) -> Result<usize> {
+        let mut kept = 0;
+        for interface in interfaces {
+            let Some(ip) = interface.ip else {
+                continue;
+            };
+            let network = self.usable_network(context, &interface.network)?;
+            kept += usize::from(self.kept_address(context, &network.id, ip)?.is_some());
+        }
+        Ok(kept)
+    }
+
     pub(super) fn plan(&self, context: &OpContext, body: Map<String, Value>) -> Result<Plan> {
         let acl = Self::acl_for(context, false)?;
         // Before anything is read.
@@ -82,6 +100,7 @@ impl Cloud {
         let guest = guest_context(&template, template.credential_key(self, context)?)?;
         let disks = self.disks(context, &template, &size, &image)?;
         let interfaces = template.interfaces(self, context)?;
+        let kept_addresses = self.kept_among(context, &interfaces)?;
         let save = save_of(template.save.as_ref())?;
         volumes_named_once(&template)?;
         let placement = template.placement()?;
@@ -105,6 +124,7 @@ impl Cloud {
             ));
         }
         Ok(Plan {
+            kept_addresses,
             name: request.name,
             description: request.description,
             properties: request.properties,

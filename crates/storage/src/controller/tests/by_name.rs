@@ -49,7 +49,10 @@ async fn ten_who_ask_for_one_identifier_cost_one_download() {
     let mut world = World::new().await;
     let (site, bytes, gate) = (Site::default(), bytes(), Arc::new(Notify::new()));
     let server = site.serve().await;
-    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let mut metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    metadata.os = Some("debian".to_owned());
+    metadata.os_version = Some("12".to_owned());
+    metadata.version = Some("1.4".to_owned());
     let identifier = metadata.identifier.to_string();
     let entry = signed(&metadata, &endorser("alice@example.org"));
     site.put_entries(&identifier, &[entry]);
@@ -81,6 +84,11 @@ async fn ten_who_ask_for_one_identifier_cost_one_download() {
         let origin = read.provenance.as_ref().expect("an origin");
         assert_eq!(origin.endorser.as_deref(), Some("alice@example.org"));
         assert_eq!(origin.found_in, "m0");
+        // What images that are made of it will be said to be.
+        let properties = &read.common.properties;
+        for (name, value) in [("os", "debian"), ("os-version", "12"), ("version", "1.4")] {
+            assert_eq!(properties.get(name).map(String::as_str), Some(value));
+        }
     }
     assert_eq!(site.asked("/disk"), 1);
     world.kill().await;
@@ -144,6 +152,49 @@ async fn places_are_tried_in_order_and_every_altered_byte_is_noticed() {
         read.file.as_ref().expect("file").digests.bytes,
         Some(bytes.len() as u64)
     );
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_stops_half_way_goes_on_where_it_was_or_leaves_nothing() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let half = |ranges| Answer::Body {
+        bytes: Arc::new(bytes.clone()),
+        etag: "one",
+        ranges,
+        at_most: bytes.len() / 2,
+    };
+    let mut settings = asking(world.settings(), &[&server], None);
+    settings.fetch_tries = 1;
+    settings.limits.resumes = 1;
+    world.start_with(settings, None).await;
+    let alice = endorser("alice@example.org");
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let identifier = metadata.identifier.to_string();
+    site.put_entries(&identifier, &[signed(&metadata, &alice)]);
+    // It ends at the same byte again and again.
+    site.put("/disk", half(false));
+    let one = wanted(&identifier);
+    world.create(&one).await;
+    let read = world.until::<Image>(one.id.local(), failed).await;
+    let reason = read.reason.clone().unwrap_or_default();
+    assert!(reason.contains("/disk"), "{reason}");
+    nothing_is_left(&world);
+    // With ranges the second half comes after the first.
+    let before = site.asked("/disk");
+    site.put("/disk", half(true));
+    world
+        .edit::<Image>(one.id.local(), |image| {
+            image.state = ImageState::Creating;
+            image.desired.attempt += 1;
+        })
+        .await;
+    let read = world.until::<Image>(one.id.local(), available).await;
+    assert_eq!(site.asked("/disk"), before + 2);
+    let path = &read.file.as_ref().expect("file").path;
+    assert!(std::fs::read(path).expect("read") == bytes);
     world.kill().await;
 }
 
@@ -344,8 +395,9 @@ async fn a_marketplace_that_is_down_is_asked_again_and_cached_images_stay() {
     // Down for good, and the entries are to be looked up all the time.
     site.put(&entries, down);
     settings.entries_recheck = std::time::Duration::ZERO;
-    world.start_with(settings.clone(), None).await;
+    // It may happen before anything else here does.
     let asked = site.asked(&entries);
+    world.start_with(settings.clone(), None).await;
     World::eventually("the entry is looked up", || site.asked(&entries) > asked).await;
     assert!(available(
         &world

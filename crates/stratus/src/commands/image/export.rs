@@ -19,9 +19,9 @@ use crate::session::Session;
 /// As the cloud keeps it, or as another format, compressed if you like. The content is compared with the image's identifier if it
 /// comes as it is kept. A file that is not finished is called FILE.part.
 ///
-/// JSON: {"file", "format", "compression", "bytes", "identifier"}.
+/// --format is that of the file; the result's is --output-format. JSON: {"file", "format", "compression", "bytes", "identifier"}.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(mut_arg("format", |format| format.long("output-format")), after_help = "Examples:
   stratus image export IMAGE
   stratus image export --format vmdk -o debian.vmdk IMAGE
   stratus image export --format raw --compression xz IMAGE
@@ -31,7 +31,7 @@ pub struct Arguments {
     #[arg(value_name = "IMAGE")]
     image: String,
     /// Disk format; vpc is that of Hyper-V [default: as it is kept]
-    #[arg(long = "disk-format", visible_alias = "as", value_name = "FORMAT", value_enum)]
+    #[arg(long = "format", visible_alias = "as", alias = "disk-format", value_name = "FORMAT", value_enum)]
     disk_format: Option<DiskFormat>,
     /// How the file is compressed
     #[arg(long, value_name = "PROGRAM", value_enum)]
