@@ -109,23 +109,30 @@ impl Cloud {
             return Ok(false);
         }
         let hash = self.hash_of(entry).await?;
-        let renew = |user: &mut User| {
-            let changes = is_new(user);
-            if changes {
-                user.password = Some(hash.clone());
-                user.enabled = entry.has_access;
-                // What the cloud itself gives stays: no file has it.
-                user.roles.retain(|role| role.starts_with("::"));
-                user.roles.extend(entry.roles.iter().cloned());
-                user.generation += 1;
-                if let Some(origin) = &mut user.origin {
-                    origin.digest.clone_from(&entry.digest);
-                }
+        let documents = &self.0.documents;
+        loop {
+            let read = documents.users.get(user.id.local());
+            let Some(read) = read.filter(|read| is_new(read)) else {
+                return Ok(false);
+            };
+            let mut next = read.document.0.clone();
+            next.password = Some(hash.clone());
+            next.enabled = entry.has_access;
+            // What the cloud itself gives stays: no file has it.
+            next.roles.retain(|role| role.starts_with("::"));
+            next.roles.extend(entry.roles.iter().cloned());
+            next.generation += 1;
+            if let Some(origin) = &mut next.origin {
+                origin.digest.clone_from(&entry.digest);
             }
-            Ok::<bool, CloudError>(changes)
-        };
-        self.0.documents.update(user.id.local(), renew).await?;
-        Ok(true)
+            self.end_surplus_tokens(&next.username).await?;
+            let changes = self.without_logins(documents.changes(), &next.username);
+            match changes.replace(&read, next).commit().await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Disables a user without an entry; whether that was still to be done.

@@ -27,6 +27,7 @@ use accounts::session::Lasting;
 
 pub use command::Grant;
 pub use directory::{Directory, DirectoryEntry, DirectoryError};
+pub(crate) use fields::email_address;
 pub use fields::{Application, ProfileChange, new_password};
 pub use letters::Letters;
 pub use link::{Link, LinkKind};

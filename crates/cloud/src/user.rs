@@ -27,6 +27,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access,
     catalogue::{self, Public, differing, object},
+    people,
     quota::used_by,
 };
 
@@ -98,7 +99,8 @@ impl Cloud {
         })
     }
 
-    /// Changes a user. Users themselves may change their password and e-mail address only.
+    /// Changes a user. Users themselves may change their password, names and e-mail address only; where letters are sent,
+    /// the new address counts once it is confirmed there. With another password, all sessions and tokens end.
     ///
     /// # Errors
     /// [`CloudError::Forbidden`], [`CloudError::Invalid`].
@@ -128,12 +130,25 @@ impl Cloud {
             Some(Some(value)) => Some(self.hash(context, value).await?),
             _ => None,
         };
+        // Somebody's own new address, which is asked first.
+        let mut asked = None;
         let edited = loop {
             context.in_time()?;
             let read = access::find::<User>(documents, context, local, Right::View)?;
             let mut user = read.document.0.clone();
-            let differing = differing(documents, &read.document.0, &changes);
+            let mut differing = differing(documents, &read.document.0, &changes);
             permit(context, &user, &differing)?;
+            if !context.is_admin() && self.registration().is_some() {
+                let is_address = |(name, value): &(&str, Option<&Value>)| {
+                    *name == "email" && value.is_some_and(Value::is_string)
+                };
+                let address = differing.iter().position(is_address);
+                let address = address.and_then(|at| differing.swap_remove(at).1?.as_str());
+                asked = match address {
+                    Some(address) => Some(people::email_address("email", address)?),
+                    None => None,
+                };
+            }
             if differing.is_empty() {
                 break read;
             }
@@ -160,12 +175,23 @@ impl Cloud {
             if user.enabled != read.enabled {
                 transaction = self.with_notice(transaction, &user)?;
             }
+            if user.password != read.password {
+                self.end_surplus_tokens(&user.username).await?;
+                transaction = self.without_logins(transaction, &user.username);
+                let mail = read.email.as_deref().unwrap_or_default();
+                transaction = self.with_password_notice(transaction, &user.username, mail)?;
+            }
             match transaction.replace(&read, user).commit().await {
                 Ok(_) => break access::find::<User>(documents, context, local, Right::View)?,
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }
         };
+        if let Some(address) = asked {
+            let old = edited.email.clone().unwrap_or_default();
+            self.ask_new_address(&edited.username, &old, &address)
+                .await?;
+        }
         tracing::info!(
             username = edited.username,
             by = context.user(),
@@ -362,7 +388,10 @@ fn can_administrate(user: &User) -> bool {
 /// What ends all sessions of a user when it changes.
 const ENDS_SESSIONS: [&str; 4] = ["password", "roles", "enabled", "altnames"];
 
-/// Refuses what users who aren't administrators may not change: everything but their own password and e-mail address.
+/// What users may change of themselves.
+const OWN: [&str; 4] = ["password", "email", "first-name", "last-name"];
+
+/// Refuses what users who aren't administrators may not change: everything but their own password, names and address.
 fn permit(context: &OpContext, user: &User, changes: &[(&str, Option<&Value>)]) -> Result<()> {
     if context.is_admin() {
         return Ok(());
@@ -377,10 +406,7 @@ fn permit(context: &OpContext, user: &User, changes: &[(&str, Option<&Value>)]) 
         // Who has the address of somebody's mail has the account, too.
         access::require_password(context, "change accounts")?;
     }
-    match changes
-        .iter()
-        .find(|(name, _)| !["password", "email"].contains(name))
-    {
+    match changes.iter().find(|(name, _)| !OWN.contains(name)) {
         None => Ok(()),
         Some((name, _)) => Err(CloudError::Forbidden(format!(
             "only administrators may change `{name}` of a user"

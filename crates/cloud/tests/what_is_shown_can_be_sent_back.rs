@@ -107,14 +107,16 @@ async fn users_change_what_is_theirs_to_change_of_their_account() {
     let body = json!({"username": "alice", "password": "some-password"});
     let id = world.made(&admin(), Kind::User, body).await;
     let change = |name: &str| json!({ name: "x@y.example" });
-    world.put(&alice(), &id, change("email")).await.unwrap();
+    for name in ["email", "first-name", "last-name"] {
+        world.put(&alice(), &id, change(name)).await.unwrap();
+    }
     // For others the account isn't there.
     let refused = world.put(&bob(), &id, change("email")).await;
     assert!(
         matches!(refused, Err(CloudError::NotFound { .. })),
         "{refused:?}"
     );
-    for name in ["first-name", "name"] {
+    for name in ["description", "name"] {
         let refused = world.put(&alice(), &id, change(name)).await;
         assert!(
             matches!(refused, Err(CloudError::Forbidden(_))),

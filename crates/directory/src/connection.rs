@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     ber::{self, Head},
-    message::{self, Entry, Outcome, Request, Response, Search},
+    message::{self, Change, Entry, Outcome, Request, Response, Search},
     tls,
 };
 
@@ -94,16 +94,22 @@ impl Connection {
 
     /// Whether this is the password of that entry. Without a password: as nobody.
     pub(crate) async fn bind(&mut self, dn: &str, password: &str) -> Result<bool, String> {
+        let outcome = self.log_in(dn, password).await?;
+        match outcome.code {
+            SUCCESS => Ok(true),
+            BUSY | UNAVAILABLE => Err(told(&outcome)),
+            _ => {
+                tracing::debug!(dn, code = outcome.code, text = outcome.text, "not bound");
+                Ok(false)
+            }
+        }
+    }
+
+    /// What the server says to this login.
+    pub(crate) async fn log_in(&mut self, dn: &str, password: &str) -> Result<Outcome, String> {
         self.send(&Request::Bind { dn, password }).await?;
         match self.answer().await? {
-            Response::Bound(outcome) => match outcome.code {
-                SUCCESS => Ok(true),
-                BUSY | UNAVAILABLE => Err(told(&outcome)),
-                _ => {
-                    tracing::debug!(dn, code = outcome.code, text = outcome.text, "not bound");
-                    Ok(false)
-                }
-            },
+            Response::Bound(outcome) => Ok(outcome),
             _ => Err(NONSENSE.to_owned()),
         }
     }
@@ -123,10 +129,38 @@ impl Connection {
                         _ => Err(format!("a search failed: {}", told(&outcome))),
                     };
                 }
-                Response::Bound(_) | Response::Extended(_) => return Err(NONSENSE.to_owned()),
+                Response::Bound(_) | Response::Extended(_) | Response::Written(_) => {
+                    return Err(NONSENSE.to_owned());
+                }
             }
         }
         Err(format!("a search has more than {MESSAGES_AT_MOST} results"))
+    }
+
+    /// Makes an entry; how the server took it.
+    pub(crate) async fn add(
+        &mut self,
+        dn: &str,
+        values: &[(&str, &str)],
+    ) -> Result<Outcome, String> {
+        self.write(Request::Add { dn, values }).await
+    }
+
+    /// Changes an entry, wholly or not at all; how the server took it.
+    pub(crate) async fn modify(
+        &mut self,
+        dn: &str,
+        changes: &[Change<'_>],
+    ) -> Result<Outcome, String> {
+        self.write(Request::Modify { dn, changes }).await
+    }
+
+    async fn write(&mut self, request: Request<'_>) -> Result<Outcome, String> {
+        self.send(&request).await?;
+        match self.answer().await? {
+            Response::Written(outcome) => Ok(outcome),
+            _ => Err(NONSENSE.to_owned()),
+        }
     }
 
     /// Says goodbye; whether it is heard makes no difference.

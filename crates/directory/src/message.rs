@@ -11,6 +11,10 @@ const UNBIND_REQUEST: u8 = 0x42;
 const SEARCH_REQUEST: u8 = 0x63;
 const SEARCH_ENTRY: u8 = 0x64;
 const SEARCH_DONE: u8 = 0x65;
+const MODIFY_REQUEST: u8 = 0x66;
+const MODIFY_RESPONSE: u8 = 0x67;
+const ADD_REQUEST: u8 = 0x68;
+const ADD_RESPONSE: u8 = 0x69;
 const EXTENDED_REQUEST: u8 = 0x77;
 const EXTENDED_RESPONSE: u8 = 0x78;
 /// RFC 4511 §4.14.
@@ -18,8 +22,20 @@ const START_TLS: &[u8] = b"1.3.6.1.4.1.1466.20037";
 
 /// What is asked.
 pub(crate) enum Request<'a> {
-    Bind { dn: &'a str, password: &'a str },
+    Bind {
+        dn: &'a str,
+        password: &'a str,
+    },
     Search(Search<'a>),
+    /// A new entry with these values.
+    Add {
+        dn: &'a str,
+        values: &'a [(&'a str, &'a str)],
+    },
+    Modify {
+        dn: &'a str,
+        changes: &'a [Change<'a>],
+    },
     StartTls,
     Unbind,
 }
@@ -33,12 +49,23 @@ pub(crate) struct Search<'a> {
     pub(crate) seconds_at_most: u32,
 }
 
+/// What is changed of an entry (RFC 4511 §4.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// Another value of an attribute beside those there are.
+    Add(&'a str, &'a str),
+    /// This value in place of all that an attribute has.
+    Replace(&'a str, &'a str),
+}
+
 /// An answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Response {
     Bound(Outcome),
     Entry(Entry),
     Done(Outcome),
+    /// Of what was to be added or changed.
+    Written(Outcome),
     Extended(Outcome),
     /// References to other servers, and what is sent unasked.
     Other,
@@ -54,14 +81,16 @@ pub(crate) struct Outcome {
 
 /// An entry, with those of its values that are text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) dn: String,
-    pub(crate) attributes: Vec<(String, Vec<String>)>,
+pub struct Entry {
+    /// Its name.
+    pub dn: String,
+    /// Its attributes with their values.
+    pub attributes: Vec<(String, Vec<String>)>,
 }
 
 impl Entry {
     /// The values of an attribute.
-    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         let named = self.attributes.iter();
         named
             .filter(move |(known, _)| known.eq_ignore_ascii_case(name))
@@ -81,11 +110,42 @@ pub(crate) fn written(id: u32, request: &Request<'_>) -> Vec<u8> {
                 put(out, 0x80, password.as_bytes());
             }),
             Request::Search(search) => put_all(out, SEARCH_REQUEST, |out| search.put(out)),
+            Request::Add { dn, values } => put_all(out, ADD_REQUEST, |out| {
+                put(out, OCTET_STRING, dn.as_bytes());
+                put_all(out, SEQUENCE, |out| {
+                    for (name, value) in *values {
+                        put_attribute(out, name, value);
+                    }
+                });
+            }),
+            Request::Modify { dn, changes } => put_all(out, MODIFY_REQUEST, |out| {
+                put(out, OCTET_STRING, dn.as_bytes());
+                put_all(out, SEQUENCE, |out| {
+                    for change in *changes {
+                        let (operation, name, value) = match change {
+                            Change::Add(name, value) => (0, name, value),
+                            Change::Replace(name, value) => (2, name, value),
+                        };
+                        put_all(out, SEQUENCE, |out| {
+                            put_number(out, ENUMERATED, operation);
+                            put_attribute(out, name, value);
+                        });
+                    }
+                });
+            }),
             Request::StartTls => put_all(out, EXTENDED_REQUEST, |out| put(out, 0x80, START_TLS)),
             Request::Unbind => put(out, UNBIND_REQUEST, &[]),
         }
     });
     out
+}
+
+/// An attribute with one value.
+fn put_attribute(out: &mut Vec<u8>, name: &str, value: &str) {
+    put_all(out, SEQUENCE, |out| {
+        put(out, OCTET_STRING, name.as_bytes());
+        put_all(out, SET, |out| put(out, OCTET_STRING, value.as_bytes()));
+    });
 }
 
 impl Search<'_> {
@@ -122,6 +182,7 @@ pub(crate) fn read(content: &[u8]) -> Option<(u32, Response)> {
         BIND_RESPONSE => Response::Bound(outcome(content)?),
         SEARCH_ENTRY => Response::Entry(entry(content)?),
         SEARCH_DONE => Response::Done(outcome(content)?),
+        ADD_RESPONSE | MODIFY_RESPONSE => Response::Written(outcome(content)?),
         EXTENDED_RESPONSE => Response::Extended(outcome(content)?),
         _ => Response::Other,
     };
@@ -172,6 +233,34 @@ mod tests {
             ]
         );
         assert_eq!(written(2, &Request::Unbind), [0x30, 5, 2, 1, 2, 0x42, 0]);
+    }
+
+    #[test]
+    fn changes_are_written_as_the_standard_has_them() {
+        let values = [("cn", "a")];
+        let request = Request::Add {
+            dn: "cn=a",
+            values: &values,
+        };
+        assert_eq!(
+            written(1, &request),
+            [
+                0x30, 0x18, 2, 1, 1, 0x68, 0x13, 4, 4, b'c', b'n', b'=', b'a', 0x30, 0x0b, 0x30, 9,
+                4, 2, b'c', b'n', 0x31, 3, 4, 1, b'a'
+            ]
+        );
+        let changes = [Change::Replace("sn", "b")];
+        let request = Request::Modify {
+            dn: "",
+            changes: &changes,
+        };
+        assert_eq!(
+            written(1, &request),
+            [
+                0x30, 0x19, 2, 1, 1, 0x66, 0x14, 4, 0, 0x30, 0x10, 0x30, 0x0e, 0x0a, 1, 2, 0x30, 9,
+                4, 2, b's', b'n', 0x31, 3, 4, 1, b'b'
+            ]
+        );
     }
 
     #[test]

@@ -125,6 +125,8 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     };
     let world = World::start().await;
     let at = |path: &str| format!("{}{path}", world.url);
+    // Nothing of it needs a script.
+    browser.scripts(false).await;
     browser.open(&at("/register/")).await;
     browser.wait_for("ask for an account").await;
     browser.picture("home").await;
@@ -161,6 +163,7 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     browser.wait_for("used already").await;
     browser.picture("link-used").await;
 
+    browser.scripts(true).await;
     // The administrator decides on the page.
     let text = world.letter(2, "root@example.org").await;
     assert!(text.contains("let me in"));
@@ -169,6 +172,11 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     browser.wait_for("waits for you").await;
     browser.wait_for("<script>alert(1)</script>").await;
     browser.picture("requests").await;
+    browser.dark(true).await;
+    browser.resize(420, 900).await;
+    browser.picture("requests-narrow-dark").await;
+    browser.dark(false).await;
+    browser.resize(1100, 1000).await;
     browser.click("button[value=approve]").await;
     browser.wait_for("Nobody waits.").await;
     browser.open(&at("/cimi/logout")).await;
@@ -197,7 +205,11 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     browser.picture("profile").await;
     browser.resize(420, 900).await;
     browser.picture("profile-narrow").await;
+    browser.dark(true).await;
+    browser.picture("profile-narrow-dark").await;
     browser.resize(1100, 1000).await;
+    browser.picture("profile-dark").await;
+    browser.dark(false).await;
     // The page's scripts don't see the cookie.
     assert_eq!(browser.run("return document.cookie").await, json!(""));
     browser.fill("mail", "new@example.org").await;

@@ -5,123 +5,85 @@
 //! cn=cloud-access,ou=groups,o=cloud   groupOfUniqueNames: uniqueMember = the person's DN
 //! ```
 
-use std::{collections::HashSet, sync::Arc};
-
 use async_trait::async_trait;
 use cloud::people::{Directory, DirectoryEntry, DirectoryError};
-use ldap3::{LdapError, LdapResult, Mod, Scope, SearchEntry, dn_escape, ldap_escape};
-use rustls::ClientConfig;
+use directory::{Change, Entry, Writable, WriteError, Writer};
 
-use crate::{
-    ConnectError, Server,
-    connection::{Manager, unavailable},
-    password,
-};
-
-/// Results of LDAP (RFC 4511 §4.1.9) that say that it is as it should be already.
-const TYPE_OR_VALUE_EXISTS: u32 = 20;
-const NO_SUCH_OBJECT: u32 = 32;
-const ENTRY_ALREADY_EXISTS: u32 = 68;
+use crate::{ConnectError, Server, connection::unavailable, name, password};
 
 /// People in an LDAP directory.
 #[derive(Debug)]
 pub struct LdapEntries {
     server: Server,
-    tls: Arc<ClientConfig>,
+    place: Writable,
 }
 
 impl LdapEntries {
     /// At a server, which is asked nothing yet.
     ///
     /// # Errors
-    /// Certificates that can't be read.
+    /// An address or certificates that can't be read.
     pub fn new(server: Server) -> Result<Self, ConnectError> {
         Ok(Self {
-            tls: server.tls()?,
+            place: server.place()?,
             server,
         })
     }
 
-    async fn connect(&self) -> Result<Manager, DirectoryError> {
-        self.server.connect(&self.tls).await
+    async fn connect(&self) -> Result<Writer, DirectoryError> {
+        self.server.log_in(&self.place).await
     }
 
-    fn dn(&self, uid: &str) -> String {
-        format!("uid={},{}", dn_escape(uid), self.server.users)
-    }
-
-    /// The entry of this name, with its DN.
+    /// The entry of this name.
     async fn entry(
         &self,
-        manager: &mut Manager,
+        manager: &mut Writer,
         uid: &str,
-    ) -> Result<Option<SearchEntry>, DirectoryError> {
-        let filter = format!("(&(objectClass=inetOrgPerson)(uid={}))", ldap_escape(uid));
-        let attributes = vec!["uid", "givenName", "sn", "cn", "mail", "seeAlso"];
-        let found = manager
-            .operation()
-            .search(&self.server.users, Scope::Subtree, &filter, attributes)
-            .await
-            .map_err(|error| unavailable(&error))?;
-        if found.1.rc == NO_SUCH_OBJECT {
-            return Ok(None);
-        }
-        let (entries, _) = found.success().map_err(|error| unavailable(&error))?;
-        let first = entries.into_iter().find(|entry| !entry.is_ref());
-        Ok(first.map(SearchEntry::construct))
+    ) -> Result<Option<Entry>, DirectoryError> {
+        let equal = [("objectClass", "inetOrgPerson"), ("uid", uid)];
+        let attributes = ["uid", "givenName", "sn", "cn", "mail", "seeAlso"];
+        let found = manager.find(&self.server.users, &equal, &attributes).await;
+        let found = found.map_err(|error| unavailable(&error))?;
+        Ok(found.into_iter().next())
     }
 
     /// Makes sure that a person is a member of a group, and that there is the group.
     async fn join(
         &self,
-        manager: &mut Manager,
+        manager: &mut Writer,
         dn: &str,
         group: &str,
     ) -> Result<(), DirectoryError> {
-        let group_dn = format!("cn={},{}", dn_escape(group), self.server.groups);
-        let member = vec![Mod::Add("uniqueMember", HashSet::from([dn]))];
-        let joined = manager.operation().modify(&group_dn, member).await;
-        if result_of(&joined) != Some(NO_SUCH_OBJECT) {
-            return done(joined, TYPE_OR_VALUE_EXISTS);
+        let group_dn = name::below(&self.server.groups, "cn", group);
+        let member = [Change::Add("uniqueMember", dn)];
+        let joined = manager.modify(&group_dn, &member).await;
+        if joined != Err(WriteError::Absent) {
+            return or_already(joined);
         }
-        let attributes = vec![
-            ("objectClass", HashSet::from(["groupOfUniqueNames"])),
-            ("cn", HashSet::from([group])),
-            ("uniqueMember", HashSet::from([dn])),
+        let values = [
+            ("objectClass", "groupOfUniqueNames"),
+            ("cn", group),
+            ("uniqueMember", dn),
         ];
-        let made = manager.operation().add(&group_dn, attributes).await;
-        if result_of(&made) == Some(ENTRY_ALREADY_EXISTS) {
-            let member = vec![Mod::Add("uniqueMember", HashSet::from([dn]))];
-            let joined = manager.operation().modify(&group_dn, member).await;
-            return done(joined, TYPE_OR_VALUE_EXISTS);
+        match manager.add(&group_dn, &values).await {
+            // Somebody else has just made it.
+            Err(WriteError::Exists) => or_already(manager.modify(&group_dn, &member).await),
+            made => made.map_err(|error| unavailable(&error)),
         }
-        done(made, 0)
     }
-}
-
-fn result_of(outcome: &Result<LdapResult, LdapError>) -> Option<u32> {
-    outcome.as_ref().ok().map(|result| result.rc)
 }
 
 /// Whether it worked, or was so already.
-fn done(outcome: Result<LdapResult, LdapError>, already: u32) -> Result<(), DirectoryError> {
-    let result = outcome.map_err(|error| unavailable(&error))?;
-    if result.rc == already {
-        return Ok(());
+fn or_already(outcome: Result<(), WriteError>) -> Result<(), DirectoryError> {
+    match outcome {
+        Ok(()) | Err(WriteError::Exists) => Ok(()),
+        Err(error) => Err(unavailable(&error)),
     }
-    result
-        .success()
-        .map(drop)
-        .map_err(|error| unavailable(&error))
 }
 
 /// An attribute's first value.
-fn first(entry: &SearchEntry, name: &str) -> Option<String> {
-    let found = entry
-        .attrs
-        .iter()
-        .find(|(given, _)| given.eq_ignore_ascii_case(name));
-    found.and_then(|(_, values)| values.first().cloned())
+fn first<'a>(entry: &'a Entry, name: &str) -> Option<&'a str> {
+    entry.values(name).next()
 }
 
 #[async_trait]
@@ -129,14 +91,15 @@ impl Directory for LdapEntries {
     async fn find(&self, uid: &str) -> Result<Option<DirectoryEntry>, DirectoryError> {
         let mut manager = self.connect().await?;
         let found = self.entry(&mut manager, uid).await?;
+        manager.close().await;
         Ok(found.map(|entry| {
-            let text = |name: &str| first(&entry, name).unwrap_or_default();
+            let text = |name: &str| first(&entry, name).unwrap_or_default().to_owned();
             DirectoryEntry {
                 uid: text("uid"),
                 given_name: text("givenName"),
                 sn: text("sn"),
                 mail: text("mail"),
-                see_also: first(&entry, "seeAlso"),
+                see_also: first(&entry, "seeAlso").map(str::to_owned),
             }
         }))
     }
@@ -152,35 +115,36 @@ impl Directory for LdapEntries {
         role: &str,
     ) -> Result<(), DirectoryError> {
         let mut manager = self.connect().await?;
-        let dn = self.dn(&entry.uid);
+        let dn = name::below(&self.server.users, "uid", &entry.uid);
         let cn = format!("{} {}", entry.given_name, entry.sn);
-        let mut attributes = vec![
-            ("objectClass", HashSet::from(["inetOrgPerson"])),
-            ("uid", HashSet::from([entry.uid.as_str()])),
-            ("cn", HashSet::from([cn.as_str()])),
-            ("sn", HashSet::from([entry.sn.as_str()])),
-            ("givenName", HashSet::from([entry.given_name.as_str()])),
-            ("mail", HashSet::from([entry.mail.as_str()])),
-            ("userPassword", HashSet::from([password])),
+        let mut values = vec![
+            ("objectClass", "inetOrgPerson"),
+            ("uid", entry.uid.as_str()),
+            ("cn", cn.as_str()),
+            ("sn", entry.sn.as_str()),
+            ("givenName", entry.given_name.as_str()),
+            ("mail", entry.mail.as_str()),
+            ("userPassword", password),
         ];
-        if let Some(see_also) = &entry.see_also {
-            attributes.push(("seeAlso", HashSet::from([see_also.as_str()])));
-        }
-        let added = manager.operation().add(&dn, attributes).await;
-        if result_of(&added) == Some(ENTRY_ALREADY_EXISTS) {
+        values.extend(entry.see_also.as_deref().map(|name| ("seeAlso", name)));
+        match manager.add(&dn, &values).await {
+            Ok(()) => {}
             // Ours, from a time that ended half-way; or somebody else's.
-            let there = self.entry(&mut manager, &entry.uid).await?;
-            let is_same = there.as_ref().is_some_and(|there| {
-                first(there, "mail").as_ref() == Some(&entry.mail)
-                    && first(there, "sn").as_ref() == Some(&entry.sn)
-            });
-            if !is_same {
-                return Err(DirectoryError::Taken);
+            Err(WriteError::Exists) => {
+                let there = self.entry(&mut manager, &entry.uid).await?;
+                let is_same = there.as_ref().is_some_and(|there| {
+                    first(there, "mail") == Some(entry.mail.as_str())
+                        && first(there, "sn") == Some(entry.sn.as_str())
+                });
+                if !is_same {
+                    return Err(DirectoryError::Taken);
+                }
             }
-        } else {
-            done(added, 0)?;
+            Err(error) => return Err(unavailable(&error)),
         }
-        self.join(&mut manager, &dn, role).await
+        self.join(&mut manager, &dn, role).await?;
+        manager.close().await;
+        Ok(())
     }
 
     async fn set_password(&self, uid: &str, password: &str) -> Result<(), DirectoryError> {
@@ -189,8 +153,10 @@ impl Directory for LdapEntries {
             .entry(&mut manager, uid)
             .await?
             .ok_or(DirectoryError::Unknown)?;
-        let change = vec![Mod::Replace("userPassword", HashSet::from([password]))];
-        done(manager.operation().modify(&entry.dn, change).await, 0)
+        let change = [Change::Replace("userPassword", password)];
+        let changed = manager.modify(&entry.dn, &change).await;
+        manager.close().await;
+        changed.map_err(|error| unavailable(&error))
     }
 
     async fn change(
@@ -205,23 +171,23 @@ impl Directory for LdapEntries {
             .entry(&mut manager, uid)
             .await?
             .ok_or(DirectoryError::Unknown)?;
-        let text = |name: &str| first(&entry, name).unwrap_or_default();
-        let (old_given, old_sn) = (text("givenName"), text("sn"));
-        let cn = format!(
-            "{} {}",
-            given_name.unwrap_or(&old_given),
-            sn.unwrap_or(&old_sn)
-        );
-        let mut changes = Vec::new();
-        for (name, value) in [("givenName", given_name), ("sn", sn), ("mail", mail)] {
-            changes.extend(value.map(|value| Mod::Replace(name, HashSet::from([value]))));
-        }
+        let new = |given: Option<&str>, name: &str| {
+            given.or(first(&entry, name)).unwrap_or_default().to_owned()
+        };
+        let cn = format!("{} {}", new(given_name, "givenName"), new(sn, "sn"));
+        let mut changes: Vec<_> = [("givenName", given_name), ("sn", sn), ("mail", mail)]
+            .into_iter()
+            .filter_map(|(name, value)| Some(Change::Replace(name, value?)))
+            .collect();
         if given_name.is_some() || sn.is_some() {
-            changes.push(Mod::Replace("cn", HashSet::from([cn.trim()])));
+            changes.push(Change::Replace("cn", cn.trim()));
         }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        done(manager.operation().modify(&entry.dn, changes).await, 0)
+        let changed = if changes.is_empty() {
+            Ok(())
+        } else {
+            manager.modify(&entry.dn, &changes).await
+        };
+        manager.close().await;
+        changed.map_err(|error| unavailable(&error))
     }
 }

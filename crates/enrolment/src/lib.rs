@@ -7,13 +7,15 @@
 //! | module | holds |
 //! |---|---|
 //! | `entries` | [`LdapEntries`], the implementation of [`cloud::people::Directory`] |
-//! | `connection` | reaching the server: TLS, time limits, the manager's login |
+//! | `connection` | where the server is, and the manager's login |
+//! | `name` | names of entries |
 //! | `password` | passwords as entries have them |
 
 #![forbid(unsafe_code)]
 
 mod connection;
 mod entries;
+mod name;
 mod password;
 
 pub use connection::{ConnectError, Server};

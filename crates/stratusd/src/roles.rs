@@ -23,9 +23,15 @@ pub struct Roles(Vec<Role>);
 
 impl Roles {
     /// Those asked for; all if none was.
-    #[must_use]
-    pub fn of(asked: &[Role]) -> Self {
-        Self(if asked.is_empty() {
+    ///
+    /// # Errors
+    /// If one of them does nothing without another one that wasn't asked for.
+    pub fn of(asked: &[Role]) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            !asked.contains(&Role::Registration) || asked.contains(&Role::Entry),
+            "the role `registration` is played by an entry: write `--roles entry,registration`"
+        );
+        Ok(Self(if asked.is_empty() {
             vec![
                 Role::Entry,
                 Role::Scheduler,
@@ -36,7 +42,7 @@ impl Roles {
             ]
         } else {
             asked.to_vec()
-        })
+        }))
     }
 
     /// Whether this one is among them.
@@ -55,5 +61,20 @@ impl Roles {
     #[must_use]
     pub fn is_marketplace_alone(&self) -> bool {
         self.has(Role::Marketplace) && self.0.iter().all(|role| *role == Role::Marketplace)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registration_is_refused_by_name_without_an_entry() {
+        let alone = Roles::of(&[Role::Registration, Role::Storage]).unwrap_err();
+        assert!(alone.to_string().contains("`registration`"), "{alone}");
+        let both = Roles::of(&[Role::Registration, Role::Entry]).unwrap();
+        assert!(both.has(Role::Registration) && !both.has(Role::Storage));
+        assert!(Roles::of(&[]).unwrap().has(Role::Registration));
     }
 }

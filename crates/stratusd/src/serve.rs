@@ -55,7 +55,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let config = Arc::new(config);
-    let roles = Roles::of(asked);
+    let roles = Roles::of(asked)?;
     let state = config.state_dir();
     // One implementation of cryptography for all that is served and fetched, whatever roles there are.
     let _ = rustls::crypto::ring::default_provider().install_default();

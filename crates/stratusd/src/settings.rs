@@ -176,7 +176,7 @@ fn directory(config: &Config) -> anyhow::Result<Option<Arc<dyn cloud::people::Di
     let authorities = if given.ca.is_empty() {
         None
     } else {
-        Some(std::fs::read(&given.ca).with_context(|| given.ca.clone())?)
+        Some(std::fs::read_to_string(&given.ca).with_context(|| given.ca.clone())?)
     };
     let entries = enrolment::LdapEntries::new(enrolment::Server {
         url: given.url.clone(),

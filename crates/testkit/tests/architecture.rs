@@ -42,7 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "marketplace-service",
         ],
     ),
-    ("enrolment", &["cloud"]),
+    ("enrolment", &["cloud", "directory"]),
     ("mail", &["store"]),
     ("marketplace", &[]),
     ("marketplace-service", &["mail", "marketplace", "store"]),

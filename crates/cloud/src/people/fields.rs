@@ -110,7 +110,10 @@ impl Application {
         let needed =
             |name: &str, missing: &str| form.get(name).ok_or_else(|| refused(name, missing));
         let username = username(needed("uid", "A username must be provided.")?)?;
-        let email = email(needed("mail", "Your email address must be provided.")?)?;
+        let email = email_address(
+            "mail",
+            needed("mail", "Your email address must be provided.")?,
+        )?;
         let first_name = name(
             "givenName",
             needed("givenName", "Your given name(s) must be provided.")?,
@@ -158,7 +161,10 @@ impl ProfileChange {
         let form = Form(form);
         let name = |field: &str| form.get(field).map(|text| name(field, text)).transpose();
         Ok(Self {
-            email: form.get("mail").map(email).transpose()?,
+            email: form
+                .get("mail")
+                .map(|text| email_address("mail", text))
+                .transpose()?,
             first_name: name("givenName")?,
             last_name: name("sn")?,
             password: form.new_password()?,
@@ -192,7 +198,8 @@ fn username(text: &str) -> Result<String> {
     ))
 }
 
-fn email(text: &str) -> Result<String> {
+/// An address that letters can be sent to; `field` names it in the refusal.
+pub(crate) fn email_address(field: &str, text: &str) -> Result<String> {
     let whole = text
         .split_once('@')
         .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'));
@@ -200,7 +207,7 @@ fn email(text: &str) -> Result<String> {
     if usable {
         return Ok(text.to_owned());
     }
-    Err(refused("mail", "invalid email address"))
+    Err(refused(field, "invalid email address"))
 }
 
 fn name(field: &str, text: &str) -> Result<String> {

@@ -8,7 +8,7 @@ use documents::{Cached, Changes};
 use crate::{Cloud, CloudError, OpContext, Result, access};
 
 use super::{
-    Directory, DirectoryEntry, Letters, ProfileChange, letters::with_letter,
+    Directory, DirectoryEntry, Letters, ProfileChange, fields::email_address, letters::with_letter,
     registration::unreachable,
 };
 
@@ -80,14 +80,16 @@ impl Cloud {
         if first_name.is_some() || last_name.is_some() {
             self.rename(&username, first_name, last_name).await?;
         }
-        if let Some(email) = email {
-            self.ask_new_address(&username, &before.mail, email).await?;
-            outcome.confirms_address = true;
-        }
         if let Some(password) = change.password {
             self.set_password(context, &username, &before.mail, password, None)
                 .await?;
             outcome.new_password = true;
+        }
+        // After the password, which drops what was asked for with the old one.
+        if let Some(email) = email {
+            self.ask_new_address(&username, &before.mail, &email)
+                .await?;
+            outcome.confirms_address = true;
         }
         Ok(outcome)
     }
@@ -113,8 +115,14 @@ impl Cloud {
     }
 
     /// Asks at a new address whether it is right, and tells the old one.
-    async fn ask_new_address(&self, username: &str, old: &str, email: String) -> Result<()> {
+    pub(crate) async fn ask_new_address(
+        &self,
+        username: &str,
+        old: &str,
+        email: &str,
+    ) -> Result<()> {
         let settings = self.registers()?;
+        let email = email_address("email", email)?;
         self.user_at_pace("address", username, ADDRESSES_PER_USER)?;
         loop {
             let purpose = Purpose::Address {
@@ -278,17 +286,17 @@ impl Cloud {
         let documents = &self.0.documents;
         loop {
             context.in_time()?;
-            let mut changes = documents.changes();
-            if let Some(secret) = by {
-                changes = changes.remove::<MailLink>(&self.link_for(secret, reset_of)?.0);
-            } else {
-                // A link for a new password that is still under way shall not undo this.
-                for link in self.links_about(&Purpose::Reset {
-                    username: username.to_owned(),
-                }) {
-                    changes = changes.remove(&link);
+            self.end_surplus_tokens(username).await?;
+            let changes = documents.changes();
+            let mut changes = match by {
+                // Read again: of two who follow it at once, one sets the password.
+                Some(secret) => {
+                    let link = self.link_for(secret, reset_of)?.0;
+                    self.without_logins_but(changes, username, Some(&link))
+                        .remove::<MailLink>(&link)
                 }
-            }
+                None => self.without_logins(changes, username),
+            };
             if let Some(user) = documents.users.get(username) {
                 let mut next = user.document.0.clone();
                 if is_ours {
@@ -298,13 +306,7 @@ impl Cloud {
                 next.generation += 1;
                 changes = changes.replace(&user, next);
             }
-            let tokens = documents.owned::<Token>(username);
-            changes = without(changes, &tokens);
-            if let Some(settings) = self.registration()
-                && let Ok(notice) = Letters(settings).password_changed(mail, username)
-            {
-                changes = with_letter(changes, &notice)?;
-            }
+            changes = self.with_password_notice(changes, username, mail)?;
             match changes.commit().await {
                 Ok(_) => break,
                 Err(error) if error.is_conflict() => {}
@@ -313,6 +315,76 @@ impl Cloud {
         }
         tracing::info!(username, "the password was changed");
         Ok(())
+    }
+
+    /// `changes`, and with them the end of whatever else an old password has opened, or would undo the new one: tokens, codes
+    /// by which commands log in, links of letters to a new address or to a new password. Sessions end by `generation`.
+    pub(crate) fn without_logins<'a>(
+        &'a self,
+        changes: Changes<'a>,
+        username: &str,
+    ) -> Changes<'a> {
+        self.without_logins_but(changes, username, None)
+    }
+
+    /// Ends the tokens that are too many for the transaction of a new password, where users may have that many. It comes
+    /// before that transaction: whatever happens between, no old token is left once the password is another one.
+    pub(crate) async fn end_surplus_tokens(&self, username: &str) -> Result<()> {
+        loop {
+            let tokens = self.0.documents.owned::<Token>(username);
+            if tokens.len() <= TOKENS_AT_ONCE {
+                return Ok(());
+            }
+            match without(self.0.documents.changes(), &tokens).commit().await {
+                Ok(_) => {}
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn without_logins_but<'a>(
+        &'a self,
+        mut changes: Changes<'a>,
+        username: &str,
+        but: Option<&Cached<MailLink>>,
+    ) -> Changes<'a> {
+        let reset = Purpose::Reset {
+            username: username.to_owned(),
+        };
+        let command = Purpose::Command {
+            username: username.to_owned(),
+            challenge: String::new(),
+            name: String::new(),
+        };
+        let address = Purpose::Address {
+            username: username.to_owned(),
+            email: String::new(),
+        };
+        for link in [reset, command, address]
+            .iter()
+            .flat_map(|of| self.links_about(of))
+        {
+            if but.is_none_or(|but| but.id() != link.id()) {
+                changes = changes.remove(&link);
+            }
+        }
+        without(changes, &self.0.documents.owned::<Token>(username))
+    }
+
+    /// `changes`, and with them a letter that the password is another one, where users get letters.
+    pub(crate) fn with_password_notice<'a>(
+        &self,
+        changes: Changes<'a>,
+        username: &str,
+        mail: &str,
+    ) -> Result<Changes<'a>> {
+        let settings = self.registration();
+        let letter = settings.and_then(|to| Letters(to).password_changed(mail, username).ok());
+        match letter {
+            Some(letter) => with_letter(changes, &letter),
+            None => Ok(changes),
+        }
     }
 
     /// The user, if the cloud's own database has the password.
@@ -343,9 +415,11 @@ impl Cloud {
     }
 }
 
-/// All of a user's tokens but for what one transaction can't take; there are fewer than that.
+/// Tokens that one transaction ends beside the rest of what it does.
+const TOKENS_AT_ONCE: usize = 100;
+
 fn without<'a>(mut changes: Changes<'a>, tokens: &[Arc<Cached<Token>>]) -> Changes<'a> {
-    for token in tokens.iter().take(110) {
+    for token in tokens.iter().take(TOKENS_AT_ONCE) {
         changes = changes.remove(token);
     }
     changes

@@ -3,7 +3,7 @@
 use cloud::people::{LinkKind, new_password};
 use http::StatusCode;
 
-use crate::{pages, problem::Problem};
+use crate::{audit::Told, pages, problem::Problem};
 
 use super::{
     Answer, People, Visit,
@@ -148,7 +148,10 @@ impl People {
                 ("Cancelled", "Your password stays as it was.".to_owned())
             }
         };
-        self.done(visit, heading, &[&text])
+        let mut response = self.done(visit, heading, &[&text])?;
+        // Whoever has the letter did it.
+        response.extensions_mut().insert(Told::user(name, "link"));
+        Ok(response)
     }
 }
 

@@ -118,7 +118,8 @@ struct Named {
 
 /// Set a user's password
 ///
-/// The new password is asked for twice, or read from standard input. Says nothing on success. JSON: {"username"}.
+/// The new password is asked for twice, or read from standard input. All sessions and tokens of the user end. Says nothing on success.
+/// JSON: {"username"}.
 #[derive(Debug, clap::Args)]
 struct Password {
     /// Name of the user [default: you]

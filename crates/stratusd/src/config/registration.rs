@@ -106,7 +106,7 @@ impl Registration {
         if ldap.url.is_empty() {
             return None;
         }
-        if !["ldap://", "ldaps://", "ldapi://"]
+        if !["ldap://", "ldaps://"]
             .iter()
             .any(|scheme| ldap.url.starts_with(scheme))
         {
