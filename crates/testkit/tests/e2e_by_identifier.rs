@@ -2,21 +2,16 @@
 //! and gone again on the operator's wish. The commands sign, a plain file server stands for the Marketplace.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-#[path = "e2e_by_identifier/endorser.rs"]
-#[allow(dead_code)]
-mod endorser;
-#[path = "e2e_by_identifier/files.rs"]
-mod files;
-
 use std::{
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use endorser::{endorser, identifier_of};
-use files::Files;
-use testkit::{Appliance, Need, Options, TestCloud, skip_unless, wait_until};
+use testkit::{
+    Appliance, FileServer, Need, Options, TestCloud, identifier_of, self_signed, skip_unless,
+    wait_until,
+};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -31,7 +26,7 @@ fn an_identifier_is_all_that_it_takes() {
     ]) {
         return;
     }
-    let site = Files::serve();
+    let site = FileServer::serve();
     let work = tempfile::tempdir().unwrap();
     let policy = work.path().join("policy.cfg");
     fs::write(
@@ -43,14 +38,14 @@ fn an_identifier_is_all_that_it_takes() {
         tables: format!(
             "[images]\nallow_sources = [\"127.0.0.1/32\"]\npolicy = \"{}\"\n[[catalogue]]\nname = \"test\"\nkind = \"marketplace\"\nurl = \"{}\"\n",
             readable(&policy).display(),
-            site.address
+            site.url()
         ),
         ..Options::default()
     });
     let folder = cloud.folder().to_owned();
     let disk = Appliance::tiny().disk;
     site.put("/tiny.qcow2", &disk);
-    let location = format!("{}/tiny.qcow2", site.address);
+    let location = format!("{}/tiny.qcow2", site.url());
     let entry = signed(&cloud, &folder, &disk, &location);
     let identifier = identifier_of(&entry);
     let page = format!("/metadata/{identifier}");
@@ -151,7 +146,7 @@ fn readable(path: &Path) -> &Path {
 
 /// The appliance described and signed by the commands.
 fn signed(cloud: &TestCloud, folder: &Path, disk: &Path, location: &str) -> PathBuf {
-    let pem = endorser(folder).display().to_string();
+    let pem = self_signed(folder).display().to_string();
     let image = folder.join("tiny.qcow2");
     std::os::unix::fs::symlink(disk, &image).unwrap();
     let out = folder.join("entry.xml");

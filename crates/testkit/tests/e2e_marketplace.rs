@@ -3,12 +3,6 @@
 //! Two real daemons, a real mail conversation, the commands.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-#[path = "e2e_by_identifier/endorser.rs"]
-#[allow(dead_code)]
-mod endorser;
-#[path = "e2e_by_identifier/files.rs"]
-mod files;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -16,11 +10,10 @@ use std::{
     time::Duration,
 };
 
-use endorser::{certified, endorser};
-use files::Files;
 use mail::testing::{Mood, Received, Sink};
 use testkit::{
-    Appliance, Machine, Need, Options, TestCloud, TestMarketplace, skip_unless, wait_until,
+    Appliance, FileServer, Machine, Need, Options, TestCloud, TestMarketplace, certified,
+    identifier_of, self_signed, skip_unless, wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -30,7 +23,7 @@ struct Site {
     runtime: tokio::runtime::Runtime,
     sink: Sink,
     market: TestMarketplace,
-    files: Files,
+    files: FileServer,
     cloud: TestCloud,
     folder: PathBuf,
     /// Key and certificate of the builder.
@@ -46,7 +39,7 @@ impl Site {
             "[mail]\nserver = \"127.0.0.1\"\nport = {}\nsecurity = \"none\"\nfrom = \"Stratus <cloud@example.org>\"\n",
             sink.address.port()
         );
-        let files = Files::serve();
+        let files = FileServer::serve();
         // The daemons are another user: what they are to read lies in a folder of its own.
         let keys = tempfile::Builder::new()
             .prefix("stratus-keys-")
@@ -65,7 +58,7 @@ impl Site {
             &mail,
         );
         let ca = folder.join("market-ca.pem");
-        fs::copy(market.authority(), &ca).unwrap();
+        fs::copy(market.ca(), &ca).unwrap();
         open(folder);
         let cloud = TestCloud::start_user_mode_with(&Options {
             tables: format!(
@@ -79,7 +72,7 @@ impl Site {
         });
         let folder = cloud.folder().join("builder");
         fs::create_dir(&folder).unwrap();
-        let alice = endorser(&folder);
+        let alice = self_signed(&folder);
         Self {
             runtime,
             sink,
@@ -130,11 +123,8 @@ impl Site {
 
     /// Uploads an entry, and confirms it as its endorser is asked to; its identifier.
     fn published(&self, entry: &Path) -> String {
-        let identifier = endorser::identifier_of(entry);
-        let (url, ca) = (
-            self.market.url(),
-            self.market.authority().display().to_string(),
-        );
+        let identifier = identifier_of(entry);
+        let (url, ca) = (self.market.url(), self.market.ca().display().to_string());
         let known = self.sink.received().len();
         let file = entry.display().to_string();
         let uploaded = self.cloud.cli_json(&[
@@ -169,7 +159,7 @@ impl Site {
     fn curl(&self, arguments: &[&str]) -> (u16, String) {
         let output = Command::new("curl")
             .args(["-sS", "-m", "60", "-w", "\n%{http_code}", "--cacert"])
-            .arg(self.market.authority())
+            .arg(self.market.ca())
             .args(arguments)
             .output()
             .unwrap();
@@ -274,7 +264,7 @@ fn appliance(site: &Site) -> String {
     site.files.put("/tiny.qcow2.gz", &file);
     let locations = [
         "ftp://127.0.0.1/tiny.qcow2.gz".to_owned(),
-        format!("{}/tiny.qcow2.gz", site.files.address),
+        format!("{}/tiny.qcow2.gz", site.files.url()),
     ];
     let more = ["--os", "tiny", "--format", "qcow2", "--disks-bus", "virtio"];
     let entry = site.signed("tiny.qcow2.gz", "Tiny", &locations, &more);
@@ -298,7 +288,7 @@ fn data_image(site: &Site) -> String {
         &to,
     ]);
     site.files.put("/data.iso", &iso);
-    let locations = [format!("{}/data.iso", site.files.address)];
+    let locations = [format!("{}/data.iso", site.files.url())];
     let more = ["--os", "none", "--kind", "disk"];
     let entry = site.signed("data.iso", "Genomes", &locations, &more);
     site.published(&entry)

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use bytes::Bytes;
 use serde_json::Value;
-use testkit::{LoneMarketplace, MailSink, Need, SentLetter, TestEndorser, skip_unless, wait_until};
+use testkit::{MailSink, Need, SentLetter, TestEndorser, TestMarketplace, skip_unless, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -17,7 +17,7 @@ fn mail(port: u16) -> String {
 }
 
 /// The part of a link in a letter that its server's address doesn't say.
-fn link(market: &LoneMarketplace, letter: &SentLetter, act: &str) -> String {
+fn link(market: &TestMarketplace, letter: &SentLetter, act: &str) -> String {
     let end = format!("/{act}/");
     let link = letter
         .text
@@ -29,7 +29,7 @@ fn link(market: &LoneMarketplace, letter: &SentLetter, act: &str) -> String {
         .to_owned()
 }
 
-fn press(market: &LoneMarketplace, path: &str) -> Result<u16, String> {
+fn press(market: &TestMarketplace, path: &str) -> Result<u16, String> {
     let reply = market.api().send("POST", path, &[], Some(Bytes::new()));
     reply.map(|reply| reply.status)
 }
@@ -41,7 +41,7 @@ fn path(told: &str) -> String {
     path.unwrap_or_else(|| panic!("{told}"))
 }
 
-fn identifiers(market: &LoneMarketplace, query: &str) -> Vec<String> {
+fn identifiers(market: &TestMarketplace, query: &str) -> Vec<String> {
     let reply = market.api().send(
         "GET",
         &format!("/metadata?limit=1000&{query}"),
@@ -58,7 +58,7 @@ fn identifiers(market: &LoneMarketplace, query: &str) -> Vec<String> {
 }
 
 /// The documents of the Marketplace's database, by collection: what is there, whatever the daemon says.
-fn documents(market: &LoneMarketplace) -> BTreeMap<String, Vec<Value>> {
+fn documents(market: &TestMarketplace) -> BTreeMap<String, Vec<Value>> {
     let file = market.folder().join("backup.json");
     let _ = fs::remove_file(&file);
     let config = market.config().to_str().unwrap();
@@ -95,7 +95,7 @@ fn an_entry_is_published_found_deprecated_and_followed_whatever_is_killed() {
     // Nobody takes letters yet.
     let port = sink.port();
     drop(sink);
-    let market = LoneMarketplace::start("", &mail(port));
+    let market = TestMarketplace::start("", &mail(port));
     let alice = TestEndorser::new("Alice", "alice@example.org");
     let file = alice.describe(&market, "alpine", b"an image of Alice's");
     let name = file.file_name().unwrap().to_str().unwrap();
@@ -169,7 +169,7 @@ fn an_entry_is_published_found_deprecated_and_followed_whatever_is_killed() {
         market.url(),
         market.ca().display()
     );
-    let follower = LoneMarketplace::start(&follow, "");
+    let follower = TestMarketplace::start(&follow, "");
     wait_until("the entry at the follower", LIMIT, || {
         (identifiers(&follower, "") == std::slice::from_ref(&path)).then_some(())
     });
@@ -284,7 +284,7 @@ fn nothing_is_lost_or_left_over_when_it_is_killed_at_any_moment() {
         trusted.display(),
         builder.authority().display()
     );
-    let market = LoneMarketplace::start(&lines, &mail(sink.port()));
+    let market = TestMarketplace::start(&lines, &mail(sink.port()));
 
     // Uploads of a trusted endorser, cut off after so many thousandths of a second.
     let mut published = Vec::new();
@@ -336,7 +336,7 @@ fn nothing_is_lost_or_left_over_when_it_is_killed_at_any_moment() {
         market.url(),
         market.ca().display()
     );
-    let follower = LoneMarketplace::start(&follow, "");
+    let follower = TestMarketplace::start(&follow, "");
     for wanted in [1, 4, 9] {
         wait_until("some entries at the follower", LIMIT, || {
             (identifiers(&follower, "").len() >= wanted).then_some(())
@@ -365,7 +365,7 @@ fn nothing_is_lost_or_left_over_when_it_is_killed_at_any_moment() {
 }
 
 /// Sends, and kills the daemon `delay` milliseconds later, wherever it is by then; it is back afterwards.
-fn killed_meanwhile(market: &LoneMarketplace, delay: u64, path: &str, body: &Bytes) {
+fn killed_meanwhile(market: &TestMarketplace, delay: u64, path: &str, body: &Bytes) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let headers = [("Content-Type", "application/xml")];
@@ -382,7 +382,7 @@ fn killed_meanwhile(market: &LoneMarketplace, delay: u64, path: &str, body: &Byt
     market.start_again();
 }
 
-fn has_exactly(market: &LoneMarketplace, published: &[(String, Bytes)]) {
+fn has_exactly(market: &TestMarketplace, published: &[(String, Bytes)]) {
     let mut expected: Vec<_> = published.iter().map(|(path, _)| path.clone()).collect();
     expected.sort();
     assert_eq!(identifiers(market, ""), expected);

@@ -4,7 +4,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use sha2::{Digest as _, Sha256};
-use testkit::{LoneMarketplace, Need, Options, TestCloud, TestEndorser, skip_unless};
+use testkit::{Need, Options, TestCloud, TestEndorser, TestMarketplace, skip_unless};
 
 #[test]
 fn an_image_is_uploaded_described_and_found() {
@@ -16,7 +16,7 @@ fn an_image_is_uploaded_described_and_found() {
     ]) {
         return;
     }
-    let market = LoneMarketplace::start("confirm = false", "");
+    let market = TestMarketplace::start("confirm = false", "");
     let alice = TestEndorser::new("Alice", "alice@example.org");
     // The daemon of the cloud is somebody else, and must pass.
     let readable = tempfile::tempdir().unwrap();

@@ -10,15 +10,20 @@ use std::{
 };
 
 /// Files by their paths, over HTTP, and how often each was asked for. Ends with the process of the test.
-#[derive(Clone)]
-pub(crate) struct Files {
-    pub(crate) address: String,
+#[derive(Clone, Debug)]
+pub struct FileServer {
+    address: String,
     pages: Arc<Mutex<BTreeMap<String, PathBuf>>>,
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
-impl Files {
-    pub(crate) fn serve() -> Self {
+impl FileServer {
+    /// Serves nothing yet, on a port of its own.
+    ///
+    /// # Panics
+    /// If there is no port.
+    #[must_use]
+    pub fn serve() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let files = Self {
             address: format!("http://{}", listener.local_addr().unwrap()),
@@ -34,6 +39,12 @@ impl Files {
             }
         });
         files
+    }
+
+    /// Where it is: `http://127.0.0.1:…`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.address
     }
 
     fn answer(&self, stream: TcpStream) -> std::io::Result<()> {
@@ -63,14 +74,23 @@ impl Files {
         std::io::copy(&mut file, &mut stream).map(drop)
     }
 
-    pub(crate) fn put(&self, path: &str, file: &Path) {
+    /// Serves a file at a path, which begins with a slash.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn put(&self, path: &str, file: &Path) {
         self.pages
             .lock()
             .unwrap()
             .insert(path.to_owned(), file.to_owned());
     }
 
-    pub(crate) fn asked(&self, path: &str) -> usize {
+    /// How often a path was asked for.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn asked(&self, path: &str) -> usize {
         self.asked.lock().unwrap().get(path).copied().unwrap_or(0)
     }
 }
