@@ -2,6 +2,7 @@
 
 mod certificates_are_trusted_only_on_purpose;
 mod commands_work_without_a_cloud;
+mod descriptions_are_published;
 mod failures_end_as_the_contract_says;
 mod images_are_described_and_signed;
 mod logins_are_kept;

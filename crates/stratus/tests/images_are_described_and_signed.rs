@@ -1,4 +1,4 @@
-//! From an image to an entry of a Marketplace, and its withdrawal: files, output and statuses of the contract.
+//! From an image to its signed description: files, output and statuses of the contract.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -9,22 +9,22 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Cloud, Ended, Reply, ended, path, program};
+use crate::support::{Ended, ended, program};
 use marketplace::{Entry, Metadata, UtcTime};
 
-const ZEROS_ID: &str = "Dtx9D_zD0sVtc2F3Z6V68foTrWj";
-const DRAFT: &str = include_str!("../../marketplace/tests/data/draft.xml");
-const SIGNED: &str = include_str!("../../marketplace/tests/data/signed.xml");
+pub(crate) const ZEROS_ID: &str = "Dtx9D_zD0sVtc2F3Z6V68foTrWj";
+pub(crate) const DRAFT: &str = include_str!("../../marketplace/tests/data/draft.xml");
+pub(crate) const SIGNED: &str = include_str!("../../marketplace/tests/data/signed.xml");
 
 /// The program in a home folder; the words are separated by blanks.
-fn run(home: &Path, words: &str) -> Ended {
+pub(crate) fn run(home: &Path, words: &str) -> Ended {
     let mut command = program(home);
     command.args(words.split_whitespace());
     ended(command)
 }
 
 /// `me.pem` in a folder: a key and a certificate for an address.
-fn write_key(home: &Path, email: Option<&str>) {
+pub(crate) fn write_key(home: &Path, email: Option<&str>) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut parameters = rcgen::CertificateParams::new([]).unwrap();
     let name = email.map(|email| rcgen::SanType::Rfc822Name(email.try_into().unwrap()));
@@ -37,7 +37,7 @@ fn write_key(home: &Path, email: Option<&str>) {
     .unwrap();
 }
 
-fn read(home: &Path, name: &str) -> String {
+pub(crate) fn read(home: &Path, name: &str) -> String {
     std::fs::read_to_string(home.join(name)).unwrap()
 }
 
@@ -372,236 +372,4 @@ fn pkcs12_comes_from_where_the_contract_says() {
     )
     .unwrap();
     sign("", None).success();
-}
-
-/// A Marketplace that keeps the last upload, below a path.
-fn marketplace(base: &'static str, upload: impl Fn() -> Reply + Send + Sync + 'static) -> Cloud {
-    let kept = std::sync::Mutex::new(Vec::new());
-    Cloud::start(move |seen| {
-        let xml = |status, body: Vec<u8>| {
-            Reply(
-                status,
-                vec![("content-type", "application/xml".to_owned())],
-                body,
-            )
-        };
-        let Some(place) = seen
-            .line
-            .split_once(' ')
-            .and_then(|(_, place)| place.strip_prefix(base))
-        else {
-            return Reply(
-                404,
-                vec![("content-type", "text/html".to_owned())],
-                b"<html>nothing</html>".to_vec(),
-            );
-        };
-        if seen.line.starts_with("POST ") && place == "/metadata" {
-            let reply = upload();
-            if reply.0 < 300 {
-                *kept.lock().unwrap() = seen.body.clone();
-            }
-            return reply;
-        }
-        let document = kept.lock().unwrap().clone();
-        let Ok(entry) = Entry::verify(&document) else {
-            return xml(
-                404,
-                b"<?xml version=\"1.0\"?><error>no metadata matching query found</error>".to_vec(),
-            );
-        };
-        let wanted = format!("/metadata/{}", entry.path());
-        if wanted == place {
-            return xml(200, document);
-        }
-        if wanted.starts_with(&format!("{place}/")) {
-            let bare = String::from_utf8(document)
-                .unwrap()
-                .split_once("?>")
-                .unwrap()
-                .1
-                .to_owned();
-            return xml(
-                200,
-                format!("<?xml version=\"1.0\"?><metadata>{bare}</metadata>").into_bytes(),
-            );
-        }
-        xml(404, b"<error>metadata entry not found.</error>".to_vec())
-    })
-}
-
-fn run_at(server: &Cloud, path: &str, words: &str) -> Ended {
-    let mut command = program(server.home.path());
-    command
-        .env("STRATUS_CA", server.home.path().join("ca.pem"))
-        .env(
-            "STRATUSLAB_MARKETPLACE_ENDPOINT",
-            format!("https://localhost:{}{path}", server.port),
-        )
-        .args(words.split_whitespace());
-    ended(command)
-}
-
-#[test]
-fn entries_are_published_and_deprecated() {
-    for (base, path) in [
-        ("", ""),
-        ("/marketplace", "/marketplace/"),
-        ("/marketplace", ""),
-    ] {
-        let server = marketplace(base, || {
-            Reply(201, Vec::new(), b"metadata entry created".to_vec())
-        });
-        let home = server.home.path();
-        write_key(home, Some("me@example.org"));
-        std::fs::write(home.join("x.xml"), DRAFT).unwrap();
-        run(home, "sign-metadata --pem-cert me.pem x.xml").success();
-        let signed = read(home, "x.xml");
-        let entry = Entry::verify(signed.as_bytes()).unwrap();
-        let url = |entry: &Entry| {
-            format!(
-                "https://localhost:{}{}/metadata/{}\n",
-                server.port,
-                path.trim_end_matches('/'),
-                entry.path()
-            )
-        };
-        assert_eq!(
-            run_at(&server, path, "upload-metadata x.xml").success(),
-            url(&entry)
-        );
-        let upload = server.requests().pop().unwrap();
-        assert_eq!(upload.body, signed.as_bytes());
-        assert_eq!(upload.headers["content-type"], "application/xml");
-        assert_eq!(upload.headers["accept"], "application/xml");
-
-        // The latest entry first, as a list; then one by its time, alone.
-        let mut latest = entry;
-        for reason in [None, Some("gone")] {
-            let words = reason.map_or_else(String::new, |reason| {
-                format!(
-                    "--created {} --reason {reason}",
-                    latest.endorsement().created
-                )
-            });
-            let said = run_at(
-                &server,
-                path,
-                &format!(
-                    "deprecate-metadata --pem-cert me.pem --email me@example.org {words} {ZEROS_ID}"
-                ),
-            )
-            .success();
-            latest = Entry::verify(&server.requests().pop().unwrap().body).unwrap();
-            assert_eq!(said, url(&latest));
-            assert_eq!(
-                latest.metadata().deprecated.as_deref(),
-                Some(reason.unwrap_or("This image has been deprecated"))
-            );
-        }
-    }
-}
-
-#[test]
-fn what_a_marketplace_refuses_is_told() {
-    let server = marketplace("", || {
-        Reply(
-            400,
-            vec![("content-type", "application/xml".to_owned())],
-            b"<error>invalid metadata: no signature</error>".to_vec(),
-        )
-    });
-    let home = server.home.path();
-    std::fs::write(home.join("x.xml"), DRAFT).unwrap();
-    let result = run_at(&server, "", "upload-metadata x.xml");
-    assert_eq!(
-        (result.status, result.stdout),
-        (
-            255,
-            format!(
-                "Error: Failed to upload: Failed calling method POST on url https://localhost:{}/metadata, with reason: 400: Bad Request. Error: : invalid metadata: no signature\n",
-                server.port
-            )
-        )
-    );
-    let result = run_at(
-        &server,
-        "",
-        &format!("deprecate-metadata --email me@example.org {ZEROS_ID}"),
-    );
-    assert!(
-        result.status == 255
-            && result
-                .stdout
-                .starts_with("Error: certificate file not found: "),
-        "{result:?}"
-    );
-    write_key(home, Some("me@example.org"));
-    let result = run_at(
-        &server,
-        "",
-        &format!("deprecate-metadata --pem-cert me.pem --email me@example.org {ZEROS_ID}"),
-    );
-    assert!(
-        result.status == 255
-            && result
-                .stdout
-                .contains("404: Not Found. Error: : no metadata matching query found"),
-        "{result:?}"
-    );
-    let result = run_at(
-        &server,
-        "",
-        &format!("deprecate-metadata --pem-cert me.pem --email you@example.org {ZEROS_ID}"),
-    );
-    assert!(
-        result.status == 255 && result.stdout.contains("is that of me@example.org"),
-        "{result:?}"
-    );
-    for (words, message) in [
-        ("upload-metadata", "Please specify an image manifest"),
-        (
-            "upload-metadata nothing.xml",
-            "Image manifest does not exist: nothing.xml",
-        ),
-        ("deprecate-metadata", "Please specify an image identifier"),
-        (
-            &format!("deprecate-metadata {ZEROS_ID}"),
-            "Missing email address. Please provide email of endorser",
-        ),
-        (
-            "deprecate-metadata --email a@b short",
-            "an image identifier has 27 characters",
-        ),
-        (
-            &format!("deprecate-metadata --email a@b --created today {ZEROS_ID}"),
-            "today is not a date",
-        ),
-    ] {
-        let result = run_at(&server, "", words);
-        assert!(
-            result.status == 2 && result.stderr.contains(&format!("error: {message}")),
-            "{result:?}"
-        );
-    }
-
-    let waiting = marketplace("", || {
-        Reply(
-            202,
-            Vec::new(),
-            b"confirmation email sent for new metadata entry".to_vec(),
-        )
-    });
-    std::fs::write(waiting.home.path().join("x.xml"), SIGNED).unwrap();
-    let said = run_at(&waiting, "", "upload-metadata x.xml").success();
-    let lines: Vec<_> = said.lines().collect();
-    assert_eq!(
-        lines[0],
-        format!(
-            "https://localhost:{}/metadata/{ZEROS_ID}/alice@example.org/2030-01-15T08:05:00Z",
-            waiting.port
-        )
-    );
-    assert!(lines[1].contains("mail to alice@example.org"), "{said}");
-    assert!(path(&waiting.home, "x.xml").exists());
 }

@@ -11,12 +11,17 @@
 //! A text keeps its blanks at both ends on the way out and back: they are written as character
 //! references, and only those written as they are don't count.
 
+mod content;
+mod error;
 mod escape;
 mod read;
+mod text;
 mod write;
 
+pub use content::Expected;
+pub use error::XmlError;
 pub use escape::{escape_attribute, escape_text};
-pub use read::{Expected, XmlError, read};
+pub use read::read;
 pub use write::{render, render_collection};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! root in several ways for one and the same request: all that is read. Document type declarations are
 //! not, so there are no entities but the five of XML itself and characters by number.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use quick_xml::{
     NsReader, XmlVersion,
@@ -13,8 +13,11 @@ use quick_xml::{
 };
 use serde_json::{Map, Value};
 
-use super::super::{
-    Attribute, COMMON, Creation, Kind, Place, Shape, describe, scalar::is_character, table::ACTION,
+use super::{
+    super::{Kind, Place, Shape, describe, scalar::is_character},
+    content::{Content, Expected, single},
+    error::XmlError,
+    text::{BLANKS, Between},
 };
 use crate::uri;
 
@@ -24,38 +27,6 @@ const DEPTH_AT_MOST: usize = 24;
 const ELEMENTS_AT_MOST: usize = 20_000;
 /// Most attributes read of one element, declarations of namespaces included.
 const TAG_AT_MOST: usize = 24;
-
-/// As what a text is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expected {
-    /// The body of a creation: the resource or its `…Create`.
-    Creation(Kind),
-    /// A resource, or some of its attributes.
-    Change(Kind),
-    /// An `Action`.
-    Action,
-    /// A resource as it was shown: gets its `resourceURI`.
-    Representation(Kind),
-    /// A collection of this type as it was shown.
-    Collection(Kind),
-}
-
-/// Why a text is not what was expected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XmlError {
-    /// Bytes before the place.
-    pub position: u64,
-    /// What is wrong there.
-    pub problem: String,
-}
-
-impl fmt::Display for XmlError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (before byte {})", self.problem, self.position)
-    }
-}
-
-impl std::error::Error for XmlError {}
 
 type Result<T> = std::result::Result<T, XmlError>;
 
@@ -87,80 +58,6 @@ pub fn read(text: &str, expected: Expected) -> Result<Value> {
     reader.document(expected)
 }
 
-/// What is known of an element's content.
-#[derive(Clone, Copy)]
-enum Content {
-    /// A value of this shape, not an array.
-    Value(Shape),
-    /// The attributes of a resource.
-    Resource(Kind),
-    /// What makes a resource.
-    Creation(Kind),
-    /// What an action takes.
-    Action,
-    /// A collection's members.
-    Collection(Kind),
-    /// Nothing.
-    Unknown,
-}
-
-impl Content {
-    /// The attribute that an element within this one holds.
-    fn attribute(self, element: &str) -> Option<Attribute> {
-        // Singulars begin as their plurals do, which most attributes don't.
-        let begins =
-            |field: &Attribute| field.name.as_bytes().first() == element.as_bytes().first();
-        let called = |field: &&Attribute| {
-            field.is_called(element) || (begins(field) && field.element() == element)
-        };
-        let of = |fields: &[Attribute]| fields.iter().find(called).copied();
-        let common = || of(COMMON);
-        let resource = |kind| common().or_else(|| of(describe(kind).attributes));
-        match self {
-            Self::Value(Shape::Struct(fields)) => of(fields),
-            Self::Value(Shape::Flattened(fields, member)) => of(fields).or_else(|| {
-                let inner = fields.iter().find(|field| field.name == member)?;
-                match inner.shape {
-                    Shape::RefOrValue(kind) => resource(kind),
-                    _ => None,
-                }
-            }),
-            Self::Value(Shape::RefOrValue(kind)) | Self::Resource(kind) => resource(kind),
-            Self::Creation(kind) => match describe(kind).creation {
-                Creation::Never | Creation::Plain { wrapper: None } => resource(kind),
-                Creation::Plain {
-                    wrapper: Some(member),
-                } => {
-                    resource(kind).or_else(|| template(member, kind).filter(|field| called(&field)))
-                }
-                Creation::Either {
-                    member,
-                    kind: of_template,
-                } => resource(kind)
-                    .or_else(|| template(member, of_template).filter(|field| called(&field))),
-                Creation::Template {
-                    member,
-                    kind,
-                    beside,
-                } => common()
-                    .or_else(|| of(beside))
-                    .or_else(|| template(member, kind).filter(|field| called(&field))),
-            },
-            Self::Action => of(ACTION).or_else(common),
-            Self::Collection(kind) => match element {
-                "count" => Some(Attribute::new("count", Shape::Integer)),
-                _ => common().filter(|field| matches!(field.name, "id" | "operations")),
-            }
-            .filter(|_| element != kind.name()),
-            Self::Value(_) | Self::Unknown => None,
-        }
-    }
-}
-
-fn template(member: &'static str, kind: Kind) -> Option<Attribute> {
-    Some(Attribute::new(member, Shape::RefOrValue(kind)))
-}
-
 /// A piece of an element's content.
 enum Token<'x> {
     Start(BytesStart<'x>),
@@ -169,43 +66,6 @@ enum Token<'x> {
     /// What is never trimmed: characters by reference, CDATA.
     Solid(Cow<'x, str>),
     Eof,
-}
-
-/// Text between tags, of which blanks at the ends that were written as such don't count.
-#[derive(Default)]
-struct Between<'x> {
-    text: Cow<'x, str>,
-    /// Where the first and after the last that counts is.
-    solid: Option<(usize, usize)>,
-}
-
-const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
-
-impl<'x> Between<'x> {
-    fn push(&mut self, piece: Cow<'x, str>, trimmed: bool) {
-        let begin = self.text.len();
-        let (from, to) = if trimmed {
-            let from = piece.len() - piece.trim_start_matches(BLANKS).len();
-            (from, piece.trim_end_matches(BLANKS).len())
-        } else {
-            (0, piece.len())
-        };
-        if from < to {
-            let first = self.solid.map_or(begin + from, |(first, _)| first);
-            self.solid = Some((first, begin + to));
-        }
-        if begin == 0 {
-            self.text = piece;
-        } else {
-            self.text.to_mut().push_str(&piece);
-        }
-    }
-
-    fn trimmed(&self) -> &str {
-        self.solid
-            .and_then(|(from, to)| self.text.get(from..to))
-            .unwrap_or_default()
-    }
 }
 
 struct Reader<'x> {
@@ -433,7 +293,7 @@ impl<'x> Reader<'x> {
                     "more than {TAG_AT_MOST} attributes of one element are not read"
                 )));
             }
-            let wrong = |error: &dyn fmt::Display| {
+            let wrong = |error: &dyn std::fmt::Display| {
                 self.error(format!(
                     "the attributes of <{}> are not XML: {error}",
                     shown_name(start)
@@ -542,27 +402,6 @@ impl<'x> Reader<'x> {
     fn twice(&self, name: &str) -> XmlError {
         self.error(format!("<{}> is there twice", shown(name)))
     }
-}
-
-/// A text as what its shape makes of it; what doesn't fit stays a text, for others to complain of.
-fn single(shape: &Shape, text: &str) -> Value {
-    let value = match shape {
-        Shape::Boolean => text.parse().ok().map(Value::Bool),
-        Shape::Integer => text.parse::<i64>().ok().map(Value::from),
-        Shape::Decimal => match text.parse::<i64>() {
-            Ok(whole) => Some(whole.into()),
-            Err(_) => text.parse::<f64>().ok().map(Value::from),
-        },
-        Shape::Struct(_) | Shape::Flattened(..) | Shape::Ref(_) | Shape::RefOrValue(_)
-            if text.is_empty() =>
-        {
-            Some(Value::Object(Map::new()))
-        }
-        _ => None,
-    };
-    value
-        .filter(|value| !value.is_null())
-        .unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 fn shown(text: &str) -> String {
