@@ -247,6 +247,7 @@ impl Accounts {
             session: None,
             method: Method::Voms,
             is_limited: false,
+            generation: None,
         })
     }
 }

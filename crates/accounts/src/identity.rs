@@ -17,6 +17,8 @@ pub struct Identity {
     pub method: Method,
     /// Whether somebody's rights were handed on without that of starting machines (a limited proxy).
     pub is_limited: bool,
+    /// The [generation](User::generation) of the account when this was shown; none where there is no account behind it.
+    pub generation: Option<u64>,
 }
 
 /// How somebody has shown who they are; for the audit log, and for what needs more than one of these.
@@ -81,6 +83,7 @@ impl Identity {
             session: None,
             method: Method::default(),
             is_limited: false,
+            generation: Some(user.generation),
         }
     }
 

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use cimi::{Acl, Right, model::Changes, resources::Resource};
+use cimi::{
+    Acl, Right,
+    model::Changes,
+    resources::{Resource, User},
+};
 use documents::{Cached, Documents, OfType};
 
 use crate::{CloudError, OpContext, Result};
@@ -144,6 +148,17 @@ pub(crate) fn require_login(context: &OpContext, what: &str) -> Result<()> {
         return Err(CloudError::Forbidden(format!(
             "proxies don't {what}: log in with the certificate itself, or a password"
         )));
+    }
+    Ok(())
+}
+
+/// Refuses who has shown what opens the account in this generation, if that was changed since. Together with `unchanged` for
+/// this very `user`, nothing is made by what opens the account no more.
+pub(crate) fn require_current(shown: Option<u64>, user: &User) -> Result<()> {
+    if shown.is_some_and(|shown| shown != user.generation) {
+        return Err(CloudError::Forbidden(
+            "what you have logged in with was changed meanwhile: log in again".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -104,6 +104,15 @@ impl OpContext {
         }
     }
 
+    /// The generation in which what opens the caller's account was shown; none where there is no account.
+    #[must_use]
+    pub fn generation(&self) -> Option<u64> {
+        match &self.caller {
+            Caller::User(identity) => identity.generation,
+            _ => None,
+        }
+    }
+
     /// How the caller has shown who they are.
     #[must_use]
     pub fn method(&self) -> Option<Method> {

@@ -55,14 +55,13 @@ fn verdict(goal: &JobGoal, target: &Target<'_>) -> Option<Result<(), String>> {
                 .volumes
                 .iter()
                 .any(|v| v.volume.to_string() == *volume);
-            match still {
-                false => Some(Ok(())),
-                true if sleeps(machine, Stage::Suspended) || sleeps(machine, Stage::Held) => {
-                    let text = "the machine rests, and its guest can't let go of it; it is taken away when the machine goes on";
-                    Some(Err(text.to_owned()))
-                }
-                true => None,
+            if !still {
+                return Some(Ok(()));
             }
+            resting(machine).map(|_| {
+                let text = "the machine rests, and its guest can't let go of it; it is taken away when the machine goes on";
+                Err(text.to_owned())
+            })
         }
         (JobGoal::Available, Target::Volume(volume)) => match volume.state {
             VolumeState::Available => Some(Ok(())),
@@ -162,18 +161,20 @@ fn attached(machine: &Machine, volume: &str) -> Option<Result<(), String>> {
             Some(Ok(()))
         }
         // Its memory knows the disks it had: this one is plugged in when it goes on.
-        AttachStage::Waiting if sleeps(machine, Stage::Suspended) => Some(Ok(())),
+        AttachStage::Waiting if resting(machine) == Some(Rest::Suspend) => Some(Ok(())),
         AttachStage::Waiting | AttachStage::Detaching { .. } => None,
     }
 }
 
-/// Paused (held) or suspended, and to stay so.
-fn sleeps(machine: &Machine, stage: Stage) -> bool {
-    let rest = match stage {
+/// How it rests, if it does and is to go on resting.
+fn resting(machine: &Machine) -> Option<Rest> {
+    let rests = match machine.observed.stage {
         Stage::Held => Rest::Pause,
-        _ => Rest::Suspend,
+        Stage::Suspended => Rest::Suspend,
+        _ => return None,
     };
-    machine.observed.stage == stage && machine.desired.rest_as_seen(&machine.observed) == Some(rest)
+    let wanted = machine.desired.rest_as_seen(&machine.observed);
+    wanted.filter(|wanted| *wanted == rests)
 }
 
 /// The job that is still open for this very wish: whoever asks for the same again is pointed to it.

@@ -67,6 +67,7 @@ pub fn caller(user: &str, roles: &[&str]) -> OpContext {
         session: None,
         method: accounts::Method::default(),
         is_limited: false,
+        generation: None,
     };
     OpContext::new(Caller::User(Arc::new(identity)), "test".into(), PATIENCE)
 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use cimi::{
     Common, Right, Timestamp,
     model::Kind,
-    resources::{Token, TokenScope, User},
+    resources::{MailLink, Token, TokenScope, User},
 };
 use documents::Documents;
 use serde_json::{Map, Value, json};
@@ -30,12 +30,23 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
+        self.token_for(context, body, None).await
+    }
+
+    /// The same, for a link that is used up in the same transaction.
+    pub(crate) async fn token_for(
+        &self,
+        context: &OpContext,
+        body: Map<String, Value>,
+        instead_of: Option<&documents::Cached<MailLink>>,
+    ) -> Result<Created> {
         let user = access::require_user(context)?.to_owned();
         // Whoever finds a token could otherwise keep the access that its revocation is to end.
         access::require_login(context, "make tokens")?;
         let account = self.0.documents.users.get(&user).ok_or_else(|| {
             CloudError::Forbidden(format!("there is no User/{user} that a token could be of"))
         })?;
+        access::require_current(context.generation(), &account)?;
         let now = Timestamp::now();
         let scope = match body.get("scope") {
             Some(scope) => serde_json::from_value(scope.clone())
@@ -71,7 +82,11 @@ impl Cloud {
         catalogue::check_size(&token)?;
         let documents = &self.0.documents;
         self.write_one_within::<Token>(context, |changes| {
-            changes.unchanged::<User>(&account).create(&token)
+            let changes = changes.unchanged::<User>(&account).create(&token);
+            match instead_of {
+                Some(link) => changes.remove(link),
+                None => changes,
+            }
         })
         .await?;
         tracing::info!(user = token.user, token = %token.id, "token made");

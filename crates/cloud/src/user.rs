@@ -126,6 +126,22 @@ impl Cloud {
                 read.document.id, origin.source
             )));
         }
+        let asks = !context.is_admin() && self.registration().is_some();
+        if !context.is_admin() && read.is_of(accounts::directory::SOURCE) && !changes.is_empty() {
+            return Err(CloudError::Conflict(format!(
+                "{} comes from a directory: change it there, or by the page of your account",
+                read.document.id
+            )));
+        }
+        let given = changes
+            .get("email")
+            .and_then(|value| value.as_ref()?.as_str());
+        if let Some(address) =
+            given.filter(|address| asks && Some(*address) != read.email.as_deref())
+        {
+            // Before anything is changed: it must not be done by half.
+            self.may_ask_new_address(&read.username, address)?;
+        }
         let password = match changes.get("password") {
             Some(Some(value)) => Some(self.hash(context, value).await?),
             _ => None,
@@ -138,7 +154,10 @@ impl Cloud {
             let mut user = read.document.0.clone();
             let mut differing = differing(documents, &read.document.0, &changes);
             permit(context, &user, &differing)?;
-            if !context.is_admin() && self.registration().is_some() {
+            if context.user() == Some(user.username.as_str()) {
+                access::require_current(context.generation(), &user)?;
+            }
+            if asks {
                 let is_address = |(name, value): &(&str, Option<&Value>)| {
                     *name == "email" && value.is_some_and(Value::is_string)
                 };
@@ -189,7 +208,7 @@ impl Cloud {
         };
         if let Some(address) = asked {
             let old = edited.email.clone().unwrap_or_default();
-            self.ask_new_address(&edited.username, &old, &address)
+            self.ask_new_address(&edited.username, &old, &address, Some(edited.generation))
                 .await?;
         }
         tracing::info!(

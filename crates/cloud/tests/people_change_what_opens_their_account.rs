@@ -200,6 +200,41 @@ async fn nothing_opened_by_a_password_outlives_it_whoever_changes_it() {
 }
 
 #[tokio::test]
+async fn who_logged_in_before_the_password_changed_makes_nothing_of_it() {
+    let world = world_with(|_| ()).await;
+    let (_, logins, _) = with_alice(&world).await;
+    let identity = logins.verify("alice", "correct horse", None).await.unwrap();
+    let context = OpContext {
+        caller: Caller::User(identity.clone()),
+        ..user("alice")
+    };
+    let body = json!({"password": "battery staple"});
+    world
+        .edit(&admin(), Kind::User, "alice", body)
+        .await
+        .unwrap();
+    let refused = |result: Result<(), CloudError>| {
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains("log in again"), "{text}");
+    };
+    let token = world.create(&context, Kind::Token, json!({})).await;
+    refused(token.map(drop));
+    let grant = Grant::read(&"c".repeat(43), "stratus").unwrap();
+    refused(world.cloud.grant_command(&context, &grant).await.map(drop));
+    let new = NewSession {
+        identity: &identity,
+        method: "password",
+        address: None,
+        agent: None,
+        instead_of: None,
+    };
+    refused(world.cloud.begin_session(&new).await.map(drop));
+    let body = json!({"email": "other@example.org"});
+    let edited = world.edit(&context, Kind::User, "alice", body).await;
+    refused(edited.map(drop));
+}
+
+#[tokio::test]
 async fn sessions_are_renewed_by_each_login_and_end_with_what_they_stood_for() {
     let world = world_with(|_| ()).await;
     let (alice, logins, session) = with_alice(&world).await;
@@ -262,8 +297,10 @@ async fn sessions_are_renewed_by_each_login_and_end_with_what_they_stood_for() {
         .unwrap();
     assert!(logins.by_session(&second, None).await.is_none());
     // One user's browsers are bounded.
+    let again = logins.verify("alice", "correct horse", None).await.unwrap();
     for _ in 0..40 {
         let new = NewSession {
+            identity: &again,
             instead_of: None,
             ..new.clone()
         };

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bare_cloud::user;
-use crate::support::{KEY, World, admin, alice, object, representation, split, violations};
+use crate::support::{KEY, World, admin, alice, object, representation, split, until, violations};
 use accounts::UserSource as _;
 use cimi::{
     Timestamp,
@@ -264,11 +264,6 @@ async fn composed(world: &World) {
             .add_member(&alice, Kind::System, local, collection, body);
         added.await.unwrap();
     }
-    let trouble = |system: &mut System| {
-        system.trouble = Some("so".into());
-        Ok::<_, CloudError>(true)
-    };
-    world.documents.update(local, trouble).await.unwrap();
 }
 
 /// What a machine, its disks, volumes and interfaces, and everything else can show: all of it at once.
@@ -396,6 +391,15 @@ async fn furnished(world: &World) -> Cloud {
     })
     .await;
     tracking.abort();
+    let _ = tracking.await;
+    // Now that nobody makes their parts any more, which ends what troubles them.
+    for system in world.documents.systems.all() {
+        let trouble = |system: &mut System| {
+            system.trouble = Some("so".into());
+            Ok::<_, CloudError>(true)
+        };
+        world.documents.update(system.id(), trouble).await.unwrap();
+    }
     let part = |job: &mut cimi::resources::Job| {
         job.parent_job = Some(cimi::Ref::to("Job/whole".to_owned()));
         job.nested_jobs = vec![cimi::Ref::to("Job/part".to_owned())];

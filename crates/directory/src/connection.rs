@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     ber::{self, Head},
-    message::{self, Change, Entry, Outcome, Request, Response, Search},
+    message::{self, Change, Entry, NO_SUCH_OBJECT, Outcome, Request, Response, SUCCESS, Search},
     tls,
 };
 
@@ -21,10 +21,8 @@ const MESSAGE_AT_MOST: usize = 256 * 1024;
 /// Messages that answer one question.
 const MESSAGES_AT_MOST: usize = 2_000;
 
-/// Results of RFC 4511 §4.1.9 that mean something here.
-const SUCCESS: u32 = 0;
+/// Results of RFC 4511 §4.1.9 that only reading has.
 const SIZE_LIMIT_EXCEEDED: u32 = 4;
-const NO_SUCH_OBJECT: u32 = 32;
 const BUSY: u32 = 51;
 const UNAVAILABLE: u32 = 52;
 

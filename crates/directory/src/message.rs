@@ -71,6 +71,10 @@ pub(crate) enum Response {
     Other,
 }
 
+/// Results of RFC 4511 §4.1.9.
+pub(crate) const SUCCESS: u32 = 0;
+pub(crate) const NO_SUCH_OBJECT: u32 = 32;
+
 /// How something ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {

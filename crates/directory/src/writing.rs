@@ -7,7 +7,7 @@ use rustls::ClientConfig;
 
 use crate::{
     connection::Connection,
-    message::{Change, Entry, Outcome, Search},
+    message::{Change, Entry, NO_SUCH_OBJECT, Outcome, SUCCESS, Search},
     tls,
 };
 
@@ -15,10 +15,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Entries of one search.
 const ENTRIES_AT_MOST: u32 = 100;
-/// Results of RFC 4511 §4.1.9.
-const SUCCESS: u32 = 0;
+/// Results of RFC 4511 §4.1.9 that only writing has.
 const TYPE_OR_VALUE_EXISTS: u32 = 20;
-const NO_SUCH_OBJECT: u32 = 32;
 const ENTRY_ALREADY_EXISTS: u32 = 68;
 
 /// Why something wasn't written.

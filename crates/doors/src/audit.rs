@@ -34,7 +34,8 @@ pub struct Audited {
     pub request_id: Arc<str>,
     /// Who; none: nobody known.
     pub user: Option<Box<str>>,
-    /// How they have shown that: `password`, `ldap`, `token`, `certificate`, `proxy`, `voms`.
+    /// How they have shown that: `password`, `ldap`, `token`, `certificate`, `proxy`, `voms`,
+    /// `link` (of a letter).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authenticated_by: Option<&'static str>,
     /// By which token, if by one.
@@ -73,6 +74,15 @@ impl Told {
         Self {
             user: Some(name.into()),
             method: Some(method),
+            claimed: None,
+        }
+    }
+
+    /// Whoever has a letter that goes to more than one.
+    pub(crate) fn by_letter() -> Self {
+        Self {
+            user: None,
+            method: Some("link"),
             claimed: None,
         }
     }

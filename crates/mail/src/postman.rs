@@ -204,7 +204,11 @@ async fn handle(store: &SharedStore, server: &Server, key: &Key) -> Result<(), S
                 revision: claimed,
                 ..entry
             };
-            write(store, &claimed, &queued).await?;
+            let kept = write(store, &claimed, &queued).await;
+            if let Err(error) = &kept {
+                tracing::warn!(letter = id, to, %error, "not delivered, and that can't be written down: {why}");
+            }
+            kept?;
             // Said when it is so: who reads it can end the daemon without holding the letter up.
             tracing::warn!(
                 letter = id,

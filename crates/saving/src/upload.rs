@@ -67,10 +67,10 @@ pub async fn upload(
     };
     let mut answer = request.send().await.map_err(unreachable)?;
     let status = answer.status();
-    // The same entry of an earlier try: identifier, endorser and time are the same.
     if status == StatusCode::ACCEPTED {
         return Ok(Uploaded::Waiting);
     }
+    // A conflict is the same entry of an earlier try: identifier, endorser and time are the same.
     if status.is_success() || status == StatusCode::CONFLICT {
         return Ok(Uploaded::Registered);
     }

@@ -46,6 +46,7 @@ pub async fn ensure_administrator(cloud: &Cloud, state: &Path) -> anyhow::Result
         session: None,
         method: accounts::Method::default(),
         is_limited: false,
+        generation: None,
     };
     let caller = Caller::User(Arc::new(identity));
     let context = OpContext::new(caller, "first-start".into(), Duration::from_secs(60));

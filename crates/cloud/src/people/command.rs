@@ -57,12 +57,19 @@ impl Cloud {
         let username = access::require_user(context)?.to_owned();
         access::require_login(context, "let commands log in")?;
         loop {
+            let user = self.0.documents.users.get(&username);
+            let user = user.ok_or_else(|| CloudError::not_found(format!("User/{username}")))?;
+            access::require_current(context.generation(), &user)?;
             let purpose = Purpose::Command {
                 username: username.clone(),
                 challenge: grant.challenge.clone(),
                 name: grant.name.clone(),
             };
-            let (changes, secret) = self.with_link(self.0.documents.changes(), purpose, CODE_LASTS);
+            let (changes, secret) = self.with_link(
+                self.0.documents.changes().unchanged::<User>(&user),
+                purpose,
+                CODE_LASTS,
+            );
             match changes.commit().await {
                 Ok(_) => return Ok(secret),
                 Err(error) if error.is_conflict() => {}
@@ -91,25 +98,33 @@ impl Cloud {
             return Err(CloudError::not_found("such code"));
         };
         let read: &documents::Cached<MailLink> = &link;
-        self.0.documents.changes().remove(read).commit().await?;
+        let used_up = || self.0.documents.changes().remove(read).commit();
         let fits = (VERIFIER_AT_LEAST..=VERIFIER_AT_MOST).contains(&verifier.len())
             && BASE64_URL_SAFE_NO_PAD.encode(accounts::token::sha256(verifier)) == challenge;
         if !fits {
+            used_up().await?;
             return Err(CloudError::Forbidden(
                 "this code was asked for by somebody else; log in again".to_owned(),
             ));
         }
         let user = self.0.documents.users.get(&username);
-        let user: &User = user
+        let user = user
             .as_ref()
             .map(|user| &user.document.0)
-            .filter(|user| user.enabled && user.common.created <= link.common.created)
-            .ok_or_else(|| CloudError::Forbidden(format!("User/{username} can't log in")))?;
+            .filter(|user| user.enabled && user.common.created <= link.common.created);
+        let Some(user) = user else {
+            used_up().await?;
+            return Err(CloudError::Forbidden(format!(
+                "User/{username} can't log in"
+            )));
+        };
         let context = OpContext {
             caller: crate::Caller::User(std::sync::Arc::new(accounts::Identity::of(user))),
             ..context.clone()
         };
         let body: Map<String, Value> = crate::catalogue::object(json!({"name": name}));
-        self.create_token(&context, body).await
+        // In one transaction with the code's end: whatever drops the code, such as another password, comes before the token or
+        // ends it.
+        self.token_for(&context, body, Some(read)).await
     }
 }

@@ -76,6 +76,10 @@ impl Cloud {
         let first_name = differs(change.first_name, &before.given_name);
         let last_name = differs(change.last_name, &before.sn);
         let email = differs(change.email, &before.mail);
+        if let Some(email) = &email {
+            // Before anything is changed: it must not be done by half.
+            self.may_ask_new_address(&username, email)?;
+        }
         let mut outcome = ProfileOutcome::default();
         if first_name.is_some() || last_name.is_some() {
             self.rename(&username, first_name, last_name).await?;
@@ -87,7 +91,10 @@ impl Cloud {
         }
         // After the password, which drops what was asked for with the old one.
         if let Some(email) = email {
-            self.ask_new_address(&username, &before.mail, &email)
+            let shown = context
+                .generation()
+                .map(|shown| shown + u64::from(outcome.new_password));
+            self.ask_new_address(&username, &before.mail, &email, shown)
                 .await?;
             outcome.confirms_address = true;
         }
@@ -114,23 +121,36 @@ impl Cloud {
             .map_err(|error| unreachable(&error))
     }
 
-    /// Asks at a new address whether it is right, and tells the old one.
+    /// Refuses what is no address, and who asks too often.
+    pub(crate) fn may_ask_new_address(&self, username: &str, email: &str) -> Result<()> {
+        self.registers()?;
+        email_address("email", email)?;
+        self.user_at_pace("address", username, ADDRESSES_PER_USER)
+    }
+
+    /// Asks at a new address whether it is right, and tells the old one; for who has shown what opened the account in this
+    /// generation.
     pub(crate) async fn ask_new_address(
         &self,
         username: &str,
         old: &str,
         email: &str,
+        generation: Option<u64>,
     ) -> Result<()> {
         let settings = self.registers()?;
         let email = email_address("email", email)?;
-        self.user_at_pace("address", username, ADDRESSES_PER_USER)?;
         loop {
+            let mut changes = self.0.documents.changes();
+            if let Some(user) = self.own_user(username) {
+                access::require_current(generation, &user)?;
+                changes = changes.unchanged::<User>(&user);
+            }
             let purpose = Purpose::Address {
                 username: username.to_owned(),
                 email: email.clone(),
             };
             let lasts = settings.confirm_within;
-            let (changes, secret) = self.with_link(self.0.documents.changes(), purpose, lasts);
+            let (changes, secret) = self.with_link(changes, purpose, lasts);
             let letters = Letters(settings);
             let mut changes =
                 with_letter(changes, &letters.new_address(&email, username, &secret)?)?;

@@ -53,6 +53,7 @@ impl Cloud {
                 .ok_or_else(|| {
                     CloudError::Forbidden(format!("User/{} can't log in", new.identity.user))
                 })?;
+            crate::access::require_current(new.identity.generation, &user)?;
             let now = Timestamp::now();
             let secret = session::secret();
             let session = Session {

@@ -106,6 +106,7 @@ impl Cloud {
             session: None,
             method: accounts::Method::default(),
             is_limited: false,
+            generation: None,
         };
         let name = system.key().into();
         OpContext::new(Caller::User(Arc::new(identity)), name, STEP)

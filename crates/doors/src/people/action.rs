@@ -149,8 +149,12 @@ impl People {
             }
         };
         let mut response = self.done(visit, heading, &[&text])?;
-        // Whoever has the letter did it.
-        response.extensions_mut().insert(Told::user(name, "link"));
+        response.extensions_mut().insert(match link.kind {
+            // The letter went to the administrators, not to the one who is decided about.
+            LinkKind::Decide => Told::by_letter(),
+            // Whoever has the letter did it.
+            _ => Told::user(name, "link"),
+        });
         Ok(response)
     }
 }

@@ -346,10 +346,13 @@ impl Arguments {
         out.step("Shutting down machine");
         log.step("shutting down");
         let accepted = api.send(Method::POST, &format!("{}/shutdown", machine.id), Body::Empty).await;
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => return Err(self.failed(machine, error.into(), log).await),
+        };
         // From here on the cloud finishes it alone.
         unfinished::keep();
         unfinished::goes_on_as(&format!("machine {id} is shut down and saved, and its author gets an e-mail"));
-        let accepted = accepted?;
         let saved = saved_as(api, machine).await?;
         let waiting = Waiting::start(out, "saving");
         let limit = Duration::from_secs(self.save_timeout);

@@ -95,7 +95,7 @@ fn write_whole(file: &Path, text: &str) -> Result {
         .map_err(|error| Failure::file(file, &error))
 }
 
-/// As [`write_whole`], keeping what was there as `FILE.orig`.
+/// As [`write_whole`], keeping what was there first as `FILE.orig`: what is signed again doesn't replace the draft.
 ///
 /// # Errors
 /// [`Failure::Work`].
@@ -103,7 +103,7 @@ pub(super) fn replace_by_signed(file: &Path, text: &str) -> Result {
     let original = beside(file, ".orig");
     let part = beside(file, ".part");
     std::fs::write(&part, text)
-        .and_then(|()| std::fs::rename(file, &original))
+        .and_then(|()| if original.exists() { Ok(()) } else { std::fs::rename(file, &original) })
         .and_then(|()| std::fs::rename(&part, file))
         .map_err(|error| Failure::file(file, &error))
 }

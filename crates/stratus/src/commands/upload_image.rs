@@ -145,6 +145,8 @@ impl Arguments {
                 ..Signing::default()
             },
         )?;
+        // A trial: certificate and address are looked at.
+        endorser.endorse(&manifest.text, self.email.as_deref()).map_err(|error| Failure::Work(error.to_string()))?;
         let marketplace = Marketplace::of(
             session,
             &options::Marketplace { marketplace_endpoint: self.marketplace_endpoint.clone(), ca_file: self.cloud.ca_file.clone() },
@@ -212,7 +214,8 @@ async fn compressed(session: &Session, file: &Path, compression: &str) -> Result
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{compression}"));
     let target = PathBuf::from(name);
-    if target.exists() {
+    let age = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).map_err(|error| Failure::file(path, &error));
+    if target.exists() && age(&target)? >= age(file)? {
         session.out.warning(format_args!("{} is there already and is sent as it is", target.display()));
         return Ok(target);
     }

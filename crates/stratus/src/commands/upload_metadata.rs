@@ -61,6 +61,7 @@ pub(super) async fn publish(session: &Session, marketplace: &Marketplace, docume
 pub(super) struct Published {
     /// Where it is, or will be.
     pub(super) url: String,
+    uploaded: Uploaded,
     /// Who has to confirm.
     waits_for: Option<String>,
 }
@@ -81,12 +82,12 @@ impl Published {
             _ => marketplace.url(""),
         };
         let waits_for = endorsement.filter(|_| uploaded == Uploaded::Waiting).map(|endorsement| endorsement.email.clone());
-        Ok(Self { url, waits_for })
+        Ok(Self { url, uploaded, waits_for })
     }
 
     /// `created`, or `waiting` for its endorser.
     pub(super) fn state(&self) -> &'static str {
-        if self.waits_for.is_some() { "waiting" } else { "created" }
+        if self.uploaded == Uploaded::Waiting { "waiting" } else { "created" }
     }
 
     /// Tells that there is a letter to be answered.
