@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bare_cloud::user;
-use crate::support::{KEY, World, admin, alice, object, representation, split, until, violations};
+use crate::support::{KEY, World, admin, alice, object, representation, split, violations};
 use accounts::UserSource as _;
 use cimi::{
     Timestamp,
