@@ -238,9 +238,8 @@ impl Cloud {
 
     /// An identifier that nobody endorsed, or one that was mistyped, leaves no document behind.
     async fn check_entry(&self, name: &Name, known: Option<&Cached<Image>>) -> Result<()> {
-        let is_there = known.is_some_and(|image| {
-            image.state != ImageState::Error || image.file.is_some()
-        });
+        let is_there =
+            known.is_some_and(|image| image.state != ImageState::Error || image.file.is_some());
         let identifier = name.expected.identifier.as_deref();
         let (ImageSource::Marketplace, Some(identifier), false) =
             (&name.source, identifier, is_there)

@@ -92,7 +92,8 @@ pub struct Digests {
     /// SHA-1, from which the identifier follows.
     pub sha1: Digest<20>,
     /// SHA-256.
-    pub sha256: Digest<32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest<32>>,
     /// SHA-512.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha512: Option<Digest<64>>,

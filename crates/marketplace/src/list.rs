@@ -72,7 +72,12 @@ mod tests {
     #[test]
     fn refusals_are_told_from_pages_of_others() {
         assert!(is_refusal(b"<?xml version=\"1.0\"?><error>x</error>"));
-        for other in [b"".as_slice(), b"<html>x</html>", b"{\"error\": 1}", b"<error>"] {
+        for other in [
+            b"".as_slice(),
+            b"<html>x</html>",
+            b"{\"error\": 1}",
+            b"<error>",
+        ] {
             assert!(!is_refusal(other));
         }
     }

@@ -136,7 +136,11 @@ async fn announced(
             if let Some(told) = &read.announced {
                 if told.pending {
                     // Whoever looks meanwhile sees why.
-                    assert!(told.problem.as_deref().is_some_and(|why| why.ends_with("; it is tried again")));
+                    assert!(
+                        told.problem
+                            .as_deref()
+                            .is_some_and(|why| why.ends_with("; it is tried again"))
+                    );
                     changes.next().await;
                     continue;
                 }

@@ -244,7 +244,10 @@ fn a_server_that_is_no_marketplace_is_called_so() {
     write_key(home, Some("me@example.org"));
     std::fs::write(home.join("x.xml"), DRAFT).unwrap();
     run(home, "sign-metadata --pem-cert me.pem x.xml").success();
-    let there = format!("There is no Marketplace at https://localhost:{}:", server.port);
+    let there = format!(
+        "There is no Marketplace at https://localhost:{}:",
+        server.port
+    );
     for words in [
         "upload-metadata x.xml",
         &format!("deprecate-metadata --pem-cert me.pem --email me@example.org {ZEROS_ID}"),

@@ -181,7 +181,9 @@ fn images_are_described() {
     assert_eq!(
         (
             result.status,
-            result.stdout.contains("'zero.img' can't be decompressed as xz")
+            result
+                .stdout
+                .contains("'zero.img' can't be decompressed as xz")
         ),
         (255, true),
         "{result:?}"
@@ -206,15 +208,44 @@ fn what_an_image_is_counts_and_not_its_name() {
     std::fs::write(home.join("disk"), xz.finish().unwrap()).unwrap();
     std::fs::write(home.join("disk.vmdk"), b"KDMV and so on").unwrap();
     std::fs::write(home.join("fake.gz"), b"not gzip").unwrap();
-    let build = |words: &str| run(home, &format!("build-metadata --location http://h/x {words}"));
+    let build = |words: &str| {
+        run(
+            home,
+            &format!("build-metadata --location http://h/x {words}"),
+        )
+    };
     let of = |name: &str| Metadata::parse(read(home, name).as_bytes()).unwrap();
     let mut identifiers = Vec::new();
     for (words, os, compression, format, warned) in [
         ("disk.img", "a", None, "qcow2", ""),
-        ("disk.zst", "b", Some("zstd"), "qcow2", "those of Stratus open zstd too"),
-        ("disk", "c", Some("xz"), "qcow2", "those of Stratus open xz too"),
-        ("--format raw disk.img", "d", None, "raw", "said to be raw (--format), but begins like qcow2"),
-        ("disk.vmdk", "e", None, "vmdk", "those of Stratus convert vmdk"),
+        (
+            "disk.zst",
+            "b",
+            Some("zstd"),
+            "qcow2",
+            "those of Stratus open zstd too",
+        ),
+        (
+            "disk",
+            "c",
+            Some("xz"),
+            "qcow2",
+            "those of Stratus open xz too",
+        ),
+        (
+            "--format raw disk.img",
+            "d",
+            None,
+            "raw",
+            "said to be raw (--format), but begins like qcow2",
+        ),
+        (
+            "disk.vmdk",
+            "e",
+            None,
+            "vmdk",
+            "those of Stratus convert vmdk",
+        ),
     ] {
         let said = build(&format!("--os {os} {words}"));
         assert_eq!(said.status, 0, "{said:?}");
@@ -228,10 +259,18 @@ fn what_an_image_is_counts_and_not_its_name() {
     assert!(identifiers[..4].iter().all(|it| *it == identifiers[0]));
 
     for (words, status, message) in [
-        ("fake.gz", 255, "'fake.gz' is not compressed as its name says"),
+        (
+            "fake.gz",
+            255,
+            "'fake.gz' is not compressed as its name says",
+        ),
         ("--format vhdx disk.img", 2, "Unknown format vhdx"),
         ("--compression zip disk.img", 2, "Unknown compression zip"),
-        ("--location images/x disk.img", 2, "'images/x' is no location"),
+        (
+            "--location images/x disk.img",
+            2,
+            "'images/x' is no location",
+        ),
         ("--location file:///x disk.img", 2, "not by file"),
         ("--location pdisk:h:1 disk.img", 2, "pdisk:HOST:PORT:UUID"),
     ] {
@@ -241,7 +280,10 @@ fn what_an_image_is_counts_and_not_its_name() {
         assert!(told.contains(message), "{result:?}");
     }
     let disk = "pdisk:cloud.example.org:8445:0190a1c4-0000-7000-8000-000000000001";
-    assert_eq!(build(&format!("--os f --location {disk} disk.img")).status, 0);
+    assert_eq!(
+        build(&format!("--os f --location {disk} disk.img")).status,
+        0
+    );
     assert_eq!(of("f---base-.xml").locations, ["http://h/x", disk]);
 
     // A draft is made anew; what is signed is not lost by a slip.
@@ -252,7 +294,11 @@ fn what_an_image_is_counts_and_not_its_name() {
     let signed = read(home, "a---base-.xml");
     let result = build("--os a disk.img");
     assert_eq!(result.status, 1, "{result:?}");
-    assert!(result.stderr.contains("'a---base-.xml' is a signed description and stays"));
+    assert!(
+        result
+            .stderr
+            .contains("'a---base-.xml' is a signed description and stays")
+    );
     assert_eq!(read(home, "a---base-.xml"), signed);
     assert_eq!(build("--os a --force disk.img").status, 0);
     assert_ne!(read(home, "a---base-.xml"), signed);

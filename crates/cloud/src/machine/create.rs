@@ -9,8 +9,8 @@ use cimi::{
     AddressId, Common, MachineId, Ref, Right, Timestamp,
     lifecycle::{Desired, MachineState, Observed, Phase, Power, Rest},
     resources::{
-        AttachStage, AttachedVolume, Attachment, BootSource, Credential, DiskRole, Event, Image, Job,
-        JobGoal, Machine, MachineConfiguration, MachineTemplate, Nic, Resource, Volume,
+        AttachStage, AttachedVolume, Attachment, BootSource, Credential, DiskRole, Event, Image,
+        Job, JobGoal, Machine, MachineConfiguration, MachineTemplate, Nic, Resource, Volume,
         default_architecture,
     },
     size::ByteSize,

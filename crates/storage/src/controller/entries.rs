@@ -56,12 +56,14 @@ impl StorageController {
 
     async fn look_up_in_time(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
         let found = self.0.settings.registries.look_up(identifier);
-        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| {
-            let seconds = PATIENCE.as_secs();
-            Err(LookupError::Unavailable(format!(
-                "the Marketplaces did not answer within {seconds} s"
-            )))
-        })
+        tokio::time::timeout(PATIENCE, found)
+            .await
+            .unwrap_or_else(|_| {
+                let seconds = PATIENCE.as_secs();
+                Err(LookupError::Unavailable(format!(
+                    "the Marketplaces did not answer within {seconds} s"
+                )))
+            })
     }
 
     /// Asks the Marketplaces whether a cached image may still be used, unless that was done minutes ago, and writes down what

@@ -1,7 +1,7 @@
 //! The blocking half of an import: bytes of the source in, a complete image directory out.
 //!
 //! ```text
-//! source task ─channel→ this thread: decompress ─┬─channel→ a thread each: SHA-1, SHA-256, what else was stated
+//! source task ─channel→ this thread: decompress ─┬─channel→ a thread each: SHA-1, and what is to be compared
 //!                                                └─channel→ thread: holes, write ─rings→ thread: flush
 //! ```
 //!
@@ -35,8 +35,8 @@ use crate::foreign::ForeignFormat;
 use crate::identifier::ImageIdentifier;
 use crate::inspect::{self, Inspected, PREFIX_BYTES};
 
-/// Bytes handled at once.
-const CHUNK_BYTES: usize = 512 * 1024;
+/// Bytes handled at once: what is digested and written soon after it was decompressed is still in a processor's cache.
+const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks under way to each thread.
 const CHUNKS_IN_FLIGHT: usize = 4;
 /// Zero runs are made holes in units of this, the block size of usual file systems.
@@ -133,7 +133,7 @@ pub(super) fn verify(image: &Image) -> Result<(), Error> {
         bytes: Some(kept_bytes),
         md5: kept.md5,
         sha1: Some(kept.sha1),
-        sha256: Some(kept.sha256),
+        sha256: kept.sha256,
         sha512: kept.sha512,
         ..Expected::default()
     };
@@ -337,7 +337,7 @@ impl Target<'_> {
             .map_err(Error::io("read", &self.path))?;
         let inspected = inspect::first_bytes(prefix, Some(inspect::Format::Qcow2), limits)?;
         inspect::whole_file(&file, &self.path, &inspected, limits)?;
-        let (bytes, digests) = digest(&mut file, &self.path, Wanted::default())?;
+        let (bytes, digests) = digest(&mut file, &self.path, Wanted::LEAST)?;
         image.format = inspected.format();
         image.virtual_bytes = inspected.virtual_bytes(bytes);
         image.converted = Some(Converted {
@@ -439,7 +439,7 @@ struct Hashing<'scope> {
     senders: Vec<SyncSender<Bytes>>,
     md5: Option<Digesting<'scope, 16>>,
     sha1: Digesting<'scope, 20>,
-    sha256: Digesting<'scope, 32>,
+    sha256: Option<Digesting<'scope, 32>>,
     sha512: Option<Digesting<'scope, 64>>,
 }
 
@@ -450,10 +450,10 @@ impl<'scope> Hashing<'scope> {
         let mut senders = Vec::new();
         Self {
             sha1: digesting::<Sha1, _>(scope, &mut senders),
-            sha256: digesting::<Sha256, _>(scope, &mut senders),
-            md5: wanted
-                .md5
-                .then(|| digesting::<Md5, _>(scope, &mut senders)),
+            md5: wanted.md5.then(|| digesting::<Md5, _>(scope, &mut senders)),
+            sha256: wanted
+                .sha256
+                .then(|| digesting::<Sha256, _>(scope, &mut senders)),
             sha512: wanted
                 .sha512
                 .then(|| digesting::<Sha512, _>(scope, &mut senders)),
@@ -475,7 +475,7 @@ impl<'scope> Hashing<'scope> {
         Ok(Digests {
             md5: self.md5.map(end).transpose()?,
             sha1: end(self.sha1)?,
-            sha256: end(self.sha256)?,
+            sha256: self.sha256.map(end).transpose()?,
             sha512: self.sha512.map(end).transpose()?,
         })
     }
@@ -502,8 +502,17 @@ where
 
 /// Reads until `wanted` bytes are there or the source ends.
 fn fill(reader: &mut dyn Read, wanted: usize) -> io::Result<Bytes> {
-    let mut chunk = Vec::with_capacity(wanted);
-    reader.take(wanted as u64).read_to_end(&mut chunk)?;
+    let mut chunk = vec![0; wanted];
+    let mut filled = 0;
+    while let Some(rest) = chunk.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    chunk.truncate(filled);
     Ok(chunk.into())
 }
 

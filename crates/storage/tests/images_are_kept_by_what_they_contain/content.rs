@@ -30,7 +30,7 @@ async fn a_raw_disk_is_kept_with_its_digests_and_holes() {
     );
     assert_eq!(image.digests.sha1.to_string(), digest_of("sha1sum", &file));
     assert_eq!(
-        image.digests.sha256.to_string(),
+        image.digests.sha256.expect("SHA-256").to_string(),
         digest_of("sha256sum", &file)
     );
     // What nobody stated isn't computed.
