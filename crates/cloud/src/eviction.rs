@@ -97,7 +97,7 @@ impl Cloud {
             match self.undelete_image(&before, job).await {
                 Ok(()) => tracing::info!(image = %image.id, "image stays: it is needed after all"),
                 Err(error) => {
-                    tracing::warn!(image = %image.id, %error, "an image that is needed can't be kept now")
+                    tracing::warn!(image = %image.id, %error, "an image that is needed can't be kept now");
                 }
             }
         }

@@ -32,7 +32,7 @@ fn main() {
     let same = Expected {
         md5: None,
         sha256: None,
-        ..all.clone()
+        ..all
     };
     let url = serve(&packed);
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -210,9 +210,12 @@ impl Arguments {
     /// Tells what may surprise somewhere else.
     fn warn(&self, out: &Output, found: &str, compression: Option<Packing>) {
         let format = self.image_format.as_deref().unwrap_or(found);
-        let is_same = format == found || (format, found) == ("vhd", "vpc");
         // The end of a fixed vhd tells what it is, not its beginning.
-        if !is_same && !(found == "raw" && ["vhd", "vpc"].contains(&format)) {
+        let is_plausible = match format {
+            "vhd" | "vpc" => ["vpc", "raw"].contains(&found),
+            _ => format == found,
+        };
+        if !is_plausible {
             out.warning(format_args!("The image is said to be {format} (--format), but begins like {found}: clouds will refuse it"));
         }
         if !["raw", "qcow2"].contains(&format) {
