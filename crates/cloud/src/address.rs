@@ -52,6 +52,7 @@ impl Cloud {
                 .reserve(documents, &network.document.0, wanted)?;
             let mut address = Address {
                 kept: true,
+                used_since: None,
                 ..leased(&network.id, &lease, Self::common_for(context, now)?, None)
             };
             for (name, value) in &body {
@@ -189,6 +190,7 @@ pub(crate) fn leased(
         network: Ref::to(network.clone()),
         resource: machine.map(|machine| Ref::to(machine.clone())),
         kept: false,
+        used_since: None,
         unknown: Map::new(),
     }
 }

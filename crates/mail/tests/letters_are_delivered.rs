@@ -200,6 +200,49 @@ async fn a_silent_server_does_not_keep_the_daemon_from_ending() {
     assert_eq!(world.waiting().await.len(), 1);
 }
 
+/// A server that says this to whoever comes, again and again if `endless`.
+async fn says(answer: &'static [u8], endless: bool) -> (u16, tokio::task::JoinHandle<()>) {
+    use tokio::io::AsyncWriteExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            while stream.write_all(answer).await.is_ok() && endless {}
+        }
+    });
+    (port, serving)
+}
+
+#[tokio::test]
+async fn a_server_that_talks_nonsense_loses_no_letter_and_holds_nobody_up() {
+    let sink = Sink::start(Mood::Takes).await;
+    for (answer, endless) in [
+        (&b""[..], false),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", false),
+        (b"hello\r\n", false),
+        (b"\xff\xfe\xfd\r\n", false),
+        (b"999999 what\r\n", false),
+        (b"220-and so on\r\n", true),
+        (b"\0\0\0\0\r\n", true),
+    ] {
+        let world = World::new();
+        let (port, serving) = says(answer, endless).await;
+        let settings = SmtpSettings {
+            port,
+            ..sink.settings()
+        };
+        let running = world.postman(&settings);
+        world.queue("stays").await;
+        world
+            .until(|all| all.iter().any(|letter| letter["trouble"].is_string()))
+            .await;
+        running.end().await;
+        assert_eq!(world.waiting().await.len(), 1, "{answer:?}");
+        serving.abort();
+    }
+    assert!(sink.received().is_empty());
+}
+
 #[tokio::test]
 async fn settings_that_would_show_a_password_are_refused() {
     let (world, sink) = (World::new(), Sink::start(Mood::Takes).await);

@@ -206,6 +206,8 @@ pub fn retention(config: &Config) -> cloud::Retention {
         jobs_at_most: config.retention.jobs,
         jobs: Duration::from_secs(config.retention.jobs_minutes.saturating_mul(60)),
         records: Duration::from_secs(config.retention.records_days.saturating_mul(86_400)),
+        usage: (config.retention.usage_days > 0)
+            .then(|| Duration::from_secs(config.retention.usage_days.saturating_mul(86_400))),
         images: cloud::Eviction {
             unused: (config.images.unused_days > 0)
                 .then(|| Duration::from_secs(config.images.unused_days.saturating_mul(86_400))),

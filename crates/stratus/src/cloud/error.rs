@@ -4,6 +4,19 @@ use std::error::Error as _;
 
 use crate::failure::errno_text;
 
+/// What somebody was shown to be by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownBy {
+    /// Nothing.
+    Nothing,
+    /// A user name and a password.
+    Password,
+    /// A token.
+    Token,
+    /// A certificate.
+    Certificate,
+}
+
 /// An exchange with the cloud that did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -14,6 +27,8 @@ pub enum ApiError {
         status: u16,
         /// The `message` of the answer, or the status in words.
         message: String,
+        /// What was shown to log in.
+        shown: ShownBy,
     },
     /// No exchange took place, or it broke off.
     #[error("{text}")]

@@ -124,7 +124,7 @@ fn machines_are_started() {
                 "machineImage": { "href": format!("MachineImage/{IMAGE}") },
                 "networkInterfaces": [{ "network": { "href": "Network/public" } }],
                 "initialState": "STARTED",
-                "credential": { "publicKey": "ssh-rsa AAAA user@host\n" },
+                "credential": { "publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBhO1Zq1GHMk0L5GcKzT1YhnRj6BqyJ1KcuRk2nGLTm user@host\n" },
             }
         })
     );
