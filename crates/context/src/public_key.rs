@@ -122,9 +122,10 @@ fn without_options(line: &str) -> Option<(&str, &str)> {
     let mut rest = line;
     // Options are one word, so the type is the first or the second.
     for _ in 0..2 {
-        let mut quoted = false;
+        let (mut quoted, mut escaped) = (false, false);
         let end = rest.char_indices().find(|(_, c)| {
-            quoted ^= *c == '"';
+            quoted ^= *c == '"' && !escaped;
+            escaped = *c == '\\' && !escaped;
             !quoted && (*c == ' ' || *c == '\t')
         });
         let (word, after) = end.map_or((rest, ""), |(at, _)| rest.split_at(at));

@@ -270,3 +270,55 @@ impl VolumeImage {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Acl, resources::ImageFile, size::ByteSize, testing};
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn each_owner_of_what_is_kept_has_an_interval_and_they_meet() {
+        let mut image = testing::image();
+        image.file = None;
+        assert!(image.in_use().is_empty(), "nothing is there yet");
+        let before = image.clone();
+        image.file = Some(ImageFile {
+            path: "/x".into(),
+            format: crate::resources::MediumFormat::Raw,
+            virtual_size: ByteSize::from_gib(2),
+            digests: crate::resources::Digests::default(),
+        });
+        image.begin_anew(&before, at(1_000));
+        let used = image.in_use();
+        assert_eq!((used.len(), used[0].kind), (1, UseKind::Image));
+        assert_eq!((used[0].start, used[0].bytes), (at(1_000), Some(2 << 30)));
+        // Another name is the same use; another owner is another one.
+        let before = image.clone();
+        image.common.name = Some("other".into());
+        image.begin_anew(&before, at(2_000));
+        assert!(used[0].goes_on_as(&image.in_use()[0]));
+        let before = image.clone();
+        image.common.acl = Acl::owned_by_user("bob");
+        image.begin_anew(&before, at(3_000));
+        let given = image.in_use();
+        assert!(!used[0].goes_on_as(&given[0]));
+        assert_eq!((given[0].user.as_str(), given[0].start), ("bob", at(3_000)));
+    }
+
+    #[test]
+    fn a_run_begins_after_what_was_told_before_and_not_later_than_it_is_told() {
+        let mut before = testing::machine(7);
+        before.running_since = None;
+        before.common.updated = at(5_000);
+        for (seen, told) in [(1_000, 5_000), (6_000, 6_000), (9_999_000, 7_000)] {
+            let mut now = before.clone();
+            now.running_since = Some(at(seen));
+            now.begin_anew(&before, at(7_000));
+            assert_eq!(now.running_since, Some(at(told)), "{seen}");
+        }
+    }
+}
