@@ -213,11 +213,9 @@ fn the_browser_brings_a_code_that_becomes_the_login() {
         child.wait().unwrap().success() && out.contains("as ann"),
         "{out}"
     );
-    let sent = cloud.requests().into_iter();
-    let sent = sent
-        .filter(|seen| seen.line == "POST /cimi/command/token")
-        .next_back()
-        .unwrap();
+    let mut all = cloud.requests().into_iter();
+    let sent = all.rfind(|seen| seen.line == "POST /cimi/command/token");
+    let sent = sent.unwrap();
     assert!(!sent.headers.contains_key("authorization"));
     assert_eq!(sent.json()["code"], "thecode");
     assert!(sent.json()["verifier"].as_str().unwrap().len() >= 43);
