@@ -93,7 +93,7 @@ impl From<ApiError> for Failure {
                         .to_owned()
                 }
                 ShownBy::Token => format!(
-                    "The cloud does not take this token ({message}). It comes from STRATUS_TOKEN, token in the configuration file, or 'stratus login': \
+                    "The cloud does not take this token ({message}). It comes from STRATUS_TOKEN, -p, token in the configuration file, or 'stratus login': \
                      log in again with 'stratus login', or make another one with 'stratus token create'."
                 ),
                 ShownBy::Certificate => format!("The cloud does not take this certificate: {message}"),

@@ -241,7 +241,12 @@ fn registrations_are_listed_and_decided() {
         }
         _ => Reply::refusal(404, "there is no such registration"),
     });
-    let listed = cloud.run("registration list").success();
+    let listed = cloud.run("registration list");
+    assert!(
+        listed.stderr.contains("1 more didn't confirm") && listed.stderr.contains("--all"),
+        "{listed:?}"
+    );
+    let listed = listed.success();
     assert!(
         listed.contains("ann   Ann A") && listed.contains("please me") && !listed.contains("zoe"),
         "{listed}"
