@@ -31,6 +31,7 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
         url: url(config),
         administrator: Some(given.administrator.clone()).filter(|address| !address.is_empty()),
         confirms: given.confirm,
+        reminds: given.remind,
         sends_letters: config.mail.is_on(),
         trusted,
         is_read_only: given.read_only,

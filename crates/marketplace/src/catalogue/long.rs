@@ -119,11 +119,7 @@ impl Pieces {
     }
 
     /// Calls `hit` for each text that has the word, in order, until it has enough.
-    pub(super) fn find(
-        &self,
-        word: &Finder<'_>,
-        mut hit: impl FnMut(usize) -> ControlFlow<()>,
-    ) {
+    pub(super) fn find(&self, word: &Finder<'_>, mut hit: impl FnMut(usize) -> ControlFlow<()>) {
         let (mut from, mut place) = (0, 0);
         while let Some(found) = self.all.get(from..).and_then(|rest| word.find(rest)) {
             let at = from + found;

@@ -121,9 +121,12 @@ impl Few {
 
     /// The first values in order that a record has.
     pub(super) fn first(&self, most: usize) -> Vec<String> {
-        let used = self.numbers.iter().filter(|(text, value)| {
-            !text.is_empty() && !self.records(**value).is_empty()
-        });
-        used.take(most).map(|(text, _)| (**text).to_owned()).collect()
+        let used = self
+            .numbers
+            .iter()
+            .filter(|(text, value)| !text.is_empty() && !self.records(**value).is_empty());
+        used.take(most)
+            .map(|(text, _)| (**text).to_owned())
+            .collect()
     }
 }

@@ -94,8 +94,12 @@ impl Words {
             }
         };
         self.words.find(&Finder::new(part), |place| {
-            self.first.get(place).map_or(ControlFlow::Continue(()), &mut mark)?;
-            let more = u32::try_from(place).ok().and_then(|place| self.more.get(&place));
+            self.first
+                .get(place)
+                .map_or(ControlFlow::Continue(()), &mut mark)?;
+            let more = u32::try_from(place)
+                .ok()
+                .and_then(|place| self.more.get(&place));
             more.into_iter().flatten().try_for_each(&mut mark)
         });
         numbers.retain(|number| states.get(index(*number)) == Some(&FOUND));
