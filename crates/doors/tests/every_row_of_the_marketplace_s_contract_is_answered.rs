@@ -336,7 +336,7 @@ async fn of_reading() {
             &two,
         ),
         (
-            "/metadata?sSearch=WEB%20server%201".into(),
+            "/metadata?sSearch=WEB%20/1.qcow2".into(),
             ASKS_JSON,
             200,
             JSON,

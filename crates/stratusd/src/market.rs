@@ -45,6 +45,9 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
             "the Marketplace can take uploads of trusted endorsers only: others confirm by letter, and `[mail]` is not configured"
         );
     }
+    if given.remind && !settings.sends_letters {
+        tracing::warn!("`marketplace.remind` does nothing without `[mail]`");
+    }
     let marketplace = Marketplace::open(store, settings).await;
     let marketplace = marketplace.context("reading the Marketplace")?;
     tracing::info!(entries = marketplace.len(), "Marketplace open");
