@@ -5,6 +5,7 @@
 //! the same in XML ([`xml`]), what is told of the types themselves ([`metadata`], [`schema`]). Nothing else in the program lists attribute names for these
 //! purposes. To add a type: a name in `kind.rs`, a description in `table.rs`.
 
+mod asked;
 mod changes;
 mod check;
 mod describe;
@@ -20,6 +21,7 @@ mod table;
 mod violation;
 pub mod xml;
 
+pub use asked::check_query;
 pub use changes::{Changes, check_changes};
 pub use check::{check, check_action};
 pub use describe::{

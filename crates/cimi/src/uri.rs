@@ -9,6 +9,9 @@ pub const ACTION: &str = "http://schemas.dmtf.org/cimi/1/action";
 /// The specification level implemented, sent in `CIMI-Specification-Version`.
 pub const SPECIFICATION_VERSION: &str = "1.0.1";
 
+/// Actions of the standard that nothing here does.
+pub const NOT_OFFERED_ACTIONS: [&str; 4] = ["snapshot", "restore", "export", "import"];
+
 /// The action named by a URI or bare word: its last path segment in lower case
 /// (clients send `…/1/action/stop`, `…/1/Action/stop` and doubled schemes).
 ///

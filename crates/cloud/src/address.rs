@@ -19,6 +19,15 @@ const TEMPLATE: &str = "addressTemplate";
 /// Attempts against others who take the same address at the same moment.
 const ATTEMPTS: usize = 16;
 
+/// What is asked of a new address.
+#[derive(Debug)]
+pub(crate) struct AskedAddress {
+    /// Name of the network.
+    network: String,
+    /// A certain one; else any that is free.
+    ip: Option<IpAddr>,
+}
+
 impl Cloud {
     /// Leases an address to be kept (AddressCreate): the one that is named, or any free one of the network.
     ///
@@ -30,26 +39,11 @@ impl Cloud {
         mut body: Map<String, Value>,
     ) -> Result<Created> {
         let documents = &self.0.documents;
-        let Some(Value::Object(given)) = body.remove(TEMPLATE) else {
-            return Err(CloudError::invalid(TEMPLATE, "is missing"));
-        };
-        let template = resolve::resolve::<AddressTemplate>(documents, context, given, TEMPLATE)?;
-        let name = resolve::named::<Network>(&template, "network", TEMPLATE)?;
-        let wanted: Option<IpAddr> = match template.get("ip").and_then(Value::as_str) {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| {
-                let problem = format!("`{text}` is not an address");
-                CloudError::invalid(format!("{TEMPLATE}.ip"), problem)
-            })?),
-        };
+        let asked = self.asked_address(context, &mut body)?;
         for _ in 0..ATTEMPTS {
             context.in_time()?;
             let now = Timestamp::now();
-            let network = self.usable_network(context, &name)?;
-            let lease = self
-                .0
-                .leases
-                .reserve(documents, &network.document.0, wanted)?;
+            let (network, lease) = self.reserve_address(context, &asked)?;
             let mut address = Address {
                 kept: true,
                 ..leased(&network.id, &lease, Self::common_for(context, now)?, None)
@@ -81,6 +75,46 @@ impl Cloud {
         Err(CloudError::Unavailable(
             "too many others want an address of this network: try again".to_owned(),
         ))
+    }
+
+    /// What the template of a creation asks for; takes it out of the body.
+    pub(crate) fn asked_address(
+        &self,
+        context: &OpContext,
+        body: &mut Map<String, Value>,
+    ) -> Result<AskedAddress> {
+        let documents = &self.0.documents;
+        let Some(Value::Object(given)) = body.remove(TEMPLATE) else {
+            return Err(CloudError::invalid(TEMPLATE, "is missing"));
+        };
+        let template = resolve::resolve::<AddressTemplate>(documents, context, given, TEMPLATE)?;
+        let network = resolve::named::<Network>(&template, "network", TEMPLATE)?;
+        let ip = match template.get("ip").and_then(Value::as_str) {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                let problem = format!("`{text}` is not an address");
+                CloudError::invalid(format!("{TEMPLATE}.ip"), problem)
+            })?),
+        };
+        Ok(AskedAddress { network, ip })
+    }
+
+    /// An address such as is asked for, that nobody else of this process will choose; and its network.
+    pub(crate) fn reserve_address(
+        &self,
+        context: &OpContext,
+        asked: &AskedAddress,
+    ) -> Result<(Arc<Cached<Network>>, Reserved)> {
+        let network = resolve::blame(
+            &format!("{TEMPLATE}.network"),
+            self.usable_network(context, &asked.network),
+        )?;
+        let reserved = self
+            .0
+            .leases
+            .reserve(&self.0.documents, &network.document.0, asked.ip);
+        let lease = resolve::blame(&format!("{TEMPLATE}.ip"), reserved)?;
+        Ok((network, lease))
     }
 
     /// Changes name, description, properties or access of an address that is kept.

@@ -24,8 +24,7 @@ impl Cloud {
         context: &OpContext,
         body: Map<String, Value>,
     ) -> Result<Created> {
-        let body = self.credential_attributes(context, body)?;
-        check_key(body.get("publicKey"))?;
+        let body = self.asked_credential(context, body)?;
         self.create_simple::<Credential>(context, body).await
     }
 }
@@ -45,8 +44,8 @@ impl Cloud {
             .await
     }
 
-    /// The attributes of a credential, out of its template if that was given.
-    fn credential_attributes(
+    /// The attributes of a credential, out of its template if that was given, with a key that machines accept.
+    pub(crate) fn asked_credential(
         &self,
         context: &OpContext,
         mut body: Map<String, Value>,
@@ -65,6 +64,7 @@ impl Cloud {
                 }
             }
         }
+        check_key(body.get("publicKey"))?;
         Ok(body)
     }
 }

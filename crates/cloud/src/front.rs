@@ -252,6 +252,9 @@ impl Cloud {
     ) -> Result<Created> {
         access::require_user(context)?;
         access::require_change(context)?;
+        if has_references(kind) {
+            self.check_references(context, kind, &body)?;
+        }
         match kind {
             Kind::Machine => self.create_machine(context, body).await,
             Kind::MachineImage => self.create_image(context, body).await,
@@ -297,6 +300,9 @@ impl Cloud {
     ) -> Result<Done> {
         access::require_change(context)?;
         let documents = &self.0.documents;
+        if has_references(kind) {
+            self.check_changed_references(context, kind, id, &changes)?;
+        }
         match kind {
             Kind::Machine => self.edit_machine(context, id, changes).await,
             Kind::Volume => self.edit_volume(context, id, changes).await,
@@ -456,4 +462,12 @@ impl Cloud {
             }),
         }
     }
+}
+
+/// Whether resources of this type are kept to be used later, and refer to others.
+fn has_references(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::MachineTemplate | Kind::VolumeTemplate | Kind::AddressTemplate | Kind::SystemTemplate
+    )
 }

@@ -433,7 +433,7 @@ impl Cloud {
             let Ok(identifier) = resolve::local_part::<Image>(href, "") else {
                 continue;
             };
-            if is_identifier(identifier) && self.is_to_be_looked_up(context, identifier) {
+            if self.may_be_fetched(context, identifier) {
                 let expected = Digests {
                     identifier: Some(identifier.to_owned()),
                     ..Digests::default()
@@ -443,6 +443,11 @@ impl Cloud {
             }
         }
         Ok(())
+    }
+
+    /// Whether an image that isn't here would be looked up in a Marketplace when a machine is made of it.
+    pub(crate) fn may_be_fetched(&self, context: &OpContext, identifier: &str) -> bool {
+        is_identifier(identifier) && self.is_to_be_looked_up(context, identifier)
     }
 
     /// Whether nothing usable is here under an identifier, and a Marketplace may have it.

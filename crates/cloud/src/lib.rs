@@ -40,6 +40,7 @@ mod own_collections;
 pub mod people;
 mod quota;
 mod record;
+mod references;
 mod resolve;
 mod service_configuration;
 mod service_message;

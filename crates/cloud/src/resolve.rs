@@ -40,6 +40,20 @@ pub(crate) fn at<T>(path: &str, found: Result<T>) -> Result<T> {
     })
 }
 
+/// What is wrong with something of a request, told of where that stands in it: whoever found it knew only where it stands in
+/// others.
+pub(crate) fn blame<T>(path: &str, found: Result<T>) -> Result<T> {
+    found.map_err(|error| match error {
+        CloudError::Invalid { mut violations } => {
+            for violation in &mut violations {
+                path.clone_into(&mut violation.path);
+            }
+            CloudError::Invalid { violations }
+        }
+        other => other,
+    })
+}
+
 /// The part after the slash of the reference to an `R` that a resolved template has as `member`.
 pub(crate) fn named<R: OfType>(
     template: &Map<String, Value>,

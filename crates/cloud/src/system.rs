@@ -10,6 +10,7 @@
 //! delete ──▶ what was made for it deleted, last made first ──▶ no document
 //! ```
 //!
+//! All components are rehearsed before the system is made: what can't be made is refused at once, as it is by itself.
 //! A request only writes down what is wanted; [`tend`] does it, a step at a time, each written down before the next, so
 //! that whoever is killed goes on where it was. What was created but not noted is found by its mark
 //! ([`cimi::Common::part_of`]).
@@ -18,6 +19,7 @@ mod components;
 mod create;
 mod members;
 mod operate;
+mod rehearse;
 mod state;
 mod tend;
 

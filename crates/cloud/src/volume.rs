@@ -1,15 +1,17 @@
 //! Volumes: storage that outlives machines. The storage controller makes and removes them; here is what is wanted.
 
+use std::sync::Arc;
+
 use cimi::{
     Acl, Common, PrincipalType, Right, Timestamp, VolumeId,
     model::{Changes, Kind},
     resources::{
         Attachment, Event, Job, JobGoal, MAPPED, Machine, Resource, Volume, VolumeConfiguration,
-        VolumeState, VolumeTemplate,
+        VolumeImage, VolumeState, VolumeTemplate,
     },
     size::ByteSize,
 };
-use documents::Documents;
+use documents::{Cached, Documents};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -118,18 +120,7 @@ impl Cloud {
         mut body: Map<String, Value>,
     ) -> Result<Created> {
         let documents = &self.0.documents;
-        let path = "volumeTemplate";
-        let Some(Value::Object(given)) = body.remove(path) else {
-            return Err(CloudError::invalid(
-                path,
-                "is missing; give {\"volumeConfig\": {\"capacity\": kB}}",
-            ));
-        };
-        let template = resolve::resolve::<VolumeTemplate>(documents, context, given, path)?;
-        let capacity = configured_capacity(documents, context, &template, path)?;
-        let size = ByteSize::from_capacity_kb(capacity);
-        self.check_volume_size(size, "volumeTemplate.volumeConfig.capacity")?;
-        let origin = self.origin_of(context, &template, capacity, path)?;
+        let (size, origin) = self.asked_volume(context, &mut body)?;
         let now = Timestamp::now();
         let mut volume = new_volume(size, Self::acl_for(context, false)?, now);
         volume.common.part_of.clone_from(&context.part_of);
@@ -172,6 +163,28 @@ impl Cloud {
             job: Some(job.id.to_string()),
             existed: false,
         })
+    }
+
+    /// How large a volume the template of a creation asks for, and what it begins as; takes it out of the body.
+    pub(crate) fn asked_volume(
+        &self,
+        context: &OpContext,
+        body: &mut Map<String, Value>,
+    ) -> Result<(ByteSize, Option<Arc<Cached<VolumeImage>>>)> {
+        let documents = &self.0.documents;
+        let path = "volumeTemplate";
+        let Some(Value::Object(given)) = body.remove(path) else {
+            return Err(CloudError::invalid(
+                path,
+                "is missing; give {\"volumeConfig\": {\"capacity\": kB}}",
+            ));
+        };
+        let template = resolve::resolve::<VolumeTemplate>(documents, context, given, path)?;
+        let capacity = configured_capacity(documents, context, &template, path)?;
+        let size = ByteSize::from_capacity_kb(capacity);
+        self.check_volume_size(size, "volumeTemplate.volumeConfig.capacity")?;
+        let origin = self.origin_of(context, &template, capacity, path)?;
+        Ok((size, origin))
     }
 
     /// Removes a volume that nobody has.

@@ -39,8 +39,13 @@ pub enum Since {
 pub enum Watched {
     /// What was told before counts no more: all members follow.
     Reset,
-    /// A member is new or changed, and now this.
-    Changed(View),
+    /// A member is new or changed.
+    Changed {
+        /// What it is now.
+        now: View,
+        /// What it was when it was told last, if that is known.
+        before: Option<View>,
+    },
     /// There is no such member any more, or the caller may not see it, or it doesn't satisfy the filter.
     Removed(Arc<str>),
     /// Everything up to this revision has been told.
@@ -196,7 +201,11 @@ impl Watcher {
         let all = self.hub.readable(&self.documents, &self.context);
         for snapshot in all {
             if let Some(view) = self.seen(&*snapshot) {
-                self.waiting.push_back(Watched::Changed(view));
+                let told = Watched::Changed {
+                    now: view,
+                    before: None,
+                };
+                self.waiting.push_back(told);
             }
         }
         self.told = revision;
@@ -209,13 +218,13 @@ impl Watcher {
         }
         for change in &batch.changes {
             let now = change.now.as_ref().and_then(|now| self.seen(&**now));
-            match (now, &change.before) {
-                (Some(view), _) => self.waiting.push_back(Watched::Changed(view)),
-                (None, Some(before)) if self.seen(&**before).is_some() => {
-                    let id = before.resource_id();
-                    self.waiting.push_back(Watched::Removed(id));
+            let before = change.before.as_ref().and_then(|seen| self.seen(&**seen));
+            match (now, before) {
+                (Some(now), before) => {
+                    self.waiting.push_back(Watched::Changed { now, before });
                 }
-                (None, _) => {}
+                (None, Some(before)) => self.waiting.push_back(Watched::Removed(before.id)),
+                (None, None) => {}
             }
         }
         self.told = batch.revision;

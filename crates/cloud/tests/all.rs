@@ -1,5 +1,6 @@
 //! The rules as callers meet them: one program, since linking one is quicker than linking many.
 
+mod a_system_is_refused_as_its_parts_would_be;
 mod addresses_and_images_of_volumes_are_kept;
 mod bare_cloud;
 mod everybody_sees_only_what_is_theirs;

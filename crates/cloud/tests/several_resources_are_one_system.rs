@@ -167,7 +167,13 @@ async fn a_system_is_made_in_order_asked_as_one_and_removed_with_its_parts() {
     let stop = stop.unwrap().job.unwrap();
     assert_eq!(world.get(&alice(), &id)["state"], "STOPPING");
     until_state(&world, &id, "STOPPED").await;
-    assert_eq!(world.get(&alice(), &stop)["state"], "SUCCESS");
+    let told = world.get(&alice(), &stop);
+    assert_eq!(told["state"], "SUCCESS");
+    let parts = told["statusMessage"].as_str().unwrap();
+    assert!(
+        parts.contains("web1: ") && parts.contains("db: "),
+        "{parts}"
+    );
     let start = world
         .cloud
         .act_on_machine(&alice(), db.id(), "start", false)
@@ -285,10 +291,6 @@ async fn what_was_made_by_a_daemon_that_was_killed_is_not_made_twice() {
 #[tokio::test]
 async fn what_cannot_be_made_is_told_and_goes_with_the_rest() {
     let world = World::start().await;
-    let _daemon = Daemon::start(&world.cloud);
-    let taken =
-        json!({"addressTemplate": {"network": {"href": "Network/local"}, "ip": "10.99.2.50"}});
-    world.made(&bob(), Kind::Address, taken).await;
     let template = json!({"componentDescriptors": [
         {"name": "data", "type": "Volume", "volumeTemplate": {"volumeConfig": {"capacity": 1000}}},
         {"name": "ip", "type": "Address",
@@ -296,6 +298,11 @@ async fn what_cannot_be_made_is_told_and_goes_with_the_rest() {
     let body = json!({"systemTemplate": template});
     let created = world.create(&alice(), Kind::System, body).await.unwrap();
     let (id, job) = (created.view.id.to_string(), created.job.unwrap());
+    // Between the system and its parts somebody else is faster.
+    let taken =
+        json!({"addressTemplate": {"network": {"href": "Network/local"}, "ip": "10.99.2.50"}});
+    world.made(&bob(), Kind::Address, taken).await;
+    let _daemon = Daemon::start(&world.cloud);
     until_state(&world, &id, "ERROR").await;
     let reason = world.get(&alice(), &id)["reason"].to_string();
     assert!(

@@ -39,7 +39,7 @@ async fn told(watching: &mut Watching) -> (Vec<String>, u64) {
         let next = timeout(Duration::from_secs(60), watching.next()).await;
         all.push(match next.unwrap().unwrap() {
             Watched::Reset => "reset".to_owned(),
-            Watched::Changed(view) => {
+            Watched::Changed { now: view, .. } => {
                 let name = view.document.attributes(view.right)["name"].clone();
                 format!("changed {}", name.as_str().unwrap_or_default())
             }

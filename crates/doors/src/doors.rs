@@ -1,6 +1,7 @@
 //! From a request to its answer: name it, find out who asks and for what, answer, tell.
 
 mod admission;
+mod who_asks;
 
 use std::{
     panic::AssertUnwindSafe,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use ::cimi::uri::SPECIFICATION_VERSION;
-use accounts::{Accounts, Identity, Methods, Shown};
+use accounts::{Accounts, Identity, Shown};
 use cloud::{Caller, OpContext};
 use futures::FutureExt;
 use http::{
@@ -23,6 +24,7 @@ use marketplace_service::Marketplace;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::who_asks::who_asks;
 use crate::{
     audit::{self, AuditLog, NoAudit},
     auth,
@@ -339,7 +341,10 @@ impl Doors {
                 };
                 marketplace_door::answered(marketplace, place, &call).await
             }
-            Route::Authentication => Ok(who_asks(context, &self.accounts.methods())),
+            Route::Authentication => {
+                let format = negotiation::format(&head.headers, &parameters)?;
+                Ok(who_asks(context, &self.accounts.methods(), format))
+            }
             Route::Status => {
                 let status = self.api.status(context).await?;
                 Ok(health::json_answer(StatusCode::OK, &status))
@@ -573,25 +578,4 @@ fn metrics_answer() -> Response<ResponseBody> {
         HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
     );
     response
-}
-
-/// Who asks, and in which ways anybody can log in.
-fn who_asks(context: &OpContext, methods: &Methods) -> Response<ResponseBody> {
-    let mut body = serde_json::json!({"identity": context.user(), "roles": context.roles(),
-        "methods": methods.names()});
-    if let Some(method) = context.method() {
-        body["method"] = method.name().into();
-    }
-    if let Some(token) = context.token() {
-        let scope = if token.is_read_only {
-            "read-only"
-        } else {
-            "full"
-        };
-        body["token"] = serde_json::json!({"href": token.id.to_string(), "scope": scope});
-    }
-    if let Some(session) = context.session() {
-        body["session"] = serde_json::json!({"href": session.to_string()});
-    }
-    health::json_answer(StatusCode::OK, &body)
 }

@@ -48,6 +48,8 @@ async fn a_followed_collection_outlasts_the_request_timeout_and_ends_with_the_se
     timeout(PATIENCE, end).await.unwrap().unwrap();
     assert!(received.ends_with(b"0\r\n\r\n"));
     let text = String::from_utf8(received).unwrap();
+    // Of what was selected, nothing became otherwise.
+    assert_eq!(text.matches("event: changed").count(), 1, "{text}");
     for part in [
         "content-type: text/event-stream",
         "cache-control: no-store",

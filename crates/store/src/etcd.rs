@@ -13,13 +13,13 @@
 mod commit;
 mod compaction;
 mod failure;
-mod keyspace;
+pub(crate) mod keyspace;
 mod leases;
 mod members;
 mod options;
 mod slots;
 mod watching;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -14,6 +14,7 @@
 //! | `contract` | the trait [`Store`] itself |
 //! | `sqlite` | [`SqliteStore`], the embedded implementation |
 //! | `etcd` | [`EtcdStore`], the distributed one |
+//! | [`gateway`](Gateway) | a part of the store for a host that is not trusted with all of it: [`EtcdStore`] on its side |
 //! | [`cache`] | typed documents in memory, fed by one watch: what all reads are served from |
 //! | [`update`](mod@update) | read, modify, compare and write, again if somebody was faster |
 //! | [`snapshot`] | all documents in a file, or carried into another store |
@@ -35,6 +36,7 @@ mod contract;
 mod entry;
 mod error;
 mod etcd;
+mod gateway;
 mod key;
 mod range;
 pub mod snapshot;
@@ -49,6 +51,7 @@ pub use contract::{SharedStore, Store};
 pub use entry::{Batch, Change, Entry, LeaseId, Revision};
 pub use error::StoreError;
 pub use etcd::{EtcdLogin, EtcdOptions, EtcdStore, EtcdTls};
+pub use gateway::{Audience, Gateway, Peer, Rules};
 pub use key::{Key, KeyError, Prefix};
 pub use range::{Page, Range};
 pub use sqlite::{SqliteOptions, SqliteStore};

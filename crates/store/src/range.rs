@@ -43,6 +43,20 @@ impl Range {
         }
     }
 
+    /// The one key.
+    pub(crate) fn one(key: &Key) -> Self {
+        Self::texts(key.to_string(), Some(format!("{key}\0")))
+    }
+
+    /// Keys from one text on, up to but without another.
+    pub(crate) fn texts(from: String, to: Option<String>) -> Self {
+        Self {
+            from,
+            to,
+            limit: None,
+        }
+    }
+
     /// At most `limit` entries; [`Page::more`] says whether there were more.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {

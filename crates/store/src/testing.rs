@@ -20,6 +20,11 @@ pub trait Interposed: Send + Sync + 'static {
         self.behind().commit(transaction).await
     }
 
+    /// See [`Store::compact`].
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.behind().compact(before).await
+    }
+
     /// See [`Store::watch`].
     async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
         self.behind().watch(prefix, after).await
@@ -57,7 +62,7 @@ impl<T: Interposed> Store for T {
     }
 
     async fn compact(&self, before: Revision) -> Result<(), StoreError> {
-        self.behind().compact(before).await
+        Interposed::compact(self, before).await
     }
 
     fn trouble(&self) -> Option<StoreError> {

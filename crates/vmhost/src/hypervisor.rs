@@ -199,6 +199,9 @@ pub enum RunState {
     IoError,
     /// Suspended by the guest (ACPI S3).
     Suspended,
+    /// Halted, and the last of its memory is being written: it is [`RunState::Saved`] in a moment, even if
+    /// [`Saving::Complete`] is told already.
+    Saving,
     /// Halted, and its memory was written: it can go on or be ended.
     Saved,
     /// Its memory is being read back; it is [`RunState::Paused`] then.

@@ -373,6 +373,7 @@ fn run_state(status: &str) -> RunState {
         "guest-panicked" => RunState::Panicked,
         "io-error" => RunState::IoError,
         "suspended" => RunState::Suspended,
+        "finish-migrate" => RunState::Saving,
         "postmigrate" => RunState::Saved,
         "inmigrate" => RunState::Loading,
         _ => RunState::Other,

@@ -468,8 +468,9 @@ impl RunningMachine for SimulatedMachine {
         state.alive()?;
         let written = std::io::Write::write_all(&mut std::fs::File::from(file), b"memory");
         state.saving = match written {
+            // As QEMU does: the migration is complete a moment before its run state tells.
             Ok(()) => {
-                state.run_state = RunState::Saved;
+                state.run_state = RunState::Saving;
                 Saving::Complete
             }
             Err(error) => Saving::Failed(error.to_string()),
@@ -521,10 +522,14 @@ impl RunningMachine for SimulatedMachine {
     }
 
     async fn status(&self) -> Result<MachineStatus> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         let ended = state.exit.is_some();
+        let run_state = state.run_state;
+        if run_state == RunState::Saving {
+            state.run_state = RunState::Saved;
+        }
         Ok(MachineStatus {
-            run_state: state.run_state,
+            run_state,
             disks: if ended {
                 Vec::new()
             } else {

@@ -137,6 +137,19 @@ impl Filter {
         }
     }
 
+    /// Tells the name of each attribute that it compares, as often as it does.
+    pub fn attributes<'f>(&'f self, tell: &mut impl FnMut(&'f str)) {
+        match self {
+            Self::Attribute { name, .. } => tell(name),
+            Self::Property { .. } => {}
+            Self::All(parts) | Self::Any(parts) => {
+                for part in parts {
+                    part.attributes(tell);
+                }
+            }
+        }
+    }
+
     /// How many comparisons it makes at most.
     #[must_use]
     pub fn comparisons(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Attributes, Filter, FilterSyntax, OrderKey, OrderSyntax, Select};
+use super::{Attributes, Filter, FilterSyntax, OrderKey, OrderSyntax, Select, select::is_name};
 
 /// What a client asks of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub enum QueryError {
     /// `$orderby`
     #[error(transparent)]
     Order(#[from] OrderSyntax),
+    /// `$expand`
+    #[error("$expand has `{0}`; it is `*`, or a list of attributes such as `volumes,machineImage`")]
+    Expand(String),
     /// Too many of one parameter.
     #[error("{0} is given more than {FILTERS_AT_MOST} times")]
     TooMany(&'static str),
@@ -49,7 +52,7 @@ impl Query {
     /// is no number counts as 1, such a `$last` is ignored, and so are unknown parameters.
     ///
     /// # Errors
-    /// If a filter or an order is not understood.
+    /// If a filter, an order or what is to be expanded is not understood.
     pub fn from_parameters<'a>(
         parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, QueryError> {
@@ -66,6 +69,11 @@ impl Query {
                 "$last" => query.last = value.trim().parse().ok(),
                 "$select" => query.select.add(value),
                 "$expand" if !value.trim().is_empty() => {
+                    let names = value.split(',').map(str::trim);
+                    let wrong = |name: &&str| !name.is_empty() && *name != "*" && !is_name(name);
+                    if let Some(wrong) = names.clone().find(wrong) {
+                        return Err(QueryError::Expand(wrong.chars().take(64).collect()));
+                    }
                     query.expand.get_or_insert_default().add(value);
                 }
                 _ => {}

@@ -51,7 +51,7 @@ impl Select {
 }
 
 /// `[A-Za-z_][A-Za-z0-9_]*`, and the hyphens of StratusLab's User.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     bytes
         .next()

@@ -2,6 +2,7 @@
 //! the job and the event.
 
 mod plan;
+mod rehearse;
 
 use std::net::IpAddr;
 

@@ -3,21 +3,16 @@
 use cimi::{
     Right, Timestamp,
     ids::SystemId,
-    model::Kind,
-    resources::{Component, Event, Job, JobGoal, Resource, System, SystemTemplate},
+    resources::{Event, Job, JobGoal, Resource, System, SystemTemplate},
 };
 use serde_json::{Map, Value};
 
 use super::check_components;
-use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, catalogue,
-    quota::{Measure, Place},
-    resolve,
-};
+use crate::{Cloud, CloudError, Created, OpContext, Result, access, catalogue, resolve};
 
 const TEMPLATE: &str = "systemTemplate";
 /// Systems within systems.
-const DEEPEST: usize = 4;
+pub(super) const DEEPEST: usize = 4;
 
 impl Cloud {
     /// Makes what systems are made from.
@@ -37,7 +32,7 @@ impl Cloud {
     /// Makes a system (SystemCreate). Its components are made one after the other; the job tells how far it is.
     ///
     /// # Errors
-    /// [`CloudError::Invalid`]; [`CloudError::Exhausted`] if the user may not have so much, before anything is made.
+    /// Those that the creation of each component by itself would have, before anything is made.
     pub async fn create_system(
         &self,
         context: &OpContext,
@@ -52,7 +47,8 @@ impl Cloud {
         let descriptors = template.get("componentDescriptors").unwrap_or(&Value::Null);
         let components = check_components(descriptors, &path)?;
         self.check_depth(context)?;
-        drop(self.room_for(context, &components).await?);
+        let amounts = self.rehearse(context, &components).await?;
+        drop(self.place(context, &amounts).await?);
         let now = Timestamp::now();
         let mut system = System {
             id: SystemId::generate(),
@@ -93,24 +89,6 @@ impl Cloud {
         })
     }
 
-    /// Room for all components, within what the caller may have, as far as they say themselves what they need.
-    async fn room_for(&self, context: &OpContext, components: &[Component]) -> Result<Place> {
-        let count = |kind: Kind| {
-            let of = |component: &&Component| component.kind == kind.name();
-            components.iter().filter(of).count() as u64
-        };
-        let with_machines: u64 = components.iter().map(volumes_of).sum();
-        let of_machines: u64 = components.iter().map(addresses_of).sum();
-        let amounts = [
-            (Measure::Machines, count(Kind::Machine)),
-            (Measure::Volumes, count(Kind::Volume) + with_machines),
-            (Measure::Credentials, count(Kind::Credential)),
-            (Measure::Addresses, count(Kind::Address) + of_machines),
-            (Measure::Systems, count(Kind::System) + 1),
-        ];
-        self.place(context, &amounts).await
-    }
-
     /// Refuses systems within systems without end: a template may refer to itself.
     fn check_depth(&self, context: &OpContext) -> Result<()> {
         let mut part_of = context.part_of.clone();
@@ -124,40 +102,16 @@ impl Cloud {
                 None => None,
             };
         }
-        Err(CloudError::invalid(
-            TEMPLATE,
-            format!(
-                "has systems within systems more than {DEEPEST} deep; does a template refer to itself?"
-            ),
-        ))
+        Err(too_deep())
     }
 }
 
-/// How many volumes are made together with a machine, as far as its template says so itself.
-fn volumes_of(component: &Component) -> u64 {
-    component
-        .body
-        .get("machineTemplate")
-        .and_then(|template| template.get("volumeTemplates"))
-        .and_then(Value::as_array)
-        .map_or(0, |volumes| volumes.len() as u64)
-}
-
-/// How many addresses come with a machine, as far as its template says so itself: those that are kept are counted where
-/// they are made.
-fn addresses_of(component: &Component) -> u64 {
-    if component.kind != Kind::Machine.name() {
-        return 0;
-    }
-    let template = component.body.get("machineTemplate");
-    let interfaces = template.and_then(|template| template.get("networkInterfaces"));
-    let Some(interfaces) = interfaces.and_then(Value::as_array) else {
-        return 1;
-    };
-    let is_kept = |address: &Value| address.get("href").is_some();
-    let comes = |interface: &&Value| {
-        let given = interface.get("addresses").and_then(Value::as_array);
-        !given.is_some_and(|given| given.iter().any(is_kept))
-    };
-    interfaces.iter().filter(comes).count() as u64
+/// A system has systems that have systems …
+pub(super) fn too_deep() -> CloudError {
+    CloudError::invalid(
+        TEMPLATE,
+        format!(
+            "has systems within systems more than {DEEPEST} deep; does a template refer to itself?"
+        ),
+    )
 }

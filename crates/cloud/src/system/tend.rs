@@ -289,7 +289,7 @@ impl Cloud {
                 },
             };
             all_well &= well;
-            results.push(format!("{href}: {result}"));
+            results.push(format!("{}: {result}", name_of(system, href)));
         }
         if waiting > 0 {
             let done = results.len() * 99 / operation.asked.len().max(1);
@@ -502,6 +502,13 @@ fn remember(system: &mut System, href: &str) {
         href: href.to_owned(),
         made: true,
     });
+}
+
+/// What a part is called where it is told of: by the component it was made for; what users added by its id.
+fn name_of<'s>(system: &'s System, href: &'s str) -> &'s str {
+    let made = |component: &&cimi::resources::Component| matches!(&component.made, Made::As { href: made } if made == href);
+    let component = system.components.iter().find(made);
+    component.map_or(href, |component| component.name.as_str())
 }
 
 fn made_by_name(system: &System) -> BTreeMap<&str, &str> {

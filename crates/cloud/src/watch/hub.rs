@@ -26,8 +26,6 @@ const BEHIND: usize = 64;
 
 /// A document as it was at some moment.
 pub(super) trait Snapshot: Send + Sync {
-    /// `Machine/<uuid>`
-    fn resource_id(&self) -> Arc<str>;
     /// Who may see it.
     fn acl(&self) -> &Acl;
     /// As the caller sees it.
@@ -35,10 +33,6 @@ pub(super) trait Snapshot: Send + Sync {
 }
 
 impl<R: Public> Snapshot for Arc<Cached<R>> {
-    fn resource_id(&self) -> Arc<str> {
-        self.key.as_str().into()
-    }
-
     fn acl(&self) -> &Acl {
         Resource::acl(&self.document.0)
     }

@@ -3,7 +3,7 @@
 //! | event | data |
 //! |---|---|
 //! | `reset` | `{}`: what is known counts no more; all members follow |
-//! | `changed` | a member, new or changed, as it is shown in a list |
+//! | `changed` | a member, new or changed, as it is shown in a list; with `$select`, only if that is otherwise than before |
 //! | `removed` | `{"id": "Machine/…"}`: it is gone, or not for the caller, or satisfies the filter no more |
 //! | `current` | `{"revision": n}`, with `id: n`: all up to here has been told |
 //!
@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 use ::cimi::{model::Kind, query::Select};
 use bytes::Bytes;
 use cloud::{ByteStream, Since, Watched};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use serde_json::json;
 use tokio::time::sleep;
@@ -78,11 +78,12 @@ impl Cimi {
         asked: &Asked<'_>,
         end: CancellationToken,
     ) -> Result<Response<ResponseBody>, Problem> {
-        let query = asked.query()?;
+        let query = asked.query_of(kind)?;
         let since = since(asked.headers, asked.parameters)?;
         let watching = self.api.watch(asked.context, kind, &query, since).await?;
         let (rendered, select, format) = (Arc::clone(&self.rendered), query.select, asked.format);
-        let events = watching.map(move |watched| event(&watched, &rendered, &select, format));
+        let events = watching
+            .filter_map(move |watched| future::ready(event(&watched, &rendered, &select, format)));
         let pulse = stream::unfold((), async |()| {
             sleep(PULSE).await;
             Some((Bytes::from_static(b":\n\n"), ()))
@@ -108,10 +109,20 @@ impl Cimi {
     }
 }
 
-fn event(watched: &Watched, rendered: &Rendered, select: &Select, format: Format) -> Bytes {
+/// What is told of it; nothing of a change that makes no difference to what is selected.
+fn event(watched: &Watched, rendered: &Rendered, select: &Select, format: Format) -> Option<Bytes> {
     let (name, id, data) = match watched {
         Watched::Reset => ("reset", None, Bytes::from_static(b"{}")),
-        Watched::Changed(view) => ("changed", None, rendered.represent(view, select, format)),
+        Watched::Changed { now, before } => {
+            let data = rendered.represent(now, select, format);
+            let is_selected = *select != Select::All;
+            if let Some(before) = before.as_ref().filter(|_| is_selected)
+                && rendered.represent(before, select, format) == data
+            {
+                return None;
+            }
+            ("changed", None, data)
+        }
         Watched::Removed(id) => ("removed", None, json!({"id": id}).to_string().into()),
         Watched::UpTo(revision) => {
             let data = json!({"revision": revision}).to_string().into();
@@ -130,7 +141,7 @@ fn event(watched: &Watched, rendered: &Rendered, select: &Select, format: Format
         out.push(b'\n');
     }
     out.push(b'\n');
-    out.into()
+    Some(out.into())
 }
 
 #[cfg(test)]
@@ -165,7 +176,7 @@ mod tests {
     fn data_never_ends_before_its_end() {
         let rendered = Rendered::new(0);
         let text = |watched: Watched| {
-            let bytes = event(&watched, &rendered, &Select::All, Format::Json);
+            let bytes = event(&watched, &rendered, &Select::All, Format::Json).unwrap();
             String::from_utf8(bytes.to_vec()).unwrap()
         };
         assert_eq!(

@@ -50,6 +50,24 @@ impl Asked<'_> {
         Query::from_parameters(pairs).map_err(|error| Problem::new(400, error.to_string()))
     }
 
+    /// What is asked of a list of such resources.
+    pub(super) fn query_of(&self, kind: Kind) -> Result<Query, Problem> {
+        let query = self.query()?;
+        model::check_query(kind, &query)?;
+        Ok(query)
+    }
+
+    /// What is asked of one such resource: lists alone are filtered and sorted.
+    fn query_of_one(&self, kind: Kind) -> Result<Query, Problem> {
+        let query = Query {
+            filter: None,
+            order: Vec::new(),
+            ..self.query()?
+        };
+        model::check_query(kind, &query)?;
+        Ok(query)
+    }
+
     fn sent(&self, expected: Expected) -> Result<Value, Problem> {
         sent::read(self.headers, self.body, expected)
     }
@@ -90,15 +108,19 @@ impl Cimi {
     }
 
     async fn read(&self, route: &Route<'_>, asked: &Asked<'_>) -> Answer {
-        let query = asked.query()?;
         match route {
-            Route::EntryPoint => self.entry_point(asked, &query).await,
+            Route::EntryPoint => {
+                let query = asked.query_of_one(Kind::CloudEntryPoint)?;
+                self.entry_point(asked, &query).await
+            }
             Route::Collection(kind) => {
+                let query = asked.query_of(*kind)?;
                 let page = self.api.list(asked.context, *kind, &query).await?;
                 self.collection(*kind, kind.name(), &page, asked, &query)
                     .await
             }
             Route::OwnCollection(parent, id, name, members) => {
+                let query = asked.query_of(*members)?;
                 let page = self
                     .api
                     .list_members(asked.context, *parent, id, name, &query)
@@ -107,7 +129,10 @@ impl Cimi {
                 self.collection(*members, &id, &page, asked, &query).await
             }
             _ => match self.target(route, asked.context).await? {
-                Some(view) => self.resource(&view, asked, &query).await,
+                Some(view) => {
+                    let query = asked.query_of_one(view.kind)?;
+                    self.resource(&view, asked, &query).await
+                }
                 None => Err(Problem::internal("not a route of CIMI".to_owned())),
             },
         }
@@ -225,6 +250,10 @@ impl Cimi {
         let known = describe(kind).actions;
         let Some(action) = known.iter().find(|known| **known == name) else {
             let shown: String = named.chars().take(100).collect();
+            if uri::NOT_OFFERED_ACTIONS.contains(&name.as_str()) {
+                let text = format!("`{shown}` is not implemented: this cloud doesn't offer it");
+                return Err(Problem::new(501, text));
+            }
             return Err(Problem::new(
                 400,
                 format!(

@@ -150,7 +150,14 @@ impl CloudApi for FakeCloud {
         self.told(format!("watch {kind} {since:?} {}", query.filter.is_some()));
         let said = [
             Watched::Reset,
-            Watched::Changed(self.view(kind, "1")),
+            Watched::Changed {
+                now: self.view(kind, "1"),
+                before: None,
+            },
+            Watched::Changed {
+                now: self.view(kind, "1"),
+                before: Some(self.view(kind, "1")),
+            },
             Watched::Removed("Machine/2".into()),
             Watched::UpTo(41),
         ];

@@ -18,7 +18,7 @@ const LOWEST: &str = "-";
 
 /// The keys of one cloud.
 #[derive(Debug, Clone)]
-pub(super) struct Keyspace {
+pub(crate) struct Keyspace {
     documents: String,
     sessions: String,
 }
@@ -26,7 +26,7 @@ pub(super) struct Keyspace {
 impl Keyspace {
     /// # Errors
     /// If the prefix can't be one.
-    pub(super) fn new(prefix: &str) -> Result<Self, StoreError> {
+    pub(crate) fn new(prefix: &str) -> Result<Self, StoreError> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         let part = |part: &str| !part.is_empty() && part.bytes().all(fits);
         if !prefix.split('/').all(part) {
@@ -42,20 +42,20 @@ impl Keyspace {
         })
     }
 
-    pub(super) fn key(&self, key: &Key) -> Bytes {
+    pub(crate) fn key(&self, key: &Key) -> Bytes {
         format!("{}{key}", self.documents).into()
     }
 
-    pub(super) fn progress(&self) -> Bytes {
+    pub(crate) fn progress(&self) -> Bytes {
         format!("{}{PROGRESS}", self.documents).into()
     }
 
-    pub(super) fn slot(&self, session: i64, number: u64) -> Bytes {
+    pub(crate) fn slot(&self, session: i64, number: u64) -> Bytes {
         format!("{}{session:016x}/{number}", self.sessions).into()
     }
 
     /// First key, and the first behind the last.
-    pub(super) fn range(&self, range: &Range) -> (Bytes, Bytes) {
+    pub(crate) fn range(&self, range: &Range) -> (Bytes, Bytes) {
         let from = match range.from() {
             "" => LOWEST,
             from => from,
@@ -67,7 +67,7 @@ impl Keyspace {
     }
 
     /// All that a watch for everything sees: documents, and the sign of progress.
-    pub(super) fn everything(&self) -> (Bytes, Bytes) {
+    pub(crate) fn everything(&self) -> (Bytes, Bytes) {
         (self.documents.clone().into(), self.end(None))
     }
 
@@ -80,12 +80,34 @@ impl Keyspace {
     }
 
     /// Which document a key names; `None` for the sign of progress and what others may have put there.
-    pub(super) fn document(&self, key: &[u8]) -> Option<Key> {
+    pub(crate) fn document(&self, key: &[u8]) -> Option<Key> {
         let text = std::str::from_utf8(key).ok()?;
         text.strip_prefix(&self.documents)?.parse().ok()
     }
 
-    pub(super) fn entry(&self, found: KeyValue) -> Option<Entry> {
+    /// What a range of keys that is asked for means to a store: the lowest text inside, and the lowest no more inside.
+    pub(crate) fn bounds(&self, from: &[u8], to: &[u8]) -> Option<(String, Option<String>)> {
+        let inside = |text: &[u8]| {
+            let text = std::str::from_utf8(text).ok()?;
+            text.strip_prefix(&self.documents).map(str::to_owned)
+        };
+        let to = match to == self.end(None) {
+            true => None,
+            false => Some(inside(to)?),
+        };
+        Some((inside(from)?, to))
+    }
+
+    /// Whose slot a key is, and which: what [`slot`](Self::slot) made.
+    pub(crate) fn session(&self, key: &[u8]) -> Option<(i64, u64)> {
+        let text = std::str::from_utf8(key).ok()?;
+        let (session, number) = text.strip_prefix(&self.sessions)?.split_once('/')?;
+        let session = i64::from_str_radix(session, 16).ok()?;
+        let number = number.parse().ok()?;
+        (self.slot(session, number) == key).then_some((session, number))
+    }
+
+    pub(crate) fn entry(&self, found: KeyValue) -> Option<Entry> {
         Some(Entry {
             key: self.document(&found.key)?,
             value: found.value,
@@ -97,17 +119,17 @@ impl Keyspace {
 }
 
 /// etcd's numbers are never negative.
-pub(super) fn revision(number: i64) -> Revision {
+pub(crate) fn revision(number: i64) -> Revision {
     Revision(number.unsigned_abs())
 }
 
 /// Ours, as etcd counts.
-pub(super) fn number(revision: Revision) -> i64 {
+pub(crate) fn number(revision: Revision) -> i64 {
     i64::try_from(revision.0).unwrap_or(i64::MAX)
 }
 
 /// A lease as etcd knows it. What can't be one becomes one that never is.
-pub(super) fn lease_number(lease: LeaseId) -> i64 {
+pub(crate) fn lease_number(lease: LeaseId) -> i64 {
     match i64::try_from(lease.0) {
         Ok(number) if number > 0 => number,
         _ => -1,
@@ -130,6 +152,33 @@ mod tests {
         assert!(keys.progress() < from && from < to);
         let (all, _) = keys.everything();
         assert!(all <= keys.progress());
+    }
+
+    #[test]
+    fn what_was_made_is_understood() {
+        let keys = Keyspace::new("cloud").expect("a prefix");
+        for range in [
+            Range::prefix(&Prefix::everything()),
+            Range::prefix(&Prefix::collection("Machine").expect("a collection")),
+        ] {
+            let (from, to) = keys.range(&range);
+            let (from, to) = keys.bounds(&from, &to).expect("bounds");
+            assert_eq!(to.as_deref(), range.to());
+            assert!(*from <= *"Machine/" || from == range.from());
+        }
+        let (from, to) = keys.everything();
+        assert_eq!(keys.bounds(&from, &to), Some((String::new(), None)));
+        assert_eq!(keys.bounds(b"/", b"0"), None);
+        let slot = keys.slot(77, 3);
+        assert_eq!(keys.session(&slot), Some((77, 3)));
+        for other in [
+            "/cloud/s/4d/3",
+            "/cloud/s/+00000000000004d/3",
+            "/cloud/s/000000000000004d/03",
+            "/cloud/d/a/b",
+        ] {
+            assert_eq!(keys.session(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

@@ -7,14 +7,14 @@ use prost::{Message, Oneof};
 
 /// `ResponseHeader`: the revision of the whole cluster when the answer was made.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Header {
+pub(crate) struct Header {
     #[prost(int64, tag = "3")]
     pub revision: i64,
 }
 
 /// `mvccpb.KeyValue`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct KeyValue {
+pub(crate) struct KeyValue {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: Bytes,
     #[prost(int64, tag = "2")]
@@ -28,7 +28,7 @@ pub(super) struct KeyValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct RangeRequest {
+pub(crate) struct RangeRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
@@ -47,7 +47,7 @@ pub(super) struct RangeRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct RangeResponse {
+pub(crate) struct RangeResponse {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
     #[prost(message, repeated, tag = "2")]
@@ -59,7 +59,7 @@ pub(super) struct RangeResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct PutRequest {
+pub(crate) struct PutRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
@@ -70,31 +70,34 @@ pub(super) struct PutRequest {
 
 /// `PutResponse`, `LeaseRevokeResponse` and `CompactionResponse` have nothing else for us.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct HeaderResponse {
+pub(crate) struct HeaderResponse {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct DeleteRangeRequest {
+pub(crate) struct DeleteRangeRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: Bytes,
+    /// Empty: the one key.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub range_end: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct DeleteRangeResponse {
+pub(crate) struct DeleteRangeResponse {
     #[prost(int64, tag = "2")]
     pub deleted: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct RequestOp {
+pub(crate) struct RequestOp {
     #[prost(oneof = "Request", tags = "1, 2, 3")]
     pub request: Option<Request>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(super) enum Request {
+pub(crate) enum Request {
     #[prost(message, tag = "1")]
     Range(RangeRequest),
     #[prost(message, tag = "2")]
@@ -104,13 +107,13 @@ pub(super) enum Request {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ResponseOp {
+pub(crate) struct ResponseOp {
     #[prost(oneof = "Response", tags = "1, 2, 3")]
     pub response: Option<Response>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(super) enum Response {
+pub(crate) enum Response {
     #[prost(message, tag = "1")]
     Range(RangeResponse),
     #[prost(message, tag = "2")]
@@ -120,14 +123,14 @@ pub(super) enum Response {
 }
 
 /// `Compare.CompareResult`.
-pub(super) mod comparison {
+pub(crate) mod comparison {
     pub const EQUAL: i32 = 0;
     pub const GREATER: i32 = 1;
 }
 
 /// `Compare` of a key's `MOD` revision: zero for a key that doesn't exist.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Compare {
+pub(crate) struct Compare {
     #[prost(int32, tag = "1")]
     pub result: i32,
     #[prost(int32, tag = "2")]
@@ -143,7 +146,7 @@ impl Compare {
     /// `CompareTarget.MOD`
     const MOD: i32 = 2;
 
-    pub(super) fn with(key: Bytes, result: i32, revision: i64) -> Self {
+    pub(crate) fn with(key: Bytes, result: i32, revision: i64) -> Self {
         Self {
             result,
             target: Self::MOD,
@@ -151,10 +154,15 @@ impl Compare {
             mod_revision: Some(revision),
         }
     }
+
+    /// What the revision is compared with, if it is the revision that is compared.
+    pub(crate) fn revision_compared(&self) -> Option<i64> {
+        self.mod_revision.filter(|_| self.target == Self::MOD)
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct TxnRequest {
+pub(crate) struct TxnRequest {
     #[prost(message, repeated, tag = "1")]
     pub compare: Vec<Compare>,
     #[prost(message, repeated, tag = "2")]
@@ -164,7 +172,7 @@ pub(super) struct TxnRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct TxnResponse {
+pub(crate) struct TxnResponse {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
     #[prost(bool, tag = "2")]
@@ -174,20 +182,20 @@ pub(super) struct TxnResponse {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct CompactionRequest {
+pub(crate) struct CompactionRequest {
     #[prost(int64, tag = "1")]
     pub revision: i64,
 }
 
 /// `WatchRequest` with a `create_request`, the only one we send.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchRequest {
+pub(crate) struct WatchRequest {
     #[prost(message, optional, tag = "1")]
     pub create: Option<WatchCreateRequest>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchCreateRequest {
+pub(crate) struct WatchCreateRequest {
     #[prost(bytes = "bytes", tag = "1")]
     pub key: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
@@ -202,7 +210,7 @@ pub(super) struct WatchCreateRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchResponse {
+pub(crate) struct WatchResponse {
     #[prost(message, optional, tag = "1")]
     pub header: Option<Header>,
     #[prost(bool, tag = "3")]
@@ -221,7 +229,7 @@ pub(super) struct WatchResponse {
 
 /// `mvccpb.Event`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Event {
+pub(crate) struct Event {
     #[prost(int32, tag = "1")]
     pub kind: i32,
     #[prost(message, optional, tag = "2")]
@@ -229,40 +237,42 @@ pub(super) struct Event {
 }
 
 impl Event {
+    /// `EventType.PUT`
+    pub(crate) const PUT: i32 = 0;
     /// `EventType.DELETE`
-    pub(super) const DELETE: i32 = 1;
+    pub(crate) const DELETE: i32 = 1;
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseGrantRequest {
+pub(crate) struct LeaseGrantRequest {
     /// Seconds.
     #[prost(int64, tag = "1")]
     pub ttl: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseGrantResponse {
+pub(crate) struct LeaseGrantResponse {
     #[prost(int64, tag = "2")]
     pub id: i64,
 }
 
 /// `LeaseRevokeRequest`, `LeaseKeepAliveRequest` and `LeaseTimeToLiveRequest`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseRequest {
+pub(crate) struct LeaseRequest {
     #[prost(int64, tag = "1")]
     pub id: i64,
 }
 
 /// `LeaseKeepAliveResponse` and `LeaseTimeToLiveResponse`.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseResponse {
+pub(crate) struct LeaseResponse {
     /// Seconds; not above zero if the lease doesn't exist.
     #[prost(int64, tag = "3")]
     pub ttl: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct AuthenticateRequest {
+pub(crate) struct AuthenticateRequest {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(string, tag = "2")]
@@ -270,14 +280,14 @@ pub(super) struct AuthenticateRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct AuthenticateResponse {
+pub(crate) struct AuthenticateResponse {
     #[prost(string, tag = "2")]
     pub token: String,
 }
 
 /// Shorthands for what transactions consist of.
 impl RequestOp {
-    pub(super) fn get(key: Bytes) -> Self {
+    pub(crate) fn get(key: Bytes) -> Self {
         let range = RangeRequest {
             key,
             ..RangeRequest::default()
@@ -287,21 +297,24 @@ impl RequestOp {
         }
     }
 
-    pub(super) fn put(key: Bytes, value: Bytes, lease: i64) -> Self {
+    pub(crate) fn put(key: Bytes, value: Bytes, lease: i64) -> Self {
         Self {
             request: Some(Request::Put(PutRequest { key, value, lease })),
         }
     }
 
-    pub(super) fn delete(key: Bytes) -> Self {
+    pub(crate) fn delete(key: Bytes) -> Self {
         Self {
-            request: Some(Request::DeleteRange(DeleteRangeRequest { key })),
+            request: Some(Request::DeleteRange(DeleteRangeRequest {
+                key,
+                range_end: Bytes::new(),
+            })),
         }
     }
 }
 
 /// The paths of the calls.
-pub(super) mod path {
+pub(crate) mod path {
     pub const RANGE: &str = "/etcdserverpb.KV/Range";
     pub const TXN: &str = "/etcdserverpb.KV/Txn";
     pub const PUT: &str = "/etcdserverpb.KV/Put";

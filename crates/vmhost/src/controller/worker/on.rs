@@ -9,7 +9,7 @@ use cimi::{
 };
 use documents::Cached;
 
-use super::{Next, StepError, Worker, back_off, sooner};
+use super::{Next, StepError, Worker, back_off, rest::in_a_moment, sooner};
 use crate::{
     ExitCause, RunState,
     controller::{
@@ -75,6 +75,7 @@ impl Worker {
             Some(RunState::Panicked) => self.ended(machine, EndCause::GuestPanic).await,
             Some(RunState::Exited) => Ok(Next::Again),
             Some(RunState::Loading) => self.loading(machine).await,
+            Some(RunState::Saving) => Ok(in_a_moment()),
             // A newer run than the one that was asked to stop begins when it has stopped, or has had its time.
             Some(RunState::Running)
                 if new_run
@@ -83,7 +84,7 @@ impl Worker {
             {
                 Ok(Next::WaitUntil(until))
             }
-            Some(state) if rest == Some(Rest::Suspend) => self.save(machine, state).await,
+            Some(_) if rest == Some(Rest::Suspend) => self.save(machine).await,
             Some(state) if rest == Some(Rest::Pause) && !self.restarting(machine) => {
                 self.hold(machine, state).await
             }

@@ -29,6 +29,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const SAVE_LIMIT: Duration = Duration::from_secs(60);
 const SAVE_LIMIT_PER_MIB: Duration = Duration::from_millis(125);
 
+/// QEMU is about to come to another state.
+pub(super) fn in_a_moment() -> Next {
+    Next::WaitUntil(Instant::now() + LOOK_AGAIN / 5)
+}
+
 impl Worker {
     pub(super) fn run_folder(&self, machine: &Machine) -> RunFolder {
         RunFolder(self.folder(machine))
@@ -61,11 +66,7 @@ impl Worker {
     }
 
     /// To be suspended, and its process lives: begins, waits, or finishes.
-    pub(super) async fn save(
-        &mut self,
-        machine: &Cached<Machine>,
-        state: RunState,
-    ) -> Result<Next, StepError> {
+    pub(super) async fn save(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
         let Some(live) = &self.live else {
             return Ok(Next::Again);
         };
@@ -90,15 +91,13 @@ impl Worker {
                 tracing::debug!(vmid = %machine.vmid, written, "memory is being written");
                 Ok(Next::WaitUntil(Instant::now() + LOOK_AGAIN))
             }
-            // (What an earlier save left doesn't count: then the guest has run since.)
             // It may have come to its end since its state was read.
-            Saving::Complete
-                if ours
-                    && (state == RunState::Saved
-                        || handle.status().await?.run_state == RunState::Saved) =>
-            {
-                self.finish_save(machine).await
-            }
+            Saving::Complete if ours => match handle.status().await?.run_state {
+                RunState::Saved => self.finish_save(machine).await,
+                RunState::Saving => Ok(in_a_moment()),
+                // An earlier save left this: the guest has run since.
+                _ => self.begin_save(machine).await,
+            },
             Saving::Failed(why) if ours && begun.is_some() => self.refuse_rest(machine, why).await,
             _ => self.begin_save(machine).await,
         }
@@ -226,7 +225,7 @@ impl Worker {
         self.saving_since = None;
         if state != RunState::Saved && matches!(handle.saving().await?, Saving::GoesOn { .. }) {
             handle.cancel_save().await?;
-            return Ok(Next::WaitUntil(Instant::now() + LOOK_AGAIN / 5));
+            return Ok(in_a_moment());
         }
         self.forget_memory(machine).await?;
         if self.restarting(machine) {
@@ -256,7 +255,7 @@ impl Worker {
             enter(machine, Stage::Booting, run);
         })
         .await?;
-        Ok(Next::WaitUntil(Instant::now() + LOOK_AGAIN / 5))
+        Ok(in_a_moment())
     }
 
     /// Whether memory is there that could not be read back by the process that has just ended.

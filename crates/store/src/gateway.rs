@@ -1,0 +1,106 @@
+//! The store for programs that are not trusted with all of it: a host of machines sees and writes what concerns it alone.
+//!
+//! ```text
+//!  EtcdStore ──gRPC──▶ Gateway ──▶ any Store        hosts, a few keys each
+//!                        │
+//!                        ├─ Rules: who sees a document, who may write it
+//!                        └─ hub: one watch of the store, handed out to all who watch
+//! ```
+//!
+//! The language is the part of etcd v3 that [`EtcdStore`](crate::EtcdStore) speaks, so that the client is the one that
+//! is proven on real clusters: deadlines, several endpoints, transactions of unknown outcome, watches that go on. To it
+//! the entry points of a cloud are the members of a cluster.
+//!
+//! What a [`Peer`] may not see isn't there for it: not in a range, not in a conflict, not in a watch. A document that
+//! comes into its sight is put, one that leaves it is deleted, at the revision where that happened. A write is allowed by
+//! what the document was and will be, and happens only if it still is what was looked at.
+//!
+//! History is what the hub remembers. Who asks for older changes, or comes from another entry point that knows more, is
+//! told that history is gone, and reads its few documents again.
+
+mod calls;
+mod hub;
+mod leases;
+mod rpc;
+mod rules;
+mod status;
+mod transaction;
+
+use std::sync::Arc;
+
+use http_body::Body as HttpBody;
+use tokio::task::JoinHandle;
+
+use crate::etcd::keyspace::Keyspace;
+use crate::{Revision, SharedStore, StoreError};
+use hub::Hub;
+pub use rules::{Audience, Peer, Rules};
+
+/// Below which prefix clients find the documents: what [`EtcdOptions`](crate::EtcdOptions) have by default.
+const PREFIX: &str = "stratus";
+
+/// See the module.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    hub: JoinHandle<()>,
+}
+
+struct Shared {
+    store: SharedStore,
+    rules: Arc<dyn Rules>,
+    keys: Keyspace,
+    hub: Hub,
+}
+
+impl Gateway {
+    /// One in front of `store`, which it reads whole, once.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub async fn open(store: SharedStore, rules: Arc<dyn Rules>) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared {
+            hub: Hub::default(),
+            keys: Keyspace::new(PREFIX)?,
+            store,
+            rules,
+        });
+        hub::load(&shared).await?;
+        let hub = tokio::spawn(hub::run(Arc::clone(&shared)));
+        Ok(Self { shared, hub })
+    }
+
+    /// Answers a call of `peer`, whoever that was proven to be.
+    pub async fn answer<B>(
+        &self,
+        peer: Peer,
+        request: http::Request<B>,
+    ) -> http::Response<tonic::body::Body>
+    where
+        B: HttpBody<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        rpc::answer(Arc::clone(&self.shared), peer, request).await
+    }
+
+    /// [`Store::compact`](crate::Store::compact), of which those who watch here are told. No peer can do it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.shared.store.compact(before).await?;
+        self.shared.hub.forget(before);
+        Ok(())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.hub.abort();
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Gateway")
+    }
+}

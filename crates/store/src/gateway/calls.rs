@@ -1,0 +1,129 @@
+//! Reading, and what keys and documents are called.
+
+use bytes::Bytes;
+use tonic::Status;
+
+use super::{Peer, Shared, leases, status};
+use crate::etcd::keyspace::{lease_number, number};
+use crate::etcd::wire::{
+    Header, HeaderResponse, KeyValue, PutRequest, RangeRequest, RangeResponse,
+};
+use crate::{Entry, Key, Prefix, Range, Revision};
+
+/// Where the marks of transactions are that may have an unknown outcome (see `etcd::slots`).
+pub(super) const SLOTS: &str = "GatewaySlot";
+
+/// Collections that only gateways know.
+pub(super) fn is_own(key: &Key) -> bool {
+    matches!(key.collection(), SLOTS | leases::OWNERS)
+}
+
+pub(super) fn failed(error: crate::StoreError) -> Status {
+    status::of(&error)
+}
+
+pub(super) fn header(at: Revision) -> Option<Header> {
+    Some(Header {
+        revision: number(at),
+    })
+}
+
+impl Shared {
+    pub(super) fn sees(&self, peer: &Peer, entry: &Entry) -> bool {
+        !is_own(&entry.key)
+            && (*peer == Peer::Trusted
+                || peer.is_among(&self.rules.audience(&entry.key, &entry.value)))
+    }
+
+    pub(super) fn found(&self, key: Bytes, entry: Entry) -> KeyValue {
+        KeyValue {
+            key,
+            create_revision: number(entry.created),
+            mod_revision: number(entry.revision),
+            value: entry.value,
+            lease: entry.lease.map_or(0, lease_number),
+        }
+    }
+
+    /// The store's name of a key as clients name it, and whether it is a slot, and under which lease.
+    pub(super) fn name(&self, key: &[u8]) -> Result<(Key, Option<i64>), Status> {
+        if let Some(document) = self.keys.document(key) {
+            return if is_own(&document) {
+                Err(status::denied("that collection is the gateway's own"))
+            } else {
+                Ok((document, None))
+            };
+        }
+        let (session, slot) = self
+            .keys
+            .session(key)
+            .ok_or_else(|| Status::invalid_argument("that is no key of a document"))?;
+        let id = format!("{session:016x}-{slot}");
+        let name =
+            Key::new(SLOTS, &id).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok((name, Some(session)))
+    }
+}
+
+pub(super) async fn range(
+    shared: &Shared,
+    peer: &Peer,
+    asked: RangeRequest,
+) -> Result<RangeResponse, Status> {
+    if asked.revision != 0 || asked.count_only || asked.keys_only || asked.min_create_revision != 0
+    {
+        return Err(status::unusual(
+            "reading the past, or keys or numbers alone",
+        ));
+    }
+    let one = asked.range_end.is_empty();
+    let range = if one {
+        let (key, slot) = shared.name(&asked.key)?;
+        if slot.is_some() {
+            return Err(status::denied("slots are read in transactions only"));
+        }
+        Range::one(&key)
+    } else {
+        let bounds = shared.keys.bounds(&asked.key, &asked.range_end);
+        let (from, to) =
+            bounds.ok_or_else(|| Status::invalid_argument("that is no range of documents"))?;
+        Range::texts(from, to)
+    };
+    let most = usize::try_from(asked.limit).ok().filter(|most| *most > 0);
+    // What is left out must not count: so all is read, except for those who see all of it.
+    let page = shared.store.range(range).await.map_err(failed)?;
+    let mut seen = page
+        .entries
+        .into_iter()
+        .filter(|entry| shared.sees(peer, entry));
+    let kvs = seen
+        .by_ref()
+        .take(most.unwrap_or(usize::MAX))
+        .map(|entry| shared.found(shared.keys.key(&entry.key), entry))
+        .collect::<Vec<_>>();
+    let more = seen.next().is_some();
+    Ok(RangeResponse {
+        header: header(page.revision),
+        count: i64::try_from(kvs.len()).unwrap_or(i64::MAX),
+        kvs,
+        more,
+    })
+}
+
+/// The sign of progress (see `etcd::watching`): tells those who watch how far the store is, in order, and writes nothing.
+pub(super) async fn progress(
+    shared: &Shared,
+    peer: &Peer,
+    asked: PutRequest,
+) -> Result<HeaderResponse, Status> {
+    if asked.key != shared.keys.progress() {
+        return Err(status::unusual("writing outside a transaction"));
+    }
+    if let Some(trouble) = shared.store.trouble() {
+        return Err(status::of(&trouble));
+    }
+    let nothing = Range::prefix(&Prefix::everything()).limit(0);
+    let at = shared.store.range(nothing).await.map_err(failed)?.revision;
+    shared.hub.tell_progress(peer, at).await;
+    Ok(HeaderResponse { header: header(at) })
+}

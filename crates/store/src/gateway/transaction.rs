@@ -1,0 +1,298 @@
+//! Transactions: what was asked for, whether it is allowed, and what came of it.
+
+use bytes::Bytes;
+use tonic::{Code, Status};
+
+use super::calls::{SLOTS, failed, header};
+use super::{Peer, Shared, leases, status};
+use crate::etcd::keyspace::{number, revision};
+use crate::etcd::wire::{
+    self, DeleteRangeResponse, Header, HeaderResponse, KeyValue, RangeResponse, RequestOp,
+    Response, ResponseOp, TxnRequest, TxnResponse, comparison,
+};
+use crate::{Condition, Conflict, Entry, Key, LeaseId, Operation, Outcome, Revision, Transaction};
+
+/// One that no store ever gives.
+const NO_LEASE: LeaseId = LeaseId(i64::MAX.unsigned_abs());
+/// How often a transaction is done anew because what it writes was changed while it was looked at.
+const MAX_ATTEMPTS: u32 = 32;
+
+/// A transaction as it was asked for, with the names the store knows.
+struct Asked {
+    /// As clients name the keys of `compares`.
+    names: Vec<(Bytes, Key)>,
+    compares: Vec<crate::Compare>,
+    operations: Vec<Operation>,
+    /// Of `operations`, which are documents.
+    documents: Vec<bool>,
+}
+
+pub(super) async fn answer(
+    shared: &Shared,
+    peer: &Peer,
+    asked: TxnRequest,
+) -> Result<TxnResponse, Status> {
+    let asked = read(shared, peer, asked).await?;
+    let mut attempts = 0;
+    loop {
+        let mut transaction = Transaction::new();
+        for compare in &asked.compares {
+            transaction = transaction.compare(&compare.key, compare.condition);
+        }
+        let mut existed = Vec::with_capacity(asked.operations.len());
+        let mut guards: Vec<Key> = Vec::new();
+        for (operation, is_document) in asked.operations.iter().zip(&asked.documents) {
+            let looked_at = match (peer, operation) {
+                (Peer::Named(_), _) if *is_document => true,
+                (_, Operation::Delete { .. }) => true,
+                (_, Operation::Put { .. }) => false,
+            };
+            let now = match looked_at {
+                true => shared.store.get(operation.key()).await.map_err(failed)?,
+                false => None,
+            };
+            existed.push(now.is_some());
+            if let Peer::Named(name) = peer
+                && *is_document
+            {
+                let at = now.as_ref().map_or(Revision::ZERO, |now| now.revision);
+                // What it thinks is there isn't: told as a conflict, which writes nothing.
+                let stale = asked.compares.iter().any(|compare| {
+                    compare.key == *operation.key() && !compare.condition.holds(at_of(&now))
+                });
+                if !stale {
+                    permit(shared, peer, name, operation, now.as_ref())?;
+                }
+                guards.push(operation.key().clone());
+                transaction = transaction.revision_is(operation.key(), at);
+            }
+            transaction = transaction.operation(operation.clone());
+        }
+        match shared.store.commit(transaction).await.map_err(failed)? {
+            Outcome::Committed(at) => return Ok(done(at, &asked, &existed)),
+            Outcome::Conflict(conflicts) => {
+                forbid_hidden(shared, peer, &asked, &conflicts)?;
+                let theirs = conflicts.iter().any(|conflict| {
+                    asked.compares.iter().any(|compare| {
+                        compare.key == conflict.key
+                            && !compare.condition.holds(at_of(&conflict.current))
+                    })
+                });
+                attempts += 1;
+                if theirs {
+                    return Ok(undone(shared, peer, &asked, conflicts));
+                }
+                if attempts == MAX_ATTEMPTS {
+                    let contended = format!("no leader: {guards:?} kept being changed by others");
+                    return Err(Status::unavailable(contended));
+                }
+            }
+        }
+    }
+}
+
+/// To whom it isn't shown, a document isn't there; so that nothing is to be there can't be answered then.
+fn forbid_hidden(
+    shared: &Shared,
+    peer: &Peer,
+    asked: &Asked,
+    conflicts: &[Conflict],
+) -> Result<(), Status> {
+    let hidden = |conflict: &Conflict| {
+        let there = conflict.current.as_ref();
+        there.is_some_and(|now| now.key.collection() != SLOTS && !shared.sees(peer, now))
+            && asked
+                .compares
+                .iter()
+                .any(|compare| compare.key == conflict.key && compare.condition.holds(None))
+    };
+    match conflicts.iter().find(|conflict| hidden(conflict)) {
+        Some(conflict) => Err(status::denied(format!("{} is not its own", conflict.key))),
+        None => Ok(()),
+    }
+}
+
+fn at_of(entry: &Option<Entry>) -> Option<Revision> {
+    entry.as_ref().map(|entry| entry.revision)
+}
+
+/// That the peer sees what is there, and may make of it what it will.
+fn permit(
+    shared: &Shared,
+    peer: &Peer,
+    name: &str,
+    operation: &Operation,
+    now: Option<&Entry>,
+) -> Result<(), Status> {
+    let key = operation.key();
+    let refuse = |reason: String| {
+        tracing::warn!(peer = name, %key, reason, "a write was refused");
+        Err(status::denied(format!(
+            "{name} may not write {key}: {reason}"
+        )))
+    };
+    if now.is_some_and(|now| !shared.sees(peer, now)) {
+        // As if it wasn't there, except that it can't be made.
+        return refuse("it is not its own".to_owned());
+    }
+    let then = match operation {
+        Operation::Put { value, .. } => Some(value),
+        Operation::Delete { .. } => None,
+    };
+    match (now, then) {
+        (None, None) => Ok(()),
+        (now, then) => match shared
+            .rules
+            .may_write(name, key, now.map(|now| &now.value), then)
+        {
+            Ok(()) => Ok(()),
+            Err(reason) => refuse(reason),
+        },
+    }
+}
+
+async fn read(shared: &Shared, peer: &Peer, asked: TxnRequest) -> Result<Asked, Status> {
+    let mut read = Asked {
+        names: Vec::new(),
+        compares: Vec::new(),
+        operations: Vec::new(),
+        documents: Vec::new(),
+    };
+    for compare in asked.compare {
+        let (key, slot) = shared.name(&compare.key)?;
+        require_slot(shared, peer, slot).await?;
+        let condition = match (compare.result, compare.revision_compared()) {
+            (comparison::EQUAL, Some(at)) if at >= 0 => Condition::RevisionIs(revision(at)),
+            (comparison::GREATER, Some(0)) => Condition::Present,
+            _ => return Err(status::unusual("that comparison")),
+        };
+        read.names.push((compare.key, key.clone()));
+        read.compares.push(crate::Compare { key, condition });
+    }
+    for one in asked.success {
+        let (mut operation, slot) = operation(shared, one)?;
+        require_slot(shared, peer, slot).await?;
+        // Whether a lease exists is for the store to tell, after a conflict: another's doesn't.
+        if let Operation::Put { lease, .. } = &mut operation
+            && let Some(named) = *lease
+        {
+            match leases::require(shared, peer, named).await {
+                Err(refused) if refused.code() == Code::NotFound => *lease = Some(NO_LEASE),
+                asked => asked?,
+            }
+        }
+        read.documents.push(slot.is_none());
+        read.operations.push(operation);
+    }
+    let asks_for = |one: &RequestOp| match &one.request {
+        Some(wire::Request::Range(range)) => {
+            range.range_end.is_empty() && read.names.iter().any(|(name, _)| *name == range.key)
+        }
+        _ => false,
+    };
+    if !asked.failure.iter().all(asks_for) {
+        return Err(status::unusual(
+            "doing other things if comparisons don't hold than reading what was compared",
+        ));
+    }
+    Ok(read)
+}
+
+/// That a slot's session is the peer's own.
+async fn require_slot(shared: &Shared, peer: &Peer, session: Option<i64>) -> Result<(), Status> {
+    match session {
+        Some(session) => leases::require(shared, peer, leases::lease(session)?).await,
+        None => Ok(()),
+    }
+}
+
+fn operation(shared: &Shared, one: RequestOp) -> Result<(Operation, Option<i64>), Status> {
+    match one.request {
+        Some(wire::Request::Put(put)) => {
+            let (key, slot) = shared.name(&put.key)?;
+            let lease = match put.lease {
+                0 => None,
+                // One that can't be is one that has ended.
+                number => Some(leases::lease(number).unwrap_or(NO_LEASE)),
+            };
+            let operation = Operation::Put {
+                key,
+                value: put.value,
+                lease,
+            };
+            Ok((operation, slot))
+        }
+        Some(wire::Request::DeleteRange(gone)) if gone.range_end.is_empty() => {
+            let (key, slot) = shared.name(&gone.key)?;
+            Ok((Operation::Delete { key }, slot))
+        }
+        _ => Err(status::unusual("that operation in a transaction")),
+    }
+}
+
+fn done(at: Revision, asked: &Asked, existed: &[bool]) -> TxnResponse {
+    let response = |(operation, existed): (&Operation, &bool)| match operation {
+        Operation::Put { .. } => Response::Put(HeaderResponse { header: header(at) }),
+        Operation::Delete { .. } => Response::DeleteRange(DeleteRangeResponse {
+            deleted: i64::from(*existed),
+        }),
+    };
+    TxnResponse {
+        header: header(at),
+        succeeded: true,
+        responses: asked
+            .operations
+            .iter()
+            .zip(existed)
+            .map(response)
+            .map(|response| ResponseOp {
+                response: Some(response),
+            })
+            .collect(),
+    }
+}
+
+/// What is there instead; of what is as it should be, that it is.
+fn undone(shared: &Shared, peer: &Peer, asked: &Asked, conflicts: Vec<Conflict>) -> TxnResponse {
+    let mut responses = Vec::with_capacity(asked.compares.len());
+    let mut told: Vec<&Key> = Vec::new();
+    for ((name, key), compare) in asked.names.iter().zip(&asked.compares) {
+        if told.contains(&key) {
+            continue;
+        }
+        told.push(key);
+        let conflict = conflicts.iter().find(|conflict| conflict.key == *key);
+        let kv = match conflict {
+            Some(conflict) => conflict
+                .current
+                .clone()
+                .filter(|now| now.key.collection() == SLOTS || shared.sees(peer, now))
+                .map(|now| shared.found(name.clone(), now)),
+            None => match compare.condition {
+                Condition::Absent | Condition::RevisionIs(Revision::ZERO) => None,
+                Condition::RevisionIs(at) => Some(unchanged(name, at)),
+                Condition::Present => Some(unchanged(name, Revision(1))),
+            },
+        };
+        let found = RangeResponse {
+            kvs: kv.into_iter().collect(),
+            ..RangeResponse::default()
+        };
+        responses.push(ResponseOp {
+            response: Some(Response::Range(found)),
+        });
+    }
+    TxnResponse {
+        header: Some(Header::default()),
+        succeeded: false,
+        responses,
+    }
+}
+
+fn unchanged(name: &Bytes, at: Revision) -> KeyValue {
+    KeyValue {
+        key: name.clone(),
+        mod_revision: number(at),
+        ..KeyValue::default()
+    }
+}

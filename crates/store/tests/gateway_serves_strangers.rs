@@ -1,0 +1,472 @@
+//! A peer behind a gateway sees and writes what is its own, and nothing else whatever it asks for; entry points may die.
+#![allow(clippy::panic, clippy::unwrap_used)] // a test that panics has failed
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use store::{
+    Batch, Change, EtcdStore, Key, Outcome, Peer, Prefix, Range, Revision, SharedStore,
+    SqliteStore, Store as _, StoreError, Transaction, Watch, WatchError,
+};
+use tokio::time::timeout;
+
+use crate::gateways::{Ending, Entry, OwnersOnly, client, owner};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(300);
+
+struct World {
+    store: SharedStore,
+    entry: Entry,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = SqliteStore::open(folder.path().join("db")).expect("a store");
+        let store: SharedStore = Arc::new(store);
+        Self {
+            entry: Entry::open(&store, OwnersOnly).await,
+            store,
+            _folder: folder,
+        }
+    }
+
+    async fn client(&mut self, name: &str) -> EtcdStore {
+        let endpoint = self.entry.listen(Peer::named(name)).await;
+        client(vec![endpoint]).await
+    }
+
+    async fn put(&self, name: &str, value: &str) -> Revision {
+        committed(
+            &*self.store,
+            Transaction::new().put(key(name), value.to_owned()),
+        )
+        .await
+    }
+}
+
+fn key(text: &str) -> Key {
+    text.parse().expect("a key")
+}
+
+async fn committed(store: &dyn store::Store, transaction: Transaction) -> Revision {
+    match store.commit(transaction).await.expect("the store works") {
+        Outcome::Committed(at) => at,
+        Outcome::Conflict(conflicts) => panic!("{conflicts:?}"),
+    }
+}
+
+async fn keys(store: &EtcdStore) -> Vec<String> {
+    let page = store.range(Range::prefix(&Prefix::everything())).await;
+    let entries = page.expect("the store works").entries;
+    entries.iter().map(|entry| entry.key.to_string()).collect()
+}
+
+async fn next(watch: &mut Watch) -> Batch {
+    loop {
+        let batch = timeout(LIMIT, watch.next())
+            .await
+            .expect("something happens");
+        let batch = batch.expect("the watch goes on");
+        if !batch.changes.is_empty() {
+            return batch;
+        }
+    }
+}
+
+fn names(batch: &Batch) -> Vec<String> {
+    let name = |change: &Change| match change {
+        Change::Put(entry) => format!("+{}={}", entry.key, String::from_utf8_lossy(&entry.value)),
+        Change::Delete { key } => format!("-{key}"),
+    };
+    batch.changes.iter().map(name).collect()
+}
+
+fn is_refused<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> bool {
+    match answer {
+        Err(StoreError::Refused { .. }) => true,
+        Err(StoreError::LeaseNotFound { .. }) => true,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_may_not_see_is_not_there() {
+    let mut world = World::new().await;
+    world.put("m/1", "one:a").await;
+    let theirs = world.put("m/2", "two:b").await;
+    world.put("m/3", "all:c").await;
+    world.put("m/4", "nobody:d").await;
+    let one = world.client("one").await;
+    assert_eq!(keys(&one).await, ["m/1", "m/3"]);
+    let page = one
+        .range(Range::prefix(&Prefix::everything()).limit(1))
+        .await
+        .unwrap();
+    assert_eq!((page.entries.len(), page.more), (1, true));
+    assert_eq!(one.get(&key("m/2")).await.unwrap(), None);
+    assert!(one.get(&key("m/1")).await.unwrap().is_some());
+
+    // In a conflict it is gone, and what is its own is shown.
+    let stale = Transaction::new()
+        .revision_is(&key("m/1"), Revision(1000))
+        .revision_is(&key("m/2"), Revision(1000))
+        .put(key("m/1"), "one:x");
+    let Outcome::Conflict(conflicts) = one.commit(stale).await.unwrap() else {
+        panic!("nothing is of that revision");
+    };
+    let shown: Vec<_> = conflicts
+        .iter()
+        .map(|conflict| (conflict.key.as_str(), conflict.current.is_some()))
+        .collect();
+    assert_eq!(shown, [("m/1", true), ("m/2", false)]);
+    // And it can't be found out by asking for its absence, or by writing it.
+    let absent = Transaction::new()
+        .absent(&key("m/2"))
+        .put(key("m/5"), "one:x");
+    assert!(is_refused(one.commit(absent).await));
+    let guessed = Transaction::new()
+        .revision_is(&key("m/2"), theirs)
+        .put(key("m/2"), "one:stolen");
+    assert!(is_refused(one.commit(guessed).await));
+    assert!(is_refused(
+        one.commit(Transaction::new().delete(key("m/2"))).await
+    ));
+    assert_eq!(
+        &*world.store.get(&key("m/2")).await.unwrap().unwrap().value,
+        b"two:b"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_writes_its_own_and_nothing_else() {
+    let mut world = World::new().await;
+    world.put("m/1", "one:a").await;
+    world.put("m/3", "all:c").await;
+    world.put("fixed/1", "one:a").await;
+    let one = world.client("one").await;
+    let mine = Transaction::new()
+        .put(key("m/1"), "one:b")
+        .put(key("m/9"), "one:new")
+        .delete(key("m/none"));
+    committed(&one, mine).await;
+    assert_eq!(
+        &*one.get(&key("m/1")).await.unwrap().unwrap().value,
+        b"one:b"
+    );
+    for (refused, why) in [
+        (Transaction::new().put(key("m/1"), "two:gift"), "gives away"),
+        (
+            Transaction::new().put(key("m/8"), "two:new"),
+            "makes another's",
+        ),
+        (
+            Transaction::new().put(key("m/3"), "one:taken"),
+            "takes what all see",
+        ),
+        (
+            Transaction::new().delete(key("m/3")),
+            "deletes what all see",
+        ),
+        (Transaction::new().put(key("fixed/1"), "one:b"), "is fixed"),
+        (
+            Transaction::new()
+                .put(key("m/1"), "one:c")
+                .put(key("m/3"), "one:d"),
+            "half of it",
+        ),
+        (
+            Transaction::new().put(key("GatewayLease/1"), "one"),
+            "the gateway's own",
+        ),
+        (
+            Transaction::new().delete(key("GatewaySlot/0-1")),
+            "the gateway's own",
+        ),
+    ] {
+        assert!(is_refused(one.commit(refused).await), "{why}");
+    }
+    assert_eq!(
+        &*one.get(&key("m/1")).await.unwrap().unwrap().value,
+        b"one:b"
+    );
+    assert!(is_refused(one.compact(Revision(1)).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_come_into_sight_and_leave_it() {
+    let mut world = World::new().await;
+    let start = world.put("m/1", "one:a").await;
+    let one = world.client("one").await;
+    let mut watch = one.watch(Prefix::everything(), start).await.unwrap();
+    world.put("m/2", "two:b").await;
+    let moved = committed(
+        &*world.store,
+        Transaction::new()
+            .put(key("m/1"), "two:a")
+            .put(key("m/2"), "one:b")
+            .put(key("m/4"), "two:c"),
+    )
+    .await;
+    let batch = next(&mut watch).await;
+    assert_eq!(batch.revision, moved);
+    assert_eq!(names(&batch), ["-m/1", "+m/2=one:b"]);
+    world.put("m/1", "two:again").await;
+    world.put("m/3", "all:now").await;
+    assert_eq!(names(&next(&mut watch).await), ["+m/3=all:now"]);
+    world.put("m/3", "nobody:now").await;
+    assert_eq!(names(&next(&mut watch).await), ["-m/3"]);
+    committed(
+        &*world.store,
+        Transaction::new().delete(key("m/4")).delete(key("m/2")),
+    )
+    .await;
+    assert_eq!(names(&next(&mut watch).await), ["-m/2"]);
+    // The same, told of the past.
+    let mut again = one.watch(Prefix::everything(), start).await.unwrap();
+    assert_eq!(names(&next(&mut again).await), ["-m/1", "+m/2=one:b"]);
+    // What is older than what the gateway remembers is gone.
+    world.entry.gateway.compact(moved).await.unwrap();
+    let mut old = one.watch(Prefix::everything(), start).await.unwrap();
+    let told = timeout(LIMIT, old.next()).await.expect("an answer");
+    assert!(
+        matches!(told, Err(WatchError::Compacted { oldest }) if oldest == moved),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_of_others_do_not_exist() {
+    let mut world = World::new().await;
+    let (one, two) = (world.client("one").await, world.client("two").await);
+    let lease = one.grant(LONG).await.unwrap();
+    let at = committed(
+        &one,
+        Transaction::new().put_with_lease(key("m/1"), "one:alive", lease),
+    )
+    .await;
+    assert!(one.keep_alive(lease).await.is_ok());
+    assert!(is_refused(two.keep_alive(lease).await));
+    assert!(is_refused(two.revoke(lease).await));
+    let attached = Transaction::new().put_with_lease(key("m/2"), "two:x", lease);
+    assert!(is_refused(two.commit(attached).await));
+    // The cloud's own, which no peer was given.
+    let inner = world.store.grant(LONG).await.unwrap();
+    assert!(is_refused(one.keep_alive(inner).await));
+    assert!(is_refused(one.revoke(inner).await));
+    // Its own it may end, and what it held is gone; of a lease that has ended nothing is left over.
+    let mut watch = one.watch(Prefix::everything(), at).await.unwrap();
+    one.revoke(lease).await.unwrap();
+    assert_eq!(names(&next(&mut watch).await), ["-m/1"]);
+    assert!(is_refused(one.keep_alive(lease).await));
+    one.close().await;
+    two.close().await;
+    let left = world
+        .store
+        .range(Range::prefix(&Prefix::everything()))
+        .await;
+    assert_eq!(left.unwrap().entries, [], "leases and slots leave nothing");
+}
+
+/// The owner of a document is changed again and again, while its owner of a moment ago writes it: never does one write
+/// what isn't his own any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_looked_at_is_what_is_written() {
+    let mut world = World::new().await;
+    let start = world.put("m/1", "one:0").await;
+    let mut watch = world
+        .store
+        .watch(Prefix::everything(), start)
+        .await
+        .unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for name in ["one", "two"] {
+        let (peer, done) = (world.client(name).await, Arc::clone(&done));
+        writers.push(tokio::spawn(async move {
+            let mut written = 0;
+            while !done.load(Ordering::Relaxed) {
+                let blind = Transaction::new().put(key("m/1"), format!("{name}:mine"));
+                match peer.commit(blind).await {
+                    Ok(Outcome::Committed(_)) => written += 1,
+                    Err(StoreError::Refused { .. }) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            written
+        }));
+    }
+    let began = Instant::now();
+    let mut owners = 0;
+    while owners < 100 && began.elapsed() < LIMIT {
+        owners += 1;
+        let name = if owners % 2 == 0 { "one" } else { "two" };
+        let last = world.put("m/1", &format!("{name}:given")).await;
+        // Until the other has used it.
+        loop {
+            let now = world.store.get(&key("m/1")).await.unwrap().unwrap();
+            if now.revision > last {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    for writer in writers {
+        assert!(writer.await.unwrap() > 0);
+    }
+    let last = world.put("m/2", "all:end").await;
+    let mut held_by = "one".to_owned();
+    loop {
+        let batch = next(&mut watch).await;
+        if batch.revision == last {
+            return;
+        }
+        for change in batch.changes {
+            let Change::Put(entry) = change else { continue };
+            if entry.key != key("m/1") {
+                continue;
+            }
+            let text = String::from_utf8(entry.value.to_vec()).unwrap();
+            if text.ends_with(":mine") {
+                assert_eq!(owner(&entry.value), held_by, "written by who had lost it");
+            }
+            owner(&entry.value).clone_into(&mut held_by);
+        }
+    }
+}
+
+/// A counter is counted through two entry points, of which one after the other ends and begins anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_goes_on_with_another_entry_point() {
+    let world = World::new().await;
+    let begun = world.put("m/1", "one:0").await;
+    // Entry points behind ports that stay: a relay each, so that a client finds the next one where the last one was.
+    let mut relays = Vec::new();
+    let mut endpoints = Vec::new();
+    for _ in 0..2 {
+        let relay = Relay::new(&world.store).await;
+        endpoints.push(relay.endpoint.clone());
+        relays.push(relay);
+    }
+    let one = Arc::new(client(endpoints).await);
+    let mut watch = one.watch(Prefix::everything(), begun).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let (one, done) = (Arc::clone(&one), Arc::clone(&done));
+        async move {
+            let (mut at, mut count) = (begun, 0_u64);
+            while !done.load(Ordering::Relaxed) {
+                let next = Transaction::new()
+                    .revision_is(&key("m/1"), at)
+                    .put(key("m/1"), format!("one:{}", count + 1));
+                match one.commit(next).await {
+                    Ok(Outcome::Committed(revision)) => (at, count) = (revision, count + 1),
+                    Ok(Outcome::Conflict(conflicts)) => {
+                        panic!("nobody else writes, at {at}: {conflicts:?}")
+                    }
+                    Err(StoreError::Unavailable { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            (at, count)
+        }
+    });
+    for round in 0..10 {
+        let before = world
+            .store
+            .get(&key("m/1"))
+            .await
+            .unwrap()
+            .unwrap()
+            .revision;
+        relays[round % 2].restart(&world.store).await;
+        let began = Instant::now();
+        loop {
+            let now = world.store.get(&key("m/1")).await.unwrap().unwrap();
+            if now.revision.0 > before.0 + 5 {
+                break;
+            }
+            assert!(began.elapsed() < LIMIT, "nothing is counted any more");
+            tokio::task::yield_now().await;
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    let (at, count) = writer.await.unwrap();
+    let last = world.store.get(&key("m/1")).await.unwrap().unwrap();
+    assert_eq!(last.revision, at);
+    assert_eq!(&*last.value, format!("one:{count}").as_bytes());
+    // The watch yields each count once, in order, or says that history is gone.
+    let mut seen = begun;
+    loop {
+        match timeout(LIMIT, watch.next()).await.expect("it is told") {
+            Ok(batch) => {
+                assert!(batch.revision >= seen, "{} after {seen}", batch.revision);
+                seen = batch.revision;
+            }
+            Err(WatchError::Compacted { oldest }) => {
+                assert!(oldest > seen, "{oldest} and {seen}");
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        if seen >= at {
+            break;
+        }
+    }
+}
+
+/// A port in front of an entry point that may be another one the next time.
+struct Relay {
+    endpoint: String,
+    behind: tokio::sync::watch::Sender<Option<String>>,
+    entry: Option<Entry>,
+    _task: Ending,
+}
+
+impl Relay {
+    async fn new(store: &SharedStore) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let (behind, seen) = tokio::sync::watch::channel(None::<String>);
+        let task = tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut seen = seen.clone();
+                tokio::spawn(async move {
+                    let Some(to) = seen.borrow_and_update().clone() else {
+                        return;
+                    };
+                    let to = to.trim_start_matches("http://").to_owned();
+                    let Ok(mut far) = tokio::net::TcpStream::connect(to).await else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = seen.changed() => {}
+                    }
+                });
+            }
+        });
+        let mut relay = Self {
+            endpoint,
+            behind,
+            entry: None,
+            _task: Ending(task),
+        };
+        relay.restart(store).await;
+        relay
+    }
+
+    /// Ends the entry point in the midst of what it does, and starts another.
+    async fn restart(&mut self, store: &SharedStore) {
+        self.entry = None;
+        self.behind.send_replace(None);
+        let mut entry = Entry::open(store, OwnersOnly).await;
+        let address = entry.listen(Peer::named("one")).await;
+        self.entry = Some(entry);
+        self.behind.send_replace(Some(address));
+    }
+}
