@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cimi::{
     Timestamp,
-    resources::{Event, Image, ImageState},
+    resources::{Event, Image, ImageState, JobGoal},
 };
 use documents::Cached;
 
-use crate::{Cloud, Result};
+use crate::{Cloud, Result, jobs};
 
 /// How long images stay that came by their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,7 @@ const GRACE: Duration = Duration::from_secs(2 * 60);
 impl Cloud {
     /// One round; how many are on their way out.
     pub(crate) async fn evict(&self, eviction: Eviction) -> usize {
+        self.take_back_deletions().await;
         let now = Timestamp::now();
         let images = self.0.documents.images.by_index("onDemand", "yes");
         let mut idle = Vec::new();
@@ -74,6 +75,32 @@ impl Cloud {
             gone += usize::from(self.evicted(&image, "others need the room").await);
         }
         gone
+    }
+
+    /// A deletion that somebody's new need overtook is taken back by who began it, unless that was killed in between: then here.
+    async fn take_back_deletions(&self) {
+        let documents = &self.0.documents;
+        for image in documents.images.all() {
+            if !image.desired.deleted || self.unneeded(&image).is_ok() {
+                continue;
+            }
+            let mut before = image.document.0.clone();
+            // What lies on the disk, and who judges it, correct that.
+            before.state = match before.file {
+                Some(_) => ImageState::Available,
+                None => ImageState::Creating,
+            };
+            before.reason = None;
+            let job = jobs::under_way(documents, &image.id.to_string(), "delete", &JobGoal::Gone);
+            let job = job.and_then(|job| documents.jobs.get(job.rsplit('/').next()?));
+            let job = job.as_ref().map(|job| &job.document.0);
+            match self.undelete_image(&before, job).await {
+                Ok(()) => tracing::info!(image = %image.id, "image stays: it is needed after all"),
+                Err(error) => {
+                    tracing::warn!(image = %image.id, %error, "an image that is needed can't be kept now")
+                }
+            }
+        }
     }
 
     /// Of the idle images, longest unused first, those that have to go for room.

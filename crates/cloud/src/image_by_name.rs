@@ -156,6 +156,8 @@ impl Cloud {
         let id = ImageId::from_local(&stable_id(&name.key))
             .map_err(|error| CloudError::Internal(error.to_string()))?;
         let documents = &self.0.documents;
+        self.check_entry(&name, documents.images.get(id.local()).as_deref())
+            .await?;
         loop {
             context.in_time()?;
             let now = Timestamp::now();
@@ -231,6 +233,25 @@ impl Cloud {
                 job: Some(job.id.to_string()),
                 existed: false,
             });
+        }
+    }
+
+    /// An identifier that nobody endorsed, or one that was mistyped, leaves no document behind.
+    async fn check_entry(&self, name: &Name, known: Option<&Cached<Image>>) -> Result<()> {
+        let is_there =
+            known.is_some_and(|image| image.state != ImageState::Error || image.file.is_some());
+        let identifier = name.expected.identifier.as_deref();
+        let (ImageSource::Marketplace, Some(identifier), false) =
+            (&name.source, identifier, is_there)
+        else {
+            return Ok(());
+        };
+        match self.0.intake.why_no_entry(identifier).await {
+            None => Ok(()),
+            Some(reason) => Err(CloudError::invalid(
+                LOCATION,
+                format!("leads to no image that can be used: {reason}"),
+            )),
         }
     }
 

@@ -63,6 +63,18 @@ pub trait ImageIntake: Send + Sync {
         false
     }
 
+    /// Why no Marketplace has an entry under an identifier that this cloud may use; nothing if one has, or they can't be asked now.
+    /// Takes seconds at most.
+    async fn why_no_entry(&self, _identifier: &str) -> Option<String> {
+        None
+    }
+
+    /// Has the Marketplaces asked whether a cached image of theirs may still be used, if that was not done lately; whether its
+    /// document may say something else now. Takes seconds at most.
+    async fn look_again(&self, _image: &Image) -> bool {
+        false
+    }
+
     /// The catalogues: `name`, `url`, `kind`, `trust`.
     async fn catalogues(&self) -> Result<Vec<Value>> {
         Ok(Vec::new())

@@ -21,10 +21,14 @@ use crate::support::{World, admin, alice, bob, settings, split, until, violation
 
 const ID: &str = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
 
-/// Knows a catalogue, as long as it is up.
+/// Knows a catalogue, as long as it is up, and what is endorsed.
 #[derive(Default)]
 struct Finder {
     down: std::sync::atomic::AtomicBool,
+    /// Why no Marketplace has an entry that may be used.
+    refusal: std::sync::Mutex<Option<String>>,
+    /// Has the documents say what Marketplaces say now.
+    documents: std::sync::Mutex<Option<documents::Documents>>,
 }
 
 #[async_trait::async_trait]
@@ -38,6 +42,27 @@ impl ImageIntake for Finder {
     }
 
     fn has_marketplaces(&self) -> bool {
+        true
+    }
+
+    async fn why_no_entry(&self, _: &str) -> Option<String> {
+        self.refusal.lock().unwrap().clone()
+    }
+
+    async fn look_again(&self, image: &Image) -> bool {
+        let (refusal, documents) = (
+            self.refusal.lock().unwrap().clone(),
+            self.documents.lock().unwrap().clone(),
+        );
+        let (Some(refusal), Some(documents)) = (refusal, documents) else {
+            return false;
+        };
+        let refused = |image: &mut Image| {
+            image.state = ImageState::Error;
+            image.reason = Some(refusal.clone());
+            Ok::<_, CloudError>(true)
+        };
+        documents.update(image.id.local(), refused).await.unwrap();
         true
     }
 
@@ -159,6 +184,70 @@ async fn all_who_ask_for_an_identifier_share_one_image() {
         (read.state, read.desired.attempt),
         (ImageState::Creating, 2)
     );
+}
+
+#[tokio::test]
+async fn what_nobody_endorsed_leaves_no_document_and_what_was_withdrawn_starts_nothing() {
+    let mut world = World::start().await;
+    let finder = with_finder(&mut world).await;
+    let reference = format!("MachineImage/{ID}");
+    let say = |why: Option<&str>| *finder.refusal.lock().unwrap() = why.map(str::to_owned);
+    let before = world.documents.images.all().len();
+    say(Some("nobody has it"));
+    let made = world
+        .create(&alice(), Kind::Machine, machine(&reference))
+        .await;
+    assert!(violations(made)[0].contains("nobody has it"));
+    let named = wanted(&world, &alice(), &format!("marketplace:{ID}")).await;
+    assert!(violations(named)[0].contains("nobody has it"));
+    assert_eq!(world.documents.images.all().len(), before);
+
+    say(None);
+    world
+        .create(&alice(), Kind::Machine, machine(&reference))
+        .await
+        .unwrap();
+    let on_demand = world.documents.images.by_index("onDemand", "yes");
+    let id = on_demand[0].id.to_string();
+    became(&world, &id, ImageState::Available).await;
+    // It is asked about at each start, and what is said then counts.
+    *finder.documents.lock().unwrap() = Some(world.documents.clone());
+    world
+        .create(&bob(), Kind::Machine, machine(&id))
+        .await
+        .unwrap();
+    say(Some("deprecated by alice"));
+    let refused = world.create(&bob(), Kind::Machine, machine(&id)).await;
+    assert!(violations(refused)[0].contains("deprecated by alice"));
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_overtaken_and_killed_is_taken_back() {
+    let mut world = World::start().await;
+    with_finder(&mut world).await;
+    let (id, _) = wanted(&world, &alice(), "catalogue:cat:used")
+        .await
+        .unwrap();
+    became(&world, &id, ImageState::Available).await;
+    world
+        .create(&bob(), Kind::Machine, machine(&id))
+        .await
+        .unwrap();
+    // As whoever began it left it, killed before it saw the machine.
+    let marked = |image: &mut Image| {
+        image.desired.deleted = true;
+        image.state = ImageState::Deleting;
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(split(&id).1, marked).await.unwrap();
+    let cloud = world.cloud.clone();
+    let janitor = tokio::spawn(async move { cloud.run(Retention::default()).await });
+    until("it is kept", || async {
+        let image = world.documents.images.get(split(&id).1).unwrap();
+        !image.desired.deleted && image.state == ImageState::Available
+    })
+    .await;
+    janitor.abort();
 }
 
 #[tokio::test]

@@ -189,6 +189,7 @@ async fn composed(world: &World) {
     let as_captured = |image: &mut Image| {
         image.desired.source = ImageSource::Machine(capture.clone());
         image.announced = Some(Announcement {
+            pending: false,
             at: Timestamp::now(),
             marketplace: None,
             valid_until: None,

@@ -82,17 +82,21 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
     }
 }
 
-/// The four digests a Marketplace entry carries, in the order the original client writes them.
+/// Digests of a content, in the order the original client writes them: the one that names it, one that proves it, and those
+/// that somebody stated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digests {
     /// MD5 (kept because entries state it; proves nothing against an attacker).
-    pub md5: Digest<16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub md5: Option<Digest<16>>,
     /// SHA-1, from which the identifier follows.
     pub sha1: Digest<20>,
     /// SHA-256.
-    pub sha256: Digest<32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest<32>>,
     /// SHA-512.
-    pub sha512: Digest<64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha512: Option<Digest<64>>,
 }
 
 #[cfg(test)]

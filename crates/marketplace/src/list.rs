@@ -38,6 +38,17 @@ pub fn documents(answer: &[u8]) -> Result<Vec<&[u8]>, Error> {
     }
 }
 
+/// Whether an answer refuses something as Marketplaces do: `<error>…</error>`.
+#[must_use]
+pub fn is_refusal(answer: &[u8]) -> bool {
+    let Ok(source) = Source::read(answer) else {
+        return false;
+    };
+    source
+        .parse()
+        .is_ok_and(|tree| tree.root_element().tag_name().name() == "error")
+}
+
 /// The words of an answer that refuses something: the text of its root element (`<error>…</error>`), or all of it if it is no XML.
 #[must_use]
 pub fn message(answer: &[u8]) -> String {
@@ -57,6 +68,19 @@ pub fn message(answer: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_are_told_from_pages_of_others() {
+        assert!(is_refusal(b"<?xml version=\"1.0\"?><error>x</error>"));
+        for other in [
+            b"".as_slice(),
+            b"<html>x</html>",
+            b"{\"error\": 1}",
+            b"<error>",
+        ] {
+            assert!(!is_refusal(other));
+        }
+    }
 
     #[test]
     fn a_document_alone_and_documents_in_a_list() {

@@ -124,7 +124,8 @@ impl Announcer {
         let Some(read) = self.documents.images.get(local) else {
             return Ok(());
         };
-        if read.announced.is_some() || read.desired.deleted {
+        let is_done = read.announced.as_ref().is_some_and(|told| !told.pending);
+        if is_done || read.desired.deleted {
             return Ok(());
         }
         let Some(capture) = read.capture() else {
@@ -143,6 +144,7 @@ impl Announcer {
                     marketplace: None,
                     valid_until: None,
                     problem: Some(format!("it was not saved: {reason}")),
+                    pending: false,
                 };
                 self.tell(&read, announced, letter.ok()).await
             }
@@ -157,7 +159,10 @@ impl Announcer {
         save: &Save,
     ) -> Result<(), Failure> {
         // The time of the image, not of this try: whoever uploads again uploads the same entry.
-        let made = read.common.updated;
+        let made = match &read.announced {
+            Some(waiting) => waiting.at,
+            None => read.common.updated,
+        };
         let second = made.as_millis() / 1000;
         let created = UtcTime::from_unix_seconds(second)
             .ok_or_else(|| Failure::Later(format!("{second} s is no time")))?;
@@ -167,6 +172,7 @@ impl Announcer {
             marketplace: None,
             valid_until: None,
             problem: None,
+            pending: false,
         };
         let locations = vec![format!("{}/cimi/{}/data", self.settings.base_url, read.id)];
         let text = draft::draft(read, capture, save, locations, created, valid).and_then(|draft| {
@@ -190,6 +196,7 @@ impl Announcer {
             Err(Registration::Passing(problem))
                 if Timestamp::now().since(made) < self.settings.patience =>
             {
+                self.tell_that_it_waits(read, &problem).await?;
                 return Err(Failure::Later(problem));
             }
             Err(Registration::Passing(problem) | Registration::Final(problem)) => {
@@ -256,6 +263,27 @@ impl Announcer {
             Err(error) if error.is_passing() => Err(Registration::Passing(error.to_string())),
             Err(error) => Err(Registration::Final(error.to_string())),
         }
+    }
+
+    /// Says in the document why its announcement waits. `at` is then the time of the image, by which the entry is made however often
+    /// that is tried.
+    async fn tell_that_it_waits(&self, read: &Cached<Image>, problem: &str) -> Result<(), Failure> {
+        let problem = format!("{problem}; it is tried again");
+        let known = read.announced.as_ref();
+        if known.is_some_and(|known| known.problem.as_ref() == Some(&problem)) {
+            return Ok(());
+        }
+        let mut image = read.document.0.clone();
+        image.announced = Some(Announcement {
+            at: known.map_or(read.common.updated, |known| known.at),
+            marketplace: None,
+            valid_until: None,
+            problem: Some(problem),
+            pending: true,
+        });
+        let changes = self.documents.changes().replace(read, image);
+        changes.commit().await?;
+        Ok(())
     }
 
     /// One transaction: the document says that it is announced, and the letter is queued.

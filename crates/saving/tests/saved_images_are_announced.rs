@@ -133,7 +133,17 @@ async fn announced(
     let done = tokio::time::timeout(PATIENCE, async {
         loop {
             let read = documents.images.get(image.local_id()).unwrap();
-            if read.announced.is_some() {
+            if let Some(told) = &read.announced {
+                if told.pending {
+                    // Whoever looks meanwhile sees why.
+                    assert!(
+                        told.problem
+                            .as_deref()
+                            .is_some_and(|why| why.ends_with("; it is tried again"))
+                    );
+                    changes.next().await;
+                    continue;
+                }
                 return read.document.0.clone();
             }
             changes.next().await;

@@ -2,7 +2,7 @@
 //!
 //! | row | budget |
 //! |---|---|
-//! | saved (merged, digested four times, checked, flushed) over `qemu-img convert` and a flush | ≥ 0.8 × its speed |
+//! | saved (merged, digested twice (SHA-1, SHA-256), checked, flushed) over `qemu-img convert` and a flush | ≥ 0.8 × its speed |
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::fs::File;

@@ -63,6 +63,7 @@ pub use self::audit::{Finding, FindingKind};
 pub use self::export::{Export, ExportFormat};
 pub use self::settings::Settings;
 
+use self::entries::Looking;
 use self::follow::{Lane, Limits as LaneLimits};
 use self::image_content::Kind;
 use self::patience::Rests;
@@ -87,6 +88,8 @@ struct Inner {
     transfers: Transfers,
     /// Images that can't be fetched now, and when they are tried again.
     rests: Rests,
+    /// Entries that are looked up for those who start machines.
+    looking: Looking,
     /// Uploads that may run at once.
     intakes: Turns,
     /// Exports that `qemu-img` may make at once.
@@ -134,6 +137,7 @@ impl StorageController {
                 unwanted_dir,
                 transfers: Transfers::default(),
                 rests: Rests::default(),
+                looking: Looking::default(),
                 intakes: Turns::new(settings.imports, settings.imports_per_owner),
                 exports: Arc::new(Semaphore::new(2)),
                 references: Mutex::new(()),

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use md5::Md5;
-use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};
 
 pub use marketplace::digest::{Digest, Digests, InvalidDigest};
@@ -13,39 +11,50 @@ use crate::error::Error;
 use crate::identifier::ImageIdentifier;
 use crate::inspect::Format;
 
-/// MD5 and SHA-1 in one pass: about as much work as [`Sha2Pair`], so that the two run side by side.
-#[derive(Default)]
-pub(crate) struct LegacyPair(Md5, Sha1);
-
-impl LegacyPair {
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-        self.1.update(bytes);
-    }
-
-    pub(crate) fn finish(self) -> (Digest<16>, Digest<20>) {
-        (
-            Digest::from_bytes(self.0.finalize().into()),
-            Digest::from_bytes(self.1.finalize().into()),
-        )
-    }
+/// Which digests are computed beside SHA-1, which names an image: what was stated, and always one that proves it. That is SHA-256
+/// if there is a choice, for which processors have instructions; SHA-512 and MD5 each cost about as much as all the rest of an
+/// import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) md5: bool,
+    pub(crate) sha256: bool,
+    pub(crate) sha512: bool,
 }
 
-/// SHA-256 and SHA-512 in one pass.
-#[derive(Default)]
-pub(crate) struct Sha2Pair(Sha256, Sha512);
+impl Wanted {
+    pub(crate) const ALL: Self = Self {
+        md5: true,
+        sha256: true,
+        sha512: true,
+    };
 
-impl Sha2Pair {
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-        self.1.update(bytes);
+    /// What is computed if nothing was stated.
+    pub(crate) const LEAST: Self = Self {
+        md5: false,
+        sha256: true,
+        sha512: false,
+    };
+
+    /// What is needed to check what was stated.
+    pub(crate) const fn by(expected: &Expected) -> Self {
+        Self {
+            md5: expected.md5.is_some(),
+            sha256: expected.sha256.is_some() || expected.sha512.is_none(),
+            sha512: expected.sha512.is_some(),
+        }
     }
 
-    pub(crate) fn finish(self) -> (Digest<32>, Digest<64>) {
-        (
-            Digest::from_bytes(self.0.finalize().into()),
-            Digest::from_bytes(self.1.finalize().into()),
-        )
+    /// Those that are wanted and not there.
+    pub(crate) const fn missing_in(self, digests: &Digests) -> Self {
+        Self {
+            md5: self.md5 && digests.md5.is_none(),
+            sha256: self.sha256 && digests.sha256.is_none(),
+            sha512: self.sha512 && digests.sha512.is_none(),
+        }
+    }
+
+    pub(crate) const fn is_any(self) -> bool {
+        self.md5 || self.sha256 || self.sha512
     }
 }
 
@@ -190,27 +199,24 @@ impl Expected {
         fn same<T: PartialEq + fmt::Display>(
             what: &'static str,
             expected: Option<&T>,
-            found: &T,
+            found: Option<&T>,
         ) -> Result<(), Error> {
             match expected {
-                Some(expected) if expected != found => Err(Error::Mismatch {
+                Some(expected) if Some(expected) != found => Err(Error::Mismatch {
                     what,
                     expected: expected.to_string(),
-                    found: found.to_string(),
+                    found: found.map_or_else(|| "not computed".to_owned(), T::to_string),
                 }),
                 _ => Ok(()),
             }
         }
-        same("size in bytes", self.bytes.as_ref(), &bytes)?;
-        same("SHA-1", self.sha1.as_ref(), &digests.sha1)?;
-        same(
-            "identifier",
-            self.identifier.as_ref(),
-            &ImageIdentifier::from_sha1(&digests.sha1),
-        )?;
-        same("MD5", self.md5.as_ref(), &digests.md5)?;
-        same("SHA-256", self.sha256.as_ref(), &digests.sha256)?;
-        same("SHA-512", self.sha512.as_ref(), &digests.sha512)
+        let identifier = ImageIdentifier::from_sha1(&digests.sha1);
+        same("size in bytes", self.bytes.as_ref(), Some(&bytes))?;
+        same("SHA-1", self.sha1.as_ref(), Some(&digests.sha1))?;
+        same("identifier", self.identifier.as_ref(), Some(&identifier))?;
+        same("MD5", self.md5.as_ref(), digests.md5.as_ref())?;
+        same("SHA-256", self.sha256.as_ref(), digests.sha256.as_ref())?;
+        same("SHA-512", self.sha512.as_ref(), digests.sha512.as_ref())
     }
 
     /// The identifier, stated or following from a stated SHA-1.

@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use bzip2::read::MultiBzDecoder;
-use flate2::read::MultiGzDecoder;
 use indicatif::ProgressBar;
 use marketplace::Checksums;
 use marketplace::digest::Digest;
@@ -14,6 +12,7 @@ use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 
 use crate::failure::{Failure, Result};
+use crate::packing::{self, Packing};
 
 /// Which checksums are computed, and which are known.
 #[derive(Debug, Clone, Default)]
@@ -52,31 +51,43 @@ impl<const N: usize> Checksum<N> {
 
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Size and checksums of what `compression` (`gz`, `bz2`, or nothing) makes of a file. `bar` moves with the bytes of the file.
+/// What is inside of a file.
+#[derive(Debug)]
+pub struct Contents {
+    /// Its length.
+    pub bytes: u64,
+    /// Its checksums.
+    pub checksums: Checksums,
+    /// The format of the disk, by its beginning.
+    pub format: &'static str,
+}
+
+/// What is inside of a file that is compressed so, or not at all. `bar` moves with the bytes of the file.
 ///
 /// Reads the whole file; for a thread that may block.
 ///
 /// # Errors
-/// [`Failure::Work`] for a file that cannot be read or decompressed, and for another compression.
+/// [`Failure::Work`] for a file that cannot be read or decompressed.
 pub fn contents(
     path: &Path,
-    compression: Option<&str>,
+    compression: Option<Packing>,
     wanted: &Wanted,
     bar: &ProgressBar,
-) -> Result<(u64, Checksums)> {
-    let failed = |error: std::io::Error| Failure::file(path, &error);
+) -> Result<Contents> {
+    let failed = |error: std::io::Error| match compression {
+        Some(packing) if error.raw_os_error().is_none() => Failure::Work(format!(
+            "'{}' can't be decompressed as {}: {error}",
+            path.display(),
+            packing.name()
+        )),
+        _ => Failure::file(path, &error),
+    };
     let file = bar.wrap_read(File::open(path).map_err(failed)?);
     let mut stream: Box<dyn Read> = match compression {
         None => Box::new(file),
-        Some("gz") => Box::new(MultiGzDecoder::new(file)),
-        Some("bz2") => Box::new(MultiBzDecoder::new(file)),
-        Some(other) => {
-            return Err(Failure::Work(format!(
-                "'{}' can't be opened: of compressions gz and bz2 are known here, not '{other}'",
-                path.display()
-            )));
-        }
+        Some(packing) => packing.undo(file).map_err(failed)?,
     };
+    let mut beginning = Vec::with_capacity(packing::DISK_BEGINNING);
     let mut md5 = (wanted.md5 == Checksum::Computed).then(Md5::new);
     let mut sha1 = wanted.sha1.is_none().then(Sha1::new);
     let mut sha256 = (wanted.sha256 == Checksum::Computed).then(Sha256::new);
@@ -91,6 +102,8 @@ pub fn contents(
             Err(error) => return Err(failed(error)),
         };
         let piece = buffer.get(..count).unwrap_or_default();
+        let missing = packing::DISK_BEGINNING.saturating_sub(beginning.len());
+        beginning.extend_from_slice(piece.get(..missing).unwrap_or(piece));
         if let Some(digest) = &mut md5 {
             digest.update(piece);
         }
@@ -120,5 +133,9 @@ pub fn contents(
             .or(|| sha512.unwrap_or_default().finalize().into()),
         others: Vec::new(),
     };
-    Ok((bytes, checksums))
+    Ok(Contents {
+        bytes,
+        checksums,
+        format: packing::disk_format(&beginning),
+    })
 }

@@ -13,6 +13,7 @@ use sha2::{Sha256, Sha512};
 
 use crate::cloud::hex;
 use crate::failure::{Failure, Result};
+use crate::packing::Packing;
 
 /// The source of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,8 +103,6 @@ pub struct LocalDigests {
     pub bytes: u64,
 }
 
-/// Beginnings of compressed files: gzip, xz, zstd, bzip2.
-const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh"];
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// The digests of a file that is not compressed; nothing for a compressed one, whose content only the cloud unpacks.
@@ -126,7 +125,7 @@ pub fn local_digests(path: &Path, bar: &ProgressBar) -> Result<Option<LocalDiges
             Err(error) => return Err(failed(error)),
         };
         let piece = buffer.get(..count).unwrap_or_default();
-        if bytes == 0 && COMPRESSED.iter().any(|magic| piece.starts_with(magic)) {
+        if bytes == 0 && Packing::of(piece).is_some() {
             return Ok(None);
         }
         if piece.is_empty() {

@@ -34,6 +34,7 @@ mod machine_table;
 mod machine_types;
 mod options;
 mod output;
+mod packing;
 mod program;
 mod progress;
 mod public_keys;

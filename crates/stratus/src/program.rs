@@ -256,6 +256,7 @@ fn in_runtime(command: Command) -> Result {
 
 /// Leaves nothing half-made at the cloud, and says goodbye. A second interruption ends that, too.
 async fn interrupted_by_user() -> Result {
+    crate::unfinished::remove_files();
     let farewell = if crate::unfinished::is_left_by_interruption() {
         let troubles = tokio::select! {
             removed = tokio::time::timeout(CLEARING_LIMIT, crate::unfinished::remove()) => removed.ok(),
@@ -269,9 +270,10 @@ async fn interrupted_by_user() -> Result {
             None => "What was unfinished may still be there.".to_owned(),
         }
     } else {
-        match crate::unfinished::name() {
-            Some(name) => format!("What was begun goes on at the cloud: {name}."),
-            None => "What was begun at the cloud goes on there.".to_owned(),
+        match (crate::unfinished::farewell(), crate::unfinished::name()) {
+            (Some(farewell), _) => farewell,
+            (None, Some(name)) => format!("What was begun goes on at the cloud: {name}."),
+            (None, None) => "What was begun at the cloud goes on there.".to_owned(),
         }
     };
     write_stdout(format!("\n\nInterrupted. {farewell} Goodbye.\n").as_bytes())

@@ -2,6 +2,7 @@
 //!
 //! One list for the process, since an interruption drops the command's own state, and a process runs one command.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::cloud::{Api, ApiError};
@@ -14,12 +15,18 @@ struct Begun {
     goes_on: bool,
     /// What it is, if that is worth telling.
     name: Option<String>,
+    /// What to tell whoever interrupts, if it is something else.
+    farewell: Option<String>,
+    /// Files of the user's that are written right now.
+    files: Vec<PathBuf>,
 }
 
 static BEGUN: Mutex<Begun> = Mutex::new(Begun {
     resources: Vec::new(),
     goes_on: false,
     name: None,
+    farewell: None,
+    files: Vec::new(),
 });
 
 fn begun() -> std::sync::MutexGuard<'static, Begun> {
@@ -29,7 +36,38 @@ fn begun() -> std::sync::MutexGuard<'static, Begun> {
 
 /// Notes a resource that was made just now.
 pub fn note(api: &Api, path: &str) {
-    begun().resources.push((api.clone(), path.to_owned()));
+    let mut begun = begun();
+    begun.farewell = None;
+    begun.resources.push((api.clone(), path.to_owned()));
+}
+
+/// Notes a file that is of no use until it is whole: it goes when the command is interrupted.
+pub fn note_file(path: &Path) {
+    begun().files.push(path.to_owned());
+}
+
+/// The file is whole, or gone.
+pub fn forget_file(path: &Path) {
+    begun().files.retain(|noted| noted != path);
+}
+
+/// Removes the files that are not whole. Who still writes one can't give it its name any more.
+pub fn remove_files() {
+    for file in std::mem::take(&mut begun().files) {
+        // It may be whole by now, or not be there yet.
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// What whoever interrupts is told from now on, until something is begun at the cloud.
+pub fn say(farewell: &str) {
+    begun().farewell = Some(farewell.to_owned());
+}
+
+/// What whoever interrupts is to be told, if it was said.
+#[must_use]
+pub fn farewell() -> Option<String> {
+    begun().farewell.clone()
 }
 
 /// From now on the cloud finishes it alone: an interruption leaves it, a failure does not.

@@ -236,3 +236,41 @@ fn what_a_marketplace_refuses_is_told() {
     assert!(lines[1].contains("mail to alice@example.org"), "{said}");
     assert!(path(&waiting.home, "x.xml").exists());
 }
+
+#[test]
+fn a_server_that_is_no_marketplace_is_called_so() {
+    let server = marketplace("/elsewhere", || Reply(201, Vec::new(), Vec::new()));
+    let home = server.home.path();
+    write_key(home, Some("me@example.org"));
+    std::fs::write(home.join("x.xml"), DRAFT).unwrap();
+    run(home, "sign-metadata --pem-cert me.pem x.xml").success();
+    let there = format!(
+        "There is no Marketplace at https://localhost:{}:",
+        server.port
+    );
+    for words in [
+        "upload-metadata x.xml",
+        &format!("deprecate-metadata --pem-cert me.pem --email me@example.org {ZEROS_ID}"),
+    ] {
+        let result = run_at(&server, "", words);
+        assert_eq!(result.status, 255, "{result:?}");
+        assert!(
+            result.stdout.contains(&there) && !result.stdout.contains("html"),
+            "{result:?}"
+        );
+    }
+}
+
+#[test]
+fn a_description_of_a_compressed_file_elsewhere_is_refused_before_anything_is_sent() {
+    let server = marketplace("", || Reply(201, Vec::new(), Vec::new()));
+    let home = server.home.path();
+    write_key(home, Some("me@example.org"));
+    std::fs::write(home.join("zero.img"), vec![0; 1 << 20]).unwrap();
+    std::fs::write(home.join("zero.xml"), DRAFT).unwrap();
+    assert!(DRAFT.contains("<dcterms:compression>gz<") && DRAFT.contains("<slterms:location>"));
+    let result = run_at(&server, "", "upload-image -C none zero.img");
+    assert_eq!(result.status, 1, "{result:?}");
+    assert!(result.stderr.contains("Nothing was sent."), "{result:?}");
+    assert!(server.requests().is_empty());
+}

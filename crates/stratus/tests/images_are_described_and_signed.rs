@@ -181,11 +181,127 @@ fn images_are_described() {
     assert_eq!(
         (
             result.status,
-            result.stdout.contains("gz and bz2 are known here")
+            result
+                .stdout
+                .contains("'zero.img' can't be decompressed as xz")
         ),
         (255, true),
         "{result:?}"
     );
+}
+
+#[test]
+fn what_an_image_is_counts_and_not_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    let mut disk = vec![0; 1 << 20];
+    disk[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    std::fs::write(home.join("disk.img"), &disk).unwrap();
+    std::fs::write(
+        home.join("disk.zst"),
+        zstd::encode_all(&disk[..], 1).unwrap(),
+    )
+    .unwrap();
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+    xz.write_all(&disk).unwrap();
+    // Nothing in the name tells what it is.
+    std::fs::write(home.join("disk"), xz.finish().unwrap()).unwrap();
+    std::fs::write(home.join("disk.vmdk"), b"KDMV and so on").unwrap();
+    std::fs::write(home.join("fake.gz"), b"not gzip").unwrap();
+    let build = |words: &str| {
+        run(
+            home,
+            &format!("build-metadata --location http://h/x {words}"),
+        )
+    };
+    let of = |name: &str| Metadata::parse(read(home, name).as_bytes()).unwrap();
+    let mut identifiers = Vec::new();
+    for (words, os, compression, format, warned) in [
+        ("disk.img", "a", None, "qcow2", ""),
+        (
+            "disk.zst",
+            "b",
+            Some("zstd"),
+            "qcow2",
+            "those of Stratus open zstd too",
+        ),
+        (
+            "disk",
+            "c",
+            Some("xz"),
+            "qcow2",
+            "those of Stratus open xz too",
+        ),
+        (
+            "--format raw disk.img",
+            "d",
+            None,
+            "raw",
+            "said to be raw (--format), but begins like qcow2",
+        ),
+        (
+            "disk.vmdk",
+            "e",
+            None,
+            "vmdk",
+            "those of Stratus convert vmdk",
+        ),
+    ] {
+        let said = build(&format!("--os {os} {words}"));
+        assert_eq!(said.status, 0, "{said:?}");
+        assert_eq!(said.stderr.is_empty(), warned.is_empty(), "{said:?}");
+        assert!(said.stderr.contains(warned), "{said:?}");
+        let described = of(&format!("{os}---base-.xml"));
+        assert_eq!(described.compression.as_deref(), compression, "{words}");
+        assert_eq!(described.format.as_deref(), Some(format), "{words}");
+        identifiers.push(described.identifier);
+    }
+    assert!(identifiers[..4].iter().all(|it| *it == identifiers[0]));
+
+    for (words, status, message) in [
+        (
+            "fake.gz",
+            255,
+            "'fake.gz' is not compressed as its name says",
+        ),
+        ("--format vhdx disk.img", 2, "Unknown format vhdx"),
+        ("--compression zip disk.img", 2, "Unknown compression zip"),
+        (
+            "--location images/x disk.img",
+            2,
+            "'images/x' is no location",
+        ),
+        ("--location file:///x disk.img", 2, "not by file"),
+        ("--location pdisk:h:1 disk.img", 2, "pdisk:HOST:PORT:UUID"),
+    ] {
+        let result = build(words);
+        let told = format!("{}{}", result.stdout, result.stderr);
+        assert_eq!(result.status, status, "{result:?}");
+        assert!(told.contains(message), "{result:?}");
+    }
+    let disk = "pdisk:cloud.example.org:8445:0190a1c4-0000-7000-8000-000000000001";
+    assert_eq!(
+        build(&format!("--os f --location {disk} disk.img")).status,
+        0
+    );
+    assert_eq!(of("f---base-.xml").locations, ["http://h/x", disk]);
+
+    // A draft is made anew; what is signed is not lost by a slip.
+    assert_eq!(build("--os a --title other disk.img").status, 0);
+    assert_eq!(of("a---base-.xml").title.as_deref(), Some("other"));
+    write_key(home, Some("me@example.org"));
+    run(home, "sign-metadata --pem-cert me.pem a---base-.xml").success();
+    let signed = read(home, "a---base-.xml");
+    let result = build("--os a disk.img");
+    assert_eq!(result.status, 1, "{result:?}");
+    assert!(
+        result
+            .stderr
+            .contains("'a---base-.xml' is a signed description and stays")
+    );
+    assert_eq!(read(home, "a---base-.xml"), signed);
+    assert_eq!(build("--os a --force disk.img").status, 0);
+    assert_ne!(read(home, "a---base-.xml"), signed);
 }
 
 #[test]

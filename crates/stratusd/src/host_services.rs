@@ -167,6 +167,21 @@ impl ImageIntake for LocalHost {
         registries.is_some_and(|registries| !registries.marketplaces().is_empty())
     }
 
+    async fn why_no_entry(&self, identifier: &str) -> Option<String> {
+        let storage = self.storage.as_ref()?;
+        match storage.has_entry(&identifier.parse().ok()?).await {
+            Ok(()) | Err(LookupError::Unavailable(_)) => None,
+            Err(LookupError::Refused(reason)) => Some(reason),
+        }
+    }
+
+    async fn look_again(&self, image: &Image) -> bool {
+        match &self.storage {
+            Some(storage) => storage.look_again(image.id.local()).await,
+            None => false,
+        }
+    }
+
     async fn catalogues(&self) -> cloud::Result<Vec<Value>> {
         let Some(registries) = self.registries() else {
             return Ok(Vec::new());

@@ -43,6 +43,14 @@ pub fn settings(config: &Config, state: &Path) -> anyhow::Result<saving::Setting
             client = client.add_root_certificate(certificate);
         }
     }
+    // The Marketplace may be this cloud's own.
+    let own = state.join("tls").join("ca.pem");
+    if config.tls.enabled && own.exists() {
+        let pem = std::fs::read(&own).with_context(|| own.display().to_string())?;
+        for certificate in reqwest::Certificate::from_pem_bundle(&pem)? {
+            client = client.add_root_certificate(certificate);
+        }
+    }
     let marketplace = some(&given.marketplace);
     let key = match &marketplace {
         Some(_) => Some(key(config, state)?),

@@ -64,6 +64,13 @@ pub async fn serve(
     doors::metrics::install();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %state.display(), "starting");
 
+    // Before everything that may be told to trust it: a cloud may be its own Marketplace.
+    let certificate = if roles.answer() && config.tls.enabled {
+        let config = config.clone();
+        Some(tokio::task::spawn_blocking(move || certificate(&config)).await??)
+    } else {
+        None
+    };
     let store = database::open(&config).await?;
     let documents = Documents::open(store.clone())
         .await
@@ -158,12 +165,6 @@ pub async fn serve(
         None
     };
 
-    let certificate = if roles.answer() && config.tls.enabled {
-        let config = config.clone();
-        Some(tokio::task::spawn_blocking(move || certificate(&config)).await??)
-    } else {
-        None
-    };
     let door = if roles.answer() {
         let tls = certificate.clone().map(tls::Speech::new).transpose()?;
         let accounts = Accounts::new(

@@ -9,8 +9,8 @@ use std::{
 };
 
 use testkit::{
-    Appliance, FileServer, Need, Options, TestCloud, identifier_of, self_signed, skip_unless,
-    wait_until,
+    Appliance, FileServer, Machine, Need, Options, TestCloud, identifier_of, self_signed,
+    skip_unless, wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -59,6 +59,8 @@ fn an_identifier_is_all_that_it_takes() {
         told.contains("no Marketplace of this cloud (test)"),
         "{refused:?}"
     );
+    // A slip of the pen is in nobody's list.
+    assert!(cloud.api().list("MachineImage").is_empty());
 
     // Ten users at once.
     site.put(&page, &entry);
@@ -119,6 +121,7 @@ fn an_identifier_is_all_that_it_takes() {
     let machine = cloud.machine_by_number(numbers[0].parse().unwrap());
     machine.wait_for_ssh();
     assert_eq!(machine.ssh("echo inside"), "inside");
+    other_names_start_too(&cloud, &machine, &location);
 
     // It is the cloud's: users can't remove it, and it stays while somebody needs it.
     let user = cloud.api().as_user("user0", "user0-password");
@@ -134,6 +137,60 @@ fn an_identifier_is_all_that_it_takes() {
         cloud.api().list("MachineImage").is_empty().then_some(())
     });
     cloud.assert_clean();
+}
+
+/// A URL, and a disk of one's own that a machine wrote: with what was on it when the machine was made, and never changed by it.
+fn other_names_start_too(cloud: &TestCloud, machine: &Machine<'_>, location: &str) {
+    let volume = cloud.volume(&cloud.api(), 1);
+    machine.attach(&volume);
+    let uuid = volume.trim_start_matches("Volume/");
+    // The serial number is the end of its id.
+    let serial: String = uuid.replace('-', "").chars().skip(12).collect();
+    let disk = wait_until("the guest to see the volume", LIMIT, || {
+        let seen = machine.ssh(&format!("grep -l {serial} /sys/block/vd*/serial || true"));
+        Some(seen.split('/').nth(3)?.to_owned())
+    });
+    let copy = format!("dd if=/dev/vda of=/dev/{disk} bs=1M 2>/dev/null && sync && echo done");
+    assert_eq!(
+        machine.ssh(&format!("echo kept > /root/mark && sync && {copy}")),
+        "done"
+    );
+    machine.detach(&volume);
+    for (name, mark) in [
+        (format!("pdisk:cloud.example.org:8445:{uuid}"), "kept"),
+        (location.to_owned(), "none"),
+    ] {
+        let key = cloud.public_key_file().display().to_string();
+        let run = [
+            "run-instance",
+            "-k",
+            &key,
+            "--ram",
+            "96",
+            "--swap",
+            "0",
+            &name,
+        ];
+        let started = cloud.cli_json(&run);
+        let other = cloud.machine_by_number(started[0]["id"].as_u64().unwrap());
+        other.wait_for_ssh();
+        assert_eq!(
+            other.ssh("cat /root/mark 2>/dev/null || echo none"),
+            mark,
+            "{name}"
+        );
+        let image = other.document()["machineImage"]["href"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        other.ssh("echo changed > /root/mark; sync");
+        other.kill();
+        wait_until("the end of the image", LIMIT, || {
+            let reply = cloud.api().delete(&format!("/cimi/{image}"));
+            (reply.status != 409).then(|| reply.ok())
+        });
+    }
+    let _ = cloud.api().delete(&format!("/cimi/{volume}")).ok();
 }
 
 /// Its folder can be passed by the daemon, which is somebody else here.

@@ -59,4 +59,7 @@ pub struct Announcement {
     /// Why no Marketplace has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// It is tried again; its author is told when that is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }

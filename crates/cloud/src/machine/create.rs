@@ -10,8 +10,8 @@ use cimi::{
     AddressId, Common, MachineId, Ref, Right, Timestamp,
     lifecycle::{Desired, MachineState, Observed, Phase, Power, Rest},
     resources::{
-        AttachStage, AttachedVolume, Attachment, BootSource, Credential, Event, Image, Job,
-        JobGoal, Machine, MachineConfiguration, MachineTemplate, Nic, Resource, Volume,
+        AttachStage, AttachedVolume, Attachment, BootSource, Credential, DiskRole, Event, Image,
+        Job, JobGoal, Machine, MachineConfiguration, MachineTemplate, Nic, Resource, Volume,
         default_architecture,
     },
     size::ByteSize,
@@ -43,10 +43,13 @@ impl Cloud {
     ) -> Result<Created> {
         access::require_unlimited(context)?;
         self.want_images(context, &body).await?;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             context.in_time()?;
             // Anew each time: what a plan builds on may be what was changed.
             let plan = self.plan(context, body.clone())?;
+            if attempt == 0 && self.looked_again(&plan).await {
+                continue;
+            }
             let place = self.place(context, &plan.amounts()).await?;
             match self.write_machine(context, &plan, &place).await {
                 Err(CloudError::Raced(_)) => {}
@@ -56,6 +59,20 @@ impl Cloud {
         Err(CloudError::Unavailable(
             "too many others want the same address or volume: try again".to_owned(),
         ))
+    }
+
+    /// Whether the Marketplaces were asked about images that it stands on, which may then not be usable any more.
+    async fn looked_again(&self, plan: &Plan) -> bool {
+        let images = &self.0.documents.images;
+        let read_only = plan.disks.iter().filter_map(|disk| match &disk.role {
+            DiskRole::ReadOnly { image } => images.get(image.local()),
+            _ => None,
+        });
+        let mut is_anew = false;
+        for image in std::iter::once(plan.image.clone()).chain(read_only) {
+            is_anew |= self.0.intake.look_again(&image.document.0).await;
+        }
+        is_anew
     }
 
     async fn write_machine(

@@ -1,22 +1,111 @@
 //! Images from Marketplaces that are in the cache: whether they may still be used.
 //!
-//! The policy of the site is asked whenever the document is looked at, by the entry that is kept in it. Once in a while, and
-//! when the entry's time is over, the Marketplaces are asked anew. If none answers an image stays as it is.
+//! The policy of the site is asked whenever the document is looked at, by the entry that is kept in it. Once in a while, when
+//! the entry's time is over, and when a machine is to be started from the image, the Marketplaces are asked anew. If none
+//! answers an image stays as it is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use cimi::Timestamp;
 use cimi::resources::{EventOutcome, Image, ImageSource, ImageState};
 use documents::Cached;
+use parking_lot::Mutex;
 
 use super::StorageController;
 use super::follow::Next;
 use super::image_document::expected;
 use crate::error::Error;
-use crate::registry::{LookupError, Standing};
+use crate::identifier::ImageIdentifier;
+use crate::registry::{Found, LookupError, Standing};
 
 /// After a Marketplace did not answer.
-const AGAIN: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+const AGAIN: Duration = Duration::from_secs(15 * 60);
+/// The same for those who would start a machine: the first of the pauses, which grow.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long somebody waits for the Marketplaces who would start a machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The images whose entries are being looked up for somebody, so that all who start machines at once ask once.
+#[derive(Debug, Default)]
+pub(super) struct Looking(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Looking {
+    fn at(&self, local: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.lock();
+        if let Some(running) = all.get(local).and_then(Weak::upgrade) {
+            return running;
+        }
+        all.retain(|_, running| running.strong_count() > 0);
+        let turn = Arc::default();
+        all.insert(local.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+}
 
 impl StorageController {
+    /// Whether the Marketplaces have an entry for an image that the site's policy accepts. Answers within seconds.
+    ///
+    /// # Errors
+    /// As [`look_up`](crate::registry::Registries::look_up); that no answer came in time is
+    /// [`LookupError::Unavailable`].
+    pub async fn has_entry(&self, identifier: &ImageIdentifier) -> Result<(), LookupError> {
+        self.look_up_in_time(identifier).await.map(|_| ())
+    }
+
+    async fn look_up_in_time(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
+        let found = self.0.settings.registries.look_up(identifier);
+        tokio::time::timeout(PATIENCE, found)
+            .await
+            .unwrap_or_else(|_| {
+                let seconds = PATIENCE.as_secs();
+                Err(LookupError::Unavailable(format!(
+                    "the Marketplaces did not answer within {seconds} s"
+                )))
+            })
+    }
+
+    /// Asks the Marketplaces whether a cached image may still be used, unless that was done minutes ago, and writes down what
+    /// they say; whether that is something else than before. Answers within seconds; where no Marketplace does, the image
+    /// stays as it is.
+    pub async fn look_again(&self, local: &str) -> bool {
+        let turn = self.0.looking.at(local);
+        let _turn = turn.lock().await;
+        let Some(read) = self.0.documents.images.get(local) else {
+            return false;
+        };
+        let is_due = read.desired.source == ImageSource::Marketplace
+            && read.state == ImageState::Available
+            && !read.desired.deleted
+            && self.is_older(&read, self.0.settings.entries_fresh)
+            && self.0.rests.left(local, read.desired.attempt).is_none();
+        let identifier = expected(&read.desired.expected).ok();
+        let identifier = identifier.and_then(|expected| expected.known_identifier());
+        let Some(identifier) = identifier.filter(|_| is_due) else {
+            return false;
+        };
+        let told = match self.look_up_in_time(&identifier).await {
+            Ok(found) => {
+                self.0.rests.forget(local);
+                let document = String::from_utf8(found.entry.document().to_vec()).ok();
+                self.accept(&read, document.map(|entry| (entry, found)))
+                    .await
+            }
+            Err(LookupError::Refused(reason)) => self.refuse(&read, reason).await,
+            Err(error @ LookupError::Unavailable(_)) => {
+                tracing::warn!(image = local, %error, "the entry of a cached image can't be looked up; it is used as it is");
+                self.0.rests.failed(local, read.desired.attempt, SILENCE);
+                return false;
+            }
+        };
+        if let Err(error) = told {
+            // Somebody wrote it at the same moment, who knows no less.
+            tracing::debug!(image = local, %error, "what the Marketplaces say is not written down");
+        }
+        true
+    }
+
     /// Sees to it that a cached image can be used as long as its entry is accepted, and only so long.
     pub(super) async fn keep_fetched(&self, read: &Cached<Image>) -> Result<Next, Error> {
         let Some(entry) = read
@@ -78,16 +167,21 @@ impl StorageController {
     }
 
     fn is_due(&self, read: &Image) -> bool {
-        read.provenance.as_ref().is_none_or(|origin| {
-            Timestamp::now().since(origin.checked) >= self.0.settings.entries_recheck
-        })
+        self.is_older(read, self.0.settings.entries_recheck)
+    }
+
+    /// Whether the Marketplaces were last asked for its entry so long ago.
+    fn is_older(&self, read: &Image, age: Duration) -> bool {
+        read.provenance
+            .as_ref()
+            .is_none_or(|origin| Timestamp::now().since(origin.checked) >= age)
     }
 
     /// The image may be used; `newer` is what the Marketplaces say now.
     async fn accept(
         &self,
         read: &Cached<Image>,
-        newer: Option<(String, crate::registry::Found)>,
+        newer: Option<(String, Found)>,
     ) -> Result<Next, Error> {
         if newer.is_none() && !is_refused(read) {
             return self.keep_image(read).await;
@@ -105,7 +199,7 @@ impl StorageController {
         };
         // The state follows when the document is looked at again, by what lies on the disk.
         self.write_image(read, edit, None).await?;
-        Ok(Next::Again(std::time::Duration::ZERO))
+        Ok(Next::Again(Duration::ZERO))
     }
 
     async fn refuse(&self, read: &Cached<Image>, reason: String) -> Result<Next, Error> {

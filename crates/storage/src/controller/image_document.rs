@@ -54,10 +54,10 @@ pub(super) fn image_file(image: &import::Image) -> ImageFile {
         virtual_size: ByteSize(image.virtual_bytes),
         digests: Digests {
             identifier: Some(image.identifier.to_string()),
-            md5: Some(image.digests.md5.to_string()),
+            md5: image.digests.md5.as_ref().map(ToString::to_string),
             sha1: Some(image.digests.sha1.to_string()),
-            sha256: Some(image.digests.sha256.to_string()),
-            sha512: Some(image.digests.sha512.to_string()),
+            sha256: image.digests.sha256.as_ref().map(ToString::to_string),
+            sha512: image.digests.sha512.as_ref().map(ToString::to_string),
             bytes: Some(image.bytes),
         },
     }

@@ -26,6 +26,8 @@ pub struct Settings {
     pub fetch_pause: Duration,
     /// How often the entries of cached images are looked up anew.
     pub entries_recheck: Duration,
+    /// How old the entry of a cached image may be when a machine is started from it; an older one is looked up first.
+    pub entries_fresh: Duration,
     /// What one import may cost.
     pub limits: Limits,
     /// Examines qcow2 images before they are accepted.
@@ -64,6 +66,7 @@ impl Settings {
             fetch_tries: 12,
             fetch_pause: Duration::from_secs(1),
             entries_recheck: Duration::from_secs(24 * 3600),
+            entries_fresh: Duration::from_secs(60),
             limits: Limits::default(),
             qemu_img: None,
             machines_dir: None,

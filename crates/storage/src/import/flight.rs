@@ -80,13 +80,11 @@ pub(super) async fn join(
             .known_identifier()
             .and_then(|identifier| store.find(&identifier))
         {
-            return accept(
-                Imported {
-                    image,
-                    already_present: true,
-                },
-                &expected,
-            );
+            let imported = Imported {
+                image,
+                already_present: true,
+            };
+            return accept(imported, &expected).await;
         }
         let (flight, leading) = {
             let mut flights = store.inner.flights.lock();
@@ -123,13 +121,11 @@ pub(super) async fn join(
         match flight.wait(progress).await {
             outcome if leading => return outcome,
             Ok(imported) => {
-                return accept(
-                    Imported {
-                        already_present: true,
-                        ..imported
-                    },
-                    &expected,
-                );
+                let imported = Imported {
+                    already_present: true,
+                    ..imported
+                };
+                return accept(imported, &expected).await;
             }
             // The same request would only fail the same way; any other deserves its own try.
             Err(error) if url.is_some() && flight.url == url && flight.expected == expected => {
@@ -143,9 +139,10 @@ pub(super) async fn join(
 }
 
 /// What somebody else brought must be what was asked for here.
-fn accept(imported: Imported, expected: &Expected) -> Result<Imported, Error> {
+async fn accept(imported: Imported, expected: &Expected) -> Result<Imported, Error> {
+    let (image, stated) = (imported.image.clone(), expected.clone());
+    super::blocking(move || pipeline::compare(&image, &stated)).await?;
     let image = &imported.image;
-    expected.check(image.bytes, &image.digests)?;
     match expected.format {
         Some(stated) if stated != image.format => Err(Refusal::NotAsStated {
             stated,

@@ -1,13 +1,12 @@
 //! The blocking half of an import: bytes of the source in, a complete image directory out.
 //!
 //! ```text
-//! source task ─channel→ this thread: decompress ─┬─channel→ thread: MD5, SHA-1
-//!                                                ├─channel→ thread: SHA-256, SHA-512
-//!                                                └─channel→ thread: holes, write
+//! source task ─channel→ this thread: decompress ─┬─channel→ a thread each: SHA-1, and what is to be compared
+//!                                                └─channel→ thread: holes, write ─rings→ thread: flush
 //! ```
 //!
 //! Every channel holds a few chunks only: the slowest part sets the pace and the memory is bounded (about 12 MiB, and
-//! the window of the decompressor).
+//! the window of the decompressor). What is written is flushed while more comes, so that little is left for the end.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write as _};
@@ -21,26 +20,31 @@ use std::thread;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Sha256, Sha512};
 use tokio::sync::{mpsc, watch};
 
 use super::{Content, Converted, Image, ImageStore, Imported, Inner, Limits, Progress};
 use crate::confine::QemuImg;
 use crate::decompress;
-use crate::digest::{Digests, Expected, LegacyPair, Sha2Pair, SourceDigests};
+use crate::digest::{Digest, Digests, Expected, SourceDigests, Wanted};
 use crate::durable::{self, RemoveOnDrop};
 use crate::error::Error;
 use crate::foreign::ForeignFormat;
 use crate::identifier::ImageIdentifier;
 use crate::inspect::{self, Inspected, PREFIX_BYTES};
 
-/// Bytes handled at once.
-const CHUNK_BYTES: usize = 512 * 1024;
+/// Bytes handled at once: what is digested and written soon after it was decompressed is still in a processor's cache.
+const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks under way to each thread.
 const CHUNKS_IN_FLIGHT: usize = 4;
 /// Zero runs are made holes in units of this, the block size of usual file systems.
 const HOLE_BYTES: usize = 4096;
 /// How many bytes are written between two looks at the free space.
 const SPACE_CHECK_BYTES: u64 = 64 << 20;
+/// How many bytes are written before they are flushed in the background.
+const FLUSH_BYTES: u64 = 32 << 20;
 
 /// What the source task sends. A channel that closes without `End` means that the task was ended.
 pub(super) enum Piece {
@@ -124,23 +128,34 @@ pub(super) fn run(
 /// Reads an image again and compares it with its digests.
 pub(super) fn verify(image: &Image) -> Result<(), Error> {
     let mut file = File::open(&image.path).map_err(Error::io("open", &image.path))?;
-    let (bytes, digests) = digest(&mut file, &image.path)?;
     let (kept_bytes, kept) = image.kept();
     let expected = Expected {
         bytes: Some(kept_bytes),
-        md5: Some(kept.md5),
+        md5: kept.md5,
         sha1: Some(kept.sha1),
-        sha256: Some(kept.sha256),
-        sha512: Some(kept.sha512),
+        sha256: kept.sha256,
+        sha512: kept.sha512,
         ..Expected::default()
     };
+    let (bytes, digests) = digest(&mut file, &image.path, Wanted::by(&expected))?;
+    expected.check(bytes, &digests)
+}
+
+/// Compares an image that is there with what somebody states of it, also in ways nobody did before.
+pub(super) fn compare(image: &Image, expected: &Expected) -> Result<(), Error> {
+    // What was converted has them all: they can't be computed any more.
+    if image.converted.is_some() || !Wanted::by(expected).missing_in(&image.digests).is_any() {
+        return expected.check(image.bytes, &image.digests);
+    }
+    let mut file = File::open(&image.path).map_err(Error::io("open", &image.path))?;
+    let (bytes, digests) = digest(&mut file, &image.path, Wanted::by(expected))?;
     expected.check(bytes, &digests)
 }
 
 /// Length and checksums of what a file holds from where it is.
-fn digest(file: &mut File, path: &Path) -> Result<(u64, Digests), Error> {
+fn digest(file: &mut File, path: &Path, wanted: Wanted) -> Result<(u64, Digests), Error> {
     thread::scope(|scope| {
-        let hashing = Hashing::start(scope);
+        let hashing = Hashing::start(scope, wanted);
         let mut bytes = 0;
         loop {
             let chunk = fill(file, CHUNK_BYTES).map_err(Error::io("read", path))?;
@@ -204,10 +219,22 @@ impl Target<'_> {
             Content::Disks => inspect::first_bytes(&first, expected.format, &self.limits.size)?,
         };
         let limit_bytes = self.limits.max_image_bytes;
+        // What is converted can't be read again later.
+        let wanted = match foreign {
+            Some(_) => Wanted::ALL,
+            None => Wanted::by(expected),
+        };
         thread::scope(|scope| {
-            let hashing = Hashing::start(scope);
+            let hashing = Hashing::start(scope, wanted);
             let (to_writer, chunks) = sync_channel(CHUNKS_IN_FLIGHT);
-            let writer = scope.spawn(move || self.write(file, &chunks));
+            let (flush, flushes) = sync_channel::<()>(1);
+            scope.spawn(move || {
+                for () in flushes {
+                    // The last flush is the one that counts, and tells what is wrong.
+                    let _ = file.sync_data();
+                }
+            });
+            let writer = scope.spawn(move || self.write(file, &chunks, &flush));
             let mut bytes = 0_u64;
             let mut chunk = first;
             while !chunk.is_empty() {
@@ -283,6 +310,11 @@ impl Target<'_> {
         image: &mut Image,
         cancelled: &OwnedFd,
     ) -> Result<File, Error> {
+        if Wanted::ALL.missing_in(&image.digests).is_any() {
+            // A fixed VHD, which was known by its end.
+            let mut whole = File::open(&self.path).map_err(Error::io("open", &self.path))?;
+            image.digests = digest(&mut whole, &self.path, Wanted::ALL)?.1;
+        }
         // Readable by all for as long as the confined program has to open it.
         file.set_permissions(fs::Permissions::from_mode(0o444))
             .map_err(Error::io("protect", &self.path))?;
@@ -305,7 +337,7 @@ impl Target<'_> {
             .map_err(Error::io("read", &self.path))?;
         let inspected = inspect::first_bytes(prefix, Some(inspect::Format::Qcow2), limits)?;
         inspect::whole_file(&file, &self.path, &inspected, limits)?;
-        let (bytes, digests) = digest(&mut file, &self.path)?;
+        let (bytes, digests) = digest(&mut file, &self.path, Wanted::LEAST)?;
         image.format = inspected.format();
         image.virtual_bytes = inspected.virtual_bytes(bytes);
         image.converted = Some(Converted {
@@ -317,16 +349,27 @@ impl Target<'_> {
     }
 
     /// Writes chunks one behind the other, leaving out blocks of zeroes.
-    fn write(&self, file: &File, chunks: &Receiver<Bytes>) -> Result<(), Error> {
+    fn write(
+        &self,
+        file: &File,
+        chunks: &Receiver<Bytes>,
+        flush: &SyncSender<()>,
+    ) -> Result<(), Error> {
         let mut offset = 0_u64;
         let mut written_since_check = 0;
+        let mut written_since_flush = 0;
         for chunk in chunks {
             for (start, run) in data_runs(&chunk) {
                 file.write_all_at(run, offset + start as u64)
                     .map_err(|error| self.write_error(error, run.len()))?;
                 written_since_check += run.len() as u64;
+                written_since_flush += run.len() as u64;
             }
             offset += chunk.len() as u64;
+            // One that is still at the last flush takes this along with the next.
+            if written_since_flush >= FLUSH_BYTES && flush.try_send(()).is_ok() {
+                written_since_flush = 0;
+            }
             if written_since_check >= SPACE_CHECK_BYTES {
                 self.store.require_space(0)?;
                 written_since_check = 0;
@@ -391,35 +434,30 @@ impl Target<'_> {
     }
 }
 
-/// Two threads that digest the same chunks.
+/// Threads that digest the same chunks, one for each digest.
 struct Hashing<'scope> {
-    senders: [SyncSender<Bytes>; 2],
-    legacy: thread::ScopedJoinHandle<'scope, LegacyPair>,
-    sha2: thread::ScopedJoinHandle<'scope, Sha2Pair>,
+    senders: Vec<SyncSender<Bytes>>,
+    md5: Option<Digesting<'scope, 16>>,
+    sha1: Digesting<'scope, 20>,
+    sha256: Option<Digesting<'scope, 32>>,
+    sha512: Option<Digesting<'scope, 64>>,
 }
 
+type Digesting<'scope, const N: usize> = thread::ScopedJoinHandle<'scope, Digest<N>>;
+
 impl<'scope> Hashing<'scope> {
-    fn start(scope: &'scope thread::Scope<'scope, '_>) -> Self {
-        let (to_legacy, legacy_chunks) = sync_channel::<Bytes>(CHUNKS_IN_FLIGHT);
-        let (to_sha2, sha2_chunks) = sync_channel::<Bytes>(CHUNKS_IN_FLIGHT);
+    fn start(scope: &'scope thread::Scope<'scope, '_>, wanted: Wanted) -> Self {
+        let mut senders = Vec::new();
         Self {
-            senders: [to_legacy, to_sha2],
-            legacy: scope.spawn(move || {
-                legacy_chunks
-                    .into_iter()
-                    .fold(LegacyPair::default(), |mut pair, chunk| {
-                        pair.update(&chunk);
-                        pair
-                    })
-            }),
-            sha2: scope.spawn(move || {
-                sha2_chunks
-                    .into_iter()
-                    .fold(Sha2Pair::default(), |mut pair, chunk| {
-                        pair.update(&chunk);
-                        pair
-                    })
-            }),
+            sha1: digesting::<Sha1, _>(scope, &mut senders),
+            md5: wanted.md5.then(|| digesting::<Md5, _>(scope, &mut senders)),
+            sha256: wanted
+                .sha256
+                .then(|| digesting::<Sha256, _>(scope, &mut senders)),
+            sha512: wanted
+                .sha512
+                .then(|| digesting::<Sha512, _>(scope, &mut senders)),
+            senders,
         }
     }
 
@@ -430,22 +468,51 @@ impl<'scope> Hashing<'scope> {
     }
 
     fn finish(self) -> Result<Digests, Error> {
+        fn end<const N: usize>(digesting: Digesting<'_, N>) -> Result<Digest<N>, Error> {
+            digesting.join().map_err(|_| Error::Cancelled)
+        }
         drop(self.senders);
-        let (md5, sha1) = self.legacy.join().map_err(|_| Error::Cancelled)?.finish();
-        let (sha256, sha512) = self.sha2.join().map_err(|_| Error::Cancelled)?.finish();
         Ok(Digests {
-            md5,
-            sha1,
-            sha256,
-            sha512,
+            md5: self.md5.map(end).transpose()?,
+            sha1: end(self.sha1)?,
+            sha256: self.sha256.map(end).transpose()?,
+            sha512: self.sha512.map(end).transpose()?,
         })
     }
 }
 
+fn digesting<'scope, D, const N: usize>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    senders: &mut Vec<SyncSender<Bytes>>,
+) -> Digesting<'scope, N>
+where
+    D: md5::Digest,
+    [u8; N]: From<md5::digest::Output<D>>,
+{
+    let (sender, chunks) = sync_channel::<Bytes>(CHUNKS_IN_FLIGHT);
+    senders.push(sender);
+    scope.spawn(move || {
+        let mut digest = D::new();
+        for chunk in chunks {
+            digest.update(&chunk);
+        }
+        Digest::from_bytes(digest.finalize().into())
+    })
+}
+
 /// Reads until `wanted` bytes are there or the source ends.
 fn fill(reader: &mut dyn Read, wanted: usize) -> io::Result<Bytes> {
-    let mut chunk = Vec::with_capacity(wanted);
-    reader.take(wanted as u64).read_to_end(&mut chunk)?;
+    let mut chunk = vec![0; wanted];
+    let mut filled = 0;
+    while let Some(rest) = chunk.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    chunk.truncate(filled);
     Ok(chunk.into())
 }
 

@@ -77,7 +77,8 @@ pub struct Found {
     pub locations: Vec<String>,
 }
 
-/// What was found, and how many there are altogether; `None` if it is neither of the two forms.
+/// What was found, and how many there are altogether; `None` if it is neither of the two forms. Rows that can't be read count as
+/// not there.
 #[must_use]
 pub fn parse(answer: &[u8], limit: usize) -> Option<(Vec<Found>, u64)> {
     let value: Value = serde_json::from_slice(answer).ok()?;
@@ -89,11 +90,12 @@ pub fn parse(answer: &[u8], limit: usize) -> Option<(Vec<Found>, u64)> {
         };
     let rows = rows.as_array()?;
     let found: Vec<_> = rows.iter().take(limit).filter_map(read).collect();
+    let unreadable = rows.len().min(limit) - found.len();
     let count = value
         .get(count)
         .and_then(Value::as_u64)
         .unwrap_or(rows.len() as u64);
-    Some((found, count))
+    Some((found, count.saturating_sub(unreadable as u64)))
 }
 
 fn named(row: &Value) -> Option<Found> {
@@ -158,7 +160,7 @@ mod tests {
             ["","debian","12","x86_64","a@example.org","machine","2030-01-15T08:05:00Z","; rm -rf /","null","A base","Debian"],
             ["short"]]}"#;
         let (found, count) = parse(table, 10).unwrap();
-        assert_eq!((found.len(), count), (1, 3));
+        assert_eq!((found.len(), count), (1, 1));
         assert_eq!(found[0].title.as_deref(), Some("Debian"));
         assert!(found[0].locations.is_empty());
         let list = br#"{"count":1,"offset":0,"limit":10,"entries":[{"identifier":"MMZu9WvwKIro-rtBQfDk4PsKO7_",

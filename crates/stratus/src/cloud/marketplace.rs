@@ -189,7 +189,13 @@ impl Marketplace {
             .unwrap_or("unknown");
         let mut text =
             format!("Failed calling method {method} on url {url}, with reason: {status}: {reason}");
-        if status < 500 {
+        // Another server, such as a cloud that runs no Marketplace, tells nothing of use here.
+        if matches!(status, 404 | 405) && !marketplace::list::is_refusal(&answer.body) {
+            text.push_str(&format!(
+                ". There is no Marketplace at {}: check --marketplace-endpoint, marketplace_endpoint and STRATUSLAB_MARKETPLACE_ENDPOINT",
+                self.endpoint
+            ));
+        } else if status < 500 {
             let message = marketplace::list::message(&answer.body);
             text.push_str(&format!(". Error: : {}", printable(message.trim())));
         }

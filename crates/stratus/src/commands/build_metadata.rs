@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use marketplace::digest::Digest;
 use marketplace::{Metadata, UtcTime};
 
-use crate::described_image::{Checksum, Wanted, contents};
+use super::sign_metadata::write_whole;
+use crate::described_image::{Checksum, Contents, Wanted, contents};
 use crate::failure::{Failure, Result};
 use crate::options::Common;
+use crate::output::Output;
+use crate::packing::{DISK_FORMATS, Packing};
 use crate::progress::byte_bar;
 
 /// How long a description is valid, in days: what StratusLab's client says.
@@ -21,6 +24,7 @@ const BUSES: [&str; 3] = ["ide", "scsi", "virtio"];
 ///
 /// Reads the image, computes its size and checksums, and writes OS-OSVERSION-OSARCH-TYPE-VERSION.xml in the current folder: a draft, to be edited
 /// if need be, then signed (sign-metadata) and published (upload-metadata). Size and checksums are those of the uncompressed image.
+/// A draft of this name is replaced, a signed description only with --force.
 ///
 /// Prints nothing; -v: the name of the file. --format is that of the image here; the result's is --output-format.
 /// JSON: {"file", "identifier", "bytes"}.
@@ -53,16 +57,16 @@ pub struct Arguments {
     /// Version of the image
     #[arg(long, value_name = "VERSION", default_value = "", hide_default_value = true)]
     image_version: String,
-    /// Disk format: raw or qcow2
-    #[arg(long = "format", id = "image_format", value_name = "FORMAT", default_value = "raw")]
-    image_format: String,
+    /// Disk format: raw or qcow2; vmdk, vdi and vpc for clouds that convert them [default: by its contents]
+    #[arg(long = "format", id = "image_format", value_name = "FORMAT")]
+    image_format: Option<String>,
     /// Hypervisor
     #[arg(long, value_name = "NAME", default_value = "kvm")]
     hypervisor: String,
-    /// Where the image can be fetched; may be repeated
+    /// Where the image can be fetched: http, https, ftp, or pdisk:HOST:PORT:UUID; may be repeated
     #[arg(long, value_name = "URI")]
     location: Vec<String>,
-    /// How the file is compressed: gz, bz2, none [default: by its suffix]
+    /// How the file is compressed: gz, bz2, xz, zstd or none [default: by its contents]
     #[arg(long, value_name = "EXT")]
     compression: Option<String>,
     /// Short name
@@ -98,6 +102,9 @@ pub struct Arguments {
     /// Leave SHA-512 out
     #[arg(long, help_heading = "Checksums (computed if not given)")]
     no_sha512: bool,
+    /// Replace a signed description of the same name
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -116,25 +123,34 @@ impl Arguments {
         if !BUSES.contains(&self.disks_bus.as_str()) {
             return Err(Failure::Usage(format!("Unknown disks bus type {}. Available types: {}", self.disks_bus, BUSES.join(", "))));
         }
+        if let Some(format) = self.image_format.as_deref().filter(|format| !DISK_FORMATS.contains(format)) {
+            return Err(Failure::Usage(format!("Unknown format {format}. Known formats: {}", DISK_FORMATS.join(", "))));
+        }
+        self.location.iter().try_for_each(|location| check_location(location))?;
         let file = self.file_name()?;
         let wanted = self.wanted()?;
+        let compression = self.compression(&image)?;
+        if !self.force {
+            check_replaceable(&file)?;
+        }
         if self.location.is_empty() {
             out.warning("Image location is not given (--location): add one before the description is published");
         }
-        let compression = self.compression(&image);
         let length = std::fs::metadata(&image).map_err(|error| Failure::file(&image, &error))?.len();
         let bar = byte_bar(&out, "Reading", length);
-        let (bytes, checksums) = {
-            let (compression, bar) = (compression.clone(), bar.clone());
-            tokio::task::spawn_blocking(move || contents(&image, compression.as_deref(), &wanted, &bar))
+        let contents = {
+            let bar = bar.clone();
+            tokio::task::spawn_blocking(move || contents(&image, compression, &wanted, &bar))
                 .await
                 .map_err(|error| Failure::Work(format!("reading the image broke off: {error}")))??
         };
         bar.finish_and_clear();
+        let bytes = contents.bytes;
+        self.warn(&out, contents.format, compression);
 
-        let metadata = self.description(Metadata::new(checksums, bytes, self.image_type.clone()), compression);
+        let metadata = self.description(contents, compression);
         let text = metadata.to_draft().map_err(|error| Failure::Usage(error.to_string()))?;
-        std::fs::write(&file, text).map_err(|error| Failure::file(&file, &error))?;
+        write_whole(&file, &text)?;
         out.detail(format_args!("Manifest: {}", file.display()));
         if out.is_json() {
             return out.json(&serde_json::json!({ "file": file, "identifier": metadata.identifier, "bytes": bytes }));
@@ -169,17 +185,46 @@ impl Arguments {
         })
     }
 
-    /// As it was said, or by the suffix.
-    fn compression(&self, image: &Path) -> Option<String> {
-        let suffix = image.extension().and_then(|suffix| suffix.to_str()).filter(|suffix| ["gz", "bz2"].contains(suffix));
-        self.compression
-            .as_deref()
-            .or(suffix)
-            .map(|text| text.trim_start_matches('.').to_owned())
-            .filter(|text| !text.is_empty() && text != "none")
+    /// As it was said, or by the first bytes; a file that is named as if it were compressed and isn't is none to describe.
+    fn compression(&self, image: &Path) -> Result<Option<Packing>> {
+        let said = self.compression.as_deref().map(|text| text.trim_start_matches('.'));
+        match said {
+            Some("" | "none") => return Ok(None),
+            Some(text) => {
+                let unknown = || Failure::Usage(format!("Unknown compression {text}. Known compressions: gz, bz2, xz, zstd, none"));
+                return Packing::named(text).map(Some).ok_or_else(unknown);
+            }
+            None => {}
+        }
+        let found = Packing::of_file(image).map_err(|error| Failure::file(image, &error))?;
+        let suffix = image.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+        match Packing::named(suffix) {
+            Some(_) if found.is_none() => Err(Failure::Work(format!(
+                "'{}' is not compressed as its name says; if it is meant as it is: --compression none",
+                image.display()
+            ))),
+            _ => Ok(found),
+        }
     }
 
-    fn description(&self, metadata: Metadata, compression: Option<String>) -> Metadata {
+    /// Tells what may surprise somewhere else.
+    fn warn(&self, out: &Output, found: &str, compression: Option<Packing>) {
+        let format = self.image_format.as_deref().unwrap_or(found);
+        let is_same = format == found || (format, found) == ("vhd", "vpc");
+        // The end of a fixed vhd tells what it is, not its beginning.
+        if !is_same && !(found == "raw" && ["vhd", "vpc"].contains(&format)) {
+            out.warning(format_args!("The image is said to be {format} (--format), but begins like {found}: clouds will refuse it"));
+        }
+        if !["raw", "qcow2"].contains(&format) {
+            out.warning(format_args!("Clouds of StratusLab start raw and qcow2 images only; those of Stratus convert {format}"));
+        }
+        if let Some(packing) = compression.filter(|packing| !packing.is_stratuslabs()) {
+            out.warning(format_args!("Clouds of StratusLab open gz and bz2 only; those of Stratus open {} too", packing.name()));
+        }
+    }
+
+    fn description(&self, contents: Contents, compression: Option<Packing>) -> Metadata {
+        let metadata = Metadata::new(contents.checksums, contents.bytes, self.image_type.clone());
         let now = UtcTime::from_timestamp(jiff::Timestamp::now());
         let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         Metadata {
@@ -188,9 +233,9 @@ impl Arguments {
             os_version: some(&self.os_version),
             os_arch: some(&self.os_arch),
             version: some(&self.image_version),
-            compression,
+            compression: compression.map(|packing| packing.name().to_owned()),
             locations: self.location.clone(),
-            format: some(&self.image_format),
+            format: Some(self.image_format.clone().unwrap_or_else(|| contents.format.to_owned())),
             creator: some(&self.author),
             publisher: Some(PUBLISHER.to_owned()),
             created: Some(now.to_string()),
@@ -203,4 +248,36 @@ impl Arguments {
             ..metadata
         }
     }
+}
+
+/// A location that somebody can fetch from.
+fn check_location(location: &str) -> Result {
+    let refused = |why: &str| Err(Failure::Usage(format!("'{location}' is no location of an image: {why}")));
+    if let Some(disk) = location.strip_prefix("pdisk:") {
+        let uuid = disk.rsplit([':', '/']).next().unwrap_or_default();
+        if disk.len() == uuid.len() || uuid::Uuid::try_parse(uuid).is_err() {
+            return refused("of disks they have the form pdisk:HOST:PORT:UUID");
+        }
+        return Ok(());
+    }
+    match reqwest::Url::parse(location) {
+        Ok(url) if ["http", "https", "ftp"].contains(&url.scheme()) && url.has_host() => Ok(()),
+        Ok(url) => refused(&format!("images are fetched by http, https and ftp, not by {}", url.scheme())),
+        Err(error) => refused(&format!("it is no URL ({error})")),
+    }
+}
+
+/// What is there may be replaced if it is nothing, or a draft.
+fn check_replaceable(file: &Path) -> Result {
+    let text = match std::fs::read(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::file(file, &error)),
+        Ok(text) => text,
+    };
+    let what = match Metadata::parse(&text) {
+        Ok(metadata) if metadata.endorsement.is_none() => return Ok(()),
+        Ok(_) => "a signed description",
+        Err(_) => "something else than a draft",
+    };
+    Err(Failure::Check(format!("'{}' is {what} and stays; --force replaces it", file.display())))
 }

@@ -27,7 +27,7 @@ use crate::unfinished;
 /// Starts a machine from the base image, installs packages with the machine's own package manager, runs the scripts in their order,
 /// removes what must not be in an image (your keys, the machine's host keys and identity, histories, logs), shuts the machine down
 /// and saves its disk as a new image, which only you can start until you publish it. The author is told by e-mail, with a description
-/// to be signed.
+/// to be signed, if the cloud sends mail.
 ///
 /// Everything the machine says goes into a log file. If a step fails the machine is removed and nothing is saved; with
 /// --keep-on-failure it goes on running, and you are told how to log in.
@@ -352,7 +352,7 @@ impl Arguments {
         };
         // From here on the cloud finishes it alone.
         unfinished::keep();
-        unfinished::goes_on_as(&format!("machine {id} is shut down and saved, and its author gets an e-mail"));
+        unfinished::goes_on_as(&format!("machine {id} is shut down and saved, and its author gets an e-mail if the cloud sends mail"));
         let saved = saved_as(api, machine).await?;
         let waiting = Waiting::start(out, "saving");
         let limit = Duration::from_secs(self.save_timeout);
@@ -364,7 +364,7 @@ impl Arguments {
             }
             JobEnd::StillRunning => {
                 return Err(Failure::Work(format!("machine {id} is not saved after {} s; it goes on", limit.as_secs()))
-                    .with_hint("The author gets an e-mail; stratus image list shows the image when it is there."));
+                    .with_hint("stratus image list shows the image when it is there; the author gets an e-mail if the cloud sends mail."));
             }
         }
         drop(waiting);

@@ -88,7 +88,10 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Writes beside the file and moves into its place: nobody sees half a document.
-fn write_whole(file: &Path, text: &str) -> Result {
+///
+/// # Errors
+/// [`Failure::Work`].
+pub(super) fn write_whole(file: &Path, text: &str) -> Result {
     let part = beside(file, ".part");
     std::fs::write(&part, text)
         .and_then(|()| std::fs::rename(&part, file))

@@ -18,6 +18,7 @@ use crate::failure::{Failure, Result};
 use crate::options::{self, Cloud, Common, Signing};
 use crate::progress::byte_bar;
 use crate::session::Session;
+use crate::unfinished;
 
 /// Upload an image to the cloud and publish its description
 ///
@@ -103,6 +104,7 @@ impl Arguments {
         let api = session.api(&self.cloud)?;
 
         out.banner("Starting image upload");
+        unfinished::say(import::NOTHING_SENT);
         let sent = compressed(&session, file, &self.compression).await?;
         out.step("Uploading image");
         let name = self.tag.clone().unwrap_or_else(|| plain_name(file));
@@ -115,6 +117,7 @@ impl Arguments {
         let mut result = serde_json::json!({ "identifier": image.identifier, "uri": image.id, "location": location, "metadata": null });
         out.step(format_args!("Image uploaded: {location}"));
         if let Some((manifest, endorser, marketplace)) = publishing {
+            unfinished::say("The image is in the cloud, its description is not published; run the command again to go on.");
             out.banner("Starting manifest upload");
             out.step("Updating manifest");
             let draft = manifest.located(&location)?;
@@ -136,6 +139,7 @@ impl Arguments {
     /// What is needed to publish.
     fn publishing(&self, session: &Session, file: &Path) -> Result<(Manifest, Endorser, Marketplace)> {
         let manifest = Manifest::beside(file)?;
+        manifest.check_compression()?;
         let endorser = Endorser::load(
             session,
             &Signing {
@@ -186,18 +190,25 @@ impl Manifest {
         Ok(Self { file: path, text, image })
     }
 
-    /// With the image's address in the cloud, where it is not compressed.
-    fn located(&self, location: &str) -> Result<Vec<u8>> {
-        let is_compressed = self.image.compression.as_deref().is_some_and(|compression| !compression.is_empty() && compression != "none");
-        let others = self.image.locations.iter().filter(|other| *other != location).count();
-        if is_compressed && others > 0 {
+    fn is_compressed(&self) -> bool {
+        self.image.compression.as_deref().is_some_and(|compression| !compression.is_empty() && compression != "none")
+    }
+
+    /// A description has one compression for all its locations, and in the cloud the image has none.
+    fn check_compression(&self) -> Result {
+        if self.is_compressed() && !self.image.locations.is_empty() {
             return Err(Failure::Check(format!(
                 "{} names places of a compressed file; in the cloud it is not compressed, and a description has one compression for all. \
-                 The image is in the cloud. To publish: remove these locations and run this again, or use upload-metadata",
+                 Nothing was sent. Remove these locations, or send the image with --image-only and publish with upload-metadata",
                 self.file.display()
             )));
         }
-        if self.image.locations.iter().any(|known| known == location) && !is_compressed {
+        Ok(())
+    }
+
+    /// With the image's address in the cloud, where it is not compressed.
+    fn located(&self, location: &str) -> Result<Vec<u8>> {
+        if self.image.locations.iter().any(|known| known == location) && !self.is_compressed() {
             return Ok(self.text.clone());
         }
         let draft = draft::located(&self.text, location, None).map_err(|error| Failure::Work(format!("{}: {error}", self.file.display())))?;
@@ -243,12 +254,14 @@ fn write_beside(mut stream: Box<dyn Read>, target: &Path) -> io::Result<()> {
     let mut name = target.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
+    unfinished::note_file(&part);
     let written = File::create(&part)
         .and_then(|mut file| io::copy(&mut stream, &mut file))
         .and_then(|_| std::fs::rename(&part, target));
     if written.is_err() {
         let _ = std::fs::remove_file(&part);
     }
+    unfinished::forget_file(&part);
     written
 }
 

@@ -46,6 +46,7 @@ pub(super) const ANNOUNCED: &[Attribute] = &[
     seen("marketplace", Uri),
     seen("validUntil", DateTime),
     seen("problem", String),
+    seen("pending", Boolean),
 ];
 
 /// What somebody, or all members of a group together, have or may have; -1: as much as there is.

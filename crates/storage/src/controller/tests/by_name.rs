@@ -436,6 +436,80 @@ async fn a_marketplace_that_is_down_is_asked_again_and_cached_images_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let identifier = metadata.identifier;
+    let name = identifier.to_string();
+    let entries = format!("/metadata/{name}");
+    let alice = endorser("alice@example.org");
+    site.put("/disk", whole(bytes.clone()));
+    let mut settings = asking(world.settings(), &[&server], None);
+    let controller = world.start_with(settings.clone(), None).await;
+    let unknown = controller.has_entry(&identifier).await;
+    assert!(
+        unknown.is_err_and(|why| !why.is_temporary()),
+        "nobody has it"
+    );
+    site.put_entries(&name, &[signed(&metadata, &alice)]);
+    controller.has_entry(&identifier).await.expect("endorsed");
+    let one = wanted(&name);
+    world.create(&one).await;
+    let local = one.id.local();
+    let read = world.until::<Image>(local, available).await;
+
+    // What was looked up just now isn't again.
+    let asked = site.asked(&entries);
+    assert!(!controller.look_again(local).await);
+    assert_eq!(site.asked(&entries), asked);
+    drop(controller);
+    settings.entries_fresh = std::time::Duration::ZERO;
+    let controller = world.start_with(settings.clone(), None).await;
+    assert!(controller.look_again(local).await);
+    let again = world.documents.images.get(local).expect("there");
+    let checked = |image: &Image| image.provenance.as_ref().map(|origin| origin.checked);
+    assert!(checked(&again.document.0) > checked(&read.document.0));
+
+    // One that doesn't answer holds nobody up for long, and not each of them.
+    site.put(
+        &entries,
+        Answer::Head("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n".to_owned()),
+    );
+    assert!(!controller.look_again(local).await);
+    let asked = site.asked(&entries);
+    assert!(!controller.look_again(local).await);
+    assert_eq!(site.asked(&entries), asked);
+    assert!(available(
+        &world.documents.images.get(local).expect("there").document.0
+    ));
+    assert!(
+        controller
+            .has_entry(&identifier)
+            .await
+            .is_err_and(|why| why.is_temporary())
+    );
+
+    drop(controller);
+    site.put_entries(&name, &[withdrawn(&metadata, &alice, "a hole")]);
+    let controller = world.start_with(settings, None).await;
+    let all = (0..5).map(|_| controller.look_again(local));
+    let changed = futures::future::join_all(all).await;
+    assert_eq!(
+        changed.iter().filter(|changed| **changed).count(),
+        1,
+        "one asks for all"
+    );
+    let read = world.documents.images.get(local).expect("there");
+    assert!(failed(&read.document.0));
+    let reason = read.reason.clone().unwrap_or_default();
+    assert!(reason.contains("a hole"), "{reason}");
+    drop(controller);
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endorser_who_is_revoked_takes_cached_images_along_until_the_site_thinks_better_of_it() {
     let mut world = World::new().await;
     let (site, bytes) = (Site::default(), bytes());

@@ -152,6 +152,7 @@ impl Arguments {
             return Err(Failure::Usage(format!("'{}' is not a type; take IMAGE or FILE", self.kind)));
         }
         let expected = self.expected()?;
+        unfinished::say(NOTHING_SENT);
         let import = Import { session, api, visibility: if self.public { "PUBLIC" } else { "PRIVATE" }, limit: Duration::from_secs(self.timeout) };
         let mut document = Map::new();
         document.insert("name".to_owned(), json!(self.name.clone().unwrap_or_else(|| source.default_name())));
@@ -233,6 +234,9 @@ impl Arguments {
         Ok(expected)
     }
 }
+
+/// What is told while only files of the user's are read.
+pub(in crate::commands) const NOTHING_SENT: &str = "Nothing was sent to the cloud yet.";
 
 /// What all pieces of one command have in common.
 struct Import<'a> {

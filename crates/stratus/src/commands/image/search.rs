@@ -95,13 +95,18 @@ impl Arguments {
             }
             asked = sources.len();
             let of = |source: &Value, name: &str| source.get(name).map(text_of).unwrap_or_default();
-            for source in &sources {
+            let (this, session, api, search) = (&self, &session, &api, &search);
+            // All at once: the slowest one is waited for, not one after the other.
+            let asking = sources.iter().map(|source| async move {
                 let (name, kind, url) = (of(source, "name"), of(source, "kind"), of(source, "url"));
                 let found = if kind == "marketplace" {
-                    in_marketplace(&session, &self.cloud, &name, &url, &search).await
+                    in_marketplace(session, &this.cloud, &name, &url, search).await
                 } else {
-                    in_catalogue(&api, &name, &search).await
+                    in_catalogue(api, &name, search).await
                 };
+                (name, url, found)
+            });
+            for (name, url, found) in futures::future::join_all(asking).await {
                 match found {
                     Ok(found) => hits.extend(found),
                     Err(error) => {
