@@ -90,6 +90,10 @@ impl From<ApiError> for Failure {
                 "The cloud does not know this user name with this password. Check -u/--username and -p/--password, STRATUSLAB_USERNAME and \
                  STRATUSLAB_PASSWORD, or username and password in the configuration file.",
             ),
+            ApiError::TokenRefused => Self::Work("Unauthorized".to_owned()).with_hint(
+                "The cloud does not know this token: it has expired or was revoked, or is of another cloud. Log in again with 'stratus login', or \
+                 check STRATUS_TOKEN, or token in the configuration file.",
+            ),
             ApiError::Untrusted { message, hint } => Self::Work(message).with_hint(hint),
             other => Self::Work(other.to_string()),
         }

@@ -134,6 +134,7 @@ fn configuration_files_that_cannot_be_used_are_named() {
             "Error parsing user configuration file nowhere.cfg. Details: No section: 'default'\n"
         )
     );
+    assert_eq!(result.stderr, "There is no such file: nowhere.cfg\n");
     std::fs::write(
         home.path().join("a.cfg"),
         "[default]\nendpoint = https://h\n",
@@ -251,6 +252,20 @@ fn refusals_are_shown_in_the_words_of_the_cloud() {
         (255, "Error: Unauthorized\n")
     );
     assert!(result.stderr.contains("STRATUSLAB_PASSWORD"), "{result:?}");
+    let mut by_token = cloud.command();
+    by_token
+        .env("STRATUS_CA", cloud.home.path().join("ca.pem"))
+        .env("STRATUS_TOKEN", "x")
+        .args(["describe-instance", "1"]);
+    let result = ended(by_token);
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (255, "Error: Unauthorized\n")
+    );
+    assert!(
+        result.stderr.contains("this token") && !result.stderr.contains("PASSWORD"),
+        "{result:?}"
+    );
     assert_eq!(
         cloud.run("describe-instance 2").stdout,
         "Error: Internal Server Error\n"

@@ -450,6 +450,9 @@ impl Api {
         if self.out.verbose >= 2 {
             self.out.detail(format_args!("Detail: {text}"));
         }
+        if status == StatusCode::UNAUTHORIZED && matches!(self.login, Some(Login::Token(_))) {
+            return ApiError::TokenRefused;
+        }
         let document: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let member = |name: &str| {
             document

@@ -15,6 +15,9 @@ pub enum ApiError {
         /// The `message` of the answer, or the status in words.
         message: String,
     },
+    /// The cloud does not know the token that was shown.
+    #[error("Unauthorized")]
+    TokenRefused,
     /// No exchange took place, or it broke off.
     #[error("{text}")]
     Network {
@@ -46,7 +49,11 @@ impl ApiError {
     /// Whether the cloud answered with this status.
     #[must_use]
     pub fn is_status(&self, wanted: u16) -> bool {
-        matches!(self, Self::Refused { status, .. } if *status == wanted)
+        match self {
+            Self::Refused { status, .. } => *status == wanted,
+            Self::TokenRefused => wanted == 401,
+            _ => false,
+        }
     }
 
     /// What happened on the network, in the words of the system.

@@ -44,7 +44,7 @@ impl Arguments {
                 match api.delete(&format!("Token/{}", login.id)).await {
                     Ok(_) => true,
                     // It ended before.
-                    Err(ApiError::Refused { status: 401 | 404, .. }) => true,
+                    Err(ApiError::TokenRefused | ApiError::Refused { status: 401 | 404, .. }) => true,
                     Err(error) => {
                         session.out.warning(format_args!("{error}: the token {} works on until it ends", login.id));
                         false
