@@ -31,7 +31,7 @@ pub async fn each<'a, N, T>(
         match ask(one).await {
             Ok(answer) => outcome.done.push((one, answer)),
             Err(ApiError::Refused { status, message }) if status != 401 => {
-                outcome.refused.push((one, message))
+                outcome.refused.push((one, message));
             }
             Err(error) => return Err(error),
         }
