@@ -134,6 +134,7 @@ fn configuration_files_that_cannot_be_used_are_named() {
             "Error parsing user configuration file nowhere.cfg. Details: No section: 'default'\n"
         )
     );
+    assert_eq!(result.stderr, "There is no such file: nowhere.cfg\n");
     std::fs::write(
         home.path().join("a.cfg"),
         "[default]\nendpoint = https://h\n",

@@ -61,7 +61,10 @@ impl ApiError {
     /// Whether the cloud answered with this status.
     #[must_use]
     pub fn is_status(&self, wanted: u16) -> bool {
-        matches!(self, Self::Refused { status, .. } if *status == wanted)
+        match self {
+            Self::Refused { status, .. } => *status == wanted,
+            _ => false,
+        }
     }
 
     /// What happened on the network, in the words of the system.
