@@ -30,7 +30,9 @@ pub async fn each<'a, N, T>(
     for one in named {
         match ask(one).await {
             Ok(answer) => outcome.done.push((one, answer)),
-            Err(ApiError::Refused { status, message }) if status != 401 => {
+            Err(ApiError::Refused {
+                status, message, ..
+            }) if status != 401 => {
                 outcome.refused.push((one, message));
             }
             Err(error) => return Err(error),
