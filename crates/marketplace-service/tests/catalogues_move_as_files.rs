@@ -9,6 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use marketplace::Metadata;
+use marketplace::catalogue::{Order, Query};
 use marketplace_service::{Marketplace, Moved, Settings};
 
 use crate::support::{World, after, endorser, image, signed};
@@ -159,12 +160,10 @@ async fn what_goes_out_comes_in_byte_for_byte_and_nothing_else_does() {
     let valid = |world: &World| {
         let found = world
             .marketplace
-            .search(&Default::default(), Default::default(), 0, 10);
-        found
-            .page
-            .iter()
-            .map(|record| record.path())
-            .collect::<Vec<_>>()
+            .search(&Query::default(), Order::default(), 0, 10);
+        let mut paths: Vec<_> = found.page.iter().map(|record| record.path()).collect();
+        paths.sort();
+        paths
     };
     assert_eq!(valid(&to), valid(&from));
 

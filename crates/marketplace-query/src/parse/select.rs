@@ -14,7 +14,10 @@ impl Parser<'_> {
         let mut aggregates = Vec::new();
         let mut columns = Vec::new();
         let is_all = self.symbol("*");
-        while !is_all {
+        loop {
+            if is_all {
+                break;
+            }
             if let Token::Variable(name) = self.peek().clone() {
                 self.at += 1;
                 let slot = self.slot(&name)?;
