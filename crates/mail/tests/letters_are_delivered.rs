@@ -201,6 +201,41 @@ async fn a_silent_server_does_not_keep_the_daemon_from_ending() {
 }
 
 #[tokio::test]
+async fn a_letter_under_way_goes_on_at_once_when_its_daemon_is_back() {
+    let world = World::new();
+    let sink = Sink::start(Mood::IsSilent).await;
+    let begin = |name: &str| {
+        let stop = CancellationToken::new();
+        let postman = Postman::new(world.store.clone(), &sink.settings()).unwrap();
+        let task = tokio::spawn(postman.named(name).run(stop.clone()));
+        Running { stop, task }
+    };
+    let running = begin("one");
+    world.queue("hello?").await;
+    world
+        .until(|all| all.iter().any(|letter| letter["claimed_by"] == "one"))
+        .await;
+    running.end().await;
+    sink.becomes(Mood::Takes);
+    // It is not another one's to take: what that one queues goes, and this stays.
+    let other = begin("other");
+    world.queue("by the other").await;
+    world.until(|all| all.len() == 1).await;
+    assert_eq!(sink.received().len(), 1);
+    other.end().await;
+    // Sooner than a claim ends, which takes five minutes.
+    let again = begin("one");
+    world.until(<[_]>::is_empty).await;
+    let subjects: Vec<_> = sink
+        .received()
+        .iter()
+        .map(|letter| letter.header("Subject").unwrap())
+        .collect();
+    assert_eq!(subjects, ["by the other", "hello?"]);
+    again.end().await;
+}
+
+#[tokio::test]
 async fn settings_that_would_show_a_password_are_refused() {
     let (world, sink) = (World::new(), Sink::start(Mood::Takes).await);
     let login = mail::Login {
