@@ -16,6 +16,7 @@
 
 pub mod common;
 pub mod dn;
+mod email;
 pub mod ids;
 pub mod lifecycle;
 pub mod model;
@@ -28,6 +29,7 @@ pub mod timestamp;
 pub mod uri;
 
 pub use common::{Acl, AclRule, Common, Operation, PrincipalType, Ref, Right};
+pub use email::{EmailAddress, NoEmailAddress};
 pub use ids::{
     AddressId, CredentialId, EventId, GroupId, HostId, ImageId, JobId, MachineId, MailLinkId,
     NetworkId, RegistrationId, ServiceConfigurationId, SessionId, TokenId, UserId, VmId, VolumeId,

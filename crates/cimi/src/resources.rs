@@ -30,7 +30,7 @@ pub use machine::{
     MachineRecord, Nic, Placement,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
-pub use people::{MailLink, Purpose, Registration, RegistrationState, Session};
+pub use people::{MailLink, Purpose, PurposeKind, Registration, RegistrationState, Session};
 pub use quota::{Most, Quota};
 pub use saving::{Announcement, Capture, Save};
 pub use service::ServiceConfiguration;

@@ -22,7 +22,7 @@ pub fn registration(username: &str) -> Registration {
         username: username.to_owned(),
         first_name: "Joe".to_owned(),
         last_name: "Doe".to_owned(),
-        email: "joe@example.org".to_owned(),
+        email: crate::EmailAddress::parse("joe@example.org").expect("an address"),
         x500dn: None,
         message: None,
         password: "$argon2id$".to_owned(),
@@ -134,6 +134,7 @@ pub fn image() -> Image {
         initrd: None,
         kernel_arguments: None,
         announced: None,
+        used_since: None,
         unknown: Unknown::new(),
     }
 }

@@ -6,7 +6,7 @@
 
 use cimi::{
     Right, Timestamp,
-    resources::{Address, Machine, Resource, Use, User, Volume},
+    resources::{Address, Image, Machine, Resource, Use, User, Volume, VolumeImage},
 };
 use documents::OfType;
 use serde_json::{Value, json};
@@ -36,6 +36,8 @@ enum At {
     Machines(Option<String>),
     Volumes(Option<String>),
     Addresses(Option<String>),
+    Images(Option<String>),
+    Snapshots(Option<String>),
     Over(Option<String>),
 }
 
@@ -50,6 +52,8 @@ impl At {
             "machines" => Self::Machines(last),
             "volumes" => Self::Volumes(last),
             "addresses" => Self::Addresses(last),
+            "images" => Self::Images(last),
+            "snapshots" => Self::Snapshots(last),
             "over" => Self::Over(last),
             _ => return None,
         })
@@ -60,6 +64,8 @@ impl At {
             Self::Machines(last) => ("machines", last),
             Self::Volumes(last) => ("volumes", last),
             Self::Addresses(last) => ("addresses", last),
+            Self::Images(last) => ("images", last),
+            Self::Snapshots(last) => ("snapshots", last),
             Self::Over(last) => ("over", last),
         };
         format!("{part}:{}", last.as_deref().unwrap_or_default())
@@ -147,7 +153,15 @@ impl Cloud {
                 ),
                 At::Addresses(last) => Some(
                     self.going_on::<Address>(user, last.as_deref(), left, &mut telling)
-                        .map_or(At::Over(None), |last| At::Addresses(Some(last))),
+                        .map_or(At::Images(None), |last| At::Addresses(Some(last))),
+                ),
+                At::Images(last) => Some(
+                    self.going_on::<Image>(user, last.as_deref(), left, &mut telling)
+                        .map_or(At::Snapshots(None), |last| At::Images(Some(last))),
+                ),
+                At::Snapshots(last) => Some(
+                    self.going_on::<VolumeImage>(user, last.as_deref(), left, &mut telling)
+                        .map_or(At::Over(None), |last| At::Snapshots(Some(last))),
                 ),
                 At::Over(last) => {
                     let page = documents.usage(user, from, last.as_deref(), left).await;

@@ -46,6 +46,7 @@ impl Cloud {
             let (network, lease) = self.reserve_address(context, &asked)?;
             let mut address = Address {
                 kept: true,
+                used_since: None,
                 ..leased(&network.id, &lease, Self::common_for(context, now)?, None)
             };
             for (name, value) in &body {
@@ -223,6 +224,7 @@ pub(crate) fn leased(
         network: Ref::to(network.clone()),
         resource: machine.map(|machine| Ref::to(machine.clone())),
         kept: false,
+        used_since: None,
         unknown: Map::new(),
     }
 }

@@ -6,6 +6,7 @@
 //! remains for attributes that don't follow from their document alone.
 
 mod column;
+mod ranks;
 
 use std::{
     any::{Any, TypeId},
@@ -214,16 +215,19 @@ impl<R: Public> Table<R> {
             }
         }
         let matching = mask.iter().zip(0_u32..).filter(|(bit, _)| **bit);
-        let mut places: Vec<u32> = matching.map(|(_, place)| place).collect();
+        let places: Vec<u32> = matching.map(|(_, place)| place).collect();
         let count = places.len();
         let begin = query.first.saturating_sub(1).min(count);
         let end = query.last.unwrap_or(count).clamp(begin, count);
         let end = end.min(begin.saturating_add(MEMBERS_AT_MOST));
-        if !query.order.is_empty() {
-            self.sort(documents, &query.order, &mut places, begin, end);
-        }
+        let sorted;
+        let shown = if query.order.is_empty() {
+            places.get(begin..end).unwrap_or_default()
+        } else {
+            sorted = self.sorted(documents, &query.order, &places, begin, end);
+            &sorted
+        };
         let row = |place: &u32| self.rows.get(*place as usize)?.clone();
-        let shown = places.get(begin..end).unwrap_or_default();
         (count, shown.iter().filter_map(row).collect())
     }
 
@@ -256,66 +260,96 @@ impl<R: Public> Table<R> {
     fn holds(&mut self, documents: &Documents, of: &Of, filter: &Filter) -> Vec<bool> {
         let mut mask = vec![true; self.rows.len()];
         let column = self.column(documents, of);
-        if let Some((_, column)) = self.columns.get(column) {
-            column.and(&mut mask, |value| filter.matches(value));
+        if let Some((_, column)) = self.columns.get_mut(column) {
+            let by_order = match filter {
+                Filter::Attribute {
+                    comparison, value, ..
+                } => column.and_compared(&mut mask, *comparison, value),
+                _ => false,
+            };
+            if !by_order {
+                column.and(&mut mask, |value| filter.matches(value));
+            }
         }
         mask
     }
 
-    /// Brings the places `begin..end` of the sorted order where they belong.
-    fn sort(
+    /// Those of `places` that are `begin..end` in the sorted order. Values are counted first, so that only rows with the
+    /// values that are shown are sorted.
+    fn sorted(
         &mut self,
         documents: &Documents,
         order: &[OrderKey],
-        places: &mut [u32],
+        places: &[u32],
         begin: usize,
         end: usize,
-    ) {
+    ) -> Vec<u32> {
         // All are made before any is used: at most eight, so that none of them is given up for another.
         let of = |key: &OrderKey| Of::Attribute(key.name.as_str().into());
         for key in order {
-            self.column(documents, &of(key));
+            let column = self.column(documents, &of(key));
+            if let Some((_, column)) = self.columns.get_mut(column) {
+                column.rank();
+            }
         }
-        let columns: Vec<(&OrderKey, &Column)> = order
+        let columns: Vec<(bool, &Column)> = order
             .iter()
             .filter_map(|key| {
                 let of = of(key);
                 let found = self.columns.iter().find(|(other, _)| *other == of)?;
-                Some((key, &found.1))
+                Some((key.descending, &found.1))
             })
             .collect();
-        let Some((first, rest)) = columns.split_first() else {
-            return;
+        let Some(((descending, first), rest)) = columns.split_first() else {
+            return Vec::new();
         };
-        let mut keyed: Vec<(u128, u32)> = places
-            .iter()
-            .map(|place| (first.1.key(*place, first.0.descending), *place))
-            .collect();
+        let mut counts = vec![0_usize; first.positions()];
+        for place in places {
+            let position = first.position(*place, *descending);
+            if let Some(count) = counts.get_mut(position as usize) {
+                *count += 1;
+            }
+        }
+        // The positions that the page is in, and how many rows come before them.
+        let (mut from, mut to, mut before, mut sum) = (u32::MAX, 0, 0, 0);
+        for (position, count) in (0_u32..).zip(&counts) {
+            if *count > 0 && sum < end && sum + count > begin {
+                if from == u32::MAX {
+                    (from, before) = (position, sum);
+                }
+                to = position;
+            }
+            sum += count;
+        }
+        let near = |place: &u32| {
+            let position = first.position(*place, *descending);
+            (from <= position && position <= to).then_some((position, *place))
+        };
+        let mut near: Vec<(u32, u32)> = places.iter().filter_map(near).collect();
         // The place last: the collection's own order decides between equals.
-        let compare = |a: &(u128, u32), b: &(u128, u32)| {
-            let by_key = a.0.cmp(&b.0);
-            by_key
-                .then_with(|| first.1.compare(first.0, a.1, b.1))
+        let compare = |a: &(u32, u32), b: &(u32, u32)| {
+            let differs = rest.iter().map(|(descending, column)| {
+                let of = |place| column.position(place, *descending);
+                of(a.1).cmp(&of(b.1))
+            });
+            a.0.cmp(&b.0)
                 .then_with(|| {
-                    let rest = rest.iter();
-                    let differs = rest.map(|(key, column)| column.compare(key, a.1, b.1));
                     let mut differs = differs.filter(|ordering| ordering.is_ne());
                     differs.next().unwrap_or(std::cmp::Ordering::Equal)
                 })
                 .then_with(|| a.1.cmp(&b.1))
         };
-        if end < keyed.len() {
-            keyed.select_nth_unstable_by(end, compare);
+        let (begin, end) = (begin - before, (end - before).min(near.len()));
+        if end < near.len() {
+            near.select_nth_unstable_by(end, compare);
         }
-        let (head, _) = keyed.split_at_mut(end);
-        if begin > 0 && begin < head.len() {
-            head.select_nth_unstable_by(begin, compare);
+        near.truncate(end);
+        if begin > 0 && begin < near.len() {
+            near.select_nth_unstable_by(begin, compare);
         }
-        let (_, shown) = head.split_at_mut(begin);
+        let mut shown = near.split_off(begin.min(near.len()));
         shown.sort_unstable_by(compare);
-        for (place, (_, sorted)) in places.iter_mut().zip(keyed) {
-            *place = sorted;
-        }
+        shown.into_iter().map(|(_, place)| place).collect()
     }
 }
 

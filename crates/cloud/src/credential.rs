@@ -76,7 +76,8 @@ fn check_key(key: Option<&Value>) -> Result<()> {
             "is missing; machines accept SSH public keys only",
         )
     })?;
-    AuthorizedKeys::parse(key)
+    context::check_public_keys(key)
+        .and_then(|()| AuthorizedKeys::parse(key))
         .map_err(|error| CloudError::invalid("publicKey", error.to_string()))?;
     Ok(())
 }

@@ -139,6 +139,7 @@ impl Cloud {
                 .and_then(Value::as_str)
                 .map(str::to_owned),
             announced: None,
+            used_since: None,
             unknown: Map::new(),
         };
         if !["IMAGE", "FILE"].contains(&image.kind.as_str()) {

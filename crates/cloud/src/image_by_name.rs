@@ -431,6 +431,7 @@ impl Cloud {
             initrd: None,
             kernel_arguments: None,
             announced: None,
+            used_since: None,
             unknown: Map::new(),
         })
     }

@@ -24,6 +24,8 @@ pub struct Retention {
     pub jobs_at_most: usize,
     /// How long records of removed machines are kept.
     pub records: Duration,
+    /// How long it is known what was used; none: for ever.
+    pub usage: Option<Duration>,
     /// How long images stay that came by their names.
     pub images: crate::Eviction,
 }
@@ -35,6 +37,7 @@ impl Default for Retention {
             jobs: Duration::from_secs(3600),
             jobs_at_most: 10_000,
             records: Duration::from_secs(90 * 24 * 3600),
+            usage: Some(Duration::from_secs(1830 * 24 * 3600)),
             images: crate::Eviction::default(),
         }
     }
@@ -42,6 +45,10 @@ impl Default for Retention {
 
 /// How often the janitor looks for what is too old. What is too much doesn't wait for it.
 const ROUND: Duration = Duration::from_secs(30);
+/// Pages of records of what was used that are looked at in one round: so a round takes about as long whatever there is.
+const USAGE_READS: usize = 16;
+/// How long such records rest once all were looked at.
+const USAGE_REST: Duration = Duration::from_secs(3600);
 /// How long tokens that have expired are still listed.
 const EXPIRED_TOKENS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Most documents removed in one transaction.
@@ -54,6 +61,7 @@ impl Cloud {
             crate::jobs::track(self.0.documents.clone()),
             crate::system::tend(self.clone()),
             self.tidy(retention),
+            self.forget_usage(retention.usage),
             self.enter_approved()
         );
     }
@@ -74,6 +82,35 @@ impl Cloud {
             let surplus = until(&mut events, &mut jobs, || !is_stuck && is_over());
             // By itself once in a while, or as soon as there is too much.
             let _ = tokio::time::timeout(ROUND, surplus).await;
+        }
+    }
+
+    /// Forgets what was used long ago, a few pages a round, over and over.
+    async fn forget_usage(&self, kept: Option<Duration>) {
+        let Some(kept) = kept else { return };
+        let kept = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+        let mut after = None::<String>;
+        loop {
+            let now = Timestamp::now().as_millis();
+            let until = Timestamp::from_millis(now.saturating_sub(kept));
+            let step = self
+                .0
+                .documents
+                .forget_usage(until, after.as_deref(), USAGE_READS);
+            let rest = match step.await {
+                Ok(step) => {
+                    if step.records > 0 {
+                        tracing::info!(records = step.records, %until, "forgot what was used before");
+                    }
+                    after = step.next;
+                    if after.is_some() { ROUND } else { USAGE_REST }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "old records of use stay for another round");
+                    ROUND
+                }
+            };
+            tokio::time::sleep(rest).await;
         }
     }
 

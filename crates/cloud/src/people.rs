@@ -33,6 +33,7 @@ pub use letters::Letters;
 pub use link::{Link, LinkKind};
 pub(crate) use pace::Pace;
 pub use profile::ProfileOutcome;
+pub(crate) use registration::address_of;
 pub use session::NewSession;
 
 /// What the operator decided about people.

@@ -12,7 +12,7 @@ use accounts::{
 };
 use async_trait::async_trait;
 use cimi::{
-    Acl, AclRule, Common, PrincipalType, Right, Timestamp, UserId,
+    Acl, AclRule, Common, EmailAddress, PrincipalType, Right, Timestamp, UserId,
     common::{ADMIN_ROLE, Principal},
     dn::DistinguishedName,
     model::{Changes, Kind},
@@ -140,7 +140,8 @@ impl Cloud {
             given.filter(|address| asks && Some(*address) != read.email.as_deref())
         {
             // Before anything is changed: it must not be done by half.
-            self.may_ask_new_address(&read.username, address)?;
+            people::email_address("email", address)?;
+            self.may_ask_new_address(&read.username)?;
         }
         let password = match changes.get("password") {
             Some(Some(value)) => Some(self.hash(context, value).await?),
@@ -197,8 +198,9 @@ impl Cloud {
             if user.password != read.password {
                 self.end_surplus_tokens(&user.username).await?;
                 transaction = self.without_logins(transaction, &user.username);
-                let mail = read.email.as_deref().unwrap_or_default();
-                transaction = self.with_password_notice(transaction, &user.username, mail)?;
+                let mail = people::address_of(&read);
+                transaction =
+                    self.with_password_notice(transaction, &user.username, mail.as_ref())?;
             }
             match transaction.replace(&read, user).commit().await {
                 Ok(_) => break access::find::<User>(documents, context, local, Right::View)?,
@@ -207,8 +209,9 @@ impl Cloud {
             }
         };
         if let Some(address) = asked {
-            let old = edited.email.clone().unwrap_or_default();
-            self.ask_new_address(&edited.username, &old, &address, Some(edited.generation))
+            let old = people::address_of(&edited);
+            let generation = Some(edited.generation);
+            self.ask_new_address(&edited.username, old.as_ref(), &address, generation)
                 .await?;
         }
         tracing::info!(
@@ -496,7 +499,13 @@ impl Public for User {
             }
             ("altnames", None) => self.altnames.clear(),
             ("quota", value) => self.quota = crate::group::quota(value)?,
-            ("email", _) => self.email = text(),
+            ("email", Some(Value::String(text))) => {
+                let address = EmailAddress::parse(text);
+                let address =
+                    address.map_err(|error| CloudError::invalid(name, error.to_string()))?;
+                self.email = Some(address.to_string());
+            }
+            ("email", _) => self.email = None,
             ("first-name", _) => self.first_name = text(),
             ("last-name", _) => self.last_name = text(),
             _ => return Err(CloudError::invalid(name, "of a user can't be changed")),

@@ -56,6 +56,7 @@ impl Cloud {
                 deleted: false,
                 base: None,
                 files: Vec::new(),
+                used_since: None,
                 unknown: Map::new(),
             };
             for (name, value) in &body {

@@ -67,6 +67,12 @@ const QUERIES: &[&str] = &[
     "$filter:owner='bob'&$orderby:owner,vmid&$last:1000",
     "$filter:created>'2000-01-01T00:00:00Z' and cpu='3'&$last:10",
     "$filter:vmid>=100 and vmid<200&$orderby:name,id:desc",
+    "$filter:vmid<=100 and vmid>7 and vmid!=50&$orderby:vmid:desc",
+    "$filter:name<'b' and name>'a long common beginning 3'&$orderby:name,cpu:desc&$first:3&$last:30",
+    "$filter:name>='é' or name<='' or name='changed 13'&$orderby:name:desc",
+    "$filter:created>2000-01-01 and created<=2100-01-01T00:00:00Z&$last:10",
+    "$filter:vmid='7' or cpu='x' or name=7&$last:10",
+    "$orderby:name:desc,cpu:desc,vmid:desc&$first:2400&$last:2450",
     "$filter:hostname='none' or cpu=1&$last:10",
     "$filter:id!='x'&$orderby:id:desc&$last:2",
     "$first:100000",
@@ -144,6 +150,10 @@ async fn whatever_is_asked_and_whoever_asks() {
         .filter(|number: &u32| number.is_multiple_of(13) || !number.is_multiple_of(2))
         .collect();
     left.extend(3_000..3_100);
+    compare_all(&left);
+    // A few more, with names of their own in between.
+    write((4_000..4_003).map(machine).collect()).await;
+    left.extend(4_000..4_003);
     compare_all(&left);
     assert_eq!(
         documents.machines.all().first().unwrap().local_id().len(),

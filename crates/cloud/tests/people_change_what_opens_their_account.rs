@@ -98,7 +98,7 @@ async fn a_new_address_counts_once_it_is_confirmed_and_the_old_one_is_told() {
     let world = world_with(|_| ()).await;
     let (alice, ..) = with_alice(&world).await;
     let change = ProfileChange {
-        email: Some("new@example.org".to_owned()),
+        email: cimi::EmailAddress::parse("new@example.org").ok(),
         last_name: Some("Other".to_owned()),
         ..ProfileChange::default()
     };

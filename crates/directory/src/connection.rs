@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use accounts::methods::{self, Host};
+use accounts::methods::Host;
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -37,14 +37,24 @@ pub(crate) struct Connection {
     last: u32,
 }
 
+/// How what is said is kept from others.
+#[derive(Clone)]
+pub(crate) enum Encryption {
+    /// Not at all.
+    None,
+    /// TLS from the beginning.
+    Tls(Arc<ClientConfig>),
+    /// TLS from the first request on.
+    StartTls(Arc<ClientConfig>),
+}
+
 impl Connection {
-    /// To this server, encrypted as the configuration says.
+    /// To this server. Connecting, and each answer, take no longer than `patience`.
     pub(crate) async fn open(
-        settings: &methods::Connection,
         host: &Host,
-        encryption: Option<Arc<ClientConfig>>,
+        encryption: Encryption,
+        patience: Duration,
     ) -> Result<Self, String> {
-        let patience = Duration::from_millis(settings.timeout_ms);
         let address = host.address.trim();
         let connecting = TcpStream::connect((address, host.port));
         let stream = match timeout(patience, connecting).await {
@@ -53,17 +63,16 @@ impl Connection {
             Err(_) => return Err(format!("no connection within {} ms", patience.as_millis())),
         };
         let _ = stream.set_nodelay(true);
-        let Some(encryption) = encryption else {
-            return Ok(Self::over(stream, patience));
+        let (stream, config): (Box<dyn Stream>, _) = match encryption {
+            Encryption::None => return Ok(Self::over(stream, patience)),
+            Encryption::Tls(config) => (Box::new(stream), config),
+            Encryption::StartTls(config) => {
+                let mut plain = Self::over(stream, patience);
+                plain.start_tls().await?;
+                (plain.stream, config)
+            }
         };
-        let stream = if settings.start_tls {
-            let mut plain = Self::over(stream, patience);
-            plain.start_tls().await?;
-            plain.stream
-        } else {
-            Box::new(stream)
-        };
-        let agreed = tls::agree(stream, encryption, address);
+        let agreed = tls::agree(stream, config, address);
         let agreed = timeout(patience, agreed).await;
         let stream = agreed.map_err(|_| format!("no TLS within {} ms", patience.as_millis()))??;
         Ok(Self::over(stream, patience))

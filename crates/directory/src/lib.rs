@@ -21,4 +21,4 @@ mod writing;
 
 pub use message::{Change, Entry};
 pub use questions::LdapDirectory;
-pub use writing::{Writable, WriteError, Writer};
+pub use writing::{Writable, WriteError, Writer, check_url};

@@ -8,7 +8,7 @@ use std::{
 
 use accounts::{
     directory::{Directory, DirectoryError, Found},
-    methods::{Host, Ldap},
+    methods::{self, Host, Ldap},
 };
 use async_trait::async_trait;
 use cimi::dn::DistinguishedName;
@@ -17,7 +17,7 @@ use rustls::ClientConfig;
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    connection::Connection,
+    connection::{Connection, Encryption},
     message::{Entry, Search},
     tls,
 };
@@ -134,25 +134,31 @@ impl LdapDirectory {
         }
     }
 
-    fn encryption(&self, ldap: &Ldap) -> Result<Option<Arc<ClientConfig>>, String> {
+    fn encryption(&self, ldap: &Ldap) -> Result<Encryption, String> {
         let connection = &ldap.connection;
-        if !connection.ssl && !connection.start_tls {
-            return Ok(None);
-        }
+        Ok(match (connection.ssl, connection.start_tls) {
+            (false, false) => Encryption::None,
+            (_, true) => Encryption::StartTls(self.config(connection)?),
+            (true, false) => Encryption::Tls(self.config(connection)?),
+        })
+    }
+
+    fn config(&self, connection: &methods::Connection) -> Result<Arc<ClientConfig>, String> {
         let mut known = self.encryption.lock();
         if let Some((ca, config)) = &*known
             && *ca == connection.ca
         {
-            return Ok(Some(Arc::clone(config)));
+            return Ok(Arc::clone(config));
         }
         let config = tls::config(connection.ca.as_deref())?;
         *known = Some((connection.ca.clone(), Arc::clone(&config)));
-        Ok(Some(config))
+        Ok(config)
     }
 
     async fn ask_one(&self, ldap: &Ldap, host: &Host, by: By<'_>) -> Result<Option<Found>, String> {
         let encryption = self.encryption(ldap)?;
-        let mut connection = Connection::open(&ldap.connection, host, encryption).await?;
+        let patience = Duration::from_millis(ldap.connection.timeout_ms);
+        let mut connection = Connection::open(host, encryption, patience).await?;
         if let Some(dn) = &ldap.bind_dn {
             let password = password(ldap).await?;
             if !connection.bind(dn, &password).await? {

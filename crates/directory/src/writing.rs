@@ -1,12 +1,11 @@
 //! Writing to a directory, as somebody who may.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use accounts::methods::{self, Host};
-use rustls::ClientConfig;
+use accounts::methods::Host;
 
 use crate::{
-    connection::Connection,
+    connection::{Connection, Encryption},
     message::{Change, Entry, NO_SUCH_OBJECT, Outcome, SUCCESS, Search},
     tls,
 };
@@ -40,8 +39,7 @@ pub enum WriteError {
 #[derive(Clone)]
 pub struct Writable {
     host: Host,
-    connection: methods::Connection,
-    encryption: Option<Arc<ClientConfig>>,
+    encryption: Encryption,
 }
 
 impl std::fmt::Debug for Writable {
@@ -57,23 +55,13 @@ impl Writable {
     /// # Errors
     /// What is wrong with the address or the certificates.
     pub fn new(url: &str, start_tls: bool, authorities: Option<&str>) -> Result<Self, String> {
-        let (ssl, host) = server(url).ok_or_else(|| {
-            format!("`{url}` is no server; write ldaps://HOST or ldap://HOST:PORT")
-        })?;
-        let encrypted = ssl || start_tls;
-        Ok(Self {
-            encryption: encrypted.then(|| tls::config(authorities)).transpose()?,
-            connection: methods::Connection {
-                host: host.clone(),
-                others: Vec::new(),
-                ssl,
-                start_tls: start_tls && !ssl,
-                ca: None,
-                num_connections: 1,
-                timeout_ms: u64::try_from(PATIENCE.as_millis()).unwrap_or(u64::MAX),
-            },
-            host,
-        })
+        let (ssl, host) = server(url)?;
+        let encryption = match (ssl, start_tls) {
+            (true, _) => Encryption::Tls(tls::config(authorities)?),
+            (false, true) => Encryption::StartTls(tls::config(authorities)?),
+            (false, false) => Encryption::None,
+        };
+        Ok(Self { host, encryption })
     }
 
     /// A connection as somebody.
@@ -82,15 +70,28 @@ impl Writable {
     /// [`WriteError::Refused`] for a wrong password, [`WriteError::Unreachable`].
     pub async fn log_in(&self, dn: &str, password: &str) -> Result<Writer, WriteError> {
         let encryption = self.encryption.clone();
-        let opened = Connection::open(&self.connection, &self.host, encryption).await;
+        let opened = Connection::open(&self.host, encryption, PATIENCE).await;
         let mut connection = opened.map_err(WriteError::Unreachable)?;
         taken(connection.log_in(dn, password).await)?;
         Ok(Writer(connection))
     }
 }
 
+/// Whether a server can be named so, as [`Writable::new`] sees it.
+///
+/// # Errors
+/// What to write in its place.
+pub fn check_url(url: &str) -> Result<(), String> {
+    server(url).map(drop)
+}
+
 /// Whether TLS is spoken from the beginning, and with whom.
-fn server(url: &str) -> Option<(bool, Host)> {
+fn server(url: &str) -> Result<(bool, Host), String> {
+    let read = read_url(url);
+    read.ok_or_else(|| format!("`{url}` is no server; write ldaps://HOST or ldap://HOST:PORT"))
+}
+
+fn read_url(url: &str) -> Option<(bool, Host)> {
     let (scheme, rest) = url.split_once("://")?;
     let (ssl, port) = match scheme {
         "ldaps" => (true, 636),
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn servers_are_named_by_addresses() {
-        let read = |url: &str| server(url).map(|(ssl, host)| (ssl, host.address, host.port));
+        let read = |url: &str| read_url(url).map(|(ssl, host)| (ssl, host.address, host.port));
         for (url, ssl, address, port) in [
             ("ldap://localhost", false, "localhost", 389),
             ("ldaps://ldap.example.org/", true, "ldap.example.org", 636),

@@ -37,7 +37,9 @@ impl<'a> Changes<'a> {
         let now = Timestamp::now();
         let common = document.common_mut();
         // Strictly rising, so that it can serve as a version to clients.
-        common.updated = now.max(Timestamp::from_millis(common.updated.as_millis() + 1));
+        common.updated = now.max(next_moment(common.updated));
+        // What is used goes by this time, too: however the clock is set, uses of a resource follow one another.
+        let now = common.updated;
         let revision = read.revision;
         document.use_anew(&read.document.0, now);
         self.account(&read.document.0, Some(&document), now)
@@ -48,7 +50,8 @@ impl<'a> Changes<'a> {
 
     /// Remove a document. Conflicts if it isn't as it was read.
     pub fn remove<R: Resource>(self, read: &Cached<R>) -> Self {
-        let mut accounted = self.account(&read.document.0, None, Timestamp::now());
+        let now = Timestamp::now().max(next_moment(read.document.0.common().updated));
+        let mut accounted = self.account(&read.document.0, None, now);
         accounted.transaction = accounted
             .transaction
             .revision_is(&read.key, read.revision)
@@ -157,6 +160,11 @@ impl<'a> Changes<'a> {
             }
         }
     }
+}
+
+/// The first moment after another that can be told from it.
+const fn next_moment(time: Timestamp) -> Timestamp {
+    Timestamp::from_millis(time.as_millis() + 1)
 }
 
 impl Documents {

@@ -132,6 +132,7 @@ mod tests {
             network: Ref::to(nic.network.clone()),
             resource: Some(Ref::to(machine.id.clone())),
             kept: false,
+            used_since: None,
             unknown: Unknown::new(),
         }
     }

@@ -14,6 +14,8 @@ use crate::{Documents, DocumentsError};
 const COLLECTION: &str = "Usage";
 /// Most reads of the store for one page: a period in which most users used nothing is passed over in several pages.
 const READS_AT_MOST: usize = 64;
+/// Records that are removed in one transaction.
+const FORGOTTEN_AT_ONCE: usize = 100;
 
 /// The document of a use that ends now.
 pub(crate) fn record(used: Use, now: Timestamp) -> Result<(Key, Vec<u8>), DocumentsError> {
@@ -36,6 +38,12 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// Whose record has a key.
+fn whose(key: &Key) -> &str {
+    let parts = key.id().rsplit_once('/');
+    parts.map_or(key.id(), |(user, _)| user)
+}
+
 /// The key before everything that ended for a user at `time` or later.
 fn seek(user: &str, time: Timestamp) -> Result<Key, DocumentsError> {
     let millis = u64::try_from(time.as_millis()).unwrap_or(0);
@@ -43,7 +51,70 @@ fn seek(user: &str, time: Timestamp) -> Result<Key, DocumentsError> {
     Ok(Key::new(COLLECTION, &id)?)
 }
 
+/// The key after everything that ever ended for a user.
+fn beyond(user: &str) -> Result<Key, DocumentsError> {
+    // What comes after the slash of all keys of the user.
+    Ok(Key::new(COLLECTION, &format!("{user}0"))?)
+}
+
+/// What a walk over old records did.
+#[derive(Debug, Default)]
+pub struct Forgotten {
+    /// Records removed.
+    pub records: usize,
+    /// Where the next walk goes on; none: all users were looked at.
+    pub next: Option<String>,
+}
+
 impl Documents {
+    /// Removes records of uses that ended before `until`: at most as many as `reads` pages of a hundred have, and looks at no
+    /// more users than that. `after` is the `next` of the walk before. What somebody else removes meanwhile is gone as well.
+    ///
+    /// # Errors
+    /// Those of the store, and of an `after` that is none.
+    pub async fn forget_usage(
+        &self,
+        until: Timestamp,
+        after: Option<&str>,
+        reads: usize,
+    ) -> Result<Forgotten, DocumentsError> {
+        let prefix = Prefix::collection(COLLECTION)?;
+        let mut at = after.map(|at| Key::new(COLLECTION, at)).transpose()?;
+        let mut forgotten = Forgotten::default();
+        for _ in 0..reads {
+            let mut range = Range::prefix(&prefix).limit(FORGOTTEN_AT_ONCE);
+            if let Some(at) = &at {
+                range = range.after(at);
+            }
+            let read = self.store().range(range).await?;
+            let Some(first) = read.entries.first() else {
+                return Ok(forgotten);
+            };
+            let user = whose(&first.key).to_owned();
+            let end = seek(&user, until)?;
+            let old = read.entries.iter().take_while(|entry| entry.key < end);
+            let old: Vec<_> = old.collect();
+            if !old.is_empty() {
+                let changes = old.iter().fold(self.changes(), |changes, entry| {
+                    changes.remove_raw(&entry.key, entry.revision)
+                });
+                match changes.commit().await {
+                    Ok(_) => forgotten.records += old.len(),
+                    // Another daemon forgets, too.
+                    Err(error) if error.is_conflict() => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            // More old ones of this user may follow; else on to the next user.
+            at = match old.last() {
+                Some(last) if old.len() == read.entries.len() => Some(last.key.clone()),
+                _ => Some(beyond(&user)?),
+            };
+        }
+        forgotten.next = at.map(|at| at.id().to_owned());
+        Ok(forgotten)
+    }
+
     /// At most `limit` uses that ended at `from` or later, by user and end; with `user`, those of one. `after` is the `next`
     /// of the page before.
     ///
@@ -75,9 +146,7 @@ impl Documents {
             let read = self.store().range(range).await?;
             let mut skipped = false;
             for entry in &read.entries {
-                let ended = entry.key.id().rsplit_once('/');
-                let (whose, _) = ended.unwrap_or((entry.key.id(), ""));
-                let begin = seek(whose, from)?;
+                let begin = seek(whose(&entry.key), from)?;
                 if entry.key < begin {
                     // Of before: on to what this user has since.
                     at = Some(begin);
@@ -105,7 +174,11 @@ impl Documents {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that panics has failed"
+)]
 mod tests {
     use std::sync::Arc;
 
@@ -188,6 +261,75 @@ mod tests {
         assert_eq!(seen[0].3, seen[1].2);
         assert_eq!(seen[1].3, seen[2].2);
         assert_eq!(page.next, None);
+    }
+
+    #[tokio::test]
+    async fn old_records_are_forgotten_in_steps_and_no_others() {
+        let (documents, _folder) = documents().await;
+        let use_once = async |user: &str| {
+            let volume = volume(user, Timestamp::now());
+            documents.changes().create(&volume).commit().await.unwrap();
+            let read = documents.volumes.get(volume.local_id()).unwrap();
+            documents.changes().remove(&read).commit().await.unwrap();
+        };
+        // More of one user than go at once, and names that stand beside each other.
+        for (user, uses) in [("a", 3), ("a-b", 120), ("a0", 2), ("b", 1)] {
+            for _ in 0..uses {
+                use_once(user).await;
+            }
+        }
+        // Keys have milliseconds; what ends in the one of `until` stays.
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        let until = Timestamp::now();
+        for user in ["a", "a0", "c"] {
+            use_once(user).await;
+        }
+        let (mut records, mut walks, mut after) = (0, 0, None::<String>);
+        loop {
+            let step = documents.forget_usage(until, after.as_deref(), 1);
+            let step = step.await.unwrap();
+            assert!(step.records <= FORGOTTEN_AT_ONCE);
+            records += step.records;
+            walks += 1;
+            match step.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(records, 126);
+        assert!(walks > 5, "a step is one read: {walks}");
+        let left = documents.usage(None, Timestamp::from_millis(0), None, 1000);
+        let left = left.await.unwrap().records;
+        let left: Vec<_> = left.iter().map(|left| left.used.user.as_str()).collect();
+        assert_eq!(left, ["a", "a0", "c"]);
+        let again = documents.forget_usage(until, None, 100).await.unwrap();
+        assert_eq!((again.records, again.next), (0, None));
+    }
+
+    /// A clock that was set back since a volume was made, changed: its uses follow one another all the same.
+    #[tokio::test]
+    async fn uses_meet_whatever_becomes_of_the_clock() {
+        let (documents, _folder) = documents().await;
+        let later = Timestamp::from_millis(Timestamp::now().as_millis() + 3_600_000);
+        let volume = volume("alice", later);
+        let id = volume.local_id().to_owned();
+        documents.changes().create(&volume).commit().await.unwrap();
+        let read = documents.volumes.get(&id).unwrap();
+        let mut next = read.document.0.clone();
+        next.size_bytes = ByteSize::from_gib(2);
+        let grow = documents.changes().replace(&read, next);
+        grow.commit().await.unwrap();
+        let read = documents.volumes.get(&id).unwrap();
+        documents.changes().remove(&read).commit().await.unwrap();
+        let page = documents.usage(None, Timestamp::from_millis(0), None, 9);
+        let records = page.await.unwrap().records;
+        let [first, second] = &records[..] else {
+            panic!("{records:?}");
+        };
+        assert_eq!(first.used.start, later);
+        assert!(first.end > later);
+        assert_eq!(second.used.start, first.end);
+        assert!(second.end > first.end);
     }
 
     #[tokio::test]

@@ -50,6 +50,9 @@ pub struct Audited {
     pub method: String,
     /// What it was about. Never with the query, which may hold secrets.
     pub path: String,
+    /// What it was about, where the path is a secret: `Registration/joe/approve`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
     /// What came to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub made: Option<String>,
@@ -63,6 +66,7 @@ pub(crate) struct Told {
     user: Option<Box<str>>,
     method: Option<&'static str>,
     claimed: Option<String>,
+    about: Option<String>,
 }
 
 /// Characters of a name that somebody claimed.
@@ -75,15 +79,17 @@ impl Told {
             user: Some(name.into()),
             method: Some(method),
             claimed: None,
+            about: None,
         }
     }
 
-    /// Whoever has a letter that goes to more than one.
-    pub(crate) fn by_letter() -> Self {
+    /// Whoever has a letter that goes to more than one did this.
+    pub(crate) fn by_letter(about: String) -> Self {
         Self {
             user: None,
             method: Some("link"),
             claimed: None,
+            about: Some(about),
         }
     }
 
@@ -93,6 +99,7 @@ impl Told {
             user: None,
             method: None,
             claimed: Some(name.chars().take(CLAIMED_AT_MOST).collect()),
+            about: None,
         }
     }
 }
@@ -140,9 +147,10 @@ pub(crate) fn entry(
     let told = response.extensions().get::<Told>();
     let claimed = claimed.or_else(|| told?.claimed.clone());
     let logged_in = told.and_then(|told| told.user.clone());
+    let about = told.and_then(|told| told.about.clone());
     // What anybody can send as often as they like isn't kept: it would push out what counts.
     let is_known = identity.is_some() && (!reads || status == StatusCode::FORBIDDEN);
-    if !is_known && claimed.is_none() && logged_in.is_none() {
+    if !is_known && claimed.is_none() && logged_in.is_none() && about.is_none() {
         return None;
     }
     let location = response.headers().get(header::LOCATION);
@@ -163,6 +171,7 @@ pub(crate) fn entry(
         address,
         method: head.method.to_string(),
         path: shown_path(head.uri.path()),
+        about,
         made,
         status: status.as_u16(),
     })

@@ -83,7 +83,11 @@ pub(crate) async fn identify(
             | LoginError::Certificate(_)),
         ) => {
             tracing::warn!(login, ?address, "login failed");
-            Err(unauthorized(headers, error.to_string()))
+            let mut told = error.to_string();
+            if password.starts_with(token::PREFIX) {
+                told.push_str("; if the password is meant as a token: it isn't a whole one");
+            }
+            Err(unauthorized(headers, told))
         }
         Err(LoginError::Blocked(wait)) => {
             let seconds = wait.as_secs().max(1);

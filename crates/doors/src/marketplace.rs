@@ -81,7 +81,7 @@ async fn reply(
     call: &Call<'_>,
 ) -> Result<Response<ResponseBody>, Problem> {
     let parameters = negotiation::parameters(call.query);
-    let media = wanted(call.headers, &parameters);
+    let media = wanted(call.headers, &parameters)?;
     let pages = Pages::new(service, call);
     match (place, call.method) {
         (Place::Metadata(_), &Method::POST) => post(service, call).await,
@@ -109,8 +109,12 @@ async fn reply(
             if media == Media::Html {
                 return pages.endorsers(&all);
             }
-            let rows: Vec<_> = all.into_iter().map(|row| row.map(Some).to_vec()).collect();
-            Ok(results::sparql(&["email", "subject", "issuer"], &rows))
+            let rows = all.into_iter().map(|row| row.map(Some).to_vec());
+            Ok(results::sparql(
+                &["email", "subject", "issuer"],
+                rows,
+                media,
+            ))
         }
         (Place::Endorser(email), _) => {
             let days = parameters
@@ -125,9 +129,10 @@ async fn reply(
             if media == Media::Html {
                 return pages.tags(email, tags);
             }
-            let rows: Vec<_> = tags.into_iter().map(|tag| vec![Some(tag)]).collect();
-            Ok(results::sparql(&["tag"], &rows))
+            let rows = tags.into_iter().map(|tag| vec![Some(tag)]);
+            Ok(results::sparql(&["tag"], rows, media))
         }
+        (Place::Query, _) => queried(service, &pages, &parameters, media).await,
         (Place::Upload, _) => pages.upload(),
         (Place::Atom | Place::Rss, _) => {
             let last = service.ask(|catalogue| catalogue.arrivals(feed::LENGTH));
@@ -264,6 +269,33 @@ async fn document(
     Ok(response)
 }
 
+/// `GET /query`: an answer in SPARQL's forms, or a page with the form.
+async fn queried(
+    service: &Marketplace,
+    pages: &Pages<'_>,
+    parameters: &Parameters<'_>,
+    media: Media,
+) -> Result<Response<ResponseBody>, Problem> {
+    let text = parameters.iter().find(|(name, _)| name == "query");
+    let text = text.map_or("", |(_, text)| text.trim());
+    if text.is_empty() {
+        return match media {
+            Media::Html => pages.query("", None),
+            _ => Ok(answer(
+                StatusCode::NO_CONTENT,
+                "application/sparql-results+xml",
+                "",
+            )),
+        };
+    }
+    match (service.query(text).await, media) {
+        (Ok(table), Media::Html) => pages.query(text, Some(Ok(&table))),
+        (Ok(table), media) => Ok(results::answered_query(&table, media)),
+        (Err(refused), Media::Html) => pages.query(text, Some(Err(problem_of(refused)))),
+        (Err(refused), _) => Err(problem_of(refused)),
+    }
+}
+
 fn endorser(
     service: &Marketplace,
     pages: &Pages<'_>,
@@ -316,7 +348,7 @@ fn endorser(
         "deprecated",
         "email",
     ];
-    Ok(results::sparql(&variables, &rows))
+    Ok(results::sparql(&variables, rows.into_iter(), media))
 }
 
 /// `POST /metadata`: a document, or a question as a form.
@@ -444,15 +476,15 @@ fn problem_of(refused: Refused) -> Problem {
     let text = refused.to_string();
     match refused {
         Refused::TooLong(_) => Problem::new(413, text),
-        Refused::Invalid(_) => Problem::new(400, text),
-        Refused::Taken(_) | Refused::Reported => Problem::new(409, text),
+        Refused::Invalid(_) | Refused::Query(_) => Problem::new(400, text),
+        Refused::Taken(_) | Refused::Reported | Refused::NobodyToAsk(_) => Problem::new(409, text),
         Refused::ReadOnly => Problem::new(403, text),
         Refused::NoMail(_) => Problem::new(500, text),
         Refused::TooMany(_) => {
             Problem::new(429, text).with(header::RETRY_AFTER, HeaderValue::from_static("86400"))
         }
         Refused::NotWaiting => Problem::new(404, text),
-        Refused::Store(_) => {
+        Refused::Store(_) | Refused::Busy => {
             Problem::new(503, text).with(header::RETRY_AFTER, HeaderValue::from_static("5"))
         }
         Refused::Internal(_) => Problem::internal(text),

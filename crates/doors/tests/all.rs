@@ -5,6 +5,7 @@ mod cimi_requests_get_the_answers_of_the_specification;
 mod clients_ask_only_for_what_changed;
 mod collections_are_followed;
 mod every_route_has_a_rule_for_everybody;
+mod every_row_of_the_marketplace_s_contract_is_answered;
 mod every_status_of_the_contract_is_given;
 mod people_log_in_by_a_browser;
 mod people_log_in_by_a_provider;

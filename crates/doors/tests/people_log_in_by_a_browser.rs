@@ -26,7 +26,27 @@ use crate::support::client::{PATIENCE, Reply};
 struct World {
     running: Running,
     documents: Documents,
+    audit: Arc<Recorder>,
     _folder: tempfile::TempDir,
+}
+
+/// Remembers what was written down.
+#[derive(Default)]
+struct Recorder(std::sync::Mutex<Vec<doors::Audited>>);
+
+#[async_trait::async_trait]
+impl doors::AuditLog for Recorder {
+    async fn record(&self, what: doors::Audited) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    async fn last(
+        &self,
+        _most: usize,
+        _user: Option<&str>,
+    ) -> std::io::Result<Vec<serde_json::Value>> {
+        Ok(Vec::new())
+    }
 }
 
 const HTML: &str = "Accept: text/html,*/*;q=0.8\r\n";
@@ -64,12 +84,16 @@ impl World {
             },
         ));
         let people = People::new(cloud.clone(), accounts.clone());
-        let doors = Doors::new(Arc::new(cloud), accounts, Settings::default()).with_people(people);
+        let audit = Arc::new(Recorder::default());
+        let doors = Doors::new(Arc::new(cloud), accounts, Settings::default())
+            .audited_by(audit.clone())
+            .with_people(people);
         let server = Server::new(Arc::new(doors), Limits::default(), None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             running,
             documents,
+            audit,
             _folder: folder,
         }
     }
@@ -393,6 +417,62 @@ async fn people_register_by_form_and_by_rest_and_links_act_on_post() {
         .await;
     assert_eq!(reply.status, 303, "{}", text(&reply));
     assert!(world.documents.users.get("carol").unwrap().enabled);
+}
+
+#[tokio::test]
+async fn a_decision_by_the_link_of_a_letter_is_written_down_without_the_link() {
+    let world = World::start().await;
+    let headers = format!("{FORM}{HTML}{OURS}");
+    for (name, choice) in [("carol", "yes"), ("dave", "no")] {
+        let form = format!(
+            "uid={name}&mail={name}%40example.org&givenName=N&sn=N&newUserPassword=open+sesame+1\
+             &newUserPasswordCheck=open+sesame+1&agreement=on"
+        );
+        let before = secrets(&world).await;
+        let asked = world.ask("POST", "/register/users/", &headers, &form);
+        assert_eq!(asked.await.status, 303);
+        let new = async |known: &[String]| {
+            let mut all = secrets(&world).await;
+            all.retain(|secret| !known.contains(secret));
+            all.remove(0)
+        };
+        let confirm = new(&before).await;
+        let known = secrets(&world).await;
+        let path = format!("/register/action/{confirm}");
+        let confirmed = world.ask("POST", &path, &headers, "choice=yes").await;
+        assert_eq!(confirmed.status, 200);
+        let decide = new(&known).await;
+        let path = format!("/register/action/{decide}");
+        // Nothing is decided by looking, nor twice.
+        assert_eq!(world.ask("GET", &path, HTML, "").await.status, 200);
+        let body = format!("choice={choice}");
+        assert_eq!(world.ask("POST", &path, &headers, &body).await.status, 200);
+        assert_eq!(world.ask("POST", &path, &headers, &body).await.status, 404);
+    }
+    assert!(world.documents.users.get("carol").is_some());
+    assert!(world.documents.users.get("dave").is_none());
+    let entries = world.audit.0.lock().unwrap().clone();
+    let decisions: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.about.is_some())
+        .collect();
+    let about: Vec<_> = decisions
+        .iter()
+        .filter_map(|entry| entry.about.as_deref())
+        .collect();
+    assert_eq!(
+        about,
+        ["Registration/carol/approve", "Registration/dave/reject"]
+    );
+    for entry in decisions {
+        assert_eq!(
+            (entry.user.as_deref(), entry.claimed.as_deref()),
+            (None, None)
+        );
+        assert_eq!((entry.authenticated_by, entry.status), (Some("link"), 200));
+        assert_eq!(entry.path, "/register/action/…");
+        assert!(entry.address.is_loopback());
+    }
 }
 
 /// The secrets of all links in letters.

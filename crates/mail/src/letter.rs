@@ -121,6 +121,7 @@ impl Letter {
             queued_ms: now_ms(),
             attempts: 0,
             due_ms: 0,
+            claimed_by: None,
             trouble: None,
         };
         let value = queued.encode()?;
@@ -177,6 +178,9 @@ pub(crate) struct Queued {
     pub attempts: u32,
     /// When it is to be tried next, likewise. Who tries puts it off first: that is the claim.
     pub due_ms: u64,
+    /// Who tries at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_by: Option<String>,
     /// Why it wasn't delivered yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

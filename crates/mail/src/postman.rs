@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A claim is nothing but putting the letter off, guarded by its revision: a daemon that dies with a letter in its hands leaves
-//! one that is due again by itself.
+//! one that is due again by itself; and when it starts again, by the name that it claims with, at once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -43,6 +43,8 @@ const PAGE: usize = 100;
 pub struct Postman {
     store: SharedStore,
     server: Arc<Server>,
+    /// What it claims with.
+    name: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for Postman {
@@ -51,8 +53,14 @@ impl std::fmt::Debug for Postman {
     }
 }
 
-/// What is known of the letters that wait: when each is due.
-type Waiting = HashMap<Key, u64>;
+/// What is known of the letters that wait.
+type Waiting = HashMap<Key, Known>;
+
+struct Known {
+    /// When it is due.
+    due_ms: u64,
+    claimed_by: Option<String>,
+}
 
 impl Postman {
     /// From the outbox in `store` to the server of `settings`. Asks neither yet.
@@ -63,7 +71,15 @@ impl Postman {
         Ok(Self {
             store,
             server: Arc::new(Server::new(settings)?),
+            name: None,
         })
+    }
+
+    /// With a name that is its own, now and after a restart: letters that were under way when it died go at once, and not after minutes.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Delivers until `stop`. A delivery that is under way then is ended; its letter is due again later.
@@ -84,6 +100,16 @@ impl Postman {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let prefix = Prefix::collection(COLLECTION).map_err(|error| text(&error))?;
         let (mut waiting, revision) = self.read_all(&prefix).await?;
+        // Whatever bears our name was under way when we, or the deliveries of the last round, came to an end.
+        let name = self.name.as_deref();
+        let mut ours: HashSet<_> = waiting
+            .iter_mut()
+            .filter(|(_, letter)| name.is_some() && letter.claimed_by.as_deref() == name)
+            .map(|(key, letter)| {
+                letter.due_ms = 0;
+                key.clone()
+            })
+            .collect();
         let watch = self.store.watch(prefix, revision).await;
         let mut watch = watch.map_err(|error| text(&error))?;
         let mut at_work = JoinSet::new();
@@ -92,8 +118,8 @@ impl Postman {
             let next = waiting
                 .iter()
                 .filter(|(key, _)| !in_hand.contains(*key))
-                .min_by_key(|(_, due)| **due);
-            let next = next.map(|(key, due)| (key.clone(), *due));
+                .min_by_key(|(_, letter)| letter.due_ms);
+            let next = next.map(|(key, letter)| (key.clone(), letter.due_ms));
             let pause = next.as_ref().map_or(LONGEST_PAUSE, |(_, due)| {
                 Duration::from_millis(due.saturating_sub(now_ms()))
             });
@@ -112,10 +138,13 @@ impl Postman {
                     let Some((key, _)) = next else { continue };
                     in_hand.insert(key.clone());
                     // Until the watch says when it is due; never again if it is gone.
-                    waiting.insert(key.clone(), now_ms().saturating_add(millis(CLAIM)));
+                    if let Some(letter) = waiting.get_mut(&key) {
+                        letter.due_ms = now_ms().saturating_add(millis(CLAIM));
+                    }
                     let (store, server) = (self.store.clone(), Arc::clone(&self.server));
+                    let claim = Claim { name: self.name.clone(), is_left: ours.remove(&key) };
                     at_work.spawn(async move {
-                        if let Err(error) = handle(&store, &server, &key).await {
+                        if let Err(error) = handle(&store, &server, &key, &claim).await {
                             tracing::warn!(letter = %key, "not delivered now: {error}");
                         }
                         key
@@ -151,7 +180,8 @@ fn note(waiting: &mut Waiting, change: Change) {
     match change {
         Change::Put(entry) => match Queued::decode(&entry.value) {
             Ok(queued) => {
-                waiting.insert(entry.key, queued.due_ms);
+                let (due_ms, claimed_by) = (queued.due_ms, queued.claimed_by);
+                waiting.insert(entry.key, Known { due_ms, claimed_by });
             }
             Err(error) => {
                 tracing::error!(letter = %entry.key, "a letter can't be read and stays unsent: {error}");
@@ -164,19 +194,33 @@ fn note(waiting: &mut Waiting, change: Change) {
     }
 }
 
+/// How a letter is claimed.
+struct Claim {
+    name: Option<Arc<str>>,
+    /// Whether it bears that name from before.
+    is_left: bool,
+}
+
 /// Claims a letter, sends it, and writes what came of it. Nothing, if another daemon has it.
-async fn handle(store: &SharedStore, server: &Server, key: &Key) -> Result<(), String> {
+async fn handle(
+    store: &SharedStore,
+    server: &Server,
+    key: &Key,
+    claim: &Claim,
+) -> Result<(), String> {
     let text = |error: store::StoreError| error.to_string();
     let Some(entry) = store.get(key).await.map_err(text)? else {
         return Ok(());
     };
     let mut queued = Queued::decode(&entry.value).map_err(|error| error.to_string())?;
     let now = now_ms();
-    if queued.due_ms > now {
+    let is_ours = claim.is_left && queued.claimed_by.as_deref() == claim.name.as_deref();
+    if queued.due_ms > now && !is_ours {
         return Ok(());
     }
     queued.attempts = queued.attempts.saturating_add(1);
     queued.due_ms = now.saturating_add(millis(CLAIM));
+    queued.claimed_by = claim.name.as_deref().map(str::to_owned);
     let Some(claimed) = write(store, &entry, &queued).await? else {
         return Ok(());
     };
@@ -199,6 +243,7 @@ async fn handle(store: &SharedStore, server: &Server, key: &Key) -> Result<(), S
             metrics::counter!("mail_delayed_total").increment(1);
             let pause = pause_after(queued.attempts);
             queued.trouble = Some(why.clone());
+            queued.claimed_by = None;
             queued.due_ms = now_ms().saturating_add(millis(pause));
             let claimed = Entry {
                 revision: claimed,

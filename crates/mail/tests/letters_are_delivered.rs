@@ -200,6 +200,84 @@ async fn a_silent_server_does_not_keep_the_daemon_from_ending() {
     assert_eq!(world.waiting().await.len(), 1);
 }
 
+/// A server that says this to whoever comes, again and again if `endless`.
+async fn says(answer: &'static [u8], endless: bool) -> (u16, tokio::task::JoinHandle<()>) {
+    use tokio::io::AsyncWriteExt as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            while stream.write_all(answer).await.is_ok() && endless {}
+        }
+    });
+    (port, serving)
+}
+
+#[tokio::test]
+async fn a_server_that_talks_nonsense_loses_no_letter_and_holds_nobody_up() {
+    let sink = Sink::start(Mood::Takes).await;
+    for (answer, endless) in [
+        (&b""[..], false),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", false),
+        (b"hello\r\n", false),
+        (b"\xff\xfe\xfd\r\n", false),
+        (b"999999 what\r\n", false),
+        (b"220-and so on\r\n", true),
+        (b"\0\0\0\0\r\n", true),
+    ] {
+        let world = World::new();
+        let (port, serving) = says(answer, endless).await;
+        let settings = SmtpSettings {
+            port,
+            ..sink.settings()
+        };
+        let running = world.postman(&settings);
+        world.queue("stays").await;
+        world
+            .until(|all| all.iter().any(|letter| letter["trouble"].is_string()))
+            .await;
+        running.end().await;
+        assert_eq!(world.waiting().await.len(), 1, "{answer:?}");
+        serving.abort();
+    }
+    assert!(sink.received().is_empty());
+}
+
+#[tokio::test]
+async fn a_letter_under_way_goes_on_at_once_when_its_daemon_is_back() {
+    let world = World::new();
+    let sink = Sink::start(Mood::IsSilent).await;
+    let begin = |name: &str| {
+        let stop = CancellationToken::new();
+        let postman = Postman::new(world.store.clone(), &sink.settings()).unwrap();
+        let task = tokio::spawn(postman.named(name).run(stop.clone()));
+        Running { stop, task }
+    };
+    let running = begin("one");
+    world.queue("hello?").await;
+    world
+        .until(|all| all.iter().any(|letter| letter["claimed_by"] == "one"))
+        .await;
+    running.end().await;
+    sink.becomes(Mood::Takes);
+    // It is not another one's to take: what that one queues goes, and this stays.
+    let other = begin("other");
+    world.queue("by the other").await;
+    world.until(|all| all.len() == 1).await;
+    assert_eq!(sink.received().len(), 1);
+    other.end().await;
+    // Sooner than a claim ends, which takes five minutes.
+    let again = begin("one");
+    world.until(<[_]>::is_empty).await;
+    let subjects: Vec<_> = sink
+        .received()
+        .iter()
+        .map(|letter| letter.header("Subject").unwrap())
+        .collect();
+    assert_eq!(subjects, ["by the other", "hello?"]);
+    again.end().await;
+}
+
 #[tokio::test]
 async fn settings_that_would_show_a_password_are_refused() {
     let (world, sink) = (World::new(), Sink::start(Mood::Takes).await);

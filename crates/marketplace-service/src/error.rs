@@ -22,6 +22,11 @@ pub enum Refused {
     /// The endorser has to confirm, and letters can't be sent.
     #[error("error sending confirmation email: {0}")]
     NoMail(String),
+    /// The endorser has to confirm, and there is no mail server for that.
+    #[error(
+        "this Marketplace has no mail server to ask {0} for a confirmation, so only trusted endorsers can upload; its administrator can configure `[mail]`, or name you in `marketplace.trusted_endorsers`"
+    )]
+    NobodyToAsk(String),
     /// Too many uploads of somebody wait for their confirmation.
     #[error(
         "too many uploads {0} wait for their confirmation; follow the links in the letters, or try again in some days"
@@ -35,6 +40,12 @@ pub enum Refused {
         "this upload was reported as abuse and can't be confirmed; write to the administrator of this Marketplace"
     )]
     Reported,
+    /// A query that isn't answered.
+    #[error(transparent)]
+    Query(#[from] marketplace_query::Error),
+    /// Others are being answered.
+    #[error("too many queries are being answered; try again in some seconds")]
+    Busy,
     /// The store.
     #[error("the Marketplace can't write at the moment; try again: {0}")]
     Store(#[from] StoreError),

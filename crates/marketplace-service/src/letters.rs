@@ -2,6 +2,10 @@
 
 use mail::{Letter, LetterError};
 
+use std::sync::Arc;
+
+use marketplace::catalogue::Record;
+
 use crate::{Settings, stored::Waiting};
 
 /// As StratusLab's Marketplace writes it, so that filters of endorsers go on working.
@@ -46,6 +50,62 @@ pub(crate) fn confirmation(
         until = waiting.until,
     );
     Letter::new(&waiting.email, SUBJECT, text)
+}
+
+/// Entries named in a letter.
+const NAMED: usize = 200;
+
+fn named(settings: &Settings, records: &[Arc<Record>], query: &str) -> String {
+    let mut text = String::new();
+    for record in records.iter().take(NAMED) {
+        let title = record.title.as_deref().unwrap_or("without a title");
+        let valid = record
+            .valid
+            .map(|valid| valid.to_string())
+            .unwrap_or_default();
+        text.push_str(&format!(
+            "    {} ({title})\n    valid until {valid}\n    {}metadata/{}{query}\n\n",
+            record.identifier,
+            settings.url,
+            record.path(),
+        ));
+    }
+    let more = records.len().saturating_sub(NAMED);
+    if more > 0 {
+        text.push_str(&format!("    and {more} more\n\n"));
+    }
+    text
+}
+
+/// To an endorser: what is here.
+pub(crate) fn current(
+    settings: &Settings,
+    email: &str,
+    records: &[Arc<Record>],
+) -> Result<Letter, LetterError> {
+    let text = format!(
+        "These images in {title} ({url})\nare endorsed by you and valid. Deprecate what should not be used any more.\n\n{list}",
+        title = settings.title,
+        url = settings.url,
+        list = named(settings, records, ""),
+    );
+    Letter::new(email, SUBJECT, text)
+}
+
+/// To an endorser: what ends soon.
+pub(crate) fn ending(
+    settings: &Settings,
+    email: &str,
+    records: &[Arc<Record>],
+) -> Result<Letter, LetterError> {
+    let text = format!(
+        "Within three days these images in {title} ({url})\nare not valid any more, and clouds refuse to start them. To go on, take the description, \
+         give it a later end, sign it and upload it.\n\n{list}",
+        title = settings.title,
+        url = settings.url,
+        list = named(settings, records, "?media=xml"),
+    );
+    Letter::new(email, SUBJECT, text)
 }
 
 /// To the administrator: somebody says that it isn't theirs.

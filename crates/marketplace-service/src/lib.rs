@@ -14,8 +14,11 @@
 //! |---|---|
 //! | [`service`](Marketplace) | the service itself: reading, and following the store |
 //! | `upload` | taking documents, and what endorsers do with them |
+//! | `asking` | queries in SPARQL |
 //! | `letters` | what is written to endorsers |
+//! | `reminders` | what endorsers are reminded of |
 //! | [`follow`](Follower) | another Marketplace, entry by entry |
+//! | [`tree`](Moved) | the tree of files of StratusLab's Marketplace, in and out |
 //! | `stored` | the documents in the store |
 
 #![forbid(unsafe_code)]
@@ -24,12 +27,15 @@
     allow(clippy::unwrap_used, reason = "a test that panics has failed")
 )]
 
+mod asking;
 mod error;
 mod follow;
 mod letters;
+mod reminders;
 mod service;
 mod settings;
 mod stored;
+mod tree;
 mod upload;
 
 pub use error::Refused;
@@ -37,4 +43,5 @@ pub use follow::{FollowError, Follower};
 pub use service::Marketplace;
 pub use settings::Settings;
 pub use stored::{Confirmation, Waiting};
+pub use tree::{Moved, TreeError};
 pub use upload::Uploaded;

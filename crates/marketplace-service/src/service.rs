@@ -11,7 +11,7 @@ use store::{
     Change, Entry as Stored, Key, Outcome, Prefix, Range, Revision, SharedStore, StoreError,
     Transaction, Watch, WatchError,
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,7 @@ use crate::stored::{
     ENTRY, PREFIX, StoredDocument, StoredEntry, StoredUpload, UPLOAD, Waiting, document_key,
     entry_name,
 };
-use crate::{Refused, Settings};
+use crate::{Refused, Settings, asking};
 
 /// Entries read at once when everything is read.
 const PAGE: usize = 1000;
@@ -27,6 +27,8 @@ const PAGE: usize = 1000;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long a writer waits until its own change can be read.
 const OWN_WRITE: Duration = Duration::from_secs(10);
+/// How often it is looked whether endorsers are to be reminded.
+const REMINDERS: Duration = Duration::from_secs(3600);
 /// How often uploads are looked over whose time is over.
 const SWEEP: Duration = Duration::from_secs(600);
 
@@ -38,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) store: SharedStore,
     pub(crate) settings: Settings,
     state: RwLock<State>,
+    /// Turns of queries.
+    pub(crate) queries: Arc<Semaphore>,
     /// What the state shows; `None` once it follows the store no more.
     applied: watch::Sender<Option<Revision>>,
 }
@@ -73,6 +77,7 @@ impl Marketplace {
             store,
             settings,
             state: RwLock::new(state),
+            queries: Arc::new(Semaphore::new(asking::AT_ONCE)),
             applied: watch::Sender::new(Some(revision)),
         })))
     }
@@ -85,8 +90,17 @@ impl Marketplace {
                 sleep(SWEEP).await;
             }
         };
+        let reminding = async {
+            loop {
+                if let Err(error) = self.remind(now()).await {
+                    tracing::warn!(%error, "reminding endorsers");
+                }
+                sleep(REMINDERS).await;
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => {}
+            () = reminding => {}
             () = self.follow() => {}
             () = sweeping => {}
         }

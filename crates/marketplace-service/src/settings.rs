@@ -17,6 +17,8 @@ pub struct Settings {
     pub confirms: bool,
     /// Whether letters can be sent.
     pub sends_letters: bool,
+    /// Whether endorsers are reminded of what they have here, and of what ends soon.
+    pub reminds: bool,
     /// Endorsers that it accepts need not confirm: those of its authorities that are on its white list of endorsers.
     pub trusted: Option<Policy>,
     /// Whether it takes no uploads: what it has comes from others.
@@ -44,6 +46,7 @@ impl Default for Settings {
             administrator: None,
             confirms: true,
             sends_letters: false,
+            reminds: false,
             trusted: None,
             is_read_only: false,
             document_at_most: Self::LONGEST,

@@ -5,6 +5,7 @@
 //! | `MarketplaceEntry/<identifier>/<email>/<created>` | what searches need, and how it came here |
 //! | `MarketplaceDocument/<identifier>/<email>/<created>` | the document, byte for byte, as a JSON string (backups are JSON) |
 //! | `MarketplaceNewest/<identifier>/<email>` | the time of the newest: all who add an entry of the two compare it |
+//! | `MarketplaceReminder/<email>` | when the endorser was reminded last |
 //! | `MarketplaceUpload/<sha256 of the name in the link>` | what waits for its confirmation |
 
 use marketplace::catalogue::{Name, Record};
@@ -18,6 +19,7 @@ pub(crate) const PREFIX: &str = "Marketplace";
 pub(crate) const ENTRY: &str = "MarketplaceEntry";
 const DOCUMENT: &str = "MarketplaceDocument";
 const NEWEST: &str = "MarketplaceNewest";
+const REMINDER: &str = "MarketplaceReminder";
 pub(crate) const UPLOAD: &str = "MarketplaceUpload";
 
 /// Why an entry was taken.
@@ -32,6 +34,8 @@ pub enum Confirmation {
     NotAsked,
     /// It is from the Marketplace at this address.
     From(String),
+    /// It was among the files of another Marketplace.
+    Imported,
 }
 
 /// An entry as it is stored.
@@ -100,6 +104,10 @@ pub(crate) fn document_key(name: &Name) -> Result<Key, KeyError> {
 
 pub(crate) fn newest_key(name: &Name) -> Result<Key, KeyError> {
     Key::new(NEWEST, &format!("{}/{}", name.0, name.1))
+}
+
+pub(crate) fn reminder_key(email: &str) -> Result<Key, KeyError> {
+    Key::new(REMINDER, email)
 }
 
 /// The store knows no link, only what follows from it: who reads the store can't confirm.

@@ -56,7 +56,7 @@ impl From<KeyError> for Refused {
     }
 }
 
-fn encoded(value: &impl Serialize) -> Result<Vec<u8>, Refused> {
+pub(crate) fn encoded(value: &impl Serialize) -> Result<Vec<u8>, Refused> {
     serde_json::to_vec(value).map_err(|error| Refused::Internal(error.to_string()))
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn verified(document: &[u8]) -> Result<Entry, Refused> {
     Ok(entry)
 }
 
-fn name_of(entry: &Entry) -> Name {
+pub(crate) fn name_of(entry: &Entry) -> Name {
     let endorsement = entry.endorsement();
     (
         entry.metadata().identifier,
@@ -158,10 +158,7 @@ impl Marketplace {
     async fn wait_for_confirmation(&self, entry: &Entry, source: IpAddr) -> Result<(), Refused> {
         let settings = self.settings();
         if !settings.sends_letters {
-            return Err(Refused::NoMail(
-                "this Marketplace has no mail server; its administrator can configure one"
-                    .to_owned(),
-            ));
+            return Err(Refused::NobodyToAsk(entry.endorsement().email.clone()));
         }
         let (metadata, endorsement) = (entry.metadata(), entry.endorsement());
         let source = source.to_string();

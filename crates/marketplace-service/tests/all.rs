@@ -1,4 +1,6 @@
 //! The Marketplace as a service, over a real database and a real mail server: one program, since linking one is quicker than linking many.
 
+mod catalogues_move_as_files;
+mod endorsers_are_reminded;
 mod entries_come_by_upload_and_confirmation;
 mod support;

@@ -70,13 +70,26 @@ fn record(number: u32) -> Record {
     }
 }
 
+/// Memory of this process, in KiB.
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+        .unwrap_or(0)
+}
+
 fn main() {
+    let before = resident_kib();
     let start = Instant::now();
     let mut catalogue = Catalogue::new();
     for number in 0..ENTRIES {
         catalogue.add(record(number));
     }
-    println!("{ENTRIES} entries taken in in {:.2?}", start.elapsed());
+    println!(
+        "{ENTRIES} entries taken in in {:.2?}, {} bytes of memory each",
+        start.elapsed(),
+        (resident_kib() - before) * 1024 / u64::from(ENTRIES)
+    );
     let now = UtcTime::from_unix_seconds(1_750_000_000).expect("a time");
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let by = |column, descending| Order { column, descending };
@@ -127,6 +140,24 @@ fn main() {
             },
             by(Column::Title, false),
             40_000,
+        ),
+        (
+            "sixteen letters",
+            Query {
+                words: words("a b c d e f g h i k l m n o p r"),
+                ..all.clone()
+            },
+            by(Column::Location, true),
+            50_000,
+        ),
+        (
+            "six short words",
+            Query {
+                words: words("12 x86_64 a 2 image example"),
+                ..all.clone()
+            },
+            by(Column::Title, true),
+            0,
         ),
         (
             "a word that none has",

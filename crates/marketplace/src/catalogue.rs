@@ -7,10 +7,13 @@
 //! history. A deprecation is an entry, too, and so hides what it deprecates.
 
 mod columns;
+mod long;
 mod query;
 mod record;
 mod search;
-mod text;
+mod sorted;
+mod values;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,8 +25,10 @@ pub use search::Found;
 
 use crate::date::UtcTime;
 use crate::identifier::ImageIdentifier;
-use columns::{Facts, Interned};
-use text::Text;
+use columns::Facts;
+use long::Long;
+use values::Values;
+use words::Words;
 
 /// What names an entry: image, endorser, time of the endorsement.
 pub type Name = (ImageIdentifier, Arc<str>, UtcTime);
@@ -36,8 +41,10 @@ type Number = u32;
 pub struct Catalogue {
     records: Vec<Option<Arc<Record>>>,
     facts: Vec<Facts>,
-    text: Text,
-    interned: Interned,
+    /// Columns with few values, and with many.
+    values: Values,
+    long: Long,
+    words: Words,
     names: HashMap<Name, Number>,
     by_identifier: HashMap<ImageIdentifier, Vec<Number>>,
     endorsers: BTreeMap<Arc<str>, Endorser>,
@@ -80,9 +87,10 @@ impl Catalogue {
             return;
         };
         let record = Arc::new(record);
-        let facts = Facts::of(&record, &mut self.interned);
-        self.text.push(&record);
-        self.facts.push(facts);
+        let has = self.values.push(number, &record);
+        self.facts.push(Facts::of(&record, has));
+        self.long.push(number, &record);
+        self.words.push(number, &record);
         self.records.push(Some(Arc::clone(&record)));
         self.names.insert(name, number);
         self.by_identifier
@@ -107,6 +115,8 @@ impl Catalogue {
         let position = usize::try_from(number).unwrap_or(usize::MAX);
         if let Some(facts) = self.facts.get_mut(position) {
             facts.is_gone = true;
+            self.values.remove(number, &facts.has);
+            self.long.remove(number);
         }
         if let Some(record) = self.records.get_mut(position).and_then(Option::take) {
             self.arrivals.remove(&(record.received, number));
@@ -156,6 +166,12 @@ impl Catalogue {
 
     fn facts(&self, number: Number) -> Option<&Facts> {
         self.facts.get(usize::try_from(number).ok()?)
+    }
+
+    /// All entries, history included, each with whether it is the newest of its image and endorser.
+    pub fn all(&self) -> impl Iterator<Item = (&Arc<Record>, bool)> {
+        let all = self.records.iter().zip(&self.facts);
+        all.filter_map(|(record, facts)| Some((record.as_ref()?, facts.is_newest)))
     }
 
     /// The entry of this name.
@@ -251,7 +267,8 @@ impl Catalogue {
     /// Values of a column that occur, in order, at most so many: what a reader can choose from. Of columns with few values only.
     #[must_use]
     pub fn values(&self, column: Column, most: usize) -> Vec<String> {
-        self.interned.values(column, most)
+        let few = self.values.of(column);
+        few.map(|few| few.first(most)).unwrap_or_default()
     }
 
     fn newest_first(

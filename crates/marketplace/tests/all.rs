@@ -2,6 +2,7 @@
 
 mod documents_are_read_and_written;
 mod endorsers_sign;
+mod mutated_documents_harm_nobody;
 mod only_what_was_signed_is_believed;
 mod sites_choose_what_they_accept;
 mod support;

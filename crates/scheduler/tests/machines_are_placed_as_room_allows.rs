@@ -361,6 +361,7 @@ async fn a_machine_deleted_before_it_had_a_host_leaves_nothing_but_its_record() 
         network: Ref::to(network),
         resource: Some(Ref::to(waits.id.clone())),
         kept: false,
+        used_since: None,
         unknown: Unknown::new(),
     };
     waits.nics.push(nic);

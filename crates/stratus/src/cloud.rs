@@ -16,7 +16,7 @@ mod waiting;
 pub use api::{Accepted, Api, Body, Login, RawBody};
 pub use digest_text::{hex, is_image_identifier, is_local_id, is_uuid};
 pub use endpoint::Endpoint;
-pub use error::ApiError;
+pub use error::{ApiError, ShownBy};
 pub use fingerprint::Fingerprint;
 pub use known_clouds::KnownClouds;
 pub use market_search::{Found, Search};

@@ -39,6 +39,7 @@ macro_rules! commands {
 const INTERRUPTED: u8 = 130;
 
 mod action;
+mod each;
 mod image_name;
 mod machine_id;
 mod metadata_file;
@@ -66,6 +67,7 @@ commands! {
     DeleteVolume = delete_volume,
     AttachVolume = attach_volume,
     DetachVolume = detach_volume,
+    System = system,
     Image = image,
     CreateImage = create_image,
     BuildMetadata = build_metadata,
@@ -159,6 +161,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
             "kill-instance",
         ],
     ),
+    ("Systems", &["system"]),
     (
         "Volumes",
         &[

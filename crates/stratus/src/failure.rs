@@ -1,6 +1,6 @@
 //! How a command ends when it does not succeed: message, stream and exit status.
 
-use crate::cloud::ApiError;
+use crate::cloud::{ApiError, ShownBy};
 
 /// Why a command ended without success. Each kind has its own message shape and exit status.
 #[derive(Debug, thiserror::Error)]
@@ -86,10 +86,19 @@ impl From<ApiError> for Failure {
                  the configuration file).",
             ),
             ApiError::Network { text } => Self::Network(text),
-            ApiError::Refused { status: 401, .. } => Self::Work("Unauthorized".to_owned()).with_hint(
-                "The cloud does not know this user name with this password. Check -u/--username and -p/--password, STRATUSLAB_USERNAME and \
-                 STRATUSLAB_PASSWORD, or username and password in the configuration file.",
-            ),
+            ApiError::Refused { status: 401, message, shown } => Self::Work("Unauthorized".to_owned()).with_hint(match shown {
+                ShownBy::Password => {
+                    "The cloud does not know this user name with this password. Check -u/--username and -p/--password, STRATUSLAB_USERNAME and \
+                     STRATUSLAB_PASSWORD, or username and password in the configuration file."
+                        .to_owned()
+                }
+                ShownBy::Token => format!(
+                    "The cloud does not take this token ({message}). It comes from STRATUS_TOKEN, -p, token in the configuration file, or 'stratus login': \
+                     log in again with 'stratus login', or make another one with 'stratus token create'."
+                ),
+                ShownBy::Certificate => format!("The cloud does not take this certificate: {message}"),
+                ShownBy::Nothing => message,
+            }),
             ApiError::Untrusted { message, hint } => Self::Work(message).with_hint(hint),
             other => Self::Work(other.to_string()),
         }

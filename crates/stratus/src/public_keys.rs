@@ -7,10 +7,6 @@ use crate::failure::{Failure, Result};
 
 /// Where the key that a machine gets comes from.
 pub const KEY_HINT: &str = "ssh-keygen makes a pair of keys; -k FILE, STRATUSLAB_KEY or user_public_key_file in the configuration file names the public one.";
-/// What the base64 of every public key begins with: the length of its type's name, below 65 536 (RFC 4253 §6.6).
-const KEY_BEGINNING: &str = "AAAA";
-/// What names of key types begin with (`ssh-ed25519`, `ecdsa-sha2-nistp256`, `sk-ssh-ed25519@openssh.com`).
-const KEY_TYPES: [&str; 4] = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"];
 
 /// Names that `ssh-keygen` gives; the first is StratusLab's default.
 const USUAL_NAMES: [&str; 4] = [
@@ -48,22 +44,6 @@ pub fn public_key_text(file: &Path) -> Result<String> {
     }
 }
 
-/// Whether a line of the text is a public key as OpenSSH writes it, also one with options before it.
-#[must_use]
-pub fn has_public_key(text: &str) -> bool {
-    text.lines().any(|line| {
-        let mut words = line.split_whitespace().skip_while(|word| {
-            !KEY_TYPES
-                .iter()
-                .any(|beginning| word.starts_with(beginning))
-        });
-        words.next().is_some()
-            && words
-                .next()
-                .is_some_and(|key| key.starts_with(KEY_BEGINNING))
-    })
-}
-
 /// The private key file: as given, as configured, or the public one's name without `.pub`.
 #[must_use]
 pub fn private_key_file(settings: &Settings, given: Option<&Path>) -> PathBuf {
@@ -90,20 +70,6 @@ fn expanded(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_are_told_from_other_texts() {
-        for text in [
-            "ssh-rsa AAAAB3 me@here\n",
-            "Comment: x\nsk-ssh-ed25519@openssh.com AAAAGn\n",
-            "no-pty,command=\"a b\" ecdsa-sha2-nistp256 AAAAE2",
-        ] {
-            assert!(has_public_key(text), "{text}");
-        }
-        for text in ["", "ssh-box\n", "ssh-rsa B\n", "# ssh\n\nhost"] {
-            assert!(!has_public_key(text), "{text}");
-        }
-    }
 
     #[test]
     fn only_the_suffix_is_cut() {

@@ -134,6 +134,7 @@ fn configuration_files_that_cannot_be_used_are_named() {
             "Error parsing user configuration file nowhere.cfg. Details: No section: 'default'\n"
         )
     );
+    assert_eq!(result.stderr, "There is no such file: nowhere.cfg\n");
     std::fs::write(
         home.path().join("a.cfg"),
         "[default]\nendpoint = https://h\n",
@@ -225,7 +226,7 @@ fn a_machine_without_a_key_is_not_started() {
         result.status == 255
             && result
                 .stdout
-                .contains("'hostname' is not an SSH public key"),
+                .contains("'hostname': public keys: line 1: is no SSH public key"),
         "{result:?}"
     );
     assert_eq!(cloud.lines(), Vec::<String>::new());
@@ -251,6 +252,22 @@ fn refusals_are_shown_in_the_words_of_the_cloud() {
         (255, "Error: Unauthorized\n")
     );
     assert!(result.stderr.contains("STRATUSLAB_PASSWORD"), "{result:?}");
+    // A token that is refused isn't said to be a password.
+    let mut by_token = cloud.command();
+    by_token
+        .env("STRATUS_CA", cloud.home.path().join("ca.pem"))
+        .env("STRATUS_TOKEN", "strat_x")
+        .env_remove("STRATUSLAB_USERNAME")
+        .env_remove("STRATUSLAB_PASSWORD")
+        .args(["describe-instance", "1"]);
+    let result = ended(by_token);
+    assert_eq!(result.stdout, "Error: Unauthorized\n");
+    assert!(
+        result.stderr.contains("this token (who are you)")
+            && result.stderr.contains("STRATUS_TOKEN"),
+        "{result:?}"
+    );
+    assert!(!result.stderr.contains("password"), "{result:?}");
     assert_eq!(
         cloud.run("describe-instance 2").stdout,
         "Error: Internal Server Error\n"

@@ -85,6 +85,60 @@ fn a_login_is_kept_closed_and_used_until_the_logout() {
 }
 
 #[test]
+fn a_login_takes_the_place_of_the_one_before() {
+    const OTHERS: [(&str, &str, &str); 4] = [
+        // Of the same person on the same computer; called otherwise, but kept here; made for a program; somebody else's.
+        (
+            "0199c5a2-0000-7d30-b1c4-000000000001",
+            "ann",
+            "stratus login of me on here",
+        ),
+        ("0199c5a2-0000-7d30-b1c4-000000000002", "ann", "an old name"),
+        ("0199c5a2-0000-7d30-b1c4-000000000003", "ann", "monitoring"),
+        (
+            "0199c5a2-0000-7d30-b1c4-000000000004",
+            "joe",
+            "stratus login of me on here",
+        ),
+    ];
+    let token = |id: &str, user: &str, name: &str| json!({ "id": format!("Token/{id}"), "user": user, "name": name, "scope": "full" });
+    let cloud = Cloud::start(move |seen| match seen.line.as_str() {
+        "POST /cimi/Token" => {
+            let mut made = token(ID, "ann", seen.json()["name"].as_str().unwrap());
+            made["token"] = json!(TOKEN);
+            Reply::json(201, &made)
+        }
+        "GET /cimi/Token" => {
+            let mut all: Vec<_> = OTHERS
+                .iter()
+                .map(|(id, user, name)| token(id, user, name))
+                .collect();
+            all.push(token(ID, "ann", "stratus login of me on here"));
+            Reply::json(200, &collection("tokens", &all))
+        }
+        line if line.starts_with("DELETE /cimi/Token/") => Reply(204, Vec::new(), Vec::new()),
+        _ => Reply::refusal(404, "not here"),
+    });
+    let folder = cloud.home.path().join(".stratuslab");
+    std::fs::create_dir_all(&folder).unwrap();
+    let endpoint = cloud.endpoint();
+    let peer = endpoint.split('/').nth(2).unwrap();
+    let kept = format!("{peer} ann {} strat_old\n", OTHERS[1].0);
+    std::fs::write(folder.join("logins"), kept).unwrap();
+    let mut login = bare(&cloud, "login -u ann --password-stdin");
+    login.env("USER", "me").env("HOSTNAME", "here");
+    ended_with_input(login, "s3cret\n").success();
+    let mut ended: Vec<_> = cloud.lines();
+    ended.retain(|line| line.starts_with("DELETE"));
+    let expected: Vec<_> = OTHERS[..2]
+        .iter()
+        .map(|(id, ..)| format!("DELETE /cimi/Token/{id}"))
+        .collect();
+    assert_eq!(ended, expected);
+    assert_eq!(authorization(&cloud), format!("Bearer {TOKEN}"));
+}
+
+#[test]
 fn a_keyring_has_the_token_if_there_is_one() {
     let cloud = Cloud::start(answer);
     let folder = cloud.home.path().join("bin");
@@ -159,7 +213,9 @@ fn the_browser_brings_a_code_that_becomes_the_login() {
         child.wait().unwrap().success() && out.contains("as ann"),
         "{out}"
     );
-    let sent = cloud.requests().last().unwrap().clone();
+    let mut all = cloud.requests().into_iter();
+    let sent = all.rfind(|seen| seen.line == "POST /cimi/command/token");
+    let sent = sent.unwrap();
     assert!(!sent.headers.contains_key("authorization"));
     assert_eq!(sent.json()["code"], "thecode");
     assert!(sent.json()["verifier"].as_str().unwrap().len() >= 43);
@@ -185,7 +241,12 @@ fn registrations_are_listed_and_decided() {
         }
         _ => Reply::refusal(404, "there is no such registration"),
     });
-    let listed = cloud.run("registration list").success();
+    let listed = cloud.run("registration list");
+    assert!(
+        listed.stderr.contains("1 more didn't confirm") && listed.stderr.contains("--all"),
+        "{listed:?}"
+    );
+    let listed = listed.success();
     assert!(
         listed.contains("ann   Ann A") && listed.contains("please me") && !listed.contains("zoe"),
         "{listed}"

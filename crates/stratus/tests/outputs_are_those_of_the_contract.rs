@@ -9,6 +9,7 @@ mod images;
 mod machines;
 mod operators;
 mod reaching_machines;
+mod systems;
 mod volumes;
 
 use crate::support::{Reply, Seen};

@@ -190,6 +190,7 @@ mod tests {
             address: [192, 0, 2, 1].into(),
             method: "DELETE".to_owned(),
             path: "/cimi/Volume/1".to_owned(),
+            about: None,
             made: None,
             status: 204,
         }

@@ -41,20 +41,20 @@ pub const DEFAULT_PATH: &str = "/etc/stratus/stratusd.toml";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Unreadable {
         /// Which.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why. (A part of the message, and no source beside it: that would be told twice.)
+        problem: io::Error,
     },
     /// It isn't TOML, or a value isn't of the right kind.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Syntax {
         /// Which.
         path: PathBuf,
         /// Where and why.
-        source: Box<toml::de::Error>,
+        problem: Box<toml::de::Error>,
     },
     /// There is no such key.
     #[error("{path}: there is no key `{key}`{}; `stratusd reference-config` shows all", near(.nearest.as_deref()))]
@@ -159,10 +159,10 @@ impl Config {
             Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
                 String::new()
             }
-            Err(source) => {
+            Err(problem) => {
                 return Err(ConfigError::Unreadable {
                     path: at.to_owned(),
-                    source,
+                    problem,
                 });
             }
         };
@@ -174,9 +174,9 @@ impl Config {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let syntax = |source| ConfigError::Syntax {
+        let syntax = |problem| ConfigError::Syntax {
             path: path.to_owned(),
-            source: Box::new(source),
+            problem: Box::new(problem),
         };
         let given: toml::Table = toml::from_str(text).map_err(syntax)?;
         keys::check(&given, path)?;

@@ -11,6 +11,7 @@ mod host_services;
 mod instance;
 mod logging;
 mod market;
+mod market_tool;
 mod networks;
 mod registries;
 mod roles;
@@ -70,6 +71,11 @@ enum Command {
     Store {
         #[command(subcommand)]
         command: store_tool::Command,
+    },
+    /// Move the Marketplace's signed descriptions in and out as files, while its daemon is stopped.
+    Marketplace {
+        #[command(subcommand)]
+        command: market_tool::Command,
     },
     /// Say whether a configuration file is right.
     CheckConfig {
@@ -133,6 +139,7 @@ fn main() -> ExitCode {
             served
         }),
         Command::Store { command } => store_tool::run(command),
+        Command::Marketplace { command } => market_tool::run(command),
         Command::Teardown { config } => load(config.as_deref()).and_then(|config| {
             logging::start(&config.log)?;
             runtime(&config)?.block_on(teardown::teardown(&config))

@@ -31,6 +31,7 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
         url: url(config),
         administrator: Some(given.administrator.clone()).filter(|address| !address.is_empty()),
         confirms: given.confirm,
+        reminds: given.remind,
         sends_letters: config.mail.is_on(),
         trusted,
         is_read_only: given.read_only,
@@ -43,6 +44,9 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
         tracing::warn!(
             "the Marketplace can take uploads of trusted endorsers only: others confirm by letter, and `[mail]` is not configured"
         );
+    }
+    if given.remind && !settings.sends_letters {
+        tracing::warn!("`marketplace.remind` does nothing without `[mail]`");
     }
     let marketplace = Marketplace::open(store, settings).await;
     let marketplace = marketplace.context("reading the Marketplace")?;

@@ -134,6 +134,7 @@ pub async fn serve(
     }
     if let Some(server) = settings::mail(&config)?.filter(|_| roles.answer()) {
         let postman = mail::Postman::new(store.clone(), &server).context("`[mail]`")?;
+        let postman = postman.named(&settings::own_name(&state));
         parts.start("mail", |stop| postman.run(stop));
     }
     if roles.has(Role::Entry) {

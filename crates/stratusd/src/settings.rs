@@ -54,6 +54,17 @@ pub fn etcd(config: &Config) -> anyhow::Result<store::EtcdOptions> {
     Ok(options)
 }
 
+/// A name that no other daemon has, and that this one has after a restart, too: of the host and of its state directory.
+pub fn own_name(state: &std::path::Path) -> String {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    read("/etc/machine-id").hash(&mut hasher);
+    read("/proc/sys/kernel/hostname").hash(&mut hasher);
+    state.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
 /// Which server takes letters; none: they can't be sent.
 ///
 /// # Errors
@@ -206,6 +217,8 @@ pub fn retention(config: &Config) -> cloud::Retention {
         jobs_at_most: config.retention.jobs,
         jobs: Duration::from_secs(config.retention.jobs_minutes.saturating_mul(60)),
         records: Duration::from_secs(config.retention.records_days.saturating_mul(86_400)),
+        usage: (config.retention.usage_days > 0)
+            .then(|| Duration::from_secs(config.retention.usage_days.saturating_mul(86_400))),
         images: cloud::Eviction {
             unused: (config.images.unused_days > 0)
                 .then(|| Duration::from_secs(config.images.unused_days.saturating_mul(86_400))),

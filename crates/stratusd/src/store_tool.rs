@@ -65,13 +65,17 @@ pub fn run(command: Command) -> anyhow::Result<()> {
 }
 
 /// A configuration, and the hold on its state directory, so that no daemon starts meanwhile.
-struct Place {
+pub(crate) struct Place {
     config: Config,
     _instance: Instance,
 }
 
 impl Place {
-    fn of(config: Option<&Path>) -> anyhow::Result<Self> {
+    /// Takes the state directory of a configuration.
+    ///
+    /// # Errors
+    /// If it can't be read, or a daemon runs with it.
+    pub(crate) fn of(config: Option<&Path>) -> anyhow::Result<Self> {
         let config = load(config)?;
         let instance = Instance::take(&config.state_dir())?;
         Ok(Self {
@@ -80,7 +84,11 @@ impl Place {
         })
     }
 
-    fn with(
+    /// Does something with the database.
+    ///
+    /// # Errors
+    /// If it can't be opened; those of the work.
+    pub(crate) fn with(
         &self,
         work: impl AsyncFnOnce(&SharedStore) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {

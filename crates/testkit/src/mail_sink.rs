@@ -1,6 +1,7 @@
 //! A real mail server that keeps what it is given: Debian's aiosmtpd.
 
 use std::{
+    collections::HashSet,
     io::{BufRead as _, BufReader, Read as _},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -20,7 +21,7 @@ from aiosmtpd.smtp import SMTP
 class Handler:
     async def handle_DATA(self, server, session, envelope):
         letter = email.message_from_bytes(envelope.content, policy=email.policy.default)
-        print(json.dumps({'to': envelope.rcpt_tos, 'subject': str(letter['Subject']),
+        print(json.dumps({'id': str(letter['Message-ID']), 'to': envelope.rcpt_tos, 'subject': str(letter['Subject']),
                           'text': letter.get_body(('plain',)).get_content()}), flush=True)
         return '250 taken'
 
@@ -89,10 +90,13 @@ impl MailSink {
         let (told, tell) = mpsc::channel();
         let kept = letters.clone();
         std::thread::spawn(move || {
+            let mut ids = HashSet::new();
             for line in output.lines().map_while(Result::ok) {
                 if let Ok(port) = line.parse::<u16>() {
                     let _ = told.send(port);
-                } else if let Some(letter) = read(&line) {
+                } else if let Some((id, letter)) = read(&line)
+                    && ids.insert(id)
+                {
                     kept.lock().unwrap().push(letter);
                 }
             }
@@ -119,7 +123,8 @@ impl MailSink {
         self.port
     }
 
-    /// What came so far.
+    /// What came so far. One that came twice, as it may from a daemon that was killed before it noted that it was taken, counts once, as it
+    /// does for readers of mail: both have the same `Message-ID`.
     ///
     /// # Panics
     /// Never.
@@ -155,15 +160,17 @@ fn missing(text: &str) -> Option<MailSink> {
     None
 }
 
-fn read(line: &str) -> Option<SentLetter> {
+/// A letter with its `Message-ID`.
+fn read(line: &str) -> Option<(String, SentLetter)> {
     let value: serde_json::Value = serde_json::from_str(line).ok()?;
     let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
     let to = value.get("to")?.as_array()?.iter();
-    Some(SentLetter {
+    let letter = SentLetter {
         to: to
             .filter_map(|one| Some(one.as_str()?.to_owned()))
             .collect(),
         subject: text("subject")?,
         text: text("text")?,
-    })
+    };
+    Some((text("id")?, letter))
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Announcement, Capture, ImageOrigin, OnDemand, Unknown, resource, weight::BYTES};
-use crate::{Common, ImageId, VolumeId, size::ByteSize};
+use crate::{Common, ImageId, Timestamp, VolumeId, size::ByteSize};
 
 /// States of a MachineImage (DSP0263 §5.18).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -159,6 +159,9 @@ pub struct Image {
     /// Who was told of it, if it was saved for somebody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Announcement>,
+    /// Since when its owner uses it as it is, if that is not since its creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_since: Option<Timestamp>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -180,7 +183,15 @@ resource!(
     |image, add| {
         add(BYTES, image.bytes().unwrap_or(0));
     },
-    {}
+    {
+        fn uses(&self) -> Vec<super::Use> {
+            self.in_use()
+        }
+
+        fn use_anew(&mut self, before: &Self, now: Timestamp) {
+            self.begin_anew(before, now);
+        }
+    }
 );
 
 impl Image {

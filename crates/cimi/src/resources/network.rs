@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
-use crate::{AddressId, Common, MachineId, NetworkId, Ref};
+use crate::{AddressId, Common, MachineId, NetworkId, Ref, Timestamp};
 
 /// Reach of a network (StratusLab's three address classes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,6 +92,9 @@ pub struct Address {
     /// A user asked for it: it stays when its machine goes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
+    /// Since when its owner uses it as it is, if that is not since its creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_since: Option<Timestamp>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -109,6 +112,10 @@ resource!(
     {
         fn uses(&self) -> Vec<super::Use> {
             self.in_use()
+        }
+
+        fn use_anew(&mut self, before: &Self, now: Timestamp) {
+            self.begin_anew(before, now);
         }
     }
 );

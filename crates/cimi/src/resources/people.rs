@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
-use crate::{Common, MailLinkId, RegistrationId, SessionId, Timestamp};
+use crate::{Common, EmailAddress, MailLinkId, RegistrationId, SessionId, Timestamp};
 
 /// A browser that somebody is logged in with. The secret in its cookie is not kept, only its digest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ pub struct Registration {
     /// Family name.
     pub last_name: String,
     /// Where to write to.
-    pub email: String,
+    pub email: EmailAddress,
     /// The name in the person's certificate, as RFC 2253 writes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub x500dn: Option<String>,
@@ -133,7 +133,8 @@ pub struct MailLink {
 }
 resource!(MailLink, "MailLink", |link, add| {
     add("digest", &link.digest);
-    add("about", &link.purpose.about());
+    let purpose = &link.purpose;
+    add("about", &purpose.kind().about(purpose.username()));
 });
 
 /// What a [`MailLink`] does.
@@ -155,7 +156,7 @@ pub enum Purpose {
         /// Whose.
         username: String,
         /// The new address.
-        email: String,
+        email: EmailAddress,
     },
     /// Lets a user choose a new password.
     Reset {
@@ -173,16 +174,58 @@ pub enum Purpose {
     },
 }
 
-impl Purpose {
+/// What kind of thing a [`MailLink`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PurposeKind {
+    /// [`Purpose::Confirm`]
+    Confirm,
+    /// [`Purpose::Decide`]
+    Decide,
+    /// [`Purpose::Address`]
+    Address,
+    /// [`Purpose::Reset`]
+    Reset,
+    /// [`Purpose::Command`]
+    Command,
+}
+
+impl PurposeKind {
     /// Kind and user: what newer links of the same kind replace.
     #[must_use]
-    pub fn about(&self) -> String {
+    pub fn about(self, username: &str) -> String {
+        let kind = match self {
+            Self::Confirm => "confirm",
+            Self::Decide => "decide",
+            Self::Address => "address",
+            Self::Reset => "reset",
+            Self::Command => "command",
+        };
+        format!("{kind}:{username}")
+    }
+}
+
+impl Purpose {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> PurposeKind {
         match self {
-            Self::Confirm { username } => format!("confirm:{username}"),
-            Self::Decide { username } => format!("decide:{username}"),
-            Self::Address { username, .. } => format!("address:{username}"),
-            Self::Reset { username } => format!("reset:{username}"),
-            Self::Command { username, .. } => format!("command:{username}"),
+            Self::Confirm { .. } => PurposeKind::Confirm,
+            Self::Decide { .. } => PurposeKind::Decide,
+            Self::Address { .. } => PurposeKind::Address,
+            Self::Reset { .. } => PurposeKind::Reset,
+            Self::Command { .. } => PurposeKind::Command,
+        }
+    }
+
+    /// Whom it is about.
+    #[must_use]
+    pub fn username(&self) -> &str {
+        match self {
+            Self::Confirm { username }
+            | Self::Decide { username }
+            | Self::Address { username, .. }
+            | Self::Reset { username }
+            | Self::Command { username, .. } => username,
         }
     }
 }

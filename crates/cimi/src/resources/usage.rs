@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DiskRole, Machine, Resource, Unknown, Volume};
+use super::{DiskRole, Image, ImageState, Machine, Resource, Unknown, Volume, VolumeImage};
 use crate::{
     Timestamp, VmId,
     lifecycle::{Observed, Stage},
@@ -23,6 +23,25 @@ pub enum UseKind {
     Address,
     /// A volume, from its creation to its removal.
     Volume,
+    /// The content of an image, while the cloud keeps it.
+    Image,
+    /// What a volume was at one moment, while it is kept: a VolumeImage.
+    Snapshot,
+}
+
+impl UseKind {
+    /// Its name, as it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Disk => "disk",
+            Self::Address => "address",
+            Self::Volume => "volume",
+            Self::Image => "image",
+            Self::Snapshot => "snapshot",
+        }
+    }
 }
 
 /// Something that somebody uses.
@@ -90,13 +109,8 @@ impl Use {
     /// Names the use, now and when it is over.
     #[must_use]
     pub fn id(&self) -> String {
-        let kind = match self.kind {
-            UseKind::Machine => "machine",
-            UseKind::Disk => "disk",
-            UseKind::Address => "address",
-            UseKind::Volume => "volume",
-        };
-        format!("{kind}:{}:{}", self.resource, self.start.as_millis())
+        let (kind, start) = (self.kind.name(), self.start.as_millis());
+        format!("{kind}:{}:{start}", self.resource)
     }
 
     /// Whether it is the same use still, whatever the resource is called by now.
@@ -153,16 +167,30 @@ impl Machine {
     }
 
     pub(super) fn begin_anew(&mut self, before: &Self, now: Timestamp) {
-        let given = self.common.acl.owner != before.common.acl.owner;
+        let given = is_given(self, before);
         let resized = self.own_disk_bytes() != before.own_disk_bytes();
         if given || resized {
             self.disks_since = Some(now);
         }
         let changed = given || resized || self.cpu != before.cpu || self.memory != before.memory;
-        if changed && self.running_since.is_some() && self.running_since == before.running_since {
-            self.running_since = Some(now);
+        match (before.running_since, self.running_since) {
+            (Some(before), Some(since)) if changed && since == before => {
+                self.running_since = Some(now);
+            }
+            // When the guest was seen to run is told by the host, whose clock may be another one, or be set meanwhile. A run
+            // begins neither before what this machine's document said last, and so no earlier run ends after it, nor later
+            // than it is told.
+            (None, Some(seen)) => {
+                self.running_since = Some(seen.max(before.common.updated).min(now));
+            }
+            _ => {}
         }
     }
+}
+
+/// Whether somebody else owns it than `before`.
+fn is_given<R: Resource>(document: &R, before: &R) -> bool {
+    document.acl().owner != before.acl().owner
 }
 
 impl Volume {
@@ -175,8 +203,7 @@ impl Volume {
     }
 
     pub(super) fn begin_anew(&mut self, before: &Self, now: Timestamp) {
-        let given = self.common.acl.owner != before.common.acl.owner;
-        if given || self.size_bytes != before.size_bytes {
+        if is_given(self, before) || self.size_bytes != before.size_bytes {
             self.size_since = Some(now);
         }
     }
@@ -189,9 +216,109 @@ impl Address {
             Some(machine) if !self.kept => machine.href.to_string(),
             _ => self.id.to_string(),
         };
+        let since = self.used_since.unwrap_or(self.common.created);
         vec![Use {
             address: Some(self.ip),
-            ..Use::of(self, UseKind::Address, resource, self.common.created)
+            ..Use::of(self, UseKind::Address, resource, since)
         }]
+    }
+
+    pub(super) fn begin_anew(&mut self, before: &Self, now: Timestamp) {
+        if is_given(self, before) {
+            self.used_since = Some(now);
+        }
+    }
+}
+
+impl Image {
+    /// Space is used from the moment at which the content is there.
+    pub(super) fn in_use(&self) -> Vec<Use> {
+        let Some(file) = &self.file else {
+            return Vec::new();
+        };
+        let since = self.used_since.unwrap_or(self.common.created);
+        vec![Use {
+            bytes: Some(file.virtual_size.0),
+            ..Use::of(self, UseKind::Image, self.id.to_string(), since)
+        }]
+    }
+
+    pub(super) fn begin_anew(&mut self, before: &Self, now: Timestamp) {
+        let size = |image: &Self| image.file.as_ref().map(|file| file.virtual_size);
+        if is_given(self, before) || size(self) != size(before) {
+            self.used_since = Some(now);
+        }
+    }
+}
+
+impl VolumeImage {
+    pub(super) fn in_use(&self) -> Vec<Use> {
+        // What was removed may be kept for what stands on it, but not for its owner.
+        if self.state != ImageState::Available || self.deleted {
+            return Vec::new();
+        }
+        let since = self.used_since.unwrap_or(self.common.created);
+        vec![Use {
+            bytes: Some(self.size_bytes.0),
+            ..Use::of(self, UseKind::Snapshot, self.id.to_string(), since)
+        }]
+    }
+
+    pub(super) fn begin_anew(&mut self, before: &Self, now: Timestamp) {
+        if is_given(self, before) || self.in_use().is_empty() != before.in_use().is_empty() {
+            self.used_since = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Acl, resources::ImageFile, size::ByteSize, testing};
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn each_owner_of_what_is_kept_has_an_interval_and_they_meet() {
+        let mut image = testing::image();
+        image.file = None;
+        assert!(image.in_use().is_empty(), "nothing is there yet");
+        let before = image.clone();
+        image.file = Some(ImageFile {
+            path: "/x".into(),
+            format: crate::resources::MediumFormat::Raw,
+            virtual_size: ByteSize::from_gib(2),
+            digests: crate::resources::Digests::default(),
+        });
+        image.begin_anew(&before, at(1_000));
+        let used = image.in_use();
+        assert_eq!((used.len(), used[0].kind), (1, UseKind::Image));
+        assert_eq!((used[0].start, used[0].bytes), (at(1_000), Some(2 << 30)));
+        // Another name is the same use; another owner is another one.
+        let before = image.clone();
+        image.common.name = Some("other".into());
+        image.begin_anew(&before, at(2_000));
+        assert!(used[0].goes_on_as(&image.in_use()[0]));
+        let before = image.clone();
+        image.common.acl = Acl::owned_by_user("bob");
+        image.begin_anew(&before, at(3_000));
+        let given = image.in_use();
+        assert!(!used[0].goes_on_as(&given[0]));
+        assert_eq!((given[0].user.as_str(), given[0].start), ("bob", at(3_000)));
+    }
+
+    #[test]
+    fn a_run_begins_after_what_was_told_before_and_not_later_than_it_is_told() {
+        let mut before = testing::machine(7);
+        before.running_since = None;
+        before.common.updated = at(5_000);
+        for (seen, told) in [(1_000, 5_000), (6_000, 6_000), (9_999_000, 7_000)] {
+            let mut now = before.clone();
+            now.running_since = Some(at(seen));
+            now.begin_anew(&before, at(7_000));
+            assert_eq!(now.running_since, Some(at(told)), "{seen}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ImageState, Unknown, resource};
-use crate::{Common, Ref, VolumeId, ids::VolumeImageId, size::ByteSize};
+use crate::{Common, Ref, Timestamp, VolumeId, ids::VolumeImageId, size::ByteSize};
 
 /// What a volume was at one moment (DSP0263 §5.26): new volumes can be made from it. Never changes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,13 +35,30 @@ pub struct VolumeImage {
     /// Its file and those it stands on, nearest first; absolute paths. Written by the storage controller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
+    /// Since when its owner uses it as it is, if that is not since its creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_since: Option<Timestamp>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(VolumeImage, "VolumeImage", |image, add| {
-    add("volume", image.volume.href.local());
-    if let Some(base) = &image.base {
-        add("base", base.local());
+resource!(
+    VolumeImage,
+    "VolumeImage",
+    |image, add| {
+        add("volume", image.volume.href.local());
+        if let Some(base) = &image.base {
+            add("base", base.local());
+        }
+    },
+    |_image, _add| {},
+    {
+        fn uses(&self) -> Vec<super::Use> {
+            self.in_use()
+        }
+
+        fn use_anew(&mut self, before: &Self, now: Timestamp) {
+            self.begin_anew(before, now);
+        }
     }
-});
+);

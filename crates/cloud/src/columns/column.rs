@@ -1,15 +1,16 @@
 //! One attribute of all documents of a collection.
 
 use std::{
-    cmp::Ordering,
     collections::HashMap,
     hash::{BuildHasher, RandomState},
 };
 
 use cimi::{
     Acl,
-    query::{Attributes, OrderKey, Scalar},
+    query::{Attributes, Comparison, Literal, Scalar},
 };
+
+use super::ranks::Ranks;
 
 use crate::OpContext;
 
@@ -64,23 +65,14 @@ impl Value {
         acl.is_some_and(|acl| context.right_on(acl).is_some())
     }
 
-    /// Sorts as the value does, as far as it reaches: what has the same key may still differ, what has another doesn't. Its
-    /// highest bit is free.
-    fn key(&self) -> Option<u128> {
-        // As numbers without a sign that sort alike.
-        let number = |number: i64| u128::from(number.cast_unsigned() ^ (1 << 63));
-        Some(match self.one.as_ref()? {
-            Scalar::Boolean(value) => u128::from(*value),
-            Scalar::Integer(value) => 1 << 120 | number(*value),
-            Scalar::Time(time) => 2 << 120 | number(time.as_millis()),
-            Scalar::Text(text) => {
-                let mut bytes = [0; 16];
-                for (to, from) in bytes.iter_mut().skip(1).zip(text.bytes()) {
-                    *to = from;
-                }
-                3 << 120 | u128::from_be_bytes(bytes)
-            }
-        })
+    /// What it is sorted by.
+    pub(super) fn one(&self) -> Option<&Scalar<'static>> {
+        self.one.as_ref()
+    }
+
+    /// Whether a filter looks at more than [`one`](Self::one).
+    pub(super) fn has_several(&self) -> bool {
+        !self.several.is_empty()
     }
 }
 
@@ -104,7 +96,7 @@ impl Attributes for Value {
 pub(super) struct Column {
     codes: Vec<u32>,
     values: Vec<Value>,
-    keys: Vec<Option<u128>>,
+    ranks: Ranks,
     /// Numbers of values by their hash; several values may share one.
     numbers: HashMap<u64, Vec<u32>>,
     hasher: RandomState,
@@ -122,7 +114,6 @@ impl Column {
         // Fewer than documents fit into memory.
         let number = u32::try_from(self.values.len()).unwrap_or(u32::MAX);
         known.push(number);
-        self.keys.push(value.key());
         self.values.push(value);
         number
     }
@@ -165,25 +156,45 @@ impl Column {
         }
     }
 
-    fn value(&self, place: u32) -> Option<&Value> {
-        let code = self.codes.get(place as usize)?;
-        self.values.get(*code as usize)
-    }
-
-    /// What sorts a row in a direction, as far as it reaches; rows without a value come last.
-    pub(super) fn key(&self, place: u32, descending: bool) -> u128 {
-        let code = self.codes.get(place as usize);
-        let key = code.and_then(|code| *self.keys.get(*code as usize)?);
-        match key {
-            None => u128::MAX,
-            Some(key) if descending => u128::MAX / 2 - key,
-            Some(key) => key,
+    /// Clears the bits of rows whose value doesn't compare so, without looking at each value; `false` if that can't be told
+    /// from their order.
+    pub(super) fn and_compared(
+        &mut self,
+        mask: &mut [bool],
+        comparison: Comparison,
+        literal: &Literal,
+    ) -> bool {
+        self.rank();
+        let Some(ranks) = self.ranks.that_compare(&self.values, comparison, literal) else {
+            return false;
+        };
+        for (bit, code) in mask.iter_mut().zip(&self.codes) {
+            *bit &= ranks.hold(self.ranks.of(*code));
         }
+        true
     }
 
-    /// Compares two rows.
-    pub(super) fn compare(&self, key: &OrderKey, a: u32, b: u32) -> Ordering {
-        let of = |place| self.value(place).and_then(|value| value.one.as_ref());
-        key.compare(of(a), of(b))
+    /// Brings the order of the values up to date, for [`position`](Self::position).
+    pub(super) fn rank(&mut self) {
+        self.ranks.follow(&self.values);
+    }
+
+    /// How many positions there are.
+    pub(super) fn positions(&self) -> usize {
+        self.ranks.len() + 1
+    }
+
+    /// Where a row's value comes among all values, in a direction; rows without a value come last.
+    pub(super) fn position(&self, place: u32, descending: bool) -> u32 {
+        let code = self.codes.get(place as usize).copied();
+        let rank = code.map_or(u32::MAX, |code| self.ranks.of(code));
+        let last = u32::try_from(self.ranks.len()).unwrap_or(u32::MAX);
+        if rank >= last {
+            last
+        } else if descending {
+            last - 1 - rank
+        } else {
+            rank
+        }
     }
 }

@@ -182,6 +182,7 @@ impl Cloud {
             initrd,
             kernel_arguments,
             announced: None,
+            used_since: None,
             unknown: Map::new(),
         };
         machine.saved_as = Some(Ref::to(image.id.clone()));

@@ -3,6 +3,7 @@
 //! Fields that are unknown or blank count as not there.
 
 use accounts::password;
+use cimi::EmailAddress;
 
 use crate::{CloudError, Result};
 
@@ -17,7 +18,7 @@ pub struct Application {
     /// `uid`
     pub username: String,
     /// `mail`
-    pub email: String,
+    pub email: EmailAddress,
     /// `givenName`
     pub first_name: String,
     /// `sn`
@@ -34,7 +35,7 @@ pub struct Application {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ProfileChange {
     /// `mail`
-    pub email: Option<String>,
+    pub email: Option<EmailAddress>,
     /// `givenName`
     pub first_name: Option<String>,
     /// `sn`
@@ -199,15 +200,8 @@ fn username(text: &str) -> Result<String> {
 }
 
 /// An address that letters can be sent to; `field` names it in the refusal.
-pub(crate) fn email_address(field: &str, text: &str) -> Result<String> {
-    let whole = text
-        .split_once('@')
-        .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'));
-    let usable = whole && text.len() <= TEXT_AT_MOST && mail::Letter::new(text, "", "").is_ok();
-    if usable {
-        return Ok(text.to_owned());
-    }
-    Err(refused(field, "invalid email address"))
+pub(crate) fn email_address(field: &str, text: &str) -> Result<EmailAddress> {
+    EmailAddress::parse(text).map_err(|_| refused(field, "invalid email address"))
 }
 
 fn name(field: &str, text: &str) -> Result<String> {

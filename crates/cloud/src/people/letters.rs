@@ -1,6 +1,6 @@
 //! What is written to whom. Passwords never are.
 
-use cimi::resources::Registration;
+use cimi::{EmailAddress, resources::Registration};
 use documents::Changes;
 use mail::Letter;
 use store::Revision;
@@ -29,7 +29,7 @@ impl Letters<'_> {
     pub(super) fn confirm(&self, to: &Registration, secret: &str) -> Result<Letter> {
         let hours = self.0.confirm_within.as_secs() / 3600;
         letter(
-            &to.email,
+            to.email.as_str(),
             "Please confirm your e-mail address",
             format!(
                 "Dear {} {},\n\nsomebody, hopefully you, asked for the account \"{}\" and gave this address. Please confirm it:\n\n{}\n\nThe link works once, for {hours} hours. If it wasn't you, follow the link and choose to cancel, or do nothing.{}",
@@ -70,7 +70,7 @@ impl Letters<'_> {
 
     pub(super) fn approved(&self, to: &Registration) -> Result<Letter> {
         letter(
-            &to.email,
+            to.email.as_str(),
             "Your account is ready",
             format!(
                 "Dear {} {},\n\nyour account \"{}\" was approved. You may use the cloud now, with the password that you chose:\n\n{}/cimi/login{}",
@@ -85,7 +85,7 @@ impl Letters<'_> {
 
     pub(super) fn rejected(&self, to: &Registration) -> Result<Letter> {
         letter(
-            &to.email,
+            to.email.as_str(),
             "Your account was not approved",
             format!(
                 "Dear {} {},\n\nthe account \"{}\" that you asked for was not approved. If you think that this is a mistake, write to {}.{}",
@@ -99,9 +99,14 @@ impl Letters<'_> {
     }
 
     /// To a new address: is it yours?
-    pub(super) fn new_address(&self, to: &str, username: &str, secret: &str) -> Result<Letter> {
+    pub(super) fn new_address(
+        &self,
+        to: &EmailAddress,
+        username: &str,
+        secret: &str,
+    ) -> Result<Letter> {
         letter(
-            to,
+            to.as_str(),
             "Please confirm your new e-mail address",
             format!(
                 "This address shall become the one of the account \"{username}\". Please confirm it:\n\n{}\n\nUntil then the old address counts. If you know nothing of it, do nothing.{}",
@@ -112,9 +117,14 @@ impl Letters<'_> {
     }
 
     /// To the old address: somebody wants another one.
-    pub(super) fn address_changes(&self, to: &str, username: &str, new: &str) -> Result<Letter> {
+    pub(super) fn address_changes(
+        &self,
+        to: &EmailAddress,
+        username: &str,
+        new: &EmailAddress,
+    ) -> Result<Letter> {
         letter(
-            to,
+            to.as_str(),
             "Your e-mail address is about to change",
             format!(
                 "The address of the account \"{username}\" shall become {new}. It does as soon as that is confirmed there. If this wasn't you, change your password at once: {}/register/reset{}",
@@ -125,9 +135,14 @@ impl Letters<'_> {
     }
 
     /// To the old address: it is done.
-    pub(super) fn address_changed(&self, to: &str, username: &str, new: &str) -> Result<Letter> {
+    pub(super) fn address_changed(
+        &self,
+        to: &EmailAddress,
+        username: &str,
+        new: &EmailAddress,
+    ) -> Result<Letter> {
         letter(
-            to,
+            to.as_str(),
             "Your e-mail address was changed",
             format!(
                 "The address of the account \"{username}\" is {new} now. If this wasn't you, write to {}.{}",
@@ -137,10 +152,10 @@ impl Letters<'_> {
         )
     }
 
-    pub(super) fn reset(&self, to: &str, username: &str, secret: &str) -> Result<Letter> {
+    pub(super) fn reset(&self, to: &EmailAddress, username: &str, secret: &str) -> Result<Letter> {
         let minutes = self.0.reset_within.as_secs() / 60;
         letter(
-            to,
+            to.as_str(),
             "Choose a new password",
             format!(
                 "Somebody, hopefully you, wants to set a new password for the account \"{username}\". Choose it here:\n\n{}\n\nThe link works once, for {minutes} minutes. If it wasn't you, follow the link and choose to cancel, or do nothing: your password stays as it is.{}",
@@ -150,9 +165,9 @@ impl Letters<'_> {
         )
     }
 
-    pub(super) fn password_changed(&self, to: &str, username: &str) -> Result<Letter> {
+    pub(super) fn password_changed(&self, to: &EmailAddress, username: &str) -> Result<Letter> {
         letter(
-            to,
+            to.as_str(),
             "Your password was changed",
             format!(
                 "The password of the account \"{username}\" was changed; everybody who was logged in with the old one isn't any more. If this wasn't you, set a new one at once: {}/register/reset{}",
@@ -162,14 +177,19 @@ impl Letters<'_> {
         )
     }
 
-    pub(super) fn suspended(&self, to: &str, username: &str, enabled: bool) -> Result<Letter> {
+    pub(super) fn suspended(
+        &self,
+        to: &EmailAddress,
+        username: &str,
+        enabled: bool,
+    ) -> Result<Letter> {
         let (subject, what) = if enabled {
             ("Your account can be used again", "can be used again")
         } else {
             ("Your account was disabled", "was disabled")
         };
         letter(
-            to,
+            to.as_str(),
             subject,
             format!(
                 "The account \"{username}\" {what}. Questions go to {}.{}",

@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use accounts::{session, token};
 use cimi::{
-    Acl, Common, MailLinkId, Timestamp,
-    resources::{MailLink, Purpose},
+    Acl, Common, EmailAddress, MailLinkId, Timestamp,
+    resources::{MailLink, Purpose, PurposeKind},
 };
 use documents::{Cached, Changes};
 use serde_json::Map;
@@ -31,7 +31,7 @@ pub enum LinkKind {
     /// Decides about a registration.
     Decide,
     /// Makes this the address of a user.
-    Address(String),
+    Address(EmailAddress),
     /// Sets a new password.
     Reset,
 }
@@ -44,7 +44,7 @@ impl Cloud {
         purpose: Purpose,
         lasts: Duration,
     ) -> (Changes<'a>, String) {
-        for old in self.links_about(&purpose) {
+        for old in self.links_about(purpose.kind(), purpose.username()) {
             changes = changes.remove(&old);
         }
         let now = Timestamp::now();
@@ -61,9 +61,13 @@ impl Cloud {
     }
 
     /// All links of the same kind for the same user; a few at most.
-    pub(super) fn links_about(&self, purpose: &Purpose) -> Vec<Arc<Cached<MailLink>>> {
+    pub(super) fn links_about(
+        &self,
+        kind: PurposeKind,
+        username: &str,
+    ) -> Vec<Arc<Cached<MailLink>>> {
         let links = &self.0.documents.mail_links;
-        links.by_index("about", &purpose.about())
+        links.by_index("about", &kind.about(username))
     }
 
     /// The link with this secret, if it still works.

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use cimi::resources::{MailLink, Purpose, Token, User};
+use cimi::{
+    EmailAddress,
+    resources::{MailLink, Purpose, PurposeKind, Token, User},
+};
 use documents::{Cached, Changes};
 
 use crate::{Cloud, CloudError, OpContext, Result, access};
 
 use super::{
-    Directory, DirectoryEntry, Letters, ProfileChange, fields::email_address, letters::with_letter,
+    Directory, DirectoryEntry, Letters, ProfileChange, letters::with_letter,
     registration::unreachable,
 };
 
@@ -75,17 +78,18 @@ impl Cloud {
         let differs = |new: Option<String>, old: &str| new.filter(|new| new != old);
         let first_name = differs(change.first_name, &before.given_name);
         let last_name = differs(change.last_name, &before.sn);
-        let email = differs(change.email, &before.mail);
-        if let Some(email) = &email {
+        let email = change.email.filter(|new| new.as_str() != before.mail);
+        let old = EmailAddress::parse(&before.mail).ok();
+        if email.is_some() {
             // Before anything is changed: it must not be done by half.
-            self.may_ask_new_address(&username, email)?;
+            self.may_ask_new_address(&username)?;
         }
         let mut outcome = ProfileOutcome::default();
         if first_name.is_some() || last_name.is_some() {
             self.rename(&username, first_name, last_name).await?;
         }
         if let Some(password) = change.password {
-            self.set_password(context, &username, &before.mail, password, None)
+            self.set_password(context, &username, old.as_ref(), password, None)
                 .await?;
             outcome.new_password = true;
         }
@@ -94,7 +98,7 @@ impl Cloud {
             let shown = context
                 .generation()
                 .map(|shown| shown + u64::from(outcome.new_password));
-            self.ask_new_address(&username, &before.mail, &email, shown)
+            self.ask_new_address(&username, old.as_ref(), &email, shown)
                 .await?;
             outcome.confirms_address = true;
         }
@@ -121,10 +125,9 @@ impl Cloud {
             .map_err(|error| unreachable(&error))
     }
 
-    /// Refuses what is no address, and who asks too often.
-    pub(crate) fn may_ask_new_address(&self, username: &str, email: &str) -> Result<()> {
+    /// Refuses who asks too often.
+    pub(crate) fn may_ask_new_address(&self, username: &str) -> Result<()> {
         self.registers()?;
-        email_address("email", email)?;
         self.user_at_pace("address", username, ADDRESSES_PER_USER)
     }
 
@@ -133,12 +136,11 @@ impl Cloud {
     pub(crate) async fn ask_new_address(
         &self,
         username: &str,
-        old: &str,
-        email: &str,
+        old: Option<&EmailAddress>,
+        email: &EmailAddress,
         generation: Option<u64>,
     ) -> Result<()> {
         let settings = self.registers()?;
-        let email = email_address("email", email)?;
         loop {
             let mut changes = self.0.documents.changes();
             if let Some(user) = self.own_user(username) {
@@ -153,8 +155,9 @@ impl Cloud {
             let (changes, secret) = self.with_link(changes, purpose, lasts);
             let letters = Letters(settings);
             let mut changes =
-                with_letter(changes, &letters.new_address(&email, username, &secret)?)?;
-            if let Ok(notice) = letters.address_changes(old, username, &email) {
+                with_letter(changes, &letters.new_address(email, username, &secret)?)?;
+            if let Some(old) = old {
+                let notice = letters.address_changes(old, username, email)?;
                 changes = with_letter(changes, &notice)?;
             }
             match changes.commit().await {
@@ -178,19 +181,20 @@ impl Cloud {
             })?;
             let mut changes = self.0.documents.changes().remove::<MailLink>(&link);
             if confirms {
-                let old = self.person(&username).await?.mail;
+                let old = EmailAddress::parse(&self.person(&username).await?.mail).ok();
                 if let Some(user) = self.own_user(&username) {
                     let mut next = user.document.0.clone();
-                    next.email = Some(email.clone());
+                    next.email = Some(email.to_string());
                     changes = changes.replace(&user, next);
                 } else {
                     // Can be done again, so it comes before the link is used up.
                     self.directory()?
-                        .change(&username, None, None, Some(&email))
+                        .change(&username, None, None, Some(email.as_str()))
                         .await
                         .map_err(|error| unreachable(&error))?;
                 }
-                if let Ok(notice) = Letters(settings).address_changed(&old, &username, &email) {
+                if let Some(old) = old {
+                    let notice = Letters(settings).address_changed(&old, &username, &email)?;
                     changes = with_letter(changes, &notice)?;
                 }
             }
@@ -226,6 +230,8 @@ impl Cloud {
         username: &str,
     ) -> Result<()> {
         let person = self.person(username).await?;
+        let mail = EmailAddress::parse(&person.mail)
+            .map_err(|error| CloudError::invalid("mail", error.to_string()))?;
         let can = self.0.documents.users.get(username);
         if can.is_some_and(|user| !user.enabled) {
             return Err(CloudError::Forbidden(format!(
@@ -239,7 +245,7 @@ impl Cloud {
             };
             let lasts = settings.reset_within;
             let (changes, secret) = self.with_link(self.0.documents.changes(), purpose, lasts);
-            let letter = Letters(settings).reset(&person.mail, &person.uid, &secret)?;
+            let letter = Letters(settings).reset(&mail, &person.uid, &secret)?;
             match with_letter(changes, &letter)?.commit().await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_conflict() => {}
@@ -259,8 +265,8 @@ impl Cloud {
         password: String,
     ) -> Result<()> {
         let (_, username) = self.link_for(secret, reset_of)?;
-        let mail = self.person(&username).await?.mail;
-        self.set_password(context, &username, &mail, password, Some(secret))
+        let mail = EmailAddress::parse(&self.person(&username).await?.mail).ok();
+        self.set_password(context, &username, mail.as_ref(), password, Some(secret))
             .await
     }
 
@@ -284,7 +290,7 @@ impl Cloud {
         &self,
         context: &OpContext,
         username: &str,
-        mail: &str,
+        mail: Option<&EmailAddress>,
         password: String,
         by: Option<&str>,
     ) -> Result<()> {
@@ -369,21 +375,10 @@ impl Cloud {
         username: &str,
         but: Option<&Cached<MailLink>>,
     ) -> Changes<'a> {
-        let reset = Purpose::Reset {
-            username: username.to_owned(),
-        };
-        let command = Purpose::Command {
-            username: username.to_owned(),
-            challenge: String::new(),
-            name: String::new(),
-        };
-        let address = Purpose::Address {
-            username: username.to_owned(),
-            email: String::new(),
-        };
-        for link in [reset, command, address]
+        use PurposeKind::{Address, Command, Reset};
+        for link in [Reset, Command, Address]
             .iter()
-            .flat_map(|of| self.links_about(of))
+            .flat_map(|kind| self.links_about(*kind, username))
         {
             if but.is_none_or(|but| but.id() != link.id()) {
                 changes = changes.remove(&link);
@@ -397,12 +392,12 @@ impl Cloud {
         &self,
         changes: Changes<'a>,
         username: &str,
-        mail: &str,
+        mail: Option<&EmailAddress>,
     ) -> Result<Changes<'a>> {
-        let settings = self.registration();
-        let letter = settings.and_then(|to| Letters(to).password_changed(mail, username).ok());
-        match letter {
-            Some(letter) => with_letter(changes, &letter),
+        match self.registration().zip(mail) {
+            Some((to, mail)) => {
+                with_letter(changes, &Letters(to).password_changed(mail, username)?)
+            }
             None => Ok(changes),
         }
     }

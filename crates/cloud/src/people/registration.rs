@@ -17,9 +17,9 @@ use std::{
 
 use accounts::HashError;
 use cimi::{
-    Acl, Common, RegistrationId, Right, Timestamp, UserId,
+    Acl, Common, EmailAddress, RegistrationId, Right, Timestamp, UserId,
     model::Kind,
-    resources::{MailLink, Purpose, Registration, RegistrationState, User},
+    resources::{MailLink, Purpose, PurposeKind, Registration, RegistrationState, User},
 };
 use documents::{Cached, Changes, Documents};
 use serde_json::{Map, Value, json};
@@ -279,9 +279,7 @@ impl Cloud {
                 )));
             }
             let mut changes = documents.changes();
-            for link in self.links_about(&Purpose::Decide {
-                username: username.to_owned(),
-            }) {
+            for link in self.links_about(PurposeKind::Decide, username) {
                 changes = changes.remove(&link);
             }
             let mut next = read.document.0.clone();
@@ -381,7 +379,7 @@ impl Cloud {
             uid: read.username.clone(),
             given_name: read.first_name.clone(),
             sn: read.last_name.clone(),
-            mail: read.email.clone(),
+            mail: read.email.to_string(),
             see_also: read.x500dn.clone(),
         };
         let entered = directory
@@ -414,10 +412,10 @@ impl Cloud {
     pub(crate) fn with_notice<'a>(&self, changes: Changes<'a>, user: &User) -> Result<Changes<'a>> {
         let letter = self
             .registration()
-            .zip(user.email.as_ref())
+            .zip(address_of(user))
             .and_then(|(settings, email)| {
                 Letters(settings)
-                    .suspended(email, &user.username, user.enabled)
+                    .suspended(&email, &user.username, user.enabled)
                     .ok()
             });
         match letter {
@@ -441,6 +439,11 @@ impl Cloud {
     }
 }
 
+/// Where letters to a user go, if there is such a place: what came from elsewhere may be any text.
+pub(crate) fn address_of(user: &User) -> Option<EmailAddress> {
+    EmailAddress::parse(user.email.as_deref()?).ok()
+}
+
 /// Whether somebody else may ask for the name.
 fn is_over(registration: &Registration, now: Timestamp) -> bool {
     registration.state == RegistrationState::Rejected
@@ -461,7 +464,7 @@ fn account(of: &Registration, settings: &RegistrationSettings) -> Result<User> {
         username: of.username.clone(),
         first_name: Some(of.first_name.clone()),
         last_name: Some(of.last_name.clone()),
-        email: Some(of.email.clone()),
+        email: Some(of.email.to_string()),
         password: Some(of.password.clone()),
         enabled: true,
         roles: vec![settings.role.clone()],

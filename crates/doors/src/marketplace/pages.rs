@@ -6,6 +6,7 @@ use askama::Template;
 use http::{Response, StatusCode};
 use marketplace::catalogue::{Column, Found, Record, Status};
 use marketplace::{Metadata, UtcTime};
+use marketplace_query::Table;
 use marketplace_service::{Marketplace, Waiting};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -32,6 +33,17 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
 fn encoded(text: &str) -> String {
     utf8_percent_encode(text, PLAIN).to_string()
 }
+
+/// A query to begin with.
+const EXAMPLE: &str = "SELECT ?identifier ?title ?created WHERE {
+  ?image dcterms:identifier ?identifier ;
+         slterms:tag \"latest\" ;
+         slreq:endorsement [ dcterms:created ?created ] .
+  OPTIONAL { ?image dcterms:title ?title }
+  FILTER NOT EXISTS { ?image slterms:deprecated ?reason }
+}
+ORDER BY DESC(?created)
+LIMIT 25";
 
 /// Makes pages for one request.
 pub(crate) struct Pages<'r> {
@@ -176,12 +188,24 @@ struct TagsPage {
 }
 
 #[derive(Template)]
+#[template(path = "marketplace/query.html")]
+struct QueryPage {
+    page: Page,
+    root: &'static str,
+    query: String,
+    error: Option<String>,
+    table: Option<Table>,
+}
+
+#[derive(Template)]
 #[template(path = "marketplace/upload.html")]
 struct UploadPage {
     page: Page,
     root: &'static str,
     is_read_only: bool,
     confirms: bool,
+    /// Whether endorsers can be asked.
+    asks: bool,
     endpoint: String,
 }
 
@@ -211,6 +235,7 @@ impl<'r> Pages<'r> {
             link("metadata", "Images"),
             link("endorsers", "Endorsers"),
             link("upload", "Publish"),
+            link("query", "Query"),
         ];
         let site = self.service.settings().title.clone();
         Page::new(title, site, format!("{}/metadata", self.root))
@@ -461,6 +486,30 @@ impl<'r> Pages<'r> {
         )
     }
 
+    /// The form of a query with its answer.
+    pub(crate) fn query(
+        &self,
+        query: &str,
+        answer: Option<Result<&Table, Problem>>,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let (status, error, table) = match answer {
+            None => (StatusCode::OK, None, None),
+            Some(Ok(table)) => (StatusCode::OK, None, Some(table.clone())),
+            Some(Err(problem)) if problem.internal_text().is_some() => return Err(problem),
+            Some(Err(problem)) => (problem.status(), Some(problem.detail().to_owned()), None),
+        };
+        html(
+            status,
+            &QueryPage {
+                page: self.page("Query", "query"),
+                root: self.root,
+                query: if query.is_empty() { EXAMPLE } else { query }.to_owned(),
+                error,
+                table,
+            },
+        )
+    }
+
     /// The form to publish.
     pub(crate) fn upload(&self) -> Result<Response<ResponseBody>, Problem> {
         let settings = self.service.settings();
@@ -471,6 +520,7 @@ impl<'r> Pages<'r> {
                 root: self.root,
                 is_read_only: settings.is_read_only,
                 confirms: settings.confirms,
+                asks: settings.sends_letters,
                 endpoint: self.endpoint(),
             },
         )

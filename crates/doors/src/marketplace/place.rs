@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 
-use crate::cimi::negotiation::Parameters;
+use crate::{cimi::negotiation::Parameters, problem::Problem};
 
 /// What a path names, below `/marketplace` or, where the Marketplace is alone, below `/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(crate) enum Place<'p> {
     Endorser(Cow<'p, str>),
     /// `endorsers/{email}/tags`
     Tags(Cow<'p, str>),
+    /// `query`
+    Query,
     /// `upload`
     Upload,
     /// `action/{name}/confirm`, `…/abort`, `…/abuse`
@@ -68,6 +70,7 @@ impl<'p> Place<'p> {
             ("endorsers", []) => Self::Endorsers,
             ("endorsers", [email]) => Self::Endorser(email.clone()),
             ("endorsers", [email, tags]) if tags == "tags" => Self::Tags(email.clone()),
+            ("query", []) => Self::Query,
             ("upload", []) => Self::Upload,
             ("feed.atom", []) => Self::Atom,
             ("feed.rss", []) => Self::Rss,
@@ -94,7 +97,7 @@ impl<'p> Place<'p> {
     }
 
     /// Examples of all of them, for who wants to try each.
-    pub(crate) const EXAMPLES: [&'static str; 16] = [
+    pub(crate) const EXAMPLES: [&'static str; 17] = [
         "/marketplace",
         "/marketplace/metadata",
         "/marketplace/metadata/MMZu9WvwKIro-rtBQfDk4PsKO7_",
@@ -105,6 +108,7 @@ impl<'p> Place<'p> {
         "/marketplace/endorsers",
         "/marketplace/endorsers/alice@example.org",
         "/marketplace/endorsers/alice@example.org/tags",
+        "/marketplace/query",
         "/marketplace/upload",
         "/marketplace/feed.atom",
         "/marketplace/feed.rss",
@@ -130,7 +134,11 @@ fn media_of(text: &str) -> Option<Media> {
         | "application/atom+xml"
         | "application/sparql-results+xml"
         | "xml" => Media::Xml,
-        "application/json" | "text/json" | "application/rdf+json" | "json" => Media::Json,
+        "application/json"
+        | "text/json"
+        | "application/rdf+json"
+        | "application/sparql-results+json"
+        | "json" => Media::Json,
         "text/html" | "application/xhtml+xml" | "html" => Media::Html,
         _ => return None,
     })
@@ -164,16 +172,23 @@ pub(crate) fn is_browser(headers: &HeaderMap) -> bool {
 }
 
 /// The representation to answer with: `media`, else what `Accept` names, else a page for browsers and XML for the rest.
-pub(crate) fn wanted(headers: &HeaderMap, parameters: &Parameters<'_>) -> Media {
+///
+/// # Errors
+/// 400 for a `media` that there isn't.
+pub(crate) fn wanted(headers: &HeaderMap, parameters: &Parameters<'_>) -> Result<Media, Problem> {
     let asked = parameters.iter().find(|(name, _)| name == "media");
-    asked
-        .and_then(|(_, value)| media_of(value))
-        .or_else(|| named(headers))
-        .unwrap_or(if is_browser(headers) {
-            Media::Html
-        } else {
-            Media::Xml
-        })
+    if let Some((_, value)) = asked.filter(|(_, value)| !value.is_empty()) {
+        return media_of(value).ok_or_else(|| {
+            let shown: String = value.chars().take(60).collect();
+            let text = format!("`media` can't be `{shown}`; it is xml, json or html");
+            Problem::new(400, text)
+        });
+    }
+    Ok(named(headers).unwrap_or(if is_browser(headers) {
+        Media::Html
+    } else {
+        Media::Xml
+    }))
 }
 
 #[cfg(test)]
@@ -219,7 +234,7 @@ mod tests {
             }
             headers.insert(header::USER_AGENT, agent.parse().unwrap());
             let parameters = media.map(|media| ("media".into(), media.into()));
-            wanted(&headers, &parameters.into_iter().collect())
+            wanted(&headers, &parameters.into_iter().collect()).unwrap()
         };
         let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
         assert_eq!(wanted("", "Python-urllib/2.7", None), Media::Xml);

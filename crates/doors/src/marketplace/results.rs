@@ -4,9 +4,11 @@ use bytes::Bytes;
 use futures::stream;
 use http::{HeaderValue, Response, StatusCode, header};
 use marketplace::catalogue::{Column, Found, Name, Record};
+use marketplace_query::{Table, Value as QueryValue};
 use marketplace_service::Marketplace;
 use serde_json::{Value, json};
 
+use super::place::Media;
 use crate::body::ResponseBody;
 
 pub(crate) const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
@@ -142,26 +144,35 @@ fn described(record: &Record) -> Value {
     value
 }
 
-/// SPARQL results in XML (W3C, second edition): names, and rows of literals.
-pub(crate) fn sparql(variables: &[&str], rows: &[Vec<Option<String>>]) -> Response<ResponseBody> {
-    let mut text =
-        format!("{DECLARATION}<sparql xmlns=\"http://www.w3.org/2005/sparql-results#\">\n<head>\n");
-    for variable in variables {
-        text.push_str(&format!("<variable name=\"{variable}\"/>\n"));
+/// A table of text as an answer to a query is written.
+pub(crate) fn sparql(
+    variables: &[&str],
+    rows: impl Iterator<Item = Vec<Option<String>>>,
+    media: Media,
+) -> Response<ResponseBody> {
+    let values = |row: Vec<Option<String>>| {
+        let values = row.into_iter().map(|text| text.map(QueryValue::Literal));
+        values.collect()
+    };
+    let table = Table {
+        variables: variables.iter().map(|name| (*name).to_owned()).collect(),
+        rows: rows.map(values).collect(),
+    };
+    answered_query(&table, media)
+}
+
+/// The answer to a query, as XML unless JSON is asked for.
+pub(crate) fn answered_query(table: &Table, media: Media) -> Response<ResponseBody> {
+    match media {
+        Media::Json => answer(
+            StatusCode::OK,
+            "application/sparql-results+json",
+            table.to_json(),
+        ),
+        Media::Xml | Media::Html => answer(
+            StatusCode::OK,
+            "application/sparql-results+xml",
+            table.to_xml(),
+        ),
     }
-    text.push_str("</head>\n<results>\n");
-    for row in rows {
-        text.push_str("<result>\n");
-        for (variable, value) in variables.iter().zip(row) {
-            if let Some(value) = value {
-                text.push_str(&format!(
-                    "<binding name=\"{variable}\"><literal>{}</literal></binding>\n",
-                    escaped(value)
-                ));
-            }
-        }
-        text.push_str("</result>\n");
-    }
-    text.push_str("</results>\n</sparql>\n");
-    answer(StatusCode::OK, "application/sparql-results+xml", text)
 }

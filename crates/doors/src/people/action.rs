@@ -67,7 +67,7 @@ impl People {
         };
         let mut facts = vec![
             ("Name", format!("{} {}", found.first_name, found.last_name)),
-            ("E-mail", found.email.clone()),
+            ("E-mail", found.email.to_string()),
         ];
         facts.extend(found.x500dn.clone().map(|dn| ("Certificate", dn)));
         facts.extend(found.message.clone().map(|message| ("Message", message)));
@@ -151,7 +151,10 @@ impl People {
         let mut response = self.done(visit, heading, &[&text])?;
         response.extensions_mut().insert(match link.kind {
             // The letter went to the administrators, not to the one who is decided about.
-            LinkKind::Decide => Told::by_letter(),
+            LinkKind::Decide => {
+                let what = if yes { "approve" } else { "reject" };
+                Told::by_letter(format!("Registration/{name}/{what}"))
+            }
             // Whoever has the letter did it.
             _ => Told::user(name, "link"),
         });

@@ -53,7 +53,7 @@ impl People {
             Row {
                 username: one.username.clone(),
                 name: format!("{} {}", one.first_name, one.last_name),
-                email: one.email.clone(),
+                email: one.email.to_string(),
                 x500dn: one.x500dn.clone(),
                 message: one.message.clone(),
                 created: minute(&one.common.created.to_string()),

@@ -265,6 +265,7 @@ async fn volume_image(documents: &Documents, volume: &str) -> VolumeImage {
         deleted: false,
         base: None,
         files: Vec::new(),
+        used_since: None,
         unknown: Map::new(),
     };
     documents.changes().create(&image).commit().await.unwrap();

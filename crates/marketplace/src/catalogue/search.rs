@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use memchr::memmem::Finder;
 
-use super::columns::{Column, Comparison, Facts};
+use super::columns::{Column, Facts};
 use super::query::{Order, Place, Query, Status};
 use super::record::Record;
-use super::{Catalogue, Number};
+use super::{Catalogue, Number, values};
 use crate::date::UtcTime;
 
 /// Words of a query beyond these are not looked for.
 const WORDS_AT_MOST: usize = 16;
-/// With fewer records left than this part of all, a word is looked for in each of them rather than in the whole text.
-const FEW: usize = 8;
+/// With fewer records left than this part of all, a word is looked for in each of them rather than in the text of all.
+const FEW: usize = 32;
+/// More records than these are counted along the order of all rather than sorted.
+const SORTED_AT_MOST: usize = 256;
 
 /// A page of what was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,9 +45,9 @@ impl Catalogue {
             .iter()
             .filter(|facts| facts.is_newest && listed(facts, query.status, now))
             .count();
-        let mut numbers = self.matching(query, now);
+        let numbers = self.matching(query, now);
         let matching = numbers.len();
-        let page = self.page(&mut numbers, order, offset, limit);
+        let page = self.page(&numbers, order, offset, limit);
         Found {
             of_status,
             matching,
@@ -80,21 +82,26 @@ impl Catalogue {
             self.keep(&mut numbers, |record| record.tag.as_ref() == Some(tag));
         }
         for (column, text) in &query.equal {
-            let text = text.to_lowercase();
-            self.keep_column(&mut numbers, *column, |value| value == text);
+            self.keep_column(&mut numbers, *column, &text.to_lowercase(), true);
         }
         for (column, word) in query.within.iter().take(WORDS_AT_MOST) {
-            let word = word.to_lowercase();
-            self.keep_column(&mut numbers, *column, |value| value.contains(&word));
+            self.keep_column(&mut numbers, *column, &word.to_lowercase(), false);
         }
         let words = query.words.iter().filter(|word| !word.is_empty());
-        for word in words.take(WORDS_AT_MOST) {
-            self.keep_word(&mut numbers, &word.to_lowercase());
+        let mut words: Vec<_> = words
+            .take(WORDS_AT_MOST)
+            .map(|word| word.to_lowercase())
+            .collect();
+        // Long ones are the rare ones.
+        words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+        words.dedup();
+        for word in words {
+            self.keep_word(&mut numbers, &word);
         }
         numbers
     }
 
-    /// The records to begin with: those of the image or the endorser, else all.
+    /// The records to begin with, rising: those of the image or the endorser, else all.
     fn candidates(&self, query: &Query, wanted: impl Fn(&Facts) -> bool) -> Vec<Number> {
         let known = match (&query.identifier, &query.email) {
             (Some(identifier), _) => Some(self.by_identifier.get(identifier)),
@@ -123,85 +130,131 @@ impl Catalogue {
         numbers.retain(|number| self.record(*number).is_some_and(|record| wanted(record)));
     }
 
-    /// `wanted` is given the value in lower case.
-    fn keep_column(
-        &self,
-        numbers: &mut Vec<Number>,
-        column: Column,
-        wanted: impl Fn(&str) -> bool,
-    ) {
-        if let Some(values) = self.interned.wanted(column, &wanted) {
+    /// Leaves the records whose column is this text, or has it in it.
+    fn keep_column(&self, numbers: &mut Vec<Number>, column: Column, text: &str, is_whole: bool) {
+        if let Some(few) = self.values.of(column) {
+            let wanted = few.wanted(|value| {
+                if is_whole {
+                    value == text
+                } else {
+                    value.contains(text)
+                }
+            });
+            let place = values::place(column).unwrap_or(usize::MAX);
             numbers.retain(|number| {
-                let value = self.facts(*number).and_then(|facts| facts.value(column));
+                let value = self.facts(*number).and_then(|facts| facts.has.get(place));
                 value
-                    .and_then(|value| values.get(usize::try_from(value).ok()?))
+                    .and_then(|value| wanted.get(usize::try_from(*value).ok()?))
                     .is_some_and(|wanted| *wanted)
             });
-        } else {
-            self.keep(numbers, |record| {
-                wanted(&column.text(record).unwrap_or_default().to_lowercase())
-            });
+        } else if let Some(texts) = self.long.of(column) {
+            if is_whole {
+                // Of several locations any.
+                numbers.retain(|number| {
+                    let mut lines = texts.text(*number).split(|byte| *byte == b'\n');
+                    lines.any(|line| line == text.as_bytes())
+                });
+            } else if numbers.len() < self.records.len() / FEW {
+                let finder = Finder::new(text);
+                numbers.retain(|number| finder.find(texts.text(*number)).is_some());
+            } else {
+                let with = texts.with(text);
+                numbers.retain(|number| {
+                    let place = usize::try_from(*number).unwrap_or(usize::MAX);
+                    with.get(place).is_some_and(|with| *with)
+                });
+            }
         }
     }
 
     fn keep_word(&self, numbers: &mut Vec<Number>, word: &str) {
-        let finder = Finder::new(word);
-        let position = |number: &Number| usize::try_from(*number).unwrap_or(usize::MAX);
-        if numbers.len() < self.records.len() / FEW {
-            numbers.retain(|number| finder.find(self.text.of(position(number))).is_some());
+        let is_word = !word.contains(char::is_whitespace);
+        if is_word && numbers.len() >= self.records.len() / FEW {
+            self.words.keep(numbers, word, self.records.len());
             return;
         }
-        let mut has_it = vec![false; self.records.len()];
-        self.text.find(&finder, |found| {
-            if let Some(place) = has_it.get_mut(found) {
-                *place = true;
-            }
+        let finder = Finder::new(word);
+        numbers.retain(|number| {
+            let mut long = self.long.all();
+            let has = self.facts(*number).map(|facts| &facts.has);
+            let mut few = self.values.all().zip(has.into_iter().flatten());
+            few.any(|(few, value)| few.text(*value).is_some_and(|text| text.contains(word)))
+                || long.any(|texts| finder.find(texts.text(*number)).is_some())
         });
-        numbers.retain(|number| has_it.get(position(number)).is_some_and(|has_it| *has_it));
     }
 
-    /// Sorts no more than the page needs.
+    /// `numbers` rise.
     fn page(
         &self,
-        numbers: &mut [Number],
+        numbers: &[Number],
         order: Order,
         offset: usize,
         limit: usize,
     ) -> Vec<Arc<Record>> {
-        let comparison = Comparison::by(order.column, &self.interned);
-        let compare = |a: &Number, b: &Number| {
-            let (Some(facts_a), Some(facts_b)) = (self.facts(*a), self.facts(*b)) else {
-                return a.cmp(b);
-            };
-            let ordering = comparison.compare((facts_a, facts_b), || {
-                (
-                    self.record(*a).map(|record| &**record),
-                    self.record(*b).map(|record| &**record),
-                )
-            });
-            let ordering = if order.descending {
-                ordering.reverse()
-            } else {
-                ordering
-            };
-            // The same order whichever page is asked for.
-            ordering.then(b.cmp(a))
-        };
         if offset >= numbers.len() || limit == 0 {
             return Vec::new();
         }
-        if offset > 0 {
-            numbers.select_nth_unstable_by(offset, compare);
-        }
-        let mut rest = numbers.get_mut(offset..).unwrap_or_default();
-        if rest.len() > limit {
-            rest.select_nth_unstable_by(limit, compare);
-            rest = rest.get_mut(..limit).unwrap_or_default();
-        }
-        rest.sort_unstable_by(compare);
-        rest.iter()
-            .filter_map(|number| self.record(*number).cloned())
+        let page = if numbers.len() < SORTED_AT_MOST {
+            let mut numbers: Vec<_> = numbers
+                .iter()
+                .map(|number| (self.text_of(order.column, *number), *number))
+                .collect();
+            numbers.sort_unstable();
+            let numbers = numbers.into_iter().map(|(_, number)| number);
+            cut(numbers, order.descending, offset, limit)
+        } else {
+            // The order of all is known: those that are wanted are counted along it.
+            let mut is_wanted = vec![false; self.records.len()];
+            for number in numbers {
+                let place = usize::try_from(*number).unwrap_or(usize::MAX);
+                if let Some(wanted) = is_wanted.get_mut(place) {
+                    *wanted = true;
+                }
+            }
+            let wanted = |number: &Number| {
+                let place = usize::try_from(*number).unwrap_or(usize::MAX);
+                is_wanted.get(place).is_some_and(|wanted| *wanted)
+            };
+            let column = order.column;
+            if let Some(texts) = self.long.of(column) {
+                let all = texts.in_order().filter(wanted);
+                cut(all, order.descending, offset, limit)
+            } else if let Some(few) = self.values.of(column) {
+                let all = few.in_order().filter(wanted);
+                cut(all, order.descending, offset, limit)
+            } else {
+                Vec::new()
+            }
+        };
+        page.into_iter()
+            .filter_map(|number| self.record(number).cloned())
             .collect()
+    }
+
+    /// What a record is ordered by.
+    fn text_of(&self, column: Column, number: Number) -> &[u8] {
+        let few = || {
+            let has = &self.facts(number)?.has;
+            self.values.text(column, has).map(str::as_bytes)
+        };
+        match self.long.of(column) {
+            Some(texts) => texts.text(number),
+            None => few().unwrap_or_default(),
+        }
+    }
+}
+
+/// A page of what is in order, from either end.
+fn cut(
+    all: impl DoubleEndedIterator<Item = Number>,
+    descending: bool,
+    offset: usize,
+    limit: usize,
+) -> Vec<Number> {
+    if descending {
+        all.rev().skip(offset).take(limit).collect()
+    } else {
+        all.skip(offset).take(limit).collect()
     }
 }
 

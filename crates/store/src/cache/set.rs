@@ -261,6 +261,11 @@ impl Follower {
         self.progress.reached(batch.revision);
     }
 
+    /// Whether a cache is for it.
+    fn is_held(&self, key: &Key) -> bool {
+        self.sinks.contains_key(key.collection())
+    }
+
     /// Bring the caches to a state of the store by reading all of it, and watch from there. What is as it was doesn't
     /// count as changed.
     async fn read_everything(&mut self) -> Result<Watch, WatchError> {
@@ -281,7 +286,9 @@ impl Follower {
             if let Some(entry) = page.last() {
                 range = range.after(&entry.key);
             }
-            entries.extend(page.into_iter().map(|entry| (entry.key.clone(), entry)));
+            // What no cache holds may be much more than all that they do.
+            let held = page.into_iter().filter(|entry| self.is_held(&entry.key));
+            entries.extend(held.map(|entry| (entry.key.clone(), entry)));
             if !more {
                 break;
             }
@@ -292,7 +299,10 @@ impl Follower {
             let batch = watch.next().await?;
             for change in batch.changes {
                 match change {
-                    Change::Put(entry) => drop(entries.insert(entry.key.clone(), entry)),
+                    Change::Put(entry) if self.is_held(&entry.key) => {
+                        drop(entries.insert(entry.key.clone(), entry));
+                    }
+                    Change::Put(_) => {}
                     Change::Delete { key } => drop(entries.remove(&key)),
                 }
             }

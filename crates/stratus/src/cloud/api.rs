@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::verifier::Seen;
-use super::{ApiError, Endpoint, OwnCertificate, Trust, Witness};
+use super::{ApiError, Endpoint, OwnCertificate, ShownBy, Trust, Witness};
 use crate::output::Output;
 
 /// How long connecting may take.
@@ -22,6 +22,9 @@ const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_
 const ANSWER_MAX_BYTES: usize = 256 << 20;
 /// The longest error text that is read.
 const REFUSAL_MAX_BYTES: usize = 64 << 10;
+
+/// What every token begins with.
+const TOKEN_PREFIX: &str = "strat_";
 
 /// What a user logs in with.
 #[derive(Debug, Clone)]
@@ -469,6 +472,16 @@ impl Api {
         ApiError::Refused {
             status: status.as_u16(),
             message,
+            shown: match &self.login {
+                None => ShownBy::Nothing,
+                // Many put a token where a password is asked for.
+                Some(Login::Password(_, password)) if password.starts_with(TOKEN_PREFIX) => {
+                    ShownBy::Token
+                }
+                Some(Login::Password(..)) => ShownBy::Password,
+                Some(Login::Token(_)) => ShownBy::Token,
+                Some(Login::Certificate(_)) => ShownBy::Certificate,
+            },
         }
     }
 

@@ -4,6 +4,19 @@ use std::error::Error as _;
 
 use crate::failure::errno_text;
 
+/// What somebody was shown to be by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownBy {
+    /// Nothing.
+    Nothing,
+    /// A user name and a password.
+    Password,
+    /// A token.
+    Token,
+    /// A certificate.
+    Certificate,
+}
+
 /// An exchange with the cloud that did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -14,6 +27,8 @@ pub enum ApiError {
         status: u16,
         /// The `message` of the answer, or the status in words.
         message: String,
+        /// What was shown to log in.
+        shown: ShownBy,
     },
     /// No exchange took place, or it broke off.
     #[error("{text}")]
@@ -46,7 +61,10 @@ impl ApiError {
     /// Whether the cloud answered with this status.
     #[must_use]
     pub fn is_status(&self, wanted: u16) -> bool {
-        matches!(self, Self::Refused { status, .. } if *status == wanted)
+        match self {
+            Self::Refused { status, .. } => *status == wanted,
+            _ => false,
+        }
     }
 
     /// What happened on the network, in the words of the system.

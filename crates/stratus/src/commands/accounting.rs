@@ -26,7 +26,7 @@ enum Action {
     Export(Export),
 }
 
-/// Write out what was used in a period: machines while they ran, their disks, addresses, volumes
+/// Write out what was used in a period: machines while they ran, their disks, addresses, volumes, images
 ///
 /// Administrators see all users, others what they used themselves. Each use is told whole, 'hours' is what lies in the period; what goes on still has no end. Records stay when what was used, and who used it, are gone.
 #[derive(Debug, clap::Args)]

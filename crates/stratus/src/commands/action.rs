@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cloud::{JobEnd, wait_for_job};
+use crate::commands::each::each;
 use crate::commands::machine_id::machines_named;
 use crate::failure::{Failure, Result};
 use crate::options::Cloud;
@@ -22,7 +23,7 @@ pub struct Action {
     pub limit: Option<Duration>,
 }
 
-/// Asks for the action on every machine; the first refusal ends the command.
+/// Asks for the action on every machine. One that refuses does not keep the others.
 ///
 /// # Errors
 /// What the cloud says, and [`Failure::Usage`] when no machine is named.
@@ -34,40 +35,40 @@ pub async fn act(session: &Session, action: &Action, ids: &[String], cloud: &Clo
     let api = session.api(cloud)?;
     let machines = machines_named(&api, ids).await?;
     let body = json!({ "action": format!("http://schemas.dmtf.org/cimi/1/action/{verb}"), "force": force });
-    let mut jobs = Vec::new();
-    for machine in &machines {
+    let mut outcome = each(&machines, async |machine| {
         session.out.detail(format_args!(
             "Sending \"{verb}\" request for instance {machine}."
         ));
-        jobs.push((
-            machine,
-            api.post(&format!("{}/{verb}", machine.path()), &body)
-                .await?
-                .job,
-        ));
-    }
+        api.post(&format!("{}/{verb}", machine.path()), &body).await
+    })
+    .await?;
     if let Some(limit) = limit {
         let deadline = tokio::time::Instant::now() + limit;
-        for (machine, job) in &jobs {
+        for (machine, accepted) in std::mem::take(&mut outcome.done) {
             let waiting = Waiting::start(&session.out, format!("{verb} of machine {machine}"));
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            match wait_for_job(&api, job.as_deref(), left, &waiting).await? {
-                JobEnd::Success => {}
-                JobEnd::Failed(reason) => return Err(Failure::Work(reason)),
+            match wait_for_job(&api, accepted.job.as_deref(), left, &waiting).await? {
+                JobEnd::Success => outcome.done.push((machine, accepted)),
+                JobEnd::Failed(reason) => outcome.refuse(machine, reason),
                 JobEnd::StillRunning => {
-                    return Err(Failure::Work(format!(
-                        "{verb} of machine {machine} is not done after {} s; it goes on",
-                        limit.as_secs()
-                    )));
+                    let seconds = limit.as_secs();
+                    outcome.refuse(
+                        machine,
+                        format!(
+                            "{verb} of machine {machine} is not done after {seconds} s; it goes on"
+                        ),
+                    );
                 }
             }
         }
     }
     if session.out.is_json() {
-        session
-            .out
-            .json(&machines.iter().map(ToString::to_string).collect::<Vec<_>>())
-    } else {
-        Ok(())
+        let done = outcome.done.iter();
+        session.out.json(
+            &done
+                .map(|(machine, _)| machine.to_string())
+                .collect::<Vec<_>>(),
+        )?;
     }
+    outcome.result()
 }

@@ -64,7 +64,7 @@ impl Arguments {
         let api = session.api(&self.cloud)?;
         let machine = machine_named(&api, &instance).await?;
         let view: MachineView = api.view(&machine.path()).await.map_err(|error| match error {
-            ApiError::Refused { status: 404, message } => Failure::Check(message),
+            ApiError::Refused { status: 404, message, .. } => Failure::Check(message),
             other => other.into(),
         })?;
         if view.phase.as_deref() != Some("Running") {

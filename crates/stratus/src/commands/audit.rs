@@ -52,9 +52,12 @@ impl Arguments {
             let text = |name: &str| entry.get(name).map(text_of).unwrap_or_default();
             let who = match (text("user"), text("claimed")) {
                 (user, _) if !user.is_empty() => user,
-                (_, claimed) => format!("({claimed})"),
+                (_, claimed) if !claimed.is_empty() => format!("({claimed})"),
+                // Whoever had the letter.
+                _ => text("authenticatedBy"),
             };
-            vec![text("time"), who, text("address"), text("method"), text("path"), text("status"), text("made")]
+            let what = Some(text("about")).filter(|about| !about.is_empty()).unwrap_or_else(|| text("path"));
+            vec![text("time"), who, text("address"), text("method"), what, text("status"), text("made")]
         });
         session.out.line(table::render(&["TIME", "USER", "FROM", "METHOD", "WHAT", "STATUS", "MADE"], rows))
     }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::cloud::{Endpoint, Login, TokenView};
+use crate::cloud::{Api, ApiError, Endpoint, Login, TokenView};
 use crate::failure::{Failure, Result};
 use crate::kept_logins::KeptLogins;
 use crate::options::{Cloud, Common};
@@ -30,17 +30,22 @@ const LINE_AT_MOST: u64 = 4096;
 /// By user name and password, or by the browser (--browser), which is the way if the cloud's users log in by a provider of
 /// identities. What is kept is a token of this computer alone: in the system's keyring if there is one (secret-tool), else in
 /// ~/.stratuslab/logins, which only you can read. It ends by itself, by 'stratus logout', or with the password.
+/// It takes the place of the one that an earlier login as the same user on this computer left: that one ends.
 /// What is named by options, STRATUS_TOKEN, or a user name and a password of the configuration counts more than what is kept.
 /// JSON: {"endpoint", "username", "expires", "keyring"}.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus login --endpoint https://cloud.example.org:8443 -u joe
+  stratus login -u joe --password-stdin < password
   stratus login --browser
   stratus login --browser --paste       (the browser is on another computer)")]
 pub struct Arguments {
     /// By the browser
-    #[arg(long)]
+    #[arg(long, conflicts_with = "password_stdin")]
     browser: bool,
+    /// Read the password from the first line of standard input
+    #[arg(long, conflicts_with = "password")]
+    password_stdin: bool,
     /// Show the address, and ask for the code that the page shows in the end
     #[arg(long, requires = "browser")]
     paste: bool,
@@ -65,6 +70,7 @@ impl Arguments {
         let session = Session::new(&self.common)?;
         let endpoint = session.endpoint(&self.cloud)?;
         let mut kept = KeptLogins::load()?;
+        let before = kept.of(&endpoint).cloned();
         let made = if self.browser {
             self.by_browser(&session, &endpoint).await?
         } else {
@@ -74,6 +80,11 @@ impl Arguments {
         let token = made.token.clone().ok_or_else(|| lacks("the token"))?;
         let username = made.user.clone().ok_or_else(|| lacks("the user's name"))?;
         let in_keyring = kept.keep(&endpoint, &username, made.local_id(), &token)?;
+        let before = before.filter(|before| before.username == username).map(|before| before.id);
+        let api = session.connect(endpoint.clone(), Some(Login::Token(token)), &self.cloud)?;
+        if let Err(error) = end_earlier(&api, &made, before.as_deref()).await {
+            session.out.warning(format_args!("{error}: the token of the login before works on until it ends; 'stratus token list' shows it"));
+        }
         if session.out.is_json() {
             return session.out.json(&json!({ "endpoint": endpoint.to_string(), "username": username, "expires": made.expires, "keyring": in_keyring }));
         }
@@ -93,13 +104,14 @@ impl Arguments {
         };
         // A password of the configuration is of the user of the configuration.
         let password = match &self.cloud.password {
+            _ if self.password_stdin => None,
             Some(password) => Some(password.clone()),
             None if self.cloud.username.is_none() => session.settings.text(None, "password"),
             None => None,
         };
         let password = match password {
             Some(password) => password,
-            None if std::io::stdin().is_terminal() => ask_password(&format!("'{username}' at '{endpoint}' password: "))?,
+            None if !self.password_stdin && std::io::stdin().is_terminal() => ask_password(&format!("'{username}' at '{endpoint}' password: "))?,
             None => {
                 let mut line = String::new();
                 let mut input = std::io::Read::take(std::io::stdin().lock(), LINE_AT_MOST);
@@ -148,11 +160,33 @@ impl Arguments {
     }
 }
 
-/// What the token is called at the cloud.
+/// Ends what earlier logins left: the tokens of the same user and name, and the one that was kept here.
+async fn end_earlier(api: &Api, made: &TokenView, before: Option<&str>) -> std::result::Result<(), ApiError> {
+    let all: Vec<TokenView> = api.views("Token").await?;
+    let is_earlier = |token: &&TokenView| {
+        let is_same = token.user == made.user && token.local_id() != made.local_id();
+        is_same && (before == Some(token.local_id()) || (made.name.is_some() && token.name == made.name))
+    };
+    for token in all.iter().filter(is_earlier) {
+        match api.delete(&format!("Token/{}", token.local_id())).await {
+            // Somebody else ended it meanwhile.
+            Ok(_) | Err(ApiError::Refused { status: 404, .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What the token is called at the cloud: what a later login of the same person on the same computer calls it, too.
 fn name() -> String {
     let host = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     let host = host.map(|host| host.trim().to_owned()).filter(|host| !host.is_empty());
-    format!("stratus login on {}", host.as_deref().unwrap_or("this computer"))
+    let host = host.as_deref().unwrap_or("this computer");
+    let user = ["USER", "LOGNAME", "USERNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    match user {
+        Some(user) => format!("stratus login of {user} on {host}"),
+        None => format!("stratus login on {host}"),
+    }
 }
 
 fn ask(prompt: &str) -> Result<String> {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::cloud::is_local_id;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
+use crate::output::write_stderr;
 use crate::session::Session;
 use crate::table;
 
@@ -108,7 +109,9 @@ impl List {
         let session = Session::new(&self.common)?;
         let mut all: Vec<Registration> = session.api(&self.cloud)?.views("Registration").await?;
         let waits = |one: &Registration| matches!(one.state.as_deref(), Some("APPROVAL_PENDING" | "APPROVED"));
+        let known = all.len();
         all.retain(|one| self.all || waits(one));
+        let hidden = known - all.len();
         if session.out.is_json() {
             return session.out.json(&all.iter().map(Registration::as_json).collect::<Vec<_>>());
         }
@@ -117,7 +120,11 @@ impl List {
             let said = one.reason.as_ref().or(one.message.as_ref());
             vec![one.username.clone(), one.name(), text(&one.email), text(&one.state), text(&one.created), said.cloned().unwrap_or_default()]
         });
-        session.out.line(table::render(&["USER", "NAME", "EMAIL", "STATE", "ASKED", "SAYS"], rows))
+        session.out.line(table::render(&["USER", "NAME", "EMAIL", "STATE", "ASKED", "SAYS"], rows))?;
+        if hidden > 0 && self.common.quiet == 0 {
+            write_stderr(&format!("{hidden} more didn't confirm their address yet, or were rejected: --all shows them\n"));
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use reqwest::Method;
 
 use crate::cloud::Body;
+use crate::commands::each::each;
 use crate::commands::machine_id::machines_named;
 use crate::failure::{Failure, Result};
 use crate::options::Cloud;
@@ -19,7 +20,7 @@ pub enum Removal {
     Shutdown,
 }
 
-/// Removes the machines named as arguments and in the file. The first refusal ends the command.
+/// Removes the machines named as arguments and in the file. One that is refused does not keep the others.
 ///
 /// # Errors
 /// What the cloud says, and [`Failure::Usage`] when no machine is named.
@@ -59,26 +60,23 @@ pub async fn remove(
     let api = session.api(cloud)?;
     // All are found before the first machine goes: a typing error must not leave half the work done.
     let machines = machines_named(&api, &texts).await?;
-    for machine in &machines {
+    let outcome = each(&machines, async |machine| {
         session.out.detail(format_args!(
             "Sending \"{shown}\" request for instance {machine}."
         ));
-        api.send(
-            Method::POST,
-            &format!("{}/{verb}", machine.path()),
-            Body::Empty,
-        )
-        .await?;
-    }
-    let list: Vec<String> = machines.iter().map(ToString::to_string).collect();
+        let path = format!("{}/{verb}", machine.path());
+        api.send(Method::POST, &path, Body::Empty).await
+    })
+    .await?;
+    let done = outcome.done.iter();
+    let list: Vec<String> = done.map(|(machine, _)| machine.to_string()).collect();
     session.out.detail(format_args!(
         "\"{shown}\" {} VMs: {}",
         list.len(),
         list.join(", ")
     ));
     if session.out.is_json() {
-        session.out.json(&list)
-    } else {
-        Ok(())
+        session.out.json(&list)?;
     }
+    outcome.result()
 }

@@ -67,7 +67,7 @@ fn field(text: &str) -> String {
 const GIB: f64 = 1_073_741_824.0;
 
 /// What StratusLab's accounting wrote, for each user a `usagerecord`: `total_time` in hours, `total_cpu` in CPU·h,
-/// `total_ram` and `total_disk` in GB·h, and a `vm` for each time a machine ran. Volumes count in `total_disk`, too.
+/// `total_ram` and `total_disk` in GB·h, and a `vm` for each time a machine ran. Volumes, images and snapshots count in `total_disk`, too.
 pub(super) fn xml(
     by_user: &BTreeMap<String, Vec<&Value>>,
     from: Timestamp,
@@ -83,9 +83,12 @@ pub(super) fn xml(
         let ram: f64 = runs()
             .map(|used| number(used, "hours") * number(used, "memoryKib") * 1024.0 / GIB)
             .sum();
-        let stored = uses
-            .iter()
-            .filter(|used| matches!(text(used, "kind").as_str(), "disk" | "volume"));
+        let stored = uses.iter().filter(|used| {
+            matches!(
+                text(used, "kind").as_str(),
+                "disk" | "volume" | "image" | "snapshot"
+            )
+        });
         let disk: f64 = stored
             .map(|used| number(used, "hours") * number(used, "bytes") / GIB)
             .sum();

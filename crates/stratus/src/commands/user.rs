@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cloud::{Api, UserView, is_local_id};
 use crate::failure::{Failure, Result};
+use crate::kept_logins::KeptLogins;
 use crate::options::{Cloud, Common};
 use crate::session::{Session, ask_password};
 use crate::table;
@@ -224,12 +225,22 @@ impl Password {
         let api = session.api(&self.cloud)?;
         let name = match self.name {
             Some(name) => name,
-            None => session.settings.text(self.cloud.username.as_deref(), "username").unwrap_or_default(),
+            None => own_name(&session, &self.cloud)?,
         };
         edit(&api, &name, "password", json!(new_password(&name, self.password_stdin)?)).await?;
         session.out.detail(format_args!("the password of {name} is changed"));
         if session.out.is_json() { session.out.json(&json!({ "username": name })) } else { Ok(()) }
     }
+}
+
+/// Who asks: as configured, else as logged in.
+fn own_name(session: &Session, cloud: &Cloud) -> Result<String> {
+    if let Some(name) = session.settings.text(cloud.username.as_deref(), "username") {
+        return Ok(name);
+    }
+    let (endpoint, kept) = (session.endpoint(cloud)?, KeptLogins::load()?);
+    let name = kept.of(&endpoint).map(|login| login.username.clone());
+    name.ok_or_else(|| Failure::Usage("Missing the name of the user".to_owned()))
 }
 
 /// Changes one attribute and nothing else.
@@ -248,7 +259,8 @@ fn path_of(name: &str) -> Result<String> {
 }
 
 fn as_json(user: &UserView) -> Value {
-    json!({ "username": user.username, "uri": user.id, "roles": user.roles, "enabled": user.enabled, "email": user.email })
+    let roles = if user.roles.is_null() { json!([]) } else { user.roles.clone() };
+    json!({ "username": user.username, "uri": user.id, "roles": roles, "enabled": user.enabled, "email": user.email })
 }
 
 /// The new password: a line of standard input, or asked for twice.

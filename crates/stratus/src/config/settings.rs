@@ -61,11 +61,17 @@ impl Settings {
                 ..Self::default()
             });
         }
+        let is_there = path.exists();
         Self::read(path, section).map_err(|error| {
-            Failure::Configuration(format!(
+            let failure = Failure::Configuration(format!(
                 "Error parsing user configuration file {}. Details: {error}",
                 path.display()
-            ))
+            ));
+            if is_there {
+                failure
+            } else {
+                failure.with_hint(format!("There is no such file: {}", path.display()))
+            }
         })
     }
 

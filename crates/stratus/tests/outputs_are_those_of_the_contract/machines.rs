@@ -124,7 +124,7 @@ fn machines_are_started() {
                 "machineImage": { "href": format!("MachineImage/{IMAGE}") },
                 "networkInterfaces": [{ "network": { "href": "Network/public" } }],
                 "initialState": "STARTED",
-                "credential": { "publicKey": "ssh-rsa AAAA user@host\n" },
+                "credential": { "publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBhO1Zq1GHMk0L5GcKzT1YhnRj6BqyJ1KcuRk2nGLTm user@host\n" },
             }
         })
     );
@@ -241,7 +241,7 @@ fn machine_types_are_listed_without_a_request() {
 }
 
 #[test]
-fn machines_are_removed_in_order_until_one_is_refused() {
+fn machines_are_removed_in_order_whichever_of_them_are_refused() {
     let cloud = Cloud::start(|seen| {
         if seen.line.contains("/9/") {
             Reply::refusal(404, "no machine 9")
@@ -266,7 +266,17 @@ fn machines_are_removed_in_order_until_one_is_refused() {
     let result = cloud.run("kill-instance 9 10");
     assert_eq!(
         (result.status, result.stdout.as_str()),
+        (255, "Error: 9: no machine 9\n")
+    );
+    let result = cloud.run("kill-instance 9");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
         (255, "Error: no machine 9\n")
+    );
+    let result = cloud.run("stop-instance 9 11 --format json");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (255, "[\n  \"11\"\n]\nError: 9: no machine 9\n")
     );
     cloud.run("restart-instance --force 7").success();
     assert_eq!(
@@ -277,6 +287,10 @@ fn machines_are_removed_in_order_until_one_is_refused() {
             "POST /cimi/Machine/5/shutdown",
             "POST /cimi/Machine/6/shutdown",
             "POST /cimi/Machine/9/kill",
+            "POST /cimi/Machine/10/kill",
+            "POST /cimi/Machine/9/kill",
+            "POST /cimi/Machine/9/stop",
+            "POST /cimi/Machine/11/stop",
             "POST /cimi/Machine/7/restart"
         ]
     );

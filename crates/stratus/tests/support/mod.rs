@@ -151,7 +151,7 @@ impl Cloud {
         std::fs::create_dir_all(home.path().join(".ssh")).unwrap();
         std::fs::write(
             home.path().join(".ssh/id_rsa.pub"),
-            "Comment: x\nssh-rsa AAAA user@host\n",
+            "Comment: x\nssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBhO1Zq1GHMk0L5GcKzT1YhnRj6BqyJ1KcuRk2nGLTm user@host\n",
         )
         .unwrap();
         std::fs::write(home.path().join("ca.pem"), certified.cert.pem()).unwrap();

@@ -81,17 +81,11 @@ impl Registration {
                 "is set, but no letters can be sent: write `mail.server` and `mail.from`, too";
             return Some(("registration.administrator", text.to_owned()));
         }
-        if !self.administrator.contains('@') {
-            let text = format!(
-                "is `{}`; write the e-mail address of who decides",
-                self.administrator
-            );
+        if let Err(error) = cimi::EmailAddress::parse(&self.administrator) {
+            let text = format!("must be the e-mail address of who decides: {error}");
             return Some(("registration.administrator", text));
         }
-        let has_scheme = ["https://", "http://"]
-            .iter()
-            .any(|scheme| self.url.starts_with(scheme));
-        if !self.url.is_empty() && !has_scheme {
+        if !self.url.is_empty() && !is_site(&self.url) {
             let text = format!("is `{}`; write https://HOST:PORT", self.url);
             return Some(("registration.url", text));
         }
@@ -106,17 +100,74 @@ impl Registration {
         if ldap.url.is_empty() {
             return None;
         }
-        if !["ldap://", "ldaps://"]
-            .iter()
-            .any(|scheme| ldap.url.starts_with(scheme))
-        {
-            let text = format!("is `{}`; write ldaps://HOST or ldap://HOST:PORT", ldap.url);
-            return Some(("registration.ldap.url", text));
+        if let Err(problem) = directory::check_url(&ldap.url) {
+            return Some(("registration.ldap.url", format!("can't be: {problem}")));
         }
         if ldap.manager_password_file.is_empty() {
             let text = "is empty; write a file with the password of `manager_dn`";
             return Some(("registration.ldap.manager_password_file", text.to_owned()));
         }
         None
+    }
+}
+
+/// Whether links can begin with this address: a scheme of the web, a host, perhaps a port and a path, and nothing else.
+fn is_site(url: &str) -> bool {
+    let Ok(read) = reqwest::Url::parse(url) else {
+        return false;
+    };
+    let plain = read.username().is_empty() && read.password().is_none();
+    let ends = read.query().is_none() && read.fragment().is_none();
+    ["http", "https"].contains(&read.scheme())
+        && read.has_host()
+        && plain
+        && ends
+        && !url.contains(char::is_whitespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(change: impl FnOnce(&mut Registration)) -> Option<&'static str> {
+        let mut table = Registration {
+            administrator: "root@example.org".to_owned(),
+            ..Registration::default()
+        };
+        change(&mut table);
+        table.problem(true).map(|(key, _)| key)
+    }
+
+    #[test]
+    fn addresses_and_urls_are_read_as_they_will_be_used() {
+        assert_eq!(problem(|_| ()), None);
+        for url in ["https://cloud.example.org:8443", "http://10.0.0.1/cloud/"] {
+            assert_eq!(problem(|table| table.url = url.to_owned()), None, "{url}");
+        }
+        for url in [
+            "https://",
+            "https://a b",
+            "https://u:p@a",
+            "https://a/?x",
+            "ftp://a",
+            "a",
+        ] {
+            let found = problem(|table| table.url = url.to_owned());
+            assert_eq!(found, Some("registration.url"), "{url}");
+        }
+        for administrator in ["root", "a@b@c", "Root <root@example.org>"] {
+            let found = problem(|table| table.administrator = administrator.to_owned());
+            assert_eq!(found, Some("registration.administrator"), "{administrator}");
+        }
+        let with_ldap = |url: &str| {
+            problem(|table| {
+                table.ldap.url = url.to_owned();
+                table.ldap.manager_password_file = "/secret".to_owned();
+            })
+        };
+        assert_eq!(with_ldap("ldaps://ldap.example.org"), None);
+        for url in ["ldap://", "ldap://a:b", "ldaps://u@a", "http://a"] {
+            assert_eq!(with_ldap(url), Some("registration.ldap.url"), "{url}");
+        }
     }
 }

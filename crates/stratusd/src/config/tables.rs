@@ -386,6 +386,7 @@ pub struct Retention {
     pub jobs: usize,
     pub jobs_minutes: u64,
     pub records_days: u64,
+    pub usage_days: u64,
     pub history_revisions: u64,
     pub audit_mib: u64,
 }
@@ -397,6 +398,7 @@ impl Default for Retention {
             jobs: 10_000,
             jobs_minutes: 60,
             records_days: 90,
+            usage_days: 1830,
             history_revisions: 50_000,
             audit_mib: 64,
         }

@@ -346,7 +346,9 @@ fn guest_context(template: &Template, key: Option<String>) -> Result<ContextData
     let user = decoding::UserContext::from_variables(variables).map_err(refused("context"))?;
     let mut keys = AuthorizedKeys::none();
     if let Some(key) = key {
-        keys.add(&key).map_err(refused("credential.publicKey"))?;
+        context::check_public_keys(&key)
+            .and_then(|()| keys.add(&key))
+            .map_err(refused("credential.publicKey"))?;
     }
     for line in user.public_keys.lines() {
         keys.add(line).map_err(refused("context"))?;

@@ -12,7 +12,7 @@ use crate::commands::image_name::startable;
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result};
 use crate::machine_types::MachineType;
-use crate::public_keys::{KEY_HINT, has_public_key, public_key_file, public_key_text};
+use crate::public_keys::{KEY_HINT, public_key_file, public_key_text};
 use crate::session::Session;
 
 const MIB: u64 = 1 << 20;
@@ -86,9 +86,7 @@ impl Arguments {
         let key_text = public_key_text(&key_file)?;
         let shown = key_file.display().to_string();
         let key = public_key_value(&key_text, &shown).map_err(|error| Failure::Work(error.to_string()))?;
-        if !has_public_key(&key) {
-            return Err(Failure::Work(format!("'{shown}' is not an SSH public key: none of its lines is like 'ssh-ed25519 AAAA… NAME'")).with_hint(KEY_HINT));
-        }
+        context::check_public_keys(&key_text).map_err(|error| Failure::Work(format!("'{shown}': {error}")).with_hint(KEY_HINT))?;
         template.insert("credential".to_owned(), json!({ "publicKey": key }));
         let variables = variables(session, &self.context, &shown)?;
         if !variables.is_empty() {
