@@ -36,6 +36,8 @@ const QUEUE: usize = 1024;
 const START_LIMIT: Duration = Duration::from_secs(15);
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 const FOLLOW_LIMIT: Duration = Duration::from_secs(1);
+/// How long after a change it is looked whether leases are left that nobody has any more.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One that ran this long did not fail to start: it is started again without a pause.
@@ -232,6 +234,8 @@ impl Supervisor {
     async fn run(mut self, mut queue: mpsc::Receiver<Request>, report: watch::Sender<DhcpHealth>) {
         let mut batch = Vec::new();
         let mut next_try: Option<Instant> = None;
+        // A guest may have asked once more while its lease was taken from it.
+        let mut next_look = Some(Instant::now() + LOOK_AFTER);
         // dnsmasq goes on with a log that was emptied, and makes one that is missing only at its start.
         let mut log = LogLimit::of(self.config.log_file());
         loop {
@@ -264,6 +268,16 @@ impl Supervisor {
                         }
                     }
                 }
+                () = until(next_look) => {
+                    next_look = match self.release_stale().await {
+                        Ok(0) => None,
+                        Ok(_) => Some(Instant::now() + LOOK_AFTER),
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot give leases back to dnsmasq; is the loopback interface up?");
+                            None
+                        }
+                    };
+                }
                 // Never ends; it is at work whenever nothing else is to be done.
                 () = log.keep() => {}
                 received = queue.recv_many(&mut batch, QUEUE) => {
@@ -273,6 +287,7 @@ impl Supervisor {
                     let (wishes, answers): (Vec<_>, Vec<_>) = batch.drain(..).map(|request| (request.wish, request.answer)).unzip();
                     let stop = wishes.iter().any(|wish| matches!(wish, Wish::Stop));
                     let result = if stop { self.stop().await } else { self.fulfil(wishes).await };
+                    next_look = (!stop).then(|| Instant::now() + LOOK_AFTER);
                     if self.process.is_none() && !stop {
                         next_try.get_or_insert_with(Instant::now);
                     }
@@ -448,6 +463,22 @@ impl Supervisor {
             .into_iter()
             .filter(|lease| is_stale(lease, &self.leases))
             .collect())
+    }
+
+    /// Gives back what nobody has any more; how many these were.
+    async fn release_stale(&self) -> Result<usize> {
+        if self.process.is_none() {
+            return Ok(0);
+        }
+        let stale = self.stale().await?;
+        let many = stale.len();
+        if many > 0 {
+            let released = self.release(stale).await;
+            released.map_err(|error| NetworkError::Dnsmasq {
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(many)
     }
 
     async fn release(&self, stale: Vec<RememberedLease>) -> std::io::Result<()> {

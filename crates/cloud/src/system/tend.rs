@@ -213,21 +213,14 @@ impl Cloud {
             results.push(format!("{}: {result}", component.name));
         }
         let affected: Vec<String> = parts.iter().map(|href| (*href).to_owned()).collect();
-        self.end_job(
-            system,
-            system.creation.as_ref(),
+        let mut next = system.document.0.clone();
+        let job = next.creation.take();
+        let end = JobEnd {
             all_well,
-            &results,
-            &affected,
-        )
-        .await?;
-        documents
-            .update(system.id(), |system: &mut System| {
-                system.creation = None;
-                Ok::<_, CloudError>(true)
-            })
-            .await?;
-        Ok(Next::Again)
+            results: &results,
+            affected: &affected,
+        };
+        self.end(system, next, job.as_ref(), &end).await
     }
 
     /// Asks the next part to do what is wanted of all; ends the operation when all have.
@@ -297,15 +290,14 @@ impl Cloud {
             return Ok(Next::Wait);
         }
         let affected: Vec<String> = operation.asked.keys().cloned().collect();
-        self.end_job(system, Some(&operation.job), all_well, &results, &affected)
-            .await?;
-        documents
-            .update(system.id(), |system: &mut System| {
-                system.operation = None;
-                Ok::<_, CloudError>(true)
-            })
-            .await?;
-        Ok(Next::Wait)
+        let mut next = system.document.0.clone();
+        let job = next.operation.take().map(|operation| operation.job);
+        let end = JobEnd {
+            all_well,
+            results: &results,
+            affected: &affected,
+        };
+        self.end(system, next, job.as_ref(), &end).await
     }
 
     /// Asks one part. That it is so already is as good as having done it.
@@ -379,13 +371,15 @@ impl Cloud {
             system.creation.as_ref(),
             system.operation.as_ref().map(|o| &o.job),
         ] {
-            self.end_job(
-                system,
-                job,
-                false,
-                &["the system was removed before".to_owned()],
-                &[],
-            )
+            let end = JobEnd {
+                all_well: false,
+                results: &["the system was removed before".to_owned()],
+                affected: &[],
+            };
+            self.update_job(job, |job| {
+                end.write(job, system);
+                true
+            })
             .await?;
         }
         let context = self.as_owner(system);
@@ -447,30 +441,29 @@ impl Cloud {
         .await
     }
 
-    async fn end_job(
+    /// Ends a job together with what it was about: whoever sees that it has ended sees the system as it is then.
+    async fn end(
         &self,
-        system: &System,
+        system: &Cached<System>,
+        next: System,
         job: Option<&cimi::JobId>,
-        all_well: bool,
-        results: &[String],
-        affected: &[String],
-    ) -> Result<()> {
-        let now = Timestamp::now();
-        self.update_job(job, |job| {
-            let outcome = if all_well {
-                Ok(())
-            } else {
-                Err(results.join("; "))
-            };
-            job.finish(outcome, now);
-            if all_well {
-                job.status_message = Some(results.join("; "));
-            }
-            let own = std::iter::once(system.key());
-            job.affected_resources = own.chain(affected.iter().cloned()).map(Ref::to).collect();
-            true
-        })
-        .await
+        end: &JobEnd<'_>,
+    ) -> Result<Next> {
+        let documents = &self.0.documents;
+        let mut changes = documents.changes().replace(system, next);
+        let open = job
+            .and_then(|job| documents.jobs.get(job.local()))
+            .filter(|job| !job.state.is_final());
+        if let Some(open) = open {
+            let mut ended = open.document.0.clone();
+            end.write(&mut ended, system);
+            changes = changes.replace(&open, ended);
+        }
+        match changes.commit().await {
+            Ok(_) => Ok(Next::Again),
+            Err(error) if error.is_conflict() => Ok(Next::Again),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Changes a job that has not ended, if it is still there.
@@ -489,6 +482,30 @@ impl Cloud {
             Ok(_) | Err(DocumentsError::Absent { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// How a job about all parts ended.
+struct JobEnd<'a> {
+    all_well: bool,
+    results: &'a [String],
+    affected: &'a [String],
+}
+
+impl JobEnd<'_> {
+    fn write(&self, job: &mut Job, system: &System) {
+        let results = self.results.join("; ");
+        if self.all_well {
+            job.finish(Ok(()), Timestamp::now());
+            job.status_message = Some(results);
+        } else {
+            job.finish(Err(results), Timestamp::now());
+        }
+        let own = std::iter::once(system.key());
+        job.affected_resources = own
+            .chain(self.affected.iter().cloned())
+            .map(Ref::to)
+            .collect();
     }
 }
 
