@@ -209,7 +209,7 @@ impl Browser {
             .map(|((_, name), value)| format!("{name}={value}"))
             .collect();
         let text = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nAccept: text/html\r\nCookie: {}\r\nOrigin: http://127.0.0.1:{port}\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nAccept: text/html,*/*;q=0.8\r\nCookie: {}\r\nOrigin: http://127.0.0.1:{port}\r\n\
              Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
             cookies.join("; "),
             body.len()
