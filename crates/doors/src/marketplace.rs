@@ -454,7 +454,7 @@ fn error(
             let body = format!(
                 "{}<error>{}</error>\n",
                 results::DECLARATION,
-                results::escaped(text)
+                marketplace_query::escaped(text)
             );
             answer(status, "application/xml", body)
         }

@@ -38,4 +38,4 @@ pub use data::Snapshot;
 pub use error::Error;
 pub use evaluate::Limits;
 pub use syntax::Query;
-pub use table::{Table, Value};
+pub use table::{Table, Value, escaped};

@@ -130,8 +130,9 @@ impl Table {
     }
 }
 
-/// Text as it may stand in XML; what XML can't hold becomes a blank.
-fn escaped(text: &str) -> String {
+/// Text as it may stand in elements and attributes of XML; what XML can't hold at all becomes a blank.
+#[must_use]
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

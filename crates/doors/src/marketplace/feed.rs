@@ -5,8 +5,9 @@ use std::sync::Arc;
 use http::{Response, StatusCode};
 use marketplace::UtcTime;
 use marketplace::catalogue::Record;
+use marketplace_query::escaped;
 
-use super::results::{DECLARATION, answer, escaped};
+use super::results::{DECLARATION, answer};
 use crate::body::ResponseBody;
 
 /// Entries of a feed.

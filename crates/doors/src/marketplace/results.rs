@@ -35,24 +35,6 @@ pub(crate) fn json_answer(value: &Value) -> Response<ResponseBody> {
     answer(StatusCode::OK, "application/json", value.to_string())
 }
 
-/// Text as it may stand in elements and attributes of XML; what XML can't hold at all becomes a blank.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' | '\t' => out.push(character),
-            '\u{fffe}' | '\u{ffff}' => out.push(' '),
-            control if control.is_control() => out.push(' '),
-            other => out.push(other),
-        }
-    }
-    out
-}
-
 /// A document without what may stand only at the beginning of a file.
 fn inner(document: &str) -> &str {
     let text = document.trim_start_matches('\u{feff}').trim_start();

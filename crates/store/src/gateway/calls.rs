@@ -90,7 +90,7 @@ pub(super) async fn range(
         Range::texts(from, to)
     };
     let most = usize::try_from(asked.limit).ok().filter(|most| *most > 0);
-    // What is left out must not count: so all is read, except for those who see all of it.
+    // What is left out must not count: so all of the range is read, whatever the limit.
     let page = shared.store.range(range).await.map_err(failed)?;
     let mut seen = page
         .entries
