@@ -111,11 +111,9 @@ fn a_full_disk_is_told_and_recovered_from() {
     );
     assert!(!refused.status.success(), "{told}");
     assert!(told.contains("space") || told.contains("disk"), "{told}");
-    assert_eq!(
-        cloud.api().list("MachineImage").len(),
-        1,
-        "nothing half-made stays"
-    );
+    wait_until("nothing half-made stays", LIMIT, || {
+        (cloud.api().list("MachineImage").len() == 1).then_some(())
+    });
 
     // A machine that does not fit: it waits or fails with a reason, and does not take the rest along.
     disk.fill();

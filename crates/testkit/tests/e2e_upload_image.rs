@@ -1,10 +1,10 @@
 //! An image goes to a cloud and its description to a Marketplace by one command, and is found again where that cloud looks.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use sha2::{Digest as _, Sha256};
-use testkit::{Need, Options, TestCloud, TestEndorser, TestMarketplace, skip_unless};
+use testkit::{Need, Options, TestCloud, TestEndorser, TestMarketplace, skip_unless, wait_until};
 
 #[test]
 fn an_image_is_uploaded_described_and_found() {
@@ -72,7 +72,9 @@ fn an_image_is_uploaded_described_and_found() {
         !refused.status.success() && told.contains("is not what it should be"),
         "{refused:?}"
     );
-    assert!(cloud.api().list("MachineImage").is_empty());
+    wait_until("nothing half-made stays", Duration::from_secs(30), || {
+        cloud.api().list("MachineImage").is_empty().then_some(())
+    });
     fs::write(&image, &content).unwrap();
 
     let done = cloud.cli_json(&arguments);
