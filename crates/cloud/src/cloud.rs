@@ -99,6 +99,21 @@ impl Cloud {
         hosts: Arc<dyn HostServices>,
         intake: Arc<dyn ImageIntake>,
     ) -> Result<Self> {
+        let quotas = Quotas::new(documents.clone(), settings.per_user);
+        Self::open_counting(documents, settings, quotas, hosts, intake).await
+    }
+
+    /// As [`Cloud::open`], with quotas that controllers of the same process ask, too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn open_counting(
+        documents: Documents,
+        settings: Settings,
+        quotas: Quotas,
+        hosts: Arc<dyn HostServices>,
+        intake: Arc<dyn ImageIntake>,
+    ) -> Result<Self> {
         let numbers = Numbers::new()?;
         let started = Timestamp::now();
         let leases = Leases::default();
@@ -107,7 +122,7 @@ impl Cloud {
             settings,
             numbers,
             leases,
-            quotas: Quotas::default(),
+            quotas,
             hosts,
             intake,
             started,

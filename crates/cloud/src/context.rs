@@ -155,12 +155,17 @@ impl OpContext {
 
     /// Refuses to go on once nobody waits for the answer any more: what is tried again and again ends so.
     pub(crate) fn in_time(&self) -> Result<()> {
-        if Instant::now() < self.deadline {
-            return Ok(());
-        }
-        Err(CloudError::Unavailable(
-            "others kept changing the same resources until the time for this request was over: try again"
-                .to_owned(),
-        ))
+        in_time(self.deadline)
     }
+}
+
+/// Refuses to go on after a moment.
+pub(crate) fn in_time(deadline: Instant) -> Result<()> {
+    if Instant::now() < deadline {
+        return Ok(());
+    }
+    Err(CloudError::Unavailable(
+        "others kept changing the same resources until the time for this request was over: try again"
+            .to_owned(),
+    ))
 }

@@ -67,6 +67,6 @@ pub use eviction::Eviction;
 pub use imported::Imported;
 pub use janitor::Retention;
 pub use network::NetworkSettings;
-pub use quota::PerUser;
+pub use quota::{PerUser, Quotas};
 pub use services::{HostServices, ImageIntake, MeterReading, Metered, NoServices};
 pub use watch::{Since, Watched, Watching};

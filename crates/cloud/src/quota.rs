@@ -7,11 +7,13 @@
 
 mod clerk;
 mod measure;
+mod rooms;
 mod show;
 
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Instant,
 };
 
 use cimi::resources::{Group, Most};
@@ -22,7 +24,7 @@ use tokio::sync::Notify;
 use self::clerk::{Clerks, Counted, Mark};
 pub use self::measure::PerUser;
 pub(crate) use self::{measure::Measure, show::used_by};
-use crate::{Cloud, CloudError, OpContext, Result, access};
+use crate::{Cloud, CloudError, OpContext, Result, access, context};
 
 /// What is on its way.
 #[derive(Debug, Default)]
@@ -42,12 +44,14 @@ impl Coming {
     }
 }
 
-/// Who is making how much.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Quotas(Arc<Shared>);
+/// How much everybody may have, and who is making how much. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Quotas(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    documents: Documents,
+    per_user: PerUser,
     coming: Mutex<Coming>,
     /// Rings when something on its way has come or was given up.
     settled: Notify,
@@ -152,36 +156,36 @@ enum NoRoom {
     Perhaps,
 }
 
-impl Cloud {
-    /// Room for more of what is counted, which will belong to the caller. To be held until it is made.
-    ///
-    /// # Errors
-    /// [`CloudError::Exhausted`] if it would be too much; [`CloudError::Conflict`] if the caller is being removed.
-    pub(crate) async fn place(
-        &self,
-        context: &OpContext,
-        amounts: &[(Measure, u64)],
-    ) -> Result<Place> {
-        let user = access::require_user(context)?.to_owned();
-        self.place_of(context, &user, amounts).await
+impl Quotas {
+    /// Of those who have documents, where administrators set nothing else.
+    #[must_use]
+    pub fn new(documents: Documents, per_user: PerUser) -> Self {
+        Self(Arc::new(Shared {
+            documents,
+            per_user,
+            coming: Mutex::default(),
+            settled: Notify::new(),
+            clerks: Clerks::default(),
+        }))
     }
 
-    /// As [`Cloud::place`], of what belongs to somebody.
-    pub(crate) async fn place_of(
+    /// Room for more of what is counted, which will belong to a user. To be held until it is made.
+    async fn place(
         &self,
-        context: &OpContext,
         user: &str,
+        is_bounded: bool,
         amounts: &[(Measure, u64)],
+        deadline: Instant,
     ) -> Result<Place> {
-        let quotas = &self.0.quotas.0;
-        let documents = &self.0.documents;
+        let quotas = &self.0;
+        let documents = &quotas.documents;
         let user = Arc::<str>::from(user);
         loop {
-            context.in_time()?;
-            let bounds = if context.is_admin() {
-                Bounds::None
-            } else {
+            context::in_time(deadline)?;
+            let bounds = if is_bounded {
                 Bounds::Of(bounding_groups(documents, &user))
+            } else {
+                Bounds::None
             };
             let mut marks = vec![
                 quotas
@@ -202,7 +206,7 @@ impl Cloud {
             match self.reserve(&user, amounts, &bounds) {
                 Ok(()) => {
                     return Ok(Place {
-                        quotas: self.0.quotas.clone(),
+                        quotas: self.clone(),
                         user,
                         amounts: amounts.to_vec(),
                         marks,
@@ -210,7 +214,7 @@ impl Cloud {
                 }
                 Err(NoRoom::Never(error)) => return Err(error),
                 Err(NoRoom::Perhaps) => {
-                    let _ = tokio::time::timeout_at(context.deadline.into(), settled).await;
+                    let _ = tokio::time::timeout_at(deadline.into(), settled).await;
                 }
             }
         }
@@ -223,7 +227,7 @@ impl Cloud {
         bounds: &Bounds,
     ) -> std::result::Result<(), NoRoom> {
         let documents = &self.0.documents;
-        let mut coming = self.0.quotas.0.coming.lock();
+        let mut coming = self.0.coming.lock();
         if coming.leaving.contains(user) {
             return Err(NoRoom::Never(CloudError::Conflict(format!(
                 "User/{user} is being removed"
@@ -233,7 +237,7 @@ impl Cloud {
             let account = documents.users.get(user);
             let account = account.as_ref().map(|read| &read.document.0);
             for &(measure, amount) in amounts.iter().filter(|(_, amount)| *amount > 0) {
-                let (most, _) = measure.most_of_user(account, &self.0.settings.per_user);
+                let (most, _) = measure.most_of_user(account, &self.0.per_user);
                 let used = measure.used(documents, user);
                 let under_way = coming.amount(user, measure);
                 room(measure, most, used, under_way, amount, None)?;
@@ -257,6 +261,34 @@ impl Cloud {
         }
         *coming.places.entry(Arc::clone(user)).or_default() += 1;
         Ok(())
+    }
+}
+
+impl Cloud {
+    /// Room for more of what is counted, which will belong to the caller. To be held until it is made.
+    ///
+    /// # Errors
+    /// [`CloudError::Exhausted`] if it would be too much; [`CloudError::Conflict`] if the caller is being removed.
+    pub(crate) async fn place(
+        &self,
+        context: &OpContext,
+        amounts: &[(Measure, u64)],
+    ) -> Result<Place> {
+        let user = access::require_user(context)?.to_owned();
+        self.place_of(context, &user, amounts).await
+    }
+
+    /// As [`Cloud::place`], of what belongs to somebody.
+    pub(crate) async fn place_of(
+        &self,
+        context: &OpContext,
+        user: &str,
+        amounts: &[(Measure, u64)],
+    ) -> Result<Place> {
+        let quotas = &self.0.quotas;
+        quotas
+            .place(user, !context.is_admin(), amounts, context.deadline)
+            .await
     }
 
     /// Writes something new of the caller within what the caller may have.

@@ -184,6 +184,7 @@ async fn composed(world: &World) {
         vmid: read.vmid,
         origin: world.image.clone(),
         origin_identifier: None,
+        disk_bytes: None,
         save: None,
     };
     let as_captured = |image: &mut Image| {

@@ -4,6 +4,7 @@
 //! - [`Documents`] holds one cache a collection, all fed by one watch: what every read is served from.
 //! - [`Changes`] is a typed transaction: all documents of a step are written, or none is.
 //! - [`usage`] is what was used: records that [`Changes`] writes by itself, and that are read from the store.
+//! - [`room`] is how controllers keep to quotas they don't know.
 //! - [`release`] is the transaction that ends a machine, shared by the controllers that end machines.
 //!
 //! Everybody who reads or writes documents does it through this crate; it knows no rules.
@@ -13,6 +14,7 @@ mod doc;
 mod error;
 mod registry;
 pub mod release;
+pub mod room;
 pub mod usage;
 
 pub use changes::Changes;

@@ -48,6 +48,7 @@ fn saved(marketplace: Option<&str>) -> Image {
         vmid: VmId(7),
         origin: ImageId::generate(),
         origin_identifier: Some("MMZu9WvwKIro-rtBQfDk4PsKO7_".to_owned()),
+        disk_bytes: None,
         save: Some(Save {
             author: "Ann Example".to_owned(),
             author_email: "ann@example.org".to_owned(),

@@ -59,6 +59,9 @@ pub enum Error {
         /// The limit.
         limit_bytes: u64,
     },
+    /// Its owner may not have so much.
+    #[error("{0}")]
+    Quota(String),
     /// The compressed data is damaged or not compressed that way.
     #[error("cannot decompress the image as {compression}: {reason}")]
     Decompress {

@@ -253,7 +253,7 @@ fn values<F: Serialize>(findings: &[F]) -> cloud::Result<Vec<Value>> {
 fn told(error: &StorageError) -> CloudError {
     let text = error.to_string();
     match error {
-        StorageError::NoSpace { .. } => CloudError::Exhausted(text),
+        StorageError::NoSpace { .. } | StorageError::Quota(_) => CloudError::Exhausted(text),
         StorageError::TooLarge { .. } => CloudError::TooLarge(text),
         StorageError::NotFound { .. } => CloudError::not_found(text),
         StorageError::Exists { .. } | StorageError::InUse { .. } => CloudError::Conflict(text),

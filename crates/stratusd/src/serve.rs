@@ -10,7 +10,7 @@ use std::{net::IpAddr, path::Path, sync::Arc, time::Duration, time::Instant};
 
 use accounts::Accounts;
 use anyhow::{Context as _, bail};
-use cloud::Cloud;
+use cloud::{Cloud, Quotas};
 use directory::LdapDirectory;
 use documents::Documents;
 use doors::{Doors, People, Running, Server, Serving, tls};
@@ -77,10 +77,12 @@ pub async fn serve(
         .context("reading the database")?;
     tracing::info!(machines = documents.machines.len(), revision = %documents.revision(), "database open");
 
+    // Counts for the rules and for the storage alike.
+    let quotas = Quotas::new(documents.clone(), settings::per_user(&config));
     let host = LocalHost {
         documents: documents.clone(),
         storage: if roles.has(Role::Storage) {
-            Some(open_storage(&config, &documents).await?)
+            Some(open_storage(&config, &documents, &quotas).await?)
         } else {
             None
         },
@@ -92,9 +94,10 @@ pub async fn serve(
     };
     let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
     let passwords = settings::passwords(&config);
-    let cloud = Cloud::open(
+    let cloud = Cloud::open_counting(
         documents.clone(),
         settings::rules(&config, passwords.clone(), roles.has(Role::Registration))?,
+        quotas,
         services,
         intake,
     )
@@ -242,8 +245,14 @@ async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Resul
     .context("starting the VM host controller")
 }
 
-async fn open_storage(config: &Config, documents: &Documents) -> anyhow::Result<StorageController> {
-    StorageController::open(documents.clone(), settings::storage(config)?)
+async fn open_storage(
+    config: &Config,
+    documents: &Documents,
+    quotas: &Quotas,
+) -> anyhow::Result<StorageController> {
+    let mut settings = settings::storage(config)?;
+    settings.rooms = Arc::new(quotas.clone());
+    StorageController::open(documents.clone(), settings)
         .await
         .context("starting the storage controller")
 }

@@ -125,24 +125,30 @@ pub fn rules(
         default_machine_type: config.machines.default_type.clone(),
         default_network: config.network.default.clone(),
         networks: networks::for_rules(config)?,
-        per_user: cloud::PerUser {
-            machines: config.machines.most_per_user,
-            cpus: config.limits.cpus_per_user,
-            memory_gib: config.limits.memory_gib_per_user,
-            volume_gib: config.limits.volume_gib_per_user,
-            image_gib: config.limits.image_gib_per_user,
-            addresses: config.limits.addresses_per_user,
-            volumes: config.limits.volumes_per_user,
-            images: config.limits.images_per_user,
-            credentials: config.limits.credentials_per_user,
-            templates: config.limits.templates_per_user,
-        },
+        per_user: per_user(config),
         spare_ports: config.machines.spare_ports.into(),
         placement: placement(config),
         largest_volume_gib: config.storage.largest_volume_gib,
         passwords,
         people: people(config, registers)?,
     })
+}
+
+/// How much one user may have.
+#[must_use]
+pub fn per_user(config: &Config) -> cloud::PerUser {
+    cloud::PerUser {
+        machines: config.machines.most_per_user,
+        cpus: config.limits.cpus_per_user,
+        memory_gib: config.limits.memory_gib_per_user,
+        volume_gib: config.limits.volume_gib_per_user,
+        image_gib: config.limits.image_gib_per_user,
+        addresses: config.limits.addresses_per_user,
+        volumes: config.limits.volumes_per_user,
+        images: config.limits.images_per_user,
+        credentials: config.limits.credentials_per_user,
+        templates: config.limits.templates_per_user,
+    }
 }
 
 /// For sessions and, if this daemon has the role, registration.

@@ -199,7 +199,8 @@ impl Image {
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
         let cached = self.file.as_ref().map(|file| file.virtual_size.0);
-        cached.or(self.desired.expected.bytes)
+        let told = || Some(self.capture()?.disk_bytes?.0);
+        cached.or_else(told).or(self.desired.expected.bytes)
     }
 
     /// Whose disk it is made of, if it is one's.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ImageId, MachineId, Timestamp, VmId};
+use crate::{ImageId, MachineId, Timestamp, VmId, size::ByteSize};
 
 /// How a machine is described when it is saved as a new image at its shutdown (`--save`, StratusLab `CREATE_IMAGE`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct Capture {
     /// The identifier of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_identifier: Option<String>,
+    /// How large the disk is, which counts from the moment it is to be saved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<ByteSize>,
     /// The machine goes when it is saved, and its author is told; none: it was only captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub save: Option<Save>,

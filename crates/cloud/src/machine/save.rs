@@ -168,6 +168,7 @@ impl Cloud {
                     vmid: machine.vmid,
                     origin: machine.image.href.clone(),
                     origin_identifier: origin.and_then(|o| o.identifier().map(str::to_owned)),
+                    disk_bytes: machine.disks.first().map(|disk| disk.size_bytes),
                     save,
                 }),
                 expected: Digests::default(),

@@ -119,6 +119,11 @@ impl StorageController {
                 Ok(Brought::Unwanted) => return Ok(Next::Settled),
                 Ok(Brought::Vanished) => return Ok(Next::Again(std::time::Duration::ZERO)),
                 Err(error @ (Error::Document(_) | Error::Cancelled)) => return Err(error),
+                // The same from any place, and not to be tried again until somebody has removed something.
+                Err(Error::Quota(reason)) => {
+                    self.0.rests.forget(local);
+                    return self.give_up(local, &reason).await;
+                }
                 Err(error) => {
                     tracing::info!(image = %read.id, from = name, %error, "the image did not come");
                     let fault = Fault::of(&error);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cimi::resources::{Image, ImageSource, ImageState};
 use documents::Cached;
+use documents::room::{NoRoom, Room};
 use futures::Stream;
 use tokio::sync::watch;
 use tokio_util::io::StreamReader;
@@ -239,14 +240,22 @@ impl StorageController {
         metrics::histogram!("storage_import_seconds").record(begun.elapsed().as_secs_f64());
         let imported = imported?;
         self.checkpoint("image: in the cache, not told").await;
-        if let Err(error) = check() {
-            let _references = self.0.references.lock().await;
-            let identifier = &imported.image.identifier;
-            self.mark_unwanted(kind, identifier).await?;
-            self.collect(kind, identifier).await?;
-            return Err(error);
-        }
-        let brought = self.refer(local, kind, &imported.image).await?;
+        let referred = match check() {
+            Ok(()) => self.refer(local, kind, &imported.image).await,
+            Err(error) => Err(error),
+        };
+        let brought = match referred {
+            // To be tried again: it needn't come another time.
+            Err(error @ Error::Document(_)) => return Err(error),
+            Err(error) => {
+                let _references = self.0.references.lock().await;
+                let identifier = &imported.image.identifier;
+                self.mark_unwanted(kind, identifier).await?;
+                self.collect(kind, identifier).await?;
+                return Err(error);
+            }
+            Ok(brought) => brought,
+        };
         if matches!(brought, Brought::Kept) {
             let (identifier, bytes) = (imported.image.identifier, imported.image.bytes);
             tracing::info!(image = %image.id, %identifier, bytes, shared = imported.already_present, "image imported");
@@ -255,33 +264,47 @@ impl StorageController {
         Ok(brought)
     }
 
-    /// Writes into the document that its content is there. If nobody wants it any more it goes again.
+    /// Writes into the document that its content is there, if its owner may have so much. If nobody wants it any more it goes
+    /// again.
     async fn refer(
         &self,
         local: &str,
         kind: Kind,
         image: &Arc<import::Image>,
     ) -> Result<Brought, Error> {
-        let _references = self.0.references.lock().await;
-        self.forget_if_lost(kind, &image.identifier).await?;
-        if self.store(kind).find(&image.identifier).is_none() {
-            return Ok(Brought::Vanished);
-        }
         loop {
-            let read = self.0.documents.images.get(local);
-            let Some(read) =
-                read.filter(|read| read.state == ImageState::Creating && !read.desired.deleted)
-            else {
+            // Asked for without holding up others: it may have to wait for what the owner makes at this moment.
+            let room = match self.wanted_image(local) {
+                Some(read) => Some(self.room_for(&read, image).await?),
+                None => None,
+            };
+            let _references = self.0.references.lock().await;
+            self.forget_if_lost(kind, &image.identifier).await?;
+            if self.store(kind).find(&image.identifier).is_none() {
+                return Ok(Brought::Vanished);
+            }
+            let (Some(read), Some(room)) = (self.wanted_image(local), room) else {
                 self.mark_unwanted(kind, &image.identifier).await?;
                 self.collect(kind, &image.identifier).await?;
                 return Ok(Brought::Unwanted);
             };
-            match self.image_available(&read, image).await {
+            match self.image_available(&read, image, room.as_ref()).await {
                 Ok(()) => return Ok(Brought::Kept),
-                Err(Error::Document(error)) if error.is_conflict() => {}
+                Err(Error::Document(error)) if error.is_conflict() => {
+                    room.is_lost(&error).await;
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn room_for(&self, read: &Image, image: &import::Image) -> Result<Box<dyn Room>, Error> {
+        let rooms = &self.0.settings.rooms;
+        let room = rooms.room(read, image.virtual_bytes).await;
+        room.map_err(|error| match error {
+            NoRoom::Exceeded(reason) => Error::Quota(reason),
+            NoRoom::NotNow(error) => error.into(),
+        })
     }
 
     /// The import failed for good: the document tells why.
@@ -301,8 +324,13 @@ impl StorageController {
     }
 
     pub(super) fn is_wanted(&self, local: &str) -> bool {
+        self.wanted_image(local).is_some()
+    }
+
+    /// An image whose content is still to come.
+    fn wanted_image(&self, local: &str) -> Option<Arc<Cached<Image>>> {
         let image = self.0.documents.images.get(local);
-        image.is_some_and(|image| image.state == ImageState::Creating && !image.desired.deleted)
+        image.filter(|image| image.is_on_its_way())
     }
 
     /// The store believes its memory; a file that somebody took away must be fetched again.

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use cimi::Timestamp;
 use cimi::resources::{Digests, Event, EventOutcome, Image, ImageFile, ImageState, MediumFormat};
 use cimi::size::ByteSize;
-use documents::Cached;
+use documents::room::Room;
+use documents::{Cached, Changes};
 
 use super::follow::Next;
 use super::{StorageController, state_name};
@@ -68,6 +69,7 @@ impl StorageController {
         &self,
         read: &Cached<Image>,
         image: &import::Image,
+        room: &dyn Room,
     ) -> Result<(), Error> {
         let edit = |document: &mut Image| {
             document.state = ImageState::Available;
@@ -75,7 +77,8 @@ impl StorageController {
             document.progress = Some(100);
             document.reason = None;
         };
-        self.write_image(read, edit, Some(EventOutcome::Success))
+        let changes = room.guard(self.0.documents.changes());
+        self.write_image_in(changes, read, edit, Some(EventOutcome::Success))
             .await
     }
 
@@ -117,6 +120,17 @@ impl StorageController {
         edit: impl FnOnce(&mut Image),
         event: Option<EventOutcome>,
     ) -> Result<(), Error> {
+        let changes = self.0.documents.changes();
+        self.write_image_in(changes, read, edit, event).await
+    }
+
+    async fn write_image_in(
+        &self,
+        changes: Changes<'_>,
+        read: &Cached<Image>,
+        edit: impl FnOnce(&mut Image),
+        event: Option<EventOutcome>,
+    ) -> Result<(), Error> {
         let mut document = read.document.0.clone();
         edit(&mut document);
         let event = event.map(|outcome| {
@@ -131,7 +145,7 @@ impl StorageController {
                 now,
             )
         });
-        let mut changes = self.0.documents.changes().replace(read, document);
+        let mut changes = changes.replace(read, document);
         if let Some(event) = &event {
             changes = changes.create(event);
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cimi::Timestamp;
 use cimi::resources::{Image, ImageSource, ImageState};
 use documents::Cached;
+use documents::room::Unbounded;
 
 use super::StorageController;
 use super::follow::{Lane, Next};
@@ -125,7 +126,8 @@ impl StorageController {
             }
             (None, _) => Ok(Next::Settled),
             (Some(image), ImageState::Error) => {
-                self.image_available(read, &image).await?;
+                // It counts all the time, so it needs no room.
+                self.image_available(read, &image, &Unbounded).await?;
                 Ok(Next::Settled)
             }
             (Some(image), _) => {

@@ -1,7 +1,10 @@
 //! How the storage of a host is run, as the operator decided.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use documents::room::{ImageRooms, Unbounded};
 
 use crate::confine::{Debugfs, QemuImg};
 use crate::import::{Fetcher, Limits};
@@ -16,6 +19,8 @@ pub struct Settings {
     pub reserve_bytes: u64,
     /// Most bytes of images kept (as their lengths count, not what they occupy); none: as many as fit.
     pub cache_bytes: Option<u64>,
+    /// Says whether owners of images may have so much.
+    pub rooms: Arc<dyn ImageRooms>,
     /// Fetches images.
     pub fetcher: Fetcher,
     /// Where images are found by name.
@@ -61,6 +66,7 @@ impl Settings {
             dir,
             reserve_bytes: 1 << 30,
             cache_bytes: None,
+            rooms: Arc::new(Unbounded),
             fetcher,
             registries: Registries::default(),
             fetch_tries: 12,

@@ -6,6 +6,7 @@ mod by_name;
 mod catalogues;
 mod export_life;
 mod image_life;
+mod quotas;
 mod saved_machines;
 mod site;
 mod volume_life;

@@ -81,6 +81,7 @@ async fn saved(world: &mut World) -> Option<Saved> {
         vmid: machine.vmid,
         origin: origin.id.clone(),
         origin_identifier: origin.identifier().map(str::to_owned),
+        disk_bytes: None,
         save: None,
     };
     let image = image(ImageSource::Machine(capture), "IMAGE");
