@@ -111,6 +111,29 @@ pub(crate) fn keep_owner(context: &OpContext, acl: &Acl, changes: &Changes) -> R
     )))
 }
 
+/// Refuses a change of who may do what with `document` by those who may only change the rest of it: they would give
+/// themselves and others what its owner didn't. `names` are the attributes that would be other than they were.
+///
+/// # Errors
+/// [`CloudError::Forbidden`]
+pub(crate) fn keep_rights<'n, R: Resource>(
+    context: &OpContext,
+    document: &R,
+    mut names: impl Iterator<Item = &'n str>,
+) -> Result<()> {
+    let Some(name) = names.find(|name| ["acl", "visibility"].contains(name)) else {
+        return Ok(());
+    };
+    if context.right_on(document.acl()) >= Some(Right::All) {
+        return Ok(());
+    }
+    Err(CloudError::Forbidden(format!(
+        "you may change {}, but not its `{name}`: who may do what with it is for {} and who has the right ALL to say",
+        document.key(),
+        document.acl().owner.principal
+    )))
+}
+
 /// Refuses anonymous callers; returns the user's name.
 pub(crate) fn require_user(context: &OpContext) -> Result<&str> {
     context.user().ok_or(CloudError::Unauthenticated)

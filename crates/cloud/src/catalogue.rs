@@ -382,6 +382,7 @@ pub(crate) fn apply<R: Public>(
     access::require(context, document, Right::Modify)?;
     access::keep_owner(context, document.acl(), changes)?;
     let differing = differing(documents, document, changes);
+    access::keep_rights(context, document, differing.iter().map(|(name, _)| *name))?;
     for (name, value) in &differing {
         match *name {
             "name" if !R::MAY_BE_RENAMED => {

@@ -260,7 +260,7 @@ impl Cloud {
         }
         let own = images
             .iter()
-            .rfind(|image| right_on(image) >= Some(Right::Modify));
+            .rfind(|image| right_on(image) >= Some(Right::All));
         let Some(own) = own else {
             return Ok(None);
         };

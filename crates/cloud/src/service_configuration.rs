@@ -97,7 +97,10 @@ impl Cloud {
                     .retain(|name, _| changes.contains_key(name));
                 changed = configuration.further.len() != before;
             }
-            for (name, value) in differing(documents, configuration, &changes) {
+            let differing = differing(documents, configuration, &changes);
+            let names = differing.iter().map(|(name, _)| *name);
+            access::keep_rights(context, configuration, names)?;
+            for (name, value) in differing {
                 changed = true;
                 match name {
                     "name" | "description" | "properties" | "acl" => {

@@ -17,6 +17,7 @@ mod people_change_what_opens_their_account;
 mod people_come_by_registration;
 mod people_world;
 mod quotas_hold_whoever_counts;
+mod rights_reach_no_further_than_they_were_given;
 mod services_are_configured_by_documents;
 mod several_resources_are_one_system;
 mod support;

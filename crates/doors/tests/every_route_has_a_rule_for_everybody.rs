@@ -367,6 +367,44 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
     assert!(asked > 500, "{asked}");
 }
 
+/// Of every type: the editor may change it, but not who may do what with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn editors_don_t_say_who_may_do_what() {
+    let world = World::start().await;
+    let before = world.all().await;
+    let mut asked = 0;
+    for route in all_routes() {
+        let edits = route.template == "/cimi/{type}/{id}" && route.methods.contains("PUT");
+        if !edits || !matches!(rule(&route, "PUT"), Some(Rule::Editors)) {
+            continue;
+        }
+        let (path, _) = world.request(&route, "PUT");
+        let reply = world.ask(Who::Editor, "GET", &path, "").await;
+        let shown: serde_json::Value = serde_json::from_slice(&reply.body).unwrap();
+        let mut acl = shown["acl"].clone();
+        acl["rules"] = serde_json::json!([{"principal": "editor", "type": "USER", "right": "ALL"}]);
+        let mut bodies = vec![serde_json::json!({ "acl": acl })];
+        if let Some(visibility) = shown["visibility"].as_str() {
+            let other = if visibility == "PUBLIC" {
+                "PRIVATE"
+            } else {
+                "PUBLIC"
+            };
+            bodies.push(serde_json::json!({ "visibility": other }));
+        }
+        for body in bodies {
+            let reply = world
+                .ask(Who::Editor, "PUT", &path, &body.to_string())
+                .await;
+            let text = String::from_utf8_lossy(&reply.body);
+            assert_eq!(reply.status, 403, "{path} {body}: {text}");
+            asked += 1;
+        }
+        assert_eq!(world.all().await, before, "{path}");
+    }
+    assert!(asked > 10, "{asked}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_and_filters_hold_only_what_the_caller_may_see() {
     let world = World::start().await;
