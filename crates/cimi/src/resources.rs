@@ -35,7 +35,7 @@ pub use quota::{Most, Quota};
 pub use saving::{Announcement, Capture, Save};
 pub use service::ServiceConfiguration;
 pub use service_message::ServiceMessage;
-pub use system::{Asked, Component, Made, Member, System, SystemOperation};
+pub use system::{Asked, Asker, Component, Made, Member, System, SystemOperation};
 pub use template::{
     AddressTemplate, ConfigurationDisk, CredentialTemplate, Kept, MachineConfiguration,
     MachineTemplate, SystemTemplate, VolumeConfiguration, VolumeTemplate, default_architecture,

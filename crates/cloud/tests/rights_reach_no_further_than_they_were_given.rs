@@ -124,3 +124,104 @@ async fn who_may_change_a_thing_may_not_say_who_else_may() {
     );
     world.put(&bob(), &volume, public).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_system_lends_nobody_the_rights_of_its_owner() {
+    let world = World::start().await;
+    let cloud = world.cloud.clone();
+    let tending = tokio::spawn(async move { cloud.run(Retention::default()).await });
+    let machine = world
+        .made(&bob(), Kind::Machine, world.machine(json!({})))
+        .await;
+    world
+        .put(&bob(), &machine, shared("bob", "VIEW"))
+        .await
+        .unwrap();
+    // Also where the owner of the system may do everything.
+    let root = json!({"username": "root", "password": "correct horse", "roles": ["::ADMIN"]});
+    let mut somewhere = admin();
+    somewhere.peer = Some(std::net::IpAddr::from([192, 0, 2, 1]));
+    let made = world
+        .cloud
+        .create(&somewhere, Kind::User, object(root))
+        .await;
+    made.unwrap();
+    for (owner, context) in [("bob", bob()), ("root", admin())] {
+        let id = system(&world, &context).await;
+        let acl = world.get(&context, &id)["acl"]["owner"].clone();
+        let mut sharing = shared(owner, "MODIFY");
+        sharing["acl"]["owner"] = acl;
+        world.put(&context, &id, sharing).await.unwrap();
+        let added = add(&world, &alice(), &id, &machine).await;
+        refused(added, "can't add it to a system");
+
+        // Nor by asking the system that somebody else has added it to.
+        add(&world, &context, &id, &machine).await.unwrap();
+        let asked = act(&world, &alice(), &id, "stop").await.unwrap();
+        let (state, told) = ended(&world, asked).await;
+        assert_eq!(state, "FAILED", "{told}");
+        assert!(told.contains("you may not change"), "{told}");
+        assert!(is_wanted_on(&world, &machine));
+    }
+    // What its owner may not change any more isn't done by an administrator who is asked to stop the system.
+    let id = system(&world, &alice()).await;
+    world
+        .put(&bob(), &machine, shared("bob", "MODIFY"))
+        .await
+        .unwrap();
+    add(&world, &alice(), &id, &machine).await.unwrap();
+    world
+        .put(&bob(), &machine, shared("bob", "VIEW"))
+        .await
+        .unwrap();
+    let asked = act(&world, &admin(), &id, "stop").await.unwrap();
+    let (state, told) = ended(&world, asked).await;
+    assert_eq!(state, "FAILED", "{told}");
+    assert!(is_wanted_on(&world, &machine));
+    // Who may do it may do it by the system, and it is they who did it.
+    world
+        .put(&bob(), &machine, shared("bob", "MODIFY"))
+        .await
+        .unwrap();
+    act(&world, &alice(), &id, "stop").await.unwrap();
+    until("the machine is asked to stop", async || {
+        !is_wanted_on(&world, &machine)
+    })
+    .await;
+    tending.abort();
+}
+
+#[tokio::test]
+async fn a_limited_proxy_starts_nothing_by_a_system_or_a_job() {
+    let world = World::start().await;
+    let cloud = world.cloud.clone();
+    let tending = tokio::spawn(async move { cloud.run(Retention::default()).await });
+    let id = system(&world, &alice()).await;
+    let proxy = limited(alice());
+    for action in ["start", "restart"] {
+        refused(act(&world, &proxy, &id, action).await, "limited proxy");
+    }
+    let asked = act(&world, &proxy, &id, "stop").await.unwrap();
+    ended(&world, asked).await;
+
+    // A pause that is taken back: the machine runs on.
+    let machine = world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let running = world.documents.update(
+        split(&machine).1,
+        |machine: &mut cimi::resources::Machine| {
+            let (desired, seen) = (&machine.desired, &mut machine.observed);
+            (seen.run, seen.restart) = (desired.run, desired.restart);
+            seen.stage = cimi::lifecycle::Stage::Running;
+            machine.settle();
+            Ok::<_, documents::DocumentsError>(true)
+        },
+    );
+    running.await.unwrap();
+    let pause = act(&world, &proxy, &machine, "pause").await.unwrap();
+    let pause = pause.job.unwrap();
+    refused(act(&world, &proxy, &pause, "stop").await, "limited proxy");
+    act(&world, &alice(), &pause, "stop").await.unwrap();
+    tending.abort();
+}

@@ -105,9 +105,23 @@ pub struct SystemOperation {
     pub force: bool,
     /// The job that tells of it.
     pub job: JobId,
+    /// Who asked. None in operations that were asked before this was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asker: Option<Asker>,
     /// What came of it, by the part's `<collection>/<id>`; a part that isn't here is still to be asked.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub asked: BTreeMap<String, Asked>,
+}
+
+/// In whose name the parts are asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Asker {
+    /// The user name.
+    pub user: String,
+    /// The roles held when asking; of an account, those count that it still has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
 }
 
 /// What came of an operation on one part.

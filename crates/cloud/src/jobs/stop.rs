@@ -107,6 +107,9 @@ impl Cloud {
         let changes = match kind {
             Machine::COLLECTION => {
                 let machine = self.find_machine(context, local, Right::Modify)?;
+                if runs_on(&job) {
+                    access::require_unlimited(context)?;
+                }
                 let mut next = machine.document.0.clone();
                 let undone = give_up(&mut next, &job, now);
                 next.settle();
@@ -150,6 +153,12 @@ impl Cloud {
         changes.replace(read, job).commit().await?;
         Ok(())
     }
+}
+
+/// Whether a machine runs on once `job` is taken back.
+fn runs_on(job: &Job) -> bool {
+    let rests = matches!(job.goal, JobGoal::MachinePaused | JobGoal::MachineSuspended);
+    rests && job.action != "add"
 }
 
 /// Takes back what a job wants of a machine; returns what is the case when that is done.

@@ -7,6 +7,7 @@ use cimi::{
 };
 use serde_json::{Map, Value};
 
+use super::state::has_operations;
 use crate::{
     Cloud, CloudError, OpContext, Result, View, access, own_collections::reference, resolve,
 };
@@ -58,9 +59,14 @@ impl Cloud {
         access::find::<System>(documents, context, id, Right::Modify)?;
         let local = href.rsplit('/').next().unwrap_or_default();
         // By its own id: a machine may have been named by its number.
-        let found = resolve::at(attribute, self.get(context, of, local))?
-            .id
-            .to_string();
+        let seen = resolve::at(attribute, self.get(context, of, local))?;
+        let found = seen.id.to_string();
+        // What is asked of the system is asked of these.
+        if has_operations(&found) && seen.right < Right::Modify {
+            return Err(CloudError::Forbidden(format!(
+                "you may see {found}, not change it; so you can't add it to a system, which starts and stops it"
+            )));
+        }
         if found == format!("{}/{id}", Kind::System) {
             return Err(CloudError::invalid(attribute, "is the system itself"));
         }

@@ -2,14 +2,15 @@
 
 use cimi::{
     Right, Timestamp,
-    resources::{Event, Job, JobGoal, Resource, System, SystemOperation},
+    resources::{Asker, Event, Job, JobGoal, Resource, System, SystemOperation},
     uri,
 };
 
 use crate::{Cloud, CloudError, Done, OpContext, Result, access, jobs};
 
 impl Cloud {
-    /// Starts, stops, restarts, pauses or suspends all parts that have a state.
+    /// Starts, stops, restarts, pauses or suspends all parts that have a state, and that the caller may change: who
+    /// asks is written down, and each part is asked in that name.
     ///
     /// # Errors
     /// [`CloudError::Conflict`] while it is being made, removed, or does something else.
@@ -21,6 +22,13 @@ impl Cloud {
         force: bool,
     ) -> Result<Done> {
         let documents = &self.0.documents;
+        if ["start", "restart"].contains(&action) {
+            access::require_unlimited(context)?;
+        }
+        let asker = context.user().map(|user| Asker {
+            user: user.to_owned(),
+            roles: context.roles().to_vec(),
+        });
         loop {
             context.in_time()?;
             let now = Timestamp::now();
@@ -28,6 +36,7 @@ impl Cloud {
             if let Some(going_on) = &read.operation
                 && going_on.action == action
                 && going_on.force == force
+                && going_on.asker.as_ref() == asker.as_ref()
             {
                 return Ok(Done {
                     view: None,
@@ -57,6 +66,7 @@ impl Cloud {
                 action: action.to_owned(),
                 force,
                 job: job.id.clone(),
+                asker: asker.clone(),
                 asked: Default::default(),
             });
             let event = Event::request(&system, action, context.user().unwrap_or_default(), now);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc, time::Duratio
 
 use accounts::Identity;
 use cimi::{
-    PrincipalType, Ref, Timestamp,
+    PrincipalType, Ref, Right, Timestamp,
     model::Kind,
     resources::{Asked, Job, JobState, Made, Member, Resource, System},
 };
@@ -99,8 +99,25 @@ impl Cloud {
                 None => Vec::new(),
             },
         };
+        Self::in_name_of(system, &owner.principal, roles)
+    }
+
+    /// As who asked for the operation that goes on, with the roles of then that they still have.
+    fn as_asker(&self, system: &System) -> OpContext {
+        let asker = system.operation.as_ref().and_then(|o| o.asker.as_ref());
+        let Some(asker) = asker else {
+            return self.as_owner(system);
+        };
+        let mut roles = asker.roles.clone();
+        if let Some(user) = self.0.documents.users.get(&asker.user) {
+            roles.retain(|role| user.roles.contains(role));
+        }
+        Self::in_name_of(system, &asker.user, roles)
+    }
+
+    fn in_name_of(system: &System, user: &str, roles: Vec<String>) -> OpContext {
         let identity = Identity {
-            user: owner.principal.as_str().into(),
+            user: user.into(),
             roles,
             token: None,
             session: None,
@@ -313,16 +330,28 @@ impl Cloud {
             Value::Object(body) => body,
             _ => Map::new(),
         };
-        match self
-            .act(&self.as_owner(system), kind, local, action, &body)
-            .await
-        {
+        // Whoever shares a system lends nobody rights to other things of theirs; and what its owner may not change (any
+        // more) isn't done to it because somebody who may is asked to start the system.
+        let asked = match self.get(&self.as_owner(system), kind, local) {
+            Ok(part) if part.right < Right::Modify => Err(CloudError::Forbidden(format!(
+                "{} may not change {href}",
+                system.common.acl.owner.principal
+            ))),
+            Ok(_) => {
+                let asker = self.as_asker(system);
+                self.act(&asker, kind, local, action, &body).await
+            }
+            Err(error) => Err(error),
+        };
+        match asked {
             Ok(done) => Ok(match done.job {
                 Some(href) => Asked::Job { href },
                 None => Asked::Done,
             }),
-            // Of the configuration, or gone: nothing that could be started or stopped.
-            Err(CloudError::NotFound { .. }) => Ok(Asked::Done),
+            // Gone: nothing that could be started or stopped. What is there isn't shown to who asked.
+            Err(CloudError::NotFound { .. }) if part_state(documents, href, 0).is_none() => {
+                Ok(Asked::Done)
+            }
             Err(error) => match part_state(documents, href, 0) {
                 Some(state) if is_goal_of(action, &state.name) => Ok(Asked::Done),
                 _ => Err(error),
