@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Rel, Result, access,
     catalogue::{self, Public, object},
-    cloud::{set_public, visibility},
+    cloud::{is_public, set_public, visibility},
     jobs, machine,
     quota::Measure,
     resolve,
@@ -55,6 +55,22 @@ pub(crate) fn serial(volume: &VolumeId) -> String {
         .chars()
         .skip(digits.len().saturating_sub(SERIAL_LENGTH))
         .collect()
+}
+
+/// Refuses to attach a volume that the caller may see, not change: what has it attached writes to it, and keeps it from
+/// its owner. Public ones are for everybody; that is what making a volume public says.
+///
+/// # Errors
+/// [`CloudError::Forbidden`]
+pub(crate) fn may_attach(context: &OpContext, volume: &Volume) -> Result<()> {
+    let acl = &volume.common.acl;
+    if context.right_on(acl) >= Some(Right::Modify) || is_public(acl) {
+        return Ok(());
+    }
+    Err(CloudError::Forbidden(format!(
+        "you may see {}, not change it; a machine would write to it. Ask {} for the right MODIFY",
+        volume.id, acl.owner.principal
+    )))
 }
 
 /// `volume` as taken by `machine`.

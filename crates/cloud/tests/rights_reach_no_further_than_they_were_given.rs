@@ -225,3 +225,53 @@ async fn a_limited_proxy_starts_nothing_by_a_system_or_a_job() {
     act(&world, &alice(), &pause, "stop").await.unwrap();
     tending.abort();
 }
+
+#[tokio::test]
+async fn who_may_only_see_a_volume_has_no_machine_write_to_it() {
+    let world = World::start().await;
+    let volume = world.volume(&bob()).await;
+    world
+        .put(&bob(), &volume, shared("bob", "VIEW"))
+        .await
+        .unwrap();
+    let machine = world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let given = json!({"volumes": [{"volume": {"href": volume}}]});
+    let with_it = world.machine(given.clone());
+    let attach = async || {
+        let body = object(json!({"volume": {"href": volume}}));
+        let local = split(&machine).1;
+        world.cloud.attach_volume(&alice(), local, body).await
+    };
+    let part =
+        json!({"name": "m", "type": "Machine", "machineTemplate": with_it["machineTemplate"]});
+    let system = json!({"systemTemplate": {"componentDescriptors": [part]}});
+    refused(attach().await, "would write to it");
+    let made = world.create(&alice(), Kind::Machine, with_it.clone()).await;
+    refused(made, "would write to it");
+    let made = world.create(&alice(), Kind::System, system).await;
+    refused(made, "would write to it");
+    let read = world.documents.volumes.get(split(&volume).1).unwrap();
+    assert!(read.attachment.is_none());
+
+    world
+        .put(&bob(), &volume, shared("bob", "MODIFY"))
+        .await
+        .unwrap();
+    world
+        .create(&alice(), Kind::Machine, with_it)
+        .await
+        .unwrap();
+    let read = world.documents.volumes.get(split(&volume).1).unwrap();
+    assert_eq!(
+        read.attachment
+            .as_ref()
+            .unwrap()
+            .machine
+            .to_string()
+            .split('/')
+            .next(),
+        Some("Machine")
+    );
+}

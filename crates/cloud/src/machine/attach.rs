@@ -42,6 +42,7 @@ impl Cloud {
                 "volume",
                 access::find::<Volume>(&self.0.documents, context, &local, Right::View),
             )?;
+            volume::may_attach(context, &volume)?;
             let mut machine = read.document.0.clone();
             if machine.desired.deleted {
                 return Err(CloudError::Conflict(format!(

@@ -235,6 +235,7 @@ impl Cloud {
                 path,
                 access::find::<Volume>(&self.0.documents, context, &local, Right::View),
             )?;
+            volume::may_attach(context, &volume)?;
             let location = entry
                 .get("initialLocation")
                 .and_then(Value::as_str)

@@ -14,7 +14,7 @@ use crate::{
     leases::Reserved,
     machine::{available, request::volume_reference},
     quota::Measure,
-    resolve,
+    resolve, volume,
 };
 
 /// What a machine would take.
@@ -67,6 +67,7 @@ impl Cloud {
             }
             let found = access::find::<Volume>(&self.0.documents, context, &local, Right::View);
             let volume = resolve::at(path, found)?;
+            volume::may_attach(context, &volume)?;
             available(&volume)?;
             if volume.attachment.is_some() {
                 return Err(CloudError::Conflict("Disk not available".to_owned()));
