@@ -372,6 +372,7 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
 async fn editors_don_t_say_who_may_do_what() {
     let world = World::start().await;
     let before = world.all().await;
+    let mut wrong = String::new();
     let mut asked = 0;
     for route in all_routes() {
         let edits = route.template == "/cimi/{type}/{id}" && route.methods.contains("PUT");
@@ -397,11 +398,20 @@ async fn editors_don_t_say_who_may_do_what() {
                 .ask(Who::Editor, "PUT", &path, &body.to_string())
                 .await;
             let text = String::from_utf8_lossy(&reply.body);
-            assert_eq!(reply.status, 403, "{path} {body}: {text}");
+            // This address came with a machine: nobody changes it.
+            let expected = if route.kind == Some(Kind::Address) {
+                409
+            } else {
+                403
+            };
+            if reply.status != expected {
+                writeln!(wrong, "{path} {body}: {} {text}", reply.status).unwrap();
+            }
             asked += 1;
         }
         assert_eq!(world.all().await, before, "{path}");
     }
+    assert!(wrong.is_empty(), "{wrong}");
     assert!(asked > 10, "{asked}");
 }
 
