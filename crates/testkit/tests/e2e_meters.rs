@@ -102,3 +102,35 @@ fn what_a_guest_does_is_seen() {
     );
     cloud.assert_clean();
 }
+
+#[test]
+fn what_went_over_the_network_is_accounted_across_a_restart_of_the_daemon() {
+    const SENT: usize = 3_000_000;
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let machine = cloud.machine();
+    machine.wait_for_ssh();
+    let send = || {
+        let sent = machine.ssh(&format!("yes | head -c {SENT}"));
+        assert!(sent.len() >= SENT - 2, "{}", sent.len());
+    };
+    send();
+    cloud.kill();
+    // While no daemon is there.
+    send();
+    cloud.start_again();
+    send();
+    machine.kill();
+    let answer = cloud.api().get("/stratus/accounting").expect(200);
+    let uses = answer["uses"].as_array().unwrap();
+    let run = uses.iter().find(|used| used["kind"] == "machine").unwrap();
+    assert!(run["end"].is_string(), "{run}");
+    let sent = run["sentBytes"].as_u64().unwrap();
+    // With what its wrapping takes: SSH, TCP, acknowledgements.
+    let least = 3 * SENT as u64;
+    assert!((least..2 * least).contains(&sent), "{run}");
+    assert!(run["receivedBytes"].as_u64().unwrap() > 10_000, "{run}");
+    cloud.assert_clean();
+}
