@@ -47,12 +47,11 @@ fn marketplace(base: &'static str, upload: impl Fn() -> Reply + Send + Sync + 's
             return xml(200, document);
         }
         if wanted.starts_with(&format!("{place}/")) {
-            let bare = String::from_utf8(document)
-                .unwrap()
+            // One that was signed anew has no declaration.
+            let document = String::from_utf8(document).unwrap();
+            let bare = document
                 .split_once("?>")
-                .unwrap()
-                .1
-                .to_owned();
+                .map_or(document.as_str(), |(_, bare)| bare);
             return xml(
                 200,
                 format!("<?xml version=\"1.0\"?><metadata>{bare}</metadata>").into_bytes(),
