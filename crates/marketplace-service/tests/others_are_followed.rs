@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use marketplace::UtcTime;
 use marketplace::catalogue::Name;
 use marketplace_service::{Follower, Settings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -109,8 +110,7 @@ impl Scene {
         }
     }
 
-    fn entry(&self, number: u8, seconds: i64, is_spoilt: bool) -> (Name, Vec<u8>) {
-        let created = after(seconds);
+    fn entry(&self, number: u8, created: UtcTime, is_spoilt: bool) -> (Name, Vec<u8>) {
         let mut document = signed(&image(number), &self.key, "alice@example.org", created);
         if is_spoilt {
             let text = String::from_utf8(document).unwrap();
@@ -126,7 +126,7 @@ impl Scene {
 
     /// A newer entry than all before; the part of its address that is its own.
     fn add(&self, number: u8, seconds: i64, is_spoilt: bool) -> String {
-        let entry = self.entry(number, seconds, is_spoilt);
+        let entry = self.entry(number, after(seconds), is_spoilt);
         self.other.lock().unwrap().entries.insert(0, entry);
         format!("/metadata/{}/", image(number).identifier)
     }
@@ -189,8 +189,11 @@ async fn after_a_pass_that_was_cut_off_between_pages_nothing_is_missing() {
     let lists = scene.asked("metadata?");
     until("it is asked again", || scene.asked("metadata?") > lists + 1).await;
     scene.fails("iDisplayStart=200", "503 Service Unavailable", 1);
+    // Signing takes time, and no two may be of one second.
+    let first = after(-900).unix_seconds();
     let mut new: Vec<_> = (0..203)
-        .map(|number| scene.entry(1, -900 + number, false))
+        .map(|number| UtcTime::from_unix_seconds(first + number).unwrap())
+        .map(|created| scene.entry(1, created, false))
         .rev()
         .collect();
     {
