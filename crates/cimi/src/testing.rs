@@ -134,6 +134,7 @@ pub fn image() -> Image {
         initrd: None,
         kernel_arguments: None,
         announced: None,
+        uncleaned: Vec::new(),
         used_since: None,
         unknown: Unknown::new(),
     }

@@ -139,6 +139,7 @@ impl Cloud {
                 .and_then(Value::as_str)
                 .map(str::to_owned),
             announced: None,
+            uncleaned: Vec::new(),
             used_since: None,
             unknown: Map::new(),
         };

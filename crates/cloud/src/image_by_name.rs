@@ -431,6 +431,7 @@ impl Cloud {
             initrd: None,
             kernel_arguments: None,
             announced: None,
+            uncleaned: Vec::new(),
             used_since: None,
             unknown: Map::new(),
         })

@@ -477,7 +477,8 @@ fn problem_of(refused: Refused) -> Problem {
     match refused {
         Refused::TooLong(_) => Problem::new(413, text),
         Refused::Invalid(_) | Refused::Query(_) => Problem::new(400, text),
-        Refused::Taken(_) | Refused::Reported | Refused::NobodyToAsk(_) => Problem::new(409, text),
+        Refused::Taken(_) | Refused::Reported => Problem::new(409, text),
+        Refused::NobodyToAsk(_) => Problem::new(403, text),
         Refused::ReadOnly => Problem::new(403, text),
         Refused::NoMail(_) => Problem::new(500, text),
         Refused::TooMany(_) => {

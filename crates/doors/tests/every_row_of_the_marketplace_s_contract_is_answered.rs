@@ -728,7 +728,7 @@ async fn of_uploads() {
     let silent = World::start(marketplace_service::Settings::default()).await;
     let reply = silent.post(&document).await;
     let text = String::from_utf8(reply.body).unwrap();
-    assert_eq!(reply.status, 409, "{text}");
+    assert_eq!(reply.status, 403, "{text}");
     assert!(
         text.contains("<error>this Marketplace has no mail server to ask alice@example.org"),
         "{text}"

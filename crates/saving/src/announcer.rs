@@ -158,10 +158,9 @@ impl Announcer {
         capture: &Capture,
         save: &Save,
     ) -> Result<(), Failure> {
-        // The time of the image, not of this try: whoever uploads again uploads the same entry.
-        let made = match &read.announced {
-            Some(waiting) => waiting.at,
-            None => read.common.updated,
+        // Decided once and kept: whoever uploads again uploads the same entry, whatever became of the image meanwhile.
+        let Some(made) = read.announced.as_ref().map(|begun| begun.at) else {
+            return self.begin(read).await;
         };
         let second = made.as_millis() / 1000;
         let created = UtcTime::from_unix_seconds(second)
@@ -187,7 +186,12 @@ impl Announcer {
                 return self.tell(read, announced, None).await;
             }
         };
-        match self.register(save, &text, created).await {
+        let registered = match read.warning() {
+            None => self.register(save, &text, created).await,
+            // Who made it is to look first.
+            Some(warning) => Err(Registration::Final(warning)),
+        };
+        match registered {
             Ok(None) => {}
             Ok(Some(marketplace)) => {
                 announced.marketplace = Some(marketplace);
@@ -196,7 +200,8 @@ impl Announcer {
             Err(Registration::Passing(problem))
                 if Timestamp::now().since(made) < self.settings.patience =>
             {
-                self.tell_that_it_waits(read, &problem).await?;
+                let problem = format!("{problem}; it is tried again");
+                self.wait(read, made, Some(&problem)).await?;
                 return Err(Failure::Later(problem));
             }
             Err(Registration::Passing(problem) | Registration::Final(problem)) => {
@@ -265,22 +270,30 @@ impl Announcer {
         }
     }
 
-    /// Says in the document why its announcement waits. `at` is then the time of the image, by which the entry is made however often
-    /// that is tried.
-    async fn tell_that_it_waits(&self, read: &Cached<Image>, problem: &str) -> Result<(), Failure> {
-        let problem = format!("{problem}; it is tried again");
-        let known = read.announced.as_ref();
-        if known.is_some_and(|known| known.problem.as_ref() == Some(&problem)) {
+    /// Writes down the time of the entry; what follows, follows from that.
+    async fn begin(&self, read: &Cached<Image>) -> Result<(), Failure> {
+        self.wait(read, Timestamp::now(), None).await
+    }
+
+    /// Says in the document that its announcement waits, and why.
+    async fn wait(
+        &self,
+        read: &Cached<Image>,
+        at: Timestamp,
+        problem: Option<&str>,
+    ) -> Result<(), Failure> {
+        let waiting = Announcement {
+            at,
+            marketplace: None,
+            valid_until: None,
+            problem: problem.map(str::to_owned),
+            pending: true,
+        };
+        if read.announced.as_ref() == Some(&waiting) {
             return Ok(());
         }
         let mut image = read.document.0.clone();
-        image.announced = Some(Announcement {
-            at: known.map_or(read.common.updated, |known| known.at),
-            marketplace: None,
-            valid_until: None,
-            problem: Some(problem),
-            pending: true,
-        });
+        image.announced = Some(waiting);
         let changes = self.documents.changes().replace(read, image);
         changes.commit().await?;
         Ok(())

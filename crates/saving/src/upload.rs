@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
+use marketplace::Entry;
+use reqwest::{
+    Client, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 
 /// How long one try may take.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Most characters of a refusal that are kept.
 const SHOWN: usize = 300;
 /// Most bytes of an answer that are read.
-const ANSWER_BYTES: usize = 64 * 1024;
+const ANSWER_BYTES: usize = 512 * 1024;
 
 /// Why a Marketplace doesn't have an entry.
 #[derive(Debug, thiserror::Error)]
@@ -54,34 +58,17 @@ pub async fn upload(
         .header(CONTENT_TYPE, "application/xml")
         .timeout(LIMIT)
         .body(document.to_owned());
-    let unreachable = |error: reqwest::Error| {
-        let error = error.without_url();
-        let deepest = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
-            error.source()
-        })
-        .last();
-        UploadError::Unreachable(
-            endpoint.to_owned(),
-            deepest.map_or_else(String::new, ToString::to_string),
-        )
-    };
-    let mut answer = request.send().await.map_err(unreachable)?;
+    let unreachable =
+        |error: reqwest::Error| UploadError::Unreachable(endpoint.to_owned(), deepest(error));
+    let answer = request.send().await.map_err(unreachable)?;
     let status = answer.status();
     if status == StatusCode::ACCEPTED {
         return Ok(Uploaded::Waiting);
     }
-    // A conflict is the same entry of an earlier try: identifier, endorser and time are the same.
-    if status.is_success() || status == StatusCode::CONFLICT {
+    if status.is_success() {
         return Ok(Uploaded::Registered);
     }
-    let mut body = Vec::new();
-    while let Ok(Some(part)) = answer.chunk().await {
-        body.extend_from_slice(&part);
-        if body.len() > ANSWER_BYTES {
-            break;
-        }
-    }
-    let said = marketplace::list::message(&body);
+    let said = marketplace::list::message(&body(answer).await);
     let said: String = said
         .trim()
         .chars()
@@ -89,11 +76,58 @@ pub async fn upload(
         .take(SHOWN)
         .collect();
     let told = format!("{status}: {said}");
-    Err(
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            UploadError::Unreachable(endpoint.to_owned(), told)
-        } else {
-            UploadError::Refused(endpoint.to_owned(), told)
-        },
-    )
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(UploadError::Unreachable(endpoint.to_owned(), told));
+    }
+    // Perhaps it is there from an earlier try.
+    if status == StatusCode::CONFLICT
+        && is_there(client, &url, document)
+            .await
+            .map_err(unreachable)?
+    {
+        return Ok(Uploaded::Registered);
+    }
+    Err(UploadError::Refused(endpoint.to_owned(), told))
+}
+
+/// Whether a Marketplace has an entry for the same image, of the same endorser and time.
+async fn is_there(client: &Client, url: &str, document: &str) -> Result<bool, reqwest::Error> {
+    let Ok(ours) = Entry::verify(document.as_bytes()) else {
+        return Ok(false);
+    };
+    let answer = client
+        .get(format!("{url}/{}", ours.path()))
+        .header(ACCEPT, "application/xml")
+        .timeout(LIMIT)
+        .send()
+        .await?;
+    if !answer.status().is_success() {
+        return Ok(false);
+    }
+    let theirs = Entry::verify(&body(answer).await);
+    Ok(theirs.is_ok_and(|theirs| {
+        theirs.path() == ours.path()
+            && theirs.certificate().fingerprint() == ours.certificate().fingerprint()
+    }))
+}
+
+/// What an answer says, as far as it is read.
+async fn body(mut answer: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(part)) = answer.chunk().await {
+        body.extend_from_slice(&part);
+        if body.len() > ANSWER_BYTES {
+            break;
+        }
+    }
+    body
+}
+
+/// The cause of a failure, without what led to it.
+fn deepest(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
+        error.source()
+    });
+    causes.last().map_or_else(String::new, ToString::to_string)
 }

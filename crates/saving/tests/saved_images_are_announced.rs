@@ -22,6 +22,8 @@ use saving::{Announcer, Settings};
 use store::SqliteStore;
 use tokio_util::sync::CancellationToken;
 
+/// The answer with which a Marketplace of these tests gives back what it was sent before.
+const HAS_IT: &str = "200 OK";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn key() -> SigningKey {
@@ -84,24 +86,33 @@ fn marketplace_answering(statuses: &'static [&'static str]) -> (String, Arc<Mute
     let got = Arc::new(Mutex::new(Vec::new()));
     let kept = got.clone();
     thread::spawn(move || {
+        let mut entry = String::new();
         for (number, stream) in listener.incoming().enumerate() {
             let mut stream = stream.unwrap();
             let mut request = Vec::new();
             let mut buffer = [0; 4096];
-            while !request.ends_with(b"</rdf:RDF>\n") {
+            let is_whole = |request: &[u8]| {
+                request.ends_with(b"</rdf:RDF>\n")
+                    || (request.starts_with(b"GET ") && request.ends_with(b"\r\n\r\n"))
+            };
+            while !is_whole(&request) {
                 match stream.read(&mut buffer) {
                     Ok(0) | Err(_) => break,
                     Ok(length) => request.extend_from_slice(&buffer[..length]),
                 }
             }
-            kept.lock()
-                .unwrap()
-                .push(String::from_utf8(request).unwrap());
-            let status = statuses.get(number).or(statuses.last()).unwrap();
+            let request = String::from_utf8(request).unwrap();
+            let status = *statuses.get(number).or(statuses.last()).unwrap();
+            let body = if status == HAS_IT { &entry } else { "no" };
             let _ = write!(
                 stream,
-                "HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
             );
+            if let Some((_, sent)) = request.split_once("\r\n\r\n") {
+                entry = sent.to_owned();
+            }
+            kept.lock().unwrap().push(request);
         }
     });
     (endpoint, got)
@@ -136,11 +147,11 @@ async fn announced(
             let read = documents.images.get(image.local_id()).unwrap();
             if let Some(told) = &read.announced {
                 if told.pending {
-                    // Whoever looks meanwhile sees why.
+                    // Whoever looks after a failure sees why.
                     assert!(
                         told.problem
                             .as_deref()
-                            .is_some_and(|why| why.ends_with("; it is tried again"))
+                            .is_none_or(|why| why.ends_with("; it is tried again"))
                     );
                     changes.next().await;
                     continue;
@@ -219,9 +230,48 @@ async fn an_author_is_told_and_the_entry_is_one_that_readers_believe() {
 
 #[tokio::test]
 async fn an_entry_that_is_there_from_an_earlier_try_is_fine() {
-    let (endpoint, _) = marketplace_answering(&["409 Conflict"]);
+    let (endpoint, got) = marketplace_answering(&["409 Conflict", HAS_IT]);
     let (image, _) = announced(&saved(None), Some(endpoint.clone()), PATIENCE).await;
     assert_eq!(image.announced.unwrap().marketplace, Some(endpoint));
+    let got = got.lock().unwrap().clone();
+    let (_, document) = got[0].split_once("\r\n\r\n").unwrap();
+    let entry = marketplace::Entry::verify(document.as_bytes()).unwrap();
+    assert!(
+        got[1].starts_with(&format!("GET /metadata/{} ", entry.path())),
+        "{}",
+        got[1]
+    );
+}
+
+#[tokio::test]
+async fn another_conflict_is_a_refusal() {
+    for then in ["404 Not Found", "200 Something Else"] {
+        let statuses: &'static [&'static str] = Vec::leak(vec!["409 Conflict", then]);
+        let (endpoint, _) = marketplace_answering(statuses);
+        let (image, letters) = announced(&saved(None), Some(endpoint), PATIENCE).await;
+        let announcement = image.announced.unwrap();
+        assert_eq!(announcement.marketplace, None);
+        let problem = announcement.problem.unwrap();
+        assert!(problem.contains("refused it: 409"), "{problem}");
+        assert!(letters[0].contains("was not registered"), "{letters:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_could_not_be_cleaned_is_not_published_and_its_author_is_told() {
+    let (endpoint, got) = marketplace_answering(&["201 Created"]);
+    let mut image = saved(None);
+    image.uncleaned = vec!["partition 2 is an XFS file system".to_owned()];
+    let (image, letters) = announced(&image, Some(endpoint), PATIENCE).await;
+    let announcement = image.announced.unwrap();
+    assert_eq!(announcement.marketplace, None);
+    for told in [&announcement.problem.unwrap(), &letters[0]] {
+        assert!(
+            told.contains("may hold keys and histories") && told.contains("partition 2 is an XFS"),
+            "{told}"
+        );
+    }
+    assert!(got.lock().unwrap().is_empty(), "nothing is uploaded");
 }
 
 #[tokio::test]

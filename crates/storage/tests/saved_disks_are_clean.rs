@@ -54,7 +54,7 @@ fn debugfs() -> Option<Debugfs> {
     all
 }
 
-const SECRETS: [&str; 16] = [
+const SECRETS: [&str; 20] = [
     "etc/ssh/ssh_host_ed25519_key",
     "etc/ssh/ssh_host_rsa_key.pub",
     "etc/dropbear/dropbear_ed25519_host_key",
@@ -62,6 +62,10 @@ const SECRETS: [&str; 16] = [
     "root/.bash_history",
     "root/.ssh/authorized_keys",
     "home/ann/.ssh/authorized_keys",
+    "home/ann/.ssh/id_ed25519",
+    "root/.ssh/id_rsa.pub",
+    "root/.ssh/environment",
+    "var/lib/one-context/context.sh",
     "home/ann/.bash_history",
     "var/lib/cloud/instances/i-1/user-data.txt",
     "var/lib/dhcp/dhclient.eth0.leases",
@@ -72,10 +76,11 @@ const SECRETS: [&str; 16] = [
     "var/log/journal/abc/system.journal",
     "tmp/notes",
 ];
-const STAY: [&str; 5] = [
+const STAY: [&str; 6] = [
     "etc/ssh/sshd_config",
     "root/analysis.R",
     "home/ann/.bashrc",
+    "home/ann/.ssh/config",
     "var/lib/app/data",
     "opt/with \"quotes\".txt",
 ];
@@ -222,6 +227,47 @@ fn nothing_of_the_builder_stays_and_the_file_system_is_whole() {
             0
         );
     }
+}
+
+#[test]
+fn what_debugfs_can_not_be_told_is_told_to_people() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let odd = dir.path().join("root/tmp/a \"quoted\" name");
+    fs::create_dir_all(odd.parent().expect("a folder")).expect("folder");
+    fs::write(&odd, "kept").expect("write");
+    let disk = guest_disk(dir.path(), &["-t", "ext4"]);
+    let (_, files, left) = clean_partition(dir.path(), &disk, &debugfs);
+    assert_eq!(files, SECRETS.len(), "all others go");
+    assert_eq!(
+        left,
+        ["on partition 1 /tmp/a \"quoted\" name could not be removed"]
+    );
+}
+
+#[test]
+fn of_swap_only_the_header_stays() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("swap.raw");
+    let mut bytes = SECRET.as_bytes().repeat((1 << 20) / SECRET.len());
+    bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
+    fs::write(&path, &bytes).expect("write");
+    let open = disk::open(&path, Format::Raw, None).expect("open");
+    let mut cleaned = clean::cleaned(open, None, dir.path()).expect("clean");
+    assert!(cleaned.left.is_empty(), "{:?}", cleaned.left);
+    let mut read = vec![0; bytes.len()];
+    cleaned.disk.read(0, &mut read).expect("read");
+    assert_eq!(read[..4096], bytes[..4096]);
+    assert!(read[4096..].iter().all(|byte| *byte == 0));
+    assert!(!cleaned.disk.may_hold_data(4096, 4096).expect("ask"));
+    // A system that was put to sleep in it can't be woken by a copy, nor cleaned.
+    bytes[4086..4096].copy_from_slice(b"S1SUSPEND\0");
+    fs::write(&path, &bytes).expect("write");
+    let open = disk::open(&path, Format::Raw, None).expect("open");
+    let left = clean::cleaned(open, None, dir.path()).expect("clean").left;
+    assert!(left.join(" ").contains("hibernated"), "{left:?}");
 }
 
 #[test]

@@ -159,6 +159,10 @@ pub struct Image {
     /// Who was told of it, if it was saved for somebody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Announcement>,
+    /// What of a saved disk could not be cleaned of its builder's traces, and why; for people. Written by the storage controller
+    /// before the content is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uncleaned: Vec<String>,
     /// Since when its owner uses it as it is, if that is not since its creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_since: Option<Timestamp>,
@@ -195,6 +199,15 @@ resource!(
 );
 
 impl Image {
+    /// What its users are to know of an image that was saved, if all its builder left could not be removed.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        (!self.uncleaned.is_empty()).then(|| {
+            let what = self.uncleaned.join("; ");
+            format!("it may hold keys and histories of who made it: {what}")
+        })
+    }
+
     /// How large the disk is that it is: of the cached content, else as it was told beforehand.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {

@@ -183,6 +183,7 @@ impl Cloud {
             initrd,
             kernel_arguments,
             announced: None,
+            uncleaned: Vec::new(),
             used_since: None,
             unknown: Map::new(),
         };

@@ -79,10 +79,12 @@ impl StorageController {
         };
         let merged = self.merged(capture).await;
         self.checkpoint("save: before the disk is merged").await;
-        let mut left = String::new();
         let brought = match merged {
             Ok(disk) => {
-                left = disk.left.join("; ");
+                // Before anybody can use it, so that whoever goes on after a crash knows it, too.
+                if !self.note_uncleaned(local, disk.left).await? {
+                    return Ok(Next::Settled);
+                }
                 let source = Source::Disk(disk.flat);
                 self.bring(&read.document.0, expected(), source, &transfer)
                     .await
@@ -90,18 +92,6 @@ impl StorageController {
             Err(error) => Err(error),
         };
         match brought {
-            Ok(Brought::Kept) if !left.is_empty() => {
-                tracing::warn!(
-                    image = local,
-                    left,
-                    "a saved image may hold keys and histories of who made it"
-                );
-                if let Some(read) = self.0.documents.images.get(local) {
-                    let told = format!("it may hold keys and histories of who made it: {left}");
-                    self.image_reason(&read, &told).await?;
-                }
-                Ok(Next::Settled)
-            }
             Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
             Ok(Brought::Vanished) => Ok(Next::Again(Duration::ZERO)),
             Err(error @ (Error::Document(_) | Error::Cancelled)) => Err(error),
@@ -115,6 +105,29 @@ impl StorageController {
                 Err(error)
             }
             Err(error) => self.give_up(local, &error.to_string()).await,
+        }
+    }
+
+    /// Writes into the document what could not be cleaned. False: the image is wanted no more.
+    async fn note_uncleaned(&self, local: &str, left: Vec<String>) -> Result<bool, Error> {
+        loop {
+            let Some(read) = self.wanted_image(local) else {
+                return Ok(false);
+            };
+            if read.uncleaned == left {
+                return Ok(true);
+            }
+            tracing::warn!(
+                image = local,
+                left = left.join("; "),
+                "a saved image may hold keys and histories of who made it"
+            );
+            let edit = |image: &mut Image| image.uncleaned.clone_from(&left);
+            match self.write_image(&read, edit, None).await {
+                Ok(()) => self.checkpoint("save: uncleaned and told").await,
+                Err(Error::Document(error)) if error.is_conflict() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 

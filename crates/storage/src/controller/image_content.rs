@@ -328,7 +328,7 @@ impl StorageController {
     }
 
     /// An image whose content is still to come.
-    fn wanted_image(&self, local: &str) -> Option<Arc<Cached<Image>>> {
+    pub(super) fn wanted_image(&self, local: &str) -> Option<Arc<Cached<Image>>> {
         let image = self.0.documents.images.get(local);
         image.filter(|image| image.is_on_its_way())
     }

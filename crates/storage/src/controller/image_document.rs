@@ -75,7 +75,7 @@ impl StorageController {
             document.state = ImageState::Available;
             document.file = Some(image_file(image));
             document.progress = Some(100);
-            document.reason = None;
+            document.reason = document.warning();
         };
         let changes = room.guard(self.0.documents.changes());
         self.write_image_in(changes, read, edit, Some(EventOutcome::Success))

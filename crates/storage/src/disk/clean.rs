@@ -11,12 +11,15 @@
 //! cleaned = skeleton' over (zeroes where skeleton' says free) over disk
 //! ```
 //!
-//! What can't be cleaned (another kind of file system, one that was not unmounted) is left as it is, and told.
+//! Of swap only the header stays. What can't be cleaned (another kind of file system, one that was not unmounted) is left as it is, and told.
 
 mod skeleton;
+mod swap;
 mod traces;
 
 use self::skeleton::{Recorder, Skeleton};
+use self::swap::{Swap, swap};
+use self::traces::Traces;
 use super::Disk;
 use super::ext4::{FreeMap, Layout};
 use super::partitions::{Part, parts};
@@ -44,12 +47,24 @@ pub fn cleaned(
 ) -> Result<Cleaned, Error> {
     let all = parts(&mut *disk)?;
     let (mut volumes, mut left, mut files) = (Vec::new(), Vec::new(), 0);
+    let mut blank = Vec::new();
     for (number, part) in all.iter().enumerate() {
         let name = if all.len() == 1 && part.start == 0 {
             "the disk".to_owned()
         } else {
             format!("partition {}", number + 1)
         };
+        match swap(&mut *disk, *part)? {
+            Some(Swap::Of(pages)) => {
+                blank.push(pages);
+                continue;
+            }
+            Some(Swap::Hibernated) => {
+                left.push(format!("{name} holds the memory of a hibernated system"));
+                continue;
+            }
+            None => {}
+        }
         let layout = Layout::read(&mut *disk, *part)?;
         let Some(layout) = layout else {
             if let Some(kind) = other_kind(&mut *disk, *part)? {
@@ -73,8 +88,9 @@ pub fn cleaned(
         let outcome = clean_one(&recorder, &layout, debugfs, scratch);
         disk = recorder.into_disk()?;
         match outcome? {
-            Ok((skeleton, count)) => {
-                files += count;
+            Ok((skeleton, found)) => {
+                files += found.len();
+                left.extend(found.skipped(&name));
                 volumes.push(Volume {
                     free: FreeMap::new(layout.clone()),
                     layout,
@@ -84,17 +100,21 @@ pub fn cleaned(
             Err(why) => left.push(format!("{name} was not cleaned: {why}")),
         }
     }
-    let disk: Box<dyn Disk> = Box::new(CleanDisk { disk, volumes });
+    let disk: Box<dyn Disk> = Box::new(CleanDisk {
+        disk,
+        volumes,
+        blank,
+    });
     Ok(Cleaned { disk, files, left })
 }
 
-/// Cleans a file system: its skeleton and the number of files, or why that isn't possible.
+/// Cleans a file system: its skeleton and what was found, or why that isn't possible.
 fn clean_one(
     recorder: &Recorder,
     layout: &Layout,
     debugfs: &Debugfs,
     scratch: &std::path::Path,
-) -> Result<Result<(Skeleton, usize), String>, Error> {
+) -> Result<Result<(Skeleton, Traces), String>, Error> {
     let found = match traces::find(recorder) {
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
@@ -108,14 +128,14 @@ fn clean_one(
     }
     let skeleton = recorder.skeleton(scratch)?;
     if found.is_empty() {
-        return Ok(Ok((skeleton, 0)));
+        return Ok(Ok((skeleton, found)));
     }
     if let Err(error) = debugfs.edit(skeleton.file(), &found.commands()) {
         return Ok(Err(error.to_string()));
     }
     // `debugfs` says nothing by its exit status: whether all went well is seen by looking again.
     match traces::remaining(&recorder.over(&skeleton), &found) {
-        Ok(None) => Ok(Ok((skeleton, found.len()))),
+        Ok(None) => Ok(Ok((skeleton, found))),
         Ok(Some(path)) => Ok(Err(format!("{path} could not be removed"))),
         Err(why) => Ok(Err(why)),
     }
@@ -153,6 +173,8 @@ struct Volume {
 struct CleanDisk {
     disk: Box<dyn Disk>,
     volumes: Vec<Volume>,
+    /// What reads as zeroes: the pages of swap.
+    blank: Vec<Part>,
 }
 
 /// The disk with the skeletons, before what is free counts.
@@ -183,8 +205,18 @@ impl Disk for CleanDisk {
     }
 
     fn may_hold_data(&mut self, offset: u64, length: u64) -> Result<bool, Error> {
-        let Self { disk, volumes } = self;
+        let Self {
+            disk,
+            volumes,
+            blank,
+        } = self;
         let end = offset.saturating_add(length);
+        if blank
+            .iter()
+            .any(|pages| offset >= pages.start && end <= pages.start + pages.length)
+        {
+            return Ok(false);
+        }
         for volume in volumes {
             let part = volume.layout.part;
             if offset < part.start || end > part.start + part.length {
@@ -211,9 +243,16 @@ impl Disk for CleanDisk {
     }
 
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        let Self { disk, volumes } = self;
+        let Self {
+            disk,
+            volumes,
+            blank,
+        } = self;
         disk.read(offset, buffer)?;
         let end = offset.saturating_add(buffer.len() as u64);
+        for pages in blank {
+            zero(buffer, offset, pages.start, pages.start + pages.length);
+        }
         for volume in volumes {
             let part = volume.layout.part;
             let (from, to) = (offset.max(part.start), end.min(part.start + part.length));
@@ -229,16 +268,25 @@ impl Disk for CleanDisk {
                     skeleton: &volume.skeleton,
                 };
                 if volume.free.is_free(&mut overlaid, block)? {
-                    let start = (part.start + block * bytes).max(from) - offset;
-                    let stop = (part.start + (block + 1) * bytes).min(to) - offset;
-                    let range = usize::try_from(start).unwrap_or(usize::MAX)
-                        ..usize::try_from(stop).unwrap_or(0);
-                    if let Some(free) = buffer.get_mut(range) {
-                        free.fill(0);
-                    }
+                    let start = (part.start + block * bytes).max(from);
+                    zero(
+                        buffer,
+                        offset,
+                        start,
+                        (part.start + (block + 1) * bytes).min(to),
+                    );
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Fills with zeroes what of the stretch from `start` to `end` is in a buffer that begins at `offset`.
+fn zero(buffer: &mut [u8], offset: u64, start: u64, end: u64) {
+    let place = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let range = place(start).min(buffer.len())..place(end).min(buffer.len());
+    if let Some(stretch) = buffer.get_mut(range) {
+        stretch.fill(0);
     }
 }

@@ -86,19 +86,21 @@ pub(super) async fn join(
             };
             return accept(imported, &expected).await;
         }
+        // Outlives the lock: the last share of a flight takes it.
+        let found: Option<Arc<Flight>>;
         let (flight, leading) = {
             let mut flights = store.inner.flights.lock();
-            let running = key
+            found = key
                 .as_ref()
                 .and_then(|key| flights.get(key))
                 .and_then(Weak::upgrade);
-            match (
-                running.filter(|flight| flight.outcome.borrow().is_none()),
-                source.take(),
-            ) {
+            let running = found
+                .as_ref()
+                .filter(|flight| flight.outcome.borrow().is_none());
+            match (running, source.take()) {
                 (Some(flight), own) => {
                     source = own;
-                    (flight, false)
+                    (flight.clone(), false)
                 }
                 (None, Some(own)) => {
                     let flight = start(
@@ -118,6 +120,7 @@ pub(super) async fn join(
                 (None, None) => return Err(Error::Cancelled),
             }
         };
+        drop(found);
         match flight.wait(progress).await {
             outcome if leading => return outcome,
             Ok(imported) => {

@@ -45,9 +45,15 @@ fn settings(world: &World) -> Settings {
 
 /// A machine that is shut down to be saved and still runs; none if QEMU's tools aren't here.
 async fn saved(world: &mut World) -> Option<Saved> {
-    let raw: Vec<u8> = (0..2_u32 << 18)
+    saved_from(world, b"").await
+}
+
+/// The same; its disk begins like this.
+async fn saved_from(world: &mut World, beginning: &[u8]) -> Option<Saved> {
+    let mut raw: Vec<u8> = (0..2_u32 << 18)
         .flat_map(|n| (n / 5).to_le_bytes())
         .collect();
+    raw[..beginning.len()].copy_from_slice(beginning);
     let server = WebServer::start(move |_| Answer::Body {
         bytes: std::sync::Arc::new(raw.clone()),
         etag: "one",
@@ -155,7 +161,17 @@ async fn a_machine_is_saved_as_soon_as_it_is_off_and_not_before() {
         return;
     };
     world.start_with(settings(&world), None).await;
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    // What was asked for later is done.
+    let later = image(
+        ImageSource::Url {
+            url: "http://127.0.0.1:1/".to_owned(),
+        },
+        "IMAGE",
+    );
+    world.create(&later).await;
+    world
+        .until::<Image>(later.id.local(), |image| image.state == ImageState::Error)
+        .await;
     let before = world
         .documents
         .images
@@ -195,6 +211,46 @@ async fn wherever_the_daemon_ends_the_image_is_made_once_and_whole() {
             super::world::names(&world.storage_dir().join("cache/disks/incoming")).is_empty(),
             "{place}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_daemon_ends_it_is_told_what_could_not_be_cleaned() {
+    for place in [
+        "save: before the disk is merged",
+        "save: uncleaned and told",
+        "image: in the cache, not told",
+        "image: in the cache and told",
+    ] {
+        let mut world = World::new().await;
+        let Some(saved) = saved_from(&mut world, b"XFSB").await else {
+            return;
+        };
+        ended(&world, &saved).await;
+        let controller = world.start_with(settings(&world), Some(place)).await;
+        let stopped =
+            tokio::time::timeout(std::time::Duration::from_secs(60), controller.stopped());
+        stopped
+            .await
+            .unwrap_or_else(|_| panic!("`{place}` is not reached"));
+        drop(controller);
+        world.kill().await;
+        let local = saved.image.local_id();
+        let left = world.documents.images.get(local).expect("there");
+        assert!(
+            left.state != ImageState::Available || left.warning().is_some(),
+            "{place}: nobody sees it without the warning"
+        );
+        world.start_with(settings(&world), None).await;
+        is_saved(&world, &saved).await;
+        let told = world.documents.images.get(local).expect("there");
+        let reason = told.reason.clone().unwrap_or_default();
+        assert!(
+            told.uncleaned.len() == 1 && reason.contains("XFS"),
+            "{place}: {:?} {reason}",
+            told.uncleaned
+        );
+        world.kill().await;
     }
 }
 

@@ -9,7 +9,7 @@ use super::skeleton::Recorder;
 /// Most files that are looked at, and most that are removed: a guest has some hundreds.
 const MOST_ENTRIES: usize = 200_000;
 /// Directories below the given ones that are looked into.
-const DEPTH: usize = 8;
+const DEPTH: usize = 32;
 /// What is removed must be read (its extents are metadata): larger ones are left.
 const LARGEST: u64 = 256 << 20;
 
@@ -30,20 +30,34 @@ const IN_HOMES: &[&str] = &[
     ".ssh/authorized_keys2",
     ".ssh/known_hosts",
     ".ssh/known_hosts.old",
+    ".ssh/environment",
 ];
+/// Beginnings of names of keys, in `.ssh` of every home directory.
+const KEYS: &str = "id_";
 /// Directories of which all files are removed.
 const EMPTIED: &[&str] = &[
     "/var/lib/cloud/instances",
     "/var/lib/cloud/data",
     "/var/lib/cloud/sem",
     "/var/lib/cloud/seed",
+    "/var/lib/one-context",
+    "/var/lib/systemd/network",
     "/var/lib/dhcp",
     "/var/lib/dhclient",
     "/var/log/journal",
+    "/var/log/installer",
     "/var/crash",
     "/var/lib/systemd/coredump",
     "/tmp",
     "/var/tmp",
+];
+/// Directories of which the files with this in their names are removed.
+const PARTLY_EMPTIED: &[(&str, &str)] = &[
+    ("/etc/ssh", "ssh_host_"),
+    ("/etc/dropbear", "host_key"),
+    ("/var/lib/NetworkManager", "lease"),
+    ("/var/lib/dhcpcd", "lease"),
+    ("/var/lib/stratus", "instance"),
 ];
 /// Single files that are removed.
 const REMOVED: &[&str] = &[
@@ -64,9 +78,20 @@ const LOGS: &str = "/var/log";
 pub(super) struct Traces {
     removed: BTreeSet<String>,
     emptied: BTreeSet<String>,
+    /// Those that can't be removed from outside.
+    skipped: BTreeSet<String>,
 }
 
 impl Traces {
+    /// What stays and shouldn't, for people; `name` is that of the file system.
+    pub(super) fn skipped(&self, name: &str) -> Option<String> {
+        let first = self.skipped.first()?.replace(char::is_control, "?");
+        Some(match self.skipped.len() - 1 {
+            0 => format!("on {name} {first} could not be removed"),
+            more => format!("on {name} {first} and {more} more could not be removed"),
+        })
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -134,6 +159,8 @@ struct Entry {
     name: String,
     is_dir: bool,
     is_file: bool,
+    /// `debugfs` can be told its name.
+    is_nameable: bool,
 }
 
 impl Search {
@@ -169,53 +196,33 @@ impl Search {
                     }
                 })?;
             }
-            if let Some(dir) = below("/var/lib/NetworkManager") {
-                let leases = &mut |name: &str| {
-                    if name.contains("lease") {
-                        Action::Remove
-                    } else {
-                        Action::Keep
-                    }
-                };
-                self.every_file(&dir, 1, leases)?;
-            }
-            if let Some(dir) = below("/var/lib/dhcpcd") {
-                self.every_file(&dir, 1, &mut |name| {
-                    if name.contains("lease") {
-                        Action::Remove
-                    } else {
-                        Action::Keep
-                    }
-                })?;
+            for (dir, part) in PARTLY_EMPTIED {
+                if let Some(dir) = below(dir) {
+                    self.every_file(&dir, DEPTH, &mut |name| remove_if(name.contains(part)))?;
+                }
             }
         }
-        self.every_file("/etc/ssh", 0, &mut |name| {
-            if name.starts_with("ssh_host_") {
-                Action::Remove
-            } else {
-                Action::Keep
-            }
-        })?;
-        self.every_file("/etc/dropbear", 0, &mut |name| {
-            if name.contains("host_key") {
-                Action::Remove
-            } else {
-                Action::Keep
-            }
-        })?;
         let mut homes = vec!["/root".to_owned()];
         for parent in ["/home", "/"] {
-            homes.extend(
-                self.entries(parent)?
-                    .into_iter()
-                    .filter(|entry| entry.is_dir)
-                    .map(|entry| entry.path),
-            );
+            for entry in self
+                .entries(parent)?
+                .into_iter()
+                .filter(|entry| entry.is_dir)
+            {
+                if entry.is_nameable {
+                    homes.push(entry.path);
+                } else {
+                    self.traces.skipped.insert(entry.path);
+                }
+            }
         }
         for home in homes {
             for name in IN_HOMES {
                 self.note(&format!("{home}/{name}"), Action::Remove)?;
             }
+            self.every_file(&format!("{home}/.ssh"), 0, &mut |name| {
+                remove_if(name.starts_with(KEYS))
+            })?;
         }
         Ok(())
     }
@@ -240,24 +247,25 @@ impl Search {
                 return Err(format!("{dir}: there are too many files"));
             }
             let file_name = entry.file_name();
-            let Ok(name) = file_name.as_str() else {
-                continue;
-            };
-            // Of no use to the parser of debugfs, and of none to anybody else either.
-            if name == "." || name == ".." || name.contains(['"', '\\', '\n', '\r']) {
+            let name = String::from_utf8_lossy(file_name.as_ref());
+            if name == "." || name == ".." {
                 continue;
             }
+            // The parser of debugfs has no way to quote these.
+            let is_nameable = file_name.as_str().is_ok() && !name.contains(['"', '\\', '\n', '\r']);
             let kind = entry.file_type().map_err(failed)?;
             found.push(Entry {
                 path: format!("{}/{name}", dir.trim_end_matches('/')),
-                name: name.to_owned(),
+                name: name.into_owned(),
                 is_dir: kind == FileType::Directory,
                 is_file: kind == FileType::Regular,
+                is_nameable,
             });
         }
         Ok(found)
     }
 
+    /// What is done to the files of a directory and, with a `depth`, of those below it; what is deeper is told.
     fn every_file(
         &mut self,
         dir: &str,
@@ -265,9 +273,19 @@ impl Search {
         action: &mut dyn FnMut(&str) -> Action,
     ) -> Result<(), String> {
         for entry in self.entries(dir)? {
-            if entry.is_dir && depth > 0 {
+            let is_meant = match (entry.is_dir, entry.is_file) {
+                (true, _) => depth > 0,
+                (_, true) => !matches!(action(&entry.name), Action::Keep),
+                _ => false,
+            };
+            if !is_meant {
+                continue;
+            }
+            if !entry.is_nameable || (entry.is_dir && depth == 1) {
+                self.traces.skipped.insert(entry.path);
+            } else if entry.is_dir {
                 self.every_file(&entry.path, depth - 1, action)?;
-            } else if entry.is_file {
+            } else {
                 let action = action(&entry.name);
                 self.note(&entry.path, action)?;
             }
@@ -324,6 +342,14 @@ impl Search {
     }
 }
 
+const fn remove_if(is_trace: bool) -> Action {
+    if is_trace {
+        Action::Remove
+    } else {
+        Action::Keep
+    }
+}
+
 enum Action {
     Keep,
     Remove,
@@ -342,6 +368,40 @@ fn is_old_log(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What `create-image` runs inside the guest, whose file system may be one that can't be cleaned from outside.
+    const INSIDE: &str = include_str!("../../../../stratus/src/commands/create_image/clean.sh");
+
+    #[test]
+    fn the_same_is_removed_from_inside() {
+        let files = [EMPTIED, REMOVED, EMPTIED_FILES].concat();
+        let parts = PARTLY_EMPTIED.iter().map(|(dir, _)| *dir);
+        for path in files.into_iter().chain(parts).chain([LOGS]) {
+            assert!(INSIDE.contains(path), "{path} is not in clean.sh");
+        }
+        for name in IN_HOMES {
+            assert!(INSIDE.contains(name), "{name} is not in clean.sh");
+        }
+        assert!(INSIDE.contains(&format!("/.ssh/{KEYS}*")));
+        let listed = INSIDE
+            .split_once("for name in ")
+            .and_then(|(_, rest)| rest.split_once(';'))
+            .map(|(names, _)| names.split_whitespace())
+            .expect("a list of names");
+        let below_homes = INSIDE
+            .split("\"$home/")
+            .skip(1)
+            .filter_map(|rest| rest.split_once('"'))
+            .map(|(name, _)| name)
+            .filter(|name| *name != "$name");
+        for name in listed.chain(below_homes) {
+            // What programs could fetch again tells little, and may be large.
+            assert!(
+                IN_HOMES.contains(&name) || name == ".cache",
+                "{name} is in clean.sh only"
+            );
+        }
+    }
 
     #[test]
     fn old_logs_are_known_by_their_names() {
