@@ -20,7 +20,7 @@ struct Beside {
 }
 
 impl Beside {
-    fn of<'w>(new: &Waiting, all: &mut dyn Iterator<Item = &'w Waiting>) -> Self {
+    fn of(new: &Waiting, all: &mut dyn Iterator<Item = &Waiting>) -> Self {
         let (mut beside, network) = (Self::default(), network(&new.source));
         for one in all {
             beside.bytes = beside.bytes.saturating_add(one.bytes);
