@@ -27,7 +27,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{Timestamp, resources::NetworkTraffic};
 
 /// States of a Machine as the API shows them (DSP0263 1.0.1 §5.14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -224,6 +224,9 @@ pub struct Observed {
     pub refused: Option<Timestamp>,
     /// When the stage was entered.
     pub since: Timestamp,
+    /// What went over its network since its process began, as far as that was written down; none: nobody counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<NetworkTraffic>,
 }
 
 impl Observed {
@@ -236,6 +239,7 @@ impl Observed {
             restart: 0,
             refused: None,
             since: now,
+            traffic: None,
         }
     }
 }
@@ -350,6 +354,7 @@ mod tests {
             restart: 0,
             refused: None,
             since: Timestamp::default(),
+            traffic: None,
         }
     }
 

@@ -16,6 +16,7 @@ mod service;
 mod service_message;
 mod system;
 mod template;
+mod traffic;
 mod usage;
 mod volume;
 mod volume_image;
@@ -40,6 +41,7 @@ pub use template::{
     AddressTemplate, ConfigurationDisk, CredentialTemplate, Kept, MachineConfiguration,
     MachineTemplate, SystemTemplate, VolumeConfiguration, VolumeTemplate, default_architecture,
 };
+pub use traffic::NetworkTraffic;
 pub use usage::{UsageRecord, Use, UseKind};
 pub use volume::{Attachment, MAPPED, Volume, VolumeLocation, VolumeState};
 pub use volume_image::VolumeImage;

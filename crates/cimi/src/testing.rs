@@ -77,6 +77,7 @@ pub fn machine(vmid: u32) -> Machine {
         ssh: None,
         first_started: None,
         running_since: None,
+        traffic_before: None,
         disks_since: None,
         save: None,
         saved_as: None,

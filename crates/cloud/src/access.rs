@@ -82,7 +82,7 @@ fn check<R: Resource>(
 
 /// Refuses to change what isn't any more what the caller saw. On the very document that is then replaced, and once more
 /// on whatever is there when that fails: nobody's change is lost.
-fn check_unchanged<R: Resource>(context: &OpContext, document: &R) -> Result<()> {
+pub(crate) fn check_unchanged<R: Resource>(context: &OpContext, document: &R) -> Result<()> {
     match &context.unchanged {
         Some(seen) if *seen.id == *document.key() && seen.updated != document.common().updated => {
             Err(CloudError::Changed(format!(

@@ -6,12 +6,12 @@
 
 use cimi::{
     Right, Timestamp,
-    resources::{Address, Image, Machine, Resource, Use, User, Volume, VolumeImage},
+    resources::{Address, Group, Image, Machine, Resource, Use, User, Volume, VolumeImage},
 };
 use documents::OfType;
 use serde_json::{Value, json};
 
-use crate::{Cloud, CloudError, OpContext, Result, access};
+use crate::{Cloud, CloudError, OpContext, Result, access, group};
 
 /// Most uses on one page, and how many if nobody says.
 const PAGE_AT_MOST: usize = 1000;
@@ -25,6 +25,8 @@ pub struct UsageQuery {
     pub to: Option<Timestamp>,
     /// Of one user only.
     pub user: Option<String>,
+    /// Of those who are members of this group now.
+    pub group: Option<String>,
     /// How many at most; some pages have fewer, or none, though there are more.
     pub limit: Option<usize>,
     /// The `next` of the page before.
@@ -102,6 +104,9 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::Forbidden`] for what others used, [`CloudError::Invalid`].
     pub async fn usage(&self, context: &OpContext, query: &UsageQuery) -> Result<Value> {
+        if let Some(group) = &query.group {
+            return self.usage_of_group(context, query, group).await;
+        }
         let own = access::require_user(context)?;
         let documents = &self.0.documents;
         let user = match &query.user {
@@ -187,6 +192,60 @@ impl Cloud {
             answer["next"] = at.text().into();
         }
         Ok(answer)
+    }
+
+    /// One page of what the members of a group used: one member after the other, by name.
+    async fn usage_of_group(
+        &self,
+        context: &OpContext,
+        query: &UsageQuery,
+        group: &str,
+    ) -> Result<Value> {
+        access::require_user(context)?;
+        if query.user.is_some() {
+            return Err(CloudError::invalid("group", "can't be given with `user`"));
+        }
+        if !context.is_admin() {
+            return Err(CloudError::Forbidden(
+                "only administrators see what the members of a group used".to_owned(),
+            ));
+        }
+        let documents = &self.0.documents;
+        let found = access::find::<Group>(documents, context, group, Right::View)?;
+        let mut members = group::members(documents, &found.groupname);
+        members.sort_unstable();
+        // No name has a line end.
+        let (begin, inner) = match query.after.as_deref() {
+            None => ("", None),
+            Some(after) => {
+                let parts = after.split_once('\n');
+                let wrong = || CloudError::invalid("after", "is not the `next` of a page");
+                let (member, inner) = parts.ok_or_else(wrong)?;
+                (member, Some(inner).filter(|inner| !inner.is_empty()))
+            }
+        };
+        // Who left meanwhile is passed over, and what was read of them is not gone on with.
+        let place = members.partition_point(|member| member.as_str() < begin);
+        let Some(member) = members.get(place) else {
+            let (from, to) = (query.from, query.to);
+            return Ok(json!({"from": from, "to": to, "uses": []}));
+        };
+        let of_member = UsageQuery {
+            user: Some(member.clone()),
+            group: None,
+            after: inner.filter(|_| member == begin).map(str::to_owned),
+            ..query.clone()
+        };
+        let mut page = Box::pin(self.usage(context, &of_member)).await?;
+        let next = match (page["next"].as_str(), members.get(place + 1)) {
+            (Some(inner), _) => Some(format!("{member}\n{inner}")),
+            (None, Some(following)) => Some(format!("{following}\n")),
+            (None, None) => None,
+        };
+        if let Some(next) = next {
+            page["next"] = next.into();
+        }
+        Ok(page)
     }
 
     /// Tells what documents of a type are used as, some of them at most; the id to go on after, if there are more.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use cimi::{
     Right,
     model::{Kind, describe},
-    resources::{Resource, Volume, VolumeImage},
+    resources::{Resource as _, Volume},
 };
-use documents::{Cached, OfType};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -35,19 +34,20 @@ impl Cloud {
             (Kind::Machine, _) => self.machine_members(context, id, collection),
             (Kind::System, _) => self.system_members(context, id, collection, members),
             (Kind::Volume, Kind::VolumeVolumeImage) => {
-                let owner = access::find::<Volume>(documents, context, id, Right::View)?;
-                let all = documents.volume_images.by_index("volume", owner.local_id());
-                Ok((
-                    listed::<_, VolumeImage>(
-                        context,
-                        &owner,
-                        &all,
-                        collection,
-                        members,
-                        "volumeImage",
-                    ),
-                    false,
-                ))
+                let volume = access::find::<Volume>(documents, context, id, Right::View)?;
+                let images = documents
+                    .volume_images
+                    .by_index("volume", volume.local_id());
+                let right = context.right_on(volume.acl()).unwrap_or(Right::View);
+                let seen = images
+                    .iter()
+                    .filter(|image| context.right_on(image.acl()).is_some());
+                let listed = seen.map(|image| {
+                    let id = format!("{}/{collection}/{}", volume.id, image.local_id());
+                    let href = image.id.to_string();
+                    reference(members, &id, "volumeImage", &href, right, false)
+                });
+                Ok((listed.collect(), false))
             }
             _ => Err(none()),
         }
@@ -137,36 +137,6 @@ impl Cloud {
         }
         Ok(Done::default())
     }
-}
-
-/// One member for each of these documents that the caller may see.
-fn listed<O: OfType, R: OfType>(
-    context: &OpContext,
-    owner: &Cached<O>,
-    all: &[Arc<Cached<R>>],
-    collection: &str,
-    kind: Kind,
-    attribute: &str,
-) -> Vec<View> {
-    let right = context.right_on(owner.acl()).unwrap_or(Right::View);
-    all.iter()
-        .filter(|document| context.right_on(document.acl()).is_some())
-        .map(|document| {
-            let id = format!(
-                "{}/{collection}/{}",
-                owner.document.0.key(),
-                document.local_id()
-            );
-            reference(
-                kind,
-                &id,
-                attribute,
-                &document.document.0.key(),
-                right,
-                false,
-            )
-        })
-        .collect()
 }
 
 /// A member that refers to one resource.

@@ -152,6 +152,8 @@ impl Cloud {
         let edited = loop {
             context.in_time()?;
             let read = access::find::<User>(documents, context, local, Right::View)?;
+            // Users may change some of what is theirs without the right to modify it all: nothing above looked.
+            access::check_unchanged(context, &read.document.0)?;
             let mut user = read.document.0.clone();
             let mut differing = differing(documents, &read.document.0, &changes);
             permit(context, &user, &differing)?;

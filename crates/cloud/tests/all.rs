@@ -28,3 +28,4 @@ mod what_cannot_be_done_is_refused_by_name;
 mod what_changes_is_told_to_who_watches;
 mod what_is_shown_can_be_sent_back;
 mod what_is_shown_is_true;
+mod what_members_used_is_told_by_group;

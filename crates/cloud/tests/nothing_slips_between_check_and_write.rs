@@ -3,13 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::support::{World, alice, settings, split, violations};
+use crate::support::{World, admin, alice, settings, split, violations};
 use async_trait::async_trait;
 use cimi::{
     PrincipalType, Right,
     common::{Acl, Principal},
     model::Kind,
-    resources::{MachineTemplate, Network, NetworkState, Resource, Volume},
+    resources::{MachineTemplate, Network, NetworkState, Resource, User, Volume},
 };
 use cloud::{Caller, CloudError, OpContext, Unchanged};
 use parking_lot::Mutex;
@@ -127,6 +127,29 @@ async fn no_update_is_lost_by_those_who_say_what_they_saw() {
     // What is said of one resource says nothing of another.
     let other = world.volume(&now).await;
     assert!(world.put(&now, &other, json!({"name": "x"})).await.is_ok());
+}
+
+#[tokio::test]
+async fn no_update_of_a_user_is_lost_either() {
+    let (world, before) = interruptible().await;
+    let made = json!({"username": "carol", "email": "c@d.example"});
+    let id = world.made(&admin(), Kind::User, made).await;
+    let (_, local) = split(&id);
+    let read = world.documents.users.get(local).unwrap();
+    let now = OpContext {
+        unchanged: Some(Unchanged {
+            id: id.as_str().into(),
+            updated: read.common.updated,
+        }),
+        ..admin()
+    };
+    let mut faster: User = read.document.0.clone();
+    faster.enabled = false;
+    faster.common.updated = faster.common.updated.after(Duration::from_millis(1));
+    *before.lock() = Some(put(&faster));
+    let edited = world.put(&now, &id, json!({"first-name": "C"})).await;
+    assert!(matches!(edited, Err(CloudError::Changed(_))), "{edited:?}");
+    assert!(!world.documents.users.get(local).unwrap().enabled);
 }
 
 #[tokio::test]

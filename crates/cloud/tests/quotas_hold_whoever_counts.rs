@@ -5,9 +5,15 @@
 use std::sync::Arc;
 
 use crate::bare_cloud::{World, admin, local, object, user};
-use cimi::{model::Kind, resources::Machine};
+use cimi::{
+    Timestamp,
+    lifecycle::{EndCause, Power, Stage},
+    model::Kind,
+    resources::Machine,
+    size::ByteSize,
+};
 use cloud::{Cloud, CloudError, NoServices, PerUser, testing};
-use documents::Documents;
+use documents::{Documents, DocumentsError};
 use serde_json::{Value, json};
 use store::{SqliteOptions, SqliteStore, Store};
 
@@ -126,6 +132,34 @@ async fn every_quota_that_can_be_set_is_held_and_says_what_it_is() {
         (&of("machines")["limit"], &of("machines")["from"]),
         (&json!(-1), &json!("user"))
     );
+}
+
+#[tokio::test]
+async fn a_disk_that_is_saved_counts_from_the_beginning() {
+    let world = World::start().await;
+    world.user("alice", &[]).await;
+    let alice = user("alice");
+    let id = world.machine(&alice).await;
+    let off = |machine: &mut Machine| {
+        machine.first_started = Some(Timestamp::now());
+        machine.desired.power = Power::Off;
+        machine.observed.run = machine.desired.run;
+        machine.observed.stage = Stage::Ended {
+            cause: EndCause::Requested,
+        };
+        machine.disks[0].size_bytes = ByteSize::from_gib(2);
+        machine.settle();
+        Ok::<_, DocumentsError>(true)
+    };
+    world.documents.update(&id, off).await.unwrap();
+    quota(&world, Kind::User, "alice", json!({"imageGib": 2})).await;
+    let saved = json!({"imageLocation": {"href": format!("Machine/{id}")}});
+    let made = world.create(&alice, Kind::MachineImage, saved).await;
+    made.unwrap();
+    let sent = json!({"imageLocation": "upload:"});
+    let text = refused(world.create(&alice, Kind::MachineImage, sent).await);
+    let told = "image space in GiB quota exceeded (Quota: 2, Used: 2, Requested: 1)";
+    assert!(text.starts_with(told), "{text}");
 }
 
 #[tokio::test]

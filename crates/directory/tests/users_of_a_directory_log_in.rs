@@ -198,16 +198,19 @@ async fn a_directory_that_is_away_holds_up_nobody_else_and_tells_nothing() {
             json!({"username": "bob", "password": "local password"}),
         )
         .await;
-    // The same time, whoever it is, and whether the name is known.
+    // The same time, whoever it is, and whether the name is known. What a busy computer adds is not in the best of some.
     let mut times = Vec::new();
     for name in ["bob", "alice", "nobody"] {
-        let begun = Instant::now();
-        assert_eq!(world.login(name, "wrong").await, Err(LoginError::Wrong));
-        times.push(begun.elapsed());
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            let begun = Instant::now();
+            assert_eq!(world.login(name, "wrong").await, Err(LoginError::Wrong));
+            best = best.min(begun.elapsed());
+        }
+        times.push(best);
     }
-    for time in &times {
-        assert!(*time >= FLOOR && *time < FLOOR * 4, "{times:?}");
-    }
+    let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+    assert!(*least >= FLOOR && *most < *least * 4, "{times:?}");
     world.login("alice", "correct horse").await.unwrap();
     slapd.stop();
     answers_are_old().await;

@@ -191,6 +191,17 @@ mod tests {
 
     use super::*;
 
+    /// A time after all that has ended until `moment`: what was made and removed at once ends a millisecond after the clock.
+    async fn clock_has_passed(moment: Timestamp) -> Timestamp {
+        loop {
+            let now = Timestamp::now();
+            if now.as_millis() > moment.as_millis() + 2 {
+                return now;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
     fn volume(owner: &str, created: Timestamp) -> Volume {
         Volume {
             id: VolumeId::generate(),
@@ -279,8 +290,7 @@ mod tests {
             }
         }
         // Keys have milliseconds; what ends in the one of `until` stays.
-        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-        let until = Timestamp::now();
+        let until = clock_has_passed(Timestamp::now()).await;
         for user in ["a", "a0", "c"] {
             use_once(user).await;
         }
@@ -362,8 +372,7 @@ mod tests {
                 }
             }
             if round == 0 {
-                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
-                middle = Some(Timestamp::now());
+                middle = Some(clock_has_passed(Timestamp::now()).await);
             }
         }
         let all = async |user: Option<&str>, from: Timestamp, limit: usize| {

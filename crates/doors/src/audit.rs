@@ -13,6 +13,7 @@ use ::cimi::Timestamp;
 use accounts::Identity;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header, request::Parts};
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -199,12 +200,19 @@ pub(crate) fn entry(
     })
 }
 
-/// A path without the secret that a link of a letter is.
+/// A path without the secret that a link of a letter is: of registrations, and of the Marketplace, which reads paths with several
+/// slashes and escaped letters, too, and may be at the root.
 pub(crate) fn shown_path(path: &str) -> String {
-    match path.strip_prefix("/register/action/") {
-        Some(_) => "/register/action/…".to_owned(),
-        None => path.chars().take(PATH_AT_MOST).collect(),
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let mut part = || percent_decode_str(parts.next().unwrap_or_default()).decode_utf8_lossy();
+    let first = part();
+    if first == "action" {
+        return "/action/…".to_owned();
     }
+    if matches!(&*first, "register" | "marketplace") && part() == "action" {
+        return format!("/{first}/action/…");
+    }
+    path.chars().take(PATH_AT_MOST).collect()
 }
 
 /// `GET /stratus/audit`, for administrators.
@@ -238,4 +246,34 @@ pub(crate) async fn answer<'q>(
         StatusCode::OK,
         &json!({"entries": entries}),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::marketplace::place::Place;
+
+    #[test]
+    fn links_of_letters_are_not_shown_and_all_else_is() {
+        let secret = "00000000-0000-4000-8000-000000000000";
+        for example in Place::EXAMPLES {
+            let alone = example.strip_prefix("/marketplace").unwrap_or_default();
+            for path in [example, alone] {
+                let shown = shown_path(path);
+                if path.contains(secret) {
+                    assert!(shown.ends_with("/action/…"), "{shown}");
+                } else {
+                    assert_eq!(shown, path);
+                }
+            }
+        }
+        for path in [
+            format!("/register/action/{secret}"),
+            format!("//marketplace//action//{secret}/confirm/"),
+            format!("/marketplace/%61ction/{secret}/abuse"),
+            format!("/action/{secret}"),
+        ] {
+            assert!(!shown_path(&path).contains(secret), "{path}");
+        }
+    }
 }

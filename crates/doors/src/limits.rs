@@ -23,7 +23,7 @@ pub(crate) fn whose<'q>(
     Ok((user, group))
 }
 
-/// `from`, `to`, `user`, `limit`, `after`.
+/// `from`, `to`, `user` or `group`, `limit`, `after`.
 pub(crate) fn period<'q>(
     parameters: impl Iterator<Item = (&'q str, &'q str)>,
 ) -> Result<UsageQuery, Problem> {
@@ -33,6 +33,7 @@ pub(crate) fn period<'q>(
             "from" => query.from = Some(time(name, value)?),
             "to" => query.to = Some(time(name, value)?),
             "user" => query.user = Some(value.to_owned()),
+            "group" => query.group = Some(value.to_owned()),
             "after" => query.after = Some(value.to_owned()),
             "limit" => {
                 let number = value.parse().ok().filter(|number| *number > 0);
@@ -42,7 +43,7 @@ pub(crate) fn period<'q>(
             _ => {
                 return Err(Problem::new(
                     400,
-                    "accounting is asked by `from`, `to`, `user`, `limit` and `after`",
+                    "accounting is asked by `from`, `to`, `user` or `group`, `limit` and `after`",
                 ));
             }
         }

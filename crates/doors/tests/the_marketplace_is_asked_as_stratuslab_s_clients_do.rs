@@ -379,12 +379,14 @@ async fn another_marketplace_is_followed_and_nothing_of_it_is_believed_unverifie
     });
     let stop = CancellationToken::new();
     tokio::spawn(follow(&format!("http://{address}")).run(stop.clone()));
-    // It was asked for the document, and once more for the list: the first pass is over.
-    let mut documents_asked = 0;
-    while documents_asked < 2 {
+    // It was asked for the document once, and again and again for the list.
+    let (mut documents_asked, mut lists_asked) = (0, 0);
+    while lists_asked < 3 {
         let is_list = timeout(PATIENCE, asked_for.recv()).await.unwrap().unwrap();
         documents_asked += usize::from(!is_list);
+        lists_asked += usize::from(is_list);
     }
+    assert_eq!(documents_asked, 1);
     assert_eq!(site.marketplace.len(), 4);
     stop.cancel();
 }

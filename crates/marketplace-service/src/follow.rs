@@ -4,7 +4,11 @@
 //! the time of endorsement), then each document by its full name. It is not trusted with more than not inventing entries: every document
 //! is verified, has the name it was asked by, and what is here already is never changed. Sizes, numbers and times are bounded.
 //!
-//! Nothing is remembered between passes but the entries themselves: a pass that was cut off is taken up where it ended.
+//! A pass begins with the newest and ends where a whole page is known; the first, one a day, and the one after a pass that was cut off
+//! look at all. A document that can't be fetched holds nobody up: it is tried again at the end of each pass. Nothing of this needs to be
+//! kept when the daemon ends, since the first pass afterwards looks at all again.
+
+mod memory;
 
 use std::time::Duration;
 
@@ -16,8 +20,9 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::memory::Memory;
 use crate::stored::Confirmation;
-use crate::upload::{Age, verified};
+use crate::upload::{Age, is_early, verified};
 use crate::{Marketplace, Refused, Settings};
 
 /// Rows asked for at once.
@@ -30,6 +35,8 @@ const ENTRIES_AT_MOST: usize = 1_000_000;
 const ANSWER: Duration = Duration::from_secs(60);
 /// Full passes, which look at old rows, too.
 const FULL_PASS: Duration = Duration::from_secs(86_400);
+/// Documents in a row that can't be fetched, after which it is the Marketplace itself that is down.
+const IN_A_ROW: usize = 5;
 /// Failures told one by one in a pass; of the others the number.
 const TOLD: usize = 5;
 
@@ -76,6 +83,9 @@ pub enum FollowError {
 struct Pass {
     kept: usize,
     refused: usize,
+    /// Could not be fetched, of these in a row, and are still owed.
+    failed: usize,
+    failed_in_a_row: usize,
 }
 
 /// The DataTables list, of which three columns count.
@@ -120,14 +130,22 @@ impl Follower {
 
     async fn follow(&self) {
         let mut last_full: Option<Instant> = None;
+        let mut memory = Memory::default();
         let mut wait = Duration::from_secs(5).min(self.every);
         loop {
-            let is_full = last_full.is_none_or(|last| last.elapsed() >= FULL_PASS);
-            match self.pass(is_full).await {
+            let is_due = last_full.is_none_or(|last| last.elapsed() >= FULL_PASS);
+            let is_full = is_due || memory.has_gaps;
+            memory.has_gaps = false;
+            match self.pass(&mut memory, is_full).await {
                 Ok(pass) => {
                     if pass != Pass::default() {
-                        let Pass { kept, refused } = pass;
-                        tracing::info!(from = %self.base, kept, refused, "another Marketplace followed");
+                        let Pass {
+                            kept,
+                            refused,
+                            failed,
+                            ..
+                        } = pass;
+                        tracing::info!(from = %self.base, kept, refused, failed, "another Marketplace followed");
                     }
                     if is_full {
                         last_full = Some(Instant::now());
@@ -136,6 +154,7 @@ impl Follower {
                     sleep(self.every).await;
                 }
                 Err(error) => {
+                    memory.has_gaps = true;
                     tracing::warn!(%error, retry_in = ?wait, "another Marketplace can't be followed");
                     sleep(wait).await;
                     wait = (wait * 2).min(self.every);
@@ -147,50 +166,105 @@ impl Follower {
     /// One pass over what is new there: from the newest on, until a whole page is known; a full one to the end.
     ///
     /// # Errors
-    /// See [`FollowError`].
-    async fn pass(&self, is_full: bool) -> Result<Pass, FollowError> {
+    /// See [`FollowError`]; that a few documents can't be fetched is none.
+    async fn pass(&self, memory: &mut Memory, is_full: bool) -> Result<Pass, FollowError> {
         let mut pass = Pass::default();
         let mut offset = 0;
         while offset < ENTRIES_AT_MOST {
             let names = self.page(offset).await?;
             let count = names.len();
-            let mut unknown = names;
-            unknown.retain(|name| {
-                name.as_ref().is_none_or(|name| {
-                    self.marketplace
-                        .ask(|catalogue| catalogue.named(name).is_none())
-                })
-            });
+            let mut unknown = Vec::new();
+            for name in names {
+                match name {
+                    Some(name) if self.is_wanted(memory, &name, is_full) => unknown.push(name),
+                    Some(_) => {}
+                    None if is_full => {
+                        let url = self.base.to_string();
+                        let reason = "a row names no entry".to_owned();
+                        pass.refuse(&FollowError::Nonsense { url, reason });
+                    }
+                    None => {}
+                }
+            }
             let had_news = !unknown.is_empty();
             // Old ones first: should it be cut off, what is missing is at the top, where the next pass begins.
             for name in unknown.into_iter().rev() {
-                let done = match &name {
-                    Some(name) => self.take(name).await,
-                    None => Err(FollowError::Nonsense {
-                        url: self.base.to_string(),
-                        reason: "a row names no entry".to_owned(),
-                    }),
-                };
-                match done {
-                    Ok(()) => pass.kept += 1,
-                    Err(
-                        error @ (FollowError::Nonsense { .. }
-                        | FollowError::Store(Refused::Invalid(_) | Refused::Taken(_))),
-                    ) => {
-                        pass.refused += 1;
-                        if pass.refused <= TOLD {
-                            tracing::warn!(%error, "an entry of another Marketplace is not taken");
-                        }
-                    }
-                    Err(error) => return Err(error),
-                }
+                self.try_one(memory, &mut pass, name).await?;
             }
             if count < ROWS || !(had_news || is_full) {
                 break;
             }
             offset += count;
         }
+        // Each once; those that fail again are behind the others the next time.
+        for _ in 0..memory.owed() {
+            let Some(name) = memory.next_owed() else {
+                break;
+            };
+            match self.try_one(memory, &mut pass, name).await {
+                Ok(()) => {}
+                // What is new was looked at: this is no reason to begin again.
+                Err(FollowError::Unreachable { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
         Ok(pass)
+    }
+
+    /// Whether an entry is to be fetched now.
+    fn is_wanted(&self, memory: &Memory, name: &Name, is_full: bool) -> bool {
+        // One of the future would be refused now, and is at the top of the table again when its time has come.
+        !is_early(name.2)
+            && !memory.is_owed(name)
+            && (is_full || !memory.is_refused(name))
+            && self
+                .marketplace
+                .ask(|catalogue| catalogue.named(name).is_none())
+    }
+
+    /// Fetches one entry and keeps it, or remembers why not.
+    ///
+    /// # Errors
+    /// What ends the pass.
+    async fn try_one(
+        &self,
+        memory: &mut Memory,
+        pass: &mut Pass,
+        name: Name,
+    ) -> Result<(), FollowError> {
+        let mut document = None;
+        match self.take(memory, &name, &mut document).await {
+            Ok(is_kept) => {
+                pass.failed_in_a_row = 0;
+                pass.kept += usize::from(is_kept);
+                if is_kept {
+                    memory.forgive(&name);
+                }
+                Ok(())
+            }
+            Err(
+                error @ (FollowError::Nonsense { .. }
+                | FollowError::Store(Refused::Invalid(_) | Refused::Taken(_))),
+            ) => {
+                pass.failed_in_a_row = 0;
+                pass.refuse(&error);
+                memory.refuse(name, document.as_deref());
+                Ok(())
+            }
+            Err(error @ FollowError::Unreachable { .. }) => {
+                pass.failed += 1;
+                pass.failed_in_a_row += 1;
+                if pass.failed <= TOLD {
+                    tracing::warn!(%error, "an entry of another Marketplace can't be fetched now");
+                }
+                memory.owe(name);
+                if pass.failed_in_a_row >= IN_A_ROW {
+                    return Err(error);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The entries named by a page of the table.
@@ -219,8 +293,14 @@ impl Follower {
         Ok(table.rows.iter().map(|row| named(row)).collect())
     }
 
-    /// Fetches one entry, and keeps it if it is what it is called.
-    async fn take(&self, name: &Name) -> Result<(), FollowError> {
+    /// Fetches one entry, and keeps it if it is what it is called; whether it is new, or was refused before as it is. What was
+    /// answered is left in `document`.
+    async fn take(
+        &self,
+        memory: &Memory,
+        name: &Name,
+        document: &mut Option<Vec<u8>>,
+    ) -> Result<bool, FollowError> {
         let url = self.url(&[
             "metadata",
             &name.0.to_string(),
@@ -230,7 +310,11 @@ impl Follower {
         let body = self
             .fetch(&url, "application/xml", Settings::LONGEST)
             .await?;
-        let entry = verified(&body).await?;
+        if memory.was_refused(name, &body) {
+            return Ok(false);
+        }
+        let body = document.insert(body);
+        let entry = verified(body).await?;
         let endorsement = entry.endorsement();
         let is_it = entry.metadata().identifier == name.0
             && *endorsement.email == *name.1
@@ -245,7 +329,7 @@ impl Follower {
         self.marketplace
             .keep(&entry, from, Age::Any, |transaction| transaction)
             .await?;
-        Ok(())
+        Ok(true)
     }
 
     fn url(&self, parts: &[&str]) -> Url {
@@ -267,7 +351,8 @@ impl Follower {
                 .send()
                 .await
                 .map_err(|error| unreachable(told(&error)))?;
-            if answer.status() == StatusCode::NOT_FOUND || answer.status().is_client_error() {
+            let is_busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
+            if answer.status().is_client_error() && !is_busy.contains(&answer.status()) {
                 return Err(FollowError::Nonsense {
                     url: url.to_string(),
                     reason: format!("it answers {}", answer.status()),
@@ -295,6 +380,15 @@ impl Follower {
         timeout(ANSWER, work)
             .await
             .map_err(|_| unreachable(format!("no answer within {} s", ANSWER.as_secs())))?
+    }
+}
+
+impl Pass {
+    fn refuse(&mut self, error: &FollowError) {
+        self.refused += 1;
+        if self.refused <= TOLD {
+            tracing::warn!(%error, "an entry of another Marketplace is not taken");
+        }
     }
 }
 

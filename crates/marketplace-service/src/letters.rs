@@ -11,21 +11,37 @@ use crate::{Settings, stored::Waiting};
 /// As StratusLab's Marketplace writes it, so that filters of endorsers go on working.
 const SUBJECT: &str = "StratusLab Marketplace Message";
 
-/// What `waiting` is about, in a sentence.
+/// Longest title in a letter.
+const TITLE: usize = 80;
+
+/// What `waiting` is about, in a sentence. Nothing that the uploader was free to write is in it: anybody can upload in anybody's
+/// name, and the letter goes out under the address of this Marketplace.
 fn about(waiting: &Waiting) -> String {
     let does = if waiting.is_deprecation {
         "deprecating"
     } else {
         "for"
     };
-    let title = waiting
-        .title
-        .as_ref()
-        .map_or_else(String::new, |title| format!(" ({title})"));
     format!(
-        "metadata {does} the image\n\n    {}{title}\n\nendorsed at {} by {}",
+        "metadata {does} the image\n\n    {}\n\nendorsed at {} by {}",
         waiting.identifier, waiting.created, waiting.email
     )
+}
+
+/// A title as one short line in quotes, whatever is in it.
+fn quoted(title: &str) -> String {
+    let is_shown = |character: &char| !character.is_control() && !is_turning(*character);
+    let spaced = title
+        .chars()
+        .map(|one| if one.is_whitespace() { ' ' } else { one });
+    let shown: String = spaced.filter(is_shown).take(TITLE).collect();
+    let shown = shown.replace('"', "'");
+    format!("\"{}\"", shown.trim())
+}
+
+/// What makes a text be read in another direction, or is not seen.
+fn is_turning(character: char) -> bool {
+    matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// To the endorser: is it yours?
@@ -58,7 +74,10 @@ const NAMED: usize = 200;
 fn named(settings: &Settings, records: &[Arc<Record>], query: &str) -> String {
     let mut text = String::new();
     for record in records.iter().take(NAMED) {
-        let title = record.title.as_deref().unwrap_or("without a title");
+        let title = record
+            .title
+            .as_deref()
+            .map_or_else(|| "without a title".to_owned(), quoted);
         let valid = record
             .valid
             .map(|valid| valid.to_string())
@@ -125,4 +144,18 @@ pub(crate) fn abuse(
         until = waiting.until,
     );
     Letter::new(administrator, SUBJECT, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_title_is_one_short_line() {
+        assert_eq!(quoted("Debian 12"), "\"Debian 12\"");
+        let text = format!("a\r\n\n\u{202e}b\u{7} \"c\"{}", "x".repeat(1000));
+        let shown = quoted(&text);
+        assert!(shown.starts_with("\"a   b 'c'xx"), "{shown}");
+        assert!(shown.chars().count() <= TITLE + 2, "{shown}");
+    }
 }

@@ -37,6 +37,7 @@ mod settings;
 mod stored;
 mod tree;
 mod upload;
+mod waiting;
 
 pub use error::Refused;
 pub use follow::{FollowError, Follower};

@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) store: SharedStore,
     pub(crate) settings: Settings,
     state: RwLock<State>,
+    /// Whose upload is counted and written; one after the other.
+    pub(crate) counting: tokio::sync::Mutex<()>,
     /// Turns of queries.
     pub(crate) queries: Arc<Semaphore>,
     /// What the state shows; `None` once it follows the store no more.
@@ -77,6 +79,7 @@ impl Marketplace {
             store,
             settings,
             state: RwLock::new(state),
+            counting: tokio::sync::Mutex::default(),
             queries: Arc::new(Semaphore::new(asking::AT_ONCE)),
             applied: watch::Sender::new(Some(revision)),
         })))
@@ -206,17 +209,13 @@ impl Marketplace {
             .map_err(|error| Refused::Internal(format!("{key}: {error}")))
     }
 
-    /// Uploads that wait for their confirmation: in the name of an address, and from a network address.
-    pub(crate) fn waiting(&self, email: &str, source: &str) -> (usize, usize) {
+    /// Asks about all uploads that wait for their confirmation.
+    pub(crate) fn ask_uploads<T>(
+        &self,
+        question: impl FnOnce(&mut dyn Iterator<Item = &Waiting>) -> T,
+    ) -> T {
         let (state, now) = (self.0.state.read(), now());
-        let count = |wanted: &dyn Fn(&Waiting) -> bool| {
-            let waiting = state.uploads.values();
-            waiting.filter(|one| one.until > now && wanted(one)).count()
-        };
-        (
-            count(&|one| one.email == email),
-            count(&|one| one.source == source),
-        )
+        question(&mut state.uploads.values().filter(|one| one.until > now))
     }
 
     async fn forget_old_uploads(&self) {

@@ -27,15 +27,22 @@ pub struct Settings {
     pub document_at_most: usize,
     /// How long an upload waits for its confirmation.
     pub waits_for: Duration,
-    /// Uploads in the name of one address that wait at once.
+    /// Uploads in the name of one address, by one certificate, that wait at once; of all certificates together
+    /// [`CERTIFICATES`](Self::CERTIFICATES) times as many.
     pub waiting_per_email: usize,
-    /// Uploads from one network address that wait at once.
+    /// Uploads from one network address that wait at once; of IPv6 from one /64, which is one customer.
     pub waiting_per_source: usize,
+    /// Bytes of all documents that wait at once.
+    pub waiting_bytes: usize,
 }
 
 impl Settings {
     /// No document can be longer: with what belongs to it, it has to fit into a transaction of any store.
     pub const LONGEST: usize = 400 << 10;
+
+    /// Anybody can upload in anybody's name. So the owner of an address has a share by the own certificate, which strangers don't
+    /// use up, and gets no more than this many shares of letters.
+    pub const CERTIFICATES: usize = 5;
 }
 
 impl Default for Settings {
@@ -53,6 +60,7 @@ impl Default for Settings {
             waits_for: Duration::from_secs(7 * 86_400),
             waiting_per_email: 20,
             waiting_per_source: 100,
+            waiting_bytes: 256 << 20,
         }
     }
 }

@@ -72,6 +72,12 @@ pub struct Waiting {
     pub is_deprecation: bool,
     /// Name of the image, if it has one.
     pub title: Option<String>,
+    /// SHA-256 of the certificate that signed it.
+    #[serde(default)]
+    pub certificate: String,
+    /// Length of the document.
+    #[serde(default)]
+    pub bytes: usize,
     /// From which network address it came.
     pub source: String,
     /// When its time is over.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use mail::Outbox;
 use marketplace::catalogue::{Name, Record};
 use marketplace::metadata::is_email;
+use marketplace::policy::CLOCK_TOLERANCE_SECONDS;
 use marketplace::{Entry, UtcTime};
 use serde::Serialize;
 use store::{Key, KeyError, Outcome, Revision, Transaction};
@@ -80,7 +81,20 @@ pub(crate) async fn verified(document: &[u8]) -> Result<Entry, Refused> {
     if !is_email(email) {
         return Err(Refused::Invalid(format!("invalid email address: {email}")));
     }
+    let created = entry.endorsement().created;
+    // It would be the newest of its endorser until then, and nobody can take it away.
+    if is_early(created) {
+        return Err(Refused::Invalid(format!(
+            "endorsed in the future ({created}, and it is {}); set the clock right and sign it again",
+            now()
+        )));
+    }
     Ok(entry)
+}
+
+/// Whether an endorsement is of the future, beyond what clocks differ by.
+pub(crate) fn is_early(created: UtcTime) -> bool {
+    created.unix_seconds() > now().unix_seconds() + CLOCK_TOLERANCE_SECONDS
 }
 
 pub(crate) fn name_of(entry: &Entry) -> Name {
@@ -161,17 +175,6 @@ impl Marketplace {
             return Err(Refused::NobodyToAsk(entry.endorsement().email.clone()));
         }
         let (metadata, endorsement) = (entry.metadata(), entry.endorsement());
-        let source = source.to_string();
-        let (of_email, of_source) = self.waiting(&endorsement.email, &source);
-        if of_email >= settings.waiting_per_email {
-            return Err(Refused::TooMany(format!(
-                "in the name of {}",
-                endorsement.email
-            )));
-        }
-        if of_source >= settings.waiting_per_source {
-            return Err(Refused::TooMany(format!("from {source}")));
-        }
         let seconds = i64::try_from(settings.waits_for.as_secs()).unwrap_or(i64::MAX);
         let until = now().unix_seconds().saturating_add(seconds);
         let waiting = Waiting {
@@ -180,7 +183,9 @@ impl Marketplace {
             created: endorsement.created,
             is_deprecation: metadata.deprecated.is_some(),
             title: metadata.title.clone(),
-            source,
+            certificate: entry.certificate().fingerprint(),
+            bytes: entry.document().len(),
+            source: source.to_string(),
             until: UtcTime::from_unix_seconds(until).unwrap_or(endorsement.created),
             is_reported: false,
         };
@@ -190,19 +195,13 @@ impl Marketplace {
             .map_err(|error| Refused::NoMail(error.to_string()))?;
         let key = upload_key(&link)?;
         let value = encoded(&StoredUpload {
-            waiting,
+            waiting: waiting.clone(),
             document: text_of(entry)?,
         })?;
         let transaction = Transaction::new().absent(&key).put(key, value);
         let transaction = Outbox::add(&letter, transaction)
             .map_err(|error| Refused::NoMail(error.to_string()))?;
-        match self.0.store.commit(transaction).await? {
-            Outcome::Committed(revision) => {
-                self.shows(revision).await;
-                Ok(())
-            }
-            Outcome::Conflict(_) => Err(Refused::Internal("a new name was taken".to_owned())),
-        }
+        self.count_and_write(waiting, transaction).await
     }
 
     /// What waits under the name in a link.

@@ -3,4 +3,5 @@
 mod catalogues_move_as_files;
 mod endorsers_are_reminded;
 mod entries_come_by_upload_and_confirmation;
+mod others_are_followed;
 mod support;

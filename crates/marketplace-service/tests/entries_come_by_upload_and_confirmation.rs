@@ -129,6 +129,8 @@ async fn endorsers_withdraw_and_report_and_time_runs_out() {
         .report(&link(&texts[1], "abuse"))
         .await
         .unwrap();
+    // What was reported takes no place of the owner's.
+    upload(5).await.unwrap();
     let reported = world.marketplace.confirm(&link(&texts[1], "confirm")).await;
     assert!(matches!(reported.unwrap_err(), Refused::Reported));
     until("the administrator is told", || {
@@ -409,4 +411,100 @@ async fn an_upload_and_its_letter_are_one() {
         .next()
         .unwrap();
     assert!(!upload.contains(name) && !page.entries[1].key.as_str().contains(name));
+}
+
+#[tokio::test]
+async fn nobody_endorses_in_the_future() {
+    let world = World::start(asks_nobody()).await;
+    let alice = endorser("Alice", Some("alice@example.org"));
+    let upload = async |created| {
+        let document = signed(&image(1), &alice, "alice@example.org", created);
+        world.marketplace.upload(&document, SOURCE).await
+    };
+    let refused = upload(after(3600)).await.unwrap_err().to_string();
+    assert!(refused.contains("endorsed in the future"), "{refused}");
+    // Clocks differ a little.
+    upload(after(60)).await.unwrap();
+}
+
+/// Whoever uploads decides about the title, and about whose address the letter goes to.
+#[tokio::test]
+async fn a_letter_says_nothing_that_a_stranger_wrote() {
+    let world = World::start(by_letter()).await;
+    let mallory = endorser("Mallory", None);
+    let spoken = marketplace::Metadata {
+        title: Some("Your account is closed\n\nOpen https://evil.example.net".to_owned()),
+        ..image(1)
+    };
+    let document = signed(&spoken, &mallory, "victim@example.org", after(-60));
+    world.marketplace.upload(&document, SOURCE).await.unwrap();
+    let everything = store::Range::prefix(&store::Prefix::everything());
+    let page = world.store.range(everything).await.unwrap();
+    let letter = page
+        .entries
+        .iter()
+        .find(|entry| entry.key.collection() == "Letter");
+    let letter = String::from_utf8_lossy(&letter.unwrap().value).into_owned();
+    assert!(
+        letter.contains(&image(1).identifier.to_string()),
+        "{letter}"
+    );
+    assert!(
+        !letter.contains("evil") && !letter.contains("closed"),
+        "{letter}"
+    );
+}
+
+#[tokio::test]
+async fn strangers_do_not_use_up_the_place_of_an_endorser_and_nobody_gets_more_at_once() {
+    let world = World::start(Settings {
+        waiting_per_email: 3,
+        waiting_per_source: 9,
+        ..by_letter()
+    })
+    .await;
+    let mallory = endorser("Mallory", None);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 1..=20 {
+        let document = signed(&image(number), &mallory, "alice@example.org", after(-60));
+        let marketplace = world.marketplace.clone();
+        tasks.spawn(async move { marketplace.upload(&document, SOURCE).await });
+    }
+    let uploaded = tasks.join_all().await;
+    assert_eq!(uploaded.iter().filter(|one| one.is_ok()).count(), 3);
+    let upload = async |number: u8, key: &marketplace::SigningKey, source: &str| {
+        let document = signed(&image(number), key, "alice@example.org", after(-60));
+        let uploaded = world.marketplace.upload(&document, source.parse().unwrap());
+        uploaded.await
+    };
+    // By her own certificate she goes on.
+    let alice = endorser("Alice", Some("alice@example.org"));
+    upload(30, &alice, "2001:db8::1").await.unwrap();
+    // One customer of IPv6 has many addresses.
+    for number in 40..48 {
+        let stranger = endorser("Stranger", None);
+        let address = format!("2001:db8::{number}");
+        let email = format!("a{number}@example.org");
+        let document = signed(&image(number), &stranger, &email, after(-60));
+        let uploaded = world
+            .marketplace
+            .upload(&document, address.parse().unwrap());
+        uploaded.await.unwrap();
+    }
+    let many = upload(50, &alice, "2001:db8::ffff").await.unwrap_err();
+    assert!(many.to_string().contains("from 2001:db8::/64"), "{many}");
+    upload(50, &alice, "2001:db8:0:1::1").await.unwrap();
+
+    let full = World::start(Settings {
+        waiting_bytes: 1000,
+        ..by_letter()
+    })
+    .await;
+    let document = signed(&image(1), &alice, "alice@example.org", after(-60));
+    let many = full
+        .marketplace
+        .upload(&document, SOURCE)
+        .await
+        .unwrap_err();
+    assert!(matches!(many, Refused::TooMany(_)), "{many}");
 }

@@ -182,7 +182,7 @@ const EMAIL_PROTECTION: &[u8] = &[43, 6, 1, 5, 5, 7, 3, 4];
 const CLIENT_AUTHENTICATION: &[u8] = &[43, 6, 1, 5, 5, 7, 3, 2];
 
 /// Clocks of endorsers may be ahead by this much.
-const CLOCK_TOLERANCE_SECONDS: i64 = 300;
+pub const CLOCK_TOLERANCE_SECONDS: i64 = 300;
 
 impl Policy {
     /// Whether an entry is accepted at `now`.

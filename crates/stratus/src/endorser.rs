@@ -73,15 +73,30 @@ fn pkcs12_key(session: &Session, signing: &Signing) -> Result<SigningKey> {
         .text(given, "p12_certificate")
         .map_or_else(|| home().join(DEFAULT_P12), PathBuf::from);
     let file = read(&path)?;
-    let password = match password_of(session, signing) {
+    let given = password_of(session, signing);
+    let is_missing = given.is_none() && !std::io::stdin().is_terminal();
+    let password = match given {
         Some(password) => password,
-        None if std::io::stdin().is_terminal() => crate::session::ask_password(&format!(
+        // Files without a password are opened with the empty one.
+        None if is_missing => String::new(),
+        None => crate::session::ask_password(&format!(
             "PKCS12 (P12) cert '{}' password: ",
             path.display()
         ))?,
-        None => String::new(),
     };
-    SigningKey::from_pkcs12(&file, &password).map_err(|error| unusable(&error))
+    SigningKey::from_pkcs12(&file, &password).map_err(|error| match error {
+        Error::WrongPassword if is_missing => no_password(&path),
+        error => unusable(&error),
+    })
+}
+
+/// Nobody was there to be asked for the password that a file needs.
+fn no_password(file: &Path) -> Failure {
+    Failure::Work(format!(
+        "error loading certificate: {} has a password, and none was given (--p12-password, STRATUSLAB_P12_PASSWORD, or p12_password in the \
+         configuration file)",
+        file.display()
+    ))
 }
 
 fn pem_key(session: &Session, signing: &Signing, certificate: &Path) -> Result<SigningKey> {
@@ -92,9 +107,12 @@ fn pem_key(session: &Session, signing: &Signing, certificate: &Path) -> Result<S
     }
     let text = String::from_utf8_lossy(&text);
     let password = password_of(session, signing);
+    let file = signing.pem_key.as_deref().unwrap_or(certificate);
     match SigningKey::from_pem(&text, password.as_deref()) {
-        Err(Error::WrongPassword) if password.is_none() && std::io::stdin().is_terminal() => {
-            let file = signing.pem_key.as_deref().unwrap_or(certificate);
+        Err(Error::WrongPassword) if password.is_none() => {
+            if !std::io::stdin().is_terminal() {
+                return Err(no_password(file));
+            }
             let password =
                 crate::session::ask_password(&format!("PEM key '{}' password: ", file.display()))?;
             SigningKey::from_pem(&text, Some(&password))

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use crate::cloud::Api;
+use crate::failure::Result;
 use crate::output::Format;
+use crate::session::Session;
 
 /// What every command understands.
 #[derive(Debug, Clone, Args)]
@@ -58,6 +61,27 @@ pub struct Cloud {
     /// Certificates to trust besides the system's, PEM [env: STRATUS_CA; key: ca_file]
     #[arg(long = "ca", value_name = "FILE", help_heading = "Cloud")]
     pub ca_file: Option<PathBuf>,
+}
+
+/// What a command understands that only asks the cloud.
+#[derive(Debug, Clone, Args)]
+pub struct Asking {
+    #[command(flatten)]
+    pub cloud: Cloud,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl Asking {
+    /// The session of the command, and the cloud it asks.
+    ///
+    /// # Errors
+    /// Those of the configuration.
+    pub fn begin(&self) -> Result<(Session, Api)> {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        Ok((session, api))
+    }
 }
 
 /// Where volumes are; usually where the machines are.

@@ -20,6 +20,7 @@ fn marketplace(base: &'static str, upload: impl Fn() -> Reply + Send + Sync + 's
             .line
             .split_once(' ')
             .and_then(|(_, place)| place.strip_prefix(base))
+            .map(|place| place.strip_suffix("?status=all").unwrap_or(place))
         else {
             return Reply(
                 404,
@@ -46,12 +47,11 @@ fn marketplace(base: &'static str, upload: impl Fn() -> Reply + Send + Sync + 's
             return xml(200, document);
         }
         if wanted.starts_with(&format!("{place}/")) {
-            let bare = String::from_utf8(document)
-                .unwrap()
+            // One that was signed anew has no declaration.
+            let document = String::from_utf8(document).unwrap();
+            let bare = document
                 .split_once("?>")
-                .unwrap()
-                .1
-                .to_owned();
+                .map_or(document.as_str(), |(_, bare)| bare);
             return xml(
                 200,
                 format!("<?xml version=\"1.0\"?><metadata>{bare}</metadata>").into_bytes(),
@@ -125,6 +125,16 @@ fn entries_are_published_and_deprecated() {
             .success();
             latest = Entry::verify(&server.requests().pop().unwrap().body).unwrap();
             assert_eq!(said, url(&latest));
+            if reason.is_none() {
+                // Also of an entry that expired, which lists show only when they are asked for all.
+                let asked: Vec<_> = server
+                    .requests()
+                    .into_iter()
+                    .map(|seen| seen.line)
+                    .collect();
+                let all = format!("/metadata/{ZEROS_ID}/me@example.org?status=all");
+                assert!(asked.iter().any(|line| line.ends_with(&all)), "{asked:?}");
+            }
             assert_eq!(
                 latest.metadata().deprecated.as_deref(),
                 Some(reason.unwrap_or("This image has been deprecated"))
@@ -235,6 +245,63 @@ fn what_a_marketplace_refuses_is_told() {
     );
     assert!(lines[1].contains("mail to alice@example.org"), "{said}");
     assert!(path(&waiting.home, "x.xml").exists());
+}
+
+#[test]
+fn an_entry_that_is_deprecated_is_not_deprecated_again() {
+    let server = marketplace("", || {
+        Reply(201, Vec::new(), b"metadata entry created".to_vec())
+    });
+    let home = server.home.path();
+    write_key(home, Some("me@example.org"));
+    std::fs::write(home.join("x.xml"), DRAFT).unwrap();
+    run(home, "sign-metadata --pem-cert me.pem x.xml").success();
+    run_at(&server, "", "upload-metadata x.xml").success();
+    let words = format!(
+        "deprecate-metadata --pem-cert me.pem --email me@example.org --reason hole {ZEROS_ID}"
+    );
+    run_at(&server, "", &words).success();
+    let sent = server.requests().len();
+    let result = run_at(&server, "", &words);
+    assert!(
+        result.status == 255 && result.stdout.contains("is deprecated already: hole"),
+        "{result:?}"
+    );
+    // It asked, and posted nothing.
+    let after = server.requests();
+    assert!(
+        after[sent..]
+            .iter()
+            .all(|seen| !seen.line.starts_with("POST")),
+        "{after:?}"
+    );
+}
+
+#[test]
+fn a_marketplace_where_nothing_listens_is_looked_for_by_its_own_options() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.xml"), SIGNED).unwrap();
+    let result = run(
+        folder.path(),
+        &format!("upload-metadata --marketplace-endpoint https://127.0.0.1:{port} x.xml"),
+    );
+    assert_eq!(result.status, 255, "{result:?}");
+    assert!(
+        result.stderr.contains(&format!(
+            "No Marketplace listens at https://127.0.0.1:{port}: check --marketplace-endpoint"
+        )),
+        "{result:?}"
+    );
+    assert!(
+        !result.stderr.contains("the cloud does not run"),
+        "{result:?}"
+    );
 }
 
 #[test]

@@ -472,13 +472,30 @@ fn pkcs12_comes_from_where_the_contract_says() {
             .unwrap()
             .uses_sha1()
     );
-    for result in [sign("", Some("other")), sign("", None)] {
-        assert_eq!(result.status, 1);
-        assert_eq!(
-            result.stderr,
+    let result = sign("", Some("other"));
+    assert_eq!(
+        (result.status, result.stderr.as_str()),
+        (
+            1,
             "error loading certificate (wrong password?)\n  [ERROR] Error signing metadata file\n"
+        )
+    );
+    // Without a terminal nobody can be asked: what is missing is named.
+    openssl("pkcs8 -topk8 -in key.pem -out closed.pem -passout pass:s3cret");
+    for (words, file) in [
+        ("", "usercert.p12"),
+        ("--pem-cert cert.pem --pem-key closed.pem", "closed.pem"),
+    ] {
+        let result = sign(words, None);
+        let missing = format!(
+            "{file} has a password, and none was given (--p12-password, STRATUSLAB_P12_PASSWORD"
+        );
+        assert!(
+            result.status == 1 && result.stderr.contains(&missing),
+            "{result:?}"
         );
     }
+    sign("--pem-cert cert.pem --pem-key closed.pem", Some("s3cret")).success();
     openssl(
         "pkcs12 -export -legacy -certpbe PBE-SHA1-RC2-40 -keypbe PBE-SHA1-3DES -macalg sha1 -inkey key.pem -in cert.pem -out old.p12 -passout pass:s3cret",
     );
@@ -489,4 +506,40 @@ fn pkcs12_comes_from_where_the_contract_says() {
     )
     .unwrap();
     sign("", None).success();
+}
+
+#[test]
+fn a_description_past_its_end_is_signed_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    write_key(home, Some("me@example.org"));
+    let (end, past) = ("2030-07-12T08:00:00Z", "2020-07-12T08:00:00Z");
+    assert!(DRAFT.contains(end));
+    std::fs::write(home.join("old.xml"), DRAFT.replace(end, past)).unwrap();
+    for words in [
+        "sign-metadata --pem-cert me.pem old.xml",
+        "validate-metadata old.xml",
+    ] {
+        let result = run(home, words);
+        let warning = format!("old.xml is past its end (dcterms:valid {past})");
+        assert!(
+            result.status == 0 && result.stderr.contains(&warning),
+            "{result:?}"
+        );
+    }
+    std::fs::write(
+        home.join("new.xml"),
+        DRAFT.replace(end, "2999-01-01T00:00:00Z"),
+    )
+    .unwrap();
+    for words in [
+        "sign-metadata --pem-cert me.pem new.xml",
+        "validate-metadata new.xml",
+    ] {
+        let result = run(home, words);
+        assert!(
+            result.status == 0 && !result.stderr.contains("past its end"),
+            "{result:?}"
+        );
+    }
 }

@@ -44,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("enrolment", &["cloud", "directory"]),
+    ("hosts", &["cimi", "store"]),
     ("mail", &["store"]),
     ("marketplace", &[]),
     ("marketplace-query", &["marketplace"]),

@@ -102,3 +102,39 @@ fn what_a_guest_does_is_seen() {
     );
     cloud.assert_clean();
 }
+
+#[test]
+fn what_went_over_the_network_is_accounted_across_a_restart_of_the_daemon() {
+    const SENT: usize = 3_000_000;
+    if skip_unless(&[]) {
+        return;
+    }
+    let cloud = TestCloud::start();
+    let machine = cloud.machine();
+    machine.wait_for_ssh();
+    let send = || {
+        let sent = machine.ssh(&format!("yes | head -c {SENT}"));
+        assert!(sent.len() >= SENT - 2, "{}", sent.len());
+    };
+    send();
+    // Goes on while no daemon is there.
+    machine.ssh("(ping -c 300 -i 0.01 -s 1400 -q 10.77.0.1) </dev/null >/dev/null 2>&1 &");
+    cloud.kill();
+    cloud.start_again();
+    wait_until("the end of the packets", LIMIT, || {
+        let going = machine.ssh("pidof ping || true");
+        going.trim().is_empty().then_some(())
+    });
+    send();
+    machine.kill();
+    let answer = cloud.api().get("/stratus/accounting").expect(200);
+    let uses = answer["uses"].as_array().unwrap();
+    let run = uses.iter().find(|used| used["kind"] == "machine").unwrap();
+    assert!(run["end"].is_string(), "{run}");
+    let sent = run["sentBytes"].as_u64().unwrap();
+    // With what its wrapping takes: SSH, TCP, acknowledgements.
+    let least = 2 * SENT as u64 + 300 * 1_400;
+    assert!((least..2 * least).contains(&sent), "{run}");
+    assert!(run["receivedBytes"].as_u64().unwrap() > 10_000, "{run}");
+    cloud.assert_clean();
+}

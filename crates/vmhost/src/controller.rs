@@ -23,6 +23,7 @@ mod prepare;
 mod report;
 mod root_disk;
 mod settings;
+mod traffic;
 mod volumes;
 mod worker;
 

@@ -32,7 +32,7 @@ use crate::adopt::LostProcess;
 use crate::error::HypervisorError;
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec, LaunchSpec};
 use crate::record::LaunchRecord;
-use crate::usage::Usage;
+use crate::usage::{Traffic, Usage};
 
 /// Result of this layer.
 pub type Result<T> = std::result::Result<T, HypervisorError>;
@@ -142,6 +142,10 @@ pub trait RunningMachine: Send + Sync {
 
     /// What its process has used so far.
     async fn usage(&self) -> Result<Usage>;
+
+    /// What went over its interfaces since its process began, without asking its monitor; `None` where the host has none that
+    /// counts.
+    async fn traffic(&self) -> Option<Traffic>;
 
     /// Begins to write the memory of a halted machine to `file`, and returns at once; [`RunningMachine::saving`] tells how
     /// far it is. When it is complete, the machine is [`RunState::Saved`].

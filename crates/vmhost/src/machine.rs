@@ -36,7 +36,7 @@ use crate::process::HeldProcess;
 use crate::qemu::ShortWay;
 use crate::qmp::{GREETING_LIMIT, Qmp, QmpError, QmpEvent};
 use crate::record::{LaunchRecord, RecordFile};
-use crate::usage::Usage;
+use crate::usage::{Traffic, Usage};
 
 /// How long a QEMU whose guest is off may take to close its disks and end.
 const QUIT_OFF_LIMIT: Duration = Duration::from_secs(5);
@@ -207,6 +207,10 @@ impl RunningMachine for QemuMachine {
 
     async fn usage(&self) -> Result<Usage> {
         self.shared.usage().await
+    }
+
+    async fn traffic(&self) -> Option<Traffic> {
+        self.shared.traffic().await
     }
 
     async fn begin_save(&self, file: OwnedFd) -> Result<()> {

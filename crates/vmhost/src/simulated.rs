@@ -24,7 +24,7 @@ use crate::launch_spec::{Accelerator, DiskId, DiskSpec, LaunchSpec};
 use crate::ports::{PortAccount, PortState};
 use crate::qmp::QmpError;
 use crate::record::{LaunchRecord, RECORD_FORMAT};
-use crate::usage::Usage;
+use crate::usage::{Traffic, Usage};
 
 /// A host full of pretended machines. Clones share it.
 #[derive(Clone, Default)]
@@ -210,6 +210,7 @@ impl Hypervisor for SimulatedHypervisor {
                 exit: None,
                 ignores_power_button: behaviour.ignores_power_button,
                 ignores_detach: behaviour.ignores_detach,
+                traffic: None,
             }),
             events: broadcast::Sender::new(EVENT_QUEUE),
         });
@@ -257,6 +258,7 @@ struct State {
     exit: Option<ExitCause>,
     ignores_power_button: bool,
     ignores_detach: bool,
+    traffic: Option<Traffic>,
 }
 
 /// What the guest, or fate, does.
@@ -313,6 +315,15 @@ impl SimulatedMachine {
     /// From now on the guest gives up disks when asked, or not. Requests under way are not answered by this.
     pub fn ignore_detach(&self, ignore: bool) {
         self.state.lock().ignores_detach = ignore;
+    }
+
+    /// The guest has received and sent so many bytes since it was started.
+    pub fn traffic_is(&self, bytes_in: u64, bytes_out: u64) {
+        self.state.lock().traffic = Some(Traffic {
+            bytes_in,
+            bytes_out,
+            ..Traffic::default()
+        });
     }
 
     /// The guest gives up the disks it was asked for.
@@ -461,6 +472,11 @@ impl RunningMachine for SimulatedMachine {
 
     async fn usage(&self) -> Result<Usage> {
         Ok(Usage::default())
+    }
+
+    async fn traffic(&self) -> Option<Traffic> {
+        let state = self.state.lock();
+        state.traffic.filter(|_| state.exit.is_none())
     }
 
     async fn begin_save(&self, file: OwnedFd) -> Result<()> {

@@ -155,3 +155,66 @@ async fn runs_disks_and_addresses_are_told_while_they_go_on_and_when_they_are_ov
         assert!(ask(&own, query).await.is_err(), "{wrong}");
     }
 }
+
+/// The runs among what a machine's owner used, by their beginning.
+async fn runs(world: &World) -> Vec<Value> {
+    let (own, query) = (user(), UsageQuery::default());
+    let all = world.cloud().usage(&own, &query).await.unwrap();
+    let uses = all["uses"].as_array().unwrap().iter();
+    let mut runs: Vec<_> = uses.filter(|u| u["kind"] == "machine").cloned().collect();
+    runs.sort_by_key(|run| run["start"].to_string());
+    runs
+}
+
+#[tokio::test]
+async fn what_went_over_the_network_is_in_the_record_of_the_run_whatever_ended_it() {
+    let mut world = World::new().await;
+    let id = world.running(json!({})).await;
+    assert!(runs(&world).await[0].get("receivedBytes").is_none());
+
+    // Another daemon took over meanwhile.
+    world.guest(&id).traffic_is(1_000, 10);
+    world.crash().await;
+    world.guest(&id).traffic_is(5_000, 70);
+    world.start().await;
+    world.phase(&id, Phase::Running).await;
+    let job = world.act(&id, "stop", true).await;
+    world.succeeds(&job).await;
+    let told = runs(&world).await;
+    assert_eq!(
+        (&told[0]["receivedBytes"], &told[0]["sentBytes"]),
+        (&json!(5_000), &json!(70))
+    );
+
+    // The next run counts its own; the guest ends it.
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    world.phase(&id, Phase::Running).await;
+    world.guest(&id).traffic_is(3, 4);
+    world.guest(&id).halt();
+    world.phase(&id, Phase::Unknown).await;
+    let told = runs(&world).await;
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(
+        told[0]["receivedBytes"], 5_000,
+        "nothing is added to what is over"
+    );
+    assert_eq!(
+        (&told[1]["receivedBytes"], &told[1]["sentBytes"]),
+        (&json!(3), &json!(4))
+    );
+
+    // Removed while it runs.
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    world.phase(&id, Phase::Running).await;
+    world.guest(&id).traffic_is(9, 8);
+    world.cloud().delete_machine(&user(), &id).await.unwrap();
+    world.gone(&id).await;
+    let told = runs(&world).await;
+    assert_eq!(
+        (told.len(), &told[2]["sentBytes"]),
+        (3, &json!(8)),
+        "{told:?}"
+    );
+}

@@ -92,6 +92,9 @@ pub struct Machine {
     /// Since when it has had its CPUs and memory without a break, for accounting; computed by [`Machine::settle`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_since: Option<Timestamp>,
+    /// What had gone over its network when that began, if not nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_before: Option<super::NetworkTraffic>,
     /// Since when its disks are what they are, and whose, for accounting; none: since it was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disks_since: Option<Timestamp>,

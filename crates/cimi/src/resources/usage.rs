@@ -71,6 +71,12 @@ pub struct Use {
     /// Space in bytes, as it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Bytes to the machine over its network, as far as they are written down; none: nobody counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_bytes: Option<u64>,
+    /// Bytes from the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_bytes: Option<u64>,
     /// The address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
@@ -102,6 +108,8 @@ impl Use {
             cpus: None,
             memory_kib: None,
             bytes: None,
+            received_bytes: None,
+            sent_bytes: None,
             address: None,
         }
     }
@@ -113,11 +121,13 @@ impl Use {
         format!("{kind}:{}:{start}", self.resource)
     }
 
-    /// Whether it is the same use still, whatever the resource is called by now.
+    /// Whether it is the same use still, whatever the resource is called by now, and whatever went over its network.
     #[must_use]
     pub fn goes_on_as(&self, later: &Self) -> bool {
         let renamed = Self {
             name: self.name.clone(),
+            received_bytes: self.received_bytes,
+            sent_bytes: self.sent_bytes,
             ..later.clone()
         };
         *self == renamed
@@ -157,9 +167,13 @@ impl Machine {
         let since = self.disks_since.unwrap_or(self.common.created);
         let mut uses = vec![of(UseKind::Disk, since)];
         if let Some(since) = self.running_since {
+            let before = self.traffic_before.unwrap_or_default();
+            let traffic = self.observed.traffic.map(|traffic| traffic.since(before));
             uses.push(Use {
                 cpus: Some(self.cpu),
                 memory_kib: Some(self.memory),
+                received_bytes: traffic.map(|traffic| traffic.received_bytes),
+                sent_bytes: traffic.map(|traffic| traffic.sent_bytes),
                 ..of(UseKind::Machine, since)
             });
         }
@@ -174,14 +188,16 @@ impl Machine {
         }
         let changed = given || resized || self.cpu != before.cpu || self.memory != before.memory;
         match (before.running_since, self.running_since) {
-            (Some(before), Some(since)) if changed && since == before => {
+            (Some(seen), Some(since)) if changed && since == seen => {
                 self.running_since = Some(now);
+                self.traffic_before = before.observed.traffic;
             }
             // When the guest was seen to run is told by the host, whose clock may be another one, or be set meanwhile. A run
             // begins neither before what this machine's document said last, and so no earlier run ends after it, nor later
             // than it is told.
             (None, Some(seen)) => {
                 self.running_since = Some(seen.max(before.common.updated).min(now));
+                self.traffic_before = None;
             }
             _ => {}
         }
@@ -274,7 +290,12 @@ impl VolumeImage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Acl, resources::ImageFile, size::ByteSize, testing};
+    use crate::{
+        Acl,
+        resources::{ImageFile, NetworkTraffic},
+        size::ByteSize,
+        testing,
+    };
 
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millis(millis)
@@ -307,6 +328,38 @@ mod tests {
         let given = image.in_use();
         assert!(!used[0].goes_on_as(&given[0]));
         assert_eq!((given[0].user.as_str(), given[0].start), ("bob", at(3_000)));
+    }
+
+    #[test]
+    fn what_went_over_the_network_belongs_to_who_had_the_machine() {
+        let traffic = |received_bytes, sent_bytes| {
+            Some(NetworkTraffic {
+                received_bytes,
+                sent_bytes,
+            })
+        };
+        let run = |machine: &Machine| machine.in_use().pop().unwrap();
+        let mut machine = testing::machine(7);
+        machine.running_since = Some(at(1_000));
+        assert_eq!(run(&machine).received_bytes, None, "nobody counts it");
+        let before = run(&machine);
+        machine.observed.traffic = traffic(100, 10);
+        assert!(before.goes_on_as(&run(&machine)), "more of the same");
+        let old = machine.clone();
+        machine.common.acl = Acl::owned_by_user("bob");
+        machine.begin_anew(&old, at(2_000));
+        machine.observed.traffic = traffic(150, 30);
+        let used = run(&machine);
+        assert_eq!((used.received_bytes, used.sent_bytes), (Some(50), Some(20)));
+        // The next run has a process of its own, which counts from nothing.
+        let old = Machine {
+            running_since: None,
+            ..machine.clone()
+        };
+        machine.running_since = Some(at(3_000));
+        machine.observed.traffic = traffic(7, 0);
+        machine.begin_anew(&old, at(3_000));
+        assert_eq!(run(&machine).received_bytes, Some(7));
     }
 
     #[test]

@@ -132,6 +132,7 @@ impl Cloud {
             ssh: None,
             first_started: None,
             running_since: None,
+            traffic_before: None,
             disks_since: None,
             save: plan.save.clone(),
             saved_as: None,

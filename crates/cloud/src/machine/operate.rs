@@ -247,7 +247,9 @@ impl Cloud {
                     {
                         self.not_being_saved(&machine)?;
                         let amounts = image_amounts(&machine);
-                        let place = self.place(context, &amounts).await?;
+                        // It will be its owner's, whoever may shut the machine down.
+                        let owner = machine.common.acl.owner.principal.clone();
+                        let place = self.place_of(context, &owner, &amounts).await?;
                         let image = self.image_of(&mut machine, acl, Some(save), now);
                         job.affected_resources.push(Ref::to(image.key()));
                         saved = Some((image, place));

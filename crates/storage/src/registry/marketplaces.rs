@@ -1,8 +1,13 @@
 //! Entries of Marketplaces: looked up, verified, and judged by the site's policy.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::pin::pin;
+use std::time::Duration;
 
-use marketplace::policy::Policy;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use marketplace::policy::{Policy, Refusal};
 use marketplace::{Entry, UtcTime, identifier::ImageIdentifier, list};
 use reqwest::Url;
 
@@ -13,6 +18,8 @@ use super::{LookupError, Registries};
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 /// Entries that are looked at: a signature takes time.
 const MAX_ENTRIES: usize = 100;
+/// How long those that answered wait for those that don't: less than whoever starts a machine waits for all.
+const PATIENCE: Duration = Duration::from_secs(3);
 const ACCEPT: &str = "application/xml";
 /// Where the interface is on servers that have other things at their root.
 const USUAL_PATH: &str = "marketplace";
@@ -97,8 +104,9 @@ pub(super) fn folder(text: &str) -> Result<Url, String> {
 }
 
 impl Registries {
-    /// The entry to go by for an image. Marketplaces are asked in order, until the policy accepts an entry. Of each
-    /// endorser only the newest entry counts, wherever it was; of several endorsers the one who endorsed last.
+    /// The entry to go by for an image. All Marketplaces are asked at once; those that are silent for `PATIENCE` are passed
+    /// over if others have an entry that is accepted. Of each endorser only the newest entry counts, wherever it was; of
+    /// several endorsers the one who endorsed last.
     ///
     /// # Errors
     /// [`LookupError::Unavailable`] if a Marketplace that didn't answer might have it, else [`LookupError::Refused`] with
@@ -114,28 +122,54 @@ impl Registries {
         let policy = tokio::task::spawn_blocking(move || source.read())
             .await
             .map_err(|error| LookupError::Unavailable(error.to_string()))??;
-        let mut seen = Seen::default();
-        let mut silent = Vec::new();
-        for marketplace in self.marketplaces() {
-            match marketplace.documents(identifier).await {
-                Ok(documents) => seen.take(&marketplace.name, identifier, documents).await,
-                Err(error) => {
-                    tracing::warn!(
-                        marketplace = marketplace.name,
-                        error,
-                        "a Marketplace can't be asked"
-                    );
-                    silent.push(format!("Marketplace {}: {error}", marketplace.name));
+        let mut asked: FuturesUnordered<_> =
+            self.marketplaces()
+                .iter()
+                .enumerate()
+                .map(|(place, marketplace)| async move {
+                    (place, marketplace.documents(identifier).await)
+                })
+                .collect();
+        let (mut seen, mut silent) = (Seen::default(), Vec::new());
+        let mut patience = pin!(tokio::time::sleep(PATIENCE));
+        let mut is_patient = true;
+        loop {
+            let next = tokio::select! {
+                next = asked.next() => next,
+                () = &mut patience, if is_patient => {
+                    is_patient = false;
+                    if let Some(found) = seen.accepted(&policy, now()) {
+                        tracing::warn!(
+                            silent = asked.len(),
+                            "Marketplaces didn't answer in time; those that did decide"
+                        );
+                        return Ok(found);
+                    }
                     continue;
                 }
+            };
+            let Some((place, answer)) = next else { break };
+            let Some(Marketplace { name, .. }) = self.marketplaces().get(place) else {
+                continue;
+            };
+            match answer {
+                Ok(documents) => seen.take((place, name), identifier, documents).await,
+                Err(error) => {
+                    tracing::warn!(marketplace = name, error, "a Marketplace can't be asked");
+                    silent.push((place, format!("Marketplace {name}: {error}")));
+                }
             }
-            if let Some(found) = seen.accepted(&policy, now()) {
+            if !is_patient && let Some(found) = seen.accepted(&policy, now()) {
                 return Ok(found);
             }
         }
+        if let Some(found) = seen.accepted(&policy, now()) {
+            return Ok(found);
+        }
         let mut reasons = seen.reasons(&policy, now());
         if !silent.is_empty() {
-            reasons.splice(0..0, silent);
+            silent.sort();
+            reasons.splice(0..0, silent.into_iter().map(|(_, reason)| reason));
             return Err(LookupError::Unavailable(reasons.join("; ")));
         }
         if reasons.is_empty() {
@@ -201,8 +235,8 @@ fn now() -> UtcTime {
 /// What was found so far.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The newest of each endorser: address, and subject of the certificate.
-    newest: BTreeMap<(String, String), Found>,
+    /// All that verify, with the place of the Marketplace in the configuration.
+    all: Vec<(usize, Found)>,
     /// Why documents are not to be believed.
     unbelievable: Vec<String>,
 }
@@ -210,7 +244,7 @@ struct Seen {
 impl Seen {
     async fn take(
         &mut self,
-        marketplace: &str,
+        (place, marketplace): (usize, &str),
         identifier: &ImageIdentifier,
         documents: Vec<Vec<u8>>,
     ) {
@@ -230,18 +264,8 @@ impl Seen {
                     ));
                 }
                 Ok(entry) => {
-                    let endorser = (
-                        entry.endorsement().email.to_ascii_lowercase(),
-                        entry.certificate().subject().to_owned(),
-                    );
-                    let known = self.newest.get(&endorser);
-                    let is_newer = known.is_none_or(|known| {
-                        known.entry.endorsement().created < entry.endorsement().created
-                    });
-                    if is_newer {
-                        let marketplace = marketplace.to_owned();
-                        self.newest.insert(endorser, Found { entry, marketplace });
-                    }
+                    let marketplace = marketplace.to_owned();
+                    self.all.push((place, Found { entry, marketplace }));
                 }
                 Err(error) => self.unbelievable.push(format!(
                     "an entry of Marketplace {marketplace} is refused: {error}"
@@ -250,28 +274,61 @@ impl Seen {
         }
     }
 
-    /// Newest endorsement first; of one moment, by address.
+    /// Newest endorsement first; of one moment, in the order of the Marketplaces.
     fn in_order(&self) -> Vec<&Found> {
-        let mut all: Vec<&Found> = self.newest.values().collect();
-        all.sort_by_key(|found| std::cmp::Reverse(found.entry.endorsement().created));
-        all
+        let mut all: Vec<_> = self.all.iter().collect();
+        all.sort_by_key(|(place, found)| (Reverse(found.entry.endorsement().created), *place));
+        all.into_iter().map(|(_, found)| found).collect()
+    }
+
+    /// What is said by whom the site listens to, the newest of each endorser, and why the rest doesn't count. Who it is comes
+    /// first: neither a stranger who names somebody's address nor an endorsement of the future pushes out what counts now.
+    fn judged(&self, policy: &Policy, now: UtcTime) -> (Vec<&Found>, Vec<Refusal>) {
+        let (mut newest, mut strange) = (Vec::new(), Vec::new());
+        let mut endorsers = HashSet::new();
+        for found in self.in_order() {
+            if let Err(refusal) = is_of_somebody(policy, &found.entry, now) {
+                strange.push(refusal);
+            } else if endorsers.insert(found.entry.endorsement().email.to_ascii_lowercase()) {
+                newest.push(found);
+            }
+        }
+        (newest, strange)
     }
 
     fn accepted(&self, policy: &Policy, now: UtcTime) -> Option<Found> {
-        self.in_order()
+        let (newest, _) = self.judged(policy, now);
+        newest
             .into_iter()
             .find(|found| policy.check(&found.entry, now).is_ok())
             .cloned()
     }
 
     fn reasons(&self, policy: &Policy, now: UtcTime) -> Vec<String> {
-        let mut reasons: Vec<String> = self
-            .in_order()
+        let (newest, strange) = self.judged(policy, now);
+        let refused = newest
             .into_iter()
-            .filter_map(|found| policy.check(&found.entry, now).err())
-            .map(|refusal| refusal.to_string())
-            .collect();
-        reasons.extend(self.unbelievable.iter().cloned());
+            .filter_map(|found| policy.check(&found.entry, now).err());
+        let mut reasons: Vec<String> = Vec::new();
+        let all = refused.chain(strange).map(|refusal| refusal.to_string());
+        for reason in all.chain(self.unbelievable.iter().cloned()) {
+            // Several Marketplaces have the same entries.
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
         reasons
+    }
+}
+
+/// Whether an entry counts as its endorser's at all, whatever it says of the image.
+fn is_of_somebody(policy: &Policy, entry: &Entry, now: UtcTime) -> Result<(), Refusal> {
+    policy.trusts(entry)?;
+    if entry.uses_sha1() && !policy.accepts_sha1 {
+        return Err(Refusal::Sha1(entry.endorsement().email.clone()));
+    }
+    match policy.check(entry, now) {
+        Err(refusal @ Refusal::NotYet { .. }) => Err(refusal),
+        Ok(()) | Err(_) => Ok(()),
     }
 }

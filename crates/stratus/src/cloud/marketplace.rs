@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::{Method, StatusCode};
 
 use super::api::RawAnswer;
-use super::{Api, Endpoint, Found, RawBody, Search, market_search};
+use super::{Api, ApiError, Endpoint, Found, RawBody, Search, market_search};
 use crate::failure::{Failure, Result};
 use crate::options;
 use crate::output::printable;
@@ -16,6 +16,10 @@ const DEFAULT_ENDPOINT: &str = "https://marketplace.stratuslab.eu";
 
 /// Where the interface is on servers that have other things at their root.
 const USUAL_PATH: &str = "/marketplace";
+
+/// What gives the address of the configured one.
+const NAMED_BY: &str =
+    "--marketplace-endpoint, marketplace_endpoint and STRATUSLAB_MARKETPLACE_ENDPOINT";
 
 const XML: &str = "application/xml";
 const JSON: &str = "application/json";
@@ -28,6 +32,8 @@ pub struct Marketplace {
     endpoint: String,
     /// The path of it.
     path: String,
+    /// What gives the address, for who has to change it.
+    named_by: &'static str,
 }
 
 /// How an upload ended.
@@ -52,14 +58,19 @@ impl Marketplace {
                 "marketplace_endpoint",
             )
             .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
-        Self::at(session, &text, options.ca_file.clone())
+        Self::at(session, &text, options.ca_file.clone(), NAMED_BY)
     }
 
-    /// A client for the Marketplace at this address; nothing is sent yet.
+    /// A client for the Marketplace at this address; nothing is sent yet. `named_by` says to the user where the address comes from.
     ///
     /// # Errors
     /// As [`of`](Self::of).
-    pub fn at(session: &Session, address: &str, ca_file: Option<PathBuf>) -> Result<Self> {
+    pub fn at(
+        session: &Session,
+        address: &str,
+        ca_file: Option<PathBuf>,
+        named_by: &'static str,
+    ) -> Result<Self> {
         let text = address.trim().trim_end_matches('/');
         let endpoint = if text.contains("://") {
             text.to_owned()
@@ -78,6 +89,7 @@ impl Marketplace {
             api: session.connect(server, None, &cloud)?,
             path: url.path().trim_end_matches('/').to_owned(),
             endpoint,
+            named_by,
         })
     }
 
@@ -174,10 +186,16 @@ impl Marketplace {
             bytes: bytes.to_vec(),
         });
         let path = format!("{base}/metadata{separator}{path}");
-        Ok(self
-            .api
-            .send_raw(method.clone(), &path, accepted, body)
-            .await?)
+        let sent = self.api.send_raw(method.clone(), &path, accepted, body);
+        sent.await.map_err(|error| match error {
+            ApiError::Network { text } if text.contains("Connection refused") => {
+                Failure::Network(text).with_hint(format!(
+                    "No Marketplace listens at {}: check {}",
+                    self.endpoint, self.named_by
+                ))
+            }
+            other => other.into(),
+        })
     }
 
     /// A refusal in the words of the contract.
@@ -192,8 +210,8 @@ impl Marketplace {
         // Another server, such as a cloud that runs no Marketplace, tells nothing of use here.
         if matches!(status, 404 | 405) && !marketplace::list::is_refusal(&answer.body) {
             text.push_str(&format!(
-                ". There is no Marketplace at {}: check --marketplace-endpoint, marketplace_endpoint and STRATUSLAB_MARKETPLACE_ENDPOINT",
-                self.endpoint
+                ". There is no Marketplace at {}: check {}",
+                self.endpoint, self.named_by
             ));
         } else if status < 500 {
             let message = marketplace::list::message(&answer.body);

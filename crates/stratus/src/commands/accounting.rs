@@ -36,7 +36,8 @@ Formats: csv, one line a use. json, a list of the same. xml, StratusLab's usager
 
 Examples:
   stratus accounting export --from 2026-01-01 --to 2026-02-01 > january.csv
-  stratus accounting export --from 2026-01-01 --format xml --user joe")]
+  stratus accounting export --from 2026-01-01 --format xml --user joe
+  stratus accounting export --from 2026-01-01 --group physics")]
 struct Export {
     /// What ended before is left out
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -45,8 +46,11 @@ struct Export {
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<Timestamp>,
     /// Of this user only
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "group")]
     user: Option<String>,
+    /// Of those only who are members of this group now (for administrators)
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -86,6 +90,9 @@ impl Export {
         let mut asked = format!("/stratus/accounting?from={}&to={}", encoded(&from.to_string()), encoded(&to.to_string()));
         if let Some(user) = &self.user {
             asked.push_str(&format!("&user={}", encoded(user)));
+        }
+        if let Some(group) = &self.group {
+            asked.push_str(&format!("&group={}", encoded(group)));
         }
         // What ends while it is read is told twice, first as going on.
         let mut uses: Vec<Value> = Vec::new();

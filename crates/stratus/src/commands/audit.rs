@@ -10,16 +10,17 @@ use crate::table;
 
 /// Show who did what to which resource, from where, with what result
 ///
-/// For administrators; the newest last. JSON: a list of {"time", "requestId", "user", "token", "claimed", "address", "method", "path", "made", "status"}.
+/// For administrators. A line is a request that changed something, or was refused; the newest are at the end. A name in (parentheses) is of somebody who could not log in. JSON: a list of {"time", "requestId", "user", "token", "claimed", "address", "method", "path", "made", "status"}.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus audit
-  stratus audit --user joe --last 1000")]
+  stratus audit --last 1000 --user joe
+  stratus audit --last 10000 --format json | jq '.[] | select(.status == 403)'")]
 pub struct Arguments {
-    /// So many entries
+    /// How many of the newest entries
     #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     last: u32,
-    /// Of this user only, wrong passwords included
+    /// Only what this user did, logins with a wrong password included
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     #[command(flatten)]

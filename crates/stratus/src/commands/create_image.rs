@@ -342,7 +342,11 @@ impl Arguments {
         let out = &session.out;
         let id = machine.shown_id();
         out.banner("Finished building image increment.");
-        out.banner(&format!("Please check {} for new image ID and instruction.", self.author_email.as_deref().unwrap_or_default()));
+        // The contract's words as far as they are true: whether letters go out is known to the cloud alone.
+        out.banner(&format!(
+            "Please check {} for new image ID and instruction, if the cloud sends mail.",
+            self.author_email.as_deref().unwrap_or_default()
+        ));
         out.step("Shutting down machine");
         log.step("shutting down");
         let accepted = api.send(Method::POST, &format!("{}/shutdown", machine.id), Body::Empty).await;

@@ -7,6 +7,7 @@ use crate::cloud::Marketplace;
 use crate::endorser::Endorser;
 use crate::failure::{Failure, Result};
 use crate::options::{self, Common, Signing};
+use crate::output::printable;
 use crate::session::Session;
 
 /// Say that an image should not be used any more
@@ -65,14 +66,21 @@ impl Arguments {
             return Err(Failure::Work(format!("the certificate is that of {certified}; the entry of {email} can be deprecated only by its endorser")));
         }
         let marketplace = Marketplace::of(&session, &self.marketplace)?;
-        let mut path = format!("{image}/{email}");
-        if let Some(created) = created {
-            path.push_str(&format!("/{created}"));
-        }
+        // One that has expired can be taken back, too: who has the image should know.
+        let path = match created {
+            Some(created) => format!("{image}/{email}/{created}"),
+            None => format!("{image}/{email}?status=all"),
+        };
         let answer = marketplace.fetch(&path).await?;
         let document = own_entry(&answer, image, email, created)
             .ok_or_else(|| Failure::Work(format!("{} answers without an entry of {email} for this image", marketplace.url(&path))))?;
         let work = |error: marketplace::Error| Failure::Work(error.to_string());
+        if created.is_none()
+            && let Some(reason) = Metadata::parse(document).map_err(work)?.deprecated
+        {
+            return Err(Failure::Work(format!("the latest entry of {email} is deprecated already: {}", printable(&reason)))
+                .with_hint("--created TIME names an entry whose reason is to be another."));
+        }
         let draft = draft::deprecated(document, &self.reason).map_err(work)?;
         let signed = endorser.endorse(draft.as_bytes(), Some(email)).map_err(work)?;
         publish(&session, &marketplace, signed.as_bytes()).await

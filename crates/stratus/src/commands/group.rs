@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::quota_options::Amounts;
 use crate::cloud::{Api, GroupView, UserView, is_local_id, text_of};
 use crate::failure::{Failure, Result};
-use crate::options::{Cloud, Common};
+use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
 use crate::table;
 
@@ -24,7 +24,10 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     Create(Create),
-    List(List),
+    /// List the groups with their members, and what these have and may have
+    ///
+    /// JSON: a list of {"groupname", "description", "members", "quota", "used"}.
+    List(Asking),
     Quota(SetQuota),
     Add(Add),
     Remove(Remove),
@@ -44,17 +47,6 @@ struct Create {
     description: Option<String>,
     #[command(flatten)]
     quota: Amounts,
-    #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
-}
-
-/// List the groups with their members, and what these have and may have
-///
-/// JSON: a list of {"groupname", "description", "members", "quota", "used"}.
-#[derive(Debug, clap::Args)]
-struct List {
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -127,7 +119,7 @@ impl Arguments {
     pub(super) fn common(&self) -> &Common {
         match &self.action {
             Action::Create(create) => &create.common,
-            Action::List(list) => &list.common,
+            Action::List(asking) => &asking.common,
             Action::Quota(quota) => &quota.common,
             Action::Add(add) => &add.named.common,
             Action::Remove(remove) => &remove.named.common,
@@ -138,7 +130,7 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         match self.action {
             Action::Create(create) => create.run().await,
-            Action::List(list) => list.run().await,
+            Action::List(asking) => list(&asking).await,
             Action::Quota(quota) => quota.run().await,
             Action::Add(add) => add.named.run(true).await,
             Action::Remove(remove) => remove.named.run(false).await,
@@ -163,25 +155,23 @@ impl Create {
     }
 }
 
-impl List {
-    async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let groups: Vec<GroupView> = session.api(&self.cloud)?.views("Group").await?;
-        if session.out.is_json() {
-            let all = groups.iter().map(|group| {
-                json!({ "groupname": group.groupname, "description": group.description, "members": group.members, "quota": group.quota, "used": group.used })
-            });
-            return session.out.json(&all.collect::<Vec<_>>());
-        }
-        let rows = groups.iter().map(|group| {
-            let of = |what: &str| {
-                let most = group.quota.get(what).map_or_else(|| "-".to_owned(), text_of);
-                format!("{}/{most}", group.used.get(what).map(text_of).unwrap_or_default())
-            };
-            vec![group.groupname.clone(), of("machines"), of("volumes"), of("images"), group.members.join(",")]
+async fn list(asking: &Asking) -> Result {
+    let (session, api) = asking.begin()?;
+    let groups: Vec<GroupView> = api.views("Group").await?;
+    if session.out.is_json() {
+        let all = groups.iter().map(|group| {
+            json!({ "groupname": group.groupname, "description": group.description, "members": group.members, "quota": group.quota, "used": group.used })
         });
-        session.out.line(table::render(&["NAME", "MACHINES", "VOLUMES", "IMAGES", "MEMBERS"], rows))
+        return session.out.json(&all.collect::<Vec<_>>());
     }
+    let rows = groups.iter().map(|group| {
+        let of = |what: &str| {
+            let most = group.quota.get(what).map_or_else(|| "-".to_owned(), text_of);
+            format!("{}/{most}", group.used.get(what).map(text_of).unwrap_or_default())
+        };
+        vec![group.groupname.clone(), of("machines"), of("volumes"), of("images"), group.members.join(",")]
+    });
+    session.out.line(table::render(&["NAME", "MACHINES", "VOLUMES", "IMAGES", "MEMBERS"], rows))
 }
 
 impl SetQuota {

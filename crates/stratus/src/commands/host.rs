@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cloud::{Api, HostView, text_of};
 use crate::failure::{Failure, Result};
-use crate::options::{Cloud, Common};
+use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
 use crate::table;
 
@@ -22,20 +22,12 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    List(List),
+    /// List the hosts
+    ///
+    /// USED is what machines were promised. JSON: a list of the hosts' documents as the cloud gives them.
+    List(Asking),
     Show(Show),
     Maintenance(Maintenance),
-}
-
-/// List the hosts
-///
-/// USED is what machines were promised. JSON: a list of the hosts' documents as the cloud gives them.
-#[derive(Debug, clap::Args)]
-struct List {
-    #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
 }
 
 /// Show everything that is known of a host
@@ -47,9 +39,7 @@ struct Show {
     #[arg(value_name = "HOST")]
     host: String,
     #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
+    asking: Asking,
 }
 
 /// Place no new machines on a host; those that are there run on
@@ -72,15 +62,15 @@ struct Maintenance {
 impl Arguments {
     pub(super) fn common(&self) -> &Common {
         match &self.action {
-            Action::List(list) => &list.common,
-            Action::Show(show) => &show.common,
+            Action::List(asking) => &asking.common,
+            Action::Show(show) => &show.asking.common,
             Action::Maintenance(maintenance) => &maintenance.common,
         }
     }
 
     pub(super) async fn run(self) -> Result {
         match self.action {
-            Action::List(list) => list.run().await,
+            Action::List(asking) => list(&asking).await,
             Action::Show(show) => show.run().await,
             Action::Maintenance(maintenance) => maintenance.run().await,
         }
@@ -98,41 +88,37 @@ async fn find(api: &Api, name: &str) -> Result<HostView> {
         .ok_or_else(|| Failure::Check(format!("There is no host '{name}'; there are: {}", known.join(", "))))
 }
 
-impl List {
-    async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
-        if session.out.is_json() {
-            return session.out.json(&api.list("Host").await?);
-        }
-        let hosts: Vec<HostView> = api.views("Host").await?;
-        let rows = hosts.iter().map(|host| {
-            let text = |name: &str| host.other.get(name).map(text_of).unwrap_or_default();
-            let number = |name: &str| host.other.get(name).and_then(serde_json::Value::as_u64);
-            let of = |used: Option<u64>, all: Option<u64>, shown: fn(u64) -> String| match (used, all) {
-                (Some(used), Some(all)) => format!("{}/{}", shown(used), shown(all)),
-                (None, Some(all)) => shown(all),
-                _ => String::new(),
-            };
-            vec![
-                host.name.clone().unwrap_or_else(|| host.id.clone()),
-                host.state.clone().unwrap_or_default(),
-                text("machines"),
-                of(number("cpuUsed"), number("cpu"), |count| count.to_string()),
-                of(number("memoryUsed"), number("memory"), |kib| table::shown_bytes(kib.saturating_mul(1024))),
-                number("diskFreeBytes").map(table::shown_bytes).unwrap_or_default(),
-                text("accelerator"),
-                text("troubles"),
-            ]
-        });
-        session.out.line(table::render(&["NAME", "STATE", "MACHINES", "CPU USED", "MEMORY USED", "DISK FREE", "ACCELERATOR", "TROUBLES"], rows))
+async fn list(asking: &Asking) -> Result {
+    let (session, api) = asking.begin()?;
+    if session.out.is_json() {
+        return session.out.json(&api.list("Host").await?);
     }
+    let hosts: Vec<HostView> = api.views("Host").await?;
+    let rows = hosts.iter().map(|host| {
+        let text = |name: &str| host.other.get(name).map(text_of).unwrap_or_default();
+        let number = |name: &str| host.other.get(name).and_then(serde_json::Value::as_u64);
+        let of = |used: Option<u64>, all: Option<u64>, shown: fn(u64) -> String| match (used, all) {
+            (Some(used), Some(all)) => format!("{}/{}", shown(used), shown(all)),
+            (None, Some(all)) => shown(all),
+            _ => String::new(),
+        };
+        vec![
+            host.name.clone().unwrap_or_else(|| host.id.clone()),
+            host.state.clone().unwrap_or_default(),
+            text("machines"),
+            of(number("cpuUsed"), number("cpu"), |count| count.to_string()),
+            of(number("memoryUsed"), number("memory"), |kib| table::shown_bytes(kib.saturating_mul(1024))),
+            number("diskFreeBytes").map(table::shown_bytes).unwrap_or_default(),
+            text("accelerator"),
+            text("troubles"),
+        ]
+    });
+    session.out.line(table::render(&["NAME", "STATE", "MACHINES", "CPU USED", "MEMORY USED", "DISK FREE", "ACCELERATOR", "TROUBLES"], rows))
 }
 
 impl Show {
     async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
+        let (session, api) = self.asking.begin()?;
         let host = find(&api, &self.host).await?;
         if session.out.is_json() {
             return session.out.json(&api.get(&host.id).await?);

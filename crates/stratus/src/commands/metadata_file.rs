@@ -1,8 +1,11 @@
 //! The file of a description, as an argument of several commands.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use marketplace::{Metadata, UtcTime};
 
 use crate::failure::{Failure, Result};
+use crate::output::{Output, write_stderr};
 
 /// A file named on the command line, and its contents; `missing` and `absent` are the usage errors of the contract.
 ///
@@ -19,4 +22,19 @@ pub(super) fn metadata_file(
     }
     let bytes = std::fs::read(path).map_err(|error| Failure::file(path, &error))?;
     Ok((path.clone(), bytes))
+}
+
+/// Warns of a description that is past its end: it can be signed and is well-formed, and no cloud starts its image. On standard error,
+/// since scripts read what these commands print.
+pub(super) fn warn_of_end(out: &Output, file: &Path, metadata: &Metadata) {
+    let now = UtcTime::from_timestamp(jiff::Timestamp::now());
+    if let Some(valid) = metadata
+        .valid
+        .filter(|valid| *valid <= now && out.quiet <= 1)
+    {
+        write_stderr(&format!(
+            "  [WARNING] {} is past its end (dcterms:valid {valid}): no cloud starts its image\n",
+            file.display()
+        ));
+    }
 }

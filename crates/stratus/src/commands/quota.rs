@@ -10,7 +10,9 @@ use crate::options::{Cloud, Common};
 use crate::session::Session;
 use crate::table;
 
-/// Show what one has and may have, and set what others may have
+/// Show how much of the cloud you use and may use, and set limits
+///
+/// Everybody sees their own limits and those of their groups; administrators see and set everybody's.
 #[derive(Debug, clap::Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
@@ -24,12 +26,13 @@ enum Action {
     Set(Set),
 }
 
-/// Show what you have and may have
+/// Show your limits, and how much of them is used
 ///
-/// Of a machine counts all of it, also while it is off. In several groups, one is bounded by each. JSON: {"user", "quota": [{"measure", "used", "limit", "from"}], "groups"}; a "limit" of -1 is none.
+/// USED is what you have now: machines that are off count, too. FROM tells who set a limit: 'user' for you alone, 'group' for a group, 'default' for everybody. The limits of all groups that you are in hold as well. JSON: {"user", "quota": [{"measure", "used", "limit", "from"}], "groups"}; a "limit" of -1 is none.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus quota show
+  stratus quota show --format json
   stratus quota show --user joe
   stratus quota show --group physics")]
 struct Show {
@@ -41,15 +44,15 @@ struct Show {
     common: Common,
 }
 
-/// Set what a user, or all members of a group together, may have
+/// Set the limits of a user, or of all members of a group together
 ///
-/// For administrators. What isn't named stays as it is. Nothing that is there is taken away: who has more may make nothing new. JSON: {"quota"}.
+/// For administrators. Limits that are not named stay as they are. A lower limit takes nothing away from anybody: who has more than it can make nothing new. JSON: {"quota"}.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Each is a number, 'unlimited', or 'default': what the cloud's configuration gives every user; no bound for a group.
+#[command(after_help = "A limit is a number, 'unlimited', or 'default': for a user what the configuration gives everybody, for a group no limit.
 
 Examples:
   stratus quota set --user joe --machines 20 --cpus 40
-  stratus quota set --user joe --cpus default
+  stratus quota set --user joe --cpus default --images unlimited
   stratus quota set --group physics --volume-gib 5000")]
 struct Set {
     #[command(flatten)]

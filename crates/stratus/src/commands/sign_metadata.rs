@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::metadata_file::metadata_file;
+use super::metadata_file::{metadata_file, warn_of_end};
 use crate::endorser::Endorser;
 use crate::failure::{Failure, Result};
 use crate::options::{Common, Signing};
@@ -68,8 +68,9 @@ impl Arguments {
             }
         };
         session.out.detail(format_args!("Metadata file successfully signed: {}", target.display()));
+        let metadata = marketplace::Metadata::parse(signed.as_bytes()).map_err(|error| Failure::Work(error.to_string()))?;
+        warn_of_end(&session.out, &target, &metadata);
         if session.out.is_json() {
-            let metadata = marketplace::Metadata::parse(signed.as_bytes()).map_err(|error| Failure::Work(error.to_string()))?;
             let endorsement = metadata.endorsement.as_ref();
             return session.out.json(&serde_json::json!({
                 "file": target, "identifier": metadata.identifier,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::cloud::{Accepted, Api, ApiError, JobEnd, is_uuid, wait_for_job};
 use crate::commands::each::each;
 use crate::failure::{Failure, Result};
-use crate::options::{Cloud, Common};
+use crate::options::{Asking, Cloud, Common};
 use crate::progress::Waiting;
 use crate::session::Session;
 use crate::table;
@@ -36,7 +36,10 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     Create(Create),
-    List(List),
+    /// List the systems
+    ///
+    /// JSON: a list of {"id", "name", "state", "reason"}.
+    List(Asking),
     Show(Show),
     /// Start all machines of systems; those that are paused or suspended go on
     Start(Ask),
@@ -81,17 +84,6 @@ struct Create {
     common: Common,
 }
 
-/// List the systems
-///
-/// JSON: a list of {"id", "name", "state", "reason"}.
-#[derive(Debug, clap::Args)]
-struct List {
-    #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
-}
-
 /// Show a system and its parts
 ///
 /// JSON: {"id", "name", "state", "reason", "parts": [{"type", "id", "name", "state"}]}.
@@ -101,9 +93,7 @@ struct Show {
     #[arg(value_name = "SYSTEM")]
     system: String,
     #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
+    asking: Asking,
 }
 
 /// What start, stop, restart, pause, suspend and delete understand. JSON: a list of the ids.
@@ -158,8 +148,8 @@ impl Arguments {
     pub(super) fn common(&self) -> &Common {
         match &self.action {
             Action::Create(create) => &create.common,
-            Action::List(list) => &list.common,
-            Action::Show(show) => &show.common,
+            Action::List(asking) => &asking.common,
+            Action::Show(show) => &show.asking.common,
             Action::Start(ask) | Action::Stop(ask) | Action::Restart(ask) | Action::Pause(ask) | Action::Suspend(ask) | Action::Delete(ask) => &ask.common,
         }
     }
@@ -167,7 +157,7 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         match self.action {
             Action::Create(create) => create.run().await,
-            Action::List(list) => list.run().await,
+            Action::List(asking) => list(&asking).await,
             Action::Show(show) => show.run().await,
             Action::Start(ask) => ask.run("start").await,
             Action::Stop(ask) => ask.run("stop").await,
@@ -214,25 +204,22 @@ impl Create {
     }
 }
 
-impl List {
-    async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let systems: Vec<SystemView> = session.api(&self.cloud)?.views("System").await?;
-        if session.out.is_json() {
-            return session.out.json(&systems.iter().map(SystemView::as_json).collect::<Vec<_>>());
-        }
-        let rows = systems.iter().map(|system| {
-            let text = |text: &Option<String>| text.clone().unwrap_or_default();
-            vec![system.uuid().to_owned(), text(&system.name), text(&system.state), text(&system.reason)]
-        });
-        session.out.line(table::render(&["UUID", "NAME", "STATE", "REASON"], rows))
+async fn list(asking: &Asking) -> Result {
+    let (session, api) = asking.begin()?;
+    let systems: Vec<SystemView> = api.views("System").await?;
+    if session.out.is_json() {
+        return session.out.json(&systems.iter().map(SystemView::as_json).collect::<Vec<_>>());
     }
+    let rows = systems.iter().map(|system| {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        vec![system.uuid().to_owned(), text(&system.name), text(&system.state), text(&system.reason)]
+    });
+    session.out.line(table::render(&["UUID", "NAME", "STATE", "REASON"], rows))
 }
 
 impl Show {
     async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
+        let (session, api) = self.asking.begin()?;
         let id = system_named(&api, &self.system).await?;
         let system: SystemView = api.view(&format!("System/{id}")).await?;
         let parts = parts_of(&api, &system.id).await?;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::cloud::{Api, TokenView};
 use crate::failure::{Failure, Result};
-use crate::options::{Cloud, Common};
+use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
 use crate::table;
 
@@ -23,7 +23,10 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     Create(Create),
-    List(List),
+    /// List your tokens, and when they were last used
+    ///
+    /// Administrators see everybody's. JSON: a list of {"id", "user", "name", "scope", "expires", "lastUsed", "lastAddress"}.
+    List(Asking),
     Revoke(Revoke),
 }
 
@@ -51,17 +54,6 @@ struct Create {
     common: Common,
 }
 
-/// List your tokens, and when they were last used
-///
-/// Administrators see everybody's. JSON: a list of {"id", "user", "name", "scope", "expires", "lastUsed", "lastAddress"}.
-#[derive(Debug, clap::Args)]
-struct List {
-    #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
-}
-
 /// Revoke tokens: nobody logs in with them any more
 ///
 /// JSON: a list of the ids.
@@ -80,7 +72,7 @@ impl Arguments {
     pub(super) fn common(&self) -> &Common {
         match &self.action {
             Action::Create(create) => &create.common,
-            Action::List(list) => &list.common,
+            Action::List(asking) => &asking.common,
             Action::Revoke(revoke) => &revoke.common,
         }
     }
@@ -88,7 +80,7 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         match self.action {
             Action::Create(create) => create.run().await,
-            Action::List(list) => list.run().await,
+            Action::List(asking) => list(&asking).await,
             Action::Revoke(revoke) => revoke.run().await,
         }
     }
@@ -118,20 +110,18 @@ impl Create {
     }
 }
 
-impl List {
-    async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let tokens: Vec<TokenView> = session.api(&self.cloud)?.views("Token").await?;
-        if session.out.is_json() {
-            return session.out.json(&tokens.iter().map(as_json).collect::<Vec<_>>());
-        }
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let rows = tokens.iter().map(|token| {
-            let used = token.last_used.as_ref().map_or_else(|| "never".to_owned(), |time| format!("{time} {}", text(&token.last_address)));
-            vec![token.local_id().to_owned(), text(&token.user), text(&token.name), text(&token.scope), text(&token.expires), used]
-        });
-        session.out.line(table::render(&["ID", "USER", "NAME", "SCOPE", "EXPIRES", "LAST USED"], rows))
+async fn list(asking: &Asking) -> Result {
+    let (session, api) = asking.begin()?;
+    let tokens: Vec<TokenView> = api.views("Token").await?;
+    if session.out.is_json() {
+        return session.out.json(&tokens.iter().map(as_json).collect::<Vec<_>>());
     }
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let rows = tokens.iter().map(|token| {
+        let used = token.last_used.as_ref().map_or_else(|| "never".to_owned(), |time| format!("{time} {}", text(&token.last_address)));
+        vec![token.local_id().to_owned(), text(&token.user), text(&token.name), text(&token.scope), text(&token.expires), used]
+    });
+    session.out.line(table::render(&["ID", "USER", "NAME", "SCOPE", "EXPIRES", "LAST USED"], rows))
 }
 
 impl Revoke {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::cloud::text_of;
 
 /// The columns of CSV: names of members.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 15] = [
     "user",
     "kind",
     "resource",
@@ -23,6 +23,8 @@ const COLUMNS: [&str; 13] = [
     "end",
     "hours",
     "id",
+    "receivedBytes",
+    "sentBytes",
 ];
 
 fn text(used: &Value, name: &str) -> String {
@@ -67,7 +69,7 @@ fn field(text: &str) -> String {
 const GIB: f64 = 1_073_741_824.0;
 
 /// What StratusLab's accounting wrote, for each user a `usagerecord`: `total_time` in hours, `total_cpu` in CPU·h,
-/// `total_ram` and `total_disk` in GB·h, and a `vm` for each time a machine ran. Volumes, images and snapshots count in `total_disk`, too.
+/// `total_ram` and `total_disk` in GB·h, `total_net_rx` and `total_net_tx` in GB, and a `vm` for each time a machine ran. Volumes, images and snapshots count in `total_disk`, too.
 pub(super) fn xml(
     by_user: &BTreeMap<String, Vec<&Value>>,
     from: Timestamp,
@@ -92,11 +94,13 @@ pub(super) fn xml(
         let disk: f64 = stored
             .map(|used| number(used, "hours") * number(used, "bytes") / GIB)
             .sum();
+        let net = |name: &str| runs().map(|used| number(used, name)).sum::<f64>() / GIB;
+        let (rx, tx) = (net("receivedBytes"), net("sentBytes"));
         let user = escaped(user);
         let _ = writeln!(
             out,
             "  <usagerecord userid=\"{user}\" username=\"{user}\" from=\"{from}\" to=\"{to}\" total_time=\"{time:.3}\" \
-             total_cpu=\"{cpu:.3}\" total_ram=\"{ram:.3}\" total_disk=\"{disk:.3}\">"
+             total_cpu=\"{cpu:.3}\" total_ram=\"{ram:.3}\" total_disk=\"{disk:.3}\" total_net_rx=\"{rx:.6}\" total_net_tx=\"{tx:.6}\">"
         );
         for used in runs() {
             let (name, id) = (escaped(&text(used, "name")), escaped(&text(used, "vmid")));
@@ -105,17 +109,28 @@ pub(super) fn xml(
                 number(used, "memoryKib") / 1024.0 / 1024.0,
                 number(used, "bytes") / GIB,
             );
+            let net = net_of(used);
             let (start, end) = (escaped(&text(used, "start")), escaped(&text(used, "end")));
             let _ = writeln!(
                 out,
                 "    <vm id=\"{id}\"><name>{name}</name><time>{hours:.3}</time><cpu>{cpus}</cpu><mem>{memory:.3}</mem>\
-                 <starttime>{start}</starttime><endtime>{end}</endtime><disk><size>{gib:.3}</size></disk></vm>"
+                 <starttime>{start}</starttime><endtime>{end}</endtime><disk><size>{gib:.3}</size></disk>{net}</vm>"
             );
         }
         out.push_str("  </usagerecord>\n");
     }
     out.push_str("</usagerecords>\n");
     out
+}
+
+/// What went over a machine's network, in GB, if anybody counted it.
+fn net_of(used: &Value) -> String {
+    if used.get("receivedBytes").is_none() {
+        return String::new();
+    }
+    let gib = |name: &str| number(used, name) / GIB;
+    let (rx, tx) = (gib("receivedBytes"), gib("sentBytes"));
+    format!("<net_rx>{rx:.6}</net_rx><net_tx>{tx:.6}</net_tx>")
 }
 
 /// As the content of an element or attribute; what XML can't hold is left out.
@@ -145,7 +160,7 @@ mod tests {
     fn uses() -> Vec<Value> {
         vec![
             json!({"user": "joe", "kind": "machine", "resource": "Machine/1", "vmid": 7, "name": "=1+1,<\"x\">", "cpus": 2,
-                "memoryKib": 2_097_152, "bytes": 1_073_741_824, "start": "2026-01-01T00:00:00.000Z", "end": null, "hours": 1.5, "id": "a"}),
+                "memoryKib": 2_097_152, "bytes": 1_073_741_824, "receivedBytes": 2_147_483_648_u64, "sentBytes": 1_073_741_824, "start": "2026-01-01T00:00:00.000Z", "end": null, "hours": 1.5, "id": "a"}),
             json!({"user": "joe", "kind": "volume", "resource": "Volume/1", "bytes": 10_737_418_240_u64,
                 "start": "2026-01-01T00:00:00.000Z", "end": "2026-01-01T02:00:00.000Z", "hours": 2.0, "id": "b"}),
         ]
@@ -164,7 +179,7 @@ mod tests {
             lines[1]
         );
         assert!(
-            lines[2].ends_with(",2026-01-01T02:00:00.000Z,2.0,b"),
+            lines[2].ends_with(",2026-01-01T02:00:00.000Z,2.0,b,,"),
             "{}",
             lines[2]
         );
@@ -184,6 +199,8 @@ mod tests {
             "total_cpu=\"3.000\"",
             "total_ram=\"3.000\"",
             "total_disk=\"20.000\"",
+            "total_net_rx=\"2.000000\" total_net_tx=\"1.000000\"",
+            "<net_rx>2.000000</net_rx>",
             "<name>=1+1,&lt;&quot;x&quot;&gt;</name>",
             "<endtime></endtime>",
         ] {

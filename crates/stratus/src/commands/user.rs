@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cloud::{Api, UserView, is_local_id};
 use crate::failure::{Failure, Result};
 use crate::kept_logins::KeptLogins;
-use crate::options::{Cloud, Common};
+use crate::options::{Asking, Cloud, Common};
 use crate::session::{Session, ask_password};
 use crate::table;
 
@@ -28,7 +28,10 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     Add(Add),
-    List(List),
+    /// List the users
+    ///
+    /// JSON: a list of {"username", "uri", "roles", "enabled", "email"}.
+    List(Asking),
     Disable(Disable),
     Enable(Enable),
     Delete(Delete),
@@ -61,17 +64,6 @@ struct Add {
     /// Family name
     #[arg(long, value_name = "NAME")]
     last_name: Option<String>,
-    #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
-}
-
-/// List the users
-///
-/// JSON: a list of {"username", "uri", "roles", "enabled", "email"}.
-#[derive(Debug, clap::Args)]
-struct List {
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -139,7 +131,7 @@ impl Arguments {
     pub(super) fn common(&self) -> &Common {
         match &self.action {
             Action::Add(add) => &add.common,
-            Action::List(list) => &list.common,
+            Action::List(asking) => &asking.common,
             Action::Disable(disable) => &disable.named.common,
             Action::Enable(enable) => &enable.named.common,
             Action::Delete(delete) => &delete.named.common,
@@ -150,7 +142,7 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         match self.action {
             Action::Add(add) => add.run().await,
-            Action::List(list) => list.run().await,
+            Action::List(asking) => list(&asking).await,
             Action::Disable(disable) => disable.named.set_enabled(false).await,
             Action::Enable(enable) => enable.named.set_enabled(true).await,
             Action::Delete(delete) => delete.named.delete().await,
@@ -179,21 +171,18 @@ impl Add {
     }
 }
 
-impl List {
-    async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
-        let mut users: Vec<UserView> = api.views("User").await?;
-        users.sort_by(|left, right| left.username.cmp(&right.username));
-        if session.out.is_json() {
-            return session.out.json(&users.iter().map(as_json).collect::<Vec<_>>());
-        }
-        let rows = users.iter().map(|user| {
-            let state = if user.enabled == Some(false) { "disabled" } else { "enabled" };
-            vec![user.username.clone().unwrap_or_default(), state.to_owned(), user.shown_roles(), user.email.clone().unwrap_or_default()]
-        });
-        session.out.line(table::render(&["NAME", "STATE", "ROLES", "EMAIL"], rows))
+async fn list(asking: &Asking) -> Result {
+    let (session, api) = asking.begin()?;
+    let mut users: Vec<UserView> = api.views("User").await?;
+    users.sort_by(|left, right| left.username.cmp(&right.username));
+    if session.out.is_json() {
+        return session.out.json(&users.iter().map(as_json).collect::<Vec<_>>());
     }
+    let rows = users.iter().map(|user| {
+        let state = if user.enabled == Some(false) { "disabled" } else { "enabled" };
+        vec![user.username.clone().unwrap_or_default(), state.to_owned(), user.shown_roles(), user.email.clone().unwrap_or_default()]
+    });
+    session.out.line(table::render(&["NAME", "STATE", "ROLES", "EMAIL"], rows))
 }
 
 impl Named {

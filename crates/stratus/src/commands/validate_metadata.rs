@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use marketplace::Entry;
 
+use super::metadata_file::warn_of_end;
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 use crate::output::{printable, write_stderr};
@@ -51,6 +52,9 @@ impl Arguments {
                     failures = failures.saturating_add(1);
                     write_stderr(&format!("{head}{}\n", printable(reason)));
                 }
+            }
+            if let Ok(entry) = &result {
+                warn_of_end(&out, file, entry.metadata());
             }
             all.push(as_json(file, result.map_err(|(_, reason)| reason)));
         }

@@ -1,6 +1,6 @@
 //! Meters: what machines and this host use, looked at every [`INTERVAL`] and kept in memory for the last [`KEPT`] looks.
 //!
-//! Nothing of it is written to the store: a durable write for each machine every few seconds would cost more than all
+//! Nothing of it but the [traffic](super::traffic) is written to the store: a durable write for each machine every few seconds would cost more than all
 //! else the cloud does. After a restart of the daemon meters begin anew.
 
 use std::{
@@ -14,7 +14,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::{Shared, traffic};
 use crate::{
     hypervisor::RunningMachine,
     usage::{self, Traffic, Usage},
@@ -76,6 +76,8 @@ struct Entry {
     process: Option<Weak<dyn RunningMachine>>,
     last: Option<(Instant, Usage, Option<Traffic>)>,
     samples: VecDeque<(Timestamp, Values)>,
+    /// When its traffic was written down last.
+    written: Option<Instant>,
 }
 
 impl Entry {
@@ -122,6 +124,7 @@ impl Meters {
         let entry = entries.entry(machine.to_owned()).or_default();
         entry.process = Some(Arc::downgrade(process));
         entry.last = None;
+        entry.written = Some(Instant::now());
     }
 
     /// All there is of a machine.
@@ -151,6 +154,28 @@ impl Meters {
         let mut all = self.of(HOST);
         all.retain(|reading| ["cpu", "memory"].contains(&reading.aspect.name));
         all
+    }
+
+    /// What had gone over a machine's network at the last look at its process.
+    pub(super) fn last_traffic(&self, machine: &str) -> Option<Traffic> {
+        let entries = self.0.lock();
+        let (_, _, network) = entries.get(machine)?.last.as_ref()?;
+        *network
+    }
+
+    /// Whether it is time to write down what went over a machine's network; it is taken to be done.
+    fn is_due(&self, machine: &str) -> bool {
+        let mut entries = self.0.lock();
+        let Some(entry) = entries.get_mut(machine) else {
+            return false;
+        };
+        let is_due = entry
+            .written
+            .is_none_or(|at| at.elapsed() >= traffic::PERIOD);
+        if is_due {
+            entry.written = Some(Instant::now());
+        }
+        is_due
     }
 
     fn processes(&self) -> Vec<(String, Arc<dyn RunningMachine>)> {
@@ -219,6 +244,13 @@ async fn look(shared: &Shared) {
                 let taps = usage.taps.iter().filter_map(|tap| interfaces.get(tap));
                 let network = taps.copied().reduce(Traffic::plus);
                 meters.take(&machine, usage, network);
+                if let Some(traffic) = network
+                    && meters.is_due(&machine)
+                    && let Err(error) =
+                        traffic::write_down(&shared.documents, &machine, traffic).await
+                {
+                    tracing::warn!(machine, %error, "what went over its network can't be written down now");
+                }
             }
             Ok(Err(error)) => tracing::debug!(machine, %error, "its use can't be read"),
             Err(_) => tracing::debug!(machine, "its monitor doesn't tell what it uses"),

@@ -78,6 +78,10 @@ pub(crate) fn enter(machine: &mut Machine, stage: Stage, run: u64) {
     if machine.observed.stage != stage || machine.observed.run != run {
         machine.observed.since = Timestamp::now();
     }
+    if stage == Stage::Booting && machine.observed.stage != stage {
+        // A new process, which counts from nothing.
+        machine.observed.traffic = None;
+    }
     machine.observed.stage = stage;
     machine.observed.run = run;
 }

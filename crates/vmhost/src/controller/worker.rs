@@ -8,6 +8,7 @@ mod off;
 mod on;
 mod rest;
 mod start;
+mod traffic;
 
 use std::{
     path::PathBuf,
@@ -331,6 +332,7 @@ impl Worker {
             tracing::info!(%how, "the process has ended");
             self.exit = Some(status.exit.unwrap_or(how));
             self.live = None;
+            self.note_last_traffic().await;
             return Ok(None);
         }
         Ok(Some(status.run_state))
@@ -342,6 +344,7 @@ impl Worker {
 
     /// Ends the process at once, if there is one.
     async fn quit(&mut self) -> Result<(), StepError> {
+        self.note_traffic().await;
         if let Some(live) = self.live.take()
             && let Err(error) = live.handle.quit().await
         {

@@ -27,6 +27,21 @@ impl Shared {
             taps,
         })
     }
+
+    /// What the host counts at its taps. They are there as long as its process is.
+    pub(super) async fn traffic(&self) -> Option<Traffic> {
+        let pid = self.process.pid();
+        let read = blocking(move || {
+            let taps = usage::taps_of(pid);
+            if taps.is_empty() {
+                return Ok(None);
+            }
+            let interfaces = usage::interfaces().into_iter();
+            let own = interfaces.filter(|(name, _)| taps.contains(name));
+            Ok(own.map(|(_, traffic)| traffic).reduce(Traffic::plus))
+        });
+        read.await.ok().flatten()
+    }
 }
 
 /// The sum over all devices. (Nodes without a device are counted by those above them.)

@@ -326,16 +326,16 @@ async fn of_several_endorsers_the_last_one_accepted_counts_also_of_several_marke
         (origin.endorser.unwrap_or_default(), origin.found_in)
     };
     for (rule, endorser, marketplace) in [
-        ("", "bob@example.org", "m0"),
+        ("", "carol@example.org", "m1"),
         (
-            "[endorsers]\nblacklistendorsers = bob@example.org\n",
-            "alice@example.org",
+            "[endorsers]\nblacklistendorsers = carol@example.org\n",
+            "bob@example.org",
             "m0",
         ),
         (
-            "[endorsers]\nwhitelistendorsers = carol@example.org\n",
-            "carol@example.org",
-            "m1",
+            "[endorsers]\nwhitelistendorsers = alice@example.org\n",
+            "alice@example.org",
+            "m0",
         ),
     ] {
         std::fs::write(&policy, rule).expect("policy");
@@ -347,24 +347,20 @@ async fn of_several_endorsers_the_last_one_accepted_counts_also_of_several_marke
             (endorser.to_owned(), marketplace.to_owned())
         );
     }
-    // What the second knows to be withdrawn does not come from the first.
-    first.put_entries(&identifier, &[withdrawn(&by("a"), &alice, "old")]);
-    second.put_entries(
-        &identifier,
-        &[signed_at(&by("a"), &alice, seconds_from_now(-100))],
-    );
+    // What one of them knows to be withdrawn does not come from the other, whichever is asked first.
     std::fs::write(&policy, "").expect("policy");
-    let one = wanted(&identifier);
-    world.create(&one).await;
-    let read = world.until::<Image>(one.id.local(), failed).await;
-    assert!(
-        read.reason
-            .as_deref()
-            .unwrap_or_default()
-            .contains("deprecated by alice"),
-        "{:?}",
-        read.reason
-    );
+    for (knows, is_behind) in [(&first, &second), (&second, &first)] {
+        knows.put_entries(&identifier, &[withdrawn(&by("a"), &alice, "old")]);
+        is_behind.put_entries(
+            &identifier,
+            &[signed_at(&by("a"), &alice, seconds_from_now(-100))],
+        );
+        let one = wanted(&identifier);
+        world.create(&one).await;
+        let read = world.until::<Image>(one.id.local(), failed).await;
+        let reason = read.reason.clone().unwrap_or_default();
+        assert!(reason.contains("deprecated by alice"), "{reason}");
+    }
     world.kill().await;
 }
 
@@ -667,5 +663,59 @@ async fn a_volume_becomes_an_image_unless_a_machine_has_it() {
     let reason = read.reason.clone().unwrap_or_default();
     assert!(reason.contains(&machine.to_string()), "{reason}");
     drop(absent());
+    world.kill().await;
+}
+
+/// Who it is comes before what is newest: nobody but the endorser pushes out what the endorser said.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_the_future_do_not_push_out_what_an_endorser_said() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let identifier = metadata.identifier.to_string();
+    site.put("/disk", whole(bytes.clone()));
+    let (alice, stranger) = (endorser("alice@example.org"), endorser("alice@example.org"));
+    let good = signed_at(&metadata, &alice, seconds_from_now(-100));
+    let entry = marketplace::Entry::verify(good.as_bytes()).expect("an entry");
+    let early = signed_at(&metadata, &alice, seconds_from_now(86_400));
+    site.put_entries(
+        &identifier,
+        &[early, withdrawn(&metadata, &stranger, "by me"), good],
+    );
+    let policy = world.dir.path().join("policy.cfg");
+    let fingerprint = entry.certificate().fingerprint();
+    let rule = format!("[endorsers]\nwhitelistendorsers = sha256:{fingerprint}\n");
+    std::fs::write(&policy, rule).expect("policy");
+    world
+        .start_with(asking(world.settings(), &[&server], Some(&policy)), None)
+        .await;
+    let one = wanted(&identifier);
+    world.create(&one).await;
+    world.until::<Image>(one.id.local(), available).await;
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_marketplace_is_passed_over_when_another_one_has_the_entry() {
+    let mut world = World::new().await;
+    let (silent, site, bytes) = (Site::default(), Site::default(), bytes());
+    let (one, two) = (silent.serve().await, site.serve().await);
+    let metadata = described(&bytes, &[format!("{}/disk", base(&two))]);
+    let identifier = metadata.identifier.to_string();
+    site.put("/disk", whole(bytes.clone()));
+    site.put_entries(
+        &identifier,
+        &[signed(&metadata, &endorser("a@example.org"))],
+    );
+    silent.put(&format!("/metadata/{identifier}"), Answer::Silence);
+    world
+        .start_with(asking(world.settings(), &[&one, &two], None), None)
+        .await;
+    let one = wanted(&identifier);
+    world.create(&one).await;
+    let read = world.until::<Image>(one.id.local(), available).await;
+    let origin = read.provenance.as_ref().expect("an origin");
+    assert_eq!(origin.found_in, "m1");
     world.kill().await;
 }

@@ -183,7 +183,7 @@ impl Hit {
 }
 
 async fn in_marketplace(session: &Session, cloud: &Cloud, name: &str, url: &str, search: &Search) -> Result<Vec<Hit>> {
-    let marketplace = Marketplace::at(session, url, cloud.ca_file.clone())?;
+    let marketplace = Marketplace::at(session, url, cloud.ca_file.clone(), "--marketplace, or the addresses that the cloud names")?;
     let (found, count) = marketplace.search(search).await?;
     if count > found.len() as u64 {
         session.out.step(format_args!("{name}: the newest {} of {count}; --limit shows more, or add words.", found.len()));

@@ -1,0 +1,276 @@
+//! A host that was taken over speaks to a real gateway in front of a real store, and gets at nothing but what concerns its
+//! own machines.
+#![allow(clippy::panic, clippy::unwrap_used)] // a test that panics has failed
+
+use std::{convert::Infallible, sync::Arc};
+
+use cimi::{
+    HostId, Timestamp,
+    lifecycle::{Power, Stage},
+    resources::{Host, Machine, Resource},
+    testing,
+};
+use hosts::HostRules;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use store::{
+    EtcdOptions, EtcdStore, Gateway, Key, Outcome, Peer, Prefix, Range, SharedStore, SqliteStore,
+    Store as _, StoreError, Transaction,
+};
+use tokio::{net::TcpListener, task::JoinSet};
+
+/// A cloud with two hosts, a machine on each, one without a host, and a user.
+struct World {
+    store: SharedStore,
+    own: Host,
+    other: Host,
+    mine: Machine,
+    theirs: Machine,
+    unplaced: Machine,
+    /// The host's way in: it is whoever its port says; the real one will go by its certificate.
+    evil: EtcdStore,
+    _port: JoinSet<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("db")).unwrap();
+        let store: SharedStore = Arc::new(store);
+        let (own, other) = (testing::host(), testing::host());
+        let (mine, theirs) = (placed(1, Some(&own.id)), placed(2, Some(&other.id)));
+        let unplaced = placed(3, None);
+        let transaction = Transaction::new()
+            .put(key(&own.id), bytes(&own))
+            .put(key(&other.id), bytes(&other))
+            .put(key(&mine.id), bytes(&mine))
+            .put(key(&theirs.id), bytes(&theirs))
+            .put(key(&unplaced.id), bytes(&unplaced))
+            .put(key("User/ada"), r#"{"password":"a hash"}"#);
+        let done = store.commit(transaction).await.unwrap();
+        assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+
+        let gateway = Gateway::open(store.clone(), Arc::new(HostRules));
+        let gateway = Arc::new(gateway.await.unwrap());
+        let mut port = JoinSet::new();
+        let evil = listen(gateway, own.id.local(), &mut port).await;
+        let mut options = EtcdOptions::new(vec![evil]);
+        options.history_revisions = None;
+        Self {
+            evil: EtcdStore::open(options).await.unwrap(),
+            store,
+            own,
+            other,
+            mine,
+            theirs,
+            unplaced,
+            _port: port,
+            _folder: folder,
+        }
+    }
+
+    /// The host may not make `then` of what is at `key`, and doesn't, though it demands nothing of what is there.
+    async fn refused(&self, what: &str, transaction: Transaction) {
+        let before = self.everything().await;
+        match self.evil.commit(transaction).await {
+            Err(StoreError::Refused { .. }) => {}
+            other => panic!("{what}: {other:?}"),
+        }
+        assert_eq!(self.everything().await, before, "{what}");
+    }
+
+    async fn refused_of_mine(&self, what: &str, change: impl FnOnce(&mut Machine)) {
+        let mut machine = self.mine.clone();
+        change(&mut machine);
+        // As consistent as a careful thief would make it.
+        machine.settle();
+        let put = Transaction::new().put(key(&machine.id), bytes(&machine));
+        self.refused(what, put).await;
+    }
+
+    /// All documents but what the gateway itself notes down of its peers.
+    async fn everything(&self) -> Vec<store::Entry> {
+        let all = Range::prefix(&Prefix::everything());
+        let mut entries = self.store.range(all).await.unwrap().entries;
+        entries.retain(|entry| entry.key.collection() != "GatewayLease");
+        entries
+    }
+}
+
+async fn listen(gateway: Arc<Gateway>, peer: &str, port: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let peer = Peer::named(peer);
+    port.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((connection, _)) = listener.accept().await {
+            let (gateway, peer) = (Arc::clone(&gateway), peer.clone());
+            let answer = hyper::service::service_fn(move |request| {
+                let (gateway, peer) = (Arc::clone(&gateway), peer.clone());
+                async move { Ok::<_, Infallible>(gateway.answer(peer, request).await) }
+            });
+            connections.spawn(async move {
+                let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(connection), answer)
+                    .await;
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+fn placed(vmid: u32, host: Option<&HostId>) -> Machine {
+    let mut machine = testing::machine(vmid);
+    machine.host = host.cloned();
+    machine.desired.power = Power::On;
+    machine.desired.run = 1;
+    machine.settle();
+    machine
+}
+
+fn long_ago() -> Timestamp {
+    serde_json::from_str(r#""2001-01-01T00:00:00.000Z""#).unwrap()
+}
+
+fn key(id: impl ToString) -> Key {
+    id.to_string().parse().unwrap()
+}
+
+fn bytes<R: Resource + serde::Serialize>(document: &R) -> Vec<u8> {
+    serde_json::to_vec(document).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_sees_itself_and_its_machines() {
+    let world = World::new().await;
+    let everything = Range::prefix(&Prefix::everything());
+    let page = world.evil.range(everything).await.unwrap();
+    let mut seen: Vec<_> = page.entries.into_iter().map(|entry| entry.key).collect();
+    seen.sort();
+    let mut own = [key(&world.own.id), key(&world.mine.id)];
+    own.sort();
+    assert_eq!(seen, own);
+    for hidden in [
+        key(&world.other.id),
+        key(&world.theirs.id),
+        key(&world.unplaced.id),
+        key("User/ada"),
+    ] {
+        assert_eq!(world.evil.get(&hidden).await.unwrap(), None, "{hidden}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_reports_what_it_observed() {
+    let world = World::new().await;
+    let read = world.evil.get(&key(&world.mine.id)).await.unwrap().unwrap();
+    let mut machine = world.mine.clone();
+    machine.observed.stage = Stage::Running;
+    machine.observed.run = 1;
+    machine.observed.since = Timestamp::now();
+    machine.first_started = Some(machine.observed.since);
+    machine.reason = Some("all is well".to_owned());
+    machine.settle();
+    let mut own = world.own.clone();
+    own.capacity.disk_free_bytes = 17;
+    let report = Transaction::new()
+        .revision_is(&read.key, read.revision)
+        .put(read.key.clone(), bytes(&machine))
+        .put(key(&own.id), bytes(&own));
+    let done = world.evil.commit(report).await.unwrap();
+    assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+    let stored = world.store.get(&read.key).await.unwrap().unwrap();
+    assert_eq!(stored.value, bytes(&machine));
+
+    // The time it uses now can't be made to vanish.
+    machine.observed.stage = Stage::Waiting;
+    machine.settle();
+    let put = Transaction::new().put(read.key, bytes(&machine));
+    world.refused("an end without a record", put).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_wants_nothing_for_its_machines() {
+    let world = World::new().await;
+    world
+        .refused_of_mine("power", |m| m.desired.power = Power::Off)
+        .await;
+    world.refused_of_mine("size", |m| m.memory *= 2).await;
+    world
+        .refused_of_mine("owner", |m| m.common.acl.owner.principal = "eve".to_owned())
+        .await;
+    world
+        .refused_of_mine("name", |m| m.common.name = Some("eve".to_owned()))
+        .await;
+    world
+        .refused_of_mine("keys", |m| m.context.public_keys.push("key".to_owned()))
+        .await;
+    world
+        .refused_of_mine("another host", |m| m.host = Some(world.other.id.clone()))
+        .await;
+    world.refused_of_mine("no host", |m| m.host = None).await;
+    world.refused_of_mine("a run", |m| m.observed.run = 2).await;
+    world
+        .refused_of_mine("a restart", |m| m.observed.restart = 9)
+        .await;
+    world
+        .refused_of_mine("time not used", |m| m.observed.since = long_ago())
+        .await;
+    world
+        .refused_of_mine("a refusal", |m| m.observed.refused = Some(long_ago()))
+        .await;
+    world
+        .refused_of_mine("a text", |m| m.reason = Some("x".repeat(100_000)))
+        .await;
+    world
+        .refused_of_mine("a field", |m| {
+            m.unknown.insert("other".to_owned(), true.into());
+        })
+        .await;
+    // Running, which its state doesn't say.
+    let mut unsettled = world.mine.clone();
+    unsettled.observed.stage = Stage::Running;
+    let put = Transaction::new().put(key(&unsettled.id), bytes(&unsettled));
+    world.refused("a state", put).await;
+
+    let mut padded = bytes(&world.mine);
+    padded.extend([b' '; 1000]);
+    let put = Transaction::new().put(key(&world.mine.id), padded);
+    world.refused("spaces", put).await;
+    let put = Transaction::new().put(key(&world.mine.id), "no JSON");
+    world.refused("no document", put).await;
+    let gone = Transaction::new().delete(key(&world.mine.id));
+    world.refused("a removal", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_touches_nothing_of_others() {
+    let world = World::new().await;
+    for machine in [&world.theirs, &world.unplaced] {
+        let mut taken = machine.clone();
+        taken.host = Some(world.own.id.clone());
+        taken.settle();
+        let put = Transaction::new().put(key(&machine.id), bytes(&taken));
+        world.refused("somebody's machine", put).await;
+    }
+    let mut other = world.other.clone();
+    other.troubles.push("it burns".to_owned());
+    let put = Transaction::new().put(key(&other.id), bytes(&other));
+    world.refused("another host", put).await;
+    let mut own = world.own.clone();
+    own.desired.maintenance = true;
+    let put = Transaction::new().put(key(&own.id), bytes(&own));
+    world.refused("what is wanted of it", put).await;
+    let put = Transaction::new().put(key("User/eve"), r#"{"administrator":true}"#);
+    world.refused("a user", put).await;
+    let put = Transaction::new().put(key("Address/10.0.0.1"), "{}");
+    world.refused("a lease of an address", put).await;
+
+    // One forbidden write among allowed ones stops them all.
+    let mut own = world.own.clone();
+    own.capacity.disk_free_bytes = 18;
+    let mixed = Transaction::new()
+        .put(key(&own.id), bytes(&own))
+        .put(key("User/eve"), "{}");
+    world.refused("a mixture", mixed).await;
+}

@@ -1,0 +1,216 @@
+//! Following a Marketplace that works only in part.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use marketplace::UtcTime;
+use marketplace::catalogue::Name;
+use marketplace_service::{Follower, Settings};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{World, after, endorser, image, signed, until};
+
+/// What the other one has and does.
+#[derive(Default)]
+struct Other {
+    /// Newest first, with the documents.
+    entries: Vec<(Name, Vec<u8>)>,
+    /// Statuses of what is asked for, by a part of the path, and how often; otherwise it is answered.
+    fails: Vec<(String, &'static str, usize)>,
+    asked: HashMap<String, usize>,
+}
+
+impl Other {
+    fn answer(&mut self, path: &str) -> (&'static str, Vec<u8>) {
+        *self.asked.entry(path.to_owned()).or_default() += 1;
+        for (part, status, left) in &mut self.fails {
+            if *left > 0 && path.contains(part.as_str()) {
+                *left -= 1;
+                return (status, Vec::new());
+            }
+        }
+        if let Some((_, query)) = path.split_once("metadata?") {
+            let number = |key: &str| -> usize {
+                let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+                pairs
+                    .find(|(name, _)| *name == key)
+                    .unwrap()
+                    .1
+                    .parse()
+                    .unwrap()
+            };
+            let page = self.entries.iter().skip(number("iDisplayStart"));
+            let rows: Vec<_> = page
+                .take(number("iDisplayLength"))
+                .map(|((id, email, created), _)| {
+                    format!("[\"\",\"\",\"\",\"\",\"{email}\",\"\",\"{created}\",\"{id}\"]")
+                })
+                .collect();
+            return (
+                "200 OK",
+                format!("{{\"aaData\":[{}]}}", rows.join(",")).into(),
+            );
+        }
+        let path = path.replace("%3A", ":").replace("%40", "@");
+        let found = self
+            .entries
+            .iter()
+            .find(|((id, email, created), _)| path.ends_with(&format!("/{id}/{email}/{created}")));
+        found.map_or(("404 Not Found", Vec::new()), |(_, document)| {
+            ("200 OK", document.clone())
+        })
+    }
+
+    fn asked(&self, part: &str) -> usize {
+        let asked = self.asked.iter().filter(|(path, _)| path.contains(part));
+        asked.map(|(_, times)| times).sum()
+    }
+}
+
+async fn serve(other: Arc<Mutex<Other>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 8192];
+            let read = stream.read(&mut head).await.unwrap_or(0);
+            let head = String::from_utf8_lossy(&head[..read]).into_owned();
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let (status, body) = other.lock().unwrap().answer(path);
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.write_all(&body).await;
+        }
+    });
+    address
+}
+
+struct Scene {
+    site: World,
+    other: Arc<Mutex<Other>>,
+    key: marketplace::SigningKey,
+    stop: CancellationToken,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self {
+            site: World::start(Settings::default()).await,
+            other: Arc::default(),
+            key: endorser("Alice", Some("alice@example.org")),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn entry(&self, number: u8, created: UtcTime, is_spoilt: bool) -> (Name, Vec<u8>) {
+        let mut document = signed(&image(number), &self.key, "alice@example.org", created);
+        if is_spoilt {
+            let text = String::from_utf8(document).unwrap();
+            document = text.replace("An image", "No image").into_bytes();
+        }
+        let name = (
+            image(number).identifier,
+            "alice@example.org".into(),
+            created,
+        );
+        (name, document)
+    }
+
+    /// A newer entry than all before; the part of its address that is its own.
+    fn add(&self, number: u8, seconds: i64, is_spoilt: bool) -> String {
+        let entry = self.entry(number, after(seconds), is_spoilt);
+        self.other.lock().unwrap().entries.insert(0, entry);
+        format!("/metadata/{}/", image(number).identifier)
+    }
+
+    fn fails(&self, part: &str, status: &'static str, times: usize) {
+        let mut other = self.other.lock().unwrap();
+        other.fails.push((part.to_owned(), status, times));
+    }
+
+    fn asked(&self, part: &str) -> usize {
+        self.other.lock().unwrap().asked(part)
+    }
+
+    async fn follow(&self) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = format!("http://{}/", serve(Arc::clone(&self.other)).await);
+        let client = reqwest::Client::builder().build().unwrap();
+        let every = Duration::from_millis(50);
+        let follower = Follower::new(self.site.marketplace.clone(), client, &url, every);
+        tokio::spawn(follower.unwrap().run(self.stop.clone()));
+    }
+
+    async fn has(&self, count: usize) {
+        let what = format!("{count} entries are here");
+        until(&what, || self.site.marketplace.len() == count).await;
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[tokio::test]
+async fn entries_that_cannot_be_fetched_hold_up_no_newer_ones_and_come_later() {
+    let scene = Scene::new().await;
+    // More than it takes for the other one to be thought down.
+    let broken: Vec<_> = (1..=7)
+        .map(|number| scene.add(number, -100 + i64::from(number), false))
+        .collect();
+    for path in &broken {
+        scene.fails(path, "500 Internal Server Error", usize::MAX);
+    }
+    scene.add(8, -50, false);
+    scene.add(9, -49, false);
+    scene.follow().await;
+    scene.has(2).await;
+    scene.other.lock().unwrap().fails.clear();
+    scene.has(9).await;
+}
+
+#[tokio::test]
+async fn after_a_pass_that_was_cut_off_between_pages_nothing_is_missing() {
+    let scene = Scene::new().await;
+    scene.add(1, -1000, false);
+    scene.follow().await;
+    scene.has(1).await;
+    // The first pass, which looks at all, is over.
+    let lists = scene.asked("metadata?");
+    until("it is asked again", || scene.asked("metadata?") > lists + 1).await;
+    scene.fails("iDisplayStart=200", "503 Service Unavailable", 1);
+    // Signing takes time, and no two may be of one second.
+    let first = after(-900).unix_seconds();
+    let mut new: Vec<_> = (0..203)
+        .map(|number| UtcTime::from_unix_seconds(first + number).unwrap())
+        .map(|created| scene.entry(1, created, false))
+        .rev()
+        .collect();
+    {
+        let entries = &mut scene.other.lock().unwrap().entries;
+        new.append(entries);
+        *entries = new;
+    }
+    scene.has(204).await;
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_fetched_again_and_the_future_is_not_taken() {
+    let scene = Scene::new().await;
+    let altered = scene.add(1, -100, true);
+    let early = scene.add(2, 3600, false);
+    scene.follow().await;
+    until("it is asked several times", || scene.asked("metadata?") > 4).await;
+    assert_eq!((scene.asked(&altered), scene.asked(&early)), (1, 0));
+    assert!(scene.site.marketplace.is_empty());
+}
