@@ -36,7 +36,7 @@ pub struct Audited {
     /// Who; none: nobody known.
     pub user: Option<Box<str>>,
     /// How they have shown that: `password`, `ldap`, `token`, `certificate`, `proxy`, `voms`,
-    /// `link` (of a letter).
+    /// `link` (of a letter), `command` (by the code of a browser's page).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authenticated_by: Option<&'static str>,
     /// By which token, if by one.
@@ -68,6 +68,7 @@ pub(crate) struct Told {
     method: Option<&'static str>,
     claimed: Option<String>,
     about: Option<String>,
+    made: Option<String>,
 }
 
 /// Characters of a name that somebody claimed.
@@ -81,6 +82,7 @@ impl Told {
             method: Some(method),
             claimed: None,
             about: None,
+            made: None,
         }
     }
 
@@ -91,7 +93,25 @@ impl Told {
             method: Some("link"),
             claimed: None,
             about: Some(about),
+            made: None,
         }
+    }
+
+    /// Whoever was given a code for a command used it up, without getting a token.
+    pub(crate) fn by_code() -> Self {
+        Self {
+            user: None,
+            method: Some("command"),
+            claimed: None,
+            about: Some("command/token".to_owned()),
+            made: None,
+        }
+    }
+
+    /// With what came to be, where no `Location` says it.
+    pub(crate) fn making(mut self, what: String) -> Self {
+        self.made = Some(what);
+        self
     }
 
     /// Said to be somebody, with a wrong password.
@@ -101,6 +121,7 @@ impl Told {
             method: None,
             claimed: Some(name.chars().take(CLAIMED_AT_MOST).collect()),
             about: None,
+            made: None,
         }
     }
 }
@@ -157,7 +178,8 @@ pub(crate) fn entry(
     let location = response.headers().get(header::LOCATION);
     let made = location
         .and_then(|location| location.to_str().ok()?.split_once("/cimi/"))
-        .map(|(_, id)| id.to_owned());
+        .map(|(_, id)| id.to_owned())
+        .or_else(|| told?.made.clone());
     Some(Audited {
         time: Timestamp::now(),
         request_id: Arc::clone(request_id),

@@ -190,7 +190,7 @@ impl Doors {
     ) -> Response<ResponseBody> {
         let begun = Instant::now();
         let (head, body) = request.into_parts();
-        let request_id = self.name_request(&head.headers);
+        let request_id = self.name_request(&connection, &head.headers);
         let route = match self.serving {
             Serving::Cloud => Route::of(head.uri.path()),
             Serving::MarketplaceAlone => Route::of_marketplace_alone(head.uri.path()),
@@ -460,10 +460,12 @@ impl Doors {
         Box::pin(people.answer(page, &visit)).await
     }
 
-    /// The request's name: what the client (or a proxy) calls it, else a new one.
-    fn name_request(&self, headers: &HeaderMap) -> Arc<str> {
+    /// The request's name: what a trusted proxy calls it, else a new one. Other clients don't choose: entries of the audit
+    /// log must not be taken for each other.
+    fn name_request(&self, connection: &Connection, headers: &HeaderMap) -> Arc<str> {
         let given = headers
             .get("x-request-id")
+            .filter(|_| connection.trusted)
             .and_then(|value| value.to_str().ok())
             .filter(|value| {
                 (1..=64).contains(&value.len())

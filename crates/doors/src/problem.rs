@@ -10,7 +10,7 @@ use cloud::CloudError;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 
-use crate::{body::ResponseBody, cimi::negotiation::Format};
+use crate::{audit::Told, body::ResponseBody, cimi::negotiation::Format};
 
 /// An answer that says what went wrong.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// What only the log is told.
     pub(crate) internal: Option<String>,
+    /// Whom or what it is about, for the audit log, where the request doesn't say it.
+    pub(crate) audited: Option<Told>,
 }
 
 impl Problem {
@@ -32,6 +34,7 @@ impl Problem {
             violations: Vec::new(),
             headers: Vec::new(),
             internal: None,
+            audited: None,
         }
     }
 
@@ -101,6 +104,9 @@ impl Problem {
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
         response.headers_mut().extend(self.headers);
+        if let Some(told) = self.audited {
+            response.extensions_mut().insert(told);
+        }
         response
     }
 

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
@@ -15,7 +14,10 @@ use std::{
 };
 
 use accounts::Shown;
+use futures::future::Either;
+use http::{Method, Request};
 use hyper::{
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -319,13 +321,33 @@ where
     let asked = Arc::new(Asked::default());
     let service = {
         let (asked, connection) = (Arc::clone(&asked), connection.clone());
-        service_fn(move |request| {
+        let (tasks, aborting) = (shared.tasks.clone(), shared.aborting.clone());
+        service_fn(move |request: Request<Incoming>| {
             let (doors, asking) = (Arc::clone(&doors), asked.one_more());
             let connection = connection.clone();
-            async move {
+            let changes = may_change(&request);
+            let answer = async move {
                 let answer = doors.handle(connection, request).await;
                 drop(asking);
-                Ok::<_, Infallible>(answer)
+                answer
+            };
+            // What is begun goes on to its end, and into the audit log, also when the client resets its stream or is gone:
+            // its connection then drops this future, and not that task.
+            let answer = if changes {
+                let aborting = aborting.clone();
+                let task = async move { aborting.run_until_cancelled(answer).await };
+                Either::Left(tasks.spawn(task))
+            } else {
+                Either::Right(answer)
+            };
+            async move {
+                match answer {
+                    Either::Left(task) => match task.await {
+                        Ok(Some(answer)) => Ok(answer),
+                        _ => Err(Interrupted),
+                    },
+                    Either::Right(answer) => Ok(answer.await),
+                }
             }
         })
     };
@@ -362,6 +384,22 @@ where
         tracing::debug!(peer = %connection.peer, %error, "connection ended");
     }
 }
+
+/// Whether a request may change something. Some pages do so when they are only got: the end of a session, the way back from
+/// a login provider.
+fn may_change(request: &Request<Incoming>) -> bool {
+    let path = request.uri().path();
+    !matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    ) || path.starts_with("/cimi/logout")
+        || path.starts_with("/cimi/oidc/")
+}
+
+/// The server ends, and its patience with what was under way.
+#[derive(Debug, thiserror::Error)]
+#[error("the server ends")]
+struct Interrupted;
 
 /// The requests of one connection.
 #[derive(Default)]

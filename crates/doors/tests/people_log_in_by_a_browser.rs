@@ -561,6 +561,40 @@ async fn a_profile_is_changed_with_the_current_password_only() {
     );
 }
 
+/// cimi-client-py calls everything JSON; other programs say nothing.
+#[tokio::test]
+async fn a_login_is_what_its_body_looks_like() {
+    let world = World::start().await;
+    let form = "username=alice&password=correct+horse";
+    let object = json!({"username": "alice", "password": "correct horse"}).to_string();
+    for headers in [
+        "Content-Type: application/json\r\nAccept: */*\r\n",
+        FORM,
+        "",
+    ] {
+        for body in [form, &object] {
+            let reply = world.ask("POST", "/cimi/login", headers, body).await;
+            assert_eq!(reply.status, 303, "{headers} {body}: {}", text(&reply));
+            let cookie = reply.header("set-cookie");
+            let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
+            let who = world.ask("GET", "/cimi/authn", &cookie, "").await;
+            assert_eq!(who.json()["identity"], "alice", "{headers} {body}");
+        }
+        for body in ["username=alice&password=wrong", "[1]"] {
+            let reply = world.ask("POST", "/cimi/login", headers, body).await;
+            let to = reply.header("location").to_owned();
+            assert!(
+                to.starts_with("/cimi/login?msg=login_failed"),
+                "{body}: {to}"
+            );
+        }
+        let broken = world
+            .ask("POST", "/cimi/login", headers, "{\"username\"")
+            .await;
+        assert_eq!(broken.status, 400);
+    }
+}
+
 #[tokio::test]
 async fn a_command_gets_its_token_by_a_code_that_works_once_and_for_it_alone() {
     let world = World::start().await;
@@ -626,6 +660,29 @@ async fn a_command_gets_its_token_by_a_code_that_works_once_and_for_it_alone() {
         )
         .await;
     assert_eq!(who.json()["identity"], "alice");
+    // It is written down that a code was used in vain, and which token came to be, without the secrets.
+    let entries = world.audit.0.lock().unwrap().clone();
+    let fetched: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.path == "/cimi/command/token")
+        .map(|entry| {
+            (
+                entry.status,
+                entry.user.as_deref(),
+                entry.authenticated_by,
+                entry.made.as_deref(),
+            )
+        })
+        .collect();
+    let id = reply.json()["id"].as_str().unwrap().to_owned();
+    assert!(id.starts_with("Token/"), "{id}");
+    assert_eq!(
+        fetched,
+        [
+            (403, None, Some("command"), None),
+            (200, Some("alice"), Some("command"), Some(&*id))
+        ]
+    );
     // What is told to everybody isn't a way in, either.
     for url in ["/cimi/command?challenge=abc", "/cimi/command"] {
         assert_eq!(

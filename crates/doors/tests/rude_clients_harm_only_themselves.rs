@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::support::{
-    World,
+    FakeCloud, World,
     client::{PATIENCE, Reply, login},
 };
 use doors::{Limits, Settings};
@@ -413,4 +413,114 @@ async fn connections_that_nobody_uses_are_closed_in_http2_too() {
     let ended = timeout(PATIENCE, connection).await;
     assert!(ended.is_ok(), "still open");
     drop(sender);
+}
+
+/// A connection by HTTP/2, and the task that keeps it going.
+async fn http2(
+    world: &World,
+) -> (
+    hyper::client::conn::http2::SendRequest<String>,
+    tokio::task::JoinHandle<hyper::Result<()>>,
+) {
+    let mut config = (*world.client).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = TcpStream::connect(world.address()).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let stream = connector.connect(name, stream).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+#[tokio::test]
+async fn what_is_begun_is_done_and_written_down_though_nobody_waits_for_it() {
+    let world = World::start().await;
+    let (mut sender, connection) = http2(&world).await;
+    let (name, value) = login("alice")
+        .trim_end()
+        .split_once(": ")
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .unwrap();
+    let request = |method: &str, path: &str| {
+        http::Request::builder()
+            .method(method)
+            .uri(format!("https://localhost{path}"))
+            .header(&name, &value)
+            .body(String::new())
+            .unwrap()
+    };
+    // The stream is reset when its answer is dropped; an answer on the next stream shows that the server knows.
+    let asked = sender.send_request(request("DELETE", "/cimi/Machine/held"));
+    let asked = tokio::spawn(asked);
+    let held = |times| move |cloud: &FakeCloud| count(cloud, "held") == times;
+    world.cloud.until(held(1)).await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    let next = sender.send_request(request("GET", "/health"));
+    timeout(PATIENCE, next).await.unwrap().unwrap();
+    world.cloud.release.notify_one();
+    world.cloud.until(|cloud| count(cloud, "done") == 1).await;
+    assert_written_down(&world).await;
+
+    // And when the whole connection is gone, which is over before the rest is done.
+    let mut stream = world.connect().await;
+    let text = format!(
+        "DELETE /cimi/Machine/held HTTP/1.1\r\nHost: x\r\n{}\r\n",
+        login("alice")
+    );
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    world.cloud.until(held(2)).await;
+    drop(stream);
+    connection.abort();
+    drop(sender);
+    // The end of the server waits for it.
+    let World {
+        running,
+        cloud,
+        audited,
+        ..
+    } = world;
+    let ending = tokio::spawn(running.end());
+    cloud.release.notify_one();
+    timeout(PATIENCE, ending).await.unwrap().unwrap();
+    assert_eq!(count(&cloud, "done"), 2);
+    let entry = audited.into_inner().try_recv().unwrap();
+    assert_eq!((&*entry.method, entry.status), ("DELETE", 202));
+}
+
+fn count(cloud: &FakeCloud, call: &str) -> usize {
+    cloud.calls.lock().iter().filter(|one| *one == call).count()
+}
+
+async fn assert_written_down(world: &World) {
+    let mut audited = world.audited.lock().await;
+    let entry = timeout(PATIENCE, audited.recv()).await.unwrap().unwrap();
+    assert_eq!(
+        (&*entry.method, &*entry.path, entry.user.as_deref()),
+        ("DELETE", "/cimi/Machine/held", Some("alice"))
+    );
+    assert_eq!(entry.status, 202);
+}
+
+#[tokio::test]
+async fn requests_are_named_by_trusted_proxies_only() {
+    let headers = format!("{}X-Request-Id: theirs-1\r\n", login("alice"));
+    let world = World::start().await;
+    let reply = world.ask_with("DELETE /cimi/Machine/x", &headers, "").await;
+    assert_ne!(reply.header("x-request-id"), "theirs-1");
+    let entry = world.audited.lock().await.recv().await.unwrap();
+    assert_eq!(&*entry.request_id, reply.header("x-request-id"));
+    let limits = Limits {
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        ..Limits::default()
+    };
+    let world = World::with(Settings::default(), limits).await;
+    let reply = world.ask_with("DELETE /cimi/Machine/x", &headers, "").await;
+    assert_eq!(reply.header("x-request-id"), "theirs-1");
 }

@@ -2,11 +2,12 @@
 //! code to the command on this very computer, or the user copies it.
 
 use askama::Template;
-use cloud::people::Grant;
+use cloud::{CloudError, people::Grant};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
 use crate::{
+    audit::Told,
     health,
     pages::{self, Page},
     problem::Problem,
@@ -136,13 +137,28 @@ impl People {
             .cloud
             .command_token(visit.context, code, verifier)
             .await;
-        let view = made.map_err(refusal)?.view;
+        let view = match made {
+            Ok(made) => made.view,
+            Err(error) => {
+                let is_known = matches!(error, CloudError::Forbidden(_));
+                let mut problem = refusal(error);
+                // A code that somebody was given is used up. What was no code at all anybody can send as often as they like.
+                problem.audited = is_known.then(Told::by_code);
+                return Err(problem);
+            }
+        };
         let mut shown = view.document.attributes(view.right);
         shown.insert("id".to_owned(), Value::String(view.id.to_string()));
+        let owner = shown
+            .get("acl")
+            .and_then(|acl| acl.pointer("/owner/principal"));
+        let user = owner.and_then(Value::as_str).unwrap_or_default().to_owned();
         let mut response = health::json_answer(StatusCode::OK, &Value::Object(shown));
         response
             .headers_mut()
             .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let told = Told::user(&user, "command").making(view.id.to_string());
+        response.extensions_mut().insert(told);
         Ok(response)
     }
 }

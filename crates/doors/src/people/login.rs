@@ -64,7 +64,7 @@ impl People {
     /// `POST /cimi/login`: a session and on to where one came from; or once more, with what every browser and client of
     /// StratusLab's knows as refusal.
     pub(super) async fn log_in(&self, visit: &Visit<'_>) -> Answer {
-        let form = visit.form()?;
+        let form = visit.login()?;
         let (username, password) = (field(&form, "username").trim(), field(&form, "password"));
         let next = visit.next(&form);
         let address = visit.context.peer;

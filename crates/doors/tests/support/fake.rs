@@ -30,6 +30,8 @@ pub struct FakeCloud {
     pub changed: tokio::sync::Notify,
     /// Slows uploads down.
     pub upload_pause: Mutex<Duration>,
+    /// Lets what is asked of `held` go on.
+    pub release: tokio::sync::Notify,
 }
 
 struct Plain(Map<String, Value>, Arc<Mutex<usize>>);
@@ -119,6 +121,12 @@ impl FakeCloud {
             "slow" => {
                 self.told("slow".to_owned());
                 std::future::pending().await
+            }
+            "held" => {
+                self.told("held".to_owned());
+                self.release.notified().await;
+                self.told("done".to_owned());
+                Ok(())
             }
             _ => Ok(()),
         }

@@ -10,7 +10,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use accounts::{Accounts, Cost, Hashing, Settings as AccountSettings, UserSource};
 use cimi::{Acl, Common, Timestamp, UserId, resources::User};
-use doors::{CloudApi, Doors, Limits, Running, Server, Settings, tls};
+use doors::{AuditLog, Audited, CloudApi, Doors, Limits, Running, Server, Settings, tls};
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
@@ -56,11 +56,26 @@ pub fn accounts() -> Arc<Accounts> {
     Arc::new(Accounts::new(users, hashing, AccountSettings::default()))
 }
 
+/// Passes on what is written down.
+struct Entries(tokio::sync::mpsc::UnboundedSender<Audited>);
+
+#[async_trait::async_trait]
+impl AuditLog for Entries {
+    async fn record(&self, what: Audited) {
+        let _ = self.0.send(what);
+    }
+
+    async fn last(&self, _: usize, _: Option<&str>) -> std::io::Result<Vec<serde_json::Value>> {
+        Ok(Vec::new())
+    }
+}
+
 /// A running server on loopback.
 pub struct World {
     pub running: Running,
     pub cloud: Arc<FakeCloud>,
     pub client: Arc<ClientConfig>,
+    pub audited: tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<Audited>>,
     files: tls::CertificateFiles,
     folder: tempfile::TempDir,
 }
@@ -75,8 +90,10 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let files = tls::ensure_self_signed(folder.path(), &[]).unwrap();
         let cloud = Arc::new(FakeCloud::default());
+        let (entries, audited) = tokio::sync::mpsc::unbounded_channel();
         let api = Arc::clone(&cloud) as Arc<dyn CloudApi>;
-        let doors = Arc::new(Doors::new(api, accounts(), settings));
+        let doors =
+            Arc::new(Doors::new(api, accounts(), settings).audited_by(Arc::new(Entries(entries))));
         let certificate = tls::Certificate::read(&files).unwrap();
         let tls = tls::Speech::new(certificate.into()).unwrap();
         let server = Server::new(doors, limits, Some(tls));
@@ -93,6 +110,7 @@ impl World {
             running,
             cloud,
             client: Arc::new(client),
+            audited: audited.into(),
             files,
             folder,
         }
