@@ -121,10 +121,7 @@ impl Cloud {
         if let Some(origin) = &read.origin
             && changes.get("password").is_some_and(Option::is_some)
         {
-            return Err(CloudError::Conflict(format!(
-                "the password of {} comes from {}: it is changed there",
-                read.document.id, origin.source
-            )));
+            return Err(people::elsewhere(&read.username, origin));
         }
         let asks = !context.is_admin() && self.registration().is_some();
         if !context.is_admin() && read.is_of(accounts::directory::SOURCE) && !changes.is_empty() {
@@ -269,7 +266,7 @@ impl Cloud {
     }
 
     /// What belongs to a user, in words: `2 of Machine`.
-    fn owned_by(&self, user: &str) -> Vec<String> {
+    pub(crate) fn owned_by(&self, user: &str) -> Vec<String> {
         fn count<R: OfType>(documents: &Documents, user: &str) -> (&'static str, usize) {
             (R::COLLECTION, documents.count_owned::<R>(user))
         }

@@ -445,7 +445,7 @@ pub(crate) fn address_of(user: &User) -> Option<EmailAddress> {
 }
 
 /// Whether somebody else may ask for the name.
-fn is_over(registration: &Registration, now: Timestamp) -> bool {
+pub(crate) fn is_over(registration: &Registration, now: Timestamp) -> bool {
     registration.state == RegistrationState::Rejected
         || registration.expires.is_some_and(|expires| now >= expires)
 }
