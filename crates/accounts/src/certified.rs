@@ -12,7 +12,7 @@ use cimi::resources::User;
 use parking_lot::{Mutex, RwLock};
 use ring::digest;
 
-use crate::{Accounts, Identity, LoginError, Methods, directory, identity::Method};
+use crate::{Accounts, Identity, LoginError, Methods, identity::Method};
 
 /// For how long the verdict on a chain counts, if none of its certificates ends before.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
@@ -226,8 +226,8 @@ impl Accounts {
         let is_admitted = |organisation: &str| {
             let name = format!("{ORGANISATION}{organisation}");
             let account = self.usable(&name);
-            // Whoever may name users in the directory doesn't decide that.
-            account.is_some_and(|user| user.username == name && !user.is_of(directory::SOURCE))
+            // Only administrators here decide that: nobody who may name users in a directory, a file or at a provider.
+            account.is_some_and(|user| user.username == name && user.origin.is_none())
         };
         let mut roles = Vec::new();
         for attribute in &holder.attributes {
@@ -294,4 +294,70 @@ pub fn username_of(name: &cimi::dn::DistinguishedName) -> String {
         readable
     };
     format!("{readable}-{digits}")
+}
+
+#[cfg(test)]
+mod tests {
+    use certificates::Attribute;
+    use cimi::{Acl, Common, Timestamp, UserId, dn::DistinguishedName, resources::Origin};
+
+    use crate::{Hashing, Settings, UserSource};
+
+    use super::*;
+
+    /// An account that admits an organisation, if it counts.
+    struct Organisation(Option<Origin>);
+
+    impl UserSource for Organisation {
+        fn find(&self, login: &str) -> Option<Arc<User>> {
+            let user = User {
+                id: UserId::from_local("vo:atlas").unwrap(),
+                common: Common::new(Acl::owned_by_admin(), Timestamp::from_millis(0)),
+                username: "vo:atlas".into(),
+                first_name: None,
+                last_name: None,
+                email: None,
+                password: None,
+                enabled: true,
+                roles: Vec::new(),
+                altnames: std::collections::BTreeMap::new(),
+                quota: cimi::resources::Quota::default(),
+                generation: 0,
+                origin: self.0.clone(),
+                unknown: serde_json::Map::new(),
+            };
+            (login == user.username).then(|| Arc::new(user))
+        }
+    }
+
+    #[tokio::test]
+    async fn only_administrators_admit_an_organisation() {
+        let holder = Holder {
+            subject: DistinguishedName::parse("CN=Alice,O=Example").unwrap(),
+            proxies: 1,
+            is_limited: false,
+            good_until: u64::MAX,
+            attributes: vec![Attribute {
+                organisation: "atlas".into(),
+                fqan: "/atlas".into(),
+            }],
+            disbelieved: Vec::new(),
+        };
+        let admitted = |origin: Option<&str>| {
+            let origin = origin.map(|source| Origin {
+                source: source.into(),
+                digest: String::new(),
+            });
+            let hashing = Hashing::with_cost(passwords::Cost::NONE);
+            let source = Arc::new(Organisation(origin));
+            let accounts = Accounts::new(source, hashing, Settings::default());
+            accounts
+                .in_organisations(&holder)
+                .map(|identity| identity.roles)
+        };
+        assert_eq!(admitted(None), Some(vec!["/atlas".to_owned()]));
+        for source in ["ldap", "oidc", "login-pswd.properties"] {
+            assert_eq!(admitted(Some(source)), None, "{source}");
+        }
+    }
 }

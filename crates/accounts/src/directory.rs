@@ -11,7 +11,7 @@ use cimi::{dn::DistinguishedName, resources::User};
 use parking_lot::Mutex;
 use ring::digest;
 
-use crate::{Accounts, methods::Ldap};
+use crate::{Accounts, methods::Ldap, oidc};
 
 /// What users of a directory say of where they are from.
 pub const SOURCE: &str = "ldap";
@@ -105,8 +105,12 @@ impl Accounts {
         self.confirmed(user).await
     }
 
-    /// The user as the directory has it now, if it is one of a directory; others as they are.
+    /// The user as the directory has it now, if it is one of a directory. Who comes from a provider is nobody as long as
+    /// none is asked. Others as they are.
     pub(crate) async fn confirmed(&self, user: Arc<User>) -> Option<Arc<User>> {
+        if user.is_of(oidc::SOURCE) {
+            return Some(user).filter(|_| self.source.methods().asks_provider());
+        }
         if !user.is_of(SOURCE) {
             return Some(user);
         }

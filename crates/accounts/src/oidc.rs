@@ -17,9 +17,14 @@ mod settings;
 
 use std::time::Duration;
 
+use crate::Methods;
+
 pub use configured::Configured;
 pub use login::{Begun, Oidc, Person, Returned};
 pub use settings::{OidcSettings, SettingsError};
+
+/// Where accounts come from that a provider vouched for first.
+pub const SOURCE: &str = "oidc";
 
 /// Longest wait for one answer of a provider.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -27,6 +32,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_AT_MOST: usize = 256 << 10;
 /// How far the provider's clock may be off.
 const CLOCK_SKEW_SECONDS: i64 = 120;
+
+impl Methods {
+    /// Whether a provider is asked.
+    #[must_use]
+    pub fn asks_provider(&self) -> bool {
+        self.oidc.as_ref().is_some_and(|oidc| oidc.enabled)
+    }
+}
 
 /// Why a login by a provider failed. The texts are for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

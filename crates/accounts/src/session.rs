@@ -103,7 +103,7 @@ impl Accounts {
     fn is_on(&self, method: &str, user: &User) -> bool {
         let methods = self.methods();
         match method {
-            "oidc" => methods.oidc.as_ref().is_some_and(|oidc| oidc.enabled),
+            "oidc" => methods.asks_provider(),
             "password" => {
                 let is_admin = user.roles.iter().any(|role| role == ADMIN_ROLE);
                 methods.localdb.password_enabled || is_admin

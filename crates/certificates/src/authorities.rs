@@ -172,7 +172,7 @@ impl Authorities {
         });
         let has_none = revocation.is_none();
         let end_entity = EndEntityCert::try_from(der).map_err(refused)?;
-        end_entity
+        let path = end_entity
             .verify_for_usage(
                 ALGORITHMS,
                 &self.anchors,
@@ -186,12 +186,41 @@ impl Authorities {
         if has_none && self.revocation == Revocation::Required {
             return Err(refusal(&Error::UnknownRevocationStatus, certificate));
         }
-        let names = name_of(certificate.issuer()).zip(name_of(certificate.subject()));
-        if names.is_none_or(|(issuer, subject)| !self.policies.allow(&issuer, &subject)) {
-            return Err(Refusal::Namespace {
-                subject: who(certificate),
-                issuer: shown(certificate.issuer()),
-            });
+        let above: Vec<CertificateDer<'_>> = path
+            .intermediate_certificates()
+            .map(webpki::Cert::der)
+            .collect();
+        self.check_names(certificate, &above)
+    }
+
+    /// Whether each certificate of a path, the end entity's and those of the authorities between it and the trusted one, has
+    /// a name that its issuer may sign. Those between were sent along: whoever can make one must not get round the rules.
+    fn check_names(
+        &self,
+        end_entity: &X509Certificate<'_>,
+        above: &[CertificateDer<'_>],
+    ) -> Result<(), Refusal> {
+        let unreadable = |_| Refusal::Unreadable("the certificate of an authority is damaged");
+        let mut path = vec![end_entity.clone()];
+        for der in above {
+            path.push(X509Certificate::from_der(der).map_err(unreadable)?.1);
+        }
+        let issuers: Option<Vec<_>> = path.iter().map(|one| name_of(one.issuer())).collect();
+        let issuers = issuers.unwrap_or_default();
+        for (at, one) in path.iter().enumerate() {
+            let allowed =
+                issuers
+                    .get(at..)
+                    .zip(name_of(one.subject()))
+                    .is_some_and(|(issuers, subject)| {
+                        !issuers.is_empty() && self.policies.allow(issuers, &subject)
+                    });
+            if !allowed {
+                return Err(Refusal::Namespace {
+                    subject: who(one),
+                    issuer: shown(one.issuer()),
+                });
+            }
         }
         Ok(())
     }

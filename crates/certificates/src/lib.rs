@@ -28,6 +28,6 @@ mod signature;
 pub mod voms;
 
 pub use authorities::{Authorities, FileProblem, Revocation};
-pub use holder::Holder;
+pub use holder::{Attribute, Holder};
 pub use refusal::Refusal;
 pub use rustls_pki_types::{CertificateDer, UnixTime};

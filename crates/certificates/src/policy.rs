@@ -1,5 +1,5 @@
 //! Which names an authority may sign: the files `HASH.signing_policy` of Globus, as all authorities of grids come with one.
-//! An authority without a file may sign any name.
+//! An authority without a file may sign what those above it may; without a file above it, any name.
 
 use cimi::dn::DistinguishedName;
 
@@ -50,22 +50,31 @@ impl Policies {
         Ok(())
     }
 
-    /// Whether the authority may sign this name.
-    pub(crate) fn allow(&self, authority: &DistinguishedName, subject: &DistinguishedName) -> bool {
-        let authority = authority.canonical();
+    /// Whether a name may be signed by the first of these authorities, each of which is signed by the next. One without a
+    /// file is bound by that of the next above that has one: an authority can't give what it doesn't have.
+    pub(crate) fn allow(
+        &self,
+        authorities: &[DistinguishedName],
+        subject: &DistinguishedName,
+    ) -> bool {
         let subject = subject.slashed();
-        let mut own = self
-            .0
-            .iter()
-            .filter(|policy| policy.authority == authority)
-            .peekable();
-        own.peek().is_none()
-            || own.any(|policy| {
+        let bounds = authorities.iter().find_map(|authority| {
+            let authority = authority.canonical();
+            let mut own = self
+                .0
+                .iter()
+                .filter(move |policy| policy.authority == authority)
+                .peekable();
+            own.peek().is_some().then_some(own)
+        });
+        bounds.is_none_or(|mut own| {
+            own.any(|policy| {
                 policy
                     .patterns
                     .iter()
                     .any(|pattern| matches(pattern, &subject))
             })
+        })
     }
 }
 
@@ -116,9 +125,20 @@ mod tests {
             ("/C=EU/O=Other/CN=Alice", false),
             ("/C=EU/O=Example Orga/CN=Alice", false),
         ] {
-            assert_eq!(policies.allow(&authority, &name(subject)), may, "{subject}");
+            let subject = name(subject);
+            let alone = std::slice::from_ref(&authority);
+            assert_eq!(policies.allow(alone, &subject), may, "{subject}");
+            // Nor more by an authority below that has no file.
+            let below = [name("CN=Sub,O=Example Org,C=EU"), authority.clone()];
+            assert_eq!(policies.allow(&below, &subject), may, "{subject}");
         }
-        assert!(policies.allow(&name("CN=Another"), &name("CN=Anybody")));
+        assert!(policies.allow(&[name("CN=Another")], &name("CN=Anybody")));
+        // One with a file of its own is what that says.
+        let own = "access_id_CA X509 '/CN=Own'\ncond_subjects globus '\"/C=FR/*\"'\n";
+        policies.add(own).unwrap();
+        let path = [name("CN=Own"), authority];
+        assert!(policies.allow(&path, &name("/C=FR/CN=Alice")));
+        assert!(!policies.allow(&path, &name("/C=EU/O=Example Org/CN=Alice")));
         for wrong in [
             "cond_subjects globus '\"*\"'",
             "access_id_CA X509 'nobody'",

@@ -81,6 +81,25 @@ fn each_is_refused_for_its_reason() {
         0
     );
     site.verify(&["carol.pem"]).unwrap_err();
+    // It signs no more than the one above it may, and has itself a name that that one may sign.
+    let outside = "/C=FR/O=Example Org/CN=Alice";
+    site.sign_by("middle", "stranger", outside, "user");
+    site.sign_by("ca", "outer", "/C=FR/O=Other/CN=Outer CA", "authority");
+    site.sign_by("outer", "dave", "/C=EU/O=Example Org/CN=Dave", "user");
+    site.sign_by("middle", "lower", "/C=EU/O=Example Org/CN=Low", "authority");
+    site.sign_by("lower", "lowest", outside, "user");
+    for (chain, signer) in [
+        (&["stranger.pem", "middle.pem"][..], "Middle CA"),
+        (&["dave.pem", "outer.pem"], "Test CA"),
+        (&["lowest.pem", "lower.pem", "middle.pem"], "Low"),
+    ] {
+        let refused = site.verify(chain).unwrap_err();
+        let issuer = match &refused {
+            Refusal::Namespace { issuer, .. } => issuer.as_str(),
+            _ => "",
+        };
+        assert!(issuer.contains(signer), "{chain:?}: {refused}");
+    }
 
     for rubbish in [vec![], vec![0; 10], b"\x30\x80".to_vec(), vec![0x30; 5000]] {
         let refused = authorities.verify(&[CertificateDer::from(rubbish)], UnixTime::now());

@@ -10,7 +10,7 @@ use cimi::{
 };
 use serde_json::Map;
 
-use crate::{Cloud, CloudError, Result, user::own_acl};
+use crate::{Cloud, CloudError, Result, people::newcomer, user::own_acl};
 
 impl Cloud {
     /// The user that the directory has found: made, or changed if the directory has other names or roles than last time.
@@ -20,11 +20,17 @@ impl Cloud {
     /// Those of the database.
     pub(crate) async fn directory_user(&self, found: &Found) -> Result<Option<Arc<User>>> {
         let users = &self.0.documents.users;
-        let Ok(id) = UserId::from_local(&found.login) else {
+        let name = &found.login;
+        // Who is here already keeps the name, whatever newcomers may be called today.
+        let id = match users.get(name) {
+            Some(user) => Some(user.document.id.clone()),
+            None => newcomer::id_of(name),
+        };
+        let Some(id) = id else {
             tracing::warn!(
                 dn = found.dn,
-                login = found.login,
-                "this can't be the name of a user here"
+                login = name,
+                "this can't be the name of a user here: letters, digits and _.-@+ only"
             );
             return Ok(None);
         };

@@ -9,7 +9,7 @@ use cimi::{
 };
 use serde_json::Map;
 
-use crate::{Cloud, CloudError, Result, user::own_acl};
+use crate::{Cloud, CloudError, Result, people::newcomer, user::own_acl};
 
 /// What an import did, in numbers of users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,13 +38,17 @@ impl Cloud {
     ) -> Result<Imported> {
         let mut done = Imported::default();
         for (name, entry) in entries {
-            let Ok(id) = UserId::from_local(name) else {
-                tracing::warn!(source, name, "this can't be the name of a user");
-                done.skipped += 1;
-                continue;
-            };
             match self.0.documents.users.get(name) {
                 None => {
+                    let Some(id) = newcomer::id_of(name) else {
+                        tracing::warn!(
+                            source,
+                            name,
+                            "this can't be the name of a user: letters, digits and _.-@+ only"
+                        );
+                        done.skipped += 1;
+                        continue;
+                    };
                     let user = self.imported(id, source, entry).await?;
                     match self.0.documents.changes().create(&user).commit().await {
                         Ok(_) => done.made += 1,

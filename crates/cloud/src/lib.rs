@@ -8,6 +8,7 @@ mod accounting;
 mod address;
 mod answer;
 mod catalogue;
+mod certificate_names;
 mod certified;
 mod cloud;
 mod columns;

@@ -5,7 +5,8 @@
 //! - `command`: how a command gets its token by way of the browser.
 //! - `fields`: what people write into forms, checked.
 //! - `registration`: from the form to the account.
-//! - `profile`: what users change of themselves; `provided`: who comes from a provider of identities.
+//! - `profile`: what users change of themselves; `provided`: who comes from a provider of identities; `newcomer`: what who
+//!   comes from elsewhere can be called.
 //! - `letters`: what is written to whom.
 //! - `pace`: how often somebody may ask for what costs others something.
 //! - `directory`: the seam to a directory where accounts are kept, if not here.
@@ -15,6 +16,7 @@ mod directory;
 mod fields;
 mod letters;
 mod link;
+pub(crate) mod newcomer;
 mod pace;
 mod profile;
 mod provided;
@@ -33,7 +35,8 @@ pub use letters::Letters;
 pub use link::{Link, LinkKind};
 pub(crate) use pace::Pace;
 pub use profile::ProfileOutcome;
-pub(crate) use registration::address_of;
+pub(crate) use profile::elsewhere;
+pub(crate) use registration::{address_of, is_over};
 pub use session::NewSession;
 
 /// What the operator decided about people.

@@ -80,15 +80,23 @@ impl Cloud {
             }
         }
         catalogue::check_size(&user)?;
-        match self.0.documents.changes().create(&user).commit().await {
-            Ok(_) => {}
-            Err(error) if error.is_conflict() => {
+        loop {
+            context.in_time()?;
+            let seen = self.names_seen().await?;
+            if self.0.documents.users.get(user.id.local()).is_some() {
                 return Err(CloudError::Conflict(format!(
                     "there is a user `{}` already",
                     user.username
                 )));
             }
-            Err(error) => return Err(error.into()),
+            self.check_names(&user, None)?;
+            let made = seen.guard(self.0.documents.changes()).create(&user);
+            match made.commit().await {
+                Ok(_) => break,
+                // Of this name, which is said then; or somebody was given another name just now.
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         tracing::info!(username = user.username, by = context.user(), "user made");
         let read = access::find::<User>(&self.0.documents, context, user.id.local(), Right::View)?;
@@ -121,10 +129,7 @@ impl Cloud {
         if let Some(origin) = &read.origin
             && changes.get("password").is_some_and(Option::is_some)
         {
-            return Err(CloudError::Conflict(format!(
-                "the password of {} comes from {}: it is changed there",
-                read.document.id, origin.source
-            )));
+            return Err(people::elsewhere(&read.username, origin));
         }
         let asks = !context.is_admin() && self.registration().is_some();
         if !context.is_admin() && read.is_of(accounts::directory::SOURCE) && !changes.is_empty() {
@@ -191,6 +196,11 @@ impl Cloud {
             }
             catalogue::check_size(&user)?;
             let mut transaction = documents.changes();
+            if user.altnames != read.altnames {
+                let seen = self.names_seen().await?;
+                self.check_names(&user, Some(&read))?;
+                transaction = seen.guard(transaction);
+            }
             if can_administrate(&read) && !can_administrate(&user) {
                 transaction = transaction.unchanged(&*self.another_administrator(&read)?);
             }
@@ -271,7 +281,7 @@ impl Cloud {
     }
 
     /// What belongs to a user, in words: `2 of Machine`.
-    fn owned_by(&self, user: &str) -> Vec<String> {
+    pub(crate) fn owned_by(&self, user: &str) -> Vec<String> {
         fn count<R: OfType>(documents: &Documents, user: &str) -> (&'static str, usize) {
             (R::COLLECTION, documents.count_owned::<R>(user))
         }

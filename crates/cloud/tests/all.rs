@@ -10,6 +10,7 @@ mod jobs_end_whatever_happens;
 mod large_lists_are_as_small_ones;
 mod machines_do_what_they_offer;
 mod members_of_a_group_share;
+mod names_from_elsewhere_are_nobodys_here;
 mod nobody_uses_up_what_is_everybodys;
 mod nothing_slips_between_check_and_write;
 mod owners_of_certificates_come_from_files;

@@ -8,7 +8,7 @@ use accounts::LoginError;
 use cimi::{
     Timestamp,
     model::Kind,
-    resources::{Session, Token},
+    resources::{Origin, Session, Token},
 };
 use cloud::{
     Caller, CloudError, OpContext,
@@ -101,6 +101,72 @@ async fn a_forgotten_password_is_chosen_anew_by_a_letter_and_ends_all_that_the_o
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(letters(&world).await.len(), told.len() + 1);
+}
+
+/// Also with a link that was sent before the account was known to be of there.
+#[tokio::test]
+async fn who_comes_from_elsewhere_gets_no_password_by_a_letter() {
+    let world = world_with(|_| ()).await;
+    with_alice(&world).await;
+    world
+        .cloud
+        .request_reset(&stranger(1), "alice")
+        .await
+        .unwrap();
+    let link = secret(&wait_for_letters(&world, 1).await[0].1);
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while world.cloud.link(&link).is_err() {
+        assert!(std::time::Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let kept = world.documents.users.get("alice").unwrap();
+    let mut ann = kept.document.0.clone();
+    for source in ["oidc", "login-pswd.properties"] {
+        let read = world.documents.users.get("alice").unwrap();
+        ann.origin = Some(Origin {
+            source: source.to_owned(),
+            digest: String::new(),
+        });
+        let changed = world.documents.changes().replace(&read, ann.clone());
+        changed.commit().await.unwrap();
+        let set = world
+            .cloud
+            .reset_password(&stranger(1), &link, "battery staple".to_owned())
+            .await;
+        assert!(
+            matches!(&set, Err(CloudError::Conflict(reason)) if reason.contains(source)),
+            "{set:?}"
+        );
+        let change = ProfileChange::read(&[
+            ("givenName".to_owned(), "Ann".to_owned()),
+            ("userPassword".to_owned(), "correct horse".to_owned()),
+            ("newUserPassword".to_owned(), "battery staple".to_owned()),
+            (
+                "newUserPasswordCheck".to_owned(),
+                "battery staple".to_owned(),
+            ),
+        ]);
+        let by_profile = world
+            .cloud
+            .change_profile(&user("alice"), change.unwrap())
+            .await;
+        assert!(
+            matches!(by_profile, Err(CloudError::Conflict(_))),
+            "{by_profile:?}"
+        );
+        let now = world.documents.users.get("alice").unwrap();
+        assert_eq!(now.password, kept.password, "{source}");
+        assert_eq!(now.first_name, None, "{source}");
+    }
+    // Nor is a letter sent: that of bob, who was asked about later, is the next.
+    let body = json!({"username": "bob", "password": "correct horse", "email": "bob@example.org"});
+    world.create(&admin(), Kind::User, body).await.unwrap();
+    for name in ["alice", "bob"] {
+        let asked = world.cloud.request_reset(&stranger(1), name).await;
+        asked.unwrap();
+    }
+    let letters = wait_for_letters(&world, 2).await;
+    assert_eq!(letters[1].0, "bob@example.org");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use cloud::{
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::bare_cloud::{admin, user};
+use crate::bare_cloud::{World, admin, user};
 use crate::people_world::{
     accounts, form, is_gone, letters, secret, stranger, with_alice, world_with,
 };
@@ -190,6 +190,15 @@ impl Directory for Fake {
             .map(|(entry, ..)| entry.clone()))
     }
 
+    async fn with_certificate(&self, name: &str) -> Result<Vec<String>, DirectoryError> {
+        self.up()?;
+        let entries = self.entries.lock();
+        let same = entries
+            .iter()
+            .filter(|(entry, ..)| entry.see_also.as_deref() == Some(name));
+        Ok(same.map(|(entry, ..)| entry.uid.clone()).collect())
+    }
+
     fn encode(&self, password: &str) -> String {
         format!("{{TEST}}{}", password.len())
     }
@@ -284,6 +293,110 @@ async fn an_approved_account_waits_for_a_directory_that_is_down() {
     assert_eq!(entries[0].2, "cloud-access");
     assert!(world.documents.users.get("alice").is_none());
     assert_eq!(letters(&world).await.len(), 3);
+}
+
+/// What is the matter with a form, if anything.
+async fn refused(world: &World, uid: &str, name: &str) -> Option<String> {
+    let form = form(uid, &[("seeAlso", name)]);
+    match world.cloud.sign_up(&stranger(1), form).await {
+        Ok(()) => None,
+        Err(error @ CloudError::Invalid { .. }) => Some(error.to_string()),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn nobody_registers_with_a_certificate_that_is_somebodys() {
+    const NAME: &str = "CN=Victim,O=Example,C=EU";
+    let world = world_with(|_| ()).await;
+    let victim = json!({"username": "victim", "altnames": {"x500dn": "/C=EU/O=Example/CN=Victim"}});
+    world.create(&admin(), Kind::User, victim).await.unwrap();
+    // However it is written.
+    for name in [NAME, "cn=Victim, o=Example, c=EU"] {
+        let reason = refused(&world, "mallory", name).await.unwrap();
+        assert!(reason.contains("somebody's already"), "{reason}");
+    }
+    // Nor that of somebody who waits, nor of a member of an organisation who owns something by it.
+    assert_eq!(refused(&world, "first", "CN=First").await, None);
+    refused(&world, "second", "CN=First").await.unwrap();
+    world.volume(&user("CN=Member,O=Example")).await;
+    refused(&world, "third", "CN=Member,O=Example")
+        .await
+        .unwrap();
+    // Of two at once, one.
+    let (one, other) = tokio::join!(
+        refused(&world, "fourth", "CN=Both"),
+        refused(&world, "fifth", "CN=Both")
+    );
+    assert!(one.is_some() != other.is_some(), "{one:?} {other:?}");
+
+    // Given to somebody since: not approved.
+    let body = json!({"username": "given", "altnames": {"x500dn": "CN=First"}});
+    world.create(&admin(), Kind::User, body).await.unwrap();
+    let sent = letters(&world).await;
+    let (_, letter) = sent
+        .iter()
+        .find(|(_, text)| text.contains("first"))
+        .unwrap();
+    let link = secret(letter);
+    world.cloud.confirm_registration(&link, true).await.unwrap();
+    let body = testing::object(json!({}));
+    let approved = world
+        .cloud
+        .act(&admin(), Kind::Registration, "first", "approve", &body)
+        .await;
+    assert!(
+        matches!(&approved, Err(CloudError::Conflict(reason)) if reason.contains("CN=First")),
+        "{approved:?}"
+    );
+    assert!(world.documents.users.get("first").is_none());
+}
+
+#[tokio::test]
+async fn a_directory_gets_no_second_person_with_a_certificate() {
+    let fake = Arc::new(Fake::default());
+    let directory = Arc::clone(&fake);
+    let world = world_with(|settings| {
+        settings.directory = Some(directory);
+        settings.directory_again = Duration::from_millis(20);
+    })
+    .await;
+    let person = |uid: &str, name: &str| {
+        let entry = DirectoryEntry {
+            uid: uid.to_owned(),
+            see_also: Some(name.to_owned()),
+            ..DirectoryEntry::default()
+        };
+        (entry, String::new(), String::new())
+    };
+    fake.entries.lock().push(person("victim", "CN=Victim"));
+    refused(&world, "mallory", "CN=Victim").await.unwrap();
+    // Entered by somebody else since: it stays approved, with the reason.
+    assert_eq!(refused(&world, "alice", "CN=Alice").await, None);
+    let link = secret(&letters(&world).await[0].1);
+    world.cloud.confirm_registration(&link, true).await.unwrap();
+    let body = testing::object(json!({}));
+    world
+        .cloud
+        .act(&admin(), Kind::Registration, "alice", "approve", &body)
+        .await
+        .unwrap();
+    fake.entries.lock().push(person("other", "CN=Alice"));
+    let cloud = world.cloud.clone();
+    let entering = tokio::spawn(async move { cloud.enter_approved().await });
+    let begun = std::time::Instant::now();
+    let reason = loop {
+        let waits = world.documents.registrations.get("alice").unwrap();
+        if let Some(reason) = &waits.reason {
+            break reason.clone();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    entering.abort();
+    assert!(reason.contains("certificate"), "{reason}");
+    let entered = fake.entries.lock().len();
+    assert_eq!(entered, 2);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use accounts::{Accounts, Cost, Hashing, LoginError};
+use accounts::{Accounts, Cost, Hashing, LoginError, oidc::Person};
 use cimi::{Timestamp, model::Kind};
 use cloud::{Caller, CloudError, OpContext, testing::PATIENCE};
 use serde_json::{Value, json};
@@ -145,6 +145,50 @@ async fn a_token_ends_with_its_time_and_with_its_user() {
         });
     back.commit().await.unwrap();
     assert_eq!(tokens.log_in(&token).await.err(), Some(LoginError::Token));
+}
+
+#[tokio::test]
+async fn a_token_of_who_came_from_a_provider_ends_with_the_provider() {
+    let tokens = Tokens::start().await;
+    let world = &tokens.world;
+    let oidc = |enabled: bool| {
+        json!({"service": "authn", "localdb": {"password-enabled": true, "cert-enabled": false},
+            "oidc": {"enabled": enabled, "label": "Org", "issuer": "https://id.example.org", "client-id": "stratus",
+                "redirect-url": "https://cloud.example.org/cimi/oidc/callback"}})
+    };
+    world
+        .create(&admin(), Kind::ServiceConfiguration, oidc(true))
+        .await
+        .unwrap();
+    let person = Person {
+        subject: "https://id.example.org 1".to_owned(),
+        username: Some("ann".to_owned()),
+        first_name: None,
+        last_name: None,
+        email: Some("ann@example.org".to_owned()),
+        roles: Vec::new(),
+        next: "/".to_owned(),
+    };
+    world.cloud.provided(&person, true).await.unwrap();
+    let made = world
+        .create(&user("ann"), Kind::Token, json!({}))
+        .await
+        .unwrap();
+    let shown = made.view.document.attributes(made.view.right);
+    let token = shown["token"].as_str().unwrap();
+    let (of_joe, _) = tokens.make(json!({})).await;
+    tokens.log_in(token).await.unwrap();
+    let set = async |enabled: bool| {
+        let member = json!({"oidc": oidc(enabled)["oidc"]});
+        let root = admin();
+        let edited = world.edit(&root, Kind::ServiceConfiguration, "authn", member);
+        edited.await.unwrap();
+    };
+    set(false).await;
+    assert_eq!(tokens.log_in(token).await.err(), Some(LoginError::Token));
+    tokens.log_in(&of_joe).await.unwrap();
+    set(true).await;
+    tokens.log_in(token).await.unwrap();
 }
 
 #[tokio::test]

@@ -91,3 +91,41 @@ async fn the_last_administrator_who_can_log_in_stays() {
         "{a:?} {b:?}"
     );
 }
+
+#[tokio::test]
+async fn a_name_is_one_users() {
+    let world = World::start().await;
+    let make = async |name: &str, other: &str| {
+        let body = json!({"username": name, "altnames": {"x500dn": other}});
+        world.create(&admin(), Kind::User, body).await
+    };
+    let is_taken = |result: Result<_, CloudError>| match result {
+        Err(CloudError::Conflict(reason)) => reason,
+        other => panic!("{other:?}"),
+    };
+    make("ann", "CN=Ann,O=Example").await.unwrap();
+    for (name, other) in [
+        // Written in another way; somebody's user name; as a user name.
+        ("bob", "/O=Example/CN=Ann"),
+        ("bob", "ann"),
+        ("CN=Ann,O=Example", "nick"),
+    ] {
+        let reason = is_taken(make(name, other).await.map(drop));
+        assert!(reason.contains("User/ann"), "{name} {other}: {reason}");
+        assert!(world.documents.users.get(name).is_none());
+    }
+    make("bob", "CN=Bob").await.unwrap();
+    let edit = async |names: serde_json::Value| {
+        let root = admin();
+        let edited = world.edit(&root, Kind::User, "bob", json!({"altnames": names}));
+        edited.await.map(drop)
+    };
+    is_taken(edit(json!({"x500dn": "CN=Bob", "more": "CN=Ann,O=Example"})).await);
+    edit(json!({"x500dn": "CN=Bob", "more": "bobby"}))
+        .await
+        .unwrap();
+    // Of two who are given one at once, one has it.
+    let (one, other) = tokio::join!(make("carl", "CN=Same"), make("cora", "CN=Same"));
+    let (one, other) = (one.map(drop), other.map(drop));
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+}

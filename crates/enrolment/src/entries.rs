@@ -104,6 +104,16 @@ impl Directory for LdapEntries {
         }))
     }
 
+    async fn with_certificate(&self, name: &str) -> Result<Vec<String>, DirectoryError> {
+        let mut manager = self.connect().await?;
+        let equal = [("objectClass", "inetOrgPerson"), ("seeAlso", name)];
+        let found = manager.find(&self.server.users, &equal, &["uid"]).await;
+        manager.close().await;
+        let found = found.map_err(|error| unavailable(&error))?;
+        let uids = found.iter().filter_map(|entry| first(entry, "uid"));
+        Ok(uids.map(str::to_owned).collect())
+    }
+
     fn encode(&self, password: &str) -> String {
         password::encode(password)
     }

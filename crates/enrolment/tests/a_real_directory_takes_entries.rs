@@ -160,6 +160,16 @@ async fn people_are_entered_once_however_often_it_is_tried_and_can_log_in() {
             ..alice()
         }
     );
+    // However it is written: the directory compares names, not texts.
+    for name in [
+        "CN=Alice Endorser,O=Example Org,C=EU",
+        "cn=alice endorser, o=example org, c=eu",
+    ] {
+        let holders = entries.with_certificate(name).await;
+        assert_eq!(holders, Ok(vec!["alice".to_owned()]), "{name}");
+    }
+    let nobody = entries.with_certificate("CN=Bob,O=Example Org,C=EU").await;
+    assert_eq!(nobody, Ok(Vec::new()));
     assert!(slapd.takes("alice", "correct horse") && !slapd.takes("alice", "wrong"));
     let group = slapd.search("(cn=cloud-access)");
     assert_eq!(

@@ -307,7 +307,12 @@ impl Oidc {
         );
         roles.sort_unstable();
         roles.dedup();
-        let verified = claims.get("email_verified") != Some(&Value::Bool(false));
+        // Only if it says so: letters to the address are as good as the account. Some write it as a text.
+        let verified = match claims.get("email_verified") {
+            Some(Value::Bool(verified)) => *verified,
+            Some(Value::String(verified)) => verified == "true",
+            _ => false,
+        };
         let subject = claims
             .get("sub")
             .and_then(Value::as_str)
@@ -385,14 +390,23 @@ mod tests {
                 .unwrap()
         };
         let alice = person(
-            json!({"sub": "1", "groups": ["physics", "::ADMIN", "x"], "email": "a@b", "preferred_username": "alice"}),
+            json!({"sub": "1", "groups": ["physics", "::ADMIN", "x"], "email": "a@b", "email_verified": true, "preferred_username": "alice"}),
         );
         assert_eq!(alice.roles, ["phys", "users"]);
         assert_eq!(alice.subject, "http://127.0.0.1:1 1");
         assert_eq!(alice.email.as_deref(), Some("a@b"));
-        let unverified = person(
-            json!({"sub": "1", "email": "a@b", "email_verified": false, "given_name": "a\nb"}),
-        );
+        for (verified, counts) in [
+            (json!(true), true),
+            (json!("true"), true),
+            (json!(false), false),
+            (json!("false"), false),
+            (json!(1), false),
+            (Value::Null, false),
+        ] {
+            let claims = json!({"sub": "1", "email": "a@b", "email_verified": verified});
+            assert_eq!(person(claims).email.is_some(), counts, "{verified}");
+        }
+        let unverified = person(json!({"sub": "1", "email": "a@b", "given_name": "a\nb"}));
         assert_eq!((unverified.email, unverified.first_name), (None, None));
         let closed = oidc(|settings| settings.required_groups = vec!["staff".to_owned()]);
         let refused = closed.person(

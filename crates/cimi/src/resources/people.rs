@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
+use crate::dn::DistinguishedName;
 use crate::{Common, EmailAddress, MailLinkId, RegistrationId, SessionId, Timestamp};
 
 /// A browser that somebody is logged in with. The secret in its cookie is not kept, only its digest.
@@ -83,6 +84,10 @@ pub struct Registration {
 }
 resource!(Registration, "Registration", |registration, add| {
     add("state", registration.state.name());
+    let name = registration.x500dn.as_deref();
+    if let Some(name) = name.and_then(DistinguishedName::parse) {
+        add("dn", &name.canonical());
+    }
 });
 
 /// How far a registration got. Confirmed → decided → an account, and the registration is no more.

@@ -23,6 +23,9 @@ pub enum DirectoryError {
     /// Somebody else has the name there.
     #[error("the directory has another person of this name")]
     Taken,
+    /// Somebody else has the certificate there.
+    #[error("the directory has another person with this certificate")]
+    CertificateTaken,
     /// There is no such person.
     #[error("the directory has no such person")]
     Unknown,
@@ -36,6 +39,9 @@ pub enum DirectoryError {
 pub trait Directory: std::fmt::Debug + Send + Sync {
     /// The entry of this name, if there is one.
     async fn find(&self, uid: &str) -> Result<Option<DirectoryEntry>, DirectoryError>;
+
+    /// The names to log in with of those whose certificate has this name.
+    async fn with_certificate(&self, name: &str) -> Result<Vec<String>, DirectoryError>;
 
     /// A password in the form that entries have it.
     fn encode(&self, password: &str) -> String;

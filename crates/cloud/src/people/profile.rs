@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cimi::{
     EmailAddress,
-    resources::{MailLink, Purpose, PurposeKind, Token, User},
+    resources::{MailLink, Origin, Purpose, PurposeKind, Token, User},
 };
 use documents::{Cached, Changes};
 
@@ -74,6 +74,10 @@ impl Cloud {
     ) -> Result<ProfileOutcome> {
         let username = access::require_user(context)?.to_owned();
         access::require_password(context, "change accounts")?;
+        if change.password.is_some() {
+            // Before anything is changed: it must not be done by half.
+            self.may_have_password(&username)?;
+        }
         let before = self.person(&username).await?;
         let differs = |new: Option<String>, old: &str| new.filter(|new| new != old);
         let first_name = differs(change.first_name, &before.given_name);
@@ -232,6 +236,7 @@ impl Cloud {
         let person = self.person(username).await?;
         let mail = EmailAddress::parse(&person.mail)
             .map_err(|error| CloudError::invalid("mail", error.to_string()))?;
+        self.may_have_password(username)?;
         let can = self.0.documents.users.get(username);
         if can.is_some_and(|user| !user.enabled) {
             return Err(CloudError::Forbidden(format!(
@@ -294,6 +299,7 @@ impl Cloud {
         password: String,
         by: Option<&str>,
     ) -> Result<()> {
+        self.may_have_password(username)?;
         accounts::password::check_policy(&password)
             .map_err(|error| CloudError::invalid("newUserPassword", error.to_string()))?;
         let is_ours = self.own_user(username).is_some();
@@ -402,7 +408,16 @@ impl Cloud {
         }
     }
 
-    /// The user, if the cloud's own database has the password.
+    /// Refuses a password for who logs in by that of a file or by a provider: it would go on when they are thrown out there.
+    fn may_have_password(&self, username: &str) -> Result<()> {
+        let user = self.own_user(username);
+        match user.as_ref().and_then(|user| user.origin.as_ref()) {
+            Some(origin) => Err(elsewhere(username, origin)),
+            None => Ok(()),
+        }
+    }
+
+    /// The user, if the cloud's own database has the names and the address.
     fn own_user(&self, username: &str) -> Option<Arc<Cached<User>>> {
         let user = self.0.documents.users.get(username);
         user.filter(|user| !is_of_directory(user))
@@ -447,7 +462,15 @@ fn reset_of(purpose: &Purpose) -> Option<String> {
     }
 }
 
-/// Whether the password is kept in a directory.
+/// What is said to who would give an account from elsewhere a password here.
+pub(crate) fn elsewhere(username: &str, origin: &Origin) -> CloudError {
+    CloudError::Conflict(format!(
+        "the password of User/{username} comes from {}: it is changed there",
+        origin.source
+    ))
+}
+
+/// Whether the account is kept in a directory.
 fn is_of_directory(user: &User) -> bool {
     user.is_of("ldap")
 }

@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use accounts::{Identity, oidc::Person};
+use accounts::{
+    Identity,
+    oidc::{Person, SOURCE},
+};
 use cimi::{
-    Common, Timestamp, UserId,
+    Common, Timestamp,
     resources::{Origin, User},
 };
 use documents::Cached;
@@ -15,10 +18,10 @@ use serde_json::Map;
 
 use crate::{Cloud, CloudError, Result, user::own_acl};
 
+use super::newcomer;
+
 /// The other name that holds who somebody is at a provider.
 const ALTNAME: &str = "oidc";
-/// Where such accounts come from.
-const SOURCE: &str = "oidc";
 
 impl Cloud {
     /// The user whom a provider vouches for; made at the first login if `creates`. Roles, names and address of an account that
@@ -61,15 +64,17 @@ impl Cloud {
             )));
         }
         let username = person.username.clone().unwrap_or_default();
-        let id = UserId::from_local(&username).map_err(|_| {
+        let id = newcomer::id_of(&username).ok_or_else(|| {
             CloudError::Forbidden(format!(
-                "the login provider gives you the name `{username}`, which no account here can have; ask the administrators"
+                "the login provider gives you the name `{username}`, but names from there have letters, digits and _.-@+ only; \
+                 the administrators can link an account with {}",
+                person.subject
             ))
         })?;
         // A local name is never taken over by whoever has it at a provider.
-        if self.0.documents.users.count_by_index("login", &username) > 0 {
+        if let Some(reason) = self.holder_of(&username) {
             return Err(CloudError::Forbidden(format!(
-                "there is another account `{username}` already; if it is yours, the administrators can link it with {}",
+                "you can't have the name `{username}`: {reason} already; if it is yours, the administrators can link it with {}",
                 person.subject
             )));
         }

@@ -31,7 +31,7 @@ use crate::{
 };
 
 use super::{
-    Application, DirectoryEntry, DirectoryError, Letters, RegistrationSettings,
+    Application, Directory, DirectoryEntry, DirectoryError, Letters, RegistrationSettings,
     letters::with_letter,
 };
 
@@ -73,12 +73,31 @@ impl Cloud {
         if self.is_taken(&form.username) {
             return Err(taken());
         }
+        let somebodys = |name: &str| {
+            CloudError::invalid(
+                "seeAlso",
+                format!(
+                    "the certificate of `{name}` is somebody's already: if it is yours, log in with it, or ask the administrators"
+                ),
+            )
+        };
+        let x500dn = form.x500dn.as_deref();
+        if let Some(name) = x500dn.filter(|name| self.is_somebodys(name, &form.username)) {
+            return Err(somebodys(name));
+        }
         let password = match &settings.directory {
             Some(directory) => {
                 match directory.find(&form.username).await {
                     Ok(None) => {}
                     Ok(Some(_)) => return Err(taken()),
                     Err(error) => return Err(unreachable(&error)),
+                }
+                if let Some(name) = x500dn {
+                    match only_of(directory.as_ref(), name, &form.username).await {
+                        Ok(()) => {}
+                        Err(DirectoryError::CertificateTaken) => return Err(somebodys(name)),
+                        Err(error) => return Err(unreachable(&error)),
+                    }
                 }
                 directory.encode(&form.password)
             }
@@ -111,6 +130,13 @@ impl Cloud {
         let documents = &self.0.documents;
         loop {
             context.in_time()?;
+            let seen = match x500dn {
+                Some(_) => Some(self.names_seen().await?),
+                None => None,
+            };
+            if let Some(name) = x500dn.filter(|name| self.is_somebodys(name, &form.username)) {
+                return Err(somebodys(name));
+            }
             let changes = match documents.registrations.get(&form.username) {
                 None => documents.changes().create(&registration),
                 Some(old) if is_over(&old, Timestamp::now()) => {
@@ -121,6 +147,10 @@ impl Cloud {
             if self.is_taken(&form.username) {
                 return Err(taken());
             }
+            let changes = match &seen {
+                Some(seen) => seen.guard(changes),
+                None => changes,
+            };
             let purpose = Purpose::Confirm {
                 username: form.username.clone(),
             };
@@ -279,6 +309,15 @@ impl Cloud {
                 )));
             }
             let mut changes = documents.changes();
+            if let Some(name) = read.x500dn.as_deref().filter(|_| approves) {
+                let seen = self.names_seen().await?;
+                if self.is_somebodys(name, username) {
+                    return Err(CloudError::Conflict(format!(
+                        "the certificate of `{name}` is somebody else's already; reject this registration"
+                    )));
+                }
+                changes = seen.guard(changes);
+            }
             for link in self.links_about(PurposeKind::Decide, username) {
                 changes = changes.remove(&link);
             }
@@ -382,9 +421,18 @@ impl Cloud {
             mail: read.email.to_string(),
             see_also: read.x500dn.clone(),
         };
-        let entered = directory
-            .enter(&entry, &read.password, &settings.role)
-            .await;
+        let free = match &entry.see_also {
+            Some(name) => only_of(directory.as_ref(), name, &entry.uid).await,
+            None => Ok(()),
+        };
+        let entered = match free {
+            Ok(()) => {
+                directory
+                    .enter(&entry, &read.password, &settings.role)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
         let documents = &self.0.documents;
         let changes: Changes<'_> = match &entered {
             Ok(()) => {
@@ -444,8 +492,22 @@ pub(crate) fn address_of(user: &User) -> Option<EmailAddress> {
     EmailAddress::parse(user.email.as_deref()?).ok()
 }
 
+/// Refuses a name in a certificate that a directory has for another person.
+async fn only_of(
+    directory: &dyn Directory,
+    name: &str,
+    uid: &str,
+) -> std::result::Result<(), DirectoryError> {
+    let found = directory.with_certificate(name).await?;
+    if found.iter().all(|other| other.eq_ignore_ascii_case(uid)) {
+        Ok(())
+    } else {
+        Err(DirectoryError::CertificateTaken)
+    }
+}
+
 /// Whether somebody else may ask for the name.
-fn is_over(registration: &Registration, now: Timestamp) -> bool {
+pub(crate) fn is_over(registration: &Registration, now: Timestamp) -> bool {
     registration.state == RegistrationState::Rejected
         || registration.expires.is_some_and(|expires| now >= expires)
 }
