@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::support::{KEY, World, admin, alice, bob, object, split, until};
-use cimi::{lifecycle::Power, model::Kind, resources::Resource as _};
+use cimi::{lifecycle::Power, model::Kind};
 use cloud::{Caller, CloudError, OpContext, Result, Retention};
 use serde_json::{Value, json};
 

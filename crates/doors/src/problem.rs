@@ -22,7 +22,7 @@ pub(crate) struct Problem {
     /// What only the log is told.
     pub(crate) internal: Option<String>,
     /// Whom or what it is about, for the audit log, where the request doesn't say it.
-    pub(crate) audited: Option<Told>,
+    pub(crate) audited: Option<Box<Told>>,
 }
 
 impl Problem {
@@ -105,7 +105,7 @@ impl Problem {
             .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
         response.headers_mut().extend(self.headers);
         if let Some(told) = self.audited {
-            response.extensions_mut().insert(told);
+            response.extensions_mut().insert(*told);
         }
         response
     }

@@ -143,7 +143,7 @@ impl People {
                 let is_known = matches!(error, CloudError::Forbidden(_));
                 let mut problem = refusal(error);
                 // A code that somebody was given is used up. What was no code at all anybody can send as often as they like.
-                problem.audited = is_known.then(Told::by_code);
+                problem.audited = is_known.then(|| Box::new(Told::by_code()));
                 return Err(problem);
             }
         };
