@@ -1,6 +1,9 @@
 //! A cloud that is made up: some ids behave in special ways, every call is written down.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,11 +37,36 @@ pub struct FakeCloud {
     pub release: tokio::sync::Notify,
 }
 
-struct Plain(Map<String, Value>, Arc<Mutex<usize>>);
+/// A document; its attributes are made when somebody looks: a cloud has its documents at hand, and benchmarks are not to
+/// measure how this one makes them.
+struct Plain {
+    name: String,
+    attributes: OnceLock<Map<String, Value>>,
+    renderings: Arc<Mutex<usize>>,
+}
+
+impl Plain {
+    fn all(&self) -> &Map<String, Value> {
+        self.attributes.get_or_init(|| {
+            let attributes = json!({"name": self.name, "state": "STARTED", "vmid": 7, "cpu": 1,
+                "memory": 1_048_576, "addresses": ["10.77.0.9"], "networks": ["public"],
+                "created": "2014-08-01T10:20:30.000Z", "updated": "2014-08-01T10:20:30.000Z",
+                "machineImage": {"href": "MachineImage/x"}, "password": "secret",
+                "properties": {"k": "v"}, "owner": "alice", "phase": "Running"});
+            match attributes {
+                Value::Object(attributes) => attributes,
+                _ => Map::new(),
+            }
+        })
+    }
+}
 
 impl Attributes for Plain {
     fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
-        self.0.get(name).and_then(Value::as_str).map(Scalar::from)
+        self.all()
+            .get(name)
+            .and_then(Value::as_str)
+            .map(Scalar::from)
     }
 
     fn property(&self, _: &str) -> Option<&str> {
@@ -48,8 +76,8 @@ impl Attributes for Plain {
 
 impl Document for Plain {
     fn attributes(&self, _: Right) -> Map<String, Value> {
-        *self.1.lock() += 1;
-        self.0.clone()
+        *self.renderings.lock() += 1;
+        self.all().clone()
     }
 
     fn operations(&self, right: Right) -> Vec<Rel> {
@@ -88,13 +116,10 @@ impl FakeCloud {
     }
 
     pub fn view(&self, kind: Kind, id: &str) -> View {
-        let attributes = json!({"name": id, "state": "STARTED", "vmid": 7, "cpu": 1,
-            "memory": 1_048_576, "addresses": ["10.77.0.9"], "networks": ["public"],
-            "created": "2014-08-01T10:20:30.000Z", "updated": "2014-08-01T10:20:30.000Z",
-            "machineImage": {"href": "MachineImage/x"}, "password": "secret",
-            "properties": {"k": "v"}, "owner": "alice", "phase": "Running"});
-        let Value::Object(attributes) = attributes else {
-            unreachable!()
+        let document = Plain {
+            name: id.to_owned(),
+            attributes: OnceLock::new(),
+            renderings: Arc::clone(&self.renderings),
         };
         View {
             kind,
@@ -105,7 +130,7 @@ impl FakeCloud {
             },
             stamp: Some(1),
             right: Right::All,
-            document: Arc::new(Plain(attributes, Arc::clone(&self.renderings))),
+            document: Arc::new(document),
         }
     }
 
