@@ -133,6 +133,16 @@ async fn ended(world: &World, saved: &Saved) {
         .await;
 }
 
+/// The daemon runs until it comes to this place, and no further.
+async fn dies_at(world: &mut World, place: &'static str) {
+    let controller = world.start_with(settings(world), Some(place)).await;
+    tokio::time::timeout(std::time::Duration::from_secs(60), controller.stopped())
+        .await
+        .unwrap_or_else(|_| panic!("`{place}` is not reached"));
+    drop(controller);
+    world.kill().await;
+}
+
 fn same_disk(one: &Path, other: &Path) -> bool {
     let output = Command::new("qemu-img")
         .args(["compare", "-q", "-f", "qcow2", "-F", "qcow2"])
@@ -195,14 +205,7 @@ async fn wherever_the_daemon_ends_the_image_is_made_once_and_whole() {
             return;
         };
         ended(&world, &saved).await;
-        let controller = world.start_with(settings(&world), Some(place)).await;
-        let stopped =
-            tokio::time::timeout(std::time::Duration::from_secs(60), controller.stopped());
-        stopped
-            .await
-            .unwrap_or_else(|_| panic!("`{place}` is not reached"));
-        drop(controller);
-        world.kill().await;
+        dies_at(&mut world, place).await;
         assert!(saved.overlay.exists(), "{place}: the disk is only read");
         world.start_with(settings(&world), None).await;
         is_saved(&world, &saved).await;
@@ -227,14 +230,7 @@ async fn wherever_the_daemon_ends_it_is_told_what_could_not_be_cleaned() {
             return;
         };
         ended(&world, &saved).await;
-        let controller = world.start_with(settings(&world), Some(place)).await;
-        let stopped =
-            tokio::time::timeout(std::time::Duration::from_secs(60), controller.stopped());
-        stopped
-            .await
-            .unwrap_or_else(|_| panic!("`{place}` is not reached"));
-        drop(controller);
-        world.kill().await;
+        dies_at(&mut world, place).await;
         let local = saved.image.local_id();
         let left = world.documents.images.get(local).expect("there");
         assert!(
