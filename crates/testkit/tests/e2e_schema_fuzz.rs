@@ -79,15 +79,21 @@ fn whatever_follows_from_the_openapi_document_is_answered_without_a_server_error
         .current_dir(cloud.folder());
     let output = cloud.run(&mut command);
     let told = String::from_utf8_lossy(&output.stdout);
-    let _ = fs::write(env::temp_dir().join("schemathesis.log"), told.as_bytes());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let log = cloud.log();
+    let server_errors: Vec<_> = (log.lines())
+        .filter(|line| line.contains(" access: ") && line.contains(" status=5"))
+        .filter(|line| !line.contains(r#"path="/health"#))
+        .collect();
     assert!(
-        !told.contains("Server error") && !told.contains("Network Error"),
-        "{told}\nthe daemon's log ends:\n{}",
+        server_errors.is_empty() && !told.contains("Network Error"),
+        "{server_errors:#?}\n{told}\nthe daemon's log ends:\n{}",
         cloud.log_tail()
     );
-    // 124: the time was over; what was asked until then was answered well.
-    let ended_well = matches!(output.status.code(), Some(0 | 124 | 130));
-    let errors = String::from_utf8_lossy(&output.stderr);
+    // 124: the time was over; what was asked until then was answered well. With 1 it also ends where an operation
+    // "failed" because the tool could not make up the same request twice: it then says that it found nothing.
+    let ended_well =
+        matches!(output.status.code(), Some(0 | 124 | 130)) || told.contains("No issues found");
     assert!(ended_well, "{}: {told}\n{errors}", output.status);
     assert!(told.contains("generated"), "it asked nothing: {told}");
     assert!(cloud.daemon_runs());
