@@ -178,6 +178,7 @@ impl Cloud {
             },
             progress: Some(0),
             file: None,
+            needs_space: false,
             provenance: None,
             kernel,
             initrd,
