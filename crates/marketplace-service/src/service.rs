@@ -182,10 +182,18 @@ impl Marketplace {
     }
 
     /// A page of what is asked for.
-    #[must_use]
-    pub fn search(&self, query: &Query, order: Order, offset: usize, limit: usize) -> Found {
+    ///
+    /// # Errors
+    /// [`Refused::TooMuch`] if more is asked for at once than is answered.
+    pub fn search(
+        &self,
+        query: &Query,
+        order: Order,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Found, Refused> {
         let state = self.0.state.read();
-        state.catalogue.search(query, order, offset, limit, now())
+        Ok(state.catalogue.search(query, order, offset, limit, now())?)
     }
 
     /// Asks the catalogue itself. Don't keep it: changes wait meanwhile.

@@ -219,7 +219,8 @@ async fn what_is_wrong_old_or_too_long_is_refused_with_the_reason() {
 
     let found = world
         .marketplace
-        .search(&Query::default(), Order::default(), 0, 10);
+        .search(&Query::default(), Order::default(), 0, 10)
+        .unwrap();
     assert_eq!(found.matching, 2);
     // A deprecation hides the image of its endorser.
     let deprecation = marketplace::Metadata {
@@ -231,7 +232,8 @@ async fn what_is_wrong_old_or_too_long_is_refused_with_the_reason() {
         .unwrap();
     let valid = world
         .marketplace
-        .search(&Query::default(), Order::default(), 0, 10);
+        .search(&Query::default(), Order::default(), 0, 10)
+        .unwrap();
     assert_eq!(
         valid
             .page
@@ -375,7 +377,10 @@ async fn a_backup_of_the_store_holds_the_entries_byte_for_byte() {
         status: Status::Any,
         ..Query::default()
     };
-    let found = restored.marketplace.search(&all, Order::default(), 0, 10);
+    let found = restored
+        .marketplace
+        .search(&all, Order::default(), 0, 10)
+        .unwrap();
     let name = found.page[0].name();
     let there = restored.marketplace.document(&name).await.unwrap().unwrap();
     assert_eq!(there.as_bytes(), document);

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use columns::Column;
-pub use query::{Order, Place, Query, Span, Status};
+pub use query::{CHOICES_AT_MOST, Order, Place, Query, Span, Status, TEXTS_AT_MOST, TooMuch};
 pub use record::Record;
 pub use search::Found;
 

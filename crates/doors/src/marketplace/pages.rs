@@ -10,7 +10,7 @@ use marketplace_query::Table;
 use marketplace_service::{Marketplace, Waiting};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Call, asked::Asked, page_of, place::Act};
+use super::{Call, asked::Asked, page_of, place::Act, problem_of};
 use crate::{
     body::ResponseBody,
     cimi::negotiation::Parameters,
@@ -291,7 +291,9 @@ impl<'r> Pages<'r> {
         let found = if asked.finds_nothing {
             Found::default()
         } else {
-            self.service.search(&asked.query, order, offset, limit)
+            self.service
+                .search(&asked.query, order, offset, limit)
+                .map_err(problem_of)?
         };
         let given = |wanted: &str| {
             let found = parameters.iter().find(|(name, _)| name == wanted);
