@@ -47,7 +47,7 @@ pub(crate) struct Call<'r> {
     /// What was sent, for POST.
     pub(crate) body: &'r [u8],
     pub(crate) source: IpAddr,
-    /// Where this door is for its caller: `https://host/marketplace/`.
+    /// Where this door is, as its operator or a proxy that is trusted says: `https://host/marketplace/`. Never what the caller says.
     pub(crate) base: String,
     /// The path of it: `/marketplace`, or nothing.
     pub(crate) root: &'static str,

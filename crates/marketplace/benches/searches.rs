@@ -2,9 +2,12 @@
 //!
 //! `cargo bench -p marketplace --bench searches`. The budget is 20 ms a page.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use marketplace::catalogue::{Catalogue, Column, Order, Query, Record, Status};
+use marketplace::catalogue::{
+    Catalogue, Column, Common, Details, Order, Query, Record, Status, Sums,
+};
 use marketplace::digest::Digest;
 use marketplace::{ImageIdentifier, UtcTime};
 
@@ -68,6 +71,26 @@ fn record(number: u32) -> Record {
         )],
         os,
         title: Some(title),
+        details: Some(Details {
+            common: Arc::new(Common {
+                image_type: Some("base".to_owned()),
+                compression: Some("gz".to_owned()),
+                creator: Some(format!("Author {}", number % 2_000)),
+                publisher: Some("Example Org".to_owned()),
+                hypervisor: Some("kvm".to_owned()),
+                disks_buses: vec!["virtio".to_owned()],
+                inbound_ports: vec![22],
+                ..Common::default()
+            }),
+            made: Some(created.to_string().into()),
+            checksums: Some(Box::new(Sums {
+                md5: Some(Digest::from_bytes([1; 16])),
+                sha256: Some(Digest::from_bytes([2; 32])),
+                sha512: Some(Digest::from_bytes([3; 64])),
+                others: Vec::new(),
+            })),
+            others: None,
+        }),
     }
 }
 

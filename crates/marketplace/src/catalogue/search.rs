@@ -412,6 +412,7 @@ mod tests {
             tag: Some("base".to_owned()),
             description: Some(format!("image number {image}")),
             locations: vec![format!("https://images.example.org/{image}.img.gz")],
+            details: None,
         }
     }
 
