@@ -11,7 +11,7 @@ use marketplace_service::{Refused, Settings, Trusted, Uploaded};
 use store::snapshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{World, after, certified, endorser, image, signed, until};
+use crate::support::{World, after, at, certified, endorser, endorser_until, image, signed, until};
 
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
