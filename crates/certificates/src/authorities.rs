@@ -49,7 +49,11 @@ pub struct Authorities {
     anchors: Vec<TrustAnchor<'static>>,
     /// The names of the authorities, as clients are told: DER.
     names: Vec<Vec<u8>>,
+    /// The certificates of the authorities themselves.
+    own: Vec<Vec<u8>>,
     lists: Vec<CertRevocationList<'static>>,
+    /// Of each list: whose it is, and until when it counts, in seconds.
+    terms: Vec<(Vec<u8>, Option<i64>)>,
     revocation: Revocation,
     policies: Policies,
     servers: Servers,
@@ -80,13 +84,11 @@ impl Authorities {
             ..Self::default()
         };
         let mut problems = Vec::new();
-        // The newest list of each issuer: its name and time.
-        let mut lists: Vec<(Vec<u8>, i64, CertRevocationList<'static>)> = Vec::new();
-        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let mut lists: Vec<Listed> = Vec::new();
         for (name, content) in files {
             let problem = match kind_of(name) {
                 None => Ok(()),
-                Some(FileKind::Authority) => all.add_anchors(content, &mut seen),
+                Some(FileKind::Authority) => all.add_anchors(content),
                 Some(FileKind::List) => add_list(content, &mut lists),
                 Some(FileKind::Policy) => all.policies.add(&String::from_utf8_lossy(content)),
             };
@@ -97,7 +99,10 @@ impl Authorities {
                 });
             }
         }
-        all.lists = lists.into_iter().map(|(_, _, list)| list).collect();
+        for listed in lists {
+            all.lists.push(listed.list);
+            all.terms.push((listed.issuer, listed.until));
+        }
         (all, problems)
     }
 
@@ -135,6 +140,49 @@ impl Authorities {
             attributes,
             disbelieved,
         })
+    }
+
+    /// Whether somebody signed something at the time `at` by a certificate that leads to an authority; `others` came along with it. A
+    /// certificate that is itself an authority's is its own. Who is revoked now is not believed about earlier either: whoever has a stolen
+    /// key can sign as of any time.
+    ///
+    /// # Errors
+    /// Why it isn't believed.
+    pub fn verify_signer(
+        &self,
+        der: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        at: UnixTime,
+        now: UnixTime,
+    ) -> Result<(), Refusal> {
+        if others.len() > chain::CERTIFICATES_AT_MOST {
+            return Err(Refusal::Length);
+        }
+        let Ok(([], certificate)) = X509Certificate::from_der(der) else {
+            return Err(Refusal::Unreadable("it is no X.509 certificate"));
+        };
+        chain::in_time(&certificate, at)?;
+        if self.own.iter().any(|own| own == der.as_ref()) {
+            return Ok(());
+        }
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let is_over = |issuer: &[u8]| {
+            let mut terms = self.terms.iter();
+            terms.any(|(of, until)| of == issuer && until.is_some_and(|until| until <= seconds))
+        };
+        let path = |usage: &'static [u8]| {
+            let usage = KeyUsage::required_if_present(usage);
+            self.path(der, &certificate, others, at, usage)
+        };
+        path(EMAIL_PROTECTION).or_else(|refusal| match refusal {
+            Refusal::Purpose(..) => path(CLIENT_AUTHENTICATION),
+            other => Err(other),
+        })?;
+        // The path was that of an earlier time; lists count by the present.
+        if is_over(certificate.issuer().as_raw()) {
+            return Err(refusal(&Error::UnknownRevocationStatus, &certificate));
+        }
+        Ok(())
     }
 
     fn verify_end_entity(&self, chain: &Chain<'_>, now: UnixTime) -> Result<(), Refusal> {
@@ -225,9 +273,9 @@ impl Authorities {
         Ok(())
     }
 
-    fn add_anchors(&mut self, content: &[u8], seen: &mut Vec<Vec<u8>>) -> Result<(), String> {
+    fn add_anchors(&mut self, content: &[u8]) -> Result<(), String> {
         for der in certificates(content)? {
-            if seen.iter().any(|known| known == der.as_ref()) {
+            if self.own.iter().any(|known| known == der.as_ref()) {
                 continue;
             }
             if self.anchors.len() >= ANCHORS_AT_MOST {
@@ -242,10 +290,22 @@ impl Authorities {
                 .map_err(|error| format!("it can't be used as an authority: {error}"))?;
             self.anchors.push(anchor.to_owned());
             self.names.push(certificate.subject().as_raw().to_vec());
-            seen.push(der.to_vec());
+            self.own.push(der.to_vec());
         }
         Ok(())
     }
+}
+
+/// What personal certificates are for (RFC 5280 §4.2.1.12), one of the two; those without a list are for everything.
+const EMAIL_PROTECTION: &[u8] = &[43, 6, 1, 5, 5, 7, 3, 4];
+const CLIENT_AUTHENTICATION: &[u8] = &[43, 6, 1, 5, 5, 7, 3, 2];
+
+/// The newest list of an issuer.
+struct Listed {
+    issuer: Vec<u8>,
+    updated: i64,
+    until: Option<i64>,
+    list: CertRevocationList<'static>,
 }
 
 /// What signatures on certificates may be made with: nothing with SHA-1, no RSA keys of less than 2048 bits.
@@ -296,31 +356,39 @@ pub(crate) fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>
     }
 }
 
-fn add_list(
-    content: &[u8],
-    lists: &mut Vec<(Vec<u8>, i64, CertRevocationList<'static>)>,
-) -> Result<(), String> {
-    let der = if content.first() == Some(&crate::der::SEQUENCE) {
-        content.to_vec()
-    } else {
-        let read = rustls_pki_types::CertificateRevocationListDer::from_pem_slice(content);
-        read.map_err(|error| format!("it is no revocation list: {error}"))?
-            .to_vec()
-    };
-    let Ok((_, parsed)) = CertificateRevocationList::from_der(&der) else {
+/// All lists in a file, PEM or DER.
+fn add_list(content: &[u8], lists: &mut Vec<Listed>) -> Result<(), String> {
+    if content.first() == Some(&crate::der::SEQUENCE) {
+        return add_one(content, lists);
+    }
+    let mut is_empty = true;
+    for read in rustls_pki_types::CertificateRevocationListDer::pem_slice_iter(content) {
+        let der = read.map_err(|error| format!("it is no revocation list: {error}"))?;
+        add_one(&der, lists)?;
+        is_empty = false;
+    }
+    if is_empty {
+        return Err("there is no revocation list in it".to_owned());
+    }
+    Ok(())
+}
+
+fn add_one(der: &[u8], lists: &mut Vec<Listed>) -> Result<(), String> {
+    let Ok((_, parsed)) = CertificateRevocationList::from_der(der) else {
         return Err("it is no revocation list".to_owned());
     };
-    let (issuer, time) = (
-        parsed.issuer().as_raw().to_vec(),
-        parsed.last_update().timestamp(),
-    );
-    let list = OwnedCertRevocationList::from_der(&der)
+    let list = OwnedCertRevocationList::from_der(der)
         .map_err(|error| format!("the revocation list can't be used: {error}"))?;
-    let list = CertRevocationList::from(list);
-    match lists.iter_mut().find(|(known, _, _)| *known == issuer) {
-        Some(known) if known.1 < time => *known = (issuer, time, list),
+    let listed = Listed {
+        issuer: parsed.issuer().as_raw().to_vec(),
+        updated: parsed.last_update().timestamp(),
+        until: parsed.next_update().map(|time| time.timestamp()),
+        list: CertRevocationList::from(list),
+    };
+    match lists.iter_mut().find(|known| known.issuer == listed.issuer) {
+        Some(known) if known.updated < listed.updated => *known = listed,
         Some(_) => {}
-        None => lists.push((issuer, time, list)),
+        None => lists.push(listed),
     }
     Ok(())
 }

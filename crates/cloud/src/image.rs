@@ -86,6 +86,7 @@ impl Cloud {
                 ));
             }
             expected.identifier = named;
+            self.check_named_entry(context, location).await?;
         }
         if body.get("onDemand").and_then(Value::as_bool) == Some(true) {
             return self.wanted_by_name(context, &body, source, expected).await;

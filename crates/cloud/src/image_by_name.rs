@@ -97,7 +97,16 @@ fn catalogue_source(name: &str) -> Result<ImageSource> {
     })
 }
 
-/// `https://…/metadata/IDENTIFIER`, as StratusLab's commands send it; what may follow narrows down, which the policy does here.
+/// Endorser and time that the location of an entry names behind the identifier: `…/metadata/IDENTIFIER/EMAIL/CREATED`.
+fn named_entry(location: &str) -> Option<(&str, Option<&str>)> {
+    let identifier = entry_identifier(location)?;
+    let plain = location.split(['?', '#']).next()?;
+    let (_, after) = plain.split_once(&format!("/metadata/{identifier}/"))?;
+    let mut parts = after.split('/').filter(|part| !part.is_empty());
+    Some((parts.next()?, parts.next()))
+}
+
+/// `https://…/metadata/IDENTIFIER`, as StratusLab's commands send it.
 fn entry_identifier(location: &str) -> Option<&str> {
     let plain = location.split(['?', '#']).next()?;
     if !plain.starts_with("http://") && !plain.starts_with("https://") {
@@ -233,6 +242,37 @@ impl Cloud {
                 job: Some(job.id.to_string()),
                 existed: false,
             });
+        }
+    }
+
+    /// Whoever names an endorser's entry gets that one or nothing. Which entry of an image counts is for the site's policy to say: so it must
+    /// be the one that the policy chooses.
+    pub(crate) async fn check_named_entry(
+        &self,
+        context: &OpContext,
+        location: &str,
+    ) -> Result<()> {
+        let Some((email, created)) = named_entry(location) else {
+            return Ok(());
+        };
+        access::require_user(context)?;
+        let identifier = entry_identifier(location).unwrap_or_default();
+        let decoded = |text: &str| {
+            text.replace("%40", "@")
+                .replace("%3A", ":")
+                .replace("%3a", ":")
+        };
+        let (email, created) = (decoded(email), created.map(decoded));
+        let intake = &self.0.intake;
+        let why = intake.why_other_entry(identifier, &email, created.as_deref());
+        match why.await {
+            None => Ok(()),
+            Some(reason) => Err(CloudError::invalid(
+                LOCATION,
+                format!(
+                    "names an entry that this cloud doesn't go by: {reason}. Give the identifier alone ({identifier}) for the entry that its policy chooses"
+                ),
+            )),
         }
     }
 
@@ -570,6 +610,19 @@ mod tests {
         ] {
             assert!(named_source(other).is_none(), "{other}");
         }
+    }
+
+    #[test]
+    fn who_names_an_endorser_s_entry_means_that_one() {
+        let id = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
+        let url = |rest: &str| format!("https://m.example.org/marketplace/metadata/{id}{rest}");
+        assert_eq!(named_entry(&url("")), None);
+        assert_eq!(named_entry(&url("/?x=1")), None);
+        assert_eq!(named_entry(&url("/a@b?x=1")), Some(("a@b", None)));
+        let time = "2030-01-15T08:05:00Z";
+        let whole = url(&format!("/a@b/{time}"));
+        assert_eq!(named_entry(&whole), Some(("a@b", Some(time))));
+        assert_eq!(named_entry(&format!("marketplace:{id}")), None);
     }
 
     #[test]

@@ -69,6 +69,17 @@ pub trait ImageIntake: Send + Sync {
         None
     }
 
+    /// Why the entry of this endorser, and of this time if one is given, is not the one that this cloud goes by for an image; nothing if it
+    /// is. Takes seconds at most.
+    async fn why_other_entry(
+        &self,
+        identifier: &str,
+        _email: &str,
+        _created: Option<&str>,
+    ) -> Option<String> {
+        Some(format!("nobody can be asked for the entry of {identifier}"))
+    }
+
     /// Has the Marketplaces asked whether a cached image of theirs may still be used, if that was not done lately; whether its
     /// document may say something else now. Takes seconds at most.
     async fn look_again(&self, _image: &Image) -> bool {

@@ -49,6 +49,11 @@ impl ImageIntake for Finder {
         self.refusal.lock().unwrap().clone()
     }
 
+    async fn why_other_entry(&self, _: &str, email: &str, created: Option<&str>) -> Option<String> {
+        let is_it = email == "alice@x.org" && created.is_none_or(|at| at == "2030-01-15T08:05:00Z");
+        (!is_it).then(|| "it goes by that of alice@x.org".to_owned())
+    }
+
     async fn look_again(&self, image: &Image) -> bool {
         let (refusal, documents) = (
             self.refusal.lock().unwrap().clone(),
@@ -292,6 +297,19 @@ async fn names_lead_to_what_they_say_and_to_nothing_else() {
         wanted(&world, &bob(), "catalogue:cat:26.04").await,
         Err(CloudError::Unavailable(_))
     ));
+    // Who names an endorser's entry gets that one or nothing.
+    let entry = |rest: &str| format!("https://m.example.org/metadata/{ID}/{rest}");
+    for good in ["alice@x.org", "alice%40x.org/2030-01-15T08:05:00Z"] {
+        wanted(&world, &alice(), &entry(good)).await.unwrap();
+    }
+    for other in ["bob@x.org", "alice@x.org/2030-01-15T08:05:01Z"] {
+        let refused = violations(wanted(&world, &alice(), &entry(other)).await);
+        assert!(
+            refused[0].contains("goes by that of alice@x.org"),
+            "{refused:?}"
+        );
+        assert!(refused[0].contains(ID), "{refused:?}");
+    }
     // What is at a URL, or on a volume, is whose who named it.
     let url = "https://example.org/x.img";
     let (hers, _) = wanted(&world, &alice(), url).await.unwrap();

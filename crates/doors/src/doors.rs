@@ -344,15 +344,20 @@ impl Doors {
                 };
                 let is_below = head.uri.path().starts_with("/marketplace");
                 let root = if is_below { "/marketplace" } else { "" };
-                let origin = exchange.connection.base_uri(&head.uri, &head.headers);
-                let origin = origin.strip_suffix("/cimi/").unwrap_or(&origin);
+                // What callers say of the host would get into feeds and pages that others see.
+                let settings = marketplace.settings();
+                let base = if settings.is_url_given || !exchange.connection.trusted {
+                    settings.url.clone()
+                } else {
+                    format!("{}{root}/", exchange.origin())
+                };
                 let call = marketplace_door::Call {
                     method: &head.method,
                     headers: &head.headers,
                     query: head.uri.query(),
                     body: &bytes,
                     source: exchange.connection.client(&head.headers),
-                    base: format!("{origin}{root}/"),
+                    base,
                     root,
                 };
                 marketplace_door::answered(marketplace, place, &call).await

@@ -47,7 +47,7 @@ pub(crate) struct Call<'r> {
     /// What was sent, for POST.
     pub(crate) body: &'r [u8],
     pub(crate) source: IpAddr,
-    /// Where this door is for its caller: `https://host/marketplace/`.
+    /// Where this door is, as its operator or a proxy that is trusted says: `https://host/marketplace/`. Never what the caller says.
     pub(crate) base: String,
     /// The path of it: `/marketplace`, or nothing.
     pub(crate) root: &'static str,
@@ -194,14 +194,16 @@ fn list(
 ) -> Result<Response<ResponseBody>, Problem> {
     let search = |offset, limit| {
         if asked.finds_nothing {
-            Found::default()
+            Ok(Found::default())
         } else {
-            service.search(&asked.query, asked.order, offset, limit)
+            service
+                .search(&asked.query, asked.order, offset, limit)
+                .map_err(problem_of)
         }
     };
     if media == Media::Json {
         let (offset, limit) = asked.page();
-        let found = search(offset, limit);
+        let found = search(offset, limit)?;
         let value = if asked.is_plain {
             results::list(&found, offset, limit)
         } else {
@@ -210,8 +212,8 @@ fn list(
         return Ok(results::json_answer(&value));
     }
     let found = match asked.limit {
-        Some(limit) => search(asked.offset.unwrap_or(0), limit),
-        None => search(asked.offset.unwrap_or(0), usize::MAX),
+        Some(limit) => search(asked.offset.unwrap_or(0), limit)?,
+        None => search(asked.offset.unwrap_or(0), usize::MAX)?,
     };
     if found.page.is_empty() {
         return Err(nothing_found());
@@ -476,7 +478,7 @@ fn problem_of(refused: Refused) -> Problem {
     let text = refused.to_string();
     match refused {
         Refused::TooLong(_) => Problem::new(413, text),
-        Refused::Invalid(_) | Refused::Query(_) => Problem::new(400, text),
+        Refused::Invalid(_) | Refused::Query(_) | Refused::TooMuch(_) => Problem::new(400, text),
         Refused::Taken(_) | Refused::Reported => Problem::new(409, text),
         Refused::NobodyToAsk(_) => Problem::new(403, text),
         Refused::ReadOnly => Problem::new(403, text),

@@ -768,3 +768,69 @@ async fn feeds_are_read_by_a_feed_reader() {
         assert!(!text.contains("<b>"), "{path}");
     }
 }
+
+/// What a caller says of the host would get to others by caches, feeds and letters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_lead_to_the_configured_address_and_never_to_the_caller_s_host() {
+    let settings = |is_url_given| marketplace_service::Settings {
+        confirms: false,
+        url: "https://m.example.org/".to_owned(),
+        is_url_given,
+        ..marketplace_service::Settings::default()
+    };
+    let trusting = || doors::Limits {
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        ..doors::Limits::default()
+    };
+    let forwarded = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: proxy.example.org\r\n";
+    for (world, expected) in [
+        (
+            World::start(settings(false)).await,
+            "https://m.example.org/",
+        ),
+        (World::start(settings(true)).await, "https://m.example.org/"),
+        (
+            World::behind(settings(true), trusting()).await,
+            "https://m.example.org/",
+        ),
+        (
+            World::behind(settings(false), trusting()).await,
+            "https://proxy.example.org/",
+        ),
+    ] {
+        let key = alice();
+        let document = signed(&image(1), &key, after(-60));
+        let headers = format!("Content-Type: application/xml\r\n{forwarded}");
+        let uploaded = world
+            .ask_host(
+                "evil.example.org",
+                "POST /metadata",
+                &headers,
+                document.as_bytes(),
+            )
+            .await;
+        assert_eq!(uploaded.status, 201);
+        let location = uploaded.header("location").to_owned();
+        assert!(
+            location.starts_with(&format!("{expected}metadata/")),
+            "{location}"
+        );
+        let path = location
+            .strip_prefix(expected.trim_end_matches('/'))
+            .unwrap();
+        for path in ["/feed.atom", "/feed.rss", "/metadata", path] {
+            let headers = format!("{BROWSER}{forwarded}");
+            let request = format!("GET {path}");
+            let reply = world
+                .ask_host("evil.example.org", &request, &headers, b"")
+                .await;
+            let text = String::from_utf8_lossy(&reply.body).into_owned();
+            assert_eq!(reply.status, 200, "{path}: {text}");
+            assert!(!text.contains("evil"), "{path}: {text}");
+            assert!(
+                path == "/metadata" || text.contains(expected),
+                "{path}: {text}"
+            );
+        }
+    }
+}

@@ -166,3 +166,72 @@ async fn people_without_scripts_find_publish_and_confirm() {
     browser.wait_for("Not Found").await;
     browser.picture("marketplace-gone-dark").await;
 }
+
+/// A query is asked, corrected and asked again, with and without scripts; its rows lead to the entries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_ask_queries() {
+    let Some(browser) = testkit::Browser::start().await else {
+        return;
+    };
+    let world = World::start(marketplace_service::Settings {
+        confirms: false,
+        title: "Example Marketplace".to_owned(),
+        ..marketplace_service::Settings::default()
+    })
+    .await;
+    let base = format!("http://{}", world.address());
+    browser.resize(1200, 900).await;
+    browser.open(&format!("{base}/")).await;
+    browser.wait_for("There is no such image yet.").await;
+    browser.picture("marketplace-find-none").await;
+    browser.open(&format!("{base}/query")).await;
+    // The example is a query that works, also where nothing is.
+    browser.click("main form button").await;
+    browser.wait_for("Nothing is so.").await;
+    browser.picture("marketplace-query-none").await;
+
+    let key = alice();
+    for number in 1..=40 {
+        let document = signed(&image(number), &key, after(-60 + i64::from(number)));
+        assert_eq!(world.post(&document).await.status, 201);
+    }
+    for (scripts, width) in [(true, 1200), (false, 400)] {
+        browser.scripts(scripts).await;
+        browser.resize(width, 900).await;
+        browser.open(&format!("{base}/query")).await;
+        browser.picture(&format!("marketplace-query-{width}")).await;
+        browser.click("main form button").await;
+        browser.wait_for("25 rows").await;
+        browser.wait_for(&image(40).identifier.to_string()).await;
+        browser
+            .picture(&format!("marketplace-query-many-{width}"))
+            .await;
+        let one = "SELECT ?x ?title ?compression WHERE { ?x dcterms:title ?title FILTER (?title = \"web server 7\") OPTIONAL { ?x dcterms:compression ?compression } }";
+        // What is wrong is said above the query, which is still there to be mended.
+        browser
+            .fill("query", &one.replace("FILTER", "FILTRE"))
+            .await;
+        browser.click("main form button").await;
+        browser.wait_for("FILTRE").await;
+        let alert = "return document.querySelector('[role=alert]').textContent + '|' + document.querySelector('textarea').value";
+        if scripts {
+            let shown = browser.run(alert).await;
+            let (told, kept) = shown.as_str().unwrap().split_once('|').unwrap();
+            assert!(told.contains("FILTRE"), "{told}");
+            assert!(kept.contains("web server 7"), "{kept}");
+        }
+        browser
+            .picture(&format!("marketplace-query-wrong-{width}"))
+            .await;
+        browser.fill("query", one).await;
+        browser.click("main form button").await;
+        browser.wait_for("1 row").await;
+        browser
+            .picture(&format!("marketplace-query-one-{width}"))
+            .await;
+        browser.click("#results td a").await;
+        browser.wait_for("Start it").await;
+        browser.wait_for(&image(7).identifier.to_string()).await;
+        browser.picture(&format!("marketplace-entry-{width}")).await;
+    }
+}

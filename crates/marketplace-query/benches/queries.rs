@@ -2,9 +2,10 @@
 //!
 //! `cargo bench -p marketplace-query --bench queries`. Each has to end within the 5 seconds that a service gives it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use marketplace::catalogue::{Catalogue, Record};
+use marketplace::catalogue::{Catalogue, Common, Details, Record, Sums};
 use marketplace::digest::Digest;
 use marketplace::{ImageIdentifier, UtcTime};
 use marketplace_query::{Limits, Query, Snapshot};
@@ -12,7 +13,7 @@ use marketplace_query::{Limits, Query, Snapshot};
 const ENTRIES: u32 = 100_000;
 const BUDGET: Duration = Duration::from_secs(5);
 
-const QUERIES: [(&str, &str); 5] = [
+const QUERIES: [(&str, &str); 6] = [
     (
         "newest of all, a page",
         "SELECT ?identifier ?email ?created ?os ?title WHERE { ?x dcterms:identifier ?identifier ; slterms:tag 'latest' ; slreq:endorsement ?e . \
@@ -32,6 +33,11 @@ const QUERIES: [(&str, &str); 5] = [
         "endorsers by number of images",
         "SELECT ?email (COUNT(DISTINCT ?id) AS ?n) { ?x dcterms:identifier ?id ; slreq:endorsement [ slreq:endorser [ slreq:email ?email ] ] } \
          GROUP BY ?email ORDER BY DESC(?n) LIMIT 10",
+    ),
+    (
+        "by a checksum",
+        "SELECT ?id ?made { ?x slreq:checksum [ slreq:algorithm 'SHA-256' ; slreq:value ?v ] ; dcterms:identifier ?id ; dcterms:created ?made ; \
+         dcterms:creator 'Author 77' } LIMIT 100",
     ),
     (
         "the newest, without the tag",
@@ -72,6 +78,26 @@ fn record(number: u32) -> Record {
         tag: Some("base".to_owned()),
         description: Some("For physics, with compilers and editors".to_owned()),
         locations: vec![format!("https://images.example.org/{number}.qcow2")],
+        details: Some(Details {
+            common: Arc::new(Common {
+                image_type: Some("base".to_owned()),
+                compression: Some("gz".to_owned()),
+                creator: Some(format!("Author {}", number % 2_000)),
+                publisher: Some("Example Org".to_owned()),
+                hypervisor: Some("kvm".to_owned()),
+                disks_buses: vec!["virtio".to_owned()],
+                inbound_ports: vec![22],
+                ..Common::default()
+            }),
+            made: Some(created.to_string().into()),
+            checksums: Some(Box::new(Sums {
+                md5: Some(Digest::from_bytes([1; 16])),
+                sha256: Some(Digest::from_bytes([2; 32])),
+                sha512: Some(Digest::from_bytes([3; 64])),
+                others: Vec::new(),
+            })),
+            others: None,
+        }),
     }
 }
 

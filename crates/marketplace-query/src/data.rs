@@ -2,14 +2,19 @@
 //!
 //! ```text
 //!  http://mp.stratuslab.eu/#ID/EMAIL/CREATED ─ dcterms:identifier … slterms:deprecated ─▶ text
-//!      ├─ slreq:checksum ────▶ [ slreq:algorithm "SHA-1"; slreq:value ]
+//!      ├─ dcterms:created ───▶ text: when the image was made
+//!      ├─ slreq:checksum ────▶ [ slreq:algorithm "SHA-1"; slreq:value ], one for each algorithm
 //!      └─ slreq:endorsement ─▶ [ dcterms:created ]
 //!                                └─ slreq:endorser ─▶ [ slreq:email; slreq:subject; slreq:issuer ]
 //! ```
 
+mod property;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use marketplace::catalogue::{Catalogue, Record};
+pub(crate) use property::{Owner, Property, known};
 
 use crate::term::Term;
 
@@ -36,220 +41,27 @@ pub(crate) struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Role {
     Entry,
-    Checksum,
+    /// By its place among those of the entry.
+    Checksum(u16),
     Endorsement,
     Endorser,
+}
+
+impl Role {
+    fn has(self, property: Property) -> bool {
+        match property.owner() {
+            Owner::Entry => self == Self::Entry,
+            Owner::Checksum => matches!(self, Self::Checksum(_)),
+            Owner::Endorsement => self == Self::Endorsement,
+            Owner::Endorser => self == Self::Endorser,
+            Owner::EntryAndEndorsement => matches!(self, Self::Entry | Self::Endorsement),
+        }
+    }
 }
 
 impl Node {
     pub(crate) fn is_named(self) -> bool {
         self.role == Role::Entry
-    }
-}
-
-/// What is said of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Property {
-    Identifier,
-    Bytes,
-    Checksum,
-    Endorsement,
-    Kind,
-    Os,
-    OsVersion,
-    OsArch,
-    Version,
-    Location,
-    Format,
-    Valid,
-    Title,
-    Alternative,
-    Description,
-    Deprecated,
-    Tag,
-    Algorithm,
-    Value,
-    Created,
-    Endorser,
-    Email,
-    Subject,
-    Issuer,
-}
-
-/// Each with its short name, its name, and what has it.
-const PROPERTIES: [(Property, &str, &str, Role); 24] = [
-    (
-        Property::Identifier,
-        "dcterms:identifier",
-        "http://purl.org/dc/terms/identifier",
-        Role::Entry,
-    ),
-    (
-        Property::Bytes,
-        "slreq:bytes",
-        "http://mp.stratuslab.eu/slreq#bytes",
-        Role::Entry,
-    ),
-    (
-        Property::Checksum,
-        "slreq:checksum",
-        "http://mp.stratuslab.eu/slreq#checksum",
-        Role::Entry,
-    ),
-    (
-        Property::Endorsement,
-        "slreq:endorsement",
-        "http://mp.stratuslab.eu/slreq#endorsement",
-        Role::Entry,
-    ),
-    (
-        Property::Kind,
-        "slterms:kind",
-        "http://mp.stratuslab.eu/slterms#kind",
-        Role::Entry,
-    ),
-    (
-        Property::Os,
-        "slterms:os",
-        "http://mp.stratuslab.eu/slterms#os",
-        Role::Entry,
-    ),
-    (
-        Property::OsVersion,
-        "slterms:os-version",
-        "http://mp.stratuslab.eu/slterms#os-version",
-        Role::Entry,
-    ),
-    (
-        Property::OsArch,
-        "slterms:os-arch",
-        "http://mp.stratuslab.eu/slterms#os-arch",
-        Role::Entry,
-    ),
-    (
-        Property::Version,
-        "slterms:version",
-        "http://mp.stratuslab.eu/slterms#version",
-        Role::Entry,
-    ),
-    (
-        Property::Location,
-        "slterms:location",
-        "http://mp.stratuslab.eu/slterms#location",
-        Role::Entry,
-    ),
-    (
-        Property::Format,
-        "dcterms:format",
-        "http://purl.org/dc/terms/format",
-        Role::Entry,
-    ),
-    (
-        Property::Valid,
-        "dcterms:valid",
-        "http://purl.org/dc/terms/valid",
-        Role::Entry,
-    ),
-    (
-        Property::Title,
-        "dcterms:title",
-        "http://purl.org/dc/terms/title",
-        Role::Entry,
-    ),
-    (
-        Property::Alternative,
-        "dcterms:alternative",
-        "http://purl.org/dc/terms/alternative",
-        Role::Entry,
-    ),
-    (
-        Property::Description,
-        "dcterms:description",
-        "http://purl.org/dc/terms/description",
-        Role::Entry,
-    ),
-    (
-        Property::Deprecated,
-        "slterms:deprecated",
-        "http://mp.stratuslab.eu/slterms#deprecated",
-        Role::Entry,
-    ),
-    (
-        Property::Tag,
-        "slterms:tag",
-        "http://mp.stratuslab.eu/slterms#tag",
-        Role::Entry,
-    ),
-    (
-        Property::Algorithm,
-        "slreq:algorithm",
-        "http://mp.stratuslab.eu/slreq#algorithm",
-        Role::Checksum,
-    ),
-    (
-        Property::Value,
-        "slreq:value",
-        "http://mp.stratuslab.eu/slreq#value",
-        Role::Checksum,
-    ),
-    (
-        Property::Created,
-        "dcterms:created",
-        "http://purl.org/dc/terms/created",
-        Role::Endorsement,
-    ),
-    (
-        Property::Endorser,
-        "slreq:endorser",
-        "http://mp.stratuslab.eu/slreq#endorser",
-        Role::Endorsement,
-    ),
-    (
-        Property::Email,
-        "slreq:email",
-        "http://mp.stratuslab.eu/slreq#email",
-        Role::Endorser,
-    ),
-    (
-        Property::Subject,
-        "slreq:subject",
-        "http://mp.stratuslab.eu/slreq#subject",
-        Role::Endorser,
-    ),
-    (
-        Property::Issuer,
-        "slreq:issuer",
-        "http://mp.stratuslab.eu/slreq#issuer",
-        Role::Endorser,
-    ),
-];
-
-/// The short names of all, for who asked for another.
-pub(crate) fn known() -> String {
-    PROPERTIES.map(|(_, short, ..)| short).join(", ")
-}
-
-impl Property {
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        PROPERTIES.iter().map(|(property, ..)| *property)
-    }
-
-    pub(crate) fn named(iri: &str) -> Option<Self> {
-        let found = PROPERTIES.iter().find(|(_, _, name, _)| *name == iri);
-        found.map(|(property, ..)| *property)
-    }
-
-    fn row(self) -> Option<&'static (Self, &'static str, &'static str, Role)> {
-        PROPERTIES.iter().find(|(property, ..)| *property == self)
-    }
-
-    pub(crate) fn iri(self) -> &'static str {
-        self.row().map_or("", |(_, _, iri, _)| iri)
-    }
-
-    /// What has it.
-    pub(crate) fn role(self) -> Role {
-        self.row().map_or(Role::Entry, |(.., role)| *role)
     }
 }
 
@@ -296,15 +108,39 @@ impl Snapshot {
         })
     }
 
+    /// The nodes of an entry that may have this property.
+    pub(crate) fn owners(
+        &self,
+        entry: u32,
+        property: Property,
+    ) -> impl Iterator<Item = Node> + use<> {
+        let held = self.held(entry);
+        let (first, second) = match property.owner() {
+            Owner::Entry => (Some(Role::Entry), None),
+            Owner::Checksum => (None, None),
+            Owner::Endorsement => (Some(Role::Endorsement), None),
+            Owner::Endorser => (Some(Role::Endorser), None),
+            Owner::EntryAndEndorsement => (Some(Role::Entry), Some(Role::Endorsement)),
+        };
+        let checksums = match property.owner() {
+            Owner::Checksum => held.map_or(0, |held| checksums(&held.record)),
+            _ => 0,
+        };
+        let roles = first
+            .into_iter()
+            .chain(second)
+            .chain((0..checksums).map(Role::Checksum));
+        roles.map(move |role| Node { entry, role })
+    }
+
     /// What a node says as this property; nothing if it isn't what has it.
     pub(crate) fn values(&self, node: Node, property: Property) -> Values<'_> {
-        let Some(held) = self
-            .held(node.entry)
-            .filter(|_| property.role() == node.role)
-        else {
+        let Some(held) = self.held(node.entry).filter(|_| node.role.has(property)) else {
             return Values::None;
         };
         let record = &*held.record;
+        let details = record.details();
+        let common = &*details.common;
         let part = |role| {
             Values::One(Term::Node(Node {
                 entry: node.entry,
@@ -314,25 +150,39 @@ impl Snapshot {
         match property {
             Property::Identifier => Values::of(record.identifier.to_string()),
             Property::Bytes => Values::of(record.bytes.to_string()),
-            Property::Checksum => part(Role::Checksum),
+            Property::Checksum => Values::Checksums(node.entry, 0..checksums(record)),
             Property::Endorsement => part(Role::Endorsement),
+            Property::Type => Values::maybe(common.image_type.as_deref()),
             Property::Kind => Values::maybe(record.kind.as_deref()),
             Property::Os => Values::maybe(record.os.as_deref()),
             Property::OsVersion => Values::maybe(record.os_version.as_deref()),
             Property::OsArch => Values::maybe(record.os_arch.as_deref()),
             Property::Version => Values::maybe(record.version.as_deref()),
+            Property::SerialNumber => Values::number(details.others().serial_number),
+            Property::Compression => Values::maybe(common.compression.as_deref()),
             Property::Location => Values::Several(&record.locations),
             Property::Format => Values::maybe(record.format.as_deref()),
+            Property::Creator => Values::maybe(common.creator.as_deref()),
+            Property::Publisher => Values::maybe(common.publisher.as_deref()),
             Property::Valid => record
                 .valid
                 .map_or(Values::None, |valid| Values::of(valid.to_string())),
             Property::Title => Values::maybe(record.title.as_deref()),
             Property::Alternative => Values::maybe(record.tag.as_deref()),
             Property::Description => Values::maybe(record.description.as_deref()),
+            Property::Hypervisor => Values::maybe(common.hypervisor.as_deref()),
+            Property::DisksBus => Values::Several(&common.disks_buses),
+            Property::InboundPort => Values::Numbers(&common.inbound_ports),
+            Property::OutboundPort => Values::Numbers(&common.outbound_ports),
+            Property::Icmp => Values::Numbers(&common.icmp_types),
             Property::Deprecated => Values::maybe(record.deprecated.as_deref()),
+            Property::Replaces => Values::maybe(details.others().replaces.as_deref()),
+            Property::IsReplacedBy => Values::maybe(details.others().is_replaced_by.as_deref()),
+            Property::IsVersionOf => Values::maybe(details.others().is_version_of.as_deref()),
             Property::Tag => Values::maybe(held.is_newest.then_some("latest")),
-            Property::Algorithm => Values::maybe(Some("SHA-1")),
-            Property::Value => Values::of(record.identifier.sha1().to_string()),
+            Property::Algorithm => self.checksum(node, |(algorithm, _)| algorithm),
+            Property::Value => self.checksum(node, |(_, value)| value),
+            Property::Created if node.role == Role::Entry => Values::maybe(details.made.as_deref()),
             Property::Created => Values::of(record.created.to_string()),
             Property::Endorser => part(Role::Endorser),
             Property::Email => Values::maybe(Some(&record.email)),
@@ -341,19 +191,40 @@ impl Snapshot {
         }
     }
 
+    fn checksum<'c>(
+        &'c self,
+        node: Node,
+        part: impl Fn((Cow<'c, str>, Cow<'c, str>)) -> Cow<'c, str>,
+    ) -> Values<'c> {
+        let (Role::Checksum(place), Some(held)) = (node.role, self.held(node.entry)) else {
+            return Values::None;
+        };
+        let found = held.record.checksums().nth(usize::from(place));
+        found.map_or(Values::None, |found| Values::One(Term::text(part(found))))
+    }
+
     /// What a part belongs to, by this property.
     pub(crate) fn parent(&self, node: Node, property: Property) -> Option<Node> {
-        let part = match property {
-            Property::Checksum => Role::Checksum,
-            Property::Endorsement => Role::Endorsement,
-            Property::Endorser => Role::Endorser,
-            _ => return None,
+        let is_part = match property {
+            Property::Checksum => matches!(node.role, Role::Checksum(_)),
+            Property::Endorsement => node.role == Role::Endorsement,
+            Property::Endorser => node.role == Role::Endorser,
+            _ => false,
         };
-        (node.role == part).then_some(Node {
+        let role = match property {
+            Property::Endorser => Role::Endorsement,
+            _ => Role::Entry,
+        };
+        is_part.then_some(Node {
             entry: node.entry,
-            role: property.role(),
+            role,
         })
     }
+}
+
+/// How many checksums are given.
+fn checksums(record: &Record) -> u16 {
+    u16::try_from(record.checksums().count()).unwrap_or(u16::MAX)
 }
 
 /// What a property says.
@@ -362,11 +233,18 @@ pub(crate) enum Values<'c> {
     None,
     One(Term<'c>),
     Several(&'c [String]),
+    Numbers(&'c [u16]),
+    /// Those of an entry, by their places.
+    Checksums(u32, std::ops::Range<u16>),
 }
 
 impl<'c> Values<'c> {
     fn of(text: String) -> Self {
         Self::One(Term::text(text))
+    }
+
+    fn number(number: Option<u64>) -> Self {
+        number.map_or(Self::None, |number| Self::of(number.to_string()))
     }
 
     fn maybe(text: Option<&'c str>) -> Self {
@@ -385,6 +263,16 @@ impl<'c> Iterator for Values<'c> {
                 let (first, rest) = texts.split_first()?;
                 *self = Self::Several(rest);
                 Some(Term::text(first.as_str()))
+            }
+            Self::Numbers(numbers) => {
+                let (first, rest) = numbers.split_first()?;
+                *self = Self::Numbers(rest);
+                Some(Term::text(first.to_string()))
+            }
+            Self::Checksums(entry, mut places) => {
+                let role = Role::Checksum(places.next()?);
+                *self = Self::Checksums(entry, places);
+                Some(Term::Node(Node { entry, role }))
             }
         }
     }

@@ -56,8 +56,8 @@ pub(crate) type Binding<'c> = Vec<Option<Term<'c>>>;
 pub(crate) type Then<'t, 'c> = &'t mut dyn FnMut(&mut Binding<'c>) -> Result<(), Stop>;
 /// An answer of an inner query.
 type Rows<'c> = Rc<Vec<Vec<Option<Term<'c>>>>>;
-/// Entries by what they say as a property.
-type Index = Rc<HashMap<String, Vec<u32>>>;
+/// Nodes by what they say as a property.
+type Index = Rc<HashMap<String, Vec<Node>>>;
 
 impl Query {
     /// The answer. `goes_on` is asked now and then whether there is still time.
@@ -316,20 +316,14 @@ impl<'c> Evaluation<'c> {
             (None, Some(_)) => return Ok(()),
             (None, None) => {
                 for entry in self.data.entries() {
-                    let node = Node {
-                        entry,
-                        role: property.role(),
-                    };
-                    self.values(triple, node, property, verb, binding, then)?;
+                    for node in self.data.owners(entry, property) {
+                        self.values(triple, node, property, verb, binding, then)?;
+                    }
                 }
                 return Ok(());
             }
         };
-        for entry in nodes {
-            let node = Node {
-                entry,
-                role: property.role(),
-            };
+        for node in nodes {
             self.values(triple, node, property, verb, binding, then)?;
         }
         Ok(())
@@ -385,23 +379,20 @@ impl<'c> Evaluation<'c> {
         })
     }
 
-    /// Entries by what they say as this property.
+    /// Nodes by what they say as this property.
     fn index(&self, property: Property) -> Result<Index, Error> {
         if let Some(index) = self.indexes.borrow().get(&property) {
             return Ok(Rc::clone(index));
         }
-        let mut index: HashMap<String, Vec<u32>> = HashMap::new();
-        for entry in self.data.entries() {
+        let mut index: HashMap<String, Vec<Node>> = HashMap::new();
+        let entries = self.data.entries();
+        for node in entries.flat_map(|entry| self.data.owners(entry, property)) {
             self.step(1)?;
-            let node = Node {
-                entry,
-                role: property.role(),
-            };
             for value in self.data.values(node, property) {
                 if let Term::Text(text) = value {
-                    let entries = index.entry(text.into_owned()).or_default();
-                    if entries.last() != Some(&entry) {
-                        entries.push(entry);
+                    let nodes = index.entry(text.into_owned()).or_default();
+                    if nodes.last() != Some(&node) {
+                        nodes.push(node);
                     }
                 }
             }

@@ -44,6 +44,7 @@ fn record(image: u8, email: &str, created: &str) -> Record {
             format!("https://a.example.org/{image}"),
             format!("https://b.example.org/{image}"),
         ],
+        details: None,
     }
 }
 
@@ -125,6 +126,88 @@ fn the_listing_of_the_latest_valid_entries_as_the_original_asks_for_it() {
             ("alice@x".to_owned(), "2030-01-02T00:00:00Z".to_owned())
         ]
     );
+}
+
+/// The document of StratusLab's that is signed: whatever it says of the image can be asked.
+#[test]
+fn all_that_a_description_says_is_asked() {
+    let signed = include_bytes!("../../marketplace/tests/data/signed.xml");
+    let entry = marketplace::Entry::verify(signed).unwrap();
+    let mut all = catalogue();
+    all.add(Record::of(&entry, at("2030-01-15T08:06:00Z")));
+    let said = |query: &str| -> Vec<String> {
+        let table = asked_of(&all, query).unwrap_or_else(|error| panic!("{query}: {error}"));
+        let text = |value: &Option<Value>| value.as_ref().map_or("-", Value::text).to_owned();
+        let rows = table.rows.iter();
+        rows.map(|row| row.iter().map(text).collect::<Vec<_>>().join(" "))
+            .collect()
+    };
+    let subject = "<http://mp.stratuslab.eu/#Dtx9D_zD0sVtc2F3Z6V68foTrWj/alice@example.org/2030-01-15T08:05:00Z>";
+    let of_entry = said(&format!(
+        "SELECT ?p ?o {{ {subject} ?p ?o FILTER isLiteral(?o) }} ORDER BY ?p ?o"
+    ));
+    let expected = [
+        "http://mp.stratuslab.eu/slreq#bytes 1048576",
+        "http://mp.stratuslab.eu/slterms#disks-bus virtio",
+        "http://mp.stratuslab.eu/slterms#hypervisor kvm",
+        "http://mp.stratuslab.eu/slterms#inbound-port 22",
+        "http://mp.stratuslab.eu/slterms#kind machine",
+        "http://mp.stratuslab.eu/slterms#location https://images.example.org/zerolinux-1.0-x86_64-base-2.1.img.gz",
+        "http://mp.stratuslab.eu/slterms#os zerolinux",
+        "http://mp.stratuslab.eu/slterms#os-arch x86_64",
+        "http://mp.stratuslab.eu/slterms#os-version 1.0",
+        "http://mp.stratuslab.eu/slterms#tag latest",
+        "http://mp.stratuslab.eu/slterms#version 2.1",
+        "http://purl.org/dc/terms/alternative zerolinux",
+        "http://purl.org/dc/terms/compression gz",
+        "http://purl.org/dc/terms/created 2030-01-15T08:00:00Z",
+        "http://purl.org/dc/terms/creator Alice Endorser",
+        "http://purl.org/dc/terms/description One mebibyte of zero bytes, used as a test vector.",
+        "http://purl.org/dc/terms/format raw",
+        "http://purl.org/dc/terms/identifier Dtx9D_zD0sVtc2F3Z6V68foTrWj",
+        "http://purl.org/dc/terms/publisher Example Org",
+        "http://purl.org/dc/terms/title zerolinux-test",
+        "http://purl.org/dc/terms/type base",
+        "http://purl.org/dc/terms/valid 2030-07-12T08:00:00Z",
+    ];
+    assert_eq!(of_entry, expected);
+
+    let sums = said(&format!(
+        "SELECT ?a ?v {{ {subject} slreq:checksum ?c . ?c slreq:algorithm ?a ; slreq:value ?v }}"
+    ));
+    assert_eq!(
+        sums,
+        [
+            "MD5 b6d81b360a5672d80c27430f39153e2c",
+            "SHA-1 3b71f43ff30f4b15b5cd85dd9e95ebc7e84eb5a3",
+            "SHA-256 30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58",
+            "SHA-512 d6292685b380e338e025b3415a90fe8f9d39a46e7bdba8cb78c50a338cefca741f69e4e46411c32de1afdedfb268e579a51f81ff85e56f55b0ee7c33fe8c25c9",
+        ]
+    );
+    // From what is known to what has it, each way.
+    let by_sum = "SELECT ?id { ?x dcterms:identifier ?id ; slreq:checksum [ slreq:algorithm 'SHA-256' ; slreq:value '30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58' ] }";
+    assert_eq!(said(by_sum), ["Dtx9D_zD0sVtc2F3Z6V68foTrWj"]);
+    let other_algorithm = by_sum.replace("'SHA-256'", "'SHA-512'");
+    assert!(said(&other_algorithm).is_empty());
+    let made = "SELECT ?id ?endorsed { ?x dcterms:created '2030-01-15T08:00:00Z' ; dcterms:creator 'Alice Endorser' ; dcterms:identifier ?id ; slreq:endorsement [ dcterms:created ?endorsed ] }";
+    assert_eq!(
+        said(made),
+        ["Dtx9D_zD0sVtc2F3Z6V68foTrWj 2030-01-15T08:05:00Z"]
+    );
+    // The time of an endorsement is not that of an image.
+    assert!(
+        said("SELECT ?id { ?x dcterms:identifier ?id ; dcterms:created '2030-01-15T08:05:00Z' }")
+            .is_empty()
+    );
+    // As StratusLab's Marketplace asks for an entry and its checksums.
+    let contract = r#"PREFIX dcterms: <http://purl.org/dc/terms/>
+        PREFIX slreq: <http://mp.stratuslab.eu/slreq#>
+        PREFIX slterms: <http://mp.stratuslab.eu/slterms#>
+        SELECT ?creator ?publisher ?compression ?hypervisor ?type (COUNT(?checksum) AS ?sums) WHERE {
+            ?x dcterms:identifier "Dtx9D_zD0sVtc2F3Z6V68foTrWj" ; slreq:checksum ?checksum ; dcterms:creator ?creator ; dcterms:type ?type .
+            OPTIONAL { ?x dcterms:publisher ?publisher } OPTIONAL { ?x dcterms:compression ?compression } OPTIONAL { ?x slterms:hypervisor ?hypervisor }
+        } GROUP BY ?creator ?publisher ?compression ?hypervisor ?type"#;
+    assert_eq!(said(contract), ["Alice Endorser Example Org gz kvm base 4"]);
 }
 
 #[test]
@@ -300,8 +383,8 @@ fn what_is_not_supported_is_refused_by_its_name() {
         ),
         ("SELECT ?x { ?x ^slterms:os ?o }", "a property path"),
         (
-            "SELECT ?x { ?x dcterms:creator ?o }",
-            "<http://purl.org/dc/terms/creator> is nothing that the index has",
+            "SELECT ?x { ?x dcterms:rights ?o }",
+            "<http://purl.org/dc/terms/rights> is nothing that the index has",
         ),
         ("SELECT ?x { ?x a ?o }", "22-rdf-syntax-ns#type> is nothing"),
         ("SELECT ?x { ?x foaf:name ?o }", "a prefix that is declared"),

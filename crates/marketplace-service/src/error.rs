@@ -40,6 +40,9 @@ pub enum Refused {
         "this upload was reported as abuse and can't be confirmed; write to the administrator of this Marketplace"
     )]
     Reported,
+    /// A search for more at once than is answered.
+    #[error(transparent)]
+    TooMuch(#[from] marketplace::catalogue::TooMuch),
     /// A query that isn't answered.
     #[error(transparent)]
     Query(#[from] marketplace_query::Error),

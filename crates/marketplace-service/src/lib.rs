@@ -42,7 +42,7 @@ mod waiting;
 pub use error::Refused;
 pub use follow::{FollowError, Follower};
 pub use service::Marketplace;
-pub use settings::Settings;
+pub use settings::{Settings, Trusted};
 pub use stored::{Confirmation, Waiting};
 pub use tree::{Moved, TreeError};
 pub use upload::Uploaded;

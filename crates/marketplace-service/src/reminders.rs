@@ -46,7 +46,7 @@ impl Marketplace {
         }
         let valid = self.ask(|catalogue| {
             catalogue.search(&Query::default(), Order::default(), 0, usize::MAX, now)
-        });
+        })?;
         let mut of_endorser: BTreeMap<Arc<str>, Vec<Arc<Record>>> = BTreeMap::new();
         for record in valid.page {
             let records = of_endorser.entry(Arc::clone(&record.email)).or_default();

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use marketplace::UtcTime;
-use marketplace::catalogue::{Catalogue, Found, Name, Order, Query, Record};
+use marketplace::catalogue::{Catalogue, Details, Found, Name, Order, Query, Record};
+use marketplace::{Metadata, UtcTime};
 use parking_lot::RwLock;
 use store::{
     Change, Entry as Stored, Key, Outcome, Prefix, Range, Revision, SharedStore, StoreError,
@@ -182,10 +182,18 @@ impl Marketplace {
     }
 
     /// A page of what is asked for.
-    #[must_use]
-    pub fn search(&self, query: &Query, order: Order, offset: usize, limit: usize) -> Found {
+    ///
+    /// # Errors
+    /// [`Refused::TooMuch`] if more is asked for at once than is answered.
+    pub fn search(
+        &self,
+        query: &Query,
+        order: Order,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Found, Refused> {
         let state = self.0.state.read();
-        state.catalogue.search(query, order, offset, limit, now())
+        Ok(state.catalogue.search(query, order, offset, limit, now())?)
     }
 
     /// Asks the catalogue itself. Don't keep it: changes wait meanwhile.
@@ -301,7 +309,36 @@ async fn read(store: &SharedStore) -> Result<(State, Revision), StoreError> {
             }
         }
     }
+    complete(store, &mut state.catalogue).await?;
     Ok((state, begun.unwrap_or_default()))
+}
+
+/// Reads from their documents what entries say that were taken by a version which didn't keep it.
+async fn complete(store: &SharedStore, catalogue: &mut Catalogue) -> Result<(), StoreError> {
+    let all = catalogue.all();
+    let short: Vec<_> = all
+        .filter(|(record, _)| record.details.is_none())
+        .map(|(record, _)| Arc::clone(record))
+        .collect();
+    for record in short {
+        let Ok(key) = document_key(&record.name()) else {
+            continue;
+        };
+        let Some(entry) = store.get(&key).await? else {
+            continue;
+        };
+        let metadata = serde_json::from_slice::<StoredDocument>(&entry.value)
+            .ok()
+            .and_then(|stored| Metadata::parse(stored.document.as_bytes()).ok());
+        match metadata {
+            Some(metadata) => catalogue.add(Record {
+                details: Some(Details::of(&metadata)),
+                ..(*record).clone()
+            }),
+            None => tracing::error!(%key, "a document can't be read"),
+        }
+    }
+    Ok(())
 }
 
 /// For doors: whether an entry can be started now.

@@ -1,8 +1,41 @@
 //! What operators decide.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use marketplace::policy::Policy;
+
+/// Endorsers that need not confirm: those of a policy's authorities that are on its white list of endorsers. It is asked anew for each
+/// upload: lists of revoked certificates change.
+#[derive(Clone)]
+pub struct Trusted(Arc<dyn Fn() -> Result<Policy, String> + Send + Sync>);
+
+impl std::fmt::Debug for Trusted {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("Trusted").finish_non_exhaustive()
+    }
+}
+
+impl Trusted {
+    /// Whom the policy accepts that `read` reads, which may block on files; without one everybody has to confirm.
+    pub fn read_by(read: impl Fn() -> Result<Policy, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Always the same.
+    #[must_use]
+    pub fn always(policy: Policy) -> Self {
+        Self::read_by(move || Ok(policy.clone()))
+    }
+
+    /// As it is now. Blocks.
+    ///
+    /// # Errors
+    /// Why it can't be read.
+    pub fn policy(&self) -> Result<Policy, String> {
+        (self.0)()
+    }
+}
 
 /// How a Marketplace behaves.
 #[derive(Clone, Debug)]
@@ -11,6 +44,8 @@ pub struct Settings {
     pub title: String,
     /// Where it is for the readers of its letters, ending with `/`. Never taken from a request.
     pub url: String,
+    /// Whether the operator wrote that down; then it is so even where a proxy says another.
+    pub is_url_given: bool,
     /// Who gets reports of abuse.
     pub administrator: Option<String>,
     /// Whether endorsers have to confirm what was uploaded in their name.
@@ -19,8 +54,8 @@ pub struct Settings {
     pub sends_letters: bool,
     /// Whether endorsers are reminded of what they have here, and of what ends soon.
     pub reminds: bool,
-    /// Endorsers that it accepts need not confirm: those of its authorities that are on its white list of endorsers.
-    pub trusted: Option<Policy>,
+    /// Who need not confirm; nobody, if there is none.
+    pub trusted: Option<Trusted>,
     /// Whether it takes no uploads: what it has comes from others.
     pub is_read_only: bool,
     /// Bytes of a document, at most [`LONGEST`](Self::LONGEST).
@@ -50,6 +85,7 @@ impl Default for Settings {
         Self {
             title: "Marketplace".to_owned(),
             url: "https://localhost/marketplace/".to_owned(),
+            is_url_given: false,
             administrator: None,
             confirms: true,
             sends_letters: false,

@@ -160,7 +160,8 @@ async fn what_goes_out_comes_in_byte_for_byte_and_nothing_else_does() {
     let valid = |world: &World| {
         let found = world
             .marketplace
-            .search(&Query::default(), Order::default(), 0, 10);
+            .search(&Query::default(), Order::default(), 0, 10)
+            .unwrap();
         let mut paths: Vec<_> = found.page.iter().map(|record| record.path()).collect();
         paths.sort();
         paths

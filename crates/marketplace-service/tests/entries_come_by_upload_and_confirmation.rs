@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use mail::Postman;
 use mail::testing::{Mood, Sink};
 use marketplace::catalogue::{Order, Query, Status};
-use marketplace::policy::{Authority, Lists, Policy};
-use marketplace_service::{Refused, Settings, Uploaded};
+use marketplace::policy::{Authorities, Lists, Policy, Revocation};
+use marketplace_service::{Refused, Settings, Trusted, Uploaded};
 use store::snapshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{World, after, certified, endorser, image, signed, until};
+use crate::support::{World, after, at, certified, endorser, endorser_until, image, signed, until};
 
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
@@ -219,7 +219,8 @@ async fn what_is_wrong_old_or_too_long_is_refused_with_the_reason() {
 
     let found = world
         .marketplace
-        .search(&Query::default(), Order::default(), 0, 10);
+        .search(&Query::default(), Order::default(), 0, 10)
+        .unwrap();
     assert_eq!(found.matching, 2);
     // A deprecation hides the image of its endorser.
     let deprecation = marketplace::Metadata {
@@ -231,7 +232,8 @@ async fn what_is_wrong_old_or_too_long_is_refused_with_the_reason() {
         .unwrap();
     let valid = world
         .marketplace
-        .search(&Query::default(), Order::default(), 0, 10);
+        .search(&Query::default(), Order::default(), 0, 10)
+        .unwrap();
     assert_eq!(
         valid
             .page
@@ -254,6 +256,72 @@ async fn what_is_wrong_old_or_too_long_is_refused_with_the_reason() {
     assert_eq!(refused.to_string(), "read-only repository");
 }
 
+/// It was good when the entry says it was signed; but it is long over, and whoever has the key now can say so.
+#[tokio::test]
+async fn what_was_signed_by_an_expired_certificate_is_not_taken_any_more() {
+    let world = World::start(Settings {
+        confirms: false,
+        ..Settings::default()
+    })
+    .await;
+    let old = endorser_until("Alice", "alice@example.org", 2021);
+    let document = signed(
+        &image(1),
+        &old,
+        "alice@example.org",
+        at("2020-06-01T00:00:00Z"),
+    );
+    let refused = world
+        .marketplace
+        .upload(&document, SOURCE)
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Refused::Invalid(_)));
+    assert!(
+        refused
+            .to_string()
+            .contains("CN=Alice has expired (2021-01-01T00:00:00Z)"),
+        "{refused}"
+    );
+    assert_eq!(world.marketplace.len(), 0);
+    let current = endorser_until("Alice", "alice@example.org", 2090);
+    let document = signed(
+        &image(1),
+        &current,
+        "alice@example.org",
+        at("2020-06-01T00:00:00Z"),
+    );
+    let uploaded = world.marketplace.upload(&document, SOURCE).await.unwrap();
+    assert!(matches!(uploaded, Uploaded::Created(_)));
+}
+
+/// Entries that a version took which kept less of them are completed from their documents.
+#[tokio::test]
+async fn entries_of_earlier_versions_answer_queries_too() {
+    let world = World::start(Settings {
+        confirms: false,
+        ..Settings::default()
+    })
+    .await;
+    let alice = endorser("Alice", Some("alice@example.org"));
+    let mut described = image(1);
+    described.creator = Some("Alice herself".to_owned());
+    let document = signed(&described, &alice, "alice@example.org", after(-60));
+    world.marketplace.upload(&document, SOURCE).await.unwrap();
+    let range = store::Range::prefix(&store::Prefix::collection("MarketplaceEntry").unwrap());
+    let entry = world.store.range(range).await.unwrap().entries.remove(0);
+    let mut value: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
+    assert!(value.as_object_mut().unwrap().remove("details").is_some());
+    let value = serde_json::to_vec(&value).unwrap();
+    let transaction = store::Transaction::new().put(entry.key, value);
+    world.store.commit(transaction).await.unwrap();
+    let again = world.again().await;
+    let query = "SELECT ?who { ?x dcterms:creator ?who }";
+    let found = again.marketplace.query(query).await.unwrap();
+    assert_eq!(found.rows.len(), 1);
+    assert_eq!(found.rows[0][0].as_ref().unwrap().text(), "Alice herself");
+}
+
 #[tokio::test]
 async fn trusted_endorsers_need_not_confirm_and_others_do() {
     let (authority, carol) = certified("Carol", "carol@example.org");
@@ -262,11 +330,11 @@ async fn trusted_endorsers_need_not_confirm_and_others_do() {
             white: vec!["CN=Carol".to_owned()],
             black: Vec::new(),
         },
-        authorities: Authority::from_pem(&authority).unwrap(),
+        authorities: Authorities::from_pem(&authority).unwrap(),
         ..Policy::default()
     };
     let world = World::start(Settings {
-        trusted: Some(trusted),
+        trusted: Some(Trusted::always(trusted)),
         ..by_letter()
     })
     .await;
@@ -288,11 +356,16 @@ async fn trusted_endorsers_need_not_confirm_and_others_do() {
             white: vec!["CN=Dave".to_owned()],
             black: Vec::new(),
         },
-        authorities: vec![Authority::from_der(own.certificate().der()).unwrap()],
+        authorities: Authorities::from_files(
+            [("own.pem", own.certificate().der())],
+            Revocation::IfPresent,
+        )
+        .unwrap()
+        .0,
         ..Policy::default()
     };
     let own_world = World::start(Settings {
-        trusted: Some(trusts_dave),
+        trusted: Some(Trusted::always(trusts_dave)),
         ..by_letter()
     })
     .await;
@@ -375,7 +448,10 @@ async fn a_backup_of_the_store_holds_the_entries_byte_for_byte() {
         status: Status::Any,
         ..Query::default()
     };
-    let found = restored.marketplace.search(&all, Order::default(), 0, 10);
+    let found = restored
+        .marketplace
+        .search(&all, Order::default(), 0, 10)
+        .unwrap();
     let name = found.page[0].name();
     let there = restored.marketplace.document(&name).await.unwrap().unwrap();
     assert_eq!(there.as_bytes(), document);

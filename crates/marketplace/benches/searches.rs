@@ -2,14 +2,18 @@
 //!
 //! `cargo bench -p marketplace --bench searches`. The budget is 20 ms a page.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use marketplace::catalogue::{Catalogue, Column, Order, Query, Record, Status};
+use marketplace::catalogue::{
+    Catalogue, Column, Common, Details, Order, Query, Record, Status, Sums,
+};
 use marketplace::digest::Digest;
 use marketplace::{ImageIdentifier, UtcTime};
 
 const ENTRIES: u32 = 100_000;
-const REPEATS: usize = 20;
+/// Linux counts the time of threads every few milliseconds only.
+const REPEATS: u32 = 40;
 const BUDGET: Duration = Duration::from_millis(20);
 
 /// Numbers that look random and are the same every time.
@@ -67,6 +71,26 @@ fn record(number: u32) -> Record {
         )],
         os,
         title: Some(title),
+        details: Some(Details {
+            common: Arc::new(Common {
+                image_type: Some("base".to_owned()),
+                compression: Some("gz".to_owned()),
+                creator: Some(format!("Author {}", number % 2_000)),
+                publisher: Some("Example Org".to_owned()),
+                hypervisor: Some("kvm".to_owned()),
+                disks_buses: vec!["virtio".to_owned()],
+                inbound_ports: vec![22],
+                ..Common::default()
+            }),
+            made: Some(created.to_string().into()),
+            checksums: Some(Box::new(Sums {
+                md5: Some(Digest::from_bytes([1; 16])),
+                sha256: Some(Digest::from_bytes([2; 32])),
+                sha512: Some(Digest::from_bytes([3; 64])),
+                others: Vec::new(),
+            })),
+            others: None,
+        }),
     }
 }
 
@@ -76,6 +100,13 @@ fn resident_kib() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
         .unwrap_or(0)
+}
+
+/// Time that this thread had the processor: what others on the machine take doesn't count.
+fn processor() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = stat.split(' ').next().and_then(|text| text.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("Linux counts the time of threads"))
 }
 
 fn main() {
@@ -142,9 +173,9 @@ fn main() {
             40_000,
         ),
         (
-            "sixteen letters",
+            "eight letters",
             Query {
-                words: words("a b c d e f g h i k l m n o p r"),
+                words: words("a c d e g i l m"),
                 ..all.clone()
             },
             by(Column::Location, true),
@@ -157,6 +188,77 @@ fn main() {
                 ..all.clone()
             },
             by(Column::Title, true),
+            0,
+        ),
+        (
+            "eight digits and marks",
+            Query {
+                words: words("0 2 : - / _ . 1"),
+                ..all.clone()
+            },
+            by(Column::Title, true),
+            0,
+        ),
+        (
+            "eight pairs of digits and marks",
+            Query {
+                words: words("-0 -1 :0 :1 0z /1 t0 0:"),
+                ..all.clone()
+            },
+            by(Column::Title, true),
+            0,
+        ),
+        (
+            "eight parts of what differs",
+            Query {
+                words: words("202 -0 t0 //im .org/pool l/ g/p :/"),
+                ..all.clone()
+            },
+            by(Column::Location, true),
+            0,
+        ),
+        (
+            "eight parts that all have",
+            Query {
+                words: words("202 //im /pool s.ex //images. g/po tps:// rg/"),
+                ..all.clone()
+            },
+            by(Column::Location, true),
+            50_000,
+        ),
+        (
+            "columns and choices",
+            Query {
+                within: [
+                    (Column::Description, "physics"),
+                    (Column::Description, "team."),
+                    (Column::Description, "editors and"),
+                    (Column::Location, "images.example"),
+                    (Column::Location, ".img.gz"),
+                    (Column::Created, "202"),
+                    (Column::Title, "image"),
+                    (Column::Email, "endorser"),
+                    (Column::Email, "@example"),
+                    (Column::Email, ".org"),
+                    (Column::Os, "n"),
+                    (Column::Arch, "6"),
+                    (Column::Kind, "i"),
+                ]
+                .map(|(column, text)| (column, text.to_owned()))
+                .to_vec(),
+                words: words("pool"),
+                ..all.clone()
+            },
+            by(Column::Description, true),
+            10_000,
+        ),
+        (
+            "descriptions that are exactly this",
+            Query {
+                equal: vec![(Column::Description, "x".into()); 8],
+                ..all.clone()
+            },
+            by(Column::Description, true),
             0,
         ),
         (
@@ -228,23 +330,16 @@ fn main() {
     ];
     let mut slowest = Duration::ZERO;
     for (name, query, order, offset) in asked {
-        let mut times: Vec<_> = (0..REPEATS)
-            .map(|_| {
-                let start = Instant::now();
-                let found = catalogue.search(&query, order, offset, 100, now);
-                let took = start.elapsed();
-                std::hint::black_box(found);
-                took
-            })
-            .collect();
-        times.sort_unstable();
-        let matching = catalogue.search(&query, order, offset, 100, now).matching;
-        let median = times[REPEATS / 2];
-        slowest = slowest.max(median);
-        println!(
-            "{name:<36} {matching:>7} found  {median:>9.2?} median  {:>9.2?} worst",
-            times[REPEATS - 1]
-        );
+        let start = processor();
+        for _ in 0..REPEATS {
+            let found = catalogue.search(&query, order, offset, 100, now);
+            let _ = std::hint::black_box(found);
+        }
+        let took = processor().saturating_sub(start) / REPEATS;
+        let found = catalogue.search(&query, order, offset, 100, now);
+        let matching = found.expect("what is asked is accepted").matching;
+        slowest = slowest.max(took);
+        println!("{name:<36} {matching:>7} found  {took:>9.2?}");
     }
     println!("slowest {slowest:.2?}, budget {BUDGET:?}");
     assert!(slowest <= BUDGET, "slower than the budget");

@@ -7,6 +7,7 @@
 //! history. A deprecation is an entry, too, and so hides what it deprecates.
 
 mod columns;
+mod details;
 mod long;
 mod query;
 mod record;
@@ -15,11 +16,12 @@ mod sorted;
 mod values;
 mod words;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 pub use columns::Column;
-pub use query::{Order, Place, Query, Span, Status};
+pub use details::{Common, Details, Others, Sums};
+pub use query::{CHOICES_AT_MOST, Order, Place, Query, Span, Status, TEXTS_AT_MOST, TooMuch};
 pub use record::Record;
 pub use search::Found;
 
@@ -48,6 +50,8 @@ pub struct Catalogue {
     names: HashMap<Name, Number>,
     by_identifier: HashMap<ImageIdentifier, Vec<Number>>,
     endorsers: BTreeMap<Arc<str>, Endorser>,
+    /// What many entries say in the same words.
+    common: HashSet<Arc<Common>>,
     /// By when they came, for feeds.
     arrivals: BTreeSet<(UtcTime, Number)>,
 }
@@ -79,13 +83,21 @@ impl Catalogue {
     }
 
     /// Adds an entry. One of the same name takes the place of the one before.
-    pub fn add(&mut self, record: Record) {
+    pub fn add(&mut self, mut record: Record) {
         let name = record.name();
         self.remove(&name);
         // More than four thousand million entries don't fit into memory.
         let Ok(number) = Number::try_from(self.records.len()) else {
             return;
         };
+        if let Some(details) = &mut record.details {
+            match self.common.get(&details.common) {
+                Some(common) => details.common = Arc::clone(common),
+                None => {
+                    self.common.insert(Arc::clone(&details.common));
+                }
+            }
+        }
         let record = Arc::new(record);
         let has = self.values.push(number, &record);
         self.facts.push(Facts::of(&record, has));
@@ -120,6 +132,11 @@ impl Catalogue {
         }
         if let Some(record) = self.records.get_mut(position).and_then(Option::take) {
             self.arrivals.remove(&(record.received, number));
+            let common = record.details.as_ref().map(|details| &details.common);
+            // The record's, and the one that is kept for others.
+            if let Some(common) = common.filter(|common| Arc::strong_count(common) == 2) {
+                self.common.remove(common);
+            }
         }
         if let Some(numbers) = self.by_identifier.get_mut(identifier) {
             numbers.retain(|other| *other != number);

@@ -3,17 +3,16 @@
 //! A policy looks at verified entries only, and decides by them and the time alone. Its lists are StratusLab's: endorsers, checksums, identifiers,
 //! each a white and a black one, and of our own formats and hosts; an empty white list lets everything through.
 
+mod authorities;
 mod content;
 mod file;
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use serde::{Deserialize, Serialize};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::date::UtcTime;
 use crate::entry::Entry;
-use crate::error::Error;
 
+pub use authorities::{Authorities, Revocation};
 pub use content::{Algorithm, check_host};
 pub use file::InvalidPolicy;
 
@@ -42,8 +41,8 @@ pub struct Policy {
     pub formats: Lists,
     /// Hosts that images are fetched from.
     pub hosts: Lists,
-    /// An endorser's certificate must come from one of these authorities; from anybody if empty.
-    pub authorities: Vec<Authority>,
+    /// An endorser's certificate must come from one of these authorities; from anybody if there is none.
+    pub authorities: Authorities,
     /// Whether an address that only the endorser claims counts on a white list.
     pub accepts_uncertified_email: bool,
     /// Whether signatures that stand on SHA-1 are accepted.
@@ -60,54 +59,10 @@ impl Default for Policy {
             required_checksums: Vec::new(),
             formats: Lists::default(),
             hosts: Lists::default(),
-            authorities: Vec::new(),
+            authorities: Authorities::default(),
             accepts_uncertified_email: false,
             accepts_sha1: true,
         }
-    }
-}
-
-/// A certificate authority.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authority {
-    anchor: TrustAnchor<'static>,
-    /// Its certificate.
-    der: Vec<u8>,
-}
-
-impl Authority {
-    /// The authority with this certificate.
-    ///
-    /// # Errors
-    /// [`Error::UnusableKey`].
-    pub fn from_der(der: &[u8]) -> Result<Self, Error> {
-        let der = CertificateDer::from(der);
-        anchor_from_trusted_cert(&der)
-            .map(|anchor| Self {
-                anchor: anchor.to_owned(),
-                der: der.to_vec(),
-            })
-            .map_err(|error| Error::UnusableKey(format!("no certificate of an authority: {error}")))
-    }
-
-    /// The authorities in a PEM text.
-    ///
-    /// # Errors
-    /// As [`from_der`](Self::from_der); also if there is none.
-    pub fn from_pem(text: &str) -> Result<Vec<Self>, Error> {
-        let blocks = pem::parse_many(text)
-            .map_err(|error| Error::UnusableKey(format!("no PEM: {error}")))?;
-        let all: Vec<_> = blocks
-            .iter()
-            .filter(|block| block.tag() == "CERTIFICATE")
-            .map(|block| Self::from_der(block.contents()))
-            .collect::<Result<_, _>>()?;
-        if all.is_empty() {
-            return Err(Error::UnusableKey(
-                "there is no certificate in it".to_owned(),
-            ));
-        }
-        Ok(all)
     }
 }
 
@@ -187,6 +142,9 @@ pub enum Refusal {
         /// What is missing.
         algorithm: &'static str,
     },
+    /// Its authority took it back.
+    #[error("the certificate of {0} has been revoked by its authority, rejecting entry")]
+    Revoked(String),
     /// Signed with SHA-1.
     #[error("the signature of {0} uses SHA-1, rejecting entry")]
     Sha1(String),
@@ -195,10 +153,6 @@ pub enum Refusal {
 const ENDORSER: &str = "email endorser";
 const CHECKSUM: &str = "SHA-1 checksum image";
 const IMAGE: &str = "image identifier";
-
-/// What personal certificates are for (RFC 5280 §4.2.1.12), one of the two; those without a list are for everything.
-const EMAIL_PROTECTION: &[u8] = &[43, 6, 1, 5, 5, 7, 3, 4];
-const CLIENT_AUTHENTICATION: &[u8] = &[43, 6, 1, 5, 5, 7, 3, 2];
 
 /// Clocks of endorsers may be ahead by this much.
 pub const CLOCK_TOLERANCE_SECONDS: i64 = 300;
@@ -215,7 +169,7 @@ impl Policy {
         let identifier = entry.metadata().identifier.to_string();
         listed(&self.images, IMAGE, &identifier, |item| *item == identifier)?;
         self.check_content(entry)?;
-        self.check_authority(entry)?;
+        self.authorities.check(entry, now)?;
         if entry.uses_sha1() && !self.accepts_sha1 {
             return Err(Refusal::Sha1(entry.endorsement().email.clone()));
         }
@@ -241,13 +195,13 @@ impl Policy {
         Err(refusals)
     }
 
-    /// Whether its endorser is one of the white list, by a certificate of the authorities; whatever the entry says.
+    /// Whether its endorser is one of the white list, by a certificate of the authorities that isn't revoked at `now`; whatever the entry says.
     ///
     /// # Errors
     /// The first reason against it.
-    pub fn trusts(&self, entry: &Entry) -> Result<(), Refusal> {
+    pub fn trusts(&self, entry: &Entry, now: UtcTime) -> Result<(), Refusal> {
         self.check_endorser(entry)?;
-        self.check_authority(entry)
+        self.authorities.check(entry, now)
     }
 
     fn check_endorser(&self, entry: &Entry) -> Result<(), Refusal> {
@@ -283,52 +237,6 @@ impl Policy {
             &checksums.sha1.to_string(),
             |item| all.iter().any(|one| item.eq_ignore_ascii_case(one)),
         )
-    }
-
-    /// The path to an authority, as it was at the time of the endorsement; a certificate that is itself one of them is its own.
-    fn check_authority(&self, entry: &Entry) -> Result<(), Refusal> {
-        if self.authorities.is_empty() {
-            return Ok(());
-        }
-        let refused = |error: webpki::Error| Refusal::UnknownAuthority {
-            subject: entry.certificate().subject().to_owned(),
-            reason: error.to_string(),
-        };
-        let (certificate, time) = (entry.certificate(), entry.endorsement().created);
-        let is_in_time = certificate.not_before() <= time && time <= certificate.not_after();
-        let mut authorities = self.authorities.iter();
-        if is_in_time && authorities.any(|one| one.der == certificate.der()) {
-            return Ok(());
-        }
-        let anchors: Vec<_> = self
-            .authorities
-            .iter()
-            .map(|authority| authority.anchor.clone())
-            .collect();
-        let intermediates: Vec<_> = entry
-            .chain()
-            .iter()
-            .map(|der| CertificateDer::from(der.as_slice()))
-            .collect();
-        let seconds = u64::try_from(entry.endorsement().created.unix_seconds()).unwrap_or(0);
-        let leaf = CertificateDer::from(entry.certificate().der());
-        let leaf = EndEntityCert::try_from(&leaf).map_err(refused)?;
-        let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        let verified = |usage: &'static [u8]| {
-            leaf.verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
-                &anchors,
-                &intermediates,
-                time,
-                KeyUsage::required_if_present(usage),
-                None,
-                None,
-            )
-            .map(drop)
-        };
-        verified(EMAIL_PROTECTION)
-            .or_else(|_| verified(CLIENT_AUTHENTICATION))
-            .map_err(refused)
     }
 }
 

@@ -6,6 +6,9 @@ use marketplace::{Checksums, Metadata, UtcTime};
 /// Flavour of images that are made of machines.
 const IMAGE_TYPE: &str = "machine";
 const PUBLISHER: &str = "Stratus";
+/// What an image is for whose origin doesn't say it: what machines here are.
+const USUAL_ARCH: &str = "x86_64";
+const USUAL_BUS: &str = "virtio";
 /// The version of an image whose origin says none.
 const FIRST_VERSION: &str = "1.0";
 
@@ -13,6 +16,10 @@ const FIRST_VERSION: &str = "1.0";
 pub const OS: &str = "os";
 /// Version of the operating system.
 pub const OS_VERSION: &str = "os-version";
+/// Architecture it is for.
+pub const OS_ARCH: &str = "os-arch";
+/// Buses that its disks can be at, with commas between them.
+pub const DISKS_BUS: &str = "disks-bus";
 /// Version of the image.
 pub const VERSION: &str = "version";
 
@@ -50,7 +57,7 @@ pub fn draft(
         kind: Some("machine".to_owned()),
         os: property(OS),
         os_version: property(OS_VERSION),
-        os_arch: Some("x86_64".to_owned()),
+        os_arch: property(OS_ARCH).or_else(|| Some(USUAL_ARCH.to_owned())),
         version: save
             .version
             .clone()
@@ -71,7 +78,12 @@ pub fn draft(
         title: some(&save.title),
         description: some(&save.comment),
         hypervisor: Some("kvm".to_owned()),
-        disks_buses: vec!["virtio".to_owned()],
+        disks_buses: property(DISKS_BUS)
+            .as_deref()
+            .unwrap_or(USUAL_BUS)
+            .split(',')
+            .map(str::to_owned)
+            .collect(),
         is_version_of: capture.origin_identifier.clone(),
         ..metadata
     })

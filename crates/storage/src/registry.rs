@@ -8,17 +8,20 @@
 //! Looking up is I/O with bounded time and size; nothing here writes documents. What is found says where an image may be
 //! fetched and what it must be; fetching and checking is the import's.
 
+mod authorities;
 mod browse;
 mod checksums;
 mod gpg;
 mod marketplaces;
 mod policy;
+mod seen;
 mod simplestreams;
 mod web;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::authorities::AuthoritiesSource;
 pub use self::browse::{Catalogue, Product, Version};
 pub use self::gpg::Keyring;
 pub use self::marketplaces::{Found, Marketplace, Standing};
@@ -69,6 +72,8 @@ pub struct CatalogueSettings {
     pub architecture: String,
     /// How old the index may get.
     pub refresh: Duration,
+    /// Where it is kept which signed indexes were seen last, so that no older one is believed; without it a restart forgets it.
+    pub remembered: Option<std::path::PathBuf>,
 }
 
 /// How a catalogue is written.

@@ -175,6 +175,30 @@ impl ImageIntake for LocalHost {
         }
     }
 
+    async fn why_other_entry(
+        &self,
+        identifier: &str,
+        email: &str,
+        created: Option<&str>,
+    ) -> Option<String> {
+        let (Some(registries), Ok(identifier)) = (self.registries(), identifier.parse()) else {
+            return Some("this cloud has no Marketplace to look it up in".to_owned());
+        };
+        let found = match registries.look_up(&identifier).await {
+            Ok(found) => found,
+            Err(error) => return Some(error.to_string()),
+        };
+        let endorsement = found.entry.endorsement();
+        let is_it = endorsement.email.eq_ignore_ascii_case(email)
+            && created.is_none_or(|created| endorsement.created.to_string() == created);
+        (!is_it).then(|| {
+            format!(
+                "it goes by that of {} of {}, from Marketplace {}",
+                endorsement.email, endorsement.created, found.marketplace
+            )
+        })
+    }
+
     async fn look_again(&self, image: &Image) -> bool {
         match &self.storage {
             Some(storage) => storage.look_again(image.id.local()).await,

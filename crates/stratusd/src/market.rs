@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use marketplace::policy::{Authority, Lists, Policy};
-use marketplace_service::{Follower, Marketplace, Settings};
+use marketplace::policy::{Lists, Policy};
+use marketplace_service::{Follower, Marketplace, Settings, Trusted};
+use storage::registry::AuthoritiesSource;
 use store::SharedStore;
 
-use crate::config::Config;
+use crate::{config::Config, registries::revocation};
 
 /// How long a connection to another Marketplace may take.
 const CONNECTING: Duration = Duration::from_secs(20);
@@ -21,14 +22,17 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
     let trusted = if given.trusted_endorsers.is_empty() {
         None
     } else {
-        Some(trusted(
-            &given.trusted_endorsers,
-            &given.trusted_authorities,
-        )?)
+        let endorsers = given.trusted_endorsers.clone();
+        let authorities = AuthoritiesSource::new(&given.trusted_authorities, revocation(config));
+        let read = move || trusted(&endorsers, &authorities).map_err(|error| format!("{error:#}"));
+        // A slip in the configuration is told now.
+        read().map_err(anyhow::Error::msg)?;
+        Some(Trusted::read_by(read))
     };
     let settings = Settings {
         title: given.title.clone(),
         url: url(config),
+        is_url_given: !given.url.is_empty(),
         administrator: Some(given.administrator.clone()).filter(|address| !address.is_empty()),
         confirms: given.confirm,
         reminds: given.remind,
@@ -90,7 +94,7 @@ pub fn followers(config: &Config, marketplace: &Marketplace) -> anyhow::Result<V
         .collect()
 }
 
-/// Where letters say that it is. Never what a request says.
+/// Where letters, feeds and pages say that it is. Never what a request says.
 fn url(config: &Config) -> String {
     let given = config.marketplace.url.trim_end_matches('/');
     if !given.is_empty() {
@@ -101,7 +105,7 @@ fn url(config: &Config) -> String {
     format!("{scheme}://{}:{port}/marketplace/", config.host_name())
 }
 
-fn trusted(endorsers: &str, authorities: &str) -> anyhow::Result<Policy> {
+fn trusted(endorsers: &str, authorities: &AuthoritiesSource) -> anyhow::Result<Policy> {
     let subjects = std::fs::read_to_string(endorsers).with_context(|| endorsers.to_owned())?;
     let subjects: Vec<_> = subjects
         .lines()
@@ -114,13 +118,13 @@ fn trusted(endorsers: &str, authorities: &str) -> anyhow::Result<Policy> {
         !subjects.is_empty(),
         "{endorsers}: there is no subject in it"
     );
-    let pem = std::fs::read_to_string(authorities).with_context(|| authorities.to_owned())?;
+    let read = authorities.read().map_err(anyhow::Error::msg);
     Ok(Policy {
         endorsers: Lists {
             white: subjects,
             black: Vec::new(),
         },
-        authorities: Authority::from_pem(&pem).with_context(|| authorities.to_owned())?,
+        authorities: read.with_context(|| authorities.path().display().to_string())?,
         ..Policy::default()
     })
 }

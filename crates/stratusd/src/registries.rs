@@ -3,16 +3,17 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow};
+use marketplace::policy::Revocation;
 use storage::{
     import::{Fetcher, Reach},
     registry::{
-        Catalogue, CatalogueKind as Written, CatalogueSettings, Keyring, Marketplace, PolicySource,
-        Registries, Web, trusting,
+        AuthoritiesSource, Catalogue, CatalogueKind as Written, CatalogueSettings, Keyring,
+        Marketplace, PolicySource, Registries, Web, trusting,
     },
 };
 
 use crate::{
-    config::{CatalogueEntry, CatalogueKind, Config},
+    config::{CatalogueEntry, CatalogueKind, Config, RevocationLists},
     settings::in_path,
 };
 
@@ -45,6 +46,7 @@ pub fn open(config: &Config) -> anyhow::Result<Registries> {
             kind,
             architecture: entry.architecture.clone(),
             refresh: Duration::from_secs(entry.refresh_minutes.max(1).saturating_mul(60)),
+            remembered: Some(config.state_dir().join("catalogues").join(&entry.name)),
         };
         let fetcher = fetcher(authorities).with_context(|| format!("{}: `ca`", entry.name))?;
         let catalogue = Catalogue::new(settings, web, fetcher, keyring(entry)?);
@@ -53,7 +55,8 @@ pub fn open(config: &Config) -> anyhow::Result<Registries> {
     let path = |text: &String| (!text.is_empty()).then(|| PathBuf::from(text));
     let policy = PolicySource {
         file: path(&config.images.policy),
-        authorities: path(&config.images.authorities),
+        authorities: path(&config.images.authorities)
+            .map(|path| AuthoritiesSource::new(path, revocation(config))),
         accepts_sha1: config.images.accept_sha1,
         accepts_uncertified_email: config.images.accept_uncertified_addresses,
     };
@@ -61,6 +64,14 @@ pub fn open(config: &Config) -> anyhow::Result<Registries> {
         anyhow!("{error} (`images.policy`, `images.authorities`; see the log above)")
     })?;
     Ok(Registries::new(marketplaces, catalogues, policy))
+}
+
+/// What folders of authorities must have, for endorsers as for people who log in.
+pub fn revocation(config: &Config) -> Revocation {
+    match config.certificates.revocation_lists {
+        RevocationLists::Required => Revocation::Required,
+        RevocationLists::IfPresent => Revocation::IfPresent,
+    }
 }
 
 /// Images of a catalogue are fetched from where it is: the operator named the place.

@@ -46,7 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("enrolment", &["cloud", "directory"]),
     ("hosts", &["cimi", "store"]),
     ("mail", &["store"]),
-    ("marketplace", &[]),
+    ("marketplace", &["certificates"]),
     ("marketplace-query", &["marketplace"]),
     (
         "marketplace-service",

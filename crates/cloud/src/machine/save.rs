@@ -75,7 +75,7 @@ pub(super) fn can_be_captured(machine: &Machine) -> bool {
 }
 
 /// Properties that describe the content of an image, and go on to those made of its machines.
-const INHERITED: [&str; 2] = ["os", "os-version"];
+const INHERITED: [&str; 4] = ["os", "os-version", "os-arch", "disks-bus"];
 const VERSION: &str = "version";
 
 /// What is known of an image from the one that its machine began as.

@@ -1,16 +1,17 @@
 //! The pages of the Marketplace.
 
+mod query;
+
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use askama::Template;
 use http::{Response, StatusCode};
 use marketplace::catalogue::{Column, Found, Record, Status};
 use marketplace::{Metadata, UtcTime};
-use marketplace_query::Table;
 use marketplace_service::{Marketplace, Waiting};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Call, asked::Asked, page_of, place::Act};
+use super::{Call, asked::Asked, page_of, place::Act, problem_of};
 use crate::{
     body::ResponseBody,
     cimi::negotiation::Parameters,
@@ -33,17 +34,6 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
 fn encoded(text: &str) -> String {
     utf8_percent_encode(text, PLAIN).to_string()
 }
-
-/// A query to begin with.
-const EXAMPLE: &str = "SELECT ?identifier ?title ?created WHERE {
-  ?image dcterms:identifier ?identifier ;
-         slterms:tag \"latest\" ;
-         slreq:endorsement [ dcterms:created ?created ] .
-  OPTIONAL { ?image dcterms:title ?title }
-  FILTER NOT EXISTS { ?image slterms:deprecated ?reason }
-}
-ORDER BY DESC(?created)
-LIMIT 25";
 
 /// Makes pages for one request.
 pub(crate) struct Pages<'r> {
@@ -188,16 +178,6 @@ struct TagsPage {
 }
 
 #[derive(Template)]
-#[template(path = "marketplace/query.html")]
-struct QueryPage {
-    page: Page,
-    root: &'static str,
-    query: String,
-    error: Option<String>,
-    table: Option<Table>,
-}
-
-#[derive(Template)]
 #[template(path = "marketplace/upload.html")]
 struct UploadPage {
     page: Page,
@@ -291,7 +271,9 @@ impl<'r> Pages<'r> {
         let found = if asked.finds_nothing {
             Found::default()
         } else {
-            self.service.search(&asked.query, order, offset, limit)
+            self.service
+                .search(&asked.query, order, offset, limit)
+                .map_err(problem_of)?
         };
         let given = |wanted: &str| {
             let found = parameters.iter().find(|(name, _)| name == wanted);
@@ -482,30 +464,6 @@ impl<'r> Pages<'r> {
                 email: email.to_owned(),
                 endorser_href: self.endorser_href(email),
                 tags: tags.into_iter().map(link).collect(),
-            },
-        )
-    }
-
-    /// The form of a query with its answer.
-    pub(crate) fn query(
-        &self,
-        query: &str,
-        answer: Option<Result<&Table, Problem>>,
-    ) -> Result<Response<ResponseBody>, Problem> {
-        let (status, error, table) = match answer {
-            None => (StatusCode::OK, None, None),
-            Some(Ok(table)) => (StatusCode::OK, None, Some(table.clone())),
-            Some(Err(problem)) if problem.internal_text().is_some() => return Err(problem),
-            Some(Err(problem)) => (problem.status(), Some(problem.detail().to_owned()), None),
-        };
-        html(
-            status,
-            &QueryPage {
-                page: self.page("Query", "query"),
-                root: self.root,
-                query: if query.is_empty() { EXAMPLE } else { query }.to_owned(),
-                error,
-                table,
             },
         )
     }

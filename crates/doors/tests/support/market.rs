@@ -87,6 +87,14 @@ pub struct World {
 
 impl World {
     pub async fn start(settings: marketplace_service::Settings) -> Self {
+        Self::behind(settings, Limits::default()).await
+    }
+
+    /// Behind doors with these limits.
+    pub async fn behind(mut settings: marketplace_service::Settings, limits: Limits) -> Self {
+        if settings.url == marketplace_service::Settings::default().url {
+            "http://m.example.org/".clone_into(&mut settings.url);
+        }
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
         let marketplace = Marketplace::open(store.clone(), settings).await.unwrap();
@@ -98,7 +106,7 @@ impl World {
         let api = Arc::new(FakeCloud::default()) as Arc<dyn CloudApi>;
         let doors = Doors::new(api, accounts(), Settings::default())
             .with_marketplace(marketplace.clone(), Serving::MarketplaceAlone);
-        let server = Server::new(Arc::new(doors), Limits::default(), None);
+        let server = Server::new(Arc::new(doors), limits, None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             running,
@@ -114,8 +122,13 @@ impl World {
     }
 
     pub async fn ask(&self, request: &str, headers: &str, body: &[u8]) -> Reply {
+        self.ask_host("m.example.org", request, headers, body).await
+    }
+
+    /// As if this were its name.
+    pub async fn ask_host(&self, host: &str, request: &str, headers: &str, body: &[u8]) -> Reply {
         let head = format!(
-            "{request} HTTP/1.1\r\nHost: m.example.org\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+            "{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
         );
         let mut received = Vec::new();

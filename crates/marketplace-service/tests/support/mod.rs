@@ -48,6 +48,17 @@ pub fn endorser(name: &str, email: Option<&str>) -> SigningKey {
     .unwrap()
 }
 
+/// The same, with a certificate from 2020 on until a year begins.
+pub fn endorser_until(name: &str, email: &str, year: i32) -> SigningKey {
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = parameters(name, Some(email));
+    parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let certificate = parameters.self_signed(&key).unwrap();
+    let text = format!("{}{}", key.serialize_pem(), certificate.pem());
+    SigningKey::from_pem(&text, None).unwrap()
+}
+
 /// An authority's certificate in PEM, and somebody whom it certified.
 pub fn certified(name: &str, email: &str) -> (String, SigningKey) {
     let key = KeyPair::generate().unwrap();

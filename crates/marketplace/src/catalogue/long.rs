@@ -72,7 +72,8 @@ impl Texts {
     /// Of each record, by its number: whether its text has the word.
     pub(super) fn with(&self, word: &str) -> Vec<bool> {
         let mut with = vec![false; self.texts.ends.len()];
-        self.texts.find(&Finder::new(word), |found| {
+        // It reads to the end.
+        let _ = self.texts.find(&Finder::new(word), |found| {
             if let Some(place) = with.get_mut(found) {
                 *place = true;
             }
@@ -119,7 +120,11 @@ impl Pieces {
     }
 
     /// Calls `hit` for each text that has the word, in order, until it has enough.
-    pub(super) fn find(&self, word: &Finder<'_>, mut hit: impl FnMut(usize) -> ControlFlow<()>) {
+    pub(super) fn find(
+        &self,
+        word: &Finder<'_>,
+        mut hit: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let (mut from, mut place) = (0, 0);
         while let Some(found) = self.all.get(from..).and_then(|rest| word.find(rest)) {
             let at = from + found;
@@ -127,12 +132,11 @@ impl Pieces {
                 place += 1;
             }
             let Some(end) = self.ends.get(place) else {
-                return;
+                break;
             };
-            if hit(place).is_break() {
-                return;
-            }
+            hit(place)?;
             from = *end;
         }
+        ControlFlow::Continue(())
     }
 }

@@ -90,6 +90,24 @@ pub struct Query {
     pub equal: Vec<(Column, String)>,
 }
 
+/// Texts of a query that are looked for, at most: words, and conditions on columns in which nearly every entry has another text.
+pub const TEXTS_AT_MOST: usize = 8;
+/// Conditions of a query on columns in which few values occur often, at most.
+pub const CHOICES_AT_MOST: usize = 8;
+
+/// A query asks for more at once than is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooMuch {
+    /// Too many texts.
+    #[error("{0} words are searched for, and at most {TEXTS_AT_MOST} can be; leave some out")]
+    Texts(usize),
+    /// Too many conditions.
+    #[error(
+        "there are {0} conditions on operating system, version, architecture, endorser and kind, and at most {CHOICES_AT_MOST} can be; leave some out"
+    )]
+    Choices(usize),
+}
+
 /// How pages are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Order {

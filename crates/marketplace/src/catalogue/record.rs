@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Name;
+use super::details::Details;
 use crate::date::UtcTime;
 use crate::entry::Entry;
 use crate::identifier::ImageIdentifier;
@@ -54,6 +55,9 @@ pub struct Record {
     pub description: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locations: Vec<String>,
+    /// What only queries ask for; `None`: it was taken before that was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Details>,
 }
 
 impl Record {
@@ -83,6 +87,7 @@ impl Record {
             tag: metadata.tag.clone(),
             description: metadata.description.clone(),
             locations: metadata.locations.clone(),
+            details: Some(Details::of(metadata)),
         }
     }
 

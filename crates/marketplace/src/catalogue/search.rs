@@ -5,13 +5,11 @@ use std::sync::Arc;
 use memchr::memmem::Finder;
 
 use super::columns::{Column, Facts};
-use super::query::{Order, Place, Query, Status};
+use super::query::{CHOICES_AT_MOST, Order, Place, Query, Status, TEXTS_AT_MOST, TooMuch};
 use super::record::Record;
 use super::{Catalogue, Number, values};
 use crate::date::UtcTime;
 
-/// Words of a query beyond these are not looked for.
-const WORDS_AT_MOST: usize = 16;
 /// With fewer records left than this part of all, a word is looked for in each of them rather than in the text of all.
 const FEW: usize = 32;
 /// More records than these are counted along the order of all rather than sorted.
@@ -30,7 +28,9 @@ pub struct Found {
 
 impl Catalogue {
     /// A page of at most `limit` entries, from number `offset` on. Entries without an end are never found.
-    #[must_use]
+    ///
+    /// # Errors
+    /// If the query asks for more at once than is answered: [`TEXTS_AT_MOST`], [`CHOICES_AT_MOST`].
     pub fn search(
         &self,
         query: &Query,
@@ -38,24 +38,25 @@ impl Catalogue {
         offset: usize,
         limit: usize,
         now: UtcTime,
-    ) -> Found {
+    ) -> Result<Found, TooMuch> {
+        let parts = Parts::of(query)?;
         let now = now.unix_seconds();
         let of_status = self
             .facts
             .iter()
             .filter(|facts| facts.is_newest && listed(facts, query.status, now))
             .count();
-        let numbers = self.matching(query, now);
+        let numbers = self.matching(query, &parts, now);
         let matching = numbers.len();
         let page = self.page(&numbers, order, offset, limit);
-        Found {
+        Ok(Found {
             of_status,
             matching,
             page,
-        }
+        })
     }
 
-    fn matching(&self, query: &Query, now: i64) -> Vec<Number> {
+    fn matching(&self, query: &Query, parts: &Parts, now: i64) -> Vec<Number> {
         let created = query.created.map(UtcTime::unix_seconds);
         let from = query.endorsed.from.map(UtcTime::unix_seconds);
         let to = query.endorsed.to.map(UtcTime::unix_seconds);
@@ -81,23 +82,15 @@ impl Catalogue {
         if let Some(tag) = &query.tag {
             self.keep(&mut numbers, |record| record.tag.as_ref() == Some(tag));
         }
-        for (column, text) in &query.equal {
-            self.keep_column(&mut numbers, *column, &text.to_lowercase(), true);
+        // What is decided by few values first, then what is compared, then what is read for.
+        self.keep_choices(&mut numbers, &parts.choices);
+        for (column, text) in &parts.equal {
+            self.keep_equal(&mut numbers, *column, text);
         }
-        for (column, word) in query.within.iter().take(WORDS_AT_MOST) {
-            self.keep_column(&mut numbers, *column, &word.to_lowercase(), false);
+        for (column, text) in &parts.within {
+            self.keep_within(&mut numbers, *column, text);
         }
-        let words = query.words.iter().filter(|word| !word.is_empty());
-        let mut words: Vec<_> = words
-            .take(WORDS_AT_MOST)
-            .map(|word| word.to_lowercase())
-            .collect();
-        // Long ones are the rare ones.
-        words.sort_by_key(|word| std::cmp::Reverse(word.len()));
-        words.dedup();
-        for word in words {
-            self.keep_word(&mut numbers, &word);
-        }
+        self.keep_words(&mut numbers, &parts.words);
         numbers
     }
 
@@ -130,57 +123,102 @@ impl Catalogue {
         numbers.retain(|number| self.record(*number).is_some_and(|record| wanted(record)));
     }
 
-    /// Leaves the records whose column is this text, or has it in it.
-    fn keep_column(&self, numbers: &mut Vec<Number>, column: Column, text: &str, is_whole: bool) {
-        if let Some(few) = self.values.of(column) {
-            let wanted = few.wanted(|value| {
-                if is_whole {
-                    value == text
+    /// Leaves the records for which all these conditions hold.
+    fn keep_choices(&self, numbers: &mut Vec<Number>, choices: &[Choice]) {
+        if choices.is_empty() {
+            return;
+        }
+        // Of each column: which of its values are wanted.
+        let mut wanted: Vec<(usize, Vec<bool>)> = Vec::new();
+        for choice in choices {
+            let (Some(few), Some(place)) =
+                (self.values.of(choice.column), values::place(choice.column))
+            else {
+                continue;
+            };
+            let finder = Finder::new(&choice.text);
+            let holds = few.wanted(|value| {
+                if choice.is_whole {
+                    value == choice.text
                 } else {
-                    value.contains(text)
+                    finder.find(value.as_bytes()).is_some()
                 }
             });
-            let place = values::place(column).unwrap_or(usize::MAX);
-            numbers.retain(|number| {
-                let value = self.facts(*number).and_then(|facts| facts.has.get(place));
-                value
-                    .and_then(|value| wanted.get(usize::try_from(*value).ok()?))
-                    .is_some_and(|wanted| *wanted)
-            });
-        } else if let Some(texts) = self.long.of(column) {
-            if is_whole {
-                // Of several locations any.
-                numbers.retain(|number| {
-                    let mut lines = texts.text(*number).split(|byte| *byte == b'\n');
-                    lines.any(|line| line == text.as_bytes())
-                });
-            } else if numbers.len() < self.records.len() / FEW {
-                let finder = Finder::new(text);
-                numbers.retain(|number| finder.find(texts.text(*number)).is_some());
-            } else {
-                let with = texts.with(text);
-                numbers.retain(|number| {
-                    let place = usize::try_from(*number).unwrap_or(usize::MAX);
-                    with.get(place).is_some_and(|with| *with)
-                });
+            match wanted.iter_mut().find(|(other, _)| *other == place) {
+                Some((_, before)) => {
+                    for (before, holds) in before.iter_mut().zip(holds) {
+                        *before &= holds;
+                    }
+                }
+                None => wanted.push((place, holds)),
             }
+        }
+        numbers.retain(|number| {
+            self.facts(*number).is_some_and(|facts| {
+                wanted.iter().all(|(place, wanted)| {
+                    let value = facts.has.get(*place);
+                    value
+                        .and_then(|value| wanted.get(usize::try_from(*value).ok()?))
+                        .is_some_and(|wanted| *wanted)
+                })
+            })
+        });
+    }
+
+    /// Leaves the records whose column, one with many values, is this text; of several locations any.
+    fn keep_equal(&self, numbers: &mut Vec<Number>, column: Column, text: &str) {
+        let Some(texts) = self.long.of(column) else {
+            return;
+        };
+        let text = text.as_bytes();
+        numbers.retain(|number| {
+            let whole = texts.text(*number);
+            whole == text
+                || (column == Column::Location
+                    && whole.len() > text.len()
+                    && whole.split(|byte| *byte == b'\n').any(|line| line == text))
+        });
+    }
+
+    /// Leaves the records whose column, one with many values, has this text in it.
+    fn keep_within(&self, numbers: &mut Vec<Number>, column: Column, text: &str) {
+        let Some(texts) = self.long.of(column) else {
+            return;
+        };
+        if numbers.len() < self.records.len() / FEW {
+            let finder = Finder::new(text);
+            numbers.retain(|number| finder.find(texts.text(*number)).is_some());
+        } else {
+            let with = texts.with(text);
+            numbers.retain(|number| {
+                let place = usize::try_from(*number).unwrap_or(usize::MAX);
+                with.get(place).is_some_and(|with| *with)
+            });
         }
     }
 
-    fn keep_word(&self, numbers: &mut Vec<Number>, word: &str) {
-        let is_word = !word.contains(char::is_whitespace);
-        if is_word && numbers.len() >= self.records.len() / FEW {
-            self.words.keep(numbers, word, self.records.len());
-            return;
+    /// Leaves the records of which for each word any column has it in it.
+    fn keep_words(&self, numbers: &mut Vec<Number>, words: &[String]) {
+        let (words, phrases): (Vec<_>, Vec<_>) = words
+            .iter()
+            .partition(|word| !word.contains(char::is_whitespace));
+        let words: Vec<_> = words.into_iter().map(Finder::new).collect();
+        let left = self.words.keep(numbers, &words, self.records.len() / FEW);
+        for finder in left
+            .iter()
+            .cloned()
+            .chain(phrases.into_iter().map(Finder::new))
+        {
+            numbers.retain(|number| {
+                let mut long = self.long.all();
+                let has = self.facts(*number).map(|facts| &facts.has);
+                let mut few = self.values.all().zip(has.into_iter().flatten());
+                few.any(|(few, value)| {
+                    let text = few.text(*value);
+                    text.is_some_and(|text| finder.find(text.as_bytes()).is_some())
+                }) || long.any(|texts| finder.find(texts.text(*number)).is_some())
+            });
         }
-        let finder = Finder::new(word);
-        numbers.retain(|number| {
-            let mut long = self.long.all();
-            let has = self.facts(*number).map(|facts| &facts.has);
-            let mut few = self.values.all().zip(has.into_iter().flatten());
-            few.any(|(few, value)| few.text(*value).is_some_and(|text| text.contains(word)))
-                || long.any(|texts| finder.find(texts.text(*number)).is_some())
-        });
     }
 
     /// `numbers` rise.
@@ -241,6 +279,68 @@ impl Catalogue {
             Some(texts) => texts.text(number),
             None => few().unwrap_or_default(),
         }
+    }
+}
+
+/// What a query looks for, in lower case.
+struct Parts {
+    choices: Vec<Choice>,
+    /// On columns with many values.
+    equal: Vec<(Column, String)>,
+    within: Vec<(Column, String)>,
+    words: Vec<String>,
+}
+
+/// A condition on a column with few values.
+struct Choice {
+    column: Column,
+    text: String,
+    /// It is the text, and doesn't only have it in it.
+    is_whole: bool,
+}
+
+impl Parts {
+    fn of(query: &Query) -> Result<Self, TooMuch> {
+        let (mut choices, mut equal, mut within) = (Vec::new(), Vec::new(), Vec::new());
+        for (given, is_whole) in [(&query.equal, true), (&query.within, false)] {
+            for (column, text) in given {
+                let (column, text) = (*column, text.to_lowercase());
+                if values::place(column).is_some() {
+                    choices.push(Choice {
+                        column,
+                        text,
+                        is_whole,
+                    });
+                } else if is_whole {
+                    equal.push((column, text));
+                } else {
+                    within.push((column, text));
+                }
+            }
+        }
+        let words = query.words.iter().filter(|word| !word.is_empty());
+        let mut words: Vec<_> = words.map(|word| word.to_lowercase()).collect();
+        let texts = equal.len() + within.len() + words.len();
+        if texts > TEXTS_AT_MOST {
+            return Err(TooMuch::Texts(texts));
+        }
+        if choices.len() > CHOICES_AT_MOST {
+            return Err(TooMuch::Choices(choices.len()));
+        }
+        // Long ones are the rare ones, and tell what their parts would.
+        words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+        let mut needed: Vec<String> = Vec::with_capacity(words.len());
+        for word in words {
+            if !needed.iter().any(|other| other.contains(&word)) {
+                needed.push(word);
+            }
+        }
+        Ok(Self {
+            choices,
+            equal,
+            within,
+            words: needed,
+        })
     }
 }
 
@@ -312,11 +412,14 @@ mod tests {
             tag: Some("base".to_owned()),
             description: Some(format!("image number {image}")),
             locations: vec![format!("https://images.example.org/{image}.img.gz")],
+            details: None,
         }
     }
 
     fn titles(catalogue: &Catalogue, query: &Query) -> Vec<String> {
-        let found = catalogue.search(query, Order::default(), 0, 100, now());
+        let found = catalogue
+            .search(query, Order::default(), 0, 100, now())
+            .unwrap();
         found
             .page
             .iter()
@@ -403,6 +506,39 @@ mod tests {
         );
     }
 
+    #[test]
+    fn more_than_can_be_looked_for_at_once_is_refused_and_not_left_out() {
+        let catalogue = Catalogue::new();
+        let asked = |query: &Query| {
+            let found = catalogue.search(query, Order::default(), 0, 1, now());
+            found
+                .map(|found| found.matching)
+                .map_err(|error| error.to_string())
+        };
+        let texts = |words: usize| Query {
+            words: (0..words).map(|word| word.to_string()).collect(),
+            within: vec![(Column::Title, "a".to_owned())],
+            equal: vec![(Column::Location, "b".to_owned())],
+            ..Query::default()
+        };
+        assert_eq!(asked(&texts(6)), Ok(0));
+        let refused = asked(&texts(7)).unwrap_err();
+        assert!(
+            refused.contains("9 words") && refused.contains("at most 8"),
+            "{refused}"
+        );
+        let choices = |many: usize| Query {
+            equal: vec![(Column::Os, "debian".to_owned()); many],
+            ..Query::default()
+        };
+        assert_eq!(asked(&choices(8)), Ok(0));
+        let refused = asked(&choices(9)).unwrap_err();
+        assert!(
+            refused.contains("9 conditions") && refused.contains("at most 8"),
+            "{refused}"
+        );
+    }
+
     proptest! {
         /// Pages of any size in any order are the parts of the whole list, which holds what a plain filter finds.
         #[test]
@@ -412,7 +548,7 @@ mod tests {
             descending: bool,
             limit in 1..7_usize,
             status in 0..4_u8,
-            word in prop::sample::select(vec!["", "mar", "1", "b@x", "zzz"]),
+            words in prop::collection::vec(prop::sample::select(vec!["", "mar", "1", "b@x", "zzz", "03-1", "2030", "img", "title"]), 0..4),
         ) {
             let mut catalogue = Catalogue::new();
             let mut plain = BTreeMap::new();
@@ -438,15 +574,15 @@ mod tests {
                     Status::Expired => record.deprecated.is_none() && !record.is_valid(now()),
                     Status::Deprecated => record.deprecated.is_some(),
                     Status::Any => true,
-                } && Column::ALL.iter().any(|column| {
+                } && words.iter().all(|word| Column::ALL.iter().any(|column| {
                     column.text(record).unwrap_or_default().to_lowercase().contains(word)
-                })
+                }))
             };
             let mut expected: Vec<_> = plain.values().filter(|record| holds(record)).map(Record::path).collect();
             expected.sort();
-            let query = Query { status, words: vec![word.to_owned()], endorsed: Span::default(), ..Query::default() };
+            let query = Query { status, words: words.iter().map(|word| (*word).to_owned()).collect(), endorsed: Span::default(), ..Query::default() };
             let order = Order { column, descending };
-            let whole = catalogue.search(&query, order, 0, 1000, now());
+            let whole = catalogue.search(&query, order, 0, 1000, now()).unwrap();
             let paths = |page: &[Arc<Record>]| page.iter().map(|record| record.path()).collect::<Vec<_>>();
             let mut sorted = paths(&whole.page);
             sorted.sort();
@@ -456,7 +592,7 @@ mod tests {
             prop_assert!(keys.is_sorted_by(|a, b| if descending { a >= b } else { a <= b }), "{keys:?}");
             let mut joined = Vec::new();
             for offset in (0..whole.matching).step_by(limit) {
-                joined.extend(paths(&catalogue.search(&query, order, offset, limit, now()).page));
+                joined.extend(paths(&catalogue.search(&query, order, offset, limit, now()).unwrap().page));
             }
             prop_assert_eq!(joined, paths(&whole.page));
         }

@@ -357,9 +357,12 @@ impl StorageController {
         origin.endorser = Some(found.entry.endorsement().email.clone());
         origin.version = metadata.version.as_ref().map(cut);
         origin.entry = String::from_utf8(found.entry.document().to_vec()).ok();
+        let buses = Some(metadata.disks_buses.join(",")).filter(|buses| !buses.is_empty());
         let described = [
             ("os", &metadata.os),
             ("os-version", &metadata.os_version),
+            ("os-arch", &metadata.os_arch),
+            ("disks-bus", &buses),
             ("version", &metadata.version),
         ];
         let properties = described

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use super::gpg::Keyring;
 use super::marketplaces::folder;
+use super::seen::Seen;
 use super::web::{Got, Web, plain};
 use super::{CatalogueKind, CatalogueSettings, LookupError, checksums, simplestreams};
 use crate::import::Fetcher;
@@ -73,6 +74,7 @@ struct Inner {
     web: Web,
     fetcher: Fetcher,
     keyring: Option<Keyring>,
+    seen: Seen,
     /// Held while the index is fetched: those who come meanwhile wait for the same one.
     loaded: Mutex<Loaded>,
 }
@@ -101,7 +103,9 @@ impl Catalogue {
                 settings.url
             ));
         }
+        let seen = Seen::new(settings.remembered.clone());
         Ok(Self(Arc::new(Inner {
+            seen,
             settings,
             root,
             web,
@@ -303,19 +307,20 @@ impl Catalogue {
             .page_if_any(&format!("{stem}.sjson"), most + MAX_SIGNATURE_BYTES)
             .await?
         {
-            return keyring
-                .open(message, most)
-                .await
-                .map_err(|error| format!("{stem}.sjson: {error}"));
+            let opened = keyring.open(message, most).await;
+            let wrong = |error: String| format!("{stem}.sjson: {error}");
+            let (text, time) = opened.map_err(wrong)?;
+            self.0.seen.note(stem, time).map_err(wrong)?;
+            return Ok(text);
         }
         let text = self.page(&json, most).await?;
         let signature = self
             .page(&format!("{json}.gpg"), MAX_SIGNATURE_BYTES)
             .await?;
-        keyring
-            .check(text.clone(), signature)
-            .await
-            .map_err(|error| format!("{json}: {error}"))?;
+        let checked = keyring.check(text.clone(), signature).await;
+        let wrong = |error: String| format!("{json}: {error}");
+        let time = checked.map_err(wrong)?;
+        self.0.seen.note(stem, time).map_err(wrong)?;
         Ok(text)
     }
 
@@ -337,10 +342,10 @@ impl Catalogue {
                 let signature = signature.ok_or_else(|| {
                     format!("{name} has no signature ({name}.sign, .gpg or .asc)")
                 })?;
-                keyring
-                    .check(text.clone(), signature)
-                    .await
-                    .map_err(|error| format!("{name}: {error}"))?;
+                let checked = keyring.check(text.clone(), signature).await;
+                let wrong = |error: String| format!("{name}: {error}");
+                let time = checked.map_err(wrong)?;
+                self.0.seen.note(name, time).map_err(wrong)?;
             }
             return checksums::read(&text, &self.0.settings.architecture)
                 .map_err(|error| format!("{name}: {error}"));

@@ -74,29 +74,30 @@ impl Keyring {
         })
     }
 
-    /// The text in a clear-signed message.
+    /// The text in a clear-signed message, and when it was signed, in seconds since 1970.
     ///
     /// # Errors
     /// Why the signature doesn't count.
-    pub(super) async fn open(&self, message: Bytes, most: usize) -> Result<Bytes, String> {
-        self.run(vec![message], most).await.map(Bytes::from)
+    pub(super) async fn open(&self, message: Bytes, most: usize) -> Result<(Bytes, i64), String> {
+        let (text, time) = self.run(vec![message], most).await?;
+        Ok((text.into(), time))
     }
 
-    /// Checks a detached signature.
+    /// Checks a detached signature; returns when it was made, in seconds since 1970.
     ///
     /// # Errors
     /// Why it doesn't count.
-    pub(super) async fn check(&self, text: Bytes, signature: Bytes) -> Result<(), String> {
-        self.run(vec![signature, text], 0).await.map(|_| ())
+    pub(super) async fn check(&self, text: Bytes, signature: Bytes) -> Result<i64, String> {
+        Ok(self.run(vec![signature, text], 0).await?.1)
     }
 
-    async fn run(&self, inputs: Vec<Bytes>, most: usize) -> Result<Vec<u8>, String> {
+    async fn run(&self, inputs: Vec<Bytes>, most: usize) -> Result<(Vec<u8>, i64), String> {
         let this = self.clone();
         let work = tokio::task::spawn_blocking(move || this.run_now(&inputs, most));
         work.await.map_err(|error| error.to_string())?
     }
 
-    fn run_now(&self, inputs: &[Bytes], most: usize) -> Result<Vec<u8>, String> {
+    fn run_now(&self, inputs: &[Bytes], most: usize) -> Result<(Vec<u8>, i64), String> {
         let keys = in_memory("keys", &self.keys)?;
         let files: Vec<File> = inputs
             .iter()
@@ -147,8 +148,19 @@ impl Keyring {
         if done.stdout.len() > most {
             return Err(format!("the signed text has more than {most} bytes"));
         }
-        Ok(done.stdout)
+        let time = signed_at(&status).ok_or("when it was signed isn't told")?;
+        Ok((done.stdout, time))
     }
+}
+
+/// When the signatures that count were made; of several the newest. `VALIDSIG <fingerprint> <date> <seconds> …` (GnuPG, doc/DETAILS).
+fn signed_at(status: &str) -> Option<i64> {
+    let lines = status.lines();
+    let times = lines.filter_map(|line| {
+        let said = line.strip_prefix("[GNUPG:] VALIDSIG ")?;
+        said.split(' ').nth(2)?.parse().ok()
+    });
+    times.max()
 }
 
 /// A file that exists in memory only, and goes with its descriptor.

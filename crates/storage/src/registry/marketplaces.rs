@@ -336,7 +336,7 @@ impl Seen {
 
 /// Whether an entry counts as its endorser's at all, whatever it says of the image.
 fn is_of_somebody(policy: &Policy, entry: &Entry, now: UtcTime) -> Result<(), Refusal> {
-    policy.trusts(entry)?;
+    policy.trusts(entry, now)?;
     if entry.uses_sha1() && !policy.accepts_sha1 {
         return Err(Refusal::Sha1(entry.endorsement().email.clone()));
     }

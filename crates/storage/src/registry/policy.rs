@@ -3,20 +3,20 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use marketplace::policy::{Authority, Policy};
+use marketplace::policy::Policy;
 
-use super::LookupError;
+use super::{AuthoritiesSource, LookupError};
 
 /// Nobody has longer lists.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Where the rules of the site are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PolicySource {
     /// StratusLab's policy file; none: everything that is valid.
     pub file: Option<PathBuf>,
-    /// PEM file with the authorities of which one must have issued an endorser's certificate; none: any.
-    pub authorities: Option<PathBuf>,
+    /// The authorities of which one must have issued an endorser's certificate; none: any.
+    pub authorities: Option<AuthoritiesSource>,
     /// Whether signatures that stand on SHA-1 count.
     pub accepts_sha1: bool,
     /// Whether an address that only the endorser claims counts on a white list.
@@ -36,7 +36,7 @@ impl Default for PolicySource {
 }
 
 impl PolicySource {
-    /// The rules as they are now. Blocks on two small files.
+    /// The rules as they are now. Blocks on files.
     ///
     /// # Errors
     /// [`LookupError::Unavailable`]: without its policy a site accepts nothing.
@@ -47,9 +47,9 @@ impl PolicySource {
                 Policy::from_file_text(&text(path)?).map_err(|error| unusable(path, &error))?
             }
         };
-        if let Some(path) = &self.authorities {
-            policy.authorities =
-                Authority::from_pem(&text(path)?).map_err(|error| unusable(path, &error))?;
+        if let Some(source) = &self.authorities {
+            let read = source.read();
+            policy.authorities = read.map_err(|error| unusable(source.path(), &error))?;
         }
         policy.accepts_sha1 = self.accepts_sha1;
         policy.accepts_uncertified_email = self.accepts_uncertified_email;

@@ -109,6 +109,15 @@ fn gpgv() -> PathBuf {
 }
 
 fn catalogue(address: &str, kind: CatalogueKind, keys: &Path) -> Catalogue {
+    remembering(address, kind, keys, None)
+}
+
+fn remembering(
+    address: &str,
+    kind: CatalogueKind,
+    keys: &Path,
+    remembered: Option<PathBuf>,
+) -> Catalogue {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let settings = CatalogueSettings {
         name: "cat".to_owned(),
@@ -116,6 +125,7 @@ fn catalogue(address: &str, kind: CatalogueKind, keys: &Path) -> Catalogue {
         kind,
         architecture: "amd64".to_owned(),
         refresh: Duration::ZERO,
+        remembered,
     };
     let reach = Reach {
         allowed: vec!["127.0.0.0/8".parse().expect("a block")],
@@ -310,6 +320,57 @@ async fn an_index_that_was_altered_or_signed_by_another_is_not_believed() {
     );
     let known = catalogue(&address, CatalogueKind::SimpleStreams, &signer.keys(true));
     assert_eq!(known.products().await.expect("products").len(), 1);
+}
+
+/// Rightly signed, and yesterday's: whoever serves it hides what was mended since.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_older_than_the_one_seen_last_is_not_believed() {
+    let Some(signer) = Signer::new("Index <index@example.org>", "1d") else {
+        return;
+    };
+    let site = Site::default();
+    let server = site.serve().await;
+    let (keys, folder) = (signer.keys(false), tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join("catalogues/cat");
+    let open = |kind| remembering(base(&server), kind, &keys, Some(file.clone()));
+    let sums = format!("{}  a-amd64.qcow2\n", "ab".repeat(32)).into_bytes();
+    let signed = || {
+        let parts = [signer.clear(&index()), signer.clear(&products(b"x"))];
+        (parts, signer.detached(&sums))
+    };
+    let seconds = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("a time").as_secs()
+    };
+    let (old, old_sums) = signed();
+    let signed_at = seconds();
+    while seconds() <= signed_at {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (new, new_sums) = signed();
+    let serve = |[index, products]: [Vec<u8>; 2], signature: Vec<u8>| {
+        site.put("/streams/v1/index.sjson", whole(index));
+        site.put("/streams/v1/p.sjson", whole(products));
+        site.put("/SHA256SUMS", whole(sums.clone()));
+        site.put("/SHA256SUMS.sign", whole(signature));
+    };
+    for kind in [CatalogueKind::SimpleStreams, CatalogueKind::Checksums] {
+        serve(old.clone(), old_sums.clone());
+        open(kind).products().await.expect("the first is believed");
+        serve(new.clone(), new_sums.clone());
+        let known = open(kind);
+        known.products().await.expect("a newer one, too");
+        serve(old.clone(), old_sums.clone());
+        // What is known goes on; after a restart nothing is.
+        assert!(known.products().await.is_ok());
+        let refused = open(kind).products().await.expect_err("an older one");
+        assert!(
+            refused.to_string().contains("older than the one seen last"),
+            "{refused}"
+        );
+        serve(new.clone(), new_sums.clone());
+        open(kind).products().await.expect("the newer one again");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
