@@ -206,7 +206,12 @@ impl Accounts {
         if let Some(identity) = self.recognise(login, password) {
             return Ok(identity);
         }
-        if let Some(wait) = self.attempts.wait(login, address, Instant::now()) {
+        // All names of one account count as one.
+        let account = self.source.find(login);
+        let account = account
+            .as_ref()
+            .map_or(login, |user| user.username.as_ref());
+        if let Some(wait) = self.attempts.wait(account, address, Instant::now()) {
             return Err(LoginError::Blocked(wait));
         }
         let turn = self
@@ -218,7 +223,7 @@ impl Accounts {
         if let Some(identity) = self.recognise(login, password) {
             return Ok(identity);
         }
-        if let Some(wait) = self.attempts.wait(login, address, Instant::now()) {
+        if let Some(wait) = self.attempts.wait(account, address, Instant::now()) {
             return Err(LoginError::Blocked(wait));
         }
         let begun = Instant::now();
@@ -250,7 +255,7 @@ impl Accounts {
         .await
         .map_err(|_| LoginError::Busy)?;
         if let Some(user) = local.filter(|_| right) {
-            self.attempts.succeeded(login, address);
+            self.attempts.succeeded(account, address, Instant::now());
             let user = match stronger {
                 Some(hash) => self.upgraded(user, login, hash).await,
                 None => user,
@@ -264,7 +269,7 @@ impl Accounts {
             .await
         {
             Ok(Some((user, lifetime))) => {
-                self.attempts.succeeded(login, address);
+                self.attempts.succeeded(account, address, Instant::now());
                 let key = self.recent.key(&user, password, methods.revision);
                 let identity = Identity::of(&user).by(Method::Directory);
                 return Ok(self.recent.insert(key, user, identity, Some(lifetime)));
@@ -275,7 +280,7 @@ impl Accounts {
                 LoginError::Unsure
             }
         };
-        self.attempts.failed(login, address, Instant::now());
+        self.attempts.failed(account, address, Instant::now());
         let left = self.refused_after.saturating_sub(begun.elapsed());
         tokio::time::sleep(left).await;
         Err(refusal)
