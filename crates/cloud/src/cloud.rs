@@ -19,6 +19,7 @@ use crate::{
     numbers::Numbers,
     people::{Pace, PeopleSettings},
     quota::Quotas,
+    standing::Bells,
     watch::Watches,
 };
 
@@ -70,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    /// Who is woken when a right may have ended.
+    pub(crate) bells: Bells,
     pub(crate) pace: Pace,
     pub(crate) tables: Tables,
     /// The ways to log in, as they were when they were last asked for.
@@ -127,6 +130,7 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            bells: Bells::default(),
             pace: Pace::new(std::time::Duration::from_secs(3600)),
             tables: Tables::default(),
             methods: Mutex::default(),

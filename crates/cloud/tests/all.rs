@@ -21,6 +21,7 @@ mod quotas_hold_whoever_counts;
 mod rights_reach_no_further_than_they_were_given;
 mod services_are_configured_by_documents;
 mod several_resources_are_one_system;
+mod streams_end_with_the_right_to_them;
 mod support;
 mod the_cloud_says_how_well_it_is;
 mod tokens_are_what_programs_log_in_with;

@@ -239,6 +239,29 @@ impl Documents {
         all.dedup_by(|a, b| a.id() == b.id());
         all
     }
+
+    /// As [`readable`](Self::readable), at most `limit` of those whose ids come after `after`.
+    #[must_use]
+    pub fn readable_after<R: OfType>(
+        &self,
+        user: Option<&str>,
+        roles: &[String],
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<Cached<R>>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let view = self.view::<R>();
+        if roles.iter().any(|role| role == cimi::common::ADMIN_ROLE) {
+            return view.page(start, Direction::Forward, limit);
+        }
+        let page =
+            |term: &String| view.page_by_index(READERS, term, start, Direction::Forward, limit);
+        let mut all: Vec<_> = reader_terms(user, roles).iter().flat_map(page).collect();
+        all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        all.dedup_by(|a, b| a.id() == b.id());
+        all.truncate(limit);
+        all
+    }
 }
 
 /// The terms under which a reader finds documents.
