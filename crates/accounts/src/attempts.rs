@@ -83,6 +83,16 @@ impl Attempts {
         }
     }
 
+    /// Whether there was a success of this account at this address lately.
+    pub(crate) fn is_trusted(&self, account: &str, address: Option<IpAddr>, now: Instant) -> bool {
+        self.trusts(self.keys(account, address).pair, now)
+    }
+
+    fn trusts(&self, pair: u64, now: Instant) -> bool {
+        let trusted = self.trusted.lock().get(&pair).copied();
+        trusted.is_some_and(|since| now.saturating_duration_since(since) <= TRUSTED_FOR)
+    }
+
     /// How long who says to be this account (or this name, if there is none) has to wait at this address; `None`: not at
     /// all.
     pub(crate) fn wait(
@@ -92,9 +102,7 @@ impl Attempts {
         now: Instant,
     ) -> Option<Duration> {
         let keys = self.keys(account, address);
-        let trusted = self.trusted.lock().get(&keys.pair).copied();
-        let is_trusted =
-            trusted.is_some_and(|since| now.saturating_duration_since(since) <= TRUSTED_FOR);
+        let is_trusted = self.trusts(keys.pair, now);
         let failures = self.failures.lock();
         let wait = |key: u64| {
             let until = failures.get(&key)?.blocked_until;

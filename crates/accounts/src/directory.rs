@@ -105,6 +105,19 @@ impl Accounts {
         self.confirmed(user).await
     }
 
+    /// Whether the directory, if one is configured, has a user of this name. For who would take the name here: directory users
+    /// have no account before they log in.
+    ///
+    /// # Errors
+    /// If it can't be asked: then nobody knows.
+    pub async fn has_in_directory(&self, login: &str) -> Result<bool, DirectoryError> {
+        let methods = self.methods();
+        let Some((ldap, directory)) = methods.ldap.as_ref().zip(self.directory.as_ref()) else {
+            return Ok(false);
+        };
+        Ok(directory.by_login(ldap, login).await?.is_some())
+    }
+
     /// Whether the way in which somebody has shown who they are is still one, and the directory, if they are of one, still
     /// has them. For what goes on long after that; what is in documents is seen by whoever follows these.
     pub async fn still_takes(&self, identity: &Identity) -> bool {

@@ -7,8 +7,9 @@ use cimi::{
     resources::{
         Address, AddressTemplate, Credential, CredentialTemplate, Event, Group, Host, Image, Job,
         Machine, MachineConfiguration, MachineRecord, MachineTemplate, MailLink, Network,
-        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, System,
-        SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
+        OrganisationMember, Registration, Resource, ServiceConfiguration, ServiceMessage, Session,
+        System, SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage,
+        VolumeTemplate,
     },
 };
 use store::{
@@ -18,7 +19,7 @@ use store::{
 
 use crate::{
     Changes, Doc,
-    doc::{OWNER, READERS, term_of},
+    doc::{KEPT, OWNER, READERS, term_of},
 };
 
 /// A document as it was read, with its revision.
@@ -79,6 +80,7 @@ registry! {
     sessions: Session,
     registrations: Registration,
     mail_links: MailLink,
+    organisation_members: OrganisationMember,
     service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,
@@ -171,6 +173,27 @@ impl Documents {
     pub fn count_owned<R: OfType>(&self, user: &str) -> usize {
         let term = term_of(PrincipalType::User, user);
         self.view::<R>().count_by_index(OWNER, &term)
+    }
+
+    /// The documents of a type that count for a user though they are theirs no more.
+    #[must_use]
+    pub fn kept_for<R: OfType>(&self, user: &str) -> Vec<Arc<Cached<R>>> {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().by_index(KEPT, &term)
+    }
+
+    /// How many these are.
+    #[must_use]
+    pub fn count_kept<R: OfType>(&self, user: &str) -> usize {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().count_by_index(KEPT, &term)
+    }
+
+    /// What they add up to, in a measure of their [weights](Resource::weights).
+    #[must_use]
+    pub fn sum_kept<R: OfType>(&self, user: &str, measure: &str) -> u64 {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().sum_by_index(KEPT, &term, measure)
     }
 
     /// What the documents of a type that belong to a user add up to, in a measure of their

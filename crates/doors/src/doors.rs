@@ -225,7 +225,7 @@ impl Doors {
             &exchange.identity,
             exchange.connection.client(&head.headers),
         );
-        if let Some(entry) = audit::entry(&head, &request_id, who, from, &response) {
+        if let Some(entry) = audit::entry(&head, &request_id, who, from, &response, in_time) {
             self.audit.record(entry).await;
         }
         complete(&mut response, &head.method, &request_id);
