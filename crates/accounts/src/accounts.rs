@@ -28,6 +28,11 @@ use crate::{
     session::Lasting,
 };
 
+/// For how long a slow check has refusals take as long.
+const SLOWEST_COUNTS_FOR: Duration = Duration::from_secs(15 * 60);
+/// Refusals wait no longer for others' sake.
+const SLOWEST_AT_MOST: Duration = Duration::from_secs(10);
+
 /// Where accounts are looked up: the cache of the store, so that a lookup waits for nothing.
 #[async_trait]
 pub trait UserSource: Send + Sync + 'static {
@@ -139,6 +144,7 @@ pub struct Accounts {
     attempts: Attempts,
     hashing: Hashing,
     refused_after: Duration,
+    slowest: Slowest,
     pub(crate) sessions: Lasting,
     pub(crate) directory: Option<Arc<dyn Directory>>,
     pub(crate) confirmed: Confirmed,
@@ -160,6 +166,7 @@ impl Accounts {
             attempts: Attempts::new(),
             hashing,
             refused_after: settings.refused_after,
+            slowest: Slowest::default(),
             sessions: settings.sessions,
             directory: None,
             confirmed: Confirmed::default(),
@@ -206,19 +213,27 @@ impl Accounts {
         if let Some(identity) = self.recognise(login, password) {
             return Ok(identity);
         }
-        if let Some(wait) = self.attempts.wait(login, address, Instant::now()) {
+        // All names of one account count as one.
+        let account = self.source.find(login);
+        let account = account
+            .as_ref()
+            .map_or(login, |user| user.username.as_ref());
+        if let Some(wait) = self.attempts.wait(account, address, Instant::now()) {
             return Err(LoginError::Blocked(wait));
         }
         let turn = self
             .hashing
-            .turn(address)
+            .turn(
+                address,
+                self.attempts.is_trusted(account, address, Instant::now()),
+            )
             .await
             .map_err(|_| LoginError::Busy)?;
         // Another request with the same credentials may have done the work while this one waited.
         if let Some(identity) = self.recognise(login, password) {
             return Ok(identity);
         }
-        if let Some(wait) = self.attempts.wait(login, address, Instant::now()) {
+        if let Some(wait) = self.attempts.wait(account, address, Instant::now()) {
             return Err(LoginError::Blocked(wait));
         }
         let begun = Instant::now();
@@ -250,7 +265,8 @@ impl Accounts {
         .await
         .map_err(|_| LoginError::Busy)?;
         if let Some(user) = local.filter(|_| right) {
-            self.attempts.succeeded(login, address);
+            self.slowest.with(begun.elapsed());
+            self.attempts.succeeded(account, address, Instant::now());
             let user = match stronger {
                 Some(hash) => self.upgraded(user, login, hash).await,
                 None => user,
@@ -264,7 +280,8 @@ impl Accounts {
             .await
         {
             Ok(Some((user, lifetime))) => {
-                self.attempts.succeeded(login, address);
+                self.slowest.with(begun.elapsed());
+                self.attempts.succeeded(account, address, Instant::now());
                 let key = self.recent.key(&user, password, methods.revision);
                 let identity = Identity::of(&user).by(Method::Directory);
                 return Ok(self.recent.insert(key, user, identity, Some(lifetime)));
@@ -275,9 +292,10 @@ impl Accounts {
                 LoginError::Unsure
             }
         };
-        self.attempts.failed(login, address, Instant::now());
-        let left = self.refused_after.saturating_sub(begun.elapsed());
-        tokio::time::sleep(left).await;
+        self.attempts.failed(account, address, Instant::now());
+        let took = begun.elapsed();
+        let due = due(self.refused_after, took.max(self.slowest.with(took)));
+        tokio::time::sleep(due.saturating_sub(took)).await;
         Err(refusal)
     }
 
@@ -332,6 +350,33 @@ impl Accounts {
     /// The account, if it can be used.
     pub(crate) fn usable(&self, login: &str) -> Option<Arc<User>> {
         self.source.find(login).filter(|user| user.enabled)
+    }
+}
+
+/// When a refusal comes: at a multiple of `step`, after what took `took`.
+fn due(step: Duration, took: Duration) -> Duration {
+    let steps = took.as_nanos().div_ceil(step.as_nanos().max(1)).max(1);
+    step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
+}
+
+/// How long the slowest check took of late. A hash of high cost and a directory that is slow to answer take longer than any
+/// floor: nobody is to see by the time of a refusal that there was one to check.
+#[derive(Default)]
+struct Slowest(Mutex<Option<(Duration, Instant)>>);
+
+impl Slowest {
+    /// With one more.
+    fn with(&self, took: Duration) -> Duration {
+        let took = took.min(SLOWEST_AT_MOST);
+        let mut slowest = self.0.lock();
+        let known = slowest.filter(|(_, when)| when.elapsed() < SLOWEST_COUNTS_FOR);
+        match known {
+            Some((known, _)) if known > took => known,
+            _ => {
+                *slowest = Some((took, Instant::now()));
+                took
+            }
+        }
     }
 }
 
@@ -482,34 +527,142 @@ mod tests {
         }
     }
 
+    /// A directory that takes its time, and longer for those it knows.
+    struct Slow;
+
+    #[async_trait]
+    impl Directory for Slow {
+        async fn by_password(
+            &self,
+            ldap: &crate::methods::Ldap,
+            login: &str,
+            _password: &str,
+        ) -> Result<Option<Found>, DirectoryError> {
+            if self.by_login(ldap, login).await?.is_some() {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Ok(None)
+        }
+
+        async fn by_login(
+            &self,
+            _ldap: &crate::methods::Ldap,
+            login: &str,
+        ) -> Result<Option<Found>, DirectoryError> {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok((login == "dora").then(|| Found {
+                login: login.to_owned(),
+                dn: "uid=dora".to_owned(),
+                first_name: None,
+                last_name: None,
+                email: None,
+                roles: Vec::new(),
+            }))
+        }
+
+        async fn by_subject(
+            &self,
+            _ldap: &crate::methods::Ldap,
+            _subject: &DistinguishedName,
+        ) -> Result<Option<Found>, DirectoryError> {
+            Ok(None)
+        }
+    }
+
+    struct WithDirectory(Arc<One>);
+
+    #[async_trait]
+    impl UserSource for WithDirectory {
+        fn find(&self, login: &str) -> Option<Arc<User>> {
+            self.0.find(login)
+        }
+
+        fn methods(&self) -> Arc<Methods> {
+            let configured = serde_json::json!({
+                "localdb": {"password-enabled": true, "cert-enabled": false},
+                "ldap": {
+                    "password-enabled": true, "cert-enabled": false,
+                    "connection": {"host": {"address": "ldap.example.org"}, "ssl?": true},
+                    "user-object-class": "inetOrgPerson", "user-base-dn": "ou=users,o=cloud",
+                    "user-id-attr": "uid", "role-object-class": "groupOfUniqueNames",
+                    "role-base-dn": "ou=groups,o=cloud", "role-member-attr": "uniqueMember",
+                    "role-name-attr": "cn",
+                },
+            });
+            Arc::new(Methods::read(configured.as_object().unwrap(), 1).unwrap())
+        }
+    }
+
+    /// With a hash that costs more than the floor and a directory that takes longer than it, times of refusals differ by what
+    /// the machine does beside, and by nothing that tells of users.
     #[tokio::test]
     async fn all_refusals_take_the_same_time() {
         let source = Arc::new(One(Mutex::new(alice("correct horse"))));
+        let step = Duration::from_millis(250);
         let settings = Settings {
-            refused_after: Duration::from_millis(300),
+            refused_after: step,
             ..QUICK
         };
-        let accounts = Accounts::new(
-            Arc::clone(&source) as Arc<dyn UserSource>,
-            hashing(),
-            settings,
-        );
-        let time = async |login: &str, password: &str| {
-            let begun = Instant::now();
-            let result = accounts.verify(login, password, None).await;
-            assert_eq!(result, Err(LoginError::Wrong), "{login}");
-            begun.elapsed()
+        let with_directory = Arc::new(WithDirectory(Arc::clone(&source)));
+        let accounts =
+            Accounts::new(with_directory, hashing(), settings).with_directory(Arc::new(Slow));
+        let costly = bcrypt::hash("correct horse", 7).unwrap();
+        let times = async || {
+            let mut times = Vec::new();
+            let mut at = 0;
+            for (login, kept, enabled) in [
+                ("alice", Some(costly.clone()), true),
+                ("dora", None, true),
+                ("bob", None, true),
+                (
+                    "alice",
+                    Some(password::hash_blocking("another horse", Cost::NONE).unwrap()),
+                    true,
+                ),
+                ("alice", None, true),
+                ("alice", Some(costly.clone()), false),
+            ] {
+                {
+                    let mut user = source.0.lock();
+                    (user.password, user.enabled) = (kept, enabled);
+                }
+                // From somewhere else each time: nobody has to wait.
+                at += 1;
+                let address = Some(IpAddr::from([192, 0, 2, at]));
+                let begun = Instant::now();
+                let result = accounts.verify(login, "wrong", address).await;
+                assert_eq!(result, Err(LoginError::Wrong), "{login}");
+                times.push(begun.elapsed());
+            }
+            times
         };
-        let mut times = vec![time("bob", "wrong").await, time("alice", "wrong").await];
-        source.0.lock().password = Some(bcrypt::hash("correct horse", 4).unwrap());
-        times.push(time("alice", "wrong").await);
-        source.0.lock().password = None;
-        times.push(time("alice", "wrong").await);
-        source.0.lock().enabled = false;
-        times.push(time("alice", "correct horse").await);
-        for time in times {
-            assert!(time >= Duration::from_millis(300), "{time:?}");
+        // The slowest of these is what all take from then on.
+        times().await;
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            let times = times().await;
+            let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+            assert!(*least >= 3 * step, "{times:?}");
+            if *most - *least < Duration::from_millis(150) {
+                return;
+            }
+            // Or it was the machine.
+            seen.push(times);
         }
+        panic!("{seen:?}");
+    }
+
+    #[test]
+    fn a_refusal_is_due_at_a_multiple() {
+        let ms = Duration::from_millis;
+        assert_eq!(due(ms(500), ms(0)), ms(500));
+        assert_eq!(due(ms(500), ms(500)), ms(500));
+        assert_eq!(due(ms(500), ms(501)), ms(1000));
+        assert_eq!(due(Duration::ZERO, ms(501)).as_millis(), 0);
+        let slowest = Slowest::default();
+        assert_eq!(slowest.with(ms(700)), ms(700));
+        assert_eq!(slowest.with(ms(20)), ms(700));
+        assert_eq!(slowest.with(Duration::from_secs(60)), SLOWEST_AT_MOST);
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! Failed logins: who fails often from one place has to wait, longer each time. So does a place from which very many
-//! fail under whatever names.
+//! fail under whatever names, and, gently, an account at which very many fail from wherever: nobody guesses faster by
+//! having many addresses, and nobody is kept out from where they logged in lately.
 
 use std::{
     collections::HashMap,
@@ -22,6 +23,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const FREE_OF_ADDRESS: u32 = 100;
 /// The longest wait of a whole address, for the same reason.
 const LONGEST_WAIT_OF_ADDRESS: Duration = Duration::from_secs(30);
+/// Failures of one large network of IPv6 (48 bits, what a customer of a provider has at most) that cost nothing.
+const FREE_OF_LARGE_NETWORK: u32 = 400;
+/// Failures of one account from anywhere that cost nothing.
+const FREE_OF_ACCOUNT: u32 = 50;
+/// The longest wait of an account, short: its owner may be somewhere new.
+const LONGEST_WAIT_OF_ACCOUNT: Duration = Duration::from_secs(10);
+/// So long after a success failures elsewhere make nobody wait there.
+const TRUSTED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// After so long without a failure all is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(900);
 /// Addresses, and pairs of user and address, that are watched at once.
@@ -38,6 +47,16 @@ struct Failures {
 pub(crate) struct Attempts {
     hasher: RandomState,
     failures: Mutex<HashMap<u64, Failures>>,
+    /// Pairs of account and network with a success, and when that was.
+    trusted: Mutex<HashMap<u64, Instant>>,
+}
+
+/// What one attempt counts for.
+struct Keys {
+    pair: u64,
+    network: Option<u64>,
+    large_network: Option<u64>,
+    account: u64,
 }
 
 impl Attempts {
@@ -45,49 +64,92 @@ impl Attempts {
         Self {
             hasher: RandomState::new(),
             failures: Mutex::default(),
+            trusted: Mutex::default(),
         }
     }
 
-    fn keys(&self, login: &str, address: Option<IpAddr>) -> (u64, Option<u64>) {
-        let network = address.map(network_of);
-        let of_address = network.map(|network| self.hasher.hash_one(network));
+    fn keys(&self, account: &str, address: Option<IpAddr>) -> Keys {
+        let hash = |kind: u8, what: (&str, Option<IpAddr>)| self.hasher.hash_one((kind, what));
         // Directories have one user for all spellings of a name.
-        let login = login.trim().to_lowercase();
-        (self.hasher.hash_one((login, network)), of_address)
+        let account = account.trim().to_lowercase();
+        let network = address.map(network_of);
+        Keys {
+            pair: hash(0, (&account, network)),
+            network: network.map(|network| hash(1, ("", Some(network)))),
+            large_network: network
+                .and_then(large_network_of)
+                .map(|large| hash(2, ("", Some(large)))),
+            account: hash(3, (&account, None)),
+        }
     }
 
-    /// How long this user has to wait at this address; `None`: not at all.
+    /// Whether there was a success of this account at this address lately.
+    pub(crate) fn is_trusted(&self, account: &str, address: Option<IpAddr>, now: Instant) -> bool {
+        self.trusts(self.keys(account, address).pair, now)
+    }
+
+    fn trusts(&self, pair: u64, now: Instant) -> bool {
+        let trusted = self.trusted.lock().get(&pair).copied();
+        trusted.is_some_and(|since| now.saturating_duration_since(since) <= TRUSTED_FOR)
+    }
+
+    /// How long who says to be this account (or this name, if there is none) has to wait at this address; `None`: not at
+    /// all.
     pub(crate) fn wait(
         &self,
-        login: &str,
+        account: &str,
         address: Option<IpAddr>,
         now: Instant,
     ) -> Option<Duration> {
-        let (pair, of_address) = self.keys(login, address);
+        let keys = self.keys(account, address);
+        let is_trusted = self.trusts(keys.pair, now);
         let failures = self.failures.lock();
-        let wait = |key: &u64| {
-            let until = failures.get(key)?.blocked_until;
+        let wait = |key: u64| {
+            let until = failures.get(&key)?.blocked_until;
             until.checked_duration_since(now).filter(|d| !d.is_zero())
         };
-        wait(&pair).max(of_address.as_ref().and_then(wait))
+        let elsewhere = (!is_trusted).then_some(keys.account);
+        [Some(keys.pair), keys.network, keys.large_network, elsewhere]
+            .into_iter()
+            .filter_map(|key| wait(key?))
+            .max()
     }
 
     /// Counts a failure.
-    pub(crate) fn failed(&self, login: &str, address: Option<IpAddr>, now: Instant) {
-        let (pair, of_address) = self.keys(login, address);
+    pub(crate) fn failed(&self, account: &str, address: Option<IpAddr>, now: Instant) {
+        let keys = self.keys(account, address);
         let mut failures = self.failures.lock();
-        count(&mut failures, pair, now, FREE, LONGEST_WAIT);
-        if let Some(key) = of_address {
-            let (free, longest) = (FREE_OF_ADDRESS, LONGEST_WAIT_OF_ADDRESS);
-            count(&mut failures, key, now, free, longest);
+        count(&mut failures, keys.pair, now, FREE, LONGEST_WAIT);
+        let (free, longest) = (FREE_OF_ACCOUNT, LONGEST_WAIT_OF_ACCOUNT);
+        count(&mut failures, keys.account, now, free, longest);
+        for (key, free) in [
+            (keys.network, FREE_OF_ADDRESS),
+            (keys.large_network, FREE_OF_LARGE_NETWORK),
+        ] {
+            if let Some(key) = key {
+                count(&mut failures, key, now, free, LONGEST_WAIT_OF_ADDRESS);
+            }
         }
     }
 
-    /// Forgets the user's failures after a success. Those of the address stay: who has an account could otherwise
-    /// guess others' for ever.
-    pub(crate) fn succeeded(&self, login: &str, address: Option<IpAddr>) {
-        let (pair, _) = self.keys(login, address);
+    /// Forgets the account's failures here after a success, and lets those elsewhere not count here. Those of the address
+    /// stay: who has an account could otherwise guess others' for ever.
+    pub(crate) fn succeeded(&self, account: &str, address: Option<IpAddr>, now: Instant) {
+        let pair = self.keys(account, address).pair;
         self.failures.lock().remove(&pair);
+        let mut trusted = self.trusted.lock();
+        if trusted.len() >= PAIRS_AT_MOST && !trusted.contains_key(&pair) {
+            keep_later_half(&mut trusted, |since| *since);
+        }
+        trusted.insert(pair, now);
+    }
+}
+
+/// The network of 48 bits that an address of IPv6 is in.
+fn large_network_of(network: IpAddr) -> Option<IpAddr> {
+    match network {
+        IpAddr::V6(v6) => Some(IpAddr::V6((u128::from(v6) >> 80 << 80).into())),
+        IpAddr::V4(_) => None,
     }
 }
 
@@ -123,11 +185,16 @@ fn make_room(failures: &mut HashMap<u64, Failures>, now: Instant) {
     if failures.len() < PAIRS_AT_MOST {
         return;
     }
-    let mut times: Vec<Instant> = failures.values().map(|f| f.last).collect();
+    keep_later_half(failures, |f| f.last);
+}
+
+/// Drops the older half of a table that isn't empty.
+fn keep_later_half<T>(table: &mut HashMap<u64, T>, time: impl Fn(&T) -> Instant) {
+    let mut times: Vec<Instant> = table.values().map(&time).collect();
     let middle = times.len() / 2;
     let (_, median, _) = times.select_nth_unstable(middle);
     let median = *median;
-    failures.retain(|_, f| f.last > median);
+    table.retain(|_, entry| time(entry) > median);
 }
 
 #[cfg(test)]
@@ -154,7 +221,7 @@ mod tests {
         assert_eq!(attempts.wait("a", here, now), Some(LONGEST_WAIT));
         assert_eq!(attempts.wait("a", here, now + LONGEST_WAIT), None);
         assert_eq!(attempts.wait(" A", here, now), Some(LONGEST_WAIT));
-        attempts.succeeded("a", here);
+        attempts.succeeded("a", here, now);
         assert_eq!(attempts.wait("a", here, now), None);
     }
 
@@ -181,13 +248,65 @@ mod tests {
     }
 
     #[test]
+    fn an_account_that_many_addresses_try_has_to_wait_but_where_it_was_lately() {
+        let attempts = Attempts::new();
+        let (home, abroad) = (
+            Some(IpAddr::from([192, 0, 2, 1])),
+            Some(IpAddr::from([192, 0, 2, 2])),
+        );
+        let now = Instant::now();
+        attempts.succeeded("a", home, now);
+        let elsewhere = |n: u32| Some(IpAddr::from(0x0a00_0000_u32.wrapping_add(n).to_be_bytes()));
+        for n in 1..FREE_OF_ACCOUNT {
+            attempts.failed("a", elsewhere(n), now);
+        }
+        assert_eq!(attempts.wait("a", abroad, now), None);
+        attempts.failed("A ", elsewhere(0), now);
+        assert_eq!(attempts.wait("a", abroad, now), Some(FIRST_WAIT));
+        assert_eq!(attempts.wait("a", home, now), None);
+        assert_eq!(attempts.wait("b", abroad, now), None);
+        for n in 100..120 {
+            attempts.failed("a", elsewhere(n), now);
+        }
+        let wait = attempts.wait("a", abroad, now);
+        assert_eq!(wait, Some(LONGEST_WAIT_OF_ACCOUNT), "and no longer");
+        assert_eq!(attempts.wait("a", home, now), None);
+        // Failures where it was lately count there as everywhere.
+        for _ in 0..FREE {
+            attempts.failed("a", home, now);
+        }
+        assert_eq!(attempts.wait("a", home, now), Some(FIRST_WAIT));
+    }
+
+    #[test]
+    fn networks_of_one_customer_wait_together() {
+        let attempts = Attempts::new();
+        let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let now = Instant::now();
+        for n in 0..FREE_OF_LARGE_NETWORK {
+            let new = address("2001:db8:1:ffff::1");
+            assert_eq!(attempts.wait("new", new, now), None);
+            attempts.failed(
+                &n.to_string(),
+                address(&format!("2001:db8:1:{n:x}::1")),
+                now,
+            );
+        }
+        let wait = |text| attempts.wait("new", address(text), now);
+        assert_eq!(wait("2001:db8:1:ffff::1"), Some(FIRST_WAIT));
+        assert_eq!(wait("2001:db8:2::1"), None);
+    }
+
+    #[test]
     fn the_table_is_bounded() {
         let attempts = Attempts::new();
         let now = Instant::now();
         for n in 0..3 * PAIRS_AT_MOST {
             let later = now + Duration::from_micros(n as u64);
             attempts.failed(&n.to_string(), None, later);
+            attempts.succeeded(&n.to_string(), None, later);
         }
+        assert!(attempts.trusted.lock().len() <= PAIRS_AT_MOST);
         assert!(attempts.failures.lock().len() <= PAIRS_AT_MOST);
     }
 }

@@ -53,11 +53,20 @@ impl Shown {
 
 type Verdict = Arc<Result<Holder, Refusal>>;
 
+/// What was said of a chain.
+#[derive(Clone)]
+struct Said {
+    verdict: Verdict,
+    /// Who was believed then: a verdict by others counts for nothing.
+    by: Arc<Authorities>,
+    until: Instant,
+}
+
 /// Whom to believe, and what was said of chains a short while ago.
 #[derive(Default)]
 pub(crate) struct Trust {
     authorities: RwLock<Arc<Authorities>>,
-    verdicts: Mutex<HashMap<[u8; 32], (Verdict, Instant)>>,
+    verdicts: Mutex<HashMap<[u8; 32], Said>>,
 }
 
 impl Accounts {
@@ -144,13 +153,15 @@ impl Accounts {
     }
 
     async fn verdict(&self, shown: &Shown) -> Result<Verdict, LoginError> {
-        let known = self.trust.verdicts.lock().get(&shown.digest).cloned();
-        if let Some((verdict, until)) = known
-            && Instant::now() < until
-        {
-            return Ok(verdict);
-        }
         let authorities = Arc::clone(&self.trust.authorities.read());
+        let known = self.trust.verdicts.lock().get(&shown.digest).cloned();
+        if let Some(said) = known
+            && Arc::ptr_eq(&said.by, &authorities)
+            && Instant::now() < said.until
+        {
+            return Ok(said.verdict);
+        }
+        let by = Arc::clone(&authorities);
         let chain = shown.chain.clone();
         let now = UnixTime::now();
         let verify = move || Arc::new(authorities.verify(&chain, now));
@@ -169,7 +180,11 @@ impl Accounts {
         }
         verdicts.insert(
             shown.digest,
-            (Arc::clone(&verdict), Instant::now() + lifetime),
+            Said {
+                verdict: Arc::clone(&verdict),
+                by,
+                until: Instant::now() + lifetime,
+            },
         );
         Ok(verdict)
     }

@@ -11,7 +11,7 @@ use cimi::{dn::DistinguishedName, resources::User};
 use parking_lot::Mutex;
 use ring::digest;
 
-use crate::{Accounts, methods::Ldap, oidc};
+use crate::{Accounts, Identity, Method, methods::Ldap, oidc};
 
 /// What users of a directory say of where they are from.
 pub const SOURCE: &str = "ldap";
@@ -103,6 +103,33 @@ impl Accounts {
     pub async fn current(&self, username: &str) -> Option<Arc<User>> {
         let user = self.usable(username)?;
         self.confirmed(user).await
+    }
+
+    /// Whether the directory, if one is configured, has a user of this name. For who would take the name here: directory users
+    /// have no account before they log in.
+    ///
+    /// # Errors
+    /// If it can't be asked: then nobody knows.
+    pub async fn has_in_directory(&self, login: &str) -> Result<bool, DirectoryError> {
+        let methods = self.methods();
+        let Some((ldap, directory)) = methods.ldap.as_ref().zip(self.directory.as_ref()) else {
+            return Ok(false);
+        };
+        Ok(directory.by_login(ldap, login).await?.is_some())
+    }
+
+    /// Whether the way in which somebody has shown who they are is still one, and the directory, if they are of one, still
+    /// has them. For what goes on long after that; what is in documents is seen by whoever follows these.
+    pub async fn still_takes(&self, identity: &Identity) -> bool {
+        let methods = self.methods();
+        let takes = match identity.method {
+            Method::Password => methods.localdb.password_enabled || identity.is_admin(),
+            Method::Directory => methods.ldap.as_ref().is_some_and(|l| l.password_enabled),
+            Method::Certificate | Method::Proxy => methods.take_certificates(),
+            Method::Voms => return methods.voms.enabled,
+            Method::Token | Method::Session => true,
+        };
+        takes && (identity.generation.is_none() || self.current(&identity.user).await.is_some())
     }
 
     /// The user as the directory has it now, if it is one of a directory. Who comes from a provider is nobody as long as

@@ -2,7 +2,8 @@
 //!
 //! All of it goes through one [`Hashing`]: logins and new passwords together never keep more than some processors
 //! busy, and what comes from one address waits for each other first, so that somebody who sends thousands only makes
-//! that address wait.
+//! that address wait. Many addresses make each other wait, but not who was right where they are now: of all others no more
+//! wait with them for a processor than there are.
 
 use std::{
     collections::HashMap,
@@ -49,6 +50,8 @@ struct Inner {
     cost: Cost,
     patience: Duration,
     all: Arc<Semaphore>,
+    /// Of these, those of whom nothing good is known.
+    strangers: Arc<Semaphore>,
     /// Only those that somebody uses or waits for are alive.
     by_address: Mutex<HashMap<Option<IpAddr>, Weak<Semaphore>>>,
 }
@@ -56,6 +59,7 @@ struct Inner {
 /// A turn; over when dropped.
 pub(crate) struct Turn {
     _of_all: OwnedSemaphorePermit,
+    _of_strangers: Option<OwnedSemaphorePermit>,
     _of_address: OwnedSemaphorePermit,
 }
 
@@ -77,6 +81,7 @@ impl Hashing {
             cost,
             patience,
             all: Arc::new(Semaphore::new(at_once.max(1))),
+            strangers: Arc::new(Semaphore::new(at_once.max(1))),
             by_address: Mutex::default(),
         }))
     }
@@ -97,14 +102,25 @@ impl Hashing {
         self.0.cost
     }
 
-    /// Waits for a turn for somebody at `address`.
-    pub(crate) async fn turn(&self, address: Option<IpAddr>) -> Result<Turn, HashError> {
+    /// Waits for a turn for somebody at `address`, who is trusted if they were right there before.
+    pub(crate) async fn turn(
+        &self,
+        address: Option<IpAddr>,
+        is_trusted: bool,
+    ) -> Result<Turn, HashError> {
         let of_address = self.of_address(address.map(network_of));
         let wait = async {
             let of_address = of_address.acquire_owned().await.ok()?;
+            let strangers = Arc::clone(&self.0.strangers);
+            let of_strangers = if is_trusted {
+                None
+            } else {
+                Some(strangers.acquire_owned().await.ok()?)
+            };
             let of_all = Arc::clone(&self.0.all).acquire_owned().await.ok()?;
             Some(Turn {
                 _of_all: of_all,
+                _of_strangers: of_strangers,
                 _of_address: of_address,
             })
         };
@@ -125,7 +141,7 @@ impl Hashing {
         address: Option<IpAddr>,
     ) -> Result<String, HashError> {
         password::check_policy(&password)?;
-        let turn = self.turn(address).await?;
+        let turn = self.turn(address, false).await?;
         let cost = self.0.cost;
         let hashed = spawn_blocking(move || {
             let hashed = password::hash_blocking(&password, cost);
@@ -147,7 +163,7 @@ impl Hashing {
         }
         let plain = entry.credential.plain().unwrap_or_default();
         let password = String::from_utf8_lossy(plain).into_owned();
-        let (turn, cost) = (self.turn(None).await?, self.0.cost);
+        let (turn, cost) = (self.turn(None, false).await?, self.0.cost);
         let hashed = spawn_blocking(move || {
             let hash = cost.hash_blocking(&password);
             drop(turn);
@@ -186,12 +202,15 @@ mod tests {
         let hashing = Hashing::new(Cost::NONE, 3, Duration::from_millis(200));
         let address = |last| Some(IpAddr::from([192, 0, 2, last]));
         let held = [
-            hashing.turn(address(1)).await.unwrap(),
-            hashing.turn(address(1)).await.unwrap(),
+            hashing.turn(address(1), false).await.unwrap(),
+            hashing.turn(address(1), false).await.unwrap(),
         ];
-        assert_eq!(hashing.turn(address(1)).await.err(), Some(HashError::Busy));
+        assert_eq!(
+            hashing.turn(address(1), false).await.err(),
+            Some(HashError::Busy)
+        );
         // Others still have their turn, and new passwords are rationed like logins.
-        let other = hashing.turn(address(2)).await.unwrap();
+        let other = hashing.turn(address(2), false).await.unwrap();
         let refused = hashing.hash("correct horse".to_owned(), address(3)).await;
         assert_eq!(refused, Err(HashError::Busy));
         drop(other);
@@ -199,7 +218,7 @@ mod tests {
         let stored = passwords::Stored::hash(&hashed.unwrap()).unwrap();
         assert!(stored.verify_blocking("correct horse"));
         drop(held);
-        assert!(hashing.turn(address(1)).await.is_ok());
+        assert!(hashing.turn(address(1), false).await.is_ok());
     }
 
     #[test]
@@ -207,5 +226,42 @@ mod tests {
         let network = |text: &str| network_of(text.parse().unwrap()).to_string();
         assert_eq!(network("2001:db8:1:2:3::4"), "2001:db8:1:2::");
         assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
+    }
+
+    #[tokio::test]
+    async fn who_was_right_before_waits_for_no_crowd_of_strangers() {
+        let hashing = Hashing::new(Cost::NONE, 1, Duration::from_secs(60));
+        let at = |n: u8| Some(IpAddr::from([192, 0, 2, n]));
+        let first = hashing.turn(at(0), false).await.unwrap();
+        let mut crowd = tokio::task::JoinSet::new();
+        for n in 1..100 {
+            let hashing = hashing.clone();
+            crowd.spawn(async move { hashing.turn(at(n), false).await.map(|_| ()) });
+        }
+        // They are in the queue, all but one of them in that of strangers.
+        while hashing.0.by_address.lock().len() < 100 {
+            tokio::task::yield_now().await;
+        }
+        let known = tokio::spawn({
+            let hashing = hashing.clone();
+            async move { hashing.turn(at(200), true).await.unwrap() }
+        });
+        while hashing.0.by_address.lock().len() < 101 {
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        let turn = timeout(Duration::from_secs(60), known)
+            .await
+            .unwrap()
+            .unwrap();
+        // At most the one stranger who waited for a processor came before.
+        assert!(
+            hashing.0.strangers.available_permits() == 0,
+            "strangers wait still"
+        );
+        drop(turn);
+        while let Some(done) = crowd.join_next().await {
+            done.unwrap().unwrap();
+        }
     }
 }

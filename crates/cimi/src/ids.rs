@@ -129,6 +129,8 @@ resource_id!(/// A registration; the part after the slash is the user name asked
     RegistrationId, "Registration");
 resource_id!(/// What a letter lets somebody do once.
     MailLinkId, "MailLink");
+resource_id!(/// A member of a virtual organisation; the part after the slash is a digest of both names.
+    OrganisationMemberId, "OrganisationMember");
 resource_id!(/// A Group; the part after the slash is its name.
     GroupId, "Group");
 resource_id!(/// A ServiceConfiguration; the part after the slash is `<service>` or `<service>.<instance>`.

@@ -32,6 +32,7 @@ pub use common::{Acl, AclRule, Common, Operation, PrincipalType, Ref, Right};
 pub use email::{EmailAddress, NoEmailAddress};
 pub use ids::{
     AddressId, CredentialId, EventId, GroupId, HostId, ImageId, JobId, MachineId, MailLinkId,
-    NetworkId, RegistrationId, ServiceConfigurationId, SessionId, TokenId, UserId, VmId, VolumeId,
+    NetworkId, OrganisationMemberId, RegistrationId, ServiceConfigurationId, SessionId, TokenId,
+    UserId, VmId, VolumeId,
 };
 pub use timestamp::Timestamp;

@@ -9,6 +9,7 @@ mod image_origin;
 mod job;
 mod machine;
 mod network;
+mod organisation;
 mod people;
 mod quota;
 mod saving;
@@ -28,9 +29,10 @@ pub use image_origin::{ImageOrigin, OnDemand};
 pub use job::{Event, EventOutcome, EventSeverity, Job, JobGoal, JobState};
 pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,
-    MachineRecord, Nic, Placement,
+    MachineRecord, Nic, Placement, local_bytes,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use organisation::OrganisationMember;
 pub use people::{MailLink, Purpose, PurposeKind, Registration, RegistrationState, Session};
 pub use quota::{Most, Quota};
 pub use saving::{Announcement, Capture, Save};
@@ -56,6 +58,8 @@ pub mod weight {
     pub const MEMORY_KIB: &str = "memory";
     /// Size in bytes.
     pub const BYTES: &str = "bytes";
+    /// Size in bytes of disks that live and die with a machine.
+    pub const LOCAL_BYTES: &str = "localBytes";
 }
 
 /// What every stored document offers to code that treats them alike.
@@ -82,6 +86,11 @@ pub trait Resource:
     /// What it adds to sums over all resources of one owner: pairs of a measure and an amount.
     fn weights(&self, add: &mut dyn FnMut(&'static str, u64)) {
         let _ = add;
+    }
+
+    /// The user for whom it goes on counting though it is theirs no more.
+    fn kept_for(&self) -> Option<&str> {
+        None
     }
 
     /// What somebody uses by it, as long as it is as it is.

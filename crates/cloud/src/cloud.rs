@@ -11,6 +11,7 @@ use documents::{Documents, DocumentsError};
 use parking_lot::Mutex;
 use placement::Policy;
 use store::{MAX_TRANSACTION_BYTES, TransactionError};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     CloudError, HostServices, ImageIntake, NetworkSettings, OpContext, PerUser, Result,
@@ -19,8 +20,12 @@ use crate::{
     numbers::Numbers,
     people::{Pace, PeopleSettings},
     quota::Quotas,
+    standing::Bells,
     watch::Watches,
 };
+
+/// How long the end waits for what goes on.
+const ENDS_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A machine type that the cloud offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +75,11 @@ pub(crate) struct Inner {
     pub(crate) intake: Arc<dyn ImageIntake>,
     pub(crate) started: Timestamp,
     pub(crate) watches: Watches,
+    /// Who is woken when a right may have ended.
+    pub(crate) bells: Bells,
     pub(crate) pace: Pace,
+    /// What goes on though nobody waits for it.
+    pub(crate) background: TaskTracker,
     pub(crate) tables: Tables,
     /// The ways to log in, as they were when they were last asked for.
     pub(crate) methods: Mutex<Arc<Methods>>,
@@ -127,6 +136,8 @@ impl Cloud {
             intake,
             started,
             watches: Watches::default(),
+            bells: Bells::default(),
+            background: TaskTracker::new(),
             pace: Pace::new(std::time::Duration::from_secs(3600)),
             tables: Tables::default(),
             methods: Mutex::default(),
@@ -134,6 +145,18 @@ impl Cloud {
         cloud.seed_machine_types().await?;
         cloud.seed_networks().await?;
         Ok(cloud)
+    }
+
+    /// Waits for what goes on though nobody waits for it, for a while; nothing else may be asked of this cloud then.
+    pub async fn finish(&self) {
+        self.0.background.close();
+        let ended = tokio::time::timeout(ENDS_WITHIN, self.0.background.wait()).await;
+        if ended.is_err() {
+            tracing::warn!(
+                tasks = self.0.background.len(),
+                "letters that were asked for are not sent: their askers have to ask again"
+            );
+        }
     }
 
     /// All documents, for reading.

@@ -149,6 +149,19 @@ impl Cloud {
         // What stays here is refused all the same: a token is older than who has the name later.
         forget(documents, documents.owned::<cimi::resources::Token>(user)).await;
         forget(documents, documents.owned::<cimi::resources::Session>(user)).await;
+        // What was kept of theirs doesn't count for who has the name later.
+        for image in documents.kept_for::<cimi::resources::VolumeImage>(user) {
+            documents
+                .update(image.id(), |image: &mut cimi::resources::VolumeImage| {
+                    image.kept_for = None;
+                    Ok::<bool, crate::CloudError>(true)
+                })
+                .await?;
+        }
+        if let Some(organisation) = user.strip_prefix(accounts::certified::ORGANISATION) {
+            let members = &documents.organisation_members;
+            forget(documents, members.by_index("organisation", organisation)).await;
+        }
         for record in documents.owned::<cimi::resources::MachineRecord>(user) {
             documents
                 .update(

@@ -46,6 +46,7 @@ mod resolve;
 mod service_configuration;
 mod service_message;
 mod services;
+mod standing;
 mod system;
 #[cfg(feature = "testing")]
 pub mod testing;

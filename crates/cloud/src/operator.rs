@@ -1,12 +1,13 @@
 //! What an operator asks: is my cloud well, what is there, what should not be there.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cimi::{
     MachineId, Right, Timestamp,
-    resources::{EventSeverity, ImageState, VolumeState},
+    resources::{EventSeverity, ImageState, Resource as _, VolumeState},
 };
 use documents::Documents;
+use futures::{StreamExt as _, future};
 use serde_json::{Value, json};
 use store::cache::Following;
 
@@ -51,7 +52,7 @@ fn caches(documents: &Documents) -> Check {
 }
 
 impl Cloud {
-    /// The serial console of a machine of the caller.
+    /// The serial console of a machine of the caller. Followed, it ends with the caller's right to it.
     ///
     /// # Errors
     /// Those of lookup, and of reaching the host.
@@ -64,7 +65,36 @@ impl Cloud {
         // The console may show secrets of the guest: seeing the machine is not enough.
         let machine = self.find_machine(context, id, Right::Modify)?;
         let id: MachineId = machine.document.id.clone();
-        self.0.hosts.console(&id, range).await
+        let follows = range.follow;
+        let console = self.0.hosts.console(&id, range).await?;
+        if !follows {
+            return Ok(console);
+        }
+        // As long as the same request would be granted.
+        let standing = Arc::new(self.standing(context, Some(id.local())));
+        let documents = self.0.documents.clone();
+        let may = {
+            let standing = Arc::clone(&standing);
+            move || {
+                let machine = documents.machines.get(id.local());
+                let right = machine.map(|machine| standing.context().right_on(machine.acl()));
+                // What is said of a machine that is gone is told to its end.
+                standing.counts() && right.is_none_or(|right| right >= Some(Right::Modify))
+            }
+        };
+        let ended = {
+            let may = may.clone();
+            async move {
+                while may() {
+                    standing.changed().await;
+                }
+            }
+        };
+        let content = console.content.take_while(move |_| future::ready(may()));
+        Ok(Console {
+            content: Box::pin(content.take_until(ended)),
+            ..console
+        })
     }
 
     /// How well the cloud is. Answers from memory and never waits for what it reports on.

@@ -9,6 +9,7 @@ mod clerk;
 mod measure;
 mod rooms;
 mod show;
+mod together;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,13 +17,16 @@ use std::{
     time::Instant,
 };
 
-use cimi::resources::{Group, Most};
-use documents::{Cached, Changes, Documents, DocumentsError, OfType};
+use cimi::resources::Most;
+use documents::{Changes, Documents, DocumentsError, OfType};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::clerk::{Clerks, Counted, Mark};
 pub use self::measure::PerUser;
+use self::{
+    clerk::{Clerks, Counted, Mark},
+    together::Together,
+};
 pub(crate) use self::{measure::Measure, show::used_by};
 use crate::{Cloud, CloudError, OpContext, Result, access, context};
 
@@ -139,13 +143,10 @@ impl Drop for Leaving {
     }
 }
 
-/// A group that bounds something, and the names of its members.
-type Bounding = (Arc<Cached<Group>>, Vec<Arc<str>>);
-
-/// What bounds somebody: their own quota, and that of each of their groups with its members.
+/// What bounds somebody: their own quota, and that of those with whom they are bounded together.
 enum Bounds {
     None,
-    Of(Vec<Bounding>),
+    Of(Vec<Together>),
 }
 
 /// Why there is no room.
@@ -182,23 +183,33 @@ impl Quotas {
         let user = Arc::<str>::from(user);
         loop {
             context::in_time(deadline)?;
-            let bounds = if is_bounded {
-                Bounds::Of(bounding_groups(documents, &user))
-            } else {
-                Bounds::None
+            let bounding = || {
+                if is_bounded {
+                    together::bounding(documents, &user)
+                } else {
+                    Vec::new()
+                }
             };
+            let counted: Vec<Counted> = bounding().iter().map(Together::counted).collect();
             let mut marks = vec![
                 quotas
                     .clerks
                     .mark(documents, Counted::User(Arc::clone(&user)))
                     .await?,
             ];
-            if let Bounds::Of(groups) = &bounds {
-                for (group, _) in groups {
-                    let whose = Counted::Group(group.groupname.as_str().into());
-                    marks.push(quotas.clerks.mark(documents, whose).await?);
-                }
+            for whose in &counted {
+                marks.push(quotas.clerks.mark(documents, whose.clone()).await?);
             }
+            // Anew, now that nobody else adds to it: there may be members whom another daemon has let make something.
+            let all = bounding();
+            if !all.iter().map(Together::counted).eq(counted) {
+                continue;
+            }
+            let bounds = if is_bounded {
+                Bounds::Of(all)
+            } else {
+                Bounds::None
+            };
             // Before anything is counted, so that no ring is missed.
             let settled = quotas.settled.notified();
             tokio::pin!(settled);
@@ -233,7 +244,7 @@ impl Quotas {
                 "User/{user} is being removed"
             ))));
         }
-        if let Bounds::Of(groups) = bounds {
+        if let Bounds::Of(all) = bounds {
             let account = documents.users.get(user);
             let account = account.as_ref().map(|read| &read.document.0);
             for &(measure, amount) in amounts.iter().filter(|(_, amount)| *amount > 0) {
@@ -241,15 +252,16 @@ impl Quotas {
                 let used = measure.used(documents, user);
                 let under_way = coming.amount(user, measure);
                 room(measure, most, used, under_way, amount, None)?;
-                for (group, members) in groups {
-                    let most = measure.most_of_group(group);
+                for together in all {
+                    let most = together.most(measure, &self.0.per_user);
                     if most == Most::Unbounded {
                         continue;
                     }
+                    let members = &together.members;
                     let used = members.iter().map(|user| measure.used(documents, user));
                     let under_way = members.iter().map(|user| coming.amount(user, measure));
                     let (used, under_way) = (used.sum(), under_way.sum());
-                    room(measure, most, used, under_way, amount, Some(group))?;
+                    room(measure, most, used, under_way, amount, Some(together))?;
                 }
             }
         }
@@ -275,6 +287,7 @@ impl Cloud {
         amounts: &[(Measure, u64)],
     ) -> Result<Place> {
         let user = access::require_user(context)?.to_owned();
+        self.note_member(context).await?;
         self.place_of(context, &user, amounts).await
     }
 
@@ -342,22 +355,6 @@ impl Cloud {
     }
 }
 
-/// The groups of somebody that bound anything, with their members. Linear in the number of members.
-fn bounding_groups(documents: &Documents, user: &str) -> Vec<Bounding> {
-    let Some(account) = documents.users.get(user) else {
-        return Vec::new();
-    };
-    let groups = account.roles.iter().filter_map(|role| {
-        let group = documents.groups.get(role)?;
-        if group.quota.is_empty() {
-            return None;
-        }
-        let members = crate::group::members(documents, &group.groupname);
-        Some((group, members.into_iter().map(Arc::from).collect()))
-    });
-    groups.collect()
-}
-
 /// Whether `wanted` more than what is there, and what is on its way, is not too much.
 fn room(
     measure: Measure,
@@ -365,7 +362,7 @@ fn room(
     used: u64,
     under_way: u64,
     wanted: u64,
-    group: Option<&Group>,
+    together: Option<&Together>,
 ) -> std::result::Result<(), NoRoom> {
     let Most::AtMost(most) = most else {
         return Ok(());
@@ -378,9 +375,7 @@ fn room(
         return Err(NoRoom::Perhaps);
     }
     let name = measure.name();
-    let whose = group.map_or_else(String::new, |group| {
-        format!(" of the group {}", group.groupname)
-    });
+    let whose = together.map_or_else(String::new, |all| format!(" of {}", all.name()));
     let (used, wanted) = (measure.shown(used), measure.shown(wanted));
     let remedy = measure.remedy();
     Err(NoRoom::Never(CloudError::Exhausted(format!(

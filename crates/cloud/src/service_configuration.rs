@@ -22,6 +22,15 @@ use crate::{
 /// What the name of a member ends in that holds a secret, if it is a text.
 const SECRET: [&str; 5] = ["password", "secret", "passphrase", "token", "private-key"];
 
+/// Refuses to say how people log in to who has not shown a password or certificate: who asks a directory of their own for
+/// the roles of users is an administrator, too.
+fn require_proof(context: &OpContext, configuration: &ServiceConfiguration) -> Result<()> {
+    if configuration.service != "authn" {
+        return Ok(());
+    }
+    access::require_password(context, "say how people log in")
+}
+
 impl Cloud {
     /// Makes a configuration.
     ///
@@ -54,6 +63,7 @@ impl Cloud {
                 _ => configuration.edit(name, Some(value))?,
             }
         }
+        require_proof(context, &configuration)?;
         check(&configuration)?;
         let documents = &self.0.documents;
         match documents.changes().create(&configuration).commit().await {
@@ -88,6 +98,7 @@ impl Cloud {
         let edit = |configuration: &mut ServiceConfiguration| {
             context.in_time()?;
             access::require(context, configuration, Right::Modify)?;
+            require_proof(context, configuration)?;
             access::keep_owner(context, &configuration.common.acl, &changes)?;
             let mut changed = false;
             if changes.get(FURTHER) == Some(&None) {

@@ -79,6 +79,9 @@ impl Cloud {
                 _ => user.edit(name, Some(value))?,
             }
         }
+        if is_administrator(&user) {
+            access::require_password(context, "make administrators")?;
+        }
         catalogue::check_size(&user)?;
         loop {
             context.in_time()?;
@@ -425,10 +428,43 @@ const ENDS_SESSIONS: [&str; 4] = ["password", "roles", "enabled", "altnames"];
 /// What users may change of themselves.
 const OWN: [&str; 4] = ["password", "email", "first-name", "last-name"];
 
+/// What opens an account, or has it opened by a letter.
+const OPENS: [&str; 3] = ["password", "altnames", "email"];
+
+fn is_administrator(user: &User) -> bool {
+    user.roles.iter().any(|role| role == ADMIN_ROLE)
+}
+
+/// Refuses to make administrators, and to change what opens an administrator's account or the caller's own, to who has not
+/// shown a password or certificate: whoever finds a token of an administrator could otherwise keep what its revocation ends.
+fn require_proof(
+    context: &OpContext,
+    user: &User,
+    changes: &[(&str, Option<&Value>)],
+) -> Result<()> {
+    let is_own = context.user() == Some(user.username.as_str());
+    let opens = |(name, _): &(&str, _)| OPENS.contains(name);
+    if (is_own || is_administrator(user)) && changes.iter().any(opens) {
+        access::require_password(context, "change what opens an administrator's account")?;
+    }
+    let makes = |(name, value): &(&str, Option<&Value>)| match *name {
+        "roles" => {
+            let roles = value.and_then(Value::as_array).into_iter().flatten();
+            !is_administrator(user) && roles.into_iter().any(|role| role == ADMIN_ROLE)
+        }
+        "enabled" => is_administrator(user) && value.and_then(Value::as_bool) == Some(true),
+        _ => false,
+    };
+    if changes.iter().any(makes) {
+        access::require_password(context, "make administrators")?;
+    }
+    Ok(())
+}
+
 /// Refuses what users who aren't administrators may not change: everything but their own password, names and address.
 fn permit(context: &OpContext, user: &User, changes: &[(&str, Option<&Value>)]) -> Result<()> {
     if context.is_admin() {
-        return Ok(());
+        return require_proof(context, user, changes);
     }
     if context.user() != Some(user.username.as_str()) {
         return Err(CloudError::Forbidden(format!(

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use cimi::{
-    Acl, Ref, Right, Timestamp,
+    Acl, PrincipalType, Ref, Right, Timestamp,
     ids::VolumeImageId,
     model::Kind,
     resources::{
@@ -18,7 +18,9 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access,
     catalogue::{self, Public, object},
     cloud::{set_public, visibility},
-    jobs, resolve,
+    jobs,
+    quota::Measure,
+    resolve,
 };
 
 /// Most images that a volume stands on, one on the other; QEMU opens all of them.
@@ -54,6 +56,7 @@ impl Cloud {
                 size_bytes: volume.size_bytes,
                 bootable: volume.bootable,
                 deleted: false,
+                kept_for: None,
                 base: None,
                 files: Vec::new(),
                 used_since: None,
@@ -80,7 +83,11 @@ impl Cloud {
                 now,
             );
             let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
-            let written = self.write_one_within::<VolumeImage>(context, |changes| {
+            let amounts = [
+                (Measure::VolumeImages, 1),
+                (Measure::VolumeImageSpace, image.size_bytes.0),
+            ];
+            let written = self.write_within(context, &amounts, |changes| {
                 let changes = changes.replace(&volume, captured.clone());
                 changes.create(&image).create(&job).create(&event)
             });
@@ -136,7 +143,11 @@ impl Cloud {
                     now,
                 ));
             } else {
-                // For its owner it is gone.
+                // For its owner it is gone, but for what it takes.
+                let owner = &image.common.acl.owner;
+                if owner.kind == PrincipalType::User {
+                    image.kept_for = Some(owner.principal.clone());
+                }
                 image.common.acl = Acl::owned_by_admin();
                 image.reason = Some(format!(
                     "kept for {users} volumes and images that stand on it"

@@ -3,7 +3,7 @@
 //! One follower a type ([`hub`]) looks at the cache's changes, remembers what each document was before, and tells all who
 //! watch. Each of these sees what its caller may see, by the access control list of that moment: what can't be seen any
 //! more is told as removed, what never could be isn't told at all. Nothing is kept for a watcher but its place: who is too
-//! slow for the last changes begins anew.
+//! slow for the last changes begins anew. A watch ends when what its caller has shown counts no more, or for other rights.
 
 mod hub;
 
@@ -16,12 +16,16 @@ use parking_lot::Mutex;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use self::hub::{Batch, Hub, Place, Snapshot};
-use crate::{Cloud, CloudError, OpContext, Result, View, access, front::by_kind};
+use crate::{
+    Cloud, CloudError, OpContext, Result, View, access, front::by_kind, standing::Standing,
+};
 
 /// Watches of one user at once.
 const OF_ONE_USER: usize = 16;
 /// Watches at once.
 const OF_ALL: usize = 1_024;
+/// Members that are read at once where all are told.
+const PAGE: usize = 256;
 
 /// From where on to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ pub enum Watched {
     UpTo(u64),
 }
 
-/// What a watch tells, as it happens. Ends with the cloud only.
+/// What a watch tells, as it happens. Ends with the cloud, and with what the caller's rights rest on.
 pub type Watching = Pin<Box<dyn Stream<Item = Watched> + Send>>;
 
 /// All watches of a cloud.
@@ -88,12 +92,13 @@ impl Cloud {
         let (place, receiver) = hub.join();
         let mut watcher = Watcher {
             documents: self.0.documents.clone(),
-            context: context.clone(),
+            standing: self.standing(context, None),
             filter,
             hub,
             receiver,
             told: place.revision,
             waiting: VecDeque::new(),
+            rest: None,
             _counted: counted,
         };
         watcher.begin(since, &place);
@@ -160,14 +165,24 @@ impl Drop for Counted {
 /// One who watches.
 struct Watcher {
     documents: Documents,
-    context: OpContext,
+    standing: Standing,
     filter: Option<Filter>,
     hub: Arc<Hub>,
     receiver: Receiver<Arc<Batch>>,
     /// All up to here has been told, or waits to be.
     told: u64,
     waiting: VecDeque<Watched>,
+    /// Members that are still to be told of, if not all are.
+    rest: Option<Rest>,
     _counted: Counted,
+}
+
+/// What remains to be told of all there is.
+struct Rest {
+    /// Up to this member it was told.
+    after: Option<Arc<str>>,
+    /// When that began.
+    revision: u64,
 }
 
 impl Watcher {
@@ -198,9 +213,21 @@ impl Watcher {
     fn everything(&mut self, revision: u64) {
         self.waiting.clear();
         self.waiting.push_back(Watched::Reset);
-        let all = self.hub.readable(&self.documents, &self.context);
-        for snapshot in all {
-            if let Some(view) = self.seen(&*snapshot) {
+        self.told = revision;
+        self.rest = Some(Rest {
+            after: None,
+            revision,
+        });
+    }
+
+    /// Has the next members wait to be told, a page of them: nobody's memory holds all. What changes meanwhile is told after
+    /// the last one, be it told already or not.
+    fn next_page(&mut self, rest: Rest) {
+        let after = rest.after.as_deref();
+        let context = self.standing.context();
+        let page = self.hub.readable(&self.documents, context, after, PAGE);
+        for snapshot in &page {
+            if let Some(view) = self.seen(&**snapshot) {
                 let told = Watched::Changed {
                     now: view,
                     before: None,
@@ -208,8 +235,15 @@ impl Watcher {
                 self.waiting.push_back(told);
             }
         }
-        self.told = revision;
-        self.waiting.push_back(Watched::UpTo(revision));
+        match page.last() {
+            Some(last) if page.len() >= PAGE => {
+                self.rest = Some(Rest {
+                    after: Some(last.id()),
+                    ..rest
+                });
+            }
+            _ => self.waiting.push_back(Watched::UpTo(rest.revision)),
+        }
     }
 
     fn tell(&mut self, batch: &Batch) {
@@ -233,10 +267,11 @@ impl Watcher {
 
     /// A document, if the caller may see it and asked for such.
     fn seen(&self, snapshot: &dyn Snapshot) -> Option<View> {
-        if self.context.right_on(snapshot.acl()) < Some(Right::View) {
+        let context = self.standing.context();
+        if context.right_on(snapshot.acl()) < Some(Right::View) {
             return None;
         }
-        let view = snapshot.view(&self.documents, &self.context);
+        let view = snapshot.view(&self.documents, context);
         let wanted = self
             .filter
             .as_ref()
@@ -246,10 +281,21 @@ impl Watcher {
 
     async fn next(&mut self) -> Option<Watched> {
         loop {
+            if !self.standing.counts() {
+                return None;
+            }
             if let Some(watched) = self.waiting.pop_front() {
                 return Some(watched);
             }
-            match self.receiver.recv().await {
+            if let Some(rest) = self.rest.take() {
+                self.next_page(rest);
+                continue;
+            }
+            let received = tokio::select! {
+                received = self.receiver.recv() => received,
+                () = self.standing.changed() => continue,
+            };
+            match received {
                 Ok(batch) => self.tell(&batch),
                 Err(RecvError::Lagged(_)) => {
                     let (place, receiver) = self.hub.join();

@@ -12,6 +12,9 @@ pub(crate) const READERS: &str = "readers";
 /// The index of whom a document belongs to.
 pub(crate) const OWNER: &str = "owner";
 
+/// The index of for whom something counts that is theirs no more.
+pub(crate) const KEPT: &str = "kept";
+
 /// The index of what was made as a component of a system.
 pub const PART: &str = "part";
 
@@ -64,7 +67,12 @@ impl<R: Resource> Document for Doc<R> {
             terms.add(PART, part);
         }
         self.0.terms(&mut |name, term| terms.add(name, term));
-        let weigh = &mut |measure, amount| terms.weigh(OWNER, measure, amount);
-        self.0.weights(weigh);
+        self.0
+            .weights(&mut |measure, amount| terms.weigh(OWNER, measure, amount));
+        if let Some(user) = self.0.kept_for() {
+            terms.add(KEPT, term_of(PrincipalType::User, user));
+            self.0
+                .weights(&mut |measure, amount| terms.weigh(KEPT, measure, amount));
+        }
     }
 }

@@ -7,8 +7,9 @@ use cimi::{
     resources::{
         Address, AddressTemplate, Credential, CredentialTemplate, Event, Group, Host, Image, Job,
         Machine, MachineConfiguration, MachineRecord, MachineTemplate, MailLink, Network,
-        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, System,
-        SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
+        OrganisationMember, Registration, Resource, ServiceConfiguration, ServiceMessage, Session,
+        System, SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage,
+        VolumeTemplate,
     },
 };
 use store::{
@@ -18,7 +19,7 @@ use store::{
 
 use crate::{
     Changes, Doc,
-    doc::{OWNER, READERS, term_of},
+    doc::{KEPT, OWNER, READERS, term_of},
 };
 
 /// A document as it was read, with its revision.
@@ -79,6 +80,7 @@ registry! {
     sessions: Session,
     registrations: Registration,
     mail_links: MailLink,
+    organisation_members: OrganisationMember,
     service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,
@@ -173,6 +175,27 @@ impl Documents {
         self.view::<R>().count_by_index(OWNER, &term)
     }
 
+    /// The documents of a type that count for a user though they are theirs no more.
+    #[must_use]
+    pub fn kept_for<R: OfType>(&self, user: &str) -> Vec<Arc<Cached<R>>> {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().by_index(KEPT, &term)
+    }
+
+    /// How many these are.
+    #[must_use]
+    pub fn count_kept<R: OfType>(&self, user: &str) -> usize {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().count_by_index(KEPT, &term)
+    }
+
+    /// What they add up to, in a measure of their [weights](Resource::weights).
+    #[must_use]
+    pub fn sum_kept<R: OfType>(&self, user: &str, measure: &str) -> u64 {
+        let term = term_of(PrincipalType::User, user);
+        self.view::<R>().sum_by_index(KEPT, &term, measure)
+    }
+
     /// What the documents of a type that belong to a user add up to, in a measure of their
     /// [weights](Resource::weights).
     #[must_use]
@@ -237,6 +260,29 @@ impl Documents {
         let mut all: Vec<_> = lists.into_iter().flatten().collect();
         all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
         all.dedup_by(|a, b| a.id() == b.id());
+        all
+    }
+
+    /// As [`readable`](Self::readable), at most `limit` of those whose ids come after `after`.
+    #[must_use]
+    pub fn readable_after<R: OfType>(
+        &self,
+        user: Option<&str>,
+        roles: &[String],
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<Cached<R>>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let view = self.view::<R>();
+        if roles.iter().any(|role| role == cimi::common::ADMIN_ROLE) {
+            return view.page(start, Direction::Forward, limit);
+        }
+        let page =
+            |term: &String| view.page_by_index(READERS, term, start, Direction::Forward, limit);
+        let mut all: Vec<_> = reader_terms(user, roles).iter().flat_map(page).collect();
+        all.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        all.dedup_by(|a, b| a.id() == b.id());
+        all.truncate(limit);
         all
     }
 }

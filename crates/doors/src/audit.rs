@@ -59,6 +59,26 @@ pub struct Audited {
     pub made: Option<String>,
     /// HTTP status.
     pub status: u16,
+    /// `unknown`: the request ran into its time limit, and what it wanted may have been done or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
+    /// So many more by the same user or from the same place came to nothing in the same minute, this being the last of them;
+    /// they are not written down one by one.
+    #[serde(skip_serializing_if = "is_none")]
+    pub others: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_none(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Audited {
+    /// Whether nothing came of it: such can be sent as often as one likes.
+    #[must_use]
+    pub const fn is_in_vain(&self) -> bool {
+        self.status >= 400 && self.outcome.is_none()
+    }
 }
 
 /// Whom an answer is about that came without credentials: somebody logged in by it, or didn't.
@@ -159,6 +179,7 @@ pub(crate) fn entry(
     identity: &OnceLock<Arc<Identity>>,
     address: IpAddr,
     response: &Response<ResponseBody>,
+    in_time: bool,
 ) -> Option<Audited> {
     let identity = identity.get();
     let reads = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
@@ -197,6 +218,8 @@ pub(crate) fn entry(
         about,
         made,
         status: status.as_u16(),
+        outcome: (!in_time && !reads).then_some("unknown"),
+        others: 0,
     })
 }
 

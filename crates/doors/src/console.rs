@@ -4,7 +4,6 @@ use bytes::Bytes;
 use cloud::{ByteStream, Console, ConsoleRange};
 use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Response, header};
-use tokio_util::sync::CancellationToken;
 
 use crate::{body::ResponseBody, problem::Problem};
 
@@ -36,9 +35,12 @@ pub(crate) fn range<'q>(
     Ok(range)
 }
 
-/// The answer; it ends when the console does, or when the server is to end.
-pub(crate) fn answer(console: Console, end: CancellationToken) -> Response<ResponseBody> {
-    let content: ByteStream = Box::pin(console.content.take_until(end.cancelled_owned()));
+/// The answer; it ends when the console does, or with `end`.
+pub(crate) fn answer(
+    console: Console,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> Response<ResponseBody> {
+    let content: ByteStream = Box::pin(console.content.take_until(end));
     let mut response = Response::new(ResponseBody::Streaming(content));
     let headers = response.headers_mut();
     headers.insert(

@@ -23,7 +23,7 @@ use http::{
 };
 use hyper::body::{Body, Incoming};
 use marketplace_service::Marketplace;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::who_asks::who_asks;
@@ -227,7 +227,7 @@ impl Doors {
             &exchange.identity,
             exchange.connection.client(&head.headers),
         );
-        if let Some(entry) = audit::entry(&head, &request_id, who, from, &response) {
+        if let Some(entry) = audit::entry(&head, &request_id, who, from, &response, in_time) {
             self.audit.record(entry).await;
         }
         complete(&mut response, &head.method, &request_id);
@@ -401,7 +401,7 @@ impl Doors {
             Route::Console(id) => {
                 let range = console::range(pairs())?;
                 let console = self.api.console(context, id, range).await?;
-                Ok(console::answer(console, self.ending.clone()))
+                Ok(console::answer(console, self.end_of_stream(context)))
             }
             Route::ImageData(id) if head.method != Method::PUT => {
                 let mut request = download::request(&head.headers, pairs());
@@ -449,10 +449,43 @@ impl Doors {
                 };
                 match route {
                     Route::Collection(kind) if follows => {
-                        self.cimi.watch(*kind, &asked, self.ending.clone()).await
+                        self.cimi
+                            .watch(*kind, &asked, self.end_of_stream(context))
+                            .await
                     }
                     _ => self.cimi.answer(route, &asked).await,
                 }
+            }
+        }
+    }
+
+    /// When a stream of this caller is to end, whatever it tells: with the server, or when the way in which they have shown
+    /// who they are is none any more. What the rules know of the end of a right they see to themselves.
+    fn end_of_stream(&self, context: &OpContext) -> impl Future<Output = ()> + Send + use<> {
+        let (ending, accounts) = (self.ending.clone(), Arc::clone(&self.accounts));
+        let caller = context.caller.clone();
+        let over = async move {
+            let Caller::User(identity) = caller else {
+                return std::future::pending().await;
+            };
+            // How long a certificate counts isn't known here any more: it is shown anew.
+            let by_certificate = matches!(
+                identity.method,
+                accounts::Method::Certificate | accounts::Method::Proxy | accounts::Method::Voms
+            );
+            let begun = Instant::now();
+            loop {
+                sleep(ASKED_AGAIN).await;
+                let is_old = by_certificate && begun.elapsed() >= BY_CERTIFICATE;
+                if is_old || !accounts.still_takes(&identity).await {
+                    return;
+                }
+            }
+        };
+        async move {
+            tokio::select! {
+                () = ending.cancelled_owned() => {}
+                () = over => {}
             }
         }
     }
@@ -509,6 +542,10 @@ const UPLOAD: usize = 7;
 
 static VERSION_HEADER: HeaderName = HeaderName::from_static("cimi-specification-version");
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// How often it is asked whether streams may go on, of what nobody tells: directories of users.
+const ASKED_AGAIN: Duration = Duration::from_secs(60);
+/// How long a stream goes on that was begun with a certificate.
+const BY_CERTIFICATE: Duration = Duration::from_secs(30 * 60);
 
 /// Most bytes of a form.
 const FORM_AT_MOST: usize = 64 << 10;

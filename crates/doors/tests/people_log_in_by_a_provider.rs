@@ -10,8 +10,11 @@ use std::{
     time::Duration,
 };
 
-use accounts::{Accounts, Cost, Hashing, oidc::OidcSettings};
-use cimi::model::Kind;
+use accounts::{
+    Accounts, Cost, Directory, DirectoryError, Hashing, directory::Found, methods::Ldap,
+    oidc::OidcSettings,
+};
+use cimi::{dn::DistinguishedName, model::Kind};
 use cloud::{
     Cloud, NoServices,
     testing::{self, caller, object},
@@ -144,6 +147,15 @@ struct World {
 
 impl World {
     async fn start(port: u16, change: impl FnOnce(&mut OidcSettings)) -> Self {
+        Self::beside(port, change, None).await
+    }
+
+    /// Beside a directory.
+    async fn beside(
+        port: u16,
+        change: impl FnOnce(&mut OidcSettings),
+        directory: Option<Arc<dyn Directory>>,
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("db")).unwrap();
@@ -160,11 +172,16 @@ impl World {
         let root = caller("boss", &["::ADMIN"]);
         let body = json!({"username": "root", "password": "correct horse", "roles": ["::ADMIN"]});
         cloud.create(&root, Kind::User, object(body)).await.unwrap();
-        let accounts = Arc::new(Accounts::new(
+        let mut accounts = Accounts::new(
             Arc::new(cloud.clone()),
             hashing,
             accounts::Settings::default(),
-        ));
+        );
+        let has_directory = directory.is_some();
+        if let Some(directory) = directory {
+            accounts = accounts.with_directory(directory);
+        }
+        let accounts = Arc::new(accounts);
         let mut settings = OidcSettings {
             issuer: format!("http://127.0.0.1:{port}"),
             client_id: "stratus".to_owned(),
@@ -177,7 +194,17 @@ impl World {
         // The one that the provider knows; this is a server without TLS.
         settings.redirect_url = "http://localhost/cimi/oidc/callback".to_owned();
         change(&mut settings);
-        let body = json!({"service": "authn", "localdb": {"password-enabled": true, "cert-enabled": false}, "oidc": settings});
+        let mut body = json!({"service": "authn", "localdb": {"password-enabled": true, "cert-enabled": false}, "oidc": settings});
+        if has_directory {
+            body["ldap"] = json!({
+                "password-enabled": true, "cert-enabled": false,
+                "connection": {"host": {"address": "ldap.example.org"}, "ssl?": true},
+                "user-object-class": "inetOrgPerson", "user-base-dn": "ou=users,o=cloud",
+                "user-id-attr": "uid", "role-object-class": "groupOfUniqueNames",
+                "role-base-dn": "ou=groups,o=cloud", "role-member-attr": "uniqueMember",
+                "role-name-attr": "cn",
+            });
+        }
         cloud
             .create(&root, Kind::ServiceConfiguration, object(body))
             .await
@@ -510,4 +537,63 @@ async fn a_provider_that_changes_its_keys_or_is_down_or_talks_nonsense_is_borne(
         assert!(begun.elapsed() < Duration::from_secs(15));
         nonsense.abort();
     }
+}
+
+/// A directory that has Alice, and can't be asked about Bob.
+struct Alices;
+
+#[async_trait::async_trait]
+impl Directory for Alices {
+    async fn by_password(
+        &self,
+        _ldap: &Ldap,
+        _login: &str,
+        _password: &str,
+    ) -> Result<Option<Found>, DirectoryError> {
+        Ok(None)
+    }
+
+    async fn by_login(&self, _ldap: &Ldap, login: &str) -> Result<Option<Found>, DirectoryError> {
+        match login {
+            "alice" => Ok(Some(Found {
+                login: login.to_owned(),
+                dn: "uid=alice".to_owned(),
+                first_name: None,
+                last_name: None,
+                email: None,
+                roles: Vec::new(),
+            })),
+            "bob" => Err(DirectoryError("down".to_owned())),
+            _ => Ok(None),
+        }
+    }
+
+    async fn by_subject(
+        &self,
+        _ldap: &Ldap,
+        _subject: &DistinguishedName,
+    ) -> Result<Option<Found>, DirectoryError> {
+        Ok(None)
+    }
+}
+
+#[tokio::test]
+async fn a_name_of_the_directory_is_given_to_nobody_who_comes_by_the_provider() {
+    let port = free_port().await;
+    let Some(provider) = Provider::start(port, "first").await else {
+        return;
+    };
+    let world = World::beside(port, |_| {}, Some(Arc::new(Alices))).await;
+    for (name, status, told) in [
+        ("alice", 403, "of a user of the directory"),
+        ("bob", 503, "try again later"),
+        ("carol", 303, ""),
+    ] {
+        let (_, reply) = Browser::default().log_in(&world, port, name).await;
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        assert_eq!(reply.status, status, "{name}: {text}");
+        assert!(text.contains(told), "{name}: {text}");
+        assert_eq!(world.documents.users.get(name).is_some(), status == 303);
+    }
+    provider.stop().await;
 }

@@ -68,6 +68,34 @@ impl Session {
         self.connect(endpoint, Some(login), cloud)
     }
 
+    /// The same for what a token doesn't do: where a kept login would be used, the password is asked for.
+    ///
+    /// # Errors
+    /// As [`api`](Self::api); without a terminal.
+    pub fn api_in_person(&self, cloud: &Cloud) -> Result<Api> {
+        let endpoint = self.endpoint(cloud)?;
+        let username = self.settings.text(cloud.username.as_deref(), "username");
+        let password = self.settings.text(cloud.password.as_deref(), "password");
+        let login = match self.login(username.clone(), password.clone(), cloud, &endpoint)? {
+            Login::Token(_) => {
+                let kept = KeptLogins::load()?;
+                let name = username.or_else(|| Some(kept.of(&endpoint)?.username.clone()));
+                let hint = "This wants the password itself: give -u and -p, or set STRATUSLAB_USERNAME and STRATUSLAB_PASSWORD.";
+                let name = name.ok_or_else(|| {
+                    Failure::Work("a token is not enough for this".to_owned()).with_hint(hint)
+                })?;
+                let password = match password {
+                    Some(password) => password,
+                    None => ask_password(&format!("'{name}' at '{endpoint}' password: "))
+                        .map_err(|failure| failure.with_hint(hint))?,
+                };
+                Login::Password(name, password)
+            }
+            other => other,
+        };
+        self.connect(endpoint, Some(login), cloud)
+    }
+
     /// A client for the storage service, with the credentials for it.
     ///
     /// # Errors

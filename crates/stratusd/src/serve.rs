@@ -182,8 +182,11 @@ pub async fn serve(
         parts.start("certificates", |stop| async move {
             stop.run_until_cancelled(site.follow()).await;
         });
-        let most = config.retention.audit_mib.saturating_mul(1 << 20);
-        let (log, writer) = audit_log::open(&state.join("audit"), most)?;
+        let keeping = audit_log::Keeping {
+            days: config.retention.audit_days,
+            most_bytes: config.retention.audit_mib.saturating_mul(1 << 20),
+        };
+        let (log, writer) = audit_log::open(&state.join("audit"), keeping)?;
         // Stopped last: what the door still answers is written down, too.
         parts.start("audit", |stop| writer.run(stop));
         let serving = if roles.is_marketplace_alone() {
@@ -213,6 +216,7 @@ pub async fn serve(
     if let Some(door) = door {
         door.end().await;
     }
+    cloud.finish().await;
     parts.end().await;
     store.close().await;
     tracing::info!("stopped");

@@ -143,6 +143,8 @@ pub fn per_user(config: &Config) -> cloud::PerUser {
         memory_gib: config.limits.memory_gib_per_user,
         volume_gib: config.limits.volume_gib_per_user,
         image_gib: config.limits.image_gib_per_user,
+        local_gib: config.limits.local_gib_per_user,
+        volume_image_gib: config.limits.volume_image_gib_per_user,
         addresses: config.limits.addresses_per_user,
         volumes: config.limits.volumes_per_user,
         images: config.limits.images_per_user,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AcceleratorKind, Save, Unknown, resource,
-    weight::{CPUS, MEMORY_KIB},
+    weight::{CPUS, LOCAL_BYTES, MEMORY_KIB},
 };
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
@@ -122,6 +122,7 @@ resource!(
     |machine, add| {
         add(CPUS, u64::from(machine.cpu));
         add(MEMORY_KIB, machine.memory);
+        add(LOCAL_BYTES, local_bytes(&machine.disks));
     },
     {
         fn uses(&self) -> Vec<super::Use> {
@@ -202,6 +203,15 @@ pub struct Disk {
     pub size_bytes: ByteSize,
     /// The serial the guest sees, at most 20 bytes, stable for the machine's life.
     pub serial: String,
+}
+
+/// The space that these disks may come to take on their machine's host: all but those that are shared.
+#[must_use]
+pub fn local_bytes(disks: &[Disk]) -> u64 {
+    let own = disks
+        .iter()
+        .filter(|disk| !matches!(disk.role, DiskRole::ReadOnly { .. }));
+    own.fold(0, |sum, disk| sum.saturating_add(disk.size_bytes.0))
 }
 
 /// A volume at a machine (CIMI MachineVolume).

@@ -71,6 +71,15 @@ pub struct Quota {
     /// Size of the disks that these images are, in GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_gib: Option<Most>,
+    /// Space of the disks that live and die with these machines, in GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_gib: Option<Most>,
+    /// Images of volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_images: Option<Most>,
+    /// Size of the volumes that these are images of, in GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_image_gib: Option<Most>,
     /// Leased network addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Most>,

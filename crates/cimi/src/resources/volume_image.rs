@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageState, Unknown, resource};
+use super::{ImageState, Unknown, resource, weight::BYTES};
 use crate::{Common, Ref, Timestamp, VolumeId, ids::VolumeImageId, size::ByteSize};
 
 /// What a volume was at one moment (DSP0263 §5.26): new volumes can be made from it. Never changes.
@@ -29,6 +29,9 @@ pub struct VolumeImage {
     /// Its removal was asked for. Written by `cloud`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+    /// Whose it was when it was deleted though others stand on it: there it goes on counting. Written by `cloud`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_for: Option<String>,
     /// The image that its file stands on. Written by the storage controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<VolumeImageId>,
@@ -51,8 +54,14 @@ resource!(
             add("base", base.local());
         }
     },
-    |_image, _add| {},
+    |image, add| {
+        add(BYTES, image.size_bytes.0);
+    },
     {
+        fn kept_for(&self) -> Option<&str> {
+            self.kept_for.as_deref()
+        }
+
         fn uses(&self) -> Vec<super::Use> {
             self.in_use()
         }

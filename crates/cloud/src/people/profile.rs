@@ -220,7 +220,7 @@ impl Cloud {
         self.ask_at_pace(context, "reset", RESETS_PER_ADDRESS)?;
         let (cloud, username) = (self.clone(), username.to_owned());
         let settings = settings.clone();
-        tokio::spawn(async move {
+        self.0.background.spawn(async move {
             if let Err(error) = cloud.send_reset(&settings, &username).await {
                 tracing::info!(%error, "no link for a new password was sent");
             }
@@ -306,8 +306,11 @@ impl Cloud {
         let hash = if is_ours {
             self.hash_chosen(context, password).await?
         } else {
-            // Can be done again, so it comes before the link is used up.
             let directory = self.directory()?;
+            // A link works once, whatever comes of it: of two who follow it at once, one goes on from here.
+            if let Some(secret) = by {
+                self.use_up(context, username, secret).await?;
+            }
             let encoded = directory.encode(&password);
             directory
                 .set_password(username, &encoded)
@@ -320,7 +323,7 @@ impl Cloud {
             context.in_time()?;
             self.end_surplus_tokens(username).await?;
             let changes = documents.changes();
-            let mut changes = match by {
+            let mut changes = match by.filter(|_| is_ours) {
                 // Read again: of two who follow it at once, one sets the password.
                 Some(secret) => {
                     let link = self.link_for(secret, reset_of)?.0;
@@ -347,6 +350,31 @@ impl Cloud {
         }
         tracing::info!(username, "the password was changed");
         Ok(())
+    }
+
+    /// Uses up the link of a letter to a password that is kept elsewhere, and ends all that the old one has opened: nothing of
+    /// that may be left when the new one is there.
+    async fn use_up(&self, context: &OpContext, username: &str, secret: &str) -> Result<()> {
+        let documents = &self.0.documents;
+        loop {
+            context.in_time()?;
+            self.end_surplus_tokens(username).await?;
+            let link = self.link_for(secret, reset_of)?.0;
+            let changes = documents.changes();
+            let mut changes = self
+                .without_logins_but(changes, username, Some(&link))
+                .remove::<MailLink>(&link);
+            if let Some(user) = documents.users.get(username) {
+                let mut next = user.document.0.clone();
+                next.generation += 1;
+                changes = changes.replace(&user, next);
+            }
+            match changes.commit().await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// `changes`, and with them the end of whatever else an old password has opened, or would undo the new one: tokens, codes

@@ -56,6 +56,16 @@ impl Cloud {
         }
     }
 
+    /// The name that an account would get that were made for this person now; none if there is one, or nothing is made.
+    #[must_use]
+    pub fn newcomers_name<'p>(&self, person: &'p Person, creates: bool) -> Option<&'p str> {
+        let known = self.0.documents.users.by_index("login", &person.subject);
+        let is_known = known
+            .iter()
+            .any(|user| user.altnames.get(ALTNAME) == Some(&person.subject));
+        person.username.as_deref().filter(|_| creates && !is_known)
+    }
+
     fn newcomer(&self, person: &Person, creates: bool) -> Result<User> {
         if !creates {
             return Err(CloudError::Forbidden(format!(

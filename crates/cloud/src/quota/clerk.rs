@@ -30,6 +30,8 @@ pub(super) enum Counted {
     User(Arc<str>),
     /// All members of a group.
     Group(Arc<str>),
+    /// All members of an organisation, by the account that admits it.
+    Organisation(Arc<str>),
 }
 
 /// That this daemon counts for somebody, as of a revision.
@@ -112,6 +114,7 @@ fn key_of(whose: &Counted) -> Result<Key, DocumentsError> {
     let (kind, name) = match whose {
         Counted::User(name) => ("user", name),
         Counted::Group(name) => ("group", name),
+        Counted::Organisation(name) => ("organisation", name),
     };
     let digest = Sha256::digest(name.as_bytes());
     Ok(Key::new(COLLECTION, &format!("{kind}/{digest:x}"))?)

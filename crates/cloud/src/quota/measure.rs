@@ -4,7 +4,7 @@ use cimi::resources::{
     Address, AddressTemplate, Credential, CredentialTemplate, Group, Image, Machine,
     MachineConfiguration, MachineTemplate, Most, Quota, Resource as _, System, SystemTemplate,
     Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
-    weight::{BYTES, CPUS, MEMORY_KIB},
+    weight::{BYTES, CPUS, LOCAL_BYTES, MEMORY_KIB},
 };
 use cimi::size::GIBIBYTE;
 use documents::Documents;
@@ -27,6 +27,10 @@ pub struct PerUser {
     pub images: usize,
     /// Size of all images.
     pub image_gib: u64,
+    /// Space of the disks that live and die with machines.
+    pub local_gib: u64,
+    /// Size of all images of volumes; there may be as many of these as volumes.
+    pub volume_image_gib: u64,
     /// Network addresses.
     pub addresses: u64,
     /// Credentials, and as many tokens.
@@ -45,6 +49,8 @@ impl Default for PerUser {
             volume_gib: 100_000,
             images: 200,
             image_gib: 10_000,
+            local_gib: 100_000,
+            volume_image_gib: 100_000,
             addresses: 1000,
             credentials: 100,
             templates: 100,
@@ -62,6 +68,8 @@ pub(crate) enum Measure {
     VolumeSpace,
     Images,
     ImageSpace,
+    LocalSpace,
+    VolumeImageSpace,
     Addresses,
     Credentials,
     Tokens,
@@ -78,18 +86,22 @@ pub(crate) enum Measure {
 
 use Measure::{
     AddressTemplates, Addresses, Cpus, CredentialTemplates, Credentials, ImageSpace, Images,
-    MachineConfigurations, MachineTemplates, Machines, Memory, SystemTemplates, Systems, Tokens,
-    VolumeConfigurations, VolumeImages, VolumeSpace, VolumeTemplates, Volumes,
+    LocalSpace, MachineConfigurations, MachineTemplates, Machines, Memory, SystemTemplates,
+    Systems, Tokens, VolumeConfigurations, VolumeImageSpace, VolumeImages, VolumeSpace,
+    VolumeTemplates, Volumes,
 };
 
 impl Measure {
     /// Those that administrators set for a user or a group, in the order they are shown.
-    pub(crate) const SETTABLE: [Self; 8] = [
+    pub(crate) const SETTABLE: [Self; 11] = [
         Machines,
         Cpus,
         Memory,
+        LocalSpace,
         Volumes,
         VolumeSpace,
+        VolumeImages,
+        VolumeImageSpace,
         Images,
         ImageSpace,
         Addresses,
@@ -127,6 +139,8 @@ impl Measure {
             VolumeSpace => "volume space in GiB",
             Images => "images",
             ImageSpace => "image space in GiB",
+            LocalSpace => "space of machines' own disks in GiB",
+            VolumeImageSpace => "space of volume images in GiB",
             Addresses => "addresses",
             Credentials => "credentials",
             Tokens => "tokens",
@@ -152,6 +166,9 @@ impl Measure {
             VolumeSpace => "volumeGib",
             Images => "images",
             ImageSpace => "imageGib",
+            LocalSpace => "localGib",
+            VolumeImages => "volumeImages",
+            VolumeImageSpace => "volumeImageGib",
             Addresses => "addresses",
             _ => "",
         }
@@ -160,7 +177,8 @@ impl Measure {
     /// What is removed to have room.
     pub(crate) const fn remedy(self) -> &'static str {
         match self {
-            Machines | Cpus | Memory | Addresses => "remove machines",
+            Machines | Cpus | Memory | LocalSpace | Addresses => "remove machines",
+            VolumeImages | VolumeImageSpace => "remove volume images, and what was made of them",
             Volumes | VolumeSpace => "remove volumes",
             Images | ImageSpace => "remove images",
             _ => "remove some",
@@ -171,7 +189,7 @@ impl Measure {
     pub(crate) const fn unit(self) -> u64 {
         match self {
             Memory => 1024,
-            VolumeSpace | ImageSpace => GIBIBYTE,
+            VolumeSpace | ImageSpace | LocalSpace | VolumeImageSpace => GIBIBYTE,
             _ => 1,
         }
     }
@@ -183,6 +201,11 @@ impl Measure {
             Memory => return documents.sum_owned::<Machine>(user, MEMORY_KIB),
             VolumeSpace => return documents.sum_owned::<Volume>(user, BYTES),
             ImageSpace => return documents.sum_owned::<Image>(user, BYTES),
+            LocalSpace => return documents.sum_owned::<Machine>(user, LOCAL_BYTES),
+            VolumeImageSpace => {
+                let own = documents.sum_owned::<VolumeImage>(user, BYTES);
+                return own.saturating_add(documents.sum_kept::<VolumeImage>(user, BYTES));
+            }
             Machines => documents.count_owned::<Machine>(user),
             Volumes => documents.count_owned::<Volume>(user),
             Images => documents.count_owned::<Image>(user),
@@ -193,7 +216,10 @@ impl Measure {
             VolumeTemplates => documents.count_owned::<VolumeTemplate>(user),
             MachineConfigurations => documents.count_owned::<MachineConfiguration>(user),
             VolumeConfigurations => documents.count_owned::<VolumeConfiguration>(user),
-            VolumeImages => documents.count_owned::<VolumeImage>(user),
+            VolumeImages => {
+                documents.count_owned::<VolumeImage>(user)
+                    + documents.count_kept::<VolumeImage>(user)
+            }
             Systems => documents.count_owned::<System>(user),
             SystemTemplates => documents.count_owned::<SystemTemplate>(user),
             CredentialTemplates => documents.count_owned::<CredentialTemplate>(user),
@@ -212,6 +238,9 @@ impl Measure {
             VolumeSpace => quota.volume_gib,
             Images => quota.images,
             ImageSpace => quota.image_gib,
+            LocalSpace => quota.local_gib,
+            VolumeImages => quota.volume_images,
+            VolumeImageSpace => quota.volume_image_gib,
             Addresses => quota.addresses,
             _ => None,
         }
@@ -230,6 +259,8 @@ impl Measure {
             VolumeSpace => defaults.volume_gib,
             Images => defaults.images as u64,
             ImageSpace => defaults.image_gib,
+            LocalSpace => defaults.local_gib,
+            VolumeImageSpace => defaults.volume_image_gib,
             Addresses => defaults.addresses,
             Credentials | Tokens | CredentialTemplates => defaults.credentials as u64,
             VolumeImages => defaults.volumes as u64,

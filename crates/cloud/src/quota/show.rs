@@ -1,5 +1,6 @@
 //! What somebody has and may have, to be seen.
 
+use accounts::certified::ORGANISATION;
 use cimi::{
     Right,
     resources::{Group, Most, User},
@@ -7,7 +8,7 @@ use cimi::{
 use documents::Documents;
 use serde_json::{Map, Value, json};
 
-use super::Measure;
+use super::{Measure, together};
 use crate::{Cloud, CloudError, OpContext, Result, access, group};
 
 /// How much some users have together, by the attribute's name.
@@ -60,12 +61,24 @@ impl Cloud {
             let (most, is_own) = measure.most_of_user(account, &self.0.settings.per_user);
             (most, if is_own { "user" } else { "default" })
         };
-        let used = used_by(documents, std::iter::once(name));
+        // What an account that admits an organisation may have is what all members have.
+        let members = match name.strip_prefix(ORGANISATION) {
+            Some(organisation) => together::members(documents, organisation),
+            None => Vec::new(),
+        };
+        let used = used_by(
+            documents,
+            std::iter::once(name).chain(members.iter().map(AsRef::as_ref)),
+        );
         let groups = roles.iter().filter_map(|role| {
             let group = documents.groups.get(role)?;
             (!group.quota.is_empty()).then(|| self.table_of_group(&group.document.0))
         });
-        let groups: Vec<Value> = groups.collect();
+        let organisations = together::organisations_of(context)
+            .into_iter()
+            .filter(|_| name == own);
+        let organisations = organisations.filter_map(|name| self.table_of_organisation(name));
+        let groups: Vec<Value> = groups.chain(organisations).collect();
         Ok(json!({"user": name, "quota": table(&used, most), "groups": groups}))
     }
 
@@ -77,6 +90,22 @@ impl Cloud {
         access::require_user(context)?;
         let found = access::find::<Group>(&self.0.documents, context, group, Right::View)?;
         Ok(self.table_of_group(&found.document.0))
+    }
+
+    /// What all members of an organisation have here, and may have by the account that admits it.
+    fn table_of_organisation(&self, organisation: &str) -> Option<Value> {
+        let documents = &self.0.documents;
+        let account = documents
+            .users
+            .get(&format!("{ORGANISATION}{organisation}"))?;
+        let members = together::members(documents, organisation);
+        let used = used_by(documents, members.iter().map(AsRef::as_ref));
+        let most = |measure: Measure| {
+            let defaults = &self.0.settings.per_user;
+            let (most, is_own) = measure.most_of_user(Some(&account.document.0), defaults);
+            (most, if is_own { "organisation" } else { "default" })
+        };
+        Some(json!({"group": account.username, "quota": table(&used, most)}))
     }
 
     fn table_of_group(&self, group: &Group) -> Value {

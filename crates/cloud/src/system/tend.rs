@@ -102,6 +102,15 @@ impl Cloud {
         Self::in_name_of(system, &owner.principal, roles)
     }
 
+    /// Refuses to act in the name of somebody who may not act any more.
+    fn require_enabled(&self, user: &str) -> Result<()> {
+        let account = self.0.documents.users.get(user);
+        if account.is_some_and(|account| !account.enabled) {
+            return Err(CloudError::Forbidden(format!("User/{user} is disabled")));
+        }
+        Ok(())
+    }
+
     /// As who asked for the operation that goes on, with the roles of then that they still have.
     fn as_asker(&self, system: &System) -> OpContext {
         let asker = system.operation.as_ref().and_then(|o| o.asker.as_ref());
@@ -148,8 +157,10 @@ impl Cloud {
                 let body = with_references(&Value::Object(component.body.clone()), &names);
                 let mut context = self.as_owner(system);
                 context.part_of = Some(mark);
-                match (kind, body) {
-                    (Some(kind), Value::Object(body)) => self
+                let may = self.require_enabled(&system.common.acl.owner.principal);
+                match (may, kind, body) {
+                    (Err(error), ..) => Err(error),
+                    (Ok(()), Some(kind), Value::Object(body)) => self
                         .create(&context, kind, body)
                         .await
                         .map(|created| created.view.id.to_string()),
@@ -339,7 +350,10 @@ impl Cloud {
             ))),
             Ok(_) => {
                 let asker = self.as_asker(system);
-                self.act(&asker, kind, local, action, &body).await
+                match self.require_enabled(asker.user().unwrap_or_default()) {
+                    Ok(()) => self.act(&asker, kind, local, action, &body).await,
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(error),
         };

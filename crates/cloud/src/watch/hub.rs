@@ -26,6 +26,8 @@ const BEHIND: usize = 64;
 
 /// A document as it was at some moment.
 pub(super) trait Snapshot: Send + Sync {
+    /// The part of its id after the slash.
+    fn id(&self) -> Arc<str>;
     /// Who may see it.
     fn acl(&self) -> &Acl;
     /// As the caller sees it.
@@ -33,6 +35,10 @@ pub(super) trait Snapshot: Send + Sync {
 }
 
 impl<R: Public> Snapshot for Arc<Cached<R>> {
+    fn id(&self) -> Arc<str> {
+        Cached::id(self).into()
+    }
+
     fn acl(&self) -> &Acl {
         Resource::acl(&self.document.0)
     }
@@ -85,7 +91,8 @@ impl History {
     }
 }
 
-type Readable = dyn Fn(&Documents, &OpContext) -> Vec<Arc<dyn Snapshot>> + Send + Sync;
+type Readable =
+    dyn Fn(&Documents, &OpContext, Option<&str>, usize) -> Vec<Arc<dyn Snapshot>> + Send + Sync;
 
 /// Follows one type for all who watch it.
 pub(super) struct Hub {
@@ -140,12 +147,14 @@ impl Hub {
                 }
             })
         };
-        let readable = |documents: &Documents, context: &OpContext| {
-            let all = documents.readable::<R>(context.user(), context.roles());
-            all.into_iter()
-                .map(|document| Arc::new(document) as Arc<dyn Snapshot>)
-                .collect()
-        };
+        let readable =
+            |documents: &Documents, context: &OpContext, after: Option<&str>, limit: usize| {
+                let (user, roles) = (context.user(), context.roles());
+                let page = documents.readable_after::<R>(user, roles, after, limit);
+                page.into_iter()
+                    .map(|document| Arc::new(document) as Arc<dyn Snapshot>)
+                    .collect()
+            };
         Self {
             shared,
             readable: Box::new(readable),
@@ -177,13 +186,15 @@ impl Hub {
         )
     }
 
-    /// All that the caller may see now.
+    /// At most `limit` of what the caller may see now, by id, those after `after`.
     pub(super) fn readable(
         &self,
         documents: &Documents,
         context: &OpContext,
+        after: Option<&str>,
+        limit: usize,
     ) -> Vec<Arc<dyn Snapshot>> {
-        (self.readable)(documents, context)
+        (self.readable)(documents, context, after, limit)
     }
 }
 

@@ -5,7 +5,9 @@
 use std::{net::IpAddr, sync::Arc};
 
 use cimi::model::Kind;
-use cloud::{Cloud, Created, Done, NoServices, OpContext, PerUser, Result, Settings, testing};
+use cloud::{
+    Cloud, Created, Done, HostServices, NoServices, OpContext, PerUser, Result, Settings, testing,
+};
 use documents::Documents;
 use serde_json::{Value, json};
 use store::{SqliteOptions, SqliteStore};
@@ -35,12 +37,25 @@ impl World {
         Self::open(settings, SqliteOptions::default()).await
     }
 
+    /// With a host of the test's own.
+    pub async fn hosted(settings: Settings, hosts: Arc<dyn HostServices>) -> Self {
+        Self::over(settings, SqliteOptions::default(), hosts).await
+    }
+
     async fn open(settings: Settings, options: SqliteOptions) -> Self {
+        Self::over(settings, options, Arc::new(NoServices)).await
+    }
+
+    async fn over(
+        settings: Settings,
+        options: SqliteOptions,
+        hosts: Arc<dyn HostServices>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open_with(folder.path().join("db"), options).unwrap();
         let documents = Documents::open(Arc::new(store)).await.unwrap();
-        let services = Arc::new(NoServices);
-        let cloud = Cloud::open(documents.clone(), settings, services.clone(), services)
+        let intake = Arc::new(NoServices);
+        let cloud = Cloud::open(documents.clone(), settings, hosts, intake)
             .await
             .unwrap();
         Self {

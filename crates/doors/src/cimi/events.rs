@@ -8,7 +8,8 @@
 //! | `current` | `{"revision": n}`, with `id: n`: all up to here has been told |
 //!
 //! Whoever comes back with the last `id` in `Last-Event-ID` (browsers do) goes on from there. A stream ends after
-//! [`LIFE`], so that who may see what is asked anew, and when the server ends.
+//! [`LIFE`], when the server ends, and when the caller's rights end or become others: then the last thing it says is an
+//! empty `id`, so that who comes back begins anew and keeps nothing that isn't for them any more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +20,6 @@ use futures::{StreamExt, future, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use serde_json::json;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Asked, Cimi,
@@ -71,29 +71,34 @@ fn since(headers: &HeaderMap, parameters: &Parameters<'_>) -> Result<Since, Prob
 }
 
 impl Cimi {
-    /// The answer; its body goes on until `end`, or for [`LIFE`].
+    /// The answer; its body goes on until `end`, as long as the caller's rights are what they were, and for [`LIFE`] at most.
     pub(crate) async fn watch(
         &self,
         kind: Kind,
         asked: &Asked<'_>,
-        end: CancellationToken,
+        end: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Response<ResponseBody>, Problem> {
         let query = asked.query_of(kind)?;
         let since = since(asked.headers, asked.parameters)?;
         let watching = self.api.watch(asked.context, kind, &query, since).await?;
         let (rendered, select, format) = (Arc::clone(&self.rendered), query.select, asked.format);
         let events = watching
-            .filter_map(move |watched| future::ready(event(&watched, &rendered, &select, format)));
+            .filter_map(move |watched| future::ready(event(&watched, &rendered, &select, format)))
+            .map(Some)
+            .chain(stream::iter([Some(Bytes::from_static(b"id:\n\n")), None]));
         let pulse = stream::unfold((), async |()| {
             sleep(PULSE).await;
-            Some((Bytes::from_static(b":\n\n"), ()))
+            Some((Some(Bytes::from_static(b":\n\n")), ()))
         });
         let begin = stream::iter([Bytes::from_static(b"retry: 1000\n\n")]);
         let content: ByteStream = Box::pin(
             begin
+                .map(Some)
                 .chain(stream::select(events, pulse))
+                .take_while(|sent| future::ready(sent.is_some()))
+                .filter_map(future::ready)
                 .map(Ok)
-                .take_until(end.cancelled_owned())
+                .take_until(end)
                 .take_until(sleep(LIFE)),
         );
         let mut response = Response::new(ResponseBody::Streaming(content));

@@ -56,6 +56,26 @@ impl People {
         };
         let person = provider.finish(cookie, returned).await.map_err(problem)?;
         let creates = provider.settings().create_users;
+        if let Some(name) = self.cloud.newcomers_name(&person, creates) {
+            // The directory's users have their names whether they were here or not.
+            match self.accounts.has_in_directory(name).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    let text = format!(
+                        "you can't have the name `{name}`: it is that of a user of the directory already; if that is you, the \
+                         administrators can link the account with {}",
+                        person.subject
+                    );
+                    return Err(Problem::new(403, text));
+                }
+                Err(error) => {
+                    tracing::warn!(name, %error, "a newcomer's name can't be looked up");
+                    let text = "whether your name is free can't be seen now: try again later";
+                    let problem = Problem::new(503, text);
+                    return Err(problem.with(header::RETRY_AFTER, HeaderValue::from_static("10")));
+                }
+            }
+        }
         let identity = self
             .cloud
             .provided(&person, creates)

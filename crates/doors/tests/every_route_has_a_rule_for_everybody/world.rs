@@ -263,6 +263,7 @@ async fn volume_image(documents: &Documents, volume: &str) -> VolumeImage {
         size_bytes: ByteSize(1 << 20),
         bootable: false,
         deleted: false,
+        kept_for: None,
         base: None,
         files: Vec::new(),
         used_since: None,

@@ -10,7 +10,7 @@ use crate::table;
 
 /// Show who did what to which resource, from where, with what result
 ///
-/// For administrators. A line is a request that changed something, or was refused; the newest are at the end. A name in (parentheses) is of somebody who could not log in. JSON: a list of {"time", "requestId", "user", "token", "claimed", "address", "method", "path", "made", "status"}.
+/// For administrators. A line is a request that changed something, or was refused; the newest are at the end. A name in (parentheses) is of somebody who could not log in. JSON: a list of {"time", "requestId", "user", "token", "claimed", "address", "method", "path", "made", "status", "outcome", "others"}. A status 'timeout' is of a request that ran into its time limit: what it wanted may have been done. '403 (+812)' stands for 812 more that were refused in the same minute.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus audit
@@ -58,7 +58,12 @@ impl Arguments {
                 _ => text("authenticatedBy"),
             };
             let what = Some(text("about")).filter(|about| !about.is_empty()).unwrap_or_else(|| text("path"));
-            vec![text("time"), who, text("address"), text("method"), what, text("status"), text("made")]
+            let status = match (text("outcome"), text("others")) {
+                (outcome, _) if outcome == "unknown" => "timeout".to_owned(),
+                (_, others) if !others.is_empty() => format!("{} (+{others})", text("status")),
+                _ => text("status"),
+            };
+            vec![text("time"), who, text("address"), text("method"), what, status, text("made")]
         });
         session.out.line(table::render(&["TIME", "USER", "FROM", "METHOD", "WHAT", "STATUS", "MADE"], rows))
     }

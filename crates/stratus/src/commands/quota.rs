@@ -154,6 +154,9 @@ fn named(measure: &str) -> String {
         "memoryMib" => "memory (MiB)",
         "volumeGib" => "volume space (GiB)",
         "imageGib" => "image space (GiB)",
+        "localGib" => "machines' own disks (GiB)",
+        "volumeImages" => "volume images",
+        "volumeImageGib" => "volume image space (GiB)",
         other => other,
     }
     .to_owned()

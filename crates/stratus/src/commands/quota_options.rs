@@ -14,12 +14,21 @@ pub(super) struct Amounts {
     /// Most memory of these machines
     #[arg(long, value_name = "MIB")]
     memory_mib: Option<Most>,
+    /// Most space of the disks that live and die with these machines: root, swap, volatile
+    #[arg(long, value_name = "GIB")]
+    local_gib: Option<Most>,
     /// Most volumes
     #[arg(long, value_name = "NUMBER")]
     volumes: Option<Most>,
     /// Most space of these volumes
     #[arg(long, value_name = "GIB")]
     volume_gib: Option<Most>,
+    /// Most images of volumes
+    #[arg(long, value_name = "NUMBER")]
+    volume_images: Option<Most>,
+    /// Most space of these images of volumes
+    #[arg(long, value_name = "GIB")]
+    volume_image_gib: Option<Most>,
     /// Most images
     #[arg(long, value_name = "NUMBER")]
     images: Option<Most>,
@@ -57,13 +66,16 @@ impl std::str::FromStr for Most {
 }
 
 impl Amounts {
-    fn named(&self) -> [(&'static str, Option<Most>); 8] {
+    fn named(&self) -> [(&'static str, Option<Most>); 11] {
         [
             ("machines", self.machines),
             ("cpus", self.cpus),
             ("memoryMib", self.memory_mib),
+            ("localGib", self.local_gib),
             ("volumes", self.volumes),
             ("volumeGib", self.volume_gib),
+            ("volumeImages", self.volume_images),
+            ("volumeImageGib", self.volume_image_gib),
             ("images", self.images),
             ("imageGib", self.image_gib),
             ("addresses", self.addresses),

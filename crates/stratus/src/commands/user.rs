@@ -154,7 +154,7 @@ impl Arguments {
 impl Add {
     async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
+        let api = if self.admin { session.api_in_person(&self.cloud)? } else { session.api(&self.cloud)? };
         let password = new_password(&self.name, self.password_stdin)?;
         let mut body = json!({ "username": self.name, "password": password, "enabled": true });
         if self.admin {
@@ -188,8 +188,11 @@ async fn list(asking: &Asking) -> Result {
 impl Named {
     async fn set_enabled(self, enabled: bool) -> Result {
         let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
+        let mut api = session.api(&self.cloud)?;
         for name in &self.names {
+            if enabled && is_administrator(&api, name).await? {
+                api = session.api_in_person(&self.cloud)?;
+            }
             edit(&api, name, "enabled", json!(enabled)).await?;
             session.out.detail(format_args!("{name} is {}", if enabled { "enabled" } else { "disabled" }));
         }
@@ -211,15 +214,26 @@ impl Named {
 impl Password {
     async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
-        let name = match self.name {
-            Some(name) => name,
-            None => own_name(&session, &self.cloud)?,
+        let own = own_name(&session, &self.cloud);
+        let (name, is_own) = match (&self.name, own) {
+            (Some(name), own) => (name.clone(), own.is_ok_and(|own| own == *name)),
+            (None, own) => (own?, true),
+        };
+        // The own password and an administrator's are changed by who shows a password.
+        let api = if is_own || is_administrator(&session.api(&self.cloud)?, &name).await? {
+            session.api_in_person(&self.cloud)?
+        } else {
+            session.api(&self.cloud)?
         };
         edit(&api, &name, "password", json!(new_password(&name, self.password_stdin)?)).await?;
         session.out.detail(format_args!("the password of {name} is changed"));
         if session.out.is_json() { session.out.json(&json!({ "username": name })) } else { Ok(()) }
     }
+}
+
+async fn is_administrator(api: &Api, name: &str) -> Result<bool> {
+    let user: UserView = api.view(&path_of(name)?).await?;
+    Ok(user.roles.as_array().is_some_and(|roles| roles.iter().any(|role| role == ADMINISTRATOR)))
 }
 
 /// Who asks: as configured, else as logged in.

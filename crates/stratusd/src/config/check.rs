@@ -139,6 +139,7 @@ impl Config {
             ("images.longest_hours", self.images.longest_hours),
             ("machines.console_kib", self.machines.console_kib),
             ("retention.audit_mib", self.retention.audit_mib),
+            ("retention.audit_days", self.retention.audit_days),
             (
                 "retention.history_revisions",
                 self.retention.history_revisions,

@@ -319,6 +319,8 @@ pub struct Limits {
     pub volume_gib_per_user: u64,
     pub images_per_user: usize,
     pub image_gib_per_user: u64,
+    pub local_gib_per_user: u64,
+    pub volume_image_gib_per_user: u64,
     pub credentials_per_user: usize,
     pub templates_per_user: usize,
     pub metrics_open_to_loopback: bool,
@@ -344,6 +346,8 @@ impl Default for Limits {
             volume_gib_per_user: 100_000,
             images_per_user: 200,
             image_gib_per_user: 10_000,
+            local_gib_per_user: 100_000,
+            volume_image_gib_per_user: 100_000,
             credentials_per_user: 100,
             templates_per_user: 100,
             metrics_open_to_loopback: false,
@@ -388,6 +392,7 @@ pub struct Retention {
     pub records_days: u64,
     pub usage_days: u64,
     pub history_revisions: u64,
+    pub audit_days: u64,
     pub audit_mib: u64,
 }
 
@@ -400,7 +405,8 @@ impl Default for Retention {
             records_days: 90,
             usage_days: 1830,
             history_revisions: 50_000,
-            audit_mib: 64,
+            audit_days: 365,
+            audit_mib: 4096,
         }
     }
 }

@@ -58,6 +58,9 @@ const AMOUNTS: &[Attribute] = &[
     a("volumeGib", Integer).limit(AMOUNT),
     a("images", Integer).limit(AMOUNT),
     a("imageGib", Integer).limit(AMOUNT),
+    a("localGib", Integer).limit(AMOUNT),
+    a("volumeImages", Integer).limit(AMOUNT),
+    a("volumeImageGib", Integer).limit(AMOUNT),
     a("addresses", Integer).limit(AMOUNT),
 ];
 const AMOUNT: Limit = Limit::Range(-1, 1_000_000_000_000);

@@ -7,7 +7,7 @@ use std::{
 
 use cimi::{
     Acl, Right,
-    resources::{ContextData, Disk, DiskRole, Image, ImageState, Placement, Save},
+    resources::{ContextData, Disk, DiskRole, Image, ImageState, Placement, Save, local_bytes},
     size::ByteSize,
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
@@ -55,13 +55,14 @@ pub(super) struct Plan {
 
 impl Plan {
     /// What it adds to what the user has.
-    pub(super) fn amounts(&self) -> [(Measure, u64); 6] {
+    pub(super) fn amounts(&self) -> [(Measure, u64); 7] {
         let volumes = self.new_volumes.iter();
         let space = volumes.map(|new| ByteSize::from_capacity_kb(new.capacity_kb).0);
         [
             (Measure::Machines, 1),
             (Measure::Cpus, self.size.cpu.into()),
             (Measure::Memory, self.size.memory),
+            (Measure::LocalSpace, local_bytes(&self.disks)),
             (Measure::Volumes, self.new_volumes.len() as u64),
             (Measure::VolumeSpace, space.fold(0, u64::saturating_add)),
             (
