@@ -149,6 +149,12 @@ resource_id!(/// A VolumeImage.
     VolumeImageId, "VolumeImage");
 resource_id!(/// An AddressTemplate.
     AddressTemplateId, "AddressTemplate");
+resource_id!(/// A NetworkPort.
+    NetworkPortId, "NetworkPort");
+resource_id!(/// A NetworkPortTemplate.
+    NetworkPortTemplateId, "NetworkPortTemplate");
+resource_id!(/// A NetworkPortConfiguration.
+    NetworkPortConfigurationId, "NetworkPortConfiguration");
 resource_id!(/// A ServiceMessage.
     ServiceMessageId, "ServiceMessage");
 

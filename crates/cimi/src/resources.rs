@@ -9,6 +9,7 @@ mod image_origin;
 mod job;
 mod machine;
 mod network;
+mod network_port;
 mod organisation;
 mod people;
 mod quota;
@@ -29,9 +30,10 @@ pub use image_origin::{ImageOrigin, OnDemand};
 pub use job::{Event, EventOutcome, EventSeverity, Job, JobGoal, JobState};
 pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,
-    MachineRecord, Nic, Placement, local_bytes,
+    MachineRecord, Nic, NicPort, Placement, local_bytes,
 };
 pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use network_port::{NetworkPort, PortState};
 pub use organisation::OrganisationMember;
 pub use people::{MailLink, Purpose, PurposeKind, Registration, RegistrationState, Session};
 pub use quota::{Most, Quota};
@@ -41,7 +43,8 @@ pub use service_message::ServiceMessage;
 pub use system::{Asked, Asker, Component, Made, Member, System, SystemOperation};
 pub use template::{
     AddressTemplate, ConfigurationDisk, CredentialTemplate, Kept, MachineConfiguration,
-    MachineTemplate, SystemTemplate, VolumeConfiguration, VolumeTemplate, default_architecture,
+    MachineTemplate, NetworkPortConfiguration, NetworkPortTemplate, SystemTemplate,
+    VolumeConfiguration, VolumeTemplate, default_architecture,
 };
 pub use traffic::NetworkTraffic;
 pub use usage::{UsageRecord, Use, UseKind};

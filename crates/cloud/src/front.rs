@@ -7,7 +7,7 @@ use cimi::{
     query::Query,
     resources::{
         AddressTemplate, Event, Image, Job, MachineConfiguration, MachineTemplate,
-        VolumeConfiguration, VolumeTemplate,
+        NetworkPortConfiguration, NetworkPortTemplate, VolumeConfiguration, VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -120,6 +120,18 @@ macro_rules! by_kind {
             }
             Kind::AddressTemplate => {
                 type $type = ::cimi::resources::AddressTemplate;
+                $call
+            }
+            Kind::NetworkPort => {
+                type $type = ::cimi::resources::NetworkPort;
+                $call
+            }
+            Kind::NetworkPortTemplate => {
+                type $type = ::cimi::resources::NetworkPortTemplate;
+                $call
+            }
+            Kind::NetworkPortConfiguration => {
+                type $type = ::cimi::resources::NetworkPortConfiguration;
                 $call
             }
             Kind::ServiceMessage => {
@@ -281,6 +293,15 @@ impl Cloud {
             Kind::System => self.create_system(context, body).await,
             Kind::SystemTemplate => self.create_system_template(context, body).await,
             Kind::AddressTemplate => self.create_simple::<AddressTemplate>(context, body).await,
+            Kind::NetworkPort => self.create_network_port(context, body).await,
+            Kind::NetworkPortTemplate => {
+                self.create_simple::<NetworkPortTemplate>(context, body)
+                    .await
+            }
+            Kind::NetworkPortConfiguration => {
+                self.create_simple::<NetworkPortConfiguration>(context, body)
+                    .await
+            }
             _ => Err(CloudError::Forbidden(format!(
                 "nobody makes a {kind} by request; the cloud does"
             ))),
@@ -363,6 +384,7 @@ impl Cloud {
             }
             Kind::VolumeImage => self.delete_volume_image(context, id).await,
             Kind::Address => self.delete_address(context, id).await,
+            Kind::NetworkPort => self.delete_network_port(context, id).await,
             Kind::System => self.delete_system(context, id).await,
             Kind::ResourceMetadata
             | Kind::Network
@@ -395,6 +417,7 @@ impl Cloud {
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
+            Kind::NetworkPort => self.act_on_network_port(context, id, action).await,
             Kind::Registration => self.act_on_registration(context, id, action).await,
             Kind::System => self.act_on_system(context, id, action, force).await,
             Kind::Job if action == "stop" => self.stop_job(context, id).await,
@@ -426,6 +449,9 @@ impl Cloud {
             | Kind::VolumeImage
             | Kind::Address
             | Kind::AddressTemplate
+            | Kind::NetworkPort
+            | Kind::NetworkPortTemplate
+            | Kind::NetworkPortConfiguration
             | Kind::System
             | Kind::SystemTemplate => context.user().is_some(),
             Kind::ServiceMessage => context.is_admin(),
@@ -468,6 +494,10 @@ impl Cloud {
 fn has_references(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::MachineTemplate | Kind::VolumeTemplate | Kind::AddressTemplate | Kind::SystemTemplate
+        Kind::MachineTemplate
+            | Kind::VolumeTemplate
+            | Kind::AddressTemplate
+            | Kind::NetworkPortTemplate
+            | Kind::SystemTemplate
     )
 }

@@ -12,7 +12,8 @@ use cimi::{
     Timestamp,
     lifecycle::{Power, Rest, Stage},
     resources::{
-        AttachStage, Image, ImageState, Job, JobGoal, Machine, Volume, VolumeImage, VolumeState,
+        AttachStage, Image, ImageState, Job, JobGoal, Machine, NetworkPort, PortState, Volume,
+        VolumeImage, VolumeState,
     },
 };
 use documents::{Documents, DocumentsError};
@@ -31,6 +32,7 @@ enum Target<'a> {
     Volume(&'a Volume),
     Image(&'a Image),
     VolumeImage(&'a VolumeImage),
+    Port(&'a NetworkPort),
     /// What decides its jobs itself.
     System,
     Gone,
@@ -78,6 +80,13 @@ fn verdict(goal: &JobGoal, target: &Target<'_>) -> Option<Result<(), String>> {
             ImageState::Error => Some(Err(image.reason.clone().unwrap_or_default())),
             ImageState::Creating | ImageState::Deleting => None,
         },
+        (JobGoal::PortIs { up }, Target::Port(port)) => {
+            if port.state.is_wanted_up() != *up {
+                let other = if *up { "stopped" } else { "started" };
+                return Some(Err(format!("it was {other} before")));
+            }
+            (port.state == PortState::settled(*up)).then_some(Ok(()))
+        }
         (JobGoal::Gone, Target::Volume(volume)) if volume.state == VolumeState::Error => {
             Some(Err(volume.reason.clone().unwrap_or_default()))
         }
@@ -226,6 +235,7 @@ pub(crate) async fn track(documents: Documents) {
     let mut images = documents.images.changes();
     let mut volume_images = documents.volume_images.changes();
     let mut systems = documents.systems.changes();
+    let mut ports = documents.network_ports.changes();
     let mut jobs = documents.jobs.changes();
     let mut ends = FuturesUnordered::new();
     let mut failed: HashSet<String> = HashSet::new();
@@ -254,6 +264,7 @@ pub(crate) async fn track(documents: Documents) {
             changed = images.next(), if room => vec![format!("MachineImage/{}", changed.id())],
             changed = volume_images.next(), if room => vec![format!("VolumeImage/{}", changed.id())],
             changed = systems.next(), if room => vec![format!("System/{}", changed.id())],
+            changed = ports.next(), if room => vec![format!("NetworkPort/{}", changed.id())],
             changed = jobs.next(), if room => match changed {
                 Changed::Present(job) if !job.state.is_final() => vec![job.subject().to_owned()],
                 _ => continue,
@@ -297,11 +308,13 @@ async fn end_if_decided(
                 documents.images.get(local),
             );
             let volume_image = documents.volume_images.get(local);
+            let port = documents.network_ports.get(local);
             let target = match (&machine, &volume, &image, &volume_image) {
                 (Some(machine), ..) => Target::Machine(machine),
                 (_, Some(volume), ..) => Target::Volume(volume),
                 (_, _, Some(image), _) => Target::Image(image),
                 (.., Some(image)) => Target::VolumeImage(image),
+                _ if let Some(port) = &port => Target::Port(port),
                 _ if documents.systems.get(local).is_some() => Target::System,
                 _ => Target::Gone,
             };

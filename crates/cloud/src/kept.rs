@@ -2,7 +2,7 @@
 
 use cimi::{
     model::Kind,
-    resources::{AddressTemplate, SystemTemplate},
+    resources::{AddressTemplate, NetworkPortConfiguration, NetworkPortTemplate, SystemTemplate},
 };
 use documents::Documents;
 use serde_json::{Map, Value};
@@ -30,6 +30,8 @@ macro_rules! shown_as_given {
 
 shown_as_given! {
     AddressTemplate,
+    NetworkPortTemplate,
+    NetworkPortConfiguration,
 }
 
 impl Public for SystemTemplate {

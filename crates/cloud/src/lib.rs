@@ -35,6 +35,7 @@ mod machine;
 mod metadata;
 mod meter;
 mod network;
+mod network_port;
 mod numbers;
 mod operator;
 mod own_collections;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cimi::{
     Right,
     model::{Kind, describe},
-    resources::{Resource as _, Volume},
+    resources::{Network, NetworkPort, Resource as _, Volume},
 };
 use serde_json::{Map, Value, json};
 
@@ -46,6 +46,18 @@ impl Cloud {
                     let id = format!("{}/{collection}/{}", volume.id, image.local_id());
                     let href = image.id.to_string();
                     reference(members, &id, "volumeImage", &href, right, false)
+                });
+                Ok((listed.collect(), false))
+            }
+            (Kind::Network, Kind::NetworkNetworkPort) => {
+                let network = access::find::<Network>(documents, context, id, Right::View)?;
+                let right = context.right_on(network.acl()).unwrap_or(Right::View);
+                let mut ports = documents.readable::<NetworkPort>(context.user(), context.roles());
+                ports.retain(|port| port.network.href == network.document.id);
+                let listed = ports.iter().map(|port| {
+                    let id = format!("{}/{collection}/{}", network.id, port.local_id());
+                    let href = port.document.id.to_string();
+                    reference(members, &id, "networkPort", &href, right, false)
                 });
                 Ok((listed.collect(), false))
             }

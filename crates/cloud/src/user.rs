@@ -304,6 +304,9 @@ impl Cloud {
             count::<cimi::resources::VolumeImage>(documents, user),
             count::<cimi::resources::Address>(documents, user),
             count::<cimi::resources::AddressTemplate>(documents, user),
+            count::<cimi::resources::NetworkPort>(documents, user),
+            count::<cimi::resources::NetworkPortTemplate>(documents, user),
+            count::<cimi::resources::NetworkPortConfiguration>(documents, user),
         ]
         .into_iter()
         .filter(|(_, count)| *count > 0)

@@ -17,6 +17,7 @@ mod owners_of_certificates_come_from_files;
 mod people_change_what_opens_their_account;
 mod people_come_by_registration;
 mod people_world;
+mod ports_of_networks_are_kept;
 mod quotas_hold_whoever_counts;
 mod rights_reach_no_further_than_they_were_given;
 mod services_are_configured_by_documents;

@@ -235,6 +235,15 @@ async fn composed(world: &World) {
     world
         .made(&alice, Kind::AddressTemplate, template.clone())
         .await;
+    let template_of_port = json!({"network": {"href": "Network/local"},
+        "networkPortConfig": {"portType": "ACCESS"}});
+    let configuration = json!({"portType": "ACCESS"});
+    world
+        .made(&alice, Kind::NetworkPortConfiguration, configuration)
+        .await;
+    world
+        .made(&alice, Kind::NetworkPortTemplate, template_of_port)
+        .await;
     let address = json!({"addressTemplate": template});
     let address = world.made(&alice, Kind::Address, address).await;
     let key = json!({"publicKey": KEY});
@@ -306,11 +315,13 @@ async fn furnished(world: &World) -> Cloud {
     };
     world.documents.update(local, complete).await.unwrap();
     let volume = world.volume(&alice()).await;
+    let port = json!({"networkPortTemplate": {"network": {"href": "Network/local"}}});
+    let port = world.made(&alice(), Kind::NetworkPort, port).await;
     let template = json!({
         "name": "t", "initialState": "STARTED", "machineConfig": {"cpu": 1, "memory": 65_536},
         "machineImage": world.image, "credential": {"publicKey": KEY}, "volumes": [{"href": volume}],
         "volumeTemplates": [{"volumeTemplate": {"volumeConfig": {"capacity": 1000}}}],
-        "networkInterfaces": [{"network": "Network/local"}], "userData": "eHh4", "context": {"A": "b"},
+        "networkInterfaces": [{"network": "Network/local", "networkPort": port}], "userData": "eHh4", "context": {"A": "b"},
         "readOnlyDisks": [world.image], "cpuModel": "max", "keymap": "fr", "cpuShare": 0.5,
         "requirements": "NAME = \"here\"", "rank": "-RUNNING_VMS",
         "placementTogether": ["web"], "placementApart": ["db"], "restartPolicy": "never",

@@ -7,9 +7,9 @@ use cimi::{
     resources::{
         Address, AddressTemplate, Credential, CredentialTemplate, Event, Group, Host, Image, Job,
         Machine, MachineConfiguration, MachineRecord, MachineTemplate, MailLink, Network,
-        OrganisationMember, Registration, Resource, ServiceConfiguration, ServiceMessage, Session,
-        System, SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage,
-        VolumeTemplate,
+        NetworkPort, NetworkPortConfiguration, NetworkPortTemplate, OrganisationMember,
+        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, System,
+        SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
     },
 };
 use store::{
@@ -73,6 +73,9 @@ registry! {
     volume_templates: VolumeTemplate,
     networks: Network,
     addresses: Address,
+    network_ports: NetworkPort,
+    network_port_templates: NetworkPortTemplate,
+    network_port_configurations: NetworkPortConfiguration,
     jobs: Job,
     events: Event,
     users: User,

@@ -7,7 +7,7 @@ use cimi::{
     Common, Timestamp,
     ids::MachineRecordId,
     lifecycle::Phase,
-    resources::{Event, EventOutcome, Machine, MachineRecord, Resource, Unknown},
+    resources::{Event, EventOutcome, Machine, MachineRecord, PortState, Resource, Unknown},
 };
 
 use crate::{Cached, Changes, Documents};
@@ -33,6 +33,12 @@ pub fn release_machine<'a>(
         } else {
             changes.remove(&address)
         };
+    }
+    for port in documents.network_ports.by_index("machine", local) {
+        let mut free = port.document.0.clone();
+        free.machine = None;
+        free.state = PortState::settled(free.state.is_wanted_up());
+        changes = changes.replace(&port, free);
     }
     for volume in documents.volumes.by_index("machine", local) {
         let mut free = volume.document.0.clone();
@@ -114,6 +120,7 @@ mod tests {
                 ip,
                 mac: "0a:0a:0a:4d:00:02".into(),
                 model: None,
+                port: None,
             }],
             ..cimi::testing::machine(vmid)
         };

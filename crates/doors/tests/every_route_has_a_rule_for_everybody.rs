@@ -235,6 +235,12 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
             Some(Kind::System | Kind::Volume),
             "GET" | "HEAD",
         ) => Viewers,
+        ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::NetworkPort), "POST") => {
+            Editors
+        }
+        // Whoever sees the network; of its ports, theirs are in it.
+        ("/cimi/{type}/{id}/{collection}", Some(Kind::Network), "GET" | "HEAD") => Users,
+        ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::Network), "GET" | "HEAD") => Viewers,
         ("/cimi/{type}/{id}/{collection}", Some(Kind::System), "POST") => Editors,
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::System), "DELETE") => Editors,
         (

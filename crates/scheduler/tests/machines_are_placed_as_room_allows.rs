@@ -351,6 +351,7 @@ async fn a_machine_deleted_before_it_had_a_host_leaves_nothing_but_its_record() 
         ip,
         mac: "0a:0a:0a:4d:00:09".into(),
         model: None,
+        port: None,
     };
     let lease = Address {
         id: nic.address.clone(),

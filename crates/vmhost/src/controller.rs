@@ -16,6 +16,7 @@ mod audit;
 mod console;
 mod health;
 mod host;
+mod links;
 mod media;
 mod memory;
 mod meters;

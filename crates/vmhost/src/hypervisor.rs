@@ -140,6 +140,10 @@ pub trait RunningMachine: Send + Sync {
     /// Halts the virtual CPUs.
     async fn pause(&self) -> Result<()>;
 
+    /// Plugs the cable of a network card (by its place in [`LaunchSpec::nics`](crate::LaunchSpec)) in or out: the guest sees
+    /// its link come and go, and no frame passes while it is out. May be repeated.
+    async fn set_link(&self, nic: usize, up: bool) -> Result<()>;
+
     /// What its process has used so far.
     async fn usage(&self) -> Result<Usage>;
 

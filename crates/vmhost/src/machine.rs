@@ -205,6 +205,14 @@ impl RunningMachine for QemuMachine {
         self.shared.execute("stop", None).await.map(drop)
     }
 
+    async fn set_link(&self, nic: usize, up: bool) -> Result<()> {
+        let arguments = json!({"name": format!("nic{nic}"), "up": up});
+        self.shared
+            .execute("set_link", Some(arguments))
+            .await
+            .map(drop)
+    }
+
     async fn usage(&self) -> Result<Usage> {
         self.shared.usage().await
     }

@@ -211,6 +211,7 @@ impl Hypervisor for SimulatedHypervisor {
                 ignores_power_button: behaviour.ignores_power_button,
                 ignores_detach: behaviour.ignores_detach,
                 traffic: None,
+                links: HashMap::new(),
             }),
             events: broadcast::Sender::new(EVENT_QUEUE),
         });
@@ -259,10 +260,17 @@ struct State {
     ignores_power_button: bool,
     ignores_detach: bool,
     traffic: Option<Traffic>,
+    links: HashMap<usize, bool>,
 }
 
 /// What the guest, or fate, does.
 impl SimulatedMachine {
+    /// Whether the cable of a network card was last plugged in or out; `None` if nobody did either.
+    #[must_use]
+    pub fn link(&self, nic: usize) -> Option<bool> {
+        self.state.lock().links.get(&nic).copied()
+    }
+
     /// The guest powers itself off.
     pub fn halt(&self) {
         let mut state = self.state.lock();
@@ -467,6 +475,13 @@ impl RunningMachine for SimulatedMachine {
             state.run_state = RunState::Paused;
             self.tell(MachineEvent::Paused);
         }
+        Ok(())
+    }
+
+    async fn set_link(&self, nic: usize, up: bool) -> Result<()> {
+        let mut state = self.state.lock();
+        state.alive()?;
+        state.links.insert(nic, up);
         Ok(())
     }
 

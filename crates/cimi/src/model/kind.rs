@@ -77,6 +77,10 @@ kinds! {
     SystemAddress,
     Meter,
     EventLog,
+    NetworkPort,
+    NetworkPortTemplate,
+    NetworkPortConfiguration,
+    NetworkNetworkPort,
 }
 
 impl fmt::Display for Kind {

@@ -64,6 +64,11 @@ pub enum JobGoal {
         /// `Volume/…`
         volume: String,
     },
+    /// The port carries frames, or none.
+    PortIs {
+        /// Whether it is to.
+        up: bool,
+    },
     /// All parts of the system were made, or did what was asked.
     Parts,
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
-    ids::MachineRecordId,
+    ids::{MachineRecordId, NetworkPortId},
     lifecycle::{Desired, MachineState, Observed, Phase, RestartPolicy, derive},
     size::ByteSize,
 };
@@ -274,6 +274,21 @@ pub struct Nic {
     /// QEMU device model; none: virtio.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The port it is plugged into, if that is one that a user keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<NicPort>,
+}
+
+/// The port that an interface is plugged into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NicPort {
+    /// Which.
+    pub id: NetworkPortId,
+    /// Whether its link is wanted up. Written by `cloud`, with the port's own state.
+    pub up: bool,
+    /// Whether it was seen so. Written by the host's controller, with the port's own state.
+    pub seen_up: bool,
 }
 
 /// How a machine boots; taken from its image when it is created.

@@ -7,7 +7,8 @@ use crate::{
     Common,
     ids::{
         AddressTemplateId, CredentialTemplateId, MachineConfigurationId, MachineTemplateId,
-        SystemTemplateId, VolumeConfigurationId, VolumeTemplateId,
+        NetworkPortConfigurationId, NetworkPortTemplateId, SystemTemplateId, VolumeConfigurationId,
+        VolumeTemplateId,
     },
 };
 
@@ -159,4 +160,8 @@ kept! {
     CredentialTemplate, CredentialTemplateId, "CredentialTemplate";
     /// What Addresses are made from.
     AddressTemplate, AddressTemplateId, "AddressTemplate";
+    /// What NetworkPorts are made from.
+    NetworkPortTemplate, NetworkPortTemplateId, "NetworkPortTemplate";
+    /// What NetworkPorts are like.
+    NetworkPortConfiguration, NetworkPortConfigurationId, "NetworkPortConfiguration";
 }

@@ -32,6 +32,8 @@ pub(crate) fn is_stoppable(job: &Job) -> bool {
         JobGoal::Available => job.action == "add",
         // A system that is not to be as it was asked to be is removed, or asked otherwise.
         JobGoal::Parts => false,
+        // It is switched back by the other action.
+        JobGoal::PortIs { .. } => false,
         JobGoal::MachineOff | JobGoal::Gone | JobGoal::VolumeDetached { .. } => {
             !job.nested_jobs.is_empty()
         }

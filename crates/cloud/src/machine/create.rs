@@ -23,7 +23,7 @@ use self::plan::{Plan, usable_image};
 use super::request::volume_reference;
 use crate::{
     Cloud, CloudError, Created, OpContext, Result, access, address::leased, catalogue,
-    leases::Reserved, quota::Place, resolve, volume,
+    leases::Reserved, network_port::plugged, quota::Place, resolve, volume,
 };
 
 /// Attempts against others who take the same address or volume at the same moment.
@@ -149,8 +149,16 @@ impl Cloud {
                 ip: IpAddr::from([0, 0, 0, 0]),
                 mac: String::new(),
                 model: interface.model.clone(),
+                port: None,
             };
             changes = changes.unchanged(&network);
+            if let Some(local) = &interface.port {
+                let path = "machineTemplate.networkInterfaces.networkPort";
+                let port = self.free_port(context, local, path)?;
+                let (taken, at_it) = plugged(&port, &machine);
+                nic.port = Some(at_it);
+                changes = changes.replace(&port, taken);
+            }
             let kept = match interface.ip {
                 Some(ip) => self.kept_address(context, &network.id, ip)?,
                 None => None,

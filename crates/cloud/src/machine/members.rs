@@ -187,9 +187,12 @@ fn interface_view(
             "network": {"href": nic.network},
             "macAddress": nic.mac,
             "addresses": [{"href": nic.address, "ip": nic.ip.to_string()}],
-            "state": "Active",
+            "state": if nic.port.as_ref().is_none_or(|port| port.seen_up) { "Active" } else { "Disabled" },
             "model": nic.model.as_deref().unwrap_or("virtio"),
         }));
+        if let Some(port) = &nic.port {
+            attributes.insert("networkPort".to_owned(), json!({"href": port.id}));
+        }
         if let Some(network) = documents.networks.get(nic.network.local()) {
             attributes.insert("mtu".to_owned(), network::mtu(&network).into());
             let kind = network::network_type(&network);

@@ -6,8 +6,8 @@ use cimi::{
     ids::MachineConfigurationId,
     lifecycle::RestartPolicy,
     resources::{
-        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, Network,
-        NetworkState, Placement, VolumeConfiguration, VolumeImage,
+        ConfigurationDisk, Credential, MachineConfiguration, MachineTemplate, Network, NetworkPort,
+        NetworkState, Placement, Resource as _, VolumeConfiguration, VolumeImage,
     },
 };
 use documents::Cached;
@@ -68,6 +68,7 @@ pub(super) struct Template {
 #[serde(rename_all = "camelCase")]
 struct InterfaceRequest {
     network: Option<Map<String, Value>>,
+    network_port: Option<Map<String, Value>>,
     #[serde(default)]
     addresses: Vec<Map<String, Value>>,
     model: Option<String>,
@@ -84,6 +85,8 @@ pub(super) struct Interface {
     pub(super) ip: Option<IpAddr>,
     /// Device model.
     pub(super) model: Option<String>,
+    /// The port it is plugged into, by the part of its id after the slash.
+    pub(super) port: Option<String>,
 }
 
 /// A volume to be made together with a machine.
@@ -196,6 +199,7 @@ impl Template {
                 network: cloud.0.settings.default_network.clone(),
                 ip: None,
                 model: None,
+                port: None,
             }]);
         }
         self.network_interfaces
@@ -240,7 +244,11 @@ impl Template {
 
 impl InterfaceRequest {
     fn interface(&self, cloud: &Cloud, context: &OpContext, path: &str) -> Result<Interface> {
-        let name = self.network_name(cloud, context, path)?;
+        let port = self.port(cloud, context, path)?;
+        let name = match &port {
+            Some(port) => self.network_of(port, path)?,
+            None => self.network_name(cloud, context, path)?,
+        };
         let network = cloud.usable_network(context, &name)?;
         let type_path = format!("{path}.networkType");
         if let Some(wanted) = &self.network_type
@@ -275,7 +283,38 @@ impl InterfaceRequest {
             network: name,
             ip,
             model: self.model.clone(),
+            port: port.map(|port| port.local_id().to_owned()),
         })
+    }
+
+    /// The port referred to, if one is.
+    fn port(
+        &self,
+        cloud: &Cloud,
+        context: &OpContext,
+        path: &str,
+    ) -> Result<Option<Arc<Cached<NetworkPort>>>> {
+        let Some(reference) = &self.network_port else {
+            return Ok(None);
+        };
+        let path = format!("{path}.networkPort");
+        let href = resolve::href_of(reference)
+            .ok_or_else(|| CloudError::invalid(path.clone(), "must be a reference"))?;
+        let local = resolve::local_part::<NetworkPort>(href, &path)?;
+        cloud.free_port(context, local, &path).map(Some)
+    }
+
+    /// The network of its port; one that is named beside it must be the same.
+    fn network_of(&self, port: &NetworkPort, path: &str) -> Result<String> {
+        let name = port.network.href.local();
+        if let Some(href) = self.network.as_ref().and_then(resolve::href_of) {
+            let path = format!("{path}.network");
+            if resolve::local_part::<Network>(href, &path)? != name {
+                let problem = format!("is `{href}`, but {} is in {}", port.id, port.network.href);
+                return Err(CloudError::invalid(path, problem));
+            }
+        }
+        Ok(name.to_owned())
     }
 
     /// The network referred to; else the default one, or the first of the type asked for.

@@ -2,8 +2,9 @@
 
 use cimi::resources::{
     Address, AddressTemplate, Credential, CredentialTemplate, Group, Image, Machine,
-    MachineConfiguration, MachineTemplate, Most, Quota, Resource as _, System, SystemTemplate,
-    Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
+    MachineConfiguration, MachineTemplate, Most, NetworkPort, NetworkPortConfiguration,
+    NetworkPortTemplate, Quota, Resource as _, System, SystemTemplate, Token, User, Volume,
+    VolumeConfiguration, VolumeImage, VolumeTemplate,
     weight::{BYTES, CPUS, LOCAL_BYTES, MEMORY_KIB},
 };
 use cimi::size::GIBIBYTE;
@@ -82,13 +83,17 @@ pub(crate) enum Measure {
     SystemTemplates,
     CredentialTemplates,
     AddressTemplates,
+    NetworkPorts,
+    NetworkPortTemplates,
+    NetworkPortConfigurations,
 }
 
 use Measure::{
     AddressTemplates, Addresses, Cpus, CredentialTemplates, Credentials, ImageSpace, Images,
-    LocalSpace, MachineConfigurations, MachineTemplates, Machines, Memory, SystemTemplates,
-    Systems, Tokens, VolumeConfigurations, VolumeImageSpace, VolumeImages, VolumeSpace,
-    VolumeTemplates, Volumes,
+    LocalSpace, MachineConfigurations, MachineTemplates, Machines, Memory,
+    NetworkPortConfigurations, NetworkPortTemplates, NetworkPorts, SystemTemplates, Systems,
+    Tokens, VolumeConfigurations, VolumeImageSpace, VolumeImages, VolumeSpace, VolumeTemplates,
+    Volumes,
 };
 
 impl Measure {
@@ -124,6 +129,9 @@ impl Measure {
             SystemTemplate::COLLECTION => SystemTemplates,
             CredentialTemplate::COLLECTION => CredentialTemplates,
             AddressTemplate::COLLECTION => AddressTemplates,
+            NetworkPort::COLLECTION => NetworkPorts,
+            NetworkPortTemplate::COLLECTION => NetworkPortTemplates,
+            NetworkPortConfiguration::COLLECTION => NetworkPortConfigurations,
             Address::COLLECTION => Addresses,
             _ => return None,
         })
@@ -153,6 +161,9 @@ impl Measure {
             SystemTemplates => "system templates",
             CredentialTemplates => "credential templates",
             AddressTemplates => "address templates",
+            NetworkPorts => "network ports",
+            NetworkPortTemplates => "network port templates",
+            NetworkPortConfigurations => "network port configurations",
         }
     }
 
@@ -224,6 +235,9 @@ impl Measure {
             SystemTemplates => documents.count_owned::<SystemTemplate>(user),
             CredentialTemplates => documents.count_owned::<CredentialTemplate>(user),
             AddressTemplates => documents.count_owned::<AddressTemplate>(user),
+            NetworkPorts => documents.count_owned::<NetworkPort>(user),
+            NetworkPortTemplates => documents.count_owned::<NetworkPortTemplate>(user),
+            NetworkPortConfigurations => documents.count_owned::<NetworkPortConfiguration>(user),
         };
         pieces as u64
     }
@@ -264,9 +278,13 @@ impl Measure {
             Addresses => defaults.addresses,
             Credentials | Tokens | CredentialTemplates => defaults.credentials as u64,
             VolumeImages => defaults.volumes as u64,
+            // Where a machine may have an address, it may have a port.
+            NetworkPorts => defaults.addresses,
             Systems
             | SystemTemplates
             | AddressTemplates
+            | NetworkPortTemplates
+            | NetworkPortConfigurations
             | MachineTemplates
             | VolumeTemplates
             | MachineConfigurations

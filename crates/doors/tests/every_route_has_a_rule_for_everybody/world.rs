@@ -341,6 +341,18 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
             json!({"network": {"href": "Network/local"}}),
         ),
         (
+            Kind::NetworkPortTemplate,
+            json!({"network": {"href": "Network/local"}}),
+        ),
+        (
+            Kind::NetworkPortConfiguration,
+            json!({"portType": "ACCESS"}),
+        ),
+        (
+            Kind::NetworkPort,
+            json!({"networkPortTemplate": {"network": {"href": "Network/local"}}}),
+        ),
+        (
             Kind::SystemTemplate,
             json!({"componentDescriptors": [{"type": "Volume",
                 "volumeTemplate": {"volumeConfig": {"capacity": 1000}}}]}),
@@ -390,6 +402,9 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     share::<cimi::resources::SystemTemplate>(documents).await;
     share::<cimi::resources::CredentialTemplate>(documents).await;
     share::<cimi::resources::AddressTemplate>(documents).await;
+    share::<cimi::resources::NetworkPort>(documents).await;
+    share::<cimi::resources::NetworkPortTemplate>(documents).await;
+    share::<cimi::resources::NetworkPortConfiguration>(documents).await;
     share::<cimi::resources::VolumeImage>(documents).await;
     share::<cimi::resources::Job>(documents).await;
     share::<cimi::resources::Event>(documents).await;
@@ -432,7 +447,8 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Group, first("physics"));
     ids.insert(Kind::ServiceConfiguration, first("pdisk"));
-    ids.insert(Kind::Network, first("local"));
+    let port = ids[&Kind::NetworkPort].0.clone();
+    ids.insert(Kind::Network, ("local".to_owned(), port));
     ids.insert(Kind::ResourceMetadata, first("Machine"));
     ids.insert(Kind::MachineConfiguration, first("m1.tiny"));
     ids.insert(Kind::Address, first(documents.addresses.all()[0].id()));

@@ -102,6 +102,11 @@ fn right_document(cloud: &TestCloud, kind: Kind, image: &str) -> Value {
         Kind::Group => json!({"groupname": "physicists"}),
         Kind::ServiceConfiguration => json!({"service": "pdisk"}),
         Kind::Address => json!({"addressTemplate": {"network": {"href": "Network/public"}}}),
+        Kind::NetworkPort => {
+            json!({"networkPortTemplate": {"network": {"href": "Network/public"}}})
+        }
+        Kind::NetworkPortTemplate => json!({"network": {"href": "Network/public"}}),
+        Kind::NetworkPortConfiguration => json!({"portType": "ACCESS"}),
         Kind::AddressTemplate => json!({"network": {"href": "Network/public"}}),
         Kind::ServiceMessage => json!({"title": "Tonight", "message": "at eight"}),
         Kind::CredentialTemplate => json!({"publicKey": cloud.public_key()}),

@@ -11,6 +11,7 @@ mod start;
 mod traffic;
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -73,6 +74,8 @@ pub(super) enum StepError {
 /// A machine's process, and what it tells.
 pub(super) struct Live {
     pub(super) handle: Arc<dyn RunningMachine>,
+    /// What this worker has set of its links, by interface.
+    pub(super) links: HashMap<usize, bool>,
     /// `None` once it has told its last.
     events: Option<EventStream>,
     /// None until they are watched.
@@ -301,6 +304,7 @@ impl Worker {
         self.shared.meters.follow(&self.id, &handle);
         self.live = Some(Live {
             handle,
+            links: HashMap::new(),
             events: Some(events),
             logs: None,
         });

@@ -225,6 +225,7 @@ pub(super) const MACHINE_TEMPLATE: Type = Type {
             "networkInterfaces",
             Array(&Struct(&[
                 a("network", Ref(&[Kind::Network])),
+                a("networkPort", Ref(&[Kind::NetworkPort])),
                 a("addresses", Array(&RefOrValue(Kind::Address))),
                 a("state", String).limit(Limit::OneOf(&["Active"])),
                 a("mtu", Integer).limit(Limit::Range(68, 65_535)),
@@ -296,6 +297,7 @@ pub(super) const MACHINE_NETWORK_INTERFACE: Type = Type {
             Array(&Struct(&[seen("href", Uri).in_tag(), seen("ip", String)])),
         ),
         seen("network", Ref(&[Kind::Network])),
+        seen("networkPort", Ref(&[Kind::NetworkPort])),
         seen("state", String),
         seen("mtu", Integer),
         seen("macAddress", String),

@@ -1,8 +1,8 @@
 //! The network family (DSP0263 1.0.1 §5.28 to §5.32), as far as it is offered: networks of the configuration, and
-//! addresses that are leased or kept. Users make no networks, ports or forwarding groups of their own.
+//! addresses and ports that are leased or kept. Users make no networks of their own.
 
-use super::{Shape::*, a, seen, standard};
-use crate::model::{Creation, Kind, Limit, Type};
+use super::{Shape::*, a, can, seen, standard};
+use crate::model::{Attribute, Creation, Kind, Limit, Type};
 
 pub(super) const NETWORK: Type = Type {
     attributes: &[
@@ -18,6 +18,7 @@ pub(super) const NETWORK: Type = Type {
         seen("nameServers", Array(&String)).stratuslab(),
         seen("nat", Boolean).stratuslab(),
         seen("leases", Integer).stratuslab(),
+        seen("networkPorts", Collection(Kind::NetworkNetworkPort)),
     ],
     ..standard(Kind::Network, "networks", "networks")
 };
@@ -56,4 +57,67 @@ pub(super) const ADDRESS_TEMPLATE: Type = Type {
         "addressTemplates",
         "addressTemplates",
     )
+};
+
+/// The only type of ports that machines are plugged into: frames of one network, without tags.
+const PORT_TYPE: Attribute = a("portType", String).limit(Limit::OneOf(&["ACCESS"]));
+
+pub(super) const NETWORK_PORT: Type = Type {
+    creation: Creation::Template {
+        member: "networkPortTemplate",
+        kind: Kind::NetworkPortTemplate,
+        beside: &[],
+    },
+    actions: &["start", "stop"],
+    capabilities: &[
+        can(
+            "DefaultInitialState",
+            "STARTED",
+            "the state of a port that was just made",
+        ),
+        can(
+            "NetworkPortConfigByValue",
+            "true",
+            "networkPortConfig may be a value",
+        ),
+    ],
+    attributes: &[
+        seen("state", String),
+        seen("network", Ref(&[Kind::Network])),
+        seen("portType", String),
+        seen("machine", Ref(&[Kind::Machine])).stratuslab(),
+    ],
+    ..standard(Kind::NetworkPort, "networkPorts", "networkPorts")
+};
+
+pub(super) const NETWORK_PORT_TEMPLATE: Type = Type {
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[
+        a("network", Ref(&[Kind::Network])).required(),
+        a(
+            "networkPortConfig",
+            RefOrValue(Kind::NetworkPortConfiguration),
+        ),
+    ],
+    ..standard(
+        Kind::NetworkPortTemplate,
+        "networkPortTemplates",
+        "networkPortTemplates",
+    )
+};
+
+pub(super) const NETWORK_PORT_CONFIGURATION: Type = Type {
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[PORT_TYPE],
+    ..standard(
+        Kind::NetworkPortConfiguration,
+        "networkPortConfigs",
+        "networkPortConfigurations",
+    )
+};
+
+pub(super) const NETWORK_NETWORK_PORT: Type = Type {
+    collection: None,
+    attributes: &[seen("networkPort", Ref(&[Kind::NetworkPort]))],
+    ..standard(Kind::NetworkNetworkPort, "", "networkNetworkPorts")
 };

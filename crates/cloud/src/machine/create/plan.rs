@@ -104,6 +104,7 @@ impl Cloud {
         let kept_addresses = self.kept_among(context, &interfaces)?;
         let save = save_of(template.save.as_ref())?;
         volumes_named_once(&template)?;
+        ports_named_once(&interfaces)?;
         let placement = template.placement()?;
         let new_volumes = template.new_volumes(self, context)?;
         if interfaces.len() > MOST_INTERFACES {
@@ -292,6 +293,19 @@ impl Cloud {
             });
         }
         Ok(disks)
+    }
+}
+
+/// Refuses a port that two interfaces are to be plugged into.
+fn ports_named_once(interfaces: &[Interface]) -> Result<()> {
+    let mut seen = HashSet::new();
+    let ports = interfaces.iter().filter_map(|one| one.port.as_deref());
+    match ports.into_iter().find(|port| !seen.insert(*port)) {
+        None => Ok(()),
+        Some(twice) => Err(CloudError::invalid(
+            "machineTemplate.networkInterfaces",
+            format!("NetworkPort/{twice} is named twice; one interface is plugged into a port"),
+        )),
     }
 }
 

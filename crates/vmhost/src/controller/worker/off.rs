@@ -220,7 +220,7 @@ impl Worker {
                 && Self::listens(state)
                 && let Some(until) = self.press(machine).await?
             {
-                let next = self.settle_volumes(machine).await?;
+                let next = self.settle_devices(machine).await?;
                 return Ok(sooner(next, Next::WaitUntil(until)));
             }
             self.quit().await?;
@@ -242,6 +242,6 @@ impl Worker {
             .await?;
             return Ok(Next::Again);
         }
-        self.settle_volumes(machine).await
+        self.settle_devices(machine).await
     }
 }

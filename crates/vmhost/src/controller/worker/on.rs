@@ -49,14 +49,17 @@ impl Worker {
                 }
                 Stage::Saving => self.saved_or_lost(machine).await,
                 // Its devices are in its memory: nothing is changed about them.
-                Stage::Suspended if rest == Some(Rest::Suspend) => Ok(Next::Wait),
+                Stage::Suspended if rest == Some(Rest::Suspend) => {
+                    self.settle_ports(machine).await?;
+                    Ok(Next::Wait)
+                }
                 Stage::Suspended => self.start(machine).await,
                 Stage::Booting | Stage::Running | Stage::Paused | Stage::Held => {
                     self.ended(machine, EndCause::HypervisorDied).await
                 }
                 Stage::Ended { cause } => self.after_end(machine, *cause).await,
                 Stage::Failed => self.after_failure(machine).await,
-                Stage::Releasing | Stage::Lost => self.settle_volumes(machine).await,
+                Stage::Releasing | Stage::Lost => self.settle_devices(machine).await,
             },
             Some(state @ RunState::Prelaunch) if rest == Some(Rest::Pause) => {
                 self.hold(machine, state).await
@@ -131,7 +134,7 @@ impl Worker {
             }
             return self.reset(machine).await;
         }
-        self.settle_volumes(machine).await
+        self.settle_devices(machine).await
     }
 
     /// Until when a guest may obey the power button that this worker pressed to stop it.
@@ -204,7 +207,7 @@ impl Worker {
         })
         .await?;
         if state != RunState::IoError {
-            return self.settle_volumes(machine).await;
+            return self.settle_devices(machine).await;
         }
         let due = self
             .resumed_at
@@ -289,12 +292,12 @@ impl Worker {
         at_once: bool,
     ) -> Result<Next, StepError> {
         if !again {
-            return self.settle_volumes(machine).await;
+            return self.settle_devices(machine).await;
         }
         let end = machine.observed.since;
         match self.restart_at {
             Some((of, at)) if of == end && at > Instant::now() => {
-                let next = self.settle_volumes(machine).await?;
+                let next = self.settle_devices(machine).await?;
                 return Ok(sooner(next, Next::WaitUntil(at)));
             }
             Some((of, _)) if of == end => {}

@@ -52,7 +52,7 @@ impl Worker {
         }
         let run = machine.desired.run;
         if machine.observed.stage == Stage::Held && machine.observed.run == run {
-            return self.settle_volumes(machine).await;
+            return self.settle_devices(machine).await;
         }
         report(&self.shared.documents, &self.id, |machine| {
             if machine.observed.run < run {
@@ -231,6 +231,7 @@ impl Worker {
         if self.restarting(machine) {
             return self.reset(machine).await;
         }
+        self.set_links(machine).await?;
         handle.cont().await?;
         if machine.observed.stage == Stage::Booting {
             tracing::info!(vmid = %machine.vmid, "machine goes on from its memory");

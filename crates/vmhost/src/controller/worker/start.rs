@@ -35,6 +35,7 @@ impl Worker {
                     machine.reason = Some(reason.clone());
                 })
                 .await?;
+                self.settle_ports(machine).await?;
                 Ok(Next::Wait)
             }
             Err(error @ (StepError::Documents(_) | StepError::Task(_))) => Err(error),
@@ -142,11 +143,11 @@ impl Worker {
         }
         // What rests from the start, or has its memory to read first, goes on by a later step.
         let rests = machine.desired.rest_as_seen(&machine.observed).is_some();
-        if !rests
-            && !has_memory
-            && let Some(live) = &self.live
-        {
-            live.handle.cont().await?;
+        if !rests && !has_memory {
+            self.set_links(machine).await?;
+            if let Some(live) = &self.live {
+                live.handle.cont().await?;
+            }
         }
         self.bound_logs(machine).await;
         metrics::histogram!("stratus_machine_start_seconds").record(began.elapsed());
@@ -160,6 +161,7 @@ impl Worker {
                 self.shared.network(&network).await?;
             }
         }
+        self.set_links(machine).await?;
         if let Some(live) = &self.live {
             live.handle.cont().await?;
         }
