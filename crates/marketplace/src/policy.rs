@@ -135,7 +135,9 @@ pub enum Refusal {
         reason: String,
     },
     /// Without a checksum that the site wants.
-    #[error("the entry for {identifier} states no {algorithm} checksum, which this site requires, rejecting entry")]
+    #[error(
+        "the entry for {identifier} states no {algorithm} checksum, which this site requires, rejecting entry"
+    )]
     NoChecksum {
         /// The image.
         identifier: String,

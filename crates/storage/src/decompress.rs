@@ -246,7 +246,9 @@ mod tests {
             assert_eq!(read_all(&packed, plain).expect("as it is"), packed);
             let twice = [packed.clone(), packed].concat();
             assert_eq!(
-                read_all(&twice, Packing::Unknown).expect("concatenated").len(),
+                read_all(&twice, Packing::Unknown)
+                    .expect("concatenated")
+                    .len(),
                 2 * text.len(),
                 "{compression}"
             );

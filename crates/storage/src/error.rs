@@ -87,7 +87,9 @@ pub enum Error {
         reason: String,
     },
     /// A download broke off of which nobody can tell whether the rest will be of the same file.
-    #[error("the download of `{url}` broke off after {received_bytes} bytes and can't be taken up there: {reason}")]
+    #[error(
+        "the download of `{url}` broke off after {received_bytes} bytes and can't be taken up there: {reason}"
+    )]
     BrokeOff {
         /// The URL, without user name and password.
         url: String,

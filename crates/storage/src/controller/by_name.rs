@@ -243,7 +243,12 @@ impl StorageController {
             .documents
             .update::<Image, documents::DocumentsError>(local, |image| {
                 let of = |origin: &ImageOrigin| {
-                    let ImageOrigin { found_in, entry, version, .. } = origin.clone();
+                    let ImageOrigin {
+                        found_in,
+                        entry,
+                        version,
+                        ..
+                    } = origin.clone();
                     (found_in, entry, version)
                 };
                 let is_known = image.provenance.as_ref().map(of) == origin.as_ref().map(of);

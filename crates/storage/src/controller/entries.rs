@@ -231,7 +231,10 @@ impl StorageController {
         found: &Found,
         may_read: bool,
     ) -> Result<Option<()>, Error> {
-        let known = read.provenance.as_ref().and_then(|origin| origin.entry.as_ref());
+        let known = read
+            .provenance
+            .as_ref()
+            .and_then(|origin| origin.entry.as_ref());
         let is_same = known.is_some_and(|known| known.as_bytes() == found.entry.document());
         if is_same && !is_withdrawn(read) {
             return Ok(Some(()));
@@ -248,7 +251,10 @@ impl StorageController {
             }
         };
         let store = self.store(Kind::of(read));
-        match store.compare(&found.entry.metadata().identifier, &stated, may_read).await {
+        match store
+            .compare(&found.entry.metadata().identifier, &stated, may_read)
+            .await
+        {
             Ok(same) => Ok(same),
             Err(error @ (Error::Mismatch { .. } | Error::Refused(_))) => {
                 self.refuse(read, refused(error.to_string()), true).await?;
@@ -262,7 +268,13 @@ impl StorageController {
 
     /// Has the worker of an image look its entry up, who has the time to read all of the content.
     async fn have_it_looked_up(&self, read: &Cached<Image>) -> Result<Next, Error> {
-        if self.0.documents.images.get(read.id.local()).is_some_and(|now| is_refused(&now)) {
+        if self
+            .0
+            .documents
+            .images
+            .get(read.id.local())
+            .is_some_and(|now| is_refused(&now))
+        {
             return Ok(Next::Settled);
         }
         let edit = |image: &mut Image| {
@@ -281,7 +293,8 @@ impl StorageController {
         reason: String,
         withdrawn: bool,
     ) -> Result<Next, Error> {
-        if read.state == ImageState::Error && is_refused(read) && (is_withdrawn(read) || !withdrawn) {
+        if read.state == ImageState::Error && is_refused(read) && (is_withdrawn(read) || !withdrawn)
+        {
             return Ok(Next::Settled);
         }
         tracing::warn!(image = %read.id, reason, "a cached image may not be used any more");

@@ -238,7 +238,12 @@ impl Target<'_> {
     }
 
     /// Last look by the real program, then read-only and flushed.
-    pub(super) fn finish(&self, file: &File, image: &Image, cancelled: &OwnedFd) -> Result<(), Error> {
+    pub(super) fn finish(
+        &self,
+        file: &File,
+        image: &Image,
+        cancelled: &OwnedFd,
+    ) -> Result<(), Error> {
         let protect = |mode| {
             file.set_permissions(fs::Permissions::from_mode(mode))
                 .map_err(Error::io("protect", &self.path))
