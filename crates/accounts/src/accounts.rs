@@ -639,17 +639,17 @@ mod tests {
         // The slowest of these is what all take from then on.
         times().await;
         let mut seen = Vec::new();
-        for _ in 0..5 {
+        while seen.len() < 5 {
             let times = times().await;
             let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
             assert!(*least >= 3 * step, "{times:?}");
             if *most - *least < Duration::from_millis(150) {
-                return;
+                break;
             }
             // Or it was the machine.
             seen.push(times);
         }
-        panic!("{seen:?}");
+        assert!(seen.len() < 5, "{seen:?}");
     }
 
     #[test]

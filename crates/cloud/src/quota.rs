@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-use cimi::resources::Most;
+use cimi::{Principal, PrincipalType, common::ADMIN_ROLE, resources::Most};
 use documents::{Changes, Documents, DocumentsError, OfType};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -171,6 +171,12 @@ impl Quotas {
     }
 
     /// Room for more of what is counted, which will belong to a user. To be held until it is made.
+    /// Whether anything bounds a user: administrators are not bounded.
+    fn bound(&self, user: &str) -> bool {
+        let account = self.0.documents.users.get(user);
+        !account.is_some_and(|user| user.roles.iter().any(|role| role == ADMIN_ROLE))
+    }
+
     async fn place(
         &self,
         user: &str,
@@ -288,20 +294,31 @@ impl Cloud {
     ) -> Result<Place> {
         let user = access::require_user(context)?.to_owned();
         self.note_member(context).await?;
-        self.place_of(context, &user, amounts).await
+        let is_bounded = !context.is_admin();
+        let quotas = &self.0.quotas;
+        quotas
+            .place(&user, is_bounded, amounts, context.deadline)
+            .await
     }
 
-    /// As [`Cloud::place`], of what belongs to somebody.
+    /// As [`Cloud::place`], of what belongs to somebody, whoever adds to it: what the owner may have counts. `None` if it is
+    /// no user's: nothing bounds roles and groups.
     pub(crate) async fn place_of(
         &self,
         context: &OpContext,
-        user: &str,
+        owner: &Principal,
         amounts: &[(Measure, u64)],
-    ) -> Result<Place> {
+    ) -> Result<Option<Place>> {
+        let user = &owner.principal;
+        if owner.kind != PrincipalType::User {
+            return Ok(None);
+        }
+        if context.user() == Some(user) {
+            return self.place(context, amounts).await.map(Some);
+        }
         let quotas = &self.0.quotas;
-        quotas
-            .place(user, !context.is_admin(), amounts, context.deadline)
-            .await
+        let place = quotas.place(user, quotas.bound(user), amounts, context.deadline);
+        place.await.map(Some)
     }
 
     /// Writes something new of the caller within what the caller may have.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cimi::{
-    Acl, Common, PrincipalType, Right, Timestamp, VolumeId,
+    Acl, Common, Right, Timestamp, VolumeId,
     model::{Changes, Kind},
     resources::{
         Attachment, Event, Job, JobGoal, MAPPED, Machine, Resource, Volume, VolumeConfiguration,
@@ -281,14 +281,14 @@ impl Cloud {
                 break read;
             }
             let more = volume.size_bytes.0.saturating_sub(read.size_bytes.0);
-            let owner = &read.common.acl.owner;
             let mut transaction = documents.changes();
             let mut place = None;
-            if more > 0 && owner.kind == PrincipalType::User {
-                let amounts = [(Measure::VolumeSpace, more)];
-                let found = self.place_of(context, &owner.principal, &amounts).await?;
-                transaction = found.guard(transaction);
-                place = Some(found);
+            if more > 0 {
+                let (owner, amounts) = (&read.common.acl.owner, [(Measure::VolumeSpace, more)]);
+                place = self.place_of(context, owner, &amounts).await?;
+            }
+            if let Some(place) = &place {
+                transaction = place.guard(transaction);
             }
             match transaction.replace(&read, volume).commit().await {
                 Ok(_) => break access::find::<Volume>(documents, context, local, Right::View)?,

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use crate::bare_cloud::{World, admin, local, object, user};
 use cimi::{
-    Timestamp,
+    Acl, AclRule, Right, Timestamp,
     lifecycle::{EndCause, Power, Stage},
     model::Kind,
-    resources::Machine,
+    resources::{Machine, Save},
     size::ByteSize,
 };
 use cloud::{Cloud, CloudError, NoServices, PerUser, testing};
@@ -160,6 +160,50 @@ async fn a_disk_that_is_saved_counts_from_the_beginning() {
     let text = refused(world.create(&alice, Kind::MachineImage, sent).await);
     let told = "image space in GiB quota exceeded (Quota: 2, Used: 2, Requested: 1)";
     assert!(text.starts_with(told), "{text}");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_saved_at_the_shutdown_counts_for_its_owner_whoever_shuts_down() {
+    let world = World::start().await;
+    world.user("alice", &[]).await;
+    world.user("chief", &["::ADMIN"]).await;
+    let saves = |machine: &mut Machine| {
+        machine.first_started = Some(Timestamp::now());
+        machine.save = Some(Save {
+            author: "Alice".to_owned(),
+            author_email: "alice@example.org".to_owned(),
+            ..Save::default()
+        });
+        machine.disks[0].size_bytes = ByteSize::from_gib(2);
+        machine.settle();
+        Ok::<_, DocumentsError>(true)
+    };
+    let alices = world.machine(&user("alice")).await;
+    world.documents.update(&alices, saves).await.unwrap();
+    for who in ["alice", "chief"] {
+        quota(&world, Kind::User, who, json!({"imageGib": 1})).await;
+    }
+    let chief = testing::caller("chief", &["::ADMIN"]);
+    // What an administrator may have has nothing to do with what is made for alice.
+    for who in [&user("alice"), &chief] {
+        let refused = world.act(who, &alices, "shutdown", false).await;
+        let Err(CloudError::Exhausted(text)) = refused else {
+            panic!("{refused:?}");
+        };
+        let told = "image space in GiB quota exceeded (Quota: 1, Used: 0, Requested: 2)";
+        assert!(text.starts_with(told), "{text}");
+    }
+    // And what alice may have nothing with what is made for an administrator.
+    let chiefs = world.machine(&chief).await;
+    let shared = |machine: &mut Machine| {
+        let who = Acl::owned_by_user("alice").owner;
+        let right = Right::All;
+        machine.common.acl.rules.push(AclRule { who, right });
+        saves(machine)
+    };
+    world.documents.update(&chiefs, shared).await.unwrap();
+    let shut_down = world.act(&user("alice"), &chiefs, "shutdown", false);
+    shut_down.await.unwrap();
 }
 
 #[tokio::test]

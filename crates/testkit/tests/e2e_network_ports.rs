@@ -1,7 +1,7 @@
 //! A port that is stopped is a cable pulled out of a real guest, whatever happens to the daemon and to the guest's QEMU.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-use std::{net::TcpStream, time::Duration};
+use std::time::Duration;
 
 use serde_json::json;
 use testkit::{Machine, TestCloud, skip_unless, wait_until};
@@ -77,7 +77,7 @@ fn a_stopped_port_is_a_cable_pulled_out() {
     // Another process has the same link: nobody reaches the guest until the port is started.
     act(&cloud, &port, "stop");
     let reply = api.post(&format!("{}/stop", machine.id), &json!({"force": true}));
-    cloud.wait_for_job(&reply.job.clone().unwrap());
+    cloud.wait_for_job(&reply.job.unwrap());
     act(&cloud, &machine.id, "start");
     wait_until("the guest to have booted", LIMIT, || {
         machine.console().contains("login:").then_some(())

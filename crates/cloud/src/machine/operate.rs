@@ -248,7 +248,7 @@ impl Cloud {
                         self.not_being_saved(&machine)?;
                         let amounts = image_amounts(&machine);
                         // It will be its owner's, whoever may shut the machine down.
-                        let owner = machine.common.acl.owner.principal.clone();
+                        let owner = machine.common.acl.owner.clone();
                         let place = self.place_of(context, &owner, &amounts).await?;
                         let image = self.image_of(&mut machine, acl, Some(save), now);
                         job.affected_resources.push(Ref::to(image.key()));
@@ -265,7 +265,7 @@ impl Cloud {
                 now,
             );
             let mut changes = self.0.documents.changes();
-            if let Some((_, place)) = &saved {
+            if let Some((_, Some(place))) = &saved {
                 changes = place.guard(changes);
             }
             let mut changes = changes.replace(&read, machine);
@@ -286,7 +286,7 @@ impl Cloud {
                     });
                 }
                 Err(error) if error.is_conflict() => {
-                    if let Some((_, place)) = saved {
+                    if let Some((_, Some(place))) = saved {
                         place.is_lost(&error).await;
                     }
                 }

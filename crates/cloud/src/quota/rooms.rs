@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use cimi::{PrincipalType, common::ADMIN_ROLE, resources::Image};
+use cimi::{PrincipalType, resources::Image};
 use documents::{
     Changes, DocumentsError,
     room::{ImageRooms, NoRoom, Room, Unbounded},
@@ -24,10 +24,9 @@ impl ImageRooms for Quotas {
             return Ok(Box::new(Unbounded));
         }
         let user = &owner.principal;
-        let account = self.0.documents.users.get(user);
-        let is_admin = account.is_some_and(|user| user.roles.iter().any(|r| r == ADMIN_ROLE));
         let amounts = [(Measure::ImageSpace, more)];
-        let place = self.place(user, !is_admin, &amounts, Instant::now() + PATIENCE);
+        let deadline = Instant::now() + PATIENCE;
+        let place = self.place(user, self.bound(user), &amounts, deadline);
         match place.await {
             Ok(place) => Ok(Box::new(place)),
             Err(CloudError::Exhausted(reason)) => Err(NoRoom::Exceeded(reason)),

@@ -62,7 +62,7 @@ impl Seen {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(path = %file.display(), %error, "reading which indexes were seen")
+                tracing::warn!(path = %file.display(), %error, "reading which indexes were seen");
             }
         }
         let lines = text.lines().filter_map(|line| line.split_once(' '));
