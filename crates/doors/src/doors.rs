@@ -291,6 +291,7 @@ impl Doors {
             peer: Some(peer),
             unchanged: None,
             part_of: None,
+            parent_job: None,
         };
         self.dispatch(&route, &context, exchange, body, &mut share)
             .await
