@@ -164,6 +164,9 @@ impl World {
                 json!({"action": "approve"}).to_string()
             }
             (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
+            (Some(Kind::ForwardingGroup), _, "POST") => {
+                json!({"forwardingGroupTemplate": {}}).to_string()
+            }
             (Some(Kind::User), _, "POST") => {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
