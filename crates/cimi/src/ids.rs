@@ -155,6 +155,10 @@ resource_id!(/// A NetworkPortTemplate.
     NetworkPortTemplateId, "NetworkPortTemplate");
 resource_id!(/// A NetworkPortConfiguration.
     NetworkPortConfigurationId, "NetworkPortConfiguration");
+resource_id!(/// A ForwardingGroup.
+    ForwardingGroupId, "ForwardingGroup");
+resource_id!(/// A ForwardingGroupTemplate.
+    ForwardingGroupTemplateId, "ForwardingGroupTemplate");
 resource_id!(/// A ServiceMessage.
     ServiceMessageId, "ServiceMessage");
 

@@ -3,6 +3,7 @@
 //! (`unknown`), so that an older daemon doesn't destroy what a newer one wrote.
 
 mod account;
+mod forwarding_group;
 mod host;
 mod image;
 mod image_origin;
@@ -24,6 +25,7 @@ mod volume;
 mod volume_image;
 
 pub use account::{Credential, Group, Origin, Token, TokenScope, User};
+pub use forwarding_group::ForwardingGroup;
 pub use host::{AcceleratorKind, Capacity, Host, HostDesired};
 pub use image::{Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, MediumFormat};
 pub use image_origin::{ImageOrigin, OnDemand};
@@ -42,9 +44,9 @@ pub use service::ServiceConfiguration;
 pub use service_message::ServiceMessage;
 pub use system::{Asked, Asker, Component, Made, Member, System, SystemOperation};
 pub use template::{
-    AddressTemplate, ConfigurationDisk, CredentialTemplate, Kept, MachineConfiguration,
-    MachineTemplate, NetworkPortConfiguration, NetworkPortTemplate, SystemTemplate,
-    VolumeConfiguration, VolumeTemplate, default_architecture,
+    AddressTemplate, ConfigurationDisk, CredentialTemplate, ForwardingGroupTemplate, Kept,
+    MachineConfiguration, MachineTemplate, NetworkPortConfiguration, NetworkPortTemplate,
+    SystemTemplate, VolumeConfiguration, VolumeTemplate, default_architecture,
 };
 pub use traffic::NetworkTraffic;
 pub use usage::{UsageRecord, Use, UseKind};

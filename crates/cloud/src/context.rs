@@ -37,6 +37,9 @@ pub struct OpContext {
     /// The component of a system that is being made: what is created is marked so.
     /// Written by the cloud itself; requests have none.
     pub part_of: Option<String>,
+    /// The job of a system that this is done for: the jobs of what is done are nested in it.
+    /// Written by the cloud itself; requests have none.
+    pub parent_job: Option<cimi::JobId>,
 }
 
 /// A resource as the caller saw it: an operation that changes it is only wanted if nobody did so since.
@@ -59,6 +62,7 @@ impl OpContext {
             peer: None,
             unchanged: None,
             part_of: None,
+            parent_job: None,
         }
     }
 

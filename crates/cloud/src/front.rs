@@ -6,8 +6,9 @@ use cimi::{
     model::{Changes, Kind},
     query::Query,
     resources::{
-        AddressTemplate, Event, Image, Job, MachineConfiguration, MachineTemplate,
-        NetworkPortConfiguration, NetworkPortTemplate, VolumeConfiguration, VolumeTemplate,
+        AddressTemplate, Event, ForwardingGroupTemplate, Image, Job, MachineConfiguration,
+        MachineTemplate, NetworkPortConfiguration, NetworkPortTemplate, VolumeConfiguration,
+        VolumeTemplate,
     },
 };
 use serde_json::{Map, Value};
@@ -132,6 +133,14 @@ macro_rules! by_kind {
             }
             Kind::NetworkPortConfiguration => {
                 type $type = ::cimi::resources::NetworkPortConfiguration;
+                $call
+            }
+            Kind::ForwardingGroup => {
+                type $type = ::cimi::resources::ForwardingGroup;
+                $call
+            }
+            Kind::ForwardingGroupTemplate => {
+                type $type = ::cimi::resources::ForwardingGroupTemplate;
                 $call
             }
             Kind::ServiceMessage => {
@@ -293,6 +302,11 @@ impl Cloud {
             Kind::System => self.create_system(context, body).await,
             Kind::SystemTemplate => self.create_system_template(context, body).await,
             Kind::AddressTemplate => self.create_simple::<AddressTemplate>(context, body).await,
+            Kind::ForwardingGroup => self.create_forwarding_group(context, body).await,
+            Kind::ForwardingGroupTemplate => {
+                self.create_simple::<ForwardingGroupTemplate>(context, body)
+                    .await
+            }
             Kind::NetworkPort => self.create_network_port(context, body).await,
             Kind::NetworkPortTemplate => {
                 self.create_simple::<NetworkPortTemplate>(context, body)
@@ -384,6 +398,7 @@ impl Cloud {
             }
             Kind::VolumeImage => self.delete_volume_image(context, id).await,
             Kind::Address => self.delete_address(context, id).await,
+            Kind::ForwardingGroup => self.delete_forwarding_group(context, id).await,
             Kind::NetworkPort => self.delete_network_port(context, id).await,
             Kind::System => self.delete_system(context, id).await,
             Kind::ResourceMetadata
@@ -449,12 +464,13 @@ impl Cloud {
             | Kind::VolumeImage
             | Kind::Address
             | Kind::AddressTemplate
+            | Kind::ForwardingGroupTemplate
             | Kind::NetworkPort
             | Kind::NetworkPortTemplate
             | Kind::NetworkPortConfiguration
             | Kind::System
             | Kind::SystemTemplate => context.user().is_some(),
-            Kind::ServiceMessage => context.is_admin(),
+            Kind::ServiceMessage | Kind::ForwardingGroup => context.is_admin(),
             _ => false,
         }
     }
@@ -497,6 +513,7 @@ fn has_references(kind: Kind) -> bool {
         Kind::MachineTemplate
             | Kind::VolumeTemplate
             | Kind::AddressTemplate
+            | Kind::ForwardingGroupTemplate
             | Kind::NetworkPortTemplate
             | Kind::SystemTemplate
     )

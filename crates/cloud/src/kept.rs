@@ -2,7 +2,10 @@
 
 use cimi::{
     model::Kind,
-    resources::{AddressTemplate, NetworkPortConfiguration, NetworkPortTemplate, SystemTemplate},
+    resources::{
+        AddressTemplate, ForwardingGroupTemplate, NetworkPortConfiguration, NetworkPortTemplate,
+        SystemTemplate,
+    },
 };
 use documents::Documents;
 use serde_json::{Map, Value};
@@ -32,6 +35,7 @@ shown_as_given! {
     AddressTemplate,
     NetworkPortTemplate,
     NetworkPortConfiguration,
+    ForwardingGroupTemplate,
 }
 
 impl Public for SystemTemplate {

@@ -21,6 +21,7 @@ mod error;
 mod event;
 mod event_log;
 mod eviction;
+mod forwarding_group;
 mod front;
 mod group;
 mod host;

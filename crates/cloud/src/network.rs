@@ -51,6 +51,8 @@ impl Cloud {
         for settings in &self.0.settings.networks {
             let id = NetworkId::from_local(&settings.name)
                 .map_err(|error| CloudError::Internal(error.to_string()))?;
+            let known = self.0.documents.networks.get(id.local());
+            let known = known.as_deref();
             let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
             let mut common = Common::new(acl, Timestamp::now());
             common.name = Some(settings.name.clone());
@@ -68,6 +70,7 @@ impl Cloud {
                 nat: settings.nat,
                 mtu: settings.mtu,
                 forwarded: settings.forwarded,
+                forwarding_group: known.and_then(|known| known.forwarding_group.clone()),
                 unknown: Map::new(),
             };
             seed(&self.0.documents, network).await?;
@@ -145,7 +148,7 @@ impl Public for Network {
     }
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
-        object(json!({
+        let mut out = object(json!({
             "state": self.state,
             "networkType": network_type(self),
             "class": self.class,
@@ -158,7 +161,11 @@ impl Public for Network {
             "nat": self.nat,
             "nameServers": name_servers(self),
             "leases": documents.addresses.count_by_index("network", self.id.local()),
-        }))
+        }));
+        if let Some(group) = &self.forwarding_group {
+            out.insert("forwardingGroup".to_owned(), json!(group));
+        }
+        out
     }
 
     fn operations(&self) -> Vec<Rel> {

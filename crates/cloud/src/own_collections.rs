@@ -33,6 +33,7 @@ impl Cloud {
         match (parent, members) {
             (Kind::Machine, _) => self.machine_members(context, id, collection),
             (Kind::System, _) => self.system_members(context, id, collection, members),
+            (Kind::ForwardingGroup, _) => self.grouped_networks(context, id, collection, members),
             (Kind::Volume, Kind::VolumeVolumeImage) => {
                 let volume = access::find::<Volume>(documents, context, id, Right::View)?;
                 let images = documents
@@ -106,6 +107,7 @@ impl Cloud {
         let member = match (parent, collection) {
             (Kind::Machine, "volumes") => return self.attach_volume(context, id, body).await,
             (Kind::System, _) => self.add_to_system(context, id, members, &body).await?,
+            (Kind::ForwardingGroup, _) => self.add_to_forwarding_group(context, id, &body).await?,
             _ => {
                 return Err(CloudError::Conflict(format!(
                     "the {collection} of a {parent} can't be changed once it is made"
@@ -140,6 +142,9 @@ impl Cloud {
                     .own_collection(collection)
                     .ok_or_else(none)?;
                 self.take_from_system(context, id, members, member).await?;
+            }
+            (Kind::ForwardingGroup, "networks") => {
+                self.take_from_forwarding_group(context, id, member).await?;
             }
             _ => {
                 return Err(CloudError::Conflict(format!(

@@ -17,6 +17,7 @@
 
 mod components;
 mod create;
+mod jobs;
 mod members;
 mod operate;
 mod rehearse;
@@ -24,4 +25,5 @@ mod state;
 mod tend;
 
 pub(crate) use components::check_components;
+pub(crate) use jobs::progress_of_parts;
 pub(crate) use tend::tend;

@@ -305,6 +305,7 @@ impl Cloud {
             count::<cimi::resources::Address>(documents, user),
             count::<cimi::resources::AddressTemplate>(documents, user),
             count::<cimi::resources::NetworkPort>(documents, user),
+            count::<cimi::resources::ForwardingGroupTemplate>(documents, user),
             count::<cimi::resources::NetworkPortTemplate>(documents, user),
             count::<cimi::resources::NetworkPortConfiguration>(documents, user),
         ]

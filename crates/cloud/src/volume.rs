@@ -160,7 +160,8 @@ impl Cloud {
             JobGoal::Available,
             volume.common.acl.clone(),
             now,
-        );
+        )
+        .within(context.parent_job.as_ref());
         let event = Event::request(&volume, "add", context.user().unwrap_or_default(), now);
         catalogue::check_size(&volume)?;
         let amounts = [(Measure::Volumes, 1), (Measure::VolumeSpace, size.0)];
@@ -235,7 +236,8 @@ impl Cloud {
                 JobGoal::Gone,
                 volume.common.acl.clone(),
                 now,
-            );
+            )
+            .within(context.parent_job.as_ref());
             let event = Event::request(&volume, "delete", context.user().unwrap_or_default(), now);
             match documents
                 .changes()

@@ -5,10 +5,10 @@ use crate::support::{World, alice, bob, split, until};
 use cimi::{
     lifecycle::Power,
     model::Kind,
-    resources::{Image, Job, JobGoal, JobState, Volume},
+    resources::{Image, Job, JobState},
 };
 use cloud::{CloudError, Retention};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 async fn stop(world: &World, job: &str) -> cloud::Result<cloud::Done> {
     let (kind, local) = split(job);
@@ -121,55 +121,4 @@ async fn what_cannot_be_taken_back_is_not_stopped() {
         stop(&world, &removal).await,
         Err(CloudError::Conflict(_))
     ));
-}
-
-#[tokio::test]
-async fn a_job_of_parts_is_as_far_as_they_are_and_stops_them() {
-    let world = World::start().await;
-    let mut parts = Vec::new();
-    for _ in 0..2 {
-        let body = json!({"volumeTemplate": {"volumeConfig": {"capacity": 1000}}});
-        let created = world.create(&alice(), Kind::Volume, body).await.unwrap();
-        parts.push((created.view.id.to_string(), created.job.unwrap()));
-    }
-    let now = cimi::Timestamp::now();
-    let acl = job(&world, &parts[0].1).common.acl;
-    let mut whole = Job::accepted(parts[0].0.clone(), "add", JobGoal::Available, acl, now);
-    whole.nested_jobs = parts
-        .iter()
-        .map(|(_, job)| cimi::Ref::to(job.clone()))
-        .collect();
-    let whole_id = whole.id.to_string();
-    let changes = world.documents.changes().create(&whole);
-    changes.commit().await.unwrap();
-    let (_, first) = split(&parts[0].1);
-    let half = |job: &mut Job| {
-        job.progress = 50;
-        job.parent_job = Some(cimi::Ref::to(whole_id.clone()));
-        Ok::<_, CloudError>(true)
-    };
-    world.documents.update(first, half).await.unwrap();
-    let shown = world.get(&alice(), &whole_id);
-    assert_eq!(shown["progress"], 25);
-    assert_eq!(shown["nestedJobs"][1]["href"], parts[1].1.as_str());
-    assert_eq!(
-        world.get(&alice(), &parts[0].1)["parentJob"]["href"],
-        Value::from(whole_id.as_str())
-    );
-
-    stop(&world, &whole_id).await.unwrap();
-    for (volume, part) in &parts {
-        assert_eq!(job(&world, part).state, JobState::Stopping);
-        let (_, local) = split(volume);
-        let volume: Volume = world
-            .documents
-            .volumes
-            .get(local)
-            .unwrap()
-            .document
-            .0
-            .clone();
-        assert!(volume.deleted);
-    }
-    assert_eq!(job(&world, &whole_id).state, JobState::Stopping);
 }

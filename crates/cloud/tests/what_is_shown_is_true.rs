@@ -237,6 +237,12 @@ async fn composed(world: &World) {
         .await;
     let template_of_port = json!({"network": {"href": "Network/local"},
         "networkPortConfig": {"portType": "ACCESS"}});
+    let group = json!({"networks": [{"href": "Network/public"}]});
+    world
+        .made(&alice, Kind::ForwardingGroupTemplate, group.clone())
+        .await;
+    let group = json!({"forwardingGroupTemplate": group});
+    world.made(&admin(), Kind::ForwardingGroup, group).await;
     let configuration = json!({"portType": "ACCESS"});
     world
         .made(&alice, Kind::NetworkPortConfiguration, configuration)

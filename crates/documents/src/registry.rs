@@ -5,11 +5,12 @@ use std::{ops::Bound, sync::Arc};
 use cimi::{
     PrincipalType,
     resources::{
-        Address, AddressTemplate, Credential, CredentialTemplate, Event, Group, Host, Image, Job,
-        Machine, MachineConfiguration, MachineRecord, MachineTemplate, MailLink, Network,
-        NetworkPort, NetworkPortConfiguration, NetworkPortTemplate, OrganisationMember,
-        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, System,
-        SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
+        Address, AddressTemplate, Credential, CredentialTemplate, Event, ForwardingGroup,
+        ForwardingGroupTemplate, Group, Host, Image, Job, Machine, MachineConfiguration,
+        MachineRecord, MachineTemplate, MailLink, Network, NetworkPort, NetworkPortConfiguration,
+        NetworkPortTemplate, OrganisationMember, Registration, Resource, ServiceConfiguration,
+        ServiceMessage, Session, System, SystemTemplate, Token, User, Volume, VolumeConfiguration,
+        VolumeImage, VolumeTemplate,
     },
 };
 use store::{
@@ -73,6 +74,8 @@ registry! {
     volume_templates: VolumeTemplate,
     networks: Network,
     addresses: Address,
+    forwarding_groups: ForwardingGroup,
+    forwarding_group_templates: ForwardingGroupTemplate,
     network_ports: NetworkPort,
     network_port_templates: NetworkPortTemplate,
     network_port_configurations: NetworkPortConfiguration,

@@ -307,6 +307,7 @@ impl Doors {
             peer: Some(peer),
             unchanged: None,
             part_of: None,
+            parent_job: None,
         };
         // Boxed: with all routes in it, it is large, and the future of a request is moved a few times before it runs.
         Box::pin(self.dispatch(&route, &context, exchange, body, &mut share)).await

@@ -173,6 +173,9 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         // What can be asked of a path is no secret among users.
         (_, _, "OPTIONS") if route.template != "/metrics" => Users,
         ("/cimi", None, "PUT") => NoUser,
+        // As the networks are: seen by all users, the administrators' to join.
+        (_, Some(Kind::ForwardingGroup), "GET" | "HEAD") => Users,
+        (_, Some(Kind::ForwardingGroup), _) => Administrators,
         ("/stratus/catalogue", None, "GET" | "HEAD") => Users,
         ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
         ("/stratus/doctor", None, "POST") => Administrators,

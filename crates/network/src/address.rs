@@ -156,7 +156,7 @@ impl From<MacPrefix> for String {
 }
 
 /// An IPv4 network with a prefix of 8 to 30 bits, written `172.16.0.0/16`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, PartialOrd, Ord)]
 #[serde(try_from = "String", into = "String")]
 pub struct Ipv4Network {
     address: u32,

@@ -21,7 +21,7 @@ use crate::host::{Attachment, Audit, PlugRequest, Plugged, Ready, Reconciled};
 use crate::links::{Link, Links};
 use crate::name::{Domain, InstanceTag, InterfaceName, NicTag};
 use crate::nft::Nft;
-use crate::ruleset::{Binding, Outward, Ruleset};
+use crate::ruleset::{Binding, Outward, Peer, Ruleset};
 use crate::tap;
 
 /// The network as the administrator configures it.
@@ -115,6 +115,7 @@ impl BridgedConfig {
             gateway: self.gateway,
             outward: self.outward,
             host_tcp_ports: self.host_tcp_ports.clone(),
+            peers: BTreeSet::new(),
         }
     }
 
@@ -421,6 +422,17 @@ impl Bridged {
         .await;
         let rest = clear_away(config, &kernel).await;
         dnsmasq.and(links).and(firewall).and(rest)
+    }
+
+    pub(crate) fn as_peer(&self) -> Peer {
+        Peer {
+            bridge: self.config.instance.bridge(),
+            network: self.config.network,
+        }
+    }
+
+    pub(crate) async fn forward_to(&self, peers: BTreeSet<Peer>) -> Result<()> {
+        self.firewall.forward_to(peers).await
     }
 
     pub(crate) fn dhcp_health(&self) -> watch::Receiver<DhcpHealth> {

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::error::{NetworkError, Result};
 use crate::name::InterfaceName;
 use crate::nft::{Listing, Nft};
-use crate::ruleset::{Binding, Ruleset};
+use crate::ruleset::{Binding, Peer, Ruleset};
 
 const QUEUE: usize = 1024;
 
@@ -22,6 +22,8 @@ enum Wish {
     Forget(InterfaceName),
     /// Exactly these, and all rules written again.
     Exactly(BTreeSet<Binding>),
+    /// Forward to exactly these networks.
+    Peers(BTreeSet<Peer>),
     /// No tables at all.
     Teardown,
 }
@@ -80,6 +82,7 @@ impl Firewall {
             ruleset,
             wanted,
             gone: false,
+            stale: false,
         };
         worker.establish().await?;
         let (requests, queue) = mpsc::channel(QUEUE);
@@ -124,6 +127,14 @@ impl Firewall {
         self.send(Wish::Exactly(bindings)).await?.done().await
     }
 
+    /// Has exactly these networks forwarded to.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub async fn forward_to(&self, peers: BTreeSet<Peer>) -> Result<()> {
+        self.send(Wish::Peers(peers)).await?.done().await
+    }
+
     /// Removes our tables.
     ///
     /// # Errors
@@ -158,6 +169,8 @@ struct Worker {
     wanted: BTreeMap<InterfaceName, Binding>,
     /// The tables were taken down and are not to come back by themselves.
     gone: bool,
+    /// The last time all rules were written, that was refused.
+    stale: bool,
 }
 
 impl Worker {
@@ -199,6 +212,11 @@ impl Worker {
                     (anew, self.gone) = (true, false);
                     self.wanted = bindings.into_iter().map(|b| (b.port.clone(), b)).collect();
                 }
+                Wish::Peers(peers) => {
+                    // What was refused is written anew, too.
+                    anew |= self.ruleset.peers != peers || self.stale;
+                    self.ruleset.peers = peers;
+                }
                 Wish::Teardown => {
                     self.gone = true;
                     self.wanted.clear();
@@ -234,12 +252,15 @@ impl Worker {
 
     async fn establish(&mut self) -> Result<()> {
         let bindings: BTreeSet<Binding> = self.wanted.values().cloned().collect();
-        match self.nft.apply(self.ruleset.establish(&bindings)).await {
+        self.stale = true;
+        let written = match self.nft.apply(self.ruleset.establish(&bindings)).await {
             Err(NetworkError::Firewall { reason }) => {
                 tracing::warn!(%reason, "tables of our name cannot be changed into ours; replacing them");
                 self.nft.apply(self.ruleset.replace(&bindings)).await
             }
             other => other,
-        }
+        };
+        self.stale = written.is_err();
+        written
     }
 }

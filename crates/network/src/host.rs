@@ -1,6 +1,6 @@
 //! What the VM host uses: one face for both ways to connect a machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::dnsmasq_files::Lease;
 use crate::error::{NetworkError, Result};
 use crate::firewall;
 use crate::name::{Hostname, InterfaceName, NicTag};
-use crate::ruleset::Binding;
+use crate::ruleset::{Binding, Peer};
 use crate::user_mode::{UserMode, UserModeConfig, UserNetdev};
 
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -179,6 +179,26 @@ impl NetworkHost {
         match config {
             NetworkConfig::Bridged(config) => Bridged::remove(config).await,
             NetworkConfig::User(_) => Ok(()),
+        }
+    }
+
+    /// What other networks of this host know it by, to forward to it; none of a user-mode network, which nobody forwards to.
+    #[must_use]
+    pub fn as_peer(&self) -> Option<Peer> {
+        match self {
+            Self::Bridged(bridged) => Some(bridged.as_peer()),
+            Self::User(_) => None,
+        }
+    }
+
+    /// Has its guests, and those of exactly these networks, reach each other. The others must be told the same.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub async fn forward_to(&self, peers: BTreeSet<Peer>) -> Result<()> {
+        match self {
+            Self::Bridged(bridged) => bridged.forward_to(peers).await,
+            Self::User(_) => Ok(()),
         }
     }
 

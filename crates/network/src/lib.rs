@@ -52,5 +52,5 @@ pub use host::{
 };
 pub use name::{Domain, Hostname, InstanceTag, InterfaceName, NameError, NicTag};
 pub use pool::AddressPool;
-pub use ruleset::{Binding, Outward};
+pub use ruleset::{Binding, Outward, Peer};
 pub use user_mode::{UserModeConfig, UserNetdev};

@@ -57,6 +57,15 @@ pub const SPOOF_COUNTERS: [&str; 7] = [
 /// Taps whose rates can be counted at once; those beyond are not limited.
 const MOST_TAPS: u32 = 65_535;
 
+/// Another network of this host, to and from which is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// Its bridge.
+    pub bridge: InterfaceName,
+    /// Its addresses.
+    pub network: Ipv4Network,
+}
+
 /// Everything the text depends on.
 #[derive(Debug, Clone)]
 pub struct Ruleset {
@@ -70,6 +79,8 @@ pub struct Ruleset {
     pub outward: Outward,
     /// TCP ports of the host, besides DNS, that guests may reach on the gateway address (a metadata service, say).
     pub host_tcp_ports: BTreeSet<u16>,
+    /// The networks whose guests and this one's reach each other, both ways and by their own addresses.
+    pub peers: BTreeSet<Peer>,
 }
 
 impl Ruleset {
@@ -260,6 +271,22 @@ impl Ruleset {
             "forward",
             &format!("iifname \"{bridge}\" oifname \"{bridge}\" accept"),
         );
+        // By bridge and address: nobody outside can pretend to be a peer, and no peer to be somebody else. Both networks'
+        // tables have these, each its own: a packet is forwarded if all tables let it.
+        for peer in &self.peers {
+            let (other, theirs) = (&peer.bridge, &peer.network);
+            for (from, to, source, target) in [
+                (&bridge, other, &network, theirs),
+                (other, &bridge, theirs, &network),
+            ] {
+                rule(
+                    "forward",
+                    &format!(
+                        "iifname \"{from}\" oifname \"{to}\" ip saddr {source} ip daddr {target} accept"
+                    ),
+                );
+            }
+        }
         rule("forward", &format!("iifname \"{bridge}\" jump outward"));
         rule("forward", &format!("oifname \"{bridge}\" jump inward"));
         rule("outward", &format!("ip saddr != {network} drop"));
@@ -272,6 +299,13 @@ impl Ruleset {
             rule("inward", "counter name refused_inward drop");
         }
         if self.outward == Outward::Nat {
+            for peer in &self.peers {
+                let (other, theirs) = (&peer.bridge, &peer.network);
+                rule(
+                    "postrouting",
+                    &format!("ip saddr {network} ip daddr {theirs} oifname \"{other}\" accept"),
+                );
+            }
             rule(
                 "postrouting",
                 &format!(
@@ -315,6 +349,28 @@ mod tests {
             gateway: "172.16.0.1".parse().unwrap(),
             outward,
             host_tcp_ports: BTreeSet::new(),
+            peers: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn peers_are_let_through_before_all_else_is_refused() {
+        let mut rules = rules(Outward::Isolated);
+        rules.peers.insert(Peer {
+            bridge: "sty-br".parse().unwrap(),
+            network: "172.17.0.0/24".parse().unwrap(),
+        });
+        let text = rules.establish(&BTreeSet::new());
+        let there = "oifname \"sty-br\" ip saddr 172.16.0.0/24 ip daddr 172.17.0.0/24 accept";
+        let back = "iifname \"sty-br\" ";
+        for peer in [there, back] {
+            assert!(
+                text.find(peer).unwrap()
+                    < text
+                        .find("forward iifname \"stx-br\" jump outward")
+                        .unwrap_or(usize::MAX),
+                "{text}"
+            );
         }
     }
 

@@ -14,6 +14,7 @@
 
 mod audit;
 mod console;
+mod forwarding;
 mod health;
 mod host;
 mod links;
@@ -95,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) quarantine: Quarantine,
     networks: Mutex<HashMap<String, Arc<OnceCell<Arc<NetworkHost>>>>>,
     factory: NetworkFactory,
+    /// Rung when one more is set up.
+    network_opened: Notify,
     serial_logs: SerialLogs,
     troubles: health::Troubles,
     consoles: Mutex<HashMap<String, console::Console>>,
@@ -110,11 +113,14 @@ impl Shared {
             .entry(network.id.local().to_owned())
             .or_default()
             .clone();
+        let is_known = cell.initialized();
         let opened = cell
             .get_or_try_init(|| async { Ok(Arc::new((self.factory)(network).await?)) })
             .await;
-        if let Err(error) = &opened {
-            self.note_network(network.id.local(), Some(error));
+        match &opened {
+            Err(error) => self.note_network(network.id.local(), Some(error)),
+            Ok(_) if !is_known => self.network_opened.notify_one(),
+            Ok(_) => {}
         }
         opened.cloned()
     }
@@ -189,6 +195,7 @@ impl VmHost {
             quarantine,
             networks: Mutex::default(),
             factory,
+            network_opened: Notify::new(),
             serial_logs,
             troubles: health::Troubles::default(),
             consoles: Mutex::default(),
@@ -234,6 +241,9 @@ impl VmHost {
         self.0
             .tasks
             .spawn(self.clone().retry_networks(stop.clone()));
+        self.0
+            .tasks
+            .spawn(forwarding::follow_groups(shared.clone(), stop.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,

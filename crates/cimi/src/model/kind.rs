@@ -81,6 +81,9 @@ kinds! {
     NetworkPortTemplate,
     NetworkPortConfiguration,
     NetworkNetworkPort,
+    ForwardingGroup,
+    ForwardingGroupTemplate,
+    ForwardingGroupNetwork,
 }
 
 impl fmt::Display for Kind {

@@ -171,6 +171,13 @@ impl Job {
         }
     }
 
+    /// The same, as a part of another job.
+    #[must_use]
+    pub fn within(mut self, parent: Option<&JobId>) -> Self {
+        self.parent_job = parent.map(|parent| Ref::to(parent.to_string()));
+        self
+    }
+
     /// `<collection>/<id>` of the resource that the goal speaks of.
     #[must_use]
     pub fn subject(&self) -> &str {

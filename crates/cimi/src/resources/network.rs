@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
-use crate::{AddressId, Common, MachineId, NetworkId, Ref, Timestamp};
+use crate::{AddressId, Common, MachineId, NetworkId, Ref, Timestamp, ids::ForwardingGroupId};
 
 /// Reach of a network (StratusLab's three address classes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -63,11 +63,18 @@ pub struct Network {
     /// Its machines are reached by forwarded ports of their host, not by their addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forwarded: bool,
+    /// The group of networks whose machines its machines reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding_group: Option<Ref<ForwardingGroupId>>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub unknown: Unknown,
 }
-resource!(Network, "Network");
+resource!(Network, "Network", |network, add| {
+    if let Some(group) = &network.forwarding_group {
+        add("forwardingGroup", group.href.local());
+    }
+});
 
 /// A leased address. Its id contains network and address, so that its existence is the lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]

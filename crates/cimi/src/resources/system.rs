@@ -108,6 +108,9 @@ pub struct SystemOperation {
     /// Who asked. None in operations that were asked before this was written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asker: Option<Asker>,
+    /// Parts that were not asked yet are not asked any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
     /// What came of it, by the part's `<collection>/<id>`; a part that isn't here is still to be asked.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub asked: BTreeMap<String, Asked>,

@@ -6,9 +6,9 @@ use super::{Unknown, resource};
 use crate::{
     Common,
     ids::{
-        AddressTemplateId, CredentialTemplateId, MachineConfigurationId, MachineTemplateId,
-        NetworkPortConfigurationId, NetworkPortTemplateId, SystemTemplateId, VolumeConfigurationId,
-        VolumeTemplateId,
+        AddressTemplateId, CredentialTemplateId, ForwardingGroupTemplateId, MachineConfigurationId,
+        MachineTemplateId, NetworkPortConfigurationId, NetworkPortTemplateId, SystemTemplateId,
+        VolumeConfigurationId, VolumeTemplateId,
     },
 };
 
@@ -164,4 +164,6 @@ kept! {
     NetworkPortTemplate, NetworkPortTemplateId, "NetworkPortTemplate";
     /// What NetworkPorts are like.
     NetworkPortConfiguration, NetworkPortConfigurationId, "NetworkPortConfiguration";
+    /// What ForwardingGroups are made from.
+    ForwardingGroupTemplate, ForwardingGroupTemplateId, "ForwardingGroupTemplate";
 }

@@ -2,9 +2,11 @@
 
 use cimi::{
     lifecycle::Stage,
-    resources::{Image, ImageState, Job, Machine, Resource},
+    resources::{Image, ImageState, Job, Machine, Resource, System},
 };
 use documents::Documents;
+
+use crate::system::progress_of_parts;
 
 /// A part of a job has parts of its own at most so deep.
 const DEPTH: u8 = 4;
@@ -36,8 +38,15 @@ fn of(documents: &Documents, job: &Job, depth: u8) -> u8 {
     if job.state.is_final() {
         return 100;
     }
+    let (kind, local) = job.subject().split_once('/').unwrap_or_default();
+    if kind == System::COLLECTION
+        && depth > 0
+        && let Some(system) = documents.systems.get(local)
+        && let Some(seen) = of_system(documents, job, &system, depth)
+    {
+        return seen.min(99);
+    }
     let seen = if job.nested_jobs.is_empty() || depth == 0 {
-        let (kind, local) = job.subject().split_once('/').unwrap_or_default();
         match kind {
             Image::COLLECTION => documents.images.get(local).and_then(|image| image.progress),
             Machine::COLLECTION => documents.machines.get(local).and_then(|machine| {
@@ -64,6 +73,25 @@ fn of(documents: &Documents, job: &Job, depth: u8) -> u8 {
         u8::try_from(sum / job.nested_jobs.len()).ok()
     };
     seen.unwrap_or(job.progress).min(99)
+}
+
+/// How far all parts of a system are: by their jobs that are nested in this one, and what has none is done.
+fn of_system(documents: &Documents, job: &Job, system: &System, depth: u8) -> Option<u8> {
+    let id = job.id.to_string();
+    let is_part = |part: &Job| part.parent_job.as_ref().is_some_and(|of| of.href == id);
+    let of_part = |href: &str| {
+        let open = documents.jobs.by_index("open", href);
+        let open = open.iter().find(|part| is_part(part));
+        open.map_or(100, |part| usize::from(of(documents, part, depth - 1)))
+    };
+    let of_job = |href: &str| {
+        let part = documents
+            .jobs
+            .get(href.rsplit('/').next().unwrap_or_default());
+        // A part that is forgotten is over.
+        part.map_or(100, |part| usize::from(of(documents, &part, depth - 1)))
+    };
+    progress_of_parts(system, job, of_part, of_job)
 }
 
 /// How far the disk of a machine that is removed is saved, if it is.

@@ -30,13 +30,11 @@ pub(crate) fn is_stoppable(job: &Job) -> bool {
         // Of a volume, the image is made in an instant.
         JobGoal::Available if job.subject().starts_with("VolumeImage/") => false,
         JobGoal::Available => job.action == "add",
-        // A system that is not to be as it was asked to be is removed, or asked otherwise.
-        JobGoal::Parts => false,
+        // What has not begun; the rest by the jobs of the parts.
+        JobGoal::Parts => true,
         // It is switched back by the other action.
         JobGoal::PortIs { .. } => false,
-        JobGoal::MachineOff | JobGoal::Gone | JobGoal::VolumeDetached { .. } => {
-            !job.nested_jobs.is_empty()
-        }
+        JobGoal::MachineOff | JobGoal::Gone | JobGoal::VolumeDetached { .. } => false,
     }
 }
 
@@ -55,6 +53,12 @@ impl Cloud {
                 view: None,
                 job: Some(read.document.id.to_string()),
             };
+            if read.subject().starts_with("System/") && is_of_parts(&read) {
+                match self.stop_parts(context, &read).await {
+                    Err(CloudError::Raced(_)) => continue,
+                    other => return other,
+                }
+            }
             if read.state == JobState::Stopping {
                 return Ok(done);
             }
@@ -69,17 +73,6 @@ impl Cloud {
                     "{} can't be stopped: `{}` can't be taken back",
                     read.document.id, read.action
                 )));
-            }
-            for part in &read.nested_jobs {
-                let local = part.href.rsplit('/').next().unwrap_or_default();
-                let open = documents.jobs.get(local);
-                if open.is_some_and(|part| is_stoppable(&part)) {
-                    match Box::pin(self.stop_job(context, local)).await {
-                        // It ended meanwhile.
-                        Ok(_) | Err(CloudError::Conflict(_) | CloudError::NotFound { .. }) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
             }
             match self.take_back(context, &read).await {
                 Ok(()) => {
@@ -99,12 +92,6 @@ impl Cloud {
         let who = context.user().unwrap_or_default();
         let mut job = read.document.0.clone();
         let changes = documents.changes();
-        if !job.nested_jobs.is_empty() {
-            let same = job.goal.clone();
-            job.stop(same, who, now);
-            changes.replace(read, job).commit().await?;
-            return Ok(());
-        }
         let (kind, local) = job.subject().split_once('/').unwrap_or_default();
         let changes = match kind {
             Machine::COLLECTION => {
@@ -155,6 +142,11 @@ impl Cloud {
         changes.replace(read, job).commit().await?;
         Ok(())
     }
+}
+
+/// Whether it is one of a system's parts that can be stopped, or is being: the creation, or an operation on all of them.
+fn is_of_parts(job: &Job) -> bool {
+    !job.state.is_final() && job.action != "delete"
 }
 
 /// Whether a machine runs on once `job` is taken back.

@@ -206,7 +206,8 @@ impl Cloud {
             goal,
             machine.common.acl.clone(),
             now,
-        );
+        )
+        .within(context.parent_job.as_ref());
         let event = Event::request(&machine, "add", context.user().unwrap_or_default(), now);
         let written = changes
             .create(&machine)

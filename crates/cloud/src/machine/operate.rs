@@ -240,7 +240,8 @@ impl Cloud {
                     }
                     let goal = operation.apply(&mut machine, now)?;
                     let acl = machine.common.acl.clone();
-                    let mut job = Job::accepted(machine.key(), &rel, goal, acl.clone(), now);
+                    let mut job = Job::accepted(machine.key(), &rel, goal, acl.clone(), now)
+                        .within(context.parent_job.as_ref());
                     if operation == Operation::Shutdown
                         && machine.first_started.is_some()
                         && let Some(save) = machine.save.clone()

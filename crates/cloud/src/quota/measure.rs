@@ -1,10 +1,10 @@
 //! What is counted of what users have, how much of it there is, and how much there may be.
 
 use cimi::resources::{
-    Address, AddressTemplate, Credential, CredentialTemplate, Group, Image, Machine,
-    MachineConfiguration, MachineTemplate, Most, NetworkPort, NetworkPortConfiguration,
-    NetworkPortTemplate, Quota, Resource as _, System, SystemTemplate, Token, User, Volume,
-    VolumeConfiguration, VolumeImage, VolumeTemplate,
+    Address, AddressTemplate, Credential, CredentialTemplate, ForwardingGroupTemplate, Group,
+    Image, Machine, MachineConfiguration, MachineTemplate, Most, NetworkPort,
+    NetworkPortConfiguration, NetworkPortTemplate, Quota, Resource as _, System, SystemTemplate,
+    Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
     weight::{BYTES, CPUS, LOCAL_BYTES, MEMORY_KIB},
 };
 use cimi::size::GIBIBYTE;
@@ -86,11 +86,12 @@ pub(crate) enum Measure {
     NetworkPorts,
     NetworkPortTemplates,
     NetworkPortConfigurations,
+    ForwardingGroupTemplates,
 }
 
 use Measure::{
-    AddressTemplates, Addresses, Cpus, CredentialTemplates, Credentials, ImageSpace, Images,
-    LocalSpace, MachineConfigurations, MachineTemplates, Machines, Memory,
+    AddressTemplates, Addresses, Cpus, CredentialTemplates, Credentials, ForwardingGroupTemplates,
+    ImageSpace, Images, LocalSpace, MachineConfigurations, MachineTemplates, Machines, Memory,
     NetworkPortConfigurations, NetworkPortTemplates, NetworkPorts, SystemTemplates, Systems,
     Tokens, VolumeConfigurations, VolumeImageSpace, VolumeImages, VolumeSpace, VolumeTemplates,
     Volumes,
@@ -129,6 +130,7 @@ impl Measure {
             SystemTemplate::COLLECTION => SystemTemplates,
             CredentialTemplate::COLLECTION => CredentialTemplates,
             AddressTemplate::COLLECTION => AddressTemplates,
+            ForwardingGroupTemplate::COLLECTION => ForwardingGroupTemplates,
             NetworkPort::COLLECTION => NetworkPorts,
             NetworkPortTemplate::COLLECTION => NetworkPortTemplates,
             NetworkPortConfiguration::COLLECTION => NetworkPortConfigurations,
@@ -161,6 +163,7 @@ impl Measure {
             SystemTemplates => "system templates",
             CredentialTemplates => "credential templates",
             AddressTemplates => "address templates",
+            ForwardingGroupTemplates => "forwarding group templates",
             NetworkPorts => "network ports",
             NetworkPortTemplates => "network port templates",
             NetworkPortConfigurations => "network port configurations",
@@ -235,6 +238,7 @@ impl Measure {
             SystemTemplates => documents.count_owned::<SystemTemplate>(user),
             CredentialTemplates => documents.count_owned::<CredentialTemplate>(user),
             AddressTemplates => documents.count_owned::<AddressTemplate>(user),
+            ForwardingGroupTemplates => documents.count_owned::<ForwardingGroupTemplate>(user),
             NetworkPorts => documents.count_owned::<NetworkPort>(user),
             NetworkPortTemplates => documents.count_owned::<NetworkPortTemplate>(user),
             NetworkPortConfigurations => documents.count_owned::<NetworkPortConfiguration>(user),
@@ -283,6 +287,7 @@ impl Measure {
             Systems
             | SystemTemplates
             | AddressTemplates
+            | ForwardingGroupTemplates
             | NetworkPortTemplates
             | NetworkPortConfigurations
             | MachineTemplates

@@ -72,7 +72,8 @@ impl Cloud {
             JobGoal::Parts,
             system.common.acl.clone(),
             now,
-        );
+        )
+        .within(context.parent_job.as_ref());
         system.creation = Some(job.id.clone());
         catalogue::check_size(&system)?;
         let event = Event::request(&system, "add", context.user().unwrap_or_default(), now);

@@ -61,12 +61,14 @@ impl Cloud {
             let mut system = read.document.0.clone();
             let acl = system.common.acl.clone();
             let rel = format!("{}/{action}", uri::ACTION);
-            let job = Job::accepted(system.key(), &rel, JobGoal::Parts, acl, now);
+            let job = Job::accepted(system.key(), &rel, JobGoal::Parts, acl, now)
+                .within(context.parent_job.as_ref());
             system.operation = Some(SystemOperation {
                 action: action.to_owned(),
                 force,
                 job: job.id.clone(),
                 asker: asker.clone(),
+                stopped: false,
                 asked: Default::default(),
             });
             let event = Event::request(&system, action, context.user().unwrap_or_default(), now);
@@ -106,7 +108,8 @@ impl Cloud {
             let mut system = read.document.0.clone();
             system.deleted = true;
             let acl = system.common.acl.clone();
-            let job = Job::accepted(system.key(), "delete", JobGoal::Gone, acl, now);
+            let job = Job::accepted(system.key(), "delete", JobGoal::Gone, acl, now)
+                .within(context.parent_job.as_ref());
             let event = Event::request(&system, "delete", context.user().unwrap_or_default(), now);
             let changes = documents.changes().replace(&read, system).create(&job);
             match changes.create(&event).commit().await {

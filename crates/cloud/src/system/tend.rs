@@ -6,7 +6,7 @@ use accounts::Identity;
 use cimi::{
     PrincipalType, Ref, Right, Timestamp,
     model::Kind,
-    resources::{Asked, Job, JobState, Made, Member, Resource, System},
+    resources::{Asked, Job, JobGoal, JobState, Made, Member, Resource, System},
 };
 use documents::{Cached, Documents, DocumentsError, OfType, PART};
 use serde_json::{Map, Value, json};
@@ -160,6 +160,7 @@ impl Cloud {
                 let body = with_references(&Value::Object(component.body.clone()), &names);
                 let mut context = self.as_owner(system);
                 context.part_of = Some(mark);
+                context.parent_job.clone_from(&system.creation);
                 let may = self.require_enabled(&system.common.acl.owner.principal);
                 match (may, kind, body) {
                     (Err(error), ..) => Err(error),
@@ -196,6 +197,7 @@ impl Cloud {
                 Ok::<_, CloudError>(true)
             })
             .await?;
+        self.note_parts(system.creation.as_ref()).await?;
         Ok(Next::Again)
     }
 
@@ -220,10 +222,8 @@ impl Cloud {
             .collect();
         let goes_on = |href: &&&str| documents.jobs.count_by_index("open", href) > 0;
         let waiting = parts.iter().filter(goes_on).count();
-        let total = system.components.len().max(1);
-        let done = (parts.len() - waiting) * 99 / total;
         if waiting > 0 && failed(system).is_none() {
-            self.tell_progress(system.creation.as_ref(), done).await?;
+            self.note_parts(system.creation.as_ref()).await?;
             return Ok(Next::Wait);
         }
         let mut results = Vec::new();
@@ -271,7 +271,7 @@ impl Cloud {
         }
         let open = members
             .iter()
-            .find(|member| !operation.asked.contains_key(&member.href));
+            .find(|member| !operation.stopped && !operation.asked.contains_key(&member.href));
         if let Some(member) = open {
             let outcome = self
                 .ask(system, &member.href, &operation.action, operation.force)
@@ -296,10 +296,11 @@ impl Cloud {
                     Ok::<_, CloudError>(true)
                 })
                 .await?;
+            self.note_parts(Some(&operation.job)).await?;
             return Ok(Next::Again);
         }
         let mut results = Vec::new();
-        let (mut all_well, mut waiting) = (true, 0);
+        let (mut all_well, mut waiting) = (!operation.stopped, 0);
         for (href, asked) in &operation.asked {
             let (well, result) = match asked {
                 Asked::Done => (true, "OK".to_owned()),
@@ -316,9 +317,13 @@ impl Cloud {
             results.push(format!("{}: {result}", name_of(system, href)));
         }
         if waiting > 0 {
-            let done = results.len() * 99 / operation.asked.len().max(1);
-            self.tell_progress(Some(&operation.job), done).await?;
+            self.note_parts(Some(&operation.job)).await?;
             return Ok(Next::Wait);
+        }
+        for member in &members {
+            if !operation.asked.contains_key(&member.href) {
+                results.push(format!("{}: not asked", name_of(system, &member.href)));
+            }
         }
         let affected: Vec<String> = operation.asked.keys().cloned().collect();
         let mut next = system.document.0.clone();
@@ -352,7 +357,8 @@ impl Cloud {
                 system.common.acl.owner.principal
             ))),
             Ok(_) => {
-                let asker = self.as_asker(system);
+                let mut asker = self.as_asker(system);
+                asker.parent_job = system.operation.as_ref().map(|o| o.job.clone());
                 match self.require_enabled(asker.user().unwrap_or_default()) {
                     Ok(()) => self.act(&asker, kind, local, action, &body).await,
                     Err(error) => Err(error),
@@ -423,12 +429,20 @@ impl Cloud {
                 affected: &[],
             };
             self.update_job(job, |job| {
-                end.write(job, system);
-                true
+                // One that is being stopped is over when all is gone.
+                let ends = job.state != JobState::Stopping;
+                if ends {
+                    end.write(job, system);
+                }
+                ends
             })
             .await?;
         }
-        let context = self.as_owner(system);
+        let mut context = self.as_owner(system);
+        let removal = documents.jobs.by_index("open", &system.key());
+        let removal = removal.iter().find(|job| job.goal == JobGoal::Gone);
+        let removal = removal.map(|job| job.document.id.clone());
+        context.parent_job.clone_from(&removal);
         let mut trouble = None;
         let mut left = 0;
         for member in system.members.iter().rev().filter(|member| member.made) {
@@ -448,6 +462,7 @@ impl Cloud {
                 }
             }
         }
+        self.note_parts(removal.as_ref()).await?;
         if left > 0 {
             let stuck = trouble.is_some();
             self.note_trouble(system, trouble).await?;
@@ -477,16 +492,6 @@ impl Cloud {
         Ok(())
     }
 
-    async fn tell_progress(&self, job: Option<&cimi::JobId>, progress: usize) -> Result<()> {
-        let progress = u8::try_from(progress.min(99)).unwrap_or(99);
-        self.update_job(job, |job| {
-            let changes = job.progress != progress;
-            job.progress = progress;
-            changes
-        })
-        .await
-    }
-
     /// Ends a job together with what it was about: whoever sees that it has ended sees the system as it is then.
     async fn end(
         &self,
@@ -513,7 +518,7 @@ impl Cloud {
     }
 
     /// Changes a job that has not ended, if it is still there.
-    async fn update_job(
+    pub(super) async fn update_job(
         &self,
         job: Option<&cimi::JobId>,
         mut edit: impl FnMut(&mut Job) -> bool + Send,

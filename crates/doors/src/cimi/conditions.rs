@@ -107,6 +107,11 @@ pub(super) fn are_there(headers: &HeaderMap) -> bool {
     headers.contains_key(header::IF_MATCH) || headers.contains_key(header::IF_NONE_MATCH)
 }
 
+/// Whether a request is only wanted of what is as it was seen (`If-Match`).
+pub(super) fn name_a_state(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::IF_MATCH)
+}
+
 /// Whether a change of what has this content is wanted.
 ///
 /// # Errors

@@ -156,16 +156,39 @@ impl Cimi {
         })
     }
 
-    /// What the conditions of a request that changes a resource say of it, if they hold.
+    /// What the conditions of a request that changes a resource say of it, if they hold. A member of a resource's own
+    /// collection is changed by changing the resource: its tag counts, too, and nobody else may change it meanwhile.
     async fn unchanged(
         &self,
         route: &Route<'_>,
         asked: &Asked<'_>,
     ) -> Result<Option<Unchanged>, Problem> {
-        let Some(view) = self.target(route, asked.context).await? else {
-            return Ok(None);
+        let target = self.target(route, asked.context).await?;
+        let owner = match route {
+            Route::Member(parent, id, ..) => Some((parent, id)),
+            Route::OwnCollection(parent, id, ..) if conditions::name_a_state(asked.headers) => {
+                Some((parent, id))
+            }
+            _ => None,
         };
-        conditions::allow(asked.headers, self.content(&view))?;
+        let view = match (target, owner) {
+            (None, None) => return Ok(None),
+            (Some(target), None) => {
+                conditions::allow(asked.headers, self.content(&target))?;
+                target
+            }
+            (member, Some((parent, id))) => {
+                let owner = self.api.get(asked.context, *parent, id).await?;
+                let by_owner = conditions::allow(asked.headers, self.content(&owner));
+                match (by_owner, member) {
+                    (Err(_), Some(member)) => {
+                        conditions::allow(asked.headers, self.content(&member))?;
+                    }
+                    (by_owner, _) => by_owner?,
+                }
+                owner
+            }
+        };
         Ok(match view.document.attribute("updated") {
             Some(::cimi::query::Scalar::Time(updated)) => Some(Unchanged {
                 id: view.id,

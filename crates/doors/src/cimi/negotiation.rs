@@ -84,8 +84,8 @@ pub(crate) enum Format {
     Xml,
 }
 
-/// In which form the client wants its answer: by `$format` or `format`, else by `Accept`. JSON if it doesn't matter to
-/// it; of two that are equally welcome the one that is named rather than meant by a `*`.
+/// In which form the client wants its answer: by `$format` or `format`, else by `Accept`, else as it sends. JSON if it
+/// doesn't matter to it; of two that are equally welcome the one that is named rather than meant by a `*`.
 ///
 /// # Errors
 /// 406 if it wants neither.
@@ -151,7 +151,7 @@ fn accepted(headers: &HeaderMap) -> Option<Format> {
         }
     }
     if !says_something {
-        return Some(Format::Json);
+        return Some(of_the_body(headers));
     }
     let welcome = |form: Welcome| form.filter(|(_, quality)| *quality > 0);
     match (welcome(json), welcome(xml)) {
@@ -165,6 +165,20 @@ fn accepted(headers: &HeaderMap) -> Option<Format> {
                 Some(Format::Json)
             }
         }
+    }
+}
+
+/// The form in which the request itself is sent, JSON if it doesn't say: who writes XML reads XML.
+fn of_the_body(headers: &HeaderMap) -> Format {
+    let sent = headers.get(header::CONTENT_TYPE);
+    let (media, _) = quality(
+        sent.and_then(|value| value.to_str().ok())
+            .unwrap_or_default(),
+    );
+    if is_media(media, XML) {
+        Format::Xml
+    } else {
+        Format::Json
     }
 }
 
@@ -264,6 +278,22 @@ mod tests {
         assert_eq!(asked(None, "%24format=xml"), Ok(Format::Xml));
         assert_eq!(asked(None, "format=application/xml"), Ok(Format::Xml));
         assert_eq!(asked(None, "$format=yaml"), Err(406));
+    }
+
+    #[test]
+    fn who_sends_xml_and_accepts_whatever_comes_gets_xml() {
+        for (sent, form) in [
+            ("application/xml; charset=utf-8", Format::Xml),
+            ("text/xml", Format::Xml),
+            ("application/json", Format::Json),
+            ("text/plain", Format::Json),
+        ] {
+            let mut headers = headers("content-type", Some(sent));
+            assert_eq!(format(&headers, &Vec::new()).ok(), Some(form), "{sent}");
+            let json = HeaderValue::from_static("application/json");
+            headers.insert(header::ACCEPT, json);
+            assert_eq!(format(&headers, &Vec::new()).ok(), Some(Format::Json));
+        }
     }
 
     #[test]

@@ -154,6 +154,9 @@ impl World {
                 };
                 json!({member: {"href": format!("{kind}/{other}")}}).to_string()
             }
+            (Some(Kind::ForwardingGroup), "/cimi/{type}/{id}/{collection}", "POST") => {
+                json!({"network": {"href": "Network/local"}}).to_string()
+            }
             (_, "/cimi/{type}/{id}/{collection}", "POST") => {
                 json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
             }
@@ -161,6 +164,9 @@ impl World {
                 json!({"action": "approve"}).to_string()
             }
             (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
+            (Some(Kind::ForwardingGroup), _, "POST") => {
+                json!({"forwardingGroupTemplate": {}}).to_string()
+            }
             (Some(Kind::User), _, "POST") => {
                 json!({"username": "new", "password": "correct horse"}).to_string()
             }
@@ -341,6 +347,10 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
             json!({"network": {"href": "Network/local"}}),
         ),
         (
+            Kind::ForwardingGroupTemplate,
+            json!({"networks": [{"href": "Network/local"}]}),
+        ),
+        (
             Kind::NetworkPortTemplate,
             json!({"network": {"href": "Network/local"}}),
         ),
@@ -402,6 +412,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     share::<cimi::resources::SystemTemplate>(documents).await;
     share::<cimi::resources::CredentialTemplate>(documents).await;
     share::<cimi::resources::AddressTemplate>(documents).await;
+    share::<cimi::resources::ForwardingGroupTemplate>(documents).await;
     share::<cimi::resources::NetworkPort>(documents).await;
     share::<cimi::resources::NetworkPortTemplate>(documents).await;
     share::<cimi::resources::NetworkPortConfiguration>(documents).await;
@@ -447,6 +458,12 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::User, first("owner"));
     ids.insert(Kind::Group, first("physics"));
     ids.insert(Kind::ServiceConfiguration, first("pdisk"));
+    let group = json!({"forwardingGroupTemplate": {"networks": [{"href": "Network/local"}]}});
+    let group = cloud
+        .create(&root, Kind::ForwardingGroup, object(group))
+        .await;
+    let group = group.unwrap().view.id.split_once('/').unwrap().1.to_owned();
+    ids.insert(Kind::ForwardingGroup, (group, "local".to_owned()));
     let port = ids[&Kind::NetworkPort].0.clone();
     ids.insert(Kind::Network, ("local".to_owned(), port));
     ids.insert(Kind::ResourceMetadata, first("Machine"));

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::quota_options::Amounts;
-use crate::cloud::{Api, GroupView, UserView, is_local_id, text_of};
+use crate::cloud::{Api, ApiError, GroupView, UserView, is_local_id, text_of};
 use crate::failure::{Failure, Result};
 use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
@@ -191,7 +191,12 @@ impl Named {
         let api = session.api(&self.cloud)?;
         let group = checked(&self.group)?;
         if is_in {
-            let _: GroupView = api.view(&format!("Group/{group}")).await?;
+            let found: std::result::Result<GroupView, _> = api.view(&format!("Group/{group}")).await;
+            found.map_err(|error| {
+                let is_missing = matches!(&error, ApiError::Refused { status: 404, .. });
+                let failure = Failure::from(error);
+                if is_missing { failure.with_hint(format!("Make it first: stratus group create {group}")) } else { failure }
+            })?;
         }
         for name in &self.users {
             set_member(&api, group, checked(name)?, is_in).await?;

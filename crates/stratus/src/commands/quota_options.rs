@@ -6,22 +6,22 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Amounts {
     /// Most machines, those that are off included
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     machines: Option<Most>,
     /// Most virtual CPUs of these machines
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     cpus: Option<Most>,
     /// Most memory of these machines
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     memory_mib: Option<Most>,
     /// Most space of the disks that live and die with these machines: root, swap, volatile
     #[arg(long, value_name = "GIB")]
     local_gib: Option<Most>,
     /// Most volumes
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     volumes: Option<Most>,
     /// Most space of these volumes
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     volume_gib: Option<Most>,
     /// Most images of volumes
     #[arg(long, value_name = "NUMBER")]
@@ -30,13 +30,13 @@ pub(super) struct Amounts {
     #[arg(long, value_name = "GIB")]
     volume_image_gib: Option<Most>,
     /// Most images
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     images: Option<Most>,
     /// Most space of these images
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     image_gib: Option<Most>,
     /// Most network addresses
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     addresses: Option<Most>,
 }
 
@@ -136,5 +136,17 @@ mod tests {
         for wrong in ["-1", "many", "", "1e3", "1000000000001"] {
             assert!(wrong.parse::<Most>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_number_below_zero_is_told_to_be_none() {
+        #[derive(Debug, clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            _amounts: Amounts,
+        }
+        let refused = <Command as clap::Parser>::try_parse_from(["quota", "--machines", "-1"]);
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("not a number from 0"), "{text}");
     }
 }

@@ -105,6 +105,8 @@ fn right_document(cloud: &TestCloud, kind: Kind, image: &str) -> Value {
         Kind::NetworkPort => {
             json!({"networkPortTemplate": {"network": {"href": "Network/public"}}})
         }
+        Kind::ForwardingGroup => json!({"forwardingGroupTemplate": {"networks": []}}),
+        Kind::ForwardingGroupTemplate => json!({"networks": []}),
         Kind::NetworkPortTemplate => json!({"network": {"href": "Network/public"}}),
         Kind::NetworkPortConfiguration => json!({"portType": "ACCESS"}),
         Kind::AddressTemplate => json!({"network": {"href": "Network/public"}}),

@@ -1,5 +1,5 @@
 //! The network family (DSP0263 1.0.1 §5.28 to §5.32), as far as it is offered: networks of the configuration, and
-//! addresses and ports that are leased or kept. Users make no networks of their own.
+//! addresses and ports that are leased or kept, and groups of networks. Users make no networks of their own.
 
 use super::{Shape::*, a, can, seen, standard};
 use crate::model::{Attribute, Creation, Kind, Limit, Type};
@@ -19,6 +19,7 @@ pub(super) const NETWORK: Type = Type {
         seen("nat", Boolean).stratuslab(),
         seen("leases", Integer).stratuslab(),
         seen("networkPorts", Collection(Kind::NetworkNetworkPort)),
+        seen("forwardingGroup", Ref(&[Kind::ForwardingGroup])),
     ],
     ..standard(Kind::Network, "networks", "networks")
 };
@@ -120,4 +121,35 @@ pub(super) const NETWORK_NETWORK_PORT: Type = Type {
     collection: None,
     attributes: &[seen("networkPort", Ref(&[Kind::NetworkPort]))],
     ..standard(Kind::NetworkNetworkPort, "", "networkNetworkPorts")
+};
+
+pub(super) const FORWARDING_GROUP: Type = Type {
+    creation: Creation::Template {
+        member: "forwardingGroupTemplate",
+        kind: Kind::ForwardingGroupTemplate,
+        beside: &[],
+    },
+    attributes: &[seen("networks", Collection(Kind::ForwardingGroupNetwork))],
+    ..standard(
+        Kind::ForwardingGroup,
+        "forwardingGroups",
+        "forwardingGroups",
+    )
+};
+
+pub(super) const FORWARDING_GROUP_TEMPLATE: Type = Type {
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[a("networks", Array(&Ref(&[Kind::Network])))],
+    ..standard(
+        Kind::ForwardingGroupTemplate,
+        "forwardingGroupTemplates",
+        "forwardingGroupTemplates",
+    )
+};
+
+pub(super) const FORWARDING_GROUP_NETWORK: Type = Type {
+    collection: None,
+    creation: Creation::Plain { wrapper: None },
+    attributes: &[a("network", Ref(&[Kind::Network])).at_creation().required()],
+    ..standard(Kind::ForwardingGroupNetwork, "", "forwardingGroupNetworks")
 };

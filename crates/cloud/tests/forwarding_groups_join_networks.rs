@@ -1,0 +1,139 @@
+//! Forwarding groups: made by administrators, of networks that are in one at most, seen by all users.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
+
+use crate::support::{World, admin, alice, open, settings, split, violations};
+use cimi::model::Kind;
+use cloud::CloudError;
+use serde_json::{Value, json};
+
+fn group(networks: &[&str]) -> Value {
+    let networks: Vec<_> = networks
+        .iter()
+        .map(|name| json!({"href": format!("Network/{name}")}))
+        .collect();
+    json!({"name": "site", "forwardingGroupTemplate": {"networks": networks}})
+}
+
+fn networks(world: &World, id: &str) -> Vec<String> {
+    let (kind, local) = split(id);
+    let members = world.cloud.members(&alice(), kind, local, "networks");
+    let shown = members.unwrap().0.into_iter().map(|member| {
+        let attributes = member.document.attributes(member.right);
+        attributes["network"]["href"].as_str().unwrap().to_owned()
+    });
+    shown.collect()
+}
+
+#[tokio::test]
+async fn networks_join_one_group_and_leave_it() {
+    let world = World::start().await;
+    let refused = world
+        .create(&alice(), Kind::ForwardingGroup, group(&["local"]))
+        .await;
+    assert!(
+        matches!(refused, Err(CloudError::Forbidden(_))),
+        "{refused:?}"
+    );
+    let refused = world
+        .create(&admin(), Kind::ForwardingGroup, group(&["elsewhere"]))
+        .await;
+    let refused = violations(refused);
+    assert!(refused[0].contains("Network/elsewhere"), "{refused:?}");
+    let id = world
+        .made(&admin(), Kind::ForwardingGroup, group(&["local"]))
+        .await;
+    assert_eq!(networks(&world, &id), ["Network/local"]);
+    assert_eq!(
+        world.get(&alice(), "Network/local")["forwardingGroup"]["href"],
+        id.as_str()
+    );
+    assert_eq!(
+        world.get(&alice(), "Network/public")["forwardingGroup"],
+        Value::Null
+    );
+
+    // In one at most: nothing of what is refused is kept.
+    let refused = world
+        .create(&admin(), Kind::ForwardingGroup, group(&["public", "local"]))
+        .await;
+    assert!(
+        matches!(refused, Err(CloudError::Conflict(_))),
+        "{refused:?}"
+    );
+    assert_eq!(world.documents.forwarding_groups.len(), 1);
+    let (_, local) = split(&id);
+    let body = |name: &str| {
+        cloud::testing::object(json!({"network": {"href": format!("Network/{name}")}}))
+    };
+    let add = |who, name| {
+        let cloud = world.cloud.clone();
+        async move {
+            cloud
+                .add_member(&who, Kind::ForwardingGroup, local, "networks", body(name))
+                .await
+        }
+    };
+    assert!(matches!(
+        add(alice(), "public").await,
+        Err(CloudError::Forbidden(_))
+    ));
+    add(admin(), "public").await.unwrap();
+    assert!(matches!(
+        add(admin(), "public").await,
+        Err(CloudError::Conflict(_))
+    ));
+    assert_eq!(networks(&world, &id), ["Network/local", "Network/public"]);
+
+    // The configuration that is read at the next start doesn't undo it.
+    open(&world.documents, settings()).await;
+    assert_eq!(networks(&world, &id), ["Network/local", "Network/public"]);
+
+    let take = |who, name| {
+        let cloud = world.cloud.clone();
+        async move {
+            cloud
+                .delete_member(&who, Kind::ForwardingGroup, local, "networks", name)
+                .await
+        }
+    };
+    assert!(matches!(
+        take(alice(), "public").await,
+        Err(CloudError::Forbidden(_))
+    ));
+    take(admin(), "public").await.unwrap();
+    assert!(matches!(
+        take(admin(), "public").await,
+        Err(CloudError::NotFound { .. })
+    ));
+    let refused = world
+        .cloud
+        .delete(&alice(), Kind::ForwardingGroup, local)
+        .await;
+    assert!(
+        matches!(refused, Err(CloudError::Forbidden(_))),
+        "{refused:?}"
+    );
+    world
+        .cloud
+        .delete(&admin(), Kind::ForwardingGroup, local)
+        .await
+        .unwrap();
+    assert_eq!(
+        world.get(&alice(), "Network/local")["forwardingGroup"],
+        Value::Null
+    );
+}
+
+#[tokio::test]
+async fn a_network_that_nothing_can_be_forwarded_to_joins_none() {
+    let mut settings = settings();
+    settings.networks[1].forwarded = true;
+    let world = World::with(settings, |store| store).await;
+    let refused = world
+        .create(&admin(), Kind::ForwardingGroup, group(&["local"]))
+        .await;
+    let Err(CloudError::Conflict(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(text.contains("ports of their host"), "{text}");
+}
