@@ -104,8 +104,8 @@ pub struct Doors {
     budget: Arc<Budget>,
     marketplace: Option<Marketplace>,
     serving: Serving,
-    /// Makes request ids of this process differ from those of the last.
-    process: u32,
+    /// Begins the names of requests: makes those of this process differ from those of the last.
+    process: String,
     requests: AtomicU64,
     /// Cancelled when streams are to end.
     ending: CancellationToken,
@@ -133,7 +133,7 @@ impl Doors {
             marketplace: None,
             serving: Serving::Cloud,
             // The random part of a version 4 UUID.
-            process: uuid::Uuid::new_v4().as_fields().0,
+            process: format!("{:08x}-", uuid::Uuid::new_v4().as_fields().0),
             requests: AtomicU64::new(0),
             ending: CancellationToken::new(),
         }
@@ -292,8 +292,8 @@ impl Doors {
             unchanged: None,
             part_of: None,
         };
-        self.dispatch(&route, &context, exchange, body, &mut share)
-            .await
+        // Boxed: with all routes in it, it is large, and the future of a request is moved a few times before it runs.
+        Box::pin(self.dispatch(&route, &context, exchange, body, &mut share)).await
     }
 
     async fn dispatch(
@@ -497,7 +497,7 @@ impl Doors {
     /// log must not be taken for each other.
     fn name_request(&self, connection: &Connection, headers: &HeaderMap) -> Arc<str> {
         let given = headers
-            .get("x-request-id")
+            .get(&REQUEST_ID)
             .filter(|_| connection.trusted)
             .and_then(|value| value.to_str().ok())
             .filter(|value| {
@@ -510,7 +510,7 @@ impl Doors {
             Some(given) => given.into(),
             None => {
                 let number = self.requests.fetch_add(1, Ordering::Relaxed);
-                format!("{:08x}-{number}", self.process).into()
+                [self.process.as_str(), &number.to_string()].concat().into()
             }
         }
     }
@@ -523,6 +523,9 @@ const UPLOAD: usize = 7;
 const ASKED_AGAIN: Duration = Duration::from_secs(60);
 /// How long a stream goes on that was begun with a certificate.
 const BY_CERTIFICATE: Duration = Duration::from_secs(30 * 60);
+
+static VERSION_HEADER: HeaderName = HeaderName::from_static("cimi-specification-version");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Most bytes of a form.
 const FORM_AT_MOST: usize = 64 << 10;
@@ -564,11 +567,11 @@ async fn is_received(
 fn complete(response: &mut Response<ResponseBody>, method: &Method, request_id: &str) {
     let headers = response.headers_mut();
     headers.insert(
-        HeaderName::from_static("cimi-specification-version"),
+        &VERSION_HEADER,
         HeaderValue::from_static(SPECIFICATION_VERSION),
     );
     if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(HeaderName::from_static("x-request-id"), value);
+        headers.insert(&REQUEST_ID, value);
     }
     if method == Method::HEAD {
         let length = match response.body() {
@@ -588,15 +591,17 @@ fn complete(response: &mut Response<ResponseBody>, method: &Method, request_id: 
 /// headers and bodies may hold secrets.
 fn tell(exchange: &Exchange<'_>, status: StatusCode, took: Duration) {
     let head = exchange.head;
-    let (method, path) = (&head.method, audit::shown_path(head.uri.path()));
+    let method = &head.method;
+    // Only asked for where the line is written: what isn't logged costs nothing.
+    let path = || audit::shown_path(head.uri.path());
     let (request_id, status) = (&**exchange.request_id, status.as_u16());
     let peer = exchange.connection.peer.ip();
     if status >= 500 {
-        tracing::warn!(target: "access", request_id, %method, path, status, ?took, %peer);
+        tracing::warn!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
     } else if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        tracing::debug!(target: "access", request_id, %method, path, status, ?took, %peer);
+        tracing::debug!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
     } else {
-        tracing::info!(target: "access", request_id, %method, path, status, ?took, %peer);
+        tracing::info!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
     }
 }
 
