@@ -238,7 +238,7 @@ impl Watcher {
         match page.last() {
             Some(last) if page.len() >= PAGE => {
                 self.rest = Some(Rest {
-                    after: Some(last.id()),
+                    after: Some(last.local()),
                     ..rest
                 });
             }

@@ -180,7 +180,7 @@ async fn streams_end_with_what_was_shown_and_with_the_account() {
             let alice = alice(&world, by).await;
             let why = format!("{by:?} {why}");
             both_end(&world, &alice.who, &machine, &why, async || {
-                edit(change).await
+                edit(change).await;
             })
             .await;
         }

@@ -541,12 +541,13 @@ impl Doors {
 /// The template of uploads and downloads, the only requests that may take as long as they need.
 const UPLOAD: usize = 7;
 
-static VERSION_HEADER: HeaderName = HeaderName::from_static("cimi-specification-version");
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How often it is asked whether streams may go on, of what nobody tells: directories of users.
 const ASKED_AGAIN: Duration = Duration::from_secs(60);
 /// How long a stream goes on that was begun with a certificate.
 const BY_CERTIFICATE: Duration = Duration::from_secs(30 * 60);
+
+static VERSION_HEADER: HeaderName = HeaderName::from_static("cimi-specification-version");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Most bytes of a form.
 const FORM_AT_MOST: usize = 64 << 10;

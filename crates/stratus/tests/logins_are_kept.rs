@@ -262,3 +262,35 @@ fn registrations_are_listed_and_decided() {
     assert_eq!(cloud.run("registration approve bob").status, 255);
     assert_eq!(cloud.run("registration approve a/b").status, 1);
 }
+
+#[test]
+fn what_a_token_does_not_do_is_done_with_the_password_of_the_kept_login() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /cimi/User/boss" => {
+            Reply::json(200, &json!({ "username": "boss", "roles": ["::ADMIN"] }))
+        }
+        "GET /cimi/User/joe" => Reply::json(200, &json!({ "username": "joe", "roles": ["phys"] })),
+        "POST /cimi/User" => Reply::json(201, &json!({ "username": "eve" })),
+        line if line.starts_with("PUT /cimi/User/") => Reply::json(200, &json!({})),
+        _ => answer(seen),
+    });
+    ended_with_input(bare(&cloud, "login -u ann"), "s3cret\n").success();
+    for (words, is_in_person) in [
+        ("user password --password-stdin", true),
+        ("user password --password-stdin ann", true),
+        ("user password --password-stdin boss", true),
+        ("user password --password-stdin joe", false),
+        ("user add --password-stdin --admin eve", true),
+        ("user add --password-stdin eve", false),
+        ("user enable boss", true),
+        ("user enable joe", false),
+        ("user disable boss", false),
+    ] {
+        let mut command = bare(&cloud, words);
+        // In place of a terminal to ask at.
+        command.env("STRATUSLAB_PASSWORD", "s3cret");
+        ended_with_input(command, "battery staple\n").success();
+        let by_password = authorization(&cloud).starts_with("Basic ");
+        assert_eq!(by_password, is_in_person, "{words}");
+    }
+}

@@ -27,7 +27,7 @@ const BEHIND: usize = 64;
 /// A document as it was at some moment.
 pub(super) trait Snapshot: Send + Sync {
     /// The part of its id after the slash.
-    fn id(&self) -> Arc<str>;
+    fn local(&self) -> Arc<str>;
     /// Who may see it.
     fn acl(&self) -> &Acl;
     /// As the caller sees it.
@@ -35,7 +35,7 @@ pub(super) trait Snapshot: Send + Sync {
 }
 
 impl<R: Public> Snapshot for Arc<Cached<R>> {
-    fn id(&self) -> Arc<str> {
+    fn local(&self) -> Arc<str> {
         Cached::id(self).into()
     }
 
