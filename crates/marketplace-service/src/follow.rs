@@ -5,9 +5,10 @@
 //! is verified, has the name it was asked by, and what is here already is never changed. Sizes, numbers and times are bounded.
 //!
 //! A pass begins with the newest and ends where a whole page is known; the first, one a day, and the one after a pass that was cut off
-//! look at all. A document that can't be fetched holds nobody up: it is tried again at the end of each pass. Nothing of this needs to be
+//! look at all, and then at what was superseded ([`history`]). A document that can't be fetched holds nobody up: it is tried again at the end of each pass. Nothing of this needs to be
 //! kept when the daemon ends, since the first pass afterwards looks at all again.
 
+mod history;
 mod memory;
 
 use std::time::Duration;
@@ -195,6 +196,9 @@ impl Follower {
                 break;
             }
             offset += count;
+        }
+        if is_full {
+            self.history(memory, &mut pass).await?;
         }
         // Each once; those that fail again are behind the others the next time.
         for _ in 0..memory.owed() {

@@ -314,7 +314,8 @@ async fn entries_of_earlier_versions_answer_queries_too() {
     assert!(value.as_object_mut().unwrap().remove("details").is_some());
     let value = serde_json::to_vec(&value).unwrap();
     let transaction = store::Transaction::new().put(entry.key, value);
-    world.store.commit(transaction).await.unwrap();
+    let outcome = world.store.commit(transaction).await.unwrap();
+    assert!(matches!(outcome, store::Outcome::Committed(_)));
     let again = world.again().await;
     let query = "SELECT ?who { ?x dcterms:creator ?who }";
     let found = again.marketplace.query(query).await.unwrap();
