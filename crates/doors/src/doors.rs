@@ -5,17 +5,19 @@ mod who_asks;
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use ::cimi::uri::SPECIFICATION_VERSION;
 use accounts::{Accounts, Identity, Shown};
 use cloud::{Caller, OpContext};
-use futures::FutureExt;
+use futures::{FutureExt, poll};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
 };
@@ -104,8 +106,8 @@ pub struct Doors {
     budget: Arc<Budget>,
     marketplace: Option<Marketplace>,
     serving: Serving,
-    /// Makes request ids of this process differ from those of the last.
-    process: u32,
+    /// Begins the names of requests: makes those of this process differ from those of the last.
+    process: String,
     requests: AtomicU64,
     /// Cancelled when streams are to end.
     ending: CancellationToken,
@@ -133,7 +135,7 @@ impl Doors {
             marketplace: None,
             serving: Serving::Cloud,
             // The random part of a version 4 UUID.
-            process: uuid::Uuid::new_v4().as_fields().0,
+            process: format!("{:08x}-", uuid::Uuid::new_v4().as_fields().0),
             requests: AtomicU64::new(0),
             ending: CancellationToken::new(),
         }
@@ -250,8 +252,22 @@ impl Doors {
         let mut share = self.budget.enter()?;
         let peer = exchange.connection.client(&head.headers);
         let shown = self.shown(exchange);
-        let asked = auth::identify(&self.accounts, &head.headers, shown.as_deref(), Some(peer));
-        let (identity, refusal) = asked.await?.split();
+        let network = Whose::Network(accounts::network_of(peer));
+        let mut asked = pin!(auth::identify(
+            &self.accounts,
+            &head.headers,
+            shown.as_deref(),
+            Some(peer)
+        ));
+        let asked = match poll!(asked.as_mut()) {
+            Poll::Ready(asked) => asked,
+            // Who has to wait to be known holds a place meanwhile: as long as it isn't known whose, it is the network's.
+            Poll::Pending => {
+                share.belongs_to(network)?;
+                asked.await
+            }
+        };
+        let (identity, refusal) = asked?.split();
         let identity = match (identity, people::session_secret(&head.headers)) {
             (None, Some(secret)) => self.accounts.by_session(secret, Some(peer)).await,
             (identity, _) => identity,
@@ -262,7 +278,7 @@ impl Doors {
         }
         share.belongs_to(match &identity {
             Some(identity) => Whose::User(&identity.user),
-            None => Whose::Address(peer),
+            None => network,
         })?;
         self.admit(route.as_ref(), identity.as_ref(), refusal, exchange)?;
         let Some(route) = route else {
@@ -292,8 +308,8 @@ impl Doors {
             unchanged: None,
             part_of: None,
         };
-        self.dispatch(&route, &context, exchange, body, &mut share)
-            .await
+        // Boxed: with all routes in it, it is large, and the future of a request is moved a few times before it runs.
+        Box::pin(self.dispatch(&route, &context, exchange, body, &mut share)).await
     }
 
     async fn dispatch(
@@ -469,7 +485,7 @@ impl Doors {
     /// log must not be taken for each other.
     fn name_request(&self, connection: &Connection, headers: &HeaderMap) -> Arc<str> {
         let given = headers
-            .get("x-request-id")
+            .get(&REQUEST_ID)
             .filter(|_| connection.trusted)
             .and_then(|value| value.to_str().ok())
             .filter(|value| {
@@ -482,7 +498,7 @@ impl Doors {
             Some(given) => given.into(),
             None => {
                 let number = self.requests.fetch_add(1, Ordering::Relaxed);
-                format!("{:08x}-{number}", self.process).into()
+                [self.process.as_str(), &number.to_string()].concat().into()
             }
         }
     }
@@ -490,6 +506,9 @@ impl Doors {
 
 /// The template of uploads and downloads, the only requests that may take as long as they need.
 const UPLOAD: usize = 7;
+
+static VERSION_HEADER: HeaderName = HeaderName::from_static("cimi-specification-version");
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Most bytes of a form.
 const FORM_AT_MOST: usize = 64 << 10;
@@ -531,11 +550,11 @@ async fn is_received(
 fn complete(response: &mut Response<ResponseBody>, method: &Method, request_id: &str) {
     let headers = response.headers_mut();
     headers.insert(
-        HeaderName::from_static("cimi-specification-version"),
+        &VERSION_HEADER,
         HeaderValue::from_static(SPECIFICATION_VERSION),
     );
     if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(HeaderName::from_static("x-request-id"), value);
+        headers.insert(&REQUEST_ID, value);
     }
     if method == Method::HEAD {
         let length = match response.body() {
@@ -555,15 +574,17 @@ fn complete(response: &mut Response<ResponseBody>, method: &Method, request_id: 
 /// headers and bodies may hold secrets.
 fn tell(exchange: &Exchange<'_>, status: StatusCode, took: Duration) {
     let head = exchange.head;
-    let (method, path) = (&head.method, audit::shown_path(head.uri.path()));
+    let method = &head.method;
+    // Only asked for where the line is written: what isn't logged costs nothing.
+    let path = || audit::shown_path(head.uri.path());
     let (request_id, status) = (&**exchange.request_id, status.as_u16());
     let peer = exchange.connection.peer.ip();
     if status >= 500 {
-        tracing::warn!(target: "access", request_id, %method, path, status, ?took, %peer);
+        tracing::warn!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
     } else if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        tracing::debug!(target: "access", request_id, %method, path, status, ?took, %peer);
+        tracing::debug!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
     } else {
-        tracing::info!(target: "access", request_id, %method, path, status, ?took, %peer);
+        tracing::info!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
     }
 }
 

@@ -6,7 +6,7 @@ use cimi::{
     query::{Query, Select},
 };
 use cloud::{Created, Done, Page, Rel, View};
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::{
@@ -220,6 +220,8 @@ fn fresh(asked: &Asked<'_>, bytes: Bytes, tag: Tag) -> Response<ResponseBody> {
 fn answer(status: StatusCode, bytes: Bytes, format: Format, tag: Tag) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole(bytes));
     *response.status_mut() = status;
+    // Room for those that every answer gets, so that the map needn't grow.
+    *response.headers_mut() = HeaderMap::with_capacity(12);
     let media = HeaderValue::from_static(match format {
         Format::Json => "application/json",
         Format::Xml => "application/xml",

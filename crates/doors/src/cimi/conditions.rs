@@ -4,10 +4,7 @@
 //! compares both; `If-Match` the first only, so that a client may read XML and write JSON. That nobody else was faster
 //! between the comparison and the change is made sure by [`cloud::Unchanged`].
 
-use std::{
-    fmt,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use cloud::{Page, View};
@@ -68,19 +65,39 @@ impl Tag {
         }
     }
 
+    /// `"CONTENT-FORM"`, in digits of a fixed number. Every answer has one: the machinery of formatting would be a tenth
+    /// of what the answer costs.
+    fn text(self) -> [u8; 35] {
+        let mut text = *b"\"0000000000000000-0000000000000000\"";
+        let (content, form) = text[1..34].split_at_mut(17);
+        for (digits, number) in [(&mut content[..16], self.content), (form, self.form)] {
+            for (digit, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+                digit[0] = HEX[usize::from(byte >> 4)];
+                digit[1] = HEX[usize::from(byte & 15)];
+            }
+        }
+        text
+    }
+
     pub(super) fn header(self) -> Option<HeaderValue> {
-        HeaderValue::from_str(&self.to_string()).ok()
+        HeaderValue::from_bytes(&self.text()).ok()
     }
 
     /// Whether a client that asks has it already (`If-None-Match`).
     pub(super) fn is_known(self, headers: &HeaderMap) -> bool {
-        let this = self.to_string();
-        tags(headers, &header::IF_NONE_MATCH).any(|tag| tag == "*" || weak(tag) == this)
+        let mut tags = tags(headers, &header::IF_NONE_MATCH).peekable();
+        tags.peek().is_some() && {
+            let this = self.text();
+            tags.any(|tag| tag == "*" || weak(tag).as_bytes() == this)
+        }
     }
 }
 
-impl fmt::Display for Tag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+#[cfg(test)]
+impl std::fmt::Display for Tag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "\"{:016x}-{:016x}\"", self.content, self.form)
     }
 }
@@ -140,6 +157,19 @@ mod tests {
         [(name, HeaderValue::from_str(value).unwrap())]
             .into_iter()
             .collect()
+    }
+
+    #[test]
+    fn a_tag_has_its_digits_in_order() {
+        let tag = Tag {
+            content: 0x0123_4567_89ab_cdef,
+            form: 0xfed0_0000_0000_0042,
+        };
+        assert_eq!(
+            tag.header().unwrap(),
+            "\"0123456789abcdef-fed0000000000042\""
+        );
+        assert_eq!(tag.header().unwrap(), tag.to_string());
     }
 
     #[test]
