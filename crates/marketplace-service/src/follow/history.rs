@@ -7,8 +7,8 @@ use marketplace::catalogue::Name;
 use marketplace::metadata::is_email;
 use marketplace::results;
 
-use super::memory::Memory;
-use super::{FollowError, Follower, Pass, ROWS_BYTES};
+use super::pass::Pass;
+use super::{FollowError, Follower, ROWS_BYTES};
 
 /// Endorsers of another Marketplace beyond these are not asked for.
 const ENDORSERS_AT_MOST: usize = 10_000;
@@ -18,17 +18,14 @@ const ROWS_AT_MOST: usize = 20_000;
 const DAYS: &str = "36500";
 const XML: &str = "application/sparql-results+xml";
 
-impl Follower {
+impl Pass<'_> {
     /// Fetches what endorsers said before, one endorser after the other. A list that can't be had or read holds up no other.
     ///
     /// # Errors
     /// See [`FollowError`].
-    pub(super) async fn history(
-        &self,
-        memory: &mut Memory,
-        pass: &mut Pass,
-    ) -> Result<(), FollowError> {
-        let endorsers = match self.table(&["endorsers"], None).await {
+    pub(super) async fn history(&mut self) -> Result<(), FollowError> {
+        let follower = self.follower;
+        let endorsers = match follower.table(&["endorsers"], None).await {
             Ok(rows) => rows,
             Err(error @ FollowError::Nonsense { .. }) => {
                 tracing::info!(%error, "another Marketplace doesn't tell its endorsers: history is not followed");
@@ -42,10 +39,10 @@ impl Follower {
             .filter(|email| is_email(email))
             .collect();
         for email in emails.into_iter().take(ENDORSERS_AT_MOST) {
-            let rows = match self.table(&["endorsers", &email], Some(DAYS)).await {
+            let rows = match follower.table(&["endorsers", &email], Some(DAYS)).await {
                 Ok(rows) => rows,
                 Err(error @ FollowError::Nonsense { .. }) => {
-                    pass.refuse(&error);
+                    self.refuse(&error);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -61,16 +58,19 @@ impl Follower {
                     ))
                 })
                 .collect();
+            // What the list has is here, refused or owed by now.
             for name in names {
-                // What the table has is here or was refused by now.
-                if self.is_wanted(memory, &name, false) {
-                    self.try_one(memory, pass, name).await?;
+                if self.is_wanted(&name, false) {
+                    self.names.push_back(name);
                 }
             }
+            self.fetch().await?;
         }
         Ok(())
     }
+}
 
+impl Follower {
     async fn table(
         &self,
         parts: &[&str],
