@@ -5,10 +5,11 @@
 //! is verified, has the name it was asked by, and what is here already is never changed. Sizes, numbers and times are bounded.
 //!
 //! A pass begins with the newest and ends where a whole page is known; the first, one a day, and the one after a pass that was cut off
-//! look at all. What can't be fetched holds nobody up, however much of it there is: it is tried again at the end of each pass, and what
+//! look at all; the first and one a day then at what was superseded (`history`). What can't be fetched holds nobody up, however much of it there is: it is tried again at the end of each pass, and what
 //! is new meanwhile goes first (`pass`). Nothing of this needs to be kept when the daemon ends, since the first pass afterwards looks
 //! at all again.
 
+mod history;
 mod memory;
 mod pass;
 

@@ -20,6 +20,8 @@ use crate::support::{World, after, endorser, image, signed, until};
 struct Other {
     /// Newest first, with the documents.
     entries: Vec<(Name, Vec<u8>)>,
+    /// What its table doesn't list any more.
+    superseded: Vec<(Name, Vec<u8>)>,
     /// Statuses of what is asked for, by a part of the path, and how often; otherwise it is answered.
     fails: Vec<(String, &'static str, usize)>,
     asked: HashMap<String, usize>,
@@ -45,6 +47,9 @@ impl Other {
                 return (status, Vec::new());
             }
         }
+        if let Some(rest) = path.strip_prefix("/endorsers") {
+            return self.endorsers(rest);
+        }
         if let Some((_, query)) = path.split_once("metadata?") {
             let number = |key: &str| -> usize {
                 let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -68,13 +73,34 @@ impl Other {
             );
         }
         let path = path.replace("%3A", ":").replace("%40", "@");
-        let found = self
-            .entries
-            .iter()
+        let mut all = self.entries.iter().chain(&self.superseded);
+        let found = all
             .find(|((id, email, created), _)| path.ends_with(&format!("/{id}/{email}/{created}")));
         found.map_or(("404 Not Found", Vec::new()), |(_, document)| {
             ("200 OK", document.clone())
         })
+    }
+
+    /// As StratusLab's Marketplace answers: who there is, and all that one of them said.
+    fn endorsers(&self, rest: &str) -> (&'static str, Vec<u8>) {
+        let all = self.entries.iter().chain(&self.superseded);
+        let rows: String = all
+            .map(|((id, email, created), _)| {
+                let bound = |name: &str, value: &dyn std::fmt::Display| {
+                    format!("<binding name='{name}'><literal>{value}</literal></binding>")
+                };
+                let (id, created) = (bound("identifier", id), bound("created", created));
+                if rest.is_empty() {
+                    format!("<result>{}</result>", bound("email", email))
+                } else {
+                    format!("<result>{id}{created}{}</result>", bound("email", email))
+                }
+            })
+            .collect();
+        let text = format!(
+            "<sparql xmlns='http://www.w3.org/2005/sparql-results#'><head/><results>{rows}</results></sparql>"
+        );
+        ("200 OK", text.into_bytes())
     }
 
     fn asked(&self, part: &str) -> usize {
@@ -237,6 +263,54 @@ async fn what_was_refused_is_not_fetched_again_and_the_future_is_not_taken() {
     until("it is asked several times", || scene.asked("metadata?") > 4).await;
     assert_eq!((scene.asked(&altered), scene.asked(&early)), (1, 0));
     assert!(scene.site.marketplace.is_empty());
+}
+
+/// The table lists the newest of each image and endorser only; what was before comes from the pages of the endorsers.
+#[tokio::test]
+async fn what_was_superseded_comes_too_and_stays_history() {
+    let scene = Scene::new().await;
+    let newest = scene.add(1, -50, false);
+    let before: Vec<_> = [-400, -300, -200]
+        .map(|seconds| scene.entry(1, after(seconds), false))
+        .into();
+    let spoilt = scene.entry(2, after(-100), true);
+    scene.other.lock().unwrap().superseded = before.iter().cloned().chain([spoilt]).collect();
+    scene.follow().await;
+    scene.has(4).await;
+    let name = &before[0].0;
+    let (kept, newest_here) = scene.site.marketplace.ask(|catalogue| {
+        let newest = catalogue
+            .newest(name.0, &name.1)
+            .map(|record| record.created);
+        (catalogue.named(name).is_some(), newest)
+    });
+    assert!(kept && newest_here.is_some_and(|newest| newest > before[2].0.2));
+    let document = scene
+        .site
+        .marketplace
+        .document(name)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(document.as_bytes(), before[0].1);
+    // Once: other passes look at what is new.
+    let asked = scene.asked("metadata?");
+    until("it is asked again", || scene.asked("metadata?") > asked + 2).await;
+    assert_eq!(scene.asked("range=36500"), 1);
+    assert_eq!(scene.asked(&newest), 4);
+    assert_eq!(scene.site.marketplace.len(), 4);
+}
+
+/// One that tells no endorsers is followed as far as its table goes.
+#[tokio::test]
+async fn one_without_pages_of_endorsers_is_followed_all_the_same() {
+    let scene = Scene::new().await;
+    scene.add(1, -50, false);
+    scene.fails("/endorsers", "404 Not Found", usize::MAX);
+    scene.follow().await;
+    scene.has(1).await;
+    scene.add(2, -40, false);
+    scene.has(2).await;
 }
 
 /// Only one pass is waited for: the next would come in an hour.

@@ -49,6 +49,7 @@ pub mod metadata;
 mod namespaces;
 pub mod policy;
 pub mod rdf;
+pub mod results;
 pub mod signature;
 mod xml;
 

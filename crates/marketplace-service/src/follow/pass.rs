@@ -47,11 +47,11 @@ pub(super) struct Figures {
 
 /// A pass under way.
 pub(super) struct Pass<'f> {
-    follower: &'f Follower,
+    pub(super) follower: &'f Follower,
     memory: &'f mut Memory,
     extent: Extent,
     /// What is to be fetched, the next in front.
-    names: VecDeque<Name>,
+    pub(super) names: VecDeque<Name>,
     failed_in_a_row: usize,
     /// When the first page of the list was read.
     looked: Instant,
@@ -83,7 +83,11 @@ impl<'f> Pass<'f> {
     async fn everything(&mut self) -> Result<(), FollowError> {
         let listed = self.list().await?;
         self.owed().await?;
-        listed
+        listed?;
+        if self.extent.refused_too {
+            self.history().await?;
+        }
+        Ok(())
     }
 
     /// The outer result is why nothing more can be done at all, the inner one why the list can't be read to its end.
@@ -149,7 +153,7 @@ impl<'f> Pass<'f> {
     }
 
     /// Fetches all that are to be fetched.
-    async fn fetch(&mut self) -> Result<(), FollowError> {
+    pub(super) async fn fetch(&mut self) -> Result<(), FollowError> {
         while let Some(name) = self.names.pop_front() {
             self.try_one(name).await?;
             let is_time = self.looked.elapsed() >= self.follower.every;
@@ -176,7 +180,7 @@ impl<'f> Pass<'f> {
     }
 
     /// Whether an entry is to be fetched now.
-    fn is_wanted(&self, name: &Name, refused_too: bool) -> bool {
+    pub(super) fn is_wanted(&self, name: &Name, refused_too: bool) -> bool {
         let marketplace = &self.follower.marketplace;
         // One of the future would be refused now, and is at the top of the table again when its time has come.
         !is_early(name.2)
@@ -233,7 +237,7 @@ impl<'f> Pass<'f> {
         }
     }
 
-    fn refuse(&mut self, error: &FollowError) {
+    pub(super) fn refuse(&mut self, error: &FollowError) {
         self.figures.refused += 1;
         if self.figures.refused <= TOLD {
             tracing::warn!(%error, "an entry of another Marketplace is not taken");

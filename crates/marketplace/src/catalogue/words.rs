@@ -67,7 +67,7 @@ impl Words {
         for word in text.split_whitespace() {
             if let Some(letters) = self.letters.last_mut() {
                 let ascii = word.bytes().filter(u8::is_ascii);
-                *letters = ascii.fold(*letters, |letters, byte| letters | 1 << byte);
+                *letters = ascii.fold(*letters, |letters, byte| letters | (1 << byte));
             }
             let hash = self.hasher.hash_one(word);
             let Some(known) = self.known.get_mut(&hash) else {
@@ -114,6 +114,9 @@ impl Words {
         parts: &'p [Finder<'p>],
         few: usize,
     ) -> &'p [Finder<'p>] {
+        if parts.is_empty() {
+            return parts;
+        }
         // Of each record: how many of the parts it has, as long as it had all before, and one more; 0: it isn't wanted.
         let mut states = vec![0_u8; self.letters.len()];
         for number in &*numbers {
