@@ -90,8 +90,6 @@ pub enum Packing {
     /// Nothing: its first bytes tell.
     #[default]
     Unknown,
-    /// That it isn't, whatever its first bytes look like: the content of a data image may be anything.
-    Plain,
     /// How; its first bytes must agree.
     As(Compression),
 }
@@ -105,7 +103,6 @@ impl Packing {
         let found = Compression::detect(first_bytes);
         match self {
             Self::Unknown => Ok(found),
-            Self::Plain => Ok(None),
             Self::As(stated) if found == Some(stated) => Ok(found),
             Self::As(stated) => Err(Error::Decompress {
                 compression: stated.as_str(),
@@ -114,18 +111,6 @@ impl Packing {
                     None => "its first bytes are not those of this compression".to_owned(),
                 },
             }),
-        }
-    }
-}
-
-impl FromStr for Packing {
-    type Err = Error;
-
-    /// Reads a name of a compression, or `none`.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "none" => Ok(Self::Plain),
-            text => text.parse().map(Self::As),
         }
     }
 }
@@ -240,10 +225,8 @@ mod tests {
         for compression in Compression::ALL {
             let packed = compress(compression, &text);
             assert_eq!(read_all(&packed, Packing::Unknown).expect("found"), text);
-            let stated: Packing = compression.as_str().parse().expect("a name");
+            let stated = Packing::As(compression.as_str().parse().expect("a name"));
             assert_eq!(read_all(&packed, stated).expect("stated"), text);
-            let plain: Packing = "none".parse().expect("a name");
-            assert_eq!(read_all(&packed, plain).expect("as it is"), packed);
             let twice = [packed.clone(), packed].concat();
             assert_eq!(
                 read_all(&twice, Packing::Unknown)

@@ -17,7 +17,7 @@ use super::image_content::{Brought, PROGRESS_PERIOD};
 use super::image_document::expected;
 use super::transfer::Transfer;
 use crate::backend::{Backend as _, Location, VolumeId};
-use crate::decompress::Packing;
+use crate::decompress::{Compression, Packing};
 use crate::digest::{Expected, ExpectedSource};
 use crate::error::Error;
 use crate::foreign::ForeignFormat;
@@ -345,11 +345,13 @@ impl StorageController {
             }
         }
         let packing = match metadata.compression.as_deref() {
-            None | Some("") => Packing::Unknown,
+            // None, or nothing that is said.
+            None => Packing::Unknown,
             // One that isn't known is not worth the download.
-            Some(text) => text
-                .parse()
-                .map_err(|error: Error| LookupError::Refused(error.to_string()))?,
+            Some(text) => {
+                let known = text.parse::<Compression>();
+                Packing::As(known.map_err(|error| LookupError::Refused(error.to_string()))?)
+            }
         };
         if found.entry.document().len() > MOST_ENTRY_BYTES {
             return Err(LookupError::Refused(format!(

@@ -26,7 +26,12 @@ pub(super) struct World {
 impl World {
     /// Documents without a controller yet.
     pub(super) async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
+        Self::within(&std::env::temp_dir()).await
+    }
+
+    /// The same in a directory of its own below another one.
+    pub(super) async fn within(above: &Path) -> Self {
+        let dir = tempfile::tempdir_in(above).expect("temporary directory");
         let store = SqliteStore::open(dir.path().join("stratus.db")).expect("database");
         let documents = Documents::open(Arc::new(store)).await.expect("documents");
         Self {
