@@ -17,7 +17,11 @@ use std::{
     time::Instant,
 };
 
-use cimi::{Principal, PrincipalType, common::ADMIN_ROLE, resources::Most};
+use cimi::{
+    PrincipalType,
+    common::{ADMIN_ROLE, Principal},
+    resources::Most,
+};
 use documents::{Changes, Documents, DocumentsError, OfType};
 use parking_lot::Mutex;
 use tokio::sync::Notify;

@@ -202,8 +202,9 @@ async fn a_disk_that_is_saved_at_the_shutdown_counts_for_its_owner_whoever_shuts
         saves(machine)
     };
     world.documents.update(&chiefs, shared).await.unwrap();
-    let shut_down = world.act(&user("alice"), &chiefs, "shutdown", false);
-    shut_down.await.unwrap();
+    let alice = user("alice");
+    let shut_down = world.act(&alice, &chiefs, "shutdown", false).await;
+    shut_down.unwrap();
 }
 
 #[tokio::test]

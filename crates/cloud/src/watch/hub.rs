@@ -221,7 +221,7 @@ fn note<R: Public>(
     let erased = |document: Arc<Cached<R>>| Arc::new(document) as Arc<dyn Snapshot>;
     match changed {
         Changed::Present(document) => {
-            let before = known.insert(document.id(), Arc::clone(&document));
+            let before = known.insert(document.id().into(), Arc::clone(&document));
             if before
                 .as_ref()
                 .is_some_and(|before| before.revision == document.revision)
