@@ -130,6 +130,7 @@ pub fn image() -> Image {
         },
         progress: None,
         file: None,
+        needs_space: false,
         provenance: None,
         kernel: None,
         initrd: None,

@@ -118,13 +118,9 @@ impl Cloud {
                 .unwrap_or(0)
         };
         // One whose import can't go on for want of space tells so.
-        let is_waited_for = all.iter().any(|image| {
-            image.state == ImageState::Creating
-                && image
-                    .provenance
-                    .as_ref()
-                    .is_some_and(|origin| origin.needs_space)
-        });
+        let is_waited_for = all
+            .iter()
+            .any(|image| image.is_on_its_way() && image.needs_space);
         // What several documents have is there once.
         let contents: BTreeMap<_, u64> = all
             .iter()

@@ -131,6 +131,7 @@ impl Cloud {
             },
             progress: Some(0),
             file: None,
+            needs_space: false,
             provenance: None,
             kernel: file("kernel")?,
             initrd: file("initrd")?,

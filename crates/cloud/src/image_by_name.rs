@@ -426,6 +426,7 @@ impl Cloud {
             },
             progress: Some(0),
             file: None,
+            needs_space: false,
             provenance: None,
             kernel: None,
             initrd: None,

@@ -299,8 +299,8 @@ async fn furnished(world: &World) -> Cloud {
             version: Some("1".into()),
             checked: Timestamp::now(),
             entry: None,
-            needs_space: false,
             refused: None,
+            withdrawn: false,
         });
         Ok::<_, CloudError>(true)
     };

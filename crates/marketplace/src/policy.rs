@@ -1,8 +1,9 @@
 //! Which entries a site accepts.
 //!
 //! A policy looks at verified entries only, and decides by them and the time alone. Its lists are StratusLab's: endorsers, checksums, identifiers,
-//! each a white and a black one; an empty white list lets everything through.
+//! each a white and a black one, and of our own formats and hosts; an empty white list lets everything through.
 
+mod content;
 mod file;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -13,6 +14,7 @@ use crate::date::UtcTime;
 use crate::entry::Entry;
 use crate::error::Error;
 
+pub use content::{Algorithm, check_host};
 pub use file::InvalidPolicy;
 
 /// What is let through, and what is not.
@@ -34,6 +36,12 @@ pub struct Policy {
     pub checksums: Lists,
     /// Identifiers of images.
     pub images: Lists,
+    /// Checksums that an entry must state.
+    pub required_checksums: Vec<Algorithm>,
+    /// Formats of images, as entries name them.
+    pub formats: Lists,
+    /// Hosts that images are fetched from.
+    pub hosts: Lists,
     /// An endorser's certificate must come from one of these authorities; from anybody if empty.
     pub authorities: Vec<Authority>,
     /// Whether an address that only the endorser claims counts on a white list.
@@ -49,6 +57,9 @@ impl Default for Policy {
             endorsers: Lists::default(),
             checksums: Lists::default(),
             images: Lists::default(),
+            required_checksums: Vec::new(),
+            formats: Lists::default(),
+            hosts: Lists::default(),
             authorities: Vec::new(),
             accepts_uncertified_email: false,
             accepts_sha1: true,
@@ -168,6 +179,16 @@ pub enum Refusal {
         /// What is wrong with it.
         reason: String,
     },
+    /// Without a checksum that the site wants.
+    #[error(
+        "the entry for {identifier} states no {algorithm} checksum, which this site requires, rejecting entry"
+    )]
+    NoChecksum {
+        /// The image.
+        identifier: String,
+        /// What is missing.
+        algorithm: &'static str,
+    },
     /// Signed with SHA-1.
     #[error("the signature of {0} uses SHA-1, rejecting entry")]
     Sha1(String),
@@ -188,13 +209,14 @@ impl Policy {
     /// Whether an entry is accepted at `now`.
     ///
     /// # Errors
-    /// The first reason against it: time, deprecation, endorsers, checksums, images, authorities, algorithms.
+    /// The first reason against it: time, deprecation, endorsers, checksums, images, content, authorities, algorithms.
     pub fn check(&self, entry: &Entry, now: UtcTime) -> Result<(), Refusal> {
         check_time(entry, now)?;
         self.check_endorser(entry)?;
         self.check_checksums(entry)?;
         let identifier = entry.metadata().identifier.to_string();
         listed(&self.images, IMAGE, &identifier, |item| *item == identifier)?;
+        self.check_content(entry)?;
         self.check_authority(entry)?;
         if entry.uses_sha1() && !self.accepts_sha1 {
             return Err(Refusal::Sha1(entry.endorsement().email.clone()));

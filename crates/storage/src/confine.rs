@@ -232,6 +232,10 @@ impl QemuImg {
             .saturating_add(SLACK_BYTES);
         let done = self.run(&arguments, &[&input, &output], max_file_bytes, cancelled)?;
         if !done.status.success() {
+            if done.found_no_space() {
+                let full = std::io::ErrorKind::StorageFull.into();
+                return Err(Error::io("convert the image into", &unfinished)(full));
+            }
             return Err(done.error("qemu-img convert"));
         }
         if rustix::process::geteuid().is_root() {

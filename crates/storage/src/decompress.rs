@@ -1,7 +1,7 @@
 //! Undoes the compression of an image while it streams by, in bounded memory.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -84,39 +84,45 @@ impl FromStr for Compression {
     }
 }
 
-/// A reader of the uncompressed bytes of `source`.
-///
-/// `stated` is believed only if the first bytes agree; without it they decide.
-///
-/// # Errors
-/// [`Error::Decompress`] if the stream is not what was stated or cannot be started; otherwise what reading `source` says.
-pub fn reader<'a>(
-    source: impl Read + 'a,
-    stated: Option<Compression>,
-) -> io::Result<(Option<Compression>, Box<dyn Read + 'a>)> {
-    let mut source = BufReader::with_capacity(64 * 1024, source);
-    let mut first = Vec::with_capacity(6);
-    source.by_ref().take(6).read_to_end(&mut first)?;
-    let found = Compression::detect(&first);
-    if let Some(stated) = stated
-        && found != Some(stated)
-    {
-        return Err(wrap(
-            stated,
-            "its first bytes are not those of this compression".to_owned(),
-        ));
-    }
-    let whole = io::Cursor::new(first).chain(source);
-    Ok((found, decoder(whole, found)?))
+/// What is stated of how a file is compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// Nothing: its first bytes tell.
+    #[default]
+    Unknown,
+    /// How; its first bytes must agree.
+    As(Compression),
 }
 
-fn decoder<'a>(
+impl Packing {
+    /// How a file is compressed that begins so (six bytes are enough).
+    ///
+    /// # Errors
+    /// [`Error::Decompress`] if it is not what was stated.
+    pub fn of(self, first_bytes: &[u8]) -> Result<Option<Compression>, Error> {
+        let found = Compression::detect(first_bytes);
+        match self {
+            Self::Unknown => Ok(found),
+            Self::As(stated) if found == Some(stated) => Ok(found),
+            Self::As(stated) => Err(Error::Decompress {
+                compression: stated.as_str(),
+                reason: match found {
+                    Some(found) => format!("its first bytes are those of {found}"),
+                    None => "its first bytes are not those of this compression".to_owned(),
+                },
+            }),
+        }
+    }
+}
+
+/// A reader of the uncompressed bytes of `source`.
+///
+/// # Errors
+/// [`Error::Decompress`] if the stream cannot be started; otherwise what reading `source` says.
+pub fn reader<'a>(
     source: impl BufRead + 'a,
-    compression: Option<Compression>,
+    compression: Compression,
 ) -> io::Result<Box<dyn Read + 'a>> {
-    let Some(compression) = compression else {
-        return Ok(Box::new(source));
-    };
     let inner: Box<dyn Read + 'a> = match compression {
         Compression::Gz => Box::new(flate2::bufread::MultiGzDecoder::new(source)),
         Compression::Bz2 => Box::new(bzip2::bufread::MultiBzDecoder::new(source)),
@@ -204,9 +210,12 @@ mod tests {
         out
     }
 
-    fn read_all(bytes: &[u8], stated: Option<Compression>) -> io::Result<Vec<u8>> {
+    fn read_all(bytes: &[u8], stated: Packing) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
-        reader(bytes, stated)?.1.read_to_end(&mut out)?;
+        match stated.of(bytes).map_err(io::Error::other)? {
+            Some(compression) => reader(bytes, compression)?.read_to_end(&mut out)?,
+            None => out.write(bytes)?,
+        };
         Ok(out)
     }
 
@@ -215,18 +224,21 @@ mod tests {
         let text = b"something to compress, and again: something to compress".repeat(50);
         for compression in Compression::ALL {
             let packed = compress(compression, &text);
-            assert_eq!(read_all(&packed, None).expect("found"), text);
-            assert_eq!(read_all(&packed, Some(compression)).expect("stated"), text);
+            assert_eq!(read_all(&packed, Packing::Unknown).expect("found"), text);
+            let stated = Packing::As(compression.as_str().parse().expect("a name"));
+            assert_eq!(read_all(&packed, stated).expect("stated"), text);
             let twice = [packed.clone(), packed].concat();
             assert_eq!(
-                read_all(&twice, None).expect("concatenated").len(),
+                read_all(&twice, Packing::Unknown)
+                    .expect("concatenated")
+                    .len(),
                 2 * text.len(),
                 "{compression}"
             );
         }
-        assert_eq!(read_all(&text, None).expect("plain"), text);
+        assert_eq!(read_all(&text, Packing::Unknown).expect("plain"), text);
         assert_eq!(
-            read_all(b"ab", None).expect("shorter than any magic"),
+            read_all(b"ab", Packing::Unknown).expect("shorter than any magic"),
             b"ab"
         );
     }
@@ -235,12 +247,12 @@ mod tests {
     fn a_wrong_statement_and_a_cut_stream_are_errors_that_name_the_kind() {
         let text = b"something".repeat(5000);
         for compression in Compression::ALL {
-            let error = read_all(&text, Some(compression))
+            let error = read_all(&text, Packing::As(compression))
                 .expect_err("plain")
                 .to_string();
             assert!(error.contains(compression.as_str()), "{error}");
             let packed = compress(compression, &text);
-            let error = read_all(&packed[..packed.len() - 5], None)
+            let error = read_all(&packed[..packed.len() - 5], Packing::Unknown)
                 .expect_err("cut")
                 .to_string();
             assert!(error.contains(compression.as_str()), "{error}");
@@ -251,7 +263,7 @@ mod tests {
     fn a_window_beyond_the_memory_limit_is_refused() {
         // Frame header: no checksum, window descriptor 2^31, then one empty last block.
         let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x01, 0x00, 0x00];
-        let error = read_all(&frame, None)
+        let error = read_all(&frame, Packing::Unknown)
             .expect_err("2 GiB window")
             .to_string();
         assert!(error.contains("zstd"), "{error}");
@@ -262,7 +274,7 @@ mod tests {
         fn no_bytes_make_it_panic(kind in 0_usize..4, tail in proptest::collection::vec(any::<u8>(), 0..512)) {
             let bytes = [Compression::ALL[kind].magic(), &tail].concat();
             let mut sink = io::sink();
-            if let Ok((_, reader)) = reader(&bytes[..], None) {
+            if let Ok(reader) = reader(&bytes[..], Compression::ALL[kind]) {
                 let _ = io::copy(&mut reader.take(1 << 20), &mut sink);
             }
         }

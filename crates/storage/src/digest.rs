@@ -1,12 +1,15 @@
 //! Digests of an image's contents while it streams past, and what an importer was told to expect of them.
 
+mod both;
+
 use std::fmt;
 
 use sha2::{Digest as _, Sha256, Sha512};
 
+pub(crate) use self::both::Sha1AndSha256;
 pub use marketplace::digest::{Digest, Digests, InvalidDigest};
 
-use crate::decompress::Compression;
+use crate::decompress::Packing;
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
 use crate::inspect::Format;
@@ -77,8 +80,8 @@ pub struct Expected {
     pub sha512: Option<Digest<64>>,
     /// Stated format; found from the contents otherwise.
     pub format: Option<Format>,
-    /// Stated compression; found from the first bytes otherwise.
-    pub compression: Option<Compression>,
+    /// What is stated of its compression.
+    pub packing: Packing,
     /// What the file is as it comes, before decompression.
     pub source: ExpectedSource,
 }
@@ -217,6 +220,18 @@ impl Expected {
         same("MD5", self.md5.as_ref(), digests.md5.as_ref())?;
         same("SHA-256", self.sha256.as_ref(), digests.sha256.as_ref())?;
         same("SHA-512", self.sha512.as_ref(), digests.sha512.as_ref())
+    }
+
+    /// Whether a checksum is stated, so that content which is another's is noticed in the end.
+    #[must_use]
+    pub const fn is_proof(&self) -> bool {
+        self.identifier.is_some()
+            || self.md5.is_some()
+            || self.sha1.is_some()
+            || self.sha256.is_some()
+            || self.sha512.is_some()
+            || self.source.sha256.is_some()
+            || self.source.sha512.is_some()
     }
 
     /// The identifier, stated or following from a stated SHA-1.

@@ -78,6 +78,26 @@ pub enum Error {
         /// What is wrong with it or with the answer.
         reason: String,
     },
+    /// A server that doesn't give its file now, and may later.
+    #[error("cannot import from `{url}` now: {reason}")]
+    Server {
+        /// The URL, without user name and password.
+        url: String,
+        /// What it answers, or why it can't be reached.
+        reason: String,
+    },
+    /// A download broke off of which nobody can tell whether the rest will be of the same file.
+    #[error(
+        "the download of `{url}` broke off after {received_bytes} bytes and can't be taken up there: {reason}"
+    )]
+    BrokeOff {
+        /// The URL, without user name and password.
+        url: String,
+        /// Bytes received before.
+        received_bytes: u64,
+        /// Why it broke off.
+        reason: String,
+    },
     /// The sender broke off.
     #[error("reading the image failed after {received_bytes} bytes: {source}")]
     Source {
@@ -176,6 +196,15 @@ pub enum Error {
     },
 }
 
+/// What is too large when the operator's limit on all images is reached.
+pub(crate) const IMAGE_CACHE: &str = "image cache";
+
+/// Whether the file system, or a share of it, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 impl From<documents::DocumentsError> for Error {
     fn from(error: documents::DocumentsError) -> Self {
         Self::Document(Arc::new(error))
@@ -183,6 +212,17 @@ impl From<documents::DocumentsError> for Error {
 }
 
 impl Error {
+    /// Whether more free space would have helped.
+    #[must_use]
+    pub fn is_for_want_of_space(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::TooLarge { what, .. } => *what == IMAGE_CACHE,
+            Self::Io { source, .. } => is_full(source),
+            _ => false,
+        }
+    }
+
     /// For `map_err` on file system calls: `Error::io("create", path)`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

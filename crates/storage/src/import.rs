@@ -313,6 +313,27 @@ impl ImageStore {
         blocking(move || pipeline::verify(&image)).await
     }
 
+    /// Compares an image with what is stated of it. What was not computed while it came is read for: unless `may_read`, then it
+    /// is none.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Mismatch`] and [`Error::Refused`] if it is another one; [`Error::Io`].
+    pub async fn compare(
+        &self,
+        identifier: &ImageIdentifier,
+        expected: &Expected,
+        may_read: bool,
+    ) -> Result<Option<()>, Error> {
+        let image = self.find(identifier).ok_or_else(|| Error::NotFound {
+            kind: "image",
+            name: identifier.to_string(),
+        })?;
+        if !may_read && pipeline::must_read(&image, expected) {
+            return Ok(None);
+        }
+        flight::same(&image, expected).await.map(Some)
+    }
+
     /// Size and free space of the file system below.
     ///
     /// # Errors

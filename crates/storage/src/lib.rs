@@ -7,6 +7,7 @@
 //! the documents of volumes and images ask for it.
 
 pub mod backend;
+mod buffers;
 pub mod confine;
 pub mod controller;
 pub mod decompress;

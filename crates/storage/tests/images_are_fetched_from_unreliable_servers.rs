@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sha1::{Digest as _, Sha1};
 use storage::Error;
 use storage::digest::Expected;
 use storage::import::{Fetcher, ImageStore, Imported, Limits, Options, Progress, Reach, Source};
@@ -185,6 +186,65 @@ async fn a_file_that_changes_meanwhile_is_not_mixed() {
         assert!(error.to_string().contains("changed"), "{error}");
         nothing_is_left(dir.path()).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_tell_apart_is_not_put_together() {
+    let one = contents();
+    let two = Arc::new(one.iter().map(|byte| !byte).collect::<Vec<u8>>());
+    let sha1: [u8; 20] = Sha1::digest(&two[..]).into();
+    // Another file of the same length when the connection has broken, and nothing that says so.
+    let changing = async |again: Arc<Vec<u8>>| {
+        let first = one.clone();
+        WebServer::start(move |n| Answer::Body {
+            bytes: if n == 0 { first.clone() } else { again.clone() },
+            etag: "",
+            ranges: true,
+            at_most: if n == 0 { 300_000 } else { usize::MAX },
+        })
+        .await
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let store = store(dir.path());
+    let server = changing(two.clone()).await;
+    let image = fetch(&store, &server.url, Expected::default(), Limits::default())
+        .await
+        .expect("from the beginning")
+        .image;
+    assert!(std::fs::read(&image.path).expect("read") == **two);
+    assert_eq!(server.requests.load(Ordering::SeqCst), 2);
+    store.delete(&image.identifier).await.expect("deleted");
+
+    // A checksum tells them apart in the end, so that the same file needn't come twice.
+    let expected = Expected {
+        sha1: Some(storage::digest::Digest::from_bytes(sha1)),
+        ..Expected::default()
+    };
+    let server = changing(two.clone()).await;
+    let error = fetch(&store, &server.url, expected, Limits::default())
+        .await
+        .expect_err("half of each");
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+
+    // One that never gets further is given up.
+    let same = one.clone();
+    let server = WebServer::start(move |_| Answer::Body {
+        bytes: same.clone(),
+        etag: "",
+        ranges: true,
+        at_most: 300_000,
+    })
+    .await;
+    let limits = Limits {
+        resumes: 2,
+        ..Limits::default()
+    };
+    let error = fetch(&store, &server.url, Expected::default(), limits)
+        .await
+        .expect_err("never whole");
+    assert!(matches!(error, Error::BrokeOff { .. }), "{error}");
+    assert_eq!(server.requests.load(Ordering::SeqCst), 3);
+    nothing_is_left(dir.path()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

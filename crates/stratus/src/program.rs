@@ -258,17 +258,25 @@ fn in_runtime(command: Command) -> Result {
 async fn interrupted_by_user() -> Result {
     crate::unfinished::remove_files();
     let farewell = if crate::unfinished::is_left_by_interruption() {
-        let troubles = tokio::select! {
-            removed = tokio::time::timeout(CLEARING_LIMIT, crate::unfinished::remove()) => removed.ok(),
-            _ = tokio::signal::ctrl_c() => None,
-        };
-        match troubles.as_deref() {
-            Some([]) => "What was unfinished is removed.".to_owned(),
-            Some([(path, error), ..]) => {
-                format!("{path} is unfinished and could not be removed: {error}.")
+        let mut removal = Removal::Unknown;
+        let removing = async {
+            let asked = tokio::time::timeout(CLEARING_LIMIT, crate::unfinished::remove()).await;
+            removal = match asked {
+                Err(_) => Removal::Unknown,
+                Ok(troubles) => match troubles.into_iter().next() {
+                    Some((path, error)) => Removal::Failed(path, error.to_string()),
+                    None => Removal::Accepted,
+                },
+            };
+            if removal == Removal::Accepted && crate::unfinished::is_gone(CLEARING_LIMIT).await {
+                removal = Removal::Done;
             }
-            None => "What was unfinished may still be there.".to_owned(),
+        };
+        tokio::select! {
+            () = removing => {}
+            _ = tokio::signal::ctrl_c() => {}
         }
+        removal.to_string()
     } else {
         match (crate::unfinished::farewell(), crate::unfinished::name()) {
             (Some(farewell), _) => farewell,
@@ -277,6 +285,30 @@ async fn interrupted_by_user() -> Result {
         }
     };
     write_stdout(format!("\n\nInterrupted. {farewell} Goodbye.\n").as_bytes())
+}
+
+/// What became of what an interrupted command had begun.
+#[derive(Debug, PartialEq, Eq)]
+enum Removal {
+    Done,
+    /// The cloud will do it.
+    Accepted,
+    /// What stays, and why.
+    Failed(String, String),
+    Unknown,
+}
+
+impl std::fmt::Display for Removal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done => f.write_str("What was unfinished is removed."),
+            Self::Accepted => f.write_str("What was unfinished is being removed by the cloud."),
+            Self::Failed(path, error) => {
+                write!(f, "{path} is unfinished and could not be removed: {error}.")
+            }
+            Self::Unknown => f.write_str("What was unfinished may still be there."),
+        }
+    }
 }
 
 /// Says why the command ended and gives its exit status.

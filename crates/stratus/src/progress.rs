@@ -23,6 +23,15 @@ struct Dots {
 }
 
 impl Waiting {
+    /// Shows nothing.
+    #[must_use]
+    pub fn silently() -> Self {
+        Self {
+            bar: ProgressBar::hidden(),
+            dots: None,
+        }
+    }
+
     /// Begins to show `what`.
     #[must_use]
     pub fn start(out: &Output, what: impl Into<String>) -> Self {

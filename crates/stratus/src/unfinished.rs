@@ -4,13 +4,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::cloud::{Api, ApiError};
+use crate::cloud::{Api, ApiError, JobEnd, wait_for_job};
+use crate::progress::Waiting;
 
 #[derive(Debug)]
 struct Begun {
     /// The cloud, and the path there; the oldest first.
     resources: Vec<(Api, String)>,
+    /// Jobs of the cloud that remove some of them.
+    removals: Vec<(Api, String)>,
     /// The cloud finishes it without this program.
     goes_on: bool,
     /// What it is, if that is worth telling.
@@ -23,6 +27,7 @@ struct Begun {
 
 static BEGUN: Mutex<Begun> = Mutex::new(Begun {
     resources: Vec::new(),
+    removals: Vec::new(),
     goes_on: false,
     name: None,
     farewell: None,
@@ -100,8 +105,8 @@ pub fn is_left_by_interruption() -> bool {
     !begun.goes_on && !begun.resources.is_empty()
 }
 
-/// Removes everything, the newest first, since it may refer to older ones; gives what could not be removed, and why. Interrupted
-/// and called again, it goes on where it was.
+/// Has the cloud remove everything, the newest first, since it may refer to older ones; gives what could not be removed, and why.
+/// Interrupted and called again, it goes on where it was. [`is_gone`] tells when the cloud has done it.
 pub async fn remove() -> Vec<(String, ApiError)> {
     let mut troubles = Vec::new();
     loop {
@@ -109,10 +114,51 @@ pub async fn remove() -> Vec<(String, ApiError)> {
             return troubles;
         };
         match api.delete(&path).await {
+            Ok(accepted) => {
+                let job = accepted.job.map(|job| (api, job));
+                begun().removals.extend(job);
+            }
             // Removed by the call that was interrupted.
-            Ok(_) | Err(ApiError::Refused { status: 404, .. }) => {}
+            Err(ApiError::Refused { status: 404, .. }) => {}
             Err(error) => troubles.push((path, error)),
         }
         begun().resources.pop();
+    }
+}
+
+/// Waits until the cloud has removed what it was asked to, for `limit` at most; whether it has.
+pub async fn is_gone(limit: Duration) -> bool {
+    let removals = std::mem::take(&mut begun().removals);
+    for (api, job) in removals {
+        let ended = wait_for_job(&api, Some(&job), limit, &Waiting::silently()).await;
+        if !matches!(ended, Ok(JobEnd::Success)) {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_not_whole_go_and_no_others() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let [part, whole, missing] =
+            ["image.part", "image", "none.part"].map(|name| folder.path().join(name));
+        for file in [&part, &whole] {
+            std::fs::write(file, "content").expect("written");
+        }
+        for file in [&part, &whole, &missing] {
+            note_file(file);
+        }
+        forget_file(&whole);
+        remove_files();
+        assert!(!part.exists(), "it is of no use");
+        assert!(whole.exists(), "it was finished");
+        std::fs::write(&part, "somebody else's").expect("written");
+        remove_files();
+        assert!(part.exists(), "once is enough");
     }
 }

@@ -111,6 +111,13 @@ fn a_machine_is_saved_at_its_shutdown_and_starts_again() {
     cloud.assert_clean();
 }
 
+/// Whether an image is there of which nobody knows yet.
+fn is_being_saved(cloud: &TestCloud) -> bool {
+    let incoming = cloud.state_dir().join("cache/disks/incoming");
+    let mut unfinished = std::fs::read_dir(incoming).into_iter().flatten().flatten();
+    unfinished.any(|folder| folder.path().join("disk").exists())
+}
+
 #[test]
 fn a_daemon_killed_while_it_saves_goes_on_and_a_kill_saves_nothing() {
     if skip_unless(&[]) {
@@ -120,7 +127,6 @@ fn a_daemon_killed_while_it_saves_goes_on_and_a_kill_saves_nothing() {
     let killed = marked(&cloud, "killed");
     let machine = marked(&cloud, "crashed");
     killed.kill();
-    // Again and again, wherever it is.
     let done = cloud
         .api()
         .post(&format!("{}/shutdown", machine.id), &json!({}));
@@ -128,11 +134,25 @@ fn a_daemon_killed_while_it_saves_goes_on_and_a_kill_saves_nothing() {
         .job
         .clone()
         .unwrap_or_else(|| panic!("{}", done.text()));
-    for pause in [50, 200, 400, 700, 1000, 1500] {
-        std::thread::sleep(Duration::from_millis(pause));
-        cloud.kill();
-        cloud.start_again();
+    // It is looked at all the time from the shutdown on, so that the first kill comes while it saves; the next ones do if
+    // starting takes less time than saving.
+    let under_way = || is_being_saved(&cloud);
+    let deadline = std::time::Instant::now() + LIMIT;
+    while !under_way() {
+        assert!(std::time::Instant::now() < deadline, "saving never began");
+        std::thread::sleep(Duration::from_millis(2));
     }
+    cloud.kill();
+    for _ in 0..3 {
+        cloud.start_again();
+        wait_until("saving to go on", LIMIT, || {
+            let image = image_named(&cloud, "crashed");
+            let is_saved = || image.is_some_and(|image| image["state"] == "AVAILABLE");
+            (under_way() || is_saved()).then_some(())
+        });
+        cloud.kill();
+    }
+    cloud.start_again();
     let image = wait_for_image(&cloud, "crashed");
     cloud.wait_for_job(&job);
     machine.wait_for_phase("Done");
@@ -378,7 +398,13 @@ fn an_interrupted_creation_leaves_nothing() {
     });
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let told = String::from_utf8_lossy(&output.stdout);
-    assert!(told.contains("What was unfinished is removed"), "{told}");
+    // A slow host may take longer than anybody waits who has pressed ctrl-C; then that is what is said.
+    let machines = cloud.api().list("Machine");
+    if told.contains("What was unfinished is removed") {
+        assert!(machines.is_empty(), "{told}: {machines:?}");
+    } else {
+        assert!(told.contains("is being removed by the cloud"), "{told}");
+    }
     wait_until("the machine to go", LIMIT, || {
         cloud.api().list("Machine").is_empty().then_some(())
     });

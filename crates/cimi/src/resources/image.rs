@@ -144,6 +144,9 @@ pub struct Image {
     /// What is in the cache, once available. Written by the storage controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<ImageFile>,
+    /// It can't come for want of space. Written by the storage controller.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_space: bool,
     /// How its description was found. Written by the storage controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<ImageOrigin>,

@@ -38,10 +38,11 @@ pub struct ImageOrigin {
     /// The signed entry as it came, so that it can be judged again without its Marketplace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<String>,
-    /// Its import can't go on for want of space.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub needs_space: bool,
     /// Why the content may not be used any more although it is here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// It is so by what was found when it was looked up, not by the policy and the entry kept here: only another look takes it
+    /// back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
 }

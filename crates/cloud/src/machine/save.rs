@@ -197,6 +197,7 @@ impl Cloud {
             },
             progress: Some(0),
             file: None,
+            needs_space: false,
             provenance: None,
             kernel,
             initrd,

@@ -1,13 +1,18 @@
-//! StratusLab's policy file: sections `[endorsers]`, `[checksums]` and `[images]`, each with a white and a black list, one item a line.
+//! StratusLab's policy file: sections `[endorsers]`, `[checksums]` and `[images]`, each with a white and a black list, one item a line;
+//! and of our own `[formats]`, `[hosts]`, and in `[checksums]` those that are required.
 //!
 //! ```text
 //! [endorsers]
 //! whitelistendorsers = alice@example.org
 //!     bob@example.org
 //! blacklistendorsers =
+//! [checksums]
+//! requiredchecksums = SHA-256
+//! [hosts]
+//! whitelisthosts = *.example.org
 //! ```
 
-use super::{Lists, Policy};
+use super::{Algorithm, Lists, Policy};
 
 /// A line that can't be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,10 +48,7 @@ impl Policy {
                 let key = key
                     .as_deref()
                     .ok_or_else(|| invalid("an indented line without a key above it".to_owned()))?;
-                policy
-                    .list(&section, key)
-                    .map_err(invalid)?
-                    .push(content.to_owned());
+                policy.add(&section, key, content).map_err(invalid)?;
                 continue;
             }
             if let Some(name) = content
@@ -61,14 +63,25 @@ impl Policy {
                 .split_once(['=', ':'])
                 .ok_or_else(|| invalid(format!("'{content}' is no key and value")))?;
             let name = name.trim().to_ascii_lowercase();
-            let list = policy.list(&section, &name).map_err(invalid)?;
-            let value = value.trim();
-            if !value.is_empty() {
-                list.push(value.to_owned());
-            }
+            policy.add(&section, &name, value.trim()).map_err(invalid)?;
             key = Some(name);
         }
         Ok(policy)
+    }
+
+    /// Adds an item, which may be empty, to what a key of a section means.
+    fn add(&mut self, section: &str, key: &str, item: &str) -> Result<(), String> {
+        if (section, key) == ("checksums", "requiredchecksums") {
+            if !item.is_empty() {
+                self.required_checksums.push(item.parse::<Algorithm>()?);
+            }
+            return Ok(());
+        }
+        let list = self.list(section, key)?;
+        if !item.is_empty() {
+            list.push(item.to_owned());
+        }
+        Ok(())
     }
 
     /// The list that a key of a section means.
@@ -77,13 +90,20 @@ impl Policy {
             "endorsers" => &mut self.endorsers,
             "checksums" => &mut self.checksums,
             "images" => &mut self.images,
+            "formats" => &mut self.formats,
+            "hosts" => &mut self.hosts,
             other => return Err(format!("there is no section [{other}]")),
         };
         match key.strip_suffix(section) {
             Some("whitelist") => Ok(&mut lists.white),
             Some("blacklist") => Ok(&mut lists.black),
             _ => Err(format!(
-                "[{section}] has whitelist{section} and blacklist{section}, not {key}"
+                "[{section}] has whitelist{section} and blacklist{section}{}, not {key}",
+                if section == "checksums" {
+                    " and requiredchecksums"
+                } else {
+                    ""
+                }
             )),
         }
     }
@@ -103,6 +123,14 @@ mod tests {
         assert!(policy.endorsers.black.is_empty());
         assert_eq!(policy.checksums.black, ["00ff"]);
         assert_eq!(policy.images.white, ["Dtx9D_zD0sVtc2F3Z6V68foTrWj"]);
+        let ours = "[checksums]\nrequiredchecksums = SHA-256\n  sha512\n[formats]\nwhitelistformats = qcow2\n[hosts]\nblacklisthosts = a.example\n";
+        let policy = Policy::from_file_text(ours).unwrap();
+        assert_eq!(
+            policy.required_checksums,
+            [Algorithm::Sha256, Algorithm::Sha512]
+        );
+        assert_eq!(policy.formats.white, ["qcow2"]);
+        assert_eq!(policy.hosts.black, ["a.example"]);
         assert_eq!(Policy::from_file_text("").unwrap(), Policy::default());
     }
 
@@ -114,6 +142,8 @@ mod tests {
             ("[endorsers]\nwhitelistimages = a\n", 2),
             ("[endorsers]\n\n  a@b\n", 3),
             ("whitelistendorsers = a\n", 1),
+            ("[checksums]\nrequiredchecksums = SHA-1\n  SHA-3\n", 3),
+            ("[images]\nrequiredchecksums = SHA-1\n", 2),
             ("[images]\nnonsense\n", 2),
         ] {
             assert_eq!(

@@ -21,6 +21,12 @@ pub(crate) struct Done {
 }
 
 impl Done {
+    /// Whether it says that the disk was full (the C library's words for `ENOSPC` and `EDQUOT`).
+    pub(super) fn found_no_space(&self) -> bool {
+        let said = String::from_utf8_lossy(&self.stderr);
+        said.contains("No space left on device") || said.contains("Disk quota exceeded")
+    }
+
     pub(super) fn error(&self, program: &str) -> Error {
         let how = match (self.status.code(), self.status.signal()) {
             (Some(code), _) => format!("exit status {code}"),

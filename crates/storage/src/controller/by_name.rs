@@ -1,4 +1,5 @@
-//! Images that are found by a name: the identifier of a Marketplace's entry, a product of a catalogue, a volume.
+//! Images that are fetched: found by a name (the identifier of a Marketplace's entry, a product of a catalogue, a volume), or at
+//! the URL that somebody gave.
 //!
 //! ```text
 //! find ──▶ places, and what the content must be ──▶ one place after the other ──▶ AVAILABLE
@@ -8,6 +9,7 @@
 use cimi::Timestamp;
 use cimi::resources::{Image, ImageOrigin, ImageSource};
 use documents::Cached;
+use marketplace::policy::check_host;
 
 use super::StorageController;
 use super::follow::Next;
@@ -15,7 +17,7 @@ use super::image_content::{Brought, PROGRESS_PERIOD};
 use super::image_document::expected;
 use super::transfer::Transfer;
 use crate::backend::{Backend as _, Location, VolumeId};
-use crate::decompress::Compression;
+use crate::decompress::{Compression, Packing};
 use crate::digest::{Expected, ExpectedSource};
 use crate::error::Error;
 use crate::foreign::ForeignFormat;
@@ -33,8 +35,8 @@ const MOST_REASON: usize = 2000;
 
 /// What was found under a name.
 pub(super) struct Wanted {
-    /// What is written down of it.
-    pub(super) origin: ImageOrigin,
+    /// What is written down of it; nothing of what somebody gave the place of.
+    pub(super) origin: Option<ImageOrigin>,
     /// Properties that the image gets: what is known of its content.
     properties: Vec<(&'static str, String)>,
     /// What the content must be.
@@ -62,13 +64,14 @@ enum Fault {
 }
 
 impl Fault {
-    fn of(error: &Error) -> Self {
+    fn of(error: &Error, source: &ImageSource) -> Self {
         match error {
-            Error::NoSpace { .. } | Error::Io { .. } | Error::InUse { .. } | Error::Busy { .. } => {
-                Self::Host
-            }
-            Error::TooLarge { what, .. } if *what == "image cache" => Self::Host,
-            Error::Url { .. }
+            error if error.is_for_want_of_space() => Self::Host,
+            Error::Io { .. } | Error::InUse { .. } | Error::Busy { .. } => Self::Host,
+            // A new entry may name another place, and what it names may come there; what somebody gave stays as it is.
+            Error::Url { .. } if !matches!(source, ImageSource::Url { .. }) => Self::Place,
+            Error::Server { .. }
+            | Error::BrokeOff { .. }
             | Error::Source { .. }
             | Error::Stalled { .. }
             | Error::TooSlow { .. }
@@ -81,7 +84,7 @@ impl Fault {
 
 impl StorageController {
     /// Finds an image and brings it in; later again if that can't be done now.
-    pub(super) async fn fetch_by_name(&self, read: &Cached<Image>) -> Result<Next, Error> {
+    pub(super) async fn fetch(&self, read: &Cached<Image>) -> Result<Next, Error> {
         let (local, attempt) = (read.id.local(), read.desired.attempt);
         if let Some(left) = self.0.rests.left(local, attempt) {
             return Ok(Next::Again(left));
@@ -126,8 +129,8 @@ impl StorageController {
                 }
                 Err(error) => {
                     tracing::info!(image = %read.id, from = name, %error, "the image did not come");
-                    let fault = Fault::of(&error);
-                    no_space |= matches!(error, Error::NoSpace { .. } | Error::TooLarge { .. });
+                    let fault = Fault::of(&error, &read.desired.source);
+                    no_space |= error.is_for_want_of_space();
                     worst = worst.max(fault);
                     let text = error.to_string();
                     reasons.push(if text.contains(&name) {
@@ -152,11 +155,8 @@ impl StorageController {
     }
 
     /// Has images go that nobody needs.
-    async fn ask_for_space(&self, local: &str) -> Result<(), Error> {
-        let asked = |image: &mut Image| {
-            let origin = image.provenance.as_mut();
-            Ok(origin.is_some_and(|origin| !std::mem::replace(&mut origin.needs_space, true)))
-        };
+    pub(super) async fn ask_for_space(&self, local: &str) -> Result<(), Error> {
+        let asked = |image: &mut Image| Ok(!std::mem::replace(&mut image.needs_space, true));
         self.0
             .documents
             .update::<Image, documents::DocumentsError>(local, asked)
@@ -242,15 +242,22 @@ impl StorageController {
         self.0
             .documents
             .update::<Image, documents::DocumentsError>(local, |image| {
-                let is_known = image.provenance.as_ref().is_some_and(|known| {
-                    !known.needs_space
-                        && (&known.found_in, &known.entry, &known.version)
-                            == (&origin.found_in, &origin.entry, &origin.version)
-                });
+                let of = |origin: &ImageOrigin| {
+                    let ImageOrigin {
+                        found_in,
+                        entry,
+                        version,
+                        ..
+                    } = origin.clone();
+                    (found_in, entry, version)
+                };
+                let is_known = image.provenance.as_ref().map(of) == origin.as_ref().map(of);
                 if !is_known {
-                    image.provenance = Some(origin.clone());
+                    image.provenance.clone_from(origin);
                 }
-                if image.common.name.is_none() {
+                if let Some(origin) = origin
+                    && image.common.name.is_none()
+                {
                     image.common.name.clone_from(&origin.title);
                 }
                 for (name, value) in &wanted.properties {
@@ -260,7 +267,8 @@ impl StorageController {
                     }
                 }
                 let had_reason = image.reason.take().is_some();
-                Ok(!is_known || had_reason)
+                let had_no_space = std::mem::take(&mut image.needs_space);
+                Ok(!is_known || had_reason || had_no_space)
             })
             .await?;
         Ok(())
@@ -277,6 +285,16 @@ impl StorageController {
                 let found = self.0.settings.registries.look_up(&identifier).await?;
                 self.of_entry(&found)
             }
+            ImageSource::Url { url } => Ok(Wanted {
+                origin: None,
+                properties: Vec::new(),
+                expected: expected(&image.desired.expected).map_err(refused)?,
+                places: vec![Place::Url {
+                    url: url.clone(),
+                    fetcher: self.0.settings.fetcher.clone(),
+                }],
+                unusable: Vec::new(),
+            }),
             ImageSource::Catalogue {
                 catalogue,
                 product,
@@ -288,7 +306,7 @@ impl StorageController {
             ImageSource::Volume { volume } => {
                 let volume: VolumeId = volume.local().parse().map_err(refused)?;
                 Ok(Wanted {
-                    origin: origin(format!("Volume/{volume}")),
+                    origin: Some(origin(format!("Volume/{volume}"))),
                     properties: Vec::new(),
                     expected: Expected {
                         format: Some(Format::Raw),
@@ -298,8 +316,8 @@ impl StorageController {
                     unusable: Vec::new(),
                 })
             }
-            ImageSource::Upload | ImageSource::Url { .. } | ImageSource::Machine(_) => {
-                Err(LookupError::Refused("it is not found by a name".to_owned()))
+            ImageSource::Upload | ImageSource::Machine(_) => {
+                Err(LookupError::Refused("it is not fetched".to_owned()))
             }
         }
     }
@@ -307,11 +325,12 @@ impl StorageController {
     /// What a verified entry says.
     fn of_entry(&self, found: &Found) -> Result<Wanted, LookupError> {
         let metadata = found.entry.metadata();
-        let sums = &metadata.checksums;
         let mut places = Vec::new();
         let mut unusable = Vec::new();
         for url in metadata.locations.iter().take(MOST_PLACES) {
-            if url.starts_with("http://") || url.starts_with("https://") {
+            if let Err(refusal) = check_host(&found.hosts, url) {
+                unusable.push(refusal.to_string());
+            } else if url.starts_with("http://") || url.starts_with("https://") {
                 let fetcher = self.0.settings.fetcher.clone();
                 places.push(Place::Url {
                     url: url.clone(),
@@ -325,15 +344,15 @@ impl StorageController {
                 ));
             }
         }
-        if let Some(text) = metadata
-            .compression
-            .as_deref()
-            .filter(|text| *text != "none")
-        {
-            // Which one it is the first bytes say; one that isn't known is not worth the download.
-            text.parse::<Compression>()
-                .map_err(|error| LookupError::Refused(error.to_string()))?;
-        }
+        let packing = match metadata.compression.as_deref() {
+            // None, or nothing that is said.
+            None => Packing::Unknown,
+            // One that isn't known is not worth the download.
+            Some(text) => {
+                let known = text.parse::<Compression>();
+                Packing::As(known.map_err(|error| LookupError::Refused(error.to_string()))?)
+            }
+        };
         if found.entry.document().len() > MOST_ENTRY_BYTES {
             return Err(LookupError::Refused(format!(
                 "its entry has more than {MOST_ENTRY_BYTES} bytes"
@@ -355,18 +374,11 @@ impl StorageController {
             .filter_map(|(name, text)| Some((name, cut(text.as_ref()?))))
             .collect();
         Ok(Wanted {
-            origin,
+            origin: Some(origin),
             properties,
             expected: Expected {
-                identifier: Some(metadata.identifier),
-                bytes: Some(metadata.bytes),
-                md5: sums.md5,
-                sha1: Some(sums.sha1),
-                sha256: sums.sha256,
-                sha512: sums.sha512,
-                format: stated_format(metadata.format.as_deref())?,
-                compression: None,
-                source: ExpectedSource::default(),
+                packing,
+                ..stated_by(found)?
             },
             places,
             unusable,
@@ -389,7 +401,7 @@ impl StorageController {
         origin.endorser = Some(format!("{} ({})", catalogue.address(), catalogue.voucher()));
         origin.version = Some(version.version.clone());
         Ok(Wanted {
-            origin,
+            origin: Some(origin),
             properties: Vec::new(),
             expected: Expected {
                 source: ExpectedSource {
@@ -455,7 +467,7 @@ impl StorageController {
 
 /// Temporary: the machine may leave it.
 fn in_use(volume: &str, why: &str) -> Error {
-    Error::Url {
+    Error::Server {
         url: format!("Volume/{volume}"),
         reason: why.to_owned(),
     }
@@ -469,9 +481,26 @@ fn origin(found_in: String) -> ImageOrigin {
         version: None,
         checked: Timestamp::now(),
         entry: None,
-        needs_space: false,
         refused: None,
+        withdrawn: false,
     }
+}
+
+/// What an entry says that the content is.
+pub(super) fn stated_by(found: &Found) -> Result<Expected, LookupError> {
+    let metadata = found.entry.metadata();
+    let sums = &metadata.checksums;
+    Ok(Expected {
+        identifier: Some(metadata.identifier),
+        bytes: Some(metadata.bytes),
+        md5: sums.md5,
+        sha1: Some(sums.sha1),
+        sha256: sums.sha256,
+        sha512: sums.sha512,
+        format: stated_format(metadata.format.as_deref())?,
+        packing: Packing::Unknown,
+        source: ExpectedSource::default(),
+    })
 }
 
 /// The format to hold the content to; none for one that is converted, which the content itself tells.

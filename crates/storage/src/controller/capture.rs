@@ -97,6 +97,9 @@ impl StorageController {
             Err(error @ (Error::Document(_) | Error::Cancelled)) => Err(error),
             // The machine waits, with its disk.
             Err(error @ (Error::NoSpace { .. } | Error::Io { .. } | Error::TooLarge { .. })) => {
+                if error.is_for_want_of_space() {
+                    self.ask_for_space(local).await?;
+                }
                 if let Some(read) = self.0.documents.images.get(local)
                     && read.is_on_its_way()
                 {

@@ -9,12 +9,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cimi::Timestamp;
-use cimi::resources::{EventOutcome, Image, ImageSource, ImageState};
+use cimi::resources::{EventOutcome, Image, ImageOrigin, ImageSource, ImageState};
 use documents::Cached;
 use parking_lot::Mutex;
 
 use super::StorageController;
+use super::by_name::stated_by;
 use super::follow::Next;
+use super::image_content::Kind;
 use super::image_document::expected;
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
@@ -88,11 +90,14 @@ impl StorageController {
         let told = match self.look_up_in_time(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(local);
-                let document = String::from_utf8(found.entry.document().to_vec()).ok();
-                self.accept(&read, document.map(|entry| (entry, found)))
-                    .await
+                match self.compared(&read, &found, false).await {
+                    Ok(Some(())) => self.take_over(&read, found).await,
+                    // Reading all of it takes longer than anybody waits: the worker does.
+                    Ok(None) => self.have_it_looked_up(&read).await,
+                    Err(error) => Err(error),
+                }
             }
-            Err(LookupError::Refused(reason)) => self.refuse(&read, reason).await,
+            Err(LookupError::Refused(reason)) => self.refuse(&read, reason, true).await,
             Err(error @ LookupError::Unavailable(_)) => {
                 tracing::warn!(image = local, %error, "the entry of a cached image can't be looked up; it is used as it is");
                 self.0.rests.failed(local, read.desired.attempt, SILENCE);
@@ -116,10 +121,13 @@ impl StorageController {
             return self.keep_image(read).await;
         };
         match self.0.settings.registries.judge(&entry).await {
-            Err(LookupError::Refused(reason)) => return self.refuse(read, reason).await,
+            Err(LookupError::Refused(reason)) => return self.refuse(read, reason, false).await,
             // Nobody can say now: it stays as it is.
             Err(LookupError::Unavailable(_)) => return self.keep_as_it_is(read).await,
-            Ok(Standing::Good) if !self.is_due(read) => return self.accept(read, None).await,
+            Ok(Standing::Good) if !self.is_due(read) && is_withdrawn(read) => {
+                return Ok(Next::Settled);
+            }
+            Ok(Standing::Good) if !self.is_due(read) => return self.accept(read).await,
             Ok(Standing::Good | Standing::Expired(_)) => {}
         }
         if let Some(left) = self.0.rests.left(read.id.local(), read.desired.attempt) {
@@ -132,13 +140,14 @@ impl StorageController {
         match self.0.settings.registries.look_up(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(read.id.local());
-                let document = String::from_utf8(found.entry.document().to_vec()).ok();
-                self.accept(read, document.map(|entry| (entry, found)))
-                    .await
+                match self.compared(read, &found, true).await? {
+                    Some(()) => self.take_over(read, found).await,
+                    None => self.keep_image(read).await,
+                }
             }
             Err(LookupError::Refused(reason)) => {
                 self.0.rests.forget(read.id.local());
-                self.refuse(read, reason).await
+                self.refuse(read, reason, true).await
             }
             Err(error @ LookupError::Unavailable(_)) => {
                 tracing::warn!(image = %read.id, %error, "the entry of a cached image can't be looked up; it can be used meanwhile");
@@ -177,24 +186,36 @@ impl StorageController {
             .is_none_or(|origin| Timestamp::now().since(origin.checked) >= age)
     }
 
-    /// The image may be used; `newer` is what the Marketplaces say now.
-    async fn accept(
-        &self,
-        read: &Cached<Image>,
-        newer: Option<(String, Found)>,
-    ) -> Result<Next, Error> {
-        if newer.is_none() && !is_refused(read) {
+    /// The image may be used, by the entry that it has.
+    async fn accept(&self, read: &Cached<Image>) -> Result<Next, Error> {
+        if !is_refused(read) {
             return self.keep_image(read).await;
         }
+        self.judged_good(read, |_| {}).await
+    }
+
+    /// The image may be used, by what the Marketplaces say now.
+    async fn take_over(&self, read: &Cached<Image>, found: Found) -> Result<Next, Error> {
+        let entry = String::from_utf8(found.entry.document().to_vec()).ok();
+        self.judged_good(read, |origin| {
+            origin.endorser = Some(found.entry.endorsement().email.clone());
+            origin.found_in = found.marketplace;
+            origin.entry = entry;
+            origin.checked = Timestamp::now();
+        })
+        .await
+    }
+
+    async fn judged_good(
+        &self,
+        read: &Cached<Image>,
+        edit: impl FnOnce(&mut ImageOrigin),
+    ) -> Result<Next, Error> {
         let edit = |image: &mut Image| {
             if let Some(origin) = &mut image.provenance {
                 origin.refused = None;
-                if let Some((entry, found)) = newer {
-                    origin.endorser = Some(found.entry.endorsement().email.clone());
-                    origin.found_in = found.marketplace;
-                    origin.entry = Some(entry);
-                    origin.checked = Timestamp::now();
-                }
+                origin.withdrawn = false;
+                edit(origin);
             }
         };
         // The state follows when the document is looked at again, by what lies on the disk.
@@ -202,8 +223,78 @@ impl StorageController {
         Ok(Next::Again(Duration::ZERO))
     }
 
-    async fn refuse(&self, read: &Cached<Image>, reason: String) -> Result<Next, Error> {
-        if read.state == ImageState::Error && is_refused(read) {
+    /// Compares what is in the cache with an entry that is to vouch for it from now on. What differs is refused; none: that is
+    /// written down already, or, unless it may be read for, can't be said now.
+    async fn compared(
+        &self,
+        read: &Cached<Image>,
+        found: &Found,
+        may_read: bool,
+    ) -> Result<Option<()>, Error> {
+        let known = read
+            .provenance
+            .as_ref()
+            .and_then(|origin| origin.entry.as_ref());
+        let is_same = known.is_some_and(|known| known.as_bytes() == found.entry.document());
+        if is_same && !is_withdrawn(read) {
+            return Ok(Some(()));
+        }
+        let refused = |why: String| {
+            let email = &found.entry.endorsement().email;
+            format!("its content is not what the entry of {email} says: {why}")
+        };
+        let stated = match stated_by(found) {
+            Ok(stated) => stated,
+            Err(error) => {
+                self.refuse(read, refused(error.to_string()), true).await?;
+                return Ok(None);
+            }
+        };
+        let store = self.store(Kind::of(read));
+        match store
+            .compare(&found.entry.metadata().identifier, &stated, may_read)
+            .await
+        {
+            Ok(same) => Ok(same),
+            Err(error @ (Error::Mismatch { .. } | Error::Refused(_))) => {
+                self.refuse(read, refused(error.to_string()), true).await?;
+                Ok(None)
+            }
+            // A file that is gone is told when the document is looked at.
+            Err(Error::NotFound { .. }) => Ok(may_read.then_some(())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the worker of an image look its entry up, who has the time to read all of the content.
+    async fn have_it_looked_up(&self, read: &Cached<Image>) -> Result<Next, Error> {
+        if self
+            .0
+            .documents
+            .images
+            .get(read.id.local())
+            .is_some_and(|now| is_refused(&now))
+        {
+            return Ok(Next::Settled);
+        }
+        let edit = |image: &mut Image| {
+            if let Some(origin) = &mut image.provenance {
+                origin.checked = Timestamp::default();
+            }
+        };
+        self.write_image(read, edit, None).await?;
+        Ok(Next::Settled)
+    }
+
+    /// The image may not be used any more: `withdrawn`, because of what the Marketplaces say now.
+    async fn refuse(
+        &self,
+        read: &Cached<Image>,
+        reason: String,
+        withdrawn: bool,
+    ) -> Result<Next, Error> {
+        if read.state == ImageState::Error && is_refused(read) && (is_withdrawn(read) || !withdrawn)
+        {
             return Ok(Next::Settled);
         }
         tracing::warn!(image = %read.id, reason, "a cached image may not be used any more");
@@ -212,6 +303,7 @@ impl StorageController {
             image.reason = Some(format!("it may not be used any more: {reason}"));
             if let Some(origin) = &mut image.provenance {
                 origin.refused = Some(reason.clone());
+                origin.withdrawn |= withdrawn;
                 origin.checked = Timestamp::now();
             }
         };
@@ -224,4 +316,9 @@ impl StorageController {
 fn is_refused(image: &Image) -> bool {
     let origin = image.provenance.as_ref();
     origin.is_some_and(|origin| origin.refused.is_some())
+}
+
+fn is_withdrawn(image: &Image) -> bool {
+    let origin = image.provenance.as_ref();
+    origin.is_some_and(|origin| origin.withdrawn)
 }

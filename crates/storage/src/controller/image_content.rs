@@ -18,7 +18,7 @@ use super::image_document::expected;
 use super::images::owner;
 use super::transfer::Transfer;
 use crate::digest::Expected;
-use crate::error::Error;
+use crate::error::{Error, IMAGE_CACHE};
 use crate::identifier::ImageIdentifier;
 use crate::import::{self, Progress, Source};
 
@@ -64,32 +64,6 @@ pub(super) enum Brought {
 }
 
 impl StorageController {
-    /// Fetches an image from its URL; from the start if that was interrupted.
-    pub(super) async fn fetch_image(&self, read: &Cached<Image>, url: &str) -> Result<Next, Error> {
-        let local = read.id.local();
-        let Some(transfer) = self.0.transfers.begin(local) else {
-            return Ok(Next::Again(PROGRESS_PERIOD));
-        };
-        let source = Source::Url {
-            url: url.to_owned(),
-            fetcher: self.0.settings.fetcher.clone(),
-        };
-        let brought = match expected(&read.desired.expected) {
-            Ok(expected) => {
-                self.bring(&read.document.0, expected, source, &transfer)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        match brought {
-            Ok(Brought::Kept | Brought::Unwanted) => Ok(Next::Settled),
-            Ok(Brought::Vanished) => Ok(Next::Again(Duration::ZERO)),
-            // Not the image's fault.
-            Err(error @ (Error::Document(_) | Error::Cancelled)) => Err(error),
-            Err(error) => self.give_up(local, &error.to_string()).await,
-        }
-    }
-
     /// Takes the content of an image that waits for its upload, and returns when the outcome is in its document. The
     /// work goes on if the caller leaves; it ends when `content` does.
     ///
@@ -362,7 +336,7 @@ impl StorageController {
             let left = most.saturating_sub(kept);
             if left == 0 {
                 return Err(Error::TooLarge {
-                    what: "image cache",
+                    what: IMAGE_CACHE,
                     limit_bytes: most,
                 });
             }

@@ -10,6 +10,7 @@ use documents::{Cached, Changes};
 
 use super::follow::Next;
 use super::{StorageController, state_name};
+use crate::decompress::Packing;
 use crate::digest::{Expected, ExpectedSource};
 use crate::error::Error;
 use crate::import;
@@ -39,7 +40,7 @@ pub(super) fn expected(given: &Digests) -> Result<Expected, Error> {
         sha256: parse("expected SHA-256", given.sha256.as_ref())?,
         sha512: parse("expected SHA-512", given.sha512.as_ref())?,
         format: None,
-        compression: None,
+        packing: Packing::Unknown,
         source: ExpectedSource::default(),
     })
 }
@@ -75,6 +76,7 @@ impl StorageController {
             document.state = ImageState::Available;
             document.file = Some(image_file(image));
             document.progress = Some(100);
+            document.needs_space = false;
             document.reason = document.warning();
         };
         let changes = room.guard(self.0.documents.changes());

@@ -64,17 +64,17 @@ impl StorageController {
             return self.remove_image(&read).await;
         }
         match (read.state, &read.desired.source) {
-            (ImageState::Creating, ImageSource::Url { url }) => self.fetch_image(&read, url).await,
             (ImageState::Creating, ImageSource::Machine(capture)) => {
                 self.save_machine(&read, capture).await
             }
             (ImageState::Creating, ImageSource::Upload) => self.await_upload(&read).await,
             (
                 ImageState::Creating,
-                ImageSource::Marketplace
+                ImageSource::Url { .. }
+                | ImageSource::Marketplace
                 | ImageSource::Catalogue { .. }
                 | ImageSource::Volume { .. },
-            ) => self.fetch_by_name(&read).await,
+            ) => self.fetch(&read).await,
             (ImageState::Available | ImageState::Error, ImageSource::Marketplace)
                 if read.file.is_some() =>
             {

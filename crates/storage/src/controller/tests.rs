@@ -3,8 +3,11 @@
 #![expect(clippy::panic, reason = "a test that fails says what it saw")]
 
 mod by_name;
+mod by_url;
 mod catalogues;
+mod entries_are_obeyed;
 mod export_life;
+mod full_disks;
 mod image_life;
 mod quotas;
 mod saved_machines;

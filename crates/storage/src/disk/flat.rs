@@ -10,6 +10,7 @@
 use bytes::Bytes;
 
 use super::Disk;
+use crate::buffers::Buffers;
 use crate::error::Error;
 use crate::qcow2::{self, CLUSTER};
 
@@ -80,6 +81,7 @@ pub struct FlatQcow2 {
     at: u64,
     /// From where on the guest's clusters are still to come.
     guest: u64,
+    buffers: Buffers,
 }
 
 impl std::fmt::Debug for FlatQcow2 {
@@ -131,6 +133,7 @@ impl FlatQcow2 {
             clusters: counted + blocks + table,
             at: 0,
             guest: 0,
+            buffers: Buffers::of((AT_ONCE * CLUSTER) as usize),
         })
     }
 
@@ -225,16 +228,21 @@ impl FlatQcow2 {
 
     fn data(&mut self) -> Result<Bytes, Error> {
         let count = AT_ONCE.min(self.clusters - self.at);
-        let mut bytes = vec![0; (count * CLUSTER) as usize];
-        for part in bytes.chunks_exact_mut(CLUSTER as usize) {
-            // As many as the map counts; a missing one would stay zero.
-            if let Some(cluster) = self.map.next(self.guest) {
-                self.disk.read(cluster * CLUSTER, part)?;
-                self.guest = cluster + 1;
+        let length = (count * CLUSTER) as usize;
+        let mut buffer = self.buffers.take();
+        let clusters = buffer.memory().chunks_exact_mut(CLUSTER as usize);
+        for (part, _) in clusters.zip(0..count) {
+            // As many as the map counts; a missing one would be zeroes.
+            match self.map.next(self.guest) {
+                Some(cluster) => {
+                    self.disk.read(cluster * CLUSTER, part)?;
+                    self.guest = cluster + 1;
+                }
+                None => part.fill(0),
             }
         }
         self.at += count;
-        Ok(bytes.into())
+        Ok(buffer.into_bytes(length))
     }
 }
 

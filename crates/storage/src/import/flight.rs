@@ -9,7 +9,8 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::{ImageStore, Imported, Limits, Progress, Source, pipeline, source};
+use super::source::FIRST_PAUSE;
+use super::{Image, ImageStore, Imported, Limits, Progress, Source, pipeline, source};
 use crate::digest::Expected;
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
@@ -142,16 +143,21 @@ fn running_or(
 
 /// What somebody else brought must be what was asked for here.
 async fn accept(imported: Imported, expected: &Expected) -> Result<Imported, Error> {
-    let (image, stated) = (imported.image.clone(), expected.clone());
-    super::blocking(move || pipeline::compare(&image, &stated)).await?;
-    let image = &imported.image;
+    same(&imported.image, expected).await?;
+    Ok(imported)
+}
+
+/// Whether an image is what is stated.
+pub(super) async fn same(image: &Arc<Image>, expected: &Expected) -> Result<(), Error> {
+    let (read, stated) = (image.clone(), expected.clone());
+    super::blocking(move || pipeline::compare(&read, &stated)).await?;
     match expected.format {
         Some(stated) if stated != image.format => Err(Refusal::NotAsStated {
             stated,
             found: image.format.as_str(),
         }
         .into()),
-        _ => Ok(imported),
+        _ => Ok(()),
     }
 }
 
@@ -204,10 +210,36 @@ fn start(
     })
 }
 
+/// Imports, from the beginning if it broke off where it can't be taken up.
 async fn work(
     store: ImageStore,
     source: Source,
     expected: Expected,
+    limits: Limits,
+    progress: Arc<watch::Sender<Progress>>,
+) -> Result<Imported, Error> {
+    let mut source = source;
+    let mut failures = 0;
+    loop {
+        let again = source.again();
+        let imported = once(&store, source, &expected, limits, progress.clone()).await;
+        match (imported, again) {
+            (Err(error @ Error::BrokeOff { .. }), Some(same)) if failures < limits.resumes => {
+                tracing::info!(%error, "starting again from the beginning");
+                tokio::time::sleep(FIRST_PAUSE * 2_u32.saturating_pow(failures.min(8))).await;
+                failures += 1;
+                source = same;
+                progress.send_replace(Progress::default());
+            }
+            (imported, _) => return imported,
+        }
+    }
+}
+
+async fn once(
+    store: &ImageStore,
+    source: Source,
+    expected: &Expected,
     limits: Limits,
     progress: Arc<watch::Sender<Progress>>,
 ) -> Result<Imported, Error> {
@@ -216,14 +248,18 @@ async fn work(
     let (cancelled, _waiting) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(
         Error::errno("make a pipe for an import into", &store.inner.dir),
     )?;
+    let is_proven = expected.is_proof();
     let blocking = super::blocking({
-        let progress = progress.clone();
+        let (store, expected, progress) = (store.clone(), expected.clone(), progress.clone());
         move || {
             store.require_space(expected.bytes.unwrap_or(0))?;
             pipeline::run(&store, pieces, &expected, &limits, &progress, &cancelled)
         }
     });
-    let ((), result) = tokio::join!(source::pump(source, limits, progress, to), blocking);
+    let ((), result) = tokio::join!(
+        source::pump(source, is_proven, limits, progress, to),
+        blocking
+    );
     result
 }
 

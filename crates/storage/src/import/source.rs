@@ -24,10 +24,12 @@ use crate::disk::FlatQcow2;
 use crate::error::Error;
 
 const READ_BYTES: usize = 512 * 1024;
+/// Parts of a disk that are read before they are needed.
+const PARTS_AHEAD: usize = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REDIRECTS: usize = 5;
 /// Wait before a broken download is taken up again; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Where an image is read from.
 pub enum Source {
@@ -49,6 +51,19 @@ pub enum Source {
     },
     /// What lies on a disk, merged into one file.
     Disk(FlatQcow2),
+}
+
+impl Source {
+    /// The same once more, if it can be read from its beginning again.
+    pub(super) fn again(&self) -> Option<Self> {
+        match self {
+            Self::Url { url, fetcher } => Some(Self::Url {
+                url: url.clone(),
+                fetcher: fetcher.clone(),
+            }),
+            Self::Stream { .. } | Self::File(_) | Self::Disk(_) => None,
+        }
+    }
 }
 
 impl fmt::Debug for Source {
@@ -122,9 +137,11 @@ impl From<Error> for Stop {
     }
 }
 
-/// Sends everything of `source` and then its end or error.
+/// Sends everything of `source` and then its end or error. A download that breaks off is taken up where it was if it `is_proven`
+/// in the end, or if its server tells one version of the file from the next.
 pub(super) async fn pump(
     source: Source,
+    is_proven: bool,
     limits: Limits,
     progress: Arc<watch::Sender<Progress>>,
     to: mpsc::Sender<Piece>,
@@ -133,6 +150,7 @@ pub(super) async fn pump(
         to,
         limits,
         progress,
+        is_proven,
         received: 0,
         begun: Instant::now(),
     };
@@ -156,6 +174,8 @@ struct Outlet {
     to: mpsc::Sender<Piece>,
     limits: Limits,
     progress: Arc<watch::Sender<Progress>>,
+    /// What comes will be compared with a checksum.
+    is_proven: bool,
     received: u64,
     begun: Instant,
 }
@@ -256,20 +276,25 @@ async fn read_file(path: PathBuf, outlet: &mut Outlet) -> Result<(), Stop> {
     read(tokio::fs::File::from_std(file), Some(length), outlet).await
 }
 
+/// A thread of its own reads ahead, until nobody takes what it read any more.
 async fn read_disk(mut disk: FlatQcow2, outlet: &mut Outlet) -> Result<(), Stop> {
     outlet.expect(Some(disk.length()))?;
-    loop {
-        let (back, part) = super::blocking(move || {
-            let part = disk.next_part()?;
-            Ok((disk, part))
-        })
-        .await?;
-        disk = back;
-        match part {
-            Some(bytes) => outlet.give(bytes).await?,
-            None => return Ok(()),
+    let (ahead, mut parts) = mpsc::channel(PARTS_AHEAD);
+    let reading = super::blocking(move || {
+        while let Some(part) = disk.next_part()?
+            && ahead.blocking_send(part).is_ok()
+        {}
+        Ok(())
+    });
+    // Has the channel, so that its end is the end of the reading.
+    let handing_on = async move {
+        while let Some(part) = parts.recv().await {
+            outlet.give(part).await?;
         }
-    }
+        Ok(())
+    };
+    let (read, handed_on) = tokio::join!(reading, handing_on);
+    handed_on.and(read.map_err(Stop::from))
 }
 
 fn open_regular(path: &Path) -> Result<(std::fs::File, u64), Error> {
@@ -313,6 +338,13 @@ struct Version {
     total: Option<u64>,
 }
 
+impl Version {
+    /// Whether another version would be noticed: lengths may be equal.
+    const fn is_told_apart(&self) -> bool {
+        self.validator.is_some()
+    }
+}
+
 async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<(), Stop> {
     let invalid = |reason: &str| Error::Url {
         url: shown(text),
@@ -329,20 +361,29 @@ async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<
     let mut failures = 0;
     loop {
         let before = outlet.received;
-        let error = match request(&url, &fetcher.client, &mut version, outlet).await {
+        let broken = match request(&url, &fetcher.client, &mut version, outlet).await {
             Ok(()) => return Ok(()),
             Err(Broken::Final(stop)) => return Err(stop),
             Err(Broken::Perhaps(error)) => error,
         };
+        let is_known = version.as_ref().is_some_and(Version::is_told_apart);
+        if outlet.received > 0 && !outlet.is_proven && !is_known {
+            return Err(Error::BrokeOff {
+                url: shown(text),
+                received_bytes: outlet.received,
+                reason: format!("{broken}, and the server doesn't tell versions of it apart"),
+            }
+            .into());
+        }
         failures = if outlet.received > before {
             1
         } else {
             failures + 1
         };
         if failures > outlet.limits.resumes {
-            return Err(error.into());
+            return Err(broken.into());
         }
-        tracing::info!(url = shown(text), received = outlet.received, %error, "download broke off; taking it up again");
+        tracing::info!(url = shown(text), received = outlet.received, error = %broken, "download broke off; taking it up again");
         tokio::time::sleep(FIRST_PAUSE * 2_u32.saturating_pow(failures.min(8) - 1)).await;
     }
 }
@@ -355,6 +396,10 @@ async fn request(
     outlet: &mut Outlet,
 ) -> Result<(), Broken> {
     let failed = |reason: String| Error::Url {
+        url: shown(url.as_str()),
+        reason,
+    };
+    let not_now = |reason: String| Error::Server {
         url: shown(url.as_str()),
         reason,
     };
@@ -376,7 +421,7 @@ async fn request(
         {
             return Err(Stop::from(failed(chain(&error))).into());
         }
-        Ok(Err(error)) => return Err(Broken::Perhaps(failed(chain(&error)))),
+        Ok(Err(error)) => return Err(Broken::Perhaps(not_now(chain(&error)))),
         Ok(Ok(response)) => response,
     };
     let skip = match response.status() {
@@ -387,20 +432,22 @@ async fn request(
             0
         }
         status if status.is_server_error() || matches!(status.as_u16(), 408 | 429) => {
-            return Err(Broken::Perhaps(failed(format!(
+            return Err(Broken::Perhaps(not_now(format!(
                 "the server answered {status}"
             ))));
         }
         status => return Err(Stop::from(failed(format!("the server answered {status}"))).into()),
     };
     let found = Version {
+        // A weak one may stay when bytes change (RFC 9110 §8.8.1).
         validator: header(response.headers(), ETAG)
+            .filter(|etag| !etag.starts_with("W/"))
             .or_else(|| header(response.headers(), LAST_MODIFIED)),
         total: response.content_length().map(|rest| rest + (have - skip)),
     };
     match version {
         Some(known) if *known != found => {
-            return Err(Stop::from(failed(
+            return Err(Stop::from(not_now(
                 "the file changed while it was being read".to_owned(),
             ))
             .into());
@@ -411,7 +458,7 @@ async fn request(
             *version = Some(found);
         }
     }
-    receive(response, skip, outlet, failed).await
+    receive(response, skip, outlet, not_now).await
 }
 
 /// Hands on the body, without its first `skip` bytes (a server that knows no ranges sends them again).

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use marketplace::policy::{Policy, Refusal};
+use marketplace::policy::{Lists, Policy, Refusal};
 use marketplace::{Entry, UtcTime, identifier::ImageIdentifier, list};
 use reqwest::Url;
 
@@ -39,6 +39,8 @@ pub struct Found {
     pub entry: Entry,
     /// Name of the Marketplace that had it.
     pub marketplace: String,
+    /// Hosts that the site fetches from.
+    pub hosts: Lists,
 }
 
 impl Marketplace {
@@ -265,7 +267,15 @@ impl Seen {
                 }
                 Ok(entry) => {
                     let marketplace = marketplace.to_owned();
-                    self.all.push((place, Found { entry, marketplace }));
+                    let hosts = Lists::default();
+                    self.all.push((
+                        place,
+                        Found {
+                            entry,
+                            marketplace,
+                            hosts,
+                        },
+                    ));
                 }
                 Err(error) => self.unbelievable.push(format!(
                     "an entry of Marketplace {marketplace} is refused: {error}"
@@ -301,7 +311,10 @@ impl Seen {
         newest
             .into_iter()
             .find(|found| policy.check(&found.entry, now).is_ok())
-            .cloned()
+            .map(|found| Found {
+                hosts: policy.hosts.clone(),
+                ..found.clone()
+            })
     }
 
     fn reasons(&self, policy: &Policy, now: UtcTime) -> Vec<String> {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 /// How a request is answered.
 #[derive(Clone)]
 pub enum Answer {
-    /// From the offset asked for (or the start), closing after so many bytes of body.
+    /// From the offset asked for (or the start), closing after so many bytes of body. An empty `etag` is not told.
     Body {
         bytes: Arc<Vec<u8>>,
         etag: &'static str,
@@ -128,8 +128,12 @@ async fn serve(mut stream: TcpStream, answer: impl Fn(&str) -> Answer) -> std::i
                 None => "HTTP/1.1 200 OK\r\n".to_owned(),
             };
             let rest = &bytes[start..];
+            let etag = match etag {
+                "" => String::new(),
+                etag => format!("etag: \"{etag}\"\r\n"),
+            };
             let head = format!(
-                "{status}etag: \"{etag}\"\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                "{status}{etag}content-length: {}\r\nconnection: close\r\n\r\n",
                 rest.len()
             );
             stream.write_all(head.as_bytes()).await?;

@@ -521,49 +521,6 @@ async fn uploads_are_taken_once_and_told_when_they_break_off() {
     world.kill().await;
 }
 
-/// A mounted tmpfs; unmounted when dropped.
-struct SmallDisk(PathBuf);
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_fails_the_import_and_is_left_as_it_was() {
-    let mut world = World::new().await;
-    let dir = world.storage_dir();
-    std::fs::create_dir(&dir).expect("directory");
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "small"])
-        .arg(&dir)
-        .output();
-    if !mounted.as_ref().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: cannot mount a tmpfs: {mounted:?}");
-        return;
-    }
-    let small = SmallDisk(dir.clone());
-    world.start().await;
-    let server = serving(disk()).await;
-    let wanted = image(from(&server), "IMAGE");
-    world.create(&wanted).await;
-    let read = world.until::<Image>(wanted.id.local(), failed).await;
-    assert!(
-        read.reason
-            .as_deref()
-            .is_some_and(|reason| reason.contains("not enough space")),
-        "{:?}",
-        read.reason
-    );
-    World::eventually("swept", || {
-        names(&dir.join("cache/disks/incoming")).is_empty()
-    })
-    .await;
-    world.kill().await;
-    drop(small);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn one_owner_leaves_places_to_others() {
     let mut world = World::new().await;

@@ -180,7 +180,7 @@ async fn a_machine_is_saved_as_soon_as_it_is_off_and_not_before() {
     );
     world.create(&later).await;
     world
-        .until::<Image>(later.id.local(), |image| image.state == ImageState::Error)
+        .until::<Image>(later.id.local(), |image| image.reason.is_some())
         .await;
     let before = world
         .documents

@@ -366,6 +366,7 @@ impl Import<'_> {
             match image.state.as_deref() {
                 Some("AVAILABLE") => return Ok(image),
                 Some("ERROR") => return Err(Failure::Work(format!("the image cannot be used: {}", image.reason.as_deref().unwrap_or("the cloud gives no reason")))),
+                _ if image.reason.is_some() => waiting.say(image.on_its_way()),
                 state => waiting.say(format!("importing: {} {:.0} %", state.unwrap_or_default().to_lowercase(), image.progress.unwrap_or(0.0))),
             }
             if Instant::now() >= deadline {

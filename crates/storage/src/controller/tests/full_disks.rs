@@ -1,0 +1,100 @@
+//! A disk that is full while an image comes: told, survived, and over when there is room.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cimi::resources::{Image, ImageSource, ImageState};
+
+use super::site::{Site, asking, base, whole};
+use super::world::{World, image, names};
+
+fn available(image: &Image) -> bool {
+    image.state == ImageState::Available
+}
+
+fn waiting_because(text: &'static str) -> impl Fn(&Image) -> bool {
+    move |image| {
+        let reason = image.reason.as_deref().unwrap_or_default();
+        image.state == ImageState::Creating && reason.contains(text)
+    }
+}
+
+fn bytes() -> Vec<u8> {
+    (0..3_u32 << 18)
+        .flat_map(|n| (n / 5).to_le_bytes())
+        .collect()
+}
+
+fn from(url: &str) -> Image {
+    image(
+        ImageSource::Url {
+            url: url.to_owned(),
+        },
+        "IMAGE",
+    )
+}
+
+/// A mounted tmpfs; unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).expect("directory");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "small"])
+            .arg(at)
+            .output();
+        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("skipped: cannot mount a tmpfs: {mounted:?}");
+        None
+    }
+
+    fn enlarge(&self, options: &str) {
+        let done = Command::new("mount")
+            .args(["-o", &format!("remount,{options}")])
+            .arg(&self.0)
+            .status();
+        assert!(done.expect("mount").success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_the_image_comes_when_there_is_room() {
+    let mut world = World::new().await;
+    let dir = world.storage_dir();
+    let Some(small) = SmallDisk::mount(&dir, "size=2m") else {
+        return;
+    };
+    let site = Site::default();
+    let server = site.serve().await;
+    site.put("/disk", whole(bytes()));
+    let mut settings = asking(world.settings(), &[], None);
+    settings.fetch_tries = u32::MAX;
+    world.start_with(settings, None).await;
+    let wanted = from(&format!("{}/disk", base(&server)));
+    world.create(&wanted).await;
+    let local = wanted.id.local();
+    world
+        .until::<Image>(local, |image| {
+            image.needs_space && waiting_because("not enough space")(image)
+        })
+        .await;
+    small.enlarge("size=8m");
+    let read = world.until::<Image>(local, available).await;
+    assert!(!read.needs_space && read.reason.is_none(), "{read:?}");
+    assert!(std::fs::read(&read.file.as_ref().expect("file").path).expect("read") == bytes());
+    assert_eq!(
+        names(&dir.join("cache/disks/incoming")),
+        Vec::<String>::new()
+    );
+    world.kill().await;
+    drop(small);
+}
