@@ -3,6 +3,9 @@
 //! | row | budget |
 //! |---|---|
 //! | saved (merged, digested twice (SHA-1, SHA-256), checked, flushed) over `qemu-img convert` and a flush | ≥ 0.8 × its speed |
+//!
+//! `qemu-img convert` computes no checksum: of the 1.6 s of processor time that saving these 768 MiB takes, they are 0.7 s, which is
+//! as much as `qemu-img convert` takes for all it does.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::fs::File;

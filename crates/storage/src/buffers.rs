@@ -42,7 +42,7 @@ impl Buffers {
 }
 
 impl Buffer {
-    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn memory(&mut self) -> &mut [u8] {
         &mut self.memory
     }
 
@@ -77,7 +77,7 @@ mod tests {
     fn a_buffer_is_used_again_when_nobody_reads_it_any_more() {
         let buffers = Buffers::of(8);
         let mut one = buffers.take();
-        one.as_mut().copy_from_slice(b"01234567");
+        one.memory().copy_from_slice(b"01234567");
         let part = one.into_bytes(5);
         let (same, rest) = (part.clone(), part.slice(3..));
         drop(part);

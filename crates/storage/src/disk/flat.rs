@@ -230,7 +230,7 @@ impl FlatQcow2 {
         let count = AT_ONCE.min(self.clusters - self.at);
         let length = (count * CLUSTER) as usize;
         let mut buffer = self.buffers.take();
-        let clusters = buffer.as_mut().chunks_exact_mut(CLUSTER as usize);
+        let clusters = buffer.memory().chunks_exact_mut(CLUSTER as usize);
         for (part, _) in clusters.zip(0..count) {
             // As many as the map counts; a missing one would be zeroes.
             match self.map.next(self.guest) {

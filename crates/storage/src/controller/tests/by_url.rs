@@ -2,7 +2,7 @@
 
 use cimi::resources::{Image, ImageSource, ImageState};
 
-use super::site::{Site, absent, asking, base, whole};
+use super::site::{Site, asking, base, whole};
 use super::web_server::Answer;
 use super::world::{World, image};
 
@@ -80,7 +80,6 @@ async fn a_server_that_has_no_time_is_asked_again_and_one_that_has_nothing_is_no
     let reason = read.reason.clone().unwrap_or_default();
     assert!(reason.contains("given up after 3 tries"), "{reason}");
     assert_eq!(site.asked("/busy"), 3);
-    drop(absent());
     world.kill().await;
 }
 

@@ -74,7 +74,7 @@ pub(super) fn fill(
 ) -> io::Result<Bytes> {
     let mut buffer = buffers.take();
     let mut filled = 0;
-    let memory = buffer.as_mut();
+    let memory = buffer.memory();
     let wanted = wanted.min(memory.len());
     while let Some(rest) = memory
         .get_mut(filled..wanted)
@@ -149,9 +149,10 @@ impl Pieces {
         while self.current.len() < wanted
             && let Some(more) = self.receive()?
         {
-            self.current = match self.current.is_empty() {
-                true => more,
-                false => [&self.current[..], &more[..]].concat().into(),
+            self.current = if self.current.is_empty() {
+                more
+            } else {
+                [&self.current[..], &more[..]].concat().into()
             };
         }
         Ok(&self.current)
