@@ -36,8 +36,8 @@ pub(crate) struct Bounds {
 pub(crate) enum Whose<'r> {
     /// A user's, wherever they are.
     User(&'r str),
-    /// Of somebody who hasn't said who they are.
-    Address(IpAddr),
+    /// Of somebody who isn't known, or not yet: by address, of IPv6 by /64 ([`accounts::network_of`]).
+    Network(IpAddr),
 }
 
 #[derive(Clone, Copy, Default)]
@@ -90,7 +90,7 @@ impl Budget {
 }
 
 impl Share<'_> {
-    /// Whose request it has turned out to be.
+    /// Whose request it has turned out to be; what it was taken for before has a place more.
     ///
     /// # Errors
     /// 429 if the caller has too many.
@@ -98,6 +98,9 @@ impl Share<'_> {
         let caller = self.budget.hasher.hash_one(whose);
         let most = self.budget.bounds.requests_per_caller;
         let mut by_caller = self.budget.by_caller.lock();
+        if let Some(before) = self.caller.take() {
+            give_back(&mut by_caller, before, 0);
+        }
         let used = by_caller.entry(caller).or_default();
         if used.requests >= most {
             let text = format!("you have {most} requests going on already; wait for their answers");
@@ -140,13 +143,17 @@ impl Drop for Share<'_> {
         self.budget
             .body_bytes
             .fetch_sub(self.body_bytes, Ordering::Relaxed);
-        let mut by_caller = self.budget.by_caller.lock();
-        if let Some(used) = by_caller.get_mut(&caller) {
-            used.requests = used.requests.saturating_sub(1);
-            used.body_bytes = used.body_bytes.saturating_sub(self.body_bytes);
-            if used.requests == 0 {
-                by_caller.remove(&caller);
-            }
+        give_back(&mut self.budget.by_caller.lock(), caller, self.body_bytes);
+    }
+}
+
+/// One request less of a caller, with what it had of its body.
+fn give_back(by_caller: &mut HashMap<u64, Used>, caller: u64, body_bytes: usize) {
+    if let Some(used) = by_caller.get_mut(&caller) {
+        used.requests = used.requests.saturating_sub(1);
+        used.body_bytes = used.body_bytes.saturating_sub(body_bytes);
+        if used.requests == 0 {
+            by_caller.remove(&caller);
         }
     }
 }
@@ -193,7 +200,12 @@ mod tests {
         two.belongs_to(alice).unwrap();
         assert_eq!(status(three.belongs_to(alice)), 429);
         three.belongs_to(bob).unwrap();
+        // Whoever has turned out to be somebody else gives the first one's place back.
+        one.belongs_to(bob).unwrap();
+        three.belongs_to(alice).unwrap();
+        assert_eq!(status(one.belongs_to(alice)), 429);
         drop(shares);
+        assert!(budget.by_caller.lock().is_empty());
         let mut all = [budget.enter(), budget.enter(), budget.enter()].map(Result::unwrap);
         assert_eq!(status(all[0].belongs_to(alice)), 200);
     }
@@ -203,7 +215,7 @@ mod tests {
         let budget = budget();
         let (mut one, mut two) = (budget.enter().unwrap(), budget.enter().unwrap());
         one.belongs_to(Whose::User("alice")).unwrap();
-        two.belongs_to(Whose::Address(IpAddr::from([192, 0, 2, 1])))
+        two.belongs_to(Whose::Network(IpAddr::from([192, 0, 2, 1])))
             .unwrap();
         one.take(50).unwrap();
         assert_eq!(status(one.take(20)), 429);

@@ -5,17 +5,19 @@ mod who_asks;
 
 use std::{
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use ::cimi::uri::SPECIFICATION_VERSION;
 use accounts::{Accounts, Identity, Shown};
 use cloud::{Caller, OpContext};
-use futures::FutureExt;
+use futures::{FutureExt, poll};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
 };
@@ -250,8 +252,22 @@ impl Doors {
         let mut share = self.budget.enter()?;
         let peer = exchange.connection.client(&head.headers);
         let shown = self.shown(exchange);
-        let asked = auth::identify(&self.accounts, &head.headers, shown.as_deref(), Some(peer));
-        let (identity, refusal) = asked.await?.split();
+        let network = Whose::Network(accounts::network_of(peer));
+        let mut asked = pin!(auth::identify(
+            &self.accounts,
+            &head.headers,
+            shown.as_deref(),
+            Some(peer)
+        ));
+        let asked = match poll!(asked.as_mut()) {
+            Poll::Ready(asked) => asked,
+            // Who has to wait to be known holds a place meanwhile: as long as it isn't known whose, it is the network's.
+            Poll::Pending => {
+                share.belongs_to(network)?;
+                asked.await
+            }
+        };
+        let (identity, refusal) = asked?.split();
         let identity = match (identity, people::session_secret(&head.headers)) {
             (None, Some(secret)) => self.accounts.by_session(secret, Some(peer)).await,
             (identity, _) => identity,
@@ -262,7 +278,7 @@ impl Doors {
         }
         share.belongs_to(match &identity {
             Some(identity) => Whose::User(&identity.user),
-            None => Whose::Address(peer),
+            None => network,
         })?;
         self.admit(route.as_ref(), identity.as_ref(), refusal, exchange)?;
         let Some(route) = route else {

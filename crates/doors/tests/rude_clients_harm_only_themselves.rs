@@ -8,6 +8,7 @@ use crate::support::{
     FakeCloud, World,
     client::{PATIENCE, Reply, login},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use doors::{Limits, Settings};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -272,6 +273,46 @@ async fn requests_at_once_are_bounded() {
     until_status(&world, "root", "", 429).await;
     drop(held);
     until_status(&world, "alice", "", 200).await;
+}
+
+#[tokio::test]
+async fn who_waits_to_be_refused_holds_few_places() {
+    let settings = Settings {
+        requests: 5,
+        requests_per_caller: 2,
+        ..Settings::default()
+    };
+    // Longer than the test: those that wait do so to its end.
+    let world = World::that_refuses_after(2 * PATIENCE, settings).await;
+    let wrong = |user: &str| {
+        let login = BASE64_STANDARD.encode(format!("{user}:wrong"));
+        format!("GET /cimi/Machine HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {login}\r\n\r\n")
+    };
+    let mut held = Vec::new();
+    for user in ["mallory", "eve"] {
+        let mut stream = world.connect().await;
+        stream.write_all(wrong(user).as_bytes()).await.unwrap();
+        held.push(stream);
+    }
+    // As soon as both have arrived; what is refused so holds no place.
+    until_nobody_is_answered(&world, 429).await;
+    for _ in 0..5 {
+        until_nobody_is_answered(&world, 429).await;
+    }
+    let other = world
+        .ask_from([127, 0, 0, 2].into(), "GET /cimi/Machine/7", &login("root"))
+        .await;
+    assert_eq!(other.status, 200, "somebody elsewhere is served");
+    drop(held);
+    until_nobody_is_answered(&world, 401).await;
+}
+
+/// Asks without a login until the answer has this status.
+async fn until_nobody_is_answered(world: &World, status: u16) {
+    let begun = Instant::now();
+    while world.ask_with("GET /cimi/Machine", "", "").await.status != status {
+        assert!(begun.elapsed() < PATIENCE, "never {status}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! real daemon, as an administrator: none is answered by 5xx, and the daemon lives on.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
-use std::{env, fs, path::Path, process::Command};
+use std::{env, path::Path, process::Command};
 
 use testkit::{Need, TestCloud, skip_unless};
 

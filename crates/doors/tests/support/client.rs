@@ -1,13 +1,13 @@
 //! Plain bytes over TLS, and what comes back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -84,24 +84,29 @@ pub fn login(user: &str) -> String {
 
 impl World {
     pub async fn connect(&self) -> TlsStream<TcpStream> {
+        self.connect_from(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// From one of the addresses of loopback.
+    async fn connect_from(&self, address: Ipv4Addr) -> TlsStream<TcpStream> {
         let connector = TlsConnector::from(self.client.clone());
-        let stream = TcpStream::connect(self.address()).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        let stream = socket.connect(self.address()).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         connector.connect(name, stream).await.unwrap()
     }
 
     /// Sends bytes as they are and reads until the server closes the connection.
     pub async fn raw(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut stream = self.connect().await;
-        let mut received = Vec::new();
-        let work = async {
-            // The server may answer and close before it has read everything.
-            let _ = stream.write_all(bytes).await;
-            let _ = stream.flush().await;
-            let _ = stream.read_to_end(&mut received).await;
-        };
-        timeout(PATIENCE, work).await.unwrap();
-        received
+        read_to_end(self.connect().await, bytes).await
+    }
+
+    /// A request without a body, from one of the addresses of loopback.
+    pub async fn ask_from(&self, address: Ipv4Addr, request: &str, headers: &str) -> Reply {
+        let text = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
+        let received = read_to_end(self.connect_from(address).await, text.as_bytes()).await;
+        Reply::parse(&received).unwrap()
     }
 
     /// A request as `alice`.
@@ -123,4 +128,17 @@ impl World {
         Reply::parse(&received)
             .unwrap_or_else(|| panic!("{request}: {}", String::from_utf8_lossy(&received)))
     }
+}
+
+/// Sends bytes as they are and reads until the server closes the connection.
+async fn read_to_end(mut stream: TlsStream<TcpStream>, bytes: &[u8]) -> Vec<u8> {
+    let mut received = Vec::new();
+    let work = async {
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.flush().await;
+        let _ = stream.read_to_end(&mut received).await;
+    };
+    timeout(PATIENCE, work).await.unwrap();
+    received
 }

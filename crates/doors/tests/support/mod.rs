@@ -6,7 +6,7 @@ pub mod client;
 pub mod fake;
 pub mod market;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use accounts::{Accounts, Cost, Hashing, Settings as AccountSettings, UserSource};
 use cimi::{Acl, Common, Timestamp, UserId, resources::User};
@@ -52,8 +52,12 @@ impl UserSource for Users {
 
 /// Accounts over the two users.
 pub fn accounts() -> Arc<Accounts> {
+    accounts_as(AccountSettings::default())
+}
+
+fn accounts_as(settings: AccountSettings) -> Arc<Accounts> {
     let (users, hashing) = (Arc::new(Users::new()), Hashing::with_cost(Cost::NONE));
-    Arc::new(Accounts::new(users, hashing, AccountSettings::default()))
+    Arc::new(Accounts::new(users, hashing, settings))
 }
 
 /// Passes on what is written down.
@@ -86,6 +90,19 @@ impl World {
     }
 
     pub async fn with(settings: Settings, limits: Limits) -> Self {
+        Self::of(accounts(), settings, limits).await
+    }
+
+    /// A world in which a wrong password is refused after this time.
+    pub async fn that_refuses_after(time: Duration, settings: Settings) -> Self {
+        let accounts = accounts_as(AccountSettings {
+            refused_after: time,
+            ..AccountSettings::default()
+        });
+        Self::of(accounts, settings, Limits::default()).await
+    }
+
+    async fn of(accounts: Arc<Accounts>, settings: Settings, limits: Limits) -> Self {
         doors::metrics::install();
         let folder = tempfile::tempdir().unwrap();
         let files = tls::ensure_self_signed(folder.path(), &[]).unwrap();
@@ -93,7 +110,7 @@ impl World {
         let (entries, audited) = tokio::sync::mpsc::unbounded_channel();
         let api = Arc::clone(&cloud) as Arc<dyn CloudApi>;
         let doors =
-            Arc::new(Doors::new(api, accounts(), settings).audited_by(Arc::new(Entries(entries))));
+            Arc::new(Doors::new(api, accounts, settings).audited_by(Arc::new(Entries(entries))));
         let certificate = tls::Certificate::read(&files).unwrap();
         let tls = tls::Speech::new(certificate.into()).unwrap();
         let server = Server::new(doors, limits, Some(tls));
