@@ -582,7 +582,7 @@ mod tests {
                 "localdb": {"password-enabled": true, "cert-enabled": false},
                 "ldap": {
                     "password-enabled": true, "cert-enabled": false,
-                    "connection": {"host": {"address": "ldap.example.org"}, "ssl?": true},
+                    "connection": {"host": {"address": "ldap.example.org", "port": 636}, "ssl?": true},
                     "user-object-class": "inetOrgPerson", "user-base-dn": "ou=users,o=cloud",
                     "user-id-attr": "uid", "role-object-class": "groupOfUniqueNames",
                     "role-base-dn": "ou=groups,o=cloud", "role-member-attr": "uniqueMember",
