@@ -5,10 +5,12 @@
 //! is verified, has the name it was asked by, and what is here already is never changed. Sizes, numbers and times are bounded.
 //!
 //! A pass begins with the newest and ends where a whole page is known; the first, one a day, and the one after a pass that was cut off
-//! look at all. A document that can't be fetched holds nobody up: it is tried again at the end of each pass. Nothing of this needs to be
-//! kept when the daemon ends, since the first pass afterwards looks at all again.
+//! look at all. What can't be fetched holds nobody up, however much of it there is: it is tried again at the end of each pass, and what
+//! is new meanwhile goes first (`pass`). Nothing of this needs to be kept when the daemon ends, since the first pass afterwards looks
+//! at all again.
 
 mod memory;
+mod pass;
 
 use std::time::Duration;
 
@@ -21,25 +23,20 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::memory::Memory;
+use self::pass::{Extent, Figures, Pass};
 use crate::stored::Confirmation;
-use crate::upload::{Age, is_early, verified};
+use crate::upload::{Age, Kept, verified};
 use crate::{Marketplace, Refused, Settings};
 
 /// Rows asked for at once.
 const ROWS: usize = 200;
 /// Most bytes of such an answer: a row has some hundred.
 const ROWS_BYTES: usize = 8 << 20;
-/// Entries of another Marketplace beyond these are not looked at.
-const ENTRIES_AT_MOST: usize = 1_000_000;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Full passes, which look at old rows, too.
+/// Between passes that look at all, also at what was refused; and after one of these that was cut off.
 const FULL_PASS: Duration = Duration::from_secs(86_400);
-/// Documents in a row that can't be fetched, after which it is the Marketplace itself that is down.
-const IN_A_ROW: usize = 5;
-/// Failures told one by one in a pass; of the others the number.
-const TOLD: usize = 5;
-
+const FULL_PASS_AGAIN: Duration = Duration::from_secs(3600);
 /// Another Marketplace that is followed.
 pub struct Follower {
     marketplace: Marketplace,
@@ -76,16 +73,6 @@ pub enum FollowError {
     /// It can't be kept here.
     #[error(transparent)]
     Store(#[from] Refused),
-}
-
-/// What a pass did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pass {
-    kept: usize,
-    refused: usize,
-    /// Could not be fetched, of these in a row, and are still owed.
-    failed: usize,
-    failed_in_a_row: usize,
 }
 
 /// The DataTables list, of which three columns count.
@@ -129,141 +116,44 @@ impl Follower {
     }
 
     async fn follow(&self) {
-        let mut last_full: Option<Instant> = None;
+        let mut next_full = Instant::now();
         let mut memory = Memory::default();
         let mut wait = Duration::from_secs(5).min(self.every);
         loop {
-            let is_due = last_full.is_none_or(|last| last.elapsed() >= FULL_PASS);
-            let is_full = is_due || memory.has_gaps;
+            let is_full = Instant::now() >= next_full;
+            let extent = Extent {
+                all_pages: is_full || memory.has_gaps,
+                refused_too: is_full,
+            };
             memory.has_gaps = false;
-            match self.pass(&mut memory, is_full).await {
-                Ok(pass) => {
-                    if pass != Pass::default() {
-                        let Pass {
-                            kept,
-                            refused,
-                            failed,
-                            ..
-                        } = pass;
-                        tracing::info!(from = %self.base, kept, refused, failed, "another Marketplace followed");
-                    }
-                    if is_full {
-                        last_full = Some(Instant::now());
-                    }
+            let (figures, ended) = Pass::new(self, &mut memory, extent).run().await;
+            if figures != Figures::default() {
+                let Figures {
+                    kept,
+                    refused,
+                    failed,
+                } = figures;
+                tracing::info!(from = %self.base, kept, refused, failed, "another Marketplace followed");
+            }
+            if is_full {
+                let pause = if ended.is_ok() {
+                    FULL_PASS
+                } else {
+                    FULL_PASS_AGAIN
+                };
+                next_full = Instant::now() + pause;
+            }
+            match ended {
+                Ok(()) => {
                     wait = Duration::from_secs(5).min(self.every);
                     sleep(self.every).await;
                 }
                 Err(error) => {
-                    memory.has_gaps = true;
                     tracing::warn!(%error, retry_in = ?wait, "another Marketplace can't be followed");
                     sleep(wait).await;
                     wait = (wait * 2).min(self.every);
                 }
             }
-        }
-    }
-
-    /// One pass over what is new there: from the newest on, until a whole page is known; a full one to the end.
-    ///
-    /// # Errors
-    /// See [`FollowError`]; that a few documents can't be fetched is none.
-    async fn pass(&self, memory: &mut Memory, is_full: bool) -> Result<Pass, FollowError> {
-        let mut pass = Pass::default();
-        let mut offset = 0;
-        while offset < ENTRIES_AT_MOST {
-            let names = self.page(offset).await?;
-            let count = names.len();
-            let mut unknown = Vec::new();
-            for name in names {
-                match name {
-                    Some(name) if self.is_wanted(memory, &name, is_full) => unknown.push(name),
-                    Some(_) => {}
-                    None if is_full => {
-                        let url = self.base.to_string();
-                        let reason = "a row names no entry".to_owned();
-                        pass.refuse(&FollowError::Nonsense { url, reason });
-                    }
-                    None => {}
-                }
-            }
-            let had_news = !unknown.is_empty();
-            // Old ones first: should it be cut off, what is missing is at the top, where the next pass begins.
-            for name in unknown.into_iter().rev() {
-                self.try_one(memory, &mut pass, name).await?;
-            }
-            if count < ROWS || !(had_news || is_full) {
-                break;
-            }
-            offset += count;
-        }
-        // Each once; those that fail again are behind the others the next time.
-        for _ in 0..memory.owed() {
-            let Some(name) = memory.next_owed() else {
-                break;
-            };
-            match self.try_one(memory, &mut pass, name).await {
-                Ok(()) => {}
-                // What is new was looked at: this is no reason to begin again.
-                Err(FollowError::Unreachable { .. }) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(pass)
-    }
-
-    /// Whether an entry is to be fetched now.
-    fn is_wanted(&self, memory: &Memory, name: &Name, is_full: bool) -> bool {
-        // One of the future would be refused now, and is at the top of the table again when its time has come.
-        !is_early(name.2)
-            && !memory.is_owed(name)
-            && (is_full || !memory.is_refused(name))
-            && self
-                .marketplace
-                .ask(|catalogue| catalogue.named(name).is_none())
-    }
-
-    /// Fetches one entry and keeps it, or remembers why not.
-    ///
-    /// # Errors
-    /// What ends the pass.
-    async fn try_one(
-        &self,
-        memory: &mut Memory,
-        pass: &mut Pass,
-        name: Name,
-    ) -> Result<(), FollowError> {
-        let mut document = None;
-        match self.take(memory, &name, &mut document).await {
-            Ok(is_kept) => {
-                pass.failed_in_a_row = 0;
-                pass.kept += usize::from(is_kept);
-                if is_kept {
-                    memory.forgive(&name);
-                }
-                Ok(())
-            }
-            Err(
-                error @ (FollowError::Nonsense { .. }
-                | FollowError::Store(Refused::Invalid(_) | Refused::Taken(_))),
-            ) => {
-                pass.failed_in_a_row = 0;
-                pass.refuse(&error);
-                memory.refuse(name, document.as_deref());
-                Ok(())
-            }
-            Err(error @ FollowError::Unreachable { .. }) => {
-                pass.failed += 1;
-                pass.failed_in_a_row += 1;
-                if pass.failed <= TOLD {
-                    tracing::warn!(%error, "an entry of another Marketplace can't be fetched now");
-                }
-                memory.owe(name);
-                if pass.failed_in_a_row >= IN_A_ROW {
-                    return Err(error);
-                }
-                Ok(())
-            }
-            Err(error) => Err(error),
         }
     }
 
@@ -313,6 +203,12 @@ impl Follower {
         if memory.was_refused(name, &body) {
             return Ok(false);
         }
+        if is_page(&body) {
+            return Err(FollowError::Nonsense {
+                url: url.to_string(),
+                reason: "the answer is a page for people".to_owned(),
+            });
+        }
         let body = document.insert(body);
         let entry = verified(body).await?;
         let endorsement = entry.endorsement();
@@ -326,10 +222,12 @@ impl Follower {
             });
         }
         let from = Confirmation::From(self.base.to_string());
-        self.marketplace
+        let kept = self
+            .marketplace
             .keep(&entry, from, Age::Any, |transaction| transaction)
             .await?;
-        Ok(true)
+        // Or another way brought it meanwhile.
+        Ok(matches!(kept, Kept::New(_)))
     }
 
     fn url(&self, parts: &[&str]) -> Url {
@@ -383,13 +281,13 @@ impl Follower {
     }
 }
 
-impl Pass {
-    fn refuse(&mut self, error: &FollowError) {
-        self.refused += 1;
-        if self.refused <= TOLD {
-            tracing::warn!(%error, "an entry of another Marketplace is not taken");
-        }
-    }
+/// Whether an answer is HTML, as proxies say that something is under maintenance.
+fn is_page(body: &[u8]) -> bool {
+    let text = body.trim_ascii_start();
+    ["<!doctype html", "<html"].iter().any(|start| {
+        text.get(..start.len())
+            .is_some_and(|begins| begins.eq_ignore_ascii_case(start.as_bytes()))
+    })
 }
 
 fn named(row: &[Option<String>]) -> Option<Name> {

@@ -1,6 +1,6 @@
 //! The service itself: what is there, in memory, following the store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::stored::{
-    ENTRY, PREFIX, StoredDocument, StoredEntry, StoredUpload, UPLOAD, Waiting, document_key,
-    entry_name,
+    ENTRY, PREFIX, StoredDocument, StoredEntry, StoredUpload, UPLOAD, cut, document_key, entry_name,
 };
+use crate::waiting::Uploads;
 use crate::{Refused, Settings, asking};
 
 /// Entries read at once when everything is read.
@@ -51,8 +51,7 @@ pub(crate) struct Inner {
 #[derive(Default)]
 struct State {
     catalogue: Catalogue,
-    /// By key.
-    uploads: HashMap<Key, Waiting>,
+    uploads: Uploads,
 }
 
 impl std::fmt::Debug for Marketplace {
@@ -209,25 +208,17 @@ impl Marketplace {
             .map_err(|error| Refused::Internal(format!("{key}: {error}")))
     }
 
-    /// Asks about all uploads that wait for their confirmation.
-    pub(crate) fn ask_uploads<T>(
-        &self,
-        question: impl FnOnce(&mut dyn Iterator<Item = &Waiting>) -> T,
-    ) -> T {
-        let (state, now) = (self.0.state.read(), now());
-        question(&mut state.uploads.values().filter(|one| one.until > now))
+    /// Asks about the uploads that wait for their confirmation, or did until their time was over.
+    pub(crate) fn ask_uploads<T>(&self, question: impl FnOnce(&Uploads) -> T) -> T {
+        question(&self.0.state.read().uploads)
     }
 
     async fn forget_old_uploads(&self) {
         let now = now();
-        let old: Vec<Key> = {
-            let state = self.0.state.read();
-            let uploads = state.uploads.iter();
-            uploads
-                .filter(|(_, waiting)| waiting.until <= now)
-                .map(|(key, _)| key.clone())
-                .collect()
-        };
+        let old: Vec<Key> = self.ask_uploads(|uploads| {
+            let old = uploads.iter().filter(|(_, waiting)| waiting.until <= now);
+            old.map(|(key, _)| key.clone()).collect()
+        });
         for key in old {
             // What is old stays old: nobody writes it meanwhile but to remove it.
             match self.0.store.commit(Transaction::new().delete(key)).await {
@@ -252,12 +243,19 @@ impl State {
     fn put(&mut self, entry: &Stored) {
         match entry.key.collection() {
             ENTRY => match serde_json::from_slice::<StoredEntry>(&entry.value) {
-                Ok(stored) => self.catalogue.add(stored.record),
+                Ok(stored) => {
+                    self.uploads.learn(&stored);
+                    self.catalogue.add(stored.record);
+                }
                 Err(error) => tracing::error!(key = %entry.key, %error, "an entry can't be read"),
             },
             UPLOAD => match serde_json::from_slice::<StoredUpload>(&entry.value) {
-                Ok(stored) => {
-                    self.uploads.insert(entry.key.clone(), stored.waiting);
+                Ok(mut stored) => {
+                    let title = stored.waiting.title.as_mut();
+                    if let Some(title) = title {
+                        *title = cut(title);
+                    }
+                    self.uploads.put(entry.key.clone(), stored.waiting);
                 }
                 Err(error) => tracing::error!(key = %entry.key, %error, "an upload can't be read"),
             },

@@ -27,12 +27,13 @@ pub struct Settings {
     pub document_at_most: usize,
     /// How long an upload waits for its confirmation.
     pub waits_for: Duration,
-    /// Uploads in the name of one address, by one certificate, that wait at once; of all certificates together
-    /// [`CERTIFICATES`](Self::CERTIFICATES) times as many.
+    /// Uploads in the name of one address, by one certificate, that wait at once; also of all from one network by certificates by
+    /// which the owner of the address confirmed nothing yet, of which together [`STRANGERS`](Self::STRANGERS) times as many wait.
     pub waiting_per_email: usize,
     /// Uploads from one network address that wait at once; of IPv6 from one /64, which is one customer.
     pub waiting_per_source: usize,
-    /// Bytes of all documents that wait at once.
+    /// Bytes of all documents that wait at once. Those from one address, of IPv6 from one /48, have a
+    /// [`SITES`](Self::SITES)th of it.
     pub waiting_bytes: usize,
 }
 
@@ -40,9 +41,12 @@ impl Settings {
     /// No document can be longer: with what belongs to it, it has to fit into a transaction of any store.
     pub const LONGEST: usize = 400 << 10;
 
-    /// Anybody can upload in anybody's name. So the owner of an address has a share by the own certificate, which strangers don't
-    /// use up, and gets no more than this many shares of letters.
-    pub const CERTIFICATES: usize = 5;
+    /// Anybody can upload in anybody's name. So nobody gets more than this many shares of letters because of strangers; whose
+    /// certificate was confirmed has a share of one's own.
+    pub const STRANGERS: usize = 5;
+
+    /// So many parts have the bytes that wait: one who sends much leaves place for the others.
+    pub const SITES: usize = 32;
 }
 
 impl Default for Settings {

@@ -44,6 +44,9 @@ pub(crate) struct StoredEntry {
     #[serde(flatten)]
     pub(crate) record: Record,
     pub(crate) confirmation: Confirmation,
+    /// SHA-256 of the certificate that signed it.
+    #[serde(default)]
+    pub(crate) certificate: String,
 }
 
 /// Its document.
@@ -70,12 +73,12 @@ pub struct Waiting {
     pub created: UtcTime,
     /// Whether it deprecates the image.
     pub is_deprecation: bool,
-    /// Name of the image, if it has one.
+    /// Name of the image, if it has one, as far as it is shown.
     pub title: Option<String>,
     /// SHA-256 of the certificate that signed it.
     #[serde(default)]
     pub certificate: String,
-    /// Length of the document.
+    /// Length of the document that was uploaded.
     #[serde(default)]
     pub bytes: usize,
     /// From which network address it came.
@@ -87,7 +90,15 @@ pub struct Waiting {
     pub is_reported: bool,
 }
 
-/// The same with the document.
+/// Most characters of a title that are kept of what waits: it is shown, and all that wait are held in memory.
+const TITLE: usize = 100;
+
+/// The beginning of a title.
+pub(crate) fn cut(title: &str) -> String {
+    title.chars().take(TITLE).collect()
+}
+
+/// The same with the document; of what was reported without it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StoredUpload {
     #[serde(flatten)]

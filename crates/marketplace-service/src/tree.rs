@@ -13,7 +13,7 @@ use marketplace::metadata::is_email;
 use tokio::task::JoinSet;
 
 use crate::stored::Confirmation;
-use crate::upload::{Age, name_of, verified};
+use crate::upload::{Age, Kept, name_of, verified};
 use crate::{Marketplace, Refused, Settings};
 
 /// The folder that holds all others.
@@ -136,11 +136,12 @@ impl Marketplace {
         if self.known(&named, entry.document()).await?.is_some() {
             return Ok(false);
         }
-        self.keep(&entry, Confirmation::Imported, Age::Any, |transaction| {
-            transaction
-        })
-        .await?;
-        Ok(true)
+        let kept = self
+            .keep(&entry, Confirmation::Imported, Age::Any, |transaction| {
+                transaction
+            })
+            .await?;
+        Ok(matches!(kept, Kept::New(_)))
     }
 
     /// Writes all documents, history included, as such a tree below `folder`.

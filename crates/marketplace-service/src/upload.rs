@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mail::Outbox;
+use mail::{LetterError, Outbox};
 use marketplace::catalogue::{Name, Record};
 use marketplace::metadata::is_email;
 use marketplace::policy::CLOCK_TOLERANCE_SECONDS;
@@ -23,8 +23,8 @@ use uuid::Uuid;
 use crate::letters;
 use crate::service::now;
 use crate::stored::{
-    Confirmation, StoredDocument, StoredEntry, StoredNewest, StoredUpload, Waiting, document_key,
-    entry_key, newest_key, upload_key,
+    Confirmation, StoredDocument, StoredEntry, StoredNewest, StoredUpload, Waiting, cut,
+    document_key, entry_key, newest_key, upload_key,
 };
 use crate::{Marketplace, Refused};
 
@@ -40,6 +40,15 @@ pub enum Uploaded {
     Known(Arc<Record>),
     /// Its endorser has to confirm; a letter is on its way.
     Waiting,
+}
+
+/// What became of an entry that was to be kept.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    /// It is there now.
+    New(Arc<Record>),
+    /// It was there, byte for byte: somebody was faster. What was to be done with it was not.
+    Known(Arc<Record>),
 }
 
 /// Where an entry comes from, as far as its age is concerned.
@@ -79,7 +88,7 @@ pub(crate) async fn verified(document: &[u8]) -> Result<Entry, Refused> {
     }
     let email = &entry.endorsement().email;
     if !is_email(email) {
-        return Err(Refused::Invalid(format!("invalid email address: {email}")));
+        return Err(invalid_address(email));
     }
     let created = entry.endorsement().created;
     // It would be the newest of its endorser until then, and nobody can take it away.
@@ -90,6 +99,10 @@ pub(crate) async fn verified(document: &[u8]) -> Result<Entry, Refused> {
         )));
     }
     Ok(entry)
+}
+
+fn invalid_address(email: &str) -> Refused {
+    Refused::Invalid(format!("invalid email address: {email}"))
 }
 
 /// Whether an endorsement is of the future, beyond what clocks differ by.
@@ -134,11 +147,16 @@ impl Marketplace {
             self.wait_for_confirmation(&entry, source).await?;
             return Ok(Uploaded::Waiting);
         };
-        let record = self
+        let kept = self
             .keep(&entry, confirmation, Age::Newest, |transaction| transaction)
             .await?;
-        tracing::info!(entry = record.path(), "entry published");
-        Ok(Uploaded::Created(record))
+        Ok(match kept {
+            Kept::New(record) => {
+                tracing::info!(entry = record.path(), "entry published");
+                Uploaded::Created(record)
+            }
+            Kept::Known(record) => Uploaded::Known(record),
+        })
     }
 
     /// The entry of this name, if its document is this one.
@@ -182,7 +200,7 @@ impl Marketplace {
             email: endorsement.email.clone(),
             created: endorsement.created,
             is_deprecation: metadata.deprecated.is_some(),
-            title: metadata.title.clone(),
+            title: metadata.title.as_deref().map(cut),
             certificate: entry.certificate().fingerprint(),
             bytes: entry.document().len(),
             source: source.to_string(),
@@ -191,8 +209,12 @@ impl Marketplace {
         };
         // 122 random bits: nobody guesses it.
         let link = Uuid::new_v4().to_string();
-        let letter = letters::confirmation(settings, &waiting, &link)
-            .map_err(|error| Refused::NoMail(error.to_string()))?;
+        let letter =
+            letters::confirmation(settings, &waiting, &link).map_err(|error| match error {
+                // Endorsements have addresses to which no letter can go, such as `.a@b`.
+                LetterError::Address(email) => invalid_address(&email),
+                error => Refused::NoMail(error.to_string()),
+            })?;
         let key = upload_key(&link)?;
         let value = encoded(&StoredUpload {
             waiting: waiting.clone(),
@@ -241,13 +263,22 @@ impl Marketplace {
             self.forget(key, revision).await?;
             return Ok(known);
         }
-        let record = self
+        let kept = self
             .keep(&entry, Confirmation::ByLetter, Age::Newest, |transaction| {
                 transaction.revision_is(&key, revision).delete(key.clone())
             })
             .await?;
-        tracing::info!(entry = record.path(), "entry confirmed");
-        Ok(record)
+        match kept {
+            Kept::New(record) => {
+                tracing::info!(entry = record.path(), "entry confirmed");
+                Ok(record)
+            }
+            Kept::Known(record) => match self.forget(key, revision).await {
+                // By this very link, a moment ago.
+                Ok(()) | Err(Refused::NotWaiting) => Ok(record),
+                Err(error) => Err(error),
+            },
+        }
     }
 
     /// The endorser takes it back. Returns what it was.
@@ -283,6 +314,8 @@ impl Marketplace {
         if stored.waiting.is_reported {
             return Ok(());
         }
+        // Nobody can confirm it: that it was there is all that is needed.
+        stored.document.clear();
         let waiting = &mut stored.waiting;
         waiting.is_reported = true;
         tracing::warn!(
@@ -320,13 +353,14 @@ impl Marketplace {
         confirmation: Confirmation,
         age: Age,
         more: impl Fn(Transaction) -> Transaction,
-    ) -> Result<Arc<Record>, Refused> {
+    ) -> Result<Kept, Refused> {
         let (name, record) = (name_of(entry), Record::of(entry, now()));
         let keys = (entry_key(&name)?, document_key(&name)?, newest_key(&name)?);
         let values = (
             encoded(&StoredEntry {
                 record: record.clone(),
                 confirmation,
+                certificate: entry.certificate().fingerprint(),
             })?,
             encoded(&StoredDocument {
                 document: text_of(entry)?,
@@ -358,12 +392,12 @@ impl Marketplace {
             match self.0.store.commit(more(transaction)).await? {
                 Outcome::Committed(revision) => {
                     self.shows(revision).await;
-                    return Ok(Arc::new(record));
+                    return Ok(Kept::New(Arc::new(record)));
                 }
                 Outcome::Conflict(conflicts) => {
                     let lost = |key: &Key| conflicts.iter().any(|conflict| conflict.key == *key);
                     if lost(&keys.0) {
-                        return Err(Refused::Taken(record.path()));
+                        return self.there_already(&keys.0, entry).await;
                     }
                     if !lost(&keys.2) {
                         // What `more` stands on.
@@ -376,6 +410,23 @@ impl Marketplace {
             "others kept adding entries of {} by {}",
             name.0, name.1
         )))
+    }
+}
+
+impl Marketplace {
+    /// The entry of the same name that somebody else wrote a moment ago, if it is the same document.
+    async fn there_already(&self, key: &Key, entry: &Entry) -> Result<Kept, Refused> {
+        let taken = || Refused::Taken(entry.path());
+        // Both were written by one transaction, and nothing changes them.
+        let document = self.document(&name_of(entry)).await?;
+        if document.is_none_or(|there| there.as_bytes() != entry.document()) {
+            return Err(taken());
+        }
+        let there = self.0.store.get(key).await?.ok_or_else(taken)?;
+        let stored: StoredEntry = serde_json::from_slice(&there.value)
+            .map_err(|error| Refused::Internal(format!("{key}: {error}")))?;
+        self.shows(there.revision).await;
+        Ok(Kept::Known(Arc::new(stored.record)))
     }
 }
 

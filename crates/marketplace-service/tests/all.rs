@@ -3,5 +3,6 @@
 mod catalogues_move_as_files;
 mod endorsers_are_reminded;
 mod entries_come_by_upload_and_confirmation;
+mod nobody_uses_up_what_others_need;
 mod others_are_followed;
 mod support;

@@ -23,11 +23,22 @@ struct Other {
     /// Statuses of what is asked for, by a part of the path, and how often; otherwise it is answered.
     fails: Vec<(String, &'static str, usize)>,
     asked: HashMap<String, usize>,
+    /// The same, in order.
+    paths: Vec<String>,
+    /// What it has in addition, once a path with this part was asked for so many times.
+    then: Option<(String, usize, (Name, Vec<u8>))>,
 }
 
 impl Other {
     fn answer(&mut self, path: &str) -> (&'static str, Vec<u8>) {
         *self.asked.entry(path.to_owned()).or_default() += 1;
+        self.paths.push(path.to_owned());
+        if let Some((part, times, _)) = &self.then
+            && self.asked(part) >= *times
+        {
+            let new = self.then.take().map(|(_, _, new)| new);
+            self.entries.splice(0..0, new);
+        }
         for (part, status, left) in &mut self.fails {
             if *left > 0 && path.contains(part.as_str()) {
                 *left -= 1;
@@ -141,12 +152,25 @@ impl Scene {
     }
 
     async fn follow(&self) {
+        self.follow_every(Duration::from_millis(50)).await;
+    }
+
+    async fn follow_every(&self, every: Duration) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = format!("http://{}/", serve(Arc::clone(&self.other)).await);
         let client = reqwest::Client::builder().build().unwrap();
-        let every = Duration::from_millis(50);
         let follower = Follower::new(self.site.marketplace.clone(), client, &url, every);
         tokio::spawn(follower.unwrap().run(self.stop.clone()));
+    }
+
+    /// How many documents by this endorser were asked for until this one was.
+    fn asked_before(&self, part: &str) -> usize {
+        let paths = &self.other.lock().unwrap().paths;
+        let until = paths.iter().position(|path| path.contains(part)).unwrap();
+        paths[..until]
+            .iter()
+            .filter(|path| !path.contains("metadata?"))
+            .count()
     }
 
     async fn has(&self, count: usize) {
@@ -213,4 +237,86 @@ async fn what_was_refused_is_not_fetched_again_and_the_future_is_not_taken() {
     until("it is asked several times", || scene.asked("metadata?") > 4).await;
     assert_eq!((scene.asked(&altered), scene.asked(&early)), (1, 0));
     assert!(scene.site.marketplace.is_empty());
+}
+
+/// Only one pass is waited for: the next would come in an hour.
+#[tokio::test]
+async fn a_long_run_of_lost_documents_holds_up_neither_news_nor_what_is_behind_it_in_one_pass() {
+    const AN_HOUR: Duration = Duration::from_secs(3600);
+    const LOST: usize = 250;
+    let scene = Scene::new().await;
+    for number in 1..=3 {
+        scene.add(number, -2000 + i64::from(number), false);
+    }
+    // More than a page of them, and then a page of the list.
+    let first = after(-900).unix_seconds();
+    let (_, document) = scene.entry(9, after(-900), false);
+    {
+        let mut other = scene.other.lock().unwrap();
+        for second in 0..LOST {
+            let created = first + i64::try_from(second).unwrap();
+            let created = UtcTime::from_unix_seconds(created).unwrap();
+            let name = (image(9).identifier, "alice@example.org".into(), created);
+            other.entries.insert(0, (name, document.clone()));
+        }
+    }
+    let lost = format!("/metadata/{}/", image(9).identifier);
+    scene.fails(&lost, "500 Internal Server Error", usize::MAX);
+    let news = scene.entry(4, after(-10), false);
+    let path = format!("/metadata/{}/", image(4).identifier);
+    scene.other.lock().unwrap().then = Some((lost.clone(), 20, news));
+    scene.follow_every(AN_HOUR).await;
+    scene.has(4).await;
+    let before = scene.asked_before(&path);
+    assert!((20..=30).contains(&before), "{before} before the news");
+    // Each again at the end of the pass.
+    until("what is owed is tried", || scene.asked(&lost) == 2 * LOST).await;
+}
+
+#[tokio::test]
+async fn a_page_of_the_list_that_is_lost_holds_up_no_other() {
+    let scene = Scene::new().await;
+    scene.add(1, -2000, false);
+    let first = after(-1500).unix_seconds();
+    for second in 0..400 {
+        let created = UtcTime::from_unix_seconds(first + second).unwrap();
+        let name = (image(2).identifier, "alice@example.org".into(), created);
+        // Here they needn't be documents.
+        let entry = (name, b"<nothing/>".to_vec());
+        scene.other.lock().unwrap().entries.insert(0, entry);
+    }
+    scene.fails("iDisplayStart=200", "500 Internal Server Error", usize::MAX);
+    scene.follow_every(Duration::from_secs(3600)).await;
+    scene.has(1).await;
+}
+
+#[tokio::test]
+async fn a_document_that_is_not_there_yet_comes_soon_and_one_that_never_comes_is_left_alone() {
+    let scene = Scene::new().await;
+    let late = scene.add(1, -100, false);
+    let hidden = scene.add(2, -99, false);
+    let never = scene.add(3, -98, false);
+    scene.fails(&late, "404 Not Found", 3);
+    scene.fails(&hidden, "403 Forbidden", 2);
+    scene.fails(&never, "404 Not Found", usize::MAX);
+    // A page for people in place of a document.
+    let page = scene.add(4, -97, false);
+    let document = {
+        let entries = &mut scene.other.lock().unwrap().entries;
+        std::mem::replace(
+            &mut entries[0].1,
+            b"\n<!DOCTYPE HTML><title>Soon</title>".to_vec(),
+        )
+    };
+    scene.follow().await;
+    scene.has(2).await;
+    until("the page is met twice", || scene.asked(&page) >= 2).await;
+    scene.other.lock().unwrap().entries[0].1 = document;
+    until("the others were asked for often", || {
+        scene.asked(&never) == 6
+    })
+    .await;
+    let lists = scene.asked("metadata?");
+    until("it is asked again", || scene.asked("metadata?") > lists + 3).await;
+    assert_eq!(scene.asked(&never), 6);
 }

@@ -39,7 +39,7 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
         waits_for: Duration::from_secs(given.waiting_days.saturating_mul(86_400)),
         waiting_per_email: given.waiting_per_email,
         waiting_per_source: given.waiting_per_address,
-        ..Settings::default()
+        waiting_bytes: given.waiting_mib << 20,
     };
     if given.confirm && !settings.sends_letters && !given.read_only {
         tracing::warn!(

@@ -7,6 +7,8 @@ use ring::digest::{SHA256, digest};
 
 /// Names remembered of each kind. Of more, some are asked for again.
 const AT_MOST: usize = 10_000;
+/// How often an entry may have no document before it is refused; its first pass asks twice, each other one once.
+const TRIES: u8 = 6;
 
 /// Entries that aren't here, and why they needn't be asked for, or need.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub(super) struct Memory {
     /// Those that could not be fetched, the one to be tried next in front.
     owed: VecDeque<Name>,
     owed_names: HashSet<Name>,
+    /// How often there was no document.
+    tries: HashMap<Name, u8>,
     /// Whether a pass was cut off, or an owed name didn't find place: what is missing may be anywhere.
     pub(super) has_gaps: bool,
 }
@@ -35,11 +39,23 @@ impl Memory {
         if self.refused.len() >= AT_MOST && !self.refused.contains_key(&name) {
             self.refused.clear();
         }
+        self.tries.remove(&name);
         self.refused.insert(name, document.map(hash));
     }
 
     pub(super) fn forgive(&mut self, name: &Name) {
         self.refused.remove(name);
+        self.tries.remove(name);
+    }
+
+    /// Whether an entry for which there is no document may still get one; counts.
+    pub(super) fn may_come(&mut self, name: &Name) -> bool {
+        if self.tries.len() >= AT_MOST && !self.tries.contains_key(name) {
+            self.tries.clear();
+        }
+        let tries = self.tries.entry(name.clone()).or_default();
+        *tries += 1;
+        *tries < TRIES
     }
 
     pub(super) fn is_owed(&self, name: &Name) -> bool {

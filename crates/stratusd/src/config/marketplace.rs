@@ -22,6 +22,7 @@ pub struct Marketplace {
     pub waiting_days: u64,
     pub waiting_per_email: usize,
     pub waiting_per_address: usize,
+    pub waiting_mib: usize,
     pub follow: Vec<String>,
     pub follow_ca: String,
     pub follow_minutes: u64,
@@ -42,6 +43,7 @@ impl Default for Marketplace {
             waiting_days: 7,
             waiting_per_email: 20,
             waiting_per_address: 100,
+            waiting_mib: 256,
             follow: Vec::new(),
             follow_ca: String::new(),
             follow_minutes: 15,
@@ -70,6 +72,10 @@ impl Marketplace {
         if !(1..=365).contains(&self.waiting_days) {
             let text = format!("is {}; write 1 to 365", self.waiting_days);
             return Some(("marketplace.waiting_days", text));
+        }
+        if !(1..=65_536).contains(&self.waiting_mib) {
+            let text = format!("is {}; write 1 to 65536", self.waiting_mib);
+            return Some(("marketplace.waiting_mib", text));
         }
         if self.follow_minutes == 0 {
             return Some((
