@@ -495,6 +495,11 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
             Kind::Volume,
             world.documents.volume_images.all()[0].volume.href.local(),
         ),
+        (Kind::Network, "local"),
+        (
+            Kind::ForwardingGroup,
+            world.documents.forwarding_groups.all()[0].id(),
+        ),
     ] {
         for row in describe(parent).attributes {
             let Shape::Collection(of) = row.shape else {

@@ -433,6 +433,7 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
             Kind::Network,
             Kind::MachineConfiguration,
             // Everybody sees these.
+            Kind::ForwardingGroup,
             Kind::ServiceMessage,
         ]
         .contains(kind)

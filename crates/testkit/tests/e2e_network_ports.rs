@@ -1,4 +1,4 @@
-//! A port that is stopped is a cable pulled out of a real guest, whatever happens to the daemon and to the guest's QEMU.
+//! A port that is stopped is a cable pulled out of a real guest, whatever happens to the daemon.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn act(cloud: &TestCloud, id: &str, action: &str) {
     cloud.wait_for_job(&job.unwrap());
 }
 
-/// The end of the last link change that its kernel saw.
+/// How often its kernel saw the link go or come.
 fn carrier_changes(machine: &Machine<'_>) -> u64 {
     let text = machine.ssh("cat /sys/class/net/eth0/carrier_changes");
     text.trim().parse().unwrap()
@@ -73,18 +73,6 @@ fn a_stopped_port_is_a_cable_pulled_out() {
     machine.wait_for_ssh();
     // The guest itself saw the cable go and come.
     assert!(carrier_changes(&machine) >= before + 2);
-
-    // Another process has the same link: nobody reaches the guest until the port is started.
-    act(&cloud, &port, "stop");
-    let reply = api.post(&format!("{}/stop", machine.id), &json!({"force": true}));
-    cloud.wait_for_job(&reply.job.unwrap());
-    act(&cloud, &machine.id, "start");
-    wait_until("the guest to have booted", LIMIT, || {
-        machine.console().contains("login:").then_some(())
-    });
-    is_cut_off(&machine);
-    act(&cloud, &port, "start");
-    machine.wait_for_ssh();
 
     let refused = api.delete(&port).expect(409);
     assert!(refused.to_string().contains("in use"), "{refused}");

@@ -165,7 +165,7 @@ impl World {
             }
             (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
             (Some(Kind::ForwardingGroup), _, "POST") => {
-                json!({"forwardingGroupTemplate": {}}).to_string()
+                json!({"forwardingGroupTemplate": {"networks": []}}).to_string()
             }
             (Some(Kind::User), _, "POST") => {
                 json!({"username": "new", "password": "correct horse"}).to_string()
