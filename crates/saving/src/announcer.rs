@@ -7,7 +7,7 @@ use cimi::{
     resources::{Announcement, Capture, Image, ImageState, Save},
 };
 use documents::{Cached, Documents, DocumentsError};
-use mail::Letter;
+use mail::{Letter, LetterError};
 use marketplace::{SigningKey, UtcTime, draft as endorse, signature::Hash};
 use store::Revision;
 use tokio::time::Instant;
@@ -146,7 +146,7 @@ impl Announcer {
                     problem: Some(format!("it was not saved: {reason}")),
                     pending: false,
                 };
-                self.tell(&read, announced, letter.ok()).await
+                self.tell(&read, announced, Some(letter)).await
             }
             ImageState::Creating | ImageState::Deleting => Ok(()),
         }
@@ -217,10 +217,7 @@ impl Announcer {
             &announced,
             &text,
         );
-        if let Err(error) = &letter {
-            tracing::warn!(image = %read.id, %error, "its author can't be told");
-        }
-        self.tell(read, announced, letter.ok()).await
+        self.tell(read, announced, Some(letter)).await
     }
 
     /// Puts the temporary entry into the Marketplace; which, if there is one.
@@ -240,10 +237,11 @@ impl Announcer {
                 known
             }
             // Requests to wherever users say are not this cloud's business.
-            (Some(wanted), _) => {
-                return Err(Registration::Final(format!(
-                    "{wanted} is not the Marketplace that this cloud uploads to; upload the description yourself"
-                )));
+            // Nor is what they write for letters.
+            (Some(_), _) => {
+                return Err(Registration::Final(
+                    "what was asked for is not the Marketplace that this cloud uploads to; upload the description yourself".to_owned(),
+                ));
             }
         };
         let Some(key) = &self.settings.key else {
@@ -299,26 +297,34 @@ impl Announcer {
         Ok(())
     }
 
-    /// One transaction: the document says that it is announced, and the letter is queued.
+    /// One transaction: the document says that it is announced, and the letter is queued. One that can't be is told of in the document.
     async fn tell(
         &self,
         read: &Cached<Image>,
-        announced: Announcement,
-        letter: Option<Letter>,
+        mut announced: Announcement,
+        letter: Option<Result<Letter, LetterError>>,
     ) -> Result<(), Failure> {
         let mut image = read.document.0.clone();
+        let queued = letter
+            .filter(|_| self.settings.has_mail)
+            .map(|letter| letter.and_then(|letter| letter.stored()))
+            .transpose();
+        let queued = queued.unwrap_or_else(|error| {
+            let untold = format!("its author can't be told: {error}");
+            tracing::warn!(image = %image.id, %error, "the author of a saved image can't be told");
+            announced.problem = Some(match announced.problem.take() {
+                Some(problem) => format!("{problem}; {untold}"),
+                None => untold,
+            });
+            None
+        });
         tracing::info!(
             image = %image.id, marketplace = announced.marketplace, problem = announced.problem, "saved image announced"
         );
         image.announced = Some(announced);
         let mut changes = self.documents.changes().replace(read, image);
-        if self.settings.has_mail
-            && let Some(letter) = letter
-        {
-            match letter.stored() {
-                Ok((key, value)) => changes = changes.put_raw(&key, Revision::ZERO, value),
-                Err(error) => tracing::warn!(%error, "the letter can't be queued"),
-            }
+        if let Some((key, value)) = queued {
+            changes = changes.put_raw(&key, Revision::ZERO, value);
         }
         changes.commit().await?;
         Ok(())

@@ -72,7 +72,55 @@ pub fn failed(save: &Save, vmid: u32, reason: &str, now: Timestamp) -> Result<Le
     )
 }
 
+/// Longest name in a greeting, in characters.
+const NAME: usize = 80;
+
+/// Users write the name and choose whom the letter goes to, and it goes out under the address of the cloud: what may be more than a
+/// name, such as a link, is left out.
 fn greeting(author: &str) -> String {
-    let plain: String = author.chars().filter(|c| !c.is_control()).collect();
-    format!("Dear {plain},")
+    let mut name = author.trim().chars();
+    let is_of_names = |c: char| c.is_alphanumeric() || " .,'’-()&".contains(c);
+    // `Dr. J.R. Smith` and not `evil.example.net`.
+    let is_host = |word: &str| {
+        let mut parts = word.rsplit('.');
+        let last = parts.next().unwrap_or_default();
+        last.chars().count() > 1 && parts.next().is_some()
+    };
+    let is_name = !author.trim().is_empty()
+        && author.chars().count() <= NAME
+        && name.all(is_of_names)
+        && !author.split_whitespace().any(is_host);
+    if is_name {
+        format!("Dear {},", author.trim())
+    } else {
+        "Hello,".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_are_greeted() {
+        for name in [
+            "Ann Example",
+            "Dr. J.R. O'Neill-Smith",
+            "Łukasz Żółw",
+            "李雷",
+        ] {
+            assert_eq!(greeting(name), format!("Dear {name},"));
+        }
+        let long = "x".repeat(81);
+        for text in [
+            "",
+            "Your account is closed: see https://evil.example.net",
+            "www.example.net",
+            "Ann\nOpen this",
+            "Ann <ann@example.org>",
+            &long,
+        ] {
+            assert_eq!(greeting(text), "Hello,", "{text}");
+        }
+    }
 }

@@ -58,9 +58,8 @@ pub async fn upload(
         .header(CONTENT_TYPE, "application/xml")
         .timeout(LIMIT)
         .body(document.to_owned());
-    let unreachable =
-        |error: reqwest::Error| UploadError::Unreachable(endpoint.to_owned(), deepest(error));
-    let answer = request.send().await.map_err(unreachable)?;
+    let answer = request.send().await;
+    let answer = answer.map_err(|error| unreachable(endpoint, error))?;
     let status = answer.status();
     if status == StatusCode::ACCEPTED {
         return Ok(Uploaded::Waiting);
@@ -76,22 +75,33 @@ pub async fn upload(
         .take(SHOWN)
         .collect();
     let told = format!("{status}: {said}");
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+    if is_passing(status) {
         return Err(UploadError::Unreachable(endpoint.to_owned(), told));
     }
     // Perhaps it is there from an earlier try.
-    if status == StatusCode::CONFLICT
-        && is_there(client, &url, document)
-            .await
-            .map_err(unreachable)?
-    {
+    if status == StatusCode::CONFLICT && is_there(client, endpoint, &url, document).await? {
         return Ok(Uploaded::Registered);
     }
     Err(UploadError::Refused(endpoint.to_owned(), told))
 }
 
+/// Whether an answer says nothing about what was asked.
+fn is_passing(status: StatusCode) -> bool {
+    let is_busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
+    status.is_server_error() || is_busy.contains(&status)
+}
+
+fn unreachable(endpoint: &str, error: reqwest::Error) -> UploadError {
+    UploadError::Unreachable(endpoint.to_owned(), deepest(error))
+}
+
 /// Whether a Marketplace has an entry for the same image, of the same endorser and time.
-async fn is_there(client: &Client, url: &str, document: &str) -> Result<bool, reqwest::Error> {
+async fn is_there(
+    client: &Client,
+    endpoint: &str,
+    url: &str,
+    document: &str,
+) -> Result<bool, UploadError> {
     let Ok(ours) = Entry::verify(document.as_bytes()) else {
         return Ok(false);
     };
@@ -100,8 +110,14 @@ async fn is_there(client: &Client, url: &str, document: &str) -> Result<bool, re
         .header(ACCEPT, "application/xml")
         .timeout(LIMIT)
         .send()
-        .await?;
-    if !answer.status().is_success() {
+        .await
+        .map_err(|error| unreachable(endpoint, error))?;
+    let status = answer.status();
+    if is_passing(status) {
+        let told = format!("{status} when it was asked whether it has it");
+        return Err(UploadError::Unreachable(endpoint.to_owned(), told));
+    }
+    if !status.is_success() {
         return Ok(false);
     }
     let theirs = Entry::verify(&body(answer).await);

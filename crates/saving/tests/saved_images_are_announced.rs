@@ -3,13 +3,13 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
 
 use cimi::{
-    ImageId, MachineId, VmId,
+    ImageId, MachineId, Timestamp, VmId,
     resources::{
         Capture, Digests, Image, ImageFile, ImageSource, ImageState, MediumFormat, Resource as _,
         Save,
@@ -17,7 +17,7 @@ use cimi::{
     size::ByteSize,
 };
 use documents::Documents;
-use marketplace::SigningKey;
+use marketplace::{SigningKey, UtcTime};
 use saving::{Announcer, Settings};
 use store::SqliteStore;
 use tokio_util::sync::CancellationToken;
@@ -118,18 +118,9 @@ fn marketplace_answering(statuses: &'static [&'static str]) -> (String, Arc<Mute
     (endpoint, got)
 }
 
-/// Announces an image; the image and the letters that were queued.
-async fn announced(
-    image: &Image,
-    marketplace: Option<String>,
-    patience: Duration,
-) -> (Image, Vec<String>) {
+fn settings(marketplace: Option<String>, patience: Duration) -> Settings {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(SqliteStore::open(dir.path().join("db")).unwrap());
-    let documents = Documents::open(store).await.unwrap();
-    documents.changes().create(image).commit().await.unwrap();
-    let settings = Settings {
+    Settings {
         base_url: "https://cloud.example.org:8443".to_owned(),
         marketplace,
         key: Some(key()),
@@ -138,9 +129,22 @@ async fn announced(
         patience,
         has_mail: true,
         client: reqwest::Client::builder().no_proxy().build().unwrap(),
-    };
+    }
+}
+
+/// Announces an image; the image and the letters that were queued.
+async fn announced(
+    image: &Image,
+    marketplace: Option<String>,
+    patience: Duration,
+) -> (Image, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(dir.path().join("db")).unwrap());
+    let documents = Documents::open(store).await.unwrap();
+    documents.changes().create(image).commit().await.unwrap();
     let stop = CancellationToken::new();
-    let work = tokio::spawn(Announcer::new(documents.clone(), settings).run(stop.clone()));
+    let announcer = Announcer::new(documents.clone(), settings(marketplace, patience));
+    let work = tokio::spawn(announcer.run(stop.clone()));
     let mut changes = documents.images.changes();
     let done = tokio::time::timeout(PATIENCE, async {
         loop {
@@ -164,6 +168,10 @@ async fn announced(
     let done = done.await.expect("announced in time");
     stop.cancel();
     work.await.unwrap();
+    (done, letters_of(&documents).await)
+}
+
+async fn letters_of(documents: &Documents) -> Vec<String> {
     let letters = documents
         .store()
         .range(store::Range::prefix(
@@ -171,11 +179,10 @@ async fn announced(
         ))
         .await
         .unwrap();
-    let letters = letters
-        .entries
-        .iter()
-        .map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
-    (done, letters.collect())
+    let letters = letters.entries.iter();
+    letters
+        .map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -240,6 +247,150 @@ async fn an_entry_that_is_there_from_an_earlier_try_is_fine() {
         got[1].starts_with(&format!("GET /metadata/{} ", entry.path())),
         "{}",
         got[1]
+    );
+}
+
+#[tokio::test]
+async fn a_marketplace_that_fails_when_it_is_asked_what_it_has_is_asked_again() {
+    for failure in ["503 Busy", "429 Too Many Requests"] {
+        let statuses = vec!["409 Conflict", failure, "409 Conflict", HAS_IT];
+        let (endpoint, got) = marketplace_answering(Vec::leak(statuses));
+        let (image, _) = announced(&saved(None), Some(endpoint.clone()), PATIENCE).await;
+        let announcement = image.announced.unwrap();
+        assert_eq!(announcement.marketplace, Some(endpoint), "{announcement:?}");
+        assert_eq!(got.lock().unwrap().len(), 4);
+    }
+}
+
+/// A Marketplace that takes each entry when it is told to; the times of the entries that it got.
+fn marketplace_held() -> (String, mpsc::Receiver<UtcTime>, mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (got, times) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !request.ends_with(b"</rdf:RDF>\n") {
+                match stream.read(&mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(length) => request.extend_from_slice(&buffer[..length]),
+                }
+            }
+            let request = String::from_utf8(request).unwrap();
+            let (_, document) = request.split_once("\r\n\r\n").unwrap();
+            let entry = marketplace::Entry::verify(document.as_bytes()).unwrap();
+            if got.send(entry.endorsement().created).is_err() || released.recv().is_err() {
+                return;
+            }
+            let answer = "HTTP/1.1 201 Created\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (endpoint, times, release)
+}
+
+#[tokio::test]
+async fn an_image_has_one_entry_whatever_becomes_of_it_and_of_the_daemon_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(dir.path().join("db")).unwrap());
+    let documents = Documents::open(store).await.unwrap();
+    let image = saved(None);
+    documents.changes().create(&image).commit().await.unwrap();
+    let (endpoint, times, release) = marketplace_held();
+    let times = Arc::new(Mutex::new(times));
+    let uploaded = async || {
+        let times = Arc::clone(&times);
+        let next = move || times.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        tokio::task::spawn_blocking(next).await.unwrap()
+    };
+    let start = |stop: &CancellationToken| {
+        let settings = settings(Some(endpoint.clone()), PATIENCE * 10);
+        tokio::spawn(Announcer::new(documents.clone(), settings).run(stop.clone()))
+    };
+    let change = async |name: &str| {
+        let read = documents.images.get(image.local_id()).unwrap();
+        let mut changed = read.document.0.clone();
+        changed.common.name = Some(name.to_owned());
+        let changes = documents.changes().replace(&read, changed);
+        changes.commit().await.unwrap();
+    };
+
+    let stop = CancellationToken::new();
+    let work = start(&stop);
+    let first = uploaded().await;
+    // Somebody edits the image while its entry is on the way: what became of that can't be written.
+    change("edited").await;
+    release.send(()).unwrap();
+    let second = uploaded().await;
+    assert!(Timestamp::now().as_millis() / 1000 > first.unix_seconds());
+    // The daemon is killed before it knows what became of that one, and starts again.
+    stop.cancel();
+    work.await.unwrap();
+    release.send(()).unwrap();
+    let stop = CancellationToken::new();
+    let work = start(&stop);
+    let third = uploaded().await;
+    assert_eq!([second, third], [first; 2]);
+    assert!(letters_of(&documents).await.is_empty());
+    release.send(()).unwrap();
+    let mut changes = documents.images.changes();
+    let done = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let read = documents.images.get(image.local_id()).unwrap();
+            match &read.announced {
+                Some(told) if !told.pending => return read.document.0.clone(),
+                _ => changes.next().await,
+            };
+        }
+    });
+    let done = done.await.expect("announced in time");
+    stop.cancel();
+    work.await.unwrap();
+    assert_eq!(done.common.name.as_deref(), Some("edited"));
+    assert_eq!(done.announced.unwrap().marketplace, Some(endpoint));
+    assert_eq!(letters_of(&documents).await.len(), 1);
+}
+
+/// Documents from before addresses were read as letters need them.
+#[tokio::test]
+async fn an_author_who_cannot_be_told_is_a_problem_that_is_shown() {
+    for state in [ImageState::Available, ImageState::Error] {
+        let mut image = saved(None);
+        image.state = state;
+        let ImageSource::Machine(capture) = &mut image.desired.source else {
+            panic!("a saved image");
+        };
+        capture.save.as_mut().unwrap().author_email = "joe@@x".to_owned();
+        let (image, letters) = announced(&image, None, PATIENCE).await;
+        let problem = image.announced.unwrap().problem.unwrap_or_default();
+        assert!(
+            problem.contains("its author can't be told: `joe@@x` is no e-mail address"),
+            "{problem}"
+        );
+        assert!(letters.is_empty(), "{letters:?}");
+    }
+}
+
+/// Users choose whom the letter goes to, and it comes from the cloud.
+#[tokio::test]
+async fn a_letter_is_no_place_for_what_users_like_to_say() {
+    let mut image = saved(Some("http://evil.example.net/ Click here"));
+    let ImageSource::Machine(capture) = &mut image.desired.source else {
+        panic!("a saved image");
+    };
+    let save = capture.save.as_mut().unwrap();
+    save.author = "you won, see https://evil.example.net".to_owned();
+    let (_, letters) = announced(&image, None, PATIENCE).await;
+    assert!(
+        letters[0].contains("Hello,") && letters[0].contains("not the Marketplace"),
+        "{letters:?}"
+    );
+    assert!(
+        !letters[0].contains("evil") && !letters[0].contains("Click"),
+        "{letters:?}"
     );
 }
 

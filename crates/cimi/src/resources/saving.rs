@@ -8,7 +8,7 @@ use crate::{ImageId, MachineId, Timestamp, VmId, size::ByteSize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Save {
-    /// Who made it.
+    /// Who made it: one line of at most 80 characters.
     pub author: String,
     /// Where the letter goes that tells of the new image.
     pub author_email: String,
@@ -51,7 +51,7 @@ pub struct Capture {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Announcement {
-    /// When it was done.
+    /// When it was done; while it is pending, when it was begun, which is the time of the entry.
     pub at: Timestamp,
     /// The Marketplace that has the temporary entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,7 +59,7 @@ pub struct Announcement {
     /// Until when that entry is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<Timestamp>,
-    /// Why no Marketplace has it.
+    /// Why no Marketplace has it, or why its author could not be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// It is tried again; its author is told when that is over.

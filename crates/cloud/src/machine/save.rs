@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use cimi::{
-    Acl, Common, ImageId, Ref, Right, Timestamp,
+    Acl, Common, EmailAddress, ImageId, Ref, Right, Timestamp,
     lifecycle::{MachineState, Power, RestartPolicy},
     resources::{
         BootSource, Capture, Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job,
@@ -26,26 +26,45 @@ use crate::{
 
 const SAVE: &str = "machineTemplate.save";
 
+/// Most characters of an author's name, which letters begin with, and of a Marketplace's address.
+const AUTHOR_AT_MOST: usize = 80;
+const URL_AT_MOST: usize = 200;
+
 /// What a template says of saving, checked.
 pub(super) fn save_of(given: Option<&Map<String, Value>>) -> Result<Option<Save>> {
     let Some(given) = given else {
         return Ok(None);
     };
-    let save: Save = super::typed(given.clone(), SAVE)?;
-    let (name, domain) = save.author_email.split_once('@').unwrap_or_default();
-    if name.is_empty() || domain.is_empty() || save.author_email.contains(char::is_whitespace) {
+    let mut save: Save = super::typed(given.clone(), SAVE)?;
+    // Letters go there: what can't be one is told now, and not days later to nobody.
+    save.author_email = EmailAddress::parse(&save.author_email)
+        .map_err(|error| CloudError::invalid(format!("{SAVE}.authorEmail"), error.to_string()))?
+        .as_str()
+        .to_owned();
+    let length = save.author.chars().count();
+    if length > AUTHOR_AT_MOST || save.author.contains(char::is_control) {
         return Err(CloudError::invalid(
-            format!("{SAVE}.authorEmail"),
-            format!("`{}` is no e-mail address", save.author_email),
+            format!("{SAVE}.author"),
+            format!(
+                "must be a name of one line and at most {AUTHOR_AT_MOST} characters, but has {length}"
+            ),
         ));
     }
+    let is_web = |url: &str| {
+        ["https://", "http://"]
+            .iter()
+            .any(|scheme| url.starts_with(scheme))
+    };
+    let is_blank = |c: char| c.is_whitespace() || c.is_control();
     if let Some(url) = &save.marketplace
-        && !url.starts_with("https://")
-        && !url.starts_with("http://")
+        && (!is_web(url) || url.contains(is_blank) || url.len() > URL_AT_MOST)
     {
+        let shown: String = url.chars().filter(|c| !c.is_control()).take(100).collect();
         return Err(CloudError::invalid(
             format!("{SAVE}.marketplace"),
-            format!("must be an http or https URL, but is `{url}`"),
+            format!(
+                "must be an http or https URL without blanks and of at most {URL_AT_MOST} characters, but is `{shown}`"
+            ),
         ));
     }
     let version_is_text = |version: &String| {
@@ -313,9 +332,19 @@ mod tests {
             Some("1.2")
         );
         assert_eq!(save_of(None).unwrap(), None);
+        let long = "x".repeat(81);
         for (change, named) in [
             (json!({"authorEmail": "ann"}), "authorEmail"),
             (json!({"authorEmail": "a b@c"}), "authorEmail"),
+            (json!({"authorEmail": "joe@@x"}), "authorEmail"),
+            (json!({"authorEmail": "joe@x,eve@y"}), "authorEmail"),
+            (json!({"author": "Ann\nOpen this"}), "a name of one line"),
+            (json!({"author": long}), "a name of one line"),
+            (json!({"marketplace": "http://m and more"}), "marketplace"),
+            (
+                json!({"marketplace": format!("http://{}", "m".repeat(200))}),
+                "marketplace",
+            ),
             (json!({"version": "1 2"}), "version"),
             (json!({"marketplace": "ftp://m"}), "marketplace"),
         ] {

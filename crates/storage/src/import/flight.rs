@@ -86,41 +86,15 @@ pub(super) async fn join(
             };
             return accept(imported, &expected).await;
         }
-        // Outlives the lock: the last share of a flight takes it.
-        let found: Option<Arc<Flight>>;
-        let (flight, leading) = {
-            let mut flights = store.inner.flights.lock();
-            found = key
-                .as_ref()
-                .and_then(|key| flights.get(key))
-                .and_then(Weak::upgrade);
-            let running = found
-                .as_ref()
-                .filter(|flight| flight.outcome.borrow().is_none());
-            match (running, source.take()) {
-                (Some(flight), own) => {
-                    source = own;
-                    (flight.clone(), false)
-                }
-                (None, Some(own)) => {
-                    let flight = start(
-                        store,
-                        key.clone(),
-                        url.clone(),
-                        own,
-                        expected.clone(),
-                        limits,
-                    );
-                    if let Some(key) = &key {
-                        flights.insert(key.clone(), Arc::downgrade(&flight));
-                    }
-                    (flight, true)
-                }
-                // One's own source is only used up by leading, and a leader returns.
-                (None, None) => return Err(Error::Cancelled),
-            }
+        let lead = || {
+            let own = source.take()?;
+            let (key, url) = (key.clone(), url.clone());
+            Some(start(store, key, url, own, expected.clone(), limits))
         };
-        drop(found);
+        // One's own source is only used up by leading, and a leader returns.
+        let Some((flight, leading)) = running_or(store, key.as_ref(), lead) else {
+            return Err(Error::Cancelled);
+        };
         match flight.wait(progress).await {
             outcome if leading => return outcome,
             Ok(imported) => {
@@ -136,6 +110,31 @@ pub(super) async fn join(
             }
             Err(error) => {
                 tracing::debug!(%error, "the import waited for failed; trying on our own");
+            }
+        }
+    }
+}
+
+/// The import of this key that is under way, or the one that `lead` begins, which is then `true`.
+fn running_or(
+    store: &ImageStore,
+    key: Option<&Key>,
+    lead: impl FnOnce() -> Option<Arc<Flight>>,
+) -> Option<(Arc<Flight>, bool)> {
+    // Outlives the lock: the last share of a flight takes it.
+    let found: Option<Arc<Flight>>;
+    {
+        let mut flights = store.inner.flights.lock();
+        found = key.and_then(|key| flights.get(key)).and_then(Weak::upgrade);
+        let is_running = |flight: &&Arc<Flight>| flight.outcome.borrow().is_none();
+        match found.as_ref().filter(is_running) {
+            Some(running) => Some((Arc::clone(running), false)),
+            None => {
+                let flight = lead()?;
+                if let Some(key) = key {
+                    flights.insert(key.clone(), Arc::downgrade(&flight));
+                }
+                Some((flight, true))
             }
         }
     }
@@ -226,4 +225,58 @@ async fn work(
     });
     let ((), result) = tokio::join!(source::pump(source, limits, progress, to), blocking);
     result
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use std::sync::mpsc as threads;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// One of this key, whose outcome is known already.
+    fn ended(store: &ImageStore, key: &Key) -> Arc<Flight> {
+        let (_, progress) = watch::channel(Progress::default());
+        let (_, outcome) = watch::channel(Some(Err(Error::Cancelled)));
+        Arc::new(Flight {
+            store: store.clone(),
+            key: Some(key.clone()),
+            url: None,
+            expected: Expected::default(),
+            progress,
+            outcome,
+            task: tokio::spawn(async {}),
+        })
+    }
+
+    #[tokio::test]
+    async fn who_meets_an_import_that_ends_just_then_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(folder.path(), super::super::Options::default()).unwrap();
+        let key = Key::Url("http://127.0.0.1/disk".to_owned());
+        let (old, new) = (ended(&store, &key), ended(&store, &key));
+        let place = Arc::downgrade(&old);
+        store.inner.flights.lock().insert(key.clone(), place);
+        let (done, told) = threads::channel();
+        // In a thread of its own: one that waits for itself never comes back.
+        thread::spawn({
+            let (store, key) = (store.clone(), key.clone());
+            move || {
+                let lead = || {
+                    // Those who had the old one go away: the share that was just found is the last.
+                    drop(old);
+                    Some(new)
+                };
+                let (flight, is_led) = running_or(&store, Some(&key), lead).unwrap();
+                done.send((flight, is_led)).unwrap();
+            }
+        });
+        let (flight, is_led) = told.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(is_led);
+        // The end of the old one doesn't take the place of the new one.
+        let there = store.inner.flights.lock().get(&key).and_then(Weak::upgrade);
+        assert!(there.is_some_and(|there| Arc::ptr_eq(&there, &flight)));
+    }
 }

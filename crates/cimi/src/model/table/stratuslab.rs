@@ -32,12 +32,12 @@ pub(super) const USER: Type = Type {
 
 /// How a machine is described when it is saved as a new image.
 pub(super) const SAVE: &[Attribute] = &[
-    a("author", String).limit(Limit::Text(256)).required(),
+    a("author", String).limit(Limit::Text(80)).required(),
     a("authorEmail", String).limit(Limit::Text(256)).required(),
     a("title", String).limit(Limit::Text(256)),
     a("comment", String).limit(Limit::Text(4096)),
     a("version", String).limit(Limit::Text(64)),
-    a("marketplace", Uri).limit(Limit::Text(1024)),
+    a("marketplace", Uri).limit(Limit::Text(200)),
 ];
 
 /// What was done so that others learn of a saved image.
