@@ -374,7 +374,10 @@ async fn another_marketplace_is_followed_and_nothing_of_it_is_believed_unverifie
                 body.len()
             );
             let _ = stream.write_all(answer.as_bytes()).await;
-            let _ = asked.send(is_list).await;
+            // It is asked for its endorsers, too.
+            if is_list || head.starts_with("GET /metadata/") {
+                let _ = asked.send(is_list).await;
+            }
         }
     });
     let stop = CancellationToken::new();
