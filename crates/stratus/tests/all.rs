@@ -8,3 +8,4 @@ mod images_are_described_and_signed;
 mod logins_are_kept;
 mod outputs_are_those_of_the_contract;
 mod support;
+mod what_create_image_removes;

@@ -11,18 +11,25 @@
 //! cleaned = skeleton' over (zeroes where skeleton' says free) over disk
 //! ```
 //!
-//! Of swap only the header stays. What can't be cleaned (another kind of file system, one that was not unmounted) is left as it is, and told.
+//! Of swap, in partitions and files, only the header stays; what lies between partitions reads as zeroes. What can't be cleaned
+//! (another kind of file system, one that was not unmounted, whatever isn't known) is left as it is, and told.
 
+mod blank;
+mod kind;
+mod lists;
+mod named;
 mod skeleton;
 mod swap;
 mod traces;
 
+use self::blank::{Blank, zero};
+use self::kind::{Kind, all_of, kind};
+use self::named::Named;
 use self::skeleton::{Recorder, Skeleton};
-use self::swap::{Swap, swap};
 use self::traces::Traces;
 use super::Disk;
 use super::ext4::{FreeMap, Layout};
-use super::partitions::{Part, parts};
+use super::partitions::{Part, Table, table};
 use crate::confine::Debugfs;
 use crate::error::Error;
 
@@ -45,52 +52,53 @@ pub fn cleaned(
     debugfs: Option<&Debugfs>,
     scratch: &std::path::Path,
 ) -> Result<Cleaned, Error> {
-    let all = parts(&mut *disk)?;
-    let (mut volumes, mut left, mut files) = (Vec::new(), Vec::new(), 0);
-    let mut blank = Vec::new();
-    for (number, part) in all.iter().enumerate() {
-        let name = if all.len() == 1 && part.start == 0 {
-            "the disk".to_owned()
-        } else {
-            format!("partition {}", number + 1)
-        };
-        match swap(&mut *disk, *part)? {
-            Some(Swap::Of(pages)) => {
-                blank.push(pages);
-                continue;
-            }
-            Some(Swap::Hibernated) => {
+    let table = table(&mut *disk)?;
+    let mut left = table.lost.clone();
+    let mut blank = Blank::default();
+    note_gaps(&mut *disk, &table, &mut blank, &mut left)?;
+    let mut found = Vec::new();
+    for partition in &table.partitions {
+        let name = partition.name();
+        match kind(&mut *disk, partition)? {
+            Kind::Harmless => {}
+            Kind::Pages(pages) => blank.add(pages),
+            Kind::Hibernated => {
                 left.push(format!("{name} holds the memory of a hibernated system"));
-                continue;
             }
-            None => {}
+            Kind::Other(kind) => left.push(format!(
+                "{name} is {kind}, which can't be cleaned from outside"
+            )),
+            Kind::Ext(layout) => match (layout.obstacle, debugfs) {
+                (Some(obstacle), _) => left.push(format!("{name} was not cleaned: {obstacle}")),
+                (None, None) => left.push(format!(
+                    "{name} was not cleaned: `debugfs` is not installed on the host (Debian: e2fsprogs)"
+                )),
+                (None, Some(debugfs)) => found.push((name, layout, debugfs)),
+            },
         }
-        let layout = Layout::read(&mut *disk, *part)?;
-        let Some(layout) = layout else {
-            if let Some(kind) = other_kind(&mut *disk, *part)? {
-                left.push(format!(
-                    "{name} is {kind}, which can't be cleaned from outside"
-                ));
-            }
-            continue;
-        };
-        if let Some(obstacle) = layout.obstacle {
-            left.push(format!("{name} was not cleaned: {obstacle}"));
-            continue;
-        }
-        let Some(debugfs) = debugfs else {
-            left.push(format!(
-                "{name} was not cleaned: `debugfs` is not installed on the host (Debian: e2fsprogs)"
-            ));
-            continue;
-        };
-        let recorder = Recorder::new(disk, *part);
-        let outcome = clean_one(&recorder, &layout, debugfs, scratch);
+    }
+    // What one file system says of another must be known first.
+    let mut named = Named::default();
+    for (_, layout, _) in &found {
+        let recorder = Recorder::new(disk, layout.part);
+        named.add(&recorder);
+        disk = recorder.into_disk()?;
+    }
+    let (mut volumes, mut files) = (Vec::new(), 0);
+    for (name, layout, debugfs) in found {
+        let recorder = Recorder::new(disk, layout.part);
+        let outcome = clean_one(&recorder, &layout, &named, debugfs, scratch);
         disk = recorder.into_disk()?;
         match outcome? {
-            Ok((skeleton, found)) => {
-                files += found.len();
-                left.extend(found.skipped(&name));
+            Ok((skeleton, traces)) => {
+                files += traces.len();
+                left.extend(traces.left(&name));
+                for pages in traces.pages {
+                    blank.add(Part {
+                        start: layout.part.start + pages.start,
+                        ..pages
+                    });
+                }
                 volumes.push(Volume {
                     free: FreeMap::new(layout.clone()),
                     layout,
@@ -108,14 +116,39 @@ pub fn cleaned(
     Ok(Cleaned { disk, files, left })
 }
 
+/// What lies between partitions was deleted with those that were there, unless the disk is something else as well.
+fn note_gaps(
+    disk: &mut dyn Disk,
+    table: &Table,
+    blank: &mut Blank,
+    left: &mut Vec<String>,
+) -> Result<(), Error> {
+    if table
+        .partitions
+        .iter()
+        .any(|partition| partition.number == 0)
+    {
+        return Ok(());
+    }
+    if let Some(kind) = all_of(disk)? {
+        left.push(format!("the disk has partitions, but is {kind} as well"));
+        return Ok(());
+    }
+    for gap in table.gaps(disk.bytes()) {
+        blank.add(gap);
+    }
+    Ok(())
+}
+
 /// Cleans a file system: its skeleton and what was found, or why that isn't possible.
 fn clean_one(
     recorder: &Recorder,
     layout: &Layout,
+    named: &Named,
     debugfs: &Debugfs,
     scratch: &std::path::Path,
 ) -> Result<Result<(Skeleton, Traces), String>, Error> {
-    let found = match traces::find(recorder) {
+    let found = match traces::find(recorder, layout, named) {
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
@@ -141,27 +174,6 @@ fn clean_one(
     }
 }
 
-/// What else a part may hold that could have traces in it.
-fn other_kind(disk: &mut dyn Disk, part: Part) -> Result<Option<&'static str>, Error> {
-    let signs: [(u64, &[u8], &str); 5] = [
-        (0, b"XFSB", "an XFS file system"),
-        (0x10040, b"_BHRfS_M", "a Btrfs file system"),
-        (536, b"LVM2 001", "part of a volume group (LVM)"),
-        (512, b"LABELONE", "part of a volume group (LVM)"),
-        (0, b"LUKS\xba\xbe", "encrypted"),
-    ];
-    for (offset, sign, kind) in signs {
-        let mut bytes = vec![0; sign.len()];
-        if offset + sign.len() as u64 <= part.length {
-            disk.read(part.start + offset, &mut bytes)?;
-            if bytes == sign {
-                return Ok(Some(kind));
-            }
-        }
-    }
-    Ok(None)
-}
-
 /// A file system that was cleaned.
 struct Volume {
     layout: Layout,
@@ -173,8 +185,8 @@ struct Volume {
 struct CleanDisk {
     disk: Box<dyn Disk>,
     volumes: Vec<Volume>,
-    /// What reads as zeroes: the pages of swap.
-    blank: Vec<Part>,
+    /// What reads as zeroes: the pages of swap, and what is in no partition.
+    blank: Blank,
 }
 
 /// The disk with the skeletons, before what is free counts.
@@ -211,10 +223,7 @@ impl Disk for CleanDisk {
             blank,
         } = self;
         let end = offset.saturating_add(length);
-        if blank
-            .iter()
-            .any(|pages| offset >= pages.start && end <= pages.start + pages.length)
-        {
+        if blank.covers(offset, end) {
             return Ok(false);
         }
         for volume in volumes {
@@ -250,9 +259,6 @@ impl Disk for CleanDisk {
         } = self;
         disk.read(offset, buffer)?;
         let end = offset.saturating_add(buffer.len() as u64);
-        for pages in blank {
-            zero(buffer, offset, pages.start, pages.start + pages.length);
-        }
         for volume in volumes {
             let part = volume.layout.part;
             let (from, to) = (offset.max(part.start), end.min(part.start + part.length));
@@ -278,15 +284,8 @@ impl Disk for CleanDisk {
                 }
             }
         }
+        // Last, for a skeleton has whole pieces: what lies beside a file's header, too.
+        blank.zero(offset, buffer);
         Ok(())
-    }
-}
-
-/// Fills with zeroes what of the stretch from `start` to `end` is in a buffer that begins at `offset`.
-fn zero(buffer: &mut [u8], offset: u64, start: u64, end: u64) {
-    let place = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let range = place(start).min(buffer.len())..place(end).min(buffer.len());
-    if let Some(stretch) = buffer.get_mut(range) {
-        stretch.fill(0);
     }
 }

@@ -1,6 +1,9 @@
 //! What is needed of the layout of an ext2, ext3 or ext4 file system: where its maps are, and what they say is free.
 //! Format: the kernel's `Documentation/filesystems/ext4`.
 
+mod files;
+
+pub(super) use self::files::Files;
 use super::Disk;
 use super::partitions::{Part, little};
 use crate::error::Error;
@@ -28,6 +31,8 @@ pub(super) struct Layout {
     blocks: u64,
     first_block: u64,
     blocks_per_group: u64,
+    inodes_per_group: u64,
+    inode_bytes: u64,
     descriptor_bytes: u64,
     /// Why nothing is to be changed in it.
     pub(super) obstacle: Option<&'static str>,
@@ -37,6 +42,7 @@ pub(super) struct Layout {
 struct Group {
     block_map: u64,
     inode_map: u64,
+    inode_table: u64,
     flags: u32,
 }
 
@@ -79,6 +85,12 @@ impl Layout {
             blocks,
             first_block: u64::from(field(0x14)),
             blocks_per_group: u64::from(field(0x20)),
+            inodes_per_group: u64::from(field(0x28)),
+            inode_bytes: if field(0x4c) == 0 {
+                128
+            } else {
+                u64::from(field(0x58) & 0xffff)
+            },
             descriptor_bytes: if incompatible & BIT64 != 0 {
                 descriptor.max(64)
             } else {
@@ -113,19 +125,25 @@ impl Layout {
             self.part.start + start + number * self.descriptor_bytes,
             &mut bytes,
         )?;
+        Ok(self.group_of(&bytes))
+    }
+
+    /// What a descriptor says.
+    fn group_of(&self, bytes: &[u8]) -> Group {
         let wide = |low: usize, high: usize| {
             let high = if self.descriptor_bytes >= 64 {
-                little(&bytes, high)
+                little(bytes, high)
             } else {
                 0
             };
-            u64::from(little(&bytes, low)) | u64::from(high) << 32
+            u64::from(little(bytes, low)) | u64::from(high) << 32
         };
-        Ok(Group {
+        Group {
             block_map: wide(0x0, 0x20),
             inode_map: wide(0x4, 0x24),
-            flags: little(&bytes, 0x12) & 0xffff,
-        })
+            inode_table: wide(0x8, 0x28),
+            flags: little(bytes, 0x12) & 0xffff,
+        }
     }
 
     /// The blocks of all maps that were ever written.

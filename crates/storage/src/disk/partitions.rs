@@ -5,11 +5,25 @@ use crate::error::Error;
 
 const SECTOR: u64 = 512;
 /// Most partitions that are looked at.
-const MOST: usize = 128;
+const MOST: u64 = 1024;
+/// The number of the first partition in an extended one.
+const FIRST_LOGICAL: u64 = 5;
 /// Types of the partitions that only hold others.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 /// The type of the one partition that says "look at the GPT".
 const PROTECTIVE: u8 = 0xee;
+/// The status of the partition that the boot record starts from.
+const ACTIVE: u8 = 0x80;
+const EFI: u8 = 0xef;
+const PREP: u8 = 0x41;
+/// Types as the GPT has them (UEFI 2.10, 5.3.3): the EFI system partition, GRUB's in a BIOS, and that of POWER.
+const GPT_EFI: [u8; 16] = [
+    0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
+];
+const GPT_BIOS: [u8; 16] = *b"Hah!IdontNeedEFI";
+const GPT_PREP: [u8; 16] = [
+    0x38, 0x2d, 0x1a, 0x9e, 0x12, 0xc6, 0x16, 0x43, 0xaa, 0x26, 0x8b, 0x49, 0x52, 0x1e, 0x5a, 0x8b,
+];
 
 /// A stretch of a disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,41 +32,140 @@ pub(super) struct Part {
     pub(super) length: u64,
 }
 
-/// The partitions, in the order of the table; the whole disk if it has no table.
-pub(super) fn parts(disk: &mut dyn Disk) -> Result<Vec<Part>, Error> {
-    let whole = Part {
-        start: 0,
-        length: disk.bytes(),
-    };
-    let first = sector(disk, 0)?;
-    if first.get(510..) != Some(&[0x55, 0xaa]) {
-        return Ok(vec![whole]);
+impl Part {
+    pub(super) const fn end(self) -> u64 {
+        self.start.saturating_add(self.length)
     }
-    let entries = entries_of(&first);
-    if entries.iter().any(|(kind, _, _)| *kind == PROTECTIVE) {
-        return Ok(inside(gpt(disk)?, whole.length));
-    }
-    let mut found = Vec::new();
-    for (kind, start, count) in entries {
-        if EXTENDED.contains(&kind) {
-            found.extend(logical(disk, start)?);
-        } else if kind != 0 && count > 0 {
-            found.push(part(start, count));
-        }
-    }
-    // A boot sector of a file system ends like a table of partitions; then its entries make no sense.
-    let found = inside(found, whole.length);
-    Ok(if found.is_empty() { vec![whole] } else { found })
 }
 
-fn inside(mut found: Vec<Part>, length: u64) -> Vec<Part> {
-    found.retain(|part| {
-        part.start
-            .checked_add(part.length)
-            .is_some_and(|end| end <= length)
-    });
-    found.truncate(MOST);
-    found
+/// What a table says that a partition is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Any,
+    /// The firmware or the boot record looks for files to start from in it.
+    Boot,
+    /// A boot loader lies in it, without a file system.
+    Loader,
+}
+
+/// A partition, or a whole disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Partition {
+    /// As the guest counts them, from 1; 0 is the whole disk.
+    pub(super) number: u64,
+    pub(super) part: Part,
+    pub(super) role: Role,
+}
+
+impl Partition {
+    /// For people.
+    pub(super) fn name(&self) -> String {
+        match self.number {
+            0 => "the disk".to_owned(),
+            number => format!("partition {number}"),
+        }
+    }
+}
+
+/// What a disk is divided into.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// In the order of the table; the whole disk if it has none.
+    pub(super) partitions: Vec<Partition>,
+    /// What of the table could not be followed, for people. Nothing is known of what lies there.
+    pub(super) lost: Vec<String>,
+    /// What belongs to the table itself, besides the beginning of the disk.
+    own: Vec<Part>,
+}
+
+impl Table {
+    fn add(&mut self, number: u64, kind: Role, part: Part) {
+        self.partitions.push(Partition {
+            number,
+            part,
+            role: kind,
+        });
+    }
+
+    /// What lies in no partition, behind the first one: nothing that a guest can still reach by a name. Before the first are
+    /// boot loaders. None if the table could not be followed to its end.
+    pub(super) fn gaps(&self, bytes: u64) -> Vec<Part> {
+        if !self.lost.is_empty() {
+            return Vec::new();
+        }
+        let parts = self.partitions.iter().map(|partition| partition.part);
+        let Some(mut at) = parts.clone().map(|part| part.start).min() else {
+            return Vec::new();
+        };
+        let mut taken: Vec<Part> = parts.chain(self.own.iter().copied()).collect();
+        taken.sort_by_key(|part| part.start);
+        let end = Part {
+            start: bytes,
+            length: 0,
+        };
+        let mut gaps = Vec::new();
+        for part in taken.into_iter().chain([end]) {
+            if part.start > at {
+                gaps.push(Part {
+                    start: at,
+                    length: part.start - at,
+                });
+            }
+            at = at.max(part.end());
+        }
+        gaps
+    }
+}
+
+/// Looks at the table of a disk.
+pub(super) fn table(disk: &mut dyn Disk) -> Result<Table, Error> {
+    let bytes = disk.bytes();
+    let mut whole = Table::default();
+    whole.add(
+        0,
+        Role::Any,
+        Part {
+            start: 0,
+            length: bytes,
+        },
+    );
+    let first = sector(disk, 0)?;
+    let records = records_of(&first);
+    // As Linux does: a boot sector of a file system ends like a table of partitions, but its bytes make no sense as one.
+    let is_table = first.get(510..) == Some(&[0x55, 0xaa])
+        && records
+            .iter()
+            .all(|record| [0, ACTIVE].contains(&record.status));
+    if !is_table {
+        return Ok(whole);
+    }
+    let mut found = Table::default();
+    if records.iter().any(|record| record.kind == PROTECTIVE) {
+        gpt(disk, &mut found)?;
+    } else {
+        for (number, record) in (1..).zip(&records) {
+            if EXTENDED.contains(&record.kind) {
+                logical(disk, record.start, &mut found)?;
+            } else if record.kind != 0 && record.count > 0 {
+                found.add(number, record.role(), part(record.start, record.count));
+            }
+        }
+    }
+    let (inside, outside): (Vec<_>, _) = found
+        .partitions
+        .into_iter()
+        .partition(|partition| partition.part.end() <= bytes && partition.part.length > 0);
+    found.lost.extend(
+        outside
+            .iter()
+            .map(|partition| format!("{} reaches past the end of the disk", partition.name())),
+    );
+    found.partitions = inside;
+    Ok(if found.partitions.is_empty() {
+        whole
+    } else {
+        found
+    })
 }
 
 fn part(start: u64, count: u64) -> Part {
@@ -68,16 +181,33 @@ fn sector(disk: &mut dyn Disk, number: u64) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Type, first sector and number of sectors of the four entries of a master boot record.
-fn entries_of(sector: &[u8]) -> Vec<(u8, u64, u64)> {
+/// An entry of a master boot record; places in sectors.
+struct Record {
+    status: u8,
+    kind: u8,
+    start: u64,
+    count: u64,
+}
+
+impl Record {
+    fn role(&self) -> Role {
+        match self.kind {
+            EFI => Role::Boot,
+            PREP => Role::Loader,
+            _ if self.status == ACTIVE => Role::Boot,
+            _ => Role::Any,
+        }
+    }
+}
+
+/// The four entries of a master boot record.
+fn records_of(sector: &[u8]) -> Vec<Record> {
     let table = sector.get(446..510).unwrap_or_default();
-    let entries = table.chunks_exact(16).map(|entry| {
-        let kind = entry.get(4).copied().unwrap_or_default();
-        (
-            kind,
-            u64::from(little(entry, 8)),
-            u64::from(little(entry, 12)),
-        )
+    let entries = table.chunks_exact(16).map(|entry| Record {
+        status: entry.first().copied().unwrap_or_default(),
+        kind: entry.get(4).copied().unwrap_or_default(),
+        start: u64::from(little(entry, 8)),
+        count: u64::from(little(entry, 12)),
     });
     entries.collect()
 }
@@ -93,35 +223,47 @@ fn little64(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The chain of logical partitions in an extended one.
-fn logical(disk: &mut dyn Disk, extended: u64) -> Result<Vec<Part>, Error> {
-    let mut found = Vec::new();
+fn logical(disk: &mut dyn Disk, extended: u64, found: &mut Table) -> Result<(), Error> {
     let mut at = extended;
+    let mut number = FIRST_LOGICAL;
     for _ in 0..MOST {
         let record = sector(disk, at)?;
         if record.get(510..) != Some(&[0x55, 0xaa]) {
-            break;
+            found
+                .lost
+                .push(format!("the partitions from {number} on make no sense"));
+            return Ok(());
         }
-        let entries = entries_of(&record);
-        if let Some((kind, start, count)) = entries.first()
-            && *kind != 0
-            && *count > 0
+        found.own.push(part(at, 1));
+        let records = records_of(&record);
+        if let Some(first) = records.first()
+            && first.kind != 0
+            && first.count > 0
         {
-            found.push(part(at.saturating_add(*start), *count));
+            found.add(
+                number,
+                first.role(),
+                part(at.saturating_add(first.start), first.count),
+            );
+            number += 1;
         }
-        match entries.get(1) {
-            Some((kind, next, _)) if EXTENDED.contains(kind) && *next > 0 => {
-                at = extended.saturating_add(*next);
+        match records.get(1) {
+            Some(next) if EXTENDED.contains(&next.kind) && next.start > 0 => {
+                at = extended.saturating_add(next.start);
             }
-            _ => break,
+            _ => return Ok(()),
         }
     }
-    Ok(found)
+    found
+        .lost
+        .push(format!("there are more than {MOST} partitions"));
+    Ok(())
 }
 
-fn gpt(disk: &mut dyn Disk) -> Result<Vec<Part>, Error> {
+fn gpt(disk: &mut dyn Disk, found: &mut Table) -> Result<(), Error> {
     let header = sector(disk, 1)?;
     if !header.starts_with(b"EFI PART") {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let (table, count, size) = (
         little64(&header, 72),
@@ -129,19 +271,48 @@ fn gpt(disk: &mut dyn Disk) -> Result<Vec<Part>, Error> {
         little(&header, 84),
     );
     if !(128..=4096).contains(&size) {
-        return Ok(Vec::new());
+        return Ok(());
     }
-    let mut found = Vec::new();
-    for number in 0..u64::from(count).min(MOST as u64) {
+    // The copy of the table: its entries, then its header.
+    let entries = (u64::from(count) * u64::from(size)).div_ceil(SECTOR);
+    let copy = little64(&header, 32);
+    found.own.push(part(
+        copy.saturating_sub(entries),
+        entries.saturating_add(1),
+    ));
+    found.own.push(part(table, entries));
+    if u64::from(count) > MOST {
+        found
+            .lost
+            .push(format!("there is room for more than {MOST} partitions"));
+    }
+    for number in 0..u64::from(count).min(MOST) {
         let mut entry = [0; 128];
         let offset = table
             .saturating_mul(SECTOR)
             .saturating_add(number * u64::from(size));
         disk.read(offset, &mut entry)?;
         let (first, last) = (little64(&entry, 32), little64(&entry, 40));
-        if entry.iter().take(16).any(|byte| *byte != 0) && last >= first && first > 0 {
-            found.push(part(first, (last - first).saturating_add(1)));
+        let kind = entry.first_chunk::<16>().copied().unwrap_or_default();
+        if kind == [0; 16] {
+            continue;
         }
+        if last < first || first == 0 {
+            found
+                .lost
+                .push(format!("partition {} makes no sense", number + 1));
+            continue;
+        }
+        let role = match kind {
+            GPT_EFI => Role::Boot,
+            GPT_BIOS | GPT_PREP => Role::Loader,
+            _ => Role::Any,
+        };
+        found.add(
+            number + 1,
+            role,
+            part(first, (last - first).saturating_add(1)),
+        );
     }
-    Ok(found)
+    Ok(())
 }

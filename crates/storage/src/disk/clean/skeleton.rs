@@ -58,7 +58,7 @@ impl Recorder {
         }
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
+    pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let mut inner = self.inner.lock();
         let end = offset.saturating_add(buffer.len() as u64);
         if end > self.part.length {

@@ -1,77 +1,24 @@
 //! Which files of a guest tell of its builder, or are what two machines must not share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ext4_view::{Ext4, FileType};
 
+use super::super::ext4::{Files, Layout};
+use super::super::partitions::Part;
+use super::lists::{
+    EMPTIED, EMPTIED_FILES, EMPTIED_IN_HOMES, IN_HOMES, LOGS, PARTLY_EMPTIED, REMOVED, SSH,
+    is_old_log, is_setting_of_ssh,
+};
+use super::named::Named;
 use super::skeleton::Recorder;
+use super::swap::{Swap, swap};
+use crate::error::Error;
 
-/// Most files that are looked at, and most that are removed: a guest has some hundreds.
+/// Most files that are looked at for keys, and again for the rest, and most that are removed: a guest has some hundreds.
 const MOST_ENTRIES: usize = 200_000;
 /// Directories below the given ones that are looked into.
 const DEPTH: usize = 32;
-/// What is removed must be read (its extents are metadata): larger ones are left.
-const LARGEST: u64 = 256 << 20;
-
-/// In every home directory.
-const IN_HOMES: &[&str] = &[
-    ".bash_history",
-    ".ash_history",
-    ".sh_history",
-    ".zsh_history",
-    ".history",
-    ".python_history",
-    ".mysql_history",
-    ".psql_history",
-    ".lesshst",
-    ".viminfo",
-    ".wget-hsts",
-    ".ssh/authorized_keys",
-    ".ssh/authorized_keys2",
-    ".ssh/known_hosts",
-    ".ssh/known_hosts.old",
-    ".ssh/environment",
-];
-/// Beginnings of names of keys, in `.ssh` of every home directory.
-const KEYS: &str = "id_";
-/// Directories of which all files are removed.
-const EMPTIED: &[&str] = &[
-    "/var/lib/cloud/instances",
-    "/var/lib/cloud/data",
-    "/var/lib/cloud/sem",
-    "/var/lib/cloud/seed",
-    "/var/lib/one-context",
-    "/var/lib/systemd/network",
-    "/var/lib/dhcp",
-    "/var/lib/dhclient",
-    "/var/log/journal",
-    "/var/log/installer",
-    "/var/crash",
-    "/var/lib/systemd/coredump",
-    "/tmp",
-    "/var/tmp",
-];
-/// Directories of which the files with this in their names are removed.
-const PARTLY_EMPTIED: &[(&str, &str)] = &[
-    ("/etc/ssh", "ssh_host_"),
-    ("/etc/dropbear", "host_key"),
-    ("/var/lib/NetworkManager", "lease"),
-    ("/var/lib/dhcpcd", "lease"),
-    ("/var/lib/stratus", "instance"),
-];
-/// Single files that are removed.
-const REMOVED: &[&str] = &[
-    "/var/lib/cloud/instance",
-    "/var/lib/systemd/random-seed",
-    "/var/lib/systemd/credential.secret",
-    "/var/lib/NetworkManager/secret_key",
-    "/etc/udev/rules.d/70-persistent-net.rules",
-    "/etc/dropbear/public",
-];
-/// Single files that are emptied: what reads them counts on their being there.
-const EMPTIED_FILES: &[&str] = &["/etc/machine-id", "/var/lib/dbus/machine-id"];
-/// The directory of logs: files are emptied, since some programs don't make them anew; old ones are removed.
-const LOGS: &str = "/var/log";
 
 /// What is to be done to the files of a file system.
 #[derive(Debug, Default)]
@@ -80,16 +27,28 @@ pub(super) struct Traces {
     emptied: BTreeSet<String>,
     /// Those that can't be removed from outside.
     skipped: BTreeSet<String>,
+    /// What else is to be said of files.
+    told: Vec<String>,
+    /// What was in memory, in files: bytes of the file system that are to read as zeroes.
+    pub(super) pages: Vec<Part>,
 }
 
 impl Traces {
     /// What stays and shouldn't, for people; `name` is that of the file system.
-    pub(super) fn skipped(&self, name: &str) -> Option<String> {
-        let first = self.skipped.first()?.replace(char::is_control, "?");
-        Some(match self.skipped.len() - 1 {
-            0 => format!("on {name} {first} could not be removed"),
-            more => format!("on {name} {first} and {more} more could not be removed"),
-        })
+    pub(super) fn left(&self, name: &str) -> Vec<String> {
+        let mut left: Vec<String> = self
+            .told
+            .iter()
+            .map(|what| format!("on {name} {}", what.replace(char::is_control, "?")))
+            .collect();
+        if let Some(first) = self.skipped.first() {
+            let first = first.replace(char::is_control, "?");
+            left.push(match self.skipped.len() - 1 {
+                0 => format!("on {name} {first} could not be removed"),
+                more => format!("on {name} {first} and {more} more could not be removed"),
+            });
+        }
+        left
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -119,14 +78,23 @@ fn open(recorder: &Recorder) -> Result<Ext4, String> {
     Ext4::load(Box::new(recorder.clone())).map_err(|error| error.to_string())
 }
 
-/// Looks for traces.
-pub(super) fn find(recorder: &Recorder) -> Result<Traces, String> {
+/// Looks for traces, with what the guest's file systems say of it.
+pub(super) fn find(recorder: &Recorder, layout: &Layout, named: &Named) -> Result<Traces, String> {
+    let reader = recorder.clone();
+    let read: Read = Box::new(move |offset, buffer| reader.read_at(offset, buffer));
     let mut search = Search {
         fs: open(recorder)?,
+        files: Files::new(layout.clone(), read),
+        recorder: recorder.clone(),
+        block_bytes: layout.block_bytes,
         traces: Traces::default(),
         seen: 0,
     };
-    search.all()?;
+    // Each with a count of its own, so that many files in /tmp don't hide a key.
+    search.homes(named);
+    search.seen = 0;
+    search.system();
+    search.swap_files(named);
     Ok(search.traces)
 }
 
@@ -147,8 +115,14 @@ pub(super) fn remaining(recorder: &Recorder, traces: &Traces) -> Result<Option<S
     Ok(None)
 }
 
+type Read = Box<dyn Fn(u64, &mut [u8]) -> Result<(), Error>>;
+
 struct Search {
     fs: Ext4,
+    /// Where files are.
+    files: Files<Read>,
+    recorder: Recorder,
+    block_bytes: u64,
     traces: Traces,
     seen: usize,
 }
@@ -164,7 +138,7 @@ struct Entry {
 }
 
 impl Search {
-    fn all(&mut self) -> Result<(), String> {
+    fn system(&mut self) {
         // A file system of its own for /var or /home has the same things nearer to its root.
         for root in ["", "/var"] {
             let below = |path: &str| -> Option<String> {
@@ -178,14 +152,16 @@ impl Search {
             if !is_there {
                 continue;
             }
-            for dir in EMPTIED.iter().filter_map(|dir| below(dir)) {
-                self.every_file(&dir, DEPTH, &mut |_| Action::Remove)?;
-            }
             for path in REMOVED.iter().filter_map(|path| below(path)) {
-                self.note(&path, Action::Remove)?;
+                self.note(&path, Action::Remove);
             }
             for path in EMPTIED_FILES.iter().filter_map(|path| below(path)) {
-                self.note(&path, Action::Empty)?;
+                self.note(&path, Action::Empty);
+            }
+            for (dir, part) in PARTLY_EMPTIED {
+                if let Some(dir) = below(dir) {
+                    self.every_file(&dir, DEPTH, &mut |name| remove_if(name.contains(part)));
+                }
             }
             if let Some(logs) = below(LOGS) {
                 self.every_file(&logs, DEPTH, &mut |name| {
@@ -194,37 +170,119 @@ impl Search {
                     } else {
                         Action::Empty
                     }
-                })?;
+                });
             }
-            for (dir, part) in PARTLY_EMPTIED {
-                if let Some(dir) = below(dir) {
-                    self.every_file(&dir, DEPTH, &mut |name| remove_if(name.contains(part)))?;
-                }
+            for dir in EMPTIED.iter().filter_map(|dir| below(dir)) {
+                self.every_file(&dir, DEPTH, &mut |_| Action::Remove);
             }
         }
-        let mut homes = vec!["/root".to_owned()];
+    }
+
+    fn homes(&mut self, named: &Named) {
+        // Of the root directory itself, for a user who is at home there, and all that could be homes on a file system of
+        // their own.
+        let mut homes = BTreeSet::from([String::new(), "/root".to_owned()]);
         for parent in ["/home", "/"] {
             for entry in self
-                .entries(parent)?
+                .entries(parent)
                 .into_iter()
                 .filter(|entry| entry.is_dir)
             {
                 if entry.is_nameable {
-                    homes.push(entry.path);
+                    homes.insert(entry.path);
                 } else {
                     self.traces.skipped.insert(entry.path);
                 }
             }
         }
+        let elsewhere = named.homes().into_iter().filter_map(|home| self.real(home));
+        homes.extend(elsewhere);
         for home in homes {
             for name in IN_HOMES {
-                self.note(&format!("{home}/{name}"), Action::Remove)?;
+                let path = format!("{home}/{name}");
+                // `.config` and the like may be links.
+                let path = match (name.contains('/'), path.rsplit_once('/')) {
+                    (true, Some((dir, name))) => self.real(dir).map(|dir| format!("{dir}/{name}")),
+                    _ => Some(path),
+                };
+                if let Some(path) = path {
+                    self.note(&path, Action::Remove);
+                }
             }
-            self.every_file(&format!("{home}/.ssh"), 0, &mut |name| {
-                remove_if(name.starts_with(KEYS))
-            })?;
+            for name in EMPTIED_IN_HOMES {
+                let Some(dir) = self.real(&format!("{home}/{name}")) else {
+                    continue;
+                };
+                self.every_file(&dir, DEPTH, &mut |file| {
+                    remove_if(*name != SSH || !is_setting_of_ssh(file))
+                });
+            }
         }
-        Ok(())
+    }
+
+    /// The directory of this name, without links.
+    fn real(&self, path: &str) -> Option<String> {
+        let real = self.fs.canonicalize(path).ok()?;
+        let real = real.to_str().ok()?;
+        let is_plain = !real.contains(['"', '\\', '\n', '\r']);
+        (is_plain && self.is_dir(real)).then(|| real.to_owned())
+    }
+
+    /// Finds out where the pages of files are that are swapped to.
+    fn swap_files(&mut self, named: &Named) {
+        let mut paths = BTreeMap::new();
+        for name in named.swap() {
+            let real = self.fs.canonicalize(name).ok();
+            if let Some(Ok(real)) = real.as_ref().map(|real| real.to_str()) {
+                *paths.entry(real.to_owned()).or_default() |= named.is_named(name);
+            }
+        }
+        for (path, is_named) in paths {
+            let metadata = self.fs.symlink_metadata(path.as_str());
+            let is_file = metadata.is_ok_and(|metadata| metadata.file_type().is_regular_file());
+            if !is_file || self.traces.removed.contains(&path) {
+                continue;
+            }
+            match self.pages(&path) {
+                Ok(Some(Swap::Behind(_))) => {}
+                Ok(Some(Swap::Hibernated)) => self
+                    .traces
+                    .told
+                    .push(format!("{path} holds the memory of a hibernated system")),
+                Ok(None) if is_named => self
+                    .traces
+                    .told
+                    .push(format!("{path} is swap of an unknown kind")),
+                Ok(None) => {}
+                Err(error) => self
+                    .traces
+                    .told
+                    .push(format!("{path} could not be cleaned of swap: {error}")),
+            }
+        }
+    }
+
+    fn pages(&mut self, path: &str) -> Result<Option<Swap>, Error> {
+        let place = self.files.place(path)?;
+        let found = swap(place.bytes, |offset, buffer| {
+            buffer.fill(0);
+            match place.of(offset, self.block_bytes) {
+                Some(at) => self.recorder.read_at(at, buffer),
+                None => Ok(()),
+            }
+        })?;
+        if let Some(Swap::Behind(header)) = found {
+            for stretch in &place.stretches {
+                let first = stretch.of_file * self.block_bytes;
+                let length = stretch.count * self.block_bytes;
+                let skipped = header.saturating_sub(first).min(length);
+                self.traces.pages.push(Part {
+                    start: stretch.block * self.block_bytes + skipped,
+                    length: length - skipped,
+                });
+            }
+        }
+        Ok(found)
     }
 
     fn is_dir(&self, path: &str) -> bool {
@@ -233,18 +291,22 @@ impl Search {
             .is_ok_and(|metadata| metadata.is_dir())
     }
 
-    /// What a directory holds; nothing if it isn't one. Symbolic links are not followed.
-    fn entries(&mut self, dir: &str) -> Result<Vec<Entry>, String> {
-        if !self.is_dir(dir) {
-            return Ok(Vec::new());
-        }
-        let failed = |error: ext4_view::Ext4Error| format!("{dir}: {error}");
+    /// What a directory holds; nothing if it isn't one. Symbolic links are not followed. What can't be read is told.
+    fn entries(&mut self, dir: &str) -> Vec<Entry> {
         let mut found = Vec::new();
-        for entry in self.fs.read_dir(dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
+        if self.is_dir(dir) && self.list(dir, &mut found).is_err() {
+            self.traces.skipped.insert(dir.to_owned());
+        }
+        found
+    }
+
+    fn list(&mut self, dir: &str, found: &mut Vec<Entry>) -> Result<(), ext4_view::Ext4Error> {
+        for entry in self.fs.read_dir(dir)? {
+            let entry = entry?;
             self.seen += 1;
             if self.seen > MOST_ENTRIES {
-                return Err(format!("{dir}: there are too many files"));
+                self.traces.skipped.insert(dir.to_owned());
+                return Ok(());
             }
             let file_name = entry.file_name();
             let name = String::from_utf8_lossy(file_name.as_ref());
@@ -253,7 +315,7 @@ impl Search {
             }
             // The parser of debugfs has no way to quote these.
             let is_nameable = file_name.as_str().is_ok() && !name.contains(['"', '\\', '\n', '\r']);
-            let kind = entry.file_type().map_err(failed)?;
+            let kind = entry.file_type()?;
             found.push(Entry {
                 path: format!("{}/{name}", dir.trim_end_matches('/')),
                 name: name.into_owned(),
@@ -262,17 +324,12 @@ impl Search {
                 is_nameable,
             });
         }
-        Ok(found)
+        Ok(())
     }
 
     /// What is done to the files of a directory and, with a `depth`, of those below it; what is deeper is told.
-    fn every_file(
-        &mut self,
-        dir: &str,
-        depth: usize,
-        action: &mut dyn FnMut(&str) -> Action,
-    ) -> Result<(), String> {
-        for entry in self.entries(dir)? {
+    fn every_file(&mut self, dir: &str, depth: usize, action: &mut dyn FnMut(&str) -> Action) {
+        for entry in self.entries(dir) {
             let is_meant = match (entry.is_dir, entry.is_file) {
                 (true, _) => depth > 0,
                 (_, true) => !matches!(action(&entry.name), Action::Keep),
@@ -284,61 +341,40 @@ impl Search {
             if !entry.is_nameable || (entry.is_dir && depth == 1) {
                 self.traces.skipped.insert(entry.path);
             } else if entry.is_dir {
-                self.every_file(&entry.path, depth - 1, action)?;
+                self.every_file(&entry.path, depth - 1, action);
             } else {
                 let action = action(&entry.name);
-                self.note(&entry.path, action)?;
+                self.note(&entry.path, action);
             }
         }
-        Ok(())
     }
 
-    /// Notes what is to be done to a file, if it is there.
-    fn note(&mut self, path: &str, action: Action) -> Result<(), String> {
+    /// Notes what is to be done to a file, if it is there. One that can't be removed from outside keeps no other from it.
+    fn note(&mut self, path: &str, action: Action) {
         if matches!(action, Action::Keep) {
-            return Ok(());
+            return;
         }
         let Ok(metadata) = self.fs.symlink_metadata(path) else {
-            return Ok(());
+            return;
         };
         let is_file = metadata.file_type() == FileType::Regular;
         if metadata.is_dir() || (!is_file && !metadata.is_symlink()) {
-            return Ok(());
+            return;
         }
-        match action {
-            Action::Empty
-                if !is_file || metadata.len() == 0 || self.traces.removed.contains(path) =>
-            {
-                return Ok(());
-            }
-            Action::Empty => self.traces.emptied.insert(path.to_owned()),
-            Action::Remove | Action::Keep => {
-                self.traces.emptied.remove(path);
-                self.traces.removed.insert(path.to_owned())
-            }
-        };
-        if is_file && metadata.len() > 0 {
-            self.read_through(path, metadata.len())?;
+        let is_removed = matches!(action, Action::Remove);
+        if self.traces.removed.contains(path) || (!is_removed && (!is_file || metadata.len() == 0))
+        {
+            return;
         }
-        Ok(())
-    }
-
-    /// Reads a file, so that what describes its place is read, too.
-    fn read_through(&self, path: &str, length: u64) -> Result<(), String> {
-        if length > LARGEST {
-            return Err(format!("{path} is too large to be removed from outside"));
+        // Where it is must be known to whoever removes it.
+        if self.files.place(path).is_err() {
+            self.traces.skipped.insert(path.to_owned());
+        } else if is_removed {
+            self.traces.emptied.remove(path);
+            self.traces.removed.insert(path.to_owned());
+        } else {
+            self.traces.emptied.insert(path.to_owned());
         }
-        let mut file = self
-            .fs
-            .open(path)
-            .map_err(|error| format!("{path}: {error}"))?;
-        let mut buffer = vec![0; 64 * 1024];
-        while file
-            .read_bytes(&mut buffer)
-            .map_err(|error| format!("{path}: {error}"))?
-            > 0
-        {}
-        Ok(())
     }
 }
 
@@ -354,68 +390,4 @@ enum Action {
     Keep,
     Remove,
     Empty,
-}
-
-/// `syslog.1`, `messages-20261128`, `dpkg.log.2.gz`, and journals wherever they are.
-fn is_old_log(name: &str) -> bool {
-    let last = name.rsplit(['.', '-']).next().unwrap_or_default();
-    let is_number = !last.is_empty()
-        && name.len() > last.len()
-        && last.bytes().all(|byte| byte.is_ascii_digit());
-    is_number || ["gz", "xz", "bz2", "zst", "old", "journal", "journal~"].contains(&last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What `create-image` runs inside the guest, whose file system may be one that can't be cleaned from outside.
-    const INSIDE: &str = include_str!("../../../../stratus/src/commands/create_image/clean.sh");
-
-    #[test]
-    fn the_same_is_removed_from_inside() {
-        let files = [EMPTIED, REMOVED, EMPTIED_FILES].concat();
-        let parts = PARTLY_EMPTIED.iter().map(|(dir, _)| *dir);
-        for path in files.into_iter().chain(parts).chain([LOGS]) {
-            assert!(INSIDE.contains(path), "{path} is not in clean.sh");
-        }
-        for name in IN_HOMES {
-            assert!(INSIDE.contains(name), "{name} is not in clean.sh");
-        }
-        assert!(INSIDE.contains(&format!("/.ssh/{KEYS}*")));
-        let listed = INSIDE
-            .split_once("for name in ")
-            .and_then(|(_, rest)| rest.split_once(';'))
-            .map(|(names, _)| names.split_whitespace())
-            .expect("a list of names");
-        let below_homes = INSIDE
-            .split("\"$home/")
-            .skip(1)
-            .filter_map(|rest| rest.split_once('"'))
-            .map(|(name, _)| name)
-            .filter(|name| *name != "$name");
-        for name in listed.chain(below_homes) {
-            // What programs could fetch again tells little, and may be large.
-            assert!(
-                IN_HOMES.contains(&name) || name == ".cache",
-                "{name} is in clean.sh only"
-            );
-        }
-    }
-
-    #[test]
-    fn old_logs_are_known_by_their_names() {
-        for name in [
-            "syslog.1",
-            "messages-20261128",
-            "dpkg.log.2.gz",
-            "system.journal",
-            "a.journal~",
-        ] {
-            assert!(is_old_log(name), "{name}");
-        }
-        for name in ["syslog", "wtmp", "dpkg.log", "2026", "kern"] {
-            assert!(!is_old_log(name), "{name}");
-        }
-    }
 }
