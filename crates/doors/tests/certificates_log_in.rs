@@ -4,7 +4,7 @@
 
 #[path = "../../certificates/tests/site.rs"]
 #[allow(dead_code)]
-mod site;
+pub mod site;
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 

@@ -87,17 +87,14 @@ fn root_has_a_cloud_by_one_command_and_is_rid_of_it_by_another() {
 
     // After a power cut the machine is the same one.
     let number = machine(&checkout);
-    let inside = checkout.namespace().unwrap().processes();
-    for pid in inside {
-        checkout.shell(&format!("kill -KILL {pid} 2>/dev/null; true"));
-    }
+    // Until nothing is left: what is killed before the daemon may have been started again by it.
     wait_until("the end of all processes", Duration::from_secs(10), || {
-        checkout
-            .namespace()
-            .unwrap()
-            .processes()
-            .is_empty()
-            .then_some(())
+        let inside = checkout.namespace().unwrap().processes();
+        let all: Vec<_> = inside.iter().map(ToString::to_string).collect();
+        if !all.is_empty() {
+            checkout.shell(&format!("kill -KILL {} 2>/dev/null; true", all.join(" ")));
+        }
+        all.is_empty().then_some(())
     });
     let said = checkout.shell("make cloud");
     assert_eq!(machine(&checkout), number, "{said}");

@@ -1,8 +1,9 @@
 //! The cloud that is asked: the rules over a real database, with a server in front.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
-use accounts::{Accounts, Cost, Hashing};
+use accounts::{Accounts, Authorities, Cost, Hashing};
+use certificates::{Revocation, voms::Servers};
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Ref, Right, Timestamp,
     common::Principal,
@@ -28,7 +29,10 @@ use tokio::{
 };
 
 use super::{EVERYBODY, Who};
-use crate::support::client::{PATIENCE, Reply};
+use crate::{
+    certificates_log_in::site::{Site, needs},
+    support::client::{PATIENCE, Reply},
+};
 
 /// Remembers what was written down.
 #[derive(Default)]
@@ -51,8 +55,8 @@ pub struct World {
     documents: Documents,
     /// Of each type: the id of the one there is, and of a member.
     pub ids: BTreeMap<Kind, (String, String)>,
-    /// Of those who have one.
-    tokens: BTreeMap<Who, String>,
+    /// The token or the certificates of those who have some.
+    secrets: BTreeMap<Who, String>,
     pub audit: Arc<Recorder>,
     _folder: tempfile::TempDir,
 }
@@ -78,7 +82,7 @@ impl World {
             .await
             .unwrap();
         let mut ids = resources(&cloud, &documents).await;
-        let tokens = tokens(&cloud, &documents, &mut ids).await;
+        let mut secrets = tokens(&cloud, &documents, &mut ids).await;
         let accounts = Accounts::new(
             Arc::new(cloud.clone()),
             hashing,
@@ -87,6 +91,10 @@ impl World {
                 ..accounts::Settings::default()
             },
         );
+        let site = needs(&["openssl", "grid-proxy-init"]).map(|()| Site::new());
+        if let Some(site) = &site {
+            secrets.extend(certificates(site, &accounts));
+        }
         let audit = Arc::new(Recorder::default());
         let settings = marketplace_service::Settings::default();
         let marketplace = Marketplace::open(documents.store().clone(), settings)
@@ -94,20 +102,35 @@ impl World {
             .unwrap();
         let accounts = Arc::new(accounts);
         let people = doors::People::new(cloud.clone(), accounts.clone());
-        let doors = Doors::new(Arc::new(cloud), accounts, Settings::default())
+        let settings = Settings {
+            certificate_header: Some("x-client-certificate".parse().unwrap()),
+            ..Settings::default()
+        };
+        let doors = Doors::new(Arc::new(cloud), accounts, settings)
             .audited_by(audit.clone())
             .with_people(people)
             .with_marketplace(marketplace, Serving::Cloud);
-        let server = Server::new(Arc::new(doors), Limits::default(), None);
+        // What is in front of the server and has seen the certificates is this test.
+        let limits = Limits {
+            trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+            ..Limits::default()
+        };
+        let server = Server::new(Arc::new(doors), limits, None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             running,
             documents,
             ids,
-            tokens,
+            secrets,
             audit,
             _folder: folder,
         }
+    }
+
+    /// All kinds of callers, but for those whose certificates can't be made here.
+    pub fn everybody(&self) -> impl Iterator<Item = Who> + '_ {
+        let is_there = |who: &Who| !who.is_by_certificate() || self.secrets.contains_key(who);
+        EVERYBODY.into_iter().filter(is_there)
     }
 
     /// The path and body of a request that would do something, were it allowed.
@@ -164,6 +187,11 @@ impl World {
                 json!({"action": "approve"}).to_string()
             }
             (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
+            // Of an image that isn't there: what is asked is whether one may ask.
+            (Some(Kind::Machine), "/cimi/{type}", "POST") => {
+                let image = json!({"href": "MachineImage/none"});
+                json!({"machineTemplate": {"machineImage": image}}).to_string()
+            }
             (Some(Kind::ForwardingGroup), _, "POST") => {
                 json!({"forwardingGroupTemplate": {"networks": []}}).to_string()
             }
@@ -184,7 +212,7 @@ impl World {
     pub async fn ask(&self, who: Who, method: &str, path: &str, body: &str) -> Reply {
         let text = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{body}",
-            who.headers(&self.tokens),
+            who.headers(&self.secrets),
             body.len()
         );
         let mut received = Vec::new();
@@ -295,25 +323,32 @@ fn member_of(path: &str) -> (&'static str, Kind) {
 async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
     let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
     let known = EVERYBODY.into_iter().skip(2);
-    let is_owner = |who: &Who| matches!(who, Who::Session | Who::Forger);
+    let is_owner = |who: &Who| matches!(who, Who::Session | Who::Forger) || who.is_by_certificate();
     for who in known.filter(|who| !who.is_by_token() && !is_owner(who)) {
         let roles: &[&str] = if who == Who::Administrator {
             &["::ADMIN"]
         } else {
             &[]
         };
-        let body = json!({"username": who.name(), "password": "correct horse", "roles": roles,
+        let mut body = json!({"username": who.name(), "password": "correct horse", "roles": roles,
             "enabled": who != Who::Disabled});
+        if who == Who::Owner {
+            body["altnames"] = json!({"x500dn": "CN=Alice Endorser,OU=Images,O=Example Org,C=EU"});
+        }
         cloud.create(&root, Kind::User, object(body)).await.unwrap();
     }
     let mut ids = BTreeMap::new();
     let group = object(json!({"groupname": "physics"}));
     cloud.create(&root, Kind::Group, group).await.unwrap();
     let service = object(json!({"service": "pdisk", "iscsi": {"chap-password": "geheim"}}));
-    cloud
-        .create(&root, Kind::ServiceConfiguration, service)
-        .await
-        .unwrap();
+    let by_certificates = json!({"password-enabled": true, "cert-enabled": true});
+    let authn = object(json!({"service": "authn", "localdb": by_certificates}));
+    for configuration in [service, authn] {
+        cloud
+            .create(&root, Kind::ServiceConfiguration, configuration)
+            .await
+            .unwrap();
+    }
     let create = async |kind: Kind, body: Value| {
         let created = cloud.create(&owner, kind, object(body)).await.unwrap();
         created.view.id.split_once('/').unwrap().1.to_owned()
@@ -472,6 +507,32 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids.insert(Kind::Job, first(documents.jobs.all()[0].id()));
     ids.insert(Kind::Event, first(documents.events.all()[0].id()));
     ids
+}
+
+/// What the owner shows: the certificate, or one that speaks for it and is limited.
+fn certificates(site: &Site, accounts: &Accounts) -> BTreeMap<Who, String> {
+    let pem = fs::read(site.path().join("ca.pem")).unwrap();
+    let files = [("ca.pem", pem.as_slice())];
+    let (authorities, problems) =
+        Authorities::read(files, Revocation::IfPresent, Servers::default());
+    assert_eq!(problems, []);
+    accounts.trust(Arc::new(authorities));
+    site.grid_proxy("alice", "limited", &["-rfc", "-limited"]);
+    let shown = |file: &str| {
+        let pem = fs::read_to_string(site.path().join(file)).unwrap();
+        // The key stays where it is.
+        let chain: String = (pem.split_inclusive("-----END "))
+            .filter_map(|piece| piece.split_once("-----BEGIN CERTIFICATE-----"))
+            .map(|(_, content)| format!("-----BEGIN CERTIFICATE-----{content}CERTIFICATE-----\n"))
+            .collect();
+        percent_encoding::utf8_percent_encode(&chain, percent_encoding::NON_ALPHANUMERIC)
+            .to_string()
+    };
+    [
+        (Who::Certificate, shown("alice.pem")),
+        (Who::LimitedProxy, shown("limited")),
+    ]
+    .into()
 }
 
 /// Tokens of the owner: of all kinds, and one more that nobody uses.
