@@ -297,6 +297,14 @@ mod tests {
             ),
             (
                 Kind::Machine,
+                json!({"machineTemplate": {"volumes": null, "created": "whenever"}}),
+                vec![
+                    "`machineTemplate` is empty; give {\"href\": \"MachineTemplate/…\"} or the \
+                     attributes of a MachineTemplate",
+                ],
+            ),
+            (
+                Kind::Machine,
                 json!({"machineTemplate": {}}),
                 vec![
                     "`machineTemplate` is empty; give {\"href\": \"MachineTemplate/…\"} or the \

@@ -175,27 +175,24 @@ impl Checker {
     }
 
     fn reference_or_value(&mut self, kind: Kind, value: &Value, path: &str) -> Option<Value> {
+        let empty =
+            || format!("is empty; give {{\"href\": \"{kind}/…\"}} or the attributes of a {kind}");
         let object = match value {
             Value::Object(object) if object.is_empty() => {
-                self.complain(
-                    path,
-                    format!(
-                        "is empty; give {{\"href\": \"{kind}/…\"}} or the attributes of a {kind}"
-                    ),
-                );
+                self.complain(path, empty());
                 return None;
             }
             Value::Object(object) => object,
             _ => return self.reference(&[kind], value, path),
         };
         if !object.contains_key("href") {
-            let complete = !self.beside_reference;
-            return Some(Value::Object(self.resource(
-                describe(kind),
-                object,
-                path,
-                complete,
-            )));
+            let (complete, before) = (!self.beside_reference, self.count());
+            let result = self.resource(describe(kind), object, path, complete);
+            // Of nothing but nulls and what isn't the client's to say.
+            if result.is_empty() && self.count() == before {
+                self.complain(path, empty());
+            }
+            return Some(Value::Object(result));
         }
         let reference = self.reference(&[kind], value, path);
         let attributes = super::without(object, &["href"]);
