@@ -35,6 +35,25 @@ fn machines(checkout: &Checkout) -> Vec<Value> {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
+/// A configuration that was changed counts from the next `make cloud` on; a wrong one ends nothing.
+fn a_changed_configuration_is_read(checkout: &Checkout) {
+    let path = checkout.state().join("stratusd.toml");
+    let good = fs::read_to_string(&path).unwrap();
+    let (number, before) = (machine(checkout), daemon(checkout));
+    fs::write(&path, format!("nonsense = 1\n{good}")).unwrap();
+    let refused = checkout.run("make cloud");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("was changed and is wrong"),
+        "{said}"
+    );
+    assert_eq!(daemon(checkout), before, "{said}");
+    fs::write(&path, format!("# Changed.\n{good}")).unwrap();
+    let said = checkout.shell("make cloud");
+    assert_ne!(daemon(checkout), before, "{said}");
+    assert_eq!(machine(checkout), number, "{said}");
+}
+
 /// Made, used by `cloud.env`, made again without a change.
 fn is_made_and_used(checkout: &Checkout) {
     let said = checkout.shell("make cloud");
@@ -84,6 +103,7 @@ fn root_has_a_cloud_by_one_command_and_is_rid_of_it_by_another() {
     checkout.shell("STRATUSLAB_USER_CONFIG_SECTION=nowhere STRATUSLAB_PDISK_ENDPOINT=https://nowhere.invalid make cloud");
     fs::remove_dir_all(&settings).unwrap();
     is_made_and_used(&checkout);
+    a_changed_configuration_is_read(&checkout);
 
     // After a power cut the machine is the same one.
     let number = machine(&checkout);

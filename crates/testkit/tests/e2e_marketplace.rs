@@ -318,9 +318,9 @@ fn saved_and_announced(site: &Site, identifier: &str) {
         .cli(&["shutdown-instance", &machine.vmid.to_string()]);
     let image = wait_until("the announced image", LIMIT, || {
         let images = site.cloud.api().list("MachineImage");
-        images
-            .into_iter()
-            .find(|image| image["name"] == "Tiny with more" && image["announced"]["at"].is_string())
+        images.into_iter().find(|image| {
+            image["name"] == "Tiny with more" && image["announced"]["marketplace"].is_string()
+        })
     });
     assert_eq!(
         image["announced"]["marketplace"],

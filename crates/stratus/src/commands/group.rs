@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::quota_options::Amounts;
+use super::{quota, quota_options::Amounts};
 use crate::cloud::{Api, ApiError, GroupView, UserView, is_local_id, text_of};
 use crate::failure::{Failure, Result};
 use crate::options::{Asking, Cloud, Common};
@@ -55,7 +55,7 @@ struct Create {
 
 /// Set what the members of a group may have together
 ///
-/// Replaces what was set; without options nothing is bounded any more. JSON: {"groupname", "quota"}.
+/// Limits that are not named stay as they are; 'default' takes one away. JSON: {"groupname", "quota"}.
 #[derive(Debug, clap::Args)]
 struct SetQuota {
     /// Name of the group
@@ -178,10 +178,9 @@ impl SetQuota {
     async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let api = session.api(&self.cloud)?;
-        let path = format!("Group/{}?$select=quota", checked(&self.group)?);
-        api.put(&path, &json!({ "quota": self.quota.as_json() })).await?;
+        let quota = quota::changed(&api, &format!("Group/{}", checked(&self.group)?), &self.quota).await?;
         session.out.detail(format_args!("the quota of {} is set", self.group));
-        if session.out.is_json() { session.out.json(&json!({ "groupname": self.group, "quota": self.quota.as_json() })) } else { Ok(()) }
+        if session.out.is_json() { session.out.json(&json!({ "groupname": self.group, "quota": quota })) } else { Ok(()) }
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::quota_options::Amounts;
-use crate::cloud::{is_local_id, text_of};
+use crate::cloud::{Api, is_local_id, text_of};
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::session::Session;
@@ -166,15 +166,24 @@ impl Set {
     async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let resource = self.whose.resource()?;
-        if self.amounts.is_empty() {
-            return Err(Failure::Check("what may they have? Give --machines, --cpus or another; see --help".to_owned()));
-        }
-        let api = session.api(&self.cloud)?;
-        let there = api.get(&format!("{resource}?$select=quota")).await?;
-        let mut quota: Map<String, Value> = there.get("quota").and_then(Value::as_object).cloned().unwrap_or_default();
-        self.amounts.change(&mut quota);
-        api.put(&format!("{resource}?$select=quota"), &json!({ "quota": quota })).await?;
+        let quota = changed(&session.api(&self.cloud)?, &resource, &self.amounts).await?;
         session.out.detail(format_args!("the quota of {resource} is set"));
         if session.out.is_json() { session.out.json(&json!({ "quota": quota })) } else { Ok(()) }
     }
+}
+
+/// Sets what is named, and leaves the rest; the quota of a user or group as it is then.
+///
+/// # Errors
+/// [`ApiError`](crate::cloud::ApiError); [`Failure::Check`] if nothing is named.
+pub(super) async fn changed(api: &Api, resource: &str, amounts: &Amounts) -> Result<Map<String, Value>> {
+    if amounts.is_empty() {
+        return Err(Failure::Check("what may they have? Give --machines, --cpus or another; see --help".to_owned()));
+    }
+    let path = format!("{resource}?$select=quota");
+    let there = api.get(&path).await?;
+    let mut quota: Map<String, Value> = there.get("quota").and_then(Value::as_object).cloned().unwrap_or_default();
+    amounts.change(&mut quota);
+    api.put(&path, &json!({ "quota": quota })).await?;
+    Ok(quota)
 }
