@@ -12,6 +12,7 @@ mod image_life;
 mod quotas;
 mod saved_machines;
 mod site;
+mod states;
 mod volume_life;
 mod world;
 

@@ -10,31 +10,12 @@ use super::site::{
     Site, absent, asking, base, described, endorser, seconds_from_now, signed, signed_at, wanted,
     whole, withdrawn,
 };
+use super::states::{available, failed, numbers, waiting_because};
 use super::web_server::Answer;
 use super::world::{World, image, names, volume};
 
-fn available(image: &Image) -> bool {
-    image.state == ImageState::Available
-}
-
-fn failed(image: &Image) -> bool {
-    image.state == ImageState::Error
-}
-
-fn waiting_because(text: &'static str) -> impl Fn(&Image) -> bool {
-    move |image| {
-        image.state == ImageState::Creating
-            && image
-                .reason
-                .as_deref()
-                .is_some_and(|reason| reason.contains(text))
-    }
-}
-
 fn bytes() -> Vec<u8> {
-    (0..3_u32 << 16)
-        .flat_map(|n| (n / 5).to_le_bytes())
-        .collect()
+    numbers(3 << 16)
 }
 
 fn nothing_is_left(world: &World) {

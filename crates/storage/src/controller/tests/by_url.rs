@@ -1,30 +1,14 @@
 //! Images from URLs that somebody gave: fetched by the same mechanism as those with names, with its patience.
 
-use cimi::resources::{Image, ImageSource, ImageState};
+use cimi::resources::{Image, ImageSource};
 
 use super::site::{Site, asking, base, whole};
+use super::states::{available, failed, numbers, waiting_because};
 use super::web_server::Answer;
 use super::world::{World, image};
 
-fn available(image: &Image) -> bool {
-    image.state == ImageState::Available
-}
-
-fn failed(image: &Image) -> bool {
-    image.state == ImageState::Error
-}
-
-fn waiting_because(text: &'static str) -> impl Fn(&Image) -> bool {
-    move |image| {
-        let reason = image.reason.as_deref().unwrap_or_default();
-        image.state == ImageState::Creating && reason.contains(text)
-    }
-}
-
 fn bytes() -> Vec<u8> {
-    (0..3_u32 << 18)
-        .flat_map(|n| (n / 5).to_le_bytes())
-        .collect()
+    numbers(3 << 18)
 }
 
 fn busy() -> Answer {

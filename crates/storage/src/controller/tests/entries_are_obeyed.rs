@@ -5,28 +5,19 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cimi::resources::{Image, ImageState};
+use cimi::resources::Image;
 use marketplace::Metadata;
 
 use super::site::{
     Site, asking, base, described, endorser, seconds_from_now, signed, signed_at, wanted, whole,
     withdrawn,
 };
+use super::states::{available, failed, numbers};
 use super::world::World;
 use crate::digest::Digest;
 
-fn available(image: &Image) -> bool {
-    image.state == ImageState::Available
-}
-
-fn failed(image: &Image) -> bool {
-    image.state == ImageState::Error
-}
-
 fn bytes() -> Vec<u8> {
-    (0..3_u32 << 16)
-        .flat_map(|n| (n / 5).to_le_bytes())
-        .collect()
+    numbers(3 << 16)
 }
 
 fn packed(bytes: &[u8]) -> Vec<u8> {

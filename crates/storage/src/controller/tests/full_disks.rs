@@ -3,26 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cimi::resources::{Image, ImageSource, ImageState};
+use cimi::resources::{Image, ImageSource};
 
 use super::site::{Site, asking, base, whole};
+use super::states::{available, numbers, waiting_because};
 use super::world::{World, image, names};
 
-fn available(image: &Image) -> bool {
-    image.state == ImageState::Available
-}
-
-fn waiting_because(text: &'static str) -> impl Fn(&Image) -> bool {
-    move |image| {
-        let reason = image.reason.as_deref().unwrap_or_default();
-        image.state == ImageState::Creating && reason.contains(text)
-    }
-}
-
 fn bytes() -> Vec<u8> {
-    (0..3_u32 << 18)
-        .flat_map(|n| (n / 5).to_le_bytes())
-        .collect()
+    numbers(3 << 18)
 }
 
 fn from(url: &str) -> Image {

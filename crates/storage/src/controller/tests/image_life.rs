@@ -10,18 +10,11 @@ use cimi::resources::{Image, ImageSource, ImageState, MediumFormat, Resource as 
 use tokio::sync::Notify;
 
 use super::super::FindingKind;
+use super::states::{available, failed};
 use super::web_server::{Answer, WebServer};
 use super::world::{World, image, names};
 use crate::inspect::Format;
 use crate::{Durability, Error, qcow2};
-
-fn available(image: &Image) -> bool {
-    image.state == ImageState::Available
-}
-
-fn failed(image: &Image) -> bool {
-    image.state == ImageState::Error
-}
 
 fn from(server: &WebServer) -> ImageSource {
     ImageSource::Url {
