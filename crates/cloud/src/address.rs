@@ -139,26 +139,11 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::Conflict`] while a machine has it.
     pub async fn delete_address(&self, context: &OpContext, local: &str) -> Result<Done> {
-        let documents = &self.0.documents;
-        loop {
-            context.in_time()?;
-            let read = access::find::<Address>(documents, context, local, Right::Modify)?;
-            kept(&read)?;
-            if let Some(machine) = &read.resource {
-                return Err(CloudError::Conflict(format!(
-                    "{} is in use by {}; remove the machine first",
-                    read.document.id, machine.href
-                )));
-            }
-            let user = context.user().unwrap_or_default();
-            let event = Event::request(&read.document.0, "delete", user, Timestamp::now());
-            let changes = documents.changes().remove(&read).create(&event);
-            match changes.commit().await {
-                Ok(_) => return Ok(Done::default()),
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let unused = |address: &Address| {
+            kept(address)?;
+            catalogue::unused(&address.id, address.resource.as_ref())
+        };
+        catalogue::delete_unless(&self.0.documents, context, local, unused).await
     }
 
     /// The address with this number, if a user keeps it, for a new machine of the caller.

@@ -3,10 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use cimi::{
-    Common, Right,
+    Common, MachineId, Ref, Right, Timestamp,
     model::{Changes, Kind, Shape, describe},
     query::{Attributes, Scalar},
-    resources::Resource,
+    resources::{Event, Resource},
 };
 use documents::{Cached, Documents, OfType};
 use serde_json::{Map, Value, json};
@@ -413,6 +413,42 @@ pub(crate) async fn delete<R: Public>(
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Removes a resource unless something speaks against it, and writes down who did.
+///
+/// # Errors
+/// What `refusal` says, and those of lookup and store.
+pub(crate) async fn delete_unless<R: Public>(
+    documents: &Documents,
+    context: &OpContext,
+    local: &str,
+    refusal: impl Fn(&R) -> Result<()> + Send + Sync,
+) -> Result<Done> {
+    loop {
+        context.in_time()?;
+        let read = access::find::<R>(documents, context, local, Right::Modify)?;
+        refusal(&read.document.0)?;
+        let user = context.user().unwrap_or_default();
+        let event = Event::request(&read.document.0, "delete", user, Timestamp::now());
+        let changes = documents.changes().remove(&read).create(&event);
+        match changes.commit().await {
+            Ok(_) => return Ok(Done::default()),
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Refuses to remove what a machine has.
+pub(crate) fn unused(id: &impl std::fmt::Display, machine: Option<&Ref<MachineId>>) -> Result<()> {
+    match machine {
+        None => Ok(()),
+        Some(machine) => Err(CloudError::Conflict(format!(
+            "{id} is in use by {}; remove the machine first",
+            machine.href
+        ))),
     }
 }
 

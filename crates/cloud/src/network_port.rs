@@ -152,25 +152,8 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::Conflict`] while a machine is plugged in.
     pub async fn delete_network_port(&self, context: &OpContext, local: &str) -> Result<Done> {
-        let documents = &self.0.documents;
-        loop {
-            context.in_time()?;
-            let read = access::find::<NetworkPort>(documents, context, local, Right::Modify)?;
-            if let Some(machine) = &read.machine {
-                return Err(CloudError::Conflict(format!(
-                    "{} is in use by {}; remove the machine first",
-                    read.document.id, machine.href
-                )));
-            }
-            let user = context.user().unwrap_or_default();
-            let event = Event::request(&read.document.0, "delete", user, Timestamp::now());
-            let changes = documents.changes().remove(&read).create(&event);
-            match changes.commit().await {
-                Ok(_) => return Ok(Done::default()),
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let unused = |port: &NetworkPort| catalogue::unused(&port.id, port.machine.as_ref());
+        catalogue::delete_unless(&self.0.documents, context, local, unused).await
     }
 
     /// The port that a new machine of the caller is plugged into.
