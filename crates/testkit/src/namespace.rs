@@ -1,7 +1,7 @@
 //! A network namespace: the host that a cloud believes to have for itself.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::fd::AsFd,
     path::Path,
     process::{Command, Output},
@@ -9,6 +9,9 @@ use std::{
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where `ip netns` keeps them.
+const NAMESPACES: &str = "/run/netns";
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -22,6 +25,7 @@ impl Namespace {
     /// A new one, in which only the loopback interface is up.
     #[must_use]
     pub fn new() -> Self {
+        sweep();
         let name = format!(
             "st-{}-{}",
             std::process::id(),
@@ -42,7 +46,7 @@ impl Namespace {
     /// Runs a closure on a thread inside. What it starts is inside, too. (`ip netns exec` would not do: it mounts another
     /// `/sys`, in which there are no control groups.)
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(Path::new("/run/netns").join(&self.name)).unwrap();
+        let namespace = File::open(Path::new(NAMESPACES).join(&self.name)).unwrap();
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
                 move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
@@ -89,6 +93,24 @@ impl Drop for Namespace {
     }
 }
 
+/// Removes the namespaces of test processes that were ended before they could do so themselves, with all that runs inside.
+fn sweep() {
+    let entries = fs::read_dir(NAMESPACES).into_iter().flatten().flatten();
+    for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let is_left = owner_of(&name).is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+        if is_left {
+            drop(Namespace { name });
+        }
+    }
+}
+
+/// The process that made a namespace of a test.
+fn owner_of(name: &str) -> Option<&str> {
+    let (pid, count) = name.strip_prefix("st-")?.split_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (is_number(pid) && is_number(count)).then_some(pid)
+}
+
 /// SIGKILL; that it is gone already is no fault.
 pub(crate) fn kill(pid: u32) {
     let pid = i32::try_from(pid)
@@ -108,4 +130,42 @@ fn checked(command: &mut Command) {
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Need, skip_unless};
+
+    #[test]
+    fn what_a_test_that_was_killed_left_goes_with_the_next_one() {
+        if skip_unless(&[Need::Root, Need::Program("ip")]) {
+            return;
+        }
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let left = Namespace {
+            name: format!("st-{}-0", gone.id()),
+        };
+        checked(Command::new("ip").args(["netns", "add", left.name()]));
+        let mut process = left.enter(|| Command::new("sleep").arg("1000").spawn().unwrap());
+        let of_living = Namespace::new();
+        let names = || {
+            fs::read_dir(NAMESPACES)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+        };
+        assert!(names().all(|name| name != left.name()));
+        assert!(!process.wait().unwrap().success(), "it was ended");
+        drop(Namespace::new());
+        assert!(names().any(|name| name == of_living.name()));
+    }
+
+    #[test]
+    fn only_tests_namespaces_are_theirs() {
+        assert_eq!(owner_of("st-12-0"), Some("12"));
+        for other in ["st-12", "st--0", "st-a-0", "st-1-x", "x-1-0", "st"] {
+            assert_eq!(owner_of(other), None, "{other}");
+        }
+    }
 }
