@@ -1,6 +1,7 @@
 //! From a request to its answer: name it, find out who asks and for what, answer, tell.
 
 mod admission;
+mod finishing;
 mod who_asks;
 
 use std::{
@@ -14,19 +15,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::cimi::uri::SPECIFICATION_VERSION;
 use accounts::{Accounts, Identity, Shown};
 use cloud::{Caller, OpContext};
 use futures::{FutureExt, poll};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
 };
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use marketplace_service::Marketplace;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::who_asks::who_asks;
+use self::{
+    finishing::{REQUEST_ID, complete, is_received, tell},
+    who_asks::who_asks,
+};
 use crate::{
     audit::{self, AuditLog, NoAudit},
     auth,
@@ -546,9 +549,6 @@ const ASKED_AGAIN: Duration = Duration::from_secs(60);
 /// How long a stream goes on that was begun with a certificate.
 const BY_CERTIFICATE: Duration = Duration::from_secs(30 * 60);
 
-static VERSION_HEADER: HeaderName = HeaderName::from_static("cimi-specification-version");
-static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 /// Most bytes of a form.
 const FORM_AT_MOST: usize = 64 << 10;
 
@@ -566,64 +566,6 @@ impl Exchange<'_> {
     fn origin(&self) -> String {
         let base = self.connection.base_uri(&self.head.uri, &self.head.headers);
         base.trim_end_matches("/cimi/").to_owned()
-    }
-}
-
-/// Whether nothing of the request is left on its way, so that the connection can go on after the answer. What is left
-/// is taken, if it isn't too much: a client that is still sending doesn't read.
-async fn is_received(
-    head: &http::request::Parts,
-    body: Option<&mut Incoming>,
-    status: StatusCode,
-) -> bool {
-    let Some(body) = body else {
-        // An upload: it was read to its end, or the connection is of no use any more.
-        return status.is_success();
-    };
-    // Who waits to be told to send needs not be told: the answer is there.
-    let waits = head.headers.contains_key(header::EXPECT) && !body.is_end_stream();
-    !waits && body::spill(body).await
-}
-
-/// Headers of every answer, and no body for HEAD.
-fn complete(response: &mut Response<ResponseBody>, method: &Method, request_id: &str) {
-    let headers = response.headers_mut();
-    headers.insert(
-        &VERSION_HEADER,
-        HeaderValue::from_static(SPECIFICATION_VERSION),
-    );
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(&REQUEST_ID, value);
-    }
-    if method == Method::HEAD {
-        let length = match response.body() {
-            ResponseBody::Whole(bytes) => Some(bytes.len()),
-            ResponseBody::Streaming(_) => None,
-        };
-        if let Some(length) = length {
-            response
-                .headers_mut()
-                .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        *response.body_mut() = console::nothing();
-    }
-}
-
-/// A line in the log: changes always, reads when somebody looks closely. Paths only: queries,
-/// headers and bodies may hold secrets.
-fn tell(exchange: &Exchange<'_>, status: StatusCode, took: Duration) {
-    let head = exchange.head;
-    let method = &head.method;
-    // Only asked for where the line is written: what isn't logged costs nothing.
-    let path = || audit::shown_path(head.uri.path());
-    let (request_id, status) = (&**exchange.request_id, status.as_u16());
-    let peer = exchange.connection.peer.ip();
-    if status >= 500 {
-        tracing::warn!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
-    } else if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-        tracing::debug!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
-    } else {
-        tracing::info!(target: "access", request_id, %method, path = path(), status, ?took, %peer);
     }
 }
 
