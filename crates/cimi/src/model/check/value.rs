@@ -177,8 +177,10 @@ impl Checker {
     fn reference_or_value(&mut self, kind: Kind, value: &Value, path: &str) -> Option<Value> {
         let empty =
             || format!("is empty; give {{\"href\": \"{kind}/…\"}} or the attributes of a {kind}");
+        // A group of no networks yet is one; of the others nothing says what is wanted.
+        let may_be_empty = kind == Kind::ForwardingGroupTemplate;
         let object = match value {
-            Value::Object(object) if object.is_empty() => {
+            Value::Object(object) if object.is_empty() && !may_be_empty => {
                 self.complain(path, empty());
                 return None;
             }
@@ -189,7 +191,7 @@ impl Checker {
             let (complete, before) = (!self.beside_reference, self.count());
             let result = self.resource(describe(kind), object, path, complete);
             // Of nothing but nulls and what isn't the client's to say.
-            if result.is_empty() && self.count() == before {
+            if result.is_empty() && !may_be_empty && self.count() == before {
                 self.complain(path, empty());
             }
             return Some(Value::Object(result));
