@@ -13,7 +13,7 @@ use marketplace_query::{Limits, Query, Snapshot};
 const ENTRIES: u32 = 100_000;
 const BUDGET: Duration = Duration::from_secs(5);
 
-const QUERIES: [(&str, &str); 6] = [
+const QUERIES: [(&str, &str); 7] = [
     (
         "newest of all, a page",
         "SELECT ?identifier ?email ?created ?os ?title WHERE { ?x dcterms:identifier ?identifier ; slterms:tag 'latest' ; slreq:endorsement ?e . \
@@ -35,7 +35,11 @@ const QUERIES: [(&str, &str); 6] = [
          GROUP BY ?email ORDER BY DESC(?n) LIMIT 10",
     ),
     (
-        "by a checksum",
+        "what has this checksum",
+        "SELECT ?id { ?x dcterms:identifier ?id ; slreq:checksum [ slreq:value '00000309000003090000030900000309000003090' ] } LIMIT 100",
+    ),
+    (
+        "checksums of somebody's images",
         "SELECT ?id ?made { ?x slreq:checksum [ slreq:algorithm 'SHA-256' ; slreq:value ?v ] ; dcterms:identifier ?id ; dcterms:created ?made ; \
          dcterms:creator 'Author 77' } LIMIT 100",
     ),

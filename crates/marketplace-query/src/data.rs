@@ -13,7 +13,7 @@ mod property;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use marketplace::catalogue::{Catalogue, Record};
+use marketplace::catalogue::{Catalogue, Record, Stated};
 pub(crate) use property::{Owner, Property, known};
 
 use crate::term::Term;
@@ -180,8 +180,8 @@ impl Snapshot {
             Property::IsReplacedBy => Values::maybe(details.others().is_replaced_by.as_deref()),
             Property::IsVersionOf => Values::maybe(details.others().is_version_of.as_deref()),
             Property::Tag => Values::maybe(held.is_newest.then_some("latest")),
-            Property::Algorithm => self.checksum(node, |(algorithm, _)| algorithm),
-            Property::Value => self.checksum(node, |(_, value)| value),
+            Property::Algorithm => self.checksum(node, |sum| sum.algorithm().into()),
+            Property::Value => self.checksum(node, Stated::value),
             Property::Created if node.role == Role::Entry => Values::maybe(details.made.as_deref()),
             Property::Created => Values::of(record.created.to_string()),
             Property::Endorser => part(Role::Endorser),
@@ -191,11 +191,7 @@ impl Snapshot {
         }
     }
 
-    fn checksum<'c>(
-        &'c self,
-        node: Node,
-        part: impl Fn((Cow<'c, str>, Cow<'c, str>)) -> Cow<'c, str>,
-    ) -> Values<'c> {
+    fn checksum<'c>(&'c self, node: Node, part: impl Fn(Stated<'c>) -> Cow<'c, str>) -> Values<'c> {
         let (Role::Checksum(place), Some(held)) = (node.role, self.held(node.entry)) else {
             return Values::None;
         };

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::data::{Node, Property, Snapshot};
+use crate::data::{Node, Owner, Property, Snapshot};
 use crate::syntax::{Element, Group, Part, Query, Select, Slot, Triple, Verb};
 use crate::term::{Constant, Term};
 use crate::{Error, Table};
@@ -405,7 +405,8 @@ impl<'c> Evaluation<'c> {
     }
 }
 
-/// How many ways a triple has, roughly: with its subject known few, with its object known some, else as many as there are entries.
+/// How many ways a triple has, roughly: with its subject known few, with its object known some (more where an entry has several such
+/// parts), else as many as there are entries.
 fn cost(triple: &Triple, binding: &Binding<'_>) -> u8 {
     let is_known = |part: &Part| match part {
         Part::Constant(_) => true,
@@ -415,13 +416,16 @@ fn cost(triple: &Triple, binding: &Binding<'_>) -> u8 {
         Part::Constant(constant) => matches!(constant, Constant::Iri(_)),
         Part::Variable(slot) => matches!(binding.get(*slot), Some(Some(Term::Node(_)))),
     };
-    let of_verb = u8::from(matches!(triple.predicate, Verb::Variable(_)));
+    let of_verb = match triple.predicate {
+        Verb::Property(property) => u8::from(property.owner() != Owner::Entry),
+        Verb::Variable(_) => 2,
+    };
     of_verb
         + match (is_known(&triple.subject), is_known(&triple.object)) {
             (true, true) => 0,
-            (true, false) => 1,
-            (false, true) if is_entry(&triple.object) => 2,
-            (false, true) => 4,
-            (false, false) => 8,
+            (true, false) => 3,
+            (false, true) if is_entry(&triple.object) => 6,
+            (false, true) => 9,
+            (false, false) => 12,
         }
 }

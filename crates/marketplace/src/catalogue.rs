@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 pub use columns::Column;
-pub use details::{Common, Details, Others, Sums};
+pub use details::{Common, Details, Others, Stated, Sums};
 pub use query::{CHOICES_AT_MOST, Order, Place, Query, Span, Status, TEXTS_AT_MOST, TooMuch};
 pub use record::Record;
 pub use search::Found;

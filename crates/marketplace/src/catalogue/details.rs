@@ -134,17 +134,58 @@ impl Record {
         self.details.as_ref().unwrap_or_else(|| &NO_DETAILS)
     }
 
-    /// Algorithm and value of all its checksums, in the order in which documents are written.
-    pub fn checksums(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    /// All its checksums, in the order in which documents are written.
+    pub fn checksums(&self) -> impl Iterator<Item = Stated<'_>> {
         let sums = self.details().checksums.as_deref();
-        let md5 = sums.and_then(|sums| Some(("MD5", sums.md5?.to_string())));
-        let sha1 = Some(("SHA-1", self.identifier.sha1().to_string()));
-        let sha256 = sums.and_then(|sums| Some(("SHA-256", sums.sha256?.to_string())));
-        let sha512 = sums.and_then(|sums| Some(("SHA-512", sums.sha512?.to_string())));
+        let known = [
+            sums.and_then(|sums| sums.md5.map(Stated::Md5)),
+            Some(Stated::Sha1(self.identifier.sha1())),
+            sums.and_then(|sums| sums.sha256.map(Stated::Sha256)),
+            sums.and_then(|sums| sums.sha512.map(Stated::Sha512)),
+        ];
         let others = sums.into_iter().flat_map(|sums| &sums.others);
-        let known = md5.into_iter().chain(sha1).chain(sha256).chain(sha512);
-        known
-            .map(|(algorithm, value)| (algorithm.into(), value.into()))
-            .chain(others.map(|(algorithm, value)| (algorithm.into(), value.into())))
+        let others = others.map(|(algorithm, value)| Stated::Other(algorithm, value));
+        known.into_iter().flatten().chain(others)
+    }
+}
+
+/// A checksum that an entry states. Its text is written when it is asked for: who looks for one among many would write them all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stated<'r> {
+    /// MD5.
+    Md5(Digest<16>),
+    /// SHA-1, which is the identifier.
+    Sha1(Digest<20>),
+    /// SHA-256.
+    Sha256(Digest<32>),
+    /// SHA-512.
+    Sha512(Digest<64>),
+    /// Algorithm and value of another.
+    Other(&'r str, &'r str),
+}
+
+impl<'r> Stated<'r> {
+    /// Its algorithm as documents write it.
+    #[must_use]
+    pub fn algorithm(self) -> &'r str {
+        match self {
+            Self::Md5(_) => "MD5",
+            Self::Sha1(_) => "SHA-1",
+            Self::Sha256(_) => "SHA-256",
+            Self::Sha512(_) => "SHA-512",
+            Self::Other(algorithm, _) => algorithm,
+        }
+    }
+
+    /// Its value in hexadecimal digits.
+    #[must_use]
+    pub fn value(self) -> Cow<'r, str> {
+        match self {
+            Self::Md5(digest) => digest.to_string().into(),
+            Self::Sha1(digest) => digest.to_string().into(),
+            Self::Sha256(digest) => digest.to_string().into(),
+            Self::Sha512(digest) => digest.to_string().into(),
+            Self::Other(_, value) => value.into(),
+        }
     }
 }
