@@ -13,7 +13,7 @@ use marketplace_query::{Limits, Query, Snapshot};
 const ENTRIES: u32 = 100_000;
 const BUDGET: Duration = Duration::from_secs(5);
 
-const QUERIES: [(&str, &str); 7] = [
+const QUERIES: [(&str, &str); 8] = [
     (
         "newest of all, a page",
         "SELECT ?identifier ?email ?created ?os ?title WHERE { ?x dcterms:identifier ?identifier ; slterms:tag 'latest' ; slreq:endorsement ?e . \
@@ -33,6 +33,10 @@ const QUERIES: [(&str, &str); 7] = [
         "endorsers by number of images",
         "SELECT ?email (COUNT(DISTINCT ?id) AS ?n) { ?x dcterms:identifier ?id ; slreq:endorsement [ slreq:endorser [ slreq:email ?email ] ] } \
          GROUP BY ?email ORDER BY DESC(?n) LIMIT 10",
+    ),
+    (
+        "who says this, as whatever",
+        "SELECT ?s ?p { ?s ?p 'Author 77' } LIMIT 100",
     ),
     (
         "what has this checksum",

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::rc::Rc;
 
 use crate::data::{Node, Owner, Property, Snapshot};
@@ -56,8 +57,11 @@ pub(crate) type Binding<'c> = Vec<Option<Term<'c>>>;
 pub(crate) type Then<'t, 'c> = &'t mut dyn FnMut(&mut Binding<'c>) -> Result<(), Stop>;
 /// An answer of an inner query.
 type Rows<'c> = Rc<Vec<Vec<Option<Term<'c>>>>>;
-/// Nodes by what they say as a property.
-type Index = Rc<HashMap<String, Vec<Node>>>;
+/// Nodes by the hashes of what they say as a property, in order. Whoever finds one looks at what it says.
+type Index = Rc<Vec<(u64, Node)>>;
+
+/// Nodes in the indexes of a query together: 16 MiB. What goes beyond is gone through again each time.
+const INDEXED: usize = 1 << 20;
 
 impl Query {
     /// The answer. `goes_on` is asked now and then whether there is still time.
@@ -77,6 +81,7 @@ impl Query {
             steps: Cell::new(0),
             values: Cell::new(0),
             indexes: RefCell::default(),
+            hashes: RandomState::new(),
             inner: RefCell::default(),
             expressions: RefCell::default(),
         };
@@ -93,6 +98,7 @@ pub(crate) struct Evaluation<'c> {
     steps: Cell<u64>,
     values: Cell<usize>,
     indexes: RefCell<HashMap<Property, Index>>,
+    hashes: RandomState,
     /// By where they are in the query.
     inner: RefCell<HashMap<*const Select, Rows<'c>>>,
     pub(crate) expressions: RefCell<HashMap<(String, String), Option<regex::Regex>>>,
@@ -294,39 +300,35 @@ impl<'c> Evaluation<'c> {
     ) -> Result<(), Stop> {
         let subject = self.known(&triple.subject, binding);
         let object = self.known(&triple.object, binding);
-        let nodes = match (subject, object) {
-            (Some(subject), _) => {
-                let node = self.node(&subject)?;
-                return match node {
-                    Some(node) => self.values(triple, node, property, verb, binding, then),
-                    None => Ok(()),
-                };
-            }
-            (None, Some(Term::Node(part))) => {
-                let parent = self.data.parent(part, property);
-                return match parent {
-                    Some(node) => self.values(triple, node, property, verb, binding, then),
-                    None => Ok(()),
-                };
-            }
+        match (subject, object) {
+            (Some(subject), _) => match self.node(&subject)? {
+                Some(node) => self.values(triple, node, property, verb, binding, then),
+                None => Ok(()),
+            },
+            (None, Some(Term::Node(part))) => match self.data.parent(part, property) {
+                Some(node) => self.values(triple, node, property, verb, binding, then),
+                None => Ok(()),
+            },
             (None, Some(Term::Text(text))) => {
                 let index = self.index(property)?;
-                index.get(&*text).cloned().unwrap_or_default()
+                let hash = self.hashes.hash_one(&text);
+                let begin = index.partition_point(|(of, _)| *of < hash);
+                let found = index.iter().skip(begin);
+                for (_, node) in found.take_while(|(of, _)| *of == hash) {
+                    self.values(triple, *node, property, verb, binding, then)?;
+                }
+                Ok(())
             }
-            (None, Some(_)) => return Ok(()),
+            (None, Some(_)) => Ok(()),
             (None, None) => {
                 for entry in self.data.entries() {
                     for node in self.data.owners(entry, property) {
                         self.values(triple, node, property, verb, binding, then)?;
                     }
                 }
-                return Ok(());
+                Ok(())
             }
-        };
-        for node in nodes {
-            self.values(triple, node, property, verb, binding, then)?;
         }
-        Ok(())
     }
 
     fn values(
@@ -384,23 +386,24 @@ impl<'c> Evaluation<'c> {
         if let Some(index) = self.indexes.borrow().get(&property) {
             return Ok(Rc::clone(index));
         }
-        let mut index: HashMap<String, Vec<Node>> = HashMap::new();
+        let mut index = Vec::new();
         let entries = self.data.entries();
         for node in entries.flat_map(|entry| self.data.owners(entry, property)) {
             self.step(1)?;
             for value in self.data.values(node, property) {
                 if let Term::Text(text) = value {
-                    let nodes = index.entry(text.into_owned()).or_default();
-                    if nodes.last() != Some(&node) {
-                        nodes.push(node);
-                    }
+                    index.push((self.hashes.hash_one(&text), node));
                 }
             }
         }
+        index.sort_unstable();
+        index.dedup();
         let index = Rc::new(index);
-        self.indexes
-            .borrow_mut()
-            .insert(property, Rc::clone(&index));
+        let mut indexes = self.indexes.borrow_mut();
+        let held: usize = indexes.values().map(|index| index.len()).sum();
+        if held + index.len() <= INDEXED {
+            indexes.insert(property, Rc::clone(&index));
+        }
         Ok(index)
     }
 }
