@@ -463,7 +463,7 @@ pub(crate) fn check_size<R: Resource>(document: &R) -> Result<()> {
         .map_err(|error| CloudError::Internal(error.to_string()))?;
     if size.0 > LARGEST_DOCUMENT_BYTES {
         return Err(CloudError::TooLarge(format!(
-            "the {} would have {} bytes, and at most {LARGEST_DOCUMENT_BYTES} are kept of one: shorten its texts,              properties or user data",
+            "the {} would have {} bytes, and at most {LARGEST_DOCUMENT_BYTES} are kept of one: shorten its texts, properties or user data",
             R::COLLECTION,
             size.0
         )));

@@ -236,8 +236,12 @@ impl From<DocumentsError> for CloudError {
     }
 }
 
-/// Writes a document of the configuration if it isn't there as it should be.
-pub(crate) async fn seed<R: documents::OfType>(documents: &Documents, wanted: R) -> Result<()> {
+/// Writes a document of the configuration if it isn't there as it should be; `keep` takes over what the configuration doesn't say.
+pub(crate) async fn seed<R: documents::OfType>(
+    documents: &Documents,
+    wanted: R,
+    keep: impl Fn(&mut R, &R),
+) -> Result<()> {
     loop {
         let changes = match documents.view::<R>().get(wanted.local_id()) {
             None => documents.changes().create(&wanted),
@@ -246,6 +250,7 @@ pub(crate) async fn seed<R: documents::OfType>(documents: &Documents, wanted: R)
                 let common = next.common_mut();
                 common.created = read.common().created;
                 common.updated = read.common().updated;
+                keep(&mut next, &read.document.0);
                 if serde_json::to_value(&next).ok() == serde_json::to_value(&read.document.0).ok() {
                     return Ok(());
                 }

@@ -23,7 +23,7 @@ impl Cloud {
     /// and takes back those that the settings don't have any more.
     pub(crate) async fn seed_machine_types(&self) -> Result<()> {
         for kind in &self.0.settings.machine_types {
-            seed(&self.0.documents, machine_type(kind)?).await?;
+            seed(&self.0.documents, machine_type(kind)?, |_, _| {}).await?;
         }
         // What somebody made has an id of the cloud's own making; what is left was offered by former settings.
         let offered = |name: &str| self.0.settings.machine_types.iter().any(|t| t.name == name);

@@ -15,7 +15,7 @@ use cimi::{
         Event, ForwardingGroup, ForwardingGroupTemplate, Network, NetworkState, Resource, Unknown,
     },
 };
-use documents::{Cached, Documents};
+use documents::{Cached, Changes, Documents};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -166,9 +166,13 @@ impl Cloud {
             let network = self.joinable(context, &name, "network")?;
             let mut joined = network.document.0.clone();
             joined.forwarding_group = Some(Ref::to(group.document.id.clone()));
-            let changes = documents.changes().unchanged(&group);
+            // The group changes, too: a removal that didn't see this network must not go through.
+            let changes = changed(documents, context, &group, "add of a network");
             match changes.replace(&network, joined).commit().await {
-                Ok(_) => return Ok(name),
+                Ok(_) => {
+                    tracing::info!(group = %group.document.id, network = name, "network joined a forwarding group");
+                    return Ok(name);
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -196,8 +200,12 @@ impl Cloud {
                 .ok_or_else(missing)?;
             let mut alone = network.document.0.clone();
             alone.forwarding_group = None;
-            match documents.changes().replace(&network, alone).commit().await {
-                Ok(_) => return Ok(()),
+            let changes = changed(documents, context, &group, "removal of a network");
+            match changes.replace(&network, alone).commit().await {
+                Ok(_) => {
+                    tracing::info!(group = %group.document.id, network = name, "network left a forwarding group");
+                    return Ok(());
+                }
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -223,7 +231,10 @@ impl Cloud {
                 "machines of {id} are reached by ports of their host: nothing can be forwarded to them"
             )));
         }
-        match &network.forwarding_group {
+        // One that is gone holds nothing.
+        let groups = &self.0.documents.forwarding_groups;
+        let is_there = |group: &&Ref<ForwardingGroupId>| groups.get(group.href.local()).is_some();
+        match network.forwarding_group.as_ref().filter(is_there) {
             None => Ok(network),
             Some(group) => Err(CloudError::Conflict(format!(
                 "{id} is in {} already; a network is in one group",
@@ -231,6 +242,19 @@ impl Cloud {
             ))),
         }
     }
+}
+
+/// A change of a group's members, as one of the group.
+fn changed<'d>(
+    documents: &'d Documents,
+    context: &OpContext,
+    group: &Cached<ForwardingGroup>,
+    what: &str,
+) -> Changes<'d> {
+    let user = context.user().unwrap_or_default();
+    let event = Event::request(&group.document.0, what, user, Timestamp::now());
+    let next = group.document.0.clone();
+    documents.changes().replace(group, next).create(&event)
 }
 
 fn networks_of(documents: &Documents, group: &str) -> Vec<Arc<Cached<Network>>> {

@@ -149,19 +149,6 @@ impl Cloud {
         // What stays here is refused all the same: a token is older than who has the name later.
         forget(documents, documents.owned::<cimi::resources::Token>(user)).await;
         forget(documents, documents.owned::<cimi::resources::Session>(user)).await;
-        // What was kept of theirs doesn't count for who has the name later.
-        for image in documents.kept_for::<cimi::resources::VolumeImage>(user) {
-            documents
-                .update(image.id(), |image: &mut cimi::resources::VolumeImage| {
-                    image.kept_for = None;
-                    Ok::<bool, crate::CloudError>(true)
-                })
-                .await?;
-        }
-        if let Some(organisation) = user.strip_prefix(accounts::certified::ORGANISATION) {
-            let members = &documents.organisation_members;
-            forget(documents, members.by_index("organisation", organisation)).await;
-        }
         for record in documents.owned::<cimi::resources::MachineRecord>(user) {
             documents
                 .update(
@@ -174,6 +161,32 @@ impl Cloud {
                 .await?;
         }
         Ok(())
+    }
+}
+
+impl Cloud {
+    /// What was kept of a user who is gone doesn't count for who has the name later. It can't be made again, so it is forgotten
+    /// once they are gone for good: it is told in the log if that fails.
+    pub(crate) async fn forget_kept(&self, user: &str) {
+        let documents = &self.0.documents;
+        for image in documents.kept_for::<cimi::resources::VolumeImage>(user) {
+            let forgotten = documents
+                .update(image.id(), |image: &mut cimi::resources::VolumeImage| {
+                    image.kept_for = None;
+                    Ok::<bool, crate::CloudError>(true)
+                })
+                .await;
+            match forgotten {
+                Ok(_) | Err(crate::CloudError::NotFound { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(image = image.id(), user, %error, "goes on counting for a user who is gone");
+                }
+            }
+        }
+        if let Some(organisation) = user.strip_prefix(accounts::certified::ORGANISATION) {
+            let members = &documents.organisation_members;
+            forget(documents, members.by_index("organisation", organisation)).await;
+        }
     }
 }
 

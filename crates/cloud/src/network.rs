@@ -51,8 +51,6 @@ impl Cloud {
         for settings in &self.0.settings.networks {
             let id = NetworkId::from_local(&settings.name)
                 .map_err(|error| CloudError::Internal(error.to_string()))?;
-            let known = self.0.documents.networks.get(id.local());
-            let known = known.as_deref();
             let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
             let mut common = Common::new(acl, Timestamp::now());
             common.name = Some(settings.name.clone());
@@ -70,10 +68,14 @@ impl Cloud {
                 nat: settings.nat,
                 mtu: settings.mtu,
                 forwarded: settings.forwarded,
-                forwarding_group: known.and_then(|known| known.forwarding_group.clone()),
+                forwarding_group: None,
                 unknown: Map::new(),
             };
-            seed(&self.0.documents, network).await?;
+            // Which group it is in, administrators say.
+            let keep = |network: &mut Network, known: &Network| {
+                network.forwarding_group.clone_from(&known.forwarding_group);
+            };
+            seed(&self.0.documents, network, keep).await?;
         }
         let configured = |name: &str| self.0.settings.networks.iter().any(|n| n.name == name);
         for network in self.0.documents.networks.all() {

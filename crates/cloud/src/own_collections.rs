@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cimi::{
     Right,
     model::{Kind, describe},
-    resources::{Network, NetworkPort, Resource as _, Volume},
+    resources::{Network, Resource as _, Volume},
 };
 use serde_json::{Map, Value, json};
 
@@ -53,9 +53,13 @@ impl Cloud {
             (Kind::Network, Kind::NetworkNetworkPort) => {
                 let network = access::find::<Network>(documents, context, id, Right::View)?;
                 let right = context.right_on(network.acl()).unwrap_or(Right::View);
-                let mut ports = documents.readable::<NetworkPort>(context.user(), context.roles());
-                ports.retain(|port| port.network.href == network.document.id);
-                let listed = ports.iter().map(|port| {
+                let ports = documents
+                    .network_ports
+                    .by_index("network", network.local_id());
+                let seen = ports
+                    .iter()
+                    .filter(|port| context.right_on(port.acl()).is_some());
+                let listed = seen.map(|port| {
                     let id = format!("{}/{collection}/{}", network.id, port.local_id());
                     let href = port.document.id.to_string();
                     reference(members, &id, "networkPort", &href, right, false)

@@ -174,13 +174,13 @@ impl Quotas {
         }))
     }
 
-    /// Room for more of what is counted, which will belong to a user. To be held until it is made.
     /// Whether anything bounds a user: administrators are not bounded.
     fn bound(&self, user: &str) -> bool {
         let account = self.0.documents.users.get(user);
         !account.is_some_and(|user| user.roles.iter().any(|role| role == ADMIN_ROLE))
     }
 
+    /// Room for more of what is counted, which will belong to a user. To be held until it is made.
     async fn place(
         &self,
         user: &str,

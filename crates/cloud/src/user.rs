@@ -275,6 +275,7 @@ impl Cloud {
                         by = context.user(),
                         "user removed"
                     );
+                    self.forget_kept(&read.username).await;
                     return Ok(Done::default());
                 }
                 Err(error) if error.is_conflict() => {}

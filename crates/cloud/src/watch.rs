@@ -3,7 +3,7 @@
 //! One follower a type ([`hub`]) looks at the cache's changes, remembers what each document was before, and tells all who
 //! watch. Each of these sees what its caller may see, by the access control list of that moment: what can't be seen any
 //! more is told as removed, what never could be isn't told at all. Nothing is kept for a watcher but its place: who is too
-//! slow for the last changes begins anew. A watch ends when what its caller has shown counts no more, or for other rights.
+//! slow for the last changes begins anew, each time it happens. A watch ends when what its caller has shown counts no more, or for other rights.
 
 mod hub;
 
@@ -289,6 +289,8 @@ impl Watcher {
             }
             if let Some(rest) = self.rest.take() {
                 self.next_page(rest);
+                // Of a page little may be seen: others have their turn between two of them.
+                tokio::task::yield_now().await;
                 continue;
             }
             let received = tokio::select! {

@@ -77,7 +77,21 @@ async fn networks_join_one_group_and_leave_it() {
         add(alice(), "public").await,
         Err(CloudError::Forbidden(_))
     ));
+    let revision = || {
+        world
+            .documents
+            .forwarding_groups
+            .get(local)
+            .unwrap()
+            .revision
+    };
+    let alone = revision();
     add(admin(), "public").await.unwrap();
+    let together = revision();
+    assert!(
+        together > alone,
+        "a removal that saw the group before must fail"
+    );
     assert!(matches!(
         add(admin(), "public").await,
         Err(CloudError::Conflict(_))
@@ -101,6 +115,13 @@ async fn networks_join_one_group_and_leave_it() {
         Err(CloudError::Forbidden(_))
     ));
     take(admin(), "public").await.unwrap();
+    assert!(revision() > together);
+    let told = world.documents.events.all().into_iter().filter(|event| {
+        event.content["operation"]
+            .as_str()
+            .is_some_and(|what| what.ends_with("of a network"))
+    });
+    assert_eq!(told.count(), 2, "who joined and left is told");
     assert!(matches!(
         take(admin(), "public").await,
         Err(CloudError::NotFound { .. })

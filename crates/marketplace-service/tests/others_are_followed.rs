@@ -301,6 +301,20 @@ async fn what_was_superseded_comes_too_and_stays_history() {
     assert_eq!(scene.site.marketplace.len(), 4);
 }
 
+#[tokio::test]
+async fn an_endorser_whose_page_cannot_be_had_holds_up_no_other() {
+    let scene = Scene::new().await;
+    scene.add(1, -50, false);
+    let before = scene.entry(1, after(-400), false);
+    let somebody = (image(3).identifier, "aaa@example.org".into(), after(-300));
+    let unread = (somebody, b"<nothing/>".to_vec());
+    scene.other.lock().unwrap().superseded = vec![before, unread];
+    scene.fails("/endorsers/aaa", "500 Internal Server Error", usize::MAX);
+    scene.follow_every(Duration::from_secs(3600)).await;
+    scene.has(2).await;
+    assert_eq!(scene.asked("/endorsers/aaa"), 1);
+}
+
 /// One that tells no endorsers is followed as far as its table goes.
 #[tokio::test]
 async fn one_without_pages_of_endorsers_is_followed_all_the_same() {

@@ -82,6 +82,7 @@ fn greeting(author: &str) -> String {
     let is_of_names = |c: char| c.is_alphanumeric() || " .,'’-()&".contains(c);
     // `Dr. J.R. Smith` and not `evil.example.net`.
     let is_host = |word: &str| {
+        let word = word.trim_matches(|c: char| !c.is_alphanumeric());
         let mut parts = word.rsplit('.');
         let last = parts.next().unwrap_or_default();
         last.chars().count() > 1 && parts.next().is_some()
@@ -116,6 +117,8 @@ mod tests {
             "",
             "Your account is closed: see https://evil.example.net",
             "www.example.net",
+            "Open evil.example.net.",
+            "Open (evil.example.net)",
             "Ann\nOpen this",
             "Ann <ann@example.org>",
             &long,

@@ -1,5 +1,5 @@
 //! The audit log on disk: `STATE/audit/audit-<day>.<number>.log`, a JSON object a line; a new file each day, and when one is
-//! large. What is older than it is kept goes by days. The size is an alarm: who fills the log doesn't push out what was there
+//! large. It is flushed every few seconds: a power cut takes no more. What is older than it is kept goes by days. The size is an alarm: who fills the log doesn't push out what was there
 //! without being seen, and what anybody can send as often as they like is [counted together](pace).
 
 mod pace;
@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
     io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -112,7 +112,7 @@ impl Writer {
                     }
                 }
                 () = stop.cancelled() => goes_on = false,
-                _ = tick.tick() => {}
+                _ = tick.tick() => self.flush().await,
             }
             let now = std::time::Instant::now();
             let mut due: Vec<Audited> = entries
@@ -121,6 +121,13 @@ impl Writer {
                 .collect();
             due.extend(self.pace.over(now, !goes_on));
             self.write(&due).await;
+        }
+    }
+
+    async fn flush(&self) {
+        let file = Arc::clone(&self.file);
+        if let Ok(Err(error)) = spawn_blocking(move || file.lock().flush()).await {
+            tracing::error!(%error, "the audit log can't be flushed");
         }
     }
 
@@ -149,6 +156,9 @@ struct LogFile {
     day: String,
     number: u32,
     file: File,
+    /// Whether its last line was cut off: by a power cut before, or a disk that was full.
+    is_cut: bool,
+    is_flushed: bool,
 }
 
 impl LogFile {
@@ -162,14 +172,17 @@ impl LogFile {
             .max()
             .unwrap_or(0);
         let file = append_to(&named(&folder, &day, number))?;
+        let is_cut = is_cut(&file)?;
         let this = Self {
             folder,
             keeping,
             day,
             number,
             file,
+            is_cut,
+            is_flushed: true,
         };
-        this.make_room(now)?;
+        this.make_room(now);
         Ok(this)
     }
 
@@ -182,17 +195,41 @@ impl LogFile {
         }
         let mut text = lines.join("\n");
         text.push('\n');
-        self.file.write_all(text.as_bytes())
+        if self.is_cut {
+            // What is new begins a line.
+            text.insert(0, '\n');
+        }
+        (self.is_cut, self.is_flushed) = (true, false);
+        self.file.write_all(text.as_bytes())?;
+        self.is_cut = false;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.is_flushed {
+            self.file.sync_data()?;
+            self.is_flushed = true;
+        }
+        Ok(())
     }
 
     fn begin(&mut self, day: String, number: u32, now: Timestamp) -> io::Result<()> {
+        self.flush()?;
         self.file = append_to(&named(&self.folder, &day, number))?;
+        self.is_cut = is_cut(&self.file)?;
         (self.day, self.number) = (day, number);
-        self.make_room(now)
+        self.make_room(now);
+        Ok(())
     }
 
-    /// Removes what is too old; and what is too much, which an operator is to know.
-    fn make_room(&self, now: Timestamp) -> io::Result<()> {
+    /// Removes what is too old; and what is too much, which an operator is to know. What is new is written whether or not it succeeds.
+    fn make_room(&self, now: Timestamp) {
+        if let Err(error) = self.try_make_room(now) {
+            tracing::error!(%error, folder = %self.folder.display(), "old parts of the audit log can't be removed");
+        }
+    }
+
+    fn try_make_room(&self, now: Timestamp) -> io::Result<()> {
         let mut files = files(&self.folder)?;
         let days = i64::try_from(self.keeping.days).unwrap_or(i64::MAX);
         let age = days.saturating_mul(MILLIS_A_DAY);
@@ -227,7 +264,22 @@ impl LogFile {
 
 fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600).open(path)
+    options
+        .append(true)
+        .read(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Whether a file ends within a line.
+fn is_cut(file: &File) -> io::Result<bool> {
+    let Some(last) = file.metadata()?.len().checked_sub(1) else {
+        return Ok(false);
+    };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte != *b"\n")
 }
 
 /// `2026-11-29`, by UTC.
@@ -395,7 +447,8 @@ mod tests {
         log.record(entry("joe", 401)).await;
         stop.cancel();
         running.await.unwrap();
-        assert_eq!(ids(&log.last(1, None).await.unwrap()), ["401"]);
+        let last = log.last(3, None).await.unwrap();
+        assert_eq!(ids(&last), ["399", "400", "401"]);
     }
 
     #[tokio::test]

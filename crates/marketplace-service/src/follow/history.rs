@@ -7,7 +7,7 @@ use marketplace::catalogue::Name;
 use marketplace::metadata::is_email;
 use marketplace::results;
 
-use super::pass::Pass;
+use super::pass::{IN_A_ROW, Pass};
 use super::{FollowError, Follower, ROWS_BYTES};
 
 /// Endorsers of another Marketplace beyond these are not asked for.
@@ -19,7 +19,8 @@ const DAYS: &str = "36500";
 const XML: &str = "application/sparql-results+xml";
 
 impl Pass<'_> {
-    /// Fetches what endorsers said before, one endorser after the other. A list that can't be had or read holds up no other.
+    /// Fetches what endorsers said before, one endorser after the other. A list that can't be had or read holds up no other, as long
+    /// as the Marketplace itself answers: it is asked for again with the next history.
     ///
     /// # Errors
     /// See [`FollowError`].
@@ -38,6 +39,7 @@ impl Pass<'_> {
             .filter_map(|mut row| row.remove("email"))
             .filter(|email| is_email(email))
             .collect();
+        let mut lost_in_a_row = 0;
         for email in emails.into_iter().take(ENDORSERS_AT_MOST) {
             let rows = match follower.table(&["endorsers", &email], Some(DAYS)).await {
                 Ok(rows) => rows,
@@ -45,8 +47,17 @@ impl Pass<'_> {
                     self.refuse(&error);
                     continue;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    lost_in_a_row += 1;
+                    if lost_in_a_row >= IN_A_ROW {
+                        return Err(error);
+                    }
+                    self.look().await?;
+                    tracing::warn!(%error, "what an endorser of another Marketplace said before is passed over");
+                    continue;
+                }
             };
+            lost_in_a_row = 0;
             let names: BTreeSet<Name> = rows
                 .iter()
                 .filter_map(|row| {

@@ -22,8 +22,8 @@ use crate::upload::is_early;
 
 /// Entries of another Marketplace beyond these are not looked at.
 const ENTRIES_AT_MOST: usize = 1_000_000;
-/// Documents in a row that can't be fetched, after which it is asked whether the Marketplace itself is down; and pages of its list.
-const IN_A_ROW: usize = 5;
+/// Documents in a row that can't be fetched, after which it is asked whether the Marketplace itself is down; and pages of its list, lists of endorsers.
+pub(super) const IN_A_ROW: usize = 5;
 /// Failures told one by one in a pass; of the others the number.
 const TOLD: usize = 5;
 
@@ -165,7 +165,7 @@ impl<'f> Pass<'f> {
     }
 
     /// Looks at the first page of the list: what is new there goes first.
-    async fn look(&mut self) -> Result<(), FollowError> {
+    pub(super) async fn look(&mut self) -> Result<(), FollowError> {
         let names = self.follower.page(0).await?;
         self.looked = Instant::now();
         self.failed_in_a_row = 0;

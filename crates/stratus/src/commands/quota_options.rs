@@ -15,7 +15,7 @@ pub(super) struct Amounts {
     #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     memory_mib: Option<Most>,
     /// Most space of the disks that live and die with these machines: root, swap, volatile
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     local_gib: Option<Most>,
     /// Most volumes
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
@@ -24,10 +24,10 @@ pub(super) struct Amounts {
     #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     volume_gib: Option<Most>,
     /// Most images of volumes
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     volume_images: Option<Most>,
     /// Most space of these images of volumes
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     volume_image_gib: Option<Most>,
     /// Most images
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]

@@ -86,12 +86,9 @@ impl Target<'_> {
             let hashing = Hashing::start(scope, wanted);
             let (to_writer, chunks) = sync_channel(CHUNKS_IN_FLIGHT);
             let (flush, flushes) = sync_channel::<()>(1);
-            scope.spawn(move || {
-                for () in flushes {
-                    // The last flush is the one that counts, and tells what is wrong.
-                    let _ = file.sync_data();
-                }
-            });
+            // A failure is told once, to whoever flushes first after it: the last flush would not know of it.
+            let flusher =
+                scope.spawn(move || flushes.into_iter().try_for_each(|()| file.sync_data()));
             let writer = scope.spawn(move || self.write(file, &chunks, &flush));
             let mut bytes = 0_u64;
             let mut chunk = first;
@@ -121,6 +118,10 @@ impl Target<'_> {
             }
             drop(to_writer);
             writer.join().unwrap_or(Err(Error::Cancelled))?;
+            let flushed = flusher
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("flushing ended")));
+            flushed.map_err(|error| self.write_error(error, 0))?;
             Ok(Streamed {
                 inspected,
                 foreign,
