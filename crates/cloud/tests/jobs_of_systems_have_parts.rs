@@ -152,6 +152,12 @@ async fn a_system_is_as_far_as_its_parts() {
     assert_eq!(done.job.as_ref(), Some(&start));
     // Again: it is under way.
     act(&world, &start, "stop", false).await.unwrap();
+    // A start that is wished after that isn't the one that ends.
+    let anew = act(&world, &id, "start", false).await;
+    let Err(CloudError::Conflict(text)) = anew else {
+        panic!("{anew:?}");
+    };
+    assert!(text.contains("is being taken back"), "{text}");
     for machine in world.documents.machines.all() {
         assert_eq!(machine.desired.power, Power::Off);
     }

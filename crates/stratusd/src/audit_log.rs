@@ -235,18 +235,25 @@ impl LogFile {
         let age = days.saturating_mul(MILLIS_A_DAY);
         let oldest = day_of(Timestamp::from_millis(now.as_millis().saturating_sub(age)));
         let current = named(&self.folder, &self.day, self.number);
-        files.retain(|path| {
-            let is_old = match numbered(path) {
-                Some((day, _)) => day < oldest,
-                // Of an older version: as old as its last entry.
-                None => modified(path).is_some_and(|when| day_of(when) < oldest),
-            };
-            !(is_old && *path != current && std::fs::remove_file(path).is_ok())
-        });
+        files.retain(|path| *path != current);
+        let is_old = |path: &PathBuf| match numbered(path) {
+            Some((day, _)) => day < oldest,
+            // Of an older version: as old as its last entry.
+            None => modified(path).is_some_and(|when| day_of(when) < oldest),
+        };
+        if !files.is_empty() && files.iter().all(is_old) {
+            // Rather a clock that is wrong than a log that was kept for so long and then no more.
+            tracing::error!(
+                today = self.day,
+                "all of the audit log would be too old: nothing of it is removed today; see that the clock is right"
+            );
+        } else {
+            files.retain(|path| !(is_old(path) && std::fs::remove_file(path).is_ok()));
+        }
         let size = |path: &PathBuf| path.metadata().map_or(0, |file| file.len());
-        let mut total: u64 = files.iter().map(size).sum();
+        let mut total: u64 = files.iter().chain([&current]).map(size).sum();
         let part = self.keeping.most_bytes / PARTS;
-        for path in files.iter().filter(|path| **path != current) {
+        for path in &files {
             if total.saturating_add(part) <= self.keeping.most_bytes {
                 break;
             }
@@ -508,6 +515,10 @@ mod tests {
                 .all(|path| numbered(path).unwrap().0 == day_of(at(30))),
             "{all:?}"
         );
+        // A clock that is far ahead takes nothing away.
+        LogFile::open(folder.path().to_owned(), KEEPING, at(30_000)).unwrap();
+        // (The oldest makes room for the new file.)
+        assert_eq!(files(folder.path()).unwrap().len(), all.len());
         // One that starts again goes on with the last.
         let again = LogFile::open(folder.path().to_owned(), KEEPING, at(30)).unwrap();
         assert_eq!(again.number, file.number);

@@ -36,6 +36,7 @@ impl Cloud {
             if let Some(going_on) = &read.operation
                 && going_on.action == action
                 && going_on.force == force
+                && !going_on.stopped
                 && going_on.asker.as_ref() == asker.as_ref()
             {
                 return Ok(Done {
@@ -46,6 +47,10 @@ impl Cloud {
             let busy = match (&read.operation, &read.creation) {
                 _ if read.deleted => Some("is being removed".to_owned()),
                 (_, Some(_)) => Some("is being made".to_owned()),
+                (Some(ending), None) if ending.stopped => Some(format!(
+                    "is busy: what was begun by `{}` is being taken back",
+                    ending.action
+                )),
                 (Some(other), None) => {
                     Some(format!("is busy: its parts are asked to {}", other.action))
                 }

@@ -101,8 +101,17 @@ pub(super) fn run(
     }
     target.finish(&file, &image, cancelled)?;
     target.describe(&unfinished, &image)?;
+    // SHA-1 finds what is there already; who made two contents of one SHA-1 must not have the one stand for the other.
+    let came = Expected {
+        bytes: Some(bytes),
+        sha256: digests.sha256,
+        sha512: digests.sha512,
+        ..Expected::default()
+    };
     let imported = store.commit(&unfinished, image)?;
-    if !imported.already_present {
+    if imported.already_present {
+        compare(&imported.image, &came)?;
+    } else {
         guard.keep();
     }
     Ok(imported)

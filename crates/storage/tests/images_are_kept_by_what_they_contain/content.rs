@@ -243,6 +243,34 @@ async fn a_damaged_image_is_found_and_replaced() {
     nothing_is_left(dir.path());
 }
 
+/// As if somebody had made two contents of one SHA-1.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_content_of_the_same_sha1_is_not_handed_out() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let first = store(dir.path());
+    let image = import_bytes(&first, disk(), Expected::default())
+        .await
+        .expect("import")
+        .image;
+    drop(first);
+    let path = image.path.with_file_name("image.json");
+    let mut known: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).expect("image.json")).expect("JSON");
+    let sums = known["digests"].as_object_mut().expect("digests");
+    let mut strong = sums
+        .iter_mut()
+        .filter(|(name, _)| ["sha256", "sha512"].contains(&name.as_str()));
+    let (_, sum) = strong.next().expect("a strong checksum is always kept");
+    *sum = "0".repeat(sum.as_str().expect("text").len()).into();
+    std::fs::write(&path, known.to_string()).expect("write");
+    let second = store(dir.path());
+    let error = import_bytes(&second, disk(), Expected::default())
+        .await
+        .expect_err("another content");
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+    nothing_is_left(dir.path());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overlay_on_a_cached_image_works() {
     let dir = tempfile::tempdir().expect("temporary directory");

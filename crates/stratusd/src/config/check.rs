@@ -10,6 +10,9 @@ use network::{Domain, InstanceTag, Ipv4Network};
 
 use super::{Config, ConfigError, NetworkEntry, StoreKind};
 
+/// What is older than the calendar can't be told from what is new.
+const AUDIT_DAYS_AT_MOST: u64 = 36_500;
+
 impl Config {
     pub(super) fn check(&self, path: &Path) -> Result<(), ConfigError> {
         self.problem().map_or(Ok(()), |(key, problem)| {
@@ -148,6 +151,13 @@ impl Config {
             if value == 0 {
                 return wrong(key, "is 0; write at least 1".to_owned());
             }
+        }
+        if self.retention.audit_days > AUDIT_DAYS_AT_MOST {
+            let problem = format!(
+                "is {}; write at most {AUDIT_DAYS_AT_MOST}, which are a hundred years",
+                self.retention.audit_days
+            );
+            return wrong("retention.audit_days", problem);
         }
         for proxy in &self.limits.trusted_proxies {
             if let Err(error) = proxy.parse::<doors::TrustedProxy>() {
