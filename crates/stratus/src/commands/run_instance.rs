@@ -22,9 +22,9 @@ pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 
 /// Start machines from an image
 ///
-/// IMAGE is an image's identifier of 27 characters ('stratus image list', or of any Marketplace that the cloud asks), its name, a
-/// product of a catalogue (CATALOGUE:PRODUCT, 'stratus image catalogue'), the URL of an image or of a Marketplace's entry, or the
-/// UUID of a volume (pdisk:HOST:PORT:UUID), from a copy of which the machine boots. What the cloud does not have it fetches and
+/// IMAGE is an image's identifier of 27 characters ('stratus image list', or of any Marketplace that the cloud asks), its name, the
+/// tag that an endorser gave it (TAG@EMAIL, the newest image of that tag), a product of a catalogue (CATALOGUE:PRODUCT, 'stratus
+/// image catalogue'), the URL of an image or of a Marketplace's entry, also a short one that leads to such an entry, or the UUID of a volume (pdisk:HOST:PORT:UUID), from a copy of which the machine boots. What the cloud does not have it fetches and
 /// checks first; the machine waits in Prolog, and others who want the same image wait for the same download.
 /// Prints the number and the address of each machine and returns; the machines start meanwhile (--wait waits for them). Log in
 /// with 'stratus connect-instance ID' when they are Running.
@@ -37,13 +37,14 @@ pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 #[command(after_help = "Examples:
   stratus run-instance IMAGE
   stratus run-instance ubuntu:24.04
+  stratus run-instance ttylinux@images@example.org
   stratus run-instance -n 3 -t c1.medium --vm-name worker -o ids IMAGE
   stratus run-instance --wait=ssh --cloud-init 'x-shellscript,setup.sh' IMAGE
   ID=$(stratus run-instance --format json IMAGE | jq '.[0].id')
   stratus run-instance --save --author 'Ann Example' --author-email ann@example.org --image-version 1.1 \\
     --title 'Debian with R' --comment 'R 4.5 added' IMAGE      (its disk becomes an image at 'stratus shutdown-instance ID')")]
 pub struct Arguments {
-    /// Identifier, name or URL of an image, CATALOGUE:PRODUCT, or UUID of a volume
+    /// Identifier, name or URL of an image, TAG@EMAIL, CATALOGUE:PRODUCT, or UUID of a volume
     #[arg(value_name = "image")]
     image: Option<String>,
     /// How many machines, 1 to 1000 [default: 1; key: instance_number]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cloud::{Api, ImageView};
-use crate::commands::image_name::{location_of, wanted};
+use crate::commands::image_name::{location_of, tell_identifier, wanted};
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::progress::Waiting;
@@ -13,7 +13,8 @@ use crate::session::Session;
 
 /// Fetch images by name, before machines need them
 ///
-/// IMAGE is an identifier that the cloud's Marketplaces know, CATALOGUE:PRODUCT, or a URL. The cloud checks and caches it; it goes
+/// IMAGE is an identifier that the cloud's Marketplaces know, an endorser's tag (TAG@EMAIL), CATALOGUE:PRODUCT, or a URL, also a short
+/// one that leads to an entry. The cloud checks and caches it; it goes
 /// again when no machine needed it for long (images.unused_days of the daemon), unless it is pinned. Prints 'IMAGE IDENTIFIER' for
 /// each when it is there.
 ///
@@ -23,7 +24,7 @@ use crate::session::Session;
   stratus image fetch MMZu9WvwKIro-rtBQfDk4PsKO7_ ubuntu:24.04
   stratus image fetch --pin ubuntu:24.04")]
 pub struct Arguments {
-    /// Identifiers, CATALOGUE:PRODUCT, or URLs
+    /// Identifiers, TAG@EMAIL, CATALOGUE:PRODUCT, or URLs
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
     /// Keep them although nobody needs them (for administrators)
@@ -54,9 +55,10 @@ impl Arguments {
         let mut paths = Vec::new();
         for text in &self.images {
             let location = location_of(text).ok_or_else(|| {
-                Failure::Usage(format!("'{text}' is nothing that the cloud could fetch: give an identifier of 27 characters, CATALOGUE:PRODUCT, or a URL"))
+                Failure::Usage(format!("'{text}' is nothing that the cloud could fetch: give an identifier of 27 characters, TAG@EMAIL, CATALOGUE:PRODUCT, or a URL"))
             })?;
             let image: ImageView = api.viewed("MachineImage", wanted(&api, &location).await?.body)?;
+            tell_identifier(&session, text, &image);
             if self.pin || self.unpin {
                 let query = format!("{}?$select=pinned", image.id);
                 api.put(&query, &json!({ "pinned": self.pin })).await?;
