@@ -82,7 +82,7 @@ async fn on_demand(session: &Session, api: &Api, location: &str) -> Result<Strin
 }
 
 /// A tag and a short URL lead to another image tomorrow: so it is told to which they lead now.
-pub fn tell_identifier(session: &Session, asked: &str, image: &ImageView) {
+fn tell_identifier(session: &Session, asked: &str, image: &ImageView) {
     let leads_on = is_tag(asked) || asked.starts_with("http://") || asked.starts_with("https://");
     if let Some(identifier) = &image.identifier
         && leads_on

@@ -16,6 +16,7 @@ use crate::failure::{Failure, Result};
 use crate::machine_types::{DEFAULT_TYPE, MachineType, machine_types, type_table};
 use crate::options::{Cloud, Common, Storage};
 use crate::session::Session;
+use crate::unfinished;
 pub(super) use building::Building;
 pub(super) use saving::Saving;
 pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
@@ -244,7 +245,7 @@ impl Arguments {
         session.out.banner("Starting machine(s)");
         let kind = types.get(&type_name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {type_name}")))?;
         let body = self.body(&session, &api, image, kind).await?;
-        let machines = start(&session, &api, &body, number).await?;
+        let machines = start(&session, &api, &body, number, Fate::Stays).await?;
         if let Some(file) = session.settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file") {
             let ids: Vec<String> = machines.iter().map(MachineView::shown_id).collect();
             std::fs::write(&file, ids.join("\n")).map_err(|error| Failure::file(Path::new(&file), &error))?;
@@ -301,8 +302,15 @@ fn list_types(session: &Session, types: &std::collections::BTreeMap<String, Mach
     if session.out.is_json() { session.out.json(&types) } else { session.out.line(type_table(types, chosen)) }
 }
 
+/// What becomes of machines when the command is interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    GoesWithTheCommand,
+}
+
 /// Asks for the machines one after the other. Those that were started stay when a later one is refused.
-async fn start(session: &Session, api: &Api, body: &Value, number: u32) -> Result<Vec<MachineView>> {
+async fn start(session: &Session, api: &Api, body: &Value, number: u32, fate: Fate) -> Result<Vec<MachineView>> {
     let out = &session.out;
     out.step(format_args!("Starting {number} machine{}", if number > 1 { "s" } else { "" }));
     out.detail(format_args!("on endpoint: {}", api.endpoint().cimi_url()));
@@ -315,7 +323,10 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32) -> Resul
     let mut machines = Vec::new();
     let deadline = Instant::now() + PLACES_LIMIT;
     for index in 1..=number {
-        let accepted = api.post("Machine", body).await?;
+        let accepted = match fate {
+            Fate::Stays => api.post("Machine", body).await?,
+            Fate::GoesWithTheCommand => unfinished::make(api, "Machine", body).await?,
+        };
         let path = accepted.location.clone().unwrap_or_else(|| "Machine".to_owned());
         let mut machine: MachineView = if accepted.body.is_null() { api.view(&path).await? } else { api.viewed(&path, accepted.body)? };
         if machine.id.is_empty() {
@@ -336,8 +347,20 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32) -> Resul
             out.line(format_args!("{}, {address}", machine.shown_id()))?;
         }
         machines.push(machine);
+        if fate == Fate::Stays {
+            unfinished::goes_on_as(&going_on(&machines));
+        }
     }
     Ok(machines)
+}
+
+/// What is told whoever doesn't wait any longer.
+fn going_on(machines: &[MachineView]) -> String {
+    let ids: Vec<String> = machines.iter().map(MachineView::shown_id).collect();
+    match ids.as_slice() {
+        [id] => format!("machine {id} (stratus kill-instance {id} removes it)"),
+        ids => format!("machines {} (stratus kill-instance {} removes them)", ids.join(", "), ids.join(" ")),
+    }
 }
 
 fn as_json(machine: &MachineView) -> Value {

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cloud::{Api, ImageView};
-use crate::commands::image_name::{location_of, tell_identifier, wanted};
+use crate::commands::image_name::{location_of, wanted};
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::progress::Waiting;
 use crate::session::Session;
+use crate::unfinished;
 
 /// Fetch images by name, before machines need them
 ///
@@ -58,13 +59,13 @@ impl Arguments {
                 Failure::Usage(format!("'{text}' is nothing that the cloud could fetch: give an identifier of 27 characters, TAG@EMAIL, CATALOGUE:PRODUCT, or a URL"))
             })?;
             let image: ImageView = api.viewed("MachineImage", wanted(&api, &location).await?.body)?;
-            tell_identifier(&session, text, &image);
             if self.pin || self.unpin {
                 let query = format!("{}?$select=pinned", image.id);
                 api.put(&query, &json!({ "pinned": self.pin })).await?;
             }
             paths.push(image.id);
         }
+        unfinished::goes_on_as(&format!("the cloud fetches {} (stratus image show tells how far it is, stratus image delete removes it)", paths.join(", ")));
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let waiting = Waiting::start(&session.out, "fetching");
         let mut images = Vec::new();
@@ -89,7 +90,10 @@ impl Arguments {
                     return Err(Failure::Work(format!("the image is not there after {} s; the cloud goes on", self.timeout))
                         .with_hint(format!("stratus image show {path} tells how far it is.")));
                 }
-                _ => waiting.say(image.on_its_way()),
+                _ => {
+                    waiting.say(image.on_its_way());
+                    waiting.tell(image.why_not_here().map(|why| format!("{path} is waited for: {why}")));
+                }
             }
             waiting.tick();
             tokio::time::sleep(PAUSE).await;
