@@ -309,3 +309,16 @@ fn why_an_image_does_not_come_is_told_once_for_each_change() {
     let asked = cloud.requests()[0].json();
     assert_eq!(asked["imageLocation"]["href"], "base@ann@example.org");
 }
+
+#[test]
+fn properties_of_an_image_are_shown_with_their_names() {
+    let cloud = Cloud::start(|_| {
+        Reply::json(
+            200,
+            &json!({ "id": "MachineImage/i", "properties": { "version": "1.1" }, "kernel": { "href": "MachineImage/k" } }),
+        )
+    });
+    let shown = cloud.run(&format!("image show {ABC}")).success();
+    assert!(shown.contains("properties: version=1.1\n"), "{shown}");
+    assert!(shown.contains("kernel: MachineImage/k\n"), "{shown}");
+}
