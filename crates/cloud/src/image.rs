@@ -68,6 +68,7 @@ impl Cloud {
         if let Some(machine) = machine_location(&body) {
             return self.capture_machine(context, &body, machine).await;
         }
+        let body = self.with_identifier(context, body).await?;
         let documents = &self.0.documents;
         let expected: Digests = match body.get("expected") {
             None => Digests::default(),
@@ -450,7 +451,7 @@ fn without_secrets(url: &str) -> String {
 }
 
 /// Where an image is to come from, as its creation says.
-fn location_of(body: &Map<String, Value>) -> Option<&str> {
+pub(crate) fn location_of(body: &Map<String, Value>) -> Option<&str> {
     match body.get("imageLocation") {
         Some(Value::Object(reference)) => resolve::href_of(reference),
         Some(Value::String(text)) => Some(text),
@@ -469,7 +470,7 @@ fn machine_location(body: &Map<String, Value>) -> Option<&str> {
 /// Where the content comes from.
 fn source(body: &Map<String, Value>) -> Result<ImageSource> {
     let path = "imageLocation";
-    let forms = "an http or https URL, a Machine, `upload:`, `marketplace:IDENTIFIER`, `catalogue:NAME:PRODUCT` or `Volume/UUID`";
+    let forms = "an http or https URL, a Machine, `upload:`, `marketplace:IDENTIFIER`, `TAG@EMAIL` of an endorser, `catalogue:NAME:PRODUCT` or `Volume/UUID`";
     match location_of(body) {
         None => Err(CloudError::invalid(
             path,

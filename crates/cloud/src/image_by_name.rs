@@ -20,7 +20,7 @@ use crate::{
     quota::Measure, resolve,
 };
 
-const LOCATION: &str = "imageLocation";
+pub(crate) const LOCATION: &str = "imageLocation";
 /// Images that everybody shares and that are not there yet: more are not begun. Anybody can ask for what does not exist.
 const MOST_AWAITED: usize = 500;
 
@@ -309,10 +309,7 @@ impl Cloud {
         let (source, (acl, key)) = match source {
             ImageSource::Marketplace => {
                 if !self.0.intake.has_marketplaces() {
-                    return Err(CloudError::invalid(
-                        LOCATION,
-                        "this cloud has no Marketplace to look images up in; an administrator can configure one ([[catalogue]])",
-                    ));
+                    return Err(no_marketplace());
                 }
                 let identifier = expected.identifier.clone().unwrap_or_default();
                 let key = (everybodys(), format!("marketplace:{identifier}"));
@@ -361,11 +358,8 @@ impl Cloud {
                 (ImageSource::Volume { volume }, key)
             }
             ImageSource::Url { url } => {
-                let key = own(format!(
-                    "{url}\n{}",
-                    serde_json::to_string(&expected).unwrap_or_default()
-                ));
-                (ImageSource::Url { url }, key)
+                let key = key_of_url(user, &url, &expected);
+                (ImageSource::Url { url }, (Acl::owned_by_user(user), key))
             }
             ImageSource::Upload | ImageSource::Machine(_) => {
                 return Err(CloudError::invalid(
@@ -546,8 +540,21 @@ impl Cloud {
     }
 }
 
+pub(crate) fn no_marketplace() -> CloudError {
+    CloudError::invalid(
+        LOCATION,
+        "this cloud has no Marketplace to look images up in; an administrator can configure one ([[catalogue]])",
+    )
+}
+
+/// What the image of a URL is called by, which is its user's alone.
+pub(crate) fn key_of_url(user: &str, url: &str, expected: &Digests) -> String {
+    let expected = serde_json::to_string(expected).unwrap_or_default();
+    format!("{user}\n{url}\n{expected}")
+}
+
 /// An id that follows from a text (UUID version 8, RFC 9562 §5.8): two who write it at once can't both create it.
-fn stable_id(key: &str) -> String {
+pub(crate) fn stable_id(key: &str) -> String {
     let digest: [u8; 32] = Sha256::digest(key.as_bytes()).into();
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);

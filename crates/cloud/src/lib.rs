@@ -27,6 +27,7 @@ mod group;
 mod host;
 mod image;
 mod image_by_name;
+mod image_by_tag;
 mod imported;
 mod janitor;
 mod jobs;

@@ -80,6 +80,20 @@ pub trait ImageIntake: Send + Sync {
         Some(format!("nobody can be asked for the entry of {identifier}"))
     }
 
+    /// The identifier of the image that an endorser's tag leads to now. Takes seconds at most. [`CloudError::Unavailable`] if no
+    /// Marketplace that might know it can be asked.
+    async fn tagged(&self, email: &str, tag: &str) -> Result<String> {
+        Err(CloudError::Unavailable(format!(
+            "nobody can be asked for the tag `{tag}` of {email}"
+        )))
+    }
+
+    /// The address of a Marketplace's entry that a URL leads to by redirects; none if it leads elsewhere, or nobody can say now. Takes
+    /// seconds at most.
+    async fn entry_behind(&self, _url: &str) -> Option<String> {
+        None
+    }
+
     /// Has the Marketplaces asked whether a cached image of theirs may still be used, if that was not done lately; whether its
     /// document may say something else now. Takes seconds at most.
     async fn look_again(&self, _image: &Image) -> bool {

@@ -25,6 +25,9 @@ const ID: &str = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
 #[derive(Default)]
 struct Finder {
     down: std::sync::atomic::AtomicBool,
+    /// What tags lead to now.
+    tags: std::sync::Mutex<std::collections::HashMap<String, String>>,
+    asked_behind: std::sync::atomic::AtomicUsize,
     /// Why no Marketplace has an entry that may be used.
     refusal: std::sync::Mutex<Option<String>>,
     /// Has the documents say what Marketplaces say now.
@@ -47,6 +50,19 @@ impl ImageIntake for Finder {
 
     async fn why_no_entry(&self, _: &str) -> Option<String> {
         self.refusal.lock().unwrap().clone()
+    }
+
+    async fn tagged(&self, email: &str, tag: &str) -> Result<String> {
+        assert_eq!(email, "alice@x.org");
+        let newest = self.tags.lock().unwrap().get(tag).cloned();
+        newest.ok_or_else(|| CloudError::invalid("imageLocation", "no Marketplace has it"))
+    }
+
+    async fn entry_behind(&self, url: &str) -> Option<String> {
+        self.asked_behind
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = url.strip_prefix("https://s.org/")?;
+        Some(format!("https://m.org/{path}"))
     }
 
     async fn why_other_entry(&self, _: &str, email: &str, created: Option<&str>) -> Option<String> {
@@ -403,6 +419,86 @@ async fn what_nobody_needs_goes_unless_it_is_pinned() {
     }
     assert!(!goes(&imported.to_string()), "what somebody imported stays");
     janitor.abort();
+}
+
+#[tokio::test]
+async fn a_tag_is_the_image_that_it_leads_to_when_it_is_asked_for() {
+    let mut world = World::start().await;
+    let finder = with_finder(&mut world).await;
+    let newer = "NMZu9WvwKIro-rtBQfDk4PsKO7_";
+    let leads_to = |to: &str| {
+        let mut tags = finder.tags.lock().unwrap();
+        tags.insert("base".to_owned(), to.to_owned());
+    };
+    let tag = "base@alice@x.org";
+    let problems = violations(wanted(&world, &alice(), tag).await);
+    assert!(
+        problems[0].contains("no Marketplace has it"),
+        "{problems:?}"
+    );
+    leads_to(ID);
+    let (by_identifier, _) = wanted(&world, &alice(), &format!("marketplace:{ID}"))
+        .await
+        .unwrap();
+    // However it is written, whoever asks.
+    for location in [
+        tag,
+        "marketplace:base@alice@x.org",
+        "https://m.org/metadata/alice@x.org?tag=base",
+        "https://m.org/marketplace/tag/alice%40x.org/base",
+        "https://s.org/tag/alice@x.org/base",
+        &format!("https://s.org/metadata/{ID}"),
+    ] {
+        let (image, existed) = wanted(&world, &bob(), location).await.unwrap();
+        assert_eq!((&image, existed), (&by_identifier, true), "{location}");
+    }
+    // Tomorrow it is another one; the first stays what it is.
+    leads_to(newer);
+    let (image, existed) = wanted(&world, &alice(), tag).await.unwrap();
+    assert!(!existed && image != by_identifier);
+    let read = world.documents.images.get(split(&image).1).unwrap();
+    assert_eq!(read.desired.expected.identifier.as_deref(), Some(newer));
+    // Not only on demand.
+    let body = json!({"imageLocation": {"href": tag}, "name": "mine"});
+    let mine = world
+        .create(&alice(), Kind::MachineImage, body)
+        .await
+        .unwrap();
+    let read = world.documents.images.get(mine.view.id.local()).unwrap();
+    assert_eq!(read.desired.source, ImageSource::Marketplace);
+    assert_eq!(read.desired.expected.identifier.as_deref(), Some(newer));
+}
+
+#[tokio::test]
+async fn where_a_url_leads_is_asked_until_something_was_fetched_from_it() {
+    let mut world = World::start().await;
+    let finder = with_finder(&mut world).await;
+    let asked = || {
+        finder
+            .asked_behind
+            .load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let url = "https://h.org/x.img";
+    let (image, _) = wanted(&world, &alice(), url).await.unwrap();
+    assert_eq!(asked(), 1);
+    assert_eq!(wanted(&world, &alice(), url).await.unwrap().0, image);
+    assert_eq!(asked(), 1, "it is on its way");
+    became(&world, &image, ImageState::Error).await;
+    wanted(&world, &alice(), url).await.unwrap();
+    assert_eq!(asked(), 2);
+    // An import is of what is there.
+    let body = json!({"imageLocation": {"href": "https://s.org/tag/alice@x.org/base"}});
+    let problems = violations(world.create(&alice(), Kind::MachineImage, body).await);
+    assert!(
+        problems[0].contains("no Marketplace has it"),
+        "{problems:?}"
+    );
+    let body = json!({"imageLocation": {"href": "https://s.org/short"}});
+    world
+        .create(&alice(), Kind::MachineImage, body)
+        .await
+        .unwrap();
+    assert_eq!(asked(), 2);
 }
 
 #[tokio::test]

@@ -43,6 +43,7 @@ mod image_document;
 mod images;
 mod patience;
 mod settings;
+mod site_rules;
 mod transfer;
 mod unwanted;
 mod volume_images;
@@ -98,8 +99,8 @@ struct Inner {
     /// file goes that somebody is about to refer to. Never held during an import.
     references: Mutex<()>,
     uploads: TaskTracker,
-    /// Rung when the machine of an image that is on its way has changed.
-    machines_changed: Notify,
+    /// Rung when the machine of an image that is on its way has changed, or the rules of the site.
+    look_at_all: Notify,
     stopping: CancellationToken,
     #[cfg(test)]
     checkpoints: checkpoint::Checkpoints,
@@ -142,7 +143,7 @@ impl StorageController {
                 exports: Arc::new(Semaphore::new(2)),
                 references: Mutex::new(()),
                 uploads: TaskTracker::new(),
-                machines_changed: Notify::new(),
+                look_at_all: Notify::new(),
                 stopping: CancellationToken::new(),
                 settings,
                 #[cfg(test)]
@@ -189,7 +190,7 @@ impl StorageController {
             },
             || self.unsettled_images(),
             recheck,
-            &self.0.machines_changed,
+            &self.0.look_at_all,
             shutdown.clone(),
         );
         let volume_images = follow::follow(
@@ -215,6 +216,7 @@ impl StorageController {
             images,
             volume_images,
             self.follow_machines(&shutdown),
+            self.follow_site_rules(&shutdown),
             self.sweep_regularly(&shutdown)
         );
         self.0.stopping.cancel();

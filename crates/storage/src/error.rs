@@ -78,6 +78,14 @@ pub enum Error {
         /// What is wrong with it or with the answer.
         reason: String,
     },
+    /// An address that this site doesn't fetch from: only its administrator can change that.
+    #[error("cannot import from `{url}`: {reason}")]
+    NotAllowed {
+        /// The URL, without user name and password.
+        url: String,
+        /// Which rule forbids it.
+        reason: String,
+    },
     /// A server that doesn't give its file now, and may later.
     #[error("cannot import from `{url}` now: {reason}")]
     Server {

@@ -15,6 +15,7 @@
 mod flight;
 mod pipeline;
 mod reach;
+mod redirects;
 mod source;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use self::reach::Reach;
+pub use self::redirects::Redirects;
 pub use self::source::{Fetcher, Source};
 use crate::confine::QemuImg;
 use crate::digest::{Digests, Expected};

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! identifier       ─ Marketplaces, in order ─ verified entries ─ policy ─▶ entry: checksums, locations
+//! TAG@EMAIL        ─ Marketplaces ─ newest verified entry ─ policy ─▶ identifier
 //! CATALOGUE:PRODUCT ─ index (signed, or by TLS) ─▶ file: checksum, address
 //! ```
 //!
@@ -16,6 +17,7 @@ mod marketplaces;
 mod policy;
 mod seen;
 mod simplestreams;
+mod tags;
 mod web;
 
 use std::sync::Arc;

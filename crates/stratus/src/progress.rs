@@ -14,6 +14,8 @@ pub struct Waiting {
     bar: ProgressBar,
     /// When the last dot was written, if dots are written.
     dots: Option<Mutex<Dots>>,
+    /// The last reason that was told.
+    told: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -26,9 +28,14 @@ impl Waiting {
     /// Shows nothing.
     #[must_use]
     pub fn silently() -> Self {
+        Self::with(ProgressBar::hidden(), None)
+    }
+
+    fn with(bar: ProgressBar, dots: Option<Mutex<Dots>>) -> Self {
         Self {
-            bar: ProgressBar::hidden(),
-            dots: None,
+            bar,
+            dots,
+            told: Mutex::default(),
         }
     }
 
@@ -36,19 +43,14 @@ impl Waiting {
     #[must_use]
     pub fn start(out: &Output, what: impl Into<String>) -> Self {
         if out.quiet > 0 {
-            return Self {
-                bar: ProgressBar::hidden(),
-                dots: None,
-            };
+            return Self::silently();
         }
         if !std::io::stderr().is_terminal() {
-            return Self {
-                bar: ProgressBar::hidden(),
-                dots: Some(Mutex::new(Dots {
-                    last: Instant::now(),
-                    any: false,
-                })),
+            let dots = Dots {
+                last: Instant::now(),
+                any: false,
             };
+            return Self::with(ProgressBar::hidden(), Some(Mutex::new(dots)));
         }
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
@@ -56,12 +58,35 @@ impl Waiting {
         }
         bar.set_message(what.into());
         bar.enable_steady_tick(Duration::from_millis(120));
-        Self { bar, dots: None }
+        Self::with(bar, None)
     }
 
     /// Says what is waited for now.
     pub fn say(&self, what: impl Into<String>) {
         self.bar.set_message(what.into());
+    }
+
+    /// Tells on standard error why it takes so long, if there is a reason and it was not told last.
+    pub fn tell(&self, reason: Option<String>) {
+        let Ok(mut told) = self.told.lock() else {
+            return;
+        };
+        let Some(reason) = reason.filter(|reason| told.as_ref() != Some(reason)) else {
+            return;
+        };
+        match self.dots.as_ref().map(Mutex::lock) {
+            Some(Ok(mut dots)) => {
+                let line_end = if std::mem::take(&mut dots.any) {
+                    "\n"
+                } else {
+                    ""
+                };
+                write_stderr(&format!("{line_end}{reason}\n"));
+            }
+            // Shows nothing where nothing is shown.
+            _ => self.bar.println(&reason),
+        }
+        *told = Some(reason);
     }
 
     /// Called at every look: a dot a second where there is no terminal.

@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::cloud::{Api, ApiError, JobEnd, wait_for_job};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::cloud::{Accepted, Api, ApiError, JobEnd, wait_for_job};
 use crate::progress::Waiting;
 
 #[derive(Debug)]
 struct Begun {
     /// The cloud, and the path there; the oldest first.
     resources: Vec<(Api, String)>,
+    /// Requests for more of them that are not answered yet.
+    asked: usize,
     /// Jobs of the cloud that remove some of them.
     removals: Vec<(Api, String)>,
     /// The cloud finishes it without this program.
@@ -27,6 +32,7 @@ struct Begun {
 
 static BEGUN: Mutex<Begun> = Mutex::new(Begun {
     resources: Vec::new(),
+    asked: 0,
     removals: Vec::new(),
     goes_on: false,
     name: None,
@@ -34,16 +40,61 @@ static BEGUN: Mutex<Begun> = Mutex::new(Begun {
     files: Vec::new(),
 });
 
+/// Rung at every answer.
+static ANSWERED: Notify = Notify::const_new();
+
 fn begun() -> std::sync::MutexGuard<'static, Begun> {
     // The list is whole after every step.
     BEGUN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Notes a resource that was made just now.
-pub fn note(api: &Api, path: &str) {
-    let mut begun = begun();
-    begun.farewell = None;
-    begun.resources.push((api.clone(), path.to_owned()));
+/// Makes a resource, and notes it. An interruption meanwhile waits for the answer: what the cloud made goes again.
+///
+/// # Errors
+/// [`ApiError`].
+pub async fn make(api: &Api, collection: &'static str, body: &Value) -> Result<Accepted, ApiError> {
+    let (api, body) = (api.clone(), body.clone());
+    {
+        let mut begun = begun();
+        begun.farewell = None;
+        begun.asked += 1;
+    }
+    // A task of its own: an interruption drops the command, and with it what it waits for.
+    let asked = tokio::spawn(async move {
+        let answer = api.post(collection, &body).await;
+        {
+            let mut begun = begun();
+            begun.asked -= 1;
+            if let Ok(accepted) = &answer
+                && accepted.status != 200
+                && let Some(path) = path_of(accepted)
+            {
+                begun.resources.push((api, path));
+            }
+        }
+        ANSWERED.notify_waiters();
+        answer
+    });
+    asked.await.unwrap_or_else(|error| {
+        let text = format!("the request was given up: {error}");
+        Err(ApiError::Network { text })
+    })
+}
+
+fn path_of(accepted: &Accepted) -> Option<String> {
+    let id = accepted.body.get("id").and_then(Value::as_str);
+    accepted.location.clone().or_else(|| id.map(str::to_owned))
+}
+
+async fn all_answered() {
+    loop {
+        let mut answered = std::pin::pin!(ANSWERED.notified());
+        answered.as_mut().enable();
+        if begun().asked == 0 {
+            return;
+        }
+        answered.await;
+    }
 }
 
 /// Notes a file that is of no use until it is whole: it goes when the command is interrupted.
@@ -75,12 +126,7 @@ pub fn farewell() -> Option<String> {
     begun().farewell.clone()
 }
 
-/// From now on the cloud finishes it alone: an interruption leaves it, a failure does not.
-pub fn goes_on() {
-    begun().goes_on = true;
-}
-
-/// As [`goes_on`], and whoever interrupts is told what it is.
+/// From now on the cloud finishes it alone: an interruption leaves it, a failure does not. Whoever interrupts is told what it is.
 pub fn goes_on_as(name: &str) {
     let mut begun = begun();
     begun.goes_on = true;
@@ -102,13 +148,14 @@ pub fn keep() {
 #[must_use]
 pub fn is_left_by_interruption() -> bool {
     let begun = begun();
-    !begun.goes_on && !begun.resources.is_empty()
+    !begun.goes_on && (begun.asked > 0 || !begun.resources.is_empty())
 }
 
 /// Has the cloud remove everything, the newest first, since it may refer to older ones; gives what could not be removed, and why.
 /// Interrupted and called again, it goes on where it was. [`is_gone`] tells when the cloud has done it.
 pub async fn remove() -> Vec<(String, ApiError)> {
     let mut troubles = Vec::new();
+    all_answered().await;
     loop {
         let Some((api, path)) = begun().resources.last().cloned() else {
             return troubles;

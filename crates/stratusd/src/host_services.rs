@@ -199,6 +199,22 @@ impl ImageIntake for LocalHost {
         })
     }
 
+    async fn tagged(&self, email: &str, tag: &str) -> cloud::Result<String> {
+        let Some(registries) = self.registries() else {
+            return Err(CloudError::Unavailable(
+                "no storage here looks images up".to_owned(),
+            ));
+        };
+        let found = registries.tagged(email, tag).await;
+        let found = found.map_err(|error| not_found(&error))?;
+        Ok(found.entry.metadata().identifier.to_string())
+    }
+
+    async fn entry_behind(&self, url: &str) -> Option<String> {
+        let storage = self.storage.as_ref()?;
+        storage.entry_behind(url).await
+    }
+
     async fn look_again(&self, image: &Image) -> bool {
         match &self.storage {
             Some(storage) => storage.look_again(image.id.local()).await,

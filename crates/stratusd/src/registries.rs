@@ -1,6 +1,9 @@
 //! The Marketplaces, catalogues and policy of the configuration, ready to be asked.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 use marketplace::policy::Revocation;
@@ -60,10 +63,27 @@ pub fn open(config: &Config) -> anyhow::Result<Registries> {
         accepts_sha1: config.images.accept_sha1,
         accepts_uncertified_email: config.images.accept_uncertified_addresses,
     };
-    policy.read().map_err(|error| {
-        anyhow!("{error} (`images.policy`, `images.authorities`; see the log above)")
+    policy.read_for_operator().map_err(|why| {
+        anyhow!("{why} (`images.policy`, `images.authorities`): no image would be accepted")
     })?;
     Ok(Registries::new(marketplaces, catalogues, policy))
+}
+
+/// Whether everything that the configuration names for finding images can be used. Asks nobody.
+///
+/// # Errors
+/// As [`open`].
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let own = config.state_dir().join("tls").join("ca.pem");
+    let mut config = config.clone();
+    for entry in &mut config.catalogue {
+        // This cloud's own is made at the first start.
+        if Path::new(&entry.ca) == own && !own.exists() {
+            entry.ca.clear();
+        }
+    }
+    open(&config).map(drop).context("[[catalogue]], [images]")
 }
 
 /// What folders of authorities must have, for endorsers as for people who log in.

@@ -325,7 +325,7 @@ pub fn qemu(config: &Config) -> anyhow::Result<PathBuf> {
 /// If nothing that fetches images can be made.
 pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings> {
     let builder =
-        reqwest::Client::builder().user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")));
+        || reqwest::Client::builder().user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")));
     let block = |text: &String| text.parse().with_context(|| format!("`{text}`"));
     let allowed: Result<_, _> = config.images.allow_sources.iter().map(block).collect();
     let own: Result<_, _> = config.networks.values().map(|n| block(&n.subnet)).collect();
@@ -333,10 +333,13 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
         allowed: allowed.context("images.allow_sources")?,
         own: own.context("networks")?,
     };
+    let redirects = storage::import::Redirects::new(builder(), reach.clone())
+        .context("preparing to follow short URLs")?;
     let fetcher =
-        storage::import::Fetcher::new(builder, reach).context("preparing to fetch images")?;
+        storage::import::Fetcher::new(builder(), reach).context("preparing to fetch images")?;
     let dir = config.storage_dir();
     let mut settings = storage::controller::Settings::new(dir.clone(), fetcher);
+    settings.redirects = Some(redirects);
     settings.reserve_bytes = config.storage.reserve_mib.saturating_mul(MIB);
     let gib = |gib: u64| gib.saturating_mul(cimi::size::GIBIBYTE);
     settings.cache_bytes =

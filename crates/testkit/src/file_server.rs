@@ -14,6 +14,7 @@ use std::{
 pub struct FileServer {
     address: String,
     pages: Arc<Mutex<BTreeMap<String, PathBuf>>>,
+    redirects: Arc<Mutex<BTreeMap<String, String>>>,
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
@@ -28,6 +29,7 @@ impl FileServer {
         let files = Self {
             address: format!("http://{}", listener.local_addr().unwrap()),
             pages: Arc::default(),
+            redirects: Arc::default(),
             asked: Arc::default(),
         };
         let served = files.clone();
@@ -58,8 +60,14 @@ impl FileServer {
         let path = first.split(' ').nth(1).unwrap_or_default();
         let path = path.split('?').next().unwrap_or_default().to_owned();
         *self.asked.lock().unwrap().entry(path.clone()).or_default() += 1;
-        let file = self.pages.lock().unwrap().get(&path).cloned();
         let mut stream = stream;
+        if let Some(to) = self.redirects.lock().unwrap().get(&path) {
+            return write!(
+                stream,
+                "HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+        }
+        let file = self.pages.lock().unwrap().get(&path).cloned();
         let Some(file) = file else {
             return stream.write_all(
                 b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
@@ -83,6 +91,17 @@ impl FileServer {
             .lock()
             .unwrap()
             .insert(path.to_owned(), file.to_owned());
+    }
+
+    /// Sends whoever asks for a path elsewhere.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn redirect(&self, path: &str, to: &str) {
+        self.redirects
+            .lock()
+            .unwrap()
+            .insert(path.to_owned(), to.to_owned());
     }
 
     /// How often a path was asked for.

@@ -228,6 +228,7 @@ fn an_appliance_travels_from_its_builder_to_machines_elsewhere_and_on() {
     assert_eq!(image["endorser"], "alice@example.org", "{image}");
     machines.iter().for_each(Machine::kill);
 
+    by_tag(&site, &identifier);
     saved_and_announced(&site, &identifier);
 
     // Without its Marketplace the cloud starts what it has, and says why it doesn't have the rest.
@@ -251,6 +252,75 @@ fn an_appliance_travels_from_its_builder_to_machines_elsewhere_and_on() {
     site.cloud.assert_clean();
 }
 
+/// The same image by the tag that its builder gave it, in every form, and by a short URL; a tag goes on to the builder's next image.
+fn by_tag(site: &Site, identifier: &str) {
+    let market = site.market.url();
+    site.files
+        .redirect("/tiny", &format!("{market}/metadata/{identifier}"));
+    site.files.redirect("/go", "/tiny");
+    let short = format!("{}/go", site.files.url());
+    for name in [
+        "tiny@alice@example.org".to_owned(),
+        format!("{market}/metadata/alice@example.org?tag=tiny"),
+        format!("{market}/tag/alice@example.org/tiny"),
+        short.clone(),
+    ] {
+        let told = site
+            .cloud
+            .cli(&["image", "fetch", "--timeout", "60", &name]);
+        assert!(told.contains(&format!("IMAGE {identifier}")), "{told}");
+    }
+    for name in ["tiny@alice@example.org", &short] {
+        let machines = site.run(&[name]);
+        machines[0].wait_for_ssh();
+        assert_eq!(machines[0].ssh("echo inside"), "inside", "{name}");
+        machines[0].kill();
+    }
+    assert_eq!(
+        site.files.asked("/tiny.qcow2.gz"),
+        1,
+        "one download for all"
+    );
+    // What a tag leads to is told.
+    let key = site.cloud.public_key_file().display().to_string();
+    let told = site.cloud.cli(&[
+        "run-instance",
+        "-k",
+        &key,
+        "--ram",
+        "96",
+        "--swap",
+        "0",
+        "tiny@alice@example.org",
+    ]);
+    let is = format!("tiny@alice@example.org is the image {identifier}");
+    assert!(told.contains(&is), "{told}");
+    let all = site.cloud.cli_json(&["describe-instance"]);
+    let number = all[0]["id"].to_string();
+    site.cloud.cli(&["kill-instance", &number]);
+    let refused = site
+        .cloud
+        .try_cli(&["run-instance", "other@alice@example.org"]);
+    let told = String::from_utf8_lossy(&refused.stdout);
+    assert!(
+        !refused.status.success() && told.contains("the tag `other` of alice@example.org"),
+        "{refused:?}"
+    );
+    // The next image of that tag.
+    let file = site.folder.join("next.raw");
+    fs::write(&file, vec![7; 1 << 20]).unwrap();
+    site.files.put("/next.raw", &file);
+    let locations = [format!("{}/next.raw", site.files.url())];
+    let more = ["--os", "none", "--tag", "tiny"];
+    let entry = site.signed("next.raw", "Next", &locations, &more);
+    let next = site.published(&entry);
+    assert_ne!(next, identifier);
+    let told = site
+        .cloud
+        .cli(&["image", "fetch", "tiny@alice@example.org"]);
+    assert!(told.contains(&format!("IMAGE {next}")), "{told}");
+}
+
 /// The tiny appliance, compressed, at the second of its locations.
 fn appliance(site: &Site) -> String {
     let file = site.folder.join("tiny.qcow2.gz");
@@ -266,7 +336,16 @@ fn appliance(site: &Site) -> String {
         "ftp://127.0.0.1/tiny.qcow2.gz".to_owned(),
         format!("{}/tiny.qcow2.gz", site.files.url()),
     ];
-    let more = ["--os", "tiny", "--format", "qcow2", "--disks-bus", "virtio"];
+    let more = [
+        "--os",
+        "tiny",
+        "--format",
+        "qcow2",
+        "--disks-bus",
+        "virtio",
+        "--tag",
+        "tiny",
+    ];
     let entry = site.signed("tiny.qcow2.gz", "Tiny", &locations, &more);
     site.published(&entry)
 }

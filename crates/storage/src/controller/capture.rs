@@ -47,7 +47,7 @@ impl StorageController {
             let images = self.0.documents.images.by_index("machine", of);
             for image in images.iter().filter(|image| image.is_on_its_way()) {
                 self.0.transfers.ring(image.id.local());
-                self.0.machines_changed.notify_one();
+                self.0.look_at_all.notify_one();
             }
         }
     }

@@ -56,6 +56,14 @@ impl StorageController {
         self.look_up_in_time(identifier).await.map(|_| ())
     }
 
+    /// The address of a Marketplace's entry that a short URL leads to. Answers within seconds.
+    pub async fn entry_behind(&self, url: &str) -> Option<String> {
+        let settings = &self.0.settings;
+        let redirects = settings.redirects.as_ref()?;
+        let is_entry = |url: &reqwest::Url| settings.registries.have_entry_at(url);
+        Some(redirects.lead_to(url, is_entry).await?.to_string())
+    }
+
     async fn look_up_in_time(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
         let found = self.0.settings.registries.look_up(identifier);
         tokio::time::timeout(PATIENCE, found)

@@ -48,6 +48,11 @@ impl Rests {
         (failures, pause)
     }
 
+    /// What was in the way of any of them may be gone.
+    pub(super) fn forget_all(&self) {
+        self.0.lock().clear();
+    }
+
     /// It is over, one way or the other.
     pub(super) fn forget(&self, local: &str) {
         self.0.lock().remove(local);

@@ -12,7 +12,9 @@ mod image_life;
 mod quotas;
 mod saved_machines;
 mod site;
+mod site_rules;
 mod states;
+mod tags;
 mod volume_life;
 mod world;
 

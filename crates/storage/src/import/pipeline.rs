@@ -72,8 +72,12 @@ pub(super) fn run(
     let mut pieces = Pieces::new(pieces, expected.source);
     let mut content = match store.inner.content {
         Content::Files => Chunks::untouched(&mut pieces),
-        Content::Disks => Chunks::unpacked(&mut pieces, expected.packing)
-            .map_err(|error| target.read_error(error))?,
+        Content::Disks => {
+            // A file as long as the image is the image, whatever it begins with.
+            let is_plain = || expected.bytes.is_some() && progress.borrow().total == expected.bytes;
+            Chunks::unpacked(&mut pieces, expected.packing, is_plain)
+                .map_err(|error| target.read_error(error))?
+        }
     };
     let streamed = target.stream(&mut content, &file, expected, progress)?;
     drop(content);

@@ -355,7 +355,7 @@ async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<
         return Err(invalid("only http and https URLs are read").into());
     }
     if let Err(unreachable) = fetcher.reach.check_url(&url) {
-        return Err(invalid(&unreachable.to_string()).into());
+        return Err(not_allowed(text, &unreachable).into());
     }
     let mut version = None;
     let mut failures = 0;
@@ -416,12 +416,15 @@ async fn request(
     }
     let response = match tokio::time::timeout(outlet.limits.stall, request.send()).await {
         Err(_) => return Err(Broken::Perhaps(outlet.stalled())),
-        Ok(Err(error))
-            if error.is_builder() || error.is_redirect() || unreachable(&error).is_some() =>
-        {
-            return Err(Stop::from(failed(chain(&error))).into());
+        Ok(Err(error)) => {
+            return Err(match unreachable(&error) {
+                Some(unreachable) => Stop::from(not_allowed(url.as_str(), unreachable)).into(),
+                None if error.is_builder() || error.is_redirect() => {
+                    Stop::from(failed(chain(&error))).into()
+                }
+                None => Broken::Perhaps(not_now(chain(&error))),
+            });
         }
-        Ok(Err(error)) => return Err(Broken::Perhaps(not_now(chain(&error)))),
         Ok(Ok(response)) => response,
     };
     let skip = match response.status() {
@@ -499,6 +502,13 @@ fn range_start(headers: &HeaderMap) -> Option<u64> {
         .trim()
         .parse()
         .ok()
+}
+
+fn not_allowed(url: &str, unreachable: &Unreachable) -> Error {
+    Error::NotAllowed {
+        url: shown(url),
+        reason: unreachable.to_string(),
+    }
 }
 
 /// A URL fit for messages: no user, no password, no query (it may hold a signature).

@@ -68,15 +68,24 @@ impl Marketplace {
         plain(&self.url)
     }
 
+    /// Where its interface may be.
+    pub(super) fn bases(&self) -> Vec<Url> {
+        let mut bases = vec![self.url.clone()];
+        if !self.url.path().ends_with(&format!("/{USUAL_PATH}/")) {
+            bases.extend(self.url.join(&format!("{USUAL_PATH}/")));
+        }
+        bases
+    }
+
+    pub(super) const fn web(&self) -> &Web {
+        &self.web
+    }
+
     /// The documents that it has for an image; what they are worth is to be seen.
     async fn documents(&self, identifier: &ImageIdentifier) -> Result<Vec<Vec<u8>>, String> {
         let wanted = format!("metadata/{identifier}");
-        let mut places = vec![wanted.clone()];
-        if !self.url.path().ends_with(&format!("/{USUAL_PATH}/")) {
-            places.push(format!("{USUAL_PATH}/{wanted}"));
-        }
-        for place in places {
-            let mut url = self.url.join(&place).map_err(|error| error.to_string())?;
+        for base in self.bases() {
+            let mut url = base.join(&wanted).map_err(|error| error.to_string())?;
             // Also what is expired or deprecated: so that it can be told why there is nothing.
             url.set_query(Some("status=all"));
             match self.web.get(&url, ACCEPT, None, MAX_ANSWER_BYTES).await? {
@@ -230,7 +239,7 @@ pub enum Standing {
     Expired(String),
 }
 
-fn now() -> UtcTime {
+pub(super) fn now() -> UtcTime {
     UtcTime::from_timestamp(jiff::Timestamp::now())
 }
 
@@ -335,7 +344,7 @@ impl Seen {
 }
 
 /// Whether an entry counts as its endorser's at all, whatever it says of the image.
-fn is_of_somebody(policy: &Policy, entry: &Entry, now: UtcTime) -> Result<(), Refusal> {
+pub(super) fn is_of_somebody(policy: &Policy, entry: &Entry, now: UtcTime) -> Result<(), Refusal> {
     policy.trusts(entry, now)?;
     if entry.uses_sha1() && !policy.accepts_sha1 {
         return Err(Refusal::Sha1(entry.endorsement().email.clone()));

@@ -36,11 +36,33 @@ impl Default for PolicySource {
 }
 
 impl PolicySource {
+    /// The files and folders that it is read from.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let authorities = self.authorities.as_ref();
+        let authorities = authorities.map(|source| source.path().to_owned());
+        self.file.clone().into_iter().chain(authorities).collect()
+    }
+
     /// The rules as they are now. Blocks on files.
     ///
     /// # Errors
     /// [`LookupError::Unavailable`]: without its policy a site accepts nothing.
     pub fn read(&self) -> Result<Policy, LookupError> {
+        self.read_for_operator().map_err(|why| {
+            tracing::error!(why, "the policy of this site can't be read: no new image is accepted");
+            // Where it is, is not the users' affair.
+            LookupError::Unavailable(
+                "the policy of this site can't be read, so no image is accepted now; tell its administrator".to_owned(),
+            )
+        })
+    }
+
+    /// The same, for whoever wrote them. Blocks on files.
+    ///
+    /// # Errors
+    /// Which file can't be used, and why.
+    pub fn read_for_operator(&self) -> Result<Policy, String> {
         let mut policy = match &self.file {
             None => Policy::default(),
             Some(path) => {
@@ -57,7 +79,7 @@ impl PolicySource {
     }
 }
 
-fn text(path: &Path) -> Result<String, LookupError> {
+fn text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
@@ -68,10 +90,6 @@ fn text(path: &Path) -> Result<String, LookupError> {
     Ok(text)
 }
 
-fn unusable(path: &Path, why: &dyn std::fmt::Display) -> LookupError {
-    tracing::error!(path = %path.display(), %why, "the policy of this site can't be read: no new image is accepted");
-    // Where it is, is not the users' affair.
-    LookupError::Unavailable(
-        "the policy of this site can't be read, so no image is accepted now; tell its administrator".to_owned(),
-    )
+fn unusable(path: &Path, why: &dyn std::fmt::Display) -> String {
+    format!("{}: {why}", path.display())
 }

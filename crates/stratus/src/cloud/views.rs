@@ -178,6 +178,13 @@ impl ImageView {
 }
 
 impl ImageView {
+    /// Why it isn't here yet, if something is in the way.
+    #[must_use]
+    pub fn why_not_here(&self) -> Option<&str> {
+        let is_coming = self.state.as_deref() == Some("CREATING");
+        self.reason.as_deref().filter(|_| is_coming)
+    }
+
     /// What stands for its content: the identifier, or its own path where that is not known.
     #[must_use]
     pub fn content(&self) -> &str {

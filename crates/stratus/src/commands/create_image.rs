@@ -194,7 +194,6 @@ impl Arguments {
         let machine = self.build.clone().start(&session, &api, image, self.saving()).await?;
         let id = machine.shown_id();
         // Should a step fail or this program be interrupted, the machine goes, or stays for a look if that is wanted.
-        unfinished::note(&api, &machine.id);
         if self.keep_on_failure {
             unfinished::goes_on_as(&format!("machine {id} (stratus connect-instance {id} looks into it, stratus kill-instance {id} removes it)"));
         }

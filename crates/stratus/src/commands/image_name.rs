@@ -1,5 +1,6 @@
 //! Images by their names: those that the cloud has, and those that it fetches when somebody wants them.
 
+use marketplace::metadata::is_email;
 use serde_json::json;
 
 use crate::cloud::{Accepted, Api, ImageView, is_image_identifier, is_uuid};
@@ -33,6 +34,9 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     if let Some(id) = image_named(api, text).await? {
         return Ok(id);
     }
+    if is_tag(text) {
+        return on_demand(session, api, text).await;
+    }
     if text
         .split_once(':')
         .is_some_and(|(name, product)| !name.is_empty() && !product.is_empty())
@@ -58,16 +62,36 @@ fn location(text: &str) -> Option<String> {
     is_uuid(text).then(|| format!("Volume/{}", text.to_lowercase()))
 }
 
+/// Whether a text is `TAG@EMAIL`: the tag that an endorser gave an image.
+fn is_tag(text: &str) -> bool {
+    let tag = text.rmatch_indices('@').nth(1);
+    tag.is_some_and(|(at, _)| at > 0 && text.get(at + 1..).is_some_and(is_email))
+}
+
 /// Asks for an image that all who want it share; its path.
 async fn on_demand(session: &Session, api: &Api, location: &str) -> Result<String> {
     let accepted = wanted(api, location).await?;
     let image: ImageView = api.viewed("MachineImage", accepted.body)?;
+    tell_identifier(session, location, &image);
     if accepted.status != 200 {
         session
             .out
             .detail(format_args!("the cloud fetches the image: {}", image.id));
     }
     Ok(image.id)
+}
+
+/// A tag and a short URL lead to another image tomorrow: so it is told to which they lead now.
+fn tell_identifier(session: &Session, asked: &str, image: &ImageView) {
+    let leads_on = is_tag(asked) || asked.starts_with("http://") || asked.starts_with("https://");
+    if let Some(identifier) = &image.identifier
+        && leads_on
+        && !asked.contains(identifier)
+    {
+        session
+            .out
+            .step(format_args!("{asked} is the image {identifier}"));
+    }
 }
 
 /// The cloud's answer to the wish for an image on demand.
@@ -85,6 +109,9 @@ pub fn location_of(text: &str) -> Option<String> {
     let text = text.trim();
     if is_image_identifier(text) {
         return Some(format!("marketplace:{text}"));
+    }
+    if is_tag(text) {
+        return Some(text.to_owned());
     }
     location(text).or_else(|| text.contains(':').then(|| format!("catalogue:{text}")))
 }
@@ -131,6 +158,23 @@ fn choices(images: &[ImageView]) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_have_their_endorser() {
+        for text in ["base@ann@example.org", "debian:12@ann@example.org"] {
+            assert!(is_tag(text), "{text}");
+            assert_eq!(location_of(text).as_deref(), Some(text));
+        }
+        for text in [
+            "ann@example.org",
+            "@ann@example.org",
+            "ubuntu:24.04@20300110",
+            "x@a/b@c",
+            "base",
+        ] {
+            assert!(!is_tag(text), "{text}");
+        }
+    }
 
     #[test]
     fn images_of_the_same_content_are_told_apart() {

@@ -16,15 +16,16 @@ use crate::failure::{Failure, Result};
 use crate::machine_types::{DEFAULT_TYPE, MachineType, machine_types, type_table};
 use crate::options::{Cloud, Common, Storage};
 use crate::session::Session;
+use crate::unfinished;
 pub(super) use building::Building;
 pub(super) use saving::Saving;
 pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 
 /// Start machines from an image
 ///
-/// IMAGE is an image's identifier of 27 characters ('stratus image list', or of any Marketplace that the cloud asks), its name, a
-/// product of a catalogue (CATALOGUE:PRODUCT, 'stratus image catalogue'), the URL of an image or of a Marketplace's entry, or the
-/// UUID of a volume (pdisk:HOST:PORT:UUID), from a copy of which the machine boots. What the cloud does not have it fetches and
+/// IMAGE is an image's identifier of 27 characters ('stratus image list', or of any Marketplace that the cloud asks), its name, the
+/// tag that an endorser gave it (TAG@EMAIL, the newest image of that tag), a product of a catalogue (CATALOGUE:PRODUCT, 'stratus
+/// image catalogue'), the URL of an image or of a Marketplace's entry, also a short one that leads to such an entry, or the UUID of a volume (pdisk:HOST:PORT:UUID), from a copy of which the machine boots. What the cloud does not have it fetches and
 /// checks first; the machine waits in Prolog, and others who want the same image wait for the same download.
 /// Prints the number and the address of each machine and returns; the machines start meanwhile (--wait waits for them). Log in
 /// with 'stratus connect-instance ID' when they are Running.
@@ -37,13 +38,14 @@ pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 #[command(after_help = "Examples:
   stratus run-instance IMAGE
   stratus run-instance ubuntu:24.04
+  stratus run-instance ttylinux@images@example.org
   stratus run-instance -n 3 -t c1.medium --vm-name worker -o ids IMAGE
   stratus run-instance --wait=ssh --cloud-init 'x-shellscript,setup.sh' IMAGE
   ID=$(stratus run-instance --format json IMAGE | jq '.[0].id')
   stratus run-instance --save --author 'Ann Example' --author-email ann@example.org --image-version 1.1 \\
     --title 'Debian with R' --comment 'R 4.5 added' IMAGE      (its disk becomes an image at 'stratus shutdown-instance ID')")]
 pub struct Arguments {
-    /// Identifier, name or URL of an image, CATALOGUE:PRODUCT, or UUID of a volume
+    /// Identifier, name or URL of an image, TAG@EMAIL, CATALOGUE:PRODUCT, or UUID of a volume
     #[arg(value_name = "image")]
     image: Option<String>,
     /// How many machines, 1 to 1000 [default: 1; key: instance_number]
@@ -243,7 +245,7 @@ impl Arguments {
         session.out.banner("Starting machine(s)");
         let kind = types.get(&type_name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {type_name}")))?;
         let body = self.body(&session, &api, image, kind).await?;
-        let machines = start(&session, &api, &body, number).await?;
+        let machines = start(&session, &api, &body, number, Fate::Stays).await?;
         if let Some(file) = session.settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file") {
             let ids: Vec<String> = machines.iter().map(MachineView::shown_id).collect();
             std::fs::write(&file, ids.join("\n")).map_err(|error| Failure::file(Path::new(&file), &error))?;
@@ -300,8 +302,15 @@ fn list_types(session: &Session, types: &std::collections::BTreeMap<String, Mach
     if session.out.is_json() { session.out.json(&types) } else { session.out.line(type_table(types, chosen)) }
 }
 
+/// What becomes of machines when the command is interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    GoesWithTheCommand,
+}
+
 /// Asks for the machines one after the other. Those that were started stay when a later one is refused.
-async fn start(session: &Session, api: &Api, body: &Value, number: u32) -> Result<Vec<MachineView>> {
+async fn start(session: &Session, api: &Api, body: &Value, number: u32, fate: Fate) -> Result<Vec<MachineView>> {
     let out = &session.out;
     out.step(format_args!("Starting {number} machine{}", if number > 1 { "s" } else { "" }));
     out.detail(format_args!("on endpoint: {}", api.endpoint().cimi_url()));
@@ -314,7 +323,10 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32) -> Resul
     let mut machines = Vec::new();
     let deadline = Instant::now() + PLACES_LIMIT;
     for index in 1..=number {
-        let accepted = api.post("Machine", body).await?;
+        let accepted = match fate {
+            Fate::Stays => api.post("Machine", body).await?,
+            Fate::GoesWithTheCommand => unfinished::make(api, "Machine", body).await?,
+        };
         let path = accepted.location.clone().unwrap_or_else(|| "Machine".to_owned());
         let mut machine: MachineView = if accepted.body.is_null() { api.view(&path).await? } else { api.viewed(&path, accepted.body)? };
         if machine.id.is_empty() {
@@ -335,8 +347,20 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32) -> Resul
             out.line(format_args!("{}, {address}", machine.shown_id()))?;
         }
         machines.push(machine);
+        if fate == Fate::Stays {
+            unfinished::goes_on_as(&going_on(&machines));
+        }
     }
     Ok(machines)
+}
+
+/// What is told whoever doesn't wait any longer.
+fn going_on(machines: &[MachineView]) -> String {
+    let ids: Vec<String> = machines.iter().map(MachineView::shown_id).collect();
+    match ids.as_slice() {
+        [id] => format!("machine {id} (stratus kill-instance {id} removes it)"),
+        ids => format!("machines {} (stratus kill-instance {} removes them)", ids.join(", "), ids.join(" ")),
+    }
 }
 
 fn as_json(machine: &MachineView) -> Value {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::unknown;
-use crate::support::{Cloud, Reply, Seen, collection};
+use crate::support::{Cloud, Reply, Seen, collection, machine};
 
 #[test]
 fn an_image_is_sent_once_and_checked_before() {
@@ -231,4 +231,94 @@ fn an_image_is_renamed_and_published() {
         cloud.requests().last().unwrap().json(),
         json!({ "name": "y", "visibility": "PUBLIC" })
     );
+}
+
+#[test]
+fn a_machine_that_is_asked_for_when_create_image_is_interrupted_goes_again() {
+    let (begun, begins) = std::sync::mpsc::channel();
+    let (go_on, waits) = std::sync::mpsc::channel::<()>();
+    let channels = std::sync::Mutex::new((begun, waits));
+    let cloud = Cloud::start(move |seen| match seen.line.as_str() {
+        "GET /cimi/MachineImage/KmZPjZHBoFquj4lcXhQwmyc0Nid" => Reply::json(
+            200,
+            &json!({ "id": "MachineImage/i", "state": "AVAILABLE" }),
+        ),
+        "POST /cimi/Machine" => {
+            let channels = channels.lock().unwrap();
+            let _ = channels.0.send(());
+            let _ = channels.1.recv_timeout(std::time::Duration::from_secs(60));
+            Reply::json(201, &machine(7)).with("location", "https://x/cimi/Machine/7")
+        }
+        "DELETE /cimi/Machine/7" => Reply(202, Vec::new(), Vec::new()),
+        _ => unknown(seen),
+    });
+    for name in ["key", "key.pub"] {
+        std::fs::write(cloud.home.path().join(name), "ssh-ed25519 AAAA x").unwrap();
+    }
+    let mut command = cloud.command();
+    command.args("create-image --ca ca.pem -k key.pub --title t --comment c --author a --author-email a@x.org".split(' '));
+    command.arg(ABC);
+    let child = command.spawn().unwrap();
+    begins
+        .recv_timeout(std::time::Duration::from_secs(60))
+        .unwrap();
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(sent.unwrap().success());
+    go_on.send(()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert_eq!(deletions(&cloud), ["DELETE /cimi/Machine/7"], "{output:?}");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("What was unfinished is"), "{told}");
+}
+
+#[test]
+fn why_an_image_does_not_come_is_told_once_for_each_change() {
+    let looks = std::sync::atomic::AtomicUsize::new(0);
+    let cloud = Cloud::start(move |seen| match seen.line.as_str() {
+        "POST /cimi/MachineImage" => Reply::json(
+            201,
+            &json!({ "id": "MachineImage/i", "state": "CREATING", "identifier": ABC }),
+        ),
+        _ => {
+            let look = looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let (state, reason) = match look {
+                0 | 1 => ("CREATING", json!("one is down; it is tried again")),
+                2 | 3 => ("CREATING", json!("two is down; it is tried again")),
+                _ => ("AVAILABLE", json!(null)),
+            };
+            Reply::json(
+                200,
+                &json!({ "id": "MachineImage/i", "state": state, "reason": reason, "identifier": ABC }),
+            )
+        }
+    });
+    let ended = cloud.run("image fetch base@ann@example.org");
+    assert_eq!(ended.stdout, format!("IMAGE {ABC}\n"), "{ended:?}");
+    let lines: Vec<&str> = ended
+        .stderr
+        .lines()
+        .filter(|line| !line.trim_matches('.').is_empty())
+        .collect();
+    let told =
+        |which: &str| format!("MachineImage/i is waited for: {which} is down; it is tried again");
+    assert_eq!(lines, [told("one"), told("two")], "{ended:?}");
+    let asked = cloud.requests()[0].json();
+    assert_eq!(asked["imageLocation"]["href"], "base@ann@example.org");
+}
+
+#[test]
+fn properties_of_an_image_are_shown_with_their_names() {
+    let cloud = Cloud::start(|_| {
+        Reply::json(
+            200,
+            &json!({ "id": "MachineImage/i", "properties": { "version": "1.1" }, "kernel": { "href": "MachineImage/k" } }),
+        )
+    });
+    let shown = cloud.run(&format!("image show {ABC}")).success();
+    assert!(shown.contains("properties: version=1.1\n"), "{shown}");
+    assert!(shown.contains("kernel: MachineImage/k\n"), "{shown}");
 }

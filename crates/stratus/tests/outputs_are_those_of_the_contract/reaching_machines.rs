@@ -184,7 +184,7 @@ fn an_interrupted_wait_is_no_success() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
-        said.ends_with("\n\nInterrupted. What was begun at the cloud goes on there. Goodbye.\n"),
+        said.ends_with("\n\nInterrupted. What was begun goes on at the cloud: machine 7 (stratus kill-instance 7 removes it). Goodbye.\n"),
         "{said}"
     );
 }

@@ -72,6 +72,12 @@ async fn a_file_is_unpacked_as_its_entry_says_and_its_first_bytes_agree() {
     let told = reason(&world, &unknown).await;
     assert!(told.contains("compression lzma"), "{told}");
     assert_eq!(site.asked("/lzma"), 0);
+    // What is said not to be compressed is taken as it is if it has the length of the image, whatever it begins with.
+    let as_it_is = packed(&plain[4..]);
+    let none = published("none", &as_it_is, as_it_is.clone(), "none");
+    assert!(content(&world, &none).await == as_it_is);
+    let careless = published("careless", &plain[5..], packed(&plain[5..]), "none");
+    assert!(content(&world, &careless).await == plain[5..]);
     world.kill().await;
 }
 

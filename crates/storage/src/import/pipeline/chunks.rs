@@ -29,13 +29,19 @@ impl<'p> Chunks<'p> {
         Self::Plain(pieces, Buffers::of(CHUNK_BYTES))
     }
 
-    /// The content without its compression.
-    pub(super) fn unpacked(pieces: &'p mut Pieces, packing: Packing) -> io::Result<Self> {
+    /// The content without its compression. Where nothing is said of one, `is_plain` tells, once the source has begun, whether
+    /// what looks compressed is meant as it is.
+    pub(super) fn unpacked(
+        pieces: &'p mut Pieces,
+        packing: Packing,
+        is_plain: impl Fn() -> bool,
+    ) -> io::Result<Self> {
         let compression = packing
             .of(pieces.first(MAGIC_BYTES)?)
             .map_err(io::Error::other)?;
         match compression {
             None => Ok(Self::untouched(pieces)),
+            Some(_) if packing == Packing::Unknown && is_plain() => Ok(Self::untouched(pieces)),
             Some(compression) => {
                 let reader = decompress::reader(pieces, compression)?;
                 Ok(Self::Unpacked(reader, Buffers::of(CHUNK_BYTES)))

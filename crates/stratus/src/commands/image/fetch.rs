@@ -10,10 +10,12 @@ use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::progress::Waiting;
 use crate::session::Session;
+use crate::unfinished;
 
 /// Fetch images by name, before machines need them
 ///
-/// IMAGE is an identifier that the cloud's Marketplaces know, CATALOGUE:PRODUCT, or a URL. The cloud checks and caches it; it goes
+/// IMAGE is an identifier that the cloud's Marketplaces know, an endorser's tag (TAG@EMAIL), CATALOGUE:PRODUCT, or a URL, also a short
+/// one that leads to an entry. The cloud checks and caches it; it goes
 /// again when no machine needed it for long (images.unused_days of the daemon), unless it is pinned. Prints 'IMAGE IDENTIFIER' for
 /// each when it is there.
 ///
@@ -23,7 +25,7 @@ use crate::session::Session;
   stratus image fetch MMZu9WvwKIro-rtBQfDk4PsKO7_ ubuntu:24.04
   stratus image fetch --pin ubuntu:24.04")]
 pub struct Arguments {
-    /// Identifiers, CATALOGUE:PRODUCT, or URLs
+    /// Identifiers, TAG@EMAIL, CATALOGUE:PRODUCT, or URLs
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
     /// Keep them although nobody needs them (for administrators)
@@ -54,7 +56,7 @@ impl Arguments {
         let mut paths = Vec::new();
         for text in &self.images {
             let location = location_of(text).ok_or_else(|| {
-                Failure::Usage(format!("'{text}' is nothing that the cloud could fetch: give an identifier of 27 characters, CATALOGUE:PRODUCT, or a URL"))
+                Failure::Usage(format!("'{text}' is nothing that the cloud could fetch: give an identifier of 27 characters, TAG@EMAIL, CATALOGUE:PRODUCT, or a URL"))
             })?;
             let image: ImageView = api.viewed("MachineImage", wanted(&api, &location).await?.body)?;
             if self.pin || self.unpin {
@@ -63,6 +65,7 @@ impl Arguments {
             }
             paths.push(image.id);
         }
+        unfinished::goes_on_as(&format!("the cloud fetches {} (stratus image show tells how far it is, stratus image delete removes it)", paths.join(", ")));
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let waiting = Waiting::start(&session.out, "fetching");
         let mut images = Vec::new();
@@ -87,7 +90,10 @@ impl Arguments {
                     return Err(Failure::Work(format!("the image is not there after {} s; the cloud goes on", self.timeout))
                         .with_hint(format!("stratus image show {path} tells how far it is.")));
                 }
-                _ => waiting.say(image.on_its_way()),
+                _ => {
+                    waiting.say(image.on_its_way());
+                    waiting.tell(image.why_not_here().map(|why| format!("{path} is waited for: {why}")));
+                }
             }
             waiting.tick();
             tokio::time::sleep(PAUSE).await;

@@ -319,17 +319,18 @@ impl Import<'_> {
         if !expected.is_empty() {
             document.insert("expected".to_owned(), Value::Object(expected));
         }
-        let accepted = self.api.post("MachineImage", &Value::Object(document)).await?;
+        let accepted = unfinished::make(self.api, "MachineImage", &Value::Object(document)).await?;
         let image: ImageView = self.api.viewed("MachineImage", accepted.body)?;
         if accepted.status == 200 {
             out.step("The cloud has this content already.");
             return Ok(image);
         }
         let path = if image.id.is_empty() { accepted.location.unwrap_or_default() } else { image.id.clone() };
-        unfinished::note(self.api, &path);
         match source {
             ImageSource::File(file) => self.upload(&path, file).await?,
-            ImageSource::Url(_) if part == Part::Disk => unfinished::goes_on(),
+            ImageSource::Url(_) if part == Part::Disk => {
+                unfinished::goes_on_as(&format!("{path} is fetched (stratus image show {path} tells how far it is, stratus image delete {path} removes it)"));
+            }
             ImageSource::Url(_) => {}
         }
         self.until_available(&path, accepted.job.as_deref()).await
@@ -366,7 +367,10 @@ impl Import<'_> {
             match image.state.as_deref() {
                 Some("AVAILABLE") => return Ok(image),
                 Some("ERROR") => return Err(Failure::Work(format!("the image cannot be used: {}", image.reason.as_deref().unwrap_or("the cloud gives no reason")))),
-                _ if image.reason.is_some() => waiting.say(image.on_its_way()),
+                _ if image.reason.is_some() => {
+                    waiting.say(image.on_its_way());
+                    waiting.tell(image.why_not_here().map(|why| format!("{path} is waited for: {why}")));
+                }
                 state => waiting.say(format!("importing: {} {:.0} %", state.unwrap_or_default().to_lowercase(), image.progress.unwrap_or(0.0))),
             }
             if Instant::now() >= deadline {

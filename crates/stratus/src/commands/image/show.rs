@@ -1,5 +1,7 @@
 //! `stratus image show`.
 
+use serde_json::Value;
+
 use crate::cloud::text_of;
 use crate::failure::Result;
 use crate::options::{Cloud, Common};
@@ -20,6 +22,13 @@ pub struct Arguments {
     common: Common,
 }
 
+/// Each with its name, however many they are.
+fn named(properties: &Value) -> String {
+    let all = properties.as_object().into_iter().flatten();
+    let all: Vec<String> = all.map(|(name, value)| format!("{name}={}", text_of(value))).collect();
+    all.join(", ")
+}
+
 impl Arguments {
     pub(in crate::commands) fn common(&self) -> &Common {
         &self.common
@@ -35,7 +44,8 @@ impl Arguments {
         let members = document.as_object().into_iter().flatten();
         let shown = members.filter(|(name, value)| !["resourceURI", "operations", "acl"].contains(&name.as_str()) && !value.is_null());
         for (name, value) in shown {
-            session.out.line(format_args!("{name}: {}", printable(&text_of(value))))?;
+            let text = if name == "properties" { named(value) } else { text_of(value) };
+            session.out.line(format_args!("{name}: {}", printable(&text)))?;
         }
         Ok(())
     }

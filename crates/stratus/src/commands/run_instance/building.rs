@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Arguments, Context, Disks, Network, Rare, Saving, WaitFor, list_types, start};
+use super::{Arguments, Context, Disks, Fate, Network, Rare, Saving, WaitFor, list_types, start};
 use crate::cloud::{Api, MachineView};
 use crate::failure::{Failure, Result};
 use crate::machine_types::machine_types;
@@ -72,7 +72,7 @@ impl Building {
         list_types(session, &types, &chosen)
     }
 
-    /// Starts one machine from `image`, to be saved.
+    /// Starts one machine from `image`, to be saved. It is unfinished until somebody says otherwise.
     pub(in crate::commands) async fn start(self, session: &Session, api: &Api, image: &str, saving: Saving) -> Result<MachineView> {
         let arguments = self.arguments(Some(image), saving);
         arguments.check(session)?;
@@ -80,7 +80,7 @@ impl Building {
         let name = arguments.type_name(session);
         let kind = types.get(&name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {name}")))?;
         let body = arguments.body(session, api, image, kind).await?;
-        let started = start(session, api, &body, 1).await?;
+        let started = start(session, api, &body, 1, Fate::GoesWithTheCommand).await?;
         started.into_iter().next().ok_or_else(|| Failure::Work("no machine was started".to_owned()))
     }
 

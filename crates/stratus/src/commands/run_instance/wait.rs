@@ -64,10 +64,13 @@ async fn until_running(api: &Api, mut machine: MachineView, deadline: Instant, l
     let path = machine.id.clone();
     loop {
         let id = machine.shown_id();
-        waiting.say(match image_on_its_way(api, &machine).await {
-            Some(told) => format!("machine {id}: {}, {told}", machine.shown_state()),
-            None => format!("machine {id}: {}", machine.shown_state()),
-        });
+        match image_on_its_way(api, &machine).await {
+            Some(image) => {
+                waiting.say(format!("machine {id}: {}, {}", machine.shown_state(), image.on_its_way()));
+                waiting.tell(image.why_not_here().map(|why| format!("machine {id} waits for its image: {why}")));
+            }
+            None => waiting.say(format!("machine {id}: {}", machine.shown_state())),
+        }
         match machine.shown_state() {
             "Running" => return Ok(machine),
             "Failed" | "Done" | "Unknown" => {
@@ -93,15 +96,15 @@ async fn until_running(api: &Api, mut machine: MachineView, deadline: Instant, l
     }
 }
 
-/// How far the image is that a machine waits for, if that is what it waits for.
-async fn image_on_its_way(api: &Api, machine: &MachineView) -> Option<String> {
+/// The image that a machine waits for, if that is what it waits for.
+async fn image_on_its_way(api: &Api, machine: &MachineView) -> Option<ImageView> {
     if !["Pending", "Prolog"].contains(&machine.shown_state()) {
         return None;
     }
     let path = &machine.machine_image.as_ref()?.href;
     // Only for show: what fails here fails again where it matters.
     let image: ImageView = api.view(path).await.ok()?;
-    (image.state.as_deref() == Some("CREATING")).then(|| image.on_its_way())
+    (image.state.as_deref() == Some("CREATING")).then_some(image)
 }
 
 /// Whether an SSH service says its banner there (RFC 4253 §4.2).
