@@ -137,6 +137,14 @@ resource_id!(/// A ServiceConfiguration; the part after the slash is `<service>`
     ServiceConfigurationId, "ServiceConfiguration");
 resource_id!(/// A Host.
     HostId, "Host");
+resource_id!(/// The authority for hosts.
+    HostAuthorityId, "HostAuthority");
+resource_id!(/// A token that a host joins by; the part after the slash is the digest of its secret.
+    HostTokenId, "HostToken");
+resource_id!(/// By what a host is known; the part after the slash is the host's.
+    HostIdentityId, "HostIdentity");
+resource_id!(/// That a host is there; the part after the slash is the host's.
+    HostPulseId, "HostPulse");
 resource_id!(/// The record of a machine that is no more; the part after the slash is its `vmid`.
     MachineRecordId, "MachineRecord");
 resource_id!(/// A System.

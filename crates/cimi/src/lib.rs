@@ -31,8 +31,9 @@ pub mod uri;
 pub use common::{Acl, AclRule, Common, Operation, PrincipalType, Ref, Right};
 pub use email::{EmailAddress, NoEmailAddress};
 pub use ids::{
-    AddressId, CredentialId, EventId, GroupId, HostId, ImageId, JobId, MachineId, MailLinkId,
-    NetworkId, OrganisationMemberId, RegistrationId, ServiceConfigurationId, SessionId, TokenId,
-    UserId, VmId, VolumeId,
+    AddressId, CredentialId, EventId, GroupId, HostAuthorityId, HostId, HostIdentityId,
+    HostPulseId, HostTokenId, ImageId, JobId, MachineId, MailLinkId, NetworkId,
+    OrganisationMemberId, RegistrationId, ServiceConfigurationId, SessionId, TokenId, UserId, VmId,
+    VolumeId,
 };
 pub use timestamp::Timestamp;

@@ -5,6 +5,7 @@
 mod account;
 mod forwarding_group;
 mod host;
+mod host_trust;
 mod image;
 mod image_origin;
 mod job;
@@ -27,6 +28,7 @@ mod volume_image;
 pub use account::{Credential, Group, Origin, Token, TokenScope, User};
 pub use forwarding_group::ForwardingGroup;
 pub use host::{AcceleratorKind, Capacity, Host, HostDesired};
+pub use host_trust::{HostAuthority, HostIdentity, HostPulse, HostToken};
 pub use image::{Digests, Image, ImageDesired, ImageFile, ImageSource, ImageState, MediumFormat};
 pub use image_origin::{ImageOrigin, OnDemand};
 pub use job::{Event, EventOutcome, EventSeverity, Job, JobGoal, JobState};

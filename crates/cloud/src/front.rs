@@ -401,13 +401,10 @@ impl Cloud {
             Kind::ForwardingGroup => self.delete_forwarding_group(context, id).await,
             Kind::NetworkPort => self.delete_network_port(context, id).await,
             Kind::System => self.delete_system(context, id).await,
-            Kind::ResourceMetadata
-            | Kind::Network
-            | Kind::Host
-            | Kind::EventLog
-            | Kind::MachineRecord => Err(CloudError::Forbidden(format!(
-                "a {kind} is written by the cloud alone"
-            ))),
+            Kind::Host => self.remove_host(context, id).await,
+            Kind::ResourceMetadata | Kind::Network | Kind::EventLog | Kind::MachineRecord => Err(
+                CloudError::Forbidden(format!("a {kind} is written by the cloud alone")),
+            ),
             _ => by_kind!(
                 kind,
                 R => catalogue::delete::<R>(documents, context, id).await,

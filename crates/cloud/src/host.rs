@@ -21,6 +21,7 @@ impl Public for Host {
     }
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
+        let is_there = !self.desired.apart || documents.host_pulses.get(self.id.local()).is_some();
         let machines = documents.machines.by_index("host", self.id.local());
         let (mut cpus, mut memory) = (0_u64, 0_u64);
         for machine in &machines {
@@ -29,6 +30,9 @@ impl Public for Host {
         }
         object(json!({
             "state": match (self.desired.maintenance, self.troubles.is_empty()) {
+                // What has joined and was never started has no kernel that it would tell of.
+                _ if !is_there && self.boot_id.is_empty() => "JOINED",
+                _ if !is_there => "LOST",
                 (true, _) => "MAINTENANCE",
                 (false, true) => "OK",
                 (false, false) => "DEGRADED",
@@ -65,6 +69,10 @@ impl Public for Host {
     }
 
     fn operations(&self) -> Vec<Rel> {
-        vec![Rel::Edit]
+        if self.desired.apart {
+            vec![Rel::Edit, Rel::Delete]
+        } else {
+            vec![Rel::Edit]
+        }
     }
 }

@@ -51,6 +51,8 @@ const USAGE_READS: usize = 16;
 const USAGE_REST: Duration = Duration::from_secs(3600);
 /// How long tokens that have expired are still listed.
 const EXPIRED_TOKENS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long it is known of tokens for hosts that they have expired or were used.
+const EXPIRED_HOST_TOKENS_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Most documents removed in one transaction.
 const BATCH: usize = 100;
 
@@ -129,6 +131,9 @@ impl Cloud {
         forgotten += forget(documents, surplus(recent, retention.jobs_at_most)).await;
         let expired = documents.tokens.all().into_iter();
         let expired = expired.filter(|token| now.since(token.expires) > EXPIRED_TOKENS_KEPT);
+        forgotten += forget(documents, expired.collect()).await;
+        let expired = documents.host_tokens.all().into_iter();
+        let expired = expired.filter(|token| now.since(token.expires) > EXPIRED_HOST_TOKENS_KEPT);
         forgotten += forget(documents, expired.collect()).await;
         forgotten += forget(documents, self.ended_sessions(now)).await;
         forgotten += forget(documents, self.ended_registrations(now)).await;

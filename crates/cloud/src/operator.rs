@@ -103,7 +103,12 @@ impl Cloud {
         let documents = &self.0.documents;
         let mut checks = vec![database(documents), caches(documents)];
         checks.extend(self.0.hosts.checks());
-        let hosts = documents.hosts.len();
+        let (apart, own): (Vec<_>, Vec<_>) = documents
+            .hosts
+            .all()
+            .into_iter()
+            .partition(|host| host.desired.apart);
+        let hosts = own.len();
         checks.push(Check {
             name: "hosts".into(),
             ok: hosts > 0,
@@ -123,10 +128,18 @@ impl Cloud {
             detail,
             vital: false,
         });
-        let hosts = documents.hosts.all();
+        for host in apart.iter().filter(|host| self.is_lost(host)) {
+            let name = host.common.name.as_deref().unwrap_or(host.id());
+            checks.push(Check {
+                name: "host".into(),
+                ok: false,
+                detail: format!("{name} is lost: it doesn't keep its lease alive"),
+                vital: false,
+            });
+        }
         // A host in trouble starts nothing.
-        let all_in_trouble = hosts.iter().all(|host| !host.troubles.is_empty());
-        for host in hosts {
+        let all_in_trouble = own.iter().all(|host| !host.troubles.is_empty());
+        for host in own {
             for trouble in &host.troubles {
                 checks.push(Check {
                     name: "host".into(),

@@ -6,11 +6,11 @@ use cimi::{
     PrincipalType,
     resources::{
         Address, AddressTemplate, Credential, CredentialTemplate, Event, ForwardingGroup,
-        ForwardingGroupTemplate, Group, Host, Image, Job, Machine, MachineConfiguration,
-        MachineRecord, MachineTemplate, MailLink, Network, NetworkPort, NetworkPortConfiguration,
-        NetworkPortTemplate, OrganisationMember, Registration, Resource, ServiceConfiguration,
-        ServiceMessage, Session, System, SystemTemplate, Token, User, Volume, VolumeConfiguration,
-        VolumeImage, VolumeTemplate,
+        ForwardingGroupTemplate, Group, Host, HostAuthority, HostIdentity, HostPulse, HostToken,
+        Image, Job, Machine, MachineConfiguration, MachineRecord, MachineTemplate, MailLink,
+        Network, NetworkPort, NetworkPortConfiguration, NetworkPortTemplate, OrganisationMember,
+        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, System,
+        SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
     },
 };
 use store::{
@@ -90,6 +90,10 @@ registry! {
     service_configurations: ServiceConfiguration,
     groups: Group,
     hosts: Host,
+    host_authorities: HostAuthority,
+    host_tokens: HostToken,
+    host_identities: HostIdentity,
+    host_pulses: HostPulse,
     systems: System,
     system_templates: SystemTemplate,
     credential_templates: CredentialTemplate,

@@ -148,6 +148,9 @@ pub trait CloudApi: Send + Sync + 'static {
     /// `GET /stratus/accounting`: a page of who used what from when to when.
     async fn usage(&self, context: &OpContext, query: UsageQuery) -> Result<Value>;
 
+    /// `POST /stratus/host-tokens`, for administrators: what one host joins by.
+    async fn host_token(&self, context: &OpContext, body: Body) -> Result<Value>;
+
     /// How well the cloud is. Answers fast and never waits for what it reports on.
     async fn health(&self) -> Health;
 }

@@ -401,6 +401,24 @@ impl Doors {
                 let answer = self.api.usage(context, query).await?;
                 Ok(health::json_answer(StatusCode::OK, &answer))
             }
+            Route::HostTokens => {
+                let bytes = match body.as_mut() {
+                    Some(body) => body::read(body, FORM_AT_MOST, share).await?,
+                    None => bytes::Bytes::new(),
+                };
+                let asked = serde_json::from_slice(if bytes.is_empty() { b"{}" } else { &bytes });
+                let asked = asked.map_err(|error| {
+                    Problem::new(400, format!("the body is a JSON object: {error}"))
+                })?;
+                let mut answer = health::json_answer(
+                    StatusCode::CREATED,
+                    &self.api.host_token(context, asked).await?,
+                );
+                // It holds a secret.
+                let no_store = HeaderValue::from_static("no-store");
+                answer.headers_mut().insert(header::CACHE_CONTROL, no_store);
+                Ok(answer)
+            }
             Route::Manual => Ok(manual::answer()),
             Route::Console(id) => {
                 let range = console::range(pairs())?;

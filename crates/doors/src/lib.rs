@@ -6,6 +6,8 @@
 //!   what stands beside it (`console`, `upload`, `health`, `metrics`, `openapi`), and what pages for
 //!   browsers have in common (`pages`).
 //!
+//! [`HostDoor`] is what hosts that have joined get at, behind the same port.
+//!
 //! Pages for people (`people`) stand on the layout of `pages`.
 //!
 //! No rules of the cloud and no state live here, but for a cache of rendered representations.
@@ -25,6 +27,7 @@ mod console;
 mod doors;
 mod download;
 mod health;
+mod hosts;
 mod limits;
 mod manual;
 mod marketplace;
@@ -46,6 +49,7 @@ pub use audit::{AuditLog, Audited, NoAudit};
 pub use body::ResponseBody;
 pub use cloud_api::{Body, CloudApi};
 pub use doors::{Doors, Serving, Settings};
+pub use hosts::HostDoor;
 pub use origin::{TrustedProxy, TrustedProxyError};
 pub use people::People;
 pub use routes::{Listed, all_routes};

@@ -312,6 +312,7 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             | Route::Catalogue
             | Route::Quota
             | Route::Accounting
+            | Route::HostTokens
             | Route::OpenApi,
             _,
         ) => {
@@ -354,6 +355,10 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         }
         (Route::Quota, _) => "What a user or a group has and may have".to_owned(),
         (Route::Accounting, _) => "Who used what from when to when: a page of it".to_owned(),
+        (Route::HostTokens, _) => {
+            "Make a token that one host joins by, for administrators: {\"name\"?, \"hours\"?}"
+                .to_owned()
+        }
         (Route::Manual, _) => "The interface, for people".to_owned(),
         (Route::OpenApi, _) => "The interface, for programs: an OpenAPI document".to_owned(),
         (Route::Asset(_), _) => "A file that pages load".to_owned(),

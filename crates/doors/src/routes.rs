@@ -53,6 +53,8 @@ pub(crate) enum Route<'p> {
     Quota,
     /// `/stratus/accounting`
     Accounting,
+    /// `/stratus/host-tokens`
+    HostTokens,
     /// `/api`
     Manual,
     /// `/assets/stratus.css`
@@ -84,6 +86,7 @@ impl<'p> Route<'p> {
                 "stratus/catalogue" => Some(Self::Catalogue),
                 "stratus/quota" => Some(Self::Quota),
                 "stratus/accounting" => Some(Self::Accounting),
+                "stratus/host-tokens" => Some(Self::HostTokens),
                 "api" => Some(Self::Manual),
                 _ => {
                     if let Some(below) = path.strip_prefix("marketplace")
@@ -181,7 +184,7 @@ impl<'p> Route<'p> {
                     "GET, HEAD, DELETE, OPTIONS"
                 }
             }
-            Self::Action(..) | Self::Doctor => "POST, OPTIONS",
+            Self::Action(..) | Self::Doctor | Self::HostTokens => "POST, OPTIONS",
             Self::Marketplace(place) => place.methods(),
             Self::ImageData(_) => "GET, HEAD, PUT, OPTIONS",
             Self::People(page) => page.methods(),
@@ -232,6 +235,7 @@ impl<'p> Route<'p> {
             Self::People(_) => 20,
             Self::Catalogue => 21,
             Self::Marketplace(_) => 22,
+            Self::HostTokens => 23,
         }
     }
 }
@@ -276,6 +280,7 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/catalogue",
         "/stratus/quota",
         "/stratus/accounting",
+        "/stratus/host-tokens",
         "/api",
     ] {
         list(path.to_owned(), None);
@@ -314,7 +319,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 23] = [
+pub(crate) const TEMPLATES: [&str; 24] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -338,6 +343,7 @@ pub(crate) const TEMPLATES: [&str; 23] = [
     "/register/{page}",
     "/stratus/catalogue",
     "/marketplace",
+    "/stratus/host-tokens",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -401,6 +407,7 @@ mod tests {
             ("/stratus/catalogue", Catalogue),
             ("/stratus/quota", Quota),
             ("/stratus/accounting", Accounting),
+            ("/stratus/host-tokens", HostTokens),
             ("/api/", Manual),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
             ("/marketplace/", Marketplace(Place::Home)),

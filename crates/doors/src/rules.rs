@@ -192,6 +192,10 @@ impl CloudApi for Cloud {
         Self::usage(self, context, &query).await
     }
 
+    async fn host_token(&self, context: &OpContext, body: Body) -> Result<Value> {
+        self.create_host_token(context, &body).await
+    }
+
     async fn health(&self) -> Health {
         Self::health(self)
     }

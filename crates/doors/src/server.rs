@@ -23,17 +23,19 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use rustls::pki_types::CertificateDer;
+use rustls::{pki_types::CertificateDer, server::Acceptor};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use trust::HostPeer;
 
 use crate::{
     doors::Doors,
+    hosts::HostDoor,
     metrics::{self, ConnectionMetrics},
     origin::{Connection, TrustedProxy},
     stall::Stalling,
@@ -97,6 +99,7 @@ pub struct Server {
     doors: Arc<Doors>,
     limits: Limits,
     tls: Option<Arc<Speech>>,
+    hosts: Option<Arc<HostDoor>>,
 }
 
 /// The doors, open. Dropping this closes them at once; [`Running::end`] waits for open requests.
@@ -111,6 +114,7 @@ struct Shared {
     doors: Arc<Doors>,
     limits: Limits,
     tls: Option<Arc<Speech>>,
+    hosts: Option<Arc<HostDoor>>,
     metrics: ConnectionMetrics,
     /// Connections by address.
     open: Mutex<Open>,
@@ -131,7 +135,19 @@ impl Server {
     /// Over TLS, unless `tls` is `None` (behind a proxy that ends it).
     #[must_use]
     pub fn new(doors: Arc<Doors>, limits: Limits, tls: Option<Arc<Speech>>) -> Self {
-        Self { doors, limits, tls }
+        Self {
+            doors,
+            limits,
+            tls,
+            hosts: None,
+        }
+    }
+
+    /// With a door for hosts, which there is over TLS only.
+    #[must_use]
+    pub fn with_hosts(mut self, hosts: Arc<HostDoor>) -> Self {
+        self.hosts = Some(hosts);
+        self
     }
 
     /// Listens and serves until the [`Running`] is ended or dropped.
@@ -146,6 +162,7 @@ impl Server {
             doors: self.doors,
             limits: self.limits,
             tls: self.tls,
+            hosts: self.hosts,
             metrics: ConnectionMetrics::new(),
             open: Mutex::default(),
             closing: CancellationToken::new(),
@@ -284,15 +301,19 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
         match &shared.tls {
             None => speak(Stalling::new(stream, patience), false, connection, &shared).await,
             Some(tls) => {
-                // As it is configured now: who isn't to log in by a certificate isn't asked for one.
-                let config = tls.config(shared.doors.takes_certificates());
-                let handshake = TlsAcceptor::from(config).accept(stream);
+                let handshake = handshake(stream, tls, &shared);
                 let handshake = timeout(shared.limits.handshake, handshake).await;
-                let Ok(Ok(stream)) = handshake else {
+                let Ok(Ok((stream, hosts))) = handshake else {
                     shared.metrics.failed_handshakes.increment(1);
                     return;
                 };
                 let (_, session) = stream.get_ref();
+                if let Some(hosts) = hosts {
+                    let own = session.peer_certificates().and_then(<[_]>::first);
+                    let shown = own.map(|certificate| HostPeer::of(certificate));
+                    let (stream, from) = (Stalling::new(stream, patience), connection.peer);
+                    return hosts.serve(stream, shown, from, &shared.closing).await;
+                }
                 let http2 = session.alpn_protocol() == Some(b"h2");
                 let mut connection = connection;
                 connection.shown = session.peer_certificates().map(shown);
@@ -303,6 +324,25 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
     // Boxed: with both protocols in it, it is large.
     aborting.run_until_cancelled(Box::pin(work)).await;
     drop(place);
+}
+
+/// Agrees on TLS, as the client is to be spoken to; with the door for hosts, if that is where it wants to.
+async fn handshake(
+    stream: TcpStream,
+    tls: &Speech,
+    shared: &Shared,
+) -> io::Result<(TlsStream<TcpStream>, Option<Arc<HostDoor>>)> {
+    let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let name = started.client_hello().server_name().map(str::to_owned);
+    let hosts = shared.hosts.as_ref();
+    let hosts = hosts.filter(|_| name.as_deref() == Some(trust::SERVER_NAME));
+    if let Some((hosts, config)) = hosts.and_then(|hosts| Some((hosts, hosts.config()?))) {
+        let stream = started.into_stream(config).await?;
+        return Ok((stream, Some(Arc::clone(hosts))));
+    }
+    // As it is configured now: who isn't to log in by a certificate isn't asked for one.
+    let config = tls.config(shared.doors.takes_certificates());
+    Ok((started.into_stream(config).await?, None))
 }
 
 /// The certificates of the other end, which TLS has seen to have the key of the first one.

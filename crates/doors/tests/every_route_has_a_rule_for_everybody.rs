@@ -194,7 +194,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         (_, Some(Kind::ForwardingGroup), _) => Administrators,
         ("/stratus/catalogue", None, "GET" | "HEAD") => Users,
         ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
-        ("/stratus/doctor", None, "POST") => Administrators,
+        ("/stratus/doctor" | "/stratus/host-tokens", None, "POST") => Administrators,
         // Of themselves, where nobody else is named.
         ("/stratus/quota" | "/stratus/accounting", None, "GET" | "HEAD") => Users,
 

@@ -1,6 +1,10 @@
 //! What a host may say of itself: what it has and is, never what its operator wants of it.
 
-use cimi::resources::Host;
+use cimi::{
+    Acl, Common,
+    resources::{Host, HostPulse},
+};
+use store::Key;
 
 /// Longest document of a host, in bytes; a processor's flags are about 2 KiB.
 const MAX_BYTES: usize = 64 * 1024;
@@ -32,6 +36,21 @@ pub(crate) fn may_report(now: &Host, then: &Host) -> Result<(), String> {
             now.id
         )),
     }
+}
+
+/// Whether a host may say so that it is there: nothing but when.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_beat(key: &Key, then: &HostPulse) -> Result<(), String> {
+    let bare = Common {
+        updated: then.common.updated,
+        ..Common::new(Acl::owned_by_admin(), then.common.created)
+    };
+    if *key.as_str() == *then.id.to_string() && value(&bare) == value(&then.common) {
+        return Ok(());
+    }
+    Err(format!("{key} says more than that a host is there"))
 }
 
 fn value(common: &cimi::Common) -> Option<serde_json::Value> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cimi::{
     HostId,
-    resources::{Host, Machine, Resource},
+    resources::{Host, HostPulse, Machine, Resource},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use store::{Audience, Key, Rules};
@@ -27,7 +27,7 @@ impl Rules for HostRules {
                 Ok(Placed { host: Some(host) }) => Audience::peer(host.local()),
                 _ => Audience::Nobody,
             },
-            Host::COLLECTION => Audience::peer(key.id()),
+            Host::COLLECTION | HostPulse::COLLECTION => Audience::peer(key.id()),
             _ => Audience::Nobody,
         }
     }
@@ -39,6 +39,10 @@ impl Rules for HostRules {
         now: Option<&Bytes>,
         then: Option<&Bytes>,
     ) -> Result<(), String> {
+        if key.collection() == HostPulse::COLLECTION && key.id() == peer {
+            // Its own to make and to end, at any time.
+            return then.map_or(Ok(()), |then| own::may_beat(key, &written(key, then)?));
+        }
         let (Some(now), Some(then)) = (now, then) else {
             return Err(format!("a host neither makes nor removes {key}"));
         };

@@ -61,6 +61,10 @@ impl Fleet {
 
     /// The host is as its document says. Returns whether there may be more room than before.
     pub fn host(&mut self, host: &Host) -> bool {
+        // One that has joined and reports itself only is none for machines.
+        if host.desired.apart {
+            return false;
+        }
         let offered = self.policy.offer(&host.capacity);
         let trouble = (!host.troubles.is_empty()).then(|| host.troubles.join("; ").into());
         let state = if host.desired.maintenance {

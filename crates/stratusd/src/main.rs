@@ -9,6 +9,8 @@ mod descriptors;
 mod first_start;
 mod host_services;
 mod instance;
+mod joined_host;
+mod joining;
 mod logging;
 mod market;
 mod market_tool;
@@ -60,6 +62,17 @@ enum Command {
         /// Write a line to this inherited file descriptor once the cloud is ready
         #[arg(long, value_name = "N")]
         ready_fd: Option<i32>,
+    },
+    /// Make this computer a host of a cloud, by a token of `stratus host token`. Then `stratusd serve` runs it as that.
+    Join {
+        /// Configuration file [default: /etc/stratus/stratusd.toml, if there is one]
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// The token; - reads it from standard input, where other users of this computer don't see it
+        token: String,
+        /// Entries of the cloud, https://HOST:PORT; any of them can be lost
+        #[arg(required = true, value_name = "ENTRY")]
+        entries: Vec<String>,
     },
     /// End all machines of a stopped cloud, and remove its network and control groups. Disks and documents stay.
     Teardown {
@@ -133,12 +146,22 @@ fn main() -> ExitCode {
             let files = descriptors::raise();
             let instance = Instance::take(&config.state_dir())?;
             let runtime = runtime(&config)?;
-            let served = runtime.block_on(serve::serve(config, &instance, files, &roles, ready_fd));
+            let served = match joining::joined(&config.state_dir())? {
+                Some(joined) => runtime.block_on(Box::pin(joined_host::serve(
+                    config, &instance, joined, &roles, ready_fd,
+                ))),
+                None => runtime.block_on(serve::serve(config, &instance, files, &roles, ready_fd)),
+            };
             // What still blocks then (a fetch, a tool at work) is left to the end of the process.
             runtime.shutdown_timeout(BLOCKING_WORK_LIMIT);
             drop(instance);
             served
         }),
+        Command::Join {
+            config,
+            token,
+            entries,
+        } => joining::run(config.as_deref(), &token, &entries),
         Command::Store { command } => store_tool::run(command),
         Command::Marketplace { command } => market_tool::run(command),
         Command::Teardown { config } => load(config.as_deref()).and_then(|config| {

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use cloud::{Cloud, Quotas};
 use directory::LdapDirectory;
 use documents::Documents;
-use doors::{Doors, People, Running, Server, Serving, tls};
+use doors::{AuditLog, Doors, HostDoor, People, Running, Server, Serving, tls};
 use marketplace_service::Marketplace;
 use scheduler::Scheduler;
 use storage::controller::StorageController;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use vmhost::{controller::VmHost, launch_spec, qemu::QemuHypervisor};
 
 use crate::{
-    audit_log::{self, FileLog},
+    audit_log,
     config::Config,
     database, first_start,
     host_services::LocalHost,
@@ -187,6 +187,7 @@ pub async fn serve(
             most_bytes: config.retention.audit_mib.saturating_mul(1 << 20),
         };
         let (log, writer) = audit_log::open(&state.join("audit"), keeping)?;
+        let log: Arc<dyn AuditLog> = Arc::new(log);
         // Stopped last: what the door still answers is written down, too.
         parts.start("audit", |stop| writer.run(stop));
         let serving = if roles.is_marketplace_alone() {
@@ -195,7 +196,26 @@ pub async fn serve(
             Serving::Cloud
         };
         let marketplace = marketplace.map(|marketplace| (marketplace, serving));
-        Some(open_doors(&config, &cloud, accounts, marketplace, tls, open_files, log).await?)
+        let hosts = roles.has(Role::Entry).then(|| {
+            let hosts = Arc::new(HostDoor::new(cloud.clone(), Arc::clone(&log)));
+            let following = Arc::clone(&hosts);
+            parts.start("hosts", |stop| async move {
+                stop.run_until_cancelled(following.follow()).await;
+            });
+            hosts
+        });
+        Some(
+            open_doors(
+                &config,
+                &cloud,
+                accounts,
+                marketplace,
+                tls,
+                open_files,
+                (log, hosts),
+            )
+            .await?,
+        )
     } else {
         None
     };
@@ -269,11 +289,11 @@ async fn open_doors(
     marketplace: Option<(Marketplace, Serving)>,
     tls: Option<Arc<tls::Speech>>,
     open_files: u64,
-    log: FileLog,
+    (log, hosts): (Arc<dyn AuditLog>, Option<Arc<HostDoor>>),
 ) -> anyhow::Result<Running> {
     let people = People::new(cloud.clone(), Arc::clone(&accounts));
     let mut doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
-        .audited_by(Arc::new(log))
+        .audited_by(log)
         .with_people(people);
     if let Some((marketplace, serving)) = marketplace {
         doors = doors.with_marketplace(marketplace, serving);
@@ -283,7 +303,10 @@ async fn open_doors(
             "TLS is off: passwords are sent in clear text, unless a proxy in front of this adds it"
         );
     }
-    let server = Server::new(Arc::new(doors), settings::server(config, open_files), tls);
+    let mut server = Server::new(Arc::new(doors), settings::server(config, open_files), tls);
+    if let Some(hosts) = hosts {
+        server = server.with_hosts(hosts);
+    }
     Ok(server.start(config.listen()).await?)
 }
 
@@ -398,14 +421,18 @@ impl Parts {
 }
 
 /// The signals that mean something.
-struct Signals {
+pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> anyhow::Result<Self> {
+    /// Asks for them.
+    ///
+    /// # Errors
+    /// If they can't be had.
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("listening for signals");
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
@@ -415,7 +442,7 @@ impl Signals {
     }
 
     /// Waits for the one to stop, and returns its name; calls `on_hangup` for each SIGHUP on the way.
-    async fn stop(&mut self, on_hangup: impl Fn()) -> &'static str {
+    pub(crate) async fn stop(&mut self, on_hangup: impl Fn()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",

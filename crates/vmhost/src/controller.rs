@@ -50,6 +50,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use audit::Finding;
 pub use console::ConsoleText;
 pub use health::Check;
+pub use host::describe;
 pub use meters::{INTERVAL as METER_INTERVAL, Reading};
 pub use settings::Settings;
 

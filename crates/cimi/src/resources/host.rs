@@ -36,6 +36,9 @@ pub struct HostDesired {
     /// No machines are placed on it; those that are there run on.
     #[serde(default)]
     pub maintenance: bool,
+    /// It has joined from elsewhere, and reports itself only: no machines are placed on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
 }
 
 /// A computer that runs machines. Written by its own controller, but for what is desired.

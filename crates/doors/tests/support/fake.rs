@@ -400,6 +400,11 @@ impl CloudApi for FakeCloud {
         Ok(json!({"uses": []}))
     }
 
+    async fn host_token(&self, _: &OpContext, body: Body) -> Result<Value> {
+        self.told(format!("host-token {}", json!(body)));
+        Ok(json!({"token": "sjoin_fake"}))
+    }
+
     async fn health(&self) -> Health {
         Health {
             status: HealthStatus::Degraded,

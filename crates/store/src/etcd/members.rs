@@ -345,6 +345,9 @@ fn member(name: &str, options: &EtcdOptions) -> Result<Member, StoreError> {
             if let Some((certificate, key)) = &options.tls.identity {
                 tls = tls.identity(Identity::from_pem(certificate, key));
             }
+            if let Some(name) = &options.tls.server_name {
+                tls = tls.domain_name(name.clone());
+            }
             endpoint = endpoint.tls_config(tls).map_err(wrong)?;
         }
         Some("http") if endpoint.uri().authority().is_some() => {}

@@ -48,6 +48,8 @@ pub struct EtcdTls {
     pub authority: Option<Vec<u8>>,
     /// Our certificate and its private key, if members ask for one (`--client-cert-auth`).
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name that the members' certificates are of, where it isn't the one in their addresses.
+    pub server_name: Option<String>,
 }
 
 impl fmt::Debug for EtcdTls {

@@ -227,3 +227,17 @@ fn cpu_flags() -> Vec<String> {
     let flags = processor("flags").unwrap_or_default();
     flags.split_whitespace().map(str::to_owned).collect()
 }
+
+/// Writes into a host's document what this computer is: for a host that reports itself and has no controller.
+pub fn describe(settings: &Settings, host: &mut Host) {
+    host.capacity = capacity(settings);
+    host.accelerator = kind(settings.accelerator.kind);
+    host.accelerator_reason
+        .clone_from(&settings.accelerator.reason);
+    host.cpu_model = processor("model name").unwrap_or_else(|| "unknown".to_owned());
+    host.cpu_flags = cpu_flags();
+    host.version.clone_from(&settings.version);
+    host.qemu_version.clone_from(&settings.qemu_version);
+    host.boot_id = read_first_line("/proc/sys/kernel/random/boot_id");
+    host.troubles = troubles(settings);
+}

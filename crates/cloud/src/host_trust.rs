@@ -1,0 +1,499 @@
+//! Hosts from elsewhere: tokens that they join by, the authority of their certificates, joining, renewing, removing.
+//!
+//! ```text
+//!  token made ──▶ used by Host/H ──▶ forgotten        Host/H + HostIdentity/H: made together, removed together
+//!            └──▶ expired ─────────▶ forgotten        no HostIdentity: no host, whatever certificates there are
+//! ```
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use cimi::{
+    Acl, Common, HostId, Right, Timestamp,
+    common::USER_ROLE,
+    ids::{HostAuthorityId, HostIdentityId, HostTokenId},
+    resources::{
+        AcceleratorKind, Capacity, Event, Host, HostAuthority, HostDesired, HostIdentity,
+        HostToken, Resource as _,
+    },
+};
+use documents::Cached;
+use serde_json::{Map, Value, json};
+use trust::{
+    Authority, CLOCKS_APART_AT_MOST, HostPeer, JoinRequest, JoinSecret, JoinToken, Joined,
+    PublicKey, RenewRequest, TrustError,
+};
+
+use crate::{Cloud, CloudError, Done, OpContext, Result, access};
+
+/// How long a token is good if nobody says, and at most, in hours.
+const HOURS: u64 = 1;
+const HOURS_AT_MOST: u64 = 168;
+/// Longest name of a host, in bytes: that of a label in DNS.
+const NAME_AT_MOST: usize = 63;
+/// How soon it is looked again for what another entry has written and reads here don't show yet.
+const BEHIND: Duration = Duration::from_millis(10);
+
+impl Cloud {
+    /// Makes a token that one host joins by, once: `{"name"?, "hours"?}`. The answer is the only one that holds it.
+    ///
+    /// # Errors
+    /// [`CloudError::Forbidden`] for all but administrators in person, [`CloudError::Invalid`], [`CloudError::Conflict`] if
+    /// there is a host of that name.
+    pub async fn create_host_token(
+        &self,
+        context: &OpContext,
+        body: &Map<String, Value>,
+    ) -> Result<Value> {
+        access::require_admin(context, "let hosts join")?;
+        access::require_change(context)?;
+        // Whoever finds a token could otherwise have a host here after it was revoked.
+        access::require_login(context, "let hosts join")?;
+        let user = access::require_user(context)?.to_owned();
+        let account = self.0.documents.users.get(&user);
+        let account = account.ok_or_else(|| {
+            CloudError::Forbidden(format!("there is no User/{user} that a token could be of"))
+        })?;
+        access::require_current(context.generation(), &account)?;
+        let (host_name, hours) = asked_for(body)?;
+        if let Some(name) = &host_name {
+            self.require_new_name(name)?;
+        }
+        let (now, secret) = (Timestamp::now(), JoinSecret::generate().map_err(defect)?);
+        let token = HostToken {
+            id: HostTokenId::from_local(&secret.digest())
+                .map_err(|error| CloudError::Internal(error.to_string()))?,
+            common: Common::new(Acl::owned_by_admin(), now),
+            user,
+            host_name,
+            expires: now.after(Duration::from_secs(hours * 3600)),
+            used_by: None,
+            unknown: Map::new(),
+        };
+        let (_, authority) = self.host_authority(context).await?;
+        let changes = self.0.documents.changes();
+        changes.unchanged(&account).create(&token).commit().await?;
+        let word = JoinToken {
+            authority: authority.fingerprint(),
+            secret,
+        };
+        tracing::info!(user = token.user, host = token.host_name, expires = %token.expires, "a token for a host was made");
+        Ok(json!({"token": word.word(), "name": token.host_name, "expires": token.expires}))
+    }
+
+    /// The authority; made if there is none yet. Entries that make one at once agree on one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn host_authority(
+        &self,
+        context: &OpContext,
+    ) -> Result<(Arc<Cached<HostAuthority>>, Authority)> {
+        let documents = &self.0.documents;
+        loop {
+            context.in_time()?;
+            if let Some(kept) = documents.host_authorities.get(HostAuthority::OWN) {
+                let authority = Authority::from_pem(&kept.certificate, &kept.private_key);
+                return Ok((kept, authority.map_err(defect)?));
+            }
+            let made = Authority::generate(SystemTime::now()).map_err(defect)?;
+            let kept = HostAuthority {
+                id: HostAuthorityId::from_local(HostAuthority::OWN)
+                    .map_err(|error| CloudError::Internal(error.to_string()))?,
+                common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
+                certificate: made.certificate_pem().to_owned(),
+                private_key: made.key_pem().to_owned(),
+                unknown: Map::new(),
+            };
+            match documents.changes().create(&kept).commit().await {
+                Ok(_) => tracing::info!("the authority for hosts was made"),
+                Err(error) if error.is_conflict() => tokio::time::sleep(BEHIND).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The authority that entries show hosts a certificate of; none as long as no token was made.
+    ///
+    /// # Errors
+    /// If what is kept can't be read.
+    pub fn authority_for_hosts(&self) -> Result<Option<Authority>> {
+        let kept = self.0.documents.host_authorities.get(HostAuthority::OWN);
+        let read = |kept: Arc<Cached<HostAuthority>>| {
+            Authority::from_pem(&kept.certificate, &kept.private_key).map_err(defect)
+        };
+        kept.map(read).transpose()
+    }
+
+    /// Lets a host in by its token, which is used up in the transaction that makes it a host. The same host, by the same key,
+    /// gets the same answer again as long as the token is remembered: the first one may have been lost.
+    ///
+    /// # Errors
+    /// [`CloudError::Forbidden`] for a token that isn't good (any more), [`CloudError::Conflict`] if clocks are apart or the
+    /// name is taken, [`CloudError::Invalid`].
+    pub async fn join_host(&self, context: &OpContext, asked: &JoinRequest) -> Result<Joined> {
+        let documents = &self.0.documents;
+        let key = PublicKey::requested(&asked.request)
+            .map_err(|error| CloudError::invalid("request", error.to_string()))?;
+        let digest = asked.secret.digest();
+        loop {
+            context.in_time()?;
+            let Some(token) = documents.host_tokens.get(&digest) else {
+                if documents.stored::<HostToken>(&digest).await?.is_some() {
+                    // Made through another entry a moment ago.
+                    tokio::time::sleep(BEHIND).await;
+                    continue;
+                }
+                return Err(CloudError::Forbidden(
+                    "this cloud knows no such token: it was copied in part only, or has expired long ago; make another \
+                     with `stratus host token`"
+                        .to_owned(),
+                ));
+            };
+            let (kept, authority) = self.host_authority(context).await?;
+            if let Some(host) = &token.used_by {
+                return self.joined_again(host, &key, &authority).await;
+            }
+            let now = Timestamp::now();
+            if token.expires <= now {
+                return Err(CloudError::Forbidden(format!(
+                    "this token has expired at {}; make another with `stratus host token`",
+                    token.expires
+                )));
+            }
+            clocks_agree(now, asked.time)?;
+            let name = match &token.host_name {
+                Some(name) => name.clone(),
+                None => {
+                    check_name(&asked.name)?;
+                    asked.name.clone()
+                }
+            };
+            self.require_new_name(&name)?;
+            let host = newcomer(name, now);
+            let (identity, answer) = admit(&authority, &host, &key)?;
+            let used = HostToken {
+                used_by: Some(host.id.clone()),
+                ..token.document.0.clone()
+            };
+            let event = Event::request(&host, "join", &token.user, now);
+            let changes = documents
+                .changes()
+                .replace(&token, used)
+                .create(&host)
+                .create(&identity)
+                .create(&event)
+                // So hosts join one after another, and no two get one name.
+                .replace(&kept, kept.document.0.clone());
+            match changes.commit().await {
+                Ok(_) => {
+                    tracing::info!(host = answer.host, name = answer.name, from = ?context.peer, "a host has joined");
+                    return Ok(answer);
+                }
+                Err(error) if error.is_conflict() => tokio::time::sleep(BEHIND).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// What a host gets that asks once more by a token which it has used up.
+    async fn joined_again(
+        &self,
+        id: &HostId,
+        key: &PublicKey,
+        authority: &Authority,
+    ) -> Result<Joined> {
+        let documents = &self.0.documents;
+        let host = documents.hosts.get(id.local());
+        let identity = documents.host_identities.get(id.local());
+        let (Some(host), Some(_)) = (
+            host,
+            identity.filter(|identity| identity.key_digest == key.digest()),
+        ) else {
+            return Err(CloudError::Forbidden(
+                "this token was used already, by another host or another key: each lets one host in; make another with \
+                 `stratus host token`"
+                    .to_owned(),
+            ));
+        };
+        self.certified_anew(&host.document.0, key, authority).await
+    }
+
+    /// Another certificate for a host that is one, by the key that it is known by.
+    async fn certified_anew(
+        &self,
+        host: &Host,
+        key: &PublicKey,
+        authority: &Authority,
+    ) -> Result<Joined> {
+        let (wanted, answer) = admit(authority, host, key)?;
+        let note = |identity: &mut HostIdentity| {
+            if identity.key_digest != wanted.key_digest {
+                return Err(CloudError::Forbidden(
+                    "a host keeps the key that it has joined with".to_owned(),
+                ));
+            }
+            let is_later = wanted.expires > identity.expires;
+            identity.expires = identity.expires.max(wanted.expires);
+            Ok(is_later)
+        };
+        // Absent: it was removed meanwhile.
+        let noted = self.0.documents.update(host.id.local(), note).await;
+        noted.map(|_| answer)
+    }
+
+    /// The next certificate of a host that has shown one.
+    ///
+    /// # Errors
+    /// [`CloudError::Forbidden`] for another key than the one it has joined with, [`CloudError::NotFound`] if it was removed.
+    pub async fn renew_host(
+        &self,
+        context: &OpContext,
+        id: &HostId,
+        asked: &RenewRequest,
+    ) -> Result<Joined> {
+        let key = PublicKey::requested(&asked.request)
+            .map_err(|error| CloudError::invalid("request", error.to_string()))?;
+        let host = self.0.documents.hosts.get(id.local());
+        let host = host.ok_or_else(|| CloudError::not_found(id))?;
+        let (_, authority) = self.host_authority(context).await?;
+        let answer = self
+            .certified_anew(&host.document.0, &key, &authority)
+            .await?;
+        tracing::info!(host = answer.host, name = answer.name, expires = %answer.expires, "a host has a new certificate");
+        Ok(answer)
+    }
+
+    /// The host that a certificate by the authority is of, if it is one still.
+    #[must_use]
+    pub fn host_of(&self, peer: &HostPeer) -> Option<HostId> {
+        let documents = &self.0.documents;
+        let identity = documents.host_identities.get(&peer.host)?;
+        let host = documents.hosts.get(&peer.host)?;
+        (identity.key_digest == peer.key).then(|| host.document.id.clone())
+    }
+
+    /// Whether a host that has joined was there and isn't now.
+    pub(crate) fn is_lost(&self, host: &Host) -> bool {
+        let pulses = &self.0.documents.host_pulses;
+        host.desired.apart && !host.boot_id.is_empty() && pulses.get(host.local_id()).is_none()
+    }
+
+    /// Removes a host that has joined: its certificates are of no use from then on.
+    ///
+    /// # Errors
+    /// [`CloudError::Forbidden`] for all but administrators, and for hosts that are part of an entry's own daemon;
+    /// [`CloudError::Conflict`] if machines are on it.
+    pub(crate) async fn remove_host(&self, context: &OpContext, local: &str) -> Result<Done> {
+        access::require_admin(context, "remove hosts")?;
+        let documents = &self.0.documents;
+        loop {
+            context.in_time()?;
+            let host = access::find::<Host>(documents, context, local, Right::Modify)?;
+            let name = host.common.name.as_deref().unwrap_or(local);
+            if !host.desired.apart {
+                return Err(CloudError::Forbidden(format!(
+                    "{name} is the host of the cloud's own daemon, and did not join: it can be put into maintenance, and \
+                     not be removed"
+                )));
+            }
+            let machines = documents.machines.count_by_index("host", host.local_id());
+            if machines > 0 {
+                return Err(CloudError::Conflict(format!(
+                    "{machines} machines are on {name}: remove them first"
+                )));
+            }
+            let user = context.user().unwrap_or_default();
+            let event = Event::request(&host.document.0, "delete", user, Timestamp::now());
+            let mut changes = documents.changes().remove(&host).create(&event);
+            if let Some(identity) = documents.host_identities.get(host.local_id()) {
+                changes = changes.remove(&identity);
+            }
+            if let Some(pulse) = documents.host_pulses.get(host.local_id()) {
+                changes = changes.remove(&pulse);
+            }
+            match changes.commit().await {
+                Ok(_) => {
+                    tracing::info!(host = %host.document.id, name, user, "a host was removed");
+                    return Ok(Done::default());
+                }
+                Err(error) if error.is_conflict() => tokio::time::sleep(BEHIND).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Refuses a name that a host has.
+    fn require_new_name(&self, name: &str) -> Result<()> {
+        let hosts = self.0.documents.hosts.all();
+        let mut named = hosts
+            .iter()
+            .filter(|host| host.common.name.as_deref() == Some(name));
+        match named.next() {
+            None => Ok(()),
+            Some(other) => Err(CloudError::Conflict(format!(
+                "there is a host `{name}` already ({}): choose another name with `stratus host token --name`, or remove \
+                 that host first",
+                other.document.id
+            ))),
+        }
+    }
+}
+
+/// What a token is asked for: the name of the host, and hours.
+fn asked_for(body: &Map<String, Value>) -> Result<(Option<String>, u64)> {
+    if let Some(other) = body
+        .keys()
+        .find(|key| !["name", "hours"].contains(&&***key))
+    {
+        let known = "is not known here: `name` and `hours` are";
+        return Err(CloudError::invalid(other.as_str(), known));
+    }
+    let name = match body.get("name") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => {
+            check_name(name)?;
+            Some(name.clone())
+        }
+        Some(_) => return Err(CloudError::invalid("name", "is a text")),
+    };
+    let hours = match body.get("hours") {
+        None | Some(Value::Null) => HOURS,
+        Some(hours) => hours
+            .as_u64()
+            .filter(|hours| (1..=HOURS_AT_MOST).contains(hours))
+            .ok_or_else(|| {
+                CloudError::invalid("hours", format!("is a number from 1 to {HOURS_AT_MOST}"))
+            })?,
+    };
+    Ok((name, hours))
+}
+
+/// Refuses what nobody would want to call a host.
+fn check_name(name: &str) -> Result<()> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let begins_well = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric());
+    if begins_well && name.len() <= NAME_AT_MOST && name.bytes().all(is_plain) {
+        return Ok(());
+    }
+    Err(CloudError::invalid(
+        "name",
+        format!(
+            "of a host is made of letters, digits, `-`, `_` and `.`, begins with a letter or digit, and has up to \
+             {NAME_AT_MOST}"
+        ),
+    ))
+}
+
+/// Refuses a host whose clock is wrong: what it sees of machines is accounted by it.
+fn clocks_agree(here: Timestamp, there: Timestamp) -> Result<()> {
+    let (ahead, behind) = (there.since(here), here.since(there));
+    if ahead.max(behind) <= CLOCKS_APART_AT_MOST {
+        return Ok(());
+    }
+    let (by, where_to) = if ahead > behind {
+        (ahead, "ahead of")
+    } else {
+        (behind, "behind")
+    };
+    Err(CloudError::Conflict(format!(
+        "the host's clock is {} s {where_to} the cloud's, which says {here}; at most {} s are taken: set one of them (by \
+         NTP), and join again with the same token",
+        by.as_secs(),
+        CLOCKS_APART_AT_MOST.as_secs()
+    )))
+}
+
+/// A host of which nothing is known yet but that it is let in.
+fn newcomer(name: String, now: Timestamp) -> Host {
+    let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
+    let mut common = Common::new(acl, now);
+    common.name = Some(name);
+    Host {
+        id: HostId::generate(),
+        common,
+        capacity: Capacity::default(),
+        accelerator: AcceleratorKind::Tcg,
+        accelerator_reason: "the host has not reported yet".to_owned(),
+        cpu_model: String::new(),
+        cpu_flags: Vec::new(),
+        version: String::new(),
+        qemu_version: String::new(),
+        started: now,
+        boot_id: String::new(),
+        troubles: Vec::new(),
+        desired: HostDesired {
+            apart: true,
+            ..HostDesired::default()
+        },
+        unknown: Map::new(),
+    }
+}
+
+/// By what a host is known from now on, and what it is told.
+fn admit(authority: &Authority, host: &Host, key: &PublicKey) -> Result<(HostIdentity, Joined)> {
+    let name = host.common.name.clone().unwrap_or_default();
+    let admitted = authority
+        .admit(key, host.local_id(), &name, SystemTime::now())
+        .map_err(defect)?;
+    let now = Timestamp::now();
+    let expires = now.after(
+        admitted
+            .expires
+            .duration_since(SystemTime::now())
+            .unwrap_or_default(),
+    );
+    let identity = HostIdentity {
+        id: HostIdentityId::from_local(host.local_id())
+            .map_err(|error| CloudError::Internal(error.to_string()))?,
+        common: Common::new(Acl::owned_by_admin(), now),
+        key_digest: key.digest(),
+        expires,
+        unknown: Map::new(),
+    };
+    let answer = Joined {
+        host: host.id.to_string(),
+        name,
+        certificate: admitted.certificate,
+        authority: authority.certificate_pem().to_owned(),
+        expires,
+    };
+    Ok((identity, answer))
+}
+
+fn defect(error: TrustError) -> CloudError {
+    CloudError::Internal(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_may_be_apart_a_little() {
+        let here = Timestamp::from_millis(1_000_000_000);
+        let moved = |seconds: i64| Timestamp::from_millis(here.as_millis() + 1000 * seconds);
+        for seconds in [-30, 0, 30] {
+            assert!(clocks_agree(here, moved(seconds)).is_ok(), "{seconds}");
+        }
+        let ahead = clocks_agree(here, moved(90)).unwrap_err().to_string();
+        assert!(ahead.contains("90 s ahead of"), "{ahead}");
+        let behind = clocks_agree(here, moved(-3600)).unwrap_err().to_string();
+        assert!(behind.contains("3600 s behind"), "{behind}");
+    }
+
+    #[test]
+    fn names_of_hosts_are_plain() {
+        for name in ["n", "node-1.example", "0"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "-x", "a b", "a/b", "é", &"x".repeat(64)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! `stratusd serve` on a host that has joined: it says that it is there, and what it is. It runs no machines: what the
+//! controller of machines writes can't be written from here yet (`docs/contributor/hosts.md`).
+//!
+//! ```text
+//!  an entry ◀── store of this host ── report: Host/<own>      at the start, and when something has changed
+//!           ◀──                    ── pulse: HostPulse/<own>  under a lease that is kept alive
+//!           ◀── next certificate at two thirds of its life ── then the store is opened anew
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use cimi::{
+    Acl, Common, HostId, Timestamp,
+    ids::HostPulseId,
+    resources::{Host, HostPulse, Resource as _},
+};
+use documents::{Documents, DocumentsError};
+use store::{EtcdOptions, EtcdStore, Key, LeaseId, SharedStore, StoreError, Transaction};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use trust::{Joined, RENEW_PATH, RenewRequest, SERVER_NAME};
+
+use crate::{
+    config::Config,
+    instance::Instance,
+    joining::{Believed, Folder, Kept, ask},
+    roles::Role,
+    serve::Signals,
+    settings,
+};
+
+/// How long a host that says nothing is taken to be there, and how often it says so.
+const PULSE_LIFE: Duration = Duration::from_secs(10);
+const PULSE_EVERY: Duration = Duration::from_secs(3);
+/// How often it looks whether it has changed.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+/// Rest after no entry did what was asked.
+const REST: Duration = Duration::from_secs(2);
+/// Rest after no entry gave a certificate.
+const RENEWED_AGAIN: Duration = Duration::from_secs(300);
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// If it was asked for roles, what it keeps can't be read, or it was removed from the cloud.
+pub(crate) async fn serve(
+    config: Config,
+    instance: &Instance,
+    (folder, kept): (Folder, Kept),
+    asked: &[Role],
+    ready_fd: Option<i32>,
+) -> anyhow::Result<()> {
+    ensure!(
+        asked.is_empty(),
+        "this host has joined a cloud as {}, and plays no roles of its own yet: start it without --roles",
+        kept.joined.name
+    );
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut signals = Signals::new()?;
+    let entries: Vec<String> = kept.entries.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        host = kept.joined.host,
+        name = kept.joined.name,
+        ?entries,
+        "starting as a host of a cloud"
+    );
+    let settings = settings::vm_host(&config).await?;
+    let stop = CancellationToken::new();
+    let id: HostId = kept
+        .joined
+        .host
+        .parse()
+        .context("what this host keeps of itself")?;
+    let host = JoinedHost {
+        pulse: pulse_of(&id)?,
+        id,
+        folder,
+        settings,
+        stop: stop.clone(),
+    };
+    instance.ready(
+        &format!("host {} of {}", kept.joined.name, entries.join(", ")),
+        ready_fd,
+    )?;
+    let mut running = tokio::spawn(async move { host.run(kept).await });
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        name = signals.stop(|| ()) => {
+            tracing::info!("{name}: stopping");
+            stop.cancel();
+            running.await
+        }
+    };
+    instance.stopping();
+    ended.context("the host's own work")?
+}
+
+struct JoinedHost {
+    id: HostId,
+    folder: Folder,
+    settings: vmhost::controller::Settings,
+    /// Where it says that it is there, and how.
+    pulse: (Key, Vec<u8>),
+    stop: CancellationToken,
+}
+
+/// How a time with one certificate ended.
+enum Ended {
+    Stopped,
+    Renewed(Kept),
+    Removed,
+}
+
+impl JoinedHost {
+    async fn run(self, mut kept: Kept) -> anyhow::Result<()> {
+        loop {
+            let Some(store) = self.open(&kept).await? else {
+                return Ok(());
+            };
+            let ended = self.with_store(&store, &kept).await;
+            store.close().await;
+            match ended? {
+                Ended::Stopped => return Ok(()),
+                Ended::Renewed(next) => kept = next,
+                Ended::Removed => anyhow::bail!(
+                    "{} was removed from its cloud: to join again, remove {} and use a new token",
+                    kept.joined.name,
+                    self.folder.path().display()
+                ),
+            }
+        }
+    }
+
+    /// The store by way of any entry; none if it is told to stop before.
+    async fn open(&self, kept: &Kept) -> anyhow::Result<Option<SharedStore>> {
+        let key = self.folder.key()?;
+        let mut options = EtcdOptions::new(kept.entries.iter().map(ToString::to_string).collect());
+        // What is forgotten when is the cloud's affair.
+        options.history_revisions = None;
+        options.tls.authority = Some(kept.joined.authority.clone().into_bytes());
+        options.tls.identity = Some((
+            kept.joined.certificate.clone().into_bytes(),
+            key.to_pem().into_bytes(),
+        ));
+        options.tls.server_name = Some(SERVER_NAME.to_owned());
+        loop {
+            let opened = EtcdStore::open(options.clone());
+            match self.stop.run_until_cancelled(opened).await {
+                None => return Ok(None),
+                Some(Ok(store)) => return Ok(Some(Arc::new(store))),
+                Some(Err(error @ StoreError::Endpoint { .. })) => return Err(error.into()),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "no entry takes this host: they can't be reached, or it was removed (`stratus host list`); trying on");
+                }
+            }
+            if self.stop.run_until_cancelled(sleep(REST)).await.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Everything that goes on as long as a certificate is good.
+    async fn with_store(&self, store: &SharedStore, kept: &Kept) -> anyhow::Result<Ended> {
+        let documents = Documents::open(store.clone()).await;
+        let documents = match documents {
+            Ok(documents) => documents,
+            Err(error) => {
+                tracing::warn!(%error, "this host's documents can't be read; trying on");
+                sleep(REST).await;
+                return Ok(Ended::Renewed(kept.clone()));
+            }
+        };
+        Ok(tokio::select! {
+            () = self.stop.cancelled() => {
+                self.end_pulse(store).await;
+                Ended::Stopped
+            }
+            () = self.removed(&documents) => Ended::Removed,
+            next = self.renew(kept) => Ended::Renewed(next),
+            () = self.beat(store) => Ended::Stopped,
+            () = self.report(&documents) => Ended::Stopped,
+        })
+    }
+
+    /// Waits until this host is one no more.
+    async fn removed(&self, documents: &Documents) {
+        let mut changes = documents.hosts.changes();
+        while documents.hosts.get(self.id.local()).is_some() {
+            changes.next().await;
+        }
+    }
+
+    /// Says what this host is, for ever.
+    async fn report(&self, documents: &Documents) {
+        let started = Timestamp::now();
+        loop {
+            let written = documents.update(self.id.local(), |host: &mut Host| {
+                let before = serde_json::to_value(&*host).ok();
+                let free = host.capacity.disk_free_bytes;
+                vmhost::controller::describe(&self.settings, host);
+                host.started = started;
+                // A few MiB more or less are not worth a write.
+                if host.capacity.disk_free_bytes.abs_diff(free) < 64 * cimi::size::MEBIBYTE {
+                    host.capacity.disk_free_bytes = free;
+                }
+                Ok::<bool, DocumentsError>(serde_json::to_value(&*host).ok() != before)
+            });
+            let rest = match written.await {
+                Ok(_) => REPORT_EVERY,
+                Err(error) => {
+                    tracing::warn!(%error, "what this host is could not be told; trying on");
+                    REST
+                }
+            };
+            sleep(rest).await;
+        }
+    }
+
+    /// Says that this host is there, for ever.
+    async fn beat(&self, store: &SharedStore) {
+        let mut lease = None;
+        loop {
+            let beaten = match lease {
+                None => self
+                    .begin_pulse(store)
+                    .await
+                    .map(|begun| lease = Some(begun)),
+                Some(lease) => store.keep_alive(lease).await.map(drop),
+            };
+            match beaten {
+                Ok(()) => sleep(PULSE_EVERY).await,
+                Err(StoreError::LeaseNotFound { .. }) => lease = None,
+                Err(error) => {
+                    tracing::warn!(%error, "the cloud can't be told that this host is there; trying on");
+                    sleep(REST).await;
+                }
+            }
+        }
+    }
+
+    async fn begin_pulse(&self, store: &SharedStore) -> Result<LeaseId, StoreError> {
+        let lease = store.grant(PULSE_LIFE).await?;
+        let (key, pulse) = self.pulse.clone();
+        let put = Transaction::new().put_with_lease(key, pulse, lease);
+        // Nothing is demanded of what is there, so nothing speaks against it.
+        let _ = store.commit(put).await?;
+        Ok(lease)
+    }
+
+    /// Whoever is stopped in order isn't waited for.
+    async fn end_pulse(&self, store: &SharedStore) {
+        let gone = Transaction::new().delete(self.pulse.0.clone());
+        if let Err(error) = store.commit(gone).await {
+            tracing::debug!(%error, "the pulse ends with its lease");
+        }
+    }
+
+    /// Waits until the certificate is to be renewed, and gets the next one.
+    async fn renew(&self, kept: &Kept) -> Kept {
+        let now = Timestamp::now();
+        sleep_until(Instant::now() + until_renewal(now, kept.joined.expires)).await;
+        loop {
+            for entry in &kept.entries {
+                match self.renewed_at(entry, kept).await {
+                    Ok(next) => {
+                        tracing::info!(expires = %next.joined.expires, "this host has its next certificate");
+                        return next;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%entry, "the certificate is not renewed: {error:#}");
+                    }
+                }
+            }
+            sleep(RENEWED_AGAIN).await;
+        }
+    }
+
+    async fn renewed_at(&self, entry: &crate::joining::Entry, kept: &Kept) -> anyhow::Result<Kept> {
+        let key = self.folder.key()?;
+        let asked = RenewRequest {
+            request: key.request()?,
+        };
+        let believed = Believed::of_host(kept, &key)?;
+        let joined: Joined = ask(entry, &believed, RENEW_PATH, &asked)
+            .await
+            .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+        ensure!(
+            joined.host == kept.joined.host && joined.authority == kept.joined.authority,
+            "the answer is for another host"
+        );
+        let next = Kept {
+            joined,
+            entries: kept.entries.clone(),
+        };
+        self.folder.write(&next)?;
+        Ok(next)
+    }
+}
+
+/// That a host is there, and where that is written.
+fn pulse_of(host: &HostId) -> anyhow::Result<(Key, Vec<u8>)> {
+    let pulse = HostPulse {
+        id: HostPulseId::from_local(host.local())?,
+        common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
+    };
+    let key = Key::new(HostPulse::COLLECTION, host.local())?;
+    Ok((key, serde_json::to_vec(&pulse)?))
+}
+
+/// How long a certificate is left as it is: until two thirds of its life are over.
+fn until_renewal(now: Timestamp, expires: Timestamp) -> Duration {
+    let left = expires.since(now);
+    left.saturating_sub(trust::CERTIFICATE_LIFE / 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_of_its_life() {
+        let day = Duration::from_secs(24 * 3600);
+        let now = Timestamp::from_millis(1_000_000_000_000);
+        let left = |days: u32| until_renewal(now, now.after(day * days));
+        assert_eq!(left(30), day * 20);
+        assert_eq!(left(11), day);
+        assert_eq!(left(10), Duration::ZERO);
+        assert_eq!(
+            until_renewal(now, Timestamp::from_millis(0)),
+            Duration::ZERO
+        );
+    }
+}

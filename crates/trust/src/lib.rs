@@ -1,0 +1,37 @@
+//! By what hosts and the cloud trust each other, before anything is said and afterwards.
+//!
+//! ```text
+//!  token = SHA-256 of the authority's certificate + secret        on paper, or by whatever way the operator trusts
+//!
+//!  host ── TLS, name SERVER_NAME ──▶ entry     the entry shows a certificate by that authority, or nothing is sent
+//!  host ── secret, key to be signed ─▶ entry   the secret is used up; the host gets its certificate
+//!  host ── TLS with that certificate ▶ entry   from then on
+//! ```
+//!
+//! A man in the middle has no certificate by the authority, so it learns nothing. A host has one, but that is for clients and
+//! carries no name of a server, so no host can play the entry for another one.
+//!
+//! No I/O here, and no clock of its own: times are arguments.
+
+#![forbid(unsafe_code)]
+
+mod authority;
+mod error;
+mod fingerprint;
+mod join;
+mod key;
+mod peer;
+mod token;
+mod verifier;
+
+pub use authority::{Authority, CERTIFICATE_LIFE, HostCertificate};
+pub use error::TrustError;
+pub use fingerprint::Fingerprint;
+pub use join::{CLOCKS_APART_AT_MOST, JOIN_PATH, JoinRequest, Joined, RENEW_PATH, RenewRequest};
+pub use key::{HostKey, PublicKey};
+pub use peer::HostPeer;
+pub use token::{JoinSecret, JoinToken};
+pub use verifier::OfAuthority;
+
+/// The name by which hosts ask for the entry's door for hosts, and that its certificate there has: nobody's in any DNS.
+pub const SERVER_NAME: &str = "hosts.stratus.internal";
