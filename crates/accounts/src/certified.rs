@@ -9,13 +9,16 @@ use std::{
 
 use certificates::{Authorities, CertificateDer, Holder, Refusal, UnixTime};
 use cimi::resources::User;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use ring::digest;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{Accounts, Identity, LoginError, Methods, identity::Method};
 
 /// For how long the verdict on a chain counts, if none of its certificates ends before.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// For how long somebody waits for the authorities to be read: they are a second or so after certificates were switched on.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 /// Verdicts that are remembered.
 const REMEMBERED_AT_MOST: usize = 4_096;
 /// What the name begins with of the accounts that admit virtual organisations.
@@ -65,22 +68,32 @@ struct Said {
 /// Whom to believe, and what was said of chains a short while ago.
 #[derive(Default)]
 pub(crate) struct Trust {
-    authorities: RwLock<Arc<Authorities>>,
+    /// None before they were read.
+    authorities: watch::Sender<Option<Arc<Authorities>>>,
     verdicts: Mutex<HashMap<[u8; 32], Said>>,
+}
+
+impl Trust {
+    /// The authorities, once they were read; `None` if that takes too long.
+    async fn authorities(&self) -> Option<Arc<Authorities>> {
+        let mut changes = self.authorities.subscribe();
+        let read = timeout(READ_WITHIN, changes.wait_for(Option::is_some)).await;
+        read.ok()?.ok()?.clone()
+    }
 }
 
 impl Accounts {
     /// Believes these authorities from now on, and no others.
     pub fn trust(&self, authorities: Arc<Authorities>) {
-        *self.trust.authorities.write() = authorities;
+        self.trust.authorities.send_replace(Some(authorities));
         self.trust.verdicts.lock().clear();
     }
 
-    /// Whether anybody can log in by a certificate, as it is configured now.
+    /// Whether clients are to be asked for a certificate, as it is configured now: whoever isn't known by theirs is told why
+    /// not, also if no authority is trusted, or none is known yet.
     #[must_use]
     pub fn takes_certificates(&self) -> bool {
-        let methods = self.source.methods();
-        methods.take_certificates() && !self.trust.authorities.read().is_empty()
+        self.source.methods().take_certificates()
     }
 
     /// Whom these certificates belong to.
@@ -99,7 +112,20 @@ impl Accounts {
                 "certificates are not taken here: use a password or a token".to_owned(),
             );
         }
-        let verdict = self.verdict(shown).await?;
+        let Some(authorities) = self.trust.authorities().await else {
+            return refused(
+                "the authorities that this cloud trusts are not read yet: try again, or use a password or a token"
+                    .to_owned(),
+            );
+        };
+        if authorities.is_empty() {
+            return refused(
+                "this cloud trusts no authority of certificates: its administrator has to put some into the folder that \
+                 `certificates.authorities` of the configuration names; use a password or a token"
+                    .to_owned(),
+            );
+        }
+        let verdict = self.verdict(shown, authorities).await?;
         let holder = match &*verdict {
             Ok(holder) => holder,
             Err(refusal) => {
@@ -152,8 +178,11 @@ impl Accounts {
         ))
     }
 
-    async fn verdict(&self, shown: &Shown) -> Result<Verdict, LoginError> {
-        let authorities = Arc::clone(&self.trust.authorities.read());
+    async fn verdict(
+        &self,
+        shown: &Shown,
+        authorities: Arc<Authorities>,
+    ) -> Result<Verdict, LoginError> {
         let known = self.trust.verdicts.lock().get(&shown.digest).cloned();
         if let Some(said) = known
             && Arc::ptr_eq(&said.by, &authorities)

@@ -419,6 +419,10 @@ fn refusal(error: &Error, certificate: &X509Certificate<'_>) -> Refusal {
         | Error::UnsupportedSignatureAlgorithmContext(_)
         | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Refusal::Signature(subject),
         Error::BadDer | Error::TrailingData(_) => Refusal::Unreadable("it is damaged"),
+        Error::UnsupportedCertVersion => {
+            let text = "it, or one above it, is of an old version of X.509 (`openssl x509 -req` makes such without `-extfile`)";
+            Refusal::Purpose(subject, text.to_owned())
+        }
         other => Refusal::Purpose(subject, format!("{other:?}").chars().take(200).collect()),
     }
 }

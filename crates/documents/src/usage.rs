@@ -1,8 +1,12 @@
 //! Uses that are over: one document each, written in the transaction that ends the use.
 //!
 //! They are kept for years, so they are in no cache. Their keys are `Usage/<user>/<UUIDv7>`: those of one user are
-//! neighbours, in the order in which they ended, so that a period of one user is read without the rest.
+//! neighbours, in the order in which they ended, so that a period of one user is read without the rest. What can't be in a
+//! key is written otherwise: members of virtual organisations are called by the subject of their certificate.
 
+use std::borrow::Cow;
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use cimi::{
     JobId, Timestamp,
     resources::{UsageRecord, Use},
@@ -20,7 +24,7 @@ const FORGOTTEN_AT_ONCE: usize = 100;
 /// The document of a use that ends now.
 pub(crate) fn record(used: Use, now: Timestamp) -> Result<(Key, Vec<u8>), DocumentsError> {
     // Any identifier that rises with time.
-    let id = format!("{}/{}", used.user, JobId::generate().local());
+    let id = format!("{}/{}", in_key(&used.user), JobId::generate().local());
     let record = UsageRecord {
         end: now.max(used.start),
         used,
@@ -38,20 +42,30 @@ pub struct Page {
     pub next: Option<String>,
 }
 
-/// Whose record has a key.
+/// How a user is named in keys: by the name, or, of what can't be in a key or would be two parts of one, `%` and its bytes
+/// in base 64. No two users are named alike, and of the longest name (255 bytes) there is room.
+fn in_key(user: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/';
+    if !user.starts_with('%') && user.bytes().all(is_plain) {
+        return Cow::Borrowed(user);
+    }
+    Cow::Owned(format!("%{}", BASE64_URL_SAFE_NO_PAD.encode(user)))
+}
+
+/// Whose record has a key, as [`in_key`].
 fn whose(key: &Key) -> &str {
     let parts = key.id().rsplit_once('/');
     parts.map_or(key.id(), |(user, _)| user)
 }
 
-/// The key before everything that ended for a user at `time` or later.
+/// The key before everything that ended for a user, as [`in_key`], at `time` or later.
 fn seek(user: &str, time: Timestamp) -> Result<Key, DocumentsError> {
     let millis = u64::try_from(time.as_millis()).unwrap_or(0);
     let id = format!("{user}/{:08x}-{:04x}", millis >> 16, millis & 0xffff);
     Ok(Key::new(COLLECTION, &id)?)
 }
 
-/// The key after everything that ever ended for a user.
+/// The key after everything that ever ended for a user, as [`in_key`].
 fn beyond(user: &str) -> Result<Key, DocumentsError> {
     // What comes after the slash of all keys of the user.
     Ok(Key::new(COLLECTION, &format!("{user}0"))?)
@@ -127,6 +141,8 @@ impl Documents {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page, DocumentsError> {
+        let user = user.map(in_key);
+        let user = user.as_deref();
         let prefix = match user {
             None => Prefix::collection(COLLECTION)?,
             Some(user) => Prefix::new(&format!("{COLLECTION}/{user}/"))?,
@@ -340,6 +356,36 @@ mod tests {
         assert!(first.end > later);
         assert_eq!(second.used.start, first.end);
         assert!(second.end > first.end);
+    }
+
+    /// What a member of a virtual organisation had could not be removed: no key has a space.
+    #[tokio::test]
+    async fn whoever_has_a_name_is_accounted_for() {
+        let (documents, _folder) = documents().await;
+        let longest = "ü".repeat(127);
+        let names = [
+            "CN=Bob,O=Example Org,C=EU",
+            "CN=host",
+            "CN=host/a.example.org",
+            "%Q049",
+            "CN=",
+            &longest,
+        ];
+        for name in names {
+            let volume = volume(name, Timestamp::now());
+            documents.changes().create(&volume).commit().await.unwrap();
+            let read = documents.volumes.get(volume.local_id()).unwrap();
+            documents.changes().remove(&read).commit().await.unwrap();
+        }
+        let begin = Timestamp::from_millis(0);
+        for name in names {
+            let page = documents.usage(Some(name), begin, None, 100).await.unwrap();
+            let whose: Vec<_> = page.records.iter().map(|r| r.used.user.as_str()).collect();
+            assert_eq!(whose, [name]);
+        }
+        let end = clock_has_passed(Timestamp::now()).await;
+        let forgotten = documents.forget_usage(end, None, 100).await.unwrap();
+        assert_eq!((forgotten.records, forgotten.next), (names.len(), None));
     }
 
     #[tokio::test]

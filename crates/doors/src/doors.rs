@@ -206,6 +206,7 @@ impl Doors {
             head: &head,
             request_id: &request_id,
             identity: OnceLock::new(),
+            refused: OnceLock::new(),
         };
         let mut body = Some(body);
         let answer = AssertUnwindSafe(self.answer(route, &exchange, &mut body)).catch_unwind();
@@ -271,6 +272,9 @@ impl Doors {
             }
         };
         let (identity, refusal) = asked?.split();
+        if let Some(refusal) = refusal {
+            let _ = exchange.refused.set(refusal);
+        }
         let identity = match (identity, people::session_secret(&head.headers)) {
             (None, Some(secret)) => self.accounts.by_session(secret, Some(peer)).await,
             (identity, _) => identity,
@@ -283,7 +287,7 @@ impl Doors {
             Some(identity) => Whose::User(&identity.user),
             None => network,
         })?;
-        self.admit(route.as_ref(), identity.as_ref(), refusal, exchange)?;
+        self.admit(route.as_ref(), identity.as_ref(), exchange)?;
         let Some(route) = route else {
             return Err(Problem::not_found(head.uri.path()));
         };
@@ -368,7 +372,11 @@ impl Doors {
             }
             Route::Authentication => {
                 let format = negotiation::format(&head.headers, &parameters)?;
-                Ok(who_asks(context, &self.accounts.methods(), format))
+                // Who is known in another way needs no word of it.
+                let refused = context.user().is_none().then(|| exchange.refused.get());
+                let refused = refused.flatten().map(String::as_str);
+                let methods = self.accounts.methods();
+                Ok(who_asks(context, &methods, refused, format))
             }
             Route::Status => {
                 let status = self.api.status(context).await?;
@@ -577,6 +585,8 @@ struct Exchange<'r> {
     request_id: &'r Arc<str>,
     /// Who asks, once that is known.
     identity: OnceLock<Arc<Identity>>,
+    /// Why the certificate that was shown doesn't say who asks.
+    refused: OnceLock<String>,
 }
 
 impl Exchange<'_> {

@@ -62,12 +62,21 @@ fn methods(certificates: bool, revision: u64) -> Arc<Methods> {
 struct World {
     running: Running,
     users: Arc<Users>,
+    accounts: Arc<Accounts>,
+    speech: Arc<tls::Speech>,
     site: Site,
 }
 
 impl World {
     /// An authority that has signed `alice` and `bob`; `mallory` is signed by himself.
     async fn start(settings: Settings, limits: Limits) -> Self {
+        let world = Self::start_not_knowing_whom_to_trust(settings, limits).await;
+        world.trust(true);
+        world
+    }
+
+    /// As a cloud is a moment after certificates were switched on.
+    async fn start_not_knowing_whom_to_trust(settings: Settings, limits: Limits) -> Self {
         let site = Site::new();
         site.sign("bob", "/C=EU/O=Example Org/CN=Bob", "user");
         site.self_signed("mallory", "/C=EU/O=Example Org/OU=Images/CN=Alice Endorser");
@@ -95,27 +104,32 @@ impl World {
         let hashing = Hashing::with_cost(Cost::NONE);
         let source = Arc::clone(&users) as Arc<dyn UserSource>;
         let accounts = Arc::new(Accounts::new(source, hashing, AccountSettings::default()));
-        let pem = fs::read(site.path().join("ca.pem")).unwrap();
-        let files = [("ca.pem", pem.as_slice())];
-        let (authorities, problems) =
-            Authorities::read(files, Revocation::IfPresent, Servers::default());
-        assert_eq!(problems, []);
-
         doors::metrics::install();
         let server = tls::ensure_self_signed(&site.path().join("tls"), &[]).unwrap();
         let certificate = tls::Certificate::read(&server).unwrap();
         let speech = tls::Speech::new(certificate.into()).unwrap();
-        speech.ask_for(authorities.names()).unwrap();
-        accounts.trust(Arc::new(authorities));
         let api = Arc::new(FakeCloud::default()) as Arc<dyn CloudApi>;
-        let doors = Arc::new(Doors::new(api, accounts, settings));
-        let server = Server::new(doors, limits, Some(speech));
+        let doors = Arc::new(Doors::new(api, Arc::clone(&accounts), settings));
+        let server = Server::new(doors, limits, Some(Arc::clone(&speech)));
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             running,
             users,
+            accounts,
+            speech,
             site,
         }
+    }
+
+    /// From now on the authority is trusted, or none is.
+    fn trust(&self, trusted: bool) {
+        let pem = fs::read(self.path().join("ca.pem")).unwrap();
+        let files = trusted.then_some(("ca.pem", pem.as_slice()));
+        let (authorities, problems) =
+            Authorities::read(files, Revocation::IfPresent, Servers::default());
+        assert_eq!(problems, []);
+        self.speech.ask_for(authorities.names()).unwrap();
+        self.accounts.trust(Arc::new(authorities));
     }
 
     fn path(&self) -> &Path {
@@ -197,7 +211,16 @@ async fn owners_are_known_and_others_told_why_not() {
         );
         // What is for everybody is for them, too.
         assert_eq!(world.curl("/health", &shown).await.0, 200);
-        assert_eq!(world.curl(AUTHN, &shown).await.1["identity"], Value::Null);
+        let said = world.curl(AUTHN, &shown).await.1;
+        assert_eq!(said["identity"], Value::Null);
+        assert!(said["refused"].as_str().unwrap().contains(reason), "{said}");
+        // Beside other credentials it makes no difference.
+        let both = [&shown[..], &["-u", "alice:correct horse"]].concat();
+        let said = world.curl(AUTHN, &both).await.1;
+        assert_eq!(
+            (&said["identity"], &said["refused"]),
+            (&"alice".into(), &Value::Null)
+        );
     }
     // Somebody else's certificate without its key is no certificate.
     let stolen = tokio::process::Command::new("curl")
@@ -224,6 +247,40 @@ async fn owners_are_known_and_others_told_why_not() {
     let (status, body) = world.curl(AUTHN, &BY_ALICE).await;
     assert_eq!((status, &body["identity"]), (200, &Value::Null));
     assert_eq!(world.curl("/cimi/Machine", &BY_ALICE).await.0, 401);
+}
+
+/// In the first second after certificates were switched on, requests with one were told to log in, as if none had been shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_to_trust_is_waited_for_and_nobody_trusted_is_said() {
+    if needs(&["openssl", "curl"]).is_none() {
+        return;
+    }
+    let world =
+        World::start_not_knowing_whom_to_trust(Settings::default(), Limits::default()).await;
+    let bob = ["--cert", "bob.pem", "--key", "bob.key"];
+    let told = async |certificate: &[&str]| {
+        let (status, body) = world.curl("/cimi/Machine", certificate).await;
+        (
+            status,
+            body["detail"].as_str().unwrap_or_default().to_owned(),
+        )
+    };
+    let (status, why) = told(&bob).await;
+    assert!(status == 401 && why.contains("not read yet"), "{why}");
+    let read_meanwhile = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        world.trust(true);
+    };
+    let ((status, why), ()) = tokio::join!(told(&bob), read_meanwhile);
+    assert!(status == 401 && why.contains("nobody here has"), "{why}");
+    assert!(why.contains("CN=Bob,O=Example Org,C=EU"), "{why}");
+    assert_eq!(told(&BY_ALICE).await.0, 200);
+    world.trust(false);
+    let (status, why) = told(&BY_ALICE).await;
+    assert!(
+        status == 401 && why.contains("trusts no authority"),
+        "{why}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

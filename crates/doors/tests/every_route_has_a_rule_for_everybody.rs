@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
+mod callers;
 mod world;
 
 use std::{collections::BTreeMap, fmt::Write as _};
@@ -13,7 +14,7 @@ use doors::{Listed, all_routes};
 use world::World;
 
 /// Everybody there is. The resources belong to the owner; to the viewer and the editor it is granted to see and to
-/// change them.
+/// change them. Who comes another way than by a password stands for one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Who {
     Nobody,
@@ -25,6 +26,15 @@ enum Who {
     Viewer,
     Editor,
     Owner,
+    Administrator,
+    /// Of a group that may see what the viewer may.
+    Colleague,
+    /// Of the directory, by its password; what the editor may, a role from there may.
+    UserOfDirectory,
+    /// Without an account, by what an organisation says, which may what the editor may.
+    Member,
+    /// By a session that a provider of logins has led to; may what the editor may.
+    UserOfProvider,
     /// The owner by a session, from a page of the cloud.
     Session,
     /// The owner's browser, made to by the page of another site.
@@ -38,12 +48,13 @@ enum Who {
     RevokedToken,
     /// The owner by the certificate.
     Certificate,
-    /// What the owner has sent on with a proxy that starts nothing.
+    /// What the owner has sent on with a proxy, and with one that starts nothing.
+    Proxy,
     LimitedProxy,
-    Administrator,
 }
 
-const EVERYBODY: [Who; 16] = [
+/// In an order in which who stands for somebody comes after them.
+const EVERYBODY: [Who; 21] = [
     Who::Nobody,
     Who::Guesser,
     Who::Disabled,
@@ -51,6 +62,11 @@ const EVERYBODY: [Who; 16] = [
     Who::Viewer,
     Who::Editor,
     Who::Owner,
+    Who::Administrator,
+    Who::Colleague,
+    Who::UserOfDirectory,
+    Who::Member,
+    Who::UserOfProvider,
     Who::Session,
     Who::Forger,
     Who::Token,
@@ -58,30 +74,36 @@ const EVERYBODY: [Who; 16] = [
     Who::ExpiredToken,
     Who::RevokedToken,
     Who::Certificate,
+    Who::Proxy,
     Who::LimitedProxy,
-    Who::Administrator,
 ];
 
 impl Who {
+    /// The account whose password is sent, or who has what other credentials are.
     fn name(self) -> &'static str {
         match self {
-            Self::Nobody => "",
             Self::Disabled => "disabled",
             Self::Stranger => "stranger",
             Self::Viewer => "viewer",
             Self::Editor => "editor",
-            Self::Owner
-            | Self::Session
-            | Self::Forger
-            | Self::Guesser
-            | Self::Token
-            | Self::ReadingToken
-            | Self::ExpiredToken
-            | Self::RevokedToken
-            | Self::Certificate
-            | Self::LimitedProxy => "owner",
             Self::Administrator => "root",
+            Self::Colleague => "colleague",
+            _ => "owner",
         }
+    }
+
+    /// Whether they have an account of the cloud's own, and send its password.
+    fn is_by_password(self) -> bool {
+        matches!(
+            self,
+            Self::Disabled
+                | Self::Stranger
+                | Self::Viewer
+                | Self::Editor
+                | Self::Owner
+                | Self::Administrator
+                | Self::Colleague
+        )
     }
 
     fn is_by_token(self) -> bool {
@@ -92,31 +114,40 @@ impl Who {
     }
 
     fn is_by_certificate(self) -> bool {
-        matches!(self, Self::Certificate | Self::LimitedProxy)
+        matches!(
+            self,
+            Self::Certificate | Self::Proxy | Self::LimitedProxy | Self::Member
+        )
     }
 
-    fn headers(self, secrets: &BTreeMap<Self, String>) -> String {
-        if matches!(self, Self::Session | Self::Forger) {
-            let secret = secrets.get(&Self::Session).unwrap();
-            let site = if self == Self::Session {
-                "http://x"
-            } else {
-                "https://elsewhere.example"
-            };
-            return format!("Cookie: __Host-stratus-session={secret}\r\nOrigin: {site}\r\n");
+    /// Who is told the same of everything that is no matter of the way somebody came.
+    fn stands_for(self) -> Self {
+        match self {
+            Self::Colleague => Self::Viewer,
+            Self::UserOfDirectory | Self::Member | Self::UserOfProvider => Self::Editor,
+            Self::Session
+            | Self::Forger
+            | Self::Token
+            | Self::ReadingToken
+            | Self::Certificate
+            | Self::Proxy
+            | Self::LimitedProxy => Self::Owner,
+            other => other,
         }
-        if let Some(secret) = secrets.get(&self) {
-            return if self.is_by_certificate() {
-                format!("X-Client-Certificate: {secret}\r\n")
-            } else {
-                format!("Authorization: Bearer {secret}\r\n")
-            };
+    }
+
+    fn headers(self, credentials: &BTreeMap<Self, String>) -> String {
+        if let Some(header) = credentials.get(&self) {
+            return header.clone();
         }
         match self {
             Self::Nobody => String::new(),
             // `owner:guess`
             Self::Guesser => "Authorization: Basic b3duZXI6Z3Vlc3M=\r\n".to_owned(),
-            known => login(known.name()),
+            known => {
+                assert!(known.is_by_password(), "{known:?} has nothing to show");
+                login(known.name())
+            }
         }
     }
 }
@@ -173,7 +204,8 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/register/{page}", None, "OPTIONS") => Anybody,
         ("/register/{page}", None, _) if route.path == "/register/requests" => Administrators,
         ("/register/{page}", None, _) if pages_of_users.contains(&route.path.as_str()) => {
-            if method == "POST" || method == "PUT" {
+            // A profile is where the account is.
+            if method == "POST" || method == "PUT" || route.path == "/register/profile" {
                 PagesOfUsers
             } else {
                 Users
@@ -296,7 +328,7 @@ enum Outcome {
     Reached,
     /// 4xx
     Anyhow,
-    /// Neither a demand to log in nor a defect.
+    /// Neither a demand to log in nor a defect. (503: the provider of logins isn't there.)
     Answered,
 }
 
@@ -310,10 +342,21 @@ impl Rule {
             (_, Who::ReadingToken) if !reads => Refused,
             // What a console says isn't for who may only look.
             (Self::Editors, Who::ReadingToken) => Refused,
-            (Self::Passwords | Self::ThemselvesByPassword, Who::Token | Who::LimitedProxy) => {
-                Refused
-            }
+            (
+                Self::Passwords | Self::ThemselvesByPassword,
+                Who::Token | Who::Proxy | Who::LimitedProxy,
+            ) => Refused,
+            (Self::Passwords, Who::Member) => Refused,
             (Self::ThemselvesByPassword, Who::Session) => Refused,
+            // From here on it makes no difference which way somebody came.
+            (rule, who) => rule.outcome_by_password(who.stands_for()),
+        }
+    }
+
+    /// What comes out for those who come by their password, or with nothing.
+    fn outcome_by_password(self, who: Who) -> Outcome {
+        use Outcome::*;
+        match (self, who) {
             (Self::Pages, _) => Answered,
             (Self::PagesOfUsers, Who::Nobody) => LogIn,
             (Self::PagesOfUsers, _) => Answered,
@@ -323,16 +366,7 @@ impl Rule {
             (Self::Users | Self::Passwords, _) | (_, Who::Administrator) => Reached,
             (Self::Administrators, _) => Refused,
             (Self::HiddenButForAdministrators, _) => NotThere,
-            (
-                Self::Themselves | Self::ThemselvesByPassword,
-                Who::Owner
-                | Who::Session
-                | Who::Forger
-                | Who::Token
-                | Who::ReadingToken
-                | Who::Certificate
-                | Who::LimitedProxy,
-            ) => Reached,
+            (Self::Themselves | Self::ThemselvesByPassword, Who::Owner) => Reached,
             (Self::Themselves | Self::ThemselvesByPassword, _) => NotThere,
             (Self::Viewers | Self::Editors, Who::Stranger) => NotThere,
             (Self::Editors, Who::Viewer) => Refused,
@@ -360,7 +394,7 @@ impl Outcome {
             Self::LogIn => [401, 429].contains(&status),
             Self::Refused => status == 403,
             Self::NotThere => status == 404,
-            Self::Answered => status != 401 && status < 500,
+            Self::Answered => status != 401 && (status < 500 || status == 503),
             Self::Anyhow => (400..500).contains(&status) && status != 401,
             Self::Reached => ![401, 403, 404].contains(&status) && status != 500,
         }
@@ -379,6 +413,7 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
                 panic!("nothing says who may {method} {}", route.path);
             };
             let (path, body) = world.request(&route, method);
+            let mut by_password = BTreeMap::new();
             for who in world.everybody() {
                 let reply = world.ask(who, method, &path, &body).await;
                 asked += 1;
@@ -394,6 +429,18 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
                         "{who:?}: {method} {path}: {} instead of {expected:?}: {}",
                         reply.status,
                         String::from_utf8_lossy(&reply.body)
+                    )
+                    .unwrap();
+                }
+                // The same account, or one with the same rights, is told the same.
+                by_password.entry(who).or_insert(reply.status);
+                let same = by_password[&who.stands_for()];
+                if expected == Outcome::Reached && reply.status != same {
+                    writeln!(
+                        wrong,
+                        "{who:?}: {method} {path}: {} but {same} to {:?}",
+                        reply.status,
+                        who.stands_for()
                     )
                     .unwrap();
                 }
@@ -488,8 +535,8 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
                 Kind::Host | Kind::Registration | Kind::ServiceConfiguration => {
                     who == Who::Administrator
                 }
-                Kind::User => who >= Who::Owner,
-                _ => who >= Who::Viewer,
+                Kind::User => who.stands_for() >= Who::Owner,
+                _ => who.stands_for() >= Who::Viewer,
             };
             let id = format!("{kind}/{id}");
             for query in [

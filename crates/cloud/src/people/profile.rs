@@ -34,10 +34,15 @@ impl Cloud {
     /// The caller's own names and address, from wherever the account is kept.
     ///
     /// # Errors
-    /// [`CloudError::Unauthenticated`], [`CloudError::NotFound`].
+    /// [`CloudError::Unauthenticated`]; [`CloudError::Forbidden`] for who has no account here, nor where people are registered.
     pub async fn profile(&self, context: &OpContext) -> Result<DirectoryEntry> {
         let username = access::require_user(context)?;
-        self.person(username).await
+        self.person(username).await.map_err(|error| match error {
+            CloudError::NotFound { .. } => CloudError::Forbidden(format!(
+                "the account of `{username}` is not kept here: names and address are seen and changed where it is"
+            )),
+            other => other,
+        })
     }
 
     async fn person(&self, username: &str) -> Result<DirectoryEntry> {

@@ -16,7 +16,6 @@ impl Doors {
         &self,
         route: Option<&Route<'_>>,
         identity: Option<&Arc<Identity>>,
-        refusal: Option<String>,
         exchange: &Exchange<'_>,
     ) -> Result<(), Problem> {
         let head = exchange.head;
@@ -82,7 +81,7 @@ impl Doors {
         if admitted {
             return Ok(());
         }
-        let text = refusal.unwrap_or_else(|| {
+        let text = exchange.refused.get().cloned().unwrap_or_else(|| {
             "log in first: send user name and password by HTTP Basic, or a token as Bearer"
                 .to_owned()
         });

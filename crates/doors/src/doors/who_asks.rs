@@ -10,14 +10,18 @@ use serde_json::{Value, json};
 
 use crate::{body::ResponseBody, cimi::negotiation::Format, health};
 
-/// The answer. Whoever is not logged in has no `identity`.
+/// The answer. Whoever is not logged in has no `identity`; with what was `refused` of a certificate that was shown.
 pub(super) fn who_asks(
     context: &OpContext,
     methods: &Methods,
+    refused: Option<&str>,
     format: Format,
 ) -> Response<ResponseBody> {
     let mut body = json!({"identity": context.user(), "roles": context.roles(),
         "methods": methods.names()});
+    if let Some(refused) = refused {
+        body["refused"] = refused.into();
+    }
     if let Some(method) = context.method() {
         body["method"] = method.name().into();
     }

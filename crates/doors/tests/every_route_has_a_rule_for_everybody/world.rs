@@ -1,9 +1,8 @@
 //! The cloud that is asked: the rules over a real database, with a server in front.
 
-use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use accounts::{Accounts, Authorities, Cost, Hashing};
-use certificates::{Revocation, voms::Servers};
+use accounts::{Accounts, Cost, Hashing};
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Ref, Right, Timestamp,
     common::Principal,
@@ -28,11 +27,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{EVERYBODY, Who};
-use crate::{
-    certificates_log_in::site::{Site, needs},
-    support::client::{PATIENCE, Reply},
-};
+use super::{EVERYBODY, Who, callers};
+use crate::support::client::{PATIENCE, Reply};
 
 /// Remembers what was written down.
 #[derive(Default)]
@@ -55,14 +51,15 @@ pub struct World {
     documents: Documents,
     /// Of each type: the id of the one there is, and of a member.
     pub ids: BTreeMap<Kind, (String, String)>,
-    /// The token or the certificates of those who have some.
-    secrets: BTreeMap<Who, String>,
+    /// The header by which those are known who come another way than by the usual password.
+    credentials: BTreeMap<Who, String>,
     pub audit: Arc<Recorder>,
     _folder: tempfile::TempDir,
 }
 
 impl World {
     pub async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("db")).unwrap();
         let documents = Documents::open(Arc::new(store)).await.unwrap();
@@ -82,7 +79,7 @@ impl World {
             .await
             .unwrap();
         let mut ids = resources(&cloud, &documents).await;
-        let mut secrets = tokens(&cloud, &documents, &mut ids).await;
+        let mut credentials = tokens(&cloud, &documents, &mut ids).await;
         let accounts = Accounts::new(
             Arc::new(cloud.clone()),
             hashing,
@@ -91,10 +88,9 @@ impl World {
                 ..accounts::Settings::default()
             },
         );
-        let site = needs(&["openssl", "grid-proxy-init"]).map(|()| Site::new());
-        if let Some(site) = &site {
-            secrets.extend(certificates(site, &accounts));
-        }
+        let accounts = accounts.with_directory(Arc::new(callers::Department));
+        credentials.extend(callers::certificates(&accounts));
+        credentials.extend([callers::user_of_directory(&accounts).await]);
         let audit = Arc::new(Recorder::default());
         let settings = marketplace_service::Settings::default();
         let marketplace = Marketplace::open(documents.store().clone(), settings)
@@ -121,7 +117,7 @@ impl World {
             running,
             documents,
             ids,
-            secrets,
+            credentials,
             audit,
             _folder: folder,
         }
@@ -129,7 +125,7 @@ impl World {
 
     /// All kinds of callers, but for those whose certificates can't be made here.
     pub fn everybody(&self) -> impl Iterator<Item = Who> + '_ {
-        let is_there = |who: &Who| !who.is_by_certificate() || self.secrets.contains_key(who);
+        let is_there = |who: &Who| !who.is_by_certificate() || self.credentials.contains_key(who);
         EVERYBODY.into_iter().filter(is_there)
     }
 
@@ -212,7 +208,7 @@ impl World {
     pub async fn ask(&self, who: Who, method: &str, path: &str, body: &str) -> Reply {
         let text = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n{body}",
-            who.headers(&self.secrets),
+            who.headers(&self.credentials),
             body.len()
         );
         let mut received = Vec::new();
@@ -322,28 +318,29 @@ fn member_of(path: &str) -> (&'static str, Kind) {
 /// The users, and one resource of each type.
 async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (String, String)> {
     let (root, owner) = (caller("root", &["::ADMIN"]), caller("owner", &[]));
-    let known = EVERYBODY.into_iter().skip(2);
-    let is_owner = |who: &Who| matches!(who, Who::Session | Who::Forger) || who.is_by_certificate();
-    for who in known.filter(|who| !who.is_by_token() && !is_owner(who)) {
-        let roles: &[&str] = if who == Who::Administrator {
-            &["::ADMIN"]
-        } else {
-            &[]
+    // Before its members.
+    let group = object(json!({"groupname": "physics"}));
+    cloud.create(&root, Kind::Group, group).await.unwrap();
+    let accounts = EVERYBODY.into_iter().skip(2);
+    for who in accounts.filter(|who| who.is_by_password()) {
+        let roles: &[&str] = match who {
+            Who::Administrator => &["::ADMIN"],
+            Who::Colleague => &["physics"],
+            _ => &[],
         };
         let mut body = json!({"username": who.name(), "password": "correct horse", "roles": roles,
             "enabled": who != Who::Disabled});
         if who == Who::Owner {
-            body["altnames"] = json!({"x500dn": "CN=Alice Endorser,OU=Images,O=Example Org,C=EU"});
+            body["altnames"] = json!({"x500dn": callers::OWNER});
         }
         cloud.create(&root, Kind::User, object(body)).await.unwrap();
     }
     let mut ids = BTreeMap::new();
-    let group = object(json!({"groupname": "physics"}));
-    cloud.create(&root, Kind::Group, group).await.unwrap();
+    let organisation = object(json!({"username": "vo:atlas"}));
+    let organisation = cloud.create(&root, Kind::User, organisation);
+    organisation.await.unwrap();
     let service = object(json!({"service": "pdisk", "iscsi": {"chap-password": "geheim"}}));
-    let by_certificates = json!({"password-enabled": true, "cert-enabled": true});
-    let authn = object(json!({"service": "authn", "localdb": by_certificates}));
-    for configuration in [service, authn] {
+    for configuration in [service, callers::authn()] {
         cloud
             .create(&root, Kind::ServiceConfiguration, configuration)
             .await
@@ -509,33 +506,8 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     ids
 }
 
-/// What the owner shows: the certificate, or one that speaks for it and is limited.
-fn certificates(site: &Site, accounts: &Accounts) -> BTreeMap<Who, String> {
-    let pem = fs::read(site.path().join("ca.pem")).unwrap();
-    let files = [("ca.pem", pem.as_slice())];
-    let (authorities, problems) =
-        Authorities::read(files, Revocation::IfPresent, Servers::default());
-    assert_eq!(problems, []);
-    accounts.trust(Arc::new(authorities));
-    site.grid_proxy("alice", "limited", &["-rfc", "-limited"]);
-    let shown = |file: &str| {
-        let pem = fs::read_to_string(site.path().join(file)).unwrap();
-        // The key stays where it is.
-        let chain: String = (pem.split_inclusive("-----END "))
-            .filter_map(|piece| piece.split_once("-----BEGIN CERTIFICATE-----"))
-            .map(|(_, content)| format!("-----BEGIN CERTIFICATE-----{content}CERTIFICATE-----\n"))
-            .collect();
-        percent_encoding::utf8_percent_encode(&chain, percent_encoding::NON_ALPHANUMERIC)
-            .to_string()
-    };
-    [
-        (Who::Certificate, shown("alice.pem")),
-        (Who::LimitedProxy, shown("limited")),
-    ]
-    .into()
-}
-
-/// Tokens of the owner: of all kinds, and one more that nobody uses.
+/// Tokens and sessions: of the owner, of all kinds, and one more of each that nobody uses; of who comes from a provider, a
+/// session.
 async fn tokens(
     cloud: &Cloud,
     documents: &Documents,
@@ -552,7 +524,8 @@ async fn tokens(
         let body = object(json!({"scope": scope}));
         let made = cloud.create(&owner, Kind::Token, body).await.unwrap();
         let shown = made.view.document.attributes(made.view.right);
-        tokens.insert(who, shown["token"].as_str().unwrap().to_owned());
+        let secret = shown["token"].as_str().unwrap();
+        tokens.insert(who, format!("Authorization: Bearer {secret}\r\n"));
         let id = made.view.id.split_once('/').unwrap().1;
         if who == Who::RevokedToken {
             cloud.delete(&owner, Kind::Token, id).await.unwrap();
@@ -574,20 +547,33 @@ async fn tokens(
     ids.insert(Kind::Token, (id, String::new()));
     share::<cimi::resources::Token>(documents).await;
     let identity = accounts::Identity::of(&documents.users.get("owner").unwrap());
-    let session = cloud::people::NewSession {
-        identity: &identity,
-        method: "password",
-        address: Some([127, 0, 0, 1].into()),
-        agent: None,
-        instead_of: None,
+    let provided = callers::user_of_provider(cloud).await;
+    let begin = async |identity, method| {
+        let session = cloud::people::NewSession {
+            identity,
+            method,
+            address: Some([127, 0, 0, 1].into()),
+            agent: None,
+            instead_of: None,
+        };
+        cloud.begin_session(&session).await.unwrap()
     };
-    tokens.insert(Who::Session, cloud.begin_session(&session).await.unwrap());
-    cloud.begin_session(&session).await.unwrap();
-    let secret = accounts::token::digest(tokens.get(&Who::Session).unwrap());
+    let (secret, _) = (
+        begin(&identity, "password").await,
+        begin(&identity, "password").await,
+    );
+    let visitors = begin(&provided, "oidc").await;
+    let sent = |secret: &str, from: &str| {
+        format!("Cookie: __Host-stratus-session={secret}\r\nOrigin: {from}\r\n")
+    };
+    tokens.insert(Who::Session, sent(&secret, "http://x"));
+    tokens.insert(Who::Forger, sent(&secret, "https://elsewhere.example"));
+    tokens.insert(Who::UserOfProvider, sent(&visitors, "http://x"));
+    let used = accounts::token::digest(&secret);
     let sessions = documents.sessions.all();
     let other = sessions
         .iter()
-        .find(|session| session.digest != secret)
+        .find(|session| session.user == "owner" && session.digest != used)
         .unwrap();
     ids.insert(Kind::Session, (other.id().to_owned(), String::new()));
     for session in sessions {
@@ -606,19 +592,27 @@ async fn tokens(
     tokens
 }
 
-/// Grants to the viewer to see, and to the editor to change, all of a type.
+/// Grants to the viewer and the colleagues to see, and to the others who stand for editors to change, all of a type.
 async fn share<R: OfType>(documents: &Documents) {
-    let rule = |name: &str, right| AclRule {
+    let rule = |(kind, name, right): (PrincipalType, &str, Right)| AclRule {
         who: Principal {
             principal: name.to_owned(),
-            kind: PrincipalType::User,
+            kind,
         },
         right,
     };
+    let (user, role) = (PrincipalType::User, PrincipalType::Role);
+    let rules = [
+        (user, "viewer", Right::View),
+        (role, "physics", Right::View),
+        (user, "editor", Right::Modify),
+        (role, callers::DEPARTMENT, Right::Modify),
+        (role, callers::ORGANISATION, Right::Modify),
+        (user, "visitor", Right::Modify),
+    ];
     for document in documents.view::<R>().all() {
         let mut shared = document.document.0.clone();
-        shared.common_mut().acl.rules =
-            vec![rule("viewer", Right::View), rule("editor", Right::Modify)];
+        shared.common_mut().acl.rules = rules.map(rule).into();
         documents
             .changes()
             .replace(&document, shared)
