@@ -9,4 +9,5 @@ mod images_are_fetched_from_unreliable_servers;
 mod images_are_kept_by_what_they_contain;
 mod real_qemu_accepts_our_overlays;
 mod saved_disks_are_clean;
+mod saved_disks_hold_nothing_old;
 mod web_server;

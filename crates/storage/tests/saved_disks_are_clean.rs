@@ -13,12 +13,12 @@ use storage::disk::{self, FlatQcow2, clean};
 use storage::inspect::Format;
 
 /// In everything that must go.
-const SECRET: &str = "secret-of-the-builder";
+pub(crate) const SECRET: &str = "secret-of-the-builder";
 /// In everything that must stay.
-const KEPT: &str = "kept-by-the-builder";
-const START: u64 = 1 << 20;
+pub(crate) const KEPT: &str = "kept-by-the-builder";
+pub(crate) const START: u64 = 1 << 20;
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .output()
@@ -34,11 +34,11 @@ fn run(program: &str, arguments: &[&str]) -> String {
     )
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
-fn debugfs() -> Option<Debugfs> {
+pub(crate) fn debugfs() -> Option<Debugfs> {
     let found = ["/usr/sbin/debugfs", "/sbin/debugfs"]
         .iter()
         .find_map(|path| Debugfs::at(Path::new(path)).ok());
@@ -150,7 +150,7 @@ fn guest_disk(dir: &Path, options: &[&str]) -> PathBuf {
 }
 
 /// A disk with these partitions, of this status and type, one behind the other, a MiB between them.
-fn divided(disk: &Path, parts: &[(u8, u8, &Path)]) {
+pub(crate) fn divided(disk: &Path, parts: &[(u8, u8, &Path)]) {
     let mut whole = vec![0; START as usize];
     for (number, (status, kind, part)) in parts.iter().enumerate() {
         let content = fs::read(part).expect("read");
@@ -167,7 +167,7 @@ fn divided(disk: &Path, parts: &[(u8, u8, &Path)]) {
 }
 
 /// A file system of these files in a file of its own.
-fn made(dir: &Path, name: &str, files: &[(&str, &[u8])], options: &[&str]) -> PathBuf {
+pub(crate) fn made(dir: &Path, name: &str, files: &[(&str, &[u8])], options: &[&str]) -> PathBuf {
     let root = dir.join(name);
     for (path, content) in files {
         let path = root.join(path);
@@ -191,12 +191,12 @@ fn made_of(dir: &Path, name: &str, options: &[&str]) -> PathBuf {
 }
 
 /// What is told of a disk.
-fn told(dir: &Path, disk: &Path, debugfs: Option<&Debugfs>) -> Vec<String> {
+pub(crate) fn told(dir: &Path, disk: &Path, debugfs: Option<&Debugfs>) -> Vec<String> {
     let open = disk::open(disk, Format::Raw, None).expect("open");
     clean::cleaned(open, debugfs, dir).expect("clean").left
 }
 
-fn contains(file: &Path, what: &[u8]) -> bool {
+pub(crate) fn contains(file: &Path, what: &[u8]) -> bool {
     let what = str::from_utf8(what).expect("text");
     let found = Command::new("grep")
         .args(["-qaF", what, text(file)])
@@ -206,7 +206,11 @@ fn contains(file: &Path, what: &[u8]) -> bool {
 }
 
 /// The cleaned disk's partition as a file, and what was told.
-fn clean_partition(dir: &Path, disk: &Path, debugfs: &Debugfs) -> (PathBuf, usize, Vec<String>) {
+pub(crate) fn clean_partition(
+    dir: &Path,
+    disk: &Path,
+    debugfs: &Debugfs,
+) -> (PathBuf, usize, Vec<String>) {
     let open = disk::open(disk, Format::Raw, None).expect("open");
     let cleaned = clean::cleaned(open, Some(debugfs), dir).expect("clean");
     let mut flat = FlatQcow2::new(cleaned.disk).expect("flat");

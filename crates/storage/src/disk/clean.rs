@@ -11,10 +11,13 @@
 //! cleaned = skeleton' over (zeroes where skeleton' says free) over disk
 //! ```
 //!
-//! Of swap, in partitions and files, only the header stays; what lies between partitions reads as zeroes. What can't be cleaned
-//! (another kind of file system, one that was not unmounted, whatever isn't known) is left as it is, and told.
+//! Of swap, in partitions and files, and of the journal of a file system only the header stays; what lies between partitions,
+//! and in one behind its file system, reads as zeroes. What can't be cleaned (another kind of file system, one that was not
+//! unmounted, whatever isn't known) is left as it is, and told.
 
+mod behind;
 mod blank;
+mod journal;
 mod kind;
 mod lists;
 mod named;
@@ -22,6 +25,7 @@ mod skeleton;
 mod swap;
 mod traces;
 
+use self::behind::Behind;
 use self::blank::{Blank, zero};
 use self::kind::{Kind, all_of, kind};
 use self::named::Named;
@@ -99,6 +103,12 @@ pub fn cleaned(
                         ..pages
                     });
                 }
+                match behind::behind(&mut *disk, &layout)? {
+                    Behind::Nothing(part) => blank.add(part),
+                    Behind::Raid => left.push(format!(
+                        "{name} is part of a RAID: what is behind its file system was left"
+                    )),
+                }
                 volumes.push(Volume {
                     free: FreeMap::new(layout.clone()),
                     layout,
@@ -148,7 +158,11 @@ fn clean_one(
     debugfs: &Debugfs,
     scratch: &std::path::Path,
 ) -> Result<Result<(Skeleton, Traces), String>, Error> {
-    let found = match traces::find(recorder, layout, named) {
+    let found = traces::find(recorder, layout, named).and_then(|mut found| {
+        found.pages.extend(journal::pages(recorder, layout)?);
+        Ok(found)
+    });
+    let found = match found {
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
@@ -185,7 +199,7 @@ struct Volume {
 struct CleanDisk {
     disk: Box<dyn Disk>,
     volumes: Vec<Volume>,
-    /// What reads as zeroes: the pages of swap, and what is in no partition.
+    /// What reads as zeroes: the pages of swap, journals, and what is in no partition or behind its file system.
     blank: Blank,
 }
 
@@ -237,12 +251,15 @@ impl Disk for CleanDisk {
             let bytes = volume.layout.block_bytes;
             let blocks = (offset - part.start) / bytes..(end - part.start).div_ceil(bytes);
             for block in blocks {
+                let start = part.start + block * bytes;
                 let mut overlaid = Overlaid {
                     disk: &mut **disk,
                     part,
                     skeleton: &volume.skeleton,
                 };
-                if !volume.free.is_free(&mut overlaid, block)? {
+                if !volume.free.is_free(&mut overlaid, block)?
+                    && !blank.covers(start.max(offset), (start + bytes).min(end))
+                {
                     return Ok(true);
                 }
             }

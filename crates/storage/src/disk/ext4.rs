@@ -10,8 +10,12 @@ use crate::error::Error;
 
 const SUPERBLOCK: u64 = 1024;
 const MAGIC: u32 = 0xef53;
-/// Incompatible features: the journal holds what isn't in place yet; the descriptors are scattered; entries are of 64 bytes.
+/// Compatible feature: there is a journal.
+const HAS_JOURNAL: u32 = 0x4;
+/// Incompatible features: the journal holds what isn't in place yet; it is nothing but a journal; the descriptors are
+/// scattered; entries are of 64 bytes.
 const RECOVER: u32 = 0x4;
+const JOURNAL_DEV: u32 = 0x8;
 const META_BG: u32 = 0x10;
 const BIT64: u32 = 0x80;
 /// Feature of file systems that count clusters of blocks.
@@ -34,6 +38,8 @@ pub(super) struct Layout {
     inodes_per_group: u64,
     inode_bytes: u64,
     descriptor_bytes: u64,
+    /// The inode of its journal; none if it has none, or has it elsewhere.
+    pub(super) journal: Option<u32>,
     /// Why nothing is to be changed in it.
     pub(super) obstacle: Option<&'static str>,
 }
@@ -55,7 +61,7 @@ impl Layout {
         if field(0x38) & 0xffff != MAGIC || part.length < 2 * SUPERBLOCK {
             return Ok(None);
         }
-        let (incompatible, read_only) = (field(0x60), field(0x64));
+        let (compatible, incompatible, read_only) = (field(0x5c), field(0x60), field(0x64));
         let block_bytes = 1024_u64
             .checked_shl(field(0x18))
             .filter(|bytes| *bytes <= 65_536);
@@ -70,7 +76,9 @@ impl Layout {
         let blocks = u64::from(field(0x4)) | u64::from(high) << 32;
         let descriptor = u64::from(field(0xfe) & 0xffff);
         let state = field(0x3a) & 0xffff;
-        let obstacle = if incompatible & RECOVER != 0 || state & CLEAN == 0 {
+        let obstacle = if incompatible & JOURNAL_DEV != 0 {
+            Some("it is the journal of another file system")
+        } else if incompatible & RECOVER != 0 || state & CLEAN == 0 {
             Some("it was not unmounted cleanly")
         } else if state & ERRORS != 0 {
             Some("it has errors")
@@ -96,6 +104,7 @@ impl Layout {
             } else {
                 32
             },
+            journal: (compatible & HAS_JOURNAL != 0 && field(0xe0) != 0).then(|| field(0xe0)),
             obstacle,
         };
         let fits = blocks
@@ -110,6 +119,15 @@ impl Layout {
 
     fn groups(&self) -> u64 {
         (self.blocks - self.first_block).div_ceil(self.blocks_per_group)
+    }
+
+    /// What of the part is behind the file system: that was made smaller, or is no multiple of its blocks.
+    pub(super) const fn behind(&self) -> Part {
+        let bytes = self.blocks * self.block_bytes;
+        Part {
+            start: self.part.start + bytes,
+            length: self.part.length - bytes,
+        }
     }
 
     /// The blocks that hold the descriptors of all groups, as first byte and length within the part.

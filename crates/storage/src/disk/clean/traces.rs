@@ -272,15 +272,8 @@ impl Search {
             }
         })?;
         if let Some(Swap::Behind(header)) = found {
-            for stretch in &place.stretches {
-                let first = stretch.of_file * self.block_bytes;
-                let length = stretch.count * self.block_bytes;
-                let skipped = header.saturating_sub(first).min(length);
-                self.traces.pages.push(Part {
-                    start: stretch.block * self.block_bytes + skipped,
-                    length: length - skipped,
-                });
-            }
+            let behind = place.behind(header, self.block_bytes);
+            self.traces.pages.extend(behind);
         }
         Ok(found)
     }

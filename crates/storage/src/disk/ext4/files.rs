@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::super::partitions::little;
+use super::super::partitions::{Part, little};
 use super::Layout;
 use crate::error::Error;
 
@@ -47,6 +47,23 @@ impl Place {
             (stretch.of_file..stretch.of_file.saturating_add(stretch.count)).contains(&wanted)
         })?;
         Some((stretch.block + wanted - stretch.of_file) * block_bytes + byte % block_bytes)
+    }
+
+    /// What of the file is behind so many bytes, as bytes of the file system.
+    pub(in super::super) fn behind(
+        &self,
+        bytes: u64,
+        block_bytes: u64,
+    ) -> impl Iterator<Item = Part> {
+        self.stretches.iter().map(move |stretch| {
+            let length = stretch.count * block_bytes;
+            let first = stretch.of_file.saturating_mul(block_bytes);
+            let skipped = bytes.saturating_sub(first).min(length);
+            Part {
+                start: stretch.block * block_bytes + skipped,
+                length: length - skipped,
+            }
+        })
     }
 }
 
@@ -107,9 +124,14 @@ impl<R: Fn(u64, &mut [u8]) -> Result<(), Error>> Files<R> {
             dir.push('/');
             dir.push_str(name);
         }
+        self.place_of(number, path)
+    }
+
+    /// The same by the number of its inode; it is called `name` for people.
+    pub(in super::super) fn place_of(&mut self, number: u32, name: &str) -> Result<Place, Error> {
         let inode = self.inode(number)?;
         if !inode.is_file() && !inode.is_link() {
-            return Err(nonsense(path, "it is no file"));
+            return Err(nonsense(name, "it is no file"));
         }
         let mut place = Place {
             bytes: inode.bytes,

@@ -1,0 +1,210 @@
+//! What nobody looks for any more is gone from a saved disk as well: in the journal, behind a file system that was made smaller,
+//! in groups that were never written. The file systems are whole after that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::saved_disks_are_clean::{
+    KEPT, SECRET, clean_partition, contains, debugfs, divided, made, run, text,
+};
+
+/// So many bytes of secrets.
+fn secrets(bytes: usize) -> Vec<u8> {
+    let mut secrets = SECRET.as_bytes().repeat(bytes / SECRET.len() + 1);
+    secrets.truncate(bytes);
+    secrets
+}
+
+/// A disk with one partition of this content.
+fn disk_of(dir: &Path, part: &Path) -> PathBuf {
+    let disk = dir.join("disk.raw");
+    divided(&disk, &[(0, 0x83, part)]);
+    disk
+}
+
+/// The file system of a cleaned partition is whole, and has its file.
+fn is_whole(part: &Path, name: &str) {
+    run("e2fsck", &["-f", "-n", text(part)]);
+    let shown = run("debugfs", &["-R", &format!("cat {name}"), text(part)]);
+    assert!(shown.contains(KEPT), "{shown}");
+}
+
+#[test]
+fn what_lies_behind_a_file_system_that_was_made_smaller_reads_as_zeroes() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    if Command::new("resize2fs").output().is_err() {
+        eprintln!("skipped: resize2fs is not here (Debian: e2fsprogs)");
+        return;
+    }
+    for block in ["1024", "4096"] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = dir.path();
+        let files: &[(&str, &[u8])] = &[("kept", KEPT.as_bytes())];
+        let part = made(dir, "ext", files, &["-t", "ext4", "-b", block]);
+        let whole = fs::metadata(&part).expect("metadata").len();
+        // Not at the border of a cluster of the image.
+        let smaller = (20 << 20) + 12 * 1024;
+        run(
+            "resize2fs",
+            &["-f", text(&part), &format!("{}K", smaller >> 10)],
+        );
+        let file = fs::File::options().write(true).open(&part).expect("open");
+        file.set_len(whole).expect("length");
+        let behind = secrets(usize::try_from(whole).expect("length") - smaller);
+        file.write_all_at(&behind, smaller as u64).expect("write");
+        let (saved, _, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+        assert!(left.is_empty(), "{left:?}");
+        assert!(!contains(&saved, SECRET.as_bytes()), "{block}");
+        is_whole(&saved, "/kept");
+        let qcow2 = fs::metadata(dir.join("saved.qcow2")).expect("metadata");
+        assert!(
+            qcow2.len() < smaller as u64,
+            "zeroes take no room: {qcow2:?}"
+        );
+
+        // What the members of a RAID know each other by is left, and told.
+        for at in [8 << 10, 64 << 10] {
+            let mut bytes = fs::read(&part).expect("read");
+            let sign = bytes.len() - at;
+            bytes[sign..sign + 4].copy_from_slice(b"\xfc\x4e\x2b\xa9");
+            let member = dir.join("member.raw");
+            fs::write(&member, &bytes).expect("write");
+            let (saved, _, left) = clean_partition(dir, &disk_of(dir, &member), &debugfs);
+            let told = "partition 1 is part of a RAID: what is behind its file system was left";
+            assert_eq!(left, [told]);
+            let saved = fs::read(saved).expect("read");
+            assert!(saved[smaller..bytes.len()] == bytes[smaller..], "{at}");
+        }
+    }
+}
+
+/// Where the blocks of a journal are, by their numbers in it.
+fn journal(dir: &Path, part: &Path, blocks: usize) -> BTreeMap<usize, usize> {
+    let script = dir.join("script");
+    let commands = (0..blocks).map(|number| format!("bmap <8> {number}\n"));
+    fs::write(&script, commands.collect::<String>()).expect("write");
+    let shown = run("debugfs", &["-f", text(&script), text(part)]);
+    let places = shown.lines().filter(|line| !line.starts_with("debugfs"));
+    let places = places.filter_map(|line| line.trim().parse().ok());
+    let found: BTreeMap<usize, usize> = (0..).zip(places).collect();
+    assert_eq!(found.len(), blocks, "{shown}");
+    found
+}
+
+#[test]
+fn of_a_journal_only_the_header_stays() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    let ways: [(&str, &[&str]); 4] = [
+        ("4096", &["-t", "ext4"]),
+        ("1024", &["-t", "ext4", "-O", "^metadata_csum,^64bit"]),
+        ("4096", &["-t", "ext4", "-O", "fast_commit"]),
+        ("1024", &["-t", "ext3"]),
+    ];
+    for (block, options) in ways {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = dir.path();
+        let files: &[(&str, &[u8])] = &[("kept", KEPT.as_bytes())];
+        let options = [&["-b", block], options].concat();
+        let part = made(dir, "ext", files, &options);
+        let size: usize = block.parse().expect("number");
+        let stat = run("debugfs", &["-R", "stat <8>", text(&part)]);
+        let bytes = stat.split_once("Size: ").expect("a size").1;
+        let bytes: usize = bytes
+            .split_whitespace()
+            .next()
+            .and_then(|bytes| bytes.parse().ok())
+            .expect("number");
+        let places = journal(dir, &part, bytes / size);
+        let file = fs::File::options().write(true).open(&part).expect("open");
+        for place in places.iter().skip(1).map(|(_, place)| place * size) {
+            file.write_all_at(&secrets(size), place as u64)
+                .expect("write");
+        }
+        let header = places[&0] * size;
+        let before = fs::read(&part).expect("read");
+        run("e2fsck", &["-f", "-n", text(&part)]);
+        let (saved, _, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+        assert!(left.is_empty(), "{options:?}: {left:?}");
+        assert!(!contains(&saved, SECRET.as_bytes()), "{options:?}");
+        is_whole(&saved, "/kept");
+        let after = fs::read(&saved).expect("read");
+        assert!(
+            after[header..][..1024] == before[header..][..1024],
+            "{options:?}"
+        );
+        let shown = run("debugfs", &["-R", "logdump", text(&saved)]);
+        assert!(shown.contains("Journal starts at block 0"), "{shown}");
+
+        // A journal that holds what isn't in place would bring back what was removed: nothing is changed, and that is told.
+        file.write_all_at(&1_u32.to_be_bytes(), header as u64 + 28)
+            .expect("write");
+        let (saved, _, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+        assert_eq!(
+            left,
+            ["partition 1 was not cleaned: its journal holds what isn't in place"]
+        );
+        assert!(contains(&saved, SECRET.as_bytes()), "as it was");
+    }
+}
+
+#[test]
+fn what_a_journal_did_in_its_time_is_gone_with_it() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = dir.path();
+    let old = secrets(4096);
+    let files: &[(&str, &[u8])] = &[
+        ("kept", KEPT.as_bytes()),
+        ("root/.bash_history", &old),
+        ("tmp/other", &[1; 4096]),
+    ];
+    let part = made(dir, "ext", files, &["-t", "ext4", "-b", "4096"]);
+    // The block of a file by way of the journal, as `data=journal` does it.
+    let place = run("debugfs", &["-R", "bmap /tmp/other 0", text(&part)]);
+    let place = place
+        .lines()
+        .find(|line| line.trim().parse::<u64>().is_ok());
+    let place = place.expect("a place").trim();
+    let (content, script) = (dir.join("content"), dir.join("script"));
+    fs::write(&content, &old).expect("write");
+    let commands = format!("jo\njw -b {place} {}\njc\n", text(&content));
+    fs::write(&script, commands).expect("write");
+    run("debugfs", &["-w", "-f", text(&script), text(&part)]);
+    let (_, files, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+    assert_eq!(
+        (files, left),
+        (
+            0,
+            vec!["partition 1 was not cleaned: it was not unmounted cleanly".to_owned()]
+        )
+    );
+    // As at the next mount.
+    let mut replayed = Command::new("e2fsck");
+    let replayed = replayed
+        .args(["-f", "-y", text(&part)])
+        .output()
+        .expect("e2fsck");
+    assert!(
+        matches!(replayed.status.code(), Some(0 | 1)),
+        "{replayed:?}"
+    );
+    let before = fs::read(&part).expect("read");
+    let whole = before
+        .windows(SECRET.len() + 1)
+        .filter(|bytes| bytes.starts_with(SECRET.as_bytes()))
+        .count();
+    assert!(whole > 2 * (4096 / SECRET.len()), "in the journal, too");
+    let (saved, files, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+    assert_eq!((files, left), (2, Vec::new()));
+    assert!(!contains(&saved, SECRET.as_bytes()));
+    is_whole(&saved, "/kept");
+}
