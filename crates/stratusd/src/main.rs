@@ -90,7 +90,7 @@ enum Command {
         #[command(subcommand)]
         command: market_tool::Command,
     },
-    /// Say whether a configuration file is right.
+    /// Say whether a configuration file is right, and the policy, authorities and keys that it names for images.
     CheckConfig {
         /// Configuration file [default: /etc/stratus/stratusd.toml, if there is one]
         #[arg(long, short, value_name = "FILE")]

@@ -118,3 +118,47 @@ fn keyring(entry: &CatalogueEntry) -> anyhow::Result<Option<Keyring>> {
     let keyring = Keyring::read(entry.keyring.as_ref(), &program);
     Ok(Some(keyring.with_context(|| entry.name.clone())?))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_used_is_named_with_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().display();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let checked = |more: &str| {
+            let text = format!("state_dir = \"{state}\"\n{more}");
+            check(&Config::parse(&text, Path::new("stratusd.toml")).unwrap())
+        };
+        let good = file("good.cfg", "[endorsers]\nwhitelistendorsers = a@b\n");
+        checked(&format!("[images]\npolicy = \"{good}\"\n")).unwrap();
+        let missing = folder.path().join("missing.cfg").display().to_string();
+        let bad = file("bad.cfg", "[endorsers\nnonsense");
+        let empty = file("authorities.pem", "");
+        for (images, path) in [
+            (format!("policy = \"{missing}\""), &missing),
+            (format!("policy = \"{bad}\""), &bad),
+            (format!("authorities = \"{empty}\""), &empty),
+        ] {
+            let told = checked(&format!("[images]\n{images}\n")).unwrap_err();
+            let told = format!("{told:#}");
+            assert!(told.contains(path.as_str()), "{told}");
+        }
+        let market = |ca: &str| {
+            checked(&format!(
+                "[[catalogue]]\nname = \"m\"\nkind = \"marketplace\"\nurl = \"https://m.example.org\"\nca = \"{ca}\"\n"
+            ))
+        };
+        // The cloud's own comes with its first start.
+        market(&format!("{state}/tls/ca.pem")).unwrap();
+        let told = market(&missing).unwrap_err();
+        assert!(format!("{told:#}").contains("missing.cfg"), "{told:#}");
+    }
+}

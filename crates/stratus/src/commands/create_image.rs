@@ -191,7 +191,7 @@ impl Arguments {
             return Err(Failure::Work(format!("the base image {image} is {}, not AVAILABLE", base.state)));
         }
         out.step("Starting base image");
-        let machine = self.build.clone().start(&session, &api, image, self.saving()).await?;
+        let machine = self.build.clone().start(&session, &api, &path, self.saving()).await?;
         let id = machine.shown_id();
         // Should a step fail or this program be interrupted, the machine goes, or stays for a look if that is wanted.
         if self.keep_on_failure {

@@ -253,7 +253,9 @@ fn a_machine_that_is_asked_for_when_create_image_is_interrupted_goes_again() {
         _ => unknown(seen),
     });
     for name in ["key", "key.pub"] {
-        std::fs::write(cloud.home.path().join(name), "ssh-ed25519 AAAA x").unwrap();
+        let key =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBhO1Zq1GHMk0L5GcKzT1YhnRj6BqyJ1KcuRk2nGLTm a";
+        std::fs::write(cloud.home.path().join(name), key).unwrap();
     }
     let mut command = cloud.command();
     command.args("create-image --ca ca.pem -k key.pub --title t --comment c --author a --author-email a@x.org".split(' '));

@@ -65,7 +65,8 @@ impl Arguments {
             }
             paths.push(image.id);
         }
-        unfinished::goes_on_as(&format!("the cloud fetches {} (stratus image show tells how far it is, stratus image delete removes it)", paths.join(", ")));
+        let all = paths.join(" ");
+        unfinished::goes_on_as(&format!("{all} (stratus image show tells how far each is, stratus image delete {all} removes what is yours)"));
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let waiting = Waiting::start(&session.out, "fetching");
         let mut images = Vec::new();
