@@ -66,7 +66,7 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 const CERTIFICATE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How often a connection asks by itself whether its host still is one: a host that came and went before anybody looked is
 /// told to nobody.
-const LOOKED_AGAIN: Duration = Duration::from_secs(5);
+const LOOKED_AGAIN: Duration = Duration::from_secs(30);
 /// How long calls under way may go on once the server ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -288,8 +288,11 @@ impl HostDoor {
 
     /// Waits until a certificate has ended, or its host is one no more.
     async fn until_over(&self, peer: &HostPeer) {
-        while self.cloud.host_of(peer).is_some() && SystemTime::now() < peer.expires {
-            sleep(LOOKED_AGAIN).await;
+        while self.cloud.host_of(peer).is_some() {
+            let Ok(left) = peer.expires.duration_since(SystemTime::now()) else {
+                return;
+            };
+            sleep(left.min(LOOKED_AGAIN)).await;
         }
     }
 

@@ -5,9 +5,10 @@
 use std::{convert::Infallible, sync::Arc};
 
 use cimi::{
-    HostId, Timestamp,
+    Acl, Common, HostId, Timestamp,
+    ids::HostPulseId,
     lifecycle::{Power, Stage},
-    resources::{Host, Machine, Resource},
+    resources::{Host, HostPulse, Machine, Resource},
     testing,
 };
 use hosts::HostRules;
@@ -273,4 +274,59 @@ async fn it_touches_nothing_of_others() {
         .put(key(&own.id), bytes(&own))
         .put(key("User/eve"), "{}");
     world.refused("a mixture", mixed).await;
+}
+
+fn pulse(host: &HostId) -> HostPulse {
+    HostPulse {
+        id: HostPulseId::from_local(host.local()).unwrap(),
+        common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_says_that_it_is_there_and_nothing_else_by_that() {
+    let world = World::new().await;
+    let own = pulse(&world.own.id);
+    let lease = world
+        .evil
+        .grant(std::time::Duration::from_secs(10))
+        .await
+        .unwrap();
+    let beat = Transaction::new().put_with_lease(key(&own.id), bytes(&own), lease);
+    let done = world.evil.commit(beat).await.unwrap();
+    assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+    assert!(world.evil.get(&key(&own.id)).await.unwrap().is_some());
+
+    let other = pulse(&world.other.id);
+    let put = Transaction::new().put(key(&other.id), bytes(&other));
+    world.refused("another's pulse", put).await;
+    let put = Transaction::new().put(key(&own.id), bytes(&other));
+    world.refused("another's name", put).await;
+    for change in [
+        (|pulse| pulse.common.name = Some("eve".to_owned())) as fn(&mut HostPulse),
+        |pulse| pulse.common.acl.owner.principal = "eve".to_owned(),
+        |pulse| pulse.common.part_of = Some("x".to_owned()),
+        |pulse| {
+            drop(
+                pulse
+                    .common
+                    .properties
+                    .insert("k".into(), "x".repeat(100_000)),
+            )
+        },
+    ] {
+        let mut more = own.clone();
+        change(&mut more);
+        let put = Transaction::new().put(key(&own.id), bytes(&more));
+        world.refused("more than a pulse", put).await;
+    }
+    for hidden in ["HostIdentity", "HostToken", "HostAuthority"] {
+        let hidden = format!("{hidden}/{}", world.own.id.local());
+        let put = Transaction::new().put(key(&hidden), "{}");
+        world.refused("by what hosts are known", put).await;
+    }
+
+    let gone = Transaction::new().delete(key(&own.id));
+    let done = world.evil.commit(gone).await.unwrap();
+    assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
 }

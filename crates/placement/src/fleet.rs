@@ -283,6 +283,19 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_only_reports_itself_gets_nothing() {
+        let mut fleet = fleet(0);
+        let wish = Wish::of_room(Demand::default());
+        let mut host = cimi::testing::host();
+        host.desired.apart = true;
+        assert!(!fleet.host(&host));
+        assert!(fleet.reserve("1", &wish).is_err());
+        host.desired.apart = false;
+        assert!(fleet.host(&host));
+        assert_eq!(fleet.reserve("1", &wish).unwrap(), host.id);
+    }
+
+    #[test]
     fn what_is_booked_on_a_host_outlives_its_document() {
         let mut fleet = fleet(1);
         let host = HostId::from_local("h0").unwrap();

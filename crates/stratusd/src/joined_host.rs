@@ -23,7 +23,7 @@ use trust::{Joined, RENEW_PATH, RenewRequest, SERVER_NAME};
 
 use crate::{
     config::Config,
-    instance::Instance,
+    instance::{Instance, make_dir},
     joining::{Believed, Folder, Kept, ask},
     roles::Role,
     serve::Signals,
@@ -66,6 +66,8 @@ pub(crate) async fn serve(
         "starting as a host of a cloud"
     );
     let settings = settings::vm_host(&config).await?;
+    // Whose space it tells.
+    make_dir(&settings.machines_dir, 0o711)?;
     let stop = CancellationToken::new();
     let id: HostId = kept
         .joined

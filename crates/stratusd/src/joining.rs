@@ -36,6 +36,12 @@ pub fn run(config: Option<&Path>, token: &str, entries: &[String]) -> anyhow::Re
         .map(|text| text.parse())
         .collect::<anyhow::Result<Vec<Entry>>>()?;
     let state = config.state_dir();
+    if let Some((folder, kept)) = joined(&state)?
+        && kept.entries == entries
+    {
+        // Nothing is written: also while the daemon runs.
+        return joined_already(&folder, kept, &token, entries);
+    }
     let _instance = Instance::take(&state)?;
     ensure!(
         !state.join("db").exists(),

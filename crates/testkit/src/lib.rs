@@ -28,6 +28,7 @@ mod mail_sink;
 mod marketplace;
 mod namespace;
 mod programs;
+mod test_host;
 mod waiting;
 
 pub use api::{Api, Reply};
@@ -43,4 +44,5 @@ pub use mail_sink::{MailSink, SentLetter};
 pub use marketplace::TestMarketplace;
 pub use namespace::Namespace;
 pub use programs::{Need, skip_unless};
+pub use test_host::TestHost;
 pub use waiting::wait_until;

@@ -145,6 +145,14 @@ mod tests {
             let cut = BASE64_STANDARD.encode(&mine[..length]);
             assert!(PublicKey::requested(&cut).is_err(), "{length}");
         }
+        for place in 0..mine.len() {
+            let mut other = mine.clone();
+            other[place] ^= 0x21;
+            // Whatever was read of it was signed as it is.
+            if let Ok(key) = PublicKey::requested(&BASE64_STANDARD.encode(&other)) {
+                assert_eq!(key.0.len(), POINT_BYTES, "{place}");
+            }
+        }
         let longer = BASE64_STANDARD.encode([&mine[..], b"x"].concat());
         assert!(PublicKey::requested(&longer).is_err());
         assert!(PublicKey::requested(&"A".repeat(10_000)).is_err());
