@@ -213,8 +213,8 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{member}`: {problem}")]
 pub struct MethodsError {
-    /// The member that is wrong.
-    pub member: &'static str,
+    /// The member that is wrong, such as `voms.enabled`.
+    pub member: String,
     /// Why.
     pub problem: String,
 }
@@ -258,7 +258,7 @@ impl Methods {
     /// [`MethodsError`]; never with a secret in it.
     pub fn read(members: &Map<String, Value>, revision: u64) -> Result<Self, MethodsError> {
         let missing = || MethodsError {
-            member: "localdb",
+            member: "localdb".to_owned(),
             problem: "is missing: {\"password-enabled\": true, \"cert-enabled\": false}".to_owned(),
         };
         let methods = Self {
@@ -270,13 +270,13 @@ impl Methods {
         };
         if let Some(ldap) = &methods.ldap {
             ldap.check().map_err(|problem| MethodsError {
-                member: "ldap",
+                member: "ldap".to_owned(),
                 problem,
             })?;
         }
         if let Some(oidc) = &methods.oidc {
             oidc.check().map_err(|error| MethodsError {
-                member: "oidc",
+                member: "oidc".to_owned(),
                 problem: error.to_string(),
             })?;
         }
@@ -291,10 +291,18 @@ fn member<T: de::DeserializeOwned>(
     let Some(value) = members.get(name) else {
         return Ok(None);
     };
-    let read = T::deserialize(value);
-    read.map(Some).map_err(|error| MethodsError {
-        member: name,
-        problem: error.to_string(),
+    let read = serde_path_to_error::deserialize(value);
+    read.map(Some).map_err(|error| {
+        let path = error.path().to_string();
+        let is_all = path == "." || path == "?";
+        MethodsError {
+            member: if is_all {
+                name.to_owned()
+            } else {
+                format!("{name}.{path}")
+            },
+            problem: error.into_inner().to_string(),
+        }
     })
 }
 
@@ -408,6 +416,14 @@ mod tests {
                 "true or false",
             ),
             (json!({"localdb": localdb, "ldap": {}}), "connection"),
+            (
+                json!({"localdb": localdb, "voms": {"enabled": "maybe"}}),
+                "`voms.enabled`",
+            ),
+            (
+                json!({"localdb": localdb, "ldap": {"connection": {"host": {"address": "a", "port": "b"}}}}),
+                "`ldap.connection.host.port`",
+            ),
             (
                 json!({"localdb": localdb, "ldap": {"connection": {"host": host}, "userbase": "x"}}),
                 "userbase",

@@ -82,14 +82,17 @@ impl Cloud {
         let documents = &self.0.documents;
         let read = access::find::<Group>(documents, context, local, Right::Modify)?;
         let members = members(documents, &read.groupname);
-        if !members.is_empty() {
-            return Err(CloudError::Conflict(format!(
-                "{} still has {} members: take them out first",
-                read.document.id,
-                members.len()
-            )));
+        let id = &read.document.id;
+        match members.as_slice() {
+            [] => catalogue::delete::<Group>(documents, context, local).await,
+            [one] => Err(CloudError::Conflict(format!(
+                "{id} still has a member: take {one} out first"
+            ))),
+            many => Err(CloudError::Conflict(format!(
+                "{id} still has {} members: take them out first",
+                many.len()
+            ))),
         }
-        catalogue::delete::<Group>(documents, context, local).await
     }
 }
 

@@ -84,6 +84,9 @@ impl Cloud {
         if kind == Kind::Host {
             access::require_admin(context, "see the hosts")?;
         }
+        if kind == Kind::Registration {
+            access::require_admin(context, "see who asks for an account")?;
+        }
         if kind == Kind::ServiceConfiguration {
             access::require_admin(context, "see how services are configured")?;
         }

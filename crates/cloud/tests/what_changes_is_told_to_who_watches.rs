@@ -150,8 +150,10 @@ async fn only_what_is_asked_for_is_told_and_not_too_often() {
     assert_eq!(told(&mut watching).await.0, [format!("removed {id}")]);
 
     let watch_of = |who: &OpContext, kind| world.cloud.watch(who, kind, None, Since::Now);
-    let hosts = watch_of(&alice(), Kind::Host);
-    assert!(matches!(hosts, Err(CloudError::Forbidden(_))));
+    for kind in [Kind::Host, Kind::Registration, Kind::ServiceConfiguration] {
+        let refused = watch_of(&alice(), kind);
+        assert!(matches!(refused, Err(CloudError::Forbidden(_))), "{kind}");
+    }
     let types = watch_of(&alice(), Kind::ResourceMetadata);
     assert!(matches!(types, Err(CloudError::Conflict(_))));
     let many: Vec<_> = (0..15)

@@ -42,7 +42,7 @@ pub struct Audited {
     /// By which token, if by one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// Whom somebody said to be who had a wrong password.
+    /// Whom somebody said to be who had a wrong password, or whose code somebody used up for nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claimed: Option<String>,
     /// From where.
@@ -117,12 +117,12 @@ impl Told {
         }
     }
 
-    /// Whoever was given a code for a command used it up, without getting a token.
-    pub(crate) fn by_code() -> Self {
+    /// Somebody used up the code that a user was given for a command, without getting a token. It need not have been that user.
+    pub(crate) fn by_code(whose: Option<String>) -> Self {
         Self {
             user: None,
             method: Some("command"),
-            claimed: None,
+            claimed: whose,
             about: Some("command/token".to_owned()),
             made: None,
         }

@@ -4,6 +4,7 @@ mod answers;
 mod conditions;
 pub(crate) mod events;
 mod expand;
+mod fixed;
 mod handlers;
 pub(crate) mod negotiation;
 mod rendered;

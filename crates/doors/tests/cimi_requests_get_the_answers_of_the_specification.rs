@@ -159,6 +159,42 @@ async fn changes_deletions_and_actions_have_their_statuses() {
     assert_eq!(reply.status, 200);
     assert_eq!(world.cloud.last_call(), r#"edit Volume/8 {"name":"x"}"#);
 
+    // Of what only the cloud writes, another value is no wish in a whole representation, and none that is lost in a part.
+    for (request, body, status) in [
+        (
+            "PUT /cimi/Machine/7",
+            r#"{"name": "x", "state": "STOPPED"}"#,
+            400,
+        ),
+        (
+            "PUT /cimi/Machine/7?$select=state",
+            r#"{"state": "STOPPED"}"#,
+            400,
+        ),
+        (
+            "PUT /cimi/Machine/7?$select=name",
+            r#"{"name": "x", "state": "STOPPED"}"#,
+            200,
+        ),
+        (
+            "PUT /cimi/Machine/7",
+            r#"{"id": "Machine/7", "name": "x", "state": "STOPPED"}"#,
+            200,
+        ),
+        (
+            "PUT /cimi/Machine/7",
+            "<Machine><name>x</name><state>STOPPED</state></Machine>",
+            400,
+        ),
+    ] {
+        let reply = world.ask(request, body).await;
+        assert_eq!(reply.status, status, "{request} {body}");
+        if status == 400 {
+            let told = String::from_utf8_lossy(&reply.body);
+            assert!(told.contains("state") && told.contains("stop"), "{told}");
+        }
+    }
+
     let reply = world.ask("DELETE /cimi/Machine/7", "").await;
     assert_eq!((reply.status, reply.body.len()), (202, 0));
     assert_eq!(

@@ -415,6 +415,7 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
             let (path, body) = world.request(&route, method);
             let mut by_password = BTreeMap::new();
             for who in world.everybody() {
+                let revision = world.revision().await;
                 let reply = world.ask(who, method, &path, &body).await;
                 asked += 1;
                 let reads = ["GET", "HEAD", "OPTIONS"].contains(&method);
@@ -446,6 +447,9 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
                 }
                 // Clients of StratusLab's log out so.
                 let may_change = !reads || route.path == "/cimi/logout";
+                if world.revision().await == revision {
+                    continue;
+                }
                 if (200..400).contains(&reply.status) && may_change {
                     world.restore(&before).await;
                 } else if world.all().await != before {

@@ -669,6 +669,7 @@ async fn a_command_gets_its_token_by_a_code_that_works_once_and_for_it_alone() {
             (
                 entry.status,
                 entry.user.as_deref(),
+                entry.claimed.as_deref(),
                 entry.authenticated_by,
                 entry.made.as_deref(),
             )
@@ -679,8 +680,8 @@ async fn a_command_gets_its_token_by_a_code_that_works_once_and_for_it_alone() {
     assert_eq!(
         fetched,
         [
-            (403, None, Some("command"), None),
-            (200, Some("alice"), Some("command"), Some(&*id))
+            (403, None, Some("alice"), Some("command"), None),
+            (200, Some("alice"), None, Some("command"), Some(&*id))
         ]
     );
     // What is told to everybody isn't a way in, either.

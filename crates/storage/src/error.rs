@@ -140,6 +140,11 @@ pub enum Error {
         /// The limit.
         longest: Duration,
     },
+    /// The owner's quota can't be looked at.
+    #[error(
+        "whether there is room for it could not be said now; send the image again later, as a new one: {0}"
+    )]
+    RoomUnknown(Arc<documents::DocumentsError>),
     /// Others' uploads, or the same user's, are still going on.
     #[error("other uploads are still under way after {} s; send the image again later", waited.as_secs())]
     Busy {

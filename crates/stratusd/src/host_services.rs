@@ -300,7 +300,7 @@ fn told(error: &StorageError) -> CloudError {
         StorageError::Cancelled => {
             CloudError::Unavailable("the cloud is being stopped; send it again".to_owned())
         }
-        StorageError::Busy { .. } => CloudError::Unavailable(text),
+        StorageError::Busy { .. } | StorageError::RoomUnknown(_) => CloudError::Unavailable(text),
         StorageError::Invalid { .. } if text.contains("upload") => CloudError::Conflict(text),
         StorageError::Io { .. }
         | StorageError::Tool { .. }

@@ -78,6 +78,15 @@ impl Cloud {
         }
     }
 
+    /// Whose code this is, if it is one that still works: for the record of what becomes of it.
+    #[must_use]
+    pub fn whose_code(&self, code: &str) -> Option<String> {
+        match &self.find_link(code).ok()?.purpose {
+            Purpose::Command { username, .. } => Some(username.clone()),
+            _ => None,
+        }
+    }
+
     /// The token that a code brings; the code works no more, right or wrong.
     ///
     /// # Errors

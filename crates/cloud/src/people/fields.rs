@@ -3,7 +3,7 @@
 //! Fields that are unknown or blank count as not there.
 
 use accounts::password;
-use cimi::EmailAddress;
+use cimi::{EmailAddress, model::Violation};
 
 use crate::{CloudError, Result};
 
@@ -96,6 +96,18 @@ impl<'f> Form<'f> {
     }
 }
 
+/// What was read, or `None` with what is wrong put to the rest of it: all is told at once.
+fn noted<T>(read: Result<T>, wrong: &mut Vec<Violation>) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(CloudError::Invalid { violations }) => {
+            wrong.extend(violations);
+            Ok(None)
+        }
+        Err(other) => Err(other),
+    }
+}
+
 /// The refusal of a field. The text is the whole message.
 fn refused(field: &str, text: &str) -> CloudError {
     CloudError::invalid(field, text)
@@ -105,33 +117,35 @@ impl Application {
     /// Reads the form of those who want an account.
     ///
     /// # Errors
-    /// [`CloudError::Invalid`] with the field and StratusLab's message.
+    /// [`CloudError::Invalid`] with all fields that are wrong, and StratusLab's messages.
     pub fn read(form: &[(String, String)]) -> Result<Self> {
         let form = Form(form);
+        let mut wrong = Vec::new();
         let needed =
             |name: &str, missing: &str| form.get(name).ok_or_else(|| refused(name, missing));
-        let username = username(needed("uid", "A username must be provided.")?)?;
-        let email = email_address(
-            "mail",
-            needed("mail", "Your email address must be provided.")?,
-        )?;
-        let first_name = name(
-            "givenName",
-            needed("givenName", "Your given name(s) must be provided.")?,
-        )?;
-        let last_name = name("sn", needed("sn", "Your family name must be provided.")?)?;
-        let x500dn = form.get("seeAlso").map(distinguished_name).transpose()?;
-        let missing = "A new password must be provided for your account.";
-        let password = match form.password("newUserPassword") {
-            None => return Err(refused("newUserPassword", missing)),
-            Some(_) => form.new_password()?,
+        let uid = needed("uid", "A username must be provided.").and_then(username);
+        let mail = needed("mail", "Your email address must be provided.")
+            .and_then(|text| email_address("mail", text));
+        let given = needed("givenName", "Your given name(s) must be provided.")
+            .and_then(|text| name("givenName", text));
+        let family =
+            needed("sn", "Your family name must be provided.").and_then(|text| name("sn", text));
+        let (username, email) = (noted(uid, &mut wrong)?, noted(mail, &mut wrong)?);
+        let (first_name, last_name) = (noted(given, &mut wrong)?, noted(family, &mut wrong)?);
+        let x500dn = form.get("seeAlso").map(distinguished_name).transpose();
+        let x500dn = noted(x500dn, &mut wrong)?.flatten();
+        let missing = || {
+            let text = "A new password must be provided for your account.";
+            refused("newUserPassword", text)
         };
-        let password = password.ok_or_else(|| refused("newUserPassword", missing))?;
+        let password = match form.password("newUserPassword") {
+            None => Err(missing()),
+            Some(_) => form.new_password().and_then(|it| it.ok_or_else(missing)),
+        };
+        let password = noted(password, &mut wrong)?;
         if form.get("agreement").is_none() {
-            return Err(refused(
-                "agreement",
-                "You must agree to the terms, conditions, and policies to register.",
-            ));
+            let text = "You must agree to the terms, conditions, and policies to register.";
+            noted::<()>(Err(refused("agreement", text)), &mut wrong)?;
         }
         let message = form.get("message").map(str::to_owned);
         if message
@@ -139,8 +153,18 @@ impl Application {
             .is_some_and(|text| text.chars().count() > MESSAGE_AT_MOST)
         {
             let text = format!("the message has at most {MESSAGE_AT_MOST} characters");
-            return Err(refused("message", &text));
+            noted::<()>(Err(refused("message", &text)), &mut wrong)?;
         }
+        let (Some(username), Some(email), Some(first_name), Some(last_name), Some(password), true) = (
+            username,
+            email,
+            first_name,
+            last_name,
+            password,
+            wrong.is_empty(),
+        ) else {
+            return Err(CloudError::Invalid { violations: wrong });
+        };
         Ok(Self {
             username,
             email,
@@ -284,6 +308,19 @@ mod tests {
             form.push(((*name).to_owned(), (*value).to_owned()));
         }
         form
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let one = [("uid".to_owned(), "alice".to_owned())];
+        let Err(CloudError::Invalid { violations }) = Application::read(&one) else {
+            unreachable!("most is missing");
+        };
+        let fields: Vec<_> = violations.iter().map(|it| it.path.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["mail", "givenName", "sn", "newUserPassword", "agreement"]
+        );
     }
 
     #[test]

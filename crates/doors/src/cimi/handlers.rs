@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     answers::{deleted, empty, point_to_job},
-    conditions,
+    conditions, fixed,
     negotiation::{Format, Parameters},
     rendered::Rendered,
     sent,
@@ -238,7 +238,17 @@ impl Cimi {
 
     async fn edit(&self, kind: Kind, id: &str, asked: &Asked<'_>) -> Answer {
         let select = asked.query()?.select;
-        let changes = model::check_changes(kind, &asked.sent(Expected::Change(kind))?, &select)?;
+        let body = asked.sent(Expected::Change(kind))?;
+        let changes = model::check_changes(kind, &body, &select)?;
+        let fixed = fixed::named(kind, &body, &select);
+        if !fixed.is_empty() {
+            let shown = self.api.get(asked.context, kind, id).await?;
+            let shown = shown.document.attributes(shown.right);
+            let differing = fixed::differing(kind, &fixed, &shown);
+            if !differing.is_empty() {
+                return Err(differing.into());
+            }
+        }
         let done = self.api.edit(asked.context, kind, id, changes).await?;
         self.edited(&done, asked)
     }

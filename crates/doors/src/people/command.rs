@@ -133,6 +133,7 @@ impl People {
     pub(super) async fn command_token(&self, visit: &Visit<'_>) -> Answer {
         let form = visit.form()?;
         let (code, verifier) = (field(&form, "code"), field(&form, "verifier"));
+        let whose = self.cloud.whose_code(code);
         let made = self
             .cloud
             .command_token(visit.context, code, verifier)
@@ -143,7 +144,7 @@ impl People {
                 let is_known = matches!(error, CloudError::Forbidden(_));
                 let mut problem = refusal(error);
                 // A code that somebody was given is used up. What was no code at all anybody can send as often as they like.
-                problem.audited = is_known.then(|| Box::new(Told::by_code()));
+                problem.audited = is_known.then(|| Box::new(Told::by_code(whose)));
                 return Err(problem);
             }
         };

@@ -20,7 +20,7 @@ use documents::{Documents, OfType};
 use doors::{Doors, Limits, Listed, Running, Server, Serving, Settings};
 use marketplace_service::Marketplace;
 use serde_json::{Map, Value, json};
-use store::{Key, Range, SqliteStore, Transaction};
+use store::{Key, Range, Revision, SqliteStore, Transaction};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -234,6 +234,13 @@ impl World {
             .into_iter()
             .map(|entry| (entry.key.to_string(), entry.value.to_vec()))
             .collect()
+    }
+
+    /// How far the database has come: as long as this is the same, so is everything in it.
+    pub async fn revision(&self) -> Revision {
+        let everything = Range::prefix(&store::Prefix::everything()).limit(1);
+        let page = self.documents.store().range(everything).await;
+        page.unwrap().revision
     }
 
     /// Makes everything as it was.

@@ -25,6 +25,10 @@ use crate::import::{self, Progress, Source};
 /// Shortest time between two writes of a progress.
 pub(super) const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 
+/// How often it is asked whether there is room for what was uploaded, and after what pause; each question waits, too.
+const ASKED_AT_MOST: u32 = 3;
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// What an image's content is treated as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -219,7 +223,7 @@ impl StorageController {
             Err(error) => Err(error),
         };
         let brought = match referred {
-            // To be tried again: it needn't come another time.
+            // To be tried again (of uploads, this is about writing the document alone): it needn't come another time.
             Err(error @ Error::Document(_)) => return Err(error),
             Err(error) => {
                 let _references = self.0.references.lock().await;
@@ -248,8 +252,8 @@ impl StorageController {
     ) -> Result<Brought, Error> {
         loop {
             // Asked for without holding up others: it may have to wait for what the owner makes at this moment.
-            let room = match self.wanted_image(local) {
-                Some(read) => Some(self.room_for(&read, image).await?),
+            let asked = match self.wanted_image(local) {
+                Some(read) => Some((self.room_for(&read, image).await?, read)),
                 None => None,
             };
             let _references = self.0.references.lock().await;
@@ -257,11 +261,15 @@ impl StorageController {
             if self.store(kind).find(&image.identifier).is_none() {
                 return Ok(Brought::Vanished);
             }
-            let (Some(read), Some(room)) = (self.wanted_image(local), room) else {
+            let (Some(read), Some((room, asked))) = (self.wanted_image(local), asked) else {
                 self.mark_unwanted(kind, &image.identifier).await?;
                 self.collect(kind, &image.identifier).await?;
                 return Ok(Brought::Unwanted);
             };
+            if read.common.acl.owner != asked.common.acl.owner {
+                // The room is the owner's of then.
+                continue;
+            }
             match self.image_available(&read, image, room.as_ref()).await {
                 Ok(()) => return Ok(Brought::Kept),
                 Err(Error::Document(error)) if error.is_conflict() => {
@@ -273,12 +281,22 @@ impl StorageController {
     }
 
     async fn room_for(&self, read: &Image, image: &import::Image) -> Result<Box<dyn Room>, Error> {
-        let rooms = &self.0.settings.rooms;
-        let room = rooms.room(read, image.virtual_bytes).await;
-        room.map_err(|error| match error {
-            NoRoom::Exceeded(reason) => Error::Quota(reason),
-            NoRoom::NotNow(error) => error.into(),
-        })
+        let mut asked = 1;
+        loop {
+            match self.0.settings.rooms.room(read, image.virtual_bytes).await {
+                Ok(room) => return Ok(room),
+                Err(NoRoom::Exceeded(reason)) => return Err(Error::Quota(reason)),
+                // What was uploaded doesn't come another time by itself.
+                Err(NoRoom::NotNow(error)) if read.desired.source == ImageSource::Upload => {
+                    if asked == ASKED_AT_MOST {
+                        return Err(Error::RoomUnknown(Arc::new(error)));
+                    }
+                }
+                Err(NoRoom::NotNow(error)) => return Err(error.into()),
+            }
+            asked += 1;
+            tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+        }
     }
 
     /// The import failed for good: the document tells why.

@@ -19,6 +19,9 @@ const SHOWN: [&str; 5] = ["count", "owner", "tag", "size", "visibility"];
 /// regular expression VALUE anywhere; of several filters all must match. Names: uuid, tag, count (machines that have it), owner,
 /// size (GiB), visibility, state, type, attached, reason. With -v all members are shown.
 ///
+/// UUIDs are such a filter, too: where no disk is left, also of a UUID that is none's, this is said and the status is 0. A script
+/// looks at the JSON: an empty list.
+///
 /// JSON: a list of {"uuid", "tag", "count", "owner", "size", "visibility", "state", "type", "attached", "reason"}; size and count are
 /// numbers.
 #[derive(Debug, clap::Args)]

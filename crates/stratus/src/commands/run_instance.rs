@@ -245,11 +245,13 @@ impl Arguments {
         session.out.banner("Starting machine(s)");
         let kind = types.get(&type_name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {type_name}")))?;
         let body = self.body(&session, &api, image, kind).await?;
-        let machines = start(&session, &api, &body, number, Fate::Stays).await?;
+        let mut machines = Vec::new();
+        let started = start(&session, &api, &body, number, Fate::Stays, &mut machines).await;
         if let Some(file) = session.settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file") {
             let ids: Vec<String> = machines.iter().map(MachineView::shown_id).collect();
             std::fs::write(&file, ids.join("\n")).map_err(|error| Failure::file(Path::new(&file), &error))?;
         }
+        started.map_err(|failure| with_those_kept(failure, &machines))?;
         let machines = match self.wait {
             Some(goal) => wait::wait_for_all(&session, &api, machines, goal, Duration::from_secs(self.timeout)).await?,
             None => machines,
@@ -309,8 +311,18 @@ enum Fate {
     GoesWithTheCommand,
 }
 
+/// A failure, and which machines there are nevertheless.
+fn with_those_kept(failure: Failure, machines: &[MachineView]) -> Failure {
+    if machines.is_empty() {
+        return failure;
+    }
+    let ids: Vec<String> = machines.iter().map(MachineView::shown_id).collect();
+    let ids = ids.join(" ");
+    failure.with_hint(format!("Started before that, and kept: {ids}. Remove what you don't want: stratus kill-instance {ids}"))
+}
+
 /// Asks for the machines one after the other. Those that were started stay when a later one is refused.
-async fn start(session: &Session, api: &Api, body: &Value, number: u32, fate: Fate) -> Result<Vec<MachineView>> {
+async fn start(session: &Session, api: &Api, body: &Value, number: u32, fate: Fate, machines: &mut Vec<MachineView>) -> Result {
     let out = &session.out;
     out.step(format_args!("Starting {number} machine{}", if number > 1 { "s" } else { "" }));
     out.detail(format_args!("on endpoint: {}", api.endpoint().cimi_url()));
@@ -320,7 +332,6 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32, fate: Fa
         shown["machineTemplate"]["context"] = json!("…");
         out.detail(format_args!("with template:\n{shown:#}"));
     }
-    let mut machines = Vec::new();
     let deadline = Instant::now() + PLACES_LIMIT;
     for index in 1..=number {
         let accepted = match fate {
@@ -331,6 +342,11 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32, fate: Fa
         let mut machine: MachineView = if accepted.body.is_null() { api.view(&path).await? } else { api.viewed(&path, accepted.body)? };
         if machine.id.is_empty() {
             machine.id = path;
+        }
+        // It is there, whatever follows.
+        machines.push(machine.clone());
+        if fate == Fate::Stays {
+            unfinished::goes_on_as(&going_on(machines));
         }
         while machine.ssh.is_none() && !machine.addresses.is_empty() && Instant::now() < deadline {
             tokio::time::sleep(PAUSE).await;
@@ -346,12 +362,11 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32, fate: Fa
         if out.quiet > 0 && !out.is_json() {
             out.line(format_args!("{}, {address}", machine.shown_id()))?;
         }
-        machines.push(machine);
-        if fate == Fate::Stays {
-            unfinished::goes_on_as(&going_on(&machines));
+        if let Some(last) = machines.last_mut() {
+            *last = machine;
         }
     }
-    Ok(machines)
+    Ok(())
 }
 
 /// What is told whoever doesn't wait any longer.

@@ -153,6 +153,8 @@ impl Arguments {
 
 impl Add {
     async fn run(self) -> Result {
+        // Before a password is asked for.
+        path_of(&self.name)?;
         let session = Session::new(&self.common)?;
         let api = if self.admin { session.api_in_person(&self.cloud)? } else { session.api(&self.cloud)? };
         let password = new_password(&self.name, self.password_stdin)?;

@@ -1,5 +1,7 @@
 //! Ways into a machine: its address, its console, SSH.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
 use super::unknown;
@@ -24,6 +26,29 @@ fn a_forwarded_port_is_waited_for() {
         .run("run-instance MachineImage/KmZPjZHBoFquj4lcXhQwmyc0Nid")
         .success();
     assert!(said.contains("\tSSH: 127.0.0.1 port 22007\n"), "{said}");
+}
+
+#[test]
+fn what_was_started_before_a_refusal_is_named() {
+    let made = AtomicUsize::new(0);
+    let cloud = Cloud::start(move |seen| match seen.line.as_str() {
+        "POST /cimi/Machine" => match made.fetch_add(1, Ordering::Relaxed) {
+            2 => Reply::refusal(409, "machines quota exceeded"),
+            n => Reply::json(201, &machine(7 + n as u64))
+                .with("location", &format!("https://x/cimi/Machine/{}", 7 + n)),
+        },
+        _ => Reply::json(200, &machine(7)),
+    });
+    let ended = cloud.run("run-instance -n 3 -o ids MachineImage/KmZPjZHBoFquj4lcXhQwmyc0Nid");
+    assert_eq!(ended.status, 255, "{ended:?}");
+    assert!(
+        ended.stdout.contains("machines quota exceeded"),
+        "{ended:?}"
+    );
+    assert!(
+        ended.stderr.contains("kept: 7 8.") && ended.stderr.contains("kill-instance 7 8"),
+        "{ended:?}"
+    );
 }
 
 #[test]

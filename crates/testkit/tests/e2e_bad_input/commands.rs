@@ -101,7 +101,11 @@ fn every_command_refuses_nonsense() {
             2,
             "sha1",
         ),
-        (&["user", "add", "../x", "--password-stdin"], 1, "password"),
+        (
+            &["user", "add", "../x", "--password-stdin"],
+            1,
+            "not a user name",
+        ),
         (&["console", "4711"], 255, "4711"),
     ];
     let mut wrong = Vec::new();

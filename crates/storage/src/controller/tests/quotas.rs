@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cimi::resources::{Image, ImageSource, ImageState};
 use cimi::size::GIBIBYTE;
 use cloud::{PerUser, Quotas};
-use documents::Documents;
+use documents::room::{ImageRooms, NoRoom, Room, Unbounded};
+use documents::{Documents, DocumentsError};
+use parking_lot::Mutex;
 
 use super::super::{Settings, StorageController};
 use super::web_server::{Answer, WebServer};
@@ -159,4 +162,95 @@ async fn an_image_that_turns_out_too_large_fails_with_the_reason_and_can_be_had_
     .await
     .expect("still there");
     world.kill().await;
+}
+
+/// Rooms of a store that is away for the first so many questions.
+struct Away {
+    answers_after: usize,
+    asked: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl ImageRooms for Away {
+    async fn room(&self, _image: &Image, _bytes: u64) -> Result<Box<dyn Room>, NoRoom> {
+        if self.asked.fetch_add(1, Ordering::Relaxed) < self.answers_after {
+            let key = "what alice has".to_owned();
+            return Err(NoRoom::NotNow(DocumentsError::Conflict { key }));
+        }
+        Ok(Box::new(Unbounded))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_for_which_no_room_can_be_had_now_asks_again_and_else_leaves_nothing() {
+    for (answers_after, comes) in [(1, true), (usize::MAX, false)] {
+        let world = World::new().await;
+        let dir = world.storage_dir();
+        let mut settings = settings_at(&world, dir.clone(), bounded(&world.documents, 1));
+        settings.rooms = Arc::new(Away {
+            answers_after,
+            asked: AtomicUsize::new(0),
+        });
+        let controller = StorageController::open(world.documents.clone(), settings).await;
+        let controller = controller.expect("open");
+        let wanted = image(ImageSource::Upload, "IMAGE");
+        world.create(&wanted).await;
+        let content = futures::stream::iter([Ok(disk(world.dir.path(), 1))]);
+        let outcome = controller.take(&wanted, None, content).await;
+        assert_eq!(outcome.is_ok(), comes, "{outcome:?}");
+        let done = |image: &Image| image.state != ImageState::Creating;
+        let read = world.until::<Image>(wanted.id.local(), done).await;
+        if comes {
+            assert_eq!((read.state, cached(&dir)), (ImageState::Available, 1));
+        } else {
+            assert_eq!((read.state, cached(&dir)), (ImageState::Error, 0));
+            let reason = read.reason.as_deref().unwrap_or_default();
+            assert!(reason.contains("send the image again later"), "{reason}");
+            assert_eq!(names(&dir.join("unwanted")), Vec::<String>::new());
+        }
+    }
+}
+
+/// Gives the image to somebody else while room is asked for the first time.
+struct Handed {
+    documents: Documents,
+    asked: Mutex<Vec<String>>,
+}
+
+#[async_trait::async_trait]
+impl ImageRooms for Handed {
+    async fn room(&self, image: &Image, _bytes: u64) -> Result<Box<dyn Room>, NoRoom> {
+        let owner = image.common.acl.owner.principal.clone();
+        self.asked.lock().push(owner);
+        let hand = |image: &mut Image| {
+            let is_bobs = image.common.acl.owner.principal == "bob";
+            image.common.acl.owner.principal = "bob".to_owned();
+            Ok::<_, DocumentsError>(!is_bobs)
+        };
+        self.documents.update(image.id.local(), hand).await?;
+        Ok(Box::new(Unbounded))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_is_that_of_who_owns_the_image_when_it_is_there() {
+    let world = World::new().await;
+    let rooms = Arc::new(Handed {
+        documents: world.documents.clone(),
+        asked: Mutex::default(),
+    });
+    let dir = world.storage_dir();
+    let mut settings = settings_at(&world, dir, bounded(&world.documents, 1));
+    settings.rooms = rooms.clone();
+    let controller = StorageController::open(world.documents.clone(), settings).await;
+    let controller = controller.expect("open");
+    let wanted = image(ImageSource::Upload, "IMAGE");
+    let first = wanted.common.acl.owner.principal.clone();
+    world.create(&wanted).await;
+    let content = futures::stream::iter([Ok(disk(world.dir.path(), 1))]);
+    controller
+        .take(&wanted, None, content)
+        .await
+        .expect("taken");
+    assert_eq!(*rooms.asked.lock(), [first, "bob".to_owned()]);
 }
