@@ -208,3 +208,74 @@ fn what_a_journal_did_in_its_time_is_gone_with_it() {
     assert!(!contains(&saved, SECRET.as_bytes()));
     is_whole(&saved, "/kept");
 }
+
+#[test]
+fn what_was_there_before_the_file_system_is_gone() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    let ways: [&[&str]; 8] = [
+        &["-b", "1024"],
+        &["-b", "1024", "-O", "^flex_bg"],
+        &["-b", "1024", "-O", "^flex_bg,sparse_super2"],
+        &["-b", "1024", "-O", "^sparse_super,^resize_inode"],
+        &["-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit"],
+        &["-b", "1024", "-O", "^metadata_csum,^uninit_bg"],
+        &["-b", "1024", "-g", "2048", "-I", "128"],
+        &["-b", "4096", "-g", "1024"],
+    ];
+    for options in ways {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = dir.path();
+        let part = dir.join("ext.raw");
+        // The first KiB is the boot loader's, whatever follows.
+        let mut old = secrets(32 << 20);
+        old[..1024].fill(0);
+        fs::write(&part, old).expect("write");
+        let root = dir.join("root");
+        fs::create_dir(&root).expect("folder");
+        fs::write(root.join("kept"), KEPT).expect("write");
+        let lazy = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
+        let ends = ["-q", "-E", lazy, "-d", text(&root), text(&part)];
+        run("mke2fs", &[&["-t", "ext4"], options, &ends].concat());
+        assert!(contains(&part, SECRET.as_bytes()));
+        let groups = run("dumpe2fs", &[text(&part)]);
+        let has_sums = !options.concat().contains("^uninit_bg");
+        assert_eq!(groups.contains("BLOCK_UNINIT"), has_sums, "{options:?}");
+        let (saved, _, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+        assert!(left.is_empty(), "{options:?}: {left:?}");
+        assert!(
+            !contains(&saved, &SECRET.as_bytes()[..16]),
+            "{options:?}: {groups}"
+        );
+        is_whole(&saved, "/kept");
+    }
+}
+
+#[test]
+fn an_inode_keeps_nothing_of_its_file() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    for options in [&["-I", "256"][..], &["-I", "512", "-O", "^metadata_csum"]] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = dir.path();
+        let files: &[(&str, &[u8])] = &[("kept", KEPT.as_bytes())];
+        let part = made(dir, "ext", files, &[&["-t", "ext4"], options].concat());
+        // The target of a short link is in its inode; one of two goes with the traces.
+        for command in [
+            format!("symlink /link {SECRET}"),
+            "rm /link".to_owned(),
+            "mkdir /root".to_owned(),
+            format!("symlink /root/.bash_history {SECRET}"),
+        ] {
+            run("debugfs", &["-w", "-R", &command, text(&part)]);
+        }
+        assert!(contains(&part, SECRET.as_bytes()));
+        run("e2fsck", &["-f", "-n", text(&part)]);
+        let (saved, files, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+        assert_eq!((files, left), (1, Vec::new()));
+        assert!(!contains(&saved, SECRET.as_bytes()), "{options:?}");
+        is_whole(&saved, "/kept");
+    }
+}

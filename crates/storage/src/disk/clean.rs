@@ -32,7 +32,7 @@ use self::named::Named;
 use self::skeleton::{Recorder, Skeleton};
 use self::traces::Traces;
 use super::Disk;
-use super::ext4::{FreeMap, Layout};
+use super::ext4::{FreeInodes, FreeMap, Layout};
 use super::partitions::{Part, Table, table};
 use crate::confine::Debugfs;
 use crate::error::Error;
@@ -109,8 +109,14 @@ pub fn cleaned(
                         "{name} is part of a RAID: what is behind its file system was left"
                     )),
                 }
+                let mut overlaid = Overlaid {
+                    disk: &mut *disk,
+                    part: layout.part,
+                    skeleton: &skeleton,
+                };
                 volumes.push(Volume {
                     free: FreeMap::new(layout.clone()),
+                    inodes: FreeInodes::new(layout.clone(), &mut overlaid)?,
                     layout,
                     skeleton,
                 });
@@ -192,6 +198,7 @@ fn clean_one(
 struct Volume {
     layout: Layout,
     free: FreeMap,
+    inodes: FreeInodes,
     skeleton: Skeleton,
 }
 
@@ -259,6 +266,7 @@ impl Disk for CleanDisk {
                 };
                 if !volume.free.is_free(&mut overlaid, block)?
                     && !blank.covers(start.max(offset), (start + bytes).min(end))
+                    && !volume.inodes.is_unused(&mut overlaid, block)?
                 {
                     return Ok(true);
                 }
@@ -290,14 +298,14 @@ impl Disk for CleanDisk {
                     part,
                     skeleton: &volume.skeleton,
                 };
+                let start = part.start + block * bytes;
                 if volume.free.is_free(&mut overlaid, block)? {
-                    let start = (part.start + block * bytes).max(from);
-                    zero(
-                        buffer,
-                        offset,
-                        start,
-                        (part.start + (block + 1) * bytes).min(to),
-                    );
+                    zero(buffer, offset, start, start + bytes);
+                    continue;
+                }
+                for free in volume.inodes.unused(&mut overlaid, block)? {
+                    let start = part.start + free.start;
+                    zero(buffer, offset, start, start + free.length);
                 }
             }
         }
