@@ -29,7 +29,8 @@ use self::behind::Behind;
 use self::blank::{Blank, zero};
 use self::kind::{Kind, all_of, kind};
 use self::named::Named;
-use self::skeleton::{Recorder, Skeleton};
+pub use self::skeleton::Scratch;
+use self::skeleton::{Recorder, Room, Skeleton};
 use self::traces::Traces;
 use super::Disk;
 use super::ext4::{FreeInodes, FreeMap, Layout};
@@ -50,12 +51,13 @@ pub struct Cleaned {
 /// Cleans a disk. Blocks for as long as it takes to walk through the directories in question.
 ///
 /// # Errors
-/// Those of the disk; [`Error::Io`] for the skeletons, which go into `scratch`.
-pub fn cleaned(
+/// Those of the disk; [`Error::NoSpace`] and [`Error::Io`] for the skeletons, which go into `scratch`.
+pub fn cleaned<'a>(
     mut disk: Box<dyn Disk>,
     debugfs: Option<&Debugfs>,
-    scratch: &std::path::Path,
+    scratch: impl Into<Scratch<'a>>,
 ) -> Result<Cleaned, Error> {
+    let mut room = Room::new(scratch.into());
     let table = table(&mut *disk)?;
     let mut left = table.lost.clone();
     let mut blank = Blank::default();
@@ -84,14 +86,14 @@ pub fn cleaned(
     // What one file system says of another must be known first.
     let mut named = Named::default();
     for (_, layout, _) in &found {
-        let recorder = Recorder::new(disk, layout.part);
+        let recorder = Recorder::new(disk, layout.part, &room);
         named.add(&recorder);
         disk = recorder.into_disk()?;
     }
     let (mut volumes, mut files) = (Vec::new(), 0);
     for (name, layout, debugfs) in found {
-        let recorder = Recorder::new(disk, layout.part);
-        let outcome = clean_one(&recorder, &layout, &named, debugfs, scratch);
+        let recorder = Recorder::new(disk, layout.part, &room);
+        let outcome = clean_one(&recorder, &layout, &named, debugfs, &mut room);
         disk = recorder.into_disk()?;
         match outcome? {
             Ok((skeleton, traces)) => {
@@ -162,7 +164,7 @@ fn clean_one(
     layout: &Layout,
     named: &Named,
     debugfs: &Debugfs,
-    scratch: &std::path::Path,
+    room: &mut Room<'_>,
 ) -> Result<Result<(Skeleton, Traces), String>, Error> {
     let found = traces::find(recorder, layout, named).and_then(|mut found| {
         found.pages.extend(journal::pages(recorder, layout)?);
@@ -179,7 +181,7 @@ fn clean_one(
         }
         other => other?,
     }
-    let skeleton = recorder.skeleton(scratch)?;
+    let skeleton = recorder.skeleton(room)?;
     if found.is_empty() {
         return Ok(Ok((skeleton, found)));
     }

@@ -36,8 +36,8 @@ const ERRORS: u32 = 2;
 /// The group's map was never written: nothing was ever stored there.
 const BLOCK_UNINIT: u32 = 2;
 const INODE_UNINIT: u32 = 1;
-/// Fewer blocks are in no group (`mke2fs -g`).
-const SMALLEST_GROUP: u64 = 256;
+/// Groups are of 8,192 blocks and more unless somebody asks for smaller ones; what is held of each must not be too much.
+const SMALLEST_GROUP: u64 = 1024;
 const SMALLEST_INODE: u64 = 128;
 
 /// The layout of a file system in a part of a disk.

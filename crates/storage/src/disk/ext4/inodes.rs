@@ -15,18 +15,20 @@ const SUPERBLOCK_BYTES: u64 = 1024;
 #[derive(Debug, Clone, Copy)]
 struct Own {
     start: u64,
-    count: u64,
+    group: u32,
     what: What,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum What {
-    /// A map that was never written, or blocks for descriptors that are still to come.
-    Unwritten,
+    /// A map that was never written.
+    Map,
+    /// Blocks for descriptors that are still to come.
+    Reserved,
     /// A copy of the superblock, which is shorter than the block.
     Copy,
-    /// The table of inodes of a group.
-    Table(u64),
+    /// The table of inodes.
+    Table,
 }
 
 /// Inodes that are of no file, a group at a time.
@@ -47,27 +49,30 @@ impl FreeInodes {
         let mut own = Vec::new();
         for number in 0..layout.groups() {
             let group = layout.group(disk, number)?;
-            let mut add = |start, count, what| own.push(Own { start, count, what });
-            add(
-                group.inode_table,
-                layout.table_blocks(),
-                What::Table(number),
-            );
+            let index = u32::try_from(number).unwrap_or(u32::MAX);
+            let mut add = |start, what| {
+                own.push(Own {
+                    start,
+                    group: index,
+                    what,
+                });
+            };
+            add(group.inode_table, What::Table);
             // What the first group has is always written.
             if number == 0 {
                 continue;
             }
             if group.flags & BLOCK_UNINIT != 0 {
-                add(group.block_map, 1, What::Unwritten);
+                add(group.block_map, What::Map);
             }
             if group.flags & INODE_UNINIT != 0 {
-                add(group.inode_map, 1, What::Unwritten);
+                add(group.inode_map, What::Map);
             }
             if layout.copies.are_in(number) {
-                add(layout.first_of(number), 1, What::Copy);
+                add(layout.first_of(number), What::Copy);
                 let start = layout.first_of(number) + layout.copy_blocks();
                 if layout.is_reserved {
-                    add(start, layout.reserved, What::Unwritten);
+                    add(start, What::Reserved);
                 }
             }
         }
@@ -88,17 +93,26 @@ impl FreeInodes {
     ) -> Result<Vec<Part>, Error> {
         let before = self.own.partition_point(|own| own.start <= block);
         let own = before.checked_sub(1).and_then(|last| self.own.get(last));
-        let Some(own) = own.copied().filter(|own| block - own.start < own.count) else {
+        let Some(own) = own.copied() else {
             return Ok(Vec::new());
         };
+        let count = match own.what {
+            What::Map | What::Copy => 1,
+            What::Reserved => self.layout.reserved,
+            What::Table => self.layout.table_blocks(),
+        };
+        if block - own.start >= count {
+            return Ok(Vec::new());
+        }
         let (start, length) = (block * self.layout.block_bytes, self.layout.block_bytes);
         match own.what {
-            What::Unwritten => Ok(vec![Part { start, length }]),
+            What::Map | What::Reserved => Ok(vec![Part { start, length }]),
             What::Copy => Ok(vec![Part {
                 start: start + SUPERBLOCK_BYTES,
                 length: length - SUPERBLOCK_BYTES,
             }]),
-            What::Table(group) => {
+            What::Table => {
+                let group = u64::from(own.group);
                 let per_block = length / self.layout.inode_bytes;
                 let first = (block - own.start) * per_block;
                 self.load(disk, group)?;
