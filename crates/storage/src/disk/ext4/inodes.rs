@@ -71,7 +71,7 @@ impl FreeInodes {
             if layout.copies.are_in(number) {
                 add(layout.first_of(number), What::Copy);
                 let start = layout.first_of(number) + layout.copy_blocks();
-                if layout.is_reserved {
+                if layout.is_reserved && layout.reserved > 0 {
                     add(start, What::Reserved);
                 }
             }
