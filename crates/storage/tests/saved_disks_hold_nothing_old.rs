@@ -7,6 +7,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use storage::Error;
+use storage::disk;
+use storage::disk::clean::{self, Scratch};
+use storage::inspect::Format;
+
 use crate::saved_disks_are_clean::{
     KEPT, SECRET, clean_partition, contains, debugfs, divided, made, run, text,
 };
@@ -207,4 +212,156 @@ fn what_a_journal_did_in_its_time_is_gone_with_it() {
     assert_eq!((files, left), (2, Vec::new()));
     assert!(!contains(&saved, SECRET.as_bytes()));
     is_whole(&saved, "/kept");
+}
+
+#[test]
+fn what_was_there_before_the_file_system_is_gone() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    let ways: [&[&str]; 8] = [
+        &["-b", "1024"],
+        &["-b", "1024", "-O", "^flex_bg"],
+        &["-b", "1024", "-O", "^flex_bg,sparse_super2"],
+        &["-b", "1024", "-O", "^sparse_super,^resize_inode"],
+        &["-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit"],
+        &["-b", "1024", "-O", "^metadata_csum,^uninit_bg"],
+        &["-b", "1024", "-g", "2048", "-I", "128"],
+        &["-b", "4096", "-g", "1024"],
+    ];
+    for options in ways {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = dir.path();
+        let part = dir.join("ext.raw");
+        // The first KiB is the boot loader's, whatever follows.
+        let mut old = secrets(32 << 20);
+        old[..1024].fill(0);
+        fs::write(&part, old).expect("write");
+        let root = dir.join("root");
+        fs::create_dir(&root).expect("folder");
+        fs::write(root.join("kept"), KEPT).expect("write");
+        let lazy = "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
+        let ends = ["-q", "-E", lazy, "-d", text(&root), text(&part)];
+        run("mke2fs", &[&["-t", "ext4"], options, &ends].concat());
+        assert!(contains(&part, SECRET.as_bytes()));
+        let groups = run("dumpe2fs", &[text(&part)]);
+        let has_sums = !options.concat().contains("^uninit_bg");
+        assert_eq!(groups.contains("BLOCK_UNINIT"), has_sums, "{options:?}");
+        let (saved, _, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+        assert!(left.is_empty(), "{options:?}: {left:?}");
+        assert!(
+            !contains(&saved, &SECRET.as_bytes()[..16]),
+            "{options:?}: {groups}"
+        );
+        is_whole(&saved, "/kept");
+    }
+}
+
+#[test]
+fn an_inode_keeps_nothing_of_its_file() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    for options in [&["-I", "256"][..], &["-I", "512", "-O", "^metadata_csum"]] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = dir.path();
+        let files: &[(&str, &[u8])] = &[("kept", KEPT.as_bytes())];
+        let part = made(dir, "ext", files, &[&["-t", "ext4"], options].concat());
+        // The target of a short link is in its inode; one of two goes with the traces.
+        for command in [
+            format!("symlink /link {SECRET}"),
+            "rm /link".to_owned(),
+            "mkdir /root".to_owned(),
+            format!("symlink /root/.bash_history {SECRET}"),
+        ] {
+            run("debugfs", &["-w", "-R", &command, text(&part)]);
+        }
+        assert!(contains(&part, SECRET.as_bytes()));
+        run("e2fsck", &["-f", "-n", text(&part)]);
+        let (saved, files, left) = clean_partition(dir, &disk_of(dir, &part), &debugfs);
+        assert_eq!((files, left), (1, Vec::new()));
+        assert!(!contains(&saved, SECRET.as_bytes()), "{options:?}");
+        is_whole(&saved, "/kept");
+    }
+}
+
+/// A disk with these entries in its GPT, each by its first sector and how many.
+fn gpt(disk: &Path, entries: impl Iterator<Item = (u64, u64)>) {
+    let file = fs::File::options().write(true).open(disk).expect("open");
+    let mut protective = [0; 66];
+    protective[4] = 0xee;
+    protective[64..].copy_from_slice(&[0x55, 0xaa]);
+    file.write_all_at(&protective, 446).expect("write");
+    let mut count = 0;
+    for (first, sectors) in entries {
+        let mut entry = [0; 128];
+        entry[..16].fill(1);
+        entry[32..40].copy_from_slice(&first.to_le_bytes());
+        entry[40..48].copy_from_slice(&(first + sectors - 1).to_le_bytes());
+        file.write_all_at(&entry, 1024 + 128 * count)
+            .expect("write");
+        count += 1;
+    }
+    let mut header = [0; 92];
+    header[..8].copy_from_slice(b"EFI PART");
+    header[72..80].copy_from_slice(&2_u64.to_le_bytes());
+    header[80..84].copy_from_slice(&(count as u32).to_le_bytes());
+    header[84..88].copy_from_slice(&128_u32.to_le_bytes());
+    file.write_all_at(&header, 512).expect("write");
+}
+
+#[test]
+fn a_file_system_that_many_partitions_name_is_cleaned_once() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = dir.path();
+    let old = secrets(4096);
+    let files: &[(&str, &[u8])] = &[("kept", KEPT.as_bytes()), ("root/.bash_history", &old)];
+    let part = made(dir, "ext", files, &["-t", "ext4"]);
+    let disk = disk_of(dir, &part);
+    let sectors = fs::metadata(&part).expect("metadata").len() / 512;
+    gpt(&disk, (0..1024).map(|_| (2048, sectors)));
+    let (saved, files, left) = clean_partition(dir, &disk, &debugfs);
+    assert_eq!(files, 1);
+    assert_eq!(
+        left,
+        ["partition 2 and 1022 more overlap others, which makes no sense"]
+    );
+    assert!(!contains(&saved, SECRET.as_bytes()));
+    let (_, _, left) = {
+        gpt(&disk, [(2048, sectors), (4096, 8)].into_iter());
+        clean_partition(dir, &disk, &debugfs)
+    };
+    assert_eq!(left, ["partition 2 overlaps others, which makes no sense"]);
+    // Those that only touch are none the worse for it; of too many the rest is told.
+    gpt(&disk, (0..200).map(|number| (66_000 + number, 1)));
+    fs::File::options()
+        .write(true)
+        .open(&disk)
+        .expect("open")
+        .write_all_at(&secrets(400), 66_199 * 512)
+        .expect("write");
+    let (_, files, left) = clean_partition(dir, &disk, &debugfs);
+    assert_eq!(files, 0);
+    assert_eq!(left, ["partition 129 and 71 more are beyond the first 128"]);
+}
+
+#[test]
+fn what_a_host_keeps_free_stays_free() {
+    let Some(debugfs) = debugfs() else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let dir = dir.path();
+    let part = made(dir, "ext", &[("kept", KEPT.as_bytes())], &["-t", "ext4"]);
+    let disk = disk_of(dir, &part);
+    let open = disk::open(&disk, Format::Raw, None).expect("open");
+    let scratch = Scratch {
+        dir,
+        reserve_bytes: u64::MAX,
+    };
+    let refused = clean::cleaned(open, Some(&debugfs), scratch).map(|cleaned| cleaned.left);
+    assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
 }

@@ -158,15 +158,16 @@ impl StorageController {
             kind: "disk to save",
             name: what,
         };
-        let dir = self.0.settings.machines_dir.clone();
-        let dir = dir.ok_or_else(|| missing("this host has no machines".to_owned()))?;
+        let machines = self.0.settings.machines_dir.clone();
+        let machines = machines.ok_or_else(|| missing("this host has no machines".to_owned()))?;
         let origin = self.0.documents.images.get(capture.origin.local());
         let origin = origin
             .as_ref()
             .and_then(|image| image.file.clone())
             .ok_or_else(|| missing(format!("{} has no file", capture.origin)))?;
-        let overlay = dir.join(capture.machine.local()).join(ROOT_DISK);
-        let (debugfs, scratch) = (self.0.settings.debugfs.clone(), self.0.settings.dir.clone());
+        let overlay = machines.join(capture.machine.local()).join(ROOT_DISK);
+        let (debugfs, dir) = (self.0.settings.debugfs.clone(), self.0.settings.dir.clone());
+        let reserve_bytes = self.0.settings.reserve_bytes;
         let machine = capture.machine.clone();
         let largest = self.0.settings.limits.size.max_virtual_bytes;
         blocking(move || {
@@ -183,7 +184,11 @@ impl StorageController {
                 }
                 .into());
             }
-            let cleaned = clean::cleaned(merged, debugfs.as_ref(), &scratch)?;
+            let scratch = clean::Scratch {
+                dir: &dir,
+                reserve_bytes,
+            };
+            let cleaned = clean::cleaned(merged, debugfs.as_ref(), scratch)?;
             tracing::info!(%machine, files = cleaned.files, "disk cleaned of keys, histories and logs");
             Ok(Merged {
                 flat: FlatQcow2::new(cleaned.disk)?,

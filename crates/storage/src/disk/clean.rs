@@ -29,10 +29,11 @@ use self::behind::Behind;
 use self::blank::{Blank, zero};
 use self::kind::{Kind, all_of, kind};
 use self::named::Named;
-use self::skeleton::{Recorder, Skeleton};
+pub use self::skeleton::Scratch;
+use self::skeleton::{Recorder, Room, Skeleton};
 use self::traces::Traces;
 use super::Disk;
-use super::ext4::{FreeMap, Layout};
+use super::ext4::{FreeInodes, FreeMap, Layout};
 use super::partitions::{Part, Table, table};
 use crate::confine::Debugfs;
 use crate::error::Error;
@@ -50,12 +51,13 @@ pub struct Cleaned {
 /// Cleans a disk. Blocks for as long as it takes to walk through the directories in question.
 ///
 /// # Errors
-/// Those of the disk; [`Error::Io`] for the skeletons, which go into `scratch`.
-pub fn cleaned(
+/// Those of the disk; [`Error::NoSpace`] and [`Error::Io`] for the skeletons, which go into `scratch`.
+pub fn cleaned<'a>(
     mut disk: Box<dyn Disk>,
     debugfs: Option<&Debugfs>,
-    scratch: &std::path::Path,
+    scratch: impl Into<Scratch<'a>>,
 ) -> Result<Cleaned, Error> {
+    let mut room = Room::new(scratch.into());
     let table = table(&mut *disk)?;
     let mut left = table.lost.clone();
     let mut blank = Blank::default();
@@ -84,14 +86,14 @@ pub fn cleaned(
     // What one file system says of another must be known first.
     let mut named = Named::default();
     for (_, layout, _) in &found {
-        let recorder = Recorder::new(disk, layout.part);
+        let recorder = Recorder::new(disk, layout.part, &room);
         named.add(&recorder);
         disk = recorder.into_disk()?;
     }
     let (mut volumes, mut files) = (Vec::new(), 0);
     for (name, layout, debugfs) in found {
-        let recorder = Recorder::new(disk, layout.part);
-        let outcome = clean_one(&recorder, &layout, &named, debugfs, scratch);
+        let recorder = Recorder::new(disk, layout.part, &room);
+        let outcome = clean_one(&recorder, &layout, &named, debugfs, &mut room);
         disk = recorder.into_disk()?;
         match outcome? {
             Ok((skeleton, traces)) => {
@@ -109,8 +111,14 @@ pub fn cleaned(
                         "{name} is part of a RAID: what is behind its file system was left"
                     )),
                 }
+                let mut overlaid = Overlaid {
+                    disk: &mut *disk,
+                    part: layout.part,
+                    skeleton: &skeleton,
+                };
                 volumes.push(Volume {
                     free: FreeMap::new(layout.clone()),
+                    inodes: FreeInodes::new(layout.clone(), &mut overlaid)?,
                     layout,
                     skeleton,
                 });
@@ -156,7 +164,7 @@ fn clean_one(
     layout: &Layout,
     named: &Named,
     debugfs: &Debugfs,
-    scratch: &std::path::Path,
+    room: &mut Room<'_>,
 ) -> Result<Result<(Skeleton, Traces), String>, Error> {
     let found = traces::find(recorder, layout, named).and_then(|mut found| {
         found.pages.extend(journal::pages(recorder, layout)?);
@@ -173,7 +181,7 @@ fn clean_one(
         }
         other => other?,
     }
-    let skeleton = recorder.skeleton(scratch)?;
+    let skeleton = recorder.skeleton(room)?;
     if found.is_empty() {
         return Ok(Ok((skeleton, found)));
     }
@@ -192,6 +200,7 @@ fn clean_one(
 struct Volume {
     layout: Layout,
     free: FreeMap,
+    inodes: FreeInodes,
     skeleton: Skeleton,
 }
 
@@ -259,6 +268,7 @@ impl Disk for CleanDisk {
                 };
                 if !volume.free.is_free(&mut overlaid, block)?
                     && !blank.covers(start.max(offset), (start + bytes).min(end))
+                    && !volume.inodes.is_unused(&mut overlaid, block)?
                 {
                     return Ok(true);
                 }
@@ -290,14 +300,14 @@ impl Disk for CleanDisk {
                     part,
                     skeleton: &volume.skeleton,
                 };
+                let start = part.start + block * bytes;
                 if volume.free.is_free(&mut overlaid, block)? {
-                    let start = (part.start + block * bytes).max(from);
-                    zero(
-                        buffer,
-                        offset,
-                        start,
-                        (part.start + (block + 1) * bytes).min(to),
-                    );
+                    zero(buffer, offset, start, start + bytes);
+                    continue;
+                }
+                for free in volume.inodes.unused(&mut overlaid, block)? {
+                    let start = part.start + free.start;
+                    zero(buffer, offset, start, start + free.length);
                 }
             }
         }

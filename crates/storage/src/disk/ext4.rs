@@ -2,30 +2,43 @@
 //! Format: the kernel's `Documentation/filesystems/ext4`.
 
 mod files;
+mod free;
+mod inodes;
 
 pub(super) use self::files::Files;
+pub(super) use self::free::FreeMap;
+pub(super) use self::inodes::FreeInodes;
 use super::Disk;
 use super::partitions::{Part, little};
 use crate::error::Error;
 
 const SUPERBLOCK: u64 = 1024;
 const MAGIC: u32 = 0xef53;
-/// Compatible feature: there is a journal.
+/// Compatible features: there is a journal; an inode has the blocks that are kept for more descriptors; two groups at most
+/// have a copy of the superblock.
 const HAS_JOURNAL: u32 = 0x4;
+const RESIZE_INODE: u32 = 0x10;
+const SPARSE_SUPER2: u32 = 0x200;
 /// Incompatible features: the journal holds what isn't in place yet; it is nothing but a journal; the descriptors are
 /// scattered; entries are of 64 bytes.
 const RECOVER: u32 = 0x4;
 const JOURNAL_DEV: u32 = 0x8;
 const META_BG: u32 = 0x10;
 const BIT64: u32 = 0x80;
-/// Feature of file systems that count clusters of blocks.
+/// Read-only compatible features: few groups have a copy of the superblock; blocks are counted in clusters; the descriptors
+/// have checksums, of old and of new, without which their flags say nothing.
+const SPARSE_SUPER: u32 = 0x1;
 const BIGALLOC: u32 = 0x200;
+const SUMS: u32 = 0x10 | 0x400;
 /// State: cleanly unmounted, and with errors.
 const CLEAN: u32 = 1;
 const ERRORS: u32 = 2;
 /// The group's map was never written: nothing was ever stored there.
 const BLOCK_UNINIT: u32 = 2;
 const INODE_UNINIT: u32 = 1;
+/// Groups are of 8,192 blocks and more unless somebody asks for smaller ones; what is held of each must not be too much.
+const SMALLEST_GROUP: u64 = 1024;
+const SMALLEST_INODE: u64 = 128;
 
 /// The layout of a file system in a part of a disk.
 #[derive(Debug, Clone)]
@@ -38,10 +51,41 @@ pub(super) struct Layout {
     inodes_per_group: u64,
     inode_bytes: u64,
     descriptor_bytes: u64,
+    /// Blocks behind each copy of the descriptors that are kept for more of them.
+    reserved: u64,
+    /// They are of no other use.
+    is_reserved: bool,
+    copies: Copies,
+    has_sums: bool,
     /// The inode of its journal; none if it has none, or has it elsewhere.
     pub(super) journal: Option<u32>,
     /// Why nothing is to be changed in it.
     pub(super) obstacle: Option<&'static str>,
+}
+
+/// Which groups have a copy of the superblock and the descriptors.
+#[derive(Debug, Clone, Copy)]
+enum Copies {
+    InAll,
+    /// Groups 0, 1 and the powers of 3, 5 and 7.
+    InSome,
+    /// Group 0 and these.
+    In([u32; 2]),
+}
+
+impl Copies {
+    fn are_in(self, group: u64) -> bool {
+        let is_power = |base: u64| {
+            let powers = std::iter::successors(Some(base), |power| power.checked_mul(base));
+            powers.take_while(|power| *power <= group).last() == Some(group)
+        };
+        group == 0
+            || match self {
+                Self::InAll => true,
+                Self::InSome => group == 1 || [3, 5, 7].into_iter().any(is_power),
+                Self::In(groups) => groups.into_iter().any(|one| u64::from(one) == group),
+            }
+    }
 }
 
 /// A group of blocks.
@@ -104,21 +148,50 @@ impl Layout {
             } else {
                 32
             },
+            reserved: u64::from(field(0xce) & 0xffff),
+            is_reserved: compatible & RESIZE_INODE != 0,
+            copies: if compatible & SPARSE_SUPER2 != 0 {
+                Copies::In([field(0x24c), field(0x250)])
+            } else if read_only & SPARSE_SUPER != 0 {
+                Copies::InSome
+            } else {
+                Copies::InAll
+            },
+            has_sums: read_only & SUMS != 0,
             journal: (compatible & HAS_JOURNAL != 0 && field(0xe0) != 0).then(|| field(0xe0)),
             obstacle,
         };
         let fits = blocks
             .checked_mul(block_bytes)
             .is_some_and(|bytes| bytes <= part.length);
-        let sensible = layout.blocks_per_group > 0
+        let sensible = layout.blocks_per_group >= SMALLEST_GROUP
             && layout.blocks_per_group <= block_bytes * 8
             && layout.first_block < blocks
-            && layout.descriptor_bytes <= 1024;
+            && layout.descriptor_bytes <= 1024
+            && layout.inode_bytes.is_power_of_two()
+            && (SMALLEST_INODE..=block_bytes).contains(&layout.inode_bytes)
+            && (1..=block_bytes * 8).contains(&layout.inodes_per_group);
         Ok((fits && sensible).then_some(layout))
     }
 
     fn groups(&self) -> u64 {
         (self.blocks - self.first_block).div_ceil(self.blocks_per_group)
+    }
+
+    /// The first block of a group.
+    const fn first_of(&self, group: u64) -> u64 {
+        self.first_block + group * self.blocks_per_group
+    }
+
+    /// Blocks of the superblock and the descriptors, or of a copy of them.
+    fn copy_blocks(&self) -> u64 {
+        let (_, descriptors) = self.descriptors();
+        1 + descriptors.div_ceil(self.block_bytes)
+    }
+
+    /// Blocks of a table of inodes.
+    const fn table_blocks(&self) -> u64 {
+        (self.inodes_per_group * self.inode_bytes).div_ceil(self.block_bytes)
     }
 
     /// What of the part is behind the file system: that was made smaller, or is no multiple of its blocks.
@@ -160,7 +233,11 @@ impl Layout {
             block_map: wide(0x0, 0x20),
             inode_map: wide(0x4, 0x24),
             inode_table: wide(0x8, 0x28),
-            flags: little(bytes, 0x12) & 0xffff,
+            flags: if self.has_sums {
+                little(bytes, 0x12) & 0xffff
+            } else {
+                0
+            },
         }
     }
 
@@ -184,50 +261,5 @@ impl Layout {
     /// Blocks of the file system, and whether one is inside it.
     pub(super) fn holds(&self, block: u64) -> bool {
         (self.first_block..self.blocks).contains(&block)
-    }
-}
-
-/// What is free, a group at a time.
-#[derive(Debug)]
-pub(super) struct FreeMap {
-    layout: Layout,
-    /// The group that the map is of.
-    group: Option<u64>,
-    /// A bit for each block in use; empty if nothing is known to be free.
-    map: Vec<u8>,
-}
-
-impl FreeMap {
-    pub(super) const fn new(layout: Layout) -> Self {
-        Self {
-            layout,
-            group: None,
-            map: Vec::new(),
-        }
-    }
-
-    /// Whether a block holds nothing. What is in a group whose map was never written isn't known to be free.
-    pub(super) fn is_free(&mut self, disk: &mut dyn Disk, block: u64) -> Result<bool, Error> {
-        if !self.layout.holds(block) {
-            return Ok(false);
-        }
-        let number = (block - self.layout.first_block) / self.layout.blocks_per_group;
-        if self.group != Some(number) {
-            let group = self.layout.group(disk, number)?;
-            self.map.clear();
-            if group.flags & BLOCK_UNINIT == 0 && self.layout.holds(group.block_map) {
-                let bytes = self.layout.blocks_per_group.div_ceil(8);
-                self.map
-                    .resize(usize::try_from(bytes).unwrap_or_default(), 0);
-                let start = self.layout.part.start + group.block_map * self.layout.block_bytes;
-                disk.read(start, &mut self.map)?;
-            }
-            self.group = Some(number);
-        }
-        let place = (block - self.layout.first_block) % self.layout.blocks_per_group;
-        let byte = self
-            .map
-            .get(usize::try_from(place / 8).unwrap_or(usize::MAX));
-        Ok(byte.is_some_and(|byte| byte >> (place % 8) & 1 == 0))
     }
 }

@@ -4,8 +4,9 @@ use super::Disk;
 use crate::error::Error;
 
 const SECTOR: u64 = 512;
-/// Most partitions that are looked at.
-const MOST: u64 = 1024;
+/// Most entries of a table that are looked at, and most partitions that are taken.
+const MOST_ENTRIES: u64 = 1024;
+const MOST: usize = 128;
 /// The number of the first partition in an extended one.
 const FIRST_LOGICAL: u64 = 5;
 /// Types of the partitions that only hold others.
@@ -35,6 +36,10 @@ pub(super) struct Part {
 impl Part {
     pub(super) const fn end(self) -> u64 {
         self.start.saturating_add(self.length)
+    }
+
+    const fn overlaps(self, other: Self) -> bool {
+        self.start < other.end() && other.start < self.end()
     }
 }
 
@@ -85,6 +90,17 @@ impl Table {
             part,
             role: kind,
         });
+    }
+
+    /// Says of partitions, in one line, why they are not looked at: what the first does, what several do, and the rest.
+    fn lose(&mut self, partitions: &[Partition], does: &str, do_: &str, what: &str) {
+        if let Some(first) = partitions.first() {
+            let name = first.name();
+            self.lost.push(match partitions.len() - 1 {
+                0 => format!("{name} {does} {what}"),
+                more => format!("{name} and {more} more {do_} {what}"),
+            });
+        }
     }
 
     /// What lies in no partition, behind the first one: nothing that a guest can still reach by a name. Before the first are
@@ -151,16 +167,28 @@ pub(super) fn table(disk: &mut dyn Disk) -> Result<Table, Error> {
             }
         }
     }
-    let (inside, outside): (Vec<_>, _) = found
-        .partitions
+    let (inside, outside): (Vec<_>, Vec<_>) = std::mem::take(&mut found.partitions)
         .into_iter()
         .partition(|partition| partition.part.end() <= bytes && partition.part.length > 0);
-    found.lost.extend(
-        outside
-            .iter()
-            .map(|partition| format!("{} reaches past the end of the disk", partition.name())),
+    found.lose(&outside, "reaches", "reach", "past the end of the disk");
+    // What is of two file systems would be cleaned for one and spoilt for the other.
+    let (mut taken, mut doubtful) = (Vec::<Partition>::new(), Vec::new());
+    for partition in inside {
+        if taken.iter().any(|one| one.part.overlaps(partition.part)) {
+            doubtful.push(partition);
+        } else {
+            taken.push(partition);
+        }
+    }
+    found.lose(
+        &doubtful,
+        "overlaps",
+        "overlap",
+        "others, which makes no sense",
     );
-    found.partitions = inside;
+    let many = taken.split_off(taken.len().min(MOST));
+    found.lose(&many, "is", "are", &format!("beyond the first {MOST}"));
+    found.partitions = taken;
     Ok(if found.partitions.is_empty() {
         whole
     } else {
@@ -226,7 +254,7 @@ fn little64(bytes: &[u8], at: usize) -> u64 {
 fn logical(disk: &mut dyn Disk, extended: u64, found: &mut Table) -> Result<(), Error> {
     let mut at = extended;
     let mut number = FIRST_LOGICAL;
-    for _ in 0..MOST {
+    for _ in 0..MOST_ENTRIES {
         let record = sector(disk, at)?;
         if record.get(510..) != Some(&[0x55, 0xaa]) {
             found
@@ -256,7 +284,7 @@ fn logical(disk: &mut dyn Disk, extended: u64, found: &mut Table) -> Result<(), 
     }
     found
         .lost
-        .push(format!("there are more than {MOST} partitions"));
+        .push(format!("there are more than {MOST_ENTRIES} partitions"));
     Ok(())
 }
 
@@ -281,12 +309,13 @@ fn gpt(disk: &mut dyn Disk, found: &mut Table) -> Result<(), Error> {
         entries.saturating_add(1),
     ));
     found.own.push(part(table, entries));
-    if u64::from(count) > MOST {
-        found
-            .lost
-            .push(format!("there is room for more than {MOST} partitions"));
+    if u64::from(count) > MOST_ENTRIES {
+        found.lost.push(format!(
+            "there is room for more than {MOST_ENTRIES} partitions"
+        ));
     }
-    for number in 0..u64::from(count).min(MOST) {
+    let mut nonsense = Vec::new();
+    for number in 0..u64::from(count).min(MOST_ENTRIES) {
         let mut entry = [0; 128];
         let offset = table
             .saturating_mul(SECTOR)
@@ -297,22 +326,22 @@ fn gpt(disk: &mut dyn Disk, found: &mut Table) -> Result<(), Error> {
         if kind == [0; 16] {
             continue;
         }
-        if last < first || first == 0 {
-            found
-                .lost
-                .push(format!("partition {} makes no sense", number + 1));
-            continue;
-        }
         let role = match kind {
             GPT_EFI => Role::Boot,
             GPT_BIOS | GPT_PREP => Role::Loader,
             _ => Role::Any,
         };
-        found.add(
-            number + 1,
+        let partition = Partition {
+            number: number + 1,
+            part: part(first, last.saturating_sub(first).saturating_add(1)),
             role,
-            part(first, (last - first).saturating_add(1)),
-        );
+        };
+        if last < first || first == 0 {
+            nonsense.push(partition);
+        } else {
+            found.partitions.push(partition);
+        }
     }
+    found.lose(&nonsense, "makes", "make", "no sense");
     Ok(())
 }

@@ -13,15 +13,52 @@ use super::super::Disk;
 use super::super::ext4::Layout;
 use super::super::partitions::Part;
 use crate::error::Error;
+use crate::space;
 
 /// What was read is kept in pieces of this size.
 const PIECE: u64 = 4096;
-/// Most that is kept of one file system: directories and maps of a large one take a few hundred MiB at most.
+/// Most that is kept of all file systems of a disk: directories and maps of large ones take a few hundred MiB at most.
 const MOST_PIECES: usize = (1 << 30) / PIECE as usize;
+
+/// Where skeletons are put while a disk is cleaned and read.
+#[derive(Debug, Clone, Copy)]
+pub struct Scratch<'a> {
+    /// Their directory. They have no names in it, and go with who holds them.
+    pub dir: &'a Path,
+    /// Bytes of its file system that they leave free.
+    pub reserve_bytes: u64,
+}
+
+impl<'a> From<&'a Path> for Scratch<'a> {
+    /// A directory that may be filled.
+    fn from(dir: &'a Path) -> Self {
+        Self {
+            dir,
+            reserve_bytes: 0,
+        }
+    }
+}
+
+/// What there is for the skeletons of a disk.
+pub(super) struct Room<'a> {
+    scratch: Scratch<'a>,
+    pieces: usize,
+}
+
+impl<'a> Room<'a> {
+    pub(super) const fn new(scratch: Scratch<'a>) -> Self {
+        Self {
+            scratch,
+            pieces: MOST_PIECES,
+        }
+    }
+}
 
 struct Inner {
     disk: Option<Box<dyn Disk>>,
     pieces: BTreeSet<u64>,
+    /// Most of them.
+    most: usize,
 }
 
 /// A part of a disk that notes what is read of it. Cheap to clone; all clones are one.
@@ -34,12 +71,14 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(disk: Box<dyn Disk>, part: Part) -> Self {
+    /// Notes no more than there is room for.
+    pub(super) fn new(disk: Box<dyn Disk>, part: Part, room: &Room<'_>) -> Self {
         Self {
             part,
             inner: Arc::new(Mutex::new(Inner {
                 disk: Some(disk),
                 pieces: BTreeSet::new(),
+                most: room.pieces,
             })),
             skeleton: None,
         }
@@ -69,9 +108,9 @@ impl Recorder {
             });
         }
         inner.pieces.extend(offset / PIECE..end.div_ceil(PIECE));
-        if inner.pieces.len() > MOST_PIECES {
+        if inner.pieces.len() > inner.most {
             return Err(Error::TooLarge {
-                what: "metadata of a file system",
+                what: "metadata of all file systems of the disk",
                 limit_bytes: MOST_PIECES as u64 * PIECE,
             });
         }
@@ -106,8 +145,12 @@ impl Recorder {
         Ok(())
     }
 
-    /// A sparse copy of what was read, in a file without a name in `dir`.
-    pub(super) fn skeleton(&self, dir: &Path) -> Result<Skeleton, Error> {
+    /// A sparse copy of what was read, in a file without a name.
+    pub(super) fn skeleton(&self, room: &mut Room<'_>) -> Result<Skeleton, Error> {
+        let Scratch { dir, reserve_bytes } = room.scratch;
+        let pieces = self.inner.lock().pieces.clone();
+        space::require(dir, pieces.len() as u64 * PIECE, reserve_bytes)?;
+        room.pieces = room.pieces.saturating_sub(pieces.len());
         let path = dir.join(format!(
             "{}{}",
             crate::durable::UNFINISHED,
@@ -123,7 +166,6 @@ impl Recorder {
         std::fs::remove_file(&path).map_err(failed)?;
         file.set_len(self.part.length).map_err(failed)?;
         let mut inner = self.inner.lock();
-        let pieces = inner.pieces.clone();
         let disk = inner.disk.as_mut().ok_or(Error::Cancelled)?;
         let mut piece = vec![0; PIECE as usize];
         for number in &pieces {
@@ -190,5 +232,56 @@ impl Skeleton {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Zeroes;
+
+    impl Disk for Zeroes {
+        fn bytes(&self) -> u64 {
+            1 << 20
+        }
+
+        fn may_hold_data(&mut self, _: u64, _: u64) -> Result<bool, Error> {
+            Ok(true)
+        }
+
+        fn read(&mut self, _: u64, buffer: &mut [u8]) -> Result<(), Error> {
+            buffer.fill(0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_file_systems_of_a_disk_share_the_room() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut room = Room {
+            scratch: dir.path().into(),
+            pieces: 5,
+        };
+        let part = Part {
+            start: 0,
+            length: 1 << 20,
+        };
+        let mut three = [0; 3 * PIECE as usize];
+        let first = Recorder::new(Box::new(Zeroes), part, &room);
+        first.read_at(0, &mut three).expect("room");
+        first.read_at(0, &mut three).expect("noted already");
+        first.skeleton(&mut room).expect("skeleton");
+        let second = Recorder::new(Box::new(Zeroes), part, &room);
+        second.read_at(0, &mut three[..8192]).expect("room");
+        let error = second.read_at(8192, &mut three[..1]).expect_err("no room");
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+        // Nothing is left over in the directory, whoever holds what.
+        assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 0);
+        room.scratch.reserve_bytes = u64::MAX;
+        let third = Recorder::new(Box::new(Zeroes), part, &room);
+        third.read_at(0, &mut three[..1]).expect("room");
+        let refused = third.skeleton(&mut room).map(|_| ());
+        assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
     }
 }
