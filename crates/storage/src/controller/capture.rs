@@ -166,7 +166,9 @@ impl StorageController {
             .and_then(|image| image.file.clone())
             .ok_or_else(|| missing(format!("{} has no file", capture.origin)))?;
         let overlay = dir.join(capture.machine.local()).join(ROOT_DISK);
-        let (debugfs, scratch) = (self.0.settings.debugfs.clone(), self.0.settings.dir.clone());
+        let settings = &self.0.settings;
+        let (debugfs, dir_of_images) = (settings.debugfs.clone(), settings.dir.clone());
+        let reserve_bytes = settings.reserve_bytes;
         let machine = capture.machine.clone();
         let largest = self.0.settings.limits.size.max_virtual_bytes;
         blocking(move || {
@@ -183,7 +185,11 @@ impl StorageController {
                 }
                 .into());
             }
-            let cleaned = clean::cleaned(merged, debugfs.as_ref(), &scratch)?;
+            let scratch = clean::Scratch {
+                dir: &dir_of_images,
+                reserve_bytes,
+            };
+            let cleaned = clean::cleaned(merged, debugfs.as_ref(), scratch)?;
             tracing::info!(%machine, files = cleaned.files, "disk cleaned of keys, histories and logs");
             Ok(Merged {
                 flat: FlatQcow2::new(cleaned.disk)?,

@@ -21,11 +21,13 @@ mod named;
 mod skeleton;
 mod swap;
 mod traces;
+mod tree;
 
 use self::blank::{Blank, zero};
 use self::kind::{Kind, all_of, kind};
 use self::named::Named;
-use self::skeleton::{Recorder, Skeleton};
+pub use self::skeleton::Scratch;
+use self::skeleton::{Recorder, Skeleton, Source};
 use self::traces::Traces;
 use super::Disk;
 use super::ext4::{FreeMap, Layout};
@@ -43,14 +45,15 @@ pub struct Cleaned {
     pub left: Vec<String>,
 }
 
-/// Cleans a disk. Blocks for as long as it takes to walk through the directories in question.
+/// Cleans a disk. Blocks for as long as it takes to walk through the directories in question: some minutes at most, since what
+/// is read, held and written for it is bounded, for all file systems together. What is beyond is left as it was, and told.
 ///
 /// # Errors
-/// Those of the disk; [`Error::Io`] for the skeletons, which go into `scratch`.
+/// Those of the disk; [`Error::Io`] and [`Error::NoSpace`] for the skeletons, which go into `scratch`.
 pub fn cleaned(
     mut disk: Box<dyn Disk>,
     debugfs: Option<&Debugfs>,
-    scratch: &std::path::Path,
+    scratch: Scratch<'_>,
 ) -> Result<Cleaned, Error> {
     let table = table(&mut *disk)?;
     let mut left = table.lost.clone();
@@ -79,16 +82,17 @@ pub fn cleaned(
     }
     // What one file system says of another must be known first.
     let mut named = Named::default();
+    let mut source = Source::new(disk);
     for (_, layout, _) in &found {
-        let recorder = Recorder::new(disk, layout.part);
+        let recorder = Recorder::new(source, layout.part);
         named.add(&recorder);
-        disk = recorder.into_disk()?;
+        source = recorder.into_source()?;
     }
     let (mut volumes, mut files) = (Vec::new(), 0);
     for (name, layout, debugfs) in found {
-        let recorder = Recorder::new(disk, layout.part);
+        let recorder = Recorder::new(source, layout.part);
         let outcome = clean_one(&recorder, &layout, &named, debugfs, scratch);
-        disk = recorder.into_disk()?;
+        source = recorder.into_source()?;
         match outcome? {
             Ok((skeleton, traces)) => {
                 files += traces.len();
@@ -109,7 +113,7 @@ pub fn cleaned(
         }
     }
     let disk: Box<dyn Disk> = Box::new(CleanDisk {
-        disk,
+        disk: source.into_disk(),
         volumes,
         blank,
     });
@@ -146,7 +150,7 @@ fn clean_one(
     layout: &Layout,
     named: &Named,
     debugfs: &Debugfs,
-    scratch: &std::path::Path,
+    scratch: Scratch<'_>,
 ) -> Result<Result<(Skeleton, Traces), String>, Error> {
     let found = match traces::find(recorder, layout, named) {
         Ok(found) => found,

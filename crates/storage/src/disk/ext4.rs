@@ -22,6 +22,8 @@ const ERRORS: u32 = 2;
 /// The group's map was never written: nothing was ever stored there.
 const BLOCK_UNINIT: u32 = 2;
 const INODE_UNINIT: u32 = 1;
+/// Most bytes of descriptors: of a file system of 64 TiB and more, as they are made. All of them are held while it is looked at.
+const MOST_DESCRIPTORS: u64 = 32 << 20;
 
 /// The layout of a file system in a part of a disk.
 #[derive(Debug, Clone)]
@@ -79,7 +81,7 @@ impl Layout {
         } else {
             None
         };
-        let layout = Self {
+        let mut layout = Self {
             part,
             block_bytes,
             blocks,
@@ -105,7 +107,14 @@ impl Layout {
             && layout.blocks_per_group <= block_bytes * 8
             && layout.first_block < blocks
             && layout.descriptor_bytes <= 1024;
-        Ok((fits && sensible).then_some(layout))
+        if !(fits && sensible) {
+            return Ok(None);
+        }
+        let (_, descriptors) = layout.descriptors();
+        if descriptors > MOST_DESCRIPTORS && layout.obstacle.is_none() {
+            layout.obstacle = Some("it is laid out in an unusual way");
+        }
+        Ok(Some(layout))
     }
 
     fn groups(&self) -> u64 {

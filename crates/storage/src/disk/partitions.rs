@@ -4,8 +4,10 @@ use super::Disk;
 use crate::error::Error;
 
 const SECTOR: u64 = 512;
-/// Most partitions that are looked at.
+/// Most entries of tables that are read.
 const MOST: u64 = 1024;
+/// Most partitions that are looked into: a GPT has room for as many by default.
+const MOST_PARTITIONS: usize = 128;
 /// The number of the first partition in an extended one.
 const FIRST_LOGICAL: u64 = 5;
 /// Types of the partitions that only hold others.
@@ -151,8 +153,7 @@ pub(super) fn table(disk: &mut dyn Disk) -> Result<Table, Error> {
             }
         }
     }
-    let (inside, outside): (Vec<_>, _) = found
-        .partitions
+    let (inside, outside): (Vec<_>, Vec<_>) = std::mem::take(&mut found.partitions)
         .into_iter()
         .partition(|partition| partition.part.end() <= bytes && partition.part.length > 0);
     found.lost.extend(
@@ -160,7 +161,25 @@ pub(super) fn table(disk: &mut dyn Disk) -> Result<Table, Error> {
             .iter()
             .map(|partition| format!("{} reaches past the end of the disk", partition.name())),
     );
-    found.partitions = inside;
+    for partition in inside {
+        let part = partition.part;
+        let overlapped = found
+            .partitions
+            .iter()
+            .find(|other| part.start < other.part.end() && other.part.start < part.end());
+        if let Some(other) = overlapped {
+            found
+                .lost
+                .push(format!("{} overlaps {}", partition.name(), other.name()));
+        } else if found.partitions.len() < MOST_PARTITIONS {
+            found.partitions.push(partition);
+        } else {
+            found
+                .lost
+                .push(format!("there are more than {MOST_PARTITIONS} partitions"));
+            break;
+        }
+    }
     Ok(if found.partitions.is_empty() {
         whole
     } else {
