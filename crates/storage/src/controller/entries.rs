@@ -47,16 +47,12 @@ impl Looking {
 }
 
 impl StorageController {
-    /// Whether the Marketplaces have an entry for an image that the site's policy accepts. Answers within seconds.
+    /// The entry of the Marketplaces for an image that the site's policy accepts. Answers within seconds, unlike
+    /// [`look_up`](crate::registry::Registries::look_up), which waits for the slowest.
     ///
     /// # Errors
-    /// As [`look_up`](crate::registry::Registries::look_up); that no answer came in time is
-    /// [`LookupError::Unavailable`].
-    pub async fn has_entry(&self, identifier: &ImageIdentifier) -> Result<(), LookupError> {
-        self.look_up_in_time(identifier).await.map(|_| ())
-    }
-
-    async fn look_up_in_time(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
+    /// As that; that no answer came in time is [`LookupError::Unavailable`].
+    pub async fn entry_in_time(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
         let found = self.0.settings.registries.look_up(identifier);
         tokio::time::timeout(PATIENCE, found)
             .await
@@ -87,7 +83,7 @@ impl StorageController {
         let Some(identifier) = identifier.filter(|_| is_due) else {
             return false;
         };
-        let told = match self.look_up_in_time(&identifier).await {
+        let told = match self.entry_in_time(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(local);
                 match self.compared(&read, &found, false).await {
