@@ -63,6 +63,9 @@ pub struct BridgedConfig {
     /// The program.
     #[serde(default = "nft_program")]
     pub nft: PathBuf,
+    /// Networks that are forwarded to from the first moment on, as [`NetworkHost::forward_to`](crate::NetworkHost::forward_to) has it later.
+    #[serde(skip)]
+    pub peers: BTreeSet<Peer>,
 }
 
 fn ethernet_mtu() -> u16 {
@@ -105,6 +108,16 @@ impl BridgedConfig {
             dnsmasq_user: None,
             dnsmasq: dnsmasq_program(),
             nft: nft_program(),
+            peers: BTreeSet::new(),
+        }
+    }
+
+    /// What other networks of this host know it by, to forward to it.
+    #[must_use]
+    pub fn as_peer(&self) -> Peer {
+        Peer {
+            bridge: self.instance.bridge(),
+            network: self.network,
         }
     }
 
@@ -115,7 +128,7 @@ impl BridgedConfig {
             gateway: self.gateway,
             outward: self.outward,
             host_tcp_ports: self.host_tcp_ports.clone(),
-            peers: BTreeSet::new(),
+            peers: self.peers.clone(),
         }
     }
 
@@ -422,13 +435,6 @@ impl Bridged {
         .await;
         let rest = clear_away(config, &kernel).await;
         dnsmasq.and(links).and(firewall).and(rest)
-    }
-
-    pub(crate) fn as_peer(&self) -> Peer {
-        Peer {
-            bridge: self.config.instance.bridge(),
-            network: self.config.network,
-        }
     }
 
     pub(crate) async fn forward_to(&self, peers: BTreeSet<Peer>) -> Result<()> {

@@ -138,6 +138,17 @@ pub enum NetworkConfig {
     User(UserModeConfig),
 }
 
+impl NetworkConfig {
+    /// What other networks of this host know it by, to forward to it; none of a user-mode network, which nobody forwards to.
+    #[must_use]
+    pub fn as_peer(&self) -> Option<Peer> {
+        match self {
+            Self::Bridged(config) => Some(config.as_peer()),
+            Self::User(_) => None,
+        }
+    }
+}
+
 /// The network of this host.
 #[derive(Debug)]
 pub enum NetworkHost {
@@ -179,15 +190,6 @@ impl NetworkHost {
         match config {
             NetworkConfig::Bridged(config) => Bridged::remove(config).await,
             NetworkConfig::User(_) => Ok(()),
-        }
-    }
-
-    /// What other networks of this host know it by, to forward to it; none of a user-mode network, which nobody forwards to.
-    #[must_use]
-    pub fn as_peer(&self) -> Option<Peer> {
-        match self {
-            Self::Bridged(bridged) => Some(bridged.as_peer()),
-            Self::User(_) => None,
         }
     }
 

@@ -6,7 +6,8 @@
 //!   elements and no rule, and a packet costs the same with ten machines or ten thousand. A tap that is in no set may
 //!   send nothing: a machine whose rules are not there yet is mute, not free.
 //! - family `ip`, where it may go: the host's DHCP and DNS but nothing else of the host, the world through NAT or
-//!   routing, and nothing into the network that was not asked for from inside.
+//!   routing, and nothing into the network that was not asked for from inside. That holds for each packet, not for the
+//!   first of a connection alone: what another network began while it was a peer ends when it is none any more.
 //!
 //! Texts use only what nftables 1.0.6 (Debian 12) has.
 
@@ -290,10 +291,17 @@ impl Ruleset {
         rule("forward", &format!("iifname \"{bridge}\" jump outward"));
         rule("forward", &format!("oifname \"{bridge}\" jump inward"));
         rule("outward", &format!("ip saddr != {network} drop"));
+        if self.outward != Outward::Routed {
+            // An answer to what only a network can have begun that was a peer then: no other gets in.
+            rule("outward", "ct status dnat return");
+            rule("outward", "ct state established ct direction reply drop");
+        }
         if self.outward == Outward::Isolated {
             rule("outward", "reject with icmp type admin-prohibited");
         }
-        rule("inward", "ct state established,related accept");
+        // What was begun inside; the rest of what is established is for the rules above, or was.
+        rule("inward", "ct state established ct direction reply accept");
+        rule("inward", "ct state related accept");
         rule("inward", "ct status dnat accept");
         if self.outward != Outward::Routed {
             rule("inward", "counter name refused_inward drop");
@@ -339,6 +347,7 @@ impl Ruleset {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic)] // a test that panics has failed
 mod tests {
     use super::*;
 
@@ -361,16 +370,21 @@ mod tests {
             network: "172.17.0.0/24".parse().unwrap(),
         });
         let text = rules.establish(&BTreeSet::new());
-        let there = "oifname \"sty-br\" ip saddr 172.16.0.0/24 ip daddr 172.17.0.0/24 accept";
-        let back = "iifname \"sty-br\" ";
-        for peer in [there, back] {
-            assert!(
-                text.find(peer).unwrap()
-                    < text
-                        .find("forward iifname \"stx-br\" jump outward")
-                        .unwrap_or(usize::MAX),
-                "{text}"
-            );
+        let rule = |rule: &str| {
+            let rule = format!("add rule ip stratus_x forward {rule}\n");
+            text.find(&rule)
+                .unwrap_or_else(|| panic!("{rule}is not in\n{text}"))
+        };
+        let refusals = [
+            rule("iifname \"stx-br\" jump outward"),
+            rule("oifname \"stx-br\" jump inward"),
+        ];
+        for peer in [
+            "iifname \"stx-br\" oifname \"sty-br\" ip saddr 172.16.0.0/24 ip daddr 172.17.0.0/24 accept",
+            "iifname \"sty-br\" oifname \"stx-br\" ip saddr 172.17.0.0/24 ip daddr 172.16.0.0/24 accept",
+        ] {
+            let peer = rule(peer);
+            assert!(refusals.iter().all(|refusal| peer < *refusal), "{text}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::support::{Namespace, TestHost, can_run, machine};
-use network::Outward;
+use network::{BridgedConfig, NetworkConfig, NetworkHost, Outward, PlugRequest};
 
 const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const WORLD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -151,4 +151,109 @@ fn isolated_guests_reach_nobody_outside() {
         assert!(connect(&guest, WORLD, world_port).is_err());
         assert!(connect(&world, machine(5).ip, guest_port).is_err());
     });
+}
+
+/// What arrives in time of what is said at the other end.
+fn arrives(mut from: &TcpStream, mut to: &TcpStream, words: &str, limit: Duration) -> bool {
+    std::io::Write::write_all(&mut from, words.as_bytes()).unwrap();
+    to.set_read_timeout(Some(limit)).unwrap();
+    let mut read = vec![0; words.len()];
+    match std::io::Read::read_exact(&mut to, &mut read) {
+        Ok(()) => {
+            assert_eq!(read, words.as_bytes());
+            true
+        }
+        Err(error) => {
+            assert!(
+                matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+                "{error}"
+            );
+            false
+        }
+    }
+}
+
+#[test]
+fn a_connection_between_two_networks_ends_with_their_being_peers() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    for (here, there) in [
+        (Outward::Nat, Outward::Nat),
+        (Outward::Nat, Outward::Isolated),
+        (Outward::Isolated, Outward::Nat),
+        (Outward::Routed, Outward::Nat),
+    ] {
+        let (test, world, guest) = scene(here);
+        let mut second = BridgedConfig::new(
+            "u".parse().unwrap(),
+            test.folder.path().join("second"),
+            "172.17.0.0/24".parse().unwrap(),
+            Ipv4Addr::new(172, 17, 0, 1),
+            "second.test".parse().unwrap(),
+        );
+        second.outward = there;
+        let other = PlugRequest {
+            ip: Ipv4Addr::new(172, 17, 0, 5),
+            ..machine(5)
+        };
+        let other_guest = Namespace::new();
+        test.namespace.ip(&format!(
+            "link add stu-5 type veth peer name eth0 netns {}",
+            other_guest.name
+        ));
+        other_guest.ip(&format!("link set eth0 address {} up", other.mac));
+        other_guest.ip("addr add 172.17.0.5/24 dev eth0");
+        other_guest.ip("route add default via 172.17.0.1");
+        let (listener, port) = listen(&other_guest);
+        let (in_world, world_port) = listen(&world);
+        // Each begins with its peer, without being told of it later.
+        let (mut first, peer) = (test.config.clone(), test.config.as_peer());
+        first.peers.insert(second.as_peer());
+        second.peers.insert(peer);
+        let peers = first.peers.clone();
+        test.run_with(first, async |host| {
+            host.reconcile(&[machine(5)]).await.unwrap();
+            let second = NetworkHost::open(NetworkConfig::Bridged(second)).await;
+            let second = second.unwrap();
+            second
+                .reconcile(std::slice::from_ref(&other))
+                .await
+                .unwrap();
+            let begun = connect(&guest, other.ip, port).unwrap();
+            let (taken, from) = listener.accept().unwrap();
+            assert_eq!(from.ip(), IpAddr::from(machine(5).ip));
+            assert!(arrives(&begun, &taken, "there", LIMIT));
+            assert!(arrives(&taken, &begun, "back", LIMIT));
+            let out = (here != Outward::Isolated).then(|| {
+                let out = connect(&guest, WORLD, world_port).unwrap();
+                (out, in_world.accept().unwrap().0)
+            });
+
+            host.forward_to([].into()).await.unwrap();
+            second.forward_to([].into()).await.unwrap();
+            let short = Duration::from_millis(700);
+            assert!(
+                !arrives(&begun, &taken, "no more", short),
+                "{here:?}, {there:?}"
+            );
+            assert!(
+                !arrives(&taken, &begun, "nor back", short),
+                "{here:?}, {there:?}"
+            );
+            if let Some((out, world)) = &out {
+                assert!(arrives(out, world, "what else is open", LIMIT));
+                assert!(arrives(world, out, "goes on", LIMIT));
+            }
+            // Peers again: what was said meanwhile arrives.
+            let peer = test.config.as_peer();
+            second.forward_to([peer].into()).await.unwrap();
+            host.forward_to(peers).await.unwrap();
+            let late = Duration::from_secs(20);
+            let mut read = [0; 7];
+            taken.set_read_timeout(Some(late)).unwrap();
+            std::io::Read::read_exact(&mut &taken, &mut read).unwrap();
+            assert_eq!(&read, b"no more");
+        });
+    }
 }

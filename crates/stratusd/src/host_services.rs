@@ -169,8 +169,8 @@ impl ImageIntake for LocalHost {
 
     async fn why_no_entry(&self, identifier: &str) -> Option<String> {
         let storage = self.storage.as_ref()?;
-        match storage.has_entry(&identifier.parse().ok()?).await {
-            Ok(()) | Err(LookupError::Unavailable(_)) => None,
+        match storage.entry_in_time(&identifier.parse().ok()?).await {
+            Ok(_) | Err(LookupError::Unavailable(_)) => None,
             Err(LookupError::Refused(reason)) => Some(reason),
         }
     }
@@ -181,10 +181,10 @@ impl ImageIntake for LocalHost {
         email: &str,
         created: Option<&str>,
     ) -> Option<String> {
-        let (Some(registries), Ok(identifier)) = (self.registries(), identifier.parse()) else {
+        let (Some(storage), Ok(identifier)) = (&self.storage, identifier.parse()) else {
             return Some("this cloud has no Marketplace to look it up in".to_owned());
         };
-        let found = match registries.look_up(&identifier).await {
+        let found = match storage.entry_in_time(&identifier).await {
             Ok(found) => found,
             Err(error) => return Some(error.to_string()),
         };

@@ -1,15 +1,15 @@
 //! From the configured networks to what the rules, and this host, need to know of them.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use cimi::resources::NetworkClass as Class;
+use cimi::resources::{Network, NetworkClass as Class};
 use cloud::NetworkSettings;
 use network::{
-    BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Upstream,
+    BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Peer, Upstream,
     UserModeConfig,
 };
-use vmhost::controller::NetworkFactory;
+use vmhost::controller::{Networks, Opening};
 
 use crate::config::{Config, NetworkClass, NetworkEntry};
 
@@ -100,17 +100,25 @@ fn folder(state: &Path, name: &str) -> std::path::PathBuf {
     state.join("network").join(name)
 }
 
-/// Sets up a network when its first machine needs it.
-#[must_use]
-pub fn factory(config: Arc<Config>) -> NetworkFactory {
-    Arc::new(move |network| {
-        let (config, name) = (config.clone(), network.id.local().to_owned());
+/// The networks of the configuration, each set up when its first machine needs it.
+pub struct Configured(pub Arc<Config>);
+
+impl Networks for Configured {
+    fn open(&self, network: &Network, peers: BTreeSet<Peer>) -> Opening {
+        let (config, name) = (self.0.clone(), network.id.local().to_owned());
         Box::pin(async move {
-            let settings = for_host(&config, &name).map_err(|error| NetworkError::File {
+            let mut settings = for_host(&config, &name).map_err(|error| NetworkError::File {
                 path: "configuration".into(),
                 source: std::io::Error::other(format!("{error:#}")),
             })?;
+            if let NetworkConfig::Bridged(bridged) = &mut settings {
+                bridged.peers = peers;
+            }
             NetworkHost::open(settings).await
         })
-    })
+    }
+
+    fn as_peer(&self, network: &str) -> Option<Peer> {
+        for_host(&self.0, network).ok()?.as_peer()
+    }
 }

@@ -263,7 +263,7 @@ async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Resul
         documents.clone(),
         settings,
         hypervisor,
-        networks::factory(config.clone()),
+        Arc::new(networks::Configured(config.clone())),
     )
     .await
     .context("starting the VM host controller")

@@ -142,13 +142,15 @@ mod tests {
         if skip_unless(&[Need::Root, Need::Program("ip")]) {
             return;
         }
-        let mut gone = Command::new("true").spawn().unwrap();
-        gone.wait().unwrap();
+        // It lives until all is there: other tests sweep as well, at any moment.
+        let mut owner = Command::new("sleep").arg("60").spawn().unwrap();
         let left = Namespace {
-            name: format!("st-{}-0", gone.id()),
+            name: format!("st-{}-0", owner.id()),
         };
         checked(Command::new("ip").args(["netns", "add", left.name()]));
         let mut process = left.enter(|| Command::new("sleep").arg("1000").spawn().unwrap());
+        owner.kill().unwrap();
+        owner.wait().unwrap();
         let of_living = Namespace::new();
         let names = || {
             fs::read_dir(NAMESPACES)

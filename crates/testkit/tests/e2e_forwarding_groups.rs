@@ -25,6 +25,14 @@ fn reaches(from: &Machine<'_>, to: &str) -> bool {
     String::from_utf8_lossy(&output.stdout).contains("reached")
 }
 
+/// Whether a guest gets more of what the other says over a connection that was begun before.
+fn hears(guest: &Machine<'_>) -> bool {
+    let output = guest.try_ssh(
+        "before=$(wc -c </tmp/heard); sleep 4; [ $(wc -c </tmp/heard) -gt $before ] && echo more",
+    );
+    String::from_utf8_lossy(&output.stdout).contains("more")
+}
+
 #[test]
 fn guests_of_a_group_reach_each_other_and_no_others() {
     if skip_unless(&[]) {
@@ -72,10 +80,21 @@ fn guests_of_a_group_reach_each_other_and_no_others() {
     cloud.start_again();
     both();
 
+    // A connection that is open.
+    inner.ssh("nc -l -p 4000 </dev/null >/tmp/heard 2>/dev/null & echo listening");
+    let say = "while :; do echo something; sleep 1; done";
+    wait_until("a connection", LIMIT, || {
+        outer.ssh(&format!(
+            "({say}) 2>/dev/null | nc {within} 4000 >/dev/null 2>&1 & echo begun"
+        ));
+        hears(&inner).then_some(())
+    });
+
     api.delete(&format!("{group}/networks/local")).ok();
     wait_until("nobody to reach the other", LIMIT, || {
         (!reaches(&outer, &within) && !reaches(&inner, &out)).then_some(())
     });
+    assert!(!hears(&inner), "what was open is cut, too");
     api.post(
         &format!("{group}/networks"),
         &json!({"network": {"href": "Network/local"}}),

@@ -30,7 +30,11 @@ mod volumes;
 mod worker;
 
 use std::{
-    collections::HashMap, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -40,7 +44,7 @@ use cimi::{
 };
 use documents::Documents;
 use futures::FutureExt;
-use network::{NetworkHost, PlugRequest};
+use network::{NetworkHost, Peer, PlugRequest};
 use parking_lot::Mutex;
 use storage::quarantine::Quarantine;
 use store::cache::Changed;
@@ -59,12 +63,17 @@ use crate::{cgroup::Cgroups, hypervisor::Hypervisor, serial::SerialLogs};
 /// How long a machine whose worker panicked is left alone.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
-/// Sets up a network on this host the first time a machine needs it.
-pub type NetworkFactory = Arc<
-    dyn Fn(&Network) -> Pin<Box<dyn Future<Output = network::Result<NetworkHost>> + Send>>
-        + Send
-        + Sync,
->;
+/// How networks are set up on this host.
+pub trait Networks: Send + Sync {
+    /// Sets one up, the first time a machine needs it; it forwards to these from its first moment on.
+    fn open(&self, network: &Network, peers: BTreeSet<Peer>) -> Opening;
+
+    /// What the others know one by, by its name, whether it is set up or not; none if nothing is forwarded to it.
+    fn as_peer(&self, network: &str) -> Option<Peer>;
+}
+
+/// A network that is being set up.
+pub type Opening = Pin<Box<dyn Future<Output = network::Result<NetworkHost>> + Send>>;
 
 /// Why the controller could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +105,7 @@ pub(crate) struct Shared {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) quarantine: Quarantine,
     networks: Mutex<HashMap<String, Arc<OnceCell<Arc<NetworkHost>>>>>,
-    factory: NetworkFactory,
+    setup: Arc<dyn Networks>,
     /// Rung when one more is set up.
     network_opened: Notify,
     serial_logs: SerialLogs,
@@ -116,7 +125,10 @@ impl Shared {
             .clone();
         let is_known = cell.initialized();
         let opened = cell
-            .get_or_try_init(|| async { Ok(Arc::new((self.factory)(network).await?)) })
+            .get_or_try_init(|| async {
+                let peers = self.peers_of(network.id.local());
+                Ok(Arc::new(self.setup.open(network, peers).await?))
+            })
             .await;
         match &opened {
             Err(error) => self.note_network(network.id.local(), Some(error)),
@@ -166,7 +178,7 @@ impl VmHost {
         documents: Documents,
         mut settings: Settings,
         hypervisor: Arc<dyn Hypervisor>,
-        factory: NetworkFactory,
+        setup: Arc<dyn Networks>,
     ) -> Result<Self, VmHostError> {
         for folder in [&mut settings.machines_dir, &mut settings.quarantine_dir] {
             // The kernel tells the files of a process without symbolic links.
@@ -195,7 +207,7 @@ impl VmHost {
             hypervisor,
             quarantine,
             networks: Mutex::default(),
-            factory,
+            setup,
             network_opened: Notify::new(),
             serial_logs,
             troubles: health::Troubles::default(),

@@ -209,6 +209,7 @@ impl Hypervisor for SimulatedHypervisor {
                 images,
                 exit: None,
                 ignores_power_button: behaviour.ignores_power_button,
+                presses: 0,
                 ignores_detach: behaviour.ignores_detach,
                 traffic: None,
                 links: HashMap::new(),
@@ -258,6 +259,7 @@ struct State {
     images: HashMap<DiskId, PathBuf>,
     exit: Option<ExitCause>,
     ignores_power_button: bool,
+    presses: usize,
     ignores_detach: bool,
     traffic: Option<Traffic>,
     links: HashMap<usize, bool>,
@@ -318,6 +320,12 @@ impl SimulatedMachine {
     /// From now on the guest obeys the power button, or not.
     pub fn ignore_power_button(&self, ignore: bool) {
         self.state.lock().ignores_power_button = ignore;
+    }
+
+    /// How often its power button was pressed.
+    #[must_use]
+    pub fn presses(&self) -> usize {
+        self.state.lock().presses
     }
 
     /// From now on the guest gives up disks when asked, or not. Requests under way are not answered by this.
@@ -444,8 +452,9 @@ impl RunningMachine for SimulatedMachine {
 
     async fn power_button(&self) -> Result<()> {
         let ignores = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             state.alive()?;
+            state.presses += 1;
             state.ignores_power_button
         };
         self.tell(MachineEvent::PowerButton);

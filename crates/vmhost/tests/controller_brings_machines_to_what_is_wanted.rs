@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::controller_cloud::{World, image};
+use crate::controller_cloud::{PATIENCE, World, admin, image, object, peer};
 use async_trait::async_trait;
 use cimi::{
     lifecycle::{MachineState, Phase},
@@ -526,5 +526,40 @@ async fn a_network_that_can_not_be_set_up_is_told_and_tried_again() {
     assert!(check(&world).detail.contains("can't be set up: "));
     world.break_networks(false);
     until(true).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_network_forwards_to_its_group_from_its_first_moment_after_a_restart_too() {
+    let mut world = World::new().await;
+    let mut second = world
+        .documents()
+        .networks
+        .get("local")
+        .unwrap()
+        .document
+        .0
+        .clone();
+    second.id = cimi::NetworkId::from_local("second").unwrap();
+    world.add(&second).await;
+    world.running(json!({})).await;
+    assert_eq!(world.opened(), [("local".to_owned(), [].into())]);
+    let group = json!({"networks": [{"href": "Network/local"}, {"href": "Network/second"}]});
+    let body = object(json!({"forwardingGroupTemplate": group}));
+    let made = world.cloud().create_forwarding_group(&admin(), body).await;
+    made.unwrap();
+    // Whether the other is set up here or not.
+    world.crash().await;
+    world.start().await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let opened = loop {
+        let opened = world.opened();
+        if !opened.is_empty() {
+            break opened;
+        }
+        assert!(std::time::Instant::now() < deadline, "never set up");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert_eq!(opened, [("local".to_owned(), [peer("second")].into())]);
     world.stop().await;
 }

@@ -1,7 +1,9 @@
 //! A guest's link is what its port is: before it runs, while it runs, after a restart of controller, process and host.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-use crate::controller_cloud::{World, user};
+use std::time::{Duration, Instant};
+
+use crate::controller_cloud::{PATIENCE, World, user};
 use cimi::resources::PortState;
 use serde_json::json;
 
@@ -69,4 +71,34 @@ async fn a_link_is_what_its_port_is() {
     world.succeeds(&job).await;
     assert_eq!(world.guest(&id).link(0), Some(true));
     world.settles().await;
+}
+
+#[tokio::test]
+async fn a_port_is_stopped_at_once_while_its_guest_has_time_to_obey() {
+    let world =
+        World::with(|settings| settings.power_button_limit = Duration::from_secs(3600)).await;
+    for ways in [&["restart"][..], &["stop", "start"]] {
+        let port = port(&world).await;
+        let interface = json!({"networkPort": {"href": format!("NetworkPort/{port}")}});
+        let id = world
+            .running(json!({"networkInterfaces": [interface]}))
+            .await;
+        let guest = world.guest(&id);
+        guest.ignore_power_button(true);
+        for way in ways {
+            world.act(&id, way, false).await;
+            let deadline = Instant::now() + PATIENCE;
+            while guest.presses() == 0 {
+                assert!(Instant::now() < deadline, "its button is never pressed");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        switch(&world, &port, "stop").await;
+        assert_eq!(guest.link(0), Some(false), "{ways:?}");
+        switch(&world, &port, "start").await;
+        assert_eq!(guest.link(0), Some(true), "{ways:?}");
+        assert!(world.lives(&id));
+        let job = world.act(&id, "stop", true).await;
+        world.succeeds(&job).await;
+    }
 }

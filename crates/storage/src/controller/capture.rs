@@ -166,8 +166,9 @@ impl StorageController {
             .and_then(|image| image.file.clone())
             .ok_or_else(|| missing(format!("{} has no file", capture.origin)))?;
         let overlay = machines.join(capture.machine.local()).join(ROOT_DISK);
-        let (debugfs, dir) = (self.0.settings.debugfs.clone(), self.0.settings.dir.clone());
-        let reserve_bytes = self.0.settings.reserve_bytes;
+        let settings = &self.0.settings;
+        let (debugfs, dir_of_images) = (settings.debugfs.clone(), settings.dir.clone());
+        let reserve_bytes = settings.reserve_bytes;
         let machine = capture.machine.clone();
         let largest = self.0.settings.limits.size.max_virtual_bytes;
         blocking(move || {
@@ -185,7 +186,7 @@ impl StorageController {
                 .into());
             }
             let scratch = clean::Scratch {
-                dir: &dir,
+                dir: &dir_of_images,
                 reserve_bytes,
             };
             let cleaned = clean::cleaned(merged, debugfs.as_ref(), scratch)?;

@@ -47,15 +47,6 @@ impl Looking {
 }
 
 impl StorageController {
-    /// Whether the Marketplaces have an entry for an image that the site's policy accepts. Answers within seconds.
-    ///
-    /// # Errors
-    /// As [`look_up`](crate::registry::Registries::look_up); that no answer came in time is
-    /// [`LookupError::Unavailable`].
-    pub async fn has_entry(&self, identifier: &ImageIdentifier) -> Result<(), LookupError> {
-        self.look_up_in_time(identifier).await.map(|_| ())
-    }
-
     /// The address of a Marketplace's entry that a short URL leads to. Answers within seconds.
     pub async fn entry_behind(&self, url: &str) -> Option<String> {
         let settings = &self.0.settings;
@@ -64,7 +55,12 @@ impl StorageController {
         Some(redirects.lead_to(url, is_entry).await?.to_string())
     }
 
-    async fn look_up_in_time(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
+    /// The entry of the Marketplaces for an image that the site's policy accepts. Answers within seconds, unlike
+    /// [`look_up`](crate::registry::Registries::look_up), which waits for the slowest.
+    ///
+    /// # Errors
+    /// As that; that no answer came in time is [`LookupError::Unavailable`].
+    pub async fn entry_in_time(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
         let found = self.0.settings.registries.look_up(identifier);
         tokio::time::timeout(PATIENCE, found)
             .await
@@ -95,7 +91,7 @@ impl StorageController {
         let Some(identifier) = identifier.filter(|_| is_due) else {
             return false;
         };
-        let told = match self.look_up_in_time(&identifier).await {
+        let told = match self.entry_in_time(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(local);
                 match self.compared(&read, &found, false).await {

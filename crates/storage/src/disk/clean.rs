@@ -24,13 +24,14 @@ mod named;
 mod skeleton;
 mod swap;
 mod traces;
+mod tree;
 
 use self::behind::Behind;
 use self::blank::{Blank, zero};
 use self::kind::{Kind, all_of, kind};
 use self::named::Named;
 pub use self::skeleton::Scratch;
-use self::skeleton::{Recorder, Room, Skeleton};
+use self::skeleton::{Recorder, Skeleton, Source};
 use self::traces::Traces;
 use super::Disk;
 use super::ext4::{FreeInodes, FreeMap, Layout};
@@ -48,16 +49,17 @@ pub struct Cleaned {
     pub left: Vec<String>,
 }
 
-/// Cleans a disk. Blocks for as long as it takes to walk through the directories in question.
+/// Cleans a disk. Blocks for as long as it takes to walk through the directories in question: some minutes at most, since what
+/// is read, held and written for it is bounded, for all file systems together. What is beyond is left as it was, and told.
 ///
 /// # Errors
-/// Those of the disk; [`Error::NoSpace`] and [`Error::Io`] for the skeletons, which go into `scratch`.
+/// Those of the disk; [`Error::Io`] and [`Error::NoSpace`] for the skeletons, which go into `scratch`.
 pub fn cleaned<'a>(
     mut disk: Box<dyn Disk>,
     debugfs: Option<&Debugfs>,
     scratch: impl Into<Scratch<'a>>,
 ) -> Result<Cleaned, Error> {
-    let mut room = Room::new(scratch.into());
+    let scratch = scratch.into();
     let table = table(&mut *disk)?;
     let mut left = table.lost.clone();
     let mut blank = Blank::default();
@@ -85,16 +87,17 @@ pub fn cleaned<'a>(
     }
     // What one file system says of another must be known first.
     let mut named = Named::default();
+    let mut source = Source::new(disk);
     for (_, layout, _) in &found {
-        let recorder = Recorder::new(disk, layout.part, &room);
+        let recorder = Recorder::new(source, layout.part);
         named.add(&recorder);
-        disk = recorder.into_disk()?;
+        source = recorder.into_source()?;
     }
     let (mut volumes, mut files) = (Vec::new(), 0);
     for (name, layout, debugfs) in found {
-        let recorder = Recorder::new(disk, layout.part, &room);
-        let outcome = clean_one(&recorder, &layout, &named, debugfs, &mut room);
-        disk = recorder.into_disk()?;
+        let recorder = Recorder::new(source, layout.part);
+        let outcome = clean_one(&recorder, &layout, &named, debugfs, scratch);
+        source = recorder.into_source()?;
         match outcome? {
             Ok((skeleton, traces)) => {
                 files += traces.len();
@@ -105,14 +108,14 @@ pub fn cleaned<'a>(
                         ..pages
                     });
                 }
-                match behind::behind(&mut *disk, &layout)? {
+                match behind::behind(source.disk(), &layout)? {
                     Behind::Nothing(part) => blank.add(part),
                     Behind::Raid => left.push(format!(
                         "{name} is part of a RAID: what is behind its file system was left"
                     )),
                 }
                 let mut overlaid = Overlaid {
-                    disk: &mut *disk,
+                    disk: source.disk(),
                     part: layout.part,
                     skeleton: &skeleton,
                 };
@@ -127,7 +130,7 @@ pub fn cleaned<'a>(
         }
     }
     let disk: Box<dyn Disk> = Box::new(CleanDisk {
-        disk,
+        disk: source.into_disk(),
         volumes,
         blank,
     });
@@ -164,7 +167,7 @@ fn clean_one(
     layout: &Layout,
     named: &Named,
     debugfs: &Debugfs,
-    room: &mut Room<'_>,
+    scratch: Scratch<'_>,
 ) -> Result<Result<(Skeleton, Traces), String>, Error> {
     let found = traces::find(recorder, layout, named).and_then(|mut found| {
         found.pages.extend(journal::pages(recorder, layout)?);
@@ -181,7 +184,7 @@ fn clean_one(
         }
         other => other?,
     }
-    let skeleton = recorder.skeleton(room)?;
+    let skeleton = recorder.skeleton(scratch)?;
     if found.is_empty() {
         return Ok(Ok((skeleton, found)));
     }

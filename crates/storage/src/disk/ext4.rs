@@ -39,6 +39,8 @@ const INODE_UNINIT: u32 = 1;
 /// Groups are of 8,192 blocks and more unless somebody asks for smaller ones; what is held of each must not be too much.
 const SMALLEST_GROUP: u64 = 1024;
 const SMALLEST_INODE: u64 = 128;
+/// Most bytes of descriptors: of a file system of 64 TiB and more, as they are made. All of them are held while it is looked at.
+const MOST_DESCRIPTORS: u64 = 32 << 20;
 
 /// The layout of a file system in a part of a disk.
 #[derive(Debug, Clone)]
@@ -131,7 +133,7 @@ impl Layout {
         } else {
             None
         };
-        let layout = Self {
+        let mut layout = Self {
             part,
             block_bytes,
             blocks,
@@ -171,7 +173,14 @@ impl Layout {
             && layout.inode_bytes.is_power_of_two()
             && (SMALLEST_INODE..=block_bytes).contains(&layout.inode_bytes)
             && (1..=block_bytes * 8).contains(&layout.inodes_per_group);
-        Ok((fits && sensible).then_some(layout))
+        if !(fits && sensible) {
+            return Ok(None);
+        }
+        let (_, descriptors) = layout.descriptors();
+        if descriptors > MOST_DESCRIPTORS && layout.obstacle.is_none() {
+            layout.obstacle = Some("it is laid out in an unusual way");
+        }
+        Ok(Some(layout))
     }
 
     fn groups(&self) -> u64 {

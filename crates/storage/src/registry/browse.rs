@@ -310,7 +310,7 @@ impl Catalogue {
             let opened = keyring.open(message, most).await;
             let wrong = |error: String| format!("{stem}.sjson: {error}");
             let (text, time) = opened.map_err(wrong)?;
-            self.0.seen.note(stem, time).map_err(wrong)?;
+            self.0.seen.note(stem, time).await.map_err(wrong)?;
             return Ok(text);
         }
         let text = self.page(&json, most).await?;
@@ -320,7 +320,7 @@ impl Catalogue {
         let checked = keyring.check(text.clone(), signature).await;
         let wrong = |error: String| format!("{json}: {error}");
         let time = checked.map_err(wrong)?;
-        self.0.seen.note(stem, time).map_err(wrong)?;
+        self.0.seen.note(stem, time).await.map_err(wrong)?;
         Ok(text)
     }
 
@@ -345,7 +345,7 @@ impl Catalogue {
                 let checked = keyring.check(text.clone(), signature).await;
                 let wrong = |error: String| format!("{name}: {error}");
                 let time = checked.map_err(wrong)?;
-                self.0.seen.note(name, time).map_err(wrong)?;
+                self.0.seen.note(name, time).await.map_err(wrong)?;
             }
             return checksums::read(&text, &self.0.settings.architecture)
                 .map_err(|error| format!("{name}: {error}"));

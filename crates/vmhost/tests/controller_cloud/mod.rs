@@ -10,6 +10,7 @@
 )]
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     path::{Path, PathBuf},
     sync::{
@@ -24,8 +25,8 @@ use cimi::{
     common::USER_ROLE,
     lifecycle::{MachineState, Phase},
     resources::{
-        Digests, Image, ImageFile, ImageState, Job, JobState, Machine, MediumFormat, Resource,
-        Volume, VolumeLocation, VolumeState,
+        Digests, Image, ImageFile, ImageState, Job, JobState, Machine, MediumFormat, Network,
+        Resource, Volume, VolumeLocation, VolumeState,
     },
     size::ByteSize,
 };
@@ -34,7 +35,8 @@ use cloud::{
     testing::{self, caller},
 };
 use documents::Documents;
-use network::{NetworkConfig, NetworkHost, UserModeConfig};
+use network::{NetworkConfig, NetworkHost, Peer, UserModeConfig};
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use store::SqliteStore;
 use tokio::runtime::Runtime;
@@ -42,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vmhost::{
     accel::{Accelerator, AcceleratorKind},
-    controller::{NetworkFactory, Settings, VmHost},
+    controller::{Networks, Opening, Settings, VmHost},
     hypervisor::Hypervisor,
     simulated::{SimulatedHypervisor, SimulatedMachine},
 };
@@ -56,7 +58,7 @@ pub struct World {
     pub hypervisor: Arc<dyn Hypervisor>,
     pub settings: Settings,
     pub image: ImageId,
-    networks_broken: Arc<AtomicBool>,
+    networks: TestNetworks,
     life: Option<Life>,
 }
 
@@ -118,11 +120,22 @@ pub fn rules() -> cloud::Settings {
     }
 }
 
-fn networks(broken: Arc<AtomicBool>) -> NetworkFactory {
-    Arc::new(move |_| {
-        let broken = broken.clone();
+/// Networks that need no rights; what each was to forward to when it was set up is kept.
+#[derive(Clone, Default)]
+pub struct TestNetworks {
+    broken: Arc<AtomicBool>,
+    opened: Arc<Mutex<Vec<(String, BTreeSet<Peer>)>>>,
+}
+
+impl Networks for TestNetworks {
+    fn open(&self, network: &Network, peers: BTreeSet<Peer>) -> Opening {
+        let broken = self.broken.load(Ordering::SeqCst);
+        if !broken {
+            let name = network.id.local().to_owned();
+            self.opened.lock().push((name, peers));
+        }
         Box::pin(async move {
-            if broken.load(Ordering::SeqCst) {
+            if broken {
                 return Err(network::NetworkError::File {
                     path: "bridge".into(),
                     source: std::io::Error::other("broken for a test"),
@@ -136,7 +149,19 @@ fn networks(broken: Arc<AtomicBool>) -> NetworkFactory {
             );
             NetworkHost::open(NetworkConfig::User(config)).await
         })
-    })
+    }
+
+    fn as_peer(&self, network: &str) -> Option<Peer> {
+        Some(peer(network))
+    }
+}
+
+/// What a network would be known by if it had a bridge.
+pub fn peer(network: &str) -> Peer {
+    Peer {
+        bridge: format!("st{network}-br").parse().unwrap(),
+        network: "10.99.0.0/16".parse().unwrap(),
+    }
 }
 
 /// An image as the storage controller leaves it.
@@ -188,7 +213,7 @@ impl World {
             simulated,
             settings,
             image: base.id.clone(),
-            networks_broken: Arc::default(),
+            networks: TestNetworks::default(),
             life: None,
         };
         world.start().await;
@@ -206,7 +231,7 @@ impl World {
             .unwrap();
         let (path, settings) = (self.folder.path().join("db"), self.settings.clone());
         let (hypervisor, stop) = (self.hypervisor.clone(), CancellationToken::new());
-        let broken = self.networks_broken.clone();
+        let networks = Arc::new(self.networks.clone());
         let begin = async move {
             let store = Arc::new(SqliteStore::open(path).unwrap());
             let documents = Documents::open(store).await.unwrap();
@@ -214,7 +239,7 @@ impl World {
             let cloud = Cloud::open(documents.clone(), rules(), services.clone(), services)
                 .await
                 .unwrap();
-            let host = VmHost::open(documents.clone(), settings, hypervisor, networks(broken))
+            let host = VmHost::open(documents.clone(), settings, hypervisor, networks)
                 .await
                 .unwrap();
             (documents, cloud, host)
@@ -237,7 +262,12 @@ impl World {
 
     /// Networks can't be set up from now on, or can.
     pub fn break_networks(&self, broken: bool) {
-        self.networks_broken.store(broken, Ordering::SeqCst);
+        self.networks.broken.store(broken, Ordering::SeqCst);
+    }
+
+    /// The networks that were set up since the last time of asking, and what each forwarded to from the beginning.
+    pub fn opened(&self) -> Vec<(String, BTreeSet<Peer>)> {
+        std::mem::take(&mut *self.networks.opened.lock())
     }
 
     /// Kills the daemon in the middle of whatever it does. Machines live on.

@@ -425,13 +425,16 @@ async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
     site.put("/disk", whole(bytes.clone()));
     let mut settings = asking(world.settings(), &[&server], None);
     let controller = world.start_with(settings.clone(), None).await;
-    let unknown = controller.has_entry(&identifier).await;
+    let unknown = controller.entry_in_time(&identifier).await;
     assert!(
         unknown.is_err_and(|why| !why.is_temporary()),
         "nobody has it"
     );
     site.put_entries(&name, &[signed(&metadata, &alice)]);
-    controller.has_entry(&identifier).await.expect("endorsed");
+    controller
+        .entry_in_time(&identifier)
+        .await
+        .expect("endorsed");
     let one = wanted(&name);
     world.create(&one).await;
     let local = one.id.local();
@@ -463,7 +466,7 @@ async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
     ));
     assert!(
         controller
-            .has_entry(&identifier)
+            .entry_in_time(&identifier)
             .await
             .is_err_and(|why| why.is_temporary())
     );

@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use ext4_view::Ext4;
-
 use super::lists::{SWAP_FILES, SWAP_TABLE, USERS};
 use super::skeleton::Recorder;
+use super::tree::Tree;
 
 /// Longest file that is read, and most lines of it that count.
 const LONGEST: u64 = 4 << 20;
@@ -26,7 +25,7 @@ pub(super) struct Named {
 impl Named {
     /// Adds what a file system says. One that can't be read says nothing: that it isn't cleaned is told elsewhere.
     pub(super) fn add(&mut self, recorder: &Recorder) {
-        let Ok(fs) = Ext4::load(Box::new(recorder.clone())) else {
+        let Ok(fs) = Tree::open(recorder) else {
             return;
         };
         for line in lines(&fs, USERS) {
@@ -99,15 +98,8 @@ fn below_mounts(path: &str) -> impl Iterator<Item = &str> {
         .filter_map(|(at, _)| path.get(at..))
 }
 
-fn lines(fs: &Ext4, path: &str) -> Vec<String> {
-    let is_readable = fs
-        .metadata(path)
-        .is_ok_and(|metadata| metadata.file_type().is_regular_file() && metadata.len() <= LONGEST);
-    if !is_readable {
-        return Vec::new();
-    }
-    let text = fs.read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
+fn lines(fs: &Tree, path: &str) -> Vec<String> {
+    let text = fs.text(path, LONGEST).unwrap_or_default();
     text.lines().take(MOST_LINES).map(str::to_owned).collect()
 }
 

@@ -17,16 +17,44 @@ use crate::space;
 
 /// What was read is kept in pieces of this size.
 const PIECE: u64 = 4096;
-/// Most that is kept of all file systems of a disk: directories and maps of large ones take a few hundred MiB at most.
+/// Most that is kept of the file systems of a disk: directories and maps of large ones take a few hundred MiB at most.
 const MOST_PIECES: usize = (1 << 30) / PIECE as usize;
+/// Most pieces that are read to find out what goes, each as often as it is read: some minutes. An ordinary guest takes a few
+/// hundred thousand.
+const MOST_READS: u64 = 1 << 24;
 
-/// Where skeletons are put while a disk is cleaned and read.
+/// Where skeletons are written.
 #[derive(Debug, Clone, Copy)]
 pub struct Scratch<'a> {
-    /// Their directory. They have no names in it, and go with who holds them.
+    /// A directory; the files in it have no name.
     pub dir: &'a Path,
-    /// Bytes of its file system that they leave free.
+    /// Bytes of its file system that stay free.
     pub reserve_bytes: u64,
+}
+
+/// A disk, and what may still be read and kept of the file systems on it. Somebody who wishes harm made them.
+pub(super) struct Source {
+    disk: Box<dyn Disk>,
+    reads: u64,
+    pieces: usize,
+}
+
+impl Source {
+    pub(super) fn new(disk: Box<dyn Disk>) -> Self {
+        Self {
+            disk,
+            reads: MOST_READS,
+            pieces: MOST_PIECES,
+        }
+    }
+
+    pub(super) fn disk(&mut self) -> &mut dyn Disk {
+        &mut *self.disk
+    }
+
+    pub(super) fn into_disk(self) -> Box<dyn Disk> {
+        self.disk
+    }
 }
 
 impl<'a> From<&'a Path> for Scratch<'a> {
@@ -39,26 +67,12 @@ impl<'a> From<&'a Path> for Scratch<'a> {
     }
 }
 
-/// What there is for the skeletons of a disk.
-pub(super) struct Room<'a> {
-    scratch: Scratch<'a>,
-    pieces: usize,
-}
-
-impl<'a> Room<'a> {
-    pub(super) const fn new(scratch: Scratch<'a>) -> Self {
-        Self {
-            scratch,
-            pieces: MOST_PIECES,
-        }
-    }
-}
-
 struct Inner {
-    disk: Option<Box<dyn Disk>>,
+    source: Option<Source>,
+    /// Which were read.
     pieces: BTreeSet<u64>,
-    /// Most of them.
-    most: usize,
+    /// How many of them a skeleton has, which is there until all of the disk is saved.
+    kept: usize,
 }
 
 /// A part of a disk that notes what is read of it. Cheap to clone; all clones are one.
@@ -71,22 +85,24 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Notes no more than there is room for.
-    pub(super) fn new(disk: Box<dyn Disk>, part: Part, room: &Room<'_>) -> Self {
+    pub(super) fn new(source: Source, part: Part) -> Self {
         Self {
             part,
             inner: Arc::new(Mutex::new(Inner {
-                disk: Some(disk),
+                source: Some(source),
                 pieces: BTreeSet::new(),
-                most: room.pieces,
+                kept: 0,
             })),
             skeleton: None,
         }
     }
 
-    /// The disk again.
-    pub(super) fn into_disk(self) -> Result<Box<dyn Disk>, Error> {
-        self.inner.lock().disk.take().ok_or(Error::Cancelled)
+    /// The disk again, with what is left of its bounds.
+    pub(super) fn into_source(self) -> Result<Source, Error> {
+        let mut inner = self.inner.lock();
+        let mut source = inner.source.take().ok_or(Error::Cancelled)?;
+        source.pieces = source.pieces.saturating_sub(inner.kept);
+        Ok(source)
     }
 
     /// The same, as it is under a skeleton.
@@ -98,7 +114,6 @@ impl Recorder {
     }
 
     pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
-        let mut inner = self.inner.lock();
         let end = offset.saturating_add(buffer.len() as u64);
         if end > self.part.length {
             return Err(Error::Invalid {
@@ -107,16 +122,26 @@ impl Recorder {
                 reason: "it points behind its own end".to_owned(),
             });
         }
-        inner.pieces.extend(offset / PIECE..end.div_ceil(PIECE));
-        if inner.pieces.len() > inner.most {
+        let mut inner = self.inner.lock();
+        let Inner { source, pieces, .. } = &mut *inner;
+        let source = source.as_mut().ok_or(Error::Cancelled)?;
+        let read = offset / PIECE..end.div_ceil(PIECE);
+        source.reads = source.reads.saturating_sub(read.end - read.start);
+        if source.reads == 0 {
             return Err(Error::TooLarge {
-                what: "metadata of all file systems of the disk",
+                what: "reading of directories",
+                limit_bytes: MOST_READS * PIECE,
+            });
+        }
+        pieces.extend(read);
+        if pieces.len() > source.pieces {
+            return Err(Error::TooLarge {
+                what: "metadata of the disk's file systems",
                 limit_bytes: MOST_PIECES as u64 * PIECE,
             });
         }
         let start = self.part.start + offset;
-        let disk = inner.disk.as_mut().ok_or(Error::Cancelled)?;
-        disk.read(start, buffer)?;
+        source.disk.read(start, buffer)?;
         if let Some(skeleton) = &self.skeleton {
             skeleton.overlay(self.part, start, buffer)?;
         }
@@ -136,8 +161,8 @@ impl Recorder {
         }
         let maps = {
             let mut inner = self.inner.lock();
-            let disk = inner.disk.as_mut().ok_or(Error::Cancelled)?;
-            layout.maps(&mut **disk)?
+            let source = inner.source.as_mut().ok_or(Error::Cancelled)?;
+            layout.maps(&mut *source.disk)?
         };
         for map in maps {
             self.read_at(map * layout.block_bytes, &mut block)?;
@@ -145,13 +170,14 @@ impl Recorder {
         Ok(())
     }
 
-    /// A sparse copy of what was read, in a file without a name.
-    pub(super) fn skeleton(&self, room: &mut Room<'_>) -> Result<Skeleton, Error> {
-        let Scratch { dir, reserve_bytes } = room.scratch;
-        let pieces = self.inner.lock().pieces.clone();
-        space::require(dir, pieces.len() as u64 * PIECE, reserve_bytes)?;
-        room.pieces = room.pieces.saturating_sub(pieces.len());
-        let path = dir.join(format!(
+    /// A sparse copy of what was read.
+    pub(super) fn skeleton(&self, scratch: Scratch<'_>) -> Result<Skeleton, Error> {
+        let mut inner = self.inner.lock();
+        let pieces = inner.pieces.clone();
+        let source = inner.source.as_mut().ok_or(Error::Cancelled)?;
+        let needed_bytes = pieces.len() as u64 * PIECE;
+        space::require(scratch.dir, needed_bytes, scratch.reserve_bytes)?;
+        let path = scratch.dir.join(format!(
             "{}{}",
             crate::durable::UNFINISHED,
             uuid::Uuid::new_v4().simple()
@@ -165,8 +191,6 @@ impl Recorder {
             .map_err(failed)?;
         std::fs::remove_file(&path).map_err(failed)?;
         file.set_len(self.part.length).map_err(failed)?;
-        let mut inner = self.inner.lock();
-        let disk = inner.disk.as_mut().ok_or(Error::Cancelled)?;
         let mut piece = vec![0; PIECE as usize];
         for number in &pieces {
             let offset = number * PIECE;
@@ -174,9 +198,10 @@ impl Recorder {
             let Some(bytes) = piece.get_mut(..usize::try_from(length).unwrap_or_default()) else {
                 continue;
             };
-            disk.read(self.part.start + offset, bytes)?;
+            source.disk.read(self.part.start + offset, bytes)?;
             file.write_all_at(bytes, offset).map_err(failed)?;
         }
+        inner.kept = pieces.len();
         Ok(Skeleton(Arc::new(Copy { file, path, pieces })))
     }
 }
@@ -243,7 +268,7 @@ mod tests {
 
     impl Disk for Zeroes {
         fn bytes(&self) -> u64 {
-            1 << 20
+            1 << 30
         }
 
         fn may_hold_data(&mut self, _: u64, _: u64) -> Result<bool, Error> {
@@ -256,32 +281,58 @@ mod tests {
         }
     }
 
+    const HALF: u64 = 1 << 29;
+
+    fn part(start: u64) -> Part {
+        Part {
+            start,
+            length: HALF,
+        }
+    }
+
+    fn source(reads: u64, pieces: usize) -> Source {
+        Source {
+            disk: Box::new(Zeroes),
+            reads,
+            pieces,
+        }
+    }
+
+    fn is_too_large(read: Result<(), Error>) -> bool {
+        matches!(read, Err(Error::TooLarge { .. }))
+    }
+
     #[test]
-    fn the_file_systems_of_a_disk_share_the_room() {
+    fn what_is_read_again_and_again_counts_each_time_for_the_whole_disk() {
+        let recorder = Recorder::new(source(10, 100), part(0));
+        for _ in 0..5 {
+            recorder.read_at(0, &mut [0; 10]).expect("read");
+        }
+        let recorder = Recorder::new(recorder.into_source().expect("the disk"), part(HALF));
+        recorder.read_at(0, &mut [0; 4 * 4096]).expect("read");
+        assert!(is_too_large(recorder.read_at(0, &mut [0; 10])));
+        assert!(is_too_large(recorder.read_at(4096, &mut [0; 10])), "and on");
+    }
+
+    #[test]
+    fn all_skeletons_of_a_disk_have_one_bound_and_leave_the_reserve() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let mut room = Room {
-            scratch: dir.path().into(),
-            pieces: 5,
+        let mut scratch = Scratch {
+            dir: dir.path(),
+            reserve_bytes: 0,
         };
-        let part = Part {
-            start: 0,
-            length: 1 << 20,
-        };
-        let mut three = [0; 3 * PIECE as usize];
-        let first = Recorder::new(Box::new(Zeroes), part, &room);
-        first.read_at(0, &mut three).expect("room");
-        first.read_at(0, &mut three).expect("noted already");
-        first.skeleton(&mut room).expect("skeleton");
-        let second = Recorder::new(Box::new(Zeroes), part, &room);
-        second.read_at(0, &mut three[..8192]).expect("room");
-        let error = second.read_at(8192, &mut three[..1]).expect_err("no room");
-        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
-        // Nothing is left over in the directory, whoever holds what.
-        assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 0);
-        room.scratch.reserve_bytes = u64::MAX;
-        let third = Recorder::new(Box::new(Zeroes), part, &room);
-        third.read_at(0, &mut three[..1]).expect("room");
-        let refused = third.skeleton(&mut room).map(|_| ());
-        assert!(matches!(refused, Err(Error::NoSpace { .. })), "{refused:?}");
+        let recorder = Recorder::new(source(1000, 10), part(0));
+        recorder.read_at(0, &mut [0; 6 * 4096]).expect("read");
+        // What was only looked at is kept nowhere.
+        let recorder = Recorder::new(recorder.into_source().expect("the disk"), part(0));
+        recorder.read_at(0, &mut [0; 6 * 4096]).expect("read");
+        let _first = recorder.skeleton(scratch).expect("a skeleton");
+        recorder.read_at(0, &mut [0; 10]).expect("read again");
+        let recorder = Recorder::new(recorder.into_source().expect("the disk"), part(HALF));
+        recorder.read_at(0, &mut [0; 4 * 4096]).expect("read");
+        scratch.reserve_bytes = u64::MAX;
+        let full = recorder.skeleton(scratch).err();
+        assert!(matches!(full, Some(Error::NoSpace { .. })), "{full:?}");
+        assert!(is_too_large(recorder.read_at(4 * 4096, &mut [0; 10])));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ext4_view::{Ext4, FileType};
+use ext4_view::FileType;
 
 use super::super::ext4::{Files, Layout};
 use super::super::partitions::Part;
@@ -13,10 +13,13 @@ use super::lists::{
 use super::named::Named;
 use super::skeleton::Recorder;
 use super::swap::{Swap, swap};
+use super::tree::Tree;
 use crate::error::Error;
 
 /// Most files that are looked at for keys, and again for the rest, and most that are removed: a guest has some hundreds.
 const MOST_ENTRIES: usize = 200_000;
+/// Most homes that are looked into, of those on the list and of what could be some.
+const MOST_HOMES: usize = 10_000;
 /// Directories below the given ones that are looked into.
 const DEPTH: usize = 32;
 
@@ -74,16 +77,12 @@ impl Traces {
     }
 }
 
-fn open(recorder: &Recorder) -> Result<Ext4, String> {
-    Ext4::load(Box::new(recorder.clone())).map_err(|error| error.to_string())
-}
-
 /// Looks for traces, with what the guest's file systems say of it.
 pub(super) fn find(recorder: &Recorder, layout: &Layout, named: &Named) -> Result<Traces, String> {
     let reader = recorder.clone();
     let read: Read = Box::new(move |offset, buffer| reader.read_at(offset, buffer));
     let mut search = Search {
-        fs: open(recorder)?,
+        fs: Tree::open(recorder)?,
         files: Files::new(layout.clone(), read),
         recorder: recorder.clone(),
         block_bytes: layout.block_bytes,
@@ -100,15 +99,15 @@ pub(super) fn find(recorder: &Recorder, layout: &Layout, named: &Named) -> Resul
 
 /// Looks again: a trace that is still there.
 pub(super) fn remaining(recorder: &Recorder, traces: &Traces) -> Result<Option<String>, String> {
-    let fs = open(recorder)?;
+    let fs = Tree::open(recorder)?;
     for path in &traces.removed {
-        if fs.symlink_metadata(path.as_str()).is_ok() {
+        if fs.look(path).is_some() {
             return Ok(Some(path.clone()));
         }
     }
     for path in &traces.emptied {
-        match fs.symlink_metadata(path.as_str()) {
-            Ok(metadata) if metadata.len() == 0 => {}
+        match fs.look(path) {
+            Some(metadata) if metadata.len() == 0 => {}
             _ => return Ok(Some(path.clone())),
         }
     }
@@ -118,7 +117,7 @@ pub(super) fn remaining(recorder: &Recorder, traces: &Traces) -> Result<Option<S
 type Read = Box<dyn Fn(u64, &mut [u8]) -> Result<(), Error>>;
 
 struct Search {
-    fs: Ext4,
+    fs: Tree,
     /// Where files are.
     files: Files<Read>,
     recorder: Recorder,
@@ -148,7 +147,7 @@ impl Search {
                     path.strip_prefix(root).map(str::to_owned)
                 }
             };
-            let is_there = root.is_empty() || (self.is_dir("/log") && self.is_dir("/lib"));
+            let is_there = root.is_empty() || (self.fs.is_dir("/log") && self.fs.is_dir("/lib"));
             if !is_there {
                 continue;
             }
@@ -179,25 +178,7 @@ impl Search {
     }
 
     fn homes(&mut self, named: &Named) {
-        // Of the root directory itself, for a user who is at home there, and all that could be homes on a file system of
-        // their own.
-        let mut homes = BTreeSet::from([String::new(), "/root".to_owned()]);
-        for parent in ["/home", "/"] {
-            for entry in self
-                .entries(parent)
-                .into_iter()
-                .filter(|entry| entry.is_dir)
-            {
-                if entry.is_nameable {
-                    homes.insert(entry.path);
-                } else {
-                    self.traces.skipped.insert(entry.path);
-                }
-            }
-        }
-        let elsewhere = named.homes().into_iter().filter_map(|home| self.real(home));
-        homes.extend(elsewhere);
-        for home in homes {
+        for home in self.all_homes(named) {
             for name in IN_HOMES {
                 let path = format!("{home}/{name}");
                 // `.config` and the like may be links.
@@ -220,26 +201,47 @@ impl Search {
         }
     }
 
+    /// Of the root directory itself, for a user who is at home there, those the guest names, and all that could be homes on a
+    /// file system of their own.
+    fn all_homes(&mut self, named: &Named) -> Vec<String> {
+        let mut homes = vec![String::new(), "/root".to_owned()];
+        homes.extend(named.homes().into_iter().filter_map(|home| self.real(home)));
+        for parent in ["/home", "/"] {
+            for entry in self.entries(parent) {
+                if entry.is_dir && entry.is_nameable {
+                    homes.push(entry.path);
+                } else if entry.is_dir {
+                    self.traces.skipped.insert(entry.path);
+                }
+            }
+        }
+        let (homes, more) = first_of(homes, MOST_HOMES);
+        if more > 0 {
+            self.traces.told.push(format!(
+                "{more} directories that may be homes were not looked into, beyond the first {MOST_HOMES}"
+            ));
+        }
+        homes
+    }
+
     /// The directory of this name, without links.
     fn real(&self, path: &str) -> Option<String> {
-        let real = self.fs.canonicalize(path).ok()?;
-        let real = real.to_str().ok()?;
+        let real = self.fs.real(path)?;
         let is_plain = !real.contains(['"', '\\', '\n', '\r']);
-        (is_plain && self.is_dir(real)).then(|| real.to_owned())
+        (is_plain && self.fs.is_dir(&real)).then_some(real)
     }
 
     /// Finds out where the pages of files are that are swapped to.
     fn swap_files(&mut self, named: &Named) {
         let mut paths = BTreeMap::new();
         for name in named.swap() {
-            let real = self.fs.canonicalize(name).ok();
-            if let Some(Ok(real)) = real.as_ref().map(|real| real.to_str()) {
-                *paths.entry(real.to_owned()).or_default() |= named.is_named(name);
+            if let Some(real) = self.fs.real(name) {
+                *paths.entry(real).or_default() |= named.is_named(name);
             }
         }
         for (path, is_named) in paths {
-            let metadata = self.fs.symlink_metadata(path.as_str());
-            let is_file = metadata.is_ok_and(|metadata| metadata.file_type().is_regular_file());
+            let metadata = self.fs.look(&path);
+            let is_file = metadata.is_some_and(|metadata| metadata.file_type().is_regular_file());
             if !is_file || self.traces.removed.contains(&path) {
                 continue;
             }
@@ -278,16 +280,10 @@ impl Search {
         Ok(found)
     }
 
-    fn is_dir(&self, path: &str) -> bool {
-        self.fs
-            .symlink_metadata(path)
-            .is_ok_and(|metadata| metadata.is_dir())
-    }
-
     /// What a directory holds; nothing if it isn't one. Symbolic links are not followed. What can't be read is told.
     fn entries(&mut self, dir: &str) -> Vec<Entry> {
         let mut found = Vec::new();
-        if self.is_dir(dir) && self.list(dir, &mut found).is_err() {
+        if self.fs.is_dir(dir) && self.list(dir, &mut found).is_err() {
             self.traces.skipped.insert(dir.to_owned());
         }
         found
@@ -347,7 +343,7 @@ impl Search {
         if matches!(action, Action::Keep) {
             return;
         }
-        let Ok(metadata) = self.fs.symlink_metadata(path) else {
+        let Some(metadata) = self.fs.look(path) else {
             return;
         };
         let is_file = metadata.file_type() == FileType::Regular;
@@ -371,6 +367,18 @@ impl Search {
     }
 }
 
+/// The first so many, each once, and how many more there are.
+fn first_of(homes: Vec<String>, most: usize) -> (Vec<String>, usize) {
+    let mut seen = BTreeSet::new();
+    let mut first: Vec<String> = homes
+        .into_iter()
+        .filter(|home| seen.insert(home.clone()))
+        .collect();
+    let more = first.len().saturating_sub(most);
+    first.truncate(most);
+    (first, more)
+}
+
 const fn remove_if(is_trace: bool) -> Action {
     if is_trace {
         Action::Remove
@@ -383,4 +391,18 @@ enum Action {
     Keep,
     Remove,
     Empty,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes_are_bounded_and_the_first_count() {
+        let homes = ["", "/root", "/srv/git", "/root", "/home/ann", "/home/bob"];
+        let homes: Vec<String> = homes.into_iter().map(str::to_owned).collect();
+        let (first, more) = first_of(homes.clone(), 3);
+        assert_eq!((first, more), (homes[..3].to_vec(), 2));
+        assert_eq!(first_of(homes, 5).1, 0, "one that is named twice is one");
+    }
 }

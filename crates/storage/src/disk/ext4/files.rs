@@ -12,7 +12,7 @@ use crate::error::Error;
 const MOST_BLOCKS: usize = 1 << 20;
 /// Most stretches of one file that are held.
 const MOST_STRETCHES: usize = 1 << 20;
-/// Most names that are held at once.
+/// Most names that are held at once, and most in one directory. What is in a larger one can't be removed.
 const MOST_NAMES: usize = 200_000;
 const ROOT: u32 = 2;
 const EXTENTS: u32 = 0x8_0000;
@@ -96,8 +96,8 @@ pub(in super::super) struct Files<R> {
     read: R,
     /// How many blocks were read.
     blocks: usize,
-    /// Directories that were read, and how many names they have.
-    dirs: HashMap<String, HashMap<Vec<u8>, u32>>,
+    /// Directories that were read, none for one that is too large, and how many names they have.
+    dirs: HashMap<String, Option<HashMap<Vec<u8>, u32>>>,
     names: usize,
 }
 
@@ -144,26 +144,31 @@ impl<R: Fn(u64, &mut [u8]) -> Result<(), Error>> Files<R> {
     fn look_up(&mut self, dir: &str, number: u32, name: &str) -> Result<u32, Error> {
         if !self.dirs.contains_key(dir) {
             let names = self.directory(number)?;
-            if self.names + names.len() > MOST_NAMES {
+            let count = names.as_ref().map_or(0, HashMap::len).max(1);
+            if self.names + count > MOST_NAMES {
                 self.dirs.clear();
                 self.names = 0;
             }
-            self.names += names.len();
+            self.names += count;
             self.dirs.insert(dir.to_owned(), names);
         }
-        let names = self.dirs.get(dir);
+        let names = self
+            .dirs
+            .get(dir)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| nonsense(name, "it is in a directory of too many names"))?;
         names
-            .and_then(|names| names.get(name.as_bytes()))
+            .get(name.as_bytes())
             .copied()
             .ok_or_else(|| nonsense(name, "it isn't there"))
     }
 
-    /// The names in a directory. Blocks of an index look like entries that were deleted.
-    fn directory(&mut self, number: u32) -> Result<HashMap<Vec<u8>, u32>, Error> {
+    /// The names in a directory, none if it has too many. Blocks of an index look like entries that were deleted.
+    fn directory(&mut self, number: u32) -> Result<Option<HashMap<Vec<u8>, u32>>, Error> {
         let inode = self.inode(number)?;
         let mut names = HashMap::new();
         if !inode.is_dir() {
-            return Ok(names);
+            return Ok(Some(names));
         }
         let mut place = Place::default();
         self.walk(&inode, &mut place)?;
@@ -182,12 +187,15 @@ impl<R: Fn(u64, &mut [u8]) -> Result<(), Error>> Files<R> {
                         && let Some(name) = entry.get(8..8 + name)
                     {
                         names.insert(name.to_owned(), inode);
+                        if names.len() > MOST_NAMES {
+                            return Ok(None);
+                        }
                     }
                     at += length;
                 }
             }
         }
-        Ok(names)
+        Ok(Some(names))
     }
 
     fn inode(&self, number: u32) -> Result<Inode, Error> {

@@ -85,7 +85,8 @@ impl Worker {
                     && seen.stage == Stage::Running
                     && let Some(until) = self.stopping_until() =>
             {
-                Ok(Next::WaitUntil(until))
+                let next = self.settle_devices(machine).await?;
+                Ok(sooner(next, Next::WaitUntil(until)))
             }
             Some(_) if rest == Some(Rest::Suspend) => self.save(machine).await,
             Some(state) if rest == Some(Rest::Pause) && !self.restarting(machine) => {
@@ -130,7 +131,8 @@ impl Worker {
             if !machine.desired.force
                 && let Some(until) = self.press(machine).await?
             {
-                return Ok(Next::WaitUntil(until));
+                let next = self.settle_devices(machine).await?;
+                return Ok(sooner(next, Next::WaitUntil(until)));
             }
             return self.reset(machine).await;
         }
