@@ -464,7 +464,7 @@ async fn a_tag_is_the_image_that_it_leads_to_when_it_is_asked_for() {
         .create(&alice(), Kind::MachineImage, body)
         .await
         .unwrap();
-    let read = world.documents.images.get(mine.view.id.local()).unwrap();
+    let read = world.documents.images.get(split(&mine.view.id).1).unwrap();
     assert_eq!(read.desired.source, ImageSource::Marketplace);
     assert_eq!(read.desired.expected.identifier.as_deref(), Some(newer));
 }

@@ -295,9 +295,9 @@ fn by_tag(site: &Site, identifier: &str) {
     ]);
     let is = format!("tiny@alice@example.org is the image {identifier}");
     assert!(told.contains(&is), "{told}");
-    let all = site.cloud.cli_json(&["describe-instance"]);
-    let number = all[0]["id"].to_string();
-    site.cloud.cli(&["kill-instance", &number]);
+    let number = told.split("(vm ID: ").nth(1).unwrap();
+    let number = number.split(')').next().unwrap();
+    site.cloud.cli(&["kill-instance", number]);
     let refused = site
         .cloud
         .try_cli(&["run-instance", "other@alice@example.org"]);
@@ -311,7 +311,7 @@ fn by_tag(site: &Site, identifier: &str) {
     fs::write(&file, vec![7; 1 << 20]).unwrap();
     site.files.put("/next.raw", &file);
     let locations = [format!("{}/next.raw", site.files.url())];
-    let more = ["--os", "none", "--tag", "tiny"];
+    let more = ["--os", "next", "--tag", "tiny"];
     let entry = site.signed("next.raw", "Next", &locations, &more);
     let next = site.published(&entry);
     assert_ne!(next, identifier);
