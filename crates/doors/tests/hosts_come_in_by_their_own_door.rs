@@ -558,7 +558,7 @@ async fn a_certificate_is_renewed_by_the_key_that_has_joined() {
     assert!(renewed.expires >= joined.expires);
     for of in [&joined, &renewed] {
         let store = world.connect(of, &key).await.unwrap();
-        assert_eq!(seen(&store).await, [joined.host.clone()]);
+        assert_eq!(seen(&store).await, std::slice::from_ref(&joined.host));
     }
     let (status, _) = renew(&HostKey::generate().unwrap()).await;
     assert_eq!(status, 403);

@@ -35,8 +35,14 @@ const PULSE_LIFE: Duration = Duration::from_secs(10);
 const PULSE_EVERY: Duration = Duration::from_secs(3);
 /// How often it looks whether it has changed.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
-/// Rest after no entry did what was asked.
+/// Rest after no entry did what was asked; it grows up to the second.
 const REST: Duration = Duration::from_secs(2);
+const LONGEST_REST: Duration = Duration::from_secs(15);
+/// How long a store is tried that isn't heard any more: one that is opened tries in long intervals. A host that was removed
+/// would try often for ever.
+const UNHEARD: Duration = Duration::from_secs(20);
+/// How long a call may take, with all entries that are tried.
+const CALL_LIMIT: Duration = Duration::from_secs(4);
 /// Rest after no entry gave a certificate.
 const RENEWED_AGAIN: Duration = Duration::from_secs(300);
 
@@ -110,7 +116,8 @@ struct JoinedHost {
 /// How a time with one certificate ended.
 enum Ended {
     Stopped,
-    Renewed(Kept),
+    /// The store is to be opened anew, by this.
+    Anew(Kept),
     Removed,
 }
 
@@ -124,7 +131,7 @@ impl JoinedHost {
             store.close().await;
             match ended? {
                 Ended::Stopped => return Ok(()),
-                Ended::Renewed(next) => kept = next,
+                Ended::Anew(next) => kept = next,
                 Ended::Removed => anyhow::bail!(
                     "{} was removed from its cloud: to join again, remove {} and use a new token",
                     kept.joined.name,
@@ -140,6 +147,8 @@ impl JoinedHost {
         let mut options = EtcdOptions::new(kept.entries.iter().map(ToString::to_string).collect());
         // What is forgotten when is the cloud's affair.
         options.history_revisions = None;
+        options.deadline = CALL_LIMIT;
+        let mut rest = REST;
         options.tls.authority = Some(kept.joined.authority.clone().into_bytes());
         options.tls.identity = Some((
             kept.joined.certificate.clone().into_bytes(),
@@ -156,9 +165,10 @@ impl JoinedHost {
                     tracing::warn!(%error, "no entry takes this host: they can't be reached, or it was removed (`stratus host list`); trying on");
                 }
             }
-            if self.stop.run_until_cancelled(sleep(REST)).await.is_none() {
+            if self.stop.run_until_cancelled(sleep(rest)).await.is_none() {
                 return Ok(None);
             }
+            rest = (rest * 2).min(LONGEST_REST);
         }
     }
 
@@ -170,7 +180,7 @@ impl JoinedHost {
             Err(error) => {
                 tracing::warn!(%error, "this host's documents can't be read; trying on");
                 sleep(REST).await;
-                return Ok(Ended::Renewed(kept.clone()));
+                return Ok(Ended::Anew(kept.clone()));
             }
         };
         Ok(tokio::select! {
@@ -179,8 +189,8 @@ impl JoinedHost {
                 Ended::Stopped
             }
             () = self.removed(&documents) => Ended::Removed,
-            next = self.renew(kept) => Ended::Renewed(next),
-            () = self.beat(store) => Ended::Stopped,
+            next = self.renew(kept) => Ended::Anew(next),
+            () = self.beat(store) => Ended::Anew(kept.clone()),
             () = self.report(&documents) => Ended::Stopped,
         })
     }
@@ -219,9 +229,9 @@ impl JoinedHost {
         }
     }
 
-    /// Says that this host is there, for ever.
+    /// Says that this host is there, until no entry has heard it for a while.
     async fn beat(&self, store: &SharedStore) {
-        let mut lease = None;
+        let (mut lease, mut heard) = (None, Instant::now());
         loop {
             let beaten = match lease {
                 None => self
@@ -231,7 +241,11 @@ impl JoinedHost {
                 Some(lease) => store.keep_alive(lease).await.map(drop),
             };
             match beaten {
-                Ok(()) => sleep(PULSE_EVERY).await,
+                Ok(()) => {
+                    heard = Instant::now();
+                    sleep(PULSE_EVERY).await;
+                }
+                Err(_) if heard.elapsed() > UNHEARD => return,
                 Err(StoreError::LeaseNotFound { .. }) => lease = None,
                 Err(error) => {
                     tracing::warn!(%error, "the cloud can't be told that this host is there; trying on");
