@@ -165,6 +165,7 @@ async fn an_image_that_turns_out_too_large_fails_with_the_reason_and_can_be_had_
 }
 
 /// Rooms of a store that is away for the first so many questions.
+#[derive(Debug)]
 struct Away {
     answers_after: usize,
     asked: AtomicUsize,
@@ -212,6 +213,7 @@ async fn an_upload_for_which_no_room_can_be_had_now_asks_again_and_else_leaves_n
 }
 
 /// Gives the image to somebody else while room is asked for the first time.
+#[derive(Debug)]
 struct Handed {
     documents: Documents,
     asked: Mutex<Vec<String>>,
