@@ -182,6 +182,19 @@ async fn slow_clients_are_left() {
 
     // Waits for an answer that never comes.
     assert_eq!(world.ask("GET /cimi/Machine/slow", "").await.status, 503);
+    let change = world.ask("PUT /cimi/Machine/slow", r#"{"name": "x"}"#);
+    assert_eq!(change.await.status, 503);
+    // What should have been changed may have been: so it is written down, and of the read nothing.
+    let mut audited = world.audited.lock().await;
+    let mut next = async || timeout(PATIENCE, audited.recv()).await.unwrap().unwrap();
+    for (method, path) in [("POST", "/cimi/Machine"), ("PUT", "/cimi/Machine/slow")] {
+        let entry = next().await;
+        assert_eq!((entry.method.as_str(), entry.path.as_str()), (method, path));
+        assert_eq!((entry.status, entry.outcome), (503, Some("unknown")));
+        assert_eq!(entry.user.as_deref(), Some("alice"));
+        assert!(!entry.is_in_vain(), "it may not have been in vain");
+    }
+    drop(audited);
 
     // Stays connected without a request.
     let mut idle = world.connect().await;

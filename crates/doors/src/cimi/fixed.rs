@@ -70,7 +70,10 @@ fn is_same(sent: &Value, shown: &Value) -> bool {
             sent.len() == shown.len() && sent.iter().zip(shown).all(|(a, b)| is_same(a, b))
         }
         (Value::String(sent), Value::String(shown)) => is_same_place(sent, shown),
-        (Value::String(sent), Value::Number(_) | Value::Bool(_)) => *sent == shown.to_string(),
+        (Value::String(sent), Value::Number(shown)) => shown
+            .as_i64()
+            .is_some_and(|shown| sent.parse() == Ok(shown)),
+        (Value::String(sent), Value::Bool(shown)) => sent.parse() == Ok(*shown),
         (Value::String(sent), Value::Null) => sent.is_empty(),
         _ => sent == shown,
     }
