@@ -366,7 +366,7 @@ mod tests {
     fn peers_are_let_through_before_all_else_is_refused() {
         let mut rules = rules(Outward::Isolated);
         rules.peers.insert(Peer {
-            bridge: "sty-br".parse().unwrap(),
+            bridge: "sty-br0".parse().unwrap(),
             network: "172.17.0.0/24".parse().unwrap(),
         });
         let text = rules.establish(&BTreeSet::new());
@@ -376,12 +376,12 @@ mod tests {
                 .unwrap_or_else(|| panic!("{rule}is not in\n{text}"))
         };
         let refusals = [
-            rule("iifname \"stx-br\" jump outward"),
-            rule("oifname \"stx-br\" jump inward"),
+            rule("iifname \"stx-br0\" jump outward"),
+            rule("oifname \"stx-br0\" jump inward"),
         ];
         for peer in [
-            "iifname \"stx-br\" oifname \"sty-br\" ip saddr 172.16.0.0/24 ip daddr 172.17.0.0/24 accept",
-            "iifname \"sty-br\" oifname \"stx-br\" ip saddr 172.17.0.0/24 ip daddr 172.16.0.0/24 accept",
+            "iifname \"stx-br0\" oifname \"sty-br0\" ip saddr 172.16.0.0/24 ip daddr 172.17.0.0/24 accept",
+            "iifname \"sty-br0\" oifname \"stx-br0\" ip saddr 172.17.0.0/24 ip daddr 172.16.0.0/24 accept",
         ] {
             let peer = rule(peer);
             assert!(refusals.iter().all(|refusal| peer < *refusal), "{text}");
