@@ -10,7 +10,6 @@ use documents::Cached;
 
 use super::{
     prepare::{self, PrepareError},
-    report::report,
     worker::{Next, StepError, Worker, sooner},
 };
 use crate::{DiskId, HypervisorError, hypervisor::AttachedDisk, qmp::QmpError};
@@ -71,7 +70,7 @@ impl Worker {
             }
         }
         if !there.is_empty() {
-            report(&self.shared.documents, &self.id, |machine| {
+            self.report(|machine| {
                 for volume in &there {
                     now_attached(machine, volume);
                 }
@@ -115,7 +114,7 @@ impl Worker {
         }
         tracing::info!(volume = %attached.volume, disk = %id, vmid = %machine.vmid, "volume attached");
         let volume = attached.volume.clone();
-        report(&self.shared.documents, &self.id, |machine| {
+        self.report(|machine| {
             now_attached(machine, &volume);
         })
         .await?;
@@ -129,7 +128,7 @@ impl Worker {
     ) -> Result<Next, StepError> {
         tracing::warn!(volume = %attached.volume, reason, "volume can't be attached");
         let (volume, reason) = (attached.volume.clone(), reason.to_owned());
-        report(&self.shared.documents, &self.id, |machine| {
+        self.report(|machine| {
             if let Some(attached) = machine
                 .volumes
                 .iter_mut()
@@ -172,7 +171,7 @@ impl Worker {
         }
         if let AttachStage::Attached { target } = &attached.stage {
             let (volume, target) = (attached.volume.clone(), target.clone());
-            report(&self.shared.documents, &self.id, |machine| {
+            self.report(|machine| {
                 if let Some(attached) = machine
                     .volumes
                     .iter_mut()
