@@ -471,6 +471,7 @@ fn defect(error: TrustError) -> CloudError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use super::*;
 

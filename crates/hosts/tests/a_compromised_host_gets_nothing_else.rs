@@ -307,12 +307,8 @@ async fn it_says_that_it_is_there_and_nothing_else_by_that() {
         |pulse| pulse.common.acl.owner.principal = "eve".to_owned(),
         |pulse| pulse.common.part_of = Some("x".to_owned()),
         |pulse| {
-            drop(
-                pulse
-                    .common
-                    .properties
-                    .insert("k".into(), "x".repeat(100_000)),
-            )
+            let long = "x".repeat(100_000);
+            pulse.common.properties.insert("k".into(), long);
         },
     ] {
         let mut more = own.clone();

@@ -21,8 +21,8 @@ fn told(output: &Output) -> String {
 /// The host's document, as the cloud gives it.
 fn shown(cloud: &TestCloud, name: &str) -> Option<Value> {
     let hosts = cloud.cli_json(&["host", "list"]);
-    let hosts = hosts.as_array().unwrap().iter();
-    hosts.cloned().find(|host| host["name"] == name)
+    let mut hosts = hosts.as_array().unwrap().iter();
+    hosts.find(|host| host["name"] == name).cloned()
 }
 
 fn wait_for_state(cloud: &TestCloud, host: &TestHost, state: &str) -> Value {
