@@ -169,7 +169,8 @@ impl Members {
         let moved = self
             .preferred
             .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
-        if moved.is_ok() {
+        // Where there is but one, callers say what fails.
+        if moved.is_ok() && next != at {
             tracing::info!(
                 reason = failure.reason(),
                 next = self.name(next),
