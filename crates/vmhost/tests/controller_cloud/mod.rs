@@ -120,11 +120,14 @@ pub fn rules() -> cloud::Settings {
     }
 }
 
+/// A network that was set up, and what it forwarded to from the beginning.
+pub type Opened = (String, BTreeSet<Peer>);
+
 /// Networks that need no rights; what each was to forward to when it was set up is kept.
 #[derive(Clone, Default)]
 pub struct TestNetworks {
     broken: Arc<AtomicBool>,
-    opened: Arc<Mutex<Vec<(String, BTreeSet<Peer>)>>>,
+    opened: Arc<Mutex<Vec<Opened>>>,
 }
 
 impl Networks for TestNetworks {
@@ -265,8 +268,8 @@ impl World {
         self.networks.broken.store(broken, Ordering::SeqCst);
     }
 
-    /// The networks that were set up since the last time of asking, and what each forwarded to from the beginning.
-    pub fn opened(&self) -> Vec<(String, BTreeSet<Peer>)> {
+    /// The networks that were set up since the last time of asking.
+    pub fn opened(&self) -> Vec<Opened> {
         std::mem::take(&mut *self.networks.opened.lock())
     }
 
