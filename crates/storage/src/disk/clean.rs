@@ -99,6 +99,9 @@ pub fn cleaned<'a>(
         let outcome = clean_one(&recorder, &layout, &named, debugfs, scratch);
         source = recorder.into_source()?;
         match outcome? {
+            Ok((_, traces)) if !blank.has_room(traces.pages.len()) => left.push(format!(
+                "{name} was not cleaned: its swap and its journal are in too many pieces"
+            )),
             Ok((skeleton, traces)) => {
                 files += traces.len();
                 left.extend(traces.left(&name));

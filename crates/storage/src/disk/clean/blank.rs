@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::partitions::Part;
 
+/// Most stretches that are held: those of 4 GiB of swap of which no two pages are side by side.
+pub(super) const MOST: usize = 1 << 20;
+
 /// Stretches of a disk, each by where it begins; they neither overlap nor touch.
 #[derive(Debug, Default)]
 pub(super) struct Blank(BTreeMap<u64, u64>);
@@ -21,6 +24,11 @@ impl Blank {
             self.0.remove(&other);
         }
         self.0.insert(start, end);
+    }
+
+    /// Whether there is room for so many more.
+    pub(super) fn has_room(&self, stretches: usize) -> bool {
+        self.0.len().saturating_add(stretches) <= MOST
     }
 
     /// Whether all bytes from `start` to `end` are among them.
@@ -69,6 +77,7 @@ mod tests {
             length: 40,
         });
         assert_eq!(blank.0.iter().collect::<Vec<_>>(), [(&10, &60)]);
+        assert!(blank.has_room(MOST - 1) && !blank.has_room(MOST));
         assert!(blank.covers(10, 60) && !blank.covers(9, 11) && !blank.covers(59, 61));
     }
 

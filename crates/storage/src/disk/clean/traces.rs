@@ -6,6 +6,7 @@ use ext4_view::FileType;
 
 use super::super::ext4::{Files, Layout};
 use super::super::partitions::Part;
+use super::blank::MOST;
 use super::lists::{
     EMPTIED, EMPTIED_FILES, EMPTIED_IN_HOMES, IN_HOMES, LOGS, PARTLY_EMPTIED, REMOVED, SSH,
     is_old_log, is_setting_of_ssh,
@@ -275,6 +276,12 @@ impl Search {
         })?;
         if let Some(Swap::Behind(header)) = found {
             let behind = place.behind(header, self.block_bytes);
+            if self.traces.pages.len() + place.stretches.len() > MOST {
+                return Err(Error::TooLarge {
+                    what: "map of what was swapped to",
+                    limit_bytes: MOST as u64 * self.block_bytes,
+                });
+            }
             self.traces.pages.extend(behind);
         }
         Ok(found)
