@@ -81,7 +81,8 @@ fn guests_of_a_group_reach_each_other_and_no_others() {
     both();
 
     // A connection that is open.
-    inner.ssh("nc -l -p 4000 </dev/null >/tmp/heard 2>/dev/null & echo listening");
+    // (busybox's nc ends where the other end has nothing more to say.)
+    inner.ssh("(sleep 600 | nc -l -p 4000 >/tmp/heard) >/dev/null 2>&1 & echo listening");
     let say = "while :; do echo something; sleep 1; done";
     wait_until("a connection", LIMIT, || {
         outer.ssh(&format!(
