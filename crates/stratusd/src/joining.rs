@@ -28,8 +28,8 @@ const TOKEN_AT_MOST: u64 = 4096;
 ///
 /// # Errors
 /// Why not, and what to do.
-pub fn run(config: Option<&Path>, token: &str, entries: &[String]) -> anyhow::Result<()> {
-    let config = load(config)?;
+pub fn run(file: Option<&Path>, token: &str, entries: &[String]) -> anyhow::Result<()> {
+    let config = load(file)?;
     let token = read_token(token)?;
     let entries = entries
         .iter()
@@ -64,7 +64,11 @@ pub fn run(config: Option<&Path>, token: &str, entries: &[String]) -> anyhow::Re
         "joined as {name} ({host}) in {:.2} s; its certificate is good until {expires}, and renewed by itself",
         began.elapsed().as_secs_f64()
     );
-    println!("start the daemon: stratusd serve");
+    let with = file.map(|file| format!(" --config {}", file.display()));
+    println!(
+        "start the daemon: stratusd serve{}",
+        with.unwrap_or_default()
+    );
     Ok(())
 }
 

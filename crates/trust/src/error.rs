@@ -5,7 +5,7 @@
 pub enum TrustError {
     /// A text that is no token.
     #[error(
-        "that is no token of `stratus host token`: those begin with `{}` and are one word",
+        "that is no token of `stratus host token`: those are one word, `{}` and 86 letters and digits; see that all of it was copied",
         crate::token::PREFIX
     )]
     Token,

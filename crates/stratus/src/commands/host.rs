@@ -136,8 +136,10 @@ async fn list(asking: &Asking) -> Result {
     }
     let hosts: Vec<HostView> = api.views("Host").await?;
     let rows = hosts.iter().map(|host| {
-        let text = |name: &str| host.other.get(name).map(text_of).unwrap_or_default();
-        let number = |name: &str| host.other.get(name).and_then(serde_json::Value::as_u64);
+        // Of one that has only joined nothing is known yet.
+        let known = |name: &str| host.other.get(name).filter(|_| host.state.as_deref() != Some("JOINED"));
+        let text = |name: &str| known(name).map(text_of).unwrap_or_default();
+        let number = |name: &str| known(name).and_then(serde_json::Value::as_u64);
         let of = |used: Option<u64>, all: Option<u64>, shown: fn(u64) -> String| match (used, all) {
             (Some(used), Some(all)) => format!("{}/{}", shown(used), shown(all)),
             (None, Some(all)) => shown(all),
