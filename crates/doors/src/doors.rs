@@ -333,7 +333,10 @@ impl Doors {
         let pairs = || parameters.iter().map(|(a, b)| (a.as_ref(), b.as_ref()));
         match route {
             Route::Health => {
-                let health = self.api.health().await;
+                let health = match self.serving {
+                    Serving::Cloud => self.api.health().await,
+                    Serving::MarketplaceAlone => self.api.health().await.without_hosts(),
+                };
                 Ok(health::health(&health, context.is_admin()))
             }
             Route::Metrics => Ok(metrics_answer()),

@@ -126,6 +126,8 @@ fn an_entry_is_published_found_deprecated_and_followed_whatever_is_killed() {
     let confirm = link(&market, &letter, "confirm");
 
     // Looking changes nothing; pressing the button does, once.
+    // It has no hosts, and is well all the same.
+    assert_eq!(market.api().get("/health").status, 200);
     assert_eq!(market.api().get(&confirm).status, 200);
     market.kill();
     market.start_again();
