@@ -22,7 +22,6 @@ mod media;
 mod memory;
 mod meters;
 mod prepare;
-mod put_away;
 mod report;
 mod root_disk;
 mod settings;
@@ -247,7 +246,6 @@ impl VmHost {
         let mut images = shared.documents.images.changes();
         let mut volumes = shared.documents.volumes.changes();
         self.restore_networks().await;
-        self.find_those_that_left(&stop).await;
         let refresh = host::keep_current(shared.clone(), stop.clone());
         self.0.tasks.spawn(refresh);
         self.0
@@ -312,7 +310,7 @@ impl VmHost {
         }
     }
 
-    /// Rings a machine's worker, and starts one if there is none and the machine is ours.
+    /// Rings a machine's worker, and starts one if there is none. Workers of machines that are not ours end at once.
     fn wake(&self, machine: &str, stop: &CancellationToken) {
         let mut workers = self.0.workers.lock();
         if let Some(bell) = workers.get(machine) {
@@ -332,38 +330,6 @@ impl VmHost {
         {
             return;
         }
-        self.employ(&mut workers, machine, stop);
-    }
-
-    /// Machines whose folders are here and that another host has by now: they left while nobody looked. Of those without
-    /// any document in sight nobody knows whose they are; [`VmHost::audit`] finds them.
-    async fn find_those_that_left(&self, stop: &CancellationToken) {
-        let shared = &self.0.shared;
-        let folder = shared.settings.machines_dir.clone();
-        let names = tokio::task::spawn_blocking(move || {
-            let entries = std::fs::read_dir(folder).into_iter().flatten();
-            entries
-                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-                .collect::<Vec<_>>()
-        });
-        for name in names.await.unwrap_or_default() {
-            let is_known = shared.documents.machines.get(&name).is_some();
-            if is_known && shared.is_nobodys(&name) {
-                let mut workers = self.0.workers.lock();
-                if !workers.contains_key(&name) {
-                    self.employ(&mut workers, &name, stop);
-                }
-            }
-        }
-    }
-
-    /// Starts a worker.
-    fn employ(
-        &self,
-        workers: &mut HashMap<String, Arc<Notify>>,
-        machine: &str,
-        stop: &CancellationToken,
-    ) {
         let bell = Arc::new(Notify::new());
         workers.insert(machine.to_owned(), bell.clone());
         let (this, id, stop) = (self.clone(), machine.to_owned(), stop.clone());

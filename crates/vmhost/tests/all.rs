@@ -10,7 +10,6 @@ mod controller_cloud;
 mod controller_survives_being_killed;
 mod disks_come_and_go;
 mod links_are_switched;
-mod machines_leave;
 mod machines_rest;
 mod support;
 mod the_accelerator_is_chosen_by_running_a_guest;

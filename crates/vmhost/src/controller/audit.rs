@@ -7,6 +7,7 @@
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use cimi::{
     lifecycle::{Power, Stage},
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 use self::seen::{Process, Seen};
 use super::{VmHost, prepare};
+use crate::Adopted;
 
 /// Something that is there without belonging to a document, or the other way round.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,6 +91,12 @@ impl VmHost {
         findings
     }
 
+    /// Whether no document, now, is of this machine, or may be.
+    fn is_nobodys(&self, machine: &str) -> bool {
+        let machines = &self.0.shared.documents.machines;
+        machines.unreadable() == 0 && machines.get(machine).is_none()
+    }
+
     /// Folders of machines that are not there.
     async fn folders(&self, seen: &Seen, known: &Known<'_>, repair: bool) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -108,19 +116,55 @@ impl VmHost {
                 "belongs to no machine",
                 what_to_do,
             ));
-            if let (true, Some(uuid)) = (repair, uuid) {
-                match self.0.shared.put_away(path, uuid).await {
-                    Ok(true) => {
-                        tracing::info!(machine = %uuid, "the folder of a machine that is not this host's is in the quarantine now");
-                    }
-                    Ok(false) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, folder = %path.display(), "can't be put away");
-                    }
-                }
+            if let (true, Some(uuid)) = (repair && self.is_nobodys(name), uuid)
+                && let Err(error) = self.put_away(path, uuid).await
+            {
+                tracing::warn!(error, folder = %path.display(), "can't be put away");
             }
         }
         findings
+    }
+
+    /// Ends what lives in a folder that is nobody's, and moves its files to the quarantine.
+    async fn put_away(&self, folder: &Path, machine: Uuid) -> Result<(), String> {
+        let shared = &self.0.shared;
+        match shared.hypervisor.adopt(folder).await {
+            Ok(Adopted::Running(handle)) => {
+                handle.quit().await.map_err(|error| error.to_string())?;
+            }
+            Ok(Adopted::Unreachable { process, .. }) => {
+                process.end().await.map_err(|error| error.to_string())?;
+            }
+            // Whatever it is: as long as nobody lives there.
+            Ok(Adopted::Gone { .. }) | Err(_) => {}
+        }
+        if shared
+            .hypervisor
+            .lives(folder)
+            .map_err(|error| error.to_string())?
+        {
+            return Err("its process can't be ended".to_owned());
+        }
+        // That took its time.
+        if !self.is_nobodys(&machine.to_string()) {
+            return Ok(());
+        }
+        let (quarantine, folder) = (shared.quarantine.clone(), folder.to_owned());
+        let moved = tokio::task::spawn_blocking(move || {
+            let now = jiff::Timestamp::now();
+            for entry in std::fs::read_dir(&folder).map_err(|error| error.to_string())? {
+                let entry = entry.map_err(|error| error.to_string())?;
+                if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                    quarantine
+                        .put(&entry.path(), machine, now)
+                        .map_err(|error| error.to_string())?;
+                }
+            }
+            std::fs::remove_dir_all(&folder).map_err(|error| error.to_string())
+        });
+        moved.await.map_err(|error| error.to_string())??;
+        tracing::info!(%machine, "the folder of a machine that no document knows is in the quarantine now");
+        Ok(())
     }
 
     /// Machines that should have a process and have none, and the other way round.
@@ -151,7 +195,7 @@ impl VmHost {
             };
             findings.push(leak("process", &uuid, detail, what_to_do));
             // What has a folder is ended with it, or is its worker's.
-            let superfluous = process.folder_gone && (another || self.0.shared.is_nobodys(&uuid));
+            let superfluous = process.folder_gone && (another || self.is_nobodys(&uuid));
             if repair && superfluous {
                 end(process);
             }

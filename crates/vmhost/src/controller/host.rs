@@ -115,7 +115,7 @@ pub(super) async fn announce(
 async fn end_with_host(documents: &Documents, host: &HostId) -> Result<(), DocumentsError> {
     let cause = EndCause::HostReboot;
     for machine in documents.machines.by_index("host", host.local()) {
-        report(documents, host, machine.id(), |machine| {
+        report(documents, machine.id(), |machine| {
             if matches!(
                 machine.observed.stage,
                 Stage::Running | Stage::Paused | Stage::Held

@@ -246,7 +246,8 @@ async fn look(shared: &Shared) {
                 meters.take(&machine, usage, network);
                 if let Some(traffic) = network
                     && meters.is_due(&machine)
-                    && let Err(error) = traffic::write_down(shared, &machine, traffic).await
+                    && let Err(error) =
+                        traffic::write_down(&shared.documents, &machine, traffic).await
                 {
                     tracing::warn!(machine, %error, "what went over its network can't be written down now");
                 }

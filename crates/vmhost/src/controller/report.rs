@@ -1,23 +1,21 @@
 //! What a worker writes: the observed part of its machine's document, and the event that tells of a change of state.
 
 use cimi::{
-    HostId, Timestamp,
+    Timestamp,
     lifecycle::{EndCause, MachineState, Stage},
     resources::{Event, EventOutcome, Machine},
 };
 use documents::{Documents, DocumentsError};
 
 /// Changes the observed part of a machine's document; an event is written with every change of its state. Returns
-/// whether the document was there and the machine on `host`: of others' nothing is written, however lately it left.
+/// whether the document was there.
 pub(crate) async fn report(
     documents: &Documents,
-    host: &HostId,
     machine: &str,
     mut observe: impl FnMut(&mut Machine) + Send,
 ) -> Result<bool, DocumentsError> {
     loop {
-        let read = documents.machines.get(machine);
-        let Some(read) = read.filter(|machine| machine.host.as_ref() == Some(host)) else {
+        let Some(read) = documents.machines.get(machine) else {
             return Ok(false);
         };
         let now = Timestamp::now();

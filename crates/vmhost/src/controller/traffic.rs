@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use cimi::resources::NetworkTraffic;
-use documents::DocumentsError;
+use documents::{Documents, DocumentsError};
 
-use super::{Shared, report::report};
+use super::report::report;
 use crate::usage::Traffic;
 
 /// Between two times at which it is written down.
@@ -19,7 +19,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Writes down what went over a machine's network since its process began.
 pub(super) async fn write_down(
-    shared: &Shared,
+    documents: &Documents,
     machine: &str,
     traffic: Traffic,
 ) -> Result<(), DocumentsError> {
@@ -27,7 +27,7 @@ pub(super) async fn write_down(
         received_bytes: traffic.bytes_in,
         sent_bytes: traffic.bytes_out,
     };
-    report(&shared.documents, &shared.host, machine, |machine| {
+    report(documents, machine, |machine| {
         if machine.running_since.is_some() {
             machine.observed.traffic = Some(seen);
         }

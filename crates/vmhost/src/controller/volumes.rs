@@ -10,6 +10,7 @@ use documents::Cached;
 
 use super::{
     prepare::{self, PrepareError},
+    report::report,
     worker::{Next, StepError, Worker, sooner},
 };
 use crate::{DiskId, HypervisorError, hypervisor::AttachedDisk, qmp::QmpError};
@@ -70,7 +71,7 @@ impl Worker {
             }
         }
         if !there.is_empty() {
-            self.report(|machine| {
+            report(&self.shared.documents, &self.id, |machine| {
                 for volume in &there {
                     now_attached(machine, volume);
                 }
@@ -114,7 +115,7 @@ impl Worker {
         }
         tracing::info!(volume = %attached.volume, disk = %id, vmid = %machine.vmid, "volume attached");
         let volume = attached.volume.clone();
-        self.report(|machine| {
+        report(&self.shared.documents, &self.id, |machine| {
             now_attached(machine, &volume);
         })
         .await?;
@@ -128,7 +129,7 @@ impl Worker {
     ) -> Result<Next, StepError> {
         tracing::warn!(volume = %attached.volume, reason, "volume can't be attached");
         let (volume, reason) = (attached.volume.clone(), reason.to_owned());
-        self.report(|machine| {
+        report(&self.shared.documents, &self.id, |machine| {
             if let Some(attached) = machine
                 .volumes
                 .iter_mut()
@@ -171,7 +172,7 @@ impl Worker {
         }
         if let AttachStage::Attached { target } = &attached.stage {
             let (volume, target) = (attached.volume.clone(), target.clone());
-            self.report(|machine| {
+            report(&self.shared.documents, &self.id, |machine| {
                 if let Some(attached) = machine
                     .volumes
                     .iter_mut()

@@ -2,10 +2,8 @@
 //!
 //! [`Worker::step`] is the whole logic; it looks at the document and at the hypervisor anew each time and returns when
 //! to look again. Steps are idempotent, so being killed between or within them does no harm. What it does for a machine
-//! that is wanted [on](self::on) or [off](self::off), or that [left](self::left) this host, and how it [starts](self::start)
-//! one, stands in files of their own.
+//! that is wanted [on](self::on) or [off](self::off), and how it [starts](self::start) one, stands in files of their own.
 
-mod left;
 mod off;
 mod on;
 mod rest;
@@ -20,7 +18,7 @@ use std::{
 };
 
 use cimi::{Timestamp, lifecycle::Power, resources::Machine};
-use documents::{Cached, DocumentsError};
+use documents::DocumentsError;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +26,6 @@ use super::{
     Shared,
     console::BoundedLogs,
     prepare::{self, PrepareError},
-    report::report,
 };
 use crate::{
     ExitCause, HypervisorError, MachineEvent, RunState, RunningMachine,
@@ -99,8 +96,6 @@ pub(super) struct Worker {
     bell: Arc<Notify>,
     stop: CancellationToken,
     pub(super) live: Option<Live>,
-    /// Its document as it was when the machine was this host's last.
-    mine: Option<Arc<Cached<Machine>>>,
     /// Whether a process of an earlier life was looked for.
     adopted: bool,
     /// Whether the process of the present run was seen alive by this worker.
@@ -133,7 +128,6 @@ impl Worker {
             bell,
             stop,
             live: None,
-            mine: None,
             adopted: false,
             seen_alive: false,
             exit: None,
@@ -228,13 +222,12 @@ impl Worker {
 
     /// Looks at everything anew and takes one step.
     async fn step(&mut self) -> Result<Next, StepError> {
-        let found = self.shared.documents.machines.get(&self.id);
-        let machine = match found {
-            Some(machine) if machine.host.as_ref() == Some(&self.shared.host) => machine,
-            // Another's, or nobody's.
-            other => return self.leave(other).await,
+        let Some(machine) = self.shared.documents.machines.get(&self.id) else {
+            return Ok(Next::End);
         };
-        self.mine = Some(machine.clone());
+        if machine.host.as_ref() != Some(&self.shared.host) {
+            return Ok(Next::End);
+        }
         if !self.adopted {
             if let Err(error) = self.adopt(&machine).await {
                 self.shared.note_silent(&self.id, Some(&error as _));
@@ -347,15 +340,6 @@ impl Worker {
             return Ok(None);
         }
         Ok(Some(status.run_state))
-    }
-
-    /// Writes what was seen of the machine, if it is this host's still; returns whether it is.
-    pub(super) async fn report(
-        &self,
-        observe: impl FnMut(&mut Machine) + Send,
-    ) -> Result<bool, DocumentsError> {
-        let shared = &self.shared;
-        report(&shared.documents, &shared.host, &self.id, observe).await
     }
 
     pub(super) fn folder(&self, machine: &Machine) -> PathBuf {

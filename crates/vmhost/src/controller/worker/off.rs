@@ -14,7 +14,7 @@ use crate::{
     HypervisorError, RunState,
     controller::{
         prepare::{self, PrepareError},
-        report::enter,
+        report::{enter, report},
     },
 };
 
@@ -81,7 +81,7 @@ impl Worker {
                 && Self::listens(state)
                 && let Some(until) = self.press(machine).await?
             {
-                self.report(|machine| {
+                report(&self.shared.documents, &self.id, |machine| {
                     machine.reason = Some("waits for the guest to shut down".to_owned());
                 })
                 .await?;
@@ -133,7 +133,7 @@ impl Worker {
                 image.id
             ),
         };
-        self.report(|machine| {
+        report(&self.shared.documents, &self.id, |machine| {
             if !matches!(machine.observed.stage, Stage::Ended { .. }) {
                 enter(machine, ended.clone(), run);
                 machine.accelerator = None;
@@ -234,7 +234,7 @@ impl Worker {
             self.unplug(machine).await?;
             self.forget_memory(machine).await?;
             let run = machine.desired.run;
-            self.report(|machine| {
+            report(&self.shared.documents, &self.id, |machine| {
                 enter(machine, ended.clone(), run);
                 machine.reason = None;
                 machine.accelerator = None;

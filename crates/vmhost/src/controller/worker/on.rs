@@ -14,7 +14,7 @@ use crate::{
     ExitCause, RunState,
     controller::{
         host::kind,
-        report::{enter, reason_of},
+        report::{enter, reason_of, report},
     },
 };
 
@@ -112,7 +112,7 @@ impl Worker {
     pub(super) async fn running(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
         if machine.observed.stage != Stage::Running || machine.observed.run < machine.desired.run {
             let (run, accelerator) = (machine.desired.run, kind(self.shared.accelerator().kind));
-            self.report(|machine| {
+            report(&self.shared.documents, &self.id, |machine| {
                 // A new run begins with all restarts done.
                 if machine.observed.run < run {
                     machine.observed.restart = machine.desired.restart;
@@ -159,7 +159,7 @@ impl Worker {
         );
         tracing::warn!(vmid = %machine.vmid, reason, "machine could not go on from its memory");
         let run = machine.desired.run;
-        self.report(|machine| {
+        report(&self.shared.documents, &self.id, |machine| {
             enter(machine, Stage::Failed, run);
             machine.reason = Some(reason.clone());
             machine.accelerator = None;
@@ -177,7 +177,7 @@ impl Worker {
         live.handle.cont().await?;
         self.pressed = None;
         let restart = machine.desired.restart;
-        self.report(|machine| {
+        report(&self.shared.documents, &self.id, |machine| {
             machine.observed.restart = restart;
             machine.reason = None;
         })
@@ -203,7 +203,7 @@ impl Worker {
             _ => "the hypervisor can't go on",
         };
         let run = machine.desired.run;
-        self.report(|machine| {
+        report(&self.shared.documents, &self.id, |machine| {
             enter(machine, Stage::Paused, run);
             machine.reason = Some(reason.to_owned());
         })
@@ -250,7 +250,7 @@ impl Worker {
         });
         let reason = reason_of(cause, how.map(|how| how.to_string()).as_deref());
         tracing::info!(vmid = %machine.vmid, ?cause, reason, "run ended");
-        self.report(|machine| {
+        report(&self.shared.documents, &self.id, |machine| {
             enter(machine, Stage::Ended { cause }, run);
             machine.reason.clone_from(&reason);
             machine.accelerator = None;

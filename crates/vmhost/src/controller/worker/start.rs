@@ -14,7 +14,7 @@ use crate::{
     HypervisorError,
     controller::{
         prepare::{self, PrepareError},
-        report::enter,
+        report::{enter, report},
     },
 };
 
@@ -22,7 +22,7 @@ impl Worker {
     /// Makes everything the machine needs, and starts its process.
     pub(super) async fn start(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
         if let Some(image) = self.being_saved(machine).await? {
-            self.report(|machine| {
+            report(&self.shared.documents, &self.id, |machine| {
                 machine.reason = Some(format!("waits until its disk is saved as {}", image.id));
             })
             .await?;
@@ -31,7 +31,7 @@ impl Worker {
         match self.launch(machine).await {
             Ok(()) => Ok(Next::Again),
             Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
-                self.report(|machine| {
+                report(&self.shared.documents, &self.id, |machine| {
                     machine.reason = Some(reason.clone());
                 })
                 .await?;
@@ -68,7 +68,7 @@ impl Worker {
                 } else {
                     error.to_string()
                 };
-                self.report(|machine| {
+                report(&self.shared.documents, &self.id, |machine| {
                     enter(machine, Stage::Failed, run);
                     machine.reason = Some(reason.clone());
                 })
@@ -115,7 +115,7 @@ impl Worker {
         let has_memory = spec.memory.is_some();
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
         let run = machine.desired.run;
-        let booting = self.report(|machine| {
+        let booting = report(&self.shared.documents, &self.id, |machine| {
             // A new process carries out every restart that was asked for so far.
             machine.observed.restart = machine.desired.restart;
             enter(machine, Stage::Booting, run);

@@ -25,7 +25,7 @@ impl Worker {
     }
 
     async fn write_traffic(&self, traffic: Traffic) {
-        if let Err(error) = write_down(&self.shared, &self.id, traffic).await {
+        if let Err(error) = write_down(&self.shared.documents, &self.id, traffic).await {
             tracing::warn!(%error, "what went over its network isn't accounted to the end");
         }
     }
