@@ -42,6 +42,8 @@ pub struct NetworkSettings {
     pub mtu: Option<u16>,
     /// Its machines are reached by forwarded ports of their host, not by their addresses.
     pub forwarded: bool,
+    /// By what its bridge is named on hosts.
+    pub tag: String,
 }
 
 impl Cloud {
@@ -68,6 +70,7 @@ impl Cloud {
                 nat: settings.nat,
                 mtu: settings.mtu,
                 forwarded: settings.forwarded,
+                tag: settings.tag.clone(),
                 forwarding_group: None,
                 unknown: Map::new(),
             };

@@ -53,6 +53,7 @@ pub fn network(name: &str, class: NetworkClass) -> NetworkSettings {
         name_servers: Vec::new(),
         nat: true,
         forwarded: false,
+        tag: "0".into(),
         mtu: None,
     }
 }

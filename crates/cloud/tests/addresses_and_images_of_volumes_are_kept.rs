@@ -64,8 +64,7 @@ async fn an_address_is_leased_beforehand_and_outlives_its_machine() {
         .machines
         .get(machine.split_once('/').unwrap().1)
         .unwrap();
-    let released =
-        documents::release::release_machine(&world.documents, &read, cimi::Timestamp::now());
+    let released = documents::step::end(&world.documents, &read, cimi::Timestamp::now());
     released.commit().await.unwrap();
     assert_eq!(world.get(&alice(), &id)["resource"], Value::Null);
     world

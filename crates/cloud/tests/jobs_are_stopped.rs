@@ -53,7 +53,7 @@ async fn a_machine_that_waits_is_given_up_with_its_job() {
     let tracking = tokio::spawn(async move { cloud.run(Retention::default()).await });
     let read = world.documents.machines.get(machine).unwrap();
     let now = cimi::Timestamp::now();
-    let gone = documents::release::release_machine(&world.documents, &read, now);
+    let gone = documents::step::end(&world.documents, &read, now);
     gone.commit().await.unwrap();
     until("the job has stopped", || async {
         job(&world, &wait).state == JobState::Stopped

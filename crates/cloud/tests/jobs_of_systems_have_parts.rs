@@ -90,7 +90,7 @@ async fn hosts_do(world: &World, most: usize) {
     for machine in world.documents.machines.all().into_iter().take(most) {
         if machine.desired.deleted {
             let now = cimi::Timestamp::now();
-            let released = documents::release::release_machine(&world.documents, &machine, now);
+            let released = documents::step::end(&world.documents, &machine, now);
             // It may change at this moment: whoever waits for it asks again.
             let _ = released.commit().await;
             continue;

@@ -104,8 +104,7 @@ async fn a_port_is_plugged_into_one_machine_and_outlives_it() {
 
     // The machine goes, the port stays.
     let read = world.documents.machines.get(local).unwrap();
-    let released =
-        documents::release::release_machine(&world.documents, &read, cimi::Timestamp::now());
+    let released = documents::step::end(&world.documents, &read, cimi::Timestamp::now());
     released.commit().await.unwrap();
     assert_eq!(world.get(&alice(), &id)["machine"], Value::Null);
     world
@@ -162,8 +161,7 @@ async fn a_port_is_switched_at_once_where_no_guest_has_to_see_it() {
     .await;
     // It goes with its machine: what was wanted is so.
     let read = world.documents.machines.get(local).unwrap();
-    let released =
-        documents::release::release_machine(&world.documents, &read, cimi::Timestamp::now());
+    let released = documents::step::end(&world.documents, &read, cimi::Timestamp::now());
     released.commit().await.unwrap();
     ends_well(&world, &start).await;
     assert_eq!(world.get(&alice(), &id)["state"], "STARTED");

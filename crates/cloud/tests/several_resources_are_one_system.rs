@@ -61,7 +61,7 @@ async fn parts_are_done(world: &World) {
     for machine in world.documents.machines.all() {
         if machine.desired.deleted {
             let now = cimi::Timestamp::now();
-            let released = documents::release::release_machine(&world.documents, &machine, now);
+            let released = documents::step::end(&world.documents, &machine, now);
             let _ = released.commit().await;
             continue;
         }

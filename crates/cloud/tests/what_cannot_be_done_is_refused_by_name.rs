@@ -367,8 +367,7 @@ async fn a_full_network_says_so_until_an_address_is_free() {
     }
     let (_, local) = split(&second.view.id);
     let read = world.documents.machines.get(local).unwrap();
-    let release =
-        documents::release::release_machine(&world.documents, &read, cimi::Timestamp::now());
+    let release = documents::step::end(&world.documents, &read, cimi::Timestamp::now());
     release.commit().await.unwrap();
     create().await.unwrap();
     assert!(matches!(create().await, Err(CloudError::Exhausted(_))));

@@ -394,7 +394,7 @@ async fn furnished(world: &World) -> Cloud {
     let (_, local) = split(&gone);
     let read = world.documents.machines.get(local).unwrap();
     let now = Timestamp::now();
-    documents::release::release_machine(&world.documents, &read, now)
+    documents::step::end(&world.documents, &read, now)
         .commit()
         .await
         .unwrap();

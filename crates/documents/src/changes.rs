@@ -60,9 +60,14 @@ impl<'a> Changes<'a> {
     }
 
     /// Writes the records of uses that end with this step: with it or not at all, so each exactly once.
-    fn account<R: Resource>(mut self, before: &R, after: Option<&R>, now: Timestamp) -> Self {
+    pub(crate) fn account<R: Resource>(
+        mut self,
+        before: &R,
+        after: Option<&R>,
+        now: Timestamp,
+    ) -> Self {
         let ends = before.uses();
-        if ends.is_empty() {
+        if ends.is_empty() || !self.documents.are_whole() {
             return self;
         }
         let go_on = after.map(R::uses).unwrap_or_default();
@@ -129,6 +134,19 @@ impl<'a> Changes<'a> {
         self
     }
 
+    /// The documents they are made of.
+    pub(crate) const fn documents(&self) -> &'a Documents {
+        self.documents
+    }
+
+    /// What is to be demanded and done, for a transaction that does more.
+    pub(crate) fn into_transaction(self) -> Result<Transaction, DocumentsError> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => Ok(self.transaction),
+        }
+    }
+
     /// Make the changes durable, and wait until reads show them.
     ///
     /// # Errors
@@ -163,7 +181,7 @@ impl<'a> Changes<'a> {
 }
 
 /// The first moment after another that can be told from it.
-const fn next_moment(time: Timestamp) -> Timestamp {
+pub(crate) const fn next_moment(time: Timestamp) -> Timestamp {
     Timestamp::from_millis(time.as_millis() + 1)
 }
 

@@ -5,7 +5,7 @@
 //! - [`Changes`] is a typed transaction: all documents of a step are written, or none is.
 //! - [`usage`] is what was used: records that [`Changes`] writes by itself, and that are read from the store.
 //! - [`room`] is how controllers keep to quotas they don't know.
-//! - [`release`] is the transaction that ends a machine, shared by the controllers that end machines.
+//! - [`step`] is a machine's step, taken by the controllers that run or end machines, with what follows from it.
 //!
 //! Everybody who reads or writes documents does it through this crate; it knows no rules.
 
@@ -13,8 +13,8 @@ mod changes;
 mod doc;
 mod error;
 mod registry;
-pub mod release;
 pub mod room;
+pub mod step;
 pub mod usage;
 
 pub use changes::Changes;

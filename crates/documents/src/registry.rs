@@ -34,6 +34,8 @@ macro_rules! registry {
         /// The caches; see [`Documents`], which dereferences to this.
         pub struct Registry {
             store: SharedStore,
+            /// Whether all documents are there, to be read and written.
+            whole: bool,
             set: CacheSet,
             $(
                 #[doc = concat!("All documents of type [`", stringify!($type), "`].")]
@@ -47,10 +49,23 @@ macro_rules! registry {
             /// # Errors
             /// Those of the store.
             pub async fn open(store: SharedStore) -> Result<Self, StoreError> {
+                Self::read(store, true).await
+            }
+
+            /// The same of a store that shows a part of itself ([`store::Gateway`]): what follows from a change in documents
+            /// that aren't ours is written by whoever has all of them ([`step`](crate::step)).
+            ///
+            /// # Errors
+            /// Those of the store.
+            pub async fn open_part(store: SharedStore) -> Result<Self, StoreError> {
+                Self::read(store, false).await
+            }
+
+            async fn read(store: SharedStore, whole: bool) -> Result<Self, StoreError> {
                 let mut builder = CacheSet::builder();
                 $(let $field = builder.cache::<Doc<$type>>();)*
                 let set = builder.start(store.clone()).await?;
-                Ok(Self(Arc::new(Registry { store, set, $($field),* })))
+                Ok(Self(Arc::new(Registry { store, whole, set, $($field),* })))
             }
         }
 
@@ -133,6 +148,11 @@ impl Documents {
     #[must_use]
     pub fn store(&self) -> &SharedStore {
         &self.0.store
+    }
+
+    /// Whether all documents are there. If not, what follows from a change is written elsewhere.
+    pub(crate) fn are_whole(&self) -> bool {
+        self.0.whole
     }
 
     /// The cache of a type.

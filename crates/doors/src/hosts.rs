@@ -334,7 +334,10 @@ impl HostDoor {
         if request.method() == Method::POST && request.uri().path() == RENEW_PATH {
             return self.renew(&id, request, from).await;
         }
-        let open = || Gateway::open(self.store.clone(), Arc::new(HostRules));
+        let rules = HostRules {
+            documents: self.cloud.documents().clone(),
+        };
+        let open = || Gateway::open(self.store.clone(), Arc::new(rules));
         match self.gateway.get_or_try_init(open).await {
             Ok(gateway) => {
                 let answer = gateway.answer(Peer::named(id.local()), request).await;

@@ -1,17 +1,17 @@
-//! What a host is trusted with: the [`Rules`](store::Rules) by which a gateway answers it. Pure: no I/O, no clock.
+//! What a host is trusted with: the [`Rules`](store::Rules) by which a gateway answers it.
 //!
-//! The promise: whatever a host asks for, it sees only its own document, its pulse and the machines placed on it, and changes of
-//! them only what it is there to observe. Everything else isn't there for it.
+//! The promise: whatever a host asks for, it sees only its own document, its pulse, the machines placed on it and what these
+//! need (images, networks, ports, volumes); and changes of the machines only what it is there to observe, or that one is gone
+//! which is to go. Everything else isn't there for it.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`HostRules`] | who sees a document, and which changes are looked at |
+//! | [`HostRules`] | who sees a document, which changes are looked at, what follows from them |
 //! | `machine` | what a host may say of a machine placed on it |
 //! | `own` | what a host may say of itself |
 //!
-//! They are those of the entry's door for hosts. What a host needs beside (images, volumes, networks) is not in its sight yet,
-//! and what a controller of machines writes in the same transaction as a report (events, records of use, the release of a
-//! machine) is refused: `docs/contributor/hosts.md` says what has to come first. So no machines are placed on hosts that join.
+//! What may be seen and written is decided without I/O and clock. What follows, in documents that a host can't write, is made
+//! by [`documents::step`], as it is for the machines of the entry's own host.
 
 #![forbid(unsafe_code)]
 

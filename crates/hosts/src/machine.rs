@@ -1,9 +1,16 @@
-//! What a host may say of a machine that is placed on it: the observed part, and that only forward.
+//! What a host may say of a machine that is placed on it: the observed part, and that only forward; and that it is gone, when
+//! it is to go.
 
-use cimi::resources::{AttachedVolume, Machine};
+use cimi::{
+    Timestamp,
+    resources::{AttachedVolume, Machine, Resource as _},
+};
+use store::Key;
 
 /// Longest text of a host in a machine's document, in bytes; our own are a line or two.
 const MAX_TEXT_BYTES: usize = 4096;
+/// How far a host's clock may be ahead of that of the entry: joining allows no more.
+const MAX_AHEAD_MILLIS: i64 = 60_000;
 
 /// Whether the host `peer` may make `then` of `now`.
 ///
@@ -30,15 +37,59 @@ pub(crate) fn may_report(peer: &str, now: &Machine, then: &Machine) -> Result<()
     if texts(then).any(|text| text.len() > MAX_TEXT_BYTES) {
         return Err(format!("{}: a text is over {MAX_TEXT_BYTES} bytes", now.id));
     }
+    if then.common.updated <= now.common.updated {
+        return Err(format!("{}: what is said of it comes later", now.id));
+    }
     if !same(&expected(now, then), then) {
         return Err(format!("{}: only what was observed is a host's", now.id));
     }
-    // The time used is recorded where it ends, in another document, which a host can't write: so it can't end it here
-    // either, or the time would be lost.
-    if now.running_since.is_some() && then.running_since != now.running_since {
-        return Err(format!("{}: its use is recorded by the cloud", now.id));
+    Ok(())
+}
+
+/// Whether the host `peer` may say that nothing of `now` is left on it.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_end(peer: &str, now: &Machine) -> Result<(), String> {
+    if now.host.as_ref().is_none_or(|host| host.local() != peer) {
+        return Err(format!("{} is not placed on this host", now.id));
+    }
+    if !now.desired.deleted {
+        return Err(format!("{} is to stay", now.id));
     }
     Ok(())
+}
+
+/// Whether a host's clock is so far ahead of `now` that what it says would be of a time that hasn't come.
+///
+/// # Errors
+/// That it is.
+pub(crate) fn is_of_now(then: &Machine, now: Timestamp) -> Result<(), String> {
+    let (said, now) = (then.common.updated.as_millis(), now.as_millis());
+    if said > now + MAX_AHEAD_MILLIS {
+        let ahead = (said - now) / 1000;
+        return Err(format!(
+            "{}: the clock of its host is {ahead} s ahead: set it right",
+            then.id
+        ));
+    }
+    Ok(())
+}
+
+/// The documents by which a host makes what a machine wants: its images, networks, ports and volumes.
+pub(crate) fn needs(machine: &Machine) -> Vec<Key> {
+    let mut names: Vec<String> = Vec::new();
+    machine.images(&mut |image| names.push(image.to_string()));
+    names.extend(machine.saved_as.iter().map(|saved| saved.href.to_string()));
+    for nic in &machine.nics {
+        names.push(nic.network.to_string());
+        names.extend(nic.port.iter().map(|port| port.id.to_string()));
+    }
+    names.extend(machine.volumes.iter().map(|one| one.volume.to_string()));
+    names.sort_unstable();
+    names.dedup();
+    // Ids are names of documents.
+    names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 /// What the document is if of `then` just the observed part counts.
@@ -51,7 +102,11 @@ fn expected(now: &Machine, then: &Machine) -> Machine {
         first_started: then.first_started,
         ..now.clone()
     };
-    expected.common.updated = then.common.updated;
+    // Detached as it was asked.
+    let stays = |one: &AttachedVolume| {
+        one.wanted || then.volumes.iter().any(|other| other.volume == one.volume)
+    };
+    expected.volumes.retain(stays);
     // As many and in the same order, or they differ below.
     for (volume, seen) in expected.volumes.iter_mut().zip(&then.volumes) {
         volume.stage = seen.stage.clone();
@@ -63,6 +118,8 @@ fn expected(now: &Machine, then: &Machine) -> Machine {
         }
     }
     expected.settle();
+    expected.common.updated = then.common.updated;
+    expected.use_anew(now, then.common.updated);
     expected
 }
 

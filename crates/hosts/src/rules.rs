@@ -1,18 +1,23 @@
 //! Who sees a document, and which changes are looked at. What isn't allowed by name is refused.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use cimi::{
-    HostId,
+    HostId, Timestamp,
     resources::{Host, HostPulse, Machine, Resource},
 };
+use documents::{Documents, DocumentsError, step};
 use serde::{Deserialize, de::DeserializeOwned};
-use store::{Audience, Key, Rules};
+use store::{Audience, Key, Refusal, Revision, Rules, Transaction, Write};
 
 use crate::{machine, own};
 
 /// The rules of hosts. A host is a peer named as the local part of its [`HostId`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HostRules;
+#[derive(Clone, Debug)]
+pub struct HostRules {
+    /// All of them: of these is made what follows from what a host writes.
+    pub documents: Documents,
+}
 
 /// All that says who sees a machine. The gateway asks for every document that changes: the rest is skipped, not kept.
 #[derive(Deserialize)]
@@ -20,6 +25,7 @@ struct Placed {
     host: Option<HostId>,
 }
 
+#[async_trait]
 impl Rules for HostRules {
     fn audience(&self, key: &Key, value: &[u8]) -> Audience {
         match key.collection() {
@@ -30,6 +36,14 @@ impl Rules for HostRules {
             Host::COLLECTION | HostPulse::COLLECTION => Audience::peer(key.id()),
             _ => Audience::Nobody,
         }
+    }
+
+    fn refers(&self, key: &Key, value: &[u8]) -> Vec<Key> {
+        if key.collection() != Machine::COLLECTION {
+            return Vec::new();
+        }
+        let machine = serde_json::from_slice::<Machine>(value);
+        machine.map_or_else(|_| Vec::new(), |machine| machine::needs(&machine))
     }
 
     fn may_write(
@@ -43,8 +57,12 @@ impl Rules for HostRules {
             // Its own to make and to end, at any time.
             return then.map_or(Ok(()), |then| own::may_beat(key, &written(key, then)?));
         }
-        let (Some(now), Some(then)) = (now, then) else {
-            return Err(format!("a host neither makes nor removes {key}"));
+        let (now, then) = match (now, then) {
+            (Some(now), Some(then)) => (now, then),
+            (Some(now), None) if key.collection() == Machine::COLLECTION => {
+                return machine::may_end(peer, &read(key, now)?);
+            }
+            _ => return Err(format!("a host neither makes nor removes {key}")),
         };
         match key.collection() {
             Machine::COLLECTION => {
@@ -55,6 +73,32 @@ impl Rules for HostRules {
             }
             _ => Err(format!("{key} is not a host's to write")),
         }
+    }
+
+    async fn follows(
+        &self,
+        writes: &[Write<'_>],
+        newest: Revision,
+    ) -> Result<Transaction, Refusal> {
+        let unavailable = |error: DocumentsError| Refusal::Unavailable(error.to_string());
+        let mut all = Transaction::new();
+        for write in writes {
+            let Some(now) = write.now else { continue };
+            if write.key.collection() != Machine::COLLECTION {
+                continue;
+            }
+            let known = self.documents.wait_for(newest).await;
+            known.map_err(|error| unavailable(error.into()))?;
+            let now: Machine = read(write.key, &now.value).map_err(Refusal::Denied)?;
+            let then = write.then.map(|then| read::<Machine>(write.key, then));
+            let then = then.transpose().map_err(Refusal::Denied)?;
+            if let Some(then) = &then {
+                machine::is_of_now(then, Timestamp::now()).map_err(Refusal::Denied)?;
+            }
+            let follows = step::follows(&self.documents, &now, then.as_ref());
+            all = all.and(follows.map_err(unavailable)?);
+        }
+        Ok(all)
     }
 }
 

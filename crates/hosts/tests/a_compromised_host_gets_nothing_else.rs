@@ -8,9 +8,10 @@ use cimi::{
     Acl, Common, HostId, Timestamp,
     ids::HostPulseId,
     lifecycle::{Power, Stage},
-    resources::{Host, HostPulse, Machine, Resource},
+    resources::{Event, Host, HostPulse, Image, Machine, Resource},
     testing,
 };
+use documents::Documents;
 use hosts::HostRules;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use store::{
@@ -22,6 +23,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 /// A cloud with two hosts, a machine on each, one without a host, and a user.
 struct World {
     store: SharedStore,
+    /// Those of the entry.
+    documents: Documents,
     own: Host,
     other: Host,
     mine: Machine,
@@ -50,8 +53,13 @@ impl World {
             .put(key("User/ada"), r#"{"password":"a hash"}"#);
         let done = store.commit(transaction).await.unwrap();
         assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
-
-        let gateway = Gateway::open(store.clone(), Arc::new(HostRules));
+        let documents = Documents::open(store.clone()).await.unwrap();
+        let gateway = Gateway::open(
+            store.clone(),
+            Arc::new(HostRules {
+                documents: documents.clone(),
+            }),
+        );
         let gateway = Arc::new(gateway.await.unwrap());
         let mut port = JoinSet::new();
         let evil = listen(gateway, own.id.local(), &mut port).await;
@@ -60,6 +68,7 @@ impl World {
         Self {
             evil: EtcdStore::open(options).await.unwrap(),
             store,
+            documents,
             own,
             other,
             mine,
@@ -84,9 +93,28 @@ impl World {
         let mut machine = self.mine.clone();
         change(&mut machine);
         // As consistent as a careful thief would make it.
-        machine.settle();
+        let machine = said(&self.mine, machine);
         let put = Transaction::new().put(key(&machine.id), bytes(&machine));
         self.refused(what, put).await;
+    }
+
+    /// What the cloud itself writes.
+    async fn write(&self, transaction: Transaction) {
+        let done = self.store.commit(transaction).await.unwrap();
+        assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+    }
+
+    /// What was told of a machine.
+    fn events_of(&self, machine: &Machine) -> Vec<String> {
+        let events = self
+            .documents
+            .events
+            .by_index("about", &machine.id.to_string());
+        let state = |name: &str, event: &Event| event.content[name].as_str().unwrap().to_owned();
+        let of = events
+            .iter()
+            .map(|event| format!("{} to {}", state("previous", event), state("state", event)));
+        of.collect()
     }
 
     /// All documents but what the gateway itself notes down of its peers.
@@ -126,6 +154,15 @@ fn placed(vmid: u32, host: Option<&HostId>) -> Machine {
     machine.desired.power = Power::On;
     machine.desired.run = 1;
     machine.settle();
+    machine
+}
+
+/// What is said of a machine, as a host writes it.
+fn said(before: &Machine, mut machine: Machine) -> Machine {
+    machine.settle();
+    let later = Timestamp::from_millis(before.common.updated.as_millis() + 1);
+    machine.common.updated = Timestamp::now().max(later);
+    machine.use_anew(before, machine.common.updated);
     machine
 }
 
@@ -171,7 +208,7 @@ async fn it_reports_what_it_observed() {
     machine.observed.since = Timestamp::now();
     machine.first_started = Some(machine.observed.since);
     machine.reason = Some("all is well".to_owned());
-    machine.settle();
+    let machine = said(&world.mine, machine);
     let mut own = world.own.clone();
     own.capacity.disk_free_bytes = 17;
     let report = Transaction::new()
@@ -183,11 +220,89 @@ async fn it_reports_what_it_observed() {
     let stored = world.store.get(&read.key).await.unwrap().unwrap();
     assert_eq!(stored.value, bytes(&machine));
 
-    // The time it uses now can't be made to vanish.
-    machine.observed.stage = Stage::Waiting;
-    machine.settle();
-    let put = Transaction::new().put(read.key, bytes(&machine));
-    world.refused("an end without a record", put).await;
+    // What follows is written with it: what became of the machine, and what it used.
+    assert_eq!(world.events_of(&machine), ["Prolog to Running"]);
+    let running = machine.clone();
+    let mut ended = machine;
+    ended.observed.stage = Stage::Waiting;
+    let ended = said(&running, ended);
+    let read = world.evil.get(&read.key).await.unwrap().unwrap();
+    let report = Transaction::new()
+        .revision_is(&read.key, read.revision)
+        .put(read.key.clone(), bytes(&ended));
+    let done = world.evil.commit(report).await.unwrap();
+    let Outcome::Committed(at) = done else {
+        panic!("{done:?}");
+    };
+    world.documents.wait_for(at).await.unwrap();
+    assert_eq!(world.events_of(&ended).len(), 2);
+    let used = world.documents.usage(None, long_ago(), None, 9);
+    let used = used.await.unwrap().records;
+    let since: Vec<_> = used.iter().map(|record| record.used.start).collect();
+    assert_eq!(since, [running.running_since.unwrap()]);
+    assert_eq!(used[0].end, ended.common.updated);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_clock_is_not_ahead() {
+    let world = World::new().await;
+    let mut machine = said(&world.mine, world.mine.clone());
+    machine.common.updated = Timestamp::from_millis(Timestamp::now().as_millis() + 120_000);
+    let put = Transaction::new().put(key(&machine.id), bytes(&machine));
+    world.refused("of a time to come", put).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_sees_what_its_machines_need_as_long_as_they_are_there() {
+    let world = World::new().await;
+    let image = key(&world.mine.image.href);
+    let needed = Image {
+        id: world.mine.image.href.clone(),
+        ..testing::image()
+    };
+    let other = testing::image();
+    let put = Transaction::new()
+        .put(image.clone(), bytes(&needed))
+        .put(key(&other.id), bytes(&other));
+    world.write(put).await;
+    assert!(world.evil.get(&image).await.unwrap().is_some());
+    assert!(world.evil.get(&key(&other.id)).await.unwrap().is_none());
+    let put = Transaction::new().put(image.clone(), bytes(&needed));
+    world.refused("what it needs", put).await;
+
+    let mut elsewhere = world.mine.clone();
+    elsewhere.host = Some(world.other.id.clone());
+    let put = Transaction::new().put(key(&elsewhere.id), bytes(&elsewhere));
+    world.write(put).await;
+    assert!(world.evil.get(&image).await.unwrap().is_none());
+}
+
+/// With the machine goes what it held, in the transaction in which its host says that nothing of it is left there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_ends_a_machine_that_is_to_go() {
+    let world = World::new().await;
+    let id = key(&world.mine.id);
+    let remove = Transaction::new().delete(id.clone());
+    world
+        .refused("a machine that is to stay", remove.clone())
+        .await;
+    let remove_theirs = Transaction::new().delete(key(&world.theirs.id));
+    world.refused("another's machine", remove_theirs).await;
+
+    let mut going = world.mine.clone();
+    going.desired.deleted = true;
+    going.settle();
+    let put = Transaction::new().put(id.clone(), bytes(&going));
+    world.write(put).await;
+    let done = world.evil.commit(remove).await.unwrap();
+    let Outcome::Committed(at) = done else {
+        panic!("{done:?}");
+    };
+    world.documents.wait_for(at).await.unwrap();
+    assert!(world.store.get(&id).await.unwrap().is_none());
+    let record = world.documents.machine_records.get("1").unwrap();
+    assert_eq!(record.machine, world.mine.id);
+    assert_eq!(world.events_of(&going).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,7 @@ use cimi::{
     lifecycle::Power,
     resources::{Machine, Resource},
 };
-use documents::{Cached, Documents, DocumentsError, release::release_machine};
+use documents::{Cached, Documents, DocumentsError, step};
 use store::cache::Changed;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -307,7 +307,7 @@ async fn release(documents: Documents, local: Arc<str>) -> Result<(), DocumentsE
     if machine.host.is_some() || !machine.desired.deleted {
         return Ok(());
     }
-    release_machine(&documents, &machine, Timestamp::now())
+    step::end(&documents, &machine, Timestamp::now())
         .commit()
         .await?;
     tracing::info!(machine = %machine.key(), vmid = machine.vmid.0, "released; it never had a host");

@@ -3,7 +3,7 @@
 //! ```text
 //!  EtcdStore ──gRPC──▶ Gateway ──▶ any Store        hosts, a few keys each
 //!                        │
-//!                        ├─ Rules: who sees a document, who may write it
+//!                        ├─ Rules: who sees a document, who may write it, what follows from that
 //!                        └─ hub: one watch of the store, handed out to all who watch
 //! ```
 //!
@@ -12,8 +12,9 @@
 //! the entry points of a cloud are the members of a cluster.
 //!
 //! What a [`Peer`] may not see isn't there for it: not in a range, not in a conflict, not in a watch. A document that
-//! comes into its sight is put, one that leaves it is deleted, at the revision where that happened. A write is allowed by
-//! what the document was and will be, and happens only if it still is what was looked at.
+//! comes into its sight is put, one that leaves it is deleted, at the revision where that happened. With a document it sees
+//! what that refers to. A write is allowed by what the document was and will be, and happens only if it still is what was
+//! looked at. What follows from it in documents that the peer can't write is written with it.
 //!
 //! History is what the hub remembers. Who asks for older changes, or comes from another entry point that knows more, is
 //! told that history is gone, and reads its few documents again.
@@ -23,6 +24,7 @@ mod hub;
 mod leases;
 mod rpc;
 mod rules;
+mod sight;
 mod status;
 mod transaction;
 
@@ -34,7 +36,7 @@ use tokio::task::JoinHandle;
 use crate::etcd::keyspace::Keyspace;
 use crate::{Revision, SharedStore, StoreError};
 use hub::Hub;
-pub use rules::{Audience, Peer, Rules};
+pub use rules::{Audience, Peer, Refusal, Rules, Write};
 
 /// Below which prefix clients find the documents: what [`EtcdOptions`](crate::EtcdOptions) have by default.
 const PREFIX: &str = "stratus";

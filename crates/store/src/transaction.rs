@@ -122,6 +122,14 @@ impl Transaction {
         self
     }
 
+    /// Demand and do all of `other`, too.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.compares.extend(other.compares);
+        self.operations.extend(other.operations);
+        self
+    }
+
     /// Create or replace `key`. It is detached from a lease it had.
     #[must_use]
     pub fn put(self, key: Key, value: impl Into<Bytes>) -> Self {

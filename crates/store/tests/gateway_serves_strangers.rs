@@ -93,6 +93,64 @@ fn is_refused<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> bool {
     }
 }
 
+/// Who sees a document sees what it refers to: no more, as long as it does, and by whatever entry point.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_referred_to_comes_and_goes_with_what_refers_to_it() {
+    let mut world = World::new().await;
+    world.put("n/1", "nobody:a").await;
+    world.put("n/2", "nobody:b").await;
+    let one = world.client("one").await;
+    let two = world.client("two").await;
+    assert_eq!(keys(&one).await, [""; 0]);
+    let page = one.range(Range::prefix(&Prefix::everything())).await;
+    let mut watch = one
+        .watch(Prefix::everything(), page.unwrap().revision)
+        .await
+        .unwrap();
+
+    world.put("m/1", "one:>n/1").await;
+    let mut told = names(&next(&mut watch).await);
+    told.sort();
+    assert_eq!(told, ["+m/1=one:>n/1", "+n/1=nobody:a"]);
+    assert_eq!(keys(&one).await, ["m/1", "n/1"]);
+    assert_eq!(keys(&two).await, [""; 0]);
+    assert!(is_refused(
+        one.commit(Transaction::new().put(key("n/1"), "one:mine"))
+            .await
+    ));
+    // A second one that refers to it changes nothing; what becomes of it is told.
+    world.put("m/2", "one:>n/1").await;
+    assert_eq!(names(&next(&mut watch).await), ["+m/2=one:>n/1"]);
+    world.put("n/1", "nobody:c").await;
+    assert_eq!(names(&next(&mut watch).await), ["+n/1=nobody:c"]);
+    world.put("m/1", "one:>n/2").await;
+    let mut told = names(&next(&mut watch).await);
+    told.sort();
+    assert_eq!(told, ["+m/1=one:>n/2", "+n/2=nobody:b"]);
+    // The last one that referred to it is given to somebody else.
+    world.put("m/2", "two:>n/1").await;
+    let mut told = names(&next(&mut watch).await);
+    told.sort();
+    assert_eq!(told, ["-m/2", "-n/1"]);
+    assert_eq!(keys(&one).await, ["m/1", "n/2"]);
+    assert_eq!(keys(&two).await, ["m/2", "n/1"]);
+    // What isn't there yet comes when it does, and goes when it goes.
+    world.put("m/1", "one:>n/3").await;
+    let mut told = names(&next(&mut watch).await);
+    told.sort();
+    assert_eq!(told, ["+m/1=one:>n/3", "-n/2"]);
+    world.put("n/3", "nobody:d").await;
+    assert_eq!(names(&next(&mut watch).await), ["+n/3=nobody:d"]);
+    committed(&*world.store, Transaction::new().delete(key("n/3"))).await;
+    assert_eq!(names(&next(&mut watch).await), ["-n/3"]);
+
+    // An entry point that has just been started knows the same.
+    world.put("n/3", "nobody:e").await;
+    world.entry = Entry::open(&world.store, OwnersOnly).await;
+    let again = world.client("one").await;
+    assert_eq!(keys(&again).await, ["m/1", "n/3"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_peer_may_not_see_is_not_there() {
     let mut world = World::new().await;

@@ -55,7 +55,7 @@ pub async fn client(endpoints: Vec<String>) -> EtcdStore {
     EtcdStore::open(options).await.expect("a client")
 }
 
-/// Documents are `OWNER:TEXT`; an owner sees and writes its own, and everybody sees those of `all`. Nobody gives his own
+/// Documents are `OWNER:TEXT`, or `OWNER:>KEY` if they refer to another; an owner sees and writes its own, and everybody sees those of `all`. Nobody gives his own
 /// away, or writes in the collection `fixed`.
 pub struct OwnersOnly;
 
@@ -90,6 +90,12 @@ impl Rules for OwnersOnly {
             "nobody" => Audience::Nobody,
             name => Audience::peer(name),
         }
+    }
+
+    fn refers(&self, _key: &Key, value: &[u8]) -> Vec<Key> {
+        let text = std::str::from_utf8(value).expect("a text");
+        let referred = text.split_once(":>").map(|(_, key)| key);
+        referred.into_iter().flat_map(str::parse).collect()
     }
 
     fn may_write(

@@ -1,11 +1,16 @@
-//! `stratusd serve` on a host that has joined: it says that it is there, and what it is. It runs no machines: what the
-//! controller of machines writes can't be written from here yet (`docs/contributor/hosts.md`).
+//! `stratusd serve` on a host that has joined: it says that it is there, and runs the machines that are placed on it.
 //!
 //! ```text
-//!  an entry ◀── store of this host ── report: Host/<own>      at the start, and when something has changed
+//!  an entry ◀── store of this host ── controller of machines: Host/<own>, and the machines that are here
 //!           ◀──                    ── pulse: HostPulse/<own>  under a lease that is kept alive
 //!           ◀── next certificate at two thirds of its life ── then the store is opened anew
 //! ```
+//!
+//! Without bridges (as a user without privileges) machines could be reached from this host alone: then it says what it is, and
+//! runs none.
+//!
+//! When no entry hears it, the controller rests, and machines run on. It takes them over when the store is open again, as
+//! after a restart.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,11 +25,13 @@ use store::{EtcdOptions, EtcdStore, Key, LeaseId, SharedStore, StoreError, Trans
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use trust::{Joined, RENEW_PATH, RenewRequest, SERVER_NAME};
+use vmhost::{controller::VmHost, qemu::QemuHypervisor};
 
 use crate::{
     config::Config,
     instance::{Instance, make_dir},
     joining::{Believed, Folder, Kept, ask},
+    networks::OfDocuments,
     roles::Role,
     serve::Signals,
     settings,
@@ -71,7 +78,17 @@ pub(crate) async fn serve(
         ?entries,
         "starting as a host of a cloud"
     );
-    let settings = settings::vm_host(&config).await?;
+    let mut settings = settings::vm_host(&config).await?;
+    settings.host_name.clone_from(&kept.joined.name);
+    let hypervisor = match config.bridged() {
+        true => Some(Arc::new(settings::hypervisor(&config, &settings)?)),
+        false => {
+            tracing::warn!(
+                "no machines are placed on this host: it has no bridges (`network.mode`), so that only itself would reach them"
+            );
+            None
+        }
+    };
     // Whose space it tells.
     make_dir(&settings.machines_dir, 0o711)?;
     let stop = CancellationToken::new();
@@ -83,8 +100,10 @@ pub(crate) async fn serve(
     let host = JoinedHost {
         pulse: pulse_of(&id)?,
         id,
+        config: Arc::new(config),
         folder,
         settings,
+        hypervisor,
         stop: stop.clone(),
     };
     instance.ready(
@@ -106,8 +125,11 @@ pub(crate) async fn serve(
 
 struct JoinedHost {
     id: HostId,
+    config: Arc<Config>,
     folder: Folder,
     settings: vmhost::controller::Settings,
+    /// What runs machines, where this host can.
+    hypervisor: Option<Arc<QemuHypervisor>>,
     /// Where it says that it is there, and how.
     pulse: (Key, Vec<u8>),
     stop: CancellationToken,
@@ -174,7 +196,7 @@ impl JoinedHost {
 
     /// Everything that goes on as long as a certificate is good.
     async fn with_store(&self, store: &SharedStore, kept: &Kept) -> anyhow::Result<Ended> {
-        let documents = Documents::open(store.clone()).await;
+        let documents = Documents::open_part(store.clone()).await;
         let documents = match documents {
             Ok(documents) => documents,
             Err(error) => {
@@ -183,16 +205,53 @@ impl JoinedHost {
                 return Ok(Ended::Anew(kept.clone()));
             }
         };
-        Ok(tokio::select! {
-            () = self.stop.cancelled() => {
-                self.end_pulse(store).await;
-                Ended::Stopped
+        let stop = self.stop.child_token();
+        let until_ended = async {
+            let ended = tokio::select! {
+                () = self.stop.cancelled() => {
+                    self.end_pulse(store).await;
+                    Ended::Stopped
+                }
+                () = self.removed(&documents) => Ended::Removed,
+                next = self.renew(kept) => Ended::Anew(next),
+                () = self.beat(store) => Ended::Anew(kept.clone()),
+            };
+            stop.cancel();
+            ended
+        };
+        // The work ends in order: a step that is being taken comes to its end.
+        let (ended, ()) = tokio::join!(until_ended, self.work(&documents, &stop));
+        Ok(ended)
+    }
+
+    /// Runs machines, or says what this host is, until told to stop.
+    async fn work(&self, documents: &Documents, stop: &CancellationToken) {
+        let Some(hypervisor) = &self.hypervisor else {
+            stop.run_until_cancelled(self.report(documents)).await;
+            return;
+        };
+        loop {
+            let networks = OfDocuments {
+                config: self.config.clone(),
+                documents: documents.clone(),
+            };
+            let opened = VmHost::open(
+                documents.clone(),
+                self.settings.clone(),
+                hypervisor.clone(),
+                Arc::new(networks),
+            );
+            match stop.run_until_cancelled(opened).await {
+                None => return,
+                Some(Ok(machines)) => return machines.run(stop.clone()).await,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "the machines of this host can't be looked after; trying on");
+                }
             }
-            () = self.removed(&documents) => Ended::Removed,
-            next = self.renew(kept) => Ended::Anew(next),
-            () = self.beat(store) => Ended::Anew(kept.clone()),
-            () = self.report(&documents) => Ended::Stopped,
-        })
+            if stop.run_until_cancelled(sleep(REST)).await.is_none() {
+                return;
+            }
+        }
     }
 
     /// Waits until this host is one no more.

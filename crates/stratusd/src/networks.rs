@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc};
 use anyhow::Context as _;
 use cimi::resources::{Network, NetworkClass as Class};
 use cloud::NetworkSettings;
+use documents::Documents;
 use network::{
     BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Peer, Upstream,
     UserModeConfig,
@@ -38,6 +39,7 @@ pub fn for_rules(config: &Config) -> anyhow::Result<Vec<NetworkSettings>> {
             nat: entry.nat,
             mtu: entry.mtu,
             forwarded: !config.bridged(),
+            tag: entry.tag.clone(),
         })
     };
     config.networks.iter().map(one).collect()
@@ -120,5 +122,49 @@ impl Networks for Configured {
 
     fn as_peer(&self, network: &str) -> Option<Peer> {
         for_host(&self.0, network).ok()?.as_peer()
+    }
+}
+
+/// On a host that has joined a cloud: the networks as the cloud's documents say, whatever the configuration here has.
+pub struct OfDocuments {
+    pub config: Arc<Config>,
+    pub documents: Documents,
+}
+
+impl OfDocuments {
+    /// What there would be without documents.
+    fn configured(&self, network: &Network) -> Configured {
+        let entry = NetworkEntry {
+            class: match network.class {
+                Class::Public => NetworkClass::Public,
+                Class::Local => NetworkClass::Local,
+                Class::Private => NetworkClass::Private,
+            },
+            tag: network.tag.clone(),
+            subnet: network.subnet.clone(),
+            domain: network.domain.clone(),
+            nat: network.nat,
+            gateway: Some(network.gateway),
+            first: Some(network.first),
+            last: Some(network.last),
+            name_servers: network.name_servers.clone(),
+            mtu: network.mtu,
+        };
+        let name = network.id.local().to_owned();
+        Configured(Arc::new(Config {
+            networks: [(name, entry)].into(),
+            ..(*self.config).clone()
+        }))
+    }
+}
+
+impl Networks for OfDocuments {
+    fn open(&self, network: &Network, peers: BTreeSet<Peer>) -> Opening {
+        self.configured(network).open(network, peers)
+    }
+
+    fn as_peer(&self, network: &str) -> Option<Peer> {
+        let document = self.documents.networks.get(network)?;
+        self.configured(&document).as_peer(network)
     }
 }

@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use vmhost::{controller::VmHost, launch_spec, qemu::QemuHypervisor};
+use vmhost::controller::VmHost;
 
 use crate::{
     audit_log,
@@ -250,15 +250,7 @@ pub async fn serve(
 async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Result<VmHost> {
     networks::check(config).await?;
     let settings = settings::vm_host(config).await?;
-    let accelerator = &settings.accelerator;
-    tracing::info!(accelerator = %accelerator.kind, reason = accelerator.reason, qemu = settings.qemu_version, "this host runs machines");
-    let expected = match accelerator.kind {
-        vmhost::accel::AcceleratorKind::Kvm => launch_spec::Accelerator::Kvm,
-        vmhost::accel::AcceleratorKind::Tcg => launch_spec::Accelerator::Tcg {
-            translation_cache_mib: settings.translation_cache_mib,
-        },
-    };
-    let hypervisor = Arc::new(QemuHypervisor::new(settings::qemu(config)?, expected));
+    let hypervisor = Arc::new(settings::hypervisor(config, &settings)?);
     VmHost::open(
         documents.clone(),
         settings,

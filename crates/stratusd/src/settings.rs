@@ -12,8 +12,9 @@ use anyhow::Context as _;
 use placement::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
 use vmhost::{
-    accel::{self, AcceleratorPolicy, ProbeCommand},
-    launch_spec::{CgroupSpec, Credentials},
+    accel::{self, AcceleratorKind, AcceleratorPolicy, ProbeCommand},
+    launch_spec::{self, CgroupSpec, Credentials},
+    qemu::QemuHypervisor,
 };
 
 use crate::{
@@ -317,6 +318,25 @@ pub fn qemu(config: &Config) -> anyhow::Result<PathBuf> {
         let name = name.display();
         format!("`{name}` is not in PATH: install QEMU (Debian: qemu-system-x86), or set `machines.qemu`")
     })
+}
+
+/// What runs guests as a host is set up. Says so.
+///
+/// # Errors
+/// If QEMU isn't there.
+pub fn hypervisor(
+    config: &Config,
+    settings: &vmhost::controller::Settings,
+) -> anyhow::Result<QemuHypervisor> {
+    let accelerator = &settings.accelerator;
+    tracing::info!(accelerator = %accelerator.kind, reason = accelerator.reason, qemu = settings.qemu_version, "this host runs machines");
+    let expected = match accelerator.kind {
+        AcceleratorKind::Kvm => launch_spec::Accelerator::Kvm,
+        AcceleratorKind::Tcg => launch_spec::Accelerator::Tcg {
+            translation_cache_mib: settings.translation_cache_mib,
+        },
+    };
+    Ok(QemuHypervisor::new(qemu(config)?, expected))
 }
 
 /// For the storage controller.

@@ -48,7 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("enrolment", &["cloud", "directory"]),
-    ("hosts", &["cimi", "store"]),
+    ("hosts", &["cimi", "documents", "store"]),
     ("mail", &["store"]),
     ("marketplace", &["certificates"]),
     ("marketplace-query", &["marketplace"]),

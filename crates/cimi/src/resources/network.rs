@@ -63,6 +63,9 @@ pub struct Network {
     /// Its machines are reached by forwarded ports of their host, not by their addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forwarded: bool,
+    /// By what its bridge is named on hosts, behind the host's `instance`: one letter or digit.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tag: String,
     /// The group of networks whose machines its machines reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding_group: Option<Ref<ForwardingGroupId>>,

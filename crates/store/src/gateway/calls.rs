@@ -30,9 +30,12 @@ pub(super) fn header(at: Revision) -> Option<Header> {
 
 impl Shared {
     pub(super) fn sees(&self, peer: &Peer, entry: &Entry) -> bool {
+        let Peer::Named(name) = peer else {
+            return !is_own(&entry.key);
+        };
         !is_own(&entry.key)
-            && (*peer == Peer::Trusted
-                || peer.is_among(&self.rules.audience(&entry.key, &entry.value)))
+            && (peer.is_among(&self.rules.audience(&entry.key, &entry.value))
+                || self.hub.is_referred(&entry.key, name))
     }
 
     pub(super) fn found(&self, key: Bytes, entry: Entry) -> KeyValue {
@@ -90,24 +93,58 @@ pub(super) async fn range(
         Range::texts(from, to)
     };
     let most = usize::try_from(asked.limit).ok().filter(|most| *most > 0);
-    // What is left out must not count: so all of the range is read, whatever the limit.
-    let page = shared.store.range(range).await.map_err(failed)?;
-    let mut seen = page
-        .entries
+    let most = most.unwrap_or(usize::MAX);
+    let (entries, at) = match peer {
+        Peer::Trusted => {
+            // What is the gateway's own must not count: so all of the range is read, whatever the limit.
+            let page = shared.store.range(range).await.map_err(failed)?;
+            let mut entries = page.entries;
+            entries.retain(|entry| shared.sees(peer, entry));
+            (entries, page.revision)
+        }
+        Peer::Named(name) => seen_in(shared, peer, name, &range, most).await?,
+    };
+    let more = entries.len() > most;
+    let kvs: Vec<_> = entries
         .into_iter()
-        .filter(|entry| shared.sees(peer, entry));
-    let kvs = seen
-        .by_ref()
-        .take(most.unwrap_or(usize::MAX))
+        .take(most)
         .map(|entry| shared.found(shared.keys.key(&entry.key), entry))
-        .collect::<Vec<_>>();
-    let more = seen.next().is_some();
+        .collect();
     Ok(RangeResponse {
-        header: header(page.revision),
+        header: header(at),
         count: i64::try_from(kvs.len()).unwrap_or(i64::MAX),
         kvs,
         more,
     })
+}
+
+/// What a peer sees by name in a range, one more than it asks for, each not older than the revision that is told: what
+/// happens to it later, a watch from there on tells.
+async fn seen_in(
+    shared: &Shared,
+    peer: &Peer,
+    name: &str,
+    range: &Range,
+    most: usize,
+) -> Result<(Vec<Entry>, Revision), Status> {
+    let at = newest(shared).await?;
+    shared.hub.reach(at).await?;
+    let keys = shared.hub.between(name, range.from(), range.to());
+    let mut entries = Vec::new();
+    for key in keys {
+        if entries.len() > most {
+            break;
+        }
+        let now = shared.store.get(&key).await.map_err(failed)?;
+        entries.extend(now.filter(|now| shared.sees(peer, now)));
+    }
+    Ok((entries, at))
+}
+
+/// How far the store is.
+async fn newest(shared: &Shared) -> Result<Revision, Status> {
+    let nothing = Range::prefix(&Prefix::everything()).limit(0);
+    Ok(shared.store.range(nothing).await.map_err(failed)?.revision)
 }
 
 /// The sign of progress (see `etcd::watching`): tells those who watch how far the store is, in order, and writes nothing.
@@ -122,8 +159,7 @@ pub(super) async fn progress(
     if let Some(trouble) = shared.store.trouble() {
         return Err(status::of(&trouble));
     }
-    let nothing = Range::prefix(&Prefix::everything()).limit(0);
-    let at = shared.store.range(nothing).await.map_err(failed)?.revision;
+    let at = newest(shared).await?;
     shared.hub.tell_progress(peer, at).await;
     Ok(HeaderResponse { header: header(at) })
 }

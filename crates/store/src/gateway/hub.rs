@@ -14,11 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Status;
 
-use super::calls::is_own;
+use super::calls::{failed, is_own};
+use super::sight::{Changed, Sight};
 use super::{Audience, Peer, Rules, Shared, status};
 use crate::etcd::keyspace::{Keyspace, lease_number, number};
 use crate::etcd::wire::{Event, Header, KeyValue, WatchRequest, WatchResponse};
-use crate::{Batch, Change, Key, Prefix, Range, Revision, StoreError, WatchError};
+use crate::{Batch, Change, Entry, Key, Prefix, Range, Revision, StoreError, WatchError};
 
 /// What is remembered: so many transactions, and so many bytes of documents.
 const HISTORY: usize = 20_000;
@@ -42,7 +43,7 @@ pub(super) struct Hub {
 
 #[derive(Default)]
 struct State {
-    audiences: HashMap<Key, Audience>,
+    sight: Sight,
     history: VecDeque<Arc<Told>>,
     history_bytes: usize,
     /// The first revision whose changes are remembered.
@@ -56,8 +57,25 @@ struct State {
 /// A transaction, and who saw and sees what it changed.
 struct Told {
     revision: u64,
-    changes: Vec<(Change, Option<Audience>, Option<Audience>)>,
+    changes: Vec<(News, Changed)>,
     bytes: usize,
+}
+
+/// What became of a document.
+enum News {
+    /// It was written or removed.
+    Written(Change),
+    /// Another one that refers to it was: it came into somebody's sight, as it was read then, or left it.
+    Sight { key: Key, now: Option<Entry> },
+}
+
+impl News {
+    fn key(&self) -> &Key {
+        match self {
+            Self::Written(change) => change.key(),
+            Self::Sight { key, .. } => key,
+        }
+    }
 }
 
 struct Listener {
@@ -82,7 +100,7 @@ impl View {
         let events: Vec<Event> = told
             .changes
             .iter()
-            .filter_map(|(change, was, is)| self.event(change, was.as_ref(), is.as_ref(), told))
+            .filter_map(|(news, who)| self.event(news, who, told))
             .collect();
         (!events.is_empty()).then(|| WatchResponse {
             events,
@@ -90,40 +108,36 @@ impl View {
         })
     }
 
-    fn event(
-        &self,
-        change: &Change,
-        was: Option<&Audience>,
-        is: Option<&Audience>,
-        told: &Told,
-    ) -> Option<Event> {
-        let key = change.key().as_str();
+    fn event(&self, news: &News, who: &Changed, told: &Told) -> Option<Event> {
+        let key = news.key().as_str();
         let inside = *self.from <= *key && self.to.as_deref().is_none_or(|to| key < to);
-        let saw = was.is_some_and(|audience| self.peer.is_among(audience));
-        let sees = is.is_some_and(|audience| self.peer.is_among(audience));
+        let saw = self.peer.is_in(who.was.as_ref());
+        let sees = self.peer.is_in(who.is.as_ref());
         if !inside || !(saw || sees) {
             return None;
         }
+        let now = match news {
+            News::Written(Change::Put(entry)) => Some(entry).filter(|_| sees),
+            News::Written(Change::Delete { .. }) => None,
+            News::Sight { .. } if saw == sees => return None,
+            News::Sight { now: None, .. } if sees => return None,
+            News::Sight { now, .. } => now.as_ref().filter(|_| sees),
+        };
         let mut kv = KeyValue {
-            key: self.keys.key(change.key()),
+            key: self.keys.key(news.key()),
             mod_revision: number(Revision(told.revision)),
             ..KeyValue::default()
         };
-        match change {
-            Change::Put(entry) if sees => {
+        let kind = match now {
+            Some(entry) => {
                 kv.create_revision = number(entry.created);
                 kv.value = entry.value.clone();
                 kv.lease = entry.lease.map_or(0, lease_number);
-                Some(Event {
-                    kind: Event::PUT,
-                    kv: Some(kv),
-                })
+                Event::PUT
             }
-            Change::Put(_) | Change::Delete { .. } => Some(Event {
-                kind: Event::DELETE,
-                kv: Some(kv),
-            }),
-        }
+            None => Event::DELETE,
+        };
+        Some(Event { kind, kv: Some(kv) })
     }
 }
 
@@ -138,28 +152,30 @@ fn progress(at: u64) -> WatchResponse {
 }
 
 impl State {
-    /// A batch of the store becomes a piece of history, and is told.
-    fn take(&mut self, rules: &dyn Rules, batch: Batch) {
+    /// A batch of the store becomes a piece of history, and is told. `gained` are the documents that it brings into sight.
+    fn take(&mut self, rules: &dyn Rules, batch: Batch, mut gained: HashMap<Key, Entry>) {
         self.at = batch.revision.0;
+        let mut changed: HashMap<Key, Changed> = HashMap::new();
+        let documents = batch.changes.iter().filter(|one| !is_own(one.key()));
+        let documents = documents.map(|one| (one.key(), put(one)));
+        self.sight.change(rules, documents, |key, who| {
+            changed.insert(key.clone(), who);
+        });
         let mut told = Told {
             revision: batch.revision.0,
-            changes: Vec::with_capacity(batch.changes.len()),
+            changes: Vec::with_capacity(changed.len()),
             bytes: 0,
         };
         for change in batch.changes {
-            if is_own(change.key()) {
-                continue;
+            if let Some(who) = changed.remove(change.key()) {
+                told.bytes += put(&change).map_or(0, |entry| entry.value.len());
+                told.changes.push((News::Written(change), who));
             }
-            let was = self.audiences.remove(change.key());
-            let is = match &change {
-                Change::Put(entry) => Some(rules.audience(&entry.key, &entry.value)),
-                Change::Delete { .. } => None,
-            };
-            if let (Change::Put(entry), Some(audience)) = (&change, &is) {
-                told.bytes += entry.value.len();
-                self.audiences.insert(entry.key.clone(), audience.clone());
-            }
-            told.changes.push((change, was, is));
+        }
+        for (key, who) in changed {
+            let now = gained.remove(&key);
+            told.bytes += now.as_ref().map_or(0, |entry| entry.value.len());
+            told.changes.push((News::Sight { key, now }, who));
         }
         if told.changes.is_empty() {
             return;
@@ -180,7 +196,7 @@ impl State {
         let audiences = || {
             told.changes
                 .iter()
-                .flat_map(|(_, was, is)| was.iter().chain(is))
+                .flat_map(|(_, who)| who.was.iter().chain(&who.is))
         };
         let peers: HashSet<Peer> = if audiences().any(|audience| *audience == Audience::Everybody) {
             self.listeners.keys().cloned().collect()
@@ -241,17 +257,53 @@ impl Hub {
 
     /// Tells `peer` of everything up to `at`.
     pub(super) async fn tell_progress(&self, peer: &Peer, at: Revision) {
-        let mut reached = self.reached.subscribe();
-        let reached = reached.wait_for(|reached| *reached >= at.0);
-        if timeout(PROGRESS_LIMIT, reached).await.is_ok() {
+        if self.reach(at).await.is_ok() {
             self.state.lock().tell_progress(peer);
         }
     }
 
-    fn take(&self, rules: &dyn Rules, batch: Batch) {
+    /// Takes in what happened, with what it brings into somebody's sight.
+    async fn take(&self, shared: &Shared, batch: Batch) -> Result<(), StoreError> {
+        let rules = &*shared.rules;
+        let keys = {
+            let written = batch.changes.iter().filter_map(put);
+            let written = written.filter(|entry| !is_own(&entry.key));
+            self.state.lock().sight.gained(rules, written)
+        };
+        let mut gained = HashMap::new();
+        for key in keys {
+            // It may be newer than the batch: what happened to it since is told once more, later.
+            if let Some(entry) = shared.store.get(&key).await? {
+                gained.insert(key, entry);
+            }
+        }
         let at = batch.revision.0;
-        self.state.lock().take(rules, batch);
+        self.state.lock().take(rules, batch, gained);
         self.reached.send_replace(at);
+        Ok(())
+    }
+
+    /// Waits until everything up to `at` is known here.
+    ///
+    /// # Errors
+    /// If the store isn't followed well enough: another entry point may.
+    pub(super) async fn reach(&self, at: Revision) -> Result<(), Status> {
+        let mut reached = self.reached.subscribe();
+        let reached = reached.wait_for(|reached| *reached >= at.0);
+        match timeout(PROGRESS_LIMIT, reached).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(failed(StoreError::Closed)),
+        }
+    }
+
+    /// See [`Sight::is_referred`].
+    pub(super) fn is_referred(&self, key: &Key, name: &str) -> bool {
+        self.state.lock().sight.is_referred(key, name)
+    }
+
+    /// See [`Sight::between`].
+    pub(super) fn between(&self, name: &str, from: &str, to: Option<&str>) -> Vec<Key> {
+        self.state.lock().sight.between(name, from, to)
     }
 
     fn heartbeat(&self) {
@@ -263,25 +315,27 @@ impl Hub {
     }
 }
 
+/// What is written, if something is.
+fn put(change: &Change) -> Option<&Entry> {
+    match change {
+        Change::Put(entry) => Some(entry),
+        Change::Delete { .. } => None,
+    }
+}
+
 /// Reads who sees what, now.
 pub(super) async fn load(shared: &Shared) -> Result<(), StoreError> {
     let page = shared
         .store
         .range(Range::prefix(&Prefix::everything()))
         .await?;
-    let audiences = page
-        .entries
-        .iter()
-        .filter(|entry| !is_own(&entry.key))
-        .map(|entry| {
-            let audience = shared.rules.audience(&entry.key, &entry.value);
-            (entry.key.clone(), audience)
-        })
-        .collect();
+    let mut entries = page.entries;
+    entries.retain(|entry| !is_own(&entry.key));
+    let sight = Sight::of(&*shared.rules, &entries);
     let at = page.revision;
     let mut state = shared.hub.state.lock();
     *state = State {
-        audiences,
+        sight,
         oldest: at.next().0,
         at: at.0,
         ended: state.ended,
@@ -331,7 +385,9 @@ async fn follow(shared: &Shared, mut watch: crate::Watch) -> WatchError {
         tokio::select! {
             biased;
             batch = watch.next() => match batch {
-                Ok(batch) => shared.hub.take(&*shared.rules, batch),
+                Ok(batch) => if let Err(error) = shared.hub.take(shared, batch).await {
+                    return error.into();
+                },
                 Err(error) => return error,
             },
             _ = heartbeat.tick() => shared.hub.heartbeat(),

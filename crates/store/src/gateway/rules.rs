@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::Key;
+use crate::{Entry, Key, Revision, Transaction};
 
 /// Whose calls they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -61,12 +62,38 @@ impl Audience {
     }
 }
 
-/// What named peers may. Pure: the same question has the same answer.
+/// A document that a peer writes or removes.
+#[derive(Debug)]
+pub struct Write<'a> {
+    /// Its name.
+    pub key: &'a Key,
+    /// What is there; none: nothing.
+    pub now: Option<&'a Entry>,
+    /// What is to be there; none: nothing.
+    pub then: Option<&'a Bytes>,
+}
+
+/// Why what a peer asked for is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It may not. Why, for the log and for the peer.
+    Denied(String),
+    /// It can't be known now; another entry point may.
+    Unavailable(String),
+}
+
+/// What named peers may.
+#[async_trait]
 pub trait Rules: Send + Sync + 'static {
-    /// Who sees the document `value` at `key`.
+    /// Who sees the document `value` at `key`. Pure: the same question has the same answer.
     fn audience(&self, key: &Key, value: &[u8]) -> Audience;
 
-    /// Whether `peer` may make `then` of `now` (`None`: there is, or will be, no document).
+    /// The documents that whoever sees this one by name sees as well, as long as it does. Pure.
+    fn refers(&self, _key: &Key, _value: &[u8]) -> Vec<Key> {
+        Vec::new()
+    }
+
+    /// Whether `peer` may make `then` of `now` (`None`: there is, or will be, no document). Pure.
     ///
     /// # Errors
     /// Why not, for the log and for the peer.
@@ -77,4 +104,17 @@ pub trait Rules: Send + Sync + 'static {
         now: Option<&Bytes>,
         then: Option<&Bytes>,
     ) -> Result<(), String>;
+
+    /// What is written in the same transaction with what a peer may write, in documents that it can't. Of what that depends on,
+    /// it looks at nothing older than `newest`, and demands that it still is as it was.
+    ///
+    /// # Errors
+    /// Why nothing is to be written.
+    async fn follows(
+        &self,
+        _writes: &[Write<'_>],
+        _newest: Revision,
+    ) -> Result<Transaction, Refusal> {
+        Ok(Transaction::new())
+    }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tonic::{Code, Status};
 
 use super::calls::{SLOTS, failed, header};
-use super::{Peer, Shared, leases, status};
+use super::{Peer, Refusal, Shared, Write, leases, status};
 use crate::etcd::keyspace::{number, revision};
 use crate::etcd::wire::{
     self, DeleteRangeResponse, Header, HeaderResponse, KeyValue, RangeResponse, RequestOp,
@@ -34,12 +34,15 @@ pub(super) async fn answer(
 ) -> Result<TxnResponse, Status> {
     let asked = read(shared, peer, asked).await?;
     let mut attempts = 0;
+    // What follows from it must not be made of anything older.
+    let mut newest = Revision::ZERO;
     loop {
         let mut transaction = Transaction::new();
         for compare in &asked.compares {
             transaction = transaction.compare(&compare.key, compare.condition);
         }
         let mut existed = Vec::with_capacity(asked.operations.len());
+        let mut written: Vec<(&Operation, Option<Entry>)> = Vec::new();
         let mut guards: Vec<Key> = Vec::new();
         for (operation, is_document) in asked.operations.iter().zip(&asked.documents) {
             let looked_at = match (peer, operation) {
@@ -62,12 +65,15 @@ pub(super) async fn answer(
                 });
                 if !stale {
                     permit(shared, peer, name, operation, now.as_ref())?;
+                    newest = newest.max(at);
+                    written.push((operation, now));
                 }
                 guards.push(operation.key().clone());
                 transaction = transaction.revision_is(operation.key(), at);
             }
             transaction = transaction.operation(operation.clone());
         }
+        transaction = transaction.and(follows(shared, peer, &written, newest).await?);
         match shared.store.commit(transaction).await.map_err(failed)? {
             Outcome::Committed(at) => return Ok(done(at, &asked, &existed)),
             Outcome::Conflict(conflicts) => {
@@ -78,6 +84,8 @@ pub(super) async fn answer(
                             && !compare.condition.holds(at_of(&conflict.current))
                     })
                 });
+                let found = conflicts.iter().filter_map(|one| at_of(&one.current));
+                newest = found.fold(newest, Revision::max);
                 attempts += 1;
                 if theirs {
                     return Ok(undone(shared, peer, &asked, conflicts));
@@ -88,6 +96,44 @@ pub(super) async fn answer(
                 }
             }
         }
+    }
+}
+
+/// What is written with what a peer writes.
+async fn follows(
+    shared: &Shared,
+    peer: &Peer,
+    written: &[(&Operation, Option<Entry>)],
+    newest: Revision,
+) -> Result<Transaction, Status> {
+    if written.is_empty() {
+        return Ok(Transaction::new());
+    }
+    let writes: Vec<Write<'_>> = written
+        .iter()
+        .map(|(operation, now)| Write {
+            key: operation.key(),
+            now: now.as_ref(),
+            then: then(operation),
+        })
+        .collect();
+    match shared.rules.follows(&writes, newest).await {
+        Ok(follows) => Ok(follows),
+        Err(Refusal::Denied(reason)) => {
+            tracing::warn!(%peer, reason, "a write was refused");
+            Err(status::denied(reason))
+        }
+        Err(Refusal::Unavailable(reason)) => {
+            Err(Status::unavailable(format!("no leader: {reason}")))
+        }
+    }
+}
+
+/// What is to be there.
+fn then(operation: &Operation) -> Option<&Bytes> {
+    match operation {
+        Operation::Put { value, .. } => Some(value),
+        Operation::Delete { .. } => None,
     }
 }
 
@@ -135,11 +181,7 @@ fn permit(
         // As if it wasn't there, except that it can't be made.
         return refuse("it is not its own".to_owned());
     }
-    let then = match operation {
-        Operation::Put { value, .. } => Some(value),
-        Operation::Delete { .. } => None,
-    };
-    match (now, then) {
+    match (now, then(operation)) {
         (None, None) => Ok(()),
         (now, then) => match shared
             .rules

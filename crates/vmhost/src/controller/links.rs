@@ -3,8 +3,8 @@
 //! A link belongs to the process: it is set before the guest runs, once by each worker that has the process (QEMU doesn't
 //! tell what it is), and when its port is switched. Without a process there is nothing to be done but to say so.
 
-use cimi::resources::{Machine, PortState};
-use documents::Cached;
+use cimi::resources::Machine;
+use documents::{Cached, step};
 
 use super::worker::{Next, StepError, Worker};
 
@@ -28,28 +28,17 @@ impl Worker {
         self.set_links(machine).await?;
         let documents = &self.shared.documents;
         let mut next = machine.document.0.clone();
-        let mut changes = documents.changes();
         let mut switched = false;
         let ports = next.nics.iter_mut().filter_map(|nic| nic.port.as_mut());
         for at in ports.filter(|at| at.seen_up != at.up) {
             at.seen_up = at.up;
             switched = true;
-            let Some(read) = documents.network_ports.get(at.id.local()) else {
-                continue;
-            };
-            let plugged = read.machine.as_ref();
-            if plugged.is_some_and(|plugged| plugged.href == machine.document.id) {
-                let mut port = read.document.0.clone();
-                port.state = PortState::settled(at.up);
-                changes = changes.replace(&read, port);
-            }
             tracing::info!(port = %at.id, vmid = %machine.vmid, up = at.up, "network port switched");
         }
         if !switched {
             return Ok(false);
         }
-        next.settle();
-        match changes.replace(machine, next).commit().await {
+        match step::step(documents, machine, next).commit().await {
             Ok(_) => Ok(true),
             Err(error) if error.is_conflict() => Ok(true),
             Err(error) => Err(error.into()),

@@ -1,14 +1,14 @@
-//! What a worker writes: the observed part of its machine's document, and the event that tells of a change of state.
+//! What a worker writes: the observed part of its machine's document.
 
 use cimi::{
     Timestamp,
-    lifecycle::{EndCause, MachineState, Stage},
-    resources::{Event, EventOutcome, Machine},
+    lifecycle::{EndCause, Stage},
+    resources::Machine,
 };
-use documents::{Documents, DocumentsError};
+use documents::{Documents, DocumentsError, step};
 
-/// Changes the observed part of a machine's document; an event is written with every change of its state. Returns
-/// whether the document was there.
+/// Changes the observed part of a machine's document, with what [follows](documents::step) from that. Returns whether the
+/// document was there.
 pub(crate) async fn report(
     documents: &Documents,
     machine: &str,
@@ -18,20 +18,13 @@ pub(crate) async fn report(
         let Some(read) = documents.machines.get(machine) else {
             return Ok(false);
         };
-        let now = Timestamp::now();
         let mut next = read.document.0.clone();
         observe(&mut next);
         next.settle();
         if same(&next, &read.document.0) {
             return Ok(true);
         }
-        let event = (next.state != read.state || next.phase != read.phase)
-            .then(|| event_of(&read, &next, now));
-        let mut changes = documents.changes().replace(&read, next);
-        if let Some(event) = &event {
-            changes = changes.create(event);
-        }
-        match changes.commit().await {
+        match step::step(documents, &read, next).commit().await {
             Ok(_) => return Ok(true),
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(error),
@@ -48,29 +41,6 @@ fn same(a: &Machine, b: &Machine) -> bool {
         && a.ssh == b.ssh
         && a.accelerator == b.accelerator
         && a.first_started == b.first_started
-}
-
-fn event_of(before: &Machine, after: &Machine, now: Timestamp) -> Event {
-    let outcome = match after.state {
-        MachineState::Error => EventOutcome::Failure,
-        _ => EventOutcome::Success,
-    };
-    // Where the phase stays (StratusLab has none for it), the state tells.
-    let text = |machine: &Machine| {
-        if before.phase == after.phase {
-            format!("{:?}", machine.state)
-        } else {
-            format!("{:?}", machine.phase)
-        }
-    };
-    Event::state_change(
-        after,
-        &text(before),
-        &text(after),
-        after.reason.as_deref(),
-        outcome,
-        now,
-    )
 }
 
 /// Enters a stage.

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use cimi::{
     Timestamp, VolumeId,
-    resources::{AttachStage, AttachedVolume, Machine, Volume},
+    resources::{AttachStage, AttachedVolume, Machine},
 };
-use documents::Cached;
+use documents::{Cached, step};
 
 use super::{
     prepare::{self, PrepareError},
@@ -191,8 +191,7 @@ impl Worker {
         Ok(Next::WaitUntil(asked + ASK_AGAIN))
     }
 
-    /// The guest has let go of it: machine and volume are told in one transaction, so that nobody else can have the
-    /// volume before, and nobody has to wait for it after.
+    /// The guest has let go of it, which the volume is told in the same transaction.
     async fn release_volume(
         &mut self,
         machine: &Cached<Machine>,
@@ -201,20 +200,7 @@ impl Worker {
         let documents = &self.shared.documents;
         let mut next = machine.document.0.clone();
         next.volumes.retain(|other| other.volume != attached.volume);
-        next.settle();
-        let mut changes = documents.changes().replace(machine, next);
-        if let Some(read) = documents.volumes.get(attached.volume.local()) {
-            let ours = read
-                .attachment
-                .as_ref()
-                .is_some_and(|attachment| attachment.machine == machine.document.id);
-            if ours {
-                let mut volume: Volume = read.document.0.clone();
-                volume.attachment = None;
-                changes = changes.replace(&read, volume);
-            }
-        }
-        match changes.commit().await {
+        match step::step(documents, machine, next).commit().await {
             Ok(_) => {
                 tracing::info!(volume = %attached.volume, vmid = %machine.vmid, "volume released");
                 Ok(Next::Again)

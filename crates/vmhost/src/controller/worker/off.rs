@@ -94,7 +94,7 @@ impl Worker {
         }
         self.release(machine).await?;
         let now = Timestamp::now();
-        match documents::release::release_machine(&self.shared.documents, machine, now)
+        match documents::step::end(&self.shared.documents, machine, now)
             .commit()
             .await
         {
