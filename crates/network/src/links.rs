@@ -96,20 +96,28 @@ impl Links {
         Ok(links)
     }
 
-    /// Makes the interface a port of `bridge` and sets it up, in one request.
+    /// Makes the interface a port of `bridge` and sets it up.
     ///
     /// # Errors
     /// There is no such interface or bridge, or the kernel refused.
     pub async fn attach(&self, name: &InterfaceName, bridge_index: u32, mtu: u16) -> Result<()> {
-        // Without an address of its own the host says nothing on the wire to the guest.
+        // Without an address of its own the host says nothing on the wire to the guest. A request of its own: the kernel
+        // sets an interface up, and gives it an address, before it looks at this part of one.
         let no_ipv6 =
             LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
                 In6AddrGenMode::None,
             )])]);
         let message = LinkUnspec::new_with_name(name.as_str())
+            .append_extra_attribute(no_ipv6)
+            .build();
+        within(
+            &format!("keeping IPv6 off {name}"),
+            self.handle.link().change(message).execute(),
+        )
+        .await?;
+        let message = LinkUnspec::new_with_name(name.as_str())
             .controller(bridge_index)
             .mtu(u32::from(mtu))
-            .append_extra_attribute(no_ipv6)
             .up()
             .build();
         within(

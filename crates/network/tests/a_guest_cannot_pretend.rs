@@ -105,6 +105,12 @@ fn spoofed_frames_are_counted_and_arrive_nowhere() {
         let (me, victim) = (machine(5), machine(6));
         let mine = plugged(&host, &me).await;
         let theirs = plugged(&host, &victim).await;
+        // It would be said at the tap, to the guest.
+        let addresses = test
+            .namespace
+            .command("ip", &["-6", "addr", "show", "dev", "stt-6"]);
+        let addresses = String::from_utf8(addresses.stdout).unwrap();
+        assert_eq!(addresses, "", "the host has an address there");
         let other = Ipv4Addr::new(172, 16, 0, 77);
 
         let lies = [
