@@ -1,6 +1,7 @@
 //! What can go wrong, by what the caller can do about it.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,6 +64,28 @@ pub enum NetworkError {
         bridge: String,
         /// The folder of the other cloud's network.
         owner: String,
+    },
+    /// Guests' packets don't fit between the hosts.
+    #[error(
+        "packets of {mtu} bytes don't fit through {interface} to other hosts, where {most} is the most; \
+         write `mtu = {most}` for this network under [networks] in the configuration of all hosts, or give {interface} a larger MTU"
+    )]
+    TunnelMtu {
+        /// The guests' MTU.
+        mtu: u16,
+        /// The interface between the hosts.
+        interface: String,
+        /// The largest MTU of guests that fits.
+        most: u32,
+    },
+    /// This host hasn't the address by which other hosts are to reach it.
+    #[error(
+        "no interface of this host has the address {local}, by which other hosts are to reach its networks; \
+         give it to the interface between the hosts, or write the right one in the configuration"
+    )]
+    TunnelAddress {
+        /// The address.
+        local: Ipv4Addr,
     },
     /// nftables refused a change set.
     #[error("nftables refused the rules: {reason}")]

@@ -61,10 +61,16 @@ impl Links {
     /// # Errors
     /// The kernel refused or did not answer.
     pub async fn find(&self, name: &InterfaceName) -> Result<Option<Link>> {
+        let message = self.message(name).await?;
+        Ok(message.map(|message| describe(&message)))
+    }
+
+    /// All that the kernel tells about the interface of that name.
+    pub(crate) async fn message(&self, name: &InterfaceName) -> Result<Option<LinkMessage>> {
         let request = self.handle.link().get().match_name(name.as_str()).execute();
         let mut found = std::pin::pin!(request);
         match within(&format!("looking up {name}"), found.try_next()).await {
-            Ok(message) => Ok(message.map(|message| describe(&message))),
+            Ok(message) => Ok(message),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -182,7 +188,7 @@ fn is_missing(error: &NetworkError) -> bool {
     kernel_code(error) == Some(ENODEV)
 }
 
-fn describe(message: &LinkMessage) -> Link {
+pub(crate) fn describe(message: &LinkMessage) -> Link {
     let mut link = Link {
         name: String::new(),
         index: message.header.index,
