@@ -134,6 +134,10 @@ pub struct Audit {
 /// How machines of this host are connected.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "lowercase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made for each network, once"
+)]
 pub enum NetworkConfig {
     /// On a bridge; needs root.
     Bridged(BridgedConfig),

@@ -176,7 +176,7 @@ impl Entry {
         for attribute in &message.attributes {
             match attribute {
                 NeighbourAttribute::LinkLayerAddress(bytes) => {
-                    mac = bytes.as_slice().try_into().ok()
+                    mac = bytes.as_slice().try_into().ok();
                 }
                 NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => host = Some(*ip),
                 // The family of these messages is the bridge's, so the address is bytes to the parser.

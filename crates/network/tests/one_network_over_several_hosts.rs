@@ -11,7 +11,10 @@ use crate::support::lan::{
     send_in_tunnel, underlay,
 };
 use crate::support::{Namespace, can_run, dhcp, machine, run};
-use network::{DhcpHealth, MacAddr, MacPrefix, NetworkError, Overlay, PlugRequest, VXLAN_PORT};
+use network::{
+    BridgedConfig, DhcpHealth, MacAddr, MacPrefix, NetworkConfig, NetworkError, NetworkHost,
+    Overlay, PlugRequest, VXLAN_PORT, Vni,
+};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
 
@@ -232,7 +235,7 @@ fn a_tunnel_that_others_took_away_is_seen_and_set_up_again_and_goes_when_it_is_n
         ("is not there", &|| namespace.ip("link del stt-vx0")),
         ("is down", &|| namespace.ip("link set stt-vx0 down")),
         ("is not on the bridge", &|| {
-            namespace.ip("link set stt-vx0 nomaster")
+            namespace.ip("link set stt-vx0 nomaster");
         }),
         ("doesn't lead to 192.0.2.2", &|| {
             assert!(namespace.command("bridge", &bridge).status.success());
@@ -425,6 +428,65 @@ fn a_guest_can_not_speak_as_the_tunnel_of_its_host() {
     let honest = udp(me.mac, (me.ip, 1000), 2000, &[9; 40]);
     send_in_tunnel(&second.test.namespace, &honest, 1);
     assert!(!received_until(&tap, &honest).contains(&forged));
+}
+
+#[test]
+fn guests_of_two_networks_of_a_group_reach_each_other_wherever_they_are() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let lan = Lan::new();
+    let (first, five, second, _six) = two_hosts(&lan);
+    // The group's other network, on both hosts, with its guest on the second.
+    let other = Ipv4Addr::new(172, 17, 0, 5);
+    let other = PlugRequest {
+        ip: other,
+        mac: MacPrefix::default().mac(other),
+        ..machine(5)
+    };
+    let networks = [(1, &first), (2, &second)].map(|(n, site)| {
+        let mut config = BridgedConfig::new(
+            "u".parse().unwrap(),
+            site.test.folder.path().join("other"),
+            "172.17.0.0/24".parse().unwrap(),
+            Ipv4Addr::new(172, 17, 0, 1),
+            "other.test".parse().unwrap(),
+        );
+        config.mtu = 1450;
+        config.overlay = Some(Overlay {
+            vni: Vni::new(78).unwrap(),
+            host_address: Some(Ipv4Addr::new(172, 17, 0, 200 + n)),
+            ..overlay(n, &[1, 2])
+        });
+        config.peers.insert(site.test.config.as_peer());
+        site.on(async |host| {
+            host.forward_to([config.as_peer()].into()).await.unwrap();
+            let config = NetworkConfig::Bridged(config);
+            NetworkHost::open(config).await.unwrap()
+        })
+    });
+    let guest = Namespace::new();
+    second.test.namespace.ip(&format!(
+        "link add stu-5 type veth peer name eth0 netns {}",
+        guest.name
+    ));
+    guest.ip(&format!("link set eth0 address {} mtu 1450 up", other.mac));
+    guest.ip("addr add 172.17.0.5/24 dev eth0");
+    guest.ip("route add default via 172.17.0.1");
+    second.on(async |_| {
+        let wanted = std::slice::from_ref(&other);
+        networks[1].reconcile(wanted).await.unwrap();
+    });
+
+    for (from, to, listener, seen_as) in [
+        (&five, other.ip, listen(&guest), machine(5).ip),
+        (&guest, machine(5).ip, listen(&five), other.ip),
+    ] {
+        let (here, there, seen) = connection(from, to, &listener);
+        assert_eq!(seen, IpAddr::from(seen_as));
+        carries(&here, &there);
+        carries(&there, &here);
+    }
 }
 
 #[test]
