@@ -12,10 +12,8 @@ use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
 
 use crate::address::{Ipv4Network, MacAddr};
 use crate::error::{NetworkError, Result};
-use crate::links::{Links, kernel_code, within};
+use crate::links::{EEXIST, Links, kernel_code, within};
 use crate::name::InterfaceName;
-
-const EEXIST: i32 = -17;
 
 /// The bridge as it should be.
 #[derive(Debug, Clone)]
@@ -162,23 +160,26 @@ async fn ensure_addresses(links: &Links, spec: &BridgeSpec, index: u32) -> Resul
         .filter(|m| m.header.family == AddressFamily::Inet && m.header.index == index)
         .map(|message| (address_of(&message), message))
         .collect();
-    let has = |wanted| standing.iter().any(|(address, _)| *address == Some(wanted));
-    // The gateway comes first: it is the one of them by which dnsmasq knows the network.
-    let keep =
-        |address: &Option<_>| has(gateway) && (*address == Some(gateway) || *address == host);
-    let unwanted = standing.iter().filter(|(address, _)| !keep(address));
-    // A host's own goes last, as the kernel takes the route along that names it.
-    let (hosts, gateways): (Vec<_>, Vec<_>) =
-        unwanted.partition(|(_, message)| has(gateway) && message.header.prefix_len == SINGLE);
-    for (_, message) in gateways {
+    let wanted: Vec<_> = [Some(gateway), host].into_iter().flatten().collect();
+    // Without the gateway all begins anew: it is to be the first, by which dnsmasq knows the network.
+    let anew = !standing.iter().any(|(is, _)| *is == Some(gateway));
+    let (kept, old): (Vec<_>, Vec<_>) = standing
+        .into_iter()
+        .partition(|(is, _)| !anew && is.is_some_and(|is| wanted.contains(&is)));
+    // The route names the host's address and would go with it, so that is the last to go.
+    let (last, first): (Vec<_>, Vec<_>) = old
+        .into_iter()
+        .partition(|(_, message)| !anew && message.header.prefix_len == SINGLE);
+    for (_, message) in first {
         remove_address(links, spec, message).await?;
     }
-    for (address, prefix_len) in [Some(gateway), host].into_iter().flatten() {
-        if !(has(gateway) && has((address, prefix_len))) {
-            let request = links
-                .handle
-                .address()
-                .add(index, address.into(), prefix_len);
+    for (address, prefix_len) in wanted {
+        if !kept
+            .iter()
+            .any(|(is, _)| *is == Some((address, prefix_len)))
+        {
+            let addresses = links.handle.address();
+            let request = addresses.add(index, address.into(), prefix_len);
             within(
                 &format!("giving {address} to {}", spec.name),
                 request.replace().execute(),
@@ -187,7 +188,7 @@ async fn ensure_addresses(links: &Links, spec: &BridgeSpec, index: u32) -> Resul
         }
     }
     ensure_route(links, spec, index).await?;
-    for (_, message) in hosts {
+    for (_, message) in last {
         remove_address(links, spec, message).await?;
     }
     Ok(())
@@ -203,10 +204,10 @@ fn address_of(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
         })
 }
 
-async fn remove_address(links: &Links, spec: &BridgeSpec, message: &AddressMessage) -> Result<()> {
+async fn remove_address(links: &Links, spec: &BridgeSpec, message: AddressMessage) -> Result<()> {
     within(
         &format!("removing an old address of {}", spec.name),
-        links.handle.address().del(message.clone()).execute(),
+        links.handle.address().del(message).execute(),
     )
     .await
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::address::PoolError;
 use crate::name::NameError;
+use crate::overlay::Vni;
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, NetworkError>;
@@ -77,6 +78,17 @@ pub enum NetworkError {
         interface: String,
         /// The largest MTU of guests that fits.
         most: u32,
+    },
+    /// Another device has the network's number already.
+    #[error(
+        "another interface of this host has VXLAN number {vni} on UDP port {port}: \
+         that of another network of this cloud, or of another program (`ip -d link show type vxlan`); give this network another number on all hosts"
+    )]
+    TunnelTaken {
+        /// The number.
+        vni: Vni,
+        /// The port.
+        port: u16,
     },
     /// This host hasn't the address by which other hosts are to reach it.
     #[error(

@@ -13,6 +13,9 @@ use crate::error::{NetworkError, Result};
 use crate::name::{self, InterfaceName};
 
 const KERNEL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Error numbers as they are on the wire, negative.
+pub(crate) const ENOENT: i32 = -2;
+pub(crate) const EEXIST: i32 = -17;
 const ENODEV: i32 = -19;
 
 /// A connection to the kernel's interface table.

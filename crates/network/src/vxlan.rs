@@ -18,7 +18,7 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::error::{NetworkError, Result};
-use crate::links::{Links, within};
+use crate::links::{EEXIST, ENOENT, Links, describe, kernel_code, within};
 use crate::name::InterfaceName;
 use crate::overlay::{Overlay, TUNNEL_OVERHEAD};
 
@@ -41,45 +41,51 @@ pub(crate) struct VxlanSpec<'a> {
 /// # Errors
 /// No interface has the host's address, or [`NetworkError::TunnelMtu`].
 pub(crate) async fn ensure_fits(links: &Links, spec: &VxlanSpec<'_>) -> Result<()> {
-    let local = spec.overlay.local;
+    let (interface, mtu) = interface_with(links, spec.overlay.local).await?;
+    let most = mtu.saturating_sub(TUNNEL_OVERHEAD.into());
+    if u32::from(spec.mtu) <= most {
+        return Ok(());
+    }
+    Err(NetworkError::TunnelMtu {
+        mtu: spec.mtu,
+        interface,
+        most,
+    })
+}
+
+/// Name and MTU of the interface that has the address.
+async fn interface_with(links: &Links, local: Ipv4Addr) -> Result<(String, u32)> {
     let listing = links.handle.address().get().execute();
     let all: Vec<AddressMessage> = within("listing addresses", listing.try_collect()).await?;
     let has_it = |message: &&AddressMessage| {
         let mut attributes = message.attributes.iter();
         attributes.any(|a| matches!(a, AddressAttribute::Local(IpAddr::V4(ip)) if *ip == local))
     };
-    let index = all.iter().find(has_it).map(|found| found.header.index);
-    let Some(index) = index else {
-        return Err(NetworkError::TunnelAddress { local });
+    let missing = NetworkError::TunnelAddress { local };
+    let Some(address) = all.iter().find(has_it) else {
+        return Err(missing);
     };
-    let request = links.handle.link().get().match_index(index).execute();
+    let request = links.handle.link().get();
+    let request = request.match_index(address.header.index).execute();
     let mut found = std::pin::pin!(request);
-    let underlay = within("looking up an interface", found.try_next()).await?;
-    let attributes = underlay.map(|link| link.attributes).unwrap_or_default();
-    let mut interface = String::new();
-    let mut mtu = u32::MAX;
-    for attribute in attributes {
+    let link = within("looking up an interface", found.try_next()).await?;
+    let (mut name, mut mtu) = (None, None);
+    for attribute in link.ok_or(missing)?.attributes {
         match attribute {
-            LinkAttribute::IfName(name) => interface = name,
-            LinkAttribute::Mtu(size) => mtu = size,
+            LinkAttribute::IfName(text) => name = Some(text),
+            LinkAttribute::Mtu(size) => mtu = Some(size),
             _ => {}
         }
     }
-    if u32::from(spec.mtu) + u32::from(TUNNEL_OVERHEAD) > mtu {
-        return Err(NetworkError::TunnelMtu {
-            mtu: spec.mtu,
-            interface,
-            most: mtu.saturating_sub(TUNNEL_OVERHEAD.into()),
-        });
-    }
-    Ok(())
+    // The kernel tells both of every interface.
+    Ok((name.unwrap_or_default(), mtu.unwrap_or_default()))
 }
 
 /// Makes the device be there, as described, up and on the bridge, with exactly these hosts behind it. One that is there and
 /// fits is kept, with what it learnt.
 ///
 /// # Errors
-/// The kernel refused: another program may have a device of that number and port.
+/// [`NetworkError::TunnelTaken`], or the kernel refused.
 pub(crate) async fn ensure(links: &Links, spec: &VxlanSpec<'_>, bridge_index: u32) -> Result<()> {
     let (name, overlay) = (&spec.name, spec.overlay);
     let standing = links.message(name).await?;
@@ -91,11 +97,15 @@ pub(crate) async fn ensure(links: &Links, spec: &VxlanSpec<'_>, bridge_index: u3
             .local(overlay.local)
             .port(spec.port)
             .build();
-        let what = format!(
-            "creating the tunnel {name} (VXLAN {} on UDP port {})",
-            overlay.vni, spec.port
-        );
-        within(&what, links.handle.link().add(message).execute()).await?;
+        let what = format!("creating the tunnel {name}");
+        let created = within(&what, links.handle.link().add(message).execute()).await;
+        created.map_err(|error| match kernel_code(&error) {
+            Some(EEXIST) => NetworkError::TunnelTaken {
+                vni: overlay.vni,
+                port: spec.port,
+            },
+            _ => error,
+        })?;
     }
     let Some(link) = links.find(name).await? else {
         return Err(NetworkError::Closed { part: "the tunnel" });
@@ -121,7 +131,7 @@ pub(crate) async fn lacks(
     if !is_as(&message, spec) {
         lacks.push(format!("the tunnel {name} leads elsewhere"));
     }
-    let link = crate::links::describe(&message);
+    let link = describe(&message);
     if link.controller.is_none() || link.controller != bridge_index {
         lacks.push(format!("the tunnel {name} is not on the bridge"));
     }
@@ -245,14 +255,12 @@ async fn set_peers(
         .await
         {
             // What was learnt ends by itself, too.
-            Err(error) if crate::links::kernel_code(&error) == Some(ENOENT) => {}
+            Err(error) if kernel_code(&error) == Some(ENOENT) => {}
             other => other?,
         }
     }
     Ok(())
 }
-
-const ENOENT: i32 = -2;
 
 /// Adds one more host for the same MAC, which `rtnetlink` has no words for.
 async fn append(

@@ -249,6 +249,25 @@ fn a_tunnel_that_others_took_away_is_seen_and_set_up_again_and_goes_when_it_is_n
         assert_eq!(first.missing(), Vec::<String>::new());
         connection(&five, machine(6).ip, &at_six);
     }
+    // The gateway's address comes back as the first, by which dnsmasq knows the network.
+    namespace.ip("addr del 172.16.0.1/24 dev stt-br0");
+    first.has(&[machine(5)]);
+    let addresses = run(
+        "ip",
+        &[
+            "-n",
+            &namespace.name,
+            "-4",
+            "-br",
+            "addr",
+            "show",
+            "stt-br0",
+        ],
+    );
+    let addresses: Vec<_> = addresses.split_whitespace().skip(2).collect();
+    assert_eq!(addresses, ["172.16.0.1/24", "172.16.0.201/32"]);
+    connection(namespace, machine(6).ip, &at_six);
+
     let audit = first.on(async |host| host.audit().await.unwrap());
     assert_eq!(audit.tunnel.unwrap().as_str(), "stt-vx0");
     assert_eq!(audit.taps.len(), 1, "{:?}", audit.taps);
@@ -513,6 +532,12 @@ fn an_overlay_that_can_not_work_is_told_and_changes_nothing() {
     assert!(matches!(told, NetworkError::Pool(_)), "{told}");
     assert_eq!(site.missing(), Vec::<String>::new());
 
+    site.on(async |host| host.set_overlay(None).await.unwrap());
+    let namespace = &site.test.namespace;
+    namespace.ip("link add other type vxlan id 77 dstport 4789 local 192.0.2.1");
+    let told = refused(&site, overlay(1, &[2]));
+    assert!(matches!(told, NetworkError::TunnelTaken { .. }), "{told}");
+    namespace.ip("link del other");
     site.on(async |host| host.set_overlay(None).await.unwrap());
     site.test.config.overlay = None;
     site.test.config.mtu = 1451;
