@@ -7,14 +7,13 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{BridgeStpState, LinkAttribute};
-use rtnetlink::{LinkBridge, LinkUnspec};
+use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
+use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
 
 use crate::address::{Ipv4Network, MacAddr};
 use crate::error::{NetworkError, Result};
-use crate::links::{Links, kernel_code, within};
+use crate::links::{EEXIST, Links, kernel_code, within};
 use crate::name::InterfaceName;
-
-const EEXIST: i32 = -17;
 
 /// The bridge as it should be.
 #[derive(Debug, Clone)]
@@ -23,6 +22,8 @@ pub struct BridgeSpec {
     pub name: InterfaceName,
     /// The host's address on it, the guests' gateway.
     pub gateway: Ipv4Addr,
+    /// One more that only this host has, and by which it speaks to guests then (see [`Overlay`](crate::Overlay)).
+    pub host_address: Option<Ipv4Addr>,
     /// The network, for the prefix of the address.
     pub network: Ipv4Network,
     /// Its MAC. Without one a bridge takes the lowest of its ports', and every tap that comes or goes would make the
@@ -84,7 +85,7 @@ pub async fn ensure(links: &Links, spec: &BridgeSpec) -> Result<BridgeState> {
         links.handle.link().change(message).execute(),
     )
     .await?;
-    ensure_address(links, spec, link.index).await?;
+    ensure_addresses(links, spec, link.index).await?;
     Ok(BridgeState {
         index: link.index,
         created,
@@ -140,8 +141,13 @@ pub async fn ensure_alone(links: &Links, spec: &BridgeSpec) -> Result<()> {
     Ok(())
 }
 
-/// Exactly our address on the bridge: one of an earlier configuration would answer for a network that is no more.
-async fn ensure_address(links: &Links, spec: &BridgeSpec, index: u32) -> Result<()> {
+/// Prefix of the host's own address: it is one address of the network, whose prefix the gateway's has.
+const SINGLE: u8 = 32;
+
+/// Exactly our addresses on the bridge: one of an earlier configuration would answer for a network that is no more.
+async fn ensure_addresses(links: &Links, spec: &BridgeSpec, index: u32) -> Result<()> {
+    let gateway = (spec.gateway, spec.network.prefix_len());
+    let host = spec.host_address.map(|address| (address, SINGLE));
     let listing = links
         .handle
         .address()
@@ -149,38 +155,77 @@ async fn ensure_address(links: &Links, spec: &BridgeSpec, index: u32) -> Result<
         .set_link_index_filter(index)
         .execute();
     let all: Vec<AddressMessage> = within("listing addresses", listing.try_collect()).await?;
-    let mut present = false;
-    for message in all
+    let standing: Vec<_> = all
         .into_iter()
         .filter(|m| m.header.family == AddressFamily::Inet && m.header.index == index)
-    {
-        let ours = message.header.prefix_len == spec.network.prefix_len()
-            && message.attributes.iter().any(
-                |a| matches!(a, AddressAttribute::Local(IpAddr::V4(ip)) if *ip == spec.gateway),
-            );
-        if ours {
-            present = true;
-        } else {
+        .map(|message| (address_of(&message), message))
+        .collect();
+    let wanted: Vec<_> = [Some(gateway), host].into_iter().flatten().collect();
+    // Without the gateway all begins anew: it is to be the first, by which dnsmasq knows the network.
+    let anew = !standing.iter().any(|(is, _)| *is == Some(gateway));
+    let (kept, old): (Vec<_>, Vec<_>) = standing
+        .into_iter()
+        .partition(|(is, _)| !anew && is.is_some_and(|is| wanted.contains(&is)));
+    // The route names the host's address and would go with it, so that is the last to go.
+    let (last, first): (Vec<_>, Vec<_>) = old
+        .into_iter()
+        .partition(|(_, message)| !anew && message.header.prefix_len == SINGLE);
+    for (_, message) in first {
+        remove_address(links, spec, message).await?;
+    }
+    for (address, prefix_len) in wanted {
+        if !kept
+            .iter()
+            .any(|(is, _)| *is == Some((address, prefix_len)))
+        {
+            let addresses = links.handle.address();
+            let request = addresses.add(index, address.into(), prefix_len);
             within(
-                &format!("removing an old address of {}", spec.name),
-                links.handle.address().del(message).execute(),
+                &format!("giving {address} to {}", spec.name),
+                request.replace().execute(),
             )
             .await?;
         }
     }
-    if !present {
-        let request =
-            links
-                .handle
-                .address()
-                .add(index, spec.gateway.into(), spec.network.prefix_len());
-        within(
-            &format!("giving {} to {}", spec.gateway, spec.name),
-            request.replace().execute(),
-        )
-        .await?;
+    ensure_route(links, spec, index).await?;
+    for (_, message) in last {
+        remove_address(links, spec, message).await?;
     }
     Ok(())
+}
+
+fn address_of(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(ip)) => Some((*ip, message.header.prefix_len)),
+            _ => None,
+        })
+}
+
+async fn remove_address(links: &Links, spec: &BridgeSpec, message: AddressMessage) -> Result<()> {
+    within(
+        &format!("removing an old address of {}", spec.name),
+        links.handle.address().del(message).execute(),
+    )
+    .await
+}
+
+/// The route that the kernel made with the gateway's address, with the source that we are to speak from.
+async fn ensure_route(links: &Links, spec: &BridgeSpec, index: u32) -> Result<()> {
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(spec.network.address(), spec.network.prefix_len())
+        .output_interface(index)
+        .protocol(RouteProtocol::Kernel)
+        .scope(RouteScope::Link)
+        .pref_source(spec.host_address.unwrap_or(spec.gateway))
+        .build();
+    within(
+        &format!("routing {} to {}", spec.network, spec.name),
+        links.handle.route().add(route).replace().execute(),
+    )
+    .await
 }
 
 fn conf(family: &str, name: &InterfaceName, key: &str) -> PathBuf {

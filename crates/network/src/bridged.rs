@@ -1,247 +1,31 @@
 //! Machines on a bridge: tap, firewall and dnsmasq put together.
 
+mod config;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::address::{Ipv4Network, MacPrefix};
-use crate::bridge::{self, BridgeSpec, BridgeState};
+use crate::bridge::{self, BridgeState};
 use crate::dnsmasq::{DhcpHealth, Dnsmasq};
-use crate::dnsmasq_files::{DnsmasqConfig, Lease, Upstream};
+use crate::dnsmasq_files::Lease;
 use crate::error::{NetworkError, Result};
 use crate::firewall::Firewall;
 use crate::forwarding::Forwarding;
 use crate::host::{Attachment, Audit, PlugRequest, Plugged, Ready, Reconciled};
 use crate::links::{Link, Links};
-use crate::name::{Domain, InstanceTag, InterfaceName, NicTag};
+use crate::name::{InstanceTag, InterfaceName, NicTag};
 use crate::nft::Nft;
-use crate::ruleset::{Binding, Outward, Peer, Ruleset};
-use crate::tap;
+use crate::overlay::Overlay;
+use crate::ruleset::{Binding, Peer};
+use crate::{tap, vxlan};
 
-/// The network as the administrator configures it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BridgedConfig {
-    /// Keeps several clouds on one host apart.
-    pub instance: InstanceTag,
-    /// Folder for dnsmasq's files. dnsmasq runs as a user of its own and must reach them after start: if not every user
-    /// may pass through this folder and those above, the files are in one of `/run/stratus/` instead.
-    pub directory: PathBuf,
-    /// The guests' network.
-    pub network: Ipv4Network,
-    /// The host's address on it.
-    pub gateway: Ipv4Addr,
-    /// Domain of the guests' names.
-    pub domain: Domain,
-    /// Largest packet, 576 to 9216.
-    #[serde(default = "ethernet_mtu")]
-    pub mtu: u16,
-    /// How guests reach the world.
-    #[serde(default)]
-    pub outward: Outward,
-    /// TCP ports of the host guests may reach, besides DNS.
-    #[serde(default)]
-    pub host_tcp_ports: BTreeSet<u16>,
-    /// Resolvers for names outside of the domain.
-    #[serde(default)]
-    pub upstream: Upstream,
-    /// How long a DHCP lease is valid without renewal; at least two minutes.
-    #[serde(default = "an_hour")]
-    pub lease_seconds: u32,
-    /// User dnsmasq runs as; by default `dnsmasq`, else `nobody`.
-    #[serde(default)]
-    pub dnsmasq_user: Option<String>,
-    /// The program.
-    #[serde(default = "dnsmasq_program")]
-    pub dnsmasq: PathBuf,
-    /// The program.
-    #[serde(default = "nft_program")]
-    pub nft: PathBuf,
-    /// Networks that are forwarded to from the first moment on, as [`NetworkHost::forward_to`](crate::NetworkHost::forward_to) has it later.
-    #[serde(skip)]
-    pub peers: BTreeSet<Peer>,
-}
+use config::{RUN, run_directory};
 
-fn ethernet_mtu() -> u16 {
-    1500
-}
-
-fn an_hour() -> u32 {
-    3600
-}
-
-fn dnsmasq_program() -> PathBuf {
-    "dnsmasq".into()
-}
-
-fn nft_program() -> PathBuf {
-    "nft".into()
-}
-
-impl BridgedConfig {
-    /// A configuration with the defaults.
-    #[must_use]
-    pub fn new(
-        instance: InstanceTag,
-        directory: PathBuf,
-        network: Ipv4Network,
-        gateway: Ipv4Addr,
-        domain: Domain,
-    ) -> Self {
-        Self {
-            instance,
-            directory,
-            network,
-            gateway,
-            domain,
-            mtu: ethernet_mtu(),
-            outward: Outward::default(),
-            host_tcp_ports: BTreeSet::new(),
-            upstream: Upstream::default(),
-            lease_seconds: an_hour(),
-            dnsmasq_user: None,
-            dnsmasq: dnsmasq_program(),
-            nft: nft_program(),
-            peers: BTreeSet::new(),
-        }
-    }
-
-    /// What other networks of this host know it by, to forward to it.
-    #[must_use]
-    pub fn as_peer(&self) -> Peer {
-        Peer {
-            bridge: self.instance.bridge(),
-            network: self.network,
-        }
-    }
-
-    fn ruleset(&self) -> Ruleset {
-        Ruleset {
-            instance: self.instance.clone(),
-            network: self.network,
-            gateway: self.gateway,
-            outward: self.outward,
-            host_tcp_ports: self.host_tcp_ports.clone(),
-            peers: self.peers.clone(),
-        }
-    }
-
-    fn bridge_spec(&self) -> BridgeSpec {
-        BridgeSpec {
-            name: self.instance.bridge(),
-            gateway: self.gateway,
-            network: self.network,
-            mac: MacPrefix::default().mac(self.gateway),
-            mtu: self.mtu.clamp(576, 9216),
-            owner: owner(&self.directory),
-        }
-    }
-
-    async fn dnsmasq_config(&self) -> Result<DnsmasqConfig> {
-        let user = match &self.dnsmasq_user {
-            Some(user) => user.clone(),
-            None if has_user("dnsmasq").await => "dnsmasq".into(),
-            None => "nobody".into(),
-        };
-        if user == "root" {
-            return Err(NetworkError::Dnsmasq {
-                reason: "it listens to guests and must not run as root; choose another user".into(),
-            });
-        }
-        Ok(DnsmasqConfig {
-            program: self.dnsmasq.clone(),
-            directory: self.directory.clone(),
-            bridge: self.instance.bridge(),
-            network: self.network,
-            gateway: self.gateway,
-            domain: self.domain.clone(),
-            mtu: self.bridge_spec().mtu,
-            lease_time: Duration::from_secs(self.lease_seconds.into()),
-            upstream: self.upstream.clone(),
-            user,
-        })
-    }
-
-    /// Where dnsmasq's files are, and where they would be were folders passable that aren't, or the other way round: an
-    /// earlier process may have found that so.
-    async fn dnsmasq_places(&self) -> Result<(DnsmasqConfig, DnsmasqConfig)> {
-        let named = self.dnsmasq_config().await?;
-        let run = DnsmasqConfig {
-            directory: run_directory(&self.directory),
-            ..named.clone()
-        };
-        // Who isn't root can't change users: dnsmasq is then whoever we are.
-        let reachable =
-            !rustix::process::geteuid().is_root() || blocked_at(&self.directory).is_none();
-        Ok(if reachable {
-            (named, run)
-        } else {
-            (run, named)
-        })
-    }
-
-    /// The same, with the folder made, and nothing left at the other place.
-    async fn dnsmasq_place(&self) -> Result<DnsmasqConfig> {
-        let (place, other) = self.dnsmasq_places().await?;
-        if other.directory.exists() {
-            Dnsmasq::remove(&other).await?;
-        }
-        if place.directory != self.directory {
-            for folder in [Path::new(RUN), &place.directory] {
-                std::fs::create_dir_all(folder)
-                    .and_then(|()| {
-                        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
-                    })
-                    .map_err(NetworkError::file(folder))?;
-            }
-            if let Some(folder) = blocked_at(&place.directory) {
-                let (folder, user) = (folder.display(), &place.user);
-                return Err(NetworkError::Dnsmasq {
-                    reason: format!(
-                        "its user {user} can't pass {folder}, and it must not run as root; allow it (chmod o+x {folder})"
-                    ),
-                });
-            }
-        }
-        Ok(place)
-    }
-}
-
-/// Where everybody may pass: for files of dnsmasq whose own folder is shut.
-const RUN: &str = "/run/stratus";
-/// Characters of a folder's path that become the name of its stand-in.
-const LONGEST_NAME: usize = 60;
-
-/// The stand-in of a folder, named for it.
-fn run_directory(directory: &Path) -> PathBuf {
-    let name = directory.display().to_string();
-    let name: Vec<char> = name.trim_matches('/').chars().collect();
-    let tail = name.get(name.len().saturating_sub(LONGEST_NAME)..);
-    let tail = tail.unwrap_or(&name).iter();
-    Path::new(RUN).join(tail.collect::<String>().replace('/', "-"))
-}
-
-async fn has_user(name: &str) -> bool {
-    let users = tokio::fs::read_to_string("/etc/passwd")
-        .await
-        .unwrap_or_default();
-    users
-        .lines()
-        .any(|line| line.split(':').next() == Some(name))
-}
-
-/// The first folder on the way that not everybody may pass.
-fn blocked_at(directory: &Path) -> Option<&Path> {
-    directory.ancestors().find(|folder| {
-        std::fs::metadata(folder).is_ok_and(|data| data.permissions().mode() & 0o001 == 0)
-    })
-}
+pub use config::BridgedConfig;
 
 /// The bridge, its firewall and its dnsmasq.
 #[derive(Debug)]
@@ -251,6 +35,8 @@ pub struct Bridged {
     firewall: Firewall,
     dnsmasq: Dnsmasq,
     bridge: Mutex<BridgeState>,
+    /// As it is wanted; held while the bridge or the tunnel is changed.
+    overlay: tokio::sync::Mutex<Option<Overlay>>,
 }
 
 impl Bridged {
@@ -263,7 +49,13 @@ impl Bridged {
         std::fs::create_dir_all(&config.directory)
             .map_err(NetworkError::file(&config.directory))?;
         let links = Links::open()?;
-        bridge::ensure_alone(&links, &config.bridge_spec()).await?;
+        bridge::ensure_alone(&links, &config.bridge_spec(None)).await?;
+        let overlay = config.overlay.clone();
+        match &overlay {
+            Some(overlay) => config.check_overlay(&links, overlay).await?,
+            // One of an earlier run goes before its rules.
+            None => drop(links.delete(&config.instance.tunnel()).await?),
+        }
         // Rules before the bridge: there is no moment in which it forwards without them.
         let firewall = Firewall::open(
             Nft {
@@ -272,7 +64,7 @@ impl Bridged {
             config.ruleset(),
         )
         .await?;
-        let state = bridge::ensure(&links, &config.bridge_spec()).await?;
+        let state = config.ensure_links(&links, overlay.as_ref()).await?;
         Forwarding::of(&config.directory).switch_on().await?;
         let dnsmasq = Dnsmasq::open(config.dnsmasq_place().await?, state.created).await?;
         Ok(Self {
@@ -281,11 +73,12 @@ impl Bridged {
             firewall,
             dnsmasq,
             bridge: Mutex::new(state),
+            overlay: tokio::sync::Mutex::new(overlay),
         })
     }
 
     pub(crate) async fn check(config: &BridgedConfig) -> Result<()> {
-        bridge::ensure_alone(&Links::open()?, &config.bridge_spec()).await
+        bridge::ensure_alone(&Links::open()?, &config.bridge_spec(None)).await
     }
 
     /// What was found or made at the last opening or reconciliation.
@@ -302,7 +95,7 @@ impl Bridged {
         let index = self.bridge().index;
         // The tap first: QEMU waits for nothing else, and a name that is taken must not touch the rules of the
         // machine that has it.
-        let fd = tap::create(&self.links, &ifname, index, self.config.bridge_spec().mtu).await?;
+        let fd = tap::create(&self.links, &ifname, index, self.config.mtu()).await?;
         let ready = Ready {
             firewall: Some(self.firewall.allow(self.binding(request)).await?),
             dnsmasq: Some(self.dnsmasq.add(lease(request)).await?),
@@ -332,8 +125,12 @@ impl Bridged {
             .map(|request| (request.ip, lease(request)))
             .collect();
         self.firewall.reconcile(bindings).await?;
-        let spec = self.config.bridge_spec();
-        let state = bridge::ensure(&self.links, &spec).await?;
+        let state = {
+            let overlay = self.overlay.lock().await;
+            self.config
+                .ensure_links(&self.links, overlay.as_ref())
+                .await?
+        };
         Forwarding::of(&self.config.directory).switch_on().await?;
         *self.bridge.lock() = state;
         if state.created {
@@ -351,6 +148,7 @@ impl Bridged {
             })
             .collect();
         let mut unexpected = Vec::new();
+        let not_taps = [self.config.instance.bridge(), self.config.instance.tunnel()];
         for link in self
             .links
             .list(&self.config.instance.interface_prefix())
@@ -361,9 +159,11 @@ impl Bridged {
             };
             if missing.remove(&link.name).is_some() {
                 if link.controller != Some(state.index) || !link.up {
-                    self.links.attach(&name, state.index, spec.mtu).await?;
+                    self.links
+                        .attach(&name, state.index, self.config.mtu())
+                        .await?;
                 }
-            } else if name != spec.name && !tap::remove_unheld(&self.links, &name).await? {
+            } else if !not_taps.contains(&name) && !tap::remove_unheld(&self.links, &name).await? {
                 unexpected.push(name);
             }
         }
@@ -375,12 +175,17 @@ impl Bridged {
 
     pub(crate) async fn audit(&self) -> Result<Audit> {
         let name = self.config.instance.bridge();
+        let tunnel = self.config.instance.tunnel();
+        let overlay = self.overlay.lock().await;
         let names = self
             .links
             .list(&self.config.instance.interface_prefix())
             .await?;
-        let (bridges, taps): (Vec<_>, Vec<_>) =
-            names.iter().partition(|link| link.name == name.as_str());
+        let (tunnels, others): (Vec<_>, Vec<_>) =
+            names.iter().partition(|link| link.name == tunnel.as_str());
+        let (bridges, taps): (Vec<&Link>, Vec<&Link>) = others
+            .into_iter()
+            .partition(|link| link.name == name.as_str());
         let listing = self.firewall.list().await?;
         let mut missing = Vec::new();
         match bridges.first() {
@@ -392,6 +197,19 @@ impl Bridged {
                     .map(|tap| format!("{} is not on the bridge {name}", tap.name)),
             ),
         }
+        match overlay.as_ref() {
+            Some(overlay) => {
+                let bridge = bridges.first().map(|bridge| bridge.index);
+                let spec = self.config.vxlan_spec(overlay);
+                missing.extend(vxlan::lacks(&self.links, &spec, bridge).await?);
+            }
+            None if !tunnels.is_empty() => {
+                missing.push(format!(
+                    "the tunnel {tunnel} leads to other hosts and should not"
+                ));
+            }
+            None => {}
+        }
         if listing.is_none() {
             missing.push("the rules of the firewall are not there".to_owned());
         }
@@ -400,6 +218,7 @@ impl Bridged {
         Ok(Audit {
             missing,
             bridge: bridges.iter().find_map(parsed),
+            tunnel: tunnels.iter().find_map(parsed),
             taps: taps.iter().filter_map(parsed).collect(),
             bindings: listing.bindings,
             packets: listing.packets,
@@ -420,7 +239,7 @@ impl Bridged {
     /// As [`teardown`](Self::teardown), for what an earlier process left, without starting anything.
     pub(crate) async fn remove(config: &BridgedConfig) -> Result<()> {
         let kernel = Links::open()?;
-        bridge::ensure_ours(&kernel, &config.bridge_spec()).await?;
+        bridge::ensure_ours(&kernel, &config.bridge_spec(None)).await?;
         let (place, other) = config.dnsmasq_places().await?;
         let dnsmasq = Dnsmasq::remove(&place)
             .await
@@ -441,6 +260,28 @@ impl Bridged {
         self.firewall.forward_to(peers).await
     }
 
+    pub(crate) async fn set_overlay(&self, wanted: Option<Overlay>) -> Result<()> {
+        if let Some(overlay) = &wanted {
+            self.config.check_overlay(&self.links, overlay).await?;
+        }
+        let mut overlay = self.overlay.lock().await;
+        *overlay = wanted;
+        if overlay.is_none() {
+            self.links.delete(&self.config.instance.tunnel()).await?;
+        }
+        // The rules stand as long as the tunnel does, and longer.
+        self.firewall.set_overlay(overlay.clone()).await?;
+        let state = self
+            .config
+            .ensure_links(&self.links, overlay.as_ref())
+            .await?;
+        *self.bridge.lock() = state;
+        if state.created {
+            self.dnsmasq.renew().await?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn dhcp_health(&self) -> watch::Receiver<DhcpHealth> {
         self.dnsmasq.health()
     }
@@ -452,18 +293,6 @@ impl Bridged {
             ip: request.ip,
         }
     }
-}
-
-/// What tells this cloud from another: the folder of its network, or the end of it. An alias has 255 bytes at most.
-fn owner(directory: &Path) -> String {
-    let path = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
-    let shown = path.display().to_string();
-    let begin = shown.len().saturating_sub(250);
-    let begin = (begin..=shown.len()).find(|at| shown.is_char_boundary(*at));
-    shown
-        .get(begin.unwrap_or_default()..)
-        .unwrap_or_default()
-        .to_owned()
 }
 
 /// The empty folders, and the host's forwarding as it was.

@@ -1,11 +1,13 @@
 //! What can go wrong, by what the caller can do about it.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::PoolError;
 use crate::name::NameError;
+use crate::overlay::Vni;
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, NetworkError>;
@@ -63,6 +65,39 @@ pub enum NetworkError {
         bridge: String,
         /// The folder of the other cloud's network.
         owner: String,
+    },
+    /// Guests' packets don't fit between the hosts.
+    #[error(
+        "packets of {mtu} bytes don't fit through {interface} to other hosts, where {most} is the most; \
+         write `mtu = {most}` for this network under [networks] in the configuration of all hosts, or give {interface} a larger MTU"
+    )]
+    TunnelMtu {
+        /// The guests' MTU.
+        mtu: u16,
+        /// The interface between the hosts.
+        interface: String,
+        /// The largest MTU of guests that fits.
+        most: u32,
+    },
+    /// Another device has the network's number already.
+    #[error(
+        "another interface of this host has VXLAN number {vni} on UDP port {port}: \
+         that of another network of this cloud, or of another program (`ip -d link show type vxlan`); give this network another number on all hosts"
+    )]
+    TunnelTaken {
+        /// The number.
+        vni: Vni,
+        /// The port.
+        port: u16,
+    },
+    /// This host hasn't the address by which other hosts are to reach it.
+    #[error(
+        "no interface of this host has the address {local}, by which other hosts are to reach its networks; \
+         give it to the interface between the hosts, or write the right one in the configuration"
+    )]
+    TunnelAddress {
+        /// The address.
+        local: Ipv4Addr,
     },
     /// nftables refused a change set.
     #[error("nftables refused the rules: {reason}")]

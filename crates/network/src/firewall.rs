@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::error::{NetworkError, Result};
 use crate::name::InterfaceName;
 use crate::nft::{Listing, Nft};
+use crate::overlay::Overlay;
 use crate::ruleset::{Binding, Peer, Ruleset};
 
 const QUEUE: usize = 1024;
@@ -24,6 +25,8 @@ enum Wish {
     Exactly(BTreeSet<Binding>),
     /// Forward to exactly these networks.
     Peers(BTreeSet<Peer>),
+    /// Joined with other hosts so, or with none.
+    Overlay(Option<Overlay>),
     /// No tables at all.
     Teardown,
 }
@@ -135,6 +138,14 @@ impl Firewall {
         self.send(Wish::Peers(peers)).await?.done().await
     }
 
+    /// Lets through what guests exchange with those of other hosts, and nothing else of the tunnel.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub async fn set_overlay(&self, overlay: Option<Overlay>) -> Result<()> {
+        self.send(Wish::Overlay(overlay)).await?.done().await
+    }
+
     /// Removes our tables.
     ///
     /// # Errors
@@ -216,6 +227,10 @@ impl Worker {
                     // What was refused is written anew, too.
                     anew |= self.ruleset.peers != peers || self.stale;
                     self.ruleset.peers = peers;
+                }
+                Wish::Overlay(overlay) => {
+                    anew |= self.ruleset.overlay != overlay || self.stale;
+                    self.ruleset.overlay = overlay;
                 }
                 Wish::Teardown => {
                     self.gone = true;

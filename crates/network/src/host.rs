@@ -15,6 +15,7 @@ use crate::dnsmasq_files::Lease;
 use crate::error::{NetworkError, Result};
 use crate::firewall;
 use crate::name::{Hostname, InterfaceName, NicTag};
+use crate::overlay::Overlay;
 use crate::ruleset::{Binding, Peer};
 use crate::user_mode::{UserMode, UserModeConfig, UserNetdev};
 
@@ -116,6 +117,8 @@ pub struct Audit {
     pub missing: Vec<String>,
     /// The bridge, if it is there.
     pub bridge: Option<InterfaceName>,
+    /// The tunnel to other hosts, if it is there.
+    pub tunnel: Option<InterfaceName>,
     /// Taps of this cloud.
     pub taps: Vec<InterfaceName>,
     /// NICs that may send.
@@ -131,6 +134,10 @@ pub struct Audit {
 /// How machines of this host are connected.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "lowercase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made for each network, once"
+)]
 pub enum NetworkConfig {
     /// On a bridge; needs root.
     Bridged(BridgedConfig),
@@ -204,6 +211,19 @@ impl NetworkHost {
         }
     }
 
+    /// Joins it with the same network on other hosts, exactly so; with `None`, with none. What is joined already stays so,
+    /// with its connections. Without effect in user mode, whose machines are each in a network of their own.
+    ///
+    /// # Errors
+    /// No interface has the host's address, guests' packets don't fit between the hosts, the host's address on the network
+    /// is none of it (all of these before anything is changed); or the kernel or `nft` refuses: calling again is the cure.
+    pub async fn set_overlay(&self, overlay: Option<Overlay>) -> Result<()> {
+        match self {
+            Self::Bridged(bridged) => bridged.set_overlay(overlay).await,
+            Self::User(_) => Ok(()),
+        }
+    }
+
     /// Makes a machine's link. It is usable for starting QEMU at once, and for the guest when [`Plugged::ready`] is.
     ///
     /// # Errors
@@ -258,7 +278,7 @@ impl NetworkHost {
         }
     }
 
-    /// Removes dnsmasq, rules, taps and the bridge, and switches IPv4 forwarding off if it was and no other network of a
+    /// Removes dnsmasq, rules, taps, the tunnel and the bridge, and switches IPv4 forwarding off if it was and no other network of a
     /// cloud is left. Machines must have ended before.
     ///
     /// # Errors

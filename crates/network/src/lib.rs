@@ -9,7 +9,8 @@
 //! |---|---|
 //! | [`address`], [`pool`] | networks, MAC addresses, who can get which: pure |
 //! | [`name`] | names that go into the kernel, nftables and DNS, checked once |
-//! | [`bridge`], [`tap`], [`links`] | interfaces, over one netlink connection |
+//! | [`bridge`], [`tap`], `vxlan`, [`links`] | interfaces, over one netlink connection |
+//! | [`overlay`] | one network over several hosts |
 //! | [`firewall`], [`ruleset`], [`nft`] | nftables: the worker, the text, the program |
 //! | [`dnsmasq`], [`dnsmasq_files`], [`dhcp_release`] | DHCP and DNS: the supervisor, its files, giving a lease back |
 //! | [`host`], [`bridged`], [`user_mode`] | what the VM host uses |
@@ -36,11 +37,13 @@ pub mod links;
 mod log_limit;
 pub mod name;
 pub mod nft;
+pub mod overlay;
 pub mod pool;
 pub mod ruleset;
 pub mod tap;
 mod tun_ioctl;
 pub mod user_mode;
+mod vxlan;
 
 pub use address::{Ipv4Network, MacAddr, MacPrefix, PoolError};
 pub use bridged::BridgedConfig;
@@ -51,6 +54,7 @@ pub use host::{
     Attachment, Audit, NetworkConfig, NetworkHost, PlugRequest, Plugged, Ready, Reconciled,
 };
 pub use name::{Domain, Hostname, InstanceTag, InterfaceName, NameError, NicTag};
+pub use overlay::{Overlay, VXLAN_PORT, Vni};
 pub use pool::AddressPool;
 pub use ruleset::{Binding, Outward, Peer};
 pub use user_mode::{UserModeConfig, UserNetdev};

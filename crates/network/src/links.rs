@@ -13,6 +13,9 @@ use crate::error::{NetworkError, Result};
 use crate::name::{self, InterfaceName};
 
 const KERNEL_ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Error numbers as they are on the wire, negative.
+pub(crate) const ENOENT: i32 = -2;
+pub(crate) const EEXIST: i32 = -17;
 const ENODEV: i32 = -19;
 
 /// A connection to the kernel's interface table.
@@ -61,10 +64,16 @@ impl Links {
     /// # Errors
     /// The kernel refused or did not answer.
     pub async fn find(&self, name: &InterfaceName) -> Result<Option<Link>> {
+        let message = self.message(name).await?;
+        Ok(message.map(|message| describe(&message)))
+    }
+
+    /// All that the kernel tells about the interface of that name.
+    pub(crate) async fn message(&self, name: &InterfaceName) -> Result<Option<LinkMessage>> {
         let request = self.handle.link().get().match_name(name.as_str()).execute();
         let mut found = std::pin::pin!(request);
         match within(&format!("looking up {name}"), found.try_next()).await {
-            Ok(message) => Ok(message.map(|message| describe(&message))),
+            Ok(message) => Ok(message),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -96,20 +105,28 @@ impl Links {
         Ok(links)
     }
 
-    /// Makes the interface a port of `bridge` and sets it up, in one request.
+    /// Makes the interface a port of `bridge` and sets it up.
     ///
     /// # Errors
     /// There is no such interface or bridge, or the kernel refused.
     pub async fn attach(&self, name: &InterfaceName, bridge_index: u32, mtu: u16) -> Result<()> {
-        // Without an address of its own the host says nothing on the wire to the guest.
+        // Without an address of its own the host says nothing on the wire to the guest. A request of its own: the kernel
+        // sets an interface up, and gives it an address, before it looks at this part of one.
         let no_ipv6 =
             LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
                 In6AddrGenMode::None,
             )])]);
         let message = LinkUnspec::new_with_name(name.as_str())
+            .append_extra_attribute(no_ipv6)
+            .build();
+        within(
+            &format!("keeping IPv6 off {name}"),
+            self.handle.link().change(message).execute(),
+        )
+        .await?;
+        let message = LinkUnspec::new_with_name(name.as_str())
             .controller(bridge_index)
             .mtu(u32::from(mtu))
-            .append_extra_attribute(no_ipv6)
             .up()
             .build();
         within(
@@ -174,7 +191,7 @@ fn is_missing(error: &NetworkError) -> bool {
     kernel_code(error) == Some(ENODEV)
 }
 
-fn describe(message: &LinkMessage) -> Link {
+pub(crate) fn describe(message: &LinkMessage) -> Link {
     let mut link = Link {
         name: String::new(),
         index: message.header.index,

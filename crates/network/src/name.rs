@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const PREFIX: &str = "st";
 /// What the names of bridges end with.
 pub(crate) const BRIDGE_SUFFIX: &str = "-br0";
+/// What the names of tunnels to other hosts end with.
+const TUNNEL_SUFFIX: &str = "-vx0";
 
 /// Longest interface name Linux takes (`IFNAMSIZ` − 1).
 pub const INTERFACE_NAME_MAX: usize = 15;
@@ -101,6 +103,12 @@ impl InstanceTag {
         InterfaceName(format!("{PREFIX}{}{BRIDGE_SUFFIX}", self.0))
     }
 
+    /// The tunnel of this cloud to other hosts, a port of the bridge.
+    #[must_use]
+    pub fn tunnel(&self) -> InterfaceName {
+        InterfaceName(format!("{PREFIX}{}{TUNNEL_SUFFIX}", self.0))
+    }
+
     /// The interface of a machine's NIC.
     #[must_use]
     pub fn tap(&self, nic: &NicTag) -> InterfaceName {
@@ -117,7 +125,8 @@ impl InstanceTag {
     }
 }
 
-/// What tells the NICs of one cloud apart, e.g. `4711` or `4711.1`: one to eight of `a-z0-9.`, not beginning with `br`.
+/// What tells the NICs of one cloud apart, e.g. `4711` or `4711.1`: one to eight of `a-z0-9.`, not beginning with `br` or
+/// `vx`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NicTag(String);
@@ -133,11 +142,11 @@ impl FromStr for NicTag {
         {
             return Err(refuse("NIC tag", text, "one to eight of a-z, 0-9 and '.'"));
         }
-        if text.starts_with("br") {
+        if text.starts_with("br") || text.starts_with("vx") {
             return Err(refuse(
                 "NIC tag",
                 text,
-                "names beginning with br are for bridges",
+                "names beginning with br and vx are for bridges and tunnels",
             ));
         }
         Ok(Self(text.to_owned()))
@@ -251,7 +260,12 @@ mod tests {
         let nic: NicTag = "4711.1".parse().unwrap();
         assert_eq!(ab.tap(&nic).as_str(), "stab-4711.1");
         assert!(ab.owns("stab-4711.1") && !a.owns("stab-4711.1"));
-        assert!("br0".parse::<NicTag>().is_err());
+        for taken in ["br0", "vx0"] {
+            assert!(taken.parse::<NicTag>().is_err());
+        }
+        assert_eq!(ab.tunnel().as_str(), "stab-vx0");
+        let longest: InstanceTag = "abcd".parse().unwrap();
+        assert!(longest.tunnel().as_str().parse::<InterfaceName>().is_ok());
     }
 
     #[test]
@@ -276,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn every_tap_name_fits(tag in "[a-z0-9]{1,4}", nic in "[ac-z0-9][a-z0-9.]{0,7}") {
+        fn every_tap_name_fits(tag in "[a-z0-9]{1,4}", nic in "[ac-uw-z0-9][a-z0-9.]{0,7}") {
             let tag: InstanceTag = tag.parse().unwrap();
             let name = tag.tap(&nic.parse().unwrap());
             prop_assert!(name.as_str().parse::<InterfaceName>().is_ok());

@@ -9,7 +9,11 @@
 //!   routing, and nothing into the network that was not asked for from inside. That holds for each packet, not for the
 //!   first of a connection alone: what another network began while it was a peer ends when it is none any more.
 //!
+//! What hosts of one network exchange has rules of its own, in both: [`tunnel`].
+//!
 //! Texts use only what nftables 1.0.6 (Debian 12) has.
+
+mod tunnel;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Ipv4Network, MacAddr};
 use crate::name::{InstanceTag, InterfaceName};
+use crate::overlay::Overlay;
 
 /// How guests reach the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -82,6 +87,10 @@ pub struct Ruleset {
     pub host_tcp_ports: BTreeSet<u16>,
     /// The networks whose guests and this one's reach each other, both ways and by their own addresses.
     pub peers: BTreeSet<Peer>,
+    /// UDP port of tunnels between hosts, whether this network has one or not.
+    pub tunnel_port: u16,
+    /// How it is joined with the same network on other hosts.
+    pub overlay: Option<Overlay>,
 }
 
 impl Ruleset {
@@ -141,6 +150,7 @@ impl Ruleset {
         for counter in SPOOF_COUNTERS {
             let _ = writeln!(text, "add counter bridge {t} {counter}");
         }
+        tunnel::declare_bridge(&mut text, &t);
         let _ = write!(
             text,
             "add chain bridge {t} guests {{ type filter hook prerouting priority -200; policy accept; }}\n\
@@ -151,12 +161,13 @@ impl Ruleset {
              flush set bridge {t} macs\n\
              flush set bridge {t} bindings\n\
              flush set bridge {t} clients\n\
-             flush set bridge {t} dhcp_rate\n"
+             flush set bridge {t} dhcp_rate\n\
+             add rule bridge {t} guests iifname != \"{prefix}*\" accept\n"
         );
+        tunnel::bridge_rules(&mut text, self);
         let mut rule = |chain: &str, rule: &str| {
             let _ = writeln!(text, "add rule bridge {t} {chain} {rule}");
         };
-        rule("guests", &format!("iifname != \"{prefix}*\" accept"));
         rule(
             "guests",
             "iifname . ether saddr != @macs counter name spoofed_mac drop",
@@ -219,8 +230,12 @@ impl Ruleset {
              add set ip {t} dns_rate {{ type ipv4_addr; size {MOST_TAPS}; flags dynamic; timeout 1m; }}\n\
              add counter ip {t} too_many_dns\n\
              add counter ip {t} refused_host\n\
-             add counter ip {t} refused_inward\n\
-             add chain ip {t} input {{ type filter hook input priority filter; policy accept; }}\n\
+             add counter ip {t} refused_inward\n"
+        );
+        tunnel::declare_ip(&mut text, &t);
+        let _ = write!(
+            text,
+            "add chain ip {t} input {{ type filter hook input priority filter; policy accept; }}\n\
              add chain ip {t} forward {{ type filter hook forward priority filter; policy accept; }}\n\
              add chain ip {t} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n\
              add chain ip {t} to_host\n\
@@ -232,6 +247,9 @@ impl Ruleset {
         let mut rule = |chain: &str, rule: &str| {
             let _ = writeln!(text, "add rule ip {t} {chain} {rule}");
         };
+        if let Some(overlay) = &self.overlay {
+            tunnel::input_rules(&mut rule, overlay, self.tunnel_port);
+        }
         rule("input", &format!("iifname \"{bridge}\" jump to_host"));
         // By address, which is the tap's own by now. One guest must not take dnsmasq from the others. Before
         // what is established: questions from one port are.
@@ -291,6 +309,9 @@ impl Ruleset {
         rule("forward", &format!("iifname \"{bridge}\" jump outward"));
         rule("forward", &format!("oifname \"{bridge}\" jump inward"));
         rule("outward", &format!("ip saddr != {network} drop"));
+        if self.outward == Outward::Nat {
+            rule("outward", &tunnel::forged_rule(self.tunnel_port));
+        }
         if self.outward != Outward::Routed {
             // An answer to what only a network can have begun that was a peer then: no other gets in.
             rule("outward", "ct status dnat return");
@@ -359,6 +380,8 @@ mod tests {
             outward,
             host_tcp_ports: BTreeSet::new(),
             peers: BTreeSet::new(),
+            tunnel_port: 4789,
+            overlay: None,
         }
     }
 

@@ -4,6 +4,7 @@ mod a_guest_cannot_pretend;
 mod a_guest_gets_its_address_and_name;
 mod dnsmasq_outlives_the_daemon_and_comes_back;
 mod guests_reach_the_world_and_not_the_host;
+mod one_network_over_several_hosts;
 mod plugging_is_quick_and_leaves_nothing;
 mod support;
 mod user_mode_needs_no_privileges;

@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::time::Duration;
 
+use crate::support::lan::{connect, listen};
 use crate::support::{Namespace, TestHost, can_run, machine};
 use network::{BridgedConfig, NetworkConfig, NetworkHost, Outward, PlugRequest};
 
@@ -31,18 +32,6 @@ fn scene(outward: Outward) -> (TestHost, Namespace, Namespace) {
     guest.ip("addr add 172.16.0.5/24 dev eth0");
     guest.ip("route add default via 172.16.0.1");
     (test, world, guest)
-}
-
-/// A listener in a namespace; it keeps its namespace whatever thread uses it.
-fn listen(namespace: &Namespace) -> (TcpListener, u16) {
-    let listener = namespace.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
-    let port = listener.local_addr().unwrap().port();
-    (listener, port)
-}
-
-fn connect(from: &Namespace, to: Ipv4Addr, port: u16) -> Result<TcpStream, ErrorKind> {
-    from.enter(|| TcpStream::connect_timeout(&SocketAddr::from((to, port)), LIMIT))
-        .map_err(|error| error.kind())
 }
 
 #[test]

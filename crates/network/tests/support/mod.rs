@@ -1,6 +1,9 @@
 //! Network namespaces for tests: a host of its own for each, guests and a world around it, all removed at the end.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)] // each test file uses its part
 
+pub mod frames;
+pub mod lan;
+
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
