@@ -275,7 +275,7 @@ impl Cloud {
                         by = context.user(),
                         "user removed"
                     );
-                    self.forget_kept(&read.username).await;
+                    self.forget_left().await;
                     return Ok(Done::default());
                 }
                 Err(error) if error.is_conflict() => {}
