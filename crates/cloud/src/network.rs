@@ -170,7 +170,7 @@ impl Public for Network {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         Vec::new()
     }
 }
@@ -208,7 +208,7 @@ impl Public for Address {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         match (self.kept, &self.resource) {
             (false, _) => Vec::new(),
             (true, None) => vec![Rel::Edit, Rel::Delete],

@@ -573,7 +573,7 @@ impl Public for Registration {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         match self.state {
             RegistrationState::ApprovalPending => {
                 vec![Rel::Delete, Rel::Action("approve"), Rel::Action("reject")]
