@@ -5,13 +5,13 @@
 use std::{sync::Arc, time::Duration};
 
 use accounts::{Accounts, Cost, Hashing};
-use cimi::model::Kind;
+use cimi::{Timestamp, model::Kind, resources::Session};
 use cloud::{
     Cloud, NoServices,
     people::{PeopleSettings, RegistrationSettings},
     testing::{self, caller, object},
 };
-use documents::Documents;
+use documents::{Documents, DocumentsError};
 use doors::{Doors, Limits, People, Running, Server, Settings};
 use serde_json::json;
 use store::SqliteStore;
@@ -298,6 +298,47 @@ async fn with_a_cookie_alone_only_pages_of_the_cloud_change_anything() {
         (303, "/cimi/login")
     );
     assert!(world.documents.sessions.is_empty());
+}
+
+/// A browser takes a stream up again whenever it ended, as long as its page is open: nobody need be there for that.
+#[tokio::test]
+async fn whoever_only_looks_on_is_logged_out_as_idle() {
+    let world = World::start().await;
+    let cookie = world.log_in("alice").await;
+    let session = world.documents.sessions.all().pop().unwrap();
+    let used = world
+        .documents
+        .update(session.id(), |session: &mut Session| {
+            session.last_used = Timestamp::from_millis(session.last_used.as_millis() - 600_000);
+            Ok::<_, DocumentsError>(true)
+        });
+    let before = used.await.unwrap().last_used;
+    let last_used = || {
+        world
+            .documents
+            .sessions
+            .get(session.id())
+            .unwrap()
+            .last_used
+    };
+
+    let mut stream = TcpStream::connect(world.running.address).await.unwrap();
+    let request = format!(
+        "GET /cimi/Machine HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{cookie}\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut received = Vec::new();
+    let begun = async {
+        while !String::from_utf8_lossy(&received).contains("event: current") {
+            assert!(stream.read_buf(&mut received).await.unwrap() > 0);
+        }
+    };
+    timeout(PATIENCE, begun).await.unwrap();
+    assert_eq!(last_used(), before);
+
+    let page = world.ask("GET", "/cimi/Machine", &cookie, "").await;
+    assert_eq!(page.status, 200);
+    assert!(last_used() > before);
 }
 
 #[tokio::test]
