@@ -359,6 +359,18 @@ async fn people_register_by_form_and_by_rest_and_links_act_on_post() {
             && !shown.contains("sesame"),
         "{shown}"
     );
+    // All at once: nobody chooses another password first, and hears of the name then.
+    let weak = fields
+        .replace("carol&", "alice&")
+        .replace("open+sesame+1", "password");
+    let wrong = world.ask("POST", "/register/users/", &headers, &weak).await;
+    for told in [
+        "username (alice) already exists",
+        "invalid new password",
+        "You must agree",
+    ] {
+        assert!(text(&wrong).contains(told), "{told}: {}", text(&wrong));
+    }
     let taken = world
         .ask(
             "POST",
