@@ -7,5 +7,6 @@ mod failures_end_as_the_contract_says;
 mod images_are_described_and_signed;
 mod logins_are_kept;
 mod outputs_are_those_of_the_contract;
+mod passwords_are_asked_for_once;
 mod support;
 mod what_create_image_removes;
