@@ -341,6 +341,39 @@ async fn whoever_only_looks_on_is_logged_out_as_idle() {
     assert!(last_used() > before);
 }
 
+/// As the commands for groups and quotas do it: read whole, and a part of it changed.
+#[tokio::test]
+async fn a_part_is_changed_by_the_tag_of_the_whole() {
+    let world = World::start().await;
+    // root:correct horse
+    let root = "Authorization: Basic cm9vdDpjb3JyZWN0IGhvcnNl\r\nAccept: application/json\r\n";
+    let made = world
+        .ask("POST", "/cimi/Group", root, r#"{"groupname": "physics"}"#)
+        .await;
+    assert_eq!(made.status, 201, "{}", text(&made));
+    for (path, first, second) in [
+        (
+            "User/alice",
+            r#"{"roles": ["physics"]}"#,
+            r#"{"roles": []}"#,
+        ),
+        (
+            "Group/physics",
+            r#"{"quota": {"machines": 1}}"#,
+            r#"{"quota": {}}"#,
+        ),
+    ] {
+        let seen = world.ask("GET", &format!("/cimi/{path}"), root, "").await;
+        let headers = format!("{root}If-Match: {}\r\n", seen.header("etag"));
+        let attribute = first.split('"').nth(1).unwrap();
+        let part = format!("/cimi/{path}?$select={attribute}");
+        for (body, status) in [(first, 200), (second, 412)] {
+            let reply = world.ask("PUT", &part, &headers, body).await;
+            assert_eq!(reply.status, status, "{path}: {}", text(&reply));
+        }
+    }
+}
+
 #[tokio::test]
 async fn people_register_by_form_and_by_rest_and_links_act_on_post() {
     let world = World::start().await;

@@ -1,6 +1,7 @@
 //! The program as its users run it: one program, since linking one is quicker than linking many.
 
 mod certificates_are_trusted_only_on_purpose;
+mod changes_of_others_are_not_lost;
 mod commands_work_without_a_cloud;
 mod descriptions_are_published;
 mod failures_end_as_the_contract_says;
