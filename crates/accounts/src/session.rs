@@ -14,8 +14,10 @@ use crate::{Accounts, Identity, Method, token};
 
 /// Characters of a secret.
 const SECRET_LENGTH: usize = 32;
-/// How often it is written down that a session is used.
+/// How often at most it is written down that a session is used.
 const NOTED_EVERY: Duration = Duration::from_secs(60);
+/// A session that may not be idle for long is written down so many times within that.
+const NOTED_WITHIN_IDLE: u32 = 4;
 /// What the secret of a session makes the token of its forms of.
 const FORM_TOKEN_LABEL: &[u8] = b"stratus form token";
 
@@ -70,8 +72,23 @@ pub fn is_form_token(secret: &str, given: &str) -> bool {
 }
 
 impl Accounts {
-    /// Whose session this is, if it still is one.
+    /// Whose session this is, if it still is one. It is used by that, and not idle.
     pub async fn by_session(&self, secret: &str, address: Option<IpAddr>) -> Option<Arc<Identity>> {
+        let (session, identity) = self.session(secret).await?;
+        let now = Timestamp::now();
+        if is_news(&session, now, address, self.sessions.idle) {
+            self.source.session_used(&session, now, address).await;
+        }
+        Some(identity)
+    }
+
+    /// The same for what a browser does by itself, such as going on with a stream that has ended: that is no use.
+    pub async fn by_unused_session(&self, secret: &str) -> Option<Arc<Identity>> {
+        let (_, identity) = self.session(secret).await?;
+        Some(identity)
+    }
+
+    async fn session(&self, secret: &str) -> Option<(Arc<Session>, Arc<Identity>)> {
         if !looks_like_one(secret) {
             return None;
         }
@@ -88,13 +105,11 @@ impl Accounts {
             .filter(|user| user.common.created <= session.common.created)
             .filter(|user| user.generation == session.generation)
             .filter(|user| self.is_on(&session.method, user))?;
-        if is_news(&session, now, address) {
-            self.source.session_used(&session, now, address).await;
-        }
-        Some(Arc::new(Identity {
+        let identity = Arc::new(Identity {
             session: Some(session.id.clone()),
             ..Identity::of(&user).by(Method::Session)
-        }))
+        });
+        Some((session, identity))
     }
 }
 
@@ -114,14 +129,52 @@ impl Accounts {
     }
 }
 
-fn is_news(session: &Session, now: Timestamp, address: Option<IpAddr>) -> bool {
+fn is_news(session: &Session, now: Timestamp, address: Option<IpAddr>, idle: Duration) -> bool {
     let address = address.map(|address| address.to_string());
-    session.last_address != address || now.since(session.last_used) >= NOTED_EVERY
+    let noted_every = NOTED_EVERY.min(idle / NOTED_WITHIN_IDLE);
+    session.last_address != address || now.since(session.last_used) >= noted_every
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_uses_a_session_is_not_logged_out_as_idle() {
+        let now = Timestamp::now();
+        let mut session = Session {
+            id: cimi::SessionId::generate(),
+            common: cimi::Common::new(cimi::Acl::owned_by_user("ann"), now),
+            user: "ann".to_owned(),
+            digest: String::new(),
+            generation: 0,
+            method: "password".to_owned(),
+            expires: now.after(Duration::from_secs(86_400)),
+            last_used: now,
+            last_address: None,
+            agent: None,
+            unknown: serde_json::Map::new(),
+        };
+        // Somebody who looks every half of the limit, as the configuration may set it: one minute at least.
+        for minutes in [1, 2, 30] {
+            let idle = Duration::from_secs(60 * minutes);
+            session.last_used = now;
+            for half in 1..9 {
+                let then = now.after(idle / 2 * half);
+                assert!(then.since(session.last_used) <= idle, "{minutes} min");
+                if is_news(&session, then, None, idle) {
+                    session.last_used = then;
+                }
+            }
+        }
+        // Not with each request.
+        assert!(!is_news(
+            &session,
+            session.last_used.after(Duration::from_secs(10)),
+            None,
+            Duration::from_secs(60)
+        ));
+    }
 
     #[test]
     fn secrets_differ_and_the_token_of_forms_follows_from_them() {

@@ -145,7 +145,8 @@ pub(crate) trait Public: OfType {
     }
 
     /// What somebody with `Modify` may do with it.
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, documents: &Documents) -> Vec<Rel> {
+        let _ = documents;
         vec![Rel::Edit, Rel::Delete]
     }
 
@@ -242,7 +243,7 @@ impl<R: Public> Document for Stored<R> {
 
     fn operations(&self, right: Right) -> Vec<Rel> {
         if right >= Right::Modify {
-            Public::operations(&self.document.document.0)
+            Public::operations(&self.document.document.0, &self.documents)
         } else {
             Vec::new()
         }

@@ -25,7 +25,7 @@ impl Public for Event {
         }))
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         Vec::new()
     }
 }
@@ -68,10 +68,10 @@ impl Public for Job {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, documents: &Documents) -> Vec<Rel> {
         if self.state.is_final() {
             vec![Rel::Delete]
-        } else if crate::jobs::is_stoppable(self) {
+        } else if crate::jobs::can_stop(documents, self) {
             vec![Rel::Action("stop")]
         } else {
             Vec::new()

@@ -68,7 +68,7 @@ impl Public for Host {
         Ok(())
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         if self.desired.apart {
             vec![Rel::Edit, Rel::Delete]
         } else {

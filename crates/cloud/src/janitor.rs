@@ -4,11 +4,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use accounts::certified::ORGANISATION;
 use cimi::{
     PrincipalType, Timestamp,
-    resources::{Job, Resource},
+    resources::{Job, Resource, VolumeImage},
 };
-use documents::{Cached, Documents, OfType};
+use documents::{Cached, Documents, DocumentsError, OfType};
 use store::cache::Changes;
 
 use crate::Cloud;
@@ -138,6 +139,7 @@ impl Cloud {
         forgotten += forget(documents, self.ended_sessions(now)).await;
         forgotten += forget(documents, self.ended_registrations(now)).await;
         forgotten += forget(documents, self.ended_links(now)).await;
+        forgotten += self.forget_left().await;
         let old_records = documents
             .machine_records
             .all()
@@ -170,27 +172,49 @@ impl Cloud {
 }
 
 impl Cloud {
-    /// What was kept of a user who is gone doesn't count for who has the name later. It can't be made again, so it is forgotten
-    /// once they are gone for good: it is told in the log if that fails.
-    pub(crate) async fn forget_kept(&self, user: &str) {
+    /// What is left of those who are gone doesn't count for who has the name later: the janitor finds it again whatever kept
+    /// somebody from forgetting it with the user. How much is forgotten.
+    pub(crate) async fn forget_left(&self) -> usize {
         let documents = &self.0.documents;
-        for image in documents.kept_for::<cimi::resources::VolumeImage>(user) {
-            let forgotten = documents
-                .update(image.id(), |image: &mut cimi::resources::VolumeImage| {
+        let mut forgotten = 0;
+        let kept = documents.volume_images.all().into_iter();
+        for image in kept.filter(|image| self.is_kept_for_nobody(image)) {
+            let forget = |image: &mut VolumeImage| {
+                let counts_for_nobody = self.is_kept_for_nobody(image);
+                if counts_for_nobody {
                     image.kept_for = None;
-                    Ok::<bool, crate::CloudError>(true)
-                })
-                .await;
-            match forgotten {
-                Ok(_) | Err(crate::CloudError::NotFound { .. }) => {}
+                }
+                Ok::<bool, DocumentsError>(counts_for_nobody)
+            };
+            match documents.update(image.id(), forget).await {
+                Ok(_) => forgotten += 1,
                 Err(error) => {
-                    tracing::warn!(image = image.id(), user, %error, "goes on counting for a user who is gone");
+                    tracing::debug!(image = image.id(), %error, "goes on counting for a user who is gone for another round");
                 }
             }
         }
-        if let Some(organisation) = user.strip_prefix(accounts::certified::ORGANISATION) {
-            let members = &documents.organisation_members;
-            forget(documents, members.by_index("organisation", organisation)).await;
+        let members = documents.organisation_members.all().into_iter();
+        let left = members.filter(|member| {
+            let account = format!("{ORGANISATION}{}", member.organisation);
+            documents.users.get(&account).is_none()
+        });
+        forgotten + forget(documents, left.collect()).await
+    }
+
+    /// Whether an image counts for somebody who is gone. Members of organisations have no account: they are here as long as
+    /// the organisation is, and after that as long as anything is theirs.
+    fn is_kept_for_nobody(&self, image: &VolumeImage) -> bool {
+        let documents = &self.0.documents;
+        let Some(name) = image.kept_for.as_deref() else {
+            return false;
+        };
+        match documents.users.get(name) {
+            // Somebody else, who has the name now.
+            Some(user) => user.common.created > image.common.updated,
+            None => {
+                let members = &documents.organisation_members;
+                members.count_by_index("member", name) == 0 && self.owned_by(name).is_empty()
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::{
     progress::{progress, why_waiting},
-    stop::is_stoppable,
+    stop::{can_stop, is_stoppable},
 };
 
 /// What a job's target looks like.

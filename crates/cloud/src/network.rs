@@ -173,7 +173,7 @@ impl Public for Network {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         Vec::new()
     }
 }
@@ -211,7 +211,7 @@ impl Public for Address {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         match (self.kept, &self.resource) {
             (false, _) => Vec::new(),
             (true, None) => vec![Rel::Edit, Rel::Delete],

@@ -231,7 +231,7 @@ impl Public for NetworkPort {
         (name == "portType").then(|| ACCESS.into())
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         let action = if self.state.is_wanted_up() {
             "stop"
         } else {

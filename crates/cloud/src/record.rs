@@ -43,7 +43,7 @@ impl Public for MachineRecord {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         Vec::new()
     }
 }

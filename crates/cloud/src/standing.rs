@@ -2,11 +2,13 @@
 //!
 //! A request is over before anything changes; a stream may go on for hours. Whoever sends one asks here before each part,
 //! and is woken when a document changes that the answer rests on: the user's account, the token, the session, the account
-//! that admits an organisation, and what is followed.
+//! that admits an organisation, and what is followed; and when the token or the session comes to its end. That something is
+//! told is no use of a session: whoever only looks on is logged out like anybody who does nothing.
 
 use std::{
     collections::HashMap,
     sync::{Arc, OnceLock, Weak},
+    time::Duration,
 };
 
 use accounts::{Method, certified::ORGANISATION};
@@ -16,7 +18,7 @@ use cimi::{
 };
 use documents::{Documents, OfType};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{sync::Notify, task::JoinSet, time::timeout};
 
 use crate::{Caller, Cloud, OpContext};
 
@@ -74,6 +76,8 @@ pub(crate) struct Standing {
     documents: Documents,
     context: OpContext,
     since: Timestamp,
+    /// How long a session lasts that isn't used.
+    idle: Duration,
     bell: Arc<Notify>,
     keys: Vec<String>,
     cords: Cords,
@@ -119,6 +123,7 @@ impl Cloud {
             documents: documents.clone(),
             context: context.clone(),
             since: Timestamp::now(),
+            idle: self.0.settings.people.sessions.idle,
             bell,
             keys,
             cords,
@@ -134,7 +139,31 @@ impl Standing {
 
     /// Waits until something changes that the answer may rest on. Safe to cancel.
     pub(crate) async fn changed(&self) {
-        self.bell.notified().await;
+        let changed = self.bell.notified();
+        match self.end() {
+            None => changed.await,
+            Some(end) => {
+                let _ = timeout(end.since(Timestamp::now()), changed).await;
+            }
+        }
+    }
+
+    /// When what was shown counts no more, if nothing changes until then.
+    fn end(&self) -> Option<Timestamp> {
+        let Caller::User(identity) = &self.context.caller else {
+            return None;
+        };
+        let documents = &self.documents;
+        let token = identity.token.as_ref();
+        let token = token.and_then(|by| Some(documents.tokens.get(by.id.local())?.expires));
+        let session = identity.session.as_ref();
+        let session =
+            session.and_then(|id| Some(self.end_of(&*documents.sessions.get(id.local())?)));
+        token.into_iter().chain(session).min()
+    }
+
+    fn end_of(&self, session: &Session) -> Timestamp {
+        session.expires.min(session.last_used.after(self.idle))
     }
 
     /// Whether a request with the same credentials would still be the same person's, with the same rights. Costs a few
@@ -156,7 +185,7 @@ impl Standing {
         }
         if let Some(id) = &identity.session {
             let session = documents.sessions.get(id.local());
-            if session.is_none_or(|session| now >= session.expires) {
+            if session.is_none_or(|session| now >= self.end_of(&session)) {
                 return false;
             }
         }

@@ -25,5 +25,5 @@ mod state;
 mod tend;
 
 pub(crate) use components::check_components;
-pub(crate) use jobs::progress_of_parts;
+pub(crate) use jobs::{can_stop_parts, progress_of_parts};
 pub(crate) use tend::tend;

@@ -205,7 +205,11 @@ impl Cloud {
                 transaction = seen.guard(transaction);
             }
             if can_administrate(&read) && !can_administrate(&user) {
-                transaction = transaction.unchanged(&*self.another_administrator(&read)?);
+                let other = self.another_administrator(
+                    &read,
+                    "has to stay enabled, with a password and the role ::ADMIN",
+                )?;
+                transaction = transaction.unchanged(&*other);
             }
             if user.enabled != read.enabled {
                 transaction = self.with_notice(transaction, &user)?;
@@ -251,6 +255,10 @@ impl Cloud {
         loop {
             context.in_time()?;
             let read = access::find::<User>(documents, context, local, Right::Modify)?;
+            // First: who reads of what is left, and that the user can be disabled, would do that for nothing.
+            let other = can_administrate(&read)
+                .then(|| self.another_administrator(&read, "can't be removed"))
+                .transpose()?;
             // From here on nothing can be made for the user.
             let leaving = self.leaving(&read.username).await?;
             let owned = self.owned_by(&read.username);
@@ -262,8 +270,8 @@ impl Cloud {
                 )));
             }
             let mut transaction = leaving.guard(documents.changes());
-            if can_administrate(&read) {
-                transaction = transaction.unchanged(&*self.another_administrator(&read)?);
+            if let Some(other) = &other {
+                transaction = transaction.unchanged(&**other);
             }
             self.forget_user(&read.username).await?;
             let removed = transaction.remove(&read).commit().await;
@@ -275,7 +283,7 @@ impl Cloud {
                         by = context.user(),
                         "user removed"
                     );
-                    self.forget_kept(&read.username).await;
+                    self.forget_left().await;
                     return Ok(Done::default());
                 }
                 Err(error) if error.is_conflict() => {}
@@ -317,14 +325,22 @@ impl Cloud {
     }
 
     /// An administrator beside this one who can log in.
-    fn another_administrator(&self, than: &Cached<User>) -> Result<Arc<Cached<User>>> {
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] if there is none, with what follows of it for this one.
+    fn another_administrator(
+        &self,
+        than: &Cached<User>,
+        refusal: &str,
+    ) -> Result<Arc<Cached<User>>> {
         let all = self.0.documents.users.all();
         let other = all
             .into_iter()
             .find(|user| user.id() != than.id() && can_administrate(user));
         other.ok_or_else(|| {
             CloudError::Conflict(format!(
-                "{} is the last administrator who can log in; make or enable another one first",
+                "{} {refusal}: it is the last administrator who can log in with a password; make another one first, \
+                 or enable one",
                 than.document.id
             ))
         })

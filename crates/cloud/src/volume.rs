@@ -415,7 +415,7 @@ impl Public for VolumeTemplate {
         self.body.clone()
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         vec![Rel::Edit, Rel::Delete]
     }
 

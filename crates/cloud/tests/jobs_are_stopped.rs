@@ -110,6 +110,23 @@ async fn an_import_stops_and_a_start_is_followed_by_a_stop() {
 }
 
 #[tokio::test]
+async fn what_is_in_use_already_is_not_offered_to_be_stopped() {
+    let world = World::start().await;
+    let body = json!({"imageLocation": "https://images.example.org/x.img"});
+    let created = world.create(&alice(), Kind::MachineImage, body).await;
+    let created = created.unwrap();
+    let import = created.job.unwrap();
+    assert!(jobs_offer_stop(&world, &import));
+    let body = json!({"machineTemplate": {"machineImage": {"href": created.view.id.to_string()}}});
+    world.create(&alice(), Kind::Machine, body).await.unwrap();
+    assert!(!jobs_offer_stop(&world, &import));
+    assert!(matches!(
+        stop(&world, &import).await,
+        Err(CloudError::Conflict(_))
+    ));
+}
+
+#[tokio::test]
 async fn what_cannot_be_taken_back_is_not_stopped() {
     let world = World::start().await;
     let volume = world.volume(&alice()).await;

@@ -7,7 +7,7 @@ use cimi::{
     model::Kind,
     resources::{Job, JobState, Machine},
 };
-use cloud::{CloudError, Done, Retention};
+use cloud::{CloudError, Done, Rel, Retention};
 use serde_json::{Map, Value, json};
 
 /// The cloud's own work, until it is killed.
@@ -47,6 +47,12 @@ async fn act(world: &World, id: &str, action: &str, force: bool) -> cloud::Resul
 fn job(world: &World, id: &str) -> Job {
     let (_, local) = split(id);
     world.documents.jobs.get(local).unwrap().document.0.clone()
+}
+
+fn offers_stop(world: &World, job: &str) -> bool {
+    let view = world.view(&alice(), job);
+    let operations = view.document.operations(view.right);
+    operations.contains(&Rel::Action("stop"))
 }
 
 fn nested(world: &World, id: &str) -> Vec<Job> {
@@ -121,6 +127,7 @@ async fn a_system_is_as_far_as_its_parts() {
     let (id, creation) = system(&world).await;
     let parts = has_begun(&world, &creation).await;
     assert!(parts.iter().all(|part| part.action == "add"));
+    assert!(offers_stop(&world, &creation));
     hosts_do(&world, 1).await;
     until("half of it", async || {
         world.get(&alice(), &creation)["progress"] == 50
@@ -134,9 +141,10 @@ async fn a_system_is_as_far_as_its_parts() {
     let nests = told["nestedJobs"].as_array().unwrap();
     assert_eq!(nests.len(), 2);
 
-    // Asked to stop, they can't be made not to have been: that is said, and changes nothing.
+    // Asked to stop, they can't be made not to have been: that is not offered, and said to who tries; it changes nothing.
     let stop = act(&world, &id, "stop", true).await.unwrap().job.unwrap();
     has_begun(&world, &stop).await;
+    assert!(!offers_stop(&world, &stop));
     let refused = act(&world, &stop, "stop", false).await;
     let Err(CloudError::Conflict(text)) = refused else {
         panic!("{refused:?}");
@@ -148,10 +156,12 @@ async fn a_system_is_as_far_as_its_parts() {
     // A start is taken back of all, as it is of one.
     let start = act(&world, &id, "start", false).await.unwrap().job.unwrap();
     has_begun(&world, &start).await;
+    assert!(offers_stop(&world, &start));
     let done = act(&world, &start, "stop", false).await.unwrap();
     assert_eq!(done.job.as_ref(), Some(&start));
     // Again: it is under way.
     act(&world, &start, "stop", false).await.unwrap();
+    assert!(!offers_stop(&world, &start));
     // A start that is wished after that isn't the one that ends.
     let anew = act(&world, &id, "start", false).await;
     let Err(CloudError::Conflict(text)) = anew else {

@@ -12,7 +12,7 @@ use cimi::{
 };
 use cloud::{
     CloudError,
-    people::{Directory, DirectoryEntry, DirectoryError},
+    people::{Application, Directory, DirectoryEntry, DirectoryError},
     testing,
 };
 use parking_lot::Mutex;
@@ -170,6 +170,29 @@ async fn forms_of_one_address_are_taken_up_to_a_pace() {
         .sign_up(&stranger(2), form("other", &[]))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn nobody_finds_out_names_by_forms_that_are_wrong() {
+    let world = world_with(|_| ()).await;
+    world.user("alice", &[]).await;
+    let form = [("uid".to_owned(), "alice".to_owned())];
+    let told = |address: u8| {
+        let Err(wrong) = Application::read(&form) else {
+            panic!("most of it is missing");
+        };
+        let wrong = world
+            .cloud
+            .with_taken_name(&stranger(address), &form, wrong);
+        let text = wrong.to_string();
+        assert!(
+            text.contains("Your email address must be provided."),
+            "{text}"
+        );
+        text.contains("username (alice) already exists")
+    };
+    assert_eq!((0..25).filter(|_| told(1)).count(), 20);
+    assert!(told(2));
 }
 
 /// A directory that does what it is told.

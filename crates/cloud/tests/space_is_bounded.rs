@@ -11,11 +11,14 @@ use cimi::{
     model::Kind,
     resources::{ImageState, Volume, VolumeImage, VolumeState},
 };
-use cloud::{Caller, CloudError, Created, OpContext, Result, testing};
+use cloud::{Caller, CloudError, Created, OpContext, Result, Retention, testing};
 use documents::DocumentsError;
 use serde_json::{Value, json};
 
-use crate::bare_cloud::{World, admin, local, user};
+use crate::{
+    bare_cloud::{World, admin, local, user},
+    support::until,
+};
 
 fn refused(answer: Result<Created>) -> String {
     match answer {
@@ -159,6 +162,61 @@ async fn what_was_kept_does_not_count_for_who_has_the_name_later() {
         .unwrap();
     world.user("alice", &[]).await;
     assert_eq!(used(&world, &alice, "volumeImages"), 0);
+}
+
+/// An image of hers that is kept for the volume it was made of, which is bob's now.
+async fn kept(world: &World, who: &OpContext) -> String {
+    let one = volume(world, who).await;
+    let image = local(&image_of(world, who, &one).await.unwrap());
+    made(world, &image, &one).await;
+    let deleted = world.cloud.delete(who, Kind::VolumeImage, &image).await;
+    deleted.unwrap();
+    let acl = json!({"acl": {"owner": {"principal": "bob", "type": "USER"}}});
+    world.edit(&admin(), Kind::Volume, &one, acl).await.unwrap();
+    image
+}
+
+#[tokio::test]
+async fn what_is_left_of_who_is_gone_is_found_again_after_a_crash() {
+    let world = World::start().await;
+    for account in ["alice", "carol", "vo:atlas", "vo:cms"] {
+        world.user(account, &[]).await;
+    }
+    let of_atlas = member("CN=Joe,O=Example", &["/atlas"]);
+    let of_cms = member("CN=Ann,O=Example", &["/cms"]);
+    let owner_of_cms = member("CN=Eve,O=Example", &["/cms"]);
+    let mut images = Vec::new();
+    for who in [
+        &user("alice"),
+        &user("carol"),
+        &of_cms,
+        &of_atlas,
+        &owner_of_cms,
+    ] {
+        images.push(kept(&world, who).await);
+    }
+    world.volume(&owner_of_cms).await;
+    // The daemon died when these users were removed and nothing of them was forgotten yet; one of the names has been given
+    // to somebody else.
+    for gone in ["alice", "carol", "vo:cms"] {
+        let account = world.documents.users.get(gone).unwrap();
+        let removed = world.documents.changes().remove(&account).commit().await;
+        removed.unwrap();
+    }
+    world.user("alice", &[]).await;
+
+    let cloud = world.cloud.clone();
+    let janitor = tokio::spawn(async move { cloud.run(Retention::default()).await });
+    until("what is left of who is gone is forgotten", || async {
+        let image = |id: &String| world.documents.volume_images.get(id)?.kept_for.clone();
+        let kept: Vec<_> = images.iter().filter_map(image).collect();
+        let members = world.documents.organisation_members.all();
+        kept == ["CN=Joe,O=Example", "CN=Eve,O=Example"]
+            && members.iter().all(|member| member.organisation == "atlas")
+    })
+    .await;
+    janitor.abort();
+    assert_eq!(used(&world, &user("alice"), "volumeImages"), 0);
 }
 
 #[tokio::test]

@@ -7,13 +7,18 @@ use std::{sync::Arc, time::Duration};
 use accounts::Method;
 use async_trait::async_trait;
 use bytes::Bytes;
-use cimi::{MachineId, model::Kind};
+use cimi::{
+    MachineId, Timestamp,
+    model::Kind,
+    resources::{Session, Token},
+};
 use cloud::{
     Caller, Check, Console, ConsoleRange, HostServices, OpContext, Result, Since, Watched,
     Watching,
     people::NewSession,
     testing::{self, PATIENCE},
 };
+use documents::DocumentsError;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -204,6 +209,50 @@ async fn streams_end_with_what_was_shown_and_with_the_account() {
             world.cloud.end_session(&secret).await.unwrap();
         },
     )
+    .await;
+}
+
+/// Nobody looks after sessions here: the streams themselves notice. That something is told is no use of the session.
+#[tokio::test]
+async fn streams_end_when_a_session_was_idle_for_too_long_or_a_login_expires() {
+    let world = world().await;
+    let machine = shared(&world, "MODIFY").await;
+    let idle = testing::settings().people.sessions.idle;
+    let moment = Duration::from_millis(300);
+    let by_session = alice(&world, By::Session).await;
+    let id = by_session.who.session().unwrap().local().to_owned();
+    let used_before = async |ago: Duration| {
+        let used = |session: &mut Session| {
+            let ago = i64::try_from(ago.as_millis()).unwrap();
+            session.last_used = Timestamp::from_millis(Timestamp::now().as_millis() - ago);
+            Ok::<_, DocumentsError>(true)
+        };
+        world.documents.update(&id, used).await.unwrap();
+    };
+    used_before(idle / 2).await;
+    both_end(&world, &by_session.who, &machine, "idle", async || {
+        used_before(idle - moment).await;
+    })
+    .await;
+    let by_session = alice(&world, By::Session).await;
+    both_end(&world, &by_session.who, &machine, "for long", async || {
+        let id = by_session.who.session().unwrap().local();
+        let ends = |session: &mut Session| {
+            session.expires = Timestamp::now().after(moment);
+            Ok::<_, DocumentsError>(true)
+        };
+        world.documents.update(id, ends).await.unwrap();
+    })
+    .await;
+    let by_token = alice(&world, By::Token).await;
+    both_end(&world, &by_token.who, &machine, "expired", async || {
+        let id = by_token.token.clone().unwrap();
+        let expires = |token: &mut Token| {
+            token.expires = Timestamp::now().after(moment);
+            Ok::<_, DocumentsError>(true)
+        };
+        world.documents.update(&id, expires).await.unwrap();
+    })
     .await;
 }
 

@@ -276,6 +276,12 @@ impl Doors {
             let _ = exchange.refused.set(refusal);
         }
         let identity = match (identity, people::session_secret(&head.headers)) {
+            // A browser takes a stream up again by itself.
+            (None, Some(secret))
+                if head.method == Method::GET && events::are_wanted(&head.headers) =>
+            {
+                self.accounts.by_unused_session(secret).await
+            }
             (None, Some(secret)) => self.accounts.by_session(secret, Some(peer)).await,
             (identity, _) => identity,
         };

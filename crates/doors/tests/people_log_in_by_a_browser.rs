@@ -5,13 +5,13 @@
 use std::{sync::Arc, time::Duration};
 
 use accounts::{Accounts, Cost, Hashing};
-use cimi::model::Kind;
+use cimi::{Timestamp, model::Kind, resources::Session};
 use cloud::{
     Cloud, NoServices,
     people::{PeopleSettings, RegistrationSettings},
     testing::{self, caller, object},
 };
-use documents::Documents;
+use documents::{Documents, DocumentsError};
 use doors::{Doors, Limits, People, Running, Server, Settings};
 use serde_json::json;
 use store::SqliteStore;
@@ -300,6 +300,80 @@ async fn with_a_cookie_alone_only_pages_of_the_cloud_change_anything() {
     assert!(world.documents.sessions.is_empty());
 }
 
+/// A browser takes a stream up again whenever it ended, as long as its page is open: nobody need be there for that.
+#[tokio::test]
+async fn whoever_only_looks_on_is_logged_out_as_idle() {
+    let world = World::start().await;
+    let cookie = world.log_in("alice").await;
+    let session = world.documents.sessions.all().pop().unwrap();
+    let used = world
+        .documents
+        .update(session.id(), |session: &mut Session| {
+            session.last_used = Timestamp::from_millis(session.last_used.as_millis() - 600_000);
+            Ok::<_, DocumentsError>(true)
+        });
+    let before = used.await.unwrap().last_used;
+    let last_used = || {
+        world
+            .documents
+            .sessions
+            .get(session.id())
+            .unwrap()
+            .last_used
+    };
+
+    let mut stream = TcpStream::connect(world.running.address).await.unwrap();
+    let request = format!(
+        "GET /cimi/Machine HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{cookie}\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut received = Vec::new();
+    let begun = async {
+        while !String::from_utf8_lossy(&received).contains("event: current") {
+            assert!(stream.read_buf(&mut received).await.unwrap() > 0);
+        }
+    };
+    timeout(PATIENCE, begun).await.unwrap();
+    assert_eq!(last_used(), before);
+
+    let page = world.ask("GET", "/cimi/Machine", &cookie, "").await;
+    assert_eq!(page.status, 200);
+    assert!(last_used() > before);
+}
+
+/// As the commands for groups and quotas do it: read whole, and a part of it changed.
+#[tokio::test]
+async fn a_part_is_changed_by_the_tag_of_the_whole() {
+    let world = World::start().await;
+    // root:correct horse
+    let root = "Authorization: Basic cm9vdDpjb3JyZWN0IGhvcnNl\r\nAccept: application/json\r\n";
+    let made = world
+        .ask("POST", "/cimi/Group", root, r#"{"groupname": "physics"}"#)
+        .await;
+    assert_eq!(made.status, 201, "{}", text(&made));
+    for (path, first, second) in [
+        (
+            "User/alice",
+            r#"{"roles": ["physics"]}"#,
+            r#"{"roles": []}"#,
+        ),
+        (
+            "Group/physics",
+            r#"{"quota": {"machines": 1}}"#,
+            r#"{"quota": {}}"#,
+        ),
+    ] {
+        let seen = world.ask("GET", &format!("/cimi/{path}"), root, "").await;
+        let headers = format!("{root}If-Match: {}\r\n", seen.header("etag"));
+        let attribute = first.split('"').nth(1).unwrap();
+        let part = format!("/cimi/{path}?$select={attribute}");
+        for (body, status) in [(first, 200), (second, 412)] {
+            let reply = world.ask("PUT", &part, &headers, body).await;
+            assert_eq!(reply.status, status, "{path}: {}", text(&reply));
+        }
+    }
+}
+
 #[tokio::test]
 async fn people_register_by_form_and_by_rest_and_links_act_on_post() {
     let world = World::start().await;
@@ -318,6 +392,18 @@ async fn people_register_by_form_and_by_rest_and_links_act_on_post() {
             && !shown.contains("sesame"),
         "{shown}"
     );
+    // All at once: nobody chooses another password first, and hears of the name then.
+    let weak = fields
+        .replace("carol&", "alice&")
+        .replace("open+sesame+1", "password");
+    let wrong = world.ask("POST", "/register/users/", &headers, &weak).await;
+    for told in [
+        "username (alice) already exists",
+        "invalid new password",
+        "You must agree",
+    ] {
+        assert!(text(&wrong).contains(told), "{told}: {}", text(&wrong));
+    }
     let taken = world
         .ask(
             "POST",

@@ -34,8 +34,8 @@ use crate::support::client::{PATIENCE, Reply};
 
 /// Where npm puts the provider, or why it isn't there.
 async fn provider_folder() -> Result<PathBuf, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let folder = root.join(".cache/oidc-provider");
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache");
+    let folder = cache.join("oidc-provider");
     if folder
         .join("node_modules/oidc-provider/package.json")
         .exists()
@@ -43,10 +43,11 @@ async fn provider_folder() -> Result<PathBuf, String> {
         return Ok(folder);
     }
     // Beside, and renamed: another test may do the same.
-    let beside = root.join(format!(".cache/oidc-provider.{}", std::process::id()));
-    std::fs::create_dir_all(&beside).map_err(|error| error.to_string())?;
+    let in_words = |error: std::io::Error| error.to_string();
+    std::fs::create_dir_all(&cache).map_err(in_words)?;
+    let beside = tempfile::tempdir_in(&cache).map_err(in_words)?;
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/provider/package.json");
-    std::fs::copy(package, beside.join("package.json")).map_err(|error| error.to_string())?;
+    std::fs::copy(package, beside.path().join("package.json")).map_err(in_words)?;
     let npm = Command::new("npm")
         .args([
             "install",
@@ -55,24 +56,22 @@ async fn provider_folder() -> Result<PathBuf, String> {
             "--ignore-scripts",
             "--omit=dev",
         ])
-        .current_dir(&beside)
+        .current_dir(beside.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .status();
     let installed = timeout(Duration::from_secs(180), npm).await;
-    let outcome = match installed {
+    match installed {
         Ok(Ok(status)) if status.success() => {
-            let _ = std::fs::rename(&beside, &folder);
+            let _ = std::fs::rename(beside.path(), &folder);
             Ok(folder)
         }
         Ok(Ok(status)) => Err(format!("npm install: {status}")),
         Ok(Err(error)) => Err(format!("npm: {error}")),
         Err(_) => Err("npm install takes too long".to_owned()),
-    };
-    let _ = std::fs::remove_dir_all(&beside);
-    outcome
+    }
 }
 
 /// The process; ends with this.

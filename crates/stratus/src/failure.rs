@@ -62,13 +62,31 @@ impl Failure {
         }
     }
 
-    /// The same, and what to do about it.
+    /// Whether it came of the work itself, and not of what was given to the command: of such, all is told with `-vvv`.
+    #[must_use]
+    pub fn is_of_the_work(&self) -> bool {
+        match self {
+            Self::Hinted { failure, .. } => failure.is_of_the_work(),
+            Self::Work(_) | Self::Value(_) | Self::Network(_) => true,
+            Self::Usage(_)
+            | Self::Check(_)
+            | Self::Configuration(_)
+            | Self::Exit(_)
+            | Self::ClosedOutput => false,
+        }
+    }
+
+    /// The same, and what to do about it; below what is said of it already.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
-        Self::Hinted {
-            failure: Box::new(self),
-            hint: hint.into(),
-        }
+        let (failure, hint) = match self {
+            Self::Hinted {
+                failure,
+                hint: first,
+            } => (failure, format!("{first}\n{}", hint.into())),
+            failure => (Box::new(failure), hint.into()),
+        };
+        Self::Hinted { failure, hint }
     }
 
     /// A local file that could not be used, in the words of the contract (`[Errno 2] No such file or directory: 'X'`).

@@ -317,12 +317,7 @@ fn finished(result: Result, name: &str, usage: &str, out: Option<Output>) -> Exi
         return ExitCode::SUCCESS;
     };
     let is_shown = out.is_none_or(|out| out.quiet <= 2);
-    if out.is_some_and(|out| out.verbose >= 3)
-        && !matches!(
-            failure,
-            Failure::Usage(_) | Failure::Exit(_) | Failure::ClosedOutput
-        )
-    {
+    if out.is_some_and(|out| out.verbose >= 3) && failure.is_of_the_work() {
         write_stderr(&format!("{failure}\n{failure:#?}\n"));
         return ExitCode::from(1);
     }

@@ -1,7 +1,9 @@
 //! One run of a command: its output, its settings, and the way to its cloud.
 
+use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use crate::cloud::{Api, Endpoint, KnownClouds, Login, OwnCertificate, Trust};
 use crate::config::Settings;
@@ -17,6 +19,32 @@ pub struct Session {
     pub out: Output,
     /// What counts where no option was given.
     pub settings: Settings,
+    asked: Asked,
+}
+
+/// The passwords that were asked for on the terminal in this run: of each user at each endpoint once.
+#[derive(Default)]
+struct Asked(Mutex<HashMap<(String, String), String>>);
+
+// No password gets into a log or message.
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Asked")
+    }
+}
+
+impl Asked {
+    /// Asks unless it was asked before.
+    fn password(&self, name: &str, endpoint: &Endpoint) -> Result<String> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (name.to_owned(), endpoint.root_url());
+        if let Some(known) = asked.get(&key) {
+            return Ok(known.clone());
+        }
+        let password = ask_password(&format!("'{name}' at '{endpoint}' password: "))?;
+        asked.insert(key, password.clone());
+        Ok(password)
+    }
 }
 
 impl Session {
@@ -28,6 +56,7 @@ impl Session {
         let session = Self {
             out: output(common),
             settings: Settings::load(common.config.as_deref(), common.section.as_deref())?,
+            asked: Asked::default(),
         };
         if let Some(path) = &session.settings.missing_default_file
             && session.out.verbose > 0
@@ -86,7 +115,9 @@ impl Session {
                 })?;
                 let password = match password {
                     Some(password) => password,
-                    None => ask_password(&format!("'{name}' at '{endpoint}' password: "))
+                    None => self
+                        .asked
+                        .password(&name, &endpoint)
                         .map_err(|failure| failure.with_hint(hint))?,
                 };
                 Login::Password(name, password)
@@ -216,7 +247,7 @@ impl Session {
         match (username, password) {
             (Some(username), Some(password)) => Ok(Login::Password(username, password)),
             (Some(username), None) if std::io::stdin().is_terminal() => {
-                let password = ask_password(&format!("'{username}' at '{endpoint}' password: "))?;
+                let password = self.asked.password(&username, endpoint)?;
                 Ok(Login::Password(username, password))
             }
             (Some(username), None) => Err(Failure::Work(format!(

@@ -104,6 +104,11 @@ fn checks_of_the_command_end_with_1_on_stderr() {
             "{words}"
         );
     }
+    let result = alone("delete-volume -vvv");
+    assert_eq!(
+        (result.status, result.stderr.as_str()),
+        (1, "  [ERROR] At least one disk UUID is required\n")
+    );
     let result = alone("create-volume --size 0");
     assert_eq!(
         (result.status, result.stderr.as_str()),
@@ -135,6 +140,9 @@ fn configuration_files_that_cannot_be_used_are_named() {
         )
     );
     assert_eq!(result.stderr, "There is no such file: nowhere.cfg\n");
+    // Not of the work: there is no more to tell of it.
+    let result = run("describe-instance -vvv -c nowhere.cfg");
+    assert_eq!(result.status, 255, "{result:?}");
     std::fs::write(
         home.path().join("a.cfg"),
         "[default]\nendpoint = https://h\n",

@@ -10,12 +10,13 @@ use cimi::{
     Right, Timestamp,
     lifecycle::Power,
     resources::{
-        Event, Image, ImageState, Job, JobGoal, JobState, Machine, Resource, Volume, VolumeState,
+        Event, Image, ImageState, Job, JobGoal, JobState, Machine, Resource, System, Volume,
+        VolumeState,
     },
 };
-use documents::Cached;
+use documents::{Cached, Documents};
 
-use crate::{Cloud, CloudError, Done, OpContext, Result, access};
+use crate::{Cloud, CloudError, Done, OpContext, Result, access, system::can_stop_parts};
 
 /// Whether a job can be stopped: it goes on, and what it does can be taken back.
 pub(crate) fn is_stoppable(job: &Job) -> bool {
@@ -36,6 +37,25 @@ pub(crate) fn is_stoppable(job: &Job) -> bool {
         JobGoal::PortIs { .. } => false,
         JobGoal::MachineOff | JobGoal::Gone | JobGoal::VolumeDetached { .. } => false,
     }
+}
+
+/// Whether it would be stopped if somebody asked for it now, as far as what it is about says: what is offered.
+pub(crate) fn can_stop(documents: &Documents, job: &Job) -> bool {
+    let (kind, local) = job.subject().split_once('/').unwrap_or_default();
+    is_stoppable(job)
+        && match kind {
+            System::COLLECTION => {
+                let system = documents.systems.get(local);
+                system.is_some_and(|system| can_stop_parts(documents, &system, job))
+            }
+            // Both are in use already.
+            Volume::COLLECTION => {
+                let volume = documents.volumes.get(local);
+                volume.is_some_and(|volume| volume.attachment.is_none())
+            }
+            Image::COLLECTION => documents.machines.count_by_index("image", local) == 0,
+            _ => true,
+        }
 }
 
 impl Cloud {

@@ -215,7 +215,7 @@ impl Public for Machine {
         own.contains(&name)
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         let mut operations = vec![Rel::Edit, Rel::Delete];
         operations.extend(
             lifecycle::actions(self.state)

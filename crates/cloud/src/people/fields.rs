@@ -211,6 +211,11 @@ pub fn new_password(form: &[(String, String)]) -> Result<String> {
     Form(form).new_password()?.ok_or_else(missing)
 }
 
+/// The user name of a form of those who want an account, whatever else is wrong with it.
+pub(super) fn username_of(form: &[(String, String)]) -> Option<String> {
+    username(Form(form).get("uid")?).ok()
+}
+
 fn username(text: &str) -> Result<String> {
     let fits = (3..=20).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');

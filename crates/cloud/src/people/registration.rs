@@ -31,7 +31,7 @@ use crate::{
 };
 
 use super::{
-    Application, Directory, DirectoryEntry, DirectoryError, Letters, RegistrationSettings,
+    Application, Directory, DirectoryEntry, DirectoryError, Letters, RegistrationSettings, fields,
     letters::with_letter,
 };
 
@@ -59,6 +59,28 @@ impl Cloud {
         })
     }
 
+    /// What is wrong with a form, and that its user name is taken, if it is: all is told at once. Nobody finds out many names
+    /// by wrong forms: after some, only the rest is told.
+    #[must_use]
+    pub fn with_taken_name(
+        &self,
+        context: &OpContext,
+        form: &[(String, String)],
+        wrong: CloudError,
+    ) -> CloudError {
+        let CloudError::Invalid { mut violations } = wrong else {
+            return wrong;
+        };
+        if let Some(name) = fields::username_of(form)
+            && self.ask_at_pace(context, "name", FORMS_PER_ADDRESS).is_ok()
+            && self.is_taken(&name)
+            && let CloudError::Invalid { violations: taken } = taken(&name)
+        {
+            violations.splice(0..0, taken);
+        }
+        CloudError::Invalid { violations }
+    }
+
     /// Takes a form. The account comes later: the address has to be confirmed first.
     ///
     /// # Errors
@@ -66,10 +88,7 @@ impl Cloud {
     pub async fn sign_up(&self, context: &OpContext, form: Application) -> Result<()> {
         let settings = self.registers()?;
         self.ask_at_pace(context, "form", FORMS_PER_ADDRESS)?;
-        let taken = || {
-            let text = format!("username ({}) already exists", form.username);
-            CloudError::invalid("uid", text)
-        };
+        let taken = || taken(&form.username);
         if self.is_taken(&form.username) {
             return Err(taken());
         }
@@ -144,7 +163,7 @@ impl Cloud {
                 }
                 Some(_) => return Err(taken()),
             };
-            if self.is_taken(&form.username) {
+            if self.is_a_users(&form.username) {
                 return Err(taken());
             }
             let changes = match &seen {
@@ -166,8 +185,15 @@ impl Cloud {
         Ok(())
     }
 
-    /// Whether somebody has this name already, or this other name.
+    /// Whether somebody has this name already, or waits for an account of it.
     fn is_taken(&self, username: &str) -> bool {
+        let waits = self.0.documents.registrations.get(username);
+        self.is_a_users(username)
+            || waits.is_some_and(|waiting| !is_over(&waiting, Timestamp::now()))
+    }
+
+    /// Whether this is a user's name, or other name.
+    fn is_a_users(&self, username: &str) -> bool {
         let users = &self.0.documents.users;
         users.get(username).is_some() || users.count_by_index("login", username) > 0
     }
@@ -333,7 +359,7 @@ impl Cloud {
                 next.state = RegistrationState::Approved;
                 changes.replace(&read, next)
             } else {
-                if self.is_taken(username) {
+                if self.is_a_users(username) {
                     return Err(CloudError::Conflict(format!(
                         "there is a user `{username}` already; reject this registration"
                     )));
@@ -512,6 +538,10 @@ pub(crate) fn is_over(registration: &Registration, now: Timestamp) -> bool {
         || registration.expires.is_some_and(|expires| now >= expires)
 }
 
+fn taken(username: &str) -> CloudError {
+    CloudError::invalid("uid", format!("username ({username}) already exists"))
+}
+
 /// The account of somebody who was approved.
 fn account(of: &Registration, settings: &RegistrationSettings) -> Result<User> {
     let id = UserId::from_local(&of.username)
@@ -573,7 +603,7 @@ impl Public for Registration {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         match self.state {
             RegistrationState::ApprovalPending => {
                 vec![Rel::Delete, Rel::Action("approve"), Rel::Action("reject")]

@@ -187,7 +187,7 @@ impl Public for Session {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         vec![Rel::Delete]
     }
 }

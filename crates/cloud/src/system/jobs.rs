@@ -9,7 +9,7 @@ use cimi::{
     JobId, Ref, Right, Timestamp,
     resources::{Asked, Event, Job, JobGoal, JobState, System},
 };
-use documents::Cached;
+use documents::{Cached, Documents};
 
 use super::state::has_operations;
 use crate::{
@@ -85,19 +85,12 @@ impl Cloud {
             next.deleted = true;
             job.stop(JobGoal::Gone, who, now);
         } else {
+            let can_stop = can_stop_parts(documents, &next, &job);
             let operation = next.operation.as_mut().filter(|o| o.job == job.id);
             let Some(operation) = operation else {
                 return Err(CloudError::Raced(format!("{} is about to end", job.id)));
             };
-            let asked = &operation.asked;
-            let mut to_ask = next
-                .members
-                .iter()
-                .filter(|part| has_operations(&part.href));
-            let parts = documents.jobs.by_index("parent", &job.id.to_string());
-            if to_ask.all(|part| asked.contains_key(&part.href))
-                && !parts.iter().any(|part| is_stoppable(part))
-            {
+            if !can_stop {
                 return Err(CloudError::Conflict(format!(
                     "{} can't be stopped: all parts were asked to {}, and that can't be taken back",
                     job.id, operation.action
@@ -112,6 +105,21 @@ impl Cloud {
         changes.commit().await?;
         Ok(())
     }
+}
+
+/// Whether anything of a system's job can be stopped: what was not begun, or what can be taken back.
+pub(crate) fn can_stop_parts(documents: &Documents, system: &System, job: &Job) -> bool {
+    if system.creation.as_ref() == Some(&job.id) {
+        return true;
+    }
+    let Some(operation) = system.operation.as_ref().filter(|o| o.job == job.id) else {
+        return false;
+    };
+    let members = system.members.iter();
+    let mut to_ask = members.filter(|part| has_operations(&part.href));
+    let parts = documents.jobs.by_index("parent", &job.id.to_string());
+    to_ask.any(|part| !operation.asked.contains_key(&part.href))
+        || parts.iter().any(|part| is_stoppable(part))
 }
 
 /// How far a job of a system is, by the parts it is about: those that are to come, too.

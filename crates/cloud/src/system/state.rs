@@ -133,7 +133,7 @@ impl Public for System {
         out
     }
 
-    fn operations(&self) -> Vec<Rel> {
+    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         let mut all = vec![Rel::Edit, Rel::Delete];
         if !self.deleted && self.creation.is_none() && self.operation.is_none() {
             all.extend(["start", "stop", "restart", "pause", "suspend"].map(Rel::Action));

@@ -100,7 +100,10 @@ impl People {
         visit.check_token(&form)?;
         let application = match Application::read(&form) {
             Ok(application) => application,
-            Err(error) => return register(visit).filled(&form).refused(visit, error),
+            Err(error) => {
+                let error = self.cloud.with_taken_name(visit.context, &form, error);
+                return register(visit).filled(&form).refused(visit, error);
+            }
         };
         let username = application.username.clone();
         if let Err(error) = self.cloud.sign_up(visit.context, application).await {

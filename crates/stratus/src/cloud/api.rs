@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::verifier::Seen;
 use super::{ApiError, Endpoint, OwnCertificate, ShownBy, Trust, Witness};
@@ -22,6 +22,9 @@ const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_
 const ANSWER_MAX_BYTES: usize = 256 << 20;
 /// The longest error text that is read.
 const REFUSAL_MAX_BYTES: usize = 64 << 10;
+
+/// How often a change is made anew because somebody else was faster.
+const REVISIONS_AT_MOST: usize = 16;
 
 /// What every token begins with.
 const TOKEN_PREFIX: &str = "strat_";
@@ -58,6 +61,8 @@ pub struct Accepted {
     pub location: Option<String>,
     /// `CIMI-Job-URI`, as a path below the CloudEntryPoint.
     pub job: Option<String>,
+    /// `ETag`: names the state in which the representation shows the resource.
+    pub tag: Option<String>,
     /// The representation; null if there is none.
     pub body: Value,
 }
@@ -264,6 +269,39 @@ impl Api {
         self.send(Method::PUT, path, Body::Json(body)).await
     }
 
+    /// Changes one attribute of a resource by what it is: `revise` gets its value, null if there is none, and gives the one to
+    /// be written, or none if it is well as it is. What somebody else changes meanwhile is not lost: `revise` is asked again
+    /// with it. Whether anything was changed.
+    ///
+    /// # Errors
+    /// [`ApiError`]; that of status 412 if others are always faster.
+    pub async fn revise(
+        &self,
+        path: &str,
+        attribute: &str,
+        mut revise: impl FnMut(&Value) -> Option<Value>,
+    ) -> Result<bool, ApiError> {
+        let query = format!("{path}?$select={attribute}");
+        let mut others = REVISIONS_AT_MOST;
+        loop {
+            // All of it: what names a state names the whole.
+            let there = self.send(Method::GET, path, Body::Empty).await?;
+            let Some(value) = revise(there.body.get(attribute).unwrap_or(&Value::Null)) else {
+                return Ok(false);
+            };
+            let body = json!({ attribute: value });
+            let tag = there.tag.as_deref();
+            match self
+                .send_if(Method::PUT, &query, Body::Json(&body), tag)
+                .await
+            {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_status(412) && others > 0 => others -= 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Deletes something.
     ///
     /// # Errors
@@ -282,7 +320,21 @@ impl Api {
         path: &str,
         body: Body<'_>,
     ) -> Result<Accepted, ApiError> {
-        let builder = self.request(method.clone(), path);
+        self.send_if(method, path, body, None).await
+    }
+
+    /// The same, of a resource only that is in the state that `tag` names.
+    async fn send_if(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body<'_>,
+        tag: Option<&str>,
+    ) -> Result<Accepted, ApiError> {
+        let mut builder = self.request(method.clone(), path);
+        if let Some(tag) = tag {
+            builder = builder.header(reqwest::header::IF_MATCH, tag);
+        }
         let builder = match body {
             Body::Empty => builder.timeout(self.timeout),
             Body::Json(document) => builder.timeout(self.timeout).json(document),
@@ -293,14 +345,10 @@ impl Api {
         };
         let response = self.exchange(method, path, builder).await?;
         let status = response.status().as_u16();
-        let header = |name: &str| {
-            response
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(|value| self.relative(value))
-        };
-        let (location, job) = (header("location"), header("cimi-job-uri"));
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        let below = |name: &str| header(name).map(|value| self.relative(value));
+        let (location, job) = (below("location"), below("cimi-job-uri"));
+        let tag = header("etag").map(str::to_owned);
         let bytes = self.read(response, path, ANSWER_MAX_BYTES).await?;
         let body = if bytes.iter().all(u8::is_ascii_whitespace) {
             Value::Null
@@ -314,6 +362,7 @@ impl Api {
             status,
             location,
             job,
+            tag,
             body,
         })
     }

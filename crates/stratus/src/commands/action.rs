@@ -41,8 +41,8 @@ pub async fn act(session: &Session, action: &Action, ids: &[String], cloud: &Clo
         ));
         api.post(&format!("{}/{verb}", machine.path()), &body).await
     })
-    .await?;
-    if let Some(limit) = limit {
+    .await;
+    if let Some(limit) = limit.filter(|_| !outcome.is_broken_off()) {
         let deadline = tokio::time::Instant::now() + limit;
         for (machine, accepted) in std::mem::take(&mut outcome.done) {
             let waiting = Waiting::start(&session.out, format!("{verb} of machine {machine}"));

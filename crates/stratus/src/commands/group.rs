@@ -3,8 +3,8 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{quota, quota_options::Amounts};
-use crate::cloud::{Api, ApiError, GroupView, UserView, is_local_id, text_of};
+use super::{each::each, quota, quota_options::Amounts};
+use crate::cloud::{Api, ApiError, GroupView, is_local_id, text_of};
 use crate::failure::{Failure, Result};
 use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
@@ -71,7 +71,7 @@ struct SetQuota {
 
 /// Put users into a group
 ///
-/// JSON: a list of the names.
+/// One who is refused does not keep the others out; it is said who is in. JSON: a list of the names of those who are.
 #[derive(Debug, clap::Args)]
 struct Add {
     #[command(flatten)]
@@ -80,7 +80,7 @@ struct Add {
 
 /// Take users out of a group
 ///
-/// JSON: a list of the names.
+/// Who is not in it is refused; the others are taken out all the same, and it is said who. JSON: a list of their names.
 #[derive(Debug, clap::Args)]
 struct Remove {
     #[command(flatten)]
@@ -197,30 +197,51 @@ impl Named {
                 if is_missing { failure.with_hint(format!("Make it first: stratus group create {group}")) } else { failure }
             })?;
         }
-        for name in &self.users {
-            set_member(&api, group, checked(name)?, is_in).await?;
-            session.out.detail(format_args!("{name} is {} {group}", if is_in { "in" } else { "not in" }));
+        let paths = self.users.iter().map(|name| Ok(Member { name, path: format!("User/{}", checked(name)?) }));
+        let members = paths.collect::<Result<Vec<_>>>()?;
+        let mut outcome = each(&members, async |member| set_member(&api, group, member, is_in).await).await;
+        // Who takes the wrong user out believes that somebody lost a right who has it still.
+        for (member, is_changed) in std::mem::take(&mut outcome.done) {
+            if is_in || is_changed {
+                session.out.detail(format_args!("{member} is {} {group}", if is_in { "in" } else { "not in" }));
+                outcome.done.push((member, is_changed));
+            } else {
+                outcome.refuse(member, format!("not a member of {group}"));
+            }
         }
-        if session.out.is_json() { session.out.json(&self.users) } else { Ok(()) }
+        if session.out.is_json() {
+            session.out.json(&outcome.done.iter().map(|(member, _)| member.name).collect::<Vec<_>>())?;
+        }
+        outcome.result()
     }
 }
 
-/// Puts a user into a group, or takes one out: the group is one of the roles.
-async fn set_member(api: &Api, group: &str, name: &str, is_in: bool) -> Result {
-    let user: UserView = api.view(&format!("User/{name}")).await?;
-    let mut roles: Vec<String> = match &user.roles {
-        Value::Array(roles) => roles.iter().map(text_of).collect(),
-        _ => Vec::new(),
+/// A user who is to be put in or taken out.
+struct Member<'a> {
+    name: &'a str,
+    path: String,
+}
+
+impl std::fmt::Display for Member<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Puts a user into a group, or takes one out: the group is one of the roles. Whether that changed anything.
+async fn set_member(api: &Api, group: &str, member: &Member<'_>, is_in: bool) -> std::result::Result<bool, ApiError> {
+    let revise = |roles: &Value| {
+        let mut roles: Vec<String> = roles.as_array().into_iter().flatten().map(text_of).collect();
+        if roles.iter().any(|role| role == group) == is_in {
+            return None;
+        }
+        roles.retain(|role| role != group);
+        if is_in {
+            roles.push(group.to_owned());
+        }
+        Some(json!(roles))
     };
-    if roles.iter().any(|role| role == group) == is_in {
-        return Ok(());
-    }
-    roles.retain(|role| role != group);
-    if is_in {
-        roles.push(group.to_owned());
-    }
-    api.put(&format!("User/{name}?$select=roles"), &json!({ "roles": roles })).await?;
-    Ok(())
+    api.revise(&member.path, "roles", revise).await
 }
 
 impl Delete {

@@ -126,7 +126,7 @@ async fn find(api: &Api, name: &str) -> Result<HostView> {
     hosts
         .into_iter()
         .find(is_it)
-        .ok_or_else(|| Failure::Check(format!("There is no host '{name}'; there are: {}", known.join(", "))))
+        .ok_or_else(|| Failure::Work(format!("there is no host '{name}'; there are: {}", known.join(", "))))
 }
 
 async fn list(asking: &Asking) -> Result {

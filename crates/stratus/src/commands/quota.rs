@@ -180,10 +180,12 @@ pub(super) async fn changed(api: &Api, resource: &str, amounts: &Amounts) -> Res
     if amounts.is_empty() {
         return Err(Failure::Check("what may they have? Give --machines, --cpus or another; see --help".to_owned()));
     }
-    let path = format!("{resource}?$select=quota");
-    let there = api.get(&path).await?;
-    let mut quota: Map<String, Value> = there.get("quota").and_then(Value::as_object).cloned().unwrap_or_default();
-    amounts.change(&mut quota);
-    api.put(&path, &json!({ "quota": quota })).await?;
+    let mut quota = Map::new();
+    let revise = |there: &Value| {
+        quota = there.as_object().cloned().unwrap_or_default();
+        amounts.change(&mut quota);
+        Some(Value::Object(quota.clone()))
+    };
+    api.revise(resource, "quota", revise).await?;
     Ok(quota)
 }

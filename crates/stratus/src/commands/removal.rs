@@ -67,7 +67,7 @@ pub async fn remove(
         let path = format!("{}/{verb}", machine.path());
         api.send(Method::POST, &path, Body::Empty).await
     })
-    .await?;
+    .await;
     let done = outcome.done.iter();
     let list: Vec<String> = done.map(|(machine, _)| machine.to_string()).collect();
     session.out.detail(format_args!(

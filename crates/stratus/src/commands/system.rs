@@ -258,8 +258,8 @@ impl Ask {
             let body = json!({ "action": format!("http://schemas.dmtf.org/cimi/1/action/{verb}"), "force": self.force });
             api.post(&format!("System/{id}/{verb}"), &body).await
         })
-        .await?;
-        if let Some(limit) = self.patience.limit() {
+        .await;
+        if let Some(limit) = self.patience.limit().filter(|_| !outcome.is_broken_off()) {
             let deadline = tokio::time::Instant::now() + limit;
             for (id, accepted) in std::mem::take(&mut outcome.done) {
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());

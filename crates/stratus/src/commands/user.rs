@@ -3,7 +3,8 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, UserView, is_local_id};
+use super::each::{Outcome, each};
+use crate::cloud::{Api, ApiError, UserView, is_local_id};
 use crate::failure::{Failure, Result};
 use crate::kept_logins::KeptLogins;
 use crate::options::{Asking, Cloud, Common};
@@ -72,7 +73,7 @@ struct Add {
 
 /// Lock users out
 ///
-/// Their machines, volumes and images stay as they are. JSON: a list of the names.
+/// One who is refused does not keep the others; it is said who. Their machines, volumes and images stay as they are. JSON: a list of the names.
 #[derive(Debug, clap::Args)]
 struct Disable {
     #[command(flatten)]
@@ -91,7 +92,7 @@ struct Enable {
 /// Remove users who own nothing any more
 ///
 /// A user who still has machines, volumes, images or the like is refused, with what is left; disable is the way to lock such a user out.
-/// The first refusal ends the command. JSON: a list of the names.
+/// One who is refused does not keep the others; it is said who is gone. JSON: a list of their names.
 #[derive(Debug, clap::Args)]
 struct Delete {
     #[command(flatten)]
@@ -190,26 +191,26 @@ async fn list(asking: &Asking) -> Result {
 impl Named {
     async fn set_enabled(self, enabled: bool) -> Result {
         let session = Session::new(&self.common)?;
+        self.check()?;
         let mut api = session.api(&self.cloud)?;
-        for name in &self.names {
-            if enabled && is_administrator(&api, name).await? {
-                api = session.api_in_person(&self.cloud)?;
-            }
-            edit(&api, name, "enabled", json!(enabled)).await?;
-            session.out.detail(format_args!("{name} is {}", if enabled { "enabled" } else { "disabled" }));
+        if enabled && any_administrator(&api, &self.names).await? {
+            api = session.api_in_person(&self.cloud)?;
         }
-        if session.out.is_json() { session.out.json(&self.names) } else { Ok(()) }
+        let outcome = each(&self.names, async |name| edit(&api, &format!("User/{name}"), "enabled", json!(enabled)).await).await;
+        told(&session, outcome, if enabled { "enabled" } else { "disabled" })
     }
 
     async fn delete(self) -> Result {
         let session = Session::new(&self.common)?;
+        self.check()?;
         let api = session.api(&self.cloud)?;
-        let paths: Vec<String> = self.names.iter().map(|name| path_of(name)).collect::<Result<_>>()?;
-        for (name, path) in self.names.iter().zip(&paths) {
-            api.delete(path).await?;
-            session.out.detail(format_args!("{name} is deleted"));
-        }
-        if session.out.is_json() { session.out.json(&self.names) } else { Ok(()) }
+        let outcome = each(&self.names, async |name| api.delete(&format!("User/{name}")).await).await;
+        told(&session, outcome, "deleted")
+    }
+
+    /// Before anything is done for the first.
+    fn check(&self) -> Result {
+        self.names.iter().try_for_each(|name| path_of(name).map(drop))
     }
 }
 
@@ -221,16 +222,38 @@ impl Password {
             (Some(name), own) => (name.clone(), own.is_ok_and(|own| own == *name)),
             (None, own) => (own?, true),
         };
+        let path = path_of(&name)?;
         // The own password and an administrator's are changed by who shows a password.
         let api = if is_own || is_administrator(&session.api(&self.cloud)?, &name).await? {
             session.api_in_person(&self.cloud)?
         } else {
             session.api(&self.cloud)?
         };
-        edit(&api, &name, "password", json!(new_password(&name, self.password_stdin)?)).await?;
+        edit(&api, &path, "password", json!(new_password(&name, self.password_stdin)?)).await?;
         session.out.detail(format_args!("the password of {name} is changed"));
         if session.out.is_json() { session.out.json(&json!({ "username": name })) } else { Ok(()) }
     }
+}
+
+/// Says for whom it was done.
+fn told<T>(session: &Session, outcome: Outcome<'_, String, T>, what: &str) -> Result {
+    let done: Vec<&String> = outcome.done.iter().map(|(name, _)| *name).collect();
+    for name in &done {
+        session.out.detail(format_args!("{name} is {what}"));
+    }
+    if session.out.is_json() {
+        session.out.json(&done)?;
+    }
+    outcome.result()
+}
+
+async fn any_administrator(api: &Api, names: &[String]) -> Result<bool> {
+    for name in names {
+        if is_administrator(api, name).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn is_administrator(api: &Api, name: &str) -> Result<bool> {
@@ -249,8 +272,7 @@ fn own_name(session: &Session, cloud: &Cloud) -> Result<String> {
 }
 
 /// Changes one attribute and nothing else.
-async fn edit(api: &Api, name: &str, attribute: &str, value: Value) -> Result {
-    let path = path_of(name)?;
+async fn edit(api: &Api, path: &str, attribute: &str, value: Value) -> std::result::Result<(), ApiError> {
     api.put(&format!("{path}?$select={attribute}"), &json!({ attribute: value })).await?;
     Ok(())
 }
