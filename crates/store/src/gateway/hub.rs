@@ -15,7 +15,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Status;
 
 use super::calls::is_own;
-use super::{Audience, Peer, Rules, Shared, status};
+use super::index::Index;
+use super::{Audience, Peer, Rules, Shared, leases, status};
 use crate::etcd::keyspace::{Keyspace, lease_number, number};
 use crate::etcd::wire::{Event, Header, KeyValue, WatchRequest, WatchResponse};
 use crate::{Batch, Change, Key, Prefix, Range, Revision, StoreError, WatchError};
@@ -42,7 +43,9 @@ pub(super) struct Hub {
 
 #[derive(Default)]
 struct State {
-    audiences: HashMap<Key, Audience>,
+    documents: Index,
+    /// Leases of peers, by the documents that say whose they are.
+    leases: Index,
     history: VecDeque<Arc<Told>>,
     history_bytes: usize,
     /// The first revision whose changes are remembered.
@@ -66,12 +69,12 @@ struct Listener {
 }
 
 /// What one watch is about.
-struct View {
-    peer: Peer,
-    keys: Keyspace,
-    from: String,
-    to: Option<String>,
-    after: u64,
+pub(super) struct View {
+    pub(super) peer: Peer,
+    pub(super) keys: Keyspace,
+    pub(super) from: String,
+    pub(super) to: Option<String>,
+    pub(super) after: u64,
 }
 
 impl View {
@@ -147,18 +150,18 @@ impl State {
             bytes: 0,
         };
         for change in batch.changes {
-            if is_own(change.key()) {
-                continue;
-            }
-            let was = self.audiences.remove(change.key());
-            let is = match &change {
-                Change::Put(entry) => Some(rules.audience(&entry.key, &entry.value)),
+            let entry = match &change {
+                Change::Put(entry) => Some(entry),
                 Change::Delete { .. } => None,
             };
-            if let (Change::Put(entry), Some(audience)) = (&change, &is) {
-                told.bytes += entry.value.len();
-                self.audiences.insert(entry.key.clone(), audience.clone());
+            if is_own(change.key()) {
+                let owner = entry.and_then(leases::owner);
+                self.leases.set(change.key(), owner.as_ref());
+                continue;
             }
+            let is = entry.map(|entry| rules.audience(&entry.key, &entry.value));
+            let was = self.documents.set(change.key(), is.as_ref());
+            told.bytes += entry.map_or(0, |entry| entry.value.len());
             told.changes.push((change, was, is));
         }
         if told.changes.is_empty() {
@@ -239,13 +242,41 @@ impl Hub {
         state.listeners.clear();
     }
 
-    /// Tells `peer` of everything up to `at`.
-    pub(super) async fn tell_progress(&self, peer: &Peer, at: Revision) {
+    /// Waits until everything up to `at` is known here; whether it is.
+    pub(super) async fn reach(&self, at: Revision) -> bool {
         let mut reached = self.reached.subscribe();
         let reached = reached.wait_for(|reached| *reached >= at.0);
-        if timeout(PROGRESS_LIMIT, reached).await.is_ok() {
+        matches!(timeout(PROGRESS_LIMIT, reached).await, Ok(Ok(_)))
+    }
+
+    /// Tells `peer` of everything up to `at`.
+    pub(super) async fn tell_progress(&self, peer: &Peer, at: Revision) {
+        if self.reach(at).await {
             self.state.lock().tell_progress(peer);
         }
+    }
+
+    /// What a peer by name sees from one text up to another, in order, and when.
+    pub(super) fn seen_by(&self, name: &str, from: &str, to: Option<&str>) -> (Revision, Vec<Key>) {
+        let state = self.state.lock();
+        let is_inside =
+            |key: &&Key| *from <= *key.as_str() && to.is_none_or(|to| key.as_str() < to);
+        let seen = state.documents.seen_by(name).into_iter();
+        let seen = seen.filter(is_inside).cloned().collect();
+        (Revision(state.at), seen)
+    }
+
+    /// Whether nothing has changed since then of what `view` sees.
+    pub(super) fn is_unchanged(&self, view: &View) -> bool {
+        let state = self.state.lock();
+        let since = state.history.iter().rev();
+        let mut since = since.take_while(|told| told.revision > view.after);
+        state.oldest <= view.after + 1 && since.all(|told| view.answer(told).is_none())
+    }
+
+    /// How many leases a peer by name has.
+    pub(super) fn leases_of(&self, name: &str) -> usize {
+        self.state.lock().leases.count_of(name)
     }
 
     fn take(&self, rules: &dyn Rules, batch: Batch) {
@@ -269,19 +300,20 @@ pub(super) async fn load(shared: &Shared) -> Result<(), StoreError> {
         .store
         .range(Range::prefix(&Prefix::everything()))
         .await?;
-    let audiences = page
-        .entries
-        .iter()
-        .filter(|entry| !is_own(&entry.key))
-        .map(|entry| {
+    let (mut documents, mut leases) = (Index::default(), Index::default());
+    for entry in &page.entries {
+        if is_own(&entry.key) {
+            leases.set(&entry.key, leases::owner(entry).as_ref());
+        } else {
             let audience = shared.rules.audience(&entry.key, &entry.value);
-            (entry.key.clone(), audience)
-        })
-        .collect();
+            documents.set(&entry.key, Some(&audience));
+        }
+    }
     let at = page.revision;
     let mut state = shared.hub.state.lock();
     *state = State {
-        audiences,
+        documents,
+        leases,
         oldest: at.next().0,
         at: at.0,
         ended: state.ended,
