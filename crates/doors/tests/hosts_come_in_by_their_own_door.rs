@@ -123,14 +123,14 @@ async fn a_host_joins_sees_its_own_and_is_cut_off_when_it_is_removed() {
     let again = world.connect(&joined, &key).await.unwrap_err();
     assert!(is_told(&again), "{again:?}");
     // What had a connection hears it at the latest when it has another.
-    let after = until("it is told", async || {
+    until("it is told", async || {
         store
             .get(&joined.host.parse().unwrap())
             .await
             .err()
             .filter(is_told)
-    });
-    after.await;
+    })
+    .await;
     // The other one isn't harmed.
     assert!(
         world
