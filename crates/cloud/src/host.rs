@@ -21,7 +21,7 @@ impl Public for Host {
     }
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
-        let is_there = !self.desired.apart || documents.host_pulses.get(self.id.local()).is_some();
+        let is_there = self.runs_machines() || documents.host_pulses.get(self.id.local()).is_some();
         let machines = documents.machines.by_index("host", self.id.local());
         let (mut cpus, mut memory) = (0_u64, 0_u64);
         for machine in &machines {
@@ -69,10 +69,10 @@ impl Public for Host {
     }
 
     fn operations(&self, _documents: &Documents) -> Vec<Rel> {
-        if self.desired.apart {
-            vec![Rel::Edit, Rel::Delete]
-        } else {
+        if self.runs_machines() {
             vec![Rel::Edit]
+        } else {
+            vec![Rel::Edit, Rel::Delete]
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Hosts from elsewhere: tokens that they join by, the authority of their certificates, joining, renewing, removing.
+//! Hosts from elsewhere: the authority of their certificates, joining, renewing, removing.
 //!
 //! ```text
-//!  token made ──▶ used by Host/H ──▶ forgotten        Host/H + HostIdentity/H: made together, removed together
-//!            └──▶ expired ─────────▶ forgotten        no HostIdentity: no host, whatever certificates there are
+//!  Host/H + HostIdentity/H: made together, removed together
+//!  no HostIdentity: no host, whatever certificates there are
 //! ```
 
 use std::{
@@ -13,81 +13,27 @@ use std::{
 use cimi::{
     Acl, Common, HostId, Right, Timestamp,
     common::USER_ROLE,
-    ids::{HostAuthorityId, HostIdentityId, HostTokenId},
-    resources::{
-        AcceleratorKind, Capacity, Event, Host, HostAuthority, HostDesired, HostIdentity,
-        HostToken, Resource as _,
-    },
+    ids::{HostAuthorityId, HostIdentityId},
+    resources::{Event, Host, HostAuthority, HostIdentity, HostToken, Resource as _},
 };
 use documents::Cached;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 use trust::{
-    Authority, CLOCKS_APART_AT_MOST, HostPeer, JoinRequest, JoinSecret, JoinToken, Joined,
-    PublicKey, RenewRequest, TrustError,
+    Authority, CLOCKS_APART_AT_MOST, HostPeer, JoinRequest, Joined, PublicKey, RenewRequest,
+    TrustError,
 };
 
-use crate::{Cloud, CloudError, Done, OpContext, Result, access};
+use crate::{Cloud, CloudError, Done, OpContext, Result, access, host_tokens::check_name};
 
-/// How long a token is good if nobody says, and at most, in hours.
-const HOURS: u64 = 1;
-const HOURS_AT_MOST: u64 = 168;
-/// Longest name of a host, in bytes: that of a label in DNS.
-const NAME_AT_MOST: usize = 63;
 /// How soon it is looked again for what another entry has written and reads here don't show yet.
 const BEHIND: Duration = Duration::from_millis(10);
 
 impl Cloud {
-    /// Makes a token that one host joins by, once: `{"name"?, "hours"?}`. The answer is the only one that holds it.
-    ///
-    /// # Errors
-    /// [`CloudError::Forbidden`] for all but administrators in person, [`CloudError::Invalid`], [`CloudError::Conflict`] if
-    /// there is a host of that name.
-    pub async fn create_host_token(
-        &self,
-        context: &OpContext,
-        body: &Map<String, Value>,
-    ) -> Result<Value> {
-        access::require_admin(context, "let hosts join")?;
-        access::require_change(context)?;
-        // Whoever finds a token could otherwise have a host here after it was revoked.
-        access::require_login(context, "let hosts join")?;
-        let user = access::require_user(context)?.to_owned();
-        let account = self.0.documents.users.get(&user);
-        let account = account.ok_or_else(|| {
-            CloudError::Forbidden(format!("there is no User/{user} that a token could be of"))
-        })?;
-        access::require_current(context.generation(), &account)?;
-        let (host_name, hours) = asked_for(body)?;
-        if let Some(name) = &host_name {
-            self.require_new_name(name)?;
-        }
-        let (now, secret) = (Timestamp::now(), JoinSecret::generate().map_err(defect)?);
-        let token = HostToken {
-            id: HostTokenId::from_local(&secret.digest())
-                .map_err(|error| CloudError::Internal(error.to_string()))?,
-            common: Common::new(Acl::owned_by_admin(), now),
-            user,
-            host_name,
-            expires: now.after(Duration::from_secs(hours * 3600)),
-            used_by: None,
-            unknown: Map::new(),
-        };
-        let (_, authority) = self.host_authority(context).await?;
-        let changes = self.0.documents.changes();
-        changes.unchanged(&account).create(&token).commit().await?;
-        let word = JoinToken {
-            authority: authority.fingerprint(),
-            secret,
-        };
-        tracing::info!(user = token.user, host = token.host_name, expires = %token.expires, "a token for a host was made");
-        Ok(json!({"token": word.word(), "name": token.host_name, "expires": token.expires}))
-    }
-
     /// The authority; made if there is none yet. Entries that make one at once agree on one.
     ///
     /// # Errors
     /// Those of the store.
-    async fn host_authority(
+    pub(crate) async fn host_authority(
         &self,
         context: &OpContext,
     ) -> Result<(Arc<Cached<HostAuthority>>, Authority)> {
@@ -116,15 +62,9 @@ impl Cloud {
     }
 
     /// The authority that entries show hosts a certificate of; none as long as no token was made.
-    ///
-    /// # Errors
-    /// If what is kept can't be read.
-    pub fn authority_for_hosts(&self) -> Result<Option<Authority>> {
-        let kept = self.0.documents.host_authorities.get(HostAuthority::OWN);
-        let read = |kept: Arc<Cached<HostAuthority>>| {
-            Authority::from_pem(&kept.certificate, &kept.private_key).map_err(defect)
-        };
-        kept.map(read).transpose()
+    #[must_use]
+    pub fn authority_for_hosts(&self) -> Option<Arc<Cached<HostAuthority>>> {
+        self.0.documents.host_authorities.get(HostAuthority::OWN)
     }
 
     /// Lets a host in by its token, which is used up in the transaction that makes it a host. The same host, by the same key,
@@ -163,6 +103,7 @@ impl Cloud {
                     token.expires
                 )));
             }
+            let maker = self.maker_of(&token)?;
             clocks_agree(now, asked.time)?;
             let name = match &token.host_name {
                 Some(name) => name.clone(),
@@ -182,6 +123,7 @@ impl Cloud {
             let changes = documents
                 .changes()
                 .replace(&token, used)
+                .unchanged(&*maker)
                 .create(&host)
                 .create(&identity)
                 .create(&event)
@@ -275,10 +217,17 @@ impl Cloud {
         (identity.key_digest == peer.key).then(|| host.document.id.clone())
     }
 
+    /// Whether a certificate by the authority is of no host any more. Another entry may have let it in a moment ago: so the
+    /// database itself is asked.
+    pub async fn was_removed(&self, peer: &HostPeer) -> bool {
+        let identity = self.0.documents.stored::<HostIdentity>(&peer.host).await;
+        identity.is_ok_and(|known| known.is_none_or(|known| known.key_digest != peer.key))
+    }
+
     /// Whether a host that has joined was there and isn't now.
     pub(crate) fn is_lost(&self, host: &Host) -> bool {
         let pulses = &self.0.documents.host_pulses;
-        host.desired.apart && !host.boot_id.is_empty() && pulses.get(host.local_id()).is_none()
+        !host.runs_machines() && !host.boot_id.is_empty() && pulses.get(host.local_id()).is_none()
     }
 
     /// Removes a host that has joined: its certificates are of no use from then on.
@@ -293,7 +242,7 @@ impl Cloud {
             context.in_time()?;
             let host = access::find::<Host>(documents, context, local, Right::Modify)?;
             let name = host.common.name.as_deref().unwrap_or(local);
-            if !host.desired.apart {
+            if host.runs_machines() {
                 return Err(CloudError::Forbidden(format!(
                     "{name} is the host of the cloud's own daemon, and did not join: it can be put into maintenance, and \
                      not be removed"
@@ -326,7 +275,7 @@ impl Cloud {
     }
 
     /// Refuses a name that a host has.
-    fn require_new_name(&self, name: &str) -> Result<()> {
+    pub(crate) fn require_new_name(&self, name: &str) -> Result<()> {
         let hosts = self.0.documents.hosts.all();
         let mut named = hosts
             .iter()
@@ -340,54 +289,6 @@ impl Cloud {
             ))),
         }
     }
-}
-
-/// What a token is asked for: the name of the host, and hours.
-fn asked_for(body: &Map<String, Value>) -> Result<(Option<String>, u64)> {
-    if let Some(other) = body
-        .keys()
-        .find(|key| !["name", "hours"].contains(&&***key))
-    {
-        let known = "is not known here: `name` and `hours` are";
-        return Err(CloudError::invalid(other.as_str(), known));
-    }
-    let name = match body.get("name") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(name)) => {
-            check_name(name)?;
-            Some(name.clone())
-        }
-        Some(_) => return Err(CloudError::invalid("name", "is a text")),
-    };
-    let hours = match body.get("hours") {
-        None | Some(Value::Null) => HOURS,
-        Some(hours) => hours
-            .as_u64()
-            .filter(|hours| (1..=HOURS_AT_MOST).contains(hours))
-            .ok_or_else(|| {
-                CloudError::invalid("hours", format!("is a number from 1 to {HOURS_AT_MOST}"))
-            })?,
-    };
-    Ok((name, hours))
-}
-
-/// Refuses what nobody would want to call a host.
-fn check_name(name: &str) -> Result<()> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let begins_well = name
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphanumeric());
-    if begins_well && name.len() <= NAME_AT_MOST && name.bytes().all(is_plain) {
-        return Ok(());
-    }
-    Err(CloudError::invalid(
-        "name",
-        format!(
-            "of a host is made of letters, digits, `-`, `_` and `.`, begins with a letter or digit, and has up to \
-             {NAME_AT_MOST}"
-        ),
-    ))
 }
 
 /// Refuses a host whose clock is wrong: what it sees of machines is accounted by it.
@@ -412,27 +313,10 @@ fn clocks_agree(here: Timestamp, there: Timestamp) -> Result<()> {
 /// A host of which nothing is known yet but that it is let in.
 fn newcomer(name: String, now: Timestamp) -> Host {
     let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
-    let mut common = Common::new(acl, now);
-    common.name = Some(name);
-    Host {
-        id: HostId::generate(),
-        common,
-        capacity: Capacity::default(),
-        accelerator: AcceleratorKind::Tcg,
-        accelerator_reason: "the host has not reported yet".to_owned(),
-        cpu_model: String::new(),
-        cpu_flags: Vec::new(),
-        version: String::new(),
-        qemu_version: String::new(),
-        started: now,
-        boot_id: String::new(),
-        troubles: Vec::new(),
-        desired: HostDesired {
-            apart: true,
-            ..HostDesired::default()
-        },
-        unknown: Map::new(),
-    }
+    let mut host = Host::newcomer(Common::new(acl, now));
+    host.common.name = Some(name);
+    host.desired.apart = true;
+    host
 }
 
 /// By what a host is known from now on, and what it is told.
@@ -466,7 +350,7 @@ fn admit(authority: &Authority, host: &Host, key: &PublicKey) -> Result<(HostIde
     Ok((identity, answer))
 }
 
-fn defect(error: TrustError) -> CloudError {
+pub(crate) fn defect(error: TrustError) -> CloudError {
     CloudError::Internal(error.to_string())
 }
 
@@ -486,15 +370,5 @@ mod tests {
         assert!(ahead.contains("90 s ahead of"), "{ahead}");
         let behind = clocks_agree(here, moved(-3600)).unwrap_err().to_string();
         assert!(behind.contains("3600 s behind"), "{behind}");
-    }
-
-    #[test]
-    fn names_of_hosts_are_plain() {
-        for name in ["n", "node-1.example", "0"] {
-            assert!(check_name(name).is_ok(), "{name}");
-        }
-        for name in ["", "-x", "a b", "a/b", "é", &"x".repeat(64)] {
-            assert!(check_name(name).is_err(), "{name}");
-        }
     }
 }

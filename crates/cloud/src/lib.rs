@@ -25,6 +25,7 @@ mod forwarding_group;
 mod front;
 mod group;
 mod host;
+mod host_tokens;
 mod host_trust;
 mod image;
 mod image_by_name;

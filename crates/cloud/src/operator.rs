@@ -103,11 +103,11 @@ impl Cloud {
         let documents = &self.0.documents;
         let mut checks = vec![database(documents), caches(documents)];
         checks.extend(self.0.hosts.checks());
-        let (apart, own): (Vec<_>, Vec<_>) = documents
+        let (own, apart): (Vec<_>, Vec<_>) = documents
             .hosts
             .all()
             .into_iter()
-            .partition(|host| host.desired.apart);
+            .partition(|host| host.runs_machines());
         let hosts = own.len();
         checks.push(Check {
             name: "hosts".into(),
@@ -172,6 +172,7 @@ impl Cloud {
             .hosts
             .all()
             .into_iter()
+            .filter(|host| host.runs_machines())
             .map(|host| {
                 json!({
                     "id": host.document.id,

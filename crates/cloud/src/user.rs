@@ -452,7 +452,8 @@ const OWN: [&str; 4] = ["password", "email", "first-name", "last-name"];
 /// What opens an account, or has it opened by a letter.
 const OPENS: [&str; 3] = ["password", "altnames", "email"];
 
-fn is_administrator(user: &User) -> bool {
+/// Whether this is an administrator, whatever they log in by.
+pub(crate) fn is_administrator(user: &User) -> bool {
     user.roles.iter().any(|role| role == ADMIN_ROLE)
 }
 

@@ -250,6 +250,18 @@ async fn what_is_too_large_is_told_so_with_numbers() {
 async fn a_machine_is_as_large_as_a_host_offers_and_no_larger() {
     let world = World::start().await;
     let size = |memory: u64| json!({"machineConfig": {"cpu": 1, "memory": memory}});
+    // One that runs no machines is none to them, however small or large it is.
+    let mut apart = cimi::testing::host();
+    apart.desired.apart = true;
+    apart.capacity.cpus = 64;
+    apart.capacity.memory_kib = 1024;
+    world
+        .documents
+        .changes()
+        .create(&apart)
+        .commit()
+        .await
+        .unwrap();
     // Before a host has reported, nothing is too large.
     world
         .made(&alice(), Kind::Machine, world.machine(size(1 << 30)))
@@ -277,6 +289,8 @@ async fn a_machine_is_as_large_as_a_host_offers_and_no_larger() {
         violations[0].contains("must be 1 to 4 (the largest host)"),
         "{violations:?}"
     );
+    let status = world.cloud.status(&crate::support::admin()).unwrap();
+    assert_eq!(status["hosts"].as_array().unwrap().len(), 1, "{status}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use cloud::ByteStream;
+use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
@@ -50,6 +51,13 @@ impl Body for ResponseBody {
             Self::Streaming(_) => SizeHint::default(),
         }
     }
+}
+
+/// Done, and nothing to say.
+pub(crate) fn no_content() -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// Takes and forgets the rest of a body that nobody wants, so that the client comes to reading the answer and the

@@ -149,7 +149,13 @@ pub trait CloudApi: Send + Sync + 'static {
     async fn usage(&self, context: &OpContext, query: UsageQuery) -> Result<Value>;
 
     /// `POST /stratus/host-tokens`, for administrators: what one host joins by.
-    async fn host_token(&self, context: &OpContext, body: Body) -> Result<Value>;
+    async fn make_host_token(&self, context: &OpContext, body: Body) -> Result<Value>;
+
+    /// `GET /stratus/host-tokens`, for administrators: those that hosts can join by, without their secret.
+    async fn host_tokens(&self, context: &OpContext) -> Result<Value>;
+
+    /// `DELETE /stratus/host-tokens/7`, for administrators.
+    async fn withdraw_host_token(&self, context: &OpContext, id: &str) -> Result<()>;
 
     /// How well the cloud is. Answers fast and never waits for what it reports on.
     async fn health(&self) -> Health;

@@ -307,8 +307,7 @@ impl Doors {
                 .with(header::ALLOW, HeaderValue::from_static(route.methods())));
         }
         if head.method == Method::OPTIONS {
-            let mut response = Response::new(ResponseBody::Whole(bytes::Bytes::new()));
-            *response.status_mut() = StatusCode::NO_CONTENT;
+            let mut response = body::no_content();
             let allow = HeaderValue::from_static(route.methods());
             response.headers_mut().insert(header::ALLOW, allow);
             return Ok(response);
@@ -418,6 +417,14 @@ impl Doors {
                 let answer = self.api.usage(context, query).await?;
                 Ok(health::json_answer(StatusCode::OK, &answer))
             }
+            Route::HostTokens if head.method != Method::POST => {
+                let tokens = self.api.host_tokens(context).await?;
+                Ok(health::json_answer(StatusCode::OK, &tokens))
+            }
+            Route::HostToken(id) => {
+                self.api.withdraw_host_token(context, id).await?;
+                Ok(body::no_content())
+            }
             Route::HostTokens => {
                 let bytes = match body.as_mut() {
                     Some(body) => body::read(body, FORM_AT_MOST, share).await?,
@@ -429,7 +436,7 @@ impl Doors {
                 })?;
                 let mut answer = health::json_answer(
                     StatusCode::CREATED,
-                    &self.api.host_token(context, asked).await?,
+                    &self.api.make_host_token(context, asked).await?,
                 );
                 // It holds a secret.
                 let no_store = HeaderValue::from_static("no-store");

@@ -5,13 +5,15 @@
 //! |---|---|
 //! | shows no certificate | to join, by a token; else nothing |
 //! | shows one that isn't by that authority | no connection |
-//! | shows that of a host that was removed | no connection |
+//! | shows that of a host that was removed | to hear so |
 //! | is a host | its part of the store, by the rules of crate `hosts`, and its next certificate |
 //!
 //! A connection ends when its host is removed, and with the certificate that it began with.
 
+mod answers;
+mod seats;
+
 use std::{
-    collections::HashMap,
     convert::Infallible,
     io,
     net::SocketAddr,
@@ -20,12 +22,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ::cimi::{HostId, Timestamp};
+use ::cimi::HostId;
 use ::hosts::HostRules;
-use bytes::Bytes;
 use cloud::{Caller, Cloud, OpContext};
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -39,19 +40,18 @@ use serde::de::DeserializeOwned;
 use store::{Gateway, Peer, SharedStore, cache::Changed};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::OnceCell,
+    sync::watch,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
-use trust::{Fingerprint, HostPeer, JOIN_PATH, JoinRequest, Joined, RENEW_PATH};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use trust::{Authority, HostPeer, JOIN_PATH, JoinRequest, RENEW_PATH};
 
-use crate::{
-    audit::{AuditLog, Audited},
-    problem::Problem,
+use self::{
+    answers::{AnyBody, Wanted, empty, removed},
+    seats::{Seat, Seats},
 };
+use crate::audit::AuditLog;
 
-/// Connections of one host at once: its daemon has one to each entry, and another while it changes certificates.
-const CONNECTIONS_PER_HOST: usize = 8;
 /// Calls at once on one connection, watches among them.
 const STREAMS: u32 = 64;
 /// Those of somebody who wants to join, and how long that may take.
@@ -69,54 +69,58 @@ const CERTIFICATE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 const LOOKED_AGAIN: Duration = Duration::from_secs(30);
 /// How long calls under way may go on once the server ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a host that was removed may ask.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Rest after the store could not be read for hosts.
+const REST: Duration = Duration::from_secs(1);
+/// How long a call waits for the store to be read. A host has given up before.
+const OPENING: Duration = Duration::from_secs(30);
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
-type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// See the module.
 pub struct HostDoor {
     cloud: Cloud,
     store: SharedStore,
     audit: Arc<dyn AuditLog>,
-    /// Opened for the first host: it reads the whole store once.
-    gateway: OnceCell<Gateway>,
+    /// Opened once there is a host: it reads the whole store.
+    gateway: watch::Sender<Option<Arc<Gateway>>>,
     shown: Mutex<Option<Shown>>,
-    /// By host.
-    seats: Mutex<HashMap<String, Seats>>,
+    seats: Seats,
+}
+
+/// By what a server ends what goes on in it.
+#[derive(Clone)]
+pub(crate) struct Ending {
+    /// Nothing new begins.
+    pub(crate) closing: CancellationToken,
+    /// What is left ends now.
+    pub(crate) aborting: CancellationToken,
+    /// What has begun.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Ending {
+    /// Does `work` to its end, also if whoever waits for it is gone.
+    async fn to_its_end(
+        &self,
+        work: impl Future<Output = Response<AnyBody>> + Send + 'static,
+    ) -> Response<AnyBody> {
+        let aborting = self.aborting.clone();
+        let task = async move { aborting.run_until_cancelled(work).await };
+        match self.tasks.spawn(task).await {
+            Ok(Some(answer)) => answer,
+            _ => empty(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
 }
 
 /// What hosts are shown, and since when.
 struct Shown {
-    authority: Fingerprint,
+    /// The certificate of the authority, PEM.
+    authority: String,
     since: SystemTime,
     config: Arc<ServerConfig>,
-}
-
-/// The connections of one host.
-#[derive(Default)]
-struct Seats {
-    taken: usize,
-    /// Cancelled when the host is one no more.
-    cut: CancellationToken,
-}
-
-/// One of them; given back when dropped.
-struct Seat<'d> {
-    door: &'d HostDoor,
-    host: String,
-    cut: CancellationToken,
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        let mut seats = self.door.seats.lock();
-        if let Some(of_host) = seats.get_mut(&self.host) {
-            of_host.taken = of_host.taken.saturating_sub(1);
-            if of_host.taken == 0 {
-                seats.remove(&self.host);
-            }
-        }
-    }
 }
 
 impl std::fmt::Debug for HostDoor {
@@ -133,26 +137,44 @@ impl HostDoor {
             store: cloud.documents().store().clone(),
             cloud,
             audit,
-            gateway: OnceCell::new(),
+            gateway: watch::Sender::new(None),
             shown: Mutex::default(),
-            seats: Mutex::default(),
+            seats: Seats::default(),
         }
     }
 
-    /// Cuts off hosts that are removed, as long as this runs.
+    /// Cuts off hosts that are removed, and has the store read for hosts once there are any, as long as this runs.
     pub async fn follow(&self) {
+        tokio::join!(self.cut_off_removed(), self.open_gateway());
+    }
+
+    async fn cut_off_removed(&self) {
         let mut changes = self.cloud.documents().host_identities.changes();
         loop {
             if let Changed::Removed(host) = changes.next().await {
-                self.cut_off(&host);
+                self.seats.cut_off(&host);
             }
         }
     }
 
-    fn cut_off(&self, host: &str) {
-        // What was admitted before is in here, and what comes later finds no identity.
-        if let Some(of_host) = self.seats.lock().get(host) {
-            of_host.cut.cancel();
+    /// Not within a call: a host that doesn't wait so long would end it, and begin it anew, for ever.
+    async fn open_gateway(&self) {
+        let identities = &self.cloud.documents().host_identities;
+        let mut changes = identities.changes();
+        while identities.is_empty() {
+            changes.next().await;
+        }
+        let documents = self.cloud.documents().clone();
+        let rules = Arc::new(HostRules { documents });
+        loop {
+            match Gateway::open(self.store.clone(), rules.clone()).await {
+                Ok(gateway) => {
+                    self.gateway.send_replace(Some(Arc::new(gateway)));
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "the store can't be read for hosts"),
+            }
+            sleep(REST).await;
         }
     }
 
@@ -168,17 +190,18 @@ impl HostDoor {
     }
 
     fn current_config(&self) -> Result<Option<Arc<ServerConfig>>, AnyError> {
-        let Some(authority) = self.cloud.authority_for_hosts()? else {
+        let Some(kept) = self.cloud.authority_for_hosts() else {
             return Ok(None);
         };
         let (now, mut shown) = (SystemTime::now(), self.shown.lock());
         let is_good = |shown: &&Shown| {
             let age = now.duration_since(shown.since);
-            shown.authority == authority.fingerprint() && age.is_ok_and(|age| age < CERTIFICATE_AGE)
+            shown.authority == kept.certificate && age.is_ok_and(|age| age < CERTIFICATE_AGE)
         };
         if let Some(good) = shown.as_ref().filter(is_good) {
             return Ok(Some(Arc::clone(&good.config)));
         }
+        let authority = Authority::from_pem(&kept.certificate, &kept.private_key)?;
         let provider = Arc::new(ring::default_provider());
         let own = authority.server(&provider, now)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(
@@ -197,30 +220,11 @@ impl HostDoor {
         config.send_tls13_tickets = 0;
         let config = Arc::new(config);
         *shown = Some(Shown {
-            authority: authority.fingerprint(),
+            authority: kept.certificate.clone(),
             since: now,
             config: Arc::clone(&config),
         });
         Ok(Some(config))
-    }
-
-    /// A place for one more connection of a host that is one.
-    fn seat(&self, peer: &HostPeer) -> Option<Seat<'_>> {
-        let seat = {
-            let mut seats = self.seats.lock();
-            let of_host = seats.entry(peer.host.clone()).or_default();
-            if of_host.taken >= CONNECTIONS_PER_HOST {
-                return None;
-            }
-            of_host.taken += 1;
-            Seat {
-                door: self,
-                host: peer.host.clone(),
-                cut: of_host.cut.clone(),
-            }
-        };
-        // After the seat is taken: whoever is removed from now on finds it.
-        self.cloud.host_of(peer).map(|_| seat)
     }
 
     /// One connection, once TLS is agreed on. `shown` is the certificate of the other end, which is by the authority.
@@ -229,60 +233,83 @@ impl HostDoor {
         stream: S,
         shown: Option<Option<HostPeer>>,
         from: SocketAddr,
-        closing: &CancellationToken,
+        ending: &Ending,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_header_list_size(HEAD_BYTES)
-            .max_send_buf_size(256 * 1024)
-            .keep_alive_interval(PING.0)
-            .keep_alive_timeout(PING.1);
-        let stream = TokioIo::new(stream);
         match shown {
-            None => {
-                builder.max_concurrent_streams(STREAMS_OF_STRANGERS);
-                let door = Arc::clone(self);
-                let service = service_fn(move |request| {
-                    let door = Arc::clone(&door);
-                    async move { Ok::<_, Infallible>(door.stranger(request, from).await) }
-                });
-                let served = builder.serve_connection(stream, service);
-                let _ = closing.run_until_cancelled(timeout(JOINING, served)).await;
-            }
+            None => self.serve_stranger(stream, from, ending).await,
             Some(Some(peer)) => {
-                let Some(seat) = self.seat(&peer) else {
-                    tracing::debug!(host = peer.host, %from, "no (more) connection of this host is taken");
+                let Some(seat) = self.seats.take(&peer.host) else {
+                    tracing::debug!(host = peer.host, %from, "no more connection of this host is taken");
                     return;
                 };
-                builder.max_concurrent_streams(STREAMS);
-                let (door, peer) = (Arc::clone(self), Arc::new(peer));
-                let service = {
-                    let peer = Arc::clone(&peer);
-                    service_fn(move |request| {
-                        let (door, peer) = (Arc::clone(&door), Arc::clone(&peer));
-                        async move { Ok::<_, Infallible>(door.host(&peer, request, from).await) }
-                    })
-                };
-                let mut served = pin!(builder.serve_connection(stream, service));
-                tokio::select! {
-                    _ = served.as_mut() => {}
-                    () = seat.cut.cancelled() => {
-                        tracing::info!(host = peer.host, %from, "the host was removed: its connection ends");
-                    }
-                    () = self.until_over(&peer) => {
-                        tracing::info!(host = peer.host, %from, "the certificate is over, or the host: its connection ends");
-                    }
-                    () = closing.cancelled() => {
-                        served.as_mut().graceful_shutdown();
-                        let _ = timeout(LAST_WORDS, served).await;
-                    }
+                // After the seat is taken: whoever is removed from now on finds it.
+                if self.cloud.host_of(&peer).is_some() {
+                    self.serve_host(stream, (peer, seat), from, ending).await;
+                } else if self.cloud.was_removed(&peer).await {
+                    tracing::debug!(host = peer.host, %from, "a host that was removed is told so");
+                    let service = service_fn(|request: Request<Incoming>| {
+                        let answer = removed(&request);
+                        async move { Ok::<_, Infallible>(answer) }
+                    });
+                    let served =
+                        connections(STREAMS).serve_connection(TokioIo::new(stream), service);
+                    let _ = ending
+                        .closing
+                        .run_until_cancelled(timeout(FAREWELL, served))
+                        .await;
                 }
             }
             // By the authority, and no host's: an entry's own.
             Some(None) => {}
+        }
+    }
+
+    async fn serve_stranger<S>(self: &Arc<Self>, stream: S, from: SocketAddr, ending: &Ending)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn(|request: Request<Incoming>| {
+            let (door, ending) = (Arc::clone(self), ending.clone());
+            async move { Ok::<_, Infallible>(door.stranger(request, from, &ending).await) }
+        });
+        let served = connections(STREAMS_OF_STRANGERS);
+        let served = served.serve_connection(TokioIo::new(stream), service);
+        let _ = ending
+            .closing
+            .run_until_cancelled(timeout(JOINING, served))
+            .await;
+    }
+
+    async fn serve_host<S>(
+        self: &Arc<Self>,
+        stream: S,
+        (peer, seat): (HostPeer, Seat<'_>),
+        from: SocketAddr,
+        ending: &Ending,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let peer = Arc::new(peer);
+        let service = service_fn(|request: Request<Incoming>| {
+            let (door, peer, ending) = (Arc::clone(self), Arc::clone(&peer), ending.clone());
+            async move { Ok::<_, Infallible>(door.host(&peer, request, from, &ending).await) }
+        });
+        let served = connections(STREAMS).serve_connection(TokioIo::new(stream), service);
+        let mut served = pin!(served);
+        tokio::select! {
+            _ = served.as_mut() => {}
+            () = seat.cut_off() => {
+                tracing::info!(host = peer.host, %from, "the host was removed: its connection ends");
+            }
+            () = self.until_over(&peer) => {
+                tracing::info!(host = peer.host, %from, "the certificate is over, or the host: its connection ends");
+            }
+            () = ending.closing.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                let _ = timeout(LAST_WORDS, served).await;
+            }
         }
     }
 
@@ -301,6 +328,7 @@ impl HostDoor {
         self: &Arc<Self>,
         request: Request<Incoming>,
         from: SocketAddr,
+        ending: &Ending,
     ) -> Response<AnyBody> {
         if request.method() != Method::POST || request.uri().path() != JOIN_PATH {
             return empty(StatusCode::NOT_FOUND);
@@ -310,15 +338,14 @@ impl HostDoor {
             Err(answer) => return answer,
         };
         let door = Arc::clone(self);
-        // Goes on to its end, also if the host is gone: then it is written down what became of it.
-        let joining = tokio::spawn(async move {
+        let joining = async move {
             let context = anonymous(from);
             let joined = door.cloud.join_host(&context, &asked).await;
-            door.tell(&context, JOIN_PATH, joined).await
-        });
-        joining
-            .await
-            .unwrap_or_else(|_| empty(StatusCode::INTERNAL_SERVER_ERROR))
+            let token = door.cloud.host_token_of(&asked.secret);
+            let wanted = Wanted::joining(token.as_ref().map(|token| &token.document.0));
+            wanted.answered(&*door.audit, &context, joined).await
+        };
+        ending.to_its_end(joining).await
     }
 
     /// A host gets its part of the store, and its next certificate.
@@ -327,93 +354,59 @@ impl HostDoor {
         peer: &HostPeer,
         request: Request<Incoming>,
         from: SocketAddr,
+        ending: &Ending,
     ) -> Response<AnyBody> {
         let Some(id) = self.cloud.host_of(peer) else {
-            return empty(StatusCode::NOT_FOUND);
+            return removed(&request);
         };
         if request.method() == Method::POST && request.uri().path() == RENEW_PATH {
-            return self.renew(&id, request, from).await;
+            return self.renew(id, request, from, ending).await;
         }
-        let rules = HostRules {
-            documents: self.cloud.documents().clone(),
+        let gateway = {
+            let mut opened = self.gateway.subscribe();
+            let opened = timeout(OPENING, opened.wait_for(Option::is_some)).await;
+            opened.ok().and_then(|opened| opened.ok()?.clone())
         };
-        let open = || Gateway::open(self.store.clone(), Arc::new(rules));
-        match self.gateway.get_or_try_init(open).await {
-            Ok(gateway) => {
-                let answer = gateway.answer(Peer::named(id.local()), request).await;
-                answer.map(|body| body.map_err(io::Error::other).boxed_unsync())
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the store can't be read for hosts");
-                empty(StatusCode::SERVICE_UNAVAILABLE)
-            }
-        }
+        let Some(gateway) = gateway else {
+            return empty(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        let answer = gateway.answer(Peer::named(id.local()), request).await;
+        answer.map(|body| body.map_err(io::Error::other).boxed_unsync())
     }
 
     async fn renew(
-        &self,
-        id: &HostId,
+        self: &Arc<Self>,
+        id: HostId,
         request: Request<Incoming>,
         from: SocketAddr,
+        ending: &Ending,
     ) -> Response<AnyBody> {
-        let context = anonymous(from);
-        match read(request).await {
-            Ok(asked) => {
-                let renewed = self.cloud.renew_host(&context, id, &asked).await;
-                self.tell(&context, RENEW_PATH, renewed).await
-            }
-            Err(answer) => answer,
-        }
-    }
-
-    /// The answer to a host that wants a certificate, written down.
-    async fn tell(
-        &self,
-        context: &OpContext,
-        path: &str,
-        outcome: cloud::Result<Joined>,
-    ) -> Response<AnyBody> {
-        let (status, made, body) = match outcome {
-            Ok(joined) => {
-                let body = serde_json::to_vec(&joined).unwrap_or_default();
-                (StatusCode::OK, Some(joined.host), body)
-            }
-            Err(error) => {
-                let problem = Problem::from(error);
-                if let Some(text) = problem.internal_text() {
-                    tracing::error!(
-                        request_id = &*context.request_id,
-                        error = text,
-                        "a host got no certificate"
-                    );
-                } else {
-                    tracing::info!(from = ?context.peer, reason = problem.detail(), "a host got no certificate");
-                }
-                let body = serde_json::json!({"error": problem.detail()});
-                (problem.status(), None, body.to_string().into_bytes())
-            }
+        let asked = match read(request).await {
+            Ok(asked) => asked,
+            Err(answer) => return answer,
         };
-        if let Some(address) = context.peer {
-            let entry = Audited {
-                time: Timestamp::now(),
-                request_id: Arc::clone(&context.request_id),
-                user: None,
-                authenticated_by: None,
-                token: None,
-                claimed: None,
-                address,
-                method: Method::POST.to_string(),
-                path: path.to_owned(),
-                about: None,
-                made,
-                status: status.as_u16(),
-                outcome: None,
-                others: 0,
-            };
-            self.audit.record(entry).await;
-        }
-        answer(status, body.into())
+        let door = Arc::clone(self);
+        let renewing = async move {
+            let context = anonymous(from);
+            let renewed = door.cloud.renew_host(&context, &id, &asked).await;
+            let wanted = Wanted::renewing(&id);
+            wanted.answered(&*door.audit, &context, renewed).await
+        };
+        ending.to_its_end(renewing).await
     }
+}
+
+/// HTTP/2 as it is spoken with hosts.
+fn connections(streams: u32) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(streams)
+        .max_header_list_size(HEAD_BYTES)
+        .max_send_buf_size(256 * 1024)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
+    builder
 }
 
 /// Nobody whom the rules know by name: what they let in shows itself by what it asks with.
@@ -432,21 +425,4 @@ async fn read<Q: DeserializeOwned>(request: Request<Incoming>) -> Result<Q, Resp
     let body = body.map_err(|_| empty(StatusCode::BAD_REQUEST))?.to_bytes();
     // What is wrong may be a secret: it isn't said.
     serde_json::from_slice(&body).map_err(|_| empty(StatusCode::BAD_REQUEST))
-}
-
-fn empty(status: StatusCode) -> Response<AnyBody> {
-    answer(status, Bytes::new())
-}
-
-fn answer(status: StatusCode, body: Bytes) -> Response<AnyBody> {
-    let body = Full::new(body)
-        .map_err(|never| match never {})
-        .boxed_unsync();
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let no_store = http::HeaderValue::from_static("no-store");
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, no_store);
-    response
 }

@@ -301,6 +301,7 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             let forms = json!({"application/xml": {}, "application/json": {}, "text/html": {}});
             json!({"200": {"description": "What was asked for", "content": forms}, "404": plain("Nothing matches")})
         }
+        (Route::HostToken(_), _) => json!({"204": plain("It is good for nothing any more")}),
         (Route::Asset(_), _) => {
             json!({"200": plain("The file"), "304": plain("It is what the client has")})
         }
@@ -355,6 +356,12 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         }
         (Route::Quota, _) => "What a user or a group has and may have".to_owned(),
         (Route::Accounting, _) => "Who used what from when to when: a page of it".to_owned(),
+        (Route::HostTokens, "GET" | "HEAD") => {
+            "The tokens that hosts can join by, without their secret, for administrators".to_owned()
+        }
+        (Route::HostToken(_), _) => {
+            "Withdraw a token that no host has joined by, for administrators".to_owned()
+        }
         (Route::HostTokens, _) => {
             "Make a token that one host joins by, for administrators: {\"name\"?, \"hours\"?}"
                 .to_owned()

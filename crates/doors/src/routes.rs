@@ -55,6 +55,8 @@ pub(crate) enum Route<'p> {
     Accounting,
     /// `/stratus/host-tokens`
     HostTokens,
+    /// `/stratus/host-tokens/7`
+    HostToken(Cow<'p, str>),
     /// `/api`
     Manual,
     /// `/assets/stratus.css`
@@ -89,6 +91,9 @@ impl<'p> Route<'p> {
                 "stratus/host-tokens" => Some(Self::HostTokens),
                 "api" => Some(Self::Manual),
                 _ => {
+                    if let Some(id) = path.strip_prefix("stratus/host-tokens/") {
+                        return local(id).map(Self::HostToken);
+                    }
                     if let Some(below) = path.strip_prefix("marketplace")
                         && (below.is_empty() || below.starts_with('/'))
                     {
@@ -184,7 +189,9 @@ impl<'p> Route<'p> {
                     "GET, HEAD, DELETE, OPTIONS"
                 }
             }
-            Self::Action(..) | Self::Doctor | Self::HostTokens => "POST, OPTIONS",
+            Self::Action(..) | Self::Doctor => "POST, OPTIONS",
+            Self::HostTokens => "GET, HEAD, POST, OPTIONS",
+            Self::HostToken(_) => "DELETE, OPTIONS",
             Self::Marketplace(place) => place.methods(),
             Self::ImageData(_) => "GET, HEAD, PUT, OPTIONS",
             Self::People(page) => page.methods(),
@@ -236,6 +243,7 @@ impl<'p> Route<'p> {
             Self::Catalogue => 21,
             Self::Marketplace(_) => 22,
             Self::HostTokens => 23,
+            Self::HostToken(_) => 24,
         }
     }
 }
@@ -281,6 +289,7 @@ pub fn all_routes() -> Vec<Listed> {
         "/stratus/quota",
         "/stratus/accounting",
         "/stratus/host-tokens",
+        "/stratus/host-tokens/{id}",
         "/api",
     ] {
         list(path.to_owned(), None);
@@ -319,7 +328,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 24] = [
+pub(crate) const TEMPLATES: [&str; 25] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -344,6 +353,7 @@ pub(crate) const TEMPLATES: [&str; 24] = [
     "/stratus/catalogue",
     "/marketplace",
     "/stratus/host-tokens",
+    "/stratus/host-tokens/{id}",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -408,6 +418,7 @@ mod tests {
             ("/stratus/quota", Quota),
             ("/stratus/accounting", Accounting),
             ("/stratus/host-tokens", HostTokens),
+            ("/stratus/host-tokens/7/", HostToken(id())),
             ("/api/", Manual),
             ("/assets/stratus.css", Asset(&assets::STYLESHEET)),
             ("/marketplace/", Marketplace(Place::Home)),

@@ -192,8 +192,16 @@ impl CloudApi for Cloud {
         Self::usage(self, context, &query).await
     }
 
-    async fn host_token(&self, context: &OpContext, body: Body) -> Result<Value> {
+    async fn make_host_token(&self, context: &OpContext, body: Body) -> Result<Value> {
         self.create_host_token(context, &body).await
+    }
+
+    async fn host_tokens(&self, context: &OpContext) -> Result<Value> {
+        Self::host_tokens(self, context)
+    }
+
+    async fn withdraw_host_token(&self, context: &OpContext, id: &str) -> Result<()> {
+        Self::withdraw_host_token(self, context, id).await
     }
 
     async fn health(&self) -> Health {

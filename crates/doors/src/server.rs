@@ -35,7 +35,7 @@ use trust::HostPeer;
 
 use crate::{
     doors::Doors,
-    hosts::HostDoor,
+    hosts::{Ending, HostDoor},
     metrics::{self, ConnectionMetrics},
     origin::{Connection, TrustedProxy},
     stall::Stalling,
@@ -312,7 +312,12 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
                     let own = session.peer_certificates().and_then(<[_]>::first);
                     let shown = own.map(|certificate| HostPeer::of(certificate));
                     let (stream, from) = (Stalling::new(stream, patience), connection.peer);
-                    return hosts.serve(stream, shown, from, &shared.closing).await;
+                    let ending = Ending {
+                        closing: shared.closing.clone(),
+                        aborting: shared.aborting.clone(),
+                        tasks: shared.tasks.clone(),
+                    };
+                    return hosts.serve(stream, shown, from, &ending).await;
                 }
                 let http2 = session.alpn_protocol() == Some(b"h2");
                 let mut connection = connection;

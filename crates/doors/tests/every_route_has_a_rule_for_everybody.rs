@@ -227,6 +227,8 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/stratus/catalogue", None, "GET" | "HEAD") => Users,
         ("/metrics" | "/stratus/status" | "/stratus/audit", None, _) => Administrators,
         ("/stratus/doctor" | "/stratus/host-tokens", None, "POST") => Administrators,
+        ("/stratus/host-tokens", None, "GET" | "HEAD") => Administrators,
+        ("/stratus/host-tokens/{id}", None, "DELETE") => Administrators,
         // Of themselves, where nobody else is named.
         ("/stratus/quota" | "/stratus/accounting", None, "GET" | "HEAD") => Users,
 

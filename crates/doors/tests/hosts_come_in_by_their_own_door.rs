@@ -2,233 +2,33 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod world;
 
-use accounts::{Accounts, Cost, Hashing};
+use std::{sync::Arc, time::Duration};
+
 use bytes::Bytes;
 use cimi::{
     Timestamp,
-    lifecycle::Power,
     model::Kind,
-    resources::{Host, Machine, Resource as _},
+    resources::{Host, Resource as _},
     testing as documents_of,
 };
-use cloud::{Cloud, NoServices, OpContext, testing};
+use cloud::testing;
 use documents::Documents;
-use doors::{Doors, HostDoor, Limits, NoAudit, Running, Server, Settings, tls};
-use http_body_util::{BodyExt as _, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{
-    ClientConfig,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
-};
+use http_body_util::Full;
 use serde_json::{Value, json};
 use store::{
-    EtcdOptions, EtcdStore, Key, Outcome, Prefix, Range, SharedStore, SqliteStore, Store as _,
-    StoreError, Transaction,
+    Key, Outcome, Prefix, Range, SharedStore, SqliteStore, Store as _, StoreError, Transaction,
 };
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio::time::timeout;
 use trust::{
-    HostKey, JOIN_PATH, JoinRequest, JoinToken, Joined, OfAuthority, RENEW_PATH, RenewRequest,
-    SERVER_NAME,
+    HostKey, JOIN_PATH, JoinRequest, JoinToken, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME,
 };
 
+use self::world::{
+    World, ask, config, is_admitted, machine_on, open_cloud, open_connection, seen, until,
+};
 use crate::support::client::PATIENCE;
-
-struct World {
-    running: Running,
-    cloud: Cloud,
-    root: OpContext,
-    store: SharedStore,
-    _following: JoinSet<()>,
-    folder: tempfile::TempDir,
-}
-
-async fn open_cloud(store: SharedStore) -> Cloud {
-    let documents = Documents::open(store).await.unwrap();
-    let services = Arc::new(NoServices);
-    let cloud = Cloud::open(documents, testing::settings(), services.clone(), services);
-    cloud.await.unwrap()
-}
-
-impl World {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(folder.path().join("db")).unwrap();
-        let store: SharedStore = Arc::new(store);
-        let cloud = open_cloud(store.clone()).await;
-        let root = testing::caller("root", &["::ADMIN"]);
-        let body = json!({"username": "root", "password": "correct horse", "roles": ["::ADMIN"]});
-        let made = cloud.create(&root, Kind::User, testing::object(body));
-        made.await.unwrap();
-
-        let hashing = Hashing::with_cost(Cost::NONE);
-        let settings = accounts::Settings::default();
-        let accounts = Accounts::new(Arc::new(cloud.clone()), hashing, settings);
-        let doors = Doors::new(
-            Arc::new(cloud.clone()),
-            Arc::new(accounts),
-            Settings::default(),
-        );
-        let files = tls::ensure_self_signed(&folder.path().join("tls"), &[]).unwrap();
-        let certificate = Arc::new(tls::Certificate::read(&files).unwrap());
-        let hosts = Arc::new(HostDoor::new(cloud.clone(), Arc::new(NoAudit)));
-        let server = Server::new(
-            Arc::new(doors),
-            Limits::default(),
-            Some(tls::Speech::new(certificate).unwrap()),
-        );
-        let server = server.with_hosts(hosts.clone());
-        let mut following = JoinSet::new();
-        following.spawn(async move { hosts.follow().await });
-        Self {
-            running: server.start("127.0.0.1:0".parse().unwrap()).await.unwrap(),
-            cloud,
-            root,
-            store,
-            _following: following,
-            folder,
-        }
-    }
-
-    async fn token(&self, asked: Value) -> JoinToken {
-        let asked = testing::object(asked);
-        let made = self.cloud.create_host_token(&self.root, &asked).await;
-        let made = made.unwrap();
-        made["token"].as_str().unwrap().parse().unwrap()
-    }
-
-    async fn join(&self, token: &JoinToken, key: &HostKey, name: &str) -> Result<Joined, String> {
-        self.join_at(token, key, name, Timestamp::now()).await
-    }
-
-    async fn join_at(
-        &self,
-        token: &JoinToken,
-        key: &HostKey,
-        name: &str,
-        time: Timestamp,
-    ) -> Result<Joined, String> {
-        let asked = JoinRequest {
-            secret: token.secret.clone(),
-            request: key.request().unwrap(),
-            name: name.to_owned(),
-            time,
-        };
-        let (status, body) = ask(self.running.address, config(token, None), JOIN_PATH, &asked)
-            .await
-            .unwrap();
-        match status {
-            200 => Ok(serde_json::from_slice(&body).unwrap()),
-            _ => {
-                let said: Value = serde_json::from_slice(&body).unwrap();
-                Err(format!("{status}: {}", said["error"].as_str().unwrap()))
-            }
-        }
-    }
-
-    /// A host that has joined: its answer, and its key.
-    async fn host(&self, name: &str) -> (Joined, HostKey, JoinToken) {
-        let (token, key) = (self.token(json!({})).await, HostKey::generate().unwrap());
-        let joined = self.join(&token, &key, name).await.unwrap();
-        (joined, key, token)
-    }
-
-    async fn connect(&self, joined: &Joined, key: &HostKey) -> Result<EtcdStore, StoreError> {
-        let mut options = EtcdOptions::new(vec![format!("https://{}", self.running.address)]);
-        options.history_revisions = None;
-        options.deadline = Duration::from_secs(3);
-        options.tls.authority = Some(joined.authority.clone().into_bytes());
-        options.tls.identity = Some((
-            joined.certificate.clone().into_bytes(),
-            key.to_pem().into_bytes(),
-        ));
-        options.tls.server_name = Some(SERVER_NAME.to_owned());
-        EtcdStore::open(options).await
-    }
-
-    async fn put(&self, key: impl ToString, value: Vec<u8>) {
-        let key: Key = key.to_string().parse().unwrap();
-        let put = Transaction::new().put(key, value);
-        let done = self.store.commit(put).await.unwrap();
-        let Outcome::Committed(revision) = done else {
-            panic!("{done:?}")
-        };
-        self.cloud.documents().wait_for(revision).await.unwrap();
-    }
-
-    async fn remove(&self, joined: &Joined) {
-        let id = joined.host.strip_prefix("Host/").unwrap();
-        let removed = self.cloud.delete(&self.root, Kind::Host, id);
-        removed.await.unwrap();
-    }
-}
-
-/// Believes the authority of this token; shows this certificate.
-fn config(token: &JoinToken, own: Option<(&str, &str)>) -> ClientConfig {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = OfAuthority::new(token.authority, provider.clone());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
-    let mut config = match own {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-            builder.with_client_auth_cert(chain, key).unwrap()
-        }
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    config
-}
-
-/// One call by HTTP/2; an error if there is no connection, or it ends.
-async fn ask(
-    address: SocketAddr,
-    config: ClientConfig,
-    path: &str,
-    body: &impl serde::Serialize,
-) -> Result<(u16, Bytes), String> {
-    let exchange = async {
-        let name = ServerName::try_from(SERVER_NAME).unwrap();
-        let stream = TcpStream::connect(address).await.unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        let stream = stream.await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .map_err(|error| error.to_string())?;
-        let driving = tokio::spawn(connection);
-        let body = Full::new(Bytes::from(serde_json::to_vec(body).unwrap()));
-        let request = http::Request::post(format!("https://{SERVER_NAME}{path}"));
-        let answer = sender.send_request(request.body(body).unwrap()).await;
-        let answer = answer.map_err(|error| error.to_string())?;
-        let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
-        driving.abort();
-        Ok((status, body))
-    };
-    timeout(PATIENCE, exchange).await.unwrap()
-}
-
-async fn seen(store: &EtcdStore) -> Vec<String> {
-    let page = store.range(Range::prefix(&Prefix::everything())).await;
-    let keys = page.unwrap().entries.into_iter();
-    keys.map(|entry| entry.key.to_string()).collect()
-}
-
-fn machine_on(host: &str) -> Machine {
-    let mut machine = documents_of::machine(7);
-    machine.host = Some(host.parse().unwrap());
-    machine.desired.power = Power::On;
-    machine.settle();
-    machine
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_joins_sees_its_own_and_is_cut_off_when_it_is_removed() {
@@ -319,16 +119,18 @@ async fn a_host_joins_sees_its_own_and_is_cut_off_when_it_is_removed() {
         tokio::task::yield_now().await;
     }
     world.remove(&joined).await;
-    let after = store.get(&joined.host.parse().unwrap()).await;
-    assert!(
-        matches!(after, Err(StoreError::Unavailable { .. })),
-        "{after:?}"
-    );
-    let again = world.connect(&joined, &key).await;
-    assert!(
-        matches!(again, Err(StoreError::Unavailable { .. })),
-        "{again:?}"
-    );
+    let is_told = |error: &StoreError| matches!(error, StoreError::Refused { reason, .. } if reason.contains(REMOVED));
+    let again = world.connect(&joined, &key).await.unwrap_err();
+    assert!(is_told(&again), "{again:?}");
+    // What had a connection hears it at the latest when it has another.
+    until("it is told", async || {
+        store
+            .get(&joined.host.parse().unwrap())
+            .await
+            .err()
+            .filter(is_told)
+    })
+    .await;
     // The other one isn't harmed.
     assert!(
         world
@@ -346,24 +148,16 @@ async fn an_open_connection_ends_with_its_host() {
     let (joined, key, token) = world.host("node1").await;
     let key = key.to_pem();
     let config = config(&token, Some((&joined.certificate, &key)));
-    let stream = TcpStream::connect(world.running.address).await.unwrap();
-    let name = ServerName::try_from(SERVER_NAME).unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream);
-    let stream = TokioIo::new(stream.await.unwrap());
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), stream)
-            .await
-            .unwrap();
-    let mut connection = std::pin::pin!(connection);
+    let (sender, mut connection) = open_connection(world.running.address, config).await;
     // Admitted, as it goes on.
-    let goes_on = timeout(Duration::from_millis(500), connection.as_mut()).await;
+    let goes_on = timeout(Duration::from_millis(500), &mut connection).await;
     assert!(goes_on.is_err(), "{goes_on:?}");
     world.remove(&joined).await;
     // At once: well before it would look by itself.
     timeout(Duration::from_secs(20), connection)
         .await
         .unwrap()
-        .ok();
+        .unwrap();
     drop(sender);
 }
 
@@ -453,6 +247,102 @@ async fn a_token_lets_one_host_in_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_good_as_long_as_who_made_it_could_make_another() {
+    let world = World::start().await;
+    let edit = async |change: Value| {
+        let changes = testing::object(change).into_iter();
+        let changes = changes.map(|(name, value)| (name, Some(value))).collect();
+        let edited = world.cloud.edit(&world.root, Kind::User, "eve", changes);
+        edited.await.unwrap();
+    };
+    let make = async || {
+        let body = json!({"username": "eve", "password": "correct horse", "roles": ["::ADMIN"]});
+        let made = world
+            .cloud
+            .create(&world.root, Kind::User, testing::object(body));
+        made.await.unwrap();
+    };
+    let eve = testing::caller("eve", &["::ADMIN"]);
+    let token = async || -> JoinToken {
+        let made = world
+            .cloud
+            .create_host_token(&eve, &testing::object(json!({})))
+            .await;
+        made.unwrap()["token"].as_str().unwrap().parse().unwrap()
+    };
+    let key = HostKey::generate().unwrap();
+    let refused = async |token: &JoinToken| {
+        let refused = world.join(token, &key, "node1").await.unwrap_err();
+        assert!(
+            refused.starts_with("403") && refused.contains("eve, who made it"),
+            "{refused}"
+        );
+    };
+    make().await;
+    let old = token().await;
+    edit(json!({"password": "another horse"})).await;
+    refused(&old).await;
+    let old = token().await;
+    edit(json!({"roles": []})).await;
+    refused(&old).await;
+    // Also of somebody else of the name, who was not changed more often.
+    world.cloud.delete_user(&world.root, "eve").await.unwrap();
+    refused(&old).await;
+    make().await;
+    let first = token().await;
+    world.cloud.delete_user(&world.root, "eve").await.unwrap();
+    make().await;
+    refused(&first).await;
+    world.join(&token().await, &key, "node1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_listed_without_their_secret_and_withdrawn_until_they_are_used() {
+    let world = World::start().await;
+    let shown = || {
+        let listed = world.cloud.host_tokens(&world.root).unwrap();
+        listed["tokens"].as_array().unwrap().clone()
+    };
+    let used = world.host("node1").await.2.secret.digest();
+    assert!(shown().is_empty(), "{:?}", shown());
+    let token = world.token(json!({"name": "node2"})).await;
+    let listed = shown();
+    let [listed] = &*listed else {
+        panic!("{listed:?}")
+    };
+    assert_eq!(
+        (&listed["user"], &listed["name"]),
+        (&json!("root"), &json!("node2"))
+    );
+    let secret = serde_json::to_string(&token.secret).unwrap();
+    assert!(
+        !listed.to_string().contains(secret.trim_matches('"')),
+        "{listed}"
+    );
+
+    let id = listed["id"].as_str().unwrap();
+    let anybody = testing::caller("joe", &[]);
+    assert!(world.cloud.host_tokens(&anybody).is_err());
+    world
+        .cloud
+        .withdraw_host_token(&anybody, id)
+        .await
+        .unwrap_err();
+    world
+        .cloud
+        .withdraw_host_token(&world.root, id)
+        .await
+        .unwrap();
+    assert!(shown().is_empty(), "{:?}", shown());
+    let key = HostKey::generate().unwrap();
+    let refused = world.join(&token, &key, "node2").await.unwrap_err();
+    assert!(refused.contains("no such token"), "{refused}");
+    let withdrawn = world.cloud.withdraw_host_token(&world.root, &used);
+    let refused = withdrawn.await.unwrap_err().to_string();
+    assert!(refused.contains("has joined by this token"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_get_nothing_but_to_join() {
     let world = World::start().await;
     let (joined, key, token) = world.host("node1").await;
@@ -506,32 +396,16 @@ async fn strangers_get_nothing_but_to_join() {
     let mut open = Vec::new();
     for _ in 0..8 {
         let config = config(&token, Some((&joined.certificate, &own)));
-        let stream = TcpStream::connect(address).await.unwrap();
-        let name = ServerName::try_from(SERVER_NAME).unwrap();
-        let stream = TlsConnector::from(Arc::new(config))
-            .connect(name, stream)
-            .await
-            .unwrap();
-        let stream = TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(
-            TokioExecutor::new(),
-            stream,
-        )
-        .await
-        .unwrap();
-        open.push(tokio::spawn(connection));
-        let request = http::Request::post(format!("https://{SERVER_NAME}/nothing"));
-        // Answered, so admitted: what it doesn't know it says by gRPC's own status.
-        let answered = sender.send_request(request.body(Full::default()).unwrap());
-        timeout(PATIENCE, answered).await.unwrap().unwrap();
-        std::mem::forget(sender);
+        let (mut sender, connection) = open_connection(address, config).await;
+        assert!(is_admitted(&mut sender).await);
+        open.push((sender, connection));
     }
     let config_of = config(&token, Some((&joined.certificate, &own)));
     let refused = ask(address, config_of, "/nothing", &json!({})).await;
     assert!(refused.is_err(), "{refused:?}");
     let (second, second_key, _) = world.host("node2").await;
     world.connect(&second, &second_key).await.unwrap();
-    for connection in open {
+    for (_, connection) in open {
         connection.abort();
     }
 }
@@ -552,7 +426,7 @@ async fn a_certificate_is_renewed_by_the_key_that_has_joined() {
     };
     let (status, body) = renew(&key).await;
     assert_eq!(status, 200);
-    let renewed: Joined = serde_json::from_slice(&body).unwrap();
+    let renewed: trust::Joined = serde_json::from_slice(&body).unwrap();
     assert_eq!(renewed.host, joined.host);
     assert_ne!(renewed.certificate, joined.certificate);
     assert!(renewed.expires >= joined.expires);
@@ -562,6 +436,102 @@ async fn a_certificate_is_renewed_by_the_key_that_has_joined() {
     }
     let (status, _) = renew(&HostKey::generate().unwrap()).await;
     assert_eq!(status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hosts_ask_for_is_written_down_also_if_they_do_not_wait() {
+    let world = World::start().await;
+    let (joined, key, token) = world.host("node1").await;
+    let other = HostKey::generate().unwrap();
+    world.join(&token, &other, "node2").await.unwrap_err();
+    let by = format!("HostToken/{}", token.secret.digest());
+    let told = world.audit.0.lock().unwrap().clone();
+    let [let_in, refused] = &*told else {
+        panic!("{told:?}")
+    };
+    assert_eq!(
+        (
+            let_in.user.as_deref(),
+            let_in.authenticated_by,
+            &*let_in.path
+        ),
+        (Some("root"), Some("host-token"), JOIN_PATH)
+    );
+    assert_eq!(
+        (let_in.token.as_ref(), let_in.made.as_ref(), let_in.status),
+        (Some(&by), Some(&joined.host), 200)
+    );
+    // Whoever tried in vain need not be whom the token was made for.
+    assert_eq!(
+        (
+            refused.user.as_deref(),
+            refused.token.as_ref(),
+            refused.status
+        ),
+        (None, Some(&by), 403)
+    );
+
+    // All the connections that the host gets, so that it is seen when one of them has ended.
+    let own = key.to_pem();
+    let connect = async || {
+        let config = config(&token, Some((&joined.certificate, &own)));
+        open_connection(world.running.address, config).await
+    };
+    let mut others = Vec::new();
+    for _ in 0..7 {
+        let mut other = connect().await;
+        assert!(is_admitted(&mut other.0).await);
+        others.push(other);
+    }
+    let (mut sender, connection) = connect().await;
+    assert!(is_admitted(&mut sender).await);
+    world.gates.writing.close();
+    let asked = RenewRequest {
+        request: key.request().unwrap(),
+    };
+    let body = Full::new(Bytes::from(serde_json::to_vec(&asked).unwrap()));
+    let request = http::Request::post(format!("https://{SERVER_NAME}{RENEW_PATH}"));
+    let answer = sender.send_request(request.body(body).unwrap());
+    until("it is about to be written", async || {
+        (world.gates.writing.came() > 0).then_some(())
+    })
+    .await;
+    drop(answer);
+    connection.abort();
+    until(
+        "the connection has ended at the other end, too",
+        async || {
+            let (mut next, connection) = connect().await;
+            let admitted = is_admitted(&mut next).await;
+            connection.abort();
+            admitted.then_some(())
+        },
+    )
+    .await;
+    world.gates.writing.open();
+    let renewed = until("it is written down", async || {
+        world.audit.0.lock().unwrap().get(2).cloned()
+    })
+    .await;
+    assert_eq!(
+        (renewed.about.as_ref(), &*renewed.path, renewed.status),
+        (Some(&joined.host), RENEW_PATH, 200)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_long_to_read_is_read_once_for_hosts() {
+    let world = World::start().await;
+    world.gates.reading.close();
+    let (joined, key, _) = world.host("node1").await;
+    let short = Duration::from_millis(300);
+    for _ in 0..3 {
+        let late = world.connect_within(&joined, &key, short).await;
+        assert!(late.is_err(), "{late:?}");
+    }
+    world.gates.reading.open();
+    world.connect(&joined, &key).await.unwrap();
+    assert_eq!(world.gates.reading.came(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

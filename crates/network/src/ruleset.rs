@@ -313,8 +313,10 @@ impl Ruleset {
             rule("outward", &tunnel::forged_rule(self.tunnel_port));
         }
         if self.outward != Outward::Routed {
-            // An answer to what only a network can have begun that was a peer then: no other gets in.
-            rule("outward", "ct status dnat return");
+            // An answer through a port that the host hands on to a guest. What a guest itself begins doesn't get out by such a
+            // rule of the host's.
+            rule("outward", "ct status dnat ct direction reply return");
+            // One to what only a network can have begun that was a peer then: no other gets in.
             rule("outward", "ct state established ct direction reply drop");
         }
         if self.outward == Outward::Isolated {

@@ -142,6 +142,40 @@ fn isolated_guests_reach_nobody_outside() {
     });
 }
 
+#[test]
+fn what_the_host_hands_on_lets_no_isolated_guest_out() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let (test, world, guest) = scene(Outward::Isolated);
+    let (in_world, world_port) = listen(&world);
+    let (in_guest, guest_port) = listen(&guest);
+    // Rules of an operator, who may have them for others than guests: whatever comes to these ports is handed on.
+    let (to_world, to_guest) = (7001, 7002);
+    let table = format!(
+        "add table ip operator
+         add chain ip operator handed_on {{ type nat hook prerouting priority dstnat; }}
+         add rule ip operator handed_on tcp dport {to_world} dnat to {WORLD}:{world_port}
+         add rule ip operator handed_on tcp dport {to_guest} dnat to {}:{guest_port}",
+        machine(5).ip
+    );
+    let loaded = test.namespace.command("nft", &[&table]);
+    assert!(loaded.status.success(), "{loaded:?}");
+    test.run(async |host| {
+        host.reconcile(&[machine(5)]).await.unwrap();
+        let refused = connect(&guest, test.config.gateway, to_world);
+        assert!(refused.is_err(), "{refused:?}");
+        in_world.set_nonblocking(true).unwrap();
+        let nobody = in_world.accept().map_err(|error| error.kind());
+        assert_eq!(nobody.err(), Some(ErrorKind::WouldBlock));
+
+        let into = connect(&world, UPLINK, to_guest).expect("a port handed on to a guest is open");
+        let (taken, _) = in_guest.accept().unwrap();
+        assert!(arrives(&into, &taken, "in", LIMIT));
+        assert!(arrives(&taken, &into, "and the answer", LIMIT));
+    });
+}
+
 /// What arrives in time of what is said at the other end.
 fn arrives(mut from: &TcpStream, mut to: &TcpStream, words: &str, limit: Duration) -> bool {
     std::io::Write::write_all(&mut from, words.as_bytes()).unwrap();

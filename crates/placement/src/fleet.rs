@@ -61,8 +61,7 @@ impl Fleet {
 
     /// The host is as its document says. Returns whether there may be more room than before.
     pub fn host(&mut self, host: &Host) -> bool {
-        // One that has joined and reports itself only is none for machines.
-        if host.desired.apart {
+        if !host.runs_machines() {
             return false;
         }
         let offered = self.policy.offer(&host.capacity);

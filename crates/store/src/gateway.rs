@@ -19,8 +19,10 @@
 //! History is what the hub remembers. Who asks for older changes, or comes from another entry point that knows more, is
 //! told that history is gone, and reads its few documents again.
 
+mod allowances;
 mod calls;
 mod hub;
+mod index;
 mod leases;
 mod rpc;
 mod rules;
@@ -35,6 +37,7 @@ use tokio::task::JoinHandle;
 
 use crate::etcd::keyspace::Keyspace;
 use crate::{Revision, SharedStore, StoreError};
+use allowances::Allowances;
 use hub::Hub;
 pub use rules::{Audience, Peer, Refusal, Rules, Write};
 
@@ -52,6 +55,7 @@ struct Shared {
     rules: Arc<dyn Rules>,
     keys: Keyspace,
     hub: Hub,
+    allowances: Allowances,
 }
 
 impl Gateway {
@@ -62,6 +66,7 @@ impl Gateway {
     pub async fn open(store: SharedStore, rules: Arc<dyn Rules>) -> Result<Self, StoreError> {
         let shared = Arc::new(Shared {
             hub: Hub::default(),
+            allowances: Allowances::default(),
             keys: Keyspace::new(PREFIX)?,
             store,
             rules,

@@ -1,8 +1,6 @@
 //! Names of documents: `<collection>/<id>`.
 
-use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -18,7 +16,7 @@ const MAX_COLLECTION_BYTES: usize = 64;
 /// The collection is letters, digits, `-`, `_` and `.`; the id is printable ASCII without spaces and may hold
 /// `/` itself, but no empty part. Keys sort by bytes, so that ids of one collection are neighbours and UUIDv7
 /// ids sort by time. Cloning is cheap.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     text: Arc<str>,
     /// Where the first slash is: always inside `text` and at most [`MAX_COLLECTION_BYTES`].
@@ -88,19 +86,6 @@ impl Key {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
-    }
-}
-
-/// Keys are found, and sorted, by their texts.
-impl Borrow<str> for Key {
-    fn borrow(&self) -> &str {
-        &self.text
-    }
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
     }
 }
 

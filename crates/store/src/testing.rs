@@ -15,6 +15,11 @@ pub trait Interposed: Send + Sync + 'static {
     /// The store behind.
     fn behind(&self) -> &SharedStore;
 
+    /// See [`Store::range`].
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.behind().range(range).await
+    }
+
     /// See [`Store::commit`].
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         self.behind().commit(transaction).await
@@ -38,7 +43,7 @@ impl<T: Interposed> Store for T {
     }
 
     async fn range(&self, range: Range) -> Result<Page, StoreError> {
-        self.behind().range(range).await
+        Interposed::range(self, range).await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {

@@ -2,11 +2,13 @@
 #![allow(clippy::panic, clippy::unwrap_used)] // a test that panics has failed
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use store::testing::Interposed;
 use store::{
-    Batch, Change, EtcdStore, Key, Outcome, Peer, Prefix, Range, Revision, SharedStore,
+    Batch, Change, EtcdStore, Key, Outcome, Page, Peer, Prefix, Range, Revision, SharedStore,
     SqliteStore, Store as _, StoreError, Transaction, Watch, WatchError,
 };
 use tokio::time::timeout;
@@ -24,11 +26,15 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(|store| store).await
+    }
+
+    async fn with(wrap: impl FnOnce(SharedStore) -> SharedStore) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = SqliteStore::open(folder.path().join("db")).expect("a store");
         let store: SharedStore = Arc::new(store);
         Self {
-            entry: Entry::open(&store, OwnersOnly).await,
+            entry: Entry::open(&wrap(store.clone()), OwnersOnly).await,
             store,
             _folder: folder,
         }
@@ -327,6 +333,148 @@ async fn leases_of_others_do_not_exist() {
         .range(Range::prefix(&Prefix::everything()))
         .await;
     assert_eq!(left.unwrap().entries, [], "leases and slots leave nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_has_few_leases_however_many_it_asks_for_at_once() {
+    let mut world = World::new().await;
+    let (one, two) = (world.client("one").await, world.client("two").await);
+    let asked = (0..64).map(|_| one.grant(LONG));
+    let (mut leases, mut refused) = (Vec::new(), Vec::new());
+    for granted in futures::future::join_all(asked).await {
+        match granted {
+            Ok(lease) => leases.push(lease),
+            Err(error) => refused.push(error),
+        }
+    }
+    assert_eq!(leases.len(), 16);
+    let is_clear = |error: &StoreError| matches!(error, StoreError::Refused { reason, .. } if reason.contains("one has 16 leases"));
+    assert!(refused.iter().all(is_clear), "{refused:?}");
+    assert!(two.grant(LONG).await.is_ok());
+    one.revoke(leases[0]).await.unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while let Err(error) = one.grant(LONG).await {
+        assert!(Instant::now() < deadline, "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_writes_without_end_is_slowed_and_no_other_is() {
+    let mut world = World::new().await;
+    let (one, two) = (world.client("one").await, world.client("two").await);
+    let begun = Instant::now();
+    let done = AtomicUsize::new(0);
+    let without_end = async |id: usize| {
+        while done.load(Ordering::Relaxed) < 650 {
+            assert!(begun.elapsed() < LIMIT, "{done:?}");
+            let put = Transaction::new().put(key(&format!("m/{id}")), "one:x");
+            // Who has waited too long for its turn asks again.
+            let written = one.commit(put).await.is_ok();
+            done.fetch_add(usize::from(written), Ordering::Relaxed);
+        }
+    };
+    futures::future::join_all((0..16).map(without_end)).await;
+    // 500 at once and 50 a second, so 650 take three seconds.
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{begun:?}");
+    committed(&two, Transaction::new().put(key("m/two"), "two:x")).await;
+}
+
+/// Counts the documents that ranges read.
+struct Counting {
+    behind: SharedStore,
+    read: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Interposed for Counting {
+    fn behind(&self) -> &SharedStore {
+        &self.behind
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        let page = self.behind.range(range).await?;
+        self.read.fetch_add(page.entries.len(), Ordering::Relaxed);
+        Ok(page)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_reads_its_few_documents_reads_no_others() {
+    let read = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&read);
+    let wrap = |behind| -> SharedStore {
+        Arc::new(Counting {
+            behind,
+            read: counted,
+        })
+    };
+    let mut world = World::with(wrap).await;
+    for number in 0..200 {
+        world.put(&format!("m/{number:03}"), "two:theirs").await;
+    }
+    world.put("m/050", "one:mine").await;
+    world.put("n/1", "all:everybody's").await;
+    let one = world.client("one").await;
+    read.store(0, Ordering::Relaxed);
+    for _ in 0..10 {
+        assert_eq!(keys(&one).await, ["m/050", "n/1"]);
+    }
+    assert_eq!(read.load(Ordering::Relaxed), 0);
+}
+
+/// Two documents always say the same, and a third one is seen by turns, while they are read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_reads_its_documents_as_they_were_at_one_moment() {
+    let mut world = World::new().await;
+    let one = world.client("one").await;
+    let store = world.store.clone();
+    let ended = Arc::new(AtomicBool::new(false));
+    let write = |number: u32| {
+        let whose = if number.is_multiple_of(2) {
+            "one"
+        } else {
+            "two"
+        };
+        Transaction::new()
+            .put(key("m/1"), format!("one:{number}"))
+            .put(key("m/2"), format!("one:{number}"))
+            .put(key("m/3"), format!("{whose}:{number}"))
+    };
+    committed(&*store, write(0)).await;
+    let _writing = {
+        let ended = Arc::clone(&ended);
+        Ending(tokio::spawn(async move {
+            for number in 1.. {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                committed(&*store, write(number)).await;
+                // Now and then nothing happens for a while.
+                if number.is_multiple_of(20) {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }))
+    };
+    let mut last = Revision::ZERO;
+    let mut different = std::collections::HashSet::new();
+    let deadline = Instant::now() + LIMIT;
+    while different.len() < 100 {
+        assert!(Instant::now() < deadline, "{different:?}");
+        let page = one
+            .range(Range::prefix(&Prefix::everything()))
+            .await
+            .unwrap();
+        assert!(page.revision >= last, "{page:?}");
+        last = page.revision;
+        let texts: Vec<&[u8]> = page.entries.iter().map(|entry| &*entry.value).collect();
+        assert!(texts.windows(2).all(|two| two[0] == two[1]), "{page:?}");
+        let number = std::str::from_utf8(&texts[0]["one:".len()..]).unwrap();
+        let is_even = number.parse::<u32>().unwrap().is_multiple_of(2);
+        assert_eq!(texts.len(), if is_even { 3 } else { 2 }, "{page:?}");
+        different.insert(page.revision);
+    }
+    ended.store(true, Ordering::Relaxed);
 }
 
 /// The owner of a document is changed again and again, while its owner of a moment ago writes it: never does one write

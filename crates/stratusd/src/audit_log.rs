@@ -34,7 +34,7 @@ const LOOKED_AT_BYTES: u64 = 16 << 20;
 const LOOKED_AT_IN_ALL: u64 = 8 * LOOKED_AT_BYTES;
 /// Parts of the space: so much of it goes at once when it is full.
 const PARTS: u64 = 16;
-/// How often what was counted together is looked at.
+/// How often what was written is flushed, and what was counted together is looked at.
 const TICK: Duration = Duration::from_secs(5);
 const MILLIS_A_DAY: i64 = 24 * 3600 * 1000;
 
@@ -59,6 +59,7 @@ pub struct Writer {
     entries: mpsc::Receiver<Audited>,
     file: Arc<Mutex<LogFile>>,
     pace: Pace,
+    tick: Duration,
 }
 
 /// A log in `folder`.
@@ -77,6 +78,7 @@ pub fn open(folder: &Path, keeping: Keeping) -> anyhow::Result<(FileLog, Writer)
         entries,
         file: Arc::new(Mutex::new(file)),
         pace: Pace::default(),
+        tick: TICK,
     };
     Ok((log, writer))
 }
@@ -99,12 +101,14 @@ impl AuditLog for FileLog {
 impl Writer {
     /// Writes until told to stop, and then what has come until then.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(self.tick);
         let mut entries = Vec::new();
         let mut goes_on = true;
         while goes_on {
             tokio::select! {
                 biased;
+                // First: entries that keep coming don't put it off.
+                _ = tick.tick() => self.flush().await,
                 count = self.entries.recv_many(&mut entries, AT_ONCE) => {
                     if count == 0 {
                         stop.cancelled().await;
@@ -112,7 +116,6 @@ impl Writer {
                     }
                 }
                 () = stop.cancelled() => goes_on = false,
-                _ = tick.tick() => self.flush().await,
             }
             let now = std::time::Instant::now();
             let mut due: Vec<Audited> = entries
@@ -158,7 +161,8 @@ struct LogFile {
     file: File,
     /// Whether its last line was cut off: by a power cut before, or a disk that was full.
     is_cut: bool,
-    is_flushed: bool,
+    /// How much of it outlives a power cut, in bytes.
+    flushed: u64,
 }
 
 impl LogFile {
@@ -180,7 +184,7 @@ impl LogFile {
             number,
             file,
             is_cut,
-            is_flushed: true,
+            flushed: 0,
         };
         this.make_room(now);
         Ok(this)
@@ -199,16 +203,17 @@ impl LogFile {
             // What is new begins a line.
             text.insert(0, '\n');
         }
-        (self.is_cut, self.is_flushed) = (true, false);
+        self.is_cut = true;
         self.file.write_all(text.as_bytes())?;
         self.is_cut = false;
         Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if !self.is_flushed {
+        let length = self.file.metadata()?.len();
+        if length != self.flushed {
             self.file.sync_data()?;
-            self.is_flushed = true;
+            self.flushed = length;
         }
         Ok(())
     }
@@ -217,7 +222,7 @@ impl LogFile {
         self.flush()?;
         self.file = append_to(&named(&self.folder, &day, number))?;
         self.is_cut = is_cut(&self.file)?;
-        (self.day, self.number) = (day, number);
+        (self.day, self.number, self.flushed) = (day, number, 0);
         self.make_room(now);
         Ok(())
     }
@@ -486,6 +491,36 @@ mod tests {
             .filter_map(|entry| entry["others"].as_u64())
             .sum();
         assert_eq!(joes.len() as u64 + others, 20_000, "each is counted");
+    }
+
+    #[tokio::test]
+    async fn entries_that_keep_coming_are_flushed_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let much = Keeping {
+            most_bytes: 1 << 40,
+            ..KEEPING
+        };
+        let (log, mut writer) = open(&folder.path().join("audit"), much).unwrap();
+        writer.tick = Duration::from_millis(100);
+        let file = Arc::clone(&writer.file);
+        let steady = async {
+            for number in 0.. {
+                log.record(entry("joe", number)).await;
+            }
+        };
+        let flushed = async {
+            let begun = std::time::Instant::now();
+            while file.lock().flushed == 0 {
+                assert!(begun.elapsed() < Duration::from_secs(20), "never flushed");
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = flushed => {}
+            () = steady => {}
+            () = writer.run(CancellationToken::new()) => {}
+        }
     }
 
     #[test]

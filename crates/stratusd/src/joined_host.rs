@@ -12,7 +12,7 @@
 //! When no entry hears it, the controller rests, and machines run on. It takes them over when the store is open again, as
 //! after a restart.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use cimi::{
@@ -24,7 +24,7 @@ use documents::{Documents, DocumentsError};
 use store::{EtcdOptions, EtcdStore, Key, LeaseId, SharedStore, StoreError, Transaction};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use trust::{Joined, RENEW_PATH, RenewRequest, SERVER_NAME};
+use trust::{Joined, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME};
 use vmhost::{controller::VmHost, qemu::QemuHypervisor};
 
 use crate::{
@@ -45,6 +45,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Rest after no entry did what was asked; it grows up to the second.
 const REST: Duration = Duration::from_secs(2);
 const LONGEST_REST: Duration = Duration::from_secs(15);
+/// Rest after an entry refused what this host tells of itself: of an older version, it will do so until it is upgraded.
+const REFUSED_REST: Duration = Duration::from_secs(600);
 /// How long a store is tried that isn't heard any more: one that is opened tries in long intervals. A host that was removed
 /// would try often for ever.
 const UNHEARD: Duration = Duration::from_secs(20);
@@ -154,16 +156,24 @@ impl JoinedHost {
             match ended? {
                 Ended::Stopped => return Ok(()),
                 Ended::Anew(next) => kept = next,
-                Ended::Removed => anyhow::bail!(
-                    "{} was removed from its cloud: to join again, remove {} and use a new token",
-                    kept.joined.name,
-                    self.folder.path().display()
-                ),
+                Ended::Removed => return Err(self.was_removed(&kept)),
             }
         }
     }
 
+    /// The end of a host that is one no more.
+    fn was_removed(&self, kept: &Kept) -> anyhow::Error {
+        anyhow::anyhow!(
+            "{} was removed from its cloud: to join again, remove {} and use a new token",
+            kept.joined.name,
+            self.folder.path().display()
+        )
+    }
+
     /// The store by way of any entry; none if it is told to stop before.
+    ///
+    /// # Errors
+    /// If an entry says that this host was removed, or what it keeps can't be used.
     async fn open(&self, kept: &Kept) -> anyhow::Result<Option<SharedStore>> {
         let key = self.folder.key()?;
         let mut options = EtcdOptions::new(kept.entries.iter().map(ToString::to_string).collect());
@@ -183,8 +193,14 @@ impl JoinedHost {
                 None => return Ok(None),
                 Some(Ok(store)) => return Ok(Some(Arc::new(store))),
                 Some(Err(error @ StoreError::Endpoint { .. })) => return Err(error.into()),
+                Some(Err(error)) if is_removal(&error) => return Err(self.was_removed(kept)),
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "no entry takes this host: they can't be reached, or it was removed (`stratus host list`); trying on");
+                    let expires = kept.joined.expires;
+                    if expires <= Timestamp::now() {
+                        tracing::warn!(%expires, "the certificate of this host has ended, as it was off for so long: remove the host from the cloud and {}, and join anew by another token", self.folder.path().display());
+                    } else {
+                        tracing::warn!(%error, "no entry can be reached; trying on");
+                    }
                 }
             }
             if self.stop.run_until_cancelled(sleep(rest)).await.is_none() {
@@ -227,8 +243,10 @@ impl JoinedHost {
     /// Runs machines, or says what this host is, until told to stop.
     async fn work(&self, documents: &Documents, stop: &CancellationToken) {
         let Some(hypervisor) = &self.hypervisor else {
-            stop.run_until_cancelled(self.report(documents)).await;
-            return;
+            let Some(never) = stop.run_until_cancelled(self.report(documents)).await else {
+                return;
+            };
+            match never {}
         };
         loop {
             let networks = OfDocuments {
@@ -263,7 +281,7 @@ impl JoinedHost {
     }
 
     /// Says what this host is, for ever.
-    async fn report(&self, documents: &Documents) {
+    async fn report(&self, documents: &Documents) -> Infallible {
         let started = Timestamp::now();
         loop {
             let written = documents.update(self.id.local(), |host: &mut Host| {
@@ -279,6 +297,10 @@ impl JoinedHost {
             });
             let rest = match written.await {
                 Ok(_) => REPORT_EVERY,
+                Err(DocumentsError::Store(error @ StoreError::Refused { .. })) => {
+                    tracing::warn!(%error, "the cloud doesn't take what this host tells of itself: its entries may be of an older version than this host; trying again in {} minutes", REFUSED_REST.as_secs() / 60);
+                    REFUSED_REST
+                }
                 Err(error) => {
                     tracing::warn!(%error, "what this host is could not be told; trying on");
                     REST
@@ -304,7 +326,7 @@ impl JoinedHost {
                     heard = Instant::now();
                     sleep(PULSE_EVERY).await;
                 }
-                Err(_) if heard.elapsed() > UNHEARD => return,
+                Err(error) if heard.elapsed() > UNHEARD || is_removal(&error) => return,
                 Err(StoreError::LeaseNotFound { .. }) => lease = None,
                 Err(error) => {
                     tracing::warn!(%error, "the cloud can't be told that this host is there; trying on");
@@ -371,6 +393,11 @@ impl JoinedHost {
         self.folder.write(&next)?;
         Ok(next)
     }
+}
+
+/// Whether an entry says that this host was removed. It has shown that it is one, and asked the database.
+fn is_removal(error: &StoreError) -> bool {
+    matches!(error, StoreError::Refused { reason, .. } if reason.contains(REMOVED))
 }
 
 /// That a host is there, and where that is written.

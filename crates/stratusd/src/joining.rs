@@ -17,7 +17,11 @@ use anyhow::{Context as _, bail, ensure};
 use cimi::Timestamp;
 use trust::{Fingerprint, JOIN_PATH, JoinRequest, JoinToken, Joined};
 
-use crate::{config::Config, instance::Instance, load, runtime};
+use crate::{
+    config::{Config, StoreKind},
+    instance::Instance,
+    load, runtime,
+};
 pub(crate) use entry::{Believed, Entry, Refusal, ask};
 pub(crate) use kept::{Folder, Kept};
 
@@ -36,6 +40,10 @@ pub fn run(file: Option<&Path>, token: &str, entries: &[String]) -> anyhow::Resu
         .map(|text| text.parse())
         .collect::<anyhow::Result<Vec<Entry>>>()?;
     let state = config.state_dir();
+    ensure!(
+        config.store.kind == StoreKind::Sqlite,
+        "the configuration is that of a cloud of its own, with its documents in etcd (`[store]`): give this host another"
+    );
     if let Some((folder, kept)) = joined(&state)?
         && kept.entries == entries
     {
@@ -100,10 +108,19 @@ fn joined_already(
         kept.joined.host,
         folder.path().display()
     );
-    println!(
-        "joined already as {} ({})",
-        kept.joined.name, kept.joined.host
+    let Joined {
+        host,
+        name,
+        expires,
+        ..
+    } = &kept.joined;
+    ensure!(
+        *expires > Timestamp::now(),
+        "this host has joined as {name} ({host}), but was off until its certificate had ended, at {expires}: to join anew, \
+         remove the host there (`stratus host remove {name}`), remove {}, and use a new token",
+        folder.path().display()
     );
+    println!("joined already as {name} ({host})");
     if kept.entries != entries {
         kept.entries = entries;
         folder.write(&kept)?;
@@ -164,4 +181,44 @@ pub(crate) fn joined(state: &Path) -> anyhow::Result<Option<(Folder, Kept)>> {
     }
     let folder = Folder::in_state(state)?;
     Ok(folder.read()?.map(|kept| (folder, kept)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn who_was_off_for_too_long_is_told_so() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = Folder::in_state(state.path()).unwrap();
+        let authority = trust::Authority::generate(SystemTime::now()).unwrap();
+        let token = JoinToken {
+            authority: authority.fingerprint(),
+            secret: trust::JoinSecret::generate().unwrap(),
+        };
+        let again = |expires| {
+            let joined = Joined {
+                host: "Host/1".to_owned(),
+                name: "node7".to_owned(),
+                certificate: String::new(),
+                authority: authority.certificate_pem().to_owned(),
+                expires,
+            };
+            let entries = vec!["https://cloud:8443".parse().unwrap()];
+            let kept = Kept {
+                joined,
+                entries: entries.clone(),
+            };
+            joined_already(&folder, kept, &token, entries)
+        };
+        again(Timestamp::now().after(Duration::from_secs(60))).unwrap();
+        let told = again(Timestamp::from_millis(0)).unwrap_err().to_string();
+        assert!(
+            told.contains("had ended, at 1970") && told.contains("stratus host remove node7"),
+            "{told}"
+        );
+    }
 }

@@ -9,10 +9,13 @@ use std::{
 };
 
 use serde_json::Value;
-use testkit::{Need, TestCloud, TestHost, skip_unless, wait_until};
+use store::conformance::etcd_cluster::EtcdCluster;
+use testkit::{Need, Options, TestCloud, TestHost, skip_unless, wait_until};
 
-/// Longer than anything takes on a busy machine. A lease has ended within ten seconds.
+/// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
+/// A lease that nobody keeps alive has ended before.
+const LEASE_ENDED: Duration = Duration::from_secs(13);
 
 fn told(output: &Output) -> String {
     String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned()
@@ -32,6 +35,81 @@ fn wait_for_state(cloud: &TestCloud, host: &TestHost, state: &str) -> Value {
     });
     println!("{state} after {:.1} s", begun.elapsed().as_secs_f64());
     shown
+}
+
+/// An entry that is killed and comes back finds its host as it was, and hears from it: else the host would be lost once its
+/// lease has ended.
+fn survives_a_killed_entry(cloud: &TestCloud, host: &mut TestHost) {
+    cloud.kill();
+    cloud.start_again();
+    let begun = Instant::now();
+    wait_until("the end of a lease", LIMIT, || {
+        let shown = shown(cloud, "node7").unwrap();
+        assert_eq!(shown["state"], "OK", "{}", host.log());
+        (begun.elapsed() > LEASE_ENDED).then_some(())
+    });
+    assert!(host.is_running(), "{}", host.log());
+}
+
+/// A host that is removed is told so: it ends, and says why.
+fn is_told_that_it_was_removed(cloud: &TestCloud, host: &mut TestHost) {
+    cloud.cli(&["host", "remove", "node7"]);
+    assert!(shown(cloud, "node7").is_none());
+    wait_until("the end of the host's daemon", LIMIT, || {
+        (!host.is_running()).then_some(())
+    });
+    let log = host.log();
+    assert!(log.contains("node7 was removed from its cloud"), "{log}");
+}
+
+#[test]
+fn a_host_joins_a_cloud_whose_documents_are_in_etcd() {
+    if skip_unless(&[Need::Qemu, Need::Ssh, Need::Program("setpriv")]) || !EtcdCluster::possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = EtcdCluster::start(folder.path(), 1, None);
+    let options = Options {
+        tables: format!(
+            "[store]\nkind = \"etcd\"\nendpoints = {:?}\nprefix = \"joined\"\n",
+            cluster.endpoints()
+        ),
+        ..Options::default()
+    };
+    let cloud = TestCloud::start_user_mode_with(&options);
+    let mut host = TestHost::new();
+    let token = cloud.cli(&["host", "token", "--name", "node7"]);
+    // Another, which nobody uses, is seen and withdrawn.
+    cloud.cli(&["host", "token", "--name", "node8"]);
+    let tokens = || cloud.cli_json(&["host", "token", "list"]);
+    let listed = tokens();
+    let other = listed.as_array().unwrap().iter();
+    let mut other = other.filter(|token| token["name"] == "node8");
+    let id = &other.next().unwrap()["id"].as_str().unwrap()[..12];
+    cloud.cli(&["host", "token", "withdraw", id]);
+    let left = tokens();
+    assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
+    assert_eq!(left[0]["name"], "node7");
+
+    // The cloud's own daemon is no host that joins.
+    let config = cloud.config().to_str().unwrap();
+    let refused = cloud.stratusd(&["join", "--config", config, token.trim(), &cloud.url()]);
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(
+        told(&refused).contains("documents in etcd"),
+        "{}",
+        told(&refused)
+    );
+    let joined = host.join(token.trim(), &cloud.url());
+    assert!(joined.status.success(), "{}", told(&joined));
+    host.start();
+    wait_for_state(&cloud, &host, "OK");
+    survives_a_killed_entry(&cloud, &mut host);
+    host.kill();
+    wait_for_state(&cloud, &host, "LOST");
+    host.start();
+    wait_for_state(&cloud, &host, "OK");
+    is_told_that_it_was_removed(&cloud, &mut host);
 }
 
 #[test]
@@ -118,20 +196,14 @@ fn a_host_joins_is_lost_comes_back_and_is_removed() {
     });
     wait_for_state(&cloud, &host, "OK");
 
-    // An entry that is killed and comes back finds its host as it was.
-    cloud.kill();
-    cloud.start_again();
-    wait_for_state(&cloud, &host, "OK");
-    assert!(host.is_running(), "{}", host.log());
+    survives_a_killed_entry(&cloud, &mut host);
 
     // In order: nobody has to wait for the lease.
     assert!(host.stop(), "{}", host.log());
     wait_for_state(&cloud, &host, "LOST");
     host.start();
     wait_for_state(&cloud, &host, "OK");
-    cloud.cli(&["host", "remove", "node7"]);
-    assert!(shown(&cloud, "node7").is_none());
-    host.kill();
+    is_told_that_it_was_removed(&cloud, &mut host);
     let again = host.join(token, &cloud.url());
     assert!(told(&again).contains("joined already"), "{}", told(&again));
     fs::remove_dir_all(host.kept()).unwrap();

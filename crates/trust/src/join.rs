@@ -11,6 +11,8 @@ use crate::JoinSecret;
 pub const JOIN_PATH: &str = "/join";
 /// Where a host that has joined asks for its next certificate.
 pub const RENEW_PATH: &str = "/renew";
+/// What a host hears that shows a good certificate and was removed from its cloud.
+pub const REMOVED: &str = "this host was removed from its cloud";
 /// How far the clocks of a host and of its entry may be apart when it joins. What was seen of machines is accounted by the
 /// host's clock.
 pub const CLOCKS_APART_AT_MOST: Duration = Duration::from_secs(30);

@@ -27,7 +27,9 @@ mod verifier;
 pub use authority::{Authority, CERTIFICATE_LIFE, HostCertificate};
 pub use error::TrustError;
 pub use fingerprint::Fingerprint;
-pub use join::{CLOCKS_APART_AT_MOST, JOIN_PATH, JoinRequest, Joined, RENEW_PATH, RenewRequest};
+pub use join::{
+    CLOCKS_APART_AT_MOST, JOIN_PATH, JoinRequest, Joined, REMOVED, RENEW_PATH, RenewRequest,
+};
 pub use key::{HostKey, PublicKey};
 pub use peer::HostPeer;
 pub use token::{JoinSecret, JoinToken};

@@ -81,6 +81,16 @@ pub enum VmHostError {
     /// The store or its caches.
     #[error(transparent)]
     Documents(#[from] documents::DocumentsError),
+    /// Two hosts of one name can't be told apart.
+    #[error(
+        "there is a host `{name}` already ({host}), which has joined this cloud from elsewhere: give this one another `host_name`"
+    )]
+    NameTaken {
+        /// The name of both.
+        name: String,
+        /// The one that has it.
+        host: HostId,
+    },
     /// A folder of ours.
     #[error("{path}: {source}; make sure the daemon may write there")]
     Folder {

@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use vmhost::{
     Adopted, DiskId, ExitCause, Hypervisor, LaunchSpec, RunState, RunningMachine,
+    controller::VmHostError,
     hypervisor::{self, HypervisorKind},
     launch_spec::Accelerator,
     simulated::{Behaviour, SimulatedHypervisor},
@@ -562,4 +563,20 @@ async fn a_network_forwards_to_its_group_from_its_first_moment_after_a_restart_t
     };
     assert_eq!(opened, [("local".to_owned(), [peer("second")].into())]);
     world.stop().await;
+}
+
+#[tokio::test]
+async fn a_daemon_takes_no_host_over_that_has_joined_from_elsewhere() {
+    let world = World::new().await;
+    let mut other = cimi::testing::host();
+    other.common.name = Some("elsewhere".into());
+    other.desired.apart = true;
+    world.add(&other).await;
+    let refused = world.open_named("elsewhere").await.err().unwrap();
+    assert!(
+        matches!(&refused, VmHostError::NameTaken { host, .. } if *host == other.id),
+        "{refused}"
+    );
+    let kept = world.documents().hosts.get(other.id.local()).unwrap();
+    assert_eq!(kept.cpu_model, other.cpu_model);
 }

@@ -80,3 +80,33 @@ pub struct Host {
     pub unknown: Unknown,
 }
 resource!(Host, "Host");
+
+impl Host {
+    /// One of which nothing is known yet.
+    #[must_use]
+    pub fn newcomer(common: Common) -> Self {
+        Self {
+            id: HostId::generate(),
+            capacity: Capacity::default(),
+            accelerator: AcceleratorKind::Tcg,
+            accelerator_reason: "the host has not reported yet".to_owned(),
+            cpu_model: String::new(),
+            cpu_flags: Vec::new(),
+            version: String::new(),
+            qemu_version: String::new(),
+            started: common.created,
+            boot_id: String::new(),
+            troubles: Vec::new(),
+            desired: HostDesired::default(),
+            unknown: Unknown::default(),
+            common,
+        }
+    }
+
+    /// Whether machines are ever placed on it: not on one that has joined from elsewhere. What it has is nothing to machines,
+    /// and they don't wait for it.
+    #[must_use]
+    pub const fn runs_machines(&self) -> bool {
+        !self.desired.apart
+    }
+}

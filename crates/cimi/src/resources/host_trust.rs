@@ -53,6 +53,9 @@ pub struct HostToken {
     pub common: Common,
     /// Who made it.
     pub user: String,
+    /// The [generation](super::User::generation) of that account then: what raises it ends the token.
+    #[serde(default)]
+    pub generation: u64,
     /// What the host that joins is to be called; none: what it calls itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_name: Option<String>,

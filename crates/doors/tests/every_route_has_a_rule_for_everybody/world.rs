@@ -6,10 +6,10 @@ use accounts::{Accounts, Cost, Hashing};
 use cimi::{
     Acl, AclRule, Common, PrincipalType, Ref, Right, Timestamp,
     common::Principal,
-    ids::{SystemId, VolumeImageId},
+    ids::{HostTokenId, SystemId, VolumeImageId},
     lifecycle::Phase,
     model::Kind,
-    resources::{ImageState, MachineRecord, Member, System, VolumeImage},
+    resources::{HostToken, ImageState, MachineRecord, Member, System, VolumeImage},
     size::ByteSize,
 };
 use cloud::{
@@ -28,22 +28,13 @@ use tokio::{
 };
 
 use super::{EVERYBODY, Who, callers};
-use crate::support::client::{PATIENCE, Reply};
+use crate::support::{
+    client::{PATIENCE, Reply},
+    recorder::Recorder,
+};
 
-/// Remembers what was written down.
-#[derive(Default)]
-pub struct Recorder(pub std::sync::Mutex<Vec<doors::Audited>>);
-
-#[async_trait::async_trait]
-impl doors::AuditLog for Recorder {
-    async fn record(&self, what: doors::Audited) {
-        self.0.lock().unwrap().push(what);
-    }
-
-    async fn last(&self, _most: usize, _user: Option<&str>) -> std::io::Result<Vec<Value>> {
-        Ok(Vec::new())
-    }
-}
+/// The id of a token that a host could join by.
+const HOST_TOKEN: &str = "abc";
 
 /// The rules over a real database, with one resource of each type, and a server in front.
 pub struct World {
@@ -79,6 +70,7 @@ impl World {
             .await
             .unwrap();
         let mut ids = resources(&cloud, &documents).await;
+        host_token(&documents).await;
         let mut credentials = tokens(&cloud, &documents, &mut ids).await;
         let accounts = Accounts::new(
             Arc::new(cloud.clone()),
@@ -152,6 +144,7 @@ impl World {
         }
         // The secret of a link that isn't there.
         let path = path.replace("/register/action/{id}", "/register/action/abc");
+        let path = path.replace("/host-tokens/{id}", &format!("/host-tokens/{HOST_TOKEN}"));
         assert!(!path.contains('{'), "there is no example of {path}");
         let volume = self.ids.get(&Kind::Volume).unwrap();
         let body = match (route.kind, route.template, method) {
@@ -261,6 +254,22 @@ impl World {
             self.documents.wait_for(revision).await.unwrap();
         }
     }
+}
+
+/// A token that a host could join by.
+async fn host_token(documents: &Documents) {
+    let now = Timestamp::now();
+    let token = HostToken {
+        id: HostTokenId::from_local(HOST_TOKEN).unwrap(),
+        common: Common::new(Acl::owned_by_admin(), now),
+        user: "root".to_owned(),
+        generation: 0,
+        host_name: None,
+        expires: now.after(Duration::from_secs(3600)),
+        used_by: None,
+        unknown: Map::new(),
+    };
+    documents.changes().create(&token).commit().await.unwrap();
 }
 
 /// A system with these parts and with one more system; the ids of the two.

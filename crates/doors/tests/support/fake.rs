@@ -400,9 +400,18 @@ impl CloudApi for FakeCloud {
         Ok(json!({"uses": []}))
     }
 
-    async fn host_token(&self, _: &OpContext, body: Body) -> Result<Value> {
+    async fn make_host_token(&self, _: &OpContext, body: Body) -> Result<Value> {
         self.told(format!("host-token {}", json!(body)));
         Ok(json!({"token": "sjoin_fake"}))
+    }
+
+    async fn host_tokens(&self, _: &OpContext) -> Result<Value> {
+        Ok(json!({"tokens": []}))
+    }
+
+    async fn withdraw_host_token(&self, _: &OpContext, id: &str) -> Result<()> {
+        self.told(format!("withdrawn {id}"));
+        Ok(())
     }
 
     async fn health(&self) -> Health {

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod fake;
 pub mod market;
+pub mod recorder;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

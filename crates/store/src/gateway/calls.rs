@@ -1,24 +1,31 @@
 //! Reading, and what keys and documents are called.
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::Status;
 
+use super::hub::View;
 use super::{Peer, Shared, leases, status};
 use crate::etcd::keyspace::{lease_number, number};
 use crate::etcd::wire::{
     Header, HeaderResponse, KeyValue, PutRequest, RangeRequest, RangeResponse,
 };
-use crate::{Entry, Key, Prefix, Range, Revision};
+use crate::{Entry, Key, Page, Prefix, Range, Revision, StoreError};
 
 /// Where the marks of transactions are that may have an unknown outcome (see `etcd::slots`).
 pub(super) const SLOTS: &str = "GatewaySlot";
+
+/// How often documents are read one by one that change meanwhile, how many at most, and how many at once.
+const ATTEMPTS: u32 = 3;
+const ONE_BY_ONE: usize = 2000;
+const AT_ONCE: usize = 16;
 
 /// Collections that only gateways know.
 pub(super) fn is_own(key: &Key) -> bool {
     matches!(key.collection(), SLOTS | leases::OWNERS)
 }
 
-pub(super) fn failed(error: crate::StoreError) -> Status {
+pub(super) fn failed(error: StoreError) -> Status {
     status::of(&error)
 }
 
@@ -80,71 +87,94 @@ pub(super) async fn range(
         ));
     }
     let one = asked.range_end.is_empty();
-    let range = if one {
+    let page = if one {
         let (key, slot) = shared.name(&asked.key)?;
         if slot.is_some() {
             return Err(status::denied("slots are read in transactions only"));
         }
-        Range::one(&key)
+        shared.store.range(Range::one(&key)).await
     } else {
         let bounds = shared.keys.bounds(&asked.key, &asked.range_end);
         let (from, to) =
             bounds.ok_or_else(|| Status::invalid_argument("that is no range of documents"))?;
-        Range::texts(from, to)
+        several(shared, peer, from, to).await
     };
+    let page = page.map_err(failed)?;
+    // Who sees what because of another document, the hub knows.
+    if *peer != Peer::Trusted && !shared.hub.reach(page.revision).await {
+        return Err(failed(StoreError::Closed));
+    }
     let most = usize::try_from(asked.limit).ok().filter(|most| *most > 0);
-    let most = most.unwrap_or(usize::MAX);
-    let (entries, at) = match peer {
-        Peer::Trusted => {
-            // What is the gateway's own must not count: so all of the range is read, whatever the limit.
-            let page = shared.store.range(range).await.map_err(failed)?;
-            let mut entries = page.entries;
-            entries.retain(|entry| shared.sees(peer, entry));
-            (entries, page.revision)
-        }
-        Peer::Named(name) => seen_in(shared, peer, name, &range, most).await?,
-    };
-    let more = entries.len() > most;
-    let kvs: Vec<_> = entries
+    let mut seen = page
+        .entries
         .into_iter()
-        .take(most)
+        .filter(|entry| shared.sees(peer, entry));
+    let kvs = seen
+        .by_ref()
+        .take(most.unwrap_or(usize::MAX))
         .map(|entry| shared.found(shared.keys.key(&entry.key), entry))
-        .collect();
+        .collect::<Vec<_>>();
+    let more = seen.next().is_some();
     Ok(RangeResponse {
-        header: header(at),
+        header: header(page.revision),
         count: i64::try_from(kvs.len()).unwrap_or(i64::MAX),
         kvs,
         more,
     })
 }
 
-/// What a peer sees by name in a range, one more than it asks for, each not older than the revision that is told: what
-/// happens to it later, a watch from there on tells.
-async fn seen_in(
+/// At least all documents from one text up to another that `peer` sees, all as they were at one moment, whatever the limit:
+/// what is left out must not count.
+async fn several(
     shared: &Shared,
     peer: &Peer,
-    name: &str,
-    range: &Range,
-    most: usize,
-) -> Result<(Vec<Entry>, Revision), Status> {
-    let at = newest(shared).await?;
-    shared.hub.reach(at).await?;
-    let keys = shared.hub.between(name, range.from(), range.to());
-    let mut entries = Vec::new();
-    for key in keys {
-        if entries.len() > most {
+    from: String,
+    to: Option<String>,
+) -> Result<Page, StoreError> {
+    let Peer::Named(name) = peer else {
+        return shared.store.range(Range::texts(from, to)).await;
+    };
+    let mut view = View {
+        peer: peer.clone(),
+        keys: shared.keys.clone(),
+        from,
+        to,
+        after: 0,
+    };
+    // A peer sees few of many: the hub knows which. They are read one by one, so nothing may have changed meanwhile.
+    for _ in 0..ATTEMPTS {
+        if !shared.hub.reach(now(shared).await?).await {
             break;
         }
-        let now = shared.store.get(&key).await.map_err(failed)?;
-        entries.extend(now.filter(|now| shared.sees(peer, now)));
+        let (at, keys) = shared.hub.seen_by(name, &view.from, view.to.as_deref());
+        if keys.len() > ONE_BY_ONE {
+            break;
+        }
+        let reading = keys.into_iter().map(|key| {
+            let store = shared.store.clone();
+            async move { store.get(&key).await }
+        });
+        let entries: Vec<Option<Entry>> = stream::iter(reading)
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let revision = now(shared).await?;
+        view.after = at.0;
+        if shared.hub.reach(revision).await && shared.hub.is_unchanged(&view) {
+            return Ok(Page {
+                entries: entries.into_iter().flatten().collect(),
+                revision,
+                more: false,
+            });
+        }
     }
-    Ok((entries, at))
+    shared.store.range(Range::texts(view.from, view.to)).await
 }
 
-/// How far the store is.
-async fn newest(shared: &Shared) -> Result<Revision, Status> {
+/// The revision that the store is at.
+async fn now(shared: &Shared) -> Result<Revision, StoreError> {
     let nothing = Range::prefix(&Prefix::everything()).limit(0);
-    Ok(shared.store.range(nothing).await.map_err(failed)?.revision)
+    Ok(shared.store.range(nothing).await?.revision)
 }
 
 /// The sign of progress (see `etcd::watching`): tells those who watch how far the store is, in order, and writes nothing.
@@ -159,7 +189,7 @@ pub(super) async fn progress(
     if let Some(trouble) = shared.store.trouble() {
         return Err(status::of(&trouble));
     }
-    let at = newest(shared).await?;
+    let at = now(shared).await.map_err(failed)?;
     shared.hub.tell_progress(peer, at).await;
     Ok(HeaderResponse { header: header(at) })
 }

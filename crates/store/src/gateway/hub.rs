@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::Status;
 
-use super::calls::{failed, is_own};
+use super::calls::is_own;
+use super::index::Index;
 use super::sight::{Changed, Sight};
-use super::{Audience, Peer, Rules, Shared, status};
+use super::{Audience, Peer, Rules, Shared, leases, status};
 use crate::etcd::keyspace::{Keyspace, lease_number, number};
 use crate::etcd::wire::{Event, Header, KeyValue, WatchRequest, WatchResponse};
 use crate::{Batch, Change, Entry, Key, Prefix, Range, Revision, StoreError, WatchError};
@@ -44,6 +45,8 @@ pub(super) struct Hub {
 #[derive(Default)]
 struct State {
     sight: Sight,
+    /// Leases of peers, by the documents that say whose they are.
+    leases: Index,
     history: VecDeque<Arc<Told>>,
     history_bytes: usize,
     /// The first revision whose changes are remembered.
@@ -84,12 +87,12 @@ struct Listener {
 }
 
 /// What one watch is about.
-struct View {
-    peer: Peer,
-    keys: Keyspace,
-    from: String,
-    to: Option<String>,
-    after: u64,
+pub(super) struct View {
+    pub(super) peer: Peer,
+    pub(super) keys: Keyspace,
+    pub(super) from: String,
+    pub(super) to: Option<String>,
+    pub(super) after: u64,
 }
 
 impl View {
@@ -156,6 +159,10 @@ impl State {
     fn take(&mut self, rules: &dyn Rules, batch: Batch, mut gained: HashMap<Key, Entry>) {
         self.at = batch.revision.0;
         let mut changed: HashMap<Key, Changed> = HashMap::new();
+        for own in batch.changes.iter().filter(|one| is_own(one.key())) {
+            let owner = put(own).and_then(leases::owner);
+            self.leases.set(own.key(), owner.as_ref());
+        }
         let documents = batch.changes.iter().filter(|one| !is_own(one.key()));
         let documents = documents.map(|one| (one.key(), put(one)));
         self.sight.change(rules, documents, |key, who| {
@@ -255,11 +262,37 @@ impl Hub {
         state.listeners.clear();
     }
 
+    /// Waits until everything up to `at` is known here; whether it is.
+    pub(super) async fn reach(&self, at: Revision) -> bool {
+        let mut reached = self.reached.subscribe();
+        let reached = reached.wait_for(|reached| *reached >= at.0);
+        matches!(timeout(PROGRESS_LIMIT, reached).await, Ok(Ok(_)))
+    }
+
     /// Tells `peer` of everything up to `at`.
     pub(super) async fn tell_progress(&self, peer: &Peer, at: Revision) {
-        if self.reach(at).await.is_ok() {
+        if self.reach(at).await {
             self.state.lock().tell_progress(peer);
         }
+    }
+
+    /// What a peer by name sees from one text up to another, in order, and when.
+    pub(super) fn seen_by(&self, name: &str, from: &str, to: Option<&str>) -> (Revision, Vec<Key>) {
+        let state = self.state.lock();
+        (Revision(state.at), state.sight.between(name, from, to))
+    }
+
+    /// Whether nothing has changed since then of what `view` sees.
+    pub(super) fn is_unchanged(&self, view: &View) -> bool {
+        let state = self.state.lock();
+        let since = state.history.iter().rev();
+        let mut since = since.take_while(|told| told.revision > view.after);
+        state.oldest <= view.after + 1 && since.all(|told| view.answer(told).is_none())
+    }
+
+    /// How many leases a peer by name has.
+    pub(super) fn leases_of(&self, name: &str) -> usize {
+        self.state.lock().leases.count_of(name)
     }
 
     /// Takes in what happened, with what it brings into somebody's sight.
@@ -283,27 +316,9 @@ impl Hub {
         Ok(())
     }
 
-    /// Waits until everything up to `at` is known here.
-    ///
-    /// # Errors
-    /// If the store isn't followed well enough: another entry point may.
-    pub(super) async fn reach(&self, at: Revision) -> Result<(), Status> {
-        let mut reached = self.reached.subscribe();
-        let reached = reached.wait_for(|reached| *reached >= at.0);
-        match timeout(PROGRESS_LIMIT, reached).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(failed(StoreError::Closed)),
-        }
-    }
-
     /// See [`Sight::is_referred`].
     pub(super) fn is_referred(&self, key: &Key, name: &str) -> bool {
         self.state.lock().sight.is_referred(key, name)
-    }
-
-    /// See [`Sight::between`].
-    pub(super) fn between(&self, name: &str, from: &str, to: Option<&str>) -> Vec<Key> {
-        self.state.lock().sight.between(name, from, to)
     }
 
     fn heartbeat(&self) {
@@ -329,13 +344,16 @@ pub(super) async fn load(shared: &Shared) -> Result<(), StoreError> {
         .store
         .range(Range::prefix(&Prefix::everything()))
         .await?;
-    let mut entries = page.entries;
-    entries.retain(|entry| !is_own(&entry.key));
+    let (mut entries, mut leases) = (page.entries, Index::default());
+    for own in entries.extract_if(.., |entry| is_own(&entry.key)) {
+        leases.set(&own.key, leases::owner(&own).as_ref());
+    }
     let sight = Sight::of(&*shared.rules, &entries);
     let at = page.revision;
     let mut state = shared.hub.state.lock();
     *state = State {
         sight,
+        leases,
         oldest: at.next().0,
         at: at.0,
         ended: state.ended,

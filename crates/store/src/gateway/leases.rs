@@ -6,16 +6,26 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use tonic::Status;
 
-use super::{Peer, Shared, status};
+use super::{Audience, Peer, Shared, status};
 use crate::etcd::wire::{
     Header, HeaderResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseRequest, LeaseResponse,
 };
-use crate::{Key, LeaseId, Outcome, StoreError, Transaction};
+use crate::{Entry, Key, LeaseId, Outcome, StoreError, Transaction};
 
 /// Where it is written whose a lease is.
 pub(super) const OWNERS: &str = "GatewayLease";
+/// Leases of a named peer at once: some, so that one that was killed and comes back again and again isn't kept out by those
+/// it has left behind.
+pub(super) const LEASES_AT_MOST: usize = 16;
 /// Longest time to live that a named peer gets: what it leaves behind is gone within it.
 const MAX_TTL: Duration = Duration::from_secs(600);
+
+/// Whose lease it is, of the document that says so.
+pub(super) fn owner(entry: &Entry) -> Option<Audience> {
+    let name = std::str::from_utf8(&entry.value).ok();
+    name.filter(|_| entry.key.collection() == OWNERS)
+        .map(Audience::peer)
+}
 
 fn owner_key(lease: LeaseId) -> Result<Key, Status> {
     Key::new(OWNERS, &lease.to_string()).map_err(|error| Status::internal(error.to_string()))
@@ -50,12 +60,25 @@ pub(super) async fn grant(
         let granted = shared.store.grant(asked).await;
         return answer(granted.map_err(|error| status::of(&error))?);
     };
+    let allowance = shared.allowances.of(name);
+    allowance.spend(0)?;
+    // One after another: none sees fewer than there are.
+    let _granting = allowance.granting.lock().await;
+    let leases = shared.hub.leases_of(name);
+    if leases >= LEASES_AT_MOST {
+        return Err(Status::resource_exhausted(format!(
+            "{name} has {leases} leases, and gets no more before some of them have ended"
+        )));
+    }
     let granted = shared.store.grant(asked.min(MAX_TTL)).await;
     let granted = granted.map_err(|error| status::of(&error))?;
     let owner =
         Transaction::new().put_with_lease(owner_key(granted)?, name.as_bytes().to_vec(), granted);
     match shared.store.commit(owner).await {
-        Ok(Outcome::Committed(_)) => answer(granted),
+        Ok(Outcome::Committed(at)) => {
+            shared.hub.reach(at).await;
+            answer(granted)
+        }
         Ok(Outcome::Conflict(_)) => Err(Status::internal("a lease's name was taken")),
         // The lease ends by itself.
         Err(error) => Err(status::of(&error)),
@@ -74,6 +97,7 @@ pub(super) async fn revoke(
     asked: LeaseRequest,
 ) -> Result<HeaderResponse, Status> {
     let lease = lease(asked.id)?;
+    shared.allowances.spend(peer, 0)?;
     require(shared, peer, lease).await?;
     let ended = shared.store.revoke(lease).await;
     ended.map_err(|error| status::of(&error))?;

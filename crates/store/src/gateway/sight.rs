@@ -1,9 +1,9 @@
 //! Who sees which document: by the rules, or because they see one that refers to it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 
+use super::index::Index;
 use super::{Audience, Peer, Rules};
 use crate::{Entry, Key};
 
@@ -15,9 +15,8 @@ pub(super) struct Sight {
     documents: HashMap<Key, Shown>,
     /// How many documents that a peer sees refer to this one, which need not be there.
     referred: HashMap<Key, BTreeMap<Name, usize>>,
-    /// What each peer sees that is not for everybody.
-    own: HashMap<Name, BTreeSet<Key>>,
-    everybodys: BTreeSet<Key>,
+    /// Of the documents that are there, who sees them whyever.
+    index: Index,
 }
 
 /// What the rules say of a document.
@@ -82,34 +81,27 @@ impl Sight {
         changes: impl Iterator<Item = (&'a Key, Option<&'a Entry>)>,
         mut tell: impl FnMut(&Key, Changed),
     ) {
-        let mut before: BTreeMap<Key, Option<Audience>> = BTreeMap::new();
+        let mut concerned: BTreeSet<Key> = BTreeSet::new();
         for (key, now) in changes {
-            self.note(&mut before, key);
-            if let Some(shown) = self.documents.remove(key) {
-                for referred in &shown.refers {
-                    self.note(&mut before, referred);
-                    self.count(referred, &shown.audience, false);
-                }
+            concerned.insert(key.clone());
+            let now = now.map(|entry| Shown::of(rules, entry));
+            for referred in now.iter().flat_map(|shown| &shown.refers) {
+                self.count(referred, now.as_ref(), true);
+                concerned.insert(referred.clone());
             }
-            if let Some(entry) = now {
-                let shown = Shown::of(rules, entry);
-                for referred in &shown.refers {
-                    self.note(&mut before, referred);
-                    self.count(referred, &shown.audience, true);
-                }
-                self.documents.insert(key.clone(), shown);
+            let before = match now {
+                Some(shown) => self.documents.insert(key.clone(), shown),
+                None => self.documents.remove(key),
+            };
+            for referred in before.iter().flat_map(|shown| &shown.refers) {
+                self.count(referred, before.as_ref(), false);
+                concerned.insert(referred.clone());
             }
         }
-        for (key, was) in before {
+        for key in concerned {
             let is = self.audience(&key);
-            self.enter(&key, was.as_ref(), is.as_ref());
+            let was = self.index.set(&key, is.as_ref());
             tell(&key, Changed { was, is });
-        }
-    }
-
-    fn note(&self, before: &mut BTreeMap<Key, Option<Audience>>, key: &Key) {
-        if !before.contains_key(key) {
-            before.insert(key.clone(), self.audience(key));
         }
     }
 
@@ -128,8 +120,8 @@ impl Sight {
         })
     }
 
-    fn count(&mut self, referred: &Key, by: &Audience, more: bool) {
-        for name in names(by) {
+    fn count(&mut self, referred: &Key, by: Option<&Shown>, more: bool) {
+        for name in by.into_iter().flat_map(|shown| names(&shown.audience)) {
             if more {
                 let peers = self.referred.entry(referred.clone()).or_default();
                 *peers.entry(Arc::clone(name)).or_default() += 1;
@@ -147,30 +139,6 @@ impl Sight {
         }
     }
 
-    fn enter(&mut self, key: &Key, was: Option<&Audience>, is: Option<&Audience>) {
-        if was == is {
-            return;
-        }
-        if was == Some(&Audience::Everybody) {
-            self.everybodys.remove(key);
-        }
-        for name in was.into_iter().flat_map(names) {
-            if let Some(own) = self.own.get_mut(name) {
-                own.remove(key);
-                if own.is_empty() {
-                    self.own.remove(name);
-                }
-            }
-        }
-        if is == Some(&Audience::Everybody) {
-            self.everybodys.insert(key.clone());
-        }
-        for name in is.into_iter().flat_map(names) {
-            let own = self.own.entry(Arc::clone(name)).or_default();
-            own.insert(key.clone());
-        }
-    }
-
     /// Whether a peer sees a document because of another one.
     pub(super) fn is_referred(&self, key: &Key, name: &str) -> bool {
         let peers = self.referred.get(key);
@@ -179,19 +147,9 @@ impl Sight {
 
     /// The documents between two texts that a peer sees by name, in order.
     pub(super) fn between(&self, name: &str, from: &str, to: Option<&str>) -> Vec<Key> {
-        let lists = [Some(&self.everybodys), self.own.get(name)];
-        let inside = |key: &&Key| to.is_none_or(|to| key.as_str() < to);
-        let mut keys: Vec<Key> = lists
-            .into_iter()
-            .flatten()
-            .flat_map(|list| {
-                list.range::<str, _>((Bound::Included(from), Bound::<&str>::Unbounded))
-                    .take_while(inside)
-                    .cloned()
-            })
-            .collect();
-        keys.sort_unstable();
-        keys
+        let inside = |key: &&Key| *from <= *key.as_str() && to.is_none_or(|to| key.as_str() < to);
+        let seen = self.index.seen_by(name).into_iter();
+        seen.filter(inside).cloned().collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Transactions: what was asked for, whether it is allowed, and what came of it.
 
 use bytes::Bytes;
+use prost::Message as _;
 use tonic::{Code, Status};
 
 use super::calls::{SLOTS, failed, header};
@@ -32,6 +33,7 @@ pub(super) async fn answer(
     peer: &Peer,
     asked: TxnRequest,
 ) -> Result<TxnResponse, Status> {
+    shared.allowances.spend(peer, asked.encoded_len())?;
     let asked = read(shared, peer, asked).await?;
     let mut attempts = 0;
     // What follows from it must not be made of anything older.

@@ -1,8 +1,11 @@
 //! `stratus host …`: where machines run.
 
-use clap::Subcommand;
+mod token;
 
+use clap::Subcommand;
 use serde_json::json;
+
+use self::token::Token;
 
 use crate::cloud::{Api, HostView, text_of};
 use crate::failure::{Failure, Result};
@@ -30,27 +33,6 @@ enum Action {
     Maintenance(Maintenance),
     Token(Token),
     Remove(Remove),
-}
-
-/// Make a token that one host joins the cloud by, once
-///
-/// Prints the token, which is never shown again. On the host: 'stratusd join TOKEN https://ENTRY:8443'.
-/// Needs the password: a token makes no tokens. JSON: {"token", "name", "expires"}.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  stratus host token --name node7 > token
-  ssh root@node7 stratusd join - https://cloud.example.org:8443 < token")]
-struct Token {
-    /// What the host is to be called [default: what it calls itself]
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// Hours until the token ends
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=168))]
-    hours: u16,
-    #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
 }
 
 /// Remove a host that has joined: it is cut off at once
@@ -102,7 +84,7 @@ impl Arguments {
             Action::List(asking) => &asking.common,
             Action::Show(show) => &show.asking.common,
             Action::Maintenance(maintenance) => &maintenance.common,
-            Action::Token(token) => &token.common,
+            Action::Token(token) => token.common(),
             Action::Remove(remove) => &remove.common,
         }
     }
@@ -185,20 +167,6 @@ impl Maintenance {
         api.put(&format!("{}?$select=maintenance", host.id), &json!({ "maintenance": on })).await?;
         session.out.detail(format_args!("{} takes {} machines", self.host, if on { "no new" } else { "new" }));
         if session.out.is_json() { session.out.json(&json!({ "host": self.host, "maintenance": on })) } else { Ok(()) }
-    }
-}
-
-impl Token {
-    async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
-        let made = api.post("/stratus/host-tokens", &json!({ "name": self.name, "hours": self.hours })).await?.body;
-        if session.out.is_json() {
-            return session.out.json(&made);
-        }
-        let text = |name: &str| made.get(name).map(text_of).unwrap_or_default();
-        session.out.detail(format_args!("one host can join by it until {}", text("expires")));
-        session.out.line(text("token"))
     }
 }
 

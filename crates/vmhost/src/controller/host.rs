@@ -55,50 +55,35 @@ impl Shared {
 
 /// Writes the document of this host, found by its name. If the kernel was started anew since the last time, the
 /// machines that ran are reported to have ended with it.
+///
+/// # Errors
+/// [`VmHostError::NameTaken`] if the name is that of a host which has joined from elsewhere, and those of the store.
 pub(super) async fn announce(
     documents: &Documents,
     settings: &Settings,
 ) -> Result<HostId, VmHostError> {
-    let boot_id = read_first_line("/proc/sys/kernel/random/boot_id");
     loop {
-        let now = Timestamp::now();
-        let known = documents
-            .hosts
-            .all()
-            .into_iter()
-            .find(|host| host.common.name.as_deref() == Some(settings.host_name.as_str()));
-        let id = known
-            .as_ref()
-            .map_or_else(HostId::generate, |host| host.document.id.clone());
-        let rebooted = known.as_ref().is_some_and(|host| host.boot_id != boot_id);
-        if rebooted {
-            // Before the new boot is noted: who is killed here does it again.
-            end_with_host(documents, &id).await?;
+        let name = Some(settings.host_name.as_str());
+        let mut hosts = documents.hosts.all().into_iter();
+        let known = hosts.find(|host| host.common.name.as_deref() == name);
+        if let Some(other) = known.as_ref().filter(|host| !host.runs_machines()) {
+            return Err(VmHostError::NameTaken {
+                name: settings.host_name.clone(),
+                host: other.document.id.clone(),
+            });
         }
-        let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
-        let mut common = known
-            .as_ref()
-            .map_or_else(|| Common::new(acl, now), |host| host.common.clone());
-        common.name = Some(settings.host_name.clone());
-        let host = Host {
-            id: id.clone(),
-            common,
-            capacity: capacity(settings),
-            accelerator: kind(settings.accelerator.kind),
-            accelerator_reason: settings.accelerator.reason.clone(),
-            cpu_model: processor("model name").unwrap_or_else(|| "unknown".to_owned()),
-            cpu_flags: cpu_flags(),
-            version: settings.version.clone(),
-            qemu_version: settings.qemu_version.clone(),
-            started: now,
-            boot_id: boot_id.clone(),
-            troubles: troubles(settings),
-            desired: known.as_ref().map(|host| host.desired).unwrap_or_default(),
-            unknown: known
-                .as_ref()
-                .map(|host| host.unknown.clone())
-                .unwrap_or_default(),
+        let mut host = match &known {
+            Some(known) => known.document.0.clone(),
+            None => newcomer(settings),
         };
+        let booted = std::mem::take(&mut host.boot_id);
+        describe(settings, &mut host);
+        host.started = Timestamp::now();
+        if known.is_some() && host.boot_id != booted {
+            // Before the new boot is noted: who is killed here does it again.
+            end_with_host(documents, &host.id).await?;
+        }
+        let id = host.id.clone();
         let changes = match &known {
             None => documents.changes().create(&host),
             Some(read) => documents.changes().replace(read, host),
@@ -109,6 +94,28 @@ pub(super) async fn announce(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The host of this name, before anything was looked at.
+fn newcomer(settings: &Settings) -> Host {
+    let acl = Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
+    let mut host = Host::newcomer(Common::new(acl, Timestamp::now()));
+    host.common.name = Some(settings.host_name.clone());
+    host
+}
+
+/// Writes into a host's document what this computer is.
+pub fn describe(settings: &Settings, host: &mut Host) {
+    host.capacity = capacity(settings);
+    host.accelerator = kind(settings.accelerator.kind);
+    host.accelerator_reason
+        .clone_from(&settings.accelerator.reason);
+    host.cpu_model = processor("model name").unwrap_or_else(|| "unknown".to_owned());
+    host.cpu_flags = cpu_flags();
+    host.version.clone_from(&settings.version);
+    host.qemu_version.clone_from(&settings.qemu_version);
+    host.boot_id = read_first_line("/proc/sys/kernel/random/boot_id");
+    host.troubles = troubles(settings);
 }
 
 /// Reports the runs that the host's end has ended. (One that was being started was never seen to run: it is started.)
@@ -226,18 +233,4 @@ fn processor(name: &str) -> Option<String> {
 fn cpu_flags() -> Vec<String> {
     let flags = processor("flags").unwrap_or_default();
     flags.split_whitespace().map(str::to_owned).collect()
-}
-
-/// Writes into a host's document what this computer is: for a host that reports itself and has no controller.
-pub fn describe(settings: &Settings, host: &mut Host) {
-    host.capacity = capacity(settings);
-    host.accelerator = kind(settings.accelerator.kind);
-    host.accelerator_reason
-        .clone_from(&settings.accelerator.reason);
-    host.cpu_model = processor("model name").unwrap_or_else(|| "unknown".to_owned());
-    host.cpu_flags = cpu_flags();
-    host.version.clone_from(&settings.version);
-    host.qemu_version.clone_from(&settings.qemu_version);
-    host.boot_id = read_first_line("/proc/sys/kernel/random/boot_id");
-    host.troubles = troubles(settings);
 }

@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vmhost::{
     accel::{Accelerator, AcceleratorKind},
-    controller::{Networks, Opening, Settings, VmHost},
+    controller::{Networks, Opening, Settings, VmHost, VmHostError},
     hypervisor::Hypervisor,
     simulated::{SimulatedHypervisor, SimulatedMachine},
 };
@@ -261,6 +261,22 @@ impl World {
             host,
             stop,
         });
+    }
+
+    /// Begins another controller, of a host of this name.
+    pub async fn open_named(&self, name: &str) -> Result<VmHost, VmHostError> {
+        let settings = Settings {
+            host_name: name.to_owned(),
+            ..self.settings.clone()
+        };
+        let (documents, hypervisor) = (self.documents().clone(), self.hypervisor.clone());
+        VmHost::open(
+            documents,
+            settings,
+            hypervisor,
+            Arc::new(self.networks.clone()),
+        )
+        .await
     }
 
     /// Networks can't be set up from now on, or can.
