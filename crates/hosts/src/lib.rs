@@ -11,7 +11,8 @@
 //!
 //! They are those of the entry's door for hosts. What a host needs beside (images, volumes, networks) is not in its sight yet,
 //! and what a controller of machines writes in the same transaction as a report (events, records of use, the release of a
-//! machine) is refused: `docs/contributor/hosts.md` says what has to come first. So no machines are placed on hosts that join.
+//! machine) is refused: `docs/contributor/hosts.md` says what has to come first. So no host that joins says yet that it takes
+//! machines.
 
 #![forbid(unsafe_code)]
 

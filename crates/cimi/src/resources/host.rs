@@ -36,7 +36,8 @@ pub struct HostDesired {
     /// No machines are placed on it; those that are there run on.
     #[serde(default)]
     pub maintenance: bool,
-    /// It has joined from elsewhere, and reports itself only: no machines are placed on it.
+    /// It has joined from elsewhere: nothing of what the cloud's own daemon has beside it (volumes, ports that are forwarded) is
+    /// at hand there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub apart: bool,
 }
@@ -69,6 +70,9 @@ pub struct Host {
     pub started: Timestamp,
     /// The kernel's boot id: a change means that the host was switched off.
     pub boot_id: String,
+    /// Whether one that has joined takes machines: as long as it doesn't say so, it only reports itself. Of others nobody asks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub runs_machines: bool,
     /// What is wrong with it, for people; empty if it is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
@@ -80,3 +84,19 @@ pub struct Host {
     pub unknown: Unknown,
 }
 resource!(Host, "Host");
+
+impl Host {
+    /// Whether it has joined from elsewhere, and so is there only while it says so ([`HostPulse`](super::HostPulse)). Any other
+    /// is part of the cloud's own daemon.
+    #[must_use]
+    pub const fn has_joined(&self) -> bool {
+        self.desired.apart
+    }
+
+    /// Whether machines may be placed on it: not on one that has joined and only reports itself. What that one has is nothing to
+    /// machines.
+    #[must_use]
+    pub const fn runs_machines(&self) -> bool {
+        !self.has_joined() || self.runs_machines
+    }
+}

@@ -92,6 +92,7 @@ pub(super) async fn announce(
             qemu_version: settings.qemu_version.clone(),
             started: now,
             boot_id: boot_id.clone(),
+            runs_machines: known.as_ref().is_some_and(|host| host.runs_machines),
             troubles: troubles(settings),
             desired: known.as_ref().map(|host| host.desired).unwrap_or_default(),
             unknown: known

@@ -187,6 +187,7 @@ impl Cloud {
             .hosts
             .all()
             .iter()
+            .filter(|host| host.runs_machines())
             .map(|host| (host.capacity.cpus, policy.offer(&host.capacity)))
             .collect();
         // Before the first host has reported, nothing is too large: the machine waits for one.
