@@ -23,7 +23,8 @@
 //! ```
 //!
 //! `cloud` writes only [`Desired`], the host's controller only [`Observed`]; the CIMI state and the
-//! StratusLab phase are never decided by anybody: they follow from the two by [`derive`].
+//! StratusLab phase are never decided by anybody: they follow from the two by [`derive`]. While nothing is
+//! heard of its host, what was seen last is no more than that, and a machine is shown as [`unseen`].
 
 use serde::{Deserialize, Serialize};
 
@@ -187,8 +188,6 @@ pub enum Stage {
     Failed,
     /// Disks, address and the rest are being released.
     Releasing,
-    /// Its host can't be reached.
-    Lost,
 }
 
 /// Why a run ended.
@@ -323,7 +322,16 @@ pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineS
         },
         Stage::Failed => (S::Error, P::Failed),
         Stage::Releasing => (S::Deleting, P::Epilog),
-        Stage::Lost => (S::Error, P::Unknown),
+    }
+}
+
+/// What is shown of a machine of whose host nothing is heard, if all was `as_seen` last. That it is to be removed is known
+/// whatever its host says.
+#[must_use]
+pub const fn unseen(as_seen: (MachineState, Phase)) -> (MachineState, Phase) {
+    match as_seen {
+        (MachineState::Deleting, _) => as_seen,
+        _ => (MachineState::Error, Phase::Unknown),
     }
 }
 
@@ -439,11 +447,10 @@ mod tests {
     fn deletion_wins_over_everything() {
         let mut desired = want(Power::On, 1);
         desired.deleted = true;
-        for stage in [Stage::Waiting, Stage::Running, Stage::Failed, Stage::Lost] {
-            assert_eq!(
-                derive(&desired, &seen(stage, 1), true).0,
-                MachineState::Deleting
-            );
+        for stage in [Stage::Waiting, Stage::Running, Stage::Failed] {
+            let as_seen = derive(&desired, &seen(stage, 1), true);
+            assert_eq!(as_seen.0, MachineState::Deleting);
+            assert_eq!(unseen(as_seen), as_seen);
         }
     }
 

@@ -1,11 +1,14 @@
 //! Hosts as the outside sees them. Each writes its own document; its operator says whether it takes machines.
 
-use cimi::{model::Kind, resources::Host};
+use cimi::{
+    model::Kind,
+    resources::{Host, Machine},
+};
 use documents::Documents;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CloudError, Rel, Result,
+    Cloud, CloudError, Rel, Result,
     catalogue::{Public, object},
 };
 
@@ -21,7 +24,7 @@ impl Public for Host {
     }
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
-        let is_there = self.runs_machines() || documents.host_pulses.get(self.id.local()).is_some();
+        let is_there = !self.has_joined() || documents.host_pulses.get(self.id.local()).is_some();
         let machines = documents.machines.by_index("host", self.id.local());
         let (mut cpus, mut memory) = (0_u64, 0_u64);
         for machine in &machines {
@@ -69,10 +72,30 @@ impl Public for Host {
     }
 
     fn operations(&self, _documents: &Documents) -> Vec<Rel> {
-        if self.runs_machines() {
-            vec![Rel::Edit]
-        } else {
+        if self.has_joined() {
             vec![Rel::Edit, Rel::Delete]
+        } else {
+            vec![Rel::Edit]
         }
+    }
+}
+
+impl Cloud {
+    /// Refuses what needs the cloud's storage for a machine on a host that has joined: volumes don't go over the network yet.
+    /// What can be done `instead` is told.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`].
+    pub(crate) fn require_storage(&self, machine: &Machine, instead: &str) -> Result<()> {
+        let host = machine.host.as_ref();
+        let host = host.and_then(|host| self.0.documents.hosts.get(host.local()));
+        let Some(host) = host.filter(|host| host.has_joined()) else {
+            return Ok(());
+        };
+        let name = host.common.name.as_deref().unwrap_or(host.id());
+        Err(CloudError::Conflict(format!(
+            "{} is on {name}, a host without a way to the cloud's storage: {instead}",
+            machine.id
+        )))
     }
 }

@@ -224,10 +224,15 @@ impl Cloud {
         identity.is_ok_and(|known| known.is_none_or(|known| known.key_digest != peer.key))
     }
 
+    /// Whether a host that has joined isn't there now.
+    pub(crate) fn is_away(&self, host: &Host) -> bool {
+        let pulses = &self.0.documents.host_pulses;
+        host.has_joined() && pulses.get(host.local_id()).is_none()
+    }
+
     /// Whether a host that has joined was there and isn't now.
     pub(crate) fn is_lost(&self, host: &Host) -> bool {
-        let pulses = &self.0.documents.host_pulses;
-        !host.runs_machines() && !host.boot_id.is_empty() && pulses.get(host.local_id()).is_none()
+        self.is_away(host) && !host.boot_id.is_empty()
     }
 
     /// Removes a host that has joined: its certificates are of no use from then on.
@@ -242,7 +247,7 @@ impl Cloud {
             context.in_time()?;
             let host = access::find::<Host>(documents, context, local, Right::Modify)?;
             let name = host.common.name.as_deref().unwrap_or(local);
-            if host.runs_machines() {
+            if !host.has_joined() {
                 return Err(CloudError::Forbidden(format!(
                     "{name} is the host of the cloud's own daemon, and did not join: it can be put into maintenance, and \
                      not be removed"

@@ -58,10 +58,12 @@ const EXPIRED_HOST_TOKENS_KEPT: Duration = Duration::from_secs(24 * 3600);
 const BATCH: usize = 100;
 
 impl Cloud {
-    /// Does the cloud's own work until the caches stop: ends jobs, forgets what is old.
+    /// Does the cloud's own work until the caches stop: ends jobs, knows what is unseen, forgets what is old.
     pub async fn run(&self, retention: Retention) {
         tokio::join!(
             crate::jobs::track(self.0.documents.clone()),
+            crate::lost_hosts::follow(self.0.documents.clone()),
+            crate::network_hosts::follow(self.clone()),
             crate::system::tend(self.clone()),
             self.tidy(retention),
             self.forget_usage(retention.usage),

@@ -71,11 +71,13 @@ impl Cloud {
                 mtu: settings.mtu,
                 forwarded: settings.forwarded,
                 tag: settings.tag.clone(),
+                hosts: Vec::new(),
                 forwarding_group: None,
                 unknown: Map::new(),
             };
-            // Which group it is in, administrators say.
+            // Which group it is in, administrators say; on which hosts it is, `network_hosts`.
             let keep = |network: &mut Network, known: &Network| {
+                network.hosts.clone_from(&known.hosts);
                 network.forwarding_group.clone_from(&known.forwarding_group);
             };
             seed(&self.0.documents, network, keep).await?;

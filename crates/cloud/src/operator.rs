@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cimi::{
     MachineId, Right, Timestamp,
-    resources::{EventSeverity, ImageState, Resource as _, VolumeState},
+    resources::{EventSeverity, Host, ImageState, Resource as _, VolumeState},
 };
-use documents::Documents;
+use documents::{Cached, Documents};
 use futures::{StreamExt as _, future};
 use serde_json::{Value, json};
 use store::cache::Following;
@@ -128,7 +128,8 @@ impl Cloud {
             detail,
             vital: false,
         });
-        for host in apart.iter().filter(|host| self.is_lost(host)) {
+        let lost = |host: &&Arc<Cached<Host>>| self.is_lost(host);
+        for host in own.iter().chain(&apart).filter(lost) {
             let name = host.common.name.as_deref().unwrap_or(host.id());
             checks.push(Check {
                 name: "host".into(),
@@ -137,8 +138,10 @@ impl Cloud {
                 vital: false,
             });
         }
-        // A host in trouble starts nothing.
-        let all_in_trouble = own.iter().all(|host| !host.troubles.is_empty());
+        // A host in trouble starts nothing, nor does one that isn't there.
+        let all_in_trouble = own
+            .iter()
+            .all(|host| !host.troubles.is_empty() || self.is_lost(host));
         for host in own {
             for trouble in &host.troubles {
                 checks.push(Check {

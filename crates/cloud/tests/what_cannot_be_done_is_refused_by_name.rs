@@ -5,7 +5,11 @@ use std::io::Write;
 
 use crate::support::{KEY, World, admin, alice, network, settings, split, violations};
 use base64::{Engine, prelude::BASE64_STANDARD};
-use cimi::{model::Kind, resources::NetworkClass};
+use cimi::{
+    lifecycle::{EndCause, Power, Stage},
+    model::Kind,
+    resources::{Machine, NetworkClass},
+};
 use cloud::CloudError;
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
@@ -385,4 +389,46 @@ async fn a_full_network_says_so_until_an_address_is_free() {
     release.commit().await.unwrap();
     create().await.unwrap();
     assert!(matches!(create().await, Err(CloudError::Exhausted(_))));
+}
+
+#[tokio::test]
+async fn what_needs_the_cloud_s_storage_is_refused_on_a_host_that_joined() {
+    let world = World::start().await;
+    let host = world.host(4096).await;
+    let joined = |host: &mut cimi::resources::Host| {
+        host.desired.apart = true;
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(host.local(), joined).await.unwrap();
+    let id = world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
+    let (_, local) = split(&id);
+    let ran_there = |machine: &mut Machine| {
+        machine.host = Some(host.clone());
+        machine.first_started = Some(machine.common.created);
+        machine.desired.power = Power::Off;
+        machine.observed.stage = Stage::Ended {
+            cause: EndCause::Requested,
+        };
+        machine.observed.run = 1;
+        machine.settle();
+        Ok::<_, CloudError>(true)
+    };
+    world.documents.update(local, ran_there).await.unwrap();
+    let volume = world.volume(&alice()).await;
+    let body = crate::support::object(json!({"volume": {"href": volume}}));
+    let attached = world.cloud.attach_volume(&alice(), local, body).await;
+    let capture = json!({"imageLocation": id});
+    let captured = world.create(&alice(), Kind::MachineImage, capture).await;
+    for (refused, instead) in [
+        (attached, "start another machine with the volume"),
+        (captured, "to be saved at its shutdown"),
+    ] {
+        let Err(CloudError::Conflict(text)) = refused else {
+            panic!("not refused: {refused:?}");
+        };
+        let why = "is on here, a host without a way to the cloud's storage: ";
+        assert!(text.contains(why) && text.contains(instead), "{text}");
+    }
 }

@@ -211,6 +211,7 @@ async fn it_reports_what_it_observed() {
     let machine = said(&world.mine, machine);
     let mut own = world.own.clone();
     own.capacity.disk_free_bytes = 17;
+    own.runs_machines = true;
     let report = Transaction::new()
         .revision_is(&read.key, read.revision)
         .put(read.key.clone(), bytes(&machine))
@@ -325,6 +326,9 @@ async fn it_wants_nothing_for_its_machines() {
         .refused_of_mine("another host", |m| m.host = Some(world.other.id.clone()))
         .await;
     world.refused_of_mine("no host", |m| m.host = None).await;
+    world
+        .refused_of_mine("whether it is seen", |m| m.unseen_since = Some(long_ago()))
+        .await;
     world.refused_of_mine("a run", |m| m.observed.run = 2).await;
     world
         .refused_of_mine("a restart", |m| m.observed.restart = 9)

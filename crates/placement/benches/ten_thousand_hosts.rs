@@ -28,7 +28,7 @@ fn fleet(strategy: Strategy) -> Fleet {
             memory_kib: (64 << (number % 3)) * GIB,
             ..Capacity::default()
         };
-        fleet.host(&host);
+        fleet.host(&host, true);
     }
     fleet
 }

@@ -37,7 +37,12 @@ pub fn place<'h>(
 pub(crate) enum Refusal {
     Excluded,
     Maintenance,
+    Lost,
     Trouble,
+    /// It has no way to the storage that the machine needs.
+    Storage,
+    /// Its ports can't be forwarded to where the machine's users are.
+    Ports,
     /// A machine that it shall be apart from is there.
     Apart,
     /// The machines that it shall be together with are elsewhere.
@@ -98,11 +103,20 @@ impl<'a> Filters<'a> {
         if requirements.is_some_and(|requirements| !requirements.met_by(host)) {
             return Some(Refusal::Excluded);
         }
-        if host.state == HostState::Maintenance {
-            return Some(Refusal::Maintenance);
+        match host.state {
+            HostState::Open => {}
+            HostState::Maintenance => return Some(Refusal::Maintenance),
+            HostState::Lost => return Some(Refusal::Lost),
         }
         if host.trouble.is_some() {
             return Some(Refusal::Trouble);
+        }
+        let needs = self.wish.needs;
+        if needs.storage && !host.means.storage {
+            return Some(Refusal::Storage);
+        }
+        if needs.forwarded_ports && !host.means.forwarded_ports {
+            return Some(Refusal::Ports);
         }
         let has = |group: &crate::Group| host.facts.groups.contains_key(group);
         let apart = |group: &crate::Group| group.kind == Togetherness::Apart && has(group);
@@ -171,7 +185,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Group, Rank, Requirements, host::example};
+    use crate::{Group, Means, Rank, Requirements, host::example};
 
     const MIB: u64 = 1024;
 
@@ -336,24 +350,35 @@ mod tests {
         ]
     }
 
+    fn any_means() -> impl Generator<Value = Means> {
+        (prop::bool::ANY, prop::bool::ANY).prop_map(|(storage, forwarded_ports)| Means {
+            storage,
+            forwarded_ports,
+        })
+    }
+
     fn any_hosts() -> impl Generator<Value = Vec<HostLoad>> {
         let rare = || prop::bool::weighted(0.2);
+        let state = prop_oneof![
+            8 => Just(HostState::Open),
+            1 => Just(HostState::Maintenance),
+            1 => Just(HostState::Lost),
+        ];
         let one = (
             any_demand(50),
             any_demand(50),
             rare(),
-            rare(),
+            state,
+            any_means(),
             rare(),
             rare(),
         );
         prop::collection::vec(one, 0..8).prop_map(|hosts| {
-            let build = |(n, (offered, booked, trouble, closed, t, a))| {
+            let build = |(n, (offered, booked, trouble, state, means, t, a))| {
                 let mut host = example(&format!("h{n}"), offered, booked);
                 let trouble: bool = trouble;
                 host.trouble = trouble.then(|| "t".into());
-                if closed {
-                    host.state = HostState::Maintenance;
-                }
+                (host.state, host.means) = (state, means);
                 for (group, is_there) in both().into_iter().zip([t, a]) {
                     if is_there {
                         host.facts.groups.insert(group, 1);
@@ -373,10 +398,11 @@ mod tests {
         #[test]
         fn a_host_is_found_exactly_if_one_can_take_it(
             hosts in any_hosts(), wanted in any_demand(40), strategy in any_strategy(), of in 0_usize..3,
+            needs in any_means(),
         ) {
             let groups = both();
             let groups = &groups[..of];
-            let wish = Wish { groups, ..Wish::of_room(wanted) };
+            let wish = Wish { groups, needs, ..Wish::of_room(wanted) };
             let together_elsewhere = |host: &HostLoad| {
                 let has = |host: &HostLoad| host.facts.groups.contains_key(&both()[0]);
                 of > 0 && hosts.iter().any(has) && !has(host)
@@ -384,6 +410,8 @@ mod tests {
             let fits = |host: &HostLoad| {
                 host.trouble.is_none()
                     && host.state == HostState::Open
+                    && (host.means.storage || !needs.storage)
+                    && (host.means.forwarded_ports || !needs.forwarded_ports)
                     && wanted.fits_in(host.free())
                     && !together_elsewhere(host)
                     && !(of > 1 && host.facts.groups.contains_key(&both()[1]))

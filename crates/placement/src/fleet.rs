@@ -8,7 +8,7 @@ use std::{
 
 use cimi::{HostId, resources::Host};
 
-use crate::{Demand, Group, HostFacts, HostLoad, HostState, NoRoom, Policy, Wish, place};
+use crate::{Demand, Group, HostFacts, HostLoad, HostState, Means, NoRoom, Policy, Wish, place};
 
 /// All hosts and what every machine takes of them. A booking names its machine, so that booking again replaces it and
 /// nothing is counted twice.
@@ -59,18 +59,15 @@ impl Fleet {
         &self.hosts
     }
 
-    /// The host is as its document says. Returns whether there may be more room than before.
-    pub fn host(&mut self, host: &Host) -> bool {
+    /// The host is as its document says, and heard of or not. Returns whether there may be more room than before.
+    pub fn host(&mut self, host: &Host, is_heard: bool) -> bool {
         if !host.runs_machines() {
+            self.host_gone(host.id.local());
             return false;
         }
         let offered = self.policy.offer(&host.capacity);
         let trouble = (!host.troubles.is_empty()).then(|| host.troubles.join("; ").into());
-        let state = if host.desired.maintenance {
-            HostState::Maintenance
-        } else {
-            HostState::Open
-        };
+        let (state, means) = (HostState::of(host, is_heard), Means::of(host));
         let mut facts = Box::new(HostFacts::of(host));
         if let Some(known) = self
             .places
@@ -84,8 +81,8 @@ impl Fleet {
                 || (known.trouble.is_some() && trouble.is_none())
                 || (known.state != state && state == HostState::Open)
                 || described_otherwise(&known.facts, &facts);
-            (known.offered, known.trouble, known.state) = (offered, trouble, state);
-            known.facts = facts;
+            (known.offered, known.trouble) = (offered, trouble);
+            (known.state, known.means, known.facts) = (state, means, facts);
             return more;
         }
         self.insert(HostLoad {
@@ -93,6 +90,7 @@ impl Fleet {
             offered,
             booked: Demand::default(),
             state,
+            means,
             trouble,
             facts,
         });
@@ -116,7 +114,7 @@ impl Fleet {
         }
     }
 
-    /// The host's document is gone. What is booked on it stays booked, should it come back.
+    /// The host is none for machines any more. What is booked on it stays booked, should it come back.
     pub fn host_gone(&mut self, local: &str) {
         let Some(place) = self.hosts.iter().position(|host| host.id.local() == local) else {
             return;
@@ -282,16 +280,68 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_only_reports_itself_gets_nothing() {
+    fn a_host_that_has_joined_gets_machines_once_it_takes_them_and_while_it_is_heard_of() {
         let mut fleet = fleet(0);
         let wish = Wish::of_room(Demand::default());
         let mut host = cimi::testing::host();
         host.desired.apart = true;
-        assert!(!fleet.host(&host));
-        assert!(fleet.reserve("1", &wish).is_err());
-        host.desired.apart = false;
-        assert!(fleet.host(&host));
+        assert!(!fleet.host(&host, true));
+        let refused = fleet.reserve("1", &wish).unwrap_err().to_string();
+        assert!(refused.contains("none has reported yet"), "{refused}");
+        host.runs_machines = true;
+        assert!(fleet.host(&host, true));
         assert_eq!(fleet.reserve("1", &wish).unwrap(), host.id);
+        assert!(!fleet.host(&host, false));
+        let refused = fleet.reserve("2", &wish).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "waiting for room on 1 host: 1 is lost (nothing is heard of it)"
+        );
+        assert!(fleet.host(&host, true));
+        assert_eq!(fleet.reserve("2", &wish).unwrap(), host.id);
+        host.runs_machines = false;
+        assert!(!fleet.host(&host, true));
+        assert!(fleet.reserve("3", &wish).is_err());
+        assert_eq!(fleet.elsewhere.get(&host.id).unwrap().machines, 2);
+        // The one of the cloud's own daemon needn't say that it is there.
+        host.desired.apart = false;
+        assert!(fleet.host(&host, false));
+        assert_eq!(fleet.reserve("3", &wish).unwrap(), host.id);
+    }
+
+    #[test]
+    fn what_only_the_cloud_s_own_host_has_is_not_looked_for_elsewhere() {
+        let mut fleet = fleet(0);
+        let mut joined = cimi::testing::host();
+        (joined.desired.apart, joined.runs_machines) = (true, true);
+        fleet.host(&joined, true);
+        let room = Wish::of_room(Demand::default());
+        let storage = Means {
+            storage: true,
+            ..Means::default()
+        };
+        let ports = Means {
+            forwarded_ports: true,
+            ..Means::default()
+        };
+        for (needs, told) in [
+            (
+                storage,
+                "1 has no way to the storage that the machine needs (for volumes, or to be saved)",
+            ),
+            (
+                ports,
+                "1 has no ports that users reach (the machine's network forwards those of the cloud's own host)",
+            ),
+        ] {
+            let wish = Wish { needs, ..room };
+            let refused = fleet.reserve("1", &wish).unwrap_err().to_string();
+            assert_eq!(refused, format!("waiting for room on 1 host: {told}"));
+        }
+        let own = cimi::testing::host();
+        fleet.host(&own, false);
+        let needs = Means::ALL;
+        assert_eq!(fleet.reserve("1", &Wish { needs, ..room }).unwrap(), own.id);
     }
 
     #[test]

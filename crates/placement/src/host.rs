@@ -48,6 +48,50 @@ pub enum HostState {
     Open,
     /// Its operator wants no new ones on it; those that run there run on.
     Maintenance,
+    /// It has joined, and doesn't say any more that it is there.
+    Lost,
+}
+
+impl HostState {
+    /// Of a host of which is heard now, or not. Who is part of the cloud's own daemon needn't say that it is there.
+    #[must_use]
+    pub const fn of(host: &Host, is_heard: bool) -> Self {
+        if host.has_joined() && !is_heard {
+            Self::Lost
+        } else if host.desired.maintenance {
+            Self::Maintenance
+        } else {
+            Self::Open
+        }
+    }
+}
+
+/// What not every host has, beside room: what is there at the cloud's own daemon, and doesn't go over the network yet. Of a
+/// machine: what it needs of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Means {
+    /// The cloud's storage: volumes, and the place where disks are saved.
+    pub storage: bool,
+    /// Ports that are forwarded to machines, where users reach them.
+    pub forwarded_ports: bool,
+}
+
+impl Means {
+    /// All of them.
+    pub const ALL: Self = Self {
+        storage: true,
+        forwarded_ports: true,
+    };
+
+    /// What a host has.
+    #[must_use]
+    pub const fn of(host: &Host) -> Self {
+        let is_own = !host.has_joined();
+        Self {
+            storage: is_own,
+            forwarded_ports: is_own,
+        }
+    }
 }
 
 /// What is known of a host beside its room.
@@ -97,6 +141,8 @@ pub struct HostLoad {
     pub booked: Demand,
     /// Whether it takes machines.
     pub state: HostState,
+    /// What it has beside room.
+    pub means: Means,
     /// Why nothing may be placed on it; none if it is well.
     pub trouble: Option<Box<str>>,
     /// The rest.
@@ -184,6 +230,7 @@ pub(crate) fn example(name: &str, offered: Demand, booked: Demand) -> HostLoad {
         offered,
         booked,
         state: HostState::Open,
+        means: Means::ALL,
         trouble: None,
         facts: Box::default(),
     }

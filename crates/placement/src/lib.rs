@@ -28,7 +28,7 @@ mod wish;
 pub use choose::place;
 pub use demand::Demand;
 pub use fleet::Fleet;
-pub use host::{HostFacts, HostLoad, HostState};
+pub use host::{HostFacts, HostLoad, HostState, Means};
 pub use no_room::{Kinds, NoRoom};
 pub use policy::{Policy, Strategy};
 pub use rank::{Rank, RankSyntax};

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Which reasons there are, without their numbers.
-pub type Kinds = [bool; 8];
+pub type Kinds = [bool; 11];
 
 /// Why there is no host for a machine. Its text is for users.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,12 @@ pub struct NoRoom {
     pub largest_free_cpu_percent: u64,
     /// Those whose operator wants no new machines on them.
     pub in_maintenance: usize,
+    /// Those of which nothing is heard.
+    pub lost: usize,
+    /// Those without a way to the storage that the machine needs.
+    pub lack_storage: usize,
+    /// Those whose ports can't be forwarded to where the machine's users are.
+    pub lack_ports: usize,
     /// Those that are in trouble.
     pub in_trouble: usize,
     /// What one of these says.
@@ -53,6 +59,9 @@ impl NoRoom {
             lack_cpu: 0,
             largest_free_cpu_percent: 0,
             in_maintenance: 0,
+            lost: 0,
+            lack_storage: 0,
+            lack_ports: 0,
             in_trouble: 0,
             trouble: None,
         };
@@ -61,6 +70,9 @@ impl NoRoom {
             match filters.reason(host) {
                 Some(Refusal::Excluded) => all.excluded += 1,
                 Some(Refusal::Maintenance) => all.in_maintenance += 1,
+                Some(Refusal::Lost) => all.lost += 1,
+                Some(Refusal::Storage) => all.lack_storage += 1,
+                Some(Refusal::Ports) => all.lack_ports += 1,
                 Some(Refusal::Apart) => all.apart += 1,
                 Some(Refusal::Elsewhere) => all.elsewhere += 1,
                 Some(Refusal::Trouble) => {
@@ -93,6 +105,9 @@ impl NoRoom {
             + self.lack_memory
             + self.lack_cpu
             + self.in_maintenance
+            + self.lost
+            + self.lack_storage
+            + self.lack_ports
             + self.in_trouble
     }
 
@@ -107,6 +122,9 @@ impl NoRoom {
             self.lack_memory > 0,
             self.lack_cpu > 0,
             self.in_maintenance > 0,
+            self.lost > 0,
+            self.lack_storage > 0,
+            self.lack_ports > 0,
             self.in_trouble > 0,
         ]
     }
@@ -158,6 +176,24 @@ impl fmt::Display for NoRoom {
                     Processors(self.largest_free_cpu_percent),
                     Processors(self.wanted.cpu_percent)
                 ),
+            ),
+            (
+                self.lack_storage,
+                ["has", "have"],
+                "no way to the storage that the machine needs (for volumes, or to be saved)",
+                String::new(),
+            ),
+            (
+                self.lack_ports,
+                ["has", "have"],
+                "no ports that users reach (the machine's network forwards those of the cloud's own host)",
+                String::new(),
+            ),
+            (
+                self.lost,
+                ["is", "are"],
+                "lost (nothing is heard of it)",
+                String::new(),
             ),
             (
                 self.in_maintenance,

@@ -1,6 +1,6 @@
 //! What one machine wants of its host.
 
-use crate::{Demand, Rank, Requirements};
+use crate::{Demand, Means, Rank, Requirements};
 
 /// Whether machines of a group shall share a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +35,8 @@ pub struct Wish<'a> {
     pub image: Option<&'a str>,
     /// The groups it is in.
     pub groups: &'a [Group],
+    /// What it needs beside room.
+    pub needs: Means,
 }
 
 impl<'a> Wish<'a> {
@@ -47,12 +49,17 @@ impl<'a> Wish<'a> {
             rank: None,
             image: None,
             groups: &[],
+            needs: Means {
+                storage: false,
+                forwarded_ports: false,
+            },
         }
     }
 
     /// Whether nothing but room decides.
     #[must_use]
     pub const fn is_of_room_alone(&self) -> bool {
-        self.requirements.is_none() && self.groups.is_empty()
+        let needs = self.needs.storage || self.needs.forwarded_ports;
+        self.requirements.is_none() && self.groups.is_empty() && !needs
     }
 }

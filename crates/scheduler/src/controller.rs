@@ -20,9 +20,9 @@ use std::{
 use cimi::{
     HostId, Timestamp,
     lifecycle::Power,
-    resources::{Machine, Resource},
+    resources::{Host, HostPulse, Machine, Resource as _},
 };
-use documents::{Cached, Documents, DocumentsError, step};
+use documents::{Cached, Doc, Documents, DocumentsError, step};
 use store::cache::Changed;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -72,11 +72,16 @@ impl Scheduler {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut machines = self.documents.machines.changes();
         let mut hosts = self.documents.hosts.changes();
+        let mut pulses = self.documents.host_pulses.changes();
         let mut fresh = Vec::new();
         loop {
             let mut made_room = false;
             // All that is known goes into the account before anything is decided: after a start, what runs already has
             // to be booked before there is room for more.
+            // The end of a pulse is told to who was told that it was there: so before the host that is judged by it.
+            while let Some(changed) = pulses.try_next() {
+                made_room |= self.pulse_changed(&changed);
+            }
             while let Some(changed) = hosts.try_next() {
                 made_room |= self.host_changed(&changed);
             }
@@ -89,6 +94,11 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                changed = pulses.next() => {
+                    if self.pulse_changed(&changed) {
+                        self.place_waiting(None);
+                    }
+                }
                 changed = hosts.next() => {
                     if self.host_changed(&changed) {
                         self.place_waiting(None);
@@ -108,9 +118,9 @@ impl Scheduler {
     }
 
     /// Returns whether there may be more room than before.
-    fn host_changed(&mut self, changed: &Changed<documents::Doc<cimi::resources::Host>>) -> bool {
+    fn host_changed(&mut self, changed: &Changed<Doc<Host>>) -> bool {
         match changed {
-            Changed::Present(host) => self.fleet.host(host),
+            Changed::Present(host) => self.host_is(host),
             Changed::Removed(local) => {
                 self.fleet.host_gone(local);
                 false
@@ -120,12 +130,19 @@ impl Scheduler {
         }
     }
 
+    /// As above, for a host that is heard of from now on, or no more.
+    fn pulse_changed(&mut self, changed: &Changed<Doc<HostPulse>>) -> bool {
+        let host = self.documents.hosts.get(changed.id());
+        host.is_some_and(|host| self.host_is(&host))
+    }
+
+    fn host_is(&mut self, host: &Host) -> bool {
+        let is_heard = self.documents.host_pulses.get(host.local_id()).is_some();
+        self.fleet.host(host, is_heard)
+    }
+
     /// Returns whether room was made. Machines that wait newly are added to `fresh`.
-    fn machine_changed(
-        &mut self,
-        changed: &Changed<documents::Doc<Machine>>,
-        fresh: &mut Vec<u32>,
-    ) -> bool {
+    fn machine_changed(&mut self, changed: &Changed<Doc<Machine>>, fresh: &mut Vec<u32>) -> bool {
         let local = changed.id();
         if self.busy.contains(local) {
             return false;
@@ -150,7 +167,7 @@ impl Scheduler {
         let local: Arc<str> = machine.id().into();
         if let Some(host) = &machine.host {
             self.explained.remove(&local);
-            let wishes = Wishes::of(machine);
+            let wishes = Wishes::of(machine, &self.documents);
             return self.fleet.book(&local, host, &wishes.wish());
         }
         if machine.desired.deleted {
@@ -186,14 +203,16 @@ impl Scheduler {
             if hopeless && self.explained.contains_key(&local) {
                 continue;
             }
-            let wishes = Wishes::of(&machine);
+            let wishes = Wishes::of(&machine, &self.documents);
             let wish = wishes.wish();
             match self.fleet.reserve(&local, &wish) {
                 Ok(host) => {
                     self.waiting.remove(&vmid);
                     self.explained.remove(&local);
                     tracing::info!(machine = %machine.document.id, vmid, %host, "placed");
-                    self.write(local.clone(), assign(self.documents.clone(), local, host));
+                    let for_storage = wish.needs.storage;
+                    let work = assign(self.documents.clone(), local.clone(), host, for_storage);
+                    self.write(local, work);
                 }
                 Err(refused) => {
                     if wish.is_of_room_alone() {
@@ -272,10 +291,15 @@ impl Scheduler {
     }
 }
 
-/// Writes the machine's host, if it still waits for one.
-async fn assign(documents: Documents, local: Arc<str>, host: HostId) -> Result<(), DocumentsError> {
+/// Writes the machine's host, if it still waits for one, and for one like that: a volume may have been attached meanwhile.
+async fn assign(
+    documents: Documents,
+    local: Arc<str>,
+    host: HostId,
+    for_storage: bool,
+) -> Result<(), DocumentsError> {
     let edit = |machine: &mut Machine| {
-        if !waits(machine) {
+        if !waits(machine) || (machine.needs_storage() && !for_storage) {
             return Ok(false);
         }
         machine.host = Some(host.clone());
@@ -316,4 +340,42 @@ async fn release(documents: Documents, local: Arc<str>) -> Result<(), DocumentsE
 
 fn waits(machine: &Machine) -> bool {
     machine.host.is_none() && machine.desired.power == Power::On && !machine.desired.deleted
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use cimi::{
+        VolumeId,
+        resources::{AttachStage, AttachedVolume},
+        testing,
+    };
+    use store::SqliteStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_decided_for_a_machine_without_volumes_is_not_for_one_that_got_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let documents = Documents::open(store).await.unwrap();
+        let mut machine = testing::machine(1);
+        machine.volumes.push(AttachedVolume {
+            volume: VolumeId::generate(),
+            initial_location: None,
+            hot: true,
+            wanted: true,
+            stage: AttachStage::Waiting,
+            serial: "v".into(),
+        });
+        documents.changes().create(&machine).commit().await.unwrap();
+        let local: Arc<str> = machine.local_id().into();
+        for for_storage in [false, true] {
+            let host = HostId::from_local("h").unwrap();
+            let assigned = assign(documents.clone(), local.clone(), host, for_storage);
+            assigned.await.unwrap();
+            let machine = documents.machines.get(&local).unwrap();
+            assert_eq!(machine.host.is_some(), for_storage);
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! What a machine's document wishes of its host, read into what placement understands.
 
 use cimi::resources::Machine;
-use placement::{Demand, Group, Rank, Requirements, Togetherness, Wish};
+use documents::Documents;
+use placement::{Demand, Group, Means, Rank, Requirements, Togetherness, Wish};
 
 /// The wishes of one machine.
 pub(crate) struct Wishes<'m> {
@@ -10,11 +11,12 @@ pub(crate) struct Wishes<'m> {
     rank: Option<Rank>,
     image: &'m str,
     groups: Vec<Group>,
+    needs: Means,
 }
 
 impl<'m> Wishes<'m> {
     /// The rules have checked the expressions; one that can't be read any more holds for no host, or makes no difference.
-    pub(crate) fn of(machine: &'m Machine) -> Self {
+    pub(crate) fn of(machine: &'m Machine, documents: &Documents) -> Self {
         let owner = &machine.common.acl.owner.principal;
         let group = |kind| {
             move |name: &String| Group {
@@ -39,6 +41,13 @@ impl<'m> Wishes<'m> {
                 .map(group(Togetherness::Together))
                 .chain(apart.map(group(Togetherness::Apart)))
                 .collect(),
+            needs: Means {
+                storage: machine.needs_storage(),
+                forwarded_ports: machine.nics.iter().any(|nic| {
+                    let network = documents.networks.get(nic.network.local());
+                    network.is_some_and(|network| network.forwarded)
+                }),
+            },
         }
     }
 
@@ -49,6 +58,7 @@ impl<'m> Wishes<'m> {
             rank: self.rank.as_ref(),
             image: Some(self.image),
             groups: &self.groups,
+            needs: self.needs,
         }
     }
 }

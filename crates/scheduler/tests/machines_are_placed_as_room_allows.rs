@@ -5,9 +5,12 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use cimi::{
-    AddressId, HostId, NetworkId, Ref,
+    Acl, AddressId, Common, HostId, HostPulseId, NetworkId, Ref, Timestamp, VolumeId,
     lifecycle::{Phase, Power},
-    resources::{Address, Capacity, Host, Machine, Nic, Resource, Unknown},
+    resources::{
+        Address, AttachStage, AttachedVolume, Capacity, Host, HostPulse, Machine, Nic, Resource,
+        Unknown,
+    },
     testing,
 };
 use documents::{Documents, DocumentsError};
@@ -54,6 +57,12 @@ impl Cloud {
             .commit()
             .await
             .unwrap();
+    }
+
+    async fn remove<R: documents::OfType>(&self, local: &str) {
+        let read = self.documents.view::<R>().get(local).unwrap();
+        let changes = self.documents.changes().remove(&read);
+        changes.commit().await.unwrap();
     }
 
     async fn edit<R: documents::OfType>(&self, local: &str, edit: impl Fn(&mut R) + Send + Sync) {
@@ -105,6 +114,20 @@ fn host(name: &str, memory_mib: u64) -> Host {
             ..Capacity::default()
         },
         ..testing::host()
+    }
+}
+
+/// A host that has joined and takes machines.
+fn joined(name: &str) -> Host {
+    let mut host = host(name, 4096);
+    (host.desired.apart, host.runs_machines) = (true, true);
+    host
+}
+
+fn pulse_of(host: &str) -> HostPulse {
+    HostPulse {
+        id: HostPulseId::from_local(host).unwrap(),
+        common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
     }
 }
 
@@ -542,5 +565,67 @@ async fn groups_and_ranks_of_documents_choose_the_host() {
         .await;
     let ranked = machines.iter().find(|machine| machine.vmid.0 == 5).unwrap();
     assert_eq!(ranked.host.as_ref().unwrap().local(), "c");
+    cloud.end().await;
+}
+
+/// Whether machine `vmid` has a host, or waits for this reason.
+fn is_on(vmid: u32, host: &'static str) -> impl Fn(&[Machine]) -> bool {
+    move |all| {
+        let mut on = all.iter().filter(|machine| machine.vmid.0 == vmid);
+        on.any(|machine| machine.host.as_ref().is_some_and(|on| on.local() == host))
+    }
+}
+
+fn waits_because(vmid: u32, reason: &'static str) -> impl Fn(&[Machine]) -> bool {
+    move |all| {
+        let mut waiting = all.iter().filter(|machine| machine.vmid.0 == vmid);
+        waiting.any(|machine| machine.host.is_none() && machine.reason.as_deref() == Some(reason))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_joined_gets_machines_while_it_is_heard_of() {
+    let cloud = Cloud::start().await;
+    cloud.create(&joined("a")).await;
+    cloud.create(&machine(1, 256)).await;
+    let lost = "waiting for room on 1 host: 1 is lost (nothing is heard of it)";
+    cloud.until("it waits", waits_because(1, lost)).await;
+
+    cloud.create(&pulse_of("a")).await;
+    cloud.until("its host is there", is_on(1, "a")).await;
+
+    cloud.remove::<HostPulse>("a").await;
+    cloud.create(&machine(2, 256)).await;
+    let all = cloud
+        .until("the next one waits", waits_because(2, lost))
+        .await;
+    assert!(is_on(1, "a")(&all), "where it was placed, it stays");
+    cloud.create(&pulse_of("a")).await;
+    cloud.until("the host is back", is_on(2, "a")).await;
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_with_volumes_goes_where_they_are() {
+    let cloud = Cloud::start().await;
+    cloud.create(&joined("a")).await;
+    cloud.create(&pulse_of("a")).await;
+    let mut with_volume = machine(1, 256);
+    with_volume.volumes.push(AttachedVolume {
+        volume: VolumeId::generate(),
+        initial_location: None,
+        hot: false,
+        wanted: true,
+        stage: AttachStage::Waiting,
+        serial: "v".into(),
+    });
+    cloud.create(&with_volume).await;
+    let no_way = "waiting for room on 1 host: 1 has no way to the storage that the machine needs (for volumes, or to be saved)";
+    cloud.until("it waits", waits_because(1, no_way)).await;
+    // Who needs none doesn't wait with it.
+    cloud.create(&machine(2, 256)).await;
+    cloud.until("another is placed", is_on(2, "a")).await;
+    cloud.create(&host("own", 1024)).await;
+    cloud.until("placed", is_on(1, "own")).await;
     cloud.end().await;
 }

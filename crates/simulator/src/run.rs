@@ -9,7 +9,8 @@ use std::{
 
 use cimi::HostId;
 use placement::{
-    Demand, Fleet, Group, HostFacts, HostLoad, HostState, Rank, Requirements, Togetherness, Wish,
+    Demand, Fleet, Group, HostFacts, HostLoad, HostState, Means, Rank, Requirements, Togetherness,
+    Wish,
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
@@ -242,6 +243,7 @@ impl<'s> Run<'s> {
             rank: kind.rank.as_ref(),
             image: self.images.get(machine.image as usize).map(String::as_str),
             groups: &machine.groups,
+            needs: Means::default(),
         };
         let began = Instant::now();
         let placed = self.fleet.reserve(&id.to_string(), &wish);
@@ -314,6 +316,7 @@ fn fleet(scenario: &Scenario) -> Fleet {
                 offered: policy.offer(&capacity),
                 booked: Demand::default(),
                 state: HostState::Open,
+                means: Means::ALL,
                 trouble: None,
                 facts: Box::new(HostFacts {
                     name: format!("{}-{index}", hosts.name),

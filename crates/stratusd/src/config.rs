@@ -16,7 +16,7 @@ mod tables;
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
 };
 
@@ -231,6 +231,24 @@ impl Config {
             NetworkMode::Auto => is_root(),
             NetworkMode::Bridge => true,
             NetworkMode::User => false,
+        }
+    }
+
+    /// This host's address for others: as configured, else the one it reaches `other` from, to which nothing is sent; none
+    /// without bridges, which are what is joined.
+    #[must_use]
+    pub fn tunnel_address(&self, other: SocketAddr) -> Option<Ipv4Addr> {
+        if !self.bridged() {
+            return None;
+        }
+        if let Ok(given) = self.network.tunnel_address.parse() {
+            return Some(given);
+        }
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+        socket.connect(other).ok()?;
+        match socket.local_addr().ok()?.ip() {
+            IpAddr::V4(own) if !own.is_loopback() => Some(own),
+            _ => None,
         }
     }
 

@@ -30,7 +30,7 @@ use vmhost::{controller::VmHost, qemu::QemuHypervisor};
 use crate::{
     config::Config,
     instance::{Instance, make_dir},
-    joining::{Believed, Folder, Kept, ask},
+    joining::{Believed, Entry, Folder, Kept, ask},
     networks::OfDocuments,
     roles::Role,
     serve::Signals,
@@ -82,6 +82,8 @@ pub(crate) async fn serve(
     );
     let mut settings = settings::vm_host(&config).await?;
     settings.host_name.clone_from(&kept.joined.name);
+    let towards = kept.entries.iter().find_map(Entry::address);
+    settings.tunnel = towards.and_then(|entry| config.tunnel_address(entry));
     let hypervisor = match config.bridged() {
         true => Some(Arc::new(settings::hypervisor(&config, &settings)?)),
         false => {
@@ -99,6 +101,7 @@ pub(crate) async fn serve(
         .host
         .parse()
         .context("what this host keeps of itself")?;
+    settings.joined = Some(id.clone());
     let host = JoinedHost {
         pulse: pulse_of(&id)?,
         id,

@@ -7,7 +7,7 @@ use cimi::resources::{Network, NetworkClass as Class};
 use cloud::NetworkSettings;
 use documents::Documents;
 use network::{
-    BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Peer, Upstream,
+    BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Overlay, Peer, Upstream,
     UserModeConfig,
 };
 use vmhost::controller::{Networks, Opening};
@@ -106,7 +106,12 @@ fn folder(state: &Path, name: &str) -> std::path::PathBuf {
 pub struct Configured(pub Arc<Config>);
 
 impl Networks for Configured {
-    fn open(&self, network: &Network, peers: BTreeSet<Peer>) -> Opening {
+    fn open(
+        &self,
+        network: &Network,
+        peers: BTreeSet<Peer>,
+        overlay: Option<Overlay>,
+    ) -> Opening {
         let (config, name) = (self.0.clone(), network.id.local().to_owned());
         Box::pin(async move {
             let mut settings = for_host(&config, &name).map_err(|error| NetworkError::File {
@@ -115,6 +120,7 @@ impl Networks for Configured {
             })?;
             if let NetworkConfig::Bridged(bridged) = &mut settings {
                 bridged.peers = peers;
+                bridged.overlay = overlay;
             }
             NetworkHost::open(settings).await
         })
@@ -159,8 +165,13 @@ impl OfDocuments {
 }
 
 impl Networks for OfDocuments {
-    fn open(&self, network: &Network, peers: BTreeSet<Peer>) -> Opening {
-        self.configured(network).open(network, peers)
+    fn open(
+        &self,
+        network: &Network,
+        peers: BTreeSet<Peer>,
+        overlay: Option<Overlay>,
+    ) -> Opening {
+        self.configured(network).open(network, peers, overlay)
     }
 
     fn as_peer(&self, network: &str) -> Option<Peer> {

@@ -1,6 +1,7 @@
 //! From the configuration to the settings of each part.
 
 use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -22,6 +23,8 @@ use crate::{
     descriptors, networks, registries,
 };
 
+/// What is reached as all that isn't near: an address that nobody has (RFC 5737).
+const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 const MIB: u64 = cimi::size::MEBIBYTE;
 /// User ids that no distribution and no container manager gives to anybody.
 const UNUSED_UIDS: u32 = 1_900_000_000;
@@ -273,6 +276,8 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
     let or_all = |number: u64| (number > 0).then_some(number);
     Ok(vmhost::controller::Settings {
         host_name: config.host_name(),
+        joined: None,
+        tunnel: config.tunnel_address(ELSEWHERE),
         machines_dir: storage.join("machines"),
         quarantine_dir: storage.join("quarantine"),
         quarantine_period: Duration::from_secs(

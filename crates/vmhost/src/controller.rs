@@ -44,7 +44,7 @@ use cimi::{
 };
 use documents::Documents;
 use futures::FutureExt;
-use network::{NetworkHost, Peer, PlugRequest};
+use network::{NetworkHost, Overlay, Peer, PlugRequest};
 use parking_lot::Mutex;
 use storage::quarantine::Quarantine;
 use store::cache::Changed;
@@ -53,6 +53,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use audit::Finding;
 pub use console::ConsoleText;
+pub use forwarding::overlay;
 pub use health::Check;
 pub use host::describe;
 pub use meters::{INTERVAL as METER_INTERVAL, Reading};
@@ -65,8 +66,14 @@ const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// How networks are set up on this host.
 pub trait Networks: Send + Sync {
-    /// Sets one up, the first time a machine needs it; it forwards to these from its first moment on.
-    fn open(&self, network: &Network, peers: BTreeSet<Peer>) -> Opening;
+    /// Sets one up, the first time a machine needs it; it forwards to these, and is one with that on other hosts, from its first
+    /// moment on.
+    fn open(
+        &self,
+        network: &Network,
+        peers: BTreeSet<Peer>,
+        overlay: Option<Overlay>,
+    ) -> Opening;
 
     /// What the others know one by, by its name, whether it is set up or not; none if nothing is forwarded to it.
     fn as_peer(&self, network: &str) -> Option<Peer>;
@@ -137,7 +144,8 @@ impl Shared {
         let opened = cell
             .get_or_try_init(|| async {
                 let peers = self.peers_of(network.id.local());
-                Ok(Arc::new(self.setup.open(network, peers).await?))
+                let overlay = overlay(network, &self.host);
+                Ok(Arc::new(self.setup.open(network, peers, overlay).await?))
             })
             .await;
         match &opened {

@@ -1,5 +1,7 @@
 //! Host: a computer that runs machines.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
@@ -36,7 +38,8 @@ pub struct HostDesired {
     /// No machines are placed on it; those that are there run on.
     #[serde(default)]
     pub maintenance: bool,
-    /// It has joined from elsewhere, and reports itself only: no machines are placed on it.
+    /// It has joined from elsewhere: nothing of what the cloud's own daemon has beside it (volumes, ports that are forwarded) is
+    /// at hand there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub apart: bool,
 }
@@ -69,6 +72,12 @@ pub struct Host {
     pub started: Timestamp,
     /// The kernel's boot id: a change means that the host was switched off.
     pub boot_id: String,
+    /// Whether one that has joined takes machines: as long as it doesn't say so, it only reports itself. Of others nobody asks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub runs_machines: bool,
+    /// Its address for other hosts, by which networks are joined; none: they can't reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Ipv4Addr>,
     /// What is wrong with it, for people; empty if it is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
@@ -96,6 +105,8 @@ impl Host {
             qemu_version: String::new(),
             started: common.created,
             boot_id: String::new(),
+            runs_machines: false,
+            tunnel: None,
             troubles: Vec::new(),
             desired: HostDesired::default(),
             unknown: Unknown::default(),
@@ -103,10 +114,17 @@ impl Host {
         }
     }
 
-    /// Whether machines are ever placed on it: not on one that has joined from elsewhere. What it has is nothing to machines,
-    /// and they don't wait for it.
+    /// Whether it has joined from elsewhere, and so is there only while it says so ([`HostPulse`](super::HostPulse)). Any other
+    /// is part of the cloud's own daemon.
+    #[must_use]
+    pub const fn has_joined(&self) -> bool {
+        self.desired.apart
+    }
+
+    /// Whether machines may be placed on it: not on one that has joined and only reports itself. What that one has is nothing to
+    /// machines.
     #[must_use]
     pub const fn runs_machines(&self) -> bool {
-        !self.desired.apart
+        !self.has_joined() || self.runs_machines
     }
 }

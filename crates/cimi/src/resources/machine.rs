@@ -11,7 +11,7 @@ use super::{
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
     ids::{MachineRecordId, NetworkPortId},
-    lifecycle::{Desired, MachineState, Observed, Phase, RestartPolicy, derive},
+    lifecycle::{Desired, MachineState, Observed, Phase, RestartPolicy, derive, unseen},
     size::ByteSize,
 };
 
@@ -80,6 +80,9 @@ pub struct Machine {
     pub desired: Desired,
     /// What was seen.
     pub observed: Observed,
+    /// Since when nothing is heard of its host; none: it is heard of. Written by `cloud`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen_since: Option<Timestamp>,
     /// Which accelerator the present run uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<AcceleratorKind>,
@@ -138,8 +141,18 @@ resource!(
 impl Machine {
     /// Brings `state`, `phase` and `running_since` in line with what is wanted and seen. Called before every write.
     pub fn settle(&mut self) {
-        (self.state, self.phase) = derive(&self.desired, &self.observed, self.host.is_some());
+        (self.state, self.phase) = match self.unseen_since {
+            None => self.as_seen(),
+            Some(_) => unseen(self.as_seen()),
+        };
         self.running_since = super::usage::running_since(&self.observed, self.running_since);
+    }
+
+    /// State and phase as they were when its host was heard of last, which it may be again: what can be asked of the machine
+    /// depends on them. Those that are shown, unless nothing is heard of its host.
+    #[must_use]
+    pub fn as_seen(&self) -> (MachineState, Phase) {
+        derive(&self.desired, &self.observed, self.host.is_some())
     }
 
     /// The name people see: the given one, else `one-<vmid>`.
@@ -166,6 +179,12 @@ impl Machine {
                 tell(initrd);
             }
         }
+    }
+
+    /// Whether it needs the cloud's storage itself, and not only images: for its volumes, or to be saved at its shutdown.
+    #[must_use]
+    pub const fn needs_storage(&self) -> bool {
+        !self.volumes.is_empty() || self.save.is_some()
     }
 
     /// The address of its first interface.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
-use crate::{AddressId, Common, MachineId, NetworkId, Ref, Timestamp, ids::ForwardingGroupId};
+use crate::{AddressId, Common, HostId, MachineId, NetworkId, Ref, Timestamp, ids::ForwardingGroupId};
 
 /// Reach of a network (StratusLab's three address classes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -66,6 +66,9 @@ pub struct Network {
     /// By what its bridge is named on hosts, behind the host's `instance`: one letter or digit.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tag: String,
+    /// Where it is one network over several hosts: these, by their ids. Empty: each host has its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<NetworkOnHost>,
     /// The group of networks whose machines its machines reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwarding_group: Option<Ref<ForwardingGroupId>>,
@@ -78,6 +81,18 @@ resource!(Network, "Network", |network, add| {
         add("forwardingGroup", group.href.local());
     }
 });
+
+/// A host that has a network in common with others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkOnHost {
+    /// Which.
+    pub host: HostId,
+    /// Its address for the other hosts.
+    pub tunnel: Ipv4Addr,
+    /// Its own address on the network, leased for as long as it is in this list.
+    pub address: Ipv4Addr,
+}
 
 /// A leased address. Its id contains network and address, so that its existence is the lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -134,15 +134,14 @@ impl Use {
     }
 }
 
-/// Since when the guest has CPUs and memory: from the report that it runs, until one that it doesn't. A host that can't be
-/// reached reports nothing.
+/// Since when the guest has CPUs and memory: from the report that it runs, until one that it doesn't. A host of which nothing is
+/// heard reports nothing, so the time goes on.
 #[must_use]
 pub(super) fn running_since(observed: &Observed, before: Option<Timestamp>) -> Option<Timestamp> {
     match observed.stage {
         Stage::Running | Stage::Paused | Stage::Held | Stage::Saving => {
             before.or(Some(observed.since))
         }
-        Stage::Lost => before,
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use cimi::{
 };
 use documents::Documents;
 
-use crate::system::progress_of_parts;
+use crate::{lost_hosts, system::progress_of_parts};
 
 /// A part of a job has parts of its own at most so deep.
 const DEPTH: u8 = 4;
@@ -16,7 +16,7 @@ pub(crate) fn progress(documents: &Documents, job: &Job) -> u8 {
     of(documents, job, DEPTH)
 }
 
-/// Why an open job doesn't get on, if it waits for an image that doesn't come.
+/// Why an open job doesn't get on, if it waits for a host of which nothing is heard, or an image that doesn't come.
 pub(crate) fn why_waiting(documents: &Documents, job: &Job) -> Option<String> {
     if job.state.is_final() {
         return None;
@@ -26,6 +26,9 @@ pub(crate) fn why_waiting(documents: &Documents, job: &Job) -> Option<String> {
         Image::COLLECTION => documents.images.get(local),
         Machine::COLLECTION => {
             let machine = documents.machines.get(local)?;
+            if let Some(why) = lost_hosts::why_unseen(documents, &machine) {
+                return Some(format!("waits for its machine's host to be back: {why}"));
+            }
             documents.images.get(machine.image.href.local())
         }
         _ => None,

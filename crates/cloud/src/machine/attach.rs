@@ -51,6 +51,9 @@ impl Cloud {
                 )));
             }
             has_disks_to_change(&machine)?;
+            let instead =
+                "start another machine with the volume, and it goes to a host that has one";
+            self.require_storage(&machine, instead)?;
             let taken = volume::taken(&volume, &machine, now)?;
             // Volumes that are there from the start have slots of their own.
             let attached = machine.volumes.iter().filter(|volume| volume.hot).count();

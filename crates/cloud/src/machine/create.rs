@@ -128,6 +128,7 @@ impl Cloud {
                 since: now,
             },
             observed: Observed::nothing(now),
+            unseen_since: None,
             accelerator: None,
             ssh: None,
             first_started: None,

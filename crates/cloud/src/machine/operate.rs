@@ -96,16 +96,18 @@ impl Operation {
     /// Changes what is wanted; says what the job waits for.
     fn apply(self, machine: &mut Machine, now: Timestamp) -> Result<JobGoal> {
         let name = self.name();
+        // A host of which nothing is heard does it when it is back.
+        let (state, _) = machine.as_seen();
         let allowed = match self {
             Self::Kill => true,
             Self::Shutdown => !machine.desired.deleted,
-            _ => lifecycle::actions(machine.state).contains(&name),
+            _ => lifecycle::actions(state).contains(&name),
         };
         if !allowed {
             return Err(CloudError::Conflict(format!(
                 "{} is {}; `{name}` is not possible now",
                 machine.id,
-                serde_json::to_string(&machine.state)
+                serde_json::to_string(&state)
                     .unwrap_or_default()
                     .trim_matches('"')
             )));
@@ -115,7 +117,7 @@ impl Operation {
         let goal = match self {
             Self::Start => {
                 // On its way already: there is nothing to be begun twice.
-                if machine.state != MachineState::Starting {
+                if state != MachineState::Starting {
                     desired.run += 1;
                 }
                 desired.power = Power::On;
@@ -136,7 +138,7 @@ impl Operation {
                 use MachineState as S;
                 desired.force = force;
                 let has_process = matches!(
-                    machine.state,
+                    state,
                     S::Started | S::Starting | S::Pausing | S::Paused | S::Suspending
                 );
                 if has_process && desired.power == Power::On {

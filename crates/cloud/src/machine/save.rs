@@ -252,6 +252,9 @@ impl Cloud {
                 };
                 return Err(CloudError::Conflict(format!("{} {why}", read.id)));
             }
+            let instead = "start a machine that is to be saved at its shutdown (`stratus create-image`), and it goes to a \
+                           host that has one";
+            self.require_storage(&read, instead)?;
             let mut machine = read.document.0.clone();
             let mut image = self.image_of(&mut machine, Self::acl_for(context, public)?, None, now);
             for name in ["name", "description", "properties"] {

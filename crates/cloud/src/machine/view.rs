@@ -13,7 +13,7 @@ use documents::Documents;
 use serde_json::{Map, Value, json};
 
 use super::save::can_be_captured;
-use crate::{CloudError, Rel, Result, catalogue::Public};
+use crate::{CloudError, Rel, Result, catalogue::Public, lost_hosts};
 
 fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
     let host = documents.hosts.get(machine.host.as_ref()?.local())?;
@@ -23,6 +23,11 @@ fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
 fn image_identifier(documents: &Documents, machine: &Machine) -> Option<String> {
     let image = documents.images.get(machine.image.href.local())?;
     image.identifier().map(str::to_owned)
+}
+
+/// Why it is in its state, if there is anything to say.
+fn reason(documents: &Documents, machine: &Machine) -> Option<String> {
+    lost_hosts::why_unseen(documents, machine).or_else(|| machine.reason.clone())
 }
 
 /// Upper-case state as CIMI writes it.
@@ -122,8 +127,8 @@ impl Public for Machine {
         );
         put("swap", swap_mib(machine).into());
         put("restartPolicy", text_of(machine.restart_policy).into());
-        if let Some(reason) = &machine.reason {
-            put("reason", reason.as_str().into());
+        if let Some(reason) = reason(documents, machine) {
+            put("reason", reason.into());
         }
         if let Some(identifier) = image_identifier(documents, machine) {
             put("imageIdentifier", identifier.into());
@@ -181,7 +186,7 @@ impl Public for Machine {
             "cpu" => Some(self.cpu.into()),
             "memory" => Some(self.memory.into()),
             "cpuArch" => Some(self.cpu_arch.as_str().into()),
-            "reason" => self.reason.as_deref().map(Scalar::from),
+            "reason" => reason(documents, self).map(Scalar::from),
             "machineImage" => Some(self.image.href.to_string().into()),
             "imageIdentifier" => image_identifier(documents, self).map(Scalar::from),
             "host" => self.host.as_ref().map(|host| host.to_string().into()),
@@ -218,7 +223,7 @@ impl Public for Machine {
     fn operations(&self, _documents: &Documents) -> Vec<Rel> {
         let mut operations = vec![Rel::Edit, Rel::Delete];
         operations.extend(
-            lifecycle::actions(self.state)
+            lifecycle::actions(self.as_seen().0)
                 .iter()
                 .map(|name| Rel::Action(name)),
         );

@@ -281,6 +281,11 @@ impl Config {
                 format!("is [{first}, {last}]; write the lowest and the highest port"),
             ));
         }
+        let tunnel = &self.network.tunnel_address;
+        if !tunnel.is_empty() && tunnel.parse::<std::net::Ipv4Addr>().is_err() {
+            let problem = format!("is `{tunnel}`; write an IPv4 address of this host, or nothing");
+            return Some(("network.tunnel_address".to_owned(), problem));
+        }
         let servers = &self.network.dns_upstream;
         let host = |text: &String| text == "host";
         if let Some(text) = servers

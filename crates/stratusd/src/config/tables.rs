@@ -189,6 +189,7 @@ pub struct Network {
     pub mode: NetworkMode,
     pub default: String,
     pub dns_upstream: Vec<String>,
+    pub tunnel_address: String,
     pub host_tcp_ports: Vec<u16>,
     pub forward_ports: [u16; 2],
 }
@@ -199,6 +200,7 @@ impl Default for Network {
             mode: NetworkMode::Auto,
             default: "public".into(),
             dns_upstream: vec!["host".into()],
+            tunnel_address: String::new(),
             host_tcp_ports: Vec::new(),
             forward_ports: [22000, 27999],
         }

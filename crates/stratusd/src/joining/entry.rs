@@ -1,6 +1,12 @@
 //! An entry of a cloud, and what a host asks of it beside the store.
 
-use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs as _},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
@@ -53,6 +59,15 @@ impl FromStr for Entry {
                 .to_owned(),
             port: uri.port_u16().unwrap_or(443),
         })
+    }
+}
+
+impl Entry {
+    /// The first of its IPv4 addresses, if its name has one.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        let host = self.host.trim_matches(['[', ']']);
+        let mut addresses = (host, self.port).to_socket_addrs().ok()?;
+        addresses.find(SocketAddr::is_ipv4)
     }
 }
 

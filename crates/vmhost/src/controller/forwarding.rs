@@ -1,11 +1,11 @@
-//! Which networks of this host forward to which others: those of one forwarding group, by what the documents say. A network
-//! begins with its peers and keeps them whether they are set up or not: until then there is nothing to forward to, and one
+//! Which networks of this host forward to which others: those of one forwarding group, by what the documents say; and with
+//! which hosts they are one network. A network begins with its peers and keeps them whether they are set up or not: until then there is nothing to forward to, and one
 //! that could not be taken over after a restart may well be at work.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use cimi::resources::Network;
-use network::Peer;
+use cimi::{HostId, resources::Network};
+use network::{Overlay, Peer, Vni};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -49,6 +49,12 @@ impl Shared {
             .collect()
     }
 
+    /// With which hosts a network of this one is one.
+    fn overlay_of(&self, network: &str) -> Option<Overlay> {
+        let network = self.documents.networks.get(network)?;
+        overlay(&network, &self.host)
+    }
+
     /// One round; whether all went well.
     async fn forward(&self) -> bool {
         let mut all_well = true;
@@ -57,7 +63,24 @@ impl Shared {
                 tracing::warn!(network = name, %error, "it can't be said which networks it forwards to; trying again");
                 all_well = false;
             }
+            let overlay = self.overlay_of(&name);
+            if let Err(error) = host.set_overlay(overlay).await {
+                tracing::warn!(network = name, %error, "it can't be joined with the same network on other hosts; trying again");
+                all_well = false;
+            }
         }
         all_well
     }
+}
+
+/// How a network is joined with the same on other hosts, as `host` sets it up; none if it is on this host alone.
+#[must_use]
+pub fn overlay(network: &Network, host: &HostId) -> Option<Overlay> {
+    let own = network.hosts.iter().find(|one| one.host == *host)?;
+    Some(Overlay {
+        vni: Vni::of_subnet(network.subnet.parse().ok()?),
+        local: own.tunnel,
+        peers: network.hosts.iter().map(|one| one.tunnel).collect(),
+        host_address: Some(own.address),
+    })
 }

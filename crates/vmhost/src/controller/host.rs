@@ -8,7 +8,7 @@ use cimi::{
     lifecycle::{EndCause, Stage},
     resources::{AcceleratorKind, Capacity, Host},
 };
-use documents::{Documents, DocumentsError};
+use documents::{Cached, Documents, DocumentsError};
 use storage::space::Space;
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +53,7 @@ impl Shared {
     }
 }
 
-/// Writes the document of this host, found by its name. If the kernel was started anew since the last time, the
+/// Writes the document of this host, found by its name, or the one it has joined as. If the kernel was started anew since the last time, the
 /// machines that ran are reported to have ended with it.
 ///
 /// # Errors
@@ -63,10 +63,11 @@ pub(super) async fn announce(
     settings: &Settings,
 ) -> Result<HostId, VmHostError> {
     loop {
-        let name = Some(settings.host_name.as_str());
-        let mut hosts = documents.hosts.all().into_iter();
-        let known = hosts.find(|host| host.common.name.as_deref() == name);
-        if let Some(other) = known.as_ref().filter(|host| !host.runs_machines()) {
+        let known = known(documents, settings);
+        if let Some(other) = &known
+            && other.has_joined()
+            && settings.joined.is_none()
+        {
             return Err(VmHostError::NameTaken {
                 name: settings.host_name.clone(),
                 host: other.document.id.clone(),
@@ -78,6 +79,7 @@ pub(super) async fn announce(
         };
         let booted = std::mem::take(&mut host.boot_id);
         describe(settings, &mut host);
+        host.runs_machines = true;
         host.started = Timestamp::now();
         if known.is_some() && host.boot_id != booted {
             // Before the new boot is noted: who is killed here does it again.
@@ -94,6 +96,15 @@ pub(super) async fn announce(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+fn known(documents: &Documents, settings: &Settings) -> Option<Arc<Cached<Host>>> {
+    if let Some(joined) = &settings.joined {
+        return documents.hosts.get(joined.local());
+    }
+    let name = Some(settings.host_name.as_str());
+    let mut hosts = documents.hosts.all().into_iter();
+    hosts.find(|host| host.common.name.as_deref() == name)
 }
 
 /// The host of this name, before anything was looked at.
@@ -115,6 +126,7 @@ pub fn describe(settings: &Settings, host: &mut Host) {
     host.version.clone_from(&settings.version);
     host.qemu_version.clone_from(&settings.qemu_version);
     host.boot_id = read_first_line("/proc/sys/kernel/random/boot_id");
+    host.tunnel = settings.tunnel;
     host.troubles = troubles(settings);
 }
 

@@ -1,6 +1,8 @@
 //! How machines are run on this host, as the operator decided.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use cimi::HostId;
 
 use crate::{accel::Accelerator, launch_spec::CgroupSpec};
 
@@ -9,6 +11,10 @@ use crate::{accel::Accelerator, launch_spec::CgroupSpec};
 pub struct Settings {
     /// This host's name.
     pub host_name: String,
+    /// The host that this computer has joined a cloud as; none: it is the cloud's own.
+    pub joined: Option<HostId>,
+    /// This host's address for the other hosts, by which networks are joined; none: it has none that others reach.
+    pub tunnel: Option<Ipv4Addr>,
     /// One folder a machine: disks, media, sockets, console log.
     pub machines_dir: PathBuf,
     /// Where root disks of removed machines wait for their end.

@@ -82,6 +82,8 @@ pub fn admin() -> OpContext {
 fn settings(folder: &Path) -> Settings {
     Settings {
         host_name: "here".into(),
+        joined: None,
+        tunnel: None,
         machines_dir: folder.join("machines"),
         quarantine_dir: folder.join("quarantine"),
         quarantine_period: Duration::from_secs(3600),

@@ -59,7 +59,7 @@ impl Worker {
                 }
                 Stage::Ended { cause } => self.after_end(machine, *cause).await,
                 Stage::Failed => self.after_failure(machine).await,
-                Stage::Releasing | Stage::Lost => self.settle_devices(machine).await,
+                Stage::Releasing => self.settle_devices(machine).await,
             },
             Some(state @ RunState::Prelaunch) if rest == Some(Rest::Pause) => {
                 self.hold(machine, state).await
