@@ -10,6 +10,7 @@ use cimi::{
         Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job, JobGoal, OnDemand,
         Resource, Volume,
     },
+    uri::plain,
 };
 use documents::Cached;
 use serde_json::{Map, Value};
@@ -149,6 +150,16 @@ struct Name {
     title: Option<String>,
 }
 
+impl Name {
+    /// As the log may have it: what opens a URL is its user's alone.
+    fn shown(&self) -> String {
+        match &self.source {
+            ImageSource::Url { url } => plain(url),
+            named => shown(named, self.expected.identifier.as_deref()).unwrap_or_default(),
+        }
+    }
+}
+
 impl Cloud {
     /// The image under a name, wanted from now on if it wasn't yet. One that could not be fetched is tried again.
     ///
@@ -235,7 +246,7 @@ impl Cloud {
                     return Err(error.into());
                 }
             }
-            tracing::info!(image = %id, name = name.key, owner = context.user(), "image wanted by name");
+            tracing::info!(image = %id, name = name.shown(), owner = context.user(), "image wanted by name");
             let read = access::find::<Image>(documents, context, id.local(), Right::View)?;
             return Ok(Created {
                 view: catalogue::view(documents, context, read),
@@ -263,9 +274,19 @@ impl Cloud {
                 .replace("%3a", ":")
         };
         let (email, created) = (decoded(email), created.map(decoded));
+        self.check_endorser(identifier, &email, created.as_deref())
+            .await
+    }
+
+    /// Refuses what the cloud doesn't go by: an image has one entry here, whoever else endorsed it.
+    pub(crate) async fn check_endorser(
+        &self,
+        identifier: &str,
+        email: &str,
+        created: Option<&str>,
+    ) -> Result<()> {
         let intake = &self.0.intake;
-        let why = intake.why_other_entry(identifier, &email, created.as_deref());
-        match why.await {
+        match intake.why_other_entry(identifier, email, created).await {
             None => Ok(()),
             Some(reason) => Err(CloudError::invalid(
                 LOCATION,
@@ -630,6 +651,19 @@ mod tests {
         let whole = url(&format!("/a@b/{time}"));
         assert_eq!(named_entry(&whole), Some(("a@b", Some(time))));
         assert_eq!(named_entry(&format!("marketplace:{id}")), None);
+    }
+
+    #[test]
+    fn what_opens_a_url_is_not_in_the_log() {
+        let url = "https://ann:secret@example.org:8443/x.img?token=secret#secret".to_owned();
+        let name = Name {
+            key: key_of_url("ann", &url, &Digests::default()),
+            source: ImageSource::Url { url },
+            expected: Digests::default(),
+            acl: Acl::owned_by_user("ann"),
+            title: None,
+        };
+        assert_eq!(name.shown(), "https://example.org:8443/x.img");
     }
 
     #[test]

@@ -21,17 +21,18 @@ pub(crate) struct Tag {
     email: String,
 }
 
-/// The tag in a location: `TAG@EMAIL`, `marketplace:TAG@EMAIL`, `https://…/metadata/EMAIL?tag=TAG`, `https://…/tag/EMAIL/TAG`.
-pub(crate) fn tag_in(location: &str) -> Option<Tag> {
-    if location.starts_with("http://") || location.starts_with("https://") {
-        return tag_in_url(location);
-    }
-    let named = location.strip_prefix("marketplace:").unwrap_or(location);
-    let (rest, domain) = named.rsplit_once('@')?;
-    let (tag, local) = rest.rsplit_once('@')?;
-    Tag::new(tag, &format!("{local}@{domain}"))
+fn is_url(location: &str) -> bool {
+    location.starts_with("http://") || location.starts_with("https://")
 }
 
+/// The tag in a name: `TAG@EMAIL`, `marketplace:TAG@EMAIL`.
+fn tag_in_name(location: &str) -> Option<Tag> {
+    let named = location.strip_prefix("marketplace:").unwrap_or(location);
+    let (at, _) = named.rmatch_indices('@').nth(1)?;
+    Tag::new(&named[..at], &named[at + 1..])
+}
+
+/// The tag in the address of a Marketplace: `…/metadata/EMAIL?tag=TAG`, `…/tag/EMAIL/TAG`.
 fn tag_in_url(location: &str) -> Option<Tag> {
     let location = location.split('#').next()?;
     let (path, query) = location.split_once('?').unwrap_or((location, ""));
@@ -54,17 +55,10 @@ fn tag_in_url(location: &str) -> Option<Tag> {
 }
 
 impl Tag {
-    /// None if it isn't one by its form; the Marketplaces' side looks closer.
+    /// None if it is meant to be something else. Whether it is a good tag and address is for the Marketplaces' side to say.
     fn new(tag: &str, email: &str) -> Option<Self> {
         let tag = tag.trim_matches('"');
-        let is_part = |part: &str| {
-            !part.is_empty()
-                && part.chars().all(|character| {
-                    character.is_ascii_alphanumeric() || "._%+-".contains(character)
-                })
-        };
-        let (local, domain) = email.split_once('@')?;
-        (!tag.is_empty() && is_part(local) && is_part(domain)).then(|| Self {
+        (!tag.is_empty() && email.contains('@')).then(|| Self {
             tag: tag.to_owned(),
             email: email.to_owned(),
         })
@@ -86,7 +80,7 @@ impl Cloud {
         };
         let behind = self.behind(context, &body, &given).await?;
         let location = behind.as_deref().unwrap_or(&given);
-        if let Some(tag) = tag_in(location) {
+        if let Some(tag) = self.tag_in(location) {
             let identifier = self.tagged(context, &tag).await?;
             let location = format!("marketplace:{identifier}");
             body.insert(LOCATION.to_owned(), json!({ "href": location }));
@@ -96,6 +90,15 @@ impl Cloud {
         Ok(body)
     }
 
+    fn tag_in(&self, location: &str) -> Option<Tag> {
+        if !is_url(location) {
+            return tag_in_name(location);
+        }
+        // Elsewhere `/tag/…` is a path like any other.
+        let tag = tag_in_url(location)?;
+        self.0.intake.is_of_marketplace(location).then_some(tag)
+    }
+
     async fn tagged(&self, context: &OpContext, tag: &Tag) -> Result<String> {
         access::require_change(context)?;
         let Tag { tag, email } = tag;
@@ -103,6 +106,8 @@ impl Cloud {
             return Err(image_by_name::no_marketplace());
         }
         let identifier = self.0.intake.tagged(email, tag).await?;
+        // An identifier may have entries of others too, with other places to fetch it from.
+        self.check_endorser(&identifier, email, None).await?;
         tracing::info!(
             tag,
             email,
@@ -121,10 +126,10 @@ impl Cloud {
         location: &str,
     ) -> Result<Option<String>> {
         let is_on_demand = body.get("onDemand").and_then(Value::as_bool) == Some(true);
-        let is_url = location.starts_with("http://") || location.starts_with("https://");
-        let is_plain =
-            image_by_name::named_source(location).is_none() && tag_in(location).is_none();
-        if !is_on_demand || !is_url || !is_plain || !self.0.intake.has_marketplaces() {
+        let is_plain = is_url(location)
+            && image_by_name::named_source(location).is_none()
+            && self.tag_in(location).is_none();
+        if !is_on_demand || !is_plain || !self.0.intake.has_marketplaces() {
             return Ok(None);
         }
         access::require_change(context)?;
@@ -136,7 +141,7 @@ impl Cloud {
             matches!(
                 image_by_name::named_source(to),
                 Some(Ok(ImageSource::Marketplace))
-            ) || tag_in(to).is_some()
+            ) || self.tag_in(to).is_some()
         }))
     }
 
@@ -157,6 +162,13 @@ impl Cloud {
 mod tests {
     use super::*;
 
+    fn tag_in_either(location: &str) -> Option<Tag> {
+        if is_url(location) {
+            return tag_in_url(location);
+        }
+        tag_in_name(location)
+    }
+
     #[test]
     fn tags_are_told_from_other_names() {
         for (location, tag) in [
@@ -174,7 +186,7 @@ mod tests {
                 "ttylinux-14/1",
             ),
         ] {
-            let read = tag_in(location).unwrap();
+            let read = tag_in_either(location).unwrap();
             assert_eq!(
                 (read.tag.as_str(), read.email.as_str()),
                 (tag, "ann@example.org"),
@@ -184,8 +196,6 @@ mod tests {
         for location in [
             "ubuntu:24.04@20300110",
             "@ann@example.org",
-            "x@@example.org",
-            "x@a/b@example.org",
             "marketplace:MMZu9WvwKIro-rtBQfDk4PsKO7_",
             "https://m/metadata/ann@example.org",
             "https://m/metadata/MMZu9WvwKIro-rtBQfDk4PsKO7_?tag=x",
@@ -194,7 +204,7 @@ mod tests {
             "https://m/metadata/ann@example.org?tag=%ff",
             "",
         ] {
-            assert_eq!(tag_in(location), None, "{location}");
+            assert_eq!(tag_in_either(location), None, "{location}");
         }
     }
 }

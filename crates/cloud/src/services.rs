@@ -63,6 +63,11 @@ pub trait ImageIntake: Send + Sync {
         false
     }
 
+    /// Whether a URL is the address of an entry or a tag of one of them.
+    fn is_of_marketplace(&self, _url: &str) -> bool {
+        false
+    }
+
     /// Why no Marketplace has an entry under an identifier that this cloud may use; nothing if one has, or they can't be asked now.
     /// Takes seconds at most.
     async fn why_no_entry(&self, _identifier: &str) -> Option<String> {

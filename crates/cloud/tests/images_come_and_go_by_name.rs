@@ -28,6 +28,8 @@ struct Finder {
     /// What tags lead to now.
     tags: std::sync::Mutex<std::collections::HashMap<String, String>>,
     asked_behind: std::sync::atomic::AtomicUsize,
+    /// Whose entries the cloud goes by, if not Alice's.
+    goes_by: std::sync::Mutex<Option<String>>,
     /// Why no Marketplace has an entry that may be used.
     refusal: std::sync::Mutex<Option<String>>,
     /// Has the documents say what Marketplaces say now.
@@ -48,6 +50,10 @@ impl ImageIntake for Finder {
         true
     }
 
+    fn is_of_marketplace(&self, url: &str) -> bool {
+        url.starts_with("https://m.org/")
+    }
+
     async fn why_no_entry(&self, _: &str) -> Option<String> {
         self.refusal.lock().unwrap().clone()
     }
@@ -66,8 +72,10 @@ impl ImageIntake for Finder {
     }
 
     async fn why_other_entry(&self, _: &str, email: &str, created: Option<&str>) -> Option<String> {
-        let is_it = email == "alice@x.org" && created.is_none_or(|at| at == "2030-01-15T08:05:00Z");
-        (!is_it).then(|| "it goes by that of alice@x.org".to_owned())
+        let goes_by = self.goes_by.lock().unwrap().clone();
+        let goes_by = goes_by.unwrap_or_else(|| "alice@x.org".to_owned());
+        let is_it = email == goes_by && created.is_none_or(|at| at == "2030-01-15T08:05:00Z");
+        (!is_it).then(|| format!("it goes by that of {goes_by}"))
     }
 
     async fn look_again(&self, image: &Image) -> bool {
@@ -470,6 +478,36 @@ async fn a_tag_is_the_image_that_it_leads_to_when_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_tag_is_its_endorser_s_image_or_none() {
+    let mut world = World::start().await;
+    let finder = with_finder(&mut world).await;
+    let tagged = ("base".to_owned(), ID.to_owned());
+    finder.tags.lock().unwrap().extend([tagged]);
+    let before = world.documents.images.all().len();
+    // Mallory endorsed the same image later, and names other places to fetch it from.
+    *finder.goes_by.lock().unwrap() = Some("mallory@x.org".to_owned());
+    for location in ["base@alice@x.org", "https://m.org/tag/alice@x.org/base"] {
+        let refused = violations(wanted(&world, &alice(), location).await);
+        for part in ["goes by that of mallory@x.org", ID] {
+            assert!(refused[0].contains(part), "{location}: {refused:?}");
+        }
+    }
+    assert_eq!(world.documents.images.all().len(), before);
+}
+
+#[tokio::test]
+async fn a_path_like_that_of_a_tag_is_an_image_s_on_other_servers() {
+    let mut world = World::start().await;
+    with_finder(&mut world).await;
+    for path in ["tag/alice@x.org/base", "metadata/alice@x.org?tag=base"] {
+        let url = format!("https://elsewhere.org/{path}");
+        let (image, _) = wanted(&world, &alice(), &url).await.unwrap();
+        let read = world.documents.images.get(split(&image).1).unwrap();
+        assert_eq!(read.desired.source, ImageSource::Url { url });
+    }
+}
+
+#[tokio::test]
 async fn where_a_url_leads_is_asked_until_something_was_fetched_from_it() {
     let mut world = World::start().await;
     let finder = with_finder(&mut world).await;
@@ -487,7 +525,7 @@ async fn where_a_url_leads_is_asked_until_something_was_fetched_from_it() {
     wanted(&world, &alice(), url).await.unwrap();
     assert_eq!(asked(), 2);
     // An import is of what is there.
-    let body = json!({"imageLocation": {"href": "https://s.org/tag/alice@x.org/base"}});
+    let body = json!({"imageLocation": {"href": "https://m.org/tag/alice@x.org/base"}});
     let problems = violations(world.create(&alice(), Kind::MachineImage, body).await);
     assert!(
         problems[0].contains("no Marketplace has it"),

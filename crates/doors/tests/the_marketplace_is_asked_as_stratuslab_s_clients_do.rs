@@ -50,6 +50,10 @@ async fn an_entry_is_uploaded_confirmed_by_letter_found_and_deprecated() {
     let (reply, text) = world.get("/metadata", "").await;
     assert_eq!(reply.status, 404);
     assert!(text.contains("no metadata matching query found"), "{text}");
+    // People are told the same by a page like any other.
+    let (reply, text) = world.get("/metadata", "Accept: text/html\r\n").await;
+    assert_eq!(reply.status, 200);
+    assert!(text.contains("There is no such image yet"), "{text}");
 
     let letter = &world.sink.wait_for(1).await[0];
     assert_eq!(letter.to, [EMAIL]);

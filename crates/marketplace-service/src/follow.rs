@@ -134,7 +134,13 @@ impl Follower {
                     refused,
                     failed,
                 } = figures;
-                tracing::info!(from = %self.base, kept, refused, failed, "another Marketplace followed");
+                tracing::info!(
+                    from = shown(&self.base),
+                    kept,
+                    refused,
+                    failed,
+                    "another Marketplace followed"
+                );
             }
             if is_full {
                 let pause = if ended.is_ok() {
@@ -170,7 +176,7 @@ impl Follower {
             .append_pair("sSortDir_0", "desc");
         let body = self.fetch(&url, "application/json", ROWS_BYTES).await?;
         let nonsense = |reason: String| FollowError::Nonsense {
-            url: url.to_string(),
+            url: shown(&url),
             reason,
         };
         let table: Table = serde_json::from_slice(&body)
@@ -206,7 +212,7 @@ impl Follower {
         }
         if is_page(&body) {
             return Err(FollowError::Nonsense {
-                url: url.to_string(),
+                url: shown(&url),
                 reason: "the answer is a page for people".to_owned(),
             });
         }
@@ -218,11 +224,11 @@ impl Follower {
             && endorsement.created == name.2;
         if !is_it {
             return Err(FollowError::Nonsense {
-                url: url.to_string(),
+                url: shown(&url),
                 reason: format!("it is another entry: {}", entry.path()),
             });
         }
-        let from = Confirmation::From(self.base.to_string());
+        let from = Confirmation::From(shown(&self.base));
         let kept = self
             .marketplace
             .keep(&entry, from, Age::Any, |transaction| transaction)
@@ -241,7 +247,7 @@ impl Follower {
 
     async fn fetch(&self, url: &Url, media: &str, most: usize) -> Result<Vec<u8>, FollowError> {
         let unreachable = |reason: String| FollowError::Unreachable {
-            url: url.to_string(),
+            url: shown(url),
             reason,
         };
         let work = async {
@@ -253,7 +259,7 @@ impl Follower {
             let is_busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
             if answer.status().is_client_error() && !is_busy.contains(&answer.status()) {
                 return Err(FollowError::Nonsense {
-                    url: url.to_string(),
+                    url: shown(url),
                     reason: format!("it answers {}", answer.status()),
                 });
             }
@@ -268,7 +274,7 @@ impl Follower {
             {
                 if body.len() + chunk.len() > most {
                     return Err(FollowError::Nonsense {
-                        url: url.to_string(),
+                        url: shown(url),
                         reason: format!("the answer is longer than {most} bytes"),
                     });
                 }
@@ -280,6 +286,15 @@ impl Follower {
             .await
             .map_err(|_| unreachable(format!("no answer within {} s", ANSWER.as_secs())))?
     }
+}
+
+/// An address without the user and password that open it.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // Both fail only for addresses that can't have them.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
 }
 
 /// Whether an answer is HTML, as proxies say that something is under maintenance.

@@ -144,7 +144,11 @@ async fn main() {
     std::fs::remove_file(&overlay).unwrap();
     qcow2::create(&overlay, DISK_MIB * MIB, Some(backing), Durability::Flushed).unwrap();
     compare(dir.path(), "cleaned", &overlay, || {
-        let cleaned = clean::cleaned(merged(&base, &overlay), Some(&debugfs), dir.path()).unwrap();
+        let scratch = clean::Scratch {
+            dir: dir.path(),
+            reserve_bytes: 0,
+        };
+        let cleaned = clean::cleaned(merged(&base, &overlay), Some(&debugfs), scratch).unwrap();
         assert_eq!((cleaned.files, cleaned.left.len()), (1, 0));
         cleaned.disk
     })

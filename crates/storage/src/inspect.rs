@@ -6,6 +6,7 @@
 //! here does I/O except [`whole_file`] and [`is_fixed_vhd`].
 
 mod qcow2_header;
+mod text;
 
 use std::fmt;
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use self::qcow2_header::Qcow2Header;
+use self::text::Text;
 use crate::error::Error;
 use crate::foreign::ForeignFormat;
 
@@ -90,6 +92,14 @@ pub enum Refusal {
         "it is a {0} image, which is not accepted here: convert it first (`qemu-img convert -O qcow2`)"
     )]
     Foreign(&'static str),
+    /// What a Marketplace has instead of images.
+    #[error(
+        "it is a Marketplace's description of an image, not the image; name the image by its identifier, or by the address of an entry in a Marketplace that this cloud asks"
+    )]
+    Description,
+    /// What a server has for people.
+    #[error("it is a web page, not an image; give the address of the image itself")]
+    Page,
     /// Stated one thing, is another.
     #[error("it was stated to be {stated}, but its contents are {found}")]
     NotAsStated {
@@ -232,6 +242,8 @@ pub fn first_bytes(
             found: "not qcow2",
         }),
         (Found::Foreign(name), _) => Err(Refusal::Foreign(name)),
+        (Found::Text(Text::Description), _) => Err(Refusal::Description),
+        (Found::Text(Text::Page), _) => Err(Refusal::Page),
     }
 }
 
@@ -242,7 +254,7 @@ pub fn convertible(prefix: &[u8]) -> Option<ForeignFormat> {
         Found::Foreign(VMDK) => Some(ForeignFormat::Vmdk),
         Found::Foreign(VDI) => Some(ForeignFormat::Vdi),
         Found::Foreign(VHD) => Some(ForeignFormat::Vpc),
-        Found::Foreign(_) | Found::Raw | Found::Qcow2 => None,
+        Found::Foreign(_) | Found::Raw | Found::Qcow2 | Found::Text(_) => None,
     }
 }
 
@@ -303,12 +315,15 @@ pub fn whole_file(
     }
 }
 
-/// The formats that must be converted before they can be used, and how their first bytes look.
+/// What the first bytes of an image look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Raw,
     Qcow2,
+    /// A format that must be converted before it can be used.
     Foreign(&'static str),
+    /// No image at all.
+    Text(Text),
 }
 
 const VMDK: &str = "VMDK";
@@ -345,10 +360,9 @@ fn detect(prefix: &[u8]) -> Found {
         }
     }
     if is_vmdk_descriptor(prefix) {
-        Found::Foreign("VMDK (descriptor)")
-    } else {
-        Found::Raw
+        return Found::Foreign("VMDK (descriptor)");
     }
+    text::of(prefix).map_or(Found::Raw, Found::Text)
 }
 
 /// A VMDK may be a text naming extents; comments and blank lines may precede its version line, as QEMU's probe allows.
@@ -396,6 +410,16 @@ mod tests {
                 let refusal = first_bytes(bytes, stated, &SizeLimits::default()).expect_err(name);
                 assert!(refusal.to_string().contains(name), "{refusal}");
             }
+        }
+    }
+
+    #[test]
+    fn texts_that_servers_have_at_addresses_are_no_disks() {
+        for stated in [None, Some(Format::Raw)] {
+            let of = |text: &str| first_bytes(text.as_bytes(), stated, &SizeLimits::default());
+            let entry = "<?xml version=\"1.0\"?>\n<!-- ours -->\n<rdf:RDF xmlns:rdf=\"x\">";
+            assert_eq!(of(entry), Err(Refusal::Description));
+            assert_eq!(of("<!DOCTYPE html>\n<title>"), Err(Refusal::Page));
         }
     }
 

@@ -351,6 +351,13 @@ fn of_swap_only_the_header_stays() {
     assert_eq!(read[..4096], bytes[..4096]);
     assert!(read[4096..].iter().all(|byte| *byte == 0));
     assert!(!cleaned.disk.may_hold_data(4096, 4096).expect("ask"));
+    // What the members of a RAID know each other by is behind the pages: all of it stays, and is told.
+    let mut member = bytes.clone();
+    let end = member.len();
+    member[end - 512..end - 508].copy_from_slice(b"\xde\x11\xde\x11");
+    fs::write(&path, &member).expect("write");
+    let left = told(dir.path(), &path, None);
+    assert!(left.join(" ").contains("part of a RAID"), "{left:?}");
     // A system that was put to sleep in it can't be woken by a copy, nor cleaned.
     for sign in [
         b"S1SUSPEND\0",

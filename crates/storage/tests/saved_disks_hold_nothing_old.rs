@@ -72,15 +72,23 @@ fn what_lies_behind_a_file_system_that_was_made_smaller_reads_as_zeroes() {
             "zeroes take no room: {qcow2:?}"
         );
 
-        // What the members of a RAID know each other by is left, and told.
-        for at in [8 << 10, 64 << 10] {
+        // What the members of a RAID or the like know each other by is left, and told.
+        let signs: [(usize, &[u8], &str); 5] = [
+            (8 << 10, b"\xfc\x4e\x2b\xa9", "a RAID"),
+            (64 << 10, b"\xfc\x4e\x2b\xa9", "a RAID"),
+            ((4 << 10) - 60, b"\x83\x74\x02\x6d", "a DRBD device"),
+            (1024, b"Intel Raid ISM Cfg Sig. 1.1.00", "a RAID"),
+            (512, b"\xde\x11\xde\x11", "a RAID"),
+        ];
+        for (at, sign, group) in signs {
             let mut bytes = fs::read(&part).expect("read");
-            let sign = bytes.len() - at;
-            bytes[sign..sign + 4].copy_from_slice(b"\xfc\x4e\x2b\xa9");
+            let place = bytes.len() - at;
+            bytes[place..place + sign.len()].copy_from_slice(sign);
             let member = dir.join("member.raw");
             fs::write(&member, &bytes).expect("write");
             let (saved, _, left) = clean_partition(dir, &disk_of(dir, &member), &debugfs);
-            let told = "partition 1 is part of a RAID: what is behind its file system was left";
+            let told =
+                format!("partition 1 is part of {group}: what is behind its file system was left");
             assert_eq!(left, [told]);
             let saved = fs::read(saved).expect("read");
             assert!(saved[smaller..bytes.len()] == bytes[smaller..], "{at}");
@@ -346,6 +354,8 @@ fn a_file_system_that_many_partitions_name_is_cleaned_once() {
     let (_, files, left) = clean_partition(dir, &disk, &debugfs);
     assert_eq!(files, 0);
     assert_eq!(left, ["partition 129 and 71 more are beyond the first 128"]);
+    let saved = dir.join("saved.qcow2");
+    assert!(contains(&saved, SECRET.as_bytes()), "it is somebody's data");
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub enum Failure {
     /// As the failure in it, with a line on stderr after it that says what to do.
     #[error("{failure}")]
     Hinted {
-        /// What went wrong.
+        /// What went wrong; has no hint of its own.
         failure: Box<Failure>,
         /// What to do about it.
         hint: String,
@@ -135,5 +135,25 @@ pub fn errno_text(error: &std::io::Error) -> String {
             format!("[Errno {number}] {text}")
         }
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_and_all_that_is_said_of_it_are_told() {
+        let failure = Failure::Network("no answer".to_owned())
+            .with_hint("first")
+            .with_hint("second");
+        assert!(
+            matches!(
+                &failure,
+                Failure::Hinted { failure, hint }
+                    if matches!(**failure, Failure::Network(_)) && hint == "first\nsecond"
+            ),
+            "{failure:?}"
+        );
     }
 }

@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::commands::{Command, GROUPS};
 use crate::failure::{Failure, Result};
-use crate::output::{Output, write_stderr, write_stdout};
+use crate::output::{Output, printable, write_stderr, write_stdout};
 
 /// The version, as `--version` prints it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -321,10 +321,12 @@ fn finished(result: Result, name: &str, usage: &str, out: Option<Output>) -> Exi
         write_stderr(&format!("{failure}\n{failure:#?}\n"));
         return ExitCode::from(1);
     }
+    // Much of it is the words of servers.
+    let tell = |text: String| write_stderr(&printable(&text));
     let say = |text: String| {
         if is_shown {
             // The end is near either way; a closed output changes nothing.
-            let _ = write_stdout(text.as_bytes());
+            let _ = write_stdout(printable(&text).as_bytes());
         }
     };
     let (shown, hint) = match &failure {
@@ -332,8 +334,8 @@ fn finished(result: Result, name: &str, usage: &str, out: Option<Output>) -> Exi
         failure => (failure, None),
     };
     match shown {
-        Failure::Usage(message) => write_stderr(&format!("{usage}\n\n{name}: error: {message}\n")),
-        Failure::Check(message) => write_stderr(&format!("  [ERROR] {message}\n")),
+        Failure::Usage(message) => tell(format!("{usage}\n\n{name}: error: {message}\n")),
+        Failure::Check(message) => tell(format!("  [ERROR] {message}\n")),
         Failure::Work(message) => say(format!("Error: {message}\n")),
         Failure::Value(message) => say(format!("Error: {message}\n\n")),
         Failure::Configuration(message) => say(format!("{message}\n")),
@@ -341,7 +343,7 @@ fn finished(result: Result, name: &str, usage: &str, out: Option<Output>) -> Exi
         Failure::Exit(_) | Failure::ClosedOutput | Failure::Hinted { .. } => {}
     }
     if let Some(hint) = hint.filter(|_| is_shown) {
-        write_stderr(&format!("{hint}\n"));
+        tell(format!("{hint}\n"));
     }
     ExitCode::from(failure.exit_status())
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::output::{Output, write_stderr};
+use crate::output::{Output, printable, write_stderr};
 
 /// A wait without known length.
 #[derive(Debug)]
@@ -63,14 +63,15 @@ impl Waiting {
 
     /// Says what is waited for now.
     pub fn say(&self, what: impl Into<String>) {
-        self.bar.set_message(what.into());
+        self.bar.set_message(printable(&what.into()));
     }
 
-    /// Tells on standard error why it takes so long, if there is a reason and it was not told last.
+    /// Tells on standard error why it takes so long, if there is a reason and it was not told last. It may come from outside.
     pub fn tell(&self, reason: Option<String>) {
         let Ok(mut told) = self.told.lock() else {
             return;
         };
+        let reason = reason.map(|reason| printable(&reason));
         let Some(reason) = reason.filter(|reason| told.as_ref() != Some(reason)) else {
             return;
         };

@@ -40,12 +40,29 @@ static BEGUN: Mutex<Begun> = Mutex::new(Begun {
     files: Vec::new(),
 });
 
-/// Rung at every answer.
+/// Rung at the end of every request.
 static ANSWERED: Notify = Notify::const_new();
 
 fn begun() -> std::sync::MutexGuard<'static, Begun> {
     // The list is whole after every step.
     BEGUN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request under way; however it ends, who waits for its end is told.
+struct Request;
+
+impl Request {
+    fn begin() -> Self {
+        begun().asked += 1;
+        Self
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        begun().asked -= 1;
+        ANSWERED.notify_waiters();
+    }
 }
 
 /// Makes a resource, and notes it. An interruption meanwhile waits for the answer: what the cloud made goes again.
@@ -54,25 +71,18 @@ fn begun() -> std::sync::MutexGuard<'static, Begun> {
 /// [`ApiError`].
 pub async fn make(api: &Api, collection: &'static str, body: &Value) -> Result<Accepted, ApiError> {
     let (api, body) = (api.clone(), body.clone());
-    {
-        let mut begun = begun();
-        begun.farewell = None;
-        begun.asked += 1;
-    }
+    begun().farewell = None;
+    let request = Request::begin();
     // A task of its own: an interruption drops the command, and with it what it waits for.
     let asked = tokio::spawn(async move {
+        let _request = request;
         let answer = api.post(collection, &body).await;
+        if let Ok(accepted) = &answer
+            && accepted.status != 200
+            && let Some(path) = path_of(accepted)
         {
-            let mut begun = begun();
-            begun.asked -= 1;
-            if let Ok(accepted) = &answer
-                && accepted.status != 200
-                && let Some(path) = path_of(accepted)
-            {
-                begun.resources.push((api, path));
-            }
+            begun().resources.push((api, path));
         }
-        ANSWERED.notify_waiters();
         answer
     });
     asked.await.unwrap_or_else(|error| {
@@ -188,6 +198,17 @@ pub async fn is_gone(limit: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_holds_nobody_up() {
+        let request = Request::begin();
+        let panics = tokio::spawn(async move {
+            let _request = request;
+            panic!("as a defect would");
+        });
+        let waited = tokio::time::timeout(Duration::from_secs(60), all_answered()).await;
+        assert!(waited.is_ok() && panics.await.is_err());
+    }
 
     #[test]
     fn files_that_are_not_whole_go_and_no_others() {

@@ -224,6 +224,18 @@ impl Config {
             .unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 8443)))
     }
 
+    /// Where people find this daemon, for links in letters when no other address is configured for them: by the name that it was
+    /// given, else at the address that it listens at, and if it listens at all of them by the computer's name.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        let scheme = if self.tls.enabled { "https" } else { "http" };
+        let listen = self.listen();
+        if self.host_name.is_empty() && !listen.ip().is_unspecified() {
+            return format!("{scheme}://{listen}");
+        }
+        format!("{scheme}://{}:{}", self.host_name(), listen.port())
+    }
+
     /// Whether machines are on bridges: as configured, else if we may make them.
     #[must_use]
     pub fn bridged(&self) -> bool {

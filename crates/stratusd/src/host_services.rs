@@ -167,6 +167,11 @@ impl ImageIntake for LocalHost {
         registries.is_some_and(|registries| !registries.marketplaces().is_empty())
     }
 
+    fn is_of_marketplace(&self, url: &str) -> bool {
+        let registries = self.registries();
+        registries.is_some_and(|registries| registries.have_entry_at(url))
+    }
+
     async fn why_no_entry(&self, identifier: &str) -> Option<String> {
         let storage = self.storage.as_ref()?;
         match storage.entry_in_time(&identifier.parse().ok()?).await {

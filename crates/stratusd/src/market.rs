@@ -100,9 +100,7 @@ fn url(config: &Config) -> String {
     if !given.is_empty() {
         return format!("{given}/");
     }
-    let scheme = if config.tls.enabled { "https" } else { "http" };
-    let port = config.listen().port();
-    format!("{scheme}://{}:{port}/marketplace/", config.host_name())
+    format!("{}/marketplace/", config.origin())
 }
 
 fn trusted(endorsers: &str, authorities: &AuthoritiesSource) -> anyhow::Result<Policy> {
@@ -141,5 +139,13 @@ mod tests {
         assert_eq!(url(&config), "https://m.example.org/marketplace/");
         let config = parse("host_name = 'h'\nlisten = '0.0.0.0:9443'");
         assert_eq!(url(&config), "https://h:9443/marketplace/");
+        // A name that nobody gave leads to all addresses of the computer, if anywhere: not to where only one listens.
+        for listen in ["127.0.0.1:9443", "[::1]:9443"] {
+            let config = parse(&format!("listen = '{listen}'"));
+            assert_eq!(url(&config), format!("https://{listen}/marketplace/"));
+        }
+        let config = parse("listen = '0.0.0.0:9443'");
+        let name = config.host_name();
+        assert_eq!(url(&config), format!("https://{name}:9443/marketplace/"));
     }
 }

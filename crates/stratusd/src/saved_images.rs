@@ -22,14 +22,7 @@ pub fn settings(config: &Config, state: &Path) -> anyhow::Result<saving::Setting
     let some =
         |text: &String| Some(text.trim_end_matches('/').to_owned()).filter(|t| !t.is_empty());
     let host = config.host_name();
-    let base_url = some(&given.base_url).unwrap_or_else(|| {
-        let scheme = if config.tls.enabled { "https" } else { "http" };
-        let port = config
-            .listen
-            .rsplit_once(':')
-            .map_or("8443", |(_, port)| port);
-        format!("{scheme}://{host}:{port}")
-    });
+    let base_url = some(&given.base_url).unwrap_or_else(|| config.origin());
     let mut client = reqwest::Client::builder()
         .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_LIMIT)

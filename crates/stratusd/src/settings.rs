@@ -162,12 +162,7 @@ fn people(config: &Config, registers: bool) -> anyhow::Result<cloud::people::Peo
     let given = &config.registration;
     let registration = if registers && given.is_on() {
         let url = if given.url.is_empty() {
-            let scheme = if config.tls.enabled { "https" } else { "http" };
-            format!(
-                "{scheme}://{}:{}",
-                config.host_name(),
-                config.listen().port()
-            )
+            config.origin()
         } else {
             given.url.clone()
         };

@@ -8,7 +8,7 @@ use marketplace::metadata::is_email;
 use marketplace::results;
 
 use super::pass::{IN_A_ROW, Pass};
-use super::{FollowError, Follower, ROWS_BYTES};
+use super::{FollowError, Follower, ROWS_BYTES, shown};
 
 /// Endorsers of another Marketplace beyond these are not asked for.
 const ENDORSERS_AT_MOST: usize = 10_000;
@@ -93,7 +93,7 @@ impl Follower {
         }
         let body = self.fetch(&url, XML, ROWS_BYTES).await?;
         results::rows(&body, ROWS_AT_MOST).map_err(|reason| FollowError::Nonsense {
-            url: url.to_string(),
+            url: shown(&url),
             reason,
         })
     }

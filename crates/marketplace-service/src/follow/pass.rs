@@ -16,7 +16,7 @@ use marketplace::catalogue::Name;
 use tokio::time::Instant;
 
 use super::memory::Memory;
-use super::{FollowError, Follower, ROWS};
+use super::{FollowError, Follower, ROWS, shown};
 use crate::Refused;
 use crate::upload::is_early;
 
@@ -119,7 +119,7 @@ impl<'f> Pass<'f> {
                         self.names.push_back(name);
                     }
                     None if self.extent.refused_too => {
-                        let url = self.follower.base.to_string();
+                        let url = shown(&self.follower.base);
                         let reason = "a row names no entry".to_owned();
                         self.refuse(&FollowError::Nonsense { url, reason });
                     }

@@ -8,6 +8,7 @@
 
 use cimi::Timestamp;
 use cimi::resources::{Image, ImageOrigin, ImageSource};
+use cimi::uri::plain;
 use documents::Cached;
 use marketplace::policy::check_host;
 
@@ -174,8 +175,7 @@ impl StorageController {
     ) -> (String, Result<Brought, Error>) {
         match place {
             Place::Url { url, fetcher } => {
-                let shown = url.split(['?', '#']).next().unwrap_or(&url).to_owned();
-                let name = without_user(&shown);
+                let name = plain(&url);
                 let source = Source::Url { url, fetcher };
                 let brought = self.bring(image, expected.clone(), source, transfer).await;
                 (name, brought)
@@ -516,14 +516,4 @@ fn stated_format(text: Option<&str>) -> Result<Option<Format>, LookupError> {
         Err(_) if text.parse::<ForeignFormat>().is_ok() => Ok(None),
         Err(refusal) => Err(LookupError::Refused(refusal.to_string())),
     }
-}
-
-/// An address without the name and password that it may have.
-fn without_user(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
 }

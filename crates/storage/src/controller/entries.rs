@@ -51,7 +51,7 @@ impl StorageController {
     pub async fn entry_behind(&self, url: &str) -> Option<String> {
         let settings = &self.0.settings;
         let redirects = settings.redirects.as_ref()?;
-        let is_entry = |url: &reqwest::Url| settings.registries.have_entry_at(url);
+        let is_entry = |url: &reqwest::Url| settings.registries.have_entry_at(url.as_str());
         Some(redirects.lead_to(url, is_entry).await?.to_string())
     }
 

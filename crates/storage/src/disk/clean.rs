@@ -49,17 +49,16 @@ pub struct Cleaned {
     pub left: Vec<String>,
 }
 
-/// Cleans a disk. Blocks for as long as it takes to walk through the directories in question: some minutes at most, since what
+/// Cleans a disk. Blocks for as long as it takes to walk through the directories in question. That has an end whatever the disk holds: what
 /// is read, held and written for it is bounded, for all file systems together. What is beyond is left as it was, and told.
 ///
 /// # Errors
 /// Those of the disk; [`Error::Io`] and [`Error::NoSpace`] for the skeletons, which go into `scratch`.
-pub fn cleaned<'a>(
+pub fn cleaned(
     mut disk: Box<dyn Disk>,
     debugfs: Option<&Debugfs>,
-    scratch: impl Into<Scratch<'a>>,
+    scratch: Scratch<'_>,
 ) -> Result<Cleaned, Error> {
-    let scratch = scratch.into();
     let table = table(&mut *disk)?;
     let mut left = table.lost.clone();
     let mut blank = Blank::default();
@@ -113,8 +112,8 @@ pub fn cleaned<'a>(
                 }
                 match behind::behind(source.disk(), &layout)? {
                     Behind::Nothing(part) => blank.add(part),
-                    Behind::Raid => left.push(format!(
-                        "{name} is part of a RAID: what is behind its file system was left"
+                    Behind::Member(group) => left.push(format!(
+                        "{name} is {group}: what is behind its file system was left"
                     )),
                 }
                 let mut overlaid = Overlaid {
@@ -154,11 +153,12 @@ fn note_gaps(
     {
         return Ok(());
     }
-    if let Some(kind) = all_of(disk)? {
+    let gaps = table.gaps(disk.bytes());
+    if let Some(kind) = all_of(disk, &gaps)? {
         left.push(format!("the disk has partitions, but is {kind} as well"));
         return Ok(());
     }
-    for gap in table.gaps(disk.bytes()) {
+    for gap in gaps {
         blank.add(gap);
     }
     Ok(())

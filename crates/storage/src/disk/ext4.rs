@@ -42,6 +42,11 @@ const SMALLEST_INODE: u64 = 128;
 /// Most bytes of descriptors: of a file system of 64 TiB and more, as they are made. All of them are held while it is looked at.
 const MOST_DESCRIPTORS: u64 = 32 << 20;
 
+/// A size or a place in memory. What is held of a file system at once is bounded far below what a `usize` counts.
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 /// The layout of a file system in a part of a disk.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {

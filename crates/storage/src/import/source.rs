@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cimi::uri::plain;
 use futures::StreamExt as _;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE,
@@ -75,7 +76,7 @@ impl fmt::Debug for Source {
                 .finish_non_exhaustive(),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Disk(disk) => f.debug_tuple("Disk").field(disk).finish(),
-            Self::Url { url, .. } => f.debug_tuple("Url").field(&shown(url)).finish(),
+            Self::Url { url, .. } => f.debug_tuple("Url").field(&plain(url)).finish(),
         }
     }
 }
@@ -347,7 +348,7 @@ impl Version {
 
 async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<(), Stop> {
     let invalid = |reason: &str| Error::Url {
-        url: shown(text),
+        url: plain(text),
         reason: reason.to_owned(),
     };
     let url = Url::parse(text).map_err(|error| invalid(&error.to_string()))?;
@@ -369,7 +370,7 @@ async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<
         let is_known = version.as_ref().is_some_and(Version::is_told_apart);
         if outlet.received > 0 && !outlet.is_proven && !is_known {
             return Err(Error::BrokeOff {
-                url: shown(text),
+                url: plain(text),
                 received_bytes: outlet.received,
                 reason: format!("{broken}, and the server doesn't tell versions of it apart"),
             }
@@ -383,7 +384,7 @@ async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<
         if failures > outlet.limits.resumes {
             return Err(broken.into());
         }
-        tracing::info!(url = shown(text), received = outlet.received, error = %broken, "download broke off; taking it up again");
+        tracing::info!(url = plain(text), received = outlet.received, error = %broken, "download broke off; taking it up again");
         tokio::time::sleep(FIRST_PAUSE * 2_u32.saturating_pow(failures.min(8) - 1)).await;
     }
 }
@@ -396,11 +397,11 @@ async fn request(
     outlet: &mut Outlet,
 ) -> Result<(), Broken> {
     let failed = |reason: String| Error::Url {
-        url: shown(url.as_str()),
+        url: plain(url.as_str()),
         reason,
     };
     let not_now = |reason: String| Error::Server {
-        url: shown(url.as_str()),
+        url: plain(url.as_str()),
         reason,
     };
     let have = outlet.received;
@@ -506,22 +507,8 @@ fn range_start(headers: &HeaderMap) -> Option<u64> {
 
 fn not_allowed(url: &str, unreachable: &Unreachable) -> Error {
     Error::NotAllowed {
-        url: shown(url),
+        url: plain(url),
         reason: unreachable.to_string(),
-    }
-}
-
-/// A URL fit for messages: no user, no password, no query (it may hold a signature).
-fn shown(url: &str) -> String {
-    match Url::parse(url) {
-        Ok(mut url) => {
-            // Both fail only for URLs that cannot have them.
-            let _ = url.set_username("");
-            let _ = url.set_password(None);
-            url.set_query(None);
-            url.to_string()
-        }
-        Err(_) => url.chars().take(60).collect(),
     }
 }
 

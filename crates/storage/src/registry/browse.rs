@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cimi::uri::plain;
 use marketplace::digest::Digest;
 use reqwest::Url;
 use serde::Serialize;
@@ -12,7 +13,7 @@ use tokio::sync::Mutex;
 use super::gpg::Keyring;
 use super::marketplaces::folder;
 use super::seen::Seen;
-use super::web::{Got, Web, plain};
+use super::web::{Got, Web};
 use super::{CatalogueKind, CatalogueSettings, LookupError, checksums, simplestreams};
 use crate::import::Fetcher;
 
@@ -124,7 +125,7 @@ impl Catalogue {
     /// Where it is, for people.
     #[must_use]
     pub fn address(&self) -> String {
-        plain(&self.0.root)
+        plain(self.0.root.as_str())
     }
 
     /// How it is written, for people.

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::pin::pin;
 use std::time::Duration;
 
+use cimi::uri::plain;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use marketplace::policy::{Lists, Policy, Refusal};
 use marketplace::{Entry, UtcTime, identifier::ImageIdentifier, list};
 use reqwest::Url;
 
-use super::web::{Got, Web, plain};
+use super::web::{Got, Web};
 use super::{LookupError, Registries};
 
 /// A list of entries for one image; some ten of the longest.
@@ -65,7 +66,7 @@ impl Marketplace {
     /// Where it is, for people.
     #[must_use]
     pub fn address(&self) -> String {
-        plain(&self.url)
+        plain(self.url.as_str())
     }
 
     /// Where its interface may be.
@@ -90,8 +91,9 @@ impl Marketplace {
             url.set_query(Some("status=all"));
             match self.web.get(&url, ACCEPT, None, MAX_ANSWER_BYTES).await? {
                 Got::Page { body, .. } => {
-                    let documents = list::documents(&body)
-                        .map_err(|error| format!("{} answered nonsense: {error}", plain(&url)))?;
+                    let documents = list::documents(&body).map_err(|error| {
+                        format!("{} answered nonsense: {error}", plain(url.as_str()))
+                    })?;
                     return Ok(documents.into_iter().map(<[u8]>::to_vec).collect());
                 }
                 Got::Absent | Got::Unchanged => {}

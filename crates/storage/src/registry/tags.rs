@@ -120,11 +120,11 @@ impl Registries {
         }
     }
 
-    /// Whether an address is of an entry of one of the Marketplaces.
+    /// Whether an address is of an entry or a tag of one of the Marketplaces.
     #[must_use]
-    pub fn have_entry_at(&self, url: &Url) -> bool {
+    pub fn have_entry_at(&self, url: &str) -> bool {
         let all = self.marketplaces();
-        all.iter().any(|one| one.has_entry_at(url))
+        Url::parse(url).is_ok_and(|url| all.iter().any(|one| one.has_entry_at(&url)))
     }
 }
 

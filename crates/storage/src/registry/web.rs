@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use cimi::uri::plain;
 use reqwest::header::{ACCEPT, ETAG, IF_NONE_MATCH};
 use reqwest::{Certificate, Client, StatusCode, Url, redirect};
 
@@ -67,8 +68,9 @@ impl Web {
         known: Option<&str>,
         most: usize,
     ) -> Result<Got, String> {
-        let failed =
-            |error: &reqwest::Error| format!("{} can't be read: {}", plain(url), why(error));
+        let failed = |error: &reqwest::Error| {
+            format!("{} can't be read: {}", plain(url.as_str()), why(error))
+        };
         let mut request = self.0.get(url.clone()).header(ACCEPT, accept);
         if let Some(known) = known {
             request = request.header(IF_NONE_MATCH, known);
@@ -78,7 +80,7 @@ impl Web {
             StatusCode::OK => {}
             StatusCode::NOT_MODIFIED if known.is_some() => return Ok(Got::Unchanged),
             StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(Got::Absent),
-            status => return Err(format!("{} answered {status}", plain(url))),
+            status => return Err(format!("{} answered {status}", plain(url.as_str()))),
         }
         let header = response.headers().get(ETAG);
         let etag = header
@@ -87,7 +89,10 @@ impl Web {
         let mut body = BytesMut::new();
         while let Some(piece) = response.chunk().await.map_err(|error| failed(&error))? {
             if body.len() + piece.len() > most {
-                return Err(format!("{} has more than {most} bytes", plain(url)));
+                return Err(format!(
+                    "{} has more than {most} bytes",
+                    plain(url.as_str())
+                ));
             }
             body.extend_from_slice(&piece);
         }
@@ -113,16 +118,6 @@ pub fn trusting(
     Ok(certificates
         .into_iter()
         .fold(builder, reqwest::ClientBuilder::add_root_certificate))
-}
-
-/// A URL without what opens it.
-pub(super) fn plain(url: &Url) -> String {
-    let mut url = url.clone();
-    // Both fail only for URLs that can't have them.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.to_string()
 }
 
 /// The last cause says most.

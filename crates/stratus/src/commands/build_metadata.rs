@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use marketplace::digest::Digest;
 use marketplace::{Metadata, UtcTime};
 
-use super::sign_metadata::write_whole;
 use crate::described_image::{Checksum, Contents, Wanted, contents};
 use crate::failure::{Failure, Result};
+use crate::new_file::NewFile;
 use crate::options::Common;
 use crate::output::Output;
 use crate::packing::{DISK_FORMATS, Packing};
@@ -150,7 +150,7 @@ impl Arguments {
 
         let metadata = self.description(contents, compression);
         let text = metadata.to_draft().map_err(|error| Failure::Usage(error.to_string()))?;
-        write_whole(&file, &text)?;
+        NewFile::at(&file, true)?.write(&text)?;
         out.detail(format_args!("Manifest: {}", file.display()));
         if out.is_json() {
             return out.json(&serde_json::json!({ "file": file, "identifier": metadata.identifier, "bytes": bytes }));

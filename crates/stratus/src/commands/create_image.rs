@@ -191,7 +191,10 @@ impl Arguments {
             return Err(Failure::Work(format!("the base image {image} is {}, not AVAILABLE", base.state)));
         }
         out.step("Starting base image");
-        let machine = self.build.clone().start(&session, &api, &path, self.saving()).await?;
+        let machine = match self.build.clone().start(&session, &api, &path, self.saving()).await {
+            Ok(machine) => machine,
+            Err(failure) => return Err(not_started(failure).await),
+        };
         let id = machine.shown_id();
         // Should a step fail or this program be interrupted, the machine goes, or stays for a look if that is wanted.
         if self.keep_on_failure {
@@ -234,6 +237,9 @@ impl Arguments {
             return Err(Failure::Usage("--no-upload needs --no-shutdown".to_owned()));
         }
         let scripts: Vec<Script> = self.scripts.iter().filter_map(|text| Script::parse(text)).collect();
+        if let Some(folder) = self.log.as_ref().filter(|log| log.is_dir()) {
+            return Err(Failure::Usage(format!("'{}' is a folder; give the name of a file in it", folder.display())));
+        }
         for script in &scripts {
             if !script.file.is_file() {
                 return Err(Failure::Usage(format!("Script does not exist or is not a file: {}", script.file.display())));
@@ -421,6 +427,19 @@ impl Arguments {
              kill-instance {id} removes it. {} has the whole story.",
             log.path().display()
         ))
+    }
+}
+
+/// The start failed: a machine that is there nevertheless goes. There is nothing in it to look into.
+async fn not_started(failure: Failure) -> Failure {
+    match unfinished::remove().await.first() {
+        None => failure,
+        Some((path, error)) => {
+            failure.with_hint(format!(
+                "{path} was started and could not be removed ({error}): find it with stratus describe-instance, and remove it with stratus \
+                 kill-instance."
+            ))
+        }
     }
 }
 

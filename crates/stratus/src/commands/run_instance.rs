@@ -249,7 +249,7 @@ impl Arguments {
         let started = start(&session, &api, &body, number, Fate::Stays, &mut machines).await;
         if let Some(file) = session.settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file") {
             let ids: Vec<String> = machines.iter().map(MachineView::shown_id).collect();
-            std::fs::write(&file, ids.join("\n")).map_err(|error| Failure::file(Path::new(&file), &error))?;
+            std::fs::write(&file, ids.join("\n")).map_err(|error| with_those_kept(Failure::file(Path::new(&file), &error), &machines))?;
         }
         started.map_err(|failure| with_those_kept(failure, &machines))?;
         let machines = match self.wait {
@@ -282,6 +282,11 @@ impl Arguments {
     /// What can be seen to be wrong before anything is sent.
     fn check(&self, session: &Session) -> Result {
         let settings = &session.settings;
+        if let Some(file) = settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file")
+            && Path::new(&file).is_dir()
+        {
+            return Err(Failure::Usage(format!("'{file}' is a folder; give the name of a file in it")));
+        }
         if let Some(file) = settings.text(self.context.context_file.as_deref().and_then(Path::to_str), "extra_context_file")
             && !Path::new(&file).exists()
         {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::metadata_file::{metadata_file, warn_of_end};
 use crate::endorser::Endorser;
 use crate::failure::{Failure, Result};
+use crate::new_file::NewFile;
 use crate::options::{Common, Signing};
 use crate::output::write_stderr;
 use crate::session::Session;
@@ -59,7 +60,7 @@ impl Arguments {
         };
         let target = match &self.output {
             Some(output) => {
-                write_whole(output, &signed)?;
+                NewFile::at(output, true)?.write(&signed)?;
                 output.clone()
             }
             None => {
@@ -81,33 +82,18 @@ impl Arguments {
     }
 }
 
-/// The name of a file with something behind it.
-fn beside(file: &Path, suffix: &str) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// Writes beside the file and moves into its place: nobody sees half a document.
-///
-/// # Errors
-/// [`Failure::Work`].
-pub(super) fn write_whole(file: &Path, text: &str) -> Result {
-    let part = beside(file, ".part");
-    std::fs::write(&part, text)
-        .and_then(|()| std::fs::rename(&part, file))
-        .map_err(|error| Failure::file(file, &error))
-}
-
-/// As [`write_whole`], keeping what was there first as `FILE.orig`: what is signed again doesn't replace the draft.
+/// Replaces a file, and keeps what was there first as `FILE.orig`: what is signed again doesn't replace the draft.
 ///
 /// # Errors
 /// [`Failure::Work`].
 pub(super) fn replace_by_signed(file: &Path, text: &str) -> Result {
-    let original = beside(file, ".orig");
-    let part = beside(file, ".part");
-    std::fs::write(&part, text)
-        .and_then(|()| if original.exists() { Ok(()) } else { std::fs::rename(file, &original) })
-        .and_then(|()| std::fs::rename(&part, file))
-        .map_err(|error| Failure::file(file, &error))
+    let mut original = file.as_os_str().to_owned();
+    original.push(".orig");
+    let original = PathBuf::from(original);
+    let new = NewFile::at(file, true)?;
+    new.fill(text)?;
+    if !original.exists() {
+        std::fs::rename(file, &original).map_err(|error| Failure::file(file, &error))?;
+    }
+    new.finish()
 }

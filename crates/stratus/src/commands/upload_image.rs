@@ -15,6 +15,7 @@ use super::upload_metadata::Published;
 use crate::cloud::Marketplace;
 use crate::endorser::Endorser;
 use crate::failure::{Failure, Result};
+use crate::new_file::NewFile;
 use crate::options::{self, Cloud, Common, Signing};
 use crate::progress::byte_bar;
 use crate::session::Session;
@@ -235,35 +236,23 @@ async fn compressed(session: &Session, file: &Path, compression: &str) -> Result
     let bar = byte_bar(&session.out, "compressing", length);
     let (from, to, is_gzip, counting) = (file.to_path_buf(), target.clone(), compression == "gz", bar.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let plain = counting.wrap_read(File::open(&from)?);
-        let stream: Box<dyn Read> = if is_gzip {
+        let plain = File::open(&from).map_err(|error| Failure::file(&from, &error))?;
+        let plain = counting.wrap_read(plain);
+        let mut stream: Box<dyn Read> = if is_gzip {
             Box::new(GzEncoder::new(plain, flate2::Compression::default()))
         } else {
             Box::new(BzEncoder::new(plain, bzip2::Compression::default()))
         };
-        write_beside(stream, &to)
+        let new = NewFile::at(&to, true)?;
+        io::copy(&mut stream, &mut new.create()?).map_err(|error| Failure::file(&to, &error))?;
+        new.finish()
     });
     let done = work.await.map_err(|error| Failure::Work(format!("the image could not be compressed: {error}")))?;
     bar.finish_and_clear();
-    done.map_err(|error| Failure::file(&target, &error))?;
+    done?;
     Ok(target)
 }
 
-/// Nobody sees half a file: it gets its name when it is whole, and goes when it can't be written.
-fn write_beside(mut stream: Box<dyn Read>, target: &Path) -> io::Result<()> {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    unfinished::note_file(&part);
-    let written = File::create(&part)
-        .and_then(|mut file| io::copy(&mut stream, &mut file))
-        .and_then(|_| std::fs::rename(&part, target));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    unfinished::forget_file(&part);
-    written
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::unknown;
-use crate::support::{Cloud, Reply, Seen, collection, machine};
+use crate::support::{Cloud, Reply, Seen, collection, ended, machine};
 
 #[test]
 fn an_image_is_sent_once_and_checked_before() {
@@ -233,6 +233,41 @@ fn an_image_is_renamed_and_published() {
     );
 }
 
+fn create_image(cloud: &Cloud) -> std::process::Command {
+    for name in ["key", "key.pub"] {
+        let key =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBhO1Zq1GHMk0L5GcKzT1YhnRj6BqyJ1KcuRk2nGLTm a";
+        std::fs::write(cloud.home.path().join(name), key).unwrap();
+    }
+    let mut command = cloud.command();
+    command.args("create-image --ca ca.pem -k key.pub --title t --comment c --author a --author-email a@x.org".split(' '));
+    command.arg(ABC);
+    command
+}
+
+#[test]
+fn a_machine_whose_start_create_image_loses_sight_of_goes_again() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /cimi/MachineImage/KmZPjZHBoFquj4lcXhQwmyc0Nid" => Reply::json(
+            200,
+            &json!({ "id": "MachineImage/i", "state": "AVAILABLE" }),
+        ),
+        "POST /cimi/Machine" => {
+            let mut machine = machine(7);
+            machine["ssh"] = json!(null);
+            Reply::json(201, &machine).with("location", "https://x/cimi/Machine/7")
+        }
+        "DELETE /cimi/Machine/7" => Reply(202, Vec::new(), Vec::new()),
+        line if line.starts_with("GET /cimi/Machine/") => Reply::refusal(500, "out of order"),
+        _ => unknown(seen),
+    });
+    let ended = ended(create_image(&cloud));
+    assert_eq!(ended.status, 255, "{ended:?}");
+    assert!(ended.stdout.contains("out of order"), "{ended:?}");
+    assert_eq!(deletions(&cloud), ["DELETE /cimi/Machine/7"], "{ended:?}");
+    assert!(!ended.stderr.contains("kept"), "{ended:?}");
+}
+
 #[test]
 fn a_machine_that_is_asked_for_when_create_image_is_interrupted_goes_again() {
     let (begun, begins) = std::sync::mpsc::channel();
@@ -252,15 +287,7 @@ fn a_machine_that_is_asked_for_when_create_image_is_interrupted_goes_again() {
         "DELETE /cimi/Machine/7" => Reply(202, Vec::new(), Vec::new()),
         _ => unknown(seen),
     });
-    for name in ["key", "key.pub"] {
-        let key =
-            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGBhO1Zq1GHMk0L5GcKzT1YhnRj6BqyJ1KcuRk2nGLTm a";
-        std::fs::write(cloud.home.path().join(name), key).unwrap();
-    }
-    let mut command = cloud.command();
-    command.args("create-image --ca ca.pem -k key.pub --title t --comment c --author a --author-email a@x.org".split(' '));
-    command.arg(ABC);
-    let child = command.spawn().unwrap();
+    let child = create_image(&cloud).spawn().unwrap();
     begins
         .recv_timeout(std::time::Duration::from_secs(60))
         .unwrap();
@@ -289,7 +316,7 @@ fn why_an_image_does_not_come_is_told_once_for_each_change() {
             let look = looks.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             let (state, reason) = match look {
                 0 | 1 => ("CREATING", json!("one is down; it is tried again")),
-                2 | 3 => ("CREATING", json!("two is down; it is tried again")),
+                2 | 3 => ("CREATING", json!("two\u{1b}[2J is down; it is tried again")),
                 _ => ("AVAILABLE", json!(null)),
             };
             Reply::json(
@@ -307,7 +334,8 @@ fn why_an_image_does_not_come_is_told_once_for_each_change() {
         .collect();
     let told =
         |which: &str| format!("MachineImage/i is waited for: {which} is down; it is tried again");
-    assert_eq!(lines, [told("one"), told("two")], "{ended:?}");
+    // A reason is other people's text.
+    assert_eq!(lines, [told("one"), told("two?[2J")], "{ended:?}");
     let asked = cloud.requests()[0].json();
     assert_eq!(asked["imageLocation"]["href"], "base@ann@example.org");
 }

@@ -35,7 +35,7 @@ use cloud::{
     testing::{self, caller},
 };
 use documents::Documents;
-use network::{NetworkConfig, NetworkHost, Peer, UserModeConfig};
+use network::{NetworkConfig, NetworkHost, Overlay, Peer, UserModeConfig};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use store::SqliteStore;
@@ -133,7 +133,7 @@ pub struct TestNetworks {
 }
 
 impl Networks for TestNetworks {
-    fn open(&self, network: &Network, peers: BTreeSet<Peer>) -> Opening {
+    fn open(&self, network: &Network, peers: BTreeSet<Peer>, _overlay: Option<Overlay>) -> Opening {
         let broken = self.broken.load(Ordering::SeqCst);
         if !broken {
             let name = network.id.local().to_owned();

@@ -2,7 +2,7 @@
 
 use cimi::resources::{Image, ImageSource};
 
-use super::site::{Site, asking, base, whole};
+use super::site::{Site, asking, base, described, endorser, signed, whole};
 use super::states::{available, failed, numbers, waiting_because};
 use super::web_server::Answer;
 use super::world::{World, image};
@@ -64,6 +64,34 @@ async fn a_server_that_has_no_time_is_asked_again_and_one_that_has_nothing_is_no
     let reason = read.reason.clone().unwrap_or_default();
     assert!(reason.contains("given up after 3 tries"), "{reason}");
     assert_eq!(site.asked("/busy"), 3);
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_of_an_image_is_not_taken_for_it_however_one_gets_there() {
+    let mut world = World::new().await;
+    let (site, market) = (Site::default(), Site::default());
+    let (server, marketplace) = (site.serve().await, market.serve().await);
+    let metadata = described(&bytes(), &["https://x.example.org/x".to_owned()]);
+    let entry = signed(&metadata, &endorser("alice@example.org"));
+    market.put("/metadata/x", whole(entry.into()));
+    let to = format!("{}/metadata/x", base(&marketplace));
+    site.put(
+        "/short",
+        Answer::Head(format!(
+            "HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n"
+        )),
+    );
+    let settings = asking(world.settings(), &[&marketplace], None);
+    world.start_with(settings, None).await;
+    for url in [to, format!("{}/short", base(&server))] {
+        let wanted = from(&url);
+        world.create(&wanted).await;
+        let read = world.until::<Image>(wanted.id.local(), failed).await;
+        let reason = read.reason.clone().unwrap_or_default();
+        assert!(reason.contains("description of an image"), "{reason}");
+        assert!(read.file.is_none());
+    }
     world.kill().await;
 }
 

@@ -56,6 +56,54 @@ async fn an_edit_of_the_policy_counts_at_once_for_what_waits_and_what_is_cached(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_edit_counts_wherever_links_lead_to_after_they_were_replaced() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), numbers(1 << 12));
+    let server = site.serve().await;
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let identifier = metadata.identifier.to_string();
+    site.put_entries(
+        &identifier,
+        &[signed(&metadata, &endorser("alice@example.org"))],
+    );
+    site.put("/disk", whole(bytes));
+    let root = world.dir.path().to_owned();
+    let write = |version: &str, text: &str| {
+        std::fs::create_dir_all(root.join(version)).expect("a folder");
+        std::fs::write(root.join(version).join("policy.cfg"), text).expect("policy");
+    };
+    // As `ln -sfn` does it.
+    let lead_to = |version: &str| {
+        std::os::unix::fs::symlink(version, root.join("new")).expect("a link");
+        std::fs::rename(root.join("new"), root.join("current")).expect("renamed");
+    };
+    let closed = "[endorsers]\nblacklistendorsers = alice@example.org\n";
+    write("one", "");
+    write("two", closed);
+    lead_to("one");
+    let policy = root.join("current/policy.cfg");
+    let settings = asking(world.settings(), &[&server], Some(&policy));
+    world.start_with(patient(settings), None).await;
+    let image = wanted(&identifier);
+    world.create(&image).await;
+    world.until::<Image>(image.id.local(), available).await;
+    lead_to("two");
+    world.until::<Image>(image.id.local(), failed).await;
+    // What it leads to now is watched now.
+    write("two", "");
+    world.until::<Image>(image.id.local(), available).await;
+    lead_to("one");
+    write("one", closed);
+    world.until::<Image>(image.id.local(), failed).await;
+    // So is a folder that takes the place of another one.
+    write("three", "");
+    std::fs::rename(root.join("one"), root.join("old")).expect("renamed");
+    std::fs::rename(root.join("three"), root.join("one")).expect("renamed");
+    world.until::<Image>(image.id.local(), available).await;
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_very_same_entry_is_that_of_the_marketplace_that_is_configured_first() {
     let world = World::new().await;
     let (first, second, gate) = (Site::default(), Site::default(), Arc::new(Notify::new()));

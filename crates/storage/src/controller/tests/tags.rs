@@ -194,6 +194,17 @@ async fn short_urls_lead_to_entries_of_configured_marketplaces_only() {
         let found = controller.entry_behind(&short(path)).await;
         assert_eq!(found.as_ref(), to, "{path}");
     }
+    let registries = &settings.registries;
+    for (url, is_one) in [
+        (&entry, true),
+        (&tag, true),
+        (&format!("{}/tag/a@b/x", base(&marketplace)), true),
+        (&format!("{}/tags/a@b/x", base(&marketplace)), false),
+        (&short("/tag/a@b/x"), false),
+        (&"no URL".to_owned(), false),
+    ] {
+        assert_eq!(registries.have_entry_at(url), is_one, "{url}");
+    }
     assert_eq!(
         market.asked(&format!("/marketplace/metadata/{id}")),
         0,

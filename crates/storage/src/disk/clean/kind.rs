@@ -3,6 +3,7 @@
 use super::super::Disk;
 use super::super::ext4::Layout;
 use super::super::partitions::{Part, Partition, Role};
+use super::behind::member;
 use super::swap::{Swap, swap};
 use crate::error::Error;
 
@@ -85,10 +86,16 @@ pub(super) fn kind(disk: &mut dyn Disk, partition: &Partition) -> Result<Kind, E
         disk.read(part.start + offset, buffer)
     })?;
     Ok(match found {
-        Some(Swap::Behind(header)) => Kind::Pages(Part {
-            start: part.start + header,
-            length: part.length - header,
-        }),
+        Some(Swap::Behind(header)) => {
+            let pages = Part {
+                start: part.start + header,
+                length: part.length - header,
+            };
+            match member(disk, part, &[pages])? {
+                None => Kind::Pages(pages),
+                Some(group) => Kind::Other(group),
+            }
+        }
         Some(Swap::Hibernated) => Kind::Hibernated,
         None if partition.role == Role::Loader && part.length <= LARGEST_LOADER => Kind::Harmless,
         None if is_blank(disk, part)? => Kind::Harmless,
@@ -96,16 +103,19 @@ pub(super) fn kind(disk: &mut dyn Disk, partition: &Partition) -> Result<Kind, E
     })
 }
 
-/// The file system or container that all of a disk is, whatever its table of partitions says.
-pub(super) fn all_of(disk: &mut dyn Disk) -> Result<Option<&'static str>, Error> {
+/// What all of a disk is, whatever its table of partitions says: a file system or container, or a member of a group that is known
+/// by what is in the `gaps` of the table.
+pub(super) fn all_of(disk: &mut dyn Disk, gaps: &[Part]) -> Result<Option<&'static str>, Error> {
     let whole = Part {
         start: 0,
         length: disk.bytes(),
     };
-    Ok(match signed(disk, whole, &CONTAINERS)? {
-        None => signed(disk, whole, &FILE_SYSTEMS)?,
-        found => found,
-    })
+    for signs in [&CONTAINERS[..], &FILE_SYSTEMS] {
+        if let Some(kind) = signed(disk, whole, signs)? {
+            return Ok(Some(kind));
+        }
+    }
+    member(disk, whole, gaps)
 }
 
 fn signed(disk: &mut dyn Disk, part: Part, signs: &[Sign]) -> Result<Option<&'static str>, Error> {

@@ -19,7 +19,7 @@ use crate::space;
 const PIECE: u64 = 4096;
 /// Most that is kept of the file systems of a disk: directories and maps of large ones take a few hundred MiB at most.
 const MOST_PIECES: usize = (1 << 30) / PIECE as usize;
-/// Most pieces that are read to find out what goes, each as often as it is read: some minutes. An ordinary guest takes a few
+/// Most pieces that are read to find out what goes, each as often as it is read. An ordinary guest takes a few
 /// hundred thousand.
 const MOST_READS: u64 = 1 << 24;
 
@@ -54,16 +54,6 @@ impl Source {
 
     pub(super) fn into_disk(self) -> Box<dyn Disk> {
         self.disk
-    }
-}
-
-impl<'a> From<&'a Path> for Scratch<'a> {
-    /// A directory that may be filled.
-    fn from(dir: &'a Path) -> Self {
-        Self {
-            dir,
-            reserve_bytes: 0,
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::super::partitions::{Part, little};
-use super::Layout;
+use super::{Layout, size};
 use crate::error::Error;
 
 /// Most blocks of maps and directories that are read for one file system: what a few TiB of files need.
@@ -358,10 +358,6 @@ impl<R: Fn(u64, &mut [u8]) -> Result<(), Error>> Files<R> {
         }
         Ok(())
     }
-}
-
-fn size(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or_default()
 }
 
 fn nonsense(value: &str, reason: &str) -> Error {

@@ -1,7 +1,7 @@
 //! Which blocks hold nothing.
 
 use super::super::Disk;
-use super::{BLOCK_UNINIT, Group, Layout};
+use super::{BLOCK_UNINIT, Group, Layout, size};
 use crate::error::Error;
 
 /// What is free, a group at a time.
@@ -83,8 +83,4 @@ impl FreeMap {
             }
         }
     }
-}
-
-fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -3,7 +3,7 @@
 
 use super::super::Disk;
 use super::super::partitions::Part;
-use super::{BLOCK_UNINIT, INODE_UNINIT, Layout};
+use super::{BLOCK_UNINIT, INODE_UNINIT, Layout, size};
 use crate::error::Error;
 
 /// Inodes of the first group that are never of no use, whatever its map says.
@@ -171,8 +171,4 @@ impl FreeInodes {
         }
         free
     }
-}
-
-fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -1,6 +1,5 @@
 //! `stratus image export`.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use sha1::{Digest as _, Sha1};
 
 use crate::cloud::{ImageView, is_image_identifier};
 use crate::failure::{Failure, Result};
+use crate::new_file::NewFile;
 use crate::options::{Cloud, Common};
 use crate::progress::byte_bar;
 use crate::session::Session;
@@ -17,7 +17,7 @@ use crate::session::Session;
 /// Write the content of an image to a file
 ///
 /// As the cloud keeps it, or as another format, compressed if you like. The content is compared with the image's identifier if it
-/// comes as it is kept. A file that is not finished is called FILE.part.
+/// comes as it is kept. Until it is finished the file is called FILE.part; if it can't be, nothing is left of it.
 ///
 /// --format is that of the file; the result's is --output-format. JSON: {"file", "format", "compression", "bytes", "identifier"}.
 #[derive(Debug, clap::Args)]
@@ -160,38 +160,24 @@ impl Arguments {
             let name = image.identifier.as_deref().filter(|name| is_image_identifier(name)).unwrap_or("image");
             PathBuf::from(format!("{name}.{format}{}", self.compression.map_or("", Compression::suffix)))
         });
-        if !to_stdout && !self.force && file.exists() {
-            return Err(Failure::Check(format!("'{}' is there already; remove it, or use --force", file.display())));
-        }
+        let new = if to_stdout { None } else { Some(NewFile::at(&file, self.force)?) };
         let query = if format == kept { String::new() } else { format!("?format={format}") };
         let response = api.open(&format!("{path}/data{query}")).await?;
         let length = response.content_length();
         let identifier = response.headers().get("x-image-identifier").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let mut part = file.clone().into_os_string();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let to: Box<dyn Write + Send> = if to_stdout {
-            Box::new(io::stdout())
-        } else {
-            Box::new(File::create(&part).map_err(|error| Failure::file(&part, &error))?)
+        let to: Box<dyn Write + Send> = match &new {
+            None => Box::new(io::stdout()),
+            Some(new) => Box::new(new.create()?),
         };
         let bar = byte_bar(&session.out, "Exporting", length.unwrap_or_default());
         let written = receive(response, self.compression, to, &bar).await;
         bar.finish_and_clear();
-        let outcome = written.and_then(|(bytes, sha1)| judge(identifier.as_deref(), length, bytes, &sha1).map(|()| bytes));
-        let bytes = match outcome {
-            Ok(bytes) => bytes,
-            Err(failure) => {
-                if !to_stdout {
-                    let _ = std::fs::remove_file(&part);
-                }
-                return Err(failure);
-            }
-        };
-        if to_stdout {
+        let (bytes, sha1) = written?;
+        judge(identifier.as_deref(), length, bytes, &sha1)?;
+        let Some(new) = new else {
             return Ok(());
-        }
-        std::fs::rename(&part, &file).map_err(|error| Failure::file(&file, &error))?;
+        };
+        new.finish()?;
         if session.out.is_json() {
             return session.out.json(&serde_json::json!({
                 "file": file, "format": format, "compression": self.compression.map(Compression::name), "bytes": bytes,

@@ -5,9 +5,11 @@ use std::process::{Command, Stdio};
 
 use super::import;
 use crate::failure::{Failure, Result};
+use crate::new_file::NewFile;
 use crate::options::{Cloud, Common};
 use crate::output::printable;
 use crate::session::Session;
+use crate::unfinished;
 
 /// Programs that make ISO images, with what comes before the options of mkisofs that all of them understand.
 const PROGRAMS: [(&str, &[&str]); 3] = [("xorriso", &["-as", "mkisofs"]), ("genisoimage", &[]), ("mkisofs", &[])];
@@ -69,11 +71,9 @@ impl Arguments {
             return Err(Failure::Usage(format!("'{}' is not a folder", self.folder.display())));
         }
         let file = self.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.iso", self.label)));
-        if !self.force && file.exists() {
-            return Err(Failure::Check(format!("'{}' is there already; remove it, or use --force", file.display())));
-        }
+        let new = NewFile::at(&file, self.force)?;
         session.out.step(format_args!("Making {} from {}", file.display(), self.folder.display()));
-        make(&self.folder, &self.label, &file)?;
+        make(&self.folder, &self.label, new)?;
         let bytes = std::fs::metadata(&file).map_err(|error| Failure::file(&file, &error))?.len();
         if !self.import {
             if session.out.is_json() {
@@ -81,23 +81,26 @@ impl Arguments {
             }
             return session.out.line(file.display());
         }
+        // Only made to be imported: it goes also when that is interrupted.
+        let goes = self.output.is_none();
+        if goes {
+            unfinished::note_file(&file);
+        }
         let name = self.name.clone().unwrap_or_else(|| self.label.clone());
         let imported = Box::pin(import::Arguments::of_file(&file, name, self.public, self.cloud, self.common).run()).await;
-        if self.output.is_none() {
+        if goes {
             let _ = std::fs::remove_file(&file);
+            unfinished::forget_file(&file);
         }
         imported
     }
 }
 
-/// Makes the image; what isn't finished is removed.
-fn make(folder: &Path, label: &str, file: &Path) -> Result {
-    let mut part = file.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
+/// Makes the image.
+fn make(folder: &Path, label: &str, file: NewFile) -> Result {
     for (program, first) in PROGRAMS {
         let mut command = Command::new(program);
-        command.args(first).args(["-quiet", "-R", "-J", "-joliet-long", "-V", label, "-o"]).arg(&part);
+        command.args(first).args(["-quiet", "-R", "-J", "-joliet-long", "-V", label, "-o"]).arg(file.part());
         // A folder that looks like an option is none.
         command.arg(Path::new(".").join(folder).canonicalize().map_err(|error| Failure::file(folder, &error))?);
         let output = match command.stdin(Stdio::null()).output() {
@@ -106,11 +109,10 @@ fn make(folder: &Path, label: &str, file: &Path) -> Result {
             Ok(output) => output,
         };
         if !output.status.success() {
-            let _ = std::fs::remove_file(&part);
             let said = printable(String::from_utf8_lossy(&output.stderr).trim());
             return Err(Failure::Work(format!("{program} could not make the image: {said}")));
         }
-        return std::fs::rename(&part, file).map_err(|error| Failure::file(file, &error));
+        return file.finish();
     }
     Err(Failure::Work("no program that makes ISO images is installed".to_owned())
         .with_hint("Install xorriso (Debian: xorriso) or genisoimage."))

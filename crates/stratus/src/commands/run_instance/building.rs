@@ -81,8 +81,7 @@ impl Building {
         let kind = types.get(&name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {name}")))?;
         let body = arguments.body(session, api, image, kind).await?;
         let mut started = Vec::new();
-        let asked = start(session, api, &body, 1, Fate::GoesWithTheCommand, &mut started).await;
-        asked.map_err(|failure| super::with_those_kept(failure, &started))?;
+        start(session, api, &body, 1, Fate::GoesWithTheCommand, &mut started).await?;
         started.into_iter().next().ok_or_else(|| Failure::Work("no machine was started".to_owned()))
     }
 

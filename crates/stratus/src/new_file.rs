@@ -1,0 +1,148 @@
+//! Files that a command writes for its user. Nobody sees half of one: it is `FILE.part` until it is whole, and that goes when the
+//! command fails or is interrupted.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Result};
+use crate::unfinished;
+
+/// A file that gets its name when it is whole.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    part: PathBuf,
+}
+
+impl NewFile {
+    /// A file that will be at `path`; nothing is written yet.
+    ///
+    /// # Errors
+    /// [`Failure::Check`] for a folder or a device, which is never replaced, and for a file unless it may be.
+    pub fn at(path: &Path, may_replace: bool) -> Result<Self> {
+        let shown = path.display();
+        match std::fs::metadata(path) {
+            Ok(there) if there.is_dir() => {
+                let text = format!("'{shown}' is a folder; give the name of a file in it");
+                return Err(Failure::Check(text));
+            }
+            Ok(there) if !there.is_file() => {
+                return Err(Failure::Check(format!(
+                    "'{shown}' is no ordinary file; give another name"
+                )));
+            }
+            Ok(_) if !may_replace => {
+                return Err(Failure::Check(format!(
+                    "'{shown}' is there already; remove it, or use --force"
+                )));
+            }
+            // What is wrong with the name is told by whoever writes.
+            Ok(_) | Err(_) => {}
+        }
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        unfinished::note_file(&part);
+        Ok(Self {
+            path: path.to_owned(),
+            part,
+        })
+    }
+
+    /// What it is called until it is whole.
+    #[must_use]
+    pub fn part(&self) -> &Path {
+        &self.part
+    }
+
+    /// Begins to write it.
+    ///
+    /// # Errors
+    /// [`Failure::Work`].
+    pub fn create(&self) -> Result<File> {
+        File::create(&self.part).map_err(|error| Failure::file(&self.part, &error))
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// [`Failure::Work`].
+    pub fn finish(self) -> Result {
+        std::fs::rename(&self.part, &self.path).map_err(|error| Failure::file(&self.path, &error))
+    }
+
+    /// Writes a text, which is all of it.
+    ///
+    /// # Errors
+    /// [`Failure::Work`].
+    pub fn fill(&self, text: &str) -> Result {
+        std::fs::write(&self.part, text).map_err(|error| Failure::file(&self.path, &error))
+    }
+
+    /// Writes a text and gives the file its name.
+    ///
+    /// # Errors
+    /// [`Failure::Work`].
+    pub fn write(self, text: &str) -> Result {
+        self.fill(text)?;
+        self.finish()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // It may have its name by now, or never have come to be.
+        let _ = std::fs::remove_file(&self.part);
+        unfinished::forget_file(&self.part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_there_when_it_is_whole_and_else_nothing_of_it() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let path = folder.path().join("image.raw");
+        let there = || std::fs::read_dir(folder.path()).expect("a folder").count();
+        let given_up = NewFile::at(&path, false).expect("a name");
+        given_up.create().expect("written");
+        assert!(given_up.part().exists() && !path.exists());
+        drop(given_up);
+        assert_eq!(there(), 0);
+        NewFile::at(&path, false)
+            .expect("a name")
+            .write("all")
+            .expect("written");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"all");
+        assert_eq!(there(), 1);
+    }
+
+    #[test]
+    fn what_is_there_is_not_replaced_by_accident_and_no_folder_or_device_ever() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let file = folder.path().join("image.raw");
+        std::fs::write(&file, "precious").expect("written");
+        let refusal = |path: &Path, may_replace| {
+            NewFile::at(path, may_replace)
+                .expect_err("refused")
+                .to_string()
+        };
+        assert!(refusal(&file, false).contains("--force"));
+        for may_replace in [false, true] {
+            let is_folder = refusal(folder.path(), may_replace);
+            assert!(
+                is_folder.contains("is a folder; give the name of a file"),
+                "{is_folder}"
+            );
+            let is_device = refusal(Path::new("/dev/null"), may_replace);
+            assert!(is_device.contains("no ordinary file"), "{is_device}");
+        }
+        NewFile::at(&file, true)
+            .expect("may be replaced")
+            .write("new")
+            .expect("written");
+        assert_eq!(std::fs::read(&file).expect("a file"), b"new");
+    }
+}
