@@ -158,7 +158,7 @@ impl Standing {
         let token = token.and_then(|by| Some(documents.tokens.get(by.id.local())?.expires));
         let session = identity.session.as_ref();
         let session =
-            session.and_then(|id| Some(self.end_of(&*documents.sessions.get(id.local())?)));
+            session.and_then(|id| Some(self.end_of(&documents.sessions.get(id.local())?)));
         token.into_iter().chain(session).min()
     }
 
