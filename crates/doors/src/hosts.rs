@@ -6,9 +6,11 @@
 //! | shows no certificate | to join, by a token; else nothing |
 //! | shows one that isn't by that authority | no connection |
 //! | shows that of a host that was removed | no connection |
-//! | is a host | its part of the store, by the rules of crate `hosts`, and its next certificate |
+//! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, and files of [images](self::images) that it sees |
 //!
 //! A connection ends when its host is removed, and with the certificate that it began with.
+
+mod images;
 
 use std::{
     collections::HashMap,
@@ -36,14 +38,14 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 use serde::de::DeserializeOwned;
-use store::{Gateway, Peer, SharedStore, cache::Changed};
+use store::{Gateway, Peer, Rules, SharedStore, StoreError, cache::Changed};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::OnceCell,
+    sync::{OnceCell, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use trust::{Fingerprint, HostPeer, JOIN_PATH, JoinRequest, Joined, RENEW_PATH};
+use trust::{Fingerprint, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, Joined, RENEW_PATH};
 
 use crate::{
     audit::{AuditLog, Audited},
@@ -78,11 +80,14 @@ pub struct HostDoor {
     cloud: Cloud,
     store: SharedStore,
     audit: Arc<dyn AuditLog>,
+    rules: Arc<dyn Rules>,
     /// Opened for the first host: it reads the whole store once.
     gateway: OnceCell<Gateway>,
     shown: Mutex<Option<Shown>>,
     /// By host.
     seats: Mutex<HashMap<String, Seats>>,
+    /// Of images, to all hosts.
+    transfers: Arc<Semaphore>,
 }
 
 /// What hosts are shown, and since when.
@@ -93,11 +98,22 @@ struct Shown {
 }
 
 /// The connections of one host.
-#[derive(Default)]
 struct Seats {
     taken: usize,
     /// Cancelled when the host is one no more.
     cut: CancellationToken,
+    /// Of images.
+    transfers: Arc<Semaphore>,
+}
+
+impl Default for Seats {
+    fn default() -> Self {
+        Self {
+            taken: 0,
+            cut: CancellationToken::new(),
+            transfers: Arc::new(Semaphore::new(images::OF_ONE_HOST)),
+        }
+    }
 }
 
 /// One of them; given back when dropped.
@@ -129,13 +145,21 @@ impl HostDoor {
     /// In front of a cloud.
     #[must_use]
     pub fn new(cloud: Cloud, audit: Arc<dyn AuditLog>) -> Self {
+        Self::with_rules(cloud, audit, Arc::new(HostRules))
+    }
+
+    /// One with other rules than those of crate `hosts`.
+    #[must_use]
+    pub fn with_rules(cloud: Cloud, audit: Arc<dyn AuditLog>, rules: Arc<dyn Rules>) -> Self {
         Self {
             store: cloud.documents().store().clone(),
             cloud,
             audit,
+            rules,
             gateway: OnceCell::new(),
             shown: Mutex::default(),
             seats: Mutex::default(),
+            transfers: Arc::new(Semaphore::new(images::OF_ALL)),
         }
     }
 
@@ -334,17 +358,27 @@ impl HostDoor {
         if request.method() == Method::POST && request.uri().path() == RENEW_PATH {
             return self.renew(&id, request, from).await;
         }
-        let open = || Gateway::open(self.store.clone(), Arc::new(HostRules));
-        match self.gateway.get_or_try_init(open).await {
-            Ok(gateway) => {
-                let answer = gateway.answer(Peer::named(id.local()), request).await;
-                answer.map(|body| body.map_err(io::Error::other).boxed_unsync())
-            }
+        let gateway = match self.gateway().await {
+            Ok(gateway) => gateway,
             Err(error) => {
                 tracing::warn!(%error, "the store can't be read for hosts");
-                empty(StatusCode::SERVICE_UNAVAILABLE)
+                return empty(StatusCode::SERVICE_UNAVAILABLE);
             }
+        };
+        let as_host = Peer::named(id.local());
+        if request.method() == Method::GET
+            && let Some(image) = request.uri().path().strip_prefix(IMAGES_PATH)
+        {
+            let headers = request.headers();
+            return self.image(gateway, &as_host, peer, image, headers).await;
         }
+        let answer = gateway.answer(as_host, request).await;
+        answer.map(|body| body.map_err(io::Error::other).boxed_unsync())
+    }
+
+    async fn gateway(&self) -> Result<&Gateway, StoreError> {
+        let open = || Gateway::open(self.store.clone(), Arc::clone(&self.rules));
+        self.gateway.get_or_try_init(open).await
     }
 
     async fn renew(

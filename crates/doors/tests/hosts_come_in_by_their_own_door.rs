@@ -13,9 +13,10 @@ use cimi::{
     resources::{Host, Machine, Resource as _},
     testing as documents_of,
 };
-use cloud::{Cloud, NoServices, OpContext, testing};
+use cloud::{Cloud, ImageIntake, NoServices, OpContext, testing};
 use documents::Documents;
 use doors::{Doors, HostDoor, Limits, NoAudit, Running, Server, Settings, tls};
+use hosts::HostRules;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
@@ -25,8 +26,8 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use store::{
-    EtcdOptions, EtcdStore, Key, Outcome, Prefix, Range, SharedStore, SqliteStore, Store as _,
-    StoreError, Transaction,
+    EtcdOptions, EtcdStore, Key, Outcome, Prefix, Range, Rules, SharedStore, SqliteStore,
+    Store as _, StoreError, Transaction,
 };
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -37,9 +38,9 @@ use trust::{
 
 use crate::support::client::PATIENCE;
 
-struct World {
-    running: Running,
-    cloud: Cloud,
+pub(crate) struct World {
+    pub(crate) running: Running,
+    pub(crate) cloud: Cloud,
     root: OpContext,
     store: SharedStore,
     _following: JoinSet<()>,
@@ -47,18 +48,27 @@ struct World {
 }
 
 async fn open_cloud(store: SharedStore) -> Cloud {
+    open_cloud_with(store, Arc::new(NoServices)).await
+}
+
+async fn open_cloud_with(store: SharedStore, images: Arc<dyn ImageIntake>) -> Cloud {
     let documents = Documents::open(store).await.unwrap();
     let services = Arc::new(NoServices);
-    let cloud = Cloud::open(documents, testing::settings(), services.clone(), services);
+    let cloud = Cloud::open(documents, testing::settings(), services, images);
     cloud.await.unwrap()
 }
 
 impl World {
     async fn start() -> Self {
+        Self::start_with(Arc::new(NoServices), Arc::new(HostRules)).await
+    }
+
+    /// With these contents of images, and these rules for hosts.
+    pub(crate) async fn start_with(images: Arc<dyn ImageIntake>, rules: Arc<dyn Rules>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("db")).unwrap();
         let store: SharedStore = Arc::new(store);
-        let cloud = open_cloud(store.clone()).await;
+        let cloud = open_cloud_with(store.clone(), images).await;
         let root = testing::caller("root", &["::ADMIN"]);
         let body = json!({"username": "root", "password": "correct horse", "roles": ["::ADMIN"]});
         let made = cloud.create(&root, Kind::User, testing::object(body));
@@ -74,7 +84,11 @@ impl World {
         );
         let files = tls::ensure_self_signed(&folder.path().join("tls"), &[]).unwrap();
         let certificate = Arc::new(tls::Certificate::read(&files).unwrap());
-        let hosts = Arc::new(HostDoor::new(cloud.clone(), Arc::new(NoAudit)));
+        let hosts = Arc::new(HostDoor::with_rules(
+            cloud.clone(),
+            Arc::new(NoAudit),
+            rules,
+        ));
         let server = Server::new(
             Arc::new(doors),
             Limits::default(),
@@ -130,7 +144,7 @@ impl World {
     }
 
     /// A host that has joined: its answer, and its key.
-    async fn host(&self, name: &str) -> (Joined, HostKey, JoinToken) {
+    pub(crate) async fn host(&self, name: &str) -> (Joined, HostKey, JoinToken) {
         let (token, key) = (self.token(json!({})).await, HostKey::generate().unwrap());
         let joined = self.join(&token, &key, name).await.unwrap();
         (joined, key, token)
@@ -149,7 +163,7 @@ impl World {
         EtcdStore::open(options).await
     }
 
-    async fn put(&self, key: impl ToString, value: Vec<u8>) {
+    pub(crate) async fn put(&self, key: impl ToString, value: Vec<u8>) {
         let key: Key = key.to_string().parse().unwrap();
         let put = Transaction::new().put(key, value);
         let done = self.store.commit(put).await.unwrap();
@@ -167,7 +181,7 @@ impl World {
 }
 
 /// Believes the authority of this token; shows this certificate.
-fn config(token: &JoinToken, own: Option<(&str, &str)>) -> ClientConfig {
+pub(crate) fn config(token: &JoinToken, own: Option<(&str, &str)>) -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
     let verifier = OfAuthority::new(token.authority, provider.clone());
     let builder = ClientConfig::builder_with_provider(provider)

@@ -228,6 +228,12 @@ impl State {
 }
 
 impl Hub {
+    pub(super) fn sees(&self, peer: &Peer, key: &Key) -> bool {
+        let state = self.state.lock();
+        let audience = state.audiences.get(key);
+        audience.is_some_and(|audience| peer.is_among(audience))
+    }
+
     pub(super) fn forget(&self, before: Revision) {
         self.state.lock().forget(before.0);
     }
