@@ -71,4 +71,29 @@ impl Cloud {
         );
         Ok(download)
     }
+    /// The file of an image, byte for byte as it is kept, or this part of it: for a host that was found to see its document. Its
+    /// tag is that of the file.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`] without a file. [`CloudError::Invalid`] for a part behind its end.
+    pub async fn image_for_host(
+        &self,
+        local: &str,
+        part: Option<(u64, Option<u64>)>,
+    ) -> Result<Download> {
+        let not_found = || CloudError::not_found(format!("file of MachineImage/{local}"));
+        let read = self.documents().images.get(local).ok_or_else(not_found)?;
+        let available = read.state == ImageState::Available;
+        let file = read.file.as_ref().filter(|_| available);
+        let tag = file.and_then(|file| {
+            let content = file.content();
+            let (sha1, bytes) = (content.sha1.as_ref()?, content.bytes?);
+            Some(format!("{sha1}-{bytes}"))
+        });
+        let tag = tag.ok_or_else(not_found)?;
+        let request = DownloadRequest { format: None, part };
+        let image = Arc::new(read.document.0.clone());
+        let download = self.0.intake.open(image, request).await?;
+        Ok(Download { tag, ..download })
+    }
 }

@@ -145,6 +145,7 @@ async fn became(world: &World, id: &str, state: ImageState) {
                 bytes: Some(1 << 20),
                 ..Default::default()
             },
+            kept: None,
         });
         Ok::<_, CloudError>(true)
     };

@@ -6,11 +6,12 @@
 //! | shows no certificate | to join, by a token; else nothing |
 //! | shows one that isn't by that authority | no connection |
 //! | shows that of a host that was removed | to hear so |
-//! | is a host | its part of the store, by the rules of crate `hosts`, and its next certificate |
+//! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, and files of [images](self::images) that it sees |
 //!
 //! A connection ends when its host is removed, and with the certificate that it began with.
 
 mod answers;
+mod images;
 mod seats;
 
 use std::{
@@ -40,11 +41,11 @@ use serde::de::DeserializeOwned;
 use store::{Gateway, Peer, SharedStore, cache::Changed};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::watch,
+    sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use trust::{Authority, HostPeer, JOIN_PATH, JoinRequest, RENEW_PATH};
+use trust::{Authority, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, RENEW_PATH};
 
 use self::{
     answers::{AnyBody, Wanted, empty, removed},
@@ -83,10 +84,13 @@ pub struct HostDoor {
     cloud: Cloud,
     store: SharedStore,
     audit: Arc<dyn AuditLog>,
+    rules: HostRules,
     /// Opened once there is a host: it reads the whole store.
     gateway: watch::Sender<Option<Arc<Gateway>>>,
     shown: Mutex<Option<Shown>>,
     seats: Seats,
+    /// Of images, to all hosts.
+    transfers: Arc<Semaphore>,
 }
 
 /// By what a server ends what goes on in it.
@@ -133,13 +137,16 @@ impl HostDoor {
     /// In front of a cloud.
     #[must_use]
     pub fn new(cloud: Cloud, audit: Arc<dyn AuditLog>) -> Self {
+        let documents = cloud.documents().clone();
         Self {
             store: cloud.documents().store().clone(),
             cloud,
             audit,
+            rules: HostRules { documents },
             gateway: watch::Sender::new(None),
             shown: Mutex::default(),
             seats: Seats::default(),
+            transfers: Arc::new(Semaphore::new(images::OF_ALL)),
         }
     }
 
@@ -164,10 +171,8 @@ impl HostDoor {
         while identities.is_empty() {
             changes.next().await;
         }
-        let documents = self.cloud.documents().clone();
-        let rules = Arc::new(HostRules { documents });
         loop {
-            match Gateway::open(self.store.clone(), rules.clone()).await {
+            match Gateway::open(self.store.clone(), Arc::new(self.rules.clone())).await {
                 Ok(gateway) => {
                     self.gateway.send_replace(Some(Arc::new(gateway)));
                     return;
@@ -370,7 +375,14 @@ impl HostDoor {
         let Some(gateway) = gateway else {
             return empty(StatusCode::SERVICE_UNAVAILABLE);
         };
-        let answer = gateway.answer(Peer::named(id.local()), request).await;
+        let as_host = Peer::named(id.local());
+        if request.method() == Method::GET
+            && let Some(image) = request.uri().path().strip_prefix(IMAGES_PATH)
+        {
+            let headers = request.headers();
+            return self.image(&gateway, &as_host, peer, image, headers).await;
+        }
+        let answer = gateway.answer(as_host, request).await;
         answer.map(|body| body.map_err(io::Error::other).boxed_unsync())
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-mod world;
+pub(crate) mod world;
 
 use std::{sync::Arc, time::Duration};
 

@@ -75,6 +75,7 @@ fn saved(marketplace: Option<&str>) -> Image {
             sha512: hex(64),
             bytes: Some(4096),
         },
+        kept: None,
     });
     image
 }

@@ -31,7 +31,6 @@
 //! `storage_import_seconds`, `storage_volumes_made_total`, `storage_volumes_deleted_total`.
 
 mod audit;
-mod backing;
 mod by_name;
 mod capture;
 mod checkpoint;

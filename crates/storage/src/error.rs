@@ -94,6 +94,12 @@ pub enum Error {
         /// What it answers, or why it can't be reached.
         reason: String,
     },
+    /// The file on a server is another one than it was.
+    #[error("cannot import from `{url}` now: the file changed while it was being read")]
+    Changed {
+        /// The URL, without user name and password.
+        url: String,
+    },
     /// A download broke off of which nobody can tell whether the rest will be of the same file.
     #[error(
         "the download of `{url}` broke off after {received_bytes} bytes and can't be taken up there: {reason}"

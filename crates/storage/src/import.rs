@@ -16,6 +16,7 @@ mod flight;
 mod pipeline;
 mod reach;
 mod redirects;
+pub(crate) mod replica;
 mod source;
 
 use std::collections::BTreeMap;

@@ -4,9 +4,10 @@
 //! and named by what they contain. Root disks are copy-on-write overlays on cached images, written in constant time.
 //! Persistent volumes live in a [`backend`]. Everything that is made can be made twice, everything that is
 //! deleted can be deleted twice, and what a crash leaves behind is found and swept. The [`controller`] does all this as
-//! the documents of volumes and images ask for it.
+//! the documents of volumes and images ask for it. A host without storage of its own has [`replicas`] of images.
 
 pub mod backend;
+mod backing;
 mod buffers;
 pub mod confine;
 pub mod controller;
@@ -22,6 +23,7 @@ pub mod inspect;
 pub mod qcow2;
 pub mod quarantine;
 pub mod registry;
+pub mod replicas;
 pub mod space;
 pub mod swap;
 

@@ -8,6 +8,7 @@ mod disks_are_merged;
 mod images_are_fetched_from_unreliable_servers;
 mod images_are_kept_by_what_they_contain;
 mod real_qemu_accepts_our_overlays;
+mod replicas_are_proven_before_they_are_used;
 mod saved_disks_are_clean;
 mod saved_disks_hold_nothing_old;
 mod web_server;

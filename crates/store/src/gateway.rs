@@ -36,7 +36,7 @@ use http_body::Body as HttpBody;
 use tokio::task::JoinHandle;
 
 use crate::etcd::keyspace::Keyspace;
-use crate::{Revision, SharedStore, StoreError};
+use crate::{Key, Revision, SharedStore, StoreError};
 use allowances::Allowances;
 use hub::Hub;
 pub use rules::{Audience, Peer, Refusal, Rules, Write};
@@ -87,6 +87,12 @@ impl Gateway {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         rpc::answer(Arc::clone(&self.shared), peer, request).await
+    }
+
+    /// Whether `peer` sees the document at `key` now, which is there.
+    #[must_use]
+    pub fn sees(&self, peer: &Peer, key: &Key) -> bool {
+        self.shared.hub.sees(peer, key)
     }
 
     /// [`Store::compact`](crate::Store::compact), of which those who watch here are told. No peer can do it.

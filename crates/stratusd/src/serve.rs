@@ -255,6 +255,7 @@ async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Resul
         documents.clone(),
         settings,
         hypervisor,
+        Arc::new(vmhost::controller::OfStorage),
         Arc::new(networks::Configured(config.clone())),
     )
     .await

@@ -37,3 +37,6 @@ pub use verifier::OfAuthority;
 
 /// The name by which hosts ask for the entry's door for hosts, and that its certificate there has: nobody's in any DNS.
 pub const SERVER_NAME: &str = "hosts.stratus.internal";
+
+/// Where an entry gives hosts the file of an image, by GET: behind it stands the local part of the image's id. Ranges are taken.
+pub const IMAGES_PATH: &str = "/images/";

@@ -3,6 +3,7 @@
 //! ```text
 //!  documents.machines ──changes──▶ dispatcher ──wakes──▶ worker (one a machine) ──▶ hypervisor, network, disks
 //!  documents.images, volumes ───────▲                        │  ▲
+//!  files of images ─────────────────▲                        │  │
 //!                                                     reports│  │events: halted, panicked, died, detached
 //!                                                            ▼  │
 //!                                                      documents.machines (observed part only)
@@ -17,6 +18,7 @@ mod console;
 mod forwarding;
 mod health;
 mod host;
+mod image_files;
 mod links;
 mod media;
 mod memory;
@@ -56,6 +58,7 @@ pub use console::ConsoleText;
 pub use forwarding::overlay;
 pub use health::Check;
 pub use host::describe;
+pub use image_files::{ImageContent, ImageFiles, OfStorage};
 pub use meters::{INTERVAL as METER_INTERVAL, Reading};
 pub use settings::Settings;
 
@@ -120,6 +123,7 @@ pub(crate) struct Shared {
     /// Rung when this host's document is to be written anew.
     host_changed: Notify,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) images: Arc<dyn ImageFiles>,
     pub(crate) quarantine: Quarantine,
     networks: Mutex<HashMap<String, Arc<OnceCell<Arc<NetworkHost>>>>>,
     setup: Arc<dyn Networks>,
@@ -196,6 +200,7 @@ impl VmHost {
         documents: Documents,
         mut settings: Settings,
         hypervisor: Arc<dyn Hypervisor>,
+        images: Arc<dyn ImageFiles>,
         setup: Arc<dyn Networks>,
     ) -> Result<Self, VmHostError> {
         for folder in [&mut settings.machines_dir, &mut settings.quarantine_dir] {
@@ -223,6 +228,7 @@ impl VmHost {
             host_changed: Notify::new(),
             settings,
             hypervisor,
+            images,
             quarantine,
             networks: Mutex::default(),
             setup,
@@ -286,6 +292,7 @@ impl VmHost {
                         self.wake_users_of(changed.id(), &stop);
                     }
                 }
+                image = shared.images.changed() => self.wake_users_of(image.local(), &stop),
                 changed = volumes.next() => {
                     if let Some(volume) = changed.present()
                         && let Some(attachment) = &volume.attachment

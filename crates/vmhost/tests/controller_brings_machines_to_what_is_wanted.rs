@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use vmhost::{
     Adopted, DiskId, ExitCause, Hypervisor, LaunchSpec, RunState, RunningMachine,
-    controller::VmHostError,
+    controller::{ImageContent, VmHostError},
     hypervisor::{self, HypervisorKind},
     launch_spec::Accelerator,
     simulated::{Behaviour, SimulatedHypervisor},
@@ -346,6 +346,45 @@ async fn a_machine_waits_for_its_image_and_for_its_volume() {
         })
         .await;
     world.make_volume(&volume).await;
+    world.succeeds(&job).await;
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn a_machine_waits_for_the_file_of_an_image_that_is_available_elsewhere() {
+    let world = World::new().await;
+    let coming = |text: &str| Some(ImageContent::OnItsWay(text.to_owned()));
+    world.images.tell(coming("fetching its image: 10 %"));
+    let (id, job) = world.create(json!({})).await;
+    let reason = |wanted: &'static str| {
+        move |machine: &cimi::resources::Machine| machine.reason.as_deref() == Some(wanted)
+    };
+    world
+        .until(&id, "the reason", reason("fetching its image: 10 %"))
+        .await;
+    // Nothing of the machine is made before all of it can be.
+    assert!(!world.settings.machines_dir.join(&id).exists());
+    world.images.tell(coming("fetching its image: 80 %"));
+    world.images.ring(&world.image);
+    let machine = world
+        .until(&id, "the next reason", reason("fetching its image: 80 %"))
+        .await;
+    assert_eq!(machine.phase, Phase::Prolog);
+    world.images.tell(None);
+    world.images.ring(&world.image);
+    world.succeeds(&job).await;
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn a_file_of_an_image_that_can_not_be_had_fails_the_start() {
+    let world = World::new().await;
+    let reason = "its image has a backing file".to_owned();
+    world.images.tell(Some(ImageContent::Unusable(reason)));
+    let (id, job) = world.create(json!({})).await;
+    assert!(world.fails(&job).await.contains("has a backing file"));
+    world.phase(&id, Phase::Failed).await;
+    let job = world.act(&id, "kill", false).await;
     world.succeeds(&job).await;
     world.settles().await;
 }

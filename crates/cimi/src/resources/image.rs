@@ -117,6 +117,17 @@ pub struct ImageFile {
     pub virtual_size: ByteSize,
     /// What was computed while it streamed in.
     pub digests: Digests,
+    /// The same of the file itself, where that isn't what came: an image of another hypervisor was converted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Digests>,
+}
+
+impl ImageFile {
+    /// Length and checksums of the file.
+    #[must_use]
+    pub fn content(&self) -> &Digests {
+        self.kept.as_ref().unwrap_or(&self.digests)
+    }
 }
 
 /// An image (CIMI MachineImage; the content is named by [`Digests::identifier`]).

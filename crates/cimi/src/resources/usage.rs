@@ -311,6 +311,7 @@ mod tests {
             format: crate::resources::MediumFormat::Raw,
             virtual_size: ByteSize::from_gib(2),
             digests: crate::resources::Digests::default(),
+            kept: None,
         });
         image.begin_anew(&before, at(1_000));
         let used = image.in_use();

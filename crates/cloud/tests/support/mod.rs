@@ -215,6 +215,7 @@ fn image() -> Image {
             format: MediumFormat::Raw,
             virtual_size: ByteSize(1 << 20),
             digests: digests.clone(),
+            kept: None,
         }),
         ..cimi::testing::image()
     };

@@ -1,9 +1,12 @@
 //! The connections of hosts: so many of each, cut off together.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use super::images;
 
 /// Connections of one host at once: its daemon has one to each entry, and another while it changes certificates.
 const SEATS_PER_HOST: usize = 8;
@@ -13,11 +16,22 @@ const SEATS_PER_HOST: usize = 8;
 pub(super) struct Seats(Mutex<HashMap<String, OfHost>>);
 
 /// The connections of one host.
-#[derive(Default)]
 struct OfHost {
     taken: usize,
     /// Cancelled when the host is one no more.
     cut: CancellationToken,
+    /// Turns for images.
+    transfers: Arc<Semaphore>,
+}
+
+impl Default for OfHost {
+    fn default() -> Self {
+        Self {
+            taken: 0,
+            cut: CancellationToken::new(),
+            transfers: Arc::new(Semaphore::new(images::OF_ONE_HOST)),
+        }
+    }
 }
 
 /// One of them; given back when dropped.
@@ -41,6 +55,11 @@ impl Seats {
             host: host.to_owned(),
             cut: of_host.cut.clone(),
         })
+    }
+
+    /// The turns of a host that is connected.
+    pub(super) fn transfers(&self, host: &str) -> Option<Arc<Semaphore>> {
+        Some(self.0.lock().get(host)?.transfers.clone())
     }
 
     /// Ends all connections of a host.

@@ -13,7 +13,7 @@ use accounts::{Accounts, Cost, Hashing};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cimi::{Timestamp, lifecycle::Power, model::Kind, resources::Machine, testing as documents_of};
-use cloud::{Cloud, NoServices, OpContext, testing};
+use cloud::{Cloud, ImageIntake, NoServices, OpContext, testing};
 use documents::Documents;
 use doors::{Doors, HostDoor, Limits, Running, Server, Settings, tls};
 use http_body_util::{BodyExt as _, Full};
@@ -113,14 +113,23 @@ impl Interposed for Gated {
 }
 
 pub async fn open_cloud(store: SharedStore) -> Cloud {
+    open_cloud_with(store, Arc::new(NoServices)).await
+}
+
+async fn open_cloud_with(store: SharedStore, images: Arc<dyn ImageIntake>) -> Cloud {
     let documents = Documents::open(store).await.unwrap();
     let services = Arc::new(NoServices);
-    let cloud = Cloud::open(documents, testing::settings(), services.clone(), services);
+    let cloud = Cloud::open(documents, testing::settings(), services, images);
     cloud.await.unwrap()
 }
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_with(Arc::new(NoServices)).await
+    }
+
+    /// With these contents of images.
+    pub async fn start_with(images: Arc<dyn ImageIntake>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("db")).unwrap();
         let gates = Arc::new(Gates::default());
@@ -128,7 +137,7 @@ impl World {
             behind: Arc::new(store),
             gates: gates.clone(),
         });
-        let cloud = open_cloud(store.clone()).await;
+        let cloud = open_cloud_with(store.clone(), images).await;
         let root = testing::caller("root", &["::ADMIN"]);
         let body = json!({"username": "root", "password": "correct horse", "roles": ["::ADMIN"]});
         let made = cloud.create(&root, Kind::User, testing::object(body));

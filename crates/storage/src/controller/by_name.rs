@@ -72,6 +72,7 @@ impl Fault {
             // A new entry may name another place, and what it names may come there; what somebody gave stays as it is.
             Error::Url { .. } if !matches!(source, ImageSource::Url { .. }) => Self::Place,
             Error::Server { .. }
+            | Error::Changed { .. }
             | Error::BrokeOff { .. }
             | Error::Source { .. }
             | Error::Stalled { .. }

@@ -11,8 +11,9 @@ use documents::{Cached, Changes};
 use super::follow::Next;
 use super::{StorageController, state_name};
 use crate::decompress::Packing;
-use crate::digest::{Expected, ExpectedSource};
+use crate::digest::{self, Expected, ExpectedSource};
 use crate::error::Error;
+use crate::identifier::ImageIdentifier;
 use crate::import;
 use crate::inspect::Format;
 
@@ -47,6 +48,7 @@ pub(super) fn expected(given: &Digests) -> Result<Expected, Error> {
 
 /// A cached image as its document tells it.
 pub(super) fn image_file(image: &import::Image) -> ImageFile {
+    let converted = image.converted.as_ref();
     ImageFile {
         path: image.path.display().to_string(),
         format: match image.format {
@@ -54,14 +56,19 @@ pub(super) fn image_file(image: &import::Image) -> ImageFile {
             Format::Qcow2 => MediumFormat::Qcow2,
         },
         virtual_size: ByteSize(image.virtual_bytes),
-        digests: Digests {
-            identifier: Some(image.identifier.to_string()),
-            md5: image.digests.md5.as_ref().map(ToString::to_string),
-            sha1: Some(image.digests.sha1.to_string()),
-            sha256: image.digests.sha256.as_ref().map(ToString::to_string),
-            sha512: image.digests.sha512.as_ref().map(ToString::to_string),
-            bytes: Some(image.bytes),
-        },
+        digests: told(image.bytes, &image.digests),
+        kept: converted.map(|converted| told(converted.bytes, &converted.digests)),
+    }
+}
+
+fn told(bytes: u64, digests: &digest::Digests) -> Digests {
+    Digests {
+        identifier: Some(ImageIdentifier::from_sha1(&digests.sha1).to_string()),
+        md5: digests.md5.as_ref().map(ToString::to_string),
+        sha1: Some(digests.sha1.to_string()),
+        sha256: digests.sha256.as_ref().map(ToString::to_string),
+        sha512: digests.sha512.as_ref().map(ToString::to_string),
+        bytes: Some(bytes),
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use super::image_content::Kind;
 use super::images::cached_name;
-use super::{StorageController, backing, blocking};
+use super::{StorageController, blocking};
+use crate::backing;
 use crate::durable;
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;

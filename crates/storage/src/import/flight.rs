@@ -17,7 +17,7 @@ use crate::identifier::ImageIdentifier;
 use crate::inspect::Refusal;
 
 /// Pieces of the source under way to the blocking half.
-const PIECES_IN_FLIGHT: usize = 8;
+pub(super) const PIECES_IN_FLIGHT: usize = 8;
 
 pub(super) type Flights = HashMap<Key, Weak<Flight>>;
 

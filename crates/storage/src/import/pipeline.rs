@@ -10,6 +10,7 @@
 
 mod chunks;
 mod hashing;
+pub(super) mod replica;
 mod target;
 
 use std::fs::{DirBuilder, File};

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
@@ -44,6 +44,14 @@ impl fmt::Display for Unreachable {
 }
 
 impl Reach {
+    /// For whoever knows whom it asks.
+    pub(super) fn everywhere() -> Self {
+        Self {
+            allowed: vec![IpNet::from(Ipv4Net::default()), Ipv6Net::default().into()],
+            own: Vec::new(),
+        }
+    }
+
     /// Whether images may be fetched from an address.
     pub(super) fn check(&self, address: IpAddr) -> Result<(), Unreachable> {
         let address = address.to_canonical();
@@ -95,6 +103,19 @@ impl Resolve for Resolver {
                 _ if good.is_empty() => Err(io::Error::from(io::ErrorKind::NotFound).into()),
                 _ => Ok(Box::new(good.into_iter()) as Addrs),
             }
+        })
+    }
+}
+
+/// Resolves every name to the addresses of one server.
+pub(super) struct OneServer(pub(super) Arc<str>);
+
+impl Resolve for OneServer {
+    fn resolve(&self, _: Name) -> Resolving {
+        let server = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((&*server, 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }

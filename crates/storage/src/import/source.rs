@@ -1,13 +1,14 @@
 //! Where the bytes of an image come from: an upload, a local file, or a web server that may lose the connection.
 
+mod outlet;
+
 use std::error::Error as _;
 use std::fmt;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use cimi::uri::plain;
 use futures::StreamExt as _;
 use reqwest::header::{
@@ -18,8 +19,9 @@ use tokio::io::AsyncRead;
 use tokio::sync::{mpsc, watch};
 use tokio_util::io::ReaderStream;
 
+use self::outlet::{Outlet, Stop};
 use super::pipeline::Piece;
-use super::reach::{Reach, Resolver, Unreachable};
+use super::reach::{OneServer, Reach, Resolver, Unreachable};
 use super::{Limits, Progress};
 use crate::disk::FlatQcow2;
 use crate::error::Error;
@@ -123,19 +125,34 @@ impl Fetcher {
             .build()?;
         Ok(Self { client, reach })
     }
-}
 
-/// Why pumping ended early.
-enum Stop {
-    Failed(Error),
-    /// The blocking half has what it wants, or an error of its own.
-    NobodyReads,
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
+    /// One that asks a single server, which is trusted: whatever name a URL has, it is `host` that is connected to. No redirects.
+    ///
+    /// # Errors
+    /// Of the builder.
+    pub fn of_server(builder: ClientBuilder, host: &str) -> reqwest::Result<Self> {
+        let client = builder
+            .connect_timeout(CONNECT_TIMEOUT)
+            .referer(false)
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .dns_resolver(OneServer(host.into()))
+            .build()?;
+        let reach = Arc::new(Reach::everywhere());
+        Ok(Self { client, reach })
     }
+}
+
+/// A file on a web server of which the beginning is here.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// `http` or `https`.
+    pub(super) url: String,
+    pub(super) fetcher: Fetcher,
+    /// How many bytes are here.
+    pub(super) have: u64,
+    /// How many there are in all.
+    pub(super) total: u64,
 }
 
 /// Sends everything of `source` and then its end or error. A download that breaks off is taken up where it was if it `is_proven`
@@ -147,102 +164,31 @@ pub(super) async fn pump(
     progress: Arc<watch::Sender<Progress>>,
     to: mpsc::Sender<Piece>,
 ) {
-    let mut outlet = Outlet {
-        to,
-        limits,
-        progress,
-        is_proven,
-        received: 0,
-        begun: Instant::now(),
-    };
+    let mut outlet = Outlet::new(to, limits, progress, is_proven);
     let pumped = match source {
         Source::Stream { reader, length } => read(reader, length, &mut outlet).await,
         Source::File(path) => read_file(path, &mut outlet).await,
         Source::Disk(disk) => read_disk(disk, &mut outlet).await,
-        Source::Url { url, fetcher } => download(&url, &fetcher, &mut outlet).await,
+        Source::Url { url, fetcher } => download(&url, &fetcher, None, &mut outlet).await,
     };
-    let last = match pumped {
-        Ok(()) => Piece::End,
-        Err(Stop::Failed(error)) => Piece::Failed(error),
-        Err(Stop::NobodyReads) => return,
-    };
-    // If nobody listens any more there is nobody to tell.
-    let _ = outlet.to.send(last).await;
+    outlet.end(pumped).await;
 }
 
-/// The channel to the blocking half, with the counting and limiting that every source needs.
-struct Outlet {
-    to: mpsc::Sender<Piece>,
+/// The same for what is missing of a file, which is compared with a checksum in the end.
+pub(super) async fn pump_rest(
+    rest: Rest,
     limits: Limits,
     progress: Arc<watch::Sender<Progress>>,
-    /// What comes will be compared with a checksum.
-    is_proven: bool,
-    received: u64,
-    begun: Instant,
-}
-
-impl Outlet {
-    fn expect(&self, total: Option<u64>) -> Result<(), Stop> {
-        let limit_bytes = self.limits.max_source_bytes;
-        if total.is_some_and(|total| total > limit_bytes) {
-            return Err(Error::TooLarge {
-                what: "image file",
-                limit_bytes,
-            }
-            .into());
-        }
-        self.progress.send_modify(|progress| progress.total = total);
+    to: mpsc::Sender<Piece>,
+) {
+    let mut outlet = Outlet::new(to, limits, progress, true);
+    outlet.received = rest.have;
+    let pumped = if rest.have < rest.total {
+        download(&rest.url, &rest.fetcher, Some(rest.total), &mut outlet).await
+    } else {
         Ok(())
-    }
-
-    async fn give(&mut self, bytes: Bytes) -> Result<(), Stop> {
-        self.received = self.received.saturating_add(bytes.len() as u64);
-        let limit_bytes = self.limits.max_source_bytes;
-        if self.received > limit_bytes {
-            return Err(Error::TooLarge {
-                what: "image file",
-                limit_bytes,
-            }
-            .into());
-        }
-        self.to
-            .send(Piece::Data(bytes))
-            .await
-            .map_err(|_| Stop::NobodyReads)?;
-        self.progress
-            .send_modify(|progress| progress.bytes_read = self.received);
-        Ok(())
-    }
-
-    /// Makes sure that the source is not too slow as a whole: called for everything that comes, counted or not.
-    fn keeps_pace(&self) -> Result<(), Stop> {
-        let elapsed = self.begun.elapsed();
-        let Limits {
-            longest,
-            grace,
-            least_bytes_per_second,
-            ..
-        } = self.limits;
-        if elapsed > longest {
-            return Err(Error::TooLong { longest }.into());
-        }
-        let bytes_per_second =
-            u128::from(self.received).saturating_mul(1000) / elapsed.as_millis().max(1);
-        if elapsed > grace && bytes_per_second < u128::from(least_bytes_per_second) {
-            return Err(Error::TooSlow {
-                bytes_per_second: u64::try_from(bytes_per_second).unwrap_or(u64::MAX),
-                least_bytes_per_second,
-            }
-            .into());
-        }
-        Ok(())
-    }
-
-    fn stalled(&self) -> Error {
-        Error::Stalled {
-            waited: self.limits.stall,
-        }
-    }
+    };
+    outlet.end(pumped).await;
 }
 
 async fn read(
@@ -346,7 +292,13 @@ impl Version {
     }
 }
 
-async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<(), Stop> {
+/// All that is behind what was received. If it is known how long the whole is, it has to be that.
+async fn download(
+    text: &str,
+    fetcher: &Fetcher,
+    stated: Option<u64>,
+    outlet: &mut Outlet,
+) -> Result<(), Stop> {
     let invalid = |reason: &str| Error::Url {
         url: plain(text),
         reason: reason.to_owned(),
@@ -362,7 +314,7 @@ async fn download(text: &str, fetcher: &Fetcher, outlet: &mut Outlet) -> Result<
     let mut failures = 0;
     loop {
         let before = outlet.received;
-        let broken = match request(&url, &fetcher.client, &mut version, outlet).await {
+        let broken = match request(&url, &fetcher.client, &mut version, stated, outlet).await {
             Ok(()) => return Ok(()),
             Err(Broken::Final(stop)) => return Err(stop),
             Err(Broken::Perhaps(error)) => error,
@@ -394,6 +346,7 @@ async fn request(
     url: &Url,
     client: &Client,
     version: &mut Option<Version>,
+    stated: Option<u64>,
     outlet: &mut Outlet,
 ) -> Result<(), Broken> {
     let failed = |reason: String| Error::Url {
@@ -451,13 +404,21 @@ async fn request(
     };
     match version {
         Some(known) if *known != found => {
-            return Err(Stop::from(not_now(
-                "the file changed while it was being read".to_owned(),
-            ))
-            .into());
+            let url = shown(url.as_str());
+            return Err(Stop::from(Error::Changed { url }).into());
         }
         Some(_) => {}
         None => {
+            if let (Some(stated), Some(total)) = (stated, found.total)
+                && stated != total
+            {
+                return Err(Stop::from(Error::Mismatch {
+                    what: "size of the file in bytes",
+                    expected: stated.to_string(),
+                    found: total.to_string(),
+                })
+                .into());
+            }
             outlet.expect(found.total)?;
             *version = Some(found);
         }

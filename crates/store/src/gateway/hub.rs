@@ -251,6 +251,10 @@ impl State {
 }
 
 impl Hub {
+    pub(super) fn sees(&self, peer: &Peer, key: &Key) -> bool {
+        peer.is_in(self.state.lock().sight.audience(key).as_ref())
+    }
+
     pub(super) fn forget(&self, before: Revision) {
         self.state.lock().forget(before.0);
     }

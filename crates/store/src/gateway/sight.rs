@@ -106,7 +106,7 @@ impl Sight {
     }
 
     /// Who sees a document, if it is there.
-    fn audience(&self, key: &Key) -> Option<Audience> {
+    pub(super) fn audience(&self, key: &Key) -> Option<Audience> {
         let own = &self.documents.get(key)?.audience;
         let Some(referred) = self.referred.get(key) else {
             return Some(own.clone());

@@ -7,9 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use cimi::resources::{
-    AttachStage, AttachedVolume, BootSource, Disk, DiskRole, Image, ImageState, Machine,
-    MediumFormat, VolumeLocation,
+use cimi::{
+    ImageId,
+    resources::{
+        AttachStage, AttachedVolume, BootSource, Disk, DiskRole, Image, ImageState, Machine,
+        MediumFormat, VolumeLocation,
+    },
 };
 use context::ContextError;
 use documents::Documents;
@@ -17,7 +20,7 @@ use network::{Attachment, Hostname, NicTag, PlugRequest};
 use storage::{Durability, inspect::Format, qcow2, space, swap};
 use uuid::Uuid;
 
-use super::{Settings, Shared, media, memory, root_disk};
+use super::{ImageContent, Settings, Shared, media, memory, root_disk};
 use crate::{
     HypervisorError,
     accel::AcceleratorKind,
@@ -121,19 +124,18 @@ fn nic_tag(machine: &Machine, number: usize) -> Option<NicTag> {
     text.parse().ok()
 }
 
-/// An image that is there, or why not.
-pub(crate) fn available(
-    documents: &Documents,
-    id: &cimi::ImageId,
-) -> Result<(PathBuf, Image), PrepareError> {
-    let image = documents
-        .images
-        .get(id.local())
-        .ok_or_else(|| PrepareError::Missing(format!("its image {id} does not exist any more")))?;
+/// An image that is here, or why not.
+fn available(shared: &Shared, id: &ImageId) -> Result<(PathBuf, Image), PrepareError> {
+    let image =
+        shared.documents.images.get(id.local()).ok_or_else(|| {
+            PrepareError::Missing(format!("its image {id} does not exist any more"))
+        })?;
     match (image.state, &image.file) {
-        (ImageState::Available, Some(file)) => {
-            Ok((file.path.clone().into(), image.document.0.clone()))
-        }
+        (ImageState::Available, Some(_)) => match shared.images.content(&image) {
+            ImageContent::Here(path) => Ok((path, image.document.0.clone())),
+            ImageContent::OnItsWay(text) => Err(PrepareError::NotYet(text)),
+            ImageContent::Unusable(text) => Err(PrepareError::Missing(text)),
+        },
         (ImageState::Error, _) => Err(PrepareError::Missing(format!(
             "its image {id} can't be used: {}",
             image.reason.as_deref().unwrap_or("the import failed")
@@ -145,23 +147,30 @@ pub(crate) fn available(
     }
 }
 
+/// The images that a machine starts from.
+fn images(machine: &Machine) -> impl Iterator<Item = &ImageId> {
+    let boot = match &machine.boot {
+        BootSource::Disk => [None, None],
+        BootSource::Kernel { kernel, initrd, .. } => [Some(kernel), initrd.as_ref()],
+    };
+    let disks = machine.disks.iter().filter_map(|disk| match &disk.role {
+        DiskRole::Root => Some(&machine.image.href),
+        DiskRole::ReadOnly { image } => Some(image),
+        DiskRole::Swap | DiskRole::Volatile => None,
+    });
+    boot.into_iter().flatten().chain(disks)
+}
+
 /// Whether a machine can't start without this image.
 pub(crate) fn needs_image(machine: &Machine, image: &str) -> bool {
-    let kernel = match &machine.boot {
-        BootSource::Disk => false,
-        BootSource::Kernel { kernel, initrd, .. } => {
-            kernel.local() == image || initrd.as_ref().is_some_and(|id| id.local() == image)
-        }
-    };
-    kernel
-        || machine.image.href.local() == image
-        || machine
-            .saved_as
-            .as_ref()
-            .is_some_and(|id| id.href.local() == image)
-        || machine.disks.iter().any(
-            |disk| matches!(&disk.role, DiskRole::ReadOnly { image: id } if id.local() == image),
-        )
+    let saved = machine.saved_as.as_ref().map(|saved| &saved.href);
+    images(machine).chain(saved).any(|id| id.local() == image)
+}
+
+/// Makes sure that all its images are here. All are asked for first, so that what has to be fetched comes at the same time.
+fn require_images(shared: &Shared, machine: &Machine) -> Result<(), PrepareError> {
+    let asked: Vec<_> = images(machine).map(|id| available(shared, id)).collect();
+    asked.into_iter().try_for_each(|found| found.map(drop))
 }
 
 /// Makes the folder, disks and media of a machine, and the specification of its process, interfaces excepted. Touches
@@ -173,7 +182,8 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
         return Err(HypervisorError::AlreadyRunning { folder }.into());
     }
     space::require(&settings.machines_dir, 0, settings.reserve_bytes)?;
-    let boot = boot(documents, machine)?;
+    require_images(shared, machine)?;
+    let boot = boot(shared, machine)?;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -184,7 +194,7 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
         })?;
     let mut disks = Vec::new();
     for (slot, disk) in machine.disks.iter().enumerate() {
-        disks.push(disk_spec(documents, machine, disk, &folder, slot)?);
+        disks.push(disk_spec(shared, machine, disk, &folder, slot)?);
     }
     let memory = memory::read(&RunFolder(folder.clone()))?;
     // A volume that could not be attached is at the machine no more: somebody has to detach it.
@@ -257,7 +267,7 @@ fn process_name(machine: &Machine) -> String {
     format!("one-{}", machine.vmid)
 }
 
-fn boot(documents: &Documents, machine: &Machine) -> Result<Boot, PrepareError> {
+fn boot(shared: &Shared, machine: &Machine) -> Result<Boot, PrepareError> {
     Ok(match &machine.boot {
         BootSource::Disk => Boot::Firmware,
         BootSource::Kernel {
@@ -265,10 +275,10 @@ fn boot(documents: &Documents, machine: &Machine) -> Result<Boot, PrepareError> 
             initrd,
             arguments,
         } => Boot::Kernel {
-            kernel: available(documents, kernel)?.0,
+            kernel: available(shared, kernel)?.0,
             initrd: initrd
                 .as_ref()
-                .map(|initrd| available(documents, initrd))
+                .map(|initrd| available(shared, initrd))
                 .transpose()?
                 .map(|(path, _)| path),
             arguments: arguments.clone(),
@@ -277,7 +287,7 @@ fn boot(documents: &Documents, machine: &Machine) -> Result<Boot, PrepareError> 
 }
 
 fn disk_spec(
-    documents: &Documents,
+    shared: &Shared,
     machine: &Machine,
     disk: &Disk,
     folder: &Path,
@@ -285,7 +295,7 @@ fn disk_spec(
 ) -> Result<DiskSpec, PrepareError> {
     let image = match &disk.role {
         DiskRole::Root => {
-            let (backing_path, image) = available(documents, &machine.image.href)?;
+            let (backing_path, image) = available(shared, &machine.image.href)?;
             let format = image
                 .file
                 .as_ref()
@@ -332,7 +342,7 @@ fn disk_spec(
             path
         }
         DiskRole::ReadOnly { image } => {
-            let (path, image) = available(documents, image)?;
+            let (path, image) = available(shared, image)?;
             let format = image
                 .file
                 .as_ref()

@@ -9,6 +9,8 @@
     missing_docs
 )]
 
+mod image_files;
+
 use std::{
     collections::BTreeSet,
     future::Future,
@@ -50,6 +52,7 @@ use vmhost::{
 };
 
 pub use cloud::testing::{PATIENCE, object};
+use image_files::TestImages;
 
 /// What survives a crash.
 pub struct World {
@@ -58,6 +61,7 @@ pub struct World {
     pub hypervisor: Arc<dyn Hypervisor>,
     pub settings: Settings,
     pub image: ImageId,
+    pub images: TestImages,
     networks: TestNetworks,
     life: Option<Life>,
 }
@@ -176,6 +180,7 @@ pub fn image(path: &Path, state: ImageState) -> Image {
         format: MediumFormat::Raw,
         virtual_size: ByteSize(1 << 20),
         digests: Digests::default(),
+        kept: None,
     };
     Image {
         state,
@@ -218,6 +223,7 @@ impl World {
             simulated,
             settings,
             image: base.id.clone(),
+            images: TestImages::default(),
             networks: TestNetworks::default(),
             life: None,
         };
@@ -237,6 +243,7 @@ impl World {
         let (path, settings) = (self.folder.path().join("db"), self.settings.clone());
         let (hypervisor, stop) = (self.hypervisor.clone(), CancellationToken::new());
         let networks = Arc::new(self.networks.clone());
+        let images = Arc::new(self.images.clone());
         let begin = async move {
             let store = Arc::new(SqliteStore::open(path).unwrap());
             let documents = Documents::open(store).await.unwrap();
@@ -244,7 +251,7 @@ impl World {
             let cloud = Cloud::open(documents.clone(), rules(), services.clone(), services)
                 .await
                 .unwrap();
-            let host = VmHost::open(documents.clone(), settings, hypervisor, networks)
+            let host = VmHost::open(documents.clone(), settings, hypervisor, images, networks)
                 .await
                 .unwrap();
             (documents, cloud, host)

@@ -297,7 +297,7 @@ impl Target<'_> {
 
 /// The parts of a chunk that are not blocks of zeroes, with their offsets. Chunks start at block boundaries, because
 /// all but the last are whole blocks.
-fn data_runs(chunk: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+pub(super) fn data_runs(chunk: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     const ZEROES: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
     let mut start = 0;
     std::iter::from_fn(move || {

@@ -19,7 +19,7 @@ const DEPTH: u32 = 2;
 ///
 /// # Errors
 /// [`Error::Io`] if something there can't be read: then nobody knows what stands on what.
-pub(super) fn backing_files(dirs: &[PathBuf]) -> Result<HashSet<PathBuf>, Error> {
+pub(crate) fn backing_files(dirs: &[PathBuf]) -> Result<HashSet<PathBuf>, Error> {
     let mut found = HashSet::new();
     for dir in dirs {
         collect(dir, DEPTH, &mut found)?;

@@ -1,0 +1,131 @@
+//! `GET /images/<local id>`: the file of an image as it is kept, for hosts that see the image's document. A range `bytes=N-`
+//! takes a transfer up where it was; the tag is that of the file, so that `If-Range` tells one from the next.
+
+use std::time::{Duration, Instant};
+
+use ::cimi::resources::{Image, Resource as _};
+use bytes::Bytes;
+use cloud::ByteStream;
+use futures::{StreamExt as _, stream};
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use store::{Gateway, Key, Peer};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
+use trust::HostPeer;
+
+use super::{AnyBody, HostDoor, empty};
+use crate::{download, problem::Problem};
+
+/// Transfers at once, to all hosts and to one; others wait for their turn.
+pub(super) const OF_ALL: usize = 8;
+pub(super) const OF_ONE_HOST: usize = 2;
+/// Parts that are read before they are sent; each has up to half a MiB.
+const PARTS_AHEAD: usize = 2;
+/// How long a host may take nothing, before its turn is another's.
+const UNREAD: Duration = Duration::from_secs(60);
+
+/// What a transfer is known by in the log.
+struct Transfer {
+    host: String,
+    image: String,
+    turn: [OwnedSemaphorePermit; 2],
+}
+
+impl HostDoor {
+    pub(super) async fn image(
+        &self,
+        gateway: &Gateway,
+        as_host: &Peer,
+        peer: &HostPeer,
+        image: &str,
+        headers: &HeaderMap,
+    ) -> Response<AnyBody> {
+        let Ok(key) = Key::new(Image::COLLECTION, image) else {
+            return empty(StatusCode::NOT_FOUND);
+        };
+        if !gateway.sees(as_host, &key) {
+            return empty(StatusCode::NOT_FOUND);
+        }
+        let Some(turn) = self.turn(peer).await else {
+            return empty(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        // What was true before it waited.
+        if !gateway.sees(as_host, &key) {
+            return empty(StatusCode::NOT_FOUND);
+        }
+        let transfer = Transfer {
+            host: peer.host.clone(),
+            image: image.to_owned(),
+            turn,
+        };
+        match self.file(image, headers, transfer).await {
+            Ok(answer) => answer,
+            Err(problem) => {
+                if let Some(error) = problem.internal_text() {
+                    tracing::error!(host = peer.host, image, error, "an image could not be sent");
+                }
+                empty(problem.status())
+            }
+        }
+    }
+
+    /// The host's own first: one that asks for many takes no turn of others while it waits.
+    async fn turn(&self, peer: &HostPeer) -> Option<[OwnedSemaphorePermit; 2]> {
+        let of_host = self.seats.transfers(&peer.host)?;
+        let of_host = of_host.acquire_owned().await.ok()?;
+        let of_all = self.transfers.clone().acquire_owned().await.ok()?;
+        Some([of_host, of_all])
+    }
+
+    async fn file(
+        &self,
+        image: &str,
+        headers: &HeaderMap,
+        transfer: Transfer,
+    ) -> Result<Response<AnyBody>, Problem> {
+        let part = download::request(headers, []).part;
+        let mut file = self.cloud.image_for_host(image, part).await?;
+        if part.is_some() && download::is_other(headers, &file.tag) {
+            file = self.cloud.image_for_host(image, None).await?;
+        }
+        file.content = sent(file.content, transfer);
+        let answer = download::answer(&Method::GET, file)?;
+        Ok(answer.map(|body| body.boxed_unsync()))
+    }
+}
+
+/// The same, with the turn given back at its end, and when nobody reads it: what is missing then is noticed by the length.
+fn sent(mut content: ByteStream, transfer: Transfer) -> ByteStream {
+    let (to, parts) = mpsc::channel(PARTS_AHEAD);
+    // Ends with the body, which is dropped with the connection.
+    tokio::spawn(async move {
+        let (began, mut bytes) = (Instant::now(), 0);
+        let mut is_whole = true;
+        while let Some(part) = content.next().await {
+            let length = part.as_ref().map_or(0, Bytes::len);
+            is_whole = part.is_ok() && matches!(timeout(UNREAD, to.send(part)).await, Ok(Ok(())));
+            if !is_whole {
+                break;
+            }
+            bytes += length as u64;
+        }
+        let Transfer { host, image, turn } = transfer;
+        drop(turn);
+        let took = began.elapsed();
+        tracing::info!(
+            host,
+            image,
+            bytes,
+            is_whole,
+            ?took,
+            "the file of an image was sent to a host"
+        );
+    });
+    let parts = stream::unfold(parts, |mut parts| async move {
+        parts.recv().await.map(|part| (part, parts))
+    });
+    Box::pin(parts)
+}
