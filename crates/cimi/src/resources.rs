@@ -36,7 +36,7 @@ pub use machine::{
     AttachStage, AttachedVolume, BootSource, ContextData, Disk, DiskRole, Endpoint, Machine,
     MachineRecord, Nic, NicPort, Placement, local_bytes,
 };
-pub use network::{Address, Network, NetworkClass, NetworkState};
+pub use network::{Address, Network, NetworkClass, NetworkOnHost, NetworkState};
 pub use network_port::{NetworkPort, PortState};
 pub use organisation::OrganisationMember;
 pub use people::{MailLink, Purpose, PurposeKind, Registration, RegistrationState, Session};

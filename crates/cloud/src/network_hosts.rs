@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use cimi::{
     Acl, Common, Timestamp,
-    resources::{Host, Network, NetworkClass, NetworkOnHost, NetworkState },
+    resources::{Host, Network, NetworkClass, NetworkOnHost, NetworkState},
 };
 use documents::Cached;
 use tokio::time::sleep;

@@ -157,8 +157,8 @@ impl Standing {
         let token = identity.token.as_ref();
         let token = token.and_then(|by| Some(documents.tokens.get(by.id.local())?.expires));
         let session = identity.session.as_ref();
-        let session =
-            session.and_then(|id| Some(self.end_of(&documents.sessions.get(id.local())?)));
+        let session = session.and_then(|id| documents.sessions.get(id.local()));
+        let session = session.map(|session| self.end_of(&session));
         token.into_iter().chain(session).min()
     }
 

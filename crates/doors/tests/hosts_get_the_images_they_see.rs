@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cimi::{
     Ref,
-    resources::{Digests, Image, ImageFile, ImageState, MediumFormat, Resource as _},
+    resources::{Digests, Image, ImageFile, ImageState, MediumFormat},
     size::ByteSize,
     testing as documents_of,
 };

@@ -21,6 +21,7 @@ use cimi::{
     resources::{Host, HostPulse, Resource as _},
 };
 use documents::{Documents, DocumentsError};
+use storage::replicas::{self, Replicas};
 use store::{EtcdOptions, EtcdStore, Key, LeaseId, SharedStore, StoreError, Transaction};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -239,12 +240,12 @@ impl JoinedHost {
             ended
         };
         // The work ends in order: a step that is being taken comes to its end.
-        let (ended, ()) = tokio::join!(until_ended, self.work(&documents, &stop));
+        let (ended, ()) = tokio::join!(until_ended, self.work(&documents, kept, &stop));
         Ok(ended)
     }
 
     /// Runs machines, or says what this host is, until told to stop.
-    async fn work(&self, documents: &Documents, stop: &CancellationToken) {
+    async fn work(&self, documents: &Documents, kept: &Kept, stop: &CancellationToken) {
         let Some(hypervisor) = &self.hypervisor else {
             let Some(never) = stop.run_until_cancelled(self.report(documents)).await else {
                 return;
@@ -252,27 +253,54 @@ impl JoinedHost {
             match never {}
         };
         loop {
-            let networks = OfDocuments {
-                config: self.config.clone(),
-                documents: documents.clone(),
-            };
-            let opened = VmHost::open(
-                documents.clone(),
-                self.settings.clone(),
-                hypervisor.clone(),
-                Arc::new(networks),
-            );
-            match stop.run_until_cancelled(opened).await {
+            match stop
+                .run_until_cancelled(self.open_machines(documents, kept, hypervisor))
+                .await
+            {
                 None => return,
-                Some(Ok(machines)) => return machines.run(stop.clone()).await,
+                Some(Ok((machines, replicas))) => {
+                    tokio::join!(machines.run(stop.clone()), replicas.run(stop.clone()));
+                    return;
+                }
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "the machines of this host can't be looked after; trying on");
+                    tracing::warn!(
+                        "the machines of this host can't be looked after: {error:#}; trying on"
+                    );
                 }
             }
             if stop.run_until_cancelled(sleep(REST)).await.is_none() {
                 return;
             }
         }
+    }
+
+    async fn open_machines(
+        &self,
+        documents: &Documents,
+        kept: &Kept,
+        hypervisor: &Arc<QemuHypervisor>,
+    ) -> anyhow::Result<(VmHost, Replicas)> {
+        let believed = Believed::of_host(kept, &self.folder.key()?)?;
+        let servers = kept.entries.iter().map(|entry| entry.images(&believed));
+        let servers = servers.collect::<anyhow::Result<_>>()?;
+        let folder = self.config.storage_dir().join("cache/replicas");
+        let mut settings = replicas::Settings::new(folder, servers);
+        settings.reserve_bytes = self.settings.reserve_bytes;
+        let (machines, quarantine) = (&self.settings.machines_dir, &self.settings.quarantine_dir);
+        settings.overlay_dirs = vec![machines.clone(), quarantine.clone()];
+        let replicas = Replicas::open(settings, documents.clone()).await?;
+        let networks = OfDocuments {
+            config: self.config.clone(),
+            documents: documents.clone(),
+        };
+        let machines = VmHost::open(
+            documents.clone(),
+            self.settings.clone(),
+            hypervisor.clone(),
+            Arc::new(replicas.clone()),
+            Arc::new(networks),
+        );
+        Ok((machines.await?, replicas))
     }
 
     /// Waits until this host is one no more.

@@ -7,8 +7,8 @@ use cimi::resources::{Network, NetworkClass as Class};
 use cloud::NetworkSettings;
 use documents::Documents;
 use network::{
-    BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Overlay, Peer, Upstream,
-    UserModeConfig,
+    BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Overlay, Peer,
+    Upstream, UserModeConfig,
 };
 use vmhost::controller::{Networks, Opening};
 
@@ -106,12 +106,7 @@ fn folder(state: &Path, name: &str) -> std::path::PathBuf {
 pub struct Configured(pub Arc<Config>);
 
 impl Networks for Configured {
-    fn open(
-        &self,
-        network: &Network,
-        peers: BTreeSet<Peer>,
-        overlay: Option<Overlay>,
-    ) -> Opening {
+    fn open(&self, network: &Network, peers: BTreeSet<Peer>, overlay: Option<Overlay>) -> Opening {
         let (config, name) = (self.0.clone(), network.id.local().to_owned());
         Box::pin(async move {
             let mut settings = for_host(&config, &name).map_err(|error| NetworkError::File {
@@ -165,12 +160,7 @@ impl OfDocuments {
 }
 
 impl Networks for OfDocuments {
-    fn open(
-        &self,
-        network: &Network,
-        peers: BTreeSet<Peer>,
-        overlay: Option<Overlay>,
-    ) -> Opening {
+    fn open(&self, network: &Network, peers: BTreeSet<Peer>, overlay: Option<Overlay>) -> Opening {
         self.configured(network).open(network, peers, overlay)
     }
 

@@ -65,6 +65,15 @@ impl TestCloud {
         Self::begin(options, Some(Namespace::new()))
     }
 
+    /// The same, in a namespace that was prepared for it.
+    ///
+    /// # Panics
+    /// If it doesn't start.
+    #[must_use]
+    pub fn start_in(namespace: Namespace, options: &Options) -> Self {
+        Self::begin(options, Some(namespace))
+    }
+
     /// A cloud of a user without privileges: no bridges, each machine's SSH port is forwarded on the loopback interface.
     ///
     /// # Panics
@@ -106,7 +115,9 @@ impl TestCloud {
                 std::os::unix::fs::chown(owned, Some(user), Some(user)).unwrap();
             }
         }
-        let listen = if namespace.is_some() {
+        let listen = if let Some(listen) = &options.listen {
+            listen.clone()
+        } else if namespace.is_some() {
             "127.0.0.1:8443".to_owned()
         } else {
             format!("127.0.0.1:{}", free_port())

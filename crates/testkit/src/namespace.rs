@@ -43,6 +43,22 @@ impl Namespace {
         &self.name
     }
 
+    /// Lays a cable to another one. Each end is called `lan`, and has its address (with the length of its prefix).
+    ///
+    /// # Panics
+    /// If that isn't possible, as when one has such an end already.
+    pub fn connect(&self, own: &str, other: &Self, its: &str) {
+        let ip = |arguments: &[&str]| checked(Command::new("ip").args(arguments));
+        ip(&[
+            "link", "add", "lan", "netns", &self.name, "type", "veth", "peer", "name", "lan",
+            "netns", &other.name,
+        ]);
+        for (namespace, address) in [(self, own), (other, its)] {
+            ip(&["-n", &namespace.name, "address", "add", address, "dev", "lan"]);
+            ip(&["-n", &namespace.name, "link", "set", "lan", "up"]);
+        }
+    }
+
     /// Runs a closure on a thread inside. What it starts is inside, too. (`ip netns exec` would not do: it mounts another
     /// `/sys`, in which there are no control groups.)
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {

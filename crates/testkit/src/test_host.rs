@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Output,
 };
@@ -9,8 +10,11 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
+    Namespace,
     cloud::instance_tag,
     daemon::{Daemon, DaemonSpec},
+    leaks,
+    namespace::kill,
 };
 
 /// Dropped, it leaves nothing behind but what its cloud knows of it.
@@ -18,20 +22,38 @@ use crate::{
 pub struct TestHost {
     daemon: Option<Daemon>,
     spec: DaemonSpec,
+    instance: String,
+    // In this order: the namespace's processes end before the folder they write to goes.
+    namespace: Option<Namespace>,
     folder: TempDir,
 }
 
 impl TestHost {
-    /// One that nobody knows yet, and that doesn't run.
+    /// One that nobody knows yet, and that doesn't run. It has no bridges.
     ///
     /// # Panics
     /// If its folder can't be made.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// The same, with a network namespace and bridges of its own.
+    ///
+    /// # Panics
+    /// If these can't be made.
+    #[must_use]
+    pub fn with_bridges() -> Self {
+        Self::with(Some(Namespace::new()))
+    }
+
+    fn with(namespace: Option<Namespace>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("stratus-host-")
             .tempdir()
             .unwrap();
+        // dnsmasq and QEMU run as users of their own and must pass.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let home = folder.path().join("home");
         fs::create_dir(&home).unwrap();
         let spec = DaemonSpec {
@@ -41,15 +63,32 @@ impl TestHost {
             home,
             role: None,
         };
+        let instance = instance_tag();
+        let mode = match namespace {
+            Some(_) => "bridge",
+            None => "user",
+        };
+        let state = folder.path().join("state");
         let configuration = format!(
-            "instance = \"{}\"\nhost_name = \"newcomer\"\nstate_dir = \"{}\"\n[network]\nmode = \"user\"\n",
-            instance_tag(),
-            folder.path().join("state").display(),
+            r#"instance = "{instance}"
+host_name = "newcomer"
+state_dir = "{}"
+[machines]
+translation_cache_mib = 64
+[storage]
+reserve_mib = 64
+[network]
+mode = "{mode}"
+dns_upstream = []
+"#,
+            state.display(),
         );
         fs::write(&spec.config, configuration).unwrap();
         Self {
             daemon: None,
             spec,
+            instance,
+            namespace,
             folder,
         }
     }
@@ -62,7 +101,29 @@ impl TestHost {
     pub fn join(&self, token: &str, entry: &str) -> Output {
         let mut command = self.spec.command();
         command.arg("join").arg("--config").arg(&self.spec.config);
-        command.args([token, entry]).output().unwrap()
+        command.args([token, entry]);
+        match &self.namespace {
+            Some(namespace) => namespace.output(&mut command),
+            None => command.output().unwrap(),
+        }
+    }
+
+    /// Its network namespace, if it has one.
+    #[must_use]
+    pub const fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
+    }
+
+    /// The folders of the machines that are here.
+    ///
+    /// # Panics
+    /// If a name is no text.
+    #[must_use]
+    pub fn machines(&self) -> Vec<String> {
+        let folders = fs::read_dir(self.folder.path().join("state/machines"));
+        let names = folders.into_iter().flatten().flatten();
+        let names = names.map(|entry| entry.file_name().into_string().unwrap());
+        names.collect()
     }
 
     /// Starts the daemon.
@@ -71,7 +132,8 @@ impl TestHost {
     /// If it runs already, or doesn't start.
     pub fn start(&mut self) {
         assert!(self.daemon.is_none(), "it runs already");
-        let daemon = Daemon::start(&self.spec, None).unwrap_or_else(|error| panic!("{error}"));
+        let daemon = Daemon::start(&self.spec, self.namespace.as_ref())
+            .unwrap_or_else(|error| panic!("{error}"));
         self.daemon = Some(daemon);
     }
 
@@ -123,8 +185,15 @@ impl Default for TestHost {
 
 impl Drop for TestHost {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the log of the host:\n{}", self.log());
+        }
         if let Some(daemon) = self.daemon.take() {
             daemon.kill();
         }
+        if let Some(namespace) = &self.namespace {
+            namespace.processes().into_iter().for_each(kill);
+        }
+        leaks::remove_control_groups(&format!("stratus-{}", self.instance));
     }
 }

@@ -71,12 +71,7 @@ const AFTER_PANIC: Duration = Duration::from_secs(1);
 pub trait Networks: Send + Sync {
     /// Sets one up, the first time a machine needs it; it forwards to these, and is one with that on other hosts, from its first
     /// moment on.
-    fn open(
-        &self,
-        network: &Network,
-        peers: BTreeSet<Peer>,
-        overlay: Option<Overlay>,
-    ) -> Opening;
+    fn open(&self, network: &Network, peers: BTreeSet<Peer>, overlay: Option<Overlay>) -> Opening;
 
     /// What the others know one by, by its name, whether it is set up or not; none if nothing is forwarded to it.
     fn as_peer(&self, network: &str) -> Option<Peer>;

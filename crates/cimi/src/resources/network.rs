@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use super::{Unknown, resource};
-use crate::{AddressId, Common, HostId, MachineId, NetworkId, Ref, Timestamp, ids::ForwardingGroupId};
+use crate::{
+    AddressId, Common, HostId, MachineId, NetworkId, Ref, Timestamp, ids::ForwardingGroupId,
+};
 
 /// Reach of a network (StratusLab's three address classes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

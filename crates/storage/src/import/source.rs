@@ -404,7 +404,7 @@ async fn request(
     };
     match version {
         Some(known) if *known != found => {
-            let url = shown(url.as_str());
+            let url = plain(url.as_str());
             return Err(Stop::from(Error::Changed { url }).into());
         }
         Some(_) => {}

@@ -90,7 +90,10 @@ mod tests {
                 "placement.cpu_overcommit",
             ),
             ("[network]\ndns_upstream = ['dns']", "network.dns_upstream"),
-            ("[network]\ntunnel_address = 'eth0'", "network.tunnel_address"),
+            (
+                "[network]\ntunnel_address = 'eth0'",
+                "network.tunnel_address",
+            ),
             ("[network]\ndefault = 'x'", "network.default"),
             ("[limits]\nbody_kib = 0", "limits.body_kib"),
             (

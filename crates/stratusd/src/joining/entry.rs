@@ -21,9 +21,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
+use storage::{import::Fetcher, replicas::ImageServer};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
-use trust::{Fingerprint, HostKey, JoinToken, OfAuthority, SERVER_NAME};
+use trust::{Fingerprint, HostKey, IMAGES_PATH, JoinToken, OfAuthority, SERVER_NAME};
 
 use super::Kept;
 
@@ -63,6 +64,23 @@ impl FromStr for Entry {
 }
 
 impl Entry {
+    /// By what the contents of images are asked for here.
+    ///
+    /// # Errors
+    /// If what this host keeps can't be used.
+    pub(crate) fn images(&self, believed: &Believed) -> anyhow::Result<ImageServer> {
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECTING)
+            .tls_backend_preconfigured(believed.config()?);
+        let host = self.host.trim_matches(['[', ']']);
+        Ok(ImageServer {
+            name: self.to_string(),
+            url: format!("https://{SERVER_NAME}:{}{IMAGES_PATH}", self.port),
+            fetcher: Fetcher::of_server(builder, host)?,
+        })
+    }
+
     /// The first of its IPv4 addresses, if its name has one.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         let host = self.host.trim_matches(['[', ']']);

@@ -15,6 +15,10 @@ pub struct Options {
     pub tables: String,
     /// Where the cloud keeps its state, if not in a folder of its own.
     pub state_dir: Option<PathBuf>,
+    /// Where the API listens, if not on the loopback interface alone.
+    pub listen: Option<String>,
+    /// This host's address for others that join.
+    pub tunnel_address: Option<String>,
     /// More lines of the table `storage`.
     pub storage: String,
     /// Seconds that guests have to obey the power button.
@@ -43,17 +47,25 @@ pub(super) fn configuration(
     let power_button = options.power_button_seconds.unwrap_or(60);
     let reserve = options.reserve_mib.unwrap_or(64);
     let network = if bridged {
-        r#"[network]
+        let (address, mtu) = match &options.tunnel_address {
+            // What goes between hosts is longer.
+            Some(address) => (address.as_str(), 1450),
+            None => ("", 1500),
+        };
+        format!(
+            r#"[network]
 mode = "bridge"
 dns_upstream = []
+tunnel_address = "{address}"
 [networks.public]
 class = "public"
 tag = "0"
 subnet = "10.77.0.0/24"
 domain = "stratus.internal"
 nat = true
+mtu = {mtu}
 "#
-        .to_owned()
+        )
     } else {
         let first = 28_000 + (std::process::id() % 300) * 100;
         format!(

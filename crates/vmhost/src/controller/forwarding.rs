@@ -58,6 +58,15 @@ impl Shared {
     /// One round; whether all went well.
     async fn forward(&self) -> bool {
         let mut all_well = true;
+        // What is one network over several hosts is reached from each of them, whether it has machines there or not.
+        for network in self.documents.networks.all() {
+            if overlay(&network, &self.host).is_some()
+                && let Err(error) = self.network(&network).await
+            {
+                tracing::warn!(network = network.id(), %error, "it can't be set up; trying again");
+                all_well = false;
+            }
+        }
         for (name, host) in self.networks_in_use() {
             if let Err(error) = host.forward_to(self.peers_of(&name)).await {
                 tracing::warn!(network = name, %error, "it can't be said which networks it forwards to; trying again");

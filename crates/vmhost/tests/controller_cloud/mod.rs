@@ -283,6 +283,7 @@ impl World {
             documents,
             settings,
             hypervisor,
+            Arc::new(vmhost::controller::OfStorage),
             Arc::new(self.networks.clone()),
         )
         .await
