@@ -5,7 +5,10 @@
 //!  an entry ◀── store of this host ── report: Host/<own>      at the start, and when something has changed
 //!           ◀──                    ── pulse: HostPulse/<own>  under a lease that is kept alive
 //!           ◀── next certificate at two thirds of its life ── then the store is opened anew
+//!           ──▶ files of images                          ── replicas: STATE/cache/replicas
 //! ```
+
+mod images;
 
 use std::{sync::Arc, time::Duration};
 
@@ -183,6 +186,8 @@ impl JoinedHost {
                 return Ok(Ended::Anew(kept.clone()));
             }
         };
+        let key = self.folder.key()?;
+        let replicas = images::open(&self.settings, kept, &key, documents.clone()).await?;
         Ok(tokio::select! {
             () = self.stop.cancelled() => {
                 self.end_pulse(store).await;
@@ -192,6 +197,8 @@ impl JoinedHost {
             next = self.renew(kept) => Ended::Anew(next),
             () = self.beat(store) => Ended::Anew(kept.clone()),
             () = self.report(&documents) => Ended::Stopped,
+            // Ends by being dropped.
+            () = replicas.run(CancellationToken::new()) => Ended::Stopped,
         })
     }
 

@@ -34,6 +34,19 @@ pub(crate) struct Entry {
     port: u16,
 }
 
+impl Entry {
+    /// Its name, or its address.
+    pub(crate) fn host(&self) -> &str {
+        // Addresses of IPv6 stand in brackets in URLs.
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// A URL at its door for hosts, which goes by a name of its own.
+    pub(crate) fn at_door(&self, path: &str) -> String {
+        format!("https://{SERVER_NAME}:{}{path}", self.port)
+    }
+}
+
 impl FromStr for Entry {
     type Err = anyhow::Error;
 
@@ -108,7 +121,11 @@ impl Believed {
         })
     }
 
-    fn config(&self) -> Result<ClientConfig, rustls::Error> {
+    /// By which TLS is spoken with an entry.
+    ///
+    /// # Errors
+    /// If the key doesn't fit the certificate.
+    pub(crate) fn config(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> =
             Arc::new(OfAuthority::new(self.authority, Arc::clone(&provider)));
@@ -159,9 +176,7 @@ pub(crate) async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
     let late = |_| Refusal::Unreachable("it doesn't answer in time".to_owned());
     let config = believed.config().map_err(|error| unreachable(&error))?;
     let connect = async {
-        // Addresses of IPv6 stand in brackets in URLs.
-        let host = entry.host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, entry.port)).await?;
+        let stream = TcpStream::connect((entry.host(), entry.port)).await?;
         let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::new(config));
         connector.connect(name, stream).await
@@ -173,7 +188,7 @@ pub(crate) async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         let driving = tokio::spawn(connection);
-        let request = Request::post(format!("https://{SERVER_NAME}{path}"));
+        let request = Request::post(entry.at_door(path));
         let request = request.body(Full::new(Bytes::from(body)))?;
         let answer = sender.send_request(request).await?;
         let status = answer.status();
