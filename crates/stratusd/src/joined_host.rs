@@ -4,6 +4,7 @@
 //!  an entry ◀── store of this host ── controller of machines: Host/<own>, and the machines that are here
 //!           ◀──                    ── pulse: HostPulse/<own>  under a lease that is kept alive
 //!           ◀── next certificate at two thirds of its life ── then the store is opened anew
+//!           ──▶ files of images                          ── replicas: STATE/cache/replicas
 //! ```
 //!
 //! Without bridges (as a user without privileges) machines could be reached from this host alone: then it says what it is, and
@@ -11,6 +12,8 @@
 //!
 //! When no entry hears it, the controller rests, and machines run on. It takes them over when the store is open again, as
 //! after a restart.
+
+mod images;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -21,7 +24,7 @@ use cimi::{
     resources::{Host, HostPulse, Resource as _},
 };
 use documents::{Documents, DocumentsError};
-use storage::replicas::{self, Replicas};
+use storage::replicas::Replicas;
 use store::{EtcdOptions, EtcdStore, Key, LeaseId, SharedStore, StoreError, Transaction};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -280,15 +283,8 @@ impl JoinedHost {
         kept: &Kept,
         hypervisor: &Arc<QemuHypervisor>,
     ) -> anyhow::Result<(VmHost, Replicas)> {
-        let believed = Believed::of_host(kept, &self.folder.key()?)?;
-        let servers = kept.entries.iter().map(|entry| entry.images(&believed));
-        let servers = servers.collect::<anyhow::Result<_>>()?;
-        let folder = self.config.storage_dir().join("cache/replicas");
-        let mut settings = replicas::Settings::new(folder, servers);
-        settings.reserve_bytes = self.settings.reserve_bytes;
-        let (machines, quarantine) = (&self.settings.machines_dir, &self.settings.quarantine_dir);
-        settings.overlay_dirs = vec![machines.clone(), quarantine.clone()];
-        let replicas = Replicas::open(settings, documents.clone()).await?;
+        let key = self.folder.key()?;
+        let replicas = images::open(&self.settings, kept, &key, documents.clone()).await?;
         let networks = OfDocuments {
             config: self.config.clone(),
             documents: documents.clone(),

@@ -21,10 +21,9 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
-use storage::{import::Fetcher, replicas::ImageServer};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
-use trust::{Fingerprint, HostKey, IMAGES_PATH, JoinToken, OfAuthority, SERVER_NAME};
+use trust::{Fingerprint, HostKey, JoinToken, OfAuthority, SERVER_NAME};
 
 use super::Kept;
 
@@ -39,6 +38,19 @@ const ANSWER_BYTES: usize = 64 * 1024;
 pub(crate) struct Entry {
     host: String,
     port: u16,
+}
+
+impl Entry {
+    /// Its name, or its address.
+    pub(crate) fn host(&self) -> &str {
+        // Addresses of IPv6 stand in brackets in URLs.
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// A URL at its door for hosts, which goes by a name of its own.
+    pub(crate) fn at_door(&self, path: &str) -> String {
+        format!("https://{SERVER_NAME}:{}{path}", self.port)
+    }
 }
 
 impl FromStr for Entry {
@@ -64,23 +76,6 @@ impl FromStr for Entry {
 }
 
 impl Entry {
-    /// By what the contents of images are asked for here.
-    ///
-    /// # Errors
-    /// If what this host keeps can't be used.
-    pub(crate) fn images(&self, believed: &Believed) -> anyhow::Result<ImageServer> {
-        let builder = reqwest::Client::builder()
-            .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECTING)
-            .tls_backend_preconfigured(believed.config()?);
-        let host = self.host.trim_matches(['[', ']']);
-        Ok(ImageServer {
-            name: self.to_string(),
-            url: format!("https://{SERVER_NAME}:{}{IMAGES_PATH}", self.port),
-            fetcher: Fetcher::of_server(builder, host)?,
-        })
-    }
-
     /// The first of its IPv4 addresses, if its name has one.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         let host = self.host.trim_matches(['[', ']']);
@@ -141,7 +136,11 @@ impl Believed {
         })
     }
 
-    fn config(&self) -> Result<ClientConfig, rustls::Error> {
+    /// By which TLS is spoken with an entry.
+    ///
+    /// # Errors
+    /// If the key doesn't fit the certificate.
+    pub(crate) fn config(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
         let verifier: Arc<dyn ServerCertVerifier> =
             Arc::new(OfAuthority::new(self.authority, Arc::clone(&provider)));
@@ -192,9 +191,7 @@ pub(crate) async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
     let late = |_| Refusal::Unreachable("it doesn't answer in time".to_owned());
     let config = believed.config().map_err(|error| unreachable(&error))?;
     let connect = async {
-        // Addresses of IPv6 stand in brackets in URLs.
-        let host = entry.host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, entry.port)).await?;
+        let stream = TcpStream::connect((entry.host(), entry.port)).await?;
         let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::new(config));
         connector.connect(name, stream).await
@@ -206,7 +203,7 @@ pub(crate) async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         let driving = tokio::spawn(connection);
-        let request = Request::post(format!("https://{SERVER_NAME}{path}"));
+        let request = Request::post(entry.at_door(path));
         let request = request.body(Full::new(Bytes::from(body)))?;
         let answer = sender.send_request(request).await?;
         let status = answer.status();
