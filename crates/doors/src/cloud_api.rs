@@ -6,8 +6,8 @@ use cimi::{
     query::Query,
 };
 use cloud::{
-    Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health, OpContext, Page,
-    Result, Since, Upload, UsageQuery, View, Watching,
+    Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health, HostUse, OpContext,
+    Page, Result, Since, Upload, UsageQuery, View, Watching,
 };
 use serde_json::{Map, Value};
 
@@ -156,6 +156,9 @@ pub trait CloudApi: Send + Sync + 'static {
 
     /// `DELETE /stratus/host-tokens/7`, for administrators.
     async fn withdraw_host_token(&self, context: &OpContext, id: &str) -> Result<()>;
+
+    /// `GET /load.txt`: how full each host is.
+    async fn load(&self) -> Vec<HostUse>;
 
     /// How well the cloud is. Answers fast and never waits for what it reports on.
     async fn health(&self) -> Health;

@@ -37,7 +37,7 @@ use crate::{
     budget::{Bounds, Budget, Share, Whose},
     cimi::{Asked, Cimi, events, negotiation},
     cloud_api::CloudApi,
-    console, download, health, limits, manual, marketplace as marketplace_door,
+    console, download, health, limits, load, manual, marketplace as marketplace_door,
     metrics::{self, RequestMetrics},
     openapi,
     origin::Connection,
@@ -344,6 +344,7 @@ impl Doors {
                 };
                 Ok(health::health(&health, context.is_admin()))
             }
+            Route::Load => Ok(load::answer(&self.api.load().await)),
             Route::Metrics => Ok(metrics_answer()),
             Route::OpenApi => Ok(openapi::answer()),
             Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),

@@ -29,6 +29,7 @@ mod download;
 mod health;
 mod hosts;
 mod limits;
+mod load;
 mod manual;
 mod marketplace;
 pub mod metrics;

@@ -150,6 +150,7 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
         route,
         Route::EntryPoint
             | Route::Health
+            | Route::Load
             | Route::OpenApi
             | Route::Authentication
             | Route::Manual
@@ -279,7 +280,7 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": {"description": "The content", "content": {"application/octet-stream": {}}}})
         }
         (Route::ImageData(_), _) => json!({"200": shown(Kind::MachineImage.name().to_owned())}),
-        (Route::Console(_) | Route::Metrics, _) => {
+        (Route::Console(_) | Route::Load | Route::Metrics, _) => {
             json!({"200": {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}})
         }
         (Route::Manual, _) => {
@@ -347,6 +348,7 @@ pub(crate) fn summary(route: &Route<'_>, method: &str) -> String {
         (Route::Console(_), _) => "The serial console".to_owned(),
         (Route::Authentication, _) => "Who asks, and how to log in".to_owned(),
         (Route::Health, _) => "How well the cloud is".to_owned(),
+        (Route::Load, _) => "How full the hosts are".to_owned(),
         (Route::Metrics, _) => "Figures for Prometheus".to_owned(),
         (Route::Status, _) => "What there is, for administrators".to_owned(),
         (Route::Doctor, _) => "What belongs to nobody, for administrators".to_owned(),

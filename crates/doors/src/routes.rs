@@ -35,6 +35,8 @@ pub(crate) enum Route<'p> {
     Authentication,
     /// `/health`
     Health,
+    /// `/load.txt`
+    Load,
     /// `/metrics`
     Metrics,
     /// `/stratus/status`
@@ -80,6 +82,7 @@ impl<'p> Route<'p> {
             return match path {
                 "" => Some(Self::EntryPoint),
                 "health" => Some(Self::Health),
+                "load.txt" => Some(Self::Load),
                 "metrics" => Some(Self::Metrics),
                 "stratus/status" => Some(Self::Status),
                 "stratus/doctor" => Some(Self::Doctor),
@@ -198,6 +201,7 @@ impl<'p> Route<'p> {
             Self::Console(_)
             | Self::Authentication
             | Self::Health
+            | Self::Load
             | Self::Metrics
             | Self::OpenApi
             | Self::Status
@@ -244,6 +248,7 @@ impl<'p> Route<'p> {
             Self::Marketplace(_) => 22,
             Self::HostTokens => 23,
             Self::HostToken(_) => 24,
+            Self::Load => 25,
         }
     }
 }
@@ -280,6 +285,7 @@ pub fn all_routes() -> Vec<Listed> {
         "/cimi",
         "/cimi/authn",
         "/health",
+        "/load.txt",
         "/metrics",
         "/stratus/status",
         "/stratus/doctor",
@@ -328,7 +334,7 @@ pub fn all_routes() -> Vec<Listed> {
 }
 
 /// The routes as metrics name them; the first is every URL that names nothing.
-pub(crate) const TEMPLATES: [&str; 25] = [
+pub(crate) const TEMPLATES: [&str; 26] = [
     "none",
     "/cimi",
     "/cimi/{type}",
@@ -354,6 +360,7 @@ pub(crate) const TEMPLATES: [&str; 25] = [
     "/marketplace",
     "/stratus/host-tokens",
     "/stratus/host-tokens/{id}",
+    "/load.txt",
 ];
 
 /// An id as it can be: what can't be one names nothing.
@@ -406,6 +413,7 @@ mod tests {
             ("/cimi/Machine/7/console", Console(id())),
             ("/cimi/authn", Authentication),
             ("/health", Health),
+            ("/load.txt", Load),
             ("/metrics/", Metrics),
             ("/stratus/status", Status),
             ("/stratus/doctor", Doctor),

@@ -7,7 +7,7 @@ use cimi::{
 };
 use cloud::{
     Cloud, CloudError, Console, ConsoleRange, Created, Done, Download, DownloadRequest, Health,
-    OpContext, Page, Result, Since, Upload, UsageQuery, View, Watching,
+    HostUse, OpContext, Page, Result, Since, Upload, UsageQuery, View, Watching,
 };
 use serde_json::Value;
 
@@ -202,6 +202,10 @@ impl CloudApi for Cloud {
 
     async fn withdraw_host_token(&self, context: &OpContext, id: &str) -> Result<()> {
         Self::withdraw_host_token(self, context, id).await
+    }
+
+    async fn load(&self) -> Vec<HostUse> {
+        Self::load(self)
     }
 
     async fn health(&self) -> Health {

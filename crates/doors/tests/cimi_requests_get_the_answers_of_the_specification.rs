@@ -377,7 +377,7 @@ async fn everybody_is_told_how_to_log_in_and_who_they_are() {
 }
 
 #[tokio::test]
-async fn who_is_not_known_sees_the_entry_point_and_the_health_only() {
+async fn who_is_not_known_sees_the_entry_point_the_health_and_the_load_only() {
     let world = World::start().await;
     for request in [
         "GET /cimi/Machine",
@@ -423,6 +423,22 @@ async fn who_is_not_known_sees_the_entry_point_and_the_health_only() {
         .await
         .json();
     assert_eq!(health["checks"][0]["name"], "database");
+
+    let load = world.ask_with("GET /load.txt", "", "").await;
+    assert_eq!(
+        (load.status, load.header("content-type")),
+        (200, "text/plain; charset=utf-8")
+    );
+    let text = String::from_utf8(load.body.to_vec()).unwrap();
+    let (titles, hosts) = text.split_once('\n').unwrap();
+    assert_eq!(
+        titles,
+        "  ID NAME               RVM   TCPU   FCPU   ACPU   TMEM   FMEM   AMEM   STAT"
+    );
+    assert_eq!(
+        hosts,
+        "   0 node1                1 2097152 1048576 1048576   2.0G 1024.0M 1024.0M     on\n"
+    );
 
     let known = world.ask("GET /cimi/authn", "").await.json();
     let expected = json!({"identity": "alice", "roles": [], "method": "password", "methods": ["password", "token"]});

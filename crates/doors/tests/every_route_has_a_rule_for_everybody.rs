@@ -193,7 +193,7 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
     ];
     let pages_of_users = ["/register/profile", "/register/sessions", "/cimi/command"];
     Some(match (route.template, route.kind, method) {
-        ("/health", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
+        ("/health" | "/load.txt", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/cimi" | "/cimi/authn", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/api/openapi.json" | "/api", None, "GET" | "HEAD" | "OPTIONS") => Anybody,
         ("/assets/{name}", None, "GET" | "HEAD" | "OPTIONS") => Anybody,

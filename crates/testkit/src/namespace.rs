@@ -50,11 +50,29 @@ impl Namespace {
     pub fn connect(&self, own: &str, other: &Self, its: &str) {
         let ip = |arguments: &[&str]| checked(Command::new("ip").args(arguments));
         ip(&[
-            "link", "add", "lan", "netns", &self.name, "type", "veth", "peer", "name", "lan",
-            "netns", &other.name,
+            "link",
+            "add",
+            "lan",
+            "netns",
+            &self.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "lan",
+            "netns",
+            &other.name,
         ]);
         for (namespace, address) in [(self, own), (other, its)] {
-            ip(&["-n", &namespace.name, "address", "add", address, "dev", "lan"]);
+            ip(&[
+                "-n",
+                &namespace.name,
+                "address",
+                "add",
+                address,
+                "dev",
+                "lan",
+            ]);
             ip(&["-n", &namespace.name, "link", "set", "lan", "up"]);
         }
     }

@@ -10,7 +10,7 @@ use super::{Doors, Exchange, Serving};
 use crate::{auth, people, problem::Problem, routes::Route};
 
 impl Doors {
-    /// Whether this caller may go on to the route at all: the CloudEntryPoint and the health are
+    /// Whether this caller may go on to the route at all: the CloudEntryPoint, the health and the load are
     /// for everybody, the rest for those we know.
     pub(super) fn admit(
         &self,
@@ -59,7 +59,7 @@ impl Doors {
             Some(
                 Route::Collection(Kind::ServiceMessage) | Route::Resource(Kind::ServiceMessage, _),
             ) => known || reads,
-            Some(Route::Health | Route::People(_)) => true,
+            Some(Route::Health | Route::Load | Route::People(_)) => true,
             Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
                 known || reads
             }

@@ -414,6 +414,21 @@ impl CloudApi for FakeCloud {
         Ok(())
     }
 
+    async fn load(&self) -> Vec<cloud::HostUse> {
+        let half = cloud::Filled {
+            total: 2 << 20,
+            used: 1 << 20,
+            booked: 1 << 20,
+        };
+        vec![cloud::HostUse {
+            name: "node1".into(),
+            running: 1,
+            cpu_percent: half,
+            memory_kib: half,
+            takes: cloud::Takes::Machines,
+        }]
+    }
+
     async fn health(&self) -> Health {
         Health {
             status: HealthStatus::Degraded,

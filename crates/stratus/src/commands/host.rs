@@ -7,7 +7,7 @@ use serde_json::json;
 
 use self::token::Token;
 
-use crate::cloud::{Api, HostView, text_of};
+use crate::cloud::{Api, HostView, MachineView, text_of};
 use crate::failure::{Failure, Result};
 use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
@@ -31,6 +31,7 @@ enum Action {
     List(Asking),
     Show(Show),
     Maintenance(Maintenance),
+    Drain(Drain),
     Token(Token),
     Remove(Remove),
 }
@@ -78,12 +79,29 @@ struct Maintenance {
     common: Common,
 }
 
+/// Prepare a host for being switched off: maintenance, and which machines are on it
+///
+/// No machine is moved or stopped. JSON: {"host", "machines"}: the machines' documents as the cloud gives them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "A machine that is stopped keeps its disks on the host, and is started there again. To empty a host, remove them:
+'stratus shutdown-instance ID' lets the guest shut down first, 'stratus kill-instance ID' doesn't.")]
+struct Drain {
+    /// Name of the host
+    #[arg(value_name = "HOST")]
+    host: String,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
 impl Arguments {
     pub(super) fn common(&self) -> &Common {
         match &self.action {
             Action::List(asking) => &asking.common,
             Action::Show(show) => &show.asking.common,
             Action::Maintenance(maintenance) => &maintenance.common,
+            Action::Drain(drain) => &drain.common,
             Action::Token(token) => token.common(),
             Action::Remove(remove) => &remove.common,
         }
@@ -94,6 +112,7 @@ impl Arguments {
             Action::List(asking) => list(&asking).await,
             Action::Show(show) => show.run().await,
             Action::Maintenance(maintenance) => maintenance.run().await,
+            Action::Drain(drain) => drain.run().await,
             Action::Token(token) => token.run().await,
             Action::Remove(remove) => remove.run().await,
         }
@@ -150,10 +169,58 @@ impl Show {
         }
         let own = ["resourceURI", "operations", "acl"];
         let shown = host.other.iter().filter(|(name, _)| !own.contains(&name.as_str()));
-        let head = [("id", host.id.clone()), ("name", host.name.clone().unwrap_or_default()), ("state", host.state.clone().unwrap_or_default())];
-        for (name, value) in head.into_iter().chain(shown.map(|(name, value)| (name.as_str(), text_of(value)))) {
+        let booked = |used: &str, all: &str, shown: fn(u64) -> String| {
+            let number = |name: &str| host.other.get(name).and_then(serde_json::Value::as_u64);
+            let (used, all) = (number(used)?, number(all)?);
+            Some(format!("{} of {}, {} free", shown(used), shown(all), shown(all.saturating_sub(used))))
+        };
+        let kib = |kib: u64| table::shown_bytes(kib.saturating_mul(1024));
+        let head = [
+            ("id", Some(host.id.clone())),
+            ("name", host.name.clone()),
+            ("state", host.state.clone()),
+            ("cpu promised", booked("cpuUsed", "cpu", |count| count.to_string())),
+            ("memory promised", booked("memoryUsed", "memory", kib)),
+        ];
+        let head = head.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        for (name, value) in head.chain(shown.map(|(name, value)| (name.as_str(), text_of(value)))) {
             session.out.line(format_args!("{name:18} {value}"))?;
         }
+        Ok(())
+    }
+}
+
+async fn set_maintenance(api: &Api, host: &HostView, on: bool) -> Result {
+    api.put(&format!("{}?$select=maintenance", host.id), &json!({ "maintenance": on })).await?;
+    Ok(())
+}
+
+impl Drain {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let host = find(&api, &self.host).await?;
+        // First, or one could come while they are looked for.
+        set_maintenance(&api, &host, true).await?;
+        let there = format!("Machine?$filter=host='{}'", host.id);
+        if session.out.is_json() {
+            return session.out.json(&json!({ "host": self.host, "machines": api.list(&there).await? }));
+        }
+        let machines: Vec<MachineView> = api.views(&there).await?;
+        if machines.is_empty() {
+            session.out.detail(format_args!("{} takes no new machines, and has none: it can be switched off", self.host));
+            return Ok(());
+        }
+        let rows = machines.iter().map(|machine| {
+            vec![
+                machine.vmid.map(|vmid| vmid.to_string()).unwrap_or_default(),
+                machine.shown_state().to_owned(),
+                machine.owner.clone().unwrap_or_default(),
+                machine.name.clone().unwrap_or_default(),
+            ]
+        });
+        session.out.line(table::render(&["ID", "STATE", "OWNER", "NAME"], rows))?;
+        session.out.detail(format_args!("{} takes no new machines; those above are left on it, until they are removed", self.host));
         Ok(())
     }
 }
@@ -164,7 +231,7 @@ impl Maintenance {
         let api = session.api(&self.cloud)?;
         let host = find(&api, &self.host).await?;
         let on = !self.off;
-        api.put(&format!("{}?$select=maintenance", host.id), &json!({ "maintenance": on })).await?;
+        set_maintenance(&api, &host, on).await?;
         session.out.detail(format_args!("{} takes {} machines", self.host, if on { "no new" } else { "new" }));
         if session.out.is_json() { session.out.json(&json!({ "host": self.host, "maintenance": on })) } else { Ok(()) }
     }

@@ -86,6 +86,15 @@ fn operators_see_troubles_in_the_exit_status() {
                 ],
             ),
         ),
+        "GET /cimi/Machine?$filter=host=%27Host/1%27" => Reply::json(
+            200,
+            &collection(
+                "machines",
+                &[
+                    json!({ "id": "Machine/7", "vmid": 7, "name": "web", "phase": "Running", "owner": "ann" }),
+                ],
+            ),
+        ),
         "PUT /cimi/Host/1?$select=maintenance" => {
             Reply::json(200, &json!({ "id": "Host/1", "name": "n1" }))
         }
@@ -113,7 +122,9 @@ fn operators_see_troubles_in_the_exit_status() {
     let shown = cloud.run("host show n1").success();
     assert!(
         shown.contains("cpuFlags           fpu,avx2\n")
-            && shown.contains("name               n1\n"),
+            && shown.contains("name               n1\n")
+            && shown.contains("cpu promised       2 of 4, 2 free\n")
+            && shown.contains("memory promised    512.00 KiB of 1.00 MiB, 512.00 KiB free\n"),
         "{shown}"
     );
     for (options, on) in [("n1", true), ("n1 --off", false)] {
@@ -124,6 +135,16 @@ fn operators_see_troubles_in_the_exit_status() {
         let sent = cloud.requests().last().unwrap().json();
         assert_eq!(sent, json!({ "maintenance": on }));
     }
+    assert_eq!(
+        cloud.run("host drain n1").success(),
+        "ID  STATE    OWNER  NAME\n7   Running  ann    web\n"
+    );
+    let sent: Vec<_> = cloud.lines().into_iter().rev().take(2).collect();
+    let order = [
+        "GET /cimi/Machine?$filter=host=%27Host/1%27",
+        "PUT /cimi/Host/1?$select=maintenance",
+    ];
+    assert_eq!(sent, order);
     let result = cloud.run("host maintenance n2");
     assert!(
         result.status == 255 && result.stdout == "Error: there is no host 'n2'; there are: n1\n",
