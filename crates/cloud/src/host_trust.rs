@@ -239,7 +239,7 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::Forbidden`] for all but administrators, and for hosts that are part of an entry's own daemon;
-    /// [`CloudError::Conflict`] if machines are on it.
+    /// [`CloudError::Conflict`] if machines are on it; those that are to go end with a host that is lost.
     pub(crate) async fn remove_host(&self, context: &OpContext, local: &str) -> Result<Done> {
         access::require_admin(context, "remove hosts")?;
         let documents = &self.0.documents;
@@ -253,11 +253,32 @@ impl Cloud {
                      not be removed"
                 )));
             }
-            let machines = documents.machines.count_by_index("host", host.local_id());
-            if machines > 0 {
-                return Err(CloudError::Conflict(format!(
-                    "{machines} machines are on {name}: remove them first"
-                )));
+            let machines = documents.machines.by_index("host", host.local_id());
+            let lost = self.is_lost(&host);
+            let stay = machines.iter().filter(|one| !one.desired.deleted).count();
+            if !machines.is_empty() && !(lost && stay == 0) {
+                let machines = machines.len();
+                let what = match lost {
+                    true => format!(
+                        "{machines} machines are on {name}, which is lost: if it never comes back, kill them \
+                         (`stratus kill-instance`), and remove it again; they end with it"
+                    ),
+                    false => format!("{machines} machines are on {name}: remove them first"),
+                };
+                return Err(CloudError::Conflict(what));
+            }
+            // By its operator's word that nothing of them runs any more.
+            for machine in machines {
+                let end = documents::step::end(documents, &machine, Timestamp::now());
+                match end.commit().await {
+                    Ok(_) => {}
+                    Err(error) if error.is_conflict() => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if documents.machines.count_by_index("host", host.local_id()) > 0 {
+                tokio::time::sleep(BEHIND).await;
+                continue;
             }
             let user = context.user().unwrap_or_default();
             let event = Event::request(&host.document.0, "delete", user, Timestamp::now());

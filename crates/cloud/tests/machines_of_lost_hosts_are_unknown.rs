@@ -1,7 +1,7 @@
 //! Machines of a host that has joined, while nothing is heard of it and when it is back.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-use crate::support::{World, alice, split, until};
+use crate::support::{World, admin, alice, split, until};
 use cimi::{
     Acl, Common, HostId, HostPulseId, Timestamp,
     lifecycle::Stage,
@@ -217,6 +217,34 @@ async fn what_is_asked_of_them_waits_for_their_host() {
         world.documents.jobs.get(local).unwrap().state == JobState::Success
     })
     .await;
+}
+
+#[tokio::test]
+async fn machines_that_are_killed_end_with_a_host_that_never_comes_back() {
+    let world = World::start().await;
+    let host = joined_host(&world).await;
+    let ids = [
+        running_on(&world, &host).await,
+        running_on(&world, &host).await,
+    ];
+    let (admin, alice) = (admin(), alice());
+    let remove = || world.cloud.delete(&admin, Kind::Host, host.local());
+    let refused = remove().await.unwrap_err().to_string();
+    assert!(refused.contains("remove them first"), "{refused}");
+    heard(&world, &host, false).await;
+    let (_, first) = split(&ids[0]);
+    world.cloud.delete_machine(&alice, first).await.unwrap();
+    // One is not to go.
+    let refused = remove().await.unwrap_err().to_string();
+    assert!(refused.contains("never comes back"), "{refused}");
+    assert!(world.documents.machines.get(first).is_some());
+    let (_, second) = split(&ids[1]);
+    world.cloud.delete_machine(&alice, second).await.unwrap();
+    remove().await.unwrap();
+    assert!(world.documents.hosts.get(host.local()).is_none());
+    assert!(world.documents.machines.is_empty());
+    assert!(world.documents.addresses.is_empty());
+    assert_eq!(world.documents.machine_records.len(), 2);
 }
 
 #[tokio::test]

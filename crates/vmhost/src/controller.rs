@@ -144,7 +144,14 @@ impl Shared {
             .get_or_try_init(|| async {
                 let peers = self.peers_of(network.id.local());
                 let overlay = overlay(network, &self.host);
-                Ok(Arc::new(self.setup.open(network, peers, overlay).await?))
+                let is_joined = overlay.is_some();
+                let opened = self.setup.open(network, peers.clone(), overlay).await;
+                // Machines here need it, whatever keeps it from being one with that on other hosts: that is told later.
+                let opened = match opened {
+                    Err(_) if is_joined => self.setup.open(network, peers, None).await,
+                    opened => opened,
+                };
+                Ok(Arc::new(opened?))
             })
             .await;
         match &opened {

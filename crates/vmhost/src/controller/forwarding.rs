@@ -2,7 +2,11 @@
 //! which hosts they are one network. A network begins with its peers and keeps them whether they are set up or not: until then there is nothing to forward to, and one
 //! that could not be taken over after a restart may well be at work.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use cimi::{HostId, resources::Network};
 use network::{Overlay, Peer, Vni};
@@ -17,6 +21,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(super) async fn follow_groups(shared: Arc<Shared>, stop: CancellationToken) {
     let mut networks = shared.documents.networks.changes();
     let mut refused = false;
+    let mut told = BTreeMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -24,7 +29,7 @@ pub(super) async fn follow_groups(shared: Arc<Shared>, stop: CancellationToken) 
             () = shared.network_opened.notified() => {}
             () = tokio::time::sleep(AGAIN), if refused => {}
         }
-        refused = !shared.forward().await;
+        refused = !shared.forward(&mut told).await;
     }
 }
 
@@ -55,8 +60,9 @@ impl Shared {
         overlay(&network, &self.host)
     }
 
-    /// One round; whether all went well.
-    async fn forward(&self) -> bool {
+    /// One round; whether all went well. What keeps a network from being joined stays so until somebody changes it, and is
+    /// told once.
+    async fn forward(&self, told: &mut BTreeMap<String, String>) -> bool {
         let mut all_well = true;
         // What is one network over several hosts is reached from each of them, whether it has machines there or not.
         for network in self.documents.networks.all() {
@@ -74,8 +80,18 @@ impl Shared {
             }
             let overlay = self.overlay_of(&name);
             if let Err(error) = host.set_overlay(overlay).await {
-                tracing::warn!(network = name, %error, "it can't be joined with the same network on other hosts; trying again");
+                let why = error.to_string();
+                if told.get(&name) != Some(&why) {
+                    tracing::warn!(
+                        network = name,
+                        why,
+                        "machines on other hosts can't be reached on it; it will be tried again"
+                    );
+                    told.insert(name, why);
+                }
                 all_well = false;
+            } else {
+                told.remove(&name);
             }
         }
         all_well
