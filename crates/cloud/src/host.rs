@@ -1,10 +1,12 @@
 //! Hosts as the outside sees them. Each writes its own document; its operator says whether it takes machines.
 
+use std::sync::Arc;
+
 use cimi::{
     model::Kind,
     resources::{Host, Machine},
 };
-use documents::Documents;
+use documents::{Cached, Documents};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -87,9 +89,7 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::Conflict`].
     pub(crate) fn require_storage(&self, machine: &Machine, instead: &str) -> Result<()> {
-        let host = machine.host.as_ref();
-        let host = host.and_then(|host| self.0.documents.hosts.get(host.local()));
-        let Some(host) = host.filter(|host| host.has_joined()) else {
+        let Some(host) = host_elsewhere(&self.0.documents, machine) else {
             return Ok(());
         };
         let name = host.common.name.as_deref().unwrap_or(host.id());
@@ -98,4 +98,13 @@ impl Cloud {
             machine.id
         )))
     }
+}
+
+/// The host of a machine, if that has joined from elsewhere: it has no way to the cloud's storage.
+pub(crate) fn host_elsewhere(
+    documents: &Documents,
+    machine: &Machine,
+) -> Option<Arc<Cached<Host>>> {
+    let host = documents.hosts.get(machine.host.as_ref()?.local())?;
+    host.has_joined().then_some(host)
 }

@@ -416,6 +416,10 @@ async fn what_needs_the_cloud_s_storage_is_refused_on_a_host_that_joined() {
         Ok::<_, CloudError>(true)
     };
     world.documents.update(local, ran_there).await.unwrap();
+    // Nor is it offered.
+    let operations = world.get(&alice(), &id)["operations"].to_string();
+    assert!(operations.contains("start"), "{operations}");
+    assert!(!operations.contains("capture"), "{operations}");
     let volume = world.volume(&alice()).await;
     let body = crate::support::object(json!({"volume": {"href": volume}}));
     let attached = world.cloud.attach_volume(&alice(), local, body).await;

@@ -118,13 +118,15 @@ fn control_groups(machines: &[String]) -> Vec<String> {
     found
 }
 
-/// Interfaces that are neither the loopback nor a bridge: taps.
+/// Interfaces that are neither the loopback, nor of a network, nor a cable to another host: taps.
 fn interfaces(namespace: &Namespace) -> Vec<String> {
     let links = json(namespace, "ip", &["-j", "-d", "link"]);
     let links = links.as_array().cloned().unwrap_or_default();
     let name = |link: &Value| link["ifname"].as_str().unwrap_or_default().to_owned();
-    let is_expected =
-        |link: &Value| name(link) == "lo" || link["linkinfo"]["info_kind"] == "bridge";
+    let is_expected = |link: &Value| {
+        let kind = link["linkinfo"]["info_kind"].as_str();
+        name(link) == "lo" || matches!(kind, Some("bridge" | "vxlan" | "veth"))
+    };
     links
         .iter()
         .filter(|link| !is_expected(link))

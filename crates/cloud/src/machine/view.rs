@@ -13,7 +13,7 @@ use documents::Documents;
 use serde_json::{Map, Value, json};
 
 use super::save::can_be_captured;
-use crate::{CloudError, Rel, Result, catalogue::Public, lost_hosts};
+use crate::{CloudError, Rel, Result, catalogue::Public, host::host_elsewhere, lost_hosts};
 
 fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
     let host = documents.hosts.get(machine.host.as_ref()?.local())?;
@@ -220,7 +220,7 @@ impl Public for Machine {
         own.contains(&name)
     }
 
-    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
+    fn operations(&self, documents: &Documents) -> Vec<Rel> {
         let mut operations = vec![Rel::Edit, Rel::Delete];
         operations.extend(
             lifecycle::actions(self.as_seen().0)
@@ -231,7 +231,8 @@ impl Public for Machine {
             operations.push(Rel::Action("shutdown"));
         }
         operations.push(Rel::Action("kill"));
-        if !self.desired.deleted && can_be_captured(self) {
+        let has_storage = || host_elsewhere(documents, self).is_none();
+        if !self.desired.deleted && can_be_captured(self) && has_storage() {
             operations.push(Rel::Capture);
         }
         operations
