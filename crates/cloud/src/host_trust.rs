@@ -255,8 +255,9 @@ impl Cloud {
             }
             let machines = documents.machines.by_index("host", host.local_id());
             let lost = self.is_lost(&host);
-            let stay = machines.iter().filter(|one| !one.desired.deleted).count();
-            if !machines.is_empty() && !(lost && stay == 0) {
+            let all_go = machines.iter().all(|one| one.desired.deleted);
+            let may_go = machines.is_empty() || (lost && all_go);
+            if !may_go {
                 let machines = machines.len();
                 let what = match lost {
                     true => format!(

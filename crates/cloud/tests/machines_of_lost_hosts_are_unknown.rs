@@ -19,7 +19,7 @@ impl Working {
     fn begin(world: &World) -> Self {
         let cloud = world.cloud.clone();
         Self(tokio::spawn(async move {
-            cloud.run(Retention::default()).await
+            cloud.run(Retention::default()).await;
         }))
     }
 }
@@ -279,7 +279,7 @@ async fn the_load_says_how_full_hosts_are_and_which_take_machines() {
     running_on(&world, &host).await;
     let off = running_on(&world, &host).await;
     seen(&world, &off, |machine| {
-        machine.observed.stage = Stage::Failed
+        machine.observed.stage = Stage::Failed;
     })
     .await;
     let load = || world.cloud.load().pop().unwrap();

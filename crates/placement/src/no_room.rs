@@ -16,31 +16,31 @@ pub struct NoRoom {
     /// What was wanted.
     pub wanted: Demand,
     /// Hosts looked at.
-    pub hosts: usize,
+    pub hosts: u32,
     /// Those that the user's requirements exclude.
-    pub excluded: usize,
+    pub excluded: u32,
     /// Those with a machine that this one is to be apart from.
-    pub apart: usize,
+    pub apart: u32,
     /// Those without the machines that this one is to be together with.
-    pub elsewhere: usize,
+    pub elsewhere: u32,
     /// Those without enough free memory.
-    pub lack_memory: usize,
+    pub lack_memory: u32,
     /// The most memory that is free on any of these, in KiB.
     pub largest_free_memory_kib: u64,
     /// Those with enough memory and without enough free processor time.
-    pub lack_cpu: usize,
+    pub lack_cpu: u32,
     /// The most processor time that is free on any of these, in hundredths of a processor.
     pub largest_free_cpu_percent: u64,
     /// Those whose operator wants no new machines on them.
-    pub in_maintenance: usize,
+    pub in_maintenance: u32,
     /// Those of which nothing is heard.
-    pub lost: usize,
+    pub lost: u32,
     /// Those without a way to the storage that the machine needs.
-    pub lack_storage: usize,
+    pub lack_storage: u32,
     /// Those whose ports can't be forwarded to where the machine's users are.
-    pub lack_ports: usize,
+    pub lack_ports: u32,
     /// Those that are in trouble.
-    pub in_trouble: usize,
+    pub in_trouble: u32,
     /// What one of these says.
     pub trouble: Option<Box<str>>,
 }
@@ -50,7 +50,7 @@ impl NoRoom {
     pub(crate) fn among(hosts: &[HostLoad], wish: &Wish<'_>, filters: &Filters<'_>) -> Self {
         let mut all = Self {
             wanted: wish.demand,
-            hosts: hosts.len(),
+            hosts: u32::try_from(hosts.len()).unwrap_or(u32::MAX),
             excluded: 0,
             apart: 0,
             elsewhere: 0,
@@ -98,7 +98,7 @@ impl NoRoom {
 
     /// Hosts for which a reason was found.
     #[cfg(test)]
-    pub(crate) const fn counted(&self) -> usize {
+    pub(crate) const fn counted(&self) -> u32 {
         self.excluded
             + self.apart
             + self.elsewhere

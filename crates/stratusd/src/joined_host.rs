@@ -119,7 +119,7 @@ pub(crate) async fn serve(
         &format!("host {} of {}", kept.joined.name, entries.join(", ")),
         ready_fd,
     )?;
-    let mut running = tokio::spawn(async move { host.run(kept).await });
+    let mut running = tokio::spawn(Box::pin(host.run(kept)));
     let ended = tokio::select! {
         ended = &mut running => ended,
         name = signals.stop(|| ()) => {
@@ -158,7 +158,7 @@ impl JoinedHost {
             let Some(store) = self.open(&kept).await? else {
                 return Ok(());
             };
-            let ended = self.with_store(&store, &kept).await;
+            let ended = Box::pin(self.with_store(&store, &kept)).await;
             store.close().await;
             match ended? {
                 Ended::Stopped => return Ok(()),

@@ -29,7 +29,7 @@ impl Inner {
         match self.clear_now(long).await {
             Ok(0) => {}
             Ok(removed) => {
-                tracing::info!(removed, "replicas that no machine here needs are removed")
+                tracing::info!(removed, "replicas that no machine here needs are removed");
             }
             Err(error) => tracing::warn!(%error, "replicas that no machine needs stay for now"),
         }

@@ -155,10 +155,9 @@ impl Sight {
 
 fn names(audience: &Audience) -> impl Iterator<Item = &Name> {
     match audience {
-        Audience::Peers(names) => &**names,
-        Audience::Nobody | Audience::Everybody => &[],
+        Audience::Peers(names) => names.iter(),
+        Audience::Nobody | Audience::Everybody => [].iter(),
     }
-    .iter()
 }
 
 impl Peer {

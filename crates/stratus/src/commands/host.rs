@@ -32,7 +32,7 @@ enum Action {
     Show(Show),
     Maintenance(Maintenance),
     Drain(Drain),
-    Token(Token),
+    Token(Box<Token>),
     Remove(Remove),
 }
 
