@@ -69,6 +69,7 @@ use self::image_content::Kind;
 use self::patience::Rests;
 use self::transfer::{Transfers, Turns};
 use crate::backend::{Backend as _, FileBackend};
+use crate::blocking::blocking;
 use crate::error::Error;
 use crate::import::{ImageStore, Options};
 use crate::space::Space;
@@ -273,16 +274,6 @@ fn directory(dir: &Path) -> Result<PathBuf, Error> {
         .create(dir)
         .map_err(Error::io("create", dir))?;
     dir.canonicalize().map_err(Error::io("find", dir))
-}
-
-/// Runs blocking work on the threads meant for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    // A join error is a panic or a runtime that ends; in both cases there is no result.
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(Error::Cancelled))
 }
 
 /// The name of a state, as documents have it.

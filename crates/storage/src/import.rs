@@ -34,6 +34,7 @@ use tokio::sync::watch;
 pub use self::reach::Reach;
 pub use self::redirects::Redirects;
 pub use self::source::{Fetcher, Source};
+use crate::blocking::blocking;
 use crate::confine::QemuImg;
 use crate::digest::{Digests, Expected};
 use crate::durable;
@@ -437,14 +438,4 @@ fn load_one(dir: &Path) -> Result<Image, String> {
         return Err(format!("the directory is not named {}", image.identifier));
     }
     Ok(image)
-}
-
-/// Runs blocking work on the threads meant for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    // A join error is a panic or a runtime that ends; in both cases there is no result.
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(Error::Cancelled))
 }

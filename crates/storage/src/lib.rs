@@ -8,6 +8,7 @@
 
 pub mod backend;
 mod backing;
+mod blocking;
 mod buffers;
 pub mod confine;
 pub mod controller;

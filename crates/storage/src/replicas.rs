@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::clearing::Spare;
 use self::folder::{Folder, Name, Wanted};
+use crate::blocking::blocking;
 use crate::error::Error;
 use crate::import::Fetcher;
 
@@ -280,13 +281,4 @@ impl Inner {
             .find(|image| Wanted::of(image).is_some_and(|wanted| wanted.name == name))
             .map(|image| image.id.clone())
     }
-}
-
-/// Runs blocking work on the threads meant for it.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(Error::Cancelled))
 }

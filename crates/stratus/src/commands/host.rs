@@ -38,7 +38,7 @@ enum Action {
 
 /// Remove a host that has joined: it is cut off at once
 ///
-/// A host with machines is not removed. JSON: {"host"}.
+/// A host with machines is not removed, unless it is lost and all of them were killed: they end with it. JSON: {"host"}.
 #[derive(Debug, clap::Args)]
 struct Remove {
     /// Name of the host
