@@ -1,7 +1,7 @@
 //! The daemon is killed again and again while users work; afterwards nothing that was acknowledged is lost, nothing is left over,
 //! and no machine ever had two QEMU.
 //!
-//! `STRATUS_FAULT_ROUNDS` says how often (200 unless told; `make test-faults`: 1000), `STRATUS_FAULT_SEED` which choices are made.
+//! `STRATUS_FAULT_ROUNDS` says how often (100 unless told; `make test-faults`: 1000), `STRATUS_FAULT_SEED` which choices are made.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
 use std::{
@@ -77,7 +77,7 @@ fn a_daemon_killed_at_any_moment_loses_nothing() {
     if skip_unless(&[]) {
         return;
     }
-    let rounds = number_of("STRATUS_FAULT_ROUNDS", 200);
+    let rounds = number_of("STRATUS_FAULT_ROUNDS", 100);
     let seed = number_of("STRATUS_FAULT_SEED", u64::from(std::process::id()));
     println!("STRATUS_FAULT_ROUNDS={rounds} STRATUS_FAULT_SEED={seed}");
     let cloud = TestCloud::start_with(&Options {

@@ -12,12 +12,12 @@ const SECONDS: &str = "70";
 
 #[test]
 fn whatever_follows_from_the_openapi_document_is_answered_without_a_server_error() {
-    asked_as(&["::ADMIN"], 4);
+    asked_as(&["::ADMIN"], 3);
 }
 
 #[test]
 fn nor_is_what_a_user_without_rights_asks() {
-    asked_as(&[], 2);
+    asked_as(&[], 1);
 }
 
 /// Has everything asked by somebody with these roles, so many requests of each operation.
