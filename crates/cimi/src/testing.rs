@@ -49,7 +49,7 @@ pub fn machine(vmid: u32) -> Machine {
         memory: 1 << 20,
         cpu_arch: default_architecture(),
         cpu_share_percent: None,
-        image: Ref::to(ImageId::generate()),
+        image: Some(Ref::to(ImageId::generate())),
         disks: Vec::new(),
         volumes: Vec::new(),
         nics: Vec::new(),

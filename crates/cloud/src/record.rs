@@ -23,10 +23,12 @@ impl Public for MachineRecord {
             "phase": self.phase,
             "cpu": self.cpu,
             "memory": self.memory,
-            "machineImage": {"href": self.image.href},
             "addresses": self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "ended": self.ended,
         }));
+        if let Some(image) = &self.image {
+            out.insert("machineImage".to_owned(), json!({"href": image.href}));
+        }
         if let Some(started) = &self.first_started {
             out.insert("started".to_owned(), json!(started));
         }

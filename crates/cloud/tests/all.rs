@@ -10,6 +10,7 @@ mod jobs_are_stopped;
 mod jobs_end_whatever_happens;
 mod jobs_of_systems_have_parts;
 mod large_lists_are_as_small_ones;
+mod machines_boot_from_volumes;
 mod machines_do_what_they_offer;
 mod machines_of_lost_hosts_are_unknown;
 mod members_of_a_group_share;

@@ -118,7 +118,7 @@ impl ImageIntake for Shelf {
 /// A machine of this image on a host, which sees the image from then on.
 async fn place(world: &World, host: &AHost, image: &Image) {
     let mut machine = machine_on(&host.0.host);
-    machine.image = Ref::to(image.id.clone());
+    machine.image = Some(Ref::to(image.id.clone()));
     let machine = (machine.id.clone(), serde_json::to_vec(&machine).unwrap());
     world.put(machine.0, machine.1).await;
 }

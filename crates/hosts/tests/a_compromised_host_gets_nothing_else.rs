@@ -256,9 +256,10 @@ async fn its_clock_is_not_ahead() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_sees_what_its_machines_need_as_long_as_they_are_there() {
     let world = World::new().await;
-    let image = key(&world.mine.image.href);
+    let id = world.mine.image.as_ref().unwrap().href.clone();
+    let image = key(&id);
     let needed = Image {
-        id: world.mine.image.href.clone(),
+        id,
         ..testing::image()
     };
     let other = testing::image();

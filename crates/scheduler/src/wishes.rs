@@ -9,7 +9,7 @@ pub(crate) struct Wishes<'m> {
     demand: Demand,
     requirements: Option<Requirements>,
     rank: Option<Rank>,
-    image: &'m str,
+    image: Option<&'m str>,
     groups: Vec<Group>,
     needs: Means,
 }
@@ -36,7 +36,7 @@ impl<'m> Wishes<'m> {
                 .rank
                 .as_deref()
                 .and_then(|text| Rank::parse(text).ok()),
-            image: machine.image.href.local(),
+            image: machine.image.as_ref().map(|image| image.href.local()),
             groups: together
                 .map(group(Togetherness::Together))
                 .chain(apart.map(group(Togetherness::Apart)))
@@ -56,7 +56,7 @@ impl<'m> Wishes<'m> {
             demand: self.demand,
             requirements: self.requirements.as_ref(),
             rank: self.rank.as_ref(),
-            image: Some(self.image),
+            image: self.image,
             groups: &self.groups,
             needs: self.needs,
         }

@@ -42,9 +42,11 @@ pub struct Machine {
     /// Share of the CPUs that is guaranteed, in hundredths of one CPU (StratusLab `CPU`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_share_percent: Option<u32>,
-    /// The image its root disk began as. The index `image` knows it and the others it needs ([`Machine::images`]).
-    pub image: Ref<ImageId>,
-    /// Disks that live and die with it, in the order the guest sees them; the first is the root disk.
+    /// The image its root disk began as; none: it has no root disk of its own, and boots from its first volume
+    /// ([`Machine::boot_volume`]). The index `image` knows it and the others it needs ([`Machine::images`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Ref<ImageId>>,
+    /// Disks that live and die with it, in the order the guest sees them; the first is the root disk, if it has one.
     pub disks: Vec<Disk>,
     /// Volumes attached, being attached or being detached.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -167,7 +169,9 @@ impl Machine {
     /// Tells every image it can't run without: of its root disk, its read-only disks, its kernel and its initrd. One may
     /// come several times.
     pub fn images(&self, tell: &mut dyn FnMut(&ImageId)) {
-        tell(&self.image.href);
+        if let Some(image) = &self.image {
+            tell(&image.href);
+        }
         for disk in &self.disks {
             if let DiskRole::ReadOnly { image } = &disk.role {
                 tell(image);
@@ -179,6 +183,22 @@ impl Machine {
                 tell(initrd);
             }
         }
+    }
+
+    /// The volume that it boots from, which is the first disk its guest sees, and at it as long as the machine exists; none:
+    /// it boots from a root disk of its own.
+    #[must_use]
+    pub fn boot_volume(&self) -> Option<&AttachedVolume> {
+        match self.image {
+            None => self.volumes.first(),
+            Some(_) => None,
+        }
+    }
+
+    /// The place among the disks that its guest sees of the disk `number` of its own.
+    #[must_use]
+    pub fn place_of_disk(&self, number: usize) -> usize {
+        number + usize::from(self.boot_volume().is_some())
     }
 
     /// Whether it needs the cloud's storage itself, and not only images: for its volumes, or to be saved at its shutdown.
@@ -372,8 +392,9 @@ pub struct MachineRecord {
     pub cpu: u32,
     /// Memory in KiB.
     pub memory: u64,
-    /// Its image.
-    pub image: Ref<ImageId>,
+    /// Its image; none: it booted from a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Ref<ImageId>>,
     /// Its addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
@@ -400,7 +421,7 @@ mod tests {
     fn a_machine_is_found_by_every_image_it_needs() {
         let [root, data, kernel, initrd] = [(); 4].map(|()| ImageId::generate());
         let machine = Machine {
-            image: Ref::to(root.clone()),
+            image: Some(Ref::to(root.clone())),
             disks: vec![Disk {
                 role: DiskRole::ReadOnly {
                     image: data.clone(),

@@ -29,7 +29,7 @@ pub(crate) fn why_waiting(documents: &Documents, job: &Job) -> Option<String> {
             if let Some(why) = lost_hosts::why_unseen(documents, &machine) {
                 return Some(format!("waits for its machine's host to be back: {why}"));
             }
-            documents.images.get(machine.image.href.local())
+            documents.images.get(machine.image.as_ref()?.href.local())
         }
         _ => None,
     };

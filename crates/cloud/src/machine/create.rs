@@ -69,7 +69,7 @@ impl Cloud {
             _ => None,
         });
         let mut is_anew = false;
-        for image in std::iter::once(plan.image.clone()).chain(read_only) {
+        for image in plan.image.iter().cloned().chain(read_only) {
             is_anew |= self.0.intake.look_again(&image.document.0).await;
         }
         is_anew
@@ -104,12 +104,15 @@ impl Cloud {
             memory: plan.size.memory,
             cpu_arch: default_architecture(),
             cpu_share_percent: plan.share_percent,
-            image: Ref::to(plan.image.id.clone()),
+            image: plan.image.as_ref().map(|image| Ref::to(image.id.clone())),
             disks: plan.disks.clone(),
             volumes: Vec::new(),
             nics: Vec::new(),
             context: plan.context.clone(),
-            boot: boot_of(&plan.image),
+            boot: plan
+                .image
+                .as_ref()
+                .map_or(BootSource::Disk, |image| boot_of(image)),
             cpu_model: plan.template.cpu_model.clone(),
             keymap: plan.template.keymap.clone(),
             requirements: plan.template.requirements.clone(),

@@ -106,9 +106,10 @@ fn disk_view(machine: &Cached<Machine>, number: usize, right: Right) -> View {
             DiskRole::Volatile => "volatile",
             DiskRole::ReadOnly { .. } => "readOnly",
         };
-        let letter = char::from(b'a' + u8::try_from(number).unwrap_or(25).min(25));
+        let place = u8::try_from(machine.place_of_disk(number)).unwrap_or(25);
+        let letter = char::from(b'a' + place.min(25));
         let image = match &disk.role {
-            DiskRole::Root => Some(&machine.image.href),
+            DiskRole::Root => machine.image.as_ref().map(|image| &image.href),
             DiskRole::ReadOnly { image } => Some(image),
             DiskRole::Swap | DiskRole::Volatile => None,
         };

@@ -253,7 +253,7 @@ impl Cloud {
                         // It will be its owner's, whoever may shut the machine down.
                         let owner = machine.common.acl.owner.clone();
                         let place = self.place_of(context, &owner, &amounts).await?;
-                        let image = self.image_of(&mut machine, acl, Some(save), now);
+                        let image = self.image_of(&mut machine, acl, Some(save), now)?;
                         job.affected_resources.push(Ref::to(image.key()));
                         saved = Some((image, place));
                     }

@@ -88,9 +88,21 @@ pub(super) fn save_of(given: Option<&Map<String, Value>>) -> Result<Option<Save>
 
 /// Whether a machine holds a disk that can be captured now.
 pub(super) fn can_be_captured(machine: &Machine) -> bool {
-    machine.state == MachineState::Stopped
+    machine.image.is_some()
+        && machine.state == MachineState::Stopped
         && machine.first_started.is_some()
         && (machine.desired.power == Power::Off || machine.restart_policy == RestartPolicy::Never)
+}
+
+/// The image that the root disk of a machine began as, if it has one of its own.
+fn beginning(machine: &Machine) -> Result<&ImageId> {
+    let image = machine.image.as_ref().map(|image| &image.href);
+    image.ok_or_else(|| {
+        CloudError::Conflict(format!(
+            "{} boots from a volume: make an image of that when the machine is gone",
+            machine.id
+        ))
+    })
 }
 
 /// Properties that describe the content of an image, and go on to those made of its machines.
@@ -147,14 +159,18 @@ impl Cloud {
     }
 
     /// The image that a machine becomes. The machine is marked.
+    ///
+    /// # Errors
+    /// [`CloudError::Conflict`] if it has no root disk of its own.
     pub(super) fn image_of(
         &self,
         machine: &mut Machine,
         acl: Acl,
         save: Option<Save>,
         now: Timestamp,
-    ) -> Image {
-        let origin = self.0.documents.images.get(machine.image.href.local());
+    ) -> Result<Image> {
+        let began_as = beginning(machine)?.clone();
+        let origin = self.0.documents.images.get(began_as.local());
         let (kernel, initrd, kernel_arguments) = match &machine.boot {
             BootSource::Disk => (None, None, None),
             BootSource::Kernel {
@@ -185,7 +201,7 @@ impl Cloud {
                 source: ImageSource::Machine(Capture {
                     machine: machine.id.clone(),
                     vmid: machine.vmid,
-                    origin: machine.image.href.clone(),
+                    origin: began_as,
                     origin_identifier: origin.and_then(|o| o.identifier().map(str::to_owned)),
                     disk_bytes: machine.disks.first().map(|disk| disk.size_bytes),
                     save,
@@ -208,7 +224,7 @@ impl Cloud {
             unknown: Map::new(),
         };
         machine.saved_as = Some(Ref::to(image.id.clone()));
-        image
+        Ok(image)
     }
 
     /// Makes an image of the root disk of a machine that is off (CIMI `capture`).
@@ -242,6 +258,7 @@ impl Cloud {
             let now = Timestamp::now();
             let read = resolve::at(path, self.find_machine(context, &local, Right::Modify))?;
             self.not_being_saved(&read)?;
+            beginning(&read)?;
             if read.desired.deleted || !can_be_captured(&read) {
                 let state = super::text_of(read.state);
                 let why = if read.state == MachineState::Stopped {
@@ -256,7 +273,8 @@ impl Cloud {
                            host that has one";
             self.require_storage(&read, instead)?;
             let mut machine = read.document.0.clone();
-            let mut image = self.image_of(&mut machine, Self::acl_for(context, public)?, None, now);
+            let mut image =
+                self.image_of(&mut machine, Self::acl_for(context, public)?, None, now)?;
             for name in ["name", "description", "properties"] {
                 if let Some(value) = body.get(name) {
                     catalogue::edit_common(&mut image.common, name, Some(value))?;

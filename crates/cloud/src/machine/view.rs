@@ -21,7 +21,7 @@ fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
 }
 
 fn image_identifier(documents: &Documents, machine: &Machine) -> Option<String> {
-    let image = documents.images.get(machine.image.href.local())?;
+    let image = documents.images.get(machine.image.as_ref()?.href.local())?;
     image.identifier().map(str::to_owned)
 }
 
@@ -106,7 +106,9 @@ impl Public for Machine {
         put("networkInterfaces", own("networkInterfaces"));
         put("meters", own("meters"));
         put("eventLog", crate::event_log::link(machine));
-        put("machineImage", json!({"href": machine.image.href}));
+        if let Some(image) = &machine.image {
+            put("machineImage", json!({"href": image.href}));
+        }
         put(
             "addresses",
             machine
@@ -187,7 +189,10 @@ impl Public for Machine {
             "memory" => Some(self.memory.into()),
             "cpuArch" => Some(self.cpu_arch.as_str().into()),
             "reason" => reason(documents, self).map(Scalar::from),
-            "machineImage" => Some(self.image.href.to_string().into()),
+            "machineImage" => {
+                let image = self.image.as_ref();
+                image.map(|image| image.href.to_string().into())
+            }
             "imageIdentifier" => image_identifier(documents, self).map(Scalar::from),
             "host" => self.host.as_ref().map(|host| host.to_string().into()),
             "hostname" => host_name(documents, self).map(Scalar::from),

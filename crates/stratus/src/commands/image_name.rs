@@ -3,11 +3,44 @@
 use marketplace::metadata::is_email;
 use serde_json::json;
 
+use super::volume_id::volume_uuid;
 use crate::cloud::{Accepted, Api, ImageView, is_image_identifier, is_uuid};
 use crate::failure::{Failure, Result};
 use crate::session::Session;
 
-/// How a machine's template refers to what a user named: what the cloud does not have is asked for now.
+/// What a machine boots from.
+pub enum BootsFrom {
+    /// An image, of which it gets a disk of its own; how a template refers to it.
+    Image(String),
+    /// A volume itself; its UUID.
+    Volume(String),
+}
+
+/// What a user named for a machine to boot from: what the cloud does not have is asked for now.
+///
+/// # Errors
+/// [`ApiError`](crate::cloud::ApiError); [`Failure::Work`] for what names nothing to boot from.
+pub async fn bootable(session: &Session, api: &Api, text: &str) -> Result<BootsFrom> {
+    let text = text.trim();
+    let located = text
+        .strip_prefix("pdisk:")
+        .and_then(|rest| rest.rsplit([':', '/']).next());
+    let uuid = volume_uuid(located.unwrap_or(text));
+    match uuid {
+        Some(uuid) if !(is_uuid(text) && is_image(api, text).await) => Ok(BootsFrom::Volume(uuid)),
+        _ => Ok(BootsFrom::Image(startable(session, api, text).await?)),
+    }
+}
+
+/// Whether an image has this UUID.
+async fn is_image(api: &Api, uuid: &str) -> bool {
+    api.get(&format!("MachineImage/{}", uuid.to_lowercase()))
+        .await
+        .is_ok()
+}
+
+/// How a machine's template refers to the image that a user named: what the cloud does not have is asked for now. Of a volume
+/// an image is made.
 ///
 /// # Errors
 /// [`ApiError`](crate::cloud::ApiError); [`Failure::Work`] for what names no image.
@@ -20,12 +53,7 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     if let Some(local) = text.strip_prefix("MachineImage/") {
         return Ok(format!("MachineImage/{local}"));
     }
-    if is_uuid(text)
-        && api
-            .get(&format!("MachineImage/{}", text.to_lowercase()))
-            .await
-            .is_ok()
-    {
+    if is_uuid(text) && is_image(api, text).await {
         return Ok(format!("MachineImage/{}", text.to_lowercase()));
     }
     if let Some(location) = location(text) {

@@ -25,8 +25,10 @@ pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 ///
 /// IMAGE is an image's identifier of 27 characters ('stratus image list', or of any Marketplace that the cloud asks), its name, the
 /// tag that an endorser gave it (TAG@EMAIL, the newest image of that tag), a product of a catalogue (CATALOGUE:PRODUCT, 'stratus
-/// image catalogue'), the URL of an image or of a Marketplace's entry, also a short one that leads to such an entry, or the UUID of a volume (pdisk:HOST:PORT:UUID), from a copy of which the machine boots. What the cloud does not have it fetches and
-/// checks first; the machine waits in Prolog, and others who want the same image wait for the same download.
+/// image catalogue'), the URL of an image or of a Marketplace's entry, also a short one that leads to such an entry, or the UUID of a
+/// volume (pdisk:HOST:PORT:UUID): the machine boots from that volume itself, and what it writes stays there when it is gone (with
+/// --save: from a copy). What the cloud does not have it fetches and checks first; the machine waits in Prolog, and others who want
+/// the same image wait for the same download.
 /// Prints the number and the address of each machine and returns; the machines start meanwhile (--wait waits for them). Log in
 /// with 'stratus connect-instance ID' when they are Running.
 ///
@@ -245,6 +247,9 @@ impl Arguments {
         session.out.banner("Starting machine(s)");
         let kind = types.get(&type_name).ok_or_else(|| Failure::Value(format!("Unknown instance type: {type_name}")))?;
         let body = self.body(&session, &api, image, kind).await?;
+        if number > 1 && body["machineTemplate"].get("volumes").is_some() {
+            return Err(Failure::Check(format!("{number} machines can't have one volume: a volume is at one machine at a time")));
+        }
         let mut machines = Vec::new();
         let started = start(&session, &api, &body, number, Fate::Stays, &mut machines).await;
         if let Some(file) = session.settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file") {

@@ -154,7 +154,7 @@ fn images(machine: &Machine) -> impl Iterator<Item = &ImageId> {
         BootSource::Kernel { kernel, initrd, .. } => [Some(kernel), initrd.as_ref()],
     };
     let disks = machine.disks.iter().filter_map(|disk| match &disk.role {
-        DiskRole::Root => Some(&machine.image.href),
+        DiskRole::Root => machine.image.as_ref().map(|image| &image.href),
         DiskRole::ReadOnly { image } => Some(image),
         DiskRole::Swap | DiskRole::Volatile => None,
     });
@@ -193,7 +193,12 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
             source,
         })?;
     let mut disks = Vec::new();
-    for (slot, disk) in machine.disks.iter().enumerate() {
+    // Whatever was said of it before: without the disk it boots from a machine doesn't start.
+    if let Some(AttachedVolume { volume, serial, .. }) = machine.boot_volume() {
+        disks.push(volume_spec(documents, volume, serial, 0)?);
+    }
+    for disk in &machine.disks {
+        let slot = disks.len();
         disks.push(disk_spec(shared, machine, disk, &folder, slot)?);
     }
     let memory = memory::read(&RunFolder(folder.clone()))?;
@@ -203,7 +208,8 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
         Some(memory) => memory.knows(&volume_disk(&attached.volume)),
         None => attached.wanted && !matches!(attached.stage, AttachStage::Failed { .. }),
     };
-    for attached in machine.volumes.iter().filter(at_machine) {
+    let others = usize::from(machine.boot_volume().is_some());
+    for attached in machine.volumes.iter().skip(others).filter(at_machine) {
         let slot = disks.len();
         disks.push(volume_spec(
             documents,
@@ -295,7 +301,10 @@ fn disk_spec(
 ) -> Result<DiskSpec, PrepareError> {
     let image = match &disk.role {
         DiskRole::Root => {
-            let (backing_path, image) = available(shared, &machine.image.href)?;
+            let origin = machine.image.as_ref().ok_or_else(|| {
+                PrepareError::Missing("it has a root disk, but no image".to_owned())
+            })?;
+            let (backing_path, image) = available(shared, &origin.href)?;
             let format = image
                 .file
                 .as_ref()

@@ -213,7 +213,12 @@ impl Worker {
 
 /// Marks a volume as being at the machine.
 fn now_attached(machine: &mut Machine, volume: &VolumeId) {
-    let target = free_target(machine);
+    let boots = machine.boot_volume().map(|boot| &boot.volume);
+    let target = if boots == Some(volume) {
+        prepare::target(0)
+    } else {
+        free_target(machine)
+    };
     let attached = machine.volumes.iter_mut().find(|v| v.volume == *volume);
     if let Some(attached) = attached
         && matches!(
@@ -237,7 +242,7 @@ fn free_target(machine: &Machine) -> String {
                 AttachStage::Waiting | AttachStage::Failed { .. } => false,
             })
     };
-    let mut targets = (machine.disks.len()..).map(prepare::target);
+    let mut targets = (machine.place_of_disk(machine.disks.len())..).map(prepare::target);
     targets
         .by_ref()
         .take(26)

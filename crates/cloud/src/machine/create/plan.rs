@@ -22,6 +22,7 @@ use super::super::{
 };
 use crate::{Cloud, CloudError, OpContext, Result, quota::Measure, resolve};
 
+const MACHINE_IMAGE: &str = "machineTemplate.machineImage";
 /// Most disks of one machine, volumes included (StratusLab: ten data disks).
 const MOST_DISKS: usize = 12;
 /// Most interfaces of one machine.
@@ -43,7 +44,8 @@ pub(super) struct Plan {
     pub(super) share_percent: Option<u32>,
     pub(super) placement: Placement,
     pub(super) template: Template,
-    pub(super) image: Arc<Cached<Image>>,
+    /// None: it boots from its first volume.
+    pub(super) image: Option<Arc<Cached<Image>>>,
     pub(super) context: ContextData,
     pub(super) disks: Vec<Disk>,
     pub(super) interfaces: Vec<Interface>,
@@ -99,7 +101,12 @@ impl Cloud {
         self.check_size(&size, share_percent)?;
         let image = self.bootable_image(context, &template)?;
         let guest = guest_context(&template, template.credential_key(self, context)?)?;
-        let disks = self.disks(context, &template, &size, &image)?;
+        let disks = self.disks(
+            context,
+            &template,
+            &size,
+            image.as_ref().map(|image| &image.document.0),
+        )?;
         let interfaces = template.interfaces(self, context)?;
         let kept_addresses = self.kept_among(context, &interfaces)?;
         let save = save_of(template.save.as_ref())?;
@@ -107,6 +114,9 @@ impl Cloud {
         ports_named_once(&interfaces)?;
         let placement = template.placement()?;
         let new_volumes = template.new_volumes(self, context)?;
+        if image.is_none() {
+            boots_from_volume(&template, &new_volumes, save.as_ref())?;
+        }
         if interfaces.len() > MOST_INTERFACES {
             return Err(CloudError::invalid(
                 "machineTemplate.networkInterfaces",
@@ -146,18 +156,20 @@ impl Cloud {
         })
     }
 
-    /// The image a template boots, which the caller may use.
+    /// The image a template boots, which the caller may use, if it names one.
     fn bootable_image(
         &self,
         context: &OpContext,
         template: &Template,
-    ) -> Result<Arc<Cached<Image>>> {
-        let path = "machineTemplate.machineImage";
-        let given = template.machine_image.as_ref().and_then(resolve::href_of);
-        let href = given.ok_or_else(|| {
+    ) -> Result<Option<Arc<Cached<Image>>>> {
+        let path = MACHINE_IMAGE;
+        let Some(given) = &template.machine_image else {
+            return Ok(None);
+        };
+        let href = resolve::href_of(given).ok_or_else(|| {
             CloudError::invalid(
                 path,
-                "is missing; give {\"href\": \"MachineImage/…\"} with an id or identifier",
+                "needs `href`: {\"href\": \"MachineImage/…\"} with an id or identifier",
             )
         })?;
         let local = resolve::local_part::<Image>(href, path)?;
@@ -169,7 +181,7 @@ impl Cloud {
                 format!("{} is a {}, not a bootable image", image.id, image.kind),
             ));
         }
-        Ok(image)
+        Ok(Some(image))
     }
 
     /// Refuses sizes that no host offers, however empty.
@@ -228,23 +240,23 @@ impl Cloud {
         context: &OpContext,
         template: &Template,
         size: &Size,
-        image: &Image,
+        image: Option<&Image>,
     ) -> Result<Vec<Disk>> {
-        let root_size = image
-            .file
-            .as_ref()
-            .map_or(ByteSize(0), |file| file.virtual_size);
-        let mut disks = vec![Disk {
+        let root = |image: &Image| Disk {
             role: DiskRole::Root,
-            size_bytes: root_size,
+            size_bytes: image
+                .file
+                .as_ref()
+                .map_or(ByteSize(0), |file| file.virtual_size),
             serial: "root".to_owned(),
-        }];
+        };
+        let mut disks: Vec<Disk> = image.map(root).into_iter().collect();
         let mut volatile = Vec::new();
         for disk in &size.disks {
             let size_bytes = ByteSize::from_capacity_kb(disk.capacity);
             self.check_volume_size(size_bytes, "machineTemplate.machineConfig.disks")?;
             match disk.format.as_str() {
-                "swap" if disks.len() == 1 => {
+                "swap" if disks.iter().all(|disk| disk.role != DiskRole::Swap) => {
                     disks.push(Disk {
                         role: DiskRole::Swap,
                         size_bytes,
@@ -295,6 +307,29 @@ impl Cloud {
         }
         Ok(disks)
     }
+}
+
+/// Refuses a machine that has nothing to boot from, or whose root disk would have to be its own.
+fn boots_from_volume(
+    template: &Template,
+    new_volumes: &[NewVolume],
+    save: Option<&Save>,
+) -> Result<()> {
+    // Those that are there already come first among the volumes of the machine.
+    let new = new_volumes.first();
+    if template.volumes.is_empty() && new.is_none_or(|new| new.origin.is_none()) {
+        return Err(CloudError::invalid(
+            MACHINE_IMAGE,
+            "is missing; give {\"href\": \"MachineImage/…\"} with an id or identifier, or in `volumes` a volume to boot from",
+        ));
+    }
+    if save.is_some() {
+        return Err(CloudError::invalid(
+            "machineTemplate.save",
+            "is for machines with a root disk of their own: what this one writes is kept on the volume it boots from; when it is gone, make an image of that",
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses a port that two interfaces are to be plugged into.

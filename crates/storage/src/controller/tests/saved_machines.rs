@@ -76,7 +76,7 @@ async fn saved_from(world: &mut World, beginning: &[u8]) -> Option<Saved> {
         .await;
     world.kill().await;
     let mut machine = cimi::testing::machine(7);
-    machine.image = Ref::to(origin.id.clone());
+    machine.image = Some(Ref::to(origin.id.clone()));
     machine.first_started = Some(Timestamp::now());
     machine.desired.deleted = true;
     machine.desired.graceful = true;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Arguments, Context};
 use crate::cloud::Api;
-use crate::commands::image_name::startable;
+use crate::commands::image_name::{BootsFrom, bootable, startable};
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result};
 use crate::machine_types::MachineType;
@@ -54,13 +54,24 @@ impl Arguments {
         {
             return Err(Failure::Value(format!("Unknown disks bus type {bus}")));
         }
-        template.insert("machineImage".to_owned(), json!({ "href": startable(session, api, image).await? }));
+        let saved = settings.switch(self.saving.save, "save_disk");
+        let mut volumes = Vec::new();
+        // What becomes an image is written to a disk of the machine's own.
+        match if saved { BootsFrom::Image(startable(session, api, image).await?) } else { bootable(session, api, image).await? } {
+            BootsFrom::Image(href) => {
+                template.insert("machineImage".to_owned(), json!({ "href": href }));
+            }
+            BootsFrom::Volume(uuid) => volumes.push(volume_entry(&uuid)),
+        }
         template.insert("networkInterfaces".to_owned(), json!([self.interface(session)]));
         template.insert("initialState".to_owned(), json!("STARTED"));
 
         if let Some(volume) = &self.disks.persistent_disk {
             let uuid = volume_uuid(volume).ok_or_else(|| Failure::Check(format!("Invalid UUID {volume}")))?;
-            template.insert("volumes".to_owned(), json!([{ "volume": { "href": format!("Volume/{uuid}") } }]));
+            volumes.push(volume_entry(&uuid));
+        }
+        if !volumes.is_empty() {
+            template.insert("volumes".to_owned(), json!(volumes));
         }
         if let Some(id) = text(&self.disks.readonly_disk, "readonly_disk_id") {
             let href = startable(session, api, &id).await?;
@@ -94,7 +105,6 @@ impl Arguments {
             template.insert("context".to_owned(), Value::Object(variables));
         }
 
-        let saved = settings.switch(self.saving.save, "save_disk");
         if saved {
             template.insert("save".to_owned(), self.saving.template(session));
         }
@@ -123,6 +133,10 @@ impl Arguments {
         }
         interface
     }
+}
+
+fn volume_entry(uuid: &str) -> Value {
+    json!({ "volume": { "href": format!("Volume/{uuid}") } })
 }
 
 /// The context variables: of the file, of the option, then cloud-init's; later ones win.

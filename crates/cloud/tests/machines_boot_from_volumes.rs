@@ -1,0 +1,92 @@
+//! A machine without an image boots from its first volume, which has what the machine wrote when it is gone.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
+
+use cimi::model::Kind;
+use cloud::CloudError;
+use serde_json::{Value, json};
+
+use crate::support::{World, alice, bob, representation, split, violations};
+
+fn machine(more: Value) -> Value {
+    let mut template = json!({"machineConfig": {"cpu": 1, "memory": 65_536, "disks": [{"capacity": 1000, "format": "swap"}]}});
+    template
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    json!({"machineTemplate": template})
+}
+
+#[tokio::test]
+async fn the_volume_is_its_first_disk_as_long_as_it_exists() {
+    let world = World::start().await;
+    let volume = world.volume(&alice()).await;
+    let from_volume = || machine(json!({"volumes": [{"volume": {"href": volume}}]}));
+    let id = world.made(&alice(), Kind::Machine, from_volume()).await;
+    let shown = world.get(&alice(), &id);
+    assert_eq!(shown["machineImage"], Value::Null, "{shown}");
+    let (local, volume_local) = (split(&id).1, split(&volume).1);
+    let swap = world.cloud.machine_member(&alice(), local, "disks", "0");
+    let swap = representation(&swap.unwrap());
+    assert_eq!(
+        (&swap["role"], &swap["initialLocation"]),
+        (&json!("swap"), &json!("/dev/vdb")),
+        "behind the volume"
+    );
+    // It is at one machine, and stays there.
+    let twice = world.create(&alice(), Kind::Machine, from_volume()).await;
+    assert!(matches!(twice, Err(CloudError::Conflict(_))), "{twice:?}");
+    let who = alice();
+    let taken = world.cloud.detach_volume(&who, local, volume_local);
+    let taken = taken.await;
+    assert!(matches!(taken, Err(CloudError::Conflict(_))), "{taken:?}");
+    let captured = json!({"name": "x", "imageLocation": {"href": id}});
+    match world.create(&alice(), Kind::MachineImage, captured).await {
+        Err(CloudError::Conflict(text)) => assert!(text.contains("boots from a volume"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    // It gives the volume back when it is gone, and is remembered.
+    let read = world.documents.machines.get(local).unwrap();
+    let released = documents::step::end(&world.documents, &read, cimi::Timestamp::now());
+    released.commit().await.unwrap();
+    assert_eq!(
+        world
+            .documents
+            .volumes
+            .get(volume_local)
+            .unwrap()
+            .attachment,
+        None
+    );
+    let record = &world.list(&alice(), Kind::MachineRecord, &[]).members[0];
+    assert_eq!(representation(record)["machineImage"], Value::Null);
+}
+
+#[tokio::test]
+async fn what_has_nothing_to_boot_from_or_nothing_to_save_is_refused() {
+    let world = World::start().await;
+    let missing = "`machineTemplate.machineImage` is missing";
+    let empty =
+        json!({"volumeTemplates": [{"volumeTemplate": {"volumeConfig": {"capacity": 1_000_000}}}]});
+    for template in [json!({}), empty] {
+        let refused = violations(
+            world
+                .create(&alice(), Kind::Machine, machine(template))
+                .await,
+        );
+        assert!(refused[0].starts_with(missing), "{refused:?}");
+    }
+    let volume = world.volume(&alice()).await;
+    let saved = machine(json!({
+        "volumes": [{"volume": {"href": volume}}],
+        "save": {"title": "t", "author": "a", "authorEmail": "a@example.org", "comment": "c"}
+    }));
+    let refused = violations(world.create(&alice(), Kind::Machine, saved).await);
+    assert!(
+        refused[0].starts_with("`machineTemplate.save` is for machines with"),
+        "{refused:?}"
+    );
+    // Somebody else's can't be booted from.
+    let theirs = machine(json!({"volumes": [{"volume": {"href": volume}}]}));
+    let refused = violations(world.create(&bob(), Kind::Machine, theirs).await);
+    assert!(refused[0].contains("does not exist"), "{refused:?}");
+}
