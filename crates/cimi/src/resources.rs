@@ -61,6 +61,8 @@ use crate::{Acl, Common};
 pub mod weight {
     /// Virtual CPUs.
     pub const CPUS: &str = "cpus";
+    /// Processor time that is promised, in hundredths of a processor.
+    pub const CPU_PERCENT: &str = "cpuPercent";
     /// Memory in KiB.
     pub const MEMORY_KIB: &str = "memory";
     /// Size in bytes.
@@ -89,6 +91,9 @@ pub trait Resource:
     fn terms(&self, add: &mut dyn FnMut(&'static str, &str)) {
         let _ = add;
     }
+
+    /// The indexes in which sums are kept of what all resources under one term add, beside those of one owner.
+    const SUMMED_BY: &'static [&'static str] = &[];
 
     /// What it adds to sums over all resources of one owner: pairs of a measure and an amount.
     fn weights(&self, add: &mut dyn FnMut(&'static str, u64)) {

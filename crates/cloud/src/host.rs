@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use cimi::{
     model::Kind,
-    resources::{Host, Machine},
+    resources::{
+        Host, Machine,
+        weight::{CPUS, MEMORY_KIB},
+    },
 };
 use documents::{Cached, Documents};
 use serde_json::{Map, Value, json};
@@ -27,12 +30,8 @@ impl Public for Host {
 
     fn own_attributes(&self, documents: &Documents) -> Map<String, Value> {
         let is_there = !self.has_joined() || documents.host_pulses.get(self.id.local()).is_some();
-        let machines = documents.machines.by_index("host", self.id.local());
-        let (mut cpus, mut memory) = (0_u64, 0_u64);
-        for machine in &machines {
-            cpus += u64::from(machine.cpu);
-            memory += machine.memory;
-        }
+        let (machines, host) = (&documents.machines, self.id.local());
+        let sum = |measure| machines.sum_by_index("host", host, measure);
         object(json!({
             "state": match (self.desired.maintenance, self.troubles.is_empty()) {
                 // What has joined and was never started has no kernel that it would tell of.
@@ -46,11 +45,11 @@ impl Public for Host {
             "meters": {"href": format!("{}/meters", self.id)},
             "cpu": self.capacity.cpus,
             "memory": self.capacity.memory_kib,
-            "cpuUsed": cpus,
-            "memoryUsed": memory,
+            "cpuUsed": sum(CPUS),
+            "memoryUsed": sum(MEMORY_KIB),
             "diskBytes": self.capacity.disk_bytes,
             "diskFreeBytes": self.capacity.disk_free_bytes,
-            "machines": machines.len(),
+            "machines": machines.count_by_index("host", host),
             "accelerator": self.accelerator,
             "acceleratorReason": self.accelerator_reason,
             "cpuModel": self.cpu_model,

@@ -268,6 +268,16 @@ impl Cloud {
                 };
                 return Err(CloudError::Conflict(what));
             }
+            // Whoever places a machine demands that its host still is open: from now on no more come, and those that came before
+            // are seen when it is looked again.
+            if !host.desired.maintenance {
+                let mut closed = host.document.0.clone();
+                closed.desired.maintenance = true;
+                match documents.changes().replace(&host, closed).commit().await {
+                    Err(error) if !error.is_conflict() => return Err(error.into()),
+                    _ => continue,
+                }
+            }
             // By its operator's word that nothing of them runs any more.
             for machine in machines {
                 let end = documents::step::end(documents, &machine, Timestamp::now());

@@ -1,6 +1,9 @@
 //! How full the hosts are, for everybody: names and sums, and nothing of whose machines they are.
 
-use cimi::resources::Host;
+use cimi::resources::{
+    Host,
+    weight::{CPU_PERCENT, MEMORY_KIB},
+};
 use documents::Cached;
 use placement::Demand;
 
@@ -53,19 +56,12 @@ impl Cloud {
     }
 
     fn use_of(&self, host: &Cached<Host>) -> HostUse {
-        let machines = self.0.documents.machines.by_index("host", host.id());
-        let nothing = (0, Demand::default(), Demand::default());
-        let (running, promised, booked) =
-            machines
-                .iter()
-                .fold(nothing, |(running, promised, booked), machine| {
-                    let demand = Demand::of(machine);
-                    if machine.running_since.is_some() {
-                        (running + 1, promised.plus(demand), booked.plus(demand))
-                    } else {
-                        (running, promised, booked.plus(demand))
-                    }
-                });
+        let machines = &self.0.documents.machines;
+        let promised_to = |which: &str| Demand {
+            cpu_percent: machines.sum_by_index(which, host.id(), CPU_PERCENT),
+            memory_kib: machines.sum_by_index(which, host.id(), MEMORY_KIB),
+        };
+        let (booked, promised) = (promised_to("host"), promised_to("runsOn"));
         let name = host.common.name.as_deref().unwrap_or(host.id());
         let takes = if self.is_away(host) || !host.troubles.is_empty() {
             Takes::Fault
@@ -77,7 +73,7 @@ impl Cloud {
         let used = self.measured(host).unwrap_or(promised);
         HostUse {
             name: name.to_owned(),
-            running,
+            running: machines.count_by_index("runsOn", host.id()),
             cpu_percent: Filled {
                 total: u64::from(host.capacity.cpus) * 100,
                 used: used.cpu_percent,

@@ -73,6 +73,14 @@ pub(crate) fn may_attach(context: &OpContext, volume: &Volume) -> Result<()> {
     )))
 }
 
+/// What StratusLab says of a volume that a machine has, and which that is.
+pub(crate) fn not_available(attachment: &Attachment) -> String {
+    format!(
+        "Disk not available: {} has it, until that lets go of it or is gone",
+        attachment.machine
+    )
+}
+
 /// `volume` as taken by `machine`.
 pub(crate) fn taken(volume: &Volume, machine: &Machine, now: Timestamp) -> Result<Volume> {
     machine::available(volume)?;
@@ -84,7 +92,7 @@ pub(crate) fn taken(volume: &Volume, machine: &Machine, now: Timestamp) -> Resul
                 volume.id.local()
             )
         } else {
-            "Disk not available".to_owned()
+            not_available(attachment)
         }));
     }
     let mut taken = volume.clone();

@@ -15,6 +15,7 @@ mod machines_do_what_they_offer;
 mod machines_of_lost_hosts_are_unknown;
 mod members_of_a_group_share;
 mod names_from_elsewhere_are_nobodys_here;
+mod networks_reach_over_hosts;
 mod nobody_uses_up_what_is_everybodys;
 mod nothing_slips_between_check_and_write;
 mod owners_of_certificates_come_from_files;

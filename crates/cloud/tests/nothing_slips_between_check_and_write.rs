@@ -91,6 +91,37 @@ async fn who_lost_the_right_meanwhile_changes_nothing() {
     assert_eq!(volume.acl().right_of(Some("alice"), &[]), None::<Right>);
 }
 
+/// A machine that comes to a host in the moment in which that is removed keeps it: nobody would look after it.
+#[tokio::test]
+async fn no_machine_is_placed_on_a_host_that_is_removed() {
+    let (world, before) = interruptible().await;
+    let mut host = cimi::testing::host();
+    (host.desired.apart, host.runs_machines) = (true, true);
+    let changes = world.documents.changes().create(&host);
+    changes.commit().await.unwrap();
+    let body = world.machine(json!({}));
+    let id = world.made(&alice(), Kind::Machine, body).await;
+    let (_, local) = split(&id);
+    let mut placed = world
+        .documents
+        .machines
+        .get(local)
+        .unwrap()
+        .document
+        .0
+        .clone();
+    placed.host = Some(host.id.clone());
+    placed.settle();
+    let read = world.documents.hosts.get(host.id.local()).unwrap();
+    // As whoever places it does.
+    *before.lock() = Some(put(&placed).revision_is(&read.key, read.revision));
+    let who = admin();
+    let removed = world.cloud.delete(&who, Kind::Host, host.id.local());
+    let refused = removed.await.unwrap_err().to_string();
+    assert!(refused.contains("remove them first"), "{refused}");
+    assert!(world.documents.hosts.get(host.id.local()).is_some());
+}
+
 /// Whoever says what they saw overwrites nothing that came later, also if it comes at the last moment.
 #[tokio::test]
 async fn no_update_is_lost_by_those_who_say_what_they_saw() {

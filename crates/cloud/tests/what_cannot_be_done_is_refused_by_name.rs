@@ -295,6 +295,27 @@ async fn a_machine_is_as_large_as_a_host_offers_and_no_larger() {
     );
     let status = world.cloud.status(&crate::support::admin()).unwrap();
     assert_eq!(status["hosts"].as_array().unwrap().len(), 1, "{status}");
+
+    // On one that has joined no machine has volumes, however large it is.
+    let mut joined = cimi::testing::host();
+    (joined.desired.apart, joined.runs_machines) = (true, true);
+    joined.capacity.memory_kib = 1 << 30;
+    let changes = world.documents.changes().create(&joined);
+    changes.commit().await.unwrap();
+    let large = size(offered + 1);
+    world
+        .made(&alice(), Kind::Machine, world.machine(large.clone()))
+        .await;
+    let volume = json!({"volumeTemplate": {"volumeConfig": {"capacity": 1_000_000}}});
+    let mut with_volume = large;
+    with_volume["volumeTemplates"] = json!([volume]);
+    let violations = refused(&world, with_volume).await;
+    assert!(
+        violations[0].contains(&format!(
+            "{offered} KiB (what the largest host with a way to the cloud's storage, for volumes or to be saved, offers"
+        )),
+        "{violations:?}"
+    );
 }
 
 #[tokio::test]

@@ -69,6 +69,10 @@ impl<R: Resource> Document for Doc<R> {
         self.0.terms(&mut |name, term| terms.add(name, term));
         self.0
             .weights(&mut |measure, amount| terms.weigh(OWNER, measure, amount));
+        for index in R::SUMMED_BY {
+            self.0
+                .weights(&mut |measure, amount| terms.weigh(index, measure, amount));
+        }
         if let Some(user) = self.0.kept_for() {
             terms.add(KEPT, term_of(PrincipalType::User, user));
             self.0

@@ -40,6 +40,13 @@ pub(crate) fn may_report(peer: &str, now: &Machine, then: &Machine) -> Result<()
     if then.common.updated <= now.common.updated {
         return Err(format!("{}: what is said of it comes later", now.id));
     }
+    // Else what is seen next, by a right clock, would go back.
+    let is_ahead = |time: Option<Timestamp>| time.is_some_and(|time| time > then.common.updated);
+    if (is.since != was.since && is_ahead(Some(is.since)))
+        || (then.first_started != now.first_started && is_ahead(then.first_started))
+    {
+        return Err(format!("{}: it was seen before it is told", now.id));
+    }
     if !same(&expected(now, then), then) {
         return Err(format!("{}: only what was observed is a host's", now.id));
     }
@@ -60,20 +67,21 @@ pub(crate) fn may_end(peer: &str, now: &Machine) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a host's clock is so far ahead of `now` that what it says would be of a time that hasn't come.
+/// Whether a host's clock is so far ahead of `now` that what it says would be of a time that hasn't come. What was said `before`
+/// of such a time, when an entry's own clock was ahead, is followed by the next moment.
 ///
 /// # Errors
 /// That it is.
-pub(crate) fn is_of_now(then: &Machine, now: Timestamp) -> Result<(), String> {
+pub(crate) fn is_of_now(before: &Machine, then: &Machine, now: Timestamp) -> Result<(), String> {
     let (said, now) = (then.common.updated.as_millis(), now.as_millis());
-    if said > now + MAX_AHEAD_MILLIS {
-        let ahead = (said - now) / 1000;
-        return Err(format!(
-            "{}: the clock of its host is {ahead} s ahead: set it right",
-            then.id
-        ));
+    if said <= now + MAX_AHEAD_MILLIS || said == before.common.updated.as_millis() + 1 {
+        return Ok(());
     }
-    Ok(())
+    let ahead = (said - now) / 1000;
+    Err(format!(
+        "{}: the clock of its host is {ahead} s ahead: set it right",
+        then.id
+    ))
 }
 
 /// The documents by which a host makes what a machine wants: its images, networks, ports and volumes.

@@ -23,6 +23,12 @@ pub(crate) fn may_report(now: &Host, then: &Host) -> Result<(), String> {
             now.id
         ));
     }
+    if then.tunnel != now.tunnel
+        && let Some(tunnel) = then.tunnel
+        && !Host::is_reached_by(tunnel)
+    {
+        return Err(format!("{}: no host has the address {tunnel}", now.id));
+    }
     if now.unknown != then.unknown {
         return Err(format!(
             "{}: fields of another version stay as they are",

@@ -93,7 +93,7 @@ impl Rules for HostRules {
             let then = write.then.map(|then| read::<Machine>(write.key, then));
             let then = then.transpose().map_err(Refusal::Denied)?;
             if let Some(then) = &then {
-                machine::is_of_now(then, Timestamp::now()).map_err(Refusal::Denied)?;
+                machine::is_of_now(&now, then, Timestamp::now()).map_err(Refusal::Denied)?;
             }
             let follows = step::follows(&self.documents, &now, then.as_ref());
             all = all.and(follows.map_err(unavailable)?);

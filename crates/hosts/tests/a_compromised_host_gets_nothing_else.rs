@@ -2,7 +2,7 @@
 //! own machines.
 #![allow(clippy::panic, clippy::unwrap_used)] // a test that panics has failed
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use cimi::{
     Acl, Common, HostId, Timestamp,
@@ -251,6 +251,20 @@ async fn its_clock_is_not_ahead() {
     machine.common.updated = Timestamp::from_millis(Timestamp::now().as_millis() + 120_000);
     let put = Transaction::new().put(key(&machine.id), bytes(&machine));
     world.refused("of a time to come", put).await;
+
+    // What an entry wrote whose own clock was ahead keeps nobody from going on.
+    let mut ahead = world.mine.clone();
+    ahead.common.updated = machine.common.updated;
+    let put = Transaction::new().put(key(&ahead.id), bytes(&ahead));
+    world.write(put).await;
+    let next = said(&ahead, ahead.clone());
+    let put = Transaction::new().put(key(&next.id), bytes(&next));
+    let done = world.evil.commit(put).await.unwrap();
+    assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+    let mut later = said(&next, next.clone());
+    later.common.updated = later.common.updated.after(Duration::from_secs(1));
+    let put = Transaction::new().put(key(&later.id), bytes(&later));
+    world.refused("later still", put).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -337,6 +351,13 @@ async fn it_wants_nothing_for_its_machines() {
     world
         .refused_of_mine("time not used", |m| m.observed.since = long_ago())
         .await;
+    let ahead = Timestamp::now().after(Duration::from_secs(30));
+    world
+        .refused_of_mine("what will be seen", |m| m.observed.since = ahead)
+        .await;
+    world
+        .refused_of_mine("a start to come", |m| m.first_started = Some(ahead))
+        .await;
     world
         .refused_of_mine("a refusal", |m| m.observed.refused = Some(long_ago()))
         .await;
@@ -382,6 +403,12 @@ async fn it_touches_nothing_of_others() {
     own.desired.maintenance = true;
     let put = Transaction::new().put(key(&own.id), bytes(&own));
     world.refused("what is wanted of it", put).await;
+    for everybodys in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
+        let mut own = world.own.clone();
+        own.tunnel = Some(everybodys.parse().unwrap());
+        let put = Transaction::new().put(key(&own.id), bytes(&own));
+        world.refused(everybodys, put).await;
+    }
     let put = Transaction::new().put(key("User/eve"), r#"{"administrator":true}"#);
     world.refused("a user", put).await;
     let put = Transaction::new().put(key("Address/10.0.0.1"), "{}");
@@ -407,11 +434,7 @@ fn pulse(host: &HostId) -> HostPulse {
 async fn it_says_that_it_is_there_and_nothing_else_by_that() {
     let world = World::new().await;
     let own = pulse(&world.own.id);
-    let lease = world
-        .evil
-        .grant(std::time::Duration::from_secs(10))
-        .await
-        .unwrap();
+    let lease = world.evil.grant(Duration::from_secs(10)).await.unwrap();
     let beat = Transaction::new().put_with_lease(key(&own.id), bytes(&own), lease);
     let done = world.evil.commit(beat).await.unwrap();
     assert!(matches!(done, Outcome::Committed(_)), "{done:?}");

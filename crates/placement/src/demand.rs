@@ -12,12 +12,11 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// What a machine uses up: its guaranteed share of processors if it has one, else whole ones.
+    /// What a machine uses up: what it is promised.
     #[must_use]
     pub fn of(machine: &Machine) -> Self {
-        let whole = u64::from(machine.cpu) * 100;
         Self {
-            cpu_percent: machine.cpu_share_percent.map_or(whole, u64::from),
+            cpu_percent: machine.cpu_percent(),
             memory_kib: machine.memory,
         }
     }

@@ -291,23 +291,33 @@ impl Scheduler {
     }
 }
 
-/// Writes the machine's host, if it still waits for one, and for one like that: a volume may have been attached meanwhile.
+/// Writes the machine's host, if it still waits for one, and for one like that: a volume may have been attached meanwhile, or
+/// the host be about to be removed.
 async fn assign(
     documents: Documents,
     local: Arc<str>,
     host: HostId,
     for_storage: bool,
 ) -> Result<(), DocumentsError> {
-    let edit = |machine: &mut Machine| {
-        if !waits(machine) || (machine.needs_storage() && !for_storage) {
-            return Ok(false);
+    loop {
+        let machine = documents.machines.get(&local);
+        let (Some(read), Some(host)) = (machine, documents.hosts.get(host.local())) else {
+            return Ok(());
+        };
+        let lacks_storage = read.needs_storage() && !for_storage;
+        if !waits(&read) || lacks_storage || host.desired.maintenance {
+            return Ok(());
         }
-        machine.host = Some(host.clone());
-        machine.reason = None;
-        machine.settle();
-        Ok::<_, DocumentsError>(true)
-    };
-    documents.update(&local, edit).await.map(drop)
+        let mut placed = read.document.0.clone();
+        placed.host = Some(host.document.id.clone());
+        placed.reason = None;
+        placed.settle();
+        let changes = documents.changes().replace(&read, placed).unchanged(&*host);
+        match changes.commit().await {
+            Err(error) if error.is_conflict() => {}
+            ended => return ended.map(drop),
+        }
+    }
 }
 
 /// Writes why the machine has no host, if it still waits for one.
@@ -354,11 +364,43 @@ mod tests {
 
     use super::*;
 
+    async fn documents(folder: &tempfile::TempDir) -> Documents {
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        Documents::open(store).await.unwrap()
+    }
+
+    async fn create<R: cimi::resources::Resource>(documents: &Documents, document: &R) {
+        documents.changes().create(document).commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_placed_on_a_host_that_was_closed_or_removed_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let documents = documents(&folder).await;
+        let mut machine = testing::machine(1);
+        machine.desired.power = Power::On;
+        create(&documents, &machine).await;
+        let local: Arc<str> = machine.local_id().into();
+        let (mut closed, open) = (testing::host(), testing::host());
+        closed.desired.maintenance = true;
+        create(&documents, &closed).await;
+        for (host, takes_it) in [(&open, false), (&closed, false), (&open, true)] {
+            if takes_it {
+                create(&documents, host).await;
+            }
+            let assigned = assign(documents.clone(), local.clone(), host.id.clone(), false);
+            assigned.await.unwrap();
+            let machine = documents.machines.get(&local).unwrap();
+            assert_eq!(machine.host.is_some(), takes_it);
+        }
+    }
+
     #[tokio::test]
     async fn what_was_decided_for_a_machine_without_volumes_is_not_for_one_that_got_some() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
-        let documents = Documents::open(store).await.unwrap();
+        let documents = documents(&folder).await;
+        let host = testing::host();
+        create(&documents, &host).await;
         let mut machine = testing::machine(1);
         machine.volumes.push(AttachedVolume {
             volume: VolumeId::generate(),
@@ -368,11 +410,15 @@ mod tests {
             stage: AttachStage::Waiting,
             serial: "v".into(),
         });
-        documents.changes().create(&machine).commit().await.unwrap();
+        create(&documents, &machine).await;
         let local: Arc<str> = machine.local_id().into();
         for for_storage in [false, true] {
-            let host = HostId::from_local("h").unwrap();
-            let assigned = assign(documents.clone(), local.clone(), host, for_storage);
+            let assigned = assign(
+                documents.clone(),
+                local.clone(),
+                host.id.clone(),
+                for_storage,
+            );
             assigned.await.unwrap();
             let machine = documents.machines.get(&local).unwrap();
             assert_eq!(machine.host.is_some(), for_storage);

@@ -1,11 +1,13 @@
 //! A peer behind a gateway sees and writes what is its own, and nothing else whatever it asks for; entry points may die.
 #![allow(clippy::panic, clippy::unwrap_used)] // a test that panics has failed
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use store::testing::Interposed;
 use store::{
     Batch, Change, EtcdStore, Key, Outcome, Page, Peer, Prefix, Range, Revision, SharedStore,
@@ -196,6 +198,21 @@ async fn what_a_peer_may_not_see_is_not_there() {
         .revision_is(&key("m/2"), theirs)
         .put(key("m/2"), "one:stolen");
     assert!(is_refused(one.commit(guessed).await));
+    // Nor by demanding that it be there.
+    for guessed in [
+        Transaction::new().revision_is(&key("m/2"), theirs),
+        Transaction::new().present(&key("m/2")),
+    ] {
+        let Outcome::Conflict(conflicts) =
+            one.commit(guessed.put(key("m/5"), "one:x")).await.unwrap()
+        else {
+            panic!("that was guessed");
+        };
+        assert!(
+            conflicts.iter().all(|one| one.current.is_none()),
+            "{conflicts:?}"
+        );
+    }
     assert!(is_refused(
         one.commit(Transaction::new().delete(key("m/2"))).await
     ));
@@ -420,6 +437,57 @@ async fn a_peer_that_reads_its_few_documents_reads_no_others() {
         assert_eq!(keys(&one).await, ["m/050", "n/1"]);
     }
     assert_eq!(read.load(Ordering::Relaxed), 0);
+
+    // Nor if they change without end while it reads them.
+    let store = world.store.clone();
+    let (changing, mut changes) = tokio::sync::watch::channel(());
+    let _writing = Ending(tokio::spawn(async move {
+        loop {
+            committed(&*store, Transaction::new().put(key("m/050"), "one:mine")).await;
+            changing.send_replace(());
+        }
+    }));
+    for _ in 0..10 {
+        changes.changed().await.unwrap();
+        assert_eq!(keys(&one).await, ["m/050", "n/1"]);
+    }
+    assert_eq!(read.load(Ordering::Relaxed), 0);
+}
+
+/// A question that begins and never ends, and whether it is heard.
+fn unended(
+    heard: &Arc<AtomicUsize>,
+) -> http::Request<impl http_body::Body<Data = Bytes, Error = Infallible> + use<>> {
+    let heard = Arc::clone(heard);
+    let body = futures::stream::once(async move {
+        heard.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<Result<http_body::Frame<Bytes>, Infallible>>().await
+    });
+    let request =
+        http::Request::post("/etcdserverpb.KV/Txn").header("content-type", "application/grpc");
+    request.body(http_body_util::StreamBody::new(body)).unwrap()
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_much_at_once_waits_and_no_other_does() {
+    let world = World::new().await;
+    let gateway = &world.entry.gateway;
+    let heard = Arc::new(AtomicUsize::new(0));
+    let ask = |name: &str| Box::pin(gateway.answer(Peer::named(name), unended(&heard)));
+    let mut asked: Vec<_> = (0..100).map(|_| ask("one")).collect();
+    for question in &mut asked {
+        assert!(futures::poll!(question).is_pending());
+    }
+    assert_eq!(heard.load(Ordering::Relaxed), 16);
+    let mut other = ask("two");
+    assert!(futures::poll!(&mut other).is_pending());
+    assert_eq!(heard.load(Ordering::Relaxed), 17);
+    // The next has its turn when one has ended.
+    drop(asked.swap_remove(0));
+    for question in &mut asked {
+        assert!(futures::poll!(question).is_pending());
+    }
+    assert_eq!(heard.load(Ordering::Relaxed), 18);
 }
 
 /// Two documents always say the same, and a third one is seen by turns, while they are read.

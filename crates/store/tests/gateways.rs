@@ -55,8 +55,8 @@ pub async fn client(endpoints: Vec<String>) -> EtcdStore {
     EtcdStore::open(options).await.expect("a client")
 }
 
-/// Documents are `OWNER:TEXT`, or `OWNER:>KEY` if they refer to another; an owner sees and writes its own, and everybody sees those of `all`. Nobody gives his own
-/// away, or writes in the collection `fixed`.
+/// Documents are `OWNER:TEXT`, or `OWNER:>KEY` if they refer to another; an owner sees and writes its own, and everybody sees those
+/// of `all`. Nobody gives his own away, or writes in the collection `fixed`.
 pub struct OwnersOnly;
 
 /// Nobody but the cloud itself sees and writes anything.

@@ -153,7 +153,11 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> anyhow::Resul
     write().with_context(|| path.display().to_string())
 }
 
-fn remove(path: &Path) -> anyhow::Result<()> {
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// If that can't be done.
+pub fn remove(path: &Path) -> anyhow::Result<()> {
     remove_file(path).with_context(|| path.display().to_string())
 }
 

@@ -228,6 +228,12 @@ impl JoinedHost {
                 return Ok(Ended::Anew(kept.clone()));
             }
         };
+        let boot_id = vmhost::controller::boot_id();
+        tokio::select! {
+            () = self.stop.cancelled() => return Ok(Ended::Stopped),
+            () = self.removed(&documents) => return Ok(Ended::Removed),
+            () = until_alone(&documents, &self.id, &boot_id) => {}
+        }
         let stop = self.stop.child_token();
         let until_ended = async {
             let ended = tokio::select! {
@@ -422,6 +428,24 @@ impl JoinedHost {
     }
 }
 
+/// Waits until no other computer is there as this host: one that has a copy of what this one keeps. Both would take all machines
+/// for theirs. (After a quick reboot, until nothing is heard any more of the time before.)
+async fn until_alone(documents: &Documents, id: &HostId, boot_id: &str) {
+    let mut pulses = documents.host_pulses.changes();
+    let is_alone = || {
+        let host = documents.hosts.get(id.local());
+        host.is_none_or(|host| host.boot_id.is_empty() || host.boot_id == boot_id)
+            || documents.host_pulses.get(id.local()).is_none()
+    };
+    while !is_alone() {
+        tracing::warn!(
+            host = %id,
+            "another computer is there as this host, or was so a moment ago: waiting until nothing is heard of it; one that was copied has to join by a token of its own"
+        );
+        pulses.next().await;
+    }
+}
+
 /// Whether an entry says that this host was removed. It has shown that it is one, and asked the database.
 fn is_removal(error: &StoreError) -> bool {
     matches!(error, StoreError::Refused { reason, .. } if reason.contains(REMOVED))
@@ -444,8 +468,36 @@ fn until_renewal(now: Timestamp, expires: Timestamp) -> Duration {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
 mod tests {
+    use std::pin::pin;
+
+    use store::SqliteStore;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_copy_of_a_host_waits_as_long_as_that_is_heard_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let documents = Documents::open(store).await.unwrap();
+        let host = Host {
+            boot_id: "theirs".to_owned(),
+            ..Host::newcomer(Common::new(Acl::owned_by_admin(), Timestamp::now()))
+        };
+        let pulse: HostPulse = serde_json::from_slice(&pulse_of(&host.id).unwrap().1).unwrap();
+        let changes = documents.changes().create(&host).create(&pulse);
+        changes.commit().await.unwrap();
+        until_alone(&documents, &host.id, "theirs").await;
+        let mut copy = pin!(until_alone(&documents, &host.id, "a copy's"));
+        // What it was told before it waits doesn't count.
+        for _ in 0..3 {
+            assert!(futures::poll!(copy.as_mut()).is_pending());
+        }
+        let read = documents.host_pulses.get(host.id.local()).unwrap();
+        documents.changes().remove(&read).commit().await.unwrap();
+        copy.await;
+    }
 
     #[test]
     fn a_certificate_is_renewed_at_two_thirds_of_its_life() {

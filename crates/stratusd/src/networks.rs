@@ -1,6 +1,11 @@
 //! From the configured networks to what the rules, and this host, need to know of them.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use cimi::resources::{Network, NetworkClass as Class};
@@ -12,7 +17,10 @@ use network::{
 };
 use vmhost::controller::{Networks, Opening};
 
-use crate::config::{Config, NetworkClass, NetworkEntry};
+use crate::{
+    config::{Config, NetworkClass, NetworkEntry},
+    instance::{make_dir, remove, write_atomically},
+};
 
 /// The networks as the rules know them.
 ///
@@ -98,8 +106,57 @@ pub async fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn folder(state: &Path, name: &str) -> std::path::PathBuf {
+fn folder(state: &Path, name: &str) -> PathBuf {
     state.join("network").join(name)
+}
+
+/// Where it is noted what one is that no configuration here has.
+fn note_of(state: &Path, name: &str) -> PathBuf {
+    folder(state, &format!("{name}.json"))
+}
+
+/// Notes down what these networks are, before they are set up: whoever takes them down has no documents.
+fn note(config: &Config) -> anyhow::Result<()> {
+    let state = config.state_dir();
+    for (name, entry) in &config.networks {
+        let (file, text) = (note_of(&state, name), serde_json::to_vec_pretty(entry)?);
+        if std::fs::read(&file).is_ok_and(|known| known == text) {
+            continue;
+        }
+        make_dir(&state.join("network"), 0o755)?;
+        write_atomically(&file, &text, 0o644)?;
+    }
+    Ok(())
+}
+
+/// All networks that may have been set up here: those of the configuration, and, by the notes, those of a cloud that this host has
+/// joined.
+///
+/// # Errors
+/// If a note can't be read.
+pub fn set_up_here(config: &Config) -> anyhow::Result<Config> {
+    let mut config = config.clone();
+    let notes = std::fs::read_dir(config.state_dir().join("network"));
+    for note in notes.into_iter().flatten() {
+        let file = note?.path();
+        let name = file.file_stem().and_then(OsStr::to_str);
+        let (Some(name), Some("json")) = (name, file.extension().and_then(OsStr::to_str)) else {
+            continue;
+        };
+        let told = || file.display().to_string();
+        let text = std::fs::read(&file).with_context(told)?;
+        let entry = serde_json::from_slice(&text).with_context(told)?;
+        config.networks.insert(name.to_owned(), entry);
+    }
+    Ok(config)
+}
+
+/// What was noted of a network, which is gone now.
+///
+/// # Errors
+/// If it can't be removed.
+pub fn forget(config: &Config, name: &str) -> anyhow::Result<()> {
+    remove(&note_of(&config.state_dir(), name))
 }
 
 /// The networks of the configuration, each set up when its first machine needs it.
@@ -161,11 +218,63 @@ impl OfDocuments {
 
 impl Networks for OfDocuments {
     fn open(&self, network: &Network, peers: BTreeSet<Peer>, overlay: Option<Overlay>) -> Opening {
-        self.configured(network).open(network, peers, overlay)
+        let configured = self.configured(network);
+        let opening = configured.open(network, peers, overlay);
+        Box::pin(async move {
+            let noted = tokio::task::spawn_blocking(move || note(&configured.0)).await;
+            noted
+                .map_err(anyhow::Error::from)
+                .flatten()
+                .map_err(|error| NetworkError::File {
+                    path: "notes of networks".into(),
+                    source: std::io::Error::other(format!("{error:#}")),
+                })?;
+            opening.await
+        })
     }
 
     fn as_peer(&self, network: &str) -> Option<Peer> {
         let document = self.documents.networks.get(network)?;
         self.configured(&document).as_peer(network)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_up_is_known_without_documents_until_it_is_taken_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().display().to_string();
+        let own = Config {
+            state_dir,
+            ..Config::default()
+        };
+        let (name, entry) = own.networks.iter().next().unwrap();
+        // Of the cloud: one of the same name with another tag, and one of a name that is in no configuration here.
+        let other = NetworkEntry {
+            tag: "z".to_owned(),
+            ..entry.clone()
+        };
+        let cloud = Config {
+            networks: [
+                (name.clone(), other.clone()),
+                ("lab.1".to_owned(), other.clone()),
+            ]
+            .into(),
+            ..own.clone()
+        };
+        note(&cloud).unwrap();
+        // Once more, as after each restart.
+        note(&cloud).unwrap();
+        let known = set_up_here(&own).unwrap().networks;
+        assert_eq!(known.len(), own.networks.len() + 1);
+        assert_eq!((&known[name], &known["lab.1"]), (&other, &other));
+        for name in known.keys() {
+            forget(&own, name).unwrap();
+        }
+        assert_eq!(set_up_here(&own).unwrap().networks, own.networks);
     }
 }

@@ -29,9 +29,17 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
     let mut troubles = machines(config).await;
     let mut is_ours = true;
     if config.bridged() {
+        let config = networks::set_up_here(config)?;
         for name in config.networks.keys() {
-            match NetworkHost::remove(&networks::for_host(config, name)?).await {
-                Ok(()) => tracing::info!(network = name, "removed"),
+            match NetworkHost::remove(&networks::for_host(&config, name)?).await {
+                Ok(()) => {
+                    tracing::info!(network = name, "removed");
+                    troubles.extend(
+                        networks::forget(&config, name)
+                            .err()
+                            .map(|error| format!("{error:#}")),
+                    );
+                }
                 Err(error @ NetworkError::BridgeTaken { .. }) => {
                     tracing::warn!(network = name, "left alone: {error}");
                     is_ours = false;

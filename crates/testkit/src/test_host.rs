@@ -5,8 +5,10 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Output,
+    time::Duration,
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
@@ -162,6 +164,35 @@ dns_upstream = []
     #[must_use]
     pub fn kept(&self) -> PathBuf {
         self.folder.path().join("state/host")
+    }
+
+    /// The certificate that it has, PEM.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn certificate(&self) -> String {
+        self.joined()["certificate"].as_str().unwrap().to_owned()
+    }
+
+    /// Has it renew its certificate so long from now, if it is started before that.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn renew_in(&self, time: Duration) {
+        let mut joined = self.joined();
+        // It does so when a third of its life is left.
+        let expires = cimi::Timestamp::now().after(trust::CERTIFICATE_LIFE / 3 + time);
+        joined["expires"] = expires.to_string().into();
+        fs::write(self.joined_file(), joined.to_string()).unwrap();
+    }
+
+    fn joined(&self) -> Value {
+        serde_json::from_slice(&fs::read(self.joined_file()).unwrap()).unwrap()
+    }
+
+    fn joined_file(&self) -> PathBuf {
+        self.kept().join("joined.json")
     }
 
     /// Its folder.

@@ -95,7 +95,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vmhost",
         ],
     ),
-    ("testkit", &["cimi"]),
+    ("testkit", &["cimi", "trust"]),
     ("trust", &["cimi"]),
     (
         "vmhost",

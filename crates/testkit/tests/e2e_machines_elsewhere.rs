@@ -67,14 +67,23 @@ fn a_machine_runs_on_a_host_that_joined_and_outlives_both_daemons() {
     machine.wait_for_phase("Unknown");
     wait_for_host(&cloud, &host, "LOST");
     machine.ssh("true");
+    // With the next certificate its store is opened anew, while the machine runs: it is looked after as before.
+    let certificate = host.certificate();
+    host.renew_in(Duration::from_secs(2));
     host.start();
+    machine.wait_for_phase("Running");
+    wait_until("the next certificate", LIMIT, || {
+        (host.certificate() != certificate).then_some(())
+    });
+    let id = machine.vmid.to_string();
+    cloud.cli(&["pause-instance", &id]);
+    cloud.cli(&["start-instance", &id]);
     machine.wait_for_phase("Running");
     assert_eq!(machine.process(), process);
 
     // Asked for while its host is away, done when that is back.
     host.kill();
     machine.wait_for_phase("Unknown");
-    let id = machine.vmid.to_string();
     cloud.cli(&["kill-instance", &id]);
     assert_eq!(machine.process(), process);
     host.start();

@@ -57,7 +57,7 @@ pub use audit::Finding;
 pub use console::ConsoleText;
 pub use forwarding::overlay;
 pub use health::Check;
-pub use host::describe;
+pub use host::{boot_id, describe};
 pub use image_files::{ImageContent, ImageFiles, OfStorage};
 pub use meters::{INTERVAL as METER_INTERVAL, Reading};
 pub use settings::Settings;

@@ -114,6 +114,13 @@ impl Host {
         }
     }
 
+    /// Whether an address can be that of one host between hosts: not that of nobody, of many, or of whoever uses it.
+    #[must_use]
+    pub const fn is_reached_by(address: Ipv4Addr) -> bool {
+        // 0.0.0.0/8, and 224.0.0.0 and all above: multicast, reserved, broadcast (RFC 6890).
+        matches!(address.octets(), [1..224, ..]) && !address.is_loopback()
+    }
+
     /// Whether it has joined from elsewhere, and so is there only while it says so ([`HostPulse`](super::HostPulse)). Any other
     /// is part of the cloud's own daemon.
     #[must_use]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AcceleratorKind, Save, Unknown, resource,
-    weight::{CPUS, LOCAL_BYTES, MEMORY_KIB},
+    weight::{CPU_PERCENT, CPUS, LOCAL_BYTES, MEMORY_KIB},
 };
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
@@ -121,15 +121,21 @@ resource!(
         add("vmid", &machine.vmid.to_string());
         if let Some(host) = &machine.host {
             add("host", host.local());
+            if machine.running_since.is_some() {
+                add("runsOn", host.local());
+            }
         }
         machine.images(&mut |image| add("image", image.local()));
     },
     |machine, add| {
         add(CPUS, u64::from(machine.cpu));
+        add(CPU_PERCENT, machine.cpu_percent());
         add(MEMORY_KIB, machine.memory);
         add(LOCAL_BYTES, local_bytes(&machine.disks));
     },
     {
+        const SUMMED_BY: &'static [&'static str] = &["host", "runsOn"];
+
         fn uses(&self) -> Vec<super::Use> {
             self.in_use()
         }
@@ -199,6 +205,13 @@ impl Machine {
     #[must_use]
     pub fn place_of_disk(&self, number: usize) -> usize {
         number + usize::from(self.boot_volume().is_some())
+    }
+
+    /// Processor time that it is promised, in hundredths of a processor: its guaranteed share if it has one, else whole ones.
+    #[must_use]
+    pub fn cpu_percent(&self) -> u64 {
+        let whole = u64::from(self.cpu) * 100;
+        self.cpu_share_percent.map_or(whole, u64::from)
     }
 
     /// Whether it needs the cloud's storage itself, and not only images: for its volumes, or to be saved at its shutdown.

@@ -125,6 +125,11 @@ impl MachineCreate {
 }
 
 impl Template {
+    /// Whether its machine needs the cloud's storage itself.
+    pub(super) fn needs_storage(&self) -> bool {
+        !self.volumes.is_empty() || !self.volume_templates.is_empty() || self.save.is_some()
+    }
+
     /// What it wishes of the host, checked.
     pub(super) fn placement(&self) -> Result<Placement> {
         let path = |name: &str| format!("{TEMPLATE}.{name}");

@@ -1,9 +1,11 @@
-//! How much peers by name write, so that one that is taken over doesn't take the store from the others.
+//! How much peers by name write, and ask at once, so that one that is taken over doesn't take the store from the others, nor
+//! their entry's memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -19,6 +21,9 @@ const BYTES: Rate = Rate {
     a_second: (1 << 20) as f64,
     at_once: (8 * MAX_TRANSACTION_BYTES) as f64,
 };
+/// Calls that are answered at once, from the first byte of the question to the last of the answer: each has a few MiB in memory.
+/// More of them wait.
+const CALLS: usize = 16;
 
 struct Rate {
     a_second: f64,
@@ -32,6 +37,7 @@ pub(super) struct Allowances(Mutex<HashMap<Arc<str>, Arc<Allowance>>>);
 /// Of one.
 pub(super) struct Allowance {
     left: Mutex<Left>,
+    calls: Arc<Semaphore>,
     /// Held while it gets a lease.
     pub(super) granting: tokio::sync::Mutex<()>,
 }
@@ -48,9 +54,20 @@ impl Allowances {
         Arc::clone(all.entry(Arc::clone(name)).or_insert_with(|| {
             Arc::new(Allowance {
                 left: Mutex::new(Left::all(Instant::now())),
+                calls: Arc::new(Semaphore::new(CALLS)),
                 granting: tokio::sync::Mutex::default(),
             })
         }))
+    }
+
+    /// Waits for the turn of a call of `peer`.
+    pub(super) async fn turn(&self, peer: &Peer) -> Option<OwnedSemaphorePermit> {
+        let Peer::Named(name) = peer else {
+            return None;
+        };
+        let calls = Arc::clone(&self.of(name).calls);
+        // Closed never.
+        calls.acquire_owned().await.ok()
     }
 
     /// Takes a write of so many bytes from what `peer` has left.

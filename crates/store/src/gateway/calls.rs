@@ -1,10 +1,11 @@
 //! Reading, and what keys and documents are called.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::Status;
 
-use super::hub::View;
 use super::{Peer, Shared, leases, status};
 use crate::etcd::keyspace::{lease_number, number};
 use crate::etcd::wire::{
@@ -13,12 +14,19 @@ use crate::etcd::wire::{
 use crate::{Entry, Key, Page, Prefix, Range, Revision, StoreError};
 
 /// Where the marks of transactions are that may have an unknown outcome (see `etcd::slots`).
-pub(super) const SLOTS: &str = "GatewaySlot";
+const SLOTS: &str = "GatewaySlot";
 
-/// How often documents are read one by one that change meanwhile, how many at most, and how many at once.
-const ATTEMPTS: u32 = 3;
-const ONE_BY_ONE: usize = 2000;
+/// How many documents of a peer are read at once.
 const AT_ONCE: usize = 16;
+/// How often it is read what came into a peer's sight while the rest was read.
+const ROUNDS: u32 = 8;
+
+/// A slot of a client: its lease, and which of those under this lease it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    pub(super) session: i64,
+    pub(super) number: u64,
+}
 
 /// Collections that only gateways know.
 pub(super) fn is_own(key: &Key) -> bool {
@@ -55,8 +63,13 @@ impl Shared {
         }
     }
 
-    /// The store's name of a key as clients name it, and whether it is a slot, and under which lease.
-    pub(super) fn name(&self, key: &[u8]) -> Result<(Key, Option<i64>), Status> {
+    /// Whether it is there for others alone.
+    pub(super) fn hides(&self, peer: &Peer, entry: &Entry) -> bool {
+        entry.key.collection() != SLOTS && !self.sees(peer, entry)
+    }
+
+    /// The store's name of a key as clients name it, and which slot it is, if it is one.
+    pub(super) fn name(&self, key: &[u8]) -> Result<(Key, Option<Slot>), Status> {
         if let Some(document) = self.keys.document(key) {
             return if is_own(&document) {
                 Err(status::denied("that collection is the gateway's own"))
@@ -64,14 +77,14 @@ impl Shared {
                 Ok((document, None))
             };
         }
-        let (session, slot) = self
+        let (session, number) = self
             .keys
             .session(key)
             .ok_or_else(|| Status::invalid_argument("that is no key of a document"))?;
-        let id = format!("{session:016x}-{slot}");
+        let id = format!("{session:016x}-{number}");
         let name =
             Key::new(SLOTS, &id).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok((name, Some(session)))
+        Ok((name, Some(Slot { session, number })))
     }
 }
 
@@ -125,6 +138,9 @@ pub(super) async fn range(
 
 /// At least all documents from one text up to another that `peer` sees, all as they were at one moment, whatever the limit:
 /// what is left out must not count.
+///
+/// Of a peer by name no others are read: it sees few of many, and the hub knows which. They are read one by one; what is
+/// written meanwhile, the hub remembers.
 async fn several(
     shared: &Shared,
     peer: &Peer,
@@ -134,41 +150,50 @@ async fn several(
     let Peer::Named(name) = peer else {
         return shared.store.range(Range::texts(from, to)).await;
     };
-    let mut view = View {
-        peer: peer.clone(),
-        keys: shared.keys.clone(),
-        from,
-        to,
-        after: 0,
+    let lost = || StoreError::Unavailable {
+        endpoints: String::new(),
+        doing: "reading",
+        reason: format!("what {name} sees changes faster than it is read"),
     };
-    // A peer sees few of many: the hub knows which. They are read one by one, so nothing may have changed meanwhile.
-    for _ in 0..ATTEMPTS {
-        if !shared.hub.reach(now(shared).await?).await {
-            break;
-        }
-        let (at, keys) = shared.hub.seen_by(name, &view.from, view.to.as_deref());
-        if keys.len() > ONE_BY_ONE {
-            break;
-        }
-        let reading = keys.into_iter().map(|key| {
+    let view = (&**name, &*from, to.as_deref());
+    if !shared.hub.reach(now(shared).await?).await {
+        return Err(lost());
+    }
+    let (since, mut unread) = shared.hub.seen_by(view);
+    let mut read: HashMap<Key, Entry> = HashMap::new();
+    for _ in 0..ROUNDS {
+        let reading = unread.into_iter().map(|key| {
             let store = shared.store.clone();
             async move { store.get(&key).await }
         });
-        let entries: Vec<Option<Entry>> = stream::iter(reading)
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
-        let revision = now(shared).await?;
-        view.after = at.0;
-        if shared.hub.reach(revision).await && shared.hub.is_unchanged(&view) {
+        let mut reading = stream::iter(reading).buffered(AT_ONCE);
+        while let Some(entry) = reading.try_next().await? {
+            read.extend(entry.map(|entry| (entry.key.clone(), entry)));
+        }
+        // Then nothing that was read is newer than what the hub knows.
+        if !shared.hub.reach(now(shared).await?).await {
+            break;
+        }
+        let Some((revision, seen)) = shared.hub.written_since(since, view) else {
+            break;
+        };
+        let mut entries = Vec::with_capacity(seen.len());
+        unread = Vec::new();
+        for (key, written) in seen {
+            match written.or_else(|| read.get(&key).cloned()) {
+                Some(entry) => entries.push(entry),
+                None => unread.push(key),
+            }
+        }
+        if unread.is_empty() {
             return Ok(Page {
-                entries: entries.into_iter().flatten().collect(),
+                entries,
                 revision,
                 more: false,
             });
         }
     }
-    shared.store.range(Range::texts(view.from, view.to)).await
+    Err(lost())
 }
 
 /// The revision that the store is at.

@@ -87,13 +87,16 @@ struct Listener {
 }
 
 /// What one watch is about.
-pub(super) struct View {
-    pub(super) peer: Peer,
-    pub(super) keys: Keyspace,
-    pub(super) from: String,
-    pub(super) to: Option<String>,
-    pub(super) after: u64,
+struct View {
+    peer: Peer,
+    keys: Keyspace,
+    from: String,
+    to: Option<String>,
+    after: u64,
 }
+
+/// What a peer by name sees, from one text up to another.
+type Seen<'a> = (&'a str, &'a str, Option<&'a str>);
 
 impl View {
     fn answer(&self, told: &Told) -> Option<WatchResponse> {
@@ -281,17 +284,37 @@ impl Hub {
     }
 
     /// What a peer by name sees from one text up to another, in order, and when.
-    pub(super) fn seen_by(&self, name: &str, from: &str, to: Option<&str>) -> (Revision, Vec<Key>) {
+    pub(super) fn seen_by(&self, (name, from, to): Seen<'_>) -> (Revision, Vec<Key>) {
         let state = self.state.lock();
         (Revision(state.at), state.sight.between(name, from, to))
     }
 
-    /// Whether nothing has changed since then of what `view` sees.
-    pub(super) fn is_unchanged(&self, view: &View) -> bool {
+    /// As [`seen_by`](Self::seen_by), each with what was written of it after `since`, if anything was; none if that isn't
+    /// remembered any more.
+    pub(super) fn written_since(
+        &self,
+        since: Revision,
+        (name, from, to): Seen<'_>,
+    ) -> Option<(Revision, Vec<(Key, Option<Entry>)>)> {
         let state = self.state.lock();
-        let since = state.history.iter().rev();
-        let mut since = since.take_while(|told| told.revision > view.after);
-        state.oldest <= view.after + 1 && since.all(|told| view.answer(told).is_none())
+        if state.oldest > since.next().0 {
+            return None;
+        }
+        let begin = state
+            .history
+            .partition_point(|told| told.revision <= since.0);
+        let mut written = HashMap::new();
+        for (news, _) in state.history.range(begin..).flat_map(|told| &told.changes) {
+            if let News::Written(change) = news {
+                written.insert(change.key(), put(change));
+            }
+        }
+        let seen = state.sight.between(name, from, to).into_iter();
+        let seen = seen.map(|key| {
+            let last = written.get(&key).copied().flatten().cloned();
+            (key, last)
+        });
+        Some((Revision(state.at), seen.collect()))
     }
 
     /// How many leases a peer by name has.

@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use http_body::Body as HttpBody;
+use http_body_util::BodyExt as _;
 use prost::Message;
 use tonic::body::Body;
 use tonic::server::{Grpc, StreamingService, UnaryService};
@@ -89,6 +90,7 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
+    let (turns, caller) = (Arc::clone(&shared), peer.clone());
     /// A call whose function takes what all of them do.
     macro_rules! unary {
         ($function:path) => {{
@@ -96,7 +98,15 @@ where
                 let (shared, peer) = (Arc::clone(&shared), peer.clone());
                 async move { $function(&shared, &peer, asked).await }
             };
-            grpc().unary(Unary(call), request).await
+            let turn = turns.allowances.turn(&caller).await;
+            let answer = grpc().unary(Unary(call), request).await;
+            // Held until the answer is sent.
+            answer.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _held = &turn;
+                    frame
+                }))
+            })
         }};
     }
     macro_rules! listening {

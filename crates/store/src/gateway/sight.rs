@@ -85,17 +85,20 @@ impl Sight {
         for (key, now) in changes {
             concerned.insert(key.clone());
             let now = now.map(|entry| Shown::of(rules, entry));
+            // Before those that end: what it refers to as before is nobody's news.
             for referred in now.iter().flat_map(|shown| &shown.refers) {
-                self.count(referred, now.as_ref(), true);
-                concerned.insert(referred.clone());
+                if self.refer(referred, now.as_ref()) {
+                    concerned.insert(referred.clone());
+                }
             }
             let before = match now {
                 Some(shown) => self.documents.insert(key.clone(), shown),
                 None => self.documents.remove(key),
             };
             for referred in before.iter().flat_map(|shown| &shown.refers) {
-                self.count(referred, before.as_ref(), false);
-                concerned.insert(referred.clone());
+                if self.refer_no_more(referred, before.as_ref()) {
+                    concerned.insert(referred.clone());
+                }
             }
         }
         for key in concerned {
@@ -120,23 +123,37 @@ impl Sight {
         })
     }
 
-    fn count(&mut self, referred: &Key, by: Option<&Shown>, more: bool) {
+    /// One more document refers to this one; whether that brings it into somebody's sight.
+    fn refer(&mut self, referred: &Key, by: Option<&Shown>) -> bool {
+        let mut is_new = false;
         for name in by.into_iter().flat_map(|shown| names(&shown.audience)) {
-            if more {
-                let peers = self.referred.entry(referred.clone()).or_default();
-                *peers.entry(Arc::clone(name)).or_default() += 1;
-            } else if let Some(peers) = self.referred.get_mut(referred)
-                && let Some(count) = peers.get_mut(name)
-            {
+            let peers = self.referred.entry(referred.clone()).or_default();
+            let count = peers.entry(Arc::clone(name)).or_default();
+            *count += 1;
+            is_new |= *count == 1;
+        }
+        is_new
+    }
+
+    /// One less does; whether somebody may have lost sight of it by that.
+    fn refer_no_more(&mut self, referred: &Key, by: Option<&Shown>) -> bool {
+        let mut is_over = false;
+        let Some(peers) = self.referred.get_mut(referred) else {
+            return false;
+        };
+        for name in by.into_iter().flat_map(|shown| names(&shown.audience)) {
+            if let Some(count) = peers.get_mut(name) {
                 *count -= 1;
                 if *count == 0 {
                     peers.remove(name);
-                }
-                if peers.is_empty() {
-                    self.referred.remove(referred);
+                    is_over = true;
                 }
             }
         }
+        if peers.is_empty() {
+            self.referred.remove(referred);
+        }
+        is_over
     }
 
     /// Whether a peer sees a document because of another one.
@@ -164,5 +181,75 @@ impl Peer {
     /// Whether it may be told of what is for `audience` now, or was.
     pub(super) fn is_in(&self, audience: Option<&Audience>) -> bool {
         audience.is_some_and(|audience| self.is_among(audience))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::Revision;
+
+    /// A document is its owner's, and refers to all that its text names after that.
+    struct Words;
+
+    impl Rules for Words {
+        fn audience(&self, _key: &Key, value: &[u8]) -> Audience {
+            words(value)
+                .first()
+                .map_or(Audience::Nobody, |owner| Audience::peer(owner))
+        }
+
+        fn refers(&self, _key: &Key, value: &[u8]) -> Vec<Key> {
+            words(value)
+                .iter()
+                .skip(1)
+                .flat_map(|key| key.parse())
+                .collect()
+        }
+
+        fn may_write(
+            &self,
+            _: &str,
+            _: &Key,
+            _: Option<&Bytes>,
+            _: Option<&Bytes>,
+        ) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    fn words(value: &[u8]) -> Vec<String> {
+        let text = String::from_utf8_lossy(value);
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_change_concerns_what_is_referred_to_only_if_somebody_gains_or_loses_sight_of_it() {
+        let mut sight = Sight::default();
+        let mut concerned = |key: &str, text: &str| {
+            let key: Key = key.parse().expect("a key");
+            let entry = Entry {
+                key: key.clone(),
+                value: Bytes::copy_from_slice(text.as_bytes()),
+                revision: Revision(1),
+                created: Revision(1),
+                lease: None,
+            };
+            let mut told = Vec::new();
+            sight.change(&Words, [(&key, Some(&entry))].into_iter(), |key, _| {
+                told.push(key.to_string());
+            });
+            told
+        };
+        assert_eq!(concerned("n/1", ""), ["n/1"]);
+        assert_eq!(concerned("m/1", "one n/1"), ["m/1", "n/1"]);
+        assert_eq!(concerned("m/1", "one n/1"), ["m/1"], "as before");
+        assert_eq!(concerned("m/2", "one n/1"), ["m/2"], "seen already");
+        assert_eq!(concerned("m/3", "two n/1"), ["m/3", "n/1"]);
+        assert_eq!(concerned("m/1", "one"), ["m/1"], "seen still");
+        assert_eq!(concerned("m/2", "one"), ["m/2", "n/1"]);
+        assert_eq!(concerned("m/3", "one n/1"), ["m/3", "n/1"]);
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tonic::{Code, Status};
 
-use super::calls::{SLOTS, failed, header};
+use super::calls::{Slot, failed, header};
 use super::{Peer, Refusal, Shared, Write, leases, status};
 use crate::etcd::keyspace::{number, revision};
 use crate::etcd::wire::{
@@ -15,6 +15,12 @@ use crate::{Condition, Conflict, Entry, Key, LeaseId, Operation, Outcome, Revisi
 
 /// One that no store ever gives.
 const NO_LEASE: LeaseId = LeaseId(i64::MAX.unsigned_abs());
+/// What never holds.
+const NEVER: Condition = Condition::RevisionIs(Revision(i64::MAX.unsigned_abs()));
+/// The longest mark of a transaction that may have an unknown outcome, in bytes, and how many of them a lease has: clients use
+/// as many as they write at once.
+const MARK_BYTES: usize = 64;
+const SLOTS_OF_A_LEASE: u64 = 4096;
 /// How often a transaction is done anew because what it writes was changed while it was looked at.
 const MAX_ATTEMPTS: u32 = 32;
 
@@ -35,13 +41,18 @@ pub(super) async fn answer(
 ) -> Result<TxnResponse, Status> {
     shared.allowances.spend(peer, asked.encoded_len())?;
     let asked = read(shared, peer, asked).await?;
+    let hidden = hidden(shared, peer, &asked).await?;
     let mut attempts = 0;
     // What follows from it must not be made of anything older.
     let mut newest = Revision::ZERO;
     loop {
         let mut transaction = Transaction::new();
         for compare in &asked.compares {
-            transaction = transaction.compare(&compare.key, compare.condition);
+            let condition = match hidden.contains(&compare.key) {
+                true => NEVER,
+                false => compare.condition,
+            };
+            transaction = transaction.compare(&compare.key, condition);
         }
         let mut existed = Vec::with_capacity(asked.operations.len());
         let mut written: Vec<(&Operation, Option<Entry>)> = Vec::new();
@@ -81,9 +92,11 @@ pub(super) async fn answer(
             Outcome::Conflict(conflicts) => {
                 forbid_hidden(shared, peer, &asked, &conflicts)?;
                 let theirs = conflicts.iter().any(|conflict| {
+                    let now = conflict.current.as_ref();
+                    let now = now.filter(|now| !shared.hides(peer, now));
                     asked.compares.iter().any(|compare| {
                         compare.key == conflict.key
-                            && !compare.condition.holds(at_of(&conflict.current))
+                            && !compare.condition.holds(now.map(|now| now.revision))
                     })
                 });
                 let found = conflicts.iter().filter_map(|one| at_of(&one.current));
@@ -139,6 +152,26 @@ fn then(operation: &Operation) -> Option<&Bytes> {
     }
 }
 
+/// What is compared, and only that, and is there without being shown to the peer: to it, no demand that it be there holds.
+async fn hidden(shared: &Shared, peer: &Peer, asked: &Asked) -> Result<Vec<Key>, Status> {
+    let mut hidden = Vec::new();
+    if *peer == Peer::Trusted {
+        return Ok(hidden);
+    }
+    for compare in &asked.compares {
+        let mut written = asked.operations.iter().map(Operation::key);
+        if compare.condition.holds(None) || written.any(|key| *key == compare.key) {
+            // Looked at when it is written, or, if it demands that nothing be there, when it is told.
+            continue;
+        }
+        let now = shared.store.get(&compare.key).await.map_err(failed)?;
+        if now.is_some_and(|now| shared.hides(peer, &now)) {
+            hidden.push(compare.key.clone());
+        }
+    }
+    Ok(hidden)
+}
+
 /// To whom it isn't shown, a document isn't there; so that nothing is to be there can't be answered then.
 fn forbid_hidden(
     shared: &Shared,
@@ -148,7 +181,7 @@ fn forbid_hidden(
 ) -> Result<(), Status> {
     let hidden = |conflict: &Conflict| {
         let there = conflict.current.as_ref();
-        there.is_some_and(|now| now.key.collection() != SLOTS && !shared.sees(peer, now))
+        there.is_some_and(|now| shared.hides(peer, now))
             && asked
                 .compares
                 .iter()
@@ -216,6 +249,7 @@ async fn read(shared: &Shared, peer: &Peer, asked: TxnRequest) -> Result<Asked, 
     for one in asked.success {
         let (mut operation, slot) = operation(shared, one)?;
         require_slot(shared, peer, slot).await?;
+        require_mark(peer, &operation, slot)?;
         // Whether a lease exists is for the store to tell, after a conflict: another's doesn't.
         if let Operation::Put { lease, .. } = &mut operation
             && let Some(named) = *lease
@@ -243,14 +277,28 @@ async fn read(shared: &Shared, peer: &Peer, asked: TxnRequest) -> Result<Asked, 
 }
 
 /// That a slot's session is the peer's own.
-async fn require_slot(shared: &Shared, peer: &Peer, session: Option<i64>) -> Result<(), Status> {
-    match session {
-        Some(session) => leases::require(shared, peer, leases::lease(session)?).await,
+async fn require_slot(shared: &Shared, peer: &Peer, slot: Option<Slot>) -> Result<(), Status> {
+    match slot {
+        Some(slot) => leases::require(shared, peer, leases::lease(slot.session)?).await,
         None => Ok(()),
     }
 }
 
-fn operation(shared: &Shared, one: RequestOp) -> Result<(Operation, Option<i64>), Status> {
+/// That what is written to a slot is a mark, and ends with its session.
+fn require_mark(peer: &Peer, operation: &Operation, slot: Option<Slot>) -> Result<(), Status> {
+    match (peer, slot, operation) {
+        (Peer::Named(_), Some(slot), Operation::Put { value, lease, .. })
+            if value.len() > MARK_BYTES
+                || slot.number > SLOTS_OF_A_LEASE
+                || *lease != leases::lease(slot.session).ok() =>
+        {
+            Err(status::denied("a slot has a mark, under its own lease"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn operation(shared: &Shared, one: RequestOp) -> Result<(Operation, Option<Slot>), Status> {
     match one.request {
         Some(wire::Request::Put(put)) => {
             let (key, slot) = shared.name(&put.key)?;
@@ -310,7 +358,7 @@ fn undone(shared: &Shared, peer: &Peer, asked: &Asked, conflicts: Vec<Conflict>)
             Some(conflict) => conflict
                 .current
                 .clone()
-                .filter(|now| now.key.collection() == SLOTS || shared.sees(peer, now))
+                .filter(|now| !shared.hides(peer, now))
                 .map(|now| shared.found(name.clone(), now)),
             None => match compare.condition {
                 Condition::Absent | Condition::RevisionIs(Revision::ZERO) => None,
@@ -338,5 +386,66 @@ fn unchanged(name: &Bytes, at: Revision) -> KeyValue {
         key: name.clone(),
         mod_revision: number(at),
         ..KeyValue::default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::etcd::wire::LeaseGrantRequest;
+    use crate::gateway::{Audience, Gateway, Rules};
+    use crate::{Prefix, Range, SharedStore, SqliteStore};
+
+    /// Nobody sees or writes a document.
+    struct NoDocuments;
+
+    impl Rules for NoDocuments {
+        fn audience(&self, _: &Key, _: &[u8]) -> Audience {
+            Audience::Nobody
+        }
+
+        fn may_write(
+            &self,
+            _: &str,
+            _: &Key,
+            _: Option<&Bytes>,
+            _: Option<&Bytes>,
+        ) -> Result<(), String> {
+            Err("nobody may".to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn slots_hold_marks_that_end_with_their_session_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: SharedStore = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let gateway = Gateway::open(store.clone(), Arc::new(NoDocuments))
+            .await
+            .unwrap();
+        let (shared, peer) = (&gateway.shared, Peer::named("one"));
+        let granted = leases::grant(shared, &peer, LeaseGrantRequest { ttl: 60 });
+        let session = granted.await.unwrap().id;
+        let put = async |number, mark: Vec<u8>, lease| {
+            let slot = shared.keys.slot(session, number);
+            let asked = TxnRequest {
+                success: vec![RequestOp::put(slot, mark.into(), lease)],
+                ..TxnRequest::default()
+            };
+            answer(shared, &peer, asked).await
+        };
+        assert!(put(1, b"1".to_vec(), session).await.unwrap().succeeded);
+        for (what, number, bytes, lease) in [
+            ("a document", 2, 10_000, session),
+            ("what stays for ever", 3, 1, 0),
+            ("one of very many", 1_000_000, 1, session),
+        ] {
+            let refused = put(number, vec![b'1'; bytes], lease).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied, "{what}");
+        }
+        let slots = Range::prefix(&Prefix::collection("GatewaySlot").unwrap());
+        assert_eq!(store.range(slots).await.unwrap().entries.len(), 1);
     }
 }

@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use cimi::resources::Host;
 use network::{Domain, InstanceTag, Ipv4Network};
 
 use super::{Config, ConfigError, NetworkEntry, StoreKind};
@@ -282,7 +283,7 @@ impl Config {
             ));
         }
         let tunnel = &self.network.tunnel_address;
-        if !tunnel.is_empty() && tunnel.parse::<std::net::Ipv4Addr>().is_err() {
+        if !tunnel.is_empty() && !tunnel.parse().is_ok_and(Host::is_reached_by) {
             let problem = format!("is `{tunnel}`; write an IPv4 address of this host, or nothing");
             return Some(("network.tunnel_address".to_owned(), problem));
         }

@@ -94,6 +94,10 @@ mod tests {
                 "[network]\ntunnel_address = 'eth0'",
                 "network.tunnel_address",
             ),
+            (
+                "[network]\ntunnel_address = '127.0.0.1'",
+                "network.tunnel_address",
+            ),
             ("[network]\ndefault = 'x'", "network.default"),
             ("[limits]\nbody_kib = 0", "limits.body_kib"),
             (

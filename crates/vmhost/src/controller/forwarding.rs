@@ -1,6 +1,8 @@
 //! Which networks of this host forward to which others: those of one forwarding group, by what the documents say; and with
-//! which hosts they are one network. A network begins with its peers and keeps them whether they are set up or not: until then there is nothing to forward to, and one
-//! that could not be taken over after a restart may well be at work.
+//! which hosts they are one network.
+//!
+//! A network begins with its peers and keeps them whether they are set up or not: until then there is nothing to forward to, and
+//! one that could not be taken over after a restart may well be at work.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

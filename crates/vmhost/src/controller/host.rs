@@ -53,8 +53,8 @@ impl Shared {
     }
 }
 
-/// Writes the document of this host, found by its name, or the one it has joined as. If the kernel was started anew since the last time, the
-/// machines that ran are reported to have ended with it.
+/// Writes the document of this host, found by its name, or the one it has joined as. If the kernel was started anew since the
+/// last time, the machines that ran are reported to have ended with it.
 ///
 /// # Errors
 /// [`VmHostError::NameTaken`] if the name is that of a host which has joined from elsewhere, and those of the store.
@@ -125,9 +125,15 @@ pub fn describe(settings: &Settings, host: &mut Host) {
     host.cpu_flags = cpu_flags();
     host.version.clone_from(&settings.version);
     host.qemu_version.clone_from(&settings.qemu_version);
-    host.boot_id = read_first_line("/proc/sys/kernel/random/boot_id");
+    host.boot_id = boot_id();
     host.tunnel = settings.tunnel;
     host.troubles = troubles(settings);
+}
+
+/// Tells this time that this computer is switched on from any other.
+#[must_use]
+pub fn boot_id() -> String {
+    read_first_line("/proc/sys/kernel/random/boot_id")
 }
 
 /// Reports the runs that the host's end has ended. (One that was being started was never seen to run: it is started.)

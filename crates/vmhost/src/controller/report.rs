@@ -46,7 +46,8 @@ fn same(a: &Machine, b: &Machine) -> bool {
 /// Enters a stage.
 pub(crate) fn enter(machine: &mut Machine, stage: Stage, run: u64) {
     if machine.observed.stage != stage || machine.observed.run != run {
-        machine.observed.since = Timestamp::now();
+        // However the clock is set: nobody is told that time goes back.
+        machine.observed.since = Timestamp::now().max(machine.observed.since);
     }
     if stage == Stage::Booting && machine.observed.stage != stage {
         // A new process, which counts from nothing.
@@ -69,4 +70,19 @@ pub(crate) fn reason_of(cause: EndCause, detail: Option<&str>) -> Option<String>
         None => text.to_owned(),
         Some(detail) => format!("{text}: {detail}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first time of a machine is that of the entry which made it, and this host's clock may be behind.
+    #[test]
+    fn what_was_seen_never_gets_older() {
+        let mut machine = cimi::testing::machine(1);
+        let made = Timestamp::now().after(std::time::Duration::from_secs(10));
+        machine.observed.since = made;
+        enter(&mut machine, Stage::Preparing, 1);
+        assert_eq!(machine.observed.since, made);
+    }
 }

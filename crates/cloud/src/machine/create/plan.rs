@@ -12,7 +12,7 @@ use cimi::{
 };
 use context::{AuthorizedKeys, ContextError, Variables, decoding};
 use documents::Cached;
-use placement::Demand;
+use placement::{Demand, Means};
 use serde_json::{Map, Value};
 use store::Revision;
 
@@ -98,7 +98,7 @@ impl Cloud {
         let template = request.template(self, context)?;
         let size = template.size(self, context)?;
         let share_percent = cpu_share(template.cpu_share.as_ref(), size.cpu)?;
-        self.check_size(&size, share_percent)?;
+        self.check_size(&size, share_percent, template.needs_storage())?;
         let image = self.bootable_image(context, &template)?;
         let guest = guest_context(&template, template.credential_key(self, context)?)?;
         let disks = self.disks(
@@ -184,8 +184,13 @@ impl Cloud {
         Ok(Some(image))
     }
 
-    /// Refuses sizes that no host offers, however empty.
-    fn check_size(&self, size: &Size, share_percent: Option<u32>) -> Result<()> {
+    /// Refuses sizes that no host offers, however empty, to machines that need storage or don't.
+    fn check_size(
+        &self,
+        size: &Size,
+        share_percent: Option<u32>,
+        needs_storage: bool,
+    ) -> Result<()> {
         let path = "machineTemplate.machineConfig";
         let whole = u64::from(size.cpu) * 100;
         let demand = Demand {
@@ -199,16 +204,20 @@ impl Cloud {
             .hosts
             .all()
             .iter()
-            .filter(|host| host.runs_machines())
+            .filter(|host| host.runs_machines() && (Means::of(host).storage || !needs_storage))
             .map(|host| (host.capacity.cpus, policy.offer(&host.capacity)))
             .collect();
         // Before the first host has reported, nothing is too large: the machine waits for one.
         let largest =
             |of: fn(&(u32, Demand)) -> u64| hosts.iter().map(of).max().unwrap_or(u64::MAX);
+        let host = match needs_storage {
+            false => "host",
+            true => "host with a way to the cloud's storage, for volumes or to be saved,",
+        };
         let cpus = largest(|(cpus, _)| u64::from(*cpus));
         if size.cpu == 0 || u64::from(size.cpu) > cpus {
             let problem = format!(
-                "must be 1 to {cpus} (the largest host), but is {}",
+                "must be 1 to {cpus} (the largest {host}), but is {}",
                 size.cpu
             );
             return Err(CloudError::invalid(format!("{path}.cpu"), problem));
@@ -216,7 +225,7 @@ impl Cloud {
         let memory = largest(|(_, offer)| offer.memory_kib);
         if size.memory < LEAST_MEMORY_KIB || size.memory > memory {
             let problem = format!(
-                "must be {LEAST_MEMORY_KIB} to {memory} KiB (what the largest host offers to machines), but is {}",
+                "must be {LEAST_MEMORY_KIB} to {memory} KiB (what the largest {host} offers to machines), but is {}",
                 size.memory
             );
             return Err(CloudError::invalid(format!("{path}.memory"), problem));
@@ -226,7 +235,7 @@ impl Cloud {
             return Err(CloudError::invalid(
                 path,
                 format!(
-                    "is more than any host offers: {} CPUs and {} KiB of memory together",
+                    "is more than any {host} offers: {} CPUs and {} KiB of memory together",
                     size.cpu, size.memory
                 ),
             ));

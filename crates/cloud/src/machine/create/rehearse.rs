@@ -69,8 +69,8 @@ impl Cloud {
             let volume = resolve::at(path, found)?;
             volume::may_attach(context, &volume)?;
             available(&volume)?;
-            if volume.attachment.is_some() {
-                return Err(CloudError::Conflict("Disk not available".to_owned()));
+            if let Some(attachment) = &volume.attachment {
+                return Err(CloudError::Conflict(volume::not_available(attachment)));
             }
             takes.push(volume.document.0.key());
         }
