@@ -165,9 +165,9 @@ fn what_is_wrong_is_said_in_the_words_of_the_contract() {
             "XML schema validation exception: slreq:bytes must be an integer",
         ),
         (
-            "<email xmlns=\"http://mp",
-            "<email>x</email><email xmlns=\"http://mp",
-            "XML",
+            "<email>alice@example.org",
+            "<email>bob@example.org</email><email>alice@example.org",
+            "XML schema validation exception: ",
         ),
         (
             "<email>alice@example.org",
@@ -261,9 +261,6 @@ fn what_is_wrong_is_said_in_the_words_of_the_contract() {
             "unable to parse metadata: ",
         ),
     ] {
-        if !SIGNED.contains(from) {
-            continue;
-        }
         let error = refused(from, to).to_string();
         assert!(error.starts_with(message), "{from} to {to}: {error}");
     }

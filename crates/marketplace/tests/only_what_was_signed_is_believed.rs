@@ -350,6 +350,13 @@ fn the_endorsement_names_the_owner_of_the_certificate() {
         };
         assert_eq!(*found, field);
     }
+    // What only looks like an endorsement is read as what it is: something else that is said of the image.
+    let key = endorser("Mallory", Some("mallory@example.org"));
+    let look_alike = "<x:y xmlns:x=\"u\" rdf:parseType=\"Resource\"><slreq:endorser rdf:parseType=\"Resource\">\
+         <slreq:email>alice@example.org</slreq:email><slreq:subject>CN=Alice</slreq:subject></slreq:endorser></x:y></rdf:Description>";
+    let tricky = signed_by(&key).replacen("</rdf:Description>", look_alike, 1);
+    let tricky = support_sign(&tricky, &key).unwrap();
+    assert_eq!(tricky.endorsement().email, "mallory@example.org");
     let unnamed = entry(&signed_by(&endorser("Mallory", None)));
     assert!(!unnamed.is_email_certified());
     assert_eq!(unnamed.endorsement().email, "claimed@example.org");

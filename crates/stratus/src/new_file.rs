@@ -1,11 +1,16 @@
-//! Files that a command writes for its user. Nobody sees half of one: it is `FILE.part` until it is whole, and that goes when the
-//! command fails or is interrupted.
+//! Files that a command writes for its user. Nobody sees half of one: until it is whole it is a file of its own beside it, whose name
+//! ends in `.part`, and that goes when the command fails or is interrupted.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::failure::{Failure, Result};
 use crate::unfinished;
+
+/// How many were begun by this process.
+static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A file that gets its name when it is whole.
 #[derive(Debug)]
@@ -39,8 +44,10 @@ impl NewFile {
             // What is wrong with the name is told by whoever writes.
             Ok(_) | Err(_) => {}
         }
+        // Nobody else's: neither another command's that writes the same, nor one that the user calls so.
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let mut part = path.as_os_str().to_owned();
-        part.push(".part");
+        part.push(format!(".{}-{number}.part", process::id()));
         let part = PathBuf::from(part);
         unfinished::note_file(&part);
         Ok(Self {
@@ -117,6 +124,24 @@ mod tests {
             .expect("written");
         assert_eq!(std::fs::read(&path).expect("a file"), b"all");
         assert_eq!(there(), 1);
+    }
+
+    #[test]
+    fn who_writes_the_same_at_the_same_time_writes_another_file() {
+        use std::io::Write as _;
+
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let path = folder.path().join("image.raw");
+        let users = folder.path().join("image.raw.part");
+        std::fs::write(&users, "the user's").expect("written");
+        let [first, second] = [(); 2].map(|()| NewFile::at(&path, true).expect("a name"));
+        let mut slow = first.create().expect("written");
+        second.write("of the second").expect("written");
+        slow.write_all(b"of the first").expect("written");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"of the second");
+        first.finish().expect("renamed");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"of the first");
+        assert_eq!(std::fs::read(&users).expect("a file"), b"the user's");
     }
 
     #[test]

@@ -25,7 +25,16 @@ impl FileServer {
     /// If there is no port.
     #[must_use]
     pub fn serve() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::serve_at("127.0.0.1")
+    }
+
+    /// The same, at another address of the network namespace that the caller is in.
+    ///
+    /// # Panics
+    /// If there is no port.
+    #[must_use]
+    pub fn serve_at(address: &str) -> Self {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let files = Self {
             address: format!("http://{}", listener.local_addr().unwrap()),
             pages: Arc::default(),
@@ -43,7 +52,7 @@ impl FileServer {
         files
     }
 
-    /// Where it is: `http://127.0.0.1:…`.
+    /// Where it is: `http://ADDRESS:PORT`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.address

@@ -222,6 +222,17 @@ fn an_entry_is_published_found_deprecated_and_followed_whatever_is_killed() {
         link(&market, &letter, "abuse"),
     );
     market.stop();
+    // Its own end would not be that of the site that follows it, nor a start of that meanwhile.
+    follower.kill();
+    follower.start_again();
+    assert_eq!(
+        identifiers(&follower, "status=deprecated"),
+        std::slice::from_ref(&deprecated)
+    );
+    assert_eq!(
+        follower.api().get(&format!("/metadata/{path}")).bytes,
+        document.bytes
+    );
     let before = documents(&market);
     assert_eq!(count(&before, "MarketplaceEntry"), 2);
     assert_eq!(count(&before, "MarketplaceDocument"), 2);

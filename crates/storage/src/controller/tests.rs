@@ -9,6 +9,7 @@ mod entries_are_obeyed;
 mod export_life;
 mod full_disks;
 mod image_life;
+mod judged;
 mod quotas;
 mod saved_machines;
 mod site;

@@ -78,28 +78,42 @@ impl Marketplace {
         bases
     }
 
-    pub(super) const fn web(&self) -> &Web {
-        &self.web
-    }
-
-    /// The documents that it has for an image; what they are worth is to be seen.
-    async fn documents(&self, identifier: &ImageIdentifier) -> Result<Vec<Vec<u8>>, String> {
-        let wanted = format!("metadata/{identifier}");
-        for base in self.bases() {
-            let mut url = base.join(&wanted).map_err(|error| error.to_string())?;
-            // Also what is expired or deprecated: so that it can be told why there is nothing.
-            url.set_query(Some("status=all"));
-            match self.web.get(&url, ACCEPT, None, MAX_ANSWER_BYTES).await? {
-                Got::Page { body, .. } => {
-                    let documents = list::documents(&body).map_err(|error| {
-                        format!("{} answered nonsense: {error}", plain(url.as_str()))
-                    })?;
-                    return Ok(documents.into_iter().map(<[u8]>::to_vec).collect());
+    /// The documents in its answer at a place, which is said for each of where its interface may be; what they are worth is to be
+    /// seen. Where it isn't there may be pages for people, whatever is asked for.
+    pub(super) async fn documents(
+        &self,
+        place: impl Fn(&mut Url),
+        accept: &str,
+        most: usize,
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let mut nonsense = None;
+        for mut url in self.bases() {
+            place(&mut url);
+            let Got::Page { body, .. } = self.web.get(&url, accept, None, most).await? else {
+                continue;
+            };
+            match list::documents(&body) {
+                Ok(documents) => return Ok(documents.into_iter().map(<[u8]>::to_vec).collect()),
+                Err(error) => {
+                    let told = format!("{} answered nonsense: {error}", plain(url.as_str()));
+                    nonsense.get_or_insert(told);
                 }
-                Got::Absent | Got::Unchanged => {}
             }
         }
-        Ok(Vec::new())
+        nonsense.map_or(Ok(Vec::new()), Err)
+    }
+
+    /// Those that it has for an image.
+    async fn documents_of(&self, identifier: &ImageIdentifier) -> Result<Vec<Vec<u8>>, String> {
+        let identifier = identifier.to_string();
+        let place = |url: &mut Url| {
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.pop_if_empty().extend(["metadata", &identifier]);
+            }
+            // Also what is expired or deprecated: so that it can be told why there is nothing.
+            url.set_query(Some("status=all"));
+        };
+        self.documents(place, ACCEPT, MAX_ANSWER_BYTES).await
     }
 }
 
@@ -135,14 +149,14 @@ impl Registries {
         let policy = tokio::task::spawn_blocking(move || source.read())
             .await
             .map_err(|error| LookupError::Unavailable(error.to_string()))??;
-        let mut asked: FuturesUnordered<_> =
-            self.marketplaces()
-                .iter()
-                .enumerate()
-                .map(|(place, marketplace)| async move {
-                    (place, marketplace.documents(identifier).await)
-                })
-                .collect();
+        let mut asked: FuturesUnordered<_> = self
+            .marketplaces()
+            .iter()
+            .enumerate()
+            .map(|(place, marketplace)| async move {
+                (place, marketplace.documents_of(identifier).await)
+            })
+            .collect();
         let (mut seen, mut silent) = (Seen::default(), Vec::new());
         let mut patience = pin!(tokio::time::sleep(PATIENCE));
         let mut is_patient = true;

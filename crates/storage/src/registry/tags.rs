@@ -10,7 +10,6 @@ use marketplace::{Entry, metadata::is_email};
 use reqwest::Url;
 
 use super::marketplaces::{Found, Marketplace, is_of_somebody, now};
-use super::web::Got;
 use super::{LookupError, Registries};
 
 /// How long a Marketplace is waited for: somebody would start a machine.
@@ -24,17 +23,14 @@ const ACCEPT: &str = "application/rdf+xml, application/xml;q=0.9";
 impl Marketplace {
     /// The newest entry that it has under an endorser's tag; what it is worth is to be seen.
     async fn tagged(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {
-        for mut url in self.bases() {
+        let place = |url: &mut Url| {
             if let Ok(mut path) = url.path_segments_mut() {
                 path.pop_if_empty().extend(["metadata", email]);
             }
             url.query_pairs_mut().append_pair("tag", tag);
-            match self.web().get(&url, ACCEPT, None, MAX_ANSWER_BYTES).await? {
-                Got::Page { body, .. } => return Ok(Some(body.to_vec())),
-                Got::Absent | Got::Unchanged => {}
-            }
-        }
-        Ok(None)
+        };
+        let found = self.documents(place, ACCEPT, MAX_ANSWER_BYTES).await?;
+        Ok(found.into_iter().next())
     }
 
     async fn tagged_in_time(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {

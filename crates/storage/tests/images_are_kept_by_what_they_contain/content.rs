@@ -308,25 +308,3 @@ async fn special_files_are_not_read() {
     }
     nothing_is_left(dir.path());
 }
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: run it alone, in release mode, with --no-capture"]
-async fn import_speed() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let file = dir.path().join("disk.raw");
-    let bytes: Vec<u8> = (0..16_000_000_u64)
-        .flat_map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
-        .collect();
-    std::fs::write(&file, &bytes).expect("write");
-    let store = store(dir.path());
-    let started = std::time::Instant::now();
-    import(&store, &file, Expected::default(), Limits::default())
-        .await
-        .expect("import");
-    let seconds = started.elapsed().as_secs_f64();
-    eprintln!(
-        "imported {} MB in {seconds:.2} s: {:.0} MB/s",
-        bytes.len() / 1_000_000,
-        bytes.len() as f64 / 1e6 / seconds
-    );
-}

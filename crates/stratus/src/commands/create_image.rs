@@ -129,6 +129,9 @@ struct MarketplaceEndpoint {
 
 /// What removes traces of the builder from the machine.
 const CLEAN: &str = include_str!("create_image/clean.sh");
+/// Waits for what the machine does by itself after SSH answers: it installs packages and writes files, too. That it went wrong is in
+/// the log.
+const SETTLED: &str = "if command -v cloud-init; then timeout 1200 cloud-init status --wait --long; fi; exit 0";
 /// How long logging in is tried once SSH answers.
 const LOGIN_LIMIT: Duration = Duration::from_secs(240);
 
@@ -302,6 +305,8 @@ impl Arguments {
         {
             let waiting = Waiting::start(out, "logging in");
             guest.until_reachable(LOGIN_LIMIT, || waiting.tick()).await?;
+            waiting.say("waiting for cloud-init");
+            guest.script("waiting for cloud-init", SETTLED, &[]).await?;
         }
         if !self.packages.is_empty() || !self.extra_os_repos.is_empty() {
             out.step("Installing user packages");

@@ -39,7 +39,7 @@ pub(super) fn whole(bytes: Vec<u8>) -> Answer {
     }
 }
 
-pub(super) fn absent() -> Answer {
+fn absent() -> Answer {
     Answer::Head("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n".to_owned())
 }
 

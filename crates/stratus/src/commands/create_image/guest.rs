@@ -106,11 +106,9 @@ impl Guest {
         }
     }
 
-    /// Runs a script in the machine's shell, given on its standard input so that nothing of it has to be quoted; gives
-    /// what it printed.
+    /// Runs a script in the machine's shell; gives what it printed.
     pub(super) async fn script(&self, what: &str, script: &str, arguments: &[String]) -> Result<String> {
-        let arguments: Vec<String> = arguments.iter().map(|one| quoted(one)).collect();
-        self.run(what, &format!("sh -s -- {}", arguments.join(" ")), script.as_bytes()).await
+        self.run(what, &shell_with(arguments), script.as_bytes()).await
     }
 
     /// Runs a command line in the machine; gives what it printed.
@@ -169,5 +167,38 @@ impl Guest {
             shown.push(line);
         }
         all
+    }
+}
+
+/// The command line of a shell that runs the script on its standard input, so that nothing of it has to be quoted. It reads all of
+/// it first: what it runs finds nothing to read, least of all the rest of the script.
+fn shell_with(arguments: &[String]) -> String {
+    let arguments: Vec<String> = arguments.iter().map(|one| quoted(one)).collect();
+    format!(r#"sh -c 'eval "$(cat)"' stratus {}"#, arguments.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn what_a_script_runs_reads_nothing_of_it() {
+        // Where `sh` is one that reads a line at a time, as on Fedora.
+        let folder = tempfile::tempdir().expect("temporary directory");
+        std::os::unix::fs::symlink("/bin/bash", folder.path().join("sh")).expect("a link");
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let (input, mut to_it) = std::io::pipe().expect("a pipe");
+        to_it.write_all(b"cat\nfor word; do echo \"<$word>\"; done\nexit 3\n").expect("written");
+        drop(to_it);
+        let (mut printed, output) = std::io::pipe().expect("a pipe");
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(["-c", &shell_with(&["it's".to_owned(), "-x $y".to_owned()])]);
+        let status = command.env("PATH", path).stdin(input).stdout(output).status().expect("run");
+        drop(command);
+        let mut text = String::new();
+        printed.read_to_string(&mut text).expect("read");
+        assert_eq!((status.code(), &*text), (Some(3), "<it's>\n<-x $y>\n"));
     }
 }

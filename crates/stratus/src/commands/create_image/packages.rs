@@ -23,6 +23,20 @@ pub(super) enum Installer {
 pub(super) const DETECT: &str =
     "for program in apt-get dnf yum apk zypper; do if command -v $program >/dev/null 2>&1; then echo $program; exit 0; fi; done; exit 1";
 
+/// The lists of packages. Just after its start a machine may be at them by itself, and apt doesn't wait for that: these are a
+/// few tries.
+const UPDATE_BY_APT: &str = "\
+tries=0
+until apt-get -q update; do
+    tries=$((tries + 1))
+    [ \"$tries\" -lt 7 ] || exit 1
+    sleep 10
+done
+";
+/// Nobody can be asked: settings that were changed stay as they are. Here apt can be told to wait.
+const INSTALL_BY_APT: &str =
+    "apt-get -q -y -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o DPkg::Lock::Timeout=600 install --";
+
 impl Installer {
     /// By the name of its program.
     pub(super) fn of_program(name: &str) -> Option<Self> {
@@ -57,15 +71,19 @@ impl Installer {
         for (number, repository) in repositories.iter().enumerate() {
             script.push_str(&self.added(number + 1, repository));
         }
-        let names: Vec<String> = packages.iter().map(|name| quoted(name)).collect();
-        let names = names.join(" ");
-        script.push_str(&match self {
-            Self::Apt => format!("apt-get -q update\napt-get -q -y install -- {names}\n"),
-            Self::Dnf => format!("dnf -y upgrade\ndnf -y install -- {names}\n"),
-            Self::Yum => format!("yum -y update\nyum -y install -- {names}\n"),
-            Self::Apk => format!("apk update\napk add -- {names}\n"),
-            Self::Zypper => format!("zypper --non-interactive refresh\nzypper --non-interactive install -- {names}\n"),
-        });
+        let (update, install) = match self {
+            Self::Apt => (UPDATE_BY_APT, INSTALL_BY_APT),
+            Self::Dnf => ("dnf -y upgrade\n", "dnf -y install --"),
+            Self::Yum => ("yum -y update\n", "yum -y install --"),
+            Self::Apk => ("apk update\n", "apk add --"),
+            Self::Zypper => ("zypper --non-interactive refresh\n", "zypper --non-interactive install --"),
+        };
+        script.push_str(update);
+        // Most of them take none for a mistake.
+        if !packages.is_empty() {
+            let names: Vec<String> = packages.iter().map(|name| quoted(name)).collect();
+            script.push_str(&format!("{install} {}\n", names.join(" ")));
+        }
         script
     }
 
@@ -98,7 +116,7 @@ mod tests {
     fn every_package_manager_is_asked_in_its_own_words() {
         let packages = words(&["vim", "r-base"]);
         for (program, install) in [
-            ("apt-get", "apt-get -q -y install -- 'vim' 'r-base'"),
+            ("apt-get", " install -- 'vim' 'r-base'"),
             ("dnf", "dnf -y install -- 'vim' 'r-base'"),
             ("yum", "yum -y install -- 'vim' 'r-base'"),
             ("apk", "apk add -- 'vim' 'r-base'"),
@@ -131,5 +149,13 @@ mod tests {
         assert!(before.contains("'deb http://r/debian stable main'"), "{script}");
         let script = Installer::Dnf.script(&words(&["http://r/fedora"]), &words(&["x"]));
         assert!(script.contains("baseurl=http://r/fedora\nenabled=1\ngpgcheck=0"), "{script}");
+    }
+
+    #[test]
+    fn repositories_alone_install_nothing() {
+        for installer in Installer::value_variants() {
+            let script = installer.script(&words(&["http://r"]), &[]);
+            assert!(!script.contains(" install") && !script.contains("apk add"), "{script}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::session::Session;
 /// Write the content of an image to a file
 ///
 /// As the cloud keeps it, or as another format, compressed if you like. The content is compared with the image's identifier if it
-/// comes as it is kept. Until it is finished the file is called FILE.part; if it can't be, nothing is left of it.
+/// comes as it is kept. Until it is finished the name of the file ends in .part; if it can't be, nothing is left of it.
 ///
 /// --format is that of the file; the result's is --output-format. JSON: {"file", "format", "compression", "bytes", "identifier"}.
 #[derive(Debug, clap::Args)]
