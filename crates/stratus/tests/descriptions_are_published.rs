@@ -22,8 +22,14 @@ fn marketplace(base: &'static str, upload: impl Fn() -> Reply + Send + Sync + 's
             .and_then(|(_, place)| place.strip_prefix(base))
             .map(|place| place.strip_suffix("?status=all").unwrap_or(place))
         else {
+            // As a cloud does whose Marketplace is elsewhere: what is posted needs a login.
+            let status = if seen.line.starts_with("POST ") {
+                401
+            } else {
+                404
+            };
             return Reply(
-                404,
+                status,
                 vec![("content-type", "text/html".to_owned())],
                 b"<html>nothing</html>".to_vec(),
             );

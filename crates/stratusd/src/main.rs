@@ -130,6 +130,7 @@ fn main() -> ExitCode {
         Command::ReferenceConfig => print(config::reference::TEXT),
         Command::CheckConfig { config } => load(config.as_deref()).and_then(|config| {
             registries::check(&config)?;
+            user_file::check(&config.accounts)?;
             let state = config.state_dir();
             print(&format!(
                 "the configuration is right; state in {}, API on {}\n",

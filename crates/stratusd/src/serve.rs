@@ -35,7 +35,7 @@ use crate::{
     roles::{Role, Roles},
     saved_images, settings,
     site_certificates::SiteCertificates,
-    user_file::{FileOf, UserFile},
+    user_file::{self, UserFile},
 };
 
 /// How long controllers may take to end. What they leave undone, the next start does.
@@ -106,22 +106,11 @@ pub async fn serve(
     first_start::ensure_administrator(&cloud, &state).await?;
 
     let mut parts = Parts::new();
-    for (of, key, path) in [
-        (
-            FileOf::Passwords,
-            "accounts.password_file",
-            &config.accounts.password_file,
-        ),
-        (
-            FileOf::Certificates,
-            "accounts.certificate_file",
-            &config.accounts.certificate_file,
-        ),
-    ] {
-        if !roles.has(Role::Entry) || path.is_empty() {
+    for (of, key, path) in user_file::configured(&config.accounts) {
+        if !roles.has(Role::Entry) {
             continue;
         }
-        let mut file = UserFile::new(of, path.clone().into());
+        let mut file = UserFile::new(of, path.to_owned());
         let begun = file.begin(&cloud).await;
         begun.with_context(|| format!("taking over the users of `{key}`"))?;
         let cloud = cloud.clone();

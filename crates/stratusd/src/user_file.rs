@@ -16,6 +16,8 @@ use anyhow::{Context as _, bail};
 use cloud::Cloud;
 use tokio::{task::spawn_blocking, time::sleep};
 
+use crate::config::Accounts;
+
 /// How soon a change is seen.
 const ROUND: Duration = Duration::from_secs(1);
 /// The largest file that is read.
@@ -111,6 +113,36 @@ impl UserFile {
         }
         entries.with_context(|| self.path.display().to_string())
     }
+}
+
+/// The files of users that are configured, and by which keys.
+pub fn configured(accounts: &Accounts) -> impl Iterator<Item = (FileOf, &'static str, &Path)> {
+    [
+        (
+            FileOf::Passwords,
+            "accounts.password_file",
+            Path::new(&accounts.password_file),
+        ),
+        (
+            FileOf::Certificates,
+            "accounts.certificate_file",
+            Path::new(&accounts.certificate_file),
+        ),
+    ]
+    .into_iter()
+    .filter(|(_, _, path)| !path.as_os_str().is_empty())
+}
+
+/// Whether the files of users can be taken over.
+///
+/// # Errors
+/// As [`UserFile::begin`], but for what the cloud would say.
+pub fn check(accounts: &Accounts) -> anyhow::Result<()> {
+    for (of, key, path) in configured(accounts) {
+        let (_, entries) = read_changed(of, path, None);
+        entries.with_context(|| format!("`{key}`: {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// What the file is like now, if that could be seen, and its entries, if it isn't as it was.
@@ -225,6 +257,12 @@ mod tests {
                 .is_none()
         );
         write("joe=slpass,cloud-access\n", 0o644);
+        let accounts = Accounts {
+            password_file: path.display().to_string(),
+            ..Accounts::default()
+        };
+        let told = format!("{:#}", check(&accounts).unwrap_err());
+        assert!(told.starts_with("`accounts.password_file`: /"), "{told}");
         let (second, error) = read_changed(FileOf::Passwords, &path, first);
         assert!(error.unwrap_err().to_string().contains("chmod"));
         assert!(

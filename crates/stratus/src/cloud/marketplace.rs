@@ -45,6 +45,11 @@ pub enum Uploaded {
     Waiting,
 }
 
+/// Whether a refusal isn't a Marketplace's: another server, such as a cloud that runs none, tells nothing of use.
+fn is_of_another_server(answer: &RawAnswer) -> bool {
+    matches!(answer.status, 401 | 403 | 404 | 405) && !marketplace::list::is_refusal(&answer.body)
+}
+
 impl Marketplace {
     /// A client for the Marketplace that is configured; nothing is sent yet.
     ///
@@ -157,11 +162,11 @@ impl Marketplace {
             .ask_at(&self.path, method, path, accepted, body)
             .await?;
         let may_be_elsewhere =
-            matches!(first.status, 404 | 405) && !self.path.ends_with(USUAL_PATH);
-        if may_be_elsewhere {
+            |answer: &RawAnswer| matches!(answer.status, 404 | 405) || is_of_another_server(answer);
+        if may_be_elsewhere(&first) && !self.path.ends_with(USUAL_PATH) {
             let base = format!("{}{USUAL_PATH}", self.path);
             let second = self.ask_at(&base, method, path, accepted, body).await?;
-            if !matches!(second.status, 404 | 405) {
+            if !may_be_elsewhere(&second) {
                 return Ok(second);
             }
         }
@@ -207,8 +212,7 @@ impl Marketplace {
             .unwrap_or("unknown");
         let mut text =
             format!("Failed calling method {method} on url {url}, with reason: {status}: {reason}");
-        // Another server, such as a cloud that runs no Marketplace, tells nothing of use here.
-        if matches!(status, 404 | 405) && !marketplace::list::is_refusal(&answer.body) {
+        if is_of_another_server(answer) {
             text.push_str(&format!(
                 ". There is no Marketplace at {}: check {}",
                 self.endpoint, self.named_by

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cloud::{Api, JobEnd, MachineView, VolumeView, wait_for_job};
+use crate::cloud::{Api, ApiError, JobEnd, MachineView, VolumeView, wait_for_job};
 use crate::commands::attach_volume::device_of;
 use crate::commands::machine_id::{MachineNumber, machine_named};
 use crate::commands::volume_id::volume_uuid;
@@ -16,7 +16,7 @@ use crate::session::Session;
 /// Detach persistent disks from a running machine
 ///
 /// Unmount them in the machine first. Prints 'DETACHED UUID from VM ID on /dev/TARGET' for each when the machine has given it up.
-/// Disks that were given at the machine's start (run-instance --persistent-disk) stay with it ('Disk have not been hot-plugged').
+/// The owner of a disk can take it from somebody else's machine. Disks that were given at the machine's start (run-instance --persistent-disk) stay with it ('Disk have not been hot-plugged').
 /// A failure is reported and the others are still tried; the exit status is then not zero.
 ///
 /// JSON: a list of {"uuid", "machine", "device", "detached", "reason"}.
@@ -101,7 +101,12 @@ async fn detach(session: &Session, api: &Api, machine: Option<&MachineNumber>, u
     };
     let path = format!("{}/volumes/{uuid}", machine.path());
     // Afterwards nobody knows any more where it was.
-    let device = device_of(&api.get(&path).await?);
+    let device = match api.get(&path).await {
+        Ok(member) => device_of(&member),
+        // Somebody else's machine, of which only the volume is one's own.
+        Err(ApiError::Refused { status: 403 | 404, .. }) => "a device unknown here".to_owned(),
+        Err(error) => return Err(error.into()),
+    };
     let accepted = api.delete(&path).await?;
     let end = {
         let waiting = Waiting::start(&session.out, format!("detaching {uuid}"));
@@ -123,6 +128,13 @@ async fn holder(api: &Api, uuid: &str) -> Result<MachineNumber> {
     let Some(machine) = volume.attached_to else {
         return Err(Failure::Work("no machine has it".to_owned()));
     };
-    let machine: MachineView = api.view(&api.relative(&machine.href)).await?;
-    Ok(MachineNumber::of(&machine))
+    let path = api.relative(&machine.href);
+    match api.view::<MachineView>(&path).await {
+        Ok(machine) => Ok(MachineNumber::of(&machine)),
+        // One doesn't see the machine of somebody else who has one's volume, and can take that back all the same.
+        Err(ApiError::Refused { status: 403 | 404, .. }) => {
+            MachineNumber::read(&path).ok_or_else(|| Failure::Work(format!("{} has it, which is no machine", machine.href)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }

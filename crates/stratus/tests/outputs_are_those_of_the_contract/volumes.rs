@@ -210,3 +210,25 @@ fn what_was_done_is_told_when_the_cloud_goes_away() {
     let told: Value = serde_json::from_str(told).unwrap_or_else(|_| panic!("{result:?}"));
     assert_eq!(told[0]["device"], "/dev/vdc");
 }
+
+/// Its owner sees the volume, and not the machine of somebody else who has it.
+#[test]
+fn a_volume_is_taken_back_from_a_machine_that_one_does_not_see() {
+    const OTHERS: &str = "0190a5c8-5f6e-7000-8000-00000000abcd";
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        line if line == format!("GET /cimi/Volume/{U}") => {
+            let mut attached = volume(U, "data");
+            attached["attachedTo"] = json!({ "href": format!("https://x/cimi/Machine/{OTHERS}") });
+            Reply::json(200, &attached)
+        }
+        line if line == format!("DELETE /cimi/Machine/{OTHERS}/volumes/{U}") => {
+            Reply(202, vec![("cimi-job-uri", "Job/1".to_owned())], Vec::new())
+        }
+        "GET /cimi/Job/1" => job("SUCCESS", ""),
+        line => Reply::refusal(404, &format!("there is no {line}")),
+    });
+    assert_eq!(
+        cloud.run(&format!("detach-volume {U}")).success(),
+        format!("DETACHED {U} from VM {OTHERS} on a device unknown here\n")
+    );
+}
