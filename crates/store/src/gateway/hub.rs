@@ -98,6 +98,9 @@ struct View {
 /// What a peer by name sees, from one text up to another.
 type Seen<'a> = (&'a str, &'a str, Option<&'a str>);
 
+/// A document, and what was written of it lately, if anything was.
+type Last = (Key, Option<Entry>);
+
 impl View {
     fn answer(&self, told: &Told) -> Option<WatchResponse> {
         if told.revision <= self.after {
@@ -295,7 +298,7 @@ impl Hub {
         &self,
         since: Revision,
         (name, from, to): Seen<'_>,
-    ) -> Option<(Revision, Vec<(Key, Option<Entry>)>)> {
+    ) -> Option<(Revision, Vec<Last>)> {
         let state = self.state.lock();
         if state.oldest > since.next().0 {
             return None;
