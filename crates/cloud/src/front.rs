@@ -163,18 +163,7 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::Unauthenticated`] for anonymous callers.
     pub fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
-        if kind != Kind::ServiceMessage {
-            access::require_user(context)?;
-        }
-        if kind == Kind::Host {
-            access::require_admin(context, "see the hosts")?;
-        }
-        if kind == Kind::Registration {
-            access::require_admin(context, "see who asks for an account")?;
-        }
-        if kind == Kind::ServiceConfiguration {
-            access::require_admin(context, "see how services are configured")?;
-        }
+        access::require_list(context, kind)?;
         if kind == Kind::ResourceMetadata {
             return Ok(metadata::list(query));
         }
@@ -475,11 +464,7 @@ impl Cloud {
     /// Whether the caller may use the collection of this type at all.
     #[must_use]
     pub fn can_list(&self, context: &OpContext, kind: Kind) -> bool {
-        match kind {
-            Kind::Host | Kind::Registration | Kind::ServiceConfiguration => context.is_admin(),
-            Kind::ServiceMessage => true,
-            _ => context.user().is_some(),
-        }
+        access::require_list(context, kind).is_ok()
     }
 
     fn entry_point(&self, context: &OpContext) -> View {

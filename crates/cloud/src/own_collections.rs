@@ -35,6 +35,8 @@ impl Cloud {
             (Kind::System, _) => self.system_members(context, id, collection, members),
             (Kind::ForwardingGroup, _) => self.grouped_networks(context, id, collection, members),
             (Kind::Volume, Kind::VolumeVolumeImage) => {
+            (Kind::Host, _) => Ok((self.host_members(context, id)?, false)),
+            (Kind::EventLog, _) => Ok((self.log_members(context, id)?, false)),
                 let volume = access::find::<Volume>(documents, context, id, Right::View)?;
                 let images = documents
                     .volume_images
