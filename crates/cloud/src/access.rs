@@ -196,8 +196,19 @@ pub(crate) fn require_unlimited(context: &OpContext) -> Result<()> {
     Ok(())
 }
 
+/// Refuses who is here by a token that is not for resources of this type.
+pub(crate) fn require_type(context: &OpContext, kind: Kind) -> Result<()> {
+    match context.token() {
+        Some(token) if !token.is_for(kind) => {
+            Err(CloudError::Forbidden(token.refusal(kind.name())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses who may not see any list of this type.
 pub(crate) fn require_list(context: &OpContext, kind: Kind) -> Result<()> {
+    require_type(context, kind)?;
     match kind {
         Kind::ServiceMessage => Ok(()),
         Kind::Host => require_admin(context, "see the hosts"),

@@ -220,6 +220,7 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::NotFound`], [`CloudError::Forbidden`].
     pub fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {
+        access::require_type(context, kind)?;
         let documents = &self.0.documents;
         match kind {
             Kind::CloudEntryPoint => Ok(self.entry_point(context)),
@@ -261,6 +262,7 @@ impl Cloud {
         body: Map<String, Value>,
     ) -> Result<Created> {
         access::require_user(context)?;
+        access::require_type(context, kind)?;
         access::require_change(context)?;
         if has_references(kind) {
             self.check_references(context, kind, &body)?;
@@ -322,6 +324,7 @@ impl Cloud {
         id: &str,
         changes: Changes,
     ) -> Result<Done> {
+        access::require_type(context, kind)?;
         access::require_change(context)?;
         let documents = &self.0.documents;
         if has_references(kind) {
@@ -362,6 +365,7 @@ impl Cloud {
     /// # Errors
     /// Those of the type.
     pub async fn delete(&self, context: &OpContext, kind: Kind, id: &str) -> Result<Done> {
+        access::require_type(context, kind)?;
         access::require_change(context)?;
         let documents = &self.0.documents;
         match kind {
@@ -414,6 +418,7 @@ impl Cloud {
         action: &str,
         body: &Map<String, Value>,
     ) -> Result<Done> {
+        access::require_type(context, kind)?;
         access::require_change(context)?;
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
@@ -432,7 +437,7 @@ impl Cloud {
     /// Whether the caller may create resources of this type at all.
     #[must_use]
     pub fn can_create(&self, context: &OpContext, kind: Kind) -> bool {
-        if context.is_read_only() {
+        if context.is_read_only() || access::require_type(context, kind).is_err() {
             return false;
         }
         match kind {
