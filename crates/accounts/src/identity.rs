@@ -1,6 +1,6 @@
 //! Somebody who has shown who they are.
 
-use cimi::{SessionId, TokenId, common::ADMIN_ROLE, resources::User};
+use cimi::{SessionId, TokenId, common::ADMIN_ROLE, model::Kind, resources::User};
 
 /// A user whose credentials were right, with the roles held. The one result of every way to log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,31 @@ pub struct ByToken {
     pub id: TokenId,
     /// Whether nothing may be changed with it.
     pub is_read_only: bool,
+    /// The only types of resources that it is for, by their names; empty: it is for everything.
+    pub types: Box<[String]>,
+}
+
+impl ByToken {
+    /// Whether it is for some types of resources only.
+    #[must_use]
+    pub const fn is_narrow(&self) -> bool {
+        !self.types.is_empty()
+    }
+
+    /// Whether it is for resources of a type. What there is, and of which types, everybody may know.
+    #[must_use]
+    pub fn is_for(&self, kind: Kind) -> bool {
+        !self.is_narrow()
+            || matches!(kind, Kind::CloudEntryPoint | Kind::ResourceMetadata)
+            || self.types.iter().any(|name| name == kind.name())
+    }
+
+    /// Why it isn't taken for something.
+    #[must_use]
+    pub fn refusal(&self, what: &str) -> String {
+        let types = self.types.join(", ");
+        format!("this token is for {types} only, and not for {what}: log in with another one")
+    }
 }
 
 impl Identity {

@@ -102,6 +102,7 @@ impl Accounts {
             token: Some(ByToken {
                 id: token.id.clone(),
                 is_read_only: token.scope == TokenScope::ReadOnly,
+                types: token.types.clone().into(),
             }),
             ..Identity::of(&user).by(Method::Token)
         }))

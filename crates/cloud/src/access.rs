@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cimi::{
     Acl, Right,
-    model::Changes,
+    model::{Changes, Kind},
     resources::{Resource, User},
 };
 use documents::{Cached, Documents, OfType};
@@ -194,6 +194,28 @@ pub(crate) fn require_unlimited(context: &OpContext) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Refuses who is here by a token that is not for resources of this type.
+pub(crate) fn require_type(context: &OpContext, kind: Kind) -> Result<()> {
+    match context.token() {
+        Some(token) if !token.is_for(kind) => {
+            Err(CloudError::Forbidden(token.refusal(kind.name())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses who may not see any list of this type.
+pub(crate) fn require_list(context: &OpContext, kind: Kind) -> Result<()> {
+    require_type(context, kind)?;
+    match kind {
+        Kind::ServiceMessage => Ok(()),
+        Kind::Host => require_admin(context, "see the hosts"),
+        Kind::Registration => require_admin(context, "see who asks for an account"),
+        Kind::ServiceConfiguration => require_admin(context, "see how services are configured"),
+        _ => require_user(context).map(|_| ()),
+    }
 }
 
 /// Refuses everybody but administrators.

@@ -4,10 +4,11 @@ use std::{fmt, sync::Arc};
 
 use cimi::{
     Right,
+    model::Kind,
     resources::{Image, ImageState},
 };
 
-use crate::{ByteStream, Cloud, CloudError, OpContext, Result};
+use crate::{ByteStream, Cloud, CloudError, OpContext, Result, access};
 
 /// Which content of an image is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +56,7 @@ impl Cloud {
         id: &str,
         request: DownloadRequest,
     ) -> Result<Download> {
+        access::require_type(context, Kind::MachineImage)?;
         let read = self.find_image(context, id, Right::View)?;
         if read.state != ImageState::Available {
             return Err(CloudError::Conflict(format!(
@@ -71,6 +73,7 @@ impl Cloud {
         );
         Ok(download)
     }
+
     /// The file of an image, byte for byte as it is kept, or this part of it: for a host that was found to see its document. Its
     /// tag is that of the file.
     ///

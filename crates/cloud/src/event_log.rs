@@ -9,7 +9,7 @@ use cimi::{
     query::Query,
     resources::{Event, EventSeverity, Machine, Resource, System, Volume},
 };
-use documents::{Cached, OfType};
+use documents::{Cached, Documents, OfType};
 use serde_json::{Value, json};
 
 use crate::{
@@ -23,12 +23,12 @@ pub(crate) fn link<R: Resource>(resource: &R) -> Value {
 }
 
 fn id_of<R: Resource>(resource: &R) -> String {
-    format!(
-        "{}/{}.{}",
-        Kind::EventLog,
-        R::COLLECTION,
-        resource.local_id()
-    )
+    format!("{}/{}", Kind::EventLog, local_id_of(resource))
+}
+
+/// The id of a resource's log, without the type.
+pub(crate) fn local_id_of<R: Resource>(resource: &R) -> String {
+    format!("{}.{}", R::COLLECTION, resource.local_id())
 }
 
 impl Cloud {
@@ -52,7 +52,7 @@ impl Cloud {
         let readable = documents.readable::<R>(context.user(), context.roles());
         readable
             .iter()
-            .map(|resource| self.log_view(context, &resource.document.0))
+            .map(|resource| view(documents, context, &resource.document.0))
             .collect()
     }
 
@@ -74,70 +74,68 @@ impl Cloud {
     }
 
     fn log_of<R: OfType>(&self, context: &OpContext, local: &str) -> Option<View> {
-        let resource = self.0.documents.view::<R>().get(local)?;
+        let documents = &self.0.documents;
+        let resource = documents.view::<R>().get(local)?;
         context.right_on(resource.acl())?;
-        Some(self.log_view(context, &resource.document.0))
+        Some(view(documents, context, &resource.document.0))
     }
 
     /// The members of a log's `events`.
     ///
     /// # Errors
     /// [`CloudError::NotFound`].
-    pub fn log_members(
-        &self,
-        context: &OpContext,
-        id: &str,
-        collection: &str,
-    ) -> Result<Vec<View>> {
-        let log = self.event_log(context, id)?;
-        if collection != "events" {
-            return Err(CloudError::not_found(format!("{}/{collection}", log.id)));
-        }
+    pub(crate) fn log_members(&self, context: &OpContext, id: &str) -> Result<Vec<View>> {
+        self.event_log(context, id)?;
         let about = id.replacen('.', "/", 1);
-        let events = self.events_about(context, &about);
+        let events = events_about(&self.0.documents, context, &about);
         let view = |event| catalogue::view(&self.0.documents, context, event);
         Ok(events.into_iter().map(view).collect())
     }
+}
 
-    fn events_about(&self, context: &OpContext, about: &str) -> Vec<Arc<Cached<Event>>> {
-        let mut events = self.0.documents.events.by_index("about", about);
-        events.retain(|event| context.right_on(event.acl()).is_some());
-        events
+fn events_about(
+    documents: &Documents,
+    context: &OpContext,
+    about: &str,
+) -> Vec<Arc<Cached<Event>>> {
+    let mut events = documents.events.by_index("about", about);
+    events.retain(|event| context.right_on(event.acl()).is_some());
+    events
+}
+
+/// The log of a resource, with the events of this moment.
+pub(crate) fn view<R: Resource>(documents: &Documents, context: &OpContext, resource: &R) -> View {
+    let key = resource.key();
+    let mut counts = [0_u64; 4];
+    for event in events_about(documents, context, &key) {
+        let [low, medium, high, critical] = &mut counts;
+        *match event.severity {
+            EventSeverity::Low => low,
+            EventSeverity::Medium => medium,
+            EventSeverity::High => high,
+            EventSeverity::Critical => critical,
+        } += 1;
     }
-
-    fn log_view<R: Resource>(&self, context: &OpContext, resource: &R) -> View {
-        let key = resource.key();
-        let mut counts = [0_u64; 4];
-        for event in self.events_about(context, &key) {
-            let [low, medium, high, critical] = &mut counts;
-            *match event.severity {
-                EventSeverity::Low => low,
-                EventSeverity::Medium => medium,
-                EventSeverity::High => high,
-                EventSeverity::Critical => critical,
-            } += 1;
-        }
-        let [low, medium, high, critical] = counts;
-        let id = id_of(resource);
-        let common = resource.common();
-        let attributes = object(json!({
-            "name": common.name,
-            "created": common.created,
-            "updated": common.updated,
-            "targetResource": {"href": key},
-            "events": {"href": format!("{id}/events")},
-            "summary": {"low": low, "medium": medium, "high": high, "critical": critical},
-        }));
-        View {
-            kind: Kind::EventLog,
-            id: id.into(),
-            // Events come without the resource being changed.
-            stamp: None,
-            right: context.right_on(resource.acl()).unwrap_or(Right::View),
-            document: Arc::new(Plain {
-                attributes,
-                operations: Vec::new(),
-            }),
-        }
+    let [low, medium, high, critical] = counts;
+    let id = id_of(resource);
+    let common = resource.common();
+    let attributes = object(json!({
+        "name": common.name,
+        "created": common.created,
+        "updated": common.updated,
+        "targetResource": {"href": key},
+        "events": {"href": format!("{id}/events")},
+        "summary": {"low": low, "medium": medium, "high": high, "critical": critical},
+    }));
+    View {
+        kind: Kind::EventLog,
+        id: id.into(),
+        // Events come without the resource being changed.
+        stamp: None,
+        right: context.right_on(resource.acl()).unwrap_or(Right::View),
+        document: Arc::new(Plain {
+            attributes,
+            operations: Vec::new(),
+        }),
     }
 }

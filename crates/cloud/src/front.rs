@@ -163,18 +163,7 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::Unauthenticated`] for anonymous callers.
     pub fn list(&self, context: &OpContext, kind: Kind, query: &Query) -> Result<Page> {
-        if kind != Kind::ServiceMessage {
-            access::require_user(context)?;
-        }
-        if kind == Kind::Host {
-            access::require_admin(context, "see the hosts")?;
-        }
-        if kind == Kind::Registration {
-            access::require_admin(context, "see who asks for an account")?;
-        }
-        if kind == Kind::ServiceConfiguration {
-            access::require_admin(context, "see how services are configured")?;
-        }
+        access::require_list(context, kind)?;
         if kind == Kind::ResourceMetadata {
             return Ok(metadata::list(query));
         }
@@ -231,6 +220,7 @@ impl Cloud {
     /// # Errors
     /// [`CloudError::NotFound`], [`CloudError::Forbidden`].
     pub fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {
+        access::require_type(context, kind)?;
         let documents = &self.0.documents;
         match kind {
             Kind::CloudEntryPoint => Ok(self.entry_point(context)),
@@ -272,6 +262,7 @@ impl Cloud {
         body: Map<String, Value>,
     ) -> Result<Created> {
         access::require_user(context)?;
+        access::require_type(context, kind)?;
         access::require_change(context)?;
         if has_references(kind) {
             self.check_references(context, kind, &body)?;
@@ -333,6 +324,7 @@ impl Cloud {
         id: &str,
         changes: Changes,
     ) -> Result<Done> {
+        access::require_type(context, kind)?;
         access::require_change(context)?;
         let documents = &self.0.documents;
         if has_references(kind) {
@@ -373,6 +365,7 @@ impl Cloud {
     /// # Errors
     /// Those of the type.
     pub async fn delete(&self, context: &OpContext, kind: Kind, id: &str) -> Result<Done> {
+        access::require_type(context, kind)?;
         access::require_change(context)?;
         let documents = &self.0.documents;
         match kind {
@@ -425,6 +418,7 @@ impl Cloud {
         action: &str,
         body: &Map<String, Value>,
     ) -> Result<Done> {
+        access::require_type(context, kind)?;
         access::require_change(context)?;
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
@@ -443,7 +437,7 @@ impl Cloud {
     /// Whether the caller may create resources of this type at all.
     #[must_use]
     pub fn can_create(&self, context: &OpContext, kind: Kind) -> bool {
-        if context.is_read_only() {
+        if context.is_read_only() || access::require_type(context, kind).is_err() {
             return false;
         }
         match kind {
@@ -475,11 +469,7 @@ impl Cloud {
     /// Whether the caller may use the collection of this type at all.
     #[must_use]
     pub fn can_list(&self, context: &OpContext, kind: Kind) -> bool {
-        match kind {
-            Kind::Host | Kind::Registration | Kind::ServiceConfiguration => context.is_admin(),
-            Kind::ServiceMessage => true,
-            _ => context.user().is_some(),
-        }
+        access::require_list(context, kind).is_ok()
     }
 
     fn entry_point(&self, context: &OpContext) -> View {

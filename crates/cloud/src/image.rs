@@ -312,6 +312,7 @@ impl Cloud {
         id: &str,
         upload: Upload,
     ) -> Result<View> {
+        access::require_type(context, Kind::MachineImage)?;
         let read = self.find_image(context, id, Right::Modify)?;
         if read.desired.source != ImageSource::Upload
             || read.state != ImageState::Creating

@@ -21,19 +21,14 @@ impl Cloud {
         views(&id.to_string(), right, &readings)
     }
 
-    /// The members of a host's `meters`.
+    /// The meters of a host.
     ///
     /// # Errors
-    /// [`CloudError::NotFound`] for other collections, and for all but administrators.
-    pub fn host_members(
-        &self,
-        context: &OpContext,
-        id: &str,
-        collection: &str,
-    ) -> Result<Vec<View>> {
+    /// [`CloudError::NotFound`] for all but administrators.
+    pub(crate) fn host_members(&self, context: &OpContext, id: &str) -> Result<Vec<View>> {
         access::require_user(context)?;
-        let missing = || CloudError::not_found(format!("Host/{id}/{collection}"));
-        if !context.is_admin() || collection != "meters" {
+        let missing = || CloudError::not_found(format!("Host/{id}"));
+        if !context.is_admin() {
             return Err(missing());
         }
         let host = self.0.documents.hosts.get(id).ok_or_else(missing)?;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use cimi::{
     MachineId, Right, Timestamp,
+    model::Kind,
     resources::{EventSeverity, Host, ImageState, Resource as _, VolumeState},
 };
 use documents::{Cached, Documents};
@@ -62,6 +63,7 @@ impl Cloud {
         id: &str,
         range: ConsoleRange,
     ) -> Result<Console> {
+        access::require_type(context, Kind::Machine)?;
         // The console may show secrets of the guest: seeing the machine is not enough.
         let machine = self.find_machine(context, id, Right::Modify)?;
         let id: MachineId = machine.document.id.clone();

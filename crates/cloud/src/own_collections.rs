@@ -25,6 +25,7 @@ impl Cloud {
         id: &str,
         collection: &str,
     ) -> Result<(Vec<View>, bool)> {
+        access::require_type(context, parent)?;
         let documents = &self.0.documents;
         let none = || CloudError::not_found(format!("{parent}/{id}/{collection}"));
         let members = describe(parent)
@@ -34,6 +35,8 @@ impl Cloud {
             (Kind::Machine, _) => self.machine_members(context, id, collection),
             (Kind::System, _) => self.system_members(context, id, collection, members),
             (Kind::ForwardingGroup, _) => self.grouped_networks(context, id, collection, members),
+            (Kind::Host, _) => Ok((self.host_members(context, id)?, false)),
+            (Kind::EventLog, _) => Ok((self.log_members(context, id)?, false)),
             (Kind::Volume, Kind::VolumeVolumeImage) => {
                 let volume = access::find::<Volume>(documents, context, id, Right::View)?;
                 let images = documents
@@ -82,6 +85,7 @@ impl Cloud {
         collection: &str,
         member: &str,
     ) -> Result<View> {
+        access::require_type(context, parent)?;
         if parent == Kind::Machine {
             return self.machine_member(context, id, collection, member);
         }
@@ -103,6 +107,7 @@ impl Cloud {
         collection: &str,
         body: Map<String, Value>,
     ) -> Result<Created> {
+        access::require_type(context, parent)?;
         access::require_change(context)?;
         let none = || CloudError::not_found(format!("{parent}/{id}/{collection}"));
         let members = describe(parent)
@@ -137,6 +142,7 @@ impl Cloud {
         collection: &str,
         member: &str,
     ) -> Result<Done> {
+        access::require_type(context, parent)?;
         access::require_change(context)?;
         match (parent, collection) {
             (Kind::Machine, "volumes") => return self.detach_volume(context, id, member).await,

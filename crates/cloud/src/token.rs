@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use cimi::{
     Common, Right, Timestamp,
-    model::Kind,
+    model::{Kind, describe},
     resources::{MailLink, Token, TokenScope, User},
 };
 use documents::Documents;
@@ -53,6 +53,7 @@ impl Cloud {
                 .map_err(|_| CloudError::invalid("scope", "is `full` or `read-only`"))?,
             None => TokenScope::Full,
         };
+        let types = types(&body)?;
         let expires = match body.get("expires") {
             Some(time) => serde_json::from_value(time.clone())
                 .map_err(|error| CloudError::invalid("expires", error.to_string()))?,
@@ -69,6 +70,7 @@ impl Cloud {
             user,
             digest: accounts::token::digest(&secret),
             scope,
+            types,
             expires,
             last_used: None,
             last_address: None,
@@ -126,6 +128,23 @@ impl Cloud {
     }
 }
 
+/// The types of resources that a token is to be for.
+fn types(body: &Map<String, Value>) -> Result<Vec<String>> {
+    let Some(types) = body.get("types") else {
+        return Ok(Vec::new());
+    };
+    let types: Vec<String> = serde_json::from_value(types.clone())
+        .map_err(|error| CloudError::invalid("types", error.to_string()))?;
+    let is_one = |name: &String| {
+        Kind::from_name(name).is_some_and(|kind| describe(kind).collection.is_some())
+    };
+    if let Some((at, name)) = types.iter().enumerate().find(|(_, name)| !is_one(name)) {
+        let problem = format!("is `{name}`, which is no type of resources that has a list");
+        return Err(CloudError::invalid(format!("types[{at}]"), problem));
+    }
+    Ok(types)
+}
+
 const fn days(days: u64) -> Duration {
     Duration::from_secs(days * 86_400)
 }
@@ -139,6 +158,9 @@ impl Public for Token {
             "scope": self.scope,
             "expires": self.expires,
         }));
+        if !self.types.is_empty() {
+            out.insert("types".to_owned(), json!(self.types));
+        }
         if let Some(time) = self.last_used {
             out.insert("lastUsed".to_owned(), json!(time));
         }

@@ -83,13 +83,20 @@ impl Cloud {
                 now,
             );
             let event = Event::request(&image, "add", context.user().unwrap_or_default(), now);
+            let of_volume = Event::request(
+                &captured,
+                "capture",
+                context.user().unwrap_or_default(),
+                now,
+            );
             let amounts = [
                 (Measure::VolumeImages, 1),
                 (Measure::VolumeImageSpace, image.size_bytes.0),
             ];
             let written = self.write_within(context, &amounts, |changes| {
                 let changes = changes.replace(&volume, captured.clone());
-                changes.create(&image).create(&job).create(&event)
+                let changes = changes.create(&image).create(&job);
+                changes.create(&event).create(&of_volume)
             });
             match written.await {
                 Ok(()) => {

@@ -4,8 +4,13 @@
 //! watch. Each of these sees what its caller may see, by the access control list of that moment: what can't be seen any
 //! more is told as removed, what never could be isn't told at all. Nothing is kept for a watcher but its place: who is too
 //! slow for the last changes begins anew, each time it happens. A watch ends when what its caller has shown counts no more, or for other rights.
+//!
+//! Logs are followed as documents are ([`logs`]); short lists that are made of documents are read again when one of these
+//! changes ([`short`]).
 
 mod hub;
+mod logs;
+mod short;
 
 use std::{collections::HashMap, collections::VecDeque, pin::Pin, sync::Arc};
 
@@ -71,8 +76,7 @@ impl Cloud {
     /// Follows a collection, as far as the caller may see its members and `filter` holds for them.
     ///
     /// # Errors
-    /// Those of a list; [`CloudError::Conflict`] for types that never change, [`CloudError::Unavailable`] if there are too
-    /// many watches.
+    /// Those of a list; [`CloudError::Unavailable`] if there are too many watches.
     pub fn watch(
         &self,
         context: &OpContext,
@@ -81,14 +85,9 @@ impl Cloud {
         since: Since,
     ) -> Result<Watching> {
         let user = access::require_user(context)?;
-        if kind == Kind::Host {
-            access::require_admin(context, "see the hosts")?;
-        }
-        if kind == Kind::Registration {
-            access::require_admin(context, "see who asks for an account")?;
-        }
-        if kind == Kind::ServiceConfiguration {
-            access::require_admin(context, "see how services are configured")?;
+        access::require_list(context, kind)?;
+        if kind == Kind::ResourceMetadata {
+            return self.watch_types(context, filter, since);
         }
         let hub = self.hub(kind)?;
         let counted = Counted::one_more(self, user)?;
@@ -117,9 +116,12 @@ impl Cloud {
         if let Some(hub) = hubs.get(&kind) {
             return Ok(Arc::clone(hub));
         }
-        let hub = by_kind!(kind, R => Arc::new(Hub::start::<R>(documents.clone())), else {
-            return Err(CloudError::Conflict(format!("the {kind} of a cloud doesn't change: read it")));
-        });
+        let hub = if kind == Kind::EventLog {
+            logs::hub(documents.clone())
+        } else {
+            by_kind!(kind, R => Hub::of::<R>(documents.clone()), else return Err(CloudError::not_found(kind)))
+        };
+        let hub = Arc::new(hub);
         hubs.insert(kind, Arc::clone(&hub));
         Ok(hub)
     }
@@ -258,6 +260,8 @@ impl Watcher {
             let before = change.before.as_ref().and_then(|seen| self.seen(&**seen));
             match (now, before) {
                 (Some(now), before) => {
+                    let is_told = |seen: &Arc<dyn Snapshot>| seen.is_of_its_moment();
+                    let before = before.filter(|_| change.before.as_ref().is_some_and(is_told));
                     self.waiting.push_back(Watched::Changed { now, before });
                 }
                 (None, Some(before)) => self.waiting.push_back(Watched::Removed(before.id)),

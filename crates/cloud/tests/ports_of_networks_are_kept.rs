@@ -165,6 +165,38 @@ async fn a_port_is_switched_at_once_where_no_guest_has_to_see_it() {
     released.commit().await.unwrap();
     ends_well(&world, &start).await;
     assert_eq!(world.get(&alice(), &id)["state"], "STARTED");
+    // Whoever asked is told, and each state that followed without somebody's asking.
+    let mut events = world.documents.events.by_index("about", &id);
+    events.sort_by(|one, other| one.id().cmp(other.id()));
+    let text = |content: &serde_json::Map<String, Value>, name: &str| {
+        content
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let of = |name| text(&event.content, name);
+            format!(
+                "{}{} {}{}",
+                of("operation"),
+                of("previous"),
+                of("initiator"),
+                of("state")
+            )
+        })
+        .collect();
+    let asked = [
+        "add alice",
+        "stop alice",
+        "start alice",
+        "stop alice",
+        "start alice",
+    ];
+    assert_eq!(told[..5], asked);
+    assert_eq!(told[5..], ["STARTING STARTED"]);
 }
 
 #[tokio::test]

@@ -250,3 +250,74 @@ async fn a_token_does_not_outgrow_its_purpose() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_token_for_some_types_is_for_no_others_however_one_gets_there() {
+    let tokens = Tokens::start().await;
+    let (token, id) = tokens
+        .make(json!({"types": ["System", "Volume"], "name": "narrow"}))
+        .await;
+    let narrow = tokens.log_in(&token).await.unwrap();
+    let (world, cloud) = (&tokens.world, &tokens.world.cloud);
+    let view = cloud.get(&user("joe"), Kind::Token, &id).unwrap();
+    let shown = view.document.attributes(view.right);
+    assert_eq!(shown["types"], json!(["System", "Volume"]));
+    let refused = |result: Result<(), CloudError>| match result {
+        Err(CloudError::Forbidden(text)) => {
+            assert!(
+                text.starts_with("this token is for System, Volume only"),
+                "{text}"
+            );
+        }
+        other => panic!("{other:?}"),
+    };
+    let volume = world.volume(&narrow).await;
+    let all = cimi::query::Query::default();
+    assert_eq!(cloud.list(&narrow, Kind::Volume, &all).unwrap().count, 1);
+    cloud
+        .get(&narrow, Kind::ResourceMetadata, "Machine")
+        .unwrap();
+    refused(cloud.list(&narrow, Kind::Machine, &all).map(drop));
+    refused(cloud.get(&narrow, Kind::User, "joe").map(drop));
+    refused(cloud.get(&narrow, Kind::Token, &id).map(drop));
+    refused(cloud.delete(&narrow, Kind::Token, &id).await.map(drop));
+    let key = json!({"publicKey": crate::support::KEY});
+    refused(
+        world
+            .create(&narrow, Kind::Credential, key.clone())
+            .await
+            .map(drop),
+    );
+    let since = cloud::Since::Now;
+    refused(cloud.watch(&narrow, Kind::Event, None, since).map(drop));
+    let log = format!("Volume.{volume}");
+    let log = (Kind::EventLog, log.as_str(), "events");
+    refused(cloud.watch_members(&narrow, log, None, since).map(drop));
+    assert!(cloud.can_list(&narrow, Kind::Volume) && !cloud.can_list(&narrow, Kind::Job));
+    assert!(cloud.can_create(&narrow, Kind::Volume) && !cloud.can_create(&narrow, Kind::Machine));
+    // What is not for it can't be got at by what is.
+    let component = json!({"name": "own", "type": "Credential", "credentialTemplate": key});
+    let system = json!({"systemTemplate": {"componentDescriptors": [component]}});
+    let system = world.create(&narrow, Kind::System, system).await.unwrap();
+    let (_, local) = system.view.id.split_once('/').unwrap();
+    let (joe, key) = (user("joe"), json!({"publicKey": crate::support::KEY}));
+    let other = world.create(&joe, Kind::Credential, key).await.unwrap();
+    let href = other.view.id.to_string();
+    let member = json!({"credential": {"href": href}});
+    let member = cimi::model::check(Kind::SystemCredential, &member).unwrap();
+    let added = cloud.add_member(&narrow, Kind::System, local, "credentials", member);
+    refused(added.await.map(drop));
+
+    for types in [
+        json!(["Nothing"]),
+        json!(["Volume", "Disk"]),
+        json!(["volume"]),
+    ] {
+        let body = json!({ "types": types });
+        let wrong = world.create(&user("joe"), Kind::Token, body).await;
+        assert!(
+            matches!(wrong, Err(CloudError::Invalid { .. })),
+            "{types}: {wrong:?}"
+        );
+    }
+}

@@ -4,7 +4,13 @@
 use std::time::Duration;
 
 use crate::support::{World, admin, alice, bob, split};
-use cimi::{model::Kind, query::Filter};
+use cimi::{
+    Timestamp, VolumeId,
+    ids::SystemId,
+    model::Kind,
+    query::Filter,
+    resources::{Event, Volume},
+};
 use cloud::{CloudError, OpContext, Since, Watched, Watching};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -154,8 +160,6 @@ async fn only_what_is_asked_for_is_told_and_not_too_often() {
         let refused = watch_of(&alice(), kind);
         assert!(matches!(refused, Err(CloudError::Forbidden(_))), "{kind}");
     }
-    let types = watch_of(&alice(), Kind::ResourceMetadata);
-    assert!(matches!(types, Err(CloudError::Conflict(_))));
     let many: Vec<_> = (0..15)
         .map(|_| watch(&world, &alice(), Since::Now))
         .collect();
@@ -164,4 +168,165 @@ async fn only_what_is_asked_for_is_told_and_not_too_often() {
     assert!(watch_of(&bob(), Kind::Job).is_ok());
     drop(many);
     assert!(watch_of(&alice(), Kind::Job).is_ok());
+}
+
+/// Somebody asks for something that concerns a volume.
+async fn event(world: &World, volume: &str) {
+    let (_, local) = split(volume);
+    let volume = world.documents.volumes.get(local).unwrap();
+    let event = Event::request(&volume.document.0, "look", "alice", Timestamp::now());
+    let changes = world.documents.changes().create(&event);
+    changes.commit().await.unwrap();
+}
+
+async fn gone(world: &World, volume: &str) {
+    let (_, local) = split(volume);
+    let volume = world.documents.view::<Volume>().get(local).unwrap();
+    let changes = world.documents.changes().remove(&volume);
+    changes.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_goes_on_with_its_resource_and_with_each_event() {
+    let world = World::start().await;
+    let log_of = |volume: &str| format!("EventLog/{}", volume.replacen('/', ".", 1));
+    let watch = |who: &OpContext, filter: Option<&str>, since| {
+        let filter = filter.map(|filter| Filter::parse(filter).unwrap());
+        let watching = world.cloud.watch(who, Kind::EventLog, filter, since);
+        watching.unwrap_or_else(|error| panic!("{error}"))
+    };
+    let volume = world.volume(&alice()).await;
+    change(&world, &alice(), &volume, json!({"name": "data"})).await;
+    let mut watching = watch(&alice(), None, Since::Beginning);
+    let mut others = watch(&bob(), None, Since::Beginning);
+    let about = format!("targetResource='{volume}'");
+    let mut filtered = watch(&alice(), Some(&about), Since::Now);
+    assert_eq!(told(&mut watching).await.0, ["reset", "changed data"]);
+    assert_eq!(told(&mut others).await.0, ["reset"]);
+    told(&mut filtered).await;
+
+    let events = || world.get(&alice(), &log_of(&volume))["summary"]["low"].as_u64();
+    let before = events().unwrap();
+    event(&world, &volume).await;
+    let (first, seen) = told(&mut watching).await;
+    assert_eq!(first, ["changed data"]);
+    assert_eq!(news(&mut filtered).await, ["changed data"]);
+    assert_eq!(events(), Some(before + 1));
+    // What is told of the log before the event is not what it was: a selection of the counts is told, too.
+    event(&world, &volume).await;
+    match timeout(Duration::from_secs(60), watching.next()).await {
+        Ok(Some(Watched::Changed { before: None, .. })) => {}
+        other => panic!("{other:?}"),
+    }
+    told(&mut watching).await;
+
+    change(&world, &alice(), &volume, json!({"name": "more"})).await;
+    while news(&mut watching).await.last().unwrap() != "changed more" {}
+    gone(&world, &volume).await;
+    let removed = format!("removed {}", log_of(&volume));
+    while news(&mut watching).await.last() != Some(&removed) {}
+    let mut back = watch(&alice(), None, Since::Revision(seen));
+    let mut missed = Vec::new();
+    while missed.last() != Some(&removed) {
+        missed.extend(news(&mut back).await);
+    }
+    assert_eq!(missed.first().unwrap(), "changed data");
+    assert_eq!(told(&mut others).await.0, [""; 0]);
+}
+
+#[tokio::test]
+async fn logs_are_told_in_pages_whatever_they_are_about() {
+    let world = World::start().await;
+    let volume = world.volume(&alice()).await;
+    let volume = world.documents.volumes.get(split(&volume).1).unwrap();
+    let system = json!({"systemTemplate": {"componentDescriptors": [
+        {"name": "key", "type": "Credential", "credentialTemplate": {"publicKey": KEY}}]}});
+    let system = world.made(&alice(), Kind::System, system).await;
+    let system = world.documents.systems.get(split(&system).1).unwrap();
+    for _ in 0..6 {
+        let mut changes = world.documents.changes();
+        for _ in 0..24 {
+            let mut volume = volume.document.0.clone();
+            volume.id = VolumeId::generate();
+            let mut system = system.document.0.clone();
+            system.id = SystemId::generate();
+            changes = changes.create(&volume).create(&system);
+        }
+        changes.commit().await.unwrap();
+    }
+    let watching = world
+        .cloud
+        .watch(&alice(), Kind::EventLog, None, Since::Beginning);
+    let mut watching = watching.unwrap_or_else(|error| panic!("{error}"));
+    let (all, _) = told(&mut watching).await;
+    assert_eq!(all.len(), 1 + 2 * (1 + 6 * 24), "{all:?}");
+}
+
+/// What is told of a resource's own collection up to the next time that all has been told: ids.
+async fn told_of_own(watching: &mut Watching) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        let next = timeout(Duration::from_secs(60), watching.next()).await;
+        all.push(match next.unwrap().unwrap() {
+            Watched::Reset => "reset".to_owned(),
+            Watched::Changed { now, .. } => format!("changed {}", now.id),
+            Watched::Removed(id) => format!("removed {id}"),
+            Watched::UpTo(_) => return all,
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_a_resource_has_of_its_own_is_told_as_it_changes_and_ends_with_it() {
+    let world = World::start().await;
+    let own = |who: &OpContext, id: &str, collection, since| {
+        let (kind, local) = split(id);
+        let list = (kind, local, collection);
+        world.cloud.watch_members(who, list, None, since)
+    };
+    let volume = world.volume(&alice()).await;
+    let log = format!("EventLog/{}", volume.replacen('/', ".", 1));
+    let mut events = own(&alice(), &log, "events", Since::Now).unwrap();
+    assert_eq!(told_of_own(&mut events).await, [""; 0]);
+    let refused = own(&bob(), &log, "events", Since::Now);
+    assert!(matches!(refused, Err(CloudError::NotFound { .. })));
+
+    let mut ports = own(&alice(), "Network/local", "networkPorts", Since::Beginning).unwrap();
+    assert_eq!(told_of_own(&mut ports).await, ["reset"]);
+    let port = json!({"networkPortTemplate": {"network": {"href": "Network/local"}}});
+    let port = world.made(&alice(), Kind::NetworkPort, port).await;
+    let member = format!("Network/local/networkPorts/{}", split(&port).1);
+    let is_told = |what: &str| [format!("{what} {member}")];
+    assert_eq!(told_of_own(&mut ports).await, is_told("changed"));
+    delete(&world, &alice(), &port).await;
+    assert_eq!(told_of_own(&mut ports).await, is_told("removed"));
+
+    event(&world, &volume).await;
+    let event = told_of_own(&mut events).await;
+    assert!(
+        matches!(event.as_slice(), [one] if one.starts_with("changed Event/")),
+        "{event:?}"
+    );
+    // With the volume its log goes, and what is told of it.
+    gone(&world, &volume).await;
+    let end = async { while events.next().await.is_some() {} };
+    timeout(Duration::from_secs(60), end).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_types_there_are_are_told_once() {
+    let world = World::start().await;
+    let watch = |who: &OpContext| {
+        world
+            .cloud
+            .watch(who, Kind::ResourceMetadata, None, Since::Beginning)
+    };
+    let mut types = watch(&alice()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(told_of_own(&mut types).await.len(), 1 + Kind::ALL.len());
+    let nobody = watch(&cloud::OpContext::new(
+        cloud::Caller::Anonymous,
+        "nobody".into(),
+        cloud::testing::PATIENCE,
+    ));
+    assert!(matches!(nobody, Err(CloudError::Unauthenticated)));
 }

@@ -442,7 +442,7 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
     };
     // The only answer that shows a token, and one that was used.
     let made = world
-        .create(&user("carol"), Kind::Token, json!({}))
+        .create(&user("carol"), Kind::Token, json!({"types": ["Machine"]}))
         .await
         .unwrap();
     look(&made.view);

@@ -6,7 +6,7 @@
 //!  it comes to another state      an Event
 //!  it ends a use                  the record of it
 //!  a volume leaves its list       Volume.attachment is cleared
-//!  a port was switched            NetworkPort.state
+//!  a port was switched            NetworkPort.state, Event
 //!  it is removed                  its addresses, ports and volumes are free; MachineRecord, Event
 //! ```
 //!
@@ -17,7 +17,9 @@ use cimi::{
     Common, Timestamp,
     ids::MachineRecordId,
     lifecycle::{MachineState, Phase},
-    resources::{Event, EventOutcome, Machine, MachineRecord, PortState, Resource, Unknown},
+    resources::{
+        Event, EventOutcome, Machine, MachineRecord, NetworkPort, PortState, Resource, Unknown,
+    },
 };
 use store::Transaction;
 
@@ -69,7 +71,7 @@ fn told<'a>(
         return changes;
     }
     let changes = volumes(changes, before, after);
-    let changes = ports(changes, before, after);
+    let changes = ports(changes, before, after, now);
     match after {
         Some(after) => match change_of_state(before, after, now) {
             Some(event) => changes.create(&event),
@@ -101,7 +103,12 @@ fn volumes<'a>(mut changes: Changes<'a>, before: &Machine, after: Option<&Machin
 }
 
 /// Ports say of themselves what was seen of them at the machine; without it, that they are as they are wanted.
-fn ports<'a>(mut changes: Changes<'a>, before: &Machine, after: Option<&Machine>) -> Changes<'a> {
+fn ports<'a>(
+    mut changes: Changes<'a>,
+    before: &Machine,
+    after: Option<&Machine>,
+    now: Timestamp,
+) -> Changes<'a> {
     let documents = changes.documents();
     let Some(after) = after else {
         for port in documents
@@ -111,7 +118,7 @@ fn ports<'a>(mut changes: Changes<'a>, before: &Machine, after: Option<&Machine>
             let mut free = port.document.0.clone();
             free.machine = None;
             free.state = PortState::settled(free.state.is_wanted_up());
-            changes = changes.replace(&port, free);
+            changes = settled(changes, &port, free, now);
         }
         return changes;
     };
@@ -134,10 +141,26 @@ fn ports<'a>(mut changes: Changes<'a>, before: &Machine, after: Option<&Machine>
         if plugged.is_some_and(|plugged| plugged.href == after.id) {
             let mut port = read.document.0.clone();
             port.state = PortState::settled(at.seen_up);
-            changes = changes.replace(&read, port);
+            changes = settled(changes, &read, port, now);
         }
     }
     changes
+}
+
+/// A port as it is from now on, with an event if that is another state.
+fn settled<'a>(
+    changes: Changes<'a>,
+    before: &Cached<NetworkPort>,
+    after: NetworkPort,
+    now: Timestamp,
+) -> Changes<'a> {
+    let (was, is) = (before.state, after.state);
+    if was == is {
+        return changes.replace(before, after);
+    }
+    let outcome = EventOutcome::Success;
+    let event = Event::state_change(&after, was.name(), is.name(), None, outcome, now);
+    changes.replace(before, after).create(&event)
 }
 
 fn change_of_state(before: &Machine, after: &Machine, now: Timestamp) -> Option<Event> {

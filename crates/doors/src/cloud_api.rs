@@ -32,6 +32,17 @@ pub trait CloudApi: Send + Sync + 'static {
         since: Since,
     ) -> Result<Watching>;
 
+    /// Follows a resource's own collection.
+    async fn watch_members(
+        &self,
+        context: &OpContext,
+        parent: Kind,
+        id: &str,
+        collection: &str,
+        query: &Query,
+        since: Since,
+    ) -> Result<Watching>;
+
     /// One resource. `Kind::CloudEntryPoint` has the empty id; doors add `baseURI` and the links.
     async fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View>;
 

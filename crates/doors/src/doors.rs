@@ -35,7 +35,11 @@ use crate::{
     auth,
     body::{self, ResponseBody},
     budget::{Bounds, Budget, Share, Whose},
-    cimi::{Asked, Cimi, events, negotiation},
+    cimi::{
+        Asked, Cimi,
+        events::{self, List},
+        negotiation,
+    },
     cloud_api::CloudApi,
     console, download, health, limits, load, manual, marketplace as marketplace_door,
     metrics::{self, RequestMetrics},
@@ -470,10 +474,10 @@ impl Doors {
             }
             _ => {
                 negotiation::version(&head.headers)?;
-                let follows = matches!(route, Route::Collection(_))
-                    && matches!(head.method, Method::GET | Method::HEAD)
-                    && events::are_wanted(&head.headers);
-                let format = if follows {
+                let is_read = matches!(head.method, Method::GET | Method::HEAD);
+                let followed =
+                    List::of(route).filter(|_| is_read && events::are_wanted(&head.headers));
+                let format = if followed.is_some() {
                     negotiation::format(&HeaderMap::new(), &parameters)?
                 } else {
                     negotiation::format(&head.headers, &parameters)?
@@ -494,13 +498,12 @@ impl Doors {
                     base_uri: &|| exchange.connection.base_uri(&head.uri, &head.headers),
                     body: &bytes,
                 };
-                match route {
-                    Route::Collection(kind) if follows => {
-                        self.cimi
-                            .watch(*kind, &asked, self.end_of_stream(context))
-                            .await
+                match followed {
+                    Some(list) => {
+                        let end = self.end_of_stream(context);
+                        self.cimi.watch(&list, &asked, end).await
                     }
-                    _ => self.cimi.answer(route, &asked).await,
+                    None => self.cimi.answer(route, &asked).await,
                 }
             }
         }

@@ -169,7 +169,7 @@ fn operation(listed: &Listed, route: &Route<'_>, method: &str) -> Value {
 
 fn parameters(route: &Route<'_>, method: &str) -> &'static [&'static str] {
     match (route, method) {
-        (Route::Collection(_), "GET") => &[
+        (Route::Collection(_) | Route::OwnCollection(..), "GET") => &[
             "filter",
             "orderby",
             "first",
@@ -181,7 +181,7 @@ fn parameters(route: &Route<'_>, method: &str) -> &'static [&'static str] {
             "lastEventId",
             "ifNoneMatch",
         ],
-        (Route::Collection(_) | Route::OwnCollection(..), "GET" | "HEAD") => &[
+        (Route::Collection(_) | Route::OwnCollection(..), "HEAD") => &[
             "filter",
             "orderby",
             "first",
@@ -259,8 +259,9 @@ fn success(route: &Route<'_>, method: &str) -> Value {
             json!({"200": plain("As GET, without the body"), "304": plain("It is what the client has")})
         }
         (Route::EntryPoint, _) => read(Kind::CloudEntryPoint.name().to_owned()),
-        (Route::Collection(kind), "GET") => list(format!("{kind}Collection")),
-        (Route::OwnCollection(_, _, _, kind), "GET") => read(format!("{kind}Collection")),
+        (Route::Collection(kind) | Route::OwnCollection(_, _, _, kind), "GET") => {
+            list(format!("{kind}Collection"))
+        }
         (Route::Resource(kind, _) | Route::Member(_, _, _, kind, _), "GET") => {
             read(kind.name().to_owned())
         }

@@ -153,6 +153,21 @@ impl<'p> Route<'p> {
         Some(Self::Action(kind, id, action))
     }
 
+    /// The type of the resources that it is about; none: of no resource.
+    pub(crate) const fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::EntryPoint => Some(Kind::CloudEntryPoint),
+            Self::Collection(kind)
+            | Self::Resource(kind, _)
+            | Self::Action(kind, ..)
+            | Self::OwnCollection(kind, ..)
+            | Self::Member(kind, ..) => Some(*kind),
+            Self::ImageData(_) => Some(Kind::MachineImage),
+            Self::Console(_) => Some(Kind::Machine),
+            _ => None,
+        }
+    }
+
     /// What this path names where the daemon is nothing but a Marketplace: that stands at the root, then, and there is no cloud.
     pub(crate) fn of_marketplace_alone(path: &'p str) -> Option<Self> {
         match Self::of(path) {

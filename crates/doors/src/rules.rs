@@ -35,6 +35,24 @@ impl CloudApi for Cloud {
         Self::watch(self, context, kind, query.filter.clone(), since)
     }
 
+    async fn watch_members(
+        &self,
+        context: &OpContext,
+        parent: Kind,
+        id: &str,
+        collection: &str,
+        query: &Query,
+        since: Since,
+    ) -> Result<Watching> {
+        Self::watch_members(
+            self,
+            context,
+            (parent, id, collection),
+            query.filter.clone(),
+            since,
+        )
+    }
+
     async fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {
         Self::get(self, context, kind, id)
     }
@@ -76,11 +94,7 @@ impl CloudApi for Cloud {
         collection: &str,
         query: &Query,
     ) -> Result<Page> {
-        let (members, can_add) = match parent {
-            Kind::Host => (self.host_members(context, id, collection)?, false),
-            Kind::EventLog => (self.log_members(context, id, collection)?, false),
-            _ => self.members(context, parent, id, collection)?,
-        };
+        let (members, can_add) = self.members(context, parent, id, collection)?;
         let (count, members) = query.page(members);
         Ok(Page {
             count,
@@ -97,16 +111,7 @@ impl CloudApi for Cloud {
         collection: &str,
         member: &str,
     ) -> Result<View> {
-        let members = match parent {
-            Kind::Host => self.host_members(context, id, collection)?,
-            Kind::EventLog => self.log_members(context, id, collection)?,
-            _ => return self.member(context, parent, id, collection, member),
-        };
-        let wanted = |view: &View| view.id.rsplit('/').next() == Some(member);
-        members
-            .into_iter()
-            .find(wanted)
-            .ok_or_else(|| CloudError::not_found(format!("{parent}/{id}/{collection}/{member}")))
+        self.member(context, parent, id, collection, member)
     }
 
     async fn add_member(

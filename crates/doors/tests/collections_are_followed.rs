@@ -64,6 +64,26 @@ async fn a_followed_collection_outlasts_the_request_timeout_and_ends_with_the_se
 }
 
 #[tokio::test]
+async fn what_a_resource_has_of_its_own_is_followed_too() {
+    let world = World::start().await;
+    let mut stream = world.connect().await;
+    let text = format!(
+        "GET /cimi/Machine/7/disks?$since=now HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{}\r\n",
+        login("alice")
+    );
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut received = Vec::new();
+    while !String::from_utf8_lossy(&received).contains("\"revision\"") {
+        let read = timeout(PATIENCE, stream.read_buf(&mut received)).await;
+        assert!(read.unwrap().unwrap() > 0);
+    }
+    let calls = world.cloud.calls.lock().join("\n");
+    assert!(calls.contains("watch Machine/7/disks Now"), "{calls}");
+    let text = String::from_utf8(received).unwrap();
+    assert!(text.contains("schemas.dmtf.org/cimi/1/Disk"), "{text}");
+}
+
+#[tokio::test]
 async fn what_can_not_be_followed_says_so() {
     let world = World::start().await;
     let headers = format!("{}Accept: text/event-stream\r\n", login("alice"));
@@ -72,7 +92,9 @@ async fn what_can_not_be_followed_says_so() {
         ("GET /cimi/Machine?$filter=a", "", 400),
         ("GET /cimi/Machine?$format=yaml", "", 406),
         ("GET /cimi/Machine/7", "", 406),
-        ("GET /cimi/Machine/7/disks", "", 406),
+        ("GET /cimi/Machine/7/disks/1", "", 406),
+        ("GET /cimi/Machine/missing/disks", "", 404),
+        ("GET /cimi/Machine/7/disks?$filter=vmid%3D1", "", 400),
         ("POST /cimi/Machine", "", 406),
         ("HEAD /cimi/Machine", "", 200),
     ] {

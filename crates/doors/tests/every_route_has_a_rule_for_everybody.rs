@@ -43,6 +43,8 @@ enum Who {
     Token,
     /// By a token that is for reading.
     ReadingToken,
+    /// By a token that is for volumes.
+    NarrowToken,
     /// By tokens that are no more.
     ExpiredToken,
     RevokedToken,
@@ -54,7 +56,7 @@ enum Who {
 }
 
 /// In an order in which who stands for somebody comes after them.
-const EVERYBODY: [Who; 21] = [
+const EVERYBODY: [Who; 22] = [
     Who::Nobody,
     Who::Guesser,
     Who::Disabled,
@@ -71,6 +73,7 @@ const EVERYBODY: [Who; 21] = [
     Who::Forger,
     Who::Token,
     Who::ReadingToken,
+    Who::NarrowToken,
     Who::ExpiredToken,
     Who::RevokedToken,
     Who::Certificate,
@@ -109,7 +112,11 @@ impl Who {
     fn is_by_token(self) -> bool {
         matches!(
             self,
-            Self::Token | Self::ReadingToken | Self::ExpiredToken | Self::RevokedToken
+            Self::Token
+                | Self::ReadingToken
+                | Self::NarrowToken
+                | Self::ExpiredToken
+                | Self::RevokedToken
         )
     }
 
@@ -129,6 +136,7 @@ impl Who {
             | Self::Forger
             | Self::Token
             | Self::ReadingToken
+            | Self::NarrowToken
             | Self::Certificate
             | Self::Proxy
             | Self::LimitedProxy => Self::Owner,
@@ -346,7 +354,7 @@ impl Rule {
             (Self::Editors, Who::ReadingToken) => Refused,
             (
                 Self::Passwords | Self::ThemselvesByPassword,
-                Who::Token | Who::Proxy | Who::LimitedProxy,
+                Who::Token | Who::NarrowToken | Who::Proxy | Who::LimitedProxy,
             ) => Refused,
             (Self::Passwords, Who::Member) => Refused,
             (Self::ThemselvesByPassword, Who::Session) => Refused,
@@ -375,6 +383,14 @@ impl Rule {
             (Self::Viewers | Self::Editors, _) => Reached,
         }
     }
+}
+
+/// Whether a token for volumes is for a route: of them, and of what is everybody's.
+fn is_of_volumes(route: &Listed, rule: Rule) -> bool {
+    let is_everybodys = matches!(rule, Rule::Anybody) && route.kind != Some(Kind::ServiceMessage);
+    let told = [Some(Kind::Volume), Some(Kind::ResourceMetadata)];
+    let is_open = ["/cimi", "/marketplace"].contains(&route.template);
+    told.contains(&route.kind) || is_open || is_everybodys && route.template != "/register/{page}"
 }
 
 /// Whether a request makes something run: what a limited proxy doesn't.
@@ -421,7 +437,12 @@ async fn every_route_with_every_method_is_asked_by_everybody() {
                 let reply = world.ask(who, method, &path, &body).await;
                 asked += 1;
                 let reads = ["GET", "HEAD", "OPTIONS"].contains(&method);
-                let expected = if who == Who::LimitedProxy && starts(&route, method) {
+                let is_refused = match who {
+                    Who::LimitedProxy => starts(&route, method),
+                    Who::NarrowToken => !is_of_volumes(&route, rule),
+                    _ => false,
+                };
+                let expected = if is_refused {
                     Outcome::Refused
                 } else {
                     rule.outcome(who, reads)
@@ -544,6 +565,7 @@ async fn lists_and_filters_hold_only_what_the_caller_may_see() {
                 Kind::User => who.stands_for() >= Who::Owner,
                 _ => who.stands_for() >= Who::Viewer,
             };
+            let sees = sees && (who != Who::NarrowToken || *kind == Kind::Volume);
             let id = format!("{kind}/{id}");
             for query in [
                 "",

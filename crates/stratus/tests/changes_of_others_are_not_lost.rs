@@ -104,6 +104,28 @@ fn it_is_told_who_is_in_a_group_and_who_is_not() {
 }
 
 #[test]
+fn who_is_not_there_keeps_nobody_from_being_enabled() {
+    let people = json!({"User/ann": {"enabled": false}, "User/zoe": {"enabled": false}});
+    let (cloud, state) = cloud_of(people, json!({}));
+    let result = cloud.run("user enable ann nobody zoe");
+    assert_eq!(
+        (
+            result.status,
+            result.stdout.as_str(),
+            result.stderr.as_str()
+        ),
+        (
+            255,
+            "Error: nobody: there is no User/nobody\n",
+            "It was done for: ann, zoe.\n"
+        )
+    );
+    for user in ["User/ann", "User/zoe"] {
+        assert_eq!(state.lock().unwrap()[user]["enabled"], true, "{user}");
+    }
+}
+
+#[test]
 fn who_was_reached_before_the_cloud_went_away_is_told() {
     let cloud = Cloud::start(|seen| match seen.line.as_str() {
         "DELETE /cimi/User/ann" => Reply(204, Vec::new(), Vec::new()),

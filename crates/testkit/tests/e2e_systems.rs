@@ -178,6 +178,14 @@ fn a_volume_begins_as_the_image_of_another() {
     let job = asked.job.clone().unwrap();
     let image = asked.expect(201)["id"].as_str().unwrap().to_owned();
     cloud.wait_for_job(&job);
+    let log = cloud.api().get(&first).expect(200)["eventLog"]["href"].clone();
+    let events = cloud
+        .api()
+        .get(&format!("{}/events", log.as_str().unwrap()));
+    let events = events.expect(200)["events"].to_string();
+    for told in [r#""operation":"capture""#, r#""previous":"CAPTURING""#] {
+        assert!(events.contains(told), "{told} is not in {events}");
+    }
 
     // What is written afterwards is not in the image, nor in what is made of it.
     machine.attach(&first);

@@ -119,6 +119,9 @@ pub struct Token {
     pub digest: String,
     /// What can be done with it.
     pub scope: TokenScope,
+    /// With resources of which types, by their names; empty: of all, and with what is no resource.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
     /// When it ends.
     pub expires: Timestamp,
     /// When it was last used, to the minute.

@@ -273,12 +273,18 @@ pub struct Event {
     pub unknown: Unknown,
 }
 resource!(Event, "Event", |event, add| {
-    if let Some(about) = event.content.get("resource").and_then(Value::as_str) {
+    if let Some(about) = event.subject() {
         add("about", about);
     }
 });
 
 impl Event {
+    /// The id of the resource it happened to: `Machine/<uuid>`.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.content.get("resource").and_then(Value::as_str)
+    }
+
     /// Somebody asked for something (type `access`).
     #[must_use]
     pub fn request<R: Resource>(

@@ -28,6 +28,17 @@ pub enum PortState {
 }
 
 impl PortState {
+    /// As it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "STARTING",
+            Self::Started => "STARTED",
+            Self::Stopping => "STOPPING",
+            Self::Stopped => "STOPPED",
+        }
+    }
+
     /// Whether it is wanted to carry frames.
     #[must_use]
     pub const fn is_wanted_up(self) -> bool {

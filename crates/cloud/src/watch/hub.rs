@@ -6,9 +6,9 @@ use std::{
 };
 
 use cimi::{Acl, resources::Resource};
-use documents::{Cached, Documents};
+use documents::{Cached, Doc, Documents};
 use parking_lot::Mutex;
-use store::cache::Changed;
+use store::cache::{Changed, Changes};
 use tokio::{
     sync::broadcast::{Receiver, Sender, channel},
     task::JoinHandle,
@@ -32,6 +32,10 @@ pub(super) trait Snapshot: Send + Sync {
     fn acl(&self) -> &Acl;
     /// As the caller sees it.
     fn view(&self, documents: &Documents, context: &OpContext) -> View;
+    /// Whether that shows what it was, and nothing of what other documents are now.
+    fn is_of_its_moment(&self) -> bool {
+        true
+    }
 }
 
 impl<R: Public> Snapshot for Arc<Cached<R>> {
@@ -91,13 +95,22 @@ impl History {
     }
 }
 
-type Readable =
-    dyn Fn(&Documents, &OpContext, Option<&str>, usize) -> Vec<Arc<dyn Snapshot>> + Send + Sync;
+/// Tells what changes of a type; what was there at the beginning is no change.
+pub(super) trait Follower: Send + 'static {
+    /// Waits for a change; none if it makes no difference to what is shown.
+    fn next(&mut self) -> impl Future<Output = Option<Change>> + Send;
+    /// The same, without waiting.
+    fn try_next(&mut self) -> Option<Option<Change>>;
+}
+
+/// At most so many of what the caller may see now, by id, those after one.
+pub(super) type Readable =
+    fn(&Documents, &OpContext, Option<&str>, usize) -> Vec<Arc<dyn Snapshot>>;
 
 /// Follows one type for all who watch it.
 pub(super) struct Hub {
     shared: Arc<Shared>,
-    readable: Box<Readable>,
+    readable: Readable,
     follower: JoinHandle<()>,
 }
 
@@ -113,19 +126,23 @@ impl Drop for Hub {
 }
 
 impl Hub {
-    /// Begins to follow. Ends when dropped.
-    pub(super) fn start<R: Public>(documents: Documents) -> Self {
-        let mut changes = documents.view::<R>().changes();
-        let mut known = HashMap::new();
-        // What is there already is no change.
-        while let Some(changed) = changes.try_next() {
-            note::<R>(&mut known, changed);
-        }
+    /// Follows what is stored of a type. Ends when dropped.
+    pub(super) fn of<R: Public>(documents: Documents) -> Self {
+        let follower = Stored::<R>::begin(&documents);
+        Self::start(documents, follower, readable::<R>)
+    }
+
+    /// Follows what somebody tells of. Ends when dropped.
+    pub(super) fn start(
+        documents: Documents,
+        mut changes: impl Follower,
+        readable: Readable,
+    ) -> Self {
         let revision = documents.revision().0;
         let shared = Arc::new(Shared {
             history: Mutex::new(History {
                 told: revision,
-                // What is applied just now may have been among the above.
+                // What is applied just now may have been there at the beginning already.
                 complete_after: revision + 1,
                 ..History::default()
             }),
@@ -139,25 +156,17 @@ impl Hub {
                     // All changes up to this revision have been noted as such, and come out below.
                     let revision = documents.revision().0;
                     let mut batch = Vec::new();
-                    batch.extend(note::<R>(&mut known, first));
-                    while let Some(changed) = changes.try_next() {
-                        batch.extend(note::<R>(&mut known, changed));
+                    batch.extend(first);
+                    while let Some(next) = changes.try_next() {
+                        batch.extend(next);
                     }
                     shared.publish(revision, batch);
                 }
             })
         };
-        let readable =
-            |documents: &Documents, context: &OpContext, after: Option<&str>, limit: usize| {
-                let (user, roles) = (context.user(), context.roles());
-                let page = documents.readable_after::<R>(user, roles, after, limit);
-                page.into_iter()
-                    .map(|document| Arc::new(document) as Arc<dyn Snapshot>)
-                    .collect()
-            };
         Self {
             shared,
-            readable: Box::new(readable),
+            readable,
             follower,
         }
     }
@@ -213,29 +222,68 @@ impl Shared {
     }
 }
 
-/// What a change is to those who know what was before.
-fn note<R: Public>(
-    known: &mut HashMap<Arc<str>, Arc<Cached<R>>>,
-    changed: Changed<documents::Doc<R>>,
-) -> Option<Change> {
-    let erased = |document: Arc<Cached<R>>| Arc::new(document) as Arc<dyn Snapshot>;
-    match changed {
-        Changed::Present(document) => {
-            let before = known.insert(document.id().into(), Arc::clone(&document));
-            if before
-                .as_ref()
-                .is_some_and(|before| before.revision == document.revision)
-            {
-                return None;
-            }
-            Some(Change {
-                before: before.map(erased),
-                now: Some(erased(document)),
-            })
-        }
-        Changed::Removed(id) | Changed::Unreadable(id) => Some(Change {
-            before: Some(erased(known.remove(&id)?)),
-            now: None,
-        }),
+/// What is stored of a type.
+struct Stored<R: Public> {
+    changes: Changes<Doc<R>>,
+    /// What was told of last.
+    known: HashMap<Arc<str>, Arc<Cached<R>>>,
+}
+
+impl<R: Public> Stored<R> {
+    fn begin(documents: &Documents) -> Self {
+        let changes = documents.view::<R>().changes();
+        let known = HashMap::new();
+        let mut stored = Self { changes, known };
+        while stored.try_next().is_some() {}
+        stored
     }
+
+    /// What a change is to those who know what was before.
+    fn note(&mut self, changed: Changed<Doc<R>>) -> Option<Change> {
+        let erased = |document: Arc<Cached<R>>| Arc::new(document) as Arc<dyn Snapshot>;
+        match changed {
+            Changed::Present(document) => {
+                let id = document.id().into();
+                let before = self.known.insert(id, Arc::clone(&document));
+                if before
+                    .as_ref()
+                    .is_some_and(|before| before.revision == document.revision)
+                {
+                    return None;
+                }
+                Some(Change {
+                    before: before.map(erased),
+                    now: Some(erased(document)),
+                })
+            }
+            Changed::Removed(id) | Changed::Unreadable(id) => Some(Change {
+                before: Some(erased(self.known.remove(&id)?)),
+                now: None,
+            }),
+        }
+    }
+}
+
+impl<R: Public> Follower for Stored<R> {
+    async fn next(&mut self) -> Option<Change> {
+        let changed = self.changes.next().await;
+        self.note(changed)
+    }
+
+    fn try_next(&mut self) -> Option<Option<Change>> {
+        let changed = self.changes.try_next()?;
+        Some(self.note(changed))
+    }
+}
+
+fn readable<R: Public>(
+    documents: &Documents,
+    context: &OpContext,
+    after: Option<&str>,
+    limit: usize,
+) -> Vec<Arc<dyn Snapshot>> {
+    let page = documents.readable_after::<R>(context.user(), context.roles(), after, limit);
+    page.into_iter()
+        .map(|document| Arc::new(document) as Arc<dyn Snapshot>)
+        .collect()
 }

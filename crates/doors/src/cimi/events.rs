@@ -26,13 +26,34 @@ use super::{
     negotiation::{Format, Parameters},
     rendered::Rendered,
 };
-use crate::{body::ResponseBody, problem::Problem};
+use crate::{body::ResponseBody, problem::Problem, routes::Route};
 
 /// How long a stream goes on at most.
 const LIFE: Duration = Duration::from_secs(30 * 60);
 /// How often something is sent at least, so that nobody in between takes the connection for dead.
 const PULSE: Duration = Duration::from_secs(15);
 const MEDIA: &str = "text/event-stream";
+
+/// What can be followed.
+pub(crate) enum List<'r> {
+    /// All of a type.
+    Of(Kind),
+    /// What a resource has of its own: its type and id, the attribute, the type of the members.
+    Within(Kind, &'r str, &'static str, Kind),
+}
+
+impl<'r> List<'r> {
+    /// That of a route, if it leads to one.
+    pub(crate) fn of(route: &'r Route<'_>) -> Option<Self> {
+        match route {
+            Route::Collection(kind) => Some(Self::Of(*kind)),
+            Route::OwnCollection(parent, id, name, members) => {
+                Some(Self::Within(*parent, id, name, *members))
+            }
+            _ => None,
+        }
+    }
+}
 
 /// Whether a client wants a collection as it goes on.
 pub(crate) fn are_wanted(headers: &HeaderMap) -> bool {
@@ -74,13 +95,27 @@ impl Cimi {
     /// The answer; its body goes on until `end`, as long as the caller's rights are what they were, and for [`LIFE`] at most.
     pub(crate) async fn watch(
         &self,
-        kind: Kind,
+        list: &List<'_>,
         asked: &Asked<'_>,
         end: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Response<ResponseBody>, Problem> {
-        let query = asked.query_of(kind)?;
         let since = since(asked.headers, asked.parameters)?;
-        let watching = self.api.watch(asked.context, kind, &query, since).await?;
+        let context = asked.context;
+        let (query, watching) = match *list {
+            List::Of(kind) => {
+                let query = asked.query_of(kind)?;
+                let watching = self.api.watch(context, kind, &query, since).await?;
+                (query, watching)
+            }
+            List::Within(parent, id, name, members) => {
+                let query = asked.query_of(members)?;
+                let watching = self
+                    .api
+                    .watch_members(context, parent, id, name, &query, since)
+                    .await?;
+                (query, watching)
+            }
+        };
         let (rendered, select, format) = (Arc::clone(&self.rendered), query.select, asked.format);
         let events = watching
             .filter_map(move |watched| future::ready(event(&watched, &rendered, &select, format)))

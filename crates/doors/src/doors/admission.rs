@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::cimi::model::Kind;
-use accounts::Identity;
+use accounts::{ByToken, Identity};
 use http::{HeaderMap, Method};
 
 use super::{Doors, Exchange, Serving};
@@ -52,6 +52,12 @@ impl Doors {
                 "nothing can be changed with a token that is for reading only",
             ));
         }
+        if let Some(token) = identity.and_then(|identity| identity.token.as_ref())
+            && let Some(route) = route
+            && !is_for(token, route)
+        {
+            return Err(Problem::new(403, token.refusal(head.uri.path())));
+        }
         let known = identity.is_some();
         let admitted = match route {
             Some(Route::EntryPoint) => known || reads,
@@ -86,6 +92,22 @@ impl Doors {
                 .to_owned()
         });
         Err(auth::unauthorized(&head.headers, text))
+    }
+}
+
+/// Whether a token is for a route: for resources of its types, and for what is everybody's.
+fn is_for(token: &ByToken, route: &Route<'_>) -> bool {
+    match route {
+        Route::Asset(_)
+        | Route::Authentication
+        | Route::Health
+        | Route::Load
+        | Route::Manual
+        | Route::Marketplace(_)
+        | Route::OpenApi => true,
+        _ => route
+            .kind()
+            .map_or(!token.is_narrow(), |kind| token.is_for(kind)),
     }
 }
 

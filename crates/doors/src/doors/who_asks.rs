@@ -32,6 +32,9 @@ pub(super) fn who_asks(
             "full"
         };
         body["token"] = json!({"href": token.id.to_string(), "scope": scope});
+        if token.is_narrow() {
+            body["token"]["types"] = json!(token.types);
+        }
     }
     if let Some(session) = context.session() {
         body["session"] = json!({"href": session.to_string()});

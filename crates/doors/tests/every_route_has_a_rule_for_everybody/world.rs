@@ -537,7 +537,10 @@ async fn tokens(
         } else {
             "full"
         };
-        let body = object(json!({"scope": scope}));
+        let mut body = object(json!({"scope": scope}));
+        if who == Who::NarrowToken {
+            body.insert("types".to_owned(), json!(["Volume"]));
+        }
         let made = cloud.create(&owner, Kind::Token, body).await.unwrap();
         let shown = made.view.document.attributes(made.view.right);
         let secret = shown["token"].as_str().unwrap();

@@ -199,6 +199,20 @@ impl CloudApi for FakeCloud {
         ))
     }
 
+    async fn watch_members(
+        &self,
+        context: &OpContext,
+        parent: Kind,
+        id: &str,
+        collection: &str,
+        query: &Query,
+        since: Since,
+    ) -> Result<Watching> {
+        self.told(format!("watch {parent}/{id}/{collection} {since:?}"));
+        self.by_id(id).await?;
+        self.watch(context, Kind::Disk, query, since).await
+    }
+
     async fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {
         self.by_id(id).await?;
         let mut view = self.view(kind, id);

@@ -33,7 +33,8 @@ impl StorageController {
         let wanted = self.0.documents.volume_images.get(image.local());
         let Some(wanted) = wanted.filter(|image| image.state == ImageState::Creating) else {
             // Nobody waits for it.
-            self.write_volume(read, without_capture, None).await?;
+            self.write_volume(read, without_capture, Some(EventOutcome::Success))
+                .await?;
             return Ok(Next::Settled);
         };
         if read.attachment.is_some() {
@@ -69,14 +70,8 @@ impl StorageController {
             path: self.volume_path(volume),
             backing: made.files.clone(),
         });
-        let event = changed(&made, &wanted, EventOutcome::Success);
-        let changes = self
-            .0
-            .documents
-            .changes()
-            .replace(read, next)
-            .replace(&wanted, made);
-        changes.create(&event).commit().await?;
+        self.captured(read, next, &wanted, made, EventOutcome::Success)
+            .await?;
         tracing::info!(volume = %read.id, image = %image, "image of a volume made");
         Ok(Next::Again(Duration::ZERO))
     }
@@ -93,15 +88,31 @@ impl StorageController {
         failed.reason = Some(reason.to_owned());
         let mut next = read.document.0.clone();
         without_capture(&mut next);
-        let event = changed(&failed, wanted, EventOutcome::Failure);
-        let changes = self
-            .0
-            .documents
-            .changes()
-            .replace(read, next)
-            .replace(wanted, failed);
-        changes.create(&event).commit().await?;
+        self.captured(read, next, wanted, failed, EventOutcome::Failure)
+            .await?;
         Ok(Next::Settled)
+    }
+
+    /// Writes what became of a volume and of the image that was to be made of it, with an event of each.
+    async fn captured(
+        &self,
+        read: &Cached<Volume>,
+        volume: Volume,
+        wanted: &Cached<VolumeImage>,
+        image: VolumeImage,
+        outcome: EventOutcome,
+    ) -> Result<(), Error> {
+        let now = Timestamp::now();
+        let (was, is) = (state_name(&wanted.state), state_name(&image.state));
+        let reason = image.reason.as_deref();
+        let of_image = Event::state_change(&image, &was, &is, reason, outcome, now);
+        let (was, is) = (state_name(&read.state), state_name(&volume.state));
+        let of_volume = Event::state_change(&volume, &was, &is, reason, outcome, now);
+        let changes = self.0.documents.changes();
+        let changes = changes.replace(read, volume).replace(wanted, image);
+        let changes = changes.create(&of_image).create(&of_volume);
+        changes.commit().await?;
+        Ok(())
     }
 
     /// Looks at an image: removes one that is to go, once nothing stands on it.
@@ -172,17 +183,5 @@ fn is_final(error: &Error) -> bool {
     matches!(
         error,
         Error::NotFound { .. } | Error::NoSpace { .. } | Error::Invalid { .. }
-    )
-}
-
-fn changed(now: &VolumeImage, before: &VolumeImage, outcome: EventOutcome) -> Event {
-    let (previous, state) = (state_name(&before.state), state_name(&now.state));
-    Event::state_change(
-        now,
-        &previous,
-        &state,
-        now.reason.as_deref(),
-        outcome,
-        Timestamp::now(),
     )
 }

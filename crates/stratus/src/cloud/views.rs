@@ -246,6 +246,9 @@ pub struct TokenView {
     pub name: Option<String>,
     /// `full` or `read-only`.
     pub scope: Option<String>,
+    /// The types of resources that it is for; empty: for everything.
+    #[serde(default)]
+    pub types: Vec<String>,
     /// When it ends.
     pub expires: Option<String>,
     /// When it was last used.

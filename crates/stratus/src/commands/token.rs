@@ -25,7 +25,7 @@ enum Action {
     Create(Create),
     /// List your tokens, and when they were last used
     ///
-    /// Administrators see everybody's. JSON: a list of {"id", "user", "name", "scope", "expires", "lastUsed", "lastAddress"}.
+    /// Administrators see everybody's. JSON: a list of {"id", "user", "name", "scope", "types", "expires", "lastUsed", "lastAddress"}.
     List(Asking),
     Revoke(Revoke),
 }
@@ -33,11 +33,12 @@ enum Action {
 /// Make a token
 ///
 /// Prints the token, which is never shown again. Needs the password: a token makes no tokens.
-/// JSON: {"id", "token", "name", "scope", "expires"}.
+/// JSON: {"id", "token", "name", "scope", "types", "expires"}.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus token create --read-only --days 90 monitoring > token
-  STRATUS_TOKEN=$(cat token) stratus describe-instance")]
+  STRATUS_TOKEN=$(cat token) stratus describe-instance
+  stratus token create --only Volume,Job backup")]
 struct Create {
     /// What it is for
     #[arg(value_name = "NAME")]
@@ -45,6 +46,9 @@ struct Create {
     /// Sees what you see, and changes nothing
     #[arg(long)]
     read_only: bool,
+    /// For resources of these types only, by their names in CIMI
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    only: Vec<String>,
     /// Days until it ends
     #[arg(long, value_name = "NUMBER", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=366))]
     days: u16,
@@ -98,12 +102,15 @@ impl Create {
         if let Some(name) = &self.name {
             body["name"] = json!(name);
         }
+        if !self.only.is_empty() {
+            body["types"] = json!(self.only);
+        }
         let accepted = api.post("Token", &body).await?;
         let made: TokenView = api.viewed("Token", accepted.body)?;
         let token = made.token.clone().ok_or_else(|| Failure::Work("the cloud answered without the token".to_owned()))?;
         if session.out.is_json() {
-            let (id, name, scope, expires) = (made.local_id(), &made.name, &made.scope, &made.expires);
-            return session.out.json(&json!({ "id": id, "token": token, "name": name, "scope": scope, "expires": expires }));
+            let (id, name, scope, types, expires) = (made.local_id(), &made.name, &made.scope, &made.types, &made.expires);
+            return session.out.json(&json!({ "id": id, "token": token, "name": name, "scope": scope, "types": types, "expires": expires }));
         }
         session.out.detail(format_args!("the token {} ends {}", made.local_id(), made.expires.as_deref().unwrap_or_default()));
         session.out.line(token)
@@ -119,7 +126,9 @@ async fn list(asking: &Asking) -> Result {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let rows = tokens.iter().map(|token| {
         let used = token.last_used.as_ref().map_or_else(|| "never".to_owned(), |time| format!("{time} {}", text(&token.last_address)));
-        vec![token.local_id().to_owned(), text(&token.user), text(&token.name), text(&token.scope), text(&token.expires), used]
+        let scope = [text(&token.scope), token.types.join(",")].join(" ");
+        let scope = scope.trim().to_owned();
+        vec![token.local_id().to_owned(), text(&token.user), text(&token.name), scope, text(&token.expires), used]
     });
     session.out.line(table::render(&["ID", "USER", "NAME", "SCOPE", "EXPIRES", "LAST USED"], rows))
 }
@@ -145,6 +154,6 @@ async fn revoke(api: &Api, id: &str) -> Result {
 }
 
 fn as_json(token: &TokenView) -> Value {
-    json!({ "id": token.local_id(), "user": token.user, "name": token.name, "scope": token.scope, "expires": token.expires,
-        "lastUsed": token.last_used, "lastAddress": token.last_address })
+    json!({ "id": token.local_id(), "user": token.user, "name": token.name, "scope": token.scope, "types": token.types,
+        "expires": token.expires, "lastUsed": token.last_used, "lastAddress": token.last_address })
 }

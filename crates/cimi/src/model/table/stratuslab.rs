@@ -85,6 +85,7 @@ pub(super) const TOKEN: Type = Type {
         a("scope", String)
             .at_creation()
             .limit(Limit::OneOf(&["full", "read-only"])),
+        a("types", Array(&String)).at_creation(),
         a("expires", DateTime).at_creation(),
         seen("lastUsed", DateTime),
         seen("lastAddress", String),
