@@ -193,7 +193,7 @@ impl Watcher {
                 if self.is_measured {
                     sleep(MEASURED).await;
                 } else {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             };
             tokio::select! {
