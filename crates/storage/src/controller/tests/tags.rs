@@ -107,14 +107,18 @@ async fn a_tag_is_believed_of_its_endorser_only() {
             good.replace("A test", "a tesT"),
             "an entry of Marketplace m0 is refused",
         ),
-        (
-            "nonsense".to_owned(),
-            "an entry of Marketplace m0 is refused",
-        ),
     ] {
         site.put(TAGGED, whole(document.into()));
         let reason = refused(&open, "base").await;
         assert!(reason.contains(why), "`{why}` in {reason}");
+    }
+    // What is no entry says nothing of the tag: neither that there is one, nor that there is none.
+    site.put(TAGGED, whole("nonsense".into()));
+    match asked(&open, "base").await {
+        Err(LookupError::Unavailable(reason)) => {
+            assert!(reason.contains("answered nonsense"), "{reason}");
+        }
+        other => panic!("{other:?}"),
     }
     site.put(TAGGED, whole(good.into()));
     asked(&open, "base").await.expect("found");
