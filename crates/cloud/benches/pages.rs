@@ -66,6 +66,10 @@ const QUERIES: &[&str] = &[
     "$filter:name='m7'",
     "$filter:property['colour']='red'&$orderby:cpu&$last:100",
     "$filter:vmid>=50000 and vmid<50100",
+    // What a view makes of other documents.
+    "$filter:hostname='nowhere'",
+    "$filter:imageIdentifier='nothing'&$last:100",
+    "$filter:started>'2020-01-01T00:00:00Z'&$last:100",
     "$filter:nothing='x'",
     "$filter:nothing!='x' or cpu=1&$first:50000&$last:50099",
 ];
