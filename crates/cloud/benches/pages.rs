@@ -19,7 +19,7 @@ use std::{
 };
 
 use bare_cloud::{World, user};
-use cimi::{Acl, Right, lifecycle::Power, model::Kind, query::Query, resources::Machine};
+use cimi::{Acl, Ref, Right, lifecycle::Power, model::Kind, query::Query, resources::Machine};
 use cloud::{OpContext, PerUser};
 use serde_json::json;
 
@@ -44,6 +44,11 @@ fn machine(number: u32) -> Machine {
     machine.common.name = Some(format!("m{}", number.wrapping_mul(2_654_435_761) % 5000));
     let properties = &mut machine.common.properties;
     properties.insert("colour".into(), ["red", "blue"][number as usize % 2].into());
+    machine.image = Some(Ref::to(
+        format!("MachineImage/00000000-0000-7000-8000-{:012}", number % 50)
+            .parse()
+            .unwrap(),
+    ));
     machine.cpu = number % 6 + 1;
     machine.desired.power = if number.is_multiple_of(4) {
         Power::Off

@@ -113,6 +113,14 @@ fn json_scalars(value: &Value) -> Vec<Scalar<'_>> {
     }
 }
 
+/// How an attribute follows from a reference, and from the document that this leads to.
+pub(crate) struct Through {
+    /// The attribute that has the reference; it [is its own](Public::is_own).
+    pub(crate) reference: &'static str,
+    /// What the document of this local id has.
+    pub(crate) look_up: fn(&Documents, &str) -> Option<String>,
+}
+
 /// How a stored type looks to the outside, beside the common attributes.
 pub(crate) trait Public: OfType {
     /// The type.
@@ -142,6 +150,12 @@ pub(crate) trait Public: OfType {
     fn is_own(name: &str) -> bool {
         let _ = name;
         false
+    }
+
+    /// How an attribute follows from another one, if it follows from nothing else of the document.
+    fn through(name: &str) -> Option<Through> {
+        let _ = name;
+        None
     }
 
     /// What somebody with `Modify` may do with it.

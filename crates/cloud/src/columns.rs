@@ -25,7 +25,7 @@ use store::cache::{Changed, Changes};
 use self::column::{Column, Of, Value};
 use crate::{
     OpContext,
-    catalogue::{Candidate, Public},
+    catalogue::{Candidate, Public, Through},
 };
 
 /// Columns kept of one collection, besides that of access: those that were not asked for longest go.
@@ -70,7 +70,7 @@ impl Tables {
 /// Whether a filter asks only for what columns are kept of.
 fn is_answered<R: Public>(filter: &Filter) -> bool {
     match filter {
-        Filter::Attribute { name, .. } => is_kept::<R>(name),
+        Filter::Attribute { name, .. } => is_kept::<R>(name) || R::through(name).is_some(),
         Filter::Property { .. } => true,
         Filter::All(parts) | Filter::Any(parts) => parts.iter().all(is_answered::<R>),
     }
@@ -248,9 +248,10 @@ impl<R: Public> Table<R> {
             Filter::Attribute { name, .. } if describe(R::KIND).attribute(name).is_none() => {
                 vec![filter.matches(&Value::default()); self.rows.len()]
             }
-            Filter::Attribute { name, .. } => {
-                self.holds(documents, &Of::Attribute(name.as_str().into()), filter)
-            }
+            Filter::Attribute { name, .. } => match R::through(name) {
+                Some(through) => self.holds_through(documents, &through, filter),
+                None => self.holds(documents, &Of::Attribute(name.as_str().into()), filter),
+            },
             Filter::Property { key, .. } => {
                 self.holds(documents, &Of::Property(key.as_str().into()), filter)
             }
@@ -270,6 +271,25 @@ impl<R: Public> Table<R> {
             if !by_order {
                 column.and(&mut mask, |value| filter.matches(value));
             }
+        }
+        mask
+    }
+
+    /// What is referred to is looked up for each reference there is, not for each row, and each time: it changes by itself.
+    fn holds_through(
+        &mut self,
+        documents: &Documents,
+        through: &Through,
+        filter: &Filter,
+    ) -> Vec<bool> {
+        let mut mask = vec![true; self.rows.len()];
+        let column = self.column(documents, &Of::Attribute(through.reference.into()));
+        if let Some((_, column)) = self.columns.get(column) {
+            column.and(&mut mask, |reference| {
+                let local = reference.local_id();
+                let found = local.and_then(|local| (through.look_up)(documents, local));
+                filter.matches(&Value::text(found))
+            });
         }
         mask
     }

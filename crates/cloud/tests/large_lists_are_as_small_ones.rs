@@ -4,17 +4,34 @@
 
 use crate::bare_cloud::{World, admin, user};
 use cimi::{
-    Acl, Right,
+    Acl, Ref, Right,
     lifecycle::Power,
     model::Kind,
     query::Query,
-    resources::{Machine, Resource as _},
+    resources::{Host, Image, Machine, Resource as _},
 };
 use cloud::{OpContext, View};
 
 fn query(text: &str) -> Query {
     let parameters = text.split('&').filter_map(|part| part.split_once(':'));
     Query::from_parameters(parameters).unwrap()
+}
+
+/// What some of the machines have from others.
+fn host() -> Host {
+    let mut host = cimi::testing::host();
+    host.id = "Host/00000000-0000-7000-8000-000000000001".parse().unwrap();
+    host.common.name = Some("here".to_owned());
+    host
+}
+
+fn image() -> Image {
+    let mut image = cimi::testing::image();
+    image.id = "MachineImage/00000000-0000-7000-8000-000000000002"
+        .parse()
+        .unwrap();
+    image.desired.expected.identifier = Some("MMZu9WvwKIro-rtBQfDk4PsKO7_".to_owned());
+    image
 }
 
 /// Machines that differ in what they are asked for below; every fifth is somebody else's, every seventh shared.
@@ -36,6 +53,10 @@ fn machine(number: u32) -> Machine {
     if number.is_multiple_of(3) {
         let properties = &mut machine.common.properties;
         properties.insert("colour".into(), ["red", "blue"][number as usize % 2].into());
+    }
+    machine.host = number.is_multiple_of(3).then(|| host().id);
+    if number.is_multiple_of(4) {
+        machine.image = Some(Ref::to(image().id));
     }
     machine.cpu = number % 6 + 1;
     machine.desired.power = if number.is_multiple_of(4) {
@@ -74,6 +95,9 @@ const QUERIES: &[&str] = &[
     "$filter:vmid='7' or cpu='x' or name=7&$last:10",
     "$orderby:name:desc,cpu:desc,vmid:desc&$first:2400&$last:2450",
     "$filter:hostname='none' or cpu=1&$last:10",
+    "$filter:hostname='here' and cpu>3&$orderby:name&$last:50",
+    "$filter:hostname!='here'&$last:40",
+    "$filter:imageIdentifier='MMZu9WvwKIro-rtBQfDk4PsKO7_'&$first:3&$last:40",
     "$filter:id!='x'&$orderby:id:desc&$last:2",
     "$first:100000",
 ];
@@ -108,6 +132,8 @@ async fn whatever_is_asked_and_whoever_asks() {
             changes.commit().await.unwrap();
         }
     };
+    let others = documents.changes().create(&host()).create(&image());
+    others.commit().await.unwrap();
     write((0..2_800).map(machine).collect()).await;
     let member = cloud::testing::caller("carol", &["physics"]);
     let compare_all = |machines: &[u32]| {
@@ -119,6 +145,9 @@ async fn whatever_is_asked_and_whoever_asks() {
     };
     let all: Vec<u32> = (0..2_800).collect();
     compare_all(&all);
+    let here = query("$filter:hostname='here'");
+    let page = world.cloud.list(&admin(), Kind::Machine, &here).unwrap();
+    assert_eq!(page.count, 2_800_usize.div_ceil(3));
 
     // Some change, many go, and some come: in the order of their identifiers and out of it.
     for read in documents.machines.all() {

@@ -46,6 +46,13 @@ impl Value {
         }
     }
 
+    pub(super) fn text(text: Option<String>) -> Self {
+        Self {
+            one: text.map(Scalar::from),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn property(document: &impl Attributes, key: &str) -> Self {
         Self {
             property: document.property(key).map(Box::from),
@@ -63,6 +70,14 @@ impl Value {
     pub(super) fn is_seen_by(&self, context: &OpContext) -> bool {
         let acl = self.access.as_ref();
         acl.is_some_and(|acl| context.right_on(acl).is_some())
+    }
+
+    /// The part of a reference that names a document of its collection.
+    pub(super) fn local_id(&self) -> Option<&str> {
+        match &self.one {
+            Some(Scalar::Text(text)) => text.split_once('/').map(|(_, local)| local),
+            _ => None,
+        }
     }
 
     /// What it is sorted by.

@@ -13,7 +13,12 @@ use documents::Documents;
 use serde_json::{Map, Value, json};
 
 use super::save::can_be_captured;
-use crate::{CloudError, Rel, Result, catalogue::Public, host::host_elsewhere, lost_hosts};
+use crate::{
+    CloudError, Rel, Result,
+    catalogue::{Public, Through},
+    host::host_elsewhere,
+    lost_hosts,
+};
 
 fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
     let host = documents.hosts.get(machine.host.as_ref()?.local())?;
@@ -223,6 +228,20 @@ impl Public for Machine {
             "started",
         ];
         own.contains(&name)
+    }
+
+    fn through(name: &str) -> Option<Through> {
+        let (reference, look_up): (_, fn(&Documents, &str) -> Option<String>) = match name {
+            "hostname" => ("host", |documents, host| {
+                documents.hosts.get(host)?.common.name.clone()
+            }),
+            "imageIdentifier" => ("machineImage", |documents, image| {
+                let image = documents.images.get(image)?;
+                image.identifier().map(str::to_owned)
+            }),
+            _ => return None,
+        };
+        Some(Through { reference, look_up })
     }
 
     fn operations(&self, documents: &Documents) -> Vec<Rel> {
