@@ -194,10 +194,8 @@ impl Accounts {
     #[must_use]
     pub fn recognise(&self, login: &str, password: &str) -> Option<Arc<Identity>> {
         let user = self.usable(login)?;
-        let key = self
-            .recent
-            .key(&user, password, self.source.methods().revision);
-        self.recent.get(&key, &user)
+        let key = self.recent.key(&user, password);
+        self.recent.get(&key, &user, self.source.methods().revision)
     }
 
     /// Who these credentials belong to.
@@ -271,9 +269,11 @@ impl Accounts {
                 Some(hash) => self.upgraded(user, login, hash).await,
                 None => user,
             };
-            let key = self.recent.key(&user, password, methods.revision);
+            let key = self.recent.key(&user, password);
             let identity = Identity::of(&user);
-            return Ok(self.recent.insert(key, user, identity, None));
+            return Ok(self
+                .recent
+                .insert(key, user, methods.revision, identity, None));
         }
         let refusal = match self
             .in_directory_by_password(&methods, known.as_deref(), login, password)
@@ -282,9 +282,15 @@ impl Accounts {
             Ok(Some((user, lifetime))) => {
                 self.slowest.with(begun.elapsed());
                 self.attempts.succeeded(account, address, Instant::now());
-                let key = self.recent.key(&user, password, methods.revision);
+                let key = self.recent.key(&user, password);
                 let identity = Identity::of(&user).by(Method::Directory);
-                return Ok(self.recent.insert(key, user, identity, Some(lifetime)));
+                return Ok(self.recent.insert(
+                    key,
+                    user,
+                    methods.revision,
+                    identity,
+                    Some(lifetime),
+                ));
             }
             Ok(None) => LoginError::Wrong,
             Err(error) => {
@@ -701,21 +707,21 @@ mod tests {
         let accounts = Accounts::new(source as Arc<dyn UserSource>, hashing(), QUICK);
         let user = accounts.usable("alice").unwrap();
         for n in 0..100 {
-            let key = accounts.recent.key(&user, &n.to_string(), 0);
+            let key = accounts.recent.key(&user, &n.to_string());
             let identity = Identity::of(&user);
             accounts
                 .recent
-                .insert(key, Arc::clone(&user), identity, None);
+                .insert(key, Arc::clone(&user), 0, identity, None);
         }
         assert!(accounts.recent.len() <= QUICK.remembered_at_most);
 
         let brief = Recent::new(Duration::from_secs(60), 8);
-        let key = brief.key(&user, "x", 0);
+        let key = brief.key(&user, "x");
         let identity = Identity::of(&user);
-        brief.insert(key, Arc::clone(&user), identity.clone(), None);
-        assert!(brief.get(&key, &user).is_some());
-        assert_ne!(key, brief.key(&user, "x", 1));
-        brief.insert(key, Arc::clone(&user), identity, Some(Duration::ZERO));
-        assert!(brief.get(&key, &user).is_none());
+        brief.insert(key, Arc::clone(&user), 0, identity.clone(), None);
+        assert!(brief.get(&key, &user, 0).is_some());
+        assert!(brief.get(&key, &user, 1).is_none());
+        brief.insert(key, Arc::clone(&user), 0, identity, Some(Duration::ZERO));
+        assert!(brief.get(&key, &user, 0).is_none());
     }
 }

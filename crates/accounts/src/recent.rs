@@ -1,8 +1,7 @@
 //! Credentials that were right a short while ago, so that a request costs no hash.
 //!
-//! The key is an HMAC of all that the verdict rests on, under a key that only this process knows:
-//! a change of password, roles or account makes another key, and neither passwords nor anything
-//! they could be guessed from is kept.
+//! The key is an HMAC of name and password, under a key that only this process knows: no password is kept. What else the verdict
+//! rests on stands beside it, and a change of the account, its password or the ways to log in ends it.
 
 use std::{
     collections::HashMap,
@@ -21,8 +20,23 @@ pub(crate) type Key = [u8; 32];
 
 struct Entry {
     user: Arc<User>,
+    /// The ways to log in as they were.
+    methods: u64,
     identity: Arc<Identity>,
     expires: Instant,
+}
+
+impl Entry {
+    fn holds(&self, user: &Arc<User>, methods: u64) -> bool {
+        let is_same_account = || {
+            self.user.generation == user.generation
+                && self.user.common.created == user.common.created
+                && self.user.password == user.password
+        };
+        self.methods == methods
+            && (Arc::ptr_eq(&self.user, user) || is_same_account())
+            && Instant::now() < self.expires
+    }
 }
 
 /// Two generations, so that it is bounded without bookkeeping: when the young one is full it
@@ -52,31 +66,27 @@ impl Recent {
         }
     }
 
-    /// The key of a password for a user, and the ways to log in, as they are now.
-    pub(crate) fn key(&self, user: &User, password: &str, configuration: u64) -> Key {
+    /// The key of a password for a user.
+    pub(crate) fn key(&self, user: &User, password: &str) -> Key {
         let mut context = hmac::Context::with_key(&self.secret);
-        let hash = user.password.as_deref().unwrap_or_default();
-        // The lengths keep the parts apart.
-        for part in [user.username.as_str(), password, hash] {
-            context.update(&part.len().to_le_bytes());
-            context.update(part.as_bytes());
-        }
-        context.update(&user.generation.to_le_bytes());
-        context.update(&configuration.to_le_bytes());
+        // The length keeps the parts apart.
+        context.update(&user.username.len().to_le_bytes());
+        context.update(user.username.as_bytes());
+        context.update(password.as_bytes());
         let mut key = Key::default();
         key.copy_from_slice(context.sign().as_ref());
         key
     }
 
-    /// Who it is, if this was right a short while ago.
-    pub(crate) fn get(&self, key: &Key, user: &Arc<User>) -> Option<Arc<Identity>> {
+    /// Who it is, if this was right a short while ago, and neither the user nor the `methods` to log in changed since.
+    pub(crate) fn get(&self, key: &Key, user: &Arc<User>, methods: u64) -> Option<Arc<Identity>> {
         let mut entries = self.entries.lock();
         if !entries.young.contains_key(key) {
             let entry = entries.old.remove(key)?;
             self.put(&mut entries, *key, entry);
         }
         let entry = entries.young.get_mut(key)?;
-        if Instant::now() >= entry.expires {
+        if !entry.holds(user, methods) {
             entries.young.remove(key);
             return None;
         }
@@ -93,6 +103,7 @@ impl Recent {
         &self,
         key: Key,
         user: Arc<User>,
+        methods: u64,
         identity: Identity,
         lifetime: Option<Duration>,
     ) -> Arc<Identity> {
@@ -100,6 +111,7 @@ impl Recent {
         let lifetime = lifetime.map_or(self.lifetime, |most| most.min(self.lifetime));
         let entry = Entry {
             user,
+            methods,
             identity: Arc::clone(&identity),
             expires: Instant::now() + lifetime,
         };

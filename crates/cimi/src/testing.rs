@@ -108,6 +108,7 @@ pub fn host() -> Host {
         started: now,
         boot_id: "b".into(),
         runs_machines: false,
+        uses_volumes: false,
         tunnel: None,
         troubles: Vec::new(),
         desired: HostDesired::default(),

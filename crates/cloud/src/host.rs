@@ -10,6 +10,7 @@ use cimi::{
     },
 };
 use documents::{Cached, Documents};
+use placement::Means;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -82,13 +83,19 @@ impl Public for Host {
 }
 
 impl Cloud {
-    /// Refuses what needs the cloud's storage for a machine on a host that has joined: volumes don't go over the network yet.
-    /// What can be done `instead` is told.
+    /// Refuses what the host of a machine has no means for. What can be done `instead` is told.
     ///
     /// # Errors
     /// [`CloudError::Conflict`].
-    pub(crate) fn require_storage(&self, machine: &Machine, instead: &str) -> Result<()> {
-        let Some(host) = host_elsewhere(&self.0.documents, machine) else {
+    pub(crate) fn require_storage(
+        &self,
+        machine: &Machine,
+        needs: Means,
+        instead: &str,
+    ) -> Result<()> {
+        let host = machine.host.as_ref();
+        let host = host.and_then(|host| self.0.documents.hosts.get(host.local()));
+        let Some(host) = host.filter(|host| !Means::of(host).cover(needs)) else {
             return Ok(());
         };
         let name = host.common.name.as_deref().unwrap_or(host.id());
@@ -99,7 +106,7 @@ impl Cloud {
     }
 }
 
-/// The host of a machine, if that has joined from elsewhere: it has no way to the cloud's storage.
+/// The host of a machine, if that has joined from elsewhere.
 pub(crate) fn host_elsewhere(
     documents: &Documents,
     machine: &Machine,

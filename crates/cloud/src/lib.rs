@@ -79,5 +79,7 @@ pub use janitor::Retention;
 pub use load::{Filled, HostUse, Takes};
 pub use network::NetworkSettings;
 pub use quota::{PerUser, Quotas};
-pub use services::{HostServices, ImageIntake, MeterReading, Metered, NoServices};
+pub use services::{
+    Duplex, HostServices, ImageIntake, MeterReading, Metered, NoServices, VolumesOfHosts,
+};
 pub use watch::{Since, Watched, Watching};

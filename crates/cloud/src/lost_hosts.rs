@@ -62,6 +62,12 @@ pub(crate) fn why_unseen(documents: &Documents, machine: &Machine) -> Option<Str
     ))
 }
 
+/// Whether nothing is heard of a machine that uses its volumes over the network: whoever keeps them ends that by itself.
+pub(crate) fn uses_volumes_unseen(documents: &Documents, machine: &Machine) -> bool {
+    let is_apart = || host_of(documents, machine).is_some_and(|host| host.has_joined());
+    machine.unseen_since.is_some() && is_apart()
+}
+
 /// Returns the machine if it has to be tried again.
 async fn bring_in_line(documents: Documents, local: Arc<str>) -> Option<Arc<str>> {
     let error = match write(&documents, &local).await {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cimi::{HostId, MachineId, Timestamp, resources::Image};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use crate::{Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Result, Upload};
 
@@ -130,6 +132,26 @@ pub trait ImageIntake: Send + Sync {
     }
 }
 
+/// What is read and written.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// Where hosts that have joined get the volumes of their machines.
+#[async_trait]
+pub trait VolumesOfHosts: Send + Sync {
+    /// Shows a volume (the local part of its id) to this host, in NBD, until either end ends it, `until` is cancelled, or it is
+    /// to have it no more. A host that doesn't get it hears nothing. When this returns, nobody writes it for the host: it is to be
+    /// driven to its end.
+    async fn serve(
+        &self,
+        host: &HostId,
+        volume: &str,
+        stream: &mut dyn Duplex,
+        until: &CancellationToken,
+    );
+}
+
 /// A cloud without hosts, for tests of the rules alone.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoServices;
@@ -174,5 +196,17 @@ impl ImageIntake for NoServices {
             "no storage controller has the content of {}",
             image.id
         )))
+    }
+}
+
+#[async_trait]
+impl VolumesOfHosts for NoServices {
+    async fn serve(
+        &self,
+        _host: &HostId,
+        _volume: &str,
+        _stream: &mut dyn Duplex,
+        _until: &CancellationToken,
+    ) {
     }
 }

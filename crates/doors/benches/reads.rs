@@ -4,6 +4,9 @@
 //! `cargo bench -p doors --bench reads`. The client runs in threads of its own: on a computer with
 //! few cores, compare the two rows rather than believe either. What the server's thread spent on a request (its own time and the
 //! kernel's, by the kernel's account) hardly depends on what else runs.
+//!
+//! `reads bare N` and `reads doors N` make N requests on one connection and nothing else: under `valgrind --tool=callgrind` the
+//! difference of two such runs is what a request costs in instructions, whatever else the computer does.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
@@ -26,7 +29,7 @@ use hyper_util::service::TowerToHyperService;
 use rustls::{ClientConfig, pki_types::ServerName};
 use support::{World, client::login};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     runtime::{Builder, Runtime},
 };
@@ -151,21 +154,38 @@ async fn one(
         let begun = Instant::now();
         stream.write_all(&request).await.unwrap();
         stream.flush().await.unwrap();
-        let mut length = 0;
-        let mut whole = usize::MAX;
-        while length < whole {
-            let read = stream.read(&mut buffer[length..]).await.unwrap();
-            assert!(read > 0, "the server closed the connection");
-            length += read;
-            if whole == usize::MAX {
-                whole = whole_length(&buffer[..length]).unwrap_or(usize::MAX);
-            }
-        }
+        answer(&mut stream, &mut buffer).await;
         if counting.load(Ordering::Relaxed) {
             latencies.push(begun.elapsed());
         }
     }
     latencies
+}
+
+/// So many requests, one after the other.
+async fn counted(address: SocketAddr, tls: &Arc<ClientConfig>, request: &str, requests: usize) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = TlsConnector::from(Arc::clone(tls));
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    let mut buffer = vec![0; 16 * 1024];
+    for _ in 0..requests {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        answer(&mut stream, &mut buffer).await;
+    }
+}
+
+async fn answer(stream: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) {
+    let mut length = 0;
+    let mut whole = usize::MAX;
+    while length < whole {
+        let read = stream.read(&mut buffer[length..]).await.unwrap();
+        assert!(read > 0, "the server closed the connection");
+        length += read;
+        if whole == usize::MAX {
+            whole = whole_length(&buffer[..length]).unwrap_or(usize::MAX);
+        }
+    }
 }
 
 /// Length of head and body together, once the head is there.
@@ -238,6 +258,23 @@ fn main() {
     let certificate = doors::tls::Certificate::read(&world.files()).unwrap();
     let tls = doors::tls::Speech::new(certificate.into()).unwrap();
     let axum = server.block_on(bare_axum(body.leak(), tls.config(false)));
+
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [whom @ ("bare" | "doors"), requests] =
+        *arguments.iter().map(String::as_str).collect::<Vec<_>>()
+    {
+        let (address, request) = match whom {
+            "bare" => (axum, plain),
+            _ => (world.address(), &*authenticated),
+        };
+        server.block_on(counted(
+            address,
+            &world.client,
+            request,
+            requests.parse().unwrap(),
+        ));
+        return;
+    }
 
     let (mut rates, mut costs, mut reached) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..PAIRS {

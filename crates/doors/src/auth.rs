@@ -41,6 +41,32 @@ pub(crate) async fn identify(
     shown: Option<&Shown>,
     address: Option<IpAddr>,
 ) -> Result<Asking, Problem> {
+    if let Some(identity) = recognised(accounts, headers) {
+        return Ok(Asking::Known(identity));
+    }
+    if shown.is_none() && !headers.contains_key(header::AUTHORIZATION) {
+        return Ok(Asking::Unknown(None));
+    }
+    // Boxed: with all ways to prove it in it, it is large, and the future of every request would carry that.
+    Box::pin(proven(accounts, headers, shown, address)).await
+}
+
+/// Who sent a password that was right a short while ago.
+fn recognised(accounts: &Accounts, headers: &HeaderMap) -> Option<Arc<Identity>> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    let mut buffer = [0; CREDENTIALS_AT_MOST];
+    match credentials(value.as_bytes(), &mut buffer)? {
+        Credentials::Password(login, password) => accounts.recognise(login, password),
+        Credentials::Token(..) => None,
+    }
+}
+
+async fn proven(
+    accounts: &Accounts,
+    headers: &HeaderMap,
+    shown: Option<&Shown>,
+    address: Option<IpAddr>,
+) -> Result<Asking, Problem> {
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         let Some(shown) = shown else {
             return Ok(Asking::Unknown(None));
@@ -71,9 +97,6 @@ pub(crate) async fn identify(
             ));
         }
     };
-    if let Some(identity) = accounts.recognise(login, password) {
-        return Ok(Asking::Known(identity));
-    }
     match accounts.verify(login, password, address).await {
         Ok(identity) => Ok(Asking::Known(identity)),
         Err(

@@ -284,9 +284,9 @@ impl Doors {
             (None, Some(secret))
                 if head.method == Method::GET && events::are_wanted(&head.headers) =>
             {
-                self.accounts.by_unused_session(secret).await
+                Box::pin(self.accounts.by_unused_session(secret)).await
             }
-            (None, Some(secret)) => self.accounts.by_session(secret, Some(peer)).await,
+            (None, Some(secret)) => Box::pin(self.accounts.by_session(secret, Some(peer))).await,
             (identity, _) => identity,
         };
         if let Some(identity) = &identity {

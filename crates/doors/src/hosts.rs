@@ -7,12 +7,14 @@
 //! | shows one that isn't by that authority | no connection |
 //! | shows that of a host that was removed | to hear so |
 //! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, and files of [images](self::images) that it sees |
+//! | is a host, and speaks another protocol | a [volume](self::volumes) of a machine that is placed on it |
 //!
 //! A connection ends when its host is removed, and with the certificate that it began with.
 
 mod answers;
 mod images;
 mod seats;
+mod volumes;
 
 use std::{
     convert::Infallible,
@@ -25,7 +27,7 @@ use std::{
 
 use ::cimi::HostId;
 use ::hosts::HostRules;
-use cloud::{Caller, Cloud, OpContext};
+use cloud::{Caller, Cloud, OpContext, VolumesOfHosts};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -45,7 +47,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use trust::{Authority, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, RENEW_PATH};
+use trust::{
+    Authority, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, RENEW_PATH, VOLUME_PROTOCOL,
+};
 
 use self::{
     answers::{AnyBody, Wanted, empty, removed},
@@ -53,6 +57,10 @@ use self::{
 };
 use crate::audit::AuditLog;
 
+/// Connections of one host at once: its daemon has one to each entry, and another while it changes certificates.
+const SEATS_PER_HOST: usize = 8;
+/// Those for volumes, each of which is a process.
+const VOLUMES_PER_HOST: usize = 512;
 /// Calls at once on one connection, watches among them.
 const STREAMS: u32 = 64;
 /// Those of somebody who wants to join, and how long that may take.
@@ -89,8 +97,10 @@ pub struct HostDoor {
     gateway: watch::Sender<Option<Arc<Gateway>>>,
     shown: Mutex<Option<Shown>>,
     seats: Seats,
+    volume_seats: Seats,
     /// Of images, to all hosts.
     transfers: Arc<Semaphore>,
+    volumes: Arc<dyn VolumesOfHosts>,
 }
 
 /// By what a server ends what goes on in it.
@@ -136,7 +146,7 @@ impl std::fmt::Debug for HostDoor {
 impl HostDoor {
     /// In front of a cloud.
     #[must_use]
-    pub fn new(cloud: Cloud, audit: Arc<dyn AuditLog>) -> Self {
+    pub fn new(cloud: Cloud, audit: Arc<dyn AuditLog>, volumes: Arc<dyn VolumesOfHosts>) -> Self {
         let documents = cloud.documents().clone();
         Self {
             store: cloud.documents().store().clone(),
@@ -145,8 +155,10 @@ impl HostDoor {
             rules: HostRules { documents },
             gateway: watch::Sender::new(None),
             shown: Mutex::default(),
-            seats: Seats::default(),
+            seats: Seats::of(SEATS_PER_HOST),
+            volume_seats: Seats::of(VOLUMES_PER_HOST),
             transfers: Arc::new(Semaphore::new(images::OF_ALL)),
+            volumes,
         }
     }
 
@@ -160,6 +172,7 @@ impl HostDoor {
         loop {
             if let Changed::Removed(host) = changes.next().await {
                 self.seats.cut_off(&host);
+                self.volume_seats.cut_off(&host);
             }
         }
     }
@@ -219,7 +232,7 @@ impl HostDoor {
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), VOLUME_PROTOCOL.to_vec()];
         // Each connection is by a certificate that is looked at anew.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -232,25 +245,35 @@ impl HostDoor {
         Ok(Some(config))
     }
 
-    /// One connection, once TLS is agreed on. `shown` is the certificate of the other end, which is by the authority.
+    /// One connection, once TLS and the protocol are agreed on. `shown` is the certificate of the other end, which is by the
+    /// authority.
     pub(crate) async fn serve<S>(
         self: &Arc<Self>,
         stream: S,
-        shown: Option<Option<HostPeer>>,
+        (shown, protocol): (Option<Option<HostPeer>>, Option<&[u8]>),
         from: SocketAddr,
         ending: &Ending,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let for_volume = protocol == Some(VOLUME_PROTOCOL);
         match shown {
+            None if for_volume => {}
             None => self.serve_stranger(stream, from, ending).await,
             Some(Some(peer)) => {
-                let Some(seat) = self.seats.take(&peer.host) else {
+                let seats = if for_volume {
+                    &self.volume_seats
+                } else {
+                    &self.seats
+                };
+                let Some(seat) = seats.take(&peer.host) else {
                     tracing::debug!(host = peer.host, %from, "no more connection of this host is taken");
                     return;
                 };
                 // After the seat is taken: whoever is removed from now on finds it.
-                if self.cloud.host_of(&peer).is_some() {
+                if for_volume {
+                    self.serve_volume(stream, (&peer, seat), from, ending).await;
+                } else if self.cloud.host_of(&peer).is_some() {
                     self.serve_host(stream, (peer, seat), from, ending).await;
                 } else if self.cloud.was_removed(&peer).await {
                     tracing::debug!(host = peer.host, %from, "a host that was removed is told so");

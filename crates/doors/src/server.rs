@@ -311,13 +311,16 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
                 if let Some(hosts) = hosts {
                     let own = session.peer_certificates().and_then(<[_]>::first);
                     let shown = own.map(|certificate| HostPeer::of(certificate));
+                    let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
                     let (stream, from) = (Stalling::new(stream, patience), connection.peer);
                     let ending = Ending {
                         closing: shared.closing.clone(),
                         aborting: shared.aborting.clone(),
                         tasks: shared.tasks.clone(),
                     };
-                    return hosts.serve(stream, shown, from, &ending).await;
+                    return hosts
+                        .serve(stream, (shown, protocol.as_deref()), from, &ending)
+                        .await;
                 }
                 let http2 = session.alpn_protocol() == Some(b"h2");
                 let mut connection = connection;
@@ -371,11 +374,12 @@ where
             let (doors, asking) = (Arc::clone(&doors), asked.one_more());
             let connection = connection.clone();
             let changes = may_change(&request);
-            let answer = async move {
+            // Boxed: it is moved a few times before it runs.
+            let answer = Box::pin(async move {
                 let answer = doors.handle(connection, request).await;
                 drop(asking);
                 answer
-            };
+            });
             // What is begun goes on to its end, and into the audit log, also when the client resets its stream or is gone:
             // its connection then drops this future, and not that task.
             let answer = if changes {

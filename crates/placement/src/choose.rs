@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::{Demand, HostLoad, HostState, NoRoom, Strategy, Togetherness, Wish};
+use crate::{Demand, HostLoad, HostState, Means, NoRoom, Strategy, Togetherness, Wish};
 
 /// How much better a host is liked that has the machine's image, in thousandths of an empty host: less than what a machine of
 /// usual size changes on a small host, so that it decides among hosts that are about as full.
@@ -112,7 +112,11 @@ impl<'a> Filters<'a> {
             return Some(Refusal::Trouble);
         }
         let needs = self.wish.needs;
-        if needs.storage && !host.means.storage {
+        let storage = Means {
+            forwarded_ports: false,
+            ..needs
+        };
+        if !host.means.cover(storage) {
             return Some(Refusal::Storage);
         }
         if needs.forwarded_ports && !host.means.forwarded_ports {
@@ -185,7 +189,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Group, Means, Rank, Requirements, host::example};
+    use crate::{Group, Rank, Requirements, host::example};
 
     const MIB: u64 = 1024;
 
@@ -351,9 +355,12 @@ mod tests {
     }
 
     fn any_means() -> impl Generator<Value = Means> {
-        (prop::bool::ANY, prop::bool::ANY).prop_map(|(storage, forwarded_ports)| Means {
-            storage,
-            forwarded_ports,
+        prop::array::uniform3(prop::bool::ANY).prop_map(|[volumes, saving, forwarded_ports]| {
+            Means {
+                volumes,
+                saving,
+                forwarded_ports,
+            }
         })
     }
 
@@ -410,7 +417,8 @@ mod tests {
             let fits = |host: &HostLoad| {
                 host.trouble.is_none()
                     && host.state == HostState::Open
-                    && (host.means.storage || !needs.storage)
+                    && (host.means.volumes || !needs.volumes)
+                    && (host.means.saving || !needs.saving)
                     && (host.means.forwarded_ports || !needs.forwarded_ports)
                     && wanted.fits_in(host.free())
                     && !together_elsewhere(host)

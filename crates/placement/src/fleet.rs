@@ -316,19 +316,23 @@ mod tests {
         (joined.desired.apart, joined.runs_machines) = (true, true);
         fleet.host(&joined, true);
         let room = Wish::of_room(Demand::default());
-        let storage = Means {
-            storage: true,
+        let volumes = Means {
+            volumes: true,
+            ..Means::default()
+        };
+        let saving = Means {
+            saving: true,
             ..Means::default()
         };
         let ports = Means {
             forwarded_ports: true,
             ..Means::default()
         };
+        let no_storage =
+            "1 has no way to the storage that the machine needs (for volumes, or to be saved)";
         for (needs, told) in [
-            (
-                storage,
-                "1 has no way to the storage that the machine needs (for volumes, or to be saved)",
-            ),
+            (volumes, no_storage),
+            (saving, no_storage),
             (
                 ports,
                 "1 has no ports that users reach (the machine's network forwards those of the cloud's own host)",
@@ -338,6 +342,13 @@ mod tests {
             let refused = fleet.reserve("1", &wish).unwrap_err().to_string();
             assert_eq!(refused, format!("waiting for room on 1 host: {told}"));
         }
+        joined.uses_volumes = true;
+        fleet.host(&joined, true);
+        let of_volumes = Wish {
+            needs: volumes,
+            ..room
+        };
+        assert_eq!(fleet.reserve("0", &of_volumes).unwrap(), joined.id);
         let own = cimi::testing::host();
         fleet.host(&own, false);
         let needs = Means::ALL;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use cimi::{
     HostId,
-    resources::{AcceleratorKind, Host},
+    resources::{AcceleratorKind, Host, Machine},
 };
 
 use crate::{Demand, Group};
@@ -66,29 +66,57 @@ impl HostState {
     }
 }
 
-/// What not every host has, beside room: what is there at the cloud's own daemon, and doesn't go over the network yet. Of a
-/// machine: what it needs of these.
+/// What not every host has, beside room. Of a machine: what it needs of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Means {
-    /// The cloud's storage: volumes, and the place where disks are saved.
-    pub storage: bool,
+    /// A way to the cloud's volumes.
+    pub volumes: bool,
+    /// The place where disks are saved; at the cloud's own daemon alone.
+    pub saving: bool,
     /// Ports that are forwarded to machines, where users reach them.
     pub forwarded_ports: bool,
 }
 
 impl Means {
+    /// None of them.
+    pub const NONE: Self = Self {
+        volumes: false,
+        saving: false,
+        forwarded_ports: false,
+    };
+
     /// All of them.
     pub const ALL: Self = Self {
-        storage: true,
+        volumes: true,
+        saving: true,
         forwarded_ports: true,
     };
+
+    /// What a machine needs of the cloud's storage itself, beside images.
+    #[must_use]
+    pub const fn of_storage(machine: &Machine) -> Self {
+        Self {
+            volumes: !machine.volumes.is_empty(),
+            saving: machine.save.is_some(),
+            forwarded_ports: false,
+        }
+    }
+
+    /// Whether these are all of those.
+    #[must_use]
+    pub const fn cover(self, needs: Self) -> bool {
+        (self.volumes || !needs.volumes)
+            && (self.saving || !needs.saving)
+            && (self.forwarded_ports || !needs.forwarded_ports)
+    }
 
     /// What a host has.
     #[must_use]
     pub const fn of(host: &Host) -> Self {
         let is_own = !host.has_joined();
         Self {
-            storage: is_own,
+            volumes: is_own || host.uses_volumes,
+            saving: is_own,
             forwarded_ports: is_own,
         }
     }

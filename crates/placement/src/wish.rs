@@ -49,17 +49,14 @@ impl<'a> Wish<'a> {
             rank: None,
             image: None,
             groups: &[],
-            needs: Means {
-                storage: false,
-                forwarded_ports: false,
-            },
+            needs: Means::NONE,
         }
     }
 
     /// Whether nothing but room decides.
     #[must_use]
     pub const fn is_of_room_alone(&self) -> bool {
-        let needs = self.needs.storage || self.needs.forwarded_ports;
+        let needs = !Means::NONE.cover(self.needs);
         self.requirements.is_none() && self.groups.is_empty() && !needs
     }
 }

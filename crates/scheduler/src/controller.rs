@@ -27,7 +27,7 @@ use store::cache::Changed;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use placement::{Demand, Fleet, Kinds, NoRoom, Policy};
+use placement::{Demand, Fleet, Kinds, Means, NoRoom, Policy};
 
 use crate::wishes::Wishes;
 
@@ -210,8 +210,7 @@ impl Scheduler {
                     self.waiting.remove(&vmid);
                     self.explained.remove(&local);
                     tracing::info!(machine = %machine.document.id, vmid, %host, "placed");
-                    let for_storage = wish.needs.storage;
-                    let work = assign(self.documents.clone(), local.clone(), host, for_storage);
+                    let work = assign(self.documents.clone(), local.clone(), host);
                     self.write(local, work);
                 }
                 Err(refused) => {
@@ -293,19 +292,15 @@ impl Scheduler {
 
 /// Writes the machine's host, if it still waits for one, and for one like that: a volume may have been attached meanwhile, or
 /// the host be about to be removed.
-async fn assign(
-    documents: Documents,
-    local: Arc<str>,
-    host: HostId,
-    for_storage: bool,
-) -> Result<(), DocumentsError> {
+async fn assign(documents: Documents, local: Arc<str>, host: HostId) -> Result<(), DocumentsError> {
     loop {
         let machine = documents.machines.get(&local);
         let (Some(read), Some(host)) = (machine, documents.hosts.get(host.local())) else {
             return Ok(());
         };
-        let lacks_storage = read.needs_storage() && !for_storage;
-        if !waits(&read) || lacks_storage || host.desired.maintenance {
+        // A volume may have come to it since.
+        let has_means = Means::of(&host).cover(Means::of_storage(&read));
+        if !waits(&read) || !has_means || host.desired.maintenance {
             return Ok(());
         }
         let mut placed = read.document.0.clone();
@@ -388,7 +383,7 @@ mod tests {
             if takes_it {
                 create(&documents, host).await;
             }
-            let assigned = assign(documents.clone(), local.clone(), host.id.clone(), false);
+            let assigned = assign(documents.clone(), local.clone(), host.id.clone());
             assigned.await.unwrap();
             let machine = documents.machines.get(&local).unwrap();
             assert_eq!(machine.host.is_some(), takes_it);
@@ -399,8 +394,12 @@ mod tests {
     async fn what_was_decided_for_a_machine_without_volumes_is_not_for_one_that_got_some() {
         let folder = tempfile::tempdir().unwrap();
         let documents = documents(&folder).await;
-        let host = testing::host();
-        create(&documents, &host).await;
+        let mut without = testing::host();
+        (without.desired.apart, without.runs_machines) = (true, true);
+        let mut with = testing::host();
+        (with.desired.apart, with.runs_machines, with.uses_volumes) = (true, true, true);
+        create(&documents, &without).await;
+        create(&documents, &with).await;
         let mut machine = testing::machine(1);
         machine.volumes.push(AttachedVolume {
             volume: VolumeId::generate(),
@@ -412,16 +411,11 @@ mod tests {
         });
         create(&documents, &machine).await;
         let local: Arc<str> = machine.local_id().into();
-        for for_storage in [false, true] {
-            let assigned = assign(
-                documents.clone(),
-                local.clone(),
-                host.id.clone(),
-                for_storage,
-            );
+        for (host, has_a_way) in [(&without, false), (&with, true)] {
+            let assigned = assign(documents.clone(), local.clone(), host.id.clone());
             assigned.await.unwrap();
             let machine = documents.machines.get(&local).unwrap();
-            assert_eq!(machine.host.is_some(), for_storage);
+            assert_eq!(machine.host.is_some(), has_a_way);
         }
     }
 }

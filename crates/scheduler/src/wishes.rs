@@ -42,11 +42,11 @@ impl<'m> Wishes<'m> {
                 .chain(apart.map(group(Togetherness::Apart)))
                 .collect(),
             needs: Means {
-                storage: machine.needs_storage(),
                 forwarded_ports: machine.nics.iter().any(|nic| {
                     let network = documents.networks.get(nic.network.local());
                     network.is_some_and(|network| network.forwarded)
                 }),
+                ..Means::of_storage(machine)
             },
         }
     }

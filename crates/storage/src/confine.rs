@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub(crate) use self::child::confine;
 pub(crate) use self::run::Done;
 use self::run::Running;
 use crate::durable::{Durability, RemoveOnDrop, UNFINISHED};
@@ -450,7 +451,7 @@ impl Confined<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        child::confine(&mut command, files, self.user, self.bounds, max_file_bytes);
+        confine(&mut command, files, self.user, self.bounds, max_file_bytes);
         let child = command.spawn().map_err(Error::io("run", self.program))?;
         Running::new(child)
             .wait(self.bounds, cancelled)

@@ -18,6 +18,7 @@ pub mod disk;
 pub mod durable;
 pub mod error;
 mod exclusive;
+pub mod exports;
 pub mod foreign;
 pub mod import;
 pub mod inspect;

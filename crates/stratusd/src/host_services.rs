@@ -4,10 +4,10 @@ use std::{io, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cimi::{MachineId, resources::Image};
+use cimi::{HostId, MachineId, resources::Image};
 use cloud::{
-    ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, HostServices,
-    ImageIntake, MeterReading, Metered, Upload,
+    ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex,
+    HostServices, ImageIntake, MeterReading, Metered, Upload, VolumesOfHosts,
 };
 use documents::Documents;
 use futures::{Stream, StreamExt as _, stream};
@@ -16,8 +16,10 @@ use serde_json::{Value, json};
 use storage::{
     Error as StorageError,
     controller::{ExportFormat, StorageController},
+    exports::VolumeServer,
     registry::{Catalogue, LookupError, Registries},
 };
+use tokio_util::sync::CancellationToken;
 use vmhost::controller::{ConsoleText, VmHost};
 
 /// How often a console that is followed looks whether its machine is still there. Its text doesn't wait for this.
@@ -327,4 +329,20 @@ fn follow(
             Err(error) => Some((Err(io::Error::other(error)), None)),
         }
     }))
+}
+
+/// The volumes that are kept on this computer.
+pub(crate) struct VolumesHere(pub(crate) VolumeServer);
+
+#[async_trait]
+impl VolumesOfHosts for VolumesHere {
+    async fn serve(
+        &self,
+        host: &HostId,
+        volume: &str,
+        stream: &mut dyn Duplex,
+        until: &CancellationToken,
+    ) {
+        self.0.serve(host, volume, stream, until).await;
+    }
 }

@@ -5,6 +5,7 @@
 //!           ◀──                    ── pulse: HostPulse/<own>  under a lease that is kept alive
 //!           ◀── next certificate at two thirds of its life ── then the store is opened anew
 //!           ──▶ files of images                          ── replicas: STATE/cache/replicas
+//!           ◀─▶ volumes, in NBD                          ── a socket in the folder of each machine that has one
 //! ```
 //!
 //! Without bridges (as a user without privileges) machines could be reached from this host alone: then it says what it is, and
@@ -14,6 +15,7 @@
 //! after a restart.
 
 mod images;
+mod volumes;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -31,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use trust::{Joined, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME};
 use vmhost::{controller::VmHost, qemu::QemuHypervisor};
 
+use self::volumes::RemoteVolumes;
 use crate::{
     config::Config,
     instance::{Instance, make_dir},
@@ -267,8 +270,12 @@ impl JoinedHost {
                 .await
             {
                 None => return,
-                Some(Ok((machines, replicas))) => {
-                    tokio::join!(machines.run(stop.clone()), replicas.run(stop.clone()));
+                Some(Ok((machines, replicas, volumes))) => {
+                    tokio::join!(
+                        machines.run(stop.clone()),
+                        replicas.run(stop.clone()),
+                        volumes.run(stop.clone())
+                    );
                     return;
                 }
                 Some(Err(error)) => {
@@ -288,9 +295,10 @@ impl JoinedHost {
         documents: &Documents,
         kept: &Kept,
         hypervisor: &Arc<QemuHypervisor>,
-    ) -> anyhow::Result<(VmHost, Replicas)> {
+    ) -> anyhow::Result<(VmHost, Replicas, RemoteVolumes)> {
         let key = self.folder.key()?;
         let replicas = images::open(&self.settings, kept, &key, documents.clone()).await?;
+        let volumes = RemoteVolumes::open(kept, &key, documents.clone())?;
         let networks = OfDocuments {
             config: self.config.clone(),
             documents: documents.clone(),
@@ -299,10 +307,10 @@ impl JoinedHost {
             documents.clone(),
             self.settings.clone(),
             hypervisor.clone(),
-            Arc::new(replicas.clone()),
+            (Arc::new(replicas.clone()), Arc::new(volumes.clone())),
             Arc::new(networks),
         );
-        Ok((machines.await?, replicas))
+        Ok((machines.await?, replicas, volumes))
     }
 
     /// Waits until this host is one no more.

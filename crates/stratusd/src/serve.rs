@@ -16,7 +16,10 @@ use documents::Documents;
 use doors::{AuditLog, Doors, HostDoor, People, Running, Server, Serving, tls};
 use marketplace_service::Marketplace;
 use scheduler::Scheduler;
-use storage::controller::StorageController;
+use storage::{
+    controller::StorageController,
+    exports::{Exports, VolumeServer},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinSet,
@@ -29,7 +32,7 @@ use crate::{
     audit_log,
     config::Config,
     database, first_start,
-    host_services::LocalHost,
+    host_services::{LocalHost, VolumesHere},
     instance::Instance,
     market, networks,
     roles::{Role, Roles},
@@ -79,6 +82,8 @@ pub async fn serve(
 
     // Counts for the rules and for the storage alike.
     let quotas = Quotas::new(documents.clone(), settings::per_user(&config));
+    // Who writes a volume: a machine here, or a host that uses it from afar.
+    let exports = Exports::default();
     let host = LocalHost {
         documents: documents.clone(),
         storage: if roles.has(Role::Storage) {
@@ -87,7 +92,7 @@ pub async fn serve(
             None
         },
         machines: if roles.has(Role::VmHost) {
-            Some(open_host(&config, &documents).await?)
+            Some(open_host(&config, &documents, &exports).await?)
         } else {
             None
         },
@@ -186,10 +191,18 @@ pub async fn serve(
         };
         let marketplace = marketplace.map(|marketplace| (marketplace, serving));
         let hosts = roles.has(Role::Entry).then(|| {
-            let hosts = Arc::new(HostDoor::new(cloud.clone(), Arc::clone(&log)));
+            let volumes = VolumeServer {
+                documents: documents.clone(),
+                exports,
+                daemon: settings::storage_daemon(&state),
+                uid_base: settings::uid_base(&config),
+            };
+            let shown = Arc::new(VolumesHere(volumes.clone()));
+            let hosts = Arc::new(HostDoor::new(cloud.clone(), Arc::clone(&log), shown));
             let following = Arc::clone(&hosts);
             parts.start("hosts", |stop| async move {
-                stop.run_until_cancelled(following.follow()).await;
+                let following = async { tokio::join!(following.follow(), volumes.run()) };
+                stop.run_until_cancelled(following).await;
             });
             hosts
         });
@@ -236,7 +249,11 @@ pub async fn serve(
 }
 
 /// The controller of this host, with its document written.
-async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Result<VmHost> {
+async fn open_host(
+    config: &Arc<Config>,
+    documents: &Documents,
+    exports: &Exports,
+) -> anyhow::Result<VmHost> {
     networks::check(config).await?;
     let settings = settings::vm_host(config).await?;
     let hypervisor = Arc::new(settings::hypervisor(config, &settings)?);
@@ -244,7 +261,10 @@ async fn open_host(config: &Arc<Config>, documents: &Documents) -> anyhow::Resul
         documents.clone(),
         settings,
         hypervisor,
-        Arc::new(vmhost::controller::OfStorage),
+        (
+            Arc::new(vmhost::controller::OfStorage),
+            Arc::new(exports.clone()),
+        ),
         Arc::new(networks::Configured(config.clone())),
     )
     .await

@@ -393,6 +393,25 @@ fn qemu_img() -> Option<storage::confine::QemuImg> {
     None
 }
 
+/// What shows volumes to hosts that have joined, if it is there.
+pub(crate) fn storage_daemon(state: &Path) -> Option<storage::exports::StorageDaemon> {
+    let found = in_path("qemu-storage-daemon".as_ref());
+    match found.map(|program| storage::exports::StorageDaemon::at(&program, state.join("exports")))
+    {
+        Some(Ok(daemon)) => Some(daemon),
+        Some(Err(error)) => {
+            tracing::error!(%error, "hosts that have joined get no volumes");
+            None
+        }
+        None => {
+            tracing::warn!(
+                "`qemu-storage-daemon` is not in PATH: hosts that have joined get no volumes (Debian: qemu-system-common)"
+            );
+            None
+        }
+    }
+}
+
 /// What removes traces from saved machines, if it is there. Folders of administrators' programs are looked into, too.
 fn debugfs() -> Option<storage::confine::Debugfs> {
     let usual = || {
@@ -488,7 +507,7 @@ pub fn server(config: &Config, open_files: u64) -> doors::Limits {
 
 /// The first user id of machines: as configured, else chosen if this process may take on others and they exist here (in
 /// a container there may be fewer).
-fn uid_base(config: &Config) -> Option<u32> {
+pub(crate) fn uid_base(config: &Config) -> Option<u32> {
     match config.machines.uid_base {
         0 => None,
         -1 if !config::is_root() => None,

@@ -77,6 +77,15 @@ impl Namespace {
         }
     }
 
+    /// Cuts the cable at this end, or mends it.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn cut(&self, is_cut: bool) {
+        let state = if is_cut { "down" } else { "up" };
+        checked(Command::new("ip").args(["-n", &self.name, "link", "set", "lan", state]));
+    }
+
     /// Runs a closure on a thread inside. What it starts is inside, too. (`ip netns exec` would not do: it mounts another
     /// `/sys`, in which there are no control groups.)
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {

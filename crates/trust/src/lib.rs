@@ -38,5 +38,10 @@ pub use verifier::OfAuthority;
 /// The name by which hosts ask for the entry's door for hosts, and that its certificate there has: nobody's in any DNS.
 pub const SERVER_NAME: &str = "hosts.stratus.internal";
 
+/// What is spoken, instead of HTTP, on a connection by which a host uses a volume: it sends the local part of the volume's id
+/// ([`VOLUME_BYTES`] of it), and then NBD goes both ways. Who is refused finds the connection closed.
+pub const VOLUME_PROTOCOL: &[u8] = b"stratus-volume";
+/// Bytes of the local part of a volume's id.
+pub const VOLUME_BYTES: usize = 36;
 /// Where an entry gives hosts the file of an image, by GET: behind it stands the local part of the image's id. Ranges are taken.
 pub const IMAGES_PATH: &str = "/images/";

@@ -6,8 +6,14 @@
 
 use serde_json::{Value, json};
 
+use crate::command_line::{VOLUMES_DESCRIPTOR, inherited};
 use crate::launch_spec::{DiskFormat, DiskId, DiskSpec, ImageStorage, MAX_CHAIN, MAX_PORTS};
 
+/// How long a guest waits for a volume behind a socket that nobody answers at. It waits rather than lose what it wrote: like a
+/// disk that is slow, and never like one that is broken.
+const RECONNECT_SECONDS: u32 = 30 * 24 * 3600;
+/// How long QEMU tries to connect at first; it does nothing else meanwhile.
+const OPEN_SECONDS: u32 = 5;
 /// Descriptor sets below this number belong to the machine itself (serial log, media).
 const FIRST_DISK_SET: u32 = 1000;
 
@@ -71,18 +77,30 @@ pub fn definitions(disk: &DiskSpec, port: u8, first_set: u32) -> Vec<Value> {
     let mut nodes = Vec::with_capacity(images.len() * 2);
     for &(depth, image) in images.iter().rev() {
         let read_only = disk.read_only || depth > 0;
-        let driver = match image.storage {
-            ImageStorage::File => "file",
-            ImageStorage::BlockDevice => "host_device",
-        };
-        nodes.push(json!({
-            "driver": driver,
+        let mut file = json!({
             "node-name": file_node(port, depth),
-            "filename": format!("/dev/fdset/{}", first_set + u32::from(depth)),
             "read-only": read_only,
             "auto-read-only": false,
             "discard": "unmap",
-        }));
+        });
+        match image.storage {
+            ImageStorage::File | ImageStorage::BlockDevice => {
+                let is_device = image.storage == ImageStorage::BlockDevice;
+                file["driver"] = Value::from(if is_device { "host_device" } else { "file" });
+                let set = first_set + u32::from(depth);
+                file["filename"] = Value::from(format!("/dev/fdset/{set}"));
+            }
+            ImageStorage::Socket => {
+                file["driver"] = Value::from("nbd");
+                let folder = inherited(VOLUMES_DESCRIPTOR);
+                let path = format!("{folder}/{}", image.path.display());
+                file["server"] = json!({"type": "unix", "path": path});
+                file["export"] = Value::from(storage::exports::EXPORT);
+                file["reconnect-delay"] = Value::from(RECONNECT_SECONDS);
+                file["open-timeout"] = Value::from(OPEN_SECONDS);
+            }
+        }
+        nodes.push(file);
         let mut format = json!({
             "driver": image.format.driver(),
             "node-name": format_node(port, depth),
@@ -199,6 +217,33 @@ mod tests {
                 .is_some_and(|node| node.contains_key("backing"))
         );
         assert_eq!(nodes[0]["read-only"], true);
+    }
+
+    #[test]
+    fn a_volume_behind_a_socket_is_waited_for_and_never_opened() {
+        let disk = DiskSpec {
+            id: DiskId::new("v").expect("a valid identifier"),
+            image: ImageFile::socket("0190.sock"),
+            backing: Vec::new(),
+            read_only: false,
+            serial: String::new(),
+            slot: 0,
+        };
+        disk.check().expect("a name is enough");
+        let nodes = definitions(&disk, 2, 1000);
+        assert_eq!(nodes[0]["driver"], "nbd");
+        assert_eq!(nodes[0]["server"]["path"], "/proc/self/fd/7/0190.sock");
+        assert!(nodes[0]["reconnect-delay"].as_u64() > Some(24 * 3600));
+        assert!(nodes[0].get("filename").is_none());
+        assert_eq!(nodes[1]["driver"], "raw");
+        for name in ["a/b", "..", "/a", ""] {
+            let image = ImageFile::socket(name);
+            let other = DiskSpec {
+                image,
+                ..disk.clone()
+            };
+            other.check().expect_err("it leads elsewhere");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From a launch specification to QEMU's argument list: a pure function.
 //!
-//! QEMU gets no path to open but its own firmware and the socket of its screen: other sockets, logs, images, taps and kernels are descriptors it inherits,
+//! QEMU gets no path to open but its own firmware, the socket of its screen, and those of volumes that are elsewhere: other sockets, logs, images, taps and kernels are descriptors it inherits,
 //! numbered from [`FIRST_DESCRIPTOR`] in the order of [`descriptors`]. What can carry a user's text is JSON (`-device`,
 //! `-blockdev`), or has its commas doubled, or was refused by [`LaunchSpec::check`].
 
@@ -17,6 +17,9 @@ pub const MACHINE_TYPE: &str = "pc-q35-7.2";
 /// The first inherited descriptor after the standard three.
 pub const FIRST_DESCRIPTOR: i32 = 3;
 
+/// The inherited descriptor of the folder with the sockets of volumes; also for those that come later.
+pub const VOLUMES_DESCRIPTOR: i32 = FIRST_DESCRIPTOR + 4;
+
 /// Descriptor set of the serial log; media follow it.
 const SERIAL_LOG_SET: u32 = 1;
 const FIRST_MEDIUM_SET: u32 = 10;
@@ -32,6 +35,8 @@ pub enum Descriptor {
     Serial,
     /// The serial log, opened for appending.
     SerialLog,
+    /// The folder with the sockets of volumes: [`VOLUMES_DESCRIPTOR`].
+    Volumes,
     /// Listening socket of the guest agent.
     Agent,
     /// Kernel to boot, opened read-only.
@@ -70,6 +75,7 @@ pub fn descriptors(spec: &LaunchSpec) -> Vec<Descriptor> {
         Descriptor::Monitor,
         Descriptor::Serial,
         Descriptor::SerialLog,
+        Descriptor::Volumes,
     ];
     if spec.guest_agent {
         list.push(Descriptor::Agent);
@@ -80,6 +86,9 @@ pub fn descriptors(spec: &LaunchSpec) -> Vec<Descriptor> {
     }
     for (port, disk) in spec.disks_on_ports() {
         for (depth, image) in (0u8..).zip(disk.images()) {
+            if !image.is_opened() {
+                continue;
+            }
             list.push(Descriptor::Image {
                 port,
                 depth,
@@ -361,7 +370,7 @@ fn socket(line: &mut ArgumentList, id: &str, number: i32, more: &str) {
 }
 
 /// The path by which QEMU opens a descriptor of its own anew; it checks rights on the file, not on the way to it.
-fn inherited(number: i32) -> String {
+pub(crate) fn inherited(number: i32) -> String {
     format!("/proc/self/fd/{number}")
 }
 

@@ -187,8 +187,8 @@ fn qemu_is_given_no_path_of_an_image() {
     assert!(line.iter().all(|word| !word.contains("/secret")
         && !word.contains("/cache")
         && !word.contains("/run/m")));
-    assert_eq!(values(&line, "-kernel"), ["/proc/self/fd/8"]);
-    assert_eq!(values(&line, "-initrd"), ["/proc/self/fd/9"]);
+    assert_eq!(values(&line, "-kernel"), ["/proc/self/fd/9"]);
+    assert_eq!(values(&line, "-initrd"), ["/proc/self/fd/10"]);
     assert!(
         device(&line, "disk-root").get("bootindex").is_none(),
         "the kernel boots, not the disk"
@@ -209,6 +209,7 @@ fn descriptors_and_arguments_agree() {
             Descriptor::Monitor,
             Descriptor::Serial,
             Descriptor::SerialLog,
+            Descriptor::Volumes,
             Descriptor::Agent,
             Descriptor::Image {
                 port: 0,
@@ -226,17 +227,20 @@ fn descriptors_and_arguments_agree() {
             Descriptor::Tap { nic: 0 },
         ]
     );
+    let number = list.iter().position(|one| *one == Descriptor::Volumes);
+    let number = number.and_then(|index| i32::try_from(index).ok()).unwrap();
+    assert_eq!(FIRST_DESCRIPTOR + number, VOLUMES_DESCRIPTOR);
     let line = arguments(&spec);
     assert_eq!(
         values(&line, "-add-fd"),
         [
             "fd=6,set=1",
-            "fd=8,set=1000",
-            "fd=9,set=1001",
-            "fd=10,set=10"
+            "fd=9,set=1000",
+            "fd=10,set=1001",
+            "fd=11,set=10"
         ]
     );
-    assert_eq!(values(&line, "-netdev"), ["tap,id=net0,fd=11"]);
+    assert_eq!(values(&line, "-netdev"), ["tap,id=net0,fd=12"]);
     let nic = device(&line, "nic0");
     assert_eq!(nic["mac"], "02:00:ac:10:00:05");
     assert_eq!(nic["romfile"], "");

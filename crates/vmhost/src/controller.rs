@@ -28,6 +28,7 @@ mod report;
 mod root_disk;
 mod settings;
 mod traffic;
+mod volume_files;
 mod volumes;
 mod worker;
 
@@ -61,6 +62,7 @@ pub use host::{boot_id, describe};
 pub use image_files::{ImageContent, ImageFiles, OfStorage};
 pub use meters::{INTERVAL as METER_INTERVAL, Reading};
 pub use settings::Settings;
+pub use volume_files::{VolumeFiles, VolumePlace, VolumeUser};
 
 use crate::{cgroup::Cgroups, hypervisor::Hypervisor, serial::SerialLogs};
 
@@ -119,6 +121,7 @@ pub(crate) struct Shared {
     host_changed: Notify,
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) images: Arc<dyn ImageFiles>,
+    pub(crate) volumes: Arc<dyn VolumeFiles>,
     pub(crate) quarantine: Quarantine,
     networks: Mutex<HashMap<String, Arc<OnceCell<Arc<NetworkHost>>>>>,
     setup: Arc<dyn Networks>,
@@ -202,7 +205,7 @@ impl VmHost {
         documents: Documents,
         mut settings: Settings,
         hypervisor: Arc<dyn Hypervisor>,
-        images: Arc<dyn ImageFiles>,
+        (images, volumes): (Arc<dyn ImageFiles>, Arc<dyn VolumeFiles>),
         setup: Arc<dyn Networks>,
     ) -> Result<Self, VmHostError> {
         for folder in [&mut settings.machines_dir, &mut settings.quarantine_dir] {
@@ -231,6 +234,7 @@ impl VmHost {
             settings,
             hypervisor,
             images,
+            volumes,
             quarantine,
             networks: Mutex::default(),
             setup,

@@ -179,6 +179,10 @@ pub trait RunningMachine: Send + Sync {
     /// `UnknownDisk`.
     async fn begin_detach(&self, disk: &DiskId) -> Result<()>;
 
+    /// The same for a disk that nobody answers for any more: what the guest still wants of it fails at once, and it is asked to
+    /// give it up.
+    async fn give_up(&self, disk: &DiskId) -> Result<()>;
+
     /// Reads the machine's state anew from the hypervisor.
     async fn status(&self) -> Result<MachineStatus>;
 
@@ -403,6 +407,12 @@ impl RunFolder {
     #[must_use]
     pub fn graphics(&self) -> PathBuf {
         self.0.join("vnc")
+    }
+
+    /// Folder of the sockets at which volumes of other hosts are spoken to.
+    #[must_use]
+    pub fn volumes(&self) -> PathBuf {
+        self.0.join("volumes")
     }
     /// The machine's memory while it is suspended.
     #[must_use]

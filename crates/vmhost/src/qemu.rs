@@ -8,7 +8,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -335,6 +335,7 @@ fn open_descriptors(spec: &LaunchSpec, folder: &RunFolder, alive: OwnedFd) -> Re
                 path, read_only, ..
             } => open_image(&path, read_only)?,
             Descriptor::Tap { nic } => open_tap(spec, nic)?,
+            Descriptor::Volumes => open_volumes_folder(folder)?,
             Descriptor::Graphics => make_graphics_folder(spec, folder)?,
         });
     }
@@ -368,6 +369,27 @@ fn open_tap(spec: &LaunchSpec, nic: usize) -> Result<OwnedFd> {
         None => spawn::open_tap(interface),
     };
     opened.map_err(HypervisorError::system("opening the tap", interface))
+}
+
+/// Makes the folder of the sockets of volumes, and opens it: whoever holds it may connect to those that are theirs.
+fn open_volumes_folder(folder: &RunFolder) -> Result<OwnedFd> {
+    let path = folder.volumes();
+    make_volumes_folder(&path)
+        .and_then(|()| File::open(&path))
+        .map(Into::into)
+        .map_err(HypervisorError::system(
+            "making the folder of volumes",
+            &path,
+        ))
+}
+
+/// Makes that folder; the way to it is ours alone.
+pub(crate) fn make_volumes_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o711))
 }
 
 /// Makes the folder of the screen's socket, which belongs to the machine's user, and opens it.

@@ -75,6 +75,9 @@ pub struct Host {
     /// Whether one that has joined takes machines: as long as it doesn't say so, it only reports itself. Of others nobody asks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub runs_machines: bool,
+    /// Whether machines of one that has joined can have volumes: it uses them over the network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uses_volumes: bool,
     /// Its address for other hosts, by which networks are joined; none: they can't reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Ipv4Addr>,
@@ -106,6 +109,7 @@ impl Host {
             started: common.created,
             boot_id: String::new(),
             runs_machines: false,
+            uses_volumes: false,
             tunnel: None,
             troubles: Vec::new(),
             desired: HostDesired::default(),

@@ -214,12 +214,6 @@ impl Machine {
         self.cpu_share_percent.map_or(whole, u64::from)
     }
 
-    /// Whether it needs the cloud's storage itself, and not only images: for its volumes, or to be saved at its shutdown.
-    #[must_use]
-    pub const fn needs_storage(&self) -> bool {
-        !self.volumes.is_empty() || self.save.is_some()
-    }
-
     /// The address of its first interface.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {

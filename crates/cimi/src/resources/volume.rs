@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Unknown, resource, weight::BYTES};
+use super::{MediumFormat, Unknown, resource, weight::BYTES};
 use crate::{Common, MachineId, Timestamp, VolumeId, ids::VolumeImageId, size::ByteSize};
 
 /// The type of all volumes: a block device (DSP0263 §5.23).
@@ -119,4 +119,21 @@ pub enum VolumeLocation {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         backing: Vec<String>,
     },
+}
+
+impl VolumeLocation {
+    /// Its files and what is in them, top first: overlays, but for the last.
+    pub fn files(&self) -> impl Iterator<Item = (&str, MediumFormat)> {
+        let Self::File { path, backing } = self;
+        let all = std::iter::once(path).chain(backing);
+        all.enumerate().map(|(depth, path)| {
+            let is_last = depth == backing.len();
+            let format = if is_last {
+                MediumFormat::Raw
+            } else {
+                MediumFormat::Qcow2
+            };
+            (path.as_str(), format)
+        })
+    }
 }

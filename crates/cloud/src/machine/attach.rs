@@ -13,10 +13,13 @@ use cimi::{
     },
 };
 use documents::Cached;
+use placement::Means;
 use serde_json::{Map, Value};
 
 use super::{members, request::volume_reference};
-use crate::{Cloud, CloudError, Created, Done, OpContext, Result, access, jobs, resolve, volume};
+use crate::{
+    Cloud, CloudError, Created, Done, OpContext, Result, access, jobs, lost_hosts, resolve, volume,
+};
 
 impl Cloud {
     /// Attaches a volume (MachineVolume).
@@ -53,7 +56,11 @@ impl Cloud {
             has_disks_to_change(&machine)?;
             let instead =
                 "start another machine with the volume, and it goes to a host that has one";
-            self.require_storage(&machine, instead)?;
+            let needs = Means {
+                volumes: true,
+                ..Means::default()
+            };
+            self.require_storage(&machine, needs, instead)?;
             let taken = volume::taken(&volume, &machine, now)?;
             // Volumes that are there from the start have slots of their own.
             let attached = machine.volumes.iter().filter(|volume| volume.hot).count();
@@ -130,6 +137,8 @@ impl Cloud {
                 .find(|v| v.volume.local() == volume)
                 .ok_or_else(missing)?;
             let hot = member.hot;
+            // Its host has no way to the volume any more from the moment on in which it isn't the machine's.
+            let is_cut_off = lost_hosts::uses_volumes_unseen(&self.0.documents, &read);
             has_disks_to_change(&read)?;
             if !hot {
                 return Err(CloudError::Conflict(
@@ -154,8 +163,8 @@ impl Cloud {
             }
             member.wanted = false;
             let mut changes = self.0.documents.changes();
-            if machine.host.is_none() {
-                // No controller looks after it yet: what is wanted and what is there are the same.
+            if machine.host.is_none() || is_cut_off {
+                // No controller looks after it yet, or none that is heard of: what is wanted and what is there are the same.
                 machine.volumes.retain(|v| v.volume.local() != volume);
                 let held = self.0.documents.volumes.get(volume);
                 if let Some(held) = held.filter(|held| {

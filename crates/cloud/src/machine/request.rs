@@ -11,7 +11,7 @@ use cimi::{
     },
 };
 use documents::Cached;
-use placement::{Rank, Requirements};
+use placement::{Means, Rank, Requirements};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -125,9 +125,13 @@ impl MachineCreate {
 }
 
 impl Template {
-    /// Whether its machine needs the cloud's storage itself.
-    pub(super) fn needs_storage(&self) -> bool {
-        !self.volumes.is_empty() || !self.volume_templates.is_empty() || self.save.is_some()
+    /// What its machine needs of the cloud's storage itself.
+    pub(super) fn needs(&self) -> Means {
+        Means {
+            volumes: !self.volumes.is_empty() || !self.volume_templates.is_empty(),
+            saving: self.save.is_some(),
+            forwarded_ports: false,
+        }
     }
 
     /// What it wishes of the host, checked.

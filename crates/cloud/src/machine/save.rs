@@ -18,6 +18,7 @@ use cimi::{
         JobGoal, Machine, Resource, Save,
     },
 };
+use placement::Means;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -271,7 +272,11 @@ impl Cloud {
             }
             let instead = "start a machine that is to be saved at its shutdown (`stratus create-image`), and it goes to a \
                            host that has one";
-            self.require_storage(&read, instead)?;
+            let needs = Means {
+                saving: true,
+                ..Means::default()
+            };
+            self.require_storage(&read, needs, instead)?;
             let mut machine = read.document.0.clone();
             let mut image =
                 self.image_of(&mut machine, Self::acl_for(context, public)?, None, now)?;

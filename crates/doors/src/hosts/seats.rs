@@ -8,12 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::images;
 
-/// Connections of one host at once: its daemon has one to each entry, and another while it changes certificates.
-const SEATS_PER_HOST: usize = 8;
-
 /// By host.
-#[derive(Default)]
-pub(super) struct Seats(Mutex<HashMap<String, OfHost>>);
+pub(super) struct Seats {
+    of_hosts: Mutex<HashMap<String, OfHost>>,
+    per_host: usize,
+}
 
 /// The connections of one host.
 struct OfHost {
@@ -42,11 +41,19 @@ pub(super) struct Seat<'s> {
 }
 
 impl Seats {
+    /// So many for each host.
+    pub(super) fn of(per_host: usize) -> Self {
+        Self {
+            of_hosts: Mutex::default(),
+            per_host,
+        }
+    }
+
     /// One more for a host; none if it has all that it gets.
     pub(super) fn take(&self, host: &str) -> Option<Seat<'_>> {
-        let mut seats = self.0.lock();
+        let mut seats = self.of_hosts.lock();
         let of_host = seats.entry(host.to_owned()).or_default();
-        if of_host.taken >= SEATS_PER_HOST {
+        if of_host.taken >= self.per_host {
             return None;
         }
         of_host.taken += 1;
@@ -59,13 +66,13 @@ impl Seats {
 
     /// The turns of a host that is connected.
     pub(super) fn transfers(&self, host: &str) -> Option<Arc<Semaphore>> {
-        Some(self.0.lock().get(host)?.transfers.clone())
+        Some(self.of_hosts.lock().get(host)?.transfers.clone())
     }
 
     /// Ends all connections of a host.
     pub(super) fn cut_off(&self, host: &str) {
         // What was admitted before is in here, and what comes later finds no identity.
-        if let Some(of_host) = self.0.lock().get(host) {
+        if let Some(of_host) = self.of_hosts.lock().get(host) {
             of_host.cut.cancel();
         }
     }
@@ -80,7 +87,7 @@ impl Seat<'_> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        let mut seats = self.seats.0.lock();
+        let mut seats = self.seats.of_hosts.lock();
         if let Some(of_host) = seats.get_mut(&self.host) {
             of_host.taken = of_host.taken.saturating_sub(1);
             if of_host.taken == 0 {

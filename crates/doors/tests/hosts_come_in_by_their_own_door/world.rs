@@ -154,7 +154,11 @@ impl World {
         let files = tls::ensure_self_signed(&folder.path().join("tls"), &[]).unwrap();
         let certificate = Arc::new(tls::Certificate::read(&files).unwrap());
         let audit = Arc::new(Recorder::default());
-        let hosts = Arc::new(HostDoor::new(cloud.clone(), audit.clone()));
+        let hosts = Arc::new(HostDoor::new(
+            cloud.clone(),
+            audit.clone(),
+            Arc::new(cloud::NoServices),
+        ));
         let server = Server::new(
             Arc::new(doors),
             Limits::default(),

@@ -31,7 +31,7 @@ const THREAD_STACK_BYTES: u64 = 1 << 20;
 
 /// Makes `command` confine itself before it becomes the program. `files` keep their numbers and are inherited; the
 /// caller keeps them open until the child is started.
-pub(super) fn confine(
+pub(crate) fn confine(
     command: &mut Command,
     files: &[&File],
     (uid, gid): (u32, u32),

@@ -14,6 +14,7 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::net::sockopt;
 use rustls::{
     CertificateError, ClientConfig,
     client::danger::ServerCertVerifier,
@@ -22,7 +23,7 @@ use rustls::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use trust::{Fingerprint, HostKey, JoinToken, OfAuthority, SERVER_NAME};
 
 use super::Kept;
@@ -30,6 +31,10 @@ use super::Kept;
 /// How long a connection may take, and with it an answer.
 const CONNECTING: Duration = Duration::from_secs(10);
 const ANSWERING: Duration = Duration::from_secs(30);
+/// How long a connection may be quiet before the other end is asked whether it is there, and how long it may say nothing to what
+/// it was sent.
+const QUIET: Duration = Duration::from_secs(10);
+const UNHEARD_MILLIS: u32 = 30_000;
 /// Bytes of an answer; ours have 2 KiB.
 const ANSWER_BYTES: usize = 64 * 1024;
 
@@ -76,6 +81,21 @@ impl FromStr for Entry {
 }
 
 impl Entry {
+    /// A connection to its door for hosts. Notices within a minute that nobody is there any more.
+    pub(crate) async fn connect(
+        &self,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect((self.host(), self.port)).await?;
+        stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, QUIET)?;
+        sockopt::set_tcp_keepintvl(&stream, QUIET)?;
+        sockopt::set_tcp_user_timeout(&stream, UNHEARD_MILLIS)?;
+        let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
+        TlsConnector::from(config).connect(name, stream).await
+    }
+
     /// The first of its IPv4 addresses, if its name has one.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         let host = self.host.trim_matches(['[', ']']);
@@ -190,13 +210,8 @@ pub(crate) async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
     let unreachable = |error: &dyn fmt::Display| Refusal::Unreachable(error.to_string());
     let late = |_| Refusal::Unreachable("it doesn't answer in time".to_owned());
     let config = believed.config().map_err(|error| unreachable(&error))?;
-    let connect = async {
-        let stream = TcpStream::connect((entry.host(), entry.port)).await?;
-        let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-        let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(name, stream).await
-    };
-    let stream = timeout(CONNECTING, connect).await.map_err(late)?;
+    let connecting = entry.connect(Arc::new(config));
+    let stream = timeout(CONNECTING, connecting).await.map_err(late)?;
     let stream = stream.map_err(|error| why_not(&error))?;
     let body = serde_json::to_vec(asked).map_err(|error| unreachable(&error))?;
     let exchange = async {

@@ -80,6 +80,7 @@ pub(super) async fn announce(
         let booted = std::mem::take(&mut host.boot_id);
         describe(settings, &mut host);
         host.runs_machines = true;
+        host.uses_volumes = true;
         host.started = Timestamp::now();
         if known.is_some() && host.boot_id != booted {
             // Before the new boot is noted: who is killed here does it again.

@@ -3,6 +3,7 @@
 //! Everything here can be done twice: what is there stays as it is, since it may hold a user's data.
 
 use std::{
+    collections::HashMap,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -11,7 +12,7 @@ use cimi::{
     ImageId,
     resources::{
         AttachStage, AttachedVolume, BootSource, Disk, DiskRole, Image, ImageState, Machine,
-        MediumFormat, VolumeLocation,
+        MediumFormat, VolumeState,
     },
 };
 use context::ContextError;
@@ -20,7 +21,7 @@ use network::{Attachment, Hostname, NicTag, PlugRequest};
 use storage::{Durability, inspect::Format, qcow2, space, swap};
 use uuid::Uuid;
 
-use super::{ImageContent, Settings, Shared, media, memory, root_disk};
+use super::{ImageContent, Settings, Shared, VolumePlace, VolumeUser, media, memory, root_disk};
 use crate::{
     HypervisorError,
     accel::AcceleratorKind,
@@ -175,7 +176,11 @@ fn require_images(shared: &Shared, machine: &Machine) -> Result<(), PrepareError
 
 /// Makes the folder, disks and media of a machine, and the specification of its process, interfaces excepted. Touches
 /// nothing while a process of the machine lives. Blocks on the disk.
-pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, PrepareError> {
+pub(crate) fn prepare(
+    shared: &Shared,
+    machine: &Machine,
+    places: &Places,
+) -> Result<LaunchSpec, PrepareError> {
     let (documents, settings) = (&shared.documents, &shared.settings);
     let folder = folder(settings, machine);
     if shared.hypervisor.lives(&folder)? {
@@ -195,7 +200,7 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
     let mut disks = Vec::new();
     // Whatever was said of it before: without the disk it boots from a machine doesn't start.
     if let Some(AttachedVolume { volume, serial, .. }) = machine.boot_volume() {
-        disks.push(volume_spec(documents, volume, serial, 0)?);
+        disks.push(volume_spec(documents, places, volume, serial, 0)?);
     }
     for disk in &machine.disks {
         let slot = disks.len();
@@ -213,6 +218,7 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
         let slot = disks.len();
         disks.push(volume_spec(
             documents,
+            places,
             &attached.volume,
             &attached.serial,
             slot,
@@ -238,13 +244,10 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
     });
     spec.media = media::write(documents, machine, &folder)?;
     spec.spare_ports = settings.spare_ports;
-    spec.credentials = settings.uid_base.map(|base| {
-        let id = base + machine.vmid.0 % USER_IDS;
-        Credentials {
-            uid: id,
-            gid: id,
-            supplementary_group: settings.kvm_group.filter(|_| kvm),
-        }
+    spec.credentials = user(settings, machine).map(|id| Credentials {
+        uid: id,
+        gid: id,
+        supplementary_group: settings.kvm_group.filter(|_| kvm),
     });
     spec.cgroup = settings.cgroup.clone().map(|mut cgroup| {
         cgroup.cpu_limit_percent = machine.cpu_share_percent.or(cgroup.cpu_limit_percent);
@@ -254,6 +257,29 @@ pub(crate) fn prepare(shared: &Shared, machine: &Machine) -> Result<LaunchSpec, 
         memory.apply(&mut spec)?;
     }
     Ok(spec)
+}
+
+/// Whom the process of a machine runs as; none: as we do.
+pub(crate) fn user(settings: &Settings, machine: &Machine) -> Option<u32> {
+    Some(settings.uid_base? + machine.vmid.0 % USER_IDS)
+}
+
+/// Where the volumes of a machine are, as far as that was asked.
+pub(crate) type Places = HashMap<cimi::VolumeId, VolumePlace>;
+
+/// Has a volume made ready for a machine.
+pub(crate) async fn ready(
+    shared: &Shared,
+    machine: &Machine,
+    volume: &cimi::VolumeId,
+) -> Result<VolumePlace, PrepareError> {
+    let by = VolumeUser {
+        machine: machine.id.local().to_owned(),
+        folder: RunFolder(folder(&shared.settings, machine)),
+        user: user(&shared.settings, machine),
+    };
+    let place = shared.volumes.ready(&by, volume).await;
+    place.map_err(PrepareError::NotYet)
 }
 
 /// `host` means all that the accelerator has: under TCG, where there is no host CPU to pass on, that is `max`.
@@ -376,62 +402,59 @@ fn disk_spec(
     )
 }
 
-/// The disk of a volume.
-pub(crate) fn volume_spec(
+/// Whether a volume is there, as its document says.
+pub(crate) fn has_volume(
     documents: &Documents,
     volume: &cimi::VolumeId,
-    serial: &str,
-    slot: usize,
-) -> Result<DiskSpec, PrepareError> {
+) -> Result<(), PrepareError> {
+    files(documents, volume).map(drop)
+}
+
+/// The files of a volume, top first.
+fn files(documents: &Documents, volume: &cimi::VolumeId) -> Result<Vec<ImageFile>, PrepareError> {
     let document = documents
         .volumes
         .get(volume.local())
         .ok_or_else(|| PrepareError::Missing(format!("{volume} does not exist any more")))?;
-    let (path, backing) = match &document.location {
-        Some(VolumeLocation::File { path, backing }) => (PathBuf::from(path), backing),
-        None => match document.state {
-            cimi::resources::VolumeState::Error => {
+    let Some(location) = &document.location else {
+        return Err(match document.state {
+            VolumeState::Error => {
                 let reason = document.reason.as_deref().unwrap_or("it could not be made");
-                return Err(PrepareError::Missing(format!(
-                    "{volume} can't be used: {reason}"
-                )));
+                PrepareError::Missing(format!("{volume} can't be used: {reason}"))
             }
-            _ => return Err(PrepareError::NotYet(format!("waits for {volume}"))),
-        },
+            _ => PrepareError::NotYet(format!("waits for {volume}")),
+        });
     };
-    spec(
-        &volume_disk(volume),
-        ImageFile::file(
-            path,
-            if backing.is_empty() {
-                DiskFormat::Raw
-            } else {
-                DiskFormat::Qcow2
-            },
-        ),
-        // All overlays, but for the last.
-        backing
-            .iter()
-            .enumerate()
-            .map(|(index, path)| {
-                let is_last = index + 1 == backing.len();
-                let format = if is_last {
-                    DiskFormat::Raw
-                } else {
-                    DiskFormat::Qcow2
-                };
-                ImageFile::file(path, format)
-            })
-            .collect(),
-        false,
-        serial,
-        slot,
-    )
+    Ok(location
+        .files()
+        .map(|(path, format)| ImageFile::file(path, disk_format(format)))
+        .collect())
 }
+
+/// The disk of a volume.
+pub(crate) fn volume_spec(
+    documents: &Documents,
+    places: &Places,
+    volume: &cimi::VolumeId,
+    serial: &str,
+    slot: usize,
+) -> Result<DiskSpec, PrepareError> {
+    let mut files = files(documents, volume)?.into_iter();
+    let (top, backing) = match (places.get(volume), files.next()) {
+        (Some(VolumePlace::Files), Some(top)) => (top, files.collect()),
+        (Some(VolumePlace::Socket(name)), _) => (ImageFile::socket(name), Vec::new()),
+        // Attached since it was asked where they are.
+        _ => return Err(PrepareError::NotYet(format!("waits for {volume}"))),
+    };
+    spec(&volume_disk(volume), top, backing, false, serial, slot)
+}
+
+/// How the names of volumes' disks at the hypervisor begin.
+pub(crate) const VOLUME_DISK: &str = "vol-";
 
 /// The name of a volume's disk at the hypervisor.
 pub(crate) fn volume_disk(volume: &cimi::VolumeId) -> String {
-    format!("vol-{}", volume.local())
+    format!("{VOLUME_DISK}{}", volume.local())
 }
 
 fn spec(

@@ -1,6 +1,9 @@
 //! A machine's volumes: brings what the guest has in line with what is wanted.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use cimi::{
     Timestamp, VolumeId,
@@ -9,7 +12,8 @@ use cimi::{
 use documents::{Cached, step};
 
 use super::{
-    prepare::{self, PrepareError},
+    VolumePlace,
+    prepare::{self, Places, PrepareError},
     report::report,
     worker::{Next, StepError, Worker, sooner},
 };
@@ -31,12 +35,21 @@ impl Worker {
         let due = self
             .asked_to_detach
             .is_none_or(|at| at + ASK_AGAIN <= Instant::now());
-        let mut next = Next::Wait;
+        let mut next = self.give_up_taken(machine, &disks, due).await?;
         for attached in &machine.volumes {
             let id = DiskId::new(prepare::volume_disk(&attached.volume))?;
             let present = disks.iter().find(|disk| disk.id == id);
+            // Also of what is there already, and of what is to go: what a guest has written goes there first.
+            let place = match prepare::ready(&self.shared, machine, &attached.volume).await {
+                Ok(place) => place,
+                Err(error) => {
+                    tracing::warn!(volume = %attached.volume, %error, "the volume can't be used yet");
+                    next = sooner(next, Next::WaitUntil(Instant::now() + ASK_AGAIN));
+                    continue;
+                }
+            };
             let step = if attached.wanted {
-                self.attach(machine, attached, &id, present).await?
+                self.attach(machine, attached, &id, place, present).await?
             } else {
                 self.detach(machine, attached, &id, present.is_some(), due)
                     .await?
@@ -47,6 +60,36 @@ impl Worker {
                 // The document has changed: the rest is looked at anew.
                 break;
             }
+        }
+        Ok(next)
+    }
+
+    /// Has the guest let go of volumes that were taken from the machine while nobody heard of it.
+    async fn give_up_taken(
+        &mut self,
+        machine: &Cached<Machine>,
+        disks: &[AttachedDisk],
+        due: bool,
+    ) -> Result<Next, StepError> {
+        let known: HashSet<String> = machine
+            .volumes
+            .iter()
+            .map(|attached| prepare::volume_disk(&attached.volume))
+            .collect();
+        let taken = disks.iter().filter(|disk| {
+            let id = disk.id.as_str();
+            id.starts_with(prepare::VOLUME_DISK) && !known.contains(id)
+        });
+        let mut next = Next::Wait;
+        for disk in taken {
+            if let Some(live) = self.live.as_ref().filter(|_| due) {
+                tracing::warn!(disk = %disk.id, vmid = %machine.vmid, "the guest is to let go of a volume that is another's");
+                self.asked_to_detach = Some(Instant::now());
+                if let Err(error) = live.handle.give_up(&disk.id).await {
+                    tracing::warn!(disk = %disk.id, %error, "the guest can't be asked to let go of it");
+                }
+            }
+            next = Next::WaitUntil(Instant::now() + ASK_AGAIN);
         }
         Ok(next)
     }
@@ -63,9 +106,8 @@ impl Worker {
             if attached.stage != AttachStage::Waiting {
                 continue;
             }
-            let (volume, serial) = (&attached.volume, &attached.serial);
-            match prepare::volume_spec(&self.shared.documents, volume, serial, 0) {
-                Ok(_) => there.push(volume.clone()),
+            match prepare::has_volume(&self.shared.documents, &attached.volume) {
+                Ok(()) => there.push(attached.volume.clone()),
                 Err(PrepareError::NotYet(_)) => {}
                 Err(error) => return self.fail_attachment(attached, &error.to_string()).await,
             }
@@ -86,6 +128,7 @@ impl Worker {
         machine: &Cached<Machine>,
         attached: &AttachedVolume,
         id: &DiskId,
+        place: VolumePlace,
         present: Option<&AttachedDisk>,
     ) -> Result<Next, StepError> {
         let known = matches!(attached.stage, AttachStage::Attached { .. });
@@ -94,8 +137,11 @@ impl Worker {
             return Ok(Next::Wait);
         }
         if present.is_none() {
+            let documents = &self.shared.documents;
             let (volume, serial) = (&attached.volume, &attached.serial);
-            let spec = match prepare::volume_spec(&self.shared.documents, volume, serial, 0) {
+            let is_elsewhere = place != VolumePlace::Files;
+            let places = Places::from([(volume.clone(), place)]);
+            let spec = match prepare::volume_spec(documents, &places, volume, serial, 0) {
                 Ok(spec) => spec,
                 Err(PrepareError::NotYet(_)) => return Ok(Next::Wait),
                 Err(error) => return self.fail_attachment(attached, &error.to_string()).await,
@@ -110,6 +156,11 @@ impl Worker {
                 Err(HypervisorError::Monitor(
                     error @ (QmpError::Closed { .. } | QmpError::TimedOut { .. }),
                 )) => return Err(HypervisorError::from(error).into()),
+                // Nobody answers for it now.
+                Err(error) if is_elsewhere => {
+                    tracing::warn!(volume = %attached.volume, %error, "the volume can't be attached yet");
+                    return Ok(Next::WaitUntil(Instant::now() + ASK_AGAIN));
+                }
                 Err(error) => return self.fail_attachment(attached, &error.to_string()).await,
             }
         }

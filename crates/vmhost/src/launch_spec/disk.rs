@@ -94,12 +94,15 @@ pub enum ImageStorage {
     File,
     /// A block device (logical volume).
     BlockDevice,
+    /// A socket in the machine's folder of these ([`RunFolder::volumes`](crate::hypervisor::RunFolder::volumes)), at which the
+    /// image is spoken of in NBD. QEMU connects by itself, and again when the connection ends.
+    Socket,
 }
 
 /// One file of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFile {
-    /// Absolute path; opened by this process, so QEMU needs no right on it.
+    /// Absolute path; opened by this process, so QEMU needs no right on it. Of a socket: its name.
     pub path: PathBuf,
     /// Stated, never probed: a guest could write another format's header.
     pub format: DiskFormat,
@@ -116,6 +119,22 @@ impl ImageFile {
             format,
             storage: ImageStorage::File,
         }
+    }
+
+    /// A whole disk behind a socket of this name.
+    #[must_use]
+    pub fn socket(name: impl Into<PathBuf>) -> Self {
+        Self {
+            path: name.into(),
+            format: DiskFormat::Raw,
+            storage: ImageStorage::Socket,
+        }
+    }
+
+    /// Whether we open it, and QEMU is handed the descriptor.
+    #[must_use]
+    pub fn is_opened(&self) -> bool {
+        self.storage != ImageStorage::Socket
     }
 }
 
@@ -157,7 +176,16 @@ impl DiskSpec {
             ));
         }
         for image in self.images() {
-            if !image.path.is_absolute() {
+            if image.storage == ImageStorage::Socket {
+                let is_name = image.path.file_name() == Some(image.path.as_os_str());
+                if !is_name || image.path.to_str().is_none() || !self.backing.is_empty() {
+                    return Err(HypervisorError::invalid(
+                        "a disk's socket",
+                        image.path.to_string_lossy(),
+                        "must be a name, and stand on nothing",
+                    ));
+                }
+            } else if !image.path.is_absolute() {
                 return Err(HypervisorError::invalid(
                     "a disk's path",
                     image.path.to_string_lossy(),

@@ -24,20 +24,21 @@ impl Shared {
     /// The steps of an attachment after the port is noted.
     pub(super) async fn plug(&self, disk: &DiskSpec, entry: &OccupiedPort) -> Result<()> {
         let read_only = disk.read_only;
-        let paths: Vec<_> = disk.images().map(|image| image.path.clone()).collect();
+        let of_images = entry.sets().zip(disk.images());
+        let paths: Vec<_> = of_images
+            .filter(|(_, image)| image.is_opened())
+            .map(|(set, image)| (set, image.path.clone()))
+            .collect();
+        let top = entry.first_set;
         let opened = blocking(move || {
-            let open = |(depth, path): (usize, &std::path::PathBuf)| {
-                open_image(path, read_only || depth > 0)
-            };
             paths
                 .iter()
-                .enumerate()
-                .map(open)
+                .map(|(set, path)| Ok((*set, open_image(path, read_only || *set > top)?)))
                 .collect::<Result<Vec<_>>>()
         })
         .await?;
         let qmp = self.monitor();
-        for (set, descriptor) in entry.sets().zip(opened) {
+        for (set, descriptor) in opened {
             let arguments = json!({"fdset-id": set});
             qmp.execute_with_descriptor("add-fd", arguments, descriptor)
                 .await?;

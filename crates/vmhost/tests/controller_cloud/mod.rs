@@ -244,6 +244,7 @@ impl World {
         let (hypervisor, stop) = (self.hypervisor.clone(), CancellationToken::new());
         let networks = Arc::new(self.networks.clone());
         let images = Arc::new(self.images.clone());
+        let volumes = Arc::new(storage::exports::Exports::default());
         let begin = async move {
             let store = Arc::new(SqliteStore::open(path).unwrap());
             let documents = Documents::open(store).await.unwrap();
@@ -251,9 +252,15 @@ impl World {
             let cloud = Cloud::open(documents.clone(), rules(), services.clone(), services)
                 .await
                 .unwrap();
-            let host = VmHost::open(documents.clone(), settings, hypervisor, images, networks)
-                .await
-                .unwrap();
+            let host = VmHost::open(
+                documents.clone(),
+                settings,
+                hypervisor,
+                (images, volumes),
+                networks,
+            )
+            .await
+            .unwrap();
             (documents, cloud, host)
         };
         let (documents, cloud, host) = runtime.spawn(begin).await.unwrap();
@@ -283,7 +290,10 @@ impl World {
             documents,
             settings,
             hypervisor,
-            Arc::new(vmhost::controller::OfStorage),
+            (
+                Arc::new(vmhost::controller::OfStorage),
+                Arc::new(storage::exports::Exports::default()),
+            ),
             Arc::new(self.networks.clone()),
         )
         .await

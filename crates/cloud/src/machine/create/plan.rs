@@ -98,7 +98,7 @@ impl Cloud {
         let template = request.template(self, context)?;
         let size = template.size(self, context)?;
         let share_percent = cpu_share(template.cpu_share.as_ref(), size.cpu)?;
-        self.check_size(&size, share_percent, template.needs_storage())?;
+        self.check_size(&size, share_percent, template.needs())?;
         let image = self.bootable_image(context, &template)?;
         let guest = guest_context(&template, template.credential_key(self, context)?)?;
         let disks = self.disks(
@@ -185,12 +185,7 @@ impl Cloud {
     }
 
     /// Refuses sizes that no host offers, however empty, to machines that need storage or don't.
-    fn check_size(
-        &self,
-        size: &Size,
-        share_percent: Option<u32>,
-        needs_storage: bool,
-    ) -> Result<()> {
+    fn check_size(&self, size: &Size, share_percent: Option<u32>, needs: Means) -> Result<()> {
         let path = "machineTemplate.machineConfig";
         let whole = u64::from(size.cpu) * 100;
         let demand = Demand {
@@ -204,15 +199,15 @@ impl Cloud {
             .hosts
             .all()
             .iter()
-            .filter(|host| host.runs_machines() && (Means::of(host).storage || !needs_storage))
+            .filter(|host| host.runs_machines() && Means::of(host).cover(needs))
             .map(|host| (host.capacity.cpus, policy.offer(&host.capacity)))
             .collect();
         // Before the first host has reported, nothing is too large: the machine waits for one.
         let largest =
             |of: fn(&(u32, Demand)) -> u64| hosts.iter().map(of).max().unwrap_or(u64::MAX);
-        let host = match needs_storage {
-            false => "host",
-            true => "host with a way to the cloud's storage, for volumes or to be saved,",
+        let host = match needs == Means::default() {
+            true => "host",
+            false => "host with a way to the cloud's storage, for volumes or to be saved,",
         };
         let cpus = largest(|(cpus, _)| u64::from(*cpus));
         if size.cpu == 0 || u64::from(size.cpu) > cpus {

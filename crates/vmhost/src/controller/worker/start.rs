@@ -86,7 +86,13 @@ impl Worker {
             self.forget_memory(machine).await?;
         }
         let document = machine.document.0.clone();
-        let mut spec = blocking(move || Ok(prepare::prepare(&shared, &document)?)).await?;
+        let mut places = prepare::Places::new();
+        for attached in &machine.volumes {
+            let place = prepare::ready(&shared, machine, &attached.volume).await?;
+            places.insert(attached.volume.clone(), place);
+        }
+        let prepared = blocking(move || Ok(prepare::prepare(&shared, &document, &places)?));
+        let mut spec = prepared.await?;
         let mut waits = Vec::new();
         let mut ssh = None;
         for ((name, request), nic) in prepare::plug_requests(machine)

@@ -1,0 +1,385 @@
+//! Volumes that another host uses: each is shown to it, in NBD, by a `qemu-storage-daemon` of its own, and to nobody else meanwhile.
+//!
+//! The process has the files of one volume and nothing else: no rights, no network, one connection, which we hold. It ends with
+//! that connection, and with this program: whoever uses the volume from afar connects anew, and what was written until then is
+//! in the file. So who may write a volume is decided in one place, and [`Exports::end`] ends it for good.
+
+mod server;
+
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{
+            fs::{DirBuilderExt as _, PermissionsExt as _, fchown},
+            net::{UnixListener, UnixStream as StdUnixStream},
+            process::CommandExt as _,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use cimi::HostId;
+use parking_lot::Mutex;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::json;
+use tokio::{net::UnixStream, sync::oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use self::server::VolumeServer;
+use crate::{
+    confine::{Bounds, confine},
+    error::Error,
+    inspect::Format,
+};
+
+/// The name of the one export of each process.
+pub const EXPORT: &str = "volume";
+
+/// One file of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// What is in it, stated and never probed.
+    pub format: Format,
+}
+
+/// The `qemu-storage-daemon` of this host.
+#[derive(Clone, Debug)]
+pub struct StorageDaemon {
+    program: PathBuf,
+    /// Where sockets are made, for a moment.
+    folder: PathBuf,
+}
+
+/// Which volumes are shown, by name. Clones are of the same.
+#[derive(Clone, Debug, Default)]
+pub struct Exports(Arc<Mutex<HashMap<String, Slot>>>);
+
+/// Who uses a volume from afar, or waits to: one at a time.
+#[derive(Debug, Default)]
+struct Slot {
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// Of who came last.
+    cut: CancellationToken,
+    /// Who came last, if it is another host.
+    host: Option<HostId>,
+    /// How many hold or await the turn.
+    claims: usize,
+}
+
+/// The right to show a volume, as long as it isn't [`cut`](Self::cut).
+#[derive(Debug)]
+pub struct Claim {
+    exports: Exports,
+    volume: String,
+    cut: CancellationToken,
+    turn: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl Exports {
+    /// Claims a volume for whoever uses it from now on, another host or nobody: who has it is cut off, and waited for.
+    pub async fn claim(&self, volume: &str, host: Option<HostId>) -> Claim {
+        let (mut claim, turn) = {
+            let mut slots = self.0.lock();
+            let slot = slots.entry(volume.to_owned()).or_default();
+            slot.cut.cancel();
+            slot.cut = CancellationToken::new();
+            slot.host = host;
+            slot.claims += 1;
+            let claim = Claim {
+                exports: self.clone(),
+                volume: volume.to_owned(),
+                cut: slot.cut.clone(),
+                turn: None,
+            };
+            (claim, Arc::clone(&slot.turn))
+        };
+        claim.turn = Some(turn.lock_owned().await);
+        claim
+    }
+
+    /// Ends the use of a volume from afar: when this returns, nobody writes it.
+    pub async fn end(&self, volume: &str) {
+        if self.0.lock().contains_key(volume) {
+            drop(self.claim(volume, None).await);
+        }
+    }
+
+    /// Tells whoever uses a volume from afar to end. Doesn't wait for it.
+    pub fn cut(&self, volume: &str) {
+        if let Some(slot) = self.0.lock().get(volume) {
+            slot.cut.cancel();
+        }
+    }
+
+    /// The host that uses a volume, or is about to.
+    #[must_use]
+    pub fn user(&self, volume: &str) -> Option<HostId> {
+        self.0.lock().get(volume)?.host.clone()
+    }
+}
+
+impl Claim {
+    /// Waits until somebody else is to have the volume.
+    pub async fn cut(&self) {
+        self.cut.cancelled().await;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Before the slot is forgotten: whoever makes another must not find this one's turn still taken.
+        self.turn = None;
+        let mut slots = self.exports.0.lock();
+        if let Some(slot) = slots.get_mut(&self.volume) {
+            slot.claims -= 1;
+            if slot.claims == 0 {
+                slots.remove(&self.volume);
+            }
+        }
+    }
+}
+
+/// A volume that is shown: what is said in NBD goes by [`stream`](Self::stream). Killed when dropped.
+#[derive(Debug)]
+pub struct Shown {
+    /// The one connection to it.
+    pub stream: UnixStream,
+    process: OwnedFd,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Shown {
+    /// Ends it; when this returns, nobody writes the files.
+    pub async fn end(mut self) {
+        self.kill();
+        let _ = (&mut self.ended).await;
+    }
+
+    fn kill(&self) {
+        // It fails only if the process has ended.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl StorageDaemon {
+    /// The program at this absolute path. In `folder`, which is made, are sockets for a moment each.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such program, [`Error::Io`].
+    pub fn at(program: &Path, folder: PathBuf) -> Result<Self, Error> {
+        if !program.is_absolute() || !program.is_file() {
+            return Err(Error::NotFound {
+                kind: "program",
+                name: program.display().to_string(),
+            });
+        }
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder);
+        made.map_err(Error::io("make", &folder))?;
+        // What a killed process left.
+        for left in fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+            let left = left.map_err(Error::io("read", &folder))?;
+            fs::remove_file(left.path()).map_err(Error::io("remove", &left.path()))?;
+        }
+        Ok(Self {
+            program: program.to_owned(),
+            folder,
+        })
+    }
+
+    /// Shows a volume, its top file first, by a process of this user and group when we are root.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for files that can't be opened, and a program that can't be run.
+    pub async fn show(&self, parts: Vec<Part>, user: Option<u32>) -> Result<Shown, Error> {
+        let daemon = self.clone();
+        let started = tokio::task::spawn_blocking(move || daemon.start(&parts, user)).await;
+        let (stream, process, ended) = started.map_err(|_| Error::Tool {
+            program: "qemu-storage-daemon".to_owned(),
+            reason: "it could not be started".to_owned(),
+        })??;
+        stream
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(stream))
+            .map(|stream| Shown {
+                stream,
+                process,
+                ended,
+            })
+            .map_err(Error::io("connect to", &self.program))
+    }
+
+    fn start(
+        &self,
+        parts: &[Part],
+        user: Option<u32>,
+    ) -> Result<(StdUnixStream, OwnedFd, oneshot::Receiver<()>), Error> {
+        let user = user.filter(|_| rustix::process::geteuid().is_root());
+        let mut files = Vec::with_capacity(parts.len() + 1);
+        for (depth, part) in parts.iter().enumerate() {
+            files.push(opened(part, depth == 0, user)?);
+        }
+        let failed = Error::io("listen in", &self.folder);
+        let (listener, stream) = self.socket().map_err(failed)?;
+        let mut arguments = blocks(parts, &files);
+        let listener = File::from(OwnedFd::from(listener));
+        arguments.extend([
+            "--nbd-server".to_owned(),
+            format!(
+                "addr.type=fd,addr.str={},max-connections=1",
+                listener.as_raw_fd()
+            ),
+            "--export".to_owned(),
+            format!("type=nbd,id=volume,node-name=d0,name={EXPORT},writable=on"),
+        ]);
+        files.push(listener);
+        let (process, ended) = self.run(arguments, files, user)?;
+        Ok((stream, process, ended))
+    }
+
+    /// A listening socket, and the one connection to it: it has no name any more.
+    fn socket(&self) -> io::Result<(UnixListener, StdUnixStream)> {
+        // Socket addresses hold 107 bytes only: the way leads through a descriptor of the folder.
+        let folder = File::open(&self.folder)?;
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
+        let listener = UnixListener::bind(&path)?;
+        let stream = StdUnixStream::connect(&path);
+        fs::remove_file(&path)?;
+        Ok((listener, stream?))
+    }
+
+    fn run(
+        &self,
+        arguments: Vec<String>,
+        files: Vec<File>,
+        user: Option<u32>,
+    ) -> Result<(OwnedFd, oneshot::Receiver<()>), Error> {
+        let (tell_start, started) = std::sync::mpsc::sync_channel(1);
+        let (tell_end, ended) = oneshot::channel();
+        let program = self.program.clone();
+        // A thread of its own: the process dies with the thread that started it.
+        let work = move || {
+            let mut command = Command::new(&program);
+            command
+                .args(arguments)
+                .env_clear()
+                .current_dir("/")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .process_group(0);
+            let inherited: Vec<&File> = files.iter().collect();
+            let user = user.unwrap_or(0);
+            confine(&mut command, &inherited, (user, user), &BOUNDS, u64::MAX);
+            let child = command.spawn().and_then(|child| {
+                let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+                let number = number.ok_or_else(|| io::Error::other("it has no number"))?;
+                Ok((pidfd_open(number, PidfdFlags::empty())?, child))
+            });
+            drop(files);
+            match child {
+                Err(error) => {
+                    let _ = tell_start.send(Err(Error::io("run", &program)(error)));
+                }
+                Ok((process, child)) => {
+                    let _ = tell_start.send(Ok(process));
+                    let done = child.wait_with_output();
+                    if let Ok(done) = done
+                        && !done.stderr.is_empty()
+                    {
+                        let said = String::from_utf8_lossy(&done.stderr);
+                        let said: String = said.trim().chars().take(500).collect();
+                        tracing::warn!(said, "of a volume that is shown to another host");
+                    }
+                }
+            }
+            let _ = tell_end.send(());
+        };
+        let failed = Error::io("run", &self.program);
+        thread::Builder::new()
+            .name("export".to_owned())
+            .spawn(work)
+            .map_err(failed)?;
+        let gone = |_| Error::io("run", &self.program)(io::Error::other("its thread ended"));
+        Ok((started.recv().map_err(gone)??, ended))
+    }
+}
+
+/// What a process may use: its threads, and the memory of what is under way. It lives as long as it is needed.
+const BOUNDS: Bounds = Bounds {
+    time: Duration::MAX,
+    cpu: Duration::MAX,
+    memory_bytes: 1 << 30,
+    output_bytes: 0,
+};
+
+/// A file as the process needs it: it opens it anew, by its descriptor, and has the right to. Nobody else has the way to it.
+fn opened(part: &Part, is_top: bool, user: Option<u32>) -> Result<File, Error> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(is_top)
+        .open(&part.path)
+        .map_err(Error::io("open", &part.path))?;
+    let Some(user) = user else { return Ok(file) };
+    let given = if is_top {
+        fchown(&file, Some(user), Some(user))
+    } else {
+        file.metadata().and_then(|known| {
+            let mode = known.permissions().mode() | 0o004;
+            file.set_permissions(fs::Permissions::from_mode(mode))
+        })
+    };
+    given.map_err(Error::io("give", &part.path))?;
+    Ok(file)
+}
+
+/// The files as block nodes, from the bottom up; `d0` is the volume.
+fn blocks(parts: &[Part], files: &[File]) -> Vec<String> {
+    let mut arguments = Vec::new();
+    for (depth, (part, file)) in parts.iter().zip(files).enumerate().rev() {
+        let read_only = depth > 0;
+        let below = depth + 1;
+        let (driver, backing) = match part.format {
+            Format::Raw => ("raw", None),
+            Format::Qcow2 if below < parts.len() => ("qcow2", Some(json!(format!("d{below}")))),
+            // Stated: else its header would be followed.
+            Format::Qcow2 => ("qcow2", Some(json!(null))),
+        };
+        let mut nodes = [
+            json!({
+                "driver": "file", "node-name": format!("f{depth}"),
+                "filename": format!("/proc/self/fd/{}", file.as_raw_fd()),
+                "read-only": read_only, "auto-read-only": false, "discard": "unmap",
+            }),
+            json!({
+                "driver": driver, "node-name": format!("d{depth}"), "file": format!("f{depth}"),
+                "read-only": read_only, "discard": "unmap",
+            }),
+        ];
+        if let Some(backing) = backing {
+            nodes[1]["backing"] = backing;
+        }
+        for node in nodes {
+            arguments.extend(["--blockdev".to_owned(), node.to_string()]);
+        }
+    }
+    arguments
+}

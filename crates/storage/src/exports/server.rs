@@ -1,0 +1,150 @@
+//! Shows volumes to hosts, as long as they are to have them.
+//!
+//! A host gets a volume as long as a machine that is placed on it has it. Whatever changes that, whoever asked for it, ends the
+//! use first of all, and with it the process that writes the volume: a host that is cut off by the network, or that doesn't do
+//! what it is told, writes nothing any more.
+
+use cimi::{
+    HostId,
+    resources::{MediumFormat, VolumeLocation},
+};
+use documents::Documents;
+use store::cache::Changed;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+use tokio_util::sync::CancellationToken;
+
+use super::{Exports, Part, StorageDaemon};
+use crate::inspect::Format;
+
+/// How many users there are for processes; that of a machine elsewhere is nobody's here.
+const USERS: u32 = 60_000;
+/// What is read before it is written, each way.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct VolumeServer {
+    /// Who has what.
+    pub documents: Documents,
+    /// What is shown now, for all who write volumes here.
+    pub exports: Exports,
+    /// None: this computer has no such program, and hosts get no volumes.
+    pub daemon: Option<StorageDaemon>,
+    /// The processes run as users from this one on, that of each machine as another; none: as we do.
+    pub uid_base: Option<u32>,
+}
+
+/// A volume that a machine of a host has.
+struct Found {
+    parts: Vec<Part>,
+    vmid: u32,
+}
+
+impl VolumeServer {
+    /// Shows `volume` (the local part of its id) to a host that is known, by NBD on `stream`, until either end ends it, `until`
+    /// is cancelled, or somebody else is to have it. When this returns, nobody writes it for that host. To be driven to its end.
+    pub async fn serve<S>(
+        &self,
+        host: &HostId,
+        volume: &str,
+        stream: &mut S,
+        until: &CancellationToken,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + ?Sized,
+    {
+        match self.shown(host, volume, stream, until).await {
+            Ok(why) => tracing::info!(%host, volume, why, "a host uses a volume no more"),
+            Err(reason) => tracing::warn!(%host, volume, reason, "a host doesn't get a volume"),
+        }
+    }
+
+    async fn shown<S>(
+        &self,
+        host: &HostId,
+        volume: &str,
+        stream: &mut S,
+        until: &CancellationToken,
+    ) -> Result<&'static str, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + ?Sized,
+    {
+        // Before anybody else loses it.
+        self.find(host, volume)?;
+        let daemon = self.daemon.as_ref();
+        let daemon = daemon.ok_or("there is no qemu-storage-daemon here")?;
+        let claim = self.exports.claim(volume, Some(host.clone())).await;
+        // From here on, whoever changes who has it finds the claim.
+        let found = self.find(host, volume)?;
+        let user = self.uid_base.map(|base| base + found.vmid % USERS);
+        let shown = daemon.show(found.parts, user).await;
+        let mut shown = shown.map_err(|error| error.to_string())?;
+        tracing::info!(%host, volume, "a host uses a volume");
+        let spoken =
+            copy_bidirectional_with_sizes(stream, &mut shown.stream, BUFFER_BYTES, BUFFER_BYTES);
+        let why = tokio::select! {
+            () = claim.cut() => "somebody else is to have it",
+            () = until.cancelled() => "its connection is to end",
+            _ = spoken => "its connection ended",
+        };
+        shown.end().await;
+        drop(claim);
+        Ok(why)
+    }
+
+    /// Takes volumes from hosts that are to have them no more, for ever.
+    pub async fn run(&self) {
+        let (mut volumes, mut machines) = (
+            self.documents.volumes.changes(),
+            self.documents.machines.changes(),
+        );
+        loop {
+            tokio::select! {
+                changed = volumes.next() => self.look_at(changed.id()),
+                changed = machines.next() => {
+                    // Of one that is gone, each volume changes with it.
+                    if let Changed::Present(machine) = changed {
+                        for attached in &machine.volumes {
+                            self.look_at(attached.volume.local());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn look_at(&self, volume: &str) {
+        if let Some(host) = self.exports.user(volume)
+            && let Err(reason) = self.find(&host, volume)
+        {
+            tracing::info!(%host, volume, reason, "a volume is taken from a host");
+            self.exports.cut(volume);
+        }
+    }
+
+    /// A volume, if a machine that is placed on this host has it; else why the host doesn't get it.
+    fn find(&self, host: &HostId, volume: &str) -> Result<Found, String> {
+        let read = self.documents.volumes.get(volume);
+        let read = read.ok_or("there is no such volume")?;
+        let attachment = read.attachment.as_ref().ok_or("no machine has it")?;
+        let machine = self.documents.machines.get(attachment.machine.local());
+        let machine = machine.ok_or("the machine that has it is gone")?;
+        if machine.host.as_ref() != Some(host) {
+            return Err(format!("{}, which has it, is not on this host", machine.id));
+        }
+        if !machine.volumes.iter().any(|one| one.volume == read.id) {
+            return Err(format!("{} has it no more", machine.id));
+        }
+        let location = read.location.as_ref().ok_or("it is not made yet")?;
+        let part = |(path, format): (&str, MediumFormat)| Part {
+            path: path.into(),
+            format: match format {
+                MediumFormat::Raw => Format::Raw,
+                MediumFormat::Qcow2 => Format::Qcow2,
+            },
+        };
+        Ok(Found {
+            parts: VolumeLocation::files(location).map(part).collect(),
+            vmid: machine.vmid.0,
+        })
+    }
+}

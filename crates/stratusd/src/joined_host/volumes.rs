@@ -1,0 +1,189 @@
+//! How machines of a host that has joined write their volumes: each by a socket in its machine's folder, behind which this daemon
+//! leads to the entry that has the volume.
+//!
+//! ```text
+//!  QEMU ──NBD──▶ FOLDER OF THE MACHINE/volumes/<id>.sock ──▶ this daemon ──TLS──▶ an entry ──▶ its qemu-storage-daemon ──▶ the volume
+//! ```
+//!
+//! When a connection ends, on whichever way, QEMU waits and connects again, as when this daemon is started anew: the guest waits,
+//! and loses nothing.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use cimi::VolumeId;
+use documents::Documents;
+use futures::{FutureExt as _, future::BoxFuture};
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::{
+    io::{AsyncWriteExt as _, copy_bidirectional_with_sizes},
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use trust::{HostKey, VOLUME_PROTOCOL};
+use vmhost::controller::{VolumeFiles, VolumePlace, VolumeUser};
+
+use crate::joining::{self, Believed, Kept};
+
+/// How long an entry may take to be connected to.
+const CONNECTING: Duration = Duration::from_secs(4);
+/// What is read before it is written, each way.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// By what a machine writes a volume.
+type Use = (String, VolumeId);
+
+/// See the module. Clones are of the same.
+#[derive(Clone)]
+pub(super) struct RemoteVolumes(Arc<Inner>);
+
+struct Inner {
+    documents: Documents,
+    entries: Vec<joining::Entry>,
+    config: Arc<ClientConfig>,
+    sockets: Mutex<HashMap<Use, Socket>>,
+}
+
+struct Socket {
+    folder: PathBuf,
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl RemoteVolumes {
+    /// By these entries, as good as this certificate is.
+    ///
+    /// # Errors
+    /// If what this host keeps of its cloud can't be used.
+    pub(super) fn open(kept: &Kept, key: &HostKey, documents: Documents) -> anyhow::Result<Self> {
+        let mut config = Believed::of_host(kept, key)?
+            .config()
+            .context("preparing to use volumes")?;
+        config.alpn_protocols = vec![VOLUME_PROTOCOL.to_vec()];
+        Ok(Self(Arc::new(Inner {
+            documents,
+            entries: kept.entries.clone(),
+            config: Arc::new(config),
+            sockets: Mutex::default(),
+        })))
+    }
+
+    /// Closes sockets that no machine needs any more, until told to stop.
+    pub(super) async fn run(&self, stop: CancellationToken) {
+        let mut changes = self.0.documents.machines.changes();
+        while let Some(changed) = stop.run_until_cancelled(changes.next()).await {
+            self.0.close_unneeded(changed.id());
+        }
+        self.0.sockets.lock().clear();
+    }
+}
+
+impl VolumeFiles for RemoteVolumes {
+    fn ready<'a>(
+        &'a self,
+        by: &'a VolumeUser,
+        volume: &'a VolumeId,
+    ) -> BoxFuture<'a, Result<VolumePlace, String>> {
+        async move {
+            let name = format!("{}.sock", volume.local());
+            let mut sockets = self.0.sockets.lock();
+            if let Entry::Vacant(place) = sockets.entry((by.machine.clone(), volume.clone())) {
+                let listener = by.listen(&name).map_err(|error| {
+                    format!("the way to {volume} can't be opened on this host: {error}")
+                })?;
+                let serving = serve(Arc::clone(&self.0), listener, volume.clone());
+                place.insert(Socket {
+                    folder: by.folder.0.clone(),
+                    _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
+                });
+            }
+            Ok(VolumePlace::Socket(name))
+        }
+        .boxed()
+    }
+}
+
+impl Inner {
+    fn close_unneeded(&self, machine: &str) {
+        let read = self.documents.machines.get(machine);
+        let is_needed = |volume: &VolumeId| {
+            let attached = read.as_ref().map(|machine| machine.volumes.iter());
+            attached.is_some_and(|mut all| all.any(|one| one.volume == *volume))
+        };
+        self.sockets.lock().retain(|(of, volume), socket| {
+            let stays = of != machine || is_needed(volume);
+            if !stays {
+                VolumeUser::forget(&socket.folder, &format!("{}.sock", volume.local()));
+            }
+            stays
+        });
+    }
+
+    /// A connection to the entry that gives this volume.
+    async fn connect(&self, volume: &VolumeId) -> io::Result<Connected> {
+        let mut failed = io::Error::other("this host knows no entry");
+        for entry in &self.entries {
+            let connecting = entry.connect(Arc::clone(&self.config));
+            let connected = timeout(CONNECTING, connecting).await;
+            let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            match connected {
+                Ok(mut stream) => {
+                    stream.write_all(volume.local().as_bytes()).await?;
+                    stream.flush().await?;
+                    return Ok(stream);
+                }
+                Err(error) => failed = io::Error::new(error.kind(), format!("{entry}: {error}")),
+            }
+        }
+        Err(failed)
+    }
+}
+
+type Connected = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+/// Leads whoever connects to the volume. All ends with the future.
+async fn serve(inner: Arc<Inner>, listener: UnixListener, volume: VolumeId) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(lead(Arc::clone(&inner), stream, volume.clone()));
+                }
+                Err(error) => {
+                    tracing::error!(%volume, %error, "the socket of a volume is broken");
+                    return;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn lead(inner: Arc<Inner>, mut stream: UnixStream, volume: VolumeId) {
+    let mut entry = match inner.connect(&volume).await {
+        Ok(entry) => entry,
+        // QEMU tries again.
+        Err(error) => {
+            tracing::warn!(%volume, %error, "no entry gives the volume; the guest waits");
+            return;
+        }
+    };
+    tracing::info!(%volume, "a machine is connected to its volume");
+    let spoken = copy_bidirectional_with_sizes(&mut stream, &mut entry, BUFFER_BYTES, BUFFER_BYTES);
+    match spoken.await {
+        Ok((_, 0)) => tracing::warn!(%volume, "no entry gives the volume; the guest waits"),
+        Ok((written, read)) => {
+            tracing::info!(%volume, written, read, "the connection to a volume ended");
+        }
+        Err(error) => tracing::info!(%volume, %error, "the connection to a volume ended"),
+    }
+}
