@@ -156,10 +156,20 @@ impl Acl {
 
     /// With one more rule for a role.
     #[must_use]
-    pub fn allowing_role(mut self, role: &str, right: Right) -> Self {
+    pub fn allowing_role(self, role: &str, right: Right) -> Self {
+        self.allowing(role, PrincipalType::Role, right)
+    }
+
+    /// With one more rule for a user.
+    #[must_use]
+    pub fn allowing_user(self, name: &str, right: Right) -> Self {
+        self.allowing(name, PrincipalType::User, right)
+    }
+
+    fn allowing(mut self, name: &str, kind: PrincipalType, right: Right) -> Self {
         let who = Principal {
-            principal: role.to_owned(),
-            kind: PrincipalType::Role,
+            principal: name.to_owned(),
+            kind,
         };
         self.rules.push(AclRule { who, right });
         self

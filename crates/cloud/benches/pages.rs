@@ -19,7 +19,13 @@ use std::{
 };
 
 use bare_cloud::{World, user};
-use cimi::{Acl, Ref, Right, lifecycle::Power, model::Kind, query::Query, resources::Machine};
+use cimi::{
+    Acl, AddressId, HostId, ImageId, NetworkId, Ref, Right,
+    lifecycle::Power,
+    model::Kind,
+    query::Query,
+    resources::{Machine, Nic},
+};
 use cloud::{OpContext, PerUser};
 use serde_json::json;
 
@@ -29,6 +35,35 @@ const ROUNDS: usize = 21;
 /// Users who create at the same time.
 const CLIENTS: usize = 64;
 const CREATIONS: usize = 200;
+
+const IMAGES: u32 = 50;
+const HOSTS: u32 = 1_000;
+
+fn image(number: u32) -> ImageId {
+    let id = format!(
+        "MachineImage/00000000-0000-7000-8000-{:012}",
+        number % IMAGES
+    );
+    id.parse().unwrap()
+}
+
+fn host(number: u32) -> HostId {
+    let id = format!("Host/00000000-0000-7000-8000-{:012}", number % HOSTS);
+    id.parse().unwrap()
+}
+
+fn nic(network: &str, number: u32) -> Nic {
+    let network = NetworkId::from_local(network).unwrap();
+    let ip = std::net::IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+    Nic {
+        address: AddressId::of(&network, ip),
+        network,
+        ip,
+        mac: "0a:0a:0a:4d:00:02".to_owned(),
+        model: None,
+        port: None,
+    }
+}
 
 /// Machines that differ in what they are asked for below.
 fn machine(number: u32) -> Machine {
@@ -44,11 +79,12 @@ fn machine(number: u32) -> Machine {
     machine.common.name = Some(format!("m{}", number.wrapping_mul(2_654_435_761) % 5000));
     let properties = &mut machine.common.properties;
     properties.insert("colour".into(), ["red", "blue"][number as usize % 2].into());
-    machine.image = Some(Ref::to(
-        format!("MachineImage/00000000-0000-7000-8000-{:012}", number % 50)
-            .parse()
-            .unwrap(),
-    ));
+    machine.image = Some(Ref::to(image(number)));
+    machine.host = Some(host(number));
+    machine.nics = ["public", "local"][..number as usize % 3 % 2 + 1]
+        .iter()
+        .map(|network| nic(network, number))
+        .collect();
     machine.cpu = number % 6 + 1;
     machine.desired.power = if number.is_multiple_of(4) {
         Power::Off
@@ -74,24 +110,39 @@ const QUERIES: &[&str] = &[
     // What a view makes of other documents.
     "$filter:hostname='nowhere'",
     "$filter:imageIdentifier='nothing'&$last:100",
+    "$orderby:hostname,vmid:desc&$first:30000&$last:30099",
+    "$orderby:imageIdentifier:desc&$last:100",
+    // Lists.
+    "$filter:networks='local' and cpu>3&$orderby:name&$last:100",
     "$filter:started>'2020-01-01T00:00:00Z'&$last:100",
     "$filter:nothing='x'",
     "$filter:nothing!='x' or cpu=1&$first:50000&$last:50099",
 ];
+
+/// Of the logs of the same machines.
+const OF_LOGS: &[&str] = &[
+    "$last:100",
+    "$first:60000&$last:60099",
+    "$filter:name='m7'&$last:100",
+    "$filter:targetResource='Machine/00000000-0000-7000-8000-000000000000'",
+    "$filter:created>'2020-01-01T00:00:00Z'&$last:100",
+];
+/// What is still looked at one by one.
+const ORDERED_LOGS: &[&str] = &["$orderby:name&$last:100"];
 
 fn query(text: &str) -> Query {
     let parameters = text.split('&').filter_map(|part| part.split_once(':'));
     Query::from_parameters(parameters).unwrap()
 }
 
-fn pages(world: &World, who: &OpContext, name: &str) -> Duration {
+fn pages(world: &World, who: &OpContext, name: &str, kind: Kind, queries: &[&str]) -> Duration {
     let mut slowest = Duration::ZERO;
-    for text in QUERIES {
+    for text in queries {
         let query = query(text);
         let mut all: Vec<Duration> = (0..ROUNDS)
             .map(|_| {
                 let begun = Instant::now();
-                let page = world.cloud.list(who, Kind::Machine, &query).unwrap();
+                let page = world.cloud.list(who, kind, &query).unwrap();
                 assert!(page.members.len() <= 101, "{text}");
                 begun.elapsed()
             })
@@ -108,6 +159,24 @@ fn pages(world: &World, who: &OpContext, name: &str) -> Duration {
 }
 
 async fn write(world: &World) {
+    let mut changes = world.documents.changes();
+    for number in 0..IMAGES {
+        let mut document = cimi::testing::image();
+        document.id = image(number);
+        document.desired.expected.identifier = Some(format!("{number:027}"));
+        changes = changes.create(&document);
+    }
+    changes.commit().await.unwrap();
+    for some in (0..HOSTS).collect::<Vec<_>>().chunks(50) {
+        let mut changes = world.documents.changes();
+        for number in some {
+            let mut document = cimi::testing::host();
+            document.id = host(*number);
+            document.common.name = Some(format!("h{:04}", number.wrapping_mul(7919) % HOSTS));
+            changes = changes.create(&document);
+        }
+        changes.commit().await.unwrap();
+    }
     let all: Vec<Machine> = (0..MACHINES).map(machine).collect();
     for some in all.chunks(50) {
         let mut changes = world.documents.changes();
@@ -163,7 +232,13 @@ fn main() {
         ("own", &user("alice")),
         ("shared", &member),
     ];
-    let slowest = rows.map(|(name, who)| pages(&world, who, name));
+    let slowest = rows.map(|(name, who)| {
+        let machines = pages(&world, who, name, Kind::Machine, QUERIES);
+        machines.max(pages(&world, who, name, Kind::EventLog, OF_LOGS))
+    });
+    for (name, who) in rows {
+        pages(&world, who, name, Kind::EventLog, ORDERED_LOGS);
+    }
     println!(
         "slowest median of {MACHINES} machines: {:.1?}",
         slowest.into_iter().max().unwrap_or_default()

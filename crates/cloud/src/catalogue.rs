@@ -93,15 +93,20 @@ fn json_scalar(value: &Value) -> Option<Scalar<'_>> {
     match value {
         Value::Bool(value) => Some((*value).into()),
         Value::Number(number) => number.as_i64().map(Scalar::Integer),
-        Value::String(text) => match text.parse() {
-            Ok(time) if text.len() >= 20 && text.contains('T') => Some(Scalar::Time(time)),
-            _ => Some(text.as_str().into()),
-        },
+        Value::String(text) => Some(text_scalar(text)),
         Value::Object(members) => members
             .get("href")
             .and_then(Value::as_str)
             .map(Scalar::from),
         Value::Null | Value::Array(_) => None,
+    }
+}
+
+/// A text as filters see it, which may be a time.
+pub(crate) fn text_scalar(text: &str) -> Scalar<'_> {
+    match text.parse() {
+        Ok(time) if text.len() >= 20 && text.contains('T') => Scalar::Time(time),
+        _ => text.into(),
     }
 }
 
@@ -143,6 +148,12 @@ pub(crate) trait Public: OfType {
     /// for it. What isn't answered here is taken from [`own_attributes`](Self::own_attributes).
     fn quick<'a>(&'a self, documents: &'a Documents, name: &str) -> Option<Scalar<'a>> {
         let _ = (documents, name);
+        None
+    }
+
+    /// The same for one of its own attributes that has several values.
+    fn quick_several(&self, name: &str) -> Option<Vec<Scalar<'_>>> {
+        let _ = name;
         None
     }
 
@@ -217,9 +228,10 @@ fn attribute<'a, R: Public>(
     {
         return Some(scalar);
     }
-    // What no document of the type has isn't worth building anything for.
-    let described = describe(R::KIND);
-    described.attribute(name)?;
+    // What no document of the type has isn't worth building anything for, nor is what has no single value.
+    if matches!(describe(R::KIND).attribute(name)?.shape, Shape::Array(_)) {
+        return None;
+    }
     json_scalar(
         shown
             .get_or_init(|| document.own_attributes(documents))
@@ -238,6 +250,9 @@ fn several<'a, R: Public>(
         .is_some_and(|attribute| matches!(attribute.shape, Shape::Array(_)));
     if !has_several {
         return Vec::new();
+    }
+    if let Some(quick) = document.quick_several(name) {
+        return quick;
     }
     let shown = shown.get_or_init(|| document.own_attributes(documents));
     shown.get(name).map(json_scalars).unwrap_or_default()

@@ -22,7 +22,7 @@ use documents::{Cached, Doc, Documents};
 use parking_lot::Mutex;
 use store::cache::{Changed, Changes};
 
-use self::column::{Column, Of, Value};
+use self::column::{Column, Of, Order, Value};
 use crate::{
     OpContext,
     catalogue::{Candidate, Public, Through},
@@ -50,8 +50,8 @@ impl Tables {
         context: &OpContext,
         query: &Query,
     ) -> Option<(usize, Vec<Arc<Cached<R>>>)> {
-        let order = query.order.iter().all(|key| is_kept::<R>(&key.name));
-        if !order || !query.filter.as_ref().is_none_or(is_answered::<R>) {
+        let is_ordered = query.order.iter().all(|key| is_known::<R>(&key.name));
+        if !is_ordered || !query.filter.as_ref().is_none_or(is_answered::<R>) {
             return None;
         }
         let table = {
@@ -70,10 +70,15 @@ impl Tables {
 /// Whether a filter asks only for what columns are kept of.
 fn is_answered<R: Public>(filter: &Filter) -> bool {
     match filter {
-        Filter::Attribute { name, .. } => is_kept::<R>(name) || R::through(name).is_some(),
+        Filter::Attribute { name, .. } => is_known::<R>(name),
         Filter::Property { .. } => true,
         Filter::All(parts) | Filter::Any(parts) => parts.iter().all(is_answered::<R>),
     }
+}
+
+/// Whether an attribute is in a column, or follows from one.
+fn is_known<R: Public>(name: &str) -> bool {
+    is_kept::<R>(name) || R::through(name).is_some()
 }
 
 /// Whether an attribute follows from its document alone. One that no document has does.
@@ -286,9 +291,7 @@ impl<R: Public> Table<R> {
         let column = self.column(documents, &Of::Attribute(through.reference.into()));
         if let Some((_, column)) = self.columns.get(column) {
             column.and(&mut mask, |reference| {
-                let local = reference.local_id();
-                let found = local.and_then(|local| (through.look_up)(documents, local));
-                filter.matches(&Value::text(found))
+                filter.matches(&through.found(documents, reference))
             });
         }
         mask
@@ -305,27 +308,37 @@ impl<R: Public> Table<R> {
         end: usize,
     ) -> Vec<u32> {
         // All are made before any is used: at most eight, so that none of them is given up for another.
-        let of = |key: &OrderKey| Of::Attribute(key.name.as_str().into());
+        let of = |key: &OrderKey| {
+            let through = R::through(&key.name);
+            let kept = through.map_or(key.name.as_str(), |through| through.reference);
+            Of::Attribute(kept.into())
+        };
         for key in order {
             let column = self.column(documents, &of(key));
             if let Some((_, column)) = self.columns.get_mut(column) {
                 column.rank();
             }
         }
-        let columns: Vec<(bool, &Column)> = order
+        let orders: Vec<Order<'_>> = order
             .iter()
             .filter_map(|key| {
                 let of = of(key);
-                let found = self.columns.iter().find(|(other, _)| *other == of)?;
-                Some((key.descending, &found.1))
+                let (_, column) = self.columns.iter().find(|(other, _)| *other == of)?;
+                Some(match R::through(&key.name) {
+                    // Looked up each time, as where it is filtered by.
+                    Some(through) => column.order_of(key.descending, |reference| {
+                        through.found(documents, reference)
+                    }),
+                    None => column.order(key.descending),
+                })
             })
             .collect();
-        let Some(((descending, first), rest)) = columns.split_first() else {
+        let Some((first, rest)) = orders.split_first() else {
             return Vec::new();
         };
         let mut counts = vec![0_usize; first.positions()];
         for place in places {
-            let position = first.position(*place, *descending);
+            let position = first.position(*place);
             if let Some(count) = counts.get_mut(position as usize) {
                 *count += 1;
             }
@@ -342,16 +355,15 @@ impl<R: Public> Table<R> {
             sum += count;
         }
         let near = |place: &u32| {
-            let position = first.position(*place, *descending);
+            let position = first.position(*place);
             (from <= position && position <= to).then_some((position, *place))
         };
         let mut near: Vec<(u32, u32)> = places.iter().filter_map(near).collect();
         // The place last: the collection's own order decides between equals.
         let compare = |a: &(u32, u32), b: &(u32, u32)| {
-            let differs = rest.iter().map(|(descending, column)| {
-                let of = |place| column.position(place, *descending);
-                of(a.1).cmp(&of(b.1))
-            });
+            let differs = rest
+                .iter()
+                .map(|order| order.position(a.1).cmp(&order.position(b.1)));
             a.0.cmp(&b.0)
                 .then_with(|| {
                     let mut differs = differs.filter(|ordering| ordering.is_ne());
@@ -370,6 +382,14 @@ impl<R: Public> Table<R> {
         let mut shown = near.split_off(begin.min(near.len()));
         shown.sort_unstable_by(compare);
         shown.into_iter().map(|(_, place)| place).collect()
+    }
+}
+
+impl Through {
+    /// What a document has whose reference is this.
+    fn found(&self, documents: &Documents, reference: &Value) -> Value {
+        let local = reference.local_id();
+        Value::text(local.and_then(|local| (self.look_up)(documents, local)))
     }
 }
 

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use cimi::{
-    Right,
+    Common, Right,
     model::Kind,
-    query::Query,
+    query::{Attributes, Filter, MEMBERS_AT_MOST, Query, Scalar},
     resources::{Event, EventSeverity, Machine, Resource, System, Volume},
 };
 use documents::{Cached, Documents, OfType};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Cloud, CloudError, OpContext, Page, Result, View, access,
-    catalogue::{self, Plain, object},
+    catalogue::{self, Plain, Public, object, text_scalar},
 };
 
 /// What a resource refers to its log by.
@@ -32,28 +32,60 @@ pub(crate) fn local_id_of<R: Resource>(resource: &R) -> String {
 }
 
 impl Cloud {
-    /// The logs of the machines, volumes and systems that the caller may see.
+    /// The logs of the machines, volumes and systems that the caller may see. Events are looked at for those that are shown.
     pub(crate) fn list_event_logs(&self, context: &OpContext, query: &Query) -> Page {
-        let logs = self
-            .logs_of::<Machine>(context)
-            .into_iter()
-            .chain(self.logs_of::<Volume>(context))
-            .chain(self.logs_of::<System>(context));
-        let (count, members) = query.page(logs);
+        if query.order.is_empty()
+            && let Some(filter) = query
+                .filter
+                .as_ref()
+                .map_or(Some(None), |filter| of_resources(filter).map(Some))
+        {
+            return self.logs_by_resource(context, query, filter.as_ref());
+        }
+        let documents = &self.0.documents;
+        let (user, roles) = (context.user(), context.roles());
+        let machines = documents.readable::<Machine>(user, roles);
+        let volumes = documents.readable::<Volume>(user, roles);
+        let systems = documents.readable::<System>(user, roles);
+        let logs = machines.into_iter().map(Log::of);
+        let logs = logs.chain(volumes.into_iter().map(Log::of));
+        let (count, logs) = query.page(logs.chain(systems.into_iter().map(Log::of)));
         Page {
             count,
-            members,
+            members: logs
+                .iter()
+                .map(|log| log.0.view(documents, context))
+                .collect(),
             can_add: false,
         }
     }
 
-    fn logs_of<R: OfType>(&self, context: &OpContext) -> Vec<View> {
-        let documents = &self.0.documents;
-        let readable = documents.readable::<R>(context.user(), context.roles());
-        readable
-            .iter()
-            .map(|resource| view(documents, context, &resource.document.0))
-            .collect()
+    /// The logs whose resources satisfy `filter`: those of one type after those of the other.
+    fn logs_by_resource(
+        &self,
+        context: &OpContext,
+        query: &Query,
+        filter: Option<&Filter>,
+    ) -> Page {
+        let begin = query.first.saturating_sub(1);
+        let most = begin.saturating_add(MEMBERS_AT_MOST);
+        let mut page = LogPage {
+            cloud: self,
+            context,
+            filter,
+            begin,
+            end: query.last.map_or(most, |last| last.min(most)),
+            count: 0,
+            members: Vec::new(),
+        };
+        page.add::<Machine>();
+        page.add::<Volume>();
+        page.add::<System>();
+        Page {
+            count: page.count,
+            members: page.members,
+            can_add: false,
+        }
     }
 
     /// One log.
@@ -90,6 +122,117 @@ impl Cloud {
         let events = events_about(&self.0.documents, context, &about);
         let view = |event| catalogue::view(&self.0.documents, context, event);
         Ok(events.into_iter().map(view).collect())
+    }
+}
+
+/// A page of logs that is being filled, one type of resources after the other.
+struct LogPage<'a> {
+    cloud: &'a Cloud,
+    context: &'a OpContext,
+    filter: Option<&'a Filter>,
+    /// Which of all matching logs it shows.
+    begin: usize,
+    end: usize,
+    /// How many match of the types so far.
+    count: usize,
+    members: Vec<View>,
+}
+
+impl LogPage<'_> {
+    fn add<R: Public>(&mut self) {
+        let query = Query {
+            filter: self.filter.cloned(),
+            first: self.begin.saturating_sub(self.count) + 1,
+            last: Some(self.end.saturating_sub(self.count)),
+            ..Query::default()
+        };
+        let (count, resources) = self.cloud.found::<R>(self.context, &query);
+        let documents = &self.cloud.0.documents;
+        let views = resources
+            .iter()
+            .map(|resource| view(documents, self.context, &resource.document.0));
+        self.members.extend(views);
+        self.count += count;
+    }
+}
+
+/// A filter of logs as one of the resources that they are about, if these tell all that it asks for.
+fn of_resources(filter: &Filter) -> Option<Filter> {
+    let all = |parts: &[Filter]| parts.iter().map(of_resources).collect::<Option<Vec<_>>>();
+    match filter {
+        Filter::Attribute {
+            name,
+            comparison,
+            value,
+        } => {
+            let name = match name.as_str() {
+                "name" | "created" | "updated" => name.as_str(),
+                "targetResource" => "id",
+                _ => return None,
+            };
+            Some(Filter::Attribute {
+                name: name.into(),
+                comparison: *comparison,
+                value: value.clone(),
+            })
+        }
+        Filter::All(parts) => Some(Filter::All(all(parts)?)),
+        Filter::Any(parts) => Some(Filter::Any(all(parts)?)),
+        Filter::Property { .. } => None,
+    }
+}
+
+/// A log that a filter or an order looks at: none of its events is needed for that.
+struct Log(Arc<dyn Logged>);
+
+impl Log {
+    fn of<R: Resource>(resource: Arc<Cached<R>>) -> Self {
+        Self(Arc::new(resource))
+    }
+}
+
+/// What a log is about.
+trait Logged {
+    fn key(&self) -> String;
+    fn id(&self) -> String;
+    fn common(&self) -> &Common;
+    fn view(&self, documents: &Documents, context: &OpContext) -> View;
+}
+
+impl<R: Resource> Logged for Arc<Cached<R>> {
+    fn key(&self) -> String {
+        self.document.0.key()
+    }
+
+    fn id(&self) -> String {
+        id_of(&self.document.0)
+    }
+
+    fn common(&self) -> &Common {
+        self.document.0.common()
+    }
+
+    fn view(&self, documents: &Documents, context: &OpContext) -> View {
+        view(documents, context, &self.document.0)
+    }
+}
+
+impl Attributes for Log {
+    fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
+        let common = self.0.common();
+        match name {
+            "id" => Some(self.0.id().into()),
+            "name" => common.name.as_deref().map(text_scalar),
+            "created" => Some(common.created.into()),
+            "updated" => Some(common.updated.into()),
+            "targetResource" => Some(self.0.key().into()),
+            "events" => Some(format!("{}/events", self.0.id()).into()),
+            _ => None,
+        }
+    }
+
+    fn property(&self, _key: &str) -> Option<&str> {
+        None
     }
 }
 

@@ -1,5 +1,7 @@
 //! The rules by type: where a door that knows only types and ids finds the module that answers.
 
+use std::sync::Arc;
+
 use cimi::{
     Acl, Right,
     common::USER_ROLE,
@@ -11,6 +13,7 @@ use cimi::{
         VolumeTemplate,
     },
 };
+use documents::Cached;
 use serde_json::{Map, Value};
 
 use crate::{
@@ -189,22 +192,7 @@ impl Cloud {
 
     fn list_stored<R: Public>(&self, context: &OpContext, query: &Query, can_add: bool) -> Page {
         let documents = &self.0.documents;
-        let (user, roles) = (context.user(), context.roles());
-        let is_large = documents.readable_at_most::<R>(user, roles) > QUICKLY_SEARCHED;
-        let by_columns = if is_large {
-            self.0.tables.page::<R>(documents, context, query)
-        } else {
-            None
-        };
-        let (count, members) = by_columns.unwrap_or_else(|| {
-            let all = documents.readable::<R>(user, roles);
-            let candidates = all
-                .into_iter()
-                .map(|document| Candidate::of(documents, document));
-            let (count, members) = query.page(candidates);
-            let members = members.into_iter().map(|member| member.document);
-            (count, members.collect())
-        });
+        let (count, members) = self.found::<R>(context, query);
         let members = members.into_iter();
         Page {
             count,
@@ -213,6 +201,31 @@ impl Cloud {
                 .collect(),
             can_add,
         }
+    }
+
+    /// How many of a type match that the caller may see, and those of the page.
+    pub(crate) fn found<R: Public>(
+        &self,
+        context: &OpContext,
+        query: &Query,
+    ) -> (usize, Vec<Arc<Cached<R>>>) {
+        let documents = &self.0.documents;
+        let (user, roles) = (context.user(), context.roles());
+        let is_large = documents.readable_at_most::<R>(user, roles) > QUICKLY_SEARCHED;
+        let by_columns = if is_large {
+            self.0.tables.page::<R>(documents, context, query)
+        } else {
+            None
+        };
+        by_columns.unwrap_or_else(|| {
+            let all = documents.readable::<R>(user, roles);
+            let candidates = all
+                .into_iter()
+                .map(|document| Candidate::of(documents, document));
+            let (count, members) = query.page(candidates);
+            let members = members.into_iter().map(|member| member.document);
+            (count, members.collect())
+        })
     }
 
     /// One resource.

@@ -1,6 +1,6 @@
 //! Tokens: made by who logged in with a password, shown once, revoked by deletion.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use cimi::{
     Common, Right, Timestamp,
@@ -133,7 +133,7 @@ fn types(body: &Map<String, Value>) -> Result<Vec<String>> {
     let Some(types) = body.get("types") else {
         return Ok(Vec::new());
     };
-    let types: Vec<String> = serde_json::from_value(types.clone())
+    let mut types: Vec<String> = serde_json::from_value(types.clone())
         .map_err(|error| CloudError::invalid("types", error.to_string()))?;
     let is_one = |name: &String| {
         Kind::from_name(name).is_some_and(|kind| describe(kind).collection.is_some())
@@ -142,6 +142,8 @@ fn types(body: &Map<String, Value>) -> Result<Vec<String>> {
         let problem = format!("is `{name}`, which is no type of resources that has a list");
         return Err(CloudError::invalid(format!("types[{at}]"), problem));
     }
+    let mut named = HashSet::new();
+    types.retain(|name| named.insert(name.clone()));
     Ok(types)
 }
 

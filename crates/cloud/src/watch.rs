@@ -12,7 +12,7 @@ mod hub;
 mod logs;
 mod short;
 
-use std::{collections::HashMap, collections::VecDeque, pin::Pin, sync::Arc};
+use std::{collections::HashMap, collections::VecDeque, net::IpAddr, pin::Pin, sync::Arc};
 
 use cimi::{Right, model::Kind, query::Filter};
 use documents::Documents;
@@ -29,6 +29,8 @@ use crate::{
 const OF_ONE_USER: usize = 16;
 /// Watches at once.
 const OF_ALL: usize = 1_024;
+/// Watches at once of those who have not logged in, for what everybody may see.
+const OF_STRANGERS: usize = 128;
 /// Members that are read at once where all are told.
 const PAGE: usize = 256;
 
@@ -68,8 +70,7 @@ pub type Watching = Pin<Box<dyn Stream<Item = Watched> + Send>>;
 #[derive(Default)]
 pub(crate) struct Watches {
     hubs: Mutex<HashMap<Kind, Arc<Hub>>>,
-    /// By user.
-    going_on: Mutex<HashMap<String, usize>>,
+    going_on: Mutex<HashMap<Who, usize>>,
 }
 
 impl Cloud {
@@ -84,13 +85,12 @@ impl Cloud {
         filter: Option<Filter>,
         since: Since,
     ) -> Result<Watching> {
-        let user = access::require_user(context)?;
         access::require_list(context, kind)?;
         if kind == Kind::ResourceMetadata {
             return self.watch_types(context, filter, since);
         }
         let hub = self.hub(kind)?;
-        let counted = Counted::one_more(self, user)?;
+        let counted = Counted::one_more(self, context)?;
         let (place, receiver) = hub.join();
         let mut watcher = Watcher {
             documents: self.0.documents.clone(),
@@ -127,21 +127,49 @@ impl Cloud {
     }
 }
 
+/// Whose watches are counted together.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Who {
+    User(String),
+    /// Somebody who has not logged in, by where they are.
+    Stranger(Option<IpAddr>),
+}
+
+impl Who {
+    fn of(context: &OpContext) -> Self {
+        match context.user() {
+            Some(user) => Self::User(user.to_owned()),
+            None => Self::Stranger(context.peer.map(accounts::network_of)),
+        }
+    }
+}
+
 /// A watch that is going on, until dropped.
 struct Counted {
     cloud: Cloud,
-    user: String,
+    who: Who,
 }
 
 impl Counted {
-    fn one_more(cloud: &Cloud, user: &str) -> Result<Self> {
+    fn one_more(cloud: &Cloud, context: &OpContext) -> Result<Self> {
+        let who = Who::of(context);
         let mut going_on = cloud.0.watches.going_on.lock();
         if going_on.values().sum::<usize>() >= OF_ALL {
             return Err(CloudError::Unavailable(format!(
                 "{OF_ALL} watches are going on already; try again later"
             )));
         }
-        let own = going_on.entry(user.to_owned()).or_default();
+        let of_strangers = going_on
+            .iter()
+            .filter(|(who, _)| matches!(who, Who::Stranger(_)));
+        if matches!(who, Who::Stranger(_))
+            && of_strangers.map(|(_, count)| count).sum::<usize>() >= OF_STRANGERS
+        {
+            return Err(CloudError::Unavailable(format!(
+                "{OF_STRANGERS} watches without a login are going on already; log in, or try again later"
+            )));
+        }
+        let own = going_on.entry(who.clone()).or_default();
         if *own >= OF_ONE_USER {
             return Err(CloudError::Unavailable(format!(
                 "you have {OF_ONE_USER} watches going on already; end one of them"
@@ -150,7 +178,7 @@ impl Counted {
         *own += 1;
         Ok(Self {
             cloud: cloud.clone(),
-            user: user.to_owned(),
+            who,
         })
     }
 }
@@ -158,10 +186,10 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let mut going_on = self.cloud.0.watches.going_on.lock();
-        if let Some(own) = going_on.get_mut(&self.user) {
+        if let Some(own) = going_on.get_mut(&self.who) {
             *own -= 1;
             if *own == 0 {
-                going_on.remove(&self.user);
+                going_on.remove(&self.who);
             }
         }
     }

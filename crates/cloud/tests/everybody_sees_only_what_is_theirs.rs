@@ -4,7 +4,7 @@
 
 use crate::bare_cloud::{World, admin, user};
 use cimi::{model::Kind, query::Query};
-use cloud::CloudError;
+use cloud::{CloudError, OpContext};
 use serde_json::json;
 
 #[tokio::test]
@@ -148,18 +148,40 @@ async fn the_owner_of_a_public_volume_takes_it_back() {
         matches!(refused, Err(CloudError::NotFound { .. })),
         "{refused:?}"
     );
+    let taken = world.cloud.detach_volume(&alice, &machine, &volume).await;
+    let sees = |who: &OpContext, job: &str| {
+        let (_, local) = job.split_once('/').unwrap();
+        world.cloud.get(who, Kind::Job, local).is_ok()
+    };
+    let job = taken.unwrap().job.unwrap();
+    assert!(sees(&alice, &job) && sees(&bob, &job) && !sees(&carol, &job));
+    let is_free = |volume: &str| {
+        let volume = world.documents.volumes.get(volume).unwrap();
+        volume.attachment.is_none()
+    };
+    assert!(is_free(&volume));
+
+    // On a host it takes its time, and somebody else may have asked for it before.
+    let volume = world.volume(&alice).await;
+    let public = json!({"visibility": "PUBLIC"});
     world
-        .cloud
-        .detach_volume(&alice, &machine, &volume)
+        .edit(&alice, Kind::Volume, &volume, public)
         .await
         .unwrap();
-    assert!(
-        world
-            .documents
-            .volumes
-            .get(&volume)
-            .unwrap()
-            .attachment
-            .is_none()
-    );
+    let body = crate::bare_cloud::object(json!({"volume": {"href": format!("Volume/{volume}")}}));
+    world
+        .cloud
+        .attach_volume(&bob, &machine, body)
+        .await
+        .unwrap();
+    let read = world.documents.machines.get(&machine).unwrap();
+    let mut placed = read.document.0.clone();
+    placed.host = Some(cimi::testing::host().id);
+    let placed = world.documents.changes().replace(&read, placed);
+    placed.commit().await.unwrap();
+    let detach = |who| world.cloud.detach_volume(who, &machine, &volume);
+    let job = detach(&bob).await.unwrap().job.unwrap();
+    assert!(!is_free(&volume) && !sees(&alice, &job));
+    assert_eq!(detach(&alice).await.unwrap().job.unwrap(), job);
+    assert!(sees(&alice, &job) && sees(&bob, &job) && !sees(&carol, &job));
 }

@@ -37,8 +37,10 @@ async fn the_volume_is_its_first_disk_as_long_as_it_exists() {
     assert!(matches!(twice, Err(CloudError::Conflict(_))), "{twice:?}");
     let who = alice();
     let taken = world.cloud.detach_volume(&who, local, volume_local);
-    let taken = taken.await;
-    assert!(matches!(taken, Err(CloudError::Conflict(_))), "{taken:?}");
+    let expected = format!(
+        "Disk have not been hot-plugged: {volume} is what {id} boots from; to have it back, remove that machine"
+    );
+    assert_eq!(conflict(taken.await), expected);
     let captured = json!({"name": "x", "imageLocation": {"href": id}});
     match world.create(&alice(), Kind::MachineImage, captured).await {
         Err(CloudError::Conflict(text)) => assert!(text.contains("boots from a volume"), "{text}"),
@@ -59,6 +61,53 @@ async fn the_volume_is_its_first_disk_as_long_as_it_exists() {
     );
     let record = &world.list(&alice(), Kind::MachineRecord, &[]).members[0];
     assert_eq!(representation(record)["machineImage"], Value::Null);
+}
+
+fn conflict<T: std::fmt::Debug>(result: cloud::Result<T>) -> String {
+    match result {
+        Err(CloudError::Conflict(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Its owner can't stop somebody else's machine, and is told who can.
+#[tokio::test]
+async fn the_owner_of_a_shared_volume_is_told_how_to_have_it_back() {
+    let world = World::start().await;
+    let (first, second) = (world.volume(&alice()).await, world.volume(&alice()).await);
+    let owner = json!({"principal": "alice", "type": "USER"});
+    let shared = |right: &str| {
+        let rule = json!({"principal": "bob", "type": "USER", "right": right});
+        json!({"acl": {"owner": owner, "rules": [rule]}})
+    };
+    let volumes = [&first, &second].map(|volume| json!({"volume": {"href": volume}}));
+    let body = machine(json!({ "volumes": volumes }));
+    // Who may only see it can't boot from it.
+    for volume in [&first, &second] {
+        world.put(&alice(), volume, shared("VIEW")).await.unwrap();
+    }
+    let refused = world.create(&bob(), Kind::Machine, body.clone()).await;
+    assert!(
+        matches!(refused, Err(CloudError::Forbidden(_))),
+        "{refused:?}"
+    );
+    for volume in [&first, &second] {
+        world.put(&alice(), volume, shared("MODIFY")).await.unwrap();
+    }
+    let id = world.made(&bob(), Kind::Machine, body).await;
+    let who = alice();
+    for (volume, what) in [
+        (&first, format!("is what {id} boots from")),
+        (&second, format!("was given to {id} at its start")),
+    ] {
+        let (machine, local) = (split(&id).1, split(volume).1);
+        let taken = world.cloud.detach_volume(&who, machine, local).await;
+        let expected = format!(
+            "Disk have not been hot-plugged: {volume} {what}; to have it back, ask bob or an administrator to \
+             remove that machine"
+        );
+        assert_eq!(conflict(taken), expected);
+    }
 }
 
 #[tokio::test]

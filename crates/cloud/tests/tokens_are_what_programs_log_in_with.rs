@@ -9,7 +9,7 @@ use cimi::{Timestamp, model::Kind};
 use cloud::{Caller, CloudError, OpContext, testing::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::bare_cloud::{World, admin, local, user};
+use crate::bare_cloud::{World, admin, local, object, user};
 
 const SOMEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
@@ -307,6 +307,21 @@ async fn a_token_for_some_types_is_for_no_others_however_one_gets_there() {
     let member = cimi::model::check(Kind::SystemCredential, &member).unwrap();
     let added = cloud.add_member(&narrow, Kind::System, local, "credentials", member);
     refused(added.await.map(drop));
+
+    // Who stops the job of something changes that.
+    let (token, _) = tokens.make(json!({"types": ["Job", "Volume"]})).await;
+    let narrow = tokens.log_in(&token).await.unwrap();
+    let machine = format!("Machine/{}", world.machine(&joe).await);
+    let jobs = world.documents.jobs.all();
+    let job = jobs.iter().find(|job| job.subject() == machine).unwrap();
+    cloud.get(&narrow, Kind::Job, job.id()).unwrap();
+    let nothing = object(json!({}));
+    let stop = |who| cloud.act(who, Kind::Job, job.id(), "stop", &nothing);
+    match stop(&narrow).await {
+        Err(CloudError::Forbidden(text)) => assert!(text.contains("not for Machine"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    stop(&joe).await.unwrap();
 
     for types in [
         json!(["Nothing"]),

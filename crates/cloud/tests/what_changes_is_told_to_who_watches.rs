@@ -170,6 +170,43 @@ async fn only_what_is_asked_for_is_told_and_not_too_often() {
     assert!(watch_of(&alice(), Kind::Job).is_ok());
 }
 
+#[tokio::test]
+async fn messages_for_everybody_are_told_to_everybody() {
+    let world = World::start().await;
+    let nobody = |last: u8| {
+        let caller = cloud::Caller::Anonymous;
+        let mut context = OpContext::new(caller, "nobody".into(), cloud::testing::PATIENCE);
+        context.peer = Some(std::net::IpAddr::from([192, 0, 2, last]));
+        context
+    };
+    let watch = |last| {
+        let kind = Kind::ServiceMessage;
+        world.cloud.watch(&nobody(last), kind, None, Since::Now)
+    };
+    let mut watching = watch(1).unwrap_or_else(|error| panic!("{error}"));
+    told(&mut watching).await;
+    let message = json!({"title": "down", "message": "at noon"});
+    world.made(&admin(), Kind::ServiceMessage, message).await;
+    assert_eq!(news(&mut watching).await, ["changed down"]);
+    for kind in [Kind::Machine, Kind::Event, Kind::EventLog] {
+        let refused = world.cloud.watch(&nobody(1), kind, None, Since::Now);
+        assert!(matches!(refused, Err(CloudError::Unauthenticated)));
+    }
+    // Neither one address nor all of them leave none for others.
+    let mut more: Vec<_> = (0..15).map(|_| watch(1)).collect();
+    assert!(more.iter().all(Result::is_ok));
+    assert!(matches!(watch(1), Err(CloudError::Unavailable(_))));
+    more.extend((0..112).map(|number| watch(2 + number / 16)));
+    assert!(more.iter().all(Result::is_ok));
+    assert!(matches!(watch(100), Err(CloudError::Unavailable(_))));
+    let user = world
+        .cloud
+        .watch(&alice(), Kind::ServiceMessage, None, Since::Now);
+    assert!(user.is_ok());
+    drop(more);
+    assert!(watch(100).is_ok());
+}
+
 /// Somebody asks for something that concerns a volume.
 async fn event(world: &World, volume: &str) {
     let (_, local) = split(volume);

@@ -84,6 +84,22 @@ async fn what_a_resource_has_of_its_own_is_followed_too() {
 }
 
 #[tokio::test]
+async fn messages_for_everybody_are_followed_without_a_login() {
+    let world = World::start().await;
+    let mut stream = world.connect().await;
+    let text = "GET /cimi/ServiceMessage?$since=now HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut received = Vec::new();
+    while !String::from_utf8_lossy(&received).contains("\"revision\"") {
+        let read = timeout(PATIENCE, stream.read_buf(&mut received)).await;
+        assert!(read.unwrap().unwrap() > 0);
+    }
+    assert!(received.starts_with(b"HTTP/1.1 200"));
+    let calls = world.cloud.calls.lock().join("\n");
+    assert!(calls.contains("watch ServiceMessage Now"), "{calls}");
+}
+
+#[tokio::test]
 async fn what_can_not_be_followed_says_so() {
     let world = World::start().await;
     let headers = format!("{}Accept: text/event-stream\r\n", login("alice"));

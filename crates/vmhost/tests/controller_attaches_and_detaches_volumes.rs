@@ -8,7 +8,7 @@ use cimi::{
     lifecycle::Phase,
     resources::{AttachStage, Volume, VolumeState},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use vmhost::{DiskId, RunningMachine};
 
 fn disk(volume: &str) -> DiskId {
@@ -177,5 +177,86 @@ async fn a_volume_that_can_not_be_had_says_why_and_does_not_hold_up_the_machine(
     let job = world.detach(&id, &volume).await;
     world.succeeds(&job).await;
     assert_eq!(holder(&world, &volume), None);
+    world.settles().await;
+}
+
+/// The template of a machine that boots from the first of these volumes.
+fn booting_from(volumes: &[&str]) -> Value {
+    let volume = |id: &&str| json!({"volume": {"href": format!("Volume/{id}")}});
+    let volumes: Vec<Value> = volumes.iter().map(volume).collect();
+    json!({"machineImage": null, "volumes": volumes})
+}
+
+#[tokio::test]
+async fn a_machine_boots_from_its_first_volume_which_stays_with_it() {
+    let mut world = World::new().await;
+    let [boot, cold, hot] = [
+        world.volume().await,
+        world.volume().await,
+        world.volume().await,
+    ];
+    let id = world.running(booting_from(&[&boot, &cold])).await;
+    world.settles().await;
+    let job = world.attach(&id, &hot).await;
+    world.succeeds(&job).await;
+    let first = world.guest(&id).status().await.unwrap().disks;
+    assert_eq!(first.first().unwrap().id, disk(&boot));
+    let machine = world.machine(&id).unwrap();
+    let targets = ["vda", "vdb", "vdc"].map(|target| AttachStage::Attached {
+        target: target.to_owned(),
+    });
+    let stages: Vec<_> = machine
+        .volumes
+        .iter()
+        .map(|one| one.stage.clone())
+        .collect();
+    assert_eq!(stages, targets);
+    // From run to run, and whatever becomes of the controller.
+    let job = world.act(&id, "stop", true).await;
+    world.succeeds(&job).await;
+    world.settles().await;
+    world.crash().await;
+    world.start().await;
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    let first = world.guest(&id).status().await.unwrap().disks;
+    assert_eq!(first.first().unwrap().id, disk(&boot));
+    world.settles().await;
+    let job = world.act(&id, "kill", true).await;
+    world.succeeds(&job).await;
+    for volume in [&boot, &cold, &hot] {
+        assert_eq!(holder(&world, volume), None);
+    }
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn a_machine_waits_for_the_volume_it_boots_from_and_does_not_start_without() {
+    let world = World::new().await;
+    let (late, never) = (world.volume_to_be().await, world.volume_to_be().await);
+    let (id, job) = world.create(booting_from(&[&late])).await;
+    world
+        .until(&id, "waiting for it", |machine| {
+            let reason = machine.reason.as_deref().unwrap_or_default();
+            reason.contains(&late)
+        })
+        .await;
+    assert!(!world.lives(&id));
+    world.make_volume(&late).await;
+    world.succeeds(&job).await;
+    assert!(guest_has(&world, &id, &late).await);
+
+    let (id, job) = world.create(booting_from(&[&never])).await;
+    world
+        .edit::<Volume>(&never, |volume| {
+            volume.state = VolumeState::Error;
+            volume.reason = Some("no space left".into());
+        })
+        .await;
+    assert!(world.fails(&job).await.contains("no space left"));
+    assert!(!world.lives(&id));
+    let job = world.act(&id, "kill", true).await;
+    world.succeeds(&job).await;
+    assert_eq!(holder(&world, &never), None);
     world.settles().await;
 }

@@ -189,25 +189,75 @@ impl Column {
         true
     }
 
-    /// Brings the order of the values up to date, for [`position`](Self::position).
+    /// Brings the order of the values up to date, for [`order`](Self::order).
     pub(super) fn rank(&mut self) {
         self.ranks.follow(&self.values);
     }
 
-    /// How many positions there are.
-    pub(super) fn positions(&self) -> usize {
-        self.ranks.len() + 1
+    /// The order of the rows by their values, which are [ranked](Self::rank).
+    pub(super) fn order(&self, descending: bool) -> Order<'_> {
+        Order {
+            codes: &self.codes,
+            ranks: Ranking::Kept(&self.ranks),
+            last: count(&self.ranks),
+            descending,
+        }
     }
 
-    /// Where a row's value comes among all values, in a direction; rows without a value come last.
-    pub(super) fn position(&self, place: u32, descending: bool) -> u32 {
+    /// The order of the rows by what is found for their values.
+    pub(super) fn order_of(&self, descending: bool, found: impl Fn(&Value) -> Value) -> Order<'_> {
+        let mut all = Self::default();
+        for (place, value) in self.values.iter().enumerate() {
+            all.insert(place, found(value));
+        }
+        all.rank();
+        let ranks = all.codes.iter().map(|code| all.ranks.of(*code)).collect();
+        Order {
+            codes: &self.codes,
+            ranks: Ranking::Found(ranks),
+            last: count(&all.ranks),
+            descending,
+        }
+    }
+}
+
+fn count(ranks: &Ranks) -> u32 {
+    u32::try_from(ranks.len()).unwrap_or(u32::MAX)
+}
+
+/// Where the rows of a column come.
+pub(super) struct Order<'c> {
+    codes: &'c [u32],
+    ranks: Ranking<'c>,
+    /// Where those come that have no value: behind all others.
+    last: u32,
+    descending: bool,
+}
+
+/// Ranks of values by their numbers.
+enum Ranking<'c> {
+    Kept(&'c Ranks),
+    /// Of what was found for them, which may be the same for several.
+    Found(Vec<u32>),
+}
+
+impl Order<'_> {
+    /// How many positions there are.
+    pub(super) const fn positions(&self) -> usize {
+        self.last as usize + 1
+    }
+
+    /// Where a row comes among all; rows without a value come last.
+    pub(super) fn position(&self, place: u32) -> u32 {
         let code = self.codes.get(place as usize).copied();
-        let rank = code.map_or(u32::MAX, |code| self.ranks.of(code));
-        let last = u32::try_from(self.ranks.len()).unwrap_or(u32::MAX);
-        if rank >= last {
-            last
-        } else if descending {
-            last - 1 - rank
+        let rank = code.map_or(u32::MAX, |code| match &self.ranks {
+            Ranking::Kept(ranks) => ranks.of(code),
+            Ranking::Found(ranks) => ranks.get(code as usize).copied().unwrap_or(u32::MAX),
+        });
+        if rank >= self.last {
+            self.last
+        } else if self.descending {
+            self.last - 1 - rank
         } else {
             rank
         }

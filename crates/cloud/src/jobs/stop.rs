@@ -9,6 +9,7 @@
 use cimi::{
     Right, Timestamp,
     lifecycle::Power,
+    model::Kind,
     resources::{
         Event, Image, ImageState, Job, JobGoal, JobState, Machine, Resource, System, Volume,
         VolumeState,
@@ -63,8 +64,19 @@ impl Cloud {
     /// followed by a hard stop. The answer's job is the job itself, which is STOPPED when nothing is left to do.
     ///
     /// # Errors
-    /// [`CloudError::Conflict`] if it is over, or what it does can't be taken back.
+    /// [`CloudError::Conflict`] if it is over, or what it does can't be taken back; [`CloudError::Forbidden`] for a token that
+    /// is for jobs, but not for what this one changes.
     pub async fn stop_job(&self, context: &OpContext, id: &str) -> Result<Done> {
+        let read = access::find::<Job>(&self.0.documents, context, id, Right::Modify)?;
+        // What is changed is that, not only the job.
+        if let Some(kind) = read.subject().split('/').next().and_then(Kind::from_name) {
+            access::require_type(context, kind)?;
+        }
+        self.stop_job_or_part(context, id).await
+    }
+
+    /// The same for a job that may be a part of a system's, which is for whoever that is for.
+    pub(crate) async fn stop_job_or_part(&self, context: &OpContext, id: &str) -> Result<Done> {
         let documents = &self.0.documents;
         loop {
             context.in_time()?;

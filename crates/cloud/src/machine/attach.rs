@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use cimi::{
-    Right, Timestamp,
+    Acl, Right, Timestamp, VolumeId,
     resources::{
         AttachStage, AttachedVolume, Event, Job, JobGoal, Machine, Resource, Volume, VolumeState,
     },
@@ -114,7 +114,7 @@ impl Cloud {
     }
 
     /// Takes a volume from a machine. Done when the guest has let go of it. Who may change the volume may take it from
-    /// anybody's machine: a public volume must come back to its owner.
+    /// anybody's machine, and sees the job of that: a public volume must come back to its owner.
     ///
     /// # Errors
     /// [`CloudError::NotFound`] if it isn't there, [`CloudError::Conflict`] if it was there from the start.
@@ -136,15 +136,12 @@ impl Cloud {
                 .iter_mut()
                 .find(|v| v.volume.local() == volume)
                 .ok_or_else(missing)?;
-            let hot = member.hot;
             // Its host has no way to the volume any more from the moment on in which it isn't the machine's.
             let is_cut_off = lost_hosts::uses_volumes_unseen(&self.0.documents, &read);
-            has_disks_to_change(&read)?;
-            if !hot {
-                return Err(CloudError::Conflict(
-                    "Disk have not been hot-plugged".to_owned(),
-                ));
+            if !member.hot {
+                return Err(stays(context, &read, &member.volume));
             }
+            has_disks_to_change(&read)?;
             let goal = JobGoal::VolumeDetached {
                 volume: format!("Volume/{volume}"),
             };
@@ -156,6 +153,7 @@ impl Cloud {
                     &goal,
                 )
             {
+                self.show_job(context, &job).await?;
                 return Ok(Done {
                     view: None,
                     job: Some(job),
@@ -180,7 +178,7 @@ impl Cloud {
                 machine.key(),
                 "delete",
                 goal,
-                machine.common.acl.clone(),
+                also_seen_by(context, &machine.common.acl),
                 now,
             );
             let event = Event::request(&machine, "detach", context.user().unwrap_or_default(), now);
@@ -214,6 +212,59 @@ impl Cloud {
         let has = machine.volumes.iter().any(|v| v.volume.local() == volume);
         has.then_some(machine)
     }
+
+    /// Lets the caller see the job `id` that others asked for.
+    async fn show_job(&self, context: &OpContext, id: &str) -> Result<()> {
+        let documents = &self.0.documents;
+        loop {
+            context.in_time()?;
+            let job = id
+                .split_once('/')
+                .and_then(|(_, local)| documents.jobs.get(local));
+            let Some(read) = job.filter(|job| context.right_on(job.acl()).is_none()) else {
+                return Ok(());
+            };
+            let mut shown = read.document.0.clone();
+            shown.common.acl = also_seen_by(context, read.acl());
+            match documents.changes().replace(&read, shown).commit().await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// `acl`, by which the caller sees what it is of.
+fn also_seen_by(context: &OpContext, acl: &Acl) -> Acl {
+    match context.user() {
+        Some(user) if context.right_on(acl).is_none() => {
+            acl.clone().allowing_user(user, Right::View)
+        }
+        _ => acl.clone(),
+    }
+}
+
+/// Why a volume isn't taken from a machine that began with it, and how it comes free.
+fn stays(context: &OpContext, machine: &Machine, volume: &VolumeId) -> CloudError {
+    let boots = machine.boot_volume().map(|boot| &boot.volume);
+    let what = if boots == Some(volume) {
+        format!("is what {} boots from", machine.id)
+    } else {
+        format!("was given to {} at its start", machine.id)
+    };
+    let acl = &machine.common.acl;
+    let how = if context.right_on(acl) >= Some(Right::Modify) {
+        "remove that machine".to_owned()
+    } else {
+        format!(
+            "ask {} or an administrator to remove that machine",
+            acl.owner.principal
+        )
+    };
+    CloudError::Conflict(format!(
+        "Disk have not been hot-plugged: {volume} {what}; to have it back, {how}"
+    ))
 }
 
 /// Refuses machines whose memory is on disk: it knows the disks they had.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::save::can_be_captured;
 use crate::{
     CloudError, Rel, Result,
-    catalogue::{Public, Through},
+    catalogue::{Public, Through, text_scalar},
     host::host_elsewhere,
     lost_hosts,
 };
@@ -207,6 +207,20 @@ impl Public for Machine {
         }
     }
 
+    fn quick_several(&self, name: &str) -> Option<Vec<Scalar<'_>>> {
+        fn scalars(texts: &[String]) -> Vec<Scalar<'_>> {
+            texts.iter().map(|text| text_scalar(text)).collect()
+        }
+        let nics = self.nics.iter();
+        match name {
+            "addresses" => Some(nics.map(|nic| nic.ip.to_string().into()).collect()),
+            "networks" => Some(nics.map(|nic| text_scalar(nic.network.local())).collect()),
+            "placementTogether" => Some(scalars(&self.placement.together)),
+            "placementApart" => Some(scalars(&self.placement.apart)),
+            _ => None,
+        }
+    }
+
     fn is_own(name: &str) -> bool {
         let own = [
             "state",
@@ -218,13 +232,19 @@ impl Public for Machine {
             "reason",
             "machineImage",
             "addresses",
+            "networks",
             "host",
             "accelerator",
             "swap",
+            "cpuShare",
             "cpuModel",
             "keymap",
             "requirements",
+            "rank",
+            "placementTogether",
+            "placementApart",
             "restartPolicy",
+            "savedAs",
             "started",
         ];
         own.contains(&name)

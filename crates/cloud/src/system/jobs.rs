@@ -55,7 +55,7 @@ impl Cloud {
             if !is_stoppable(&part) {
                 continue;
             }
-            match Box::pin(self.stop_job(context, part.id())).await {
+            match Box::pin(self.stop_job_or_part(context, part.id())).await {
                 Ok(_) => {}
                 // It ended meanwhile, can't be taken back, or isn't the caller's to stop: it comes to its end.
                 Err(

@@ -46,9 +46,11 @@ struct Logs {
     systems: Changes<Doc<System>>,
     events: Changes<Doc<Event>>,
     /// By what it is about, `Machine/…`: the log that was told of last.
-    known: HashMap<String, Arc<dyn Snapshot>>,
-    /// By the id of an event: what it is about, if that has a log.
-    about: HashMap<Arc<str>, String>,
+    known: HashMap<Arc<str>, Arc<dyn Snapshot>>,
+    /// By the id of an event: what it is about, if that has a log. Of what was gone at the beginning, nobody is told.
+    about: HashMap<Arc<str>, Arc<str>>,
+    /// Whether all of the beginning is known. From then on an event may be told before what it is about.
+    has_begun: bool,
 }
 
 impl Logs {
@@ -60,13 +62,16 @@ impl Logs {
             events: documents.events.changes(),
             known: HashMap::new(),
             about: HashMap::new(),
+            has_begun: false,
         };
+        // Resources come before events.
         while logs.try_next().is_some() {}
+        logs.has_begun = true;
         logs
     }
 
     fn resource<R: OfType>(&mut self, changed: Changed<Doc<R>>) -> Option<Change> {
-        let key = format!("{}/{}", R::COLLECTION, changed.id());
+        let key: Arc<str> = format!("{}/{}", R::COLLECTION, changed.id()).into();
         let now = changed
             .present()
             .map(|resource| Arc::new(Log(resource)) as Arc<dyn Snapshot>);
@@ -84,8 +89,12 @@ impl Logs {
                 if !HAVE_ONE.iter().any(|kind| is_of(about, kind)) {
                     return None;
                 }
-                let about = about.to_owned();
-                self.about.insert(event.id().into(), about.clone());
+                let about = match self.known.get_key_value(about) {
+                    Some((about, _)) => Arc::clone(about),
+                    None if self.has_begun => about.into(),
+                    None => return None,
+                };
+                self.about.insert(event.id().into(), Arc::clone(&about));
                 about
             }
             Changed::Removed(id) | Changed::Unreadable(id) => self.about.remove(&id)?,

@@ -21,6 +21,8 @@ use crate::{Cloud, CloudError, OpContext, Result, View, access, metadata, standi
 
 /// Between two looks at least: what changes without end is told so often.
 const REST: Duration = Duration::from_millis(100);
+/// And as many times what the look took: who watches what is long leaves the others their time.
+const REST_OF_LOOKS: u32 = 20;
 /// Between two looks at what is measured at most: half of what passes between two measurements.
 const MEASURED: Duration = Duration::from_secs(5);
 
@@ -124,7 +126,7 @@ impl Cloud {
         filter: Option<Filter>,
         since: Since,
     ) -> Result<Watching> {
-        let user = access::require_user(context)?;
+        access::require_user(context)?;
         let mut watcher = Watcher {
             cloud: self.clone(),
             standing: self.standing(context, None),
@@ -134,10 +136,11 @@ impl Cloud {
             news: stream::select_all(news.into_iter().chain([stream::pending().boxed()])),
             is_measured,
             looked: Instant::now(),
+            rest: REST,
             told: HashMap::new(),
             waiting: VecDeque::from([Watched::Reset]),
             is_over: false,
-            _counted: Counted::one_more(self, user)?,
+            _counted: Counted::one_more(self, context)?,
         };
         let revision = self.0.documents.revision().0;
         let members = watcher.list.members(self, context)?;
@@ -170,6 +173,7 @@ struct Watcher {
     news: stream::SelectAll<News>,
     is_measured: bool,
     looked: Instant,
+    rest: Duration,
     told: HashMap<Arc<str>, View>,
     waiting: VecDeque<Watched>,
     /// There is nothing to follow any more.
@@ -201,13 +205,13 @@ impl Watcher {
                 () = measured => {}
                 () = self.standing.changed() => continue,
             }
-            sleep_until(self.looked + REST).await;
+            sleep_until(self.looked + self.rest).await;
             self.look();
         }
     }
 
     fn look(&mut self) {
-        self.looked = Instant::now();
+        let begun = Instant::now();
         // What comes from here on rings again.
         while self.news.next().now_or_never().is_some() {}
         let revision = self.cloud.0.documents.revision().0;
@@ -222,6 +226,8 @@ impl Watcher {
         if !self.waiting.is_empty() {
             self.waiting.push_back(Watched::UpTo(revision));
         }
+        self.looked = Instant::now();
+        self.rest = REST.max((self.looked - begun) * REST_OF_LOOKS);
     }
 
     /// Has what differs from what was told wait to be told.

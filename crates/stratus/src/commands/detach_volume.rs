@@ -16,7 +16,8 @@ use crate::session::Session;
 /// Detach persistent disks from a running machine
 ///
 /// Unmount them in the machine first. Prints 'DETACHED UUID from VM ID on /dev/TARGET' for each when the machine has given it up.
-/// The owner of a disk can take it from somebody else's machine. Disks that were given at the machine's start (run-instance --persistent-disk) stay with it ('Disk have not been hot-plugged').
+/// The owner of a disk can take it from somebody else's machine. Disks that were given at the machine's start (run-instance
+/// --persistent-disk), or that it boots from, stay with it ('Disk have not been hot-plugged') until it is removed.
 /// A failure is reported and the others are still tried; the exit status is then not zero.
 ///
 /// JSON: a list of {"uuid", "machine", "device", "detached", "reason"}.

@@ -4,7 +4,7 @@ use marketplace::metadata::is_email;
 use serde_json::json;
 
 use super::volume_id::volume_uuid;
-use crate::cloud::{Accepted, Api, ImageView, is_image_identifier, is_uuid};
+use crate::cloud::{Accepted, Api, ApiError, ImageView, is_image_identifier, is_uuid};
 use crate::failure::{Failure, Result};
 use crate::session::Session;
 
@@ -27,16 +27,24 @@ pub async fn bootable(session: &Session, api: &Api, text: &str) -> Result<BootsF
         .and_then(|rest| rest.rsplit([':', '/']).next());
     let uuid = volume_uuid(located.unwrap_or(text));
     match uuid {
-        Some(uuid) if !(is_uuid(text) && is_image(api, text).await) => Ok(BootsFrom::Volume(uuid)),
+        Some(uuid) if !(is_uuid(text) && is_image(api, text).await?) => Ok(BootsFrom::Volume(uuid)),
         _ => Ok(BootsFrom::Image(startable(session, api, text).await?)),
     }
 }
 
-/// Whether an image has this UUID.
-async fn is_image(api: &Api, uuid: &str) -> bool {
-    api.get(&format!("MachineImage/{}", uuid.to_lowercase()))
+/// Whether an image has this UUID, as far as one may see.
+async fn is_image(api: &Api, uuid: &str) -> Result<bool> {
+    match api
+        .get(&format!("MachineImage/{}", uuid.to_lowercase()))
         .await
-        .is_ok()
+    {
+        Ok(_) => Ok(true),
+        Err(ApiError::Refused {
+            status: 403 | 404, ..
+        }) => Ok(false),
+        // Whatever it is, it is not what the name means.
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// How a machine's template refers to the image that a user named: what the cloud does not have is asked for now. Of a volume
@@ -53,7 +61,7 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     if let Some(local) = text.strip_prefix("MachineImage/") {
         return Ok(format!("MachineImage/{local}"));
     }
-    if is_uuid(text) && is_image(api, text).await {
+    if is_uuid(text) && is_image(api, text).await? {
         return Ok(format!("MachineImage/{}", text.to_lowercase()));
     }
     if let Some(location) = location(text) {

@@ -319,11 +319,12 @@ impl VmHost {
         findings
     }
 
-    /// Root disks that a machine which ran must have.
+    /// Root disks that a machine which ran must have, unless it boots from a volume.
     async fn disks_missing(&self, known: &Known<'_>) -> Vec<Finding> {
         let ran: Vec<_> = known
             .values()
             .filter(|machine| machine.first_started.is_some() && !machine.desired.deleted)
+            .filter(|machine| machine.boot_volume().is_none())
             .map(|machine| {
                 let root = prepare::folder(&self.0.shared.settings, machine).join("root.qcow2");
                 (machine.key(), root)
