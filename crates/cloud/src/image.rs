@@ -16,6 +16,7 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, Upload, View, access,
     catalogue::{self, Public, object},
     cloud::{is_public, set_public, visibility},
+    error::unreadable,
     image_by_name, jobs,
     quota::Measure,
     resolve,
@@ -73,7 +74,7 @@ impl Cloud {
         let expected: Digests = match body.get("expected") {
             None => Digests::default(),
             Some(given) => serde_json::from_value(given.clone())
-                .map_err(|error| CloudError::invalid("expected", error.to_string()))?,
+                .map_err(|error| unreadable("expected", &error))?,
         };
         let source = source(&body)?;
         let mut expected = expected;
