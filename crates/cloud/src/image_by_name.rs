@@ -492,6 +492,7 @@ impl Cloud {
             kernel_arguments: None,
             announced: None,
             uncleaned: Vec::new(),
+            stands_for: Vec::new(),
             used_since: None,
             unknown: Map::new(),
         })

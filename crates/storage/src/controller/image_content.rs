@@ -262,6 +262,9 @@ impl StorageController {
         kind: Kind,
         image: &Arc<import::Image>,
     ) -> Result<Brought, Error> {
+        if self.is_there_already(local, &image.identifier).await? {
+            return Ok(Brought::Kept);
+        }
         loop {
             // Asked for without holding up others: it may have to wait for what the owner makes at this moment.
             let asked = match self.wanted_image(local) {
