@@ -424,6 +424,12 @@ impl Api {
     /// The address of a resource.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
+    /// Whose login it is, if there is one and the cloud says so.
+    pub async fn own_name(&self) -> Option<String> {
+        let who = self.get("authn").await.ok()?;
+        Some(who.get("identity")?.as_str()?.to_owned())
+    }
+
         if path.starts_with('/') {
             format!("{}{path}", self.endpoint.root_url())
         } else {
