@@ -6,7 +6,7 @@ use storage::registry::{read_checksums, read_products};
 
 fuzz_target!(|data: &[u8]| {
     let found = [read_products(data, "amd64"), read_checksums(data, "")];
-    for product in found.into_iter().flatten().flatten() {
+    for product in found.into_iter().flatten().flat_map(|listed| listed.usable) {
         assert!(!product.versions.is_empty());
         for version in product.versions {
             assert!(version.sha256.is_some() || version.sha512.is_some());

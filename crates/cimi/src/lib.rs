@@ -5,6 +5,7 @@
 //!   validation, metadata and schemas follow.
 //! - [`query`]: filters, orders and pages of lists.
 //! - [`lifecycle`]: the state machines (DSP0263 §6), as pure functions.
+//! - [`wording`]: what is wrong with a value, in the words of who wrote it.
 //! - `testing`: documents for tests (feature `testing`).
 //!
 //! This crate does no I/O and knows no clock, no store and no HTTP.
@@ -27,6 +28,7 @@ pub mod size;
 pub mod testing;
 pub mod timestamp;
 pub mod uri;
+pub mod wording;
 
 pub use common::{Acl, AclRule, Common, Operation, PrincipalType, Ref, Right};
 pub use email::{EmailAddress, NoEmailAddress};

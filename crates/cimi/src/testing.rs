@@ -141,6 +141,7 @@ pub fn image() -> Image {
         kernel_arguments: None,
         announced: None,
         uncleaned: Vec::new(),
+        stands_for: Vec::new(),
         used_since: None,
         unknown: Unknown::new(),
     }

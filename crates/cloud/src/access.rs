@@ -8,8 +8,9 @@ use cimi::{
     resources::{Resource, User},
 };
 use documents::{Cached, Documents, OfType};
+use serde_json::Value;
 
-use crate::{CloudError, OpContext, Result};
+use crate::{CloudError, OpContext, Result, error::unreadable};
 
 /// The document `<collection>/<local>` if the caller has at least `right` on it.
 ///
@@ -71,6 +72,15 @@ fn check<R: Resource>(
             Ok(had)
         }
         _ if context.user().is_none() => Err(CloudError::Unauthenticated),
+        Some(_)
+            if context.is_read_only()
+                && document.acl().right_of(context.user(), context.roles()) >= Some(right) =>
+        {
+            Err(CloudError::Forbidden(format!(
+                "the token that you use is for reading only, and this takes the right to change {}: take a token of scope `full`, or log in with your password",
+                document.key()
+            )))
+        }
         Some(_) => Err(CloudError::Forbidden(format!(
             "you may not change {}: it belongs to {}",
             document.key(),
@@ -94,14 +104,28 @@ pub(crate) fn check_unchanged<R: Resource>(context: &OpContext, document: &R) ->
     }
 }
 
+/// An access list that somebody sent.
+///
+/// # Errors
+/// [`CloudError::Invalid`]
+pub(crate) fn list_of(sent: &Value) -> Result<Acl> {
+    if sent.get("owner").is_none_or(Value::is_null) {
+        return Err(CloudError::invalid(
+            "acl.owner",
+            "is missing: an access list is replaced as a whole, so read the resource, change `acl.rules`, and send `acl` with \
+             its `owner`",
+        ));
+    }
+    serde_json::from_value(sent.clone()).map_err(|error| unreadable("acl", &error))
+}
+
 /// Refuses a change that gives a resource to somebody else, but for administrators: what somebody owns counts against
 /// what they may have, and is theirs to answer for.
 pub(crate) fn keep_owner(context: &OpContext, acl: &Acl, changes: &Changes) -> Result<()> {
     let Some(Some(wanted)) = changes.get("acl") else {
         return Ok(());
     };
-    let wanted: Acl = serde_json::from_value(wanted.clone())
-        .map_err(|error| CloudError::invalid("acl", error.to_string()))?;
+    let wanted = list_of(wanted)?;
     if wanted.owner == acl.owner || context.is_admin() {
         return Ok(());
     }
@@ -132,6 +156,14 @@ pub(crate) fn keep_rights<'n, R: Resource>(
         document.key(),
         document.acl().owner.principal
     )))
+}
+
+/// Says what a right is needed for by whom it is missing.
+pub(crate) fn for_that<T>(found: Result<T>, why: &str) -> Result<T> {
+    found.map_err(|error| match error {
+        CloudError::Forbidden(reason) => CloudError::Forbidden(format!("{why}: {reason}")),
+        other => other,
+    })
 }
 
 /// Refuses anonymous callers; returns the user's name.

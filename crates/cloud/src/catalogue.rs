@@ -11,7 +11,7 @@ use cimi::{
 use documents::{Cached, Documents, OfType};
 use serde_json::{Map, Value, json};
 
-use crate::{CloudError, Document, Done, OpContext, Rel, Result, View, access};
+use crate::{CloudError, Document, Done, OpContext, Rel, Result, View, access, error::unreadable};
 
 /// The members of a JSON object.
 pub(crate) fn object(value: Value) -> Map<String, Value> {
@@ -334,7 +334,7 @@ pub(crate) fn view<R: Public>(
 /// Changes `name`, `description`, `properties` or `acl`.
 pub(crate) fn edit_common(common: &mut Common, name: &str, value: Option<&Value>) -> Result<()> {
     let text = || value.and_then(Value::as_str).map(str::to_owned);
-    let wrong = |error: serde_json::Error| CloudError::invalid(name, error.to_string());
+    let wrong = |error: serde_json::Error| unreadable(name, &error);
     match (name, value) {
         ("name", _) => common.name = text(),
         ("description", _) => common.description = text(),
@@ -343,7 +343,7 @@ pub(crate) fn edit_common(common: &mut Common, name: &str, value: Option<&Value>
             common.properties = serde_json::from_value(value.clone()).map_err(wrong)?;
         }
         ("acl", Some(value)) => {
-            common.acl = serde_json::from_value(value.clone()).map_err(wrong)?;
+            common.acl = access::list_of(value)?;
         }
         _ => return Err(CloudError::invalid(name, "can't be changed")),
     }

@@ -15,6 +15,7 @@ use crate::{
     Cloud, CloudError, Created, MachineType, OpContext, Result, access,
     catalogue::{self, Public, object},
     cloud::seed,
+    error::unreadable,
     machine::typed,
 };
 
@@ -150,8 +151,8 @@ impl Public for MachineConfiguration {
             "cpuArch" => self.cpu_arch = cimi::resources::default_architecture(),
             "disks" => {
                 let given = value.cloned().unwrap_or_else(|| json!([]));
-                self.disks = serde_json::from_value(given)
-                    .map_err(|error| CloudError::invalid("disks", error.to_string()))?;
+                self.disks =
+                    serde_json::from_value(given).map_err(|error| unreadable("disks", &error))?;
             }
             _ => return Err(CloudError::invalid(name, "can't be changed")),
         }

@@ -68,6 +68,11 @@ impl CloudError {
     }
 }
 
+/// An attribute that can't be read into what it is.
+pub(crate) fn unreadable(path: &str, error: &serde_json::Error) -> CloudError {
+    CloudError::invalid(path, cimi::wording::plainly(&error.to_string()))
+}
+
 impl From<Vec<Violation>> for CloudError {
     fn from(violations: Vec<Violation>) -> Self {
         Self::Invalid { violations }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access,
     catalogue::{self, Public, object},
+    error::unreadable,
     quota::used_by,
 };
 
@@ -107,8 +108,7 @@ pub(crate) fn quota(value: Option<&Value>) -> Result<Quota> {
     let Some(value) = value else {
         return Ok(Quota::default());
     };
-    serde_json::from_value(value.clone())
-        .map_err(|error| CloudError::invalid("quota", error.to_string()))
+    serde_json::from_value(value.clone()).map_err(|error| unreadable("quota", &error))
 }
 
 impl Public for Group {

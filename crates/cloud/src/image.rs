@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cimi::{
-    Common, ImageId, Right, Timestamp,
+    Acl, Common, ImageId, PrincipalType, Right, Timestamp,
     model::Kind,
     resources::{
         Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job, JobGoal, Resource,
@@ -16,6 +16,7 @@ use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, Upload, View, access,
     catalogue::{self, Public, object},
     cloud::{is_public, set_public, visibility},
+    error::unreadable,
     image_by_name, jobs,
     quota::Measure,
     resolve,
@@ -25,17 +26,27 @@ use crate::{
 pub(crate) const IDENTIFIER_LENGTH: usize = 27;
 
 impl Cloud {
-    /// An image by the part of its id after the slash, or by its 27-character identifier: then the newest usable one
-    /// that the caller may see.
+    /// An image by the part of its id after the slash, or by its 27-character identifier. To be used, that means the newest
+    /// usable one: of one's own, else of those that are shared with one, else of everybody's. To be changed it must be the only
+    /// one.
     pub(crate) fn find_image(
         &self,
         context: &OpContext,
         id: &str,
         right: Right,
     ) -> Result<Arc<Cached<Image>>> {
-        if id.len() == IDENTIFIER_LENGTH && self.0.documents.images.get(id).is_none() {
-            let found = self.image_with(context, id, right);
+        let images = &self.0.documents.images;
+        let there = images.get(id);
+        if id.len() == IDENTIFIER_LENGTH && there.is_none() {
+            let found = self.image_with(context, id, right)?;
             return found.ok_or_else(|| CloudError::not_found(format!("MachineImage/{id}")));
+        }
+        // One that turned out to be another one is found as that; not to be deleted, by who takes back what was begun.
+        if right == Right::View
+            && there.is_none_or(|image| image.desired.deleted)
+            && let Some(same) = images.by_index("standsFor", id).pop()
+        {
+            return access::found(context, Some(same), id, right);
         }
         access::find(&self.0.documents, context, id, right)
     }
@@ -45,15 +56,35 @@ impl Cloud {
         context: &OpContext,
         identifier: &str,
         right: Right,
-    ) -> Option<Arc<Cached<Image>>> {
+    ) -> Result<Option<Arc<Cached<Image>>>> {
+        let nearness = |image: &Image| Nearness::of(context, &image.common.acl);
         let mut images = self.0.documents.images.by_index("identifier", identifier);
         images.retain(|image| {
             context
                 .right_on(image.acl())
                 .is_some_and(|had| had >= right)
         });
-        images.sort_by_key(|image| (image.state == ImageState::Available, image.id.clone()));
-        images.pop()
+        images.sort_by_key(|image| {
+            let is_usable = image.state == ImageState::Available;
+            (is_usable, nearness(image), image.id.clone())
+        });
+        if right > Right::View {
+            // What is on its way out is not meant, unless there is nothing else.
+            if images.iter().any(|image| !image.desired.deleted) {
+                images.retain(|image| !image.desired.deleted);
+            }
+            let nearest = images.iter().map(|image| nearness(image)).max();
+            images.retain(|image| Some(nearness(image)) == nearest);
+            if images.len() > 1 {
+                let ids: Vec<String> = images.iter().map(|image| image.id.to_string()).collect();
+                return Err(CloudError::Conflict(format!(
+                    "{} images have the content {identifier}; say which one is meant: {}",
+                    ids.len(),
+                    ids.join(", ")
+                )));
+            }
+        }
+        Ok(images.pop())
     }
 
     /// Makes an image whose content is fetched from a URL, or sent next by the client.
@@ -73,7 +104,7 @@ impl Cloud {
         let expected: Digests = match body.get("expected") {
             None => Digests::default(),
             Some(given) => serde_json::from_value(given.clone())
-                .map_err(|error| CloudError::invalid("expected", error.to_string()))?,
+                .map_err(|error| unreadable("expected", &error))?,
         };
         let source = source(&body)?;
         let mut expected = expected;
@@ -143,6 +174,7 @@ impl Cloud {
                 .map(str::to_owned),
             announced: None,
             uncleaned: Vec::new(),
+            stands_for: Vec::new(),
             used_since: None,
             unknown: Map::new(),
         };
@@ -435,6 +467,30 @@ impl Cloud {
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+}
+
+/// How near an image is to who asks; of several under one name the nearest is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Nearness {
+    /// Everybody's.
+    Public,
+    /// Others allow it to the caller.
+    Shared,
+    /// The caller's.
+    Own,
+}
+
+impl Nearness {
+    fn of(context: &OpContext, acl: &Acl) -> Self {
+        let owner = &acl.owner;
+        if owner.kind == PrincipalType::User && context.user() == Some(owner.principal.as_str()) {
+            Self::Own
+        } else if is_public(acl) {
+            Self::Public
+        } else {
+            Self::Shared
         }
     }
 }

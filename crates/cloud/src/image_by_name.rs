@@ -25,6 +25,9 @@ pub(crate) const LOCATION: &str = "imageLocation";
 /// Images that everybody shares and that are not there yet: more are not begun. Anybody can ask for what does not exist.
 const MOST_AWAITED: usize = 500;
 
+/// Of a URL so much becomes a name.
+const NAME_AT_MOST: usize = 250;
+
 /// The forms of an image's location that are names.
 pub(crate) fn named_source(location: &str) -> Option<Result<ImageSource>> {
     if let Some(identifier) = location
@@ -353,15 +356,15 @@ impl Cloud {
                 (source, (everybodys(), key))
             }
             ImageSource::Volume { volume } => {
-                let read = resolve::at(
-                    LOCATION,
-                    access::find::<Volume>(
-                        &self.0.documents,
-                        context,
-                        volume.local(),
-                        Right::Modify,
-                    ),
-                )?;
+                let found = access::find::<Volume>(
+                    &self.0.documents,
+                    context,
+                    volume.local(),
+                    Right::Modify,
+                );
+                // Who may see a volume sees that it is there, not what is on it.
+                let why = "an image of a volume shows all that is on it, so it is for those who may change the volume (its owner can give you the right MODIFY)";
+                let read = resolve::at(LOCATION, access::for_that(found, why))?;
                 if let Some(attachment) = &read.attachment {
                     return Err(CloudError::Conflict(format!(
                         "{volume} can't be booted from: it is at {}; detach it first",
@@ -379,6 +382,7 @@ impl Cloud {
                 (ImageSource::Volume { volume }, key)
             }
             ImageSource::Url { url } => {
+                title = Some(plain(&url).chars().take(NAME_AT_MOST).collect());
                 let key = key_of_url(user, &url, &expected);
                 (ImageSource::Url { url }, (Acl::owned_by_user(user), key))
             }
@@ -488,6 +492,7 @@ impl Cloud {
             kernel_arguments: None,
             announced: None,
             uncleaned: Vec::new(),
+            stands_for: Vec::new(),
             used_since: None,
             unknown: Map::new(),
         })

@@ -65,7 +65,10 @@ impl Cloud {
     ) -> Result<Console> {
         access::require_type(context, Kind::Machine)?;
         // The console may show secrets of the guest: seeing the machine is not enough.
-        let machine = self.find_machine(context, id, Right::Modify)?;
+        let machine = access::for_that(
+            self.find_machine(context, id, Right::Modify),
+            "a console may show secrets, so it is for those who may change the machine",
+        )?;
         let id: MachineId = machine.document.id.clone();
         let follows = range.follow;
         let console = self.0.hosts.console(&id, range).await?;

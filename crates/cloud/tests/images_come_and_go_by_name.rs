@@ -216,6 +216,112 @@ async fn all_who_ask_for_an_identifier_share_one_image() {
     );
 }
 
+/// An image that somebody imported and that has come, all of the same content.
+async fn imported(world: &World, who: &OpContext, more: Value) -> String {
+    let mut body = json!({"imageLocation": "upload:"});
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    let created = world.create(who, Kind::MachineImage, body).await.unwrap();
+    let id = created.view.id.to_string();
+    became(world, &id, ImageState::Available).await;
+    let same_content = |image: &mut Image| {
+        image.file.as_mut().unwrap().digests.identifier = Some(ID.to_owned());
+        Ok::<_, CloudError>(true)
+    };
+    world
+        .documents
+        .update(split(&id).1, same_content)
+        .await
+        .unwrap();
+    id
+}
+
+#[tokio::test]
+async fn an_identifier_means_one_s_own_image_and_the_only_one_where_it_is_changed() {
+    let world = World::start().await;
+    let reference = format!("MachineImage/{ID}");
+    let meant = |who: &OpContext| world.get(who, &reference)["id"].clone();
+    let public = imported(&world, &bob(), json!({"visibility": "PUBLIC"})).await;
+    assert_eq!(meant(&alice()), public);
+    let own = imported(&world, &alice(), json!({})).await;
+    // Whatever others publish later.
+    let carol = caller("carol", &[USER_ROLE]);
+    let newest = imported(&world, &carol, json!({"visibility": "PUBLIC"})).await;
+    assert_eq!(meant(&alice()), own);
+    assert_eq!(meant(&bob()), public);
+    assert_eq!(meant(&caller("dave", &[USER_ROLE])), newest);
+
+    // Two of one's own: they can be used, and are changed by their own names.
+    let booted = imported(&world, &alice(), json!({"kernelArguments": "quiet"})).await;
+    assert_eq!(meant(&alice()), booted);
+    for refused in [
+        world
+            .put(&alice(), &reference, json!({"name": "x"}))
+            .await
+            .err(),
+        world
+            .cloud
+            .delete(&alice(), Kind::MachineImage, ID)
+            .await
+            .err(),
+    ] {
+        let Some(CloudError::Conflict(text)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(text.contains(&own) && text.contains(&booted), "{text}");
+        assert!(!text.contains(&public), "{text}");
+    }
+    let delete =
+        async |who: &OpContext, id: &str| world.cloud.delete(who, Kind::MachineImage, id).await;
+    delete(&alice(), split(&booted).1).await.unwrap();
+    delete(&alice(), ID).await.unwrap();
+    delete(&bob(), ID).await.unwrap();
+    let is_going = |id: &str| {
+        let image = world.documents.images.get(split(id).1);
+        image.is_none_or(|image| image.desired.deleted)
+    };
+    assert!([&own, &booted, &public].into_iter().all(|id| is_going(id)));
+    assert!(!is_going(&newest));
+}
+
+#[tokio::test]
+async fn what_turned_out_to_be_another_image_is_found_as_that_and_not_deleted_as_that() {
+    let world = World::start().await;
+    let kept = imported(&world, &alice(), json!({})).await;
+    let gone = cimi::ImageId::generate();
+    let stands_for = |image: &mut Image| {
+        image.stands_for.push(gone.clone());
+        Ok::<_, CloudError>(true)
+    };
+    world
+        .documents
+        .update(split(&kept).1, stands_for)
+        .await
+        .unwrap();
+    assert_eq!(world.get(&alice(), &gone.to_string())["id"], kept);
+    let deleted = world
+        .cloud
+        .delete(&alice(), Kind::MachineImage, gone.local())
+        .await;
+    assert!(matches!(deleted, Err(CloudError::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn an_image_of_a_mistyped_url_is_called_by_that_url_without_what_opens_it() {
+    let mut world = World::start().await;
+    with_finder(&mut world).await;
+    let (id, _) = wanted(
+        &world,
+        &alice(),
+        "https://joe:pw@example.org/mistyped.img?key=s",
+    )
+    .await
+    .unwrap();
+    let shown = world.get(&alice(), &id);
+    assert_eq!(shown["name"], "https://example.org/mistyped.img");
+}
+
 #[tokio::test]
 async fn what_nobody_endorsed_leaves_no_document_and_what_was_withdrawn_starts_nothing() {
     let mut world = World::start().await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::support::{KEY, World, admin, alice, bob, object, split, until};
 use cimi::{lifecycle::Power, model::Kind};
-use cloud::{Caller, CloudError, OpContext, Result, Retention};
+use cloud::{Caller, CloudError, ConsoleRange, OpContext, Result, Retention};
 use serde_json::{Value, json};
 
 /// `who` owns it, and alice has this right on it.
@@ -274,4 +274,54 @@ async fn who_may_only_see_a_volume_has_no_machine_write_to_it() {
             .next(),
         Some("Machine")
     );
+}
+
+/// The same caller by a token that is for reading only.
+fn reading_only(mut context: OpContext) -> OpContext {
+    if let Caller::User(identity) = &mut context.caller {
+        Arc::make_mut(identity).token = Some(accounts::ByToken {
+            id: cimi::TokenId::generate(),
+            is_read_only: true,
+            types: Box::default(),
+        });
+    }
+    context
+}
+
+#[tokio::test]
+async fn who_lacks_a_right_is_told_what_it_is_for_and_what_to_do() {
+    let world = World::start().await;
+    let volume = world.volume(&bob()).await;
+    let machine = world
+        .made(&bob(), Kind::Machine, world.machine(json!({})))
+        .await;
+    for id in [&volume, &machine] {
+        world.put(&bob(), id, shared("bob", "VIEW")).await.unwrap();
+    }
+    let console = async |who: &OpContext| {
+        let shown = world
+            .cloud
+            .console(who, split(&machine).1, ConsoleRange::default())
+            .await;
+        shown.map(|_| ())
+    };
+    refused(console(&alice()).await, "may show secrets");
+    refused(console(&alice()).await, "it belongs to bob");
+    refused(
+        console(&reading_only(bob())).await,
+        "take a token of scope `full`",
+    );
+    let image = json!({"imageLocation": {"href": volume}, "onDemand": true});
+    let made = world.create(&alice(), Kind::MachineImage, image).await;
+    refused(made, "its owner can give you the right MODIFY");
+    let rules = json!([{"principal": "alice", "type": "USER", "right": "MODIFY"}]);
+    let rules = json!({"acl": {"rules": rules}});
+    match world.put(&bob(), &volume, rules).await {
+        Err(CloudError::Invalid { violations }) => {
+            assert_eq!(violations[0].path, "acl.owner");
+            let told = violations[0].to_string();
+            assert!(told.contains("replaced as a whole"), "{told}");
+        }
+        other => panic!("{other:?}"),
+    }
 }

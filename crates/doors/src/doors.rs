@@ -353,6 +353,15 @@ impl Doors {
             Route::OpenApi => Ok(openapi::answer()),
             Route::Asset(asset) => Ok(asset.answer(&head.headers, head.uri.query())),
             Route::People(page) => self.show_page(page, context, exchange, body, share).await,
+            Route::EntryPoint
+                if self.people.is_some()
+                    && head.uri.path() == "/"
+                    && head.uri.query().is_none()
+                    && matches!(head.method, Method::GET | Method::HEAD)
+                    && people::is_for_people(&head.headers) =>
+            {
+                Ok(people::to_the_start())
+            }
             Route::Marketplace(place) => {
                 let Some(marketplace) = &self.marketplace else {
                     return Err(Problem::not_found(head.uri.path()));
@@ -560,6 +569,7 @@ impl Doors {
             context,
             head: exchange.head,
             body: &bytes,
+            has_marketplace: self.marketplace.is_some(),
         };
         Box::pin(people.answer(page, &visit)).await
     }

@@ -39,7 +39,7 @@ use crate::{
 
 pub(crate) use cookies::session_secret;
 pub(crate) use page::Page;
-pub(crate) use visit::{Visit, is_from_elsewhere, is_same_origin};
+pub(crate) use visit::{Visit, is_for_people, is_from_elsewhere, is_same_origin};
 
 /// What an answer is made of here.
 type Answer = Result<Response<ResponseBody>, Problem>;
@@ -160,6 +160,14 @@ const fn heading(status: StatusCode) -> &'static str {
 }
 
 /// On to another page (of ours, or of a provider).
+/// Leads who opened the address of the cloud to the first page. The same address is the entry of the interface for programs.
+pub(crate) fn to_the_start() -> Response<ResponseBody> {
+    let mut response = redirect(HOME);
+    let vary = HeaderValue::from_static("Accept");
+    response.headers_mut().insert(header::VARY, vary);
+    response
+}
+
 fn redirect(to: &str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Whole(bytes::Bytes::new()));
     *response.status_mut() = StatusCode::SEE_OTHER;

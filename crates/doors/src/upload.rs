@@ -22,7 +22,11 @@ pub(crate) fn upload(body: Incoming, patience: Duration) -> Upload {
                 }
                 Ok(None) => return None,
                 Ok(Some(Err(error))) => {
-                    return Some((Err(io::Error::other(error)), None));
+                    // Its words are about libraries, and their pages.
+                    tracing::debug!(%error, "an upload broke off");
+                    let text = "the connection ended before all was sent";
+                    let error = io::Error::new(io::ErrorKind::ConnectionAborted, text);
+                    return Some((Err(error), None));
                 }
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {

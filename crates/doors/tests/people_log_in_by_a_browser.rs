@@ -187,6 +187,30 @@ async fn a_login_makes_a_session_that_the_api_knows_and_a_logout_ends() {
 }
 
 #[tokio::test]
+async fn the_address_of_the_cloud_leads_people_to_a_page_and_programs_to_the_interface() {
+    let world = World::start().await;
+    for method in ["GET", "HEAD"] {
+        let led = world.ask(method, "/", HTML, "").await;
+        assert_eq!((led.status, led.header("location")), (303, "/register/"));
+        assert_eq!(led.header("vary"), "Accept");
+    }
+    for (path, headers) in [
+        ("/", ""),
+        ("/", "Accept: application/json\r\n"),
+        ("/?$format=json", HTML),
+        ("/cimi", HTML),
+    ] {
+        let entry = world.ask("GET", path, headers, "").await;
+        assert_eq!(entry.status, 200, "{path} {headers}");
+        assert!(entry.json()["baseURI"].is_string(), "{path} {headers}");
+    }
+    let home = world.ask("GET", "/register/", HTML, "").await;
+    let home = text(&home);
+    assert!(home.contains("href=\"/api\""), "{home}");
+    assert!(!home.contains("/marketplace/"), "there is none: {home}");
+}
+
+#[tokio::test]
 async fn a_wrong_login_goes_back_to_the_form_and_never_elsewhere() {
     let world = World::start().await;
     let headers = format!("{FORM}{HTML}{OURS}");

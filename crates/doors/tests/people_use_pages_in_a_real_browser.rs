@@ -127,8 +127,10 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     let at = |path: &str| format!("{}{path}", world.url);
     // Nothing of it needs a script.
     browser.scripts(false).await;
-    browser.open(&at("/register/")).await;
+    // Who opens the address of the cloud is led to the first page.
+    browser.open(&at("/")).await;
     browser.wait_for("ask for an account").await;
+    assert_eq!(browser.url().await, at("/register/"));
     browser.picture("home").await;
     browser.open(&at("/register/register")).await;
     browser.picture("register").await;

@@ -47,6 +47,19 @@ async fn people_find_and_read_images_in_a_real_browser() {
     browser.open(&format!("{base}/upload")).await;
     browser.wait_for("Publish an image").await;
     browser.picture("marketplace-upload").await;
+    for width in [1200, 900, 420] {
+        browser.resize(width, 900).await;
+        let beside = "const text = document.querySelector('.command pre').getBoundingClientRect(); \
+                      const button = document.querySelector('.command button').getBoundingClientRect(); \
+                      return button.width > 0 && (button.left >= text.right || button.bottom <= text.top);";
+        assert_eq!(
+            browser.run(beside).await,
+            true,
+            "Copy beside the text, {width}"
+        );
+    }
+    browser.picture("marketplace-upload-narrow").await;
+    browser.resize(1200, 900).await;
     browser.open(&format!("{base}/endorsers/{EMAIL}")).await;
     browser.wait_for("What was endorsed in the last").await;
     browser.picture("marketplace-endorser").await;

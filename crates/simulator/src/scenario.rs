@@ -13,7 +13,7 @@ const HOURS_AT_MOST: f64 = 8784.0;
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// It isn't TOML, or has other keys.
-    #[error("{0}")]
+    #[error("{}", cimi::wording::plainly(&.0.to_string()))]
     Syntax(#[from] Box<toml::de::Error>),
     /// A value that can't be.
     #[error("`{key}` {problem}")]

@@ -44,6 +44,7 @@ mod patience;
 mod settings;
 mod site_rules;
 mod transfer;
+mod twins;
 mod unwanted;
 mod volume_images;
 mod volumes;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::authorities::AuthoritiesSource;
-pub use self::browse::{Catalogue, Product, Version};
+pub use self::browse::{Catalogue, Listed, Product, Version};
 pub use self::gpg::Keyring;
 pub use self::marketplaces::{Found, Marketplace, Standing};
 pub use self::policy::PolicySource;

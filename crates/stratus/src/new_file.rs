@@ -70,11 +70,15 @@ impl NewFile {
         File::create(&self.part).map_err(|error| Failure::file(&self.part, &error))
     }
 
-    /// Gives it its name.
+    /// Gives it its name, once it is on the disk: what had that name before is there until then, whatever ends this program or
+    /// the computer.
     ///
     /// # Errors
     /// [`Failure::Work`].
     pub fn finish(self) -> Result {
+        let whole = File::options().write(true).open(&self.part);
+        let flushed = whole.and_then(|whole| whole.sync_all());
+        flushed.map_err(|error| Failure::file(&self.part, &error))?;
         std::fs::rename(&self.part, &self.path).map_err(|error| Failure::file(&self.path, &error))
     }
 
@@ -124,6 +128,28 @@ mod tests {
             .expect("written");
         assert_eq!(std::fs::read(&path).expect("a file"), b"all");
         assert_eq!(there(), 1);
+    }
+
+    #[test]
+    fn what_is_replaced_is_there_until_the_new_one_is_whole() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let path = folder.path().join("image.raw");
+        std::fs::write(&path, "old").expect("written");
+        let given_up = NewFile::at(&path, true).expect("a name");
+        given_up.fill("half").expect("written");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"old");
+        drop(given_up);
+        assert_eq!(std::fs::read(&path).expect("a file"), b"old");
+        // Whoever has the old one open reads it to its end.
+        let mut reader = File::open(&path).expect("open");
+        NewFile::at(&path, true)
+            .expect("a name")
+            .write("new")
+            .expect("written");
+        let mut read = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut read).expect("read");
+        assert_eq!(read, "old");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"new");
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub enum ConfigError {
         problem: io::Error,
     },
     /// It isn't TOML, or a value isn't of the right kind.
-    #[error("{path}: {problem}")]
+    #[error("{path}: {}", cimi::wording::plainly(&.problem.to_string()))]
     Syntax {
         /// Which.
         path: PathBuf,

@@ -243,9 +243,9 @@ impl ImageIntake for LocalHost {
     }
 
     async fn catalogue(&self, name: &str) -> cloud::Result<Vec<Value>> {
-        let catalogue = self.known_catalogue(name).ok_or_else(|| {
-            CloudError::not_found(format!("catalogue `{name}` that could be browsed"))
-        })?;
+        let catalogue = self
+            .known_catalogue(name)
+            .ok_or_else(|| self.no_catalogue(name))?;
         let products = catalogue
             .products()
             .await
@@ -276,6 +276,23 @@ impl LocalHost {
 
     fn known_catalogue(&self, name: &str) -> Option<&Catalogue> {
         self.registries()?.catalogue(name)
+    }
+
+    /// Why there is no list of what something has that was asked for as a catalogue.
+    fn no_catalogue(&self, name: &str) -> CloudError {
+        let marketplaces = self.registries().map_or(&[][..], Registries::marketplaces);
+        let named = marketplaces.iter().find(|known| known.name() == name);
+        match named.map(|marketplace| marketplace.address()) {
+            Some(address) => CloudError::invalid(
+                "name",
+                format!(
+                    "`{name}` is a Marketplace, which is searched rather than listed: `stratus image search --marketplace {address} WORD…`, or open {address} in a browser"
+                ),
+            ),
+            None => CloudError::not_found(format!(
+                "catalogue `{name}`; `stratus image catalogue` shows those that this cloud has"
+            )),
+        }
     }
 }
 

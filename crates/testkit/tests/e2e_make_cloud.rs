@@ -144,6 +144,8 @@ fn root_has_a_cloud_by_one_command_and_is_rid_of_it_by_another() {
     checkout.shell("make cloud-purge");
     assert!(!checkout.state().exists() && !checkout.folder().join("cloud.env").exists());
     assert!(checkout.shell("make cloud-down").contains("there is none"));
+    let said = checkout.shell("make cloud-purge");
+    assert!(said.contains("nothing was deleted"), "{said}");
 }
 
 #[test]

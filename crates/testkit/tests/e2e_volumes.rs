@@ -74,13 +74,23 @@ fn data_moves_from_machine_to_machine() {
         "kept"
     );
 
-    // A machine that goes leaves its volumes behind, free.
-    first.kill();
-    second.kill();
+    // Which machine has it is told by the number that commands take.
+    let shown = cloud.cli(&["describe-volumes", &uuid]);
+    let line = format!("machine: {winner}");
+    assert!(shown.contains(&line), "{shown}");
+    let of_it = ["describe-volumes", "-f", &format!("machine:^{winner}$")];
+    assert_eq!(cloud.cli_json(&of_it)[0]["machine"], winner);
+
+    // A machine that goes leaves its volumes behind, and who waits for that finds them free.
+    let (one, two) = (first.vmid.to_string(), second.vmid.to_string());
+    let told = cloud.cli_json(&["kill-instance", "--wait", &one, &two]);
+    assert_eq!(told, json!([one, two]));
     for volume in [&volume, &other] {
-        wait_until("the volume to be free", LIMIT, || {
-            (cloud.api().get(volume).expect(200)["count"] == 0).then_some(())
-        });
+        let document = cloud.api().get(volume).expect(200);
+        assert_eq!(document["count"], 0, "{document}");
+    }
+    for machine in [&first, &second] {
+        assert_eq!(cloud.api().get(&machine.id).status, 404);
     }
     cloud.cli(&["delete-volume", &uuid, other.trim_start_matches("Volume/")]);
     let none = cloud.cli(&["describe-volumes"]);

@@ -19,7 +19,7 @@ pub type Changes = BTreeMap<String, Option<Value>>;
 
 /// Checks the body of a PUT and says what it changes:
 ///
-/// - with `$select`, the attributes selected: those absent from the body are removed;
+/// - with `$select`, the attributes selected: those absent from the body are removed, if they can be;
 /// - a whole representation (it has `id` or `resourceURI`) replaces everything a consumer may write;
 /// - otherwise what is in the body is changed and the rest stays.
 ///
@@ -73,6 +73,24 @@ pub fn check_changes(kind: Kind, body: &Value, select: &Select) -> Result<Change
         Select::Only(_) => true,
         Select::All => object.contains_key("id") || object.contains_key("resourceURI"),
     };
+    if let Select::Only(names) = select {
+        // Whoever names it wants something done with it, and nothing can be.
+        let missing = fields().filter(|field| {
+            is_changeable(field)
+                && is_needed(field)
+                && names.iter().any(|name| name == field.name)
+                && !object.keys().any(|name| field.is_called(name))
+        });
+        for field in missing {
+            checker.complain(
+                field.name,
+                format!(
+                    "is selected but not sent, and can't be removed from {}: send it, or select others",
+                    one(kind)
+                ),
+            );
+        }
+    }
     if removes_absent {
         for field in fields() {
             if is_changeable(field)
@@ -159,6 +177,11 @@ mod tests {
         assert_eq!(
             problems(Kind::Volume, &json!({"capacity": null})),
             "`capacity` can't be removed from a Volume"
+        );
+        let selected = check_changes(Kind::Volume, &json!({}), &select("name,acl")).unwrap_err();
+        assert_eq!(
+            selected[0].to_string(),
+            "`acl` is selected but not sent, and can't be removed from a Volume: send it, or select others"
         );
         assert_eq!(
             problems(Kind::Volume, &Value::Null),

@@ -177,6 +177,9 @@ pub struct Image {
     /// before the content is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uncleaned: Vec<String>,
+    /// Others of its owner's that turned out to be the same, by which it can be found, too. Written by the storage controller.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stands_for: Vec<ImageId>,
     /// Since when its owner uses it as it is, if that is not since its creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_since: Option<Timestamp>,
@@ -196,6 +199,9 @@ resource!(
         }
         if image.desired.on_demand.is_some() {
             add("onDemand", "yes");
+        }
+        for other in &image.stands_for {
+            add("standsFor", other.local());
         }
     },
     |image, add| {

@@ -146,6 +146,7 @@ impl Cloud {
                 volume: format!("Volume/{volume}"),
             };
             if !member.wanted
+                && !is_cut_off
                 && let Some(job) = jobs::under_way(
                     &self.0.documents,
                     &read.document.id.to_string(),

@@ -15,7 +15,7 @@ use placement::{Means, Rank, Requirements};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{Cloud, CloudError, OpContext, Result, network, resolve};
+use crate::{Cloud, CloudError, OpContext, Result, error::unreadable, network, resolve};
 
 const TEMPLATE: &str = "machineTemplate";
 /// Most groups of each kind that a machine may be in.
@@ -375,8 +375,7 @@ fn address(given: &Map<String, Value>, network: &str) -> Result<IpAddr> {
 
 /// Reads a checked object into a type of ours.
 pub(crate) fn typed<T: DeserializeOwned>(object: Map<String, Value>, path: &str) -> Result<T> {
-    serde_json::from_value(Value::Object(object))
-        .map_err(|error| CloudError::invalid(path, error.to_string()))
+    serde_json::from_value(Value::Object(object)).map_err(|error| unreadable(path, &error))
 }
 
 /// The volume referred to by `{"volume": {"href": …}}`, or flattened `{"href": …}`.

@@ -221,6 +221,7 @@ impl Cloud {
             kernel_arguments,
             announced: None,
             uncleaned: Vec::new(),
+            stands_for: Vec::new(),
             used_since: None,
             unknown: Map::new(),
         };

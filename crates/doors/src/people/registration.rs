@@ -72,6 +72,13 @@ impl People {
                 "who asked for an account",
             ));
         }
+        if visit.has_marketplace {
+            entries.push((
+                Link::to("/marketplace/", "Images"),
+                "the Marketplace of this cloud",
+            ));
+        }
+        entries.push((Link::to("/api", "Interface"), "for programs and commands"));
         entries.push((Link::to("/register/policies", "Terms and policies"), ""));
         let home = Home {
             page: visit.page("Your account"),

@@ -26,6 +26,16 @@ pub(crate) struct Visit<'v> {
     pub(crate) head: &'v Parts,
     /// What it sent.
     pub(crate) body: &'v [u8],
+    /// Whether this cloud has a Marketplace.
+    pub(crate) has_marketplace: bool,
+}
+
+/// Whether an answer is for a person to read.
+pub(crate) fn is_for_people(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT);
+    accept
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"))
 }
 
 impl Visit<'_> {
@@ -46,10 +56,7 @@ impl Visit<'_> {
 
     /// Whether the answer is for a person to read.
     pub(super) fn wants_html(&self) -> bool {
-        let accept = self.head.headers.get(header::ACCEPT);
-        accept
-            .and_then(|accept| accept.to_str().ok())
-            .is_some_and(|accept| accept.contains("text/html"))
+        is_for_people(&self.head.headers)
     }
 
     /// Whether the answer is for a program.

@@ -152,7 +152,19 @@ impl StorageController {
             }
             Err(error) => error,
         };
-        self.give_up(local, &error.to_string()).await?;
+        let reason = match &error {
+            Error::Source {
+                received_bytes,
+                source,
+            } => {
+                let of = length.map_or(String::new(), |length| format!(" of {length}"));
+                format!(
+                    "the upload broke off after {received_bytes}{of} bytes: {source}; create the image anew and send its content again"
+                )
+            }
+            other => other.to_string(),
+        };
+        self.give_up(local, &reason).await?;
         Err(error)
     }
 
@@ -250,6 +262,9 @@ impl StorageController {
         kind: Kind,
         image: &Arc<import::Image>,
     ) -> Result<Brought, Error> {
+        if self.is_there_already(local, &image.identifier).await? {
+            return Ok(Brought::Kept);
+        }
         loop {
             // Asked for without holding up others: it may have to wait for what the owner makes at this moment.
             let asked = match self.wanted_image(local) {

@@ -64,6 +64,52 @@ pub struct Version {
     pub sha512: Option<Digest<64>>,
 }
 
+/// What a file of a catalogue lists. One entry that is wrong doesn't make the others useless: who signed the file, or the server it
+/// came from, vouches for each of them.
+#[derive(Debug, Clone)]
+pub struct Listed<T> {
+    /// What can be used.
+    pub usable: Vec<T>,
+    /// What can't: which, and why. Not more than a few are told.
+    pub left_out: Vec<String>,
+}
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Self {
+            usable: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+}
+
+/// So many reasons of one file are told.
+const MAX_REASONS: usize = 20;
+
+impl<T> Listed<T> {
+    /// Something that can be used, or why not.
+    pub(super) fn add(&mut self, what: &str, found: Result<T, String>) {
+        match found {
+            Ok(found) => self.usable.push(found),
+            Err(reason) => self.leave_out(what, &reason),
+        }
+    }
+
+    pub(super) fn leave_out(&mut self, what: &str, reason: &str) {
+        if self.left_out.len() < MAX_REASONS {
+            self.left_out.push(format!("{what}: {reason}"));
+        }
+    }
+
+    /// Where nothing can be used, and something was to be, that is wrong with the whole.
+    pub(super) fn unless_all_is_wrong(self) -> Result<Self, String> {
+        match self.left_out.first() {
+            Some(reason) if self.usable.is_empty() => Err(reason.clone()),
+            _ => Ok(self),
+        }
+    }
+}
+
 /// A catalogue. Cheap to clone; all clones share what they remember.
 #[derive(Debug, Clone)]
 pub struct Catalogue(Arc<Inner>);
@@ -281,6 +327,7 @@ impl Catalogue {
         let index = self.signed("streams/v1/index", MAX_INDEX_BYTES).await?;
         let files = simplestreams::read_index(&index)
             .map_err(|error| format!("streams/v1/index: {error}"))?;
+        let files = self.usable("streams/v1/index", files);
         let mut products = Vec::new();
         for path in files.into_iter().take(MAX_FILES) {
             let stem = path
@@ -288,14 +335,28 @@ impl Catalogue {
                 .or_else(|| path.strip_suffix(".json"))
                 .unwrap_or(&path);
             let text = self.signed(stem, MAX_PRODUCTS_BYTES).await?;
-            let (architecture, path) = (self.0.settings.architecture.clone(), path.clone());
+            let architecture = self.0.settings.architecture.clone();
             let read = tokio::task::spawn_blocking(move || {
                 simplestreams::read_products(&text, &architecture)
-                    .map_err(|error| format!("{path}: {error}"))
             });
-            products.extend(read.await.map_err(|error| error.to_string())??);
+            let read = read.await.map_err(|error| error.to_string())?;
+            let listed = read.map_err(|error| format!("{path}: {error}"))?;
+            products.extend(self.usable(&path, listed));
         }
         Ok(products)
+    }
+
+    /// What can be used of a file; the rest is told to the operator.
+    fn usable<T>(&self, file: &str, listed: Listed<T>) -> Vec<T> {
+        for reason in &listed.left_out {
+            tracing::warn!(
+                catalogue = self.name(),
+                file,
+                reason,
+                "an entry of the catalogue is left out"
+            );
+        }
+        listed.usable
     }
 
     /// A JSON file: if there is a keyring as it was signed (`.sjson`, or `.json` with `.json.gpg`), else `.json`.
@@ -348,8 +409,9 @@ impl Catalogue {
                 let time = checked.map_err(wrong)?;
                 self.0.seen.note(name, time).await.map_err(wrong)?;
             }
-            return checksums::read(&text, &self.0.settings.architecture)
-                .map_err(|error| format!("{name}: {error}"));
+            let listed = checksums::read(&text, &self.0.settings.architecture)
+                .map_err(|error| format!("{name}: {error}"))?;
+            return Ok(self.usable(name, listed));
         }
         Err(format!(
             "{} has neither SHA512SUMS nor SHA256SUMS",

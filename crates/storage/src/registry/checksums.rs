@@ -4,77 +4,97 @@ use std::collections::BTreeMap;
 
 use marketplace::digest::Digest;
 
-use super::browse::{Product, Version};
+use super::browse::{Listed, Product, Version};
 use super::simplestreams::checked_path;
 
 /// Endings of what machines start from, by preference.
-const USABLE: [&str; 12] = [
+const USABLE: [&str; 15] = [
     ".qcow2",
     ".qcow2.xz",
     ".qcow2.zst",
     ".qcow2.gz",
+    ".qcow2.bz2",
     ".img",
     ".img.xz",
     ".img.zst",
     ".img.gz",
+    ".img.bz2",
     ".raw.xz",
     ".raw.zst",
     ".raw.gz",
+    ".raw.bz2",
     ".raw",
 ];
 const MAX_LINES: usize = 100_000;
 
 /// The images that a file of checksums names (`HEX  NAME` or `HEX *NAME`), one product for each name without its ending.
-/// Of several files of one product the best is taken; its checksum is its version.
+/// Of several files of one product the best is taken; its checksum is its version. A line that is wrong is left out, and told.
 ///
 /// # Errors
 /// If it is something else.
-pub fn read(text: &[u8], architecture: &str) -> Result<Vec<Product>, String> {
+pub fn read(text: &[u8], architecture: &str) -> Result<Listed<Product>, String> {
     let text = std::str::from_utf8(text).map_err(|error| format!("it is no text: {error}"))?;
     let mut best: BTreeMap<String, (usize, Version)> = BTreeMap::new();
-    for line in text.lines().take(MAX_LINES) {
-        if line.is_empty() || line.starts_with('#') {
+    let mut listed = Listed::default();
+    let lines = text.lines().enumerate().take(MAX_LINES);
+    for (index, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        let Some((stem, rank, version)) = (match file(line, architecture) {
+            Ok(found) => found,
+            Err(reason) => {
+                listed.leave_out(&format!("line {}", index + 1), &reason);
+                None
+            }
+        }) else {
             continue;
-        }
-        let (hex, name) = line
-            .split_once([' ', '\t'])
-            .ok_or_else(|| "its lines are not `CHECKSUM  NAME`".to_owned())?;
-        let name = name.trim_start().trim_start_matches('*');
-        let name = name.strip_prefix("./").unwrap_or(name);
-        let (sha256, sha512) = match hex.len() {
-            64 => (Some(sum::<32>(hex)?), None),
-            128 => (None, Some(sum::<64>(hex)?)),
-            _ => return Err("its checksums are neither SHA-256 nor SHA-512".to_owned()),
-        };
-        let Some(rank) = USABLE.iter().position(|ending| name.ends_with(ending)) else {
-            continue;
-        };
-        let stem = name.strip_suffix(USABLE[rank]).unwrap_or(name);
-        if stem.is_empty() || !is_for(stem, architecture) {
-            continue;
-        }
-        let version = Version {
-            version: hex.chars().take(12).collect::<String>().to_lowercase(),
-            path: checked_path(name.to_owned())?,
-            bytes: None,
-            sha256,
-            sha512,
         };
         let is_better = best.get(stem).is_none_or(|(known, _)| rank < *known);
         if is_better {
             best.insert(stem.to_owned(), (rank, version));
         }
     }
-    Ok(best
-        .into_iter()
-        .map(|(stem, (_, version))| Product {
-            aliases: vec![version.path.clone()],
-            title: None,
-            architecture: architecture.to_owned(),
-            name: stem,
-            versions: vec![version],
-        })
-        .collect())
+    let products = best.into_iter().map(|(stem, (_, version))| Product {
+        aliases: vec![version.path.clone()],
+        title: None,
+        architecture: architecture.to_owned(),
+        name: stem,
+        versions: vec![version],
+    });
+    listed.usable.extend(products);
+    listed.unless_all_is_wrong()
+}
+
+/// The file of a line if it is one that machines start from: its product, its rank, and what it must be.
+fn file<'l>(
+    line: &'l str,
+    architecture: &str,
+) -> Result<Option<(&'l str, usize, Version)>, String> {
+    let (hex, name) = line
+        .split_once([' ', '\t'])
+        .ok_or_else(|| "it is not `CHECKSUM  NAME`".to_owned())?;
+    let name = name.trim_start().trim_start_matches('*');
+    let name = name.strip_prefix("./").unwrap_or(name);
+    let (sha256, sha512) = match hex.len() {
+        64 => (Some(sum::<32>(hex)?), None),
+        128 => (None, Some(sum::<64>(hex)?)),
+        _ => return Err("its checksum is neither SHA-256 nor SHA-512".to_owned()),
+    };
+    let ending = USABLE.iter().enumerate().find_map(|(rank, ending)| {
+        let stem = name.strip_suffix(ending)?;
+        Some((rank, stem))
+    });
+    let Some((rank, stem)) =
+        ending.filter(|(_, stem)| !stem.is_empty() && is_for(stem, architecture))
+    else {
+        return Ok(None);
+    };
+    let version = Version {
+        version: hex.chars().take(12).collect::<String>().to_lowercase(),
+        path: checked_path(name.to_owned())?,
+        bytes: None,
+        sha256,
+        sha512,
+    };
+    Ok(Some((stem, rank, version)))
 }
 
 fn sum<const N: usize>(hex: &str) -> Result<Digest<N>, String> {
@@ -103,13 +123,31 @@ mod tests {
         let text = format!(
             "{a}  debian-12-generic-amd64.raw\n{b}  debian-12-generic-amd64.qcow2\n{c} *debian-12-generic-arm64.qcow2\n{c}  debian-12-generic-amd64.json\n"
         );
-        let found = read(text.as_bytes(), "amd64").expect("products");
+        let found = read(text.as_bytes(), "amd64").expect("products").usable;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].name, "debian-12-generic-amd64");
         assert_eq!(found[0].versions[0].path, "debian-12-generic-amd64.qcow2");
         assert_eq!(found[0].versions[0].version, "b".repeat(12));
         let all = read(text.as_bytes(), "").expect("products");
-        assert_eq!(all.len(), 2);
+        assert_eq!(all.usable.len(), 2);
+    }
+
+    #[test]
+    fn a_line_that_is_wrong_is_left_out_and_every_compression_is_known() {
+        let sum = "a".repeat(64);
+        let text = format!(
+            "{sum}  ../up.qcow2\n{sum}  good.qcow2.bz2\nshort  x.img\n{sum}  also.raw.zst\n"
+        );
+        let listed = read(text.as_bytes(), "").expect("products");
+        let paths: Vec<_> = listed
+            .usable
+            .iter()
+            .map(|found| found.versions[0].path.as_str())
+            .collect();
+        assert_eq!(paths, ["also.raw.zst", "good.qcow2.bz2"]);
+        let told = &listed.left_out;
+        assert!(told[0].starts_with("line 1: `../up.qcow2`"), "{told:?}");
+        assert!(told[1].starts_with("line 3: "), "{told:?}");
     }
 
     #[test]

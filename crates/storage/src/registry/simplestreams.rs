@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use marketplace::digest::Digest;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::browse::{Product, Version};
+use super::browse::{Listed, Product, Version};
 
 /// What machines start from, by preference. `disk1.img` is qcow2 in spite of its name.
 const USABLE: [&str; 7] = [
@@ -46,7 +47,7 @@ struct Content {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn read_index(text: &[u8]) -> Result<Vec<String>, String> {
+pub(super) fn read_index(text: &[u8]) -> Result<Listed<String>, String> {
     let index: Index =
         serde_json::from_slice(text).map_err(|error| format!("it is no index: {error}"))?;
     if index.format != "index:1.0" {
@@ -58,7 +59,11 @@ pub(super) fn read_index(text: &[u8]) -> Result<Vec<String>, String> {
     let contents = index.index.into_values().filter(|content| {
         content.datatype == "image-downloads" && content.format == "products:1.0"
     });
-    contents.map(|content| checked_path(content.path)).collect()
+    let mut listed = Listed::default();
+    for content in contents {
+        listed.add("a file of products", checked_path(content.path));
+    }
+    listed.unless_all_is_wrong()
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,7 +74,24 @@ struct File {
     #[serde(default)]
     arch: Option<String>,
     #[serde(default)]
-    products: BTreeMap<String, RawProduct>,
+    products: BTreeMap<String, Readable<RawProduct>>,
+}
+
+/// Something of others that may be written in another way than is known here.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Readable<T> {
+    Yes(T),
+    No(IgnoredAny),
+}
+
+impl<T> Readable<T> {
+    fn known(self) -> Result<T, String> {
+        match self {
+            Self::Yes(known) => Ok(known),
+            Self::No(_) => Err("it is not written as simplestreams are".to_owned()),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,7 +115,7 @@ struct RawProduct {
 #[derive(Debug, Deserialize)]
 struct RawVersion {
     #[serde(default)]
-    items: BTreeMap<String, Item>,
+    items: BTreeMap<String, Readable<Item>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,11 +133,11 @@ struct Item {
 }
 
 /// The products of a file that there are machine images of, for one architecture. Items without a SHA-256 or SHA-512 are
-/// left out: nobody could tell whether they came as they were published.
+/// left out: nobody could tell whether they came as they were published. So is what is written wrongly, which is told.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn read_products(text: &[u8], architecture: &str) -> Result<Vec<Product>, String> {
+/// What is wrong with it, if that is all of it.
+pub fn read_products(text: &[u8], architecture: &str) -> Result<Listed<Product>, String> {
     let file: File = serde_json::from_slice(text)
         .map_err(|error| format!("it is no file of products: {error}"))?;
     if file.format != "products:1.0" {
@@ -128,10 +150,17 @@ pub fn read_products(text: &[u8], architecture: &str) -> Result<Vec<Product>, St
         .datatype
         .is_some_and(|datatype| datatype != "image-downloads")
     {
-        return Ok(Vec::new());
+        return Ok(Listed::default());
     }
-    let mut products = Vec::new();
+    let mut listed = Listed::default();
     for (name, raw) in file.products.into_iter().take(MAX_PRODUCTS) {
+        let raw = match raw.known() {
+            Ok(raw) => raw,
+            Err(reason) => {
+                listed.leave_out(&cut(&name), &reason);
+                continue;
+            }
+        };
         let arch = raw.arch.or_else(|| file.arch.clone()).unwrap_or_default();
         if !architecture.is_empty() && arch != architecture {
             continue;
@@ -139,11 +168,13 @@ pub fn read_products(text: &[u8], architecture: &str) -> Result<Vec<Product>, St
         let mut versions = Vec::new();
         // Newest is greatest by text.
         for (version, raw) in raw.versions.into_iter().rev() {
-            if versions.len() < MAX_VERSIONS
-                && let Some(found) = version_of(version, raw.items)?
-            {
-                versions.push(found);
+            if versions.len() == MAX_VERSIONS {
+                break;
             }
+            let shown = format!("{} {}", cut(&name), cut(&version));
+            versions.extend(version_of(version, raw.items, |reason| {
+                listed.leave_out(&shown, &reason);
+            }));
         }
         if versions.is_empty() {
             continue;
@@ -158,7 +189,7 @@ pub fn read_products(text: &[u8], architecture: &str) -> Result<Vec<Product>, St
             let variant = raw.variant.as_deref().unwrap_or("default");
             aliases.extend(incus_alias(&raw.os, &raw.release, variant));
         }
-        products.push(Product {
+        listed.usable.push(Product {
             title: title(&raw.os, raw.release_title.or(raw.release)),
             name: cut(&name),
             aliases,
@@ -166,7 +197,7 @@ pub fn read_products(text: &[u8], architecture: &str) -> Result<Vec<Product>, St
             versions,
         });
     }
-    Ok(products)
+    listed.unless_all_is_wrong()
 }
 
 fn incus_alias(os: &Option<String>, release: &Option<String>, variant: &str) -> Option<String> {
@@ -186,23 +217,43 @@ fn title(os: &Option<String>, release: Option<String>) -> Option<String> {
     }))
 }
 
-fn version_of(version: String, items: BTreeMap<String, Item>) -> Result<Option<Version>, String> {
+/// The best of a version's items; `wrong` is told of those that can't be used though they are meant to be.
+fn version_of(
+    version: String,
+    items: BTreeMap<String, Readable<Item>>,
+    mut wrong: impl FnMut(String),
+) -> Option<Version> {
     let rank = |item: &Item| USABLE.iter().position(|ftype| *ftype == item.ftype);
-    let best = items
-        .into_values()
-        .filter(|item| item.sha256.is_some() || item.sha512.is_some())
-        .filter_map(|item| rank(&item).map(|rank| (rank, item)))
-        .min_by_key(|(rank, _)| *rank);
-    let Some((_, item)) = best else {
-        return Ok(None);
-    };
-    Ok(Some(Version {
-        version: cut(&version),
+    let mut ranked = Vec::new();
+    for (name, item) in items {
+        match item.known() {
+            Ok(item) if item.sha256.is_some() || item.sha512.is_some() => {
+                ranked.extend(rank(&item).map(|rank| (rank, item)));
+            }
+            Ok(_) => {}
+            Err(reason) => wrong(format!("{}: {reason}", cut(&name))),
+        }
+    }
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked
+        .into_iter()
+        .find_map(|(_, item)| match checked(&version, item) {
+            Ok(version) => Some(version),
+            Err(reason) => {
+                wrong(reason);
+                None
+            }
+        })
+}
+
+fn checked(version: &str, item: Item) -> Result<Version, String> {
+    Ok(Version {
+        version: cut(version),
         sha256: parsed(item.sha256)?,
         sha512: parsed(item.sha512)?,
         path: checked_path(item.path)?,
         bytes: item.size,
-    }))
+    })
 }
 
 fn parsed<const N: usize>(text: Option<String>) -> Result<Option<Digest<N>>, String> {
@@ -260,7 +311,9 @@ mod tests {
             r#"{{"ftype":"disk1.img","path":"server/a.img","size":7,"sha256":"{}"}}"#,
             "ab".repeat(32)
         );
-        let found = read_products(products(&item).as_bytes(), "amd64").expect("products");
+        let listed = read_products(products(&item).as_bytes(), "amd64").expect("products");
+        assert!(listed.left_out.is_empty(), "{:?}", listed.left_out);
+        let found = listed.usable;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].aliases, ["24.04", "n", "noble"]);
         assert_eq!(found[0].title.as_deref(), Some("example 24.04 LTS"));
@@ -295,7 +348,7 @@ mod tests {
         }
         let unchecked = r#"{"ftype":"disk1.img","path":"a","md5":"00"}"#;
         let found = read_products(products(unchecked).as_bytes(), "amd64").expect("products");
-        assert!(found.is_empty());
+        assert!(found.usable.is_empty() && found.left_out.is_empty());
         for bad in ["", "[]", "{}", r#"{"format":"products:2.0"}"#] {
             assert!(read_products(bad.as_bytes(), "").is_err(), "{bad}");
             assert!(read_index(bad.as_bytes()).is_err(), "{bad}");
@@ -303,11 +356,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_is_left_out_with_a_reason_and_the_rest_is_used() {
+        let sum = "ab".repeat(32);
+        let good = format!(r#"{{"ftype":"qcow2","path":"a.qcow2","size":7,"sha256":"{sum}"}}"#);
+        let product = |item: &str| {
+            format!(r#"{{"arch":"amd64","versions":{{"1":{{"items":{{"x":{item}}}}}}}}}"#)
+        };
+        let wrong = [
+            format!(r#"{{"ftype":"qcow2","path":"../up","sha256":"{sum}"}}"#),
+            r#"{"ftype":"qcow2","path":"a","sha256":"zz"}"#.to_owned(),
+            format!(r#"{{"ftype":"qcow2","path":"a","size":"seven","sha256":"{sum}"}}"#),
+            "7".to_owned(),
+        ];
+        for wrong in wrong {
+            let text = format!(
+                r#"{{"format":"products:1.0","products":{{"bad":{},"good":{},"strange":7}}}}"#,
+                product(&wrong),
+                product(&good)
+            );
+            let listed = read_products(text.as_bytes(), "amd64").expect("products");
+            let names: Vec<_> = listed
+                .usable
+                .iter()
+                .map(|found| found.name.as_str())
+                .collect();
+            assert_eq!(names, ["good"], "{wrong}");
+            let told = listed.left_out.join("\n");
+            assert!(
+                told.contains("bad 1: ") && told.contains("strange: "),
+                "{told}"
+            );
+        }
+        // Of one version's items another one is taken.
+        let text = products(&format!(
+            r#"{{"ftype":"disk1.img","path":"/etc/passwd","sha256":"{sum}"}},"b":{good}"#
+        ));
+        let listed = read_products(text.as_bytes(), "amd64").expect("products");
+        assert_eq!(listed.usable[0].versions[0].path, "a.qcow2");
+        assert!(listed.left_out[0].contains("is no path below the root"));
+    }
+
+    #[test]
     fn an_index_names_files_of_downloads() {
         let index = r#"{"format":"index:1.0","index":{"a":{"datatype":"image-downloads","format":"products:1.0","path":"streams/v1/a.json"},
             "b":{"datatype":"image-ids","format":"products:1.0","path":"streams/v1/b.json"}}}"#;
         assert_eq!(
-            read_index(index.as_bytes()).expect("index"),
+            read_index(index.as_bytes()).expect("index").usable,
             ["streams/v1/a.json"]
         );
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -404,13 +405,29 @@ impl Api {
     /// # Errors
     /// [`ApiError`].
     pub async fn open(&self, path: &str) -> Result<reqwest::Response, ApiError> {
-        let builder = self.request(Method::GET, path);
+        self.open_as(path, "application/json").await
+    }
+
+    /// The same of another media type.
+    pub(super) async fn open_as(
+        &self,
+        path: &str,
+        media: &'static str,
+    ) -> Result<reqwest::Response, ApiError> {
+        let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(media))]);
+        let builder = self.request(Method::GET, path).headers(accept);
         match tokio::time::timeout(self.timeout, self.exchange(Method::GET, path, builder)).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::Network {
                 text: format!("[Errno 110] Connection timed out ({})", self.endpoint),
             }),
         }
+    }
+
+    /// Whose login it is, if there is one and the cloud says so.
+    pub async fn own_name(&self) -> Option<String> {
+        let who = self.get("authn").await.ok()?;
+        Some(who.get("identity")?.as_str()?.to_owned())
     }
 
     /// A `Location` or href as a path below the CloudEntryPoint; hosts that it names are not looked at.

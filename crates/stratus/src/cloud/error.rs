@@ -80,6 +80,14 @@ impl ApiError {
                     text: format!("{} ({peer})", errno_text(io_error)),
                 };
             }
+            // What the libraries say of it is about them, with an address in their manuals.
+            if let Some(io_error) = cause.downcast_ref::<std::io::Error>()
+                && io_error.kind() == std::io::ErrorKind::UnexpectedEof
+            {
+                return Self::Network {
+                    text: format!("the connection ended before the answer came ({peer})"),
+                };
+            }
             innermost = Some(cause);
             next = cause.source();
         }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cloud::{JobEnd, wait_for_job};
-use crate::commands::each::each;
-use crate::commands::machine_id::machines_named;
+use crate::cloud::{Accepted, Api, ApiError, JobEnd, wait_for_job};
+use crate::commands::each::{Outcome, each};
+use crate::commands::machine_id::{MachineNumber, machines_named};
 use crate::failure::{Failure, Result};
 use crate::options::Cloud;
 use crate::progress::Waiting;
@@ -21,6 +21,39 @@ pub struct Action {
     pub force: bool,
     /// How long its end is waited for; nothing: not at all.
     pub limit: Option<Duration>,
+}
+
+/// Waits until what was asked of each machine is done, `limit` for all together. What came to nothing is refused.
+///
+/// # Errors
+/// [`ApiError`] of the requests.
+pub async fn until_done(
+    session: &Session,
+    api: &Api,
+    outcome: &mut Outcome<'_, MachineNumber, Accepted>,
+    verb: &str,
+    limit: Duration,
+) -> Result<(), ApiError> {
+    if outcome.is_broken_off() {
+        return Ok(());
+    }
+    let deadline = tokio::time::Instant::now() + limit;
+    for (machine, accepted) in std::mem::take(&mut outcome.done) {
+        let waiting = Waiting::start(&session.out, format!("{verb} of machine {machine}"));
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        match wait_for_job(api, accepted.job.as_deref(), left, &waiting).await? {
+            JobEnd::Success => outcome.done.push((machine, accepted)),
+            JobEnd::Failed(reason) => outcome.refuse(machine, reason),
+            JobEnd::StillRunning => {
+                let seconds = limit.as_secs();
+                let reason = format!(
+                    "{verb} of machine {machine} is not done after {seconds} s; it goes on"
+                );
+                outcome.refuse(machine, reason);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Asks for the action on every machine. One that refuses does not keep the others.
@@ -42,25 +75,8 @@ pub async fn act(session: &Session, action: &Action, ids: &[String], cloud: &Clo
         api.post(&format!("{}/{verb}", machine.path()), &body).await
     })
     .await;
-    if let Some(limit) = limit.filter(|_| !outcome.is_broken_off()) {
-        let deadline = tokio::time::Instant::now() + limit;
-        for (machine, accepted) in std::mem::take(&mut outcome.done) {
-            let waiting = Waiting::start(&session.out, format!("{verb} of machine {machine}"));
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            match wait_for_job(&api, accepted.job.as_deref(), left, &waiting).await? {
-                JobEnd::Success => outcome.done.push((machine, accepted)),
-                JobEnd::Failed(reason) => outcome.refuse(machine, reason),
-                JobEnd::StillRunning => {
-                    let seconds = limit.as_secs();
-                    outcome.refuse(
-                        machine,
-                        format!(
-                            "{verb} of machine {machine} is not done after {seconds} s; it goes on"
-                        ),
-                    );
-                }
-            }
-        }
+    if let Some(limit) = limit {
+        until_done(session, &api, &mut outcome, verb, limit).await?;
     }
     if session.out.is_json() {
         let done = outcome.done.iter();

@@ -3,7 +3,7 @@
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use crate::cloud::{VolumeView, text_of};
+use crate::cloud::{Api, MachineView, VolumeView, text_of};
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common, Storage};
@@ -11,19 +11,19 @@ use crate::output::printable;
 use crate::session::Session;
 
 /// Members that are shown without being asked for.
-const SHOWN: [&str; 5] = ["count", "owner", "tag", "size", "visibility"];
+const SHOWN: [&str; 6] = ["count", "owner", "tag", "size", "visibility", "machine"];
 
 /// Show persistent disks
 ///
 /// Without arguments all disks that you may see; with UUIDs these. A filter NAME:VALUE keeps the disks whose member NAME matches the
 /// regular expression VALUE anywhere; of several filters all must match. Names: uuid, tag, count (machines that have it), owner,
-/// size (GiB), visibility, state, type, attached, reason. With -v all members are shown.
+/// size (GiB), visibility, machine (the number of the one that has it), state, type, attached, reason. With -v all members are shown.
 ///
 /// UUIDs are such a filter, too: where no disk is left, also of a UUID that is none's, this is said and the status is 0. A script
 /// looks at the JSON: an empty list.
 ///
-/// JSON: a list of {"uuid", "tag", "count", "owner", "size", "visibility", "state", "type", "attached", "reason"}; size and count are
-/// numbers.
+/// JSON: a list of {"uuid", "tag", "count", "owner", "size", "visibility", "machine", "state", "type", "attached", "reason"}; size,
+/// count and machine are numbers, attached is the machine's URI.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus describe-volumes
@@ -70,10 +70,16 @@ impl Arguments {
             .collect::<Result<_>>()?;
         let api = session.storage_api(&self.storage, &self.cloud)?;
         let volumes: Vec<VolumeView> = api.views("Volume").await?;
+        let machines = machines_of(&api, &volumes).await?;
         let chosen: Vec<Map<String, Value>> = volumes
             .iter()
             .filter(|volume| uuids.is_empty() || uuids.iter().any(|uuid| uuid == volume.uuid()))
-            .map(members)
+            .map(|volume| {
+                let mut members = members(volume);
+                let of = |machine: &&MachineView| volume.attached_to.as_ref().is_some_and(|attached| attached.href == machine.id);
+                members.insert("machine".to_owned(), json!(machines.iter().find(of).and_then(|machine| machine.vmid)));
+                members
+            })
             .filter(|members| filters.iter().all(|(name, value)| members.get(name).is_some_and(|member| !member.is_null() && value.is_match(&text_of(member)))))
             .collect();
         if out.is_json() {
@@ -91,6 +97,14 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// The machines, if some volume is at one.
+async fn machines_of(api: &Api, volumes: &[VolumeView]) -> Result<Vec<MachineView>> {
+    if volumes.iter().all(|volume| volume.attached_to.is_none()) {
+        return Ok(Vec::new());
+    }
+    Ok(api.views("Machine").await?)
 }
 
 fn parse_filter(text: &str) -> Result<(String, Regex)> {

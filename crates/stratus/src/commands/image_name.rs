@@ -152,13 +152,16 @@ pub fn location_of(text: &str) -> Option<String> {
     location(text).or_else(|| text.contains(':').then(|| format!("catalogue:{text}")))
 }
 
-/// The path of the only image of a name, if there is one.
+/// The path of the image of a name, if there is one: one's own, else one that is shared with one, else everybody's.
 ///
 /// # Errors
-/// [`ApiError`](crate::cloud::ApiError); [`Failure::Work`] when several have the name, with what tells them apart.
+/// [`ApiError`](crate::cloud::ApiError); [`Failure::Work`] when several that are equally near have the name, with what tells them apart.
 pub async fn image_named(api: &Api, name: &str) -> Result<Option<String>> {
     let mut named = api.views::<ImageView>("MachineImage").await?;
     named.retain(|image| image.name.as_deref() == Some(name));
+    if named.len() > 1 {
+        named = nearest(named, api.own_name().await.as_deref());
+    }
     match named.as_slice() {
         [] => Ok(None),
         [image] => Ok(Some(image.id.clone())),
@@ -168,6 +171,30 @@ pub async fn image_named(api: &Api, name: &str) -> Result<Option<String>> {
             choices(several).join(", ")
         ))),
     }
+}
+
+/// How near an image is to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Nearness {
+    Own,
+    Shared,
+    Public,
+}
+
+/// Those of them that are nearest to a user: what others publish changes nothing about one's own names.
+fn nearest(mut images: Vec<ImageView>, user: Option<&str>) -> Vec<ImageView> {
+    let nearness = |image: &ImageView| {
+        if user.is_some() && image.owner.as_deref() == user {
+            Nearness::Own
+        } else if image.visibility.as_deref() == Some("PUBLIC") {
+            Nearness::Public
+        } else {
+            Nearness::Shared
+        }
+    };
+    let least = images.iter().map(nearness).min();
+    images.retain(|image| Some(nearness(image)) == least);
+    images
 }
 
 /// What each image can be called by. Two of the same content have the same identifier, and are told apart by their ids.
@@ -210,6 +237,31 @@ mod tests {
         ] {
             assert!(!is_tag(text), "{text}");
         }
+    }
+
+    #[test]
+    fn the_nearest_image_of_a_name_is_meant() {
+        let image = |id: &str, owner: &str, visibility: &str| ImageView {
+            id: id.to_owned(),
+            owner: Some(owner.to_owned()),
+            visibility: Some(visibility.to_owned()),
+            ..ImageView::default()
+        };
+        let all = [
+            image("public", "bob", "PUBLIC"),
+            image("other", "carol", "PUBLIC"),
+            image("shared", "bob", "PRIVATE"),
+            image("own", "ann", "PUBLIC"),
+        ];
+        let of = |images: &[ImageView], user| {
+            let ids = nearest(images.to_vec(), user).into_iter();
+            ids.map(|image| image.id).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&all, Some("ann")), ["own"]);
+        assert_eq!(of(&all[..3], Some("ann")), ["shared"]);
+        assert_eq!(of(&all[..2], Some("ann")), ["public", "other"]);
+        assert_eq!(of(&all[..2], Some("carol")), ["other"]);
+        assert_eq!(of(&all, None), ["shared"]);
     }
 
     #[test]

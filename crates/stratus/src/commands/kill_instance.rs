@@ -1,8 +1,6 @@
 //! `stratus kill-instance`: machines removed at once.
 
-use std::path::PathBuf;
-
-use crate::commands::removal::{self, Removal};
+use crate::commands::removal::{self, Machines, Removal};
 use crate::failure::Result;
 use crate::options::{Cloud, Common};
 use crate::session::Session;
@@ -11,7 +9,8 @@ use crate::session::Session;
 ///
 /// The machine is switched off without asking it and everything it had is released: disks, address, and what was written to
 /// its root and volatile disks. Persistent volumes stay. See shutdown-instance for the polite way.
-/// The command returns when the cloud has accepted the request. Says nothing on success (-v does).
+/// The command returns when the cloud has accepted the request, and says nothing on success (-v does); with --wait when the
+/// machines are gone.
 ///
 /// JSON: a list of the numbers.
 #[derive(Debug, clap::Args)]
@@ -19,12 +18,8 @@ use crate::session::Session;
   stratus kill-instance 7 8
   stratus run-instance -n 3 -o ids IMAGE && stratus kill-instance -i ids")]
 pub struct Arguments {
-    /// Numbers or names of machines
-    #[arg(value_name = "vm-id")]
-    ids: Vec<String>,
-    /// File with numbers or names, one a line [key: in_vm_ids_file]
-    #[arg(short, long, value_name = "FILE")]
-    input: Option<PathBuf>,
+    #[command(flatten)]
+    machines: Machines,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -38,6 +33,6 @@ impl Arguments {
 
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
-        removal::remove(&session, Removal::Kill, &self.ids, self.input.as_deref(), &self.cloud).await
+        removal::remove(&session, Removal::Kill, &self.machines, &self.cloud).await
     }
 }

@@ -1,10 +1,12 @@
 //! What kill-instance and shutdown-instance share: only the verb differs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Method;
 
 use crate::cloud::Body;
+use crate::commands::action::until_done;
 use crate::commands::each::each;
 use crate::commands::machine_id::machines_named;
 use crate::failure::{Failure, Result};
@@ -20,6 +22,29 @@ pub enum Removal {
     Shutdown,
 }
 
+/// Which machines, and whether their end is waited for.
+#[derive(Debug, clap::Args)]
+pub struct Machines {
+    /// Numbers or names of machines
+    #[arg(value_name = "vm-id")]
+    ids: Vec<String>,
+    /// File with numbers or names, one a line [key: in_vm_ids_file]
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Return when the machines are gone, and what they had is free
+    #[arg(long, help_heading = "Waiting")]
+    wait: bool,
+    /// Seconds to wait [default: 600]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        hide_default_value = true,
+        help_heading = "Waiting"
+    )]
+    timeout: u64,
+}
+
 /// Removes the machines named as arguments and in the file. One that is refused does not keep the others.
 ///
 /// # Errors
@@ -27,22 +52,27 @@ pub enum Removal {
 pub async fn remove(
     session: &Session,
     removal: Removal,
-    ids: &[String],
-    input: Option<&Path>,
+    machines: &Machines,
     cloud: &Cloud,
 ) -> Result {
     let (verb, shown) = match removal {
         Removal::Kill => ("kill", "Kill"),
         Removal::Shutdown => ("shutdown", "Shutdown"),
     };
-    let file = input.map(Path::to_path_buf).or_else(|| {
+    let Machines {
+        ids,
+        input,
+        wait,
+        timeout,
+    } = machines;
+    let file = input.clone().or_else(|| {
         session
             .settings
             .text(None, "in_vm_ids_file")
             .filter(|_| ids.is_empty())
             .map(PathBuf::from)
     });
-    let mut texts = ids.to_vec();
+    let mut texts = ids.clone();
     if let Some(file) = &file {
         let content = std::fs::read_to_string(file).map_err(|error| Failure::file(file, &error))?;
         texts.extend(
@@ -60,7 +90,7 @@ pub async fn remove(
     let api = session.api(cloud)?;
     // All are found before the first machine goes: a typing error must not leave half the work done.
     let machines = machines_named(&api, &texts).await?;
-    let outcome = each(&machines, async |machine| {
+    let mut outcome = each(&machines, async |machine| {
         session.out.detail(format_args!(
             "Sending \"{shown}\" request for instance {machine}."
         ));
@@ -68,6 +98,13 @@ pub async fn remove(
         api.send(Method::POST, &path, Body::Empty).await
     })
     .await;
+    if *wait {
+        let limit = Duration::from_secs(*timeout);
+        until_done(session, &api, &mut outcome, verb, limit).await?;
+        for (machine, _) in &outcome.done {
+            session.out.step(format_args!("Machine {machine} is gone"));
+        }
+    }
     let done = outcome.done.iter();
     let list: Vec<String> = done.map(|(machine, _)| machine.to_string()).collect();
     session.out.detail(format_args!(

@@ -1,8 +1,6 @@
 //! `stratus shutdown-instance`: machines shut down, then removed.
 
-use std::path::PathBuf;
-
-use crate::commands::removal::{self, Removal};
+use crate::commands::removal::{self, Machines, Removal};
 use crate::failure::Result;
 use crate::options::{Cloud, Common};
 use crate::session::Session;
@@ -11,19 +9,16 @@ use crate::session::Session;
 ///
 /// Presses the power button of the machine; when its system has stopped, everything it had is released as with kill-instance.
 /// A guest that does not listen is switched off after the cloud's time limit. To only stop a machine and keep it: stop-instance.
-/// The command returns when the cloud has accepted the request. Says nothing on success (-v does).
+/// The command returns when the cloud has accepted the request, and says nothing on success (-v does); with --wait when the
+/// machines are gone.
 ///
 /// JSON: a list of the numbers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   stratus shutdown-instance 7")]
 pub struct Arguments {
-    /// Numbers or names of machines
-    #[arg(value_name = "vm-id")]
-    ids: Vec<String>,
-    /// File with numbers or names, one a line [key: in_vm_ids_file]
-    #[arg(short, long, value_name = "FILE")]
-    input: Option<PathBuf>,
+    #[command(flatten)]
+    machines: Machines,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -37,6 +32,6 @@ impl Arguments {
 
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
-        removal::remove(&session, Removal::Shutdown, &self.ids, self.input.as_deref(), &self.cloud).await
+        removal::remove(&session, Removal::Shutdown, &self.machines, &self.cloud).await
     }
 }

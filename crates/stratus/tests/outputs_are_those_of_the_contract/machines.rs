@@ -236,6 +236,61 @@ fn machine_types_are_listed_without_a_request() {
     assert!(cloud.lines().is_empty());
 }
 
+/// A cloud whose removals take as long as it tells.
+fn telling_cloud(told: &'static str) -> Cloud {
+    Cloud::start(move |seen| {
+        let asks_to_be_told = seen
+            .headers
+            .get_all("accept")
+            .iter()
+            .any(|accept| accept == "text/event-stream");
+        match seen.line.as_str() {
+            "POST /cimi/Machine/7/kill" | "POST /cimi/Machine/7/shutdown" => Reply(
+                202,
+                vec![("cimi-job-uri", "/cimi/Job/1".to_owned())],
+                Vec::new(),
+            ),
+            "GET /cimi/Job/1" => Reply::json(200, &json!({"id": "Job/1", "state": "RUNNING"})),
+            line if asks_to_be_told && line.starts_with("GET /cimi/Job?$filter=id=") => Reply(
+                200,
+                vec![("content-type", "text/event-stream".to_owned())],
+                told.as_bytes().to_vec(),
+            ),
+            _ => Reply::refusal(404, "no such thing"),
+        }
+    })
+}
+
+#[test]
+fn who_waits_for_a_removal_is_told_of_its_end() {
+    let told = "retry: 1000\n\nevent: changed\ndata: {\"id\":\"Job/1\",\"state\":\"RUNNING\"}\n\nid: 5\nevent: current\ndata: {\"revision\":5}\n\n\
+                event: changed\ndata: {\"id\":\"Job/1\",\"state\":\"SUCCESS\"}\n\n";
+    let cloud = telling_cloud(told);
+    for command in ["kill-instance --wait 7", "shutdown-instance --wait 7"] {
+        let before = cloud.lines().len();
+        assert_eq!(cloud.run(command).success(), " :: Machine 7 is gone\n");
+        // One look, one stream, and no more.
+        assert_eq!(cloud.lines().len() - before, 3, "{:?}", cloud.lines());
+    }
+    assert_eq!(cloud.run("kill-instance -q --wait 7").success(), "");
+
+    let told = "event: changed\ndata: {\"id\":\"Job/1\",\"state\":\"FAILED\",\"statusMessage\":\"its host is away\"}\n\n";
+    let result = telling_cloud(told).run("kill-instance --wait 7");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (255, "Error: its host is away\n")
+    );
+    // Not done in time: the command says so, and that it goes on.
+    let result = telling_cloud("").run("kill-instance --wait --timeout 1 7");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (
+            255,
+            "Error: kill of machine 7 is not done after 1 s; it goes on\n"
+        )
+    );
+}
+
 #[test]
 fn machines_are_removed_in_order_whichever_of_them_are_refused() {
     let cloud = Cloud::start(|seen| {

@@ -140,6 +140,10 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(message.contains("line 3"), "{message}");
+        assert!(
+            message.contains("expected a whole number that is not negative"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cimi::resources::{Image, ImageSource, ImageState, MediumFormat, Resource as _};
+use cimi::common::USER_ROLE;
+use cimi::resources::{Image, ImageSource, ImageState, Job, JobGoal, MediumFormat, Resource as _};
+use cimi::{Acl, Right, Timestamp};
 use tokio::sync::Notify;
 
 use super::super::FindingKind;
@@ -84,9 +86,10 @@ async fn raw_and_compressed_images_become_the_same_file_which_the_last_document_
             .filter_map(|program| piped(program, &raw)),
     );
     let mut images = Vec::new();
-    for bytes in forms {
+    for (owner, bytes) in ["alice", "bob", "carol", "dave"].into_iter().zip(forms) {
         let server = serving(bytes).await;
-        let wanted = image(from(&server), "IMAGE");
+        let mut wanted = image(from(&server), "IMAGE");
+        wanted.common.acl = Acl::owned_by_user(owner);
         world.create(&wanted).await;
         let read = world.until::<Image>(wanted.id.local(), available).await;
         assert_eq!(read.progress, Some(100));
@@ -112,6 +115,77 @@ async fn raw_and_compressed_images_become_the_same_file_which_the_last_document_
     World::eventually("the file goes", || !path.exists()).await;
     assert_eq!(world.events(&last.key()), ["AVAILABLE", "DELETED"]);
     assert_eq!(controller.audit().await.expect("audit"), []);
+    drop(controller);
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_has_already_is_the_same_image_and_others_have_their_own() {
+    let mut world = World::new().await;
+    let controller = world.start().await;
+    let content = || futures::stream::iter([Ok(Bytes::from(disk()))]);
+    let first = image(ImageSource::Upload, "IMAGE");
+    world.create(&first).await;
+    controller
+        .take(&first, None, content())
+        .await
+        .expect("taken");
+
+    // The same again, for everybody this time, with somebody who waits for it.
+    let mut again = image(ImageSource::Upload, "IMAGE");
+    again.common.acl = again
+        .common
+        .acl
+        .clone()
+        .allowing_role(USER_ROLE, Right::View);
+    let job = Job::creation(
+        Image::COLLECTION.to_owned(),
+        again.key(),
+        JobGoal::Available,
+        again.common.acl.clone(),
+        Timestamp::now(),
+    );
+    world.create(&again).await;
+    world.create(&job).await;
+    controller
+        .take(&again, None, content())
+        .await
+        .expect("taken, and known");
+    world.until_gone::<Image>(again.id.local()).await;
+    let read = world
+        .until::<Image>(first.id.local(), |image| !image.stands_for.is_empty())
+        .await;
+    assert!(available(&read) && path_of(&read).exists());
+    assert_eq!(read.stands_for, [again.id.clone()]);
+    assert_eq!(read.common.acl.rules, again.common.acl.rules);
+    let told = world.documents.jobs.get(job.id.local()).expect("a job");
+    assert_eq!(told.subject(), first.key());
+    assert_eq!(told.affected_resources[0].href, first.key());
+    assert_eq!(world.events(&again.key()), ["DELETING", "DELETED"]);
+
+    // Another owner's, and one that boots otherwise, are others.
+    let mut bobs = image(ImageSource::Upload, "IMAGE");
+    bobs.common.acl = Acl::owned_by_user("bob");
+    let mut booted = image(ImageSource::Upload, "IMAGE");
+    booted.kernel_arguments = Some("quiet".to_owned());
+    for other in [&bobs, &booted] {
+        world.create(other).await;
+        controller
+            .take(other, None, content())
+            .await
+            .expect("taken");
+        let read = world.until::<Image>(other.id.local(), available).await;
+        let kept = world.until::<Image>(first.id.local(), available).await;
+        assert_eq!(path_of(&read), path_of(&kept));
+    }
+
+    // Each deletes their own.
+    let path = path_of(&read);
+    for (gone, stays) in [(&first, true), (&booted, true), (&bobs, false)] {
+        world.delete_image(gone.id.local()).await;
+        world.until_gone::<Image>(gone.id.local()).await;
+        World::eventually("the file follows", || path.exists() == stays).await;
+    }
     drop(controller);
     world.kill().await;
 }
@@ -201,7 +275,8 @@ async fn the_same_image_twice_at_once_is_fetched_once_and_its_progress_seen() {
         }
     })
     .await;
-    let pair = [image(from(&server), "IMAGE"), image(from(&server), "IMAGE")];
+    let mut pair = [image(from(&server), "IMAGE"), image(from(&server), "IMAGE")];
+    pair[1].common.acl = Acl::owned_by_user("bob");
     for wanted in &pair {
         world.create(wanted).await;
     }
@@ -451,15 +526,21 @@ async fn uploads_are_taken_once_and_told_when_they_break_off() {
         .await
         .expect_err("broken off");
     let read = world.until::<Image>(broken.id.local(), failed).await;
-    assert_eq!(read.reason, Some(error.to_string()));
+    assert_eq!(
+        read.reason.as_deref(),
+        Some(
+            "the upload broke off after 100000 of 1048576 bytes: connection lost; create the image anew and send its content again"
+        )
+    );
     assert!(error.to_string().contains("connection lost"), "{error}");
     drop(controller);
 
     // The daemon ends in the middle of one, while another has not begun.
-    let (begun, waiting) = (
+    let (begun, mut waiting) = (
         image(ImageSource::Upload, "IMAGE"),
         image(ImageSource::Upload, "IMAGE"),
     );
+    waiting.common.acl = Acl::owned_by_user("bob");
     world.create(&begun).await;
     world.create(&waiting).await;
     let controller = world

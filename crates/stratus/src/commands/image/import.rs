@@ -333,7 +333,11 @@ impl Import<'_> {
             }
             ImageSource::Url(_) => {}
         }
-        self.until_available(&path, accepted.job.as_deref()).await
+        let there = self.until_available(&path, accepted.job.as_deref()).await?;
+        if there.id != path {
+            out.step("The cloud has this content already.");
+        }
+        Ok(there)
     }
 
     async fn upload(&self, image: &str, file: &Path) -> Result {
