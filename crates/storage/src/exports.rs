@@ -226,6 +226,14 @@ impl StorageDaemon {
             .map_err(Error::io("connect to", &self.program))
     }
 
+    /// Shows a volume that can't be read nor written: everything that is asked of it fails at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a program that can't be run.
+    pub async fn show_broken(&self, user: Option<u32>) -> Result<Shown, Error> {
+        self.show(Vec::new(), user).await
+    }
+
     fn start(
         &self,
         parts: &[Part],
@@ -331,6 +339,9 @@ const BOUNDS: Bounds = Bounds {
     output_bytes: 0,
 };
 
+/// Larger than any volume: nobody asks for what isn't there.
+const BROKEN_BYTES: u64 = 1 << 50;
+
 /// A file as the process needs it: it opens it anew, by its descriptor, and has the right to. Nobody else has the way to it.
 fn opened(part: &Part, is_top: bool, user: Option<u32>) -> Result<File, Error> {
     let file = OpenOptions::new()
@@ -351,9 +362,16 @@ fn opened(part: &Part, is_top: bool, user: Option<u32>) -> Result<File, Error> {
     Ok(file)
 }
 
-/// The files as block nodes, from the bottom up; `d0` is the volume.
+/// The files as block nodes, from the bottom up; `d0` is the volume. Without files it is one that is broken.
 fn blocks(parts: &[Part], files: &[File]) -> Vec<String> {
     let mut arguments = Vec::new();
+    if parts.is_empty() {
+        let broken = json!({
+            "driver": "blkdebug", "node-name": "d0", "image": {"driver": "null-co", "size": BROKEN_BYTES},
+            "inject-error": [{"event": "none", "errno": 5, "once": false, "immediately": true}],
+        });
+        return vec!["--blockdev".to_owned(), broken.to_string()];
+    }
     for (depth, (part, file)) in parts.iter().zip(files).enumerate().rev() {
         let read_only = depth > 0;
         let below = depth + 1;

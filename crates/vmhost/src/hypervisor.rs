@@ -179,10 +179,6 @@ pub trait RunningMachine: Send + Sync {
     /// `UnknownDisk`.
     async fn begin_detach(&self, disk: &DiskId) -> Result<()>;
 
-    /// The same for a disk that nobody answers for any more: what the guest still wants of it fails at once, and it is asked to
-    /// give it up.
-    async fn give_up(&self, disk: &DiskId) -> Result<()>;
-
     /// Reads the machine's state anew from the hypervisor.
     async fn status(&self) -> Result<MachineStatus>;
 

@@ -331,27 +331,6 @@ impl RunningMachine for QemuMachine {
         }
     }
 
-    async fn give_up(&self, disk: &DiskId) -> Result<()> {
-        let shared = &self.shared;
-        let port = shared
-            .record
-            .lock()
-            .await
-            .ports
-            .find(disk)
-            .map(|used| used.port);
-        let port = port.ok_or_else(|| HypervisorError::UnknownDisk { disk: disk.clone() })?;
-        // Else what waits for the other end would hold up all of QEMU.
-        let node = block_nodes::file_node(port, 0);
-        let ended = json!({"instances": [{"type": "block-node", "node-name": node}]});
-        match shared.execute("yank", Some(ended)).await {
-            // It is a file.
-            Err(HypervisorError::Monitor(error)) if error.refusal().is_some() => {}
-            other => drop(other?),
-        }
-        self.begin_detach(disk).await
-    }
-
     async fn status(&self) -> Result<MachineStatus> {
         let shared = &self.shared;
         let ended = |exit| MachineStatus {

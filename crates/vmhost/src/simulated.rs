@@ -561,10 +561,6 @@ impl RunningMachine for SimulatedMachine {
         Ok(())
     }
 
-    async fn give_up(&self, disk: &DiskId) -> Result<()> {
-        self.begin_detach(disk).await
-    }
-
     async fn status(&self) -> Result<MachineStatus> {
         let mut state = self.state.lock();
         let ended = state.exit.is_some();

@@ -22,6 +22,7 @@ use documents::Documents;
 use futures::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
+use storage::exports::StorageDaemon;
 use tokio::{
     io::{AsyncWriteExt as _, copy_bidirectional_with_sizes},
     net::{UnixListener, UnixStream},
@@ -48,6 +49,8 @@ pub(super) struct RemoteVolumes(Arc<Inner>);
 
 struct Inner {
     documents: Documents,
+    /// By which guests are told that they have lost a volume.
+    daemon: Option<StorageDaemon>,
     entries: Vec<joining::Entry>,
     config: Arc<ClientConfig>,
     sockets: Mutex<HashMap<Use, Socket>>,
@@ -55,6 +58,8 @@ struct Inner {
 
 struct Socket {
     folder: PathBuf,
+    /// The volume was taken from the machine; its guest is to notice.
+    is_lost: bool,
     _serving: AbortOnDropHandle<()>,
 }
 
@@ -63,13 +68,19 @@ impl RemoteVolumes {
     ///
     /// # Errors
     /// If what this host keeps of its cloud can't be used.
-    pub(super) fn open(kept: &Kept, key: &HostKey, documents: Documents) -> anyhow::Result<Self> {
+    pub(super) fn open(
+        kept: &Kept,
+        key: &HostKey,
+        documents: Documents,
+        daemon: Option<StorageDaemon>,
+    ) -> anyhow::Result<Self> {
         let mut config = Believed::of_host(kept, key)?
             .config()
             .context("preparing to use volumes")?;
         config.alpn_protocols = vec![VOLUME_PROTOCOL.to_vec()];
         Ok(Self(Arc::new(Inner {
             documents,
+            daemon,
             entries: kept.entries.clone(),
             config: Arc::new(config),
             sockets: Mutex::default(),
@@ -86,6 +97,45 @@ impl RemoteVolumes {
     }
 }
 
+impl RemoteVolumes {
+    fn open_socket(&self, by: &VolumeUser, volume: &VolumeId, is_lost: bool) -> io::Result<()> {
+        let mut sockets = self.0.sockets.lock();
+        let of = (by.machine.clone(), volume.clone());
+        if sockets
+            .get(&of)
+            .is_some_and(|socket| socket.is_lost == is_lost)
+        {
+            return Ok(());
+        }
+        let listener = by.listen(&name_of(volume))?;
+        let leads_to = if is_lost {
+            Leads::ToNothing(by.user)
+        } else {
+            Leads::ToEntry(volume.clone())
+        };
+        let serving = serve(Arc::clone(&self.0), listener, leads_to);
+        let socket = Socket {
+            folder: by.folder.0.clone(),
+            is_lost,
+            _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
+        };
+        sockets.insert(of, socket);
+        Ok(())
+    }
+}
+
+/// Where a socket leads.
+#[derive(Clone)]
+enum Leads {
+    ToEntry(VolumeId),
+    /// To errors alone, made by a process of this user.
+    ToNothing(Option<u32>),
+}
+
+fn name_of(volume: &VolumeId) -> String {
+    format!("{}.sock", volume.local())
+}
+
 impl VolumeFiles for RemoteVolumes {
     fn ready<'a>(
         &'a self,
@@ -93,21 +143,18 @@ impl VolumeFiles for RemoteVolumes {
         volume: &'a VolumeId,
     ) -> BoxFuture<'a, Result<VolumePlace, String>> {
         async move {
-            let name = format!("{}.sock", volume.local());
-            let mut sockets = self.0.sockets.lock();
-            if let Entry::Vacant(place) = sockets.entry((by.machine.clone(), volume.clone())) {
-                let listener = by.listen(&name).map_err(|error| {
-                    format!("the way to {volume} can't be opened on this host: {error}")
-                })?;
-                let serving = serve(Arc::clone(&self.0), listener, volume.clone());
-                place.insert(Socket {
-                    folder: by.folder.0.clone(),
-                    _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
-                });
-            }
-            Ok(VolumePlace::Socket(name))
+            self.open_socket(by, volume, false).map_err(|error| {
+                format!("the way to {volume} can't be opened on this host: {error}")
+            })?;
+            Ok(VolumePlace::Socket(name_of(volume)))
         }
         .boxed()
+    }
+
+    fn lost(&self, by: &VolumeUser, volume: &VolumeId) {
+        if let Err(error) = self.open_socket(by, volume, true) {
+            tracing::error!(%volume, %error, "a guest can't be told that it has lost a volume");
+        }
     }
 }
 
@@ -119,9 +166,10 @@ impl Inner {
             attached.is_some_and(|mut all| all.any(|one| one.volume == *volume))
         };
         self.sockets.lock().retain(|(of, volume), socket| {
-            let stays = of != machine || is_needed(volume);
+            let is_wanted = is_needed(volume) || (socket.is_lost && read.is_some());
+            let stays = of != machine || is_wanted;
             if !stays {
-                VolumeUser::forget(&socket.folder, &format!("{}.sock", volume.local()));
+                VolumeUser::forget(&socket.folder, &name_of(volume));
             }
             stays
         });
@@ -150,16 +198,16 @@ impl Inner {
 type Connected = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 
 /// Leads whoever connects to the volume. All ends with the future.
-async fn serve(inner: Arc<Inner>, listener: UnixListener, volume: VolumeId) {
+async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(lead(Arc::clone(&inner), stream, volume.clone()));
+                    connections.spawn(lead(Arc::clone(&inner), stream, leads.clone()));
                 }
                 Err(error) => {
-                    tracing::error!(%volume, %error, "the socket of a volume is broken");
+                    tracing::error!(%error, "the socket of a volume is broken");
                     return;
                 }
             },
@@ -168,7 +216,11 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, volume: VolumeId) {
     }
 }
 
-async fn lead(inner: Arc<Inner>, mut stream: UnixStream, volume: VolumeId) {
+async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
+    let volume = match leads {
+        Leads::ToEntry(volume) => volume,
+        Leads::ToNothing(user) => return fail(&inner, stream, user).await,
+    };
     let mut entry = match inner.connect(&volume).await {
         Ok(entry) => entry,
         // QEMU tries again.
@@ -185,5 +237,20 @@ async fn lead(inner: Arc<Inner>, mut stream: UnixStream, volume: VolumeId) {
             tracing::info!(%volume, written, read, "the connection to a volume ended");
         }
         Err(error) => tracing::info!(%volume, %error, "the connection to a volume ended"),
+    }
+}
+
+/// Answers with errors, so that the guest notices.
+async fn fail(inner: &Inner, mut stream: UnixStream, user: Option<u32>) {
+    let Some(daemon) = &inner.daemon else {
+        return;
+    };
+    match daemon.show_broken(user).await {
+        Ok(mut shown) => {
+            let ways = (&mut stream, &mut shown.stream);
+            let _ = copy_bidirectional_with_sizes(ways.0, ways.1, 4096, 4096).await;
+            shown.end().await;
+        }
+        Err(error) => tracing::error!(%error, "a guest can't be told that it has lost a volume"),
     }
 }

@@ -273,13 +273,22 @@ pub(crate) async fn ready(
     machine: &Machine,
     volume: &cimi::VolumeId,
 ) -> Result<VolumePlace, PrepareError> {
-    let by = VolumeUser {
+    let by = volume_user(shared, machine);
+    let place = shared.volumes.ready(&by, volume).await;
+    place.map_err(PrepareError::NotYet)
+}
+
+/// Has what a machine still wants of a volume fail that is another's.
+pub(crate) fn lost(shared: &Shared, machine: &Machine, volume: &cimi::VolumeId) {
+    shared.volumes.lost(&volume_user(shared, machine), volume);
+}
+
+fn volume_user(shared: &Shared, machine: &Machine) -> VolumeUser {
+    VolumeUser {
         machine: machine.id.local().to_owned(),
         folder: RunFolder(folder(&shared.settings, machine)),
         user: user(&shared.settings, machine),
-    };
-    let place = shared.volumes.ready(&by, volume).await;
-    place.map_err(PrepareError::NotYet)
+    }
 }
 
 /// `host` means all that the accelerator has: under TCG, where there is no host CPU to pass on, that is `max`.
@@ -455,6 +464,11 @@ pub(crate) const VOLUME_DISK: &str = "vol-";
 /// The name of a volume's disk at the hypervisor.
 pub(crate) fn volume_disk(volume: &cimi::VolumeId) -> String {
     format!("{VOLUME_DISK}{}", volume.local())
+}
+
+/// The volume whose disk has this name.
+pub(crate) fn volume_of_disk(disk: &DiskId) -> Option<cimi::VolumeId> {
+    cimi::VolumeId::from_local(disk.as_str().strip_prefix(VOLUME_DISK)?).ok()
 }
 
 fn spec(

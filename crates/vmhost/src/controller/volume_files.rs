@@ -72,6 +72,10 @@ pub trait VolumeFiles: Send + Sync {
         by: &'a VolumeUser,
         volume: &'a VolumeId,
     ) -> BoxFuture<'a, Result<VolumePlace, String>>;
+
+    /// A volume that was taken from a machine while nobody heard of it, and that its guest still has: what that wants of it fails
+    /// from now on, rather than to wait for ever.
+    fn lost(&self, by: &VolumeUser, volume: &VolumeId);
 }
 
 /// On the computer where volumes are kept: once no other uses it any more.
@@ -87,4 +91,7 @@ impl VolumeFiles for Exports {
         }
         .boxed()
     }
+
+    /// Files don't go away.
+    fn lost(&self, _by: &VolumeUser, _volume: &VolumeId) {}
 }

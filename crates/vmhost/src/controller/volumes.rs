@@ -85,7 +85,10 @@ impl Worker {
             if let Some(live) = self.live.as_ref().filter(|_| due) {
                 tracing::warn!(disk = %disk.id, vmid = %machine.vmid, "the guest is to let go of a volume that is another's");
                 self.asked_to_detach = Some(Instant::now());
-                if let Err(error) = live.handle.give_up(&disk.id).await {
+                if let Some(volume) = prepare::volume_of_disk(&disk.id) {
+                    prepare::lost(&self.shared, machine, &volume);
+                }
+                if let Err(error) = live.handle.begin_detach(&disk.id).await {
                     tracing::warn!(disk = %disk.id, %error, "the guest can't be asked to let go of it");
                 }
             }
