@@ -38,8 +38,12 @@ impl Cloud {
         let images = &self.0.documents.images;
         let there = images.get(id);
         if id.len() == IDENTIFIER_LENGTH && there.is_none() {
-            let found = self.image_with(context, id, right)?;
-            return found.ok_or_else(|| CloudError::not_found(format!("MachineImage/{id}")));
+            let found = match self.image_with(context, id, right)? {
+                // Seen, and not to be changed: told as for any other.
+                None => self.image_with(context, id, Right::View)?,
+                found => found,
+            };
+            return access::found(context, found, id, right);
         }
         // One that turned out to be another one is found as that; not to be deleted, by who takes back what was begun.
         if right == Right::View

@@ -135,6 +135,10 @@ fn types(body: &Map<String, Value>) -> Result<Vec<String>> {
     };
     let mut types: Vec<String> = serde_json::from_value(types.clone())
         .map_err(|error| CloudError::invalid("types", error.to_string()))?;
+    if types.is_empty() {
+        let problem = "names no type of resources; leave it out for a token that is for all";
+        return Err(CloudError::invalid("types", problem.to_owned()));
+    }
     let is_one = |name: &String| {
         Kind::from_name(name).is_some_and(|kind| describe(kind).collection.is_some())
     };

@@ -324,6 +324,7 @@ async fn a_token_for_some_types_is_for_no_others_however_one_gets_there() {
     stop(&joe).await.unwrap();
 
     for types in [
+        json!([]),
         json!(["Nothing"]),
         json!(["Volume", "Disk"]),
         json!(["volume"]),

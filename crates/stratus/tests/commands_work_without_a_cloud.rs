@@ -170,3 +170,26 @@ fn context_files_are_prepared() {
         (255, "Error: invalid CloudInit mimetype pair: 'nonsense'\n")
     );
 }
+
+#[test]
+fn a_token_for_no_type_is_not_asked_for() {
+    for nothing in ["", " , ,"] {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = program(home.path());
+        command.args(["token", "create", "--only", nothing, "ci"]);
+        command.args([
+            "--endpoint",
+            "https://127.0.0.1:1",
+            "--username",
+            "joe",
+            "--password",
+            "x",
+        ]);
+        let refused = ended(command);
+        let told = format!("{refused:?}");
+        assert!(
+            refused.status != 0 && told.contains("--only names no type"),
+            "{told}"
+        );
+    }
+}

@@ -152,15 +152,16 @@ pub fn location_of(text: &str) -> Option<String> {
     location(text).or_else(|| text.contains(':').then(|| format!("catalogue:{text}")))
 }
 
-/// The path of the image of a name, if there is one: one's own, else one that is shared with one, else everybody's.
+/// The path of the image of a name, if there is one: one's own, else that of somebody else.
 ///
 /// # Errors
-/// [`ApiError`](crate::cloud::ApiError); [`Failure::Work`] when several that are equally near have the name, with what tells them apart.
+/// [`ApiError`](crate::cloud::ApiError); [`Failure::Work`] when several of one's own have the name, or several of others, with what
+/// tells them apart.
 pub async fn image_named(api: &Api, name: &str) -> Result<Option<String>> {
     let mut named = api.views::<ImageView>("MachineImage").await?;
     named.retain(|image| image.name.as_deref() == Some(name));
     if named.len() > 1 {
-        named = nearest(named, api.own_name().await.as_deref());
+        named = own_or_all(named, api.own_name().await.as_deref());
     }
     match named.as_slice() {
         [] => Ok(None),
@@ -173,27 +174,13 @@ pub async fn image_named(api: &Api, name: &str) -> Result<Option<String>> {
     }
 }
 
-/// How near an image is to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Nearness {
-    Own,
-    Shared,
-    Public,
-}
-
-/// Those of them that are nearest to a user: what others publish changes nothing about one's own names.
-fn nearest(mut images: Vec<ImageView>, user: Option<&str>) -> Vec<ImageView> {
-    let nearness = |image: &ImageView| {
-        if user.is_some() && image.owner.as_deref() == user {
-            Nearness::Own
-        } else if image.visibility.as_deref() == Some("PUBLIC") {
-            Nearness::Public
-        } else {
-            Nearness::Shared
-        }
-    };
-    let least = images.iter().map(nearness).min();
-    images.retain(|image| Some(nearness(image)) == least);
+/// Those of them that are a user's own, if there are any: what others publish or share changes nothing about one's own names. Of
+/// others' none comes first: who shares an image under a well-known name must not decide what is started by it.
+fn own_or_all(mut images: Vec<ImageView>, user: Option<&str>) -> Vec<ImageView> {
+    let is_own = |image: &ImageView| user.is_some() && image.owner.as_deref() == user;
+    if images.iter().any(is_own) {
+        images.retain(is_own);
+    }
     images
 }
 
@@ -240,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_image_of_a_name_is_meant() {
+    fn a_name_means_ones_own_image_first() {
         let image = |id: &str, owner: &str, visibility: &str| ImageView {
             id: id.to_owned(),
             owner: Some(owner.to_owned()),
@@ -254,14 +241,15 @@ mod tests {
             image("own", "ann", "PUBLIC"),
         ];
         let of = |images: &[ImageView], user| {
-            let ids = nearest(images.to_vec(), user).into_iter();
+            let ids = own_or_all(images.to_vec(), user).into_iter();
             ids.map(|image| image.id).collect::<Vec<_>>()
         };
         assert_eq!(of(&all, Some("ann")), ["own"]);
-        assert_eq!(of(&all[..3], Some("ann")), ["shared"]);
-        assert_eq!(of(&all[..2], Some("ann")), ["public", "other"]);
+        // What bob shares with ann is not what everybody means by the name.
+        let of_others = ["public", "other", "shared"];
+        assert_eq!(of(&all[..3], Some("ann")), of_others);
         assert_eq!(of(&all[..2], Some("carol")), ["other"]);
-        assert_eq!(of(&all, None), ["shared"]);
+        assert_eq!(of(&all[..3], None), of_others);
     }
 
     #[test]

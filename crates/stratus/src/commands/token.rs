@@ -48,7 +48,7 @@ struct Create {
     read_only: bool,
     /// For resources of these types only, by their names in CIMI
     #[arg(long, value_name = "TYPE", value_delimiter = ',')]
-    only: Vec<String>,
+    only: Option<Vec<String>>,
     /// Days until it ends
     #[arg(long, value_name = "NUMBER", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=366))]
     days: u16,
@@ -102,8 +102,12 @@ impl Create {
         if let Some(name) = &self.name {
             body["name"] = json!(name);
         }
-        if !self.only.is_empty() {
-            body["types"] = json!(self.only);
+        if let Some(only) = &self.only {
+            // An unset variable of a script must not make a token for everything.
+            if only.iter().all(|name| name.trim().is_empty()) {
+                return Err(Failure::Usage("--only names no type; leave it out for a token that is for all".to_owned()));
+            }
+            body["types"] = json!(only);
         }
         let accepted = api.post("Token", &body).await?;
         let made: TokenView = api.viewed("Token", accepted.body)?;

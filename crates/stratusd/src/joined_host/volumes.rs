@@ -8,13 +8,7 @@
 //! When a connection ends, on whichever way, QEMU waits and connects again, as when this daemon is started anew: the guest waits,
 //! and loses nothing.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use cimi::VolumeId;

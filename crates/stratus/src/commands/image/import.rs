@@ -168,7 +168,7 @@ impl Arguments {
             }
         }
         let image = result?;
-        self.tell_what_stays(session, &image);
+        self.tell_what_stays(session, &image, api.own_name().await.as_deref());
         Ok(image)
     }
 
@@ -199,8 +199,14 @@ impl Arguments {
     }
 
     /// Known content keeps the name and the visibility of the image that is there.
-    fn tell_what_stays(&self, session: &Session, image: &ImageView) {
+    fn tell_what_stays(&self, session: &Session, image: &ImageView, own: Option<&str>) {
         let id = image.id.as_str();
+        if let (Some(owner), Some(own)) = (image.owner.as_deref(), own)
+            && owner != own
+        {
+            let called = image.identifier.as_deref().unwrap_or(id);
+            return session.out.step(format_args!("It is an image of {owner}, and stays as it is; start it as {called}."));
+        }
         let named = image.name.as_deref().unwrap_or_default();
         if let Some(name) = self.name.as_deref().filter(|name| *name != named) {
             session.out.step(format_args!("It keeps its name '{named}'; stratus image update --name '{name}' {id} changes it."));
