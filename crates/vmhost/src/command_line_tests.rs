@@ -228,7 +228,9 @@ fn descriptors_and_arguments_agree() {
         ]
     );
     let number = list.iter().position(|one| *one == Descriptor::Volumes);
-    let number = number.and_then(|index| i32::try_from(index).ok()).unwrap();
+    let number = number
+        .and_then(|index| i32::try_from(index).ok())
+        .expect("it is inherited");
     assert_eq!(FIRST_DESCRIPTOR + number, VOLUMES_DESCRIPTOR);
     let line = arguments(&spec);
     assert_eq!(

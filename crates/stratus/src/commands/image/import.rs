@@ -168,7 +168,7 @@ impl Arguments {
             }
         }
         let image = result?;
-        self.tell_what_stays(session, &image, api.own_name().await.as_deref());
+        self.tell_what_stays(session, api, &image).await;
         Ok(image)
     }
 
@@ -198,25 +198,29 @@ impl Arguments {
         import.one(piece, document, Part::Disk).await
     }
 
-    /// Known content keeps the name and the visibility of the image that is there.
-    fn tell_what_stays(&self, session: &Session, image: &ImageView, own: Option<&str>) {
+    /// Known content keeps the name and the visibility of the image that is there; if it is somebody else's, that is told instead.
+    async fn tell_what_stays(&self, session: &Session, api: &Api, image: &ImageView) {
         let id = image.id.as_str();
-        if let (Some(owner), Some(own)) = (image.owner.as_deref(), own)
-            && owner != own
-        {
-            let called = image.identifier.as_deref().unwrap_or(id);
-            return session.out.step(format_args!("It is an image of {owner}, and stays as it is; start it as {called}."));
-        }
         let named = image.name.as_deref().unwrap_or_default();
+        let mut stays = Vec::new();
         if let Some(name) = self.name.as_deref().filter(|name| *name != named) {
-            session.out.step(format_args!("It keeps its name '{named}'; stratus image update --name '{name}' {id} changes it."));
+            stays.push(format!("It keeps its name '{named}'; stratus image update --name '{name}' {id} changes it."));
         }
         let is_public = image.visibility.as_deref() == Some("PUBLIC");
         if self.public && image.visibility.is_some() && !is_public {
-            session.out.step(format_args!("It stays private; stratus image update --public {id} changes it."));
+            stays.push(format!("It stays private; stratus image update --public {id} changes it."));
         }
         if self.private && is_public {
-            session.out.step(format_args!("It stays public; stratus image update --private {id} changes it."));
+            stays.push(format!("It stays public; stratus image update --private {id} changes it."));
+        }
+        if let Some(owner) = image.owner.as_deref().filter(|_| !stays.is_empty())
+            && api.own_name().await.is_some_and(|own| own != owner)
+        {
+            let called = image.identifier.as_deref().unwrap_or(id);
+            stays = vec![format!("It is an image of {owner}, and stays as it is; start it as {called}.")];
+        }
+        for text in stays {
+            session.out.step(format_args!("{text}"));
         }
     }
 
