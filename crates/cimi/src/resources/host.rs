@@ -38,8 +38,8 @@ pub struct HostDesired {
     /// No machines are placed on it; those that are there run on.
     #[serde(default)]
     pub maintenance: bool,
-    /// It has joined from elsewhere: nothing of what the cloud's own daemon has beside it (volumes, ports that are forwarded) is
-    /// at hand there.
+    /// It has joined from elsewhere: what the cloud's own daemon has beside it (where disks are saved, ports that are forwarded) is
+    /// not at hand there; volumes are, if it [says so](Host::uses_volumes).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub apart: bool,
 }
