@@ -88,9 +88,9 @@ impl Cloud {
         }
     }
 
-    /// What its meters say last.
+    /// What its meters say last, if they are here.
     fn measured(&self, host: &Cached<Host>) -> Option<Demand> {
-        let readings = self.0.hosts.meters(Metered::Host(&host.document.id));
+        let readings = self.0.hosts.meters_here(Metered::Host(&host.document.id));
         let last = |aspect: &str| {
             let reading = readings.iter().find(|reading| reading.aspect == aspect)?;
             let (_, value) = reading.samples.last()?;

@@ -16,23 +16,34 @@ const ASPECT: &str = "http://stratuslab.eu/cimi/1/aspect/";
 
 impl Cloud {
     /// The meters of a machine.
-    pub(crate) fn meters_of_machine(&self, id: &MachineId, right: Right) -> Vec<View> {
-        let readings = self.0.hosts.meters(Metered::Machine(id));
-        views(&id.to_string(), right, &readings)
+    ///
+    /// # Errors
+    /// [`CloudError::Unavailable`] if its host can't be asked.
+    pub(crate) async fn meters_of_machine(
+        &self,
+        id: &MachineId,
+        right: Right,
+    ) -> Result<Vec<View>> {
+        let readings = self.0.hosts.meters(Metered::Machine(id)).await?;
+        Ok(views(&id.to_string(), right, &readings))
     }
 
     /// The meters of a host.
     ///
     /// # Errors
-    /// [`CloudError::NotFound`] for all but administrators.
-    pub(crate) fn host_members(&self, context: &OpContext, id: &str) -> Result<Vec<View>> {
+    /// [`CloudError::NotFound`] for all but administrators, [`CloudError::Unavailable`] if the host can't be asked.
+    pub(crate) async fn host_members(&self, context: &OpContext, id: &str) -> Result<Vec<View>> {
         access::require_user(context)?;
         let missing = || CloudError::not_found(format!("Host/{id}"));
         if !context.is_admin() {
             return Err(missing());
         }
         let host = self.0.documents.hosts.get(id).ok_or_else(missing)?;
-        let readings = self.0.hosts.meters(Metered::Host(&host.document.id));
+        let readings = self
+            .0
+            .hosts
+            .meters(Metered::Host(&host.document.id))
+            .await?;
         Ok(views(&host.document.id.to_string(), Right::View, &readings))
     }
 }

@@ -17,8 +17,9 @@ impl Cloud {
     /// The members of a resource's own collection that the caller may see, and whether the caller may add one.
     ///
     /// # Errors
-    /// [`CloudError::NotFound`] for collections that there are not.
-    pub fn members(
+    /// [`CloudError::NotFound`] for collections that there are not, [`CloudError::Unavailable`] for meters of a host that can't
+    /// be asked.
+    pub async fn members(
         &self,
         context: &OpContext,
         parent: Kind,
@@ -32,10 +33,10 @@ impl Cloud {
             .own_collection(collection)
             .ok_or_else(none)?;
         match (parent, members) {
-            (Kind::Machine, _) => self.machine_members(context, id, collection),
+            (Kind::Machine, _) => self.machine_members(context, id, collection).await,
             (Kind::System, _) => self.system_members(context, id, collection, members),
             (Kind::ForwardingGroup, _) => self.grouped_networks(context, id, collection, members),
-            (Kind::Host, _) => Ok((self.host_members(context, id)?, false)),
+            (Kind::Host, _) => Ok((self.host_members(context, id).await?, false)),
             (Kind::EventLog, _) => Ok((self.log_members(context, id)?, false)),
             (Kind::Volume, Kind::VolumeVolumeImage) => {
                 let volume = access::find::<Volume>(documents, context, id, Right::View)?;
@@ -77,7 +78,7 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::NotFound`].
-    pub fn member(
+    pub async fn member(
         &self,
         context: &OpContext,
         parent: Kind,
@@ -87,9 +88,9 @@ impl Cloud {
     ) -> Result<View> {
         access::require_type(context, parent)?;
         if parent == Kind::Machine {
-            return self.machine_member(context, id, collection, member);
+            return self.machine_member(context, id, collection, member).await;
         }
-        let (members, _) = self.members(context, parent, id, collection)?;
+        let (members, _) = self.members(context, parent, id, collection).await?;
         let wanted = |view: &View| view.id.rsplit('/').next() == Some(member);
         let missing = || CloudError::not_found(format!("{parent}/{id}/{collection}/{member}"));
         members.into_iter().find(wanted).ok_or_else(missing)
@@ -123,8 +124,9 @@ impl Cloud {
                 )));
             }
         };
+        let added = self.member(context, parent, id, collection, &member);
         Ok(Created {
-            view: self.member(context, parent, id, collection, &member)?,
+            view: added.await?,
             job: None,
             existed: false,
         })

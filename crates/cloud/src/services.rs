@@ -42,9 +42,14 @@ pub trait HostServices: Send + Sync {
     /// former is removed.
     async fn doctor(&self, repair: bool) -> Result<Vec<Value>>;
 
-    /// What one of its machines, or it itself, used lately. Fast; never waits.
-    fn meters(&self, _of: Metered<'_>) -> Vec<MeterReading> {
+    /// What a machine or a host used lately, as far as this daemon has measured it. Fast; never waits.
+    fn meters_here(&self, _of: Metered<'_>) -> Vec<MeterReading> {
         Vec::new()
+    }
+
+    /// The same, also where another host has measured it.
+    async fn meters(&self, of: Metered<'_>) -> Result<Vec<MeterReading>> {
+        Ok(self.meters_here(of))
     }
 
     /// What an operator should know at a glance. Fast; never waits.
@@ -107,7 +112,7 @@ pub trait ImageIntake: Send + Sync {
         false
     }
 
-    /// The catalogues: `name`, `url`, `kind`, `trust`.
+    /// The catalogues: `name`, `url`, `kind`, `trust`; of Marketplaces also `own`, which is true of this cloud's.
     async fn catalogues(&self) -> Result<Vec<Value>> {
         Ok(Vec::new())
     }
@@ -168,7 +173,7 @@ impl HostServices for NoServices {
         Ok(Vec::new())
     }
 
-    fn meters(&self, _of: Metered<'_>) -> Vec<MeterReading> {
+    fn meters_here(&self, _of: Metered<'_>) -> Vec<MeterReading> {
         vec![MeterReading {
             aspect: "cpu",
             units: "percent of one CPU",

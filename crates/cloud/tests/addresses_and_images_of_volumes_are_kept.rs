@@ -144,6 +144,7 @@ async fn an_image_is_made_of_a_volume_that_nobody_has_and_kept_while_volumes_sta
     let images = world
         .cloud
         .members(&alice(), Kind::Volume, local, "images")
+        .await
         .unwrap()
         .0;
     assert_eq!(images.len(), 1);

@@ -4,6 +4,7 @@
 use crate::support::{World, admin, alice, open, settings, split, violations};
 use cimi::model::Kind;
 use cloud::CloudError;
+use futures::FutureExt as _;
 use serde_json::{Value, json};
 
 fn group(networks: &[&str]) -> Value {
@@ -16,8 +17,10 @@ fn group(networks: &[&str]) -> Value {
 
 fn networks(world: &World, id: &str) -> Vec<String> {
     let (kind, local) = split(id);
-    let members = world.cloud.members(&alice(), kind, local, "networks");
-    let shown = members.unwrap().0.into_iter().map(|member| {
+    let who = alice();
+    let members = world.cloud.members(&who, kind, local, "networks");
+    let (members, _) = members.now_or_never().unwrap().unwrap();
+    let shown = members.into_iter().map(|member| {
         let attributes = member.document.attributes(member.right);
         attributes["network"]["href"].as_str().unwrap().to_owned()
     });

@@ -25,8 +25,9 @@ async fn the_volume_is_its_first_disk_as_long_as_it_exists() {
     let shown = world.get(&alice(), &id);
     assert_eq!(shown["machineImage"], Value::Null, "{shown}");
     let (local, volume_local) = (split(&id).1, split(&volume).1);
-    let swap = world.cloud.machine_member(&alice(), local, "disks", "0");
-    let swap = representation(&swap.unwrap());
+    let who = alice();
+    let swap = world.cloud.machine_member(&who, local, "disks", "0");
+    let swap = representation(&swap.await.unwrap());
     assert_eq!(
         (&swap["role"], &swap["initialLocation"]),
         (&json!("swap"), &json!("/dev/vdb")),

@@ -7,6 +7,7 @@ use cimi::{
     resources::{JobState, Machine},
 };
 use cloud::{CloudError, OpContext, Retention};
+use futures::FutureExt as _;
 use serde_json::{Value, json};
 
 fn port() -> Value {
@@ -84,6 +85,7 @@ async fn a_port_is_plugged_into_one_machine_and_outlives_it() {
     let (interfaces, _) = world
         .cloud
         .members(&alice(), Kind::Machine, local, "networkInterfaces")
+        .await
         .unwrap();
     let interface = interfaces[0].document.attributes(interfaces[0].right);
     assert_eq!(interface["networkPort"]["href"], id.as_str());
@@ -217,6 +219,8 @@ async fn ports_are_bounded_and_listed_at_their_network_to_who_may_see_them() {
         let (members, _) = world
             .cloud
             .members(who, Kind::Network, network, "networkPorts")
+            .now_or_never()
+            .unwrap()
             .unwrap();
         members
             .iter()

@@ -9,6 +9,7 @@ use cimi::{
 };
 use cloud::{CloudError, Retention};
 use documents::DocumentsError;
+use futures::FutureExt as _;
 use serde_json::{Value, json};
 
 /// A daemon that does the cloud's own work, until it is killed.
@@ -146,6 +147,8 @@ async fn a_system_is_made_in_order_asked_as_one_and_removed_with_its_parts() {
         let (members, _) = world
             .cloud
             .members(&alice(), Kind::System, local, collection)
+            .now_or_never()
+            .unwrap()
             .unwrap();
         members.len()
     };

@@ -292,7 +292,12 @@ async fn a_token_for_some_types_is_for_no_others_however_one_gets_there() {
     refused(cloud.watch(&narrow, Kind::Event, None, since).map(drop));
     let log = format!("Volume.{volume}");
     let log = (Kind::EventLog, log.as_str(), "events");
-    refused(cloud.watch_members(&narrow, log, None, since).map(drop));
+    refused(
+        cloud
+            .watch_members(&narrow, log, None, since)
+            .await
+            .map(drop),
+    );
     assert!(cloud.can_list(&narrow, Kind::Volume) && !cloud.can_list(&narrow, Kind::Job));
     assert!(cloud.can_create(&narrow, Kind::Volume) && !cloud.can_create(&narrow, Kind::Machine));
     // What is not for it can't be got at by what is.

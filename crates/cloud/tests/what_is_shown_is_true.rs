@@ -485,6 +485,7 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
         for collection in ["disks", "volumes", "networkInterfaces", "meters"] {
             let (members, _) = cloud
                 .machine_members(&admin(), machine.id(), collection)
+                .await
                 .unwrap();
             members.iter().for_each(&mut look);
         }
@@ -506,7 +507,8 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
                 continue;
             };
             if of != Kind::Meter {
-                let (members, _) = cloud.members(&admin(), parent, local, row.name).unwrap();
+                let members = cloud.members(&admin(), parent, local, row.name).await;
+                let (members, _) = members.unwrap();
                 members.iter().for_each(&mut look);
             }
         }

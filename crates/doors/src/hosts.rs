@@ -7,11 +7,12 @@
 //! | shows one that isn't by that authority | no connection |
 //! | shows that of a host that was removed | to hear so |
 //! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, and files of [images](self::images) that it sees |
-//! | is a host, and speaks another protocol | a [volume](self::volumes) of a machine that is placed on it |
+//! | is a host, and speaks another protocol | a [volume](self::volumes) of a machine that is placed on it, or [questions](self::calls) |
 //!
 //! A connection ends when its host is removed, and with the certificate that it began with.
 
 mod answers;
+mod calls;
 mod images;
 mod seats;
 mod volumes;
@@ -48,9 +49,11 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::{
-    Authority, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, RENEW_PATH, VOLUME_PROTOCOL,
+    Authority, CALL_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, RENEW_PATH,
+    VOLUME_PROTOCOL,
 };
 
+pub use self::calls::{CallError, HostCalls};
 use self::{
     answers::{AnyBody, Wanted, empty, removed},
     seats::{Seat, Seats},
@@ -61,6 +64,8 @@ use crate::audit::AuditLog;
 const SEATS_PER_HOST: usize = 8;
 /// Those for volumes, each of which is a process.
 const VOLUMES_PER_HOST: usize = 512;
+/// Those on which it is asked: one, and the next that takes its place.
+const CALLED_PER_HOST: usize = 4;
 /// Calls at once on one connection, watches among them.
 const STREAMS: u32 = 64;
 /// Those of somebody who wants to join, and how long that may take.
@@ -98,9 +103,29 @@ pub struct HostDoor {
     shown: Mutex<Option<Shown>>,
     seats: Seats,
     volume_seats: Seats,
+    call_seats: Seats,
+    calls: HostCalls,
     /// Of images, to all hosts.
     transfers: Arc<Semaphore>,
     volumes: Arc<dyn VolumesOfHosts>,
+}
+
+/// What a connection is for, by its protocol in TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    Http,
+    Volume,
+    Calls,
+}
+
+impl Spoken {
+    fn of(protocol: Option<&[u8]>) -> Self {
+        match protocol {
+            Some(VOLUME_PROTOCOL) => Self::Volume,
+            Some(CALL_PROTOCOL) => Self::Calls,
+            _ => Self::Http,
+        }
+    }
 }
 
 /// By what a server ends what goes on in it.
@@ -146,7 +171,12 @@ impl std::fmt::Debug for HostDoor {
 impl HostDoor {
     /// In front of a cloud.
     #[must_use]
-    pub fn new(cloud: Cloud, audit: Arc<dyn AuditLog>, volumes: Arc<dyn VolumesOfHosts>) -> Self {
+    pub fn new(
+        cloud: Cloud,
+        audit: Arc<dyn AuditLog>,
+        volumes: Arc<dyn VolumesOfHosts>,
+        calls: HostCalls,
+    ) -> Self {
         let documents = cloud.documents().clone();
         Self {
             store: cloud.documents().store().clone(),
@@ -157,6 +187,8 @@ impl HostDoor {
             shown: Mutex::default(),
             seats: Seats::of(SEATS_PER_HOST),
             volume_seats: Seats::of(VOLUMES_PER_HOST),
+            call_seats: Seats::of(CALLED_PER_HOST),
+            calls,
             transfers: Arc::new(Semaphore::new(images::OF_ALL)),
             volumes,
         }
@@ -173,6 +205,7 @@ impl HostDoor {
             if let Changed::Removed(host) = changes.next().await {
                 self.seats.cut_off(&host);
                 self.volume_seats.cut_off(&host);
+                self.call_seats.cut_off(&host);
             }
         }
     }
@@ -232,7 +265,9 @@ impl HostDoor {
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
-        config.alpn_protocols = vec![b"h2".to_vec(), VOLUME_PROTOCOL.to_vec()];
+        config.alpn_protocols = [b"h2", VOLUME_PROTOCOL, CALL_PROTOCOL]
+            .map(<[u8]>::to_vec)
+            .to_vec();
         // Each connection is by a certificate that is looked at anew.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -256,23 +291,25 @@ impl HostDoor {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let for_volume = protocol == Some(VOLUME_PROTOCOL);
+        let spoken = Spoken::of(protocol);
         match shown {
-            None if for_volume => {}
+            None if spoken != Spoken::Http => {}
             None => self.serve_stranger(stream, from, ending).await,
             Some(Some(peer)) => {
-                let seats = if for_volume {
-                    &self.volume_seats
-                } else {
-                    &self.seats
+                let seats = match spoken {
+                    Spoken::Http => &self.seats,
+                    Spoken::Volume => &self.volume_seats,
+                    Spoken::Calls => &self.call_seats,
                 };
                 let Some(seat) = seats.take(&peer.host) else {
                     tracing::debug!(host = peer.host, %from, "no more connection of this host is taken");
                     return;
                 };
                 // After the seat is taken: whoever is removed from now on finds it.
-                if for_volume {
+                if spoken == Spoken::Volume {
                     self.serve_volume(stream, (&peer, seat), from, ending).await;
+                } else if spoken == Spoken::Calls {
+                    self.serve_calls(stream, (&peer, seat), from, ending).await;
                 } else if self.cloud.host_of(&peer).is_some() {
                     self.serve_host(stream, (peer, seat), from, ending).await;
                 } else if self.cloud.was_removed(&peer).await {

@@ -51,6 +51,7 @@ impl CloudApi for Cloud {
             query.filter.clone(),
             since,
         )
+        .await
     }
 
     async fn get(&self, context: &OpContext, kind: Kind, id: &str) -> Result<View> {
@@ -94,7 +95,7 @@ impl CloudApi for Cloud {
         collection: &str,
         query: &Query,
     ) -> Result<Page> {
-        let (members, can_add) = self.members(context, parent, id, collection)?;
+        let (members, can_add) = self.members(context, parent, id, collection).await?;
         let (count, members) = query.page(members);
         Ok(Page {
             count,
@@ -111,7 +112,7 @@ impl CloudApi for Cloud {
         collection: &str,
         member: &str,
     ) -> Result<View> {
-        self.member(context, parent, id, collection, member)
+        self.member(context, parent, id, collection, member).await
     }
 
     async fn add_member(

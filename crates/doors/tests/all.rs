@@ -7,6 +7,7 @@ mod collections_are_followed;
 mod every_route_has_a_rule_for_everybody;
 mod every_row_of_the_marketplace_s_contract_is_answered;
 mod every_status_of_the_contract_is_given;
+mod hosts_are_asked;
 mod hosts_come_in_by_their_own_door;
 mod hosts_get_the_images_they_see;
 mod people_log_in_by_a_browser;

@@ -10,6 +10,7 @@ mod known_clouds;
 mod market_search;
 mod marketplace;
 mod own_certificate;
+mod sources;
 mod verifier;
 mod views;
 mod waiting;
@@ -24,6 +25,7 @@ pub use known_clouds::KnownClouds;
 pub use market_search::{Found, Search};
 pub use marketplace::{Marketplace, Uploaded};
 pub use own_certificate::OwnCertificate;
+pub use sources::Source;
 pub use verifier::{Trust, Witness};
 pub use views::{
     GroupView, HostView, ImageView, MachineView, Reference, Ssh, TokenView, UserView, VolumeView,

@@ -22,7 +22,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use catalogue::{CatalogueEntry, CatalogueKind};
+pub use catalogue::{CatalogueEntry, CatalogueKind, OWN_MARKETPLACE};
 pub use certificates::{Certificates, RevocationLists};
 pub use mail::{Mail, MailSecurity};
 pub use marketplace::Marketplace;

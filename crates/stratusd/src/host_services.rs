@@ -1,16 +1,14 @@
 //! What the rules ask of this host beside documents: consoles, what is really there, and to take content that is sent.
 
-use std::{io, pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use cimi::{HostId, MachineId, resources::Image};
 use cloud::{
-    ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex,
-    HostServices, ImageIntake, MeterReading, Metered, Upload, VolumesOfHosts,
+    Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex, HostServices,
+    ImageIntake, MeterReading, Metered, Upload, VolumesOfHosts,
 };
 use documents::Documents;
-use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::{Value, json};
 use storage::{
@@ -20,10 +18,12 @@ use storage::{
     registry::{Catalogue, LookupError, Registries},
 };
 use tokio_util::sync::CancellationToken;
-use vmhost::controller::{ConsoleText, VmHost};
+use vmhost::controller::VmHost;
 
-/// How often a console that is followed looks whether its machine is still there. Its text doesn't wait for this.
-const STILL_THERE: std::time::Duration = std::time::Duration::from_secs(5);
+use crate::{
+    asking_hosts::{Elsewhere, Question},
+    own_host,
+};
 
 /// The controllers of this process, as the rules see them.
 #[derive(Clone)]
@@ -34,41 +34,20 @@ pub struct LocalHost {
     pub machines: Option<VmHost>,
     /// Who keeps images and volumes here, if anybody does.
     pub storage: Option<StorageController>,
+    /// The hosts that have joined.
+    pub elsewhere: Elsewhere,
 }
 
 #[async_trait]
 impl HostServices for LocalHost {
     async fn console(&self, machine: &MachineId, range: ConsoleRange) -> cloud::Result<Console> {
-        let Some(host) = &self.machines else {
-            return Err(CloudError::Unavailable(format!(
+        match self.place_of(machine) {
+            Place::Elsewhere(host) => self.elsewhere.console(&host, machine, range).await,
+            Place::Here(host) => own_host::console((host, &self.documents), machine, range).await,
+            Place::Nowhere => Err(CloudError::Unavailable(format!(
                 "the host of {machine} can't be reached from here"
-            )));
-        };
-        let found = host
-            .console(machine, range.offset, range.last)
-            .await
-            .map_err(|error| CloudError::Internal(error.to_string()))?;
-        let Some(ConsoleText { text, more }) = found else {
-            // Nothing was written yet; who follows asks again.
-            return Ok(Console {
-                start: 0,
-                content: Box::pin(stream::empty()),
-            });
-        };
-        let start = text.position;
-        let now = stream::iter((!text.bytes.is_empty()).then(|| Ok(Bytes::from(text.bytes))));
-        let content: ByteStream = if range.follow {
-            let (documents, local) = (self.documents.clone(), machine.local().to_owned());
-            let gone = async move {
-                while documents.machines.get(&local).is_some() {
-                    tokio::time::sleep(STILL_THERE).await;
-                }
-            };
-            Box::pin(now.chain(follow(more).take_until(gone)))
-        } else {
-            Box::pin(now)
-        };
-        Ok(Console { start, content })
+            ))),
+        }
     }
 
     async fn doctor(&self, repair: bool) -> cloud::Result<Vec<Value>> {
@@ -84,10 +63,11 @@ impl HostServices for LocalHost {
             };
             findings.extend(values(&found.map_err(|error| told(&error))?)?);
         }
+        findings.extend(self.elsewhere.findings().await);
         Ok(findings)
     }
 
-    fn meters(&self, of: Metered<'_>) -> Vec<MeterReading> {
+    fn meters_here(&self, of: Metered<'_>) -> Vec<MeterReading> {
         let Some(host) = &self.machines else {
             return Vec::new();
         };
@@ -96,13 +76,19 @@ impl HostServices for LocalHost {
             Metered::Host(id) if id == host.host() => host.host_meters(),
             Metered::Host(_) => Vec::new(),
         };
-        let told = |reading: vmhost::controller::Reading| MeterReading {
-            aspect: reading.aspect.name,
-            units: reading.aspect.units,
-            interval_seconds: vmhost::controller::METER_INTERVAL.as_secs(),
-            samples: reading.samples,
+        readings.into_iter().map(own_host::reading).collect()
+    }
+
+    async fn meters(&self, of: Metered<'_>) -> cloud::Result<Vec<MeterReading>> {
+        let (host, question) = match of {
+            Metered::Machine(machine) => match self.place_of(machine) {
+                Place::Elsewhere(host) => (host, Question::MetersOf(machine.clone())),
+                Place::Here(_) | Place::Nowhere => return Ok(self.meters_here(of)),
+            },
+            Metered::Host(id) if self.is_elsewhere(id) => (id.clone(), Question::Meters),
+            Metered::Host(_) => return Ok(self.meters_here(of)),
         };
-        readings.into_iter().map(told).collect()
+        self.elsewhere.meters(&host, question).await
     }
 
     fn checks(&self) -> Vec<Check> {
@@ -234,7 +220,7 @@ impl ImageIntake for LocalHost {
             return Ok(Vec::new());
         };
         let of_marketplaces = registries.marketplaces().iter().map(|marketplace| {
-            json!({"name": marketplace.name(), "kind": "marketplace", "url": marketplace.address(), "trust": "endorsers"})
+            json!({"name": marketplace.name(), "kind": "marketplace", "url": marketplace.address(), "trust": "endorsers", "own": marketplace.is_here()})
         });
         let of_catalogues = registries.catalogues().iter().map(|catalogue| {
             json!({"name": catalogue.name(), "kind": catalogue.kind(), "url": catalogue.address(), "trust": catalogue.voucher()})
@@ -269,7 +255,30 @@ impl ImageIntake for LocalHost {
     }
 }
 
+/// Where a machine is.
+enum Place<'h> {
+    Here(&'h VmHost),
+    /// On a host that has joined.
+    Elsewhere(HostId),
+    Nowhere,
+}
+
 impl LocalHost {
+    fn place_of(&self, machine: &MachineId) -> Place<'_> {
+        let read = self.documents.machines.get(machine.local());
+        let host = read.and_then(|machine| machine.host.clone());
+        match (host.filter(|host| self.is_elsewhere(host)), &self.machines) {
+            (Some(host), _) => Place::Elsewhere(host),
+            (None, Some(here)) => Place::Here(here),
+            (None, None) => Place::Nowhere,
+        }
+    }
+
+    fn is_elsewhere(&self, host: &HostId) -> bool {
+        let known = self.documents.hosts.get(host.local());
+        known.is_some_and(|host| host.has_joined())
+    }
+
     fn registries(&self) -> Option<&Registries> {
         self.storage.as_ref().map(StorageController::registries)
     }
@@ -335,19 +344,6 @@ fn told(error: &StorageError) -> CloudError {
 }
 
 /// What the guest writes, as it writes it.
-fn follow(
-    more: vmhost::serial::SerialFollower,
-) -> Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>> {
-    Box::pin(stream::unfold(Some(more), |more| async move {
-        let mut more = more?;
-        match more.next().await {
-            Ok(text) => Some((Ok(Bytes::from(text.bytes)), Some(more))),
-            // Its folder is gone, and so is the machine.
-            Err(error) => Some((Err(io::Error::other(error)), None)),
-        }
-    }))
-}
-
 /// The volumes that are kept on this computer.
 pub(crate) struct VolumesHere(pub(crate) VolumeServer);
 

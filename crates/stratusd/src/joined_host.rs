@@ -6,6 +6,7 @@
 //!           ◀── next certificate at two thirds of its life ── then the store is opened anew
 //!           ──▶ files of images                          ── replicas: STATE/cache/replicas
 //!           ◀─▶ volumes, in NBD                          ── a socket in the folder of each machine that has one
+//!           ──▶ questions: consoles, meters, the doctor  ── answered on a connection to each entry
 //! ```
 //!
 //! Without bridges (as a user without privileges) machines could be reached from this host alone: then it says what it is, and
@@ -14,6 +15,7 @@
 //! When no entry hears it, the controller rests, and machines run on. It takes them over when the store is open again, as
 //! after a restart.
 
+mod answers;
 mod images;
 mod volumes;
 
@@ -33,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use trust::{Joined, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME};
 use vmhost::{controller::VmHost, qemu::QemuHypervisor};
 
-use self::volumes::RemoteVolumes;
+use self::{answers::Answers, volumes::RemoteVolumes};
 use crate::{
     config::Config,
     instance::{Instance, make_dir},
@@ -270,11 +272,12 @@ impl JoinedHost {
                 .await
             {
                 None => return,
-                Some(Ok((machines, replicas, volumes))) => {
+                Some(Ok((machines, replicas, volumes, answers))) => {
                     tokio::join!(
                         machines.run(stop.clone()),
                         replicas.run(stop.clone()),
-                        volumes.run(stop.clone())
+                        volumes.run(stop.clone()),
+                        answers.run(stop.clone())
                     );
                     return;
                 }
@@ -295,7 +298,7 @@ impl JoinedHost {
         documents: &Documents,
         kept: &Kept,
         hypervisor: &Arc<QemuHypervisor>,
-    ) -> anyhow::Result<(VmHost, Replicas, RemoteVolumes)> {
+    ) -> anyhow::Result<(VmHost, Replicas, RemoteVolumes, Arc<Answers>)> {
         let key = self.folder.key()?;
         let replicas = images::open(&self.settings, kept, &key, documents.clone()).await?;
         let daemon = settings::storage_daemon(&self.config.state_dir());
@@ -311,7 +314,9 @@ impl JoinedHost {
             (Arc::new(replicas.clone()), Arc::new(volumes.clone())),
             Arc::new(networks),
         );
-        Ok((machines.await?, replicas, volumes))
+        let machines = machines.await?;
+        let answers = Answers::open(kept, &key, documents.clone(), machines.clone())?;
+        Ok((machines, replicas, volumes, answers))
     }
 
     /// Waits until this host is one no more.

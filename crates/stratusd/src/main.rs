@@ -2,6 +2,7 @@
 //!
 //! [`serve`] is the wiring, to be read first.
 
+mod asking_hosts;
 mod audit_log;
 mod config;
 mod database;
@@ -15,6 +16,7 @@ mod logging;
 mod market;
 mod market_tool;
 mod networks;
+mod own_host;
 mod registries;
 mod roles;
 mod saved_images;

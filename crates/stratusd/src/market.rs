@@ -1,14 +1,21 @@
 //! The Marketplace of this daemon, as the configuration wants it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_trait::async_trait;
+use marketplace::catalogue::{Order, Query, Record, Status};
+use marketplace::identifier::ImageIdentifier;
 use marketplace::policy::{Lists, Policy};
 use marketplace_service::{Follower, Marketplace, Settings, Trusted};
-use storage::registry::AuthoritiesSource;
+use storage::registry::{self, AuthoritiesSource, OwnMarketplace};
 use store::SharedStore;
 
-use crate::{config::Config, registries::revocation};
+use crate::{
+    config::{Config, OWN_MARKETPLACE},
+    registries::revocation,
+};
 
 /// How long a connection to another Marketplace may take.
 const CONNECTING: Duration = Duration::from_secs(20);
@@ -57,6 +64,57 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
     let marketplace = marketplace.context("reading the Marketplace")?;
     tracing::info!(entries = marketplace.len(), "Marketplace open");
     Ok(marketplace)
+}
+
+/// The same, as one that this cloud looks images up in.
+///
+/// # Errors
+/// If its address can't be one.
+pub fn of_this_cloud(marketplace: &Marketplace) -> Result<registry::Marketplace, String> {
+    let url = marketplace.settings().url.clone();
+    let own = Arc::new(Here(marketplace.clone()));
+    registry::Marketplace::here(OWN_MARKETPLACE.to_owned(), &url, own)
+}
+
+/// Looked up without a connection.
+#[derive(Debug)]
+struct Here(Marketplace);
+
+impl Here {
+    async fn document(&self, record: &Record) -> Result<Option<Vec<u8>>, String> {
+        let document = self.0.document(&record.name()).await;
+        let document = document.map_err(|error| error.to_string())?;
+        Ok(document.map(String::into_bytes))
+    }
+}
+
+#[async_trait]
+impl OwnMarketplace for Here {
+    async fn documents_of(
+        &self,
+        identifier: &ImageIdentifier,
+        most: usize,
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let query = Query {
+            identifier: Some(*identifier),
+            status: Status::Any,
+            ..Query::default()
+        };
+        let found = self.0.search(&query, Order::default(), 0, most);
+        let found = found.map_err(|error| error.to_string())?;
+        let mut documents = Vec::with_capacity(found.page.len());
+        for record in found.page {
+            documents.extend(self.document(&record).await?);
+        }
+        Ok(documents)
+    }
+
+    async fn tagged(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {
+        match self.0.ask(|catalogue| catalogue.tagged(email, tag)) {
+            Some(record) => self.document(&record).await,
+            None => Ok(None),
+        }
+    }
 }
 
 /// Who follows the others.

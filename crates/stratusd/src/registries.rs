@@ -17,14 +17,19 @@ use storage::{
 
 use crate::{
     config::{CatalogueEntry, CatalogueKind, Config, RevocationLists},
+    market,
     settings::in_path,
 };
 
-/// Everything that images are looked up in. Reads the certificates and keys; asks nobody yet.
+/// Everything that images are looked up in: what the configuration names, then this daemon's own Marketplace. Reads the
+/// certificates and keys; asks nobody yet.
 ///
 /// # Errors
 /// A file that can't be read or holds something else; a policy that can't be read.
-pub fn open(config: &Config) -> anyhow::Result<Registries> {
+pub fn open(
+    config: &Config,
+    own: Option<&marketplace_service::Marketplace>,
+) -> anyhow::Result<Registries> {
     let mut marketplaces = Vec::new();
     let mut catalogues = Vec::new();
     for entry in &config.catalogue {
@@ -55,6 +60,9 @@ pub fn open(config: &Config) -> anyhow::Result<Registries> {
         let catalogue = Catalogue::new(settings, web, fetcher, keyring(entry)?);
         catalogues.push(catalogue.map_err(wrong)?);
     }
+    if let Some(own) = own.filter(|_| config.images.own_marketplace) {
+        marketplaces.push(market::of_this_cloud(own).map_err(anyhow::Error::msg)?);
+    }
     let path = |text: &String| (!text.is_empty()).then(|| PathBuf::from(text));
     let policy = PolicySource {
         file: path(&config.images.policy),
@@ -83,7 +91,9 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
             entry.ca.clear();
         }
     }
-    open(&config).map(drop).context("[[catalogue]], [images]")
+    open(&config, None)
+        .map(drop)
+        .context("[[catalogue]], [images]")
 }
 
 /// What folders of authorities must have, for endorsers as for people who log in.

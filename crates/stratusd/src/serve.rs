@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use cloud::{Cloud, Quotas};
 use directory::LdapDirectory;
 use documents::Documents;
-use doors::{AuditLog, Doors, HostDoor, People, Running, Server, Serving, tls};
+use doors::{AuditLog, Doors, HostCalls, HostDoor, People, Running, Server, Serving, tls};
 use marketplace_service::Marketplace;
 use scheduler::Scheduler;
 use storage::{
@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use vmhost::controller::VmHost;
 
 use crate::{
+    asking_hosts::Elsewhere,
     audit_log,
     config::Config,
     database, first_start,
@@ -80,14 +81,21 @@ pub async fn serve(
         .context("reading the database")?;
     tracing::info!(machines = documents.machines.len(), revision = %documents.revision(), "database open");
 
+    // Before the storage, which looks images up in it.
+    let marketplace = if roles.has(Role::Marketplace) {
+        Some(market::open(&config, store.clone()).await?)
+    } else {
+        None
+    };
     // Counts for the rules and for the storage alike.
     let quotas = Quotas::new(documents.clone(), settings::per_user(&config));
     // Who writes a volume: a machine here, or a host that uses it from afar.
     let exports = Exports::default();
+    let calls = HostCalls::default();
     let host = LocalHost {
         documents: documents.clone(),
         storage: if roles.has(Role::Storage) {
-            Some(open_storage(&config, &documents, &quotas).await?)
+            Some(open_storage(&config, &documents, &quotas, marketplace.as_ref()).await?)
         } else {
             None
         },
@@ -95,6 +103,10 @@ pub async fn serve(
             Some(open_host(&config, &documents, &exports).await?)
         } else {
             None
+        },
+        elsewhere: Elsewhere {
+            documents: documents.clone(),
+            calls: calls.clone(),
         },
     };
     let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
@@ -150,17 +162,13 @@ pub async fn serve(
         parts.start("vm-host", |stop| async move { machines.run(stop).await });
     }
 
-    let marketplace = if roles.has(Role::Marketplace) {
-        let marketplace = market::open(&config, store.clone()).await?;
-        for follower in market::followers(&config, &marketplace)? {
+    if let Some(marketplace) = &marketplace {
+        for follower in market::followers(&config, marketplace)? {
             parts.start("marketplace follower", |stop| follower.run(stop));
         }
         let running = marketplace.clone();
         parts.start("marketplace", |stop| running.run(stop));
-        Some(marketplace)
-    } else {
-        None
-    };
+    }
 
     let door = if roles.answer() {
         let tls = certificate.clone().map(tls::Speech::new).transpose()?;
@@ -198,7 +206,7 @@ pub async fn serve(
                 uid_base: settings::uid_base(&config),
             };
             let shown = Arc::new(VolumesHere(volumes.clone()));
-            let hosts = Arc::new(HostDoor::new(cloud.clone(), Arc::clone(&log), shown));
+            let hosts = Arc::new(HostDoor::new(cloud.clone(), Arc::clone(&log), shown, calls));
             let following = Arc::clone(&hosts);
             parts.start("hosts", |stop| async move {
                 let following = async { tokio::join!(following.follow(), volumes.run()) };
@@ -275,8 +283,9 @@ async fn open_storage(
     config: &Config,
     documents: &Documents,
     quotas: &Quotas,
+    marketplace: Option<&Marketplace>,
 ) -> anyhow::Result<StorageController> {
-    let mut settings = settings::storage(config)?;
+    let mut settings = settings::storage(config, marketplace)?;
     settings.rooms = Arc::new(quotas.clone());
     StorageController::open(documents.clone(), settings)
         .await

@@ -10,6 +10,7 @@ use std::{
 
 use accounts::{Cost, Hashing};
 use anyhow::Context as _;
+use marketplace_service::Marketplace;
 use placement::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
 use vmhost::{
@@ -339,11 +340,14 @@ pub fn hypervisor(
     Ok(QemuHypervisor::new(qemu(config)?, expected))
 }
 
-/// For the storage controller.
+/// For the storage controller; `marketplace` is this daemon's own, if it has one.
 ///
 /// # Errors
 /// If nothing that fetches images can be made.
-pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings> {
+pub fn storage(
+    config: &Config,
+    marketplace: Option<&Marketplace>,
+) -> anyhow::Result<storage::controller::Settings> {
     let builder =
         || reqwest::Client::builder().user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")));
     let block = |text: &String| text.parse().with_context(|| format!("`{text}`"));
@@ -376,7 +380,7 @@ pub fn storage(config: &Config) -> anyhow::Result<storage::controller::Settings>
     settings.machines_dir = Some(dir.join("machines"));
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
-    settings.registries = registries::open(config).context("[[catalogue]]")?;
+    settings.registries = registries::open(config, marketplace).context("[[catalogue]]")?;
     settings.debugfs = debugfs();
     Ok(settings)
 }

@@ -56,7 +56,7 @@ fn an_identifier_is_all_that_it_takes() {
     let told = String::from_utf8_lossy(&refused.stdout).into_owned();
     assert_eq!(refused.status.code(), Some(255), "{refused:?}");
     assert!(
-        told.contains("no Marketplace of this cloud (test)"),
+        told.contains("no Marketplace of this cloud (test, own)"),
         "{refused:?}"
     );
     // A slip of the pen is in nobody's list.
@@ -193,6 +193,90 @@ fn other_names_start_too(cloud: &TestCloud, machine: &Machine<'_>, location: &st
         }
     }
     let _ = cloud.api().delete(&format!("/cimi/{volume}")).ok();
+}
+
+#[test]
+fn what_the_clouds_own_marketplace_has_starts_without_a_word_of_configuration() {
+    if skip_unless(&[
+        Need::Root,
+        Need::Qemu,
+        Need::Ssh,
+        Need::Program("setpriv"),
+        Need::Program("openssl"),
+    ]) {
+        return;
+    }
+    let site = FileServer::serve();
+    let cloud = TestCloud::start_user_mode_with(&Options {
+        tables: "[images]\nallow_sources = [\"127.0.0.1/32\"]\n[marketplace]\nconfirm = false\n"
+            .to_owned(),
+        ..Options::default()
+    });
+    let disk = Appliance::tiny().disk;
+    site.put("/tiny.qcow2", &disk);
+    let location = format!("{}/tiny.qcow2", site.url());
+    let folder = cloud.folder().to_owned();
+    let entry = signed(&cloud, &folder, &disk, &location);
+    let identifier = identifier_of(&entry);
+    let refused = cloud.try_cli(&["run-instance", &identifier]);
+    let told = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(
+        told.contains("no Marketplace of this cloud (own)"),
+        "{told}"
+    );
+
+    let market = format!("{}/marketplace", cloud.url());
+    let entry = entry.display().to_string();
+    let upload = ["upload-metadata", "--marketplace-endpoint", &market, &entry];
+    assert_eq!(cloud.cli_json(&upload)["state"], "created");
+
+    // Found where the cloud looks, and started: what one finds works.
+    let found = cloud.cli_json(&["image", "search", "tiny"]);
+    assert_eq!(found[0]["name"], identifier.as_str(), "{found}");
+    assert_eq!(found[0]["source"], "own", "{found}");
+    let run = |more: &[&str]| {
+        let key = cloud.public_key_file().display().to_string();
+        let all = ["run-instance", "-k", &key, "--ram", "96", "--swap", "0"];
+        cloud.cli(&[&all[..], more].concat())
+    };
+    let number = |told: &str| {
+        let number = told.split("(vm ID: ").nth(1).unwrap();
+        number.split(')').next().unwrap().parse().unwrap()
+    };
+    let told = run(&["--marketplace-endpoint", &market, &identifier]);
+    assert!(!told.contains("does not look images up"), "{told}");
+    let machine = cloud.machine_by_number(number(&told));
+    machine.wait_for_ssh();
+    assert_eq!(machine.ssh("echo inside"), "inside");
+    machine.kill();
+    let elsewhere = ["--marketplace-endpoint", "https://elsewhere.example.org"];
+    let told = run(&[&elsewhere[..], &[&identifier]].concat());
+    assert!(
+        told.contains("does not look images up in https://elsewhere.example.org")
+            && told.contains(&format!("own ({market})")),
+        "{told}"
+    );
+    cloud.machine_by_number(number(&told)).kill();
+
+    // Taken back by who vouched for it, it starts no more.
+    let pem = folder.join("alice.pem").display().to_string();
+    cloud.cli(&[
+        "deprecate-metadata",
+        "--marketplace-endpoint",
+        &market,
+        "--email",
+        "alice@example.org",
+        "--pem-cert",
+        &pem,
+        "--reason",
+        "spoilt",
+        &identifier,
+    ]);
+    let refused = cloud.try_cli(&["image", "fetch", "--timeout", "60", &identifier]);
+    let told = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(told.contains("spoilt"), "{told}");
+    cloud.assert_clean();
 }
 
 /// Its folder can be passed by the daemon, which is somebody else here.

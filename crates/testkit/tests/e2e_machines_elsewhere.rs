@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::{Namespace, Options, TestCloud, TestHost, skip_unless, wait_until};
+use testkit::{Machine, Namespace, Options, TestCloud, TestHost, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -22,6 +22,34 @@ fn wait_for_host(cloud: &TestCloud, host: &TestHost, state: &str) {
     wait_until(&format!("{state}: {}", host.log()), LIMIT, || {
         (state_of(cloud, "node7")? == state).then_some(())
     });
+}
+
+/// What is no document is told by the host, on a connection of its own.
+fn told_from_elsewhere(cloud: &TestCloud, machine: &Machine<'_>) {
+    let console = machine.console();
+    assert!(console.contains("login"), "{console}");
+    let last = cloud.cli(&["console", "--last", "20", &machine.vmid.to_string()]);
+    assert!(console.contains(last.trim()), "{last}");
+    let id = machine.vmid.to_string();
+    cloud.cli_until(
+        &["console", "--follow", "--last", "1", &id],
+        "told at once",
+        || {
+            machine.ssh("echo told at once > /dev/ttyS0");
+        },
+    );
+    wait_until("what it used", LIMIT, || {
+        let meters = cloud.api().get(&format!("{}/meters", machine.id)).ok();
+        let names = meters.to_string();
+        ["memory", "cpu", "networkSent"]
+            .iter()
+            .all(|name| names.contains(name))
+            .then_some(())
+    });
+    assert_eq!(
+        cloud.cli_json(&["doctor"])["findings"],
+        Value::Array(Vec::new())
+    );
 }
 
 #[test]
@@ -54,6 +82,7 @@ fn a_machine_runs_on_a_host_that_joined_and_outlives_both_daemons() {
     let own = host.namespace().unwrap().processes();
     assert!(own.contains(&process), "{process}: {own:?}");
     assert_eq!(machine.document()["state"], "STARTED");
+    told_from_elsewhere(&cloud, &machine);
 
     // The cloud's daemon is away: the machine runs on, and is what it was when that is back.
     cloud.kill();
@@ -66,6 +95,17 @@ fn a_machine_runs_on_a_host_that_joined_and_outlives_both_daemons() {
     host.kill();
     machine.wait_for_phase("Unknown");
     wait_for_host(&cloud, &host, "LOST");
+    for of in ["console", "meters"] {
+        let refused = cloud.api().get(&format!("{}/{of}", machine.id));
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert!(
+            refused.detail().contains("node7 can't be asked"),
+            "{refused:?}"
+        );
+    }
+    let doctor = cloud.cli_json(&["doctor"]);
+    let told = doctor["findings"].to_string();
+    assert!(told.contains("the host was not examined"), "{doctor}");
     machine.ssh("true");
     // With the next certificate its store is opened anew, while the machine runs: it is looked after as before.
     let certificate = host.certificate();

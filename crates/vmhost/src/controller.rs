@@ -60,7 +60,7 @@ pub use forwarding::overlay;
 pub use health::Check;
 pub use host::{boot_id, describe};
 pub use image_files::{ImageContent, ImageFiles, OfStorage};
-pub use meters::{INTERVAL as METER_INTERVAL, Reading};
+pub use meters::{ASPECTS, Aspect, INTERVAL as METER_INTERVAL, Reading};
 pub use settings::Settings;
 pub use volume_files::{VolumeFiles, VolumePlace, VolumeUser};
 

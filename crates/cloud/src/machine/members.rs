@@ -22,7 +22,7 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::NotFound`] for other collections.
-    pub fn machine_members(
+    pub async fn machine_members(
         &self,
         context: &OpContext,
         id: &str,
@@ -43,7 +43,7 @@ impl Cloud {
             "networkInterfaces" => (0..machine.nics.len())
                 .map(|n| interface_view(&self.0.documents, &machine, n, right))
                 .collect(),
-            "meters" => self.meters_of_machine(&machine.document.id, right),
+            "meters" => self.meters_of_machine(&machine.document.id, right).await?,
             _ => {
                 return Err(CloudError::not_found(format!(
                     "{}/{collection}",
@@ -58,14 +58,14 @@ impl Cloud {
     ///
     /// # Errors
     /// [`CloudError::NotFound`].
-    pub fn machine_member(
+    pub async fn machine_member(
         &self,
         context: &OpContext,
         id: &str,
         collection: &str,
         member: &str,
     ) -> Result<View> {
-        let (members, _) = self.machine_members(context, id, collection)?;
+        let (members, _) = self.machine_members(context, id, collection).await?;
         let wanted = |view: &View| view.id.rsplit('/').next() == Some(member);
         let missing = || CloudError::not_found(format!("Machine/{id}/{collection}/{member}"));
         members.into_iter().find(wanted).ok_or_else(missing)

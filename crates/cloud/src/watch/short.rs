@@ -40,16 +40,20 @@ enum List {
 }
 
 impl List {
-    fn members(&self, cloud: &Cloud, context: &OpContext) -> Result<Vec<View>> {
+    async fn members(&self, cloud: &Cloud, context: &OpContext) -> Result<Vec<View>> {
         match self {
-            Self::Types => Ok(metadata::list(&cimi::query::Query::default()).members),
+            Self::Types => Ok(types()),
             Self::Own {
                 parent,
                 id,
                 collection,
-            } => Ok(cloud.members(context, *parent, id, collection)?.0),
+            } => Ok(cloud.members(context, *parent, id, collection).await?.0),
         }
     }
+}
+
+fn types() -> Vec<View> {
+    metadata::list(&cimi::query::Query::default()).members
 }
 
 /// Types of documents that such members are made of, beside what they belong to. Of meters there are none: they are looked at.
@@ -84,7 +88,7 @@ impl Cloud {
     ///
     /// # Errors
     /// Those of [`members`](Self::members); [`CloudError::Unavailable`] if there are too many watches.
-    pub fn watch_members(
+    pub async fn watch_members(
         &self,
         context: &OpContext,
         (parent, id, collection): (Kind, &str, &str),
@@ -105,7 +109,9 @@ impl Cloud {
             .map(|kind| Ok(news_of(self.hub(kind)?.join().1)))
             .collect::<Result<Vec<_>>>()?;
         let is_measured = members == Kind::Meter;
-        self.watch_short(context, list, (news, is_measured), filter, since)
+        let revision = self.0.documents.revision().0;
+        let seen = (revision, list.members(self, context).await?);
+        self.watch_short(context, (list, seen), (news, is_measured), filter, since)
     }
 
     /// Follows ResourceMetadata, which never changes: that is told once.
@@ -115,13 +121,21 @@ impl Cloud {
         filter: Option<Filter>,
         since: Since,
     ) -> Result<Watching> {
-        self.watch_short(context, List::Types, (Vec::new(), false), filter, since)
+        let revision = self.0.documents.revision().0;
+        let seen = (revision, types());
+        self.watch_short(
+            context,
+            (List::Types, seen),
+            (Vec::new(), false),
+            filter,
+            since,
+        )
     }
 
     fn watch_short(
         &self,
         context: &OpContext,
-        list: List,
+        (list, (revision, members)): (List, (u64, Vec<View>)),
         (news, is_measured): (Vec<News>, bool),
         filter: Option<Filter>,
         since: Since,
@@ -142,8 +156,6 @@ impl Cloud {
             is_over: false,
             _counted: Counted::one_more(self, context)?,
         };
-        let revision = self.0.documents.revision().0;
-        let members = watcher.list.members(self, context)?;
         watcher.compare(members);
         if since == Since::Now {
             watcher.waiting.clear();
@@ -206,17 +218,20 @@ impl Watcher {
                 () = self.standing.changed() => continue,
             }
             sleep_until(self.looked + self.rest).await;
-            self.look();
+            self.look().await;
         }
     }
 
-    fn look(&mut self) {
+    async fn look(&mut self) {
         let begun = Instant::now();
         // What comes from here on rings again.
         while self.news.next().now_or_never().is_some() {}
         let revision = self.cloud.0.documents.revision().0;
-        match self.list.members(&self.cloud, self.standing.context()) {
+        let members = self.list.members(&self.cloud, self.standing.context());
+        match members.await {
             Ok(members) => self.compare(members),
+            // A host that can't be asked just now is asked again.
+            Err(CloudError::Unavailable(_)) => {}
             // What had them is gone, or not for the caller any more.
             Err(_) => {
                 self.compare(Vec::new());

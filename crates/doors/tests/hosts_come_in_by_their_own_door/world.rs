@@ -15,7 +15,7 @@ use bytes::Bytes;
 use cimi::{Timestamp, lifecycle::Power, model::Kind, resources::Machine, testing as documents_of};
 use cloud::{Cloud, ImageIntake, NoServices, OpContext, testing};
 use documents::Documents;
-use doors::{Doors, HostDoor, Limits, Running, Server, Settings, tls};
+use doors::{Doors, HostCalls, HostDoor, Limits, Running, Server, Settings, tls};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -47,6 +47,7 @@ pub struct World {
     pub store: SharedStore,
     pub gates: Arc<Gates>,
     pub audit: Arc<Recorder>,
+    pub calls: HostCalls,
     _following: JoinSet<()>,
     pub folder: tempfile::TempDir,
 }
@@ -154,10 +155,12 @@ impl World {
         let files = tls::ensure_self_signed(&folder.path().join("tls"), &[]).unwrap();
         let certificate = Arc::new(tls::Certificate::read(&files).unwrap());
         let audit = Arc::new(Recorder::default());
+        let calls = HostCalls::default();
         let hosts = Arc::new(HostDoor::new(
             cloud.clone(),
             audit.clone(),
             Arc::new(cloud::NoServices),
+            calls.clone(),
         ));
         let server = Server::new(
             Arc::new(doors),
@@ -174,6 +177,7 @@ impl World {
             store,
             gates,
             audit,
+            calls,
             _following: following,
             folder,
         }

@@ -2,9 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use cimi::uri::plain;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -22,6 +25,9 @@ const MAX_ENTRIES: usize = 100;
 /// How long those that answered wait for those that don't: less than whoever starts a machine waits for all.
 const PATIENCE: Duration = Duration::from_secs(3);
 const ACCEPT: &str = "application/xml";
+/// One entry.
+const MAX_ONE_BYTES: usize = 512 << 10;
+const ACCEPT_ONE: &str = "application/rdf+xml, application/xml;q=0.9";
 /// Where the interface is on servers that have other things at their root.
 const USUAL_PATH: &str = "marketplace";
 
@@ -30,7 +36,35 @@ const USUAL_PATH: &str = "marketplace";
 pub struct Marketplace {
     name: String,
     url: Url,
-    web: Web,
+    way: Way,
+}
+
+/// How it is asked.
+#[derive(Debug, Clone)]
+enum Way {
+    Web(Web),
+    /// It is in this process: no connection, no certificate, and never away.
+    Here(Arc<dyn OwnMarketplace>),
+}
+
+/// A Marketplace in this process. Its documents are verified and judged as those of every other.
+#[async_trait]
+pub trait OwnMarketplace: fmt::Debug + Send + Sync {
+    /// Documents that it has for an image, the newest first, at most `most`; also what is expired or deprecated.
+    ///
+    /// # Errors
+    /// Why they can't be read.
+    async fn documents_of(
+        &self,
+        identifier: &ImageIdentifier,
+        most: usize,
+    ) -> Result<Vec<Vec<u8>>, String>;
+
+    /// The newest document under an endorser's tag.
+    ///
+    /// # Errors
+    /// Why it can't be read.
+    async fn tagged(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String>;
 }
 
 /// An entry that may be believed and used.
@@ -53,7 +87,19 @@ impl Marketplace {
         Ok(Self {
             name,
             url: folder(url)?,
-            web,
+            way: Way::Web(web),
+        })
+    }
+
+    /// The one in this process, which people know at this URL.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn here(name: String, url: &str, own: Arc<dyn OwnMarketplace>) -> Result<Self, String> {
+        Ok(Self {
+            name,
+            url: folder(url)?,
+            way: Way::Here(own),
         })
     }
 
@@ -61,6 +107,12 @@ impl Marketplace {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it is in this process.
+    #[must_use]
+    pub const fn is_here(&self) -> bool {
+        matches!(self.way, Way::Here(_))
     }
 
     /// Where it is, for people.
@@ -80,8 +132,9 @@ impl Marketplace {
 
     /// The documents in its answer at a place, which is said for each of where its interface may be; what they are worth is to be
     /// seen. Where it isn't there may be pages for people, whatever is asked for.
-    pub(super) async fn documents(
+    async fn documents(
         &self,
+        web: &Web,
         place: impl Fn(&mut Url),
         accept: &str,
         most: usize,
@@ -89,7 +142,7 @@ impl Marketplace {
         let mut nonsense = None;
         for mut url in self.bases() {
             place(&mut url);
-            let Got::Page { body, .. } = self.web.get(&url, accept, None, most).await? else {
+            let Got::Page { body, .. } = web.get(&url, accept, None, most).await? else {
                 continue;
             };
             match list::documents(&body) {
@@ -105,6 +158,10 @@ impl Marketplace {
 
     /// Those that it has for an image.
     async fn documents_of(&self, identifier: &ImageIdentifier) -> Result<Vec<Vec<u8>>, String> {
+        let web = match &self.way {
+            Way::Web(web) => web,
+            Way::Here(own) => return own.documents_of(identifier, MAX_ENTRIES).await,
+        };
         let identifier = identifier.to_string();
         let place = |url: &mut Url| {
             if let Ok(mut path) = url.path_segments_mut() {
@@ -113,7 +170,25 @@ impl Marketplace {
             // Also what is expired or deprecated: so that it can be told why there is nothing.
             url.set_query(Some("status=all"));
         };
-        self.documents(place, ACCEPT, MAX_ANSWER_BYTES).await
+        self.documents(web, place, ACCEPT, MAX_ANSWER_BYTES).await
+    }
+
+    /// The newest entry that it has under an endorser's tag; what it is worth is to be seen.
+    pub(super) async fn tagged(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {
+        let web = match &self.way {
+            Way::Web(web) => web,
+            Way::Here(own) => return own.tagged(email, tag).await,
+        };
+        let place = |url: &mut Url| {
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.pop_if_empty().extend(["metadata", email]);
+            }
+            url.query_pairs_mut().append_pair("tag", tag);
+        };
+        let found = self
+            .documents(web, place, ACCEPT_ONE, MAX_ONE_BYTES)
+            .await?;
+        Ok(found.into_iter().next())
     }
 }
 

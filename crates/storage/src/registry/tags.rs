@@ -14,25 +14,10 @@ use super::{LookupError, Registries};
 
 /// How long a Marketplace is waited for: somebody would start a machine.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// One entry.
-const MAX_ANSWER_BYTES: usize = 512 << 10;
 /// The longest tag that is asked for.
 const MAX_TAG_BYTES: usize = 200;
-const ACCEPT: &str = "application/rdf+xml, application/xml;q=0.9";
 
 impl Marketplace {
-    /// The newest entry that it has under an endorser's tag; what it is worth is to be seen.
-    async fn tagged(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {
-        let place = |url: &mut Url| {
-            if let Ok(mut path) = url.path_segments_mut() {
-                path.pop_if_empty().extend(["metadata", email]);
-            }
-            url.query_pairs_mut().append_pair("tag", tag);
-        };
-        let found = self.documents(place, ACCEPT, MAX_ANSWER_BYTES).await?;
-        Ok(found.into_iter().next())
-    }
-
     async fn tagged_in_time(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {
         let asked = tokio::time::timeout(PATIENCE, self.tagged(email, tag)).await;
         asked.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, MachineView};
+use crate::cloud::{Api, MachineView, Source};
 use crate::failure::{Failure, Result};
 use crate::machine_types::{DEFAULT_TYPE, MachineType, machine_types, type_table};
 use crate::options::{Cloud, Common, Storage};
@@ -96,8 +96,9 @@ pub struct Arguments {
     rare: Rare,
     #[command(flatten)]
     saving: Saving,
-    /// Image registry [env: STRATUSLAB_MARKETPLACE_ENDPOINT; key: marketplace_endpoint]
-    #[arg(long, value_name = "URL", help_heading = "Accepted, without effect so far")]
+    /// Accepted for old scripts: the cloud looks images up where its administrator says ('stratus image catalogue'), and a warning
+    /// tells if this Marketplace is not among that
+    #[arg(long, value_name = "URL", help_heading = "Hardware and placement")]
     marketplace_endpoint: Option<String>,
     #[command(flatten)]
     storage: Storage,
@@ -250,6 +251,9 @@ impl Arguments {
         if number > 1 && body["machineTemplate"].get("volumes").is_some() {
             return Err(Failure::Check(format!("{number} machines can't have one volume: a volume is at one machine at a time")));
         }
+        if let Some(marketplace) = &self.marketplace_endpoint {
+            warn_of_marketplace(&session, &api, marketplace).await;
+        }
         let mut machines = Vec::new();
         let started = start(&session, &api, &body, number, Fate::Stays, &mut machines).await;
         if let Some(file) = session.settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file") {
@@ -308,6 +312,21 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// Says if the cloud does not look images up in this Marketplace. What is started is the same wherever its entry was found.
+async fn warn_of_marketplace(session: &Session, api: &Api, marketplace: &str) {
+    // An old cloud has no such list.
+    let Ok(sources) = Source::of(api).await else { return };
+    let known: Vec<&Source> = sources.iter().filter(|source| source.is_marketplace).collect();
+    if known.iter().any(|source| source.is_at(marketplace)) {
+        return;
+    }
+    let known: Vec<String> = known.iter().map(|Source { name, url, .. }| format!("{name} ({url})")).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    session.out.warning(format_args!(
+        "this cloud does not look images up in {marketplace}; its Marketplaces: {known}. Its administrator can add others ([[catalogue]])."
+    ));
 }
 
 fn list_types(session: &Session, types: &std::collections::BTreeMap<String, MachineType>, chosen: &str) -> Result {

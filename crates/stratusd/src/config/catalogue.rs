@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 
+/// What this cloud's own Marketplace is called among them.
+pub const OWN_MARKETPLACE: &str = "own";
+
 /// How a catalogue is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,6 +76,10 @@ impl Config {
             if !is_name {
                 let problem = format!("is `{}`; write letters a-z, digits and - only", entry.name);
                 return Some(("catalogue.name".to_owned(), problem));
+            }
+            if entry.name == OWN_MARKETPLACE {
+                let problem = format!("is `{OWN_MARKETPLACE}`, the name of this cloud's own Marketplace (`images.own_marketplace`); write another");
+                return Some((key("name"), problem));
             }
             if !names.insert(&entry.name) {
                 return Some((key("name"), "is that of another catalogue, too; write another".to_owned()));

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -12,7 +14,18 @@ use super::TestCloud;
 use crate::{
     Api,
     programs::{program, search_path},
+    wait_until,
 };
+
+/// A program that ends with this.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 impl TestCloud {
     /// The API as the administrator.
@@ -114,6 +127,38 @@ impl TestCloud {
         let mut command = self.client();
         let output = self.run(command.args(arguments).current_dir(folder));
         assert!(output.status.success(), "stratus {arguments:?}: {output:?}");
+    }
+
+    /// Runs `stratus` until it prints a text, and ends it then: for what has no end of its own. The text is made anew by `make`
+    /// until it is there.
+    ///
+    /// # Panics
+    /// If it ends before, or the text doesn't come.
+    #[track_caller]
+    pub fn cli_until(&self, arguments: &[&str], text: &str, make: impl Fn()) {
+        let mut command = self.client();
+        command.args(arguments).stdout(Stdio::piped());
+        let child = match &self.namespace {
+            Some(namespace) => namespace.enter(|| command.spawn()),
+            None => command.spawn(),
+        };
+        let mut child = Ended(child.unwrap());
+        let mut out = child.0.stdout.take().unwrap();
+        let wanted = text.to_owned();
+        let reading = std::thread::spawn(move || {
+            let (mut seen, mut piece) = (String::new(), [0; 4096]);
+            while !seen.contains(&wanted) {
+                let length = out.read(&mut piece).unwrap();
+                assert!(length > 0, "it ended: {seen}");
+                seen.push_str(&String::from_utf8_lossy(&piece[..length]));
+            }
+        });
+        wait_until(text, Duration::from_secs(60), || {
+            make();
+            reading.is_finished().then_some(())
+        });
+        drop(child);
+        reading.join().unwrap();
     }
 
     fn client(&self) -> Command {

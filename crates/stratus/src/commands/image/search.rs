@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, Found, Marketplace, Search, text_of};
+use crate::cloud::{Api, Found, Marketplace, Search, Source, text_of};
 use crate::failure::{Failure, Result, WORK_FAILED};
 use crate::options::{Cloud, Common};
 use crate::session::Session;
@@ -87,26 +87,22 @@ impl Arguments {
             hits = in_marketplace(&session, &self.cloud, url, url, &search).await?;
         } else {
             let api = session.api(&self.cloud)?;
-            let Value::Array(sources) = api.get("/stratus/catalogue").await? else {
-                return Err(Failure::Work("the cloud answered with something else than a list".to_owned()));
-            };
+            let sources = Source::of(&api).await?;
             if sources.is_empty() {
                 session.out.step("This cloud looks in no Marketplace and no catalogue; its administrator configures them. --marketplace URL asks one directly.");
             }
             asked = sources.len();
-            let of = |source: &Value, name: &str| source.get(name).map(text_of).unwrap_or_default();
             let (this, session, api, search) = (&self, &session, &api, &search);
             // All at once: the slowest one is waited for, not one after the other.
             let asking = sources.iter().map(|source| async move {
-                let (name, kind, url) = (of(source, "name"), of(source, "kind"), of(source, "url"));
-                let found = if kind == "marketplace" {
-                    in_marketplace(session, &this.cloud, &name, &url, search).await
+                let found = if source.is_marketplace {
+                    in_marketplace(session, &this.cloud, &source.name, &source.url, search).await
                 } else {
-                    in_catalogue(api, &name, search).await
+                    in_catalogue(api, &source.name, search).await
                 };
-                (name, url, found)
+                (source, found)
             });
-            for (name, url, found) in futures::future::join_all(asking).await {
+            for (Source { name, url, .. }, found) in futures::future::join_all(asking).await {
                 match found {
                     Ok(found) => hits.extend(found),
                     Err(error) => {

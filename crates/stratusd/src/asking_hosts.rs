@@ -1,0 +1,254 @@
+//! What an entry asks hosts that have joined, and what becomes of their answers. A host is believed nothing but what it says of
+//! itself: names of meters are ours, and its findings are told as its.
+
+use std::io;
+
+use cimi::{HostId, MachineId, Timestamp, resources::EventSeverity};
+use cloud::{CloudError, Console, ConsoleRange, MeterReading};
+use documents::Documents;
+use doors::{CallError, HostCalls};
+use futures::{StreamExt as _, stream};
+use http_body_util::BodyDataStream;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use vmhost::controller::{ASPECTS, METER_INTERVAL, Reading};
+
+/// Where a console begins that was asked for.
+pub const CONSOLE_START: &str = "x-console-start";
+/// Samples of a meter at most: what hosts keep, and more.
+const SAMPLES_AT_MOST: usize = 1000;
+/// Findings of one host, and characters of each of their texts.
+const FINDINGS_AT_MOST: usize = 1000;
+const FINDING_CHARACTERS: usize = 2000;
+/// Hosts that are examined at once.
+const EXAMINED_AT_ONCE: usize = 16;
+
+/// A question to a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// The console of a machine, as text.
+    Console(MachineId, ConsoleRange),
+    /// What a machine used lately: [`Meters`].
+    MetersOf(MachineId),
+    /// What the host used lately: [`Meters`].
+    Meters,
+    /// What is there without belonging to a document, and what a document has that isn't there: [`Finding`]s. Changes nothing.
+    Examine,
+}
+
+/// The meters that have values, by the names of their aspects.
+pub type Meters = Vec<(String, Vec<(Timestamp, f64)>)>;
+
+/// As [`vmhost::controller::Finding`], from somewhere else.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    kind: String,
+    what: String,
+    detail: String,
+    repair: String,
+    severity: EventSeverity,
+}
+
+impl Question {
+    /// The path and query that ask it.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Console(machine, range) => {
+                let number = |name: &str, value: Option<u64>| {
+                    value.map_or_else(String::new, |value| format!("{name}={value}&"))
+                };
+                format!(
+                    "/machines/{}/console?{}{}follow={}",
+                    machine.local(),
+                    number("offset", range.offset),
+                    number("last", range.last),
+                    range.follow
+                )
+            }
+            Self::MetersOf(machine) => format!("/machines/{}/meters", machine.local()),
+            Self::Meters => "/meters".to_owned(),
+            Self::Examine => "/findings".to_owned(),
+        }
+    }
+
+    /// What a path and query ask; none if nothing is asked so.
+    pub fn of(path: &str, query: Option<&str>) -> Option<Self> {
+        let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+        let machine = |local: &str| MachineId::from_local(local).ok();
+        match parts[..] {
+            ["meters"] => Some(Self::Meters),
+            ["findings"] => Some(Self::Examine),
+            ["machines", local, "meters"] => Some(Self::MetersOf(machine(local)?)),
+            ["machines", local, "console"] => {
+                let mut range = ConsoleRange::default();
+                for (name, value) in query?.split('&').filter_map(|pair| pair.split_once('=')) {
+                    match name {
+                        "offset" => range.offset = Some(value.parse().ok()?),
+                        "last" => range.last = Some(value.parse().ok()?),
+                        "follow" => range.follow = value.parse().ok()?,
+                        _ => {}
+                    }
+                }
+                Some(Self::Console(machine(local)?, range))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// As they are sent.
+pub fn sent(readings: Vec<Reading>) -> Meters {
+    let of_one = |reading: Reading| (reading.aspect.name.to_owned(), reading.samples);
+    readings.into_iter().map(of_one).collect()
+}
+
+/// The hosts elsewhere, as the rules see them.
+#[derive(Clone)]
+pub struct Elsewhere {
+    pub documents: Documents,
+    pub calls: HostCalls,
+}
+
+impl Elsewhere {
+    /// The console of a machine on that host.
+    pub async fn console(
+        &self,
+        host: &HostId,
+        machine: &MachineId,
+        range: ConsoleRange,
+    ) -> cloud::Result<Console> {
+        let path = Question::Console(machine.clone(), range).path();
+        let answer = self.calls.get(host, &path).await;
+        let answer = answer.map_err(|error| self.unreachable(host, &error))?;
+        let start = answer.headers().get(CONSOLE_START);
+        let start = start.and_then(|text| text.to_str().ok()?.parse().ok());
+        let content = BodyDataStream::new(answer.into_body());
+        Ok(Console {
+            start: start.unwrap_or(0),
+            content: Box::pin(content.map(|piece| piece.map_err(io::Error::other))),
+        })
+    }
+
+    /// The answer to a question about meters.
+    pub async fn meters(
+        &self,
+        host: &HostId,
+        question: Question,
+    ) -> cloud::Result<Vec<MeterReading>> {
+        let told: Result<Meters, _> = self.calls.read(host, &question.path()).await;
+        let told = told.map_err(|error| self.unreachable(host, &error))?;
+        // In our order, and no others than ours.
+        let of_ours = ASPECTS.iter().filter_map(|aspect| {
+            let (_, samples) = told.iter().find(|(name, _)| name == aspect.name)?;
+            let surplus = samples.len().saturating_sub(SAMPLES_AT_MOST);
+            Some(MeterReading {
+                aspect: aspect.name,
+                units: aspect.units,
+                interval_seconds: METER_INTERVAL.as_secs(),
+                samples: samples.get(surplus..)?.to_vec(),
+            })
+        });
+        Ok(of_ours.collect())
+    }
+
+    /// What hosts that have joined find with themselves, those that should be there.
+    pub async fn findings(&self) -> Vec<Value> {
+        let hosts = self.documents.hosts.all();
+        let joined = hosts
+            .into_iter()
+            .filter(|host| host.has_joined() && host.runs_machines());
+        let asked = stream::iter(joined.map(|host| host.document.id.clone()))
+            .map(|host| async move {
+                let told: Result<Vec<Finding>, _> =
+                    self.calls.read(&host, &Question::Examine.path()).await;
+                match told {
+                    Ok(findings) => self.told_by(&host, findings),
+                    Err(error) => vec![self.not_examined(&host, &error)],
+                }
+            })
+            .buffered(EXAMINED_AT_ONCE);
+        asked.concat().await
+    }
+
+    fn told_by(&self, host: &HostId, findings: Vec<Finding>) -> Vec<Value> {
+        let name = self.name(host);
+        let short = |text: &str| text.chars().take(FINDING_CHARACTERS).collect::<String>();
+        let of_one = |finding: Finding| {
+            json!({
+                "kind": short(&finding.kind),
+                "what": format!("{name}: {}", short(&finding.what)),
+                "detail": short(&finding.detail),
+                "repair": short(&finding.repair),
+                "severity": finding.severity,
+                "host": host.to_string(),
+            })
+        };
+        let findings = findings.into_iter().take(FINDINGS_AT_MOST);
+        findings.map(of_one).collect()
+    }
+
+    fn not_examined(&self, host: &HostId, error: &CallError) -> Value {
+        json!({
+            "kind": "host",
+            "what": self.name(host),
+            "detail": format!("the host was not examined: {error}"),
+            "repair": "see that stratusd runs on it and reaches this entry (stratus host show)",
+            "severity": EventSeverity::Medium,
+            "host": host.to_string(),
+        })
+    }
+
+    fn unreachable(&self, host: &HostId, error: &CallError) -> CloudError {
+        let name = self.name(host);
+        CloudError::Unavailable(format!(
+            "the host {name} can't be asked just now: {error}; the machine runs on meanwhile"
+        ))
+    }
+
+    fn name(&self, host: &HostId) -> String {
+        let known = self.documents.hosts.get(host.local());
+        let name = known.and_then(|known| known.common.name.clone());
+        name.unwrap_or_else(|| host.local().to_owned())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_understood_as_it_was_asked() {
+        let machine = || MachineId::generate();
+        let range = |offset, last, follow| ConsoleRange {
+            offset,
+            last,
+            follow,
+        };
+        for question in [
+            Question::Console(machine(), range(None, None, false)),
+            Question::Console(machine(), range(Some(7), None, true)),
+            Question::Console(machine(), range(None, Some(80), true)),
+            Question::MetersOf(machine()),
+            Question::Meters,
+            Question::Examine,
+        ] {
+            let path = question.path();
+            let (path, query) = match path.split_once('?') {
+                Some((path, query)) => (path, Some(query)),
+                None => (path.as_str(), None),
+            };
+            assert_eq!(Question::of(path, query), Some(question));
+        }
+        for nothing in [
+            "",
+            "/",
+            "/machines",
+            "/machines//meters",
+            "/meters/",
+            "/findings/1",
+        ] {
+            assert_eq!(Question::of(nothing, None), None, "{nothing}");
+        }
+    }
+}
