@@ -28,7 +28,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Timestamp, resources::NetworkTraffic};
+use crate::{HostId, Timestamp, resources::NetworkTraffic};
 
 /// States of a Machine as the API shows them (DSP0263 1.0.1 §5.14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -146,7 +146,33 @@ pub struct Desired {
     /// The wanted run begins with the guest's first instruction, though memory may have been saved.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub afresh: bool,
+    /// It is to go to another host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
     /// When this was last changed; also the name of the wish.
+    pub since: Timestamp,
+}
+
+/// A machine's way to another host, at rest: its guest does not execute, its memory and disks are copied, it goes on there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moving {
+    /// The host that was asked for; none: any other than it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<HostId>,
+    /// The host that has room for it. Written by the scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<HostId>,
+    /// That host has all that it needs beside its own files, so that it has to rest now. Written by that host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ready: bool,
+    /// That host has its files. Written by that host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub arrived: bool,
+    /// Why it can't come there. Written by that host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// When it was asked for; also the name of this way.
     pub since: Timestamp,
 }
 
@@ -154,8 +180,16 @@ impl Desired {
     /// How it is to rest, if that isn't a wish that was seen to be impossible.
     #[must_use]
     pub fn rest_as_seen(&self, observed: &Observed) -> Option<Rest> {
-        self.rest
+        let leaves = self.leaving().map(|_| Rest::Suspend);
+        leaves
+            .or(self.rest)
             .filter(|_| self.power == Power::On && observed.refused != Some(self.since))
+    }
+
+    /// Its way to another host, once it has to rest for that.
+    #[must_use]
+    pub fn leaving(&self) -> Option<&Moving> {
+        self.moving.as_ref().filter(|moving| moving.ready)
     }
 }
 
@@ -223,6 +257,9 @@ pub struct Observed {
     pub refused: Option<Timestamp>,
     /// When the stage was entered.
     pub since: Timestamp,
+    /// The way to another host, by its [`Moving::since`], for which nothing of it is at work on this one any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_for: Option<Timestamp>,
     /// What went over its network since its process began, as far as that was written down; none: nobody counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<NetworkTraffic>,
@@ -238,6 +275,7 @@ impl Observed {
             restart: 0,
             refused: None,
             since: now,
+            left_for: None,
             traffic: None,
         }
     }
@@ -362,6 +400,7 @@ mod tests {
             restart: 0,
             refused: None,
             since: Timestamp::default(),
+            left_for: None,
             traffic: None,
         }
     }
@@ -377,6 +416,7 @@ mod tests {
             graceful: false,
             rest: None,
             afresh: false,
+            moving: None,
             since,
         }
     }

@@ -61,6 +61,7 @@ pub fn machine(vmid: u32) -> Machine {
         placement: Placement::default(),
         restart_policy: RestartPolicy::Never,
         host: None,
+        left_on: Vec::new(),
         desired: Desired {
             power: Power::On,
             run: 1,
@@ -70,6 +71,7 @@ pub fn machine(vmid: u32) -> Machine {
             graceful: false,
             rest: None,
             afresh: false,
+            moving: None,
             since: now,
         },
         observed: Observed::nothing(now),

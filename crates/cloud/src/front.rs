@@ -435,7 +435,9 @@ impl Cloud {
         access::require_change(context)?;
         let force = body.get("force").and_then(Value::as_bool).unwrap_or(false);
         match kind {
+            Kind::Machine if action == "migrate" => self.migrate(context, id, body).await,
             Kind::Machine => self.act_on_machine(context, id, action, force).await,
+            Kind::Host => self.act_on_host(context, id, action).await,
             Kind::NetworkPort => self.act_on_network_port(context, id, action).await,
             Kind::Registration => self.act_on_registration(context, id, action).await,
             Kind::System => self.act_on_system(context, id, action, force).await,

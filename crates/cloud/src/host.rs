@@ -73,12 +73,15 @@ impl Public for Host {
         Ok(())
     }
 
-    fn operations(&self, _documents: &Documents) -> Vec<Rel> {
+    fn operations(&self, documents: &Documents) -> Vec<Rel> {
+        let mut operations = vec![Rel::Edit];
         if self.has_joined() {
-            vec![Rel::Edit, Rel::Delete]
-        } else {
-            vec![Rel::Edit]
+            operations.push(Rel::Delete);
+            if documents.host_pulses.get(self.id.local()).is_none() {
+                operations.push(Rel::Action("evacuate"));
+            }
         }
+        operations
     }
 }
 

@@ -261,8 +261,9 @@ impl Cloud {
                 let machines = machines.len();
                 let what = match lost {
                     true => format!(
-                        "{machines} machines are on {name}, which is lost: if it never comes back, kill them \
-                         (`stratus kill-instance`), and remove it again; they end with it"
+                        "{machines} machines are on {name}, which is lost: if it never comes back, start those elsewhere that boot \
+                         from volumes (`stratus host evacuate {name} --off`), kill the others (`stratus kill-instance`), and \
+                         remove it again; they end with it"
                     ),
                     false => format!("{machines} machines are on {name}: remove them first"),
                 };
@@ -280,14 +281,25 @@ impl Cloud {
             }
             // By its operator's word that nothing of them runs any more.
             for machine in machines {
-                let end = documents::step::end(documents, &machine, Timestamp::now());
+                // What other hosts still have of it, they are to clear away first.
+                let end = match machine.left_on.iter().all(|one| *one == host.document.id) {
+                    true => documents::step::end(documents, &machine, Timestamp::now()),
+                    false => {
+                        let mut unplaced = machine.document.0.clone();
+                        (unplaced.host, unplaced.unseen_since) = (None, None);
+                        documents::step::step(documents, &machine, unplaced)
+                    }
+                };
                 match end.commit().await {
                     Ok(_) => {}
                     Err(error) if error.is_conflict() => {}
                     Err(error) => return Err(error.into()),
                 }
             }
-            if documents.machines.count_by_index("host", host.local_id()) > 0 {
+            self.forget_left_on(&host).await?;
+            if documents.machines.count_by_index("host", host.local_id()) > 0
+                || documents.machines.count_by_index("leftOn", host.local_id()) > 0
+            {
                 tokio::time::sleep(BEHIND).await;
                 continue;
             }

@@ -583,6 +583,9 @@ impl Public for Image {
             put("origin", json!({"href": capture.origin}));
         }
         put("announced", json!(self.announced));
+        if !self.uncleaned.is_empty() {
+            put("uncleaned", json!(self.uncleaned));
+        }
         for (name, file) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
             put(
                 name,
@@ -614,7 +617,29 @@ impl Public for Image {
 
     fn edit(&mut self, name: &str, value: Option<&Value>) -> Result<()> {
         match (name, value) {
-            ("visibility", Some(value)) => set_public(&mut self.common.acl, value == "PUBLIC"),
+            ("visibility", Some(value)) => {
+                let public = value == "PUBLIC";
+                if let Some(warning) = self.warning().filter(|_| public) {
+                    return Err(CloudError::invalid(
+                        name,
+                        format!(
+                            "can't be PUBLIC: {warning}. Make the image anew by `stratus create-image`, which cleans within the machine; or, if \
+                             you have cleaned it yourself, say so: `stratus image update --cleaned` (`uncleaned`: [])"
+                        ),
+                    ));
+                }
+                set_public(&mut self.common.acl, public);
+            }
+            // By its owner's word.
+            ("uncleaned", value) if value.and_then(Value::as_array).is_none_or(Vec::is_empty) => {
+                self.uncleaned.clear();
+            }
+            ("uncleaned", _) => {
+                return Err(CloudError::invalid(
+                    name,
+                    "is found by the cloud: you can only say by [] that nothing is left",
+                ));
+            }
             ("kernelArguments", value) => {
                 self.kernel_arguments = value.and_then(Value::as_str).map(str::to_owned);
             }
@@ -636,6 +661,25 @@ impl Public for Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_hold_keys_of_its_builder_is_not_published_without_a_word() {
+        let mut image = cimi::testing::image();
+        set_public(&mut image.common.acl, false);
+        image.uncleaned = vec!["partition 2 is an XFS file system".to_owned()];
+        let public = |image: &mut Image| image.edit("visibility", Some(&json!("PUBLIC")));
+        let refused = public(&mut image).unwrap_err().to_string();
+        assert!(
+            refused.contains("XFS") && refused.contains("--cleaned"),
+            "{refused}"
+        );
+        assert_eq!(visibility(&image.common.acl), "PRIVATE");
+        image.edit("visibility", Some(&json!("PRIVATE"))).unwrap();
+        assert!(image.edit("uncleaned", Some(&json!(["less"]))).is_err());
+        image.edit("uncleaned", Some(&json!([]))).unwrap();
+        public(&mut image).unwrap();
+        assert_eq!(visibility(&image.common.acl), "PUBLIC");
+    }
 
     #[test]
     fn locations_are_shown_without_what_opens_them() {

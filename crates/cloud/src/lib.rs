@@ -18,6 +18,7 @@ mod credential;
 mod directory_user;
 mod download;
 mod error;
+mod evacuation;
 mod event;
 mod event_log;
 mod eviction;
@@ -40,6 +41,7 @@ mod lost_hosts;
 mod machine;
 mod metadata;
 mod meter;
+mod moving;
 mod network;
 mod network_hosts;
 mod network_port;
@@ -80,6 +82,7 @@ pub use load::{Filled, HostUse, Takes};
 pub use network::NetworkSettings;
 pub use quota::{PerUser, Quotas};
 pub use services::{
-    Duplex, HostServices, ImageIntake, MeterReading, Metered, NoServices, VolumesOfHosts,
+    Duplex, FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, NoServices,
+    VolumesOfHosts,
 };
 pub use watch::{Since, Watched, Watching};

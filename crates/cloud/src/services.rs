@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cimi::{HostId, MachineId, Timestamp, resources::Image};
+use cimi::{
+    HostId, MachineId, Timestamp,
+    resources::{Image, Machine},
+};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Result, Upload};
+use crate::{
+    ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Result, Upload,
+};
 
 /// What is metered.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +162,16 @@ pub trait VolumesOfHosts: Send + Sync {
     );
 }
 
+/// Where hosts that have joined get the files of machines that come to them.
+#[async_trait]
+pub trait FilesOfMachines: Send + Sync {
+    /// The files of a machine that has left its host, packed.
+    ///
+    /// # Errors
+    /// [`CloudError::Unavailable`] if that host can't be asked.
+    async fn files(&self, machine: &Machine) -> Result<ByteStream>;
+}
+
 /// A cloud without hosts, for tests of the rules alone.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoServices;
@@ -200,6 +215,16 @@ impl ImageIntake for NoServices {
         Err(CloudError::Unavailable(format!(
             "no storage controller has the content of {}",
             image.id
+        )))
+    }
+}
+
+#[async_trait]
+impl FilesOfMachines for NoServices {
+    async fn files(&self, machine: &Machine) -> Result<ByteStream> {
+        Err(CloudError::Unavailable(format!(
+            "nobody has the files of {}",
+            machine.id
         )))
     }
 }

@@ -329,3 +329,205 @@ async fn the_load_says_how_full_hosts_are_and_which_take_machines() {
         assert_eq!(load().takes, takes);
     }
 }
+
+/// A machine that boots from a volume, seen in this stage on a host.
+async fn from_volume_on(world: &World, host: &HostId, policy: &str, stage: Stage) -> String {
+    let volume = world.volume(&alice()).await;
+    let body = json!({"machineTemplate": {
+        "machineConfig": {"cpu": 1, "memory": 65_536},
+        "volumes": [{"volume": {"href": volume}}],
+        "restartPolicy": policy,
+    }});
+    let id = world.made(&alice(), Kind::Machine, body).await;
+    seen(world, &id, |machine| {
+        machine.host = Some(host.clone());
+        machine.observed.run = machine.desired.run;
+        machine.observed.stage = stage.clone();
+    })
+    .await;
+    id
+}
+
+#[tokio::test]
+async fn those_with_all_their_data_on_volumes_go_on_elsewhere_by_a_word() {
+    let world = World::start().await;
+    let _working = Working::begin(&world);
+    let host = joined_host(&world).await;
+    let always = from_volume_on(&world, &host, "always", Stage::Running).await;
+    let never = from_volume_on(&world, &host, "never", Stage::Running).await;
+    let booting = from_volume_on(&world, &host, "never", Stage::Booting).await;
+    let suspended = from_volume_on(&world, &host, "always", Stage::Suspended).await;
+    let with_disk = running_on(&world, &host).await;
+    let evacuate = async |who| {
+        let body = json!({}).as_object().unwrap().clone();
+        let acted = world
+            .cloud
+            .act(&who, Kind::Host, host.local(), "evacuate", &body);
+        acted.await.map(drop)
+    };
+    // Two of each would run.
+    match evacuate(admin()).await {
+        Err(CloudError::Conflict(text)) => assert!(text.contains("node7 is not lost"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    heard(&world, &host, false).await;
+    becomes(&world, &with_disk, "ERROR Unknown").await;
+    assert!(matches!(
+        evacuate(alice()).await,
+        Err(CloudError::Forbidden(_))
+    ));
+    evacuate(admin()).await.unwrap();
+
+    for (id, run, stage) in [
+        (&always, 2, "ended"),
+        (&never, 1, "ended"),
+        (&booting, 1, "waiting"),
+    ] {
+        let machine = document(&world, id);
+        let (placed, left) = (machine.host.clone(), machine.left_on.clone());
+        assert_eq!((placed, left), (None, vec![host.clone()]), "{id}");
+        assert_eq!(machine.desired.run, run, "{id}");
+        assert_eq!(machine.unseen_since, None, "{id}");
+        let is = matches!(machine.observed.stage, Stage::Ended { .. });
+        assert_eq!(is, stage == "ended", "{machine:?}");
+        assert_eq!(machine.volumes.len(), 1);
+    }
+    assert_eq!(shown(&world, &always).0, "STARTING Pending");
+    assert_eq!(shown(&world, &never).0, "STOPPED Unknown");
+    for (id, why) in [(&suspended, "its memory"), (&with_disk, "its disk")] {
+        let machine = document(&world, id);
+        assert_eq!(machine.host, Some(host.clone()), "{why} is there");
+        assert!(machine.left_on.is_empty());
+        assert_eq!(shown(&world, id).0, "ERROR Unknown");
+    }
+    // Its use of processors and memory has ended.
+    assert_eq!(document(&world, &always).running_since, None);
+    // Said twice, nothing more happens.
+    evacuate(admin()).await.unwrap();
+    assert_eq!(document(&world, &always).desired.run, 2);
+
+    // A host that never comes back is waited for by nobody once it is removed.
+    for id in [&suspended, &with_disk] {
+        seen(&world, id, |machine| machine.desired.deleted = true).await;
+    }
+    let root = admin();
+    let removed = world.cloud.delete(&root, Kind::Host, host.local());
+    removed.await.unwrap();
+    assert!(document(&world, &always).left_on.is_empty());
+    assert!(world.documents.machines.get(split(&with_disk).1).is_none());
+}
+
+/// Asks for a machine to be moved; the machine then.
+async fn to_be_moved(world: &World, id: &str, host: Option<&str>) -> cloud::Result<Machine> {
+    let mut body = json!({});
+    if let Some(host) = host {
+        body = json!({"properties": {"host": host}});
+    }
+    let body = body.as_object().unwrap().clone();
+    let (kind, local) = split(id);
+    world
+        .cloud
+        .act(&admin(), kind, local, "migrate", &body)
+        .await?;
+    Ok(document(world, id))
+}
+
+#[tokio::test]
+async fn a_machine_that_has_arrived_is_the_other_hosts_in_one_step() {
+    let world = World::start().await;
+    let _working = Working::begin(&world);
+    let from = joined_host(&world).await;
+    let to = world.host(4096).await;
+    let id = running_on(&world, &from).await;
+    let (who, nothing) = (alice(), serde_json::Map::new());
+    let local = split(&id).1;
+    let not_hers = world
+        .cloud
+        .act(&who, Kind::Machine, local, "migrate", &nothing);
+    assert!(matches!(not_hers.await, Err(CloudError::Forbidden(_))));
+    let nowhere = to_be_moved(&world, &id, Some("node9")).await;
+    assert!(
+        matches!(nowhere, Err(CloudError::Invalid { .. })),
+        "{nowhere:?}"
+    );
+    let there = to_be_moved(&world, &id, Some("node7")).await;
+    assert!(matches!(there, Err(CloudError::Conflict(_))), "{there:?}");
+
+    let asked = to_be_moved(&world, &id, None).await.unwrap();
+    let since = asked.desired.moving.unwrap().since;
+    let way = |to: &HostId, change: fn(&mut cimi::lifecycle::Moving)| {
+        let to = to.clone();
+        move |machine: &mut Machine| {
+            let moving = machine.desired.moving.as_mut().unwrap();
+            moving.to = Some(to.clone());
+            change(moving);
+        }
+    };
+    seen(&world, &id, way(&to, |_| {})).await;
+    let twice = to_be_moved(&world, &id, None).await;
+    assert!(matches!(twice, Err(CloudError::Conflict(_))), "{twice:?}");
+    seen(&world, &id, way(&to, |moving| moving.ready = true)).await;
+    assert_eq!(shown(&world, &id).0, "SUSPENDING Running");
+    // Not before it stands still, whoever says so.
+    seen(&world, &id, way(&to, |moving| moving.arrived = true)).await;
+    assert_eq!(document(&world, &id).host, Some(from.clone()));
+    seen(&world, &id, |machine| {
+        machine.observed.stage = Stage::Suspended;
+        machine.observed.left_for = Some(since);
+    })
+    .await;
+    until("it to be the other's", || async {
+        document(&world, &id).host == Some(to.clone())
+    })
+    .await;
+    let machine = document(&world, &id);
+    assert_eq!(
+        (machine.left_on, machine.desired.moving),
+        (vec![from], None)
+    );
+    assert_eq!(machine.observed.stage, Stage::Suspended);
+    assert_eq!(shown(&world, &id).0, "STARTING Prolog", "it goes on");
+}
+
+#[tokio::test]
+async fn a_machine_that_can_not_be_moved_goes_on_where_it_is() {
+    let world = World::start().await;
+    let _working = Working::begin(&world);
+    let to = joined_host(&world).await;
+    let from = world.host(4096).await;
+    for trouble in ["problem", "lost", "refused", "deleted"] {
+        if trouble == "refused" {
+            heard(&world, &to, true).await;
+        }
+        let id = running_on(&world, &from).await;
+        to_be_moved(&world, &id, None).await.unwrap();
+        seen(&world, &id, |machine| {
+            let since = machine.desired.since;
+            let moving = machine.desired.moving.as_mut().unwrap();
+            (moving.to, moving.ready) = (Some(to.clone()), true);
+            match trouble {
+                "problem" => moving.problem = Some("its disk is full".to_owned()),
+                "refused" => machine.observed.refused = Some(since),
+                "deleted" => machine.desired.deleted = true,
+                _ => {}
+            }
+        })
+        .await;
+        if trouble == "lost" {
+            heard(&world, &to, false).await;
+        }
+        until(trouble, || async {
+            document(&world, &id).desired.moving.is_none()
+        })
+        .await;
+        let machine = document(&world, &id);
+        assert_eq!(
+            (machine.host, machine.left_on.len()),
+            (Some(from.clone()), 0)
+        );
+        if trouble == "problem" {
+            let why = machine.reason.unwrap_or_default();
+            assert!(why.contains("its disk is full"), "{why}");
+        }
+    }
+}

@@ -301,6 +301,7 @@ async fn furnished(world: &World) -> Cloud {
         let source = world.documents.images.get(world.image.local()).unwrap();
         image.file.clone_from(&source.file);
         image.reason = Some("so".into());
+        image.uncleaned = vec!["XFS".into()];
         image.state = ImageState::Available;
         image.desired.on_demand = Some(OnDemand {
             requested_by: "alice".into(),

@@ -28,10 +28,15 @@ use std::{
 
 use ::cimi::HostId;
 use ::hosts::HostRules;
-use cloud::{Caller, Cloud, OpContext, VolumesOfHosts};
+use cloud::{Caller, Cloud, FilesOfMachines, OpContext, VolumesOfHosts};
+use futures::TryStreamExt as _;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::{
@@ -49,8 +54,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::{
-    Authority, CALL_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, RENEW_PATH,
-    VOLUME_PROTOCOL,
+    Authority, CALL_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, MOVING_PATH,
+    RENEW_PATH, VOLUME_PROTOCOL,
 };
 
 pub use self::calls::{CallError, HostCalls};
@@ -108,6 +113,7 @@ pub struct HostDoor {
     /// Of images, to all hosts.
     transfers: Arc<Semaphore>,
     volumes: Arc<dyn VolumesOfHosts>,
+    files: Arc<dyn FilesOfMachines>,
 }
 
 /// What a connection is for, by its protocol in TLS.
@@ -174,7 +180,7 @@ impl HostDoor {
     pub fn new(
         cloud: Cloud,
         audit: Arc<dyn AuditLog>,
-        volumes: Arc<dyn VolumesOfHosts>,
+        (volumes, files): (Arc<dyn VolumesOfHosts>, Arc<dyn FilesOfMachines>),
         calls: HostCalls,
     ) -> Self {
         let documents = cloud.documents().clone();
@@ -189,6 +195,7 @@ impl HostDoor {
             volume_seats: Seats::of(VOLUMES_PER_HOST),
             call_seats: Seats::of(CALLED_PER_HOST),
             calls,
+            files,
             transfers: Arc::new(Semaphore::new(images::OF_ALL)),
             volumes,
         }
@@ -442,8 +449,29 @@ impl HostDoor {
             let headers = request.headers();
             return self.image(&gateway, &as_host, peer, image, headers).await;
         }
+        if request.method() == Method::GET
+            && let Some(machine) = request.uri().path().strip_prefix(MOVING_PATH)
+        {
+            return self.machine_files(&id, machine).await;
+        }
         let answer = gateway.answer(as_host, request).await;
         answer.map(|body| body.map_err(io::Error::other).boxed_unsync())
+    }
+
+    /// The files of a machine that comes to a host, once it stands still.
+    async fn machine_files(&self, host: &HostId, machine: &str) -> Response<AnyBody> {
+        let machine = self.cloud.documents().machines.get(machine);
+        let comes = machine.filter(|one| one.moving_to() == Some(host) && one.has_left());
+        let Some(machine) = comes else {
+            return empty(StatusCode::NOT_FOUND);
+        };
+        match self.files.files(&machine).await {
+            Ok(files) => Response::new(StreamBody::new(files.map_ok(Frame::data)).boxed_unsync()),
+            Err(error) => {
+                tracing::warn!(%host, machine = %machine.document.id, %error, "the files of a machine can't be sent");
+                empty(StatusCode::SERVICE_UNAVAILABLE)
+            }
+        }
     }
 
     async fn renew(

@@ -53,6 +53,66 @@ pub(crate) fn may_report(peer: &str, now: &Machine, then: &Machine) -> Result<()
     Ok(())
 }
 
+/// Whether the host `peer`, which had the machine before, may say by `then` that nothing of it is left there: it takes itself out,
+/// and nothing else.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_leave(peer: &str, now: &Machine, then: &Machine) -> Result<(), String> {
+    let mut expected = now.clone();
+    expected.left_on.retain(|host| host.local() != peer);
+    expected.common.updated = then.common.updated;
+    if then.common.updated <= now.common.updated {
+        return Err(format!("{}: what is said of it comes later", now.id));
+    }
+    if !same(&expected, then) {
+        return Err(format!(
+            "{}: a host that had it before says that nothing is left, and no more",
+            now.id
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the host `peer` is one that had the machine before, and is to clear away what it has of it.
+pub(crate) fn is_left_on(peer: &str, now: &Machine) -> bool {
+    now.left_on.iter().any(|host| host.local() == peer)
+}
+
+/// Whether the host `peer` is to have the machine, and hasn't yet.
+pub(crate) fn is_on_its_way_to(peer: &str, now: &Machine) -> bool {
+    let is_there = now.host.as_ref().is_some_and(|host| host.local() == peer);
+    !is_there && now.moving_to().is_some_and(|to| to.local() == peer)
+}
+
+/// Whether the host `peer`, which is to have the machine, may say by `then` that it is ready for it, or has its files; and nothing
+/// else.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn may_await(peer: &str, now: &Machine, then: &Machine) -> Result<(), String> {
+    let (mut expected, said) = (now.clone(), then.desired.moving.as_ref());
+    if let (Some(moving), Some(said)) = (&mut expected.desired.moving, said) {
+        moving.ready |= said.ready;
+        moving.arrived |= said.arrived && now.has_left();
+        let is_short = |text: &String| text.len() <= MAX_TEXT_BYTES;
+        moving.problem = said
+            .problem
+            .clone()
+            .filter(is_short)
+            .or(moving.problem.take());
+    }
+    expected.common.updated = then.common.updated;
+    expected.settle();
+    if then.common.updated <= now.common.updated || !same(&expected, then) {
+        return Err(format!(
+            "{}: {peer} says that it is ready for it, or has its files once it is at rest, and no more",
+            now.id
+        ));
+    }
+    Ok(())
+}
+
 /// Whether the host `peer` may say that nothing of `now` is left on it.
 ///
 /// # Errors
@@ -63,6 +123,12 @@ pub(crate) fn may_end(peer: &str, now: &Machine) -> Result<(), String> {
     }
     if !now.desired.deleted {
         return Err(format!("{} is to stay", now.id));
+    }
+    if !now.left_on.is_empty() {
+        return Err(format!(
+            "{}: something of it is left on other hosts",
+            now.id
+        ));
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! Who sees a document, and which changes are looked at. What isn't allowed by name is refused.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use cimi::{
     HostId, Timestamp,
+    lifecycle::Moving,
     resources::{Host, HostPulse, Machine, Resource},
 };
 use documents::{Documents, DocumentsError, step};
@@ -23,6 +26,14 @@ pub struct HostRules {
 #[derive(Deserialize)]
 struct Placed {
     host: Option<HostId>,
+    #[serde(default, rename = "leftOn")]
+    left_on: Vec<HostId>,
+    desired: Wanted,
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    moving: Option<Moving>,
 }
 
 #[async_trait]
@@ -30,8 +41,20 @@ impl Rules for HostRules {
     fn audience(&self, key: &Key, value: &[u8]) -> Audience {
         match key.collection() {
             Machine::COLLECTION => match serde_json::from_slice(value) {
-                Ok(Placed { host: Some(host) }) => Audience::peer(host.local()),
-                _ => Audience::Nobody,
+                Ok(Placed {
+                    host,
+                    left_on,
+                    desired,
+                }) => {
+                    let to = desired.moving.and_then(|moving| moving.to);
+                    let all = left_on.iter().chain(&host).chain(&to);
+                    let all: Vec<Arc<str>> = all.map(|host| host.local().into()).collect();
+                    match all.is_empty() {
+                        true => Audience::Nobody,
+                        false => Audience::Peers(all.into()),
+                    }
+                }
+                Err(_) => Audience::Nobody,
             },
             Host::COLLECTION | HostPulse::COLLECTION => Audience::peer(key.id()),
             _ => Audience::Nobody,
@@ -66,7 +89,15 @@ impl Rules for HostRules {
         };
         match key.collection() {
             Machine::COLLECTION => {
-                machine::may_report(peer, &read(key, now)?, &written(key, then)?)
+                let (now, then): (Machine, Machine) = (read(key, now)?, written(key, then)?);
+                // First of all: it begins anew only when nothing is left.
+                if machine::is_left_on(peer, &now) {
+                    return machine::may_leave(peer, &now, &then);
+                }
+                if machine::is_on_its_way_to(peer, &now) {
+                    return machine::may_await(peer, &now, &then);
+                }
+                machine::may_report(peer, &now, &then)
             }
             Host::COLLECTION if key.id() == peer => {
                 own::may_report(&read(key, now)?, &written(key, then)?)

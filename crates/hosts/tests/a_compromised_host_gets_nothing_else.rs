@@ -7,7 +7,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use cimi::{
     Acl, Common, HostId, Timestamp,
     ids::HostPulseId,
-    lifecycle::{Power, Stage},
+    lifecycle::{Moving, Power, Stage},
     resources::{Event, Host, HostPulse, Image, Machine, Resource},
     testing,
 };
@@ -468,4 +468,131 @@ async fn it_says_that_it_is_there_and_nothing_else_by_that() {
     let gone = Transaction::new().delete(key(&own.id));
     let done = world.evil.commit(gone).await.unwrap();
     assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_machine_that_it_had_before_it_says_that_nothing_is_left_and_no_more() {
+    let world = World::new().await;
+    let mut moved = world.theirs.clone();
+    moved.left_on = vec![world.own.id.clone()];
+    let moved = said(&world.theirs, moved);
+    let put = Transaction::new().put(key(&moved.id), bytes(&moved));
+    world.write(put).await;
+    // It sees what it is to clear away.
+    let seen = wait_for(&world.evil, &key(&moved.id)).await;
+    assert_eq!(seen, bytes(&moved));
+
+    for change in [
+        (|_| {}) as fn(&mut Machine),
+        |machine| machine.observed.stage = Stage::Running,
+        |machine| machine.desired.power = Power::Off,
+        |machine| machine.host = None,
+        |machine| machine.left_on.clear(),
+    ] {
+        let mut more = moved.clone();
+        change(&mut more);
+        let is_the_word = more.left_on.is_empty();
+        if is_the_word {
+            more.reason = Some("and more".to_owned());
+        }
+        let more = said(&moved, more);
+        let put = Transaction::new().put(key(&moved.id), bytes(&more));
+        world.refused("more than that nothing is left", put).await;
+    }
+    let gone = Transaction::new().delete(key(&moved.id));
+    world.refused("its end", gone).await;
+
+    let mut left = moved.clone();
+    left.left_on.clear();
+    left.common.updated =
+        Timestamp::now().max(Timestamp::from_millis(moved.common.updated.as_millis() + 1));
+    let put = Transaction::new().put(key(&left.id), bytes(&left));
+    let done = world.evil.commit(put).await.unwrap();
+    assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+    assert_eq!(world.evil.get(&key(&moved.id)).await.unwrap(), None);
+}
+
+/// What the gateway shows once it has seen it.
+async fn wait_for(store: &EtcdStore, key: &Key) -> Vec<u8> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(entry) = store.get(key).await.unwrap() {
+            return entry.value.to_vec();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{key}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_machine_that_comes_to_it_it_says_that_it_is_ready_and_has_its_files_and_no_more() {
+    let world = World::new().await;
+    let since = Timestamp::now();
+    let mut coming = world.theirs.clone();
+    coming.desired.moving = Some(Moving {
+        wanted: None,
+        to: Some(world.own.id.clone()),
+        ready: false,
+        arrived: false,
+        problem: None,
+        since,
+    });
+    let coming = said(&world.theirs, coming);
+    let put = Transaction::new().put(key(&coming.id), bytes(&coming));
+    world.write(put).await;
+    wait_for(&world.evil, &key(&coming.id)).await;
+
+    let moving = |machine: &mut Machine, change: fn(&mut Moving)| {
+        change(machine.desired.moving.as_mut().unwrap());
+    };
+    for change in [
+        |machine: &mut Machine| machine.host = machine.moving_to().cloned(),
+        |machine| machine.observed.stage = Stage::Running,
+        |machine| machine.desired.moving = None,
+        |machine| machine.desired.power = Power::Off,
+        |machine| machine.reason = Some("mine".to_owned()),
+    ] as [fn(&mut Machine); 5]
+    {
+        let mut more = coming.clone();
+        moving(&mut more, |moving| moving.ready = true);
+        change(&mut more);
+        let put = Transaction::new().put(key(&coming.id), bytes(&said(&coming, more)));
+        world.refused("more than that it is ready", put).await;
+    }
+    // Not before it stands still.
+    let mut early = coming.clone();
+    moving(&mut early, |moving| {
+        (moving.ready, moving.arrived) = (true, true)
+    });
+    let put = Transaction::new().put(key(&coming.id), bytes(&said(&coming, early)));
+    world.refused("files of a machine that runs", put).await;
+
+    let told = async |before: &Machine, after: Machine| {
+        let after = said(before, after);
+        let put = Transaction::new().put(key(&after.id), bytes(&after));
+        let done = world.evil.commit(put).await.unwrap();
+        assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+        after
+    };
+    let mut ready = coming.clone();
+    moving(&mut ready, |moving| moving.ready = true);
+    let ready = told(&coming, ready).await;
+    let mut left = ready.clone();
+    left.observed.left_for = Some(since);
+    let left = said(&ready, left);
+    let put = Transaction::new().put(key(&left.id), bytes(&left));
+    world.write(put).await;
+    until_seen(&world, &left).await;
+    let mut arrived = left.clone();
+    moving(&mut arrived, |moving| moving.arrived = true);
+    told(&left, arrived).await;
+}
+
+/// Waits until the gateway shows a machine so.
+async fn until_seen(world: &World, machine: &Machine) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while wait_for(&world.evil, &key(&machine.id)).await != bytes(machine) {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
 }

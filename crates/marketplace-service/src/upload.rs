@@ -125,6 +125,19 @@ impl Marketplace {
     /// # Errors
     /// See [`Refused`].
     pub async fn upload(&self, document: &[u8], source: IpAddr) -> Result<Uploaded, Refused> {
+        self.take(document, Some(source)).await
+    }
+
+    /// Takes a document that the cloud of this Marketplace has signed: nobody is asked.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub async fn publish(&self, document: &[u8]) -> Result<Uploaded, Refused> {
+        self.take(document, None).await
+    }
+
+    /// `source` is where it came from; none: from the cloud itself.
+    async fn take(&self, document: &[u8], source: Option<IpAddr>) -> Result<Uploaded, Refused> {
         let settings = self.settings();
         if settings.is_read_only {
             return Err(Refused::ReadOnly);
@@ -148,13 +161,14 @@ impl Marketplace {
             )));
         }
         self.check_age(&name)?;
-        let confirmation = if !settings.confirms {
-            Confirmation::NotAsked
-        } else if self.trusts(&entry).await {
-            Confirmation::Trusted
-        } else {
-            self.wait_for_confirmation(&entry, source).await?;
-            return Ok(Uploaded::Waiting);
+        let confirmation = match source {
+            None => Confirmation::Trusted,
+            Some(_) if !settings.confirms => Confirmation::NotAsked,
+            Some(_) if self.trusts(&entry).await => Confirmation::Trusted,
+            Some(source) => {
+                self.wait_for_confirmation(&entry, source).await?;
+                return Ok(Uploaded::Waiting);
+            }
         };
         let kept = self
             .keep(&entry, confirmation, Age::Newest, |transaction| transaction)

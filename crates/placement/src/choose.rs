@@ -100,7 +100,8 @@ impl<'a> Filters<'a> {
 
     fn refuse_otherwise(&self, host: &HostLoad) -> Option<Refusal> {
         let requirements = self.wish.requirements;
-        if requirements.is_some_and(|requirements| !requirements.met_by(host)) {
+        let is_among = self.wish.among.has(host.id.local());
+        if !is_among || requirements.is_some_and(|requirements| !requirements.met_by(host)) {
             return Some(Refusal::Excluded);
         }
         match host.state {

@@ -33,4 +33,4 @@ pub use no_room::{Kinds, NoRoom};
 pub use policy::{Policy, Strategy};
 pub use rank::{Rank, RankSyntax};
 pub use requirements::{RequirementSyntax, Requirements};
-pub use wish::{Group, Togetherness, Wish};
+pub use wish::{Among, Group, Togetherness, Wish};

@@ -22,6 +22,30 @@ pub struct Group {
     pub kind: Togetherness,
 }
 
+/// Which hosts come into question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Among<'a> {
+    /// All.
+    #[default]
+    All,
+    /// All but this one, by the local part of its id.
+    Not(&'a str),
+    /// This one alone.
+    Only(&'a str),
+}
+
+impl Among<'_> {
+    /// Whether this host does.
+    #[must_use]
+    pub fn has(self, host: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Not(other) => other != host,
+            Self::Only(only) => only == host,
+        }
+    }
+}
+
 /// What one machine wants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wish<'a> {
@@ -37,6 +61,8 @@ pub struct Wish<'a> {
     pub groups: &'a [Group],
     /// What it needs beside room.
     pub needs: Means,
+    /// Which hosts come into question.
+    pub among: Among<'a>,
 }
 
 impl<'a> Wish<'a> {
@@ -50,6 +76,7 @@ impl<'a> Wish<'a> {
             image: None,
             groups: &[],
             needs: Means::NONE,
+            among: Among::All,
         }
     }
 
@@ -57,6 +84,9 @@ impl<'a> Wish<'a> {
     #[must_use]
     pub const fn is_of_room_alone(&self) -> bool {
         let needs = !Means::NONE.cover(self.needs);
-        self.requirements.is_none() && self.groups.is_empty() && !needs
+        self.requirements.is_none()
+            && self.groups.is_empty()
+            && !needs
+            && matches!(self.among, Among::All)
     }
 }

@@ -15,19 +15,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     draft, letter,
-    upload::{self, Uploaded},
+    upload::{self, OwnMarketplace, Uploaded},
 };
 
 /// First and longest pause before what failed is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// How saved images are announced, as the operator decided.
-#[derive(Debug)]
 pub struct Settings {
     /// Where the cloud is reached, without a slash at the end.
     pub base_url: String,
     /// The Marketplace that takes temporary entries; none: there is none.
     pub marketplace: Option<String>,
+    /// The same, if it is in this process: nothing is sent to it then.
+    pub own: Option<Arc<dyn OwnMarketplace>>,
     /// What temporary entries are signed with.
     pub key: Option<SigningKey>,
     /// The endorser's address, if the key's certificate has none.
@@ -257,7 +258,11 @@ impl Announcer {
             now,
         )
         .map_err(|error| Registration::Final(format!("the entry can't be signed: {error}")))?;
-        match upload::upload(&self.settings.client, endpoint, &signed).await {
+        let uploaded = match &self.settings.own {
+            Some(own) => own.publish(&signed).await.map(|()| Uploaded::Registered),
+            None => upload::upload(&self.settings.client, endpoint, &signed).await,
+        };
+        match uploaded {
             Ok(Uploaded::Registered) => Ok(Some(endpoint.to_owned())),
             Ok(Uploaded::Waiting) => Err(Registration::Final(format!(
                 "{endpoint} waits for a confirmation by {}, who is asked by letter; a Marketplace that trusts the key of this cloud does not ask",

@@ -19,3 +19,4 @@ pub mod letter;
 pub mod upload;
 
 pub use announcer::{Announcer, Settings};
+pub use upload::{OwnMarketplace, UploadError};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use marketplace::Entry;
 use reqwest::{
     Client, Response, StatusCode,
@@ -32,6 +33,16 @@ impl UploadError {
     pub const fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable(..))
     }
+}
+
+/// A Marketplace in this process, which trusts its cloud.
+#[async_trait]
+pub trait OwnMarketplace: Send + Sync {
+    /// Takes an entry that this cloud has signed. That it is there already is fine.
+    ///
+    /// # Errors
+    /// [`UploadError`].
+    async fn publish(&self, document: &str) -> Result<(), UploadError>;
 }
 
 /// What became of an entry.

@@ -124,6 +124,7 @@ fn settings(marketplace: Option<String>, patience: Duration) -> Settings {
     Settings {
         base_url: "https://cloud.example.org:8443".to_owned(),
         marketplace,
+        own: None,
         key: Some(key()),
         endorser: "cloud@example.org".to_owned(),
         valid_days: 2,

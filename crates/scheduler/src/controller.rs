@@ -19,7 +19,7 @@ use std::{
 
 use cimi::{
     HostId, Timestamp,
-    lifecycle::Power,
+    lifecycle::{Moving, Power},
     resources::{Host, HostPulse, Machine, Resource as _},
 };
 use documents::{Cached, Doc, Documents, DocumentsError, step};
@@ -27,7 +27,7 @@ use store::cache::Changed;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use placement::{Demand, Fleet, Kinds, Means, NoRoom, Policy};
+use placement::{Among, Demand, Fleet, Kinds, Means, NoRoom, Policy};
 
 use crate::wishes::Wishes;
 
@@ -45,6 +45,8 @@ pub struct Scheduler {
     waiting: BTreeMap<u32, Arc<str>>,
     /// Machines to be released, for their turn.
     orphans: BTreeMap<u32, Arc<str>>,
+    /// Those that are to be moved, and have no place to go to yet.
+    ways: BTreeMap<u32, Arc<str>>,
     /// Why machines wait, as far as it was written.
     explained: HashMap<Arc<str>, Kinds>,
     /// Machines with a write on its way.
@@ -61,6 +63,7 @@ impl Scheduler {
             fleet: Fleet::new(policy),
             waiting: BTreeMap::new(),
             orphans: BTreeMap::new(),
+            ways: BTreeMap::new(),
             explained: HashMap::new(),
             busy: HashSet::new(),
             writes: JoinSet::new(),
@@ -89,6 +92,7 @@ impl Scheduler {
                 made_room |= self.machine_changed(&changed, &mut fresh);
             }
             self.release_orphans();
+            self.choose_ways();
             self.place_waiting(if made_room { None } else { Some(&fresh) });
             fresh.clear();
             tokio::select! {
@@ -153,6 +157,8 @@ impl Scheduler {
                 self.explained.remove(local);
                 self.waiting.retain(|_, other| other != local);
                 self.orphans.retain(|_, other| other != local);
+                self.ways.retain(|_, other| other != local);
+                self.fleet.unbook(&booking_of_way(local));
                 self.fleet.unbook(local)
             }
             // It may run: what it takes stays booked.
@@ -168,15 +174,62 @@ impl Scheduler {
         if let Some(host) = &machine.host {
             self.explained.remove(&local);
             let wishes = Wishes::of(machine, &self.documents);
-            return self.fleet.book(&local, host, &wishes.wish());
+            let made_room = self.fleet.book(&local, host, &wishes.wish());
+            return self.look_at_way(machine, &local, &wishes) || made_room;
         }
-        if machine.desired.deleted {
+        self.ways.remove(&vmid);
+        self.fleet.unbook(&booking_of_way(&local));
+        if machine.desired.deleted && machine.left_on.is_empty() {
             self.orphans.insert(vmid, local.clone());
-        } else if machine.desired.power == Power::On {
+        } else if waits(machine) {
             self.waiting.insert(vmid, local.clone());
             fresh.push(vmid);
         }
         self.fleet.unbook(&local)
+    }
+
+    /// What a machine takes of the host that it is on its way to. Returns whether room was made.
+    fn look_at_way(&mut self, machine: &Machine, local: &Arc<str>, wishes: &Wishes<'_>) -> bool {
+        let (vmid, way) = (machine.vmid.0, booking_of_way(local));
+        match &machine.desired.moving {
+            Some(Moving { to: None, .. }) => {
+                self.ways.insert(vmid, local.clone());
+                return false;
+            }
+            Some(Moving { to: Some(to), .. }) => {
+                self.ways.remove(&vmid);
+                self.fleet.book(&way, to, &wishes.wish())
+            }
+            None => {
+                self.ways.remove(&vmid);
+                self.fleet.unbook(&way)
+            }
+        }
+    }
+
+    /// Chooses where machines go that are to be moved. One for which there is no room stays where it is.
+    fn choose_ways(&mut self) {
+        while self.writes.len() < WRITES_AT_ONCE
+            && let Some((_, local)) = self.ways.pop_first()
+        {
+            let Some(machine) = self.documents.machines.get(&local) else {
+                continue;
+            };
+            let (Some(from), Some(moving)) = (&machine.host, &machine.desired.moving) else {
+                continue;
+            };
+            let wishes = Wishes::of(&machine, &self.documents);
+            let among = match &moving.wanted {
+                Some(wanted) => Among::Only(wanted.local()),
+                None => Among::Not(from.local()),
+            };
+            let wish = wishes.wish_among(among);
+            let chosen = self.fleet.reserve(&booking_of_way(&local), &wish);
+            let chosen = chosen.map_err(|refused| refused.to_string());
+            tracing::info!(machine = %machine.document.id, vmid = machine.vmid.0, ?chosen, "to be moved");
+            let work = send(self.documents.clone(), local.clone(), moving.since, chosen);
+            self.write(local, work);
+        }
     }
 
     /// Tries the machines that wait: all, or those in `only`.
@@ -286,6 +339,7 @@ impl Scheduler {
         if made_room || was_full {
             self.place_waiting(None);
             self.release_orphans();
+            self.choose_ways();
         }
     }
 }
@@ -315,6 +369,56 @@ async fn assign(documents: Documents, local: Arc<str>, host: HostId) -> Result<(
     }
 }
 
+/// The name under which is booked what a machine takes of the host that it is on its way to.
+fn booking_of_way(local: &str) -> Arc<str> {
+    format!("{local} on its way").into()
+}
+
+/// Writes where a machine goes, or why it stays, if it is still to be moved and the host open.
+async fn send(
+    documents: Documents,
+    local: Arc<str>,
+    since: Timestamp,
+    chosen: Result<HostId, String>,
+) -> Result<(), DocumentsError> {
+    loop {
+        let Some(read) = documents.machines.get(&local) else {
+            return Ok(());
+        };
+        let mut next = read.document.0.clone();
+        let moving = next.desired.moving.as_mut();
+        let Some(moving) = moving.filter(|moving| moving.since == since && moving.to.is_none())
+        else {
+            return Ok(());
+        };
+        let host = match &chosen {
+            Ok(host) => documents.hosts.get(host.local()),
+            Err(_) => None,
+        };
+        let host = host.filter(|host| !host.desired.maintenance);
+        match &host {
+            Some(host) => moving.to = Some(host.document.id.clone()),
+            None => {
+                next.desired.moving = None;
+                let why = chosen
+                    .as_ref()
+                    .err()
+                    .map_or("the host is closed", |why| why);
+                next.reason = Some(format!("it is not moved: {why}"));
+            }
+        }
+        next.settle();
+        let mut changes = documents.changes().replace(&read, next);
+        if let Some(host) = &host {
+            changes = changes.unchanged(&**host);
+        }
+        match changes.commit().await {
+            Err(error) if error.is_conflict() => {}
+            ended => return ended.map(drop),
+        }
+    }
+}
+
 /// Writes why the machine has no host, if it still waits for one.
 async fn tell(documents: Documents, local: Arc<str>, reason: String) -> Result<(), DocumentsError> {
     let edit = |machine: &mut Machine| {
@@ -328,18 +432,18 @@ async fn tell(documents: Documents, local: Arc<str>, reason: String) -> Result<(
     documents.update(&local, edit).await.map(drop)
 }
 
-/// Ends a machine that was deleted before it had a host.
+/// Ends a machine that was deleted while it had no host.
 async fn release(documents: Documents, local: Arc<str>) -> Result<(), DocumentsError> {
     let Some(machine) = documents.machines.get(&local) else {
         return Ok(());
     };
-    if machine.host.is_some() || !machine.desired.deleted {
+    if machine.host.is_some() || !machine.desired.deleted || !machine.left_on.is_empty() {
         return Ok(());
     }
     step::end(&documents, &machine, Timestamp::now())
         .commit()
         .await?;
-    tracing::info!(machine = %machine.key(), vmid = machine.vmid.0, "released; it never had a host");
+    tracing::info!(machine = %machine.key(), vmid = machine.vmid.0, "released; it had no host");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use cimi::resources::Machine;
 use documents::Documents;
-use placement::{Demand, Group, Means, Rank, Requirements, Togetherness, Wish};
+use placement::{Among, Demand, Group, Means, Rank, Requirements, Togetherness, Wish};
 
 /// The wishes of one machine.
 pub(crate) struct Wishes<'m> {
@@ -51,6 +51,14 @@ impl<'m> Wishes<'m> {
         }
     }
 
+    /// The same of hosts that come into question.
+    pub(crate) fn wish_among<'a>(&'a self, among: Among<'a>) -> Wish<'a> {
+        Wish {
+            among,
+            ..self.wish()
+        }
+    }
+
     pub(crate) fn wish(&self) -> Wish<'_> {
         Wish {
             demand: self.demand,
@@ -59,6 +67,7 @@ impl<'m> Wishes<'m> {
             image: self.image,
             groups: &self.groups,
             needs: self.needs,
+            among: Among::All,
         }
     }
 }

@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 pub use self::reach::Reach;
 pub use self::redirects::Redirects;
-pub use self::source::{Fetcher, Source};
+pub use self::source::{Fetcher, Source, client_of_server};
 use crate::blocking::blocking;
 use crate::confine::QemuImg;
 use crate::digest::{Digests, Expected};

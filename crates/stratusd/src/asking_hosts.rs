@@ -4,7 +4,7 @@
 use std::io;
 
 use cimi::{HostId, MachineId, Timestamp, resources::EventSeverity};
-use cloud::{CloudError, Console, ConsoleRange, MeterReading};
+use cloud::{ByteStream, CloudError, Console, ConsoleRange, MeterReading};
 use documents::Documents;
 use doors::{CallError, HostCalls};
 use futures::{StreamExt as _, stream};
@@ -32,6 +32,8 @@ pub enum Question {
     MetersOf(MachineId),
     /// What the host used lately: [`Meters`].
     Meters,
+    /// The files of a machine that has left it, packed.
+    Files(MachineId),
     /// What is there without belonging to a document, and what a document has that isn't there: [`Finding`]s. Changes nothing.
     Examine,
 }
@@ -66,6 +68,7 @@ impl Question {
                 )
             }
             Self::MetersOf(machine) => format!("/machines/{}/meters", machine.local()),
+            Self::Files(machine) => format!("/machines/{}/files", machine.local()),
             Self::Meters => "/meters".to_owned(),
             Self::Examine => "/findings".to_owned(),
         }
@@ -78,6 +81,7 @@ impl Question {
         match parts[..] {
             ["meters"] => Some(Self::Meters),
             ["findings"] => Some(Self::Examine),
+            ["machines", local, "files"] => Some(Self::Files(machine(local)?)),
             ["machines", local, "meters"] => Some(Self::MetersOf(machine(local)?)),
             ["machines", local, "console"] => {
                 let mut range = ConsoleRange::default();
@@ -149,6 +153,17 @@ impl Elsewhere {
             })
         });
         Ok(of_ours.collect())
+    }
+
+    /// The files of a machine that has left that host, packed.
+    pub async fn files(&self, host: &HostId, machine: &MachineId) -> cloud::Result<ByteStream> {
+        let path = Question::Files(machine.clone()).path();
+        let answer = self.calls.get(host, &path).await;
+        let answer = answer.map_err(|error| self.unreachable(host, &error))?;
+        let content = BodyDataStream::new(answer.into_body());
+        Ok(Box::pin(
+            content.map(|piece| piece.map_err(io::Error::other)),
+        ))
     }
 
     /// What hosts that have joined find with themselves, those that should be there.
@@ -230,6 +245,7 @@ mod tests {
             Question::Console(machine(), range(Some(7), None, true)),
             Question::Console(machine(), range(None, Some(80), true)),
             Question::MetersOf(machine()),
+            Question::Files(machine()),
             Question::Meters,
             Question::Examine,
         ] {

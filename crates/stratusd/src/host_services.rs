@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cimi::{HostId, MachineId, resources::Image};
+use cimi::{
+    HostId, MachineId,
+    resources::{Image, Machine},
+};
 use cloud::{
-    Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex, HostServices,
-    ImageIntake, MeterReading, Metered, Upload, VolumesOfHosts,
+    ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex,
+    FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, Upload, VolumesOfHosts,
 };
 use documents::Documents;
+use futures::{FutureExt as _, future::BoxFuture};
 use serde::Serialize;
 use serde_json::{Value, json};
 use storage::{
@@ -18,7 +22,10 @@ use storage::{
     registry::{Catalogue, LookupError, Registries},
 };
 use tokio_util::sync::CancellationToken;
-use vmhost::controller::VmHost;
+use vmhost::{
+    controller::{MachineFiles, VmHost},
+    moving::Packed,
+};
 
 use crate::{
     asking_hosts::{Elsewhere, Question},
@@ -36,6 +43,8 @@ pub struct LocalHost {
     pub storage: Option<StorageController>,
     /// The hosts that have joined.
     pub elsewhere: Elsewhere,
+    /// Where users reach this cloud, as entries of saved images say.
+    pub base_url: String,
 }
 
 #[async_trait]
@@ -162,7 +171,11 @@ impl ImageIntake for LocalHost {
 
     async fn why_no_entry(&self, identifier: &str) -> Option<String> {
         let storage = self.storage.as_ref()?;
-        match storage.entry_in_time(&identifier.parse().ok()?).await {
+        match storage.entries_in_time(&identifier.parse().ok()?).await {
+            // A temporary entry of an image that was saved here: whoever may use that finds the image itself.
+            Ok(found) if found.iter().all(|found| self.is_only_here(&found.entry)) => Some(
+                "the image is in this cloud, and its owner doesn't share it with you".to_owned(),
+            ),
             Ok(_) | Err(LookupError::Unavailable(_)) => None,
             Err(LookupError::Refused(reason)) => Some(reason),
         }
@@ -177,10 +190,12 @@ impl ImageIntake for LocalHost {
         let (Some(storage), Ok(identifier)) = (&self.storage, identifier.parse()) else {
             return Some("this cloud has no Marketplace to look it up in".to_owned());
         };
-        let found = match storage.entry_in_time(&identifier).await {
+        let found = match storage.entries_in_time(&identifier).await {
             Ok(found) => found,
             Err(error) => return Some(error.to_string()),
         };
+        // The one that is tried first.
+        let found = found.first()?;
         let endorsement = found.entry.endorsement();
         let is_it = endorsement.email.eq_ignore_ascii_case(email)
             && created.is_none_or(|created| endorsement.created.to_string() == created);
@@ -255,6 +270,34 @@ impl ImageIntake for LocalHost {
     }
 }
 
+#[async_trait]
+impl FilesOfMachines for LocalHost {
+    async fn files(&self, machine: &Machine) -> cloud::Result<ByteStream> {
+        match self.place_of(&machine.id) {
+            Place::Elsewhere(host) => self.elsewhere.files(&host, &machine.id).await,
+            Place::Here(host) => host.files(machine.id.local()).ok_or_else(|| {
+                CloudError::Unavailable(format!("{} has not left this host", machine.id))
+            }),
+            Place::Nowhere => Err(CloudError::Unavailable(format!(
+                "the host of {} can't be reached from here",
+                machine.id
+            ))),
+        }
+    }
+}
+
+/// For machines that come to this computer from hosts that have joined.
+impl MachineFiles for Elsewhere {
+    fn files<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<Packed, String>> {
+        async move {
+            let host = machine.host.as_ref().ok_or("it is on no host")?;
+            let files = self.files(host, &machine.id).await;
+            files.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}
+
 /// Where a machine is.
 enum Place<'h> {
     Here(&'h VmHost),
@@ -264,6 +307,13 @@ enum Place<'h> {
 }
 
 impl LocalHost {
+    /// Whether all places that an entry names are images of this cloud.
+    fn is_only_here(&self, entry: &marketplace::Entry) -> bool {
+        let own = format!("{}/cimi/MachineImage/", self.base_url);
+        let locations = &entry.metadata().locations;
+        !locations.is_empty() && locations.iter().all(|url| url.starts_with(&own))
+    }
+
     fn place_of(&self, machine: &MachineId) -> Place<'_> {
         let read = self.documents.machines.get(machine.local());
         let host = read.and_then(|machine| machine.host.clone());

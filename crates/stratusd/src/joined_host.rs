@@ -16,6 +16,7 @@
 //! after a restart.
 
 mod answers;
+mod arrivals;
 mod images;
 mod volumes;
 
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use trust::{Joined, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME};
 use vmhost::{controller::VmHost, qemu::QemuHypervisor};
 
-use self::{answers::Answers, volumes::RemoteVolumes};
+use self::{answers::Answers, arrivals::Arrivals, volumes::RemoteVolumes};
 use crate::{
     config::Config,
     instance::{Instance, make_dir},
@@ -311,7 +312,11 @@ impl JoinedHost {
             documents.clone(),
             self.settings.clone(),
             hypervisor.clone(),
-            (Arc::new(replicas.clone()), Arc::new(volumes.clone())),
+            (
+                Arc::new(replicas.clone()),
+                Arc::new(volumes.clone()),
+                Arc::new(Arrivals::open(kept, &key)?),
+            ),
             Arc::new(networks),
         );
         let machines = machines.await?;

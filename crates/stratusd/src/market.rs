@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use marketplace::catalogue::{Order, Query, Record, Status};
 use marketplace::identifier::ImageIdentifier;
 use marketplace::policy::{Lists, Policy};
-use marketplace_service::{Follower, Marketplace, Settings, Trusted};
+use marketplace_service::{Follower, Marketplace, Refused, Settings, Trusted};
 use storage::registry::{self, AuthoritiesSource, OwnMarketplace};
 use store::SharedStore;
 
@@ -76,7 +76,17 @@ pub fn of_this_cloud(marketplace: &Marketplace) -> Result<registry::Marketplace,
     registry::Marketplace::here(OWN_MARKETPLACE.to_owned(), &url, own)
 }
 
-/// Looked up without a connection.
+/// The same, as one that takes temporary entries of this cloud; none if it takes no uploads.
+pub fn for_saved_images(
+    marketplace: &Marketplace,
+) -> Option<(String, Arc<dyn saving::OwnMarketplace>)> {
+    let settings = marketplace.settings();
+    let url = settings.url.trim_end_matches('/').to_owned();
+    let own = Arc::new(Here(marketplace.clone()));
+    (!settings.is_read_only).then_some((url, own))
+}
+
+/// Asked and written without a connection.
 #[derive(Debug)]
 struct Here(Marketplace);
 
@@ -85,6 +95,24 @@ impl Here {
         let document = self.0.document(&record.name()).await;
         let document = document.map_err(|error| error.to_string())?;
         Ok(document.map(String::into_bytes))
+    }
+}
+
+#[async_trait]
+impl saving::OwnMarketplace for Here {
+    async fn publish(&self, document: &str) -> Result<(), saving::UploadError> {
+        let refused = |why: String| {
+            let url = self.0.settings().url.clone();
+            saving::UploadError::Refused(url, why)
+        };
+        match self.0.publish(document.as_bytes()).await {
+            Ok(_) => Ok(()),
+            Err(Refused::Store(error)) => {
+                let url = self.0.settings().url.clone();
+                Err(saving::UploadError::Unreachable(url, error.to_string()))
+            }
+            Err(error) => Err(refused(error.to_string())),
+        }
     }
 }
 

@@ -4,25 +4,32 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 use marketplace::SigningKey;
+use marketplace_service::Marketplace;
 
 use crate::{
-    config::Config,
+    config::{Config, Saving},
     instance::{make_dir, write_atomically},
+    market,
 };
 
 /// How long a connection to a Marketplace may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the operator decided; `url` is where the cloud listens.
+/// What the operator decided; `marketplace` is this daemon's own, which takes temporary entries unless another one, or none, is
+/// configured.
 ///
 /// # Errors
 /// Files that can't be read, a key that isn't one.
-pub fn settings(config: &Config, state: &Path) -> anyhow::Result<saving::Settings> {
+pub fn settings(
+    config: &Config,
+    state: &Path,
+    marketplace: Option<&Marketplace>,
+) -> anyhow::Result<saving::Settings> {
     let given = &config.saving;
     let some =
         |text: &String| Some(text.trim_end_matches('/').to_owned()).filter(|t| !t.is_empty());
     let host = config.host_name();
-    let base_url = some(&given.base_url).unwrap_or_else(|| config.origin());
+    let base_url = base_url(config);
     let mut client = reqwest::Client::builder()
         .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_LIMIT)
@@ -44,7 +51,13 @@ pub fn settings(config: &Config, state: &Path) -> anyhow::Result<saving::Setting
             client = client.add_root_certificate(certificate);
         }
     }
-    let marketplace = some(&given.marketplace);
+    let (marketplace, own) = match given.marketplace.as_str() {
+        Saving::NO_MARKETPLACE => (None, None),
+        "" => marketplace
+            .and_then(market::for_saved_images)
+            .map_or((None, None), |(url, own)| (Some(url), Some(own))),
+        _ => (some(&given.marketplace), None),
+    };
     let key = match &marketplace {
         Some(_) => Some(key(config, state)?),
         None => None,
@@ -53,6 +66,7 @@ pub fn settings(config: &Config, state: &Path) -> anyhow::Result<saving::Setting
     Ok(saving::Settings {
         base_url,
         marketplace,
+        own,
         key,
         endorser,
         valid_days: given.valid_days,
@@ -62,6 +76,14 @@ pub fn settings(config: &Config, state: &Path) -> anyhow::Result<saving::Setting
             .build()
             .context("preparing to speak to the Marketplace")?,
     })
+}
+
+/// Where users reach this cloud, without a slash at the end.
+pub fn base_url(config: &Config) -> String {
+    match config.saving.base_url.trim_end_matches('/') {
+        "" => config.origin(),
+        given => given.to_owned(),
+    }
 }
 
 /// The operator's key, else the cloud's own, made at its first use.

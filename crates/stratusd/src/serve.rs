@@ -92,6 +92,10 @@ pub async fn serve(
     // Who writes a volume: a machine here, or a host that uses it from afar.
     let exports = Exports::default();
     let calls = HostCalls::default();
+    let elsewhere = Elsewhere {
+        documents: documents.clone(),
+        calls: calls.clone(),
+    };
     let host = LocalHost {
         documents: documents.clone(),
         storage: if roles.has(Role::Storage) {
@@ -100,15 +104,14 @@ pub async fn serve(
             None
         },
         machines: if roles.has(Role::VmHost) {
-            Some(open_host(&config, &documents, &exports).await?)
+            Some(open_host(&config, &documents, &exports, &elsewhere).await?)
         } else {
             None
         },
-        elsewhere: Elsewhere {
-            documents: documents.clone(),
-            calls: calls.clone(),
-        },
+        elsewhere,
+        base_url: saved_images::base_url(&config),
     };
+    let files = Arc::new(host.clone());
     let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
     let passwords = settings::passwords(&config);
     let cloud = Cloud::open_counting(
@@ -147,7 +150,8 @@ pub async fn serve(
         parts.start("mail", |stop| postman.run(stop));
     }
     if roles.has(Role::Entry) {
-        let settings = saved_images::settings(&config, &state).context("`[saving]`")?;
+        let settings =
+            saved_images::settings(&config, &state, marketplace.as_ref()).context("`[saving]`")?;
         let announcer = saving::Announcer::new(documents.clone(), settings);
         parts.start("saved-images", |stop| announcer.run(stop));
     }
@@ -206,7 +210,9 @@ pub async fn serve(
                 uid_base: settings::uid_base(&config),
             };
             let shown = Arc::new(VolumesHere(volumes.clone()));
-            let hosts = Arc::new(HostDoor::new(cloud.clone(), Arc::clone(&log), shown, calls));
+            let files = Arc::clone(&files);
+            let door = HostDoor::new(cloud.clone(), Arc::clone(&log), (shown, files), calls);
+            let hosts = Arc::new(door);
             let following = Arc::clone(&hosts);
             parts.start("hosts", |stop| async move {
                 let following = async { tokio::join!(following.follow(), volumes.run()) };
@@ -261,6 +267,7 @@ async fn open_host(
     config: &Arc<Config>,
     documents: &Documents,
     exports: &Exports,
+    elsewhere: &Elsewhere,
 ) -> anyhow::Result<VmHost> {
     networks::check(config).await?;
     let settings = settings::vm_host(config).await?;
@@ -272,6 +279,7 @@ async fn open_host(
         (
             Arc::new(vmhost::controller::OfStorage),
             Arc::new(exports.clone()),
+            Arc::new(elsewhere.clone()),
         ),
         Arc::new(networks::Configured(config.clone())),
     )

@@ -27,7 +27,7 @@ fn wait_for_host(cloud: &TestCloud, host: &TestHost, state: &str) {
 /// What is no document is told by the host, on a connection of its own.
 fn told_from_elsewhere(cloud: &TestCloud, machine: &Machine<'_>) {
     let console = machine.console();
-    assert!(console.contains("login"), "{console}");
+    assert!(console.contains("stratus-ready"), "{console}");
     let last = cloud.cli(&["console", "--last", "20", &machine.vmid.to_string()]);
     assert!(console.contains(last.trim()), "{last}");
     let id = machine.vmid.to_string();

@@ -98,9 +98,14 @@ fn a_machine_is_saved_at_its_shutdown_and_starts_again() {
         let image = image_named(&cloud, "by-command")?;
         image["announced"]["at"].is_string().then_some(image)
     });
+    // Nothing was configured for it: the cloud's own Marketplace has it, for two days.
+    let market = told["announced"]["marketplace"].as_str().unwrap();
+    assert!(market.ends_with("/marketplace"), "{told}");
+    let found = cloud.cli_json(&["image", "search", "by-command"]);
+    assert_eq!(found[0]["identifier"], image["identifier"], "{found}");
     assert!(
-        told["announced"]["marketplace"].is_null(),
-        "there is none: {told}"
+        found[0]["valid"].as_str() > found[0]["created"].as_str(),
+        "{found}"
     );
     holds(&cloud, &image, "by-command");
     // Nobody else can start it.
@@ -111,6 +116,8 @@ fn a_machine_is_saved_at_its_shutdown_and_starts_again() {
         &cloud.machine_document(&format!("MachineImage/{identifier}")),
     );
     assert_eq!(refused.status, 400, "{}", refused.text());
+    let told = refused.text();
+    assert!(told.contains("its owner doesn't share it"), "{told}");
     cloud.assert_clean();
 }
 

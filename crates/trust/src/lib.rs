@@ -41,6 +41,8 @@ pub const SERVER_NAME: &str = "hosts.stratus.internal";
 /// What is spoken, instead of HTTP, on a connection by which a host uses a volume: it sends the local part of the volume's id
 /// ([`VOLUME_BYTES`] of it), and then NBD goes both ways. Who is refused finds the connection closed.
 pub const VOLUME_PROTOCOL: &[u8] = b"stratus-volume";
+/// Where an entry gives a host the files of a machine that comes to it, by GET: behind it stands the local part of the machine's id.
+pub const MOVING_PATH: &str = "/moving/";
 /// What is spoken on the connection by which an entry asks a host: HTTP/2, in which the host that has connected answers.
 pub const CALL_PROTOCOL: &[u8] = b"stratus-calls";
 /// Bytes of the local part of a volume's id.

@@ -13,6 +13,7 @@
 //! holds no plan, so a controller that was killed between any two steps goes on where it was. Workers never wait for
 //! each other. What a guest never answers (power button, unplugging) is a deadline, not a call.
 
+mod arrival;
 mod audit;
 mod console;
 mod forwarding;
@@ -54,6 +55,7 @@ use store::cache::Changed;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use arrival::MachineFiles;
 pub use audit::Finding;
 pub use console::ConsoleText;
 pub use forwarding::overlay;
@@ -122,6 +124,7 @@ pub(crate) struct Shared {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) images: Arc<dyn ImageFiles>,
     pub(crate) volumes: Arc<dyn VolumeFiles>,
+    pub(crate) moves: Arc<dyn MachineFiles>,
     pub(crate) quarantine: Quarantine,
     networks: Mutex<HashMap<String, Arc<OnceCell<Arc<NetworkHost>>>>>,
     setup: Arc<dyn Networks>,
@@ -205,7 +208,11 @@ impl VmHost {
         documents: Documents,
         mut settings: Settings,
         hypervisor: Arc<dyn Hypervisor>,
-        (images, volumes): (Arc<dyn ImageFiles>, Arc<dyn VolumeFiles>),
+        (images, volumes, moves): (
+            Arc<dyn ImageFiles>,
+            Arc<dyn VolumeFiles>,
+            Arc<dyn MachineFiles>,
+        ),
         setup: Arc<dyn Networks>,
     ) -> Result<Self, VmHostError> {
         for folder in [&mut settings.machines_dir, &mut settings.quarantine_dir] {
@@ -235,6 +242,7 @@ impl VmHost {
             hypervisor,
             images,
             volumes,
+            moves,
             quarantine,
             networks: Mutex::default(),
             setup,
@@ -276,6 +284,7 @@ impl VmHost {
         let mut images = shared.documents.images.changes();
         let mut volumes = shared.documents.volumes.changes();
         self.restore_networks().await;
+        self.sweep_arrivals().await;
         let refresh = host::keep_current(shared.clone(), stop.clone());
         self.0.tasks.spawn(refresh);
         self.0
@@ -312,6 +321,24 @@ impl VmHost {
         self.0.tasks.wait().await;
     }
 
+    /// The files of a machine that has left this host for another one, packed; none if it hasn't.
+    #[must_use]
+    pub fn files(&self, machine: &str) -> Option<crate::moving::Packed> {
+        let shared = &self.0.shared;
+        let read = shared.documents.machines.get(machine)?;
+        let is_ours = read.host.as_ref() == Some(&shared.host) && read.has_left();
+        is_ours.then(|| crate::moving::pack(&prepare::folder(&shared.settings, &read)))
+    }
+
+    /// Throws away what was copied of machines that don't come here any more.
+    async fn sweep_arrivals(&self) {
+        let shared = self.0.shared.clone();
+        let swept = tokio::task::spawn_blocking(move || arrival::sweep(&shared)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(%error, "what was copied of machines that don't come here can't be removed");
+        }
+    }
+
     /// What the machines of this host ask of a network.
     fn wanted_on(&self, network: &str, of: impl Fn(&Machine) -> bool) -> Vec<PlugRequest> {
         let shared = &self.0.shared;
@@ -330,11 +357,10 @@ impl VmHost {
     /// Rings the workers of the machines that can't start without an image.
     fn wake_users_of(&self, image: &str, stop: &CancellationToken) {
         let shared = &self.0.shared;
-        for machine in shared
-            .documents
-            .machines
-            .by_index("host", shared.host.local())
-        {
+        let machines = &shared.documents.machines;
+        let here = machines.by_index("host", shared.host.local());
+        let coming = machines.by_index("movingTo", shared.host.local());
+        for machine in here.into_iter().chain(coming) {
             if prepare::needs_image(&machine, image) {
                 self.wake(machine.id(), stop);
             }
@@ -349,7 +375,10 @@ impl VmHost {
             return;
         }
         let ours = |document: &cimi::resources::Machine| {
-            document.host.as_ref() == Some(&self.0.shared.host)
+            let own = &self.0.shared.host;
+            document.host.as_ref() == Some(own)
+                || document.left_on.contains(own)
+                || document.moving_to() == Some(own)
         };
         if !self
             .0

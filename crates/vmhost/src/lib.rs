@@ -15,6 +15,7 @@ pub mod error;
 pub mod hypervisor;
 pub mod launch_spec;
 pub mod machine;
+pub mod moving;
 pub mod ports;
 pub mod process;
 pub mod qemu;

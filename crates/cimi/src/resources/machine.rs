@@ -78,6 +78,9 @@ pub struct Machine {
     /// The host it is placed on. Written by the scheduler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostId>,
+    /// Hosts that had it before: what they still have of it is to go, and each takes itself out once it is gone. Put in by `cloud`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_on: Vec<HostId>,
     /// What is wanted.
     pub desired: Desired,
     /// What was seen.
@@ -124,6 +127,12 @@ resource!(
             if machine.running_since.is_some() {
                 add("runsOn", host.local());
             }
+        }
+        for host in &machine.left_on {
+            add("leftOn", host.local());
+        }
+        if let Some(to) = machine.moving_to() {
+            add("movingTo", to.local());
         }
         machine.images(&mut |image| add("image", image.local()));
     },
@@ -189,6 +198,19 @@ impl Machine {
                 tell(initrd);
             }
         }
+    }
+
+    /// The host that it is on its way to.
+    #[must_use]
+    pub fn moving_to(&self) -> Option<&HostId> {
+        self.desired.moving.as_ref()?.to.as_ref()
+    }
+
+    /// Whether nothing of it is at work on its host any more, for the way that it is on.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        let way = self.desired.leaving().map(|moving| moving.since);
+        way.is_some() && way == self.observed.left_for
     }
 
     /// The volume that it boots from, which is the first disk its guest sees, and at it as long as the machine exists; none:

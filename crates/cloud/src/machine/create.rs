@@ -119,6 +119,7 @@ impl Cloud {
             placement: plan.placement.clone(),
             restart_policy: plan.template.restart_policy.unwrap_or_default(),
             host: None,
+            left_on: Vec::new(),
             desired: Desired {
                 power: if on { Power::On } else { Power::Off },
                 run: u64::from(on),
@@ -128,6 +129,7 @@ impl Cloud {
                 graceful: false,
                 rest: paused.then_some(Rest::Pause),
                 afresh: false,
+                moving: None,
                 since: now,
             },
             observed: Observed::nothing(now),

@@ -92,6 +92,7 @@ pub(super) fn can_be_captured(machine: &Machine) -> bool {
     machine.image.is_some()
         && machine.state == MachineState::Stopped
         && machine.first_started.is_some()
+        && machine.desired.moving.is_none()
         && (machine.desired.power == Power::Off || machine.restart_policy == RestartPolicy::Never)
 }
 
@@ -263,7 +264,9 @@ impl Cloud {
             beginning(&read)?;
             if read.desired.deleted || !can_be_captured(&read) {
                 let state = super::text_of(read.state);
-                let why = if read.state == MachineState::Stopped {
+                let why = if read.desired.moving.is_some() {
+                    "is on its way to another host: wait until it is there".to_owned()
+                } else if read.state == MachineState::Stopped {
                     "has no disk yet that it ran from, or is started again by its restart policy"
                         .to_owned()
                 } else {

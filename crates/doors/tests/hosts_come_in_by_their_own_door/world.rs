@@ -159,7 +159,7 @@ impl World {
         let hosts = Arc::new(HostDoor::new(
             cloud.clone(),
             audit.clone(),
-            Arc::new(cloud::NoServices),
+            (Arc::new(cloud::NoServices), Arc::new(cloud::NoServices)),
             calls.clone(),
         ));
         let server = Server::new(

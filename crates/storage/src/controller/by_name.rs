@@ -98,8 +98,8 @@ impl StorageController {
             found = self.find(&read.document.0) => found,
             () = self.unwanted(local, &transfer) => return Ok(Next::Settled),
         };
-        let wanted = match found {
-            Ok(wanted) => wanted,
+        let found = match found {
+            Ok(found) => found,
             Err(error) => {
                 let tries_help = error.is_temporary();
                 return self
@@ -107,41 +107,44 @@ impl StorageController {
                     .await;
             }
         };
-        self.write_origin(local, &wanted).await?;
-        self.checkpoint("image: found, not fetched").await;
-        let mut reasons = wanted.unusable;
+        let mut reasons = Vec::new();
         let mut worst = Fault::Content;
         let mut no_space = false;
-        for place in wanted.places {
-            let (name, brought) = self
-                .bring_from(&read.document.0, &wanted.expected, place, &transfer)
-                .await;
-            match brought {
-                Ok(Brought::Kept) => {
-                    self.0.rests.forget(local);
-                    return Ok(Next::Settled);
-                }
-                Ok(Brought::Unwanted) => return Ok(Next::Settled),
-                Ok(Brought::Vanished) => return Ok(Next::Again(std::time::Duration::ZERO)),
-                Err(error @ (Error::Document(_) | Error::Cancelled)) => return Err(error),
-                // The same from any place, and not to be tried again until somebody has removed something.
-                Err(Error::Quota(reason)) => {
-                    self.0.rests.forget(local);
-                    return self.give_up(local, &reason).await;
-                }
-                Err(error) => {
-                    tracing::info!(image = %read.id, from = name, %error, "the image did not come");
-                    let fault = Fault::of(&error, &read.desired.source);
-                    no_space |= error.is_for_want_of_space();
-                    worst = worst.max(fault);
-                    let text = error.to_string();
-                    reasons.push(if text.contains(&name) {
-                        text
-                    } else {
-                        format!("{name}: {text}")
-                    });
-                    if fault == Fault::Host {
-                        break;
+        'found: for wanted in found {
+            self.write_origin(local, &wanted).await?;
+            self.checkpoint("image: found, not fetched").await;
+            reasons.extend(wanted.unusable);
+            for place in wanted.places {
+                let (name, brought) = self
+                    .bring_from(&read.document.0, &wanted.expected, place, &transfer)
+                    .await;
+                match brought {
+                    Ok(Brought::Kept) => {
+                        self.0.rests.forget(local);
+                        return Ok(Next::Settled);
+                    }
+                    Ok(Brought::Unwanted) => return Ok(Next::Settled),
+                    Ok(Brought::Vanished) => return Ok(Next::Again(std::time::Duration::ZERO)),
+                    Err(error @ (Error::Document(_) | Error::Cancelled)) => return Err(error),
+                    // The same from any place, and not to be tried again until somebody has removed something.
+                    Err(Error::Quota(reason)) => {
+                        self.0.rests.forget(local);
+                        return self.give_up(local, &reason).await;
+                    }
+                    Err(error) => {
+                        tracing::info!(image = %read.id, from = name, %error, "the image did not come");
+                        let fault = Fault::of(&error, &read.desired.source);
+                        no_space |= error.is_for_want_of_space();
+                        worst = worst.max(fault);
+                        let text = error.to_string();
+                        reasons.push(if text.contains(&name) {
+                            text
+                        } else {
+                            format!("{name}: {text}")
+                        });
+                        if fault == Fault::Host {
+                            break 'found;
+                        }
                     }
                 }
             }
@@ -275,7 +278,8 @@ impl StorageController {
         Ok(())
     }
 
-    async fn find(&self, image: &Image) -> Result<Wanted, LookupError> {
+    /// What is to be tried, one after the other: of each endorser whose entry counts, or the only thing there is.
+    async fn find(&self, image: &Image) -> Result<Vec<Wanted>, LookupError> {
         let refused = |error: Error| LookupError::Refused(error.to_string());
         match &image.desired.source {
             ImageSource::Marketplace => {
@@ -284,9 +288,9 @@ impl StorageController {
                     LookupError::Refused("it has no identifier to be looked up by".to_owned())
                 })?;
                 let found = self.0.settings.registries.look_up(&identifier).await?;
-                self.of_entry(&found)
+                self.of_entries(&found)
             }
-            ImageSource::Url { url } => Ok(Wanted {
+            ImageSource::Url { url } => Ok(vec![Wanted {
                 origin: None,
                 properties: Vec::new(),
                 expected: expected(&image.desired.expected).map_err(refused)?,
@@ -295,18 +299,18 @@ impl StorageController {
                     fetcher: self.0.settings.fetcher.clone(),
                 }],
                 unusable: Vec::new(),
-            }),
+            }]),
             ImageSource::Catalogue {
                 catalogue,
                 product,
                 version,
             } => {
-                self.of_catalogue(catalogue, product, version.as_deref())
-                    .await
+                let wanted = self.of_catalogue(catalogue, product, version.as_deref());
+                Ok(vec![wanted.await?])
             }
             ImageSource::Volume { volume } => {
                 let volume: VolumeId = volume.local().parse().map_err(refused)?;
-                Ok(Wanted {
+                Ok(vec![Wanted {
                     origin: Some(origin(format!("Volume/{volume}"))),
                     properties: Vec::new(),
                     expected: Expected {
@@ -315,12 +319,31 @@ impl StorageController {
                     },
                     places: vec![Place::Volume(volume)],
                     unusable: Vec::new(),
-                })
+                }])
             }
             ImageSource::Upload | ImageSource::Machine(_) => {
                 Err(LookupError::Refused("it is not fetched".to_owned()))
             }
         }
+    }
+
+    /// What verified entries say, those that can be used.
+    fn of_entries(&self, found: &[Found]) -> Result<Vec<Wanted>, LookupError> {
+        let mut refused = Vec::new();
+        let read = found.iter().filter_map(|found| match self.of_entry(found) {
+            Ok(wanted) => Some(wanted),
+            Err(error) => {
+                let email = &found.entry.endorsement().email;
+                refused.push(format!("the entry of {email}: {error}"));
+                None
+            }
+        });
+        let mut usable: Vec<_> = read.collect();
+        match usable.first_mut() {
+            Some(first) => first.unusable.splice(0..0, refused).for_each(drop),
+            None => return Err(LookupError::Refused(refused.join("; "))),
+        }
+        Ok(usable)
     }
 
     /// What a verified entry says.

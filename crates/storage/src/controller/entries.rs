@@ -55,12 +55,15 @@ impl StorageController {
         Some(redirects.lead_to(url, is_entry).await?.to_string())
     }
 
-    /// The entry of the Marketplaces for an image that the site's policy accepts. Answers within seconds, unlike
+    /// The entries of the Marketplaces for an image that the site's policy accepts, at least one. Answers within seconds, unlike
     /// [`look_up`](crate::registry::Registries::look_up), which waits for the slowest.
     ///
     /// # Errors
     /// As that; that no answer came in time is [`LookupError::Unavailable`].
-    pub async fn entry_in_time(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
+    pub async fn entries_in_time(
+        &self,
+        identifier: &ImageIdentifier,
+    ) -> Result<Vec<Found>, LookupError> {
         let found = self.0.settings.registries.look_up(identifier);
         tokio::time::timeout(PATIENCE, found)
             .await
@@ -91,15 +94,10 @@ impl StorageController {
         let Some(identifier) = identifier.filter(|_| is_due) else {
             return false;
         };
-        let told = match self.entry_in_time(&identifier).await {
+        let told = match self.entries_in_time(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(local);
-                match self.compared(&read, &found, false).await {
-                    Ok(Some(())) => self.take_over(&read, found).await,
-                    // Reading all of it takes longer than anybody waits: the worker does.
-                    Ok(None) => self.have_it_looked_up(&read).await,
-                    Err(error) => Err(error),
-                }
+                self.go_by(&read, found, false).await
             }
             Err(LookupError::Refused(reason)) => self.refuse(&read, reason, true).await,
             Err(error @ LookupError::Unavailable(_)) => {
@@ -144,10 +142,7 @@ impl StorageController {
         match self.0.settings.registries.look_up(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(read.id.local());
-                match self.compared(read, &found, true).await? {
-                    Some(()) => self.take_over(read, found).await,
-                    None => self.keep_image(read).await,
-                }
+                self.go_by(read, found, true).await
             }
             Err(LookupError::Refused(reason)) => {
                 self.0.rests.forget(read.id.local());
@@ -227,45 +222,66 @@ impl StorageController {
         Ok(Next::Again(Duration::ZERO))
     }
 
-    /// Compares what is in the cache with an entry that is to vouch for it from now on. What differs is refused; none: that is
-    /// written down already, or, unless it may be read for, can't be said now.
+    /// Goes by the first of these entries that says of the content in the cache what it is. If none does it can't be used any more:
+    /// why the first one doesn't is told. Where that can't be said without reading all of it, which takes longer than anybody waits
+    /// for, the worker does (`may_read`).
+    async fn go_by(
+        &self,
+        read: &Cached<Image>,
+        found: Vec<Found>,
+        may_read: bool,
+    ) -> Result<Next, Error> {
+        let mut differs = None;
+        for found in found {
+            match self.compared(read, &found, may_read).await? {
+                Compared::Same => return self.take_over(read, found).await,
+                Compared::Unread => return self.have_it_looked_up(read).await,
+                Compared::Differs(why) => {
+                    let email = &found.entry.endorsement().email;
+                    let why = format!("its content is not what the entry of {email} says: {why}");
+                    tracing::info!(image = %read.id, why, "an entry is not gone by");
+                    differs.get_or_insert(why);
+                }
+            }
+        }
+        match differs {
+            Some(why) => self.refuse(read, why, true).await,
+            None => self.keep_image(read).await,
+        }
+    }
+
+    /// Compares what is in the cache with an entry that is to vouch for it from now on.
     async fn compared(
         &self,
         read: &Cached<Image>,
         found: &Found,
         may_read: bool,
-    ) -> Result<Option<()>, Error> {
+    ) -> Result<Compared, Error> {
         let known = read
             .provenance
             .as_ref()
             .and_then(|origin| origin.entry.as_ref());
         let is_same = known.is_some_and(|known| known.as_bytes() == found.entry.document());
         if is_same && !is_withdrawn(read) {
-            return Ok(Some(()));
+            return Ok(Compared::Same);
         }
-        let refused = |why: String| {
-            let email = &found.entry.endorsement().email;
-            format!("its content is not what the entry of {email} says: {why}")
-        };
         let stated = match stated_by(found) {
             Ok(stated) => stated,
-            Err(error) => {
-                self.refuse(read, refused(error.to_string()), true).await?;
-                return Ok(None);
-            }
+            Err(error) => return Ok(Compared::Differs(error.to_string())),
         };
         let store = self.store(Kind::of(read));
         match store
             .compare(&found.entry.metadata().identifier, &stated, may_read)
             .await
         {
-            Ok(same) => Ok(same),
+            Ok(Some(())) => Ok(Compared::Same),
+            Ok(None) => Ok(Compared::Unread),
             Err(error @ (Error::Mismatch { .. } | Error::Refused(_))) => {
-                self.refuse(read, refused(error.to_string()), true).await?;
-                Ok(None)
+                Ok(Compared::Differs(error.to_string()))
             }
             // A file that is gone is told when the document is looked at.
-            Err(Error::NotFound { .. }) => Ok(may_read.then_some(())),
+            Err(Error::NotFound { .. }) if may_read => Ok(Compared::Same),
+            Err(Error::NotFound { .. }) => Ok(Compared::Unread),
             Err(error) => Err(error),
         }
     }
@@ -315,6 +331,14 @@ impl StorageController {
             .await?;
         Ok(Next::Settled)
     }
+}
+
+/// What is in the cache, and what an entry says of it.
+enum Compared {
+    Same,
+    /// Not to be said without reading all of it.
+    Unread,
+    Differs(String),
 }
 
 fn is_refused(image: &Image) -> bool {

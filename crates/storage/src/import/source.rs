@@ -131,16 +131,24 @@ impl Fetcher {
     /// # Errors
     /// Of the builder.
     pub fn of_server(builder: ClientBuilder, host: &str) -> reqwest::Result<Self> {
-        let client = builder
-            .connect_timeout(CONNECT_TIMEOUT)
-            .referer(false)
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .dns_resolver(OneServer(host.into()))
-            .build()?;
+        let client = client_of_server(builder, host)?;
         let reach = Arc::new(Reach::everywhere());
         Ok(Self { client, reach })
     }
+}
+
+/// A client that speaks to this server alone, whatever the name in a URL is.
+///
+/// # Errors
+/// Of the builder.
+pub fn client_of_server(builder: ClientBuilder, host: &str) -> reqwest::Result<reqwest::Client> {
+    builder
+        .connect_timeout(CONNECT_TIMEOUT)
+        .referer(false)
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .dns_resolver(OneServer(host.into()))
+        .build()
 }
 
 /// A file on a web server of which the beginning is here.

@@ -22,6 +22,8 @@ use super::{LookupError, Registries};
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 /// Entries that are looked at: a signature takes time.
 const MAX_ENTRIES: usize = 100;
+/// Entries of one image that are tried, each of another endorser.
+const MAX_ACCEPTED: usize = 8;
 /// How long those that answered wait for those that don't: less than whoever starts a machine waits for all.
 const PATIENCE: Duration = Duration::from_secs(3);
 const ACCEPT: &str = "application/xml";
@@ -206,14 +208,15 @@ pub(super) fn folder(text: &str) -> Result<Url, String> {
 }
 
 impl Registries {
-    /// The entry to go by for an image. All Marketplaces are asked at once; those that are silent for `PATIENCE` are passed
-    /// over if others have an entry that is accepted. Of each endorser only the newest entry counts, wherever it was; of
-    /// several endorsers the one who endorsed last.
+    /// The entries to go by for an image, one of each endorser, and at least one: that to be tried first comes first. All
+    /// Marketplaces are asked at once; those that are silent for `PATIENCE` are passed over if others have an entry that is
+    /// accepted. Of each endorser only the newest entry counts, wherever it was; of several endorsers those come first whose entry
+    /// is in the Marketplace that is configured first, and then who endorsed last.
     ///
     /// # Errors
     /// [`LookupError::Unavailable`] if a Marketplace that didn't answer might have it, else [`LookupError::Refused`] with
     /// every reason.
-    pub async fn look_up(&self, identifier: &ImageIdentifier) -> Result<Found, LookupError> {
+    pub async fn look_up(&self, identifier: &ImageIdentifier) -> Result<Vec<Found>, LookupError> {
         if self.marketplaces().is_empty() {
             return Err(LookupError::Refused(
                 "this cloud has no Marketplace to look images up in; an administrator can configure one ([[catalogue]])"
@@ -240,7 +243,8 @@ impl Registries {
                 next = asked.next() => next,
                 () = &mut patience, if is_patient => {
                     is_patient = false;
-                    if let Some(found) = seen.accepted(&policy, now()) {
+                    let found = seen.accepted(&policy, now());
+                    if !found.is_empty() {
                         tracing::warn!(
                             silent = asked.len(),
                             "Marketplaces didn't answer in time; those that did decide"
@@ -261,11 +265,15 @@ impl Registries {
                     silent.push((place, format!("Marketplace {name}: {error}")));
                 }
             }
-            if !is_patient && let Some(found) = seen.accepted(&policy, now()) {
-                return Ok(found);
+            if !is_patient {
+                let found = seen.accepted(&policy, now());
+                if !found.is_empty() {
+                    return Ok(found);
+                }
             }
         }
-        if let Some(found) = seen.accepted(&policy, now()) {
+        let found = seen.accepted(&policy, now());
+        if !found.is_empty() {
             return Ok(found);
         }
         let mut reasons = seen.reasons(&policy, now());
@@ -385,43 +393,47 @@ impl Seen {
     }
 
     /// Newest endorsement first; of one moment, in the order of the Marketplaces.
-    fn in_order(&self) -> Vec<&Found> {
-        let mut all: Vec<_> = self.all.iter().collect();
+    fn in_order(&self) -> Vec<(usize, &Found)> {
+        let all = self.all.iter().map(|(place, found)| (*place, found));
+        let mut all: Vec<_> = all.collect();
         all.sort_by_key(|(place, found)| (Reverse(found.entry.endorsement().created), *place));
-        all.into_iter().map(|(_, found)| found).collect()
+        all
     }
 
-    /// What is said by whom the site listens to, the newest of each endorser, and why the rest doesn't count. Who it is comes
-    /// first: neither a stranger who names somebody's address nor an endorsement of the future pushes out what counts now.
-    fn judged(&self, policy: &Policy, now: UtcTime) -> (Vec<&Found>, Vec<Refusal>) {
+    /// What is said by whom the site listens to, the newest of each endorser with its place, and why the rest doesn't count. Who it
+    /// is comes first: neither a stranger who names somebody's address nor an endorsement of the future pushes out what counts now.
+    fn judged(&self, policy: &Policy, now: UtcTime) -> (Vec<(usize, &Found)>, Vec<Refusal>) {
         let (mut newest, mut strange) = (Vec::new(), Vec::new());
         let mut endorsers = HashSet::new();
-        for found in self.in_order() {
+        for (place, found) in self.in_order() {
             if let Err(refusal) = is_of_somebody(policy, &found.entry, now) {
                 strange.push(refusal);
             } else if endorsers.insert(found.entry.endorsement().email.to_ascii_lowercase()) {
-                newest.push(found);
+                newest.push((place, found));
             }
         }
         (newest, strange)
     }
 
-    fn accepted(&self, policy: &Policy, now: UtcTime) -> Option<Found> {
-        let (newest, _) = self.judged(policy, now);
-        newest
-            .into_iter()
-            .find(|found| policy.check(&found.entry, now).is_ok())
-            .map(|found| Found {
-                hosts: policy.hosts.clone(),
-                ..found.clone()
-            })
+    /// Those that may be used, in the order to be tried.
+    fn accepted(&self, policy: &Policy, now: UtcTime) -> Vec<Found> {
+        let (mut newest, _) = self.judged(policy, now);
+        newest.retain(|(_, found)| policy.check(&found.entry, now).is_ok());
+        // Stable: within a Marketplace who endorsed last stays first.
+        newest.sort_by_key(|(place, _)| *place);
+        newest.truncate(MAX_ACCEPTED);
+        let with_hosts = |(_, found): (usize, &Found)| Found {
+            hosts: policy.hosts.clone(),
+            ..found.clone()
+        };
+        newest.into_iter().map(with_hosts).collect()
     }
 
     fn reasons(&self, policy: &Policy, now: UtcTime) -> Vec<String> {
         let (newest, strange) = self.judged(policy, now);
         let refused = newest
             .into_iter()
-            .filter_map(|found| policy.check(&found.entry, now).err());
+            .filter_map(|(_, found)| policy.check(&found.entry, now).err());
         let mut reasons: Vec<String> = Vec::new();
         let all = refused.chain(strange).map(|refusal| refusal.to_string());
         for reason in all.chain(self.unbelievable.iter().cloned()) {

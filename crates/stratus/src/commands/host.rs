@@ -8,6 +8,7 @@ use serde_json::json;
 use self::token::Token;
 
 use crate::cloud::{Api, HostView, MachineView, text_of};
+use crate::commands::machine_id::MachineNumber;
 use crate::failure::{Failure, Result};
 use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
@@ -32,6 +33,8 @@ enum Action {
     Show(Show),
     Maintenance(Maintenance),
     Drain(Drain),
+    Move(Move),
+    Evacuate(Evacuate),
     Token(Box<Token>),
     Remove(Remove),
 }
@@ -44,6 +47,46 @@ struct Remove {
     /// Name of the host
     #[arg(value_name = "HOST")]
     host: String,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Move a machine to another host
+///
+/// Its guest stands still while memory and disks are copied, and goes on there: for seconds, or as long as its disks are large. Volumes
+/// are not copied. If anything fails it goes on where it was, and its reason says why. Returns when the cloud has accepted. JSON:
+/// {"machine", "host"}.
+#[derive(Debug, clap::Args)]
+struct Move {
+    /// Number or UUID of the machine
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Host to go to [default: the one that suits it best]
+    #[arg(value_name = "HOST")]
+    host: Option<String>,
+    #[command(flatten)]
+    cloud: Cloud,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Start the machines of a lost host elsewhere, once you know that it is off
+///
+/// Those that boot from a volume go: with a restart policy they are started at once, the others when they are started. What has a
+/// root disk or saved memory on the host stays until that is back. A host that is back nevertheless ends what it still runs of them.
+/// JSON: {"host", "evacuated", "left"}: lists of the machines' ids.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Volumes are safe without your word: one host writes them at a time. But a guest that still runs there would be there twice, with
+its addresses.")]
+struct Evacuate {
+    /// Name of the host
+    #[arg(value_name = "HOST")]
+    host: String,
+    /// Your word that the host is switched off, or cut off from all networks
+    #[arg(long)]
+    off: bool,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -81,14 +124,19 @@ struct Maintenance {
 
 /// Prepare a host for being switched off: maintenance, and which machines are on it
 ///
-/// No machine is moved or stopped. JSON: {"host", "machines"}: the machines' documents as the cloud gives them.
+/// No machine is moved unless --move is given; run it again to see what is left. JSON: {"host", "machines"}: the machines' documents
+/// as the cloud gives them.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A machine that is stopped keeps its disks on the host, and is started there again. To empty a host, remove them:
-'stratus shutdown-instance ID' lets the guest shut down first, 'stratus kill-instance ID' doesn't.")]
+#[command(after_help = "A machine that is moved stands still while its memory and disks are copied, and goes on where it was. One for which no other host has
+room stays, and its reason says why ('stratus describe-instance -v ID'). A machine that is stopped keeps its disks on the host, and
+can be moved, too.")]
 struct Drain {
     /// Name of the host
     #[arg(value_name = "HOST")]
     host: String,
+    /// Move all machines to other hosts
+    #[arg(long = "move")]
+    moves: bool,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -102,6 +150,8 @@ impl Arguments {
             Action::Show(show) => &show.asking.common,
             Action::Maintenance(maintenance) => &maintenance.common,
             Action::Drain(drain) => &drain.common,
+            Action::Move(one) => &one.common,
+            Action::Evacuate(evacuate) => &evacuate.common,
             Action::Token(token) => token.common(),
             Action::Remove(remove) => &remove.common,
         }
@@ -113,6 +163,8 @@ impl Arguments {
             Action::Show(show) => show.run().await,
             Action::Maintenance(maintenance) => maintenance.run().await,
             Action::Drain(drain) => drain.run().await,
+            Action::Move(one) => one.run().await,
+            Action::Evacuate(evacuate) => evacuate.run().await,
             Action::Token(token) => token.run().await,
             Action::Remove(remove) => remove.run().await,
         }
@@ -207,6 +259,14 @@ impl Drain {
             return session.out.json(&json!({ "host": self.host, "machines": api.list(&there).await? }));
         }
         let machines: Vec<MachineView> = api.views(&there).await?;
+        if self.moves {
+            for machine in &machines {
+                // One that can't be asked now, or was already, keeps no other from going.
+                if let Err(error) = migrate(&api, &machine.id, None).await {
+                    session.out.warning(error);
+                }
+            }
+        }
         if machines.is_empty() {
             session.out.detail(format_args!("{} takes no new machines, and has none: it can be switched off", self.host));
             return Ok(());
@@ -220,8 +280,69 @@ impl Drain {
             ]
         });
         session.out.line(table::render(&["ID", "STATE", "OWNER", "NAME"], rows))?;
-        session.out.detail(format_args!("{} takes no new machines; those above are left on it, until they are removed", self.host));
+        let what = if self.moves { "are being moved" } else { "are left on it, until they are moved or removed" };
+        session.out.detail(format_args!("{} takes no new machines; those above {what}", self.host));
         Ok(())
+    }
+}
+
+/// Asks for a machine to go to a host, or to any other one.
+async fn migrate(api: &Api, machine: &str, host: Option<&str>) -> Result {
+    let mut asked = json!({ "action": "migrate" });
+    if let (Some(host), Some(asked)) = (host, asked.as_object_mut()) {
+        asked.insert("properties".to_owned(), json!({ "host": host }));
+    }
+    api.post(&format!("{machine}/migrate"), &asked).await?;
+    Ok(())
+}
+
+impl Move {
+    async fn run(self) -> Result {
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let machine = MachineNumber::read(&self.id).ok_or_else(|| Failure::Usage(format!("'{}' is neither a number nor a UUID of a machine", self.id)))?;
+        let machine = machine.look_up(&api).await?;
+        migrate(&api, &machine.id, self.host.as_deref()).await?;
+        session.out.step(format_args!("{} is being moved", self.id));
+        if session.out.is_json() { session.out.json(&json!({ "machine": machine.id, "host": self.host })) } else { Ok(()) }
+    }
+}
+
+impl Evacuate {
+    async fn run(self) -> Result {
+        if !self.off {
+            return Err(Failure::Usage(format!(
+                "a machine that still runs on {0} would be there twice: make sure that {0} is switched off or cut off from all networks, and say so by --off",
+                self.host
+            )));
+        }
+        let session = Session::new(&self.common)?;
+        let api = session.api(&self.cloud)?;
+        let host = find(&api, &self.host).await?;
+        let there = format!("Machine?$filter=host='{}'", host.id);
+        let before: Vec<MachineView> = api.views(&there).await?;
+        api.post(&format!("{}/evacuate", host.id), &json!({ "action": "evacuate" })).await?;
+        let after: Vec<MachineView> = api.views(&there).await?;
+        let left: Vec<&str> = after.iter().map(|machine| machine.id.as_str()).collect();
+        let (stay, go): (Vec<_>, Vec<_>) = before.iter().partition(|machine| left.contains(&machine.id.as_str()));
+        if session.out.is_json() {
+            let ids = |machines: &[&MachineView]| machines.iter().map(|machine| machine.id.clone()).collect::<Vec<_>>();
+            return session.out.json(&json!({ "host": self.host, "evacuated": ids(&go), "left": ids(&stay) }));
+        }
+        let rows = before.iter().map(|machine| {
+            let stays = left.contains(&machine.id.as_str());
+            vec![
+                machine.vmid.map(|vmid| vmid.to_string()).unwrap_or_default(),
+                machine.owner.clone().unwrap_or_default(),
+                machine.name.clone().unwrap_or_default(),
+                if stays { "stays: its disk or memory is only there" } else { "goes on elsewhere" }.to_owned(),
+            ]
+        });
+        if before.is_empty() {
+            session.out.step(format_args!("There are no machines on {}", self.host));
+            return Ok(());
+        }
+        session.out.line(table::render(&["ID", "OWNER", "NAME", "WHAT BECOMES OF IT"], rows))
     }
 }
 

@@ -34,13 +34,21 @@ impl Default for Saving {
 }
 
 impl Saving {
+    /// What stands for no Marketplace at all.
+    pub const NO_MARKETPLACE: &str = "none";
+
     /// Which key can't be as it is, and why.
     pub(super) fn problem(&self) -> Option<(&'static str, String)> {
         for (key, url) in [
             ("saving.base_url", &self.base_url),
             ("saving.marketplace", &self.marketplace),
         ] {
-            if !url.is_empty() && !url.starts_with("https://") && !url.starts_with("http://") {
+            let is_none = key == "saving.marketplace" && url == Self::NO_MARKETPLACE;
+            if !is_none
+                && !url.is_empty()
+                && !url.starts_with("https://")
+                && !url.starts_with("http://")
+            {
                 return Some((key, format!("is `{url}`; write an http or https URL")));
             }
         }

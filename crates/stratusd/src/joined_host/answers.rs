@@ -117,6 +117,13 @@ impl Answers {
             None => status(StatusCode::NOT_FOUND),
             Some(Question::Meters) => json(&sent(self.machines.host_meters())),
             Some(Question::MetersOf(machine)) => json(&sent(self.machines.meters(machine.local()))),
+            Some(Question::Files(machine)) => match self.machines.files(machine.local()) {
+                Some(files) => {
+                    let files = files.map_ok(Frame::data);
+                    Response::new(StreamBody::new(files).boxed_unsync())
+                }
+                None => status(StatusCode::NOT_FOUND),
+            },
             Some(Question::Examine) => json(&self.machines.audit(false).await),
             Some(Question::Console(machine, range)) => {
                 let own = (&self.machines, &self.documents);

@@ -58,8 +58,12 @@ impl TestCloud {
     /// If it can't be run.
     #[must_use]
     pub fn try_cli(&self, arguments: &[&str]) -> Output {
-        let password = fs::read_to_string(self.state.join("secrets/admin-password")).unwrap();
-        self.try_cli_as("admin", password.trim(), arguments)
+        self.try_cli_as("admin", &self.admin_password(), arguments)
+    }
+
+    fn admin_password(&self) -> String {
+        let password = fs::read_to_string(self.state.join("secrets/admin-password"));
+        password.unwrap().trim().to_owned()
     }
 
     /// Runs `stratus` as a user; the output whatever the exit status.
@@ -129,7 +133,7 @@ impl TestCloud {
         assert!(output.status.success(), "stratus {arguments:?}: {output:?}");
     }
 
-    /// Runs `stratus` until it prints a text, and ends it then: for what has no end of its own. The text is made anew by `make`
+    /// Runs `stratus` as the administrator until it prints a text, and ends it then: for what has no end of its own. The text is made anew by `make`
     /// until it is there.
     ///
     /// # Panics
@@ -137,7 +141,11 @@ impl TestCloud {
     #[track_caller]
     pub fn cli_until(&self, arguments: &[&str], text: &str, make: impl Fn()) {
         let mut command = self.client();
-        command.args(arguments).stdout(Stdio::piped());
+        command
+            .args(arguments)
+            .env("STRATUSLAB_USERNAME", "admin")
+            .env("STRATUSLAB_PASSWORD", self.admin_password())
+            .stdout(Stdio::piped());
         let child = match &self.namespace {
             Some(namespace) => namespace.enter(|| command.spawn()),
             None => command.spawn(),

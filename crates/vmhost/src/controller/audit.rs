@@ -17,7 +17,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use self::seen::{Process, Seen};
-use super::{VmHost, prepare};
+use super::{VmHost, arrival, prepare};
 use crate::Adopted;
 
 /// Something that is there without belonging to a document, or the other way round.
@@ -97,6 +97,15 @@ impl VmHost {
         machines.unreadable() == 0 && machines.get(machine).is_none()
     }
 
+    /// Whether a machine is on its way to this host, or here already.
+    fn comes(&self, machine: &str) -> bool {
+        let shared = &self.0.shared;
+        let read = shared.documents.machines.get(machine);
+        read.is_some_and(|read| {
+            read.moving_to() == Some(&shared.host) || read.host.as_ref() == Some(&shared.host)
+        })
+    }
+
     /// Folders of machines that are not there.
     async fn folders(&self, seen: &Seen, known: &Known<'_>, repair: bool) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -105,7 +114,8 @@ impl VmHost {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or_default();
-            if known.contains_key(name) {
+            let comes = arrival::machine_of(path).is_some_and(|machine| self.comes(machine));
+            if comes || known.contains_key(name) {
                 continue;
             }
             let uuid = name.parse::<Uuid>().ok();

@@ -168,6 +168,14 @@ pub(crate) fn needs_image(machine: &Machine, image: &str) -> bool {
     images(machine).chain(saved).any(|id| id.local() == image)
 }
 
+/// Makes sure that a machine could be prepared here: its images are here, and there is room.
+pub(crate) fn require_for(shared: &Shared, machine: &Machine) -> Result<(), PrepareError> {
+    let settings = &shared.settings;
+    let memory = machine.memory.saturating_mul(1024);
+    space::require(&settings.machines_dir, memory, settings.reserve_bytes)?;
+    require_images(shared, machine)
+}
+
 /// Makes sure that all its images are here. All are asked for first, so that what has to be fetched comes at the same time.
 fn require_images(shared: &Shared, machine: &Machine) -> Result<(), PrepareError> {
     let asked: Vec<_> = images(machine).map(|id| available(shared, id)).collect();

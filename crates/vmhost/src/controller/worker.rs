@@ -4,6 +4,8 @@
 //! to look again. Steps are idempotent, so being killed between or within them does no harm. What it does for a machine
 //! that is wanted [on](self::on) or [off](self::off), and how it [starts](self::start) one, stands in files of their own.
 
+mod go;
+mod leave;
 mod off;
 mod on;
 mod rest;
@@ -223,12 +225,21 @@ impl Worker {
     /// Looks at everything anew and takes one step.
     async fn step(&mut self) -> Result<Next, StepError> {
         let Some(machine) = self.shared.documents.machines.get(&self.id) else {
+            self.forget_arrival().await?;
             return Ok(Next::End);
         };
+        if machine.left_on.contains(&self.shared.host) {
+            return self.leave(&machine).await;
+        }
         if machine.host.as_ref() != Some(&self.shared.host) {
+            if machine.moving_to() == Some(&self.shared.host) {
+                return self.arrive(&machine).await;
+            }
+            self.forget_arrival().await?;
             return Ok(Next::End);
         }
         if !self.adopted {
+            self.take_in(&machine).await?;
             if let Err(error) = self.adopt(&machine).await {
                 self.shared.note_silent(&self.id, Some(&error as _));
                 return Err(error);
@@ -248,6 +259,9 @@ impl Worker {
         };
         if machine.desired.deleted {
             return self.remove(&machine, run_state).await;
+        }
+        if Self::stands_still(&machine, run_state) {
+            return self.wait_to_go(&machine).await;
         }
         match machine.desired.power {
             Power::Off => self.bring_down(&machine, run_state).await,
@@ -274,6 +288,14 @@ impl Worker {
             Ok(Adopted::Running(handle)) => {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
                 self.connect(handle);
+                // The ways to its volumes ended with who was here before. Until they are there again QEMU doesn't even stop.
+                for attached in &machine.volumes {
+                    if let Err(error) =
+                        prepare::ready(&self.shared, machine, &attached.volume).await
+                    {
+                        tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
+                    }
+                }
                 self.bound_logs(machine).await;
             }
             Ok(Adopted::Gone { how, .. }) => {

@@ -75,6 +75,23 @@ struct Life {
     stop: CancellationToken,
 }
 
+/// What another host has of the machines that come here.
+pub struct Elsewhere(PathBuf);
+
+impl vmhost::controller::MachineFiles for Elsewhere {
+    fn files<'a>(
+        &'a self,
+        machine: &'a Machine,
+    ) -> futures::future::BoxFuture<'a, Result<vmhost::moving::Packed, String>> {
+        Box::pin(async move {
+            match self.0.exists() {
+                true => Ok(vmhost::moving::pack(&self.0)),
+                false => Err(format!("nobody has the files of {}", machine.id)),
+            }
+        })
+    }
+}
+
 pub fn user() -> OpContext {
     caller("alice", &[USER_ROLE])
 }
@@ -245,6 +262,7 @@ impl World {
         let networks = Arc::new(self.networks.clone());
         let images = Arc::new(self.images.clone());
         let volumes = Arc::new(storage::exports::Exports::default());
+        let elsewhere = self.elsewhere();
         let begin = async move {
             let store = Arc::new(SqliteStore::open(path).unwrap());
             let documents = Documents::open(store).await.unwrap();
@@ -256,7 +274,7 @@ impl World {
                 documents.clone(),
                 settings,
                 hypervisor,
-                (images, volumes),
+                (images, volumes, Arc::new(Elsewhere(elsewhere))),
                 networks,
             )
             .await
@@ -293,6 +311,7 @@ impl World {
             (
                 Arc::new(vmhost::controller::OfStorage),
                 Arc::new(storage::exports::Exports::default()),
+                Arc::new(Elsewhere(self.elsewhere())),
             ),
             Arc::new(self.networks.clone()),
         )
@@ -329,6 +348,11 @@ impl World {
 
     fn life(&self) -> &Life {
         self.life.as_ref().expect("it runs")
+    }
+
+    /// Where the files of machines lie that come here.
+    pub fn elsewhere(&self) -> PathBuf {
+        self.folder.path().join("elsewhere")
     }
 
     pub fn documents(&self) -> &Documents {

@@ -19,7 +19,7 @@ pub(super) const MACHINE: Type = Type {
         beside: &[],
     },
     actions: &[
-        "start", "stop", "restart", "pause", "suspend", "kill", "shutdown",
+        "start", "stop", "restart", "pause", "suspend", "kill", "shutdown", "migrate",
     ],
     capabilities: &[
         can(
@@ -173,6 +173,7 @@ pub(super) const MACHINE_IMAGE: Type = Type {
         seen("progress", Integer).stratuslab(),
         a("onDemand", Boolean).stratuslab().at_creation(),
         a("pinned", Boolean).stratuslab(),
+        a("uncleaned", Array(&String)).stratuslab(),
         seen("lastUsed", DateTime).stratuslab(),
         seen("foundIn", String).stratuslab(),
         seen("title", String).stratuslab(),

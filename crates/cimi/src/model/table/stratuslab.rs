@@ -97,6 +97,7 @@ pub(super) const TOKEN: Type = Type {
 
 pub(super) const HOST: Type = Type {
     namespace: Namespace::StratusLab,
+    actions: &["evacuate"],
     attributes: &[
         seen("meters", Own(Kind::Meter)),
         seen("state", String),

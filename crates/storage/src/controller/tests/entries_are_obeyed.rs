@@ -185,7 +185,13 @@ async fn an_entry_that_takes_over_must_be_of_the_content_that_is_cached() {
     wrong.checksums.sha512 = Some(Digest::from_bytes([7; 64]));
     let carol = endorser("carol@example.org");
     let third = signed_at(&wrong, &carol, seconds_from_now(-20));
-    site.put_entries(&identifier, &[first, second.clone(), third]);
+    // A stranger to the content says something else of it: who said what it is, is gone by.
+    site.put_entries(&identifier, &[first, second.clone(), third.clone()]);
+    assert!(controller.look_again(local).await);
+    let read = world.documents.images.get(local).expect("there");
+    assert!(endorsed_by("bob@example.org")(&read.document.0), "{read:?}");
+    // Nobody else vouches for it any more.
+    site.put_entries(&identifier, &[third]);
     controller.look_again(local).await;
     let read = world.until::<Image>(local, failed).await;
     let told = read.reason.clone().unwrap_or_default();

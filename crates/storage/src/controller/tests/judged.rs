@@ -108,7 +108,7 @@ async fn what_the_site_does_not_accept_is_refused_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_endorsers_the_last_one_accepted_counts_also_of_several_marketplaces() {
+async fn of_several_endorsers_who_is_in_the_first_marketplace_and_spoke_last_is_tried_first() {
     let mut world = World::new().await;
     let (first, second) = (Site::default(), Site::default());
     let (one, two) = (first.serve().await, second.serve().await);
@@ -138,23 +138,31 @@ async fn of_several_endorsers_the_last_one_accepted_counts_also_of_several_marke
         world.until_gone::<Image>(one.id.local()).await;
         (origin.endorser.unwrap_or_default(), origin.found_in)
     };
-    for (rule, endorser, marketplace) in [
-        ("", "carol@example.org", "m1"),
+    let gone = || Answer::Head("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n".to_owned());
+    for (rule, order, endorser, marketplace) in [
+        ("", [&one, &two], "bob@example.org", "m0"),
+        ("", [&two, &one], "carol@example.org", "m0"),
         (
             "[endorsers]\nblacklistendorsers = carol@example.org\n",
+            [&two, &one],
             "bob@example.org",
-            "m0",
+            "m1",
         ),
         (
             "[endorsers]\nwhitelistendorsers = alice@example.org\n",
+            [&two, &one],
             "alice@example.org",
-            "m0",
+            "m1",
         ),
+        // Its content isn't where his entry says.
+        ("gone", [&one, &two], "alice@example.org", "m0"),
     ] {
-        std::fs::write(&policy, rule).expect("policy");
-        world
-            .start_with(asking(world.settings(), &[&one, &two], Some(&policy)), None)
-            .await;
+        if rule == "gone" {
+            first.put("/b", gone());
+        }
+        std::fs::write(&policy, rule.replace("gone", "")).expect("policy");
+        let settings = asking(world.settings(), &order, Some(&policy));
+        world.start_with(settings, None).await;
         assert_eq!(
             origin(&world).await,
             (endorser.to_owned(), marketplace.to_owned())
@@ -257,14 +265,14 @@ async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
     site.put("/disk", whole(bytes.clone()));
     let mut settings = asking(world.settings(), &[&server], None);
     let controller = world.start_with(settings.clone(), None).await;
-    let unknown = controller.entry_in_time(&identifier).await;
+    let unknown = controller.entries_in_time(&identifier).await;
     assert!(
         unknown.is_err_and(|why| !why.is_temporary()),
         "nobody has it"
     );
     site.put_entries(&name, &[signed(&metadata, &alice)]);
     controller
-        .entry_in_time(&identifier)
+        .entries_in_time(&identifier)
         .await
         .expect("endorsed");
     let one = wanted(&name);
@@ -298,7 +306,7 @@ async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
     ));
     assert!(
         controller
-            .entry_in_time(&identifier)
+            .entries_in_time(&identifier)
             .await
             .is_err_and(|why| why.is_temporary())
     );

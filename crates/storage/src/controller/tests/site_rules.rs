@@ -125,7 +125,7 @@ async fn the_very_same_entry_is_that_of_the_marketplace_that_is_configured_first
         World::eventually("the other one is asked", || second.asked(&path) > 0).await;
         gate.notify_one();
     });
-    assert_eq!(found.expect("found").marketplace, "m0");
+    assert_eq!(found.expect("found")[0].marketplace, "m0");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,9 @@ pub struct Arguments {
     /// New name
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
+    /// Your word that nothing of its builder is left in it that the cloud could not remove
+    #[arg(long)]
+    cleaned: bool,
     /// For you alone
     #[arg(long, overrides_with = "public")]
     private: bool,
@@ -44,11 +47,15 @@ impl Arguments {
         let session = Session::new(&self.common)?;
         let mut changes = Map::new();
         changes.extend(self.name.as_ref().map(|name| ("name".to_owned(), json!(name))));
+        // Before it is made public.
+        if self.cleaned {
+            changes.insert("uncleaned".to_owned(), json!([]));
+        }
         if self.public || self.private {
             changes.insert("visibility".to_owned(), json!(if self.public { "PUBLIC" } else { "PRIVATE" }));
         }
         if changes.is_empty() {
-            return Err(Failure::Usage("Nothing to change: give --name, --public or --private".to_owned()));
+            return Err(Failure::Usage("Nothing to change: give --name, --public, --private or --cleaned".to_owned()));
         }
         let api = session.api(&self.cloud)?;
         let path = super::image_path(&api, &self.image).await?;

@@ -20,6 +20,8 @@ use crate::{
 
 /// How often the power button is pressed: a guest that was just booting when it was pressed first doesn't know of it.
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
+/// Why a machine that is removed is still there.
+const LEFT_ELSEWHERE: &str = "waits until the host that had it before is back and has ended it there, or is removed from the cloud";
 
 impl Worker {
     /// Presses the power button for this wish, again from time to time; says until when to wait. `None`: the guest had
@@ -93,6 +95,13 @@ impl Worker {
             return Ok(next);
         }
         self.release(machine).await?;
+        if !machine.left_on.is_empty() {
+            report(&self.shared.documents, &self.id, |machine| {
+                machine.reason = Some(LEFT_ELSEWHERE.to_owned());
+            })
+            .await?;
+            return Ok(Next::Wait);
+        }
         let now = Timestamp::now();
         match documents::step::end(&self.shared.documents, machine, now)
             .commit()

@@ -1,0 +1,111 @@
+//! A computer is lost: the machine on it that boots from a volume goes on elsewhere by its operator's word, and when that word was
+//! wrong and the computer is back, it ends what it still runs. All is real: two daemons in two network namespaces, QEMU.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
+
+use std::time::Duration;
+
+use testkit::{Machine, Namespace, Options, TestCloud, TestHost, skip_unless, wait_until};
+
+/// Longer than anything takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+const CLOUD: &str = "192.168.79.1";
+
+/// A volume with a system that boots.
+fn bootable(cloud: &TestCloud) -> String {
+    let machine = cloud.machine();
+    machine.wait_for_ssh();
+    let volume = cloud.volume(&cloud.api(), 1);
+    machine.attach(&volume);
+    let uuid = volume.trim_start_matches("Volume/").to_owned();
+    let serial: String = uuid.replace('-', "").chars().skip(12).collect();
+    let disk = wait_until("the guest to see the volume", LIMIT, || {
+        let seen = machine.ssh(&format!("grep -l {serial} /sys/block/vd*/serial || true"));
+        Some(seen.split('/').nth(3)?.to_owned())
+    });
+    machine.ssh(&format!(
+        "sync && dd if=/dev/vda of=/dev/{disk} bs=1M 2>/dev/null && sync"
+    ));
+    machine.detach(&volume);
+    machine.kill();
+    uuid
+}
+
+fn run<'c>(cloud: &'c TestCloud, more: &[&str]) -> Machine<'c> {
+    let key = cloud.public_key_file().display().to_string();
+    let all = ["run-instance", "-k", &key, "--ram", "96", "--swap", "0"];
+    let started = cloud.cli_json(&[&all[..], more].concat());
+    cloud.machine_by_number(started[0]["id"].as_u64().unwrap())
+}
+
+fn wait_for_host(cloud: &TestCloud, host: &TestHost, state: &str) {
+    wait_until(&format!("{state}: {}", host.log()), LIMIT, || {
+        let hosts = cloud.cli_json(&["host", "list"]);
+        let mut hosts = hosts.as_array().unwrap().iter();
+        let node = hosts.find(|shown| shown["name"] == "node7")?;
+        (node["state"] == state).then_some(())
+    });
+}
+
+#[test]
+fn a_machine_goes_on_elsewhere_with_its_volume_when_its_host_is_lost() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let mut host = TestHost::with_bridges();
+    let (namespace, other) = (Namespace::new(), host.namespace().unwrap());
+    namespace.connect(&format!("{CLOUD}/24"), other, "192.168.79.2/24");
+    let options = Options {
+        listen: Some(format!("{CLOUD}:8443")),
+        tunnel_address: Some(CLOUD.to_owned()),
+        ..Options::default()
+    };
+    let cloud = TestCloud::start_in(namespace, &options);
+    let uuid = bootable(&cloud);
+    let token = cloud.cli(&["host", "token", "--name", "node7"]);
+    let joined = host.join(token.trim(), &cloud.url());
+    assert!(joined.status.success(), "{joined:?}");
+    host.start();
+    wait_for_host(&cloud, &host, "OK");
+    cloud.cli(&["host", "maintenance", "testhost"]);
+    let machine = run(&cloud, &["--restart-policy", "always", &uuid]);
+    machine.wait_for_ssh();
+    let other = run(&cloud, &[&cloud.image()]);
+    other.wait_for_phase("Running");
+    machine.ssh("echo acknowledged > /root/word && sync");
+    assert_eq!(host.machines().len(), 2);
+
+    // While it is heard of, nothing of it is started twice.
+    let refused = cloud.try_cli(&["host", "evacuate", "node7", "--off"]);
+    let told = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(
+        !refused.status.success() && told.contains("is not lost"),
+        "{refused:?}"
+    );
+
+    cloud.namespace().unwrap().cut(true);
+    wait_for_host(&cloud, &host, "LOST");
+    let refused = cloud.try_cli(&["host", "evacuate", "node7"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    cloud.cli(&["host", "maintenance", "testhost", "--off"]);
+    let done = cloud.cli_json(&["host", "evacuate", "node7", "--off"]);
+    assert_eq!(done["evacuated"][0], machine.id.as_str(), "{done}");
+    assert_eq!(done["left"][0], other.id.as_str(), "{done}");
+    machine.wait_for_ssh();
+    assert_eq!(machine.ssh("cat /root/word"), "acknowledged");
+    machine.ssh("echo elsewhere > /root/word && sync");
+    other.wait_for_phase("Unknown");
+
+    // It was not off: what it still runs of that machine is ended there, and nothing else.
+    assert_eq!(host.machines().len(), 2);
+    cloud.namespace().unwrap().cut(false);
+    wait_until(&format!("the end there: {}", host.log()), LIMIT, || {
+        (host.machines() == [other.uuid()]).then_some(())
+    });
+    other.wait_for_phase("Running");
+    assert_eq!(machine.ssh("cat /root/word"), "elsewhere");
+
+    // Killed, it is gone: nobody is waited for any more.
+    machine.kill();
+    other.kill();
+    cloud.assert_clean();
+}

@@ -1,0 +1,88 @@
+//! Machines that come from another host: their files lie in a folder of their own until they are this host's.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use cimi::resources::{Machine, local_bytes};
+use futures::future::BoxFuture;
+
+use super::{Settings, Shared, prepare};
+use crate::moving::Packed;
+
+/// How the names of these folders end.
+const ARRIVING: &str = "arriving";
+/// What disks and memory may take beyond what the guest sees: tables of disks, devices in memory, the console.
+const BESIDE: u64 = 256 << 20;
+
+/// Where the files of machines on other hosts come from.
+pub trait MachineFiles: Send + Sync {
+    /// Those of a machine that has left its host for this one. An error is a sentence.
+    fn files<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<Packed, String>>;
+}
+
+/// Where they lie meanwhile.
+pub(super) fn folder(settings: &Settings, machine: &str) -> PathBuf {
+    settings.machines_dir.join(format!("{machine}.{ARRIVING}"))
+}
+
+/// The machine whose files lie there.
+pub(super) fn machine_of(folder: &Path) -> Option<&str> {
+    let is_one = folder.extension().is_some_and(|end| end == ARRIVING);
+    folder.file_stem().filter(|_| is_one)?.to_str()
+}
+
+/// How much a machine's files may be.
+pub(super) fn most(machine: &Machine) -> u64 {
+    let disks = local_bytes(&machine.disks);
+    let memory = machine.memory.saturating_mul(1024);
+    let all = disks.saturating_add(disks / 64).saturating_add(memory);
+    all.saturating_add(memory / 8).saturating_add(BESIDE)
+}
+
+/// Puts the files of a machine in place that is this host's from now on. Blocks.
+pub(super) fn take_in(settings: &Settings, machine: &Machine) -> io::Result<()> {
+    let (from, to) = (
+        folder(settings, machine.id.local()),
+        prepare::folder(settings, machine),
+    );
+    match std::fs::rename(&from, &to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{} can't become {}: {error}", from.display(), to.display()),
+        )),
+        Ok(()) => std::fs::File::open(&settings.machines_dir)?.sync_all(),
+    }
+}
+
+/// Throws away what was copied of a machine. Blocks.
+pub(super) fn forget(settings: &Settings, machine: &str) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder(settings, machine)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Throws away what was copied of machines that neither are here nor come. They are whole where they were. Blocks.
+pub(super) fn sweep(shared: &Shared) -> io::Result<()> {
+    for entry in std::fs::read_dir(&shared.settings.machines_dir)? {
+        let path = entry?.path();
+        let Some(machine) = machine_of(&path) else {
+            continue;
+        };
+        let read = shared.documents.machines.get(machine);
+        let is_wanted = read.is_some_and(|read| {
+            read.host.as_ref() == Some(&shared.host) || read.moving_to() == Some(&shared.host)
+        });
+        if !is_wanted {
+            tracing::info!(
+                machine,
+                "doesn't come here: what was copied of it is thrown away"
+            );
+            forget(&shared.settings, machine)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! A machine that goes to another host: this one stands still for it, or receives it.
+
+use std::os::unix::fs::DirBuilderExt as _;
+
+use cimi::{
+    Timestamp,
+    lifecycle::{Moving, Stage},
+    resources::Machine,
+};
+use documents::{Cached, DocumentsError};
+
+use super::{Next, StepError, Worker, blocking};
+use crate::{
+    RunState,
+    controller::{
+        arrival,
+        prepare::{self, PrepareError},
+        report::report,
+    },
+    moving,
+};
+
+/// Copies that fail in a row before the machine goes on where it is: it stands still for a minute then, as long as an entry may be
+/// away.
+const TRIES: u32 = 7;
+
+impl Worker {
+    /// Whether nothing of the machine is at work any more on this host, which it is to leave. Whatever else is wanted of it is done
+    /// on the other one: its files stay as they are.
+    pub(super) fn stands_still(machine: &Machine, state: Option<RunState>) -> bool {
+        let rests = matches!(
+            machine.observed.stage,
+            Stage::Waiting | Stage::Suspended | Stage::Failed | Stage::Ended { .. }
+        );
+        rests && state.is_none() && machine.desired.leaving().is_some()
+    }
+
+    /// Lets go of all that isn't a file, and says that the other host may have those. Nothing is started any more until that is
+    /// given up.
+    pub(super) async fn wait_to_go(
+        &mut self,
+        machine: &Cached<Machine>,
+    ) -> Result<Next, StepError> {
+        if self.being_saved(machine).await?.is_some() {
+            return Ok(Next::Wait);
+        }
+        let way = machine.desired.leaving().map(|moving| moving.since);
+        if machine.observed.left_for != way {
+            self.unplug(machine).await?;
+            report(&self.shared.documents, &self.id, |machine| {
+                machine.observed.left_for = way;
+                machine.observed.since = Timestamp::now().max(machine.observed.since);
+            })
+            .await?;
+        }
+        Ok(Next::Wait)
+    }
+
+    /// To come to this host: first all that it needs beside its files, then these.
+    pub(super) async fn arrive(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
+        let Some(moving) = &machine.desired.moving else {
+            return Ok(Next::Again);
+        };
+        if moving.arrived || moving.problem.is_some() {
+            return Ok(Next::Wait);
+        }
+        if !moving.ready {
+            let (shared, document) = (self.shared.clone(), machine.document.0.clone());
+            let room = blocking(move || Ok(prepare::require_for(&shared, &document)?));
+            return match room.await {
+                Ok(()) => self.say(|moving| moving.ready = true).await,
+                Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
+                    tracing::debug!(reason, "is to come here, and waits");
+                    Ok(Next::Wait)
+                }
+                Err(error @ (StepError::Prepare(_) | StepError::Storage(_))) => {
+                    self.cannot_come(error.to_string()).await
+                }
+                Err(error) => Err(error),
+            };
+        }
+        if !machine.has_left() {
+            return Ok(Next::Wait);
+        }
+        match self.copy(machine).await {
+            Ok(bytes) => {
+                tracing::info!(vmid = %machine.vmid, bytes, "its files have come");
+                self.say(|moving| moving.arrived = true).await
+            }
+            Err(error) if self.errors >= TRIES => self.cannot_come(error.to_string()).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies the files of a machine that stands still.
+    async fn copy(&self, machine: &Machine) -> Result<u64, StepError> {
+        let folder = arrival::folder(&self.shared.settings, &self.id);
+        self.forget_arrival().await?;
+        let failed = |why: String| StepError::Task(format!("its files don't come: {why}"));
+        let packed = self.shared.moves.files(machine).await.map_err(failed)?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|error| failed(error.to_string()))?;
+        let copied = moving::unpack(packed, &folder, arrival::most(machine)).await;
+        copied.map_err(|error| failed(error.to_string()))
+    }
+
+    /// Throws away what was copied.
+    pub(super) async fn forget_arrival(&self) -> Result<(), StepError> {
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        blocking(move || {
+            let gone = arrival::forget(&shared.settings, &id);
+            gone.map_err(|error| StepError::Task(error.to_string()))
+        })
+        .await
+    }
+
+    /// The machine is this host's: its files come into place, if they came from another one.
+    pub(super) async fn take_in(&self, machine: &Machine) -> Result<(), StepError> {
+        let (shared, machine) = (self.shared.clone(), machine.clone());
+        blocking(move || {
+            let taken = arrival::take_in(&shared.settings, &machine);
+            taken.map_err(|error| StepError::Task(error.to_string()))
+        })
+        .await
+    }
+
+    async fn cannot_come(&self, why: String) -> Result<Next, StepError> {
+        tracing::warn!(why, "can't come here");
+        self.forget_arrival().await?;
+        let why: String = why.chars().take(1000).collect();
+        self.say(|moving| moving.problem = Some(why.clone())).await
+    }
+
+    /// What this host says of a machine that is to come.
+    async fn say(&self, mut what: impl FnMut(&mut Moving) + Send) -> Result<Next, StepError> {
+        let own = self.shared.host.clone();
+        let edit = |machine: &mut Machine| {
+            let comes = machine.moving_to() == Some(&own);
+            if let Some(moving) = machine.desired.moving.as_mut().filter(|_| comes) {
+                what(moving);
+            }
+            machine.settle();
+            Ok::<_, DocumentsError>(comes)
+        };
+        match self.shared.documents.update(&self.id, edit).await {
+            Ok(_) | Err(DocumentsError::Absent { .. }) => Ok(Next::Again),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
