@@ -392,3 +392,60 @@ fn machines_are_called_by_their_names_too() {
         .filter(|line| line.ends_with("kill"));
     assert_eq!(kills.count(), 1, "none goes while another is not found");
 }
+
+#[test]
+fn amounts_and_files_are_checked_before_a_machine_is_started() {
+    let cloud = starting_cloud();
+    let memory = |words: &str| {
+        cloud
+            .run(&format!("run-instance {words} {IMAGE}"))
+            .success();
+        let asked = cloud.requests().last().unwrap().json();
+        asked["machineTemplate"]["machineConfig"].clone()
+    };
+    let config = memory("--ram 2G --swap 512M --volatile-disk 1");
+    assert_eq!(
+        config,
+        json!({ "cpu": 1, "memory": 2_097_152,
+            "disks": [{ "capacity": 536_871, "format": "swap" }, { "capacity": 1_073_742, "format": "raw" }] })
+    );
+    assert_eq!(memory("--ram 256")["memory"], 262_144);
+    let before = cloud.lines().len();
+    for (words, message) in [
+        (
+            "--ram 1.5G",
+            "--ram <MB>: '1.5G' must be a whole number of MB, or one with its unit, such as 512M or 2G",
+        ),
+        ("--ram -1", "--ram <MB>: '-1' must be a whole number of MB"),
+        (
+            "--cpu -1",
+            "--cpu <N>: '-1' must be a whole number, 0 or more",
+        ),
+        (
+            "--cpu two",
+            "--cpu <N>: 'two' must be a whole number, 0 or more",
+        ),
+        (
+            "-n -3",
+            "--number <N>: '-3' must be a whole number, 0 or more",
+        ),
+        (
+            "--vm-cpu-amount half",
+            "--vm-cpu-amount <SHARE>: 'half' must be a number, such as 0.5",
+        ),
+        (
+            "-o /nope/x",
+            "'/nope/x' can't be written: there is no folder '/nope'",
+        ),
+        ("-o .", "'.' is a folder; give the name of a file in it"),
+    ] {
+        let result = cloud.run(&format!("run-instance {words} {IMAGE}"));
+        assert_eq!(result.status, 2, "{result:?}");
+        assert!(result.stderr.contains(message), "{result:?}");
+        assert!(!result.stderr.contains("tip:"), "{result:?}");
+    }
+    assert_eq!(cloud.lines().len(), before, "nothing is started");
+    let files = std::fs::read_dir(cloud.home.path()).unwrap().flatten();
+    let ids = files.filter(|file| file.file_name().to_string_lossy().contains("ids"));
+    assert_eq!(ids.count(), 0);
+}

@@ -64,7 +64,13 @@ fn volumes_are_created_shown_changed_and_deleted() {
         cloud.run("describe-volumes --filter tag:nothing").success(),
         "No disk to show\n"
     );
-    assert_eq!(cloud.run(&format!("update-volume {U}")).success(), "");
+    let before = cloud.lines().len();
+    let said = cloud.run(&format!("update-volume {U}")).success();
+    assert!(
+        said.starts_with("  [WARNING] Nothing to change: "),
+        "{said}"
+    );
+    assert_eq!(cloud.lines().len(), before, "nothing is asked of the cloud");
     assert_eq!(
         cloud
             .run(&format!(
