@@ -376,7 +376,7 @@ fn finished(result: Result, name: &str, usage: &str, out: Option<Output>) -> Exi
     match shown {
         Failure::Usage(message) => tell(format!("{usage}\n\n{name}: error: {message}\n")),
         Failure::Check(message) => tell(format!("  [ERROR] {message}\n")),
-        Failure::Work(message) => say(format!("Error: {message}\n")),
+        Failure::Work(message) | Failure::NoAccess(message) => say(format!("Error: {message}\n")),
         Failure::Value(message) => say(format!("Error: {message}\n\n")),
         Failure::Configuration(message) => say(format!("{message}\n")),
         Failure::Network(message) => say(format!("Network error: {message}\n")),

@@ -14,7 +14,7 @@ mod update;
 use clap::Subcommand;
 
 use crate::cloud::{Api, ImageView, is_image_identifier, is_uuid};
-use crate::commands::image_name::image_named;
+use crate::commands::image_name::{Use, image_named};
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
@@ -76,12 +76,12 @@ impl Arguments {
 }
 
 /// The path of the image that a user named by identifier, UUID, `MachineImage/…` or name.
-async fn image_path(api: &Api, text: &str) -> Result<String> {
+async fn image_path(api: &Api, text: &str, named_for: Use) -> Result<String> {
     let id = text.trim().trim_start_matches("MachineImage/");
     if is_image_identifier(id) || is_uuid(id) {
         return Ok(format!("MachineImage/{id}"));
     }
-    image_named(api, id).await?.ok_or_else(|| Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is")))
+    image_named(api, id, named_for).await?.ok_or_else(|| Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is")))
 }
 
 /// An image as programs see it.
