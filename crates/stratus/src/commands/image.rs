@@ -8,6 +8,7 @@ mod from_folder;
 pub(super) mod import;
 mod list;
 mod search;
+mod share;
 mod show;
 mod update;
 
@@ -18,7 +19,7 @@ use crate::commands::image_name::{Use, image_named};
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
-/// Find, import, fetch, export, make, list, show, change and delete images
+/// Find, import, fetch, export, make, list, show, change, share and delete images
 ///
 /// An image is the content of a disk that machines start from, raw or qcow2. It is named by an identifier of 27 characters that
 /// follows from its SHA-1, so the same content has the same name everywhere.
@@ -38,6 +39,8 @@ enum Action {
     Search(search::Arguments),
     Show(show::Arguments),
     Update(update::Arguments),
+    Share(share::Share),
+    Unshare(share::Unshare),
     Delete(delete::Arguments),
     Fetch(fetch::Arguments),
     Catalogue(catalogue::Arguments),
@@ -53,6 +56,8 @@ impl Arguments {
             Action::Search(arguments) => arguments.common(),
             Action::Show(arguments) => arguments.common(),
             Action::Update(arguments) => arguments.common(),
+            Action::Share(arguments) => arguments.common(),
+            Action::Unshare(arguments) => arguments.common(),
             Action::Delete(arguments) => arguments.common(),
             Action::Fetch(arguments) => arguments.common(),
             Action::Catalogue(arguments) => arguments.common(),
@@ -68,6 +73,8 @@ impl Arguments {
             Action::Search(arguments) => Box::pin(arguments.run()).await,
             Action::Show(arguments) => arguments.run().await,
             Action::Update(arguments) => arguments.run().await,
+            Action::Share(arguments) => Box::pin(arguments.run()).await,
+            Action::Unshare(arguments) => Box::pin(arguments.run()).await,
             Action::Delete(arguments) => arguments.run().await,
             Action::Fetch(arguments) => arguments.run().await,
             Action::Catalogue(arguments) => arguments.run().await,

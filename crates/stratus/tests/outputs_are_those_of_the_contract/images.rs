@@ -242,6 +242,53 @@ fn an_image_is_renamed_and_published() {
 }
 
 #[test]
+fn an_image_is_shared_with_particular_people() {
+    let rules =
+        std::sync::Mutex::new(json!([{ "principal": "bob", "type": "USER", "right": "VIEW" }]));
+    let cloud = Cloud::start(move |seen| {
+        let mut rules = rules.lock().unwrap();
+        let acl = |rules: &serde_json::Value| json!({ "owner": { "principal": "joe", "type": "USER" }, "rules": rules });
+        let image = |rules: &serde_json::Value| json!({ "id": "MachineImage/i", "name": "x", "state": "AVAILABLE", "acl": acl(rules) });
+        match seen.line.as_str() {
+            "GET /cimi/MachineImage" => {
+                Reply::json(200, &collection("machineImages", &[image(&rules)]))
+            }
+            "GET /cimi/MachineImage/i" => Reply::json(200, &image(&rules)),
+            "PUT /cimi/MachineImage/i?$select=acl" => {
+                assert_eq!(seen.json()["acl"]["owner"]["principal"], "joe");
+                *rules = seen.json()["acl"]["rules"].clone();
+                Reply::json(200, &image(&rules))
+            }
+            _ => unknown(seen),
+        }
+    });
+    let said = cloud.run("image share -v --with ann --with bob:modify --with-group physics x");
+    let shared = "ann (VIEW), bob (MODIFY), group physics (VIEW)";
+    assert_eq!(said.success(), format!("x is shared with {shared}\n"));
+    let shown = cloud.run("image show x").success();
+    assert!(
+        shown.ends_with(&format!("shared with: {shared}\n")),
+        "{shown}"
+    );
+    assert_eq!(cloud.run("image unshare --with bob x").success(), "");
+    let result = cloud.run("image unshare --with bob --with ann x");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (255, "Error: the image is not shared with bob\n")
+    );
+    let said = cloud.run("image unshare -v --all x").success();
+    assert_eq!(said, "x is shared with nobody\n");
+    for words in [
+        "share x",
+        "share --with ann:READ x",
+        "unshare x",
+        "unshare --all --with ann x",
+    ] {
+        assert_eq!(cloud.run(&format!("image {words}")).status, 2, "{words}");
+    }
+}
+
+#[test]
 fn images_are_deleted_one_by_one_and_one_that_failed_is_not_meant_by_its_name() {
     let cloud = Cloud::start(|seen| {
         let image = |id: &str, name: &str, state: &str| json!({ "id": format!("MachineImage/{id}"), "name": name, "state": state, "owner": "joe", "reason": (state == "ERROR").then_some("no such host") });

@@ -48,6 +48,10 @@ impl Arguments {
             let text = if name == "properties" { named(value) } else { text_of(value) };
             session.out.line(format_args!("{name}: {}", printable(&text)))?;
         }
+        let with = super::share::shown(&document["acl"]);
+        if !with.is_empty() {
+            session.out.line(format_args!("shared with: {}", printable(&with)))?;
+        }
         Ok(())
     }
 }
