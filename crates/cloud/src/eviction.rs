@@ -53,7 +53,7 @@ impl Cloud {
             if image.desired.deleted {
                 continue;
             }
-            if self.unneeded(&image).is_err() {
+            if self.is_needed(&image) {
                 if unused > USE_KNOWN_TO {
                     self.note_use(&image, now).await;
                 }
@@ -81,7 +81,7 @@ impl Cloud {
     async fn take_back_deletions(&self) {
         let documents = &self.0.documents;
         for image in documents.images.all() {
-            if !image.desired.deleted || self.unneeded(&image).is_ok() {
+            if !image.desired.deleted || !self.is_needed(&image) {
                 continue;
             }
             let mut before = image.document.0.clone();
@@ -188,7 +188,7 @@ impl Cloud {
             Err(error) => return Err(error.into()),
         }
         // A machine that came between the look and the write keeps its image.
-        if self.unneeded(read).is_err() {
+        if self.is_needed(read) {
             self.undelete_image(read, None).await?;
             return Ok(false);
         }

@@ -17,7 +17,7 @@ use crate::{
     catalogue::{self, Public, object},
     cloud::{is_public, set_public, visibility},
     error::unreadable,
-    image_by_name, jobs,
+    image_by_name, jobs, machine,
     quota::Measure,
     resolve,
 };
@@ -68,10 +68,7 @@ impl Cloud {
                 .right_on(image.acl())
                 .is_some_and(|had| had >= right)
         });
-        images.sort_by_key(|image| {
-            let is_usable = image.state == ImageState::Available;
-            (is_usable, nearness(image), image.id.clone())
-        });
+        images.sort_by_key(|image| (usability(image.state), nearness(image), image.id.clone()));
         if right > Right::View {
             // What is on its way out is not meant, unless there is nothing else.
             if images.iter().any(|image| !image.desired.deleted) {
@@ -390,7 +387,7 @@ impl Cloud {
                     job: Some(job),
                 });
             }
-            self.unneeded(&read)?;
+            self.unneeded(context, &read)?;
             let mut image = read.document.0.clone();
             image.desired.deleted = true;
             image.state = ImageState::Deleting;
@@ -412,7 +409,7 @@ impl Cloud {
             {
                 // From here on nothing new can come to need it. What came between the look and the write shows now.
                 Ok(_) => {
-                    if let Err(needed) = self.unneeded(&read) {
+                    if let Err(needed) = self.unneeded(context, &read) {
                         self.undelete_image(&read, Some(&job)).await?;
                         return Err(needed);
                     }
@@ -427,27 +424,41 @@ impl Cloud {
         }
     }
 
+    /// Whether a machine or another image needs an image.
+    pub(crate) fn is_needed(&self, image: &Image) -> bool {
+        let machines = &self.0.documents.machines;
+        machines.count_by_index("image", image.id.local()) > 0 || self.boots_with(image).is_some()
+    }
+
     /// Makes sure that no machine and no other image needs an image.
-    pub(crate) fn unneeded(&self, image: &Image) -> Result<()> {
-        let documents = &self.0.documents;
-        let machines = documents.machines.count_by_index("image", image.id.local());
-        if machines > 0 {
+    pub(crate) fn unneeded(&self, context: &OpContext, image: &Image) -> Result<()> {
+        let machines = self
+            .0
+            .documents
+            .machines
+            .by_index("image", image.id.local());
+        let machines = machines.iter().map(|machine| &machine.document.0);
+        if let Some(who) = machine::who_need_it(context, machines) {
             return Err(CloudError::Conflict(format!(
-                "{} can't be deleted: {machines} machines need it; remove them first",
-                image.id
+                "{} can't be deleted: {who}; it can go when they are gone",
+                called(image)
             )));
         }
-        let boots = documents.images.all().into_iter().find(|other| {
-            !other.desired.deleted
-                && [&other.kernel, &other.initrd].contains(&&Some(image.id.clone()))
-        });
-        match boots {
+        match self.boots_with(image) {
             None => Ok(()),
             Some(other) => Err(CloudError::Conflict(format!(
                 "{} can't be deleted: {} boots with it",
-                image.id, other.id
+                called(image),
+                called(&other)
             ))),
         }
+    }
+
+    /// An image that boots with this one, a kernel or a RAM disk.
+    fn boots_with(&self, image: &Image) -> Option<Arc<Cached<Image>>> {
+        let of = Some(image.id.clone());
+        let mut images = self.0.documents.images.all().into_iter();
+        images.find(|other| !other.desired.deleted && [&other.kernel, &other.initrd].contains(&&of))
     }
 
     /// Takes a deletion back that somebody's new need overtook. While a machine needs the image the storage controller
@@ -475,6 +486,15 @@ impl Cloud {
     }
 }
 
+/// How much there is to be had of an image: one that failed is meant only if there is nothing else.
+const fn usability(state: ImageState) -> u8 {
+    match state {
+        ImageState::Available => 2,
+        ImageState::Creating => 1,
+        ImageState::Error | ImageState::Deleting => 0,
+    }
+}
+
 /// How near an image is to who asks; of several under one name the nearest is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Nearness {
@@ -496,6 +516,14 @@ impl Nearness {
         } else {
             Self::Shared
         }
+    }
+}
+
+/// `image debian-12 (MachineImage/…)`
+fn called(image: &Image) -> String {
+    match &image.common.name {
+        Some(name) => format!("image {name} ({})", image.id),
+        None => image.id.to_string(),
     }
 }
 

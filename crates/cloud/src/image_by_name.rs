@@ -1,10 +1,12 @@
 //! Images that are wanted by a name: a Marketplace's identifier, a product of a catalogue, a URL, a volume. Whoever asks for
 //! the same gets the same document, so that it is fetched once; it goes when nobody needs it for long (`eviction`).
 
+mod location;
+
 use std::sync::Arc;
 
 use cimi::{
-    Acl, Common, ImageId, Right, Timestamp, VolumeId,
+    Acl, Common, ImageId, Right, Timestamp,
     common::USER_ROLE,
     resources::{
         Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job, JobGoal, OnDemand,
@@ -16,9 +18,10 @@ use documents::Cached;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+use self::location::{entry_identifier, named_entry};
+pub(crate) use self::location::{identifier_in, is_identifier, named_source, shown};
 use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, catalogue, image::IDENTIFIER_LENGTH,
-    quota::Measure, resolve,
+    Cloud, CloudError, Created, OpContext, Result, access, catalogue, quota::Measure, resolve,
 };
 
 pub(crate) const LOCATION: &str = "imageLocation";
@@ -27,120 +30,6 @@ const MOST_AWAITED: usize = 500;
 
 /// Of a URL so much becomes a name.
 const NAME_AT_MOST: usize = 250;
-
-/// The forms of an image's location that are names.
-pub(crate) fn named_source(location: &str) -> Option<Result<ImageSource>> {
-    if let Some(identifier) = location
-        .strip_prefix("marketplace:")
-        .or_else(|| entry_identifier(location))
-    {
-        return Some(if is_identifier(identifier) {
-            Ok(ImageSource::Marketplace)
-        } else {
-            Err(CloudError::invalid(
-                LOCATION,
-                format!("`{identifier}` is not an identifier of 27 characters"),
-            ))
-        });
-    }
-    if let Some(name) = location.strip_prefix("catalogue:") {
-        return Some(catalogue_source(name));
-    }
-    volume_of(location).map(|volume| {
-        VolumeId::from_local(&volume.to_lowercase())
-            .map(|volume| ImageSource::Volume { volume })
-            .map_err(|error| CloudError::invalid(LOCATION, error.to_string()))
-    })
-}
-
-/// The identifier in the location of a Marketplace's entry, which names it.
-pub(crate) fn identifier_in(location: &str) -> Option<&str> {
-    location
-        .strip_prefix("marketplace:")
-        .or_else(|| entry_identifier(location))
-}
-
-/// The location as it is shown.
-pub(crate) fn shown(source: &ImageSource, identifier: Option<&str>) -> Option<String> {
-    match source {
-        ImageSource::Marketplace => Some(format!("marketplace:{}", identifier.unwrap_or_default())),
-        ImageSource::Catalogue {
-            catalogue,
-            product,
-            version,
-        } => {
-            let version = version.as_ref().map(|version| format!("@{version}"));
-            let version = version.unwrap_or_default();
-            Some(format!("catalogue:{catalogue}:{product}{version}"))
-        }
-        ImageSource::Volume { volume } => Some(volume.to_string()),
-        _ => None,
-    }
-}
-
-/// `NAME:PRODUCT` or `NAME:PRODUCT@VERSION`.
-fn catalogue_source(name: &str) -> Result<ImageSource> {
-    let form = || {
-        CloudError::invalid(
-            LOCATION,
-            "must be catalogue:NAME:PRODUCT, or catalogue:NAME:PRODUCT@VERSION",
-        )
-    };
-    let (catalogue, product) = name.split_once(':').ok_or_else(form)?;
-    let (product, version) = match product.rsplit_once('@') {
-        Some((product, version)) => (product, Some(version.to_owned())),
-        None => (product, None),
-    };
-    if catalogue.is_empty() || product.is_empty() || version.as_deref() == Some("") {
-        return Err(form());
-    }
-    Ok(ImageSource::Catalogue {
-        catalogue: catalogue.to_owned(),
-        product: product.to_owned(),
-        version,
-    })
-}
-
-/// Endorser and time that the location of an entry names behind the identifier: `…/metadata/IDENTIFIER/EMAIL/CREATED`.
-fn named_entry(location: &str) -> Option<(&str, Option<&str>)> {
-    let identifier = entry_identifier(location)?;
-    let plain = location.split(['?', '#']).next()?;
-    let (_, after) = plain.split_once(&format!("/metadata/{identifier}/"))?;
-    let mut parts = after.split('/').filter(|part| !part.is_empty());
-    Some((parts.next()?, parts.next()))
-}
-
-/// `https://…/metadata/IDENTIFIER`, as StratusLab's commands send it.
-fn entry_identifier(location: &str) -> Option<&str> {
-    let plain = location.split(['?', '#']).next()?;
-    if !plain.starts_with("http://") && !plain.starts_with("https://") {
-        return None;
-    }
-    let (_, after) = plain.split_once("/metadata/")?;
-    let identifier = after.split('/').next()?;
-    is_identifier(identifier).then_some(identifier)
-}
-
-/// `Volume/UUID`, `volume:UUID`, `pdisk:HOST:PORT:UUID`, `pdisk:HOST/UUID`.
-fn volume_of(location: &str) -> Option<&str> {
-    if let Some(volume) = location
-        .strip_prefix("Volume/")
-        .or_else(|| location.strip_prefix("volume:"))
-    {
-        return Some(volume);
-    }
-    let rest = location.strip_prefix("pdisk:")?;
-    Some(rest.rsplit([':', '/']).next().unwrap_or(rest))
-}
-
-pub(crate) fn is_identifier(text: &str) -> bool {
-    text.len() == IDENTIFIER_LENGTH
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-        // 160 bits: the first character has four.
-        && text.as_bytes().first().is_some_and(|first| (b'A'..=b'P').contains(first))
-}
 
 /// An image that is wanted by a name.
 struct Name {
@@ -518,12 +407,20 @@ impl Cloud {
                 continue;
             };
             if self.may_be_fetched(context, identifier) {
+                let here = self.find_image(context, identifier, Right::View).ok();
                 let expected = Digests {
                     identifier: Some(identifier.to_owned()),
                     ..Digests::default()
                 };
-                self.image_on_demand(context, ImageSource::Marketplace, expected)
-                    .await?;
+                let wanted = self.image_on_demand(context, ImageSource::Marketplace, expected);
+                match wanted.await {
+                    // What somebody brought here and what failed says itself why it can't be used.
+                    Err(CloudError::Invalid { .. })
+                        if here.is_some_and(|image| image.desired.on_demand.is_none()) => {}
+                    result => {
+                        result?;
+                    }
+                }
             }
         }
         Ok(())
@@ -537,13 +434,12 @@ impl Cloud {
     /// Whether nothing usable is here under an identifier, and a Marketplace may have it.
     fn is_to_be_looked_up(&self, context: &OpContext, identifier: &str) -> bool {
         match self.find_image(context, identifier, Right::View) {
-            Ok(image) => {
-                image.state == ImageState::Error
-                    && image.file.is_none()
-                    && image.desired.source == ImageSource::Marketplace
-                    && image.desired.on_demand.is_some()
+            Ok(image) if image.state != ImageState::Error || image.file.is_some() => false,
+            // One of a Marketplace is told if there is none any more.
+            Ok(image) if image.desired.on_demand.is_some() => {
+                image.desired.source == ImageSource::Marketplace || self.0.intake.has_marketplaces()
             }
-            Err(_) => self.0.intake.has_marketplaces(),
+            Ok(_) | Err(_) => self.0.intake.has_marketplaces(),
         }
     }
 
@@ -593,70 +489,6 @@ pub(crate) fn stable_id(key: &str) -> String {
 #[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_told_from_addresses() {
-        let id = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
-        for location in [
-            format!("marketplace:{id}"),
-            format!("https://m.example.org/metadata/{id}"),
-            format!("https://m.example.org/marketplace/metadata/{id}/a@b?x=1"),
-        ] {
-            assert_eq!(
-                named_source(&location).unwrap().unwrap(),
-                ImageSource::Marketplace
-            );
-            assert_eq!(identifier_in(&location), Some(id));
-        }
-        let uuid = "0190a1c4-0000-7000-8000-000000000001";
-        for location in [
-            format!("Volume/{uuid}"),
-            format!("volume:{uuid}"),
-            format!("pdisk:host.example.org:8445:{uuid}"),
-            format!("pdisk:host.example.org/{}", uuid.to_uppercase()),
-        ] {
-            let volume = VolumeId::from_local(uuid).unwrap();
-            assert_eq!(
-                named_source(&location).unwrap().unwrap(),
-                ImageSource::Volume { volume }
-            );
-        }
-        let ubuntu = named_source("catalogue:ubuntu:com.x:server:24.04:amd64@20300110")
-            .unwrap()
-            .unwrap();
-        let shown = shown(&ubuntu, None).unwrap();
-        assert_eq!(shown, "catalogue:ubuntu:com.x:server:24.04:amd64@20300110");
-        for bad in [
-            "marketplace:short",
-            "catalogue:x",
-            "catalogue::y",
-            "catalogue:x:y@",
-            "Volume/../x",
-        ] {
-            assert!(named_source(bad).unwrap().is_err(), "{bad}");
-        }
-        for other in [
-            "https://h/x.img",
-            "https://h/metadata/x",
-            "upload:",
-            "ftp://h/x",
-        ] {
-            assert!(named_source(other).is_none(), "{other}");
-        }
-    }
-
-    #[test]
-    fn who_names_an_endorser_s_entry_means_that_one() {
-        let id = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
-        let url = |rest: &str| format!("https://m.example.org/marketplace/metadata/{id}{rest}");
-        assert_eq!(named_entry(&url("")), None);
-        assert_eq!(named_entry(&url("/?x=1")), None);
-        assert_eq!(named_entry(&url("/a@b?x=1")), Some(("a@b", None)));
-        let time = "2030-01-15T08:05:00Z";
-        let whole = url(&format!("/a@b/{time}"));
-        assert_eq!(named_entry(&whole), Some(("a@b", Some(time))));
-        assert_eq!(named_entry(&format!("marketplace:{id}")), None);
-    }
 
     #[test]
     fn what_opens_a_url_is_not_in_the_log() {

@@ -2,6 +2,7 @@
 //! change are drawn in [`cimi::lifecycle`]; everything here only changes what is *wanted*.
 
 mod attach;
+mod called;
 mod create;
 mod members;
 mod operate;
@@ -15,6 +16,7 @@ use cimi::{Right, resources::Machine};
 use documents::Cached;
 
 pub(crate) use attach::available;
+pub(crate) use called::{called, called_by_id, who_need_it};
 pub(crate) use request::{configuration_capacity, typed};
 pub(crate) use view::text_of;
 

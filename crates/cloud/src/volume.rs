@@ -74,15 +74,25 @@ pub(crate) fn may_attach(context: &OpContext, volume: &Volume) -> Result<()> {
 }
 
 /// What StratusLab says of a volume that a machine has, and which that is.
-pub(crate) fn not_available(attachment: &Attachment) -> String {
+pub(crate) fn not_available(
+    documents: &Documents,
+    context: &OpContext,
+    attachment: &Attachment,
+) -> String {
     format!(
         "Disk not available: {} has it, until that lets go of it or is gone",
-        attachment.machine
+        machine::called_by_id(documents, context, &attachment.machine)
     )
 }
 
 /// `volume` as taken by `machine`.
-pub(crate) fn taken(volume: &Volume, machine: &Machine, now: Timestamp) -> Result<Volume> {
+pub(crate) fn taken(
+    documents: &Documents,
+    context: &OpContext,
+    volume: &Volume,
+    machine: &Machine,
+    now: Timestamp,
+) -> Result<Volume> {
     machine::available(volume)?;
     if let Some(attachment) = &volume.attachment {
         return Err(CloudError::Conflict(if attachment.machine == machine.id {
@@ -92,7 +102,7 @@ pub(crate) fn taken(volume: &Volume, machine: &Machine, now: Timestamp) -> Resul
                 volume.id.local()
             )
         } else {
-            not_available(attachment)
+            not_available(documents, context, attachment)
         }));
     }
     let mut taken = volume.clone();
@@ -222,9 +232,10 @@ impl Cloud {
             context.in_time()?;
             let now = Timestamp::now();
             let read = access::find::<Volume>(documents, context, local, Right::Modify)?;
-            if read.attachment.is_some() {
+            if let Some(attachment) = &read.attachment {
                 return Err(CloudError::Conflict(format!(
-                    "disk ({local}) is in use and can't be deleted; detach it or remove its machine first"
+                    "disk ({local}) is in use and can't be deleted: {} has it; detach it or remove its machine first",
+                    machine::called_by_id(documents, context, &attachment.machine)
                 )));
             }
             if read.deleted

@@ -286,6 +286,100 @@ async fn an_identifier_means_one_s_own_image_and_the_only_one_where_it_is_change
 }
 
 #[tokio::test]
+async fn an_image_that_failed_is_meant_only_if_there_is_no_other() {
+    let mut world = World::start().await;
+    let finder = with_finder(&mut world).await;
+    let reference = format!("MachineImage/{ID}");
+    let say = |why: Option<&str>| *finder.refusal.lock().unwrap() = why.map(str::to_owned);
+    let body = json!({"imageLocation": "upload:", "expected": {"identifier": ID}});
+    let created = world.create(&alice(), Kind::MachineImage, body).await;
+    let failed = created.unwrap().view.id.to_string();
+    became(&world, &failed, ImageState::Error).await;
+
+    // Nowhere else: it says itself why it can't be used.
+    say(Some("nobody has it"));
+    let made = world
+        .create(&alice(), Kind::Machine, machine(&reference))
+        .await;
+    let told = &violations(made)[0];
+    assert!(
+        told.contains(&failed) && told.contains("no such luck"),
+        "{told}"
+    );
+    // What a Marketplace has is meant, as soon as it is on its way.
+    say(None);
+    let made = world
+        .create(&alice(), Kind::Machine, machine(&reference))
+        .await;
+    made.unwrap();
+    let on_demand = world.documents.images.by_index("onDemand", "yes");
+    let coming = on_demand[0].id.to_string();
+    assert_eq!(world.get(&alice(), &reference)["id"], coming);
+    became(&world, &coming, ImageState::Available).await;
+    assert_eq!(world.get(&alice(), &reference)["id"], coming);
+}
+
+#[tokio::test]
+async fn machines_are_told_by_what_people_call_them() {
+    let world = World::start().await;
+    let image = imported(&world, &alice(), json!({"visibility": "PUBLIC"})).await;
+    let mut body = machine(&image);
+    body["name"] = json!("web");
+    let web = world.made(&alice(), Kind::Machine, body).await;
+    let number = world.get(&alice(), &web)["vmid"].clone();
+    let conflict = |text: CloudError| match text {
+        CloudError::Conflict(text) => text,
+        other => panic!("{other:?}"),
+    };
+    let delete = async || {
+        let deleted = world.cloud.delete(&alice(), Kind::MachineImage, ID).await;
+        conflict(deleted.err().unwrap())
+    };
+    let told = delete().await;
+    assert!(
+        told.contains(&format!("machine {number} (web) needs it")),
+        "{told}"
+    );
+    // Of others it is said that there are some, and not which.
+    let others = world.made(&bob(), Kind::Machine, machine(&image)).await;
+    let told = delete().await;
+    let expected = format!("machine {number} (web) and one machine of others need it");
+    assert!(
+        told.contains(&expected) && !told.contains(&others),
+        "{told}"
+    );
+    let started = world
+        .cloud
+        .act_on_machine(&alice(), split(&web).1, "start", false)
+        .await;
+    let told = conflict(started.err().unwrap());
+    assert!(
+        told.starts_with(&format!(
+            "machine {number} (web) is CREATING; `start` is not possible now"
+        )),
+        "{told}"
+    );
+    let volume = world.volume(&alice()).await;
+    let with_volume = json!({"volumes": [{"volume": {"href": volume}}]});
+    let holder = world
+        .made(&alice(), Kind::Machine, world.machine(with_volume.clone()))
+        .await;
+    let number = world.get(&alice(), &holder)["vmid"].clone();
+    let again = world.machine(with_volume);
+    let told = conflict(
+        world
+            .create(&alice(), Kind::Machine, again)
+            .await
+            .err()
+            .unwrap(),
+    );
+    assert!(
+        told.starts_with(&format!("Disk not available: machine {number} has it")),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn what_turned_out_to_be_another_image_is_found_as_that_and_not_deleted_as_that() {
     let world = World::start().await;
     let kept = imported(&world, &alice(), json!({})).await;

@@ -38,8 +38,9 @@ async fn the_volume_is_its_first_disk_as_long_as_it_exists() {
     assert!(matches!(twice, Err(CloudError::Conflict(_))), "{twice:?}");
     let who = alice();
     let taken = world.cloud.detach_volume(&who, local, volume_local);
+    let number = &shown["vmid"];
     let expected = format!(
-        "Disk have not been hot-plugged: {volume} is what {id} boots from; to have it back, remove that machine"
+        "Disk have not been hot-plugged: {volume} is what machine {number} boots from; to have it back, remove that machine"
     );
     assert_eq!(conflict(taken.await), expected);
     let captured = json!({"name": "x", "imageLocation": {"href": id}});
@@ -98,8 +99,14 @@ async fn the_owner_of_a_shared_volume_is_told_how_to_have_it_back() {
     let id = world.made(&bob(), Kind::Machine, body).await;
     let who = alice();
     for (volume, what) in [
-        (&first, format!("is what {id} boots from")),
-        (&second, format!("was given to {id} at its start")),
+        (
+            &first,
+            format!("is what {id}, which is not yours, boots from"),
+        ),
+        (
+            &second,
+            format!("was given to {id}, which is not yours, at its start"),
+        ),
     ] {
         let (machine, local) = (split(&id).1, split(volume).1);
         let taken = world.cloud.detach_volume(&who, machine, local).await;

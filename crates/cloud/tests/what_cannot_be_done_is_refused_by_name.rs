@@ -139,6 +139,10 @@ async fn what_is_not_done_is_not_accepted() {
             "`machineTemplate.machineImage` must refer to a MachineImage",
         ),
         (
+            json!({"keymap": "qwertz"}),
+            "`machineTemplate.keymap` `qwertz` is no keyboard layout; there are ar, bepo, cz, da, de,",
+        ),
+        (
             json!({"volumeTemplates": [{"volumeTemplate": {"volumeConfig": {"capacity": 1}, "volumeImage": world.image}}]}),
             "`machineTemplate.volumeTemplates[0].volumeTemplate.volumeImage` must refer to a VolumeImage",
         ),
@@ -279,8 +283,8 @@ async fn a_machine_is_as_large_as_a_host_offers_and_no_larger() {
     assert_eq!(
         violations,
         [format!(
-            "`machineTemplate.machineConfig.memory` must be 16384 to {offered} KiB (what the largest host offers to \
-             machines), but is {}",
+            "`machineTemplate.machineConfig.memory` must be 16384 to {offered} KiB, which is 16 to 3584 MiB (what the largest \
+             host offers to machines), but is {} KiB",
             offered + 1
         )]
     );

@@ -37,6 +37,7 @@ mod openapi;
 mod origin;
 mod pages;
 mod people;
+mod plain_http;
 mod problem;
 mod routes;
 mod rules;

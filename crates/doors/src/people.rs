@@ -39,7 +39,7 @@ use crate::{
 
 pub(crate) use cookies::session_secret;
 pub(crate) use page::Page;
-pub(crate) use visit::{Visit, is_for_people, is_from_elsewhere, is_same_origin};
+pub(crate) use visit::{Visit, is_a_look, is_for_people, is_from_elsewhere, is_same_origin};
 
 /// What an answer is made of here.
 type Answer = Result<Response<ResponseBody>, Problem>;
@@ -166,6 +166,30 @@ pub(crate) fn to_the_start() -> Response<ResponseBody> {
     let vary = HeaderValue::from_static("Accept");
     response.headers_mut().insert(header::VARY, vary);
     response
+}
+
+/// Where a browser is led that has to log in first: to the page for that, and not to its own dialogue.
+pub(crate) fn to_the_login(head: &http::request::Parts) -> Response<ResponseBody> {
+    let mut response = redirect(&visit::login_url(head));
+    let vary = HeaderValue::from_static("Accept, Authorization, Cookie");
+    response.headers_mut().insert(header::VARY, vary);
+    response
+}
+
+/// The page for an address of nothing: which addresses there are is no secret, what is behind them is.
+pub(crate) fn nothing_here(path: &str) -> Answer {
+    let shown: String = path.chars().take(200).collect();
+    let page = Status {
+        page: pages::Page::new("Nothing here", "Stratus", HOME),
+        is_error: true,
+        heading: "There is nothing here".to_owned(),
+        paragraphs: vec![format!("This cloud has no page {shown}.")],
+        onward: Some(Link::to(HOME, "To the start")),
+    };
+    let mut response = pages::html(StatusCode::NOT_FOUND, &page)?;
+    let vary = HeaderValue::from_static("Accept");
+    response.headers_mut().insert(header::VARY, vary);
+    Ok(response)
 }
 
 fn redirect(to: &str) -> Response<ResponseBody> {

@@ -38,6 +38,7 @@ use crate::{
     hosts::{Ending, HostDoor},
     metrics::{self, ConnectionMetrics},
     origin::{Connection, TrustedProxy},
+    plain_http,
     stall::Stalling,
     tls::Speech,
 };
@@ -301,6 +302,18 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
         match &shared.tls {
             None => speak(Stalling::new(stream, patience), false, connection, &shared).await,
             Some(tls) => {
+                let spoken = plain_http::is_spoken(&stream);
+                match timeout(shared.limits.handshake, spoken).await {
+                    Ok(Ok(false)) => {}
+                    Ok(Ok(true)) => {
+                        shared.metrics.failed_handshakes.increment(1);
+                        return plain_http::answer(stream, connection, &shared.limits).await;
+                    }
+                    Ok(Err(_)) | Err(_) => {
+                        shared.metrics.failed_handshakes.increment(1);
+                        return;
+                    }
+                }
                 let handshake = handshake(stream, tls, &shared);
                 let handshake = timeout(shared.limits.handshake, handshake).await;
                 let Ok(Ok((stream, hosts))) = handshake else {
@@ -489,7 +502,7 @@ impl Drop for Asking {
 /// Ends a connection so that the client gets what was sent last: says goodbye, then takes what is
 /// still on its way, for a moment. (Closing with unread bytes would make the kernel reset the
 /// connection, and the client lose an answer such as 413.)
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let goodbye = async {
         stream.shutdown().await?;
         let mut rest = [0; 4096];

@@ -151,6 +151,57 @@ fn form_token(reply: &Reply) -> String {
 }
 
 #[tokio::test]
+async fn a_browser_is_led_to_pages_and_not_asked_by_its_own_dialogue() {
+    let world = World::start().await;
+    let get = async |path: &str, headers: &str| world.ask("GET", path, headers, "").await;
+    // The interface of programs is none for people.
+    for path in ["/", "/cimi", "/cimi/"] {
+        let reply = get(path, HTML).await;
+        assert_eq!(
+            (reply.status, reply.header("location")),
+            (303, "/register/"),
+            "{path}"
+        );
+        assert!(reply.header("vary").contains("Accept"));
+    }
+    assert_eq!(get("/cimi?$format=json", HTML).await.status, 200);
+    let java = "Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2\r\n";
+    for program in ["", "Accept: */*\r\n", "Accept: application/xml\r\n", java] {
+        assert_eq!(get("/cimi", program).await.status, 200, "{program}");
+    }
+
+    // What needs a login is behind the login page; what is there is not told before.
+    for path in ["/cimi/Machine", "/cimi/Machine/7", "/stratus/status"] {
+        let reply = get(path, HTML).await;
+        assert_eq!(reply.status, 303, "{path}");
+        let back = path.replace('/', "%2F");
+        assert_eq!(
+            reply.header("location"),
+            format!("/cimi/login?next={back}"),
+            "{path}"
+        );
+        assert!(!reply.headers.contains_key("www-authenticate"));
+        // Programs are asked as ever, and so is who shows something that is wrong.
+        let wrong = format!("{HTML}Authorization: Bearer strat_x\r\n");
+        for headers in ["", wrong.as_str()] {
+            let reply = get(path, headers).await;
+            assert_eq!(reply.status, 401, "{path}");
+            assert!(reply.headers.contains_key("www-authenticate"));
+        }
+    }
+    let session = world.log_in("alice").await;
+    for who in ["", session.as_str()] {
+        let reply = get("/no/such/<page>", &format!("{HTML}{who}")).await;
+        assert_eq!(reply.status, 400, "not a path at all");
+        let reply = get("/no/such/%3Cpage%3E", &format!("{HTML}{who}")).await;
+        assert_eq!(reply.status, 404);
+        let text = String::from_utf8(reply.body).unwrap();
+        assert!(text.contains("There is nothing here"), "{text}");
+    }
+    assert_eq!(get("/no/such/page", "").await.status, 401);
+}
+
+#[tokio::test]
 async fn a_login_makes_a_session_that_the_api_knows_and_a_logout_ends() {
     let world = World::start().await;
     let cookie = world.log_in("alice").await;
@@ -198,7 +249,7 @@ async fn the_address_of_the_cloud_leads_people_to_a_page_and_programs_to_the_int
         ("/", ""),
         ("/", "Accept: application/json\r\n"),
         ("/?$format=json", HTML),
-        ("/cimi", HTML),
+        ("/cimi?$format=json", HTML),
     ] {
         let entry = world.ask("GET", path, headers, "").await;
         assert_eq!(entry.status, 200, "{path} {headers}");

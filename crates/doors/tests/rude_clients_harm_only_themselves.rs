@@ -208,16 +208,54 @@ async fn slow_clients_are_left() {
 async fn what_is_not_tls_is_dropped() {
     let world = World::with(Settings::default(), impatient()).await;
     for bytes in [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" as &[u8],
-        &[0x16, 0x03, 0x01, 0xff, 0xff, 0x01],
+        b"\x16\x03\x01\xff\xff\x01" as &[u8],
         &[0; 4096],
+        // Neither TLS nor HTTP, and HTTP that doesn't go on.
+        b"HELO x\r\n\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n",
     ] {
         let mut stream = TcpStream::connect(world.address()).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         let mut received = Vec::new();
         let end = timeout(PATIENCE, stream.read_to_end(&mut received)).await;
         assert!(end.is_ok(), "still open");
-        assert!(!received.starts_with(b"HTTP"), "answered without TLS");
+        let received = String::from_utf8_lossy(&received);
+        assert!(!received.contains("https"), "answered: {received}");
+    }
+    is_well(&world).await;
+}
+
+#[tokio::test]
+async fn who_speaks_http_without_tls_is_told_the_address_that_works() {
+    let world = World::with(Settings::default(), impatient()).await;
+    for (request, body, address) in [
+        (
+            "GET /cimi?x=1 HTTP/1.1\r\nHost: cloud.example:8443\r\n",
+            "",
+            "https://cloud.example:8443/cimi\n".to_owned(),
+        ),
+        (
+            "POST /cimi/Machine HTTP/1.1\r\nHost: a/b@c\r\nX-Forwarded-Proto: http\r\nContent-Length: 9\r\n",
+            "something",
+            format!("https://{}/cimi/Machine\n", world.address()),
+        ),
+        (
+            "GET / HTTP/1.0\r\n",
+            "",
+            format!("https://{}/\n", world.address()),
+        ),
+    ] {
+        let mut stream = TcpStream::connect(world.address()).await.unwrap();
+        let whole = format!("{request}\r\n{body}");
+        stream.write_all(whole.as_bytes()).await.unwrap();
+        let mut received = Vec::new();
+        let end = timeout(PATIENCE, stream.read_to_end(&mut received)).await;
+        assert!(end.is_ok(), "still open");
+        let reply = Reply::parse(&received).unwrap();
+        assert_eq!(reply.status, 400, "{request}");
+        assert_eq!(reply.headers["content-type"], "text/plain; charset=utf-8");
+        let text = String::from_utf8(reply.body).unwrap();
+        assert!(text.ends_with(&address), "{text}");
     }
     is_well(&world).await;
 }

@@ -14,6 +14,10 @@ pub enum Failure {
     /// The work failed: `Error: MESSAGE` on stdout, status 255.
     #[error("{0}")]
     Work(String),
+    /// As [`Work`](Self::Work), of a cloud that does not let one in, or that one must not trust: the same would come of everything else
+    /// that is asked of it.
+    #[error("{0}")]
+    NoAccess(String),
     /// As the failure in it, with a line on stderr after it that says what to do.
     #[error("{failure}")]
     Hinted {
@@ -56,9 +60,11 @@ impl Failure {
             // What a shell shows for a program that SIGPIPE ended.
             Self::ClosedOutput => 141,
             Self::Hinted { failure, .. } => failure.exit_status(),
-            Self::Work(_) | Self::Value(_) | Self::Configuration(_) | Self::Network(_) => {
-                WORK_FAILED
-            }
+            Self::Work(_)
+            | Self::NoAccess(_)
+            | Self::Value(_)
+            | Self::Configuration(_)
+            | Self::Network(_) => WORK_FAILED,
         }
     }
 
@@ -67,7 +73,7 @@ impl Failure {
     pub fn is_of_the_work(&self) -> bool {
         match self {
             Self::Hinted { failure, .. } => failure.is_of_the_work(),
-            Self::Work(_) | Self::Value(_) | Self::Network(_) => true,
+            Self::Work(_) | Self::NoAccess(_) | Self::Value(_) | Self::Network(_) => true,
             Self::Usage(_)
             | Self::Check(_)
             | Self::Configuration(_)
@@ -76,17 +82,40 @@ impl Failure {
         }
     }
 
+    /// Whether it is about the one thing that was asked for, so that others may fare better.
+    #[must_use]
+    pub fn is_of_one(&self) -> bool {
+        match self {
+            Self::Hinted { failure, .. } => failure.is_of_one(),
+            Self::Usage(_) | Self::Check(_) | Self::Work(_) | Self::Value(_) => true,
+            Self::NoAccess(_)
+            | Self::Configuration(_)
+            | Self::Network(_)
+            | Self::Exit(_)
+            | Self::ClosedOutput => false,
+        }
+    }
+
+    /// What went wrong, and what is said of it besides.
+    #[must_use]
+    pub fn parts(self) -> (Self, Option<String>) {
+        match self {
+            Self::Hinted { failure, hint } => (*failure, Some(hint)),
+            failure => (failure, None),
+        }
+    }
+
     /// The same, and what to do about it; below what is said of it already.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
-        let (failure, hint) = match self {
-            Self::Hinted {
-                failure,
-                hint: first,
-            } => (failure, format!("{first}\n{}", hint.into())),
-            failure => (Box::new(failure), hint.into()),
+        let (failure, hint) = match self.parts() {
+            (failure, Some(first)) => (failure, format!("{first}\n{}", hint.into())),
+            (failure, None) => (failure, hint.into()),
         };
-        Self::Hinted { failure, hint }
+        Self::Hinted {
+            failure: Box::new(failure),
+            hint,
+        }
     }
 
     /// A local file that could not be used, in the words of the contract (`[Errno 2] No such file or directory: 'X'`).
@@ -104,7 +133,7 @@ impl From<ApiError> for Failure {
                  the configuration file).",
             ),
             ApiError::Network { text } => Self::Network(text),
-            ApiError::Refused { status: 401, message, shown } => Self::Work("Unauthorized".to_owned()).with_hint(match shown {
+            ApiError::Refused { status: 401, message, shown } => Self::NoAccess("Unauthorized".to_owned()).with_hint(match shown {
                 ShownBy::Password => {
                     "The cloud does not know this user name with this password. Check -u/--username and -p/--password, STRATUSLAB_USERNAME and \
                      STRATUSLAB_PASSWORD, or username and password in the configuration file."
@@ -117,7 +146,7 @@ impl From<ApiError> for Failure {
                 ShownBy::Certificate => format!("The cloud does not take this certificate: {message}"),
                 ShownBy::Nothing => message,
             }),
-            ApiError::Untrusted { message, hint } => Self::Work(message).with_hint(hint),
+            ApiError::Untrusted { message, hint } => Self::NoAccess(message).with_hint(hint),
             other => Self::Work(other.to_string()),
         }
     }

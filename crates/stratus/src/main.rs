@@ -32,6 +32,7 @@ mod image_source;
 mod kept_logins;
 mod machine_table;
 mod machine_types;
+mod memory_size;
 mod new_file;
 mod options;
 mod output;

@@ -1,11 +1,12 @@
 //! The command line: from arguments to a command, and from its end to an exit status.
 
 use std::ffi::{OsStr, OsString};
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
 use crate::commands::{Command, GROUPS};
@@ -74,6 +75,11 @@ fn with_rules(command: clap::Command, shown_name: &str) -> clap::Command {
         format!("{shown_name} COMMAND [options]")
     };
     let command = command
+        // What begins with a minus and a digit is a value, and told to be a wrong one.
+        .mut_args(|argument| {
+            let takes_values = argument.get_action().takes_values();
+            argument.allow_negative_numbers(takes_values)
+        })
         .infer_long_args(true)
         .args_override_self(true)
         .disable_help_subcommand(true)
@@ -213,6 +219,7 @@ fn parse_failure(error: &clap::Error, likely_slip: Option<&str>) -> Result {
             write_stderr(&error.render().to_string());
             Err(Failure::Exit(2))
         }
+        ErrorKind::ValueValidation => Err(Failure::Usage(wrong_value(error))),
         _ => {
             let text = error.render().to_string();
             let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -228,6 +235,39 @@ fn parse_failure(error: &clap::Error, likely_slip: Option<&str>) -> Result {
             }))
         }
     }
+}
+
+/// What is wrong with the value of an option, in the words of who wrote it and not of the library that read it.
+fn wrong_value(error: &clap::Error) -> String {
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let (option, value) = (
+        context(ContextKind::InvalidArg),
+        context(ContextKind::InvalidValue),
+    );
+    let source = std::error::Error::source(error);
+    let told = source.map(ToString::to_string).unwrap_or_default();
+    let whole = source.and_then(|source| source.downcast_ref::<ParseIntError>());
+    let is_number = source.is_some_and(|source| source.is::<ParseFloatError>());
+    let bounds = told.split_once(" is not in ").map(|(_, bounds)| bounds);
+    let expected = match (whole.map(ParseIntError::kind), bounds) {
+        (Some(IntErrorKind::PosOverflow), _) => "is too large".to_owned(),
+        (Some(_), _) => "must be a whole number, 0 or more".to_owned(),
+        (None, Some(bounds)) => match bounds.split_once("..") {
+            Some((least, most)) if most.trim_start_matches('=') == u32::MAX.to_string() => {
+                format!("must be a whole number, {least} or more")
+            }
+            Some((least, most)) => {
+                format!(
+                    "must be a whole number from {least} to {}",
+                    most.trim_start_matches('=')
+                )
+            }
+            None => told,
+        },
+        (None, None) if is_number => "must be a number, such as 0.5".to_owned(),
+        (None, None) => told,
+    };
+    format!("{option}: '{value}' {expected}")
 }
 
 /// Runs the command until it ends or the user interrupts it.
@@ -336,7 +376,7 @@ fn finished(result: Result, name: &str, usage: &str, out: Option<Output>) -> Exi
     match shown {
         Failure::Usage(message) => tell(format!("{usage}\n\n{name}: error: {message}\n")),
         Failure::Check(message) => tell(format!("  [ERROR] {message}\n")),
-        Failure::Work(message) => say(format!("Error: {message}\n")),
+        Failure::Work(message) | Failure::NoAccess(message) => say(format!("Error: {message}\n")),
         Failure::Value(message) => say(format!("Error: {message}\n\n")),
         Failure::Configuration(message) => say(format!("{message}\n")),
         Failure::Network(message) => say(format!("Network error: {message}\n")),

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::cloud::{Api, Endpoint, KnownClouds, Login, OwnCertificate, Trust};
 use crate::config::Settings;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, errno_text};
 use crate::kept_logins::{Kept, KeptLogins};
 use crate::options::{Cloud, Common, Storage};
 use crate::output::Output;
@@ -270,8 +270,13 @@ impl Session {
 /// # Errors
 /// [`Failure::Work`] without a terminal.
 pub fn ask_password(prompt: &str) -> Result<String> {
-    rpassword::prompt_password(prompt)
-        .map_err(|error| Failure::Work(format!("no password could be read: {error}")))
+    rpassword::prompt_password(prompt).map_err(|error| match error.raw_os_error() {
+        // ENOENT, ENXIO, ENOTTY: as /dev/tty answers whom no terminal belongs to.
+        Some(2 | 6 | 25) => {
+            Failure::Work("there is no terminal to ask for the password on".to_owned())
+        }
+        _ => Failure::Work(format!("no password could be read: {}", errno_text(&error))),
+    })
 }
 
 /// The output that the common options ask for.

@@ -90,7 +90,7 @@ fn it_is_told_who_is_in_a_group_and_who_is_not() {
     let result = cloud.run("group remove chemistry bob");
     assert_eq!(
         (result.status, result.stdout.as_str()),
-        (255, "Error: not a member of chemistry\n")
+        (255, "Error: 'bob' is not a member of chemistry\n")
     );
     let result = cloud.run("group remove --format json physics ann bob");
     assert_eq!(
@@ -98,9 +98,10 @@ fn it_is_told_who_is_in_a_group_and_who_is_not() {
         json!(["ann", "bob"])
     );
     assert_eq!(roles("ann"), json!(["chemistry"]));
-    // Before anything is done for the first.
-    assert_eq!(cloud.run("group add physics bob ../x").status, 1);
-    assert_eq!(roles("bob"), json!([]));
+    // What is no name at all keeps nobody, either; it alone is refused before anything is asked.
+    assert_eq!(cloud.run("group add physics bob ../x").status, 255);
+    assert_eq!(roles("bob"), json!(["physics"]));
+    assert_eq!(cloud.run("group add physics ../x").status, 1);
 }
 
 #[test]

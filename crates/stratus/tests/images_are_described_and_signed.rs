@@ -41,6 +41,44 @@ pub(crate) fn read(home: &Path, name: &str) -> String {
     std::fs::read_to_string(home.join(name)).unwrap()
 }
 
+/// What has to be said of an image besides its system.
+const SAID: &str = "--os-version 1 --os-arch x86_64 --image-version 1";
+
+#[test]
+fn an_image_is_not_described_without_what_it_is_found_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path();
+    std::fs::write(home.join("zero.img"), vec![0; 1 << 10]).unwrap();
+    for (words, missing) in [
+        (
+            "",
+            &["--os NAME", "--os-version", "--os-arch", "--image-version"][..],
+        ),
+        (
+            "--os a --os-arch x86_64 --image-version 1",
+            &["--os-version"],
+        ),
+        // Data has no version of a system.
+        ("--os none", &["--image-version"]),
+    ] {
+        let result = run(home, &format!("build-metadata {words} zero.img"));
+        assert_eq!(result.status, 2, "{result:?}");
+        let told = result.stderr.split("what the image is: ").nth(1).unwrap();
+        for option in ["--os NAME", "--os-version", "--os-arch", "--image-version"] {
+            let is_missing = missing.contains(&option);
+            assert_eq!(told.contains(option), is_missing, "{option}: {result:?}");
+        }
+    }
+    let files = std::fs::read_dir(home).unwrap().flatten();
+    assert_eq!(files.count(), 1, "nothing is written");
+    let said = run(
+        home,
+        "build-metadata -q --os none --image-version 1 zero.img",
+    );
+    assert_eq!(said.status, 0, "{said:?}");
+    assert!(home.join("none---base-1.xml").exists());
+}
+
 #[test]
 fn images_are_described() {
     let folder = tempfile::tempdir().unwrap();
@@ -84,7 +122,10 @@ fn images_are_described() {
             "zero.img.gz",
         ]);
     let before = UtcTime::from_timestamp(jiff::Timestamp::now());
-    assert_eq!(ended(command).success(), "");
+    assert_eq!(
+        ended(command).success(),
+        "Manifest: zerolinux-1.0-x86_64-base-2.1.xml\n"
+    );
     let text = read(home, "zerolinux-1.0-x86_64-base-2.1.xml");
     let metadata = Metadata::parse(text.as_bytes()).unwrap();
     let created: UtcTime = metadata.created.as_deref().unwrap().parse().unwrap();
@@ -105,18 +146,21 @@ fn images_are_described() {
 
     // The contents count, however they are packed; what is left out is left out.
     for (words, name) in [
-        ("--os a zero.img", "a---base-.xml"),
+        ("--os a zero.img", "a-1-x86_64-base-1.xml"),
         (
             "--os b --no-md5 --no-sha256 --no-sha512 zero.bz2",
-            "b---base-.xml",
+            "b-1-x86_64-base-1.xml",
         ),
-        ("--os c --compression none zero.img.gz", "c---base-.xml"),
+        (
+            "--os c --compression none zero.img.gz",
+            "c-1-x86_64-base-1.xml",
+        ),
         (
             "--os d --type grid --kind disk --format qcow2 --sha1 a9993e364706816aba3e25717850c26c9cd0d89d zero.img",
-            "d---grid-.xml",
+            "d-1-x86_64-grid-1.xml",
         ),
     ] {
-        let said = run(home, &format!("build-metadata -v {words}")).success();
+        let said = run(home, &format!("build-metadata {SAID} -v {words}")).success();
         assert!(
             said.contains("  [WARNING] ") && said.ends_with(&format!("Manifest: {name}\n")),
             "{said}"
@@ -133,24 +177,24 @@ fn images_are_described() {
     };
     assert_eq!(
         (
-            of("a---base-.xml").identifier.to_string().as_str(),
-            checksums("a---base-.xml")
+            of("a-1-x86_64-base-1.xml").identifier.to_string().as_str(),
+            checksums("a-1-x86_64-base-1.xml")
         ),
         (ZEROS_ID, (true, true, true))
     );
     assert_eq!(
         (
-            of("b---base-.xml").identifier.to_string().as_str(),
-            checksums("b---base-.xml")
+            of("b-1-x86_64-base-1.xml").identifier.to_string().as_str(),
+            checksums("b-1-x86_64-base-1.xml")
         ),
         (ZEROS_ID, (false, false, false))
     );
-    assert_ne!(of("c---base-.xml").identifier.to_string(), ZEROS_ID);
+    assert_ne!(of("c-1-x86_64-base-1.xml").identifier.to_string(), ZEROS_ID);
     assert_eq!(
-        of("d---grid-.xml").identifier.to_string(),
+        of("d-1-x86_64-grid-1.xml").identifier.to_string(),
         "KmZPjZHBoFquj4lcXhQwmyc0Nid"
     );
-    assert_eq!(of("d---grid-.xml").format.as_deref(), Some("qcow2"));
+    assert_eq!(of("d-1-x86_64-grid-1.xml").format.as_deref(), Some("qcow2"));
 
     for (words, message) in [
         ("", "Please specify an image"),
@@ -165,10 +209,10 @@ fn images_are_described() {
         ),
         (
             "--os ../../x zero.img",
-            "'../../x---base-.xml' can't be the name of a file",
+            "'../../x-1-x86_64-base-1.xml' can't be the name of a file",
         ),
     ] {
-        let result = run(home, &format!("build-metadata {words}"));
+        let result = run(home, &format!("build-metadata --os a {SAID} {words}"));
         assert_eq!(result.status, 2, "{result:?}");
         assert!(
             result
@@ -177,7 +221,10 @@ fn images_are_described() {
             "{result:?}"
         );
     }
-    let result = run(home, "build-metadata --compression xz zero.img");
+    let result = run(
+        home,
+        &format!("build-metadata --os a {SAID} --compression xz zero.img"),
+    );
     assert_eq!(
         (
             result.status,
@@ -211,7 +258,7 @@ fn what_an_image_is_counts_and_not_its_name() {
     let build = |words: &str| {
         run(
             home,
-            &format!("build-metadata --location http://h/x {words}"),
+            &format!("build-metadata --os a {SAID} --location http://h/x {words}"),
         )
     };
     let of = |name: &str| Metadata::parse(read(home, name).as_bytes()).unwrap();
@@ -249,10 +296,11 @@ fn what_an_image_is_counts_and_not_its_name() {
     ] {
         let said = build(&format!("--os {os} {words}"));
         assert_eq!(said.status, 0, "{said:?}");
-        // Warnings are part of the output (the contract).
-        assert_eq!(said.stdout.is_empty(), warned.is_empty(), "{said:?}");
+        // Warnings are part of the output (the contract), as is the name of the file.
+        let is_warned = said.stdout.lines().count() > 1;
+        assert_eq!(is_warned, !warned.is_empty(), "{said:?}");
         assert!(said.stdout.contains(warned), "{said:?}");
-        let described = of(&format!("{os}---base-.xml"));
+        let described = of(&format!("{os}-1-x86_64-base-1.xml"));
         assert_eq!(described.compression.as_deref(), compression, "{words}");
         assert_eq!(described.format.as_deref(), Some(format), "{words}");
         identifiers.push(described.identifier);
@@ -285,24 +333,28 @@ fn what_an_image_is_counts_and_not_its_name() {
         build(&format!("--os f --location {disk} disk.img")).status,
         0
     );
-    assert_eq!(of("f---base-.xml").locations, ["http://h/x", disk]);
+    assert_eq!(of("f-1-x86_64-base-1.xml").locations, ["http://h/x", disk]);
 
     // A draft is made anew; what is signed is not lost by a slip.
     assert_eq!(build("--os a --title other disk.img").status, 0);
-    assert_eq!(of("a---base-.xml").title.as_deref(), Some("other"));
+    assert_eq!(of("a-1-x86_64-base-1.xml").title.as_deref(), Some("other"));
     write_key(home, Some("me@example.org"));
-    run(home, "sign-metadata --pem-cert me.pem a---base-.xml").success();
-    let signed = read(home, "a---base-.xml");
+    run(
+        home,
+        "sign-metadata --pem-cert me.pem a-1-x86_64-base-1.xml",
+    )
+    .success();
+    let signed = read(home, "a-1-x86_64-base-1.xml");
     let result = build("--os a disk.img");
     assert_eq!(result.status, 1, "{result:?}");
     assert!(
         result
             .stderr
-            .contains("'a---base-.xml' is a signed description and stays")
+            .contains("'a-1-x86_64-base-1.xml' is a signed description and stays")
     );
-    assert_eq!(read(home, "a---base-.xml"), signed);
+    assert_eq!(read(home, "a-1-x86_64-base-1.xml"), signed);
     assert_eq!(build("--os a --force disk.img").status, 0);
-    assert_ne!(read(home, "a---base-.xml"), signed);
+    assert_ne!(read(home, "a-1-x86_64-base-1.xml"), signed);
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn a_user_starts_a_machine_and_logs_in() {
         .delete(&format!("/cimi/MachineImage/{data}"))
         .expect(409);
     assert!(
-        refused.to_string().contains("1 machines need it"),
+        refused.to_string().contains("(first) needs it"),
         "its read-only disk stays: {refused}"
     );
     let table = cloud.cli(&["describe-instance", "-n"]);

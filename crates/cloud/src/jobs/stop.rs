@@ -140,7 +140,7 @@ impl Cloud {
             }
             Image::COLLECTION => {
                 let image = self.find_image(context, local, Right::Modify)?;
-                self.unneeded(&image)?;
+                self.unneeded(context, &image)?;
                 let mut next = image.document.0.clone();
                 next.desired.deleted = true;
                 next.state = ImageState::Deleting;

@@ -16,7 +16,7 @@ use documents::Cached;
 use placement::Means;
 use serde_json::{Map, Value};
 
-use super::{members, request::volume_reference};
+use super::{called, members, request::volume_reference};
 use crate::{
     Cloud, CloudError, Created, Done, OpContext, Result, access, jobs, lost_hosts, resolve, volume,
 };
@@ -50,10 +50,10 @@ impl Cloud {
             if machine.desired.deleted {
                 return Err(CloudError::Conflict(format!(
                     "{} is being removed",
-                    machine.id
+                    called(context, &machine)
                 )));
             }
-            has_disks_to_change(&machine)?;
+            has_disks_to_change(context, &machine)?;
             let instead =
                 "start another machine with the volume, and it goes to a host that has one";
             let needs = Means {
@@ -61,7 +61,7 @@ impl Cloud {
                 ..Means::default()
             };
             self.require_storage(&machine, needs, instead)?;
-            let taken = volume::taken(&volume, &machine, now)?;
+            let taken = volume::taken(&self.0.documents, context, &volume, &machine, now)?;
             // Volumes that are there from the start have slots of their own.
             let attached = machine.volumes.iter().filter(|volume| volume.hot).count();
             let most = self.0.settings.spare_ports;
@@ -69,7 +69,7 @@ impl Cloud {
                 return Err(CloudError::Conflict(format!(
                     "no free devices available: {attached} volumes were attached to {} since it was made, and {most} \
                      is the most; detach one",
-                    machine.id
+                    called(context, &machine)
                 )));
             }
             machine.volumes.push(AttachedVolume {
@@ -141,7 +141,7 @@ impl Cloud {
             if !member.hot {
                 return Err(stays(context, &read, &member.volume));
             }
-            has_disks_to_change(&read)?;
+            has_disks_to_change(context, &read)?;
             let goal = JobGoal::VolumeDetached {
                 volume: format!("Volume/{volume}"),
             };
@@ -250,9 +250,9 @@ fn also_seen_by(context: &OpContext, acl: &Acl) -> Acl {
 fn stays(context: &OpContext, machine: &Machine, volume: &VolumeId) -> CloudError {
     let boots = machine.boot_volume().map(|boot| &boot.volume);
     let what = if boots == Some(volume) {
-        format!("is what {} boots from", machine.id)
+        format!("is what {} boots from", called(context, machine))
     } else {
-        format!("was given to {} at its start", machine.id)
+        format!("was given to {} at its start", called(context, machine))
     };
     let acl = &machine.common.acl;
     let how = if context.right_on(acl) >= Some(Right::Modify) {
@@ -269,14 +269,14 @@ fn stays(context: &OpContext, machine: &Machine, volume: &VolumeId) -> CloudErro
 }
 
 /// Refuses machines whose memory is on disk: it knows the disks they had.
-fn has_disks_to_change(machine: &Machine) -> Result<()> {
+fn has_disks_to_change(context: &OpContext, machine: &Machine) -> Result<()> {
     use cimi::lifecycle::{MachineState, Rest, Stage};
     let saved = machine.observed.stage == Stage::Suspended
         || machine.desired.rest_as_seen(&machine.observed) == Some(Rest::Suspend);
     if saved && machine.state != MachineState::Deleting {
         return Err(CloudError::Conflict(format!(
             "{} is suspended: its memory knows the disks it had; start it first, or stop it (its memory is given up then)",
-            machine.id
+            called(context, machine)
         )));
     }
     Ok(())

@@ -256,7 +256,10 @@ impl Cloud {
                 .get("initialLocation")
                 .and_then(Value::as_str)
                 .map(str::to_owned);
-            changes = changes.replace(&volume, volume::taken(&volume, machine, now)?);
+            changes = changes.replace(
+                &volume,
+                volume::taken(&self.0.documents, context, &volume, machine, now)?,
+            );
             machine.volumes.push(attached(&volume, location));
         }
         for new in &plan.new_volumes {

@@ -8,7 +8,7 @@ use cimi::{
     uri,
 };
 
-use super::save::image_amounts;
+use super::{called, save::image_amounts};
 use crate::{Cloud, CloudError, Done, OpContext, Result, access, catalogue, jobs};
 
 /// An operation on a machine.
@@ -94,7 +94,7 @@ impl Operation {
     }
 
     /// Changes what is wanted; says what the job waits for.
-    fn apply(self, machine: &mut Machine, now: Timestamp) -> Result<JobGoal> {
+    fn apply(self, context: &OpContext, machine: &mut Machine, now: Timestamp) -> Result<JobGoal> {
         let name = self.name();
         // A host of which nothing is heard does it when it is back.
         let (state, _) = machine.as_seen();
@@ -105,11 +105,15 @@ impl Operation {
         };
         if !allowed {
             return Err(CloudError::Conflict(format!(
-                "{} is {}; `{name}` is not possible now",
-                machine.id,
+                "{} is {}; `{name}` is not possible now{}",
+                called(context, machine),
                 serde_json::to_string(&state)
                     .unwrap_or_default()
-                    .trim_matches('"')
+                    .trim_matches('"'),
+                match lifecycle::actions(state) {
+                    [] => String::new(),
+                    possible => format!(", but {}", possible.join(", ")),
+                }
             )));
         }
         let desired = &mut machine.desired;
@@ -240,7 +244,7 @@ impl Cloud {
                     if matches!(operation, Operation::Start | Operation::Restart { .. }) {
                         self.not_being_saved(&machine)?;
                     }
-                    let goal = operation.apply(&mut machine, now)?;
+                    let goal = operation.apply(context, &mut machine, now)?;
                     let acl = machine.common.acl.clone();
                     let mut job = Job::accepted(machine.key(), &rel, goal, acl.clone(), now)
                         .within(context.parent_job.as_ref());

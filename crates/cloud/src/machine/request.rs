@@ -18,6 +18,12 @@ use serde_json::{Map, Value};
 use crate::{Cloud, CloudError, OpContext, Result, error::unreadable, network, resolve};
 
 const TEMPLATE: &str = "machineTemplate";
+/// The keyboard layouts that QEMU comes with (`pc-bios/keymaps`).
+const KEYMAPS: [&str; 34] = [
+    "ar", "bepo", "cz", "da", "de", "de-ch", "en-gb", "en-us", "es", "et", "fi", "fo", "fr",
+    "fr-be", "fr-ca", "fr-ch", "hr", "hu", "is", "it", "ja", "lt", "lv", "mk", "nl", "no", "pl",
+    "pt", "pt-br", "ru", "sl", "sv", "th", "tr",
+];
 /// Most groups of each kind that a machine may be in.
 const MOST_GROUPS: usize = 8;
 
@@ -131,6 +137,20 @@ impl Template {
             volumes: !self.volumes.is_empty() || !self.volume_templates.is_empty(),
             saving: self.save.is_some(),
             forwarded_ports: false,
+        }
+    }
+
+    /// The keyboard layout of its screen, which QEMU must have.
+    pub(super) fn check_keymap(&self) -> Result<()> {
+        match self.keymap.as_deref() {
+            Some(keymap) if !KEYMAPS.contains(&keymap) => Err(CloudError::invalid(
+                format!("{TEMPLATE}.keymap"),
+                format!(
+                    "`{keymap}` is no keyboard layout; there are {}",
+                    KEYMAPS.join(", ")
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -66,6 +66,30 @@ pub(crate) fn are_wanted(headers: &HeaderMap) -> bool {
         .any(|media| media.trim().eq_ignore_ascii_case(MEDIA))
 }
 
+/// Why there is no form in which something could be sent, for who wants it as it goes on and can't have that: of collections only.
+pub(crate) fn instead_of(route: &Route<'_>, headers: &HeaderMap, problem: Problem) -> Problem {
+    if !are_wanted(headers) {
+        return problem;
+    }
+    let instead = match route {
+        Route::Resource(kind, id) => {
+            let (kind, id) = (kind.name(), id.chars().take(80).collect::<String>());
+            // Machines have numbers, too.
+            let filter = if id.bytes().all(|byte| byte.is_ascii_digit()) {
+                format!("vmid={id}")
+            } else {
+                format!("id='{kind}/{id}'")
+            };
+            format!("GET /cimi/{kind}?$filter={filter} tells of this one alone")
+        }
+        _ => "GET /cimi/Machine, for example".to_owned(),
+    };
+    Problem::new(
+        406,
+        format!("only collections are sent as they go on ({MEDIA}): {instead}"),
+    )
+}
+
 /// From where on: `Last-Event-ID`, or for a first request the parameter `$since` (`now`, or a revision).
 fn since(headers: &HeaderMap, parameters: &Parameters<'_>) -> Result<Since, Problem> {
     let last = headers

@@ -35,7 +35,21 @@ pub(crate) fn is_for_people(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT);
     accept
         .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.contains("text/html"))
+        // Programs in Java accept pages if nobody tells them otherwise; no browser has a range of one `*`.
+        .is_some_and(|accept| accept.contains("text/html") && !accept.contains(", *;"))
+}
+
+/// Whether a request is that of a browser that shows a person what is there, without any sign of who that is.
+pub(crate) fn is_a_look(head: &Parts) -> bool {
+    matches!(head.method, Method::GET | Method::HEAD)
+        && is_for_people(&head.headers)
+        && !head.headers.contains_key(header::AUTHORIZATION)
+}
+
+/// The login page, from which one comes back to what was asked for.
+pub(crate) fn login_url(head: &Parts) -> String {
+    let here = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    format!("/cimi/login?next={}", encoded(here))
 }
 
 impl Visit<'_> {
@@ -163,12 +177,7 @@ impl Visit<'_> {
 
     /// The login page, from which one comes back here.
     pub(super) fn login_url(&self) -> String {
-        let here = self
-            .head
-            .uri
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        format!("/cimi/login?next={}", encoded(here))
+        login_url(self.head)
     }
 
     /// What stands around a page.

@@ -21,6 +21,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 /// The longest answer that is read.
 const ANSWER_MAX_BYTES: usize = 256 << 20;
+/// The longest line of text that is shown as what went wrong.
+const LINE_MAX_BYTES: usize = 400;
 /// The longest error text that is read.
 const REFUSAL_MAX_BYTES: usize = 64 << 10;
 
@@ -511,6 +513,8 @@ impl Api {
 
     async fn refused(&self, response: reqwest::Response, path: &str) -> ApiError {
         let status = response.status();
+        let media = response.headers().get(reqwest::header::CONTENT_TYPE);
+        let is_text = media.is_some_and(|media| media.as_bytes().starts_with(b"text/plain"));
         let bytes = self
             .read(response, path, REFUSAL_MAX_BYTES)
             .await
@@ -534,6 +538,12 @@ impl Api {
         let message = member("message")
             .or_else(|| member("detail"))
             .or_else(|| member("title"))
+            .or_else(|| {
+                let line = text.lines().next().filter(|_| is_text)?.trim();
+                (1..=LINE_MAX_BYTES)
+                    .contains(&line.len())
+                    .then(|| line.to_owned())
+            })
             .unwrap_or_else(in_words);
         ApiError::Refused {
             status: status.as_u16(),

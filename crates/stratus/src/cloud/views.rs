@@ -178,6 +178,19 @@ impl ImageView {
 }
 
 impl ImageView {
+    /// Whether it can't be used any more.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.state.as_deref() == Some("ERROR")
+    }
+
+    /// Why it can't be used.
+    #[must_use]
+    pub fn why_failed(&self) -> &str {
+        let reason = self.reason.as_deref();
+        reason.unwrap_or("the cloud gives no reason")
+    }
+
     /// Why it isn't here yet, if something is in the way.
     #[must_use]
     pub fn why_not_here(&self) -> Option<&str> {

@@ -60,7 +60,7 @@ struct Export {
 fn time(text: &str) -> std::result::Result<Timestamp, String> {
     let whole = format!("{text}T00:00:00Z");
     let day = (text.len() == 10).then_some(whole.as_str());
-    day.unwrap_or(text).parse().map_err(|_| "not a time such as 2026-01-31 or 2026-01-31T12:00:00Z".to_owned())
+    day.unwrap_or(text).parse().map_err(|_| "is not a time such as 2026-01-31 or 2026-01-31T12:00:00Z".to_owned())
 }
 
 impl Arguments {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cloud::{Accepted, Api, ApiError, JobEnd, wait_for_job};
+use crate::cloud::{Accepted, Api, JobEnd, wait_for_job};
 use crate::commands::each::{Outcome, each};
-use crate::commands::machine_id::{MachineNumber, machines_named};
+use crate::commands::machine_id::{MachineNames, MachineNumber};
 use crate::failure::{Failure, Result};
 use crate::options::Cloud;
 use crate::progress::Waiting;
@@ -23,37 +23,45 @@ pub struct Action {
     pub limit: Option<Duration>,
 }
 
+/// What was asked of a machine.
+#[derive(Debug)]
+pub struct Asked {
+    /// The machine.
+    pub machine: MachineNumber,
+    /// What the cloud answered; nothing if there was nothing to be done any more.
+    pub accepted: Option<Accepted>,
+}
+
 /// Waits until what was asked of each machine is done, `limit` for all together. What came to nothing is refused.
-///
-/// # Errors
-/// [`ApiError`] of the requests.
 pub async fn until_done(
     session: &Session,
     api: &Api,
-    outcome: &mut Outcome<'_, MachineNumber, Accepted>,
+    outcome: &mut Outcome<'_, Asked>,
     verb: &str,
     limit: Duration,
-) -> Result<(), ApiError> {
-    if outcome.is_broken_off() {
-        return Ok(());
-    }
+) {
     let deadline = tokio::time::Instant::now() + limit;
-    for (machine, accepted) in std::mem::take(&mut outcome.done) {
+    let until_done = async |_: &str, Asked { machine, accepted }: &Asked| {
+        let Some(accepted) = accepted else {
+            return Ok(());
+        };
         let waiting = Waiting::start(&session.out, format!("{verb} of machine {machine}"));
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        match wait_for_job(api, accepted.job.as_deref(), left, &waiting).await? {
-            JobEnd::Success => outcome.done.push((machine, accepted)),
-            JobEnd::Failed(reason) => outcome.refuse(machine, reason),
-            JobEnd::StillRunning => {
+        match wait_for_job(api, accepted.job.as_deref(), left, &waiting).await {
+            Ok(JobEnd::Success) => Ok(()),
+            Ok(JobEnd::Failed(reason)) => Err(Failure::Work(reason)),
+            Ok(JobEnd::StillRunning) => {
                 let seconds = limit.as_secs();
-                let reason = format!(
+                Err(Failure::Work(format!(
                     "{verb} of machine {machine} is not done after {seconds} s; it goes on"
-                );
-                outcome.refuse(machine, reason);
+                )))
             }
+            // The job of a removal goes with what it was about, when nobody looks for long.
+            Err(error) if error.is_status(404) && machine.is_gone(api).await => Ok(()),
+            Err(error) => Err(error.into()),
         }
-    }
-    Ok(())
+    };
+    outcome.then(until_done).await;
 }
 
 /// Asks for the action on every machine. One that refuses does not keep the others.
@@ -66,25 +74,29 @@ pub async fn act(session: &Session, action: &Action, ids: &[String], cloud: &Clo
         return Err(Failure::Usage("Missing vm-id".to_owned()));
     }
     let api = session.api(cloud)?;
-    let machines = machines_named(&api, ids).await?;
+    let names = MachineNames::of(&api);
     let body = json!({ "action": format!("http://schemas.dmtf.org/cimi/1/action/{verb}"), "force": force });
-    let mut outcome = each(&machines, async |machine| {
+    let mut outcome = each(ids, async |id| {
+        let machine = names.find(id).await?;
         session.out.detail(format_args!(
             "Sending \"{verb}\" request for instance {machine}."
         ));
-        api.post(&format!("{}/{verb}", machine.path()), &body).await
+        let path = format!("{}/{verb}", machine.path());
+        let accepted = Some(api.post(&path, &body).await?);
+        Ok(Asked { machine, accepted })
     })
     .await;
     if let Some(limit) = limit {
-        until_done(session, &api, &mut outcome, verb, limit).await?;
+        until_done(session, &api, &mut outcome, verb, limit).await;
     }
     if session.out.is_json() {
-        let done = outcome.done.iter();
-        session.out.json(
-            &done
-                .map(|(machine, _)| machine.to_string())
-                .collect::<Vec<_>>(),
-        )?;
+        session.out.json(&numbers(&outcome))?;
     }
     outcome.result()
+}
+
+/// The machines for which it was done.
+pub fn numbers(outcome: &Outcome<'_, Asked>) -> Vec<String> {
+    let done = outcome.done.iter();
+    done.map(|(_, asked)| asked.machine.to_string()).collect()
 }

@@ -24,9 +24,10 @@ const BUSES: [&str; 3] = ["ide", "scsi", "virtio"];
 ///
 /// Reads the image, computes its size and checksums, and writes OS-OSVERSION-OSARCH-TYPE-VERSION.xml in the current folder: a draft, to be edited
 /// if need be, then signed (sign-metadata) and published (upload-metadata). Size and checksums are those of the uncompressed image.
-/// A draft of this name is replaced, a signed description only with --force.
+/// A draft of this name is replaced, a signed description only with --force. --os and --image-version are needed, --os-version and
+/// --os-arch too unless --os is none.
 ///
-/// Prints nothing; -v: the name of the file. --format is that of the image here; the result's is --output-format.
+/// Says the name of the file (not with -q). --format is that of the image here; the result's is --output-format.
 /// JSON: {"file", "identifier", "bytes"}.
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("format", |format| format.long("output-format")), after_help = "Example:
@@ -127,6 +128,7 @@ impl Arguments {
             return Err(Failure::Usage(format!("Unknown format {format}. Known formats: {}", DISK_FORMATS.join(", "))));
         }
         self.location.iter().try_for_each(|location| check_location(location))?;
+        self.check_said()?;
         let file = self.file_name()?;
         let wanted = self.wanted()?;
         let compression = self.compression(&image)?;
@@ -151,11 +153,27 @@ impl Arguments {
         let metadata = self.description(contents, compression);
         let text = metadata.to_draft().map_err(|error| Failure::Usage(error.to_string()))?;
         NewFile::at(&file, true)?.write(&text)?;
-        out.detail(format_args!("Manifest: {}", file.display()));
+        out.info(format_args!("Manifest: {}", file.display()));
         if out.is_json() {
             return out.json(&serde_json::json!({ "file": file, "identifier": metadata.identifier, "bytes": bytes }));
         }
         Ok(())
+    }
+
+    /// What nobody could find the image by must be said.
+    fn check_said(&self) -> Result {
+        let is_data = self.os == "none";
+        let needed = [
+            ("--os NAME (such as ubuntu; none for data)", &self.os, true),
+            ("--os-version VERSION (of the system, such as 24.04)", &self.os_version, !is_data),
+            ("--os-arch ARCH (such as x86_64)", &self.os_arch, !is_data),
+            ("--image-version VERSION (of this image, such as 1.0)", &self.image_version, true),
+        ];
+        let missing: Vec<&str> = needed.into_iter().filter(|(_, said, needed)| *needed && said.trim().is_empty()).map(|(option, ..)| option).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!("please say what the image is: {}", missing.join(", "))))
     }
 
     fn file_name(&self) -> Result<PathBuf> {

@@ -32,10 +32,10 @@ pub struct Arguments {
     #[arg(short, long, value_name = "TAG")]
     tag: Option<String>,
     /// For you alone (the default)
-    #[arg(long, overrides_with = "public")]
+    #[arg(long, conflicts_with = "public")]
     private: bool,
     /// Others may see and use it
-    #[arg(long, overrides_with = "private")]
+    #[arg(long)]
     public: bool,
     /// Copy-on-write copy of another disk; not offered yet [key: origin_uuid]
     #[arg(long, value_name = "UUID")]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cloud::{JobEnd, wait_for_job};
+use crate::commands::each::each;
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common, Storage};
@@ -14,9 +15,10 @@ const DELETION_LIMIT: Duration = Duration::from_secs(30);
 
 /// Delete persistent disks and what is on them
 ///
-/// Prints 'DELETED UUID' for each. The first one that the cloud does not delete (a machine has it, it is not yours) ends the command.
+/// Prints 'DELETED UUID' for each. One that the cloud does not delete (a machine has it, it is not yours) does not keep the others; it is
+/// told, and the exit status is then not zero.
 ///
-/// JSON: a list of the UUIDs.
+/// JSON: a list of the UUIDs of those that are deleted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   stratus delete-volume UUID UUID")]
@@ -43,13 +45,13 @@ impl Arguments {
         if self.uuids.is_empty() {
             return Err(Failure::Check("At least one disk UUID is required".to_owned()));
         }
-        let uuids: Vec<String> = self
-            .uuids
-            .iter()
-            .map(|uuid| volume_uuid(uuid).ok_or_else(|| Failure::Check(format!("Invalid UUID {uuid}"))))
-            .collect::<Result<_>>()?;
+        // Before anything is configured.
+        if let [uuid] = self.uuids.as_slice() {
+            checked(uuid)?;
+        }
         let api = session.storage_api(&self.storage, &self.cloud)?;
-        for uuid in &uuids {
+        let outcome = each(&self.uuids, async |named| {
+            let uuid = checked(named)?;
             let accepted = api.delete(&format!("Volume/{uuid}")).await?;
             let end = {
                 let waiting = Waiting::start(out, format!("deleting {uuid}"));
@@ -63,7 +65,17 @@ impl Arguments {
             if !out.is_json() {
                 out.line(format_args!("DELETED {uuid}"))?;
             }
+            Ok(uuid)
+        })
+        .await;
+        if out.is_json() {
+            out.json(&outcome.done.iter().map(|(_, uuid)| uuid).collect::<Vec<_>>())?;
         }
-        if out.is_json() { out.json(&uuids) } else { Ok(()) }
+        // Each that is deleted was told.
+        outcome.shown()
     }
+}
+
+fn checked(named: &str) -> Result<String> {
+    volume_uuid(named).ok_or_else(|| Failure::Check(format!("Invalid UUID {named}")))
 }

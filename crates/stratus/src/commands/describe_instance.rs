@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cloud::{Api, Endpoint, Login, MachineView};
-use crate::commands::machine_id::{MachineNumber, machines_or};
+use crate::commands::each::each;
+use crate::commands::machine_id::{MachineNames, MachineNumber};
 use crate::failure::{Failure, Result};
 use crate::machine_table::{Row, render};
 use crate::options::{Cloud, Common, PortTranslation};
@@ -19,7 +20,8 @@ const NAMES_LIMIT: Duration = Duration::from_millis(300);
 
 /// Show machines and their state
 ///
-/// Without arguments all your machines that are not gone; with numbers these, also gone ones (Done).
+/// Without arguments all your machines that are not gone; with numbers or names these, also gone ones (Done). One that is not there
+/// is told and does not keep the others from being shown; the exit status is then not zero.
 /// The columns: number, state, CPUs, memory in KiB, CPU use in percent, name or address, translated ports when there are any, name.
 /// With -v a machine that has something to say about its state (why it failed, for instance) says it below its row; with -vvv and
 /// one number all attributes are shown.
@@ -63,29 +65,28 @@ impl Arguments {
             return self.all_clouds(&session).await;
         }
         let api = session.api(&self.cloud)?;
-        // StratusLab knew numbers only, and scripts know what it said to other words.
-        let nobody = |name: &str| {
-            Failure::Value(format!("invalid literal for int() with base 10: '{name}'"))
-                .with_hint(format!("There is no machine with the number or the name '{name}'; stratus describe-instance shows all."))
-        };
-        let ids = machines_or(&api, &self.ids, nobody).await?;
-        if let [id] = ids.as_slice()
-            && session.out.verbose >= 3
-        {
-            return all_attributes(&session, &api, id).await;
-        }
-        let machines = if ids.is_empty() {
-            let mut machines: Vec<MachineView> = api.views("Machine").await?;
-            machines.sort_by_key(|machine| machine.vmid);
-            machines
-        } else {
-            let mut machines = Vec::with_capacity(ids.len());
-            for id in &ids {
-                machines.push(id.look_up(&api).await?);
+        let names = MachineNames::of(&api);
+        match self.ids.as_slice() {
+            [] => {
+                let mut machines: Vec<MachineView> = api.views("Machine").await?;
+                machines.sort_by_key(|machine| machine.vmid);
+                self.show(&session, &machines)
             }
-            machines
-        };
-        self.show(&session, &machines)
+            [id] if session.out.verbose >= 3 => all_attributes(&session, &api, &names.find(id).await?).await,
+            ids => {
+                let mut machines = Vec::with_capacity(ids.len());
+                let outcome = each(ids, async |id| {
+                    machines.push(names.find(id).await?.look_up(&api).await?);
+                    Ok(())
+                })
+                .await;
+                // Of none of those that were asked for there is a table of nothing.
+                if !machines.is_empty() {
+                    self.show(&session, &machines)?;
+                }
+                outcome.shown()
+            }
+        }
     }
 
     fn show(&self, session: &Session, machines: &[MachineView]) -> Result {

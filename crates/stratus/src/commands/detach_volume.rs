@@ -67,7 +67,7 @@ impl Arguments {
         let mut broken_off = None;
         for uuid in &uuids {
             let (machine, device, reason) = match detach(&session, &api, instance.as_ref(), uuid, limit).await {
-                Ok((machine, device)) => (Some(machine), Some(device), None),
+                Ok((machine, device)) => (Some(machine), device, None),
                 Err(Failure::Work(reason)) => (instance.as_ref().map(ToString::to_string), None, Some(reason)),
                 // What was done before is told all the same.
                 Err(other) => {
@@ -78,10 +78,11 @@ impl Arguments {
             failed |= reason.is_some();
             match (&device, &machine, &reason) {
                 _ if out.is_json() => {}
+                (.., Some(reason)) => out.line(format_args!("DISK {uuid}: {reason}"))?,
                 (Some(device), Some(machine), _) => out.line(format_args!("DETACHED {uuid} from VM {machine} on {device}"))?,
-                (.., reason) => out.line(format_args!("DISK {uuid}: {}", reason.as_deref().unwrap_or_default()))?,
+                _ => out.line(format_args!("DETACHED {uuid} from a machine that is not yours"))?,
             }
-            results.push(json!({ "uuid": uuid, "machine": machine, "device": device, "detached": device.is_some(), "reason": reason }));
+            results.push(json!({ "uuid": uuid, "machine": machine, "device": device, "detached": reason.is_none(), "reason": reason }));
         }
         if out.is_json() {
             out.json(&results)?;
@@ -93,9 +94,10 @@ impl Arguments {
     }
 }
 
-/// Detaches one disk from the machine, or from the one that has it, and waits for it; gives the machine's number and the device it was.
+/// Detaches one disk from the machine, or from the one that has it, and waits for it; gives the machine's number and the device it was,
+/// which one doesn't see in a machine of somebody else.
 /// [`Failure::Work`] is about this disk alone.
-async fn detach(session: &Session, api: &Api, machine: Option<&MachineNumber>, uuid: &str, limit: Duration) -> Result<(String, String)> {
+async fn detach(session: &Session, api: &Api, machine: Option<&MachineNumber>, uuid: &str, limit: Duration) -> Result<(String, Option<String>)> {
     let machine = match machine {
         Some(machine) => machine.clone(),
         None => holder(api, uuid).await?,
@@ -103,9 +105,9 @@ async fn detach(session: &Session, api: &Api, machine: Option<&MachineNumber>, u
     let path = format!("{}/volumes/{uuid}", machine.path());
     // Afterwards nobody knows any more where it was.
     let device = match api.get(&path).await {
-        Ok(member) => device_of(&member),
+        Ok(member) => Some(device_of(&member)),
         // Somebody else's machine, of which only the volume is one's own.
-        Err(ApiError::Refused { status: 403 | 404, .. }) => "a device unknown here".to_owned(),
+        Err(ApiError::Refused { status: 403 | 404, .. }) => None,
         Err(error) => return Err(error.into()),
     };
     let accepted = api.delete(&path).await?;

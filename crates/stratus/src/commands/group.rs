@@ -197,39 +197,25 @@ impl Named {
                 if is_missing { failure.with_hint(format!("Make it first: stratus group create {group}")) } else { failure }
             })?;
         }
-        let paths = self.users.iter().map(|name| Ok(Member { name, path: format!("User/{}", checked(name)?) }));
-        let members = paths.collect::<Result<Vec<_>>>()?;
-        let mut outcome = each(&members, async |member| set_member(&api, group, member, is_in).await).await;
-        // Who takes the wrong user out believes that somebody lost a right who has it still.
-        for (member, is_changed) in std::mem::take(&mut outcome.done) {
-            if is_in || is_changed {
-                session.out.detail(format_args!("{member} is {} {group}", if is_in { "in" } else { "not in" }));
-                outcome.done.push((member, is_changed));
-            } else {
-                outcome.refuse(member, format!("not a member of {group}"));
+        let outcome = each(&self.users, async |user| {
+            let is_changed = set_member(&api, group, checked(user)?, is_in).await?;
+            // Who takes the wrong user out believes that somebody lost a right who has it still.
+            if !is_in && !is_changed {
+                return Err(Failure::Work(format!("'{user}' is not a member of {group}")));
             }
-        }
+            session.out.detail(format_args!("{user} is {} {group}", if is_in { "in" } else { "not in" }));
+            Ok(())
+        })
+        .await;
         if session.out.is_json() {
-            session.out.json(&outcome.done.iter().map(|(member, _)| member.name).collect::<Vec<_>>())?;
+            session.out.json(&outcome.names())?;
         }
         outcome.result()
     }
 }
 
-/// A user who is to be put in or taken out.
-struct Member<'a> {
-    name: &'a str,
-    path: String,
-}
-
-impl std::fmt::Display for Member<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
 /// Puts a user into a group, or takes one out: the group is one of the roles. Whether that changed anything.
-async fn set_member(api: &Api, group: &str, member: &Member<'_>, is_in: bool) -> std::result::Result<bool, ApiError> {
+async fn set_member(api: &Api, group: &str, user: &str, is_in: bool) -> std::result::Result<bool, ApiError> {
     let revise = |roles: &Value| {
         let mut roles: Vec<String> = roles.as_array().into_iter().flatten().map(text_of).collect();
         if roles.iter().any(|role| role == group) == is_in {
@@ -241,7 +227,7 @@ async fn set_member(api: &Api, group: &str, member: &Member<'_>, is_in: bool) ->
         }
         Some(json!(roles))
     };
-    api.revise(&member.path, "roles", revise).await
+    api.revise(&format!("User/{user}"), "roles", revise).await
 }
 
 impl Delete {

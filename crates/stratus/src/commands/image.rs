@@ -8,17 +8,18 @@ mod from_folder;
 pub(super) mod import;
 mod list;
 mod search;
+mod share;
 mod show;
 mod update;
 
 use clap::Subcommand;
 
 use crate::cloud::{Api, ImageView, is_image_identifier, is_uuid};
-use crate::commands::image_name::image_named;
+use crate::commands::image_name::{Use, image_named};
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
-/// Find, import, fetch, export, make, list, show, change and delete images
+/// Find, import, fetch, export, make, list, show, change, share and delete images
 ///
 /// An image is the content of a disk that machines start from, raw or qcow2. It is named by an identifier of 27 characters that
 /// follows from its SHA-1, so the same content has the same name everywhere.
@@ -38,6 +39,8 @@ enum Action {
     Search(search::Arguments),
     Show(show::Arguments),
     Update(update::Arguments),
+    Share(share::Share),
+    Unshare(share::Unshare),
     Delete(delete::Arguments),
     Fetch(fetch::Arguments),
     Catalogue(catalogue::Arguments),
@@ -53,6 +56,8 @@ impl Arguments {
             Action::Search(arguments) => arguments.common(),
             Action::Show(arguments) => arguments.common(),
             Action::Update(arguments) => arguments.common(),
+            Action::Share(arguments) => arguments.common(),
+            Action::Unshare(arguments) => arguments.common(),
             Action::Delete(arguments) => arguments.common(),
             Action::Fetch(arguments) => arguments.common(),
             Action::Catalogue(arguments) => arguments.common(),
@@ -68,6 +73,8 @@ impl Arguments {
             Action::Search(arguments) => Box::pin(arguments.run()).await,
             Action::Show(arguments) => arguments.run().await,
             Action::Update(arguments) => arguments.run().await,
+            Action::Share(arguments) => Box::pin(arguments.run()).await,
+            Action::Unshare(arguments) => Box::pin(arguments.run()).await,
             Action::Delete(arguments) => arguments.run().await,
             Action::Fetch(arguments) => arguments.run().await,
             Action::Catalogue(arguments) => arguments.run().await,
@@ -76,12 +83,12 @@ impl Arguments {
 }
 
 /// The path of the image that a user named by identifier, UUID, `MachineImage/…` or name.
-async fn image_path(api: &Api, text: &str) -> Result<String> {
+async fn image_path(api: &Api, text: &str, named_for: Use) -> Result<String> {
     let id = text.trim().trim_start_matches("MachineImage/");
     if is_image_identifier(id) || is_uuid(id) {
         return Ok(format!("MachineImage/{id}"));
     }
-    image_named(api, id).await?.ok_or_else(|| Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is")))
+    image_named(api, id, named_for).await?.ok_or_else(|| Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is")))
 }
 
 /// An image as programs see it.

@@ -67,7 +67,7 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     if let Some(location) = location(text) {
         return on_demand(session, api, &location).await;
     }
-    if let Some(id) = image_named(api, text).await? {
+    if let Some(id) = image_named(api, text, Use::Content).await? {
         return Ok(id);
     }
     if is_tag(text) {
@@ -152,16 +152,25 @@ pub fn location_of(text: &str) -> Option<String> {
     location(text).or_else(|| text.contains(':').then(|| format!("catalogue:{text}")))
 }
 
+/// What an image is named for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Its content, or what is told of it: one that failed is not meant if there is another.
+    Content,
+    /// To be removed, with what of it can't be had back: it must be the only one.
+    Remove,
+}
+
 /// The path of the image of a name, if there is one: one's own, else that of somebody else.
 ///
 /// # Errors
 /// [`ApiError`](crate::cloud::ApiError); [`Failure::Work`] when several of one's own have the name, or several of others, with what
 /// tells them apart.
-pub async fn image_named(api: &Api, name: &str) -> Result<Option<String>> {
+pub async fn image_named(api: &Api, name: &str, named_for: Use) -> Result<Option<String>> {
     let mut named = api.views::<ImageView>("MachineImage").await?;
     named.retain(|image| image.name.as_deref() == Some(name));
     if named.len() > 1 {
-        named = own_or_all(named, api.own_name().await.as_deref());
+        named = meant(named, api.own_name().await.as_deref(), named_for);
     }
     match named.as_slice() {
         [] => Ok(None),
@@ -174,9 +183,13 @@ pub async fn image_named(api: &Api, name: &str) -> Result<Option<String>> {
     }
 }
 
-/// Those of them that are a user's own, if there are any: what others publish or share changes nothing about one's own names. Of
-/// others' none comes first: who shares an image under a well-known name must not decide what is started by it.
-fn own_or_all(mut images: Vec<ImageView>, user: Option<&str>) -> Vec<ImageView> {
+/// Those of them that are usable, if there are any, and of these a user's own, if there are any: what others publish or share changes
+/// nothing about one's own names. Of others' none comes first: who shares an image under a well-known name must not decide what is
+/// started by it.
+fn meant(mut images: Vec<ImageView>, user: Option<&str>, named_for: Use) -> Vec<ImageView> {
+    if named_for == Use::Content && !images.iter().all(ImageView::has_failed) {
+        images.retain(|image| !image.has_failed());
+    }
     let is_own = |image: &ImageView| user.is_some() && image.owner.as_deref() == user;
     if images.iter().any(is_own) {
         images.retain(is_own);
@@ -184,25 +197,24 @@ fn own_or_all(mut images: Vec<ImageView>, user: Option<&str>) -> Vec<ImageView> 
     images
 }
 
-/// What each image can be called by. Two of the same content have the same identifier, and are told apart by their ids.
-fn choices(images: &[ImageView]) -> Vec<&str> {
-    let unique = |identifier: &&str| {
-        images
-            .iter()
-            .filter(|image| image.identifier.as_deref() == Some(*identifier))
-            .count()
-            == 1
+/// What each image can be called by, and of those that failed why. Two of the same content have the same identifier, and are told
+/// apart by their ids.
+fn choices(images: &[ImageView]) -> Vec<String> {
+    let of_content = |identifier: &str| {
+        let same = |image: &&ImageView| image.identifier.as_deref() == Some(identifier);
+        images.iter().filter(same).count()
     };
-    images
-        .iter()
-        .map(|image| {
-            image
-                .identifier
-                .as_deref()
-                .filter(unique)
-                .unwrap_or(&image.id)
-        })
-        .collect()
+    let choices = images.iter().map(|image| {
+        let identifier = image.identifier.as_deref();
+        let called = identifier.filter(|identifier| of_content(identifier) == 1);
+        let called = called.unwrap_or(&image.id);
+        if image.has_failed() {
+            format!("{called} (ERROR: {})", image.why_failed())
+        } else {
+            called.to_owned()
+        }
+    });
+    choices.collect()
 }
 
 #[cfg(test)]
@@ -241,7 +253,7 @@ mod tests {
             image("own", "ann", "PUBLIC"),
         ];
         let of = |images: &[ImageView], user| {
-            let ids = own_or_all(images.to_vec(), user).into_iter();
+            let ids = meant(images.to_vec(), user, Use::Content).into_iter();
             ids.map(|image| image.id).collect::<Vec<_>>()
         };
         assert_eq!(of(&all, Some("ann")), ["own"]);
@@ -250,6 +262,34 @@ mod tests {
         assert_eq!(of(&all[..3], Some("ann")), of_others);
         assert_eq!(of(&all[..2], Some("carol")), ["other"]);
         assert_eq!(of(&all[..3], None), of_others);
+    }
+
+    #[test]
+    fn an_image_that_failed_is_meant_only_where_there_is_no_other() {
+        let image = |id: &str, owner: &str, state: &str| ImageView {
+            id: id.to_owned(),
+            owner: Some(owner.to_owned()),
+            state: Some(state.to_owned()),
+            reason: (state == "ERROR").then(|| "no such host".to_owned()),
+            ..ImageView::default()
+        };
+        let all = [
+            image("failed", "ann", "ERROR"),
+            image("good", "ann", "AVAILABLE"),
+            image("coming", "bob", "CREATING"),
+        ];
+        let of = |images: &[&ImageView], named_for| {
+            let images = images.iter().map(|image| (*image).clone()).collect();
+            let ids = meant(images, Some("ann"), named_for).into_iter();
+            ids.map(|image| image.id).collect::<Vec<_>>()
+        };
+        let [failed, good, coming] = [&all[0], &all[1], &all[2]];
+        assert_eq!(of(&[failed, good, coming], Use::Content), ["good"]);
+        assert_eq!(of(&[failed, coming], Use::Content), ["coming"]);
+        assert_eq!(of(&[failed], Use::Content), ["failed"]);
+        // What is removed is told apart by who removes it.
+        let both = meant(vec![failed.clone(), good.clone()], Some("ann"), Use::Remove);
+        assert_eq!(choices(&both), ["failed (ERROR: no such host)", "good"]);
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::session::Session;
 /// The machine is switched off without asking it and everything it had is released: disks, address, and what was written to
 /// its root and volatile disks. Persistent volumes stay. See shutdown-instance for the polite way.
 /// The command returns when the cloud has accepted the request, and says nothing on success (-v does); with --wait when the
-/// machines are gone.
+/// machines are gone. One that is gone already is told and is no failure. With several, one that is refused or not there does not keep
+/// the others; it is told, and the exit status is then not zero.
 ///
 /// JSON: a list of the numbers.
 #[derive(Debug, clap::Args)]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::cloud::{Api, ApiError, MachineView, is_uuid};
 use crate::failure::{Failure, Result};
@@ -56,6 +57,12 @@ impl MachineNumber {
         }
     }
 
+    /// Whether it was there once, and is gone: its record says so.
+    pub async fn is_gone(&self, api: &Api) -> bool {
+        let record = format!("MachineRecord/{}", self.0);
+        !is_uuid(&self.0) && api.get(&record).await.is_ok()
+    }
+
     /// The machine; for one that is gone what its record says.
     ///
     /// # Errors
@@ -70,62 +77,69 @@ impl MachineNumber {
     }
 }
 
-/// The machines that a user named, in the same order. The cloud is asked only if one of them is a name.
-///
-/// # Errors
-/// [`Failure::Work`] for a name that no machine shown to the user has, or several; [`ApiError`].
-pub async fn machines_named(api: &Api, texts: &[String]) -> Result<Vec<MachineNumber>> {
-    let nobody = |name: &str| {
-        Failure::Work(format!("there is no machine '{name}'"))
-            .with_hint("stratus describe-instance shows the machines that are there.")
-    };
-    machines_or(api, texts, nobody).await
+/// The machines by what users call them. The cloud is asked for their names once, and only if somebody goes by one.
+#[derive(Debug)]
+pub struct MachineNames<'a> {
+    api: &'a Api,
+    shown: OnceCell<Vec<MachineView>>,
 }
 
-/// As [`machines_named`], for one machine.
-///
-/// # Errors
-/// As [`machines_named`].
-pub async fn machine_named(api: &Api, text: &str) -> Result<MachineNumber> {
-    match MachineNumber::read(text) {
-        Some(number) => Ok(number),
-        None => Ok(machines_named(api, &[text.to_owned()]).await?.remove(0)),
+impl<'a> MachineNames<'a> {
+    /// Of the machines of a cloud.
+    #[must_use]
+    pub const fn of(api: &'a Api) -> Self {
+        Self {
+            api,
+            shown: OnceCell::const_new(),
+        }
+    }
+
+    /// The machine that a user named.
+    ///
+    /// # Errors
+    /// [`Failure::Work`] for a name that no machine shown to the user has, or several; [`ApiError`].
+    pub async fn find(&self, text: &str) -> Result<MachineNumber> {
+        if let Some(number) = MachineNumber::read(text) {
+            return Ok(number);
+        }
+        let shown = self
+            .shown
+            .get_or_try_init(async || self.api.views("Machine").await);
+        one_of_name(shown.await?, text)
     }
 }
 
-/// As [`machines_named`]; `nobody` makes the failure for a name that no machine has.
+/// The machine that a user named.
 ///
 /// # Errors
-/// As [`machines_named`].
-pub async fn machines_or(
-    api: &Api,
-    texts: &[String],
-    nobody: impl Fn(&str) -> Failure,
-) -> Result<Vec<MachineNumber>> {
-    let mut shown: Option<Vec<MachineView>> = None;
+/// As [`MachineNames::find`].
+pub async fn machine_named(api: &Api, text: &str) -> Result<MachineNumber> {
+    MachineNames::of(api).find(text).await
+}
+
+/// The machines that a user named, if all of them are there.
+///
+/// # Errors
+/// As [`MachineNames::find`].
+pub async fn machines_named(api: &Api, texts: &[String]) -> Result<Vec<MachineNumber>> {
+    let names = MachineNames::of(api);
     let mut machines = Vec::with_capacity(texts.len());
     for text in texts {
-        let machine = match (MachineNumber::read(text), &shown) {
-            (Some(number), _) => number,
-            (None, Some(shown)) => one_of_name(shown, text, &nobody)?,
-            (None, None) => one_of_name(shown.insert(api.views("Machine").await?), text, &nobody)?,
-        };
-        machines.push(machine);
+        machines.push(names.find(text).await?);
     }
     Ok(machines)
 }
 
-fn one_of_name(
-    shown: &[MachineView],
-    name: &str,
-    nobody: impl Fn(&str) -> Failure,
-) -> Result<MachineNumber> {
+fn one_of_name(shown: &[MachineView], name: &str) -> Result<MachineNumber> {
     let of_name: Vec<&MachineView> = shown
         .iter()
         .filter(|machine| machine.name.as_deref() == Some(name))
         .collect();
     match of_name.as_slice() {
-        [] => Err(nobody(name)),
+        [] => Err(Failure::Work(format!(
+            "there is no machine with the number or the name '{name}'"
+        ))
+        .with_hint("stratus describe-instance shows the machines that are there.")),
         [machine] => Ok(MachineNumber::of(machine)),
         several => {
             let ids: Vec<String> = several.iter().map(|machine| machine.shown_id()).collect();
@@ -164,18 +178,12 @@ mod tests {
             ..MachineView::default()
         };
         let shown = [machine(3, "web"), machine(4, "web"), machine(5, "db")];
-        let nobody = |name: &str| Failure::Check(format!("no {name}"));
-        assert_eq!(
-            one_of_name(&shown, "db", nobody).unwrap().path(),
-            "Machine/5"
-        );
-        assert_eq!(
-            one_of_name(&shown, "web", nobody).unwrap_err().to_string(),
-            "2 machines have the name 'web'; take one of 3, 4"
-        );
-        assert_eq!(
-            one_of_name(&shown, "", nobody).unwrap_err().to_string(),
-            "no "
-        );
+        assert_eq!(one_of_name(&shown, "db").unwrap().path(), "Machine/5");
+        for (name, message) in [
+            ("web", "2 machines have the name 'web'; take one of 3, 4"),
+            ("", "there is no machine with the number or the name ''"),
+        ] {
+            assert_eq!(one_of_name(&shown, name).unwrap_err().to_string(), message);
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::commands::machine_id::machines_named;
+use crate::commands::each::each;
+use crate::commands::machine_id::MachineNames;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::session::Session;
@@ -39,7 +40,9 @@ impl Arguments {
         let api = session.api(&self.cloud)?;
         let mut all = Vec::new();
         let mut rows = Vec::new();
-        for machine in machines_named(&api, &self.ids).await? {
+        let names = MachineNames::of(&api);
+        let outcome = each(&self.ids, async |id| {
+            let machine = names.find(id).await?;
             let answer = api.get(&format!("{}/meters", machine.path())).await?;
             for meter in answer["meters"].as_array().into_iter().flatten() {
                 let text = |name: &str| meter[name].as_str().unwrap_or_default().to_owned();
@@ -54,11 +57,15 @@ impl Arguments {
                 ]);
                 all.push(meter.clone());
             }
-        }
+            Ok(())
+        })
+        .await;
         if session.out.is_json() {
-            return session.out.json(&all);
+            session.out.json(&all)?;
+        } else if !outcome.done.is_empty() {
+            session.out.line(table::render(&["ID", "METER", "NOW", "LEAST", "MOST", "UNITS"], rows))?;
         }
-        session.out.line(table::render(&["ID", "METER", "NOW", "LEAST", "MOST", "UNITS"], rows))
+        outcome.shown()
     }
 }
 

@@ -57,9 +57,9 @@ impl std::str::FromStr for Most {
             "default" => Ok(Self::Default),
             number => match number.parse() {
                 Ok(number @ 0..=1_000_000_000_000) => Ok(Self::Bound(number)),
-                _ => {
-                    Err("not a number from 0 to 1000000000000, 'unlimited' or 'default'".to_owned())
-                }
+                _ => Err(
+                    "is not a number from 0 to 1000000000000, 'unlimited' or 'default'".to_owned(),
+                ),
             },
         }
     }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cloud::is_local_id;
+use crate::commands::each::each;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::output::write_stderr;
@@ -143,15 +144,20 @@ impl Registration {
 impl Named {
     async fn run(self, action: &str) -> Result {
         let session = Session::new(&self.common)?;
-        if let Some(name) = self.names.iter().find(|name| !is_local_id(name)) {
-            return Err(Failure::Check(format!("'{name}' can't be the name of a user: stratus registration list shows them")));
-        }
         let done = if action == "approve" { "approved" } else { "rejected" };
         let api = session.api(&self.cloud)?;
-        for name in &self.names {
+        let outcome = each(&self.names, async |name| {
+            if !is_local_id(name) {
+                return Err(Failure::Check(format!("'{name}' can't be the name of a user: stratus registration list shows them")));
+            }
             api.post(&format!("Registration/{name}/{action}"), &json!({ "action": action })).await?;
             session.out.step(format_args!("{name} is {done}"));
+            Ok(())
+        })
+        .await;
+        if session.out.is_json() {
+            session.out.json(&outcome.names())?;
         }
-        if session.out.is_json() { session.out.json(&self.names) } else { Ok(()) }
+        outcome.shown()
     }
 }

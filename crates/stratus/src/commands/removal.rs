@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-use crate::cloud::Body;
-use crate::commands::action::until_done;
+use crate::cloud::{Accepted, Api, Body};
+use crate::commands::action::{Asked, numbers, until_done};
 use crate::commands::each::each;
-use crate::commands::machine_id::machines_named;
+use crate::commands::machine_id::{MachineNames, MachineNumber};
 use crate::failure::{Failure, Result};
 use crate::options::Cloud;
 use crate::session::Session;
@@ -45,7 +45,8 @@ pub struct Machines {
     timeout: u64,
 }
 
-/// Removes the machines named as arguments and in the file. One that is refused does not keep the others.
+/// Removes the machines named as arguments and in the file. One that is refused, or that nobody finds, does not keep the others;
+/// one that is gone already is what was wanted.
 ///
 /// # Errors
 /// What the cloud says, and [`Failure::Usage`] when no machine is named.
@@ -88,25 +89,33 @@ pub async fn remove(
         ));
     }
     let api = session.api(cloud)?;
-    // All are found before the first machine goes: a typing error must not leave half the work done.
-    let machines = machines_named(&api, &texts).await?;
-    let mut outcome = each(&machines, async |machine| {
+    let names = MachineNames::of(&api);
+    let mut outcome = each(&texts, async |text| {
+        let machine = names.find(text).await?;
         session.out.detail(format_args!(
             "Sending \"{shown}\" request for instance {machine}."
         ));
-        let path = format!("{}/{verb}", machine.path());
-        api.send(Method::POST, &path, Body::Empty).await
+        let accepted = send(&api, &machine, verb).await?;
+        if accepted.is_none() {
+            session
+                .out
+                .step(format_args!("Machine {machine} is gone already"));
+        }
+        Ok(Asked { machine, accepted })
     })
     .await;
     if *wait {
         let limit = Duration::from_secs(*timeout);
-        until_done(session, &api, &mut outcome, verb, limit).await?;
-        for (machine, _) in &outcome.done {
+        until_done(session, &api, &mut outcome, verb, limit).await;
+        let removed = outcome
+            .done
+            .iter()
+            .filter(|(_, asked)| asked.accepted.is_some());
+        for (_, Asked { machine, .. }) in removed {
             session.out.step(format_args!("Machine {machine} is gone"));
         }
     }
-    let done = outcome.done.iter();
-    let list: Vec<String> = done.map(|(machine, _)| machine.to_string()).collect();
+    let list = numbers(&outcome);
     session.out.detail(format_args!(
         "\"{shown}\" {} VMs: {}",
         list.len(),
@@ -116,4 +125,14 @@ pub async fn remove(
         session.out.json(&list)?;
     }
     outcome.result()
+}
+
+/// Asks for a machine's end; nothing if it has come already, of which its record tells.
+async fn send(api: &Api, machine: &MachineNumber, verb: &str) -> Result<Option<Accepted>> {
+    let path = format!("{}/{verb}", machine.path());
+    match api.send(Method::POST, &path, Body::Empty).await {
+        Ok(accepted) => Ok(Some(accepted)),
+        Err(error) if error.is_status(404) && machine.is_gone(api).await => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

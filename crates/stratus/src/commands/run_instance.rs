@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use crate::cloud::{Api, MachineView, Source};
 use crate::failure::{Failure, Result};
 use crate::machine_types::{DEFAULT_TYPE, MachineType, machine_types, type_table};
+use crate::memory_size::{Gigabytes, Megabytes};
+use crate::new_file::NewFile;
 use crate::options::{Cloud, Common, Storage};
 use crate::session::Session;
 use crate::unfinished;
@@ -65,12 +67,12 @@ pub struct Arguments {
     /// CPUs, instead of the type's [key: vm_cpu]
     #[arg(long, value_name = "N")]
     cpu: Option<u32>,
-    /// Memory in MB, instead of the type's [key: vm_ram]
+    /// Memory in MB, or with a unit (512M, 2G), instead of the type's [key: vm_ram]
     #[arg(long, value_name = "MB")]
-    ram: Option<u64>,
-    /// Swap in MB, instead of the type's [key: vm_swap]
+    ram: Option<Megabytes>,
+    /// Swap in MB, or with a unit, instead of the type's [key: vm_swap]
     #[arg(long, value_name = "MB")]
-    swap: Option<u64>,
+    swap: Option<Megabytes>,
     /// Share of CPU, 0.5 is half of one [key: vm_cpu_amount]
     #[arg(long, value_name = "SHARE")]
     vm_cpu_amount: Option<f64>,
@@ -141,9 +143,9 @@ struct Disks {
     /// Bus of the disks: ide, scsi or virtio [default: as the image says; key: vm_disks_bus]
     #[arg(long, value_name = "BUS")]
     vm_disks_bus: Option<String>,
-    /// Empty disk that goes with the machine, in GB [key: extra_disk_size, in MB]
+    /// Empty disk that goes with the machine, in GB, or with a unit (512M, 2G) [key: extra_disk_size, in MB]
     #[arg(long, value_name = "GB")]
-    volatile_disk: Option<u64>,
+    volatile_disk: Option<Gigabytes>,
     /// Volume to attach
     #[arg(long, value_name = "UUID")]
     persistent_disk: Option<String>,
@@ -291,10 +293,8 @@ impl Arguments {
     /// What can be seen to be wrong before anything is sent.
     fn check(&self, session: &Session) -> Result {
         let settings = &session.settings;
-        if let Some(file) = settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file")
-            && Path::new(&file).is_dir()
-        {
-            return Err(Failure::Usage(format!("'{file}' is a folder; give the name of a file in it")));
+        if let Some(file) = settings.text(self.disks.output.as_deref().and_then(Path::to_str), "out_vm_ids_file") {
+            check_writable(Path::new(&file))?;
         }
         if let Some(file) = settings.text(self.context.context_file.as_deref().and_then(Path::to_str), "extra_context_file")
             && !Path::new(&file).exists()
@@ -327,6 +327,23 @@ async fn warn_of_marketplace(session: &Session, api: &Api, marketplace: &str) {
     session.out.warning(format_args!(
         "this cloud does not look images up in {marketplace}; its Marketplaces: {known}. Its administrator can add others ([[catalogue]])."
     ));
+}
+
+/// Whether a file can be written, of which nothing is changed yet: machines whose numbers can't be told should not be started.
+fn check_writable(file: &Path) -> Result {
+    let shown = file.display();
+    match std::fs::metadata(file) {
+        Ok(there) if there.is_dir() => Err(Failure::Usage(format!("'{shown}' is a folder; give the name of a file in it"))),
+        Ok(_) => std::fs::File::options().append(true).open(file).map(drop).map_err(|error| Failure::file(file, &error)),
+        Err(_) => {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+                return Err(Failure::Usage(format!("'{shown}' can't be written: there is no folder '{}'", folder.display())));
+            }
+            // Gone again at once.
+            NewFile::at(file, false)?.create().map(drop).map_err(|_| Failure::Usage(format!("'{shown}' can't be written: you may make no file there")))
+        }
+    }
 }
 
 fn list_types(session: &Session, types: &std::collections::BTreeMap<String, MachineType>, chosen: &str) -> Result {

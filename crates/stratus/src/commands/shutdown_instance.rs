@@ -10,7 +10,8 @@ use crate::session::Session;
 /// Presses the power button of the machine; when its system has stopped, everything it had is released as with kill-instance.
 /// A guest that does not listen is switched off after the cloud's time limit. To only stop a machine and keep it: stop-instance.
 /// The command returns when the cloud has accepted the request, and says nothing on success (-v does); with --wait when the
-/// machines are gone.
+/// machines are gone. One that is gone already is told and is no failure. With several, one that is refused or not there does not keep
+/// the others; it is told, and the exit status is then not zero.
 ///
 /// JSON: a list of the numbers.
 #[derive(Debug, clap::Args)]

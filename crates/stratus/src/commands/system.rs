@@ -245,32 +245,29 @@ impl Ask {
         }
         let session = Session::new(&self.common)?;
         let api = session.api(&self.cloud)?;
-        // All are found before the first is asked: a typing error must not leave half the work done.
-        let mut systems = Vec::with_capacity(self.systems.len());
-        for named in &self.systems {
-            systems.push(system_named(&api, named).await?);
-        }
-        let mut outcome = each(&systems, async |id| -> Result<Accepted, ApiError> {
+        let mut outcome = each(&self.systems, async |named| {
+            let id = system_named(&api, named).await?;
             session.out.detail(format_args!("Sending \"{verb}\" request for system {id}."));
             if verb == "delete" {
-                return api.delete(&format!("System/{id}")).await;
+                let accepted = api.delete(&format!("System/{id}")).await?;
+                return Ok((id, accepted));
             }
             let body = json!({ "action": format!("http://schemas.dmtf.org/cimi/1/action/{verb}"), "force": self.force });
-            api.post(&format!("System/{id}/{verb}"), &body).await
+            let accepted = api.post(&format!("System/{id}/{verb}"), &body).await?;
+            Ok((id, accepted))
         })
         .await;
-        if let Some(limit) = self.patience.limit().filter(|_| !outcome.is_broken_off()) {
+        if let Some(limit) = self.patience.limit() {
             let deadline = tokio::time::Instant::now() + limit;
-            for (id, accepted) in std::mem::take(&mut outcome.done) {
+            let until_done = async |_: &str, (id, accepted): &(String, Accepted)| {
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                match finished(&session, &api, id, accepted.job.as_deref(), verb, left).await? {
-                    None => outcome.done.push((id, accepted)),
-                    Some(reason) => outcome.refuse(id, reason),
-                }
-            }
+                let reason = finished(&session, &api, id, accepted.job.as_deref(), verb, left).await?;
+                reason.map_or(Ok(()), |reason| Err(Failure::Work(reason)))
+            };
+            outcome.then(until_done).await;
         }
         if session.out.is_json() {
-            session.out.json(&outcome.done.iter().map(|(id, _)| id).collect::<Vec<_>>())?;
+            session.out.json(&outcome.done.iter().map(|(_, (id, _))| id).collect::<Vec<_>>())?;
         }
         outcome.result()
     }

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::cloud::{Api, TokenView};
+use crate::commands::each::each;
 use crate::failure::{Failure, Result};
 use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
@@ -141,11 +142,16 @@ impl Revoke {
     async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let api = session.api(&self.cloud)?;
-        for id in &self.ids {
+        let outcome = each(&self.ids, async |id| {
             revoke(&api, id).await?;
             session.out.detail(format_args!("{id} is revoked"));
+            Ok(())
+        })
+        .await;
+        if session.out.is_json() {
+            session.out.json(&outcome.names())?;
         }
-        if session.out.is_json() { session.out.json(&self.ids) } else { Ok(()) }
+        outcome.result()
     }
 }
 

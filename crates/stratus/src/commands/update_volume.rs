@@ -13,7 +13,7 @@ const TAG_MAX_CHARS: usize = 40;
 
 /// Change tag, visibility, type or size of a persistent disk
 ///
-/// Only what is given is changed; with nothing given nothing is asked of the cloud. Prints nothing.
+/// Only what is given is changed; with nothing given nothing is asked of the cloud, and a warning says so. Prints nothing else.
 /// A disk can be made larger, not smaller; what is on it (partitions, file systems) must then be grown in the machine.
 ///
 /// JSON: the disk as in describe-volumes.
@@ -29,10 +29,10 @@ pub struct Arguments {
     #[arg(short, long, value_name = "TAG")]
     tag: Option<String>,
     /// For you alone
-    #[arg(long, overrides_with = "public")]
+    #[arg(long, conflicts_with = "public")]
     private: bool,
     /// Others may see and use it
-    #[arg(long, overrides_with = "private")]
+    #[arg(long)]
     public: bool,
     /// New size in GiB, larger than before
     #[arg(short, long, value_name = "GiB")]
@@ -119,6 +119,7 @@ impl Arguments {
             changes.insert("capacity".to_owned(), json!(bytes.div_ceil(1000)));
         }
         if changes.is_empty() && self.kind.name().is_none() {
+            session.out.warning("Nothing to change: give --tag, --size, --private, --public, or a type of the disk.");
             return Ok(());
         }
         let api = session.storage_api(&self.storage, &self.cloud)?;

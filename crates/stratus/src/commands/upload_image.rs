@@ -49,10 +49,10 @@ pub struct Arguments {
     #[arg(short, long, value_name = "TAG")]
     tag: Option<String>,
     /// For you alone (the default)
-    #[arg(long, overrides_with = "public")]
+    #[arg(long, conflicts_with = "public")]
     private: bool,
     /// Everybody may start machines from it
-    #[arg(long, overrides_with = "private")]
+    #[arg(long)]
     public: bool,
     /// Accepted for compatibility: that is what an uploaded image is
     #[arg(long, hide = true)]
@@ -182,7 +182,10 @@ impl Manifest {
         let path = PathBuf::from(name);
         if !path.is_file() {
             return Err(Failure::Usage(format!(
-                "Image manifest does not exist: {}\nstratus build-metadata writes one; --image-only uploads without",
+                "Image manifest does not exist: {}\nstratus build-metadata --os NAME --os-version VERSION --os-arch ARCH --image-version VERSION {} writes one and says how \
+                 it is called: rename that to {}. Or send the image alone: --image-only",
+                path.display(),
+                file.display(),
                 path.display()
             )));
         }

@@ -191,27 +191,21 @@ async fn list(asking: &Asking) -> Result {
 impl Named {
     async fn set_enabled(self, enabled: bool) -> Result {
         let session = Session::new(&self.common)?;
-        self.check()?;
         let mut api = session.api(&self.cloud)?;
         if enabled && any_administrator(&api, &self.names).await {
             api = session.api_in_person(&self.cloud)?;
         }
-        let outcome = each(&self.names, async |name| edit(&api, &format!("User/{name}"), "enabled", json!(enabled)).await).await;
+        let outcome = each(&self.names, async |name| Ok(edit(&api, &path_of(name)?, "enabled", json!(enabled)).await?)).await;
         told(&session, outcome, if enabled { "enabled" } else { "disabled" })
     }
 
     async fn delete(self) -> Result {
         let session = Session::new(&self.common)?;
-        self.check()?;
         let api = session.api(&self.cloud)?;
-        let outcome = each(&self.names, async |name| api.delete(&format!("User/{name}")).await).await;
+        let outcome = each(&self.names, async |name| Ok(api.delete(&path_of(name)?).await?)).await;
         told(&session, outcome, "deleted")
     }
 
-    /// Before anything is done for the first.
-    fn check(&self) -> Result {
-        self.names.iter().try_for_each(|name| path_of(name).map(drop))
-    }
 }
 
 impl Password {
@@ -236,8 +230,8 @@ impl Password {
 }
 
 /// Says for whom it was done.
-fn told<T>(session: &Session, outcome: Outcome<'_, String, T>, what: &str) -> Result {
-    let done: Vec<&String> = outcome.done.iter().map(|(name, _)| *name).collect();
+fn told<T>(session: &Session, outcome: Outcome<'_, T>, what: &str) -> Result {
+    let done = outcome.names();
     for name in &done {
         session.out.detail(format_args!("{name} is {what}"));
     }

@@ -226,10 +226,101 @@ fn an_image_is_renamed_and_published() {
         "PUT /cimi/MachineImage/i?$select=name,visibility" => Reply::json(200, &seen.json()),
         _ => unknown(seen),
     });
+    for (words, message) in [
+        ("--name= x", "an image can't be without a name"),
+        ("--public --private x", "cannot be used with"),
+    ] {
+        let result = cloud.run(&format!("image update {words}"));
+        assert_eq!(result.status, 2, "{result:?}");
+        assert!(result.stderr.contains(message), "{result:?}");
+    }
     assert_eq!(cloud.run("image update --public --name y x").success(), "");
     assert_eq!(
         cloud.requests().last().unwrap().json(),
         json!({ "name": "y", "visibility": "PUBLIC" })
+    );
+}
+
+#[test]
+fn an_image_is_shared_with_particular_people() {
+    let rules =
+        std::sync::Mutex::new(json!([{ "principal": "bob", "type": "USER", "right": "VIEW" }]));
+    let cloud = Cloud::start(move |seen| {
+        let mut rules = rules.lock().unwrap();
+        let acl = |rules: &serde_json::Value| json!({ "owner": { "principal": "joe", "type": "USER" }, "rules": rules });
+        let image = |rules: &serde_json::Value| json!({ "id": "MachineImage/i", "name": "x", "state": "AVAILABLE", "acl": acl(rules) });
+        match seen.line.as_str() {
+            "GET /cimi/MachineImage" => {
+                Reply::json(200, &collection("machineImages", &[image(&rules)]))
+            }
+            "GET /cimi/MachineImage/i" => Reply::json(200, &image(&rules)),
+            "PUT /cimi/MachineImage/i?$select=acl" => {
+                assert_eq!(seen.json()["acl"]["owner"]["principal"], "joe");
+                *rules = seen.json()["acl"]["rules"].clone();
+                Reply::json(200, &image(&rules))
+            }
+            _ => unknown(seen),
+        }
+    });
+    let said = cloud.run("image share -v --with ann --with bob:modify --with-group physics x");
+    let shared = "ann (VIEW), bob (MODIFY), group physics (VIEW)";
+    assert_eq!(said.success(), format!("x is shared with {shared}\n"));
+    let shown = cloud.run("image show x").success();
+    assert!(
+        shown.ends_with(&format!("shared with: {shared}\n")),
+        "{shown}"
+    );
+    assert_eq!(cloud.run("image unshare --with bob x").success(), "");
+    let result = cloud.run("image unshare --with bob --with ann x");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (255, "Error: the image is not shared with bob\n")
+    );
+    let said = cloud.run("image unshare -v --all x").success();
+    assert_eq!(said, "x is shared with nobody\n");
+    for words in [
+        "share x",
+        "share --with ann:READ x",
+        "unshare x",
+        "unshare --all --with ann x",
+    ] {
+        assert_eq!(cloud.run(&format!("image {words}")).status, 2, "{words}");
+    }
+}
+
+#[test]
+fn images_are_deleted_one_by_one_and_one_that_failed_is_not_meant_by_its_name() {
+    let cloud = Cloud::start(|seen| {
+        let image = |id: &str, name: &str, state: &str| json!({ "id": format!("MachineImage/{id}"), "name": name, "state": state, "owner": "joe", "reason": (state == "ERROR").then_some("no such host") });
+        match seen.line.as_str() {
+            "GET /cimi/MachineImage" => {
+                let all = [
+                    image("a", "web", "ERROR"),
+                    image("b", "web", "AVAILABLE"),
+                    image("c", "old", "ERROR"),
+                    image("d", "db", "AVAILABLE"),
+                ];
+                Reply::json(200, &collection("machineImages", &all))
+            }
+            "GET /cimi/authn" => Reply::json(200, &json!({ "identity": "joe" })),
+            "GET /cimi/MachineImage/b" => Reply::json(200, &image("b", "web", "AVAILABLE")),
+            "DELETE /cimi/MachineImage/d" => Reply::refusal(409, "machine 7 (web) needs it"),
+            line if line.starts_with("DELETE") => Reply(202, Vec::new(), Vec::new()),
+            _ => unknown(seen),
+        }
+    });
+    let shown = cloud.run("image show web").success();
+    assert!(shown.contains("id: MachineImage/b\n"), "{shown}");
+    let result = cloud.run("image delete web nothing db old");
+    assert_eq!(result.status, 255, "{result:?}");
+    assert_eq!(
+        result.stdout,
+        "DELETED old\nError: web: 2 images have the name 'web'; take one of MachineImage/a (ERROR: no such host), MachineImage/b; \
+         nothing: there is no image 'nothing'; stratus image list shows what there is; db: machine 7 (web) needs it\n"
+    );
+    assert_eq!(
+        deletions(&cloud),
+        ["DELETE /cimi/MachineImage/d", "DELETE /cimi/MachineImage/c"]
     );
 }
 

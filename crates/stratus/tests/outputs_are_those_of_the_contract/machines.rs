@@ -60,10 +60,19 @@ fn machines_are_described() {
         (result.status, result.stdout.as_str()),
         (
             255,
-            "Error: invalid literal for int() with base 10: 'abc'\n\n"
+            "Error: there is no machine with the number or the name 'abc'\n"
         )
     );
-    assert!(result.stderr.contains("no machine with"), "{result:?}");
+    assert!(result.stderr.contains("describe-instance"), "{result:?}");
+    // Those that are there are shown, whatever is not.
+    let result = cloud.run("describe-instance -n 99 7 -1");
+    assert_eq!(result.status, 255, "{result:?}");
+    assert!(result.stdout.contains("\n7   Failed "), "{result:?}");
+    assert!(
+        result.stdout.contains("Error: 99: [VirtualMachineInfo]")
+            && result.stdout.contains("-1: there is no machine"),
+        "{result:?}"
+    );
     let all = cloud.run("describe-instance -vvv 7").success();
     assert!(
         all.contains("-------------------------\n7 (all attributes)\n  addresses = 192.0.2.7\n"),
@@ -294,7 +303,7 @@ fn who_waits_for_a_removal_is_told_of_its_end() {
 #[test]
 fn machines_are_removed_in_order_whichever_of_them_are_refused() {
     let cloud = Cloud::start(|seen| {
-        if seen.line.contains("/9/") {
+        if seen.line.contains("/9") {
             Reply::refusal(404, "no machine 9")
         } else {
             Reply(202, Vec::new(), Vec::new())
@@ -330,8 +339,11 @@ fn machines_are_removed_in_order_whichever_of_them_are_refused() {
         (255, "[\n  \"11\"\n]\nError: 9: no machine 9\n")
     );
     cloud.run("restart-instance --force 7").success();
+    let mut asked = cloud.lines();
+    // Whether it was there once.
+    asked.retain(|line| line != "GET /cimi/MachineRecord/9");
     assert_eq!(
-        cloud.lines(),
+        asked,
         [
             "POST /cimi/Machine/3/kill",
             "POST /cimi/Machine/4/kill",
@@ -373,22 +385,109 @@ fn machines_are_called_by_their_names_too() {
     assert!(said.contains("\n5   Running"), "{said}");
     for (words, message) in [
         (
-            "kill-instance 5 web",
-            "2 machines have the name 'web'; take one of 3, 4",
+            "kill-instance web 5",
+            "web: 2 machines have the name 'web'; take one of 3, 4",
         ),
-        ("kill-instance 5 nobody", "there is no machine 'nobody'"),
+        (
+            "kill-instance nobody 5 --wait",
+            "nobody: there is no machine with the number or the name 'nobody'",
+        ),
     ] {
         let result = cloud.run(words);
-        assert_eq!(result.stdout, format!("Error: {message}\n"));
+        let told = result.stdout.lines().last();
+        assert_eq!(told, Some(format!("Error: {message}").as_str()));
+        assert!(result.stderr.contains("It was done for: 5."), "{result:?}");
         assert_eq!(result.status, 255);
     }
     assert_eq!(
         cloud.run("kill-instance --format json first").success(),
         "[\n  \"5\"\n]\n"
     );
-    let kills = cloud
-        .lines()
-        .into_iter()
-        .filter(|line| line.ends_with("kill"));
-    assert_eq!(kills.count(), 1, "none goes while another is not found");
+    let lines = cloud.lines();
+    let kills = lines.iter().filter(|line| line.ends_with("kill"));
+    assert_eq!(kills.count(), 3, "what is not found keeps no other");
+    let lists = lines.iter().filter(|line| *line == "GET /cimi/Machine");
+    assert_eq!(lists.count(), 4, "a command asks for names once");
+}
+
+#[test]
+fn a_machine_that_is_gone_already_was_to_go() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "GET /cimi/MachineRecord/7" => Reply::json(200, &json!({ "vmid": 7, "phase": "Done" })),
+        "POST /cimi/Machine/8/kill" => Reply(202, Vec::new(), Vec::new()),
+        _ => Reply::refusal(404, "there is no such machine"),
+    });
+    for words in ["kill-instance 7", "shutdown-instance --wait 7"] {
+        assert_eq!(
+            cloud.run(words).success(),
+            " :: Machine 7 is gone already\n",
+            "{words}"
+        );
+    }
+    assert_eq!(
+        cloud.run("kill-instance --wait 7 8").success(),
+        " :: Machine 7 is gone already\n :: Machine 8 is gone\n"
+    );
+    let result = cloud.run("kill-instance 9");
+    assert_eq!(
+        (result.status, result.stdout.as_str()),
+        (255, "Error: there is no such machine\n")
+    );
+}
+
+#[test]
+fn amounts_and_files_are_checked_before_a_machine_is_started() {
+    let cloud = starting_cloud();
+    let memory = |words: &str| {
+        cloud
+            .run(&format!("run-instance {words} {IMAGE}"))
+            .success();
+        let asked = cloud.requests().last().unwrap().json();
+        asked["machineTemplate"]["machineConfig"].clone()
+    };
+    let config = memory("--ram 2G --swap 512M --volatile-disk 1");
+    assert_eq!(
+        config,
+        json!({ "cpu": 1, "memory": 2_097_152,
+            "disks": [{ "capacity": 536_871, "format": "swap" }, { "capacity": 1_073_742, "format": "raw" }] })
+    );
+    assert_eq!(memory("--ram 256")["memory"], 262_144);
+    let before = cloud.lines().len();
+    for (words, message) in [
+        (
+            "--ram 1.5G",
+            "--ram <MB>: '1.5G' must be a whole number of MB, or one with its unit, such as 512M or 2G",
+        ),
+        ("--ram -1", "--ram <MB>: '-1' must be a whole number of MB"),
+        (
+            "--cpu -1",
+            "--cpu <N>: '-1' must be a whole number, 0 or more",
+        ),
+        (
+            "--cpu two",
+            "--cpu <N>: 'two' must be a whole number, 0 or more",
+        ),
+        (
+            "-n -3",
+            "--number <N>: '-3' must be a whole number, 0 or more",
+        ),
+        (
+            "--vm-cpu-amount half",
+            "--vm-cpu-amount <SHARE>: 'half' must be a number, such as 0.5",
+        ),
+        (
+            "-o /nope/x",
+            "'/nope/x' can't be written: there is no folder '/nope'",
+        ),
+        ("-o .", "'.' is a folder; give the name of a file in it"),
+    ] {
+        let result = cloud.run(&format!("run-instance {words} {IMAGE}"));
+        assert_eq!(result.status, 2, "{result:?}");
+        assert!(result.stderr.contains(message), "{result:?}");
+        assert!(!result.stderr.contains("tip:"), "{result:?}");
+    }
+    assert_eq!(cloud.lines().len(), before, "nothing is started");
+    let files = std::fs::read_dir(cloud.home.path()).unwrap().flatten();
+    let ids = files.filter(|file| file.file_name().to_string_lossy().contains("ids"));
+    assert_eq!(ids.count(), 0);
 }

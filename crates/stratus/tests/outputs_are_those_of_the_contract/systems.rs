@@ -124,7 +124,7 @@ fn systems_are_asked_as_one_and_one_that_is_busy_keeps_no_other() {
     let result = cloud.run("system delete other site --format json");
     assert_eq!(
         (result.status, result.stdout),
-        (255, format!("[\n  \"{U}\"\n]\nError: {V}: it is busy\n"))
+        (255, format!("[\n  \"{U}\"\n]\nError: other: it is busy\n"))
     );
     assert_eq!(
         cloud.lines().last().unwrap(),

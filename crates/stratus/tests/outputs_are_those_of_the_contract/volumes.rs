@@ -64,7 +64,13 @@ fn volumes_are_created_shown_changed_and_deleted() {
         cloud.run("describe-volumes --filter tag:nothing").success(),
         "No disk to show\n"
     );
-    assert_eq!(cloud.run(&format!("update-volume {U}")).success(), "");
+    let before = cloud.lines().len();
+    let said = cloud.run(&format!("update-volume {U}")).success();
+    assert!(
+        said.starts_with("  [WARNING] Nothing to change: "),
+        "{said}"
+    );
+    assert_eq!(cloud.lines().len(), before, "nothing is asked of the cloud");
     assert_eq!(
         cloud
             .run(&format!(
@@ -82,14 +88,18 @@ fn volumes_are_created_shown_changed_and_deleted() {
         last.json(),
         json!({ "name": "new", "visibility": "PUBLIC", "properties": { "type": "MACHINE_IMAGE_LIVE" } })
     );
-    let result = cloud.run(&format!("delete-volume {U} {V}"));
+    let result = cloud.run(&format!("delete-volume {V} x {U}"));
     assert_eq!(
         (result.status, result.stdout),
         (
             255,
-            format!("DELETED {U}\nError: Not enough rights to delete disk\n")
+            format!(
+                "DELETED {U}\nError: {V}: Not enough rights to delete disk; x: Invalid UUID x\n"
+            )
         )
     );
+    let both = cloud.run(&format!("update-volume --public --private {U}"));
+    assert_eq!(both.status, 2, "{both:?}");
 }
 
 #[test]
@@ -229,6 +239,6 @@ fn a_volume_is_taken_back_from_a_machine_that_one_does_not_see() {
     });
     assert_eq!(
         cloud.run(&format!("detach-volume {U}")).success(),
-        format!("DETACHED {U} from VM {OTHERS} on a device unknown here\n")
+        format!("DETACHED {U} from a machine that is not yours\n")
     );
 }

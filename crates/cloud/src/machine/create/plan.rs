@@ -96,6 +96,7 @@ impl Cloud {
         let mut request = MachineCreate::parse(body)?;
         let template_href = resolve::href_of(&request.machine_template).map(str::to_owned);
         let template = request.template(self, context)?;
+        template.check_keymap()?;
         let size = template.size(self, context)?;
         let share_percent = cpu_share(template.cpu_share.as_ref(), size.cpu)?;
         self.check_size(&size, share_percent, template.needs())?;
@@ -220,7 +221,9 @@ impl Cloud {
         let memory = largest(|(_, offer)| offer.memory_kib);
         if size.memory < LEAST_MEMORY_KIB || size.memory > memory {
             let problem = format!(
-                "must be {LEAST_MEMORY_KIB} to {memory} KiB (what the largest {host} offers to machines), but is {}",
+                "must be {LEAST_MEMORY_KIB} to {memory} KiB, which is {} to {} MiB (what the largest {host} offers to machines), but is {} KiB",
+                LEAST_MEMORY_KIB / 1024,
+                memory / 1024,
                 size.memory
             );
             return Err(CloudError::invalid(format!("{path}.memory"), problem));

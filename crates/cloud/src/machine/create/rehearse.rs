@@ -70,7 +70,11 @@ impl Cloud {
             volume::may_attach(context, &volume)?;
             available(&volume)?;
             if let Some(attachment) = &volume.attachment {
-                return Err(CloudError::Conflict(volume::not_available(attachment)));
+                return Err(CloudError::Conflict(volume::not_available(
+                    &self.0.documents,
+                    context,
+                    attachment,
+                )));
             }
             takes.push(volume.document.0.key());
         }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cloud::{Api, text_of};
+use crate::commands::each::each;
 use crate::failure::{Failure, Result};
 use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
@@ -120,12 +121,17 @@ impl Withdraw {
         let api = session.api(&self.cloud)?;
         let tokens = known(&api).await?;
         let ids: Vec<&str> = tokens.iter().filter_map(|token| token.get("id")?.as_str()).collect();
-        for asked in &self.ids {
+        let outcome = each(&self.ids, async |asked| {
             let id = the_one(&ids, asked)?;
             api.delete(&format!("{TOKENS}/{id}")).await?;
             session.out.detail(format_args!("{asked} is withdrawn"));
+            Ok(())
+        })
+        .await;
+        if session.out.is_json() {
+            session.out.json(&outcome.names())?;
         }
-        if session.out.is_json() { session.out.json(&self.ids) } else { Ok(()) }
+        outcome.result()
     }
 }
 

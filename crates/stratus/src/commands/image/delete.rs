@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use crate::cloud::{JobEnd, wait_for_job};
+use crate::commands::each::each;
+use crate::commands::image_name::Use;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::progress::Waiting;
@@ -13,9 +15,10 @@ const DELETION_LIMIT: Duration = Duration::from_secs(30);
 
 /// Delete images
 ///
-/// Prints 'DELETED IMAGE' for each. An image that machines run from is not deleted; the first refusal ends the command.
+/// Prints 'DELETED IMAGE' for each. An image that machines run from is not deleted. One that is refused does not keep the others; it is
+/// told, and the exit status is then not zero.
 ///
-/// JSON: a list of the images as named.
+/// JSON: a list of the images that are deleted, as named.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Identifiers, UUIDs or names
@@ -35,8 +38,9 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let api = session.api(&self.cloud)?;
-        for image in &self.images {
-            let accepted = api.delete(&super::image_path(&api, image).await?).await?;
+        let outcome = each(&self.images, async |image| {
+            let path = super::image_path(&api, image, Use::Remove).await?;
+            let accepted = api.delete(&path).await?;
             let end = {
                 let waiting = Waiting::start(&session.out, format!("deleting {image}"));
                 wait_for_job(&api, accepted.job.as_deref(), DELETION_LIMIT, &waiting).await?
@@ -49,7 +53,13 @@ impl Arguments {
             if !session.out.is_json() {
                 session.out.line(format_args!("DELETED {image}"))?;
             }
+            Ok(())
+        })
+        .await;
+        if session.out.is_json() {
+            session.out.json(&outcome.names())?;
         }
-        if session.out.is_json() { session.out.json(&self.images) } else { Ok(()) }
+        // Each that is deleted was told.
+        outcome.shown()
     }
 }

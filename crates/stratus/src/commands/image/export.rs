@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use sha1::{Digest as _, Sha1};
 
 use crate::cloud::{ImageView, is_image_identifier};
+use crate::commands::image_name::Use;
 use crate::failure::{Failure, Result};
 use crate::new_file::NewFile;
 use crate::options::{Cloud, Common};
@@ -148,7 +149,7 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let api = session.api(&self.cloud)?;
-        let path = super::image_path(&api, &self.image).await?;
+        let path = super::image_path(&api, &self.image, Use::Content).await?;
         let image: ImageView = api.view(&path).await?;
         if image.state.as_deref() != Some("AVAILABLE") {
             return Err(Failure::Work(format!("image {} is {}, so it has no content", self.image, image.state.as_deref().unwrap_or("unknown"))));

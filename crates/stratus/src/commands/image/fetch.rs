@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::cloud::{Api, ImageView};
+use crate::commands::each::each;
 use crate::commands::image_name::{location_of, wanted};
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
@@ -17,7 +18,7 @@ use crate::unfinished;
 /// IMAGE is an identifier that the cloud's Marketplaces know, an endorser's tag (TAG@EMAIL), CATALOGUE:PRODUCT, or a URL, also a short
 /// one that leads to an entry. The cloud checks and caches it; it goes
 /// again when no machine needed it for long (images.unused_days of the daemon), unless it is pinned. Prints 'IMAGE IDENTIFIER' for
-/// each when it is there.
+/// each when it is there. One that does not come does not keep the others; it is told, and the exit status is then not zero.
 ///
 /// JSON: a list of images as in 'image import'.
 #[derive(Debug, clap::Args)]
@@ -29,10 +30,10 @@ pub struct Arguments {
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
     /// Keep them although nobody needs them (for administrators)
-    #[arg(long, overrides_with = "unpin")]
+    #[arg(long, conflicts_with = "unpin")]
     pin: bool,
     /// Let them go again when nobody needs them
-    #[arg(long, overrides_with = "pin")]
+    #[arg(long)]
     unpin: bool,
     /// Seconds to wait for all of them; 0 does not wait [default: 3600]
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, hide_default_value = true)]
@@ -53,8 +54,7 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let api = session.api(&self.cloud)?;
-        let mut paths = Vec::new();
-        for text in &self.images {
+        let mut outcome = each(&self.images, async |text| {
             let location = location_of(text).ok_or_else(|| {
                 Failure::Usage(format!("'{text}' is nothing that the cloud could fetch: give an identifier of 27 characters, TAG@EMAIL, CATALOGUE:PRODUCT, or a URL"))
             })?;
@@ -63,22 +63,28 @@ impl Arguments {
                 let query = format!("{}?$select=pinned", image.id);
                 api.put(&query, &json!({ "pinned": self.pin })).await?;
             }
-            paths.push(image.id);
-        }
+            Ok(image.id)
+        })
+        .await;
+        let paths: Vec<&str> = outcome.done.iter().map(|(_, path)| path.as_str()).collect();
         let all = paths.join(" ");
         unfinished::goes_on_as(&format!("{all} (stratus image show tells how far each is, stratus image delete {all} removes what is yours)"));
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let waiting = Waiting::start(&session.out, "fetching");
         let mut images = Vec::new();
-        for path in paths {
-            let image = if self.timeout == 0 { api.view(&path).await? } else { self.until_there(&api, &path, deadline, &waiting).await? };
-            images.push(image);
-        }
+        let until_there = async |_: &str, path: &String| {
+            images.push(if self.timeout == 0 { api.view(path).await? } else { self.until_there(&api, path, deadline, &waiting).await? });
+            Ok(())
+        };
+        outcome.then(until_there).await;
         drop(waiting);
         if session.out.is_json() {
-            return session.out.json(&images.iter().map(super::as_json).collect::<Vec<_>>());
+            session.out.json(&images.iter().map(super::as_json).collect::<Vec<_>>())?;
+        } else {
+            images.iter().try_for_each(|image| session.out.line(format_args!("IMAGE {}", image.content())))?;
         }
-        images.iter().try_for_each(|image| session.out.line(format_args!("IMAGE {}", image.identifier.as_deref().unwrap_or(&image.id))))
+        // Each that is there was told.
+        outcome.shown()
     }
 
     async fn until_there(&self, api: &Api, path: &str, deadline: Instant, waiting: &Waiting) -> Result<ImageView> {
@@ -86,7 +92,7 @@ impl Arguments {
             let image: ImageView = api.view(path).await?;
             match image.state.as_deref() {
                 Some("AVAILABLE") => return Ok(image),
-                Some("ERROR") => return Err(Failure::Work(format!("the image cannot be used: {}", image.reason.as_deref().unwrap_or("the cloud gives no reason")))),
+                Some("ERROR") => return Err(Failure::Work(format!("the image cannot be used: {}", image.why_failed()))),
                 _ if Instant::now() >= deadline => {
                     return Err(Failure::Work(format!("the image is not there after {} s; the cloud goes on", self.timeout))
                         .with_hint(format!("stratus image show {path} tells how far it is.")));

@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 
 use crate::cloud::{Api, ApiError, Body, ImageView, JobEnd, is_image_identifier, wait_for_job};
+use crate::commands::image_name::Use;
 use crate::failure::{Failure, Result};
 use crate::image_source::{ImageSource, LocalDigests, local_digests};
 use crate::options::{Cloud, Common};
@@ -46,10 +47,10 @@ pub struct Arguments {
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
     /// For you alone (the default)
-    #[arg(long, overrides_with = "public")]
+    #[arg(long, conflicts_with = "public")]
     private: bool,
     /// Everybody may start machines from it
-    #[arg(long, overrides_with = "private")]
+    #[arg(long)]
     public: bool,
     /// Type: IMAGE to start machines from, FILE for a kernel and the like [default: IMAGE]
     #[arg(long = "type", value_name = "TYPE", default_value = "IMAGE", hide_default_value = true)]
@@ -295,7 +296,7 @@ impl Import<'_> {
     async fn boot_file(&self, text: &str) -> Result<ImageView> {
         let is_new = text.starts_with("http://") || text.starts_with("https://") || Path::new(text).is_file();
         if !is_new {
-            let path = super::image_path(self.api, text).await?;
+            let path = super::image_path(self.api, text, Use::Content).await?;
             return Ok(self.api.view(&path).await?);
         }
         let source = ImageSource::parse(text)?;

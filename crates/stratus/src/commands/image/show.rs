@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::cloud::text_of;
+use crate::commands::image_name::Use;
 use crate::failure::Result;
 use crate::options::{Cloud, Common};
 use crate::output::printable;
@@ -37,7 +38,7 @@ impl Arguments {
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
         let api = session.api(&self.cloud)?;
-        let document = api.get(&super::image_path(&api, &self.image).await?).await?;
+        let document = api.get(&super::image_path(&api, &self.image, Use::Content).await?).await?;
         if session.out.is_json() {
             return session.out.json(&document);
         }
@@ -46,6 +47,10 @@ impl Arguments {
         for (name, value) in shown {
             let text = if name == "properties" { named(value) } else { text_of(value) };
             session.out.line(format_args!("{name}: {}", printable(&text)))?;
+        }
+        let with = super::share::shown(&document["acl"]);
+        if !with.is_empty() {
+            session.out.line(format_args!("shared with: {}", printable(&with)))?;
         }
         Ok(())
     }

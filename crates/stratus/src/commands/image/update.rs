@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::cloud::ImageView;
+use crate::commands::image_name::Use;
 use crate::failure::{Failure, Result};
 use crate::options::{Cloud, Common};
 use crate::session::Session;
@@ -27,10 +28,10 @@ pub struct Arguments {
     #[arg(long)]
     cleaned: bool,
     /// For you alone
-    #[arg(long, overrides_with = "public")]
+    #[arg(long, conflicts_with = "public")]
     private: bool,
     /// Everybody may start machines from it
-    #[arg(long, overrides_with = "private")]
+    #[arg(long)]
     public: bool,
     #[command(flatten)]
     cloud: Cloud,
@@ -45,6 +46,9 @@ impl Arguments {
 
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
+        if self.name.as_deref().is_some_and(|name| name.trim().is_empty()) {
+            return Err(Failure::Usage("an image can't be without a name: give one to --name".to_owned()));
+        }
         let mut changes = Map::new();
         changes.extend(self.name.as_ref().map(|name| ("name".to_owned(), json!(name))));
         // Before it is made public.
@@ -58,7 +62,7 @@ impl Arguments {
             return Err(Failure::Usage("Nothing to change: give --name, --public, --private or --cleaned".to_owned()));
         }
         let api = session.api(&self.cloud)?;
-        let path = super::image_path(&api, &self.image).await?;
+        let path = super::image_path(&api, &self.image, Use::Content).await?;
         let names: Vec<&str> = changes.keys().map(String::as_str).collect();
         let query = format!("{path}?$select={}", names.join(","));
         let accepted = api.put(&query, &Value::Object(changes)).await?;

@@ -6,6 +6,7 @@ use super::{Arguments, Context, Disks, Fate, Network, Rare, Saving, WaitFor, lis
 use crate::cloud::{Api, MachineView};
 use crate::failure::{Failure, Result};
 use crate::machine_types::machine_types;
+use crate::memory_size::Megabytes;
 use crate::options::{Cloud, Common, Storage};
 use crate::output::Format;
 use crate::session::Session;
@@ -26,12 +27,12 @@ pub(in crate::commands) struct Building {
     /// CPUs, instead of the type's [key: vm_cpu]
     #[arg(long, value_name = "N")]
     cpu: Option<u32>,
-    /// Memory in MB, instead of the type's [key: vm_ram]
+    /// Memory in MB, or with a unit (512M, 2G), instead of the type's [key: vm_ram]
     #[arg(long, value_name = "MB")]
-    ram: Option<u64>,
-    /// Swap in MB, instead of the type's [key: vm_swap]
+    ram: Option<Megabytes>,
+    /// Swap in MB, or with a unit, instead of the type's [key: vm_swap]
     #[arg(long, value_name = "MB")]
-    swap: Option<u64>,
+    swap: Option<Megabytes>,
     /// Share of CPU, 0.5 is half of one [key: vm_cpu_amount]
     #[arg(long, value_name = "SHARE")]
     vm_cpu_amount: Option<f64>,

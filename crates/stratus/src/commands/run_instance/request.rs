@@ -12,6 +12,7 @@ use crate::commands::image_name::{BootsFrom, bootable, startable};
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result};
 use crate::machine_types::MachineType;
+use crate::memory_size::{Gigabytes, Megabytes};
 use crate::public_keys::{KEY_HINT, public_key_file, public_key_text};
 use crate::session::Session;
 
@@ -30,15 +31,16 @@ impl Arguments {
         let mut template = Map::new();
 
         let cpu = settings.parsed(self.cpu, "vm_cpu", "a whole number")?.unwrap_or(kind.cpu);
-        let ram_mib = settings.parsed(self.ram, "vm_ram", "a number of MB")?.unwrap_or(kind.ram_mib);
-        let swap_mib = settings.parsed(self.swap, "vm_swap", "a number of MB")?.unwrap_or(kind.swap_mib);
+        let in_mb = |given: Option<Megabytes>, key: &str| settings.parsed(given, key, "a number of MB");
+        let ram_mib = in_mb(self.ram, "vm_ram")?.map_or(kind.ram_mib, |Megabytes(mib)| mib);
+        let swap_mib = in_mb(self.swap, "vm_swap")?.map_or(kind.swap_mib, |Megabytes(mib)| mib);
         let mut disks = Vec::new();
         if swap_mib > 0 {
             disks.push(json!({ "capacity": kilobytes(swap_mib), "format": "swap" }));
         }
         let volatile_mib = match self.disks.volatile_disk {
-            Some(gib) => Some(gib.saturating_mul(1024)),
-            None => settings.parsed(None, "extra_disk_size", "a number of MB")?,
+            Some(Gigabytes(mib)) => Some(mib),
+            None => in_mb(None, "extra_disk_size")?.map(|Megabytes(mib)| mib),
         };
         if let Some(mib) = volatile_mib.filter(|mib| *mib > 0) {
             disks.push(json!({ "capacity": kilobytes(mib), "format": "raw" }));
