@@ -98,8 +98,8 @@ pub struct HostDoor {
     shown: Mutex<Option<Shown>>,
     seats: Seats,
     volume_seats: Seats,
-    /// Of images, to all hosts.
-    transfers: Arc<Semaphore>,
+    /// Turns to read a part of an image, for all hosts.
+    reading: Arc<Semaphore>,
     volumes: Arc<dyn VolumesOfHosts>,
 }
 
@@ -152,12 +152,12 @@ impl HostDoor {
             store: cloud.documents().store().clone(),
             cloud,
             audit,
-            rules: HostRules { documents },
+            rules: HostRules::of(documents),
             gateway: watch::Sender::new(None),
             shown: Mutex::default(),
             seats: Seats::of(SEATS_PER_HOST),
             volume_seats: Seats::of(VOLUMES_PER_HOST),
-            transfers: Arc::new(Semaphore::new(images::OF_ALL)),
+            reading: Arc::new(Semaphore::new(images::READ_AT_ONCE)),
             volumes,
         }
     }
