@@ -4,7 +4,10 @@ use std::{io, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cimi::{HostId, MachineId, resources::Image};
+use cimi::{
+    HostId, MachineId,
+    resources::{Image, VolumeUse},
+};
 use cloud::{
     ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex,
     HostServices, ImageIntake, MeterReading, Metered, Upload, VolumesOfHosts,
@@ -16,7 +19,7 @@ use serde_json::{Value, json};
 use storage::{
     Error as StorageError,
     controller::{ExportFormat, StorageController},
-    exports::VolumeServer,
+    exports::{User, VolumeServer},
     registry::{Catalogue, LookupError, Registries},
 };
 use tokio_util::sync::CancellationToken;
@@ -356,10 +359,14 @@ impl VolumesOfHosts for VolumesHere {
     async fn serve(
         &self,
         host: &HostId,
-        volume: &str,
+        of: &VolumeUse,
         stream: &mut dyn Duplex,
         until: &CancellationToken,
     ) {
-        self.0.serve(host, volume, stream, until).await;
+        let user = User {
+            host: host.clone(),
+            of: of.clone(),
+        };
+        self.0.serve(&user, stream, until).await;
     }
 }

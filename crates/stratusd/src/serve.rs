@@ -87,7 +87,7 @@ pub async fn serve(
     let host = LocalHost {
         documents: documents.clone(),
         storage: if roles.has(Role::Storage) {
-            Some(open_storage(&config, &documents, &quotas).await?)
+            Some(open_storage(&config, &documents, &quotas, &exports).await?)
         } else {
             None
         },
@@ -194,7 +194,7 @@ pub async fn serve(
             let volumes = VolumeServer {
                 documents: documents.clone(),
                 exports,
-                daemon: settings::storage_daemon(&state),
+                daemon: settings::storage_daemon(&state, "hosts that have joined get no volumes"),
                 uid_base: settings::uid_base(&config),
             };
             let shown = Arc::new(VolumesHere(volumes.clone()));
@@ -275,8 +275,10 @@ async fn open_storage(
     config: &Config,
     documents: &Documents,
     quotas: &Quotas,
+    exports: &Exports,
 ) -> anyhow::Result<StorageController> {
     let mut settings = settings::storage(config)?;
+    settings.exports = exports.clone();
     settings.rooms = Arc::new(quotas.clone());
     StorageController::open(documents.clone(), settings)
         .await

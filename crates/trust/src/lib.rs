@@ -23,6 +23,7 @@ mod key;
 mod peer;
 mod token;
 mod verifier;
+mod volume;
 
 pub use authority::{Authority, CERTIFICATE_LIFE, HostCertificate};
 pub use error::TrustError;
@@ -34,14 +35,10 @@ pub use key::{HostKey, PublicKey};
 pub use peer::HostPeer;
 pub use token::{JoinSecret, JoinToken};
 pub use verifier::OfAuthority;
+pub use volume::{VOLUME_PROTOCOL, VOLUME_REQUEST_BYTES, VolumeRequest};
 
 /// The name by which hosts ask for the entry's door for hosts, and that its certificate there has: nobody's in any DNS.
 pub const SERVER_NAME: &str = "hosts.stratus.internal";
 
-/// What is spoken, instead of HTTP, on a connection by which a host uses a volume: it sends the local part of the volume's id
-/// ([`VOLUME_BYTES`] of it), and then NBD goes both ways. Who is refused finds the connection closed.
-pub const VOLUME_PROTOCOL: &[u8] = b"stratus-volume";
-/// Bytes of the local part of a volume's id.
-pub const VOLUME_BYTES: usize = 36;
 /// Where an entry gives hosts the file of an image, by GET: behind it stands the local part of the image's id. Ranges are taken.
 pub const IMAGES_PATH: &str = "/images/";

@@ -255,7 +255,7 @@ impl Cloud {
                 .and_then(Value::as_str)
                 .map(str::to_owned);
             changes = changes.replace(&volume, volume::taken(&volume, machine, now)?);
-            machine.volumes.push(attached(&volume, location));
+            machine.volumes.push(attached(&volume, location, now));
         }
         for new in &plan.new_volumes {
             let mut volume = volume::new_volume(
@@ -275,7 +275,7 @@ impl Cloud {
             });
             machine
                 .volumes
-                .push(attached(&volume, new.location.clone()));
+                .push(attached(&volume, new.location.clone(), now));
             changes = changes.create(&volume);
         }
         Ok(changes)
@@ -330,7 +330,7 @@ impl Cloud {
 }
 
 /// A volume at a machine that is being made: present from its first boot.
-fn attached(volume: &Volume, initial_location: Option<String>) -> AttachedVolume {
+fn attached(volume: &Volume, initial_location: Option<String>, now: Timestamp) -> AttachedVolume {
     AttachedVolume {
         volume: volume.id.clone(),
         initial_location,
@@ -338,6 +338,7 @@ fn attached(volume: &Volume, initial_location: Option<String>) -> AttachedVolume
         wanted: true,
         stage: AttachStage::Waiting,
         serial: volume::serial(&volume.id),
+        taken: Some(now),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     controller::{
         prepare::{self, PrepareError},
         report::{enter, report},
+        volumes::ASK_AGAIN,
     },
 };
 
@@ -30,13 +31,19 @@ impl Worker {
         }
         match self.launch(machine).await {
             Ok(()) => Ok(Next::Again),
-            Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
+            Err(StepError::Prepare(
+                error @ (PrepareError::NotYet(_) | PrepareError::NotNow(_)),
+            )) => {
+                let reason = error.to_string();
                 report(&self.shared.documents, &self.id, |machine| {
                     machine.reason = Some(reason.clone());
                 })
                 .await?;
                 self.settle_ports(machine).await?;
-                Ok(Next::Wait)
+                Ok(match error {
+                    PrepareError::NotNow(_) => Next::WaitUntil(Instant::now() + ASK_AGAIN),
+                    _ => Next::Wait,
+                })
             }
             Err(error @ (StepError::Documents(_) | StepError::Task(_))) => Err(error),
             Err(
@@ -88,7 +95,8 @@ impl Worker {
         let document = machine.document.0.clone();
         let mut places = prepare::Places::new();
         for attached in &machine.volumes {
-            let place = prepare::ready(&shared, machine, &attached.volume).await?;
+            let place = prepare::ready(&shared, machine, attached).await?;
+            prepare::answers(&shared, machine, attached).await?;
             places.insert(attached.volume.clone(), place);
         }
         let prepared = blocking(move || Ok(prepare::prepare(&shared, &document, &places)?));
