@@ -267,6 +267,9 @@ impl HostDoor {
                     &self.seats
                 };
                 let Some(seat) = seats.take(&peer.host) else {
+                    if for_volume {
+                        tracing::warn!(host = peer.host, %from, "a host doesn't get a volume: it has {VOLUMES_PER_HOST} connections for volumes already");
+                    }
                     tracing::debug!(host = peer.host, %from, "no more connection of this host is taken");
                     return;
                 };

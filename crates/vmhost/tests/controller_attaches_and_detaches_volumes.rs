@@ -274,7 +274,10 @@ async fn a_machine_waits_for_the_volume_it_boots_from_and_does_not_start_without
 async fn a_volume_that_nobody_gives_is_waited_for_and_no_hypervisor_is_kept_waiting() {
     let world = World::new().await;
     world.volumes.are_elsewhere();
-    let runs = world.running(json!({})).await;
+    let (runs, other) = (
+        world.running(json!({})).await,
+        world.running(json!({})).await,
+    );
     world.volumes.silent(Some("no entry of the cloud gives it"));
     let (first, second) = (world.volume().await, world.volume().await);
     // One that starts with it says what it waits for; one that runs is not asked to open it.
@@ -287,6 +290,20 @@ async fn a_volume_that_nobody_gives_is_waited_for_and_no_hypervisor_is_kept_wait
         .await;
     assert!(!world.lives(&id));
     let attached = world.attach(&runs, &second).await;
+    // What will never be there is told, not waited for; and what failed keeps nobody waiting.
+    let never = world.volume_to_be().await;
+    let failed = world.attach(&other, &never).await;
+    world
+        .edit::<Volume>(&never, |volume| {
+            volume.state = VolumeState::Error;
+            volume.reason = Some("no space left".into());
+        })
+        .await;
+    assert!(world.fails(&failed).await.contains("no space left"));
+    let job = world.act(&other, "stop", true).await;
+    world.succeeds(&job).await;
+    let job = world.act(&other, "start", false).await;
+    world.succeeds(&job).await;
     world.volumes.silent(None);
     world.succeeds(&started).await;
     world.succeeds(&attached).await;

@@ -15,6 +15,7 @@ use crate::{
     controller::{
         prepare::{self, PrepareError},
         report::{enter, report},
+        volume_disk,
         volumes::ASK_AGAIN,
     },
 };
@@ -96,11 +97,16 @@ impl Worker {
         let mut places = prepare::Places::new();
         for attached in &machine.volumes {
             let place = prepare::ready(&shared, machine, attached).await?;
-            prepare::answers(&shared, machine, attached).await?;
             places.insert(attached.volume.clone(), place);
         }
         let prepared = blocking(move || Ok(prepare::prepare(&shared, &document, &places)?));
         let mut spec = prepared.await?;
+        let begins_with = |name: &str| spec.disks.iter().any(|disk| disk.id.as_str() == name);
+        for attached in &machine.volumes {
+            if begins_with(&volume_disk(attached)) {
+                prepare::answers(&self.shared, machine, attached).await?;
+            }
+        }
         let mut waits = Vec::new();
         let mut ssh = None;
         for ((name, request), nic) in prepare::plug_requests(machine)
