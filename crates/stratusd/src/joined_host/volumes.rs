@@ -181,11 +181,10 @@ struct NotGiven(Vec<(joining::Entry, String)>);
 impl fmt::Display for NotGiven {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("no entry of the cloud gives it")?;
-        let reasons = self.0.iter().enumerate();
-        reasons.into_iter().try_for_each(|(number, (entry, why))| {
+        for (number, (entry, why)) in self.0.iter().enumerate() {
             let before = if number == 0 { " (" } else { "; " };
-            write!(out, "{before}{entry}: {why}")
-        })?;
+            write!(out, "{before}{entry}: {why}")?;
+        }
         out.write_str(if self.0.is_empty() { "" } else { ")" })
     }
 }
