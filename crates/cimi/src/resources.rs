@@ -52,7 +52,7 @@ pub use template::{
 };
 pub use traffic::NetworkTraffic;
 pub use usage::{UsageRecord, Use, UseKind};
-pub use volume::{Attachment, MAPPED, Volume, VolumeLocation, VolumeState};
+pub use volume::{Attachment, MAPPED, Volume, VolumeLocation, VolumeState, VolumeUse};
 pub use volume_image::VolumeImage;
 
 use crate::{Acl, Common};

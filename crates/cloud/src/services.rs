@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cimi::{
     HostId, MachineId, Timestamp,
-    resources::{Image, Machine},
+    resources::{Image, Machine, VolumeUse},
 };
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -150,13 +150,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 /// Where hosts that have joined get the volumes of their machines.
 #[async_trait]
 pub trait VolumesOfHosts: Send + Sync {
-    /// Shows a volume (the local part of its id) to this host, in NBD, until either end ends it, `until` is cancelled, or it is
+    /// Shows a volume to this host, for this attachment, in NBD, until either end ends it, `until` is cancelled, or it is
     /// to have it no more. A host that doesn't get it hears nothing. When this returns, nobody writes it for the host: it is to be
     /// driven to its end.
     async fn serve(
         &self,
         host: &HostId,
-        volume: &str,
+        of: &VolumeUse,
         stream: &mut dyn Duplex,
         until: &CancellationToken,
     );
@@ -234,7 +234,7 @@ impl VolumesOfHosts for NoServices {
     async fn serve(
         &self,
         _host: &HostId,
-        _volume: &str,
+        _of: &VolumeUse,
         _stream: &mut dyn Duplex,
         _until: &CancellationToken,
     ) {

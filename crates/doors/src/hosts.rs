@@ -110,8 +110,8 @@ pub struct HostDoor {
     volume_seats: Seats,
     call_seats: Seats,
     calls: HostCalls,
-    /// Of images, to all hosts.
-    transfers: Arc<Semaphore>,
+    /// Turns to read a part of an image, for all hosts.
+    reading: Arc<Semaphore>,
     volumes: Arc<dyn VolumesOfHosts>,
     files: Arc<dyn FilesOfMachines>,
 }
@@ -188,7 +188,7 @@ impl HostDoor {
             store: cloud.documents().store().clone(),
             cloud,
             audit,
-            rules: HostRules { documents },
+            rules: HostRules::of(documents),
             gateway: watch::Sender::new(None),
             shown: Mutex::default(),
             seats: Seats::of(SEATS_PER_HOST),
@@ -196,7 +196,7 @@ impl HostDoor {
             call_seats: Seats::of(CALLED_PER_HOST),
             calls,
             files,
-            transfers: Arc::new(Semaphore::new(images::OF_ALL)),
+            reading: Arc::new(Semaphore::new(images::READ_AT_ONCE)),
             volumes,
         }
     }
@@ -309,6 +309,9 @@ impl HostDoor {
                     Spoken::Calls => &self.call_seats,
                 };
                 let Some(seat) = seats.take(&peer.host) else {
+                    if spoken == Spoken::Volume {
+                        tracing::warn!(host = peer.host, %from, "a host doesn't get a volume: it has {VOLUMES_PER_HOST} connections for volumes already");
+                    }
                     tracing::debug!(host = peer.host, %from, "no more connection of this host is taken");
                     return;
                 };

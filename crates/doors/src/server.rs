@@ -23,6 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use rustix::net::sockopt;
 use rustls::{pki_types::CertificateDer, server::Acceptor};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -42,6 +43,9 @@ use crate::{
     stall::Stalling,
     tls::Speech,
 };
+
+/// How long a connection may be quiet before the other end is asked whether it is there, how often then, and how many times.
+const QUIET: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
 /// What clients may use up.
 #[derive(Clone, Debug)]
@@ -296,6 +300,11 @@ impl Drop for Place {
 async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: Arc<Shared>) {
     // Answers are written whole: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
+    // Who is gone without a word is noticed, also where the protocol doesn't ask.
+    let _ = sockopt::set_socket_keepalive(&stream, true);
+    let _ = sockopt::set_tcp_keepidle(&stream, QUIET.0);
+    let _ = sockopt::set_tcp_keepintvl(&stream, QUIET.1);
+    let _ = sockopt::set_tcp_keepcnt(&stream, QUIET.2);
     let aborting = shared.aborting.clone();
     let work = async {
         let patience = shared.limits.write_stall;

@@ -10,6 +10,7 @@ mod every_status_of_the_contract_is_given;
 mod hosts_are_asked;
 mod hosts_come_in_by_their_own_door;
 mod hosts_get_the_images_they_see;
+mod hosts_use_volumes_by_connections_of_their_own;
 mod people_log_in_by_a_browser;
 mod people_log_in_by_a_provider;
 mod people_use_pages_in_a_real_browser;

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
 use trust::{HostKey, IMAGES_PATH, JoinToken, Joined, SERVER_NAME};
 
 use crate::{
@@ -149,6 +150,12 @@ fn shown((joined, key, token): &AHost) -> ClientConfig {
     config(token, Some((&joined.certificate, &key.to_pem())))
 }
 
+/// An answer whose content isn't read yet.
+struct Begun {
+    answer: http::Response<hyper::body::Incoming>,
+    _driving: AbortOnDropHandle<Result<(), hyper::Error>>,
+}
+
 /// Asks for an image; an error if there is no connection, or it ends.
 async fn get(
     world: &World,
@@ -156,6 +163,19 @@ async fn get(
     image: &str,
     headers: &[(header::HeaderName, &str)],
 ) -> Result<(u16, HeaderMap, Bytes), String> {
+    let begun = begin(world, config, image, headers).await?;
+    let (head, body) = begun.answer.into_parts();
+    let body = timeout(PATIENCE, body.collect()).await.unwrap();
+    let body = body.map_err(|error| error.to_string())?;
+    Ok((head.status.as_u16(), head.headers, body.to_bytes()))
+}
+
+async fn begin(
+    world: &World,
+    config: ClientConfig,
+    image: &str,
+    headers: &[(header::HeaderName, &str)],
+) -> Result<Begun, String> {
     let exchange = async {
         let told = |error: &dyn std::fmt::Display| error.to_string();
         let stream = TcpStream::connect(world.running.address).await.unwrap();
@@ -166,17 +186,17 @@ async fn get(
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
                 .await
                 .map_err(|error| told(&error))?;
-        let driving = tokio::spawn(connection);
+        let driving = AbortOnDropHandle::new(tokio::spawn(connection));
         let mut request = Request::get(format!("https://{SERVER_NAME}{IMAGES_PATH}{image}"));
         for (name, value) in headers {
             request = request.header(name, *value);
         }
         let request = request.body(Empty::<Bytes>::new()).unwrap();
         let answer = sender.send_request(request).await;
-        let (head, body) = answer.map_err(|error| told(&error))?.into_parts();
-        let body = body.collect().await.map_err(|error| told(&error))?;
-        driving.abort();
-        Ok((head.status.as_u16(), head.headers, body.to_bytes()))
+        Ok(Begun {
+            answer: answer.map_err(|error| told(&error))?,
+            _driving: driving,
+        })
     };
     timeout(PATIENCE, exchange).await.unwrap()
 }
@@ -291,4 +311,43 @@ async fn transfers_of_one_host_wait_for_their_turn_and_all_come() {
         assert_eq!((status, body), (200, content()));
     }
     assert_eq!(shelf.reading.borrow().1, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_that_take_nothing_keep_nobody_waiting() {
+    let world = World::start_with(Shelf::new(true)).await;
+    let image = image();
+    world
+        .put(&image.id, serde_json::to_vec(&image).unwrap())
+        .await;
+    let id = image.id.local();
+    let mut slow = Vec::new();
+    for number in 1..=8 {
+        let host = world.host(&format!("slow{number}")).await;
+        place(&world, &host, &image).await;
+        for _ in 0..2 {
+            let begun = loop {
+                // What the door knows of the store may come a moment after the store has it.
+                let begun = begin(&world, shown(&host), id, &[]).await.unwrap();
+                if begun.answer.status() != 404 {
+                    break begun;
+                }
+            };
+            assert_eq!(begun.answer.status(), 200);
+            slow.push(begun);
+        }
+    }
+    let host = world.host("node1").await;
+    place(&world, &host, &image).await;
+    let getting = async {
+        loop {
+            let answer = get(&world, shown(&host), id, &[]).await.unwrap();
+            if answer.0 != 404 {
+                return answer;
+            }
+        }
+    };
+    let (status, _, body) = timeout(PATIENCE / 2, getting).await.unwrap();
+    assert_eq!((status, body), (200, content()));
+    drop(slow);
 }

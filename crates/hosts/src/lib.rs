@@ -7,6 +7,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`HostRules`] | who sees a document, which changes are looked at, what follows from them |
+//! | `allowance` | how many runs it may end |
 //! | `machine` | what a host may say of a machine placed on it |
 //! | `own` | what a host may say of itself |
 //!
@@ -15,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod machine;
 mod own;
 mod rules;

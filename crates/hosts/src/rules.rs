@@ -1,6 +1,10 @@
 //! Who sees a document, and which changes are looked at. What isn't allowed by name is refused.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,16 +14,61 @@ use cimi::{
     resources::{Host, HostPulse, Machine, Resource},
 };
 use documents::{Documents, DocumentsError, step};
+use parking_lot::Mutex;
 use serde::{Deserialize, de::DeserializeOwned};
 use store::{Audience, Key, Refusal, Revision, Rules, Transaction, Write};
 
-use crate::{machine, own};
+use crate::{allowance::Allowance, machine, own};
+
+/// How many runs of its machines a host may end at once, as when it was switched off, and how often another one after that: those
+/// that begin again by themselves rest in between.
+pub(crate) const ENDS_AT_ONCE: u32 = 2000;
+pub(crate) const ENDS_EVERY: Duration = Duration::from_secs(10);
+/// Hosts that are remembered before those are forgotten that have everything left.
+const HOSTS_KNOWN: usize = 1000;
 
 /// The rules of hosts. A host is a peer named as the local part of its [`HostId`].
 #[derive(Clone, Debug)]
 pub struct HostRules {
-    /// All of them: of these is made what follows from what a host writes.
-    pub documents: Documents,
+    documents: Documents,
+    /// How many runs hosts may still end.
+    ends: Arc<Mutex<HashMap<HostId, Allowance>>>,
+}
+
+impl HostRules {
+    /// Over all documents: of these is made what follows from what a host writes.
+    #[must_use]
+    pub fn of(documents: Documents) -> Self {
+        Self {
+            documents,
+            ends: Arc::default(),
+        }
+    }
+
+    /// Takes the end of a run from what its host has left.
+    fn spend_end(&self, before: &Machine, then: &Machine) -> Result<(), Refusal> {
+        let Some(host) = before.host.as_ref().filter(|_| ends_a_run(before, then)) else {
+            return Ok(());
+        };
+        let (mut all, now) = (self.ends.lock(), Instant::now());
+        if all.len() >= HOSTS_KNOWN {
+            all.retain(|_, one| !one.is_whole(now));
+        }
+        let allowance = all.entry(host.clone()).or_insert(Allowance::whole(now));
+        if allowance.take(now) {
+            return Ok(());
+        }
+        Err(Refusal::TooMany(format!(
+            "{host} ends too many runs: each is accounted for, and {ENDS_AT_ONCE} are taken at once, then one every {} s",
+            ENDS_EVERY.as_secs()
+        )))
+    }
+}
+
+/// Whether a run of a machine ends, or one use of it: what is written of that is kept for years. The removal of a machine is
+/// bounded by what is wanted.
+fn ends_a_run(before: &Machine, then: &Machine) -> bool {
+    before.running_since.is_some() && then.running_since != before.running_since
 }
 
 /// All that says who sees a machine. The gateway asks for every document that changes: the rest is skipped, not kept.
@@ -125,6 +174,7 @@ impl Rules for HostRules {
             let then = then.transpose().map_err(Refusal::Denied)?;
             if let Some(then) = &then {
                 machine::is_of_now(&now, then, Timestamp::now()).map_err(Refusal::Denied)?;
+                self.spend_end(&now, then)?;
             }
             let follows = step::follows(&self.documents, &now, then.as_ref());
             all = all.and(follows.map_err(unavailable)?);

@@ -54,12 +54,7 @@ impl World {
         let done = store.commit(transaction).await.unwrap();
         assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
         let documents = Documents::open(store.clone()).await.unwrap();
-        let gateway = Gateway::open(
-            store.clone(),
-            Arc::new(HostRules {
-                documents: documents.clone(),
-            }),
-        );
+        let gateway = Gateway::open(store.clone(), Arc::new(HostRules::of(documents.clone())));
         let gateway = Arc::new(gateway.await.unwrap());
         let mut port = JoinSet::new();
         let evil = listen(gateway, own.id.local(), &mut port).await;

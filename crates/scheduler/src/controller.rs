@@ -512,6 +512,7 @@ mod tests {
             wanted: true,
             stage: AttachStage::Waiting,
             serial: "v".into(),
+            taken: None,
         });
         create(&documents, &machine).await;
         let local: Arc<str> = machine.local_id().into();

@@ -618,6 +618,7 @@ async fn a_machine_with_volumes_goes_where_they_are() {
         wanted: true,
         stage: AttachStage::Waiting,
         serial: "v".into(),
+        taken: None,
     });
     cloud.create(&with_volume).await;
     let no_way = "waiting for room on 1 host: 1 has no way to the storage that the machine needs (for volumes, or to be saved)";

@@ -9,7 +9,7 @@ mod server;
 use std::{
     collections::HashMap,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Read},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{
@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use cimi::HostId;
+use cimi::{HostId, resources::VolumeUse};
 use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
@@ -63,6 +63,15 @@ pub struct StorageDaemon {
 #[derive(Clone, Debug, Default)]
 pub struct Exports(Arc<Mutex<HashMap<String, Slot>>>);
 
+/// Who uses a volume from afar: a host, for one attachment to one of its machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// On which host.
+    pub host: HostId,
+    /// What for.
+    pub of: VolumeUse,
+}
+
 /// Who uses a volume from afar, or waits to: one at a time.
 #[derive(Debug, Default)]
 struct Slot {
@@ -70,7 +79,7 @@ struct Slot {
     /// Of who came last.
     cut: CancellationToken,
     /// Who came last, if it is another host.
-    host: Option<HostId>,
+    user: Option<User>,
     /// How many hold or await the turn.
     claims: usize,
 }
@@ -85,32 +94,38 @@ pub struct Claim {
 }
 
 impl Exports {
-    /// Claims a volume for whoever uses it from now on, another host or nobody: who has it is cut off, and waited for.
-    pub async fn claim(&self, volume: &str, host: Option<HostId>) -> Claim {
-        let (mut claim, turn) = {
-            let mut slots = self.0.lock();
-            let slot = slots.entry(volume.to_owned()).or_default();
-            slot.cut.cancel();
-            slot.cut = CancellationToken::new();
-            slot.host = host;
-            slot.claims += 1;
-            let claim = Claim {
-                exports: self.clone(),
-                volume: volume.to_owned(),
-                cut: slot.cut.clone(),
-                turn: None,
-            };
-            (claim, Arc::clone(&slot.turn))
-        };
-        claim.turn = Some(turn.lock_owned().await);
-        claim
+    /// Claims a volume for a host that uses it from now on: who has it is cut off, and waited for. None if somebody else came
+    /// while it waited: of many that come, one waits.
+    pub async fn claim(&self, user: User) -> Option<Claim> {
+        let volume = user.of.volume.local().to_owned();
+        let (mut claim, turn) = self.next(&volume, Some(user));
+        claim.turn = claim.cut.run_until_cancelled(turn.lock_owned()).await;
+        claim.turn.is_some().then_some(claim)
     }
 
     /// Ends the use of a volume from afar: when this returns, nobody writes it.
     pub async fn end(&self, volume: &str) {
         if self.0.lock().contains_key(volume) {
-            drop(self.claim(volume, None).await);
+            let (mut claim, turn) = self.next(volume, None);
+            claim.turn = Some(turn.lock_owned().await);
         }
+    }
+
+    /// Cuts off who has a volume for somebody else, whose turn is still to come.
+    fn next(&self, volume: &str, user: Option<User>) -> (Claim, Arc<tokio::sync::Mutex<()>>) {
+        let mut slots = self.0.lock();
+        let slot = slots.entry(volume.to_owned()).or_default();
+        slot.cut.cancel();
+        slot.cut = CancellationToken::new();
+        slot.user = user;
+        slot.claims += 1;
+        let claim = Claim {
+            exports: self.clone(),
+            volume: volume.to_owned(),
+            cut: slot.cut.clone(),
+            turn: None,
+        };
+        (claim, Arc::clone(&slot.turn))
     }
 
     /// Tells whoever uses a volume from afar to end. Doesn't wait for it.
@@ -120,10 +135,10 @@ impl Exports {
         }
     }
 
-    /// The host that uses a volume, or is about to.
+    /// Who uses a volume, or is about to.
     #[must_use]
-    pub fn user(&self, volume: &str) -> Option<HostId> {
-        self.0.lock().get(volume)?.host.clone()
+    pub fn user(&self, volume: &str) -> Option<User> {
+        self.0.lock().get(volume)?.user.clone()
     }
 }
 
@@ -255,10 +270,16 @@ impl StorageDaemon {
                 listener.as_raw_fd()
             ),
             "--export".to_owned(),
-            format!("type=nbd,id=volume,node-name=d0,name={EXPORT},writable=on"),
+            // A guest goes on where it was when this process, or this computer, is gone and back. What it was told to be written
+            // must be there then, though it asked for no flush: not in this process's memory (tables of qcow2), nor in the kernel's.
+            format!("type=nbd,id=volume,node-name=d0,name={EXPORT},writable=on,writethrough=on"),
         ]);
         files.push(listener);
-        let (process, ended) = self.run(arguments, files, user)?;
+        let volume = parts.first().map_or_else(
+            || "one that is lost".to_owned(),
+            |top| top.path.display().to_string(),
+        );
+        let (process, ended) = self.run(volume, arguments, files, user)?;
         Ok((stream, process, ended))
     }
 
@@ -276,6 +297,7 @@ impl StorageDaemon {
 
     fn run(
         &self,
+        volume: String,
         arguments: Vec<String>,
         files: Vec<File>,
         user: Option<u32>,
@@ -289,6 +311,8 @@ impl StorageDaemon {
             command
                 .args(arguments)
                 .env_clear()
+                // Each arena takes of the address space, one for each processor and more.
+                .env("MALLOC_ARENA_MAX", "2")
                 .current_dir("/")
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -300,6 +324,9 @@ impl StorageDaemon {
             let child = command.spawn().and_then(|child| {
                 let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
                 let number = number.ok_or_else(|| io::Error::other("it has no number"))?;
+                // Where memory is short, it goes before a machine does: its guest waits for the next one.
+                let score = format!("/proc/{}/oom_score_adj", child.id());
+                let _ = fs::write(score, "500");
                 Ok((pidfd_open(number, PidfdFlags::empty())?, child))
             });
             drop(files);
@@ -307,15 +334,12 @@ impl StorageDaemon {
                 Err(error) => {
                     let _ = tell_start.send(Err(Error::io("run", &program)(error)));
                 }
-                Ok((process, child)) => {
+                Ok((process, mut child)) => {
                     let _ = tell_start.send(Ok(process));
-                    let done = child.wait_with_output();
-                    if let Ok(done) = done
-                        && !done.stderr.is_empty()
-                    {
-                        let said = String::from_utf8_lossy(&done.stderr);
-                        let said: String = said.trim().chars().take(500).collect();
-                        tracing::warn!(said, "of a volume that is shown to another host");
+                    let said = child.stderr.take().map(beginning).unwrap_or_default();
+                    let _ = child.wait();
+                    if !said.is_empty() {
+                        tracing::warn!(volume, said, "of a volume that is shown to another host");
                     }
                 }
             }
@@ -339,6 +363,18 @@ const BOUNDS: Bounds = Bounds {
     output_bytes: 0,
 };
 
+/// How much of what a process says is kept.
+const SAID_BYTES: u64 = 2048;
+
+/// The beginning of what is said until the end, on one line. The rest is read and forgotten: who says it may be a host's.
+fn beginning(mut from: impl Read) -> String {
+    let mut kept = Vec::new();
+    let _ = from.by_ref().take(SAID_BYTES).read_to_end(&mut kept);
+    let _ = io::copy(&mut from, &mut io::sink());
+    let kept = String::from_utf8_lossy(&kept);
+    kept.trim().escape_debug().to_string()
+}
+
 /// Larger than any volume: nobody asks for what isn't there.
 const BROKEN_BYTES: u64 = 1 << 50;
 
@@ -353,8 +389,9 @@ fn opened(part: &Part, is_top: bool, user: Option<u32>) -> Result<File, Error> {
     let given = if is_top {
         fchown(&file, Some(user), Some(user))
     } else {
-        file.metadata().and_then(|known| {
-            let mode = known.permissions().mode() | 0o004;
+        // It was a volume once, and may be that of whoever used it.
+        fchown(&file, Some(0), Some(0)).and_then(|()| {
+            let mode = (file.metadata()?.permissions().mode() & !0o022) | 0o004;
             file.set_permissions(fs::Permissions::from_mode(mode))
         })
     };

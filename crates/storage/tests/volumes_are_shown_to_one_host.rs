@@ -11,14 +11,15 @@ use cimi::{
     HostId, Timestamp, VolumeId,
     resources::{
         AttachStage, AttachedVolume, Attachment, Machine, Volume, VolumeLocation, VolumeState,
+        VolumeUse,
     },
     size::ByteSize,
 };
 use documents::Documents;
-use storage::exports::{EXPORT, Exports, StorageDaemon, VolumeServer};
+use storage::exports::{EXPORT, Exports, StorageDaemon, User, VolumeServer};
 use store::SqliteStore;
 use tokio::{
-    io::AsyncReadExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     task::JoinHandle,
     time::timeout,
@@ -53,6 +54,7 @@ impl World {
             wanted: true,
             stage: AttachStage::Waiting,
             serial: "serial".to_owned(),
+            taken: Some(Timestamp::now()),
         });
         let path = dir.path().join("volume");
         let file = std::fs::File::create(&path).expect("a file");
@@ -103,19 +105,32 @@ impl World {
         }
     }
 
-    /// Serves whoever connects to a socket as if it were this host.
+    /// What the volume is used for as its machine has it now.
+    fn of(&self) -> VolumeUse {
+        let machine = self.server.documents.machines.get(self.machine.id.local());
+        let machine = machine.expect("the machine's document");
+        VolumeUse {
+            volume: self.volume.clone(),
+            machine: self.machine.id.clone(),
+            taken: machine.volumes.first().and_then(|one| one.taken),
+        }
+    }
+
+    /// Serves whoever connects to a socket as if it were this host, with the volume as its machine has it now.
     fn door(&self, host: &HostId, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         let listener = UnixListener::bind(&path).expect("a socket");
-        let (server, host) = (self.server.clone(), host.clone());
-        let volume = self.volume.local().to_owned();
+        let server = self.server.clone();
+        let user = User {
+            host: host.clone(),
+            of: self.of(),
+        };
         tokio::spawn(async move {
             let until = CancellationToken::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                let (server, host, volume) = (server.clone(), host.clone(), volume.clone());
-                let until = until.clone();
+                let (server, user, until) = (server.clone(), user.clone(), until.clone());
                 tokio::spawn(async move {
-                    server.serve(&host, &volume, &mut stream, &until).await;
+                    server.serve(&user, &mut stream, &until).await;
                 });
             }
         });
@@ -129,6 +144,15 @@ impl World {
         };
         let written = self.server.documents.update(self.machine.id.local(), edit);
         written.await.expect("the machine's document");
+    }
+
+    async fn edit_volume(&self, edit: impl Fn(&mut Volume) + Send + Sync) {
+        let edit = |volume: &mut Volume| {
+            edit(volume);
+            Ok::<bool, documents::DocumentsError>(true)
+        };
+        let written = self.server.documents.update(self.volume.local(), edit);
+        written.await.expect("the volume's document");
     }
 
     async fn until_nobody_has_it(&self) {
@@ -173,6 +197,38 @@ async fn greeted(socket: &Path) -> UnixStream {
     read.expect("a greeting");
     assert_eq!(&greeting, b"NBDMAGIC");
     stream
+}
+
+/// Begins to use a volume, as far as that one can be written.
+async fn begin(socket: &Path) -> UnixStream {
+    let mut stream = greeted(socket).await;
+    // The fixed newstyle handshake of NBD, without zeroes.
+    let mut rest = [0; 10];
+    stream.read_exact(&mut rest).await.expect("the rest of it");
+    let name = EXPORT.as_bytes();
+    let mut asked = 3_u32.to_be_bytes().to_vec();
+    asked.extend(b"IHAVEOPT");
+    asked.extend(1_u32.to_be_bytes());
+    asked.extend((name.len() as u32).to_be_bytes());
+    asked.extend(name);
+    stream.write_all(&asked).await.expect("asked for it");
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer).await.expect("size, flags");
+    stream
+}
+
+/// Writes this once, without a flush, and hears that it is written.
+async fn write(stream: &mut UnixStream, at: u64, bytes: &[u8]) {
+    let mut asked = 0x2560_9513_u32.to_be_bytes().to_vec();
+    asked.extend(1_u32.to_be_bytes());
+    asked.extend(7_u64.to_be_bytes());
+    asked.extend(at.to_be_bytes());
+    asked.extend((bytes.len() as u32).to_be_bytes());
+    asked.extend(bytes);
+    stream.write_all(&asked).await.expect("asked for it");
+    let mut answer = [0; 16];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer[..8], b"\x67\x44\x66\x98\0\0\0\0");
 }
 
 async fn until_ended(stream: &mut UnixStream) {
@@ -282,4 +338,130 @@ async fn who_takes_a_volume_waits_until_nobody_writes_it_any_more() {
     timeout(PATIENCE, ending).await.expect("it ends");
     assert_eq!(writers(), 0);
     until_ended(&mut stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_was_told_is_written_is_there_whatever_ends_the_process() {
+    let world = World::new().await;
+    // Of an image: what is where is kept in tables, which the process would write when it is asked to.
+    let (base, top) = (
+        world.dir.path().join("volume"),
+        world.dir.path().join("top"),
+    );
+    let mut command = Command::new("qemu-img");
+    command.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]);
+    let made = command.arg(&base).arg(&top).output().expect("qemu-img");
+    assert!(made.status.success(), "{}", text(&made));
+    let user = 70_000 + world.machine.vmid.0;
+    if world.server.uid_base.is_some() {
+        // Whoever used it before an image was made of it.
+        std::os::unix::fs::chown(&base, Some(user), Some(user)).expect("chown");
+    }
+    let location = VolumeLocation::File {
+        path: top.display().to_string(),
+        backing: vec![base.display().to_string()],
+    };
+    world
+        .edit_volume(|volume| volume.location = Some(location.clone()))
+        .await;
+    let own = world.door(&world.host, "own");
+    let mut stream = begin(&own).await;
+    write(&mut stream, MIB, &[7; 65536]).await;
+    // It is killed.
+    let ending = world.server.exports.end(world.volume.local());
+    timeout(PATIENCE, ending).await.expect("it ends");
+    let read = said(&own, &["read -P 7 1M 64k", "read -P 0 2M 64k"]).await;
+    let told = text(&read);
+    assert!(read.status.success() && !told.contains("fail"), "{told}");
+    if world.server.uid_base.is_some() {
+        let owner =
+            |path| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).expect("a file"));
+        assert_eq!(owner(&top), user);
+        assert_eq!(owner(&base), 0, "what images stand on is nobody's to write");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_an_earlier_attachment_is_written_nowhere() {
+    let world = World::new().await;
+    let before = world.door(&world.host, "before");
+    let mut stream = begin(&before).await;
+    write(&mut stream, 0, &[1; 4096]).await;
+
+    // Taken from the machine and given to it again in one moment, as who looks after that may see it.
+    let again = Timestamp::now().after(Duration::from_secs(1));
+    world
+        .edit_machine(|machine| machine.volumes[0].taken = Some(again))
+        .await;
+    until_ended(&mut stream).await;
+    let refused = said(&before, &["write 0 512"]).await;
+    assert!(!refused.status.success(), "{}", text(&refused));
+    let now = world.door(&world.host, "now");
+    let mut stream = begin(&now).await;
+    let refused = said(&before, &["write 0 512"]).await;
+    assert!(!refused.status.success(), "{}", text(&refused));
+    write(&mut stream, 0, &[2; 4096]).await;
+
+    // The same host's, but another machine's.
+    let mut other = cimi::testing::machine(8);
+    other.host = Some(world.host.clone());
+    let machine = world
+        .server
+        .documents
+        .machines
+        .get(world.machine.id.local());
+    other.volumes = machine.expect("the machine").volumes.clone();
+    let changes = world.server.documents.changes().create(&other);
+    changes.commit().await.expect("another machine");
+    world
+        .edit_volume(|volume| {
+            volume.attachment = Some(Attachment {
+                machine: other.id.clone(),
+                since: Timestamp::now(),
+            });
+        })
+        .await;
+    until_ended(&mut stream).await;
+    let refused = said(&now, &["write 0 512"]).await;
+    assert!(!refused.status.success(), "{}", text(&refused));
+    let bytes = std::fs::read(world.dir.path().join("volume")).expect("the file");
+    assert!(bytes.iter().take(4096).all(|byte| *byte == 2));
+}
+
+#[tokio::test]
+async fn of_many_who_come_for_a_volume_one_waits() {
+    let exports = Exports::default();
+    let user = User {
+        host: HostId::generate(),
+        of: VolumeUse {
+            volume: VolumeId::generate(),
+            machine: cimi::testing::machine(1).id,
+            taken: None,
+        },
+    };
+    let has_it = exports.claim(user.clone()).await.expect("it is free");
+    let coming: Vec<_> = (0..100)
+        .map(|_| {
+            let (exports, user) = (exports.clone(), user.clone());
+            tokio::spawn(async move { exports.claim(user).await })
+        })
+        .collect();
+    let volume = user.of.volume.local();
+    let ending = tokio::spawn({
+        let (exports, volume) = (exports.clone(), volume.to_owned());
+        async move { exports.end(&volume).await }
+    });
+    has_it.cut().await;
+    for one in coming {
+        // The disk doesn't answer: who has it can't end.
+        let waited = timeout(PATIENCE, one).await.expect("it isn't kept waiting");
+        assert!(waited.expect("it ran").is_none());
+    }
+    assert!(!ending.is_finished(), "who takes it has to wait");
+    drop(has_it);
+    timeout(PATIENCE, ending)
+        .await
+        .expect("it is free")
+        .expect("it ran");
+    assert_eq!(exports.user(volume), None);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cimi::{
     HostId, MachineId,
-    resources::{Image, Machine},
+    resources::{Image, Machine, VolumeUse},
 };
 use cloud::{
     ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex,
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use storage::{
     Error as StorageError,
     controller::{ExportFormat, StorageController},
-    exports::VolumeServer,
+    exports::{User, VolumeServer},
     registry::{Catalogue, LookupError, Registries},
 };
 use tokio_util::sync::CancellationToken;
@@ -402,10 +402,14 @@ impl VolumesOfHosts for VolumesHere {
     async fn serve(
         &self,
         host: &HostId,
-        volume: &str,
+        of: &VolumeUse,
         stream: &mut dyn Duplex,
         until: &CancellationToken,
     ) {
-        self.0.serve(host, volume, stream, until).await;
+        let user = User {
+            host: host.clone(),
+            of: of.clone(),
+        };
+        self.0.serve(&user, stream, until).await;
     }
 }

@@ -302,7 +302,8 @@ impl JoinedHost {
     ) -> anyhow::Result<(VmHost, Replicas, RemoteVolumes, Arc<Answers>)> {
         let key = self.folder.key()?;
         let replicas = images::open(&self.settings, kept, &key, documents.clone()).await?;
-        let daemon = settings::storage_daemon(&self.config.state_dir());
+        let lacking = "guests that have lost a volume aren't told so";
+        let daemon = settings::storage_daemon(&self.config.state_dir(), lacking);
         let volumes = RemoteVolumes::open(kept, &key, documents.clone(), daemon)?;
         let networks = OfDocuments {
             config: self.config.clone(),

@@ -99,7 +99,15 @@ pub async fn serve(
     let host = LocalHost {
         documents: documents.clone(),
         storage: if roles.has(Role::Storage) {
-            Some(open_storage(&config, &documents, &quotas, marketplace.as_ref()).await?)
+            Some(
+                open_storage(
+                    &config,
+                    &documents,
+                    (&quotas, &exports),
+                    marketplace.as_ref(),
+                )
+                .await?,
+            )
         } else {
             None
         },
@@ -206,7 +214,7 @@ pub async fn serve(
             let volumes = VolumeServer {
                 documents: documents.clone(),
                 exports,
-                daemon: settings::storage_daemon(&state),
+                daemon: settings::storage_daemon(&state, "hosts that have joined get no volumes"),
                 uid_base: settings::uid_base(&config),
             };
             let shown = Arc::new(VolumesHere(volumes.clone()));
@@ -290,10 +298,11 @@ async fn open_host(
 async fn open_storage(
     config: &Config,
     documents: &Documents,
-    quotas: &Quotas,
+    (quotas, exports): (&Quotas, &Exports),
     marketplace: Option<&Marketplace>,
 ) -> anyhow::Result<StorageController> {
     let mut settings = settings::storage(config, marketplace)?;
+    settings.exports = exports.clone();
     settings.rooms = Arc::new(quotas.clone());
     StorageController::open(documents.clone(), settings)
         .await

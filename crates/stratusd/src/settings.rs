@@ -397,19 +397,22 @@ fn qemu_img() -> Option<storage::confine::QemuImg> {
     None
 }
 
-/// What shows volumes to hosts that have joined, if it is there.
-pub(crate) fn storage_daemon(state: &Path) -> Option<storage::exports::StorageDaemon> {
+/// What shows volumes to hosts that have joined, if it is there; else `lacking` is said.
+pub(crate) fn storage_daemon(
+    state: &Path,
+    lacking: &str,
+) -> Option<storage::exports::StorageDaemon> {
     let found = in_path("qemu-storage-daemon".as_ref());
     match found.map(|program| storage::exports::StorageDaemon::at(&program, state.join("exports")))
     {
         Some(Ok(daemon)) => Some(daemon),
         Some(Err(error)) => {
-            tracing::error!(%error, "hosts that have joined get no volumes");
+            tracing::error!(%error, "{lacking}");
             None
         }
         None => {
             tracing::warn!(
-                "`qemu-storage-daemon` is not in PATH: hosts that have joined get no volumes (Debian: qemu-system-common)"
+                "`qemu-storage-daemon` is not in PATH: {lacking} (Debian: qemu-system-common)"
             );
             None
         }

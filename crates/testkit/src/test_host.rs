@@ -12,12 +12,16 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Namespace,
+    Namespace, Options, TestCloud,
     cloud::instance_tag,
     daemon::{Daemon, DaemonSpec},
     leaks,
     namespace::kill,
+    wait_until,
 };
+
+/// Longer than anything takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Dropped, it leaves nothing behind but what its cloud knows of it.
 #[derive(Debug)]
@@ -47,6 +51,48 @@ impl TestHost {
     #[must_use]
     pub fn with_bridges() -> Self {
         Self::with(Some(Namespace::new()))
+    }
+
+    /// One with bridges that has joined a cloud as `node7`, by a cable of its own, and runs; and that cloud, in whose network
+    /// namespace the cable can be [cut](Namespace::cut). New machines come to the host alone.
+    ///
+    /// # Panics
+    /// If that isn't possible.
+    #[must_use]
+    #[track_caller]
+    pub fn of_a_cloud() -> (Self, TestCloud) {
+        const CLOUD: &str = "192.168.77.1";
+        let mut host = Self::with_bridges();
+        let (namespace, other) = (Namespace::new(), host.namespace().unwrap());
+        namespace.connect(&format!("{CLOUD}/24"), other, "192.168.77.2/24");
+        let options = Options {
+            listen: Some(format!("{CLOUD}:8443")),
+            tunnel_address: Some(CLOUD.to_owned()),
+            ..Options::default()
+        };
+        let cloud = TestCloud::start_in(namespace, &options);
+        let token = cloud.cli(&["host", "token", "--name", "node7"]);
+        let joined = host.join(token.trim(), &cloud.url());
+        assert!(joined.status.success(), "{joined:?}");
+        host.start();
+        host.wait_for_state(&cloud, "OK");
+        // Where the cloud's own host would do, it is told to take none.
+        cloud.cli(&["host", "maintenance", "testhost"]);
+        (host, cloud)
+    }
+
+    /// Waits until a cloud shows `node7` so.
+    ///
+    /// # Panics
+    /// If that takes longer than anything does on a busy machine.
+    #[track_caller]
+    pub fn wait_for_state(&self, cloud: &TestCloud, state: &str) {
+        wait_until(&format!("{state}: {}", self.log()), LIMIT, || {
+            let hosts = cloud.cli_json(&["host", "list"]);
+            let mut hosts = hosts.as_array().unwrap().iter();
+            let found = hosts.find(|shown| shown["name"] == "node7")?;
+            (found["state"] == state).then_some(())
+        });
     }
 
     fn with(namespace: Option<Namespace>) -> Self {

@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
-use testkit::{Machine, Namespace, Options, TestCloud, TestHost, skip_unless, wait_until};
+use testkit::{Machine, TestCloud, TestHost, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
-const CLOUD: &str = "192.168.79.1";
 
 /// A volume with a system that boots.
 fn bootable(cloud: &TestCloud) -> String {
@@ -37,36 +36,19 @@ fn run<'c>(cloud: &'c TestCloud, more: &[&str]) -> Machine<'c> {
     cloud.machine_by_number(started[0]["id"].as_u64().unwrap())
 }
 
-fn wait_for_host(cloud: &TestCloud, host: &TestHost, state: &str) {
-    wait_until(&format!("{state}: {}", host.log()), LIMIT, || {
-        let hosts = cloud.cli_json(&["host", "list"]);
-        let mut hosts = hosts.as_array().unwrap().iter();
-        let node = hosts.find(|shown| shown["name"] == "node7")?;
-        (node["state"] == state).then_some(())
-    });
-}
-
 #[test]
 fn a_machine_goes_on_elsewhere_with_its_volume_when_its_host_is_lost() {
     if skip_unless(&[]) {
         return;
     }
-    let mut host = TestHost::with_bridges();
-    let (namespace, other) = (Namespace::new(), host.namespace().unwrap());
-    namespace.connect(&format!("{CLOUD}/24"), other, "192.168.79.2/24");
-    let options = Options {
-        listen: Some(format!("{CLOUD}:8443")),
-        tunnel_address: Some(CLOUD.to_owned()),
-        ..Options::default()
+    let (host, cloud) = TestHost::of_a_cloud();
+    let only = |here: &str, there: &str| {
+        cloud.cli(&["host", "maintenance", here, "--off"]);
+        cloud.cli(&["host", "maintenance", there]);
     };
-    let cloud = TestCloud::start_in(namespace, &options);
+    only("testhost", "node7");
     let uuid = bootable(&cloud);
-    let token = cloud.cli(&["host", "token", "--name", "node7"]);
-    let joined = host.join(token.trim(), &cloud.url());
-    assert!(joined.status.success(), "{joined:?}");
-    host.start();
-    wait_for_host(&cloud, &host, "OK");
-    cloud.cli(&["host", "maintenance", "testhost"]);
+    only("node7", "testhost");
     let machine = run(&cloud, &["--restart-policy", "always", &uuid]);
     machine.wait_for_ssh();
     let other = run(&cloud, &[&cloud.image()]);
@@ -83,7 +65,7 @@ fn a_machine_goes_on_elsewhere_with_its_volume_when_its_host_is_lost() {
     );
 
     cloud.namespace().unwrap().cut(true);
-    wait_for_host(&cloud, &host, "LOST");
+    host.wait_for_state(&cloud, "LOST");
     let refused = cloud.try_cli(&["host", "evacuate", "node7"]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     cloud.cli(&["host", "maintenance", "testhost", "--off"]);

@@ -5,24 +5,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::{Machine, Namespace, Options, TestCloud, TestHost, skip_unless, wait_until};
+use testkit::{Machine, TestCloud, TestHost, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
-const CLOUD: &str = "192.168.77.1";
-
-fn state_of(cloud: &TestCloud, host: &str) -> Option<Value> {
-    let hosts = cloud.cli_json(&["host", "list"]);
-    let mut hosts = hosts.as_array().unwrap().iter();
-    let found = hosts.find(|shown| shown["name"] == host)?;
-    Some(found["state"].clone())
-}
-
-fn wait_for_host(cloud: &TestCloud, host: &TestHost, state: &str) {
-    wait_until(&format!("{state}: {}", host.log()), LIMIT, || {
-        (state_of(cloud, "node7")? == state).then_some(())
-    });
-}
 
 /// What is no document is told by the host, on a connection of its own.
 fn told_from_elsewhere(cloud: &TestCloud, machine: &Machine<'_>) {
@@ -57,23 +43,7 @@ fn a_machine_runs_on_a_host_that_joined_and_outlives_both_daemons() {
     if skip_unless(&[]) {
         return;
     }
-    let mut host = TestHost::with_bridges();
-    let (namespace, other) = (Namespace::new(), host.namespace().unwrap());
-    namespace.connect(&format!("{CLOUD}/24"), other, "192.168.77.2/24");
-    let options = Options {
-        listen: Some(format!("{CLOUD}:8443")),
-        tunnel_address: Some(CLOUD.to_owned()),
-        ..Options::default()
-    };
-    let cloud = TestCloud::start_in(namespace, &options);
-    let token = cloud.cli(&["host", "token", "--name", "node7"]);
-    let joined = host.join(token.trim(), &cloud.url());
-    assert!(joined.status.success(), "{joined:?}");
-    host.start();
-    wait_for_host(&cloud, &host, "OK");
-
-    // Where the cloud's own host would do, it is told to take none.
-    cloud.cli(&["host", "maintenance", "testhost"]);
+    let (mut host, cloud) = TestHost::of_a_cloud();
     let machine = cloud.machine();
     // By the address of the machine, from the cloud's host: through the tunnel.
     machine.wait_for_ssh();
@@ -87,14 +57,14 @@ fn a_machine_runs_on_a_host_that_joined_and_outlives_both_daemons() {
     // The cloud's daemon is away: the machine runs on, and is what it was when that is back.
     cloud.kill();
     cloud.start_again();
-    wait_for_host(&cloud, &host, "OK");
+    host.wait_for_state(&cloud, "OK");
     machine.wait_for_phase("Running");
     assert_eq!(machine.process(), process);
 
     // The host's daemon is away: nothing is known of the machine, which runs on and is taken over.
     host.kill();
     machine.wait_for_phase("Unknown");
-    wait_for_host(&cloud, &host, "LOST");
+    host.wait_for_state(&cloud, "LOST");
     for of in ["console", "meters"] {
         let refused = cloud.api().get(&format!("{}/{of}", machine.id));
         assert_eq!(refused.status, 503, "{refused:?}");

@@ -4,20 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::{Machine, Namespace, Options, TestCloud, TestHost, skip_unless, wait_until};
+use testkit::{Machine, TestCloud, TestHost, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
-const CLOUD: &str = "192.168.80.1";
-
-fn wait_for_host(cloud: &TestCloud, host: &TestHost, state: &str) {
-    wait_until(&format!("{state}: {}", host.log()), LIMIT, || {
-        let hosts = cloud.cli_json(&["host", "list"]);
-        let mut hosts = hosts.as_array().unwrap().iter();
-        let node = hosts.find(|shown| shown["name"] == "node7")?;
-        (node["state"] == state).then_some(())
-    });
-}
 
 /// Whose the machine is, by the name of its host.
 fn host_of(machine: &Machine<'_>, cloud: &TestCloud) -> String {
@@ -43,20 +33,8 @@ fn a_machine_goes_to_another_host_and_back_and_its_guest_goes_on() {
     if skip_unless(&[]) {
         return;
     }
-    let mut host = TestHost::with_bridges();
-    let (namespace, other) = (Namespace::new(), host.namespace().unwrap());
-    namespace.connect(&format!("{CLOUD}/24"), other, "192.168.80.2/24");
-    let options = Options {
-        listen: Some(format!("{CLOUD}:8443")),
-        tunnel_address: Some(CLOUD.to_owned()),
-        ..Options::default()
-    };
-    let cloud = TestCloud::start_in(namespace, &options);
-    let token = cloud.cli(&["host", "token", "--name", "node7"]);
-    let joined = host.join(token.trim(), &cloud.url());
-    assert!(joined.status.success(), "{joined:?}");
-    host.start();
-    wait_for_host(&cloud, &host, "OK");
+    let (mut host, cloud) = TestHost::of_a_cloud();
+    cloud.cli(&["host", "maintenance", "testhost", "--off"]);
     cloud.cli(&["host", "maintenance", "node7"]);
     let machine = cloud.machine();
     machine.wait_for_ssh();
@@ -109,9 +87,9 @@ fn a_machine_goes_to_another_host_and_back_and_its_guest_goes_on() {
     // The cable is cut on the way: the wish is given up, or it has arrived; in either case it is on one of them, and whole.
     cloud.cli(&["host", "drain", "node7", "--move"]);
     cloud.namespace().unwrap().cut(true);
-    wait_for_host(&cloud, &host, "LOST");
+    host.wait_for_state(&cloud, "LOST");
     cloud.namespace().unwrap().cut(false);
-    wait_for_host(&cloud, &host, "MAINTENANCE");
+    host.wait_for_state(&cloud, "MAINTENANCE");
     wait_until_on(&cloud, &machine, "testhost");
     same();
 
@@ -120,12 +98,12 @@ fn a_machine_goes_to_another_host_and_back_and_its_guest_goes_on() {
     cloud.cli(&["host", "move", &id, "node7"]);
     cloud.kill();
     cloud.start_again();
-    wait_for_host(&cloud, &host, "OK");
+    host.wait_for_state(&cloud, "OK");
     wait_until_on(&cloud, &machine, "node7");
     cloud.cli(&["host", "move", &id, "testhost"]);
     host.kill();
     host.start();
-    wait_for_host(&cloud, &host, "OK");
+    host.wait_for_state(&cloud, "OK");
     cloud.cli(&["host", "drain", "node7", "--move"]);
     wait_until_on(&cloud, &machine, "testhost");
     same();

@@ -4,11 +4,11 @@
 
 use std::{process::Command, time::Duration};
 
-use testkit::{Machine, Namespace, Options, TestCloud, TestHost, skip_unless, wait_until};
+use serde_json::json;
+use testkit::{Machine, TestCloud, TestHost, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
-const CLOUD: &str = "192.168.78.1";
 
 /// How many lines a guest has written that are on its disk, all of them in order.
 fn lines(machine: &Machine<'_>) -> usize {
@@ -24,6 +24,25 @@ fn wait_for_more(machine: &Machine<'_>) {
     wait_until("more lines", LIMIT, || {
         (lines(machine) > before + 2).then_some(())
     });
+}
+
+/// The disk that a machine has beside its root disk.
+fn disk_of(machine: &Machine<'_>) -> String {
+    wait_until("the disk", LIMIT, || {
+        let found = machine.ssh("ls /sys/block");
+        let mut names = found.lines();
+        let name = names.find(|name| *name == "vdb" || *name == "vdc")?;
+        Some(name.to_owned())
+    })
+}
+
+/// Has a guest write a line a moment into `log` of this folder, each of which is on the disk before the next one is begun, until it
+/// can't.
+fn write_lines(machine: &Machine<'_>, folder: &str) {
+    machine.ssh(&format!(
+        "(n=1; while echo line $n >> {folder}/log && sync; do n=$((n+1)); sleep 0.2; done; echo ended > /tmp/ended) \
+         >/dev/null 2>&1 </dev/null &",
+    ));
 }
 
 fn exporters(cloud: &TestCloud) -> usize {
@@ -50,26 +69,7 @@ fn a_volume_is_written_from_afar_and_by_one_machine_only() {
     if skip_unless(&[]) {
         return;
     }
-    let mut host = TestHost::with_bridges();
-    let (namespace, other) = (Namespace::new(), host.namespace().unwrap());
-    namespace.connect(&format!("{CLOUD}/24"), other, "192.168.78.2/24");
-    let options = Options {
-        listen: Some(format!("{CLOUD}:8443")),
-        tunnel_address: Some(CLOUD.to_owned()),
-        ..Options::default()
-    };
-    let cloud = TestCloud::start_in(namespace, &options);
-    let token = cloud.cli(&["host", "token", "--name", "node7"]);
-    let joined = host.join(token.trim(), &cloud.url());
-    assert!(joined.status.success(), "{joined:?}");
-    host.start();
-    wait_until("the host", LIMIT, || {
-        let hosts = cloud.cli_json(&["host", "list"]);
-        let mut hosts = hosts.as_array().unwrap().iter();
-        let node = hosts.find(|shown| shown["name"] == "node7")?;
-        (node["state"] == "OK").then_some(())
-    });
-    cloud.cli(&["host", "maintenance", "testhost"]);
+    let (mut host, cloud) = TestHost::of_a_cloud();
     let machine = cloud.machine();
     machine.wait_for_ssh();
     assert_eq!(host.machines(), [machine.uuid()]);
@@ -77,22 +77,12 @@ fn a_volume_is_written_from_afar_and_by_one_machine_only() {
     let volume = cloud.volume(&cloud.api(), 1);
     let uuid = volume.trim_start_matches("Volume/").to_owned();
     machine.attach(&volume);
-    let disk = wait_until("the disk", LIMIT, || {
-        let found = machine.ssh("ls /sys/block");
-        found
-            .lines()
-            .find(|name| *name == "vdb" || *name == "vdc")
-            .map(str::to_owned)
-    });
+    let disk = disk_of(&machine);
     assert_eq!(exporters(&cloud), 1);
     machine.ssh(&format!(
         "mkfs.ext4 -q /dev/{disk} && mount /dev/{disk} /mnt && touch /mnt/log && sync"
     ));
-    // Each line is on the disk before the next one is begun.
-    machine.ssh(
-        "(n=1; while echo line $n >> /mnt/log && sync; do n=$((n+1)); sleep 0.2; done; echo ended > /tmp/ended) \
-         >/dev/null 2>&1 </dev/null &",
-    );
+    write_lines(&machine, "/mnt");
     wait_for_more(&machine);
 
     // Either daemon may die: the guest waits, and goes on where it was.
@@ -119,13 +109,7 @@ fn a_volume_is_written_from_afar_and_by_one_machine_only() {
     let second = cloud.machine();
     second.wait_for_ssh();
     second.attach(&volume);
-    let disk = wait_until("the disk", LIMIT, || {
-        let found = second.ssh("ls /sys/block");
-        found
-            .lines()
-            .find(|name| *name == "vdb" || *name == "vdc")
-            .map(str::to_owned)
-    });
+    let disk = disk_of(&second);
     second.ssh(&format!("mount /dev/{disk} /mnt"));
     assert_eq!(
         second.ssh("cat /mnt/word"),
@@ -154,5 +138,62 @@ fn a_volume_is_written_from_afar_and_by_one_machine_only() {
 
     machine.kill();
     second.kill();
+    cloud.assert_clean();
+}
+
+#[test]
+fn a_volume_that_is_taken_away_unheard_and_given_again_is_not_what_the_guest_remembers() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let (host, cloud) = TestHost::of_a_cloud();
+    let machine = cloud.machine();
+    machine.wait_for_ssh();
+    let volume = cloud.volume(&cloud.api(), 1);
+    let uuid = volume.trim_start_matches("Volume/").to_owned();
+    machine.attach(&volume);
+    let disk = disk_of(&machine);
+    machine.ssh(&format!(
+        "mkfs.ext4 -q /dev/{disk} && mount /dev/{disk} /mnt && echo mine > /mnt/word && sync"
+    ));
+    write_lines(&machine, "/mnt");
+    wait_for_more(&machine);
+    let process = machine.process();
+
+    cloud.namespace().unwrap().cut(true);
+    machine.wait_for_phase("Unknown");
+    cloud.cli(&["detach-volume", "-i", &machine.vmid.to_string(), &uuid]);
+    let api = cloud.api();
+    let again = api.post(
+        &format!("{}/volumes", machine.id),
+        &json!({"volume": {"href": volume}}),
+    );
+    let attached = again.job.clone().unwrap();
+    let _ = again.expect(201);
+    wait_until("the exporter to end", LIMIT, || {
+        (exporters(&cloud) == 0).then_some(())
+    });
+
+    // Its guest finds the disk of before broken, and another one with what was on it.
+    cloud.namespace().unwrap().cut(false);
+    machine.wait_for_phase("Running");
+    cloud.wait_for_job(&attached);
+    wait_until(
+        &format!("the loss to be noticed: {}", host.log()),
+        LIMIT,
+        || (machine.ssh("cat /tmp/ended 2>/dev/null; echo on") == "ended\non").then_some(()),
+    );
+    let read = wait_until("the other disk", LIMIT, || {
+        let read = machine.ssh(
+            "mkdir -p /tmp/new; for disk in /dev/vd[b-z]; do \
+             if mount $disk /tmp/new 2>/dev/null; then cat /tmp/new/word && tail -n 1 /tmp/new/log; break; fi; done",
+        );
+        (!read.is_empty()).then_some(read)
+    });
+    assert!(read.starts_with("mine\nline "), "{read}");
+    machine.ssh("echo new > /tmp/new/word && sync && cat /tmp/new/log > /dev/null");
+    assert_eq!(machine.process(), process);
+    assert_eq!(exporters(&cloud), 1);
+    machine.kill();
     cloud.assert_clean();
 }

@@ -23,6 +23,7 @@ mod key;
 mod peer;
 mod token;
 mod verifier;
+mod volume;
 
 pub use authority::{Authority, CERTIFICATE_LIFE, HostCertificate};
 pub use error::TrustError;
@@ -34,18 +35,14 @@ pub use key::{HostKey, PublicKey};
 pub use peer::HostPeer;
 pub use token::{JoinSecret, JoinToken};
 pub use verifier::OfAuthority;
+pub use volume::{VOLUME_PROTOCOL, VOLUME_REQUEST_BYTES, VolumeRequest};
 
 /// The name by which hosts ask for the entry's door for hosts, and that its certificate there has: nobody's in any DNS.
 pub const SERVER_NAME: &str = "hosts.stratus.internal";
 
-/// What is spoken, instead of HTTP, on a connection by which a host uses a volume: it sends the local part of the volume's id
-/// ([`VOLUME_BYTES`] of it), and then NBD goes both ways. Who is refused finds the connection closed.
-pub const VOLUME_PROTOCOL: &[u8] = b"stratus-volume";
 /// Where an entry gives a host the files of a machine that comes to it, by GET: behind it stands the local part of the machine's id.
 pub const MOVING_PATH: &str = "/moving/";
 /// What is spoken on the connection by which an entry asks a host: HTTP/2, in which the host that has connected answers.
 pub const CALL_PROTOCOL: &[u8] = b"stratus-calls";
-/// Bytes of the local part of a volume's id.
-pub const VOLUME_BYTES: usize = 36;
 /// Where an entry gives hosts the file of an image, by GET: behind it stands the local part of the image's id. Ranges are taken.
 pub const IMAGES_PATH: &str = "/images/";

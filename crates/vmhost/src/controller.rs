@@ -64,7 +64,7 @@ pub use host::{boot_id, describe};
 pub use image_files::{ImageContent, ImageFiles, OfStorage};
 pub use meters::{ASPECTS, Aspect, INTERVAL as METER_INTERVAL, Reading};
 pub use settings::Settings;
-pub use volume_files::{VolumeFiles, VolumePlace, VolumeUser};
+pub use volume_files::{VolumeFiles, VolumePlace, VolumeUser, volume_disk};
 
 use crate::{cgroup::Cgroups, hypervisor::Hypervisor, serial::SerialLogs};
 

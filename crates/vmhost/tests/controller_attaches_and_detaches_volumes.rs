@@ -5,19 +5,28 @@ use std::time::Duration;
 
 use crate::controller_cloud::World;
 use cimi::{
+    Timestamp,
     lifecycle::Phase,
-    resources::{AttachStage, Volume, VolumeState},
+    resources::{AttachStage, Machine, Volume, VolumeState},
 };
 use serde_json::{Value, json};
-use vmhost::{DiskId, RunningMachine};
+use vmhost::{DiskId, RunningMachine, controller::volume_disk};
 
-fn disk(volume: &str) -> DiskId {
-    DiskId::new(format!("vol-{volume}")).unwrap()
+/// The disk that a volume is to a machine that has it.
+fn disk(world: &World, id: &str, volume: &str) -> DiskId {
+    let machine = world.machine(id).unwrap();
+    let mut attached = machine.volumes.iter();
+    let attached = attached.find(|one| one.volume.local() == volume).unwrap();
+    DiskId::new(volume_disk(attached)).unwrap()
 }
 
 async fn guest_has(world: &World, id: &str, volume: &str) -> bool {
     let status = world.guest(id).status().await.unwrap();
-    status.disks.iter().any(|known| known.id == disk(volume))
+    let name = format!("vol-{volume}");
+    status
+        .disks
+        .iter()
+        .any(|known| known.id.as_str().starts_with(&name))
 }
 
 fn holder(world: &World, volume: &str) -> Option<String> {
@@ -126,7 +135,7 @@ async fn a_guest_that_refuses_is_asked_again_but_not_at_once() {
             matches!(m.volumes[0].stage, AttachStage::Detaching { .. })
         })
         .await;
-    guest.refuse_detach(&disk(&volume));
+    guest.refuse_detach(&disk(&world, &id, &volume));
     // A storm of requests would show here as a disk that is being detached again at once.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(
@@ -200,7 +209,7 @@ async fn a_machine_boots_from_its_first_volume_which_stays_with_it() {
     let job = world.attach(&id, &hot).await;
     world.succeeds(&job).await;
     let first = world.guest(&id).status().await.unwrap().disks;
-    assert_eq!(first.first().unwrap().id, disk(&boot));
+    assert_eq!(first.first().unwrap().id, disk(&world, &id, &boot));
     let machine = world.machine(&id).unwrap();
     let targets = ["vda", "vdb", "vdc"].map(|target| AttachStage::Attached {
         target: target.to_owned(),
@@ -220,7 +229,7 @@ async fn a_machine_boots_from_its_first_volume_which_stays_with_it() {
     let job = world.act(&id, "start", false).await;
     world.succeeds(&job).await;
     let first = world.guest(&id).status().await.unwrap().disks;
-    assert_eq!(first.first().unwrap().id, disk(&boot));
+    assert_eq!(first.first().unwrap().id, disk(&world, &id, &boot));
     world.settles().await;
     let job = world.act(&id, "kill", true).await;
     world.succeeds(&job).await;
@@ -258,5 +267,88 @@ async fn a_machine_waits_for_the_volume_it_boots_from_and_does_not_start_without
     let job = world.act(&id, "kill", true).await;
     world.succeeds(&job).await;
     assert_eq!(holder(&world, &never), None);
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn a_volume_that_nobody_gives_is_waited_for_and_no_hypervisor_is_kept_waiting() {
+    let world = World::new().await;
+    world.volumes.are_elsewhere();
+    let (runs, other) = (
+        world.running(json!({})).await,
+        world.running(json!({})).await,
+    );
+    world.volumes.silent(Some("no entry of the cloud gives it"));
+    let (first, second) = (world.volume().await, world.volume().await);
+    // One that starts with it says what it waits for; one that runs is not asked to open it.
+    let (id, started) = world.create(booting_from(&[&first])).await;
+    world
+        .until(&id, "waiting", |machine| {
+            let reason = machine.reason.as_deref().unwrap_or_default();
+            reason.contains("no entry of the cloud gives it")
+        })
+        .await;
+    assert!(!world.lives(&id));
+    let attached = world.attach(&runs, &second).await;
+    // What will never be there is told, not waited for; and what failed keeps nobody waiting.
+    let never = world.volume_to_be().await;
+    let failed = world.attach(&other, &never).await;
+    world
+        .edit::<Volume>(&never, |volume| {
+            volume.state = VolumeState::Error;
+            volume.reason = Some("no space left".into());
+        })
+        .await;
+    assert!(world.fails(&failed).await.contains("no space left"));
+    let job = world.act(&other, "stop", true).await;
+    world.succeeds(&job).await;
+    let job = world.act(&other, "start", false).await;
+    world.succeeds(&job).await;
+    world.volumes.silent(None);
+    world.succeeds(&started).await;
+    world.succeeds(&attached).await;
+    assert!(guest_has(&world, &runs, &second).await);
+    assert!(guest_has(&world, &id, &first).await);
+    world.settles().await;
+}
+
+#[tokio::test]
+async fn a_volume_that_was_taken_away_unheard_and_is_given_again_is_another_disk() {
+    let mut world = World::new().await;
+    world.volumes.are_elsewhere();
+    let id = world.running(json!({})).await;
+    let volume = world.volume().await;
+    let job = world.attach(&id, &volume).await;
+    world.succeeds(&job).await;
+    let old = disk(&world, &id, &volume);
+    world.guest(&id).ignore_detach(true);
+    // While nobody hears of its host, others have had it and have written it.
+    world.stop().await;
+    world.start().await;
+    let again = Timestamp::now().after(Duration::from_secs(1));
+    world
+        .edit::<Machine>(&id, |machine| {
+            let attached = machine.volumes.first_mut().unwrap();
+            attached.taken = Some(again);
+            attached.stage = AttachStage::Waiting;
+        })
+        .await;
+    world
+        .until(&id, "attached", |machine| {
+            matches!(machine.volumes[0].stage, AttachStage::Attached { .. })
+        })
+        .await;
+    let new = disk(&world, &id, &volume);
+    let disks = world.guest(&id).status().await.unwrap().disks;
+    let has = |disk: &DiskId| disks.iter().any(|known| known.id == *disk);
+    assert!(has(&new) && new != old);
+    // Its guest knows the old one still, and hears from it nothing but that it is lost.
+    assert!(has(&old));
+    assert!(world.volumes.lost().contains(&old.to_string()));
+    assert!(!world.volumes.lost().contains(&new.to_string()));
+    world.guest(&id).ignore_detach(false);
+    world.guest(&id).complete_detaches();
+    let job = world.act(&id, "kill", true).await;
+    world.succeeds(&job).await;
     world.settles().await;
 }

@@ -300,6 +300,10 @@ pub struct AttachedVolume {
     pub stage: AttachStage,
     /// The serial the guest sees: the last 20 digits of the volume's UUID.
     pub serial: String,
+    /// When it became the machine's, by which one attachment of a volume is told from the next; none: that was not noted yet.
+    /// Written by `cloud`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Timestamp>,
 }
 
 /// How far an attachment is.

@@ -5,6 +5,17 @@ use serde::{Deserialize, Serialize};
 use super::{MediumFormat, Unknown, resource, weight::BYTES};
 use crate::{Common, MachineId, Timestamp, VolumeId, ids::VolumeImageId, size::ByteSize};
 
+/// One attachment of a volume to a machine, told from those before and after it: what a host may use, and no other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VolumeUse {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Whose.
+    pub machine: MachineId,
+    /// [`AttachedVolume::taken`](super::AttachedVolume::taken).
+    pub taken: Option<Timestamp>,
+}
+
 /// The type of all volumes: a block device (DSP0263 §5.23).
 pub const MAPPED: &str = "http://schemas.dmtf.org/cimi/1/mapped";
 

@@ -79,6 +79,7 @@ impl Cloud {
                 wanted: true,
                 stage: AttachStage::Waiting,
                 serial: volume::serial(&volume.id),
+                taken: Some(now),
             });
             let goal = JobGoal::VolumeAttached {
                 volume: volume.key(),

@@ -260,7 +260,7 @@ impl Cloud {
                 &volume,
                 volume::taken(&self.0.documents, context, &volume, machine, now)?,
             );
-            machine.volumes.push(attached(&volume, location));
+            machine.volumes.push(attached(&volume, location, now));
         }
         for new in &plan.new_volumes {
             let mut volume = volume::new_volume(
@@ -280,7 +280,7 @@ impl Cloud {
             });
             machine
                 .volumes
-                .push(attached(&volume, new.location.clone()));
+                .push(attached(&volume, new.location.clone(), now));
             changes = changes.create(&volume);
         }
         Ok(changes)
@@ -335,7 +335,7 @@ impl Cloud {
 }
 
 /// A volume at a machine that is being made: present from its first boot.
-fn attached(volume: &Volume, initial_location: Option<String>) -> AttachedVolume {
+fn attached(volume: &Volume, initial_location: Option<String>, now: Timestamp) -> AttachedVolume {
     AttachedVolume {
         volume: volume.id.clone(),
         initial_location,
@@ -343,6 +343,7 @@ fn attached(volume: &Volume, initial_location: Option<String>) -> AttachedVolume
         wanted: true,
         stage: AttachStage::Waiting,
         serial: volume::serial(&volume.id),
+        taken: Some(now),
     }
 }
 

@@ -1,7 +1,11 @@
 //! `GET /images/<local id>`: the file of an image as it is kept, for hosts that see the image's document. A range `bytes=N-`
 //! takes a transfer up where it was; the tag is that of the file, so that `If-Range` tells one from the next.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ::cimi::resources::{Image, Resource as _};
 use bytes::Bytes;
@@ -11,7 +15,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use store::{Gateway, Key, Peer};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 use trust::HostPeer;
@@ -19,19 +23,21 @@ use trust::HostPeer;
 use super::{AnyBody, HostDoor, empty};
 use crate::{download, problem::Problem};
 
-/// Transfers at once, to all hosts and to one; others wait for their turn.
-pub(super) const OF_ALL: usize = 8;
+/// Parts of files that are read at once, for all hosts: none waits for a host that is slow to take them.
+pub(super) const READ_AT_ONCE: usize = 8;
+/// Transfers at once to one host; others of it wait for their turn.
 pub(super) const OF_ONE_HOST: usize = 2;
 /// Parts that are read before they are sent; each has up to half a MiB.
-const PARTS_AHEAD: usize = 2;
-/// How long a host may take nothing, before its turn is another's.
+const PARTS_AHEAD: usize = 1;
+/// How long a host may take nothing, before its turn is another transfer's.
 const UNREAD: Duration = Duration::from_secs(60);
 
-/// What a transfer is known by in the log.
+/// What a transfer is known by in the log, and what it waits for.
 struct Transfer {
     host: String,
     image: String,
-    turn: [OwnedSemaphorePermit; 2],
+    turn: OwnedSemaphorePermit,
+    reading: Arc<Semaphore>,
 }
 
 impl HostDoor {
@@ -60,6 +66,7 @@ impl HostDoor {
             host: peer.host.clone(),
             image: image.to_owned(),
             turn,
+            reading: Arc::clone(&self.reading),
         };
         match self.file(image, headers, transfer).await {
             Ok(answer) => answer,
@@ -72,12 +79,9 @@ impl HostDoor {
         }
     }
 
-    /// The host's own first: one that asks for many takes no turn of others while it waits.
-    async fn turn(&self, peer: &HostPeer) -> Option<[OwnedSemaphorePermit; 2]> {
+    async fn turn(&self, peer: &HostPeer) -> Option<OwnedSemaphorePermit> {
         let of_host = self.seats.transfers(&peer.host)?;
-        let of_host = of_host.acquire_owned().await.ok()?;
-        let of_all = self.transfers.clone().acquire_owned().await.ok()?;
-        Some([of_host, of_all])
+        of_host.acquire_owned().await.ok()
     }
 
     async fn file(
@@ -97,6 +101,12 @@ impl HostDoor {
     }
 }
 
+/// The next part of a file, when it may be read.
+async fn next(content: &mut ByteStream, reading: &Semaphore) -> Option<io::Result<Bytes>> {
+    let _turn = reading.acquire().await.ok()?;
+    content.next().await
+}
+
 /// The same, with the turn given back at its end, and when nobody reads it: what is missing then is noticed by the length.
 fn sent(mut content: ByteStream, transfer: Transfer) -> ByteStream {
     let (to, parts) = mpsc::channel(PARTS_AHEAD);
@@ -104,7 +114,7 @@ fn sent(mut content: ByteStream, transfer: Transfer) -> ByteStream {
     tokio::spawn(async move {
         let (began, mut bytes) = (Instant::now(), 0);
         let mut is_whole = true;
-        while let Some(part) = content.next().await {
+        while let Some(part) = next(&mut content, &transfer.reading).await {
             let length = part.as_ref().map_or(0, Bytes::len);
             is_whole = part.is_ok() && matches!(timeout(UNREAD, to.send(part)).await, Ok(Ok(())));
             if !is_whole {
@@ -112,7 +122,9 @@ fn sent(mut content: ByteStream, transfer: Transfer) -> ByteStream {
             }
             bytes += length as u64;
         }
-        let Transfer { host, image, turn } = transfer;
+        let Transfer {
+            host, image, turn, ..
+        } = transfer;
         drop(turn);
         let took = began.elapsed();
         tracing::info!(

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use cloud::Duplex;
 use tokio::{io::AsyncReadExt as _, time::timeout};
 use tokio_util::sync::CancellationToken;
-use trust::{HostPeer, VOLUME_BYTES};
+use trust::{HostPeer, VOLUME_REQUEST_BYTES, VolumeRequest};
 
 use super::{Ending, HostDoor, seats::Seat};
 
@@ -24,12 +24,13 @@ impl HostDoor {
         let Some(host) = self.cloud.host_of(peer) else {
             return;
         };
-        let mut name = [0; VOLUME_BYTES];
-        let asked = timeout(ASKING, stream.read_exact(&mut name)).await;
-        let (Ok(Ok(_)), Ok(volume)) = (asked, std::str::from_utf8(&name)) else {
+        let mut request = [0; VOLUME_REQUEST_BYTES];
+        let asked = timeout(ASKING, stream.read_exact(&mut request)).await;
+        let (Ok(Ok(_)), Some(VolumeRequest(of))) = (asked, VolumeRequest::of_bytes(&request))
+        else {
             return;
         };
-        tracing::debug!(%host, volume, %from, "a host asks for a volume");
+        tracing::debug!(%host, volume = %of.volume, %from, "a host asks for a volume");
         let (until, served) = (CancellationToken::new(), CancellationToken::new());
         let over = async {
             tokio::select! {
@@ -40,7 +41,7 @@ impl HostDoor {
             until.cancel();
         };
         let serving = async {
-            self.volumes.serve(&host, volume, &mut stream, &until).await;
+            self.volumes.serve(&host, &of, &mut stream, &until).await;
             served.cancel();
         };
         // To its end, whatever ends it: the volume isn't free before.

@@ -12,8 +12,14 @@ use std::{
 use accounts::{Accounts, Cost, Hashing};
 use async_trait::async_trait;
 use bytes::Bytes;
-use cimi::{Timestamp, lifecycle::Power, model::Kind, resources::Machine, testing as documents_of};
-use cloud::{Cloud, ImageIntake, NoServices, OpContext, testing};
+use cimi::{
+    HostId, Timestamp,
+    lifecycle::Power,
+    model::Kind,
+    resources::{Machine, VolumeUse},
+    testing as documents_of,
+};
+use cloud::{Cloud, Duplex, ImageIntake, NoServices, OpContext, VolumesOfHosts, testing};
 use documents::Documents;
 use doors::{Doors, HostCalls, HostDoor, Limits, Running, Server, Settings, tls};
 use http_body_util::{BodyExt as _, Full};
@@ -30,12 +36,14 @@ use store::{
     Store as _, StoreError, Transaction, testing::Interposed,
 };
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::watch,
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use trust::{HostKey, JOIN_PATH, JoinRequest, JoinToken, Joined, OfAuthority, SERVER_NAME};
 
 use crate::support::{client::PATIENCE, recorder::Recorder};
@@ -48,6 +56,7 @@ pub struct World {
     pub gates: Arc<Gates>,
     pub audit: Arc<Recorder>,
     pub calls: HostCalls,
+    pub volumes: Arc<Volumes>,
     _following: JoinSet<()>,
     pub folder: tempfile::TempDir,
 }
@@ -113,6 +122,38 @@ impl Interposed for Gated {
     }
 }
 
+/// Greets who gets a volume, and knows who has which.
+#[derive(Default)]
+pub struct Volumes(watch::Sender<Vec<(HostId, VolumeUse)>>);
+
+impl Volumes {
+    /// Waits until it is these who have volumes.
+    pub async fn are_had_by(&self, expected: &[(HostId, VolumeUse)]) {
+        let mut had = self.0.subscribe();
+        let had = had.wait_for(|had| had == expected);
+        timeout(PATIENCE, had).await.unwrap().unwrap();
+    }
+}
+
+#[async_trait]
+impl VolumesOfHosts for Volumes {
+    async fn serve(
+        &self,
+        host: &HostId,
+        of: &VolumeUse,
+        stream: &mut dyn Duplex,
+        until: &CancellationToken,
+    ) {
+        let one = (host.clone(), of.clone());
+        self.0.send_modify(|had| had.push(one.clone()));
+        let _ = stream.write_all(b"NBDMAGIC").await;
+        let mut said = [0; 16];
+        let quiet = async { while stream.read(&mut said).await.is_ok_and(|read| read > 0) {} };
+        until.run_until_cancelled(quiet).await;
+        self.0.send_modify(|had| had.retain(|other| *other != one));
+    }
+}
+
 pub async fn open_cloud(store: SharedStore) -> Cloud {
     open_cloud_with(store, Arc::new(NoServices)).await
 }
@@ -154,12 +195,12 @@ impl World {
         );
         let files = tls::ensure_self_signed(&folder.path().join("tls"), &[]).unwrap();
         let certificate = Arc::new(tls::Certificate::read(&files).unwrap());
-        let audit = Arc::new(Recorder::default());
+        let (audit, volumes) = (Arc::new(Recorder::default()), Arc::new(Volumes::default()));
         let calls = HostCalls::default();
         let hosts = Arc::new(HostDoor::new(
             cloud.clone(),
             audit.clone(),
-            (Arc::new(cloud::NoServices), Arc::new(cloud::NoServices)),
+            (volumes.clone(), Arc::new(cloud::NoServices)),
             calls.clone(),
         ));
         let server = Server::new(
@@ -178,6 +219,7 @@ impl World {
             gates,
             audit,
             calls,
+            volumes,
             _following: following,
             folder,
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use documents::room::{ImageRooms, Unbounded};
 
 use crate::confine::{Debugfs, QemuImg};
+use crate::exports::Exports;
 use crate::import::{Fetcher, Limits, Redirects};
 use crate::registry::Registries;
 
@@ -52,6 +53,8 @@ pub struct Settings {
     pub imports_per_owner: usize,
     /// How long an upload waits for its turn.
     pub upload_turn: Duration,
+    /// Volumes that hosts use from afar: none of those that are worked on.
+    pub exports: Exports,
     /// Volumes worked on at once.
     pub volume_operations: usize,
     /// How long an image waits for its upload to begin.
@@ -84,6 +87,7 @@ impl Settings {
             imports: 4,
             imports_per_owner: 2,
             upload_turn: Duration::from_secs(10 * 60),
+            exports: Exports::default(),
             volume_operations: 8,
             upload_patience: Duration::from_secs(24 * 3600),
             recheck: Duration::from_secs(5 * 60),

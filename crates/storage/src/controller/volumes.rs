@@ -32,6 +32,10 @@ impl StorageController {
             }
             Err(_) => return Ok(Next::Settled),
         };
+        if read.attachment.is_none() {
+            // A host that has lost it may not have been cut off yet: nothing is written into an image that is made of it.
+            self.0.settings.exports.end(local).await;
+        }
         // Also of one that is to go: somebody may want the image.
         if let Some(image) = &read.capture {
             return self.capture_volume(&read, volume, image, failures).await;

@@ -1,19 +1,17 @@
 //! Shows volumes to hosts, as long as they are to have them.
 //!
-//! A host gets a volume as long as a machine that is placed on it has it. Whatever changes that, whoever asked for it, ends the
+//! A host gets a volume as long as a machine that is placed on it has it, and for that attachment only: what a guest still wants
+//! to write of an earlier one doesn't come into what others made of the volume since. Whatever changes that, whoever asked for it, ends the
 //! use first of all, and with it the process that writes the volume: a host that is cut off by the network, or that doesn't do
 //! what it is told, writes nothing any more.
 
-use cimi::{
-    HostId,
-    resources::{MediumFormat, VolumeLocation},
-};
+use cimi::resources::{MediumFormat, VolumeLocation};
 use documents::Documents;
 use store::cache::Changed;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exports, Part, StorageDaemon};
+use super::{Exports, Part, StorageDaemon, User};
 use crate::inspect::Format;
 
 /// How many users there are for processes; that of a machine elsewhere is nobody's here.
@@ -41,27 +39,27 @@ struct Found {
 }
 
 impl VolumeServer {
-    /// Shows `volume` (the local part of its id) to a host that is known, by NBD on `stream`, until either end ends it, `until`
-    /// is cancelled, or somebody else is to have it. When this returns, nobody writes it for that host. To be driven to its end.
-    pub async fn serve<S>(
-        &self,
-        host: &HostId,
-        volume: &str,
-        stream: &mut S,
-        until: &CancellationToken,
-    ) where
+    /// Shows a volume to a host that is known, by NBD on `stream`, until either end ends it, `until` is cancelled, or somebody
+    /// else is to have it. When this returns, nobody writes it for that host. To be driven to its end.
+    pub async fn serve<S>(&self, user: &User, stream: &mut S, until: &CancellationToken)
+    where
         S: AsyncRead + AsyncWrite + Unpin + ?Sized,
     {
-        match self.shown(host, volume, stream, until).await {
-            Ok(why) => tracing::info!(%host, volume, why, "a host uses a volume no more"),
-            Err(reason) => tracing::warn!(%host, volume, reason, "a host doesn't get a volume"),
+        let User { host, of } = user;
+        let (volume, machine) = (&of.volume, &of.machine);
+        match self.shown(user, stream, until).await {
+            Ok(why) => {
+                tracing::info!(%host, %volume, %machine, why, "a host uses a volume no more")
+            }
+            Err(reason) => {
+                tracing::warn!(%host, %volume, %machine, reason, "a host doesn't get a volume");
+            }
         }
     }
 
     async fn shown<S>(
         &self,
-        host: &HostId,
-        volume: &str,
+        user: &User,
         stream: &mut S,
         until: &CancellationToken,
     ) -> Result<&'static str, String>
@@ -69,16 +67,18 @@ impl VolumeServer {
         S: AsyncRead + AsyncWrite + Unpin + ?Sized,
     {
         // Before anybody else loses it.
-        self.find(host, volume)?;
+        self.find(user)?;
         let daemon = self.daemon.as_ref();
         let daemon = daemon.ok_or("there is no qemu-storage-daemon here")?;
-        let claim = self.exports.claim(volume, Some(host.clone())).await;
+        let Some(claim) = self.exports.claim(user.clone()).await else {
+            return Ok("another one came before it was free");
+        };
         // From here on, whoever changes who has it finds the claim.
-        let found = self.find(host, volume)?;
-        let user = self.uid_base.map(|base| base + found.vmid % USERS);
-        let shown = daemon.show(found.parts, user).await;
+        let found = self.find(user)?;
+        let uid = self.uid_base.map(|base| base + found.vmid % USERS);
+        let shown = daemon.show(found.parts, uid).await;
         let mut shown = shown.map_err(|error| error.to_string())?;
-        tracing::info!(%host, volume, "a host uses a volume");
+        tracing::info!(host = %user.host, volume = %user.of.volume, "a host uses a volume");
         let spoken =
             copy_bidirectional_with_sizes(stream, &mut shown.stream, BUFFER_BYTES, BUFFER_BYTES);
         let why = tokio::select! {
@@ -113,26 +113,32 @@ impl VolumeServer {
     }
 
     fn look_at(&self, volume: &str) {
-        if let Some(host) = self.exports.user(volume)
-            && let Err(reason) = self.find(&host, volume)
+        if let Some(user) = self.exports.user(volume)
+            && let Err(reason) = self.find(&user)
         {
-            tracing::info!(%host, volume, reason, "a volume is taken from a host");
+            tracing::info!(host = %user.host, volume, reason, "a volume is taken from a host");
             self.exports.cut(volume);
         }
     }
 
-    /// A volume, if a machine that is placed on this host has it; else why the host doesn't get it.
-    fn find(&self, host: &HostId, volume: &str) -> Result<Found, String> {
-        let read = self.documents.volumes.get(volume);
+    /// A volume, if it is that attachment to that machine which is wanted, and the machine is placed on that host; else why the
+    /// host doesn't get it.
+    fn find(&self, user: &User) -> Result<Found, String> {
+        let of = &user.of;
+        let read = self.documents.volumes.get(of.volume.local());
         let read = read.ok_or("there is no such volume")?;
         let attachment = read.attachment.as_ref().ok_or("no machine has it")?;
-        let machine = self.documents.machines.get(attachment.machine.local());
+        if attachment.machine != of.machine {
+            return Err(format!("{} has it", attachment.machine));
+        }
+        let machine = self.documents.machines.get(of.machine.local());
         let machine = machine.ok_or("the machine that has it is gone")?;
-        if machine.host.as_ref() != Some(host) {
+        if machine.host.as_ref() != Some(&user.host) {
             return Err(format!("{}, which has it, is not on this host", machine.id));
         }
-        if !machine.volumes.iter().any(|one| one.volume == read.id) {
-            return Err(format!("{} has it no more", machine.id));
+        let mut attached = machine.volumes.iter();
+        if !attached.any(|one| one.volume == of.volume && one.taken == of.taken) {
+            return Err(format!("{} has it no more, or anew", machine.id));
         }
         let location = read.location.as_ref().ok_or("it is not made yet")?;
         let part = |(path, format): (&str, MediumFormat)| Part {

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::Peer;
+use super::{Peer, status};
 use crate::MAX_TRANSACTION_BYTES;
 
 /// Writes, and bytes of them: so much a second, and so much at once after having been quiet.
@@ -88,9 +88,8 @@ impl Allowance {
         if self.left.lock().take(bytes, Instant::now()) {
             return Ok(());
         }
-        // etcd's own words, by which clients know that nothing was done and later it may be.
-        Err(Status::resource_exhausted(format!(
-            "etcdserver: too many requests: {} writes a second are taken, and {} KiB",
+        Err(status::too_many(&format!(
+            "{} writes a second are taken, and {} KiB",
             WRITES.a_second,
             BYTES.a_second / 1024.0
         )))

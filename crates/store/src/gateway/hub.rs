@@ -27,6 +27,12 @@ const HISTORY: usize = 20_000;
 const HISTORY_BYTES: usize = 64 << 20;
 /// Answers that may wait for one who watches. Whoever is slower begins anew, from the history.
 const QUEUE: usize = 1024;
+/// Watches of one peer by name: a store has one. Of more, the oldest ends, whose peer may be gone.
+const WATCHES: usize = 64;
+/// Answers that are made before they are taken, and how long a peer may take none, before its watch ends: what waits for it is
+/// kept in memory.
+const AHEAD: usize = 8;
+const UNREAD: Duration = Duration::from_secs(60);
 /// How often those who watch are told that nothing happened to what they see.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Rest after the store failed.
@@ -82,7 +88,7 @@ impl News {
 }
 
 struct Listener {
-    view: View,
+    view: Arc<View>,
     queue: mpsc::Sender<WatchResponse>,
 }
 
@@ -115,6 +121,13 @@ impl View {
             events,
             ..progress(told.revision)
         })
+    }
+
+    /// Whether there may be something in it to tell.
+    fn concerns(&self, told: &Told) -> bool {
+        let is_seen =
+            |who: &Changed| self.peer.is_in(who.was.as_ref()) || self.peer.is_in(who.is.as_ref());
+        told.revision > self.after && told.changes.iter().any(|(_, who)| is_seen(who))
     }
 
     fn event(&self, news: &News, who: &Changed, told: &Told) -> Option<Event> {
@@ -238,6 +251,16 @@ impl State {
         if listeners.is_empty() {
             self.listeners.remove(peer);
         }
+    }
+
+    fn listen(&mut self, listener: Listener) {
+        let peer = &listener.view.peer;
+        let all = self.listeners.entry(peer.clone()).or_default();
+        if matches!(peer, Peer::Named(_)) && all.len() >= WATCHES {
+            all.retain(|other| !other.queue.is_closed());
+            all.drain(..(all.len() + 1).saturating_sub(WATCHES));
+        }
+        all.push(listener);
     }
 
     fn tell_progress(&mut self, peer: &Peer) {
@@ -482,24 +505,129 @@ pub(super) async fn watch(
         };
         return Ok(stream::iter([Ok(created), Ok(gone)]).boxed());
     }
-    let mut past = vec![created];
     let begin = state.history.partition_point(|told| told.revision < first);
-    past.extend(
-        state
-            .history
-            .range(begin..)
-            .filter_map(|told| view.answer(told)),
-    );
-    if state.at > view.after {
-        past.push(progress(state.at));
-    }
-    let (queue, mut waiting) = mpsc::channel(QUEUE);
-    state
-        .listeners
-        .entry(peer.clone())
-        .or_default()
-        .push(Listener { view, queue });
+    let past = state.history.range(begin..);
+    let past = past.filter(|told| view.concerns(told)).cloned().collect();
+    let at = (state.at > view.after).then(|| progress(state.at));
+    let view = Arc::new(view);
+    let (queue, coming) = mpsc::channel(QUEUE);
+    state.listen(Listener {
+        view: Arc::clone(&view),
+        queue,
+    });
     drop(state);
-    let coming = stream::poll_fn(move |context| waiting.poll_recv(context));
-    Ok(stream::iter(past).chain(coming).map(Ok).boxed())
+    let (tell, mut told) = mpsc::channel(AHEAD);
+    // Ends with who watches, or when that takes nothing.
+    tokio::spawn(async move {
+        tokio::select! {
+            () = tell.closed() => {}
+            () = tell_all((&tell, UNREAD), created, &view, past, at, coming) => {}
+        }
+    });
+    let told = stream::poll_fn(move |context| told.poll_recv(context));
+    Ok(told.map(Ok).boxed())
+}
+
+/// Tells who watches what was, and what comes.
+async fn tell_all(
+    (tell, patience): (&mpsc::Sender<WatchResponse>, Duration),
+    created: WatchResponse,
+    view: &View,
+    past: VecDeque<Arc<Told>>,
+    at: Option<WatchResponse>,
+    mut coming: mpsc::Receiver<WatchResponse>,
+) {
+    let told = async |answer| matches!(timeout(patience, tell.send(answer)).await, Ok(Ok(())));
+    if !told(created).await {
+        return;
+    }
+    // Of what waits, there is the answer when it is its turn, and the piece of history until then.
+    for one in past {
+        if let Some(answer) = view.answer(&one)
+            && !told(answer).await
+        {
+            return;
+        }
+    }
+    if let Some(at) = at
+        && !told(at).await
+    {
+        return;
+    }
+    while let Some(answer) = coming.recv().await {
+        if !told(answer).await {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests {
+    use super::*;
+
+    fn view(peer: Peer) -> Arc<View> {
+        Arc::new(View {
+            peer,
+            keys: Keyspace::new("stratus").unwrap(),
+            from: String::new(),
+            to: None,
+            after: 0,
+        })
+    }
+
+    fn named() -> Peer {
+        Peer::Named("one".into())
+    }
+
+    #[test]
+    fn of_too_many_watches_of_one_peer_the_oldest_end() {
+        let mut state = State::default();
+        let mut begin = |peer: Peer| {
+            let (queue, coming) = mpsc::channel(1);
+            let view = view(peer);
+            state.listen(Listener { view, queue });
+            coming
+        };
+        let trusted: Vec<_> = (0..=WATCHES).map(|_| begin(Peer::Trusted)).collect();
+        let mut all: VecDeque<_> = (0..WATCHES).map(|_| begin(named())).collect();
+        // One that its peer ended makes room.
+        all.pop_back();
+        all.extend((0..3).map(|_| begin(named())));
+        let ended = |coming: &&mpsc::Receiver<WatchResponse>| coming.is_closed();
+        assert_eq!(all.iter().filter(ended).count(), 2);
+        assert!(all.iter().take(2).all(mpsc::Receiver::is_closed));
+        assert_eq!(trusted.iter().filter(ended).count(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_told_nothing_more_and_nothing_is_kept_for_it() {
+        let told = Arc::new(Told {
+            revision: 1,
+            changes: vec![(
+                News::Written(Change::Delete {
+                    key: "n/1".parse().unwrap(),
+                }),
+                Changed {
+                    was: Some(Audience::Everybody),
+                    is: None,
+                },
+            )],
+            bytes: 0,
+        });
+        let view = view(named());
+        assert!(view.concerns(&told) && view.answer(&told).is_some());
+        let (tell, mut taken) = mpsc::channel(AHEAD);
+        let (_queue, coming) = mpsc::channel(1);
+        let past: VecDeque<_> = (0..100).map(|_| Arc::clone(&told)).collect();
+        let patience = Duration::from_millis(20);
+        tell_all((&tell, patience), progress(1), &view, past, None, coming).await;
+        drop(tell);
+        let mut answers = 0;
+        while taken.recv().await.is_some() {
+            answers += 1;
+        }
+        assert_eq!(answers, AHEAD);
+        assert_eq!(Arc::strong_count(&told), 1);
+    }
 }

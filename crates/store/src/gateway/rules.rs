@@ -80,6 +80,8 @@ pub enum Refusal {
     Denied(String),
     /// It can't be known now; another entry point may.
     Unavailable(String),
+    /// It does so too often; what it wanted it can do later.
+    TooMany(String),
 }
 
 /// What named peers may.

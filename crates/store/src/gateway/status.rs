@@ -38,3 +38,8 @@ pub(super) fn unusual(what: &str) -> Status {
         "{what} is not offered here: this speaks the part of etcd that Stratus needs"
     ))
 }
+
+/// By which clients know that nothing was done, and later it may be.
+pub(super) fn too_many(reason: &str) -> Status {
+    Status::resource_exhausted(format!("etcdserver: too many requests: {reason}"))
+}

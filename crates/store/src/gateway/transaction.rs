@@ -141,6 +141,10 @@ async fn follows(
         Err(Refusal::Unavailable(reason)) => {
             Err(Status::unavailable(format!("no leader: {reason}")))
         }
+        Err(Refusal::TooMany(reason)) => {
+            tracing::warn!(%peer, reason, "a write is put off");
+            Err(status::too_many(&reason))
+        }
     }
 }
 

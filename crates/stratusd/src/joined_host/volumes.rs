@@ -2,40 +2,49 @@
 //! leads to the entry that has the volume.
 //!
 //! ```text
-//!  QEMU ──NBD──▶ FOLDER OF THE MACHINE/volumes/<id>.sock ──▶ this daemon ──TLS──▶ an entry ──▶ its qemu-storage-daemon ──▶ the volume
+//!  QEMU ──NBD──▶ FOLDER OF THE MACHINE/volumes/<disk>.sock ──▶ this daemon ──TLS──▶ an entry ──▶ its qemu-storage-daemon ──▶ the volume
 //! ```
 //!
 //! When a connection ends, on whichever way, QEMU waits and connects again, as when this daemon is started anew: the guest waits,
-//! and loses nothing.
+//! and loses nothing. A socket is of one attachment of a volume, and of no later one.
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use cimi::VolumeId;
+use cimi::{
+    MachineId,
+    resources::{AttachedVolume, VolumeUse},
+};
 use documents::Documents;
 use futures::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use storage::exports::StorageDaemon;
 use tokio::{
-    io::{AsyncWriteExt as _, copy_bidirectional_with_sizes},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes},
     net::{UnixListener, UnixStream},
     task::JoinSet,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use trust::{HostKey, VOLUME_PROTOCOL};
-use vmhost::controller::{VolumeFiles, VolumePlace, VolumeUser};
+use trust::{HostKey, VOLUME_PROTOCOL, VolumeRequest};
+use vmhost::{
+    DiskId,
+    controller::{VolumeFiles, VolumePlace, VolumeUser, volume_disk},
+};
 
 use crate::joining::{self, Believed, Kept};
 
-/// How long an entry may take to be connected to.
+/// How long an entry may take to be connected to, and to give a volume then: who had it ends first.
 const CONNECTING: Duration = Duration::from_secs(4);
+const GIVING: Duration = Duration::from_secs(5);
 /// What is read before it is written, each way.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// The first words of a server that speaks NBD: that the volume is given.
+const GREETING: [u8; 8] = *b"NBDMAGIC";
 
-/// By what a machine writes a volume.
-type Use = (String, VolumeId);
+/// A disk of a machine.
+type Disk = (MachineId, String);
 
 /// See the module. Clones are of the same.
 #[derive(Clone)]
@@ -47,7 +56,7 @@ struct Inner {
     daemon: Option<StorageDaemon>,
     entries: Vec<joining::Entry>,
     config: Arc<ClientConfig>,
-    sockets: Mutex<HashMap<Use, Socket>>,
+    sockets: Mutex<HashMap<Disk, Socket>>,
 }
 
 struct Socket {
@@ -55,6 +64,14 @@ struct Socket {
     /// The volume was taken from the machine; its guest is to notice.
     is_lost: bool,
     _serving: AbortOnDropHandle<()>,
+}
+
+/// Where a socket leads.
+#[derive(Clone)]
+enum Leads {
+    ToEntry(VolumeUse),
+    /// To errors alone, made by a process of this user.
+    ToNothing(Option<u32>),
 }
 
 impl RemoteVolumes {
@@ -89,24 +106,19 @@ impl RemoteVolumes {
         }
         self.0.sockets.lock().clear();
     }
-}
 
-impl RemoteVolumes {
-    fn open_socket(&self, by: &VolumeUser, volume: &VolumeId, is_lost: bool) -> io::Result<()> {
+    /// Has a disk's socket lead there.
+    fn open_socket(&self, by: &VolumeUser, disk: &str, leads_to: Leads) -> io::Result<()> {
         let mut sockets = self.0.sockets.lock();
-        let of = (by.machine.clone(), volume.clone());
+        let of = (by.machine.clone(), disk.to_owned());
+        let is_lost = matches!(leads_to, Leads::ToNothing(_));
         if sockets
             .get(&of)
             .is_some_and(|socket| socket.is_lost == is_lost)
         {
             return Ok(());
         }
-        let listener = by.listen(&name_of(volume))?;
-        let leads_to = if is_lost {
-            Leads::ToNothing(by.user)
-        } else {
-            Leads::ToEntry(volume.clone())
-        };
+        let listener = by.listen(&socket_of(disk))?;
         let serving = serve(Arc::clone(&self.0), listener, leads_to);
         let socket = Socket {
             folder: by.folder.0.clone(),
@@ -118,78 +130,121 @@ impl RemoteVolumes {
     }
 }
 
-/// Where a socket leads.
-#[derive(Clone)]
-enum Leads {
-    ToEntry(VolumeId),
-    /// To errors alone, made by a process of this user.
-    ToNothing(Option<u32>),
-}
-
-fn name_of(volume: &VolumeId) -> String {
-    format!("{}.sock", volume.local())
+fn socket_of(disk: &str) -> String {
+    format!("{disk}.sock")
 }
 
 impl VolumeFiles for RemoteVolumes {
     fn ready<'a>(
         &'a self,
         by: &'a VolumeUser,
-        volume: &'a VolumeId,
+        attached: &'a AttachedVolume,
     ) -> BoxFuture<'a, Result<VolumePlace, String>> {
         async move {
-            self.open_socket(by, volume, false).map_err(|error| {
-                format!("the way to {volume} can't be opened on this host: {error}")
+            let disk = volume_disk(attached);
+            let opened = self.open_socket(by, &disk, Leads::ToEntry(by.of(attached)));
+            opened.map_err(|error| {
+                format!(
+                    "waits for {}: the way to it can't be opened on this host: {error}",
+                    attached.volume
+                )
             })?;
-            Ok(VolumePlace::Socket(name_of(volume)))
+            Ok(VolumePlace::Socket(socket_of(&disk)))
         }
         .boxed()
     }
 
-    fn lost(&self, by: &VolumeUser, volume: &VolumeId) {
-        if let Err(error) = self.open_socket(by, volume, true) {
-            tracing::error!(%volume, %error, "a guest can't be told that it has lost a volume");
+    fn answers<'a>(
+        &'a self,
+        by: &'a VolumeUser,
+        attached: &'a AttachedVolume,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            let connected = self.0.connect(&by.of(attached)).await;
+            connected
+                .map(drop)
+                .map_err(|why| format!("waits for {}: {why}", attached.volume))
+        }
+        .boxed()
+    }
+
+    fn lost(&self, by: &VolumeUser, disk: &DiskId) {
+        if let Err(error) = self.open_socket(by, disk.as_str(), Leads::ToNothing(by.user)) {
+            tracing::error!(%disk, %error, "a guest can't be told that it has lost a volume");
         }
     }
 }
 
+/// Why no entry gives a volume.
+struct NotGiven(Vec<(joining::Entry, String)>);
+
+impl fmt::Display for NotGiven {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("no entry of the cloud gives it")?;
+        for (number, (entry, why)) in self.0.iter().enumerate() {
+            let before = if number == 0 { " (" } else { "; " };
+            write!(out, "{before}{entry}: {why}")?;
+        }
+        out.write_str(if self.0.is_empty() { "" } else { ")" })
+    }
+}
+
+type Connected = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
 impl Inner {
     fn close_unneeded(&self, machine: &str) {
         let read = self.documents.machines.get(machine);
-        let is_needed = |volume: &VolumeId| {
+        let is_needed = |disk: &str| {
             let attached = read.as_ref().map(|machine| machine.volumes.iter());
-            attached.is_some_and(|mut all| all.any(|one| one.volume == *volume))
+            attached.is_some_and(|mut all| all.any(|one| volume_disk(one) == disk))
         };
-        self.sockets.lock().retain(|(of, volume), socket| {
-            let is_wanted = is_needed(volume) || (socket.is_lost && read.is_some());
-            let stays = of != machine || is_wanted;
+        self.sockets.lock().retain(|(of, disk), socket| {
+            let is_wanted = is_needed(disk) || (socket.is_lost && read.is_some());
+            let stays = of.local() != machine || is_wanted;
             if !stays {
-                VolumeUser::forget(&socket.folder, &name_of(volume));
+                VolumeUser::forget(&socket.folder, &socket_of(disk));
             }
             stays
         });
     }
 
-    /// A connection to the entry that gives this volume.
-    async fn connect(&self, volume: &VolumeId) -> io::Result<Connected> {
-        let mut failed = io::Error::other("this host knows no entry");
+    /// A connection to an entry that gives this volume, and has said so by [`GREETING`].
+    async fn connect(&self, of: &VolumeUse) -> Result<Connected, NotGiven> {
+        let mut why_not = Vec::new();
         for entry in &self.entries {
-            let connecting = entry.connect(Arc::clone(&self.config));
-            let connected = timeout(CONNECTING, connecting).await;
-            let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            match connected {
-                Ok(mut stream) => {
-                    stream.write_all(volume.local().as_bytes()).await?;
-                    stream.flush().await?;
-                    return Ok(stream);
-                }
-                Err(error) => failed = io::Error::new(error.kind(), format!("{entry}: {error}")),
+            match self.connect_to(entry, of).await {
+                Ok(stream) => return Ok(stream),
+                Err(why) => why_not.push((entry.clone(), why)),
             }
         }
-        Err(failed)
+        Err(NotGiven(why_not))
+    }
+
+    async fn connect_to(
+        &self,
+        entry: &joining::Entry,
+        of: &VolumeUse,
+    ) -> Result<Connected, String> {
+        let request = VolumeRequest(of.clone()).to_bytes();
+        let request = request.ok_or("that is no volume of a machine")?;
+        let late = |_| "it doesn't answer in time".to_owned();
+        let connecting = timeout(CONNECTING, entry.connect(Arc::clone(&self.config)));
+        let stream = connecting.await.map_err(late)?;
+        let mut stream = stream.map_err(|error| error.to_string())?;
+        let mut said = [0; GREETING.len()];
+        let asking = async {
+            stream.write_all(&request).await?;
+            stream.flush().await?;
+            stream.read_exact(&mut said).await
+        };
+        let heard = timeout(GIVING, asking).await.map_err(late)?;
+        // Who is refused hears nothing.
+        if heard.is_err() || said != GREETING {
+            return Err("not to this host now; its log says why".to_owned());
+        }
+        Ok(stream)
     }
 }
-
-type Connected = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 
 /// Leads whoever connects to the volume. All ends with the future.
 async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads) {
@@ -198,6 +253,8 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    // QEMU has one, and who comes again has given up the one before.
+                    connections.abort_all();
                     connections.spawn(lead(Arc::clone(&inner), stream, leads.clone()));
                 }
                 Err(error) => {
@@ -211,32 +268,40 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads) {
 }
 
 async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
-    let volume = match leads {
-        Leads::ToEntry(volume) => volume,
+    let of = match leads {
+        Leads::ToEntry(of) => of,
         Leads::ToNothing(user) => return fail(&inner, stream, user).await,
     };
-    let mut entry = match inner.connect(&volume).await {
+    let (volume, machine) = (&of.volume, &of.machine);
+    let mut entry = match inner.connect(&of).await {
         Ok(entry) => entry,
         // QEMU tries again.
-        Err(error) => {
-            tracing::warn!(%volume, %error, "no entry gives the volume; the guest waits");
+        Err(why) => {
+            tracing::warn!(%volume, %machine, %why, "the guest waits for its volume");
             return;
         }
     };
-    tracing::info!(%volume, "a machine is connected to its volume");
-    let spoken = copy_bidirectional_with_sizes(&mut stream, &mut entry, BUFFER_BYTES, BUFFER_BYTES);
+    tracing::info!(%volume, %machine, "a machine is connected to its volume");
+    let spoken = async {
+        stream.write_all(&GREETING).await?;
+        copy_bidirectional_with_sizes(&mut stream, &mut entry, BUFFER_BYTES, BUFFER_BYTES).await
+    };
     match spoken.await {
-        Ok((_, 0)) => tracing::warn!(%volume, "no entry gives the volume; the guest waits"),
         Ok((written, read)) => {
-            tracing::info!(%volume, written, read, "the connection to a volume ended");
+            tracing::info!(%volume, %machine, written, read, "the connection to a volume ended");
         }
-        Err(error) => tracing::info!(%volume, %error, "the connection to a volume ended"),
+        Err(error) => {
+            tracing::info!(%volume, %machine, %error, "the connection to a volume ended");
+        }
     }
 }
 
 /// Answers with errors, so that the guest notices.
 async fn fail(inner: &Inner, mut stream: UnixStream, user: Option<u32>) {
     let Some(daemon) = &inner.daemon else {
+        tracing::error!(
+            "a guest can't be told that it has lost a volume: `qemu-storage-daemon` is not in PATH"
+        );
         return;
     };
     match daemon.show_broken(user).await {

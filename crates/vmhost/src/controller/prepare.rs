@@ -21,7 +21,9 @@ use network::{Attachment, Hostname, NicTag, PlugRequest};
 use storage::{Durability, inspect::Format, qcow2, space, swap};
 use uuid::Uuid;
 
-use super::{ImageContent, Settings, Shared, VolumePlace, VolumeUser, media, memory, root_disk};
+use super::{
+    ImageContent, Settings, Shared, VolumePlace, VolumeUser, media, memory, root_disk, volume_disk,
+};
 use crate::{
     HypervisorError,
     accel::AcceleratorKind,
@@ -43,6 +45,9 @@ pub(crate) enum PrepareError {
     /// Something it needs is still on its way; the machine waits.
     #[error("{0}")]
     NotYet(String),
+    /// A volume that can't be used now, and nobody tells when it can be: the machine waits, and asks again.
+    #[error("{0}")]
+    NotNow(String),
     /// Something it needs can't be had.
     #[error("{0}")]
     Missing(String),
@@ -207,8 +212,8 @@ pub(crate) fn prepare(
         })?;
     let mut disks = Vec::new();
     // Whatever was said of it before: without the disk it boots from a machine doesn't start.
-    if let Some(AttachedVolume { volume, serial, .. }) = machine.boot_volume() {
-        disks.push(volume_spec(documents, places, volume, serial, 0)?);
+    if let Some(attached) = machine.boot_volume() {
+        disks.push(volume_spec(documents, places, attached, 0)?);
     }
     for disk in &machine.disks {
         let slot = disks.len();
@@ -218,19 +223,13 @@ pub(crate) fn prepare(
     // A volume that could not be attached is at the machine no more: somebody has to detach it.
     // Memory knows the disks it had: what came later is plugged in later, what is to go is taken away later.
     let at_machine = |attached: &&AttachedVolume| match &memory {
-        Some(memory) => memory.knows(&volume_disk(&attached.volume)),
+        Some(memory) => memory.knows(&volume_disk(attached)),
         None => attached.wanted && !matches!(attached.stage, AttachStage::Failed { .. }),
     };
     let others = usize::from(machine.boot_volume().is_some());
     for attached in machine.volumes.iter().skip(others).filter(at_machine) {
         let slot = disks.len();
-        disks.push(volume_spec(
-            documents,
-            places,
-            &attached.volume,
-            &attached.serial,
-            slot,
-        )?);
+        disks.push(volume_spec(documents, places, attached, slot)?);
     }
     let kvm = shared.accelerator().kind == AcceleratorKind::Kvm;
     let mut spec = LaunchSpec::new(uuid(machine)?, machine.vmid.0.into(), &folder);
@@ -279,21 +278,32 @@ pub(crate) type Places = HashMap<cimi::VolumeId, VolumePlace>;
 pub(crate) async fn ready(
     shared: &Shared,
     machine: &Machine,
-    volume: &cimi::VolumeId,
+    attached: &AttachedVolume,
 ) -> Result<VolumePlace, PrepareError> {
     let by = volume_user(shared, machine);
-    let place = shared.volumes.ready(&by, volume).await;
-    place.map_err(PrepareError::NotYet)
+    let place = shared.volumes.ready(&by, attached).await;
+    place.map_err(PrepareError::NotNow)
 }
 
-/// Has what a machine still wants of a volume fail that is another's.
-pub(crate) fn lost(shared: &Shared, machine: &Machine, volume: &cimi::VolumeId) {
-    shared.volumes.lost(&volume_user(shared, machine), volume);
+/// Whether somebody answers at a volume of a machine that no process has open.
+pub(crate) async fn answers(
+    shared: &Shared,
+    machine: &Machine,
+    attached: &AttachedVolume,
+) -> Result<(), PrepareError> {
+    let by = volume_user(shared, machine);
+    let answers = shared.volumes.answers(&by, attached).await;
+    answers.map_err(PrepareError::NotNow)
+}
+
+/// Has what a machine still wants of a disk fail that is its no more.
+pub(crate) fn lost(shared: &Shared, machine: &Machine, disk: &DiskId) {
+    shared.volumes.lost(&volume_user(shared, machine), disk);
 }
 
 fn volume_user(shared: &Shared, machine: &Machine) -> VolumeUser {
     VolumeUser {
-        machine: machine.id.local().to_owned(),
+        machine: machine.id.clone(),
         folder: RunFolder(folder(&shared.settings, machine)),
         user: user(&shared.settings, machine),
     }
@@ -452,10 +462,10 @@ fn files(documents: &Documents, volume: &cimi::VolumeId) -> Result<Vec<ImageFile
 pub(crate) fn volume_spec(
     documents: &Documents,
     places: &Places,
-    volume: &cimi::VolumeId,
-    serial: &str,
+    attached: &AttachedVolume,
     slot: usize,
 ) -> Result<DiskSpec, PrepareError> {
+    let AttachedVolume { volume, serial, .. } = attached;
     let mut files = files(documents, volume)?.into_iter();
     let (top, backing) = match (places.get(volume), files.next()) {
         (Some(VolumePlace::Files), Some(top)) => (top, files.collect()),
@@ -463,20 +473,7 @@ pub(crate) fn volume_spec(
         // Attached since it was asked where they are.
         _ => return Err(PrepareError::NotYet(format!("waits for {volume}"))),
     };
-    spec(&volume_disk(volume), top, backing, false, serial, slot)
-}
-
-/// How the names of volumes' disks at the hypervisor begin.
-pub(crate) const VOLUME_DISK: &str = "vol-";
-
-/// The name of a volume's disk at the hypervisor.
-pub(crate) fn volume_disk(volume: &cimi::VolumeId) -> String {
-    format!("{VOLUME_DISK}{}", volume.local())
-}
-
-/// The volume whose disk has this name.
-pub(crate) fn volume_of_disk(disk: &DiskId) -> Option<cimi::VolumeId> {
-    cimi::VolumeId::from_local(disk.as_str().strip_prefix(VOLUME_DISK)?).ok()
+    spec(&volume_disk(attached), top, backing, false, serial, slot)
 }
 
 fn spec(

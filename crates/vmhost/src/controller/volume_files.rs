@@ -1,13 +1,18 @@
 //! Where volumes are on this host. A machine writes one; whether that is a file here, or is spoken to over the network, is not
 //! its affair.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use cimi::VolumeId;
+use cimi::{
+    MachineId,
+    resources::{AttachedVolume, VolumeUse},
+};
 use futures::{FutureExt as _, future::BoxFuture};
 use storage::exports::Exports;
+use tokio::time::timeout;
 
 use crate::{
+    DiskId,
     hypervisor::RunFolder,
     qemu::{ShortWay, make_volumes_folder},
 };
@@ -21,11 +26,25 @@ pub enum VolumePlace {
     Socket(String),
 }
 
+/// How the names of volumes' disks at the hypervisor begin.
+pub(crate) const VOLUME_DISK: &str = "vol-";
+
+/// The name at the hypervisor of the disk that an attachment of a volume is: one that was taken from a machine and is given to it
+/// again is another disk to its guest, lest that goes on with what it remembers of it.
+#[must_use]
+pub fn volume_disk(attached: &AttachedVolume) -> String {
+    let volume = attached.volume.local();
+    match attached.taken {
+        Some(taken) => format!("{VOLUME_DISK}{volume}-{}", taken.as_millis()),
+        None => format!("{VOLUME_DISK}{volume}"),
+    }
+}
+
 /// Who is to use a volume.
 #[derive(Clone, Debug)]
 pub struct VolumeUser {
-    /// The machine, by the local part of its id.
-    pub machine: String,
+    /// The machine.
+    pub machine: MachineId,
     /// The folder of its run.
     pub folder: RunFolder,
     /// Whom its process runs as; none: as we do.
@@ -33,6 +52,16 @@ pub struct VolumeUser {
 }
 
 impl VolumeUser {
+    /// What it uses an attachment of its machine's for.
+    #[must_use]
+    pub fn of(&self, attached: &AttachedVolume) -> VolumeUse {
+        VolumeUse {
+            volume: attached.volume.clone(),
+            machine: self.machine.clone(),
+            taken: attached.taken,
+        }
+    }
+
     /// Listens at a socket of this name in the machine's folder of volumes, which its process alone may connect to. One that is
     /// there is replaced. Must be called within a tokio runtime.
     ///
@@ -70,28 +99,56 @@ pub trait VolumeFiles: Send + Sync {
     fn ready<'a>(
         &'a self,
         by: &'a VolumeUser,
-        volume: &'a VolumeId,
+        attached: &'a AttachedVolume,
     ) -> BoxFuture<'a, Result<VolumePlace, String>>;
 
-    /// A volume that was taken from a machine while nobody heard of it, and that its guest still has: what that wants of it fails
-    /// from now on, rather than to wait for ever.
-    fn lost(&self, by: &VolumeUser, volume: &VolumeId);
+    /// Looks whether somebody answers at a volume that is ready, before a process is to open it that does nothing else while it
+    /// waits for an answer. None has it open meanwhile.
+    ///
+    /// # Errors
+    /// A sentence for users. The machine waits, and asks again.
+    fn answers<'a>(
+        &'a self,
+        by: &'a VolumeUser,
+        attached: &'a AttachedVolume,
+    ) -> BoxFuture<'a, Result<(), String>>;
+
+    /// A disk that was taken from a machine while nobody heard of it, and that its guest still has ([`volume_disk`]): what that
+    /// wants of it fails from now on, rather than to wait for ever.
+    fn lost(&self, by: &VolumeUser, disk: &DiskId);
 }
+
+/// How long a process may take to end that writes a volume for another host: it may wait for the computer's disk.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// On the computer where volumes are kept: once no other uses it any more.
 impl VolumeFiles for Exports {
     fn ready<'a>(
         &'a self,
         _by: &'a VolumeUser,
-        volume: &'a VolumeId,
+        attached: &'a AttachedVolume,
     ) -> BoxFuture<'a, Result<VolumePlace, String>> {
+        let volume = &attached.volume;
         async move {
-            self.end(volume.local()).await;
-            Ok(VolumePlace::Files)
+            let ended = timeout(ENDING, self.end(volume.local())).await;
+            ended.map(|()| VolumePlace::Files).map_err(|_| {
+                format!(
+                    "waits for {volume}: what another host has written of it is not on this computer's disk after {} s yet",
+                    ENDING.as_secs()
+                )
+            })
         }
         .boxed()
     }
 
+    fn answers<'a>(
+        &'a self,
+        _by: &'a VolumeUser,
+        _attached: &'a AttachedVolume,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        async { Ok(()) }.boxed()
+    }
+
     /// Files don't go away.
-    fn lost(&self, _by: &VolumeUser, _volume: &VolumeId) {}
+    fn lost(&self, _by: &VolumeUser, _disk: &DiskId) {}
 }

@@ -15,12 +15,14 @@ use super::{
     VolumePlace,
     prepare::{self, Places, PrepareError},
     report::report,
+    volume_disk,
+    volume_files::VOLUME_DISK,
     worker::{Next, StepError, Worker, sooner},
 };
 use crate::{DiskId, HypervisorError, hypervisor::AttachedDisk, qmp::QmpError};
 
-/// How often a guest that doesn't let go of a disk is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How often a guest that doesn't let go of a disk is asked again, and whether a volume that can't be used can be.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// One round over the volumes of a machine that stays as it is otherwise.
@@ -37,10 +39,10 @@ impl Worker {
             .is_none_or(|at| at + ASK_AGAIN <= Instant::now());
         let mut next = self.give_up_taken(machine, &disks, due).await?;
         for attached in &machine.volumes {
-            let id = DiskId::new(prepare::volume_disk(&attached.volume))?;
+            let id = DiskId::new(volume_disk(attached))?;
             let present = disks.iter().find(|disk| disk.id == id);
             // Also of what is there already, and of what is to go: what a guest has written goes there first.
-            let place = match prepare::ready(&self.shared, machine, &attached.volume).await {
+            let place = match prepare::ready(&self.shared, machine, attached).await {
                 Ok(place) => place,
                 Err(error) => {
                     tracing::warn!(volume = %attached.volume, %error, "the volume can't be used yet");
@@ -71,23 +73,17 @@ impl Worker {
         disks: &[AttachedDisk],
         due: bool,
     ) -> Result<Next, StepError> {
-        let known: HashSet<String> = machine
-            .volumes
-            .iter()
-            .map(|attached| prepare::volume_disk(&attached.volume))
-            .collect();
+        let known: HashSet<String> = machine.volumes.iter().map(volume_disk).collect();
         let taken = disks.iter().filter(|disk| {
             let id = disk.id.as_str();
-            id.starts_with(prepare::VOLUME_DISK) && !known.contains(id)
+            id.starts_with(VOLUME_DISK) && !known.contains(id)
         });
         let mut next = Next::Wait;
         for disk in taken {
             if let Some(live) = self.live.as_ref().filter(|_| due) {
-                tracing::warn!(disk = %disk.id, vmid = %machine.vmid, "the guest is to let go of a volume that is another's");
+                tracing::warn!(disk = %disk.id, vmid = %machine.vmid, "the guest is to let go of a volume that is its no more");
                 self.asked_to_detach = Some(Instant::now());
-                if let Some(volume) = prepare::volume_of_disk(&disk.id) {
-                    prepare::lost(&self.shared, machine, &volume);
-                }
+                prepare::lost(&self.shared, machine, &disk.id);
                 if let Err(error) = live.handle.begin_detach(&disk.id).await {
                     tracing::warn!(disk = %disk.id, %error, "the guest can't be asked to let go of it");
                 }
@@ -141,14 +137,17 @@ impl Worker {
         }
         if present.is_none() {
             let documents = &self.shared.documents;
-            let (volume, serial) = (&attached.volume, &attached.serial);
             let is_elsewhere = place != VolumePlace::Files;
-            let places = Places::from([(volume.clone(), place)]);
-            let spec = match prepare::volume_spec(documents, &places, volume, serial, 0) {
+            let places = Places::from([(attached.volume.clone(), place)]);
+            let spec = match prepare::volume_spec(documents, &places, attached, 0) {
                 Ok(spec) => spec,
                 Err(PrepareError::NotYet(_)) => return Ok(Next::Wait),
                 Err(error) => return self.fail_attachment(attached, &error.to_string()).await,
             };
+            if let Err(error) = prepare::answers(&self.shared, machine, attached).await {
+                tracing::warn!(volume = %attached.volume, %error, "the volume can't be attached yet");
+                return Ok(Next::WaitUntil(Instant::now() + ASK_AGAIN));
+            }
             let Some(live) = &self.live else {
                 return Ok(Next::Again);
             };
@@ -159,8 +158,13 @@ impl Worker {
                 Err(HypervisorError::Monitor(
                     error @ (QmpError::Closed { .. } | QmpError::TimedOut { .. }),
                 )) => return Err(HypervisorError::from(error).into()),
-                // Nobody answers for it now.
-                Err(error) if is_elsewhere => {
+                // What answered a moment ago may be away again. If it is not, it is the hypervisor that refuses, and for good.
+                Err(error)
+                    if is_elsewhere
+                        && prepare::answers(&self.shared, machine, attached)
+                            .await
+                            .is_err() =>
+                {
                     tracing::warn!(volume = %attached.volume, %error, "the volume can't be attached yet");
                     return Ok(Next::WaitUntil(Instant::now() + ASK_AGAIN));
                 }

@@ -10,6 +10,7 @@
 )]
 
 mod image_files;
+mod volume_files;
 
 use std::{
     collections::BTreeSet,
@@ -53,6 +54,7 @@ use vmhost::{
 
 pub use cloud::testing::{PATIENCE, object};
 use image_files::TestImages;
+use volume_files::TestVolumes;
 
 /// What survives a crash.
 pub struct World {
@@ -62,6 +64,7 @@ pub struct World {
     pub settings: Settings,
     pub image: ImageId,
     pub images: TestImages,
+    pub volumes: TestVolumes,
     networks: TestNetworks,
     life: Option<Life>,
 }
@@ -241,6 +244,7 @@ impl World {
             settings,
             image: base.id.clone(),
             images: TestImages::default(),
+            volumes: TestVolumes::default(),
             networks: TestNetworks::default(),
             life: None,
         };
@@ -261,7 +265,7 @@ impl World {
         let (hypervisor, stop) = (self.hypervisor.clone(), CancellationToken::new());
         let networks = Arc::new(self.networks.clone());
         let images = Arc::new(self.images.clone());
-        let volumes = Arc::new(storage::exports::Exports::default());
+        let volumes = Arc::new(self.volumes.clone());
         let elsewhere = self.elsewhere();
         let begin = async move {
             let store = Arc::new(SqliteStore::open(path).unwrap());

@@ -1,9 +1,13 @@
-use cimi::resources::{Attachment, Resource as _, Volume, VolumeLocation, VolumeState};
+use std::time::Duration;
+
+use cimi::resources::{Attachment, Resource as _, Volume, VolumeLocation, VolumeState, VolumeUse};
 use cimi::size::ByteSize;
-use cimi::{MachineId, Timestamp};
+use cimi::{HostId, MachineId, Timestamp};
+use tokio::time::timeout;
 
 use super::super::FindingKind;
 use super::world::{World, names, volume};
+use crate::exports::User;
 
 const MIB: u64 = 1 << 20;
 
@@ -53,6 +57,40 @@ async fn a_volume_is_made_grows_and_goes() {
     world.until_gone::<Volume>(local).await;
     assert!(!std::fs::exists(&path).expect("exists"));
     assert_eq!(world.events(&wanted.key()), ["AVAILABLE", "DELETED"]);
+    world.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_a_host_still_writes_is_left_alone_until_it_does_not() {
+    let mut world = World::new().await;
+    let settings = world.settings();
+    let exports = settings.exports.clone();
+    world.start_with(settings, None).await;
+    let wanted = volume(MIB);
+    let local = wanted.id.local();
+    world.create(&wanted).await;
+    let made = world.until::<Volume>(local, available).await;
+    let Some(VolumeLocation::File { path, .. }) = made.location.clone() else {
+        panic!("no location");
+    };
+    let length = || std::fs::metadata(&path).expect("file").len();
+
+    let user = User {
+        host: HostId::generate(),
+        of: VolumeUse {
+            volume: wanted.id.clone(),
+            machine: MachineId::generate(),
+            taken: None,
+        },
+    };
+    let claim = exports.claim(user).await.expect("nobody has it");
+    let bigger = |volume: &mut Volume| volume.size_bytes = ByteSize(2 * MIB);
+    world.edit::<Volume>(local, bigger).await;
+    let cut = timeout(Duration::from_secs(60), claim.cut()).await;
+    cut.expect("the host is cut off");
+    assert_eq!(length(), MIB);
+    drop(claim);
+    World::eventually("grown", || length() == 2 * MIB).await;
     world.kill().await;
 }
 

@@ -15,6 +15,8 @@ use crate::{
     controller::{
         prepare::{self, PrepareError},
         report::{enter, report},
+        volume_disk,
+        volumes::ASK_AGAIN,
     },
 };
 
@@ -30,13 +32,19 @@ impl Worker {
         }
         match self.launch(machine).await {
             Ok(()) => Ok(Next::Again),
-            Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
+            Err(StepError::Prepare(
+                error @ (PrepareError::NotYet(_) | PrepareError::NotNow(_)),
+            )) => {
+                let reason = error.to_string();
                 report(&self.shared.documents, &self.id, |machine| {
                     machine.reason = Some(reason.clone());
                 })
                 .await?;
                 self.settle_ports(machine).await?;
-                Ok(Next::Wait)
+                Ok(match error {
+                    PrepareError::NotNow(_) => Next::WaitUntil(Instant::now() + ASK_AGAIN),
+                    _ => Next::Wait,
+                })
             }
             Err(error @ (StepError::Documents(_) | StepError::Task(_))) => Err(error),
             Err(
@@ -88,11 +96,17 @@ impl Worker {
         let document = machine.document.0.clone();
         let mut places = prepare::Places::new();
         for attached in &machine.volumes {
-            let place = prepare::ready(&shared, machine, &attached.volume).await?;
+            let place = prepare::ready(&shared, machine, attached).await?;
             places.insert(attached.volume.clone(), place);
         }
         let prepared = blocking(move || Ok(prepare::prepare(&shared, &document, &places)?));
         let mut spec = prepared.await?;
+        let begins_with = |name: &str| spec.disks.iter().any(|disk| disk.id.as_str() == name);
+        for attached in &machine.volumes {
+            if begins_with(&volume_disk(attached)) {
+                prepare::answers(&self.shared, machine, attached).await?;
+            }
+        }
         let mut waits = Vec::new();
         let mut ssh = None;
         for ((name, request), nic) in prepare::plug_requests(machine)

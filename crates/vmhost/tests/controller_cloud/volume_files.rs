@@ -1,0 +1,66 @@
+//! Where volumes are, as a test wants it.
+
+use std::sync::Arc;
+
+use cimi::resources::AttachedVolume;
+use futures::{FutureExt as _, future::BoxFuture};
+use parking_lot::Mutex;
+use vmhost::{
+    DiskId,
+    controller::{VolumeFiles, VolumePlace, VolumeUser, volume_disk},
+};
+
+/// Volumes: in their files, but for what a test says of all of them.
+#[derive(Clone, Default)]
+pub struct TestVolumes(Arc<Told>);
+
+#[derive(Default)]
+struct Told {
+    are_elsewhere: Mutex<bool>,
+    silence: Mutex<Option<String>>,
+    lost: Mutex<Vec<String>>,
+}
+
+impl TestVolumes {
+    /// From now on they are behind sockets.
+    pub fn are_elsewhere(&self) {
+        *self.0.are_elsewhere.lock() = true;
+    }
+
+    /// Nobody answers at them, for this reason; none: somebody does.
+    pub fn silent(&self, why: Option<&str>) {
+        *self.0.silence.lock() = why.map(str::to_owned);
+    }
+
+    /// The disks that guests were to be told are lost.
+    pub fn lost(&self) -> Vec<String> {
+        self.0.lost.lock().clone()
+    }
+}
+
+impl VolumeFiles for TestVolumes {
+    fn ready<'a>(
+        &'a self,
+        _by: &'a VolumeUser,
+        attached: &'a AttachedVolume,
+    ) -> BoxFuture<'a, Result<VolumePlace, String>> {
+        let place = match *self.0.are_elsewhere.lock() {
+            true => VolumePlace::Socket(format!("{}.sock", volume_disk(attached))),
+            false => VolumePlace::Files,
+        };
+        async { Ok(place) }.boxed()
+    }
+
+    fn answers<'a>(
+        &'a self,
+        _by: &'a VolumeUser,
+        _attached: &'a AttachedVolume,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        let silence = self.0.silence.lock().clone();
+        async { silence.map_or(Ok(()), Err) }.boxed()
+    }
+
+    fn lost(&self, _by: &VolumeUser, disk: &DiskId) {
+        self.0.lost.lock().push(disk.to_string());
+    }
+}
