@@ -117,10 +117,11 @@ impl Cloud {
                 .and_then(|file| file.digests.bytes)
                 .unwrap_or(0)
         };
-        // One whose import can't go on for want of space tells so.
+        // One whose import can't go on for want of space tells so; what was told to go for it may be enough.
         let is_waited_for = all
             .iter()
-            .any(|image| image.is_on_its_way() && image.needs_space);
+            .any(|image| image.is_on_its_way() && image.needs_space)
+            && !all.iter().any(|image| self.is_about_to_make_room(image));
         // What several documents have is there once.
         let contents: BTreeMap<_, u64> = all
             .iter()
@@ -138,6 +139,11 @@ impl Cloud {
             goes.push(image);
         }
         goes
+    }
+
+    /// Whether nothing but the storage controller's next step keeps the file of an image here.
+    fn is_about_to_make_room(&self, image: &Image) -> bool {
+        image.desired.deleted && image.file.is_some() && self.unneeded(image).is_ok()
     }
 
     async fn note_use(&self, image: &Image, now: Timestamp) {

@@ -740,17 +740,15 @@ async fn where_a_url_leads_is_asked_until_something_was_fetched_from_it() {
     assert_eq!(asked(), 2);
 }
 
-#[tokio::test]
-async fn what_was_needed_longest_ago_makes_room() {
-    let mut world = World::start().await;
-    with_finder(&mut world).await;
+/// Images that were needed last so many minutes ago; those of 0 are on their way.
+async fn last_needed<const N: usize>(world: &World, minutes: [i64; N]) -> [String; N] {
     let mut ids = Vec::new();
-    for (name, minutes) in [("old", 60_i64), ("older", 90), ("new", 30), ("waits", 0)] {
-        let (id, _) = wanted(&world, &alice(), &format!("catalogue:cat:{name}"))
+    for (number, minutes) in minutes.into_iter().enumerate() {
+        let (id, _) = wanted(world, &alice(), &format!("catalogue:cat:{number}"))
             .await
             .unwrap();
         if minutes > 0 {
-            became(&world, &id, ImageState::Available).await;
+            became(world, &id, ImageState::Available).await;
         }
         let used = |image: &mut Image| {
             let ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
@@ -762,6 +760,83 @@ async fn what_was_needed_longest_ago_makes_room() {
         world.documents.update(split(&id).1, used).await.unwrap();
         ids.push(id);
     }
+    ids.try_into().unwrap()
+}
+
+/// Until the janitor has looked at everything as it is now: it looks at once when there are too many events, the images last.
+async fn rounds(world: &World, most_events: usize) {
+    let image = world.documents.images.all().swap_remove(0);
+    for _ in 0..2 {
+        let mut changes = world.documents.changes();
+        for _ in 0..most_events * 2 + 40 {
+            let now = cimi::Timestamp::now();
+            changes = changes.create(&cimi::resources::Event::request(
+                &image.document.0,
+                "edit",
+                "",
+                now,
+            ));
+        }
+        changes.commit().await.unwrap();
+        until("the janitor was there", || async {
+            world.documents.events.len() <= most_events
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn for_an_image_that_waits_for_room_one_after_the_other_goes_until_there_is_enough() {
+    let mut world = World::start().await;
+    with_finder(&mut world).await;
+    let [old, older, new, waits] = last_needed(&world, [60, 90, 30, 0]).await;
+    let needs_space = async |needs: bool| {
+        let edit = |image: &mut Image| {
+            image.needs_space = needs;
+            Ok::<_, CloudError>(true)
+        };
+        world.documents.update(split(&waits).1, edit).await.unwrap();
+    };
+    needs_space(true).await;
+    // No bound of the cache: as where nobody has configured one.
+    let retention = Retention {
+        events: 10,
+        ..Retention::default()
+    };
+    assert_eq!(retention.images.most_bytes, None);
+    let cloud = world.cloud.clone();
+    let janitor = tokio::spawn(async move { cloud.run(retention).await });
+    let stays = |id: &String| {
+        let image = world.documents.images.get(split(id).1);
+        image.is_some_and(|image| !image.desired.deleted)
+    };
+    let is_gone = async |id: &String| {
+        let read = world.documents.images.get(split(id).1).unwrap();
+        let changes = world.documents.changes().remove(&*read);
+        changes.commit().await.unwrap();
+    };
+    rounds(&world, retention.events).await;
+    assert!(!stays(&older) && stays(&old) && stays(&new));
+    // As long as it is on its way out, it may be enough.
+    rounds(&world, retention.events).await;
+    assert!(stays(&old) && stays(&new));
+    // It wasn't.
+    is_gone(&older).await;
+    rounds(&world, retention.events).await;
+    assert!(!stays(&old) && stays(&new));
+    is_gone(&old).await;
+    needs_space(false).await;
+    rounds(&world, retention.events).await;
+    assert!(stays(&new) && stays(&waits));
+    assert!(stays(&world.image.to_string()), "what somebody imported");
+    janitor.abort();
+}
+
+#[tokio::test]
+async fn what_was_needed_longest_ago_makes_room() {
+    let mut world = World::start().await;
+    with_finder(&mut world).await;
+    let ids = last_needed(&world, [60, 90, 30, 0]).await;
     let retention = Retention {
         images: Eviction {
             unused: None,

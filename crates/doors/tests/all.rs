@@ -19,4 +19,5 @@ mod rude_clients_harm_only_themselves;
 mod streams_flow_no_faster_than_they_are_read;
 mod support;
 mod the_marketplace_is_asked_as_stratuslab_s_clients_do;
+mod the_marketplace_says_what_it_can_not_do_now;
 mod xml_says_what_json_says;

@@ -360,6 +360,86 @@ async fn of_reading() {
             &one,
         ),
         (
+            "/metadata?sSearch_2=12&sSearch_4=alice&sSearch_5=MACH".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"iTotalDisplayRecords\":2,",
+            &two,
+        ),
+        (
+            "/metadata?sSearch_2=13".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"iTotalDisplayRecords\":0,",
+            &one,
+        ),
+        (
+            "/metadata?sSearch_4=bob".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"iTotalDisplayRecords\":0,",
+            &one,
+        ),
+        (
+            "/metadata?sSearch_5=disk".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"iTotalDisplayRecords\":0,",
+            &one,
+        ),
+        (
+            "/metadata?endorser=ALICE@".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"iTotalDisplayRecords\":2,",
+            &two,
+        ),
+        (
+            "/metadata?endorser=bob@".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"aaData\":[]",
+            &one,
+        ),
+        (
+            "/metadata?endorsed-from=2001-01-01".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"iTotalDisplayRecords\":2,",
+            &two,
+        ),
+        (
+            "/metadata?endorsed-to=2001-01-01".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"aaData\":[]",
+            &one,
+        ),
+        (
+            "/metadata?endorsed-from=2001-01-01&endorsed-to=2001-01-01T08:00:00Z".into(),
+            ASKS_JSON,
+            200,
+            JSON,
+            "\"aaData\":[]",
+            &one,
+        ),
+        (
+            "/metadata?endorsed-from=soon".into(),
+            ASKS_JSON,
+            400,
+            JSON,
+            "`endorsed-from` can't be `soon`; write 2030-01-15",
+            &one,
+        ),
+        (
             "/metadata?sSearch=windows".into(),
             ASKS_JSON,
             200,
@@ -580,6 +660,15 @@ async fn of_reading() {
             "no such upload",
             "null",
         ),
+        // Anything else is nothing here: who mistyped a path is told so, and led to the list by a page.
+        (
+            "/nothing/like/this".into(),
+            BROWSER,
+            404,
+            HTML,
+            "Not Found",
+            "web server",
+        ),
         (
             "/metadata/nonsense".into(),
             "Accept: image/png\r\n",
@@ -663,6 +752,23 @@ async fn of_uploads() {
         ),
         (Some(2), Some(1))
     );
+    // The pages of a table, asked for by a form as DataTables can.
+    for (start, title) in [(0, "web server 1"), (1, "web server 4")] {
+        let body = format!(
+            "sEcho=3&iDisplayStart={start}&iDisplayLength=1&iSortCol_0=10&sSortDir_0=asc&iColumns=11&bRegex=false"
+        );
+        let reply = world.ask("POST /metadata", form, body.as_bytes()).await;
+        let json = reply.json();
+        assert_eq!(
+            (
+                json["iTotalRecords"].as_u64(),
+                json["iTotalDisplayRecords"].as_u64()
+            ),
+            (Some(2), Some(2))
+        );
+        let rows = json["aaData"].as_array().unwrap();
+        assert_eq!((rows.len(), &rows[0][10]), (1, &title.into()), "{json}");
+    }
     let rdf = "Content-Type: application/rdf+xml\r\n";
     let reply = world.ask("POST /metadata", rdf, document.as_bytes()).await;
     assert_eq!(

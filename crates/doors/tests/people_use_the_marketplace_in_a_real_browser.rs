@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-use crate::support::market::{EMAIL, World, after, alice, image, signed};
+use crate::support::market::{EMAIL, World, after, alice, endorser, image, signed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn people_find_and_read_images_in_a_real_browser() {
@@ -178,6 +178,148 @@ async fn people_without_scripts_find_publish_and_confirm() {
     browser.open(&format!("{base}{path}")).await;
     browser.wait_for("Not Found").await;
     browser.picture("marketplace-gone-dark").await;
+}
+
+/// What is chosen beside the words, and what leads from an entry to what else is said of its image. As pages alone do it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_choose_among_images_and_go_from_an_entry_to_others_of_its_image() {
+    let Some(browser) = testkit::Browser::start().await else {
+        return;
+    };
+    let world = World::start(marketplace_service::Settings {
+        confirms: false,
+        title: "Example Marketplace".to_owned(),
+        ..marketplace_service::Settings::default()
+    })
+    .await;
+    let bob = endorser("Bob", "bob@example.org");
+    let alice = alice();
+    let of = |number: u8, os: &str, title: &str| marketplace::Metadata {
+        os: Some(os.to_owned()),
+        title: Some(title.to_owned()),
+        ..image(number)
+    };
+    let expired = marketplace::Metadata {
+        valid: Some(after(-10)),
+        ..of(4, "debian", "expired one")
+    };
+    let old = marketplace::Metadata {
+        deprecated: Some("It has a hole".to_owned()),
+        ..of(5, "debian", "withdrawn one")
+    };
+    for (metadata, key, at) in [
+        (of(1, "debian", "first words"), &alice, after(-300)),
+        (of(1, "debian", "second words"), &alice, after(-200)),
+        (of(1, "debian", "words of Bob"), &bob, after(-100)),
+        (of(2, "ubuntu", "an ubuntu"), &bob, after(-90)),
+        (of(3, "debian", "a debian"), &alice, after(-80)),
+        (expired, &alice, after(-70)),
+        (old, &alice, after(-60)),
+    ] {
+        assert_eq!(world.post(&signed(&metadata, key, at)).await.status, 201);
+    }
+    let base = format!("http://{}", world.address());
+    browser.resize(1200, 900).await;
+    type Case = (
+        &'static [(&'static str, &'static str)],
+        &'static str,
+        &'static [&'static str],
+    );
+    for scripts in [false, true] {
+        browser.scripts(scripts).await;
+        let cases: [Case; 6] = [
+            (&[("os", "ubuntu")], "an ubuntu", &["a debian", "words"]),
+            (
+                &[("status", "expired")],
+                "expired one",
+                &["a debian", "withdrawn one"],
+            ),
+            (
+                &[("status", "deprecated")],
+                "withdrawn one",
+                &["a debian", "expired one"],
+            ),
+            (
+                &[("status", "all"), ("os", "debian")],
+                "withdrawn one",
+                &["an ubuntu"],
+            ),
+            (
+                &[("endorser", "bob@")],
+                "an ubuntu",
+                &["a debian", "second words"],
+            ),
+            (
+                &[("endorser", "bob@"), ("os", "debian")],
+                "words of Bob",
+                &["an ubuntu", "a debian"],
+            ),
+        ];
+        for (choices, there, not_there) in cases {
+            browser.open(&format!("{base}/metadata")).await;
+            for (name, value) in choices {
+                match *name {
+                    "endorser" => browser.fill(name, value).await,
+                    _ => browser.select(name, value).await,
+                }
+            }
+            browser.click("form button").await;
+            // The form goes on showing what was chosen, and the list is that.
+            browser.wait_for(there).await;
+            for wrong in not_there {
+                browser.wait_without(wrong).await;
+            }
+            if !scripts {
+                for (name, value) in choices {
+                    let (name, value) = (*name, value.replace('@', "%40"));
+                    let url = browser.url().await;
+                    assert!(url.contains(&format!("{name}={value}")), "{url}");
+                }
+            }
+        }
+    }
+
+    // From what was said first to what is said now, and to whom else says something.
+    browser.scripts(false).await;
+    let first = format!(
+        "{base}/metadata/{}/{EMAIL}/{}",
+        image(1).identifier,
+        created(&world, "first words").await
+    );
+    browser.open(&first).await;
+    browser.wait_for("first words").await;
+    browser
+        .wait_for("The endorser has said something newer of this image")
+        .await;
+    let text = browser.text().await;
+    let history = text.split_once("History").unwrap().1;
+    let history = history.split_once("Other endorsers of this image").unwrap();
+    assert_eq!(history.0.matches("valid").count(), 2, "{text}");
+    assert!(history.1.contains("bob@example.org"), "{text}");
+    browser.picture("marketplace-entry-history").await;
+    browser.follow("see the newest entry").await;
+    browser.wait_for("second words").await;
+    let text = browser.text().await;
+    assert!(!text.contains("something newer"), "{text}");
+    browser.follow("bob@example.org").await;
+    browser.wait_for("words of Bob").await;
+    let text = browser.text().await;
+    let (_, others) = text.split_once("Other endorsers of this image").unwrap();
+    assert!(others.contains(EMAIL), "{text}");
+    // What isn't this one's history is not in it.
+    let history = text.split_once("History").unwrap().1;
+    let history = history.split_once("Other endorsers").unwrap().0;
+    assert_eq!(history.matches("valid").count(), 1, "{text}");
+}
+
+/// When the entry of this title was endorsed.
+async fn created(world: &World, title: &str) -> String {
+    let table = "/metadata?iDisplayStart=0&iDisplayLength=100&status=all";
+    let (reply, _) = world.get(table, "Accept: application/json\r\n").await;
+    let json = reply.json();
+    let rows = json["aaData"].as_array().unwrap();
+    let row = rows.iter().find(|row| row[10] == title);
+    row.unwrap()[6].as_str().unwrap().to_owned()
 }
 
 /// A query is asked, corrected and asked again, with and without scripts; its rows lead to the entries.

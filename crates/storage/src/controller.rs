@@ -100,7 +100,8 @@ struct Inner {
     /// file goes that somebody is about to refer to. Never held during an import.
     references: Mutex<()>,
     uploads: TaskTracker,
-    /// Rung when the machine of an image that is on its way has changed, or the rules of the site.
+    /// Rung when the machine of an image that is on its way has changed, the rules of the site have, or room was made for what waits
+    /// for it.
     look_at_all: Notify,
     stopping: CancellationToken,
     #[cfg(test)]

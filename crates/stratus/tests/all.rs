@@ -6,6 +6,7 @@ mod commands_work_without_a_cloud;
 mod descriptions_are_published;
 mod failures_end_as_the_contract_says;
 mod images_are_described_and_signed;
+mod images_are_uploaded_and_published;
 mod logins_are_kept;
 mod outputs_are_those_of_the_contract;
 mod passwords_are_asked_for_once;

@@ -144,6 +144,12 @@ fn images_are_described() {
         DRAFT.replace("    <slterms:inbound-port>22</slterms:inbound-port>\n", "")
     );
 
+    // Sums that are known already, of another content.
+    let known = |byte: u8| {
+        let hex = |bytes: usize| format!("{byte:02x}").repeat(bytes);
+        let (md5, sha256, sha512) = (hex(16), hex(32), hex(64));
+        format!("--md5 {md5} --sha256 {sha256} --sha512 {sha512}")
+    };
     // The contents count, however they are packed; what is left out is left out.
     for (words, name) in [
         ("--os a zero.img", "a-1-x86_64-base-1.xml"),
@@ -158,6 +164,10 @@ fn images_are_described() {
         (
             "--os d --type grid --kind disk --format qcow2 --sha1 a9993e364706816aba3e25717850c26c9cd0d89d zero.img",
             "d-1-x86_64-grid-1.xml",
+        ),
+        (
+            &format!("--os e {} --hypervisor xen zero.img", known(7)),
+            "e-1-x86_64-base-1.xml",
         ),
     ] {
         let said = run(home, &format!("build-metadata {SAID} -v {words}")).success();
@@ -194,7 +204,27 @@ fn images_are_described() {
         of("d-1-x86_64-grid-1.xml").identifier.to_string(),
         "KmZPjZHBoFquj4lcXhQwmyc0Nid"
     );
-    assert_eq!(of("d-1-x86_64-grid-1.xml").format.as_deref(), Some("qcow2"));
+    let disk = of("d-1-x86_64-grid-1.xml");
+    assert_eq!(
+        (disk.format.as_deref(), disk.kind.as_deref()),
+        (Some("qcow2"), Some("disk"))
+    );
+    assert_eq!(disk.hypervisor.as_deref(), Some("kvm"));
+    let stated = of("e-1-x86_64-base-1.xml");
+    assert_eq!(stated.hypervisor.as_deref(), Some("xen"));
+    assert_eq!(stated.kind.as_deref(), Some("machine"));
+    // What is stated is taken, and what isn't is computed.
+    assert_eq!(stated.identifier.to_string(), ZEROS_ID);
+    let sums = &stated.checksums;
+    assert_eq!(
+        format!(
+            "--md5 {} --sha256 {} --sha512 {}",
+            sums.md5.unwrap(),
+            sums.sha256.unwrap(),
+            sums.sha512.unwrap()
+        ),
+        known(7)
+    );
 
     for (words, message) in [
         ("", "Please specify an image"),
@@ -554,6 +584,20 @@ fn pkcs12_comes_from_where_the_contract_says() {
         );
     }
     sign("--pem-cert cert.pem --pem-key closed.pem", Some("s3cret")).success();
+    // Where the environment says.
+    std::fs::rename(
+        home.join(".globus/usercert.p12"),
+        home.join("elsewhere.p12"),
+    )
+    .unwrap();
+    std::fs::write(home.join("x.xml"), DRAFT).unwrap();
+    let mut command = program(home);
+    command
+        .env("STRATUSLAB_P12_CERTIFICATE", home.join("elsewhere.p12"))
+        .env("STRATUSLAB_P12_PASSWORD", "s3cret")
+        .args(["sign-metadata", "x.xml"]);
+    ended(command).success();
+    Entry::verify(read(home, "x.xml").as_bytes()).unwrap();
     openssl(
         "pkcs12 -export -legacy -certpbe PBE-SHA1-RC2-40 -keypbe PBE-SHA1-3DES -macalg sha1 -inkey key.pem -in cert.pem -out old.p12 -passout pass:s3cret",
     );

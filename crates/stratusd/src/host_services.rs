@@ -377,6 +377,8 @@ fn told(error: &StorageError) -> CloudError {
     let text = error.to_string();
     match error {
         StorageError::NoSpace { .. } | StorageError::Quota(_) => CloudError::Exhausted(text),
+        // The disk was filled by something else meanwhile.
+        StorageError::Io { .. } if error.is_for_want_of_space() => CloudError::Exhausted(text),
         StorageError::TooLarge { .. } => CloudError::TooLarge(text),
         StorageError::NotFound { .. } => CloudError::not_found(text),
         StorageError::Exists { .. } | StorageError::InUse { .. } => CloudError::Conflict(text),

@@ -22,6 +22,8 @@ mod roles;
 mod saved_images;
 mod serve;
 mod settings;
+#[cfg(test)]
+mod signed_entries;
 mod site_certificates;
 mod store_tool;
 mod teardown;

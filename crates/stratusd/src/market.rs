@@ -70,10 +70,14 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
 ///
 /// # Errors
 /// If its address can't be one.
-pub fn of_this_cloud(marketplace: &Marketplace) -> Result<registry::Marketplace, String> {
+pub fn of_this_cloud(
+    config: &Config,
+    marketplace: &Marketplace,
+) -> Result<registry::Marketplace, String> {
     let url = marketplace.settings().url.clone();
     let own = Arc::new(Here(marketplace.clone()));
-    registry::Marketplace::here(OWN_MARKETPLACE.to_owned(), &url, own)
+    let others = other_urls(config);
+    registry::Marketplace::here(OWN_MARKETPLACE.to_owned(), &url, &others, own)
 }
 
 /// The same, as one that takes temporary entries of this cloud; none if it takes no uploads.
@@ -189,6 +193,29 @@ fn url(config: &Config) -> String {
     format!("{}/marketplace/", config.origin())
 }
 
+/// Where it can be reached besides, as the configuration has it: people write down whichever they used.
+fn other_urls(config: &Config) -> Vec<String> {
+    let scheme = if config.tls.enabled { "https" } else { "http" };
+    let listen = config.listen();
+    let (port, ip) = (listen.port(), listen.ip());
+    let mut hosts = vec![config.host_name()];
+    if !ip.is_unspecified() {
+        hosts.push(listen.ip().to_string());
+    }
+    if ip.is_unspecified() || ip.is_loopback() {
+        hosts.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    }
+    let url = |host: String| {
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host
+        };
+        format!("{scheme}://{host}:{port}/marketplace/")
+    };
+    hosts.into_iter().map(url).collect()
+}
+
 fn trusted(endorsers: &str, authorities: &AuthoritiesSource) -> anyhow::Result<Policy> {
     let subjects = std::fs::read_to_string(endorsers).with_context(|| endorsers.to_owned())?;
     let subjects: Vec<_> = subjects
@@ -216,7 +243,90 @@ fn trusted(endorsers: &str, authorities: &AuthoritiesSource) -> anyhow::Result<P
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
+    use store::SqliteStore;
+
     use super::*;
+    use crate::{registries, signed_entries};
+
+    /// By the way that a cloud's look-ups take.
+    #[tokio::test]
+    async fn the_own_marketplace_is_asked_for_identifiers_and_tags_under_each_of_its_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let parse = |more: &str| {
+            let state = folder.path().display();
+            let text = format!(
+                "state_dir = '{state}'\nhost_name = 'cloud.example.org'\nlisten = '0.0.0.0:9443'\n{more}[marketplace]\nconfirm = false\n"
+            );
+            Config::parse(&text, std::path::Path::new("x")).unwrap()
+        };
+        let config = parse("");
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let own = open(&config, store).await.unwrap();
+        let alice = signed_entries::self_signed("alice@example.org");
+        let entry = signed_entries::entry(&alice, "base");
+        let identifier = entry.metadata().identifier;
+        let uploaded = own.upload(entry.document(), [127, 0, 0, 1].into()).await;
+        assert!(
+            matches!(uploaded, Ok(marketplace_service::Uploaded::Created(_))),
+            "{uploaded:?}"
+        );
+        let asked = registries::open(&config, Some(&own)).unwrap();
+        let by_identifier = asked.look_up(&identifier).await.unwrap();
+        let by_tag = asked.tagged("alice@example.org", "base").await.unwrap();
+        for found in [by_identifier, by_tag] {
+            assert_eq!(found.marketplace, OWN_MARKETPLACE);
+            assert_eq!(found.entry.document(), entry.document());
+        }
+        let none = asked.tagged("alice@example.org", "other").await;
+        let told = none.unwrap_err().to_string();
+        assert!(
+            told.contains("(own) has an image with the tag `other`"),
+            "{told}"
+        );
+        // However people reach this daemon.
+        for (base, is_one) in [
+            ("https://cloud.example.org:9443/marketplace", true),
+            ("https://127.0.0.1:9443/marketplace", true),
+            ("https://localhost:9443/marketplace", true),
+            ("https://[::1]:9443/marketplace", true),
+            ("https://127.0.0.1:8443/marketplace", false),
+            ("http://127.0.0.1:9443/marketplace", false),
+            ("https://elsewhere.example.org:9443/marketplace", false),
+            ("https://127.0.0.1:9443/cimi", false),
+        ] {
+            for path in [
+                format!("metadata/{identifier}"),
+                "tag/alice@example.org/base".to_owned(),
+            ] {
+                let url = format!("{base}/{path}");
+                assert_eq!(asked.have_entry_at(&url), is_one, "{url}");
+            }
+        }
+
+        // It can be left out, and then nobody is asked.
+        let without =
+            registries::open(&parse("[images]\nown_marketplace = false\n"), Some(&own)).unwrap();
+        assert!(without.marketplaces().is_empty());
+        let told = without.look_up(&identifier).await.unwrap_err().to_string();
+        assert!(told.contains("has no Marketplace"), "{told}");
+        let url = format!("https://127.0.0.1:9443/marketplace/metadata/{identifier}");
+        assert!(!without.have_entry_at(&url));
+    }
+
+    #[test]
+    fn no_catalogue_has_the_name_of_the_own_marketplace() {
+        let text =
+            "[[catalogue]]\nname = 'own'\nkind = 'marketplace'\nurl = 'https://m.example.org'\n";
+        let wrong = Config::parse(text, std::path::Path::new("x")).unwrap_err();
+        let told = format!("{wrong:#}");
+        for part in [
+            "catalogue.own.name",
+            "images.own_marketplace",
+            "write another",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
 
     #[test]
     fn letters_name_the_configured_address() {

@@ -61,7 +61,7 @@ pub fn open(
         catalogues.push(catalogue.map_err(wrong)?);
     }
     if let Some(own) = own.filter(|_| config.images.own_marketplace) {
-        marketplaces.push(market::of_this_cloud(own).map_err(anyhow::Error::msg)?);
+        marketplaces.push(market::of_this_cloud(config, own).map_err(anyhow::Error::msg)?);
     }
     let path = |text: &String| (!text.is_empty()).then(|| PathBuf::from(text));
     let policy = PolicySource {
@@ -132,7 +132,82 @@ fn keyring(entry: &CatalogueEntry) -> anyhow::Result<Option<Keyring>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 mod tests {
+    use marketplace::{Entry, UtcTime, policy::Refusal};
+
     use super::*;
+    use crate::signed_entries::{authority, endorser_of, entry, entry_of, self_signed};
+
+    /// What an operator writes is what endorsers are judged by.
+    #[test]
+    fn what_is_configured_of_endorsers_is_what_they_are_judged_by() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, pem) = authority("Ours");
+        let (theirs, _) = authority("Theirs");
+        let authorities = folder.path().join("authorities");
+        std::fs::create_dir(&authorities).unwrap();
+        std::fs::write(authorities.join("ours.pem"), pem).unwrap();
+        let white = folder.path().join("policy.cfg");
+        std::fs::write(
+            &white,
+            "[endorsers]\nwhitelistendorsers = alice@example.org\n",
+        )
+        .unwrap();
+        let policy = |tables: &str| {
+            let text = format!("state_dir = '{}'\n{tables}", folder.path().display());
+            let config = Config::parse(&text, Path::new("x")).unwrap();
+            let opened = open(&config, None).unwrap();
+            opened.policy().read_for_operator().unwrap()
+        };
+        let now = UtcTime::from_timestamp(jiff::Timestamp::now());
+        let (images, white) = (
+            format!("[images]\nauthorities = '{}'\n", authorities.display()),
+            format!("policy = '{}'\n", white.display()),
+        );
+        let if_present = "[certificates]\nrevocation_lists = 'if-present'\n";
+        let vouched = entry(&endorser_of(&ours, "alice@example.org", true), "a");
+
+        let lenient = policy("");
+        let foreign = entry(&endorser_of(&theirs, "alice@example.org", true), "a");
+        let own = entry(&self_signed("alice@example.org"), "a");
+        for entry in [&vouched, &foreign, &own] {
+            assert_eq!(lenient.check(entry, now), Ok(()));
+        }
+        let closed = policy(&format!("{images}{if_present}"));
+        assert_eq!(closed.check(&vouched, now), Ok(()));
+        for entry in [&foreign, &own] {
+            let refused = closed.check(entry, now);
+            assert!(
+                matches!(refused, Err(Refusal::UnknownAuthority { .. })),
+                "{refused:?}"
+            );
+        }
+        // Lists are demanded unless it is said that they needn't be.
+        let refused = policy(&images)
+            .check(&vouched, now)
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("revocation list"), "{refused}");
+
+        // The contract's own entry, signed as StratusLab's clients did.
+        let reference = include_str!("../../marketplace/tests/data/signed.xml");
+        let old = Entry::verify(reference.as_bytes()).unwrap();
+        let then: UtcTime = "2030-03-01T00:00:00Z".parse().unwrap();
+        assert_eq!(lenient.check(&old, then), Ok(()));
+        let refused = policy("[images]\naccept_sha1 = false\n").check(&old, then);
+        assert!(matches!(refused, Err(Refusal::Sha1(_))), "{refused:?}");
+
+        let nameless = endorser_of(&ours, "Alice", false);
+        let claims = entry_of(&nameless, "a", Some("alice@example.org"));
+        let refused = policy(&format!("[images]\n{white}")).check(&claims, now);
+        assert!(
+            matches!(refused, Err(Refusal::UncertifiedEmail(_))),
+            "{refused:?}"
+        );
+        let believing = policy(&format!(
+            "[images]\n{white}accept_uncertified_addresses = true\n"
+        ));
+        assert_eq!(believing.check(&claims, now), Ok(()));
+    }
 
     #[test]
     fn what_can_not_be_used_is_named_with_its_file() {

@@ -151,6 +151,22 @@ impl Browser {
         }
     }
 
+    /// Waits until a person doesn't read `text` on the page.
+    pub async fn wait_without(&self, text: &str) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let found = self.try_text().await;
+            if found.as_ref().is_ok_and(|found| !found.contains(text)) {
+                return;
+            }
+            assert!(
+                Instant::now() < until,
+                "`{text}` stays to be read: {found:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     async fn try_text(&self) -> Result<String, String> {
         let body = self.try_find("body").await?;
         let text = self
@@ -191,6 +207,24 @@ impl Browser {
             json!({}),
         )
         .await;
+    }
+
+    /// Clicks the link with this text.
+    pub async fn follow(&self, text: &str) {
+        let by = json!({"using": "link text", "value": text});
+        let found = self.ask(Method::POST, "/element", by).await;
+        let element = found[ELEMENT].as_str().unwrap();
+        let path = format!("/element/{element}/click");
+        self.ask(Method::POST, &path, json!({})).await;
+    }
+
+    /// Chooses what is called so in the list of this name.
+    pub async fn select(&self, name: &str, label: &str) {
+        let by = json!({"using": "xpath", "value": format!("//select[@name='{name}']/option[normalize-space(.)='{label}']")});
+        let found = self.ask(Method::POST, "/element", by).await;
+        let element = found[ELEMENT].as_str().unwrap();
+        let path = format!("/element/{element}/click");
+        self.ask(Method::POST, &path, json!({})).await;
     }
 
     /// What a script on the page answers.

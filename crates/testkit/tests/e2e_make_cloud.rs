@@ -77,6 +77,24 @@ fn is_made_and_used(checkout: &Checkout) {
         ". ./cloud.env && stratus connect-instance {number} -- echo inside"
     ));
     assert_eq!(inside.trim(), "inside");
+    // What it sets is the Marketplace of this cloud, where a description goes that names no other.
+    let market = checkout.shell(
+        ". ./cloud.env && echo \"$STRATUSLAB_MARKETPLACE_ENDPOINT\" && \
+         curl --silent --show-error --fail --cacert \"$STRATUS_CA\" \"$STRATUSLAB_MARKETPLACE_ENDPOINT/metadata?media=json\"",
+    );
+    let (endpoint, found) = market.split_once('\n').unwrap();
+    assert!(
+        endpoint.starts_with("https://") && endpoint.ends_with("/marketplace"),
+        "{market}"
+    );
+    let found: Value =
+        serde_json::from_str(found).unwrap_or_else(|error| panic!("{error}: {market}"));
+    assert_eq!(found["aaData"], serde_json::json!([]), "{market}");
+    let looked_in = checkout.shell(". ./cloud.env && stratus image catalogue --format json");
+    assert!(
+        looked_in.contains("\"own\"") && looked_in.contains("marketplace"),
+        "{looked_in}"
+    );
 
     let before = daemon(checkout);
     let said = checkout.shell("make cloud");

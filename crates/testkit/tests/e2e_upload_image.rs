@@ -116,8 +116,29 @@ fn an_image_is_uploaded_described_and_found() {
     assert_eq!(names.len(), 1, "{found}");
     assert_eq!(names[0]["name"], identifier.as_str());
     assert_eq!(names[0]["source"], "central");
-    let none = cloud.cli_json(&["image", "search", "--ca", &both, "--os", "debian"]);
-    assert_eq!(none, serde_json::json!([]));
+    let search = |words: &[&str]| {
+        let found = cloud.cli_json(&[&["image", "search", "--ca", &both][..], words].concat());
+        let found = found.as_array().unwrap().iter();
+        let names = found.map(|one| one["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert!(search(&["--os", "debian"]).is_empty());
+    // By what it is for, and no more of each than is asked for: the newest.
+    assert_eq!(search(&["--arch", "X86"]), [identifier.as_str()]);
+    assert!(search(&["--arch", "aarch64"]).is_empty());
+    let newer = alice.describe(&market, "newer", &content[7..]);
+    let newer_identifier = testkit::identifier_of(&newer);
+    market.run(
+        "stratus-upload-metadata",
+        folder,
+        &[newer.to_str().unwrap()],
+    );
+    assert_eq!(search(&["--arch", "x86_64"]).len(), 2);
+    assert_eq!(search(&["--limit", "1"]), [newer_identifier]);
+    for wrong in ["0", "1001", "many"] {
+        let refused = cloud.try_cli(&["image", "search", "--limit", wrong]);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    }
 
     // A Marketplace that is down is named; that is a failure, and says so.
     market.stop();

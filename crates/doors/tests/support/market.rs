@@ -10,7 +10,7 @@ use mail::{
 use marketplace::{Checksums, Metadata, SigningKey, UtcTime, draft, signature::Hash};
 use marketplace_service::Marketplace;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
-use store::SqliteStore;
+use store::{SqliteOptions, SqliteStore, Store as _};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -32,12 +32,14 @@ pub fn after(seconds: i64) -> UtcTime {
 }
 
 pub fn alice() -> SigningKey {
+    endorser("Alice <&>", EMAIL)
+}
+
+pub fn endorser(name: &str, email: &str) -> SigningKey {
     let key = KeyPair::generate().unwrap();
     let mut parameters = CertificateParams::new([]).unwrap();
-    parameters
-        .distinguished_name
-        .push(DnType::CommonName, "Alice <&>");
-    let email = SanType::Rfc822Name(EMAIL.try_into().unwrap());
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    let email = SanType::Rfc822Name(email.try_into().unwrap());
     parameters.subject_alt_names.push(email);
     let certificate = parameters.self_signed(&key).unwrap();
     SigningKey::from_pem(
@@ -82,7 +84,8 @@ pub struct World {
     pub marketplace: Marketplace,
     pub stop: CancellationToken,
     pub sink: Sink,
-    _folder: tempfile::TempDir,
+    pub store: Arc<SqliteStore>,
+    folder: Arc<tempfile::TempDir>,
 }
 
 impl World {
@@ -91,17 +94,53 @@ impl World {
     }
 
     /// Behind doors with these limits.
-    pub async fn behind(mut settings: marketplace_service::Settings, limits: Limits) -> Self {
+    pub async fn behind(settings: marketplace_service::Settings, limits: Limits) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        Self::over(folder, settings, limits, SqliteOptions::default()).await
+    }
+
+    /// With a database like this.
+    pub async fn with_database(
+        settings: marketplace_service::Settings,
+        options: SqliteOptions,
+    ) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        Self::over(folder, settings, Limits::default(), options).await
+    }
+
+    /// The same, ended and started anew with another database over the same file.
+    pub async fn again(
+        &self,
+        settings: marketplace_service::Settings,
+        options: SqliteOptions,
+    ) -> Self {
+        self.stop.cancel();
+        self.store.close().await;
+        Self::over(
+            Arc::clone(&self.folder),
+            settings,
+            Limits::default(),
+            options,
+        )
+        .await
+    }
+
+    async fn over(
+        folder: Arc<tempfile::TempDir>,
+        mut settings: marketplace_service::Settings,
+        limits: Limits,
+        options: SqliteOptions,
+    ) -> Self {
         if settings.url == marketplace_service::Settings::default().url {
             "http://m.example.org/".clone_into(&mut settings.url);
         }
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let path = folder.path().join("db");
+        let store = Arc::new(SqliteStore::open_with(path, options).unwrap());
         let marketplace = Marketplace::open(store.clone(), settings).await.unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(marketplace.clone().run(stop.clone()));
         let sink = Sink::start(Mood::Takes).await;
-        let postman = Postman::new(store, &sink.settings()).unwrap();
+        let postman = Postman::new(store.clone(), &sink.settings()).unwrap();
         tokio::spawn(postman.run(stop.clone()));
         let api = Arc::new(FakeCloud::default()) as Arc<dyn CloudApi>;
         let doors = Doors::new(api, accounts(), Settings::default())
@@ -113,7 +152,8 @@ impl World {
             marketplace,
             stop,
             sink,
-            _folder: folder,
+            store,
+            folder,
         }
     }
 

@@ -2,11 +2,13 @@
 
 #![expect(clippy::panic, reason = "a test that fails says what it saw")]
 
+mod authorities;
 mod by_name;
 mod by_url;
 mod catalogues;
 mod entries_are_obeyed;
 mod export_life;
+mod formats_and_packings;
 mod full_disks;
 mod image_life;
 mod judged;

@@ -69,9 +69,26 @@ impl StorageController {
             }
             self.store(kind).delete(identifier).await?;
             tracing::info!(%identifier, "removed the file of an image that nobody has any more");
+            self.try_those_without_room();
         }
         self.checkpoint("image: file gone, mark there").await;
         remove(mark).await
+    }
+
+    /// There is room now that wasn't: what waits for it is tried at once, so that nothing else has to go meanwhile.
+    fn try_those_without_room(&self) {
+        let images = self.0.documents.images.all();
+        let waiting = images
+            .iter()
+            .filter(|image| image.needs_space && image.is_on_its_way());
+        let mut some_wait = false;
+        for image in waiting {
+            self.0.rests.forget(image.id.local());
+            some_wait = true;
+        }
+        if some_wait {
+            self.0.look_at_all.notify_one();
+        }
     }
 
     /// Looks at everything marked.

@@ -38,6 +38,8 @@ const USUAL_PATH: &str = "marketplace";
 pub struct Marketplace {
     name: String,
     url: Url,
+    /// Where it can be reached besides.
+    others: Vec<Url>,
     way: Way,
 }
 
@@ -89,18 +91,26 @@ impl Marketplace {
         Ok(Self {
             name,
             url: folder(url)?,
+            others: Vec::new(),
             way: Way::Web(web),
         })
     }
 
-    /// The one in this process, which people know at this URL.
+    /// The one in this process, which people know at this URL; what is at one of the `others` is the same.
     ///
     /// # Errors
-    /// What is wrong with the URL.
-    pub fn here(name: String, url: &str, own: Arc<dyn OwnMarketplace>) -> Result<Self, String> {
+    /// What is wrong with a URL.
+    pub fn here(
+        name: String,
+        url: &str,
+        others: &[String],
+        own: Arc<dyn OwnMarketplace>,
+    ) -> Result<Self, String> {
+        let others = others.iter().map(|url| folder(url));
         Ok(Self {
             name,
             url: folder(url)?,
+            others: others.collect::<Result<_, _>>()?,
             way: Way::Here(own),
         })
     }
@@ -124,12 +134,18 @@ impl Marketplace {
     }
 
     /// Where its interface may be.
-    pub(super) fn bases(&self) -> Vec<Url> {
-        let mut bases = vec![self.url.clone()];
-        if !self.url.path().ends_with(&format!("/{USUAL_PATH}/")) {
-            bases.extend(self.url.join(&format!("{USUAL_PATH}/")));
-        }
-        bases
+    fn bases(&self) -> impl Iterator<Item = Url> {
+        bases_at(&self.url)
+    }
+
+    /// Whether an address is one of its entries, or leads to one.
+    pub(super) fn has_entry_at(&self, url: &Url) -> bool {
+        let known = std::iter::once(&self.url).chain(&self.others);
+        known.flat_map(bases_at).any(|base| {
+            let rest = url.path().strip_prefix(base.path()).unwrap_or_default();
+            url.origin() == base.origin()
+                && (rest.starts_with("metadata/") || rest.starts_with("tag/"))
+        })
     }
 
     /// The documents in its answer at a place, which is said for each of where its interface may be; what they are worth is to be
@@ -192,6 +208,13 @@ impl Marketplace {
             .await?;
         Ok(found.into_iter().next())
     }
+}
+
+/// Where the interface of a Marketplace may be that is known at this URL.
+fn bases_at(url: &Url) -> impl Iterator<Item = Url> + use<> {
+    let is_there = url.path().ends_with(&format!("/{USUAL_PATH}/"));
+    let below = url.join(&format!("{USUAL_PATH}/")).ok();
+    std::iter::once(url.clone()).chain(below.filter(|_| !is_there))
 }
 
 /// A URL that paths can be joined to.

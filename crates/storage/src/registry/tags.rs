@@ -22,15 +22,6 @@ impl Marketplace {
         let asked = tokio::time::timeout(PATIENCE, self.tagged(email, tag)).await;
         asked.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
     }
-
-    /// Whether an address is one of its entries, or leads to one.
-    fn has_entry_at(&self, url: &Url) -> bool {
-        self.bases().iter().any(|base| {
-            let rest = url.path().strip_prefix(base.path()).unwrap_or_default();
-            url.origin() == base.origin()
-                && (rest.starts_with("metadata/") || rest.starts_with("tag/"))
-        })
-    }
 }
 
 impl Registries {

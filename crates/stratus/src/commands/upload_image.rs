@@ -12,7 +12,7 @@ use super::image::import;
 use super::sign_metadata::replace_by_signed;
 use super::update_volume::check_tag;
 use super::upload_metadata::Published;
-use crate::cloud::Marketplace;
+use crate::cloud::{ImageView, Marketplace};
 use crate::endorser::Endorser;
 use crate::failure::{Failure, Result};
 use crate::new_file::NewFile;
@@ -26,6 +26,9 @@ use crate::unfinished;
 /// Sends FILE.img (compressed, unless it is already or -C none is given) to the cloud, which keeps it as one of your images. The
 /// description beside it, FILE.xml as build-metadata writes it, gets the image's address as a location, is signed and goes to the
 /// Marketplace; the file as it was is kept as FILE.xml.orig. What the cloud receives must be what the description says, to the bit.
+///
+/// That address wants a login of this cloud. Who shall start the image elsewhere must find it at another location, too: the command
+/// warns if the description names none.
 ///
 /// Run again after a failure, it goes on: a compressed file that is there is used, and an image that the cloud has is not sent again.
 ///
@@ -60,7 +63,7 @@ pub struct Arguments {
     /// Your e-mail address, if the certificate has none
     #[arg(long, value_name = "ADDRESS", help_heading = "Signing")]
     email: Option<String>,
-    /// Key and certificate of the endorser, PKCS#12 [default: ~/.globus/usercert.p12; env: STRATUSLAB_P12_CERTIFICATE; key: p12_certificate]
+    /// Key and certificate of the endorser, PKCS#12 [default: what --pem-cert names, else ~/.globus/usercert.p12; env: STRATUSLAB_P12_CERTIFICATE; key: p12_certificate]
     #[arg(long = "p12-cert", value_name = "FILE", help_heading = "Signing")]
     p12_certificate: Option<PathBuf>,
     /// Its password; asked for on a terminal when missing [env: STRATUSLAB_P12_PASSWORD; key: p12_password]
@@ -117,9 +120,20 @@ impl Arguments {
         let location = api.url(&format!("{}/data", image.id));
         let mut result = serde_json::json!({ "identifier": image.identifier, "uri": image.id, "location": location, "metadata": null });
         out.step(format_args!("Image uploaded: {location}"));
+        if let Some(told) = self.told_of(&image) {
+            out.step(format_args!("Image metadata updated: {told}"));
+        }
         if let Some((manifest, endorser, marketplace)) = publishing {
             unfinished::say("The image is in the cloud, its description is not published; run the command again to go on.");
             out.banner("Starting manifest upload");
+            out.step("Parsing manifest");
+            if manifest.image.locations.iter().all(|known| *known == location) {
+                out.warning(format_args!(
+                    "{location} wants a login of this cloud, so nobody else can fetch the image from there. For others, put {} on a web server, \
+                     name its address with build-metadata --location, and publish with upload-metadata",
+                    file.display()
+                ));
+            }
             out.step("Updating manifest");
             let draft = manifest.located(&location)?;
             out.step("Signing manifest");
@@ -137,19 +151,35 @@ impl Arguments {
         if out.is_json() { out.json(&result) } else { Ok(()) }
     }
 
+    /// What else was said of an image, as it is now: one that was there already keeps its name.
+    fn told_of(&self, image: &ImageView) -> Option<serde_json::Value> {
+        let is = |now: &Option<String>, said: &str| now.as_deref().unwrap_or(said).to_lowercase();
+        let said = if self.public { "public" } else { "private" };
+        let told = [
+            ("tag", self.tag.as_ref().map(|tag| image.name.clone().unwrap_or_else(|| tag.clone()))),
+            ("visibility", (self.public || self.private).then(|| is(&image.visibility, said))),
+        ];
+        let told: serde_json::Map<_, _> = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))).collect();
+        (!told.is_empty()).then_some(serde_json::Value::Object(told))
+    }
+
+    /// By what somebody logs in they sign, too, unless another key is named for that.
+    fn signing(&self) -> Signing {
+        let by_login = self.cloud.pem_certificate.as_ref().filter(|_| self.p12_certificate.is_none());
+        Signing {
+            p12_certificate: self.p12_certificate.clone(),
+            p12_password: self.p12_password.clone(),
+            pem_certificate: by_login.cloned(),
+            pem_key: self.cloud.pem_key.clone(),
+            sha1_signature: self.sha1_signature,
+        }
+    }
+
     /// What is needed to publish.
     fn publishing(&self, session: &Session, file: &Path) -> Result<(Manifest, Endorser, Marketplace)> {
         let manifest = Manifest::beside(file)?;
         manifest.check_compression()?;
-        let endorser = Endorser::load(
-            session,
-            &Signing {
-                p12_certificate: self.p12_certificate.clone(),
-                p12_password: self.p12_password.clone(),
-                sha1_signature: self.sha1_signature,
-                ..Signing::default()
-            },
-        )?;
+        let endorser = Endorser::load(session, &self.signing())?;
         // A trial: certificate and address are looked at.
         endorser.endorse(&manifest.text, self.email.as_deref()).map_err(|error| Failure::Work(error.to_string()))?;
         let marketplace = Marketplace::of(

@@ -432,6 +432,136 @@ fn why_an_image_does_not_come_is_told_once_for_each_change() {
 }
 
 #[test]
+fn an_image_is_pinned_and_let_go_again_while_it_is_fetched() {
+    let cloud = Cloud::start(|seen| match seen.line.as_str() {
+        "POST /cimi/MachineImage" => Reply::json(
+            200,
+            &json!({ "id": "MachineImage/i", "state": "CREATING", "identifier": ABC }),
+        ),
+        "PUT /cimi/MachineImage/i?$select=pinned" => Reply::json(200, &seen.json()),
+        "GET /cimi/MachineImage/i" => Reply::json(
+            200,
+            &json!({ "id": "MachineImage/i", "state": "AVAILABLE", "identifier": ABC }),
+        ),
+        _ => unknown(seen),
+    });
+    let pins = |cloud: &Cloud| {
+        let mut all = cloud.requests();
+        all.retain(|seen| seen.line.starts_with("PUT"));
+        all.iter().map(Seen::json).collect::<Vec<_>>()
+    };
+    for (words, pinned) in [
+        ("", None),
+        ("--pin", Some(true)),
+        ("--unpin", Some(false)),
+        // The last word counts.
+        ("--pin --unpin", Some(false)),
+        ("--unpin --pin --timeout 0", Some(true)),
+    ] {
+        let before = pins(&cloud).len();
+        let said = cloud.run(&format!("image fetch {words} {ABC}")).success();
+        assert_eq!(said, format!("IMAGE {ABC}\n"), "{words}");
+        let asked: Vec<_> = pinned
+            .iter()
+            .map(|pinned| json!({ "pinned": pinned }))
+            .collect();
+        assert_eq!(pins(&cloud)[before..], asked, "{words}");
+    }
+    let refusing = Cloud::start(|seen| match seen.line.as_str() {
+        line if line.starts_with("PUT") => Reply::refusal(403, "only administrators pin images"),
+        "POST /cimi/MachineImage" => Reply::json(
+            200,
+            &json!({ "id": "MachineImage/i", "state": "AVAILABLE", "identifier": ABC }),
+        ),
+        _ => unknown(seen),
+    });
+    let refused = refusing.run(&format!("image fetch --pin {ABC}"));
+    assert!(
+        refused.status != 0 && refused.stdout.contains("only administrators pin images"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_folder_becomes_an_image_with_its_label() {
+    let mut programs = ["xorriso", "genisoimage", "mkisofs"].into_iter();
+    let is_there = |program: &str| {
+        let tried = std::process::Command::new(program)
+            .arg("--version")
+            .output();
+        tried.is_ok()
+    };
+    if !programs.any(is_there) {
+        println!("skipped: nothing that makes ISO images is here (Debian: xorriso)");
+        return;
+    }
+    let cloud = Cloud::start(|seen| {
+        let image = |state: &str| json!({ "id": "MachineImage/i", "name": "x", "identifier": ABC, "state": state });
+        match seen.line.as_str() {
+            "POST /cimi/MachineImage" => Reply::json(201, &image("CREATING")),
+            "PUT /cimi/MachineImage/i/data" | "GET /cimi/MachineImage/i" => {
+                Reply::json(200, &image("AVAILABLE"))
+            }
+            _ => unknown(seen),
+        }
+    });
+    let home = cloud.home.path();
+    std::fs::create_dir_all(home.join("data/sub")).unwrap();
+    std::fs::write(home.join("data/sub/hello"), "inside").unwrap();
+    // ECMA-119 §8.4: the primary volume descriptor is sector 16, the label 32 characters at 40.
+    let label = |iso: &[u8]| {
+        assert_eq!(&iso[0x8000..0x8006], b"\x01CD001");
+        let text = &iso[0x8000 + 40..0x8000 + 72];
+        String::from_utf8_lossy(text).trim_end().to_owned()
+    };
+    let said = cloud
+        .run("image from-folder data --label GENOMES")
+        .success();
+    assert!(said.ends_with("GENOMES.iso\n"), "{said}");
+    let iso = std::fs::read(home.join("GENOMES.iso")).unwrap();
+    assert_eq!(label(&iso), "GENOMES");
+    assert!(iso.windows(6).any(|part| part == b"inside"));
+
+    for (words, status, why) in [
+        (
+            "data --label TOO_LONG_FOR_JOLIET",
+            2,
+            "is no label: 1 to 16",
+        ),
+        ("data --label A.B", 2, "is no label"),
+        ("data --label=", 2, "is no label"),
+        ("nothing --label A", 2, "'nothing' is not a folder"),
+        ("data/sub/hello --label A", 2, "is not a folder"),
+        ("data --label GENOMES", 1, "GENOMES.iso"),
+        ("data --label A --public", 2, "--import"),
+        ("data --label A --name x", 2, "--import"),
+        ("data", 2, "--label"),
+    ] {
+        let refused = cloud.run(&format!("image from-folder {words}"));
+        let told = format!("{}{}", refused.stdout, refused.stderr);
+        assert_eq!(refused.status, status, "{words}: {refused:?}");
+        assert!(told.contains(why), "{words}: {told}");
+    }
+    assert!(!home.join("A.iso").exists());
+    assert_eq!(std::fs::read(home.join("GENOMES.iso")).unwrap(), iso);
+    assert!(cloud.requests().is_empty());
+
+    // Imported under another name, for everybody; what was made for that alone is gone again.
+    let said = cloud
+        .run("image from-folder data --label THINGS --import --public --name things-2")
+        .success();
+    assert!(said.ends_with(&format!("IMAGE {ABC}\n")), "{said}");
+    let all = cloud.requests();
+    let asked = all[0].json();
+    assert_eq!(
+        (&asked["name"], &asked["visibility"], &asked["type"]),
+        (&json!("things-2"), &json!("PUBLIC"), &json!("IMAGE"))
+    );
+    assert_eq!(label(&all[1].body), "THINGS");
+    assert!(!home.join("THINGS.iso").exists());
+}
+
+#[test]
 fn properties_of_an_image_are_shown_with_their_names() {
     let cloud = Cloud::start(|_| {
         Reply::json(

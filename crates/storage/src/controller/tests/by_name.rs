@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cimi::resources::{Image, ImageSource, ImageState, Volume, VolumeState};
 use tokio::sync::Notify;
@@ -226,6 +227,9 @@ async fn a_full_cache_is_told_and_waits_for_room() {
     }
     let mut settings = asking(world.settings(), &[&server], None);
     settings.cache_bytes = Some(bytes.len() as u64);
+    // Only that there is room is a reason to try again in time.
+    settings.fetch_pause = Duration::from_secs(3600);
+    settings.recheck = Duration::from_secs(3600);
     world.start_with(settings, None).await;
     let one = wanted(&first.identifier.to_string());
     world.create(&one).await;

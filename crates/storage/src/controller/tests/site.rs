@@ -88,18 +88,27 @@ pub(super) fn base(server: &WebServer) -> &str {
 
 /// The settings of a cloud that asks these Marketplaces.
 pub(super) fn asking(
-    mut settings: Settings,
+    settings: Settings,
     servers: &[&WebServer],
     policy: Option<&Path>,
+) -> Settings {
+    let policy = PolicySource {
+        file: policy.map(Path::to_owned),
+        ..PolicySource::default()
+    };
+    asking_by(settings, servers, policy)
+}
+
+/// The same by all that a site can say.
+pub(super) fn asking_by(
+    mut settings: Settings,
+    servers: &[&WebServer],
+    policy: PolicySource,
 ) -> Settings {
     let marketplaces = servers.iter().enumerate().map(|(number, server)| {
         let web = Web::new(None).expect("a client");
         Marketplace::new(format!("m{number}"), base(server), web).expect("a Marketplace")
     });
-    let policy = PolicySource {
-        file: policy.map(Path::to_owned),
-        ..PolicySource::default()
-    };
     settings.registries = Registries::new(marketplaces.collect(), Vec::new(), policy);
     settings.fetch_pause = std::time::Duration::from_millis(20);
     settings
