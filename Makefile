@@ -1,7 +1,7 @@
 # Stratus. `make help` lists what there is to do; each line of help stands beside its target.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help cloud cloud-down cloud-purge test test-faults test-debian fuzz lint bench docs install appliance-tiny appliance-debian doctor install-needed
+.PHONY: help cloud cloud-down cloud-purge test test-faults test-debian test-deb fuzz lint bench docs install deb appliance-tiny appliance-debian doctor install-needed
 
 # Built appliances; the daemon's state is in .stratus, caches are in .cache.
 APPLIANCES := .cache/appliances
@@ -31,6 +31,11 @@ test-faults: ## the daemon killed 1000 times under load (STRATUS_FAULT_ROUNDS fo
 test-debian: ## the Debian appliance in a cloud, with cloud-init (minutes, root)
 	@packaging/test debian
 
+test-deb: ## the Debian packages and stratus install, on two computers in namespaces (minutes, root)
+	@packaging/install-needed build tiny deb
+	@appliances/tiny/build $(APPLIANCES)
+	@packaging/deb/test
+
 fuzz: ## fuzz the parsers of outside data, a minute each (STRATUS_FUZZ_SECONDS for another time)
 	@packaging/fuzz
 
@@ -46,6 +51,10 @@ docs: ## documentation of the crates, in target/doc
 
 install: ## programs, manual pages, completions into PREFIX (/usr/local), below DESTDIR
 	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/install
+
+deb: ## the Debian packages stratus and stratusd, in target/debian
+	@packaging/install-needed build deb
+	@packaging/deb/build
 
 appliance-tiny: ## the tiny appliance: 19 MB, SSH in seconds
 	@packaging/install-needed tiny

@@ -2,5 +2,7 @@
 
 mod ini;
 mod settings;
+mod site;
 
 pub use settings::{DEFAULT_CONFIG_FILE, REFERENCE_FILE, Settings, home};
+pub use site::{SiteFile, SiteKey, no_key};

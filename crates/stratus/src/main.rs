@@ -9,6 +9,7 @@
 //! - [`config`]: configuration file, environment and the precedence between them.
 //! - [`cloud`]: the client of the HTTP interface: addresses, TLS and trust, requests, waiting.
 //! - [`endorser`], [`described_image`]: signing keys, and what is described of an image.
+//! - [`logged_run`]: programs that are run here and elsewhere, with a log of what they say.
 //! - [`unfinished`]: what goes again when a command fails or is interrupted.
 //! - [`output`], [`failure`], [`table`], [`progress`]: what the user sees.
 
@@ -30,6 +31,7 @@ mod endorser;
 mod failure;
 mod image_source;
 mod kept_logins;
+mod logged_run;
 mod machine_table;
 mod machine_types;
 mod memory_size;

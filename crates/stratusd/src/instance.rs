@@ -1,9 +1,17 @@
 //! One daemon for one state directory, and what it tells others about itself by files there.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, OpenOptionsExt as _},
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -77,8 +85,8 @@ impl Instance {
         })
     }
 
-    /// Tells those who wait for it that the cloud is ready: by `STATE/ready`, which holds the API's address, and by a line
-    /// on an inherited descriptor.
+    /// Tells those who wait for it that the cloud is ready: by `STATE/ready`, which holds the API's address, by a line
+    /// on an inherited descriptor, and the supervisor that asks to be told.
     ///
     /// # Errors
     /// If that can't be written.
@@ -94,14 +102,16 @@ impl Instance {
                 .with_context(|| format!("--ready-fd {number}"))?;
             writeln!(file, "{address}").with_context(|| format!("--ready-fd {number}"))?;
         }
-        Ok(())
+        tell_supervisor(&format!("READY=1\nSTATUS={address}"))
     }
 }
 
 impl Instance {
     /// Takes back that the cloud is ready.
     pub fn stopping(&self) {
-        if let Err(error) = remove(&self.state.join("ready")) {
+        let taken_back =
+            remove(&self.state.join("ready")).and_then(|()| tell_supervisor("STOPPING=1"));
+        if let Err(error) = taken_back {
             tracing::warn!("{error:#}");
         }
     }
@@ -112,6 +122,43 @@ impl Drop for Instance {
         self.stopping();
         let _ = self.lock.set_len(0);
     }
+}
+
+/// Tells the supervisor how it is with this process, if it asked to be told: systemd (`Type=notify`), and Debian's
+/// `start-stop-daemon --notify-await`. A datagram to the socket that NOTIFY_SOCKET names (sd_notify(3)).
+fn tell_supervisor(text: &str) -> anyhow::Result<()> {
+    match std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) {
+        Some(name) => tell(&name, text),
+        None => Ok(()),
+    }
+}
+
+fn tell(name: &OsStr, text: &str) -> anyhow::Result<()> {
+    let told = || {
+        let address = match name.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(name)?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        // A supervisor that doesn't read is not waited for.
+        socket.set_nonblocking(true)?;
+        socket.send_to_addr(text.as_bytes(), &address)
+    };
+    match told() {
+        Ok(_) => Ok(()),
+        // Of whoever waited until this was ready, and no longer: it is inherited all the same.
+        Err(error) if is_nobody(&error) => Ok(()),
+        Err(error) => {
+            Err(error).with_context(|| format!("NOTIFY_SOCKET {}", name.to_string_lossy()))
+        }
+    }
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
 }
 
 /// Makes a directory and those above it, if they aren't there.
@@ -187,6 +234,25 @@ mod tests {
         drop(first);
         assert!(!state.path().join("ready").exists());
         Instance::take(state.path()).unwrap();
+    }
+
+    #[test]
+    fn the_supervisor_is_told_when_it_is_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let own = format!("@{}", path.display());
+        let named = UnixDatagram::bind(&path).unwrap();
+        let unnamed =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&own[1..]).unwrap()).unwrap();
+        for (name, socket) in [(path.as_os_str(), named), (OsStr::new(&own), unnamed)] {
+            tell(name, "READY=1\nSTATUS=here").unwrap();
+            let mut text = [0; 64];
+            let length = socket.recv(&mut text).unwrap();
+            assert_eq!(&text[..length], b"READY=1\nSTATUS=here");
+            // Who waited for it doesn't any more.
+            drop(socket);
+            tell(name, "STOPPING=1").unwrap();
+        }
     }
 
     #[test]

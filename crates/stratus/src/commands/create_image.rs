@@ -9,13 +9,14 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::Deserialize;
 
-use self::guest::{Guest, Log};
+use self::guest::Guest;
 use self::packages::{DETECT, Installer};
 use crate::cloud::{Api, ApiError, Body, ImageView, JobEnd, MachineView, Reference, wait_for_job};
 use crate::commands::image_name::startable;
 use crate::commands::run_instance::{Building, Saving, WaitFor, wait_for_all};
 use crate::config::home;
 use crate::failure::{Failure, Result};
+use crate::logged_run::{Log, quoted};
 use crate::options::{Cloud, Common};
 use crate::progress::Waiting;
 use crate::public_keys::private_key_file;
@@ -461,11 +462,6 @@ async fn saved_as(api: &Api, machine: &MachineView) -> Result<Option<String>> {
         Err(ApiError::Refused { status: 404, .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-/// A word as the shell reads it as one.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

@@ -132,6 +132,22 @@ impl Ini {
         self.sections.contains_key(name)
     }
 
+    /// All sections with their values, references as they stand there.
+    #[must_use]
+    pub fn sections(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
+        &self.sections
+    }
+
+    /// The values of both; where both have one, that of `other`.
+    #[must_use]
+    pub fn overlaid_by(mut self, other: &Self) -> Self {
+        for (section, values) in &other.sections {
+            let own = self.sections.entry(section.clone()).or_default();
+            own.extend(values.clone());
+        }
+        self
+    }
+
     /// All values of a section, references resolved.
     ///
     /// # Errors

@@ -1,18 +1,14 @@
 //! The machine that becomes an image, by SSH: every command and all it says goes into the log.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
-use super::quoted;
 use crate::cloud::Ssh;
 use crate::failure::{Failure, Result};
+use crate::logged_run::{self, Log, quoted};
 use crate::output::{Output, printable};
 
 /// How long a try to log in may take, and the pause before the next.
@@ -20,39 +16,6 @@ const TRY_SECONDS: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(2);
 /// A guest that says nothing any more for so long is given up.
 const ALIVE: [&str; 2] = ["ServerAliveInterval=15", "ServerAliveCountMax=8"];
-/// Most lines that are shown of what failed; the log has all.
-const SHOWN_LINES: usize = 15;
-
-/// The whole story, for a look at what failed.
-#[derive(Debug, Clone)]
-pub(super) struct Log {
-    file: Arc<Mutex<File>>,
-    path: PathBuf,
-}
-
-impl Log {
-    pub(super) fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(|error| Failure::file(path, &error))?;
-        Ok(Self { file: Arc::new(Mutex::new(file)), path: path.to_owned() })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Writes a line. That the log can't be written is no reason to end the work.
-    pub(super) fn line(&self, text: &str) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = writeln!(file, "{text}");
-    }
-
-    /// Writes a line with the time.
-    pub(super) fn step(&self, text: &str) {
-        let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).map_or_else(|_| String::new(), |now| now.to_string());
-        self.line(&format!("=== {now} {text}"));
-    }
-}
-
 /// How to reach a machine, and where to write what is done there.
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -115,58 +78,8 @@ impl Guest {
     pub(super) async fn run(&self, what: &str, line: &str, input: &[u8]) -> Result<String> {
         self.log.step(&format!("{what}: {line}"));
         let mut command = self.command();
-        command.arg(line).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| Failure::Work(format!("ssh cannot be run: {error}; is an SSH client installed?")))?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let send = async {
-            if let Some(mut stdin) = stdin {
-                // A command that doesn't read ends the pipe; its status tells how it went.
-                let _ = stdin.write_all(input).await;
-                let _ = stdin.shutdown().await;
-            }
-        };
-        let shown = Mutex::new(Vec::new());
-        let (_, printed, _, status) = tokio::join!(
-            send,
-            self.follow(stdout, &shown),
-            self.follow(stderr, &shown),
-            child.wait()
-        );
-        let status = status.map_err(|error| Failure::Work(format!("ssh: {error}")))?;
-        self.log.step(&format!("{what}: {status}"));
-        if status.success() {
-            return Ok(printed);
-        }
-        for line in shown.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            self.out.error(format_args!("\t{line}"));
-        }
-        let code = status.code().map_or_else(|| status.to_string(), |code| format!("status {code}"));
-        Err(Failure::Work(format!("{what} failed with {code}; the whole output is in {}", self.log.path().display())))
-    }
-
-    /// Writes what comes into the log, shows it with `-v`, keeps the last lines in `shown`; gives all, up to a limit.
-    async fn follow(&self, stream: Option<impl AsyncRead + Unpin>, shown: &Mutex<Vec<String>>) -> String {
-        const KEPT_BYTES: usize = 64 * 1024;
-        let mut all = String::new();
-        let Some(stream) = stream else {
-            return all;
-        };
-        let mut lines = BufReader::new(stream).split(b'\n');
-        while let Ok(Some(line)) = lines.next_segment().await {
-            let line = printable(String::from_utf8_lossy(&line).trim_end_matches('\r'));
-            self.log.line(&line);
-            self.out.detail(format_args!("\t{line}"));
-            if all.len() < KEPT_BYTES {
-                all.push_str(&line);
-                all.push('\n');
-            }
-            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            if shown.len() == SHOWN_LINES {
-                shown.remove(0);
-            }
-            shown.push(line);
-        }
-        all
+        command.arg(line);
+        logged_run::run(&self.log, &self.out, what, &mut command, input).await
     }
 }
 
@@ -179,7 +92,7 @@ fn shell_with(arguments: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read as _;
+    use std::io::{Read as _, Write as _};
 
     use super::*;
 

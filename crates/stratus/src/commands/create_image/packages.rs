@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 
-use super::quoted;
+use crate::logged_run::quoted;
 
 /// A package manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

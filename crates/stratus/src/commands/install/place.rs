@@ -1,0 +1,110 @@
+//! Where something is done: on this computer, or on another by ssh.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use tokio::process::Command;
+
+use crate::failure::{Failure, Result};
+use crate::logged_run::{self, Log, quoted};
+use crate::output::Output;
+
+/// What ssh itself ends with when there is no connection.
+const NO_CONNECTION: i32 = 255;
+/// Nothing is asked; a computer that says nothing is given up.
+const OPTIONS: [&str; 4] = ["BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=8"];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    Here,
+    There { host: String, key: Option<PathBuf>, port: Option<u16> },
+}
+
+impl Place {
+    /// `[USER@]HOST`; without a user, root.
+    pub(super) fn by_ssh(node: &str, key: Option<PathBuf>, port: Option<u16>) -> Result<Self> {
+        let (user, host) = node.split_once('@').unwrap_or(("root", node));
+        let is_odd = |text: &str| text.is_empty() || text.starts_with('-') || text.contains(|c: char| c.is_whitespace() || c == '@');
+        if is_odd(user) || is_odd(host) {
+            return Err(Failure::Usage(format!("-n: '{node}' is not [USER@]HOST")));
+        }
+        Ok(Self::There { host: format!("{user}@{host}"), key, port })
+    }
+
+    fn command(&self, script: &str) -> Command {
+        match self {
+            Self::Here => {
+                let mut command = Command::new("sh");
+                command.args(["-c", script]);
+                command
+            }
+            Self::There { host, key, port } => {
+                let mut command = Command::new("ssh");
+                command.args(OPTIONS.iter().flat_map(|option| ["-o", *option]));
+                if let Some(key) = key {
+                    // This one, and not whatever an agent offers before it.
+                    command.args(["-o", "IdentitiesOnly=yes"]).arg("-i").arg(key);
+                }
+                if let Some(port) = port {
+                    command.arg("-p").arg(port.to_string());
+                }
+                // Whatever shell root has there.
+                command.args(["--", host]).arg(format!("sh -c {}", quoted(script)));
+                command
+            }
+        }
+    }
+
+    /// Runs a script there with that on its standard input; gives what it printed.
+    pub(super) async fn script(&self, log: &Log, out: &Output, what: &str, script: &str, input: &[u8]) -> Result<String> {
+        let script = format!("set -eu\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8\n{script}");
+        let ran = logged_run::run(log, out, what, &mut self.command(&script), input).await;
+        match (self, ran) {
+            (Self::There { host, .. }, Err(Failure::Work(text))) if text.contains(&format!("status {NO_CONNECTION};")) => {
+                Err(Failure::Work(format!("there is no way in by ssh: {text}")).with_hint(format!(
+                    "This must work without a question: ssh -o BatchMode=yes {host} true\nA key that is not known there is given by ssh-copy-id {host}; a computer that is not known here is \
+                     confirmed when you log in once by hand."
+                )))
+            }
+            (_, ran) => ran,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here => f.write_str("this computer"),
+            Self::There { host, .. } => f.write_str(host.strip_prefix("root@").unwrap_or(host)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_named_by_user_and_host() {
+        let place = Place::by_ssh("node7", None, Some(2222)).unwrap();
+        assert_eq!(place.to_string(), "node7");
+        assert_eq!(place, Place::There { host: "root@node7".to_owned(), key: None, port: Some(2222) });
+        assert_eq!(Place::by_ssh("ann@node7", None, None).unwrap().to_string(), "ann@node7");
+        for odd in ["", "-oProxyCommand=x", "a b", "root@", "@x", "root@-x", "a@b@c"] {
+            assert!(Place::by_ssh(odd, None, None).is_err(), "{odd}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_script_has_its_input_and_its_failure_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::append(&folder.path().join("log")).unwrap();
+        let out = Output { verbose: 0, quiet: 3, format: crate::output::Format::Table };
+        let printed = Place::Here.script(&log, &out, "it", "cat; echo \"it's\"", b"input\n").await.unwrap();
+        assert_eq!(printed, "input\nit's\n");
+        let failure = Place::Here.script(&log, &out, "it", "echo why >&2; false; echo on", &[]).await.unwrap_err();
+        assert!(failure.to_string().starts_with("it failed with status 1"), "{failure}");
+        let story = std::fs::read_to_string(log.path()).unwrap();
+        assert!(story.contains("why") && !story.contains("\non\n"), "{story}");
+    }
+}
