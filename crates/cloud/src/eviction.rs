@@ -143,7 +143,7 @@ impl Cloud {
 
     /// Whether nothing but the storage controller's next step keeps the file of an image here.
     fn is_about_to_make_room(&self, image: &Image) -> bool {
-        image.desired.deleted && image.file.is_some() && self.unneeded(image).is_ok()
+        image.desired.deleted && image.file.is_some() && !self.is_needed(image)
     }
 
     async fn note_use(&self, image: &Image, now: Timestamp) {

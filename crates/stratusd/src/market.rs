@@ -273,7 +273,7 @@ mod tests {
         let asked = registries::open(&config, Some(&own)).unwrap();
         let by_identifier = asked.look_up(&identifier).await.unwrap();
         let by_tag = asked.tagged("alice@example.org", "base").await.unwrap();
-        for found in [by_identifier, by_tag] {
+        for found in by_identifier.into_iter().chain([by_tag]) {
             assert_eq!(found.marketplace, OWN_MARKETPLACE);
             assert_eq!(found.entry.document(), entry.document());
         }

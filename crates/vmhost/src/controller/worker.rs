@@ -290,9 +290,7 @@ impl Worker {
                 self.connect(handle);
                 // The ways to its volumes ended with who was here before. Until they are there again QEMU doesn't even stop.
                 for attached in &machine.volumes {
-                    if let Err(error) =
-                        prepare::ready(&self.shared, machine, &attached.volume).await
-                    {
+                    if let Err(error) = prepare::ready(&self.shared, machine, attached).await {
                         tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
                     }
                 }
