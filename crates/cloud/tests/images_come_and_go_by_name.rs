@@ -315,8 +315,6 @@ async fn an_image_that_failed_is_meant_only_if_there_is_no_other() {
     let on_demand = world.documents.images.by_index("onDemand", "yes");
     let coming = on_demand[0].id.to_string();
     assert_eq!(world.get(&alice(), &reference)["id"], coming);
-    became(&world, &coming, ImageState::Available).await;
-    assert_eq!(world.get(&alice(), &reference)["id"], coming);
 }
 
 #[tokio::test]

@@ -316,7 +316,8 @@ async fn a_machine_is_as_large_as_a_host_offers_and_no_larger() {
     let violations = refused(&world, with_volume).await;
     assert!(
         violations[0].contains(&format!(
-            "{offered} KiB (what the largest host with a way to the cloud's storage, for volumes or to be saved, offers"
+            "{offered} KiB, which is 16 to {} MiB (what the largest host with a way to the cloud's storage, for volumes or to be saved, offers",
+            offered / 1024
         )),
         "{violations:?}"
     );

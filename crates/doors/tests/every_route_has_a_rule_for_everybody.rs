@@ -289,6 +289,10 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}/{id}/{action}", Some(Kind::Machine), "POST") => Editors,
         ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => Editors,
 
+        ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Host), "POST") => {
+            Administrators
+        }
+
         ("/cimi/{type}/{id}", Some(Kind::System), "POST") => Editors,
         ("/cimi/{type}/{id}/{action}", Some(Kind::System), "POST") => Editors,
         (

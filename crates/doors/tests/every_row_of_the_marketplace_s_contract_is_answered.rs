@@ -660,13 +660,13 @@ async fn of_reading() {
             "no such upload",
             "null",
         ),
-        // Anything else is nothing here: who mistyped a path is told so, and led to the list by a page.
+        // Anything else is nothing here: who mistyped a path is told so.
         (
             "/nothing/like/this".into(),
             BROWSER,
             404,
-            HTML,
-            "Not Found",
+            "application/xml",
+            "there is nothing at",
             "web server",
         ),
         (

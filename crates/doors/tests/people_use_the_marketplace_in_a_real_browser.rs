@@ -207,8 +207,9 @@ async fn people_choose_among_images_and_go_from_an_entry_to_others_of_its_image(
         deprecated: Some("It has a hole".to_owned()),
         ..of(5, "debian", "withdrawn one")
     };
+    let begun = after(-300);
     for (metadata, key, at) in [
-        (of(1, "debian", "first words"), &alice, after(-300)),
+        (of(1, "debian", "first words"), &alice, begun),
         (of(1, "debian", "second words"), &alice, after(-200)),
         (of(1, "debian", "words of Bob"), &bob, after(-100)),
         (of(2, "ubuntu", "an ubuntu"), &bob, after(-90)),
@@ -281,11 +282,7 @@ async fn people_choose_among_images_and_go_from_an_entry_to_others_of_its_image(
 
     // From what was said first to what is said now, and to whom else says something.
     browser.scripts(false).await;
-    let first = format!(
-        "{base}/metadata/{}/{EMAIL}/{}",
-        image(1).identifier,
-        created(&world, "first words").await
-    );
+    let first = format!("{base}/metadata/{}/{EMAIL}/{}", image(1).identifier, begun);
     browser.open(&first).await;
     browser.wait_for("first words").await;
     browser
@@ -310,16 +307,6 @@ async fn people_choose_among_images_and_go_from_an_entry_to_others_of_its_image(
     let history = text.split_once("History").unwrap().1;
     let history = history.split_once("Other endorsers").unwrap().0;
     assert_eq!(history.matches("valid").count(), 1, "{text}");
-}
-
-/// When the entry of this title was endorsed.
-async fn created(world: &World, title: &str) -> String {
-    let table = "/metadata?iDisplayStart=0&iDisplayLength=100&status=all";
-    let (reply, _) = world.get(table, "Accept: application/json\r\n").await;
-    let json = reply.json();
-    let rows = json["aaData"].as_array().unwrap();
-    let row = rows.iter().find(|row| row[10] == title);
-    row.unwrap()[6].as_str().unwrap().to_owned()
 }
 
 /// A query is asked, corrected and asked again, with and without scripts; its rows lead to the entries.

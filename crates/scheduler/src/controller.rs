@@ -194,7 +194,7 @@ impl Scheduler {
         match &machine.desired.moving {
             Some(Moving { to: None, .. }) => {
                 self.ways.insert(vmid, local.clone());
-                return false;
+                false
             }
             Some(Moving { to: Some(to), .. }) => {
                 self.ways.remove(&vmid);

@@ -40,7 +40,7 @@ fn wrong_words_end_with_usage_on_stderr_and_2() {
         (
             "image update --endpoint https://127.0.0.1:1 -u joe -p x tiny",
             "Usage: stratus image update [options] IMAGE",
-            "stratus image update: error: Nothing to change: give --name, --public or --private",
+            "stratus image update: error: Nothing to change: give --name, --public, --private or --cleaned",
         ),
         (
             "run-instance tiny --wait ssh",

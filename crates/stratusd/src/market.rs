@@ -262,6 +262,8 @@ mod tests {
         let config = parse("");
         let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
         let own = open(&config, store).await.unwrap();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let following = tokio::spawn(own.clone().run(stop.clone()));
         let alice = signed_entries::self_signed("alice@example.org");
         let entry = signed_entries::entry(&alice, "base");
         let identifier = entry.metadata().identifier;
@@ -270,6 +272,14 @@ mod tests {
             matches!(uploaded, Ok(marketplace_service::Uploaded::Created(_))),
             "{uploaded:?}"
         );
+        let known = async {
+            while own.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), known)
+            .await
+            .unwrap();
         let asked = registries::open(&config, Some(&own)).unwrap();
         let by_identifier = asked.look_up(&identifier).await.unwrap();
         let by_tag = asked.tagged("alice@example.org", "base").await.unwrap();
@@ -311,6 +321,8 @@ mod tests {
         assert!(told.contains("has no Marketplace"), "{told}");
         let url = format!("https://127.0.0.1:9443/marketplace/metadata/{identifier}");
         assert!(!without.have_entry_at(&url));
+        stop.cancel();
+        following.await.unwrap();
     }
 
     #[test]

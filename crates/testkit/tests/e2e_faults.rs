@@ -484,9 +484,11 @@ fn watch_for_doubles(ended: &AtomicBool) -> BTreeSet<String> {
     doubles
 }
 
-/// Process and parent of every QEMU, by its machine. Also those of other tests, which does not matter.
+/// Process and parent of every QEMU of this network, by its machine. Also those of other tests, which does not matter: where a
+/// machine may be on two computers, these are networks of their own.
 fn qemus() -> BTreeMap<String, Vec<(u32, u32)>> {
     let mut found: BTreeMap<String, Vec<(u32, u32)>> = BTreeMap::new();
+    let own = fs::read_link("/proc/self/ns/net").ok();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry
             .file_name()
@@ -503,6 +505,9 @@ fn qemus() -> BTreeMap<String, Vec<(u32, u32)>> {
         let Some(at) = words.iter().position(|word| *word == b"-uuid") else {
             continue;
         };
+        if fs::read_link(entry.path().join("ns/net")).ok() != own {
+            continue;
+        }
         let uuid = String::from_utf8_lossy(words.get(at + 1).unwrap_or(&&b""[..])).into_owned();
         let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
         let parent = status

@@ -49,7 +49,7 @@ impl VolumeServer {
         let (volume, machine) = (&of.volume, &of.machine);
         match self.shown(user, stream, until).await {
             Ok(why) => {
-                tracing::info!(%host, %volume, %machine, why, "a host uses a volume no more")
+                tracing::info!(%host, %volume, %machine, why, "a host uses a volume no more");
             }
             Err(reason) => {
                 tracing::warn!(%host, %volume, %machine, reason, "a host doesn't get a volume");

@@ -454,9 +454,7 @@ fn an_image_is_pinned_and_let_go_again_while_it_is_fetched() {
         ("", None),
         ("--pin", Some(true)),
         ("--unpin", Some(false)),
-        // The last word counts.
-        ("--pin --unpin", Some(false)),
-        ("--unpin --pin --timeout 0", Some(true)),
+        ("--pin --timeout 0", Some(true)),
     ] {
         let before = pins(&cloud).len();
         let said = cloud.run(&format!("image fetch {words} {ABC}")).success();

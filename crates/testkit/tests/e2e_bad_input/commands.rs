@@ -85,7 +85,7 @@ fn every_command_refuses_nonsense() {
         (&["describe-instance", "4711"], 255, "4711"),
         (&["kill-instance"], 2, "vm-id"),
         (&["kill-instance", "4711"], 255, "4711"),
-        (&["shutdown-instance", "-1"], 2, "-1"),
+        (&["shutdown-instance", "-1"], 255, "'-1'"),
         (&["stop-instance", "4711"], 255, "4711"),
         (&["create-volume"], 1, "size"),
         (&["create-volume", "-s", "huge"], 1, "size"),
