@@ -802,7 +802,7 @@ async fn a_machine_that_comes_has_its_files_when_it_is_this_hosts() {
             machine.host.as_ref() == Some(&own)
         })
         .await;
-    assert_eq!(machine.left_on, [other.id.clone()]);
+    assert_eq!(machine.left_on, std::slice::from_ref(&other.id));
     world
         .edit::<Machine>(&id, |machine| machine.left_on.clear())
         .await;
