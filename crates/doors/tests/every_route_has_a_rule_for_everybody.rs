@@ -286,6 +286,11 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}/{id}", Some(Kind::Event), "DELETE") => Administrators,
         ("/cimi/{type}/{id}", Some(_), "PUT" | "DELETE") => Editors,
         ("/cimi/{type}/{id}", Some(Kind::Machine), "POST") => Editors,
+        ("/cimi/{type}/{id}/{action}", Some(Kind::Machine), "POST")
+            if route.path.ends_with("/migrate") =>
+        {
+            Administrators
+        }
         ("/cimi/{type}/{id}/{action}", Some(Kind::Machine), "POST") => Editors,
         ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::Job), "POST") => Editors,
 

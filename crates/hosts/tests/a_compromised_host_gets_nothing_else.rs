@@ -557,7 +557,7 @@ async fn of_a_machine_that_comes_to_it_it_says_that_it_is_ready_and_has_its_file
     // Not before it stands still.
     let mut early = coming.clone();
     moving(&mut early, |moving| {
-        (moving.ready, moving.arrived) = (true, true)
+        (moving.ready, moving.arrived) = (true, true);
     });
     let put = Transaction::new().put(key(&coming.id), bytes(&said(&coming, early)));
     world.refused("files of a machine that runs", put).await;

@@ -174,7 +174,7 @@ impl ImageIntake for LocalHost {
         match storage.entries_in_time(&identifier.parse().ok()?).await {
             // A temporary entry of an image that was saved here: whoever may use that finds the image itself.
             Ok(found) if found.iter().all(|found| self.is_only_here(&found.entry)) => Some(
-                "the image is in this cloud, and its owner doesn't share it with you".to_owned(),
+                "the image was saved in this cloud, and its owner doesn't share it with you, or has deleted it".to_owned(),
             ),
             Ok(_) | Err(LookupError::Unavailable(_)) => None,
             Err(LookupError::Refused(reason)) => Some(reason),

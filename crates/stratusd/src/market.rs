@@ -221,6 +221,8 @@ fn trusted(endorsers: &str, authorities: &AuthoritiesSource) -> anyhow::Result<P
     let subjects: Vec<_> = subjects
         .lines()
         .map(str::trim)
+        // As OpenSSL prints it.
+        .map(|line| line.strip_prefix("subject=").map_or(line, str::trim))
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(str::to_owned)
         .collect();

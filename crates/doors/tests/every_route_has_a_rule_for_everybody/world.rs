@@ -175,6 +175,9 @@ impl World {
             (Some(Kind::Registration), "/cimi/{type}/{id}", "POST") => {
                 json!({"action": "approve"}).to_string()
             }
+            (Some(Kind::Host), "/cimi/{type}/{id}", "POST") => {
+                json!({"action": "evacuate"}).to_string()
+            }
             (_, "/cimi/{type}/{id}", "POST") => json!({"action": "stop"}).to_string(),
             // Of an image that isn't there: what is asked is whether one may ask.
             (Some(Kind::Machine), "/cimi/{type}", "POST") => {

@@ -174,8 +174,15 @@ impl StorageController {
             && self.is_due(image)
     }
 
+    /// Once in a while; of one that was withdrawn often, since nobody starts it meanwhile, and its endorser may have said
+    /// something better.
     fn is_due(&self, read: &Image) -> bool {
-        self.is_older(read, self.0.settings.entries_recheck)
+        let settings = &self.0.settings;
+        let age = match is_withdrawn(read) {
+            true => settings.entries_fresh.min(settings.entries_recheck),
+            false => settings.entries_recheck,
+        };
+        self.is_older(read, age)
     }
 
     /// Whether the Marketplaces were last asked for its entry so long ago.
