@@ -1,0 +1,229 @@
+//! Machines that go to another host and come from one; what is left of those that went on elsewhere.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+
+use crate::controller_cloud::{PATIENCE, World};
+use cimi::{
+    lifecycle::{MachineState, Moving, Phase},
+    resources::Machine,
+};
+use serde_json::json;
+
+#[tokio::test]
+async fn what_is_left_of_a_machine_that_goes_on_elsewhere_is_cleared_away() {
+    let mut world = World::new().await;
+    let id = world.running(json!({})).await;
+    let stays = world.running(json!({})).await;
+    let own = world.host().host().clone();
+    // The cloud was told that this host is off, and it was only cut off; its daemon has the machine in its hands, or begins anew.
+    for begins_anew in [false, true] {
+        if begins_anew {
+            world.crash().await;
+            world.start().await;
+        }
+        let other = cimi::testing::host();
+        world
+            .edit::<Machine>(&id, |machine| {
+                machine.host = Some(other.id.clone());
+                machine.left_on = vec![own.clone()];
+                machine.settle();
+            })
+            .await;
+        let machine = world
+            .until(&id, "nothing to be left", |machine| {
+                machine.left_on.is_empty()
+            })
+            .await;
+        assert_eq!(machine.host, Some(other.id));
+        assert!(!world.lives(&id) && !world.run_folder(&id).exists());
+        assert!(world.lives(&stays));
+
+        // Placed here again, it begins anew.
+        world
+            .edit::<Machine>(&id, |machine| {
+                machine.host = Some(own.clone());
+                machine.desired.run += 1;
+                machine.settle();
+            })
+            .await;
+        let run = world.machine(&id).unwrap().desired.run;
+        world
+            .until(&id, "the new run", |machine| {
+                machine.observed.run == run && machine.phase == Phase::Running
+            })
+            .await;
+        assert!(world.lives(&id));
+    }
+    // While another host still has something of it, it isn't forgotten.
+    let other = cimi::testing::host();
+    world
+        .edit::<Machine>(&id, |machine| machine.left_on = vec![other.id.clone()])
+        .await;
+    let _ = world.act(&id, "kill", false).await;
+    let waits = |machine: &Machine| {
+        machine
+            .reason
+            .as_ref()
+            .is_some_and(|why| why.contains("the host that had it before"))
+    };
+    world.until(&id, "to wait for the other host", waits).await;
+    assert!(!world.lives(&id));
+    world
+        .edit::<Machine>(&id, |machine| machine.left_on.clear())
+        .await;
+    world.gone(&id).await;
+    world.settles().await;
+}
+
+/// A machine is wanted on this host from now on.
+fn moving(to: &cimi::HostId, since: cimi::Timestamp, ready: bool) -> Moving {
+    Moving {
+        wanted: None,
+        to: Some(to.clone()),
+        ready,
+        arrived: false,
+        problem: None,
+        since,
+    }
+}
+
+#[tokio::test]
+async fn a_machine_that_is_to_go_stands_still_and_goes_on_if_that_is_given_up() {
+    let world = World::new().await;
+    let id = world.running(json!({})).await;
+    let other = cimi::testing::host();
+    world.add(&other).await;
+    let since = cimi::Timestamp::now();
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.desired.moving = Some(moving(&other.id, since, false));
+        })
+        .await;
+    assert!(world.host().files(&id).is_none(), "it runs");
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.desired.moving = Some(moving(&other.id, since, true));
+            machine.settle();
+        })
+        .await;
+    let machine = world
+        .until(&id, "it to stand still", |machine| machine.has_left())
+        .await;
+    assert_eq!(machine.state, MachineState::Suspended);
+    assert!(!world.lives(&id) && world.host().files(&id).is_some());
+    // Asked to start, or off and on again: nothing is started as long as it is on its way.
+    let _ = world.act(&id, "start", false).await;
+    let _ = world.act(&id, "stop", true).await;
+    let _ = world.act(&id, "start", false).await;
+    world
+        .until(&id, "it to stand still again", |machine| machine.has_left())
+        .await;
+    assert!(!world.lives(&id));
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.desired.moving = None;
+            machine.settle();
+        })
+        .await;
+    world.phase(&id, Phase::Running).await;
+    assert!(world.lives(&id) && world.host().files(&id).is_none());
+}
+
+#[tokio::test]
+async fn a_machine_that_comes_has_its_files_when_it_is_this_hosts() {
+    let mut world = World::new().await;
+    let id = world.running(json!({})).await;
+    let job = world.act(&id, "stop", true).await;
+    world.succeeds(&job).await;
+    let own = world.host().host().clone();
+    let other = cimi::testing::host();
+    world.add(&other).await;
+    // It is the other's, with these files.
+    let elsewhere = world.elsewhere();
+    std::fs::create_dir(&elsewhere).unwrap();
+    let mut disk = std::fs::read(world.run_folder(&id).join("root.qcow2")).unwrap();
+    disk.extend_from_slice(b"of the other host");
+    std::fs::write(elsewhere.join("root.qcow2"), &disk).unwrap();
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.host = Some(other.id.clone());
+            machine.left_on = vec![own.clone()];
+        })
+        .await;
+    world
+        .until(&id, "nothing to be left", |machine| {
+            machine.left_on.is_empty()
+        })
+        .await;
+
+    // Given up on the way: what was copied goes.
+    let arriving = world.run_folder(&id).with_extension("arriving");
+    let since = cimi::Timestamp::now();
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.desired.moving = Some(moving(&own, since, false));
+        })
+        .await;
+    let is_ready = |machine: &Machine| {
+        machine
+            .desired
+            .moving
+            .as_ref()
+            .is_some_and(|moving| moving.ready)
+    };
+    world.until(&id, "it to be ready for it", is_ready).await;
+    assert!(!arriving.exists(), "it doesn't stand still yet");
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.desired.moving = None;
+        })
+        .await;
+
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.desired.moving = Some(moving(&own, since, true));
+            machine.observed.left_for = Some(since);
+        })
+        .await;
+    // The rules make it this host's once its files are here.
+    let machine = world
+        .until(&id, "it to be here", |machine| {
+            machine.host.as_ref() == Some(&own)
+        })
+        .await;
+    assert_eq!(machine.left_on, std::slice::from_ref(&other.id));
+    world
+        .edit::<Machine>(&id, |machine| machine.left_on.clear())
+        .await;
+    let root = world.run_folder(&id).join("root.qcow2");
+    tokio::time::timeout(PATIENCE, async {
+        while !root.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(std::fs::read(&root).unwrap() == disk && !arriving.exists());
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    assert!(world.lives(&id));
+
+    // What was copied of machines that never came is thrown away at the start.
+    std::fs::create_dir(&arriving).unwrap();
+    let stray = world
+        .run_folder("0190a000-0000-7000-8000-000000000000")
+        .with_extension("arriving");
+    std::fs::create_dir(&stray).unwrap();
+    std::fs::remove_dir(&arriving).unwrap();
+    world.crash().await;
+    world.start().await;
+    tokio::time::timeout(PATIENCE, async {
+        while stray.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    let _ = world.act(&id, "kill", false).await;
+    world.gone(&id).await;
+    world.settles().await;
+}
