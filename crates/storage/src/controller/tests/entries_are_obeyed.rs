@@ -244,6 +244,10 @@ async fn what_its_endorser_withdrew_stays_so_though_the_entry_that_was_kept_is_g
         let read = world.documents.images.get(local).expect("there");
         assert!(failed(&read.document.0), "{read:?}");
     }
+    // Endorsed again: that is seen without anybody's help.
+    site.put_entries(&identifier, &[signed(&metadata, &alice)]);
+    controller.step_image(local).await.expect("a step");
+    world.until::<Image>(local, available).await;
     drop(controller);
     world.kill().await;
 }
