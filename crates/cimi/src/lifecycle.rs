@@ -22,6 +22,12 @@
 //!                                               └──────────── Booting ◀────────┘
 //! ```
 //!
+//! A machine that goes to another host without standing still does so for a moment, in which both hosts have its memory:
+//!
+//! ```text
+//!  Running ─────▶ Crossing ─────▶ Running      (vm host; on the next host, or where it was if its way was given up)
+//! ```
+//!
 //! `cloud` writes only [`Desired`], the host's controller only [`Observed`]; the CIMI state and the
 //! StratusLab phase are never decided by anybody: they follow from the two by [`derive`]. While nothing is
 //! heard of its host, what was seen last is no more than that, and a machine is shown as [`unseen`].
@@ -153,10 +159,17 @@ pub struct Desired {
     pub since: Timestamp,
 }
 
-/// A machine's way to another host, at rest: its guest does not execute, its memory and disks are copied, it goes on there.
+/// A machine's way to another host: its memory and disks are copied, and it goes on there. At rest its guest does not execute
+/// meanwhile; live it does, but for a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Moving {
+    /// A guest that runs is to run on meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub live: bool,
+    /// Bytes a second that copying may take of the network at most, if it is live; none: as many as there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<u64>,
     /// The host that was asked for; none: any other than it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<HostId>,
@@ -166,7 +179,7 @@ pub struct Moving {
     /// That host has all that it needs beside its own files, so that it has to rest now. Written by that host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ready: bool,
-    /// That host has its files. Written by that host.
+    /// That host has its files; live, its memory, too. Written by that host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub arrived: bool,
     /// Why it can't come there. Written by that host.
@@ -180,13 +193,14 @@ impl Desired {
     /// How it is to rest, if that isn't a wish that was seen to be impossible.
     #[must_use]
     pub fn rest_as_seen(&self, observed: &Observed) -> Option<Rest> {
-        let leaves = self.leaving().map(|_| Rest::Suspend);
+        let at_rest = |moving: &&Moving| !moving.live || observed.at_rest == Some(moving.since);
+        let leaves = self.leaving().filter(at_rest).map(|_| Rest::Suspend);
         leaves
             .or(self.rest)
             .filter(|_| self.power == Power::On && observed.refused != Some(self.since))
     }
 
-    /// Its way to another host, once it has to rest for that.
+    /// Its way to another host, once that is ready for it.
     #[must_use]
     pub fn leaving(&self) -> Option<&Moving> {
         self.moving.as_ref().filter(|moving| moving.ready)
@@ -213,6 +227,8 @@ pub enum Stage {
     Saving,
     /// Its memory is on disk; nothing of the hypervisor is left.
     Suspended,
+    /// It does not execute, for a moment: all of its memory is at the host that it goes to, and still where it was.
+    Crossing,
     /// The run is over; nothing of the hypervisor is left, the disks are.
     Ended {
         /// Why.
@@ -240,6 +256,21 @@ pub enum EndCause {
     HostReboot,
 }
 
+/// How far a machine is on a way to another host on which its guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Passage {
+    /// Which way, by its [`Moving::since`].
+    pub way: Timestamp,
+    /// Bytes of disks and memory that were copied.
+    pub copied: u64,
+    /// Bytes that are still to be copied, as far as that is known.
+    pub left: u64,
+    /// For how long its guest stood still in the end; none: it is not at its end, or nobody measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downtime_millis: Option<u64>,
+}
+
 /// What the host's controller saw last. Written by it alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -260,6 +291,15 @@ pub struct Observed {
     /// The way to another host, by its [`Moving::since`], for which nothing of it is at work on this one any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_for: Option<Timestamp>,
+    /// The way to another host, by its [`Moving::since`], on which it can only be at rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_rest: Option<Timestamp>,
+    /// The way to another host, by its [`Moving::since`], that was begun with its guest running, and failed: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stays: Option<Timestamp>,
+    /// How far the last way is, or came, on which its guest runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passage: Option<Passage>,
     /// What went over its network since its process began, as far as that was written down; none: nobody counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<NetworkTraffic>,
@@ -276,6 +316,9 @@ impl Observed {
             refused: None,
             since: now,
             left_for: None,
+            at_rest: None,
+            stays: None,
+            passage: None,
             traffic: None,
         }
     }
@@ -288,7 +331,7 @@ pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineS
     use {MachineState as S, Phase as P};
     let has_process = matches!(
         observed.stage,
-        Stage::Running | Stage::Paused | Stage::Held | Stage::Saving
+        Stage::Running | Stage::Paused | Stage::Held | Stage::Saving | Stage::Crossing
     );
     if desired.deleted {
         let phase = if has_process && desired.graceful {
@@ -335,7 +378,7 @@ pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineS
         Stage::Waiting => waiting(),
         Stage::Preparing => (starting, P::Prolog),
         Stage::Booting => (starting, P::Boot),
-        Stage::Running => match rest {
+        Stage::Running | Stage::Crossing => match rest {
             Some(Rest::Pause) => (S::Pausing, P::Running),
             Some(Rest::Suspend) => (S::Suspending, P::Running),
             None if desired.restart > observed.restart => (S::Starting, P::Boot),
@@ -401,6 +444,9 @@ mod tests {
             refused: None,
             since: Timestamp::default(),
             left_for: None,
+            at_rest: None,
+            stays: None,
+            passage: None,
             traffic: None,
         }
     }

@@ -1,4 +1,4 @@
-//! Machines that are moved to another host, at rest: the guest stands still, its memory and disks are copied, it goes on there.
+//! Machines that are moved to another host. At rest: the guest stands still, its memory and disks are copied, it goes on there.
 //!
 //! ```text
 //!  migrate ──▶ moving{}           an administrator's wish
@@ -12,12 +12,23 @@
 //!
 //! Until the last but one step it is A's machine, with all that it has: whatever fails, the wish is given up, and it goes on there.
 //! What B has copied it throws away.
+//!
+//! Live, the guest runs on meanwhile:
+//!
+//! ```text
+//!  A, B ─────▶ passage               the two hosts copy disks and memory, with the guest running
+//!  A ────────▶ leftFor, Crossing     its guest is halted, and all of it is on B, too
+//!  B ────────▶ arrived               all of it is there, halted (before or after that)
+//!  here ─────▶ host: B, leftOn: [A]     one transaction, after which B lets it run
+//! ```
+//!
+//! If A can't do so with this machine it says so (`atRest`), and it goes at rest; if it fails, A says that it stays (`stays`).
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use cimi::{
     HostId, Right, Timestamp,
-    lifecycle::Moving,
+    lifecycle::{Moving, Stage},
     resources::{Event, Machine},
 };
 use documents::{Documents, DocumentsError, step};
@@ -42,11 +53,19 @@ impl Cloud {
         body: &Map<String, Value>,
     ) -> Result<Done> {
         access::require_admin(context, "move machines to other hosts")?;
-        let wanted = body.get("properties").and_then(|all| all.get("host"));
-        let wanted = wanted
+        let asked = |name: &str| body.get("properties").and_then(|all| all.get(name));
+        if let Some(cancel) = asked("cancel")
+            && truth("cancel", cancel)?
+        {
+            return self.stay(context, local).await;
+        }
+        let wanted = asked("host")
             .and_then(Value::as_str)
             .map(|name| self.host_named(name));
         let wanted = wanted.transpose()?;
+        let at_rest = asked("atRest").map(|value| truth("atRest", value));
+        let live = !at_rest.transpose()?.unwrap_or(false);
+        let bandwidth = asked("bandwidth").map(bytes_per_second).transpose()?;
         let documents = &self.0.documents;
         loop {
             context.in_time()?;
@@ -61,6 +80,8 @@ impl Cloud {
             let mut next = read.document.0.clone();
             next.desired.since = now;
             next.desired.moving = Some(Moving {
+                live,
+                bandwidth,
                 wanted: wanted.clone(),
                 to: None,
                 ready: false,
@@ -72,6 +93,32 @@ impl Cloud {
             let user = context.user().unwrap_or_default();
             let event = Event::request(&read.document.0, "migrate", user, now);
             let changes = documents.changes().replace(&read, next).create(&event);
+            match changes.commit().await {
+                Ok(_) => return Ok(Done::default()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Gives up that a machine is moved, as long as it is not the next host's.
+    async fn stay(&self, context: &OpContext, local: &str) -> Result<Done> {
+        loop {
+            context.in_time()?;
+            let read = self.find_machine(context, local, Right::Modify)?;
+            let mut next = read.document.0.clone();
+            if next.desired.moving.take().is_none() {
+                return Err(CloudError::Conflict(format!(
+                    "{} is not on its way to another host: it is where `stratus host list` and its `host` say",
+                    read.document.id
+                )));
+            }
+            next.reason = Some("it is not moved: an administrator has cancelled that".to_owned());
+            next.settle();
+            let user = context.user().unwrap_or_default();
+            let now = Timestamp::now();
+            let event = Event::request(&read.document.0, "migrate", user, now);
+            let changes = step::step(&self.0.documents, &read, next).create(&event);
             match changes.commit().await {
                 Ok(_) => return Ok(Done::default()),
                 Err(error) if error.is_conflict() => {}
@@ -95,6 +142,29 @@ impl Cloud {
             )
         })
     }
+}
+
+/// The least that copying may take of the network: below it hosts take each other for gone.
+const LEAST_BANDWIDTH: u64 = 64 * 1024;
+
+fn truth(name: &str, value: &Value) -> Result<bool> {
+    let text = value.as_str().and_then(|text| text.parse().ok());
+    value.as_bool().or(text).ok_or_else(|| {
+        CloudError::invalid("properties", format!("give `{name}` as `true` or `false`"))
+    })
+}
+
+fn bytes_per_second(value: &Value) -> Result<u64> {
+    let text = value.as_str().and_then(|text| text.parse().ok());
+    let bytes = value.as_u64().or(text);
+    bytes
+        .filter(|bytes| *bytes >= LEAST_BANDWIDTH)
+        .ok_or_else(|| {
+            CloudError::invalid(
+                "properties",
+                format!("give `bandwidth` in bytes a second, at least {LEAST_BANDWIDTH}"),
+            )
+        })
 }
 
 /// Why a machine can't be moved now.
@@ -144,6 +214,9 @@ pub(crate) async fn follow(documents: Documents) {
             changed = pulses.next() => {
                 let coming = documents.machines.by_index("movingTo", changed.id());
                 due.extend(coming.iter().map(|machine| Arc::from(machine.id())));
+                let going = documents.machines.by_index("host", changed.id());
+                let going = going.iter().filter(|machine| machine.passage().is_some());
+                due.extend(going.map(|machine| Arc::from(machine.id())));
             }
         }
     }
@@ -177,17 +250,34 @@ fn next_of(documents: &Documents, machine: &Machine) -> Option<Machine> {
         next.left_on.extend(next.host.replace(to.clone()));
         next.unseen_since = None;
         next.desired.moving = None;
+        if next.observed.stage == Stage::Crossing {
+            // It runs on, by another process, which counts from nothing.
+            next.running_since = next.running_since.map(|_| Timestamp::now());
+            (next.observed.traffic, next.traffic_before) = (None, None);
+        }
         (next.ssh, next.accelerator, next.reason) = (None, None, None);
         return Some(next);
     }
-    let is_lost = moving.to.as_ref().is_some_and(|to| {
-        let host = documents.hosts.get(to.local());
-        host.is_none_or(|host| host.has_joined() && documents.host_pulses.get(to.local()).is_none())
-    });
+    let is_without_pulse = |host: &HostId| {
+        let known = documents.hosts.get(host.local());
+        known.is_none_or(|known| {
+            known.has_joined() && documents.host_pulses.get(host.local()).is_none()
+        })
+    };
+    // At rest its files may still be asked for; on the way its guest may run there, and nobody hears how it ends.
+    let is_cut_off = machine.passage().is_some()
+        && !machine.has_left()
+        && machine.host.as_ref().is_some_and(is_without_pulse);
+    let is_lost = moving.to.as_ref().is_some_and(is_without_pulse);
+    let stays = machine.observed.stays == Some(moving.since);
     let why = if machine.desired.deleted {
         "it is removed"
     } else if machine.observed.refused == Some(machine.desired.since) && moving.ready {
         "it could not be brought to rest"
+    } else if stays {
+        "it could not be sent"
+    } else if is_cut_off {
+        "its host is lost"
     } else if is_lost {
         "the host that it was to go to is lost"
     } else if let Some(problem) = &moving.problem {
@@ -196,7 +286,8 @@ fn next_of(documents: &Documents, machine: &Machine) -> Option<Machine> {
         return None;
     };
     next.desired.moving = None;
-    if machine.observed.refused != Some(machine.desired.since) {
+    // Its host has said why.
+    if !stays && machine.observed.refused != Some(machine.desired.since) {
         next.reason = Some(format!("it is not moved: {why}"));
     }
     Some(next)

@@ -417,12 +417,21 @@ async fn those_with_all_their_data_on_volumes_go_on_elsewhere_by_a_word() {
     assert!(world.documents.machines.get(split(&with_disk).1).is_none());
 }
 
-/// Asks for a machine to be moved; the machine then.
+/// Asks for a machine to be moved at rest; the machine then.
 async fn to_be_moved(world: &World, id: &str, host: Option<&str>) -> cloud::Result<Machine> {
-    let mut body = json!({});
+    let mut properties = json!({"atRest": "true"});
     if let Some(host) = host {
-        body = json!({"properties": {"host": host}});
+        properties["host"] = json!(host);
     }
+    asked_to_move(world, id, properties).await
+}
+
+async fn asked_to_move(
+    world: &World,
+    id: &str,
+    properties: serde_json::Value,
+) -> cloud::Result<Machine> {
+    let body = json!({ "properties": properties });
     let body = body.as_object().unwrap().clone();
     let (kind, local) = split(id);
     world
@@ -528,6 +537,132 @@ async fn a_machine_that_can_not_be_moved_goes_on_where_it_is() {
         if trouble == "problem" {
             let why = machine.reason.unwrap_or_default();
             assert!(why.contains("its disk is full"), "{why}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_machine_whose_guest_runs_on_its_way_is_the_other_hosts_when_all_of_it_is_there_and_here()
+{
+    let world = World::start().await;
+    let _working = Working::begin(&world);
+    let from = joined_host(&world).await;
+    let to = world.host(4096).await;
+    let id = running_on(&world, &from).await;
+    for (wrong, told) in [
+        (json!({"bandwidth": "fast"}), "bandwidth"),
+        (json!({"bandwidth": "7"}), "at least"),
+        (json!({"atRest": "perhaps"}), "atRest"),
+    ] {
+        let refused = asked_to_move(&world, &id, wrong).await.unwrap_err();
+        assert!(refused.to_string().contains(told), "{refused}");
+    }
+    let none = asked_to_move(&world, &id, json!({"cancel": "true"})).await;
+    assert!(matches!(none, Err(CloudError::Conflict(_))), "{none:?}");
+
+    let asked = json!({"bandwidth": "1048576"});
+    let asked = asked_to_move(&world, &id, asked).await.unwrap();
+    let way = asked.desired.moving.unwrap();
+    assert_eq!((way.live, way.bandwidth), (true, Some(1 << 20)));
+    let since = way.since;
+    let edit = |change: fn(&mut cimi::lifecycle::Moving)| {
+        let to = to.clone();
+        move |machine: &mut Machine| {
+            let moving = machine.desired.moving.as_mut().unwrap();
+            moving.to = Some(to.clone());
+            change(moving);
+        }
+    };
+    seen(&world, &id, edit(|moving| moving.ready = true)).await;
+    assert_eq!(shown(&world, &id).0, "STARTED Running", "it runs on");
+    seen(&world, &id, |machine| {
+        machine.observed.passage = Some(cimi::lifecycle::Passage {
+            way: since,
+            copied: 5,
+            left: 7,
+            downtime_millis: None,
+        });
+    })
+    .await;
+    let as_shown = world.get(&alice(), &id);
+    let moving = &as_shown["moving"];
+    assert_eq!(
+        (
+            &moving["bytesCopied"],
+            &moving["bytesLeft"],
+            &moving["live"]
+        ),
+        (&json!(5), &json!(7), &json!(true))
+    );
+    // All may be there before that is said here, and not the other way round.
+    seen(&world, &id, edit(|moving| moving.arrived = true)).await;
+    assert_eq!(document(&world, &id).host, Some(from.clone()));
+    let before = document(&world, &id).running_since;
+    seen(&world, &id, |machine| {
+        machine.observed.stage = Stage::Crossing;
+        machine.observed.left_for = Some(since);
+    })
+    .await;
+    until("it to be the other's", || async {
+        document(&world, &id).host == Some(to.clone())
+    })
+    .await;
+    let machine = document(&world, &id);
+    assert_eq!(
+        (machine.left_on, machine.desired.moving),
+        (vec![from], None)
+    );
+    assert!(
+        machine.running_since > before,
+        "its use there is another one"
+    );
+    assert_eq!(shown(&world, &id).0, "STARTED Running");
+}
+
+#[tokio::test]
+async fn a_machine_whose_way_is_given_up_stays() {
+    let world = World::start().await;
+    let _working = Working::begin(&world);
+    let from = joined_host(&world).await;
+    let to = world.host(4096).await;
+    for trouble in ["stays", "cancel", "lost"] {
+        let id = running_on(&world, &from).await;
+        let asked = asked_to_move(&world, &id, json!({})).await.unwrap();
+        let since = asked.desired.moving.unwrap().since;
+        seen(&world, &id, |machine| {
+            let moving = machine.desired.moving.as_mut().unwrap();
+            (moving.to, moving.ready) = (Some(to.clone()), true);
+            machine.observed.passage = Some(cimi::lifecycle::Passage {
+                way: since,
+                copied: 0,
+                left: 0,
+                downtime_millis: None,
+            });
+            if trouble == "stays" {
+                machine.observed.stays = Some(since);
+                machine.reason = Some("it is not moved: no disk".to_owned());
+            }
+        })
+        .await;
+        match trouble {
+            "cancel" => {
+                let cancelled = asked_to_move(&world, &id, json!({"cancel": "true"})).await;
+                cancelled.unwrap();
+            }
+            "lost" => heard(&world, &from, false).await,
+            _ => {}
+        }
+        until(trouble, || async {
+            document(&world, &id).desired.moving.is_none()
+        })
+        .await;
+        let machine = document(&world, &id);
+        assert_eq!(
+            (machine.host, machine.left_on.len()),
+            (Some(from.clone()), 0)
+        );
+        if trouble == "stays" {
+            assert_eq!(machine.reason.as_deref(), Some("it is not moved: no disk"));
         }
     }
 }

@@ -7,12 +7,13 @@
 //! | shows one that isn't by that authority | no connection |
 //! | shows that of a host that was removed | to hear so |
 //! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, and files of [images](self::images) that it sees |
-//! | is a host, and speaks another protocol | a [volume](self::volumes) of a machine that is placed on it, or [questions](self::calls) |
+//! | is a host, and speaks another protocol | a [volume](self::volumes) of a machine that is placed on it, [questions](self::calls), or the [other host](self::crossings) of a machine on its way |
 //!
 //! A connection ends when its host is removed, and with the certificate that it began with.
 
 mod answers;
 mod calls;
+mod crossings;
 mod images;
 mod seats;
 mod volumes;
@@ -54,14 +55,17 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::{
-    Authority, CALL_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, MOVING_PATH,
-    RENEW_PATH, VOLUME_PROTOCOL,
+    Authority, CALL_PROTOCOL, CROSSING_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest,
+    MOVING_PATH, RENEW_PATH, VOLUME_PROTOCOL,
 };
 
-pub use self::calls::{CallError, HostCalls};
 use self::{
     answers::{AnyBody, Wanted, empty, removed},
     seats::{Seat, Seats},
+};
+pub use self::{
+    calls::{CallError, HostCalls},
+    crossings::{CrossingEnd, Meetings},
 };
 use crate::audit::AuditLog;
 
@@ -71,6 +75,8 @@ const SEATS_PER_HOST: usize = 8;
 const VOLUMES_PER_HOST: usize = 512;
 /// Those on which it is asked: one, and the next that takes its place.
 const CALLED_PER_HOST: usize = 4;
+/// Those to other hosts: some for each machine on its way.
+const CROSSINGS_PER_HOST: usize = 256;
 /// Calls at once on one connection, watches among them.
 const STREAMS: u32 = 64;
 /// Those of somebody who wants to join, and how long that may take.
@@ -109,7 +115,9 @@ pub struct HostDoor {
     seats: Seats,
     volume_seats: Seats,
     call_seats: Seats,
+    crossing_seats: Seats,
     calls: HostCalls,
+    meetings: Meetings,
     /// Turns to read a part of an image, for all hosts.
     reading: Arc<Semaphore>,
     volumes: Arc<dyn VolumesOfHosts>,
@@ -122,6 +130,7 @@ enum Spoken {
     Http,
     Volume,
     Calls,
+    Crossing,
 }
 
 impl Spoken {
@@ -129,6 +138,7 @@ impl Spoken {
         match protocol {
             Some(VOLUME_PROTOCOL) => Self::Volume,
             Some(CALL_PROTOCOL) => Self::Calls,
+            Some(CROSSING_PROTOCOL) => Self::Crossing,
             _ => Self::Http,
         }
     }
@@ -181,7 +191,7 @@ impl HostDoor {
         cloud: Cloud,
         audit: Arc<dyn AuditLog>,
         (volumes, files): (Arc<dyn VolumesOfHosts>, Arc<dyn FilesOfMachines>),
-        calls: HostCalls,
+        (calls, meetings): (HostCalls, Meetings),
     ) -> Self {
         let documents = cloud.documents().clone();
         Self {
@@ -194,7 +204,9 @@ impl HostDoor {
             seats: Seats::of(SEATS_PER_HOST),
             volume_seats: Seats::of(VOLUMES_PER_HOST),
             call_seats: Seats::of(CALLED_PER_HOST),
+            crossing_seats: Seats::of(CROSSINGS_PER_HOST),
             calls,
+            meetings,
             files,
             reading: Arc::new(Semaphore::new(images::READ_AT_ONCE)),
             volumes,
@@ -213,6 +225,7 @@ impl HostDoor {
                 self.seats.cut_off(&host);
                 self.volume_seats.cut_off(&host);
                 self.call_seats.cut_off(&host);
+                self.crossing_seats.cut_off(&host);
             }
         }
     }
@@ -272,7 +285,7 @@ impl HostDoor {
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
-        config.alpn_protocols = [b"h2", VOLUME_PROTOCOL, CALL_PROTOCOL]
+        config.alpn_protocols = [b"h2", VOLUME_PROTOCOL, CALL_PROTOCOL, CROSSING_PROTOCOL]
             .map(<[u8]>::to_vec)
             .to_vec();
         // Each connection is by a certificate that is looked at anew.
@@ -307,6 +320,7 @@ impl HostDoor {
                     Spoken::Http => &self.seats,
                     Spoken::Volume => &self.volume_seats,
                     Spoken::Calls => &self.call_seats,
+                    Spoken::Crossing => &self.crossing_seats,
                 };
                 let Some(seat) = seats.take(&peer.host) else {
                     if spoken == Spoken::Volume {
@@ -320,6 +334,9 @@ impl HostDoor {
                     self.serve_volume(stream, (&peer, seat), from, ending).await;
                 } else if spoken == Spoken::Calls {
                     self.serve_calls(stream, (&peer, seat), from, ending).await;
+                } else if spoken == Spoken::Crossing {
+                    self.serve_crossing(stream, (&peer, seat), from, ending)
+                        .await;
                 } else if self.cloud.host_of(&peer).is_some() {
                     self.serve_host(stream, (peer, seat), from, ending).await;
                 } else if self.cloud.was_removed(&peer).await {

@@ -31,6 +31,19 @@ pub(crate) fn may_report(peer: &str, now: &Machine, then: &Machine) -> Result<()
     if is.refused != was.refused && is.refused != Some(now.desired.since) {
         return Err(format!("{}: only the present wish can be refused", now.id));
     }
+    let way = now.desired.moving.as_ref().map(|moving| moving.since);
+    let of_ways = [
+        (was.at_rest, is.at_rest),
+        (was.stays, is.stays),
+        (was.left_for, is.left_for),
+        (
+            was.passage.map(|one| one.way),
+            is.passage.map(|one| one.way),
+        ),
+    ];
+    if of_ways.iter().any(|(was, is)| was != is && *is != way) {
+        return Err(format!("{}: it is not on that way", now.id));
+    }
     if now.first_started.is_some() && then.first_started != now.first_started {
         return Err(format!("{}: it started first only once", now.id));
     }
@@ -94,7 +107,8 @@ pub(crate) fn may_await(peer: &str, now: &Machine, then: &Machine) -> Result<(),
     let (mut expected, said) = (now.clone(), then.desired.moving.as_ref());
     if let (Some(moving), Some(said)) = (&mut expected.desired.moving, said) {
         moving.ready |= said.ready;
-        moving.arrived |= said.arrived && now.has_left();
+        // Of one whose guest runs all may be there before its host has said that it is.
+        moving.arrived |= said.arrived && (now.has_left() || now.crossing().is_some());
         let is_short = |text: &String| text.len() <= MAX_TEXT_BYTES;
         moving.problem = said
             .problem

@@ -525,6 +525,8 @@ async fn of_a_machine_that_comes_to_it_it_says_that_it_is_ready_and_has_its_file
     let since = Timestamp::now();
     let mut coming = world.theirs.clone();
     coming.desired.moving = Some(Moving {
+        live: false,
+        bandwidth: None,
         wanted: None,
         to: Some(world.own.id.clone()),
         ready: false,
@@ -581,6 +583,52 @@ async fn of_a_machine_that_comes_to_it_it_says_that_it_is_ready_and_has_its_file
     let mut arrived = left.clone();
     moving(&mut arrived, |moving| moving.arrived = true);
     told(&left, arrived).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_machine_whose_guest_runs_on_its_way_it_says_what_is_of_that_way_and_no_more() {
+    let world = World::new().await;
+    let since = Timestamp::now();
+    let mut coming = world.theirs.clone();
+    coming.desired.moving = Some(Moving {
+        live: true,
+        bandwidth: None,
+        wanted: None,
+        to: Some(world.own.id.clone()),
+        ready: true,
+        arrived: false,
+        problem: None,
+        since,
+    });
+    let coming = said(&world.theirs, coming);
+    let put = Transaction::new().put(key(&coming.id), bytes(&coming));
+    world.write(put).await;
+    until_seen(&world, &coming).await;
+    // It may have arrived before its host has said that it has left, and is that host's all the same.
+    let mut arrived = coming.clone();
+    arrived.desired.moving.as_mut().unwrap().arrived = true;
+    let mut taken = arrived.clone();
+    taken.host = taken.moving_to().cloned();
+    let put = Transaction::new().put(key(&coming.id), bytes(&said(&coming, taken)));
+    world.refused("a machine that has arrived", put).await;
+    let arrived = said(&coming, arrived);
+    let put = Transaction::new().put(key(&coming.id), bytes(&arrived));
+    let done = world.evil.commit(put).await.unwrap();
+    assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+
+    // Of its own it says nothing of ways that nobody wanted.
+    let other = Timestamp::from_millis(since.as_millis() - 5);
+    for change in [
+        |machine: &mut Machine, way| machine.observed.left_for = Some(way),
+        |machine, way| machine.observed.stays = Some(way),
+        |machine, way| machine.observed.at_rest = Some(way),
+    ] as [fn(&mut Machine, Timestamp); 3]
+    {
+        let mut odd = world.mine.clone();
+        change(&mut odd, other);
+        let put = Transaction::new().put(key(&odd.id), bytes(&said(&world.mine, odd)));
+        world.refused("another way", put).await;
+    }
 }
 
 /// Waits until the gateway shows a machine so.

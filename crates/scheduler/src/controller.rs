@@ -19,8 +19,8 @@ use std::{
 
 use cimi::{
     HostId, Timestamp,
-    lifecycle::{Moving, Power},
-    resources::{Host, HostPulse, Machine, Resource as _},
+    lifecycle::{Moving, Power, Stage},
+    resources::{AcceleratorKind, Host, HostPulse, Machine, Resource as _},
 };
 use documents::{Cached, Doc, Documents, DocumentsError, step};
 use store::cache::Changed;
@@ -374,6 +374,54 @@ fn booking_of_way(local: &str) -> Arc<str> {
     format!("{local} on its way").into()
 }
 
+/// Why a machine that has memory can't go on with it on a host, whose processors are not like those of its own.
+fn unlike(machine: &Machine, from: &Host, to: &Host) -> Option<String> {
+    let has_memory = !matches!(
+        machine.observed.stage,
+        Stage::Waiting | Stage::Ended { .. } | Stage::Failed
+    );
+    if !has_memory {
+        return None;
+    }
+    let name = |host: &Host| {
+        host.common
+            .name
+            .clone()
+            .unwrap_or_else(|| host.id.to_string())
+    };
+    let at = (name(from), name(to));
+    let runs_with = machine.accelerator.unwrap_or(from.accelerator);
+    if runs_with != to.accelerator {
+        return Some(format!(
+            "it runs by {} on {}, and {} has {} only: stop it first",
+            word(runs_with),
+            at.0,
+            at.1,
+            word(to.accelerator)
+        ));
+    }
+    // QEMU's own processor is the same everywhere, and so is one that is named.
+    let has_all_of_host = machine
+        .cpu_model
+        .as_deref()
+        .is_none_or(|model| model == "host");
+    let is_other = from.cpu_model != to.cpu_model || from.cpu_flags != to.cpu_flags;
+    (runs_with == AcceleratorKind::Kvm && has_all_of_host && is_other).then(|| {
+        format!(
+            "it uses all of the processor of {} ({}), and that of {} is another one ({}): stop it first, or give machines a \
+             processor that all hosts have (`machines.cpu_model`)",
+            at.0, from.cpu_model, at.1, to.cpu_model
+        )
+    })
+}
+
+const fn word(accelerator: AcceleratorKind) -> &'static str {
+    match accelerator {
+        AcceleratorKind::Kvm => "KVM",
+        AcceleratorKind::Tcg => "TCG",
+    }
+}
+
 /// Writes where a machine goes, or why it stays, if it is still to be moved and the host open.
 async fn send(
     documents: Documents,
@@ -396,14 +444,21 @@ async fn send(
             Err(_) => None,
         };
         let host = host.filter(|host| !host.desired.maintenance);
+        let unlike = match (&host, read.host.as_ref()) {
+            (Some(to), Some(from)) => {
+                let from = documents.hosts.get(from.local());
+                from.and_then(|from| unlike(&read, &from, to))
+            }
+            _ => None,
+        };
+        let host = host.filter(|_| unlike.is_none());
         match &host {
             Some(host) => moving.to = Some(host.document.id.clone()),
             None => {
                 next.desired.moving = None;
-                let why = chosen
-                    .as_ref()
-                    .err()
-                    .map_or("the host is closed", |why| why);
+                let refused = chosen.as_ref().err().map(String::as_str);
+                let why = unlike.as_deref().or(refused);
+                let why = why.unwrap_or("the host is closed");
                 next.reason = Some(format!("it is not moved: {why}"));
             }
         }

@@ -173,6 +173,19 @@ pub struct Shown {
 }
 
 impl Shown {
+    /// Asks it to end, with all that it was given in its files: not on their disk yet. When this returns, nobody writes them.
+    /// Whether it has taken its leave within this time, or had to be killed.
+    pub async fn close(mut self, limit: Duration) -> bool {
+        // It fails only if the process has ended.
+        let _ = pidfd_send_signal(&self.process, Signal::TERM);
+        let has_ended = tokio::time::timeout(limit, &mut self.ended).await.is_ok();
+        if !has_ended {
+            self.kill();
+            let _ = (&mut self.ended).await;
+        }
+        has_ended
+    }
+
     /// Ends it; when this returns, nobody writes the files.
     pub async fn end(mut self) {
         self.kill();
@@ -224,8 +237,30 @@ impl StorageDaemon {
     /// # Errors
     /// [`Error::Io`] for files that can't be opened, and a program that can't be run.
     pub async fn show(&self, parts: Vec<Part>, user: Option<u32>) -> Result<Shown, Error> {
+        let what = What {
+            parts,
+            ..What::default()
+        };
+        self.started(what, user).await
+    }
+
+    /// Shows a disk that is being copied, as [`show`](Self::show) does: what was written is whole only once it is
+    /// [closed](Shown::close).
+    ///
+    /// # Errors
+    /// [`Error::Io`] for files that can't be opened, and a program that can't be run.
+    pub async fn show_copy(&self, parts: Vec<Part>, user: Option<u32>) -> Result<Shown, Error> {
+        let what = What {
+            parts,
+            is_copied: true,
+            ..What::default()
+        };
+        self.started(what, user).await
+    }
+
+    async fn started(&self, what: What, user: Option<u32>) -> Result<Shown, Error> {
         let daemon = self.clone();
-        let started = tokio::task::spawn_blocking(move || daemon.start(&parts, user)).await;
+        let started = tokio::task::spawn_blocking(move || daemon.start(&what, user)).await;
         let (stream, process, ended) = started.map_err(|_| Error::Tool {
             program: "qemu-storage-daemon".to_owned(),
             reason: "it could not be started".to_owned(),
@@ -241,19 +276,24 @@ impl StorageDaemon {
             .map_err(Error::io("connect to", &self.program))
     }
 
-    /// Shows a volume that can't be read nor written: everything that is asked of it fails at once.
+    /// Shows a volume of so many bytes that can't be read nor written: everything that is asked of it fails at once.
     ///
     /// # Errors
     /// [`Error::Io`] for a program that can't be run.
-    pub async fn show_broken(&self, user: Option<u32>) -> Result<Shown, Error> {
-        self.show(Vec::new(), user).await
+    pub async fn show_broken(&self, bytes: u64, user: Option<u32>) -> Result<Shown, Error> {
+        let what = What {
+            broken_bytes: bytes,
+            ..What::default()
+        };
+        self.started(what, user).await
     }
 
     fn start(
         &self,
-        parts: &[Part],
+        what: &What,
         user: Option<u32>,
     ) -> Result<(StdUnixStream, OwnedFd, oneshot::Receiver<()>), Error> {
+        let parts = &what.parts;
         let user = user.filter(|_| rustix::process::geteuid().is_root());
         let mut files = Vec::with_capacity(parts.len() + 1);
         for (depth, part) in parts.iter().enumerate() {
@@ -261,7 +301,7 @@ impl StorageDaemon {
         }
         let failed = Error::io("listen in", &self.folder);
         let (listener, stream) = self.socket().map_err(failed)?;
-        let mut arguments = blocks(parts, &files);
+        let mut arguments = blocks(what, &files);
         let listener = File::from(OwnedFd::from(listener));
         arguments.extend([
             "--nbd-server".to_owned(),
@@ -272,7 +312,10 @@ impl StorageDaemon {
             "--export".to_owned(),
             // A guest goes on where it was when this process, or this computer, is gone and back. What it was told to be written
             // must be there then, though it asked for no flush: not in this process's memory (tables of qcow2), nor in the kernel's.
-            format!("type=nbd,id=volume,node-name=d0,name={EXPORT},writable=on,writethrough=on"),
+            format!(
+                "type=nbd,id=volume,node-name=d0,name={EXPORT},writable=on,writethrough={}",
+                if what.is_copied { "off" } else { "on" }
+            ),
         ]);
         files.push(listener);
         let volume = parts.first().map_or_else(
@@ -376,7 +419,18 @@ fn beginning(mut from: impl Read) -> String {
 }
 
 /// Larger than any volume: nobody asks for what isn't there.
-const BROKEN_BYTES: u64 = 1 << 50;
+pub const BROKEN_BYTES: u64 = 1 << 50;
+
+/// What a process shows.
+#[derive(Default)]
+struct What {
+    /// The files; none: it is broken.
+    parts: Vec<Part>,
+    /// How large it is then.
+    broken_bytes: u64,
+    /// It counts only once it is whole.
+    is_copied: bool,
+}
 
 /// A file as the process needs it: it opens it anew, by its descriptor, and has the right to. Nobody else has the way to it.
 fn opened(part: &Part, is_top: bool, user: Option<u32>) -> Result<File, Error> {
@@ -400,11 +454,12 @@ fn opened(part: &Part, is_top: bool, user: Option<u32>) -> Result<File, Error> {
 }
 
 /// The files as block nodes, from the bottom up; `d0` is the volume. Without files it is one that is broken.
-fn blocks(parts: &[Part], files: &[File]) -> Vec<String> {
+fn blocks(what: &What, files: &[File]) -> Vec<String> {
+    let parts = &what.parts;
     let mut arguments = Vec::new();
     if parts.is_empty() {
         let broken = json!({
-            "driver": "blkdebug", "node-name": "d0", "image": {"driver": "null-co", "size": BROKEN_BYTES},
+            "driver": "blkdebug", "node-name": "d0", "image": {"driver": "null-co", "size": what.broken_bytes},
             "inject-error": [{"event": "none", "errno": 5, "once": false, "immediately": true}],
         });
         return vec!["--blockdev".to_owned(), broken.to_string()];

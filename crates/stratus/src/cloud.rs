@@ -19,7 +19,7 @@ pub use api::{Accepted, Api, Body, Login, RawBody};
 pub use digest_text::{hex, is_image_identifier, is_local_id, is_uuid};
 pub use endpoint::Endpoint;
 pub use error::{ApiError, ShownBy};
-pub use events::Told;
+pub use events::{Events, Told};
 pub use fingerprint::Fingerprint;
 pub use known_clouds::KnownClouds;
 pub use market_search::{Found, Search};

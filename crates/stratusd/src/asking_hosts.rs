@@ -6,7 +6,7 @@ use std::io;
 use cimi::{HostId, MachineId, Timestamp, resources::EventSeverity};
 use cloud::{ByteStream, CloudError, Console, ConsoleRange, MeterReading};
 use documents::Documents;
-use doors::{CallError, HostCalls};
+use doors::{CallError, HostCalls, Meetings};
 use futures::{StreamExt as _, stream};
 use http_body_util::BodyDataStream;
 use serde::{Deserialize, Serialize};
@@ -111,6 +111,7 @@ pub fn sent(readings: Vec<Reading>) -> Meters {
 pub struct Elsewhere {
     pub documents: Documents,
     pub calls: HostCalls,
+    pub meetings: Meetings,
 }
 
 impl Elsewhere {

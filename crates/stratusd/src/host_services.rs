@@ -12,6 +12,7 @@ use cloud::{
     FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, Upload, VolumesOfHosts,
 };
 use documents::Documents;
+use doors::CrossingEnd;
 use futures::{FutureExt as _, future::BoxFuture};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,9 +22,11 @@ use storage::{
     exports::{User, VolumeServer},
     registry::{Catalogue, LookupError, Registries},
 };
+use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
+use trust::{CrossingRequest, MET};
 use vmhost::{
-    controller::{MachineFiles, VmHost},
+    controller::{Channel, MachineFiles, VmHost, WayEnd},
     moving::Packed,
 };
 
@@ -31,6 +34,9 @@ use crate::{
     asking_hosts::{Elsewhere, Question},
     own_host,
 };
+
+/// What may be on its way between this host and the door for hosts.
+const CHANNEL_BYTES: usize = 1 << 20;
 
 /// The controllers of this process, as the rules see them.
 #[derive(Clone)]
@@ -286,13 +292,47 @@ impl FilesOfMachines for LocalHost {
     }
 }
 
-/// For machines that come to this computer from hosts that have joined.
+/// What asks for a connection between the two hosts of a machine.
+pub(crate) fn crossing_request(machine: &Machine, name: &str) -> Result<CrossingRequest, String> {
+    let way = machine.desired.moving.as_ref().ok_or("it is not moved")?;
+    Ok(CrossingRequest {
+        machine: machine.id.clone(),
+        way: way.since,
+        name: name.to_owned(),
+    })
+}
+
+/// For machines that come to this computer from hosts that have joined, and go there.
 impl MachineFiles for Elsewhere {
     fn files<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<Packed, String>> {
         async move {
             let host = machine.host.as_ref().ok_or("it is on no host")?;
             let files = self.files(host, &machine.id).await;
             files.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+
+    fn channel<'a>(
+        &'a self,
+        machine: &'a Machine,
+        end: WayEnd,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Channel, String>> {
+        async move {
+            let of = crossing_request(machine, name)?;
+            let end = match end {
+                WayEnd::Leaving => CrossingEnd::Leaving,
+                WayEnd::Coming => CrossingEnd::Coming,
+            };
+            let (mut ours, theirs) = tokio::io::duplex(CHANNEL_BYTES);
+            let meetings = self.meetings.clone();
+            // Ends with either end of it.
+            tokio::spawn(async move { meetings.meet(of, end, Box::new(theirs)).await });
+            match ours.read_u8().await {
+                Ok(MET) => Ok(Box::new(ours) as Channel),
+                _ => Err("another connection took its place".to_owned()),
+            }
         }
         .boxed()
     }

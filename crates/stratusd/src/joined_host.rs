@@ -302,8 +302,7 @@ impl JoinedHost {
     ) -> anyhow::Result<(VmHost, Replicas, RemoteVolumes, Arc<Answers>)> {
         let key = self.folder.key()?;
         let replicas = images::open(&self.settings, kept, &key, documents.clone()).await?;
-        let lacking = "guests that have lost a volume aren't told so";
-        let daemon = settings::storage_daemon(&self.config.state_dir(), lacking);
+        let daemon = self.settings.storage_daemon.clone();
         let volumes = RemoteVolumes::open(kept, &key, documents.clone(), daemon)?;
         let networks = OfDocuments {
             config: self.config.clone(),

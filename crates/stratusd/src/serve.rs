@@ -13,7 +13,9 @@ use anyhow::{Context as _, bail};
 use cloud::{Cloud, Quotas};
 use directory::LdapDirectory;
 use documents::Documents;
-use doors::{AuditLog, Doors, HostCalls, HostDoor, People, Running, Server, Serving, tls};
+use doors::{
+    AuditLog, Doors, HostCalls, HostDoor, Meetings, People, Running, Server, Serving, tls,
+};
 use marketplace_service::Marketplace;
 use scheduler::Scheduler;
 use storage::{
@@ -92,9 +94,11 @@ pub async fn serve(
     // Who writes a volume: a machine here, or a host that uses it from afar.
     let exports = Exports::default();
     let calls = HostCalls::default();
+    let meetings = Meetings::default();
     let elsewhere = Elsewhere {
         documents: documents.clone(),
         calls: calls.clone(),
+        meetings: meetings.clone(),
     };
     let host = LocalHost {
         documents: documents.clone(),
@@ -219,7 +223,8 @@ pub async fn serve(
             };
             let shown = Arc::new(VolumesHere(volumes.clone()));
             let files = Arc::clone(&files);
-            let door = HostDoor::new(cloud.clone(), Arc::clone(&log), (shown, files), calls);
+            let ways = (calls, meetings);
+            let door = HostDoor::new(cloud.clone(), Arc::clone(&log), (shown, files), ways);
             let hosts = Arc::new(door);
             let following = Arc::clone(&hosts);
             parts.start("hosts", |stop| async move {

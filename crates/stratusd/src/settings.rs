@@ -292,6 +292,10 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
         console_bytes: config.machines.console_kib.saturating_mul(1024),
         cpus: (config.placement.host_cpus > 0).then_some(config.placement.host_cpus),
         memory_mib: or_all(config.placement.host_memory_mib),
+        storage_daemon: storage_daemon(
+            &config.state_dir(),
+            "machines come to this host at rest only",
+        ),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         qemu_version: qemu_version(config).await?,
     })

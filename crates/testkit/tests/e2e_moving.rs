@@ -1,4 +1,4 @@
-//! A machine is moved to another computer and back, with what is in its memory and on its disks; what goes wrong on the way harms it
+//! A machine is moved at rest to another computer and back, with what is in its memory and on its disks; what goes wrong on the way harms it
 //! not. All is real: two daemons in two network namespaces, QEMU.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
@@ -59,7 +59,7 @@ fn a_machine_goes_to_another_host_and_back_and_its_guest_goes_on() {
     };
 
     // Nobody has room: it stays, runs on, and says why.
-    cloud.cli(&["host", "move", &id]);
+    cloud.cli(&["host", "move", &id, "--at-rest"]);
     wait_until("the reason", LIMIT, || {
         let machine = machine.document();
         let reason = machine["reason"].as_str()?.to_owned();
@@ -70,7 +70,7 @@ fn a_machine_goes_to_another_host_and_back_and_its_guest_goes_on() {
 
     cloud.cli(&["host", "maintenance", "node7", "--off"]);
     let began = Instant::now();
-    cloud.cli(&["host", "move", &id, "node7"]);
+    cloud.cli(&["host", "move", &id, "node7", "--at-rest"]);
     wait_until_on(&cloud, &machine, "node7");
     same();
     eprintln!("moved in {:?}", began.elapsed());
@@ -85,7 +85,7 @@ fn a_machine_goes_to_another_host_and_back_and_its_guest_goes_on() {
     machine.attach(&volume);
 
     // The cable is cut on the way: the wish is given up, or it has arrived; in either case it is on one of them, and whole.
-    cloud.cli(&["host", "drain", "node7", "--move"]);
+    cloud.cli(&["host", "drain", "node7", "--move", "--at-rest"]);
     cloud.namespace().unwrap().cut(true);
     host.wait_for_state(&cloud, "LOST");
     cloud.namespace().unwrap().cut(false);
@@ -95,16 +95,16 @@ fn a_machine_goes_to_another_host_and_back_and_its_guest_goes_on() {
 
     // Either daemon dies at any moment of it.
     cloud.cli(&["host", "maintenance", "node7", "--off"]);
-    cloud.cli(&["host", "move", &id, "node7"]);
+    cloud.cli(&["host", "move", &id, "node7", "--at-rest"]);
     cloud.kill();
     cloud.start_again();
     host.wait_for_state(&cloud, "OK");
     wait_until_on(&cloud, &machine, "node7");
-    cloud.cli(&["host", "move", &id, "testhost"]);
+    cloud.cli(&["host", "move", &id, "testhost", "--at-rest"]);
     host.kill();
     host.start();
     host.wait_for_state(&cloud, "OK");
-    cloud.cli(&["host", "drain", "node7", "--move"]);
+    cloud.cli(&["host", "drain", "node7", "--move", "--at-rest"]);
     wait_until_on(&cloud, &machine, "testhost");
     same();
     wait_until("nothing to be left there", LIMIT, || {

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod crossing;
 mod error;
 mod fingerprint;
 mod join;
@@ -26,6 +27,7 @@ mod verifier;
 mod volume;
 
 pub use authority::{Authority, CERTIFICATE_LIFE, HostCertificate};
+pub use crossing::{CROSSING_PROTOCOL, CROSSING_REQUEST_BYTES, CrossingRequest, MET};
 pub use error::TrustError;
 pub use fingerprint::Fingerprint;
 pub use join::{

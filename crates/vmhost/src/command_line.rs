@@ -106,8 +106,8 @@ pub fn descriptors(spec: &LaunchSpec) -> Vec<Descriptor> {
     if spec.vnc.is_some() {
         list.push(Descriptor::Graphics);
     }
-    if let Some(memory) = &spec.memory {
-        list.push(Descriptor::Memory(memory.file.clone()));
+    if let Some(file) = spec.memory.as_ref().and_then(|memory| memory.file.as_ref()) {
+        list.push(Descriptor::Memory(file.clone()));
     }
     list
 }
@@ -196,9 +196,15 @@ pub fn arguments(spec: &LaunchSpec) -> Vec<String> {
     media(spec, &descriptors, &mut line);
     nics(spec, &number, &mut line);
     graphics(spec, number(&|d| *d == Descriptor::Graphics), &mut line);
-    if spec.memory.is_some() {
-        let file = number(&|d| matches!(d, Descriptor::Memory(_)));
-        line.option("-incoming", format!("fd:{file}"));
+    match spec.memory.as_ref().map(|memory| &memory.file) {
+        None => {}
+        Some(None) => {
+            line.option("-incoming", "defer");
+        }
+        Some(Some(_)) => {
+            let file = number(&|d| matches!(d, Descriptor::Memory(_)));
+            line.option("-incoming", format!("fd:{file}"));
+        }
     }
     line.0
 }

@@ -16,6 +16,7 @@
 mod arrival;
 mod audit;
 mod console;
+mod crossing;
 mod forwarding;
 mod health;
 mod host;
@@ -55,7 +56,7 @@ use store::cache::Changed;
 use tokio::sync::{Notify, OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use arrival::MachineFiles;
+pub use arrival::{Channel, Duplex, MachineFiles, WayEnd};
 pub use audit::Finding;
 pub use console::ConsoleText;
 pub use forwarding::overlay;
@@ -332,23 +333,22 @@ impl VmHost {
 
     /// Throws away what was copied of machines that don't come here any more.
     async fn sweep_arrivals(&self) {
-        let shared = self.0.shared.clone();
-        let swept = tokio::task::spawn_blocking(move || arrival::sweep(&shared)).await;
-        if let Ok(Err(error)) = swept {
+        if let Err(error) = arrival::sweep(&self.0.shared).await {
             tracing::warn!(%error, "what was copied of machines that don't come here can't be removed");
         }
     }
 
-    /// What the machines of this host ask of a network.
+    /// What the machines of this host ask of a network, and those that come with their guests running.
     fn wanted_on(&self, network: &str, of: impl Fn(&Machine) -> bool) -> Vec<PlugRequest> {
         let shared = &self.0.shared;
-        shared
-            .documents
-            .machines
-            .by_index("host", shared.host.local())
-            .iter()
+        let machines = &shared.documents.machines;
+        let coming = machines.by_index("movingTo", shared.host.local());
+        let coming = coming.into_iter().filter(|one| one.crossing().is_some());
+        let here = machines.by_index("host", shared.host.local());
+        here.into_iter()
+            .chain(coming)
             .filter(|machine| of(machine))
-            .flat_map(|machine| prepare::plug_requests(machine))
+            .flat_map(|machine| prepare::plug_requests(&machine))
             .filter(|(name, _)| name == network)
             .map(|(_, request)| request)
             .collect()

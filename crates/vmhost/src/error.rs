@@ -72,6 +72,12 @@ pub enum HypervisorError {
         /// QEMU's words.
         reason: String,
     },
+    /// A disk could not be copied to its end.
+    #[error("a disk could not be copied: {why}")]
+    CopyFailed {
+        /// QEMU's words.
+        why: String,
+    },
     /// The monitor refused a command or could not be reached.
     #[error(transparent)]
     Monitor(#[from] QmpError),

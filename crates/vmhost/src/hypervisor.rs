@@ -184,6 +184,80 @@ pub trait RunningMachine: Send + Sync {
 
     /// What happens from now on.
     fn events(&self) -> EventStream;
+
+    /// By which it goes to another host while its guest runs; none: it can't.
+    fn crossing(&self) -> Option<&dyn Crossing> {
+        None
+    }
+}
+
+/// A machine that goes to another host while its guest runs, or comes from one.
+///
+/// ```text
+///  here, as it goes                                       there, as it comes: halted from its launch on
+///   mirror, for each disk ──────── what is on it ────────▶ (a process of its own writes it)
+///   all Ready: send ────────────── memory ───────────────▶ receive
+///   Still: the guest is halted, memory all but sent
+///   end_mirrors
+///   hand_over ──────────────────── the rest ─────────────▶ RunState::Paused
+///   RunState::Saved
+/// ```
+///
+/// Until [`RunningMachine::cont`] is called at either, its guest executes at neither. [`MachineEvent::Memory`] tells that it is a
+/// step further.
+#[async_trait]
+pub trait Crossing: Send + Sync {
+    /// Begins to copy a disk to an NBD server that listens at a socket of this name in the folder of volumes, and to write there
+    /// what the guest writes from now on; so many bytes a second of what was there before.
+    async fn mirror(&self, port: u8, socket: &str, speed: Option<u64>) -> Result<()>;
+
+    /// Begins to send memory, so many bytes a second, with the guest running. It halts the guest when little is left.
+    async fn send(&self, to: OwnedFd, speed: Option<u64>) -> Result<()>;
+
+    /// How far it is, with memory if that [is being sent](Self::send).
+    async fn sent(&self, is_sending: bool) -> Result<Sent>;
+
+    /// Lets go of the disks that are mirrored, which are the same now. Only while the guest is halted by
+    /// [`send`](Self::send).
+    async fn end_mirrors(&self) -> Result<()>;
+
+    /// Sends the rest, after which it is [`RunState::Saved`].
+    async fn hand_over(&self) -> Result<()>;
+
+    /// Gives up what was begun, however far it is; the guest runs on, unless all was sent. No error if nothing was begun.
+    async fn give_up(&self) -> Result<()>;
+
+    /// Takes memory, at a machine that was [launched for that](crate::launch_spec::SavedMemory).
+    async fn receive(&self, from: OwnedFd) -> Result<()>;
+
+    /// Tells the network where the machine is.
+    async fn announce(&self) -> Result<()>;
+}
+
+/// How far a machine is on its way to another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of disks and memory that were copied.
+    pub copied: u64,
+    /// Bytes that are left, as far as is known.
+    pub left: u64,
+    /// How far.
+    pub stage: SentStage,
+}
+
+/// See [`Sent`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SentStage {
+    /// Something is being copied.
+    GoesOn,
+    /// All disks are the same, and stay so; no memory is being sent.
+    Ready,
+    /// The guest is halted, and waits for [`Crossing::hand_over`].
+    Still,
+    /// All was sent.
+    Complete,
+    /// It ended early.
+    Failed(String),
 }
 
 /// How long [`RunningMachine::quit`] waits for an orderly end before it kills the process.
@@ -305,7 +379,8 @@ pub enum MachineEvent {
         /// The system's words.
         reason: String,
     },
-    /// The writing or reading of memory has come a step further: look at [`RunningMachine::saving`] or the status.
+    /// The writing or reading of memory, or the copying of a disk, has come a step further: look at [`RunningMachine::saving`],
+    /// [`Crossing::sent`] or the status.
     Memory,
     /// The guest agent's port was opened or closed by the guest.
     AgentConnected(bool),

@@ -268,11 +268,11 @@ impl LaunchSpec {
     }
 }
 
-/// The memory of a machine that was suspended, and the ports as it knows them.
+/// The memory of a machine that was suspended, or comes from another host, and the ports as it knows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedMemory {
-    /// The file.
-    pub file: PathBuf,
+    /// The file; none: it is [received](crate::hypervisor::Crossing::receive).
+    pub file: Option<PathBuf>,
     /// How many ports there were.
     pub port_count: u8,
     /// What was on them.

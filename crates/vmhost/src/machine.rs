@@ -5,6 +5,7 @@
 //! QEMU is told, so that whoever comes later ([`QemuMachine::reconcile_after_adoption`]) can finish them; that also cures a caller that
 //! was cancelled in the middle.
 
+mod crossing;
 mod disks;
 mod keeper;
 mod memory;
@@ -27,7 +28,7 @@ use uuid::Uuid;
 use crate::block_nodes;
 use crate::error::HypervisorError;
 use crate::hypervisor::{
-    EVENT_QUEUE, EventStream, ExitCause, MachineEvent, MachineStatus, QUIT_LIMIT, Result,
+    Crossing, EVENT_QUEUE, EventStream, ExitCause, MachineEvent, MachineStatus, QUIT_LIMIT, Result,
     RunFolder, RunState, RunningMachine, Saving,
 };
 use crate::launch_spec::{Accelerator, DiskId, DiskSpec};
@@ -363,6 +364,10 @@ impl RunningMachine for QemuMachine {
             )),
             other => other,
         }
+    }
+
+    fn crossing(&self) -> Option<&dyn Crossing> {
+        Some(&*self.shared)
     }
 
     fn events(&self) -> EventStream {

@@ -77,6 +77,8 @@ async fn what_is_left_of_a_machine_that_goes_on_elsewhere_is_cleared_away() {
 /// A machine is wanted on this host from now on.
 fn moving(to: &cimi::HostId, since: cimi::Timestamp, ready: bool) -> Moving {
     Moving {
+        live: false,
+        bandwidth: None,
         wanted: None,
         to: Some(to.clone()),
         ready,
@@ -126,6 +128,37 @@ async fn a_machine_that_is_to_go_stands_still_and_goes_on_if_that_is_given_up() 
         .await;
     world.phase(&id, Phase::Running).await;
     assert!(world.lives(&id) && world.host().files(&id).is_none());
+}
+
+#[tokio::test]
+async fn a_machine_that_can_not_run_on_its_way_goes_at_rest() {
+    let world = World::new().await;
+    let other = cimi::testing::host();
+    world.add(&other).await;
+    for is_paused in [false, true] {
+        let id = world.running(json!({})).await;
+        if is_paused {
+            let job = world.act(&id, "pause", false).await;
+            world.succeeds(&job).await;
+        }
+        let since = cimi::Timestamp::now();
+        let live = Moving {
+            live: true,
+            ..moving(&other.id, since, true)
+        };
+        world
+            .edit::<Machine>(&id, |machine| {
+                machine.desired.moving = Some(live.clone());
+                machine.settle();
+            })
+            .await;
+        let machine = world
+            .until(&id, "it to stand still", |machine| machine.has_left())
+            .await;
+        assert_eq!(machine.observed.at_rest, Some(since));
+        assert_eq!(machine.state, MachineState::Suspended);
+        assert!(!world.lives(&id) && world.host().files(&id).is_some());
+    }
 }
 
 #[tokio::test]

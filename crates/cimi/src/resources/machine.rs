@@ -11,7 +11,9 @@ use super::{
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
     ids::{MachineRecordId, NetworkPortId},
-    lifecycle::{Desired, MachineState, Observed, Phase, RestartPolicy, derive, unseen},
+    lifecycle::{
+        Desired, MachineState, Moving, Observed, Passage, Phase, RestartPolicy, derive, unseen,
+    },
     size::ByteSize,
 };
 
@@ -211,6 +213,24 @@ impl Machine {
     pub fn has_left(&self) -> bool {
         let way = self.desired.leaving().map(|moving| moving.since);
         way.is_some() && way == self.observed.left_for
+    }
+
+    /// Its way to another host, if its guest runs on it: nothing speaks against that yet.
+    #[must_use]
+    pub fn crossing(&self) -> Option<&Moving> {
+        let (seen, way) = (&self.observed, self.desired.leaving()?);
+        let is_over = [seen.at_rest, seen.stays].contains(&Some(way.since));
+        (way.live && !is_over).then_some(way)
+    }
+
+    /// How far it is on the way that it is on, if it has been set out on with its guest running.
+    #[must_use]
+    pub fn passage(&self) -> Option<&Passage> {
+        let way = self.desired.moving.as_ref()?.since;
+        self.observed
+            .passage
+            .as_ref()
+            .filter(|passage| passage.way == way)
     }
 
     /// The volume that it boots from, which is the first disk its guest sees, and at it as long as the machine exists; none:

@@ -139,7 +139,7 @@ impl Use {
 #[must_use]
 pub(super) fn running_since(observed: &Observed, before: Option<Timestamp>) -> Option<Timestamp> {
     match observed.stage {
-        Stage::Running | Stage::Paused | Stage::Held | Stage::Saving => {
+        Stage::Running | Stage::Paused | Stage::Held | Stage::Saving | Stage::Crossing => {
             before.or(Some(observed.since))
         }
         _ => None,

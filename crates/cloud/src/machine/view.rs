@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use cimi::{
-    lifecycle::{self, MachineState, RestartPolicy},
+    lifecycle::{self, MachineState, Moving, RestartPolicy},
     model::Kind,
     query::Scalar,
     resources::{AttachStage, DiskRole, Endpoint, Machine},
@@ -145,6 +145,20 @@ impl Public for Machine {
         }
         if let Some(name) = host_name(documents, machine) {
             put("hostname", name.into());
+        }
+        if let Some(way) = &machine.desired.moving {
+            put("moving", moving(machine, way));
+        }
+        let last = machine.observed.passage.as_ref();
+        if let Some(last) = last.filter(|last| last.downtime_millis.is_some()) {
+            put(
+                "lastMove",
+                json!({
+                    "since": last.way,
+                    "bytesCopied": last.copied,
+                    "downtimeMilliseconds": last.downtime_millis,
+                }),
+            );
         }
         if let Some(ssh) = ssh_of(documents, machine) {
             put("ssh", json!({"host": ssh.host, "port": ssh.port}));
@@ -316,6 +330,22 @@ const fn state_text(state: MachineState) -> &'static str {
         S::Deleting => "DELETING",
         S::Error => "ERROR",
     }
+}
+
+/// How far a machine is on its way to another host.
+fn moving(machine: &Machine, way: &Moving) -> Value {
+    let mut shown = json!({
+        "live": way.live && machine.observed.at_rest != Some(way.since),
+        "since": way.since,
+    });
+    if let Some(to) = &way.to {
+        shown["host"] = json!({ "href": to });
+    }
+    if let Some(passage) = machine.passage() {
+        shown["bytesCopied"] = json!(passage.copied);
+        shown["bytesLeft"] = json!(passage.left);
+    }
+    shown
 }
 
 #[cfg(test)]

@@ -201,7 +201,7 @@ impl World {
             cloud.clone(),
             audit.clone(),
             (volumes.clone(), Arc::new(cloud::NoServices)),
-            calls.clone(),
+            (calls.clone(), doors::Meetings::default()),
         ));
         let server = Server::new(
             Arc::new(doors),

@@ -1,14 +1,15 @@
 //! `stratus host …`: where machines run.
 
+mod moving;
 mod token;
 
 use clap::Subcommand;
 use serde_json::json;
 
+use self::moving::{How, Move, migrate, until_moved};
 use self::token::Token;
 
 use crate::cloud::{Api, HostView, MachineView, text_of};
-use crate::commands::machine_id::MachineNumber;
 use crate::failure::{Failure, Result};
 use crate::options::{Asking, Cloud, Common};
 use crate::session::Session;
@@ -47,25 +48,6 @@ struct Remove {
     /// Name of the host
     #[arg(value_name = "HOST")]
     host: String,
-    #[command(flatten)]
-    cloud: Cloud,
-    #[command(flatten)]
-    common: Common,
-}
-
-/// Move a machine to another host
-///
-/// Its guest stands still while memory and disks are copied, and goes on there: for seconds, or as long as its disks are large. Volumes
-/// are not copied. If anything fails it goes on where it was, and its reason says why. Returns when the cloud has accepted. JSON:
-/// {"machine", "host"}.
-#[derive(Debug, clap::Args)]
-struct Move {
-    /// Number or UUID of the machine
-    #[arg(value_name = "ID")]
-    id: String,
-    /// Host to go to [default: the one that suits it best]
-    #[arg(value_name = "HOST")]
-    host: Option<String>,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -125,11 +107,10 @@ struct Maintenance {
 /// Prepare a host for being switched off: maintenance, and which machines are on it
 ///
 /// No machine is moved unless --move is given; run it again to see what is left. JSON: {"host", "machines"}: the machines' documents
-/// as the cloud gives them.
+/// as the cloud gives them, with --wait those that are left in the end.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A machine that is moved stands still while its memory and disks are copied, and goes on where it was. One for which no other host has
-room stays, and its reason says why ('stratus describe-instance -v ID'). A machine that is stopped keeps its disks on the host, and
-can be moved, too.")]
+#[command(after_help = "A machine that runs goes on running while it is moved ('stratus host move --help'). One for which no other host has room stays, and
+its reason says why ('stratus describe-instance -v ID'). A machine that is stopped keeps its disks on the host, and can be moved, too.")]
 struct Drain {
     /// Name of the host
     #[arg(value_name = "HOST")]
@@ -137,6 +118,11 @@ struct Drain {
     /// Move all machines to other hosts
     #[arg(long = "move")]
     moves: bool,
+    #[command(flatten)]
+    how: How,
+    /// Return when it is empty, or none of those that are left is on its way
+    #[arg(long, requires = "moves")]
+    wait: bool,
     #[command(flatten)]
     cloud: Cloud,
     #[command(flatten)]
@@ -255,16 +241,26 @@ impl Drain {
         // First, or one could come while they are looked for.
         set_maintenance(&api, &host, true).await?;
         let there = format!("Machine?$filter=host='{}'", host.id);
-        if session.out.is_json() {
+        if session.out.is_json() && !self.moves {
             return session.out.json(&json!({ "host": self.host, "machines": api.list(&there).await? }));
         }
         let machines: Vec<MachineView> = api.views(&there).await?;
         if self.moves {
             for machine in &machines {
                 // One that can't be asked now, or was already, keeps no other from going.
-                if let Err(error) = migrate(&api, &machine.id, None).await {
+                if let Err(error) = migrate(&api, &machine.id, None, &self.how).await {
                     session.out.warning(error);
                 }
+            }
+            if self.wait {
+                until_moved(&session, &api, &there).await?;
+            }
+            if session.out.is_json() {
+                return session.out.json(&json!({ "host": self.host, "machines": api.list(&there).await? }));
+            }
+            if self.wait {
+                session.out.detail(format_args!("{} takes no new machines, and has none any more: it can be switched off", self.host));
+                return Ok(());
             }
         }
         if machines.is_empty() {
@@ -283,28 +279,6 @@ impl Drain {
         let what = if self.moves { "are being moved" } else { "are left on it, until they are moved or removed" };
         session.out.detail(format_args!("{} takes no new machines; those above {what}", self.host));
         Ok(())
-    }
-}
-
-/// Asks for a machine to go to a host, or to any other one.
-async fn migrate(api: &Api, machine: &str, host: Option<&str>) -> Result {
-    let mut asked = json!({ "action": "migrate" });
-    if let (Some(host), Some(asked)) = (host, asked.as_object_mut()) {
-        asked.insert("properties".to_owned(), json!({ "host": host }));
-    }
-    api.post(&format!("{machine}/migrate"), &asked).await?;
-    Ok(())
-}
-
-impl Move {
-    async fn run(self) -> Result {
-        let session = Session::new(&self.common)?;
-        let api = session.api(&self.cloud)?;
-        let machine = MachineNumber::read(&self.id).ok_or_else(|| Failure::Usage(format!("'{}' is neither a number nor a UUID of a machine", self.id)))?;
-        let machine = machine.look_up(&api).await?;
-        migrate(&api, &machine.id, self.host.as_deref()).await?;
-        session.out.step(format_args!("{} is being moved", self.id));
-        if session.out.is_json() { session.out.json(&json!({ "machine": machine.id, "host": self.host })) } else { Ok(()) }
     }
 }
 

@@ -19,7 +19,7 @@ use documents::Documents;
 use futures::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use storage::exports::StorageDaemon;
+use storage::exports::{BROKEN_BYTES, StorageDaemon};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes},
     net::{UnixListener, UnixStream},
@@ -70,8 +70,11 @@ struct Socket {
 #[derive(Clone)]
 enum Leads {
     ToEntry(VolumeUse),
-    /// To errors alone, made by a process of this user.
-    ToNothing(Option<u32>),
+    /// To errors alone, made by a process of this user, as a volume of this size.
+    ToNothing {
+        bytes: u64,
+        user: Option<u32>,
+    },
 }
 
 impl RemoteVolumes {
@@ -111,7 +114,7 @@ impl RemoteVolumes {
     fn open_socket(&self, by: &VolumeUser, disk: &str, leads_to: Leads) -> io::Result<()> {
         let mut sockets = self.0.sockets.lock();
         let of = (by.machine.clone(), disk.to_owned());
-        let is_lost = matches!(leads_to, Leads::ToNothing(_));
+        let is_lost = matches!(leads_to, Leads::ToNothing { .. });
         if sockets
             .get(&of)
             .is_some_and(|socket| socket.is_lost == is_lost)
@@ -168,8 +171,38 @@ impl VolumeFiles for RemoteVolumes {
         .boxed()
     }
 
+    fn expected<'a>(
+        &'a self,
+        by: &'a VolumeUser,
+        attached: &'a AttachedVolume,
+        bytes: u64,
+    ) -> BoxFuture<'a, Result<VolumePlace, String>> {
+        async move {
+            if self.0.daemon.is_none() {
+                return Err("there is no qemu-storage-daemon on the other host".to_owned());
+            }
+            // Nothing is read or written before the machine is this host's. Then it leads to the volume, and QEMU connects anew.
+            let disk = volume_disk(attached);
+            let nothing = Leads::ToNothing {
+                bytes,
+                user: by.user,
+            };
+            let opened = self.open_socket(by, &disk, nothing);
+            opened.map_err(|error| {
+                let volume = &attached.volume;
+                format!("the way to {volume} can't be opened on the other host: {error}")
+            })?;
+            Ok(VolumePlace::Socket(socket_of(&disk)))
+        }
+        .boxed()
+    }
+
     fn lost(&self, by: &VolumeUser, disk: &DiskId) {
-        if let Err(error) = self.open_socket(by, disk.as_str(), Leads::ToNothing(by.user)) {
+        let nothing = Leads::ToNothing {
+            bytes: BROKEN_BYTES,
+            user: by.user,
+        };
+        if let Err(error) = self.open_socket(by, disk.as_str(), nothing) {
             tracing::error!(%disk, %error, "a guest can't be told that it has lost a volume");
         }
     }
@@ -270,7 +303,7 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads) {
 async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
     let of = match leads {
         Leads::ToEntry(of) => of,
-        Leads::ToNothing(user) => return fail(&inner, stream, user).await,
+        Leads::ToNothing { bytes, user } => return fail(&inner, stream, (bytes, user)).await,
     };
     let (volume, machine) = (&of.volume, &of.machine);
     let mut entry = match inner.connect(&of).await {
@@ -297,14 +330,14 @@ async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
 }
 
 /// Answers with errors, so that the guest notices.
-async fn fail(inner: &Inner, mut stream: UnixStream, user: Option<u32>) {
+async fn fail(inner: &Inner, mut stream: UnixStream, (bytes, user): (u64, Option<u32>)) {
     let Some(daemon) = &inner.daemon else {
         tracing::error!(
             "a guest can't be told that it has lost a volume: `qemu-storage-daemon` is not in PATH"
         );
         return;
     };
-    match daemon.show_broken(user).await {
+    match daemon.show_broken(bytes, user).await {
         Ok(mut shown) => {
             let ways = (&mut stream, &mut shown.stream);
             let _ = copy_bidirectional_with_sizes(ways.0, ways.1, 4096, 4096).await;

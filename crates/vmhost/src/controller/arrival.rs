@@ -3,24 +3,55 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use cimi::resources::{Machine, local_bytes};
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Settings, Shared, prepare};
-use crate::moving::Packed;
+use crate::{HypervisorError, hypervisor::Adopted, moving::Packed, qemu::blocking};
 
 /// How the names of these folders end.
 const ARRIVING: &str = "arriving";
 /// What disks and memory may take beyond what the guest sees: tables of disks, devices in memory, the console.
 const BESIDE: u64 = 256 << 20;
 
-/// Where the files of machines on other hosts come from.
+/// The ways between hosts that machines go.
 pub trait MachineFiles: Send + Sync {
-    /// Those of a machine that has left its host for this one. An error is a sentence.
+    /// The files of a machine that has left its host for this one. An error is a sentence.
     fn files<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<Packed, String>>;
+
+    /// A connection of this name between the two hosts of a machine that goes from one to the other while its guest runs, once
+    /// both have asked for it. An error is a sentence.
+    fn channel<'a>(
+        &'a self,
+        machine: &'a Machine,
+        end: WayEnd,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Channel, String>> {
+        let _ = (machine, end, name);
+        async { Err("there is no connection between the two hosts".to_owned()) }.boxed()
+    }
 }
+
+/// Which of the two hosts asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WayEnd {
+    /// The one that has the machine.
+    Leaving,
+    /// The one that it comes to.
+    Coming,
+}
+
+/// What is read and written.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// A connection between the two hosts of a machine.
+pub type Channel = Box<dyn Duplex>;
 
 /// Where they lie meanwhile.
 pub(super) fn folder(settings: &Settings, machine: &str) -> PathBuf {
@@ -65,8 +96,23 @@ pub(super) fn forget(settings: &Settings, machine: &str) -> io::Result<()> {
     }
 }
 
-/// Throws away what was copied of machines that neither are here nor come. They are whole where they were. Blocks.
-pub(super) fn sweep(shared: &Shared) -> io::Result<()> {
+/// Ends the process of a machine that was to come, if there is one. It has never run.
+pub(super) async fn end(shared: &Shared, machine: &str) -> Result<(), HypervisorError> {
+    let folder = folder(&shared.settings, machine);
+    let (hypervisor, place) = (Arc::clone(&shared.hypervisor), folder.clone());
+    let lives = blocking(move || hypervisor.lives(&place)).await?;
+    if !lives {
+        return Ok(());
+    }
+    match shared.hypervisor.adopt(&folder).await? {
+        Adopted::Running(handle) => handle.quit().await.map(drop),
+        Adopted::Unreachable { process, .. } => process.end().await.map(drop),
+        Adopted::Gone { .. } => Ok(()),
+    }
+}
+
+/// Throws away what was copied of machines that neither are here nor come. They are whole where they were.
+pub(super) async fn sweep(shared: &Shared) -> io::Result<()> {
     for entry in std::fs::read_dir(&shared.settings.machines_dir)? {
         let path = entry?.path();
         let Some(machine) = machine_of(&path) else {
@@ -81,7 +127,9 @@ pub(super) fn sweep(shared: &Shared) -> io::Result<()> {
                 machine,
                 "doesn't come here: what was copied of it is thrown away"
             );
-            forget(&shared.settings, machine)?;
+            end(shared, machine).await.map_err(io::Error::other)?;
+            let (settings, machine) = (shared.settings.clone(), machine.to_owned());
+            tokio::task::spawn_blocking(move || forget(&settings, &machine)).await??;
         }
     }
     Ok(())

@@ -70,6 +70,14 @@ impl VmHost {
             .machines
             .by_index("host", shared.host.local());
         let known: Known<'_> = machines.iter().map(|m| (m.id(), &m.document.0)).collect();
+        let coming = shared
+            .documents
+            .machines
+            .by_index("movingTo", shared.host.local());
+        // Those that come with their guests running have processes and interfaces here before they are here.
+        let coming = coming.iter().filter(|machine| machine.crossing().is_some());
+        let mut known_to_run = known.clone();
+        known_to_run.extend(coming.map(|m| (m.id(), &m.document.0)));
         let mut findings = Vec::new();
         let unreadable = shared.documents.machines.unreadable();
         if unreadable > 0 {
@@ -85,9 +93,9 @@ impl VmHost {
         }
         findings.extend(self.folders(&seen, &known, repair).await);
         findings.extend(self.disks_missing(&known).await);
-        findings.extend(self.processes(&seen, &known, repair));
-        findings.extend(self.groups(&seen, &known, repair));
-        findings.extend(self.interfaces(&seen, &known, repair).await);
+        findings.extend(self.processes(&seen, &known_to_run, repair));
+        findings.extend(self.groups(&seen, &known_to_run, repair));
+        findings.extend(self.interfaces(&seen, &known_to_run, repair).await);
         findings
     }
 
@@ -217,7 +225,8 @@ impl VmHost {
             if matches!(
                 machine.observed.stage,
                 Stage::Running | Stage::Paused | Stage::Held
-            ) && !has_process
+            ) && machine.host.as_ref() == Some(&self.0.shared.host)
+                && !has_process
             {
                 findings.push(Finding {
                     kind: "process",

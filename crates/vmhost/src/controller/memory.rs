@@ -7,13 +7,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::prepare::PrepareError;
 use crate::hypervisor::{MachineStatus, RunFolder};
-use crate::launch_spec::{Accelerator, DiskId, LaunchSpec, SavedMemory};
+use crate::launch_spec::{Accelerator, DiskId, LaunchSpec, MAX_PORTS, SavedMemory};
 use crate::record::LaunchRecord;
 
 /// The form written today.
@@ -51,6 +51,17 @@ impl MemoryRecord {
         }
     }
 
+    /// The disks that were there, by their ports.
+    pub(crate) fn disks(&self) -> &[(u8, DiskId)] {
+        &self.disks
+    }
+
+    /// Whether so many ports can be made.
+    pub(crate) fn is_possible(&self) -> bool {
+        let all_fit = self.disks.iter().all(|(port, _)| *port < self.port_count);
+        self.port_count <= MAX_PORTS && all_fit
+    }
+
     /// Whether a disk was there.
     pub(crate) fn knows(&self, disk: &str) -> bool {
         self.disks
@@ -60,6 +71,15 @@ impl MemoryRecord {
 
     /// Lets a machine go on from this memory, if it is like the one whose memory it is.
     pub(crate) fn apply(&self, spec: &mut LaunchSpec) -> Result<(), PrepareError> {
+        self.apply_from(spec, Some(RunFolder(spec.folder.clone()).memory()))
+    }
+
+    /// The same with memory that comes from elsewhere, if it is in no file.
+    pub(crate) fn apply_from(
+        &self,
+        spec: &mut LaunchSpec,
+        file: Option<PathBuf>,
+    ) -> Result<(), PrepareError> {
         let refuse = |what: &str, then: String, now: String| {
             Err(PrepareError::Missing(format!(
                 "its memory can't be read back: {what} was {then} when it was suspended and is {now} now; it is kept. \
@@ -84,7 +104,7 @@ impl MemoryRecord {
             );
         }
         spec.memory = Some(SavedMemory {
-            file: RunFolder(spec.folder.clone()).memory(),
+            file,
             port_count: self.port_count,
             disks: self.disks.clone(),
         });

@@ -247,7 +247,8 @@ async fn look(shared: &Shared) {
                 if let Some(traffic) = network
                     && meters.is_due(&machine)
                     && let Err(error) =
-                        traffic::write_down(&shared.documents, &machine, traffic).await
+                        traffic::write_down(&shared.documents, (&shared.host, &machine), traffic)
+                            .await
                 {
                     tracing::warn!(machine, %error, "what went over its network can't be written down now");
                 }

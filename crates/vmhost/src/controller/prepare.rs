@@ -22,7 +22,9 @@ use storage::{Durability, inspect::Format, qcow2, space, swap};
 use uuid::Uuid;
 
 use super::{
-    ImageContent, Settings, Shared, VolumePlace, VolumeUser, media, memory, root_disk, volume_disk,
+    ImageContent, Settings, Shared, VolumePlace, VolumeUser, media,
+    memory::{self, MemoryRecord},
+    root_disk, volume_disk,
 };
 use crate::{
     HypervisorError,
@@ -36,6 +38,8 @@ use crate::{
 
 /// Machines run as one of so many user ids above the configured base.
 const USER_IDS: u32 = 60_000;
+/// The name at the hypervisor of the root disk.
+const ROOT: &str = "root";
 /// Where guests answer SSH.
 const SSH_PORT: u16 = 22;
 
@@ -194,8 +198,35 @@ pub(crate) fn prepare(
     machine: &Machine,
     places: &Places,
 ) -> Result<LaunchSpec, PrepareError> {
+    let folder = folder(&shared.settings, machine);
+    let memory = memory::read(&RunFolder(folder.clone()))?;
+    let mut spec = prepare_in(shared, machine, places, folder, memory.as_ref())?;
+    if let Some(memory) = memory {
+        memory.apply(&mut spec)?;
+    }
+    Ok(spec)
+}
+
+/// The same of a machine that comes here with its memory, in a folder beside.
+pub(crate) fn prepare_to_receive(
+    shared: &Shared,
+    machine: &Machine,
+    places: &Places,
+    (folder, memory): (PathBuf, &MemoryRecord),
+) -> Result<LaunchSpec, PrepareError> {
+    let mut spec = prepare_in(shared, machine, places, folder, Some(memory))?;
+    memory.apply_from(&mut spec, None)?;
+    Ok(spec)
+}
+
+fn prepare_in(
+    shared: &Shared,
+    machine: &Machine,
+    places: &Places,
+    folder: PathBuf,
+    memory: Option<&MemoryRecord>,
+) -> Result<LaunchSpec, PrepareError> {
     let (documents, settings) = (&shared.documents, &shared.settings);
-    let folder = folder(settings, machine);
     if shared.hypervisor.lives(&folder)? {
         return Err(HypervisorError::AlreadyRunning { folder }.into());
     }
@@ -219,10 +250,9 @@ pub(crate) fn prepare(
         let slot = disks.len();
         disks.push(disk_spec(shared, machine, disk, &folder, slot)?);
     }
-    let memory = memory::read(&RunFolder(folder.clone()))?;
     // A volume that could not be attached is at the machine no more: somebody has to detach it.
     // Memory knows the disks it had: what came later is plugged in later, what is to go is taken away later.
-    let at_machine = |attached: &&AttachedVolume| match &memory {
+    let at_machine = |attached: &&AttachedVolume| match memory {
         Some(memory) => memory.knows(&volume_disk(attached)),
         None => attached.wanted && !matches!(attached.stage, AttachStage::Failed { .. }),
     };
@@ -260,10 +290,15 @@ pub(crate) fn prepare(
         cgroup.cpu_limit_percent = machine.cpu_share_percent.or(cgroup.cpu_limit_percent);
         cgroup
     });
-    if let Some(memory) = memory {
-        memory.apply(&mut spec)?;
-    }
     Ok(spec)
+}
+
+/// The name at the hypervisor of a disk of a machine's own.
+pub(crate) fn disk_name(disk: &Disk) -> &str {
+    match disk.role {
+        DiskRole::Root => ROOT,
+        _ => &disk.serial,
+    }
 }
 
 /// Whom the process of a machine runs as; none: as we do.
@@ -302,9 +337,14 @@ pub(crate) fn lost(shared: &Shared, machine: &Machine, disk: &DiskId) {
 }
 
 fn volume_user(shared: &Shared, machine: &Machine) -> VolumeUser {
+    volume_user_in(shared, machine, folder(&shared.settings, machine))
+}
+
+/// A machine whose process runs, or is to run, in this folder.
+pub(crate) fn volume_user_in(shared: &Shared, machine: &Machine, folder: PathBuf) -> VolumeUser {
     VolumeUser {
         machine: machine.id.clone(),
-        folder: RunFolder(folder(&shared.settings, machine)),
+        folder: RunFolder(folder),
         user: user(&shared.settings, machine),
     }
 }
@@ -375,7 +415,7 @@ fn disk_spec(
             root_disk::ensure(&path, size, backing)?;
             let backing = vec![ImageFile::file(backing_path, disk_format(format))];
             return spec(
-                "root",
+                ROOT,
                 ImageFile::file(path, DiskFormat::Qcow2),
                 backing,
                 false,

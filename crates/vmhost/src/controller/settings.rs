@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use cimi::HostId;
+use storage::exports::StorageDaemon;
 
 use crate::{accel::Accelerator, launch_spec::CgroupSpec};
 
@@ -47,6 +48,8 @@ pub struct Settings {
     pub cpus: Option<u32>,
     /// Memory offered in MiB.
     pub memory_mib: Option<u64>,
+    /// What receives the disks of machines that come here with their guests running; none: they can't.
+    pub storage_daemon: Option<StorageDaemon>,
     /// Version of this program.
     pub version: String,
     /// Version of QEMU.

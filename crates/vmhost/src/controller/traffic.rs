@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use cimi::resources::NetworkTraffic;
+use cimi::{HostId, resources::NetworkTraffic};
 use documents::{Documents, DocumentsError};
 
 use super::report::report;
@@ -20,7 +20,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Writes down what went over a machine's network since its process began.
 pub(super) async fn write_down(
     documents: &Documents,
-    machine: &str,
+    (host, machine): (&HostId, &str),
     traffic: Traffic,
 ) -> Result<(), DocumentsError> {
     let seen = NetworkTraffic {
@@ -28,7 +28,8 @@ pub(super) async fn write_down(
         sent_bytes: traffic.bytes_out,
     };
     report(documents, machine, |machine| {
-        if machine.running_since.is_some() {
+        // Once it is another's, it is counted there.
+        if machine.running_since.is_some() && machine.host.as_ref() == Some(host) {
             machine.observed.traffic = Some(seen);
         }
     })

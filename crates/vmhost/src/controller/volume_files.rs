@@ -113,6 +113,18 @@ pub trait VolumeFiles: Send + Sync {
         attached: &'a AttachedVolume,
     ) -> BoxFuture<'a, Result<(), String>>;
 
+    /// Says where a volume will be once the machine is this host's, which it comes to with its guest running: there can be opened
+    /// meanwhile, and not written. Whoever uses the volume goes on with it.
+    ///
+    /// # Errors
+    /// A sentence for users: the machine doesn't come.
+    fn expected<'a>(
+        &'a self,
+        by: &'a VolumeUser,
+        attached: &'a AttachedVolume,
+        bytes: u64,
+    ) -> BoxFuture<'a, Result<VolumePlace, String>>;
+
     /// A disk that was taken from a machine while nobody heard of it, and that its guest still has ([`volume_disk`]): what that
     /// wants of it fails from now on, rather than to wait for ever.
     fn lost(&self, by: &VolumeUser, disk: &DiskId);
@@ -147,6 +159,16 @@ impl VolumeFiles for Exports {
         _attached: &'a AttachedVolume,
     ) -> BoxFuture<'a, Result<(), String>> {
         async { Ok(()) }.boxed()
+    }
+
+    /// A hypervisor that waits for its memory leaves files alone.
+    fn expected<'a>(
+        &'a self,
+        _by: &'a VolumeUser,
+        _attached: &'a AttachedVolume,
+        _bytes: u64,
+    ) -> BoxFuture<'a, Result<VolumePlace, String>> {
+        async { Ok(VolumePlace::Files) }.boxed()
     }
 
     /// Files don't go away.

@@ -4,6 +4,7 @@
 //! to look again. Steps are idempotent, so being killed between or within them does no harm. What it does for a machine
 //! that is wanted [on](self::on) or [off](self::off), and how it [starts](self::start) one, stands in files of their own.
 
+mod cross;
 mod go;
 mod leave;
 mod off;
@@ -19,14 +20,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cimi::{Timestamp, lifecycle::Power, resources::Machine};
+use cimi::{
+    Timestamp,
+    lifecycle::{Power, Stage},
+    resources::Machine,
+};
 use documents::DocumentsError;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::start::{Plugged, plug};
 use super::{
     Shared,
     console::BoundedLogs,
+    crossing::{Come, Way},
     prepare::{self, PrepareError},
 };
 use crate::{
@@ -112,6 +119,18 @@ pub(super) struct Worker {
     /// When the end of that moment is followed by a start.
     restart_at: Option<(Timestamp, Instant)>,
     resumed_at: Option<Instant>,
+    /// What sends it to another host while its guest runs.
+    going: Option<Way<()>>,
+    /// What receives it from one.
+    coming: Option<Way<Come>>,
+    /// The machine as it was when that began.
+    expected: Option<Machine>,
+    /// Held while a process is started that receives it.
+    launching: Arc<tokio::sync::Mutex<()>>,
+    /// For how long its guest stood still when it came, until that is told.
+    stood_still: Option<Duration>,
+    /// When was told last how far it is.
+    told: Option<Instant>,
     /// When this worker saw its memory being written first.
     saving_since: Option<Instant>,
     pub(super) asked_to_detach: Option<Instant>,
@@ -138,6 +157,12 @@ impl Worker {
             restarts: 0,
             restart_at: None,
             resumed_at: None,
+            going: None,
+            coming: None,
+            expected: None,
+            launching: Arc::default(),
+            stood_still: None,
+            told: None,
             saving_since: None,
             asked_to_detach: None,
         }
@@ -240,6 +265,7 @@ impl Worker {
         }
         if !self.adopted {
             self.take_in(&machine).await?;
+            self.go_on_here(&machine).await?;
             if let Err(error) = self.adopt(&machine).await {
                 self.shared.note_silent(&self.id, Some(&error as _));
                 return Err(error);
@@ -259,6 +285,9 @@ impl Worker {
         };
         if machine.desired.deleted {
             return self.remove(&machine, run_state).await;
+        }
+        if let Some(next) = self.cross(&machine, run_state).await? {
+            return Ok(next);
         }
         if Self::stands_still(&machine, run_state) {
             return self.wait_to_go(&machine).await;
@@ -287,6 +316,13 @@ impl Worker {
         match self.shared.hypervisor.adopt(&self.folder(machine)).await {
             Ok(Adopted::Running(handle)) => {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
+                // Who sent it to another host ended with who was here before.
+                if !machine.has_left()
+                    && machine.observed.stage != Stage::Crossing
+                    && let Some(crossing) = handle.crossing()
+                {
+                    crossing.give_up().await?;
+                }
                 self.connect(handle);
                 // The ways to its volumes ended with who was here before. Until they are there again QEMU doesn't even stop.
                 for attached in &machine.volumes {
@@ -369,6 +405,7 @@ impl Worker {
     /// Ends the process at once, if there is one.
     async fn quit(&mut self) -> Result<(), StepError> {
         self.note_traffic().await;
+        self.going = None;
         if let Some(live) = self.live.take()
             && let Err(error) = live.handle.quit().await
         {

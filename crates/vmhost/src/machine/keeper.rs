@@ -151,7 +151,11 @@ impl Shared {
                     reason: text("reason").to_owned(),
                 }
             }
-            "MIGRATION" => MachineEvent::Memory,
+            "MIGRATION"
+            | "BLOCK_JOB_READY"
+            | "BLOCK_JOB_COMPLETED"
+            | "BLOCK_JOB_CANCELLED"
+            | "BLOCK_JOB_ERROR" => MachineEvent::Memory,
             "VSERPORT_CHANGE" if text("id") == "agent" => {
                 MachineEvent::AgentConnected(flag("open"))
             }

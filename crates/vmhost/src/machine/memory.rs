@@ -11,13 +11,27 @@ use crate::hypervisor::{Result, Saving};
 /// The name under which QEMU knows the file until it uses it.
 const FILE: &str = "memory";
 /// Nothing else uses the disk as long as the guest is halted: as fast as it can be.
-const BYTES_PER_SECOND: u64 = 1 << 40;
+pub(super) const BYTES_PER_SECOND: u64 = 1 << 40;
+
+/// QEMU halts the guest when little is left, and waits to be told to send that.
+pub(super) const HALT_FIRST: &str = "pause-before-switchover";
+/// QEMU has the guest run slower if it writes more than can be sent.
+pub(super) const THROTTLE: &str = "auto-converge";
 
 impl Shared {
+    pub(super) async fn set_capabilities(&self, all: &[(&str, bool)]) -> Result<()> {
+        let one = |(name, state): &(&str, bool)| json!({"capability": name, "state": state});
+        let all: Vec<Value> = all.iter().map(one).collect();
+        let all = json!({ "capabilities": all });
+        self.execute("migrate-set-capabilities", Some(all))
+            .await
+            .map(drop)
+    }
+
     /// Begins to write the memory of a halted machine to `file`.
     pub(super) async fn begin_save(&self, file: OwnedFd) -> Result<()> {
-        let events = json!({"capabilities": [{"capability": "events", "state": true}]});
-        self.execute("migrate-set-capabilities", Some(events))
+        // Those that a way to another host may have left, too.
+        self.set_capabilities(&[("events", true), (HALT_FIRST, false), (THROTTLE, false)])
             .await?;
         let speed = json!({"max-bandwidth": BYTES_PER_SECOND});
         self.execute("migrate-set-parameters", Some(speed)).await?;

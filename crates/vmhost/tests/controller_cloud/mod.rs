@@ -127,6 +127,7 @@ fn settings(folder: &Path) -> Settings {
         console_bytes: 1 << 16,
         cpus: Some(1000),
         memory_mib: Some(1 << 20),
+        storage_daemon: None,
         version: "test".into(),
         qemu_version: "simulated".into(),
     }

@@ -92,6 +92,26 @@ pub(super) const MACHINE: Type = Type {
         seen("host", Ref(&[Kind::Host])).stratuslab(),
         seen("hostname", String).stratuslab(),
         seen(
+            "moving",
+            Struct(&[
+                seen("host", Ref(&[Kind::Host])),
+                seen("live", Boolean),
+                seen("since", DateTime),
+                seen("bytesCopied", Integer),
+                seen("bytesLeft", Integer),
+            ]),
+        )
+        .stratuslab(),
+        seen(
+            "lastMove",
+            Struct(&[
+                seen("since", DateTime),
+                seen("bytesCopied", Integer),
+                seen("downtimeMilliseconds", Integer),
+            ]),
+        )
+        .stratuslab(),
+        seen(
             "ssh",
             Struct(&[seen("host", String), seen("port", Integer)]),
         )

@@ -32,7 +32,9 @@ impl Worker {
             machine.observed.stage,
             Stage::Waiting | Stage::Suspended | Stage::Failed | Stage::Ended { .. }
         );
-        rests && state.is_none() && machine.desired.leaving().is_some()
+        let leaves = machine.desired.leaving();
+        let leaves = leaves.is_some_and(|way| machine.observed.stays != Some(way.since));
+        rests && state.is_none() && leaves
     }
 
     /// Lets go of all that isn't a file, and says that the other host may have those. Nothing is started any more until that is
@@ -43,6 +45,12 @@ impl Worker {
     ) -> Result<Next, StepError> {
         if self.being_saved(machine).await?.is_some() {
             return Ok(Next::Wait);
+        }
+        // What the other host has of it is of a time at which it ran.
+        if let Some(passage) = machine.passage().copied() {
+            return self
+                .stay(machine, passage.way, "it ended on the way".to_owned())
+                .await;
         }
         let way = machine.desired.leaving().map(|moving| moving.since);
         if machine.observed.left_for != way {
@@ -64,6 +72,8 @@ impl Worker {
         if moving.arrived || moving.problem.is_some() {
             return Ok(Next::Wait);
         }
+        // Before it says that it is ready: what is seen of this way from then on is seen by who receives it.
+        let receives = self.receive(machine).await?;
         if !moving.ready {
             let (shared, document) = (self.shared.clone(), machine.document.0.clone());
             let room = blocking(move || Ok(prepare::require_for(&shared, &document)?));
@@ -79,6 +89,9 @@ impl Worker {
                 Err(error) => Err(error),
             };
         }
+        if let Some(next) = receives {
+            return Ok(next);
+        }
         if !machine.has_left() {
             return Ok(Next::Wait);
         }
@@ -93,7 +106,7 @@ impl Worker {
     }
 
     /// Copies the files of a machine that stands still.
-    async fn copy(&self, machine: &Machine) -> Result<u64, StepError> {
+    async fn copy(&mut self, machine: &Machine) -> Result<u64, StepError> {
         let folder = arrival::folder(&self.shared.settings, &self.id);
         self.forget_arrival().await?;
         let failed = |why: String| StepError::Task(format!("its files don't come: {why}"));
@@ -106,8 +119,17 @@ impl Worker {
         copied.map_err(|error| failed(error.to_string()))
     }
 
-    /// Throws away what was copied.
-    pub(super) async fn forget_arrival(&self) -> Result<(), StepError> {
+    /// Throws away what was copied, or came.
+    pub(super) async fn forget_arrival(&mut self) -> Result<(), StepError> {
+        let came = self.coming.take().is_some();
+        // A process that was just being started is there after this, or isn't any more.
+        drop(self.launching.lock().await);
+        arrival::end(&self.shared, &self.id).await?;
+        if let Some(machine) = self.expected.take()
+            && came
+        {
+            self.unplug(&machine).await?;
+        }
         let (shared, id) = (self.shared.clone(), self.id.clone());
         blocking(move || {
             let gone = arrival::forget(&shared.settings, &id);
@@ -126,7 +148,7 @@ impl Worker {
         .await
     }
 
-    async fn cannot_come(&self, why: String) -> Result<Next, StepError> {
+    pub(super) async fn cannot_come(&mut self, why: String) -> Result<Next, StepError> {
         tracing::warn!(why, "can't come here");
         self.forget_arrival().await?;
         let why: String = why.chars().take(1000).collect();
@@ -134,7 +156,10 @@ impl Worker {
     }
 
     /// What this host says of a machine that is to come.
-    async fn say(&self, mut what: impl FnMut(&mut Moving) + Send) -> Result<Next, StepError> {
+    pub(super) async fn say(
+        &self,
+        mut what: impl FnMut(&mut Moving) + Send,
+    ) -> Result<Next, StepError> {
         let own = self.shared.host.clone();
         let edit = |machine: &mut Machine| {
             let comes = machine.moving_to() == Some(&own);

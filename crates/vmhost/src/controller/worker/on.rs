@@ -33,8 +33,11 @@ impl Worker {
         let (wanted, seen) = (machine.desired.run, &machine.observed);
         let new_run = seen.run < wanted;
         let rest = machine.desired.rest_as_seen(seen);
-        let was_halted =
-            new_run || matches!(seen.stage, Stage::Held | Stage::Saving | Stage::Booting);
+        let was_halted = new_run
+            || matches!(
+                seen.stage,
+                Stage::Held | Stage::Saving | Stage::Booting | Stage::Crossing
+            );
         match state {
             None => match &seen.stage {
                 _ if new_run => {
@@ -54,7 +57,7 @@ impl Worker {
                     Ok(Next::Wait)
                 }
                 Stage::Suspended => self.start(machine).await,
-                Stage::Booting | Stage::Running | Stage::Paused | Stage::Held => {
+                Stage::Booting | Stage::Running | Stage::Paused | Stage::Held | Stage::Crossing => {
                     self.ended(machine, EndCause::HypervisorDied).await
                 }
                 Stage::Ended { cause } => self.after_end(machine, *cause).await,
@@ -112,12 +115,19 @@ impl Worker {
     pub(super) async fn running(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
         if machine.observed.stage != Stage::Running || machine.observed.run < machine.desired.run {
             let (run, accelerator) = (machine.desired.run, kind(self.shared.accelerator().kind));
+            let stood_still = self.stood_still.take();
             report(&self.shared.documents, &self.id, |machine| {
                 // A new run begins with all restarts done.
                 if machine.observed.run < run {
                     machine.observed.restart = machine.desired.restart;
                 }
                 enter(machine, Stage::Running, run);
+                if let (Some(passage), Some(stood_still)) =
+                    (&mut machine.observed.passage, stood_still)
+                {
+                    let millis = u64::try_from(stood_still.as_millis());
+                    passage.downtime_millis = Some(millis.unwrap_or(u64::MAX));
+                }
                 if machine.observed.refused != Some(machine.desired.since) {
                     machine.reason = None;
                 }

@@ -13,12 +13,55 @@ use super::{Next, StepError, Worker, blocking};
 use crate::{
     HypervisorError,
     controller::{
+        Shared,
         prepare::{self, PrepareError},
         report::{enter, report},
         volume_disk,
         volumes::ASK_AGAIN,
     },
+    launch_spec::NicSpec,
 };
+
+/// The interfaces of a machine, plugged in.
+pub(in crate::controller) struct Plugged {
+    pub(in crate::controller) nics: Vec<NicSpec>,
+    /// Where its SSH is reached, if not at its own address.
+    ssh: Option<Endpoint>,
+    /// To be waited for before its guest runs.
+    pub(in crate::controller) waits: Vec<network::Ready>,
+}
+
+/// Plugs all interfaces of a machine in.
+pub(in crate::controller) async fn plug(
+    shared: &Shared,
+    machine: &Machine,
+) -> Result<Plugged, StepError> {
+    let (mut nics, mut ssh, mut waits) = (Vec::new(), None, Vec::new());
+    for ((name, request), nic) in prepare::plug_requests(machine)
+        .into_iter()
+        .zip(&machine.nics)
+    {
+        let network = shared.documents.networks.get(&name).ok_or_else(|| {
+            PrepareError::Missing(format!("network {name} does not exist any more"))
+        })?;
+        let plugged = shared.network(&network).await?.plug(&request).await?;
+        if let Attachment::User(user) = &plugged.attachment {
+            ssh.get_or_insert(Endpoint {
+                host: "127.0.0.1".to_owned(),
+                port: user.ssh_port,
+            });
+        }
+        waits.push(plugged.ready);
+        let ifname = plugged.ifname.as_str().to_owned();
+        nics.push(prepare::nic_spec(
+            request.mac,
+            nic.model.as_deref(),
+            ifname,
+            plugged.attachment,
+        ));
+    }
+    Ok(Plugged { nics, ssh, waits })
+}
 
 impl Worker {
     /// Makes everything the machine needs, and starts its process.
@@ -107,31 +150,8 @@ impl Worker {
                 prepare::answers(&self.shared, machine, attached).await?;
             }
         }
-        let mut waits = Vec::new();
-        let mut ssh = None;
-        for ((name, request), nic) in prepare::plug_requests(machine)
-            .into_iter()
-            .zip(&machine.nics)
-        {
-            let network = self.shared.documents.networks.get(&name).ok_or_else(|| {
-                PrepareError::Missing(format!("network {name} does not exist any more"))
-            })?;
-            let plugged = self.shared.network(&network).await?.plug(&request).await?;
-            if let Attachment::User(user) = &plugged.attachment {
-                ssh.get_or_insert(Endpoint {
-                    host: "127.0.0.1".to_owned(),
-                    port: user.ssh_port,
-                });
-            }
-            waits.push(plugged.ready);
-            let ifname = plugged.ifname.as_str().to_owned();
-            spec.nics.push(prepare::nic_spec(
-                request.mac,
-                nic.model.as_deref(),
-                ifname,
-                plugged.attachment,
-            ));
-        }
+        let Plugged { nics, ssh, waits } = plug(&self.shared, machine).await?;
+        spec.nics = nics;
         let has_memory = spec.memory.is_some();
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
         let run = machine.desired.run;

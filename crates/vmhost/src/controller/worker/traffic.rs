@@ -25,7 +25,8 @@ impl Worker {
     }
 
     async fn write_traffic(&self, traffic: Traffic) {
-        if let Err(error) = write_down(&self.shared.documents, &self.id, traffic).await {
+        let of = (&self.shared.host, self.id.as_str());
+        if let Err(error) = write_down(&self.shared.documents, of, traffic).await {
             tracing::warn!(%error, "what went over its network isn't accounted to the end");
         }
     }
