@@ -276,13 +276,26 @@ impl StorageDaemon {
             .map_err(Error::io("connect to", &self.program))
     }
 
-    /// Shows a volume of so many bytes that can't be read nor written: everything that is asked of it fails at once.
+    /// Shows a volume of so many bytes that reads as zeroes and can't be written: to be opened in place of one that comes later.
     ///
     /// # Errors
     /// [`Error::Io`] for a program that can't be run.
-    pub async fn show_broken(&self, bytes: u64, user: Option<u32>) -> Result<Shown, Error> {
+    pub async fn show_blank(&self, bytes: u64, user: Option<u32>) -> Result<Shown, Error> {
         let what = What {
-            broken_bytes: bytes,
+            empty_bytes: bytes,
+            is_blank: true,
+            ..What::default()
+        };
+        self.started(what, user).await
+    }
+
+    /// Shows a volume that can't be read nor written: everything that is asked of it fails at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a program that can't be run.
+    pub async fn show_broken(&self, user: Option<u32>) -> Result<Shown, Error> {
+        let what = What {
+            empty_bytes: BROKEN_BYTES,
             ..What::default()
         };
         self.started(what, user).await
@@ -419,15 +432,17 @@ fn beginning(mut from: impl Read) -> String {
 }
 
 /// Larger than any volume: nobody asks for what isn't there.
-pub const BROKEN_BYTES: u64 = 1 << 50;
+const BROKEN_BYTES: u64 = 1 << 50;
 
 /// What a process shows.
 #[derive(Default)]
 struct What {
-    /// The files; none: it is broken.
+    /// The files; none: it is broken, or blank.
     parts: Vec<Part>,
     /// How large it is then.
-    broken_bytes: u64,
+    empty_bytes: u64,
+    /// It can be read.
+    is_blank: bool,
     /// It counts only once it is whole.
     is_copied: bool,
 }
@@ -458,9 +473,24 @@ fn blocks(what: &What, files: &[File]) -> Vec<String> {
     let parts = &what.parts;
     let mut arguments = Vec::new();
     if parts.is_empty() {
+        // A read that fails ends the connection.
+        let fails = |iotype: Option<&str>| {
+            let mut fails =
+                json!({"event": "none", "errno": 5, "once": false, "immediately": true});
+            if let Some(iotype) = iotype {
+                fails["iotype"] = json!(iotype);
+            }
+            fails
+        };
+        let errors = match what.is_blank {
+            true => ["write", "write-zeroes", "discard"]
+                .map(|one| fails(Some(one)))
+                .to_vec(),
+            false => vec![fails(None)],
+        };
         let broken = json!({
-            "driver": "blkdebug", "node-name": "d0", "image": {"driver": "null-co", "size": what.broken_bytes},
-            "inject-error": [{"event": "none", "errno": 5, "once": false, "immediately": true}],
+            "driver": "blkdebug", "node-name": "d0", "inject-error": errors,
+            "image": {"driver": "null-co", "size": what.empty_bytes, "read-zeroes": what.is_blank},
         });
         return vec!["--blockdev".to_owned(), broken.to_string()];
     }

@@ -247,10 +247,7 @@ async fn what_is_asked_of_a_volume_that_was_lost_fails() {
     let listener = UnixListener::bind(&path).expect("a socket");
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("somebody");
-        let mut shown = daemon
-            .show_broken(storage::exports::BROKEN_BYTES, None)
-            .await
-            .expect("a process");
+        let mut shown = daemon.show_broken(None).await.expect("a process");
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut shown.stream).await;
     });
     let asked = said(&path, &["read 1M 4k", "write 0 4k"]).await;

@@ -169,7 +169,7 @@ fn a_machine_goes_to_another_host_and_back_while_its_guest_counts() {
     eprintln!("no answer for {silence:?}");
     assert!(silence < STANDSTILL, "{silence:?}");
     world.is_the_same();
-    assert_eq!(host.machines(), [uuid.clone()]);
+    assert_eq!(host.machines(), std::slice::from_ref(&uuid));
     let process = world.machine.process();
     assert!(host.namespace().unwrap().processes().contains(&process));
     wait_until("its files here to go", LIMIT, || {
@@ -291,7 +291,7 @@ fn whenever_a_daemon_dies_it_runs_on_one_of_the_hosts() {
     for attempt in 0..10_u32 {
         let from = world.host();
         cloud.cli(&["host", "move", &world.id, other(&from)]);
-        std::thread::sleep(Duration::from_millis(250) * (attempt / 2 + 1));
+        std::thread::sleep(Duration::from_millis(700) * (attempt / 2 + 1));
         if attempt % 2 == 0 {
             host.kill();
             host.start();
@@ -310,7 +310,7 @@ fn whenever_a_daemon_dies_it_runs_on_one_of_the_hosts() {
 }
 
 #[test]
-fn its_volumes_go_with_it() {
+fn a_machine_with_volumes_goes_at_rest() {
     if skip_unless(&[]) {
         return;
     }
@@ -318,27 +318,13 @@ fn its_volumes_go_with_it() {
     let world = World::counting(&cloud);
     let volume = cloud.volume(&cloud.api(), 1);
     world.machine.attach(&volume);
-    world.machine.ssh(
-        "d=$(ls /dev/vd? | tail -n 1); mkfs.ext4 -q $d; mkdir -p /mnt/v; mount -t ext4 $d /mnt/v",
-    );
-    world.count_at("/mnt/v/count");
     for to in ["node7", "testhost"] {
-        let last = world.move_and_wait(to);
-        eprintln!("{to}: stood still for {} ms", last["downtimeMilliseconds"]);
+        assert_eq!(world.move_and_wait(to), Value::Null);
+        world.machine.wait_for_phase("Running");
         world.is_the_same();
-        let before = world.counted("/mnt/v/count");
-        wait_until("it to count on there", LIMIT, || {
-            (world.counted("/mnt/v/count") > before).then_some(())
-        });
-        assert_eq!(
-            world.machine.ssh("dmesg | grep -c 'I/O error' || true"),
-            "0"
-        );
     }
     nothing_is_left(&host);
-    world
-        .machine
-        .ssh("kill $(pgrep -f mnt/v/count) 2>/dev/null; umount /mnt/v || true");
+    world.machine.detach(&volume);
     world.machine.kill();
     cloud.assert_clean();
 }

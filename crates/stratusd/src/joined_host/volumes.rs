@@ -19,7 +19,7 @@ use documents::Documents;
 use futures::{FutureExt as _, future::BoxFuture};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
-use storage::exports::{BROKEN_BYTES, StorageDaemon};
+use storage::exports::StorageDaemon;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional_with_sizes},
     net::{UnixListener, UnixStream},
@@ -61,17 +61,39 @@ struct Inner {
 
 struct Socket {
     folder: PathBuf,
+    leads: Led,
+    /// Ends its connections, and then what serves them.
+    end: CancellationToken,
+    serving: AbortOnDropHandle<()>,
+}
+
+/// Where a socket leads, in short.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Led {
+    Entry,
     /// The volume was taken from the machine; its guest is to notice.
-    is_lost: bool,
-    _serving: AbortOnDropHandle<()>,
+    Nothing,
+    Blank,
+}
+
+impl Leads {
+    const fn short(&self) -> Led {
+        match self {
+            Self::Entry(_) => Led::Entry,
+            Self::Nothing(_) => Led::Nothing,
+            Self::Blank { .. } => Led::Blank,
+        }
+    }
 }
 
 /// Where a socket leads.
 #[derive(Clone)]
 enum Leads {
-    ToEntry(VolumeUse),
-    /// To errors alone, made by a process of this user, as a volume of this size.
-    ToNothing {
+    Entry(VolumeUse),
+    /// To errors alone, made by a process of this user.
+    Nothing(Option<u32>),
+    /// To nothing yet: to a volume of this size that can't be written, by a process of this user.
+    Blank {
         bytes: u64,
         user: Option<u32>,
     },
@@ -114,22 +136,40 @@ impl RemoteVolumes {
     fn open_socket(&self, by: &VolumeUser, disk: &str, leads_to: Leads) -> io::Result<()> {
         let mut sockets = self.0.sockets.lock();
         let of = (by.machine.clone(), disk.to_owned());
-        let is_lost = matches!(leads_to, Leads::ToNothing { .. });
-        if sockets
-            .get(&of)
-            .is_some_and(|socket| socket.is_lost == is_lost)
-        {
+        let leads = leads_to.short();
+        if sockets.get(&of).is_some_and(|socket| socket.leads == leads) {
             return Ok(());
         }
         let listener = by.listen(&socket_of(disk))?;
-        let serving = serve(Arc::clone(&self.0), listener, leads_to);
+        let end = CancellationToken::new();
+        let serving = serve(Arc::clone(&self.0), listener, leads_to, end.clone());
         let socket = Socket {
             folder: by.folder.0.clone(),
-            is_lost,
-            _serving: AbortOnDropHandle::new(tokio::spawn(serving)),
+            leads,
+            end,
+            serving: AbortOnDropHandle::new(tokio::spawn(serving)),
         };
         sockets.insert(of, socket);
         Ok(())
+    }
+
+    /// Ends what stands in for a volume, if something does: when this returns, nobody is connected to it any more.
+    async fn end_blank(&self, by: &VolumeUser, disk: &str) {
+        let of = (by.machine.clone(), disk.to_owned());
+        let blank = {
+            let mut sockets = self.0.sockets.lock();
+            match sockets
+                .get(&of)
+                .is_some_and(|socket| socket.leads == Led::Blank)
+            {
+                true => sockets.remove(&of),
+                false => None,
+            }
+        };
+        if let Some(blank) = blank {
+            blank.end.cancel();
+            let _ = blank.serving.await;
+        }
     }
 }
 
@@ -145,7 +185,8 @@ impl VolumeFiles for RemoteVolumes {
     ) -> BoxFuture<'a, Result<VolumePlace, String>> {
         async move {
             let disk = volume_disk(attached);
-            let opened = self.open_socket(by, &disk, Leads::ToEntry(by.of(attached)));
+            self.end_blank(by, &disk).await;
+            let opened = self.open_socket(by, &disk, Leads::Entry(by.of(attached)));
             opened.map_err(|error| {
                 format!(
                     "waits for {}: the way to it can't be opened on this host: {error}",
@@ -183,7 +224,7 @@ impl VolumeFiles for RemoteVolumes {
             }
             // Nothing is read or written before the machine is this host's. Then it leads to the volume, and QEMU connects anew.
             let disk = volume_disk(attached);
-            let nothing = Leads::ToNothing {
+            let nothing = Leads::Blank {
                 bytes,
                 user: by.user,
             };
@@ -198,10 +239,7 @@ impl VolumeFiles for RemoteVolumes {
     }
 
     fn lost(&self, by: &VolumeUser, disk: &DiskId) {
-        let nothing = Leads::ToNothing {
-            bytes: BROKEN_BYTES,
-            user: by.user,
-        };
+        let nothing = Leads::Nothing(by.user);
         if let Err(error) = self.open_socket(by, disk.as_str(), nothing) {
             tracing::error!(%disk, %error, "a guest can't be told that it has lost a volume");
         }
@@ -232,7 +270,7 @@ impl Inner {
             attached.is_some_and(|mut all| all.any(|one| volume_disk(one) == disk))
         };
         self.sockets.lock().retain(|(of, disk), socket| {
-            let is_wanted = is_needed(disk) || (socket.is_lost && read.is_some());
+            let is_wanted = is_needed(disk) || (socket.leads == Led::Nothing && read.is_some());
             let stays = of.local() != machine || is_wanted;
             if !stays {
                 VolumeUser::forget(&socket.folder, &socket_of(disk));
@@ -280,10 +318,14 @@ impl Inner {
 }
 
 /// Leads whoever connects to the volume. All ends with the future.
-async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads) {
+async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads, end: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            () = end.cancelled() => {
+                connections.shutdown().await;
+                return;
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     // QEMU has one, and who comes again has given up the one before.
@@ -302,8 +344,11 @@ async fn serve(inner: Arc<Inner>, listener: UnixListener, leads: Leads) {
 
 async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
     let of = match leads {
-        Leads::ToEntry(of) => of,
-        Leads::ToNothing { bytes, user } => return fail(&inner, stream, (bytes, user)).await,
+        Leads::Entry(of) => of,
+        Leads::Nothing(user) => return stand_in(&inner, stream, (None, user)).await,
+        Leads::Blank { bytes, user } => {
+            return stand_in(&inner, stream, (Some(bytes), user)).await;
+        }
     };
     let (volume, machine) = (&of.volume, &of.machine);
     let mut entry = match inner.connect(&of).await {
@@ -329,15 +374,23 @@ async fn lead(inner: Arc<Inner>, mut stream: UnixStream, leads: Leads) {
     }
 }
 
-/// Answers with errors, so that the guest notices.
-async fn fail(inner: &Inner, mut stream: UnixStream, (bytes, user): (u64, Option<u32>)) {
+/// Answers in place of a volume: with errors, so that the guest notices, or as a blank one of so many bytes.
+async fn stand_in(
+    inner: &Inner,
+    mut stream: UnixStream,
+    (blank, user): (Option<u64>, Option<u32>),
+) {
     let Some(daemon) = &inner.daemon else {
         tracing::error!(
             "a guest can't be told that it has lost a volume: `qemu-storage-daemon` is not in PATH"
         );
         return;
     };
-    match daemon.show_broken(bytes, user).await {
+    let shown = match blank {
+        Some(bytes) => daemon.show_blank(bytes, user).await,
+        None => daemon.show_broken(user).await,
+    };
+    match shown {
         Ok(mut shown) => {
             let ways = (&mut stream, &mut shown.stream);
             let _ = copy_bidirectional_with_sizes(ways.0, ways.1, 4096, 4096).await;

@@ -3,7 +3,6 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use cimi::resources::{Machine, local_bytes};
@@ -11,7 +10,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{Settings, Shared, prepare};
-use crate::{HypervisorError, hypervisor::Adopted, moving::Packed, qemu::blocking};
+use crate::{HypervisorError, hypervisor::Adopted, moving::Packed};
 
 /// How the names of these folders end.
 const ARRIVING: &str = "arriving";
@@ -99,16 +98,21 @@ pub(super) fn forget(settings: &Settings, machine: &str) -> io::Result<()> {
 /// Ends the process of a machine that was to come, if there is one. It has never run.
 pub(super) async fn end(shared: &Shared, machine: &str) -> Result<(), HypervisorError> {
     let folder = folder(&shared.settings, machine);
-    let (hypervisor, place) = (Arc::clone(&shared.hypervisor), folder.clone());
-    let lives = blocking(move || hypervisor.lives(&place)).await?;
-    if !lives {
-        return Ok(());
+    match shared.hypervisor.adopt(&folder).await {
+        Ok(Adopted::Running(handle)) => handle.quit().await.map(drop),
+        Ok(Adopted::Unreachable { process, .. }) => process.end().await.map(drop),
+        // What is left of one that has ended is cleared away with that.
+        Ok(Adopted::Gone { .. }) => Ok(()),
+        Err(HypervisorError::NeverStarted { .. } | HypervisorError::Record { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
-    match shared.hypervisor.adopt(&folder).await? {
-        Adopted::Running(handle) => handle.quit().await.map(drop),
-        Adopted::Unreachable { process, .. } => process.end().await.map(drop),
-        Adopted::Gone { .. } => Ok(()),
-    }
+}
+
+/// Whether something lies here of a machine that comes, or was to. Blocks.
+pub(super) fn are_there(settings: &Settings) -> bool {
+    let entries = std::fs::read_dir(&settings.machines_dir);
+    let mut entries = entries.into_iter().flatten().flatten();
+    entries.any(|entry| machine_of(&entry.path()).is_some())
 }
 
 /// Throws away what was copied of machines that neither are here nor come. They are whole where they were.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, VmHost};
+use super::{Shared, VmHost, arrival};
 use cimi::resources::Network;
 
 /// First and longest wait before a network is set up again.
@@ -82,9 +82,11 @@ impl VmHost {
     /// Networks whose machines may be running are set up at once, exactly as the documents say.
     pub(super) async fn restore_networks(&self) {
         let networks = self.0.shared.documents.networks.all();
+        // A machine that doesn't come any more may have left its interfaces.
+        let may_be_left = arrival::are_there(&self.0.shared.settings);
         for network in networks {
             let wanted = self.wanted_on(network.document.id.local(), |_| true);
-            if wanted.is_empty() {
+            if wanted.is_empty() && !may_be_left {
                 continue;
             }
             if let Err(error) = self.0.shared.restore(&network, &wanted).await {

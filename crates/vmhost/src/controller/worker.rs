@@ -123,7 +123,7 @@ pub(super) struct Worker {
     going: Option<Way<()>>,
     /// What receives it from one.
     coming: Option<Way<Come>>,
-    /// The machine as it was when that began.
+    /// The machine that is to come so, as it was then.
     expected: Option<Machine>,
     /// Held while a process is started that receives it.
     launching: Arc<tokio::sync::Mutex<()>>,

@@ -60,6 +60,15 @@ impl VolumeFiles for TestVolumes {
         async { silence.map_or(Ok(()), Err) }.boxed()
     }
 
+    fn expected<'a>(
+        &'a self,
+        by: &'a VolumeUser,
+        attached: &'a AttachedVolume,
+        _bytes: u64,
+    ) -> BoxFuture<'a, Result<VolumePlace, String>> {
+        self.ready(by, attached)
+    }
+
     fn lost(&self, _by: &VolumeUser, disk: &DiskId) {
         self.0.lost.lock().push(disk.to_string());
     }

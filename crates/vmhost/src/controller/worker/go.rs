@@ -121,13 +121,11 @@ impl Worker {
 
     /// Throws away what was copied, or came.
     pub(super) async fn forget_arrival(&mut self) -> Result<(), StepError> {
-        let came = self.coming.take().is_some();
+        self.coming = None;
         // A process that was just being started is there after this, or isn't any more.
         drop(self.launching.lock().await);
         arrival::end(&self.shared, &self.id).await?;
-        if let Some(machine) = self.expected.take()
-            && came
-        {
+        if let Some(machine) = self.expected.take() {
             self.unplug(&machine).await?;
         }
         let (shared, id) = (self.shared.clone(), self.id.clone());
