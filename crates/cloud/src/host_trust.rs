@@ -61,6 +61,14 @@ impl Cloud {
         }
     }
 
+    /// Has the authority made, if there is none yet: daemons of this cloud trust each other by it, too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn ensure_authority(&self, context: &OpContext) -> Result<()> {
+        self.host_authority(context).await.map(drop)
+    }
+
     /// The authority that entries show hosts a certificate of; none as long as no token was made.
     #[must_use]
     pub fn authority_for_hosts(&self) -> Option<Arc<Cached<HostAuthority>>> {

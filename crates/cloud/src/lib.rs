@@ -22,6 +22,7 @@ mod evacuation;
 mod event;
 mod event_log;
 mod eviction;
+mod for_entries;
 mod forwarding_group;
 mod front;
 mod group;
@@ -74,8 +75,9 @@ pub use answer::{
 pub use cloud::{Cloud, MachineType, Settings};
 pub use context::{Caller, OpContext, Unchanged};
 pub use download::{Download, DownloadRequest};
-pub use error::{CloudError, Result};
+pub use error::{CloudError, Relayed, Result};
 pub use eviction::Eviction;
+pub use for_entries::catch_up;
 pub use imported::Imported;
 pub use janitor::Retention;
 pub use load::{Filled, HostUse, Takes};

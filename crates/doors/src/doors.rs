@@ -91,6 +91,8 @@ pub enum Serving {
     Cloud,
     /// A Marketplace and nothing else: it is at the root, too.
     MarketplaceAlone,
+    /// Nothing for users: a door for hosts, beside what an operator looks at.
+    HostsAlone,
 }
 
 /// All doors of the cloud.
@@ -149,8 +151,14 @@ impl Doors {
 
     /// With a Marketplace.
     #[must_use]
-    pub fn with_marketplace(mut self, marketplace: Marketplace, serving: Serving) -> Self {
+    pub fn with_marketplace(mut self, marketplace: Marketplace) -> Self {
         self.marketplace = Some(marketplace);
+        self
+    }
+
+    /// For so much of it.
+    #[must_use]
+    pub fn serving(mut self, serving: Serving) -> Self {
         self.serving = serving;
         self
     }
@@ -195,6 +203,7 @@ impl Doors {
         let route = match self.serving {
             Serving::Cloud => Route::of(head.uri.path()),
             Serving::MarketplaceAlone => Route::of_marketplace_alone(head.uri.path()),
+            Serving::HostsAlone => Route::of_hosts_alone(head.uri.path()),
         };
         let template = route.as_ref().map_or(0, Route::template);
         let exchange = Exchange {

@@ -7,12 +7,14 @@
 //! | shows one that isn't by that authority | no connection |
 //! | shows that of a host that was removed | to hear so |
 //! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, and files of [images](self::images) that it sees |
+//! | is an entry of the same cloud | what the one that [keeps the images](self::entries) does for the others |
 //! | is a host, and speaks another protocol | a [volume](self::volumes) of a machine that is placed on it, or [questions](self::calls) |
 //!
 //! A connection ends when its host is removed, and with the certificate that it began with.
 
 mod answers;
 mod calls;
+mod entries;
 mod images;
 mod seats;
 mod volumes;
@@ -46,7 +48,7 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 use serde::de::DeserializeOwned;
-use store::{Gateway, Peer, SharedStore, cache::Changed};
+use store::{Gateway, Peer as StorePeer, SharedStore, cache::Changed};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, watch},
@@ -54,11 +56,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::{
-    Authority, CALL_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, MOVING_PATH,
+    Authority, CALL_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest, MOVING_PATH, Peer,
     RENEW_PATH, VOLUME_PROTOCOL,
 };
 
 pub use self::calls::{CallError, HostCalls};
+pub use self::entries::{CONTENT_HEADER, SentContent};
 use self::{
     answers::{AnyBody, Wanted, empty, removed},
     seats::{Seat, Seats},
@@ -114,6 +117,8 @@ pub struct HostDoor {
     reading: Arc<Semaphore>,
     volumes: Arc<dyn VolumesOfHosts>,
     files: Arc<dyn FilesOfMachines>,
+    /// Whether this daemon keeps the images, for other entries, too.
+    keeps_images: bool,
 }
 
 /// What a connection is for, by its protocol in TLS.
@@ -198,7 +203,15 @@ impl HostDoor {
             files,
             reading: Arc::new(Semaphore::new(images::READ_AT_ONCE)),
             volumes,
+            keeps_images: false,
         }
+    }
+
+    /// Of the daemon that keeps the images: entries of the same cloud that don't may ask for them.
+    #[must_use]
+    pub fn keeping_images(mut self) -> Self {
+        self.keeps_images = true;
+        self
     }
 
     /// Cuts off hosts that are removed, and has the store read for hosts once there are any, as long as this runs.
@@ -292,7 +305,7 @@ impl HostDoor {
     pub(crate) async fn serve<S>(
         self: &Arc<Self>,
         stream: S,
-        (shown, protocol): (Option<Option<HostPeer>>, Option<&[u8]>),
+        (shown, protocol): (Option<Option<Peer>>, Option<&[u8]>),
         from: SocketAddr,
         ending: &Ending,
     ) where
@@ -302,7 +315,7 @@ impl HostDoor {
         match shown {
             None if spoken != Spoken::Http => {}
             None => self.serve_stranger(stream, from, ending).await,
-            Some(Some(peer)) => {
+            Some(Some(Peer::Host(peer))) => {
                 let seats = match spoken {
                     Spoken::Http => &self.seats,
                     Spoken::Volume => &self.volume_seats,
@@ -336,7 +349,13 @@ impl HostDoor {
                         .await;
                 }
             }
-            // By the authority, and no host's: an entry's own.
+            // Who doesn't keep them would ask on: itself, in the worst case.
+            Some(Some(Peer::Entry(until))) => {
+                if self.keeps_images && spoken == Spoken::Http {
+                    self.serve_entry(stream, until, from, ending).await;
+                }
+            }
+            // By the authority, and no peer's: that of a door.
             Some(None) => {}
         }
     }
@@ -445,7 +464,7 @@ impl HostDoor {
         let Some(gateway) = gateway else {
             return empty(StatusCode::SERVICE_UNAVAILABLE);
         };
-        let as_host = Peer::named(id.local());
+        let as_host = StorePeer::named(id.local());
         if request.method() == Method::GET
             && let Some(image) = request.uri().path().strip_prefix(IMAGES_PATH)
         {

@@ -51,7 +51,7 @@ pub use audit::{AuditLog, Audited, NoAudit};
 pub use body::ResponseBody;
 pub use cloud_api::{Body, CloudApi};
 pub use doors::{Doors, Serving, Settings};
-pub use hosts::{CallError, HostCalls, HostDoor};
+pub use hosts::{CONTENT_HEADER, CallError, HostCalls, HostDoor, SentContent};
 pub use origin::{TrustedProxy, TrustedProxyError};
 pub use people::People;
 pub use routes::{Listed, all_routes};

@@ -12,6 +12,7 @@ mod host_services;
 mod instance;
 mod joined_host;
 mod joining;
+mod keeper;
 mod logging;
 mod market;
 mod market_tool;

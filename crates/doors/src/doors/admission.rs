@@ -72,7 +72,7 @@ impl Doors {
             // What signatures and letters are for.
             Some(Route::Marketplace(_)) => true,
             // Nobody can log in to what isn't there.
-            None if self.serving == Serving::MarketplaceAlone => true,
+            None if self.serving != Serving::Cloud => true,
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();

@@ -51,7 +51,7 @@ impl Doors {
         match route {
             Route::Health => {
                 let health = match self.serving {
-                    Serving::Cloud => self.api.health().await,
+                    Serving::Cloud | Serving::HostsAlone => self.api.health().await,
                     Serving::MarketplaceAlone => self.api.health().await.without_hosts(),
                 };
                 Ok(health::health(&health, context.is_admin()))

@@ -144,7 +144,8 @@ impl World {
         tokio::spawn(postman.run(stop.clone()));
         let api = Arc::new(FakeCloud::default()) as Arc<dyn CloudApi>;
         let doors = Doors::new(api, accounts(), Settings::default())
-            .with_marketplace(marketplace.clone(), Serving::MarketplaceAlone);
+            .with_marketplace(marketplace.clone())
+            .serving(Serving::MarketplaceAlone);
         let server = Server::new(Arc::new(doors), limits, None);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {

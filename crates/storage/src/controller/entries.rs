@@ -19,15 +19,12 @@ use super::follow::Next;
 use super::image_content::Kind;
 use super::image_document::expected;
 use crate::error::Error;
-use crate::identifier::ImageIdentifier;
 use crate::registry::{Found, LookupError, Standing};
 
 /// After a Marketplace did not answer.
 const AGAIN: Duration = Duration::from_secs(15 * 60);
 /// The same for those who would start a machine: the first of the pauses, which grow.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long somebody waits for the Marketplaces who would start a machine.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The images whose entries are being looked up for somebody, so that all who start machines at once ask once.
 #[derive(Debug, Default)]
@@ -47,34 +44,6 @@ impl Looking {
 }
 
 impl StorageController {
-    /// The address of a Marketplace's entry that a short URL leads to. Answers within seconds.
-    pub async fn entry_behind(&self, url: &str) -> Option<String> {
-        let settings = &self.0.settings;
-        let redirects = settings.redirects.as_ref()?;
-        let is_entry = |url: &reqwest::Url| settings.registries.have_entry_at(url.as_str());
-        Some(redirects.lead_to(url, is_entry).await?.to_string())
-    }
-
-    /// The entries of the Marketplaces for an image that the site's policy accepts, at least one. Answers within seconds, unlike
-    /// [`look_up`](crate::registry::Registries::look_up), which waits for the slowest.
-    ///
-    /// # Errors
-    /// As that; that no answer came in time is [`LookupError::Unavailable`].
-    pub async fn entries_in_time(
-        &self,
-        identifier: &ImageIdentifier,
-    ) -> Result<Vec<Found>, LookupError> {
-        let found = self.0.settings.registries.look_up(identifier);
-        tokio::time::timeout(PATIENCE, found)
-            .await
-            .unwrap_or_else(|_| {
-                let seconds = PATIENCE.as_secs();
-                Err(LookupError::Unavailable(format!(
-                    "the Marketplaces did not answer within {seconds} s"
-                )))
-            })
-    }
-
     /// Asks the Marketplaces whether a cached image may still be used, unless that was done minutes ago, and writes down what
     /// they say; whether that is something else than before. Answers within seconds; where no Marketplace does, the image
     /// stays as it is.
@@ -94,7 +63,7 @@ impl StorageController {
         let Some(identifier) = identifier.filter(|_| is_due) else {
             return false;
         };
-        let told = match self.entries_in_time(&identifier).await {
+        let told = match self.registries().look_up_in_time(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(local);
                 self.go_by(&read, found, false).await

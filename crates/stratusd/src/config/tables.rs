@@ -247,6 +247,7 @@ pub struct NetworkEntry {
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
     pub dir: String,
+    pub address: String,
     pub reserve_mib: u64,
     pub quarantine_hours: u64,
     pub image_cache_gib: u64,
@@ -258,6 +259,7 @@ impl Default for Storage {
     fn default() -> Self {
         Self {
             dir: String::new(),
+            address: String::new(),
             reserve_mib: 1024,
             quarantine_hours: 48,
             image_cache_gib: 0,

@@ -265,14 +265,15 @@ async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
     site.put("/disk", whole(bytes.clone()));
     let mut settings = asking(world.settings(), &[&server], None);
     let controller = world.start_with(settings.clone(), None).await;
-    let unknown = controller.entries_in_time(&identifier).await;
+    let unknown = controller.registries().look_up_in_time(&identifier).await;
     assert!(
         unknown.is_err_and(|why| !why.is_temporary()),
         "nobody has it"
     );
     site.put_entries(&name, &[signed(&metadata, &alice)]);
     controller
-        .entries_in_time(&identifier)
+        .registries()
+        .look_up_in_time(&identifier)
         .await
         .expect("endorsed");
     let one = wanted(&name);
@@ -306,7 +307,8 @@ async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
     ));
     assert!(
         controller
-            .entries_in_time(&identifier)
+            .registries()
+            .look_up_in_time(&identifier)
             .await
             .is_err_and(|why| why.is_temporary())
     );
