@@ -102,6 +102,29 @@ impl Cloud {
         }
         Ok(())
     }
+
+    /// Machines that are on their way to a host that is one no more stay where they are. One that is there in this moment is that
+    /// host's own, as whoever looks again sees.
+    pub(crate) async fn give_up_ways_to(&self, host: &Cached<Host>) -> Result<()> {
+        let documents = &self.0.documents;
+        for machine in documents.machines.by_index("movingTo", host.local_id()) {
+            while let Some(read) = documents.machines.get(machine.id())
+                && read.moving_to() == Some(&host.document.id)
+            {
+                let mut next = read.document.0.clone();
+                next.desired.moving = None;
+                next.reason = Some(
+                    "it is not moved: the host that it was to go to is being removed".to_owned(),
+                );
+                match step::step(documents, &read, next).commit().await {
+                    Ok(_) => break,
+                    Err(error) if error.is_conflict() => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether all of a machine that can't be made anew is on volumes.
