@@ -395,7 +395,6 @@ fn told(error: &StorageError) -> CloudError {
     }
 }
 
-/// What the guest writes, as it writes it.
 /// The volumes that are kept on this computer.
 pub(crate) struct VolumesHere(pub(crate) VolumeServer);
 
