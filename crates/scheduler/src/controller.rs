@@ -395,16 +395,22 @@ async fn send(
             Ok(host) => documents.hosts.get(host.local()),
             Err(_) => None,
         };
-        let host = host.filter(|host| !host.desired.maintenance);
+        let why_not = match (&chosen, &host) {
+            (Err(why), _) => Some(why.as_str()),
+            (Ok(_), None) => Some("the host is removed"),
+            (Ok(_), Some(host)) if host.desired.maintenance => Some("the host is closed"),
+            // A volume may have come to it since.
+            (Ok(_), Some(host)) if !Means::of(host).cover(Means::of_storage(&read)) => {
+                Some("the host has no way to the storage that it needs now")
+            }
+            (Ok(_), Some(_)) => None,
+        };
+        let host = host.filter(|_| why_not.is_none());
         match &host {
             Some(host) => moving.to = Some(host.document.id.clone()),
             None => {
                 next.desired.moving = None;
-                let why = chosen
-                    .as_ref()
-                    .err()
-                    .map_or("the host is closed", |why| why);
-                next.reason = Some(format!("it is not moved: {why}"));
+                next.reason = why_not.map(|why| format!("it is not moved: {why}"));
             }
         }
         next.settle();
@@ -521,6 +527,28 @@ mod tests {
             assigned.await.unwrap();
             let machine = documents.machines.get(&local).unwrap();
             assert_eq!(machine.host.is_some(), has_a_way);
+        }
+        // Nor is where it goes to, when it is moved.
+        for (host, has_a_way) in [(&without, false), (&with, true)] {
+            let since = Timestamp::now();
+            let asked = |machine: &mut Machine| {
+                machine.desired.moving = Some(Moving {
+                    wanted: None,
+                    to: None,
+                    ready: false,
+                    arrived: false,
+                    problem: None,
+                    since,
+                });
+                Ok::<_, DocumentsError>(true)
+            };
+            documents.update(&local, asked).await.unwrap();
+            let sent = send(documents.clone(), local.clone(), since, Ok(host.id.clone()));
+            sent.await.unwrap();
+            let machine = documents.machines.get(&local).unwrap();
+            let to = has_a_way.then_some(&host.id);
+            assert_eq!(machine.moving_to(), to, "{:?}", machine.reason);
+            assert_eq!(machine.desired.moving.is_some(), has_a_way);
         }
     }
 }
