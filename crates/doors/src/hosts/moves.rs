@@ -19,8 +19,9 @@ use trust::HostPeer;
 
 use super::{AnyBody, HostDoor, empty};
 
-/// Transfers at once to one host; others of it wait for their turn.
-pub(super) const TO_ONE_HOST: usize = 64;
+/// Transfers at once to one host; others of it wait for their turn. Two more than the scheduler sends to one, for those that were
+/// cut off a moment ago: an entry has some dozens of such threads for everything.
+pub(super) const TO_ONE_HOST: usize = 6;
 /// Pieces that are read before they are sent; each has up to 256 KiB.
 const PIECES_AHEAD: usize = 1;
 /// How long a host may take nothing.
