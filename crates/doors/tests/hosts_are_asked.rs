@@ -123,7 +123,7 @@ async fn a_host_is_asked_as_long_as_it_is_one_and_harms_nobody_by_its_answers() 
     assert_eq!(followed.len(), 192);
     assert_eq!(name().await.unwrap(), "first", "what is waited for comes");
     drop(followed);
-    world.calls.follow(&id, "/name").await.unwrap();
+    drop(world.calls.follow(&id, "/name").await.unwrap());
 
     // The next connection takes the place of the one before, whose end is nobody's then.
     let second = answering(&world, &host, "\"second\"").await;

@@ -101,7 +101,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(3600);
 
-    /// One that never ends, and the turns of who gets it.
+    /// The same as a host gets it, and the turns of that.
     async fn begun(content: ByteStream, unread: Duration) -> (ByteStream, Arc<Semaphore>) {
         let turns = Arc::new(Semaphore::new(1));
         let turn = turns.clone().acquire_owned().await.unwrap();
