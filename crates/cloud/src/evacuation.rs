@@ -13,9 +13,10 @@
 use cimi::{
     Right, Timestamp,
     lifecycle::{EndCause, Power, RestartPolicy, Stage},
-    resources::{Event, Host, Machine, Resource as _},
+    resources::{Event, Host, HostPulse, Machine, Resource as _},
 };
 use documents::{Cached, DocumentsError, step};
+use store::{Key, Revision};
 
 use crate::{Cloud, CloudError, Done, OpContext, Result, access};
 
@@ -63,6 +64,8 @@ impl Cloud {
         machine: std::sync::Arc<Cached<Machine>>,
     ) -> Result<()> {
         let documents = &self.0.documents;
+        let pulse = Key::new(HostPulse::COLLECTION, host.local_id());
+        let pulse = pulse.map_err(|error| CloudError::Internal(error.to_string()))?;
         let mut read = machine;
         loop {
             // A host that is back looks after its machines itself.
@@ -74,7 +77,8 @@ impl Cloud {
             }
             let next = elsewhere(&read, name, Timestamp::now());
             // Unless the host says something at this moment: its pulse would be there.
-            match step::step(documents, &read, next).commit().await {
+            let changes = step::step(documents, &read, next).unchanged_raw(&pulse, Revision::ZERO);
+            match changes.commit().await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
