@@ -13,9 +13,10 @@
 use cimi::{
     Right, Timestamp,
     lifecycle::{EndCause, Power, RestartPolicy, Stage},
-    resources::{Event, Host, Machine, Resource as _},
+    resources::{Event, Host, HostPulse, Machine, Resource as _},
 };
 use documents::{Cached, DocumentsError, step};
+use store::{Key, Revision};
 
 use crate::{Cloud, CloudError, Done, OpContext, Result, access};
 
@@ -63,6 +64,8 @@ impl Cloud {
         machine: std::sync::Arc<Cached<Machine>>,
     ) -> Result<()> {
         let documents = &self.0.documents;
+        let pulse = Key::new(HostPulse::COLLECTION, host.local_id());
+        let pulse = pulse.map_err(|error| CloudError::Internal(error.to_string()))?;
         let mut read = machine;
         loop {
             // A host that is back looks after its machines itself.
@@ -74,7 +77,8 @@ impl Cloud {
             }
             let next = elsewhere(&read, name, Timestamp::now());
             // Unless the host says something at this moment: its pulse would be there.
-            match step::step(documents, &read, next).commit().await {
+            let changes = step::step(documents, &read, next).unchanged_raw(&pulse, Revision::ZERO);
+            match changes.commit().await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
@@ -98,6 +102,29 @@ impl Cloud {
             match documents.update(machine.id(), forget).await {
                 Ok(_) | Err(DocumentsError::Absent { .. }) => {}
                 Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Machines that are on their way to a host that is one no more stay where they are. One that is there in this moment is that
+    /// host's own, as whoever looks again sees.
+    pub(crate) async fn give_up_ways_to(&self, host: &Cached<Host>) -> Result<()> {
+        let documents = &self.0.documents;
+        for machine in documents.machines.by_index("movingTo", host.local_id()) {
+            while let Some(read) = documents.machines.get(machine.id())
+                && read.moving_to() == Some(&host.document.id)
+            {
+                let mut next = read.document.0.clone();
+                next.desired.moving = None;
+                next.reason = Some(
+                    "it is not moved: the host that it was to go to is being removed".to_owned(),
+                );
+                match step::step(documents, &read, next).commit().await {
+                    Ok(_) => break,
+                    Err(error) if error.is_conflict() => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 //! | shows no certificate | to join, by a token; else nothing |
 //! | shows one that isn't by that authority | no connection |
 //! | shows that of a host that was removed | to hear so |
-//! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, and files of [images](self::images) that it sees |
+//! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, files of [images](self::images) that it sees, and of [machines](self::moves) that come to it |
 //! | is an entry of the same cloud | what the one that [keeps the images](self::entries) does for the others |
 //! | is a host, and speaks another protocol | a [volume](self::volumes) of a machine that is placed on it, or [questions](self::calls) |
 //!
@@ -16,6 +16,7 @@ mod answers;
 mod calls;
 mod entries;
 mod images;
+mod moves;
 mod seats;
 mod volumes;
 
@@ -31,14 +32,9 @@ use std::{
 use ::cimi::HostId;
 use ::hosts::HostRules;
 use cloud::{Caller, Cloud, FilesOfMachines, OpContext, VolumesOfHosts};
-use futures::TryStreamExt as _;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited, StreamBody};
-use hyper::{
-    body::{Frame, Incoming},
-    server::conn::http2,
-    service::service_fn,
-};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::{
@@ -474,26 +470,10 @@ impl HostDoor {
         if request.method() == Method::GET
             && let Some(machine) = request.uri().path().strip_prefix(MOVING_PATH)
         {
-            return self.machine_files(&id, machine).await;
+            return self.machine_files(&id, peer, machine).await;
         }
         let answer = gateway.answer(as_host, request).await;
         answer.map(|body| body.map_err(io::Error::other).boxed_unsync())
-    }
-
-    /// The files of a machine that comes to a host, once it stands still.
-    async fn machine_files(&self, host: &HostId, machine: &str) -> Response<AnyBody> {
-        let machine = self.cloud.documents().machines.get(machine);
-        let comes = machine.filter(|one| one.moving_to() == Some(host) && one.has_left());
-        let Some(machine) = comes else {
-            return empty(StatusCode::NOT_FOUND);
-        };
-        match self.files.files(&machine).await {
-            Ok(files) => Response::new(StreamBody::new(files.map_ok(Frame::data)).boxed_unsync()),
-            Err(error) => {
-                tracing::warn!(%host, machine = %machine.document.id, %error, "the files of a machine can't be sent");
-                empty(StatusCode::SERVICE_UNAVAILABLE)
-            }
-        }
     }
 
     async fn renew(

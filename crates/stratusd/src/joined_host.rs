@@ -65,6 +65,14 @@ const CALL_LIMIT: Duration = Duration::from_secs(4);
 /// Rest after no entry gave a certificate.
 const RENEWED_AGAIN: Duration = Duration::from_secs(300);
 
+/// Why a host ends that is one no more. Nothing is better when it is started again.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} was removed from its cloud: to join again, remove {folder} and use a new token")]
+pub(crate) struct Removed {
+    name: String,
+    folder: String,
+}
+
 /// Runs until it is told to stop.
 ///
 /// # Errors
@@ -176,11 +184,9 @@ impl JoinedHost {
 
     /// The end of a host that is one no more.
     fn was_removed(&self, kept: &Kept) -> anyhow::Error {
-        anyhow::anyhow!(
-            "{} was removed from its cloud: to join again, remove {} and use a new token",
-            kept.joined.name,
-            self.folder.path().display()
-        )
+        let folder = self.folder.path().display().to_string();
+        let name = kept.joined.name.clone();
+        Removed { name, folder }.into()
     }
 
     /// The store by way of any entry; none if it is told to stop before.

@@ -46,6 +46,9 @@ use crate::{config::Config, instance::Instance, roles::Role};
 /// How long work on other threads may take to end once all else has.
 const BLOCKING_WORK_LIMIT: Duration = Duration::from_secs(5);
 
+/// What `serve` ends with on a host that was removed from its cloud, so that nobody starts it again for having failed.
+const REMOVED: u8 = 3;
+
 /// The Stratus daemon: all roles of a cloud in one program.
 #[derive(Debug, Parser)]
 #[command(name = "stratusd", version, max_term_width = 100)]
@@ -179,7 +182,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("stratusd: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<joined_host::Removed>() {
+                true => ExitCode::from(REMOVED),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
