@@ -260,6 +260,9 @@ pub struct Observed {
     /// The way to another host, by its [`Moving::since`], for which nothing of it is at work on this one any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_for: Option<Timestamp>,
+    /// Its host ends it by itself once no entry has heard that host for a time ([`Host::fences_after`](crate::resources::Host)).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guarded: bool,
     /// What went over its network since its process began, as far as that was written down; none: nobody counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<NetworkTraffic>,
@@ -276,6 +279,7 @@ impl Observed {
             refused: None,
             since: now,
             left_for: None,
+            guarded: false,
             traffic: None,
         }
     }
@@ -401,6 +405,7 @@ mod tests {
             refused: None,
             since: Timestamp::default(),
             left_for: None,
+            guarded: false,
             traffic: None,
         }
     }

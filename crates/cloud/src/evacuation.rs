@@ -8,7 +8,8 @@
 //!
 //! Its volumes need no such word: one host writes them, and that is the one that `Machine.host` names. The word is about all
 //! else that would be there twice: the guest, and its addresses. So a machine goes that has all its data on volumes; one with a
-//! root disk of its own, or whose memory was saved, stays where that is.
+//! root disk of its own, or whose memory was saved, stays where that is. Where the host ends its machines by itself, nobody's word
+//! is needed: see `fencing`.
 
 use cimi::{
     Right, Timestamp,
@@ -57,7 +58,7 @@ impl Cloud {
     }
 
     /// Has one machine go on elsewhere, if it can and is still there.
-    async fn evacuate(
+    pub(crate) async fn evacuate(
         &self,
         host: &Cached<Host>,
         name: &str,
@@ -143,6 +144,7 @@ fn elsewhere(read: &Machine, lost: &str, now: Timestamp) -> Machine {
     machine.left_on.extend(machine.host.take());
     machine.unseen_since = None;
     machine.desired.moving = None;
+    machine.observed.guarded = false;
     (machine.ssh, machine.accelerator) = (None, None);
     let was_on = !matches!(
         machine.observed.stage,

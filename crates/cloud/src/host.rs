@@ -59,6 +59,7 @@ impl Public for Host {
             "qemuVersion": self.qemu_version,
             "started": self.started,
             "troubles": self.troubles,
+            "fencesAfter": self.fences_after,
         }))
     }
 

@@ -22,6 +22,7 @@ mod evacuation;
 mod event;
 mod event_log;
 mod eviction;
+mod fencing;
 mod for_entries;
 mod forwarding_group;
 mod front;

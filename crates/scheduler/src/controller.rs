@@ -19,7 +19,7 @@ use std::{
 
 use cimi::{
     HostId, Timestamp,
-    lifecycle::{Moving, Power},
+    lifecycle::Power,
     resources::{Host, HostPulse, Machine, Resource as _},
 };
 use documents::{Cached, Doc, Documents, DocumentsError, step};
@@ -500,6 +500,7 @@ fn waits(machine: &Machine) -> bool {
 mod tests {
     use cimi::{
         VolumeId,
+        lifecycle::Moving,
         resources::{AttachStage, AttachedVolume},
         testing,
     };

@@ -107,6 +107,14 @@ enum Command {
     /// Print a configuration file with all keys, their meaning and their defaults.
     #[command(alias = "config")]
     ReferenceConfig,
+    /// End machines that go on elsewhere once this host is heard of no more. The daemon of a host starts it, and it outlives that.
+    #[command(hide = true)]
+    Guard {
+        /// Where the daemon notes what was heard
+        folder: PathBuf,
+        /// The folders of machines
+        machines: PathBuf,
+    },
     /// Run a guest through KVM and report how far it comes. May hang for ever where KVM is broken: the daemon runs this
     /// in a process of its own and ends it.
     ProbeKvm {
@@ -173,6 +181,8 @@ fn main() -> ExitCode {
         } => joining::run(config.as_deref(), &token, &entries),
         Command::Store { command } => store_tool::run(command),
         Command::Marketplace { command } => market_tool::run(command),
+        Command::Guard { folder, machines } => logging::start(&config::Log::default())
+            .and_then(|()| Ok(vmhost::guard::watch(&folder, &machines)?)),
         Command::Teardown { config } => load(config.as_deref()).and_then(|config| {
             logging::start(&config.log)?;
             runtime(&config)?.block_on(teardown::teardown(&config))

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
     ids::{MachineRecordId, NetworkPortId},
-    lifecycle::{Desired, MachineState, Observed, Phase, RestartPolicy, derive, unseen},
+    lifecycle::{Desired, MachineState, Observed, Phase, Power, RestartPolicy, derive, unseen},
     size::ByteSize,
 };
 
@@ -221,6 +221,15 @@ impl Machine {
             None => self.volumes.first(),
             Some(_) => None,
         }
+    }
+
+    /// Whether it is to go on elsewhere by itself when its host is lost: all its data is on volumes, and it is to be restarted.
+    #[must_use]
+    pub fn goes_on_elsewhere(&self) -> bool {
+        self.image.is_none()
+            && self.restart_policy != RestartPolicy::Never
+            && self.desired.power == Power::On
+            && !self.desired.deleted
     }
 
     /// The place among the disks that its guest sees of the disk `number` of its own.

@@ -48,6 +48,11 @@ impl Config {
                 return wrong(key, format!("is `{dir}`; write an absolute path"));
             }
         }
+        let fence = self.machines.fence_seconds;
+        if fence != 0 && !(30..=3600).contains(&fence) {
+            let text = format!("is {fence}; write 30 to 3600, or 0 for never");
+            return wrong("machines.fence_seconds", text);
+        }
         let door = &self.storage.address;
         if !door.is_empty() && format!("https://{door}").parse::<Entry>().is_err() {
             let text = format!("is `{door}`; write HOST:PORT");

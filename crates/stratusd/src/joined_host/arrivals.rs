@@ -95,7 +95,7 @@ fn refused(status: StatusCode) -> String {
 /// What is behind an error, without the address, which is said by the entry's name.
 fn root_of(error: reqwest::Error) -> String {
     let error = error.without_url();
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
     let root = causes.last().map(ToString::to_string);
     root.unwrap_or_else(|| error.to_string())
 }
