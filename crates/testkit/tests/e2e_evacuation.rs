@@ -84,6 +84,8 @@ fn a_machine_goes_on_elsewhere_with_its_volume_when_its_host_is_lost() {
         (host.machines() == [other.uuid()]).then_some(())
     });
     other.wait_for_phase("Running");
+    // Bridges have learned the way to the other guest of its address, until this one says something.
+    machine.wait_for_ssh();
     assert_eq!(machine.ssh("cat /root/word"), "elsewhere");
 
     // Killed, it is gone: nobody is waited for any more.
@@ -115,13 +117,9 @@ fn a_machine_goes_on_elsewhere_by_itself_when_its_host_has_ended_it() {
     let machine = run(&cloud, &["--restart-policy", "always", &uuid]);
     machine.wait_for_ssh();
     machine.ssh("echo acknowledged > /root/word && sync");
-    let (never, disk) = (
-        run(&cloud, &["--restart-policy", "never", &cloud.image()]),
-        run(&cloud, &["--restart-policy", "always", &cloud.image()]),
-    );
-    never.wait_for_phase("Running");
+    let disk = run(&cloud, &["--restart-policy", "always", &cloud.image()]);
     disk.wait_for_phase("Running");
-    let processes = [machine.process(), never.process(), disk.process()];
+    let processes = [machine.process(), disk.process()];
     let lives = |process: u32| std::path::Path::new(&format!("/proc/{process}")).exists();
 
     // Neither cable nor daemon: the guard alone is left.
@@ -135,23 +133,22 @@ fn a_machine_goes_on_elsewhere_by_itself_when_its_host_has_ended_it() {
     });
     machine.wait_for_ssh();
     assert_eq!(machine.ssh("cat /root/word"), "acknowledged");
-    // What can't go on elsewhere, or isn't to, is undisturbed.
-    assert!(lives(processes[1]) && lives(processes[2]));
-    never.wait_for_phase("Unknown");
+    // What can't go on elsewhere is undisturbed.
+    assert!(lives(processes[1]));
+    disk.wait_for_phase("Unknown");
 
     // Back, it clears away what it has of that machine, and takes over the others.
     cloud.namespace().unwrap().cut(false);
     host.start();
     host.wait_for_state(&cloud, "OK");
-    never.wait_for_phase("Running");
     disk.wait_for_phase("Running");
-    assert_eq!([never.process(), disk.process()], processes[1..]);
+    assert_eq!(disk.process(), processes[1]);
     wait_until("what is left of it there", LIMIT, || {
-        (host.machines().len() == 2).then_some(())
+        (host.machines() == [disk.uuid()]).then_some(())
     });
+    machine.wait_for_ssh();
     assert_eq!(machine.ssh("cat /root/word"), "acknowledged");
-    for one in [machine, never, disk] {
-        one.kill();
-    }
+    machine.kill();
+    disk.kill();
     cloud.assert_clean();
 }
