@@ -54,11 +54,14 @@ impl Mail {
         Self { sink, stop }
     }
 
-    /// The part of the link of the letter with this number that names it.
+    /// Of the letters up to this number the last one with a link that ends so: what names it, and to whom it went. Letters that were
+    /// written at once come in any order.
     async fn link(&self, number: usize, act: &str) -> (String, String) {
-        let letter = self.sink.wait_for(number + 1).await.remove(number);
-        let text = letter.text();
         let end = format!("/{act}/");
+        let all = self.sink.wait_for(number + 1).await;
+        let mut all = all.iter().rev();
+        let letter = all.find(|letter| letter.text().contains(&end)).unwrap();
+        let text = letter.text();
         let link = text
             .split_whitespace()
             .find(|word| word.ends_with(&end))

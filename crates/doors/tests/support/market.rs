@@ -143,10 +143,13 @@ impl World {
         .await
     }
 
-    /// The path of the link in the letter with this number that ends so.
+    /// The path of a link that ends so, of the last letter up to this number that has one: letters that were written at once come in
+    /// any order.
     pub async fn link(&self, number: usize, act: &str) -> String {
-        let text = self.sink.wait_for(number + 1).await[number].text();
         let end = format!("/{act}/");
+        let all = self.sink.wait_for(number + 1).await;
+        let mut texts = all.iter().rev().map(|letter| letter.text());
+        let text = texts.find(|text| text.contains(&end)).unwrap();
         let mut words = text.split_whitespace();
         let link = words.find(|word| word.ends_with(&end));
         let link = link.unwrap_or_else(|| panic!("{text}"));
