@@ -190,13 +190,15 @@ pub async fn serve(
         parts.start("vm-host", |stop| async move { machines.run(stop).await });
     }
 
+    if let Some(running) = marketplace.clone() {
+        // Also where images are only looked up in it: it follows what other daemons of this cloud take.
+        parts.start("marketplace", |stop| running.run(stop));
+    }
     let marketplace = marketplace.filter(|_| roles.has(Role::Marketplace));
     if let Some(marketplace) = &marketplace {
         for follower in market::followers(&config, marketplace)? {
             parts.start("marketplace follower", |stop| follower.run(stop));
         }
-        let running = marketplace.clone();
-        parts.start("marketplace", |stop| running.run(stop));
     }
 
     let door = if roles.answer() {

@@ -501,6 +501,7 @@ pub fn doors(config: &Config) -> doors::Settings {
         // In user mode guests reach the host's loopback, too, and look like it.
         metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
         certificate_header: config.certificates.proxy_header.parse().ok(),
+        public_data: config.images.public_data,
         ..doors::Settings::default()
     }
 }

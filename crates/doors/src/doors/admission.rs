@@ -69,6 +69,8 @@ impl Doors {
             Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
                 known || reads
             }
+            // Of public images; of others the rules say that there is none.
+            Some(Route::ImageData(_)) => known || (reads && self.settings.public_data),
             // What signatures and letters are for.
             Some(Route::Marketplace(_)) => true,
             // Nobody can log in to what isn't there.
