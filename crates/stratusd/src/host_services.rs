@@ -20,7 +20,7 @@ use storage::{
     controller::{ExportFormat, StorageController},
     exports::{User, VolumeServer},
     import::Redirects,
-    registry::{Catalogue, LookupError, Registries},
+    registry::{Catalogue, Found, LookupError, Registries},
 };
 use tokio_util::sync::CancellationToken;
 use vmhost::{
@@ -203,17 +203,22 @@ impl ImageIntake for LocalHost {
             Ok(found) => found,
             Err(error) => return Some(error.to_string()),
         };
+        let is_it = |found: &Found| {
+            let endorsement = found.entry.endorsement();
+            endorsement.email.eq_ignore_ascii_case(email)
+                && created.is_none_or(|created| endorsement.created.to_string() == created)
+        };
+        // All of them are of the same content: whoever endorses it later takes nothing from those before.
+        if found.iter().any(is_it) {
+            return None;
+        }
         // The one that is tried first.
         let found = found.first()?;
         let endorsement = found.entry.endorsement();
-        let is_it = endorsement.email.eq_ignore_ascii_case(email)
-            && created.is_none_or(|created| endorsement.created.to_string() == created);
-        (!is_it).then(|| {
-            format!(
-                "it goes by that of {} of {}, from Marketplace {}",
-                endorsement.email, endorsement.created, found.marketplace
-            )
-        })
+        Some(format!(
+            "it goes by that of {} of {}, from Marketplace {}",
+            endorsement.email, endorsement.created, found.marketplace
+        ))
     }
 
     async fn tagged(&self, email: &str, tag: &str) -> cloud::Result<String> {

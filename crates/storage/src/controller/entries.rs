@@ -19,6 +19,7 @@ use super::follow::Next;
 use super::image_content::Kind;
 use super::image_document::expected;
 use crate::error::Error;
+use crate::identifier::ImageIdentifier;
 use crate::registry::{Found, LookupError, Standing};
 
 /// After a Marketplace did not answer.
