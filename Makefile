@@ -1,7 +1,7 @@
 # Stratus. `make help` lists what there is to do; each line of help stands beside its target.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help cloud cloud-down cloud-purge test test-faults test-debian test-deb fuzz lint bench docs install deb appliance-tiny appliance-debian doctor install-needed
+.PHONY: help cloud cloud-down cloud-purge cluster cluster-down test test-faults test-debian test-deb fuzz lint bench docs install deb appliance-tiny appliance-debian doctor install-needed
 
 # Built appliances; the daemon's state is in .stratus, caches are in .cache.
 APPLIANCES := .cache/appliances
@@ -21,6 +21,12 @@ cloud-down: ## remove machines, stop the daemon; volumes, images, users and appl
 
 cloud-purge: ## cloud-down, and delete the cloud's data (.stratus)
 	@packaging/cloud purge
+
+cluster: ## a cloud of nine computers on this machine, as root: etcd, two entries, storage, three hosts
+	@packaging/cluster up
+
+cluster-down: ## end the cluster; nothing of it is left
+	@packaging/cluster down
 
 test: ## lints, unit, property and end-to-end tests with real QEMU
 	@packaging/test

@@ -52,6 +52,12 @@ impl Shown {
         digest.copy_from_slice(context.finish().as_ref());
         Self { chain, digest }
     }
+
+    /// The certificate (DER) whose key they have.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.chain.first().map(AsRef::as_ref)
+    }
 }
 
 type Verdict = Arc<Result<Holder, Refusal>>;

@@ -145,6 +145,8 @@ resource_id!(/// By what a host is known; the part after the slash is the host's
     HostIdentityId, "HostIdentity");
 resource_id!(/// That a host is there; the part after the slash is the host's.
     HostPulseId, "HostPulse");
+resource_id!(/// Who keeps the images and volumes of a cloud.
+    StorageKeeperId, "StorageKeeper");
 resource_id!(/// The record of a machine that is no more; the part after the slash is its `vmid`.
     MachineRecordId, "MachineRecord");
 resource_id!(/// A System.

@@ -35,7 +35,7 @@ pub use email::{EmailAddress, NoEmailAddress};
 pub use ids::{
     AddressId, CredentialId, EventId, GroupId, HostAuthorityId, HostId, HostIdentityId,
     HostPulseId, HostTokenId, ImageId, JobId, MachineId, MailLinkId, NetworkId,
-    OrganisationMemberId, RegistrationId, ServiceConfigurationId, SessionId, TokenId, UserId, VmId,
-    VolumeId,
+    OrganisationMemberId, RegistrationId, ServiceConfigurationId, SessionId, StorageKeeperId,
+    TokenId, UserId, VmId, VolumeId,
 };
 pub use timestamp::Timestamp;

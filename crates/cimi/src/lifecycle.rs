@@ -300,6 +300,9 @@ pub struct Observed {
     /// How far the last way is, or came, on which its guest runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passage: Option<Passage>,
+    /// Its host ends it by itself once no entry has heard that host for a time ([`Host::fences_after`](crate::resources::Host)).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guarded: bool,
     /// What went over its network since its process began, as far as that was written down; none: nobody counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<NetworkTraffic>,
@@ -319,6 +322,7 @@ impl Observed {
             at_rest: None,
             stays: None,
             passage: None,
+            guarded: false,
             traffic: None,
         }
     }
@@ -447,6 +451,7 @@ mod tests {
             at_rest: None,
             stays: None,
             passage: None,
+            guarded: false,
             traffic: None,
         }
     }

@@ -18,6 +18,7 @@ mod quota;
 mod saving;
 mod service;
 mod service_message;
+mod storage_keeper;
 mod system;
 mod template;
 mod traffic;
@@ -44,6 +45,7 @@ pub use quota::{Most, Quota};
 pub use saving::{Announcement, Capture, Save};
 pub use service::ServiceConfiguration;
 pub use service_message::ServiceMessage;
+pub use storage_keeper::StorageKeeper;
 pub use system::{Asked, Asker, Component, Made, Member, System, SystemOperation};
 pub use template::{
     AddressTemplate, ConfigurationDisk, CredentialTemplate, ForwardingGroupTemplate, Kept,

@@ -109,14 +109,16 @@ impl Cloud {
         intake: Arc<dyn ImageIntake>,
     ) -> Result<Self> {
         let quotas = Quotas::new(documents.clone(), settings.per_user);
-        Self::open_counting(documents, settings, quotas, hosts, intake).await
+        let cloud = Self::open_counting(documents, settings, quotas, hosts, intake)?;
+        cloud.seed().await?;
+        Ok(cloud)
     }
 
-    /// As [`Cloud::open`], with quotas that controllers of the same process ask, too.
+    /// As [`Cloud::open`], with quotas that controllers of the same process ask, too, and nothing written.
     ///
     /// # Errors
-    /// Those of the store.
-    pub async fn open_counting(
+    /// If there are no random numbers.
+    pub fn open_counting(
         documents: Documents,
         settings: Settings,
         quotas: Quotas,
@@ -126,7 +128,7 @@ impl Cloud {
         let numbers = Numbers::new()?;
         let started = Timestamp::now();
         let leases = Leases::default();
-        let cloud = Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             documents,
             settings,
             numbers,
@@ -141,10 +143,16 @@ impl Cloud {
             pace: Pace::new(std::time::Duration::from_secs(3600)),
             tables: Tables::default(),
             methods: Mutex::default(),
-        }));
-        cloud.seed_machine_types().await?;
-        cloud.seed_networks().await?;
-        Ok(cloud)
+        })))
+    }
+
+    /// Writes what the settings say that there is: machine types, networks.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn seed(&self) -> Result<()> {
+        self.seed_machine_types().await?;
+        self.seed_networks().await
     }
 
     /// Waits for what goes on though nobody waits for it, for a while; nothing else may be asked of this cloud then.

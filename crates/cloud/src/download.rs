@@ -8,7 +8,9 @@ use cimi::{
     resources::{Image, ImageState},
 };
 
-use crate::{ByteStream, Cloud, CloudError, OpContext, Result, access};
+use documents::Cached;
+
+use crate::{ByteStream, Caller, Cloud, CloudError, OpContext, Result, access, cloud::is_public};
 
 /// Which content of an image is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +48,8 @@ impl fmt::Debug for Download {
 }
 
 impl Cloud {
-    /// The content of an image that the caller may see.
+    /// The content of an image that the caller may see; for who isn't logged in, of one that is public, as it is kept. Whether those are
+    /// let in at all is decided at the door.
     ///
     /// # Errors
     /// [`CloudError::Conflict`] for an image without content, [`CloudError::Invalid`] for a format that can't be made.
@@ -56,8 +59,13 @@ impl Cloud {
         id: &str,
         request: DownloadRequest,
     ) -> Result<Download> {
-        access::require_type(context, Kind::MachineImage)?;
-        let read = self.find_image(context, id, Right::View)?;
+        let read = match context.caller {
+            Caller::Anonymous => self.public_image(id, &request)?,
+            _ => {
+                access::require_type(context, Kind::MachineImage)?;
+                self.find_image(context, id, Right::View)?
+            }
+        };
         if read.state != ImageState::Available {
             return Err(CloudError::Conflict(format!(
                 "{} has no content yet; wait until it is AVAILABLE",
@@ -72,6 +80,14 @@ impl Cloud {
             download.format
         );
         Ok(download)
+    }
+
+    /// An image for everybody. What is to be converted costs more than a stranger is given.
+    fn public_image(&self, id: &str, request: &DownloadRequest) -> Result<Arc<Cached<Image>>> {
+        let read = self.documents().images.get(id);
+        read.filter(|image| is_public(&image.common.acl))
+            .filter(|image| !image.desired.deleted && request.format.is_none())
+            .ok_or_else(|| CloudError::not_found(format!("MachineImage/{id}")))
     }
 
     /// The file of an image, byte for byte as it is kept, or this part of it: for a host that was found to see its document. Its

@@ -1,6 +1,7 @@
 //! How an operation can fail, in terms of what the caller can do about it.
 
 use cimi::model::Violation;
+use serde::{Deserialize, Serialize};
 
 /// Result of an operation of the cloud.
 pub type Result<T> = std::result::Result<T, CloudError>;
@@ -64,6 +65,59 @@ impl CloudError {
     pub fn invalid(path: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid {
             violations: vec![Violation::new(path, problem)],
+        }
+    }
+}
+
+/// A failure as one daemon of a cloud tells it to another, which did the part of an operation that the first can't.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Relayed {
+    /// [`CloudError::NotFound`]
+    NotFound(String),
+    /// [`CloudError::Invalid`]: paths and problems.
+    Invalid(Vec<(String, String)>),
+    /// [`CloudError::Conflict`]
+    Conflict(String),
+    /// [`CloudError::Exhausted`]
+    Exhausted(String),
+    /// [`CloudError::TooLarge`]
+    TooLarge(String),
+    /// [`CloudError::Unavailable`]
+    Unavailable(String),
+    /// Everything else.
+    Internal(String),
+}
+
+impl From<CloudError> for Relayed {
+    fn from(error: CloudError) -> Self {
+        match error {
+            CloudError::NotFound { what } => Self::NotFound(what),
+            CloudError::Invalid { violations } => {
+                let of_one = |one: Violation| (one.path, one.problem);
+                Self::Invalid(violations.into_iter().map(of_one).collect())
+            }
+            CloudError::Conflict(text) => Self::Conflict(text),
+            CloudError::Exhausted(text) => Self::Exhausted(text),
+            CloudError::TooLarge(text) => Self::TooLarge(text),
+            CloudError::Unavailable(text) => Self::Unavailable(text),
+            other => Self::Internal(other.to_string()),
+        }
+    }
+}
+
+impl From<Relayed> for CloudError {
+    fn from(told: Relayed) -> Self {
+        match told {
+            Relayed::NotFound(what) => Self::NotFound { what },
+            Relayed::Invalid(all) => {
+                let of_one = |(path, problem)| Violation::new(path, problem);
+                all.into_iter().map(of_one).collect::<Vec<_>>().into()
+            }
+            Relayed::Conflict(text) => Self::Conflict(text),
+            Relayed::Exhausted(text) => Self::Exhausted(text),
+            Relayed::TooLarge(text) => Self::TooLarge(text),
+            Relayed::Unavailable(text) => Self::Unavailable(text),
+            Relayed::Internal(text) => Self::Internal(text),
         }
     }
 }

@@ -8,14 +8,16 @@
 //!
 //! Its volumes need no such word: one host writes them, and that is the one that `Machine.host` names. The word is about all
 //! else that would be there twice: the guest, and its addresses. So a machine goes that has all its data on volumes; one with a
-//! root disk of its own, or whose memory was saved, stays where that is.
+//! root disk of its own, or whose memory was saved, stays where that is. Where the host ends its machines by itself, nobody's word
+//! is needed: see `fencing`.
 
 use cimi::{
     Right, Timestamp,
     lifecycle::{EndCause, Power, RestartPolicy, Stage},
-    resources::{Event, Host, Machine, Resource as _},
+    resources::{Event, Host, HostPulse, Machine, Resource as _},
 };
 use documents::{Cached, DocumentsError, step};
+use store::{Key, Revision};
 
 use crate::{Cloud, CloudError, Done, OpContext, Result, access};
 
@@ -56,13 +58,15 @@ impl Cloud {
     }
 
     /// Has one machine go on elsewhere, if it can and is still there.
-    async fn evacuate(
+    pub(crate) async fn evacuate(
         &self,
         host: &Cached<Host>,
         name: &str,
         machine: std::sync::Arc<Cached<Machine>>,
     ) -> Result<()> {
         let documents = &self.0.documents;
+        let pulse = Key::new(HostPulse::COLLECTION, host.local_id());
+        let pulse = pulse.map_err(|error| CloudError::Internal(error.to_string()))?;
         let mut read = machine;
         loop {
             // A host that is back looks after its machines itself.
@@ -74,7 +78,8 @@ impl Cloud {
             }
             let next = elsewhere(&read, name, Timestamp::now());
             // Unless the host says something at this moment: its pulse would be there.
-            match step::step(documents, &read, next).commit().await {
+            let changes = step::step(documents, &read, next).unchanged_raw(&pulse, Revision::ZERO);
+            match changes.commit().await {
                 Ok(_) => return Ok(()),
                 Err(error) if error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
@@ -102,6 +107,29 @@ impl Cloud {
         }
         Ok(())
     }
+
+    /// Machines that are on their way to a host that is one no more stay where they are. One that is there in this moment is that
+    /// host's own, as whoever looks again sees.
+    pub(crate) async fn give_up_ways_to(&self, host: &Cached<Host>) -> Result<()> {
+        let documents = &self.0.documents;
+        for machine in documents.machines.by_index("movingTo", host.local_id()) {
+            while let Some(read) = documents.machines.get(machine.id())
+                && read.moving_to() == Some(&host.document.id)
+            {
+                let mut next = read.document.0.clone();
+                next.desired.moving = None;
+                next.reason = Some(
+                    "it is not moved: the host that it was to go to is being removed".to_owned(),
+                );
+                match step::step(documents, &read, next).commit().await {
+                    Ok(_) => break,
+                    Err(error) if error.is_conflict() => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether all of a machine that can't be made anew is on volumes.
@@ -116,6 +144,7 @@ fn elsewhere(read: &Machine, lost: &str, now: Timestamp) -> Machine {
     machine.left_on.extend(machine.host.take());
     machine.unseen_since = None;
     machine.desired.moving = None;
+    machine.observed.guarded = false;
     (machine.ssh, machine.accelerator) = (None, None);
     let was_on = !matches!(
         machine.observed.stage,

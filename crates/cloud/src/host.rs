@@ -59,6 +59,7 @@ impl Public for Host {
             "qemuVersion": self.qemu_version,
             "started": self.started,
             "troubles": self.troubles,
+            "fencesAfter": self.fences_after,
         }))
     }
 
@@ -86,7 +87,7 @@ impl Public for Host {
 }
 
 impl Cloud {
-    /// Refuses what the host of a machine has no means for. What can be done `instead` is told.
+    /// Refuses what the host of a machine has no means for, or the one that it is on its way to. What can be done `instead` is told.
     ///
     /// # Errors
     /// [`CloudError::Conflict`].
@@ -96,16 +97,22 @@ impl Cloud {
         needs: Means,
         instead: &str,
     ) -> Result<()> {
-        let host = machine.host.as_ref();
-        let host = host.and_then(|host| self.0.documents.hosts.get(host.local()));
-        let Some(host) = host.filter(|host| !Means::of(host).cover(needs)) else {
-            return Ok(());
-        };
-        let name = host.common.name.as_deref().unwrap_or(host.id());
-        Err(CloudError::Conflict(format!(
-            "{} is on {name}, a host without a way to the cloud's storage: {instead}",
-            machine.id
-        )))
+        let hosts = [
+            (machine.host.as_ref(), "is on"),
+            (machine.moving_to(), "is on its way to"),
+        ];
+        for (host, how) in hosts {
+            let host = host.and_then(|host| self.0.documents.hosts.get(host.local()));
+            let Some(host) = host.filter(|host| !Means::of(host).cover(needs)) else {
+                continue;
+            };
+            let name = host.common.name.as_deref().unwrap_or(host.id());
+            return Err(CloudError::Conflict(format!(
+                "{} {how} {name}, a host without a way to the cloud's storage: {instead}",
+                machine.id
+            )));
+        }
+        Ok(())
     }
 }
 

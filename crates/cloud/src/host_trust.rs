@@ -61,6 +61,14 @@ impl Cloud {
         }
     }
 
+    /// Has the authority made, if there is none yet: daemons of this cloud trust each other by it, too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn ensure_authority(&self, context: &OpContext) -> Result<()> {
+        self.host_authority(context).await.map(drop)
+    }
+
     /// The authority that entries show hosts a certificate of; none as long as no token was made.
     #[must_use]
     pub fn authority_for_hosts(&self) -> Option<Arc<Cached<HostAuthority>>> {
@@ -269,8 +277,8 @@ impl Cloud {
                 };
                 return Err(CloudError::Conflict(what));
             }
-            // Whoever places a machine demands that its host still is open: from now on no more come, and those that came before
-            // are seen when it is looked again.
+            // Whoever places a machine, or says where one goes, demands that the host still is open: from now on no more come, and
+            // those that came before are seen when it is looked again.
             if !host.desired.maintenance {
                 let mut closed = host.document.0.clone();
                 closed.desired.maintenance = true;
@@ -297,9 +305,11 @@ impl Cloud {
                 }
             }
             self.forget_left_on(&host).await?;
-            if documents.machines.count_by_index("host", host.local_id()) > 0
-                || documents.machines.count_by_index("leftOn", host.local_id()) > 0
-            {
+            self.give_up_ways_to(&host).await?;
+            // One that was on its way may have come to it before that could be taken back: its disks are there alone.
+            let refer_to_it = ["host", "leftOn", "movingTo"];
+            let are_left = |index| documents.machines.count_by_index(index, host.local_id()) > 0;
+            if refer_to_it.into_iter().any(are_left) {
                 tokio::time::sleep(BEHIND).await;
                 continue;
             }

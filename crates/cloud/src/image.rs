@@ -660,7 +660,12 @@ impl Public for Image {
             }
             // By its owner's word.
             ("uncleaned", value) if value.and_then(Value::as_array).is_none_or(Vec::is_empty) => {
+                let warning = self.warning();
                 self.uncleaned.clear();
+                // It told of nothing else. What was announced of it is announced anew, by whoever does that.
+                if self.reason == warning {
+                    self.reason = None;
+                }
             }
             ("uncleaned", _) => {
                 return Err(CloudError::invalid(

@@ -63,6 +63,7 @@ impl Cloud {
         tokio::join!(
             crate::jobs::track(self.0.documents.clone()),
             crate::lost_hosts::follow(self.0.documents.clone()),
+            Box::pin(crate::fencing::follow(self.clone())),
             Box::pin(crate::moving::follow(self.0.documents.clone())),
             crate::network_hosts::follow(self.clone()),
             crate::system::tend(self.clone()),

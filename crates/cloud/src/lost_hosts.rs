@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What was seen, and what is wanted, stays as it is: a host that was cut off only does what was asked of it meanwhile once it is
-//! back. Nothing is started elsewhere by itself: `evacuation` does that by an administrator's word.
+//! back. What goes on elsewhere does so by an administrator's word (`evacuation`), or when its host has ended it (`fencing`).
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -51,7 +51,7 @@ impl Cloud {
             let id = &network.document.id;
             let ended = loop {
                 match self.spread(id, &hosts).await {
-                    Ok(true) | Err(CloudError::Conflict(_)) => {}
+                    Ok(true) | Err(CloudError::Conflict(_) | CloudError::Raced(_)) => {}
                     ended => break ended,
                 }
             };

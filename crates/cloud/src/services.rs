@@ -86,8 +86,8 @@ pub trait ImageIntake: Send + Sync {
         None
     }
 
-    /// Why the entry of this endorser, and of this time if one is given, is not the one that this cloud goes by for an image; nothing if it
-    /// is. Takes seconds at most.
+    /// Why the entry of this endorser, and of this time if one is given, is none that this cloud goes by for an image; nothing if it is
+    /// one. Takes seconds at most.
     async fn why_other_entry(
         &self,
         identifier: &str,

@@ -665,4 +665,36 @@ async fn a_machine_whose_way_is_given_up_stays() {
             assert_eq!(machine.reason.as_deref(), Some("it is not moved: no disk"));
         }
     }
+/// Else it would become that of a host that is one no more, and the one that has its disks would clear them away.
+#[tokio::test]
+async fn a_machine_on_its_way_to_a_host_that_is_removed_stays_where_it_is() {
+    let world = World::start().await;
+    let to = joined_host(&world).await;
+    let from = world.host(4096).await;
+    let id = running_on(&world, &from).await;
+    let asked = to_be_moved(&world, &id, None).await.unwrap();
+    let since = asked.desired.moving.unwrap().since;
+    // All but the last step is done, and nobody takes that yet.
+    seen(&world, &id, |machine| {
+        let moving = machine.desired.moving.as_mut().unwrap();
+        moving.to = Some(to.clone());
+        (moving.ready, moving.arrived) = (true, true);
+        machine.observed.stage = Stage::Suspended;
+        machine.observed.left_for = Some(since);
+    })
+    .await;
+    let root = admin();
+    let removed = world.cloud.delete(&root, Kind::Host, to.local());
+    removed.await.unwrap();
+    assert!(world.documents.hosts.get(to.local()).is_none());
+    let _working = Working::begin(&world);
+    until("it to go on where it was", || async {
+        shown(&world, &id).0 == "STARTING Prolog"
+    })
+    .await;
+    let machine = document(&world, &id);
+    assert_eq!((machine.host, machine.desired.moving), (Some(from), None));
+    assert!(machine.left_on.is_empty());
+    let why = machine.reason.unwrap_or_default();
+    assert!(why.contains("is being removed"), "{why}");
 }

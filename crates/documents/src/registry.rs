@@ -9,8 +9,9 @@ use cimi::{
         ForwardingGroupTemplate, Group, Host, HostAuthority, HostIdentity, HostPulse, HostToken,
         Image, Job, Machine, MachineConfiguration, MachineRecord, MachineTemplate, MailLink,
         Network, NetworkPort, NetworkPortConfiguration, NetworkPortTemplate, OrganisationMember,
-        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, System,
-        SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
+        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, StorageKeeper,
+        System, SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage,
+        VolumeTemplate,
     },
 };
 use store::{
@@ -109,6 +110,7 @@ registry! {
     host_tokens: HostToken,
     host_identities: HostIdentity,
     host_pulses: HostPulse,
+    storage_keepers: StorageKeeper,
     systems: System,
     system_templates: SystemTemplate,
     credential_templates: CredentialTemplate,

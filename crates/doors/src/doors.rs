@@ -35,6 +35,7 @@ use crate::{
     budget::{Bounds, Budget, Whose},
     cimi::{Cimi, events, negotiation},
     cloud_api::CloudApi,
+    download,
     metrics::RequestMetrics,
     origin::Connection,
     people::{self, People},
@@ -65,6 +66,8 @@ pub struct Settings {
     /// The header in which trusted proxies pass on their clients' certificates. Such a proxy must set it in every request:
     /// what its clients send by that name would be believed.
     pub certificate_header: Option<HeaderName>,
+    /// Whether the content of public images is for everybody, also for who isn't logged in.
+    pub public_data: bool,
 }
 
 impl Default for Settings {
@@ -79,6 +82,7 @@ impl Default for Settings {
             body_bytes: 64 << 20,
             metrics_open_to_loopback: false,
             certificate_header: None,
+            public_data: false,
         }
     }
 }
@@ -91,6 +95,8 @@ pub enum Serving {
     Cloud,
     /// A Marketplace and nothing else: it is at the root, too.
     MarketplaceAlone,
+    /// Nothing for users: a door for hosts, beside what an operator looks at.
+    HostsAlone,
 }
 
 /// All doors of the cloud.
@@ -105,6 +111,8 @@ pub struct Doors {
     budget: Arc<Budget>,
     marketplace: Option<Marketplace>,
     serving: Serving,
+    /// Of who downloads public images without a login.
+    places: download::Places<std::net::IpAddr>,
     /// Begins the names of requests: makes those of this process differ from those of the last.
     process: String,
     requests: AtomicU64,
@@ -133,6 +141,7 @@ impl Doors {
             metrics: RequestMetrics::new(),
             marketplace: None,
             serving: Serving::Cloud,
+            places: download::Places::default(),
             // The random part of a version 4 UUID.
             process: format!("{:08x}-", uuid::Uuid::new_v4().as_fields().0),
             requests: AtomicU64::new(0),
@@ -149,8 +158,14 @@ impl Doors {
 
     /// With a Marketplace.
     #[must_use]
-    pub fn with_marketplace(mut self, marketplace: Marketplace, serving: Serving) -> Self {
+    pub fn with_marketplace(mut self, marketplace: Marketplace) -> Self {
         self.marketplace = Some(marketplace);
+        self
+    }
+
+    /// For so much of it.
+    #[must_use]
+    pub fn serving(mut self, serving: Serving) -> Self {
         self.serving = serving;
         self
     }
@@ -195,6 +210,7 @@ impl Doors {
         let route = match self.serving {
             Serving::Cloud => Route::of(head.uri.path()),
             Serving::MarketplaceAlone => Route::of_marketplace_alone(head.uri.path()),
+            Serving::HostsAlone => Route::of_hosts_alone(head.uri.path()),
         };
         let template = route.as_ref().map_or(0, Route::template);
         let exchange = Exchange {

@@ -1,10 +1,90 @@
 //! `GET /cimi/MachineImage/<id>/data`: the content of an image, whole or in part.
 
+use std::{collections::HashMap, hash::Hash, sync::Arc};
+
 use bytes::Bytes;
 use cloud::{Download, DownloadRequest};
+use futures::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
+use parking_lot::Mutex;
+
 use crate::{body::ResponseBody, problem::Problem};
+
+/// Downloads at once by those who aren't logged in, and of these from one network.
+const PLACES: usize = 16;
+const PLACES_OF_NETWORK: usize = 4;
+
+/// Places of those who download without a login.
+#[derive(Debug)]
+pub(crate) struct Places<N>(Arc<Mutex<HashMap<N, usize>>>);
+
+impl<N> Default for Places<N> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+/// One of them; it is free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place<N: Hash + Eq>(Arc<Mutex<HashMap<N, usize>>>, N);
+
+impl<N: Hash + Eq + Clone> Places<N> {
+    /// One for somebody of this network.
+    ///
+    /// # Errors
+    /// 503 if all are taken, 429 if the network has its part.
+    pub(crate) fn take(&self, network: N) -> Result<Place<N>, Problem> {
+        let mut taken = self.0.lock();
+        let own = taken.get(&network).copied().unwrap_or(0);
+        let (status, text) = if own >= PLACES_OF_NETWORK {
+            (
+                429,
+                format!(
+                    "{own} downloads without a login are under way from your network; try again when one has ended"
+                ),
+            )
+        } else if taken.values().sum::<usize>() >= PLACES {
+            (
+                503,
+                format!(
+                    "{PLACES} downloads without a login are under way; try again later, or log in"
+                ),
+            )
+        } else {
+            *taken.entry(network.clone()).or_default() += 1;
+            return Ok(Place(Arc::clone(&self.0), network));
+        };
+        let retry = HeaderValue::from_static("60");
+        Err(Problem::new(status, text).with(header::RETRY_AFTER, retry))
+    }
+}
+
+impl<N: Hash + Eq> Drop for Place<N> {
+    fn drop(&mut self) {
+        let mut taken = self.0.lock();
+        if let Some(own) = taken.get_mut(&self.1) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.1);
+            }
+        }
+    }
+}
+
+/// A download that holds a place until its last byte is sent, or its reader is gone.
+pub(crate) fn holding<N>(download: Download, place: Place<N>) -> Download
+where
+    N: Hash + Eq + Send + Sync + 'static,
+{
+    let content = download.content.inspect(move |_| {
+        let _ = &place;
+    });
+    Download {
+        content: Box::pin(content),
+        ..download
+    }
+}
 
 /// What a query and its headers ask for. A range is understood as `bytes=N-` and `bytes=N-M`; anything else there is
 /// ignored, as RFC 9110 §14.2 allows.
@@ -121,6 +201,20 @@ fn name(tag: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strangers_have_so_many_places_and_each_network_a_part_of_them() {
+        let places = Places::default();
+        let mut taken: Vec<_> = (0..PLACES)
+            .map(|number| places.take(number / PLACES_OF_NETWORK).unwrap())
+            .collect();
+        let status = |network| places.take(network).unwrap_err().status().as_u16();
+        assert_eq!((status(0), status(99)), (429, 503));
+        taken.pop();
+        drop(places.take(99).unwrap());
+        drop(taken);
+        assert!(places.0.lock().is_empty());
+    }
 
     #[test]
     fn ranges_are_understood_or_left_out() {

@@ -6,7 +6,8 @@
 //! | shows no certificate | to join, by a token; else nothing |
 //! | shows one that isn't by that authority | no connection |
 //! | shows that of a host that was removed | to hear so |
-//! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, and files of [images](self::images) that it sees |
+//! | is a host | its part of the store, by the rules of crate `hosts`, its next certificate, files of [images](self::images) that it sees, and of [machines](self::moves) that come to it |
+//! | is an entry of the same cloud | what the one that [keeps the images](self::entries) does for the others |
 //! | is a host, and speaks another protocol | a [volume](self::volumes) of a machine that is placed on it, [questions](self::calls), or the [other host](self::crossings) of a machine on its way |
 //!
 //! A connection ends when its host is removed, and with the certificate that it began with.
@@ -14,7 +15,9 @@
 mod answers;
 mod calls;
 mod crossings;
+mod entries;
 mod images;
+mod moves;
 mod seats;
 mod volumes;
 
@@ -30,14 +33,9 @@ use std::{
 use ::cimi::HostId;
 use ::hosts::HostRules;
 use cloud::{Caller, Cloud, FilesOfMachines, OpContext, VolumesOfHosts};
-use futures::TryStreamExt as _;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited, StreamBody};
-use hyper::{
-    body::{Frame, Incoming},
-    server::conn::http2,
-    service::service_fn,
-};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::{
@@ -47,7 +45,7 @@ use rustls::{
     sign::SingleCertAndKey,
 };
 use serde::de::DeserializeOwned;
-use store::{Gateway, Peer, SharedStore, cache::Changed};
+use store::{Gateway, Peer as StorePeer, SharedStore, cache::Changed};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, watch},
@@ -56,7 +54,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::{
     Authority, CALL_PROTOCOL, CROSSING_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest,
-    MOVING_PATH, RENEW_PATH, VOLUME_PROTOCOL,
+    MOVING_PATH, Peer, RENEW_PATH, VOLUME_PROTOCOL,
 };
 
 use self::{
@@ -66,6 +64,7 @@ use self::{
 pub use self::{
     calls::{CallError, HostCalls},
     crossings::{CrossingEnd, Meetings},
+    entries::{CONTENT_HEADER, SentContent},
 };
 use crate::audit::AuditLog;
 
@@ -122,6 +121,8 @@ pub struct HostDoor {
     reading: Arc<Semaphore>,
     volumes: Arc<dyn VolumesOfHosts>,
     files: Arc<dyn FilesOfMachines>,
+    /// Whether this daemon keeps the images, for other entries, too.
+    keeps_images: bool,
 }
 
 /// What a connection is for, by its protocol in TLS.
@@ -210,7 +211,15 @@ impl HostDoor {
             files,
             reading: Arc::new(Semaphore::new(images::READ_AT_ONCE)),
             volumes,
+            keeps_images: false,
         }
+    }
+
+    /// Of the daemon that keeps the images: entries of the same cloud that don't may ask for them.
+    #[must_use]
+    pub fn keeping_images(mut self) -> Self {
+        self.keeps_images = true;
+        self
     }
 
     /// Cuts off hosts that are removed, and has the store read for hosts once there are any, as long as this runs.
@@ -305,7 +314,7 @@ impl HostDoor {
     pub(crate) async fn serve<S>(
         self: &Arc<Self>,
         stream: S,
-        (shown, protocol): (Option<Option<HostPeer>>, Option<&[u8]>),
+        (shown, protocol): (Option<Option<Peer>>, Option<&[u8]>),
         from: SocketAddr,
         ending: &Ending,
     ) where
@@ -315,7 +324,7 @@ impl HostDoor {
         match shown {
             None if spoken != Spoken::Http => {}
             None => self.serve_stranger(stream, from, ending).await,
-            Some(Some(peer)) => {
+            Some(Some(Peer::Host(peer))) => {
                 let seats = match spoken {
                     Spoken::Http => &self.seats,
                     Spoken::Volume => &self.volume_seats,
@@ -353,7 +362,13 @@ impl HostDoor {
                         .await;
                 }
             }
-            // By the authority, and no host's: an entry's own.
+            // Who doesn't keep them would ask on: itself, in the worst case.
+            Some(Some(Peer::Entry(until))) => {
+                if self.keeps_images && spoken == Spoken::Http {
+                    self.serve_entry(stream, until, from, ending).await;
+                }
+            }
+            // By the authority, and no peer's: that of a door.
             Some(None) => {}
         }
     }
@@ -462,7 +477,7 @@ impl HostDoor {
         let Some(gateway) = gateway else {
             return empty(StatusCode::SERVICE_UNAVAILABLE);
         };
-        let as_host = Peer::named(id.local());
+        let as_host = StorePeer::named(id.local());
         if request.method() == Method::GET
             && let Some(image) = request.uri().path().strip_prefix(IMAGES_PATH)
         {
@@ -472,26 +487,10 @@ impl HostDoor {
         if request.method() == Method::GET
             && let Some(machine) = request.uri().path().strip_prefix(MOVING_PATH)
         {
-            return self.machine_files(&id, machine).await;
+            return self.machine_files(&id, peer, machine).await;
         }
         let answer = gateway.answer(as_host, request).await;
         answer.map(|body| body.map_err(io::Error::other).boxed_unsync())
-    }
-
-    /// The files of a machine that comes to a host, once it stands still.
-    async fn machine_files(&self, host: &HostId, machine: &str) -> Response<AnyBody> {
-        let machine = self.cloud.documents().machines.get(machine);
-        let comes = machine.filter(|one| one.moving_to() == Some(host) && one.has_left());
-        let Some(machine) = comes else {
-            return empty(StatusCode::NOT_FOUND);
-        };
-        match self.files.files(&machine).await {
-            Ok(files) => Response::new(StreamBody::new(files.map_ok(Frame::data)).boxed_unsync()),
-            Err(error) => {
-                tracing::warn!(%host, machine = %machine.document.id, %error, "the files of a machine can't be sent");
-                empty(StatusCode::SERVICE_UNAVAILABLE)
-            }
-        }
     }
 
     async fn renew(

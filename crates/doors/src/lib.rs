@@ -51,7 +51,9 @@ pub use audit::{AuditLog, Audited, NoAudit};
 pub use body::ResponseBody;
 pub use cloud_api::{Body, CloudApi};
 pub use doors::{Doors, Serving, Settings};
-pub use hosts::{CallError, CrossingEnd, HostCalls, HostDoor, Meetings};
+pub use hosts::{
+    CONTENT_HEADER, CallError, CrossingEnd, HostCalls, HostDoor, Meetings, SentContent,
+};
 pub use origin::{TrustedProxy, TrustedProxyError};
 pub use people::People;
 pub use routes::{Listed, all_routes};

@@ -1,14 +1,16 @@
 //! The door of the Marketplace: StratusLab's routes, and pages for browsers.
 //!
-//! Nobody logs in here: the signature of a document and the confirmation of its endorser are the authorization. The same is answered
-//! below `/marketplace` and, where a daemon is nothing but a Marketplace, below `/`.
+//! No document needs a login: its signature and the confirmation of its endorser are the authorization. Endorsers may sign in to see
+//! what they have here ([`account`]). The same is answered below `/marketplace` and, where a daemon is nothing but a Marketplace, below `/`.
 //!
 //! - [`place`]: what a path names, and who wants which representation
 //! - [`asked`]: from parameters to a query
 //! - [`results`], [`feed`]: for programs
 //! - [`pages`]: for people
+//! - [`account`]: what endorsers do who are signed in
 //! - [`multipart`]: files sent by forms
 
+mod account;
 mod asked;
 mod feed;
 mod multipart;
@@ -49,6 +51,10 @@ pub(crate) struct Call<'r> {
     pub(crate) source: IpAddr,
     /// Where this door is, as its operator or a proxy that is trusted says: `https://host/marketplace/`. Never what the caller says.
     pub(crate) base: String,
+    /// `https://host:port`, as the caller knows this server: what its own pages' requests come from.
+    pub(crate) origin: String,
+    /// The certificate (DER) whose key the caller has, if it showed one.
+    pub(crate) certificate: Option<&'r [u8]>,
     /// The path of it: `/marketplace`, or nothing.
     pub(crate) root: &'static str,
 }
@@ -90,14 +96,14 @@ async fn reply(
             let waiting = service.waiting_upload(link).await.map_err(problem_of)?;
             pages.action(&waiting, *act)
         }
-        (Place::Home, _) => {
-            let mut response = answer(StatusCode::SEE_OTHER, "text/plain; charset=utf-8", "");
-            let to = format!("{}/metadata", call.root);
-            if let Ok(to) = HeaderValue::from_str(&to) {
-                response.headers_mut().insert(header::LOCATION, to);
-            }
-            Ok(response)
+        (Place::SignIn(link), &Method::POST) => account::sign_in(service, call, link).await,
+        (Place::SignIn(link), _) => {
+            let email = service.who_signs_in(link).await.map_err(problem_of)?;
+            pages.signs_in(&email)
         }
+        (Place::Account, _) => account::show(service, call).await,
+        (Place::AccountForm(form), _) => account::form(service, call, *form).await,
+        (Place::Home, _) => Ok(on_to(&format!("{}/metadata", call.root))),
         (Place::Metadata(parts), _) => metadata(service, call, parts, &parameters, media).await,
         (Place::Tag(email, tag), _) => tagged(service, call, email, tag, media).await,
         (Place::Endorsers, _) => {
@@ -144,6 +150,15 @@ async fn reply(
             Ok(make(&call.base, &service.settings().title, &last))
         }
     }
+}
+
+/// To another page.
+fn on_to(path: &str) -> Response<ResponseBody> {
+    let mut response = answer(StatusCode::SEE_OTHER, "text/plain; charset=utf-8", "");
+    if let Ok(path) = HeaderValue::from_str(path) {
+        response.headers_mut().insert(header::LOCATION, path);
+    }
+    response
 }
 
 /// `GET /metadata…`: a list, or one document.
@@ -480,13 +495,19 @@ fn problem_of(refused: Refused) -> Problem {
         Refused::TooLong(_) => Problem::new(413, text),
         Refused::Invalid(_) | Refused::Query(_) | Refused::TooMuch(_) => Problem::new(400, text),
         Refused::Taken(_) | Refused::Reported => Problem::new(409, text),
-        Refused::NobodyToAsk(_) => Problem::new(403, text),
+        Refused::NobodyToAsk(_)
+        | Refused::NoLetters
+        | Refused::NotTheirs(_)
+        | Refused::ByLetterOnly => Problem::new(403, text),
+        Refused::TooManyLetters(_) => {
+            Problem::new(429, text).with(header::RETRY_AFTER, HeaderValue::from_static("3600"))
+        }
         Refused::ReadOnly => Problem::new(403, text),
         Refused::NoMail(_) => Problem::new(500, text),
         Refused::TooMany(_) => {
             Problem::new(429, text).with(header::RETRY_AFTER, HeaderValue::from_static("86400"))
         }
-        Refused::NotWaiting => Problem::new(404, text),
+        Refused::NotWaiting | Refused::NoSignIn => Problem::new(404, text),
         Refused::Store(_) | Refused::Busy => {
             Problem::new(503, text).with(header::RETRY_AFTER, HeaderValue::from_static("5"))
         }

@@ -297,7 +297,7 @@ fn success(route: &Route<'_>, method: &str) -> Value {
                 "202": plain("Taken, and to be confirmed by a letter"), "303": plain("On to another page")})
         }
         (Route::Marketplace(_), "POST") => {
-            json!({"200": plain("Done, or a list"), "201": plain("It is an entry"), "202": plain("A letter goes to the endorser")})
+            json!({"200": plain("Done, or a list"), "201": plain("It is an entry"), "202": plain("A letter goes to the endorser"), "303": plain("Done; on to the account")})
         }
         (Route::Marketplace(_), _) => {
             let forms = json!({"application/xml": {}, "application/json": {}, "text/html": {}});

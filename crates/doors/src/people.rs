@@ -11,7 +11,7 @@
 
 mod action;
 mod command;
-mod cookies;
+pub(crate) mod cookies;
 mod form;
 mod login;
 mod oidc;

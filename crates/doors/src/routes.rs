@@ -182,6 +182,11 @@ impl<'p> Route<'p> {
         }
     }
 
+    /// What this path names where the daemon has nothing for users.
+    pub(crate) fn of_hosts_alone(path: &'p str) -> Option<Self> {
+        Self::of(path).filter(|known| matches!(known, Self::Health | Self::Metrics))
+    }
+
     /// The methods that may be used on it, as for `Allow`.
     pub(crate) fn methods(&self) -> &'static str {
         match self {

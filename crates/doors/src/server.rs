@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use trust::HostPeer;
+use trust::Peer;
 
 use crate::{
     doors::Doors,
@@ -332,7 +332,7 @@ async fn serve(stream: TcpStream, connection: Connection, place: Place, shared: 
                 let (_, session) = stream.get_ref();
                 if let Some(hosts) = hosts {
                     let own = session.peer_certificates().and_then(<[_]>::first);
-                    let shown = own.map(|certificate| HostPeer::of(certificate));
+                    let shown = own.map(|certificate| Peer::of(certificate));
                     let protocol = session.alpn_protocol().map(<[u8]>::to_vec);
                     let (stream, from) = (Stalling::new(stream, patience), connection.peer);
                     let ending = Ending {

@@ -4,6 +4,7 @@ mod certificates_log_in;
 mod cimi_requests_get_the_answers_of_the_specification;
 mod clients_ask_only_for_what_changed;
 mod collections_are_followed;
+mod endorsers_use_their_accounts;
 mod every_route_has_a_rule_for_everybody;
 mod every_row_of_the_marketplace_s_contract_is_answered;
 mod every_status_of_the_contract_is_given;

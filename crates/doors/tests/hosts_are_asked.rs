@@ -102,6 +102,28 @@ async fn a_host_is_asked_as_long_as_it_is_one_and_harms_nobody_by_its_answers() 
     assert!(matches!(silent, Err(CallError::Silent)));
     assert!(matches!(long, Ok(Err(CallError::Ended))), "{long:?}");
     assert_eq!(name().await.unwrap(), "first", "others' answers come");
+    // Nor does anybody wait for those who don't read what they asked for.
+    let mut unread = Vec::new();
+    for _ in 0..64 {
+        unread.push(world.calls.get(&id, "/long").await.unwrap());
+    }
+    for _ in 0..100 {
+        assert_eq!(name().await.unwrap(), "first");
+    }
+    drop(unread);
+    // Of what is followed there is only so much.
+    let mut followed = Vec::new();
+    let refused = loop {
+        match world.calls.follow(&id, "/name").await {
+            Ok(one) => followed.push(one),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, CallError::Busy), "{refused}");
+    assert_eq!(followed.len(), 192);
+    assert_eq!(name().await.unwrap(), "first", "what is waited for comes");
+    drop(followed);
+    drop(world.calls.follow(&id, "/name").await.unwrap());
 
     // The next connection takes the place of the one before, whose end is nobody's then.
     let second = answering(&world, &host, "\"second\"").await;

@@ -2,26 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
 
-use crate::support::market::{EMAIL, World, after, alice, endorser, image, signed};
+use crate::support::market::{Door, EMAIL, World, after, alice, endorser, image, signed};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn people_find_and_read_images_in_a_real_browser() {
     let Some(browser) = testkit::Browser::start().await else {
         return;
     };
-    let world = World::start(marketplace_service::Settings {
-        url: "http://m.example.org/".to_owned(),
-        confirms: false,
-        sends_letters: true,
-        title: "Example Marketplace".to_owned(),
-        ..marketplace_service::Settings::default()
-    })
-    .await;
+    let world = World::with_thirty_images().await;
     let key = alice();
-    for number in 1..=30 {
-        let document = signed(&image(number), &key, after(-60 + i64::from(number)));
-        assert_eq!(world.post(&document).await.status, 201);
-    }
     let base = format!("http://{}", world.address());
     browser.resize(1200, 900).await;
     browser.open(&format!("{base}/")).await;
@@ -65,12 +54,7 @@ async fn people_find_and_read_images_in_a_real_browser() {
     browser.picture("marketplace-endorser").await;
 
     // The link of a letter shows a page whose button publishes.
-    let asking = World::start(marketplace_service::Settings {
-        url: "http://m.example.org/".to_owned(),
-        sends_letters: true,
-        ..marketplace_service::Settings::default()
-    })
-    .await;
+    let asking = World::asking().await;
     assert_eq!(
         asking
             .post(&signed(&image(1), &key, after(-60)))
@@ -78,12 +62,7 @@ async fn people_find_and_read_images_in_a_real_browser() {
             .status,
         202
     );
-    let text = asking.sink.wait_for(1).await[0].text();
-    let link = text
-        .split_whitespace()
-        .find(|word| word.ends_with("/confirm/"))
-        .unwrap();
-    let path = link.strip_prefix("http://m.example.org").unwrap();
+    let path = asking.link(0, "confirm").await;
     browser
         .open(&format!("http://{}{path}", asking.address()))
         .await;
@@ -101,18 +80,8 @@ async fn people_without_scripts_find_publish_and_confirm() {
     let Some(browser) = testkit::Browser::start().await else {
         return;
     };
-    let world = World::start(marketplace_service::Settings {
-        url: "http://m.example.org/".to_owned(),
-        confirms: false,
-        title: "Example Marketplace".to_owned(),
-        ..marketplace_service::Settings::default()
-    })
-    .await;
+    let world = World::with_thirty_images().await;
     let key = alice();
-    for number in 1..=30 {
-        let document = signed(&image(number), &key, after(-60 + i64::from(number)));
-        assert_eq!(world.post(&document).await.status, 201);
-    }
     let old = marketplace::Metadata {
         deprecated: Some("It has a hole".to_owned()),
         ..image(3)
@@ -145,12 +114,7 @@ async fn people_without_scripts_find_publish_and_confirm() {
     browser.wait_for("web").await;
 
     // By the form, with the file as it is on a disk.
-    let asking = World::start(marketplace_service::Settings {
-        url: "http://m.example.org/".to_owned(),
-        sends_letters: true,
-        ..marketplace_service::Settings::default()
-    })
-    .await;
+    let asking = World::asking().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("entry.xml");
     std::fs::write(&file, signed(&image(40), &key, after(-60))).unwrap();
@@ -163,10 +127,7 @@ async fn people_without_scripts_find_publish_and_confirm() {
     browser.click("main form button").await;
     browser.wait_for("Nearly done").await;
     browser.picture("marketplace-waiting-dark").await;
-    let text = asking.sink.wait_for(1).await[0].text();
-    let mut words = text.split_whitespace();
-    let link = words.find(|word| word.ends_with("/confirm/")).unwrap();
-    let path = link.strip_prefix("http://m.example.org").unwrap();
+    let path = asking.link(0, "confirm").await;
     browser.open(&format!("{base}{path}")).await;
     browser.wait_for("Is this description yours?").await;
     assert_eq!(asking.marketplace.len(), 0, "looking publishes nothing");
@@ -207,10 +168,10 @@ async fn people_choose_among_images_and_go_from_an_entry_to_others_of_its_image(
         deprecated: Some("It has a hole".to_owned()),
         ..of(5, "debian", "withdrawn one")
     };
-    let begun = after(-300);
+    let (begun, second) = (after(-300), after(-200));
     for (metadata, key, at) in [
         (of(1, "debian", "first words"), &alice, begun),
-        (of(1, "debian", "second words"), &alice, after(-200)),
+        (of(1, "debian", "second words"), &alice, second),
         (of(1, "debian", "words of Bob"), &bob, after(-100)),
         (of(2, "ubuntu", "an ubuntu"), &bob, after(-90)),
         (of(3, "debian", "a debian"), &alice, after(-80)),
@@ -291,7 +252,15 @@ async fn people_choose_among_images_and_go_from_an_entry_to_others_of_its_image(
     let text = browser.text().await;
     let history = text.split_once("History").unwrap().1;
     let history = history.split_once("Other endorsers of this image").unwrap();
-    assert_eq!(history.0.matches("valid").count(), 2, "{text}");
+    assert_eq!(history.0.matches("valid").count(), 1, "{text}");
+    assert_eq!(history.0.matches("superseded").count(), 1, "{text}");
+    // Times, since a day may have several.
+    let moment =
+        |time: marketplace::UtcTime| time.to_string().replace('T', " ").replace('Z', " UTC");
+    for time in [begun, second] {
+        assert!(history.0.contains(&moment(time)), "{text}");
+    }
+    assert!(!text.contains("Start it"), "{text}");
     assert!(history.1.contains("bob@example.org"), "{text}");
     browser.picture("marketplace-entry-history").await;
     browser.follow("see the newest entry").await;
@@ -376,4 +345,75 @@ async fn people_ask_queries() {
         browser.wait_for(&image(7).identifier.to_string()).await;
         browser.picture(&format!("marketplace-entry-{width}")).await;
     }
+}
+
+/// Signed in by a letter, without scripts: what waits is confirmed, what is published seen, reminders switched, and all left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endorsers_use_their_account() {
+    let Some(browser) = testkit::Browser::start().await else {
+        return;
+    };
+    let settings = marketplace_service::Settings {
+        sends_letters: true,
+        title: "Example Marketplace".to_owned(),
+        ..marketplace_service::Settings::default()
+    };
+    let door = Door {
+        is_encrypted: true,
+        ..Door::default()
+    };
+    let world = World::behind_door(settings, door).await;
+    let key = alice();
+    let source = [127, 0, 0, 1].into();
+    let soon = marketplace::Metadata {
+        valid: Some(after(3 * 86_400)),
+        ..image(1)
+    };
+    for (metadata, at) in [(soon, -60), (image(2), -50)] {
+        let document = signed(&metadata, &key, after(at));
+        world
+            .marketplace
+            .upload(document.as_bytes(), source)
+            .await
+            .unwrap();
+    }
+    let base = format!("https://{}", world.address());
+    browser.scripts(false).await;
+    browser.resize(1200, 900).await;
+    browser.open(&format!("{base}/metadata")).await;
+    browser.follow("Account").await;
+    browser.wait_for("There is no password").await;
+    browser.picture("marketplace-sign-in").await;
+    browser.fill("email", "Alice@example.org").await;
+    browser.click("main form button").await;
+    browser.wait_for("Look into your mail").await;
+    let path = world.link(2, "sign-in").await;
+    browser.open(&format!("{base}{path}")).await;
+    browser.wait_for("Sign in as alice@example.org?").await;
+    browser.click("main button").await;
+    browser.wait_for("Waiting for your confirmation").await;
+    browser.wait_for("web server 1").await;
+    browser.wait_for("web server 2").await;
+    browser.picture("marketplace-account-waiting").await;
+    browser.click("button[value=confirm]").await;
+    browser.wait_for("Published").await;
+    browser.open(&format!("{base}/account")).await;
+    browser.click("button[value=confirm]").await;
+    browser.wait_for("Published").await;
+    assert_eq!(world.marketplace.len(), 2);
+    browser.open(&format!("{base}/account")).await;
+    browser.wait_for("ends soon").await;
+    browser.wait_for("Nothing.").await;
+    browser.click("button[value=off]").await;
+    browser.wait_for("You don't get").await;
+    assert!(!world.marketplace.wants_reminders(EMAIL).await.unwrap());
+    browser.resize(420, 900).await;
+    browser.dark(true).await;
+    browser.picture("marketplace-account-narrow-dark").await;
+    browser.click("button[value=everywhere]").await;
+    browser.wait_for("There is no password").await;
+    // The link of the letter is used up.
+    browser.open(&format!("{base}{path}")).await;
+    browser.wait_for("Not Found").await;
+    browser.wait_for("ask for another letter").await;
 }

@@ -35,6 +35,29 @@ pub enum Refused {
     /// Nothing waits under this name: it never did, it was confirmed or withdrawn, or its time is over.
     #[error("there is no such upload: it was confirmed or withdrawn already, or its time is over")]
     NotWaiting,
+    /// A link that signs nobody in: it never did, it was used, or its time is over.
+    #[error(
+        "this link signs nobody in: it was used already, or its hour is over; ask for another letter"
+    )]
+    NoSignIn,
+    /// Too many letters to sign in by were asked for.
+    #[error(
+        "too many letters to sign in by were asked for {0}; use one that came, or try again in an hour"
+    )]
+    TooManyLetters(String),
+    /// Nobody can be asked by letter.
+    #[error(
+        "this Marketplace has no mail server, so nobody can sign in by a letter; its administrator can configure `[mail]`"
+    )]
+    NoLetters,
+    /// A certificate by which nothing of this address was confirmed.
+    #[error("the owner of {0} confirmed nothing by this certificate here; sign in by a letter")]
+    NotTheirs(String),
+    /// Signed in by what isn't enough.
+    #[error(
+        "who signed in by a certificate confirms nothing: that takes the letter, or signing in by one"
+    )]
+    ByLetterOnly,
     /// It was reported, and an administrator looks at it.
     #[error(
         "this upload was reported as abuse and can't be confirmed; write to the administrator of this Marketplace"

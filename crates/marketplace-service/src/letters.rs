@@ -4,6 +4,7 @@ use mail::{Letter, LetterError};
 
 use std::sync::Arc;
 
+use marketplace::UtcTime;
 use marketplace::catalogue::Record;
 
 use crate::{Settings, stored::Waiting};
@@ -68,6 +69,24 @@ pub(crate) fn confirmation(
     Letter::new(&waiting.email, SUBJECT, text)
 }
 
+/// To an endorser who wants to sign in, or in whose name somebody does.
+pub(crate) fn sign_in(
+    settings: &Settings,
+    email: &str,
+    source: &str,
+    link: &str,
+    until: UtcTime,
+) -> Result<Letter, LetterError> {
+    let text = format!(
+        "Somebody, probably you, wants to sign in to {title} ({url})\nas {email}, from {source}.\n\n\
+         If that is you, open this page and press its button:\n\n    {url}action/{link}/sign-in/\n\n\
+         It works once, until {until}. If it isn't you, do nothing: without this letter nobody gets in.\n",
+        title = settings.title,
+        url = settings.url,
+    );
+    Letter::new(email, SUBJECT, text)
+}
+
 /// Entries named in a letter.
 const NAMED: usize = 200;
 
@@ -103,7 +122,8 @@ pub(crate) fn current(
     records: &[Arc<Record>],
 ) -> Result<Letter, LetterError> {
     let text = format!(
-        "These images in {title} ({url})\nare endorsed by you and valid. Deprecate what should not be used any more.\n\n{list}",
+        "These images in {title} ({url})\nare endorsed by you and valid. Deprecate what should not be used any more.\n\n{list}\
+         Who doesn't want these letters signs in and switches them off: {url}account\n",
         title = settings.title,
         url = settings.url,
         list = named(settings, records, ""),
@@ -119,7 +139,8 @@ pub(crate) fn ending(
 ) -> Result<Letter, LetterError> {
     let text = format!(
         "Within three days these images in {title} ({url})\nare not valid any more, and clouds refuse to start them. To go on, take the description, \
-         give it a later end, sign it and upload it.\n\n{list}",
+         give it a later end, sign it and upload it.\n\n{list}\
+         Who doesn't want these letters signs in and switches them off: {url}account\n",
         title = settings.title,
         url = settings.url,
         list = named(settings, records, "?media=xml"),

@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`service`](Marketplace) | the service itself: reading, and following the store |
 //! | `upload` | taking documents, and what endorsers do with them |
+//! | `account` | who signs in, and what they do then |
 //! | `asking` | queries in SPARQL |
 //! | `letters` | what is written to endorsers |
 //! | `reminders` | what endorsers are reminded of |
@@ -27,6 +28,7 @@
     allow(clippy::unwrap_used, reason = "a test that panics has failed")
 )]
 
+mod account;
 mod asking;
 mod error;
 mod follow;
@@ -39,10 +41,11 @@ mod tree;
 mod upload;
 mod waiting;
 
+pub use account::{Account, Opened};
 pub use error::Refused;
 pub use follow::{FollowError, Follower};
 pub use service::Marketplace;
-pub use settings::{Settings, Trusted};
-pub use stored::{Confirmation, Waiting};
+pub use settings::{Settings, Temporary, Trusted};
+pub use stored::{Confirmation, Session, Waiting, Way};
 pub use tree::{Moved, TreeError};
 pub use upload::Uploaded;

@@ -1,7 +1,7 @@
 //! Reminding endorsers: every 30 days of what they have here, every day of what ends within three.
 //!
 //! When somebody was reminded last is a document of its own, written in the transaction that queues the letter: killed anywhere, a letter
-//! is queued once.
+//! is queued once. Whether somebody wants to be reminded stands beside it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,11 @@ use mail::Outbox;
 use marketplace::UtcTime;
 use marketplace::catalogue::{Order, Query, Record};
 use serde::{Deserialize, Serialize};
-use store::{Outcome, Transaction};
+use store::{Key, Outcome, Revision, Transaction};
 
+use crate::service::now;
 use crate::stored::reminder_key;
-use crate::upload::encoded;
+use crate::upload::{ATTEMPTS, encoded};
 use crate::{Marketplace, Refused, letters};
 
 const DAY: i64 = 86_400;
@@ -32,9 +33,64 @@ struct Reminded {
     /// Of what ends soon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     warned: Option<UtcTime>,
+    /// The endorser doesn't want to be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_off: bool,
+}
+
+impl Reminded {
+    /// Nobody is reminded because this Marketplace has begun to.
+    const fn beginning(now: UtcTime) -> Self {
+        Self {
+            listed: now,
+            warned: None,
+            is_off: false,
+        }
+    }
 }
 
 impl Marketplace {
+    /// When an endorser was reminded, and the revision of that; of nothing, if never.
+    async fn reminded(&self, email: &str) -> Result<(Key, Revision, Option<Reminded>), Refused> {
+        let key = reminder_key(email)?;
+        let Some(there) = self.0.store.get(&key).await? else {
+            return Ok((key, Revision::default(), None));
+        };
+        let reminded = serde_json::from_slice(&there.value)
+            .map_err(|error| Refused::Internal(format!("{key}: {error}")))?;
+        Ok((key, there.revision, Some(reminded)))
+    }
+
+    /// Whether an endorser wants to be reminded.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn wants_reminders(&self, email: &str) -> Result<bool, Refused> {
+        let (_, _, reminded) = self.reminded(email).await?;
+        Ok(!reminded.is_some_and(|reminded| reminded.is_off))
+    }
+
+    /// Has an endorser be reminded, or not.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn set_reminders(&self, email: &str, wants: bool) -> Result<(), Refused> {
+        for _ in 0..ATTEMPTS {
+            let (key, revision, before) = self.reminded(email).await?;
+            let reminded = Reminded {
+                is_off: !wants,
+                ..before.unwrap_or(Reminded::beginning(now()))
+            };
+            let transaction = Transaction::new()
+                .revision_is(&key, revision)
+                .put(key, encoded(&reminded)?);
+            if let Outcome::Committed(_) = self.0.store.commit(transaction).await? {
+                return Ok(());
+            }
+        }
+        Err(Refused::Internal(format!("others kept reminding {email}")))
+    }
+
     /// Queues the letters that are due at `now`; returns how many. Does nothing unless the settings want reminders and letters can be sent.
     ///
     /// # Errors
@@ -67,19 +123,11 @@ impl Marketplace {
         now: UtcTime,
     ) -> Result<usize, Refused> {
         let settings = self.settings();
-        let key = reminder_key(email)?;
-        let there = self.0.store.get(&key).await?;
-        let before = match &there {
-            Some(entry) => Some(
-                serde_json::from_slice::<Reminded>(&entry.value)
-                    .map_err(|error| Refused::Internal(format!("{key}: {error}")))?,
-            ),
-            None => None,
-        };
-        let mut reminded = before.unwrap_or(Reminded {
-            listed: now,
-            warned: None,
-        });
+        let (key, revision, before) = self.reminded(email).await?;
+        let mut reminded = before.unwrap_or(Reminded::beginning(now));
+        if reminded.is_off {
+            return Ok(0);
+        }
         let since = |then: UtcTime| now.unix_seconds().saturating_sub(then.unix_seconds());
         let mut due = Vec::new();
         let ending: Vec<_> = records
@@ -103,7 +151,7 @@ impl Marketplace {
             return Ok(0);
         }
         let mut transaction = Transaction::new()
-            .revision_is(&key, there.map(|entry| entry.revision).unwrap_or_default())
+            .revision_is(&key, revision)
             .put(key, encoded(&reminded)?);
         let mut count = 0;
         for letter in due {

@@ -15,8 +15,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::account::Accounts;
 use crate::stored::{
-    ENTRY, PREFIX, StoredDocument, StoredEntry, StoredUpload, UPLOAD, cut, document_key, entry_name,
+    ENTRY, PREFIX, SESSION, SIGN_IN, StoredDocument, StoredEntry, StoredUpload, UPLOAD, cut,
+    document_key, entry_name,
 };
 use crate::waiting::Uploads;
 use crate::{Refused, Settings, asking};
@@ -29,7 +31,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const OWN_WRITE: Duration = Duration::from_secs(10);
 /// How often it is looked whether endorsers are to be reminded.
 const REMINDERS: Duration = Duration::from_secs(3600);
-/// How often uploads are looked over whose time is over.
+/// How often uploads, letters to sign in by and sessions are looked over whose time is over.
 const SWEEP: Duration = Duration::from_secs(600);
 
 /// A Marketplace. Cheap to clone; all clones are one.
@@ -52,6 +54,7 @@ pub(crate) struct Inner {
 struct State {
     catalogue: Catalogue,
     uploads: Uploads,
+    accounts: Accounts,
 }
 
 impl std::fmt::Debug for Marketplace {
@@ -84,11 +87,11 @@ impl Marketplace {
         })))
     }
 
-    /// Follows the store, and forgets uploads whose time is over, until it is told to stop.
+    /// Follows the store, and forgets uploads and sessions whose time is over, until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let sweeping = async {
             loop {
-                self.forget_old_uploads().await;
+                self.forget_what_is_over().await;
                 sleep(SWEEP).await;
             }
         };
@@ -221,17 +224,23 @@ impl Marketplace {
         question(&self.0.state.read().uploads)
     }
 
-    async fn forget_old_uploads(&self) {
+    /// Asks about who is signed in, and about letters to sign in by.
+    pub(crate) fn ask_accounts<T>(&self, question: impl FnOnce(&Accounts) -> T) -> T {
+        question(&self.0.state.read().accounts)
+    }
+
+    async fn forget_what_is_over(&self) {
         let now = now();
-        let old: Vec<Key> = self.ask_uploads(|uploads| {
+        let mut old: Vec<Key> = self.ask_uploads(|uploads| {
             let old = uploads.iter().filter(|(_, waiting)| waiting.until <= now);
             old.map(|(key, _)| key.clone()).collect()
         });
+        old.extend(self.ask_accounts(|accounts| accounts.over(now)));
         for key in old {
             // What is old stays old: nobody writes it meanwhile but to remove it.
             match self.0.store.commit(Transaction::new().delete(key)).await {
                 Ok(Outcome::Committed(_) | Outcome::Conflict(_)) => {}
-                Err(error) => tracing::warn!(%error, "forgetting an upload that was not confirmed"),
+                Err(error) => tracing::warn!(%error, "forgetting what nobody confirmed or used"),
             }
         }
     }
@@ -253,6 +262,7 @@ impl State {
             ENTRY => match serde_json::from_slice::<StoredEntry>(&entry.value) {
                 Ok(stored) => {
                     self.uploads.learn(&stored);
+                    self.accounts.learn(&stored);
                     self.catalogue.add(stored.record);
                 }
                 Err(error) => tracing::error!(key = %entry.key, %error, "an entry can't be read"),
@@ -267,6 +277,11 @@ impl State {
                 }
                 Err(error) => tracing::error!(key = %entry.key, %error, "an upload can't be read"),
             },
+            SIGN_IN | SESSION => {
+                if let Err(error) = self.accounts.put(&entry.key, &entry.value) {
+                    tracing::error!(key = %entry.key, %error, "who is signed in can't be read");
+                }
+            }
             _ => {}
         }
     }
@@ -281,6 +296,7 @@ impl State {
             UPLOAD => {
                 self.uploads.remove(key);
             }
+            SIGN_IN | SESSION => self.accounts.remove(key),
             _ => {}
         }
     }
@@ -290,7 +306,7 @@ impl State {
 async fn read(store: &SharedStore) -> Result<(State, Revision), StoreError> {
     let mut state = State::default();
     let mut begun = None;
-    for collection in [ENTRY, UPLOAD] {
+    for collection in [ENTRY, UPLOAD, SIGN_IN, SESSION] {
         let Ok(prefix) = Prefix::collection(collection) else {
             continue;
         };

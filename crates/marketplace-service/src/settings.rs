@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use marketplace::catalogue::Record;
 use marketplace::policy::Policy;
 
 /// Endorsers that need not confirm: those of a policy's authorities that are on its white list of endorsers. It is asked anew for each
@@ -70,6 +71,30 @@ pub struct Settings {
     /// Bytes of all documents that wait at once. Those from one address, of IPv6 from one /48, have a
     /// [`SITES`](Self::SITES)th of it.
     pub waiting_bytes: usize,
+    /// Which entries the cloud of this Marketplace makes for some days; none, if it makes none here.
+    pub temporary: Option<Temporary>,
+}
+
+/// By what entries are known that a cloud makes when a machine was saved as an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Temporary {
+    /// Who endorses them.
+    pub endorser: String,
+    /// What all their locations begin with.
+    pub images: String,
+}
+
+impl Temporary {
+    /// Whether an entry is one.
+    #[must_use]
+    pub fn includes(&self, record: &Record) -> bool {
+        let locations = &record.locations;
+        *record.email == *self.endorser
+            && !locations.is_empty()
+            && locations
+                .iter()
+                .all(|location| location.starts_with(&self.images))
+    }
 }
 
 impl Settings {
@@ -101,6 +126,7 @@ impl Default for Settings {
             waiting_per_email: 20,
             waiting_per_source: 100,
             waiting_bytes: 256 << 20,
+            temporary: None,
         }
     }
 }

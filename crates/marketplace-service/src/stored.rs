@@ -5,7 +5,9 @@
 //! | `MarketplaceEntry/<identifier>/<email>/<created>` | what searches need, and how it came here |
 //! | `MarketplaceDocument/<identifier>/<email>/<created>` | the document, byte for byte, as a JSON string (backups are JSON) |
 //! | `MarketplaceNewest/<identifier>/<email>` | the time of the newest: all who add an entry of the two compare it |
-//! | `MarketplaceReminder/<email>` | when the endorser was reminded last |
+//! | `MarketplaceReminder/<email>` | when the endorser was reminded last, and whether they want to be |
+//! | `MarketplaceSignIn/<sha256 of the name in the link>` | a letter that was asked for, by which an endorser signs in |
+//! | `MarketplaceSession/<sha256 of the secret>` | a browser that an endorser is signed in with |
 //! | `MarketplaceUpload/<sha256 of the name in the link>` | what waits for its confirmation |
 
 use marketplace::catalogue::{Name, Record};
@@ -21,6 +23,8 @@ const DOCUMENT: &str = "MarketplaceDocument";
 const NEWEST: &str = "MarketplaceNewest";
 const REMINDER: &str = "MarketplaceReminder";
 pub(crate) const UPLOAD: &str = "MarketplaceUpload";
+pub(crate) const SIGN_IN: &str = "MarketplaceSignIn";
+pub(crate) const SESSION: &str = "MarketplaceSession";
 
 /// Why an entry was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +110,47 @@ pub(crate) struct StoredUpload {
     pub(crate) document: String,
 }
 
+/// A letter that somebody asked for, to sign in by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StoredSignIn {
+    /// The address as whoever asks wrote it.
+    pub(crate) asked: String,
+    /// The endorser to whom the letter went; none: no such address is known here, and there was no letter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) email: Option<String>,
+    /// From which network address it was asked for.
+    pub(crate) source: String,
+    /// When its time is over.
+    pub(crate) until: UtcTime,
+}
+
+/// By what an endorser showed to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Way {
+    /// The link in a letter to the address.
+    Letter,
+    /// A certificate by which the owner of the address confirmed something before.
+    Certificate,
+}
+
+/// A browser that an endorser is signed in with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// Who, as their entries name them.
+    pub email: String,
+    /// By what.
+    pub way: Way,
+    /// From which network address.
+    pub source: String,
+    /// Since when.
+    pub since: UtcTime,
+    /// When it ends by itself.
+    pub until: UtcTime,
+}
+
 fn path(name: &Name) -> String {
     let (identifier, email, created) = name;
     format!("{identifier}/{email}/{created}")
@@ -129,12 +174,25 @@ pub(crate) fn reminder_key(email: &str) -> Result<Key, KeyError> {
 
 /// The store knows no link, only what follows from it: who reads the store can't confirm.
 pub(crate) fn upload_key(link: &str) -> Result<Key, KeyError> {
-    let hash: String = digest(&SHA256, link.as_bytes())
+    Key::new(UPLOAD, &hashed(link))
+}
+
+/// The same of a link to sign in by.
+pub(crate) fn sign_in_key(link: &str) -> Result<Key, KeyError> {
+    Key::new(SIGN_IN, &hashed(link))
+}
+
+/// The same of what a browser is known by.
+pub(crate) fn session_key(secret: &str) -> Result<Key, KeyError> {
+    Key::new(SESSION, &hashed(secret))
+}
+
+fn hashed(secret: &str) -> String {
+    digest(&SHA256, secret.as_bytes())
         .as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Key::new(UPLOAD, &hash)
+        .collect()
 }
 
 /// The entry that a key names.

@@ -29,7 +29,7 @@ use crate::stored::{
 use crate::{Marketplace, Refused};
 
 /// How often a write is tried anew when somebody was faster.
-const ATTEMPTS: usize = 8;
+pub(crate) const ATTEMPTS: usize = 8;
 
 /// What became of an upload.
 #[derive(Clone, Debug)]
@@ -101,7 +101,7 @@ pub(crate) async fn verified(document: &[u8]) -> Result<Entry, Refused> {
     Ok(entry)
 }
 
-fn invalid_address(email: &str) -> Refused {
+pub(crate) fn invalid_address(email: &str) -> Refused {
     Refused::Invalid(format!("invalid email address: {email}"))
 }
 
@@ -264,11 +264,13 @@ impl Marketplace {
     /// # Errors
     /// [`Refused::NotWaiting`], those of the store.
     pub async fn waiting_upload(&self, link: &str) -> Result<Waiting, Refused> {
-        Ok(self.stored_upload(link).await?.2.waiting)
+        Ok(self.stored_upload(upload_key(link)?).await?.2.waiting)
     }
 
-    async fn stored_upload(&self, link: &str) -> Result<(Key, Revision, StoredUpload), Refused> {
-        let key = upload_key(link)?;
+    pub(crate) async fn stored_upload(
+        &self,
+        key: Key,
+    ) -> Result<(Key, Revision, StoredUpload), Refused> {
         let Some(entry) = self.0.store.get(&key).await? else {
             return Err(Refused::NotWaiting);
         };
@@ -285,7 +287,15 @@ impl Marketplace {
     /// # Errors
     /// See [`Refused`].
     pub async fn confirm(&self, link: &str) -> Result<Arc<Record>, Refused> {
-        let (key, revision, stored) = self.stored_upload(link).await?;
+        let found = self.stored_upload(upload_key(link)?).await?;
+        self.confirm_found(found).await
+    }
+
+    /// The same of what was found.
+    pub(crate) async fn confirm_found(
+        &self,
+        (key, revision, stored): (Key, Revision, StoredUpload),
+    ) -> Result<Arc<Record>, Refused> {
         if stored.waiting.is_reported {
             return Err(Refused::Reported);
         }
@@ -319,7 +329,15 @@ impl Marketplace {
     /// # Errors
     /// See [`Refused`].
     pub async fn withdraw(&self, link: &str) -> Result<Waiting, Refused> {
-        let (key, revision, stored) = self.stored_upload(link).await?;
+        let found = self.stored_upload(upload_key(link)?).await?;
+        self.withdraw_found(found).await
+    }
+
+    /// The same of what was found.
+    pub(crate) async fn withdraw_found(
+        &self,
+        (key, revision, stored): (Key, Revision, StoredUpload),
+    ) -> Result<Waiting, Refused> {
         if stored.waiting.is_reported {
             return Err(Refused::Reported);
         }
@@ -343,7 +361,7 @@ impl Marketplace {
     /// # Errors
     /// See [`Refused`].
     pub async fn report(&self, link: &str) -> Result<(), Refused> {
-        let (key, revision, mut stored) = self.stored_upload(link).await?;
+        let (key, revision, mut stored) = self.stored_upload(upload_key(link)?).await?;
         if stored.waiting.is_reported {
             return Ok(());
         }

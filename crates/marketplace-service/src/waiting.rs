@@ -150,7 +150,7 @@ impl Beside {
 
 /// The mailbox of an address, however it is spelled: letters of either case, `+` and what follows, and the dot behind a host's name
 /// lead to the same one.
-fn mailbox(email: &str) -> String {
+pub(crate) fn mailbox(email: &str) -> String {
     let email = email.to_ascii_lowercase();
     let Some((user, host)) = email.split_once('@') else {
         return email;
@@ -164,7 +164,7 @@ fn mailbox(email: &str) -> String {
 }
 
 /// The network that counts as one: an IPv4 address, or so many groups of an IPv6 address. Four are a customer, three a site.
-fn network(source: &str, groups: usize) -> String {
+pub(crate) fn network(source: &str, groups: usize) -> String {
     match source
         .parse::<IpAddr>()
         .map(|address| address.to_canonical())

@@ -2,6 +2,7 @@
 
 mod catalogues_move_as_files;
 mod endorsers_are_reminded;
+mod endorsers_have_accounts;
 mod entries_come_by_upload_and_confirmation;
 mod nobody_uses_up_what_others_need;
 mod others_are_followed;

@@ -14,9 +14,6 @@ use crate::namespaces::{DCTERMS, RDF, SLREQ, SLTERMS};
 use crate::signature::{Hash, sign};
 use crate::xml::{Source, is};
 
-/// The reason of a deprecation for which none is given.
-pub const DEFAULT_REASON: &str = "This image has been deprecated";
-
 /// Endorses and signs a draft, or an entry anew: earlier endorsements and signatures go. `email` is used if the certificate has
 /// none. `hash` is for RSA keys: SHA-1 only for servers that take nothing else.
 ///

@@ -38,31 +38,95 @@ pub fn documents(answer: &[u8]) -> Result<Vec<&[u8]>, Error> {
     }
 }
 
-/// Whether an answer refuses something as Marketplaces do: `<error>…</error>`.
+/// Whether an answer refuses something as Marketplaces do: `<error>…</error>` around words. (Clouds answer so, too, with elements in it.)
 #[must_use]
 pub fn is_refusal(answer: &[u8]) -> bool {
     let Ok(source) = Source::read(answer) else {
         return false;
     };
-    source
-        .parse()
-        .is_ok_and(|tree| tree.root_element().tag_name().name() == "error")
+    source.parse().is_ok_and(|tree| {
+        let root = tree.root_element();
+        root.tag_name().name() == "error" && !root.children().any(|child| child.is_element())
+    })
 }
 
-/// The words of an answer that refuses something: the text of its root element (`<error>…</error>`), or all of it if it is no XML.
+/// The words of an answer that refuses something, on one line and without marks, in whichever form it came: the element `message` of
+/// XML, else all text in it; `message` or the first text of a JSON object; what people see of a page; else all of it.
 #[must_use]
 pub fn message(answer: &[u8]) -> String {
-    let text = Source::read(answer).ok().and_then(|source| {
-        let tree = source.parse().ok()?;
-        let root = tree.root_element();
-        Some(
-            root.descendants()
-                .filter(roxmltree::Node::is_text)
-                .filter_map(|node| node.text())
-                .collect::<String>(),
-        )
-    });
-    text.unwrap_or_else(|| String::from_utf8_lossy(answer).into_owned())
+    let text = String::from_utf8_lossy(answer);
+    let words = of_xml(answer)
+        .or_else(|| of_json(answer))
+        .or_else(|| text.trim_start().starts_with('<').then(|| of_page(&text)))
+        .filter(|words| !words.trim().is_empty());
+    let words = words.as_deref().unwrap_or(&text);
+    words.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn of_xml(answer: &[u8]) -> Option<String> {
+    let source = Source::read(answer).ok()?;
+    let tree = source.parse().ok()?;
+    let root = tree.root_element();
+    if root.tag_name().name().eq_ignore_ascii_case("html") {
+        return None;
+    }
+    let is_message = |node: &roxmltree::Node<'_, '_>| node.tag_name().name() == "message";
+    let told = root.descendants().find(is_message).unwrap_or(root);
+    let texts = told.descendants().filter(roxmltree::Node::is_text);
+    let texts: Vec<_> = texts
+        .filter_map(|node| node.text())
+        .map(str::trim)
+        .collect();
+    Some(texts.join(" "))
+}
+
+fn of_json(answer: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    let object = value.as_object()?;
+    let named = ["message", "detail"]
+        .iter()
+        .filter_map(|name| object.get(*name));
+    let text = named
+        .chain(object.values())
+        .find_map(serde_json::Value::as_str);
+    text.map(str::to_owned)
+}
+
+/// What is written between the marks of a page, without what isn't shown.
+fn of_page(page: &str) -> String {
+    let mut words = String::new();
+    let mut rest = page;
+    while let Some((text, mark)) = rest.split_once('<') {
+        words.push_str(text);
+        words.push(' ');
+        let name: String = mark
+            .chars()
+            .take_while(char::is_ascii_alphanumeric)
+            .collect();
+        let name = name.to_ascii_lowercase();
+        let unseen = ["head", "script", "style", "svg", "nav", "footer"];
+        let end = if unseen.contains(&name.as_str()) {
+            let end = format!("</{name}");
+            mark.to_ascii_lowercase().find(&end)
+        } else {
+            Some(0)
+        };
+        rest = end
+            .and_then(|end| mark.get(end..))
+            .and_then(|mark| mark.split_once('>'))
+            .map_or("", |(_, after)| after);
+    }
+    words.push_str(rest);
+    for (escaped, plain) in [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#39;", "'"),
+        ("&amp;", "&"),
+    ] {
+        words = words.replace(escaped, plain);
+    }
+    words
 }
 
 #[cfg(test)]
@@ -75,6 +139,7 @@ mod tests {
         for other in [
             b"".as_slice(),
             b"<html>x</html>",
+            b"<error status=\"401\"><code>401</code><message>log in first</message></error>",
             b"{\"error\": 1}",
             b"<error>",
         ] {
@@ -99,6 +164,34 @@ mod tests {
             b"\xff",
         ] {
             assert!(documents(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn refusals_are_read_without_their_marks() {
+        for (answer, words) in [
+            (
+                "<error status='401'><code>401</code><message>log in\n first</message></error>",
+                "log in first",
+            ),
+            (
+                "{\"code\": 4, \"message\": \"log in first\"}",
+                "log in first",
+            ),
+            ("{\"400\": \"no signature\"}", "no signature"),
+            (
+                "<!doctype html><html><head><title>x</title><style>a{}</style></head>\n<body><h1>Bad Gateway</h1><hr><p>a &lt; b<br>c</body></html>",
+                "Bad Gateway a < b c",
+            ),
+            ("<html><script>if (a<b) {}", ""),
+            ("no <", "no <"),
+        ] {
+            let told = message(answer.as_bytes());
+            if words.is_empty() {
+                assert!(!told.is_empty(), "something is told");
+            } else {
+                assert_eq!(told, words, "{answer}");
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! The controller: announces every image that was saved for somebody.
+//! The controller: announces every image that was saved for somebody, and takes back at the cloud's own Marketplace what it said of
+//! images that are gone.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -8,7 +9,7 @@ use cimi::{
 };
 use documents::{Cached, Documents, DocumentsError};
 use mail::{Letter, LetterError};
-use marketplace::{SigningKey, UtcTime, draft as endorse, signature::Hash};
+use marketplace::{SigningKey, UtcTime, catalogue::Record, draft as endorse, signature::Hash};
 use store::Revision;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,33 @@ pub struct Settings {
     pub client: reqwest::Client,
 }
 
+impl Settings {
+    /// Who vouches for temporary entries.
+    #[must_use]
+    pub fn endorser(&self) -> &str {
+        let certified = self.key.as_ref().and_then(|key| key.certificate().email());
+        certified.unwrap_or(&self.endorser)
+    }
+
+    /// What the locations of temporary entries begin with.
+    #[must_use]
+    pub fn images(&self) -> String {
+        images_of(&self.base_url)
+    }
+}
+
+/// What the locations of images begin with in the cloud that is reached at this URL, without a slash at its end.
+#[must_use]
+pub fn images_of(base_url: &str) -> String {
+    format!("{base_url}/cimi/MachineImage/")
+}
+
+/// What they end with.
+const DATA: &str = "/data";
+/// Why an entry is withdrawn.
+const GONE: &str =
+    "The image was deleted. This was the temporary entry that its cloud made when it was saved.";
+
 /// See the module.
 pub struct Announcer {
     documents: Documents,
@@ -74,6 +102,8 @@ impl Announcer {
     /// Works until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut images = self.documents.images.changes();
+        // Whatever went while nobody looked.
+        self.again.insert(String::new(), (Instant::now(), 0));
         loop {
             let next = self.again.values().map(|(at, _)| *at).min();
             let due = tokio::time::sleep_until(next.unwrap_or_else(Instant::now));
@@ -122,12 +152,22 @@ impl Announcer {
 
     /// Announces an image if that is due.
     async fn look(&self, local: &str) -> Result<(), Failure> {
-        let Some(read) = self.documents.images.get(local) else {
-            return Ok(());
+        let read = self.documents.images.get(local);
+        let Some(read) = read.filter(|read| !read.desired.deleted) else {
+            return self.withdraw_gone().await;
         };
-        let is_done = read.announced.as_ref().is_some_and(|told| !told.pending);
-        if is_done || read.desired.deleted {
-            return Ok(());
+        if let Some(told) = read.announced.as_ref().filter(|told| !told.pending) {
+            // Its owner says since that it is clean.
+            let is_outdated = read.warning().is_none()
+                && told
+                    .problem
+                    .as_ref()
+                    .is_some_and(|problem| problem.starts_with(Image::WARNING));
+            return if is_outdated {
+                self.begin(&read).await
+            } else {
+                Ok(())
+            };
         }
         let Some(capture) = read.capture() else {
             return Ok(());
@@ -153,6 +193,64 @@ impl Announcer {
         }
     }
 
+    /// Deprecates the temporary entries at the own Marketplace whose images are gone. It goes by what the Marketplace has: whatever was
+    /// written down of it, or not, before the daemon died.
+    async fn withdraw_gone(&self) -> Result<(), Failure> {
+        let settings = &self.settings;
+        let (Some(own), Some(key)) = (&settings.own, &settings.key) else {
+            return Ok(());
+        };
+        let now = UtcTime::from_timestamp(jiff::Timestamp::now());
+        let lasting = i64::from(settings.valid_days).saturating_add(1) * 86_400;
+        let since = UtcTime::from_unix_seconds(now.unix_seconds().saturating_sub(lasting));
+        let endorser = settings.endorser();
+        let valid = own.valid_of(endorser, since.unwrap_or(now));
+        for record in valid.iter().filter(|record| self.is_gone(record)) {
+            let later = |error: &dyn std::fmt::Display| Failure::Later(error.to_string());
+            let document = own
+                .document(&record.name())
+                .await
+                .map_err(|error| later(&error))?;
+            let Some(document) = document else { continue };
+            // An entry is told from its predecessor by the second.
+            let after = UtcTime::from_unix_seconds(record.created.unix_seconds() + 1);
+            let created = after.map_or(now, |after| after.max(now));
+            let signed = endorse::deprecated(document.as_bytes(), GONE).and_then(|draft| {
+                endorse::endorsed(draft.as_bytes(), key, Hash::Sha256, Some(endorser), created)
+            });
+            let published = match &signed {
+                Ok(signed) => own.publish(signed).await,
+                Err(error) => {
+                    tracing::warn!(entry = record.path(), %error, "the temporary entry of an image that is gone can't be withdrawn");
+                    continue;
+                }
+            };
+            match published {
+                Ok(()) => tracing::info!(entry = record.path(), "temporary entry withdrawn"),
+                Err(error) if error.is_passing() => return Err(later(&error)),
+                Err(error) => {
+                    tracing::warn!(entry = record.path(), %error, "the temporary entry of an image that is gone stays");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an entry is of an image of this cloud that isn't there any more.
+    fn is_gone(&self, record: &Record) -> bool {
+        let folder = self.settings.images();
+        let is_gone = |location: &String| {
+            let local = location.strip_prefix(&folder);
+            local
+                .and_then(|rest| rest.strip_suffix(DATA))
+                .is_some_and(|local| {
+                    let image = self.documents.images.get(local);
+                    image.is_none_or(|image| image.desired.deleted)
+                })
+        };
+        !record.locations.is_empty() && record.locations.iter().all(is_gone)
+    }
+
     async fn announce(
         &self,
         read: &Arc<Cached<Image>>,
@@ -174,7 +272,11 @@ impl Announcer {
             problem: None,
             pending: false,
         };
-        let locations = vec![format!("{}/cimi/{}/data", self.settings.base_url, read.id)];
+        let locations = vec![format!(
+            "{}{}{DATA}",
+            self.settings.images(),
+            read.id.local()
+        )];
         let text = draft::draft(read, capture, save, locations, created, valid).and_then(|draft| {
             draft
                 .to_draft()

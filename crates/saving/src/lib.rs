@@ -11,6 +11,9 @@
 //! The letter is queued if and only if the document says so, so an author is told once, whenever the daemon dies. An entry
 //! may be uploaded twice: it is the same one then, by its identifier, its endorser and its time.
 
+//!
+//! When the image goes, the entry that the cloud's own Marketplace has of it is deprecated.
+
 #![forbid(unsafe_code)]
 
 mod announcer;
@@ -18,5 +21,5 @@ pub mod draft;
 pub mod letter;
 pub mod upload;
 
-pub use announcer::{Announcer, Settings};
+pub use announcer::{Announcer, Settings, images_of};
 pub use upload::{OwnMarketplace, UploadError};

@@ -1,9 +1,12 @@
 //! Uploading an entry to a Marketplace: `POST <endpoint>/metadata` (StratusLab's contract).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use marketplace::Entry;
+use marketplace::{
+    Entry, UtcTime,
+    catalogue::{Name, Record},
+};
 use reqwest::{
     Client, Response, StatusCode,
     header::{ACCEPT, CONTENT_TYPE},
@@ -43,6 +46,15 @@ pub trait OwnMarketplace: Send + Sync {
     /// # Errors
     /// [`UploadError`].
     async fn publish(&self, document: &str) -> Result<(), UploadError>;
+
+    /// The newest entries of an endorser that are valid, of those endorsed since a moment.
+    fn valid_of(&self, endorser: &str, since: UtcTime) -> Vec<Arc<Record>>;
+
+    /// The document of an entry.
+    ///
+    /// # Errors
+    /// [`UploadError`].
+    async fn document(&self, name: &Name) -> Result<Option<String>, UploadError>;
 }
 
 /// What became of an entry.

@@ -19,7 +19,7 @@ use std::{
 
 use cimi::{
     HostId, Timestamp,
-    lifecycle::{Moving, Power, Stage},
+    lifecycle::{Power, Stage},
     resources::{AcceleratorKind, Host, HostPulse, Machine, Resource as _},
 };
 use documents::{Cached, Doc, Documents, DocumentsError, step};
@@ -35,6 +35,9 @@ use crate::wishes::Wishes;
 const WRITES_AT_ONCE: usize = 128;
 /// How long a machine rests whose write the store refused (a full disk, a lost store).
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Machines of one host, and machines to one host, that are on their way at once: each stands still until all of it is copied, so
+/// that many at once stand still for as long as all of them take.
+const WAYS_AT_ONCE: usize = 4;
 
 /// The scheduler. See the crate's documentation for what it promises.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub struct Scheduler {
     orphans: BTreeMap<u32, Arc<str>>,
     /// Those that are to be moved, and have no place to go to yet.
     ways: BTreeMap<u32, Arc<str>>,
+    /// Those that have one: from where, and to where they go.
+    on_their_way: HashMap<Arc<str>, (HostId, HostId)>,
     /// Why machines wait, as far as it was written.
     explained: HashMap<Arc<str>, Kinds>,
     /// Machines with a write on its way.
@@ -64,6 +69,7 @@ impl Scheduler {
             waiting: BTreeMap::new(),
             orphans: BTreeMap::new(),
             ways: BTreeMap::new(),
+            on_their_way: HashMap::new(),
             explained: HashMap::new(),
             busy: HashSet::new(),
             writes: JoinSet::new(),
@@ -158,6 +164,7 @@ impl Scheduler {
                 self.waiting.retain(|_, other| other != local);
                 self.orphans.retain(|_, other| other != local);
                 self.ways.retain(|_, other| other != local);
+                self.on_their_way.remove(local);
                 self.fleet.unbook(&booking_of_way(local));
                 self.fleet.unbook(local)
             }
@@ -178,6 +185,7 @@ impl Scheduler {
             return self.look_at_way(machine, &local, &wishes) || made_room;
         }
         self.ways.remove(&vmid);
+        self.on_their_way.remove(&local);
         self.fleet.unbook(&booking_of_way(&local));
         if machine.desired.deleted && machine.left_on.is_empty() {
             self.orphans.insert(vmid, local.clone());
@@ -191,26 +199,40 @@ impl Scheduler {
     /// What a machine takes of the host that it is on its way to. Returns whether room was made.
     fn look_at_way(&mut self, machine: &Machine, local: &Arc<str>, wishes: &Wishes<'_>) -> bool {
         let (vmid, way) = (machine.vmid.0, booking_of_way(local));
-        match &machine.desired.moving {
-            Some(Moving { to: None, .. }) => {
-                self.ways.insert(vmid, local.clone());
-                false
-            }
-            Some(Moving { to: Some(to), .. }) => {
-                self.ways.remove(&vmid);
+        self.ways.remove(&vmid);
+        self.on_their_way.remove(local);
+        let moving = machine.desired.moving.as_ref();
+        match (moving.map(|moving| &moving.to), &machine.host) {
+            (Some(Some(to)), Some(from)) => {
+                let both = (from.clone(), to.clone());
+                self.on_their_way.insert(local.clone(), both);
                 self.fleet.book(&way, to, &wishes.wish())
             }
-            None => {
-                self.ways.remove(&vmid);
+            (Some(None), Some(_)) => {
+                self.ways.insert(vmid, local.clone());
                 self.fleet.unbook(&way)
             }
+            (None, _) | (_, None) => self.fleet.unbook(&way),
         }
     }
 
-    /// Chooses where machines go that are to be moved. One for which there is no room stays where it is.
+    /// Chooses where machines go that are to be moved, so many of a host at once, and so many to one: the others run on until it is
+    /// their turn. One for which there is no room stays where it is.
     fn choose_ways(&mut self) {
+        if self.ways.is_empty() {
+            return;
+        }
+        let mut busy: HashMap<HostId, usize> = HashMap::new();
+        for (from, to) in self.on_their_way.values() {
+            *busy.entry(from.clone()).or_default() += 1;
+            *busy.entry(to.clone()).or_default() += 1;
+        }
+        let is_free = |busy: &HashMap<HostId, usize>, host: &HostId| {
+            busy.get(host).is_none_or(|ways| *ways < WAYS_AT_ONCE)
+        };
+        let mut later = BTreeMap::new();
         while self.writes.len() < WRITES_AT_ONCE
-            && let Some((_, local)) = self.ways.pop_first()
+            && let Some((vmid, local)) = self.ways.pop_first()
         {
             let Some(machine) = self.documents.machines.get(&local) else {
                 continue;
@@ -218,18 +240,34 @@ impl Scheduler {
             let (Some(from), Some(moving)) = (&machine.host, &machine.desired.moving) else {
                 continue;
             };
+            if !is_free(&busy, from) {
+                later.insert(vmid, local);
+                continue;
+            }
             let wishes = Wishes::of(&machine, &self.documents);
             let among = match &moving.wanted {
                 Some(wanted) => Among::Only(wanted.local()),
                 None => Among::Not(from.local()),
             };
-            let wish = wishes.wish_among(among);
-            let chosen = self.fleet.reserve(&booking_of_way(&local), &wish);
+            let (way, wish) = (booking_of_way(&local), wishes.wish_among(among));
+            let chosen = self.fleet.reserve(&way, &wish);
+            if let Ok(to) = &chosen {
+                if !is_free(&busy, to) {
+                    self.fleet.unbook(&way);
+                    later.insert(vmid, local);
+                    continue;
+                }
+                *busy.entry(from.clone()).or_default() += 1;
+                *busy.entry(to.clone()).or_default() += 1;
+                let both = (from.clone(), to.clone());
+                self.on_their_way.insert(local.clone(), both);
+            }
             let chosen = chosen.map_err(|refused| refused.to_string());
             tracing::info!(machine = %machine.document.id, vmid = machine.vmid.0, ?chosen, "to be moved");
             let work = send(self.documents.clone(), local.clone(), moving.since, chosen);
             self.write(local, work);
         }
+        self.ways.extend(later);
     }
 
     /// Tries the machines that wait: all, or those in `only`.
@@ -443,7 +481,6 @@ async fn send(
             Ok(host) => documents.hosts.get(host.local()),
             Err(_) => None,
         };
-        let host = host.filter(|host| !host.desired.maintenance);
         let unlike = match (&host, read.host.as_ref()) {
             (Some(to), Some(from)) => {
                 let from = documents.hosts.get(from.local());
@@ -451,15 +488,22 @@ async fn send(
             }
             _ => None,
         };
-        let host = host.filter(|_| unlike.is_none());
+        let why_not = match (&chosen, &host) {
+            (Err(why), _) => Some(why.as_str()),
+            (Ok(_), None) => Some("the host is removed"),
+            (Ok(_), Some(host)) if host.desired.maintenance => Some("the host is closed"),
+            // A volume may have come to it since.
+            (Ok(_), Some(host)) if !Means::of(host).cover(Means::of_storage(&read)) => {
+                Some("the host has no way to the storage that it needs now")
+            }
+            (Ok(_), Some(_)) => unlike.as_deref(),
+        };
+        let host = host.filter(|_| why_not.is_none());
         match &host {
             Some(host) => moving.to = Some(host.document.id.clone()),
             None => {
                 next.desired.moving = None;
-                let refused = chosen.as_ref().err().map(String::as_str);
-                let why = unlike.as_deref().or(refused);
-                let why = why.unwrap_or("the host is closed");
-                next.reason = Some(format!("it is not moved: {why}"));
+                next.reason = why_not.map(|why| format!("it is not moved: {why}"));
             }
         }
         next.settle();
@@ -511,6 +555,7 @@ fn waits(machine: &Machine) -> bool {
 mod tests {
     use cimi::{
         VolumeId,
+        lifecycle::Moving,
         resources::{AttachStage, AttachedVolume},
         testing,
     };
@@ -576,6 +621,28 @@ mod tests {
             assigned.await.unwrap();
             let machine = documents.machines.get(&local).unwrap();
             assert_eq!(machine.host.is_some(), has_a_way);
+        }
+        // Nor is where it goes to, when it is moved.
+        for (host, has_a_way) in [(&without, false), (&with, true)] {
+            let since = Timestamp::now();
+            let asked = |machine: &mut Machine| {
+                machine.desired.moving = Some(Moving {
+                    wanted: None,
+                    to: None,
+                    ready: false,
+                    arrived: false,
+                    problem: None,
+                    since,
+                });
+                Ok::<_, DocumentsError>(true)
+            };
+            documents.update(&local, asked).await.unwrap();
+            let sent = send(documents.clone(), local.clone(), since, Ok(host.id.clone()));
+            sent.await.unwrap();
+            let machine = documents.machines.get(&local).unwrap();
+            let to = has_a_way.then_some(&host.id);
+            assert_eq!(machine.moving_to(), to, "{:?}", machine.reason);
+            assert_eq!(machine.desired.moving.is_some(), has_a_way);
         }
     }
 }

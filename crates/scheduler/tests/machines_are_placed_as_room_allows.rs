@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use cimi::{
     Acl, AddressId, Common, HostId, HostPulseId, NetworkId, Ref, Timestamp, VolumeId,
-    lifecycle::{Phase, Power},
+    lifecycle::{Moving, Phase, Power},
     resources::{
         Address, AttachStage, AttachedVolume, Capacity, Host, HostPulse, Machine, Nic, Resource,
         Unknown,
@@ -628,5 +628,61 @@ async fn a_machine_with_volumes_goes_where_they_are() {
     cloud.until("another is placed", is_on(2, "a")).await;
     cloud.create(&host("own", 1024)).await;
     cloud.until("placed", is_on(1, "own")).await;
+    cloud.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_machines_of_a_host_are_moved_at_once_and_the_others_wait_for_their_turn() {
+    let cloud = Cloud::start().await;
+    for name in ["a", "b"] {
+        cloud.create(&host(name, 16 * 512)).await;
+    }
+    let [a, b] = ["a", "b"].map(|name| HostId::from_local(name).unwrap());
+    let since = Timestamp::now();
+    let mut locals = Vec::new();
+    for vmid in 1..=6 {
+        let mut machine = machine(vmid, 512);
+        machine.host = Some(a.clone());
+        machine.desired.moving = Some(Moving {
+            wanted: None,
+            to: None,
+            ready: false,
+            arrived: false,
+            problem: None,
+            since,
+        });
+        machine.settle();
+        locals.push(machine.id.local().to_owned());
+        cloud.create(&machine).await;
+    }
+    let going = |machines: &[Machine]| {
+        let going = machines.iter().filter(|one| one.moving_to() == Some(&b));
+        let mut going: Vec<u32> = going.map(|one| one.vmid.0).collect();
+        going.sort_unstable();
+        going
+    };
+    cloud
+        .until("four to go", |all| going(all) == [1, 2, 3, 4])
+        .await;
+    // Whatever else happens.
+    cloud.create(&machine(9, 512)).await;
+    let placed = |all: &[Machine]| all.iter().any(|one| one.vmid.0 == 9 && one.host.is_some());
+    let machines = cloud.until("another one to be placed", placed).await;
+    assert_eq!(going(&machines), [1, 2, 3, 4]);
+    let waits = |one: &&Machine| one.desired.moving.is_some() && one.moving_to().is_none();
+    assert_eq!(machines.iter().filter(waits).count(), 2);
+    // One has arrived, and one is given up.
+    for (local, host) in locals.iter().zip([&b, &a]) {
+        cloud
+            .edit::<Machine>(local, |machine| {
+                machine.host = Some(host.clone());
+                machine.desired.moving = None;
+                machine.settle();
+            })
+            .await;
+    }
+    cloud
+        .until("the others to go", |all| going(all) == [3, 4, 5, 6])
+        .await;
     cloud.end().await;
 }

@@ -23,6 +23,9 @@ mod web;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::identifier::ImageIdentifier;
+use crate::import::Redirects;
+
 pub use self::authorities::AuthoritiesSource;
 pub use self::browse::{Catalogue, Listed, Product, Version};
 pub use self::gpg::Keyring;
@@ -49,6 +52,9 @@ impl LookupError {
         matches!(self, Self::Unavailable(_))
     }
 }
+
+/// How long somebody waits for the Marketplaces who would start a machine.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything that the operator configured. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -121,6 +127,30 @@ impl Registries {
             .catalogues
             .iter()
             .find(|catalogue| catalogue.name() == name)
+    }
+
+    /// The entries of the Marketplaces for an image that the site's policy accepts, at least one. Answers within seconds, unlike
+    /// [`look_up`](Self::look_up), which waits for the slowest.
+    ///
+    /// # Errors
+    /// As that; that no answer came in time is [`LookupError::Unavailable`].
+    pub async fn look_up_in_time(
+        &self,
+        identifier: &ImageIdentifier,
+    ) -> Result<Vec<Found>, LookupError> {
+        let found = tokio::time::timeout(PATIENCE, self.look_up(identifier));
+        found.await.unwrap_or_else(|_| {
+            let seconds = PATIENCE.as_secs();
+            Err(LookupError::Unavailable(format!(
+                "the Marketplaces did not answer within {seconds} s"
+            )))
+        })
+    }
+
+    /// The address of a Marketplace's entry that a short URL leads to. Answers within seconds.
+    pub async fn entry_behind(&self, redirects: &Redirects, url: &str) -> Option<String> {
+        let is_entry = |url: &reqwest::Url| self.have_entry_at(url.as_str());
+        Some(redirects.lead_to(url, is_entry).await?.to_string())
     }
 
     /// The rules of the site.

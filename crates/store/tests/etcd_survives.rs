@@ -125,6 +125,36 @@ async fn nothing_is_lost_or_done_twice_while_members_fail() {
     store.close().await;
 }
 
+/// A member that says nothing more, and is not gone either, keeps no watch from what others write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_of_a_silent_member_goes_on_with_another() {
+    let Some((cluster, _folder)) = cluster().await else {
+        return;
+    };
+    let store = store(&cluster, "silent").await;
+    let mut watch = store
+        .watch(Prefix::everything(), Revision::ZERO)
+        .await
+        .expect("a watch");
+    // All was asked of the first so far.
+    cluster.freeze(0, true);
+    let began = Instant::now();
+    let written = Transaction::new().put(key("word/1"), "said");
+    let at = match store.commit(written).await {
+        Ok(Outcome::Committed(at)) => at,
+        other => panic!("{other:?}"),
+    };
+    println!("written {:?} after the member fell silent", began.elapsed());
+    let mut seen = Revision::ZERO;
+    while seen < at {
+        let next = tokio::time::timeout(LIMIT, watch.next()).await;
+        seen = next.expect("the watch hangs").expect("it goes on").revision;
+    }
+    println!("heard {:?} after the member fell silent", began.elapsed());
+    cluster.freeze(0, false);
+    store.close().await;
+}
+
 /// Without a majority, calls fail in time and say so; with it, the same store goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_calls_fail_in_time() {

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use marketplace::signature::Hash;
-use marketplace::{Error, SigningKey, UtcTime, draft};
+use marketplace::{Entry, Error, Metadata, SigningKey, UtcTime, draft};
 
 use crate::config::home;
 use crate::failure::{Failure, Result};
@@ -13,6 +13,9 @@ use crate::session::Session;
 
 /// Where the key is when nothing is said, below the home folder.
 const DEFAULT_P12: &str = ".globus/usercert.p12";
+
+/// How far ahead the clock of an earlier endorsement may have been.
+const NEAR_SECONDS: i64 = 240;
 
 /// Who signs, and how.
 #[derive(Debug)]
@@ -53,13 +56,39 @@ impl Endorser {
         self.key.certificate().email()
     }
 
-    /// Endorses and signs a document now.
+    /// Whether a document is signed by this key.
+    #[must_use]
+    pub fn has_signed(&self, document: &[u8]) -> bool {
+        let own = self.key.certificate().der();
+        Entry::verify(document).is_ok_and(|entry| entry.certificate().der() == own)
+    }
+
+    /// Endorses and signs a document now, and after the endorsement that it has.
     ///
     /// # Errors
     /// As [`draft::endorsed`].
     pub fn endorse(&self, document: &[u8], email: Option<&str>) -> Result<String, Error> {
+        let before = Metadata::parse(document).ok().and_then(|it| it.endorsement);
+        self.endorse_after(before.map(|before| before.created), document, email)
+    }
+
+    /// The same after this time. Endorsements of one image are told apart by the second: two of the same one get two.
+    ///
+    /// # Errors
+    /// As [`draft::endorsed`].
+    pub fn endorse_after(
+        &self,
+        before: Option<UtcTime>,
+        document: &[u8],
+        email: Option<&str>,
+    ) -> Result<String, Error> {
         let now = UtcTime::from_timestamp(jiff::Timestamp::now());
-        draft::endorsed(document, &self.key, self.hash, email, now)
+        let next = before
+            // What was said in the future says nothing about now.
+            .filter(|before| before.unix_seconds() - now.unix_seconds() < NEAR_SECONDS)
+            .and_then(|before| UtcTime::from_unix_seconds(before.unix_seconds() + 1));
+        let created = next.map_or(now, |next| next.max(now));
+        draft::endorsed(document, &self.key, self.hash, email, created)
     }
 }
 

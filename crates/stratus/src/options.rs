@@ -37,7 +37,7 @@ pub struct Common {
 /// Which cloud, and who asks.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Cloud {
-    /// The cloud: https://HOST[:PORT][/PATH], or a host name (https, port 443) [env: STRATUSLAB_ENDPOINT; key: endpoint]
+    /// The cloud: https://HOST[:PORT][/PATH], or a host name (https, port 443); of several entries all, with commas between [env: STRATUSLAB_ENDPOINT; key: endpoint]
     #[arg(long, value_name = "ENDPOINT", help_heading = "Cloud")]
     pub endpoint: Option<String>,
     /// User name [env: STRATUSLAB_USERNAME; key: username]

@@ -191,17 +191,15 @@ impl Session {
             )
             .map(PathBuf::from);
         // An option is stronger than what was pinned; so is nothing else.
-        let pin = if cloud.ca_file.is_some() {
-            None
-        } else {
-            KnownClouds::load()?.pin(&endpoint)
+        let known = match cloud.ca_file {
+            Some(_) => None,
+            None => Some(KnownClouds::load()?),
         };
-        Ok(Api::new(
-            endpoint,
-            login,
-            &Trust { pin, ca_file },
-            self.out,
-        )?)
+        let trust = |endpoint: &Endpoint| Trust {
+            pin: known.as_ref().and_then(|known| known.pin(endpoint)),
+            ca_file: ca_file.clone(),
+        };
+        Ok(Api::new(endpoint, login, trust, self.out)?)
     }
 
     /// The user's certificate, as options or settings name it. A proxy has its key in the same file.

@@ -23,11 +23,11 @@ fn marketplace(base: &'static str, upload: impl Fn() -> Reply + Send + Sync + 's
             .map(|place| place.strip_suffix("?status=all").unwrap_or(place))
         else {
             // As a cloud does whose Marketplace is elsewhere: what is posted needs a login.
-            let status = if seen.line.starts_with("POST ") {
-                401
-            } else {
-                404
-            };
+            if seen.line.starts_with("POST ") {
+                let told = b"<error status=\"401\"><code>401</code><message>log in first</message></error>";
+                return xml(401, told.to_vec());
+            }
+            let status = 404;
             return Reply(
                 status,
                 vec![("content-type", "text/html".to_owned())],
@@ -99,7 +99,8 @@ fn entries_are_published_and_deprecated() {
             format!(
                 "https://localhost:{}{}/metadata/{}\n",
                 server.port,
-                path.trim_end_matches('/'),
+                // Where it was found.
+                base,
                 entry.path()
             )
         };
@@ -114,24 +115,26 @@ fn entries_are_published_and_deprecated() {
 
         // The latest entry first, as a list; then one by its time, alone.
         let mut latest = entry;
-        for reason in [None, Some("gone")] {
-            let words = reason.map_or_else(String::new, |reason| {
-                format!(
-                    "--created {} --reason {reason}",
-                    latest.endorsement().created
-                )
-            });
+        for (reason, is_latest) in [("hole", true), ("gone", false)] {
+            let before = latest.endorsement().created;
+            let words = match is_latest {
+                // The address is that of the certificate.
+                true => String::new(),
+                false => format!("--email me@example.org --created {before}"),
+            };
             let said = run_at(
                 &server,
                 path,
                 &format!(
-                    "deprecate-metadata --pem-cert me.pem --email me@example.org {words} {ZEROS_ID}"
+                    "deprecate-metadata --pem-cert me.pem {words} --reason {reason} {ZEROS_ID}"
                 ),
             )
             .success();
             latest = Entry::verify(&server.requests().pop().unwrap().body).unwrap();
             assert_eq!(said, url(&latest));
-            if reason.is_none() {
+            // They are told apart by the second, however quick one is.
+            assert!(latest.endorsement().created > before);
+            if is_latest {
                 // Also of an entry that expired, which lists show only when they are asked for all.
                 let asked: Vec<_> = server
                     .requests()
@@ -141,10 +144,7 @@ fn entries_are_published_and_deprecated() {
                 let all = format!("/metadata/{ZEROS_ID}/me@example.org?status=all");
                 assert!(asked.iter().any(|line| line.ends_with(&all)), "{asked:?}");
             }
-            assert_eq!(
-                latest.metadata().deprecated.as_deref(),
-                Some(reason.unwrap_or("This image has been deprecated"))
-            );
+            assert_eq!(latest.metadata().deprecated.as_deref(), Some(reason));
         }
     }
 }
@@ -174,7 +174,7 @@ fn what_a_marketplace_refuses_is_told() {
     let result = run_at(
         &server,
         "",
-        &format!("deprecate-metadata --email me@example.org {ZEROS_ID}"),
+        &format!("deprecate-metadata --email me@example.org --reason x {ZEROS_ID}"),
     );
     assert!(
         result.status == 255
@@ -187,7 +187,9 @@ fn what_a_marketplace_refuses_is_told() {
     let result = run_at(
         &server,
         "",
-        &format!("deprecate-metadata --pem-cert me.pem --email me@example.org {ZEROS_ID}"),
+        &format!(
+            "deprecate-metadata --pem-cert me.pem --email me@example.org --reason x {ZEROS_ID}"
+        ),
     );
     assert!(
         result.status == 255
@@ -199,7 +201,9 @@ fn what_a_marketplace_refuses_is_told() {
     let result = run_at(
         &server,
         "",
-        &format!("deprecate-metadata --pem-cert me.pem --email you@example.org {ZEROS_ID}"),
+        &format!(
+            "deprecate-metadata --pem-cert me.pem --email you@example.org --reason x {ZEROS_ID}"
+        ),
     );
     assert!(
         result.status == 255 && result.stdout.contains("is that of me@example.org"),
@@ -212,6 +216,14 @@ fn what_a_marketplace_refuses_is_told() {
             "Image manifest does not exist: nothing.xml",
         ),
         ("deprecate-metadata", "Please specify an image identifier"),
+        (
+            &format!("deprecate-metadata --pem-cert me.pem {ZEROS_ID}"),
+            "Please say why, with --reason",
+        ),
+        (
+            &format!("deprecate-metadata --pem-cert me.pem --email me@example.org {ZEROS_ID}"),
+            "Please say why, with --reason",
+        ),
         (
             &format!("deprecate-metadata {ZEROS_ID}"),
             "Missing email address. Please provide email of endorser",
@@ -323,7 +335,9 @@ fn a_server_that_is_no_marketplace_is_called_so() {
     );
     for words in [
         "upload-metadata x.xml",
-        &format!("deprecate-metadata --pem-cert me.pem --email me@example.org {ZEROS_ID}"),
+        &format!(
+            "deprecate-metadata --pem-cert me.pem --email me@example.org --reason x {ZEROS_ID}"
+        ),
     ] {
         let result = run_at(&server, "", words);
         assert_eq!(result.status, 255, "{result:?}");

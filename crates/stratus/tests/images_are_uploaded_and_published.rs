@@ -29,6 +29,7 @@ fn write_image(home: &Path, more: &str) -> Metadata {
 fn cloud(identifier: String) -> Cloud {
     let image = move |state: &str, name: &str| json!({ "id": "MachineImage/i", "name": name, "identifier": identifier, "state": state });
     let named = std::sync::Mutex::new(String::new());
+    let kept = std::sync::Mutex::new(Vec::new());
     let cloud = Cloud::start(move |seen| {
         let mut named = named.lock().unwrap();
         match seen.line.as_str() {
@@ -39,7 +40,18 @@ fn cloud(identifier: String) -> Cloud {
             "PUT /cimi/MachineImage/i/data" | "GET /cimi/MachineImage/i" => {
                 Reply::json(200, &image("AVAILABLE", &named))
             }
-            "POST /metadata" => Reply(201, Vec::new(), b"metadata entry created".to_vec()),
+            "POST /metadata" => {
+                (*kept.lock().unwrap()).clone_from(&seen.body);
+                Reply(201, Vec::new(), b"metadata entry created".to_vec())
+            }
+            line if line.starts_with("GET /metadata/") => {
+                let document = kept.lock().unwrap().clone();
+                let path = Entry::verify(&document).unwrap().path();
+                match line.ends_with(&path) {
+                    true => Reply(200, Vec::new(), document),
+                    false => Reply(404, Vec::new(), b"<error>not found</error>".to_vec()),
+                }
+            }
             _ => Reply::refusal(404, &seen.line),
         }
     });
@@ -133,6 +145,23 @@ fn each_step_is_said_and_what_is_published_is_what_was_sent() {
     assert_eq!(entry.endorsement().email, "me@example.org");
     assert!(!entry.uses_sha1());
     assert_eq!(read(home, "disk.xml.orig"), draft);
+    assert_eq!(read(home, "disk.xml").as_bytes(), entry.document());
+
+    // Again, and nothing is new.
+    let before = cloud.requests().len();
+    let said = upload(&cloud, "--pem-cert me.pem --public --tag mine").success();
+    assert!(
+        said.contains("Manifest is published already, and has not changed: https://localhost:"),
+        "{said}"
+    );
+    assert!(!said.contains("Signing manifest"), "{said}");
+    let after = cloud.requests();
+    assert!(
+        after[before..]
+            .iter()
+            .all(|seen| seen.line != "POST /metadata"),
+        "{after:?}"
+    );
     assert_eq!(read(home, "disk.xml").as_bytes(), entry.document());
 }
 

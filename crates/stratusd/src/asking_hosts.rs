@@ -122,15 +122,18 @@ impl Elsewhere {
         machine: &MachineId,
         range: ConsoleRange,
     ) -> cloud::Result<Console> {
-        let path = Question::Console(machine.clone(), range).path();
-        let answer = self.calls.get(host, &path).await;
-        let answer = answer.map_err(|error| self.unreachable(host, &error))?;
+        let question = Question::Console(machine.clone(), range);
+        let asked = self.calls.follow(host, &question.path()).await;
+        let (answer, turn) = asked.map_err(|error| self.unreachable(host, &question, &error))?;
         let start = answer.headers().get(CONSOLE_START);
         let start = start.and_then(|text| text.to_str().ok()?.parse().ok());
         let content = BodyDataStream::new(answer.into_body());
         Ok(Console {
             start: start.unwrap_or(0),
-            content: Box::pin(content.map(|piece| piece.map_err(io::Error::other))),
+            content: Box::pin(content.map(move |piece| {
+                let _held = &turn;
+                piece.map_err(io::Error::other)
+            })),
         })
     }
 
@@ -141,7 +144,7 @@ impl Elsewhere {
         question: Question,
     ) -> cloud::Result<Vec<MeterReading>> {
         let told: Result<Meters, _> = self.calls.read(host, &question.path()).await;
-        let told = told.map_err(|error| self.unreachable(host, &error))?;
+        let told = told.map_err(|error| self.unreachable(host, &question, &error))?;
         // In our order, and no others than ours.
         let of_ours = ASPECTS.iter().filter_map(|aspect| {
             let (_, samples) = told.iter().find(|(name, _)| name == aspect.name)?;
@@ -158,9 +161,9 @@ impl Elsewhere {
 
     /// The files of a machine that has left that host, packed.
     pub async fn files(&self, host: &HostId, machine: &MachineId) -> cloud::Result<ByteStream> {
-        let path = Question::Files(machine.clone()).path();
-        let answer = self.calls.get(host, &path).await;
-        let answer = answer.map_err(|error| self.unreachable(host, &error))?;
+        let question = Question::Files(machine.clone());
+        let answer = self.calls.get(host, &question.path()).await;
+        let answer = answer.map_err(|error| self.unreachable(host, &question, &error))?;
         let content = BodyDataStream::new(answer.into_body());
         Ok(Box::pin(
             content.map(|piece| piece.map_err(io::Error::other)),
@@ -214,10 +217,14 @@ impl Elsewhere {
         })
     }
 
-    fn unreachable(&self, host: &HostId, error: &CallError) -> CloudError {
+    fn unreachable(&self, host: &HostId, question: &Question, error: &CallError) -> CloudError {
         let name = self.name(host);
+        let meanwhile = match question {
+            Question::Console(..) | Question::MetersOf(_) => "; the machine runs on meanwhile",
+            Question::Files(_) | Question::Meters | Question::Examine => "",
+        };
         CloudError::Unavailable(format!(
-            "the host {name} can't be asked just now: {error}; the machine runs on meanwhile"
+            "the host {name} can't be asked just now: {error}{meanwhile}"
         ))
     }
 

@@ -10,10 +10,10 @@ use std::{
 use accounts::{Identity, password};
 use anyhow::Context as _;
 use cimi::{common::ADMIN_ROLE, model::Kind};
-use cloud::{Caller, Cloud, OpContext};
+use cloud::{Caller, Cloud, CloudError, OpContext};
 use serde_json::json;
 
-use crate::instance::{make_dir, write_atomically};
+use crate::instance::{make_dir, remove, write_atomically};
 
 const NAME: &str = "admin";
 
@@ -39,25 +39,16 @@ pub async fn ensure_administrator(cloud: &Cloud, state: &Path) -> anyhow::Result
             password
         }
     };
-    let identity = Identity {
-        user: "stratusd".into(),
-        roles: vec![ADMIN_ROLE.to_owned()],
-        token: None,
-        session: None,
-        method: accounts::Method::default(),
-        is_limited: false,
-        generation: None,
-    };
-    let caller = Caller::User(Arc::new(identity));
-    let context = OpContext::new(caller, "first-start".into(), Duration::from_secs(60));
+    let context = context();
     let body = json!({"username": NAME, "password": password, "roles": [ADMIN_ROLE], "description": "The first administrator"});
     let serde_json::Value::Object(body) = body else {
         anyhow::bail!("the first user's document is no object");
     };
-    cloud
-        .create(&context, Kind::User, body)
-        .await
-        .context("making User/admin")?;
+    match cloud.create(&context, Kind::User, body).await {
+        // Another entry was first: its password counts.
+        Err(CloudError::Conflict(_)) => return remove(&file),
+        made => made.context("making User/admin")?,
+    };
     tracing::info!(
         "User/{NAME} entry created; its initial password is in {}",
         file.display()
@@ -68,4 +59,19 @@ pub async fn ensure_administrator(cloud: &Cloud, state: &Path) -> anyhow::Result
             .context("standard output")?;
     }
     Ok(())
+}
+
+/// As whom it acts.
+pub fn context() -> OpContext {
+    let identity = Identity {
+        user: "stratusd".into(),
+        roles: vec![ADMIN_ROLE.to_owned()],
+        token: None,
+        session: None,
+        method: accounts::Method::default(),
+        is_limited: false,
+        generation: None,
+    };
+    let caller = Caller::User(Arc::new(identity));
+    OpContext::new(caller, "first-start".into(), Duration::from_secs(60))
 }

@@ -20,7 +20,8 @@ use storage::{
     Error as StorageError,
     controller::{ExportFormat, StorageController},
     exports::{User, VolumeServer},
-    registry::{Catalogue, LookupError, Registries},
+    import::Redirects,
+    registry::{Catalogue, Found, LookupError, Registries},
 };
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ use vmhost::{
 
 use crate::{
     asking_hosts::{Elsewhere, Question},
+    keeper::Keeper,
     own_host,
 };
 
@@ -49,8 +51,21 @@ pub struct LocalHost {
     pub storage: Option<StorageController>,
     /// The hosts that have joined.
     pub elsewhere: Elsewhere,
+    /// Who keeps images and volumes, if it isn't this daemon.
+    pub keeper: Keeper,
+    /// Where images are found by name, if users are served here or images kept.
+    pub names: Option<Names>,
     /// Where users reach this cloud, as entries of saved images say.
     pub base_url: String,
+}
+
+/// Where images are found by name.
+#[derive(Clone)]
+pub struct Names {
+    /// Marketplaces and catalogues, with the site's policy.
+    pub registries: Registries,
+    /// What follows short URLs.
+    pub redirects: Redirects,
 }
 
 #[async_trait]
@@ -128,10 +143,7 @@ impl HostServices for LocalHost {
 impl ImageIntake for LocalHost {
     async fn take(&self, image: Arc<Image>, upload: Upload) -> cloud::Result<()> {
         let Some(storage) = &self.storage else {
-            return Err(CloudError::Unavailable(format!(
-                "no storage here takes the content of {}",
-                image.id
-            )));
+            return self.keeper.take(&image, upload).await;
         };
         storage
             .take(&image, upload.length, upload.content)
@@ -141,10 +153,7 @@ impl ImageIntake for LocalHost {
 
     async fn open(&self, image: Arc<Image>, request: DownloadRequest) -> cloud::Result<Download> {
         let Some(storage) = &self.storage else {
-            return Err(CloudError::Unavailable(format!(
-                "no storage here has the content of {}",
-                image.id
-            )));
+            return self.keeper.open(&image, request).await;
         };
         let format: Option<ExportFormat> = request
             .format
@@ -176,8 +185,8 @@ impl ImageIntake for LocalHost {
     }
 
     async fn why_no_entry(&self, identifier: &str) -> Option<String> {
-        let storage = self.storage.as_ref()?;
-        match storage.entries_in_time(&identifier.parse().ok()?).await {
+        let registries = self.registries()?;
+        match registries.look_up_in_time(&identifier.parse().ok()?).await {
             // A temporary entry of an image that was saved here: whoever may use that finds the image itself.
             Ok(found) if found.iter().all(|found| self.is_only_here(&found.entry)) => Some(
                 "the image was saved in this cloud, and its owner doesn't share it with you, or has deleted it".to_owned(),
@@ -193,30 +202,35 @@ impl ImageIntake for LocalHost {
         email: &str,
         created: Option<&str>,
     ) -> Option<String> {
-        let (Some(storage), Ok(identifier)) = (&self.storage, identifier.parse()) else {
+        let (Some(registries), Ok(identifier)) = (self.registries(), identifier.parse()) else {
             return Some("this cloud has no Marketplace to look it up in".to_owned());
         };
-        let found = match storage.entries_in_time(&identifier).await {
+        let found = match registries.look_up_in_time(&identifier).await {
             Ok(found) => found,
             Err(error) => return Some(error.to_string()),
         };
+        let is_it = |found: &Found| {
+            let endorsement = found.entry.endorsement();
+            endorsement.email.eq_ignore_ascii_case(email)
+                && created.is_none_or(|created| endorsement.created.to_string() == created)
+        };
+        // All of them are of the same content: whoever endorses it later takes nothing from those before.
+        if found.iter().any(is_it) {
+            return None;
+        }
         // The one that is tried first.
         let found = found.first()?;
         let endorsement = found.entry.endorsement();
-        let is_it = endorsement.email.eq_ignore_ascii_case(email)
-            && created.is_none_or(|created| endorsement.created.to_string() == created);
-        (!is_it).then(|| {
-            format!(
-                "it goes by that of {} of {}, from Marketplace {}",
-                endorsement.email, endorsement.created, found.marketplace
-            )
-        })
+        Some(format!(
+            "it goes by that of {} of {}, from Marketplace {}",
+            endorsement.email, endorsement.created, found.marketplace
+        ))
     }
 
     async fn tagged(&self, email: &str, tag: &str) -> cloud::Result<String> {
         let Some(registries) = self.registries() else {
             return Err(CloudError::Unavailable(
-                "no storage here looks images up".to_owned(),
+                "nobody looks images up here".to_owned(),
             ));
         };
         let found = registries.tagged(email, tag).await;
@@ -225,14 +239,14 @@ impl ImageIntake for LocalHost {
     }
 
     async fn entry_behind(&self, url: &str) -> Option<String> {
-        let storage = self.storage.as_ref()?;
-        storage.entry_behind(url).await
+        let names = self.names.as_ref()?;
+        names.registries.entry_behind(&names.redirects, url).await
     }
 
     async fn look_again(&self, image: &Image) -> bool {
         match &self.storage {
             Some(storage) => storage.look_again(image.id.local()).await,
-            None => false,
+            None => self.keeper.look_again(image).await,
         }
     }
 
@@ -370,7 +384,7 @@ impl LocalHost {
     }
 
     fn registries(&self) -> Option<&Registries> {
-        self.storage.as_ref().map(StorageController::registries)
+        self.names.as_ref().map(|names| &names.registries)
     }
 
     fn known_catalogue(&self, name: &str) -> Option<&Catalogue> {
@@ -435,9 +449,8 @@ fn told(error: &StorageError) -> CloudError {
     }
 }
 
-/// What the guest writes, as it writes it.
-/// The volumes that are kept on this computer.
-pub(crate) struct VolumesHere(pub(crate) VolumeServer);
+/// The volumes that are kept on this computer; none: they are kept elsewhere.
+pub(crate) struct VolumesHere(pub(crate) Option<VolumeServer>);
 
 #[async_trait]
 impl VolumesOfHosts for VolumesHere {
@@ -448,10 +461,14 @@ impl VolumesOfHosts for VolumesHere {
         stream: &mut dyn Duplex,
         until: &CancellationToken,
     ) {
+        let Some(server) = &self.0 else {
+            tracing::debug!(%host, volume = %of.volume, "a host asks for a volume that isn't kept here");
+            return;
+        };
         let user = User {
             host: host.clone(),
             of: of.clone(),
         };
-        self.0.serve(&user, stream, until).await;
+        server.serve(&user, stream, until).await;
     }
 }

@@ -19,6 +19,7 @@ mod answers;
 mod arrivals;
 mod images;
 mod volumes;
+mod watchdog;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -34,9 +35,10 @@ use store::{EtcdOptions, EtcdStore, Key, LeaseId, SharedStore, StoreError, Trans
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use trust::{Joined, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME};
-use vmhost::{controller::VmHost, qemu::QemuHypervisor};
+use vmhost::{controller::VmHost, guard::Moment, qemu::QemuHypervisor};
 
-use self::{answers::Answers, arrivals::Arrivals, volumes::RemoteVolumes};
+pub(crate) use self::watchdog::FOLDER as GUARD_FOLDER;
+use self::{answers::Answers, arrivals::Arrivals, volumes::RemoteVolumes, watchdog::Watchdog};
 use crate::{
     config::Config,
     instance::{Instance, make_dir},
@@ -64,6 +66,14 @@ const UNHEARD: Duration = Duration::from_secs(20);
 const CALL_LIMIT: Duration = Duration::from_secs(4);
 /// Rest after no entry gave a certificate.
 const RENEWED_AGAIN: Duration = Duration::from_secs(300);
+
+/// Why a host ends that is one no more. Nothing is better when it is started again.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} was removed from its cloud: to join again, remove {folder} and use a new token")]
+pub(crate) struct Removed {
+    name: String,
+    folder: String,
+}
 
 /// Runs until it is told to stop.
 ///
@@ -112,6 +122,8 @@ pub(crate) async fn serve(
         .parse()
         .context("what this host keeps of itself")?;
     settings.joined = Some(id.clone());
+    let guard = Watchdog::begin(&config, &settings.machines_dir)?;
+    settings.fences_after = guard.as_ref().map(Watchdog::after);
     let host = JoinedHost {
         pulse: pulse_of(&id)?,
         id,
@@ -119,6 +131,7 @@ pub(crate) async fn serve(
         folder,
         settings,
         hypervisor,
+        guard,
         stop: stop.clone(),
     };
     instance.ready(
@@ -145,6 +158,8 @@ struct JoinedHost {
     settings: vmhost::controller::Settings,
     /// What runs machines, where this host can.
     hypervisor: Option<Arc<QemuHypervisor>>,
+    /// What ends machines here that go on elsewhere, if this host is heard of no more.
+    guard: Option<Watchdog>,
     /// Where it says that it is there, and how.
     pulse: (Key, Vec<u8>),
     stop: CancellationToken,
@@ -176,11 +191,9 @@ impl JoinedHost {
 
     /// The end of a host that is one no more.
     fn was_removed(&self, kept: &Kept) -> anyhow::Error {
-        anyhow::anyhow!(
-            "{} was removed from its cloud: to join again, remove {} and use a new token",
-            kept.joined.name,
-            self.folder.path().display()
-        )
+        let folder = self.folder.path().display().to_string();
+        let name = kept.joined.name.clone();
+        Removed { name, folder }.into()
     }
 
     /// The store by way of any entry; none if it is told to stop before.
@@ -366,6 +379,7 @@ impl JoinedHost {
     async fn beat(&self, store: &SharedStore) {
         let (mut lease, mut heard) = (None, Instant::now());
         loop {
+            let asked = Moment::now();
             let beaten = match lease {
                 None => self
                     .begin_pulse(store)
@@ -376,6 +390,9 @@ impl JoinedHost {
             match beaten {
                 Ok(()) => {
                     heard = Instant::now();
+                    if let Some(guard) = &self.guard {
+                        guard.heard(asked);
+                    }
                     sleep(PULSE_EVERY).await;
                 }
                 Err(error) if heard.elapsed() > UNHEARD || is_removal(&error) => return,

@@ -12,6 +12,7 @@ mod host_services;
 mod instance;
 mod joined_host;
 mod joining;
+mod keeper;
 mod logging;
 mod market;
 mod market_tool;
@@ -44,6 +45,9 @@ use crate::{config::Config, instance::Instance, roles::Role};
 
 /// How long work on other threads may take to end once all else has.
 const BLOCKING_WORK_LIMIT: Duration = Duration::from_secs(5);
+
+/// What `serve` ends with on a host that was removed from its cloud, so that nobody starts it again for having failed.
+const REMOVED: u8 = 3;
 
 /// The Stratus daemon: all roles of a cloud in one program.
 #[derive(Debug, Parser)]
@@ -103,6 +107,14 @@ enum Command {
     /// Print a configuration file with all keys, their meaning and their defaults.
     #[command(alias = "config")]
     ReferenceConfig,
+    /// End machines that go on elsewhere once this host is heard of no more. The daemon of a host starts it, and it outlives that.
+    #[command(hide = true)]
+    Guard {
+        /// Where the daemon notes what was heard
+        folder: PathBuf,
+        /// The folders of machines
+        machines: PathBuf,
+    },
     /// Run a guest through KVM and report how far it comes. May hang for ever where KVM is broken: the daemon runs this
     /// in a process of its own and ends it.
     ProbeKvm {
@@ -169,6 +181,8 @@ fn main() -> ExitCode {
         } => joining::run(config.as_deref(), &token, &entries),
         Command::Store { command } => store_tool::run(command),
         Command::Marketplace { command } => market_tool::run(command),
+        Command::Guard { folder, machines } => logging::start(&config::Log::default())
+            .and_then(|()| Ok(vmhost::guard::watch(&folder, &machines)?)),
         Command::Teardown { config } => load(config.as_deref()).and_then(|config| {
             logging::start(&config.log)?;
             runtime(&config)?.block_on(teardown::teardown(&config))
@@ -178,7 +192,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("stratusd: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<joined_host::Removed>() {
+                true => ExitCode::from(REMOVED),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

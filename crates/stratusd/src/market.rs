@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use marketplace::catalogue::{Order, Query, Record, Status};
+use marketplace::UtcTime;
+use marketplace::catalogue::{Name, Order, Query, Record, Status};
 use marketplace::identifier::ImageIdentifier;
 use marketplace::policy::{Lists, Policy};
 use marketplace_service::{Follower, Marketplace, Refused, Settings, Trusted};
@@ -15,6 +16,7 @@ use store::SharedStore;
 use crate::{
     config::{Config, OWN_MARKETPLACE},
     registries::revocation,
+    saved_images,
 };
 
 /// How long a connection to another Marketplace may take.
@@ -51,6 +53,7 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
         waiting_per_email: given.waiting_per_email,
         waiting_per_source: given.waiting_per_address,
         waiting_bytes: given.waiting_mib << 20,
+        temporary: saved_images::temporary(config)?,
     };
     if given.confirm && !settings.sends_letters && !given.read_only {
         tracing::warn!(
@@ -118,6 +121,27 @@ impl saving::OwnMarketplace for Here {
             Err(error) => Err(refused(error.to_string())),
         }
     }
+
+    fn valid_of(&self, endorser: &str, since: UtcTime) -> Vec<Arc<Record>> {
+        let mut newest = self.0.ask(|catalogue| {
+            let mut all = catalogue.of_endorser(endorser, since);
+            all.retain(|record| {
+                let newest = catalogue.newest(record.identifier, endorser);
+                newest.is_some_and(|newest| newest.created == record.created)
+            });
+            all
+        });
+        newest.retain(|record| self.0.is_valid(record));
+        newest
+    }
+
+    async fn document(&self, name: &Name) -> Result<Option<String>, saving::UploadError> {
+        let document = self.0.document(name).await;
+        document.map_err(|error| {
+            let url = self.0.settings().url.clone();
+            saving::UploadError::Unreachable(url, error.to_string())
+        })
+    }
 }
 
 #[async_trait]
@@ -139,6 +163,11 @@ impl OwnMarketplace for Here {
             documents.extend(self.document(&record).await?);
         }
         Ok(documents)
+    }
+
+    fn last_taken(&self, identifier: &ImageIdentifier) -> Option<UtcTime> {
+        let all = self.0.ask(|catalogue| catalogue.of_image(*identifier));
+        all.iter().map(|record| record.received).max()
     }
 
     async fn tagged(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {

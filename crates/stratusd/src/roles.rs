@@ -1,5 +1,7 @@
 //! What a daemon does for the cloud.
 
+use doors::Serving;
+
 /// A part of the cloud that a daemon can play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
@@ -25,11 +27,16 @@ impl Roles {
     /// Those asked for; all if none was.
     ///
     /// # Errors
-    /// If one of them does nothing without another one that wasn't asked for.
+    /// If one of them can't be played without another one that wasn't asked for.
     pub fn of(asked: &[Role]) -> anyhow::Result<Self> {
         anyhow::ensure!(
             !asked.contains(&Role::Registration) || asked.contains(&Role::Entry),
             "the role `registration` is played by an entry: write `--roles entry,registration`"
+        );
+        anyhow::ensure!(
+            !asked.contains(&Role::VmHost) || asked.contains(&Role::Storage),
+            "the role `vm-host` is played where the images are: write `--roles storage,vm-host`. A host apart joins the cloud \
+             by a token: `stratus host token`, then `stratusd join` there"
         );
         Ok(Self(if asked.is_empty() {
             vec![
@@ -51,10 +58,29 @@ impl Roles {
         self.0.contains(&role)
     }
 
-    /// Whether there is an API at all: with the cloud's entry, or for a Marketplace that is alone.
+    /// Whether there is an API at all: with the cloud's entry, for a Marketplace that is alone, and for hosts and entries where
+    /// the images are.
     #[must_use]
     pub fn answer(&self) -> bool {
+        self.has(Role::Entry) || self.has(Role::Storage) || self.is_marketplace_alone()
+    }
+
+    /// Whether users are served.
+    #[must_use]
+    pub fn serve_users(&self) -> bool {
         self.has(Role::Entry) || self.is_marketplace_alone()
+    }
+
+    /// What there is behind the API.
+    #[must_use]
+    pub fn serving(&self) -> Serving {
+        if self.has(Role::Entry) {
+            Serving::Cloud
+        } else if self.is_marketplace_alone() {
+            Serving::MarketplaceAlone
+        } else {
+            Serving::HostsAlone
+        }
     }
 
     /// Whether this is a Marketplace and nothing else.
@@ -76,5 +102,13 @@ mod tests {
         let both = Roles::of(&[Role::Registration, Role::Entry]).unwrap();
         assert!(both.has(Role::Registration) && !both.has(Role::Storage));
         assert!(Roles::of(&[]).unwrap().has(Role::Registration));
+    }
+
+    #[test]
+    fn machines_run_where_the_images_are_or_on_hosts_that_join() {
+        let alone = Roles::of(&[Role::VmHost, Role::Entry]).unwrap_err();
+        assert!(alone.to_string().contains("stratusd join"), "{alone}");
+        let storage = Roles::of(&[Role::VmHost, Role::Storage]).unwrap();
+        assert!(storage.answer() && !storage.serve_users());
     }
 }

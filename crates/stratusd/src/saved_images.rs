@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 use marketplace::SigningKey;
-use marketplace_service::Marketplace;
+use marketplace_service::{Marketplace, Temporary};
 
 use crate::{
     config::{Config, Saving},
@@ -28,7 +28,6 @@ pub fn settings(
     let given = &config.saving;
     let some =
         |text: &String| Some(text.trim_end_matches('/').to_owned()).filter(|t| !t.is_empty());
-    let host = config.host_name();
     let base_url = base_url(config);
     let mut client = reqwest::Client::builder()
         .user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
@@ -62,13 +61,12 @@ pub fn settings(
         Some(_) => Some(key(config, state)?),
         None => None,
     };
-    let endorser = some(&given.endorser).unwrap_or_else(|| format!("stratus@{host}"));
     Ok(saving::Settings {
         base_url,
         marketplace,
         own,
         key,
-        endorser,
+        endorser: endorser(config),
         valid_days: given.valid_days,
         patience: Duration::from_secs(given.patience_minutes.saturating_mul(60)),
         has_mail: config.mail.is_on(),
@@ -76,6 +74,36 @@ pub fn settings(
             .build()
             .context("preparing to speak to the Marketplace")?,
     })
+}
+
+/// Whose address temporary entries have, if the certificate names none.
+fn endorser(config: &Config) -> String {
+    match config.saving.endorser.as_str() {
+        "" => format!("stratus@{}", config.host_name()),
+        given => given.to_owned(),
+    }
+}
+
+/// By what the own Marketplace knows temporary entries; nothing if they go elsewhere.
+///
+/// # Errors
+/// A configured key that can't be read.
+pub fn temporary(config: &Config) -> anyhow::Result<Option<Temporary>> {
+    if !config.saving.marketplace.is_empty() {
+        return Ok(None);
+    }
+    // The cloud's own has no address.
+    let certified = match config.saving.key.as_str() {
+        "" => None,
+        path => read_key(Path::new(path))?
+            .certificate()
+            .email()
+            .map(str::to_owned),
+    };
+    Ok(Some(Temporary {
+        endorser: certified.unwrap_or_else(|| endorser(config)),
+        images: saving::images_of(&base_url(config)),
+    }))
 }
 
 /// Where users reach this cloud, without a slash at the end.
@@ -99,7 +127,11 @@ fn key(config: &Config, state: &Path) -> anyhow::Result<SigningKey> {
     } else {
         config.saving.key.clone().into()
     };
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    read_key(&path)
+}
+
+fn read_key(path: &Path) -> anyhow::Result<SigningKey> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     SigningKey::from_pem(&text, None).with_context(|| path.display().to_string())
 }
 

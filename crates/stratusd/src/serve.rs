@@ -21,6 +21,7 @@ use scheduler::Scheduler;
 use storage::{
     controller::StorageController,
     exports::{Exports, VolumeServer},
+    registry::Registries,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -35,9 +36,10 @@ use crate::{
     audit_log,
     config::Config,
     database, first_start,
-    host_services::{LocalHost, VolumesHere},
+    host_services::{LocalHost, Names, VolumesHere},
     instance::Instance,
-    market, networks,
+    keeper::{self, Keeper},
+    market, networks, registries,
     roles::{Role, Roles},
     saved_images, settings,
     site_certificates::SiteCertificates,
@@ -84,11 +86,23 @@ pub async fn serve(
     tracing::info!(machines = documents.machines.len(), revision = %documents.revision(), "database open");
 
     // Before the storage, which looks images up in it.
-    let marketplace = if roles.has(Role::Marketplace) {
+    let marketplace = if roles.has(Role::Marketplace) || roles.has(Role::Storage) {
         Some(market::open(&config, store.clone()).await?)
     } else {
         None
     };
+    let names = if roles.has(Role::Storage) || roles.has(Role::Entry) {
+        let registries = registries::open(&config, marketplace.as_ref());
+        Some(Names {
+            registries: registries.context("[[catalogue]]")?,
+            redirects: settings::redirects(&config)?,
+        })
+    } else {
+        None
+    };
+    if roles.has(Role::Storage) {
+        keeper::announce(&documents, &config, &config.storage_dir()).await?;
+    }
     // Counts for the rules and for the storage alike.
     let quotas = Quotas::new(documents.clone(), settings::per_user(&config));
     // Who writes a volume: a machine here, or a host that uses it from afar.
@@ -102,18 +116,11 @@ pub async fn serve(
     };
     let host = LocalHost {
         documents: documents.clone(),
-        storage: if roles.has(Role::Storage) {
-            Some(
-                open_storage(
-                    &config,
-                    &documents,
-                    (&quotas, &exports),
-                    marketplace.as_ref(),
-                )
-                .await?,
-            )
-        } else {
-            None
+        storage: match &names {
+            Some(names) if roles.has(Role::Storage) => Some(
+                open_storage(&config, &documents, (&quotas, &exports), &names.registries).await?,
+            ),
+            _ => None,
         },
         machines: if roles.has(Role::VmHost) {
             Some(open_host(&config, &documents, &exports, &elsewhere).await?)
@@ -121,6 +128,8 @@ pub async fn serve(
             None
         },
         elsewhere,
+        keeper: Keeper::of(documents.clone()),
+        names,
         base_url: saved_images::base_url(&config),
     };
     let files = Arc::new(host.clone());
@@ -132,10 +141,17 @@ pub async fn serve(
         quotas,
         services,
         intake,
-    )
-    .await
-    .context("writing what the configuration says there is")?;
-    first_start::ensure_administrator(&cloud, &state).await?;
+    )?;
+    if roles.serve_users() {
+        let seeded = cloud.seed().await;
+        seeded.context("writing what the configuration says there is")?;
+        first_start::ensure_administrator(&cloud, &state).await?;
+    }
+    if roles.has(Role::Entry) && !roles.has(Role::Storage) {
+        // By which the daemon that keeps the images is asked.
+        let context = first_start::context();
+        cloud.ensure_authority(&context).await?;
+    }
 
     let mut parts = Parts::new();
     for (of, key, path) in user_file::configured(&config.accounts) {
@@ -156,7 +172,7 @@ pub async fn serve(
             Box::pin(stop.run_until_cancelled(cloud.run(retention))).await;
         });
     }
-    if let Some(server) = settings::mail(&config)?.filter(|_| roles.answer()) {
+    if let Some(server) = settings::mail(&config)?.filter(|_| roles.serve_users()) {
         let postman = mail::Postman::new(store.clone(), &server).context("`[mail]`")?;
         let postman = postman.named(&settings::own_name(&state));
         parts.start("mail", |stop| postman.run(stop));
@@ -178,12 +194,15 @@ pub async fn serve(
         parts.start("vm-host", |stop| async move { machines.run(stop).await });
     }
 
+    if let Some(running) = marketplace.clone() {
+        // Also where images are only looked up in it: it follows what other daemons of this cloud take.
+        parts.start("marketplace", |stop| running.run(stop));
+    }
+    let marketplace = marketplace.filter(|_| roles.has(Role::Marketplace));
     if let Some(marketplace) = &marketplace {
         for follower in market::followers(&config, marketplace)? {
             parts.start("marketplace follower", |stop| follower.run(stop));
         }
-        let running = marketplace.clone();
-        parts.start("marketplace", |stop| running.run(stop));
     }
 
     let door = if roles.answer() {
@@ -208,27 +227,31 @@ pub async fn serve(
         let log: Arc<dyn AuditLog> = Arc::new(log);
         // Stopped last: what the door still answers is written down, too.
         parts.start("audit", |stop| writer.run(stop));
-        let serving = if roles.is_marketplace_alone() {
-            Serving::MarketplaceAlone
-        } else {
-            Serving::Cloud
-        };
-        let marketplace = marketplace.map(|marketplace| (marketplace, serving));
-        let hosts = roles.has(Role::Entry).then(|| {
-            let volumes = VolumeServer {
+        let serving = roles.serving();
+        let hosts = (roles.has(Role::Entry) || roles.has(Role::Storage)).then(|| {
+            let volumes = roles.has(Role::Storage).then(|| VolumeServer {
                 documents: documents.clone(),
                 exports,
                 daemon: settings::storage_daemon(&state, "hosts that have joined get no volumes"),
                 uid_base: settings::uid_base(&config),
-            };
+            });
             let shown = Arc::new(VolumesHere(volumes.clone()));
             let files = Arc::clone(&files);
             let ways = (calls, meetings);
             let door = HostDoor::new(cloud.clone(), Arc::clone(&log), (shown, files), ways);
-            let hosts = Arc::new(door);
+            let hosts = Arc::new(match volumes {
+                Some(_) => door.keeping_images(),
+                None => door,
+            });
             let following = Arc::clone(&hosts);
             parts.start("hosts", |stop| async move {
-                let following = async { tokio::join!(following.follow(), volumes.run()) };
+                let volumes = async {
+                    match volumes {
+                        Some(volumes) => volumes.run().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let following = async { tokio::join!(following.follow(), volumes) };
                 stop.run_until_cancelled(following).await;
             });
             hosts
@@ -238,7 +261,7 @@ pub async fn serve(
                 &config,
                 &cloud,
                 accounts,
-                marketplace,
+                (marketplace, serving),
                 tls,
                 open_files,
                 (log, hosts),
@@ -304,9 +327,9 @@ async fn open_storage(
     config: &Config,
     documents: &Documents,
     (quotas, exports): (&Quotas, &Exports),
-    marketplace: Option<&Marketplace>,
+    registries: &Registries,
 ) -> anyhow::Result<StorageController> {
-    let mut settings = settings::storage(config, marketplace)?;
+    let mut settings = settings::storage(config, registries.clone())?;
     settings.exports = exports.clone();
     settings.rooms = Arc::new(quotas.clone());
     StorageController::open(documents.clone(), settings)
@@ -319,7 +342,7 @@ async fn open_doors(
     config: &Arc<Config>,
     cloud: &Cloud,
     accounts: Arc<Accounts>,
-    marketplace: Option<(Marketplace, Serving)>,
+    (marketplace, serving): (Option<Marketplace>, Serving),
     tls: Option<Arc<tls::Speech>>,
     open_files: u64,
     (log, hosts): (Arc<dyn AuditLog>, Option<Arc<HostDoor>>),
@@ -327,9 +350,12 @@ async fn open_doors(
     let people = People::new(cloud.clone(), Arc::clone(&accounts));
     let mut doors = Doors::new(Arc::new(cloud.clone()), accounts, settings::doors(config))
         .audited_by(log)
-        .with_people(people);
-    if let Some((marketplace, serving)) = marketplace {
-        doors = doors.with_marketplace(marketplace, serving);
+        .serving(serving);
+    if serving != Serving::HostsAlone {
+        doors = doors.with_people(people);
+    }
+    if let Some(marketplace) = marketplace {
+        doors = doors.with_marketplace(marketplace);
     }
     if tls.is_none() {
         tracing::warn!(

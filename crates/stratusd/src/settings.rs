@@ -10,7 +10,6 @@ use std::{
 
 use accounts::{Cost, Hashing};
 use anyhow::Context as _;
-use marketplace_service::Marketplace;
 use placement::{Policy, Strategy};
 use tokio::{process::Command, time::timeout};
 use vmhost::{
@@ -21,7 +20,7 @@ use vmhost::{
 
 use crate::{
     config::{self, Config},
-    descriptors, networks, registries,
+    descriptors, networks,
 };
 
 /// What is reached as all that isn't near: an address that nobody has (RFC 5737).
@@ -274,6 +273,7 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
         host_name: config.host_name(),
         joined: None,
         tunnel: config.tunnel_address(ELSEWHERE),
+        fences_after: None,
         machines_dir: storage.join("machines"),
         quarantine_dir: storage.join("quarantine"),
         quarantine_period: Duration::from_secs(
@@ -350,24 +350,12 @@ pub fn hypervisor(
 /// If nothing that fetches images can be made.
 pub fn storage(
     config: &Config,
-    marketplace: Option<&Marketplace>,
+    registries: storage::registry::Registries,
 ) -> anyhow::Result<storage::controller::Settings> {
-    let builder =
-        || reqwest::Client::builder().user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")));
-    let block = |text: &String| text.parse().with_context(|| format!("`{text}`"));
-    let allowed: Result<_, _> = config.images.allow_sources.iter().map(block).collect();
-    let own: Result<_, _> = config.networks.values().map(|n| block(&n.subnet)).collect();
-    let reach = storage::import::Reach {
-        allowed: allowed.context("images.allow_sources")?,
-        own: own.context("networks")?,
-    };
-    let redirects = storage::import::Redirects::new(builder(), reach.clone())
-        .context("preparing to follow short URLs")?;
-    let fetcher =
-        storage::import::Fetcher::new(builder(), reach).context("preparing to fetch images")?;
+    let fetcher = storage::import::Fetcher::new(fetching(), reach(config)?)
+        .context("preparing to fetch images")?;
     let dir = config.storage_dir();
     let mut settings = storage::controller::Settings::new(dir.clone(), fetcher);
-    settings.redirects = Some(redirects);
     settings.reserve_bytes = config.storage.reserve_mib.saturating_mul(MIB);
     let gib = |gib: u64| gib.saturating_mul(cimi::size::GIBIBYTE);
     settings.cache_bytes =
@@ -384,9 +372,33 @@ pub fn storage(
     settings.machines_dir = Some(dir.join("machines"));
     settings.overlay_dirs = vec![dir.join("machines"), dir.join("quarantine")];
     settings.qemu_img = qemu_img();
-    settings.registries = registries::open(config, marketplace).context("[[catalogue]]")?;
+    settings.registries = registries;
     settings.debugfs = debugfs();
     Ok(settings)
+}
+
+/// What follows short URLs that lead to entries of Marketplaces.
+///
+/// # Errors
+/// If it can't be made.
+pub fn redirects(config: &Config) -> anyhow::Result<storage::import::Redirects> {
+    storage::import::Redirects::new(fetching(), reach(config)?)
+        .context("preparing to follow short URLs")
+}
+
+fn fetching() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().user_agent(concat!("stratusd/", env!("CARGO_PKG_VERSION")))
+}
+
+/// Where images may come from.
+fn reach(config: &Config) -> anyhow::Result<storage::import::Reach> {
+    let block = |text: &String| text.parse().with_context(|| format!("`{text}`"));
+    let allowed: Result<_, _> = config.images.allow_sources.iter().map(block).collect();
+    let own: Result<_, _> = config.networks.values().map(|n| block(&n.subnet)).collect();
+    Ok(storage::import::Reach {
+        allowed: allowed.context("images.allow_sources")?,
+        own: own.context("networks")?,
+    })
 }
 
 /// What examines images a second time, if it is there.
@@ -493,6 +505,7 @@ pub fn doors(config: &Config) -> doors::Settings {
         // In user mode guests reach the host's loopback, too, and look like it.
         metrics_open_to_loopback: config.limits.metrics_open_to_loopback && config.bridged(),
         certificate_header: config.certificates.proxy_header.parse().ok(),
+        public_data: config.images.public_data,
         ..doors::Settings::default()
     }
 }

@@ -9,11 +9,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use network::{NetworkError, NetworkHost};
 use vmhost::{
-    Adopted, Hypervisor as _, HypervisorError, cgroup::Cgroups, launch_spec::Accelerator,
-    qemu::QemuHypervisor,
+    Adopted, Hypervisor as _, HypervisorError, cgroup::Cgroups, guard::Guard,
+    launch_spec::Accelerator, qemu::QemuHypervisor,
 };
 
-use crate::{config::Config, instance::Instance, networks, settings};
+use crate::{config::Config, instance::Instance, joined_host::GUARD_FOLDER, networks, settings};
 
 /// Removes everything of this instance that is in memory or in the kernel.
 ///
@@ -26,6 +26,7 @@ pub async fn teardown(config: &Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let _instance = Instance::take(&state)?;
+    Guard::dismiss(&state.join(GUARD_FOLDER)).context("ending the guard of machines")?;
     let mut troubles = machines(config).await;
     let mut is_ours = true;
     if config.bridged() {

@@ -156,6 +156,21 @@ dns_upstream = []
         }
     }
 
+    /// Adds a line to a table of its configuration, which counts from the next start on.
+    ///
+    /// # Panics
+    /// If there is no such table.
+    pub fn configure(&self, table: &str, line: &str) {
+        let head = format!("[{table}]\n");
+        let text = fs::read_to_string(&self.spec.config).unwrap();
+        assert!(text.contains(&head), "{text}");
+        fs::write(
+            &self.spec.config,
+            text.replace(&head, &format!("{head}{line}\n")),
+        )
+        .unwrap();
+    }
+
     /// Its network namespace, if it has one.
     #[must_use]
     pub const fn namespace(&self) -> Option<&Namespace> {
@@ -271,6 +286,7 @@ impl Drop for TestHost {
         if let Some(namespace) = &self.namespace {
             namespace.processes().into_iter().for_each(kill);
         }
+        // The guard of its machines is in the namespace, too, and was killed with it.
         leaks::remove_control_groups(&format!("stratus-{}", self.instance));
     }
 }

@@ -274,6 +274,14 @@ fn what_the_clouds_own_marketplace_has_starts_without_a_word_of_configuration() 
     ]);
     let found = cloud.cli_json(&["image", "search", "tiny"]);
     assert_eq!(found, serde_json::json!([]), "it is found no more");
+    // At once, though it was looked up a moment ago: the Marketplace is this cloud's own.
+    let refused = cloud.try_cli(&["run-instance", &identifier]);
+    let told = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(
+        !refused.status.success() && told.contains("spoilt"),
+        "{told}"
+    );
+    assert!(!told.contains("machineTemplate"), "{told}");
     cloud.assert_clean();
 }
 

@@ -84,10 +84,71 @@ fn a_machine_goes_on_elsewhere_with_its_volume_when_its_host_is_lost() {
         (host.machines() == [other.uuid()]).then_some(())
     });
     other.wait_for_phase("Running");
+    // Bridges have learned the way to the other guest of its address, until this one says something.
+    machine.wait_for_ssh();
     assert_eq!(machine.ssh("cat /root/word"), "elsewhere");
 
     // Killed, it is gone: nobody is waited for any more.
     machine.kill();
     other.kill();
+    cloud.assert_clean();
+}
+
+/// The word of its host is enough where that ends machines by itself: also when nothing of it is left but that.
+#[test]
+fn a_machine_goes_on_elsewhere_by_itself_when_its_host_has_ended_it() {
+    if skip_unless(&[]) {
+        return;
+    }
+    let (mut host, cloud) = TestHost::of_a_cloud();
+    let only = |here: &str, there: &str| {
+        cloud.cli(&["host", "maintenance", here, "--off"]);
+        cloud.cli(&["host", "maintenance", there]);
+    };
+    host.configure("machines", "fence_seconds = 30");
+    only("testhost", "node7");
+    let uuid = bootable(&cloud);
+    only("node7", "testhost");
+    host.kill();
+    host.start();
+    host.wait_for_state(&cloud, "OK");
+    let known = cloud.cli_json(&["host", "show", "node7"]);
+    assert_eq!(known["fencesAfter"], 30, "{known}");
+    let machine = run(&cloud, &["--restart-policy", "always", &uuid]);
+    machine.wait_for_ssh();
+    machine.ssh("echo acknowledged > /root/word && sync");
+    let disk = run(&cloud, &["--restart-policy", "always", &cloud.image()]);
+    disk.wait_for_phase("Running");
+    let processes = [machine.process(), disk.process()];
+    let lives = |process: u32| std::path::Path::new(&format!("/proc/{process}")).exists();
+
+    // Neither cable nor daemon: the guard alone is left.
+    cloud.namespace().unwrap().cut(true);
+    host.kill();
+    host.wait_for_state(&cloud, "LOST");
+    cloud.cli(&["host", "maintenance", "testhost", "--off"]);
+    machine.wait_for_phase("Unknown");
+    wait_until("its end there", LIMIT, || {
+        (!lives(processes[0])).then_some(())
+    });
+    machine.wait_for_ssh();
+    assert_eq!(machine.ssh("cat /root/word"), "acknowledged");
+    // What can't go on elsewhere is undisturbed.
+    assert!(lives(processes[1]));
+    disk.wait_for_phase("Unknown");
+
+    // Back, it clears away what it has of that machine, and takes over the others.
+    cloud.namespace().unwrap().cut(false);
+    host.start();
+    host.wait_for_state(&cloud, "OK");
+    disk.wait_for_phase("Running");
+    assert_eq!(disk.process(), processes[1]);
+    wait_until("what is left of it there", LIMIT, || {
+        (host.machines() == [disk.uuid()]).then_some(())
+    });
+    machine.wait_for_ssh();
+    assert_eq!(machine.ssh("cat /root/word"), "acknowledged");
+    machine.kill();
+    disk.kill();
     cloud.assert_clean();
 }

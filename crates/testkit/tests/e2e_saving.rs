@@ -118,6 +118,26 @@ fn a_machine_is_saved_at_its_shutdown_and_starts_again() {
     assert_eq!(refused.status, 400, "{}", refused.text());
     let told = refused.text();
     assert!(told.contains("its owner doesn't share it"), "{told}");
+    // Its entry says what it is, and goes with the image.
+    let entry = |reply: &str| reply.contains("Temporary entry") && reply.contains("Ann Example");
+    let path = format!(
+        "/marketplace/metadata/{identifier}/{}/{}",
+        found[0]["endorser"].as_str().unwrap(),
+        found[0]["created"].as_str().unwrap()
+    );
+    let page = cloud.api().get(&format!("{path}?media=html"));
+    assert!(
+        page.status == 200 && entry(&page.text()),
+        "{path}: {}",
+        page.text()
+    );
+    cloud.cli(&["image", "delete", image["id"].as_str().unwrap()]);
+    wait_until("the entry to be withdrawn", LIMIT, || {
+        let found = cloud.cli_json(&["image", "search", "by-command"]);
+        (found == json!([])).then_some(())
+    });
+    let page = cloud.api().get(&format!("{path}?media=html")).text();
+    assert!(page.contains("The image was deleted"), "{page}");
     cloud.assert_clean();
 }
 

@@ -26,7 +26,7 @@ fn an_image_is_uploaded_described_and_found() {
     fs::set_permissions(&ca, fs::Permissions::from_mode(0o644)).unwrap();
     let cloud = TestCloud::start_user_mode_with(&Options {
         tables: format!(
-            "[[catalogue]]\nname = \"central\"\nkind = \"marketplace\"\nurl = \"{}\"\nca = \"{}\"\n",
+            "[images]\npublic_data = true\n[[catalogue]]\nname = \"central\"\nkind = \"marketplace\"\nurl = \"{}\"\nca = \"{}\"\n",
             market.url(),
             ca.display()
         ),
@@ -77,7 +77,14 @@ fn an_image_is_uploaded_described_and_found() {
     });
     fs::write(&image, &content).unwrap();
 
-    let done = cloud.cli_json(&arguments);
+    let done = cloud.try_cli(&[&arguments[..], &["--format", "json"]].concat());
+    // Other sites can fetch it: there is nothing to warn of.
+    let warned = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(
+        done.status.success() && !warned.contains("wants a login"),
+        "{done:?}"
+    );
+    let done: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
     let identifier = done["identifier"].as_str().unwrap().to_owned();
     assert_eq!(done["metadata"]["state"], "created", "{done}");
     assert!(
@@ -105,9 +112,17 @@ fn an_image_is_uploaded_described_and_found() {
         "what is there is what was sent"
     );
 
-    // Again: nothing is sent twice, and there is one image.
+    for_everybody_while_it_is_public(&cloud, path, &content);
+    let image_document = cloud
+        .api()
+        .get(&format!("/cimi/{}", done["uri"].as_str().unwrap()));
+    assert_eq!(image_document.expect(200)["properties"]["os"], "mine");
+
+    // Again: nothing is sent or published twice, and there is one image.
     let again = cloud.cli_json(&arguments);
     assert_eq!(again["uri"], done["uri"]);
+    assert_eq!(again["metadata"]["state"], "unchanged", "{again}");
+    assert_eq!(again["metadata"]["url"], done["metadata"]["url"]);
     assert_eq!(cloud.api().list("MachineImage").len(), 1);
 
     // Found through the cloud, which knows where to look.
@@ -154,4 +169,36 @@ fn an_image_is_uploaded_described_and_found() {
         .delete(&format!("/cimi/{}", done["uri"].as_str().unwrap()))
         .ok();
     cloud.assert_clean();
+}
+
+/// Whole or in part, without a login; nobody learns anything of a private one.
+fn for_everybody_while_it_is_public(cloud: &TestCloud, path: &str, content: &[u8]) {
+    let stranger = cloud.api().anonymous();
+    let whole = stranger.get(path);
+    assert_eq!((whole.status, whole.bytes.len()), (200, content.len()));
+    assert!(whole.bytes == content);
+    let part = stranger
+        .send("GET", path, &[("Range", "bytes=10-19")], None)
+        .unwrap();
+    assert_eq!((part.status, &part.bytes[..]), (206, &content[10..20]));
+    assert_eq!(stranger.send("HEAD", path, &[], None).unwrap().status, 200);
+    let missing = "/cimi/MachineImage/00000000-0000-4000-8000-000000000000/data";
+    for closed in [
+        missing,
+        &format!("{path}?format=vdi"),
+        path.trim_end_matches("/data"),
+    ] {
+        assert_eq!(stranger.get(closed).status, 401, "{closed}");
+    }
+    let image = path.trim_start_matches("/cimi/").trim_end_matches("/data");
+    cloud.cli(&["image", "update", "--private", image]);
+    let refused = stranger.get(path);
+    assert_eq!(refused.status, 401);
+    assert!(
+        refused.text().contains("only the content of public images"),
+        "{}",
+        refused.text()
+    );
+    cloud.cli(&["image", "update", "--public", image]);
+    assert_eq!(stranger.get(path).status, 200);
 }

@@ -24,6 +24,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long that of an entry is.
 const SERVER_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long that of an entry is which asks another daemon.
+pub const ENTRY_LIFE: Duration = Duration::from_secs(2 * 24 * 3600);
 /// How long the authority itself is.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 
@@ -42,6 +44,15 @@ pub struct HostCertificate {
     pub certificate: String,
     /// When it ends.
     pub expires: SystemTime,
+}
+
+/// By which an entry shows another daemon of its cloud that it is one.
+#[derive(Debug)]
+pub struct EntryCertificate {
+    /// The certificate.
+    pub certificate: CertificateDer<'static>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
 }
 
 impl Authority {
@@ -130,6 +141,24 @@ impl Authority {
         let chain = vec![certificate.der().clone(), self.certificate.clone()];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(Arc::new(CertifiedKey::from_der(chain, key, provider)?))
+    }
+
+    /// A key and a certificate for an entry that asks another daemon of the cloud.
+    ///
+    /// # Errors
+    /// If they can't be made.
+    pub fn entry(&self, now: SystemTime) -> Result<EntryCertificate, TrustError> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = named("Stratus entry");
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(peer::ENTRY)?)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        good(&mut params, now, ENTRY_LIFE)?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(EntryCertificate {
+            certificate: certificate.der().clone(),
+            key: PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        })
     }
 
     /// The certificate of a host: `host` is the part of its id after the slash, `name` what people call it.

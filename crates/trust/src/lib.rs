@@ -26,7 +26,7 @@ mod token;
 mod verifier;
 mod volume;
 
-pub use authority::{Authority, CERTIFICATE_LIFE, HostCertificate};
+pub use authority::{Authority, CERTIFICATE_LIFE, ENTRY_LIFE, EntryCertificate, HostCertificate};
 pub use crossing::{CROSSING_PROTOCOL, CROSSING_REQUEST_BYTES, CrossingRequest, MET};
 pub use error::TrustError;
 pub use fingerprint::Fingerprint;
@@ -34,7 +34,7 @@ pub use join::{
     CLOCKS_APART_AT_MOST, JOIN_PATH, JoinRequest, Joined, REMOVED, RENEW_PATH, RenewRequest,
 };
 pub use key::{HostKey, PublicKey};
-pub use peer::HostPeer;
+pub use peer::{HostPeer, Peer};
 pub use token::{JoinSecret, JoinToken};
 pub use verifier::OfAuthority;
 pub use volume::{VOLUME_PROTOCOL, VOLUME_REQUEST_BYTES, VolumeRequest};
@@ -48,3 +48,7 @@ pub const MOVING_PATH: &str = "/moving/";
 pub const CALL_PROTOCOL: &[u8] = b"stratus-calls";
 /// Where an entry gives hosts the file of an image, by GET: behind it stands the local part of the image's id. Ranges are taken.
 pub const IMAGES_PATH: &str = "/images/";
+/// Where a daemon that keeps the images has the Marketplaces asked anew for an entry, by POST: behind [`IMAGES_PATH`] and the image.
+pub const LOOK_AGAIN_PATH: &str = "/look-again";
+/// The header by which daemons of one cloud tell each other what of the store they have seen.
+pub const REVISION_HEADER: &str = "x-stratus-revision";

@@ -1,4 +1,4 @@
-//! Whose a host's certificate is.
+//! Whose a certificate by the authority is.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,6 +8,48 @@ use crate::PublicKey;
 
 /// What the certificates of hosts name them by.
 const URI: &str = "urn:stratus:host:";
+/// What those of entries have in its place, when they ask another daemon of their cloud.
+pub(crate) const ENTRY: &str = "urn:stratus:entry";
+
+/// Who has shown a certificate that was found to be by the authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A host: trusted with nothing but what is its own.
+    Host(HostPeer),
+    /// An entry, which has all of the cloud's documents, the authority's key among them, until then.
+    Entry(SystemTime),
+}
+
+impl Peer {
+    /// From a certificate, DER; none if it is not one of these.
+    #[must_use]
+    pub fn of(certificate: &[u8]) -> Option<Self> {
+        let (name, key, expires) = read(certificate)?;
+        if name == ENTRY {
+            return Some(Self::Entry(expires));
+        }
+        Some(Self::Host(HostPeer {
+            host: name.strip_prefix(URI)?.to_owned(),
+            key,
+            expires,
+        }))
+    }
+}
+
+/// The one name in a certificate, the digest of its key, and when it ends.
+fn read(certificate: &[u8]) -> Option<(String, String, SystemTime)> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let [GeneralName::URI(uri)] = &*names.value.general_names else {
+        return None;
+    };
+    let ends = certificate.validity().not_after.timestamp();
+    Some((
+        (*uri).to_owned(),
+        PublicKey::of(certificate.public_key())?.digest(),
+        UNIX_EPOCH + Duration::from_secs(u64::try_from(ends).ok()?),
+    ))
+}
 
 pub(crate) fn uri_of(host: &str) -> String {
     format!("{URI}{host}")
@@ -23,22 +65,4 @@ pub struct HostPeer {
     pub key: String,
     /// When the certificate ends.
     pub expires: SystemTime,
-}
-
-impl HostPeer {
-    /// From a certificate, DER; none if it is not a host's.
-    #[must_use]
-    pub fn of(certificate: &[u8]) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-        let names = certificate.subject_alternative_name().ok()??;
-        let [GeneralName::URI(uri)] = &*names.value.general_names else {
-            return None;
-        };
-        let ends = certificate.validity().not_after.timestamp();
-        Some(Self {
-            host: uri.strip_prefix(URI)?.to_owned(),
-            key: PublicKey::of(certificate.public_key())?.digest(),
-            expires: UNIX_EPOCH + Duration::from_secs(u64::try_from(ends).ok()?),
-        })
-    }
 }

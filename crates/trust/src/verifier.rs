@@ -89,7 +89,7 @@ mod tests {
     use rustls::crypto::ring;
 
     use super::*;
-    use crate::{Authority, HostKey, HostPeer, PublicKey, SERVER_NAME};
+    use crate::{Authority, HostKey, Peer, PublicKey, SERVER_NAME};
 
     fn verify(
         authority: Fingerprint,
@@ -135,10 +135,25 @@ mod tests {
         let chain = [own.clone(), server.cert.get(1).unwrap().clone()];
         verify(fingerprint, &chain, SERVER_NAME, now).unwrap_err();
 
-        let peer = HostPeer::of(&own).unwrap();
+        let peer = match Peer::of(&own) {
+            Some(Peer::Host(peer)) => Some(peer),
+            _ => None,
+        };
+        let peer = peer.unwrap();
         assert_eq!((&*peer.host, &peer.key), ("0190-a", &public.digest()));
         assert!(admitted.expires.duration_since(peer.expires).unwrap() < Duration::from_secs(1));
-        assert!(HostPeer::of(server.cert.first().unwrap()).is_none());
-        assert!(HostPeer::of(b"x").is_none());
+        assert_eq!(Peer::of(server.cert.first().unwrap()), None);
+        assert_eq!(Peer::of(b"x"), None);
+
+        // An entry that asks: no host is taken for one, whatever it is called, and it plays no server.
+        let asking = authority.entry(now).unwrap().certificate;
+        assert!(matches!(Peer::of(&asking), Some(Peer::Entry(until)) if until > now));
+        let chain = [asking, server.cert.get(1).unwrap().clone()];
+        verify(fingerprint, &chain, SERVER_NAME, now).unwrap_err();
+        for name in ["entry", "urn:stratus:entry"] {
+            let called = authority.admit(&public, name, name, now).unwrap();
+            let called = CertificateDer::from_pem_slice(called.certificate.as_bytes()).unwrap();
+            assert!(matches!(Peer::of(&called), Some(Peer::Host(_))));
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use uuid::Uuid;
 
 use crate::cgroup::MachineCgroup;
@@ -150,6 +152,20 @@ pub(crate) async fn adopt(folder: RunFolder) -> Result<Adopted> {
         Ok(()) => Adopted::Running(machine),
         Err(why) => unreachable(why),
     })
+}
+
+/// Ends the process of a run folder by force, if there is one; whether there was. Whoever takes the folder in clears up after it.
+pub(crate) fn kill(folder: &Path) -> Result<bool> {
+    let folder = RunFolder(folder.to_owned());
+    match find(&folder) {
+        Ok(Found::Lives { pidfd, .. }) => {
+            // It has ended if this fails.
+            let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            Ok(true)
+        }
+        Ok(Found::Ended(_)) | Err(HypervisorError::NeverStarted { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn gone(folder: RunFolder, mut record: LaunchRecord) -> Result<Adopted> {

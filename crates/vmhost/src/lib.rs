@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod command_line;
 pub mod controller;
 pub mod error;
+pub mod guard;
 pub mod hypervisor;
 pub mod launch_spec;
 pub mod machine;

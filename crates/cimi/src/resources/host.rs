@@ -81,6 +81,10 @@ pub struct Host {
     /// Its address for other hosts, by which networks are joined; none: they can't reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Ipv4Addr>,
+    /// After so many seconds in which no entry hears it, it has ended the machines that it [guards](crate::lifecycle::Observed::guarded);
+    /// none: it ends none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fences_after: Option<u64>,
     /// What is wrong with it, for people; empty if it is well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
@@ -111,6 +115,7 @@ impl Host {
             runs_machines: false,
             uses_volumes: false,
             tunnel: None,
+            fences_after: None,
             troubles: Vec::new(),
             desired: HostDesired::default(),
             unknown: Unknown::default(),

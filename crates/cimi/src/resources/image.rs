@@ -219,12 +219,15 @@ resource!(
 );
 
 impl Image {
+    /// What [warnings](Self::warning) begin with.
+    pub const WARNING: &str = "it may hold keys and histories of who made it";
+
     /// What its users are to know of an image that was saved, if all its builder left could not be removed.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         (!self.uncleaned.is_empty()).then(|| {
             let what = self.uncleaned.join("; ");
-            format!("it may hold keys and histories of who made it: {what}")
+            format!("{}: {what}", Self::WARNING)
         })
     }
 

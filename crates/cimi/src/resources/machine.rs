@@ -12,7 +12,8 @@ use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
     ids::{MachineRecordId, NetworkPortId},
     lifecycle::{
-        Desired, MachineState, Moving, Observed, Passage, Phase, RestartPolicy, derive, unseen,
+        Desired, MachineState, Moving, Observed, Passage, Phase, Power, RestartPolicy, derive,
+        unseen,
     },
     size::ByteSize,
 };
@@ -241,6 +242,15 @@ impl Machine {
             None => self.volumes.first(),
             Some(_) => None,
         }
+    }
+
+    /// Whether it is to go on elsewhere by itself when its host is lost: all its data is on volumes, and it is to be restarted.
+    #[must_use]
+    pub fn goes_on_elsewhere(&self) -> bool {
+        self.image.is_none()
+            && self.restart_policy != RestartPolicy::Never
+            && self.desired.power == Power::On
+            && !self.desired.deleted
     }
 
     /// The place among the disks that its guest sees of the disk `number` of its own.

@@ -69,7 +69,7 @@ pub(super) fn save_of(given: Option<&Map<String, Value>>) -> Result<Option<Save>
         ));
     }
     let version_is_text = |version: &String| {
-        !version.is_empty()
+        version.starts_with(|first: char| first.is_ascii_alphanumeric())
             && version
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || ".-_+~".contains(c))
@@ -81,7 +81,9 @@ pub(super) fn save_of(given: Option<&Map<String, Value>>) -> Result<Option<Save>
     {
         return Err(CloudError::invalid(
             format!("{SAVE}.version"),
-            format!("`{version}` is no version: letters, digits and .-_+~ make one, such as 1.2"),
+            format!(
+                "`{version}` is no version: letters, digits and .-_+~ make one, which begins with a letter or a digit, such as 1.2"
+            ),
         ));
     }
     Ok(Some(save))

@@ -69,10 +69,12 @@ impl Doors {
             Some(Route::OpenApi | Route::Manual | Route::Authentication | Route::Asset(_)) => {
                 known || reads
             }
+            // Of public images; of others the rules say that there is none.
+            Some(Route::ImageData(_)) => known || (reads && self.settings.public_data),
             // What signatures and letters are for.
             Some(Route::Marketplace(_)) => true,
             // Nobody can log in to what isn't there.
-            None if self.serving == Serving::MarketplaceAlone => true,
+            None if self.serving != Serving::Cloud => true,
             Some(Route::Metrics) => {
                 let open = self.settings.metrics_open_to_loopback
                     && exchange.connection.client(&head.headers).is_loopback();

@@ -5,14 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cloud::{Caller, OpContext};
+use cloud::{Caller, Download, DownloadRequest, OpContext};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::sleep;
 
 use super::{Doors, Exchange, Serving, who_asks::who_asks};
 use crate::{
-    audit,
+    audit, auth,
     body::{self, ResponseBody},
     budget::Share,
     cimi::{
@@ -51,7 +51,7 @@ impl Doors {
         match route {
             Route::Health => {
                 let health = match self.serving {
-                    Serving::Cloud => self.api.health().await,
+                    Serving::Cloud | Serving::HostsAlone => self.api.health().await,
                     Serving::MarketplaceAlone => self.api.health().await.without_hosts(),
                 };
                 Ok(health::health(&health, context.is_admin()))
@@ -88,7 +88,10 @@ impl Doors {
                 } else {
                     format!("{}{root}/", exchange.origin())
                 };
+                let shown = self.shown(exchange);
                 let call = marketplace_door::Call {
+                    origin: exchange.origin(),
+                    certificate: shown.as_deref().and_then(accounts::Shown::certificate),
                     method: &head.method,
                     headers: &head.headers,
                     query: head.uri.query(),
@@ -170,13 +173,14 @@ impl Doors {
                 let console = self.api.console(context, id, range).await?;
                 Ok(console::answer(console, self.end_of_stream(context)))
             }
+            Route::ImageData(id) if head.method != Method::PUT && context.user().is_none() => {
+                self.public_download(id, context, exchange).await
+            }
             Route::ImageData(id) if head.method != Method::PUT => {
                 let mut request = download::request(&head.headers, pairs());
-                let mut content = self.api.download(context, id, request.clone()).await?;
-                if content.part.is_some() && download::is_other(&head.headers, &content.tag) {
-                    request.part = None;
-                    content = self.api.download(context, id, request).await?;
-                }
+                let content = self
+                    .part_or_whole(context, id, &head.headers, &mut request)
+                    .await?;
                 download::answer(&head.method, content)
             }
             Route::ImageData(id) => {
@@ -255,6 +259,49 @@ impl Doors {
                 () = over => {}
             }
         }
+    }
+
+    /// The content that is asked for; all of it, if the part is of another one than the caller thinks.
+    async fn part_or_whole(
+        &self,
+        context: &OpContext,
+        id: &str,
+        headers: &HeaderMap,
+        request: &mut DownloadRequest,
+    ) -> Result<Download, Problem> {
+        let content = self.api.download(context, id, request.clone()).await?;
+        if content.part.is_none() || !download::is_other(headers, &content.tag) {
+            return Ok(content);
+        }
+        request.part = None;
+        Ok(self.api.download(context, id, request.clone()).await?)
+    }
+
+    /// The content of a public image for somebody who isn't logged in. Of others they learn nothing, not even whether there are any.
+    async fn public_download(
+        &self,
+        id: &str,
+        context: &OpContext,
+        exchange: &Exchange<'_>,
+    ) -> Result<Response<ResponseBody>, Problem> {
+        let head = exchange.head;
+        let parameters = negotiation::parameters(head.uri.query());
+        let pairs = parameters.iter().map(|(a, b)| (a.as_ref(), b.as_ref()));
+        let mut request = download::request(&head.headers, pairs);
+        let network = accounts::network_of(exchange.connection.client(&head.headers));
+        let place = self.places.take(network)?;
+        let found = self
+            .part_or_whole(context, id, &head.headers, &mut request)
+            .await;
+        let content = found.map_err(|problem| match problem.status() {
+            StatusCode::NOT_FOUND => auth::unauthorized(
+                &head.headers,
+                "log in first: only the content of public images, as it is kept, is for everybody"
+                    .to_owned(),
+            ),
+            _ => problem,
+        })?;
+        download::answer(&head.method, download::holding(content, place))
     }
 
     /// A page for people.

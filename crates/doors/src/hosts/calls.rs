@@ -17,7 +17,10 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use trust::HostPeer;
 
 use super::{Ending, HEAD_BYTES, HostDoor, PING, seats::Seat};
@@ -27,9 +30,12 @@ const ANSWERING: Duration = Duration::from_secs(5);
 /// How long an answer may take that is read to its end, and how long it may be.
 const WHOLE: Duration = Duration::from_secs(20);
 const WHOLE_BYTES: usize = 4 << 20;
-/// What a host may send ahead of whoever reads: of one answer, and of all.
+/// Answers of one host that somebody reads as slowly as he likes. It gives 256 at once: the rest is for what is waited for.
+const FOLLOWED_AT_ONCE: usize = 192;
+/// What a host may send ahead of whoever reads: of one answer, and of all that it gives at once. Were that less, some that are not
+/// read would keep all others from coming.
 const AHEAD_OF_ONE: u32 = 256 * 1024;
-const AHEAD_OF_ALL: u32 = 4 << 20;
+const AHEAD_OF_ALL: u32 = 256 * AHEAD_OF_ONE;
 
 /// The hosts that can be asked here. Clones are of the same.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +52,8 @@ struct Line {
     /// One for each that was opened: the next of a host takes the place of the one before.
     number: u64,
     caller: SendRequest<Empty<Bytes>>,
+    /// Turns to follow something.
+    followed: Arc<Semaphore>,
 }
 
 /// Why a host didn't answer.
@@ -54,6 +62,9 @@ pub enum CallError {
     /// Nothing is known of it here.
     #[error("it is not connected to this entry")]
     NotConnected,
+    /// Others follow as much as it gives at once.
+    #[error("as many consoles on it are followed as it shows at once: end one that nobody reads")]
+    Busy,
     /// It takes too long.
     #[error("it doesn't answer in time")]
     Silent,
@@ -95,6 +106,26 @@ impl HostCalls {
         }
     }
 
+    /// Asks a host for something that comes as long as somebody reads it. It is one of so many as long as the turn is held.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn follow(
+        &self,
+        host: &HostId,
+        path: &str,
+    ) -> Result<(Response<Incoming>, OwnedSemaphorePermit), CallError> {
+        let turns = self
+            .0
+            .lock()
+            .of_hosts
+            .get(host.local())
+            .map(|line| Arc::clone(&line.followed));
+        let turn = turns.ok_or(CallError::NotConnected)?.try_acquire_owned();
+        let turn = turn.map_err(|_| CallError::Busy)?;
+        Ok((self.get(host, path).await?, turn))
+    }
+
     /// Asks a host for something in JSON.
     ///
     /// # Errors
@@ -116,7 +147,12 @@ impl HostCalls {
         lines.opened += 1;
         let number = lines.opened;
         let host = host.local().to_owned();
-        lines.of_hosts.insert(host.clone(), Line { number, caller });
+        let line = Line {
+            number,
+            caller,
+            followed: Arc::new(Semaphore::new(FOLLOWED_AT_ONCE)),
+        };
+        lines.of_hosts.insert(host.clone(), line);
         Open {
             calls: self,
             host,

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::images;
+use super::{images, moves};
 
 /// By host.
 pub(super) struct Seats {
@@ -21,6 +21,8 @@ struct OfHost {
     cut: CancellationToken,
     /// Turns for images.
     transfers: Arc<Semaphore>,
+    /// Turns for machines that come to it.
+    arrivals: Arc<Semaphore>,
 }
 
 impl Default for OfHost {
@@ -29,6 +31,7 @@ impl Default for OfHost {
             taken: 0,
             cut: CancellationToken::new(),
             transfers: Arc::new(Semaphore::new(images::OF_ONE_HOST)),
+            arrivals: Arc::new(Semaphore::new(moves::TO_ONE_HOST)),
         }
     }
 }
@@ -64,9 +67,14 @@ impl Seats {
         })
     }
 
-    /// The turns of a host that is connected.
+    /// The turns for images of a host that is connected.
     pub(super) fn transfers(&self, host: &str) -> Option<Arc<Semaphore>> {
         Some(self.of_hosts.lock().get(host)?.transfers.clone())
+    }
+
+    /// The turns for machines that come to a host that is connected.
+    pub(super) fn arrivals(&self, host: &str) -> Option<Arc<Semaphore>> {
+        Some(self.of_hosts.lock().get(host)?.arrivals.clone())
     }
 
     /// Ends all connections of a host.

@@ -1,5 +1,6 @@
 //! The pages of the Marketplace.
 
+mod account;
 mod query;
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
@@ -103,6 +104,12 @@ fn day(time: UtcTime) -> String {
     time.to_string().chars().take(10).collect()
 }
 
+/// `2030-01-15 08:05:00 UTC`, for histories: a day may have several.
+fn moment(time: UtcTime) -> String {
+    let text = time.to_string().replace('T', " ");
+    format!("{} UTC", text.trim_end_matches('Z'))
+}
+
 struct Choice {
     value: String,
     is_chosen: bool,
@@ -144,9 +151,19 @@ struct EntryPage {
     address: String,
     history: Vec<Row>,
     others: Vec<Row>,
-    newer: Option<String>,
+    newer: Option<Newer>,
+    temporary: bool,
     endpoint: String,
     endorser_href: String,
+}
+
+/// What an endorser said last of an image, where another entry is shown.
+struct Newer {
+    href: String,
+    created: String,
+    state: State,
+    /// Why it was withdrawn.
+    deprecated: Option<String>,
 }
 
 #[derive(Template)]
@@ -215,6 +232,7 @@ impl<'r> Pages<'r> {
             link("metadata", "Images"),
             link("endorsers", "Endorsers"),
             link("upload", "Publish"),
+            link("account", "Account"),
             link("query", "Query"),
         ];
         let site = self.service.settings().title.clone();
@@ -350,7 +368,26 @@ impl<'r> Pages<'r> {
         let newer = same
             .first()
             .filter(|newest| newest.created > record.created)
-            .map(|newest| self.entry_href(newest));
+            .map(|newest| Newer {
+                href: self.entry_href(newest),
+                created: moment(newest.created),
+                state: state(newest, now()),
+                deprecated: newest.deprecated.clone(),
+            });
+        // What its endorser says no more isn't valid, whatever its own end.
+        let superseded = State {
+            word: "superseded",
+            class: "warn",
+        };
+        let shown_state = match &newer {
+            Some(_) if state(record, now()).word == "valid" => superseded,
+            _ => state(record, now()),
+        };
+        let settings = self.service.settings();
+        let temporary = settings
+            .temporary
+            .as_ref()
+            .is_some_and(|temporary| temporary.includes(record));
         let mut newest_of = BTreeSet::new();
         let others = others
             .into_iter()
@@ -370,7 +407,8 @@ impl<'r> Pages<'r> {
                 page: self.page(title_of(record), "metadata"),
                 root: self.root,
                 title: title_of(record),
-                state: state(record, now()),
+                state: shown_state,
+                temporary,
                 valid: record
                     .valid
                     .map_or_else(|| "no end given".to_owned(), |valid| valid.to_string()),
@@ -382,11 +420,7 @@ impl<'r> Pages<'r> {
                     "verified"
                 },
                 address: format!("{}metadata/{}", self.base, record.path()),
-                history: same
-                    .into_iter()
-                    .take(HISTORY)
-                    .map(|other| self.row(other))
-                    .collect(),
+                history: self.history(&same),
                 others: others.take(HISTORY).map(|other| self.row(other)).collect(),
                 newer,
                 endpoint: self.endpoint(),
@@ -395,6 +429,22 @@ impl<'r> Pages<'r> {
                 record: Arc::new(record.clone()),
             },
         )
+    }
+
+    /// What an endorser said of one image, the newest first: only that counts.
+    fn history(&self, same: &[&Arc<Record>]) -> Vec<Row> {
+        let row = |(place, record): (usize, &&Arc<Record>)| {
+            let mut row = self.row(record);
+            row.created = moment(record.created);
+            if place > 0 && row.state.word == "valid" {
+                row.state = State {
+                    word: "superseded",
+                    class: "",
+                };
+            }
+            row
+        };
+        same.iter().take(HISTORY).enumerate().map(row).collect()
     }
 
     /// All endorsers.
@@ -441,7 +491,10 @@ impl<'r> Pages<'r> {
                 rows: history
                     .iter()
                     .take(HISTORY)
-                    .map(|record| self.row(record))
+                    .map(|record| Row {
+                        created: moment(record.created),
+                        ..self.row(record)
+                    })
                     .collect(),
             },
         )

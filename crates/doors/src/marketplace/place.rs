@@ -28,6 +28,12 @@ pub(crate) enum Place<'p> {
     Upload,
     /// `action/{name}/confirm`, `…/abort`, `…/abuse`
     Action(Cow<'p, str>, Act),
+    /// `action/{name}/sign-in`
+    SignIn(Cow<'p, str>),
+    /// `account`: what an endorser has here.
+    Account,
+    /// `account/{what}`: what its forms send.
+    AccountForm(Form),
     /// `feed.atom`
     Atom,
     /// `feed.rss`
@@ -40,6 +46,21 @@ pub(crate) enum Act {
     Confirm,
     Abort,
     Abuse,
+}
+
+/// A form of an endorser's account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Asks for a letter to sign in by.
+    Letter,
+    /// Signs in by a certificate.
+    Certificate,
+    /// Confirms or discards what waits.
+    Uploads,
+    /// Switches reminders.
+    Reminders,
+    /// Signs out, here or everywhere.
+    SignOut,
 }
 
 /// Longest part of a path.
@@ -74,6 +95,16 @@ impl<'p> Place<'p> {
             ("upload", []) => Self::Upload,
             ("feed.atom", []) => Self::Atom,
             ("feed.rss", []) => Self::Rss,
+            ("account", []) => Self::Account,
+            ("account", [form]) => Self::AccountForm(match &**form {
+                "letter" => Form::Letter,
+                "certificate" => Form::Certificate,
+                "uploads" => Form::Uploads,
+                "reminders" => Form::Reminders,
+                "sign-out" => Form::SignOut,
+                _ => return None,
+            }),
+            ("action", [name, act]) if act == "sign-in" => Self::SignIn(name.clone()),
             ("action", [name, act]) => Self::Action(
                 name.clone(),
                 match &**act {
@@ -90,14 +121,15 @@ impl<'p> Place<'p> {
     /// The methods that may be used on it.
     pub(crate) fn methods(&self) -> &'static str {
         match self {
-            Self::Action(..) => "GET, HEAD, POST, OPTIONS",
+            Self::Action(..) | Self::SignIn(_) => "GET, HEAD, POST, OPTIONS",
+            Self::AccountForm(_) => "POST, OPTIONS",
             Self::Metadata(parts) if parts.is_empty() => "GET, HEAD, POST, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
 
     /// Examples of all of them, for who wants to try each.
-    pub(crate) const EXAMPLES: [&'static str; 17] = [
+    pub(crate) const EXAMPLES: [&'static str; 24] = [
         "/marketplace",
         "/marketplace/metadata",
         "/marketplace/metadata/MMZu9WvwKIro-rtBQfDk4PsKO7_",
@@ -115,6 +147,13 @@ impl<'p> Place<'p> {
         "/marketplace/action/00000000-0000-4000-8000-000000000000/confirm",
         "/marketplace/action/00000000-0000-4000-8000-000000000000/abort",
         "/marketplace/action/00000000-0000-4000-8000-000000000000/abuse",
+        "/marketplace/action/00000000-0000-4000-8000-000000000000/sign-in",
+        "/marketplace/account",
+        "/marketplace/account/letter",
+        "/marketplace/account/certificate",
+        "/marketplace/account/uploads",
+        "/marketplace/account/reminders",
+        "/marketplace/account/sign-out",
     ];
 }
 
@@ -215,6 +254,7 @@ mod tests {
             "action/x",
             "action/x/y",
             "upload/x",
+            "account/x",
             "metadata/%00",
         ] {
             assert_eq!(Place::of(nothing), None, "{nothing}");

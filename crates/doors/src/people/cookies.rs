@@ -9,6 +9,8 @@ use crate::body::ResponseBody;
 const SESSION: &str = "__Host-stratus-session";
 /// What belongs to a login that is under way at a provider.
 const OIDC: &str = "__Host-stratus-oidc";
+/// What an endorser is signed in by at the Marketplace.
+const ENDORSER: &str = "__Host-stratus-endorser";
 /// Cookies that are looked at.
 const COOKIES_AT_MOST: usize = 100;
 
@@ -20,6 +22,11 @@ pub(crate) fn session_secret(headers: &HeaderMap) -> Option<&str> {
 /// What belongs to the login that a request comes back from.
 pub(super) fn login_under_way(headers: &HeaderMap) -> Option<&str> {
     cookie(headers, OIDC)
+}
+
+/// The secret that an endorser's browser comes with.
+pub(crate) fn endorser_secret(headers: &HeaderMap) -> Option<&str> {
+    cookie(headers, ENDORSER)
 }
 
 /// Of several cookies of one name, none counts: one of them isn't ours.
@@ -53,6 +60,15 @@ pub(super) fn set_login_under_way(response: &mut Response<ResponseBody>, value: 
 
 pub(super) fn clear_login_under_way(response: &mut Response<ResponseBody>) {
     set(response, OIDC, "", "; Max-Age=0");
+}
+
+/// Gives an endorser's browser what it is known by.
+pub(crate) fn set_endorser(response: &mut Response<ResponseBody>, secret: &str) {
+    set(response, ENDORSER, secret, "");
+}
+
+pub(crate) fn clear_endorser(response: &mut Response<ResponseBody>) {
+    set(response, ENDORSER, "", "; Max-Age=0");
 }
 
 fn set(response: &mut Response<ResponseBody>, name: &str, value: &str, how_long: &str) {

@@ -17,7 +17,7 @@ use cloud::{
     testing::{self, caller, object},
 };
 use documents::{Documents, OfType};
-use doors::{Doors, Limits, Listed, Running, Server, Serving, Settings};
+use doors::{Doors, Limits, Listed, Running, Server, Settings};
 use marketplace_service::Marketplace;
 use serde_json::{Map, Value, json};
 use store::{Key, Range, Revision, SqliteStore, Transaction};
@@ -97,7 +97,7 @@ impl World {
         let doors = Doors::new(Arc::new(cloud), accounts, settings)
             .audited_by(audit.clone())
             .with_people(people)
-            .with_marketplace(marketplace, Serving::Cloud);
+            .with_marketplace(marketplace);
         // What is in front of the server and has seen the certificates is this test.
         let limits = Limits {
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],

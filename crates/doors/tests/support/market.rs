@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use doors::{CloudApi, Doors, Limits, Running, Server, Serving, Settings};
+use doors::{CloudApi, Doors, Limits, Running, Server, Serving, Settings, tls};
 use mail::{
     Postman,
     testing::{Mood, Sink},
@@ -78,6 +78,14 @@ pub fn signed(image: &Metadata, key: &SigningKey, created: UtcTime) -> String {
     draft::endorsed(text.as_bytes(), key, Hash::Sha256, None, created).unwrap()
 }
 
+/// What stands before a Marketplace.
+#[derive(Default)]
+pub struct Door {
+    pub limits: Limits,
+    pub settings: Settings,
+    pub is_encrypted: bool,
+}
+
 /// A Marketplace that is all there is.
 pub struct World {
     pub running: Running,
@@ -96,7 +104,58 @@ impl World {
     /// Behind doors with these limits.
     pub async fn behind(settings: marketplace_service::Settings, limits: Limits) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        Self::over(folder, settings, limits, SqliteOptions::default()).await
+        let door = Door {
+            limits,
+            ..Door::default()
+        };
+        Self::over(folder, settings, door, SqliteOptions::default()).await
+    }
+
+    /// Behind such a door.
+    pub async fn behind_door(settings: marketplace_service::Settings, door: Door) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        Self::over(folder, settings, door, SqliteOptions::default()).await
+    }
+
+    /// One that asks nobody, with thirty images of Alice's, for people to look around in.
+    pub async fn with_thirty_images() -> Self {
+        let world = Self::start(marketplace_service::Settings {
+            confirms: false,
+            sends_letters: true,
+            title: "Example Marketplace".to_owned(),
+            ..marketplace_service::Settings::default()
+        })
+        .await;
+        let key = alice();
+        for number in 1..=30 {
+            let document = signed(&image(number), &key, after(-60 + i64::from(number)));
+            assert_eq!(world.post(&document).await.status, 201);
+        }
+        world
+    }
+
+    /// One whose endorsers confirm by letter.
+    pub async fn asking() -> Self {
+        Self::start(marketplace_service::Settings {
+            sends_letters: true,
+            ..marketplace_service::Settings::default()
+        })
+        .await
+    }
+
+    /// The path of a link that ends so, of the last letter up to this number that has one: letters that were written at once come in
+    /// any order.
+    pub async fn link(&self, number: usize, act: &str) -> String {
+        let end = format!("/{act}/");
+        let all = self.sink.wait_for(number + 1).await;
+        let mut texts = all.iter().rev().map(|letter| letter.text());
+        let text = texts.find(|text| text.contains(&end)).unwrap();
+        let mut words = text.split_whitespace();
+        let link = words.find(|word| word.ends_with(&end));
+        let link = link.unwrap_or_else(|| panic!("{text}"));
+        link.strip_prefix("http://m.example.org")
+            .unwrap()
+            .to_owned()
     }
 
     /// With a database like this.
@@ -105,7 +164,7 @@ impl World {
         options: SqliteOptions,
     ) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
-        Self::over(folder, settings, Limits::default(), options).await
+        Self::over(folder, settings, Door::default(), options).await
     }
 
     /// The same, ended and started anew with another database over the same file.
@@ -116,19 +175,13 @@ impl World {
     ) -> Self {
         self.stop.cancel();
         self.store.close().await;
-        Self::over(
-            Arc::clone(&self.folder),
-            settings,
-            Limits::default(),
-            options,
-        )
-        .await
+        Self::over(Arc::clone(&self.folder), settings, Door::default(), options).await
     }
 
     async fn over(
         folder: Arc<tempfile::TempDir>,
         mut settings: marketplace_service::Settings,
-        limits: Limits,
+        door: Door,
         options: SqliteOptions,
     ) -> Self {
         if settings.url == marketplace_service::Settings::default().url {
@@ -143,9 +196,15 @@ impl World {
         let postman = Postman::new(store.clone(), &sink.settings()).unwrap();
         tokio::spawn(postman.run(stop.clone()));
         let api = Arc::new(FakeCloud::default()) as Arc<dyn CloudApi>;
-        let doors = Doors::new(api, accounts(), Settings::default())
-            .with_marketplace(marketplace.clone(), Serving::MarketplaceAlone);
-        let server = Server::new(Arc::new(doors), limits, None);
+        let doors = Doors::new(api, accounts(), door.settings)
+            .with_marketplace(marketplace.clone())
+            .serving(Serving::MarketplaceAlone);
+        let tls = door.is_encrypted.then(|| {
+            let names = ["127.0.0.1".to_owned()];
+            let files = tls::ensure_self_signed(folder.path(), &names).unwrap();
+            tls::Speech::new(tls::Certificate::read(&files).unwrap().into()).unwrap()
+        });
+        let server = Server::new(Arc::new(doors), door.limits, tls);
         let running = server.start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         Self {
             running,

@@ -427,9 +427,13 @@ impl StorageController {
         origin.title = product.title.clone().or_else(|| Some(product.name.clone()));
         origin.endorser = Some(format!("{} ({})", catalogue.address(), catalogue.voucher()));
         origin.version = Some(version.version.clone());
+        let described = [("os", product.os), ("os-version", product.os_version)];
         Ok(Wanted {
             origin: Some(origin),
-            properties: Vec::new(),
+            properties: described
+                .into_iter()
+                .filter_map(|(name, text)| Some((name, text?)))
+                .collect(),
             expected: Expected {
                 source: ExpectedSource {
                     bytes: version.bytes,

@@ -2,7 +2,7 @@
 //!
 //! The policy of the site is asked whenever the document is looked at, by the entry that is kept in it. Once in a while, when
 //! the entry's time is over, and when a machine is to be started from the image, the Marketplaces are asked anew. If none
-//! answers an image stays as it is.
+//! answers an image stays as it is, unless the one in this process has its entry withdrawn.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -26,8 +26,6 @@ use crate::registry::{Found, LookupError, Standing};
 const AGAIN: Duration = Duration::from_secs(15 * 60);
 /// The same for those who would start a machine: the first of the pauses, which grow.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long somebody waits for the Marketplaces who would start a machine.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The images whose entries are being looked up for somebody, so that all who start machines at once ask once.
 #[derive(Debug, Default)]
@@ -47,54 +45,31 @@ impl Looking {
 }
 
 impl StorageController {
-    /// The address of a Marketplace's entry that a short URL leads to. Answers within seconds.
-    pub async fn entry_behind(&self, url: &str) -> Option<String> {
-        let settings = &self.0.settings;
-        let redirects = settings.redirects.as_ref()?;
-        let is_entry = |url: &reqwest::Url| settings.registries.have_entry_at(url.as_str());
-        Some(redirects.lead_to(url, is_entry).await?.to_string())
-    }
-
-    /// The entries of the Marketplaces for an image that the site's policy accepts, at least one. Answers within seconds, unlike
-    /// [`look_up`](crate::registry::Registries::look_up), which waits for the slowest.
-    ///
-    /// # Errors
-    /// As that; that no answer came in time is [`LookupError::Unavailable`].
-    pub async fn entries_in_time(
-        &self,
-        identifier: &ImageIdentifier,
-    ) -> Result<Vec<Found>, LookupError> {
-        let found = self.0.settings.registries.look_up(identifier);
-        tokio::time::timeout(PATIENCE, found)
-            .await
-            .unwrap_or_else(|_| {
-                let seconds = PATIENCE.as_secs();
-                Err(LookupError::Unavailable(format!(
-                    "the Marketplaces did not answer within {seconds} s"
-                )))
-            })
-    }
-
-    /// Asks the Marketplaces whether a cached image may still be used, unless that was done minutes ago, and writes down what
-    /// they say; whether that is something else than before. Answers within seconds; where no Marketplace does, the image
-    /// stays as it is.
+    /// Asks the Marketplaces whether a cached image may still be used, unless that was done a moment ago and the one in this process has
+    /// taken nothing since, and writes down what they say; whether that is something else than before. Answers within seconds; where no
+    /// Marketplace does, the image stays as it is.
     pub async fn look_again(&self, local: &str) -> bool {
         let turn = self.0.looking.at(local);
         let _turn = turn.lock().await;
         let Some(read) = self.0.documents.images.get(local) else {
             return false;
         };
-        let is_due = read.desired.source == ImageSource::Marketplace
+        let is_fetched = read.desired.source == ImageSource::Marketplace
             && read.state == ImageState::Available
-            && !read.desired.deleted
-            && self.is_older(&read, self.0.settings.entries_fresh)
-            && self.0.rests.left(local, read.desired.attempt).is_none();
+            && !read.desired.deleted;
         let identifier = expected(&read.desired.expected).ok();
         let identifier = identifier.and_then(|expected| expected.known_identifier());
-        let Some(identifier) = identifier.filter(|_| is_due) else {
+        let Some(identifier) = identifier.filter(|_| is_fetched) else {
             return false;
         };
-        let told = match self.entries_in_time(&identifier).await {
+        let is_news = self.has_news_here(&read, &identifier);
+        if !is_news && !self.is_older(&read, self.0.settings.entries_fresh) {
+            return false;
+        }
+        if self.0.rests.left(local, read.desired.attempt).is_some() {
+            return is_news && self.refuse_withdrawn_here(&read).await;
+        }
+        let told = match self.registries().look_up_in_time(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(local);
                 self.go_by(&read, found, false).await
@@ -103,13 +78,33 @@ impl StorageController {
             Err(error @ LookupError::Unavailable(_)) => {
                 tracing::warn!(image = local, %error, "the entry of a cached image can't be looked up; it is used as it is");
                 self.0.rests.failed(local, read.desired.attempt, SILENCE);
-                return false;
+                return is_news && self.refuse_withdrawn_here(&read).await;
             }
         };
-        if let Err(error) = told {
-            // Somebody wrote it at the same moment, who knows no less.
-            tracing::debug!(image = local, %error, "what the Marketplaces say is not written down");
-        }
+        note(local, told);
+        true
+    }
+
+    /// Whether the Marketplace in this process took something of an image since all were asked.
+    fn has_news_here(&self, read: &Image, identifier: &ImageIdentifier) -> bool {
+        let checked = read.provenance.as_ref().map(|origin| origin.checked);
+        let seconds = checked.unwrap_or_default().as_millis().div_euclid(1000);
+        // Times of Marketplaces are whole seconds: what came in the same one may be news.
+        marketplace::UtcTime::from_unix_seconds(seconds)
+            .is_some_and(|since| self.0.settings.registries.have_news_here(identifier, since))
+    }
+
+    /// Refuses an image whose entry is withdrawn in the Marketplace in this process, whatever becomes of the others; whether it was.
+    async fn refuse_withdrawn_here(&self, read: &Cached<Image>) -> bool {
+        let entry = read
+            .provenance
+            .as_ref()
+            .and_then(|origin| origin.entry.clone());
+        let Some(entry) = entry else { return false };
+        let Some(reason) = self.0.settings.registries.withdrawn_here(&entry).await else {
+            return false;
+        };
+        note(read.id.local(), self.refuse(read, reason, true).await);
         true
     }
 
@@ -337,6 +332,13 @@ impl StorageController {
         self.write_image(read, edit, Some(EventOutcome::Failure))
             .await?;
         Ok(Next::Settled)
+    }
+}
+
+fn note(local: &str, told: Result<Next, Error>) {
+    if let Err(error) = told {
+        // Somebody wrote it at the same moment, who knows no less.
+        tracing::debug!(image = local, %error, "what the Marketplaces say is not written down");
     }
 }
 

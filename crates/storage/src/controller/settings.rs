@@ -8,7 +8,7 @@ use documents::room::{ImageRooms, Unbounded};
 
 use crate::confine::{Debugfs, QemuImg};
 use crate::exports::Exports;
-use crate::import::{Fetcher, Limits, Redirects};
+use crate::import::{Fetcher, Limits};
 use crate::registry::Registries;
 
 /// How the storage of a host is run.
@@ -24,8 +24,6 @@ pub struct Settings {
     pub rooms: Arc<dyn ImageRooms>,
     /// Fetches images.
     pub fetcher: Fetcher,
-    /// Follows short URLs that lead to entries of Marketplaces; none: they are URLs of images.
-    pub redirects: Option<Redirects>,
     /// Where images are found by name.
     pub registries: Registries,
     /// How often an image that is fetched by name is tried, with growing pauses, before it is given up.
@@ -73,7 +71,6 @@ impl Settings {
             cache_bytes: None,
             rooms: Arc::new(Unbounded),
             fetcher,
-            redirects: None,
             registries: Registries::default(),
             fetch_tries: 12,
             fetch_pause: Duration::from_secs(1),

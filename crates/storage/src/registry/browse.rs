@@ -39,6 +39,12 @@ pub struct Product {
     /// What it is, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// Its operating system, as descriptions of images name it, if the catalogue says so.
+    #[serde(skip)]
+    pub os: Option<String>,
+    /// The version of that.
+    #[serde(skip)]
+    pub os_version: Option<String>,
     /// For which processors.
     pub architecture: String,
     /// Newest first; at least one.

@@ -53,6 +53,8 @@ pub fn read(text: &[u8], architecture: &str) -> Result<Listed<Product>, String> 
         }
     }
     let products = best.into_iter().map(|(stem, (_, version))| Product {
+        os: None,
+        os_version: None,
         aliases: vec![version.path.clone()],
         title: None,
         architecture: architecture.to_owned(),

@@ -64,6 +64,9 @@ pub trait OwnMarketplace: fmt::Debug + Send + Sync {
         most: usize,
     ) -> Result<Vec<Vec<u8>>, String>;
 
+    /// When it took the last document that it has for an image.
+    fn last_taken(&self, identifier: &ImageIdentifier) -> Option<UtcTime>;
+
     /// The newest document under an endorser's tag.
     ///
     /// # Errors
@@ -317,6 +320,49 @@ impl Registries {
             "Policy check Failed: {}",
             reasons.join("; ")
         )))
+    }
+
+    /// Whether a Marketplace in this process took something of an image at or after a moment: it costs nothing to ask, so what it says
+    /// counts at once.
+    #[must_use]
+    pub fn have_news_here(&self, identifier: &ImageIdentifier, since: UtcTime) -> bool {
+        self.marketplaces()
+            .iter()
+            .any(|marketplace| match &marketplace.way {
+                Way::Here(own) => own
+                    .last_taken(identifier)
+                    .is_some_and(|taken| taken >= since),
+                Way::Web(_) => false,
+            })
+    }
+
+    /// Why an entry counts no more by what its endorser said later in a Marketplace in this process; nothing if it counts, or if that
+    /// can't be said. For when others don't answer: a withdrawal is not to wait for them.
+    pub async fn withdrawn_here(&self, document: &str) -> Option<String> {
+        let (source, document) = (self.policy().clone(), document.to_owned());
+        let read = tokio::task::spawn_blocking(move || {
+            Some((
+                source.read().ok()?,
+                Entry::verify(document.as_bytes()).ok()?,
+            ))
+        });
+        let (policy, entry) = read.await.ok()??;
+        let identifier = entry.metadata().identifier;
+        let mut seen = Seen::default();
+        for (place, marketplace) in self.marketplaces().iter().enumerate() {
+            if let Way::Here(own) = &marketplace.way {
+                let documents = own.documents_of(&identifier, MAX_ENTRIES).await.ok()?;
+                seen.take((place, &marketplace.name), &identifier, documents)
+                    .await;
+            }
+        }
+        let (newest, _) = seen.judged(&policy, now());
+        let of_same = newest.into_iter().find(|(_, found)| {
+            let (said, before) = (found.entry.endorsement(), entry.endorsement());
+            said.email.eq_ignore_ascii_case(&before.email) && said.created > before.created
+        });
+        let refusal = policy.check(&of_same?.1.entry, now()).err()?;
+        Some(refusal.to_string())
     }
 
     /// Whether an entry that was accepted once still is, by the policy as it is now. Its age alone doesn't count against

@@ -105,6 +105,8 @@ struct RawProduct {
     #[serde(default)]
     release: Option<String>,
     #[serde(default)]
+    version: Option<String>,
+    #[serde(default)]
     release_title: Option<String>,
     #[serde(default)]
     variant: Option<String>,
@@ -190,6 +192,12 @@ pub fn read_products(text: &[u8], architecture: &str) -> Result<Listed<Product>,
             aliases.extend(incus_alias(&raw.os, &raw.release, variant));
         }
         listed.usable.push(Product {
+            os: raw.os.as_ref().map(|os| cut(&os.to_lowercase())),
+            os_version: raw
+                .version
+                .as_ref()
+                .or(raw.release.as_ref())
+                .map(|version| cut(version)),
             title: title(&raw.os, raw.release_title.or(raw.release)),
             name: cut(&name),
             aliases,

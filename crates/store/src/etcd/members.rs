@@ -27,7 +27,7 @@ use crate::StoreError;
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How often a quiet connection is tried (etcd drops clients that do it more often than every 5 s), and how long the
 /// answer may take.
-const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+const PING: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(3));
 /// Rest between two attempts.
 const REST: Duration = Duration::from_millis(50);
 

@@ -40,6 +40,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(1);
 /// Rest before asking once more.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a watch may hear nothing though there is something to be heard, before it is begun anew: its member is cut off, which
+/// the connection notices much later.
+const SILENCE: Duration = Duration::from_secs(3);
 /// Rest before a broken watch is begun anew.
 const REST: Duration = Duration::from_millis(50);
 /// How long a closed store's watch may take to hear of what was committed.
@@ -69,11 +72,14 @@ pub(super) struct EtcdWatch {
     state: State,
     failed: Option<WatchError>,
     told: watch::Receiver<i64>,
+    written: watch::Receiver<i64>,
     /// Whether it has been told all of the past since it was opened.
     caught_up: bool,
     closing: watch::Receiver<Option<i64>>,
     closed_at: Option<Instant>,
     asking: Option<Pending<()>>,
+    /// Since when there is something to be heard, and nothing is.
+    silent_since: Option<Instant>,
 }
 
 impl EtcdWatch {
@@ -91,6 +97,7 @@ impl EtcdWatch {
         let received = number(after).min(i64::MAX - 1);
         let opened = begin(shared.clone(), from.clone(), to.clone(), received, false).await?;
         let (told, closing) = (shared.told.subscribe(), shared.closing.subscribe());
+        let written = shared.written.subscribe();
         let mut watch = Self {
             shared,
             from,
@@ -102,10 +109,12 @@ impl EtcdWatch {
             state: State::Open(Box::new(opened.1)),
             failed: None,
             told,
+            written,
             caught_up: false,
             closing,
             closed_at: None,
             asking: None,
+            silent_since: None,
         };
         watch.take_in(opened.0);
         Ok(watch)
@@ -115,6 +124,7 @@ impl EtcdWatch {
     fn reopen(&mut self) {
         self.partial = None;
         self.caught_up = false;
+        self.silent_since = None;
         let (shared, from, to) = (self.shared.clone(), self.from.clone(), self.to.clone());
         self.state = State::Opening(Box::pin(begin(shared, from, to, self.received, true)));
     }
@@ -203,6 +213,7 @@ impl EtcdWatch {
     }
 
     fn heard(&mut self, answer: Result<Option<WatchResponse>, tonic::Status>) {
+        self.silent_since = None;
         match answer {
             Ok(Some(answer)) => self.take_in(answer),
             Ok(None) => self.reopen(),
@@ -227,6 +238,18 @@ impl EtcdWatch {
             return false;
         }
         self.everything && self.asking.is_none()
+    }
+
+    /// When it is taken for silent: there is something to be heard, of ours or of others, and nothing is.
+    fn silent_at(&mut self) -> Option<Instant> {
+        // One that is being opened has limits of its own; of a part it needn't be told at all.
+        let is_open = matches!(self.state, State::Open(_)) && self.everything;
+        let newest = (*self.told.borrow()).max(*self.written.borrow_and_update());
+        if !is_open || newest <= self.received {
+            self.silent_since = None;
+            return None;
+        }
+        Some(*self.silent_since.get_or_insert_with(Instant::now) + SILENCE)
     }
 
     /// When a watch of a closed store ends; `None`: it isn't closed.
@@ -272,6 +295,13 @@ impl WatchSource for EtcdWatch {
                     None => pending().await,
                 }
             };
+            let silent_at = self.silent_at();
+            let silent = async {
+                match silent_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
             let (state, asking) = (&mut self.state, &mut self.asking);
             let asked = async {
                 match asking {
@@ -293,7 +323,12 @@ impl WatchSource for EtcdWatch {
                 },
                 _ = self.closing.changed(), if end.is_none() => {}
                 _ = self.told.changed() => {}
+                _ = self.written.changed() => {}
                 () = asked => self.asking = None,
+                () = silent => {
+                    tracing::info!(after = self.received, "a watch hears nothing: it goes on with whoever answers");
+                    self.reopen();
+                }
                 () = ended => {}
             }
         }

@@ -1,7 +1,10 @@
 //! Requests to a cloud: authentication, time-outs, bounds, and errors in the cloud's own words.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
@@ -15,6 +18,8 @@ use crate::output::Output;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where there are other addresses to be tried.
+const CONNECT_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(3);
 /// How long a request may take, connecting included; uploads and consoles have their own rules.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pauses before a request that could not connect is repeated.
@@ -46,13 +51,22 @@ pub enum Login {
 /// A connection to one cloud, as one user.
 #[derive(Debug, Clone)]
 pub struct Api {
-    client: reqwest::Client,
-    endpoint: Endpoint,
+    /// At least one.
+    ways: Arc<[Way]>,
+    /// The one of them that answered last, for all clones.
+    current: Arc<AtomicUsize>,
     login: Option<Login>,
-    is_pinned: bool,
-    witness: Arc<Witness>,
     timeout: Duration,
     out: Output,
+}
+
+/// An address of the cloud, and how it is spoken to.
+#[derive(Debug)]
+struct Way {
+    endpoint: Endpoint,
+    client: reqwest::Client,
+    is_pinned: bool,
+    witness: Arc<Witness>,
 }
 
 /// An answer to work that was accepted.
@@ -98,42 +112,24 @@ pub enum Body<'a> {
 }
 
 impl Api {
-    /// A client for `endpoint`; nothing is sent yet.
+    /// A client for a cloud, with how each of its addresses is trusted; nothing is sent yet.
     ///
     /// # Errors
     /// [`ApiError::Setup`].
     pub fn new(
         endpoint: Endpoint,
         login: Option<Login>,
-        trust: &Trust,
+        trust: impl Fn(&Endpoint) -> Trust,
         out: Output,
     ) -> Result<Self, ApiError> {
-        let own_certificate = match &login {
-            Some(Login::Certificate(own)) => Some(own),
-            _ => None,
-        };
-        let (tls, witness) = trust.client_config(&endpoint, own_certificate)?;
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .connect_timeout(CONNECT_TIMEOUT)
-            // The interface never redirects; credentials never go anywhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("stratus/", env!("CARGO_PKG_VERSION")))
-            .no_proxy();
-        if !endpoint.is_loopback()
-            && let Some(proxy) = proxy_of_environment(endpoint.is_secure())?
-        {
-            builder = builder.proxy(proxy);
-        }
-        let client = builder.build().map_err(|error| {
-            ApiError::Setup(format!("the HTTP client cannot be set up: {error}"))
-        })?;
+        let others = endpoint.others().to_vec();
+        let is_only = others.is_empty();
+        let all = std::iter::once(endpoint).chain(others);
+        let ways = all.map(|endpoint| Way::new(&trust(&endpoint), endpoint, is_only, &login));
         Ok(Self {
-            client,
-            endpoint,
+            ways: ways.collect::<Result<_, _>>()?,
+            current: Arc::default(),
             login,
-            is_pinned: trust.pin.is_some(),
-            witness,
             timeout: REQUEST_TIMEOUT,
             out,
         })
@@ -149,13 +145,18 @@ impl Api {
     /// The cloud's address.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.way().endpoint
+    }
+
+    fn way(&self) -> &Way {
+        let current = self.current.load(Ordering::Relaxed);
+        &self.ways[current % self.ways.len()]
     }
 
     /// The certificate that the cloud showed last.
     #[must_use]
     pub fn seen_certificate(&self) -> Option<Seen> {
-        self.witness.seen()
+        self.way().witness.seen()
     }
 
     /// Reads a resource or a list.
@@ -383,6 +384,7 @@ impl Api {
         body: Option<RawBody>,
     ) -> Result<RawAnswer, ApiError> {
         let mut builder = self
+            .way()
             .client
             .request(method.clone(), self.url(path))
             .header(reqwest::header::ACCEPT, accepted)
@@ -421,7 +423,7 @@ impl Api {
         match tokio::time::timeout(self.timeout, self.exchange(Method::GET, path, builder)).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::Network {
-                text: format!("[Errno 110] Connection timed out ({})", self.endpoint),
+                text: format!("[Errno 110] Connection timed out ({})", self.endpoint()),
             }),
         }
     }
@@ -444,14 +446,15 @@ impl Api {
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         if path.starts_with('/') {
-            format!("{}{path}", self.endpoint.root_url())
+            format!("{}{path}", self.endpoint().root_url())
         } else {
-            format!("{}/{path}", self.endpoint.cimi_url())
+            format!("{}/{path}", self.endpoint().cimi_url())
         }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let builder = self
+            .way()
             .client
             .request(method, self.url(path))
             .header(reqwest::header::ACCEPT, "application/json");
@@ -476,38 +479,54 @@ impl Api {
         Err(self.refused(response, path).await)
     }
 
-    /// Sends, repeating what is safe to repeat while nothing answers.
+    /// Sends. What nobody has heard, as there is no connection, is sent to the cloud's other addresses; what is safe to repeat is
+    /// repeated while nothing answers.
     async fn delivered(
         &self,
         method: &Method,
         builder: RequestBuilder,
     ) -> Result<reqwest::Response, ApiError> {
         let is_repeatable = [Method::GET, Method::PUT, Method::DELETE].contains(method);
-        let mut builder = builder;
         let mut pauses = RETRY_PAUSES.iter().filter(|_| is_repeatable);
+        let unusable = |error| ApiError::network(&error, &self.endpoint().to_string());
+        let mut request = builder.build().map_err(unusable)?;
+        let mut untried = self.ways.len() - 1;
         loop {
-            let again = builder.try_clone();
-            match (builder.send().await, again, pauses.next()) {
-                (Ok(response), ..) => return Ok(response),
-                (Err(error), Some(again), Some(pause))
-                    if error.is_connect() && self.refusal_of_certificate().is_none() =>
-                {
-                    self.out.detail(format_args!(
-                        "{}; trying again",
-                        ApiError::network(&error, &self.endpoint.to_string())
-                    ));
-                    tokio::time::sleep(*pause).await;
-                    builder = again;
-                }
-                (Err(error), ..) => {
-                    let from_network = || ApiError::network(&error, &self.endpoint.to_string());
-                    return Err(if error.is_connect() {
-                        self.refusal_of_certificate().unwrap_or_else(from_network)
-                    } else {
-                        from_network()
-                    });
-                }
+            let tried = self.current.load(Ordering::Relaxed);
+            let way = self.way();
+            let again = request.try_clone();
+            let error = match way.client.execute(request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            if error.is_connect()
+                && let Some(refusal) = way.refusal_of_certificate()
+            {
+                return Err(refusal);
             }
+            let told = ApiError::network(&error, &way.endpoint.to_string());
+            // A connection that broke may have been heard.
+            let is_unheard = error.is_connect() || (*method == Method::GET && !error.is_timeout());
+            let Some(mut again) = again.filter(|_| is_unheard) else {
+                return Err(told);
+            };
+            if untried > 0 {
+                untried -= 1;
+                // Unless another request has done so.
+                let next = (tried + 1) % self.ways.len();
+                let (was, is) = (Ordering::Relaxed, Ordering::Relaxed);
+                let _ = self.current.compare_exchange(tried, next, was, is);
+                self.out
+                    .detail(format_args!("{told}; trying {}", self.endpoint()));
+            } else if let Some(pause) = pauses.next().filter(|_| error.is_connect()) {
+                self.out.detail(format_args!("{told}; trying again"));
+                tokio::time::sleep(*pause).await;
+                untried = self.ways.len() - 1;
+            } else {
+                return Err(told);
+            }
+            self.endpoint().take_over(again.url_mut());
+            request = again;
         }
     }
 
@@ -571,7 +590,7 @@ impl Api {
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| ApiError::network(&error, &self.endpoint.to_string()))?
+            .map_err(|error| ApiError::network(&error, &self.endpoint().to_string()))?
         {
             if bytes.len() + chunk.len() > max_bytes {
                 return Err(ApiError::Strange {
@@ -582,6 +601,46 @@ impl Api {
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes)
+    }
+}
+
+impl Way {
+    fn new(
+        trust: &Trust,
+        endpoint: Endpoint,
+        is_only: bool,
+        login: &Option<Login>,
+    ) -> Result<Self, ApiError> {
+        let own_certificate = match login {
+            Some(Login::Certificate(own)) => Some(own),
+            _ => None,
+        };
+        let (tls, witness) = trust.client_config(&endpoint, own_certificate)?;
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .connect_timeout(if is_only {
+                CONNECT_TIMEOUT
+            } else {
+                CONNECT_TIMEOUT_OF_SEVERAL
+            })
+            // The interface never redirects; credentials never go anywhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("stratus/", env!("CARGO_PKG_VERSION")))
+            .no_proxy();
+        if !endpoint.is_loopback()
+            && let Some(proxy) = proxy_of_environment(endpoint.is_secure())?
+        {
+            builder = builder.proxy(proxy);
+        }
+        let client = builder.build().map_err(|error| {
+            ApiError::Setup(format!("the HTTP client cannot be set up: {error}"))
+        })?;
+        Ok(Self {
+            endpoint,
+            client,
+            is_pinned: trust.pin.is_some(),
+            witness,
+        })
     }
 
     fn refusal_of_certificate(&self) -> Option<ApiError> {

@@ -8,20 +8,28 @@ use crate::failure::Failure;
 ///
 /// Users give the addresses that StratusLab's services had (`https://HOST:PORT/one-proxy/xmlrpc`,
 /// `https://HOST/pdisk`), the CIMI address, or a host name alone (https, port 443): scheme, host and port
-/// count, the path is always `/cimi`.
+/// count, the path is always `/cimi`. A cloud with several entries has several addresses, of which the first is what it is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     secure: bool,
     host: String,
     port: u16,
+    others: Vec<Endpoint>,
 }
 
 impl Endpoint {
-    /// Reads a URL, `HOST` or `HOST:PORT[/PATH]`.
+    /// Reads a URL, `HOST` or `HOST:PORT[/PATH]`, or several with commas between.
     ///
     /// # Errors
     /// [`Failure::Work`], naming the text.
     pub fn parse(text: &str) -> Result<Self, Failure> {
+        let mut all = text.split(',').map(Self::parse_one);
+        let mut first = all.next().unwrap_or_else(|| Self::parse_one(""))?;
+        first.others = all.collect::<Result<_, _>>()?;
+        Ok(first)
+    }
+
+    fn parse_one(text: &str) -> Result<Self, Failure> {
         let invalid = |problem: &str| {
             Failure::Work(format!(
                 "the endpoint '{text}' is not usable: {problem}; give https://HOST[:PORT] or a host name"
@@ -55,7 +63,22 @@ impl Endpoint {
             secure: url.scheme() == "https",
             host: host.to_owned(),
             port,
+            others: Vec::new(),
         })
+    }
+
+    /// The cloud's other addresses, for when this one doesn't answer.
+    #[must_use]
+    pub fn others(&self) -> &[Self] {
+        &self.others
+    }
+
+    /// A URL at this address in place of another one's.
+    pub(super) fn take_over(&self, url: &mut reqwest::Url) {
+        // These fail for URLs that can't have hosts only.
+        let _ = url.set_scheme(if self.secure { "https" } else { "http" });
+        let _ = url.set_host(Some(&self.host));
+        let _ = url.set_port(Some(self.port));
     }
 
     /// The URL of the CloudEntryPoint, without a slash at the end.
@@ -129,6 +152,7 @@ mod tests {
             ),
             ("https://[::1]:8443/", "https://[::1]:8443/cimi"),
             ("::1", "https://[::1]:443/cimi"),
+            ("https://one:8443, two", "https://one:8443/cimi"),
         ] {
             assert_eq!(Endpoint::parse(text).unwrap().cimi_url(), url, "{text}");
         }
@@ -144,6 +168,8 @@ mod tests {
             "https://user:pw@host",
             "host:99999",
             "a b",
+            "one,",
+            "one,ftp://two",
         ] {
             assert!(Endpoint::parse(text).is_err(), "{text}");
         }

@@ -1,6 +1,7 @@
 //! The client of a Marketplace: fetching and posting descriptions of images.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use reqwest::{Method, StatusCode};
 
@@ -32,6 +33,8 @@ pub struct Marketplace {
     endpoint: String,
     /// The path of it.
     path: String,
+    /// Whether the interface was found where it usually is, below that.
+    is_below: AtomicBool,
     /// What gives the address, for who has to change it.
     named_by: &'static str,
 }
@@ -94,6 +97,7 @@ impl Marketplace {
             api: session.connect(server, None, &cloud)?,
             path: url.path().trim_end_matches('/').to_owned(),
             endpoint,
+            is_below: AtomicBool::new(false),
             named_by,
         })
     }
@@ -102,7 +106,12 @@ impl Marketplace {
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         let separator = if path.is_empty() { "" } else { "/" };
-        format!("{}/metadata{separator}{path}", self.endpoint)
+        let below = if self.is_below.load(Ordering::Relaxed) {
+            USUAL_PATH
+        } else {
+            ""
+        };
+        format!("{}{below}/metadata{separator}{path}", self.endpoint)
     }
 
     /// Fetches what has this path below `metadata`.
@@ -166,7 +175,8 @@ impl Marketplace {
         if may_be_elsewhere(&first) && !self.path.ends_with(USUAL_PATH) {
             let base = format!("{}{USUAL_PATH}", self.path);
             let second = self.ask_at(&base, method, path, accepted, body).await?;
-            if !may_be_elsewhere(&second) {
+            if !is_of_another_server(&second) {
+                self.is_below.store(true, Ordering::Relaxed);
                 return Ok(second);
             }
         }
@@ -214,7 +224,7 @@ impl Marketplace {
             format!("Failed calling method {method} on url {url}, with reason: {status}: {reason}");
         if is_of_another_server(answer) {
             text.push_str(&format!(
-                ". There is no Marketplace at {}: check {}",
+                ". There is no Marketplace at {}: check {}, which is the like of https://HOST[:PORT]{USUAL_PATH}",
                 self.endpoint, self.named_by
             ));
         } else if status < 500 {

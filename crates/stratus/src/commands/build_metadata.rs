@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use marketplace::digest::Digest;
 use marketplace::{Metadata, UtcTime};
 
+use crate::commands::run_instance::check_version;
 use crate::described_image::{Checksum, Contents, Wanted, contents};
 use crate::failure::{Failure, Result};
 use crate::new_file::NewFile;
@@ -171,7 +172,7 @@ impl Arguments {
         ];
         let missing: Vec<&str> = needed.into_iter().filter(|(_, said, needed)| *needed && said.trim().is_empty()).map(|(option, ..)| option).collect();
         if missing.is_empty() {
-            return Ok(());
+            return check_version(&self.image_version);
         }
         Err(Failure::Usage(format!("please say what the image is: {}", missing.join(", "))))
     }

@@ -13,7 +13,7 @@ use self::guest::Guest;
 use self::packages::{DETECT, Installer};
 use crate::cloud::{Api, ApiError, Body, ImageView, JobEnd, MachineView, Reference, wait_for_job};
 use crate::commands::image_name::startable;
-use crate::commands::run_instance::{Building, Saving, WaitFor, wait_for_all};
+use crate::commands::run_instance::{Building, Saving, WaitFor, check_version, wait_for_all};
 use crate::config::home;
 use crate::failure::{Failure, Result};
 use crate::logged_run::{Log, quoted};
@@ -194,6 +194,17 @@ impl Arguments {
         if base.state != "AVAILABLE" {
             return Err(Failure::Work(format!("the base image {image} is {}, not AVAILABLE", base.state)));
         }
+        // Before minutes are spent on it.
+        if self.installs()
+            && self.installer.is_none()
+            && let Some(os) = self.os.as_ref().or_else(|| base.properties.get("os"))
+            && Installer::is_without(os)
+        {
+            return Err(Failure::Check(format!(
+                "the system of the base image {image}, {os}, has no package manager: --packages and --extra-os-repos are not possible; \
+                 bring what is needed by --scripts, or take another base"
+            )));
+        }
         out.step("Starting base image");
         let machine = match self.build.clone().start(&session, &api, &path, self.saving()).await {
             Ok(machine) => machine,
@@ -227,16 +238,18 @@ impl Arguments {
 
     /// What can be seen to be wrong before anything is sent.
     fn check(&self) -> Result<Vec<Script>> {
-        for (value, option) in [
+        let wanted = [
             (&self.title, "--title"),
             (&self.comment, "--comment"),
             (&self.author, "--author"),
             (&self.author_email, "--author-email"),
-        ] {
-            if value.as_ref().is_none_or(|text| text.trim().is_empty()) {
-                return Err(Failure::Usage(format!("Image creation needs {option}")));
-            }
+        ];
+        let is_missing = |value: &Option<String>| value.as_ref().is_none_or(|text| text.trim().is_empty());
+        let missing: Vec<&str> = wanted.into_iter().filter_map(|(value, option)| is_missing(value).then_some(option)).collect();
+        if !missing.is_empty() {
+            return Err(Failure::Usage(format!("Image creation needs {}", missing.join(", "))));
         }
+        check_version(self.image_version.as_deref().unwrap_or_default())?;
         if self.no_upload && !self.no_shutdown {
             return Err(Failure::Usage("--no-upload needs --no-shutdown".to_owned()));
         }
@@ -306,12 +319,16 @@ impl Arguments {
         {
             let waiting = Waiting::start(out, "logging in");
             guest.until_reachable(LOGIN_LIMIT, || waiting.tick()).await?;
-            waiting.say("waiting for cloud-init");
-            guest.script("waiting for cloud-init", SETTLED, &[]).await?;
         }
-        if !self.packages.is_empty() || !self.extra_os_repos.is_empty() {
+        // Before the machine is waited for: what can't be installed is told now.
+        let installer = if self.installs() { Some(self.installer(&guest, base).await?) } else { None };
+        {
+            let waiting = Waiting::start(out, "waiting for cloud-init");
+            guest.script("waiting for cloud-init", SETTLED, &[]).await?;
+            drop(waiting);
+        }
+        if let Some(installer) = installer {
             out.step("Installing user packages");
-            let installer = self.installer(&guest, base).await?;
             guest.script("installing packages", &installer.script(&self.extra_os_repos, &self.packages), &[]).await?;
         }
         if !scripts.is_empty() {
@@ -333,6 +350,11 @@ impl Arguments {
         Ok(guest)
     }
 
+    /// Whether packages are to be installed.
+    fn installs(&self) -> bool {
+        !self.packages.is_empty() || !self.extra_os_repos.is_empty()
+    }
+
     /// As it was said, by the operating system, or what is there.
     async fn installer(&self, guest: &Guest, base: &Base) -> Result<Installer> {
         if let Some(installer) = self.installer {
@@ -344,7 +366,11 @@ impl Arguments {
         }
         let found = guest.run("looking for what installs packages", DETECT, &[]).await;
         found.ok().and_then(|program| Installer::of_program(&program)).ok_or_else(|| {
-            Failure::Work("the machine has none of apt-get, dnf, yum, apk and zypper to install packages with".to_owned())
+            Failure::Work(
+                "the machine has none of apt-get, dnf, yum, apk and zypper to install packages with: --packages and --extra-os-repos are not \
+                 possible with this base; bring what is needed by --scripts"
+                    .to_owned(),
+            )
         })
     }
 

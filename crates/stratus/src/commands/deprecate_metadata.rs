@@ -18,20 +18,20 @@ use crate::session::Session;
 /// JSON: {"url", "state"}; state is "created" or "waiting" (for the endorser).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  stratus deprecate-metadata --email me@example.org --reason 'OpenSSL with a hole' Dtx9D_zD0sVtc2F3Z6V68foTrWj")]
+  stratus deprecate-metadata --reason 'OpenSSL with a hole' Dtx9D_zD0sVtc2F3Z6V68foTrWj")]
 pub struct Arguments {
     /// Identifier of the image
     #[arg(value_name = "image-id")]
     image: Option<String>,
-    /// E-mail address of the endorser: yours
+    /// E-mail address of the endorser: yours [default: the one in the certificate]
     #[arg(long, value_name = "ADDRESS")]
     email: Option<String>,
     /// Which of your entries, by its time [default: the latest]
     #[arg(long, value_name = "TIME")]
     created: Option<String>,
-    /// Why
-    #[arg(long, value_name = "TEXT", default_value = draft::DEFAULT_REASON)]
-    reason: String,
+    /// Why; everybody reads it, and it can't be taken back
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     #[command(flatten)]
     signing: Signing,
     #[command(flatten)]
@@ -49,22 +49,15 @@ impl Arguments {
         let session = Session::new(&self.common)?;
         let image = self.image.as_deref().ok_or_else(|| Failure::Usage("Please specify an image identifier".to_owned()))?;
         let image: ImageIdentifier = image.parse().map_err(|error: marketplace::identifier::InvalidIdentifier| Failure::Usage(error.to_string()))?;
-        let email = self
-            .email
-            .as_deref()
-            .ok_or_else(|| Failure::Usage("Missing email address. Please provide email of endorser".to_owned()))?;
         let created: Option<UtcTime> = self
             .created
             .as_deref()
             .map(str::parse)
             .transpose()
             .map_err(|error: marketplace::date::InvalidTime| Failure::Usage(error.to_string()))?;
-        let endorser = Endorser::load(&session, &self.signing)?;
-        if let Some(certified) = endorser.certified_email()
-            && !certified.eq_ignore_ascii_case(email)
-        {
-            return Err(Failure::Work(format!("the certificate is that of {certified}; the entry of {email} can be deprecated only by its endorser")));
-        }
+        let (endorser, email) = self.endorser(&session)?;
+        let email = email.as_str();
+        let reason = self.reason()?;
         let marketplace = Marketplace::of(&session, &self.marketplace)?;
         // One that has expired can be taken back, too: who has the image should know.
         let path = match created {
@@ -81,9 +74,38 @@ impl Arguments {
             return Err(Failure::Work(format!("the latest entry of {email} is deprecated already: {}", printable(&reason)))
                 .with_hint("--created TIME names an entry whose reason is to be another."));
         }
-        let draft = draft::deprecated(document, &self.reason).map_err(work)?;
-        let signed = endorser.endorse(draft.as_bytes(), Some(email)).map_err(work)?;
+        let before = Metadata::parse(document).map_err(work)?.endorsement.map(|endorsement| endorsement.created);
+        let draft = draft::deprecated(document, reason).map_err(work)?;
+        let signed = endorser.endorse_after(before, draft.as_bytes(), Some(email)).map_err(work)?;
         publish(&session, &marketplace, signed.as_bytes()).await
+    }
+
+    /// Nothing is published for ever without a word of its author's.
+    fn reason(&self) -> Result<&str> {
+        let reason = self.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty());
+        reason.ok_or_else(|| Failure::Usage("Please say why, with --reason TEXT: everybody reads it, and it can't be taken back".to_owned()))
+    }
+
+    /// Who takes it back, and under which address: the one that was given, else that of the certificate.
+    fn endorser(&self, session: &Session) -> Result<(Endorser, String)> {
+        let missing = || Failure::Usage("Missing email address. Please provide email of endorser (--email): the certificate has none".to_owned());
+        let Some(email) = self.email.clone() else {
+            let endorser = Endorser::load(session, &self.signing).map_err(|failure| match failure.parts() {
+                (Failure::Work(text), _) => Failure::Usage(format!("Missing email address. Please provide email of endorser (--email), or a certificate that has it: {text}")),
+                (other, _) => other,
+            })?;
+            let email = endorser.certified_email().ok_or_else(missing)?.to_owned();
+            return Ok((endorser, email));
+        };
+        // Before a password is asked for.
+        self.reason()?;
+        let endorser = Endorser::load(session, &self.signing)?;
+        if let Some(certified) = endorser.certified_email()
+            && !certified.eq_ignore_ascii_case(&email)
+        {
+            return Err(Failure::Work(format!("the certificate is that of {certified}; the entry of {email} can be deprecated only by its endorser")));
+        }
+        Ok((endorser, email))
     }
 }
 

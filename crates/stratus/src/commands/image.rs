@@ -15,7 +15,7 @@ mod update;
 use clap::Subcommand;
 
 use crate::cloud::{Api, ImageView, is_image_identifier, is_uuid};
-use crate::commands::image_name::{Use, image_named};
+use crate::commands::image_name::{Use, image_named, nearly_identifier};
 use crate::failure::{Failure, Result};
 use crate::options::Common;
 
@@ -88,7 +88,13 @@ async fn image_path(api: &Api, text: &str, named_for: Use) -> Result<String> {
     if is_image_identifier(id) || is_uuid(id) {
         return Ok(format!("MachineImage/{id}"));
     }
-    image_named(api, id, named_for).await?.ok_or_else(|| Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is")))
+    image_named(api, id, named_for).await?.ok_or_else(|| {
+        let failure = Failure::Work(format!("there is no image '{text}'; stratus image list shows what there is"));
+        match nearly_identifier(id) {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    })
 }
 
 /// An image as programs see it.

@@ -79,11 +79,63 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     {
         return on_demand(session, api, &format!("catalogue:{text}")).await;
     }
-    Err(Failure::Work(format!("there is no image '{text}'")).with_hint(match text {
+    let failure = Failure::Work(format!("there is no image '{text}'"));
+    if let Some(hint) = nearly_identifier(text) {
+        return Err(failure.with_hint(hint));
+    }
+    Err(failure.with_hint(match text {
         "ssh" | "running" => format!("To wait for it, write --wait={text} with '='; stratus image list shows what images there are."),
         _ => "stratus image list shows what there is, stratus image catalogue what can be fetched; stratus image import brings others.".to_owned(),
     }))
 }
+
+/// What is wrong with a text that was meant for an identifier, as its length and its characters tell.
+#[must_use]
+pub fn nearly_identifier(text: &str) -> Option<String> {
+    let is_near = (24..=30).contains(&text.chars().count())
+        && text
+            .bytes()
+            .filter(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+            .count()
+            + 1
+            >= text.len()
+        && text.bytes().any(|byte| byte.is_ascii_uppercase())
+        && text
+            .bytes()
+            .any(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        && !text.contains([' ', '/', ':', '@', '.']);
+    let wrong = text
+        .parse::<marketplace::ImageIdentifier>()
+        .err()
+        .filter(|_| is_near)?;
+    Some(format!("If it was to be an identifier: {wrong}."))
+}
+
+/// A refusal of what a user named as an image: the cloud tells it of the place in the request, the user of the argument.
+#[must_use]
+pub fn of_argument(failure: Failure, argument: &str) -> Failure {
+    let (failure, hint) = failure.parts();
+    let failure = match failure {
+        Failure::Work(text) => Failure::Work(
+            PLACES
+                .iter()
+                .fold(text, |text, place| text.replace(place, argument)),
+        ),
+        other => other,
+    };
+    match hint {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}
+
+/// Where images stand in requests.
+const PLACES: [&str; 4] = [
+    "machineTemplate.machineImage.href",
+    "machineTemplate.machineImage",
+    "imageLocation.href",
+    "imageLocation",
+];
 
 /// The location of an image that is told by its form: a URL, an entry, or a volume.
 fn location(text: &str) -> Option<String> {
@@ -136,7 +188,9 @@ fn tell_identifier(session: &Session, asked: &str, image: &ImageView) {
 /// [`ApiError`](crate::cloud::ApiError).
 pub async fn wanted(api: &Api, location: &str) -> Result<Accepted> {
     let body = json!({ "imageLocation": { "href": location }, "onDemand": true });
-    Ok(api.post("MachineImage", &body).await?)
+    api.post("MachineImage", &body)
+        .await
+        .map_err(|error| of_argument(error.into(), &format!("'{location}'")))
 }
 
 /// The location that a user's word stands for, if it is none of an image that the cloud has.
@@ -220,6 +274,36 @@ fn choices(images: &[ImageView]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_nearly_an_identifier_is_told_to_be_so() {
+        for (text, told) in [
+            (
+                "MMZu9WvwKIro-rtBQfDk4PsKO7_x",
+                "27 characters, `MMZu9WvwKIro-rtBQfDk4PsKO7_x` has 28",
+            ),
+            ("MMZu9WvwKIro-rtBQfDk4PsKO7", "has 26"),
+            ("MMZu9WvwKIro+rtBQfDk4PsKO7_", "only A-Z"),
+            ("zMZu9WvwKIro-rtBQfDk4PsKO7_", "one of A to P"),
+        ] {
+            let hint = nearly_identifier(text).unwrap_or_else(|| panic!("{text}"));
+            assert!(hint.contains(told), "{hint}");
+        }
+        for text in [
+            "debian-12-with-web-server",
+            "Debian 12 of the year 2030",
+            "base",
+            "MMZu9WvwKIro-rtBQfDk4PsKO7_",
+        ] {
+            assert_eq!(nearly_identifier(text), None, "{text}");
+        }
+        let told = of_argument(
+            Failure::Work("`machineTemplate.machineImage` refers to x".to_owned()),
+            "IMAGE",
+        )
+        .to_string();
+        assert_eq!(told, "`IMAGE` refers to x");
+    }
 
     #[test]
     fn tags_have_their_endorser() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-use crate::cloud::{Accepted, Api, Body};
+use crate::cloud::{Accepted, Api, Body, MachineView};
 use crate::commands::action::{Asked, numbers, until_done};
 use crate::commands::each::each;
 use crate::commands::machine_id::{MachineNames, MachineNumber};
@@ -95,6 +95,11 @@ pub async fn remove(
         session.out.detail(format_args!(
             "Sending \"{shown}\" request for instance {machine}."
         ));
+        if matches!(removal, Removal::Kill) && is_going(&api, &machine).await {
+            session
+                .out
+                .step(format_args!("Machine {machine} is being removed already"));
+        }
         let accepted = send(&api, &machine, verb).await?;
         if accepted.is_none() {
             session
@@ -124,7 +129,15 @@ pub async fn remove(
     if session.out.is_json() {
         session.out.json(&list)?;
     }
+    // For what was gone already nothing was done.
+    outcome.done.retain(|(_, asked)| asked.accepted.is_some());
     outcome.result()
+}
+
+/// Whether a machine's end is under way.
+async fn is_going(api: &Api, machine: &MachineNumber) -> bool {
+    let seen = api.view::<MachineView>(&machine.path()).await;
+    seen.is_ok_and(|machine| machine.state.as_deref() == Some("DELETING"))
 }
 
 /// Asks for a machine's end; nothing if it has come already, of which its record tells.

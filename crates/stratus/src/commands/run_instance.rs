@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::commands::image_name::of_argument;
 use crate::cloud::{Api, MachineView, Source};
 use crate::failure::{Failure, Result};
 use crate::machine_types::{DEFAULT_TYPE, MachineType, machine_types, type_table};
@@ -20,7 +21,7 @@ use crate::options::{Cloud, Common, Storage};
 use crate::session::Session;
 use crate::unfinished;
 pub(super) use building::Building;
-pub(super) use saving::Saving;
+pub(super) use saving::{Saving, check_version};
 pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 
 /// Start machines from an image
@@ -282,10 +283,10 @@ impl Arguments {
 
     /// Whether all is said that an image of the machine needs. (create-image needs less.)
     fn check_saving(&self, session: &Session) -> Result {
-        if session.settings.switch(self.saving.save, "save_disk")
-            && let Some(option) = self.saving.missing()
-        {
-            return Err(Failure::Usage(format!("With the --save option, please provide {option}")));
+        check_version(self.saving.image_version.as_deref().unwrap_or_default())?;
+        let missing = self.saving.missing();
+        if session.settings.switch(self.saving.save, "save_disk") && !missing.is_empty() {
+            return Err(Failure::Usage(format!("With the --save option, please provide {}", missing.join(", "))));
         }
         Ok(())
     }
@@ -381,9 +382,10 @@ async fn start(session: &Session, api: &Api, body: &Value, number: u32, fate: Fa
     let deadline = Instant::now() + PLACES_LIMIT;
     for index in 1..=number {
         let accepted = match fate {
-            Fate::Stays => api.post("Machine", body).await?,
-            Fate::GoesWithTheCommand => unfinished::make(api, "Machine", body).await?,
+            Fate::Stays => api.post("Machine", body).await.map_err(Failure::from),
+            Fate::GoesWithTheCommand => unfinished::make(api, "Machine", body).await.map_err(Failure::from),
         };
+        let accepted = accepted.map_err(|failure| of_argument(failure, "IMAGE"))?;
         let path = accepted.location.clone().unwrap_or_else(|| "Machine".to_owned());
         let mut machine: MachineView = if accepted.body.is_null() { api.view(&path).await? } else { api.viewed(&path, accepted.body)? };
         if machine.id.is_empty() {

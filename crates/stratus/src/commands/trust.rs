@@ -94,7 +94,7 @@ impl Arguments {
 
 /// The certificate that the cloud shows, and why it would be refused without a pin. No credentials are sent.
 async fn shown_certificate(session: &Session, endpoint: &Endpoint) -> Result<(Fingerprint, Option<String>)> {
-    let api = Api::new(endpoint.clone(), None, &Trust::default(), session.out)?;
+    let api = Api::new(endpoint.clone(), None, |_| Trust::default(), session.out)?;
     let result = api.get("/cimi").await;
     match (api.seen_certificate(), result) {
         (Some(seen), _) => Ok((seen.fingerprint, seen.refusal)),

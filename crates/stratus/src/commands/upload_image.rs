@@ -12,7 +12,7 @@ use super::image::import;
 use super::sign_metadata::replace_by_signed;
 use super::update_volume::check_tag;
 use super::upload_metadata::Published;
-use crate::cloud::{ImageView, Marketplace};
+use crate::cloud::{Endpoint, ImageView, Marketplace};
 use crate::endorser::Endorser;
 use crate::failure::{Failure, Result};
 use crate::new_file::NewFile;
@@ -27,13 +27,14 @@ use crate::unfinished;
 /// description beside it, FILE.xml as build-metadata writes it, gets the image's address as a location, is signed and goes to the
 /// Marketplace; the file as it was is kept as FILE.xml.orig. What the cloud receives must be what the description says, to the bit.
 ///
-/// That address wants a login of this cloud. Who shall start the image elsewhere must find it at another location, too: the command
-/// warns if the description names none.
+/// That address wants a login of this cloud, unless its operator gives public images to everybody. Who shall start the image elsewhere
+/// must find it at another location then: the command warns if the description names none.
 ///
-/// Run again after a failure, it goes on: a compressed file that is there is used, and an image that the cloud has is not sent again.
+/// Run again after a failure, it goes on: a compressed file that is there is used, and an image that the cloud has is not sent again. A
+/// description that is published as it is, is not published again.
 ///
 /// JSON: {"identifier", "uri", "location", "metadata": {"file", "url", "state"}}; metadata is null with --image-only, its state
-/// "created" or "waiting" (for the endorser).
+/// "created", "waiting" (for the endorser) or "unchanged".
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   stratus upload-image --public ubuntu.img
@@ -127,24 +128,36 @@ impl Arguments {
             unfinished::say("The image is in the cloud, its description is not published; run the command again to go on.");
             out.banner("Starting manifest upload");
             out.step("Parsing manifest");
-            if manifest.image.locations.iter().all(|known| *known == location) {
+            let is_elsewhere = manifest.image.locations.iter().any(|known| *known != location);
+            let can_be_fetched = is_elsewhere || (self.public && is_for_everybody(&session, &self.cloud, &location).await);
+            if !can_be_fetched {
                 out.warning(format_args!(
-                    "{location} wants a login of this cloud, so nobody else can fetch the image from there. For others, put {} on a web server, \
+                    "{location} wants a login of this cloud, so nobody else can fetch the image from there{}. For others, put {} on a web server, \
                      name its address with build-metadata --location, and publish with upload-metadata",
+                    if self.public { " (its operator can change that: images.public_data)" } else { "" },
                     file.display()
                 ));
             }
-            out.step("Updating manifest");
-            let draft = manifest.located(&location)?;
-            out.step("Signing manifest");
-            let signed = endorser.endorse(&draft, self.email.as_deref()).map_err(|error| Failure::Work(error.to_string()))?;
-            replace_by_signed(&manifest.file, &signed)?;
-            out.step("Uploading manifest");
-            let published = Published::send(&marketplace, signed.as_bytes()).await?;
-            out.step(format_args!("Manifest uploaded: {}", published.url));
-            published.say_who_is_waited_for(&session);
+            let (url, state) = match manifest.published_at(&location, &endorser, &marketplace).await {
+                Some(url) => {
+                    out.step(format_args!("Manifest is published already, and has not changed: {url}"));
+                    (url, "unchanged")
+                }
+                None => {
+                    out.step("Updating manifest");
+                    let draft = manifest.located(&location)?;
+                    out.step("Signing manifest");
+                    let signed = endorser.endorse(&draft, self.email.as_deref()).map_err(|error| Failure::Work(error.to_string()))?;
+                    replace_by_signed(&manifest.file, &signed)?;
+                    out.step("Uploading manifest");
+                    let published = Published::send(&marketplace, signed.as_bytes()).await?;
+                    out.step(format_args!("Manifest uploaded: {}", published.url));
+                    published.say_who_is_waited_for(&session);
+                    (published.url.clone(), published.state())
+                }
+            };
             if let Some(object) = result.as_object_mut() {
-                let of = serde_json::json!({ "file": manifest.file, "url": published.url, "state": published.state() });
+                let of = serde_json::json!({ "file": manifest.file, "url": url, "state": state });
                 object.insert("metadata".to_owned(), of);
             }
         }
@@ -188,6 +201,20 @@ impl Arguments {
         )?;
         Ok((manifest, endorser, marketplace))
     }
+}
+
+/// Whether the cloud gives the content at a location of its own to who isn't logged in, as other clouds are.
+async fn is_for_everybody(session: &Session, cloud: &Cloud, location: &str) -> bool {
+    let ask = async {
+        let url = reqwest::Url::parse(location).ok()?;
+        let root = location.strip_suffix(url.path())?;
+        let server = Endpoint::parse(root).ok()?;
+        let trust = Cloud { ca_file: cloud.ca_file.clone(), ..Cloud::default() };
+        let stranger = session.connect(server, None, &trust).ok()?;
+        let answer = stranger.send_raw(reqwest::Method::HEAD, url.path(), "*/*", None).await.ok()?;
+        Some(answer.status == 200)
+    };
+    ask.await == Some(true)
 }
 
 /// The file's name without suffixes of compression and of images.
@@ -240,9 +267,25 @@ impl Manifest {
         Ok(())
     }
 
+    /// Whether it says where the image is in the cloud, as it is there.
+    fn has(&self, location: &str) -> bool {
+        self.image.locations.iter().any(|known| known == location) && !self.is_compressed()
+    }
+
+    /// Where it is in the Marketplace byte for byte, signed by this endorser; nothing if it isn't, or that can't be said.
+    async fn published_at(&self, location: &str, endorser: &Endorser, marketplace: &Marketplace) -> Option<String> {
+        if !self.has(location) || !endorser.has_signed(&self.text) {
+            return None;
+        }
+        let endorsement = self.image.endorsement.as_ref()?;
+        let path = format!("{}/{}/{}", self.image.identifier, endorsement.email, endorsement.created);
+        let there = marketplace.fetch(&path).await.ok()?;
+        (there == self.text).then(|| marketplace.url(&path))
+    }
+
     /// With the image's address in the cloud, where it is not compressed.
     fn located(&self, location: &str) -> Result<Vec<u8>> {
-        if self.image.locations.iter().any(|known| known == location) && !self.is_compressed() {
+        if self.has(location) {
             return Ok(self.text.clone());
         }
         let draft = draft::located(&self.text, location, None).map_err(|error| Failure::Work(format!("{}: {error}", self.file.display())))?;

@@ -127,6 +127,13 @@ impl SiteFile {
         let lines = value.lines().map(str::trim).filter(|line| !line.is_empty());
         let value = lines.collect::<Vec<_>>().join("\n");
         let before = self.text.as_deref().unwrap_or(&self.reference);
+        // What was read so isn't what is in the file: all else in it would not stay.
+        if before.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(Failure::Configuration(format!(
+                "{0} is not UTF-8, and what is not could not be kept: convert it first (iconv -f latin1 -t utf8 {0})",
+                self.path.display()
+            )));
+        }
         let text = with_value(before, &known.section, &key, &value);
         let own = Ini::parse(&text).ok();
         let said = own.as_ref().and_then(|own| {
@@ -143,23 +150,29 @@ impl SiteFile {
             std::fs::create_dir_all(folder).map_err(|error| Failure::file(folder, &error))?;
         }
         let file = NewFile::at(&self.path, true)?;
+        file.create()?;
+        // Before anything is in it.
+        keep_access(&self.path, file.part())?;
         file.fill(&text)?;
-        keep_mode(&self.path, file.part())?;
         file.finish()
     }
 }
 
 /// Passwords may be in it: one that was closed stays so, and a new one is.
 #[cfg(unix)]
-fn keep_mode(from: &Path, to: &Path) -> Result {
-    use std::os::unix::fs::PermissionsExt as _;
-    let usual = std::fs::Permissions::from_mode(0o600);
-    let mode = std::fs::metadata(from).map_or(usual, |found| found.permissions());
+fn keep_access(from: &Path, to: &Path) -> Result {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let mut mode = std::fs::Permissions::from_mode(0o600);
+    if let Ok(found) = std::fs::metadata(from) {
+        // Root alone may give it to others, whose it was.
+        let _ = std::os::unix::fs::chown(to, Some(found.uid()), Some(found.gid()));
+        mode = found.permissions();
+    }
     std::fs::set_permissions(to, mode).map_err(|error| Failure::file(to, &error))
 }
 
 #[cfg(not(unix))]
-fn keep_mode(_from: &Path, _to: &Path) -> Result {
+fn keep_access(_from: &Path, _to: &Path) -> Result {
     Ok(())
 }
 
@@ -293,6 +306,13 @@ mod tests {
             assert!(read().set(key, wrong).is_err(), "{key} {wrong}");
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+        // What can't be kept is not written over.
+        let latin = b"# d\xe9faut\n[general]\nhypervisor = kvm\n";
+        std::fs::write(&path, latin).unwrap();
+        let refused = read().set("hypervisor", "xen").unwrap_err().to_string();
+        assert!(refused.contains("not UTF-8"), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), latin);
+        assert_eq!(value("hypervisor").value, "kvm");
         // A file of before a key came, and with another name of a section.
         std::fs::write(&path, "[node-default]\nnode_ssh_port = 2222\n").unwrap();
         assert_eq!(value("node_ssh_port").value, "2222");

@@ -278,8 +278,10 @@ fn who_waits_for_a_removal_is_told_of_its_end() {
     for command in ["kill-instance --wait 7", "shutdown-instance --wait 7"] {
         let before = cloud.lines().len();
         assert_eq!(cloud.run(command).success(), " :: Machine 7 is gone\n");
-        // One look, one stream, and no more.
-        assert_eq!(cloud.lines().len() - before, 3, "{:?}", cloud.lines());
+        // One look, one stream, and no more; whether it is going already is asked before it is killed.
+        let mut lines = cloud.lines().split_off(before);
+        lines.retain(|line| line != "GET /cimi/Machine/7");
+        assert_eq!(lines.len(), 3, "{lines:?}");
     }
     assert_eq!(cloud.run("kill-instance -q --wait 7").success(), "");
 
@@ -340,8 +342,8 @@ fn machines_are_removed_in_order_whichever_of_them_are_refused() {
     );
     cloud.run("restart-instance --force 7").success();
     let mut asked = cloud.lines();
-    // Whether it was there once.
-    asked.retain(|line| line != "GET /cimi/MachineRecord/9");
+    // Whether it was there once, and whether it is going already.
+    asked.retain(|line| !line.starts_with("GET /cimi/Machine"));
     assert_eq!(
         asked,
         [
@@ -414,9 +416,24 @@ fn machines_are_called_by_their_names_too() {
 fn a_machine_that_is_gone_already_was_to_go() {
     let cloud = Cloud::start(|seen| match seen.line.as_str() {
         "GET /cimi/MachineRecord/7" => Reply::json(200, &json!({ "vmid": 7, "phase": "Done" })),
-        "POST /cimi/Machine/8/kill" => Reply(202, Vec::new(), Vec::new()),
+        "POST /cimi/Machine/8/kill" | "POST /cimi/Machine/6/kill" => {
+            Reply(202, Vec::new(), Vec::new())
+        }
+        "GET /cimi/Machine/6" => Reply::json(
+            200,
+            &json!({ "id": "Machine/6", "vmid": 6, "state": "DELETING" }),
+        ),
         _ => Reply::refusal(404, "there is no such machine"),
     });
+    // One that is just going.
+    assert_eq!(
+        cloud.run("kill-instance 6").success(),
+        " :: Machine 6 is being removed already\n"
+    );
+    // For what was gone nothing was done.
+    let result = cloud.run("kill-instance 7 9");
+    assert_eq!(result.status, 255, "{result:?}");
+    assert!(!result.stderr.contains("It was done for"), "{result:?}");
     for words in ["kill-instance 7", "shutdown-instance --wait 7"] {
         assert_eq!(
             cloud.run(words).success(),
@@ -433,6 +450,29 @@ fn a_machine_that_is_gone_already_was_to_go() {
         (result.status, result.stdout.as_str()),
         (255, "Error: there is no such machine\n")
     );
+}
+
+#[test]
+fn all_that_an_image_needs_is_asked_for_at_once() {
+    let cloud = starting_cloud();
+    for (words, told) in [
+        (
+            "run-instance --save --author-email a@example.org base",
+            "With the --save option, please provide --author, --image-version, --title, --comment",
+        ),
+        (
+            "create-image --title T --author A base",
+            "Image creation needs --comment, --author-email",
+        ),
+        (
+            "run-instance --save --image-version=-1 base",
+            "'-1' is no version",
+        ),
+    ] {
+        let result = cloud.run(words);
+        assert_eq!(result.status, 2, "{result:?}");
+        assert!(result.stderr.contains(told), "{result:?}");
+    }
 }
 
 #[test]

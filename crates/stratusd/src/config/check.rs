@@ -10,6 +10,7 @@ use cimi::resources::Host;
 use network::{Domain, InstanceTag, Ipv4Network};
 
 use super::{Config, ConfigError, NetworkEntry, StoreKind};
+use crate::joining::Entry;
 
 /// What is older than the calendar can't be told from what is new.
 const AUDIT_DAYS_AT_MOST: u64 = 36_500;
@@ -46,6 +47,16 @@ impl Config {
             if !dir.is_empty() && !Path::new(dir).is_absolute() {
                 return wrong(key, format!("is `{dir}`; write an absolute path"));
             }
+        }
+        let fence = self.machines.fence_seconds;
+        if fence != 0 && !(30..=3600).contains(&fence) {
+            let text = format!("is {fence}; write 30 to 3600, or 0 for never");
+            return wrong("machines.fence_seconds", text);
+        }
+        let door = &self.storage.address;
+        if !door.is_empty() && format!("https://{door}").parse::<Entry>().is_err() {
+            let text = format!("is `{door}`; write HOST:PORT");
+            return wrong("storage.address", text);
         }
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
             let text = format!(

@@ -110,6 +110,7 @@ pub struct Machines {
     pub translation_cache_mib: u32,
     pub spare_ports: u8,
     pub power_button_seconds: u64,
+    pub fence_seconds: u64,
     pub console_kib: u64,
     pub default_type: String,
     pub most_per_user: usize,
@@ -126,6 +127,7 @@ impl Default for Machines {
             translation_cache_mib: 128,
             spare_ports: 8,
             power_button_seconds: 120,
+            fence_seconds: 0,
             console_kib: 1024,
             default_type: "m1.small".into(),
             most_per_user: 1000,
@@ -247,6 +249,7 @@ pub struct NetworkEntry {
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
     pub dir: String,
+    pub address: String,
     pub reserve_mib: u64,
     pub quarantine_hours: u64,
     pub image_cache_gib: u64,
@@ -258,6 +261,7 @@ impl Default for Storage {
     fn default() -> Self {
         Self {
             dir: String::new(),
+            address: String::new(),
             reserve_mib: 1024,
             quarantine_hours: 48,
             image_cache_gib: 0,
@@ -278,6 +282,7 @@ pub struct Images {
     pub longest_hours: u64,
     pub unused_days: u64,
     pub own_marketplace: bool,
+    pub public_data: bool,
     pub policy: String,
     pub authorities: String,
     pub accept_sha1: bool,
@@ -294,6 +299,7 @@ impl Default for Images {
             longest_hours: 24,
             unused_days: 30,
             own_marketplace: true,
+            public_data: false,
             policy: String::new(),
             authorities: String::new(),
             accept_sha1: true,

@@ -1,14 +1,12 @@
 //! Where a host that has joined has the files of machines from that come to it: any entry asks for them where they are. And the
 //! connections to the other host of a machine that goes from one to the other while its guest runs: both come to an entry.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use cimi::resources::Machine;
-use futures::{
-    FutureExt as _, StreamExt as _,
-    future::{BoxFuture, select_ok},
-};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use reqwest::StatusCode;
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,6 +25,14 @@ use crate::{
 
 /// How long an entry may take to be connected to.
 const CONNECTING: Duration = Duration::from_secs(4);
+/// How long the other host is waited for at one entry, and how often all are tried: the one that comes stays so long that the other
+/// one is at all of them meanwhile.
+const fn meeting(end: WayEnd) -> (Duration, usize) {
+    match end {
+        WayEnd::Coming => (Duration::from_secs(10), 3),
+        WayEnd::Leaving => (Duration::from_secs(2), 15),
+    }
+}
 
 /// How long nothing may come, though it isn't whole.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -36,8 +42,17 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 /// By these entries, as good as a certificate is.
 pub(super) struct Arrivals {
     entries: Vec<Entry>,
-    clients: Vec<(String, reqwest::Client)>,
+    sources: Vec<Source>,
     config: Arc<ClientConfig>,
+}
+
+/// Where files come from.
+struct Source {
+    /// How operators know it.
+    name: String,
+    /// What stands before the local part of a machine's id.
+    url: String,
+    client: reqwest::Client,
 }
 
 impl Arrivals {
@@ -53,12 +68,16 @@ impl Arrivals {
                 .http2_keep_alive_timeout(PING.1);
             let client = storage::import::client_of_server(client, entry.host())
                 .context("preparing to receive machines")?;
-            Ok((entry.at_door(MOVING_PATH), client))
+            Ok(Source {
+                name: entry.to_string(),
+                url: entry.at_door(MOVING_PATH),
+                client,
+            })
         });
         let mut config = believed.config().context("preparing to meet other hosts")?;
         config.alpn_protocols = vec![CROSSING_PROTOCOL.to_vec()];
         Ok(Self {
-            clients: entries.collect::<anyhow::Result<_>>()?,
+            sources: entries.collect::<anyhow::Result<_>>()?,
             entries: kept.entries.clone(),
             config: Arc::new(config),
         })
@@ -83,23 +102,25 @@ impl Arrivals {
     }
 
     async fn files(&self, machine: &Machine) -> Result<Packed, String> {
-        let mut failed = "this host knows no entry".to_owned();
-        for (url, client) in &self.clients {
-            let asked = client
-                .get(format!("{url}{}", machine.id.local()))
-                .send()
-                .await;
-            match asked.and_then(reqwest::Response::error_for_status) {
-                Ok(answer) => {
+        let mut why_not = Vec::new();
+        for Source { name, url, client } in &self.sources {
+            let asked = client.get(format!("{url}{}", machine.id.local()));
+            let why = match asked.send().await {
+                Ok(answer) if answer.status() == StatusCode::OK => {
                     let pieces = answer.bytes_stream();
                     return Ok(Box::pin(
                         pieces.map(|piece| piece.map_err(io::Error::other)),
                     ));
                 }
-                Err(error) => failed = format!("{error:?}"),
-            }
+                Ok(answer) => refused(answer.status()),
+                Err(error) => root_of(error),
+            };
+            why_not.push(format!("{name}: {why}"));
         }
-        Err(failed)
+        Err(format!(
+            "no entry of the cloud gives them ({})",
+            why_not.join("; ")
+        ))
     }
 }
 
@@ -111,23 +132,50 @@ impl MachineFiles for Arrivals {
     fn channel<'a>(
         &'a self,
         machine: &'a Machine,
-        _end: WayEnd,
+        end: WayEnd,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Channel, String>> {
         async move {
             let request = crossing_request(machine, name)?.to_bytes();
             let request = request.ok_or("that is no way of a machine")?;
-            // At all of them, since the other host may be at any.
-            let met = self
+            let mut failed = "this host knows no entry".to_owned();
+            // One after the other, as the other host does: at several at once each could meet at another one.
+            let (patience, rounds) = meeting(end);
+            for entry in self
                 .entries
                 .iter()
-                .map(|entry| self.meet_at(entry, request).boxed());
-            let met = met.collect::<Vec<_>>();
-            if met.is_empty() {
-                return Err("this host knows no entry".to_owned());
+                .cycle()
+                .take(self.entries.len() * rounds)
+            {
+                match timeout(patience, self.meet_at(entry, request)).await {
+                    Ok(Ok(channel)) => return Ok(channel),
+                    Ok(Err(why)) => failed = why,
+                    Err(_) => failed = format!("{entry}: the other host didn't come there"),
+                }
             }
-            select_ok(met).await.map(|(channel, _)| channel)
+            Err(failed)
         }
         .boxed()
     }
+}
+
+/// What an entry that gives no files means by its answer.
+fn refused(status: StatusCode) -> String {
+    match status {
+        StatusCode::NOT_FOUND => {
+            "it knows of no way to this host for which the machine is at rest".to_owned()
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            "the host that has them can't be asked there just now; its log says why".to_owned()
+        }
+        other => format!("it answered {other}"),
+    }
+}
+
+/// What is behind an error, without the address, which is said by the entry's name.
+fn root_of(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let root = causes.last().map(ToString::to_string);
+    root.unwrap_or_else(|| error.to_string())
 }

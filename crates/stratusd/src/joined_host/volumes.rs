@@ -137,7 +137,11 @@ impl RemoteVolumes {
         let mut sockets = self.0.sockets.lock();
         let of = (by.machine.clone(), disk.to_owned());
         let leads = leads_to.short();
-        if sockets.get(&of).is_some_and(|socket| socket.leads == leads) {
+        // One that was left here, and is here again, has another folder.
+        if sockets
+            .get(&of)
+            .is_some_and(|socket| socket.leads == leads && by.has_socket(&socket_of(disk)))
+        {
             return Ok(());
         }
         let listener = by.listen(&socket_of(disk))?;
@@ -397,5 +401,68 @@ async fn stand_in(
             shown.end().await;
         }
         Err(error) => tracing::error!(%error, "a guest can't be told that it has lost a volume"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use cimi::{VolumeId, resources::AttachStage};
+    use rustls::{RootCertStore, crypto::ring};
+    use store::SqliteStore;
+    use vmhost::hypervisor::RunFolder;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_of_a_machine_whose_folder_went_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let volumes = RemoteVolumes(Arc::new(Inner {
+            documents: Documents::open(store).await.unwrap(),
+            daemon: None,
+            entries: Vec::new(),
+            config: Arc::new(config),
+            sockets: Mutex::default(),
+        }));
+        let by = VolumeUser {
+            machine: MachineId::generate(),
+            folder: RunFolder(folder.path().join("machine")),
+            user: None,
+        };
+        let attached = AttachedVolume {
+            volume: VolumeId::generate(),
+            initial_location: None,
+            hot: false,
+            wanted: true,
+            stage: AttachStage::Waiting,
+            serial: "v".to_owned(),
+            taken: None,
+        };
+        let socket = by.folder.volumes().join(socket_of(&volume_disk(&attached)));
+        volumes.ready(&by, &attached).await.unwrap();
+        UnixStream::connect(&socket).await.unwrap();
+        let mode = std::fs::metadata(&by.folder.0)
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "nobody else has a way to its disks");
+        // It goes on elsewhere, and comes to this host again.
+        std::fs::remove_dir_all(&by.folder.0).unwrap();
+        volumes.ready(&by, &attached).await.unwrap();
+        UnixStream::connect(&socket).await.unwrap();
+        // Asked again, it stays what it is.
+        let found = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&socket).unwrap());
+        let before = found();
+        volumes.ready(&by, &attached).await.unwrap();
+        assert_eq!(found(), before);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     str::FromStr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, ensure};
@@ -24,7 +24,7 @@ use rustls::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use trust::{Fingerprint, HostKey, JoinToken, OfAuthority, SERVER_NAME};
+use trust::{Authority, Fingerprint, HostKey, JoinToken, OfAuthority, SERVER_NAME};
 
 use super::Kept;
 
@@ -153,6 +153,18 @@ impl Believed {
                     .context("this host's certificate can't be read")?,
                 key.ok().context("this host's key can't be read")?,
             )),
+        })
+    }
+
+    /// For an entry that asks another daemon of its cloud.
+    ///
+    /// # Errors
+    /// If no certificate can be made.
+    pub(crate) fn of_entry(authority: &Authority, now: SystemTime) -> anyhow::Result<Self> {
+        let own = authority.entry(now)?;
+        Ok(Self {
+            authority: authority.fingerprint(),
+            own: Some((own.certificate, own.key)),
         })
     }
 

@@ -14,6 +14,9 @@ use super::prepare::PrepareError;
 const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 /// The shortest header (version 2) of a qcow2 file. See QEMU's `docs/interop/qcow2.txt`.
 const SHORTEST_HEADER_BYTES: usize = 72;
+/// Up to here is what its readers must know of it, from version 3 on; and that its data is in a file that its header names.
+const LOOKED_AT_BYTES: u64 = 80;
+const EXTERNAL_DATA: u64 = 1 << 2;
 /// Where a file goes that is no disk yet.
 const ASIDE: &str = "root.unwritten";
 
@@ -59,10 +62,15 @@ fn look(path: &Path) -> io::Result<Found> {
         other => other?,
     };
     let mut header = Vec::new();
-    file.take(SHORTEST_HEADER_BYTES as u64)
-        .read_to_end(&mut header)?;
+    file.take(LOOKED_AT_BYTES).read_to_end(&mut header)?;
     if header.len() < SHORTEST_HEADER_BYTES || header.iter().all(|byte| *byte == 0) {
         return Ok(Found::Unwritten);
+    }
+    if has_data_elsewhere(&header) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "its header names another file, which is not opened; it is left as it is: kill the machine",
+        ));
     }
     if header.starts_with(&QCOW2_MAGIC) {
         return Ok(Found::Overlay);
@@ -71,6 +79,20 @@ fn look(path: &Path) -> io::Result<Found> {
         io::ErrorKind::InvalidData,
         "it is no qcow2 disk; it is left as it is: put the right file there, or kill the machine",
     ))
+}
+
+/// Whether QEMU would open what the header of a disk names. None of ours says so: but one may come from another host, or have been
+/// written by a guest that got the better of its QEMU. (What it stands on is told to QEMU, whatever the header says of that.)
+fn has_data_elsewhere(header: &[u8]) -> bool {
+    let number = |from: usize| {
+        Some(u64::from_be_bytes(
+            header.get(from..from + 8)?.try_into().ok()?,
+        ))
+    };
+    // Magic and version are one number.
+    let version = number(0).map_or(0, |both| both & u64::from(u32::MAX));
+    let features = number(72).unwrap_or(0);
+    header.starts_with(&QCOW2_MAGIC) && version >= 3 && features & EXTERNAL_DATA != 0
 }
 
 #[cfg(test)]
@@ -124,6 +146,31 @@ mod tests {
         let error = make(folder.path()).unwrap_err().to_string();
         assert!(error.contains("no qcow2 disk"), "{error}");
         assert_eq!(std::fs::read(&root).unwrap(), [7; 4096]);
+    }
+
+    #[test]
+    fn a_disk_that_would_lead_to_another_file_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root.qcow2");
+        make(folder.path()).unwrap();
+        let ours = std::fs::read(&root).unwrap();
+        let with = |version: u8, features: u8| {
+            let mut bytes = ours.clone();
+            bytes.splice(7..8, [version]);
+            bytes.splice(79..80, [features]);
+            std::fs::write(&root, &bytes).unwrap();
+            let made = make(folder.path()).map_err(|error| error.to_string());
+            assert_eq!(std::fs::read(&root).unwrap(), bytes);
+            made
+        };
+        // Of version 2 these bytes are none of the header.
+        for (version, features) in [(3, 0), (3, 1 << 3), (2, 1 << 2)] {
+            with(version, features).unwrap();
+        }
+        for features in [1 << 2, 0xff] {
+            let refused = with(3, features).unwrap_err();
+            assert!(refused.contains("names another file"), "{refused}");
+        }
     }
 
     #[test]

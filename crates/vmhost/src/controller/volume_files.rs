@@ -1,7 +1,11 @@
 //! Where volumes are on this host. A machine writes one; whether that is a file here, or is spoken to over the network, is not
 //! its affair.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+    time::Duration,
+};
 
 use cimi::{
     MachineId,
@@ -68,7 +72,11 @@ impl VolumeUser {
     /// # Errors
     /// If it can't be made.
     pub fn listen(&self, name: &str) -> std::io::Result<tokio::net::UnixListener> {
-        std::fs::create_dir_all(&self.folder.0)?;
+        // As whoever puts disks into it would make it, before whom this may come.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder.0)?;
         let folder = self.folder.volumes();
         make_volumes_folder(&folder)?;
         let path = folder.join(name);
@@ -81,6 +89,12 @@ impl VolumeUser {
         std::os::unix::fs::chown(&path, self.user, self.user)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
+    }
+
+    /// Whether the socket of this name is there: it goes with the machine's folder.
+    #[must_use]
+    pub fn has_socket(&self, name: &str) -> bool {
+        self.folder.volumes().join(name).exists()
     }
 
     /// Removes the socket of this name, if there is one.

@@ -35,9 +35,10 @@ use super::{
     console::BoundedLogs,
     crossing::{Come, Way},
     prepare::{self, PrepareError},
+    report::report,
 };
 use crate::{
-    ExitCause, HypervisorError, MachineEvent, RunState, RunningMachine,
+    ExitCause, HypervisorError, MachineEvent, RunState, RunningMachine, guard,
     hypervisor::{Adopted, EventStream},
 };
 
@@ -134,6 +135,8 @@ pub(super) struct Worker {
     /// When this worker saw its memory being written first.
     saving_since: Option<Instant>,
     pub(super) asked_to_detach: Option<Instant>,
+    /// Whether its folder says that it is guarded; none: not looked yet.
+    marked: Option<bool>,
 }
 
 impl Worker {
@@ -165,6 +168,7 @@ impl Worker {
             told: None,
             saving_since: None,
             asked_to_detach: None,
+            marked: None,
         }
     }
 
@@ -272,6 +276,9 @@ impl Worker {
             }
             self.adopted = true;
         }
+        if self.keep_guarded(&machine).await? {
+            return Ok(Next::Again);
+        }
         let run_state = self.run_state().await;
         let trouble = run_state.as_ref().err();
         self.shared
@@ -296,6 +303,36 @@ impl Worker {
             Power::Off => self.bring_down(&machine, run_state).await,
             Power::On => self.bring_up(&machine, run_state).await,
         }
+    }
+
+    /// Has the machine guarded or not, as it is to go on elsewhere or not; whether that was written. Its folder never says less than
+    /// its document.
+    async fn keep_guarded(&mut self, machine: &Machine) -> Result<bool, StepError> {
+        let guards = self.shared.settings.fences_after.is_some();
+        let wanted = guards && machine.goes_on_elsewhere();
+        if self.marked == Some(wanted) && machine.observed.guarded == wanted {
+            return Ok(false);
+        }
+        let folder = self.folder(machine);
+        let mark = |guarded| {
+            let folder = folder.clone();
+            blocking(move || {
+                let marked = guard::mark(&folder, guarded);
+                marked.map_err(|error| StepError::Task(format!("{}: {error}", folder.display())))
+            })
+        };
+        if wanted {
+            mark(true).await?;
+        }
+        report(&self.shared.documents, &self.id, |machine| {
+            machine.observed.guarded = wanted;
+        })
+        .await?;
+        if !wanted && folder.exists() {
+            mark(false).await?;
+        }
+        self.marked = Some(wanted);
+        Ok(true)
     }
 
     /// Whether the machine is to be off or gone, and its guest needs not, or no longer, be asked.

@@ -110,6 +110,7 @@ pub(super) const HOST: Type = Type {
         seen("qemuVersion", String),
         seen("started", DateTime),
         seen("troubles", Array(&String)),
+        seen("fencesAfter", Integer),
         seen("machines", Integer),
         seen("cpu", Integer),
         seen("cpuUsed", Integer),

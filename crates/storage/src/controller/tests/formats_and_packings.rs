@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use cimi::resources::{Image, MediumFormat};
+use marketplace::SigningKey;
 
 use super::site::{Site, asking, base, described, endorser, signed, wanted, whole};
 use super::states::{available, failed, numbers};
+use super::web_server::WebServer;
 use super::world::World;
 use crate::confine::QemuImg;
 
@@ -91,48 +93,89 @@ fn disk(folder: &Path, number: usize, format: &Format) -> (Vec<u8>, Vec<u8>) {
     (raw, std::fs::read(to).expect("read"))
 }
 
+/// A cloud that looks where Alice's entries are.
+struct Published {
+    world: World,
+    site: Site,
+    server: WebServer,
+    alice: SigningKey,
+    folder: tempfile::TempDir,
+}
+
+impl Published {
+    /// Nothing without QEMU's tools.
+    async fn start() -> Option<Self> {
+        let qemu_img = qemu_img()?;
+        let mut world = World::new().await;
+        let site = Site::default();
+        let server = site.serve().await;
+        let mut settings = asking(world.settings(), &[&server], None);
+        settings.qemu_img = Some(qemu_img);
+        world.start_with(settings, None).await;
+        Some(Self {
+            world,
+            site,
+            server,
+            alice: endorser("alice@example.org"),
+            folder: tempfile::tempdir().expect("a folder"),
+        })
+    }
+
+    /// A disk that is served as `packed`, by an entry that states this of it; somebody wants it. With its content as raw.
+    async fn wanted(
+        &self,
+        number: usize,
+        format: &Format,
+        stated: &str,
+        packing: Option<&str>,
+        pack: Pack,
+    ) -> (Image, String, Vec<u8>) {
+        let (raw, file) = disk(self.folder.path(), number, format);
+        let path = format!("/disk{number}");
+        let mut metadata = described(&file, &[format!("{}{path}", base(&self.server))]);
+        metadata.format = Some(stated.to_owned());
+        metadata.compression = packing.map(str::to_owned);
+        self.site.put(&path, whole(pack(&file)));
+        let identifier = metadata.identifier.to_string();
+        let entry = signed(&metadata, &self.alice);
+        self.site.put_entries(&identifier, &[entry]);
+        let image = wanted(&identifier);
+        self.world.create(&image).await;
+        (image, identifier, raw)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_format_comes_in_every_packing_by_whatever_name_its_entry_states() {
-    let Some(qemu_img) = qemu_img() else { return };
-    let mut world = World::new().await;
-    let site = Site::default();
-    let server = site.serve().await;
-    let alice = endorser("alice@example.org");
-    let mut settings = asking(world.settings(), &[&server], None);
-    settings.qemu_img = Some(qemu_img);
-    world.start_with(settings, None).await;
-    let folder = tempfile::tempdir().expect("a folder");
+    let Some(mut published) = Published::start().await else {
+        return;
+    };
     let mut images = Vec::new();
     for (number, (format, (packings, pack))) in FORMATS
         .iter()
         .flat_map(|format| PACKINGS.iter().map(move |packing| (format, packing)))
         .enumerate()
     {
-        let (raw, file) = disk(folder.path(), number, format);
-        let path = format!("/disk{number}");
-        let mut metadata = described(&file, &[format!("{}{path}", base(&server))]);
         // Each of the names, in turn.
         let stated = format.2[number % format.2.len()];
         let packing = packings[number % packings.len()];
-        metadata.format = Some(stated.to_owned());
-        metadata.compression = Some(packing.to_owned());
-        site.put(&path, whole(pack(&file)));
-        let identifier = metadata.identifier.to_string();
-        site.put_entries(&identifier, &[signed(&metadata, &alice)]);
-        let image = wanted(&identifier);
-        world.create(&image).await;
+        let one = published.wanted(number, format, stated, Some(packing), *pack);
+        let (image, identifier, raw) = one.await;
         images.push((image, identifier, raw, format, packing));
     }
     assert_eq!(images.len(), 30);
     for (image, identifier, raw, format, packing) in images {
-        let read = world.until::<Image>(image.id.local(), available).await;
+        let read = published
+            .world
+            .until::<Image>(image.id.local(), available)
+            .await;
         let file = read.file.clone().expect("a file");
         let row = format!("{} {:?} {packing}", format.0, format.1);
         assert_eq!(file.format, format.3, "{row}");
         assert_eq!(file.virtual_size.0, raw.len() as u64, "{row}");
         // It goes on being called by what its endorser described.
         assert_eq!(file.digests.identifier, Some(identifier), "{row}");
-        let plain = folder.path().join("plain");
+        let plain = published.folder.path().join("plain");
         let kept = if format.3 == MediumFormat::Raw {
             "raw"
         } else {
@@ -146,20 +189,14 @@ async fn every_format_comes_in_every_packing_by_whatever_name_its_entry_states()
         assert!(made.status.success(), "{row}: {made:?}");
         assert!(std::fs::read(&plain).expect("read") == raw, "{row}");
     }
-    world.kill().await;
+    published.world.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_another_format_than_its_entry_states_is_refused() {
-    let Some(qemu_img) = qemu_img() else { return };
-    let mut world = World::new().await;
-    let site = Site::default();
-    let server = site.serve().await;
-    let alice = endorser("alice@example.org");
-    let mut settings = asking(world.settings(), &[&server], None);
-    settings.qemu_img = Some(qemu_img);
-    world.start_with(settings, None).await;
-    let folder = tempfile::tempdir().expect("a folder");
+    let Some(mut published) = Published::start().await else {
+        return;
+    };
     let [raw, qcow2, vdi, vmdk, ..] = &FORMATS;
     for (number, (format, stated, why)) in [
         (raw, "qcow2", "stated to be qcow2"),
@@ -170,18 +207,14 @@ async fn a_file_of_another_format_than_its_entry_states_is_refused() {
     .into_iter()
     .enumerate()
     {
-        let (_, file) = disk(folder.path(), number, format);
-        let path = format!("/disk{number}");
-        let mut metadata = described(&file, &[format!("{}{path}", base(&server))]);
-        metadata.format = Some(stated.to_owned());
-        site.put(&path, whole(file));
-        let identifier = metadata.identifier.to_string();
-        site.put_entries(&identifier, &[signed(&metadata, &alice)]);
-        let image = wanted(&identifier);
-        world.create(&image).await;
-        let read = world.until::<Image>(image.id.local(), failed).await;
+        let one = published.wanted(number, format, stated, None, <[u8]>::to_vec);
+        let (image, ..) = one.await;
+        let read = published
+            .world
+            .until::<Image>(image.id.local(), failed)
+            .await;
         let told = read.reason.clone().unwrap_or_default();
         assert!(told.contains(why), "{} as {stated}: {told}", format.0);
     }
-    world.kill().await;
+    published.world.kill().await;
 }

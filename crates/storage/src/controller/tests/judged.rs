@@ -265,14 +265,15 @@ async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
     site.put("/disk", whole(bytes.clone()));
     let mut settings = asking(world.settings(), &[&server], None);
     let controller = world.start_with(settings.clone(), None).await;
-    let unknown = controller.entries_in_time(&identifier).await;
+    let unknown = controller.registries().look_up_in_time(&identifier).await;
     assert!(
         unknown.is_err_and(|why| !why.is_temporary()),
         "nobody has it"
     );
     site.put_entries(&name, &[signed(&metadata, &alice)]);
     controller
-        .entries_in_time(&identifier)
+        .registries()
+        .look_up_in_time(&identifier)
         .await
         .expect("endorsed");
     let one = wanted(&name);
@@ -306,7 +307,8 @@ async fn whoever_starts_a_machine_learns_what_the_marketplaces_say_now() {
     ));
     assert!(
         controller
-            .entries_in_time(&identifier)
+            .registries()
+            .look_up_in_time(&identifier)
             .await
             .is_err_and(|why| why.is_temporary())
     );
@@ -460,4 +462,72 @@ async fn pages_for_people_at_the_root_do_not_hide_a_marketplace_below_it() {
         tagged.expect("found").entry.metadata().identifier,
         identifier
     );
+}
+
+/// A Marketplace in this process: what it has, as `stratusd` gives it.
+#[derive(Clone, Debug, Default)]
+struct Own(std::sync::Arc<parking_lot::Mutex<Vec<String>>>);
+
+#[async_trait::async_trait]
+impl crate::registry::OwnMarketplace for Own {
+    async fn documents_of(
+        &self,
+        _: &marketplace::ImageIdentifier,
+        _: usize,
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let all = self.0.lock().clone();
+        Ok(all.into_iter().rev().map(String::into_bytes).collect())
+    }
+
+    fn last_taken(&self, _: &marketplace::ImageIdentifier) -> Option<marketplace::UtcTime> {
+        (!self.0.lock().is_empty()).then(super::site::now)
+    }
+
+    async fn tagged(&self, _: &str, _: &str) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_own_marketplace_takes_counts_at_once_also_while_another_is_silent() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let name = metadata.identifier.to_string();
+    let alice = endorser("alice@example.org");
+    site.put("/disk", whole(bytes.clone()));
+    let own = Own::default();
+    let before = signed_at(&metadata, &alice, seconds_from_now(-60));
+    own.0.lock().push(before);
+    let mut settings = asking(world.settings(), &[&server], None);
+    let here = crate::registry::Marketplace::here(
+        "own".to_owned(),
+        "https://cloud.example.org/marketplace",
+        &[],
+        std::sync::Arc::new(own.clone()),
+    );
+    let mut all = settings.registries.marketplaces().to_vec();
+    all.push(here.expect("a Marketplace"));
+    settings.registries =
+        crate::registry::Registries::new(all, Vec::new(), crate::registry::PolicySource::default());
+    let controller = world.start_with(settings, None).await;
+    let one = wanted(&name);
+    world.create(&one).await;
+    let local = one.id.local();
+    world.until::<Image>(local, available).await;
+
+    // The other one is away: all the same, what is withdrawn here is refused, though it was looked up a moment ago.
+    site.put(
+        &format!("/metadata/{name}"),
+        Answer::Head("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n".to_owned()),
+    );
+    own.0.lock().push(withdrawn(&metadata, &alice, "a hole"));
+    assert!(controller.look_again(local).await);
+    let read = world.documents.images.get(local).expect("there");
+    assert!(failed(&read.document.0));
+    let reason = read.reason.clone().unwrap_or_default();
+    assert!(reason.contains("a hole"), "{reason}");
+    drop(controller);
+    world.kill().await;
 }

@@ -62,6 +62,11 @@ impl Installer {
         }
     }
 
+    /// Whether an operating system is known to have none.
+    pub(super) fn is_without(os: &str) -> bool {
+        ["tiny", "ttylinux", "cirros"].contains(&os.to_lowercase().as_str())
+    }
+
     /// The script that adds repositories, brings the lists of packages up to date and installs. All names are quoted.
     pub(super) fn script(self, repositories: &[String], packages: &[String]) -> String {
         let mut script = "set -e\n".to_owned();
@@ -130,6 +135,7 @@ mod tests {
         assert_eq!(Installer::of_system("Ubuntu"), Some(Installer::Apt));
         assert_eq!(Installer::of_system("scientificlinux"), Some(Installer::Yum));
         assert_eq!(Installer::of_system(""), None);
+        assert!(Installer::is_without("CirrOS") && !Installer::is_without("debian") && !Installer::is_without(""));
     }
 
     #[test]

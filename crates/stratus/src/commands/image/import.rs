@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 
-use crate::cloud::{Api, ApiError, Body, ImageView, JobEnd, is_image_identifier, wait_for_job};
+use crate::cloud::{Api, ApiError, Body, ImageView, JobEnd, wait_for_job};
 use crate::commands::image_name::Use;
 use crate::failure::{Failure, Result};
 use crate::image_source::{ImageSource, LocalDigests, local_digests};
@@ -73,6 +73,15 @@ pub struct Arguments {
     /// Length in bytes that it must have
     #[arg(long, value_name = "N", help_heading = "Checks of the content, uncompressed")]
     bytes: Option<u64>,
+    /// Operating system on it, such as debian; images made of its machines have it, too
+    #[arg(long, value_name = "NAME", help_heading = "What is on it")]
+    os: Option<String>,
+    /// Version of the operating system
+    #[arg(long, value_name = "VERSION", help_heading = "What is on it")]
+    os_version: Option<String>,
+    /// Architecture that it is for, such as x86_64
+    #[arg(long, value_name = "NAME", help_heading = "What is on it")]
+    os_arch: Option<String>,
     /// Kernel to boot directly: a file, URL, or an image of type FILE
     #[arg(long, value_name = "FILE|URL|IMAGE", help_heading = "Booting without a boot loader")]
     kernel: Option<String>,
@@ -111,6 +120,9 @@ impl Arguments {
             sha256: None,
             sha512: None,
             bytes: None,
+            os: None,
+            os_version: None,
+            os_arch: None,
             kernel: None,
             initrd: None,
             kernel_arguments: None,
@@ -124,7 +136,7 @@ impl Arguments {
         &self.common
     }
 
-    /// The checks of a description.
+    /// The checks of a description, and what it says is on it.
     pub(in crate::commands) fn checked_by(mut self, image: &Metadata) -> Self {
         let checksums = &image.checksums;
         self.identifier = Some(image.identifier.to_string());
@@ -133,6 +145,9 @@ impl Arguments {
         self.sha1 = Some(checksums.sha1.to_string());
         self.sha256 = checksums.sha256.map(|digest| digest.to_string());
         self.sha512 = checksums.sha512.map(|digest| digest.to_string());
+        self.os.clone_from(&image.os);
+        self.os_version.clone_from(&image.os_version);
+        self.os_arch.clone_from(&image.os_arch);
         self
     }
 
@@ -158,6 +173,11 @@ impl Arguments {
         let mut document = Map::new();
         document.insert("name".to_owned(), json!(self.name.clone().unwrap_or_else(|| source.default_name())));
         document.insert("type".to_owned(), json!(self.kind));
+        let described = [("os", &self.os), ("os-version", &self.os_version), ("os-arch", &self.os_arch)];
+        let properties: Map<String, Value> = described.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_ref()?)))).collect();
+        if !properties.is_empty() {
+            document.insert("properties".to_owned(), properties.into());
+        }
         let result = self.disk(&import, &source, document, expected).await;
         match &result {
             Ok(_) | Err(Failure::Exit(_)) => unfinished::keep(),
@@ -228,8 +248,8 @@ impl Arguments {
     fn expected(&self) -> Result<Map<String, Value>> {
         let mut expected = Map::new();
         if let Some(identifier) = &self.identifier {
-            if !is_image_identifier(identifier) {
-                return Err(Failure::Usage(format!("'{identifier}' is not an identifier of 27 characters")));
+            if let Err(error) = identifier.parse::<ImageIdentifier>() {
+                return Err(Failure::Usage(error.to_string()));
             }
             expected.insert("identifier".to_owned(), json!(identifier));
         }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::failure::{Failure, Result};
 use crate::session::Session;
 
 /// A new image from the machine.
@@ -32,8 +33,8 @@ pub(in crate::commands) struct Saving {
 }
 
 impl Saving {
-    /// What is missing first, in the order of the contract.
-    pub(super) fn missing(&self) -> Option<&'static str> {
+    /// What is missing, in the order of the contract.
+    pub(super) fn missing(&self) -> Vec<&'static str> {
         let wanted = [
             (&self.author, "--author"),
             (&self.author_email, "--author-email"),
@@ -43,7 +44,8 @@ impl Saving {
         ];
         wanted
             .into_iter()
-            .find_map(|(value, name)| value.is_none().then_some(name))
+            .filter_map(|(value, name)| value.is_none().then_some(name))
+            .collect()
     }
 
     /// What the machine's template says of it.
@@ -67,6 +69,19 @@ impl Saving {
         }
         save
     }
+}
+
+/// Refuses a version of an image that can't be one, such as an option that was taken for its value.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub(in crate::commands) fn check_version(version: &str) -> Result {
+    if version.is_empty() || version.starts_with(|first: char| first.is_alphanumeric()) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "'{version}' is no version: --image-version takes one that begins with a letter or a digit, such as 1.2"
+    )))
 }
 
 /// The name that machines get which are started to make an image.

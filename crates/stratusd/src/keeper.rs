@@ -1,0 +1,325 @@
+//! The daemon that keeps the images and volumes of a cloud, and how entries reach it that don't.
+//!
+//! ```text
+//!  the keeper ── StorageKeeper/own: its folder, where its door is ──▶ store ──▶ entries
+//!  an entry   ── content of images, as its users send and ask for it ──▶ door for hosts of the keeper
+//! ```
+//!
+//! They trust each other by the authority for hosts, whose key each of them reads in the store. There is one keeper: the folder
+//! with the data is known by a file in it, and a daemon with another folder is told so before it takes images that aren't there
+//! for lost.
+
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use cimi::{
+    Acl, Common, StorageKeeperId, Timestamp,
+    resources::{Image, StorageKeeper},
+};
+use cloud::{ByteStream, CloudError, Download, DownloadRequest, Relayed, Upload};
+use documents::Documents;
+use doors::{CONTENT_HEADER, SentContent};
+use futures::{StreamExt as _, TryStreamExt as _};
+use parking_lot::Mutex;
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, header};
+use serde_json::Map;
+use storage::controller::ExportFormat;
+use store::Revision;
+use trust::{Authority, ENTRY_LIFE, IMAGES_PATH, LOOK_AGAIN_PATH, REVISION_HEADER};
+
+use crate::{
+    config::Config,
+    instance::write_atomically,
+    joining::{Believed, Entry},
+};
+
+/// In the folder with the data: what it is known by.
+const FOLDER_FILE: &str = "storage-id";
+/// How often a connection on which nothing comes is tried, and how long the answer may take.
+const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+/// How long nothing may come of what is asked for.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Says that this daemon keeps the images and volumes, with the data in `folder`.
+///
+/// # Errors
+/// If another folder has them.
+pub(crate) async fn announce(
+    documents: &Documents,
+    config: &Config,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let known_by = known_by(folder)?;
+    let address = address(config);
+    loop {
+        let kept = documents.storage_keepers.get(StorageKeeper::OWN);
+        let changes = match kept {
+            Some(kept) => {
+                let name = kept.common.name.clone().unwrap_or_default();
+                ensure!(
+                    kept.folder == known_by,
+                    "the images and volumes of this cloud are kept by another daemon, on {name} ({address}), or were in \
+                     another folder than {folder}: leave the role `storage` out here (`--roles entry,scheduler`). If they \
+                     were moved here without their file {FOLDER_FILE}, or are lost and this folder is to be used in their \
+                     place: echo {id} >{folder}/{FOLDER_FILE}",
+                    address = kept.address,
+                    folder = folder.display(),
+                    id = kept.folder,
+                );
+                if kept.address == address && name == config.host_name() {
+                    return Ok(());
+                }
+                let mut next = kept.document.0.clone();
+                next.address.clone_from(&address);
+                next.common.name = Some(config.host_name());
+                documents.changes().replace(&kept, next)
+            }
+            None => {
+                let mut common = Common::new(Acl::owned_by_admin(), Timestamp::now());
+                common.name = Some(config.host_name());
+                documents.changes().create(&StorageKeeper {
+                    id: StorageKeeperId::from_local(StorageKeeper::OWN)?,
+                    common,
+                    folder: known_by.clone(),
+                    address: address.clone(),
+                    unknown: Map::new(),
+                })
+            }
+        };
+        match changes.commit().await {
+            Ok(_) => return Ok(()),
+            // Another daemon at the same moment: what it wrote is looked at, as soon as it shows.
+            Err(error) if error.is_conflict() => tokio::time::sleep(BEHIND).await,
+            Err(error) => return Err(error).context("saying who keeps the images"),
+        }
+    }
+}
+
+/// How soon it is looked again for what another daemon has written and reads here don't show yet.
+const BEHIND: Duration = Duration::from_millis(10);
+
+/// What a folder is known by: its file, made once.
+fn known_by(folder: &Path) -> anyhow::Result<String> {
+    let file = folder.join(FOLDER_FILE);
+    match std::fs::read_to_string(&file) {
+        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
+        Ok(_) => bail!("{} is empty", file.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let made = uuid::Uuid::new_v4().to_string();
+            crate::instance::make_dir(folder, 0o711)?;
+            write_atomically(&file, format!("{made}\n").as_bytes(), 0o644)?;
+            Ok(made)
+        }
+        Err(error) => Err(error).with_context(|| file.display().to_string()),
+    }
+}
+
+/// Where other daemons reach the door for hosts; none without TLS.
+fn address(config: &Config) -> String {
+    if !config.tls.enabled {
+        return String::new();
+    }
+    match &*config.storage.address {
+        "" => config.origin().trim_start_matches("https://").to_owned(),
+        given => given.to_owned(),
+    }
+}
+
+/// The keeper, for an entry that isn't. Clones are of the same.
+#[derive(Clone)]
+pub(crate) struct Keeper(Arc<Inner>);
+
+struct Inner {
+    documents: Documents,
+    way: Mutex<Option<Way>>,
+}
+
+/// How it is reached, as long as nothing of it has changed.
+#[derive(Clone)]
+struct Way {
+    address: String,
+    authority: String,
+    since: Instant,
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Keeper {
+    /// The one of this cloud, whoever that is.
+    pub(crate) fn of(documents: Documents) -> Self {
+        Self(Arc::new(Inner {
+            documents,
+            way: Mutex::default(),
+        }))
+    }
+
+    /// As [`cloud::ImageIntake::take`].
+    pub(crate) async fn take(&self, image: &Image, upload: Upload) -> cloud::Result<()> {
+        let content = Body::wrap_stream(upload.content);
+        let answer = self.ask(Method::PUT, image, "", |mut request| {
+            if let Some(length) = upload.length {
+                request = request.header(header::CONTENT_LENGTH, length);
+            }
+            request.body(content)
+        });
+        let answer = answer.await?;
+        self.catch_up(&answer).await
+    }
+
+    /// As [`cloud::ImageIntake::open`].
+    pub(crate) async fn open(
+        &self,
+        image: &Image,
+        asked: DownloadRequest,
+    ) -> cloud::Result<Download> {
+        let answer = self.ask(Method::GET, image, "", |mut request| {
+            if let Some(format) = &asked.format {
+                request = request.query(&[("format", format)]);
+            }
+            match asked.part {
+                None => request,
+                Some((start, None)) => request.header(header::RANGE, format!("bytes={start}-")),
+                Some((start, Some(end))) => {
+                    let last = end.saturating_sub(1);
+                    request.header(header::RANGE, format!("bytes={start}-{last}"))
+                }
+            }
+        });
+        let answer = answer.await?;
+        let nonsense = || {
+            CloudError::Internal(
+                "the daemon that keeps the images says nothing of what it sends".to_owned(),
+            )
+        };
+        let sent = answer.headers().get(CONTENT_HEADER).ok_or_else(nonsense)?;
+        let sent: SentContent = serde_json::from_slice(sent.as_bytes()).map_err(|_| nonsense())?;
+        let format: ExportFormat = sent.format.parse().map_err(|_| nonsense())?;
+        let content: ByteStream = Box::pin(answer.bytes_stream().map_err(io::Error::other));
+        Ok(Download {
+            format: format.as_str(),
+            length: sent.length,
+            part: sent.part,
+            identifier: sent.identifier,
+            content: content.boxed(),
+            tag: String::new(),
+        })
+    }
+
+    /// As [`cloud::ImageIntake::look_again`].
+    pub(crate) async fn look_again(&self, image: &Image) -> bool {
+        let asked = self.ask(Method::POST, image, LOOK_AGAIN_PATH, |request| request);
+        match asked.await {
+            Ok(answer) if answer.status() == StatusCode::OK => self.catch_up(&answer).await.is_ok(),
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(image = %image.id, %error, "the entry of a cached image can't be looked up; it is used as it is");
+                false
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        image: &Image,
+        behind: &str,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> cloud::Result<Response> {
+        let way = self.way()?;
+        let url = format!("{}{}{behind}", way.url, image.id.local());
+        let seen = self.0.documents.revision();
+        let request = way.client.request(method, url);
+        let request = complete(request.header(REVISION_HEADER, seen.0));
+        let answer = request.send().await.map_err(|error| {
+            tracing::warn!(?error, "the daemon that keeps the images can't be asked");
+            CloudError::Unavailable(format!(
+                "the daemon that keeps the images of this cloud ({}) can't be reached just now; try again",
+                way.address
+            ))
+        })?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let told = answer.json::<Relayed>().await;
+        Err(told.map_or_else(
+            |_| {
+                CloudError::Unavailable(format!(
+                    "the daemon that keeps the images of this cloud answers {status}; try again"
+                ))
+            },
+            CloudError::from,
+        ))
+    }
+
+    /// What it has written shows here, too.
+    async fn catch_up(&self, answer: &Response) -> cloud::Result<()> {
+        let shown = answer.headers().get(REVISION_HEADER);
+        let shown = shown.and_then(|value| value.to_str().ok()?.parse().ok());
+        cloud::catch_up(&self.0.documents, Revision(shown.unwrap_or_default())).await
+    }
+
+    fn way(&self) -> cloud::Result<Way> {
+        let documents = &self.0.documents;
+        let kept = documents.storage_keepers.get(StorageKeeper::OWN);
+        let kept = kept.ok_or_else(|| {
+            CloudError::Unavailable("no daemon of this cloud keeps images: one has to be started with the role `storage`".to_owned())
+        })?;
+        if kept.address.is_empty() {
+            let name = kept.common.name.as_deref().unwrap_or_default();
+            return Err(CloudError::Unavailable(format!(
+                "the daemon that keeps the images of this cloud, on {name}, speaks no TLS, so that no other one reaches it"
+            )));
+        }
+        let own = documents
+            .host_authorities
+            .get(cimi::resources::HostAuthority::OWN);
+        let own = own.ok_or_else(|| {
+            CloudError::Unavailable("this cloud has no authority for hosts yet".to_owned())
+        })?;
+        let mut way = self.0.way.lock();
+        // Long before the certificate ends that it began with.
+        let is_good = |way: &&Way| {
+            way.address == kept.address
+                && way.authority == own.certificate
+                && way.since.elapsed() < ENTRY_LIFE / 2
+        };
+        if let Some(good) = way.as_ref().filter(is_good) {
+            return Ok(good.clone());
+        }
+        let authority = Authority::from_pem(&own.certificate, &own.private_key);
+        let made = authority
+            .map_err(anyhow::Error::from)
+            .and_then(|authority| {
+                let (client, url) = client(&authority, &kept.address)?;
+                Ok(Way {
+                    address: kept.address.clone(),
+                    authority: own.certificate.clone(),
+                    since: Instant::now(),
+                    client,
+                    url,
+                })
+            });
+        let made = made.map_err(|error| CloudError::Internal(format!("{error:#}")))?;
+        *way = Some(made.clone());
+        Ok(made)
+    }
+}
+
+fn client(authority: &Authority, address: &str) -> anyhow::Result<(reqwest::Client, String)> {
+    let door: Entry = format!("https://{address}").parse()?;
+    let believed = Believed::of_entry(authority, SystemTime::now())?;
+    let builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(believed.config()?)
+        .http2_keep_alive_interval(PING.0)
+        .http2_keep_alive_timeout(PING.1)
+        .http2_keep_alive_while_idle(true)
+        .read_timeout(SILENCE);
+    let client = storage::import::client_of_server(builder, door.host())?;
+    Ok((client, door.at_door(IMAGES_PATH)))
+}

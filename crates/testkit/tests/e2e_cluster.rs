@@ -1,0 +1,301 @@
+//! A cloud of many computers, each in a network namespace of its own: three members of etcd, two entries, the storage, three hosts.
+//! Each kind is lost in turn, by a kill and by a cut cable, while users ask and guests write. All is real, by `make cluster`.
+#![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use serde_json::Value;
+use testkit::{Cluster, Need, skip_unless, wait_until};
+
+/// Longer than anything takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Makes tokens, one after the other, and revokes old ones, as long as `load.on` is there. Notes of each when it was acknowledged or
+/// refused.
+const LOAD: &str = r#"
+. ./cluster.env
+touch load.on
+n=0 ids=()
+while [ -e load.on ]; do
+    n=$((n + 1))
+    if said=$(stratus token create "load-$n" --format json 2>>load.err); then
+        echo "$EPOCHREALTIME $n acknowledged"
+        ids[n]=$(jq -r .id <<<"$said")
+    else
+        echo "$EPOCHREALTIME $n refused ${said//$'\n'/ }"
+    fi
+    old=$((n > 50 ? n - 50 : 0))
+    if [ -n "${ids[old]:-}" ]; then
+        echo "$EPOCHREALTIME $old revoking"
+        ! stratus token revoke "${ids[old]}" >/dev/null 2>>load.err || echo "$EPOCHREALTIME $old revoked"
+    fi
+done >load.log
+"#;
+
+/// What a user's machines are: number, host, address, state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shown {
+    id: String,
+    host: String,
+    address: String,
+    state: String,
+}
+
+fn machines(cluster: &Cluster) -> Vec<Shown> {
+    let text = cluster.stratus("describe-instance --format json");
+    let all: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let of_one = |one: &Value| Shown {
+        id: text(&one["id"]),
+        host: text(&one["host"]),
+        address: text(&one["address"]),
+        state: text(&one["state"]),
+    };
+    let mut all: Vec<_> = all.iter().map(of_one).collect();
+    all.sort_by(|one, other| one.host.cmp(&other.host));
+    all
+}
+
+fn ssh(cluster: &Cluster, machine: &Shown, command: &str) -> String {
+    wait_until(&format!("{machine:?}: {command}"), LIMIT, || {
+        let output = cluster.try_ssh(&machine.address, command);
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    })
+}
+
+fn wait_for_hosts(cluster: &Cluster, wanted: &str) {
+    wait_until(wanted, LIMIT, || {
+        let output = cluster.try_as_admin("host list --format json");
+        let hosts: Vec<Value> = serde_json::from_slice(&output.stdout).ok()?;
+        let states: BTreeSet<_> = hosts
+            .iter()
+            .map(|host| format!("{} {}", host["name"], host["state"]))
+            .collect();
+        let states = states
+            .into_iter()
+            .collect::<Vec<_>>()
+            .join(", ")
+            .replace('"', "");
+        (states == wanted).then_some(())
+    });
+}
+
+const ALL_OK: &str = "host1 OK, host2 OK, host3 OK";
+
+/// How many requests were acknowledged by now.
+fn acknowledged(cluster: &Cluster) -> usize {
+    let log = fs::read_to_string(cluster.folder().join("load.log")).unwrap_or_default();
+    log.lines()
+        .filter(|line| line.ends_with(" acknowledged"))
+        .count()
+}
+
+/// Users are served: more is acknowledged than before.
+fn wait_for_service(cluster: &Cluster, when: &str) {
+    let before = acknowledged(cluster);
+    wait_until(&format!("service, {when}"), LIMIT, || {
+        (acknowledged(cluster) > before + 2).then_some(())
+    });
+}
+
+/// The lines that the guest has on the volume, all in order.
+fn lines(cluster: &Cluster, machine: &Shown) -> usize {
+    let text = ssh(cluster, machine, "cat /mnt/log");
+    for (number, line) in text.lines().enumerate() {
+        assert_eq!(line, format!("line {}", number + 1));
+    }
+    text.lines().count()
+}
+
+fn wait_for_writes(cluster: &Cluster, machine: &Shown) {
+    let before = lines(cluster, machine);
+    wait_until("more lines", LIMIT, || {
+        (lines(cluster, machine) > before + 2).then_some(())
+    });
+}
+
+/// A volume on the storage, at the machine on `host2`, written line by line, each on the disk before the next.
+fn write_a_volume(cluster: &Cluster, machine: &Shown) {
+    let made = cluster.stratus("create-volume --size 1 --format json");
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let uuid = made["uuid"].as_str().unwrap();
+    cluster.stratus(&format!("attach-volume -i {} {uuid}", machine.id));
+    let serial: String = uuid.replace('-', "").chars().skip(12).collect();
+    let disk = wait_until("the guest to see the volume", LIMIT, || {
+        let find = format!("grep -l {serial} /sys/block/vd*/serial || true");
+        let seen = ssh(cluster, machine, &find);
+        Some(seen.split('/').nth(3)?.to_owned())
+    });
+    ssh(
+        cluster,
+        machine,
+        &format!("mkfs.ext4 -q /dev/{disk} && mount /dev/{disk} /mnt && touch /mnt/log"),
+    );
+    ssh(
+        cluster,
+        machine,
+        "(n=1; while echo line $n >> /mnt/log && sync; do n=$((n+1)); sleep 0.2; done) >/dev/null 2>&1 </dev/null &",
+    );
+    wait_for_writes(cluster, machine);
+}
+
+/// The longest time in which nothing was acknowledged, in seconds; for people.
+fn longest_gap(log: &str) -> f64 {
+    let times = log.lines().filter(|line| line.ends_with(" acknowledged"));
+    let times: Vec<f64> = times
+        .map(|line| line.split(' ').next().unwrap().parse().unwrap())
+        .collect();
+    times
+        .windows(2)
+        .map(|two| two[1] - two[0])
+        .fold(0.0, f64::max)
+}
+
+/// Content goes through entries to where it is kept, and comes back as it was; without that, they say so.
+fn content_passes_entries(cluster: &Cluster) {
+    cluster.shell("head -c 3000000 /dev/urandom > random.img && truncate -s 4M random.img");
+    cluster.stratus("image import random.img --name random");
+    cluster.stratus("image export random -o back.img");
+    cluster.shell("cmp random.img back.img");
+    cluster.stratus("image export random -o back.qcow2 --format qcow2");
+    cluster.shell("qemu-img convert -O raw back.qcow2 back.raw && cmp random.img back.raw");
+
+    cluster.tell("kill", "store1");
+    let refused = cluster.try_stratus("image export random -o other.img");
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("keeps the images of this cloud"),
+        "{said}"
+    );
+    assert!(!cluster.folder().join("other.img").exists());
+    cluster.tell("start", "store1");
+    cluster.stratus("image export random -o other.img");
+    cluster.shell("cmp random.img other.img");
+
+    // One storage: another folder is told whose it is.
+    let said = cluster.shell(
+        "sed 's|^state_dir.*|state_dir = \"'$PWD'/other\"|; s|^listen.*|listen = \"127.0.0.1:8555\"|' .cluster/store1/stratusd.toml > other.toml && \
+         ! packaging/cluster in store1 $STRATUS_PROGRAMS/stratusd serve --config other.toml --roles storage",
+    );
+    assert!(
+        said.contains("are kept by another daemon, on store1"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_cluster_goes_on_when_any_of_its_computers_is_lost() {
+    let tools = [
+        "make", "jq", "curl", "flock", "nsenter", "openssl", "etcd", "etcdctl",
+    ];
+    if skip_unless(&[]) || skip_unless(&tools.map(Need::Program)) {
+        return;
+    }
+    let cluster = Cluster::up();
+    wait_for_hosts(&cluster, ALL_OK);
+    let begun = machines(&cluster);
+    let hosts: Vec<_> = begun.iter().map(|machine| machine.host.as_str()).collect();
+    assert_eq!(hosts, ["host1", "host2", "host3"]);
+    let boots: Vec<_> = begun
+        .iter()
+        .map(|machine| ssh(&cluster, machine, "cat /proc/sys/kernel/random/boot_id"))
+        .collect();
+    content_passes_entries(&cluster);
+    let writer = &begun[1];
+    write_a_volume(&cluster, writer);
+
+    std::thread::scope(|threads| {
+        let load = threads.spawn(|| cluster.shell(LOAD));
+        wait_until("the first request", LIMIT, || {
+            (acknowledged(&cluster) > 0).then_some(())
+        });
+        // Killed as by a crash.
+        for computer in ["entry1", "etcd1", "store1"] {
+            cluster.tell("kill", computer);
+            wait_for_service(&cluster, &format!("without {computer}"));
+            cluster.tell("start", computer);
+            wait_for_service(&cluster, &format!("with {computer}"));
+            wait_for_writes(&cluster, writer);
+        }
+        cluster.tell("kill", "host2");
+        wait_for_hosts(&cluster, "host1 OK, host2 LOST, host3 OK");
+        assert_eq!(machines(&cluster)[1].state, "Unknown");
+        cluster.tell("start", "host2");
+        wait_for_hosts(&cluster, ALL_OK);
+        wait_for_writes(&cluster, writer);
+        // Gone without a word.
+        for computer in ["entry2", "etcd2", "store1", "host3"] {
+            cluster.tell("cut", computer);
+            wait_for_service(&cluster, &format!("{computer} is cut off"));
+            if computer == "host3" {
+                wait_for_hosts(&cluster, "host1 OK, host2 OK, host3 LOST");
+            }
+            cluster.tell("mend", computer);
+            wait_for_service(&cluster, &format!("{computer} is back"));
+            wait_for_writes(&cluster, writer);
+        }
+        wait_for_hosts(&cluster, ALL_OK);
+        fs::remove_file(cluster.folder().join("load.on")).unwrap();
+        load.join().unwrap();
+    });
+
+    // Nothing that was acknowledged is lost.
+    let log = fs::read_to_string(cluster.folder().join("load.log")).unwrap();
+    let known: Vec<Value> =
+        serde_json::from_str(&cluster.stratus("token list --format json")).unwrap();
+    let known: BTreeSet<_> = known
+        .iter()
+        .filter_map(|token| token["name"].as_str())
+        .collect();
+    let numbers = |what: &str| -> BTreeSet<_> {
+        let lines = log.lines().filter(|line| line.ends_with(what));
+        lines
+            .map(|line| format!("load-{}", line.split(' ').nth(1).unwrap()))
+            .collect()
+    };
+    let (made, revoking, revoked) = (
+        numbers(" acknowledged"),
+        numbers(" revoking"),
+        numbers(" revoked"),
+    );
+    for name in made.difference(&revoking) {
+        assert!(known.contains(&**name), "{name} is lost: {log}");
+    }
+    for name in &revoked {
+        assert!(!known.contains(&**name), "{name} is back: {log}");
+    }
+    let refused: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(" refused "))
+        .collect();
+    eprintln!(
+        "{} requests acknowledged, {} refused, nothing acknowledged for {:.1} s at most\n{}",
+        acknowledged(&cluster),
+        refused.len(),
+        longest_gap(&log),
+        refused.join("\n")
+    );
+
+    // No machine was harmed.
+    wait_until("all run", LIMIT, || {
+        machines(&cluster)
+            .iter()
+            .all(|machine| machine.state == "Running")
+            .then_some(())
+    });
+    assert_eq!(machines(&cluster), begun);
+    for (machine, boot) in begun.iter().zip(boots) {
+        assert_eq!(
+            ssh(&cluster, machine, "cat /proc/sys/kernel/random/boot_id"),
+            boot
+        );
+    }
+    lines(&cluster, writer);
+    let doctor = cluster.try_as_admin("doctor");
+    assert!(doctor.status.success(), "{doctor:?}");
+    assert_eq!(cluster.down(), [""; 0]);
+}

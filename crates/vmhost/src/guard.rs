@@ -1,0 +1,262 @@
+//! Ends machines of this host that are to go on elsewhere once nobody hears it any more, whatever became of its daemon: so that
+//! the cloud may start them on another host without a second one of each.
+//!
+//! ```text
+//!  daemon ── heard at T ──▶ FOLDER/heard ◀── looks each second ── the guard, a process of its own
+//!         ── guarded    ──▶ MACHINES/<uuid>/guarded          ──▶ T is too long ago: SIGKILL to the QEMU of each
+//! ```
+//!
+//! Time is counted by the clock that no one sets and that goes on while the computer sleeps. What was heard is noted by when it was
+//! asked, so the cloud, which counts from when it heard it or later, is never earlier.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::{
+    fs::FlockOperation,
+    time::{ClockId, clock_gettime},
+};
+
+use crate::adopt;
+
+/// How often the guard looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// In the folder of a machine that is guarded.
+const MARK: &str = "guarded";
+/// Bytes of a note, whatever it says: written over the one before, it needs no room on a disk that is full.
+const NOTE_BYTES: usize = 128;
+
+/// A moment, by the clock that goes on while the computer sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// This one.
+    #[must_use]
+    pub fn now() -> Self {
+        let time = clock_gettime(ClockId::Boottime);
+        let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or_default());
+        Self(seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or_default()))
+    }
+}
+
+/// What the daemon and the guard have in common: a folder.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    folder: PathBuf,
+    after: Duration,
+}
+
+impl Guard {
+    /// One that ends machines after so long.
+    #[must_use]
+    pub const fn new(folder: PathBuf, after: Duration) -> Self {
+        Self { folder, after }
+    }
+
+    /// Its folder, for the process.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Notes that this host was heard, by a call that was made then.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn heard(&self, at: Moment) -> io::Result<()> {
+        let note = Note {
+            boot_id: crate::controller::boot_id(),
+            at,
+            after: self.after,
+        };
+        fs::create_dir_all(&self.folder)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(heard_of(&self.folder))?;
+        file.write_all_at(note.to_text().as_bytes(), 0)
+    }
+
+    /// Whether its process is there.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let Ok(lock) = File::open(self.folder.join("lock")) else {
+            return false;
+        };
+        let taken = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared);
+        taken == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
+    /// Has the process end, if there is one.
+    ///
+    /// # Errors
+    /// If that can't be told.
+    pub fn dismiss(folder: &Path) -> io::Result<()> {
+        match fs::remove_file(heard_of(folder)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn heard_of(folder: &Path) -> PathBuf {
+    folder.join("heard")
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Note {
+    boot_id: String,
+    at: Moment,
+    after: Duration,
+}
+
+impl Note {
+    fn to_text(&self) -> String {
+        let (at, after) = (self.at.0.as_nanos(), self.after.as_secs());
+        let text = format!("{} {at} {after}", self.boot_id);
+        format!("{text:width$}\n", width = NOTE_BYTES - 1)
+    }
+
+    fn of_text(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        Some(Self {
+            boot_id: words.next()?.to_owned(),
+            at: Moment(Duration::from_nanos(words.next()?.parse().ok()?)),
+            after: Duration::from_secs(words.next()?.parse().ok()?),
+        })
+    }
+
+    /// Whether nothing was heard for too long. What was heard before this computer was switched on says nothing.
+    fn is_over(&self, boot_id: &str, now: Moment) -> bool {
+        self.boot_id != boot_id || now.0.saturating_sub(self.at.0) > self.after
+    }
+}
+
+/// Whether a machine with this folder is guarded; durable when this returns.
+///
+/// # Errors
+/// If that can't be written.
+pub(crate) fn mark(folder: &Path, guarded: bool) -> io::Result<()> {
+    let mark = folder.join(MARK);
+    if guarded {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+        File::create(mark)?.sync_all()?;
+    } else {
+        match fs::remove_file(mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The guard itself: looks until it is dismissed. Returns at once if there is one already.
+///
+/// # Errors
+/// If it can't begin.
+pub fn watch(folder: &Path, machines: &Path) -> io::Result<()> {
+    // Of no terminal and no group of the daemon's: it outlives that.
+    let _ = rustix::process::setsid();
+    fs::create_dir_all(folder)?;
+    let mut lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(folder.join("lock"))?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    writeln!(lock, "{}", std::process::id())?;
+    let boot_id = crate::controller::boot_id();
+    let mut last = None;
+    loop {
+        match fs::read_to_string(heard_of(folder)) {
+            // What can't be read is a moment in which it is written.
+            Ok(text) => last = Note::of_text(&text).or(last),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => tracing::warn!(%error, "what was heard last can't be read"),
+        }
+        if let Some(note) = &last
+            && note.is_over(&boot_id, Moment::now())
+        {
+            end_all(machines, note.after);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn end_all(machines: &Path, after: Duration) {
+    let folders = fs::read_dir(machines).into_iter().flatten().flatten();
+    for folder in folders.map(|entry| entry.path()) {
+        if !folder.join(MARK).exists() {
+            continue;
+        }
+        match adopt::kill(&folder) {
+            Ok(true) => tracing::warn!(
+                folder = %folder.display(),
+                "no entry has heard this host for {} s: a machine that goes on elsewhere was ended here", after.as_secs()
+            ),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(folder = %folder.display(), %error, "a machine can't be ended; tried again");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_as_written_and_counts_until_its_time_is_over() {
+        let note = Note {
+            boot_id: "a-boot".to_owned(),
+            at: Moment(Duration::from_secs(1000)),
+            after: Duration::from_secs(30),
+        };
+        let text = note.to_text();
+        assert_eq!(text.len(), NOTE_BYTES);
+        assert_eq!(Note::of_text(&text), Some(note.clone()));
+        for torn in ["", "a-boot", "a-boot 1", "a-boot x 30"] {
+            assert_eq!(Note::of_text(torn), None);
+        }
+        let at = |seconds| Moment(Duration::from_secs(seconds));
+        assert!(!note.is_over("a-boot", at(1030)));
+        assert!(note.is_over("a-boot", at(1031)));
+        assert!(note.is_over("the-next", at(1001)));
+    }
+
+    #[test]
+    fn there_is_one_guard_until_it_is_dismissed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, machines) = (folder.path().join("guard"), folder.path().join("machines"));
+        let guard = Guard::new(own.clone(), Duration::from_secs(3600));
+        assert!(!guard.is_there());
+        guard.heard(Moment::now()).unwrap();
+        let (of, its) = (own.clone(), machines.clone());
+        let first = std::thread::spawn(move || watch(&of, &its).unwrap());
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while !guard.is_there() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(guard.is_there());
+        watch(&own, &machines).unwrap();
+        Guard::dismiss(&own).unwrap();
+        first.join().unwrap();
+        assert!(!guard.is_there());
+    }
+}
