@@ -111,7 +111,7 @@ pub fn host() -> Host {
         boot_id: "b".into(),
         runs_machines: false,
         uses_volumes: false,
-        fences_after: None,
+        fences_after: Some(60),
         tunnel: None,
         troubles: Vec::new(),
         desired: HostDesired::default(),

@@ -32,11 +32,14 @@ use cimi::{
     resources::{Event, Machine},
 };
 use documents::{Documents, DocumentsError, step};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::{Map, Value};
 use tokio::time::sleep;
 
 use crate::{Cloud, CloudError, Done, OpContext, Result, access};
 
+/// Most machines that are written at once.
+const WRITES_AT_ONCE: usize = 16;
 /// How long a machine rests that could not be written.
 const REST: Duration = Duration::from_secs(1);
 
@@ -76,7 +79,7 @@ impl Cloud {
                     read.document.id
                 )));
             }
-            let now = Timestamp::now().max(read.desired.since);
+            let now = way_after(&read, Timestamp::now());
             let mut next = read.document.0.clone();
             next.desired.since = now;
             next.desired.moving = Some(Moving {
@@ -167,6 +170,17 @@ fn bytes_per_second(value: &Value) -> Result<u64> {
         })
 }
 
+/// By what a way that begins now is known: later than all that was ever said of another one, however the clocks of entries are set.
+fn way_after(machine: &Machine, now: Timestamp) -> Timestamp {
+    let seen = &machine.observed;
+    let said = [seen.left_for, seen.refused, seen.at_rest, seen.stays];
+    let last = said.into_iter().flatten().max();
+    let last = last.map_or(machine.desired.since, |last| {
+        last.max(machine.desired.since)
+    });
+    now.max(last.after(Duration::from_millis(1)))
+}
+
 /// Why a machine can't be moved now.
 fn why_not(documents: &Documents, machine: &Machine, wanted: Option<&HostId>) -> Option<String> {
     let Some(from) = &machine.host else {
@@ -198,16 +212,15 @@ pub(crate) async fn follow(documents: Documents) {
     let mut machines = documents.machines.changes();
     let mut pulses = documents.host_pulses.changes();
     let mut due: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut writes = FuturesUnordered::new();
     loop {
-        if let Some(local) = due.pop_first() {
-            if let Err(error) = bring_on(&documents, &local).await {
-                tracing::warn!(machine = &*local, %error, "its way to another host could not be written; will be tried again");
-                sleep(REST).await;
-                due.insert(local);
-            }
-            continue;
+        while writes.len() < WRITES_AT_ONCE
+            && let Some(local) = due.pop_first()
+        {
+            writes.push(bring_on_or_rest(documents.clone(), local));
         }
         tokio::select! {
+            Some(again) = writes.next(), if !writes.is_empty() => due.extend(again),
             changed = machines.next() => if let Some(machine) = changed.present() && machine.desired.moving.is_some() {
                 due.insert(machine.id().into());
             },
@@ -220,6 +233,17 @@ pub(crate) async fn follow(documents: Documents) {
             }
         }
     }
+}
+
+/// Returns the machine if it has to be tried again.
+async fn bring_on_or_rest(documents: Documents, local: Arc<str>) -> Option<Arc<str>> {
+    let error = match bring_on(&documents, &local).await {
+        Ok(()) => return None,
+        Err(error) => error,
+    };
+    tracing::warn!(machine = &*local, %error, "its way to another host could not be written; will be tried again");
+    sleep(REST).await;
+    Some(local)
 }
 
 async fn bring_on(documents: &Documents, local: &str) -> std::result::Result<(), DocumentsError> {
@@ -242,10 +266,12 @@ async fn bring_on(documents: &Documents, local: &str) -> std::result::Result<(),
 fn next_of(documents: &Documents, machine: &Machine) -> Option<Machine> {
     let moving = machine.desired.moving.as_ref()?;
     let mut next = machine.clone();
+    let is_host = |host: &&HostId| documents.hosts.get(host.local()).is_some();
     if let Some(to) = moving
         .to
         .as_ref()
         .filter(|_| moving.arrived && machine.has_left())
+        .filter(is_host)
     {
         next.left_on.extend(next.host.replace(to.clone()));
         next.unseen_since = None;

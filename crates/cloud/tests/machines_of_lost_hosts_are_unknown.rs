@@ -665,6 +665,8 @@ async fn a_machine_whose_way_is_given_up_stays() {
             assert_eq!(machine.reason.as_deref(), Some("it is not moved: no disk"));
         }
     }
+}
+
 /// Else it would become that of a host that is one no more, and the one that has its disks would clear them away.
 #[tokio::test]
 async fn a_machine_on_its_way_to_a_host_that_is_removed_stays_where_it_is() {

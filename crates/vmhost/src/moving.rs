@@ -249,6 +249,10 @@ fn unpack_from(from: &mut impl Read, folder: &Path, most: u64) -> io::Result<u64
         file.sync_all()?;
     }
     File::open(folder)?.sync_all()?;
+    // And its own name, before anybody is told that all of it is here.
+    if let Some(parent) = folder.parent() {
+        File::open(parent)?.sync_all()?;
+    }
     Ok(taken)
 }
 

@@ -572,6 +572,10 @@ impl Coming<'_> {
         let folder = self.folder.clone();
         blocking(move || {
             std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
+            // Its name lasts as long as what comes into it.
+            if let Some(parent) = folder.parent() {
+                File::open(parent)?.sync_all()?;
+            }
             add(&RunFolder(folder).serial_log(), 0, &console)
         })
         .await?;

@@ -75,10 +75,23 @@ impl Worker {
         // Before it says that it is ready: what is seen of this way from then on is seen by who receives it.
         let receives = self.receive(machine).await?;
         if !moving.ready {
+            // What lies here of a time before isn't thrown away for it, and would be in the way.
+            let there = self.folder(machine);
+            if there.exists() {
+                return self
+                    .cannot_come(format!(
+                        "{} is there on that host, of a time before: move it away",
+                        there.display()
+                    ))
+                    .await;
+            }
             let (shared, document) = (self.shared.clone(), machine.document.0.clone());
             let room = blocking(move || Ok(prepare::require_for(&shared, &document)?));
             return match room.await {
-                Ok(()) => self.say(|moving| moving.ready = true).await,
+                Ok(()) => {
+                    let way = moving.since;
+                    self.say(|moving| moving.ready |= moving.since == way).await
+                }
                 Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
                     tracing::debug!(reason, "is to come here, and waits");
                     Ok(Next::Wait)
@@ -95,13 +108,43 @@ impl Worker {
         if !machine.has_left() {
             return Ok(Next::Wait);
         }
-        match self.copy(machine).await {
+        let Some(copied) = self.copy_while_wanted(machine, moving.since).await else {
+            return Ok(Next::Again);
+        };
+        match copied {
             Ok(bytes) => {
                 tracing::info!(vmid = %machine.vmid, bytes, "its files have come");
-                self.say(|moving| moving.arrived = true).await
+                let way = moving.since;
+                self.say(|moving| moving.arrived |= moving.since == way)
+                    .await
             }
             Err(error) if self.errors >= TRIES => self.cannot_come(error.to_string()).await,
             Err(error) => Err(error),
+        }
+    }
+
+    /// The same as [`copy`](Self::copy); none if it isn't to come any more, or the controller stops.
+    async fn copy_while_wanted(
+        &mut self,
+        machine: &Machine,
+        way: Timestamp,
+    ) -> Option<Result<u64, StepError>> {
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        let (bell, stop) = (self.bell.clone(), self.stop.clone());
+        let over = async {
+            loop {
+                bell.notified().await;
+                let read = shared.documents.machines.get(&id);
+                let moving = read.and_then(|read| read.desired.moving.clone());
+                if moving.is_none_or(|moving| moving.since != way) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            copied = self.copy(machine) => Some(copied),
+            () = over => None,
+            () = stop.cancelled() => None,
         }
     }
 
