@@ -111,9 +111,12 @@ fn a_machine_goes_on_elsewhere_by_itself_when_its_host_has_ended_it() {
     only("node7", "testhost");
     host.kill();
     host.start();
+    // What it was before it was killed is shown until its lease ends.
+    wait_until("what it says of itself", LIMIT, || {
+        let known = cloud.cli_json(&["host", "show", "node7"]);
+        (known["fencesAfter"] == 30).then_some(())
+    });
     host.wait_for_state(&cloud, "OK");
-    let known = cloud.cli_json(&["host", "show", "node7"]);
-    assert_eq!(known["fencesAfter"], 30, "{known}");
     let machine = run(&cloud, &["--restart-policy", "always", &uuid]);
     machine.wait_for_ssh();
     machine.ssh("echo acknowledged > /root/word && sync");
