@@ -627,6 +627,8 @@ mod tests {
             let since = Timestamp::now();
             let asked = |machine: &mut Machine| {
                 machine.desired.moving = Some(Moving {
+                    live: false,
+                    bandwidth: None,
                     wanted: None,
                     to: None,
                     ready: false,

@@ -644,6 +644,8 @@ async fn so_many_machines_of_a_host_are_moved_at_once_and_the_others_wait_for_th
         let mut machine = machine(vmid, 512);
         machine.host = Some(a.clone());
         machine.desired.moving = Some(Moving {
+            live: false,
+            bandwidth: None,
             wanted: None,
             to: None,
             ready: false,
