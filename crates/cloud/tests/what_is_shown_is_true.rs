@@ -427,6 +427,30 @@ async fn furnished(world: &World) -> Cloud {
     };
     let job = world.documents.jobs.all().remove(0);
     world.documents.update(job.id(), part).await.unwrap();
+    // On its way, and moved before.
+    let way = Timestamp::now();
+    let moved = |machine: &mut Machine| {
+        machine.desired.moving = Some(cimi::lifecycle::Moving {
+            live: true,
+            bandwidth: None,
+            wanted: None,
+            to: None,
+            ready: false,
+            arrived: false,
+            problem: None,
+            since: way,
+        });
+        machine.observed.passage = Some(cimi::lifecycle::Passage {
+            way,
+            copied: 1,
+            left: 0,
+            downtime_millis: Some(300),
+        });
+        machine.settle();
+        Ok::<_, CloudError>(true)
+    };
+    let machine = world.documents.machines.all().remove(0);
+    world.documents.update(machine.id(), moved).await.unwrap();
     world.cloud.clone()
 }
 
