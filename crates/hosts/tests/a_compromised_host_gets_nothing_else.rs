@@ -212,9 +212,12 @@ async fn it_reports_what_it_observed() {
         .put(read.key.clone(), bytes(&machine))
         .put(key(&own.id), bytes(&own));
     let done = world.evil.commit(report).await.unwrap();
-    assert!(matches!(done, Outcome::Committed(_)), "{done:?}");
+    let Outcome::Committed(at) = done else {
+        panic!("{done:?}");
+    };
     let stored = world.store.get(&read.key).await.unwrap().unwrap();
     assert_eq!(stored.value, bytes(&machine));
+    world.documents.wait_for(at).await.unwrap();
 
     // What follows is written with it: what became of the machine, and what it used.
     assert_eq!(world.events_of(&machine), ["Prolog to Running"]);
