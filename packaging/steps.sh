@@ -96,3 +96,10 @@ build_tiny() {
         finish "$(tail -n 1 <<<"$answer" | sed 's/^tiny appliance: //')"
     fi
 }
+
+# --- secrets and settings -----------------------------------------------------------------------------------------
+
+# 20 letters and digits from the kernel.
+new_password() { head -c 256 /dev/urandom | base64 -w 0 | tr -d '+/=\n' | head -c 20; }
+quote() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
+export_line() { printf 'export %s=%s\n' "$1" "$(quote "$2")"; }
