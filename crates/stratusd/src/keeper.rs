@@ -30,6 +30,7 @@ use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, header};
 use serde_json::Map;
 use storage::controller::ExportFormat;
 use store::Revision;
+use tokio::time::timeout;
 use trust::{Authority, ENTRY_LIFE, IMAGES_PATH, LOOK_AGAIN_PATH, REVISION_HEADER};
 
 use crate::{
@@ -40,10 +41,12 @@ use crate::{
 
 /// In the folder with the data: what it is known by.
 const FOLDER_FILE: &str = "storage-id";
-/// How often a connection on which nothing comes is tried, and how long the answer may take.
+/// How often a connection on which nothing comes is tried, and how long the answer may take. Nothing else bounds how long an answer
+/// is waited for: that to an upload comes when all of it was taken and looked at, whatever its user's line is like.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
-/// How long nothing may come of what is asked for.
-const SILENCE: Duration = Duration::from_secs(60);
+
+/// How long somebody waits who would start a machine: the Marketplaces have a few seconds of it.
+const LOOKING: Duration = Duration::from_secs(15);
 
 /// Says that this daemon keeps the images and volumes, with the data in `folder`.
 ///
@@ -213,7 +216,12 @@ impl Keeper {
     /// As [`cloud::ImageIntake::look_again`].
     pub(crate) async fn look_again(&self, image: &Image) -> bool {
         let asked = self.ask(Method::POST, image, LOOK_AGAIN_PATH, |request| request);
-        match asked.await {
+        let late = |_| {
+            Err(CloudError::Unavailable(
+                "it doesn't answer in time".to_owned(),
+            ))
+        };
+        match timeout(LOOKING, asked).await.unwrap_or_else(late) {
             Ok(answer) if answer.status() == StatusCode::OK => self.catch_up(&answer).await.is_ok(),
             Ok(_) => false,
             Err(error) => {
@@ -318,8 +326,7 @@ fn client(authority: &Authority, address: &str) -> anyhow::Result<(reqwest::Clie
         .tls_backend_preconfigured(believed.config()?)
         .http2_keep_alive_interval(PING.0)
         .http2_keep_alive_timeout(PING.1)
-        .http2_keep_alive_while_idle(true)
-        .read_timeout(SILENCE);
+        .http2_keep_alive_while_idle(true);
     let client = storage::import::client_of_server(builder, door.host())?;
     Ok((client, door.at_door(IMAGES_PATH)))
 }
