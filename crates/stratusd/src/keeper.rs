@@ -48,7 +48,35 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 /// How long somebody waits who would start a machine: the Marketplaces have a few seconds of it.
 const LOOKING: Duration = Duration::from_secs(15);
 
-/// Says that this daemon keeps the images and volumes, with the data in `folder`.
+/// Whether the data in `folder` is that of this cloud, before anything of it is opened.
+///
+/// # Errors
+/// If another folder has the images and volumes.
+pub(crate) fn check(documents: &Documents, folder: &Path) -> anyhow::Result<()> {
+    let known_by = known_by(folder)?;
+    match documents.storage_keepers.get(StorageKeeper::OWN) {
+        Some(kept) => is_its_folder(&kept, &known_by, folder),
+        None => Ok(()),
+    }
+}
+
+fn is_its_folder(kept: &StorageKeeper, known_by: &str, folder: &Path) -> anyhow::Result<()> {
+    ensure!(
+        kept.folder == known_by,
+        "the images and volumes of this cloud are kept by another daemon, on {name} ({address}), or were in \
+         another folder than {folder}: leave the role `storage` out here (`--roles entry,scheduler`). If they \
+         were moved here without their file {FOLDER_FILE}, or are lost and this folder is to be used in their \
+         place: echo {id} >{folder}/{FOLDER_FILE}",
+        name = kept.common.name.as_deref().unwrap_or_default(),
+        address = kept.address,
+        folder = folder.display(),
+        id = kept.folder,
+    );
+    Ok(())
+}
+
+/// Says that this daemon keeps the images and volumes, with the data in `folder`, which it has opened: of two with the same folder only
+/// one can, and entries are to find that.
 ///
 /// # Errors
 /// If another folder has them.
@@ -63,17 +91,8 @@ pub(crate) async fn announce(
         let kept = documents.storage_keepers.get(StorageKeeper::OWN);
         let changes = match kept {
             Some(kept) => {
-                let name = kept.common.name.clone().unwrap_or_default();
-                ensure!(
-                    kept.folder == known_by,
-                    "the images and volumes of this cloud are kept by another daemon, on {name} ({address}), or were in \
-                     another folder than {folder}: leave the role `storage` out here (`--roles entry,scheduler`). If they \
-                     were moved here without their file {FOLDER_FILE}, or are lost and this folder is to be used in their \
-                     place: echo {id} >{folder}/{FOLDER_FILE}",
-                    address = kept.address,
-                    folder = folder.display(),
-                    id = kept.folder,
-                );
+                is_its_folder(&kept, &known_by, folder)?;
+                let name = kept.common.name.as_deref().unwrap_or_default();
                 if kept.address == address && name == config.host_name() {
                     return Ok(());
                 }

@@ -101,7 +101,7 @@ pub async fn serve(
         None
     };
     if roles.has(Role::Storage) {
-        keeper::announce(&documents, &config, &config.storage_dir()).await?;
+        keeper::check(&documents, &config.storage_dir())?;
     }
     // Counts for the rules and for the storage alike.
     let quotas = Quotas::new(documents.clone(), settings::per_user(&config));
@@ -132,6 +132,10 @@ pub async fn serve(
         names,
         base_url: saved_images::base_url(&config),
     };
+    if host.storage.is_some() {
+        // Its folder is this daemon's alone by now.
+        keeper::announce(&documents, &config, &config.storage_dir()).await?;
+    }
     let files = Arc::new(host.clone());
     let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
     let passwords = settings::passwords(&config);
