@@ -22,11 +22,15 @@ use crate::{
 /// How long a connection to another Marketplace may take.
 const CONNECTING: Duration = Duration::from_secs(20);
 
-/// Opens it.
+/// Opens it, to be shown to users, or only to look images up in it.
 ///
 /// # Errors
 /// If the store can't be read, or a file of the configuration can't.
-pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketplace> {
+pub async fn open(
+    config: &Config,
+    store: SharedStore,
+    is_shown: bool,
+) -> anyhow::Result<Marketplace> {
     let given = &config.marketplace;
     let trusted = if given.trusted_endorsers.is_empty() {
         None
@@ -53,14 +57,18 @@ pub async fn open(config: &Config, store: SharedStore) -> anyhow::Result<Marketp
         waiting_per_email: given.waiting_per_email,
         waiting_per_source: given.waiting_per_address,
         waiting_bytes: given.waiting_mib << 20,
-        temporary: saved_images::temporary(config)?,
+        // Only pages tell them from others: where none are shown, their key needn't be.
+        temporary: match is_shown {
+            true => saved_images::temporary(config)?,
+            false => None,
+        },
     };
-    if given.confirm && !settings.sends_letters && !given.read_only {
+    if is_shown && given.confirm && !settings.sends_letters && !given.read_only {
         tracing::warn!(
             "the Marketplace can take uploads of trusted endorsers only: others confirm by letter, and `[mail]` is not configured"
         );
     }
-    if given.remind && !settings.sends_letters {
+    if is_shown && given.remind && !settings.sends_letters {
         tracing::warn!("`marketplace.remind` does nothing without `[mail]`");
     }
     let marketplace = Marketplace::open(store, settings).await;

@@ -85,13 +85,15 @@ pub async fn serve(
         .context("reading the database")?;
     tracing::info!(machines = documents.machines.len(), revision = %documents.revision(), "database open");
 
-    // Before the storage, which looks images up in it.
-    let marketplace = if roles.has(Role::Marketplace) || roles.has(Role::Storage) {
-        Some(market::open(&config, store.clone()).await?)
+    // Before the storage, which looks images up in it, as entries do; whoever of this cloud shows it.
+    let looks_up = roles.has(Role::Storage) || roles.has(Role::Entry);
+    let is_shown = roles.has(Role::Marketplace);
+    let marketplace = if is_shown || looks_up {
+        Some(market::open(&config, store.clone(), is_shown).await?)
     } else {
         None
     };
-    let names = if roles.has(Role::Storage) || roles.has(Role::Entry) {
+    let names = if looks_up {
         let registries = registries::open(&config, marketplace.as_ref());
         Some(Names {
             registries: registries.context("[[catalogue]]")?,
