@@ -152,6 +152,8 @@ pub(crate) fn mark(folder: &Path, guarded: bool) -> io::Result<()> {
             .mode(0o700)
             .create(folder)?;
         File::create(mark)?.sync_all()?;
+        // Its name, too.
+        File::open(folder)?.sync_all()?;
     } else {
         match fs::remove_file(mark) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
