@@ -58,36 +58,47 @@ impl Cloud {
     }
 
     /// Has one machine go on elsewhere, if it can and is still there.
-    pub(crate) async fn evacuate(
+    async fn evacuate(
         &self,
         host: &Cached<Host>,
         name: &str,
         machine: std::sync::Arc<Cached<Machine>>,
     ) -> Result<()> {
+        let mut read = machine;
+        while !self.evacuate_as_read(host, name, &read).await? {
+            match self.0.documents.machines.get(read.id()) {
+                Some(again) => read = again,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of a machine as it was read; false if it isn't so any more, or its host has said something in this moment: whoever has
+    /// other reasons than somebody's word looks at all of them again.
+    pub(crate) async fn evacuate_as_read(
+        &self,
+        host: &Cached<Host>,
+        name: &str,
+        read: &Cached<Machine>,
+    ) -> Result<bool> {
         let documents = &self.0.documents;
         let pulse = Key::new(HostPulse::COLLECTION, host.local_id());
         let pulse = pulse.map_err(|error| CloudError::Internal(error.to_string()))?;
-        let mut read = machine;
-        loop {
-            // A host that is back looks after its machines itself.
-            if read.host.as_ref() != Some(&host.document.id)
-                || !can_go_on_elsewhere(&read)
-                || !self.is_lost(host)
-            {
-                return Ok(());
-            }
-            let next = elsewhere(&read, name, Timestamp::now());
-            // Unless the host says something at this moment: its pulse would be there.
-            let changes = step::step(documents, &read, next).unchanged_raw(&pulse, Revision::ZERO);
-            match changes.commit().await {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error.into()),
-            }
-            match documents.machines.get(read.id()) {
-                Some(again) => read = again,
-                None => return Ok(()),
-            }
+        // A host that is back looks after its machines itself.
+        if read.host.as_ref() != Some(&host.document.id)
+            || !can_go_on_elsewhere(read)
+            || !self.is_lost(host)
+        {
+            return Ok(true);
+        }
+        let next = elsewhere(read, name, Timestamp::now());
+        // Unless the host says something at this moment: its pulse would be there.
+        let changes = step::step(documents, read, next).unchanged_raw(&pulse, Revision::ZERO);
+        match changes.commit().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_conflict() => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 

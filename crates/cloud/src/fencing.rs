@@ -53,8 +53,8 @@ pub(crate) async fn follow(cloud: Cloud) {
             }
             () = timer => if let Some((host, _)) = next {
                 due.remove(&host);
-                if let Err(error) = cloud.evacuate_fenced(&host).await {
-                    tracing::warn!(host, %error, "machines of a lost host are not started elsewhere yet; tried again");
+                // A host that was heard meanwhile has another time by then, or none.
+                if !cloud.evacuate_fenced(&host).await {
                     due.insert(host, Instant::now() + REST);
                 }
             },
@@ -69,19 +69,31 @@ fn deadline(cloud: &Cloud, host: &Cached<Host>) -> Option<Instant> {
 }
 
 impl Cloud {
-    async fn evacuate_fenced(&self, local: &str) -> crate::Result<()> {
+    /// Whether nothing is left to be tried again.
+    async fn evacuate_fenced(&self, local: &str) -> bool {
         let documents = self.documents();
         let Some(host) = documents.hosts.get(local) else {
-            return Ok(());
+            return true;
         };
         let name = host.common.name.as_deref().unwrap_or(local);
         let is_ended = |machine: &Machine| machine.observed.guarded && machine.goes_on_elsewhere();
+        let mut all_went = true;
         for machine in documents.machines.by_index("host", local) {
-            if is_ended(&machine) {
-                tracing::warn!(machine = %machine.document.id, host = name, "its host is lost, and has ended it: it goes on elsewhere");
-                self.evacuate(&host, name, machine).await?;
+            if !is_ended(&machine) {
+                continue;
+            }
+            let id = &machine.document.id;
+            tracing::warn!(machine = %id, host = name, "its host is lost, and has ended it: it goes on elsewhere");
+            // One that can't be written keeps no other from going. One that is another by now may not be guarded, and its host
+            // may have been heard: both are looked at again.
+            match self.evacuate_as_read(&host, name, &machine).await {
+                Ok(went) => all_went &= went,
+                Err(error) => {
+                    tracing::warn!(machine = %id, host = name, %error, "it is not started elsewhere yet; tried again");
+                    all_went = false;
+                }
             }
         }
-        Ok(())
+        all_went
     }
 }
