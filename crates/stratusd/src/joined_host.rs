@@ -122,8 +122,8 @@ pub(crate) async fn serve(
         .parse()
         .context("what this host keeps of itself")?;
     settings.joined = Some(id.clone());
-    let guard = Watchdog::begin(&config, &settings.machines_dir)?;
-    settings.fences_after = guard.as_ref().map(Watchdog::after);
+    let guard = Watchdog::new(&config, &settings.machines_dir);
+    settings.fences_after = guard.after();
     let host = JoinedHost {
         pulse: pulse_of(&id)?,
         id,
@@ -159,7 +159,7 @@ struct JoinedHost {
     /// What runs machines, where this host can.
     hypervisor: Option<Arc<QemuHypervisor>>,
     /// What ends machines here that go on elsewhere, if this host is heard of no more.
-    guard: Option<Watchdog>,
+    guard: Watchdog,
     /// Where it says that it is there, and how.
     pulse: (Key, Vec<u8>),
     stop: CancellationToken,
@@ -262,7 +262,7 @@ impl JoinedHost {
                 }
                 () = self.removed(&documents) => Ended::Removed,
                 next = self.renew(kept) => Ended::Anew(next),
-                () = self.beat(store) => Ended::Anew(kept.clone()),
+                () = self.beat(store, &documents) => Ended::Anew(kept.clone()),
             };
             stop.cancel();
             ended
@@ -376,7 +376,7 @@ impl JoinedHost {
     }
 
     /// Says that this host is there, until no entry has heard it for a while.
-    async fn beat(&self, store: &SharedStore) {
+    async fn beat(&self, store: &SharedStore, documents: &Documents) {
         let (mut lease, mut heard) = (None, Instant::now());
         loop {
             let asked = Moment::now();
@@ -390,9 +390,9 @@ impl JoinedHost {
             match beaten {
                 Ok(()) => {
                     heard = Instant::now();
-                    if let Some(guard) = &self.guard {
-                        guard.heard(asked);
-                    }
+                    let known = documents.hosts.get(self.id.local());
+                    let told = known.and_then(|known| known.fences_after);
+                    self.guard.heard(asked, told.map(Duration::from_secs));
                     sleep(PULSE_EVERY).await;
                 }
                 Err(error) if heard.elapsed() > UNHEARD || is_removal(&error) => return,

@@ -59,12 +59,6 @@ impl Guard {
         Self { folder, after }
     }
 
-    /// Its folder, for the process.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Notes that this host was heard, by a call that was made then.
     ///
     /// # Errors
