@@ -493,7 +493,9 @@ impl Api {
         let mut untried = self.ways.len() - 1;
         loop {
             let tried = self.current.load(Ordering::Relaxed);
-            let way = self.way();
+            let way = &self.ways[tried % self.ways.len()];
+            // Another request may have gone on to another address since this one was made: each is trusted in its own way.
+            way.endpoint.take_over(request.url_mut());
             let again = request.try_clone();
             let error = match way.client.execute(request).await {
                 Ok(response) => return Ok(response),
@@ -507,7 +509,7 @@ impl Api {
             let told = ApiError::network(&error, &way.endpoint.to_string());
             // A connection that broke may have been heard.
             let is_unheard = error.is_connect() || (*method == Method::GET && !error.is_timeout());
-            let Some(mut again) = again.filter(|_| is_unheard) else {
+            let Some(again) = again.filter(|_| is_unheard) else {
                 return Err(told);
             };
             if untried > 0 {
@@ -525,7 +527,6 @@ impl Api {
             } else {
                 return Err(told);
             }
-            self.endpoint().take_over(again.url_mut());
             request = again;
         }
     }
