@@ -177,10 +177,12 @@ impl Session {
     /// # Errors
     /// Unusable CA file or list of known clouds.
     pub fn connect(&self, endpoint: Endpoint, login: Option<Login>, cloud: &Cloud) -> Result<Api> {
-        if login.is_some() && !endpoint.is_secure() && !endpoint.is_loopback() {
+        let is_open = |one: &&Endpoint| !one.is_secure() && !one.is_loopback();
+        let all = std::iter::once(&endpoint).chain(endpoint.others());
+        for open in all.filter(is_open).filter(|_| login.is_some()) {
             self.out.warning(format_args!(
                 "{} is not encrypted: anybody on the way can read your password.",
-                endpoint.root_url()
+                open.root_url()
             ));
         }
         let ca_file = self
