@@ -1,0 +1,63 @@
+//! A daemon: a runtime of its own, whose time passes as the schedule wants, and which can be killed between any two steps.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, sleep_until},
+};
+
+use crate::clock;
+
+/// How long what blocks may go on after a kill; it can't be interrupted from inside a process.
+const BLOCKING_LIMIT: Duration = Duration::from_secs(60);
+
+/// A daemon that runs.
+pub struct Node {
+    runtime: Runtime,
+    began: Duration,
+    epoch: Instant,
+}
+
+impl Node {
+    /// Begins one, which does this.
+    ///
+    /// # Panics
+    /// If there can't be a runtime.
+    #[must_use]
+    pub fn begin(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let epoch = runtime.block_on(async { Instant::now() });
+        runtime.spawn(work);
+        Self {
+            runtime,
+            began: clock::passed(),
+            epoch,
+        }
+    }
+
+    /// Lets it work until it is as late for it as it is for all. While nothing is to be done its time passes at once.
+    pub fn catch_up(&self) {
+        let until = self.epoch + clock::passed().saturating_sub(self.began);
+        self.runtime.block_on(async move { sleep_until(until).await });
+    }
+
+    /// Does something in it, while its own work goes on.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Has it do something beside its work.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(work);
+    }
+
+    /// SIGKILL.
+    pub fn kill(self) {
+        self.runtime.shutdown_timeout(BLOCKING_LIMIT);
+    }
+}

@@ -1,0 +1,262 @@
+//! What lies between a daemon and the store: it is slow, loses answers, lets what was sent arrive late, and is cut.
+
+use std::{ops::Range as Between, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::FutureExt as _;
+use parking_lot::Mutex;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use store::{
+    Batch, Entry, Key, LeaseId, Outcome, Page, Prefix, Range, Revision, Store, StoreError,
+    Transaction, Watch, WatchError, WatchSource,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+
+use crate::{
+    clock,
+    store::{Follower, MemoryStore},
+};
+
+/// How long a call is tried, as by a host or an entry.
+const CALL_LIMIT: Duration = Duration::from_secs(4);
+/// How much later than its sender gave up what was sent may arrive.
+const LATE: Between<u64> = 10..8_000;
+
+/// A daemon's way to the store. It outlives the daemon.
+pub struct Wire {
+    state: Mutex<State>,
+    changed: Notify,
+    /// Writes that are still on their way though nobody waits for them, and when they arrive.
+    late: Mutex<Vec<(Duration, Transaction)>>,
+    store: MemoryStore,
+}
+
+struct State {
+    is_cut: bool,
+    /// Of a thousand writes, those whose answer is lost, and as many that arrive late.
+    lost: u32,
+    /// Of a message, in milliseconds.
+    takes: Between<u64>,
+    rng: StdRng,
+}
+
+impl Wire {
+    /// A whole one.
+    #[must_use]
+    pub fn new(store: MemoryStore, seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                is_cut: false,
+                lost: 0,
+                takes: 0..3,
+                rng: StdRng::seed_from_u64(seed),
+            }),
+            changed: Notify::new(),
+            late: Mutex::default(),
+            store,
+        })
+    }
+
+    /// Cuts it, or mends it.
+    pub fn cut(&self, cut: bool) {
+        self.state.lock().is_cut = cut;
+        self.changed.notify_waiters();
+    }
+
+    /// Whether it is cut.
+    pub fn is_cut(&self) -> bool {
+        self.state.lock().is_cut
+    }
+
+    /// So many of a thousand writes lose their answer from now on, and messages take so many milliseconds.
+    pub fn worsen(&self, lost: u32, takes: Between<u64>) {
+        let mut state = self.state.lock();
+        (state.lost, state.takes) = (lost, takes);
+    }
+
+    /// Has what is late arrive.
+    pub fn deliver(&self, now: Duration) {
+        let due: Vec<_> = {
+            let mut late = self.late.lock();
+            late.extract_if(.., |(at, _)| *at <= now).collect()
+        };
+        for (_, transaction) in due {
+            // Nobody waits for the answer.
+            let _ = self.store.write(&transaction);
+        }
+    }
+
+    /// One message's way.
+    async fn pass(&self) {
+        let takes = self.takes();
+        if takes > 0 {
+            sleep(Duration::from_millis(takes)).await;
+        }
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !self.is_cut() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn takes(&self) -> u64 {
+        let mut state = self.state.lock();
+        let between = state.takes.clone();
+        state.rng.random_range(between)
+    }
+
+    fn is_lost(&self) -> bool {
+        let mut state = self.state.lock();
+        let lost = state.lost;
+        state.rng.random_range(0..1000) < lost
+    }
+}
+
+/// The store at the other end of a wire. It ends with its daemon.
+pub struct Link(Arc<Wire>);
+
+impl Link {
+    /// By this wire.
+    #[must_use]
+    pub const fn new(wire: Arc<Wire>) -> Self {
+        Self(wire)
+    }
+
+    async fn call<T>(
+        &self,
+        doing: &'static str,
+        changes: bool,
+        work: impl FnOnce(&MemoryStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let until = Instant::now() + CALL_LIMIT;
+        if timeout_at(until, self.0.pass()).await.is_err() {
+            return Err(unheard(doing));
+        }
+        let done = work(&self.0.store);
+        let is_lost = changes && self.0.is_lost();
+        if is_lost || timeout_at(until, self.0.pass()).await.is_err() {
+            sleep_until(until).await;
+            return Err(if changes { in_doubt(doing) } else { unheard(doing) });
+        }
+        done
+    }
+}
+
+fn unheard(doing: &'static str) -> StoreError {
+    StoreError::Unavailable {
+        endpoints: "the wire".to_owned(),
+        doing,
+        reason: "it is cut".to_owned(),
+    }
+}
+
+fn in_doubt(doing: &'static str) -> StoreError {
+    StoreError::InDoubt {
+        endpoints: "the wire".to_owned(),
+        doing,
+        reason: "the answer is lost".to_owned(),
+    }
+}
+
+#[async_trait]
+impl Store for Link {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.call("reading", false, |store| store.read(key)).await
+    }
+
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.call("reading", false, |store| store.page(&range)).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        if self.0.is_lost() {
+            let until = Instant::now() + CALL_LIMIT;
+            let after = self.0.state.lock().rng.random_range(LATE);
+            let at = clock::passed() + Duration::from_millis(after);
+            self.0.late.lock().push((at, transaction));
+            sleep_until(until).await;
+            return Err(in_doubt("a transaction"));
+        }
+        self.call("a transaction", true, |store| store.write(&transaction))
+            .await
+    }
+
+    async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
+        self.call("watching", false, |_| Ok(())).await?;
+        Ok(Watch::new(FarFollower {
+            near: self.0.store.follow(prefix, after),
+            wire: self.0.clone(),
+            coming: None,
+            arrives: Duration::ZERO,
+        }))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.call("a lease", true, |store| store.lend(ttl, clock::passed()))
+            .await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        self.call("a lease", false, |store| {
+            store.prolong(lease, clock::passed())
+        })
+        .await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.call("a lease", true, |store| store.end_lease(lease))
+            .await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+        self.call("compaction", true, |store| store.forget(before))
+            .await
+    }
+
+    fn trouble(&self) -> Option<StoreError> {
+        None
+    }
+
+    /// What is of the daemon ends with it; the store is for all.
+    async fn close(&self) {}
+}
+
+/// A watch at the other end of a wire.
+struct FarFollower {
+    near: Follower,
+    wire: Arc<Wire>,
+    /// What is on its way, kept here lest it is lost when nobody waits for a moment.
+    coming: Option<Batch>,
+    arrives: Duration,
+}
+
+#[async_trait]
+impl WatchSource for FarFollower {
+    async fn next(&mut self) -> Result<Batch, WatchError> {
+        if self.coming.is_none() {
+            // What is sent in one go arrives in one go.
+            let (batch, takes) = match self.near.next().now_or_never() {
+                Some(batch) => (batch?, 0),
+                None => (self.near.next().await?, self.wire.takes()),
+            };
+            self.arrives = clock::passed() + Duration::from_millis(takes);
+            self.coming = Some(batch);
+        }
+        let left = self.arrives.saturating_sub(clock::passed());
+        if !left.is_zero() {
+            sleep(left).await;
+        }
+        if self.wire.is_cut() {
+            self.wire.pass().await;
+            return Err(unheard("watching").into());
+        }
+        self.coming.take().ok_or_else(|| unheard("watching").into())
+    }
+}
