@@ -37,4 +37,13 @@ impl DocumentsError {
     pub const fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
     }
+
+    /// Whether what was to be written may have been, or may be yet.
+    #[must_use]
+    pub const fn is_in_doubt(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::InDoubt { .. } | StoreError::Database { .. })
+        )
+    }
 }

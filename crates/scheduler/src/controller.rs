@@ -23,13 +23,13 @@ use cimi::{
     resources::{AcceleratorKind, Host, HostPulse, Machine, Resource as _},
 };
 use documents::{Cached, Doc, Documents, DocumentsError, step};
-use store::cache::Changed;
+use store::{Revision, cache::Changed};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use placement::{Among, Demand, Fleet, Kinds, Means, NoRoom, Policy};
 
-use crate::wishes::Wishes;
+use crate::{turn::Turn, wishes::Wishes};
 
 /// Most writes on their way at once; more only wait in the store's queue instead of here.
 const WRITES_AT_ONCE: usize = 128;
@@ -43,6 +43,7 @@ const WAYS_AT_ONCE: usize = 4;
 #[derive(Debug)]
 pub struct Scheduler {
     documents: Documents,
+    turn: Turn,
     fleet: Fleet,
     /// Machines to be placed, oldest first.
     waiting: BTreeMap<u32, Arc<str>>,
@@ -54,16 +55,28 @@ pub struct Scheduler {
     on_their_way: HashMap<Arc<str>, (HostId, HostId)>,
     /// Why machines wait, as far as it was written.
     explained: HashMap<Arc<str>, Kinds>,
+    /// The turn in which all that waits was tried last.
+    taken: Option<Revision>,
     /// Machines with a write on its way.
     busy: HashSet<Arc<str>>,
-    writes: JoinSet<Arc<str>>,
+    writes: JoinSet<Written>,
+}
+
+/// A write that has ended.
+#[derive(Debug)]
+struct Written {
+    machine: Arc<str>,
+    /// It may have happened, or happen yet.
+    is_in_doubt: bool,
 }
 
 impl Scheduler {
-    /// Over the given documents; does nothing before [`run`](Self::run).
+    /// Over the given documents; does nothing before [`run`](Self::run). Of several, one at a time places machines; the name tells
+    /// them from each other, and each has the same after a restart.
     #[must_use]
-    pub fn new(documents: Documents, policy: Policy) -> Self {
+    pub fn new(documents: Documents, policy: Policy, name: &str) -> Self {
         Self {
+            turn: Turn::new(documents.clone(), name),
             documents,
             fleet: Fleet::new(policy),
             waiting: BTreeMap::new(),
@@ -71,6 +84,7 @@ impl Scheduler {
             ways: BTreeMap::new(),
             on_their_way: HashMap::new(),
             explained: HashMap::new(),
+            taken: None,
             busy: HashSet::new(),
             writes: JoinSet::new(),
         }
@@ -82,9 +96,13 @@ impl Scheduler {
         let mut machines = self.documents.machines.changes();
         let mut hosts = self.documents.hosts.changes();
         let mut pulses = self.documents.host_pulses.changes();
+        let mut turns = self.turn.changes();
+        let holding = tokio::spawn(self.turn.clone().hold(stop.clone()));
         let mut fresh = Vec::new();
+        let mut made_room = false;
         loop {
-            let mut made_room = false;
+            // Before what is known is read: whoever has the turn finds there what was decided in all earlier ones.
+            let taken = *turns.borrow_and_update();
             // All that is known goes into the account before anything is decided: after a start, what runs already has
             // to be booked before there is room for more.
             // The end of a pulse is told to who was told that it was there: so before the host that is judged by it.
@@ -97,34 +115,29 @@ impl Scheduler {
             while let Some(changed) = machines.try_next() {
                 made_room |= self.machine_changed(&changed, &mut fresh);
             }
-            self.release_orphans();
-            self.choose_ways();
-            self.place_waiting(if made_room { None } else { Some(&fresh) });
+            if let Some(taken) = taken {
+                let is_new = self.taken.replace(taken) != Some(taken);
+                self.release_orphans();
+                self.choose_ways(taken);
+                self.place_waiting(taken, (!made_room && !is_new).then_some(&fresh));
+            }
             fresh.clear();
+            made_room = false;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                changed = pulses.next() => {
-                    if self.pulse_changed(&changed) {
-                        self.place_waiting(None);
-                    }
-                }
-                changed = hosts.next() => {
-                    if self.host_changed(&changed) {
-                        self.place_waiting(None);
-                    }
-                }
-                changed = machines.next() => {
-                    if self.machine_changed(&changed, &mut fresh) {
-                        self.place_waiting(None);
-                    }
-                }
+                Ok(()) = turns.changed() => {}
+                changed = pulses.next() => made_room = self.pulse_changed(&changed),
+                changed = hosts.next() => made_room = self.host_changed(&changed),
+                changed = machines.next() => made_room = self.machine_changed(&changed, &mut fresh),
                 Some(written) = self.writes.join_next(), if !self.writes.is_empty() => {
-                    self.written(written, &mut fresh);
+                    made_room = self.written(written, &mut fresh);
                 }
             }
         }
         self.writes.shutdown().await;
+        // It lets the turn go.
+        let _ = holding.await;
     }
 
     /// Returns whether there may be more room than before.
@@ -218,7 +231,7 @@ impl Scheduler {
 
     /// Chooses where machines go that are to be moved, so many of a host at once, and so many to one: the others run on until it is
     /// their turn. One for which there is no room stays where it is.
-    fn choose_ways(&mut self) {
+    fn choose_ways(&mut self, turn: Revision) {
         if self.ways.is_empty() {
             return;
         }
@@ -264,16 +277,17 @@ impl Scheduler {
             }
             let chosen = chosen.map_err(|refused| refused.to_string());
             tracing::info!(machine = %machine.document.id, vmid = machine.vmid.0, ?chosen, "to be moved");
-            let work = send(self.documents.clone(), local.clone(), moving.since, chosen);
+            let under = self.under(turn);
+            let work = send(under, local.clone(), moving.since, chosen);
             self.write(local, work);
         }
         self.ways.extend(later);
     }
 
     /// Tries the machines that wait: all, or those in `only`.
-    fn place_waiting(&mut self, only: Option<&[u32]>) {
+    fn place_waiting(&mut self, turn: Revision, only: Option<&Vec<u32>>) {
         let candidates: Vec<u32> = match only {
-            Some(only) => only.to_vec(),
+            Some(only) => only.clone(),
             None => self.waiting.keys().copied().collect(),
         };
         // Hosts only fill up in here: what had no room at once has none later, nor has anything larger.
@@ -301,7 +315,7 @@ impl Scheduler {
                     self.waiting.remove(&vmid);
                     self.explained.remove(&local);
                     tracing::info!(machine = %machine.document.id, vmid, %host, "placed");
-                    let work = assign(self.documents.clone(), local.clone(), host);
+                    let work = assign(self.under(turn), local.clone(), host);
                     self.write(local, work);
                 }
                 Err(refused) => {
@@ -346,45 +360,84 @@ impl Scheduler {
     ) {
         self.busy.insert(local.clone());
         self.writes.spawn(async move {
+            let mut is_in_doubt = false;
             match work.await {
                 Ok(()) | Err(DocumentsError::Absent { .. }) => {}
                 Err(error) if error.is_conflict() => {}
                 Err(error) => {
                     tracing::warn!(machine = &*local, %error, "could not be written; will be tried again");
                     tokio::time::sleep(REST_AFTER_FAILURE).await;
+                    is_in_doubt = error.is_in_doubt();
                 }
             }
-            local
+            Written {
+                machine: local,
+                is_in_doubt,
+            }
         });
     }
 
-    /// A write has ended, well or not: the machine is looked at as it is now.
-    fn written(&mut self, ended: Result<Arc<str>, JoinError>, fresh: &mut Vec<u32>) {
+    /// What is decided now, to be written as long as it is this scheduler's turn.
+    fn under(&self, taken: Revision) -> Under {
+        Under {
+            documents: self.documents.clone(),
+            turn: self.turn.clone(),
+            taken,
+        }
+    }
+
+    /// A write has ended, well or not: the machine is looked at as it is now. Returns whether more may be tried than before.
+    fn written(&mut self, ended: Result<Written, JoinError>, fresh: &mut Vec<u32>) -> bool {
         let was_full = self.writes.len() + 1 >= WRITES_AT_ONCE;
-        let local = match ended {
-            Ok(local) => local,
+        let written = match ended {
+            Ok(written) => written,
             Err(error) => {
                 // Only a defect gets here. The machine stays as it is until the daemon starts again.
                 tracing::error!(%error, "a write of the scheduler ended by a panic");
-                return;
+                return false;
             }
         };
+        if written.is_in_doubt {
+            // Its room may be taken, or be taken later: nothing is decided before that is known.
+            self.turn.take_anew();
+        }
+        let local = written.machine;
         self.busy.remove(&local);
         let made_room = match self.documents.machines.get(&local) {
             Some(machine) => self.look_at(&machine, fresh),
             None => self.machine_changed(&Changed::Removed(local), fresh),
         };
-        if made_room || was_full {
-            self.place_waiting(None);
-            self.release_orphans();
-            self.choose_ways();
+        made_room || was_full
+    }
+}
+
+/// By what is decided in one turn written.
+#[derive(Clone, Debug)]
+struct Under {
+    documents: Documents,
+    turn: Turn,
+    taken: Revision,
+}
+
+impl Under {
+    /// Writes it, if it is still the turn in which it was decided. None if something was changed meanwhile, and it is to be looked at
+    /// again.
+    async fn commit(&self, changes: documents::Changes<'_>) -> Result<Option<()>, DocumentsError> {
+        let changes = changes.unchanged_raw(self.turn.key(), self.taken);
+        match changes.commit().await {
+            Ok(_) => Ok(Some(())),
+            Err(error) if !error.is_conflict() => Err(error),
+            Err(_) if self.turn.is_still(self.taken).await? => Ok(None),
+            // Whoever has the turn now decides.
+            Err(_) => Ok(Some(())),
         }
     }
 }
 
 /// Writes the machine's host, if it still waits for one, and for one like that: a volume may have been attached meanwhile, or
 /// the host be about to be removed.
-async fn assign(documents: Documents, local: Arc<str>, host: HostId) -> Result<(), DocumentsError> {
+async fn assign(under: Under, local: Arc<str>, host: HostId) -> Result<(), DocumentsError> {
+    let documents = &under.documents;
     loop {
         let machine = documents.machines.get(&local);
         let (Some(read), Some(host)) = (machine, documents.hosts.get(host.local())) else {
@@ -400,9 +453,8 @@ async fn assign(documents: Documents, local: Arc<str>, host: HostId) -> Result<(
         placed.reason = None;
         placed.settle();
         let changes = documents.changes().replace(&read, placed).unchanged(&*host);
-        match changes.commit().await {
-            Err(error) if error.is_conflict() => {}
-            ended => return ended.map(drop),
+        if under.commit(changes).await?.is_some() {
+            return Ok(());
         }
     }
 }
@@ -462,11 +514,12 @@ const fn word(accelerator: AcceleratorKind) -> &'static str {
 
 /// Writes where a machine goes, or why it stays, if it is still to be moved and the host open.
 async fn send(
-    documents: Documents,
+    under: Under,
     local: Arc<str>,
     since: Timestamp,
     chosen: Result<HostId, String>,
 ) -> Result<(), DocumentsError> {
+    let documents = &under.documents;
     loop {
         let Some(read) = documents.machines.get(&local) else {
             return Ok(());
@@ -511,9 +564,8 @@ async fn send(
         if let Some(host) = &host {
             changes = changes.unchanged(&**host);
         }
-        match changes.commit().await {
-            Err(error) if error.is_conflict() => {}
-            ended => return ended.map(drop),
+        if under.commit(changes).await?.is_some() {
+            return Ok(());
         }
     }
 }
@@ -568,6 +620,15 @@ mod tests {
         Documents::open(store).await.unwrap()
     }
 
+    /// Where nobody has taken the turn.
+    fn free(documents: &Documents) -> Under {
+        Under {
+            documents: documents.clone(),
+            turn: Turn::new(documents.clone(), "test"),
+            taken: Revision::ZERO,
+        }
+    }
+
     async fn create<R: cimi::resources::Resource>(documents: &Documents, document: &R) {
         documents.changes().create(document).commit().await.unwrap();
     }
@@ -587,7 +648,7 @@ mod tests {
             if takes_it {
                 create(&documents, host).await;
             }
-            let assigned = assign(documents.clone(), local.clone(), host.id.clone());
+            let assigned = assign(free(&documents), local.clone(), host.id.clone());
             assigned.await.unwrap();
             let machine = documents.machines.get(&local).unwrap();
             assert_eq!(machine.host.is_some(), takes_it);
@@ -617,7 +678,7 @@ mod tests {
         create(&documents, &machine).await;
         let local: Arc<str> = machine.local_id().into();
         for (host, has_a_way) in [(&without, false), (&with, true)] {
-            let assigned = assign(documents.clone(), local.clone(), host.id.clone());
+            let assigned = assign(free(&documents), local.clone(), host.id.clone());
             assigned.await.unwrap();
             let machine = documents.machines.get(&local).unwrap();
             assert_eq!(machine.host.is_some(), has_a_way);
@@ -639,7 +700,7 @@ mod tests {
                 Ok::<_, DocumentsError>(true)
             };
             documents.update(&local, asked).await.unwrap();
-            let sent = send(documents.clone(), local.clone(), since, Ok(host.id.clone()));
+            let sent = send(free(&documents), local.clone(), since, Ok(host.id.clone()));
             sent.await.unwrap();
             let machine = documents.machines.get(&local).unwrap();
             let to = has_a_way.then_some(&host.id);

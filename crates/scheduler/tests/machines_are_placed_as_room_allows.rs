@@ -41,7 +41,7 @@ impl Cloud {
             ..Policy::default()
         };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(Scheduler::new(documents.clone(), policy).run(stop.clone()));
+        let task = tokio::spawn(Scheduler::new(documents.clone(), policy, "test").run(stop.clone()));
         Self {
             documents,
             stop,
@@ -438,7 +438,7 @@ async fn a_scheduler_that_starts_anew_counts_what_runs_before_it_places_more() {
         memory_reserve_kib: 0,
         ..Policy::default()
     };
-    let task = tokio::spawn(Scheduler::new(documents.clone(), policy).run(stop.clone()));
+    let task = tokio::spawn(Scheduler::new(documents.clone(), policy, "test").run(stop.clone()));
     let cloud = Cloud {
         documents,
         stop,

@@ -32,13 +32,15 @@ pub struct Central {
     pub front: Front,
     /// Where it keeps files, if it is the storage.
     files: Option<PathBuf>,
+    name: String,
 }
 
 impl Central {
     /// One that isn't started; the storage, if it has files.
     #[must_use]
-    pub fn new(wire: Arc<Wire>, files: Option<PathBuf>) -> Self {
+    pub fn new(name: String, wire: Arc<Wire>, files: Option<PathBuf>) -> Self {
         Self {
+            name,
             wire,
             daemon: None,
             front: Front::default(),
@@ -49,7 +51,7 @@ impl Central {
     /// Starts it.
     pub fn start(&mut self) {
         let link = Arc::new(Link::new(self.wire.clone()));
-        let (front, files) = (self.front.clone(), self.files.clone());
+        let (front, files, name) = (self.front.clone(), self.files.clone(), self.name.clone());
         self.daemon = Some(Node::begin(async move {
             let documents = loop {
                 match Documents::open(link.clone()).await {
@@ -59,7 +61,7 @@ impl Central {
                 sleep(REST).await;
             };
             match files {
-                None => be_entry(&documents, &front).await,
+                None => be_entry(&documents, &front, &name).await,
                 Some(files) => be_storage(&documents, &files).await,
             }
         }));
@@ -90,7 +92,7 @@ pub fn rules() -> cloud::Settings {
     }
 }
 
-async fn be_entry(documents: &Documents, front: &Front) {
+async fn be_entry(documents: &Documents, front: &Front, name: &str) {
     let cloud = loop {
         let services = Arc::new(NoServices);
         let opened = Cloud::open(documents.clone(), rules(), services.clone(), services);
@@ -100,7 +102,7 @@ async fn be_entry(documents: &Documents, front: &Front) {
         }
         sleep(REST).await;
     };
-    let placing = scheduler::Scheduler::new(documents.clone(), rules().placement);
+    let placing = scheduler::Scheduler::new(documents.clone(), rules().placement, name);
     *front.lock() = Some(cloud.clone());
     tokio::join!(
         placing.run(CancellationToken::new()),

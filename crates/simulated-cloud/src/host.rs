@@ -10,13 +10,14 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use cimi::{
     Acl, Common, HostId, Timestamp,
     ids::HostPulseId,
     resources::{AttachedVolume, HostPulse, Machine, Network, Resource as _, VolumeUse},
 };
 use documents::Documents;
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use network::{NetworkConfig, NetworkHost, Overlay, Peer, UserModeConfig};
 use parking_lot::Mutex;
 use store::{Key, LeaseId, SharedStore, StoreError, Transaction};
@@ -415,6 +416,15 @@ impl VolumeFiles for FarVolumes {
     fn lost(&self, _: &VolumeUser, _: &DiskId) {}
 }
 
+/// All at once, as the other host would have them ready.
+fn all_files(from: &VmHost, machine: &str) -> Option<Vec<std::io::Result<Bytes>>> {
+    let collect = || {
+        let apart = tokio::runtime::Builder::new_current_thread().build().ok()?;
+        apart.block_on(async { Some(from.files(machine)?.collect().await) })
+    };
+    std::thread::scope(|scope| scope.spawn(collect).join().ok()?)
+}
+
 /// Files of machines that come from other hosts.
 struct FromHosts {
     wire: Arc<Wire>,
@@ -428,11 +438,13 @@ impl MachineFiles for FromHosts {
                 return Err("no entry answers".to_owned());
             }
             let from = machine.host.as_ref().ok_or("it has no host")?;
-            let controllers = self.shared.controllers.lock();
-            let heard = controllers.get(from.local());
+            let heard = self.shared.controllers.lock().get(from.local()).cloned();
             let heard = heard.filter(|(_, wire)| !wire.is_cut());
-            let files = heard.and_then(|(from, _)| from.files(machine.id.local()));
-            files.ok_or_else(|| "its host doesn't give them".to_owned())
+            let (from, _) = heard.ok_or("its host isn't there")?;
+            let files = all_files(&from, machine.id.local());
+            let files = files.ok_or("its host doesn't give them")?;
+            let packed: Packed = Box::pin(stream::iter(files));
+            Ok(packed)
         }
         .boxed()
     }

@@ -26,9 +26,13 @@ impl Node {
     /// If there can't be a runtime.
     #[must_use]
     pub fn begin(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        // What blocks happens in the order in which it was asked for, and is heard of when nothing else is to be done: so nothing
+        // depends on how fast this computer is.
         let runtime = Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
+            .max_blocking_threads(1)
+            .global_queue_interval(u32::MAX)
             .build()
             .expect("a runtime");
         let epoch = runtime.block_on(async { Instant::now() });
@@ -56,8 +60,9 @@ impl Node {
         self.runtime.spawn(work);
     }
 
-    /// SIGKILL.
+    /// SIGKILL, once what blocks has come to its end.
     pub fn kill(self) {
+        self.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         self.runtime.shutdown_timeout(BLOCKING_LIMIT);
     }
 }
