@@ -177,9 +177,10 @@ impl Doors {
         self
     }
 
-    /// Whether clients are asked for a certificate.
-    pub(crate) fn takes_certificates(&self) -> bool {
-        self.accounts.takes_certificates()
+    /// Whether clients are asked for a certificate: users where they may log in by one, and endorsers where there is nothing but a
+    /// Marketplace. In a cloud's own they are asked if its users are.
+    pub(crate) fn asks_for_certificates(&self) -> bool {
+        self.serving == Serving::MarketplaceAlone || self.accounts.takes_certificates()
     }
 
     /// What the client has shown of itself, or a proxy that is believed says that it has.

@@ -370,8 +370,8 @@ async fn handshake(
         let stream = started.into_stream(config).await?;
         return Ok((stream, Some(Arc::clone(hosts))));
     }
-    // As it is configured now: who isn't to log in by a certificate isn't asked for one.
-    let config = tls.config(shared.doors.takes_certificates());
+    // As it is configured now: where nobody is known by a certificate nobody is asked for one.
+    let config = tls.config(shared.doors.asks_for_certificates());
     Ok((started.into_stream(config).await?, None))
 }
 

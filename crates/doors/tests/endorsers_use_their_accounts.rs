@@ -4,7 +4,7 @@
 use doors::{Limits, Settings};
 
 use crate::support::client::Reply;
-use crate::support::market::{Door, EMAIL, World, after, alice, image, signed};
+use crate::support::market::{Door, EMAIL, World, after, alice, endorser_pem, image, signed};
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\nUser-Agent: Mozilla/5.0\r\nAccept: text/html\r\n";
 const OURS: &str = "Origin: http://m.example.org\r\n";
@@ -276,4 +276,66 @@ async fn a_certificate_that_is_known_signs_in_to_look_and_discard() {
         .status,
         403
     );
+}
+
+/// Without a proxy before it, and without users who might log in so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marketplace_alone_asks_browsers_for_a_certificate_and_goes_on_without_one() {
+    let settings = marketplace_service::Settings {
+        sends_letters: true,
+        ..marketplace_service::Settings::default()
+    };
+    let door = Door {
+        is_encrypted: true,
+        ..Door::default()
+    };
+    let world = World::behind_door(settings, door).await;
+    let files = tempfile::tempdir().unwrap();
+    let base = format!("https://{}", world.address());
+    let kept = |name: &str| {
+        let (pem, file) = (endorser_pem("Alice", EMAIL), files.path().join(name));
+        std::fs::write(&file, &pem).unwrap();
+        let key = marketplace::SigningKey::from_pem(&pem, None).unwrap();
+        (key, file.display().to_string())
+    };
+    let ((key, known), (_, strange)) = (kept("known.pem"), kept("strange.pem"));
+    let curl = async |path: &str, more: &[&str]| {
+        let mut command = tokio::process::Command::new("curl");
+        command.args(["-sSki", "-m", "60", &format!("{base}{path}")]);
+        let output = command.args(more).output().await.unwrap();
+        assert!(output.status.success(), "{path}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let document = signed(&image(1), &key, after(-60));
+    let upload = world
+        .marketplace
+        .upload(document.as_bytes(), [127, 0, 0, 1].into());
+    upload.await.unwrap();
+    let confirm = world.link(0, "confirm").await;
+    let button = format!("value=\"{EMAIL}\"");
+    let page = curl("/account", &["--cert", &known]).await;
+    assert!(
+        !page.contains(&button),
+        "nothing is confirmed by it: {page}"
+    );
+    let told = curl(&confirm, &["-X", "POST"]).await;
+    assert!(
+        told.contains(" 201 "),
+        "whoever shows none is served: {told}"
+    );
+    for (more, is_offered) in [
+        (&["--cert", &known][..], true),
+        (&["--cert", &strange], false),
+        (&[], false),
+    ] {
+        let page = curl("/account", more).await;
+        assert!(page.contains(" 200 "), "{page}");
+        assert_eq!(page.contains(&button), is_offered, "{page}");
+        let (form, origin) = (format!("email={EMAIL}"), format!("Origin: {base}"));
+        let form = ["-d", &form, "-H", &origin, "-H", "Accept: text/html"];
+        let reply = curl("/account/certificate", &[more, &form].concat()).await;
+        let expected = if is_offered { " 303 " } else { " 403 " };
+        assert!(reply.contains(expected), "{reply}");
+        assert_eq!(reply.contains("__Host-stratus-endorser="), is_offered);
+    }
 }

@@ -99,6 +99,26 @@ pub struct Digests {
     pub sha512: Option<Digest<64>>,
 }
 
+impl Digests {
+    /// These, and what `others` has besides; nothing if they can't be of one content.
+    #[must_use]
+    pub fn joined(&self, others: &Self) -> Option<Self> {
+        fn either<T: Copy + PartialEq>(one: Option<T>, other: Option<T>) -> Option<Option<T>> {
+            match (one, other) {
+                (Some(one), Some(other)) if one != other => None,
+                _ => Some(one.or(other)),
+            }
+        }
+        (self.sha1 == others.sha1).then_some(())?;
+        Some(Self {
+            md5: either(self.md5, others.md5)?,
+            sha1: self.sha1,
+            sha256: either(self.sha256, others.sha256)?,
+            sha512: either(self.sha512, others.sha512)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

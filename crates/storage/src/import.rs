@@ -37,7 +37,7 @@ pub use self::source::{Fetcher, Source, client_of_server};
 use crate::blocking::blocking;
 use crate::confine::QemuImg;
 use crate::digest::{Digests, Expected};
-use crate::durable;
+use crate::durable::{self, RemoveOnDrop};
 use crate::error::Error;
 use crate::exclusive;
 use crate::identifier::ImageIdentifier;
@@ -189,7 +189,7 @@ struct Inner {
     content: Content,
     images: RwLock<BTreeMap<ImageIdentifier, Arc<Image>>>,
     flights: Mutex<flight::Flights>,
-    /// Held (by blocking threads only) while a directory of `images` appears or goes, so that `images` need not be.
+    /// Held (by blocking threads only) while a directory of `images` appears, changes or goes, so that `images` need not be.
     renaming: Mutex<()>,
     /// Its lock is what keeps other processes out.
     _lock: File,
@@ -317,8 +317,8 @@ impl ImageStore {
         blocking(move || pipeline::verify(&image)).await
     }
 
-    /// Compares an image with what is stated of it. What was not computed while it came is read for: unless `may_read`, then it
-    /// is none.
+    /// Compares an image with what is stated of it. What was not computed while it came is read for, once: unless `may_read`,
+    /// then it is none.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Mismatch`] and [`Error::Refused`] if it is another one; [`Error::Io`].
@@ -335,7 +335,7 @@ impl ImageStore {
         if !may_read && pipeline::must_read(&image, expected) {
             return Ok(None);
         }
-        flight::same(&image, expected).await.map(Some)
+        flight::same(self, &image, expected).await.map(Some)
     }
 
     /// Size and free space of the file system below.
@@ -390,6 +390,34 @@ impl ImageStore {
             image,
             already_present: false,
         })
+    }
+
+    /// Keeps checksums of an image that were computed now. If that fails they are computed again when they are asked for. Blocks.
+    fn learn(&self, image: &Image, digests: Digests) {
+        let known = Image {
+            digests,
+            ..image.clone()
+        };
+        let _renaming = self.inner.renaming.lock();
+        // It may be gone, and another one of its name may be there.
+        if self.find(&image.identifier).as_deref() != Some(image) {
+            return;
+        }
+        let (unfinished, description) = (self.incoming(), image.path.with_file_name("image.json"));
+        let _guard = RemoveOnDrop::new(unfinished.clone());
+        let kept = pipeline::describe(&unfinished, &known)
+            .and_then(|()| fs::rename(&unfinished, &description))
+            .map_err(Error::io("write", &description))
+            .and_then(|()| durable::sync_parent(&description));
+        match kept {
+            Ok(()) => {
+                let mut images = self.inner.images.write();
+                images.insert(known.identifier, Arc::new(known));
+            }
+            Err(error) => {
+                tracing::warn!(image = %image.identifier, %error, "checksums are not kept");
+            }
+        }
     }
 
     fn require_space(&self, needed_bytes: u64) -> Result<(), Error> {

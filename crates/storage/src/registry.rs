@@ -29,7 +29,7 @@ use crate::import::Redirects;
 pub use self::authorities::AuthoritiesSource;
 pub use self::browse::{Catalogue, Listed, Product, Version};
 pub use self::gpg::Keyring;
-pub use self::marketplaces::{Found, Marketplace, OwnMarketplace, Standing};
+pub use self::marketplaces::{Found, Marketplace, OwnMarketplace, Standing, Unread};
 pub use self::policy::PolicySource;
 pub use self::web::{Web, trusting};
 pub use self::{checksums::read as read_checksums, simplestreams::read_products};

@@ -2,6 +2,7 @@
 //! ends in `.part`, and that goes when the command fails or is interrupted.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -82,12 +83,16 @@ impl NewFile {
         std::fs::rename(&self.part, &self.path).map_err(|error| Failure::file(&self.path, &error))
     }
 
-    /// Writes a text, which is all of it.
+    /// Writes a text, which is all of it. Once this returns there is room for it.
     ///
     /// # Errors
     /// [`Failure::Work`].
     pub fn fill(&self, text: &str) -> Result {
-        std::fs::write(&self.part, text).map_err(|error| Failure::file(&self.path, &error))
+        let mut file = self.create()?;
+        let written = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.sync_all());
+        written.map_err(|error| Failure::file(&self.path, &error))
     }
 
     /// Writes a text and gives the file its name.

@@ -291,3 +291,85 @@ fn the_marketplace_and_the_key_are_those_of_environment_and_configuration() {
         "{refused:?}"
     );
 }
+
+/// A mounted tmpfs; unmounted when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Option<Self> {
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "small"])
+            .arg(at)
+            .output();
+        if mount.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        println!("skipped: cannot mount a tmpfs: {mount:?}");
+        None
+    }
+
+    fn fill(&self) {
+        let mut filler = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut filler, &[7; 4096]).is_ok() {}
+    }
+
+    fn files(&self) -> Vec<String> {
+        let files = std::fs::read_dir(&self.0).unwrap();
+        let name = |file: std::io::Result<std::fs::DirEntry>| file.unwrap().file_name();
+        let mut names: Vec<_> = files
+            .map(|file| name(file).into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut umount = std::process::Command::new("umount");
+        let _ = umount.arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_leaves_nothing_and_the_next_try_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(small) = SmallDisk::mount(folder.path()) else {
+        return;
+    };
+    let described = write_image(&small.0, "");
+    let cloud = cloud(described.identifier.to_string());
+    std::fs::copy(cloud.home.path().join("me.pem"), small.0.join("me.pem")).unwrap();
+    small.fill();
+    let (draft, files) = (read(&small.0, "disk.xml"), small.files());
+    let upload = || {
+        let mut command = cloud.command();
+        command
+            .current_dir(&small.0)
+            .env("STRATUS_CA", cloud.home.path().join("ca.pem"))
+            .env(
+                "STRATUSLAB_MARKETPLACE_ENDPOINT",
+                format!("https://localhost:{}", cloud.port),
+            )
+            .args(["upload-image", "--pem-cert", "me.pem", "disk.img"]);
+        ended(command)
+    };
+    let build = "build-metadata --os y --os-version 1 --os-arch x86_64 --image-version 1 disk.img";
+    let sign = "sign-metadata --pem-cert me.pem disk.xml";
+    for failed in [run(&small.0, build), run(&small.0, sign), upload()] {
+        let told = format!("{}{}", failed.stdout, failed.stderr);
+        assert!(
+            failed.status == 255 && told.contains("No space left"),
+            "{failed:?}"
+        );
+        assert_eq!(small.files(), files, "{failed:?}");
+        assert_eq!(read(&small.0, "disk.xml"), draft);
+    }
+    assert!(cloud.requests().is_empty(), "nothing was sent");
+    std::fs::remove_file(small.0.join("filler")).unwrap();
+    upload().success();
+    assert_eq!(
+        published(&cloud).metadata().identifier,
+        described.identifier
+    );
+}

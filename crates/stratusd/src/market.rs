@@ -1,16 +1,17 @@
 //! The Marketplace of this daemon, as the configuration wants it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use marketplace::UtcTime;
-use marketplace::catalogue::{Name, Order, Query, Record, Status};
+use marketplace::catalogue::{Name, Record};
 use marketplace::identifier::ImageIdentifier;
 use marketplace::policy::{Lists, Policy};
 use marketplace_service::{Follower, Marketplace, Refused, Settings, Trusted};
-use storage::registry::{self, AuthoritiesSource, OwnMarketplace};
+use storage::registry::{self, AuthoritiesSource, OwnMarketplace, Unread};
 use store::SharedStore;
 
 use crate::{
@@ -157,18 +158,25 @@ impl OwnMarketplace for Here {
     async fn documents_of(
         &self,
         identifier: &ImageIdentifier,
+        endorser: Option<&str>,
         most: usize,
-    ) -> Result<Vec<Vec<u8>>, String> {
-        let query = Query {
-            identifier: Some(*identifier),
-            status: Status::Any,
-            ..Query::default()
-        };
-        let found = self.0.search(&query, Order::default(), 0, most);
-        let found = found.map_err(|error| error.to_string())?;
-        let mut documents = Vec::with_capacity(found.page.len());
-        for record in found.page {
-            documents.extend(self.document(&record).await?);
+    ) -> Result<Vec<Vec<u8>>, Unread> {
+        let mut found = self.0.ask(|catalogue| catalogue.of_image(*identifier));
+        // The first is what its endorser said last.
+        let mut endorsers = HashSet::new();
+        found.retain(|record| {
+            endorser.is_none_or(|email| record.email.eq_ignore_ascii_case(email))
+                && endorsers.insert(record.email.clone())
+        });
+        let (mut documents, mut bytes) = (Vec::new(), 0);
+        for record in found {
+            let document = self.document(&record).await;
+            let document = document.map_err(Unread::Unavailable)?.unwrap_or_default();
+            bytes += document.len();
+            if bytes > most {
+                return Err(Unread::TooLong);
+            }
+            documents.push(document);
         }
         Ok(documents)
     }

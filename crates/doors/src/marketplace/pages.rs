@@ -1,6 +1,7 @@
 //! The pages of the Marketplace.
 
 mod account;
+mod publishing;
 mod query;
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
@@ -9,14 +10,14 @@ use askama::Template;
 use http::{Response, StatusCode};
 use marketplace::catalogue::{Column, Found, Record, Status};
 use marketplace::{Metadata, UtcTime};
-use marketplace_service::{Marketplace, Waiting};
+use marketplace_service::Marketplace;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Call, asked::Asked, page_of, place::Act, problem_of};
+use super::{Call, asked::Asked, page_of, problem_of};
 use crate::{
     body::ResponseBody,
     cimi::negotiation::Parameters,
-    pages::{Link, Page, Status as StatusPage, html},
+    pages::{Link, Page, html},
     problem::Problem,
 };
 
@@ -192,29 +193,6 @@ struct TagsPage {
     email: String,
     endorser_href: String,
     tags: Vec<Link>,
-}
-
-#[derive(Template)]
-#[template(path = "marketplace/upload.html")]
-struct UploadPage {
-    page: Page,
-    root: &'static str,
-    is_read_only: bool,
-    confirms: bool,
-    /// Whether endorsers can be asked.
-    asks: bool,
-    endpoint: String,
-}
-
-#[derive(Template)]
-#[template(path = "marketplace/action.html")]
-struct ActionPage {
-    page: Page,
-    heading: &'static str,
-    text: &'static str,
-    button: &'static str,
-    class: &'static str,
-    waiting: Waiting,
 }
 
 impl<'r> Pages<'r> {
@@ -520,114 +498,6 @@ impl<'r> Pages<'r> {
             },
         )
     }
-
-    /// The form to publish.
-    pub(crate) fn upload(&self) -> Result<Response<ResponseBody>, Problem> {
-        let settings = self.service.settings();
-        html(
-            StatusCode::OK,
-            &UploadPage {
-                page: self.page("Publish", "upload"),
-                root: self.root,
-                is_read_only: settings.is_read_only,
-                confirms: settings.confirms,
-                asks: settings.sends_letters,
-                endpoint: self.endpoint(),
-            },
-        )
-    }
-
-    /// What a link in a letter leads to: a page whose button does it.
-    pub(crate) fn action(
-        &self,
-        waiting: &Waiting,
-        act: Act,
-    ) -> Result<Response<ResponseBody>, Problem> {
-        let (heading, text, button, class) = match act {
-            Act::Confirm => (
-                "Is this description yours?",
-                "Once you confirm, everybody can find it under your name.",
-                "Confirm and publish",
-                "",
-            ),
-            Act::Abort => (
-                "Withdraw this upload?",
-                "It is forgotten, and nothing is published.",
-                "Withdraw it",
-                "danger",
-            ),
-            Act::Abuse => (
-                "Not yours?",
-                "The administrators are told that somebody uploads in your name, and it can't be published any more.",
-                "Report it",
-                "danger",
-            ),
-        };
-        html(
-            StatusCode::OK,
-            &ActionPage {
-                page: self.page(heading, ""),
-                heading,
-                text,
-                button,
-                class,
-                waiting: waiting.clone(),
-            },
-        )
-    }
-
-    /// How something ended well.
-    pub(crate) fn done(
-        &self,
-        status: StatusCode,
-        text: &str,
-        record: Option<&Record>,
-    ) -> Result<Response<ResponseBody>, Problem> {
-        let (heading, paragraphs) = match status {
-            StatusCode::CREATED => ("Published", vec![text, "Everybody can find it now."]),
-            StatusCode::ACCEPTED => (
-                "Nearly done",
-                vec![
-                    text,
-                    "Open the link in the letter to publish the description. Without that it is forgotten after some days.",
-                ],
-            ),
-            _ => ("Done", vec![text]),
-        };
-        let onward = match record {
-            Some(record) => Link::to(self.entry_href(record), "See the entry"),
-            None => Link::to(format!("{}/metadata", self.root), "To the images"),
-        };
-        html(
-            status,
-            &StatusPage {
-                page: self.page(heading, ""),
-                is_error: false,
-                heading: heading.to_owned(),
-                paragraphs: paragraphs.into_iter().map(sentence).collect(),
-                onward: Some(onward),
-            },
-        )
-    }
-
-    /// What went wrong.
-    pub(crate) fn failed(
-        &self,
-        status: StatusCode,
-        text: &str,
-    ) -> Result<Response<ResponseBody>, Problem> {
-        let name = status.canonical_reason().unwrap_or("Error");
-        html(
-            status,
-            &StatusPage {
-                page: self.page(name, ""),
-                is_error: true,
-                heading: name.to_owned(),
-                paragraphs: vec![text.to_owned()],
-                onward: Some(Link::to(format!("{}/metadata", self.root), "To the images")),
-            },
-        )
-    }
 }
 
 fn title_of(record: &Record) -> String {
@@ -643,11 +513,4 @@ fn title_of(record: &Record) -> String {
     name.map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| record.identifier.to_string())
-}
-
-fn sentence(text: &str) -> String {
-    let mut letters = text.chars();
-    let first = letters.next().map(|first| first.to_uppercase().to_string());
-    let end = if text.ends_with('.') { "" } else { "." };
-    format!("{}{}{end}", first.unwrap_or_default(), letters.as_str())
 }

@@ -36,17 +36,18 @@ pub fn alice() -> SigningKey {
 }
 
 pub fn endorser(name: &str, email: &str) -> SigningKey {
+    SigningKey::from_pem(&endorser_pem(name, email), None).unwrap()
+}
+
+/// Key and certificate of an endorser, as a file would hold them.
+pub fn endorser_pem(name: &str, email: &str) -> String {
     let key = KeyPair::generate().unwrap();
     let mut parameters = CertificateParams::new([]).unwrap();
     parameters.distinguished_name.push(DnType::CommonName, name);
     let email = SanType::Rfc822Name(email.try_into().unwrap());
     parameters.subject_alt_names.push(email);
     let certificate = parameters.self_signed(&key).unwrap();
-    SigningKey::from_pem(
-        &format!("{}{}", key.serialize_pem(), certificate.pem()),
-        None,
-    )
-    .unwrap()
+    format!("{}{}", key.serialize_pem(), certificate.pem())
 }
 
 pub fn image(number: u8) -> Metadata {

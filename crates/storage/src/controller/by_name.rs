@@ -28,6 +28,8 @@ use crate::registry::{Found, LookupError};
 
 /// Places that are tried of one entry.
 const MOST_PLACES: usize = 16;
+/// Places that are tried of all entries together: each has its share, so that none has others not tried.
+const MOST_TRIES: usize = 128;
 /// The longest entry that is kept, and so used: it is judged again later.
 const MOST_ENTRY_BYTES: usize = 128 << 10;
 /// Texts of strangers are cut to so many characters.
@@ -330,7 +332,16 @@ impl StorageController {
     /// What verified entries say, those that can be used.
     fn of_entries(&self, found: &[Found]) -> Result<Vec<Wanted>, LookupError> {
         let mut refused = Vec::new();
-        let read = found.iter().filter_map(|found| match self.of_entry(found) {
+        let share = (MOST_TRIES / found.len().max(1)).clamp(1, MOST_PLACES);
+        if let Some(left) = found.len().checked_sub(MOST_TRIES).filter(|left| *left > 0) {
+            refused.push(format!(
+                "{left} of {} entries are not tried; if the policy of the site lists endorsers (whitelistendorsers) others don't \
+                 count",
+                found.len()
+            ));
+        }
+        let tried = found.iter().take(MOST_TRIES);
+        let read = tried.filter_map(|found| match self.of_entry(found, share) {
             Ok(wanted) => Some(wanted),
             Err(error) => {
                 let email = &found.entry.endorsement().email;
@@ -347,11 +358,11 @@ impl StorageController {
     }
 
     /// What a verified entry says.
-    fn of_entry(&self, found: &Found) -> Result<Wanted, LookupError> {
+    fn of_entry(&self, found: &Found, most_places: usize) -> Result<Wanted, LookupError> {
         let metadata = found.entry.metadata();
         let mut places = Vec::new();
         let mut unusable = Vec::new();
-        for url in metadata.locations.iter().take(MOST_PLACES) {
+        for url in metadata.locations.iter().take(most_places) {
             if let Err(refusal) = check_host(&found.hosts, url) {
                 unusable.push(refusal.to_string());
             } else if url.starts_with("http://") || url.starts_with("https://") {

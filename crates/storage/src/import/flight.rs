@@ -85,7 +85,7 @@ pub(super) async fn join(
                 image,
                 already_present: true,
             };
-            return accept(imported, &expected).await;
+            return accept(store, imported, &expected).await;
         }
         let lead = || {
             let own = source.take()?;
@@ -103,7 +103,7 @@ pub(super) async fn join(
                     already_present: true,
                     ..imported
                 };
-                return accept(imported, &expected).await;
+                return accept(store, imported, &expected).await;
             }
             // The same request would only fail the same way; any other deserves its own try.
             Err(error) if url.is_some() && flight.url == url && flight.expected == expected => {
@@ -142,15 +142,23 @@ fn running_or(
 }
 
 /// What somebody else brought must be what was asked for here.
-async fn accept(imported: Imported, expected: &Expected) -> Result<Imported, Error> {
-    same(&imported.image, expected).await?;
+async fn accept(
+    store: &ImageStore,
+    imported: Imported,
+    expected: &Expected,
+) -> Result<Imported, Error> {
+    same(store, &imported.image, expected).await?;
     Ok(imported)
 }
 
 /// Whether an image is what is stated.
-pub(super) async fn same(image: &Arc<Image>, expected: &Expected) -> Result<(), Error> {
-    let (read, stated) = (image.clone(), expected.clone());
-    super::blocking(move || pipeline::compare(&read, &stated)).await?;
+pub(super) async fn same(
+    store: &ImageStore,
+    image: &Arc<Image>,
+    expected: &Expected,
+) -> Result<(), Error> {
+    let (store, read, stated) = (store.clone(), image.clone(), expected.clone());
+    super::blocking(move || pipeline::compare(&store, &read, &stated)).await?;
     match expected.format {
         Some(stated) if stated != image.format => Err(Refusal::NotAsStated {
             stated,

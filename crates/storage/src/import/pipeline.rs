@@ -13,9 +13,10 @@ mod hashing;
 pub(super) mod replica;
 mod target;
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::thread;
 
@@ -29,7 +30,7 @@ use self::target::{Streamed, Target};
 use super::{Content, Image, ImageStore, Imported, Limits, Progress};
 use crate::buffers::Buffers;
 use crate::digest::{Digests, Expected, Wanted};
-use crate::durable::RemoveOnDrop;
+use crate::durable::{self, RemoveOnDrop};
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
 use crate::inspect;
@@ -105,7 +106,9 @@ pub(super) fn run(
         inspect::whole_file(&file, &target.path, &streamed.inspected, &limits.size)?;
     }
     target.finish(&file, &image, cancelled)?;
-    target.describe(&unfinished, &image)?;
+    describe(&unfinished.join("image.json"), &image)
+        .map_err(|error| target.write_error(error, 0))?;
+    durable::sync_directory(&unfinished)?;
     // SHA-1 finds what is there already; who made two contents of one SHA-1 must not have the one stand for the other.
     let came = Expected {
         bytes: Some(bytes),
@@ -115,7 +118,7 @@ pub(super) fn run(
     };
     let imported = store.commit(&unfinished, image)?;
     if imported.already_present {
-        compare(&imported.image, &came)?;
+        compare(store, &imported.image, &came)?;
     } else {
         guard.keep();
     }
@@ -144,14 +147,35 @@ pub(super) fn must_read(image: &Image, expected: &Expected) -> bool {
     image.converted.is_none() && Wanted::by(expected).missing_in(&image.digests).is_any()
 }
 
-/// Compares an image that is there with what somebody states of it, also in ways nobody did before.
-pub(super) fn compare(image: &Image, expected: &Expected) -> Result<(), Error> {
+/// Compares an image that is there with what somebody states of it, also in ways nobody did before: what had to be computed for
+/// that is kept, so that no statement has the same content read twice.
+pub(super) fn compare(store: &ImageStore, image: &Image, expected: &Expected) -> Result<(), Error> {
     if !must_read(image, expected) {
         return expected.check(image.bytes, &image.digests);
     }
     let mut file = File::open(&image.path).map_err(Error::io("open", &image.path))?;
     let (bytes, digests) = digest(&mut file, &image.path, Wanted::by(expected))?;
+    // Nothing is learnt from a file that isn't what it was.
+    if let Some(known) = image
+        .digests
+        .joined(&digests)
+        .filter(|_| bytes == image.bytes)
+    {
+        store.learn(image, known);
+    }
     expected.check(bytes, &digests)
+}
+
+/// Writes down, in a new file, what is known of an image.
+pub(super) fn describe(path: &Path, image: &Image) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(image)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)?;
+    file.write_all(&text)?;
+    file.sync_all()
 }
 
 /// Length and checksums of what a file holds from where it is.

@@ -436,6 +436,7 @@ impl Catalogue {
         match self.0.web.get(&url, "*/*", None, most).await? {
             Got::Page { body, .. } => Ok(Some(body)),
             Got::Absent | Got::Unchanged => Ok(None),
+            Got::TooLong => Err(format!("{url} has more than {most} bytes")),
         }
     }
 }

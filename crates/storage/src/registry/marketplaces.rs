@@ -10,7 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cimi::uri::plain;
 use futures::StreamExt as _;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
+use marketplace::metadata::is_email;
 use marketplace::policy::{Lists, Policy, Refusal};
 use marketplace::{Entry, UtcTime, identifier::ImageIdentifier, list};
 use reqwest::Url;
@@ -18,12 +20,12 @@ use reqwest::Url;
 use super::web::{Got, Web};
 use super::{LookupError, Registries};
 
-/// A list of entries for one image; some ten of the longest.
+/// Entries for one image, which are all looked at; some ten of the longest, thousands of usual ones.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
-/// Entries that are looked at: a signature takes time.
-const MAX_ENTRIES: usize = 100;
-/// Entries of one image that are tried, each of another endorser.
-const MAX_ACCEPTED: usize = 8;
+/// Endorsers of the white list who are asked for each by name where there is more.
+const MAX_ASKED_FOR: usize = 64;
+/// Reasons that are told.
+const MAX_REASONS: usize = 20;
 /// How long those that answered wait for those that don't: less than whoever starts a machine waits for all.
 const PATIENCE: Duration = Duration::from_secs(3);
 const ACCEPT: &str = "application/xml";
@@ -54,15 +56,16 @@ enum Way {
 /// A Marketplace in this process. Its documents are verified and judged as those of every other.
 #[async_trait]
 pub trait OwnMarketplace: fmt::Debug + Send + Sync {
-    /// Documents that it has for an image, the newest first, at most `most`; also what is expired or deprecated.
+    /// Documents that it has for an image, of `endorser` or of all; also what is expired or deprecated.
     ///
     /// # Errors
-    /// Why they can't be read.
+    /// [`Unread::TooLong`] if they have more than `most` bytes.
     async fn documents_of(
         &self,
         identifier: &ImageIdentifier,
+        endorser: Option<&str>,
         most: usize,
-    ) -> Result<Vec<Vec<u8>>, String>;
+    ) -> Result<Vec<Vec<u8>>, Unread>;
 
     /// When it took the last document that it has for an image.
     fn last_taken(&self, identifier: &ImageIdentifier) -> Option<UtcTime>;
@@ -72,6 +75,15 @@ pub trait OwnMarketplace: fmt::Debug + Send + Sync {
     /// # Errors
     /// Why it can't be read.
     async fn tagged(&self, email: &str, tag: &str) -> Result<Option<Vec<u8>>, String>;
+}
+
+/// Why what a Marketplace has isn't read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unread {
+    /// There is more than is looked at.
+    TooLong,
+    /// It can't be had.
+    Unavailable(String),
 }
 
 /// An entry that may be believed and used.
@@ -159,12 +171,15 @@ impl Marketplace {
         place: impl Fn(&mut Url),
         accept: &str,
         most: usize,
-    ) -> Result<Vec<Vec<u8>>, String> {
+    ) -> Result<Vec<Vec<u8>>, Unread> {
         let mut nonsense = None;
         for mut url in self.bases() {
             place(&mut url);
-            let Got::Page { body, .. } = web.get(&url, accept, None, most).await? else {
-                continue;
+            let got = web.get(&url, accept, None, most).await;
+            let body = match got.map_err(Unread::Unavailable)? {
+                Got::Page { body, .. } => body,
+                Got::TooLong => return Err(Unread::TooLong),
+                Got::Absent | Got::Unchanged => continue,
             };
             match list::documents(&body) {
                 Ok(documents) => return Ok(documents.into_iter().map(<[u8]>::to_vec).collect()),
@@ -174,19 +189,54 @@ impl Marketplace {
                 }
             }
         }
-        nonsense.map_or(Ok(Vec::new()), Err)
+        nonsense.map_or(Ok(Vec::new()), |told| Err(Unread::Unavailable(told)))
     }
 
-    /// Those that it has for an image.
-    async fn documents_of(&self, identifier: &ImageIdentifier) -> Result<Vec<Vec<u8>>, String> {
+    /// Those that it has for an image. Whoever floods it with entries keeps none of the `listed` endorsers' back.
+    async fn documents_of(
+        &self,
+        identifier: &ImageIdentifier,
+        listed: &[&str],
+    ) -> Result<Vec<Vec<u8>>, String> {
+        let answers = match self.documents_by(identifier, None).await {
+            Err(Unread::TooLong) if !listed.is_empty() => {
+                let asked = listed.iter().take(MAX_ASKED_FOR);
+                let asked = asked.map(|email| self.documents_by(identifier, Some(email)));
+                join_all(asked).await
+            }
+            answer => vec![answer],
+        };
+        let answers = answers.into_iter().collect::<Result<Vec<_>, _>>();
+        match answers {
+            Ok(documents) => Ok(documents.concat()),
+            Err(Unread::Unavailable(why)) => Err(why),
+            Err(Unread::TooLong) => Err(format!(
+                "{} has more than {MAX_ANSWER_BYTES} bytes of entries for {identifier}; if the policy of the site lists the \
+                 addresses of endorsers (whitelistendorsers) only theirs are asked for",
+                self.address()
+            )),
+        }
+    }
+
+    async fn documents_by(
+        &self,
+        identifier: &ImageIdentifier,
+        endorser: Option<&str>,
+    ) -> Result<Vec<Vec<u8>>, Unread> {
         let web = match &self.way {
             Way::Web(web) => web,
-            Way::Here(own) => return own.documents_of(identifier, MAX_ENTRIES).await,
+            Way::Here(own) => {
+                return own
+                    .documents_of(identifier, endorser, MAX_ANSWER_BYTES)
+                    .await;
+            }
         };
         let identifier = identifier.to_string();
         let place = |url: &mut Url| {
             if let Ok(mut path) = url.path_segments_mut() {
-                path.pop_if_empty().extend(["metadata", &identifier]);
+                path.pop_if_empty()
+                    .extend(["metadata", &identifier])
+                    .extend(endorser);
             }
             // Also what is expired or deprecated: so that it can be told why there is nothing.
             url.set_query(Some("status=all"));
@@ -206,10 +256,14 @@ impl Marketplace {
             }
             url.query_pairs_mut().append_pair("tag", tag);
         };
-        let found = self
-            .documents(web, place, ACCEPT_ONE, MAX_ONE_BYTES)
-            .await?;
-        Ok(found.into_iter().next())
+        match self.documents(web, place, ACCEPT_ONE, MAX_ONE_BYTES).await {
+            Ok(found) => Ok(found.into_iter().next()),
+            Err(Unread::Unavailable(why)) => Err(why),
+            Err(Unread::TooLong) => Err(format!(
+                "{} answered with more than {MAX_ONE_BYTES} bytes",
+                self.address()
+            )),
+        }
     }
 }
 
@@ -253,12 +307,15 @@ impl Registries {
         let policy = tokio::task::spawn_blocking(move || source.read())
             .await
             .map_err(|error| LookupError::Unavailable(error.to_string()))??;
+        let listed = policy.endorsers.white.iter().map(String::as_str);
+        let listed: Vec<_> = listed.filter(|listed| is_email(listed)).collect();
+        let listed = listed.as_slice();
         let mut asked: FuturesUnordered<_> = self
             .marketplaces()
             .iter()
             .enumerate()
             .map(|(place, marketplace)| async move {
-                (place, marketplace.documents_of(identifier).await)
+                (place, marketplace.documents_of(identifier, listed).await)
             })
             .collect();
         let (mut seen, mut silent) = (Seen::default(), Vec::new());
@@ -351,7 +408,9 @@ impl Registries {
         let mut seen = Seen::default();
         for (place, marketplace) in self.marketplaces().iter().enumerate() {
             if let Way::Here(own) = &marketplace.way {
-                let documents = own.documents_of(&identifier, MAX_ENTRIES).await.ok()?;
+                let email = &entry.endorsement().email;
+                let documents = own.documents_of(&identifier, Some(email), MAX_ANSWER_BYTES);
+                let documents = documents.await.ok()?;
                 seen.take((place, &marketplace.name), &identifier, documents)
                     .await;
             }
@@ -428,9 +487,9 @@ impl Seen {
         documents: Vec<Vec<u8>>,
     ) {
         let verify = move || {
-            let documents = documents.into_iter().take(MAX_ENTRIES);
+            let documents = documents.iter();
             documents
-                .map(|document| Entry::verify(&document))
+                .map(|document| Entry::verify(document))
                 .collect::<Vec<_>>()
         };
         let verified = tokio::task::spawn_blocking(verify).await;
@@ -490,7 +549,6 @@ impl Seen {
         newest.retain(|(_, found)| policy.check(&found.entry, now).is_ok());
         // Stable: within a Marketplace who endorsed last stays first.
         newest.sort_by_key(|(place, _)| *place);
-        newest.truncate(MAX_ACCEPTED);
         let with_hosts = |(_, found): (usize, &Found)| Found {
             hosts: policy.hosts.clone(),
             ..found.clone()
@@ -506,6 +564,10 @@ impl Seen {
         let mut reasons: Vec<String> = Vec::new();
         let all = refused.chain(strange).map(|refusal| refusal.to_string());
         for reason in all.chain(self.unbelievable.iter().cloned()) {
+            if reasons.len() == MAX_REASONS {
+                reasons.push("and there are more that are refused".to_owned());
+                break;
+            }
             // Several Marketplaces have the same entries.
             if !reasons.contains(&reason) {
                 reasons.push(reason);

@@ -25,6 +25,8 @@ pub(super) enum Got {
     Unchanged,
     /// There is no such thing.
     Absent,
+    /// It is longer than may be.
+    TooLong,
 }
 
 impl Web {
@@ -89,10 +91,7 @@ impl Web {
         let mut body = BytesMut::new();
         while let Some(piece) = response.chunk().await.map_err(|error| failed(&error))? {
             if body.len() + piece.len() > most {
-                return Err(format!(
-                    "{} has more than {most} bytes",
-                    plain(url.as_str())
-                ));
+                return Ok(Got::TooLong);
             }
             body.extend_from_slice(&piece);
         }

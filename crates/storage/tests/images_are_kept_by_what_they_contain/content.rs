@@ -89,7 +89,15 @@ async fn a_raw_disk_is_kept_with_its_digests_and_holes() {
         .await
         .expect("again");
     assert!(again.already_present);
-    assert_eq!(again.image, image);
+    // What was computed meanwhile is known from then on.
+    let known = &again.image.digests;
+    assert_eq!(known.md5.map(|it| it.to_string()), Some(md5));
+    assert_eq!(known.sha512.map(|it| it.to_string()), Some(sha512));
+    assert_eq!(
+        (known.sha1, known.sha256),
+        (image.digests.sha1, image.digests.sha256)
+    );
+    assert_eq!(again.image.path, image.path);
     nothing_is_left(dir.path());
 }
 
@@ -240,6 +248,51 @@ async fn a_damaged_image_is_found_and_replaced() {
         .expect("again");
     assert!(!replaced.already_present);
     second.verify(&image.identifier).await.expect("whole again");
+    nothing_is_left(dir.path());
+}
+
+/// Nobody has the same content read again and again by stating something else of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn checksums_that_are_asked_for_later_are_computed_once() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let first = store(dir.path());
+    let image = import_bytes(&first, disk(), Expected::default())
+        .await
+        .expect("import")
+        .image;
+    assert_eq!(image.digests.sha512, None);
+    let stating = |sha512| Expected {
+        sha1: Some(image.digests.sha1),
+        sha512: Some(sha512),
+        ..Expected::default()
+    };
+    let wrong = stating(storage::digest::Digest::from_bytes([7; 64]));
+    let by_name = &image.identifier;
+    let unread = first.compare(by_name, &wrong, false).await;
+    assert!(matches!(unread, Ok(None)), "{unread:?}");
+    let read = first.compare(by_name, &wrong, true).await;
+    assert!(matches!(read, Err(Error::Mismatch { .. })), "{read:?}");
+    let known = first.find(by_name).expect("there").digests.clone();
+    let right = stating(known.sha512.expect("computed"));
+    drop(first);
+    // What is known is not read for any more, after the next start either: else it would be noticed what happens to the file.
+    let file = std::fs::File::options().write(true).open(&image.path);
+    let file = file.expect("open as root, or as owner");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"x", 12345).expect("damage");
+    let second = store(dir.path());
+    assert_eq!(second.find(by_name).expect("there").digests, known);
+    let told = second.compare(by_name, &wrong, false).await;
+    assert!(matches!(told, Err(Error::Mismatch { .. })), "{told:?}");
+    let told = second.compare(by_name, &right, false).await;
+    assert!(matches!(told, Ok(Some(()))), "{told:?}");
+    // From what is damaged nothing is learnt.
+    let more = Expected {
+        md5: Some(storage::digest::Digest::from_bytes([7; 16])),
+        ..right
+    };
+    let told = second.compare(by_name, &more, true).await;
+    assert!(matches!(told, Err(Error::Mismatch { .. })), "{told:?}");
+    assert_eq!(second.find(by_name).expect("there").digests, known);
     nothing_is_left(dir.path());
 }
 

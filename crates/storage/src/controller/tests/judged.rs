@@ -464,6 +464,73 @@ async fn pages_for_people_at_the_root_do_not_hide_a_marketplace_below_it() {
     );
 }
 
+/// On a site that is open to everybody, and on one that is not; and where they send more than is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_do_not_crowd_out_who_counts_however_many_they_are() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let place = |name: &str| vec![format!("{}/{name}", base(&server))];
+    let (good, nowhere) = (
+        described(&bytes, &place("disk")),
+        described(&bytes, &place("nowhere")),
+    );
+    let identifier = good.identifier.to_string();
+    site.put("/disk", whole(bytes.clone()));
+    let stranger = |number| signed(&nowhere, &endorser(&format!("s{number}@example.org")));
+    let mut entries: Vec<_> = (0..120).map(stranger).collect();
+    let of_alice = signed_at(
+        &good,
+        &endorser("alice@example.org"),
+        seconds_from_now(-100),
+    );
+    entries.push(of_alice.clone());
+    site.put_entries(&identifier, &entries);
+    let policy = world.dir.path().join("policy.cfg");
+    let listed = "[endorsers]\nwhitelistendorsers = alice@example.org\n";
+    let comes = async |world: &mut World, rule: &str| {
+        std::fs::write(&policy, rule).expect("policy");
+        let settings = asking(world.settings(), &[&server], Some(&policy));
+        let controller = world.start_with(settings, None).await;
+        let one = wanted(&identifier);
+        world.create(&one).await;
+        let read = world.until::<Image>(one.id.local(), available).await;
+        let origin = read.provenance.clone().expect("an origin");
+        assert_eq!(origin.endorser.as_deref(), Some("alice@example.org"));
+        // Nor later: whoever says what it is, is gone by.
+        assert!(
+            controller
+                .registries()
+                .look_up(&good.identifier)
+                .await
+                .is_ok()
+        );
+        world.delete_image(one.id.local()).await;
+        world.until_gone::<Image>(one.id.local()).await;
+    };
+    comes(&mut world, "").await;
+    let asked = site.asked("/nowhere");
+    assert_eq!(asked, 120, "each is tried once");
+    comes(&mut world, listed).await;
+    assert_eq!(site.asked("/nowhere"), asked, "nobody else counts");
+
+    // More than is read: then only those are asked for who count.
+    let long = "x".repeat(9 << 20);
+    site.put_entries(&identifier, &[long]);
+    let settings = asking(world.settings(), &[&server], None);
+    let told = settings.registries.look_up(&good.identifier).await;
+    let told = told.expect_err("too long");
+    assert!(
+        told.is_temporary() && told.to_string().contains("whitelistendorsers"),
+        "{told}"
+    );
+    let own = format!("/metadata/{identifier}/alice@example.org");
+    site.put(&own, whole(of_alice.into_bytes()));
+    comes(&mut world, listed).await;
+    assert!(site.asked(&own) > 0);
+    world.kill().await;
+}
+
 /// A Marketplace in this process: what it has, as `stratusd` gives it.
 #[derive(Clone, Debug, Default)]
 struct Own(std::sync::Arc<parking_lot::Mutex<Vec<String>>>);
@@ -473,8 +540,9 @@ impl crate::registry::OwnMarketplace for Own {
     async fn documents_of(
         &self,
         _: &marketplace::ImageIdentifier,
+        _: Option<&str>,
         _: usize,
-    ) -> Result<Vec<Vec<u8>>, String> {
+    ) -> Result<Vec<Vec<u8>>, crate::registry::Unread> {
         let all = self.0.lock().clone();
         Ok(all.into_iter().rev().map(String::into_bytes).collect())
     }

@@ -1,10 +1,10 @@
 //! The file an image is written to: holes, examination, conversion, the last flush.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
@@ -16,7 +16,6 @@ use super::hashing::Hashing;
 use super::{CHUNKS_IN_FLIGHT, HOLE_BYTES, digest};
 use crate::confine::QemuImg;
 use crate::digest::{Digests, Expected, Wanted};
-use crate::durable;
 use crate::error::{self, Error};
 use crate::foreign::ForeignFormat;
 use crate::import::{Content, Converted, Image, ImageStore, Inner, Limits, Progress};
@@ -260,21 +259,7 @@ impl Target<'_> {
         file.sync_all().map_err(|error| self.write_error(error, 0))
     }
 
-    /// Writes down, beside the image, what is known of it.
-    pub(super) fn describe(&self, dir: &Path, image: &Image) -> Result<(), Error> {
-        let text =
-            serde_json::to_vec_pretty(image).map_err(|error| self.write_error(error.into(), 0))?;
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(dir.join("image.json"))
-            .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
-            .map_err(|error| self.write_error(error, text.len()))?;
-        durable::sync_directory(dir)
-    }
-
-    fn write_error(&self, error: io::Error, needed: usize) -> Error {
+    pub(super) fn write_error(&self, error: io::Error, needed: usize) -> Error {
         if error::is_full(&error) {
             return Error::NoSpace {
                 needed_bytes: needed as u64,
