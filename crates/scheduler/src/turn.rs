@@ -53,17 +53,12 @@ impl Turn {
         }
     }
 
-    /// What decisions are written under; none: they are another's. Once there is one, caches show all that was decided before.
-    pub(crate) fn taken(&self) -> Option<Revision> {
-        *self.taken.borrow()
-    }
-
     /// What decisions are compared with.
     pub(crate) const fn key(&self) -> &Key {
         &self.key
     }
 
-    /// Told of each change of [`taken`](Self::taken).
+    /// What decisions are written under; none: they are another's. Once there is one, caches show all that was decided before.
     pub(crate) fn changes(&self) -> watch::Receiver<Option<Revision>> {
         self.taken.subscribe()
     }

@@ -41,7 +41,8 @@ impl Cloud {
             ..Policy::default()
         };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(Scheduler::new(documents.clone(), policy, "test").run(stop.clone()));
+        let task =
+            tokio::spawn(Scheduler::new(documents.clone(), policy, "test").run(stop.clone()));
         Self {
             documents,
             stop,

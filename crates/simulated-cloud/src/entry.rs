@@ -1,6 +1,10 @@
 //! Daemons that have all documents: entries with their schedulers, and the storage.
 
-use std::{path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use cloud::{Cloud, NoServices, Retention, testing};
 use documents::Documents;

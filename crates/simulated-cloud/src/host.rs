@@ -187,7 +187,11 @@ impl Computer {
     /// Its controller, if it runs.
     #[must_use]
     pub fn controller(&self) -> Option<VmHost> {
-        self.shared.controllers.lock().get(self.id.local()).map(|(one, _)| one.clone())
+        self.shared
+            .controllers
+            .lock()
+            .get(self.id.local())
+            .map(|(one, _)| one.clone())
     }
 }
 
@@ -311,7 +315,8 @@ impl Daemon {
 
     async fn begin_pulse(&self) -> Result<LeaseId, StoreError> {
         let lease = self.link.grant(PULSE_LIFE).await?;
-        let put = pulse(&self.id).map(|(key, text)| Transaction::new().put_with_lease(key, text, lease));
+        let put =
+            pulse(&self.id).map(|(key, text)| Transaction::new().put_with_lease(key, text, lease));
         // Nothing is demanded of what is there, so nothing speaks against it.
         let _ = self.link.commit(put.unwrap_or_default()).await?;
         Ok(lease)
@@ -391,7 +396,10 @@ impl VolumeFiles for FarVolumes {
     ) -> BoxFuture<'a, Result<VolumePlace, String>> {
         async move {
             self.asks(by, attached)?;
-            Ok(VolumePlace::Socket(format!("{}.sock", volume_disk(attached))))
+            Ok(VolumePlace::Socket(format!(
+                "{}.sock",
+                volume_disk(attached)
+            )))
         }
         .boxed()
     }

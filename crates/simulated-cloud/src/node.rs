@@ -47,7 +47,8 @@ impl Node {
     /// Lets it work until it is as late for it as it is for all. While nothing is to be done its time passes at once.
     pub fn catch_up(&self) {
         let until = self.epoch + clock::passed().saturating_sub(self.began);
-        self.runtime.block_on(async move { sleep_until(until).await });
+        self.runtime
+            .block_on(async move { sleep_until(until).await });
     }
 
     /// Does something in it, while its own work goes on.

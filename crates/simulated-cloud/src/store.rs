@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use store::{
-    Batch, Change, Conflict, Entry, Key, LeaseId, Operation, Outcome, Page, Prefix, Range, Revision,
-    Store, StoreError, Transaction, Watch, WatchError, WatchSource,
+    Batch, Change, Conflict, Entry, Key, LeaseId, Operation, Outcome, Page, Prefix, Range,
+    Revision, Store, StoreError, Transaction, Watch, WatchError, WatchSource,
 };
 use tokio::sync::watch;
 
@@ -114,7 +114,11 @@ impl Inner {
     }
 
     /// The first batch after a revision that says something of a prefix, and how far was looked.
-    fn after(&self, position: Revision, prefix: &Prefix) -> Result<(Option<Batch>, Revision), WatchError> {
+    fn after(
+        &self,
+        position: Revision,
+        prefix: &Prefix,
+    ) -> Result<(Option<Batch>, Revision), WatchError> {
         if position.next() < self.oldest && position < self.revision {
             return Err(WatchError::Compacted {
                 oldest: self.oldest,

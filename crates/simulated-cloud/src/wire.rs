@@ -143,7 +143,11 @@ impl Link {
         let is_lost = changes && self.0.is_lost();
         if is_lost || timeout_at(until, self.0.pass()).await.is_err() {
             sleep_until(until).await;
-            return Err(if changes { in_doubt(doing) } else { unheard(doing) });
+            return Err(if changes {
+                in_doubt(doing)
+            } else {
+                unheard(doing)
+            });
         }
         done
     }
@@ -172,7 +176,8 @@ impl Store for Link {
     }
 
     async fn range(&self, range: Range) -> Result<Page, StoreError> {
-        self.call("reading", false, |store| store.page(&range)).await
+        self.call("reading", false, |store| store.page(&range))
+            .await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {

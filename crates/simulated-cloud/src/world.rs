@@ -23,7 +23,9 @@ use cimi::{
 };
 use cloud::{Cloud, OpContext, testing};
 use futures::FutureExt as _;
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _, seq::SliceRandom as _};
+use rand::{
+    Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _, seq::SliceRandom as _,
+};
 use serde_json::{Map, Value, json};
 use store::{Change, Key, Prefix, Range, Transaction};
 use vmhost::hypervisor::{ExitCause, RunningMachine as _};
@@ -142,7 +144,11 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let temper = Temper::of(&mut rng);
         let above = PathBuf::from("/dev/shm");
-        let above = if above.is_dir() { above } else { std::env::temp_dir() };
+        let above = if above.is_dir() {
+            above
+        } else {
+            std::env::temp_dir()
+        };
         let folder = tempfile::Builder::new();
         let folder = { folder }.prefix("schedule-").tempdir_in(above);
         let folder = folder.expect("a folder for files");
@@ -208,7 +214,10 @@ impl World {
 
     /// Users ask, and things break.
     fn load(&mut self) {
-        let (begun, until) = (clock::passed() + BEGINS_WITHIN, clock::passed() + self.temper.lasts);
+        let (begun, until) = (
+            clock::passed() + BEGINS_WITHIN,
+            clock::passed() + self.temper.lasts,
+        );
         while clock::passed() < until && self.wrong.is_empty() {
             if clock::passed() > begun && self.rng.random_range(0..10_000) < self.temper.breaks {
                 self.break_something();
@@ -370,7 +379,9 @@ impl World {
             75..80 => {
                 let before = self.store.revision().0;
                 let kept = self.rng.random_range(0..200);
-                let _ = self.store.forget(store::Revision(before.saturating_sub(kept)));
+                let _ = self
+                    .store
+                    .forget(store::Revision(before.saturating_sub(kept)));
                 self.count("compactions");
             }
             80..85 if self.temper.jumps => {
@@ -503,48 +514,78 @@ impl World {
                 };
                 let force = self.rng.random_bool(0.3);
                 let body = object(json!({ "force": force }));
-                self.request(entry, asked, &[&machine.clone()], async move |cloud, who| {
-                    let acted = cloud.act(&who, Kind::Machine, &machine, action, &body);
-                    acted.await.map(|_| None)
-                });
+                self.request(
+                    entry,
+                    asked,
+                    &[&machine.clone()],
+                    async move |cloud, who| {
+                        let acted = cloud.act(&who, Kind::Machine, &machine, action, &body);
+                        acted.await.map(|_| None)
+                    },
+                );
             }
             (64..74, Some(machine), _) => {
-                self.request(entry, Asked::Delete, &[&machine.clone()], async move |cloud, who| {
-                    let gone = cloud.delete_machine(&who, &machine);
-                    gone.await.map(|_| None)
-                });
+                self.request(
+                    entry,
+                    Asked::Delete,
+                    &[&machine.clone()],
+                    async move |cloud, who| {
+                        let gone = cloud.delete_machine(&who, &machine);
+                        gone.await.map(|_| None)
+                    },
+                );
             }
             (74..82, Some(machine), Some(volume)) => {
                 let body = object(json!({"volume": {"href": format!("Volume/{volume}")}}));
                 let things = [machine.clone(), volume];
                 let [first, second] = &things;
-                self.request(entry, Asked::Other, &[first, second], async move |cloud, who| {
-                    let attached = cloud.attach_volume(&who, &machine, body);
-                    attached.await.map(|_| None)
-                });
+                self.request(
+                    entry,
+                    Asked::Other,
+                    &[first, second],
+                    async move |cloud, who| {
+                        let attached = cloud.attach_volume(&who, &machine, body);
+                        attached.await.map(|_| None)
+                    },
+                );
             }
             (82..89, Some(machine), Some(_)) => {
                 // One that it has, as far as the documents say.
                 let Some(volume) = self.volumes_of(&machine).choose(&mut self.rng).cloned() else {
                     return;
                 };
-                self.request(entry, Asked::Other, &[&machine.clone()], async move |cloud, who| {
-                    let detached = cloud.detach_volume(&who, &machine, &volume);
-                    detached.await.map(|_| None)
-                });
+                self.request(
+                    entry,
+                    Asked::Other,
+                    &[&machine.clone()],
+                    async move |cloud, who| {
+                        let detached = cloud.detach_volume(&who, &machine, &volume);
+                        detached.await.map(|_| None)
+                    },
+                );
             }
             (89..93, _, Some(volume)) => {
-                self.request(entry, Asked::Delete, &[&volume.clone()], async move |cloud, who| {
-                    let gone = cloud.delete_volume(&who, &volume);
-                    gone.await.map(|_| None)
-                });
+                self.request(
+                    entry,
+                    Asked::Delete,
+                    &[&volume.clone()],
+                    async move |cloud, who| {
+                        let gone = cloud.delete_volume(&who, &volume);
+                        gone.await.map(|_| None)
+                    },
+                );
             }
             (93..100, Some(machine), _) => {
                 let body = object(json!({"properties": {"atRest": true}}));
-                self.request(entry, Asked::Move, &[&machine.clone()], async move |cloud, who| {
-                    let moved = cloud.act(&who, Kind::Machine, &machine, "migrate", &body);
-                    moved.await.map(|_| None)
-                });
+                self.request(
+                    entry,
+                    Asked::Move,
+                    &[&machine.clone()],
+                    async move |cloud, who| {
+                        let moved = cloud.act(&who, Kind::Machine, &machine, "migrate", &body);
+                        moved.await.map(|_| None)
+                    },
+                );
             }
             _ => {}
         }
@@ -579,7 +620,11 @@ impl World {
         };
         let request = self.ledger.lock().begin(entry, asked, things);
         let ledger = self.ledger.clone();
-        let who = if asked == Asked::Move { admin() } else { user() };
+        let who = if asked == Asked::Move {
+            admin()
+        } else {
+            user()
+        };
         daemon.spawn(async move {
             let told = match work(cloud, who).await {
                 Ok(made) => Told::Yes(made),
@@ -639,7 +684,10 @@ impl World {
                 let placed = self.all::<Machine>().into_iter();
                 let placed = placed.filter(|machine| machine.host.as_ref() == Some(&host.id));
                 let placed: Vec<_> = placed.collect();
-                wrong.push(format!("{} has guests of {used} MiB ({running:?}): {placed:#?}", host.id));
+                wrong.push(format!(
+                    "{} has guests of {used} MiB ({running:?}): {placed:#?}",
+                    host.id
+                ));
             }
         }
         for (guest, hosts) in lives {
@@ -705,7 +753,9 @@ impl World {
         }
         for host in &self.hosts {
             for guest in host.guests.running() {
-                let machine = machines.iter().find(|one| one.id.local() == guest.to_string());
+                let machine = machines
+                    .iter()
+                    .find(|one| one.id.local() == guest.to_string());
                 if machine.and_then(|machine| machine.host.as_ref()) != Some(&host.id) {
                     wrong.push(format!("{guest} runs on {}, and is not there", host.id));
                 }
@@ -713,7 +763,10 @@ impl World {
             for folder in host.folders() {
                 let machine = machines.iter().find(|one| one.id.local() == folder);
                 if machine.and_then(|machine| machine.host.as_ref()) != Some(&host.id) {
-                    wrong.push(format!("folder {folder} on {}, and no such machine", host.id));
+                    wrong.push(format!(
+                        "folder {folder} on {}, and no such machine",
+                        host.id
+                    ));
                 }
             }
         }
@@ -756,10 +809,15 @@ impl World {
             machine.observed.stage,
             Stage::Running | Stage::Paused | Stage::Held
         );
-        let host = self.hosts.iter().find(|host| Some(&host.id) == machine.host.as_ref());
+        let host = self
+            .hosts
+            .iter()
+            .find(|host| Some(&host.id) == machine.host.as_ref());
         let lives = host.is_some_and(|host| {
             let running = host.guests.running();
-            running.iter().any(|guest| guest.to_string() == machine.id.local())
+            running
+                .iter()
+                .any(|guest| guest.to_string() == machine.id.local())
         });
         // One that is broken is still there, to be looked into.
         if runs && !lives {

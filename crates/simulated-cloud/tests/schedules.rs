@@ -34,7 +34,10 @@ fn one() {
         world::run(seed)
     });
     let report = schedule.join().unwrap();
-    println!("seed {seed}: trace {:016x}: {}", report.trace, report.summary);
+    println!(
+        "seed {seed}: trace {:016x}: {}",
+        report.trace, report.summary
+    );
     assert!(report.wrong.is_empty(), "seed {seed}: {:#?}", report.wrong);
 }
 
@@ -83,7 +86,10 @@ fn all_hold() {
             failed.push(seed);
         }
     }
-    assert!(failed.is_empty(), "these seeds failed: {failed:?}; play one again as the top of this file says");
+    assert!(
+        failed.is_empty(),
+        "these seeds failed: {failed:?}; play one again as the top of this file says"
+    );
 }
 
 #[test]

@@ -190,7 +190,11 @@ pub async fn serve(
         parts.start("saved-images", |stop| announcer.run(stop));
     }
     if roles.has(Role::Scheduler) {
-        let scheduler = Scheduler::new(documents.clone(), settings::placement(&config), &settings::own_name(&state));
+        let scheduler = Scheduler::new(
+            documents.clone(),
+            settings::placement(&config),
+            &settings::own_name(&state),
+        );
         parts.start("scheduler", |stop| scheduler.run(stop));
     }
     if let Some(storage) = host.storage {

@@ -1,7 +1,7 @@
 //! In which form who gets a list, and how addresses may be written.
 
 use super::{
-    ASKS_JSON, ASKS_XML, BROWSER, HTML, JSON, RDF, Row, XML, are_answered, identifiers, published,
+    ASKS_JSON, ASKS_XML, BROWSER, HTML, JSON, Row, XML, are_answered, identifiers, published,
 };
 use crate::support::market::EMAIL;
 

@@ -289,7 +289,8 @@ impl World {
         };
         let (documents, cloud, host) = runtime.spawn(begin).await.unwrap();
         let policy = placement::Policy::default();
-        let placing = scheduler::Scheduler::new(documents.clone(), policy, "test").run(stop.clone());
+        let placing =
+            scheduler::Scheduler::new(documents.clone(), policy, "test").run(stop.clone());
         runtime.spawn(placing);
         let (rules, working, until) = (cloud.clone(), host.clone(), stop.clone());
         runtime.spawn(async move { rules.run(Retention::default()).await });
