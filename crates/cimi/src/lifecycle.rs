@@ -189,6 +189,23 @@ pub struct Moving {
     pub since: Timestamp,
 }
 
+impl Moving {
+    /// Asked for then, and nothing else yet: at rest, to whichever host has room.
+    #[must_use]
+    pub const fn asked(since: Timestamp) -> Self {
+        Self {
+            live: false,
+            bandwidth: None,
+            wanted: None,
+            to: None,
+            ready: false,
+            arrived: false,
+            problem: None,
+            since,
+        }
+    }
+}
+
 impl Desired {
     /// How it is to rest, if that isn't a wish that was seen to be impossible.
     #[must_use]

@@ -86,11 +86,7 @@ impl Cloud {
                 live,
                 bandwidth,
                 wanted: wanted.clone(),
-                to: None,
-                ready: false,
-                arrived: false,
-                problem: None,
-                since: now,
+                ..Moving::asked(now)
             });
             next.settle();
             let user = context.user().unwrap_or_default();

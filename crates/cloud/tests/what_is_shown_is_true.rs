@@ -432,13 +432,7 @@ async fn furnished(world: &World) -> Cloud {
     let moved = |machine: &mut Machine| {
         machine.desired.moving = Some(cimi::lifecycle::Moving {
             live: true,
-            bandwidth: None,
-            wanted: None,
-            to: None,
-            ready: false,
-            arrived: false,
-            problem: None,
-            since: way,
+            ..cimi::lifecycle::Moving::asked(way)
         });
         machine.observed.passage = Some(cimi::lifecycle::Passage {
             way,

@@ -528,14 +528,8 @@ async fn of_a_machine_that_comes_to_it_it_says_that_it_is_ready_and_has_its_file
     let since = Timestamp::now();
     let mut coming = world.theirs.clone();
     coming.desired.moving = Some(Moving {
-        live: false,
-        bandwidth: None,
-        wanted: None,
         to: Some(world.own.id.clone()),
-        ready: false,
-        arrived: false,
-        problem: None,
-        since,
+        ..Moving::asked(since)
     });
     let coming = said(&world.theirs, coming);
     let put = Transaction::new().put(key(&coming.id), bytes(&coming));
@@ -595,13 +589,9 @@ async fn of_a_machine_whose_guest_runs_on_its_way_it_says_what_is_of_that_way_an
     let mut coming = world.theirs.clone();
     coming.desired.moving = Some(Moving {
         live: true,
-        bandwidth: None,
-        wanted: None,
         to: Some(world.own.id.clone()),
         ready: true,
-        arrived: false,
-        problem: None,
-        since,
+        ..Moving::asked(since)
     });
     let coming = said(&world.theirs, coming);
     let put = Transaction::new().put(key(&coming.id), bytes(&coming));

@@ -687,16 +687,7 @@ mod tests {
         for (host, has_a_way) in [(&without, false), (&with, true)] {
             let since = Timestamp::now();
             let asked = |machine: &mut Machine| {
-                machine.desired.moving = Some(Moving {
-                    live: false,
-                    bandwidth: None,
-                    wanted: None,
-                    to: None,
-                    ready: false,
-                    arrived: false,
-                    problem: None,
-                    since,
-                });
+                machine.desired.moving = Some(Moving::asked(since));
                 Ok::<_, DocumentsError>(true)
             };
             documents.update(&local, asked).await.unwrap();

@@ -644,16 +644,7 @@ async fn so_many_machines_of_a_host_are_moved_at_once_and_the_others_wait_for_th
     for vmid in 1..=6 {
         let mut machine = machine(vmid, 512);
         machine.host = Some(a.clone());
-        machine.desired.moving = Some(Moving {
-            live: false,
-            bandwidth: None,
-            wanted: None,
-            to: None,
-            ready: false,
-            arrived: false,
-            problem: None,
-            since,
-        });
+        machine.desired.moving = Some(Moving::asked(since));
         machine.settle();
         locals.push(machine.id.local().to_owned());
         cloud.create(&machine).await;

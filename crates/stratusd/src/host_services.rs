@@ -1,6 +1,6 @@
 //! What the rules ask of this host beside documents: consoles, what is really there, and to take content that is sent.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use async_trait::async_trait;
 use cimi::{
@@ -23,9 +23,9 @@ use storage::{
     import::Redirects,
     registry::{Catalogue, Found, LookupError, Registries},
 };
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
-use trust::{CrossingRequest, MET};
+use trust::{CrossingRequest, HERE, MET};
 use vmhost::{
     controller::{Channel, MachineFiles, VmHost, WayEnd},
     moving::Packed,
@@ -316,6 +316,33 @@ pub(crate) fn crossing_request(machine: &Machine, name: &str) -> Result<Crossing
     })
 }
 
+/// Waits until an entry says that the other host has come, too.
+pub(crate) async fn is_met(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    match stream.read_u8().await? {
+        MET => Ok(()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Makes sure that the other host, which was met there, is still there.
+pub(crate) async fn agree(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    end: WayEnd,
+) -> io::Result<()> {
+    if end == WayEnd::Leaving {
+        stream.write_u8(HERE).await?;
+        stream.flush().await?;
+    }
+    if stream.read_u8().await? != HERE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    if end == WayEnd::Coming {
+        stream.write_u8(HERE).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
 /// For machines that come to this computer from hosts that have joined, and go there.
 impl MachineFiles for Elsewhere {
     fn files<'a>(&'a self, machine: &'a Machine) -> BoxFuture<'a, Result<Packed, String>> {
@@ -335,18 +362,18 @@ impl MachineFiles for Elsewhere {
     ) -> BoxFuture<'a, Result<Channel, String>> {
         async move {
             let of = crossing_request(machine, name)?;
-            let end = match end {
+            let as_end = match end {
                 WayEnd::Leaving => CrossingEnd::Leaving,
                 WayEnd::Coming => CrossingEnd::Coming,
             };
             let (mut ours, theirs) = tokio::io::duplex(CHANNEL_BYTES);
             let meetings = self.meetings.clone();
             // Ends with either end of it.
-            tokio::spawn(async move { meetings.meet(of, end, Box::new(theirs)).await });
-            match ours.read_u8().await {
-                Ok(MET) => Ok(Box::new(ours) as Channel),
-                _ => Err("another connection took its place".to_owned()),
-            }
+            tokio::spawn(async move { meetings.meet(of, as_end, Box::new(theirs)).await });
+            let gone = |_| "another connection took its place".to_owned();
+            is_met(&mut ours).await.map_err(gone)?;
+            agree(&mut ours, end).await.map_err(gone)?;
+            Ok(Box::new(ours) as Channel)
         }
         .boxed()
     }

@@ -36,6 +36,11 @@ pub(crate) struct DaemonSpec {
 }
 
 impl DaemonSpec {
+    /// Where tests wait at points of its way.
+    pub(crate) fn stop_points(&self) -> PathBuf {
+        self.home.join("points")
+    }
+
     /// The program, as the user it runs as.
     pub(crate) fn command(&self) -> Command {
         let mut command = match self.user {
@@ -55,7 +60,8 @@ impl DaemonSpec {
         command
             .env_clear()
             .env("PATH", search_path())
-            .env("HOME", &self.home);
+            .env("HOME", &self.home)
+            .env("STRATUS_STOP_POINTS", self.stop_points());
         for name in ["RUST_LOG", "RUST_BACKTRACE"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    Namespace, Options, TestCloud,
+    Namespace, Options, StopPoint, TestCloud,
     cloud::instance_tag,
     daemon::{Daemon, DaemonSpec},
     leaks,
@@ -187,6 +187,15 @@ dns_upstream = []
         let names = folders.into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().into_string().unwrap());
         names.collect()
+    }
+
+    /// Has the daemon stop at a point.
+    ///
+    /// # Panics
+    /// If that isn't possible.
+    #[must_use]
+    pub fn stop_point(&self, name: &str) -> StopPoint {
+        StopPoint::of(&self.spec.stop_points(), name)
     }
 
     /// Starts the daemon.

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use serde_json::Value;
-use testkit::{Cluster, Need, skip_unless, wait_until};
+use testkit::{Cluster, ClusterMachine, Need, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -32,58 +32,6 @@ while [ -e load.on ]; do
 done >load.log
 "#;
 
-/// What a user's machines are: number, host, address, state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shown {
-    id: String,
-    host: String,
-    address: String,
-    state: String,
-}
-
-fn machines(cluster: &Cluster) -> Vec<Shown> {
-    let text = cluster.stratus("describe-instance --format json");
-    let all: Vec<Value> = serde_json::from_str(&text).unwrap();
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let of_one = |one: &Value| Shown {
-        id: text(&one["id"]),
-        host: text(&one["host"]),
-        address: text(&one["address"]),
-        state: text(&one["state"]),
-    };
-    let mut all: Vec<_> = all.iter().map(of_one).collect();
-    all.sort_by(|one, other| one.host.cmp(&other.host));
-    all
-}
-
-fn ssh(cluster: &Cluster, machine: &Shown, command: &str) -> String {
-    wait_until(&format!("{machine:?}: {command}"), LIMIT, || {
-        let output = cluster.try_ssh(&machine.address, command);
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        output.status.success().then_some(text)
-    })
-}
-
-fn wait_for_hosts(cluster: &Cluster, wanted: &str) {
-    wait_until(wanted, LIMIT, || {
-        let output = cluster.try_as_admin("host list --format json");
-        let hosts: Vec<Value> = serde_json::from_slice(&output.stdout).ok()?;
-        let states: BTreeSet<_> = hosts
-            .iter()
-            .map(|host| format!("{} {}", host["name"], host["state"]))
-            .collect();
-        let states = states
-            .into_iter()
-            .collect::<Vec<_>>()
-            .join(", ")
-            .replace('"', "");
-        (states == wanted).then_some(())
-    });
-}
-
 const ALL_OK: &str = "host1 OK, host2 OK, host3 OK";
 
 /// How many requests were acknowledged by now.
@@ -103,15 +51,15 @@ fn wait_for_service(cluster: &Cluster, when: &str) {
 }
 
 /// The lines that the guest has on the volume, all in order.
-fn lines(cluster: &Cluster, machine: &Shown) -> usize {
-    let text = ssh(cluster, machine, "cat /mnt/log");
+fn lines(cluster: &Cluster, machine: &ClusterMachine) -> usize {
+    let text = cluster.ssh(&machine.address, "cat /mnt/log");
     for (number, line) in text.lines().enumerate() {
         assert_eq!(line, format!("line {}", number + 1));
     }
     text.lines().count()
 }
 
-fn wait_for_writes(cluster: &Cluster, machine: &Shown) {
+fn wait_for_writes(cluster: &Cluster, machine: &ClusterMachine) {
     let before = lines(cluster, machine);
     wait_until("more lines", LIMIT, || {
         (lines(cluster, machine) > before + 2).then_some(())
@@ -119,26 +67,11 @@ fn wait_for_writes(cluster: &Cluster, machine: &Shown) {
 }
 
 /// A volume on the storage, at the machine on `host2`, written line by line, each on the disk before the next.
-fn write_a_volume(cluster: &Cluster, machine: &Shown) {
-    let made = cluster.stratus("create-volume --size 1 --format json");
-    let made: Value = serde_json::from_str(&made).unwrap();
-    let uuid = made["uuid"].as_str().unwrap();
-    cluster.stratus(&format!("attach-volume -i {} {uuid}", machine.id));
-    let serial: String = uuid.replace('-', "").chars().skip(12).collect();
-    let disk = wait_until("the guest to see the volume", LIMIT, || {
-        let find = format!("grep -l {serial} /sys/block/vd*/serial || true");
-        let seen = ssh(cluster, machine, &find);
-        Some(seen.split('/').nth(3)?.to_owned())
-    });
-    ssh(
-        cluster,
-        machine,
-        &format!("mkfs.ext4 -q /dev/{disk} && mount /dev/{disk} /mnt && touch /mnt/log"),
-    );
-    ssh(
-        cluster,
-        machine,
-        "(n=1; while echo line $n >> /mnt/log && sync; do n=$((n+1)); sleep 0.2; done) >/dev/null 2>&1 </dev/null &",
+fn write_a_volume(cluster: &Cluster, machine: &ClusterMachine) {
+    cluster.mount_a_volume(machine);
+    cluster.ssh(
+        &machine.address,
+        "touch /mnt/log; (n=1; while echo line $n >> /mnt/log && sync; do n=$((n+1)); sleep 0.2; done) >/dev/null 2>&1 </dev/null &",
     );
     wait_for_writes(cluster, machine);
 }
@@ -196,13 +129,13 @@ fn a_cluster_goes_on_when_any_of_its_computers_is_lost() {
         return;
     }
     let cluster = Cluster::up();
-    wait_for_hosts(&cluster, ALL_OK);
-    let begun = machines(&cluster);
+    cluster.wait_for_hosts(ALL_OK);
+    let begun = cluster.machines();
     let hosts: Vec<_> = begun.iter().map(|machine| machine.host.as_str()).collect();
     assert_eq!(hosts, ["host1", "host2", "host3"]);
     let boots: Vec<_> = begun
         .iter()
-        .map(|machine| ssh(&cluster, machine, "cat /proc/sys/kernel/random/boot_id"))
+        .map(|machine| cluster.ssh(&machine.address, "cat /proc/sys/kernel/random/boot_id"))
         .collect();
     content_passes_entries(&cluster);
     let writer = &begun[1];
@@ -222,23 +155,23 @@ fn a_cluster_goes_on_when_any_of_its_computers_is_lost() {
             wait_for_writes(&cluster, writer);
         }
         cluster.tell("kill", "host2");
-        wait_for_hosts(&cluster, "host1 OK, host2 LOST, host3 OK");
-        assert_eq!(machines(&cluster)[1].state, "Unknown");
+        cluster.wait_for_hosts("host1 OK, host2 LOST, host3 OK");
+        assert_eq!(cluster.machines()[1].state, "Unknown");
         cluster.tell("start", "host2");
-        wait_for_hosts(&cluster, ALL_OK);
+        cluster.wait_for_hosts(ALL_OK);
         wait_for_writes(&cluster, writer);
         // Gone without a word.
         for computer in ["entry2", "etcd2", "store1", "host3"] {
             cluster.tell("cut", computer);
             wait_for_service(&cluster, &format!("{computer} is cut off"));
             if computer == "host3" {
-                wait_for_hosts(&cluster, "host1 OK, host2 OK, host3 LOST");
+                cluster.wait_for_hosts("host1 OK, host2 OK, host3 LOST");
             }
             cluster.tell("mend", computer);
             wait_for_service(&cluster, &format!("{computer} is back"));
             wait_for_writes(&cluster, writer);
         }
-        wait_for_hosts(&cluster, ALL_OK);
+        cluster.wait_for_hosts(ALL_OK);
         fs::remove_file(cluster.folder().join("load.on")).unwrap();
         load.join().unwrap();
     });
@@ -282,15 +215,16 @@ fn a_cluster_goes_on_when_any_of_its_computers_is_lost() {
 
     // No machine was harmed.
     wait_until("all run", LIMIT, || {
-        machines(&cluster)
+        cluster
+            .machines()
             .iter()
             .all(|machine| machine.state == "Running")
             .then_some(())
     });
-    assert_eq!(machines(&cluster), begun);
+    assert_eq!(cluster.machines(), begun);
     for (machine, boot) in begun.iter().zip(boots) {
         assert_eq!(
-            ssh(&cluster, machine, "cat /proc/sys/kernel/random/boot_id"),
+            cluster.ssh(&machine.address, "cat /proc/sys/kernel/random/boot_id"),
             boot
         );
     }

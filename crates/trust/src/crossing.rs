@@ -5,10 +5,13 @@ use std::str;
 use cimi::{MachineId, Timestamp};
 
 /// What is spoken, instead of HTTP, on such a connection: it sends a [`CrossingRequest`] and waits for [`MET`]; what comes then is of the
-/// other host. Who is refused finds the connection closed before.
+/// other host, [`HERE`] first. Who is refused finds the connection closed before.
 pub const CROSSING_PROTOCOL: &[u8] = b"stratus-crossing";
 /// What an entry says once the other host has come, too.
 pub const MET: u8 = b'+';
+/// What the host that the machine leaves says then, and the other one answers: that it is still there. Each of the two may have gone on
+/// to another entry in that moment.
+pub const HERE: u8 = b'!';
 
 /// Bytes of the local part of an id, and of a name.
 const ID_BYTES: usize = 36;

@@ -27,7 +27,7 @@ mod verifier;
 mod volume;
 
 pub use authority::{Authority, CERTIFICATE_LIFE, ENTRY_LIFE, EntryCertificate, HostCertificate};
-pub use crossing::{CROSSING_PROTOCOL, CROSSING_REQUEST_BYTES, CrossingRequest, MET};
+pub use crossing::{CROSSING_PROTOCOL, CROSSING_REQUEST_BYTES, CrossingRequest, HERE, MET};
 pub use error::TrustError;
 pub use fingerprint::Fingerprint;
 pub use join::{

@@ -211,8 +211,9 @@ pub trait Crossing: Send + Sync {
     /// what the guest writes from now on; so many bytes a second of what was there before.
     async fn mirror(&self, port: u8, socket: &str, speed: Option<u64>) -> Result<()>;
 
-    /// Begins to send memory, so many bytes a second, with the guest running. It halts the guest when little is left.
-    async fn send(&self, to: OwnedFd, speed: Option<u64>) -> Result<()>;
+    /// Begins to send memory, so many bytes a second, with the guest running. It halts the guest when little is left; or before, if
+    /// what that writes meanwhile could be missed: whether it did, and then it lets it run again in no case.
+    async fn send(&self, to: OwnedFd, speed: Option<u64>) -> Result<bool>;
 
     /// How far it is, with memory if that [is being sent](Self::send).
     async fn sent(&self, is_sending: bool) -> Result<Sent>;

@@ -25,6 +25,7 @@ pub mod record;
 pub mod serial;
 pub mod simulated;
 pub mod spawn;
+mod stop_points;
 pub mod usage;
 
 pub use error::HypervisorError;

@@ -77,14 +77,9 @@ async fn what_is_left_of_a_machine_that_goes_on_elsewhere_is_cleared_away() {
 /// A machine is wanted on this host from now on.
 fn moving(to: &cimi::HostId, since: cimi::Timestamp, ready: bool) -> Moving {
     Moving {
-        live: false,
-        bandwidth: None,
-        wanted: None,
         to: Some(to.clone()),
         ready,
-        arrived: false,
-        problem: None,
-        since,
+        ..Moving::asked(since)
     }
 }
 

@@ -47,13 +47,8 @@ impl VolumeServer {
     {
         let User { host, of } = user;
         let (volume, machine) = (&of.volume, &of.machine);
-        match self.shown(user, stream, until).await {
-            Ok(why) => {
-                tracing::info!(%host, %volume, %machine, why, "a host uses a volume no more");
-            }
-            Err(reason) => {
-                tracing::warn!(%host, %volume, %machine, reason, "a host doesn't get a volume");
-            }
+        if let Err(reason) = self.shown(user, stream, until).await {
+            tracing::warn!(%host, %volume, %machine, reason, "a host doesn't get a volume");
         }
     }
 
@@ -62,7 +57,7 @@ impl VolumeServer {
         user: &User,
         stream: &mut S,
         until: &CancellationToken,
-    ) -> Result<&'static str, String>
+    ) -> Result<(), String>
     where
         S: AsyncRead + AsyncWrite + Unpin + ?Sized,
     {
@@ -71,7 +66,8 @@ impl VolumeServer {
         let daemon = self.daemon.as_ref();
         let daemon = daemon.ok_or("there is no qemu-storage-daemon here")?;
         let Some(claim) = self.exports.claim(user.clone()).await else {
-            return Ok("another one came before it was free");
+            tracing::info!(host = %user.host, volume = %user.of.volume, "a host waited for a volume, and another came before it was free");
+            return Ok(());
         };
         // From here on, whoever changes who has it finds the claim.
         let found = self.find(user)?;
@@ -87,8 +83,10 @@ impl VolumeServer {
             _ = spoken => "its connection ended",
         };
         shown.end().await;
+        // Before the next one can have it, so that a log tells who had it when.
+        tracing::info!(host = %user.host, volume = %user.of.volume, machine = %user.of.machine, why, "a host uses a volume no more");
         drop(claim);
-        Ok(why)
+        Ok(())
     }
 
     /// Takes volumes from hosts that are to have them no more, for ever.

@@ -5,34 +5,36 @@ use std::{error::Error as _, io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use cimi::resources::Machine;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use parking_lot::Mutex;
 use reqwest::StatusCode;
 use rustls::ClientConfig;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    time::timeout,
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{sleep, timeout},
 };
-use trust::{CROSSING_PROTOCOL, CROSSING_REQUEST_BYTES, HostKey, MET, MOVING_PATH};
+use tokio_rustls::client::TlsStream;
+use trust::{CROSSING_PROTOCOL, CROSSING_REQUEST_BYTES, HostKey, MOVING_PATH};
 use vmhost::{
     controller::{Channel, MachineFiles, WayEnd},
     moving::Packed,
 };
 
 use crate::{
-    host_services::crossing_request,
+    host_services::{agree, crossing_request, is_met},
     joining::{Believed, Entry, Kept},
 };
 
 /// How long an entry may take to be connected to.
 const CONNECTING: Duration = Duration::from_secs(4);
-/// How long the other host is waited for at one entry, and how often all are tried: the one that comes stays so long that the other
-/// one is at all of them meanwhile.
-const fn meeting(end: WayEnd) -> (Duration, usize) {
-    match end {
-        WayEnd::Coming => (Duration::from_secs(10), 3),
-        WayEnd::Leaving => (Duration::from_secs(2), 15),
-    }
-}
+/// How long the host that a machine leaves waits for the other one at one entry, and that one for its word where they have met.
+const VISIT: Duration = Duration::from_secs(2);
+const AGREEING: Duration = Duration::from_secs(10);
+/// Rest before an entry is tried again, and how long all are.
+const REST: Duration = Duration::from_millis(250);
+const MEETING: Duration = Duration::from_secs(50);
+const SILENT: &str = "it doesn't answer in time";
 
 /// How long nothing may come, though it isn't whole.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -83,22 +85,108 @@ impl Arrivals {
         })
     }
 
-    /// A connection to the other host by this entry.
-    async fn meet_at(
+    /// A connection to an entry, which leads to the other host once that has come there, too.
+    async fn come_to(
         &self,
         entry: &Entry,
         request: [u8; CROSSING_REQUEST_BYTES],
-    ) -> Result<Channel, String> {
+    ) -> Result<TlsStream<TcpStream>, String> {
         let connecting = timeout(CONNECTING, entry.connect(Arc::clone(&self.config)));
-        let late = |_| format!("{entry}: it doesn't answer in time");
-        let failed = |error: io::Error| format!("{entry}: {error}");
-        let mut stream = connecting.await.map_err(late)?.map_err(failed)?;
+        let failed = |error: io::Error| error.to_string();
+        let stream = connecting.await.map_err(|_| SILENT.to_owned())?;
+        let mut stream = stream.map_err(failed)?;
         stream.write_all(&request).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
-        match stream.read_u8().await {
-            Ok(MET) => Ok(Box::new(stream)),
-            _ => Err(format!("{entry}: the other host can't be met there")),
+        // It closes the connection for any reason, of which its log tells.
+        let met = is_met(&mut stream).await;
+        met.map_err(|_| "the other host can't be met there now".to_owned())?;
+        Ok(stream)
+    }
+
+    /// The other host at this entry.
+    async fn meet_at(
+        &self,
+        entry: &Entry,
+        end: WayEnd,
+        request: [u8; CROSSING_REQUEST_BYTES],
+    ) -> Result<Channel, String> {
+        let coming = self.come_to(entry, request);
+        let mut stream = match end {
+            WayEnd::Coming => coming.await?,
+            WayEnd::Leaving => {
+                let late = |_| "the other host didn't come there".to_owned();
+                timeout(VISIT, coming).await.map_err(late)??
+            }
+        };
+        let agreed = timeout(AGREEING, agree(&mut stream, end)).await;
+        match agreed {
+            Ok(Ok(())) => Ok(Box::new(stream)),
+            _ => Err("the other host came there, and went again".to_owned()),
         }
+    }
+
+    /// The other host, wherever both find an entry: the one that the machine comes to waits at all of them, and the one that it leaves
+    /// goes from one to the next, so that it doesn't matter which of them each knows, and in what order, and which are there.
+    async fn meet(
+        &self,
+        end: WayEnd,
+        request: [u8; CROSSING_REQUEST_BYTES],
+    ) -> Result<Channel, String> {
+        let why_not = Mutex::new(
+            vec!["it was not tried"; self.entries.len()]
+                .into_iter()
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        );
+        let at = async |number: usize, entry: &Entry| {
+            let met = self.meet_at(entry, end, request).await;
+            met.map_err(|why| {
+                if let Some(last) = why_not.lock().get_mut(number) {
+                    *last = why;
+                }
+            })
+            .ok()
+        };
+        let meeting = async {
+            match end {
+                WayEnd::Leaving => loop {
+                    for (number, entry) in self.entries.iter().enumerate() {
+                        if let Some(channel) = at(number, entry).await {
+                            return channel;
+                        }
+                    }
+                    sleep(REST).await;
+                },
+                WayEnd::Coming => {
+                    let waiting = self.entries.iter().enumerate().map(|(number, entry)| {
+                        let at = &at;
+                        Box::pin(async move {
+                            loop {
+                                if let Some(channel) = at(number, entry).await {
+                                    return channel;
+                                }
+                                sleep(REST).await;
+                            }
+                        })
+                    });
+                    let mut waiting: FuturesUnordered<_> = waiting.collect();
+                    match waiting.next().await {
+                        Some(channel) => channel,
+                        None => std::future::pending().await,
+                    }
+                }
+            }
+        };
+        let met = timeout(MEETING, meeting).await;
+        met.map_err(|_| {
+            let named = self
+                .entries
+                .iter()
+                .zip(why_not.lock().iter())
+                .map(|(entry, why)| format!("{entry}: {why}"))
+                .collect::<Vec<_>>();
+            format!("no entry leads to the other host ({})", named.join("; "))
+        })
     }
 
     async fn files(&self, machine: &Machine) -> Result<Packed, String> {
@@ -138,22 +226,7 @@ impl MachineFiles for Arrivals {
         async move {
             let request = crossing_request(machine, name)?.to_bytes();
             let request = request.ok_or("that is no way of a machine")?;
-            let mut failed = "this host knows no entry".to_owned();
-            // One after the other, as the other host does: at several at once each could meet at another one.
-            let (patience, rounds) = meeting(end);
-            for entry in self
-                .entries
-                .iter()
-                .cycle()
-                .take(self.entries.len() * rounds)
-            {
-                match timeout(patience, self.meet_at(entry, request)).await {
-                    Ok(Ok(channel)) => return Ok(channel),
-                    Ok(Err(why)) => failed = why,
-                    Err(_) => failed = format!("{entry}: the other host didn't come there"),
-                }
-            }
-            Err(failed)
+            self.meet(end, request).await
         }
         .boxed()
     }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::TestCloud;
-use crate::daemon::{Daemon, tail};
+use crate::{
+    StopPoint,
+    daemon::{Daemon, tail},
+};
 
 impl TestCloud {
     /// Stops the daemon in order. Machines run on.
@@ -67,6 +70,15 @@ impl TestCloud {
     #[must_use]
     pub fn stratusd(&self, arguments: &[&str]) -> Output {
         self.run(self.spec.command().args(arguments))
+    }
+
+    /// Has the daemon stop at a point.
+    ///
+    /// # Panics
+    /// If that isn't possible.
+    #[must_use]
+    pub fn stop_point(&self, name: &str) -> StopPoint {
+        StopPoint::of(&self.spec.stop_points(), name)
     }
 
     /// The configuration file. What is written there counts from the next start on.

@@ -353,20 +353,24 @@ impl Worker {
         match self.shared.hypervisor.adopt(&self.folder(machine)).await {
             Ok(Adopted::Running(handle)) => {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
-                // Who sent it to another host ended with who was here before.
-                if !machine.has_left()
-                    && machine.observed.stage != Stage::Crossing
-                    && let Some(crossing) = handle.crossing()
-                {
-                    crossing.give_up().await?;
-                }
-                self.connect(handle);
                 // The ways to its volumes ended with who was here before. Until they are there again QEMU doesn't even stop.
                 for attached in &machine.volumes {
                     if let Err(error) = prepare::ready(&self.shared, machine, attached).await {
                         tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
                     }
                 }
+                // Who sent it to another host ended with who was here before.
+                if !machine.has_left()
+                    && machine.observed.stage != Stage::Crossing
+                    && let Some(crossing) = handle.crossing()
+                {
+                    crossing.give_up().await?;
+                    // Its way may have been given up meanwhile.
+                    if machine.crossing().is_none() && machine.observed.passage.is_some() {
+                        cross::let_run(machine, &*handle).await?;
+                    }
+                }
+                self.connect(handle);
                 self.bound_logs(machine).await;
             }
             Ok(Adopted::Gone { how, .. }) => {

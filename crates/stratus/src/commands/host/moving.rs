@@ -21,7 +21,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(5);
 /// Move a machine to another host
 ///
 /// Its guest runs on meanwhile, and stands still for a moment in the end; its addresses and connections stay. Where that can't be (it
-/// has volumes, or is paused: its reason says why), or with --at-rest, it stands still while memory and disks are copied. If anything fails it goes on where it
+/// is paused, for one: its reason says why), or with --at-rest, it stands still while memory and disks are copied. If anything fails it goes on where it
 /// was, and its reason says why. Without --wait it returns when the cloud has accepted. JSON: {"machine", "host"}, with --wait also
 /// "lastMove".
 #[derive(Debug, clap::Args)]

@@ -15,11 +15,12 @@ use documents::Cached;
 
 use super::{Next, StepError, Worker};
 use crate::{
-    RunState,
+    RunState, RunningMachine,
     controller::{
         crossing, prepare,
         report::{enter, report},
     },
+    stop_points::{self, Point},
 };
 
 /// How often is told how far it is.
@@ -40,7 +41,7 @@ impl Worker {
             .is_some_and(|going| Some(going.since) != since)
         {
             tracing::info!(vmid = %machine.vmid, "its way to another host is given up");
-            self.call_off().await?;
+            self.call_off(machine).await?;
         }
         let Some(way) = way else { return Ok(None) };
         // All of it is there, and here: whose it is is for others to say.
@@ -95,9 +96,6 @@ impl Worker {
         }
         let why_not = if machine.ssh.is_some() {
             Some("its network is of this host alone")
-        } else if !machine.volumes.is_empty() {
-            // What the next host would have in their place meanwhile (`VolumeFiles::expected`) is not shown to be safe by a test yet.
-            Some("it has volumes")
         } else {
             let crossing = self.live.as_ref().map(|live| live.handle.crossing());
             let can = crossing.is_some_and(|crossing| crossing.is_some());
@@ -151,6 +149,7 @@ impl Worker {
         })
         .await?;
         tracing::info!(vmid = %machine.vmid, "all of it is at the host that it goes to");
+        stop_points::pass(Point::Left).await;
         Ok(Next::Again)
     }
 
@@ -174,17 +173,19 @@ impl Worker {
             }
         })
         .await?;
-        self.call_off().await?;
+        self.call_off(machine).await?;
         Ok(Next::Again)
     }
 
-    /// Ends what sends it, and what QEMU does for that. A guest that was halted at the end of it is let run by a later step.
-    async fn call_off(&mut self) -> Result<(), StepError> {
+    /// Ends what sends it, and what QEMU does for that, and lets its guest run. One that was halted at the end of it is let run by a
+    /// later step.
+    async fn call_off(&mut self, machine: &Machine) -> Result<(), StepError> {
         self.going = None;
         if let Some(live) = &self.live
             && let Some(crossing) = live.handle.crossing()
         {
             crossing.give_up().await?;
+            let_run(machine, &*live.handle).await?;
         }
         Ok(())
     }
@@ -248,7 +249,11 @@ impl Worker {
             .filter(|coming| coming.since == moving.since);
         match ours.map(crossing::Way::ended) {
             Some(None) => Ok(Some(Next::Wait)),
-            Some(Some(Ok(()))) => self.say(|moving| moving.arrived = true).await.map(Some),
+            Some(Some(Ok(()))) => {
+                let next = self.say(|moving| moving.arrived = true).await?;
+                stop_points::pass(Point::Arrived).await;
+                Ok(Some(next))
+            }
             Some(Some(Err(why))) => self.cannot_come(why).await.map(Some),
             None if machine.passage().is_some() => {
                 let why = "the daemon of the host that it was to go to was started anew on the way";
@@ -271,17 +276,19 @@ impl Worker {
     /// The machine is this host's, and has come here halted: lets it run.
     pub(super) async fn go_on_here(&mut self, machine: &Machine) -> Result<(), StepError> {
         self.expected = None;
+        let is_halted = machine.observed.stage == Stage::Crossing;
+        if self.coming.is_some() && is_halted {
+            stop_points::pass(Point::Taken).await;
+            // Before its guest runs here, nobody else writes them, and nothing stands in for them.
+            for attached in &machine.volumes {
+                prepare::ready(&self.shared, machine, attached).await?;
+            }
+        }
         let Some(come) = self.coming.take().and_then(|coming| coming.take()) else {
             return Ok(());
         };
-        if machine.observed.stage != Stage::Crossing {
+        if !is_halted {
             return Ok(());
-        }
-        for attached in &machine.volumes {
-            // It waits for those that are not at hand.
-            if let Err(error) = prepare::ready(&self.shared, machine, attached).await {
-                tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
-            }
         }
         for (index, nic) in machine.nics.iter().enumerate() {
             if let Some(port) = nic.port.as_ref().filter(|port| !port.up) {
@@ -291,6 +298,7 @@ impl Worker {
         come.handle.cont().await?;
         let stood_still = come.stands_still();
         self.stood_still = Some(stood_still);
+        stop_points::pass(Point::Runs).await;
         tracing::info!(vmid = %machine.vmid, ?stood_still, "machine has come from another host, and goes on");
         metrics::histogram!("stratus_machine_downtime_seconds").record(stood_still);
         if let Some(crossing) = come.handle.crossing()
@@ -300,6 +308,18 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Lets a guest run that was halted to be sent, and isn't: nobody else has halted it, as its document says.
+pub(super) async fn let_run(
+    machine: &Machine,
+    handle: &dyn RunningMachine,
+) -> Result<(), StepError> {
+    let is_halted = handle.status().await?.run_state == RunState::Paused;
+    if is_halted && machine.observed.stage == Stage::Running {
+        handle.cont().await?;
+    }
+    Ok(())
 }
 
 /// What is wanted of a machine that can't be done on the way.
