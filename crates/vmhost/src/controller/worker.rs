@@ -257,7 +257,13 @@ impl Worker {
             self.forget_arrival().await?;
             return Ok(Next::End);
         };
-        if machine.left_on.contains(&self.shared.host) {
+        let has_left = machine.left_on.contains(&self.shared.host);
+        if has_left || machine.host.as_ref() != Some(&self.shared.host) {
+            // Should it come back, then with other files: what is known of these says nothing of them.
+            self.adopted = false;
+            self.marked = None;
+        }
+        if has_left {
             return self.leave(&machine).await;
         }
         if machine.host.as_ref() != Some(&self.shared.host) {

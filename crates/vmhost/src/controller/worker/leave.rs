@@ -32,9 +32,6 @@ impl Worker {
             Err(error) => return Err(error.into()),
         }
         tracing::info!(vmid = %machine.vmid, "goes on elsewhere: what was left of it here is gone");
-        // It may have been placed here again, in a folder in which nothing says yet that it is guarded.
-        self.adopted = false;
-        self.marked = None;
         Ok(Next::Again)
     }
 }
