@@ -300,7 +300,7 @@ mod tests {
         };
         let config = parse("");
         let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
-        let own = open(&config, store).await.unwrap();
+        let own = open(&config, store, true).await.unwrap();
         let stop = tokio_util::sync::CancellationToken::new();
         let following = tokio::spawn(own.clone().run(stop.clone()));
         let alice = signed_entries::self_signed("alice@example.org");
