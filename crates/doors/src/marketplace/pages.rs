@@ -9,7 +9,7 @@ use askama::Template;
 use http::{Response, StatusCode};
 use marketplace::catalogue::{Column, Found, Record, Status};
 use marketplace::{Metadata, UtcTime};
-use marketplace_service::{Marketplace, Waiting};
+use marketplace_service::{Described, Marketplace, Waiting};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Call, asked::Asked, page_of, place::Act, problem_of};
@@ -215,6 +215,7 @@ struct ActionPage {
     button: &'static str,
     class: &'static str,
     waiting: Waiting,
+    described: Option<Described>,
 }
 
 impl<'r> Pages<'r> {
@@ -329,8 +330,14 @@ impl<'r> Pages<'r> {
             Status::Deprecated => "deprecated",
             Status::Any => "all",
         };
+        // What is named by its path isn't there.
+        let found_status = if found.page.is_empty() && !parts.is_empty() && offset == 0 {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::OK
+        };
         html(
-            StatusCode::OK,
+            found_status,
             &Find {
                 page: self.page("Images", "metadata"),
                 root: self.root,
@@ -541,6 +548,7 @@ impl<'r> Pages<'r> {
     pub(crate) fn action(
         &self,
         waiting: &Waiting,
+        described: Option<Described>,
         act: Act,
     ) -> Result<Response<ResponseBody>, Problem> {
         let (heading, text, button, class) = match act {
@@ -572,6 +580,7 @@ impl<'r> Pages<'r> {
                 button,
                 class,
                 waiting: waiting.clone(),
+                described,
             },
         )
     }
