@@ -502,14 +502,21 @@ fn error(
             let body = serde_json::json!({ name: text }).to_string();
             answer(status, "application/json", body)
         }
-        // A program that takes anything.
-        None if !is_browser(call.headers) => {
+        None if !is_browser(call.headers)
+            && (*call.method == Method::POST || takes_anything(call.headers)) =>
+        {
             answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
         }
         _ => Pages::new(service, call).failed(status, text)?,
     };
     problem.add_headers(response.headers_mut());
     Ok(response)
+}
+
+/// Whether a program says nothing of what it reads, or that it reads anything.
+fn takes_anything(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT);
+    accepted.is_none_or(|accepted| accepted.to_str().is_ok_and(|text| text.contains("*/*")))
 }
 
 fn problem_of(refused: Refused) -> Problem {
