@@ -8,6 +8,7 @@ use std::sync::Arc;
 use cimi::{
     Acl, Common, ImageId, Right, Timestamp,
     common::USER_ROLE,
+    query::{Attributes, Scalar},
     resources::{
         Digests, Event, Image, ImageDesired, ImageSource, ImageState, Job, JobGoal, OnDemand,
         Resource, Volume,
@@ -21,7 +22,8 @@ use sha2::{Digest as _, Sha256};
 use self::location::{entry_identifier, named_entry};
 pub(crate) use self::location::{identifier_in, is_identifier, named_source, shown};
 use crate::{
-    Cloud, CloudError, Created, OpContext, Result, access, catalogue, quota::Measure, resolve,
+    Cloud, CloudError, Created, Document, OpContext, Rel, Result, View, access, catalogue,
+    quota::Measure, resolve,
 };
 
 pub(crate) const LOCATION: &str = "imageLocation";
@@ -40,9 +42,70 @@ struct Name {
     key: String,
     /// A name for people, if the fetching finds no better one.
     title: Option<String>,
+    /// Why the catalogue that it is of can't be asked now.
+    outdated: Option<String>,
+}
+
+/// An image that is there and may not be the newest of its name, with the reason.
+struct Outdated {
+    image: Arc<dyn Document>,
+    why: String,
+}
+
+impl Attributes for Outdated {
+    fn attribute(&self, name: &str) -> Option<Scalar<'_>> {
+        match name {
+            "reason" => Some(Scalar::from(self.why.as_str())),
+            other => self.image.attribute(other),
+        }
+    }
+
+    fn several(&self, name: &str) -> Vec<Scalar<'_>> {
+        self.image.several(name)
+    }
+
+    fn property(&self, key: &str) -> Option<&str> {
+        self.image.property(key)
+    }
+}
+
+impl Document for Outdated {
+    fn attributes(&self, right: Right) -> Map<String, Value> {
+        let mut attributes = self.image.attributes(right);
+        attributes.insert("reason".to_owned(), Value::String(self.why.clone()));
+        attributes
+    }
+
+    fn operations(&self, right: Right) -> Vec<Rel> {
+        self.image.operations(right)
+    }
 }
 
 impl Name {
+    /// The image as whoever asked for it by this name sees it.
+    fn view(&self, view: View, image: &Image) -> View {
+        let Some(why) = &self.outdated else {
+            return view;
+        };
+        let version = match &image.desired.source {
+            ImageSource::Catalogue {
+                version: Some(version),
+                ..
+            } => format!(" (version {version})"),
+            _ => String::new(),
+        };
+        View {
+            stamp: None,
+            document: Arc::new(Outdated {
+                image: view.document,
+                why: format!(
+                    "the catalogue can't be asked for the newest version now: {why}; this is what it said last, or the newest that is here{version}"
+                ),
+            }),
+            ..view
+        }
+    }
+
     /// As the log may have it: what opens a URL is its user's alone.
     fn shown(&self) -> String {
         match &self.source {
@@ -92,7 +155,7 @@ impl Cloud {
                 Some(read) => {
                     let view = catalogue::view(documents, context, read.clone());
                     return Ok(Created {
-                        view,
+                        view: name.view(view, read),
                         job: None,
                         existed: true,
                     });
@@ -218,7 +281,7 @@ impl Cloud {
         let everybodys = || Acl::owned_by_admin().allowing_role(USER_ROLE, Right::View);
         let user = access::require_user(context)?;
         let own = |key: String| (Acl::owned_by_user(user), format!("{user}\n{key}"));
-        let mut title = None;
+        let (mut title, mut outdated) = (None, None);
         let (source, (acl, key)) = match source {
             ImageSource::Marketplace => {
                 if !self.0.intake.has_marketplaces() {
@@ -239,7 +302,8 @@ impl Cloud {
                 version,
             } => {
                 let asked = format!("{catalogue}:{product}");
-                let source = self.in_catalogue(catalogue, product, version).await?;
+                let (source, why) = self.in_catalogue(catalogue, product, version).await?;
+                outdated = why;
                 let key = shown(&source, None).unwrap_or_default();
                 title = Some(asked);
                 (source, (everybodys(), key))
@@ -288,50 +352,72 @@ impl Cloud {
             acl,
             key,
             title,
+            outdated,
         })
     }
 
     /// The product as the catalogue calls it, in the newest version if none is asked for. When the catalogue can't be read
-    /// what came from it before is still good.
+    /// what came from it before is still good; then also why it can't.
     async fn in_catalogue(
         &self,
         catalogue: String,
         product: String,
         version: Option<String>,
-    ) -> Result<ImageSource> {
+    ) -> Result<(ImageSource, Option<String>)> {
         let found = self
             .0
             .intake
             .resolve(&catalogue, &product, version.as_deref())
             .await;
+        let asked = format!("{catalogue}:{product}");
+        // The newest that is here.
+        let here = |names: &[&str]| {
+            let is_it = |image: &Arc<Cached<Image>>| match &image.desired.source {
+                ImageSource::Catalogue {
+                    catalogue: of,
+                    product: name,
+                    version: known,
+                } => {
+                    *of == catalogue
+                        && (names.contains(&name.as_str())
+                            || image.common.name.as_deref() == Some(&asked))
+                        && (version.is_none() || version == *known)
+                        && image.state == ImageState::Available
+                }
+                _ => false,
+            };
+            let images = self.0.documents.images.by_index("onDemand", "yes");
+            let newest = images
+                .into_iter()
+                .filter(is_it)
+                .max_by_key(|image| image.common.created);
+            newest.map(|image| image.desired.source.clone())
+        };
         match found {
-            Ok((product, version)) => Ok(ImageSource::Catalogue {
-                catalogue,
-                product,
-                version: Some(version),
-            }),
-            Err(error @ CloudError::Unavailable(_)) => {
-                let asked = format!("{catalogue}:{product}");
-                let is_it = |image: &Arc<Cached<Image>>| match &image.desired.source {
-                    ImageSource::Catalogue {
-                        catalogue: of,
-                        product: name,
-                        version: known,
-                    } => {
-                        *of == catalogue
-                            && (*name == product || image.common.name.as_deref() == Some(&asked))
-                            && (version.is_none() || version == *known)
-                            && image.state == ImageState::Available
-                    }
-                    _ => false,
+            Ok(resolved) => {
+                let said = ImageSource::Catalogue {
+                    catalogue: catalogue.clone(),
+                    product: resolved.product.clone(),
+                    version: Some(resolved.version),
                 };
-                let here = self.0.documents.images.by_index("onDemand", "yes");
-                let newest = here
-                    .into_iter()
-                    .filter(is_it)
-                    .max_by_key(|image| image.common.created);
-                newest.map_or(Err(error), |image| Ok(image.desired.source.clone()))
+                // What it said last may never have come, and can't come now.
+                let is_here = |source: &ImageSource| {
+                    let key = stable_id(&shown(source, None).unwrap_or_default());
+                    let image = self.0.documents.images.get(&key);
+                    image.is_some_and(|image| image.state == ImageState::Available)
+                };
+                let source = match &resolved.outdated {
+                    Some(_) if !is_here(&said) => {
+                        here(&[&product, &resolved.product]).unwrap_or(said)
+                    }
+                    _ => said,
+                };
+                Ok((source, resolved.outdated))
             }
+            Err(CloudError::Unavailable(why)) => match here(&[&product]) {
+                Some(source) => Ok((source, Some(why))),
+                None => Err(CloudError::Unavailable(why)),
+            },
             Err(error) => Err(error),
         }
     }
@@ -499,6 +585,7 @@ mod tests {
             expected: Digests::default(),
             acl: Acl::owned_by_user("ann"),
             title: None,
+            outdated: None,
         };
         assert_eq!(name.shown(), "https://example.org:8443/x.img");
     }

@@ -86,6 +86,6 @@ pub use network::NetworkSettings;
 pub use quota::{PerUser, Quotas};
 pub use services::{
     Duplex, FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, NoServices,
-    VolumesOfHosts,
+    Resolved, VolumesOfHosts,
 };
 pub use watch::{Since, Watched, Watching};

@@ -127,19 +127,29 @@ pub trait ImageIntake: Send + Sync {
         Err(CloudError::not_found(format!("catalogue `{name}`")))
     }
 
-    /// The full name of a product and its version, the newest if none is given. [`CloudError::Unavailable`] if the catalogue
-    /// can't be read.
+    /// What a product of a catalogue leads to. [`CloudError::Unavailable`] if the catalogue can't be read.
     async fn resolve(
         &self,
         catalogue: &str,
         _product: &str,
         _version: Option<&str>,
-    ) -> Result<(String, String)> {
+    ) -> Result<Resolved> {
         Err(CloudError::invalid(
             "imageLocation",
             format!("names the catalogue `{catalogue}`, which this cloud does not have"),
         ))
     }
+}
+
+/// A product of a catalogue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Its full name.
+    pub product: String,
+    /// The version that was asked for; of none, the newest.
+    pub version: String,
+    /// Why the catalogue can't say it now, and what it said before is gone by.
+    pub outdated: Option<String>,
 }
 
 /// What is read and written.

@@ -13,7 +13,7 @@ use cimi::{
 };
 use cloud::{
     Cloud, CloudError, Download, DownloadRequest, Eviction, ImageIntake, NoServices, OpContext,
-    Result, Retention, Upload, testing::caller,
+    Resolved, Result, Retention, Upload, testing::caller,
 };
 use serde_json::{Value, json};
 
@@ -25,6 +25,9 @@ const ID: &str = "MMZu9WvwKIro-rtBQfDk4PsKO7_";
 #[derive(Default)]
 struct Finder {
     down: std::sync::atomic::AtomicBool,
+    /// The newest version of all products, and why it may not be.
+    newest: std::sync::Mutex<Option<String>>,
+    outdated: std::sync::Mutex<Option<String>>,
     /// What tags lead to now.
     tags: std::sync::Mutex<std::collections::HashMap<String, String>>,
     asked_behind: std::sync::atomic::AtomicUsize,
@@ -95,17 +98,17 @@ impl ImageIntake for Finder {
         true
     }
 
-    async fn resolve(
-        &self,
-        _: &str,
-        product: &str,
-        version: Option<&str>,
-    ) -> Result<(String, String)> {
+    async fn resolve(&self, _: &str, product: &str, version: Option<&str>) -> Result<Resolved> {
         if self.down.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(CloudError::Unavailable("it is down".into()));
         }
-        let version = version.unwrap_or("20300110").to_owned();
-        Ok((format!("com.example:{product}"), version))
+        let newest = self.newest.lock().unwrap().clone();
+        let newest = newest.unwrap_or_else(|| "20300110".to_owned());
+        Ok(Resolved {
+            product: format!("com.example:{product}"),
+            version: version.map_or(newest, str::to_owned),
+            outdated: self.outdated.lock().unwrap().clone(),
+        })
     }
 }
 
@@ -858,4 +861,46 @@ async fn what_was_needed_longest_ago_makes_room() {
     until("the oldest goes", || async { goes(&ids[1]) }).await;
     assert!(!goes(&ids[0]) && !goes(&ids[2]) && !goes(&ids[3]));
     janitor.abort();
+}
+
+#[tokio::test]
+async fn a_product_is_what_its_catalogue_says_now() {
+    let mut world = World::start().await;
+    let finder = with_finder(&mut world).await;
+    let body = || json!({"imageLocation": {"href": "catalogue:cat:24.04"}, "onDemand": true});
+    let (old, _) = wanted(&world, &alice(), "catalogue:cat:24.04")
+        .await
+        .unwrap();
+    became(&world, &old, ImageState::Available).await;
+    let newest = "20300202".to_owned();
+    *finder.newest.lock().unwrap() = Some(newest);
+    // The next version can't be had: what the catalogue says no more now is no reason to try in vain.
+    *finder.outdated.lock().unwrap() = Some("it is down".to_owned());
+    let created = world
+        .create(&bob(), Kind::MachineImage, body())
+        .await
+        .unwrap();
+    assert_eq!(*created.view.id, *old);
+    let told = created.view.document.attributes(created.view.right);
+    let why = told["reason"].as_str().unwrap();
+    assert!(
+        why.contains("it is down") && why.contains("version 20300110"),
+        "{why}"
+    );
+    *finder.outdated.lock().unwrap() = None;
+    let (new, existed) = wanted(&world, &bob(), "catalogue:cat:24.04").await.unwrap();
+    assert!(!existed);
+    assert_ne!(new, old);
+    // One that failed is tried anew for whoever asks, though it is nobody's.
+    became(&world, &new, ImageState::Error).await;
+    assert_eq!(
+        wanted(&world, &alice(), "catalogue:cat:24.04")
+            .await
+            .unwrap()
+            .0,
+        new
+    );
+    let shown = world.get(&alice(), &new);
+    assert_eq!(shown["state"], "CREATING");
+    assert_eq!(shown["reason"], Value::Null);
 }

@@ -93,8 +93,8 @@ async fn reply(
         (Place::Metadata(_), &Method::POST) => post(service, call).await,
         (Place::Action(link, act), &Method::POST) => act_on(service, call, link, *act).await,
         (Place::Action(link, act), _) => {
-            let waiting = service.waiting_upload(link).await.map_err(problem_of)?;
-            pages.action(&waiting, *act)
+            let (waiting, described) = service.waiting_described(link).await.map_err(problem_of)?;
+            pages.action(&waiting, described, *act)
         }
         (Place::SignIn(link), &Method::POST) => account::sign_in(service, call, link).await,
         (Place::SignIn(link), _) => {
@@ -400,9 +400,13 @@ async fn post(service: &Marketplace, call: &Call<'_>) -> Result<Response<Respons
         .upload(document, call.source)
         .await
         .map_err(problem_of)?;
+    let known = match &uploaded {
+        Uploaded::Known(record) => what_is_known(service, &call.base, record),
+        _ => String::new(),
+    };
     let (status, text, record) = match uploaded {
         Uploaded::Created(record) => (StatusCode::CREATED, "metadata entry created", Some(record)),
-        Uploaded::Known(record) => (StatusCode::OK, "metadata entry exists", Some(record)),
+        Uploaded::Known(record) => (StatusCode::OK, known.as_str(), Some(record)),
         Uploaded::Waiting => (
             StatusCode::ACCEPTED,
             "confirmation email sent for new metadata entry",
@@ -410,6 +414,24 @@ async fn post(service: &Marketplace, call: &Call<'_>) -> Result<Response<Respons
         ),
     };
     done(service, call, status, text, record.as_deref())
+}
+
+/// What became of an entry that is uploaded once more: nothing is changed by that.
+fn what_is_known(service: &Marketplace, base: &str, record: &Record) -> String {
+    let newest = service.ask(|catalogue| {
+        let newest = catalogue.newest(record.identifier, &record.email);
+        newest.map(|newest| (newest.path(), newest.created, newest.deprecated.clone()))
+    });
+    let exists = "metadata entry exists";
+    match newest {
+        Some((_, _, Some(reason))) if record.deprecated.is_none() => format!(
+            "{exists}, and its endorser has withdrawn it: {reason}. To publish the image again, sign its description anew and upload that"
+        ),
+        Some((path, created, _)) if created > record.created => format!(
+            "{exists}, and its endorser has replaced it by a newer one: {base}metadata/{path}"
+        ),
+        _ => exists.to_owned(),
+    }
 }
 
 async fn act_on(
@@ -480,13 +502,21 @@ fn error(
             let body = serde_json::json!({ name: text }).to_string();
             answer(status, "application/json", body)
         }
-        None if *call.method == Method::POST && !is_browser(call.headers) => {
+        None if !is_browser(call.headers)
+            && (*call.method == Method::POST || takes_anything(call.headers)) =>
+        {
             answer(status, "text/plain; charset=utf-8", format!("{text}\n"))
         }
         _ => Pages::new(service, call).failed(status, text)?,
     };
     problem.add_headers(response.headers_mut());
     Ok(response)
+}
+
+/// Whether a program says nothing of what it reads, or that it reads anything.
+fn takes_anything(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT);
+    accepted.is_none_or(|accepted| accepted.to_str().is_ok_and(|text| text.contains("*/*")))
 }
 
 fn problem_of(refused: Refused) -> Problem {

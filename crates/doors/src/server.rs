@@ -10,14 +10,16 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use accounts::Shown;
+use bytes::Bytes;
 use futures::future::Either;
 use http::{Method, Request};
 use hyper::{
-    body::Incoming,
+    body::{Body, Frame, Incoming, SizeHint},
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -26,7 +28,7 @@ use parking_lot::Mutex;
 use rustix::net::sockopt;
 use rustls::{pki_types::CertificateDer, server::Acceptor};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -35,6 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::Peer;
 
 use crate::{
+    body::ResponseBody,
     doors::Doors,
     hosts::{Ending, HostDoor},
     metrics::{self, ConnectionMetrics},
@@ -399,8 +402,7 @@ where
             // Boxed: it is moved a few times before it runs.
             let answer = Box::pin(async move {
                 let answer = doors.handle(connection, request).await;
-                drop(asking);
-                answer
+                answer.map(|body| Answering { body, asking })
             });
             // What is begun goes on to its end, and into the audit log, also when the client resets its stream or is gone:
             // its connection then drops this future, and not that task.
@@ -422,20 +424,24 @@ where
             }
         })
     };
-    let stream = TokioIo::new(stream);
     let outcome = if http2 {
+        let stream = TokioIo::new(Counted::new(stream, Arc::clone(&asked)));
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .max_send_buf_size(256 * 1024)
-            .keep_alive_interval(limits.head)
-            .keep_alive_timeout(limits.handshake);
+            // No pings: behind all that is on its way to a client that reads slowly, one is answered too late. Who is gone is
+            // noticed by the system, who takes nothing is noticed here.
+            .max_send_buf_size(256 * 1024);
         let served = pin!(builder.serve_connection(stream, service));
         // Of HTTP/1, the time for a request's head is the time without one, too.
-        until_closing!(served, shared, asked.is_idle_for(limits.head))
+        let idle = asked.is_idle_for(limits.head);
+        let stuck = asked.takes_nothing_for(limits.write_stall);
+        let gone = asked.says_nothing_for(limits.write_stall);
+        until_closing!(served, shared, idle, gone, stuck)
     } else {
+        let stream = TokioIo::new(stream);
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -446,14 +452,26 @@ where
         let mut connection = builder.serve_connection(stream, service);
         let outcome = {
             let served = Pin::new(&mut connection);
-            until_closing!(served, shared, std::future::pending::<()>())
+            let never = std::future::pending::<()>;
+            until_closing!(served, shared, never(), never(), never())
         };
         linger(connection.into_parts().io.into_inner()).await;
         outcome
     };
-    if let Err(error) = outcome {
-        tracing::debug!(peer = %connection.peer, %error, "connection ended");
+    match outcome {
+        Ok(Ended::Well) => {}
+        Ok(Ended::Stuck) => {
+            tracing::info!(peer = %connection.peer, "connection cut: the client takes nothing of what is sent");
+        }
+        Err(error) => tracing::debug!(peer = %connection.peer, %error, "connection ended"),
     }
+}
+
+/// How a connection ended that nothing went wrong with.
+enum Ended {
+    Well,
+    /// It was cut, because its client took nothing any more.
+    Stuck,
 }
 
 /// Whether a request may change something. Some pages do so when they are only got: the end of a session, the way back from
@@ -472,21 +490,32 @@ fn may_change(request: &Request<Incoming>) -> bool {
 #[error("the server ends")]
 struct Interrupted;
 
-/// The requests of one connection.
+/// The requests of one connection, and how what is sent to its client gets on.
 #[derive(Default)]
 struct Asked {
     ever: AtomicUsize,
+    /// Those whose answers haven't been sent whole.
     open: AtomicUsize,
+    /// Answers of which the client has yet to take something before more can be sent.
+    unread: AtomicUsize,
+    /// How often something was written.
+    writes: AtomicUsize,
 }
 
-/// One request; over when dropped.
-struct Asking(Arc<Asked>);
+/// One request, to the end of its answer; over when dropped.
+struct Asking {
+    of: Arc<Asked>,
+    is_unread: bool,
+}
 
 impl Asked {
     fn one_more(self: &Arc<Self>) -> Asking {
         self.ever.fetch_add(1, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        Asking(Arc::clone(self))
+        Asking {
+            of: Arc::clone(self),
+            is_unread: false,
+        }
     }
 
     /// Waits until there was no request for this time, or twice as long.
@@ -500,11 +529,144 @@ impl Asked {
             }
         }
     }
+
+    /// Waits until nothing was written for this time, or twice as long.
+    async fn is_silent_for(&self, time: Duration) {
+        loop {
+            let before = self.writes.load(Ordering::Relaxed);
+            sleep(time).await;
+            if self.writes.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
+    /// The same, while there is something that the client might take.
+    async fn takes_nothing_for(&self, time: Duration) {
+        loop {
+            self.is_silent_for(time).await;
+            if self.unread.load(Ordering::Relaxed) > 0 {
+                return;
+            }
+        }
+    }
+
+    /// The same, while no request is being worked on.
+    async fn says_nothing_for(&self, time: Duration) {
+        loop {
+            self.is_silent_for(time).await;
+            if self.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl Asking {
+    fn unread(&mut self, is_unread: bool) {
+        match (self.is_unread, is_unread) {
+            (false, true) => self.of.unread.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.of.unread.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+        self.is_unread = is_unread;
+    }
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.unread(false);
+        self.of.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer, with the request that it is the answer of.
+struct Answering {
+    body: ResponseBody,
+    asking: Asking,
+}
+
+impl Body for Answering {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        // It is asked for the next piece when there is room for it: until then it is the client who is waited for.
+        self.asking.unread(matches!(frame, Poll::Ready(Some(_))));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream whose writes are counted.
+struct Counted<S> {
+    inner: S,
+    asked: Arc<Asked>,
+}
+
+impl<S> Counted<S> {
+    fn new(inner: S, asked: Arc<Asked>) -> Self {
+        Self { inner, asked }
+    }
+
+    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.asked.writes.fetch_add(1, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, data);
+        self.count(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        self.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
 
@@ -532,21 +694,27 @@ pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 64 << 20;
 
-/// Drives a connection; once the server is closing or nobody uses it, tells it to end after its open requests.
+/// Drives a connection; once the server is closing or nobody uses it (`idle`), tells it to end after its open requests, and cuts it if
+/// the client of an unused one says nothing to that (`gone`), or takes nothing of what is sent (`stuck`).
 /// (A macro, because the two protocols' connections have no trait in common.)
 macro_rules! until_closing {
-    ($served:ident, $shared:ident, $idle:expr) => {{
+    ($served:ident, $shared:ident, $idle:expr, $gone:expr, $stuck:expr) => {{
         let mut served = $served;
-        let idle = $idle;
+        let (idle, gone, mut stuck) = ($idle, $gone, pin!($stuck));
         tokio::select! {
-            outcome = served.as_mut() => outcome,
+            outcome = served.as_mut() => outcome.map(|()| Ended::Well),
+            () = stuck.as_mut() => Ok(Ended::Stuck),
             () = idle => {
                 served.as_mut().graceful_shutdown();
-                served.await
+                tokio::select! {
+                    outcome = served => outcome.map(|()| Ended::Well),
+                    () = gone => Ok(Ended::Well),
+                    () = stuck => Ok(Ended::Stuck),
+                }
             }
             () = $shared.closing.cancelled() => {
                 served.as_mut().graceful_shutdown();
-                served.await
+                served.await.map(|()| Ended::Well)
             }
         }
     }};

@@ -188,3 +188,114 @@ async fn without_room_nothing_is_published_or_lost_and_with_room_again_it_goes_o
     assert_eq!(world.post(&second).await.status, 202);
     assert_eq!(world.sink.wait_for(1).await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_confirms_sees_what_and_by_which_certificate() {
+    const PAGE: &str = "Accept: text/html\r\n";
+    let world = World::start(by_letter()).await;
+    let key = alice();
+    let first = signed(&image(1), &key, after(-60));
+    assert_eq!(world.post(&first).await.status, 202);
+    let letter = world.sink.wait_for(1).await[0].text();
+    let fingerprint = key.certificate().fingerprint();
+    assert!(letter.contains(&fingerprint), "{letter}");
+    let [confirm, ..] = links(&world, 0).await;
+    let strange = "This certificate has not been used here for this address";
+    let (_, text) = world.get(&confirm, PAGE).await;
+    for told in [
+        "With &#60;b&#62;everything&#60;/b&#62; &#38; more",
+        "https://images.example.org/1.qcow2",
+        "(self-signed)",
+        &fingerprint,
+    ] {
+        assert!(text.contains(told), "no {told}: {text}");
+    }
+    // The first of an address is none of several.
+    assert!(
+        !text.contains(strange) && !letter.contains("ATTENTION"),
+        "{text}{letter}"
+    );
+    assert_eq!(
+        world.ask(&format!("POST {confirm}"), "", b"").await.status,
+        201
+    );
+
+    // The page of the entry calls its certificate what it is.
+    let path = format!("/metadata/{}/alice@example.org", image(1).identifier);
+    let name = marketplace::Entry::verify(first.as_bytes()).unwrap();
+    let created = name.endorsement().created;
+    let (reply, text) = world.get(&format!("{path}/{created}"), PAGE).await;
+    assert_eq!(reply.status, 200);
+    assert!(
+        text.contains(">self-signed<") && !text.contains("address certified"),
+        "{text}"
+    );
+
+    // The same again is told to be there, and what its endorser has said since.
+    let known = world.post(&first).await;
+    assert_eq!(
+        (known.status, String::from_utf8(known.body).unwrap()),
+        (200, "metadata entry exists\n".to_owned())
+    );
+    let withdrawn = Metadata {
+        deprecated: Some("it has a hole".to_owned()),
+        valid: Some(after(-3600)),
+        ..image(1)
+    };
+    assert_eq!(
+        world
+            .post(&signed(&withdrawn, &key, after(-30)))
+            .await
+            .status,
+        202
+    );
+    let [confirm, ..] = links(&world, 1).await;
+    let (_, text) = world.get(&confirm, PAGE).await;
+    assert!(
+        text.contains("nobody shall use the image any more: it has a hole")
+            && text.contains("listed only among what has expired"),
+        "{text}"
+    );
+    assert_eq!(
+        world.ask(&format!("POST {confirm}"), "", b"").await.status,
+        201
+    );
+    let known = world.post(&first).await;
+    let text = String::from_utf8(known.body).unwrap();
+    assert!(
+        known.status == 200 && text.contains("has withdrawn it: it has a hole"),
+        "{text}"
+    );
+
+    // Somebody else's certificate in the same name.
+    let other = signed(&image(2), &alice(), after(-20));
+    assert_eq!(world.post(&other).await.status, 202);
+    let letter = world.sink.wait_for(3).await[2].text();
+    assert!(letter.contains("ATTENTION: This certificate"), "{letter}");
+    let [confirm, ..] = links(&world, 2).await;
+    let (_, text) = world.get(&confirm, PAGE).await;
+    assert!(text.contains(strange), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_has_is_not_found_by_browsers_and_programs_alike() {
+    let world = World::start(by_letter()).await;
+    let nobodys = format!("/metadata/{}", image(9).identifier);
+    let (reply, text) = world.get(&nobodys, "Accept: */*\r\n").await;
+    assert_eq!(
+        (reply.status, text.as_str()),
+        (404, "no metadata matching query found\n")
+    );
+    assert!(reply.header("content-type").starts_with("text/plain"));
+    let (reply, _) = world
+        .get(&nobodys, "Accept: text/html\r\nUser-Agent: Mozilla/5.0\r\n")
+        .await;
+    assert_eq!(reply.status, 404);
+    let (reply, _) = world
+        .get(
+            "/metadata",
+            "Accept: text/html\r\nUser-Agent: Mozilla/5.0\r\n",
+        )
+        .await;
+    assert_eq!(reply.status, 200);
+}

@@ -324,5 +324,11 @@ fn told(error: &dyn std::error::Error) -> String {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
+    // As TLS calls it.
+    if text.contains("UnknownIssuer") {
+        text.push_str(
+            ". Its certificate is of an authority that isn't trusted here: marketplace.follow_ca names a PEM file with it",
+        );
+    }
     text
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use marketplace::UtcTime;
 use marketplace::catalogue::Record;
 
-use crate::{Settings, stored::Waiting};
+use crate::{Described, Settings, stored::Waiting};
 
 /// As StratusLab's Marketplace writes it, so that filters of endorsers go on working.
 const SUBJECT: &str = "StratusLab Marketplace Message";
@@ -49,12 +49,31 @@ fn is_turning(character: char) -> bool {
 pub(crate) fn confirmation(
     settings: &Settings,
     waiting: &Waiting,
+    described: &Described,
     link: &str,
 ) -> Result<Letter, LetterError> {
+    let mut told = format!(
+        "It was signed by a certificate with the SHA-256 fingerprint\n\n    {}\n\n",
+        described.fingerprint
+    );
+    if described.is_strange {
+        told.push_str(
+            "ATTENTION: This certificate has not been used here for this address; what you have published here before\n\
+             was signed by another one. Confirm only if the new one is yours.\n\n",
+        );
+    }
+    if waiting.is_deprecation {
+        told.push_str("It withdraws the image: nobody shall use it any more.\n\n");
+    }
+    if described.is_expired {
+        told.push_str(
+            "Its end is over already: the entry appears only among what has expired.\n\n",
+        );
+    }
     let action = |what: &str| format!("{}action/{link}/{what}/", settings.url);
     let text = format!(
-        "Somebody, probably you, has uploaded to {title} ({url})\n{about}.\n\n\
-         If that was you, open this page and confirm; then the entry appears:\n\n    {confirm}\n\n\
+        "Somebody, probably you, has uploaded to {title} ({url})\n{about}.\n\n{told}\
+         If that was you, open this page, which shows what it says, and confirm; then the entry appears:\n\n    {confirm}\n\n\
          If it was a mistake, it can be withdrawn:\n\n    {abort}\n\n\
          If you did not upload it, please say so to the administrators:\n\n    {abuse}\n\n\
          Without an answer it is forgotten on {until}. The links work once.\n",

@@ -48,4 +48,4 @@ pub use service::Marketplace;
 pub use settings::{Settings, Temporary, Trusted};
 pub use stored::{Confirmation, Session, Waiting, Way};
 pub use tree::{Moved, TreeError};
-pub use upload::Uploaded;
+pub use upload::{Described, Uploaded};

@@ -42,6 +42,31 @@ pub enum Uploaded {
     Waiting,
 }
 
+/// What an endorser is to know of what is published once it is confirmed.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// What is said of the image.
+    pub description: Option<String>,
+    /// Its version.
+    pub version: Option<String>,
+    /// Where it is fetched from.
+    pub locations: Vec<String>,
+    /// Why it is to be used no more.
+    pub deprecated: Option<String>,
+    /// Until when it is valid, and whether that was before now.
+    pub valid: Option<UtcTime>,
+    /// See `valid`.
+    pub is_expired: bool,
+    /// Whose certificate it was signed by.
+    pub subject: String,
+    /// Who made that.
+    pub issuer: String,
+    /// Its SHA-256.
+    pub fingerprint: String,
+    /// Whether all that was confirmed for this address was signed by other certificates.
+    pub is_strange: bool,
+}
+
 /// What became of an entry that was to be kept.
 #[derive(Debug)]
 pub(crate) enum Kept {
@@ -242,11 +267,14 @@ impl Marketplace {
         };
         // 122 random bits: nobody guesses it.
         let link = Uuid::new_v4().to_string();
+        let described = self.described(entry);
         let letter =
-            letters::confirmation(settings, &waiting, &link).map_err(|error| match error {
-                // Endorsements have addresses to which no letter can go, such as `.a@b`.
-                LetterError::Address(email) => invalid_address(&email),
-                error => Refused::NoMail(error.to_string()),
+            letters::confirmation(settings, &waiting, &described, &link).map_err(|error| {
+                match error {
+                    // Endorsements have addresses to which no letter can go, such as `.a@b`.
+                    LetterError::Address(email) => invalid_address(&email),
+                    error => Refused::NoMail(error.to_string()),
+                }
             })?;
         let key = upload_key(&link)?;
         let value = encoded(&StoredUpload {
@@ -265,6 +293,40 @@ impl Marketplace {
     /// [`Refused::NotWaiting`], those of the store.
     pub async fn waiting_upload(&self, link: &str) -> Result<Waiting, Refused> {
         Ok(self.stored_upload(upload_key(link)?).await?.2.waiting)
+    }
+
+    /// The same with what its description says; without that of what was reported.
+    ///
+    /// # Errors
+    /// [`Refused::NotWaiting`], those of the store.
+    pub async fn waiting_described(
+        &self,
+        link: &str,
+    ) -> Result<(Waiting, Option<Described>), Refused> {
+        let stored = self.stored_upload(upload_key(link)?).await?.2;
+        if stored.document.is_empty() {
+            return Ok((stored.waiting, None));
+        }
+        let entry = verified(stored.document.as_bytes()).await?;
+        let described = self.described(&entry);
+        Ok((stored.waiting, Some(described)))
+    }
+
+    fn described(&self, entry: &Entry) -> Described {
+        let (metadata, certificate) = (entry.metadata(), entry.certificate());
+        let (email, fingerprint) = (&entry.endorsement().email, certificate.fingerprint());
+        Described {
+            description: metadata.description.clone(),
+            version: metadata.version.clone(),
+            locations: metadata.locations.clone(),
+            deprecated: metadata.deprecated.clone(),
+            valid: metadata.valid,
+            is_expired: metadata.valid.is_some_and(|valid| valid < now()),
+            subject: certificate.subject().to_owned(),
+            issuer: certificate.issuer().to_owned(),
+            is_strange: self.ask_uploads(|all| all.is_strange(email, &fingerprint)),
+            fingerprint,
+        }
     }
 
     pub(crate) async fn stored_upload(

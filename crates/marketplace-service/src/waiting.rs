@@ -73,6 +73,17 @@ impl Uploads {
         }
     }
 
+    /// Whether an address has confirmed certificates, and this is none of them.
+    pub(crate) fn is_strange(&self, email: &str, certificate: &str) -> bool {
+        let mailbox = mailbox(email);
+        let mut own = self.confirmed.iter().filter(|(of, _)| *of == mailbox);
+        let mut is_other = false;
+        own.all(|(_, known)| {
+            is_other = true;
+            known != certificate
+        }) && is_other
+    }
+
     fn is_confirmed(&self, held: &Held) -> bool {
         let pair = (held.mailbox.clone(), held.waiting.certificate.clone());
         self.confirmed.contains(&pair)

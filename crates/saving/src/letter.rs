@@ -24,7 +24,10 @@ pub fn saved(
         &announced.problem,
     ) {
         (Some(marketplace), Some(until), _) => {
-            format!("A temporary entry was registered at {marketplace}. It is valid until {until}.")
+            format!(
+                "A temporary entry was registered at {marketplace}. It is valid until {}.",
+                readable(until)
+            )
         }
         (_, _, Some(problem)) => format!("It was not registered in a Marketplace: {problem}."),
         _ => "It was not registered in a Marketplace.".to_owned(),
@@ -40,7 +43,7 @@ pub fn saved(
          To publish it: edit the attached description (validity, title, locations), sign it and upload it:\n\n    \
          stratus-sign-metadata {identifier}.xml\n    stratus-upload-metadata {identifier}.xml\n\n\
          and let others fetch the content: stratus image export {identifier} writes it to a file that you can publish;\n\
-         stratus image update --public {identifier} lets the users of this cloud start it.\n",
+         stratus image share --with NAME {identifier} lets one user of this cloud start it, stratus image update --public {identifier} all.\n",
         greeting(&save.author),
     );
     let letter = Letter::new(
@@ -72,6 +75,15 @@ pub fn failed(save: &Save, vmid: u32, reason: &str, now: Timestamp) -> Result<Le
     )
 }
 
+/// A time to the minute.
+fn readable(time: Timestamp) -> String {
+    let text = time.to_string();
+    match text.split_once('T') {
+        Some((day, clock)) => format!("{day} {} UTC", clock.get(..5).unwrap_or(clock)),
+        None => text,
+    }
+}
+
 /// Longest name in a greeting, in characters.
 const NAME: usize = 80;
 
@@ -101,6 +113,12 @@ fn greeting(author: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_told_to_the_minute() {
+        let time = Timestamp::from_millis(1_894_694_700_123);
+        assert_eq!(readable(time), "2030-01-15 08:05 UTC");
+    }
 
     #[test]
     fn only_names_are_greeted() {

@@ -159,7 +159,20 @@ fn what_a_marketplace_refuses_is_told() {
         )
     });
     let home = server.home.path();
-    std::fs::write(home.join("x.xml"), DRAFT).unwrap();
+    // What it would refuse for what is in the file isn't sent at all: it may be anything.
+    for (name, text) in [
+        ("draft.xml", DRAFT),
+        ("key.pem", "-----BEGIN PRIVATE KEY-----\n"),
+    ] {
+        std::fs::write(home.join(name), text).unwrap();
+        let result = run_at(&server, "", &format!("upload-metadata {name}"));
+        assert!(
+            result.status == 255 && result.stdout.contains("was not sent"),
+            "{result:?}"
+        );
+    }
+    assert!(server.requests().is_empty());
+    std::fs::write(home.join("x.xml"), SIGNED).unwrap();
     let result = run_at(&server, "", "upload-metadata x.xml");
     assert_eq!(
         (result.status, result.stdout),
@@ -196,6 +209,10 @@ fn what_a_marketplace_refuses_is_told() {
             && result
                 .stdout
                 .contains("404: Not Found. Error: : no metadata matching query found"),
+        "{result:?}"
+    );
+    assert!(
+        result.stderr.contains("me@example.org has no such entry"),
         "{result:?}"
     );
     let result = run_at(
@@ -263,6 +280,23 @@ fn what_a_marketplace_refuses_is_told() {
     );
     assert!(lines[1].contains("mail to alice@example.org"), "{said}");
     assert!(path(&waiting.home, "x.xml").exists());
+}
+
+#[test]
+fn what_was_there_before_is_told() {
+    let server = marketplace("", || {
+        Reply(
+            200,
+            Vec::new(),
+            b"metadata entry exists, and its endorser has withdrawn it: hole\n".to_vec(),
+        )
+    });
+    std::fs::write(server.home.path().join("x.xml"), SIGNED).unwrap();
+    let said = run_at(&server, "", "upload-metadata x.xml").success();
+    assert!(
+        said.contains("there already") && said.contains("withdrawn it: hole"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -9,7 +9,8 @@ use cimi::{
 };
 use cloud::{
     ByteStream, Check, CloudError, Console, ConsoleRange, Download, DownloadRequest, Duplex,
-    FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, Upload, VolumesOfHosts,
+    FilesOfMachines, HostServices, ImageIntake, MeterReading, Metered, Resolved, Upload,
+    VolumesOfHosts,
 };
 use documents::Documents;
 use doors::CrossingEnd;
@@ -187,9 +188,9 @@ impl ImageIntake for LocalHost {
     async fn why_no_entry(&self, identifier: &str) -> Option<String> {
         let registries = self.registries()?;
         match registries.look_up_in_time(&identifier.parse().ok()?).await {
-            // A temporary entry of an image that was saved here: whoever may use that finds the image itself.
+            // Of an image that was saved here, or sent here and published: whoever may use that finds the image itself.
             Ok(found) if found.iter().all(|found| self.is_only_here(&found.entry)) => Some(
-                "the image was saved in this cloud, and its owner doesn't share it with you, or has deleted it".to_owned(),
+                "its entry names this cloud as the only place of the image, and here is none that you may use: its owner doesn't share it with you, or has deleted it".to_owned(),
             ),
             Ok(_) | Err(LookupError::Unavailable(_)) => None,
             Err(LookupError::Refused(reason)) => Some(reason),
@@ -279,14 +280,18 @@ impl ImageIntake for LocalHost {
         catalogue: &str,
         product: &str,
         version: Option<&str>,
-    ) -> cloud::Result<(String, String)> {
+    ) -> cloud::Result<Resolved> {
         let known = self.known_catalogue(catalogue).ok_or_else(|| {
             let problem = format!("names the catalogue `{catalogue}`, which this cloud does not have; `stratus image catalogue` shows those it has");
             CloudError::invalid("imageLocation", problem)
         })?;
         let found = known.find(product, version).await;
         let (product, version) = found.map_err(|error| not_found(&error))?;
-        Ok((product.name, version.version))
+        Ok(Resolved {
+            product: product.name,
+            version: version.version,
+            outdated: known.why_outdated().await.map(|error| error.to_string()),
+        })
     }
 }
 

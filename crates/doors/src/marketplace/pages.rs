@@ -307,8 +307,14 @@ impl<'r> Pages<'r> {
             Status::Deprecated => "deprecated",
             Status::Any => "all",
         };
+        // What is named by its path isn't there.
+        let found_status = if found.page.is_empty() && !parts.is_empty() && offset == 0 {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::OK
+        };
         html(
-            StatusCode::OK,
+            found_status,
             &Find {
                 page: self.page("Images", "metadata"),
                 root: self.root,

@@ -21,6 +21,9 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
+/// Bytes of the image `large`.
+pub const LARGE: usize = 3 << 20;
+
 #[derive(Default)]
 pub struct FakeCloud {
     /// What was asked, in words.
@@ -362,6 +365,18 @@ impl CloudApi for FakeCloud {
         request: cloud::DownloadRequest,
     ) -> Result<cloud::Download> {
         self.told(format!("download {image} {request:?}"));
+        if image == "large" {
+            let piece = Bytes::from_static(&[7; 64 << 10]);
+            let pieces = std::iter::repeat_n(piece, LARGE / (64 << 10));
+            return Ok(cloud::Download {
+                format: "raw",
+                length: Some(LARGE as u64),
+                part: None,
+                identifier: None,
+                content: Box::pin(futures::stream::iter(pieces.map(Ok))),
+                tag: "large-raw".to_owned(),
+            });
+        }
         let all = b"content of an image";
         let end = all.len() as u64;
         let part = request

@@ -307,6 +307,12 @@ impl StorageController {
                 product,
                 version,
             } => {
+                // It was told that this is no image, or another one: what is tried anew goes by what is said now.
+                if image.desired.attempt > 1
+                    && let Some(catalogue) = self.0.settings.registries.catalogue(catalogue)
+                {
+                    catalogue.doubt().await;
+                }
                 let wanted = self.of_catalogue(catalogue, product, version.as_deref());
                 Ok(vec![wanted.await?])
             }

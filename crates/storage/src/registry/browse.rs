@@ -136,6 +136,8 @@ struct Inner {
 struct Loaded {
     products: Option<(Instant, Arc<Vec<Product>>)>,
     failed: Option<(Instant, LookupError)>,
+    /// Whether it is to be read anew, however young it is.
+    doubted: bool,
 }
 
 impl Catalogue {
@@ -234,6 +236,7 @@ impl Catalogue {
         let mut loaded = self.0.loaded.lock().await;
         if let Some((at, products)) = &loaded.products
             && at.elapsed() < self.0.settings.refresh
+            && !loaded.doubted
         {
             return Ok(products.clone());
         }
@@ -252,6 +255,7 @@ impl Catalogue {
                 let products = Arc::new(products);
                 loaded.products = Some((Instant::now(), products.clone()));
                 loaded.failed = None;
+                loaded.doubted = false;
                 Ok(products)
             }
             Err(error) => {
@@ -260,6 +264,21 @@ impl Catalogue {
                 stale.ok_or(error)
             }
         }
+    }
+
+    /// Why what is known of it is older than it should be; nothing if it isn't.
+    pub async fn why_outdated(&self) -> Option<LookupError> {
+        let loaded = self.0.loaded.lock().await;
+        let (_, error) = loaded.failed.as_ref()?;
+        Some(error.clone())
+    }
+
+    /// Has its index read anew when it is asked next, unless that was done a moment ago: what it said of an image was wrong, and
+    /// may have been mended.
+    pub async fn doubt(&self) {
+        let mut loaded = self.0.loaded.lock().await;
+        let read = loaded.products.as_ref().map(|(at, _)| *at);
+        loaded.doubted |= read.is_some_and(|at| at.elapsed() >= REST);
     }
 
     /// A product by its name or an alias, in one version or the newest.

@@ -40,13 +40,18 @@ pub struct Marketplace {
 }
 
 /// How an upload ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Uploaded {
     /// The entry is there.
     Created,
     /// It waits for its endorser to follow the link in a mail.
     Waiting,
+    /// It was there before, and nothing was changed; what the Marketplace says of it.
+    Known(String),
 }
+
+/// The beginning of what a Marketplace says of an entry that it has.
+const EXISTS: &str = "metadata entry exists";
 
 /// Whether a refusal isn't a Marketplace's: another server, such as a cloud that runs none, tells nothing of use.
 fn is_of_another_server(answer: &RawAnswer) -> bool {
@@ -135,6 +140,10 @@ impl Marketplace {
         let answer = self.ask(&Method::POST, "", XML, Some(document)).await?;
         match answer.status {
             202 => Ok(Uploaded::Waiting),
+            200 if answer.body.starts_with(EXISTS.as_bytes()) => {
+                let said = String::from_utf8_lossy(&answer.body);
+                Ok(Uploaded::Known(said.trim().to_owned()))
+            }
             200..=299 => Ok(Uploaded::Created),
             _ => Err(Failure::Work(format!(
                 "Failed to upload: {}",

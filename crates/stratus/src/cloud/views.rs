@@ -164,9 +164,27 @@ pub struct ImageView {
     pub visibility: Option<String>,
     /// Whose it is.
     pub owner: Option<String>,
+    /// Where it is from: `catalogue:NAME:PRODUCT@VERSION` of one that the cloud keeps of a catalogue.
+    pub image_location: Option<String>,
+    /// When it was made.
+    pub created: Option<String>,
 }
 
 impl ImageView {
+    /// Whether the cloud keeps it of the catalogue that a name such as `CATALOGUE:PRODUCT` begins with. Several versions of one
+    /// product have its name; which of them is meant is for the catalogue to say.
+    #[must_use]
+    pub fn is_product_of(&self, name: &str) -> bool {
+        let location = self.image_location.as_deref();
+        let product = location.and_then(|location| location.strip_prefix("catalogue:"));
+        match (product, name.split_once(':')) {
+            (Some(product), Some((catalogue, _))) => product
+                .split_once(':')
+                .is_some_and(|(of, _)| of == catalogue),
+            _ => false,
+        }
+    }
+
     /// How far it is, while it is being fetched.
     #[must_use]
     pub fn on_its_way(&self) -> String {

@@ -64,7 +64,12 @@ impl Arguments {
             Some(created) => format!("{image}/{email}/{created}"),
             None => format!("{image}/{email}?status=all"),
         };
-        let answer = marketplace.fetch(&path).await?;
+        let answer = marketplace.fetch(&path).await.map_err(|failure| match failure {
+            Failure::Work(text) if text.contains("no metadata matching") || text.contains("metadata entry not found") => Failure::Work(text).with_hint(format!(
+                "{email} has no such entry of this image there, and only one's own can be deprecated: 'stratus image search --all --endorser {email} {image}' shows those there are."
+            )),
+            other => other,
+        })?;
         let document = own_entry(&answer, image, email, created)
             .ok_or_else(|| Failure::Work(format!("{} answers without an entry of {email} for this image", marketplace.url(&path))))?;
         let work = |error: marketplace::Error| Failure::Work(error.to_string());

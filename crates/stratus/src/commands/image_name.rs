@@ -64,10 +64,17 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     if is_uuid(text) && is_image(api, text).await? {
         return Ok(format!("MachineImage/{}", text.to_lowercase()));
     }
+    if is_list(text) {
+        return Err(
+            Failure::Work(format!("'{text}' is a list of a Marketplace, and no image")).with_hint(
+                "Take the identifier of one of its images; stratus image search finds them.",
+            ),
+        );
+    }
     if let Some(location) = location(text) {
         return on_demand(session, api, &location).await;
     }
-    if let Some(id) = image_named(api, text, Use::Content).await? {
+    if let Some(id) = image_named(api, text, Use::Start).await? {
         return Ok(id);
     }
     if is_tag(text) {
@@ -150,6 +157,13 @@ fn location(text: &str) -> Option<String> {
     is_uuid(text).then(|| format!("Volume/{}", text.to_lowercase()))
 }
 
+/// Whether a text is the address of a Marketplace's list, whatever it is asked for.
+fn is_list(text: &str) -> bool {
+    let path = text.split(['?', '#']).next().unwrap_or_default();
+    (text.starts_with("http://") || text.starts_with("https://"))
+        && path.trim_end_matches('/').ends_with("/metadata")
+}
+
 /// Whether a text is `TAG@EMAIL`: the tag that an endorser gave an image.
 fn is_tag(text: &str) -> bool {
     let tag = text.rmatch_indices('@').nth(1);
@@ -161,6 +175,12 @@ async fn on_demand(session: &Session, api: &Api, location: &str) -> Result<Strin
     let accepted = wanted(api, location).await?;
     let image: ImageView = api.viewed("MachineImage", accepted.body)?;
     tell_identifier(session, location, &image);
+    // Nothing is in the way of one that is there: it is told why it may not be the newest.
+    if image.state.as_deref() == Some("AVAILABLE")
+        && let Some(why) = &image.reason
+    {
+        session.out.warning(why);
+    }
     if accepted.status != 200 {
         session
             .out
@@ -209,6 +229,8 @@ pub fn location_of(text: &str) -> Option<String> {
 /// What an image is named for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
+    /// To be started. What the cloud keeps of a catalogue is not meant: the catalogue is asked what its name means now.
+    Start,
     /// Its content, or what is told of it: one that failed is not meant if there is another.
     Content,
     /// To be removed, with what of it can't be had back: it must be the only one.
@@ -223,6 +245,14 @@ pub enum Use {
 pub async fn image_named(api: &Api, name: &str, named_for: Use) -> Result<Option<String>> {
     let mut named = api.views::<ImageView>("MachineImage").await?;
     named.retain(|image| image.name.as_deref() == Some(name));
+    let (products, mut named): (Vec<_>, Vec<_>) = named
+        .into_iter()
+        .partition(|image| image.is_product_of(name));
+    match named_for {
+        Use::Start => {}
+        Use::Content => named.extend(newest(products)),
+        Use::Remove => named.extend(products),
+    }
     if named.len() > 1 {
         named = meant(named, api.own_name().await.as_deref(), named_for);
     }
@@ -237,11 +267,22 @@ pub async fn image_named(api: &Api, name: &str, named_for: Use) -> Result<Option
     }
 }
 
+/// The newest version of a product that can be used; if none can, the newest.
+fn newest(versions: Vec<ImageView>) -> Option<ImageView> {
+    // Times of one form, so their order as texts is theirs.
+    versions.into_iter().max_by_key(|image| {
+        (
+            image.state.as_deref() == Some("AVAILABLE"),
+            image.created.clone(),
+        )
+    })
+}
+
 /// Those of them that are usable, if there are any, and of these a user's own, if there are any: what others publish or share changes
 /// nothing about one's own names. Of others' none comes first: who shares an image under a well-known name must not decide what is
 /// started by it.
 fn meant(mut images: Vec<ImageView>, user: Option<&str>, named_for: Use) -> Vec<ImageView> {
-    if named_for == Use::Content && !images.iter().all(ImageView::has_failed) {
+    if named_for != Use::Remove && !images.iter().all(ImageView::has_failed) {
         images.retain(|image| !image.has_failed());
     }
     let is_own = |image: &ImageView| user.is_some() && image.owner.as_deref() == user;
@@ -303,6 +344,18 @@ mod tests {
         )
         .to_string();
         assert_eq!(told, "`IMAGE` refers to x");
+    }
+
+    #[test]
+    fn lists_of_marketplaces_are_no_images() {
+        assert!(is_list(
+            "https://m.example.org/marketplace/metadata?search=x"
+        ));
+        assert!(is_list("https://m.example.org/metadata/"));
+        assert!(!is_list(
+            "https://m.example.org/metadata/MMZu9WvwKIro-rtBQfDk4PsKO7_"
+        ));
+        assert!(!is_list("https://m.example.org/x.img?a=/metadata"));
     }
 
     #[test]
@@ -374,6 +427,29 @@ mod tests {
         // What is removed is told apart by who removes it.
         let both = meant(vec![failed.clone(), good.clone()], Some("ann"), Use::Remove);
         assert_eq!(choices(&both), ["failed (ERROR: no such host)", "good"]);
+    }
+
+    #[test]
+    fn of_a_product_the_newest_version_that_is_here_is_meant() {
+        let image = |id: &str, state: &str, created: &str| ImageView {
+            id: id.to_owned(),
+            state: Some(state.to_owned()),
+            created: Some(created.to_owned()),
+            image_location: Some(format!("catalogue:tools:tools-1.1@{id}")),
+            ..ImageView::default()
+        };
+        let old = image("1", "AVAILABLE", "2030-01-01T00:00:00.000Z");
+        let new = image("2", "AVAILABLE", "2030-02-01T00:00:00.000Z");
+        let failed = image("3", "ERROR", "2030-03-01T00:00:00.000Z");
+        assert!(old.is_product_of("tools:tools-1.1") && !old.is_product_of("tools"));
+        assert!(!old.is_product_of("other:tools-1.1"));
+        let of = |versions: &[&ImageView]| {
+            let versions = versions.iter().map(|image| (*image).clone()).collect();
+            newest(versions).map(|image| image.id)
+        };
+        assert_eq!(of(&[&new, &old, &failed]).as_deref(), Some("2"));
+        assert_eq!(of(&[&failed]).as_deref(), Some("3"));
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

@@ -2,19 +2,20 @@
 
 use std::path::PathBuf;
 
-use marketplace::Metadata;
+use marketplace::{Entry, Metadata};
 
 use super::metadata_file::metadata_file;
 use crate::cloud::{Marketplace, Uploaded};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::options::{self, Common};
+use crate::output::printable;
 use crate::session::Session;
 
 /// Publish a signed description of an image in a Marketplace
 ///
-/// Prints the address of the entry. Where the Marketplace asks the endorser first, the entry appears when the link in the mail was followed.
+/// What is no signed description, or was altered since, is not sent. Prints the address of the entry. Where the Marketplace asks the endorser first, the entry appears when the link in the mail was followed.
 ///
-/// JSON: {"url", "state"}; state is "created" or "waiting" (for the endorser).
+/// JSON: {"url", "state"}; state is "created", "waiting" (for the endorser) or "known" (it was there before).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   stratus upload-metadata --marketplace-endpoint https://marketplace.example.org ubuntu-24.04-x86_64-base-1.0.xml")]
@@ -35,8 +36,14 @@ impl Arguments {
 
     pub(super) async fn run(self) -> Result {
         let session = Session::new(&self.common)?;
-        let (_, document) = metadata_file(self.file.as_ref(), "Please specify an image manifest", |path| {
+        let (file, document) = metadata_file(self.file.as_ref(), "Please specify an image manifest", |path| {
             format!("Image manifest does not exist: {}", path.display())
+        })?;
+        // Whatever is in the file would be at a stranger's.
+        Entry::verify(&document).map_err(|error| {
+            let name = file.display();
+            Failure::Work(format!("'{name}' is no description that a Marketplace takes, and was not sent: {}", printable(&error.to_string())))
+                .with_hint(format!("stratus sign-metadata {name} signs a description; stratus validate-metadata {name} checks it."))
         })?;
         let marketplace = Marketplace::of(&session, &self.marketplace)?;
         publish(&session, &marketplace, &document).await
@@ -87,13 +94,20 @@ impl Published {
 
     /// `created`, or `waiting` for its endorser.
     pub(super) fn state(&self) -> &'static str {
-        if self.uploaded == Uploaded::Waiting { "waiting" } else { "created" }
+        match self.uploaded {
+            Uploaded::Waiting => "waiting",
+            Uploaded::Known(_) => "known",
+            Uploaded::Created => "created",
+        }
     }
 
     /// Tells that there is a letter to be answered.
     pub(super) fn say_who_is_waited_for(&self, session: &Session) {
         if let Some(email) = &self.waits_for {
             session.out.step(format_args!("The Marketplace waits for a confirmation: follow the link in the mail to {email}"));
+        }
+        if let Uploaded::Known(said) = &self.uploaded {
+            session.out.step(format_args!("It was there already, and nothing was changed: {}", printable(said)));
         }
     }
 }

@@ -55,6 +55,18 @@ fn an_image_is_sent_once_and_checked_before() {
         result.status == 1 && result.stderr.contains("nothing was sent"),
         "{result:?}"
     );
+    let before = cloud.lines().len();
+    std::fs::write(
+        cloud.home.path().join("key.pem"),
+        "-----BEGIN PRIVATE KEY-----\nx\n",
+    )
+    .unwrap();
+    let result = cloud.run("image import key.pem");
+    assert!(
+        result.status != 0 && result.stderr.contains("was not sent"),
+        "{result:?}"
+    );
+    assert_eq!(cloud.lines().len(), before);
     let result = cloud.run("image import y.raw.gz");
     assert_eq!(
         (result.status, result.stdout.as_str()),

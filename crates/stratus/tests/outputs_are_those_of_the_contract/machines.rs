@@ -104,11 +104,47 @@ fn starting_cloud() -> Cloud {
             200,
             &collection(
                 "machineImages",
-                &[json!({ "id": "MachineImage/i", "name": "tiny" })],
+                &[
+                    json!({ "id": "MachineImage/i", "name": "tiny" }),
+                    product("1", "20300101", "ERROR"),
+                    product("2", "20300102", "AVAILABLE"),
+                ],
             ),
         ),
+        "POST /cimi/MachineImage"
+            if seen.json()["imageLocation"]["href"] == "catalogue:tools:tools-1.1" =>
+        {
+            let mut image = product("2", "20300102", "AVAILABLE");
+            image["reason"] = json!("the catalogue can't be asked now");
+            Reply::json(200, &image)
+        }
         _ => unknown(seen),
     })
+}
+
+fn product(id: &str, version: &str, state: &str) -> Value {
+    json!({
+        "id": format!("MachineImage/{id}"), "name": "tools:tools-1.1", "state": state, "created": format!("2030-01-0{id}T00:00:00.000Z"),
+        "imageLocation": format!("catalogue:tools:tools-1.1@{version}"),
+    })
+}
+
+#[test]
+fn a_product_of_a_catalogue_is_asked_for_whatever_is_here_under_its_name() {
+    let cloud = starting_cloud();
+    let result = cloud.run("run-instance tools:tools-1.1");
+    assert_eq!(result.status, 0, "{result:?}");
+    let all = format!("{}{}", result.stdout, result.stderr);
+    assert!(
+        all.contains("[WARNING] the catalogue can't be asked now"),
+        "{result:?}"
+    );
+    let asked = cloud.requests();
+    let machine = asked.iter().find(|seen| seen.line == "POST /cimi/Machine");
+    assert_eq!(
+        machine.unwrap().json()["machineTemplate"]["machineImage"]["href"],
+        "MachineImage/2"
+    );
 }
 
 #[test]

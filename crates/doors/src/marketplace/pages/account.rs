@@ -67,6 +67,8 @@ struct Group {
 struct Row {
     href: String,
     title: String,
+    /// Version and description: what tells entries of one title apart.
+    about: String,
     identifier: String,
     created: String,
     valid: String,
@@ -156,6 +158,12 @@ impl Pages<'_> {
         Row {
             href: self.entry_href(record),
             title: title_of(record),
+            about: [&record.version, &record.description]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(": "),
             identifier: record.identifier.to_string(),
             created: record.created.to_string(),
             valid: record

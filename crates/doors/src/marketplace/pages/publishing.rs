@@ -3,7 +3,7 @@
 use askama::Template;
 use http::{Response, StatusCode};
 use marketplace::catalogue::Record;
-use marketplace_service::Waiting;
+use marketplace_service::{Described, Waiting};
 
 use super::{super::place::Act, Pages};
 use crate::{
@@ -33,6 +33,7 @@ struct ActionPage {
     button: &'static str,
     class: &'static str,
     waiting: Waiting,
+    described: Option<Described>,
 }
 
 impl Pages<'_> {
@@ -56,6 +57,7 @@ impl Pages<'_> {
     pub(crate) fn action(
         &self,
         waiting: &Waiting,
+        described: Option<Described>,
         act: Act,
     ) -> Result<Response<ResponseBody>, Problem> {
         let (heading, text, button, class) = match act {
@@ -87,6 +89,7 @@ impl Pages<'_> {
                 button,
                 class,
                 waiting: waiting.clone(),
+                described,
             },
         )
     }

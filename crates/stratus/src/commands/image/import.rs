@@ -168,6 +168,11 @@ impl Arguments {
             return Err(Failure::Usage(format!("'{}' is not a type; take IMAGE or FILE", self.kind)));
         }
         let expected = self.expected()?;
+        if let ImageSource::File(file) = &source
+            && self.kind == "IMAGE"
+        {
+            refuse_secrets(file)?;
+        }
         unfinished::say(NOTHING_SENT);
         let import = Import { session, api, visibility: if self.public { "PUBLIC" } else { "PRIVATE" }, limit: Duration::from_secs(self.timeout) };
         let mut document = Map::new();
@@ -264,6 +269,19 @@ impl Arguments {
         expected.extend(self.bytes.map(|bytes| ("bytes".to_owned(), json!(bytes))));
         Ok(expected)
     }
+}
+
+/// A key that was taken for an image would be the cloud's to keep.
+fn refuse_secrets(file: &Path) -> Result {
+    use std::io::Read as _;
+    let failed = |error: std::io::Error| Failure::file(file, &error);
+    let mut head = Vec::new();
+    std::fs::File::open(file).map_err(failed)?.take(512).read_to_end(&mut head).map_err(failed)?;
+    let text = String::from_utf8_lossy(&head);
+    if text.contains("-----BEGIN ") {
+        return Err(Failure::Check(format!("'{}' is a key or a certificate, and no image of a disk; it was not sent", file.display())));
+    }
+    Ok(())
 }
 
 /// What is told while only files of the user's are read.

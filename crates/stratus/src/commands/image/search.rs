@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cloud::{Api, Found, Marketplace, Search, Source, text_of};
+use crate::cloud::{Api, Found, ImageView, Marketplace, Search, Source, text_of};
 use crate::failure::{Failure, Result, WORK_FAILED};
 use crate::options::{Cloud, Common};
 use crate::session::Session;
@@ -18,7 +18,8 @@ const LIMIT: usize = 1000;
 ///
 /// With --marketplace only that one is asked, and no cloud is needed.
 ///
-/// Images that are deprecated or whose time is over are left out, unless --all is given. What does not answer is reported, and
+/// Images that are deprecated or whose time is over, and those of this cloud that their owners don't share with you, are left out,
+/// unless --all is given. What does not answer is reported, and
 /// the others' images are shown; the exit status is then 255.
 ///
 /// JSON: a list of {"name" (what run-instance takes), "source", "identifier", "title", "description", "os", "osVersion", "osArch",
@@ -111,6 +112,9 @@ impl Arguments {
                     }
                 }
             }
+            if !self.all {
+                leave_out_others(api, &mut hits).await?;
+            }
         }
         if session.out.is_json() {
             session.out.json(&hits.iter().map(Hit::as_json).collect::<Vec<_>>())?;
@@ -162,7 +166,25 @@ impl Found {
     }
 }
 
+/// Leaves out what only this cloud has, and whose owner doesn't share it with who asks: such as temporary entries of images that
+/// others have saved.
+async fn leave_out_others(api: &Api, hits: &mut Vec<Hit>) -> Result {
+    let here = api.url("MachineImage/");
+    if !hits.iter().any(|hit| hit.is_only_below(&here)) {
+        return Ok(());
+    }
+    let seen = api.views::<ImageView>("MachineImage").await?;
+    hits.retain(|hit| !hit.is_only_below(&here) || seen.iter().any(|image| image.identifier.as_deref() == Some(&hit.found.identifier)));
+    Ok(())
+}
+
 impl Hit {
+    /// Whether all places where it could be fetched have addresses that begin so.
+    fn is_only_below(&self, folder: &str) -> bool {
+        let locations = &self.found.locations;
+        !locations.is_empty() && locations.iter().all(|location| location.starts_with(folder))
+    }
+
     fn as_json(&self) -> Value {
         let mut value = serde_json::to_value(&self.found).unwrap_or_default();
         if let Some(object) = value.as_object_mut() {
