@@ -31,7 +31,7 @@ cluster-down: ## end the cluster; nothing of it is left
 test: ## lints, unit, property and end-to-end tests with real QEMU
 	@packaging/test
 
-test-faults: ## the daemon killed 1000 times under load (STRATUS_FAULT_ROUNDS for another number)
+test-faults: ## the daemon killed 1000 times under load, 1000 schedules of a whole cloud, moves disturbed at each step (hours)
 	@packaging/test faults
 
 test-debian: ## the Debian appliance in a cloud, with cloud-init (minutes, root)

@@ -25,7 +25,7 @@ use cimi::{
 use documents::{Cached, Doc, Documents, DocumentsError, step};
 use store::{Revision, cache::Changed};
 use tokio::task::{JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use placement::{Among, Demand, Fleet, Kinds, Means, NoRoom, Policy};
 
@@ -98,6 +98,7 @@ impl Scheduler {
         let mut pulses = self.documents.host_pulses.changes();
         let mut turns = self.turn.changes();
         let holding = tokio::spawn(self.turn.clone().hold(stop.clone()));
+        let holding = AbortOnDropHandle::new(holding);
         let mut fresh = Vec::new();
         let mut made_room = false;
         loop {

@@ -16,7 +16,7 @@ use cimi::{
 use documents::{Documents, DocumentsError};
 use placement::Policy;
 use scheduler::Scheduler;
-use store::SqliteStore;
+use store::{Key, SqliteStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -461,6 +461,38 @@ async fn a_scheduler_that_starts_anew_counts_what_runs_before_it_places_more() {
                 .contains("largest free 256 MiB")
     );
     cloud.end().await;
+}
+
+/// Whose turn it is.
+async fn decides(documents: &Documents) -> Option<Vec<u8>> {
+    let key = Key::new("SchedulerTurn", "placing").unwrap();
+    let read = documents.store().get(&key).await.unwrap();
+    read.map(|entry| entry.value.to_vec())
+}
+
+#[tokio::test]
+async fn of_two_schedulers_one_decides_and_the_other_goes_on() {
+    let cloud = Cloud::start().await;
+    cloud.create(&host("a", 4096)).await;
+    cloud.create(&machine(1, 512)).await;
+    let all_placed = |all: &[Machine]| all.iter().all(|machine| machine.host.is_some());
+    cloud.until("placed by the first", all_placed).await;
+    assert_eq!(decides(&cloud.documents).await.unwrap(), b"test");
+    let stop = CancellationToken::new();
+    let second = Scheduler::new(cloud.documents.clone(), Policy::default(), "second");
+    let second = tokio::spawn(second.run(stop.clone()));
+    cloud.create(&machine(2, 512)).await;
+    cloud.until("placed by the first again", all_placed).await;
+    assert_eq!(decides(&cloud.documents).await.unwrap(), b"test");
+    // It is killed, and lets nothing go.
+    cloud.task.abort();
+    cloud.create(&machine(3, 512)).await;
+    cloud.until("placed by the second", all_placed).await;
+    assert_eq!(decides(&cloud.documents).await.unwrap(), b"second");
+    // That one is stopped in order.
+    stop.cancel();
+    second.await.unwrap();
+    assert_eq!(decides(&cloud.documents).await, None);
 }
 
 #[tokio::test]

@@ -837,6 +837,7 @@ impl World {
                     // Hosts tell how full this computer's disk is.
                     let is_same = |change: &&Change| !change.key().as_str().starts_with("Host/");
                     let changes: Vec<_> = batch.changes.iter().filter(is_same).collect();
+                    tracing::trace!(revision = %batch.revision, ?changes, "written");
                     for byte in format!("{changes:?}").bytes() {
                         self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
                     }

@@ -4,7 +4,7 @@
 //! STRATUS_SEED=17 RUST_LOG=info cargo nextest run --workspace --bins --tests --run-ignored all -E 'test(=schedules::one)' --no-capture
 //! ```
 //!
-//! `STRATUS_SCHEDULES` says how many [`all_hold`] runs (40), `STRATUS_FIRST_SEED` from which on (1).
+//! `STRATUS_SCHEDULES` says how many [`all_hold`] runs (20), `STRATUS_FIRST_SEED` from which on (1).
 #![allow(clippy::unwrap_used, clippy::panic)] // a test that panics has failed
 
 use std::process::{Command, Stdio};
@@ -67,7 +67,7 @@ fn played(child: std::process::Child) -> (bool, String) {
 #[test]
 fn all_hold() {
     let first = number("STRATUS_FIRST_SEED", 1);
-    let last = first + number("STRATUS_SCHEDULES", 40);
+    let last = first + number("STRATUS_SCHEDULES", 20);
     let mut seeds = first..last;
     let mut running = std::collections::VecDeque::new();
     let mut failed = Vec::new();

@@ -619,3 +619,22 @@ async fn a_daemon_takes_no_host_over_that_has_joined_from_elsewhere() {
     let kept = world.documents().hosts.get(other.id.local()).unwrap();
     assert_eq!(kept.cpu_model, other.cpu_model);
 }
+
+#[tokio::test]
+async fn a_machine_that_has_run_never_begins_with_an_empty_disk() {
+    let mut world = World::new().await;
+    let id = world.running(json!({})).await;
+    let stopped = world.act(&id, "stop", true).await;
+    world.succeeds(&stopped).await;
+    let disk = world.run_folder(&id).join("root.qcow2");
+    let aside = disk.with_extension("aside");
+    std::fs::rename(&disk, &aside).unwrap();
+    let job = world.act(&id, "start", false).await;
+    let why = world.fails(&job).await;
+    assert!(why.contains("root.qcow2 is gone: put it back"), "{why}");
+    assert!(!disk.exists());
+    std::fs::rename(&aside, &disk).unwrap();
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    world.stop().await;
+}

@@ -40,6 +40,8 @@ use crate::{
 const USER_IDS: u32 = 60_000;
 /// The name at the hypervisor of the root disk.
 const ROOT: &str = "root";
+/// The file of the root disk in the folder of its machine.
+const ROOT_DISK: &str = "root.qcow2";
 /// Where guests answer SSH.
 const SSH_PORT: u16 = 22;
 
@@ -199,12 +201,30 @@ pub(crate) fn prepare(
     places: &Places,
 ) -> Result<LaunchSpec, PrepareError> {
     let folder = folder(&shared.settings, machine);
+    require_root_disk(machine, &folder)?;
     let memory = memory::read(&RunFolder(folder.clone()))?;
     let mut spec = prepare_in(shared, machine, places, folder, memory.as_ref())?;
     if let Some(memory) = memory {
         memory.apply(&mut spec)?;
     }
     Ok(spec)
+}
+
+/// One that has run goes on with the disk that it had: wherever that is, an empty one in its place would hide it.
+fn require_root_disk(machine: &Machine, folder: &Path) -> Result<(), PrepareError> {
+    let has_one = machine.boot_volume().is_none();
+    let path = folder.join(ROOT_DISK);
+    let is_gone = || {
+        let looked = path.symlink_metadata();
+        matches!(looked, Err(error) if error.kind() == std::io::ErrorKind::NotFound)
+    };
+    if machine.first_started.is_some() && has_one && is_gone() {
+        return Err(PrepareError::Missing(format!(
+            "its root disk {} is gone: put it back and start it again, or kill the machine",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 /// The same of a machine that comes here with its memory, in a folder beside.
@@ -407,7 +427,7 @@ fn disk_spec(
                 .as_ref()
                 .map_or(disk.size_bytes.0, |file| file.virtual_size.0)
                 .max(disk.size_bytes.0);
-            let path = folder.join("root.qcow2");
+            let path = folder.join(ROOT_DISK);
             let backing = qcow2::Backing {
                 path: &backing_path,
                 format: stored_format(format),
