@@ -1,6 +1,6 @@
 //! A daemon: a runtime of its own, whose time passes as the schedule wants, and which can be killed between any two steps.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::OnceLock, time::Duration};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -11,6 +11,9 @@ use crate::clock;
 
 /// How long what blocks may go on after a kill; it can't be interrupted from inside a process.
 const BLOCKING_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a thread does first that is there for what blocks.
+pub static BLOCKING: OnceLock<fn()> = OnceLock::new();
 
 /// A daemon that runs.
 pub struct Node {
@@ -33,6 +36,11 @@ impl Node {
             .start_paused(true)
             .max_blocking_threads(1)
             .global_queue_interval(u32::MAX)
+            .on_thread_start(|| {
+                if let Some(begin) = BLOCKING.get() {
+                    begin();
+                }
+            })
             .build()
             .expect("a runtime");
         let epoch = runtime.block_on(async { Instant::now() });

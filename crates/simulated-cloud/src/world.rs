@@ -120,7 +120,7 @@ struct World {
     trace: u64,
     traced: store::Revision,
     /// Last: the files of all.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Runs the schedule of a seed.
@@ -199,7 +199,7 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             traced: store::Revision::ZERO,
             store,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -829,6 +829,7 @@ impl World {
     /// Folds everything that was written since the last time into one number.
     fn follow_trace(&mut self) {
         let mut follower = self.store.follow(Prefix::everything(), self.traced);
+        let folder = self.folder.path().display().to_string();
         loop {
             use store::WatchSource as _;
             match follower.next().now_or_never() {
@@ -837,8 +838,9 @@ impl World {
                     // Hosts tell how full this computer's disk is.
                     let is_same = |change: &&Change| !change.key().as_str().starts_with("Host/");
                     let changes: Vec<_> = batch.changes.iter().filter(is_same).collect();
-                    tracing::trace!(revision = %batch.revision, ?changes, "written");
-                    for byte in format!("{changes:?}").bytes() {
+                    let text = format!("{changes:?}").replace(&folder, "");
+                    tracing::trace!(revision = %batch.revision, text, "written");
+                    for byte in text.bytes() {
                         self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
                     }
                 }

@@ -22,10 +22,35 @@ pub struct Timespec {
 const REALTIME: c_int = 0;
 const MONOTONIC: c_int = 1;
 
+/// Numbers of the system's calls.
+struct Calls {
+    clock_gettime: c_long,
+    getrandom: c_long,
+    sched_getaffinity: c_long,
+    sched_setaffinity: c_long,
+    sched_setscheduler: c_long,
+}
+
 #[cfg(target_arch = "x86_64")]
-const CALLS: (c_long, c_long) = (228, 318);
+const CALLS: Calls = Calls {
+    clock_gettime: 228,
+    getrandom: 318,
+    sched_getaffinity: 204,
+    sched_setaffinity: 203,
+    sched_setscheduler: 144,
+};
 #[cfg(target_arch = "aarch64")]
-const CALLS: (c_long, c_long) = (113, 278);
+const CALLS: Calls = Calls {
+    clock_gettime: 113,
+    getrandom: 278,
+    sched_getaffinity: 123,
+    sched_setaffinity: 122,
+    sched_setscheduler: 119,
+};
+/// Takes the processor from nobody who has it.
+const SCHED_BATCH: c_int = 3;
+/// Processors that a set of them has place for.
+const PROCESSORS: usize = 1024;
 
 unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
@@ -39,6 +64,38 @@ thread_local! {
 /// From now on chance is decided by this in this thread.
 pub fn seed(seed: u64) {
     CHANCE.set(seed | 1);
+}
+
+/// From now on all threads of this process take turns on one processor, of which this seed decides.
+pub fn share_one_processor(seed: u64) {
+    let mut allowed = [0_u64; PROCESSORS / 64];
+    let bytes = size_of_val(&allowed);
+    // SAFETY: the set is as long as is said.
+    unsafe { syscall(CALLS.sched_getaffinity, 0, bytes, allowed.as_mut_ptr()) };
+    let is_allowed = |one: &usize| allowed[one / 64] & (1 << (one % 64)) != 0;
+    let all: Vec<usize> = (0..PROCESSORS).filter(is_allowed).collect();
+    let Some(one) = all.get(seed as usize % all.len().max(1)) else {
+        return;
+    };
+    let mut set = [0_u64; PROCESSORS / 64];
+    set[one / 64] = 1 << (one % 64);
+    // SAFETY: the set is as long as is said.
+    unsafe { syscall(CALLS.sched_setaffinity, 0, bytes, set.as_ptr()) };
+}
+
+/// This thread waits until the one that it shares its processor with has nothing more to do: so what blocks ends after what is done at
+/// the same moment, and not sometimes before it. (Where others take the processor away, it may come first nevertheless.)
+pub fn stand_back() {
+    let priority: c_int = 0;
+    // SAFETY: the structure that it points to is one number.
+    unsafe {
+        syscall(
+            CALLS.sched_setscheduler,
+            0,
+            SCHED_BATCH,
+            &raw const priority,
+        )
+    };
 }
 
 /// # Safety
@@ -58,7 +115,7 @@ pub unsafe extern "C" fn clock_gettime(which: c_int, out: *mut Timespec) -> c_in
             0
         },
         // SAFETY: as it was asked.
-        None => unsafe { c_int::try_from(syscall(CALLS.0, which, out)).unwrap_or(-1) },
+        None => unsafe { c_int::try_from(syscall(CALLS.clock_gettime, which, out)).unwrap_or(-1) },
     }
 }
 
@@ -68,7 +125,7 @@ pub unsafe extern "C" fn clock_gettime(which: c_int, out: *mut Timespec) -> c_in
 pub unsafe extern "C" fn getrandom(out: *mut c_void, length: usize, flags: c_uint) -> isize {
     if CHANCE.get() == 0 {
         // SAFETY: as it was asked.
-        return unsafe { syscall(CALLS.1, out, length, flags) as isize };
+        return unsafe { syscall(CALLS.getrandom, out, length, flags) as isize };
     }
     for at in 0..length {
         // SAFETY: the caller gives a place for so many.
