@@ -502,6 +502,7 @@ fn disturbed(cases: &[Disturbed]) {
 }
 
 #[test]
+#[ignore = "minutes: `make test-faults`"]
 fn the_daemon_that_it_leaves_is_killed_at_each_step_of_its_standstill() {
     use End::{Coming, Leaving};
     disturbed(&[
@@ -516,6 +517,7 @@ fn the_daemon_that_it_leaves_is_killed_at_each_step_of_its_standstill() {
 }
 
 #[test]
+#[ignore = "minutes: `make test-faults`"]
 fn the_daemon_that_it_comes_to_is_killed_at_each_step_of_its_standstill() {
     use End::{Coming, Leaving};
     disturbed(&[
@@ -530,6 +532,7 @@ fn the_daemon_that_it_comes_to_is_killed_at_each_step_of_its_standstill() {
 }
 
 #[test]
+#[ignore = "minutes: `make test-faults`"]
 fn the_cable_is_cut_at_each_step_of_its_standstill() {
     use End::{Coming, Leaving};
     disturbed(&[

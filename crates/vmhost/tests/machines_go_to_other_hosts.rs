@@ -25,6 +25,8 @@ async fn what_is_left_of_a_machine_that_goes_on_elsewhere_is_cleared_away() {
             .edit::<Machine>(&id, |machine| {
                 machine.host = Some(other.id.clone());
                 machine.left_on = vec![own.clone()];
+                // One with a disk that was written goes on only with that.
+                machine.first_started = None;
                 machine.settle();
             })
             .await;
