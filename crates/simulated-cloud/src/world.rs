@@ -856,7 +856,7 @@ impl World {
 
 /// Whether a job is that of a machine for which there is no room: it goes on when there is.
 fn waits_for_room(machines: &[Machine], job: &Job) -> bool {
-    let is_of = |machine: &&Machine| job.subject.as_deref() == Some(&machine.id.to_string());
+    let is_of = |machine: &&Machine| job.subject() == machine.id.to_string();
     let machine = machines.iter().find(is_of);
     machine.is_some_and(|machine| machine.host.is_none())
 }
