@@ -95,9 +95,9 @@ fn all_hold() {
 }
 
 #[test]
+#[ignore = "where the computer is busy, what blocks may end a moment earlier or later: `make test-faults`"]
 fn the_same_seed_gives_the_same_run() {
     for seed in [3, 8] {
-        // Where the computer is busy with other things, what blocks may end a moment earlier or later.
         let mut runs = std::collections::HashSet::new();
         let is_again = (0..8).any(|_| !runs.insert(played(play(seed)).1));
         assert!(is_again, "{runs:#?}");
