@@ -1,40 +1,31 @@
-//! A schedule: what befalls a cloud, decided by a seed; and what has to hold at each moment, and in the end.
+//! A schedule: what befalls a cloud, decided by a seed. What users ask for meanwhile is in `asks`, what has to hold in `holds`.
+
+mod asks;
+mod holds;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    fs::File,
-    future::Future,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    collections::BTreeMap, fmt::Write as _, fs::File, path::PathBuf, sync::Arc, time::Duration,
 };
 
 use cimi::{
-    Acl, Common, HostId, ImageId, Timestamp,
+    Acl, Common, ImageId, Timestamp,
     common::{ADMIN_ROLE, USER_ROLE},
-    lifecycle::{MachineState, Stage},
-    model::Kind,
-    resources::{
-        Digests, Host, Image, ImageFile, ImageState, Job, Machine, MediumFormat, Resource, Volume,
-        VolumeState,
-    },
+    resources::{Digests, Host, Image, ImageFile, ImageState, MediumFormat, Resource},
     size::ByteSize,
 };
-use cloud::{Cloud, OpContext, testing};
+use cloud::{OpContext, testing};
 use futures::FutureExt as _;
 use rand::{
     Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _, seq::SliceRandom as _,
 };
-use serde_json::{Map, Value, json};
 use store::{Change, Key, Prefix, Range, Transaction};
-use vmhost::hypervisor::{ExitCause, RunningMachine as _};
+use vmhost::hypervisor::ExitCause;
 
 use crate::{
     clock,
     entry::{Central, rules},
     host::{Between, Computer, MEMORY_MIB},
-    ledger::{Asked, Known, SharedLedger, Told},
+    ledger::SharedLedger,
     store::MemoryStore,
     wire::Wire,
 };
@@ -43,8 +34,6 @@ use crate::{
 const TICK: Duration = Duration::from_millis(10);
 /// How long things may take to be as they should be once nothing is broken any more.
 const SETTLES_WITHIN: Duration = Duration::from_secs(900);
-/// How long a host has to have been heard, as far as it can tell, before it is taken to know what the documents say.
-const HEARD_FOR: Duration = Duration::from_secs(60);
 /// How long everything is left alone at first.
 const BEGINS_WITHIN: Duration = Duration::from_secs(8);
 const ENTRIES: usize = 2;
@@ -467,176 +456,6 @@ impl World {
         self.count("strokes of fate");
     }
 
-    /// A user asks for something, at some entry.
-    fn ask(&mut self) {
-        let entry = self.rng.random_range(0..ENTRIES);
-        let machines = self.ledger.lock().idle(Kind::Machine);
-        let volumes = self.ledger.lock().idle(Kind::Volume);
-        let machine = machines.choose(&mut self.rng).cloned();
-        let volume = volumes.choose(&mut self.rng).cloned();
-        let policy = *["never", "on-failure", "always"]
-            .choose(&mut self.rng)
-            .unwrap_or(&"never");
-        let config = json!({"cpu": 1, "memory": MACHINE_MIB * 1024});
-        match (self.rng.random_range(0..100), machine, volume) {
-            (0..20, _, _) if machines.len() < MOST_MACHINES => {
-                let template = json!({
-                    "machineImage": {"href": self.image.to_string()},
-                    "machineConfig": config,
-                    "restartPolicy": policy,
-                });
-                let body = json!({ "machineTemplate": template });
-                self.create(entry, Kind::Machine, &[], body);
-            }
-            (20..30, _, Some(volume)) if machines.len() < MOST_MACHINES => {
-                let template = json!({
-                    "volumes": [{"volume": {"href": format!("Volume/{volume}")}}],
-                    "machineConfig": config,
-                    "restartPolicy": policy,
-                });
-                let body = json!({ "machineTemplate": template });
-                self.create(entry, Kind::Machine, &[&volume], body);
-            }
-            (30..42, _, _) if volumes.len() < MOST_VOLUMES => {
-                let body = json!({"volumeTemplate": {"volumeConfig": {"capacity": 1024}}});
-                self.create(entry, Kind::Volume, &[], body);
-            }
-            (42..64, Some(machine), _) => {
-                let actions = [
-                    ("start", Asked::Power(true)),
-                    ("stop", Asked::Power(false)),
-                    ("restart", Asked::Other),
-                    ("pause", Asked::Other),
-                    ("suspend", Asked::Other),
-                ];
-                let Some(&(action, asked)) = actions.choose(&mut self.rng) else {
-                    return;
-                };
-                let force = self.rng.random_bool(0.3);
-                let body = object(json!({ "force": force }));
-                self.request(
-                    entry,
-                    asked,
-                    &[&machine.clone()],
-                    async move |cloud, who| {
-                        let acted = cloud.act(&who, Kind::Machine, &machine, action, &body);
-                        acted.await.map(|_| None)
-                    },
-                );
-            }
-            (64..74, Some(machine), _) => {
-                self.request(
-                    entry,
-                    Asked::Delete,
-                    &[&machine.clone()],
-                    async move |cloud, who| {
-                        let gone = cloud.delete_machine(&who, &machine);
-                        gone.await.map(|_| None)
-                    },
-                );
-            }
-            (74..82, Some(machine), Some(volume)) => {
-                let body = object(json!({"volume": {"href": format!("Volume/{volume}")}}));
-                let things = [machine.clone(), volume];
-                let [first, second] = &things;
-                self.request(
-                    entry,
-                    Asked::Other,
-                    &[first, second],
-                    async move |cloud, who| {
-                        let attached = cloud.attach_volume(&who, &machine, body);
-                        attached.await.map(|_| None)
-                    },
-                );
-            }
-            (82..89, Some(machine), Some(_)) => {
-                // One that it has, as far as the documents say.
-                let Some(volume) = self.volumes_of(&machine).choose(&mut self.rng).cloned() else {
-                    return;
-                };
-                self.request(
-                    entry,
-                    Asked::Other,
-                    &[&machine.clone()],
-                    async move |cloud, who| {
-                        let detached = cloud.detach_volume(&who, &machine, &volume);
-                        detached.await.map(|_| None)
-                    },
-                );
-            }
-            (89..93, _, Some(volume)) => {
-                self.request(
-                    entry,
-                    Asked::Delete,
-                    &[&volume.clone()],
-                    async move |cloud, who| {
-                        let gone = cloud.delete_volume(&who, &volume);
-                        gone.await.map(|_| None)
-                    },
-                );
-            }
-            (93..100, Some(machine), _) => {
-                let body = object(json!({"properties": {"atRest": true}}));
-                self.request(
-                    entry,
-                    Asked::Move,
-                    &[&machine.clone()],
-                    async move |cloud, who| {
-                        let moved = cloud.act(&who, Kind::Machine, &machine, "migrate", &body);
-                        moved.await.map(|_| None)
-                    },
-                );
-            }
-            _ => {}
-        }
-    }
-
-    fn create(&mut self, entry: usize, kind: Kind, with: &[&str], body: Value) {
-        let body = object(body);
-        self.request(entry, Asked::Create(kind), with, async move |cloud, who| {
-            let made = match kind {
-                Kind::Volume => cloud.create_volume(&who, body).await,
-                _ => cloud.create_machine(&who, body).await,
-            };
-            let local = |id: &str| id.split('/').nth(1).map(str::to_owned);
-            made.map(|made| local(&made.view.id))
-        });
-    }
-
-    fn request<F>(
-        &mut self,
-        entry: usize,
-        asked: Asked,
-        things: &[&str],
-        work: impl FnOnce(Cloud, OpContext) -> F + Send + 'static,
-    ) where
-        F: Future<Output = cloud::Result<Option<String>>> + Send + 'static,
-    {
-        let Some(central) = self.centrals.get(entry) else {
-            return;
-        };
-        let (Some(daemon), Some(cloud)) = (&central.daemon, central.front.lock().clone()) else {
-            return;
-        };
-        let request = self.ledger.lock().begin(entry, asked, things);
-        let ledger = self.ledger.clone();
-        let who = if asked == Asked::Move {
-            admin()
-        } else {
-            user()
-        };
-        daemon.spawn(async move {
-            let told = match work(cloud, who).await {
-                Ok(made) => Told::Yes(made),
-                Err(error) => {
-                    tracing::debug!(%error, "refused");
-                    Told::of(&error)
-                }
-            };
-            ledger.lock().end(request, told);
-        });
-    }
-
     fn all<R: Resource>(&self) -> Vec<R> {
         let prefix = Prefix::collection(R::COLLECTION);
         let page = prefix.map(|prefix| self.store.page(&Range::prefix(&prefix)));
@@ -645,185 +464,6 @@ impl World {
         entries
             .filter_map(|entry| serde_json::from_slice(&entry.value).ok())
             .collect()
-    }
-
-    fn volumes_of(&self, machine: &str) -> Vec<String> {
-        let machines = self.all::<Machine>();
-        let machine = machines.iter().find(|one| one.id.local() == machine);
-        let volumes = machine.map(|machine| machine.volumes.iter());
-        volumes
-            .into_iter()
-            .flatten()
-            .map(|one| one.volume.local().to_owned())
-            .collect()
-    }
-
-    /// What has to hold at each moment.
-    fn look(&mut self) {
-        let mut wrong = Vec::new();
-        let mut lives: BTreeMap<uuid::Uuid, Vec<&HostId>> = BTreeMap::new();
-        for (host, troubled) in self.hosts.iter().zip(&self.troubled) {
-            let running = host.guests.running();
-            // One that was heard all the time knows what the documents say, and takes nothing from a guest before it has let go.
-            let is_heard = clock::passed().saturating_sub(*troubled) > HEARD_FOR;
-            for &guest in &running {
-                lives.entry(guest).or_default().push(&host.id);
-                let Some(handle) = host.guests.machine(guest).filter(|_| is_heard) else {
-                    continue;
-                };
-                let disks = handle.status().now_or_never().and_then(Result::ok);
-                for disk in disks.map(|status| status.disks).unwrap_or_default() {
-                    let disk = disk.id;
-                    if !self.between.may_write(&host.id, guest, &disk) {
-                        wrong.push(format!("{guest} on {} lost {disk} under its feet", host.id));
-                    }
-                }
-            }
-            let used = running.len() as u64 * MACHINE_MIB;
-            if used > self.offered_mib {
-                let placed = self.all::<Machine>().into_iter();
-                let placed = placed.filter(|machine| machine.host.as_ref() == Some(&host.id));
-                let placed: Vec<_> = placed.collect();
-                wrong.push(format!(
-                    "{} has guests of {used} MiB ({running:?}): {placed:#?}",
-                    host.id
-                ));
-            }
-        }
-        for (guest, hosts) in lives {
-            if hosts.len() > 1 {
-                wrong.push(format!("{guest} runs on {hosts:?}"));
-            }
-        }
-        self.wrong.append(&mut wrong);
-        if !self.wrong.is_empty() {
-            self.follow_trace();
-        }
-    }
-
-    /// What has to hold in the end.
-    fn unsettled(&mut self) -> Vec<String> {
-        let mut wrong = Vec::new();
-        let machines = self.all::<Machine>();
-        let volumes = self.all::<Volume>();
-        let ids: BTreeSet<&str> = machines
-            .iter()
-            .map(|machine| machine.id.local())
-            .chain(volumes.iter().map(|volume| volume.id.local()))
-            .collect();
-        let waiting = self.ledger.lock().waiting();
-        if waiting > 0 {
-            wrong.push(format!("{waiting} requests wait for an answer"));
-        }
-        for (id, owned) in &self.ledger.lock().owned {
-            let is_there = ids.contains(id.as_str());
-            match owned.known {
-                Known::There if !is_there => wrong.push(format!("{id} is lost: {owned:?}")),
-                Known::Gone if is_there => wrong.push(format!("{id} is still there: {owned:?}")),
-                _ => {}
-            }
-            let machine = machines.iter().find(|machine| machine.id.local() == id);
-            if let (Some(machine), Some(is_on)) = (machine, owned.is_on)
-                && owned.known == Known::There
-                && machine.host.is_some()
-                && (machine.state == MachineState::Started) != is_on
-            {
-                wrong.push(format!("{id} was to be on ({is_on}): {machine:?}"));
-            }
-        }
-        for machine in &machines {
-            wrong.extend(self.unsettled_machine(machine));
-        }
-        for volume in &volumes {
-            let is_still = volume.state == VolumeState::Available && !volume.deleted;
-            let holder = volume.attachment.as_ref().map(|held| &held.machine);
-            let is_held = holder.is_none_or(|holder| {
-                let holder = machines.iter().find(|machine| machine.id == *holder);
-                let mut held = holder.iter().flat_map(|machine| &machine.volumes);
-                held.any(|one| one.volume == volume.id)
-            });
-            if !is_still || !is_held {
-                wrong.push(format!("volume: {volume:?}"));
-            }
-        }
-        for job in self.all::<Job>() {
-            if !job.state.is_final() && !waits_for_room(&machines, &job) {
-                wrong.push(format!("open: {job:?}"));
-            }
-        }
-        for host in &self.hosts {
-            for guest in host.guests.running() {
-                let machine = machines
-                    .iter()
-                    .find(|one| one.id.local() == guest.to_string());
-                if machine.and_then(|machine| machine.host.as_ref()) != Some(&host.id) {
-                    wrong.push(format!("{guest} runs on {}, and is not there", host.id));
-                }
-            }
-            for folder in host.folders() {
-                let machine = machines.iter().find(|one| one.id.local() == folder);
-                if machine.and_then(|machine| machine.host.as_ref()) != Some(&host.id) {
-                    wrong.push(format!(
-                        "folder {folder} on {}, and no such machine",
-                        host.id
-                    ));
-                }
-            }
-        }
-        let central = self.centrals.first();
-        if let Some(central) = central
-            && let (Some(daemon), Some(cloud)) = (&central.daemon, central.front.lock().clone())
-        {
-            let doctor = daemon.block_on(cloud.doctor(&admin(), false));
-            match doctor {
-                Ok(found) if found["findings"] == json!([]) => {}
-                other => wrong.push(format!("doctor: {other:?}")),
-            }
-        }
-        for host in &self.hosts {
-            if let (Some(daemon), Some(controller)) = (&host.daemon, host.controller()) {
-                for finding in daemon.block_on(controller.audit(false)) {
-                    wrong.push(format!("audit of {}: {finding:?}", host.id));
-                }
-            } else {
-                wrong.push(format!("{} has no controller", host.id));
-            }
-        }
-        wrong
-    }
-
-    fn unsettled_machine(&self, machine: &Machine) -> Vec<String> {
-        use MachineState as S;
-        let mut wrong = Vec::new();
-        let is_on_its_way = matches!(
-            machine.state,
-            S::Creating | S::Starting | S::Pausing | S::Suspending | S::Stopping | S::Deleting
-        );
-        if is_on_its_way && machine.host.is_some() {
-            wrong.push(format!("on its way: {machine:?}"));
-        }
-        if machine.unseen_since.is_some() || !machine.left_on.is_empty() {
-            wrong.push(format!("unseen, or left somewhere: {machine:?}"));
-        }
-        let runs = matches!(
-            machine.observed.stage,
-            Stage::Running | Stage::Paused | Stage::Held
-        );
-        let host = self
-            .hosts
-            .iter()
-            .find(|host| Some(&host.id) == machine.host.as_ref());
-        let lives = host.is_some_and(|host| {
-            let running = host.guests.running();
-            running
-                .iter()
-                .any(|guest| guest.to_string() == machine.id.local())
-        });
-        // One that is broken is still there, to be looked into.
-        if runs && !lives {
-            wrong.push(format!("has no process: {machine:?}"));
-        }
-        wrong
     }
 
     /// Folds everything that was written since the last time into one number.
@@ -854,23 +494,8 @@ impl World {
     }
 }
 
-/// Whether a job is that of a machine for which there is no room: it goes on when there is.
-fn waits_for_room(machines: &[Machine], job: &Job) -> bool {
-    let is_of = |machine: &&Machine| job.subject() == machine.id.to_string();
-    let machine = machines.iter().find(is_of);
-    machine.is_some_and(|machine| machine.host.is_none())
-}
-
-fn user() -> OpContext {
-    testing::caller("alice", &[USER_ROLE])
-}
-
 fn admin() -> OpContext {
     testing::caller("root", &[USER_ROLE, ADMIN_ROLE])
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    testing::object(value)
 }
 
 fn entry<R: Resource>(document: &R) -> (Key, Vec<u8>) {
