@@ -225,11 +225,7 @@ impl Parser<'_> {
     fn resolve(&self, prefix: &str, local: &str) -> Result<String, Error> {
         match self.prefixes.get(prefix) {
             Some(iri) => Ok(format!("{iri}{local}")),
-            None => Err(Error::Syntax {
-                expected: "a prefix that is declared (PREFIX name: <iri>)",
-                at: "some place".to_owned(),
-                found: format!("`{prefix}:`"),
-            }),
+            None => Err(self.expected("a prefix that is declared (PREFIX name: <iri>)")),
         }
     }
 }

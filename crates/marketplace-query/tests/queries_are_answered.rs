@@ -387,7 +387,10 @@ fn what_is_not_supported_is_refused_by_its_name() {
             "<http://purl.org/dc/terms/rights> is nothing that the index has",
         ),
         ("SELECT ?x { ?x a ?o }", "22-rdf-syntax-ns#type> is nothing"),
-        ("SELECT ?x { ?x foaf:name ?o }", "a prefix that is declared"),
+        (
+            "SELECT ?x { ?x foaf:name ?o }",
+            "a prefix that is declared (PREFIX name: <iri>) is expected at line 1, column 16",
+        ),
         ("SELECT ?x { ?x slterms:os 'a'@en }", "a language"),
         (
             "SELECT ?x { ?x slterms:os '1'^^xsd:integer }",

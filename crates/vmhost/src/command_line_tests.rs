@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::launch_spec::{
     Accelerator, DiskFormat, DiskId, DiskSpec, ImageFile, MacAddress, NicModel, NicSpec,
-    PortForward, UserNetwork, VncSpec,
+    PortForward, SavedMemory, UserNetwork, VncSpec,
 };
 
 fn spec() -> LaunchSpec {
@@ -79,7 +79,7 @@ fn a_small_machine() {
         "-smp",
         "cpus=1,sockets=1,cores=1,threads=1",
         "-m",
-        "size=128M",
+        "size=131064K",
         "-overcommit",
         "mem-lock=off",
         "-rtc",
@@ -120,6 +120,30 @@ fn kvm_takes_the_hosts_cpu_and_a_model_may_be_named() {
     spec.cpu_model = Some("Nehalem,+aes".to_owned());
     spec.check().expect("a model with flags");
     assert_eq!(values(&arguments(&spec), "-cpu"), ["Nehalem,+aes"]);
+}
+
+#[test]
+fn memory_without_kvm_is_of_an_uneven_size_and_saved_memory_of_its_own() {
+    let size = |spec: &LaunchSpec| {
+        let line = arguments(spec);
+        (values(&line, "-m")[0].to_owned(), has_uneven_memory(&line))
+    };
+    let even = ("size=128M".to_owned(), false);
+    let uneven = ("size=131064K".to_owned(), true);
+    let mut spec = spec();
+    assert_eq!(size(&spec), uneven);
+    for (is_uneven, expected) in [(false, &even), (true, &uneven)] {
+        spec.memory = Some(SavedMemory {
+            file: None,
+            port_count: 1,
+            disks: Vec::new(),
+            is_uneven,
+        });
+        assert_eq!(size(&spec), *expected);
+    }
+    spec.memory = None;
+    spec.accelerator = Accelerator::Kvm;
+    assert_eq!(size(&spec), even);
 }
 
 #[test]

@@ -277,6 +277,8 @@ pub struct SavedMemory {
     pub port_count: u8,
     /// What was on them.
     pub disks: Vec<(u8, DiskId)>,
+    /// Whether it lacks a little of what was asked for, as that of machines without KVM does.
+    pub is_uneven: bool,
 }
 
 /// What executes guest instructions.

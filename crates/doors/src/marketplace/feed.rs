@@ -14,11 +14,13 @@ use crate::body::ResponseBody;
 pub(crate) const LENGTH: usize = 50;
 
 fn title(record: &Record) -> String {
-    let name = record
-        .title
-        .as_deref()
-        .or(record.os.as_deref())
-        .unwrap_or("image");
+    let system = || {
+        let os = record.os.as_deref()?;
+        let os_version = record.os_version.as_deref().unwrap_or_default();
+        Some(format!("{os} {os_version}").trim_end().to_owned())
+    };
+    let name = record.title.clone().or_else(system);
+    let name = name.unwrap_or_else(|| "image".to_owned());
     let version = record.version.as_deref().unwrap_or_default();
     let deprecated = if record.deprecated.is_some() {
         "Deprecated: "

@@ -184,14 +184,12 @@ impl Parser<'_> {
                     return Err(Error::NotSupported(format!("a language (`@{tag}`)")));
                 }
                 if self.symbol("^^") {
-                    let kind = match self.next() {
+                    let kind = match self.peek().clone() {
                         Token::Iri(iri) => iri,
                         Token::Prefixed(prefix, local) => self.resolve(&prefix, &local)?,
-                        _ => {
-                            self.at -= 1;
-                            return Err(self.expected("a datatype"));
-                        }
+                        _ => return Err(self.expected("a datatype")),
                     };
+                    self.at += 1;
                     if kind != STRING {
                         return Err(Error::NotSupported(format!(
                             "the datatype <{kind}>: all is plain text"

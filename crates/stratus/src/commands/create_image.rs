@@ -13,7 +13,7 @@ use self::guest::Guest;
 use self::packages::{DETECT, Installer};
 use crate::cloud::{Api, ApiError, Body, ImageView, JobEnd, MachineView, Reference, wait_for_job};
 use crate::commands::image_name::startable;
-use crate::commands::run_instance::{Building, Saving, WaitFor, check_version, wait_for_all};
+use crate::commands::run_instance::{Building, Saving, WaitFor, check_author_email, check_version, wait_for_all};
 use crate::config::home;
 use crate::failure::{Failure, Result};
 use crate::logged_run::{Log, quoted};
@@ -249,6 +249,7 @@ impl Arguments {
         if !missing.is_empty() {
             return Err(Failure::Usage(format!("Image creation needs {}", missing.join(", "))));
         }
+        check_author_email(self.author_email.as_deref())?;
         check_version(self.image_version.as_deref().unwrap_or_default())?;
         if self.no_upload && !self.no_shutdown {
             return Err(Failure::Usage("--no-upload needs --no-shutdown".to_owned()));

@@ -80,11 +80,15 @@ pub async fn startable(session: &Session, api: &Api, text: &str) -> Result<Strin
     if is_tag(text) {
         return on_demand(session, api, text).await;
     }
-    if text
-        .split_once(':')
-        .is_some_and(|(name, product)| !name.is_empty() && !product.is_empty())
-    {
-        return on_demand(session, api, &format!("catalogue:{text}")).await;
+    if let Some((name, product)) = text.split_once(':') {
+        if product.starts_with("//") {
+            return Err(Failure::Work(format!(
+                "there is no image '{text}': images are fetched by http and https, not by {name}"
+            )));
+        }
+        if !name.is_empty() && !product.is_empty() {
+            return on_demand(session, api, &format!("catalogue:{text}")).await;
+        }
     }
     let failure = Failure::Work(format!("there is no image '{text}'"));
     if let Some(hint) = nearly_identifier(text) {

@@ -21,7 +21,7 @@ use crate::options::{Cloud, Common, Storage};
 use crate::session::Session;
 use crate::unfinished;
 pub(super) use building::Building;
-pub(super) use saving::{Saving, check_version};
+pub(super) use saving::{Saving, check_author_email, check_version};
 pub(super) use wait::{WaitFor, answers_ssh, wait_for_all};
 
 /// Start machines from an image
@@ -288,7 +288,7 @@ impl Arguments {
         if session.settings.switch(self.saving.save, "save_disk") && !missing.is_empty() {
             return Err(Failure::Usage(format!("With the --save option, please provide {}", missing.join(", "))));
         }
-        Ok(())
+        check_author_email(self.saving.author_email.as_deref())
     }
 
     /// What can be seen to be wrong before anything is sent.

@@ -504,6 +504,10 @@ fn all_that_an_image_needs_is_asked_for_at_once() {
             "run-instance --save --image-version=-1 base",
             "'-1' is no version",
         ),
+        (
+            "create-image --title T --author A --comment C --author-email ann.example.org base",
+            "--author-email: 'ann.example.org' is no mail address",
+        ),
     ] {
         let result = cloud.run(words);
         assert_eq!(result.status, 2, "{result:?}");

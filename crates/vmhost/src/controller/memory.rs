@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::prepare::PrepareError;
+use crate::command_line::has_uneven_memory;
 use crate::hypervisor::{MachineStatus, RunFolder};
 use crate::launch_spec::{Accelerator, DiskId, LaunchSpec, MAX_PORTS, SavedMemory};
 use crate::record::LaunchRecord;
@@ -31,6 +32,9 @@ pub(crate) struct MemoryRecord {
     accelerator: Option<Accelerator>,
     /// QEMU's `-cpu`.
     cpu: Option<String>,
+    /// Whether it lacks a little of what was asked for; what was saved before that was recorded doesn't.
+    #[serde(default)]
+    is_uneven: bool,
 }
 
 impl MemoryRecord {
@@ -47,6 +51,9 @@ impl MemoryRecord {
                 .map(|disk| (disk.port, disk.id.clone()))
                 .collect(),
             accelerator: record.as_ref().map(|record| record.accelerator),
+            is_uneven: record
+                .as_ref()
+                .is_some_and(|record| has_uneven_memory(&record.arguments)),
             cpu: record.and_then(|record| cpu_of(&record.arguments)),
         }
     }
@@ -107,6 +114,7 @@ impl MemoryRecord {
             file,
             port_count: self.port_count,
             disks: self.disks.clone(),
+            is_uneven: self.is_uneven,
         });
         Ok(())
     }

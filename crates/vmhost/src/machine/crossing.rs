@@ -27,6 +27,8 @@ const MIRROR: &str = "crossing-";
 const LEFT_MILLIS: u32 = 100;
 /// How long the end of a mirror may take, and a migration to be given up.
 const ENDING: Duration = Duration::from_secs(10);
+/// Of memory of a multiple of this, in bytes, QEMU looks in a quick way which pages were written.
+const LOOKED_AT_QUICKLY: u64 = 256 << 10;
 /// How often is looked whether something has ended that tells nothing.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -116,15 +118,17 @@ impl Shared {
         }
     }
 
-    /// Whether QEMU may miss what its guest writes while memory is sent. Without KVM it does before version 9: when it has looked which
-    /// pages were written, its translated code goes on to write some without a note (QEMU commit "physmem: Fix migration dirty bitmap
-    /// coherency with TCG memory access"), so that what arrives is of different times.
+    /// Whether QEMU may miss what its guest writes while memory is sent: before version 9 without KVM, if its memory is of an
+    /// [even size](crate::command_line), as that of machines is that were started before this was known.
     async fn misses_writes(&self) -> Result<bool> {
         let kvm = self.execute("query-kvm", None).await?;
         let version = self.execute("query-version", None).await?;
+        let size = self.execute("query-memory-size-summary", None).await?;
         let has_kvm = kvm.get("enabled").and_then(Value::as_bool);
         let major = version.pointer("/qemu/major").and_then(Value::as_u64);
-        Ok(has_kvm != Some(true) && major.is_none_or(|major| major < 9))
+        let bytes = size.get("base-memory").and_then(Value::as_u64);
+        let is_even = bytes.is_none_or(|bytes| bytes.is_multiple_of(LOOKED_AT_QUICKLY));
+        Ok(has_kvm != Some(true) && major.is_none_or(|major| major < 9) && is_even)
     }
 
     async fn migration(&self) -> Result<Value> {

@@ -107,7 +107,7 @@ fn together<'scope>(
     let (sender, chunks) = sync_channel::<Bytes>(CHUNKS_IN_FLIGHT);
     senders.push(sender);
     scope.spawn(move || {
-        let mut digests = Sha1AndSha256::new();
+        let mut digests = Sha1AndSha256::default();
         for chunk in chunks {
             digests.update(&chunk);
         }

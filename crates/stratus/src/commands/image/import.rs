@@ -26,7 +26,7 @@ use known_content::Boot;
 
 /// Import an image from a file or a URL
 ///
-/// Raw and qcow2 disks are taken, plain or compressed by gzip, xz or zstd. A file is sent; a URL is fetched by the cloud itself. The
+/// Disks in raw, qcow2, vmdk, vdi and vpc (vhd) are taken, plain or compressed by gzip, bzip2, xz or zstd. A file is sent; a URL is fetched by the cloud itself. The
 /// content is checked against every digest that is given. Content that the cloud has already is not sent again (as far as the
 /// identifier is given, or can be computed here because the file is not compressed). Of known content that shall boot with another
 /// kernel, RAM disk or arguments another image is made.

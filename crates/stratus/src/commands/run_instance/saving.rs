@@ -32,6 +32,23 @@ pub(in crate::commands) struct Saving {
     pub(in crate::commands) marketplace_endpoint_newimage: Option<String>,
 }
 
+/// Whether a letter can be sent to whom it names.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub(in crate::commands) fn check_author_email(address: Option<&str>) -> Result {
+    let is_address = |address: &str| {
+        let parts = address.split_once('@');
+        parts.is_some_and(|(name, host)| !name.is_empty() && !host.is_empty()) && !address.contains(char::is_whitespace)
+    };
+    match address.map(str::trim) {
+        Some(address) if !is_address(address) => Err(Failure::Usage(format!(
+            "--author-email: '{address}' is no mail address, which is the like of ann@example.org"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 impl Saving {
     /// What is missing, in the order of the contract.
     pub(super) fn missing(&self) -> Vec<&'static str> {
