@@ -330,6 +330,9 @@ impl Observed {
     #[must_use]
     pub const fn nothing(now: Timestamp) -> Self {
         Self {
+    /// Its memory is on the disk of its host: it was suspended, and its guest has not gone on since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_memory: bool,
             stage: Stage::Waiting,
             run: 0,
             restart: 0,
@@ -350,6 +353,7 @@ impl Observed {
 #[must_use]
 pub fn derive(desired: &Desired, observed: &Observed, placed: bool) -> (MachineState, Phase) {
     use {MachineState as S, Phase as P};
+            has_memory: false,
     let has_process = matches!(
         observed.stage,
         Stage::Running | Stage::Paused | Stage::Held | Stage::Saving | Stage::Crossing
@@ -479,6 +483,7 @@ mod tests {
             power,
             run,
             restart: 0,
+            has_memory: false,
             force: false,
             deleted: false,
             graceful: false,

@@ -53,6 +53,18 @@ pub(crate) fn enter(machine: &mut Machine, stage: Stage, run: u64) {
         // A new process, which counts from nothing.
         machine.observed.traffic = None;
     }
+    match stage {
+        Stage::Suspended => machine.observed.has_memory = true,
+        // It is forgotten before a guest goes on from it, and before a run is over.
+        Stage::Running
+        | Stage::Paused
+        | Stage::Held
+        | Stage::Crossing
+        | Stage::Ended { .. }
+        | Stage::Releasing => machine.observed.has_memory = false,
+        // It is there until its guest goes on, and if that fails.
+        Stage::Waiting | Stage::Preparing | Stage::Booting | Stage::Failed | Stage::Saving => {}
+    }
     machine.observed.stage = stage;
     machine.observed.run = run;
 }
@@ -75,6 +87,19 @@ pub(crate) fn reason_of(cause: EndCause, detail: Option<&str>) -> Option<String>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_there_until_its_guest_goes_on() {
+        let mut machine = cimi::testing::machine(1);
+        let mut has = |stage: Stage| {
+            enter(&mut machine, stage, 1);
+            machine.observed.has_memory
+        };
+        assert!(!has(Stage::Running) && !has(Stage::Saving));
+        assert!(has(Stage::Suspended));
+        assert!(has(Stage::Booting) && has(Stage::Failed) && has(Stage::Booting));
+        assert!(!has(Stage::Running) && !has(Stage::Booting));
+    }
 
     /// The first time of a machine is that of the entry which made it, and this host's clock may be behind.
     #[test]
