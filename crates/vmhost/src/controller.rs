@@ -189,6 +189,14 @@ fn sweep_groups(parent: &str) {
     }
 }
 
+/// Waits until something else is seen of the guard; for ever, if there is to be none.
+async fn guard_changed(changes: Option<&mut crate::guard::Changes>) {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The controller of this host. Cheap to clone.
 #[derive(Clone)]
 pub struct VmHost(Arc<Controller>);
@@ -284,6 +292,8 @@ impl VmHost {
         let mut machines = shared.documents.machines.changes();
         let mut images = shared.documents.images.changes();
         let mut volumes = shared.documents.volumes.changes();
+        let fence = shared.settings.fence.as_ref();
+        let mut guard = fence.map(|fence| fence.guard.changes());
         self.restore_networks().await;
         self.sweep_arrivals().await;
         let refresh = host::keep_current(shared.clone(), stop.clone());
@@ -315,6 +325,10 @@ impl VmHost {
                     {
                         self.wake(attachment.machine.local(), &stop);
                     }
+                }
+                () = guard_changed(guard.as_mut()) => {
+                    shared.host_changed.notify_one();
+                    self.wake_guarded(&stop);
                 }
             }
         }
@@ -360,6 +374,19 @@ impl VmHost {
         let machines = &shared.documents.machines;
         let here = machines.by_index("host", shared.host.local());
         let coming = machines.by_index("movingTo", shared.host.local());
+    /// Rings the workers of the machines that are to be guarded, or are said to be.
+    fn wake_guarded(&self, stop: &CancellationToken) {
+        let shared = &self.0.shared;
+        let here = shared
+            .documents
+            .machines
+            .by_index("host", shared.host.local());
+        let is_meant = |machine: &Machine| machine.observed.guarded || machine.goes_on_elsewhere();
+        for machine in here.iter().filter(|machine| is_meant(machine)) {
+            self.wake(machine.id(), stop);
+        }
+    }
+
         for machine in here.into_iter().chain(coming) {
             if prepare::needs_image(&machine, image) {
                 self.wake(machine.id(), stop);

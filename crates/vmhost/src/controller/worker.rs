@@ -275,6 +275,10 @@ impl Worker {
         }
         if !self.adopted {
             self.take_in(&machine).await?;
+            if self.is_to_be_guarded(&machine) {
+                // Before its guest runs here.
+                self.mark_guarded(&machine, true).await?;
+            }
             self.go_on_here(&machine).await?;
             if let Err(error) = self.adopt(&machine).await {
                 self.shared.note_silent(&self.id, Some(&error as _));
@@ -311,34 +315,39 @@ impl Worker {
         }
     }
 
-    /// Has the machine guarded or not, as it is to go on elsewhere or not; whether that was written. Its folder never says less than
-    /// its document.
+    /// Whether it is to go on elsewhere if this host is lost, and there is a guard which ends it here then.
+    fn is_to_be_guarded(&self, machine: &Machine) -> bool {
+        let fence = self.shared.settings.fence.as_ref();
+        fence.is_some_and(|fence| fence.guard.is_there()) && machine.goes_on_elsewhere()
+    }
+
+    /// Has the machine guarded or not, as it is to be; whether that was written. Its folder never says less than its document.
     async fn keep_guarded(&mut self, machine: &Machine) -> Result<bool, StepError> {
-        let guards = self.shared.settings.fences_after.is_some();
-        let wanted = guards && machine.goes_on_elsewhere();
+        let wanted = self.is_to_be_guarded(machine);
         if self.marked == Some(wanted) && machine.observed.guarded == wanted {
             return Ok(false);
         }
-        let folder = self.folder(machine);
-        let mark = |guarded| {
-            let folder = folder.clone();
-            blocking(move || {
-                let marked = guard::mark(&folder, guarded);
-                marked.map_err(|error| StepError::Task(format!("{}: {error}", folder.display())))
-            })
-        };
         if wanted {
-            mark(true).await?;
+            self.mark_guarded(machine, true).await?;
         }
         report(&self.shared.documents, &self.id, |machine| {
             machine.observed.guarded = wanted;
         })
         .await?;
-        if !wanted && folder.exists() {
-            mark(false).await?;
+        if !wanted && self.folder(machine).exists() {
+            self.mark_guarded(machine, false).await?;
         }
         self.marked = Some(wanted);
         Ok(true)
+    }
+
+    async fn mark_guarded(&self, machine: &Machine, guarded: bool) -> Result<(), StepError> {
+        let folder = self.folder(machine);
+        blocking(move || {
+            let marked = guard::mark(&folder, guarded);
+            marked.map_err(|error| StepError::Task(format!("{}: {error}", folder.display())))
+        })
+        .await
     }
 
     /// Whether the machine is to be off or gone, and its guest needs not, or no longer, be asked.
