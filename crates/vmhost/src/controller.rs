@@ -295,7 +295,7 @@ impl VmHost {
         let fence = shared.settings.fence.as_ref();
         let mut guard = fence.map(|fence| fence.guard.changes());
         self.restore_networks().await;
-        self.sweep_arrivals().await;
+        arrival::sweep(shared).await;
         let refresh = host::keep_current(shared.clone(), stop.clone());
         self.0.tasks.spawn(refresh);
         self.0
@@ -345,13 +345,6 @@ impl VmHost {
         is_ours.then(|| crate::moving::pack(&prepare::folder(&shared.settings, &read)))
     }
 
-    /// Throws away what was copied of machines that don't come here any more.
-    async fn sweep_arrivals(&self) {
-        if let Err(error) = arrival::sweep(&self.0.shared).await {
-            tracing::warn!(%error, "what was copied of machines that don't come here can't be removed");
-        }
-    }
-
     /// What the machines of this host ask of a network, and those that come with their guests running.
     fn wanted_on(&self, network: &str, of: impl Fn(&Machine) -> bool) -> Vec<PlugRequest> {
         let shared = &self.0.shared;
@@ -374,6 +367,13 @@ impl VmHost {
         let machines = &shared.documents.machines;
         let here = machines.by_index("host", shared.host.local());
         let coming = machines.by_index("movingTo", shared.host.local());
+        for machine in here.into_iter().chain(coming) {
+            if prepare::needs_image(&machine, image) {
+                self.wake(machine.id(), stop);
+            }
+        }
+    }
+
     /// Rings the workers of the machines that are to be guarded, or are said to be.
     fn wake_guarded(&self, stop: &CancellationToken) {
         let shared = &self.0.shared;
@@ -384,13 +384,6 @@ impl VmHost {
         let is_meant = |machine: &Machine| machine.observed.guarded || machine.goes_on_elsewhere();
         for machine in here.iter().filter(|machine| is_meant(machine)) {
             self.wake(machine.id(), stop);
-        }
-    }
-
-        for machine in here.into_iter().chain(coming) {
-            if prepare::needs_image(&machine, image) {
-                self.wake(machine.id(), stop);
-            }
         }
     }
 

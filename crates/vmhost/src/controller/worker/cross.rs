@@ -243,21 +243,19 @@ impl Worker {
         }
         self.expected
             .get_or_insert_with(|| machine.document.0.clone());
-        let ours = self
-            .coming
-            .as_ref()
-            .filter(|coming| coming.since == moving.since);
+        let way = moving.since;
+        let ours = self.coming.as_ref().filter(|coming| coming.since == way);
         match ours.map(crossing::Way::ended) {
             Some(None) => Ok(Some(Next::Wait)),
             Some(Some(Ok(()))) => {
-                let next = self.say(|moving| moving.arrived = true).await?;
+                let next = self.arrived(way).await?;
                 stop_points::pass(Point::Arrived).await;
                 Ok(Some(next))
             }
-            Some(Some(Err(why))) => self.cannot_come(why).await.map(Some),
+            Some(Some(Err(why))) => self.cannot_come(way, why).await.map(Some),
             None if machine.passage().is_some() => {
                 let why = "the daemon of the host that it was to go to was started anew on the way";
-                self.cannot_come(why.to_owned()).await.map(Some)
+                self.cannot_come(way, why.to_owned()).await.map(Some)
             }
             None => {
                 self.forget_arrival().await?;
