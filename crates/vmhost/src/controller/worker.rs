@@ -370,9 +370,14 @@ impl Worker {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
                 // The ways to its volumes ended with who was here before. Until they are there again QEMU doesn't even stop.
                 for attached in &machine.volumes {
-                    if let Err(error) = prepare::ready(&self.shared, machine, attached).await {
-                        tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
+                    let Err(error) = prepare::ready(&self.shared, machine, attached).await else {
+                        continue;
+                    };
+                    if machine.observed.stage == Stage::Crossing {
+                        // It has come halted: nobody else may still write them when its guest goes on.
+                        return Err(error.into());
                     }
+                    tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
                 }
                 // Who sent it to another host ended with who was here before.
                 if !machine.has_left()
@@ -380,8 +385,10 @@ impl Worker {
                     && let Some(crossing) = handle.crossing()
                 {
                     crossing.give_up().await?;
-                    // Its way may have been given up meanwhile.
-                    if machine.crossing().is_none() && machine.observed.passage.is_some() {
+                    // Its way may have been given up meanwhile. One that it went to its end says nothing of who halted it.
+                    let seen = &machine.observed;
+                    let way = seen.passage.map(|passage| passage.way);
+                    if machine.crossing().is_none() && way.is_some() && seen.left_for != way {
                         cross::let_run(machine, &*handle).await?;
                     }
                 }
