@@ -418,7 +418,10 @@ impl Under {
             Err(error) if !error.is_conflict() => Err(error),
             Err(_) if self.turn.is_still(self.taken).await? => Ok(None),
             // Whoever has the turn now decides.
-            Err(_) => Ok(Some(())),
+            Err(_) => {
+                self.turn.lost(self.taken);
+                Ok(Some(()))
+            }
         }
     }
 }
@@ -642,6 +645,40 @@ mod tests {
             let machine = documents.machines.get(&local).unwrap();
             assert_eq!(machine.host.is_some(), takes_it);
         }
+    }
+
+    #[tokio::test]
+    async fn one_whose_turn_was_taken_over_decides_nothing_until_it_is_free_again() {
+        async fn until(turn: &Turn, wanted: impl Fn(Option<Revision>) -> bool) -> Revision {
+            let mut changes = turn.changes();
+            let seen = changes.wait_for(|taken| wanted(*taken));
+            let limit = Duration::from_secs(60);
+            let seen = tokio::time::timeout(limit, seen).await.unwrap().unwrap();
+            seen.unwrap_or(Revision::ZERO)
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let documents = documents(&folder).await;
+        // Two of one name, as of computers that were copied.
+        let [first, second] = [(); 2].map(|()| Turn::new(documents.clone(), "same"));
+        let [end_first, end_second] = [(); 2].map(|()| CancellationToken::new());
+        let held = tokio::spawn(first.clone().hold(end_first.clone()));
+        let taken = until(&first, |taken| taken.is_some()).await;
+        let taken_over = tokio::spawn(second.clone().hold(end_second.clone()));
+        let later = until(&second, |taken| taken.is_some()).await;
+        let under = Under {
+            documents: documents.clone(),
+            turn: first.clone(),
+            taken,
+        };
+        let changes = documents.changes().create(&testing::host());
+        assert_eq!(under.commit(changes).await.unwrap(), Some(()));
+        assert!(documents.hosts.is_empty(), "nothing comes of it");
+        until(&first, |taken| taken.is_none()).await;
+        end_second.cancel();
+        taken_over.await.unwrap();
+        assert!(until(&first, |taken| taken.is_some()).await > later);
+        end_first.cancel();
+        held.await.unwrap();
     }
 
     #[tokio::test]
