@@ -251,7 +251,7 @@ struct Daemon {
 impl Daemon {
     async fn run(self) {
         loop {
-            match Documents::open(self.link.clone()).await {
+            match Documents::open_part(self.link.clone()).await {
                 Ok(documents) => self.with(&documents).await,
                 Err(error) => tracing::warn!(%error, "no documents"),
             }
