@@ -422,7 +422,7 @@ mod tests {
         assert_eq!(there.host.as_ref(), machine.moving_to());
         let before = Timestamp::from_millis(way.as_millis() - 1);
         assert!(next_of(&documents, &machine, Some(before)).is_none());
-        let mut rests = machine.clone();
+        let mut rests = machine;
         rests.observed.left_for = None;
         assert!(next_of(&documents, &rests, Some(way)).is_none());
     }

@@ -143,7 +143,7 @@ pub fn boot_id() -> String {
 async fn end_with_host(documents: &Documents, host: &HostId) -> Result<(), DocumentsError> {
     let cause = EndCause::HostReboot;
     for machine in documents.machines.by_index("host", host.local()) {
-        report(documents, machine.id(), |machine| {
+        report(documents, (host, machine.id()), |machine| {
             if matches!(
                 machine.observed.stage,
                 Stage::Running | Stage::Paused | Stage::Held

@@ -21,7 +21,7 @@ use std::{
 };
 
 use cimi::{
-    Timestamp,
+    HostId, Timestamp,
     lifecycle::{Power, Stage},
     resources::Machine,
 };
@@ -330,7 +330,7 @@ impl Worker {
         if wanted {
             self.mark_guarded(machine, true).await?;
         }
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             machine.observed.guarded = wanted;
         })
         .await?;
@@ -459,6 +459,11 @@ impl Worker {
             return Ok(None);
         }
         Ok(Some(status.run_state))
+    }
+
+    /// Of which machine it reports, as which host's.
+    pub(super) fn own(&self) -> (&HostId, &str) {
+        (&self.shared.host, &self.id)
     }
 
     pub(super) fn folder(&self, machine: &Machine) -> PathBuf {

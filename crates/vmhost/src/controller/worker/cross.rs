@@ -123,7 +123,7 @@ impl Worker {
     /// It is moved at rest, and its owner is told why.
     async fn only_at_rest(&mut self, way: &Moving, why: &str) -> Result<Option<Next>, StepError> {
         let since = way.since;
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine.crossing().is_some_and(|way| way.since == since) {
                 machine.observed.at_rest = Some(since);
                 machine.reason = Some(format!("it is moved at rest: {why}"));
@@ -138,7 +138,7 @@ impl Worker {
         self.note_traffic().await;
         let run = machine.observed.run;
         let copied = self.how_far().map(|(copied, _)| copied);
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine.crossing().is_some_and(|way| way.since == since) {
                 enter(machine, Stage::Crossing, run);
                 machine.observed.left_for = Some(since);
@@ -161,7 +161,7 @@ impl Worker {
         why: String,
     ) -> Result<Next, StepError> {
         tracing::warn!(vmid = %machine.vmid, why, "machine can't go to another host: it stays");
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine
                 .desired
                 .moving
@@ -216,7 +216,7 @@ impl Worker {
             left,
             downtime_millis: None,
         };
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine.crossing().is_some_and(|one| one.since == way) {
                 machine.observed.passage = Some(passage);
             }

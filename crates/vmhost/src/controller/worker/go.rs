@@ -55,9 +55,12 @@ impl Worker {
         let way = machine.desired.leaving().map(|moving| moving.since);
         if machine.observed.left_for != way {
             self.unplug(machine).await?;
-            report(&self.shared.documents, &self.id, |machine| {
-                machine.observed.left_for = way;
-                machine.observed.since = Timestamp::now().max(machine.observed.since);
+            report(&self.shared.documents, self.own(), |machine| {
+                // It may be given up by now.
+                if machine.desired.leaving().map(|moving| moving.since) == way {
+                    machine.observed.left_for = way;
+                    machine.observed.since = Timestamp::now().max(machine.observed.since);
+                }
             })
             .await?;
         }
