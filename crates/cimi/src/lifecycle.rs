@@ -34,7 +34,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostId, Timestamp, resources::NetworkTraffic};
+use crate::{
+    HostId, Timestamp,
+    resources::{NetworkTraffic, Unknown},
+};
 
 /// States of a Machine as the API shows them (DSP0263 1.0.1 §5.14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -157,6 +160,9 @@ pub struct Desired {
     pub moving: Option<Moving>,
     /// When this was last changed; also the name of the wish.
     pub since: Timestamp,
+    /// Wishes of a newer version: a host of an older one writes them back as they are.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// A machine's way to another host: its memory and disks are copied, and it goes on there. At rest its guest does not execute
@@ -187,12 +193,15 @@ pub struct Moving {
     pub problem: Option<String>,
     /// When it was asked for; also the name of this way.
     pub since: Timestamp,
+    /// What a newer version says of it.
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 impl Moving {
     /// Asked for then, and nothing else yet: at rest, to whichever host has room.
     #[must_use]
-    pub const fn asked(since: Timestamp) -> Self {
+    pub fn asked(since: Timestamp) -> Self {
         Self {
             live: false,
             bandwidth: None,
@@ -202,6 +211,7 @@ impl Moving {
             arrived: false,
             problem: None,
             since,
+            unknown: Unknown::new(),
         }
     }
 }
@@ -320,6 +330,9 @@ pub struct Observed {
     /// Its host ends it by itself once no entry has heard that host for a time ([`Host::fences_after`](crate::resources::Host)).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guarded: bool,
+    /// Its memory is on the disk of its host: it was suspended, and its guest has not gone on since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_memory: bool,
     /// What went over its network since its process began, as far as that was written down; none: nobody counts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<NetworkTraffic>,
@@ -340,6 +353,7 @@ impl Observed {
             stays: None,
             passage: None,
             guarded: false,
+            has_memory: false,
             traffic: None,
         }
     }
@@ -469,6 +483,7 @@ mod tests {
             stays: None,
             passage: None,
             guarded: false,
+            has_memory: false,
             traffic: None,
         }
     }
@@ -486,7 +501,20 @@ mod tests {
             afresh: false,
             moving: None,
             since,
+            unknown: Unknown::new(),
         }
+    }
+
+    #[test]
+    fn wishes_of_a_newer_version_are_written_back() {
+        let mut wanted = want(Power::On, 1);
+        wanted.moving = Some(Moving::asked(Timestamp::default()));
+        let mut newer = serde_json::to_value(&wanted).expect("JSON");
+        newer["asleep"] = serde_json::json!({"until": 7});
+        newer["moving"]["byNight"] = true.into();
+        let read: Desired = serde_json::from_value(newer.clone()).expect("wishes");
+        assert_eq!(serde_json::to_value(&read).expect("JSON"), newer);
+        assert_ne!(read, wanted);
     }
 
     #[test]

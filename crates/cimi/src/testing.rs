@@ -73,6 +73,7 @@ pub fn machine(vmid: u32) -> Machine {
             afresh: false,
             moving: None,
             since: now,
+            unknown: Unknown::default(),
         },
         observed: Observed::nothing(now),
         unseen_since: None,

@@ -74,6 +74,14 @@ impl CloudError {
 pub enum Relayed {
     /// [`CloudError::NotFound`]
     NotFound(String),
+    /// [`CloudError::Forbidden`]
+    Forbidden(String),
+    /// [`CloudError::Unauthenticated`]
+    Unauthenticated,
+    /// [`CloudError::Raced`]
+    Raced(String),
+    /// [`CloudError::Changed`]
+    Changed(String),
     /// [`CloudError::Invalid`]: paths and problems.
     Invalid(Vec<(String, String)>),
     /// [`CloudError::Conflict`]
@@ -84,7 +92,7 @@ pub enum Relayed {
     TooLarge(String),
     /// [`CloudError::Unavailable`]
     Unavailable(String),
-    /// Everything else.
+    /// [`CloudError::Internal`]
     Internal(String),
 }
 
@@ -92,6 +100,10 @@ impl From<CloudError> for Relayed {
     fn from(error: CloudError) -> Self {
         match error {
             CloudError::NotFound { what } => Self::NotFound(what),
+            CloudError::Forbidden(text) => Self::Forbidden(text),
+            CloudError::Unauthenticated => Self::Unauthenticated,
+            CloudError::Raced(text) => Self::Raced(text),
+            CloudError::Changed(text) => Self::Changed(text),
             CloudError::Invalid { violations } => {
                 let of_one = |one: Violation| (one.path, one.problem);
                 Self::Invalid(violations.into_iter().map(of_one).collect())
@@ -100,7 +112,7 @@ impl From<CloudError> for Relayed {
             CloudError::Exhausted(text) => Self::Exhausted(text),
             CloudError::TooLarge(text) => Self::TooLarge(text),
             CloudError::Unavailable(text) => Self::Unavailable(text),
-            other => Self::Internal(other.to_string()),
+            CloudError::Internal(text) => Self::Internal(text),
         }
     }
 }
@@ -109,6 +121,10 @@ impl From<Relayed> for CloudError {
     fn from(told: Relayed) -> Self {
         match told {
             Relayed::NotFound(what) => Self::NotFound { what },
+            Relayed::Forbidden(text) => Self::Forbidden(text),
+            Relayed::Unauthenticated => Self::Unauthenticated,
+            Relayed::Raced(text) => Self::Raced(text),
+            Relayed::Changed(text) => Self::Changed(text),
             Relayed::Invalid(all) => {
                 let of_one = |(path, problem)| Violation::new(path, problem);
                 all.into_iter().map(of_one).collect::<Vec<_>>().into()
@@ -145,4 +161,33 @@ fn sentence(violations: &[Violation]) -> String {
         text.push_str("the request is not valid");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_daemon_tells_is_what_it_was() {
+        let text = || "why".to_owned();
+        for error in [
+            CloudError::not_found("Machine/1"),
+            CloudError::Forbidden(text()),
+            CloudError::Unauthenticated,
+            CloudError::invalid("name", "is long"),
+            CloudError::Conflict(text()),
+            CloudError::Raced(text()),
+            CloudError::Changed(text()),
+            CloudError::Exhausted(text()),
+            CloudError::TooLarge(text()),
+            CloudError::Unavailable(text()),
+            CloudError::Internal(text()),
+        ] {
+            let was = format!("{error:?}");
+            let told = serde_json::to_string(&Relayed::from(error)).unwrap_or_default();
+            let told: std::result::Result<Relayed, _> = serde_json::from_str(&told);
+            let is = told.map(CloudError::from);
+            assert_eq!(is.map(|error| format!("{error:?}")).ok(), Some(was));
+        }
+    }
 }

@@ -8,7 +8,7 @@
 //!
 //! Its volumes need no such word: one host writes them, and that is the one that `Machine.host` names. The word is about all
 //! else that would be there twice: the guest, and its addresses. So a machine goes that has all its data on volumes; one with a
-//! root disk of its own, or whose memory was saved, stays where that is. Where the host ends its machines by itself, nobody's word
+//! root disk of its own, or whose memory is saved, stays where that is, also while it begins from it. Where the host ends its machines by itself, nobody's word
 //! is needed: see `fencing`.
 
 use cimi::{
@@ -145,8 +145,7 @@ impl Cloud {
 
 /// Whether all of a machine that can't be made anew is on volumes.
 fn can_go_on_elsewhere(machine: &Machine) -> bool {
-    let has_memory_there = matches!(machine.observed.stage, Stage::Saving | Stage::Suspended);
-    machine.image.is_none() && !has_memory_there && !machine.desired.deleted
+    !machine.is_bound_to_host() && !machine.desired.deleted
 }
 
 /// The machine as it is when its host is off for good: its run has ended, and it waits for another host.

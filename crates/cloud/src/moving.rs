@@ -23,6 +23,11 @@
 //! ```
 //!
 //! If A can't do so with this machine it says so (`atRest`), and it goes at rest; if it fails, A says that it stays (`stays`).
+//!
+//! A guest that stands still waits for B, which has to say `arrived` in time: a host that is there, and says nothing, is given up
+//! like one that is lost.
+
+mod deadlines;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -34,8 +39,9 @@ use cimi::{
 use documents::{Documents, DocumentsError, step};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::{Map, Value};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use self::deadlines::Deadlines;
 use crate::{Cloud, CloudError, Done, OpContext, Result, access};
 
 /// Most machines that are written at once.
@@ -208,18 +214,26 @@ pub(crate) async fn follow(documents: Documents) {
     let mut machines = documents.machines.changes();
     let mut pulses = documents.host_pulses.changes();
     let mut due: BTreeSet<Arc<str>> = BTreeSet::new();
+    let mut late = Deadlines::default();
     let mut writes = FuturesUnordered::new();
     loop {
         while writes.len() < WRITES_AT_ONCE
             && let Some(local) = due.pop_first()
         {
-            writes.push(bring_on_or_rest(documents.clone(), local));
+            let late = late.of(&local, Instant::now());
+            writes.push(bring_on_or_rest(documents.clone(), local, late));
         }
         tokio::select! {
             Some(again) = writes.next(), if !writes.is_empty() => due.extend(again),
-            changed = machines.next() => if let Some(machine) = changed.present() && machine.desired.moving.is_some() {
-                due.insert(machine.id().into());
-            },
+            changed = machines.next() => {
+                let local: Arc<str> = changed.id().into();
+                let read = changed.present();
+                let machine = read.as_deref().map(|read| &read.document.0);
+                late.note(&local, machine, Instant::now());
+                if machine.is_some_and(|machine| machine.desired.moving.is_some()) {
+                    due.insert(local);
+                }
+            }
             changed = pulses.next() => {
                 let coming = documents.machines.by_index("movingTo", changed.id());
                 due.extend(coming.iter().map(|machine| Arc::from(machine.id())));
@@ -227,13 +241,20 @@ pub(crate) async fn follow(documents: Documents) {
                 let going = going.iter().filter(|machine| machine.passage().is_some());
                 due.extend(going.map(|machine| Arc::from(machine.id())));
             }
+            local = late.next() => {
+                due.insert(local);
+            }
         }
     }
 }
 
 /// Returns the machine if it has to be tried again.
-async fn bring_on_or_rest(documents: Documents, local: Arc<str>) -> Option<Arc<str>> {
-    let error = match bring_on(&documents, &local).await {
+async fn bring_on_or_rest(
+    documents: Documents,
+    local: Arc<str>,
+    late: Option<Timestamp>,
+) -> Option<Arc<str>> {
+    let error = match bring_on(&documents, &local, late).await {
         Ok(()) => return None,
         Err(error) => error,
     };
@@ -242,12 +263,16 @@ async fn bring_on_or_rest(documents: Documents, local: Arc<str>) -> Option<Arc<s
     Some(local)
 }
 
-async fn bring_on(documents: &Documents, local: &str) -> std::result::Result<(), DocumentsError> {
+async fn bring_on(
+    documents: &Documents,
+    local: &str,
+    late: Option<Timestamp>,
+) -> std::result::Result<(), DocumentsError> {
     loop {
         let Some(read) = documents.machines.get(local) else {
             return Ok(());
         };
-        let Some(next) = next_of(documents, &read) else {
+        let Some(next) = next_of(documents, &read, late) else {
             return Ok(());
         };
         match step::step(documents, &read, next).commit().await {
@@ -258,20 +283,24 @@ async fn bring_on(documents: &Documents, local: &str) -> std::result::Result<(),
     }
 }
 
-/// What becomes of a machine on its way, if anything does now.
-fn next_of(documents: &Documents, machine: &Machine) -> Option<Machine> {
+/// What becomes of a machine on its way, if anything does now; it should have arrived on the way that is `late`.
+fn next_of(documents: &Documents, machine: &Machine, late: Option<Timestamp>) -> Option<Machine> {
     let moving = machine.desired.moving.as_ref()?;
     let mut next = machine.clone();
-    let is_host = |host: &&HostId| documents.hosts.get(host.local()).is_some();
-    if let Some(to) = moving
-        .to
-        .as_ref()
-        .filter(|_| moving.arrived && machine.has_left())
-        .filter(is_host)
-    {
+    let is_without_pulse = |host: &HostId| {
+        let known = documents.hosts.get(host.local());
+        known.is_none_or(|known| {
+            known.has_joined() && documents.host_pulses.get(host.local()).is_none()
+        })
+    };
+    let is_lost = moving.to.as_ref().is_some_and(is_without_pulse);
+    let is_there = moving.arrived && machine.has_left() && !is_lost;
+    if let Some(to) = moving.to.as_ref().filter(|_| is_there) {
         next.left_on.extend(next.host.replace(to.clone()));
         next.unseen_since = None;
         next.desired.moving = None;
+        // The next one says so itself.
+        next.observed.guarded = false;
         if next.observed.stage == Stage::Crossing {
             // It runs on, by another process, which counts from nothing.
             next.running_since = next.running_since.map(|_| Timestamp::now());
@@ -280,17 +309,10 @@ fn next_of(documents: &Documents, machine: &Machine) -> Option<Machine> {
         (next.ssh, next.accelerator, next.reason) = (None, None, None);
         return Some(next);
     }
-    let is_without_pulse = |host: &HostId| {
-        let known = documents.hosts.get(host.local());
-        known.is_none_or(|known| {
-            known.has_joined() && documents.host_pulses.get(host.local()).is_none()
-        })
-    };
     // At rest its files may still be asked for; on the way its guest may run there, and nobody hears how it ends.
     let is_cut_off = machine.passage().is_some()
         && !machine.has_left()
         && machine.host.as_ref().is_some_and(is_without_pulse);
-    let is_lost = moving.to.as_ref().is_some_and(is_without_pulse);
     let stays = machine.observed.stays == Some(moving.since);
     let why = if machine.desired.deleted {
         "it is removed"
@@ -304,6 +326,8 @@ fn next_of(documents: &Documents, machine: &Machine) -> Option<Machine> {
         "the host that it was to go to is lost"
     } else if let Some(problem) = &moving.problem {
         problem
+    } else if late == Some(moving.since) && machine.has_left() {
+        "the host that it was to go to doesn't take it"
     } else {
         return None;
     };
@@ -313,4 +337,93 @@ fn next_of(documents: &Documents, machine: &Machine) -> Option<Machine> {
         next.reason = Some(format!("it is not moved: {why}"));
     }
     Some(next)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use cimi::{
+        Acl, Common, HostPulseId,
+        resources::{Host, HostPulse},
+        testing,
+    };
+    use store::SqliteStore;
+
+    use super::*;
+
+    /// A cloud of two hosts that have joined and are heard, and a machine that is at rest on its way from the first to the second.
+    async fn on_its_way(folder: &tempfile::TempDir) -> (Documents, Machine) {
+        let store = Arc::new(SqliteStore::open(folder.path().join("db")).unwrap());
+        let documents = Documents::open(store).await.unwrap();
+        let mut hosts = Vec::new();
+        for _ in 0..2 {
+            let mut host: Host = testing::host();
+            host.desired.apart = true;
+            let pulse = HostPulse {
+                id: HostPulseId::from_local(host.id.local()).unwrap(),
+                common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
+            };
+            let changes = documents.changes().create(&host).create(&pulse);
+            changes.commit().await.unwrap();
+            hosts.push(host.id);
+        }
+        let since = Timestamp::now();
+        let mut machine = testing::machine(1);
+        machine.host = Some(hosts.remove(0));
+        machine.desired.moving = Some(Moving {
+            to: Some(hosts.remove(0)),
+            ready: true,
+            ..Moving::asked(since)
+        });
+        machine.observed.stage = Stage::Suspended;
+        machine.observed.left_for = Some(since);
+        machine.observed.guarded = true;
+        (documents, machine)
+    }
+
+    fn arrived(machine: &Machine) -> Machine {
+        let mut machine = machine.clone();
+        if let Some(moving) = &mut machine.desired.moving {
+            moving.arrived = true;
+        }
+        machine
+    }
+
+    #[tokio::test]
+    async fn it_is_the_next_hosts_only_while_that_is_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let (documents, machine) = on_its_way(&folder).await;
+        let to = machine.moving_to().cloned().unwrap();
+        assert!(next_of(&documents, &machine, None).is_none(), "it waits");
+        let there = next_of(&documents, &arrived(&machine), None).unwrap();
+        assert_eq!(there.host.as_ref(), Some(&to));
+        assert!(
+            !there.observed.guarded,
+            "what its host before guards is nothing to this one"
+        );
+
+        let pulse = documents.host_pulses.get(to.local()).unwrap();
+        documents.changes().remove(&pulse).commit().await.unwrap();
+        let stays = next_of(&documents, &arrived(&machine), None).unwrap();
+        assert_eq!((&stays.host, &stays.desired.moving), (&machine.host, &None));
+        assert!(stays.reason.unwrap().ends_with("is lost"));
+    }
+
+    #[tokio::test]
+    async fn it_stays_if_the_next_host_does_not_take_it_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (documents, machine) = on_its_way(&folder).await;
+        let way = machine.desired.moving.as_ref().unwrap().since;
+        let stays = next_of(&documents, &machine, Some(way)).unwrap();
+        assert_eq!((&stays.host, &stays.desired.moving), (&machine.host, &None));
+        assert!(stays.reason.unwrap().contains("doesn't take it"));
+        // In the last moment it is in time, and what was late before is nothing to another way.
+        let there = next_of(&documents, &arrived(&machine), Some(way)).unwrap();
+        assert_eq!(there.host.as_ref(), machine.moving_to());
+        let before = Timestamp::from_millis(way.as_millis() - 1);
+        assert!(next_of(&documents, &machine, Some(before)).is_none());
+        let mut rests = machine;
+        rests.observed.left_for = None;
+        assert!(next_of(&documents, &rests, Some(way)).is_none());
+    }
 }

@@ -241,8 +241,33 @@ impl Cloud {
             access::require_change(context)?;
         }
         let mut findings = self.orphans();
+        findings.extend(self.hosts_in_trouble());
         findings.extend(self.0.hosts.doctor(repair).await?);
         Ok(json!({ "findings": findings }))
+    }
+
+    /// What hosts say is wrong with them.
+    fn hosts_in_trouble(&self) -> Vec<Value> {
+        let hosts = self.0.documents.hosts.all();
+        let of_one = |host: &Arc<Cached<Host>>| {
+            let name = host.common.name.clone();
+            let (name, id) = (
+                name.unwrap_or_else(|| host.id().to_owned()),
+                host.document.id.clone(),
+            );
+            let told = host.troubles.clone().into_iter();
+            told.map(move |trouble| {
+                json!({
+                    "kind": "host",
+                    "what": name,
+                    "detail": trouble,
+                    "repair": format!("as it says; no machines are placed on it meanwhile (stratus host show {name})"),
+                    "severity": EventSeverity::Medium,
+                    "host": id.to_string(),
+                })
+            })
+        };
+        hosts.iter().flat_map(of_one).collect()
     }
 
     /// Documents that belong to others that are not there.

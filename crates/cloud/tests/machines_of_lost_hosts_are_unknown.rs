@@ -357,6 +357,13 @@ async fn those_with_all_their_data_on_volumes_go_on_elsewhere_by_a_word() {
     let never = from_volume_on(&world, &host, "never", Stage::Running).await;
     let booting = from_volume_on(&world, &host, "never", Stage::Booting).await;
     let suspended = from_volume_on(&world, &host, "always", Stage::Suspended).await;
+    // Its guest has not gone on from its memory yet, or could not.
+    let resumed = from_volume_on(&world, &host, "always", Stage::Booting).await;
+    let failed = from_volume_on(&world, &host, "always", Stage::Failed).await;
+    for id in [&resumed, &failed] {
+        seen(&world, id, |machine| machine.observed.has_memory = true).await;
+        assert!(!document(&world, id).goes_on_elsewhere());
+    }
     let with_disk = running_on(&world, &host).await;
     let evacuate = async |who| {
         let body = json!({}).as_object().unwrap().clone();
@@ -394,7 +401,12 @@ async fn those_with_all_their_data_on_volumes_go_on_elsewhere_by_a_word() {
     }
     assert_eq!(shown(&world, &always).0, "STARTING Pending");
     assert_eq!(shown(&world, &never).0, "STOPPED Unknown");
-    for (id, why) in [(&suspended, "its memory"), (&with_disk, "its disk")] {
+    for (id, why) in [
+        (&suspended, "its memory"),
+        (&resumed, "its memory"),
+        (&failed, "its memory"),
+        (&with_disk, "its disk"),
+    ] {
         let machine = document(&world, id);
         assert_eq!(machine.host, Some(host.clone()), "{why} is there");
         assert!(machine.left_on.is_empty());
@@ -407,7 +419,7 @@ async fn those_with_all_their_data_on_volumes_go_on_elsewhere_by_a_word() {
     assert_eq!(document(&world, &always).desired.run, 2);
 
     // A host that never comes back is waited for by nobody once it is removed.
-    for id in [&suspended, &with_disk] {
+    for id in [&suspended, &resumed, &failed, &with_disk] {
         seen(&world, id, |machine| machine.desired.deleted = true).await;
     }
     let root = admin();

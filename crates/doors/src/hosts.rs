@@ -117,8 +117,9 @@ pub struct HostDoor {
     crossing_seats: Seats,
     calls: HostCalls,
     meetings: Meetings,
-    /// Turns to read a part of an image, for all hosts.
+    /// Turns to read a part of an image: for all hosts, and for all entries.
     reading: Arc<Semaphore>,
+    reading_for_entries: Arc<Semaphore>,
     volumes: Arc<dyn VolumesOfHosts>,
     files: Arc<dyn FilesOfMachines>,
     /// Whether this daemon keeps the images, for other entries, too.
@@ -210,6 +211,7 @@ impl HostDoor {
             meetings,
             files,
             reading: Arc::new(Semaphore::new(images::READ_AT_ONCE)),
+            reading_for_entries: Arc::new(Semaphore::new(images::READ_AT_ONCE)),
             volumes,
             keeps_images: false,
         }

@@ -1,25 +1,22 @@
 //! Listening: TLS, HTTP/1.1 and HTTP/2, what clients may use up, and ending without cutting
 //! anybody off.
 
+mod asked;
+
 use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    sync::Arc,
     time::Duration,
 };
 
 use accounts::Shown;
-use bytes::Bytes;
 use futures::future::Either;
 use http::{Method, Request};
 use hyper::{
-    body::{Body, Frame, Incoming, SizeHint},
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -28,7 +25,7 @@ use parking_lot::Mutex;
 use rustix::net::sockopt;
 use rustls::{pki_types::CertificateDer, server::Acceptor};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -36,8 +33,8 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::Peer;
 
+use self::asked::{Answering, Asked, Counted, PIECE_BYTES};
 use crate::{
-    body::ResponseBody,
     doors::Doors,
     hosts::{Ending, HostDoor},
     metrics::{self, ConnectionMetrics},
@@ -392,6 +389,7 @@ where
     let limits = &shared.limits;
     let doors = Arc::clone(&shared.doors);
     let asked = Arc::new(Asked::default());
+    let piece = if http2 { PIECE_BYTES } else { usize::MAX };
     let service = {
         let (asked, connection) = (Arc::clone(&asked), connection.clone());
         let (tasks, aborting) = (shared.tasks.clone(), shared.aborting.clone());
@@ -402,7 +400,7 @@ where
             // Boxed: it is moved a few times before it runs.
             let answer = Box::pin(async move {
                 let answer = doors.handle(connection, request).await;
-                answer.map(|body| Answering { body, asking })
+                answer.map(|body| Answering::new(body, piece, asking))
             });
             // What is begun goes on to its end, and into the audit log, also when the client resets its stream or is gone:
             // its connection then drops this future, and not that task.
@@ -489,186 +487,6 @@ fn may_change(request: &Request<Incoming>) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[error("the server ends")]
 struct Interrupted;
-
-/// The requests of one connection, and how what is sent to its client gets on.
-#[derive(Default)]
-struct Asked {
-    ever: AtomicUsize,
-    /// Those whose answers haven't been sent whole.
-    open: AtomicUsize,
-    /// Answers of which the client has yet to take something before more can be sent.
-    unread: AtomicUsize,
-    /// How often something was written.
-    writes: AtomicUsize,
-}
-
-/// One request, to the end of its answer; over when dropped.
-struct Asking {
-    of: Arc<Asked>,
-    is_unread: bool,
-}
-
-impl Asked {
-    fn one_more(self: &Arc<Self>) -> Asking {
-        self.ever.fetch_add(1, Ordering::Relaxed);
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Asking {
-            of: Arc::clone(self),
-            is_unread: false,
-        }
-    }
-
-    /// Waits until there was no request for this time, or twice as long.
-    async fn is_idle_for(&self, time: Duration) {
-        loop {
-            let before = self.ever.load(Ordering::Relaxed);
-            sleep(time).await;
-            let is_new = self.ever.load(Ordering::Relaxed) != before;
-            if !is_new && self.open.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-        }
-    }
-
-    /// Waits until nothing was written for this time, or twice as long.
-    async fn is_silent_for(&self, time: Duration) {
-        loop {
-            let before = self.writes.load(Ordering::Relaxed);
-            sleep(time).await;
-            if self.writes.load(Ordering::Relaxed) == before {
-                return;
-            }
-        }
-    }
-
-    /// The same, while there is something that the client might take.
-    async fn takes_nothing_for(&self, time: Duration) {
-        loop {
-            self.is_silent_for(time).await;
-            if self.unread.load(Ordering::Relaxed) > 0 {
-                return;
-            }
-        }
-    }
-
-    /// The same, while no request is being worked on.
-    async fn says_nothing_for(&self, time: Duration) {
-        loop {
-            self.is_silent_for(time).await;
-            if self.open.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-        }
-    }
-}
-
-impl Asking {
-    fn unread(&mut self, is_unread: bool) {
-        match (self.is_unread, is_unread) {
-            (false, true) => self.of.unread.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.of.unread.fetch_sub(1, Ordering::Relaxed),
-            _ => return,
-        };
-        self.is_unread = is_unread;
-    }
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        self.unread(false);
-        self.of.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The body of an answer, with the request that it is the answer of.
-struct Answering {
-    body: ResponseBody,
-    asking: Asking,
-}
-
-impl Body for Answering {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        // It is asked for the next piece when there is room for it: until then it is the client who is waited for.
-        self.asking.unread(matches!(frame, Poll::Ready(Some(_))));
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A stream whose writes are counted.
-struct Counted<S> {
-    inner: S,
-    asked: Arc<Asked>,
-}
-
-impl<S> Counted<S> {
-    fn new(inner: S, asked: Arc<Asked>) -> Self {
-        Self { inner, asked }
-    }
-
-    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            self.asked.writes.fetch_add(1, Ordering::Relaxed);
-        }
-        written
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(context, data);
-        self.count(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.count(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
-}
 
 /// Ends a connection so that the client gets what was sent last: says goodbye, then takes what is
 /// still on its way, for a moment. (Closing with unread bytes would make the kernel reset the

@@ -32,6 +32,9 @@ use crate::{
 const LENGTH: usize = 3_000_000;
 const SHA1: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
 
+/// The name of an image of which nothing ever comes.
+const HANGS: &str = "hangs";
+
 fn content() -> Bytes {
     let bytes = (0..LENGTH).map(|at| u8::try_from(at * 7 % 251).unwrap());
     bytes.collect()
@@ -79,7 +82,7 @@ impl ImageIntake for Shelf {
         NoServices.take(image, upload).await
     }
 
-    async fn open(&self, _: Arc<Image>, request: DownloadRequest) -> cloud::Result<Download> {
+    async fn open(&self, image: Arc<Image>, request: DownloadRequest) -> cloud::Result<Download> {
         let all = content();
         let (start, end) = match request.part {
             Some((start, end)) => {
@@ -104,13 +107,16 @@ impl ImageIntake for Shelf {
                 let _until_its_end = &reading;
             })
         };
-        let content = content.flatten_stream();
+        let content = match image.common.name.as_deref() {
+            Some(HANGS) => futures::stream::pending().boxed(),
+            _ => content.flatten_stream().boxed(),
+        };
         Ok(Download {
             format: "raw",
             length: Some(LENGTH as u64),
             part: request.part.map(|_| (start as u64, end as u64)),
             identifier: None,
-            content: Box::pin(content),
+            content,
             tag: String::new(),
         })
     }
@@ -350,4 +356,45 @@ async fn hosts_that_take_nothing_keep_nobody_waiting() {
     let (status, _, body) = timeout(PATIENCE / 2, getting).await.unwrap();
     assert_eq!((status, body), (200, content()));
     drop(slow);
+}
+
+/// As at an entry that has content from the storage elsewhere, when that doesn't give it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_does_not_come_keeps_no_other_from_coming() {
+    let world = World::start_with(Shelf::new(true)).await;
+    let (whole, mut hangs) = (image(), image());
+    hangs.common.name = Some(HANGS.to_owned());
+    for image in [&whole, &hangs] {
+        let text = serde_json::to_vec(image).unwrap();
+        world.put(&image.id, text).await;
+    }
+    let mut waiting = Vec::new();
+    for number in 1..=6 {
+        let host = world.host(&format!("waits{number}")).await;
+        place(&world, &host, &hangs).await;
+        for _ in 0..2 {
+            waiting.push(loop {
+                // What the door knows of the store may come a moment after the store has it.
+                let begun = begin(&world, shown(&host), hangs.id.local(), &[]).await;
+                let begun = begun.unwrap();
+                if begun.answer.status() != 404 {
+                    break begun;
+                }
+            });
+        }
+    }
+    let host = world.host("node1").await;
+    place(&world, &host, &whole).await;
+    let getting = async {
+        loop {
+            let answer = get(&world, shown(&host), whole.id.local(), &[]).await;
+            let answer = answer.unwrap();
+            if answer.0 != 404 {
+                return answer;
+            }
+        }
+    };
+    let (status, _, body) = timeout(PATIENCE, getting).await.unwrap();
+    assert_eq!((status, body), (200, content()));
+    drop(waiting);
 }

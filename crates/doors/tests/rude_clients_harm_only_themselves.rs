@@ -739,3 +739,30 @@ async fn who_takes_nothing_of_an_answer_in_http2_is_cut_off() {
     drop((answer, sender));
     is_well(&world).await;
 }
+
+/// Pings, as many clients send them by themselves, and other answers that it takes: neither is something of this one.
+#[tokio::test]
+async fn who_takes_nothing_of_one_answer_is_cut_off_whatever_else_is_said() {
+    let world = World::with(Settings::default(), impatient()).await;
+    let (mut sender, connection) = http2(&world).await;
+    let answer = sender.send_request(download()).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let asks = async {
+        loop {
+            let small = http::Request::get("https://localhost/health");
+            let small = small.body(String::new()).unwrap();
+            let Ok(other) = sender.send_request(small).await else {
+                return;
+            };
+            if other.into_body().collect().await.is_err() {
+                return;
+            }
+            sleep(impatient().write_stall / 10).await;
+        }
+    };
+    let ended = timeout(PATIENCE, asks).await;
+    assert!(ended.is_ok(), "still open");
+    assert!(timeout(PATIENCE, connection).await.is_ok());
+    drop(answer);
+    is_well(&world).await;
+}

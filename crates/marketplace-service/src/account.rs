@@ -37,8 +37,9 @@ const LETTER_SECONDS: i64 = 3600;
 const SESSION_SECONDS: i64 = 12 * 3600;
 /// Letters within that hour to one mailbox; who asks for more has these.
 const LETTERS_PER_MAILBOX: usize = 3;
-/// Letters that one network asks for within that hour, and all.
+/// Letters that one network asks for within that hour, one site with many of them, and all.
 const LETTERS_PER_NETWORK: usize = 20;
+const LETTERS_PER_SITE: usize = 200;
 const LETTERS: usize = 10_000;
 /// Browsers that one endorser is signed in with; the oldest goes for the next.
 const SESSIONS: usize = 20;
@@ -97,15 +98,20 @@ impl Accounts {
 
     /// Whether another letter goes out for an address: not if enough are under way to it.
     fn has_place_for(&self, asked: &str, source: &str, now: UtcTime) -> Result<bool, Refused> {
-        let (mailbox_of, network_of) = (mailbox(asked), network(source, 4));
-        let (mut of_mailbox, mut of_network, mut all) = (0, 0, 0);
+        let (mailbox_of, network_of, site_of) =
+            (mailbox(asked), network(source, 4), network(source, 3));
+        let (mut of_mailbox, mut of_network, mut of_site, mut all) = (0, 0, 0, 0);
         for one in self.sign_ins.values().filter(|one| one.until > now) {
             all += 1;
             of_mailbox += usize::from(mailbox(&one.asked) == mailbox_of);
             of_network += usize::from(network(&one.source, 4) == network_of);
+            of_site += usize::from(network(&one.source, 3) == site_of);
         }
         if of_network >= LETTERS_PER_NETWORK {
             return Err(Refused::TooManyLetters(format!("from {network_of}")));
+        }
+        if of_site >= LETTERS_PER_SITE {
+            return Err(Refused::TooManyLetters(format!("from {site_of}")));
         }
         if all >= LETTERS {
             return Err(Refused::TooManyLetters("by all".to_owned()));

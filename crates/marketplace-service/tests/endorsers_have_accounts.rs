@@ -278,6 +278,20 @@ async fn nobody_learns_whether_an_address_is_known_nor_sends_it_many_letters() {
         market.ask_to_sign_in("no address", source(60)).await,
         Err(Refused::Invalid(_))
     ));
+    // Of a site with many networks so many, and the others as before.
+    let network = |number: u16| format!("2001:db8:7:{number:x}::1").parse().unwrap();
+    for number in 0..200 {
+        let address = format!("{number}@example.net");
+        let asked = market.ask_to_sign_in(&address, network(number));
+        asked.await.unwrap();
+    }
+    match market.ask_to_sign_in("x@example.net", network(201)).await {
+        Err(Refused::TooManyLetters(whose)) => assert_eq!(whose, "from 2001:db8:7::/48"),
+        other => panic!("{other:?}"),
+    }
+    let elsewhere = "2001:db8:8::1".parse().unwrap();
+    let asked = market.ask_to_sign_in("x@example.net", elsewhere).await;
+    asked.unwrap();
     let silent = World::start(Settings::default()).await;
     assert!(matches!(
         silent.marketplace.ask_to_sign_in(ALICE, source(60)).await,

@@ -29,16 +29,12 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use placement::{Among, Demand, Fleet, Kinds, Means, NoRoom, Policy};
 
-use crate::{turn::Turn, wishes::Wishes};
+use crate::{turn::Turn, ways::Ways, wishes::Wishes};
 
 /// Most writes on their way at once; more only wait in the store's queue instead of here.
 const WRITES_AT_ONCE: usize = 128;
 /// How long a machine rests whose write the store refused (a full disk, a lost store).
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// Machines of one host, and machines to one host, that are on their way at once: each stands still until all of it is copied, so
-/// that many at once stand still for as long as all of them take.
-const WAYS_AT_ONCE: usize = 4;
-
 /// The scheduler. See the crate's documentation for what it promises.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -236,14 +232,7 @@ impl Scheduler {
         if self.ways.is_empty() {
             return;
         }
-        let mut busy: HashMap<HostId, usize> = HashMap::new();
-        for (from, to) in self.on_their_way.values() {
-            *busy.entry(from.clone()).or_default() += 1;
-            *busy.entry(to.clone()).or_default() += 1;
-        }
-        let is_free = |busy: &HashMap<HostId, usize>, host: &HostId| {
-            busy.get(host).is_none_or(|ways| *ways < WAYS_AT_ONCE)
-        };
+        let mut busy: Ways = self.on_their_way.values().collect();
         let mut later = BTreeMap::new();
         while self.writes.len() < WRITES_AT_ONCE
             && let Some((vmid, local)) = self.ways.pop_first()
@@ -254,7 +243,7 @@ impl Scheduler {
             let (Some(from), Some(moving)) = (&machine.host, &machine.desired.moving) else {
                 continue;
             };
-            if !is_free(&busy, from) {
+            if !busy.may_leave(from) {
                 later.insert(vmid, local);
                 continue;
             }
@@ -266,13 +255,12 @@ impl Scheduler {
             let (way, wish) = (booking_of_way(&local), wishes.wish_among(among));
             let chosen = self.fleet.reserve(&way, &wish);
             if let Ok(to) = &chosen {
-                if !is_free(&busy, to) {
+                if !busy.may_come_to(to) {
                     self.fleet.unbook(&way);
                     later.insert(vmid, local);
                     continue;
                 }
-                *busy.entry(from.clone()).or_default() += 1;
-                *busy.entry(to.clone()).or_default() += 1;
+                busy.add(from, to);
                 let both = (from.clone(), to.clone());
                 self.on_their_way.insert(local.clone(), both);
             }
@@ -430,7 +418,10 @@ impl Under {
             Err(error) if !error.is_conflict() => Err(error),
             Err(_) if self.turn.is_still(self.taken).await? => Ok(None),
             // Whoever has the turn now decides.
-            Err(_) => Ok(Some(())),
+            Err(_) => {
+                self.turn.lost(self.taken);
+                Ok(Some(()))
+            }
         }
     }
 }
@@ -654,6 +645,40 @@ mod tests {
             let machine = documents.machines.get(&local).unwrap();
             assert_eq!(machine.host.is_some(), takes_it);
         }
+    }
+
+    #[tokio::test]
+    async fn one_whose_turn_was_taken_over_decides_nothing_until_it_is_free_again() {
+        async fn until(turn: &Turn, wanted: impl Fn(Option<Revision>) -> bool) -> Revision {
+            let mut changes = turn.changes();
+            let seen = changes.wait_for(|taken| wanted(*taken));
+            let limit = Duration::from_secs(60);
+            let seen = tokio::time::timeout(limit, seen).await.unwrap().unwrap();
+            seen.unwrap_or(Revision::ZERO)
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let documents = documents(&folder).await;
+        // Two of one name, as of computers that were copied.
+        let [first, second] = [(); 2].map(|()| Turn::new(documents.clone(), "same"));
+        let [end_first, end_second] = [(); 2].map(|()| CancellationToken::new());
+        let held = tokio::spawn(first.clone().hold(end_first.clone()));
+        let taken = until(&first, |taken| taken.is_some()).await;
+        let taken_over = tokio::spawn(second.clone().hold(end_second.clone()));
+        let later = until(&second, |taken| taken.is_some()).await;
+        let under = Under {
+            documents: documents.clone(),
+            turn: first.clone(),
+            taken,
+        };
+        let changes = documents.changes().create(&testing::host());
+        assert_eq!(under.commit(changes).await.unwrap(), Some(()));
+        assert!(documents.hosts.is_empty(), "nothing comes of it");
+        until(&first, |taken| taken.is_none()).await;
+        end_second.cancel();
+        taken_over.await.unwrap();
+        assert!(until(&first, |taken| taken.is_some()).await > later);
+        end_first.cancel();
+        held.await.unwrap();
     }
 
     #[tokio::test]

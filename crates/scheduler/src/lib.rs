@@ -8,6 +8,7 @@
 
 mod controller;
 mod turn;
+mod ways;
 mod wishes;
 
 pub use controller::Scheduler;

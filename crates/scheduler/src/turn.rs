@@ -38,6 +38,8 @@ pub(crate) struct Turn {
     taken: Arc<watch::Sender<Option<Revision>>>,
     /// Rung when it is to be taken anew.
     anew: Arc<Notify>,
+    /// Rung when it is found to be another's.
+    lost: Arc<Notify>,
 }
 
 impl Turn {
@@ -50,6 +52,7 @@ impl Turn {
             key,
             taken: Arc::new(watch::Sender::new(None)),
             anew: Arc::default(),
+            lost: Arc::default(),
         }
     }
 
@@ -67,6 +70,20 @@ impl Turn {
     pub(crate) fn take_anew(&self) {
         self.taken.send_replace(None);
         self.anew.notify_one();
+    }
+
+    /// The store says that it is another's by now.
+    pub(crate) fn lost(&self, taken: Revision) {
+        let is_news = self.taken.send_if_modified(|now| {
+            let is_it = *now == Some(taken);
+            if is_it {
+                *now = None;
+            }
+            is_it
+        });
+        if is_news {
+            self.lost.notify_one();
+        }
     }
 
     /// Whether the store says that this is still the turn.
@@ -125,6 +142,11 @@ impl Turn {
             loop {
                 tokio::select! {
                     () = self.anew.notified() => break,
+                    () = self.lost.notified() => {
+                        tracing::warn!("another scheduler of this name places machines: two daemons have the same computer's name and state directory, or one was copied");
+                        let _ = store.revoke(lease).await;
+                        return Ok(());
+                    }
                     () = sleep(EVERY) => {}
                 }
                 let asked = Instant::now();

@@ -712,3 +712,27 @@ async fn so_many_machines_of_a_host_are_moved_at_once_and_the_others_wait_for_th
         .await;
     cloud.end().await;
 }
+
+#[tokio::test]
+async fn a_host_that_is_emptied_takes_others_meanwhile() {
+    let cloud = Cloud::start().await;
+    let [a, b] = ["a", "b"].map(|name| HostId::from_local(name).unwrap());
+    for name in ["a", "b"] {
+        cloud.create(&host(name, 16 * 512)).await;
+    }
+    for (vmid, (from, to)) in (1..=8).zip([(&a, &b), (&b, &a)].into_iter().cycle()) {
+        let mut machine = machine(vmid, 512);
+        machine.host = Some(from.clone());
+        machine.desired.moving = Some(Moving {
+            wanted: Some(to.clone()),
+            ..Moving::asked(Timestamp::now())
+        });
+        machine.settle();
+        cloud.create(&machine).await;
+    }
+    let all_go = |all: &[Machine]| all.iter().filter(|one| one.moving_to().is_some()).count() == 8;
+    cloud
+        .until("four to go each way, and four to come", all_go)
+        .await;
+    cloud.end().await;
+}

@@ -5,19 +5,20 @@
 //! ```text
 //!   users ──▶ entry 0..2 (cloud, scheduler) ──wire──┐
 //!             storage (controller of volumes) ─wire─┤── MemoryStore: one history, in virtual time
-//!             host 0..3 (VmHost, pulse) ──────wire──┘
+//!             host 0..3 (VmHost, pulse) ──wire─gate─┘
 //!                └─ guests, guard: outlive the daemon
 //! ```
 //!
 //! The code is that of the product; what stands in for something are the store (which passes the suite that every store has to
-//! pass), the wires, the guests, and the few lines by which `stratusd` starts what it is made of. Hosts have the store itself, not a
-//! gateway to their part of it.
+//! pass), the wires, the guests, and the few lines by which `stratusd` starts what it is made of. What hosts write is looked at by the
+//! rules for hosts; they see all documents.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`clock`] | what time it is |
 //! | [`store`] | the store |
 //! | [`wire`] | what is between a daemon and the store |
+//! | [`gate`] | what hosts may write, and what follows from it |
 //! | [`node`] | a daemon that can be killed anywhere |
 //! | [`entry`], [`host`] | what each kind of daemon is made of |
 //! | [`ledger`] | what users asked for and were told |
@@ -27,6 +28,7 @@
 
 pub mod clock;
 pub mod entry;
+pub mod gate;
 pub mod host;
 pub mod ledger;
 pub mod node;

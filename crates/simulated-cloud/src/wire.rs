@@ -3,6 +3,7 @@
 use std::{ops::Range as Between, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use cimi::HostId;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -17,6 +18,7 @@ use tokio::{
 
 use crate::{
     clock,
+    gate::Gate,
     store::{Follower, MemoryStore},
 };
 
@@ -32,6 +34,8 @@ pub struct Wire {
     /// Writes that are still on their way though nobody waits for them, and when they arrive.
     late: Mutex<Vec<(Duration, Transaction)>>,
     store: MemoryStore,
+    /// What writes come by, and as whose; none: those of who has all documents.
+    gate: Option<(Arc<Gate>, String)>,
 }
 
 struct State {
@@ -47,6 +51,20 @@ impl Wire {
     /// A whole one.
     #[must_use]
     pub fn new(store: MemoryStore, seed: u64) -> Arc<Self> {
+        Self::by(store, seed, None)
+    }
+
+    /// A host's: what this one writes comes by the door.
+    #[must_use]
+    pub fn of_host(
+        store: MemoryStore,
+        seed: u64,
+        (gate, host): (&Arc<Gate>, &HostId),
+    ) -> Arc<Self> {
+        Self::by(store, seed, Some((gate.clone(), host.local().to_owned())))
+    }
+
+    fn by(store: MemoryStore, seed: u64, gate: Option<(Arc<Gate>, String)>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 is_cut: false,
@@ -57,6 +75,7 @@ impl Wire {
             changed: Notify::new(),
             late: Mutex::default(),
             store,
+            gate,
         })
     }
 
@@ -85,7 +104,10 @@ impl Wire {
         };
         for (_, transaction) in due {
             // Nobody waits for the answer.
-            let _ = self.store.write(&transaction);
+            match &self.gate {
+                Some((gate, host)) => drop(gate.ask(host, transaction)),
+                None => drop(self.store.write(&transaction)),
+            }
         }
     }
 
@@ -135,11 +157,24 @@ impl Link {
         changes: bool,
         work: impl FnOnce(&MemoryStore) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let store = &self.0.store;
+        self.call_to(doing, changes, async { work(store) }).await
+    }
+
+    /// The same of what takes its time at the other end.
+    async fn call_to<T>(
+        &self,
+        doing: &'static str,
+        changes: bool,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let until = Instant::now() + CALL_LIMIT;
         if timeout_at(until, self.0.pass()).await.is_err() {
             return Err(unheard(doing));
         }
-        let done = work(&self.0.store);
+        let Ok(done) = timeout_at(until, work).await else {
+            return Err(in_doubt(doing));
+        };
         let is_lost = changes && self.0.is_lost();
         if is_lost || timeout_at(until, self.0.pass()).await.is_err() {
             sleep_until(until).await;
@@ -189,8 +224,16 @@ impl Store for Link {
             sleep_until(until).await;
             return Err(in_doubt("a transaction"));
         }
-        self.call("a transaction", true, |store| store.write(&transaction))
-            .await
+        let work = async {
+            match &self.0.gate {
+                Some((gate, host)) => {
+                    let answered = gate.ask(host, transaction).await;
+                    answered.unwrap_or_else(|_| Err(in_doubt("a transaction")))
+                }
+                None => self.0.store.write(&transaction),
+            }
+        };
+        self.call_to("a transaction", true, work).await
     }
 
     async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {

@@ -24,8 +24,10 @@ use vmhost::hypervisor::ExitCause;
 use crate::{
     clock,
     entry::{Central, rules},
+    gate::Gate,
     host::{Between, Computer, MEMORY_MIB},
     ledger::SharedLedger,
+    node::Node,
     store::MemoryStore,
     wire::Wire,
 };
@@ -96,6 +98,9 @@ struct World {
     centrals: Vec<Central>,
     hosts: Vec<Computer>,
     between: Arc<Between>,
+    /// By which hosts write, and what that is open in.
+    gate: Arc<Gate>,
+    door: Node,
     ledger: SharedLedger,
     image: ImageId,
     temper: Temper,
@@ -156,13 +161,14 @@ impl World {
             Central::new(format!("central-{number}"), wires(&mut rng), files)
         });
         let centrals = centrals.collect();
-        let between = Arc::new(Between::default());
+        let (between, gate) = (Arc::new(Between::default()), Arc::new(Gate::default()));
         let mut documents = Vec::new();
         let hosts = (1..=HOSTS).map(|number| {
             let host = newcomer(number);
             let id = host.id.clone();
             documents.push(entry(&host));
-            let wire = wires(&mut rng);
+            let wire = Wire::of_host(store.clone(), rng.random(), (&gate, &id));
+            wire.worsen(temper.lost, 0..temper.slowest);
             Computer::new((number, id), folder.path(), &store, wire, between.clone())
         });
         let hosts: Vec<_> = hosts.collect();
@@ -176,6 +182,8 @@ impl World {
             rng,
             centrals,
             between,
+            door: gate.open(store.clone()),
+            gate,
             ledger: SharedLedger::default(),
             image: image.id,
             temper,
@@ -298,6 +306,9 @@ impl World {
                 daemon.catch_up();
             }
         }
+        self.door.catch_up();
+        let refused = self.gate.refused().into_iter();
+        self.wrong.extend(refused);
         for host in &self.hosts {
             host.guard();
         }

@@ -98,8 +98,13 @@ fn all_hold() {
 #[ignore = "where the computer is busy, what blocks may end a moment earlier or later: `make test-faults`"]
 fn the_same_seed_gives_the_same_run() {
     for seed in [3, 8] {
-        let mut runs = std::collections::HashSet::new();
-        let is_again = (0..8).any(|_| !runs.insert(played(play(seed)).1));
-        assert!(is_again, "{runs:#?}");
+        // Another turn now and then is one among several that are the same.
+        let mut runs = std::collections::HashMap::new();
+        for _ in 0..5 {
+            let (held, said) = played(play(seed));
+            assert!(held && said.contains(": trace "), "{said}");
+            *runs.entry(said).or_insert(0) += 1;
+        }
+        assert!(runs.values().any(|times| *times >= 3), "{runs:#?}");
     }
 }

@@ -17,6 +17,7 @@ mod folder;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use cimi::ImageId;
@@ -56,7 +57,7 @@ pub struct ImageServer {
 pub struct Settings {
     /// Their folder; made if missing. Nothing else may be in it.
     pub dir: PathBuf,
-    /// Asked in turn.
+    /// Asked in turn, from the one on that gave something last; from the first one on until then.
     pub servers: Vec<ImageServer>,
     /// Folders whose overlays, and those of whose folders, may stand on replicas: the machines and the quarantine.
     pub overlay_dirs: Vec<PathBuf>,
@@ -108,6 +109,8 @@ struct Inner {
     /// Rung for whoever waits for [`Replicas::changed`].
     changed: Notify,
     turns: Semaphore,
+    /// The server that gave one last, which is asked first.
+    first: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -158,6 +161,7 @@ impl Replicas {
             asked: Notify::new(),
             changed: Notify::new(),
             turns: Semaphore::new(FETCHES),
+            first: AtomicUsize::new(0),
         })))
     }
 

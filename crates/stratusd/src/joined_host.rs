@@ -123,7 +123,7 @@ pub(crate) async fn serve(
         .context("what this host keeps of itself")?;
     settings.joined = Some(id.clone());
     let guard = Watchdog::new(&config, &settings.machines_dir);
-    settings.fences_after = guard.after();
+    settings.fence = guard.fence();
     let host = JoinedHost {
         pulse: pulse_of(&id)?,
         id,
@@ -174,7 +174,14 @@ enum Ended {
 }
 
 impl JoinedHost {
-    async fn run(self, mut kept: Kept) -> anyhow::Result<()> {
+    async fn run(self, kept: Kept) -> anyhow::Result<()> {
+        tokio::select! {
+            ended = self.serve(kept) => ended,
+            never = self.guard.keep() => match never {},
+        }
+    }
+
+    async fn serve(&self, mut kept: Kept) -> anyhow::Result<()> {
         loop {
             let Some(store) = self.open(&kept).await? else {
                 return Ok(());
@@ -253,7 +260,7 @@ impl JoinedHost {
             () = self.removed(&documents) => return Ok(Ended::Removed),
             () = until_alone(&documents, &self.id, &boot_id) => {}
         }
-        let stop = self.stop.child_token();
+        let (stop, heard) = (self.stop.child_token(), CancellationToken::new());
         let until_ended = async {
             let ended = tokio::select! {
                 () = self.stop.cancelled() => {
@@ -262,13 +269,19 @@ impl JoinedHost {
                 }
                 () = self.removed(&documents) => Ended::Removed,
                 next = self.renew(kept) => Ended::Anew(next),
-                () = self.beat(store, &documents) => Ended::Anew(kept.clone()),
+                () = self.beat(store, &documents, &heard) => Ended::Anew(kept.clone()),
             };
             stop.cancel();
             ended
         };
         // The work ends in order: a step that is being taken comes to its end.
-        let (ended, ()) = tokio::join!(until_ended, self.work(&documents, kept, &stop));
+        let work = async {
+            // Before that is noted, the guard ends what is started.
+            if stop.run_until_cancelled(heard.cancelled()).await.is_some() {
+                self.work(&documents, kept, &stop).await;
+            }
+        };
+        let (ended, ()) = tokio::join!(until_ended, work);
         Ok(ended)
     }
 
@@ -375,8 +388,8 @@ impl JoinedHost {
         }
     }
 
-    /// Says that this host is there, until no entry has heard it for a while.
-    async fn beat(&self, store: &SharedStore, documents: &Documents) {
+    /// Says that this host is there, until no entry has heard it for a while. Once one has, that is `noted`.
+    async fn beat(&self, store: &SharedStore, documents: &Documents, noted: &CancellationToken) {
         let (mut lease, mut heard) = (None, Instant::now());
         loop {
             let asked = Moment::now();
@@ -393,6 +406,7 @@ impl JoinedHost {
                     let known = documents.hosts.get(self.id.local());
                     let told = known.and_then(|known| known.fences_after);
                     self.guard.heard(asked, told.map(Duration::from_secs));
+                    noted.cancel();
                     sleep(PULSE_EVERY).await;
                 }
                 Err(error) if heard.elapsed() > UNHEARD || is_removal(&error) => return,

@@ -22,7 +22,7 @@ use crate::{
     instance::Instance,
     load, runtime,
 };
-pub(crate) use entry::{Believed, Entry, Refusal, ask};
+pub(crate) use entry::{Believed, Entry, Refusal, ask, root_of};
 pub(crate) use kept::{Folder, Kept};
 
 /// Longest token that is read from standard input; ours have 92 bytes.

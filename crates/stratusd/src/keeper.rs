@@ -24,13 +24,13 @@ use cimi::{
 use cloud::{ByteStream, CloudError, Download, DownloadRequest, Relayed, Upload};
 use documents::Documents;
 use doors::{CONTENT_HEADER, SentContent};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, header};
 use serde_json::Map;
 use storage::controller::ExportFormat;
 use store::Revision;
-use tokio::time::timeout;
+use tokio::time::{error::Elapsed, timeout};
 use trust::{Authority, ENTRY_LIFE, IMAGES_PATH, LOOK_AGAIN_PATH, REVISION_HEADER};
 
 use crate::{
@@ -41,8 +41,10 @@ use crate::{
 
 /// In the folder with the data: what it is known by.
 const FOLDER_FILE: &str = "storage-id";
-/// How often a connection on which nothing comes is tried, and how long the answer may take. Nothing else bounds how long an answer
-/// is waited for: that to an upload comes when all of it was taken and looked at, whatever its user's line is like.
+/// How long nothing of content may come that is asked for: its door answers pings whatever its disk does.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How often a connection on which nothing comes is tried, and how long the answer may take. Nothing else bounds how long the answer to
+/// an upload is waited for: it comes when all of it was taken and looked at, whatever its user's line is like.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
 /// How long somebody waits who would start a machine: the Marketplaces have a few seconds of it.
@@ -212,7 +214,7 @@ impl Keeper {
                 }
             }
         });
-        let answer = answer.await?;
+        let answer = timeout(SILENCE, answer).await.unwrap_or_else(late)?;
         let nonsense = || {
             CloudError::Internal(
                 "the daemon that keeps the images says nothing of what it sends".to_owned(),
@@ -221,13 +223,13 @@ impl Keeper {
         let sent = answer.headers().get(CONTENT_HEADER).ok_or_else(nonsense)?;
         let sent: SentContent = serde_json::from_slice(sent.as_bytes()).map_err(|_| nonsense())?;
         let format: ExportFormat = sent.format.parse().map_err(|_| nonsense())?;
-        let content: ByteStream = Box::pin(answer.bytes_stream().map_err(io::Error::other));
+        let content = Box::pin(answer.bytes_stream().map_err(io::Error::other));
         Ok(Download {
             format: format.as_str(),
             length: sent.length,
             part: sent.part,
             identifier: sent.identifier,
-            content: content.boxed(),
+            content: heard(content, SILENCE),
             tag: String::new(),
         })
     }
@@ -235,11 +237,6 @@ impl Keeper {
     /// As [`cloud::ImageIntake::look_again`].
     pub(crate) async fn look_again(&self, image: &Image) -> bool {
         let asked = self.ask(Method::POST, image, LOOK_AGAIN_PATH, |request| request);
-        let late = |_| {
-            Err(CloudError::Unavailable(
-                "it doesn't answer in time".to_owned(),
-            ))
-        };
         match timeout(LOOKING, asked).await.unwrap_or_else(late) {
             Ok(answer) if answer.status() == StatusCode::OK => self.catch_up(&answer).await.is_ok(),
             Ok(_) => false,
@@ -263,10 +260,10 @@ impl Keeper {
         let request = way.client.request(method, url);
         let request = complete(request.header(REVISION_HEADER, seen.0));
         let answer = request.send().await.map_err(|error| {
-            tracing::warn!(?error, "the daemon that keeps the images can't be asked");
+            let (address, why) = (&way.address, crate::joining::root_of(error));
+            tracing::warn!(address, why, "the daemon that keeps the images can't be asked");
             CloudError::Unavailable(format!(
-                "the daemon that keeps the images of this cloud ({}) can't be reached just now; try again",
-                way.address
+                "the daemon that keeps the images of this cloud ({address}) can't be asked just now: {why}; try again"
             ))
         })?;
         if answer.status().is_success() {
@@ -338,6 +335,25 @@ impl Keeper {
     }
 }
 
+fn late<T>(_: Elapsed) -> cloud::Result<T> {
+    Err(CloudError::Unavailable(
+        "the daemon that keeps the images of this cloud doesn't answer in time; try again"
+            .to_owned(),
+    ))
+}
+
+/// The same content, which breaks off if nothing of it comes for so long.
+fn heard(content: ByteStream, silence: Duration) -> ByteStream {
+    let next = move |content: Option<ByteStream>| async move {
+        let mut content = content?;
+        match timeout(silence, content.next()).await {
+            Ok(piece) => Some((piece?, Some(content))),
+            Err(_) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
+        }
+    };
+    Box::pin(stream::unfold(Some(content), next))
+}
+
 fn client(authority: &Authority, address: &str) -> anyhow::Result<(reqwest::Client, String)> {
     let door: Entry = format!("https://{address}").parse()?;
     let believed = Believed::of_entry(authority, SystemTime::now())?;
@@ -348,4 +364,22 @@ fn client(authority: &Authority, address: &str) -> anyhow::Result<(reqwest::Clie
         .http2_keep_alive_while_idle(true);
     let client = storage::import::client_of_server(builder, door.host())?;
     Ok((client, door.at_door(IMAGES_PATH)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn content_that_does_not_come_any_more_breaks_off() {
+        let some = || stream::iter([Ok("some".into()), Ok("more".into())]);
+        let whole: Vec<_> = heard(Box::pin(some()), SILENCE).collect().await;
+        assert!(whole.len() == 2 && whole.iter().all(Result::is_ok));
+        let stuck = Box::pin(some().chain(stream::pending()));
+        let came: Vec<_> = heard(stuck, SILENCE).collect().await;
+        assert_eq!(came.len(), 3);
+        let last = came.into_iter().last().unwrap().unwrap_err();
+        assert_eq!(last.kind(), io::ErrorKind::TimedOut);
+    }
 }

@@ -273,7 +273,7 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
         host_name: config.host_name(),
         joined: None,
         tunnel: config.tunnel_address(ELSEWHERE),
-        fences_after: None,
+        fence: None,
         machines_dir: storage.join("machines"),
         quarantine_dir: storage.join("quarantine"),
         quarantine_period: Duration::from_secs(

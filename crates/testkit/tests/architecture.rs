@@ -70,6 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "cimi",
             "cloud",
             "documents",
+            "hosts",
             "network",
             "placement",
             "scheduler",

@@ -117,6 +117,25 @@ fn a_machine_goes_on_elsewhere_by_itself_when_its_host_has_ended_it() {
         (known["fencesAfter"] == 30).then_some(())
     });
     host.wait_for_state(&cloud, "OK");
+    // Whoever ends the guard: there is another one a moment later.
+    let lock = host.folder().join("state/guard/lock");
+    let guard = || {
+        let text = std::fs::read_to_string(&lock).ok()?;
+        text.lines().next()?.parse::<u32>().ok()
+    };
+    let first = wait_until("the guard", LIMIT, guard);
+    let killed = std::process::Command::new("kill")
+        .args(["-KILL", &first.to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    wait_until("another guard", LIMIT, || {
+        guard().filter(|next| *next != first)
+    });
+    wait_until("all to be well", LIMIT, || {
+        let known = cloud.cli_json(&["host", "show", "node7"]);
+        let troubles = known["troubles"].as_array();
+        troubles.is_none_or(Vec::is_empty).then_some(())
+    });
     let machine = run(&cloud, &["--restart-policy", "always", &uuid]);
     machine.wait_for_ssh();
     machine.ssh("echo acknowledged > /root/word && sync");

@@ -189,6 +189,14 @@ fn sweep_groups(parent: &str) {
     }
 }
 
+/// Waits until something else is seen of the guard; for ever, if there is to be none.
+async fn guard_changed(changes: Option<&mut crate::guard::Changes>) {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The controller of this host. Cheap to clone.
 #[derive(Clone)]
 pub struct VmHost(Arc<Controller>);
@@ -284,8 +292,10 @@ impl VmHost {
         let mut machines = shared.documents.machines.changes();
         let mut images = shared.documents.images.changes();
         let mut volumes = shared.documents.volumes.changes();
+        let fence = shared.settings.fence.as_ref();
+        let mut guard = fence.map(|fence| fence.guard.changes());
         self.restore_networks().await;
-        self.sweep_arrivals().await;
+        arrival::sweep(shared).await;
         let refresh = host::keep_current(shared.clone(), stop.clone());
         self.0.tasks.spawn(refresh);
         self.0
@@ -316,6 +326,10 @@ impl VmHost {
                         self.wake(attachment.machine.local(), &stop);
                     }
                 }
+                () = guard_changed(guard.as_mut()) => {
+                    shared.host_changed.notify_one();
+                    self.wake_guarded(&stop);
+                }
             }
         }
         self.0.tasks.close();
@@ -329,13 +343,6 @@ impl VmHost {
         let read = shared.documents.machines.get(machine)?;
         let is_ours = read.host.as_ref() == Some(&shared.host) && read.has_left();
         is_ours.then(|| crate::moving::pack(&prepare::folder(&shared.settings, &read)))
-    }
-
-    /// Throws away what was copied of machines that don't come here any more.
-    async fn sweep_arrivals(&self) {
-        if let Err(error) = arrival::sweep(&self.0.shared).await {
-            tracing::warn!(%error, "what was copied of machines that don't come here can't be removed");
-        }
     }
 
     /// What the machines of this host ask of a network, and those that come with their guests running.
@@ -364,6 +371,19 @@ impl VmHost {
             if prepare::needs_image(&machine, image) {
                 self.wake(machine.id(), stop);
             }
+        }
+    }
+
+    /// Rings the workers of the machines that are to be guarded, or are said to be.
+    fn wake_guarded(&self, stop: &CancellationToken) {
+        let shared = &self.0.shared;
+        let here = shared
+            .documents
+            .machines
+            .by_index("host", shared.host.local());
+        let is_meant = |machine: &Machine| machine.observed.guarded || machine.goes_on_elsewhere();
+        for machine in here.iter().filter(|machine| is_meant(machine)) {
+            self.wake(machine.id(), stop);
         }
     }
 

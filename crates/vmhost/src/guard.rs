@@ -8,6 +8,9 @@
 //!
 //! Time is counted by the clock that no one sets and that goes on while the computer sleeps. What was heard is noted by when it was
 //! asked, so the cloud, which counts from when it heard it or later, is never earlier.
+//!
+//! The daemon says of a machine that it is guarded only while the guard is there, which it looks at each second ([`Presence`]); and
+//! starts another one, whether it is heard or not. As long as there is none it looks itself ([`stand_in`]).
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -22,10 +25,14 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
+use tokio::sync::watch;
+
 use crate::adopt;
 
-/// How often the guard looks.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the guard looks, and how often it is looked whether there is one.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// How much rather another process ends when memory is short (`/proc/self/oom_score_adj`).
+const LAST_TO_END: &str = "-900";
 /// In the folder of a machine that is guarded.
 const MARK: &str = "guarded";
 /// Bytes of a note, whatever it says: written over the one before, it needs no room on a disk that is full.
@@ -42,6 +49,78 @@ impl Moment {
         let time = clock_gettime(ClockId::Boottime);
         let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or_default());
         Self(seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or_default()))
+    }
+}
+
+/// How machines end here that go on elsewhere, once nobody hears this host.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    /// After so long unheard.
+    pub after: Duration,
+    /// Whether there is a guard that does it.
+    pub guard: Presence,
+}
+
+/// Whether the guard is there, told by whoever looks after it to all who go by it. Clones are of the same.
+#[derive(Clone, Debug)]
+pub struct Presence(watch::Sender<Seen>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    NotYet,
+    There,
+    Missing(String),
+}
+
+impl Default for Presence {
+    /// Nobody has looked yet.
+    fn default() -> Self {
+        Self(watch::Sender::new(Seen::NotYet))
+    }
+}
+
+impl Presence {
+    /// It is there; or isn't, and why, as a sentence for operators. Returns whether that is news.
+    pub fn tell(&self, looked: Result<(), String>) -> bool {
+        let seen = looked.map_or_else(Seen::Missing, |()| Seen::There);
+        self.0.send_if_modified(|known| {
+            let is_new = *known != seen;
+            *known = seen;
+            is_new
+        })
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        *self.0.borrow() == Seen::There
+    }
+
+    /// Why it isn't; none if it is, or nobody has looked yet.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match &*self.0.borrow() {
+            Seen::Missing(why) => Some(why.clone()),
+            Seen::NotYet | Seen::There => None,
+        }
+    }
+
+    /// Told of each change from now on.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.0.subscribe())
+    }
+}
+
+/// Whether something else is seen than before.
+pub(crate) struct Changes(watch::Receiver<Seen>);
+
+impl Changes {
+    /// Waits until it is.
+    pub(crate) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody looks any more.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -79,14 +158,20 @@ impl Guard {
         file.write_all_at(note.to_text().as_bytes(), 0)
     }
 
-    /// Whether its process is there.
+    /// Whether the process of this folder is there.
     #[must_use]
-    pub fn is_there(&self) -> bool {
-        let Ok(lock) = File::open(self.folder.join("lock")) else {
+    pub fn is_there(folder: &Path) -> bool {
+        let Ok(lock) = File::open(folder.join("lock")) else {
             return false;
         };
         let taken = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared);
         taken == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
+    /// Whether there is to be one: this host was heard, and it was not dismissed since.
+    #[must_use]
+    pub fn is_wanted(folder: &Path) -> bool {
+        heard_of(folder).exists()
     }
 
     /// Has the process end, if there is one.
@@ -164,33 +249,50 @@ pub(crate) fn mark(folder: &Path, guarded: bool) -> io::Result<()> {
 pub fn watch(folder: &Path, machines: &Path) -> io::Result<()> {
     // Of no terminal and no group of the daemon's: it outlives that.
     let _ = rustix::process::setsid();
+    // It is small, and what depends on it isn't. Without privileges it ends like any other.
+    let _ = fs::write("/proc/self/oom_score_adj", LAST_TO_END);
     fs::create_dir_all(folder)?;
-    let mut lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(folder.join("lock"))?;
-    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let alone = lock_file(folder, "alone")?;
+    if rustix::fs::flock(&alone, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(());
     }
+    // A lock of its own, since whoever looks whether it is there holds this one for a moment.
+    let mut lock = lock_file(folder, "lock")?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
     writeln!(lock, "{}", std::process::id())?;
     let boot_id = crate::controller::boot_id();
     let mut last = None;
-    loop {
-        match fs::read_to_string(heard_of(folder)) {
-            // What can't be read is a moment in which it is written.
-            Ok(text) => last = Note::of_text(&text).or(last),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => tracing::warn!(%error, "what was heard last can't be read"),
-        }
-        if let Some(note) = &last
-            && note.is_over(&boot_id, Moment::now())
-        {
-            end_all(machines, note.after);
-        }
+    while look(folder, machines, &boot_id, &mut last) {
         std::thread::sleep(LOOK);
     }
+    Ok(())
+}
+
+/// Does once what the guard does each second: for whoever looks after it, while there is none.
+pub fn stand_in(folder: &Path, machines: &Path) {
+    look(folder, machines, &crate::controller::boot_id(), &mut None);
+}
+
+/// Ends machines if that is due; false once the guard is dismissed.
+fn look(folder: &Path, machines: &Path, boot_id: &str, last: &mut Option<Note>) -> bool {
+    match fs::read_to_string(heard_of(folder)) {
+        // What can't be read is a moment in which it is written.
+        Ok(text) => *last = Note::of_text(&text).or(last.take()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+        Err(error) => tracing::warn!(%error, "what was heard last can't be read"),
+    }
+    if let Some(note) = last
+        && note.is_over(boot_id, Moment::now())
+    {
+        end_all(machines, note.after);
+    }
+    true
+}
+
+fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
+    let mut open = OpenOptions::new();
+    open.write(true).create(true).truncate(false).mode(0o600);
+    open.open(folder.join(name))
 }
 
 fn end_all(machines: &Path, after: Duration) {
@@ -215,6 +317,8 @@ fn end_all(machines: &Path, after: Duration) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // a test that panics has failed
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -241,18 +345,37 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (own, machines) = (folder.path().join("guard"), folder.path().join("machines"));
         let guard = Guard::new(own.clone(), Duration::from_secs(3600));
-        assert!(!guard.is_there());
+        assert!(!Guard::is_there(&own) && !Guard::is_wanted(&own));
         guard.heard(Moment::now()).unwrap();
         let (of, its) = (own.clone(), machines.clone());
         let first = std::thread::spawn(move || watch(&of, &its).unwrap());
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
-        while !guard.is_there() && std::time::Instant::now() < deadline {
+        // However often it is looked: that keeps it from nothing.
+        while !Guard::is_there(&own) && std::time::Instant::now() < deadline {
             std::thread::yield_now();
         }
-        assert!(guard.is_there());
+        assert!(Guard::is_there(&own) && Guard::is_wanted(&own));
         watch(&own, &machines).unwrap();
         Guard::dismiss(&own).unwrap();
         first.join().unwrap();
-        assert!(!guard.is_there());
+        assert!(!Guard::is_there(&own) && !Guard::is_wanted(&own));
+    }
+
+    #[test]
+    fn what_is_seen_of_it_is_told_and_why_it_is_missing() {
+        let (presence, mut changes) = {
+            let presence = Presence::default();
+            let changes = presence.changes();
+            (presence, changes)
+        };
+        let is_told = |changes: &mut Changes| changes.next().now_or_never().is_some();
+        assert!(!presence.is_there() && presence.trouble().is_none());
+        presence.tell(Ok(()));
+        assert!(presence.is_there() && is_told(&mut changes));
+        presence.tell(Ok(()));
+        assert!(!is_told(&mut changes), "nothing is new");
+        presence.tell(Err("it was killed".to_owned()));
+        assert!(!presence.is_there() && is_told(&mut changes));
+        assert_eq!(presence.trouble().as_deref(), Some("it was killed"));
     }
 }

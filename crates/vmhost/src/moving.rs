@@ -15,11 +15,12 @@ use std::{
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::Path,
     pin::Pin,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 /// The files as they go from one host to another.
 pub type Packed = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
@@ -32,6 +33,10 @@ const END: u8 = 3;
 const PIECE_BYTES: usize = 256 * 1024;
 /// Frames that are read ahead.
 const AHEAD: usize = 4;
+/// How long nothing may come, though it isn't whole.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether there is still room, in bytes that have come.
+const LOOKED_EVERY: u64 = 64 << 20;
 /// A machine has some ten.
 const FILES_AT_MOST: usize = 64;
 const NAME_BYTES: usize = 100;
@@ -147,11 +152,21 @@ fn data(file: &File, length: u64) -> io::Result<Vec<(u64, u64)>> {
     Ok(all)
 }
 
-/// Unpacks such a stream into a new folder, durably. Of all files together no more than `most` bytes are taken.
+/// What a folder may take of such a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of all files together.
+    pub most: u64,
+    /// Bytes that stay free on its file system: others write there meanwhile.
+    pub reserve: u64,
+}
+
+/// Unpacks such a stream into a new folder, durably.
 ///
 /// # Errors
-/// If the stream breaks off, or is none, or more than allowed; then the folder holds a part.
-pub async fn unpack(mut packed: Packed, folder: &Path, most: u64) -> io::Result<u64> {
+/// If the stream breaks off, falls silent, is none, or is more than may be; then the folder holds a part. Without room it is
+/// [`io::ErrorKind::StorageFull`].
+pub async fn unpack(mut packed: Packed, folder: &Path, bounds: Bounds) -> io::Result<u64> {
     let (to, pieces) = mpsc::channel(AHEAD);
     let folder = folder.to_owned();
     let writing = tokio::task::spawn_blocking(move || {
@@ -159,9 +174,17 @@ pub async fn unpack(mut packed: Packed, folder: &Path, most: u64) -> io::Result<
             pieces,
             rest: Bytes::new(),
         };
-        unpack_from(&mut reader, &folder, most)
+        unpack_from(&mut reader, &folder, bounds)
     });
-    while let Some(piece) = packed.next().await {
+    loop {
+        let piece = match timeout(SILENCE, packed.next()).await {
+            Ok(None) => break,
+            Ok(Some(piece)) => piece,
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("nothing came for {} s", SILENCE.as_secs()),
+            )),
+        };
         // Who writes has found something wrong, and says what.
         if to.send(piece).await.is_err() {
             break;
@@ -194,7 +217,8 @@ impl Read for Pieces {
     }
 }
 
-fn unpack_from(from: &mut impl Read, folder: &Path, most: u64) -> io::Result<u64> {
+fn unpack_from(from: &mut impl Read, folder: &Path, bounds: Bounds) -> io::Result<u64> {
+    let most = bounds.most;
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
@@ -203,7 +227,18 @@ fn unpack_from(from: &mut impl Read, folder: &Path, most: u64) -> io::Result<u64
     }
     let mut files: Vec<(String, File, u64)> = Vec::new();
     let (mut taken, mut piece) = (0_u64, vec![0; PIECE_BYTES]);
+    let mut look_at = 0;
     loop {
+        if taken >= look_at {
+            look_at = taken.saturating_add(LOOKED_EVERY);
+            let room = storage::space::require(folder, LOOKED_EVERY, bounds.reserve);
+            room.map_err(|error| match error {
+                storage::Error::NoSpace { .. } => {
+                    io::Error::new(io::ErrorKind::StorageFull, error.to_string())
+                }
+                other => io::Error::other(other),
+            })?;
+        }
         match number::<1>(from)?[0] {
             FILE => {
                 let mut name = vec![0; usize::from(number::<1>(from)?[0])];
@@ -288,8 +323,46 @@ mod tests {
             .chunks(7001)
             .map(|piece| Ok(Bytes::copy_from_slice(piece)))
             .collect();
-        let done = unpack(Box::pin(stream::iter(pieces)), folder.path(), most).await;
+        let bounds = Bounds { most, reserve: 0 };
+        let done = unpack(Box::pin(stream::iter(pieces)), folder.path(), bounds).await;
         (folder, done)
+    }
+
+    #[tokio::test]
+    async fn what_others_need_of_the_disk_stays_free() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("root.qcow2"), b"a disk").unwrap();
+        let (to, bounds) = (
+            tempfile::tempdir().unwrap(),
+            Bounds {
+                most: 1 << 20,
+                reserve: u64::MAX / 2,
+            },
+        );
+        let refused = unpack(pack(folder.path()), to.path(), bounds).await;
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(std::fs::read_dir(to.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_falls_silent_is_not_waited_for() {
+        let to = tempfile::tempdir().unwrap();
+        let begun = stream::iter([Ok(Bytes::from_static(MAGIC))]);
+        let bounds = Bounds {
+            most: 1 << 20,
+            reserve: 0,
+        };
+        let silent = Box::pin(begun.chain(stream::pending()));
+        // Nobody's time passes by itself while something blocks.
+        let passing = tokio::spawn(async {
+            loop {
+                tokio::time::advance(Duration::from_secs(10)).await;
+                tokio::task::yield_now().await;
+            }
+        });
+        let done = unpack(silent, to.path(), bounds).await;
+        passing.abort();
+        assert_eq!(done.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod controller_cloud;
 mod controller_survives_being_killed;
 mod disks_come_and_go;
 mod links_are_switched;
+mod machines_are_guarded_by_a_guard;
 mod machines_go_to_other_hosts;
 mod machines_rest;
 mod support;

@@ -1,5 +1,10 @@
 //! Machines that go to another host and come from one; what is left of those that went on elsewhere.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test that panics has failed
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)] // a test that panics has failed
 
 use crate::controller_cloud::{PATIENCE, World};
 use cimi::{
@@ -7,6 +12,17 @@ use cimi::{
     resources::Machine,
 };
 use serde_json::json;
+
+const WHOLE: &str = "0190a000-0000-7000-8000-000000000001";
+const PARTLY: &str = "0190a000-0000-7000-8000-000000000002";
+
+/// Root disks of this machine that are kept for a while.
+fn quarantined(world: &World, machine: &str) -> Vec<std::path::PathBuf> {
+    let all = std::fs::read_dir(&world.settings.quarantine_dir).unwrap();
+    let all = all.map(|one| one.unwrap().path());
+    all.filter(|path| path.display().to_string().contains(machine))
+        .collect()
+}
 
 #[tokio::test]
 async fn what_is_left_of_a_machine_that_goes_on_elsewhere_is_cleared_away() {
@@ -237,21 +253,84 @@ async fn a_machine_that_comes_has_its_files_when_it_is_this_hosts() {
     world.succeeds(&job).await;
     assert!(world.lives(&id));
 
-    // What was copied of machines that never came is thrown away at the start.
-    let stray = world
-        .run_folder("0190a000-0000-7000-8000-000000000000")
-        .with_extension("arriving");
-    std::fs::create_dir(&stray).unwrap();
+    // What was copied of machines that never came is thrown away at the start. What came whole may be the only copy.
+    let [whole, partly] =
+        [WHOLE, PARTLY].map(|stray| world.run_folder(stray).with_extension("arriving"));
+    for stray in [&whole, &partly] {
+        std::fs::create_dir(stray).unwrap();
+        std::fs::write(stray.join("root.qcow2"), stray.display().to_string()).unwrap();
+    }
+    std::fs::write(whole.join("whole"), "").unwrap();
+    // Those that can't be cleared away keep no others from it, in whatever order they are found.
+    let stuck: Vec<_> = (100..120)
+        .map(|number| {
+            world.run_folder(&format!(
+                "0190a000-0000-7000-8000-000000000{number}.arriving"
+            ))
+        })
+        .collect();
+    for stuck in &stuck {
+        std::fs::write(stuck, "no folder").unwrap();
+    }
     world.crash().await;
     world.start().await;
     tokio::time::timeout(PATIENCE, async {
-        while stray.exists() {
+        while whole.exists() || partly.exists() {
             tokio::task::yield_now().await;
         }
     })
     .await
     .unwrap();
+    let kept = quarantined(&world, WHOLE);
+    assert_eq!(kept.len(), 1);
+    let text = std::fs::read_to_string(&kept[0]).unwrap();
+    assert_eq!(text, whole.display().to_string());
+    assert!(quarantined(&world, PARTLY).is_empty());
+    for stuck in &stuck {
+        std::fs::remove_file(stuck).unwrap();
+    }
     let _ = world.act(&id, "kill", false).await;
     world.gone(&id).await;
     world.settles().await;
+}
+
+#[tokio::test]
+async fn the_root_disk_of_one_that_has_run_is_kept_for_a_while_where_it_was() {
+    let world = World::new().await;
+    let id = world.running(json!({})).await;
+    let own = world.host().host().clone();
+    let disk = std::fs::read(world.run_folder(&id).join("root.qcow2")).unwrap();
+    let other = cimi::testing::host();
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.host = Some(other.id.clone());
+            machine.left_on = vec![own.clone()];
+            machine.settle();
+        })
+        .await;
+    world
+        .until(&id, "nothing to be left", |machine| {
+            machine.left_on.is_empty()
+        })
+        .await;
+    assert!(!world.lives(&id) && !world.run_folder(&id).exists());
+    let kept = quarantined(&world, &id);
+    assert_eq!(kept.len(), 1);
+    assert!(std::fs::read(&kept[0]).unwrap() == disk);
+    // Back here it finds none, and gets no empty one in its place.
+    world
+        .edit::<Machine>(&id, |machine| {
+            machine.host = Some(own.clone());
+            machine.desired.run += 1;
+            machine.settle();
+        })
+        .await;
+    let is_told = |machine: &Machine| {
+        let reason = machine.reason.as_deref().unwrap_or_default();
+        reason.contains("root.qcow2 is gone")
+    };
+    world
+        .until(&id, "to say that its disk is gone", is_told)
+        .await;
+    assert!(!world.lives(&id));
 }

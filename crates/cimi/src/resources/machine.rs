@@ -12,8 +12,8 @@ use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
     ids::{MachineRecordId, NetworkPortId},
     lifecycle::{
-        Desired, MachineState, Moving, Observed, Passage, Phase, Power, RestartPolicy, derive,
-        unseen,
+        Desired, MachineState, Moving, Observed, Passage, Phase, Power, RestartPolicy, Stage,
+        derive, unseen,
     },
     size::ByteSize,
 };
@@ -244,10 +244,18 @@ impl Machine {
         }
     }
 
-    /// Whether it is to go on elsewhere by itself when its host is lost: all its data is on volumes, and it is to be restarted.
+    /// Whether something of it is on its host alone: a root disk, or memory.
+    #[must_use]
+    pub fn is_bound_to_host(&self) -> bool {
+        let seen = &self.observed;
+        let has_memory = seen.has_memory || matches!(seen.stage, Stage::Saving | Stage::Suspended);
+        self.image.is_some() || has_memory
+    }
+
+    /// Whether it is to go on elsewhere by itself when its host is lost: all that it has is on volumes, and it is to be restarted.
     #[must_use]
     pub fn goes_on_elsewhere(&self) -> bool {
-        self.image.is_none()
+        !self.is_bound_to_host()
             && self.restart_policy != RestartPolicy::Never
             && self.desired.power == Power::On
             && !self.desired.deleted

@@ -11,8 +11,8 @@ use cimi::{
     lifecycle::{Desired, MachineState, Observed, Phase, Power, Rest},
     resources::{
         AttachStage, AttachedVolume, Attachment, BootSource, Credential, DiskRole, Event, Image,
-        Job, JobGoal, Machine, MachineConfiguration, MachineTemplate, Nic, Resource, Volume,
-        default_architecture,
+        Job, JobGoal, Machine, MachineConfiguration, MachineTemplate, Nic, Resource, Unknown,
+        Volume, default_architecture,
     },
     size::ByteSize,
 };
@@ -131,6 +131,7 @@ impl Cloud {
                 afresh: false,
                 moving: None,
                 since: now,
+                unknown: Unknown::default(),
             },
             observed: Observed::nothing(now),
             unseen_since: None,

@@ -25,7 +25,7 @@ use store::Revision;
 use tokio::time::sleep;
 use trust::{IMAGES_PATH, LOOK_AGAIN_PATH, REVISION_HEADER};
 
-use super::{AnyBody, Ending, HostDoor, LAST_WORDS, connections, empty};
+use super::{AnyBody, Ending, HostDoor, LAST_WORDS, connections, empty, images::in_turn};
 use crate::{cimi::negotiation, download};
 
 /// Requests of one entry at once: each is a user's.
@@ -131,7 +131,8 @@ impl HostDoor {
                 let sent = serde_json::to_string(&sent).unwrap_or_default();
                 let sent = HeaderValue::try_from(sent)
                     .map_err(|error| CloudError::Internal(error.to_string()))?;
-                let content = StreamBody::new(content.content.map_ok(Frame::data));
+                let content = in_turn(content.content, Arc::clone(&self.reading_for_entries));
+                let content = StreamBody::new(content.map_ok(Frame::data));
                 let mut answer = Response::new(content.boxed_unsync());
                 answer.headers_mut().insert(CONTENT_HEADER, sent);
                 Ok(answer)

@@ -23,7 +23,8 @@ use trust::HostPeer;
 use super::{AnyBody, HostDoor, empty};
 use crate::{download, problem::Problem};
 
-/// Parts of files that are read at once, for all hosts: none waits for a host that is slow to take them.
+/// Parts of files that are read at once from this computer's disk, for all hosts, and as many for all other entries: none waits for
+/// one that is slow to take them.
 pub(super) const READ_AT_ONCE: usize = 8;
 /// Transfers at once to one host; others of it wait for their turn.
 pub(super) const OF_ONE_HOST: usize = 2;
@@ -37,7 +38,8 @@ struct Transfer {
     host: String,
     image: String,
     turn: OwnedSemaphorePermit,
-    reading: Arc<Semaphore>,
+    /// None: it comes by the network, where one that waits keeps nobody from anything.
+    reading: Option<Arc<Semaphore>>,
 }
 
 impl HostDoor {
@@ -66,7 +68,7 @@ impl HostDoor {
             host: peer.host.clone(),
             image: image.to_owned(),
             turn,
-            reading: Arc::clone(&self.reading),
+            reading: self.keeps_images.then(|| Arc::clone(&self.reading)),
         };
         match self.file(image, headers, transfer).await {
             Ok(answer) => answer,
@@ -102,9 +104,21 @@ impl HostDoor {
 }
 
 /// The next part of a file, when it may be read.
-async fn next(content: &mut ByteStream, reading: &Semaphore) -> Option<io::Result<Bytes>> {
-    let _turn = reading.acquire().await.ok()?;
+async fn next(content: &mut ByteStream, reading: Option<&Semaphore>) -> Option<io::Result<Bytes>> {
+    let _turn = match reading {
+        Some(reading) => Some(reading.acquire().await.ok()?),
+        None => None,
+    };
     content.next().await
+}
+
+/// The same content, each part when it may be read.
+pub(super) fn in_turn(content: ByteStream, reading: Arc<Semaphore>) -> ByteStream {
+    let parts = stream::unfold((content, reading), |(mut content, reading)| async move {
+        let part = next(&mut content, Some(reading.as_ref())).await?;
+        Some((part, (content, reading)))
+    });
+    Box::pin(parts)
 }
 
 /// The same, with the turn given back at its end, and when nobody reads it: what is missing then is noticed by the length.
@@ -114,7 +128,7 @@ fn sent(mut content: ByteStream, transfer: Transfer) -> ByteStream {
     tokio::spawn(async move {
         let (began, mut bytes) = (Instant::now(), 0);
         let mut is_whole = true;
-        while let Some(part) = next(&mut content, &transfer.reading).await {
+        while let Some(part) = next(&mut content, transfer.reading.as_deref()).await {
             let length = part.as_ref().map_or(0, Bytes::len);
             is_whole = part.is_ok() && matches!(timeout(UNREAD, to.send(part)).await, Ok(Ok(())));
             if !is_whole {

@@ -16,6 +16,7 @@ use marketplace::metadata::is_email;
 use marketplace::policy::{Lists, Policy, Refusal};
 use marketplace::{Entry, UtcTime, identifier::ImageIdentifier, list};
 use reqwest::Url;
+use tokio::sync::Semaphore;
 
 use super::web::{Got, Web};
 use super::{LookupError, Registries};
@@ -24,6 +25,12 @@ use super::{LookupError, Registries};
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 /// Endorsers of the white list who are asked for each by name where there is more.
 const MAX_ASKED_FOR: usize = 64;
+/// Documents of an answer that are verified whoever they are of. Of more, where the site lists the addresses of endorsers, those that
+/// name one of them: verifying takes milliseconds each, and strangers may write as many as they like.
+const VERIFIED_OF_ANYBODY: usize = 200;
+/// Answers that are verified at once, by all who look something up.
+const VERIFIED_AT_ONCE: usize = 2;
+static VERIFYING: Semaphore = Semaphore::const_new(VERIFIED_AT_ONCE);
 /// Reasons that are told.
 const MAX_REASONS: usize = 20;
 /// How long those that answered wait for those that don't: less than whoever starts a machine waits for all.
@@ -310,6 +317,7 @@ impl Registries {
         let listed = policy.endorsers.white.iter().map(String::as_str);
         let listed: Vec<_> = listed.filter(|listed| is_email(listed)).collect();
         let listed = listed.as_slice();
+        let only = listed_addresses(&policy);
         let mut asked: FuturesUnordered<_> = self
             .marketplaces()
             .iter()
@@ -342,7 +350,10 @@ impl Registries {
                 continue;
             };
             match answer {
-                Ok(documents) => seen.take((place, name), identifier, documents).await,
+                Ok(documents) => {
+                    let documents = of_listed(documents, &only);
+                    seen.take((place, name), identifier, documents).await;
+                }
                 Err(error) => {
                     tracing::warn!(marketplace = name, error, "a Marketplace can't be asked");
                     silent.push((place, format!("Marketplace {name}: {error}")));
@@ -470,6 +481,27 @@ pub(super) fn now() -> UtcTime {
     UtcTime::from_timestamp(jiff::Timestamp::now())
 }
 
+/// The addresses of endorsers, if the site goes by these alone.
+fn listed_addresses(policy: &Policy) -> Vec<String> {
+    let white = &policy.endorsers.white;
+    match white.iter().all(|listed| is_email(listed)) {
+        true => white.clone(),
+        false => Vec::new(),
+    }
+}
+
+/// Those of very many documents that may be of somebody listed: they name the address.
+fn of_listed(mut documents: Vec<Vec<u8>>, listed: &[String]) -> Vec<Vec<u8>> {
+    if documents.len() > VERIFIED_OF_ANYBODY && !listed.is_empty() {
+        documents.retain(|document| {
+            let text = String::from_utf8_lossy(document).to_ascii_lowercase();
+            let mut listed = listed.iter();
+            listed.any(|email| text.contains(&email.to_ascii_lowercase()))
+        });
+    }
+    documents
+}
+
 /// What was found so far.
 #[derive(Debug, Default)]
 struct Seen {
@@ -486,9 +518,18 @@ impl Seen {
         identifier: &ImageIdentifier,
         documents: Vec<Vec<u8>>,
     ) {
+        // Never closed.
+        let Ok(turn) = VERIFYING.acquire().await else {
+            return;
+        };
+        // Whoever gives up waiting has nothing verified any more.
+        let waits = Arc::new(());
+        let is_waited_for = Arc::downgrade(&waits);
         let verify = move || {
+            let _turn = turn;
             let documents = documents.iter();
-            documents
+            let wanted = documents.take_while(|_| is_waited_for.strong_count() > 0);
+            wanted
                 .map(|document| Entry::verify(document))
                 .collect::<Vec<_>>()
         };
@@ -586,5 +627,49 @@ pub(super) fn is_of_somebody(policy: &Policy, entry: &Entry, now: UtcTime) -> Re
     match policy.check(entry, now) {
         Err(refusal @ Refusal::NotYet { .. }) => Err(refusal),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_very_many_documents_those_are_verified_that_name_somebody_listed() {
+        let flood = |count: usize| {
+            let mut all = vec![b"<email>stranger@example.net</email>".to_vec(); count];
+            all.push(b"<email>Alice@Example.org</email>".to_vec());
+            all
+        };
+        let listed = ["alice@example.org".to_owned()];
+        assert_eq!(of_listed(flood(5000), &listed).len(), 1);
+        assert_eq!(of_listed(flood(5000), &[]).len(), 5001);
+        // Few are all looked at: why each doesn't count is told.
+        assert_eq!(of_listed(flood(100), &listed).len(), 101);
+    }
+
+    #[test]
+    fn a_site_that_lists_certificates_looks_at_all() {
+        let mut policy = Policy::default();
+        policy.endorsers.white = vec!["a@example.org".to_owned()];
+        assert_eq!(listed_addresses(&policy).len(), 1);
+        policy.endorsers.white.push("CN=Alice,O=Example".to_owned());
+        assert!(listed_addresses(&policy).is_empty());
+    }
+
+    #[tokio::test]
+    async fn two_answers_are_verified_at_once() {
+        let sha1 = "0".repeat(40).parse().expect("a digest");
+        let identifier = ImageIdentifier::from_sha1(&sha1);
+        let documents = vec![b"no entry".to_vec(); 3];
+        let mut seen = Seen::default();
+        let all = VERIFYING.acquire_many(2).await.ok();
+        {
+            let mut taking = pin!(seen.take((0, "m"), &identifier, documents.clone()));
+            assert!(futures::poll!(taking.as_mut()).is_pending(), "two at once");
+            drop(all);
+            taking.await;
+        }
+        assert_eq!(seen.unbelievable.len(), 3);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -45,7 +46,9 @@ impl Inner {
         let servers = &self.settings.servers;
         let (began, mut rest, mut faults) = (Instant::now(), self.settings.rest, 0);
         loop {
-            for server in servers {
+            let first = self.first.load(Relaxed);
+            let in_turn = servers.iter().enumerate().cycle().skip(first);
+            for (number, server) in in_turn.take(servers.len()) {
                 let Some(image) = self.in_sight(name) else {
                     tracing::info!(replica = %name, "no machine here needs it any more: it isn't fetched");
                     return self.forget(name);
@@ -58,6 +61,7 @@ impl Inner {
                 drop(turn);
                 let error = match fetched {
                     Ok(()) => {
+                        self.first.store(number, Relaxed);
                         let (bytes, took) = (wanted.announced.bytes, began.elapsed());
                         tracing::info!(%image, server = server.name, bytes, ?took, "an image is here now");
                         return self.forget(name);

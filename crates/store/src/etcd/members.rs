@@ -25,9 +25,8 @@ use crate::StoreError;
 
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// How often a quiet connection is tried (etcd drops clients that do it more often than every 5 s), and how long the
-/// answer may take.
-const PING: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(3));
+/// How long the answer may take when a quiet connection is tried.
+const PING_ANSWERED: Duration = Duration::from_secs(3);
 /// Rest between two attempts.
 const REST: Duration = Duration::from_millis(50);
 
@@ -334,8 +333,8 @@ fn member(name: &str, options: &EtcdOptions) -> Result<Member, StoreError> {
     let mut endpoint = endpoint
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING.0)
-        .keep_alive_timeout(PING.1)
+        .http2_keep_alive_interval(options.ping)
+        .keep_alive_timeout(PING_ANSWERED)
         .keep_alive_while_idle(true);
     match endpoint.uri().scheme_str() {
         Some("https") => {

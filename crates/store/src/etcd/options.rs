@@ -22,6 +22,8 @@ pub struct EtcdOptions {
     pub attempt: Duration,
     /// How long a call may take with everything that is tried, before it fails.
     pub deadline: Duration,
+    /// How long a connection is quiet before it is tried. etcd drops who does that more often than every 5 s.
+    pub ping: Duration,
 }
 
 impl EtcdOptions {
@@ -37,6 +39,7 @@ impl EtcdOptions {
             // A cluster with etcd's defaults has a new leader within one to two seconds.
             attempt: Duration::from_secs(2),
             deadline: Duration::from_secs(8),
+            ping: Duration::from_secs(6),
         }
     }
 }

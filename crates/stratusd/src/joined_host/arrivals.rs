@@ -1,7 +1,7 @@
 //! Where a host that has joined has the files of machines from that come to it: any entry asks for them where they are. And the
 //! connections to the other host of a machine that goes from one to the other while its guest runs: both come to an entry.
 
-use std::{error::Error as _, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use cimi::resources::Machine;
@@ -23,7 +23,7 @@ use vmhost::{
 
 use crate::{
     host_services::{agree, crossing_request, is_met},
-    joining::{Believed, Entry, Kept},
+    joining::{Believed, Entry, Kept, root_of},
 };
 
 /// How long an entry may take to be connected to.
@@ -31,7 +31,8 @@ const CONNECTING: Duration = Duration::from_secs(4);
 /// How long the host that a machine leaves waits for the other one at one entry, and that one for its word where they have met.
 const VISIT: Duration = Duration::from_secs(2);
 const AGREEING: Duration = Duration::from_secs(10);
-/// Rest before an entry is tried again, and how long all are.
+/// Rest before an entry is tried again, and how long the host that a machine leaves tries all. The other one waits as long as the
+/// machine is to come: its memory comes when its disks are there, whatever time these take.
 const REST: Duration = Duration::from_millis(250);
 const MEETING: Duration = Duration::from_secs(50);
 const SILENT: &str = "it doesn't answer in time";
@@ -85,11 +86,12 @@ impl Arrivals {
         })
     }
 
-    /// A connection to an entry, which leads to the other host once that has come there, too.
+    /// A connection to an entry, which leads to the other host once that has come there, too: as long as there is `patience` for it.
     async fn come_to(
         &self,
         entry: &Entry,
         request: [u8; CROSSING_REQUEST_BYTES],
+        patience: Duration,
     ) -> Result<TlsStream<TcpStream>, String> {
         let connecting = timeout(CONNECTING, entry.connect(Arc::clone(&self.config)));
         let failed = |error: io::Error| error.to_string();
@@ -98,9 +100,11 @@ impl Arrivals {
         stream.write_all(&request).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;
         // It closes the connection for any reason, of which its log tells.
-        let met = is_met(&mut stream).await;
-        met.map_err(|_| "the other host can't be met there now".to_owned())?;
-        Ok(stream)
+        match timeout(patience, is_met(&mut stream)).await {
+            Ok(Ok(())) => Ok(stream),
+            Ok(Err(_)) => Err("the other host can't be met there now".to_owned()),
+            Err(_) => Err("the other host didn't come there".to_owned()),
+        }
     }
 
     /// The other host at this entry.
@@ -110,14 +114,11 @@ impl Arrivals {
         end: WayEnd,
         request: [u8; CROSSING_REQUEST_BYTES],
     ) -> Result<Channel, String> {
-        let coming = self.come_to(entry, request);
-        let mut stream = match end {
-            WayEnd::Coming => coming.await?,
-            WayEnd::Leaving => {
-                let late = |_| "the other host didn't come there".to_owned();
-                timeout(VISIT, coming).await.map_err(late)??
-            }
+        let patience = match end {
+            WayEnd::Coming => Duration::MAX,
+            WayEnd::Leaving => VISIT,
         };
+        let mut stream = self.come_to(entry, request, patience).await?;
         let agreed = timeout(AGREEING, agree(&mut stream, end)).await;
         match agreed {
             Ok(Ok(())) => Ok(Box::new(stream)),
@@ -177,7 +178,11 @@ impl Arrivals {
                 }
             }
         };
-        let met = timeout(MEETING, meeting).await;
+        let limit = match end {
+            WayEnd::Coming => Duration::MAX,
+            WayEnd::Leaving => MEETING,
+        };
+        let met = timeout(limit, meeting).await;
         met.map_err(|_| {
             let named = self
                 .entries
@@ -245,10 +250,39 @@ fn refused(status: StatusCode) -> String {
     }
 }
 
-/// What is behind an error, without the address, which is said by the entry's name.
-fn root_of(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    let root = causes.last().map(ToString::to_string);
-    root.unwrap_or_else(|| error.to_string())
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use std::pin::pin;
+
+    use rustls::RootCertStore;
+
+    use super::*;
+
+    /// Of an entry that nobody answers at.
+    fn nobody() -> Arrivals {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        Arrivals {
+            entries: vec!["https://127.0.0.1:1".parse().unwrap()],
+            sources: Vec::new(),
+            config: Arc::new(config),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_come_to_waits_as_long_as_disks_are_copied_and_who_leaves_does_not() {
+        let arrivals = nobody();
+        let request = [0; CROSSING_REQUEST_BYTES];
+        let began = tokio::time::Instant::now();
+        let left = arrivals.meet(WayEnd::Leaving, request).await;
+        let why = left.err().unwrap();
+        assert!(why.starts_with("no entry leads to the other host"), "{why}");
+        assert!(began.elapsed() >= MEETING);
+        let mut coming = pin!(arrivals.meet(WayEnd::Coming, request));
+        let hours = timeout(Duration::from_secs(7200), &mut coming);
+        assert!(hours.await.is_err(), "it gave up");
+    }
 }

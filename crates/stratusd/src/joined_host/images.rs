@@ -26,7 +26,11 @@ pub(super) async fn open(
     documents: Documents,
 ) -> anyhow::Result<Replicas> {
     let believed = Believed::of_host(kept, key)?;
-    let servers = kept.entries.iter().map(|entry| server(entry, &believed));
+    // Not all hosts of a cloud begin with the same one.
+    let first = first_of(&kept.joined.host, kept.entries.len());
+    let in_turn = kept.entries.iter().cycle().skip(first);
+    let servers = in_turn.take(kept.entries.len());
+    let servers = servers.map(|entry| server(entry, &believed));
     let state = host.machines_dir.parent().unwrap_or(&host.machines_dir);
     let mut settings = Settings::new(
         state.join("cache").join("replicas"),
@@ -37,6 +41,15 @@ pub(super) async fn open(
     Replicas::open(settings, documents)
         .await
         .context("the folder of this host's images")
+}
+
+/// Which of so many entries a host asks first.
+fn first_of(host: &str, entries: usize) -> usize {
+    let number = host.bytes().rev().take(8);
+    let number = number.fold(0_usize, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(byte.into())
+    });
+    number.checked_rem(entries).unwrap_or(0)
 }
 
 fn server(entry: &Entry, believed: &Believed) -> anyhow::Result<ImageServer> {
@@ -50,4 +63,26 @@ fn server(entry: &Entry, believed: &Believed) -> anyhow::Result<ImageServer> {
         url: entry.at_door(IMAGES_PATH),
         fetcher: fetcher.with_context(|| format!("preparing to fetch images from {entry}"))?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use cimi::HostId;
+
+    use super::*;
+
+    #[test]
+    fn hosts_begin_with_different_entries_and_each_with_the_same_one() {
+        let mut hosts = [0; 3];
+        for _ in 0..300 {
+            let host = HostId::generate().to_string();
+            let first = first_of(&host, hosts.len());
+            assert_eq!(first, first_of(&host, hosts.len()));
+            if let Some(hosts) = hosts.get_mut(first) {
+                *hosts += 1;
+            }
+        }
+        assert!(hosts.iter().all(|hosts| *hosts > 50), "{hosts:?}");
+        assert_eq!(first_of("Host/x", 1), 0);
+    }
 }

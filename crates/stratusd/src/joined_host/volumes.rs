@@ -8,7 +8,16 @@
 //! When a connection ends, on whichever way, QEMU waits and connects again, as when this daemon is started anew: the guest waits,
 //! and loses nothing. A socket is of one attachment of a volume, and of no later one.
 
-use std::{collections::HashMap, fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use cimi::{
@@ -55,6 +64,8 @@ struct Inner {
     /// By which guests are told that they have lost a volume.
     daemon: Option<StorageDaemon>,
     entries: Vec<joining::Entry>,
+    /// The one that gave a volume last, which is asked first.
+    first: AtomicUsize,
     config: Arc<ClientConfig>,
     sockets: Mutex<HashMap<Disk, Socket>>,
 }
@@ -118,6 +129,7 @@ impl RemoteVolumes {
             documents,
             daemon,
             entries: kept.entries.clone(),
+            first: AtomicUsize::new(0),
             config: Arc::new(config),
             sockets: Mutex::default(),
         })))
@@ -286,9 +298,14 @@ impl Inner {
     /// A connection to an entry that gives this volume, and has said so by [`GREETING`].
     async fn connect(&self, of: &VolumeUse) -> Result<Connected, NotGiven> {
         let mut why_not = Vec::new();
-        for entry in &self.entries {
+        let in_turn = self.entries.iter().enumerate().cycle();
+        let in_turn = in_turn.skip(self.first.load(Relaxed));
+        for (number, entry) in in_turn.take(self.entries.len()) {
             match self.connect_to(entry, of).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => {
+                    self.first.store(number, Relaxed);
+                    return Ok(stream);
+                }
                 Err(why) => why_not.push((entry.clone(), why)),
             }
         }
@@ -430,6 +447,7 @@ mod tests {
             documents: Documents::open(store).await.unwrap(),
             daemon: None,
             entries: Vec::new(),
+            first: AtomicUsize::new(0),
             config: Arc::new(config),
             sockets: Mutex::default(),
         }));

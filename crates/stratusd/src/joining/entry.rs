@@ -1,6 +1,7 @@
 //! An entry of a cloud, and what a host asks of it beside the store.
 
 use std::{
+    error::Error as _,
     fmt, io,
     net::{SocketAddr, ToSocketAddrs as _},
     str::FromStr,
@@ -277,6 +278,14 @@ fn why_not(error: &io::Error) -> Refusal {
               between that ends TLS. Nothing was sent: look whether address and token belong together"
             .to_owned(),
     })
+}
+
+/// What is behind an error, without the address, which is said by a name.
+pub(crate) fn root_of(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let root = causes.last().map(ToString::to_string);
+    root.unwrap_or_else(|| error.to_string())
 }
 
 #[cfg(test)]

@@ -3,17 +3,24 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use cimi::resources::{Machine, local_bytes};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Settings, Shared, prepare};
-use crate::{HypervisorError, hypervisor::Adopted, moving::Packed};
+use super::{Settings, Shared, prepare, prepare::ROOT_DISK};
+use crate::{
+    HypervisorError,
+    hypervisor::Adopted,
+    moving::{Bounds, Packed},
+};
 
 /// How the names of these folders end.
 const ARRIVING: &str = "arriving";
+/// In such a folder: all of the machine is in it.
+const WHOLE: &str = "whole";
 /// What disks and memory may take beyond what the guest sees: tables of disks, devices in memory, the console.
 const BESIDE: u64 = 256 << 20;
 
@@ -64,11 +71,25 @@ pub(super) fn machine_of(folder: &Path) -> Option<&str> {
 }
 
 /// How much a machine's files may be.
-pub(super) fn most(machine: &Machine) -> u64 {
+pub(super) fn bounds(settings: &Settings, machine: &Machine) -> Bounds {
+    Bounds {
+        most: most(machine),
+        reserve: settings.reserve_bytes,
+    }
+}
+
+fn most(machine: &Machine) -> u64 {
     let disks = local_bytes(&machine.disks);
     let memory = machine.memory.saturating_mul(1024);
     let all = disks.saturating_add(disks / 64).saturating_add(memory);
     all.saturating_add(memory / 8).saturating_add(BESIDE)
+}
+
+/// Notes that all of a machine is here, before anybody is told: from then on it may be the only copy. Blocks.
+pub(super) fn note_whole(settings: &Settings, machine: &str) -> io::Result<()> {
+    let folder = folder(settings, machine);
+    std::fs::File::create(folder.join(WHOLE))?.sync_all()?;
+    std::fs::File::open(folder)?.sync_all()
 }
 
 /// Puts the files of a machine in place that is this host's from now on. Blocks.
@@ -83,13 +104,28 @@ pub(super) fn take_in(settings: &Settings, machine: &Machine) -> io::Result<()> 
             error.kind(),
             format!("{} can't become {}: {error}", from.display(), to.display()),
         )),
-        Ok(()) => std::fs::File::open(&settings.machines_dir)?.sync_all(),
+        Ok(()) => {
+            std::fs::File::open(&settings.machines_dir)?.sync_all()?;
+            // It says nothing there.
+            let _ = std::fs::remove_file(to.join(WHOLE));
+            Ok(())
+        }
     }
 }
 
-/// Throws away what was copied of a machine. Blocks.
-pub(super) fn forget(settings: &Settings, machine: &str) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder(settings, machine)) {
+/// Throws away what was copied of a machine. A root disk that came whole is kept like one of a machine that was removed: it may be
+/// the only one, whatever documents say now that were restored, or aren't seen by whom this computer is now. Blocks.
+pub(super) fn forget(shared: &Shared, machine: &str) -> io::Result<()> {
+    let folder = folder(&shared.settings, machine);
+    if folder.join(WHOLE).exists()
+        && let Ok(id) = machine.parse()
+    {
+        let kept = shared
+            .quarantine
+            .put(&folder.join(ROOT_DISK), id, jiff::Timestamp::now());
+        kept.map_err(io::Error::other)?;
+    }
+    match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -115,10 +151,17 @@ pub(super) fn are_there(settings: &Settings) -> bool {
     entries.any(|entry| machine_of(&entry.path()).is_some())
 }
 
-/// Throws away what was copied of machines that neither are here nor come. They are whole where they were.
-pub(super) async fn sweep(shared: &Shared) -> io::Result<()> {
-    for entry in std::fs::read_dir(&shared.settings.machines_dir)? {
-        let path = entry?.path();
+/// Clears away what was copied of machines that neither are here nor come. One that can't be keeps no other.
+pub(super) async fn sweep(shared: &Arc<Shared>) {
+    let entries = match std::fs::read_dir(&shared.settings.machines_dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let folder = shared.settings.machines_dir.display();
+            tracing::warn!(%folder, %error, "what was copied of machines that don't come here can't be looked for");
+            return;
+        }
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
         let Some(machine) = machine_of(&path) else {
             continue;
         };
@@ -126,15 +169,22 @@ pub(super) async fn sweep(shared: &Shared) -> io::Result<()> {
         let is_wanted = read.is_some_and(|read| {
             read.host.as_ref() == Some(&shared.host) || read.moving_to() == Some(&shared.host)
         });
-        if !is_wanted {
-            tracing::info!(
-                machine,
-                "doesn't come here: what was copied of it is thrown away"
-            );
-            end(shared, machine).await.map_err(io::Error::other)?;
-            let (settings, machine) = (shared.settings.clone(), machine.to_owned());
-            tokio::task::spawn_blocking(move || forget(&settings, &machine)).await??;
+        if is_wanted {
+            continue;
+        }
+        tracing::info!(
+            machine,
+            "doesn't come here: what was copied of it is cleared away"
+        );
+        if let Err(error) = clear(shared, machine).await {
+            tracing::warn!(machine, %error, "what was copied of it can't be cleared away");
         }
     }
-    Ok(())
+}
+
+/// Ends what was to run of it, and throws away what was copied.
+pub(super) async fn clear(shared: &Arc<Shared>, machine: &str) -> io::Result<()> {
+    end(shared, machine).await.map_err(io::Error::other)?;
+    let (shared, machine) = (shared.clone(), machine.to_owned());
+    tokio::task::spawn_blocking(move || forget(&shared, &machine)).await?
 }

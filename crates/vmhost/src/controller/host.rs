@@ -128,7 +128,8 @@ pub fn describe(settings: &Settings, host: &mut Host) {
     host.qemu_version.clone_from(&settings.qemu_version);
     host.boot_id = boot_id();
     host.tunnel = settings.tunnel;
-    host.fences_after = settings.fences_after.map(|after| after.as_secs());
+    let fence = settings.fence.as_ref();
+    host.fences_after = fence.map(|fence| fence.after.as_secs());
     host.troubles = troubles(settings);
 }
 
@@ -142,7 +143,7 @@ pub fn boot_id() -> String {
 async fn end_with_host(documents: &Documents, host: &HostId) -> Result<(), DocumentsError> {
     let cause = EndCause::HostReboot;
     for machine in documents.machines.by_index("host", host.local()) {
-        report(documents, machine.id(), |machine| {
+        report(documents, (host, machine.id()), |machine| {
             if matches!(
                 machine.observed.stage,
                 Stage::Running | Stage::Paused | Stage::Held
@@ -224,6 +225,8 @@ fn troubles(settings: &Settings) -> Vec<String> {
         Ok(_) => {}
         Err(error) => troubles.push(error.to_string()),
     }
+    let fence = settings.fence.as_ref();
+    troubles.extend(fence.and_then(|fence| fence.guard.trouble()));
     troubles
 }
 

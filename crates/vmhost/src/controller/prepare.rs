@@ -41,7 +41,7 @@ const USER_IDS: u32 = 60_000;
 /// The name at the hypervisor of the root disk.
 const ROOT: &str = "root";
 /// The file of the root disk in the folder of its machine.
-const ROOT_DISK: &str = "root.qcow2";
+pub(crate) const ROOT_DISK: &str = "root.qcow2";
 /// Where guests answer SSH.
 const SSH_PORT: u16 = 22;
 

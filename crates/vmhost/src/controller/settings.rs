@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use cimi::HostId;
 use storage::exports::StorageDaemon;
 
-use crate::{accel::Accelerator, launch_spec::CgroupSpec};
+use crate::{accel::Accelerator, guard::Fence, launch_spec::CgroupSpec};
 
 /// How machines are run on this host.
 #[derive(Clone, Debug)]
@@ -16,8 +16,8 @@ pub struct Settings {
     pub joined: Option<HostId>,
     /// This host's address for the other hosts, by which networks are joined; none: it has none that others reach.
     pub tunnel: Option<Ipv4Addr>,
-    /// After so long unheard, machines that go on elsewhere are ended here; none: they never are.
-    pub fences_after: Option<Duration>,
+    /// How machines that go on elsewhere are ended here once nobody hears this host; none: they never are.
+    pub fence: Option<Fence>,
     /// One folder a machine: disks, media, sockets, console log.
     pub machines_dir: PathBuf,
     /// Where root disks of removed machines wait for their end.

@@ -20,16 +20,16 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Writes down what went over a machine's network since its process began.
 pub(super) async fn write_down(
     documents: &Documents,
-    (host, machine): (&HostId, &str),
+    of: (&HostId, &str),
     traffic: Traffic,
 ) -> Result<(), DocumentsError> {
     let seen = NetworkTraffic {
         received_bytes: traffic.bytes_in,
         sent_bytes: traffic.bytes_out,
     };
-    report(documents, machine, |machine| {
-        // Once it is another's, it is counted there.
-        if machine.running_since.is_some() && machine.host.as_ref() == Some(host) {
+    // Once it is another's, it is counted there.
+    report(documents, of, |machine| {
+        if machine.running_since.is_some() {
             machine.observed.traffic = Some(seen);
         }
     })

@@ -112,7 +112,7 @@ impl Worker {
             }
         }
         if !there.is_empty() {
-            report(&self.shared.documents, &self.id, |machine| {
+            report(&self.shared.documents, self.own(), |machine| {
                 for volume in &there {
                     now_attached(machine, volume);
                 }
@@ -173,7 +173,7 @@ impl Worker {
         }
         tracing::info!(volume = %attached.volume, disk = %id, vmid = %machine.vmid, "volume attached");
         let volume = attached.volume.clone();
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             now_attached(machine, &volume);
         })
         .await?;
@@ -187,7 +187,7 @@ impl Worker {
     ) -> Result<Next, StepError> {
         tracing::warn!(volume = %attached.volume, reason, "volume can't be attached");
         let (volume, reason) = (attached.volume.clone(), reason.to_owned());
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if let Some(attached) = machine
                 .volumes
                 .iter_mut()
@@ -230,7 +230,7 @@ impl Worker {
         }
         if let AttachStage::Attached { target } = &attached.stage {
             let (volume, target) = (attached.volume.clone(), target.clone());
-            report(&self.shared.documents, &self.id, |machine| {
+            report(&self.shared.documents, self.own(), |machine| {
                 if let Some(attached) = machine
                     .volumes
                     .iter_mut()

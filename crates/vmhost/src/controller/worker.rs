@@ -21,7 +21,7 @@ use std::{
 };
 
 use cimi::{
-    Timestamp,
+    HostId, Timestamp,
     lifecycle::{Power, Stage},
     resources::Machine,
 };
@@ -275,6 +275,10 @@ impl Worker {
         }
         if !self.adopted {
             self.take_in(&machine).await?;
+            if self.is_to_be_guarded(&machine) {
+                // Before its guest runs here.
+                self.mark_guarded(&machine, true).await?;
+            }
             self.go_on_here(&machine).await?;
             if let Err(error) = self.adopt(&machine).await {
                 self.shared.note_silent(&self.id, Some(&error as _));
@@ -311,34 +315,39 @@ impl Worker {
         }
     }
 
-    /// Has the machine guarded or not, as it is to go on elsewhere or not; whether that was written. Its folder never says less than
-    /// its document.
+    /// Whether it is to go on elsewhere if this host is lost, and there is a guard which ends it here then.
+    fn is_to_be_guarded(&self, machine: &Machine) -> bool {
+        let fence = self.shared.settings.fence.as_ref();
+        fence.is_some_and(|fence| fence.guard.is_there()) && machine.goes_on_elsewhere()
+    }
+
+    /// Has the machine guarded or not, as it is to be; whether that was written. Its folder never says less than its document.
     async fn keep_guarded(&mut self, machine: &Machine) -> Result<bool, StepError> {
-        let guards = self.shared.settings.fences_after.is_some();
-        let wanted = guards && machine.goes_on_elsewhere();
+        let wanted = self.is_to_be_guarded(machine);
         if self.marked == Some(wanted) && machine.observed.guarded == wanted {
             return Ok(false);
         }
-        let folder = self.folder(machine);
-        let mark = |guarded| {
-            let folder = folder.clone();
-            blocking(move || {
-                let marked = guard::mark(&folder, guarded);
-                marked.map_err(|error| StepError::Task(format!("{}: {error}", folder.display())))
-            })
-        };
         if wanted {
-            mark(true).await?;
+            self.mark_guarded(machine, true).await?;
         }
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             machine.observed.guarded = wanted;
         })
         .await?;
-        if !wanted && folder.exists() {
-            mark(false).await?;
+        if !wanted && self.folder(machine).exists() {
+            self.mark_guarded(machine, false).await?;
         }
         self.marked = Some(wanted);
         Ok(true)
+    }
+
+    async fn mark_guarded(&self, machine: &Machine, guarded: bool) -> Result<(), StepError> {
+        let folder = self.folder(machine);
+        blocking(move || {
+            let marked = guard::mark(&folder, guarded);
+            marked.map_err(|error| StepError::Task(format!("{}: {error}", folder.display())))
+        })
+        .await
     }
 
     /// Whether the machine is to be off or gone, and its guest needs not, or no longer, be asked.
@@ -361,9 +370,14 @@ impl Worker {
                 tracing::info!(vmid = %machine.vmid, "took over a running machine");
                 // The ways to its volumes ended with who was here before. Until they are there again QEMU doesn't even stop.
                 for attached in &machine.volumes {
-                    if let Err(error) = prepare::ready(&self.shared, machine, attached).await {
-                        tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
+                    let Err(error) = prepare::ready(&self.shared, machine, attached).await else {
+                        continue;
+                    };
+                    if machine.observed.stage == Stage::Crossing {
+                        // It has come halted: nobody else may still write them when its guest goes on.
+                        return Err(error.into());
                     }
+                    tracing::warn!(volume = %attached.volume, %error, "not at hand; tried again when it is looked at");
                 }
                 // Who sent it to another host ended with who was here before.
                 if !machine.has_left()
@@ -371,8 +385,10 @@ impl Worker {
                     && let Some(crossing) = handle.crossing()
                 {
                     crossing.give_up().await?;
-                    // Its way may have been given up meanwhile.
-                    if machine.crossing().is_none() && machine.observed.passage.is_some() {
+                    // Its way may have been given up meanwhile. One that it went to its end says nothing of who halted it.
+                    let seen = &machine.observed;
+                    let way = seen.passage.map(|passage| passage.way);
+                    if machine.crossing().is_none() && way.is_some() && seen.left_for != way {
                         cross::let_run(machine, &*handle).await?;
                     }
                 }
@@ -443,6 +459,11 @@ impl Worker {
             return Ok(None);
         }
         Ok(Some(status.run_state))
+    }
+
+    /// Of which machine it reports, as which host's.
+    pub(super) fn own(&self) -> (&HostId, &str) {
+        (&self.shared.host, &self.id)
     }
 
     pub(super) fn folder(&self, machine: &Machine) -> PathBuf {

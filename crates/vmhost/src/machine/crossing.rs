@@ -172,6 +172,8 @@ impl Crossing for Shared {
         }
         self.set_capabilities(&[("events", true), (HALT_FIRST, true), (THROTTLE, true)])
             .await?;
+        // A limit is for what runs: one that stands still is waited for.
+        let speed = speed.filter(|_| !stands_still);
         let parameters = json!({
             "max-bandwidth": speed.unwrap_or(BYTES_PER_SECOND), "downtime-limit": LEFT_MILLIS,
         });

@@ -108,7 +108,7 @@ fn settings(folder: &Path) -> Settings {
         host_name: "here".into(),
         joined: None,
         tunnel: None,
-        fences_after: None,
+        fence: None,
         machines_dir: folder.join("machines"),
         quarantine_dir: folder.join("quarantine"),
         quarantine_period: Duration::from_secs(3600),

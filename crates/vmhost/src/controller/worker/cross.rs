@@ -123,7 +123,7 @@ impl Worker {
     /// It is moved at rest, and its owner is told why.
     async fn only_at_rest(&mut self, way: &Moving, why: &str) -> Result<Option<Next>, StepError> {
         let since = way.since;
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine.crossing().is_some_and(|way| way.since == since) {
                 machine.observed.at_rest = Some(since);
                 machine.reason = Some(format!("it is moved at rest: {why}"));
@@ -138,7 +138,7 @@ impl Worker {
         self.note_traffic().await;
         let run = machine.observed.run;
         let copied = self.how_far().map(|(copied, _)| copied);
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine.crossing().is_some_and(|way| way.since == since) {
                 enter(machine, Stage::Crossing, run);
                 machine.observed.left_for = Some(since);
@@ -161,7 +161,7 @@ impl Worker {
         why: String,
     ) -> Result<Next, StepError> {
         tracing::warn!(vmid = %machine.vmid, why, "machine can't go to another host: it stays");
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine
                 .desired
                 .moving
@@ -216,7 +216,7 @@ impl Worker {
             left,
             downtime_millis: None,
         };
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine.crossing().is_some_and(|one| one.since == way) {
                 machine.observed.passage = Some(passage);
             }
@@ -243,21 +243,19 @@ impl Worker {
         }
         self.expected
             .get_or_insert_with(|| machine.document.0.clone());
-        let ours = self
-            .coming
-            .as_ref()
-            .filter(|coming| coming.since == moving.since);
+        let way = moving.since;
+        let ours = self.coming.as_ref().filter(|coming| coming.since == way);
         match ours.map(crossing::Way::ended) {
             Some(None) => Ok(Some(Next::Wait)),
             Some(Some(Ok(()))) => {
-                let next = self.say(|moving| moving.arrived = true).await?;
+                let next = self.arrived(way).await?;
                 stop_points::pass(Point::Arrived).await;
                 Ok(Some(next))
             }
-            Some(Some(Err(why))) => self.cannot_come(why).await.map(Some),
+            Some(Some(Err(why))) => self.cannot_come(way, why).await.map(Some),
             None if machine.passage().is_some() => {
                 let why = "the daemon of the host that it was to go to was started anew on the way";
-                self.cannot_come(why.to_owned()).await.map(Some)
+                self.cannot_come(way, why.to_owned()).await.map(Some)
             }
             None => {
                 self.forget_arrival().await?;

@@ -1,6 +1,6 @@
 //! A machine that goes to another host: this one stands still for it, or receives it.
 
-use std::os::unix::fs::DirBuilderExt as _;
+use std::{io, os::unix::fs::DirBuilderExt as _};
 
 use cimi::{
     Timestamp,
@@ -55,9 +55,12 @@ impl Worker {
         let way = machine.desired.leaving().map(|moving| moving.since);
         if machine.observed.left_for != way {
             self.unplug(machine).await?;
-            report(&self.shared.documents, &self.id, |machine| {
-                machine.observed.left_for = way;
-                machine.observed.since = Timestamp::now().max(machine.observed.since);
+            report(&self.shared.documents, self.own(), |machine| {
+                // It may be given up by now.
+                if machine.desired.leaving().map(|moving| moving.since) == way {
+                    machine.observed.left_for = way;
+                    machine.observed.since = Timestamp::now().max(machine.observed.since);
+                }
             })
             .await?;
         }
@@ -69,35 +72,36 @@ impl Worker {
         let Some(moving) = &machine.desired.moving else {
             return Ok(Next::Again);
         };
-        if moving.arrived || moving.problem.is_some() {
+        if moving.problem.is_some() {
+            self.forget_arrival().await?;
             return Ok(Next::Wait);
         }
+        if moving.arrived {
+            return Ok(Next::Wait);
+        }
+        let way = moving.since;
         // Before it says that it is ready: what is seen of this way from then on is seen by who receives it.
         let receives = self.receive(machine).await?;
         if !moving.ready {
             // What lies here of a time before isn't thrown away for it, and would be in the way.
             let there = self.folder(machine);
             if there.exists() {
-                return self
-                    .cannot_come(format!(
-                        "{} is there on that host, of a time before: move it away",
-                        there.display()
-                    ))
-                    .await;
+                let why = format!(
+                    "{} is there on that host, of a time before: move it away",
+                    there.display()
+                );
+                return self.cannot_come(way, why).await;
             }
             let (shared, document) = (self.shared.clone(), machine.document.0.clone());
             let room = blocking(move || Ok(prepare::require_for(&shared, &document)?));
             return match room.await {
-                Ok(()) => {
-                    let way = moving.since;
-                    self.say(|moving| moving.ready |= moving.since == way).await
-                }
+                Ok(()) => self.say(way, |moving| moving.ready = true).await,
                 Err(StepError::Prepare(PrepareError::NotYet(reason))) => {
                     tracing::debug!(reason, "is to come here, and waits");
                     Ok(Next::Wait)
                 }
                 Err(error @ (StepError::Prepare(_) | StepError::Storage(_))) => {
-                    self.cannot_come(error.to_string()).await
+                    self.cannot_come(way, error.to_string()).await
                 }
                 Err(error) => Err(error),
             };
@@ -108,18 +112,23 @@ impl Worker {
         if !machine.has_left() {
             return Ok(Next::Wait);
         }
-        let Some(copied) = self.copy_while_wanted(machine, moving.since).await else {
+        let Some(copied) = self.copy_while_wanted(machine, way).await else {
             return Ok(Next::Again);
         };
         match copied {
             Ok(bytes) => {
                 tracing::info!(vmid = %machine.vmid, bytes, "its files have come");
-                let way = moving.since;
-                self.say(|moving| moving.arrived |= moving.since == way)
-                    .await
+                self.arrived(way).await
             }
-            Err(error) if self.errors >= TRIES => self.cannot_come(error.to_string()).await,
-            Err(error) => Err(error),
+            Err(error) => {
+                let why = format!("its files don't come: {error}");
+                // Room doesn't come by waiting for a minute.
+                let is_full = error.kind() == io::ErrorKind::StorageFull;
+                if is_full || self.errors >= TRIES {
+                    return self.cannot_come(way, why).await;
+                }
+                Err(StepError::Task(why))
+            }
         }
     }
 
@@ -128,7 +137,7 @@ impl Worker {
         &mut self,
         machine: &Machine,
         way: Timestamp,
-    ) -> Option<Result<u64, StepError>> {
+    ) -> Option<io::Result<u64>> {
         let (shared, id) = (self.shared.clone(), self.id.clone());
         let (bell, stop) = (self.bell.clone(), self.stop.clone());
         let over = async {
@@ -149,17 +158,17 @@ impl Worker {
     }
 
     /// Copies the files of a machine that stands still.
-    async fn copy(&mut self, machine: &Machine) -> Result<u64, StepError> {
-        let folder = arrival::folder(&self.shared.settings, &self.id);
-        self.forget_arrival().await?;
-        let failed = |why: String| StepError::Task(format!("its files don't come: {why}"));
-        let packed = self.shared.moves.files(machine).await.map_err(failed)?;
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|error| failed(error.to_string()))?;
-        let copied = moving::unpack(packed, &folder, arrival::most(machine)).await;
-        copied.map_err(|error| failed(error.to_string()))
+    async fn copy(&mut self, machine: &Machine) -> io::Result<u64> {
+        let settings = &self.shared.settings;
+        let (folder, bounds) = (
+            arrival::folder(settings, &self.id),
+            arrival::bounds(settings, machine),
+        );
+        self.forget_arrival().await.map_err(io::Error::other)?;
+        let packed = self.shared.moves.files(machine).await;
+        let packed = packed.map_err(io::Error::other)?;
+        std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        moving::unpack(packed, &folder, bounds).await
     }
 
     /// Throws away what was copied, or came.
@@ -167,16 +176,23 @@ impl Worker {
         self.coming = None;
         // A process that was just being started is there after this, or isn't any more.
         drop(self.launching.lock().await);
-        arrival::end(&self.shared, &self.id).await?;
+        let cleared = arrival::clear(&self.shared, &self.id).await;
+        cleared.map_err(|error| StepError::Task(error.to_string()))?;
         if let Some(machine) = self.expected.take() {
             self.unplug(&machine).await?;
         }
+        Ok(())
+    }
+
+    /// All of it is here: says so.
+    pub(super) async fn arrived(&mut self, way: Timestamp) -> Result<Next, StepError> {
         let (shared, id) = (self.shared.clone(), self.id.clone());
         blocking(move || {
-            let gone = arrival::forget(&shared.settings, &id);
-            gone.map_err(|error| StepError::Task(error.to_string()))
+            let noted = arrival::note_whole(&shared.settings, &id);
+            noted.map_err(|error| StepError::Task(error.to_string()))
         })
-        .await
+        .await?;
+        self.say(way, |moving| moving.arrived = true).await
     }
 
     /// The machine is this host's: its files come into place, if they came from another one.
@@ -189,26 +205,32 @@ impl Worker {
         .await
     }
 
-    pub(super) async fn cannot_come(&mut self, why: String) -> Result<Next, StepError> {
+    /// Says so. What came is cleared away after that: until it is said, its guest may stand still.
+    pub(super) async fn cannot_come(
+        &mut self,
+        way: Timestamp,
+        why: String,
+    ) -> Result<Next, StepError> {
         tracing::warn!(why, "can't come here");
-        self.forget_arrival().await?;
         let why: String = why.chars().take(1000).collect();
-        self.say(|moving| moving.problem = Some(why.clone())).await
+        self.say(way, |moving| moving.problem = Some(why.clone()))
+            .await
     }
 
-    /// What this host says of a machine that is to come.
+    /// What this host says of a machine that is to come by this way. It says nothing of another one.
     pub(super) async fn say(
         &self,
+        way: Timestamp,
         mut what: impl FnMut(&mut Moving) + Send,
     ) -> Result<Next, StepError> {
         let own = self.shared.host.clone();
         let edit = |machine: &mut Machine| {
             let comes = machine.moving_to() == Some(&own);
-            if let Some(moving) = machine.desired.moving.as_mut().filter(|_| comes) {
-                what(moving);
-            }
+            let moving = machine.desired.moving.as_mut();
+            let moving = moving.filter(|moving| comes && moving.since == way);
+            let is_it = moving.map(&mut what).is_some();
             machine.settle();
-            Ok::<_, DocumentsError>(comes)
+            Ok::<_, DocumentsError>(is_it)
         };
         match self.shared.documents.update(&self.id, edit).await {
             Ok(_) | Err(DocumentsError::Absent { .. }) => Ok(Next::Again),

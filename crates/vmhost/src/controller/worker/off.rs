@@ -83,7 +83,7 @@ impl Worker {
                 && Self::listens(state)
                 && let Some(until) = self.press(machine).await?
             {
-                report(&self.shared.documents, &self.id, |machine| {
+                report(&self.shared.documents, self.own(), |machine| {
                     machine.reason = Some("waits for the guest to shut down".to_owned());
                 })
                 .await?;
@@ -96,7 +96,7 @@ impl Worker {
         }
         self.release(machine).await?;
         if !machine.left_on.is_empty() {
-            report(&self.shared.documents, &self.id, |machine| {
+            report(&self.shared.documents, self.own(), |machine| {
                 machine.reason = Some(LEFT_ELSEWHERE.to_owned());
             })
             .await?;
@@ -142,7 +142,7 @@ impl Worker {
                 image.id
             ),
         };
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if !matches!(machine.observed.stage, Stage::Ended { .. }) {
                 enter(machine, ended.clone(), run);
                 machine.accelerator = None;
@@ -243,7 +243,7 @@ impl Worker {
             self.unplug(machine).await?;
             self.forget_memory(machine).await?;
             let run = machine.desired.run;
-            report(&self.shared.documents, &self.id, |machine| {
+            report(&self.shared.documents, self.own(), |machine| {
                 enter(machine, ended.clone(), run);
                 machine.reason = None;
                 machine.accelerator = None;

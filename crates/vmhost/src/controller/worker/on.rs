@@ -116,7 +116,7 @@ impl Worker {
         if machine.observed.stage != Stage::Running || machine.observed.run < machine.desired.run {
             let (run, accelerator) = (machine.desired.run, kind(self.shared.accelerator().kind));
             let stood_still = self.stood_still.take();
-            report(&self.shared.documents, &self.id, |machine| {
+            report(&self.shared.documents, self.own(), |machine| {
                 // A new run begins with all restarts done.
                 if machine.observed.run < run {
                     machine.observed.restart = machine.desired.restart;
@@ -169,7 +169,7 @@ impl Worker {
         );
         tracing::warn!(vmid = %machine.vmid, reason, "machine could not go on from its memory");
         let run = machine.desired.run;
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             enter(machine, Stage::Failed, run);
             machine.reason = Some(reason.clone());
             machine.accelerator = None;
@@ -187,7 +187,7 @@ impl Worker {
         live.handle.cont().await?;
         self.pressed = None;
         let restart = machine.desired.restart;
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             machine.observed.restart = restart;
             machine.reason = None;
         })
@@ -213,7 +213,7 @@ impl Worker {
             _ => "the hypervisor can't go on",
         };
         let run = machine.desired.run;
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             enter(machine, Stage::Paused, run);
             machine.reason = Some(reason.to_owned());
         })
@@ -260,7 +260,7 @@ impl Worker {
         });
         let reason = reason_of(cause, how.map(|how| how.to_string()).as_deref());
         tracing::info!(vmid = %machine.vmid, ?cause, reason, "run ended");
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             enter(machine, Stage::Ended { cause }, run);
             machine.reason.clone_from(&reason);
             machine.accelerator = None;

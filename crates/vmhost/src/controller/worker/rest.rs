@@ -54,7 +54,7 @@ impl Worker {
         if machine.observed.stage == Stage::Held && machine.observed.run == run {
             return self.settle_devices(machine).await;
         }
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             if machine.observed.run < run {
                 machine.observed.restart = machine.desired.restart;
             }
@@ -117,7 +117,7 @@ impl Worker {
         }
         handle.pause().await?;
         let run = machine.desired.run;
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             enter(machine, Stage::Saving, run);
             machine.reason = None;
         })
@@ -171,7 +171,7 @@ impl Worker {
         self.unplug(machine).await?;
         let run = machine.desired.run;
         tracing::info!(vmid = %machine.vmid, "machine suspended");
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             enter(machine, Stage::Suspended, run);
             machine.reason = None;
             machine.accelerator = None;
@@ -204,9 +204,12 @@ impl Worker {
         tracing::warn!(vmid = %machine.vmid, why, "machine can't be suspended");
         self.saving_since = None;
         let wish: Timestamp = machine.desired.since;
-        report(&self.shared.documents, &self.id, |machine| {
-            machine.observed.refused = Some(wish);
-            machine.reason = Some(format!("it could not be suspended: {why}"));
+        report(&self.shared.documents, self.own(), |machine| {
+            // It may be wanted no more.
+            if machine.desired.since == wish {
+                machine.observed.refused = Some(wish);
+                machine.reason = Some(format!("it could not be suspended: {why}"));
+            }
         })
         .await?;
         Ok(Next::Again)
@@ -252,7 +255,7 @@ impl Worker {
     /// Its memory is being read back: waits; QEMU ends if it can't.
     pub(super) async fn loading(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
         let run = machine.desired.run;
-        report(&self.shared.documents, &self.id, |machine| {
+        report(&self.shared.documents, self.own(), |machine| {
             enter(machine, Stage::Booting, run);
         })
         .await?;

@@ -67,7 +67,7 @@ impl Worker {
     /// Makes everything the machine needs, and starts its process.
     pub(super) async fn start(&mut self, machine: &Cached<Machine>) -> Result<Next, StepError> {
         if let Some(image) = self.being_saved(machine).await? {
-            report(&self.shared.documents, &self.id, |machine| {
+            report(&self.shared.documents, self.own(), |machine| {
                 machine.reason = Some(format!("waits until its disk is saved as {}", image.id));
             })
             .await?;
@@ -79,7 +79,7 @@ impl Worker {
                 error @ (PrepareError::NotYet(_) | PrepareError::NotNow(_)),
             )) => {
                 let reason = error.to_string();
-                report(&self.shared.documents, &self.id, |machine| {
+                report(&self.shared.documents, self.own(), |machine| {
                     machine.reason = Some(reason.clone());
                 })
                 .await?;
@@ -119,7 +119,7 @@ impl Worker {
                 } else {
                     error.to_string()
                 };
-                report(&self.shared.documents, &self.id, |machine| {
+                report(&self.shared.documents, self.own(), |machine| {
                     enter(machine, Stage::Failed, run);
                     machine.reason = Some(reason.clone());
                 })
@@ -155,7 +155,7 @@ impl Worker {
         let has_memory = spec.memory.is_some();
         metrics::histogram!("stratus_machine_prepare_seconds").record(began.elapsed());
         let run = machine.desired.run;
-        let booting = report(&self.shared.documents, &self.id, |machine| {
+        let booting = report(&self.shared.documents, self.own(), |machine| {
             // A new process carries out every restart that was asked for so far.
             machine.observed.restart = machine.desired.restart;
             enter(machine, Stage::Booting, run);
