@@ -200,6 +200,7 @@ fn settings(number: u8, id: &HostId, folder: &Path) -> Settings {
         host_name: format!("host-{number}"),
         joined: Some(id.clone()),
         tunnel: Some([10, 0, 0, number].into()),
+        images_port: None,
         fences_after: Some(FENCES_AFTER),
         machines_dir: folder.join("machines"),
         quarantine_dir: folder.join("quarantine"),

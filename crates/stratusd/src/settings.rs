@@ -273,6 +273,7 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
         host_name: config.host_name(),
         joined: None,
         tunnel: config.tunnel_address(ELSEWHERE),
+        images_port: None,
         fences_after: None,
         machines_dir: storage.join("machines"),
         quarantine_dir: storage.join("quarantine"),

@@ -108,6 +108,7 @@ fn settings(folder: &Path) -> Settings {
         host_name: "here".into(),
         joined: None,
         tunnel: None,
+        images_port: None,
         fences_after: None,
         machines_dir: folder.join("machines"),
         quarantine_dir: folder.join("quarantine"),
