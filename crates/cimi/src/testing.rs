@@ -114,6 +114,7 @@ pub fn host() -> Host {
         uses_volumes: false,
         fences_after: Some(60),
         tunnel: None,
+        images_port: None,
         troubles: Vec::new(),
         desired: HostDesired::default(),
         unknown: Unknown::new(),

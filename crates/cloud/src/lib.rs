@@ -44,6 +44,7 @@ mod machine;
 mod metadata;
 mod meter;
 mod moving;
+mod neighbours;
 mod network;
 mod network_hosts;
 mod network_port;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cimi::{Timestamp, resources::Resource};
-use store::{Key, Outcome, Revision, Transaction};
+use store::{Key, LeaseId, Outcome, Revision, Transaction};
 
 use crate::{Cached, Documents, DocumentsError, usage};
 
@@ -99,6 +99,21 @@ impl<'a> Changes<'a> {
             .transaction
             .revision_is(key, revision)
             .put(key.clone(), value);
+        self
+    }
+
+    /// Write raw bytes under a key that must be at `revision`, for as long as a lease lives.
+    pub fn put_raw_with_lease(
+        mut self,
+        key: &Key,
+        revision: Revision,
+        value: Vec<u8>,
+        lease: LeaseId,
+    ) -> Self {
+        self.transaction =
+            self.transaction
+                .revision_is(key, revision)
+                .put_with_lease(key.clone(), value, lease);
         self
     }
 

@@ -34,7 +34,6 @@ macro_rules! registry {
     ($($field:ident: $type:ty),* $(,)?) => {
         /// The caches; see [`Documents`], which dereferences to this.
         pub struct Registry {
-            store: SharedStore,
             /// Whether all documents are there, to be read and written.
             whole: bool,
             set: CacheSet,
@@ -66,7 +65,8 @@ macro_rules! registry {
                 let mut builder = CacheSet::builder();
                 $(let $field = builder.cache::<Doc<$type>>();)*
                 let set = builder.start(store.clone()).await?;
-                Ok(Self(Arc::new(Registry { store, whole, set, $($field),* })))
+                let registry = Arc::new(Registry { whole, set, $($field),* });
+                Ok(Self { registry, store })
             }
         }
 
@@ -127,13 +127,16 @@ pub trait OfType: Resource {
 
 /// The cache of every collection, and the store behind them. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct Documents(Arc<Registry>);
+pub struct Documents {
+    registry: Arc<Registry>,
+    store: SharedStore,
+}
 
 impl std::ops::Deref for Documents {
     type Target = Registry;
 
     fn deref(&self) -> &Registry {
-        &self.0
+        &self.registry
     }
 }
 
@@ -149,12 +152,19 @@ impl Documents {
     /// The store itself.
     #[must_use]
     pub fn store(&self) -> &SharedStore {
-        &self.0.store
+        &self.store
+    }
+
+    /// The same reads, and what is written goes by another way to the same store.
+    #[must_use]
+    pub fn written_by(&self, store: SharedStore) -> Self {
+        let registry = Arc::clone(&self.registry);
+        Self { registry, store }
     }
 
     /// Whether all documents are there. If not, what follows from a change is written elsewhere.
     pub(crate) fn are_whole(&self) -> bool {
-        self.0.whole
+        self.registry.whole
     }
 
     /// The cache of a type.
@@ -171,13 +181,13 @@ impl Documents {
     /// The revision that reads show.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        self.0.set.revision()
+        self.registry.set.revision()
     }
 
     /// How well reads follow what is written.
     #[must_use]
     pub fn following(&self) -> Following {
-        self.0.set.following()
+        self.registry.set.following()
     }
 
     /// Wait until reads show at least `revision`.
@@ -185,7 +195,7 @@ impl Documents {
     /// # Errors
     /// If they never will, because the daemon is going down.
     pub async fn wait_for(&self, revision: Revision) -> Result<(), CacheStopped> {
-        self.0.set.wait_for(revision).await
+        self.registry.set.wait_for(revision).await
     }
 
     /// A document as the store itself has it, for whoever must not be misled by a cache that is a moment behind.
@@ -194,7 +204,7 @@ impl Documents {
     /// Those of the store; a document that can't be read.
     pub async fn stored<R: Resource>(&self, id: &str) -> Result<Option<R>, crate::DocumentsError> {
         let key = store::Key::new(R::COLLECTION, id)?;
-        match self.0.store.get(&key).await? {
+        match self.store.get(&key).await? {
             None => Ok(None),
             Some(entry) => Ok(Some(serde_json::from_slice(&entry.value)?)),
         }

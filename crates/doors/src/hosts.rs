@@ -54,7 +54,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use trust::{
     Authority, CALL_PROTOCOL, CROSSING_PROTOCOL, HostPeer, IMAGES_PATH, JOIN_PATH, JoinRequest,
-    MOVING_PATH, Peer, RENEW_PATH, VOLUME_PROTOCOL,
+    MOVING_PATH, NEIGHBOURS_PATH, Peer, RENEW_PATH, VOLUME_PROTOCOL,
 };
 
 use self::{
@@ -483,6 +483,9 @@ impl HostDoor {
         if request.method() == Method::GET
             && let Some(image) = request.uri().path().strip_prefix(IMAGES_PATH)
         {
+            if let Some(image) = image.strip_suffix(NEIGHBOURS_PATH) {
+                return self.neighbours(&gateway, (&as_host, &id), image);
+            }
             let headers = request.headers();
             return self.image(&gateway, &as_host, peer, image, headers).await;
         }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cimi::{
-    Ref,
-    resources::{Digests, Image, ImageFile, ImageState, MediumFormat},
+    Ref, Timestamp,
+    ids::HostPulseId,
+    lifecycle::Stage,
+    resources::{Digests, HostPulse, Image, ImageFile, ImageState, MediumFormat},
     size::ByteSize,
     testing as documents_of,
 };
@@ -17,14 +19,20 @@ use futures::{FutureExt as _, StreamExt as _};
 use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
-use trust::{HostKey, IMAGES_PATH, JoinToken, Joined, SERVER_NAME};
+use trust::{
+    HostKey, IMAGES_PATH, JoinToken, Joined, NEIGHBOURS_PATH, Neighbour, SERVER_NAME, TICKET_LIFE,
+    Ticket,
+};
 
 use crate::{
-    hosts_come_in_by_their_own_door::world::{World, config, machine_on},
+    hosts_come_in_by_their_own_door::world::{World, config, machine_on, until},
     support::client::PATIENCE,
 };
 
@@ -274,6 +282,77 @@ async fn a_host_gets_the_file_of_an_image_it_sees_whole_and_in_part() {
         .await
         .unwrap();
     assert_eq!(status, 404);
+}
+
+/// What the door says of who has an image, once it shows that the host sees it.
+async fn neighbours(world: &World, host: &AHost, image: &Image) -> Vec<Neighbour> {
+    let asked = format!("{}{NEIGHBOURS_PATH}", image.id.local());
+    let said = until("it is seen", async || {
+        let (status, _, said) = get(world, shown(host), &asked, &[]).await.unwrap();
+        (status != 404).then_some((status, said))
+    });
+    let (status, said) = said.await;
+    assert_eq!(status, 200);
+    serde_json::from_slice(&said).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_told_who_else_has_an_image_and_gets_tickets_for_itself_alone() {
+    let world = World::start_with(Shelf::new(true)).await;
+    let asking = world.host("node1").await;
+    let (having, key, token) = world.host("node2").await;
+    let blind = world.host("node3").await;
+    let image = image();
+    world
+        .put(&image.id, serde_json::to_vec(&image).unwrap())
+        .await;
+    place(&world, &asking, &image).await;
+    assert!(neighbours(&world, &asking, &image).await.is_empty());
+
+    // It runs a machine of it, and says where it gives images.
+    let local = having.host.strip_prefix("Host/").unwrap();
+    let host = world.cloud.documents().hosts.get(local).unwrap();
+    let mut host = host.document.0.clone();
+    (host.tunnel, host.images_port) = (Some([10, 0, 0, 2].into()), Some(8444));
+    world
+        .put(&host.id, serde_json::to_vec(&host).unwrap())
+        .await;
+    let mut machine = machine_on(&having.host);
+    machine.image = Some(Ref::to(image.id.clone()));
+    machine.observed.stage = Stage::Preparing;
+    world
+        .put(&machine.id, serde_json::to_vec(&machine).unwrap())
+        .await;
+    let pulse = HostPulse {
+        id: HostPulseId::from_local(local).unwrap(),
+        common: host.common.clone(),
+    };
+    world
+        .put(&pulse.id, serde_json::to_vec(&pulse).unwrap())
+        .await;
+    assert!(neighbours(&world, &asking, &image).await.is_empty());
+    machine.observed.stage = Stage::Running;
+    world
+        .put(&machine.id, serde_json::to_vec(&machine).unwrap())
+        .await;
+
+    let told = neighbours(&world, &asking, &image).await;
+    let [one] = &*told else { panic!("{told:?}") };
+    assert_eq!((&*one.host, &*one.name), (local, "node2"));
+    assert_eq!(one.address, "10.0.0.2:8444".parse().unwrap());
+    let authority = CertificateDer::from_pem_slice(asking.0.authority.as_bytes()).unwrap();
+    let ticket = Ticket::signed(&one.ticket, &authority).unwrap();
+    let to = asking.0.host.strip_prefix("Host/").unwrap();
+    let now = Timestamp::now();
+    ticket.is_for(SHA1, (local, to), now).unwrap();
+    assert!(ticket.until > now && ticket.until <= Timestamp::now().after(TICKET_LIFE));
+
+    // It isn't its own neighbour, and who doesn't see the image isn't told that it is there.
+    let having = (having, key, token);
+    assert!(neighbours(&world, &having, &image).await.is_empty());
+    let asked = format!("{}{NEIGHBOURS_PATH}", image.id.local());
+    let (status, _, said) = get(&world, shown(&blind), &asked, &[]).await.unwrap();
+    assert_eq!((status, said.len()), (404, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

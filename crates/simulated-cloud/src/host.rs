@@ -212,6 +212,7 @@ fn settings(number: u8, id: &HostId, folder: &Path) -> Settings {
         joined: Some(id.clone()),
         tunnel: Some([10, 0, 0, number].into()),
         fence: Some(fence()),
+        images_port: None,
         machines_dir: folder.join("machines"),
         quarantine_dir: folder.join("quarantine"),
         quarantine_period: Duration::from_secs(3600),

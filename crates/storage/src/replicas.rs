@@ -4,7 +4,7 @@
 //!  a machine asks ──▶ is it here? ──▶ its path
 //!                          │ no
 //!                          ▼
-//!                     one fetch an image ──▶ entries, in turn, until one gives all of it ──▶ whoever asked is told
+//!                     one fetch an image ──▶ other hosts that have it, then entries, until one gives all of it ──▶ whoever asked is told
 //! ```
 //!
 //! A replica is named by what it contains, and has its name only once it was examined as an imported image is. What no machine
@@ -13,8 +13,10 @@
 mod clearing;
 mod fetching;
 mod folder;
+mod neighbours;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::{File, Metadata};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -30,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::clearing::Spare;
 use self::folder::{Folder, Name, Wanted};
+pub use self::neighbours::{Neighbour, Neighbours};
 use crate::blocking::blocking;
 use crate::error::Error;
 use crate::import::Fetcher;
@@ -53,12 +56,14 @@ pub struct ImageServer {
 }
 
 /// Where and from where replicas are, and how long.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// Their folder; made if missing. Nothing else may be in it.
     pub dir: PathBuf,
     /// Asked in turn, from the one on that gave something last; from the first one on until then.
     pub servers: Vec<ImageServer>,
+    /// Knows who is asked before them; none: nobody is.
+    pub neighbours: Option<Arc<dyn Neighbours>>,
     /// Folders whose overlays, and those of whose folders, may stand on replicas: the machines and the quarantine.
     pub overlay_dirs: Vec<PathBuf>,
     /// Bytes of the file system that stay free.
@@ -69,6 +74,15 @@ pub struct Settings {
     pub rest: Duration,
 }
 
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("dir", &self.dir)
+            .field("servers", &self.servers)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Settings {
     /// The usual ones.
     #[must_use]
@@ -76,6 +90,7 @@ impl Settings {
         Self {
             dir,
             servers,
+            neighbours: None,
             overlay_dirs: Vec::new(),
             reserve_bytes: 1 << 30,
             kept: Duration::from_secs(24 * 3600),
@@ -201,6 +216,15 @@ impl Replicas {
                 Replica::Refused(format!("its image {} can't be used: {text}", image.id))
             }
         }
+    }
+
+    /// The file of this name, for another host that may have it, with its length. None if it isn't
+    /// here and whole. Blocks.
+    #[must_use]
+    pub fn file(&self, name: &str) -> Option<(File, u64)> {
+        let file = File::open(self.0.folder.path(name.parse().ok()?)).ok()?;
+        let length = file.metadata().ok().filter(Metadata::is_file)?.len();
+        Some((file, length))
     }
 
     /// The next image of whose replica something else is told than before. For one listener; nothing is lost by dropping it.

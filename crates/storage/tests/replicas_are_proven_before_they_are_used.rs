@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cimi::ImageId;
 use cimi::resources::{Digests, Image, ImageFile, ImageState, MediumFormat};
 use cimi::size::ByteSize;
 use documents::Documents;
+use futures::future::{BoxFuture, FutureExt as _};
 use sha1::{Digest as _, Sha1};
 use storage::inspect::Format;
-use storage::replicas::{ImageServer, Replica, Replicas, Settings};
+use storage::replicas::{ImageServer, Neighbour, Neighbours, Replica, Replicas, Settings};
 use storage::{Durability, import::Fetcher, qcow2};
 use store::SqliteStore;
 use tokio::task::JoinHandle;
@@ -29,6 +31,15 @@ const BROKEN_AT: usize = 1_000_000;
 struct Host {
     dir: tempfile::TempDir,
     documents: Documents,
+}
+
+/// Who has all images.
+struct Known(Vec<Neighbour>);
+
+impl Neighbours for Known {
+    fn with<'a>(&'a self, _: &'a ImageId, _: &'a str) -> BoxFuture<'a, Vec<Neighbour>> {
+        std::future::ready(self.0.clone()).boxed()
+    }
 }
 
 /// Its daemon.
@@ -66,6 +77,19 @@ impl Host {
         settings.rest = Duration::from_millis(1);
         settings.overlay_dirs = vec![self.machines()];
         settings
+    }
+
+    /// The same, with neighbours that are asked in this order each time.
+    async fn start_beside(&self, neighbours: &[&WebServer], servers: &[&WebServer]) -> Running {
+        let one = |(number, server): (usize, &&WebServer)| Neighbour {
+            name: format!("node{number}"),
+            url: format!("{}/replica", server.url),
+            fetcher: Fetcher::of_server(reqwest::Client::builder(), "127.0.0.1").expect("fetcher"),
+        };
+        let neighbours = neighbours.iter().enumerate().map(one);
+        let mut settings = self.settings(servers);
+        settings.neighbours = Some(Arc::new(Known(neighbours.collect())));
+        self.start_with(settings).await
     }
 
     async fn start(&self, servers: &[&WebServer]) -> Running {
@@ -313,6 +337,104 @@ async fn the_next_server_is_asked_when_one_does_not_give_it() {
     let running = host.start(&[&blind, &mistaken, &server]).await;
     let path = running.here(&image).await;
     assert_eq!(std::fs::read(&path).expect("read"), *content);
+    running.end().await;
+}
+
+/// How often it was asked.
+fn asked(server: &WebServer) -> usize {
+    server.requests.load(Ordering::SeqCst)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_gives_it_and_the_cloud_is_not_asked() {
+    let (host, content) = (Host::new().await, disk(20));
+    let image = host.image(&content, MediumFormat::Raw).await;
+    let neighbour = WebServer::start({
+        let content = content.clone();
+        move |_| whole(&content)
+    })
+    .await;
+    let running = host.start_beside(&[&neighbour], &[]).await;
+    let path = running.here(&image).await;
+    assert_eq!(std::fs::read(&path).expect("read"), *content);
+    assert_eq!((asked(&neighbour), mode(&path)), (1, 0o400));
+
+    // As this host gives it in its turn: what is whole, and nothing else.
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.expect("a name");
+    let given = running.replicas.file(name).map(|(_, length)| length);
+    assert_eq!(given, Some(content.len() as u64));
+    let part = format!("{name}.part");
+    for other in ["../db", "x.disk", &part, "", &name.replace("disk", "file")] {
+        assert!(running.replicas.file(other).is_none(), "{other}");
+    }
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_neighbour_has_begun_the_next_one_goes_on_with() {
+    let (host, content) = (Host::new().await, disk(21));
+    let image = host.image(&content, MediumFormat::Raw).await;
+    let broken = WebServer::start({
+        let content = content.clone();
+        move |_| body(&content, "one", BROKEN_AT)
+    })
+    .await;
+    let silent = WebServer::start(|_| Answer::Silence).await;
+    let blind = WebServer::start(|_| Answer::Head("HTTP/1.1 403 Forbidden\r\n".to_owned())).await;
+    // Of what is here by then, it has something else: that must not be asked for.
+    let mut spoilt = content.to_vec();
+    spoilt[..BROKEN_AT / 2].fill(7);
+    let spoilt = Arc::new(spoilt);
+    let server = WebServer::start(move |_| whole(&spoilt)).await;
+    let neighbours = [&broken, &silent, &blind];
+    let running = host.start_beside(&neighbours, &[&server]).await;
+    let path = running.here(&image).await;
+    assert_eq!(std::fs::read(&path).expect("read"), *content);
+    assert_eq!(neighbours.map(asked), [1, 1, 1]);
+    assert_eq!(asked(&server), 1);
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_that_lies_is_found_out_and_not_asked_again() {
+    let (host, content, other) = (Host::new().await, disk(22), disk(23));
+    let lies = {
+        let other = other.clone();
+        move |_| whole(&other)
+    };
+    // The next one has it.
+    let image = host.image(&content, MediumFormat::Raw).await;
+    let (liar, honest) = (
+        WebServer::start(lies.clone()).await,
+        WebServer::start({
+            let content = content.clone();
+            move |_| whole(&content)
+        })
+        .await,
+    );
+    let running = host.start_beside(&[&liar, &honest], &[]).await;
+    let path = running.here(&image).await;
+    assert_eq!(std::fs::read(&path).expect("read"), *content);
+    assert_eq!((asked(&liar), asked(&honest)), (1, 1));
+    running.end().await;
+
+    // One that begins with what is wrong, and leaves the rest to the cloud: that isn't to blame, and no image is refused for it.
+    std::fs::remove_file(&path).expect("the replica goes");
+    let liar = WebServer::start({
+        let other = other.clone();
+        move |_| body(&other, "one", BROKEN_AT)
+    })
+    .await;
+    let server = WebServer::start({
+        let content = content.clone();
+        move |_| whole(&content)
+    })
+    .await;
+    let running = host.start_beside(&[&liar], &[&server]).await;
+    let path = running.here(&image).await;
+    assert_eq!(std::fs::read(&path).expect("read"), *content);
+    assert_eq!((asked(&liar), asked(&server)), (1, 2));
     running.end().await;
 }
 

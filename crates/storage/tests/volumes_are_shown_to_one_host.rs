@@ -17,7 +17,7 @@ use cimi::{
 };
 use documents::Documents;
 use storage::exports::{EXPORT, Exports, StorageDaemon, User, VolumeServer};
-use store::SqliteStore;
+use store::{Key, Revision, SqliteStore, Tenure};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -93,6 +93,7 @@ impl World {
                 StorageDaemon::at(program, dir.path().join("exports")).expect("the program"),
             ),
             uid_base: root.then_some(70_000),
+            tenure: None,
         };
         let taking = server.clone();
         Self {
@@ -338,6 +339,35 @@ async fn who_takes_a_volume_waits_until_nobody_writes_it_any_more() {
     timeout(PATIENCE, ending).await.expect("it ends");
     assert_eq!(writers(), 0);
     until_ended(&mut stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_may_keep_the_volumes_no_more_writes_none() {
+    let mut world = World::new().await;
+    let (tell, tenure) = Tenure::of(Key::new("Part", "own").expect("a key"));
+    world.server.tenure = Some(tenure);
+    let own = world.door(&world.host, "own");
+    let refused = said(&own, &["write 0 512"]).await;
+    assert!(!refused.status.success(), "{}", text(&refused));
+
+    tell.send_replace(Some(Revision(1)));
+    let mut stream = begin(&own).await;
+    write(&mut stream, 0, &[1; 4096]).await;
+    tell.send_replace(None);
+    until_ended(&mut stream).await;
+    world.until_nobody_has_it().await;
+    assert_eq!(writers(), 0);
+    let refused = said(&own, &["write 0 512"]).await;
+    assert!(!refused.status.success(), "{}", text(&refused));
+
+    // What was another's for a moment, whoever was there before has lost.
+    tell.send_replace(Some(Revision(2)));
+    let mut stream = begin(&own).await;
+    write(&mut stream, 0, &[2; 4096]).await;
+    tell.send_replace(Some(Revision(3)));
+    until_ended(&mut stream).await;
+    let written = said(&own, &["write -P 3 0 4k", "flush"]).await;
+    assert!(written.status.success(), "{}", text(&written));
 }
 
 #[tokio::test(flavor = "multi_thread")]

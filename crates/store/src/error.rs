@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::{LeaseId, Revision, TransactionError};
+use crate::{Key, LeaseId, Revision, TransactionError};
 
 /// Why the store didn't do what it was asked. A conflict is not an error but an [`Outcome`](crate::Outcome).
 #[derive(Debug, Clone, Error)]
@@ -122,6 +122,14 @@ pub enum StoreError {
     Quota {
         /// All members.
         endpoints: String,
+    },
+    /// Only who holds a part of the cloud may write this, and it is not held here any more, or not yet. Nothing was changed.
+    #[error(
+        "nothing was changed: {key} is not held here now, and only who holds it may write this"
+    )]
+    NotHeld {
+        /// By what it is held.
+        key: Key,
     },
     /// The store was closed.
     #[error("the store is closed")]

@@ -17,6 +17,7 @@
 //! | [`gateway`](Gateway) | a part of the store for a host that is not trusted with all of it: [`EtcdStore`] on its side |
 //! | [`cache`] | typed documents in memory, fed by one watch: what all reads are served from |
 //! | [`update`](mod@update) | read, modify, compare and write, again if somebody was faster |
+//! | [`tenure`](Tenure) | a part that one has at a time, and a store in which is written only as long as it is held |
 //! | [`snapshot`] | all documents in a file, or carried into another store |
 //! | [`conformance`] | the suite that every implementation has to pass (feature `conformance`) |
 //! | `testing` | stores that do what a test wants (feature `testing`) |
@@ -41,6 +42,7 @@ mod key;
 mod range;
 pub mod snapshot;
 mod sqlite;
+mod tenure;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transaction;
@@ -55,6 +57,7 @@ pub use gateway::{Audience, Gateway, Peer, Refusal, Rules, Write};
 pub use key::{Key, KeyError, Prefix};
 pub use range::{Page, Range};
 pub use sqlite::{SqliteOptions, SqliteStore};
+pub use tenure::Tenure;
 pub use transaction::{
     Compare, Condition, Conflict, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Operation, Outcome,
     Transaction, TransactionError,

@@ -34,6 +34,11 @@ pub trait Interposed: Send + Sync + 'static {
     async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
         self.behind().watch(prefix, after).await
     }
+
+    /// See [`Store::keep_alive`].
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        self.behind().keep_alive(lease).await
+    }
 }
 
 #[async_trait]
@@ -59,7 +64,7 @@ impl<T: Interposed> Store for T {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-        self.behind().keep_alive(lease).await
+        Interposed::keep_alive(self, lease).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {

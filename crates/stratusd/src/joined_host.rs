@@ -5,6 +5,7 @@
 //!           ◀──                    ── pulse: HostPulse/<own>  under a lease that is kept alive
 //!           ◀── next certificate at two thirds of its life ── then the store is opened anew
 //!           ──▶ files of images                          ── replicas: STATE/cache/replicas
+//!  a host   ◀─▶ files of images, as entries allow        ── the same
 //!           ◀─▶ volumes, in NBD                          ── a socket in the folder of each machine that has one
 //!           ──▶ questions: consoles, meters, the doctor  ── answered on a connection to each entry
 //! ```
@@ -17,7 +18,9 @@
 
 mod answers;
 mod arrivals;
+mod giving;
 mod images;
+mod neighbours;
 mod volumes;
 mod watchdog;
 
@@ -32,13 +35,19 @@ use cimi::{
 use documents::{Documents, DocumentsError};
 use storage::replicas::Replicas;
 use store::{EtcdOptions, EtcdStore, Key, LeaseId, SharedStore, StoreError, Transaction};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use trust::{Joined, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME};
 use vmhost::{controller::VmHost, guard::Moment, qemu::QemuHypervisor};
 
 pub(crate) use self::watchdog::FOLDER as GUARD_FOLDER;
-use self::{answers::Answers, arrivals::Arrivals, volumes::RemoteVolumes, watchdog::Watchdog};
+use self::{
+    answers::Answers, arrivals::Arrivals, giving::Giving, volumes::RemoteVolumes,
+    watchdog::Watchdog,
+};
 use crate::{
     config::Config,
     instance::{Instance, make_dir},
@@ -104,6 +113,14 @@ pub(crate) async fn serve(
     settings.host_name.clone_from(&kept.joined.name);
     let towards = kept.entries.iter().find_map(Entry::address);
     settings.tunnel = towards.and_then(|entry| config.tunnel_address(entry));
+    // Where there are no bridges, there is no such address, and there are no machines and no images.
+    let given_at = match (settings.tunnel, config.network.images_port) {
+        (None, _) | (_, 0) => None,
+        (Some(address), port) => giving::listen(address, port).await,
+    };
+    settings.images_port = given_at
+        .as_ref()
+        .and_then(|listener| Some(listener.local_addr().ok()?.port()));
     let hypervisor = match config.bridged() {
         true => Some(Arc::new(settings::hypervisor(&config, &settings)?)),
         false => {
@@ -132,6 +149,7 @@ pub(crate) async fn serve(
         settings,
         hypervisor,
         guard,
+        given_at,
         stop: stop.clone(),
     };
     instance.ready(
@@ -160,10 +178,15 @@ struct JoinedHost {
     hypervisor: Option<Arc<QemuHypervisor>>,
     /// What ends machines here that go on elsewhere, if this host is heard of no more.
     guard: Watchdog,
+    /// Where other hosts come for images; none: they don't.
+    given_at: Option<Arc<TcpListener>>,
     /// Where it says that it is there, and how.
     pulse: (Key, Vec<u8>),
     stop: CancellationToken,
 }
+
+/// Those of this host, and how others have them.
+type Images = (Replicas, Option<Giving>);
 
 /// How a time with one certificate ended.
 enum Ended {
@@ -299,10 +322,16 @@ impl JoinedHost {
                 .await
             {
                 None => return,
-                Some(Ok((machines, replicas, volumes, answers))) => {
+                Some(Ok((machines, (replicas, giving), volumes, answers))) => {
+                    let giving = async {
+                        if let Some(giving) = giving {
+                            giving.run(stop.clone()).await;
+                        }
+                    };
                     tokio::join!(
                         machines.run(stop.clone()),
                         replicas.run(stop.clone()),
+                        giving,
                         volumes.run(stop.clone()),
                         answers.run(stop.clone())
                     );
@@ -325,9 +354,13 @@ impl JoinedHost {
         documents: &Documents,
         kept: &Kept,
         hypervisor: &Arc<QemuHypervisor>,
-    ) -> anyhow::Result<(VmHost, Replicas, RemoteVolumes, Arc<Answers>)> {
+    ) -> anyhow::Result<(VmHost, Images, RemoteVolumes, Arc<Answers>)> {
         let key = self.folder.key()?;
         let replicas = images::open(&self.settings, kept, &key, documents.clone()).await?;
+        let giving = self.given_at.clone().map(|listener| {
+            Giving::open(listener, (kept, &key), self.id.local(), replicas.clone())
+        });
+        let giving = giving.transpose()?;
         let daemon = self.settings.storage_daemon.clone();
         let volumes = RemoteVolumes::open(kept, &key, documents.clone(), daemon)?;
         let networks = OfDocuments {
@@ -347,7 +380,7 @@ impl JoinedHost {
         );
         let machines = machines.await?;
         let answers = Answers::open(kept, &key, documents.clone(), machines.clone())?;
-        Ok((machines, replicas, volumes, answers))
+        Ok((machines, (replicas, giving), volumes, answers))
     }
 
     /// Waits until this host is one no more.

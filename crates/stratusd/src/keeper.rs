@@ -5,42 +5,39 @@
 //!  an entry   ── content of images, as its users send and ask for it ──▶ door for hosts of the keeper
 //! ```
 //!
-//! They trust each other by the authority for hosts, whose key each of them reads in the store. There is one keeper: the folder
+//! They trust each other by the authority for hosts, whose key each of them reads in the store. There is one keeper: the [folder]
 //! with the data is known by a file in it, and a daemon with another folder is told so before it takes images that aren't there
-//! for lost.
+//! for lost. Of two with copies of the data one has the [pulse].
+
+mod folder;
+mod pulse;
 
 use std::{
     io,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, bail, ensure};
-use cimi::{
-    Acl, Common, StorageKeeperId, Timestamp,
-    resources::{Image, StorageKeeper},
-};
+use cimi::resources::{Image, StorageKeeper};
 use cloud::{ByteStream, CloudError, Download, DownloadRequest, Relayed, Upload};
 use documents::Documents;
 use doors::{CONTENT_HEADER, SentContent};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, header};
-use serde_json::Map;
 use storage::controller::ExportFormat;
 use store::Revision;
 use tokio::time::{error::Elapsed, timeout};
 use trust::{Authority, ENTRY_LIFE, IMAGES_PATH, LOOK_AGAIN_PATH, REVISION_HEADER};
 
+use self::pulse::Myself;
+pub(crate) use self::pulse::Pulse;
 use crate::{
-    config::Config,
-    instance::write_atomically,
+    config::{Config, StoreKind},
     joining::{Believed, Entry},
+    settings,
 };
 
-/// In the folder with the data: what it is known by.
-const FOLDER_FILE: &str = "storage-id";
 /// How long nothing of content may come that is asked for: its door answers pings whatever its disk does.
 const SILENCE: Duration = Duration::from_secs(60);
 /// How often a connection on which nothing comes is tried, and how long the answer may take. Nothing else bounds how long the answer to
@@ -50,97 +47,23 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 /// How long somebody waits who would start a machine: the Marketplaces have a few seconds of it.
 const LOOKING: Duration = Duration::from_secs(15);
 
-/// Whether the data in `folder` is that of this cloud, before anything of it is opened.
+/// The part of keeping the data in the folder that is configured.
 ///
 /// # Errors
-/// If another folder has the images and volumes.
-pub(crate) fn check(documents: &Documents, folder: &Path) -> anyhow::Result<()> {
-    let known_by = known_by(folder)?;
-    match documents.storage_keepers.get(StorageKeeper::OWN) {
-        Some(kept) => is_its_folder(&kept, &known_by, folder),
-        None => Ok(()),
-    }
-}
-
-fn is_its_folder(kept: &StorageKeeper, known_by: &str, folder: &Path) -> anyhow::Result<()> {
-    ensure!(
-        kept.folder == known_by,
-        "the images and volumes of this cloud are kept by another daemon, on {name} ({address}), or were in \
-         another folder than {folder}: leave the role `storage` out here (`--roles entry,scheduler`). If they \
-         were moved here without their file {FOLDER_FILE}, or are lost and this folder is to be used in their \
-         place: echo {id} >{folder}/{FOLDER_FILE}",
-        name = kept.common.name.as_deref().unwrap_or_default(),
-        address = kept.address,
-        folder = folder.display(),
-        id = kept.folder,
-    );
-    Ok(())
-}
-
-/// Says that this daemon keeps the images and volumes, with the data in `folder`, which it has opened: of two with the same folder only
-/// one can, and entries are to find that.
-///
-/// # Errors
-/// If another folder has them.
-pub(crate) async fn announce(
-    documents: &Documents,
-    config: &Config,
-    folder: &Path,
-) -> anyhow::Result<()> {
-    let known_by = known_by(folder)?;
-    let address = address(config);
-    loop {
-        let kept = documents.storage_keepers.get(StorageKeeper::OWN);
-        let changes = match kept {
-            Some(kept) => {
-                is_its_folder(&kept, &known_by, folder)?;
-                let name = kept.common.name.as_deref().unwrap_or_default();
-                if kept.address == address && name == config.host_name() {
-                    return Ok(());
-                }
-                let mut next = kept.document.0.clone();
-                next.address.clone_from(&address);
-                next.common.name = Some(config.host_name());
-                documents.changes().replace(&kept, next)
-            }
-            None => {
-                let mut common = Common::new(Acl::owned_by_admin(), Timestamp::now());
-                common.name = Some(config.host_name());
-                documents.changes().create(&StorageKeeper {
-                    id: StorageKeeperId::from_local(StorageKeeper::OWN)?,
-                    common,
-                    folder: known_by.clone(),
-                    address: address.clone(),
-                    unknown: Map::new(),
-                })
-            }
-        };
-        match changes.commit().await {
-            Ok(_) => return Ok(()),
-            // Another daemon at the same moment: what it wrote is looked at, as soon as it shows.
-            Err(error) if error.is_conflict() => tokio::time::sleep(BEHIND).await,
-            Err(error) => return Err(error).context("saying who keeps the images"),
-        }
-    }
-}
-
-/// How soon it is looked again for what another daemon has written and reads here don't show yet.
-const BEHIND: Duration = Duration::from_millis(10);
-
-/// What a folder is known by: its file, made once.
-fn known_by(folder: &Path) -> anyhow::Result<String> {
-    let file = folder.join(FOLDER_FILE);
-    match std::fs::read_to_string(&file) {
-        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Ok(_) => bail!("{} is empty", file.display()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = uuid::Uuid::new_v4().to_string();
-            crate::instance::make_dir(folder, 0o711)?;
-            write_atomically(&file, format!("{made}\n").as_bytes(), 0o644)?;
-            Ok(made)
-        }
-        Err(error) => Err(error).with_context(|| file.display().to_string()),
-    }
+/// If that isn't the data of this cloud.
+pub(crate) fn pulse(documents: &Documents, config: &Config) -> anyhow::Result<Pulse> {
+    let name = settings::own_name(&config.state_dir());
+    let instance = match config.store.kind {
+        StoreKind::Sqlite => None,
+        StoreKind::Etcd => Some(format!("{name} {}", vmhost::controller::boot_id())),
+    };
+    let myself = Myself {
+        name,
+        instance,
+        computer: config.host_name(),
+        address: address(config),
+    };
+    Pulse::of(documents.clone(), &config.storage_dir(), myself)
 }
 
 /// Where other daemons reach the door for hosts; none without TLS.

@@ -38,7 +38,7 @@ use crate::{
     database, first_start,
     host_services::{LocalHost, Names, VolumesHere},
     instance::Instance,
-    keeper::{self, Keeper},
+    keeper::{self, Keeper, Pulse},
     market, networks, registries,
     roles::{Role, Roles},
     saved_images, settings,
@@ -102,9 +102,15 @@ pub async fn serve(
     } else {
         None
     };
-    if roles.has(Role::Storage) {
-        keeper::check(&documents, &config.storage_dir())?;
-    }
+    let pulse = match roles.has(Role::Storage) {
+        true => {
+            let pulse = keeper::pulse(&documents, &config)?;
+            pulse.until_free().await?;
+            Some(pulse)
+        }
+        false => None,
+    };
+    let tenure = pulse.as_ref().and_then(Pulse::tenure);
     // Counts for the rules and for the storage alike.
     let quotas = Quotas::new(documents.clone(), settings::per_user(&config));
     // Who writes a volume: a machine here, or a host that uses it from afar.
@@ -119,9 +125,15 @@ pub async fn serve(
     let host = LocalHost {
         documents: documents.clone(),
         storage: match &names {
-            Some(names) if roles.has(Role::Storage) => Some(
-                open_storage(&config, &documents, (&quotas, &exports), &names.registries).await?,
-            ),
+            Some(names) if roles.has(Role::Storage) => {
+                // What it writes counts only as long as it has the part.
+                let documents = match &tenure {
+                    Some(tenure) => documents.written_by(tenure.over(store.clone())),
+                    None => documents.clone(),
+                };
+                let shared = (&quotas, &exports);
+                Some(open_storage(&config, &documents, shared, &names.registries).await?)
+            }
             _ => None,
         },
         machines: if roles.has(Role::VmHost) {
@@ -134,9 +146,15 @@ pub async fn serve(
         names,
         base_url: saved_images::base_url(&config),
     };
-    if host.storage.is_some() {
-        // Its folder is this daemon's alone by now.
-        keeper::announce(&documents, &config, &config.storage_dir()).await?;
+    let mut parts = Parts::new();
+    if let Some(pulse) = &pulse {
+        // The folder is this daemon's alone by now.
+        pulse.take().await?;
+        let pulse = pulse.clone();
+        parts.hold("storage-pulse", async move {
+            let error = pulse.hold().await;
+            tracing::error!("{error:#}");
+        });
     }
     let files = Arc::new(host.clone());
     let (services, intake) = (Arc::new(host.clone()), Arc::new(host.clone()));
@@ -159,7 +177,6 @@ pub async fn serve(
         cloud.ensure_authority(&context).await?;
     }
 
-    let mut parts = Parts::new();
     for (of, key, path) in user_file::configured(&config.accounts) {
         if !roles.has(Role::Entry) {
             continue;
@@ -244,6 +261,7 @@ pub async fn serve(
                 exports,
                 daemon: settings::storage_daemon(&state, "hosts that have joined get no volumes"),
                 uid_base: settings::uid_base(&config),
+                tenure,
             });
             let shown = Arc::new(VolumesHere(volumes.clone()));
             let files = Arc::clone(&files);
@@ -300,6 +318,9 @@ pub async fn serve(
     }
     cloud.finish().await;
     parts.end().await;
+    if let Some(pulse) = pulse {
+        pulse.let_go().await;
+    }
     store.close().await;
     tracing::info!("stopped");
     match failed {
@@ -446,6 +467,8 @@ fn url(config: &Config, door: &Running) -> String {
 /// The tasks of the parts that run, each with its name. Dropping this ends them at once.
 struct Parts {
     tasks: JoinSet<&'static str>,
+    /// What goes on until all others have ended.
+    held: JoinSet<&'static str>,
     stop: CancellationToken,
 }
 
@@ -453,6 +476,7 @@ impl Parts {
     fn new() -> Self {
         Self {
             tasks: JoinSet::new(),
+            held: JoinSet::new(),
             stop: CancellationToken::new(),
         }
     }
@@ -468,13 +492,22 @@ impl Parts {
         });
     }
 
+    /// One that others depend on until they have ended, and that is ended then.
+    fn hold(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        self.held.spawn(async move {
+            part.await;
+            name
+        });
+    }
+
     /// Waits for a part that ends though nobody told it to, and returns its name.
     async fn ended(&mut self) -> String {
-        match self.tasks.join_next().await {
-            Some(Ok(name)) => name.to_owned(),
-            Some(Err(error)) => error.to_string(),
-            None => std::future::pending().await,
-        }
+        let ended = tokio::select! {
+            Some(ended) = self.tasks.join_next() => ended,
+            Some(ended) = self.held.join_next() => ended,
+            else => std::future::pending().await,
+        };
+        ended.map_or_else(|error| error.to_string(), str::to_owned)
     }
 
     async fn end(mut self) {

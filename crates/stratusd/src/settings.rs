@@ -274,6 +274,7 @@ pub async fn vm_host(config: &Config) -> anyhow::Result<vmhost::controller::Sett
         joined: None,
         tunnel: config.tunnel_address(ELSEWHERE),
         fence: None,
+        images_port: None,
         machines_dir: storage.join("machines"),
         quarantine_dir: storage.join("quarantine"),
         quarantine_period: Duration::from_secs(

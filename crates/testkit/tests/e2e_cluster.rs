@@ -118,6 +118,15 @@ fn content_passes_entries(cluster: &Cluster) {
         said.contains("are kept by another daemon, on store1"),
         "{said}"
     );
+    // And of two with copies of it, the second one that the first is there.
+    let said = cluster.shell(
+        "mkdir other 2>/dev/null; cp .cluster/store1/state/storage-id other/ && \
+         ! packaging/cluster in store1 $STRATUS_PROGRAMS/stratusd serve --config other.toml --roles storage",
+    );
+    assert!(
+        said.contains("on store1") && said.contains("stop that daemon first"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -166,6 +175,13 @@ fn a_cluster_goes_on_when_any_of_its_computers_is_lost() {
             wait_for_service(&cluster, &format!("{computer} is cut off"));
             if computer == "host3" {
                 cluster.wait_for_hosts("host1 OK, host2 OK, host3 LOST");
+            }
+            if computer == "store1" {
+                // By then another one may have its part, as far as it knows.
+                wait_until("it hands out no volumes", LIMIT, || {
+                    let log = cluster.log(computer);
+                    log.contains("none is handed out here").then_some(())
+                });
             }
             cluster.tell("mend", computer);
             wait_for_service(&cluster, &format!("{computer} is back"));

@@ -12,9 +12,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 /// What is no document is told by the host, on a connection of its own.
 fn told_from_elsewhere(cloud: &TestCloud, machine: &Machine<'_>) {
+    // The guest may say more between the two.
+    let last = cloud.cli(&["console", "--last", "20", &machine.vmid.to_string()]);
     let console = machine.console();
     assert!(console.contains("stratus-ready"), "{console}");
-    let last = cloud.cli(&["console", "--last", "20", &machine.vmid.to_string()]);
     assert!(console.contains(last.trim()), "{last}");
     let id = machine.vmid.to_string();
     cloud.cli_until(

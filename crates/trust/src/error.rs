@@ -12,6 +12,9 @@ pub enum TrustError {
     /// A request for a certificate that nobody may sign.
     #[error("the request for a certificate can't be used: {0}")]
     Request(&'static str),
+    /// What a host may not be given by another.
+    #[error("the ticket {0}")]
+    Ticket(&'static str),
     /// Something kept that can't be read.
     #[error("the {0} that is kept can't be read")]
     Kept(&'static str),

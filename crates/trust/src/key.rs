@@ -100,6 +100,11 @@ impl PublicKey {
         is_full.then(|| Self(point.to_vec()))
     }
 
+    /// Its point (SEC 1, 2.3.3).
+    pub(crate) fn point(&self) -> &[u8] {
+        &self.0
+    }
+
     /// What is kept of it: SHA-256 of its point, hexadecimal.
     #[must_use]
     pub fn digest(&self) -> String {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A man in the middle has no certificate by the authority, so it learns nothing. A host has one, but that is for clients and
-//! carries no name of a server, so no host can play the entry for another one.
+//! carries no name of a server, so no host can play the entry for another one. Hosts have images from each other, too: there both
+//! show theirs, and one gives what an entry has signed that the other may have.
 //!
 //! No I/O here, and no clock of its own: times are arguments.
 
@@ -21,6 +22,7 @@ mod error;
 mod fingerprint;
 mod join;
 mod key;
+mod neighbour;
 mod peer;
 mod token;
 mod verifier;
@@ -34,6 +36,10 @@ pub use join::{
     CLOCKS_APART_AT_MOST, JOIN_PATH, JoinRequest, Joined, REMOVED, RENEW_PATH, RenewRequest,
 };
 pub use key::{HostKey, PublicKey};
+pub use neighbour::{
+    NEIGHBOURS_AT_MOST, NEIGHBOURS_PATH, Neighbour, OfHost, REPLICAS_PATH, TICKET_HEADER,
+    TICKET_LIFE, Ticket, certificates_of,
+};
 pub use peer::{HostPeer, Peer};
 pub use token::{JoinSecret, JoinToken};
 pub use verifier::OfAuthority;

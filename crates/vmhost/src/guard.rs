@@ -50,6 +50,12 @@ impl Moment {
         let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or_default());
         Self(seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or_default()))
     }
+
+    /// How long ago it was.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        Self::now().0.saturating_sub(self.0)
+    }
 }
 
 /// How machines end here that go on elsewhere, once nobody hears this host.

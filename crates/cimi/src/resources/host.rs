@@ -81,6 +81,9 @@ pub struct Host {
     /// Its address for other hosts, by which networks are joined; none: they can't reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Ipv4Addr>,
+    /// The TCP port at that address where it gives other hosts images that it has; none: it gives none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_port: Option<u16>,
     /// After so many seconds in which no entry hears it, it has ended the machines that it [guards](crate::lifecycle::Observed::guarded);
     /// none: it ends none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +118,7 @@ impl Host {
             runs_machines: false,
             uses_volumes: false,
             tunnel: None,
+            images_port: None,
             fences_after: None,
             troubles: Vec::new(),
             desired: HostDesired::default(),

@@ -17,6 +17,10 @@ pub struct StorageKeeper {
     pub common: Common,
     /// What its folder is known by, wherever that is mounted.
     pub folder: String,
+    /// Which daemon has that folder: of its computer and its state directory. When another one takes its place, the folder is
+    /// known by another name, so that copies of it which stayed behind are told from it. Empty: an older version didn't say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance: String,
     /// `HOST:PORT` of its door for hosts, where other entries of the cloud ask for content, too. Empty: it has none.
     pub address: String,
     /// Fields of a newer version.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use cloud::OpContext;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use serde::Serialize;
 use trust::{JOIN_PATH, Joined, REMOVED, RENEW_PATH};
 
 use crate::{
@@ -117,6 +118,17 @@ pub(super) fn removed<B>(request: &Request<B>) -> Response<AnyBody> {
 
 fn said(text: &str) -> Vec<u8> {
     serde_json::json!({"error": text}).to_string().into_bytes()
+}
+
+/// In JSON.
+pub(super) fn told(what: &impl Serialize) -> Response<AnyBody> {
+    match serde_json::to_vec(what) {
+        Ok(text) => answer(StatusCode::OK, text.into()),
+        Err(error) => {
+            tracing::error!(%error, "an answer to a host can't be written");
+            empty(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
 }
 
 pub(super) fn empty(status: StatusCode) -> Response<AnyBody> {

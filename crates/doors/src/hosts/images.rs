@@ -1,5 +1,6 @@
 //! `GET /images/<local id>`: the file of an image as it is kept, for hosts that see the image's document. A range `bytes=N-`
-//! takes a transfer up where it was; the tag is that of the file, so that `If-Range` tells one from the next.
+//! takes a transfer up where it was; the tag is that of the file, so that `If-Range` tells one from the next. And
+//! `GET /images/<local id>/neighbours`: hosts that likely have it, too, with what each of them gives it for ([`trust::Ticket`]).
 
 use std::{
     io,
@@ -7,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::cimi::resources::{Image, Resource as _};
+use ::cimi::{
+    HostId,
+    resources::{Image, Resource as _},
+};
 use bytes::Bytes;
 use cloud::ByteStream;
 use futures::{StreamExt as _, stream};
@@ -20,7 +24,7 @@ use tokio::{
 };
 use trust::HostPeer;
 
-use super::{AnyBody, HostDoor, empty};
+use super::{AnyBody, HostDoor, answers::told, empty};
 use crate::{download, problem::Problem};
 
 /// Parts of files that are read at once from this computer's disk, for all hosts, and as many for all other entries: none waits for
@@ -77,6 +81,26 @@ impl HostDoor {
                     tracing::error!(host = peer.host, image, error, "an image could not be sent");
                 }
                 empty(problem.status())
+            }
+        }
+    }
+
+    /// Hosts that this one may have it from instead.
+    pub(super) fn neighbours(
+        &self,
+        gateway: &Gateway,
+        (as_host, id): (&Peer, &HostId),
+        image: &str,
+    ) -> Response<AnyBody> {
+        let sees = Key::new(Image::COLLECTION, image).is_ok_and(|key| gateway.sees(as_host, &key));
+        if !sees {
+            return empty(StatusCode::NOT_FOUND);
+        }
+        match self.cloud.neighbours_with(image, id) {
+            Ok(neighbours) => told(&neighbours),
+            Err(error) => {
+                tracing::error!(host = %id, image, %error, "a host can't be told who has an image");
+                empty(StatusCode::INTERNAL_SERVER_ERROR)
             }
         }
     }

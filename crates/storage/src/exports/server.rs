@@ -7,7 +7,7 @@
 
 use cimi::resources::{MediumFormat, VolumeLocation};
 use documents::Documents;
-use store::cache::Changed;
+use store::{Tenure, cache::Changed};
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,8 @@ pub struct VolumeServer {
     pub daemon: Option<StorageDaemon>,
     /// The processes run as users from this one on, that of each machine as another; none: as we do.
     pub uid_base: Option<u32>,
+    /// Whether this daemon keeps the volumes of its cloud; none: no other one could.
+    pub tenure: Option<Tenure>,
 }
 
 /// A volume that a machine of a host has.
@@ -61,6 +63,10 @@ impl VolumeServer {
     where
         S: AsyncRead + AsyncWrite + Unpin + ?Sized,
     {
+        let tenure_ends = self.tenure.as_ref().map(Tenure::ended);
+        if self.tenure.as_ref().is_some_and(|tenure| !tenure.is_held()) {
+            return Err("this daemon can't say just now that it keeps the volumes".to_owned());
+        }
         // Before anybody else loses it.
         self.find(user)?;
         let daemon = self.daemon.as_ref();
@@ -77,7 +83,14 @@ impl VolumeServer {
         tracing::info!(host = %user.host, volume = %user.of.volume, "a host uses a volume");
         let spoken =
             copy_bidirectional_with_sizes(stream, &mut shown.stream, BUFFER_BYTES, BUFFER_BYTES);
+        let tenure_ends = async {
+            match tenure_ends {
+                Some(ends) => ends.await,
+                None => std::future::pending().await,
+            }
+        };
         let why = tokio::select! {
+            () = tenure_ends => "another daemon may keep the volumes now",
             () = claim.cut() => "somebody else is to have it",
             () = until.cancelled() => "its connection is to end",
             _ = spoken => "its connection ended",

@@ -1,4 +1,4 @@
-//! One fetch: the servers in turn, until one of them has given all of it.
+//! One fetch: neighbours, and the servers in turn, until one of them has given all of it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,10 +9,11 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::folder::{Name, Wanted};
+use super::neighbours::Help;
 use super::{ImageServer, Inner, Stage, blocking};
 use crate::error::Error;
 use crate::import::replica::{self, Origin};
-use crate::import::{Limits, Progress};
+use crate::import::{Fetcher, Limits, Progress};
 
 /// How often it is told how far it is.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
@@ -21,7 +22,7 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 const STALL: Duration = Duration::from_secs(10 * 60);
 
 /// What is wrong when a try fails.
-enum Fault {
+pub(super) enum Fault {
     /// What came: another server may have the right one.
     Content,
     /// This host has no room.
@@ -31,7 +32,7 @@ enum Fault {
 }
 
 impl Fault {
-    const fn of(error: &Error) -> Self {
+    pub(super) const fn of(error: &Error) -> Self {
         match error {
             Error::Refused(_) | Error::Mismatch { .. } | Error::TooLarge { .. } => Self::Content,
             Error::NoSpace { .. } => Self::Space,
@@ -45,7 +46,11 @@ impl Inner {
     pub(super) async fn fetch(&self, name: Name, wanted: Wanted) {
         let servers = &self.settings.servers;
         let (began, mut rest, mut faults) = (Instant::now(), self.settings.rest, 0);
+        let mut help = Help::default();
         loop {
+            if self.fetch_from_neighbours(name, &wanted, &mut help).await {
+                return self.forget(name);
+            }
             let first = self.first.load(Relaxed);
             let in_turn = servers.iter().enumerate().cycle().skip(first);
             for (number, server) in in_turn.take(servers.len()) {
@@ -70,6 +75,8 @@ impl Inner {
                 };
                 tracing::warn!(%image, server = server.name, %error, "an image could not be fetched");
                 match Fault::of(&error) {
+                    // It may have gone on with what was wrong before it.
+                    Fault::Content if help.was_wrong() => {}
                     Fault::Content => {
                         faults += 1;
                         // Each had a chance, and one a second: a power cut may have spoiled what was here.
@@ -95,17 +102,31 @@ impl Inner {
         image: &str,
         wanted: &Wanted,
     ) -> Result<(), Error> {
+        let limits = Limits {
+            stall: STALL,
+            // So may it be slow: there is no other place to have it from.
+            least_bytes_per_second: 0,
+            longest: Duration::MAX,
+            ..Limits::default()
+        };
+        let url = format!("{}{image}", server.url);
+        self.fetch_by((url, &server.fetcher), limits, wanted).await
+    }
+
+    /// Brings what is here of it to its end.
+    pub(super) async fn fetch_by(
+        &self,
+        (url, fetcher): (String, &Fetcher),
+        limits: Limits,
+        wanted: &Wanted,
+    ) -> Result<(), Error> {
         let (name, part) = (wanted.name, self.folder.part(wanted.name));
         let origin = Origin {
-            url: format!("{}{image}", server.url),
-            fetcher: server.fetcher.clone(),
+            url,
+            fetcher: fetcher.clone(),
             limits: Limits {
                 max_source_bytes: u64::MAX,
-                stall: STALL,
-                // So may it be slow: there is no other place to have it from.
-                least_bytes_per_second: 0,
-                longest: Duration::MAX,
-                ..Limits::default()
+                ..limits
             },
             reserve_bytes: self.settings.reserve_bytes,
         };

@@ -192,6 +192,7 @@ pub struct Network {
     pub default: String,
     pub dns_upstream: Vec<String>,
     pub tunnel_address: String,
+    pub images_port: u16,
     pub host_tcp_ports: Vec<u16>,
     pub forward_ports: [u16; 2],
 }
@@ -203,6 +204,7 @@ impl Default for Network {
             default: "public".into(),
             dns_upstream: vec!["host".into()],
             tunnel_address: String::new(),
+            images_port: 8444,
             host_tcp_ports: Vec::new(),
             forward_ports: [22000, 27999],
         }

@@ -1,6 +1,7 @@
-//! Where a host that has joined has its images from: any entry gives it those that its machines need.
+//! Where a host that has joined has its images from: [other hosts](super::neighbours) that have them, and any entry, which gives it
+//! those that its machines need.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use documents::Documents;
@@ -10,6 +11,7 @@ use storage::{
 };
 use trust::{HostKey, IMAGES_PATH};
 
+use super::neighbours::Asked;
 use crate::joining::{Believed, Entry, Kept};
 
 /// How often a connection on which nothing comes is tried, and how long the answer may take.
@@ -38,6 +40,7 @@ pub(super) async fn open(
     );
     settings.overlay_dirs = vec![host.machines_dir.clone(), host.quarantine_dir.clone()];
     settings.reserve_bytes = host.reserve_bytes;
+    settings.neighbours = Some(Arc::new(Asked::open(kept, key)?));
     Replicas::open(settings, documents)
         .await
         .context("the folder of this host's images")

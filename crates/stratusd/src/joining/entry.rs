@@ -19,13 +19,13 @@ use rustix::net::sockopt;
 use rustls::{
     CertificateError, ClientConfig,
     client::danger::ServerCertVerifier,
-    crypto::ring,
+    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use trust::{Authority, Fingerprint, HostKey, JoinToken, OfAuthority, SERVER_NAME};
+use trust::{Authority, Fingerprint, HostKey, JoinToken, OfAuthority, OfHost, SERVER_NAME};
 
 use super::Kept;
 
@@ -175,8 +175,29 @@ impl Believed {
     /// If the key doesn't fit the certificate.
     pub(crate) fn config(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(ring::default_provider());
-        let verifier: Arc<dyn ServerCertVerifier> =
-            Arc::new(OfAuthority::new(self.authority, Arc::clone(&provider)));
+        let verifier = OfAuthority::new(self.authority, Arc::clone(&provider));
+        self.believing(Arc::new(verifier), provider)
+    }
+
+    /// By which TLS is spoken with another host of the cloud, which has this id (the part after the slash) and no other.
+    ///
+    /// # Errors
+    /// If the key doesn't fit the certificate, or that of the authority is none.
+    pub(crate) fn config_of_host(
+        &self,
+        host: &str,
+        authority: &CertificateDer<'static>,
+    ) -> Result<ClientConfig, trust::TrustError> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = OfHost::new(host, authority, Arc::clone(&provider))?;
+        Ok(self.believing(Arc::new(verifier), provider)?)
+    }
+
+    fn believing(
+        &self,
+        verifier: Arc<dyn ServerCertVerifier>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<ClientConfig, rustls::Error> {
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()

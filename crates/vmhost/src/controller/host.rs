@@ -128,6 +128,7 @@ pub fn describe(settings: &Settings, host: &mut Host) {
     host.qemu_version.clone_from(&settings.qemu_version);
     host.boot_id = boot_id();
     host.tunnel = settings.tunnel;
+    host.images_port = settings.images_port;
     let fence = settings.fence.as_ref();
     host.fences_after = fence.map(|fence| fence.after.as_secs());
     host.troubles = troubles(settings);

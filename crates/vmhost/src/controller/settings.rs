@@ -16,6 +16,8 @@ pub struct Settings {
     pub joined: Option<HostId>,
     /// This host's address for the other hosts, by which networks are joined; none: it has none that others reach.
     pub tunnel: Option<Ipv4Addr>,
+    /// The TCP port at that address where it gives other hosts images; none: it gives none.
+    pub images_port: Option<u16>,
     /// How machines that go on elsewhere are ended here once nobody hears this host; none: they never are.
     pub fence: Option<Fence>,
     /// One folder a machine: disks, media, sockets, console log.

@@ -109,6 +109,7 @@ fn settings(folder: &Path) -> Settings {
         joined: None,
         tunnel: None,
         fence: None,
+        images_port: None,
         machines_dir: folder.join("machines"),
         quarantine_dir: folder.join("quarantine"),
         quarantine_period: Duration::from_secs(3600),
