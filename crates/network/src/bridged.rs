@@ -325,6 +325,5 @@ fn lease(request: &PlugRequest) -> Lease {
     Lease {
         ip: request.ip,
         mac: request.mac,
-        hostname: request.hostname.clone(),
     }
 }

@@ -196,7 +196,6 @@ pub fn machine(n: u8) -> PlugRequest {
         nic: n.to_string().parse().unwrap(),
         mac: network::MacPrefix::default().mac(ip),
         ip,
-        hostname: format!("vm-{n}").parse().unwrap(),
         ssh_port: None,
     }
 }
