@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Ipv4Network, MacAddr};
+use crate::ipv6::{Ipv6Prefix, PREFIX_LENGTH};
 use crate::name::{Domain, Hostname, InterfaceName};
 
 /// Where names outside of our domain are asked for.
@@ -49,6 +50,8 @@ pub struct DnsmasqConfig {
     pub network: Ipv4Network,
     /// The host's address, the guests' router and resolver.
     pub gateway: Ipv4Addr,
+    /// The guests' IPv6 prefix, if they have one.
+    pub network6: Option<Ipv6Prefix>,
     /// Domain of the guests' names.
     pub domain: Domain,
     /// Largest packet, told to guests when it is not 1500 (DHCP option 26).
@@ -144,6 +147,9 @@ impl DnsmasqConfig {
         if self.mtu != 1500 {
             arguments.push(format!("--dhcp-option-force=option:mtu,{}", self.mtu));
         }
+        if let Some(prefix) = self.network6 {
+            arguments.extend(self.ipv6_arguments(prefix));
+        }
         match &self.upstream {
             Upstream::None => arguments.push("--no-resolv".into()),
             Upstream::Host => arguments.push("--resolv-file=/etc/resolv.conf".into()),
@@ -153,6 +159,29 @@ impl DnsmasqConfig {
             }
         }
         arguments
+    }
+
+    /// Guests make their addresses themselves, of what the advertisements say: router, prefix, resolver, domain and MTU. Who
+    /// asks by DHCPv6 is told the same, and no address.
+    fn ipv6_arguments(&self, prefix: Ipv6Prefix) -> Vec<String> {
+        let (bridge, mtu, domain) = (&self.bridge, self.mtu, &self.domain);
+        let (network, gateway) = (prefix.address(), prefix.gateway());
+        let lease_seconds = self.lease_time.as_secs().max(120);
+        // All behind the gateway's.
+        let (first, last) = (Ipv6Addr::from_bits(gateway.to_bits() + 1), prefix.last());
+        let machines = Hostname::PREFIX;
+        vec![
+            "--enable-ra".into(),
+            format!("--dhcp-range={network},ra-stateless,{PREFIX_LENGTH},{lease_seconds}"),
+            // As often as it does by itself.
+            format!("--ra-param={bridge},mtu:{mtu},0"),
+            format!("--dhcp-option=option6:dns-server,[{gateway}]"),
+            format!("--dhcp-option=option6:domain-search,{domain}"),
+            "--quiet-dhcp6".into(),
+            "--quiet-ra".into(),
+            format!("--synth-domain={domain},{first},{last},{machines}"),
+            format!("--local=/{}/", prefix.reverse_zone()),
+        ]
     }
 
     /// Text of the DHCP hosts file.
@@ -278,6 +307,7 @@ mod tests {
             bridge: "stx-br0".parse().unwrap(),
             network: "172.16.0.0/24".parse().unwrap(),
             gateway: "172.16.0.1".parse().unwrap(),
+            network6: None,
             domain: "cloud.test".parse().unwrap(),
             mtu: 1450,
             lease_time: Duration::from_secs(3600),
