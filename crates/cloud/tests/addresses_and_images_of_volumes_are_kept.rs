@@ -1,9 +1,7 @@
 //! Addresses that users keep, images of volumes, messages to everybody, templates of credentials.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-use crate::support::{
-    KEY, World, admin, alice, bob, representation, settings, split, violations,
-};
+use crate::support::{KEY, World, admin, alice, bob, representation, settings, split, violations};
 use cimi::{
     model::Kind,
     resources::{ImageState, Resource as _, Volume, VolumeImage, VolumeState},
@@ -51,12 +49,13 @@ async fn an_address_is_leased_beforehand_and_outlives_its_machine() {
         json!([shown["ip6"]])
     );
     let (_, number) = split(&machine);
-    let interfaces = world
+    let (interfaces, _) = world
         .cloud
-        .machine_members(&alice(), number, "networkInterfaces");
-    let (interfaces, _) = interfaces.await.unwrap();
-    let interface = representation(&interfaces[0]);
-    assert_eq!(interface["addresses"][0]["ip6"], shown["ip6"]);
+        .machine_members(&alice(), number, "networkInterfaces")
+        .await
+        .unwrap();
+    let member = representation(&interfaces[0]);
+    assert_eq!(member["addresses"][0]["ip6"], shown["ip6"]);
     assert_eq!(
         world.get(&alice(), &id)["resource"]["href"],
         machine.as_str()

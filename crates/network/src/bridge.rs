@@ -143,19 +143,22 @@ pub async fn ensure_alone(links: &Links, spec: &BridgeSpec) -> Result<()> {
 
 /// Which of our networks has an address of another bridge in common with its network; and that address.
 fn overlap(spec: &BridgeSpec, theirs: &AddressMessage) -> Option<(String, IpAddr)> {
-    theirs.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => {
-            let bits = theirs.header.prefix_len.min(spec.network.prefix_len());
-            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-            let common = (address.to_bits() ^ spec.gateway.to_bits()) & mask == 0;
-            common.then(|| (spec.network.to_string(), (*address).into()))
-        }
-        AddressAttribute::Address(IpAddr::V6(address)) => {
-            let prefix = spec.network6.filter(|prefix| prefix.contains(*address))?;
-            Some((prefix.to_string(), (*address).into()))
-        }
-        _ => None,
-    })
+    theirs
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => {
+                let bits = theirs.header.prefix_len.min(spec.network.prefix_len());
+                let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+                let common = (address.to_bits() ^ spec.gateway.to_bits()) & mask == 0;
+                common.then(|| (spec.network.to_string(), (*address).into()))
+            }
+            AddressAttribute::Address(IpAddr::V6(address)) => {
+                let prefix = spec.network6.filter(|prefix| prefix.contains(*address))?;
+                Some((prefix.to_string(), (*address).into()))
+            }
+            _ => None,
+        })
 }
 
 /// Prefix of the host's own address: it is one address of the network, whose prefix the gateway's has.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -167,8 +167,6 @@ impl DnsmasqConfig {
         let (bridge, mtu, domain) = (&self.bridge, self.mtu, &self.domain);
         let (network, gateway) = (prefix.address(), prefix.gateway());
         let lease_seconds = self.lease_time.as_secs().max(120);
-        // All behind the gateway's.
-        let (first, last) = (Ipv6Addr::from_bits(gateway.to_bits() + 1), prefix.last());
         let machines = Hostname::PREFIX;
         vec![
             "--enable-ra".into(),
@@ -179,7 +177,7 @@ impl DnsmasqConfig {
             format!("--dhcp-option=option6:domain-search,{domain}"),
             "--quiet-dhcp6".into(),
             "--quiet-ra".into(),
-            format!("--synth-domain={domain},{first},{last},{machines}"),
+            format!("--synth-domain={domain},{prefix},{machines}"),
             format!("--local=/{}/", prefix.reverse_zone()),
         ]
     }

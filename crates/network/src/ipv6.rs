@@ -34,12 +34,6 @@ impl Ipv6Prefix {
         self.nth(0)
     }
 
-    /// Last address.
-    #[must_use]
-    pub fn last(self) -> Ipv6Addr {
-        self.nth(u64::MAX)
-    }
-
     /// The host's own address on the network: the same on all hosts.
     #[must_use]
     pub fn gateway(self) -> Ipv6Addr {

@@ -8,9 +8,7 @@ use crate::support::ipv6::{
     self, ALL_NODES, ALL_ROUTERS, DHCP_SERVERS, ICMP, ROUTER, UDP, behind, global, local,
     make_address, neighbour, packet, pings, prefix, udp,
 };
-use crate::support::lan::{
-    Lan, Site, Stranger, carries, connection, listen_at, send_in_tunnel,
-};
+use crate::support::lan::{Lan, Site, Stranger, carries, connection, listen_at, send_in_tunnel};
 use crate::support::{AAAA, Namespace, ask, can_run, machine};
 use network::{MacAddr, MacPrefix};
 
@@ -43,7 +41,8 @@ fn guests_reach_each_other_and_the_world_wherever_they_are() {
         return;
     }
     let lan = Lan::new();
-    lan.0.ip(&format!("addr add {}/64 dev sw0 nodad", underlay(254)));
+    lan.0
+        .ip(&format!("addr add {}/64 dev sw0 nodad", underlay(254)));
     let (first, second) = (site(&lan, 1, &[1, 2]), site(&lan, 2, &[1, 2]));
     let (five, six) = (guest(&first, 5), guest(&second, 6));
     for (from, to, at, seen_as) in [
@@ -117,10 +116,22 @@ fn only_what_a_guest_of_the_network_can_say_comes_out_of_the_tunnel() {
         speaks(ANY),
         packet(me.mac, address, gateway, UDP, &datagram(address, 2000)),
         packet(me.mac, link, ROUTER, UDP, &datagram(link, 2000)),
-        packet(gateway_mac, address, ALL_NODES, UDP, &datagram(address, 2000)),
+        packet(
+            gateway_mac,
+            address,
+            ALL_NODES,
+            UDP,
+            &datagram(address, 2000),
+        ),
         packet(foreign, address, ALL_NODES, UDP, &datagram(address, 2000)),
         from(link, UDP, &udp((link, 547), (ALL_NODES, 546), b"x")),
-        packet(me.mac, link, DHCP_SERVERS, UDP, &udp((link, 546), (DHCP_SERVERS, 547), b"x")),
+        packet(
+            me.mac,
+            link,
+            DHCP_SERVERS,
+            UDP,
+            &udp((link, 546), (DHCP_SERVERS, 547), b"x"),
+        ),
         says(130),
         says(133),
         says(134),
@@ -197,7 +208,13 @@ fn what_belongs_to_a_host_does_not_leave_it() {
     pings(&site.test.namespace, global(&machine(9)), "56");
     let leaves = asks(global(&machine(6)));
     send(&tap, &leaves);
-    let last = packet(me.mac, address, ALL_NODES, UDP, &udp((address, 1), (ALL_NODES, 2), b"x"));
+    let last = packet(
+        me.mac,
+        address,
+        ALL_NODES,
+        UDP,
+        &udp((address, 1), (ALL_NODES, 2), b"x"),
+    );
     send(&tap, &last);
     let left = peer.received_until(&last);
     assert!(left.contains(&leaves), "{left:02x?}");

@@ -50,9 +50,18 @@ fn machines_have_the_ipv6_addresses_that_are_shown_and_no_others() {
     namespace.connect("fd00:beef::1/64", &world, &format!("{WORLD}/64"));
     let image = cloud.image();
     let (one, other) = (machine(&cloud, &image), machine(&cloud, &image));
-    let shown = |machine: &Machine<'_>| machine.document()["addresses6"][0].as_str().unwrap().to_owned();
+    let shown = |machine: &Machine<'_>| {
+        machine.document()["addresses6"][0]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     let (address, others) = (shown(&one), shown(&other));
-    assert!(address.starts_with("fd12:5c31:1:0:0:aff:fe4e:") || address.starts_with("fd12:5c31:1::aff:fe4e:"), "{address}");
+    assert!(
+        address.starts_with("fd12:5c31:1:0:0:aff:fe4e:")
+            || address.starts_with("fd12:5c31:1::aff:fe4e:"),
+        "{address}"
+    );
     one.wait_for_ssh();
     other.wait_for_ssh();
     let number = one.vmid.to_string();
@@ -77,7 +86,9 @@ fn machines_have_the_ipv6_addresses_that_are_shown_and_no_others() {
         wait_until(to, LIMIT, || reaches(&one, to).then_some(()));
     }
     let name = format!("vm-{}.six.internal", others.replace(':', "-"));
-    let known = one.ssh(&format!("nslookup {name} {GATEWAY}; nslookup {others} {GATEWAY}"));
+    let known = one.ssh(&format!(
+        "nslookup {name} {GATEWAY}; nslookup {others} {GATEWAY}"
+    ));
     assert!(known.contains(&others) && known.contains(&name), "{known}");
 
     // As another it reaches nobody.
@@ -91,7 +102,10 @@ fn machines_have_the_ipv6_addresses_that_are_shown_and_no_others() {
     for counter in ["spoofed_neighbour", "spoofed_address"] {
         let counted = counters.split(&format!("counter {counter} ")).skip(1);
         let counted = counted.map(|rest| rest.split_whitespace().nth(2).unwrap_or("0"));
-        assert!(counted.into_iter().any(|packets| packets != "0"), "{counter}: {counters}");
+        assert!(
+            counted.into_iter().any(|packets| packets != "0"),
+            "{counter}: {counters}"
+        );
     }
     one.ssh(&format!("ip -6 addr del {alias}/64 dev eth0"));
     assert!(reaches(&one, &others));

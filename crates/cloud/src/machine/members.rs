@@ -196,7 +196,9 @@ fn interface_view(
         }
         if let Some(network) = documents.networks.get(nic.network.local()) {
             if let Some(ip6) = network::ipv6_of(&network, &nic.mac)
-                && let Some(address) = attributes.get_mut("addresses").and_then(|all| all.get_mut(0))
+                && let Some(address) = attributes
+                    .get_mut("addresses")
+                    .and_then(|all| all.get_mut(0))
             {
                 address["ip6"] = ip6.to_string().into();
             }

@@ -160,11 +160,7 @@ pub fn listen_at(namespace: &Namespace, any: impl Into<IpAddr>) -> (TcpListener,
     (listener, port)
 }
 
-pub fn connect(
-    from: &Namespace,
-    to: impl Into<IpAddr>,
-    port: u16,
-) -> Result<TcpStream, ErrorKind> {
+pub fn connect(from: &Namespace, to: impl Into<IpAddr>, port: u16) -> Result<TcpStream, ErrorKind> {
     let to = SocketAddr::from((to.into(), port));
     from.enter(|| TcpStream::connect_timeout(&to, LIMIT))
         .map_err(|error| error.kind())

@@ -137,10 +137,8 @@ mod tests {
         let message = parse(&text).unwrap_err().to_string();
         assert!(message.contains("overlaps"), "{message}");
         let ipv6 = "subnet6='fd00:0:0:1::/64'\n";
-        let text = network("public", "0", "10.0.0.0/16")
-            + ipv6
-            + &network("b", "1", "10.1.0.0/16")
-            + ipv6;
+        let text =
+            network("public", "0", "10.0.0.0/16") + ipv6 + &network("b", "1", "10.1.0.0/16") + ipv6;
         let message = parse(&text).unwrap_err().to_string();
         assert!(message.contains("`networks.b.subnet6`"), "{message}");
     }

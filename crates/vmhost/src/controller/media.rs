@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use cimi::resources::{Machine, Network};
 use context::{
     AuthorizedKeys, Context, ContextMethod, HostName, Ipv4Settings, Ipv6Settings, Variables,
-    context_medium,
-    iso9660, nocloud,
+    context_medium, iso9660, nocloud,
 };
 use documents::Documents;
 
@@ -89,7 +88,9 @@ fn context_of(documents: &Documents, machine: &Machine) -> Result<Context, Prepa
             _ => None,
         };
         let mac: network::MacAddr = nic.mac.parse().map_err(PrepareError::Mac)?;
-        let ipv6 = network.as_deref().map(|network| ipv6_settings_of(mac, network));
+        let ipv6 = network
+            .as_deref()
+            .map(|network| ipv6_settings_of(mac, network));
         let mtu_bytes = network.as_deref().and_then(|network| network.mtu);
         nics.push(context::Nic {
             mac: context::MacAddress(mac.octets()),
