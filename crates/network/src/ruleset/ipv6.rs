@@ -52,9 +52,12 @@ pub(super) fn declare(text: &mut String, table: &str) {
     }
 }
 
+/// The elements that a binding has in a set.
+type Elements = fn(Ipv6Prefix, &Binding) -> String;
+
 /// What makes the elements of a binding in each set: its addresses, the same as targets of messages, and the options by
 /// which messages tell its MAC, as a source's and as a target's (RFC 4861 §4.6.1).
-pub(super) const ELEMENTS: [(&str, fn(Ipv6Prefix, &Binding) -> String); 3] = [
+pub(super) const ELEMENTS: [(&str, Elements); 3] = [
     ("bindings6", |prefix, binding| {
         let (port, mac) = (&binding.port, binding.mac);
         let element = |of: Ipv6Prefix| format!("\"{port}\" . {mac} . {}", of.address_of(mac));

@@ -140,7 +140,7 @@ mod tests {
         let text =
             network("public", "0", "10.0.0.0/16") + ipv6 + &network("b", "1", "10.1.0.0/16") + ipv6;
         let message = parse(&text).unwrap_err().to_string();
-        assert!(message.contains("`networks.b.subnet6`"), "{message}");
+        assert!(message.contains("as that of `networks.b`"), "{message}");
     }
 
     #[test]
