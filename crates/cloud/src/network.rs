@@ -1,6 +1,6 @@
 //! The networks of the configuration, and addresses, as they are shown. What users make of addresses is in `address`.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cimi::{
     Acl, Common, NetworkId, Right, Timestamp,
@@ -26,6 +26,8 @@ pub struct NetworkSettings {
     pub class: NetworkClass,
     /// CIDR notation.
     pub subnet: String,
+    /// The prefix of IPv6 addresses, of 64 bits, in CIDR notation.
+    pub subnet6: Option<String>,
     /// The router's address on it.
     pub gateway: Ipv4Addr,
     /// First address that may be leased.
@@ -62,6 +64,7 @@ impl Cloud {
                 state: NetworkState::Started,
                 class: settings.class,
                 subnet: settings.subnet.clone(),
+                subnet6: settings.subnet6.clone(),
                 gateway: settings.gateway,
                 first: settings.first,
                 last: settings.last,
@@ -137,6 +140,12 @@ pub(crate) fn mtu(network: &Network) -> u16 {
     network.mtu.unwrap_or(1500)
 }
 
+/// The IPv6 address of whatever has this MAC on a network.
+pub(crate) fn ipv6_of(network: &Network, mac: &str) -> Option<Ipv6Addr> {
+    let prefix: ::network::Ipv6Prefix = network.subnet6.as_ref()?.parse().ok()?;
+    Some(prefix.address_of(mac.parse().ok()?))
+}
+
 /// The name servers its machines are told.
 fn name_servers(network: &Network) -> Vec<Ipv4Addr> {
     if network.name_servers.is_empty() {
@@ -169,6 +178,9 @@ impl Public for Network {
             "nameServers": name_servers(self),
             "leases": documents.addresses.count_by_index("network", self.id.local()),
         }));
+        if let Some(prefix) = &self.subnet6 {
+            out.insert("subnet6".to_owned(), prefix.as_str().into());
+        }
         if let Some(group) = &self.forwarding_group {
             out.insert("forwardingGroup".to_owned(), json!(group));
         }
@@ -209,6 +221,9 @@ impl Public for Address {
                 out.insert("mask".to_owned(), subnet.netmask().to_string().into());
             }
             out.insert("dns".to_owned(), json!(name_servers(&network)));
+            if let Some(ip6) = ipv6_of(&network, &self.mac) {
+                out.insert("ip6".to_owned(), ip6.to_string().into());
+            }
         }
         out
     }

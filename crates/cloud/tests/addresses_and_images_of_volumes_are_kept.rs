@@ -1,7 +1,7 @@
 //! Addresses that users keep, images of volumes, messages to everybody, templates of credentials.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test that panics has failed
 
-use crate::support::{KEY, World, admin, alice, bob, settings, violations};
+use crate::support::{KEY, World, admin, alice, bob, representation, settings, split, violations};
 use cimi::{
     model::Kind,
     resources::{ImageState, Resource as _, Volume, VolumeImage, VolumeState},
@@ -41,6 +41,21 @@ async fn an_address_is_leased_beforehand_and_outlives_its_machine() {
         world.get(&alice(), &machine)["addresses"],
         json!([shown["ip"]])
     );
+    // The IPv6 address follows from the MAC, as that from the address.
+    assert_eq!(shown["macAddress"], "02:00:0a:63:02:0a");
+    assert_eq!(shown["ip6"], "fd00::2:0:aff:fe63:20a");
+    assert_eq!(
+        world.get(&alice(), &machine)["addresses6"],
+        json!([shown["ip6"]])
+    );
+    let (_, number) = split(&machine);
+    let (interfaces, _) = world
+        .cloud
+        .machine_members(&alice(), number, "networkInterfaces")
+        .await
+        .unwrap();
+    let member = representation(&interfaces[0]);
+    assert_eq!(member["addresses"][0]["ip6"], shown["ip6"]);
     assert_eq!(
         world.get(&alice(), &id)["resource"]["href"],
         machine.as_str()

@@ -1,6 +1,6 @@
 //! What a machine is to be told.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::error::{ContextError, Result};
 use crate::keys::AuthorizedKeys;
@@ -61,8 +61,19 @@ pub struct Nic {
     pub mac: MacAddress,
     /// The leased address; without it the guest asks DHCP.
     pub ipv4: Option<Ipv4Settings>,
+    /// Its IPv6 address, if the network has any: the one that the guest would make of its MAC.
+    pub ipv6: Option<Ipv6Settings>,
     /// The largest packet in bytes, where it isn't the usual 1500.
     pub mtu_bytes: Option<u16>,
+}
+
+/// The IPv6 settings that a router's advertisements give too. All prefixes have 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv6Settings {
+    /// The machine's address.
+    pub address: Ipv6Addr,
+    /// The way out.
+    pub gateway: Ipv6Addr,
 }
 
 /// The IPv4 settings that DHCP gives too, for guests that configure themselves without it.

@@ -36,7 +36,7 @@ mod variables;
 mod yaml;
 
 pub use error::{ContextError, Result};
-pub use guest::{Context, ContextMethod, Ipv4Settings, Nic};
+pub use guest::{Context, ContextMethod, Ipv4Settings, Ipv6Settings, Nic};
 pub use keys::AuthorizedKeys;
 pub use medium::MediumFile;
 pub use names::{HostName, MacAddress};

@@ -56,7 +56,8 @@ fn meta_data(context: &Context) -> String {
     text
 }
 
-/// Every card by its MAC, asking DHCP. `set-name` makes the names those of the CONTEXT medium; without it, guests that
+/// Every card by its MAC, asking DHCP; with its IPv6 address, if it has one: some systems make another one of secrets of
+/// their own instead of the MAC. `set-name` makes the names those of the CONTEXT medium; without it, guests that
 /// configure by name (ifupdown) would write `eth0` into a file and have `enp1s0`.
 fn network_config(nics: &[Nic]) -> String {
     let mut text = String::from("version: 2\nethernets:\n");
@@ -67,6 +68,13 @@ fn network_config(nics: &[Nic]) -> String {
             "  eth{index}:\n    match:\n      macaddress: {}\n    set-name: \"eth{index}\"\n    dhcp4: true",
             quoted(&nic.mac.to_string())
         );
+        if let Some(ipv6) = nic.ipv6 {
+            let _ = writeln!(
+                text,
+                "    addresses:\n      - \"{}/64\"\n    routes:\n      - to: \"::/0\"\n        via: \"{}\"",
+                ipv6.address, ipv6.gateway
+            );
+        }
         if let Some(mtu_bytes) = nic.mtu_bytes {
             let _ = writeln!(text, "    mtu: {mtu_bytes}");
         }

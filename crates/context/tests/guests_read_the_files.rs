@@ -9,7 +9,8 @@ use std::process::Command;
 use context::decoding::accept_user_data;
 use context::encoding::{Part, multipart};
 use context::{
-    AuthorizedKeys, Context, ContextMethod, MediumFile, Nic, Variables, context_medium, nocloud,
+    AuthorizedKeys, Context, ContextMethod, Ipv6Settings, MediumFile, Nic, Variables,
+    context_medium, nocloud,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -30,6 +31,10 @@ fn context_with(variables: Variables, keys: &str) -> Context {
         nics: vec![Nic {
             mac: "02:00:0a:00:00:07".parse().unwrap(),
             ipv4: None,
+            ipv6: Some(Ipv6Settings {
+                address: "fd00::aff:fe00:7".parse().unwrap(),
+                gateway: "fd00::1".parse().unwrap(),
+            }),
             mtu_bytes: Some(1450),
         }],
     }
@@ -243,7 +248,7 @@ fn the_nocloud_files_mean_what_they_should() {
     );
     assert_eq!(
         as_json(&file_of(&context, "network-config")).unwrap(),
-        r#"{"ethernets": {"eth0": {"dhcp4": true, "match": {"macaddress": "02:00:0a:00:00:07"}, "mtu": 1450, "set-name": "eth0"}}, "version": 2}"#
+        r#"{"ethernets": {"eth0": {"addresses": ["fd00::aff:fe00:7/64"], "dhcp4": true, "match": {"macaddress": "02:00:0a:00:00:07"}, "mtu": 1450, "routes": [{"to": "::/0", "via": "fd00::1"}], "set-name": "eth0"}}, "version": 2}"#
     );
     assert_eq!(
         as_json(&file_of(&context, "vendor-data")).unwrap(),

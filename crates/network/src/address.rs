@@ -12,6 +12,11 @@ pub enum PoolError {
     /// Not `a.b.c.d/len`.
     #[error("{0:?} is not an IPv4 network; write it as 172.16.0.0/16 (prefix 8 to 30)")]
     Network(String),
+    /// Not a prefix of 64 bits.
+    #[error(
+        "{0:?} is not a prefix that machines can have; write 64 bits of your own, such as fd12:3456:789a:1::/64"
+    )]
+    Prefix(String),
     /// Not six bytes in hexadecimal.
     #[error("{0:?} is not a MAC address; write it as 02:00:ac:10:00:05")]
     Mac(String),

@@ -1,17 +1,19 @@
 //! The bridge the machines of this host share, with the host's own address on it.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{BridgeStpState, LinkAttribute};
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
 
 use crate::address::{Ipv4Network, MacAddr};
 use crate::error::{NetworkError, Result};
+use crate::ipv6::{Ipv6Prefix, LINK_LOCAL, PREFIX_LENGTH};
 use crate::links::{EEXIST, Links, kernel_code, within};
 use crate::name::InterfaceName;
 
@@ -26,6 +28,8 @@ pub struct BridgeSpec {
     pub host_address: Option<Ipv4Addr>,
     /// The network, for the prefix of the address.
     pub network: Ipv4Network,
+    /// Its IPv6 prefix, of which the host has the gateway's address; without one there is no IPv6 on the bridge.
+    pub network6: Option<Ipv6Prefix>,
     /// Its MAC. Without one a bridge takes the lowest of its ports', and every tap that comes or goes would make the
     /// guests' ARP entries for their gateway wrong.
     pub mac: MacAddr,
@@ -68,9 +72,9 @@ pub async fn ensure(links: &Links, spec: &BridgeSpec) -> Result<BridgeState> {
             Err(error) if kernel_code(&error) == Some(EEXIST) => {}
             Err(error) => return Err(error),
         }
-        // Guests have no IPv6 yet, so neither has the host towards them.
-        write_best_effort(&conf("ipv6", name, "disable_ipv6"), "1").await;
     }
+    // Before it is up: the kernel would give it an address of its own then.
+    set_ipv6(spec).await?;
     let Some(link) = links.find(name).await? else {
         return Err(NetworkError::Closed { part: "the bridge" });
     };
@@ -86,6 +90,9 @@ pub async fn ensure(links: &Links, spec: &BridgeSpec) -> Result<BridgeState> {
     )
     .await?;
     ensure_addresses(links, spec, link.index).await?;
+    if let Some(prefix) = spec.network6 {
+        ensure_ipv6_addresses(links, spec, link.index, prefix).await?;
+    }
     Ok(BridgeState {
         index: link.index,
         created,
@@ -121,24 +128,37 @@ pub async fn ensure_alone(links: &Links, spec: &BridgeSpec) -> Result<()> {
         }
         let addresses = all.iter().filter(|m| m.header.index == other.index);
         for message in addresses {
-            for attribute in &message.attributes {
-                let AddressAttribute::Local(IpAddr::V4(theirs)) = attribute else {
-                    continue;
-                };
-                let bits = message.header.prefix_len.min(spec.network.prefix_len());
-                let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-                if (theirs.to_bits() ^ spec.gateway.to_bits()) & mask == 0 {
-                    return Err(NetworkError::SubnetTaken {
-                        network: spec.network.to_string(),
-                        bridge: spec.name.to_string(),
-                        other: other.name.clone(),
-                        theirs: format!("{theirs}/{}", message.header.prefix_len),
-                    });
-                }
+            if let Some((network, theirs)) = overlap(spec, message) {
+                return Err(NetworkError::SubnetTaken {
+                    network,
+                    bridge: spec.name.to_string(),
+                    other: other.name.clone(),
+                    theirs: format!("{theirs}/{}", message.header.prefix_len),
+                });
             }
         }
     }
     Ok(())
+}
+
+/// Which of our networks has an address of another bridge in common with its network; and that address.
+fn overlap(spec: &BridgeSpec, theirs: &AddressMessage) -> Option<(String, IpAddr)> {
+    theirs
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => {
+                let bits = theirs.header.prefix_len.min(spec.network.prefix_len());
+                let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
+                let common = (address.to_bits() ^ spec.gateway.to_bits()) & mask == 0;
+                common.then(|| (spec.network.to_string(), (*address).into()))
+            }
+            AddressAttribute::Address(IpAddr::V6(address)) => {
+                let prefix = spec.network6.filter(|prefix| prefix.contains(*address))?;
+                Some((prefix.to_string(), (*address).into()))
+            }
+            _ => None,
+        })
 }
 
 /// Prefix of the host's own address: it is one address of the network, whose prefix the gateway's has.
@@ -194,6 +214,50 @@ async fn ensure_addresses(links: &Links, spec: &BridgeSpec, index: u32) -> Resul
     Ok(())
 }
 
+/// Exactly the gateway's addresses: that of the network, and that of the link, from which routers advertise themselves.
+async fn ensure_ipv6_addresses(
+    links: &Links,
+    spec: &BridgeSpec,
+    index: u32,
+    prefix: Ipv6Prefix,
+) -> Result<()> {
+    let mut missing = BTreeSet::from([prefix.gateway(), LINK_LOCAL.gateway()]);
+    let listing = links
+        .handle
+        .address()
+        .get()
+        .set_link_index_filter(index)
+        .execute();
+    let all: Vec<AddressMessage> = within("listing addresses", listing.try_collect()).await?;
+    for message in all {
+        if message.header.family != AddressFamily::Inet6 || message.header.index != index {
+            continue;
+        }
+        let has = |wanted: &&Ipv6Addr| {
+            let address = AddressAttribute::Address(IpAddr::V6(**wanted));
+            message.header.prefix_len == PREFIX_LENGTH && message.attributes.contains(&address)
+        };
+        let known = missing.iter().find(has).copied();
+        if let Some(known) = known {
+            missing.remove(&known);
+        } else {
+            remove_address(links, spec, message).await?;
+        }
+    }
+    for address in missing {
+        let addresses = links.handle.address();
+        let mut request = addresses.add(index, address.into(), PREFIX_LENGTH);
+        // All hosts of a network have it, and it is to be usable at once.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        within(
+            &format!("giving {address} to {}", spec.name),
+            request.replace().execute(),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
 fn address_of(message: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
     message
         .attributes
@@ -228,16 +292,27 @@ async fn ensure_route(links: &Links, spec: &BridgeSpec, index: u32) -> Result<()
     .await
 }
 
-fn conf(family: &str, name: &InterfaceName, key: &str) -> PathBuf {
-    Path::new("/proc/sys/net")
-        .join(family)
-        .join("conf")
-        .join(name.as_str())
-        .join(key)
-}
-
-async fn write_best_effort(path: &Path, value: &str) {
-    if let Err(error) = tokio::fs::write(path, value).await {
-        tracing::debug!(path = %path.display(), %error, "not written");
+/// The host speaks IPv6 on the bridge if guests do, and learns nothing of the network from them.
+async fn set_ipv6(spec: &BridgeSpec) -> Result<()> {
+    let folder = Path::new("/proc/sys/net/ipv6/conf").join(spec.name.as_str());
+    if spec.network6.is_none() {
+        let path = folder.join("disable_ipv6");
+        // A kernel without IPv6 has none to switch off.
+        if let Err(error) = tokio::fs::write(&path, "1").await {
+            tracing::debug!(path = %path.display(), %error, "not written");
+        }
+        return Ok(());
     }
+    for (key, value) in [
+        ("addr_gen_mode", "1"),
+        ("accept_ra", "0"),
+        ("accept_redirects", "0"),
+        ("disable_ipv6", "0"),
+    ] {
+        let path = folder.join(key);
+        tokio::fs::write(&path, value)
+            .await
+            .map_err(NetworkError::file(path))?;
+    }
+    Ok(())
 }

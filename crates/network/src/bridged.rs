@@ -65,7 +65,9 @@ impl Bridged {
         )
         .await?;
         let state = config.ensure_links(&links, overlay.as_ref()).await?;
-        Forwarding::of(&config.directory).switch_on().await?;
+        Forwarding::of(&config.directory)
+            .switch_on(config.network6.is_some())
+            .await?;
         let dnsmasq = Dnsmasq::open(config.dnsmasq_place().await?, state.created).await?;
         Ok(Self {
             config,
@@ -131,7 +133,9 @@ impl Bridged {
                 .ensure_links(&self.links, overlay.as_ref())
                 .await?
         };
-        Forwarding::of(&self.config.directory).switch_on().await?;
+        Forwarding::of(&self.config.directory)
+            .switch_on(self.config.network6.is_some())
+            .await?;
         *self.bridge.lock() = state;
         if state.created {
             self.dnsmasq.renew().await?;
@@ -325,6 +329,5 @@ fn lease(request: &PlugRequest) -> Lease {
     Lease {
         ip: request.ip,
         mac: request.mac,
-        hostname: request.hostname.clone(),
     }
 }

@@ -152,7 +152,7 @@ impl Dnsmasq {
         remove_files(config).await
     }
 
-    /// Gives an address to a MAC and a name, taking it from whoever had it.
+    /// Gives an address to a MAC, taking it from whoever had it.
     ///
     /// # Errors
     /// The supervisor has ended.
@@ -398,7 +398,7 @@ impl Supervisor {
         .await?;
         write_atomically(
             &self.config.dns_hosts(),
-            self.config.dns_hosts_text(&self.leases, self.generation),
+            self.config.dns_hosts_text(self.generation),
         )
         .await
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Ipv4Network, MacAddr};
+use crate::ipv6::{Ipv6Prefix, PREFIX_LENGTH};
 use crate::name::{Domain, Hostname, InterfaceName};
 
 /// Where names outside of our domain are asked for.
@@ -24,15 +25,13 @@ pub enum Upstream {
     Servers(Vec<IpAddr>),
 }
 
-/// What DHCP and DNS know of a NIC.
+/// What DHCP knows of a NIC. Its name follows from its address ([`Hostname`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Lease {
     /// Its address.
     pub ip: Ipv4Addr,
     /// The only MAC that gets it.
     pub mac: MacAddr,
-    /// Its name in the network's domain.
-    pub hostname: Hostname,
 }
 
 /// Leases by address: an address is one machine's.
@@ -51,6 +50,8 @@ pub struct DnsmasqConfig {
     pub network: Ipv4Network,
     /// The host's address, the guests' router and resolver.
     pub gateway: Ipv4Addr,
+    /// The guests' IPv6 prefix, if they have one.
+    pub network6: Option<Ipv6Prefix>,
     /// Domain of the guests' names.
     pub domain: Domain,
     /// Largest packet, told to guests when it is not 1500 (DHCP option 26).
@@ -70,7 +71,7 @@ impl DnsmasqConfig {
         self.directory.join("dhcp-hosts")
     }
 
-    /// Names for DNS in the form of `hosts(5)`, read again at SIGHUP.
+    /// The marker, in the form of `hosts(5)`, read again at SIGHUP.
     #[must_use]
     pub fn dns_hosts(&self) -> PathBuf {
         self.directory.join("dns-hosts")
@@ -138,8 +139,16 @@ impl DnsmasqConfig {
                 .into_iter()
                 .map(|zone| format!("--local=/{zone}/")),
         );
+        let machines = Hostname::PREFIX;
+        arguments.extend(
+            self.ranges_of_machines()
+                .map(|(first, last)| format!("--synth-domain={domain},{first},{last},{machines}")),
+        );
         if self.mtu != 1500 {
             arguments.push(format!("--dhcp-option-force=option:mtu,{}", self.mtu));
+        }
+        if let Some(prefix) = self.network6 {
+            arguments.extend(self.ipv6_arguments(prefix));
         }
         match &self.upstream {
             Upstream::None => arguments.push("--no-resolv".into()),
@@ -152,27 +161,51 @@ impl DnsmasqConfig {
         arguments
     }
 
+    /// Guests make their addresses themselves, of what the advertisements say: router, prefix, resolver, domain and MTU. Who
+    /// asks by DHCPv6 is told the same, and no address.
+    fn ipv6_arguments(&self, prefix: Ipv6Prefix) -> Vec<String> {
+        let (bridge, mtu, domain) = (&self.bridge, self.mtu, &self.domain);
+        let (network, gateway) = (prefix.address(), prefix.gateway());
+        let lease_seconds = self.lease_time.as_secs().max(120);
+        let machines = Hostname::PREFIX;
+        vec![
+            "--enable-ra".into(),
+            format!("--dhcp-range={network},ra-stateless,{PREFIX_LENGTH},{lease_seconds}"),
+            // As often as it does by itself.
+            format!("--ra-param={bridge},mtu:{mtu},0"),
+            format!("--dhcp-option=option6:dns-server,[{gateway}]"),
+            format!("--dhcp-option=option6:domain-search,{domain}"),
+            "--quiet-dhcp6".into(),
+            "--quiet-ra".into(),
+            format!("--synth-domain={domain},{prefix},{machines}"),
+            format!("--local=/{}/", prefix.reverse_zone()),
+        ]
+    }
+
     /// Text of the DHCP hosts file.
     #[must_use]
     pub fn dhcp_hosts_text(&self, leases: &Leases) -> String {
         leases.values().fold(String::new(), |mut text, lease| {
-            let _ = writeln!(text, "{},{},{}", lease.mac, lease.ip, lease.hostname);
+            let name = Hostname::from(lease.ip);
+            let _ = writeln!(text, "{},{},{name}", lease.mac, lease.ip);
             text
         })
     }
 
-    /// Text of the DNS hosts file: the full name first, so that it is the answer to reverse questions. Its first line
-    /// is the marker of this generation of the files, by which is seen that dnsmasq has read them.
+    /// Text of the DNS hosts file: the marker of this generation of the files, by which is seen that dnsmasq has read them.
+    /// Names of machines are in no file, since they follow from addresses.
     #[must_use]
-    pub fn dns_hosts_text(&self, leases: &Leases, generation: u64) -> String {
-        let first = format!("0.0.0.0 {}\n", self.marker(generation));
-        leases.values().fold(first, |mut text, lease| {
-            let _ = writeln!(
-                text,
-                "{} {}.{} {}",
-                lease.ip, lease.hostname, self.domain, lease.hostname
-            );
-            text
+    pub fn dns_hosts_text(&self, generation: u64) -> String {
+        format!("0.0.0.0 {}\n", self.marker(generation))
+    }
+
+    /// The addresses that machines can have, as ranges on both sides of the gateway's.
+    fn ranges_of_machines(&self) -> impl Iterator<Item = (Ipv4Addr, Ipv4Addr)> {
+        let (first, last) = (self.network.address(), self.network.broadcast());
+        let between = [(first, self.gateway), (self.gateway, last)];
+        between.into_iter().filter_map(|(below, above)| {
+            let (first, last) = (below.to_bits() + 1, above.to_bits().checked_sub(1)?);
+            (first <= last).then(|| (first.into(), last.into()))
         })
     }
 
@@ -190,11 +223,8 @@ pub fn parse_dhcp_hosts(text: &str) -> Leases {
         let mut fields = line.split(',');
         let mac = fields.next()?.parse().ok()?;
         let ip = fields.next()?.parse().ok()?;
-        let hostname = fields.next()?.parse().ok()?;
-        fields
-            .next()
-            .is_none()
-            .then_some((ip, Lease { ip, mac, hostname }))
+        let _name = fields.next()?;
+        fields.next().is_none().then_some((ip, Lease { ip, mac }))
     };
     text.lines().filter_map(line).collect()
 }
@@ -257,14 +287,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn lease(last: u8, name: &str) -> (Ipv4Addr, Lease) {
+    fn lease(last: u8) -> (Ipv4Addr, Lease) {
         let ip = Ipv4Addr::new(172, 16, 0, last);
         (
             ip,
             Lease {
                 ip,
                 mac: MacAddr([2, 0, 172, 16, 0, last]),
-                hostname: name.parse().unwrap(),
             },
         )
     }
@@ -276,6 +305,7 @@ mod tests {
             bridge: "stx-br0".parse().unwrap(),
             network: "172.16.0.0/24".parse().unwrap(),
             gateway: "172.16.0.1".parse().unwrap(),
+            network6: None,
             domain: "cloud.test".parse().unwrap(),
             mtu: 1450,
             lease_time: Duration::from_secs(3600),
@@ -286,23 +316,47 @@ mod tests {
 
     #[test]
     fn its_files_survive_reading_back() {
-        let leases: Leases = [lease(5, "web"), lease(6, "db")].into();
+        let leases: Leases = [lease(5), lease(6)].into();
         let text = config().dhcp_hosts_text(&leases);
         assert_eq!(
             text,
-            "02:00:ac:10:00:05,172.16.0.5,web\n02:00:ac:10:00:06,172.16.0.6,db\n"
+            "02:00:ac:10:00:05,172.16.0.5,vm-172-16-0-5\n02:00:ac:10:00:06,172.16.0.6,vm-172-16-0-6\n"
         );
         assert_eq!(parse_dhcp_hosts(&text), leases);
-        assert!(
-            config()
-                .dns_hosts_text(&leases, 7)
-                .contains("\n172.16.0.5 web.cloud.test web\n")
+    }
+
+    #[test]
+    fn every_address_but_the_gateways_has_a_name() {
+        let named = |gateway: &str| {
+            let config = DnsmasqConfig {
+                gateway: gateway.parse().unwrap(),
+                ..config()
+            };
+            let arguments = config.arguments().into_iter();
+            let synthetic =
+                arguments.filter_map(|a| Some(a.strip_prefix("--synth-domain=")?.to_owned()));
+            synthetic.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            named("172.16.0.1"),
+            ["cloud.test,172.16.0.2,172.16.0.254,vm-"]
+        );
+        assert_eq!(
+            named("172.16.0.254"),
+            ["cloud.test,172.16.0.1,172.16.0.253,vm-"]
+        );
+        assert_eq!(
+            named("172.16.0.9"),
+            [
+                "cloud.test,172.16.0.1,172.16.0.8,vm-",
+                "cloud.test,172.16.0.10,172.16.0.254,vm-"
+            ]
         );
     }
 
     #[test]
     fn stale_leases_are_purged_and_the_rest_kept() {
-        let leases: Leases = [lease(5, "web")].into();
+        let leases: Leases = [lease(5)].into();
         let text = "1795222160 02:00:ac:10:00:05 172.16.0.5 web 01:02:00:ac:10:00:05\n\
                     1795222160 02:00:ac:10:00:06 172.16.0.6 db *\nduid 00:01\n";
         assert_eq!(parse_lease_file(text).len(), 2);
@@ -318,7 +372,7 @@ mod tests {
             leases[&Ipv4Addr::new(172, 16, 0, 5)].ip,
             Lease {
                 mac: MacAddr([2; 6]),
-                ..lease(5, "web").1
+                ..lease(5).1
             },
         )]
         .into();

@@ -13,7 +13,7 @@ use crate::error::{NetworkError, Result};
 use crate::name::InterfaceName;
 use crate::nft::{Listing, Nft};
 use crate::overlay::Overlay;
-use crate::ruleset::{Binding, Peer, Ruleset};
+use crate::ruleset::{ALWAYS, Binding, Peer, Ruleset};
 
 const QUEUE: usize = 1024;
 
@@ -45,6 +45,7 @@ pub struct Firewall {
     requests: mpsc::Sender<Request>,
     nft: Nft,
     table: String,
+    families: Vec<&'static str>,
     _worker: AbortOnDropHandle<()>,
 }
 
@@ -74,7 +75,10 @@ impl Firewall {
     /// `nft` is missing or refuses.
     pub async fn open(nft: Nft, ruleset: Ruleset) -> Result<Self> {
         let table = ruleset.table();
-        let standing = nft.list(&table).await?.unwrap_or_default();
+        // Those of IPv6 may be there for the first time now, or the last.
+        let standing = nft.list(&table, &ALWAYS).await?.unwrap_or_default();
+        let families = ruleset.families();
+        let unused = ruleset.teardown_unused();
         let wanted: BTreeMap<_, _> = standing
             .bindings
             .into_iter()
@@ -88,12 +92,14 @@ impl Firewall {
             stale: false,
         };
         worker.establish().await?;
+        remove_unused(&nft, unused).await;
         let (requests, queue) = mpsc::channel(QUEUE);
         let worker = AbortOnDropHandle::new(tokio::spawn(worker.run(queue)));
         Ok(Self {
             requests,
             nft,
             table,
+            families,
             _worker: worker,
         })
     }
@@ -103,6 +109,7 @@ impl Firewall {
     /// # Errors
     /// `nft` is missing or refuses.
     pub async fn remove(nft: &Nft, ruleset: &Ruleset) -> Result<()> {
+        remove_unused(nft, ruleset.teardown_unused()).await;
         nft.apply(ruleset.teardown()).await
     }
 
@@ -159,7 +166,7 @@ impl Firewall {
     /// # Errors
     /// `nft` refuses.
     pub async fn list(&self) -> Result<Option<Listing>> {
-        self.nft.list(&self.table).await
+        self.nft.list(&self.table, &self.families).await
     }
 
     async fn send(&self, wish: Wish) -> Result<Pending> {
@@ -171,6 +178,15 @@ impl Firewall {
                 part: "the firewall",
             })?;
         Ok(Pending(receiver))
+    }
+}
+
+/// Nothing leads to what an earlier configuration had, so it may stay where it can't be removed.
+async fn remove_unused(nft: &Nft, unused: Option<String>) {
+    if let Some(text) = unused
+        && let Err(error) = nft.apply(text).await
+    {
+        tracing::debug!(%error, "no table for IPv6 was removed");
     }
 }
 

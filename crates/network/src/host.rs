@@ -14,7 +14,7 @@ use crate::dnsmasq::{self, DhcpHealth};
 use crate::dnsmasq_files::Lease;
 use crate::error::{NetworkError, Result};
 use crate::firewall;
-use crate::name::{Hostname, InterfaceName, NicTag};
+use crate::name::{InterfaceName, NicTag};
 use crate::overlay::Overlay;
 use crate::ruleset::{Binding, Peer};
 use crate::user_mode::{UserMode, UserModeConfig, UserNetdev};
@@ -30,8 +30,6 @@ pub struct PlugRequest {
     pub mac: MacAddr,
     /// Its leased address.
     pub ip: Ipv4Addr,
-    /// The machine's name in DNS.
-    pub hostname: Hostname,
     /// User mode: the port its SSH was forwarded from before, to keep if it is free. Ignored with a bridge.
     pub ssh_port: Option<u16>,
 }
@@ -125,7 +123,7 @@ pub struct Audit {
     pub bindings: Vec<Binding>,
     /// Packets the firewall counted, by counter.
     pub packets: BTreeMap<String, u64>,
-    /// Names and addresses DHCP and DNS know.
+    /// Addresses that DHCP knows.
     pub leases: Vec<Lease>,
     /// User mode: forwarded SSH ports by NIC.
     pub forwards: BTreeMap<NicTag, u16>,

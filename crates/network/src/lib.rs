@@ -7,7 +7,7 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`address`], [`pool`] | networks, MAC addresses, who can get which: pure |
+//! | [`address`], [`pool`], [`ipv6`] | networks, MAC addresses, who can get which: pure |
 //! | [`name`] | names that go into the kernel, nftables and DNS, checked once |
 //! | [`bridge`], [`tap`], `vxlan`, [`links`] | interfaces, over one netlink connection |
 //! | [`overlay`] | one network over several hosts |
@@ -33,6 +33,7 @@ mod files;
 pub mod firewall;
 mod forwarding;
 pub mod host;
+pub mod ipv6;
 pub mod links;
 mod log_limit;
 pub mod name;
@@ -53,6 +54,7 @@ pub use error::{NetworkError, Result};
 pub use host::{
     Attachment, Audit, NetworkConfig, NetworkHost, PlugRequest, Plugged, Ready, Reconciled,
 };
+pub use ipv6::Ipv6Prefix;
 pub use name::{Domain, Hostname, InstanceTag, InterfaceName, NameError, NicTag};
 pub use overlay::{Overlay, VXLAN_PORT, Vni};
 pub use pool::AddressPool;

@@ -2,6 +2,7 @@
 //! takes one of these types may paste it into a rule or a file without thinking.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -185,45 +186,27 @@ fn is_dns_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// A machine's name in DNS: one label (RFC 1123 §2.1), kept in lower case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Hostname(String);
-checked_text!(Hostname);
+/// The name of an address of a network in DNS and DHCP, within the network's domain: `vm-10-77-0-5`. It follows from the
+/// address, so that every host of a network knows the names of all machines without being told of any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hostname(Ipv4Addr);
 
-impl FromStr for Hostname {
-    type Err = NameError;
+impl Hostname {
+    /// What the names of all machines begin with.
+    pub(crate) const PREFIX: &str = "vm-";
+}
 
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        let lower = text.to_ascii_lowercase();
-        if !is_dns_label(&lower) {
-            return Err(refuse(
-                "host name",
-                text,
-                "1 to 63 letters, digits and hyphens, no hyphen at either end",
-            ));
-        }
-        // dnsmasq reads these words in a line of its hosts file as something else than a name.
-        if matches!(lower.as_str(), "ignore" | "infinite")
-            || lower.parse::<std::net::Ipv4Addr>().is_ok()
-            || is_duration(&lower)
-        {
-            return Err(refuse(
-                "host name",
-                text,
-                "this word means something else to the DHCP server",
-            ));
-        }
-        Ok(Self(lower))
+impl From<Ipv4Addr> for Hostname {
+    fn from(address: Ipv4Addr) -> Self {
+        Self(address)
     }
 }
 
-/// dnsmasq takes a field of digits, with or without a unit, for a lease time.
-fn is_duration(text: &str) -> bool {
-    let digits = text.trim_end_matches(['s', 'm', 'h', 'd', 'w']);
-    text.len() - digits.len() <= 1
-        && !digits.is_empty()
-        && digits.chars().all(|c| c.is_ascii_digit())
+impl fmt::Display for Hostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d] = self.0.octets();
+        write!(f, "{}{a}-{b}-{c}-{d}", Self::PREFIX)
+    }
 }
 
 /// The DNS domain of a network, e.g. `cloud.example.org`, without a dot at the end, in lower case.
@@ -269,14 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn words_with_a_meaning_in_dnsmasq_are_no_host_names() {
-        for word in [
-            "ignore", "infinite", "12h", "3600", "7d", "-a", "a-", "", "a.b", "a,b", "a b", "é",
-        ] {
-            assert!(word.parse::<Hostname>().is_err(), "{word}");
-        }
-        assert_eq!("Web-1".parse::<Hostname>().unwrap().as_str(), "web-1");
-        assert!("12hs".parse::<Hostname>().is_ok());
+    fn the_name_of_a_machine_is_its_address() {
+        let name = Hostname::from(Ipv4Addr::new(10, 77, 0, 5));
+        assert_eq!(name.to_string(), "vm-10-77-0-5");
     }
 
     proptest! {
@@ -284,7 +262,6 @@ mod tests {
         fn whatever_is_accepted_is_harmless(text in "\\PC{0,80}") {
             let harmless = |s: &str| s.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
             if let Ok(x) = text.parse::<InterfaceName>() { prop_assert!(harmless(x.as_str()) && x.as_str().len() <= 15); }
-            if let Ok(x) = text.parse::<Hostname>() { prop_assert!(harmless(x.as_str())); }
             if let Ok(x) = text.parse::<Domain>() { prop_assert!(harmless(x.as_str())); }
             if let Ok(x) = text.parse::<NicTag>() { prop_assert!(harmless(x.as_str())); }
         }

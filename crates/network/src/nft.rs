@@ -40,19 +40,19 @@ impl Nft {
         self.run(&["-f", "-"], Some(text)).await.map(drop)
     }
 
-    /// What the table of that name holds in both families; `None` unless there is one in each.
+    /// What the table of that name holds in these families; `None` unless there is one in each.
     ///
     /// # Errors
     /// `nft` is missing, too slow, or answers something that cannot be understood.
-    pub async fn list(&self, table: &str) -> Result<Option<Listing>> {
+    pub async fn list(&self, table: &str, wanted: &[&str]) -> Result<Option<Listing>> {
         let tables = parse(&self.run(&["-j", "list", "tables"], None).await?)?;
         let families: Vec<&str> = objects(&tables, "table")
             .filter(|t| t.get("name").and_then(Value::as_str) == Some(table))
             .filter_map(|t| t.get("family").and_then(Value::as_str))
             .collect();
         let mut listing = Listing::default();
-        for family in ["bridge", "ip"] {
-            if !families.contains(&family) {
+        for family in wanted {
+            if !families.contains(family) {
                 return Ok(None);
             }
             let arguments = ["-j", "list", "table", family, table];
@@ -127,7 +127,8 @@ fn read_table(table: &Value, into: &mut Listing) {
             counter.get("name").and_then(Value::as_str),
             counter.get("packets").and_then(Value::as_u64),
         ) {
-            into.packets.insert(name.to_owned(), packets);
+            // Both IP families have some of the same names.
+            *into.packets.entry(name.to_owned()).or_default() += packets;
         }
     }
     let bindings = objects(table, "set")

@@ -1,6 +1,6 @@
 //! Address pools. Pure: who uses an address is the caller's knowledge.
 //!
-//! IPv6 will be a second pool beside this one, not a case in it: there a network hands out prefixes, not single addresses.
+//! IPv6 addresses have none: they follow from MACs ([`ipv6`](crate::ipv6)).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

@@ -1,18 +1,20 @@
 //! The nftables text of one cloud on one host. Pure; everything pasted in is a checked type.
 //!
-//! Two tables named `stratus_<instance>`:
+//! Two or three tables named `stratus_<instance>`:
 //!
-//! - family `bridge`, what a guest may send. Sets keyed by the interface it came from, so that a machine is three
+//! - family `bridge`, what a guest may send. Sets keyed by the interface it came from, so that a machine is a few
 //!   elements and no rule, and a packet costs the same with ten machines or ten thousand. A tap that is in no set may
-//!   send nothing: a machine whose rules are not there yet is mute, not free.
-//! - family `ip`, where it may go: the host's DHCP and DNS but nothing else of the host, the world through NAT or
-//!   routing, and nothing into the network that was not asked for from inside. That holds for each packet, not for the
-//!   first of a connection alone: what another network began while it was a peer ends when it is none any more.
+//!   send nothing: a machine whose rules are not there yet is mute, not free. What is said by IPv6 is in [`ipv6`].
+//! - family `ip`, and `ip6` if guests have IPv6, where it may go ([`ip`]): the host's DHCP and DNS but nothing else of the host,
+//!   the world through NAT or routing, and nothing into the network that was not asked for from inside. That holds for each
+//!   packet, not for the first of a connection alone: what another network began while it was a peer ends when it is none any more.
 //!
 //! What hosts of one network exchange has rules of its own, in both: [`tunnel`].
 //!
 //! Texts use only what nftables 1.0.6 (Debian 12) has.
 
+mod ip;
+mod ipv6;
 mod tunnel;
 
 use std::collections::BTreeSet;
@@ -22,8 +24,10 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Ipv4Network, MacAddr};
+use crate::ipv6::Ipv6Prefix;
 use crate::name::{InstanceTag, InterfaceName};
 use crate::overlay::Overlay;
+use ip::IpTable;
 
 /// How guests reach the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,7 +54,7 @@ pub struct Binding {
 }
 
 /// Counters of the bridge table for what a well-behaved guest never sends.
-pub const SPOOF_COUNTERS: [&str; 7] = [
+pub const SPOOF_COUNTERS: [&str; 9] = [
     "spoofed_mac",
     "spoofed_arp",
     "spoofed_address",
@@ -58,7 +62,13 @@ pub const SPOOF_COUNTERS: [&str; 7] = [
     "rogue_dhcp_server",
     "router_advertisement",
     "too_many_dhcp",
+    "spoofed_neighbour",
+    "extension_header",
 ];
+
+/// Families in which every network has a table.
+pub(crate) const ALWAYS: [&str; 2] = ["bridge", "ip"];
+const IPV6: &str = "ip6";
 
 /// Taps whose rates can be counted at once; those beyond are not limited.
 const MOST_TAPS: u32 = 65_535;
@@ -70,6 +80,8 @@ pub struct Peer {
     pub bridge: InterfaceName,
     /// Its addresses.
     pub network: Ipv4Network,
+    /// Its IPv6 prefix, if it has one.
+    pub network6: Option<Ipv6Prefix>,
 }
 
 /// Everything the text depends on.
@@ -81,6 +93,8 @@ pub struct Ruleset {
     pub network: Ipv4Network,
     /// The host's address on it.
     pub gateway: Ipv4Addr,
+    /// The guests' IPv6 prefix; without one they can send no IPv6.
+    pub network6: Option<Ipv6Prefix>,
     /// The way out.
     pub outward: Outward,
     /// TCP ports of the host, besides DNS, that guests may reach on the gateway address (a metadata service, say).
@@ -94,17 +108,20 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
-    /// Name of both tables.
+    /// Name of the tables.
     #[must_use]
     pub fn table(&self) -> String {
         format!("stratus_{}", self.instance)
     }
 
-    /// Both tables exactly as wanted, in one transaction: no packet sees them half made, and counters go on counting.
+    /// The tables exactly as wanted, in one transaction: no packet sees them half made, and counters go on counting.
     #[must_use]
     pub fn establish(&self, bindings: &BTreeSet<Binding>) -> String {
         let mut text = self.bridge_table();
-        text.push_str(&self.ip_table());
+        text.push_str(&IpTable::ipv4(self).text());
+        if let Some(prefix) = self.network6 {
+            text.push_str(&IpTable::ipv6(self, prefix).text());
+        }
         self.elements(&mut text, "add", &bindings.iter().collect::<Vec<_>>());
         text
     }
@@ -127,13 +144,32 @@ impl Ruleset {
         text
     }
 
-    /// Removes both tables, whether they exist or not.
+    /// Removes the tables, whether they exist or not.
     #[must_use]
     pub fn teardown(&self) -> String {
-        let table = self.table();
-        ["bridge", "ip"].iter().fold(String::new(), |text, family| {
-            text + &format!("add table {family} {table}\ndelete table {family} {table}\n")
+        let families = self.families();
+        families.iter().fold(String::new(), |text, family| {
+            text + &self.teardown_of(family)
         })
+    }
+
+    /// Removes the table of that family, whether it exists or not.
+    fn teardown_of(&self, family: &str) -> String {
+        let table = self.table();
+        format!("add table {family} {table}\ndelete table {family} {table}\n")
+    }
+
+    /// Removes what an earlier configuration had, if guests have no IPv6 any more. It is refused by kernels without IPv6.
+    #[must_use]
+    pub fn teardown_unused(&self) -> Option<String> {
+        (self.network6.is_none()).then(|| self.teardown_of(IPV6))
+    }
+
+    /// The families in which there is a table.
+    #[must_use]
+    pub fn families(&self) -> Vec<&'static str> {
+        let ipv6 = self.network6.map(|_| IPV6);
+        ALWAYS.into_iter().chain(ipv6).collect()
     }
 
     fn bridge_table(&self) -> String {
@@ -151,16 +187,19 @@ impl Ruleset {
             let _ = writeln!(text, "add counter bridge {t} {counter}");
         }
         tunnel::declare_bridge(&mut text, &t);
+        ipv6::declare(&mut text, &t);
         let _ = write!(
             text,
             "add chain bridge {t} guests {{ type filter hook prerouting priority -200; policy accept; }}\n\
              add chain bridge {t} arp_sender\n\
              add chain bridge {t} ipv4_sender\n\
-             add chain bridge {t} ipv6_sender\n\
              flush table bridge {t}\n\
              flush set bridge {t} macs\n\
              flush set bridge {t} bindings\n\
              flush set bridge {t} clients\n\
+             flush set bridge {t} bindings6\n\
+             flush set bridge {t} neighbours\n\
+             flush set bridge {t} link_options\n\
              flush set bridge {t} dhcp_rate\n\
              add rule bridge {t} guests iifname != \"{prefix}*\" accept\n"
         );
@@ -206,143 +245,17 @@ impl Ruleset {
             "ipv4_sender",
             "iifname . ether saddr . ip saddr != @bindings counter name spoofed_address drop",
         );
-        rule(
-            "ipv4_sender",
-            "udp sport 67 counter name rogue_dhcp_server drop",
-        );
+        // Clients look at the port that they are spoken to at, whatever the other is.
+        for port in ["sport 67", "dport 68"] {
+            rule(
+                "ipv4_sender",
+                &format!("udp {port} counter name rogue_dhcp_server drop"),
+            );
+        }
         rule("ipv4_sender", "accept");
-        // Guests are given no IPv6 addresses yet, so none is theirs to send from. Advertisements are counted apart:
-        // they are an attempt to become everybody's router.
-        rule(
-            "ipv6_sender",
-            "icmpv6 type nd-router-advert counter name router_advertisement drop",
-        );
-        rule("ipv6_sender", "counter name other_protocol drop");
-        text
-    }
-
-    fn ip_table(&self) -> String {
-        let t = self.table();
-        let bridge = self.instance.bridge();
-        let (network, gateway) = (self.network, self.gateway);
-        let mut text = format!(
-            "add table ip {t}\n\
-             add set ip {t} dns_rate {{ type ipv4_addr; size {MOST_TAPS}; flags dynamic; timeout 1m; }}\n\
-             add counter ip {t} too_many_dns\n\
-             add counter ip {t} refused_host\n\
-             add counter ip {t} refused_inward\n"
-        );
-        tunnel::declare_ip(&mut text, &t);
-        let _ = write!(
-            text,
-            "add chain ip {t} input {{ type filter hook input priority filter; policy accept; }}\n\
-             add chain ip {t} forward {{ type filter hook forward priority filter; policy accept; }}\n\
-             add chain ip {t} postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}\n\
-             add chain ip {t} to_host\n\
-             add chain ip {t} outward\n\
-             add chain ip {t} inward\n\
-             flush table ip {t}\n\
-             flush set ip {t} dns_rate\n"
-        );
-        let mut rule = |chain: &str, rule: &str| {
-            let _ = writeln!(text, "add rule ip {t} {chain} {rule}");
-        };
-        if let Some(overlay) = &self.overlay {
-            tunnel::input_rules(&mut rule, overlay, self.tunnel_port);
-        }
-        rule("input", &format!("iifname \"{bridge}\" jump to_host"));
-        // By address, which is the tap's own by now. One guest must not take dnsmasq from the others. Before
-        // what is established: questions from one port are.
-        rule(
-            "to_host",
-            "udp dport 53 update @dns_rate { ip saddr limit rate over 500/second burst 1000 packets } counter name too_many_dns drop",
-        );
-        rule("to_host", "ct state established,related accept");
-        rule("to_host", "udp sport 68 udp dport 67 accept");
-        rule(
-            "to_host",
-            &format!("ip daddr {gateway} udp dport 53 accept"),
-        );
-        rule(
-            "to_host",
-            &format!("ip daddr {gateway} tcp dport 53 accept"),
-        );
-        rule(
-            "to_host",
-            &format!("ip daddr {gateway} icmp type echo-request accept"),
-        );
-        if !self.host_tcp_ports.is_empty() {
-            let ports: Vec<String> = self.host_tcp_ports.iter().map(u16::to_string).collect();
-            rule(
-                "to_host",
-                &format!(
-                    "ip daddr {gateway} tcp dport {{ {} }} accept",
-                    ports.join(", ")
-                ),
-            );
-        }
-        rule(
-            "to_host",
-            "counter name refused_host reject with icmp type admin-prohibited",
-        );
-
-        rule(
-            "forward",
-            &format!("iifname \"{bridge}\" oifname \"{bridge}\" accept"),
-        );
-        // By bridge and address: nobody outside can pretend to be a peer, and no peer to be somebody else. Both networks'
-        // tables have these, each its own: a packet is forwarded if all tables let it.
-        for peer in &self.peers {
-            let (other, theirs) = (&peer.bridge, &peer.network);
-            for (from, to, source, target) in [
-                (&bridge, other, &network, theirs),
-                (other, &bridge, theirs, &network),
-            ] {
-                rule(
-                    "forward",
-                    &format!(
-                        "iifname \"{from}\" oifname \"{to}\" ip saddr {source} ip daddr {target} accept"
-                    ),
-                );
-            }
-        }
-        rule("forward", &format!("iifname \"{bridge}\" jump outward"));
-        rule("forward", &format!("oifname \"{bridge}\" jump inward"));
-        rule("outward", &format!("ip saddr != {network} drop"));
-        if self.outward == Outward::Nat {
-            rule("outward", &tunnel::forged_rule(self.tunnel_port));
-        }
-        if self.outward != Outward::Routed {
-            // An answer through a port that the host hands on to a guest. What a guest itself begins doesn't get out by such a
-            // rule of the host's.
-            rule("outward", "ct status dnat ct direction reply return");
-            // One to what only a network can have begun that was a peer then: no other gets in.
-            rule("outward", "ct state established ct direction reply drop");
-        }
-        if self.outward == Outward::Isolated {
-            rule("outward", "reject with icmp type admin-prohibited");
-        }
-        // What was begun inside; the rest of what is established is for the rules above, or was.
-        rule("inward", "ct state established ct direction reply accept");
-        rule("inward", "ct state related accept");
-        rule("inward", "ct status dnat accept");
-        if self.outward != Outward::Routed {
-            rule("inward", "counter name refused_inward drop");
-        }
-        if self.outward == Outward::Nat {
-            for peer in &self.peers {
-                let (other, theirs) = (&peer.bridge, &peer.network);
-                rule(
-                    "postrouting",
-                    &format!("ip saddr {network} ip daddr {theirs} oifname \"{other}\" accept"),
-                );
-            }
-            rule(
-                "postrouting",
-                &format!(
-                    "ip saddr {network} ip daddr != {network} oifname != \"{bridge}\" masquerade"
-                ),
-            );
+        match self.network6 {
+            Some(_) => ipv6::rules(&mut rule),
+            None => ipv6::rules_without(&mut rule),
         }
         text
     }
@@ -364,9 +277,20 @@ impl Ruleset {
             format!("\"{}\" . {} . {}", b.port, b.mac, b.ip)
         });
         set("clients", &|b| {
-            format!("\"{}\" . 0x{}", b.port, b.mac.to_string().replace(':', ""))
+            format!("\"{}\" . 0x{}", b.port, hexadecimal(&b.mac.octets()))
         });
+        if let Some(prefix) = self.network6 {
+            for (name, element) in ipv6::ELEMENTS {
+                set(name, &|b| element(prefix, b));
+            }
+        }
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]
@@ -379,6 +303,7 @@ mod tests {
             instance: "x".parse().unwrap(),
             network: "172.16.0.0/24".parse().unwrap(),
             gateway: "172.16.0.1".parse().unwrap(),
+            network6: None,
             outward,
             host_tcp_ports: BTreeSet::new(),
             peers: BTreeSet::new(),
@@ -393,6 +318,7 @@ mod tests {
         rules.peers.insert(Peer {
             bridge: "sty-br0".parse().unwrap(),
             network: "172.17.0.0/24".parse().unwrap(),
+            network6: None,
         });
         let text = rules.establish(&BTreeSet::new());
         let rule = |rule: &str| {

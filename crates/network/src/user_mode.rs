@@ -148,7 +148,7 @@ impl UserMode {
             gateway: self.config.gateway,
             dns: self.resolver(request.ip),
             guest: request.ip,
-            hostname: request.hostname.clone(),
+            hostname: request.ip.into(),
             domain: self.config.domain.clone(),
             ssh_port: port,
         };

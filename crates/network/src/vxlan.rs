@@ -111,6 +111,12 @@ pub(crate) async fn ensure(links: &Links, spec: &VxlanSpec<'_>, bridge_index: u3
         return Err(NetworkError::Closed { part: "the tunnel" });
     };
     set_peers(links, name, link.index, &overlay.others().collect()).await?;
+    // By itself the host would tell the others which groups it listens to, past the rules of the bridge. (A kernel without
+    // IPv6 has none to switch off.)
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    if let Err(error) = tokio::fs::write(&path, "1").await {
+        tracing::debug!(path, %error, "not written");
+    }
     links.attach(name, bridge_index, spec.mtu).await
 }
 

@@ -10,7 +10,7 @@ use crate::support::lan::{
     Lan, Site, Stranger, carries, connect, connection, host_address, in_tunnel, listen, overlay,
     send_in_tunnel, underlay,
 };
-use crate::support::{Namespace, can_run, dhcp, machine, run};
+use crate::support::{A, Namespace, PTR, ask, can_run, dhcp, machine, run};
 use network::{
     BridgedConfig, DhcpHealth, MacAddr, MacPrefix, NetworkConfig, NetworkError, NetworkHost,
     Overlay, PlugRequest, VXLAN_PORT, Vni,
@@ -133,6 +133,29 @@ fn the_gateway_and_dhcp_are_those_of_the_own_host_only() {
     let told = dhcp(&six, second.test.folder.path());
     signal("-CONT");
     assert_eq!(told, None);
+}
+
+#[test]
+fn guests_know_the_names_of_all_others_whatever_becomes_of_their_hosts() {
+    if !can_run(&["dnsmasq", "nft"]) {
+        return;
+    }
+    let lan = Lan::new();
+    let (_first, five, second, six) = two_hosts(&lan);
+    let names_of = |guest: &Namespace, other: u8| {
+        let forward = format!("vm-172-16-0-{other}.cloud.test");
+        let backward = format!("{other}.0.16.172.in-addr.arpa");
+        guest.enter(|| {
+            let address = machine(other).ip.to_string();
+            assert_eq!(ask(GATEWAY, &forward, A), (0, vec![address]));
+            assert_eq!(ask(GATEWAY, &backward, PTR), (0, vec![forward.clone()]));
+        });
+    };
+    names_of(&five, 6);
+    names_of(&six, 5);
+    second.test.namespace.ip("link set up0 down");
+    names_of(&five, 6);
+    names_of(&six, 5);
 }
 
 #[test]

@@ -30,7 +30,6 @@ fn machine(n: u8) -> PlugRequest {
         nic: n.to_string().parse().unwrap(),
         mac: MacPrefix::default().mac(ip),
         ip,
-        hostname: format!("vm-{n}").parse().unwrap(),
         ssh_port: None,
     }
 }

@@ -39,6 +39,11 @@ pub fn for_rules(config: &Config) -> anyhow::Result<Vec<NetworkSettings>> {
                 NetworkClass::Private => Class::Private,
             },
             subnet: range.subnet.to_string(),
+            // In user mode QEMU gives no IPv6.
+            subnet6: range
+                .subnet6
+                .filter(|_| config.bridged())
+                .map(|prefix| prefix.to_string()),
             gateway: range.gateway,
             first: range.first,
             last: range.last,
@@ -73,6 +78,7 @@ pub fn for_host(config: &Config, name: &str) -> anyhow::Result<NetworkConfig> {
     }
     let directory = folder(&config.state_dir(), name);
     let mut bridged = BridgedConfig::new(instance, directory, range.subnet, range.gateway, domain);
+    bridged.network6 = range.subnet6;
     bridged.outward = match (entry.class, entry.nat) {
         (_, true) => Outward::Nat,
         (NetworkClass::Public, false) => Outward::Routed,
@@ -200,6 +206,7 @@ impl OfDocuments {
             },
             tag: network.tag.clone(),
             subnet: network.subnet.clone(),
+            subnet6: network.subnet6.clone(),
             domain: network.domain.clone(),
             nat: network.nat,
             gateway: Some(network.gateway),

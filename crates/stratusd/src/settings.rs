@@ -395,7 +395,9 @@ fn fetching() -> reqwest::ClientBuilder {
 fn reach(config: &Config) -> anyhow::Result<storage::import::Reach> {
     let block = |text: &String| text.parse().with_context(|| format!("`{text}`"));
     let allowed: Result<_, _> = config.images.allow_sources.iter().map(block).collect();
-    let own: Result<_, _> = config.networks.values().map(|n| block(&n.subnet)).collect();
+    let networks = config.networks.values();
+    let own = networks.flat_map(|network| [Some(&network.subnet), network.subnet6.as_ref()]);
+    let own: Result<_, _> = own.flatten().map(block).collect();
     Ok(storage::import::Reach {
         allowed: allowed.context("images.allow_sources")?,
         own: own.context("networks")?,

@@ -46,6 +46,10 @@ pub struct Network {
     pub class: NetworkClass,
     /// Address range in CIDR notation, e.g. `10.77.0.0/16`.
     pub subnet: String,
+    /// Prefix of its machines' IPv6 addresses in CIDR notation, 64 bits; none: they have no IPv6. Whose each address is
+    /// follows from MACs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<String>,
     /// The router's address: the host's own on the bridge.
     pub gateway: Ipv4Addr,
     /// First address that may be leased.

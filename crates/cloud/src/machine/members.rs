@@ -195,6 +195,13 @@ fn interface_view(
             attributes.insert("networkPort".to_owned(), json!({"href": port.id}));
         }
         if let Some(network) = documents.networks.get(nic.network.local()) {
+            if let Some(ip6) = network::ipv6_of(&network, &nic.mac)
+                && let Some(address) = attributes
+                    .get_mut("addresses")
+                    .and_then(|all| all.get_mut(0))
+            {
+                address["ip6"] = ip6.to_string().into();
+            }
             attributes.insert("mtu".to_owned(), network::mtu(&network).into());
             let kind = network::network_type(&network);
             attributes.insert("networkType".to_owned(), kind.into());

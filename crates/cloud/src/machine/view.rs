@@ -6,7 +6,7 @@ use cimi::{
     lifecycle::{self, MachineState, Moving, RestartPolicy},
     model::Kind,
     query::Scalar,
-    resources::{AttachStage, DiskRole, Endpoint, Machine},
+    resources::{AttachStage, DiskRole, Endpoint, Machine, Nic},
     size::MEBIBYTE,
 };
 use documents::Documents;
@@ -17,7 +17,7 @@ use crate::{
     CloudError, Rel, Result,
     catalogue::{Public, Through, text_scalar},
     host::host_elsewhere,
-    lost_hosts,
+    lost_hosts, network,
 };
 
 fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
@@ -28,6 +28,16 @@ fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
 fn image_identifier(documents: &Documents, machine: &Machine) -> Option<String> {
     let image = documents.images.get(machine.image.as_ref()?.href.local())?;
     image.identifier().map(str::to_owned)
+}
+
+/// Those of its interfaces that have one.
+fn ipv6_addresses(documents: &Documents, machine: &Machine) -> Vec<String> {
+    let of_nic = |nic: &Nic| {
+        let network = documents.networks.get(nic.network.local())?;
+        network::ipv6_of(&network, &nic.mac)
+    };
+    let addresses = machine.nics.iter().filter_map(of_nic);
+    addresses.map(|address| address.to_string()).collect()
 }
 
 /// Why it is in its state, if there is anything to say.
@@ -88,6 +98,7 @@ impl Public for Machine {
             revision,
             image_identifier(documents, self),
             host_name(documents, self),
+            ipv6_addresses(documents, self),
         )
             .hash(&mut hasher);
         Some(hasher.finish())
@@ -123,6 +134,10 @@ impl Public for Machine {
                 .collect::<Vec<_>>()
                 .into(),
         );
+        let ipv6 = ipv6_addresses(documents, machine);
+        if !ipv6.is_empty() {
+            put("addresses6", ipv6.into());
+        }
         put(
             "networks",
             machine

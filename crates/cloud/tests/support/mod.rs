@@ -54,6 +54,7 @@ pub fn admin() -> OpContext {
 pub fn network(name: &str, class: NetworkClass, third: u8) -> NetworkSettings {
     NetworkSettings {
         subnet: format!("10.99.{third}.0/24"),
+        subnet6: Some(format!("fd00:0:0:{third}::/64")),
         gateway: [10, 99, third, 1].into(),
         first: [10, 99, third, 10].into(),
         last: [10, 99, third, 200].into(),

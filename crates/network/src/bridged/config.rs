@@ -13,6 +13,7 @@ use crate::bridge::{self, BridgeSpec, BridgeState};
 use crate::dnsmasq::Dnsmasq;
 use crate::dnsmasq_files::{DnsmasqConfig, Upstream};
 use crate::error::{NetworkError, Result};
+use crate::ipv6::Ipv6Prefix;
 use crate::links::Links;
 use crate::name::{Domain, InstanceTag};
 use crate::overlay::{Overlay, VXLAN_PORT};
@@ -32,6 +33,9 @@ pub struct BridgedConfig {
     pub network: Ipv4Network,
     /// The host's address on it.
     pub gateway: Ipv4Addr,
+    /// The guests' IPv6 prefix; without one there is no IPv6.
+    #[serde(default)]
+    pub network6: Option<Ipv6Prefix>,
     /// Domain of the guests' names.
     pub domain: Domain,
     /// Largest packet, 576 to 9216.
@@ -106,6 +110,7 @@ impl BridgedConfig {
             directory,
             network,
             gateway,
+            network6: None,
             domain,
             mtu: ethernet_mtu(),
             outward: Outward::default(),
@@ -127,6 +132,7 @@ impl BridgedConfig {
         Peer {
             bridge: self.instance.bridge(),
             network: self.network,
+            network6: self.network6,
         }
     }
 
@@ -135,6 +141,7 @@ impl BridgedConfig {
             instance: self.instance.clone(),
             network: self.network,
             gateway: self.gateway,
+            network6: self.network6,
             outward: self.outward,
             host_tcp_ports: self.host_tcp_ports.clone(),
             peers: self.peers.clone(),
@@ -153,6 +160,7 @@ impl BridgedConfig {
             gateway: self.gateway,
             host_address: overlay.and_then(|overlay| overlay.host_address),
             network: self.network,
+            network6: self.network6,
             mac: MacPrefix::default().mac(self.gateway),
             mtu: self.mtu(),
             owner: owner(&self.directory),
@@ -209,6 +217,7 @@ impl BridgedConfig {
             bridge: self.instance.bridge(),
             network: self.network,
             gateway: self.gateway,
+            network6: self.network6,
             domain: self.domain.clone(),
             mtu: self.mtu(),
             lease_time: Duration::from_secs(self.lease_seconds.into()),

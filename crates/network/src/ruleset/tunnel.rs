@@ -7,6 +7,8 @@
 //! A host speaks to guests of other hosts by an address of its own ([`Overlay::host_address`]). The bridge has one MAC, the
 //! gateway's; on the tunnel it is exchanged for the host's own, both ways.
 
+mod ipv6;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -17,7 +19,7 @@ use crate::overlay::Overlay;
 use crate::ruleset::Ruleset;
 
 /// The chains of the bridge table, there as long as there is a tunnel: each after those that go to it.
-const CHAINS: [(&str, &str); 4] = [
+const CHAINS: [(&str, &str); 9] = [
     (
         "leaving",
         "{ type filter hook postrouting priority 300; policy accept; }",
@@ -25,6 +27,11 @@ const CHAINS: [(&str, &str); 4] = [
     ("from_tunnel", ""),
     ("tunnel_arp", ""),
     ("tunnel_ip", ""),
+    ("leaving_ipv6", ""),
+    ("tunnel_ipv6", ""),
+    ("tunnel_ipv6_nobody", ""),
+    ("tunnel_icmpv6", ""),
+    ("tunnel_neighbour", ""),
 ];
 
 /// Counters of the bridge table: what was kept from leaving, and what was refused that came.
@@ -69,8 +76,13 @@ pub(super) fn bridge_rules(text: &mut String, rules: &Ruleset) {
     rule("guests", &format!("iifname \"{tunnel}\" goto from_tunnel"));
     let gateway = (rules.gateway, MacPrefix::default().mac(rules.gateway));
     let own = overlay.host_address.zip(overlay.host_mac());
-    leaving(&mut rule, &tunnel, gateway, own);
+    leaving(&mut rule, &tunnel, gateway, own, rules.network6.is_some());
     arriving(&mut rule, rules, gateway, own);
+    if let Some(prefix) = rules.network6 {
+        let (_, gateway_mac) = gateway;
+        ipv6::leaving(&mut rule, prefix, gateway_mac);
+        ipv6::arriving(&mut rule, prefix, rules.network, gateway_mac);
+    }
 }
 
 type Station = (Ipv4Addr, MacAddr);
@@ -80,12 +92,16 @@ fn leaving(
     tunnel: &InterfaceName,
     (gateway, gateway_mac): Station,
     own: Option<Station>,
+    with_ipv6: bool,
 ) {
     let mut rule = |text: &str| rule("leaving", text);
     let kept = "counter name tunnel_kept drop";
     rule(&format!("oifname != \"{tunnel}\" accept"));
-    rule(&format!("ether type != {{ ip, arp }} {kept}"));
     rule(&format!("ether daddr {gateway_mac} {kept}"));
+    if with_ipv6 {
+        rule("ether type ip6 goto leaving_ipv6");
+    }
+    rule(&format!("ether type != {{ ip, arp }} {kept}"));
     rule(&format!("arp daddr ip {gateway} {kept}"));
     rule(&format!("ip saddr {gateway} {kept}"));
     rule(&format!("ip daddr {gateway} {kept}"));
@@ -126,6 +142,9 @@ fn arriving(
         mac(&format!("ether saddr {own_mac} {refused}"));
     }
     mac("ether type vmap { ip : goto tunnel_ip, arp : goto tunnel_arp }");
+    if rules.network6.is_some() {
+        mac("ether type ip6 goto tunnel_ipv6");
+    }
     mac(refused);
 
     let mut arp = |text: &str| rule("tunnel_arp", text);
@@ -209,6 +228,7 @@ mod tests {
             instance: "x".parse().unwrap(),
             network: "172.16.0.0/24".parse().unwrap(),
             gateway: "172.16.0.1".parse().unwrap(),
+            network6: None,
             outward: Outward::Nat,
             host_tcp_ports: BTreeSet::new(),
             peers: BTreeSet::new(),
@@ -267,6 +287,7 @@ mod tests {
         rules.peers.insert(Peer {
             bridge: "sty-br0".parse().unwrap(),
             network: "172.17.0.0/24".parse().unwrap(),
+            network6: None,
         });
         let text = rules.establish(&BTreeSet::new());
         assert!(

@@ -72,7 +72,11 @@ pub struct Site {
 impl Site {
     /// The n-th host, joined with these.
     pub fn new(lan: &Lan, n: u8, peers: &[u8]) -> Self {
-        let mut test = TestHost::new();
+        Self::of(TestHost::new(), lan, n, peers)
+    }
+
+    /// The same, made of what may be configured already.
+    pub fn of(mut test: TestHost, lan: &Lan, n: u8, peers: &[u8]) -> Self {
         lan.plug_in(&test.namespace, n);
         test.config.mtu = 1450;
         test.config.overlay = Some(overlay(n, peers));
@@ -145,22 +149,30 @@ impl Site {
 
 /// A listener in a namespace; it keeps its namespace whatever thread uses it.
 pub fn listen(namespace: &Namespace) -> (TcpListener, u16) {
-    let listener = namespace.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+    listen_at(namespace, Ipv4Addr::UNSPECIFIED)
+}
+
+/// As [`listen`], at any address of the family.
+pub fn listen_at(namespace: &Namespace, any: impl Into<IpAddr>) -> (TcpListener, u16) {
+    let any = any.into();
+    let listener = namespace.enter(|| TcpListener::bind((any, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
     (listener, port)
 }
 
-pub fn connect(from: &Namespace, to: Ipv4Addr, port: u16) -> Result<TcpStream, ErrorKind> {
-    from.enter(|| TcpStream::connect_timeout(&SocketAddr::from((to, port)), LIMIT))
+pub fn connect(from: &Namespace, to: impl Into<IpAddr>, port: u16) -> Result<TcpStream, ErrorKind> {
+    let to = SocketAddr::from((to.into(), port));
+    from.enter(|| TcpStream::connect_timeout(&to, LIMIT))
         .map_err(|error| error.kind())
 }
 
 /// Connects, and says from which address the other end sees it.
 pub fn connection(
     from: &Namespace,
-    to: Ipv4Addr,
+    to: impl Into<IpAddr>,
     listener: &(TcpListener, u16),
 ) -> (TcpStream, TcpStream, IpAddr) {
+    let to = to.into();
     let here = connect(from, to, listener.1)
         .unwrap_or_else(|error| panic!("{to} is not reached: {error}"));
     let (there, seen) = listener.0.accept().unwrap();

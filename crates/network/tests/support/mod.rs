@@ -2,10 +2,11 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)] // each test file uses its part
 
 pub mod frames;
+pub mod ipv6;
 pub mod lan;
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -196,7 +197,6 @@ pub fn machine(n: u8) -> PlugRequest {
         nic: n.to_string().parse().unwrap(),
         mac: network::MacPrefix::default().mac(ip),
         ip,
-        hostname: format!("vm-{n}").parse().unwrap(),
         ssh_port: None,
     }
 }
@@ -227,15 +227,20 @@ pub fn dhcp(
     )
 }
 
-/// One DNS question (RFC 1035 §4), from the calling thread's namespace: the answer's code and its A or PTR records.
-pub fn ask(server: Ipv4Addr, name: &str, kind: u16) -> (u8, Vec<String>) {
+/// One DNS question (RFC 1035 §4), from the calling thread's namespace: the answer's code and its A, AAAA or PTR records.
+pub fn ask(server: impl Into<IpAddr>, name: &str, kind: u16) -> (u8, Vec<String>) {
+    let server = server.into();
     let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         query.push(label.len() as u8);
         query.extend(label.bytes());
     }
     query.extend([0, 0, kind as u8, 0, 1]);
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let any = match server {
+        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_millis(500)))
         .unwrap();
@@ -257,10 +262,10 @@ pub fn ask(server: Ipv4Addr, name: &str, kind: u16) -> (u8, Vec<String>) {
         let length = usize::from(u16::from_be_bytes([answer[at + 8], answer[at + 9]]));
         at += 10;
         let data = &answer[at..at + length];
-        records.push(if kind == 1 {
-            data.iter().map(u8::to_string).collect::<Vec<_>>().join(".")
-        } else {
-            read_name(answer, at)
+        records.push(match kind {
+            A => data.iter().map(u8::to_string).collect::<Vec<_>>().join("."),
+            AAAA => Ipv6Addr::from(<[u8; 16]>::try_from(data).unwrap()).to_string(),
+            _ => read_name(answer, at),
         });
         at += length;
     }
@@ -269,6 +274,7 @@ pub fn ask(server: Ipv4Addr, name: &str, kind: u16) -> (u8, Vec<String>) {
 
 pub const A: u16 = 1;
 pub const PTR: u16 = 12;
+pub const AAAA: u16 = 28;
 
 fn skip_name(message: &[u8], at: &mut usize) {
     while message[*at] != 0 {

@@ -47,6 +47,8 @@ pub struct MachineView {
     pub cpu_percent: Option<f64>,
     /// Addresses, in the order of the interfaces.
     pub addresses: Vec<String>,
+    /// IPv6 addresses, of the interfaces that have one.
+    pub addresses6: Vec<String>,
     /// Names of their networks.
     pub networks: Vec<String>,
     /// Where it answers SSH.

@@ -170,7 +170,7 @@ fn as_json(machine: &MachineView, names: &BTreeMap<IpAddr, String>) -> Value {
     json!({
         "id": machine.vmid, "uri": machine.id, "name": machine.name, "state": machine.shown_state(), "reason": machine.reason,
         "vcpu": machine.cpu, "memoryKiB": machine.memory_used.or(machine.memory), "cpuPercent": machine.cpu_percent,
-        "address": machine.address(), "addresses": machine.addresses, "networks": machine.networks, "hostName": name,
+        "address": machine.address(), "addresses": machine.addresses, "addresses6": machine.addresses6, "networks": machine.networks, "hostName": name,
         "ssh": machine.ssh_place(), "host": machine.hostname, "owner": machine.owner, "image": machine.image_identifier,
     })
 }

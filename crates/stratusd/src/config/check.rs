@@ -7,7 +7,7 @@ use std::{
 };
 
 use cimi::resources::Host;
-use network::{Domain, InstanceTag, Ipv4Network};
+use network::{Domain, InstanceTag, Ipv4Network, Ipv6Prefix};
 
 use super::{Config, ConfigError, NetworkEntry, StoreKind};
 use crate::joining::Entry;
@@ -231,6 +231,7 @@ impl Config {
     fn problem_of_networks(&self) -> Option<(String, String)> {
         let mut tags = HashMap::new();
         let mut subnets: Vec<(&str, Ipv4Network)> = Vec::new();
+        let mut prefixes = HashMap::new();
         for (name, network) in &self.networks {
             let key = |part: &str| format!("networks.{name}{part}");
             if cimi::NetworkId::from_local(name).is_err() {
@@ -281,6 +282,12 @@ impl Config {
                 ));
             }
             subnets.push((name, range.subnet));
+            if let Some(prefix) = range.subnet6
+                && let Some(other) = prefixes.insert(prefix, name)
+            {
+                let problem = format!("is {prefix}, as that of `networks.{other}`; write another");
+                return Some((key(".subnet6"), problem));
+            }
         }
         if !self.networks.contains_key(&self.network.default) {
             let text = format!("is `{}`, which is none of `networks`", self.network.default);
@@ -321,6 +328,8 @@ impl Config {
 pub struct Range {
     /// All of them.
     pub subnet: Ipv4Network,
+    /// The prefix of the IPv6 addresses, if there are any.
+    pub subnet6: Option<Ipv6Prefix>,
     /// The host's own.
     pub gateway: Ipv4Addr,
     /// The first that may be leased.
@@ -351,6 +360,11 @@ impl NetworkEntry {
         if subnet.prefix_len() > 29 {
             return Err(small());
         }
+        let subnet6 = self.subnet6.as_deref().map(|text| {
+            text.parse::<Ipv6Prefix>()
+                .map_err(|error| (".subnet6", format!("is `{text}`: {error}")))
+        });
+        let subnet6 = subnet6.transpose()?;
         let gateway = self.gateway.or_else(|| subnet.nth(1)).ok_or_else(small)?;
         let first = self.first.or_else(|| subnet.nth(2)).ok_or_else(small)?;
         let before_broadcast = Ipv4Addr::from_bits(subnet.broadcast().to_bits().saturating_sub(1));
@@ -371,6 +385,7 @@ impl NetworkEntry {
         }
         Ok(Range {
             subnet,
+            subnet6,
             gateway,
             first,
             last,

@@ -116,6 +116,10 @@ mod tests {
                 "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/24'\ndomain='a'\nnat=true\nfirst='10.1.0.1'",
                 "networks.a.first",
             ),
+            (
+                "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/24'\ndomain='a'\nnat=true\nsubnet6='fd00::/48'",
+                "networks.a.subnet6",
+            ),
         ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(message.contains(&format!("`{key}`")), "{text}: {message}");
@@ -132,6 +136,11 @@ mod tests {
         let text = network("public", "0", "10.0.0.0/16") + &network("b", "1", "10.0.7.0/24");
         let message = parse(&text).unwrap_err().to_string();
         assert!(message.contains("overlaps"), "{message}");
+        let ipv6 = "subnet6='fd00:0:0:1::/64'\n";
+        let text =
+            network("public", "0", "10.0.0.0/16") + ipv6 + &network("b", "1", "10.1.0.0/16") + ipv6;
+        let message = parse(&text).unwrap_err().to_string();
+        assert!(message.contains("as that of `networks.b`"), "{message}");
     }
 
     #[test]

@@ -232,6 +232,8 @@ pub struct NetworkEntry {
     pub class: NetworkClass,
     pub tag: String,
     pub subnet: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<String>,
     pub domain: String,
     pub nat: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -438,6 +440,7 @@ pub(super) fn default_networks() -> BTreeMap<String, NetworkEntry> {
         class,
         tag: tag.into(),
         subnet: subnet.into(),
+        subnet6: None,
         domain: domain.into(),
         nat,
         gateway: None,

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use cimi::resources::{Machine, Network};
 use context::{
-    AuthorizedKeys, Context, ContextMethod, HostName, Ipv4Settings, Variables, context_medium,
-    iso9660, nocloud,
+    AuthorizedKeys, Context, ContextMethod, HostName, Ipv4Settings, Ipv6Settings, Variables,
+    context_medium, iso9660, nocloud,
 };
 use documents::Documents;
 
@@ -88,10 +88,14 @@ fn context_of(documents: &Documents, machine: &Machine) -> Result<Context, Prepa
             _ => None,
         };
         let mac: network::MacAddr = nic.mac.parse().map_err(PrepareError::Mac)?;
+        let ipv6 = network
+            .as_deref()
+            .map(|network| ipv6_settings_of(mac, network));
         let mtu_bytes = network.as_deref().and_then(|network| network.mtu);
         nics.push(context::Nic {
             mac: context::MacAddress(mac.octets()),
             ipv4,
+            ipv6: ipv6.transpose()?.flatten(),
             mtu_bytes,
         });
     }
@@ -107,6 +111,20 @@ fn context_of(documents: &Documents, machine: &Machine) -> Result<Context, Prepa
         user_data,
         nics,
     })
+}
+
+fn ipv6_settings_of(
+    mac: network::MacAddr,
+    network: &Network,
+) -> Result<Option<Ipv6Settings>, PrepareError> {
+    let Some(text) = &network.subnet6 else {
+        return Ok(None);
+    };
+    let prefix: network::Ipv6Prefix = text.parse().map_err(PrepareError::Mac)?;
+    Ok(Some(Ipv6Settings {
+        address: prefix.address_of(mac),
+        gateway: prefix.gateway(),
+    }))
 }
 
 fn settings_of(ip: std::net::Ipv4Addr, network: &Network) -> Result<Ipv4Settings, PrepareError> {

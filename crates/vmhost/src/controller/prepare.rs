@@ -99,8 +99,8 @@ pub(crate) fn uuid(machine: &Machine) -> Result<Uuid, PrepareError> {
 /// The DNS name of a machine: that of its first address, which is unique where it is reached.
 pub(crate) fn host_name(machine: &Machine) -> String {
     match machine.ip() {
-        Some(ip) => format!("vm-{}", ip.to_string().replace(['.', ':'], "-")),
-        None => format!("one-{}", machine.vmid),
+        Some(std::net::IpAddr::V4(ip)) => Hostname::from(ip).to_string(),
+        _ => format!("one-{}", machine.vmid),
     }
 }
 
@@ -110,12 +110,10 @@ pub(crate) fn plug_requests(machine: &Machine) -> Vec<(String, PlugRequest)> {
         let std::net::IpAddr::V4(ip) = nic.ip else {
             return None;
         };
-        let name = format!("vm-{}", ip.to_string().replace('.', "-"));
         let request = PlugRequest {
             nic: nic_tag(machine, number)?,
             mac: nic.mac.parse().ok()?,
             ip,
-            hostname: name.parse::<Hostname>().ok()?,
             ssh_port: machine
                 .ssh
                 .as_ref()

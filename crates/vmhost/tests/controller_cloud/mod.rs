@@ -193,6 +193,7 @@ pub fn peer(network: &str) -> Peer {
     Peer {
         bridge: format!("st{network}-br").parse().unwrap(),
         network: "10.99.0.0/16".parse().unwrap(),
+        network6: None,
     }
 }
 

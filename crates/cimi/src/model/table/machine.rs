@@ -88,6 +88,7 @@ pub(super) const MACHINE: Type = Type {
         seen("machineImage", Ref(&[Kind::MachineImage])).stratuslab(),
         seen("imageIdentifier", String).stratuslab(),
         seen("addresses", Array(&String)).stratuslab(),
+        seen("addresses6", Array(&String)).stratuslab(),
         seen("networks", Array(&String)).stratuslab(),
         seen("host", Ref(&[Kind::Host])).stratuslab(),
         seen("hostname", String).stratuslab(),
@@ -315,7 +316,11 @@ pub(super) const MACHINE_NETWORK_INTERFACE: Type = Type {
     attributes: &[
         seen(
             "addresses",
-            Array(&Struct(&[seen("href", Uri).in_tag(), seen("ip", String)])),
+            Array(&Struct(&[
+                seen("href", Uri).in_tag(),
+                seen("ip", String),
+                seen("ip6", String).stratuslab(),
+            ])),
         ),
         seen("network", Ref(&[Kind::Network])),
         seen("networkPort", Ref(&[Kind::NetworkPort])),

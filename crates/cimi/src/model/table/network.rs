@@ -11,6 +11,7 @@ pub(super) const NETWORK: Type = Type {
         seen("mtu", Integer),
         seen("class", String).stratuslab(),
         seen("subnet", String).stratuslab(),
+        seen("subnet6", String).stratuslab(),
         seen("gateway", String).stratuslab(),
         seen("first", String).stratuslab(),
         seen("last", String).stratuslab(),
@@ -41,6 +42,7 @@ pub(super) const ADDRESS: Type = Type {
         a("network", Ref(&[Kind::Network])).at_creation(),
         seen("resource", Ref(&[Kind::Machine])),
         seen("macAddress", String).stratuslab(),
+        seen("ip6", String).stratuslab(),
     ],
     ..standard(Kind::Address, "addresses", "addresses")
 };
