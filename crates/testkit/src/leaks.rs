@@ -156,7 +156,7 @@ fn firewall_elements(namespace: &Namespace) -> Vec<String> {
     .collect()
 }
 
-/// Lines of dnsmasq's files.
+/// Lines of dnsmasq's files, but for the name that it has itself in DHCPv6.
 fn leases(state: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![state.to_owned()];
@@ -171,7 +171,8 @@ fn leases(state: &Path) -> Vec<String> {
                 let text = fs::read_to_string(&path).unwrap_or_default();
                 found.extend(
                     text.lines()
-                        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+                        .filter(|line| !line.trim().is_empty())
+                        .filter(|line| !line.starts_with('#') && !line.starts_with("duid "))
                         .map(|line| format!("{}: {line}", path.display())),
                 );
             }
