@@ -121,7 +121,9 @@ impl Gate {
             }
             let follows = rules.follows(&writes, newest).await;
             let follows = follows.map_err(|refusal| match refusal {
-                Refusal::Denied(why) | Refusal::TooMany(why) => self.denied(asked, why),
+                // Of a time that hasn't come: clocks were set back while it was on its way. It is said again.
+                Refusal::Denied(why) => refused(why),
+                Refusal::TooMany(why) => self.denied(asked, why),
                 Refusal::Unavailable(reason) => unavailable(reason),
             })?;
             match store.write(&transaction.and(follows))? {
@@ -144,11 +146,15 @@ impl Gate {
 
     fn denied(&self, asked: &Asked, why: String) -> StoreError {
         self.refuse(format!("{} was refused a write: {why}", asked.peer));
-        StoreError::Refused {
-            endpoints: "the door".to_owned(),
-            doing: "a transaction",
-            reason: why,
-        }
+        refused(why)
+    }
+}
+
+fn refused(reason: String) -> StoreError {
+    StoreError::Refused {
+        endpoints: "the door".to_owned(),
+        doing: "a transaction",
+        reason,
     }
 }
 
