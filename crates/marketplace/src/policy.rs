@@ -229,16 +229,30 @@ impl Policy {
 
     fn check_checksums(&self, entry: &Entry) -> Result<(), Refusal> {
         let checksums = &entry.metadata().checksums;
-        let mut all = vec![checksums.sha1.to_string()];
-        all.extend(checksums.md5.map(|digest| digest.to_string()));
-        all.extend(checksums.sha256.map(|digest| digest.to_string()));
-        all.extend(checksums.sha512.map(|digest| digest.to_string()));
-        listed(
-            &self.checksums,
-            CHECKSUM,
-            &checksums.sha1.to_string(),
-            |item| all.iter().any(|one| item.eq_ignore_ascii_case(one)),
-        )
+        let others = [
+            ("MD5 checksum image", checksums.md5.map(|it| it.to_string())),
+            (
+                "SHA-256 checksum image",
+                checksums.sha256.map(|it| it.to_string()),
+            ),
+            (
+                "SHA-512 checksum image",
+                checksums.sha512.map(|it| it.to_string()),
+            ),
+        ];
+        let sha1 = checksums.sha1.to_string();
+        let all = others
+            .iter()
+            .filter_map(|(what, value)| Some((*what, value.as_deref()?)))
+            .chain([(CHECKSUM, sha1.as_str())]);
+        let is = |item: &String, value: &str| item.eq_ignore_ascii_case(value);
+        // What stands on the black list is named as it is.
+        let mut black = self.checksums.black.iter();
+        let (what, value) = black
+            .find_map(|item| all.clone().find(|(_, value)| is(item, value)))
+            .unwrap_or((CHECKSUM, &sha1));
+        let is_meant = |item: &String| all.clone().any(|(_, value)| is(item, value));
+        listed(&self.checksums, what, value, is_meant)
     }
 }
 

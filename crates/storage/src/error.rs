@@ -22,8 +22,8 @@ pub enum Error {
     },
     /// The file system is full, or would be fuller than its reserve allows.
     #[error(
-        "not enough space: needs {needed_bytes} bytes, {available_bytes} free in {}, of which {reserve_bytes} are kept in reserve; \
-         free some space or lower the reserve",
+        "not enough space in {}: {needed_bytes} bytes more are needed, {available_bytes} bytes are free, and {reserve_bytes} bytes of them \
+         stay in reserve (`storage.reserve_mib`); free some space or lower the reserve",
         dir.display()
     )]
     NoSpace {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
 use marketplace::UtcTime;
 use marketplace::catalogue::{Name, Record};
@@ -209,9 +209,15 @@ pub fn followers(config: &Config, marketplace: &Marketplace) -> anyhow::Result<V
         .connect_timeout(CONNECTING)
         .redirect(reqwest::redirect::Policy::limited(3));
     if !given.follow_ca.is_empty() {
-        let pem = std::fs::read(&given.follow_ca).with_context(|| given.follow_ca.clone())?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem);
-        for certificate in certificates.context("marketplace.follow_ca")? {
+        let key = || format!("marketplace.follow_ca: {}", given.follow_ca);
+        let pem = std::fs::read(&given.follow_ca).with_context(key)?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem).with_context(key)?;
+        ensure!(
+            !certificates.is_empty(),
+            "{} holds no certificate in PEM form",
+            key()
+        );
+        for certificate in certificates {
             builder = builder.add_root_certificate(certificate);
         }
     }

@@ -118,9 +118,12 @@ impl StorageController {
             return self.keep_image(read).await;
         };
         match self.0.settings.registries.judge(&entry).await {
-            Err(LookupError::Refused(reason)) => return self.refuse(read, reason, false).await,
+            Err(LookupError::Refused(reason)) => return self.refused_by_site(read, reason).await,
             // Nobody can say now: it stays as it is.
             Err(LookupError::Unavailable(_)) => return self.keep_as_it_is(read).await,
+            Ok(Standing::Good) if is_refused(read) && !is_withdrawn(read) => {
+                return self.accept(read).await;
+            }
             Ok(Standing::Good) if !self.is_due(read) && is_withdrawn(read) => {
                 return Ok(Next::Settled);
             }
@@ -153,6 +156,44 @@ impl StorageController {
         }
     }
 
+    /// The site refuses the entry by which an image is there: it can't be used from now on, until an entry of somebody else is found
+    /// that the site accepts.
+    async fn refused_by_site(&self, read: &Cached<Image>, reason: String) -> Result<Next, Error> {
+        let origin = read.provenance.as_ref();
+        let is_told = origin.is_some_and(|it| it.withdrawn || it.refused.as_ref() == Some(&reason));
+        if !is_told {
+            return self.refuse(read, reason, false).await;
+        }
+        let identifier = expected(&read.desired.expected)?.known_identifier();
+        let Some(identifier) = identifier.filter(|_| self.is_due(read)) else {
+            return Ok(Next::Settled);
+        };
+        let local = read.id.local();
+        if let Some(left) = self.0.rests.left(local, read.desired.attempt) {
+            return Ok(Next::Again(left));
+        }
+        match self.0.settings.registries.look_up(&identifier).await {
+            Ok(found) => {
+                self.0.rests.forget(local);
+                self.go_by(read, found, true).await
+            }
+            Err(LookupError::Refused(_)) => {
+                self.0.rests.forget(local);
+                let edit = |image: &mut Image| {
+                    if let Some(origin) = &mut image.provenance {
+                        origin.checked = Timestamp::now();
+                    }
+                };
+                self.write_image(read, edit, None).await?;
+                Ok(Next::Settled)
+            }
+            Err(LookupError::Unavailable(_)) => {
+                self.0.rests.failed(local, read.desired.attempt, AGAIN);
+                Ok(Next::Again(AGAIN))
+            }
+        }
+    }
+
     /// What was accepted stays so, and what was refused.
     async fn keep_as_it_is(&self, read: &Cached<Image>) -> Result<Next, Error> {
         if is_refused(read) {
@@ -169,11 +210,11 @@ impl StorageController {
             && self.is_due(image)
     }
 
-    /// Once in a while; of one that was withdrawn often, since nobody starts it meanwhile, and its endorser may have said
-    /// something better.
+    /// Once in a while; of one that is refused often, since nobody starts it meanwhile, and its endorser may have said something
+    /// better, or somebody else.
     fn is_due(&self, read: &Image) -> bool {
         let settings = &self.0.settings;
-        let age = match is_withdrawn(read) {
+        let age = match is_refused(read) {
             true => settings.entries_fresh.min(settings.entries_recheck),
             false => settings.entries_recheck,
         };
@@ -308,15 +349,20 @@ impl StorageController {
         Ok(Next::Settled)
     }
 
-    /// The image may not be used any more: `withdrawn`, because of what the Marketplaces say now.
+    /// The image may not be used any more: `withdrawn`, because of what the Marketplaces say now; else by the rules of the site, and the
+    /// Marketplaces are asked for another entry next.
     async fn refuse(
         &self,
         read: &Cached<Image>,
         reason: String,
         withdrawn: bool,
     ) -> Result<Next, Error> {
-        if read.state == ImageState::Error && is_refused(read) && (is_withdrawn(read) || !withdrawn)
-        {
+        let origin = read.provenance.as_ref();
+        let is_told = origin.is_some_and(|it| match withdrawn {
+            true => it.withdrawn,
+            false => it.refused.as_ref() == Some(&reason),
+        });
+        if read.state == ImageState::Error && is_told {
             return Ok(Next::Settled);
         }
         tracing::warn!(image = %read.id, reason, "a cached image may not be used any more");
@@ -326,12 +372,18 @@ impl StorageController {
             if let Some(origin) = &mut image.provenance {
                 origin.refused = Some(reason.clone());
                 origin.withdrawn |= withdrawn;
-                origin.checked = Timestamp::now();
+                origin.checked = match withdrawn {
+                    true => Timestamp::now(),
+                    false => Timestamp::default(),
+                };
             }
         };
         self.write_image(read, edit, Some(EventOutcome::Failure))
             .await?;
-        Ok(Next::Settled)
+        Ok(match withdrawn {
+            true => Next::Settled,
+            false => Next::Again(Duration::ZERO),
+        })
     }
 }
 

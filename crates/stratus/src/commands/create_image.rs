@@ -229,6 +229,7 @@ impl Arguments {
                 out.step("Machine ready for use");
                 out.info(format_args!("\tMachine IP: {}\tRemember to stop the machine when finished", guest.place.host));
                 out.info(format_args!("\tLog in with: {}", guest.login()));
+                out.info(format_args!("\tWhen it is as it shall be: stratus shutdown-instance {} makes the image", machine.shown_id()));
                 self.told(&session, &machine, None, &log)
             }
             Ok(_) => self.save(&session, &api, &machine, &log).await,

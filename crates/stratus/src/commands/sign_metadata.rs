@@ -51,21 +51,17 @@ impl Arguments {
         let signed = Endorser::load(&session, &self.signing)
             .map_err(|failure| failure.to_string())
             .and_then(|endorser| {
-                let certified = endorser.certified_email().map(str::to_owned);
-                Ok((certified, endorser.endorse(&document, self.email.as_deref()).map_err(|error| error.to_string())?))
-            });
-        let signed = match signed {
-            Ok((certified, signed)) => {
-                if let (Some(certified), Some(email)) = (&certified, &self.email)
+                if let (Some(certified), Some(email)) = (endorser.certified_email(), &self.email)
                     && !certified.eq_ignore_ascii_case(email)
                 {
                     session.out.warning(format_args!(
-                        "the certificate is that of {certified}, and the description is signed in the name of {email}: clouds may not believe that, \
-                         and {email} has to confirm it"
+                        "the certificate is that of {certified}: the description is signed in that name, and --email {email} is not used"
                     ));
                 }
-                signed
-            }
+                endorser.endorse(&document, self.email.as_deref()).map_err(|error| error.to_string())
+            });
+        let signed = match signed {
+            Ok(signed) => signed,
             Err(text) => {
                 write_stderr(&format!("{text}\n"));
                 return Err(Failure::Check("Error signing metadata file".to_owned()));

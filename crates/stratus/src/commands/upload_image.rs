@@ -128,13 +128,14 @@ impl Arguments {
             unfinished::say("The image is in the cloud, its description is not published; run the command again to go on.");
             out.banner("Starting manifest upload");
             out.step("Parsing manifest");
+            let is_public = self.public || image.visibility.as_deref() == Some("PUBLIC");
             let is_elsewhere = manifest.image.locations.iter().any(|known| *known != location);
-            let can_be_fetched = is_elsewhere || (self.public && is_for_everybody(&session, &self.cloud, &location).await);
+            let can_be_fetched = is_elsewhere || (is_public && is_for_everybody(&session, &self.cloud, &location).await);
             if !can_be_fetched {
                 out.warning(format_args!(
                     "{location} wants a login of this cloud, so nobody else can fetch the image from there{}. For others, put {} on a web server, \
                      name its address with build-metadata --location, and publish with upload-metadata",
-                    if self.public { " (its operator can change that: images.public_data)" } else { "" },
+                    if is_public { " (its operator can change that: images.public_data)" } else { "" },
                     file.display()
                 ));
             }

@@ -381,6 +381,54 @@ async fn an_endorser_who_is_revoked_takes_cached_images_along_until_the_site_thi
     world.kill().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_image_goes_by_another_endorser_when_the_site_refuses_the_first() {
+    let mut world = World::new().await;
+    let (site, bytes) = (Site::default(), bytes());
+    let server = site.serve().await;
+    let metadata = described(&bytes, &[format!("{}/disk", base(&server))]);
+    let identifier = metadata.identifier.to_string();
+    site.put("/disk", whole(bytes.clone()));
+    let entries = [("alice@example.org", -60), ("bob@example.org", -120)]
+        .map(|(who, ago)| signed_at(&metadata, &endorser(who), seconds_from_now(ago)));
+    site.put_entries(&identifier, &entries);
+    let policy = world.dir.path().join("policy.cfg");
+    let refuse = |who: &str| {
+        let text = format!("[endorsers]\nblacklistendorsers = {who}\n");
+        std::fs::write(&policy, text).expect("policy");
+    };
+    refuse("");
+    world
+        .start_with(asking(world.settings(), &[&server], Some(&policy)), None)
+        .await;
+    let one = wanted(&identifier);
+    world.create(&one).await;
+    let by = |who: &'static str| {
+        move |image: &Image| {
+            let origin = image.provenance.as_ref();
+            let endorser = origin.and_then(|origin| origin.endorser.as_deref());
+            available(image) && endorser == Some(who)
+        }
+    };
+    let because = |who: &'static str| {
+        move |image: &Image| {
+            let reason = image.reason.as_deref().unwrap_or_default();
+            failed(image) && reason.contains(&format!("{who} is blacklisted"))
+        }
+    };
+    let local = one.id.local();
+    world.until::<Image>(local, by("alice@example.org")).await;
+    refuse("alice@example.org");
+    world.until::<Image>(local, by("bob@example.org")).await;
+    refuse("alice@example.org, bob@example.org");
+    world
+        .until::<Image>(local, because("bob@example.org"))
+        .await;
+    refuse("bob@example.org");
+    world.until::<Image>(local, by("alice@example.org")).await;
+    world.kill().await;
+}
+
 /// Who it is comes before what is newest: nobody but the endorser pushes out what the endorser said.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_and_the_future_do_not_push_out_what_an_endorser_said() {
