@@ -18,6 +18,8 @@ use crate::{Marketplace, Refused, Settings};
 
 /// The folder that holds all others.
 const FOLDER: &str = "metadata";
+/// Folders that an entry lies in, below that: the image's and the endorser's.
+const FOLDERS: usize = 2;
 /// Documents verified and written at once: the store takes several as fast as one.
 const AT_ONCE: usize = 32;
 
@@ -94,19 +96,17 @@ impl Marketplace {
             Ok(())
         };
         for image in sorted(&root)? {
-            for endorser in sorted(&image)? {
-                for path in sorted(&endorser)? {
-                    if at_work.len() >= AT_ONCE
-                        && let Some(done) = at_work.join_next().await
-                    {
-                        note(done.map_err(|error| Refused::Internal(error.to_string()))?)?;
-                    }
-                    let marketplace = self.clone();
-                    at_work.spawn(async move {
-                        let taken = marketplace.take_file(&path).await;
-                        (path, taken)
-                    });
+            for path in below(image, FOLDERS)? {
+                if at_work.len() >= AT_ONCE
+                    && let Some(done) = at_work.join_next().await
+                {
+                    note(done.map_err(|error| Refused::Internal(error.to_string()))?)?;
                 }
+                let marketplace = self.clone();
+                at_work.spawn(async move {
+                    let taken = marketplace.take_file(&path).await;
+                    (path, taken)
+                });
             }
         }
         while let Some(done) = at_work.join_next().await {
@@ -188,6 +188,19 @@ fn named(path: &Path) -> Option<Name> {
     let email = parts.next()?.filter(|email| is_email(email))?;
     let identifier = parts.next()??.parse().ok()?;
     Some((identifier, email.into(), created))
+}
+
+/// What lies in it, so many folders deep, in order: also what is at another depth than entries are, to be told of.
+fn below(path: PathBuf, depth: usize) -> Result<Vec<PathBuf>, TreeError> {
+    let is_folder = fs::symlink_metadata(&path).map_err(of(&path))?.is_dir();
+    if !is_folder || depth == 0 {
+        return Ok(vec![path]);
+    }
+    let mut all = Vec::new();
+    for inner in sorted(&path)? {
+        all.extend(below(inner, depth - 1)?);
+    }
+    Ok(all)
 }
 
 /// What is in a folder, in order; nothing if it is no folder. Links are not followed.

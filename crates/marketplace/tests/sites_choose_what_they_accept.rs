@@ -120,7 +120,7 @@ fn lists_let_through_and_hold_back() {
                 ..Policy::default()
             },
             Some(
-                "SHA-1 checksum image 3b71f43ff30f4b15b5cd85dd9e95ebc7e84eb5a3 is blacklisted, rejecting entry",
+                "MD5 checksum image b6d81b360a5672d80c27430f39153e2c is blacklisted, rejecting entry",
             ),
         ),
         (

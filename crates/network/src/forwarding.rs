@@ -80,10 +80,10 @@ impl<'a> Forwarding<'a> {
             return Ok(());
         }
         for family in [&IPV4, &IPV6] {
-            if let Some(interfaces) = self.noted(family).await?
-                && family.is_on().await?
-            {
-                family.switch("0").await?;
+            if let Some(interfaces) = self.noted(family).await? {
+                if family.is_on().await? {
+                    family.switch("0").await?;
+                }
                 for interface in interfaces {
                     // It may be gone, or be set by somebody else by now.
                     let path = setting(&interface, ACCEPT_RA);

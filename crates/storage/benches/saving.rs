@@ -5,14 +5,15 @@
 //! | saved (merged, digested twice (SHA-1, SHA-256), checked, flushed) over `qemu-img convert` and a flush | ≥ 0.8 × its speed |
 //! | the same of as much in a file system, cleaned | ≥ 0.8 × its speed |
 //!
-//! `qemu-img convert` computes no checksum: of the 1.6 s of processor time that saving these 768 MiB takes, they are 0.7 s, which is
-//! as much as `qemu-img convert` takes for all it does.
+//! `qemu-img convert` computes no checksum. Both of a saved image are made at 1.57 GB/s on a processor of which `qemu-img convert`
+//! copies 1.9 GB/s: there they are what saving waits for. So what a user would type for the same result stands beside it, too:
+//! `qemu-img convert`, and then `sha1sum` and `sha256sum` at once.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use storage::Durability;
@@ -78,7 +79,8 @@ async fn save(dir: &Path, disk: impl FnOnce() -> Box<dyn Disk>) -> Duration {
     took
 }
 
-fn convert(dir: &Path, overlay: &Path) -> Duration {
+/// How long the conversion takes, and both checksums after it.
+fn convert(dir: &Path, overlay: &Path) -> (Duration, Duration) {
     let target = dir.join("converted.qcow2");
     let began = Instant::now();
     run(
@@ -92,9 +94,17 @@ fn convert(dir: &Path, overlay: &Path) -> Duration {
         ],
     );
     File::open(&target).unwrap().sync_all().unwrap();
-    let took = began.elapsed();
+    let converted = began.elapsed();
+    let sums = ["sha1sum", "sha256sum"].map(|program| {
+        let mut sum = Command::new(program);
+        sum.arg(&target).stdout(Stdio::null()).spawn().unwrap()
+    });
+    for mut sum in sums {
+        assert!(sum.wait().unwrap().success());
+    }
+    let summed = began.elapsed();
     std::fs::remove_file(&target).unwrap();
-    took
+    (converted, summed)
 }
 
 #[tokio::main]
@@ -157,9 +167,9 @@ async fn main() {
 
 /// Saves and converts side by side, each first in turn.
 async fn compare(dir: &Path, what: &str, overlay: &Path, disk: impl Fn() -> Box<dyn Disk>) {
-    let mut ratios = Vec::new();
+    let (mut ratios, mut ratios_with_sums) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        let (ours, theirs) = if round % 2 == 0 {
+        let (ours, (theirs, summed)) = if round % 2 == 0 {
             let ours = save(dir, &disk).await;
             (ours, convert(dir, overlay))
         } else {
@@ -173,10 +183,15 @@ async fn compare(dir: &Path, what: &str, overlay: &Path, disk: impl Fn() -> Box<
             theirs.as_secs_f64()
         );
         ratios.push(ratio);
+        ratios_with_sums.push(summed.as_secs_f64() / ours.as_secs_f64());
     }
-    ratios.sort_by(f64::total_cmp);
+    let median = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
     println!(
-        "{what}: median {:.2} × the speed of qemu-img convert (budget: 0.8)",
-        ratios[ratios.len() / 2]
+        "{what}: median {:.2} × the speed of qemu-img convert (budget: 0.8), {:.2} × with sha1sum and sha256sum",
+        median(ratios),
+        median(ratios_with_sums)
     );
 }

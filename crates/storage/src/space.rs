@@ -58,7 +58,8 @@ mod tests {
         let error = require(dir.path(), 1, free.saturating_mul(2)).expect_err("beyond the reserve");
         let text = error.to_string();
         assert!(
-            text.contains("needs 1 bytes") && text.contains(&dir.path().display().to_string()),
+            text.contains("1 bytes more are needed")
+                && text.contains(&dir.path().display().to_string()),
             "{text}"
         );
     }

@@ -321,7 +321,10 @@ async fn interrupted_by_user() -> Result {
         match (crate::unfinished::farewell(), crate::unfinished::name()) {
             (Some(farewell), _) => farewell,
             (None, Some(name)) => format!("What was begun goes on at the cloud: {name}."),
-            (None, None) => "What was begun at the cloud goes on there.".to_owned(),
+            (None, None) if crate::unfinished::has_asked_for_change() => {
+                "What was begun at the cloud goes on there.".to_owned()
+            }
+            (None, None) => "Nothing was changed.".to_owned(),
         }
     };
     write_stdout(format!("\n\nInterrupted. {farewell} Goodbye.\n").as_bytes())

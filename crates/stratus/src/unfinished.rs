@@ -28,6 +28,8 @@ struct Begun {
     farewell: Option<String>,
     /// Files of the user's that are written right now.
     files: Vec<PathBuf>,
+    /// Whether the cloud was asked for anything but to show something.
+    has_asked: bool,
 }
 
 static BEGUN: Mutex<Begun> = Mutex::new(Begun {
@@ -38,6 +40,7 @@ static BEGUN: Mutex<Begun> = Mutex::new(Begun {
     name: None,
     farewell: None,
     files: Vec::new(),
+    has_asked: false,
 });
 
 /// Rung at the end of every request.
@@ -105,6 +108,16 @@ async fn all_answered() {
         }
         answered.await;
     }
+}
+
+/// Notes that the cloud is asked to do something.
+pub fn note_change() {
+    begun().has_asked = true;
+}
+
+/// Whether it was.
+pub fn has_asked_for_change() -> bool {
+    begun().has_asked
 }
 
 /// Notes a file that is of no use until it is whole: it goes when the command is interrupted.

@@ -13,6 +13,7 @@
 //! ```
 
 use super::{Algorithm, Lists, Policy};
+use crate::metadata::is_email;
 
 /// A line that can't be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +79,13 @@ impl Policy {
             return Ok(());
         }
         let list = self.list(section, key)?;
+        // Subjects of certificates have commas; nothing else that is listed has.
+        let mut parts = item.split(',').map(str::trim);
+        if item.contains(',') && (section != "endorsers" || parts.all(is_email)) {
+            return Err(format!(
+                "'{item}' is several items: write one a line, the further ones indented"
+            ));
+        }
         if !item.is_empty() {
             list.push(item.to_owned());
         }
@@ -137,6 +145,8 @@ mod tests {
     #[test]
     fn slips_are_refused() {
         for (text, line) in [
+            ("[endorsers]\nblacklistendorsers = a@b.c, d@e.f\n", 2),
+            ("[checksums]\nwhitelistchecksums =\n  00,11\n", 3),
             ("[endorser]\nwhitelistendorsers = a\n", 2),
             ("[endorsers]\nwhitelistendorser = a\n", 2),
             ("[endorsers]\nwhitelistimages = a\n", 2),

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::verifier::Seen;
 use super::{ApiError, Endpoint, OwnCertificate, ShownBy, Trust, Witness};
 use crate::output::Output;
+use crate::unfinished;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -486,6 +487,9 @@ impl Api {
         method: &Method,
         builder: RequestBuilder,
     ) -> Result<reqwest::Response, ApiError> {
+        if *method != Method::GET {
+            unfinished::note_change();
+        }
         let is_repeatable = [Method::GET, Method::PUT, Method::DELETE].contains(method);
         let mut pauses = RETRY_PAUSES.iter().filter(|_| is_repeatable);
         let unusable = |error| ApiError::network(&error, &self.endpoint().to_string());

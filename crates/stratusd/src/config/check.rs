@@ -365,6 +365,10 @@ impl NetworkEntry {
                 .map_err(|error| (".subnet6", format!("is `{text}`: {error}")))
         });
         let subnet6 = subnet6.transpose()?;
+        if let Some(mtu) = self.mtu.filter(|mtu| subnet6.is_some() && *mtu < 1280) {
+            let text = format!("is {mtu}; with `subnet6` write at least 1280, as IPv6 needs");
+            return Err((".mtu", text));
+        }
         let gateway = self.gateway.or_else(|| subnet.nth(1)).ok_or_else(small)?;
         let first = self.first.or_else(|| subnet.nth(2)).ok_or_else(small)?;
         let before_broadcast = Ipv4Addr::from_bits(subnet.broadcast().to_bits().saturating_sub(1));

@@ -52,6 +52,8 @@ use crate::joining::Kept;
 /// Connections at once, more of which wait until they are taken; and those of one host, which has two while it fetches two files.
 const CONNECTIONS: usize = 32;
 const CONNECTIONS_OF_ONE: usize = 4;
+/// Of one address that hasn't shown yet whose it is.
+const SHOWING_AT_ONCE: usize = 4;
 /// Files given at once; who comes then is told to ask another one.
 const TRANSFERS: usize = 4;
 /// Calls at once on a connection: those of ours have one.
@@ -185,16 +187,21 @@ impl Giving {
 
 async fn serve(stream: TcpStream, from: SocketAddr, acceptor: &TlsAcceptor, giver: Arc<Giver>) {
     let _ = stream.set_nodelay(true);
+    // Who shows nothing keeps no place of others.
+    let Some(showing) = giver.seat(&from.ip().to_string(), SHOWING_AT_ONCE) else {
+        return;
+    };
     let Ok(Ok(stream)) = timeout(SHOWING, acceptor.accept(stream)).await else {
         tracing::debug!(%from, "somebody who comes for an image shows no certificate of a host");
         return;
     };
+    drop(showing);
     let shown = stream.get_ref().1.peer_certificates();
     let shown = shown.and_then(|shown| Peer::of(shown.first()?));
     let Some(Peer::Host(peer)) = shown else {
         return;
     };
-    let Some(_seat) = giver.seat(&peer.host) else {
+    let Some(_seat) = giver.seat(&peer.host, CONNECTIONS_OF_ONE) else {
         tracing::debug!(host = peer.host, %from, "no more connection of this host is taken");
         return;
     };
@@ -214,11 +221,11 @@ async fn serve(stream: TcpStream, from: SocketAddr, acceptor: &TlsAcceptor, give
 }
 
 impl Giver {
-    /// One more connection of a host; none if it has all that it gets.
-    fn seat(&self, host: &str) -> Option<Seat<'_>> {
+    /// One more connection of a host, or of an address that hasn't shown whose it is; none if it has all that it gets.
+    fn seat(&self, host: &str, most: usize) -> Option<Seat<'_>> {
         let mut seats = self.seats.lock();
         let taken = seats.entry(host.to_owned()).or_default();
-        if *taken >= CONNECTIONS_OF_ONE {
+        if *taken >= most {
             return None;
         }
         *taken += 1;
@@ -235,7 +242,7 @@ impl Giver {
             return empty(StatusCode::NOT_FOUND);
         };
         if let Err(why) = self.may_have(name, to, request.headers()) {
-            tracing::warn!(host = to, file = name, %why, "another host asks for an image that it may not have from here");
+            tracing::debug!(host = to, file = name, %why, "another host asks for an image that it may not have from here");
             return empty(StatusCode::FORBIDDEN);
         }
         let Ok(turn) = Arc::clone(&self.transfers).try_acquire_owned() else {

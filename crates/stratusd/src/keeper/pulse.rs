@@ -370,6 +370,10 @@ impl Inner {
 
     /// Says once that it is there; what it does ends when nobody has heard it for too long.
     async fn beat(&self, instance: &str) -> anyhow::Result<()> {
+        // Before it is asked once more, which takes its time.
+        if self.left().is_zero() {
+            self.rest("the store isn't heard");
+        }
         let lease = *self.lease.lock();
         let heard = match lease {
             Some(lease) => self.keep_alive(lease).await,

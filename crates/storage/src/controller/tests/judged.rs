@@ -420,7 +420,7 @@ async fn a_cached_image_goes_by_another_endorser_when_the_site_refuses_the_first
     world.until::<Image>(local, by("alice@example.org")).await;
     refuse("alice@example.org");
     world.until::<Image>(local, by("bob@example.org")).await;
-    refuse("alice@example.org, bob@example.org");
+    refuse("alice@example.org\n  bob@example.org");
     world
         .until::<Image>(local, because("bob@example.org"))
         .await;

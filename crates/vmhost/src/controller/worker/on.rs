@@ -171,6 +171,7 @@ impl Worker {
         let run = machine.desired.run;
         report(&self.shared.documents, self.own(), |machine| {
             enter(machine, Stage::Failed, run);
+            machine.observed.has_memory = true;
             machine.reason = Some(reason.clone());
             machine.accelerator = None;
         })

@@ -114,13 +114,15 @@ impl Worker {
                     tracing::warn!(vmid = %machine.vmid, %error, "its interfaces can't be given back yet");
                 }
                 let run = machine.desired.run;
-                let reason = if self.could_not_load(machine).await? {
+                let has_memory = self.could_not_load(machine).await?;
+                let reason = if has_memory {
                     format!("its memory could not be read back, and is kept: {error}")
                 } else {
                     error.to_string()
                 };
                 report(&self.shared.documents, self.own(), |machine| {
                     enter(machine, Stage::Failed, run);
+                    machine.observed.has_memory = has_memory;
                     machine.reason = Some(reason.clone());
                 })
                 .await?;
@@ -159,6 +161,7 @@ impl Worker {
             // A new process carries out every restart that was asked for so far.
             machine.observed.restart = machine.desired.restart;
             enter(machine, Stage::Booting, run);
+            machine.observed.has_memory = has_memory;
             machine.reason = None;
             machine.ssh.clone_from(&ssh);
         });
