@@ -82,9 +82,8 @@ fn joining() -> f64 {
     began.elapsed().as_secs_f64() * 1e3
 }
 
-/// The number and the document of a machine of this name on `host2`, once it runs.
-fn run(cluster: &Cluster, name: &str) -> (String, Value) {
-    let requirements = "--vm-requirements 'NAME = \"host2\"'";
+/// The number and the document of a machine of this name, once it runs.
+fn run(cluster: &Cluster, name: &str, requirements: &str) -> (String, Value) {
     cluster.stratus(&format!(
         "run-instance -q --vm-name {name} {requirements} $STRATUS_IMAGE"
     ));
@@ -101,7 +100,8 @@ fn run(cluster: &Cluster, name: &str) -> (String, Value) {
 }
 
 fn start(cluster: &Cluster) -> f64 {
-    let (number, machine) = run(cluster, "started");
+    let on_host2 = "--vm-requirements 'NAME = \"host2\"'";
+    let (number, machine) = run(cluster, "started", on_host2);
     let uuid = machine["id"].as_str().unwrap().rsplit('/').next().unwrap();
     let created: Timestamp = machine["created"].as_str().unwrap().parse().unwrap();
     let record = format!(".cluster/host2/state/machines/{uuid}/launch.json");
@@ -116,8 +116,11 @@ fn start(cluster: &Cluster) -> f64 {
 }
 
 fn moves(cluster: &Cluster, rounds: usize) -> Vec<f64> {
-    let (number, _) = run(cluster, "moving");
-    let there = ["host3", "host2"].into_iter().cycle().take(rounds);
+    let (number, machine) = run(cluster, "moving", "");
+    // Somewhere else each time.
+    let there = ["host1", "host2", "host3"].into_iter().cycle();
+    let there = there.skip_while(|host| machine["hostname"] != *host);
+    let there = there.skip(1).take(rounds);
     there
         .map(|host| {
             let moved =
