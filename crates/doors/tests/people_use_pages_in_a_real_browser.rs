@@ -170,6 +170,7 @@ async fn somebody_registers_is_approved_logs_in_and_forgets_the_password() {
     let text = world.letter(2, "root@example.org").await;
     assert!(text.contains("let me in"));
     log_in(&browser, &world, "root", "correct horse").await;
+    browser.wait_for("You are logged in as root").await;
     browser.open(&at("/register/requests")).await;
     browser.wait_for("waits for you").await;
     browser.wait_for("<script>alert(1)</script>").await;
