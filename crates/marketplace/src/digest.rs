@@ -82,8 +82,8 @@ impl<'de, const N: usize> Deserialize<'de> for Digest<N> {
     }
 }
 
-/// Digests of a content, in the order the original client writes them: the one that names it, one that proves it, and those
-/// that somebody stated.
+/// Digests of a content, in the order the original client writes them: the one that names it, one that proves it (of what was
+/// made just now it may still be missing), and those that somebody stated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digests {
     /// MD5 (kept because entries state it; proves nothing against an attacker).
@@ -100,6 +100,12 @@ pub struct Digests {
 }
 
 impl Digests {
+    /// Whether there is one that nobody can make another content for.
+    #[must_use]
+    pub const fn is_proof(&self) -> bool {
+        self.sha256.is_some() || self.sha512.is_some()
+    }
+
     /// These, and what `others` has besides; nothing if they can't be of one content.
     #[must_use]
     pub fn joined(&self, others: &Self) -> Option<Self> {

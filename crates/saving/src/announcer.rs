@@ -176,6 +176,8 @@ impl Announcer {
             return Ok(());
         };
         match read.state {
+            // Who goes by the description is to have a proof of the content.
+            ImageState::Available if read.file.as_ref().is_some_and(|it| !it.is_proven()) => Ok(()),
             ImageState::Available => self.announce(&read, capture, save).await,
             ImageState::Error => {
                 let reason = read.reason.clone().unwrap_or_default();

@@ -680,3 +680,55 @@ async fn an_image_that_its_owner_has_cleaned_is_announced_after_all() {
     stop.cancel();
     work.await.unwrap();
 }
+
+#[tokio::test]
+async fn nothing_is_told_of_an_image_before_its_content_is_proven() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(dir.path().join("db")).unwrap());
+    let documents = Documents::open(store).await.unwrap();
+    let (mut image, later) = (saved(None), saved(None));
+    let proof = {
+        let digests = &mut image.file.as_mut().unwrap().digests;
+        (digests.md5, digests.sha512) = (None, None);
+        digests.sha256.take()
+    };
+    for image in [&image, &later] {
+        documents.changes().create(image).commit().await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let announcer = Announcer::new(documents.clone(), settings(None, PATIENCE));
+    let work = tokio::spawn(announcer.run(stop.clone()));
+    let until_announced = async |local: &str| {
+        let mut changes = documents.images.changes();
+        let is_told = || {
+            let image = documents.images.get(local).unwrap();
+            image.announced.as_ref().is_some_and(|told| !told.pending)
+        };
+        let told = async {
+            while !is_told() {
+                changes.next().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.expect("in time");
+    };
+    until_announced(later.local_id()).await;
+    let read = documents.images.get(image.local_id()).unwrap();
+    assert_eq!(read.announced, None);
+    assert_eq!(letters_of(&documents).await.len(), 1);
+    let mut proven = read.document.0.clone();
+    let digests = &mut proven.file.as_mut().unwrap().digests;
+    digests.sha256.clone_from(&proof);
+    documents
+        .changes()
+        .replace(&read, proven)
+        .commit()
+        .await
+        .unwrap();
+    until_announced(image.local_id()).await;
+    let letters = letters_of(&documents).await;
+    assert_eq!(letters.len(), 2);
+    let proof = proof.unwrap();
+    assert!(letters.iter().all(|letter| letter.contains(&proof)));
+    stop.cancel();
+    work.await.unwrap();
+}

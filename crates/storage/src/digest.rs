@@ -14,9 +14,9 @@ use crate::error::Error;
 use crate::identifier::ImageIdentifier;
 use crate::inspect::Format;
 
-/// Which digests are computed beside SHA-1, which names an image: what was stated, and always one that proves it. That is SHA-256
-/// if there is a choice, for which processors have instructions; SHA-512 and MD5 each cost about as much as all the rest of an
-/// import.
+/// Which digests are computed beside SHA-1, which names an image: what was stated, and always one that proves it, now or
+/// later. That is SHA-256 if there is a choice, for which processors have instructions; SHA-512 and MD5 each cost about as much as
+/// all the rest of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) md5: bool,
@@ -42,7 +42,8 @@ impl Wanted {
     pub(crate) const fn by(expected: &Expected) -> Self {
         Self {
             md5: expected.md5.is_some(),
-            sha256: expected.sha256.is_some() || expected.sha512.is_none(),
+            sha256: expected.sha256.is_some()
+                || (expected.sha512.is_none() && !expected.proven_later),
             sha512: expected.sha512.is_some(),
         }
     }
@@ -84,6 +85,9 @@ pub struct Expected {
     pub packing: Packing,
     /// What the file is as it comes, before decompression.
     pub source: ExpectedSource,
+    /// That the content is made here, so that nothing that others state of it is to be proven, and that whoever imports it has it
+    /// [proven](crate::import::ImageStore::prove) afterwards.
+    pub proven_later: bool,
 }
 
 /// What is already known of the file that an image comes in, compressed or not. Everything given is checked.

@@ -338,6 +338,19 @@ impl ImageStore {
         flight::same(self, &image, expected).await.map(Some)
     }
 
+    /// Sees to it that there is a checksum which proves the image, for one that came [without](Expected::proven_later): it is read
+    /// again, once. Where it can't be written down the next one does it anew.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Mismatch`] if it isn't what was written any more; [`Error::Io`].
+    pub async fn prove(&self, identifier: &ImageIdentifier) -> Result<(), Error> {
+        let expected = Expected {
+            identifier: Some(*identifier),
+            ..Expected::default()
+        };
+        self.compare(identifier, &expected, true).await.map(drop)
+    }
+
     /// Size and free space of the file system below.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
+use bytes::BufMut as _;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ pub const GREETING_LIMIT: Duration = Duration::from_secs(10);
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// The largest answer read; `query-named-block-nodes` of 64 disks is about 200 KiB.
 const LINE_LIMIT: usize = 4 * 1024 * 1024;
+/// Most bytes taken from the socket at once.
+const READ_BYTES: usize = 64 * 1024;
 /// Commands waiting to be written; callers wait beyond.
 const COMMAND_QUEUE: usize = 32;
 /// Events waiting to be read; more are dropped and [`QmpEvent::Lost`] says so.
@@ -414,7 +417,8 @@ impl Lines {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "line too long"));
             }
             socket.readable().await?;
-            match socket.try_read_buf(&mut self.buffer) {
+            // A vector has room for as much again as is in it, and would be filled.
+            match socket.try_read_buf(&mut (&mut self.buffer).limit(READ_BYTES)) {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

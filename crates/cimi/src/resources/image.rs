@@ -115,7 +115,7 @@ pub struct ImageFile {
     pub format: MediumFormat,
     /// Size of the disk that a guest sees.
     pub virtual_size: ByteSize,
-    /// What was computed while it streamed in.
+    /// What was computed while it streamed in, or later.
     pub digests: Digests,
     /// The same of the file itself, where that isn't what came: an image of another hypervisor was converted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +123,12 @@ pub struct ImageFile {
 }
 
 impl ImageFile {
+    /// Whether a checksum is known that nobody can make another content for. Of what was saved just now it is still computed.
+    #[must_use]
+    pub const fn is_proven(&self) -> bool {
+        self.digests.sha256.is_some() || self.digests.sha512.is_some()
+    }
+
     /// Length and checksums of the file.
     #[must_use]
     pub fn content(&self) -> &Digests {

@@ -548,6 +548,7 @@ pub(super) fn stated_by(found: &Found) -> Result<Expected, LookupError> {
         format: stated_format(metadata.format.as_deref())?,
         packing: Packing::Unknown,
         source: ExpectedSource::default(),
+        proven_later: false,
     })
 }
 

@@ -1,8 +1,9 @@
 //! Images made of the root disks of machines that are off.
 //!
 //! The disk is merged with the image it stands on into one standalone qcow2, as a stream that goes the way of every
-//! import: digested while it is written, examined, whole or not at all. It is only read: should anything go wrong it is
-//! as it was. What went wrong for now (no space, say) is tried again, and the machine waits; a machine that was killed has
+//! import: digested while it is written, examined, whole or not at all. SHA-1, which names it, is all that it waits for; the
+//! checksum that proves it to others is made when it is there already (`prove`), before anything is told of it.
+//! The disk is only read: should anything go wrong it is as it was. What went wrong for now (no space, say) is tried again, and the machine waits; a machine that was killed has
 //! nothing to save any more.
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::follow::Next;
 use super::image_content::Brought;
+use super::images::BUSY;
 use super::{StorageController, blocking};
 use crate::digest::Expected;
 use crate::disk::{self, FlatQcow2, clean};
@@ -25,8 +27,6 @@ use crate::inspect::Format;
 
 /// The name of a machine's root disk in its folder.
 const ROOT_DISK: &str = "root.qcow2";
-/// How long a worker that is already at an image is left alone.
-const BUSY: Duration = Duration::from_secs(1);
 
 impl StorageController {
     /// Rings the workers of images that wait for their machines.
@@ -211,6 +211,7 @@ struct Merged {
 pub(super) fn expected() -> Expected {
     Expected {
         format: Some(Format::Qcow2),
+        proven_later: true,
         ..Expected::default()
     }
 }

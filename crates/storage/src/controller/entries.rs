@@ -172,13 +172,13 @@ impl StorageController {
         if let Some(left) = self.0.rests.left(local, read.desired.attempt) {
             return Ok(Next::Again(left));
         }
+        self.0.rests.asks(local);
         match self.0.settings.registries.look_up(&identifier).await {
             Ok(found) => {
                 self.0.rests.forget(local);
                 self.go_by(read, found, true).await
             }
             Err(LookupError::Refused(_)) => {
-                self.0.rests.forget(local);
                 let edit = |image: &mut Image| {
                     if let Some(origin) = &mut image.provenance {
                         origin.checked = Timestamp::now();
@@ -211,9 +211,12 @@ impl StorageController {
     }
 
     /// Once in a while; of one that is refused often, since nobody starts it meanwhile, and its endorser may have said something
-    /// better, or somebody else.
+    /// better, or somebody else; and when the rules that refuse it have changed.
     fn is_due(&self, read: &Image) -> bool {
         let settings = &self.0.settings;
+        if is_refused(read) && !is_withdrawn(read) && !self.0.rests.has_asked(read.id.local()) {
+            return true;
+        }
         let age = match is_refused(read) {
             true => settings.entries_fresh.min(settings.entries_recheck),
             false => settings.entries_recheck,

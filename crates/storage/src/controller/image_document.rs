@@ -43,6 +43,7 @@ pub(super) fn expected(given: &Digests) -> Result<Expected, Error> {
         format: None,
         packing: Packing::Unknown,
         source: ExpectedSource::default(),
+        proven_later: false,
     })
 }
 

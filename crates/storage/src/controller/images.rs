@@ -1,6 +1,7 @@
 //! Images: fetched, kept and removed as their documents say.
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use cimi::Timestamp;
@@ -15,16 +16,19 @@ use super::image_document::image_file;
 use crate::error::Error;
 use crate::identifier::ImageIdentifier;
 
+/// How long work that is already at an image is left alone.
+pub(super) const BUSY: Duration = Duration::from_secs(1);
 /// How often it is asked whether the last machine of a removed image is gone.
 const MACHINES_PERIOD: Duration = Duration::from_secs(30);
 
 impl StorageController {
-    /// Fetching and looking up is long work, everything else is quick.
+    /// Fetching, reading and looking up is long work, everything else is quick.
     pub(super) fn image_lane(&self, local: &str) -> Lane {
         match self.0.documents.images.get(local) {
             Some(image) if image.is_on_its_way() && self.is_long(&image.desired.source) => {
                 Lane::Long(owner(&image).into())
             }
+            Some(image) if is_to_be_proven(&image) => Lane::Long(owner(&image).into()),
             // A Marketplace that doesn't answer must not hold up what has nothing to do with it.
             Some(image) if self.is_to_be_looked_up_anew(&image) => Lane::Long("entries".into()),
             _ => Lane::Quick,
@@ -75,6 +79,7 @@ impl StorageController {
                 | ImageSource::Catalogue { .. }
                 | ImageSource::Volume { .. },
             ) => self.fetch(&read).await,
+            (ImageState::Available, _) if is_to_be_proven(&read) => self.prove(&read).await,
             (ImageState::Available | ImageState::Error, ImageSource::Marketplace)
                 if read.file.is_some() =>
             {
@@ -107,6 +112,51 @@ impl StorageController {
                 self.image_failed(read, &reason).await
             }
         }
+    }
+
+    /// Has the checksum computed that an image was made available without.
+    async fn prove(&self, read: &Cached<Image>) -> Result<Next, Error> {
+        let local = read.id.local();
+        let Some((kind, identifier)) = cached_name(read) else {
+            return Ok(Next::Settled);
+        };
+        let Some(transfer) = self.0.transfers.begin(local) else {
+            return Ok(Next::Again(BUSY));
+        };
+        let store = self.store(kind);
+        let mut proving = pin!(store.prove(&identifier));
+        let proven = loop {
+            tokio::select! {
+                biased;
+                () = transfer.changed() => {
+                    let image = self.0.documents.images.get(local);
+                    if image.is_none_or(|image| image.desired.deleted) {
+                        return Ok(Next::Again(Duration::ZERO));
+                    }
+                }
+                proven = &mut proving => break proven,
+            }
+        };
+        self.checkpoint("image: proven, not told").await;
+        match proven {
+            Ok(()) => {
+                let known = store.find(&identifier);
+                if known.is_some_and(|image| !image.digests.is_proof()) {
+                    return Ok(Next::Retry);
+                }
+            }
+            // What is there is told below.
+            Err(Error::NotFound { .. }) => {}
+            Err(error @ Error::Mismatch { .. }) => {
+                tracing::error!(image = local, %error, "a saved image isn't what was written");
+                let reason =
+                    format!("its file isn't what was written, and nothing is told of it: {error}");
+                self.image_reason(read, &reason).await?;
+                return Ok(Next::Settled);
+            }
+            Err(error) => return Err(error),
+        }
+        self.keep_image(read).await
     }
 
     /// Sees to it that the document of an image tells the truth about its file.
@@ -190,6 +240,12 @@ pub(super) fn owner(image: &Image) -> &str {
         Some(on_demand) => &on_demand.requested_by,
         None => &image.common.acl.owner.principal,
     }
+}
+
+fn is_to_be_proven(image: &Image) -> bool {
+    image.state == ImageState::Available
+        && !image.desired.deleted
+        && image.file.as_ref().is_some_and(|file| !file.is_proven())
 }
 
 /// Under which name the content of an image is cached.

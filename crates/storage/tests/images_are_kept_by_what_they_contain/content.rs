@@ -1,7 +1,8 @@
 //! What an image contains: it is kept once under that name, whole, and as was stated.
 
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use storage::digest::Expected;
@@ -98,6 +99,52 @@ async fn a_raw_disk_is_kept_with_its_digests_and_holes() {
         (image.digests.sha1, image.digests.sha256)
     );
     assert_eq!(again.image.path, image.path);
+    nothing_is_left(dir.path());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_proven_later_is_proven_before_it_stands_for_another_and_when_asked_for() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("disk.raw");
+    std::fs::write(&file, disk()).expect("write");
+    let sha256 = Some(digest_of("sha256sum", &file));
+    let store = store(dir.path());
+    let later = || Expected {
+        proven_later: true,
+        ..Expected::default()
+    };
+    let known = |store: &ImageStore, identifier: &_| {
+        let image = store.find(identifier).expect("there");
+        image.digests.sha256.map(|digest| digest.to_string())
+    };
+    for one_more in [later(), Expected::default()] {
+        let first = import(&store, &file, later(), Limits::default()).await;
+        let identifier = first.expect("import").image.identifier;
+        assert_eq!(known(&store, &identifier), None);
+        let same = import(&store, &file, one_more, Limits::default()).await;
+        assert!(same.expect("import").already_present);
+        assert_eq!(known(&store, &identifier), sha256, "they were compared");
+        store.delete(&identifier).await.expect("deleted");
+    }
+    let first = import(&store, &file, later(), Limits::default()).await;
+    let image = first.expect("import").image;
+    store.prove(&image.identifier).await.expect("proven");
+    assert_eq!(known(&store, &image.identifier), sha256);
+    drop(store);
+    let store = self::store(dir.path());
+    assert_eq!(known(&store, &image.identifier), sha256, "it is kept");
+    store.delete(&image.identifier).await.expect("deleted");
+
+    let anew = import(&store, &file, later(), Limits::default()).await;
+    let image = anew.expect("import").image;
+    std::fs::set_permissions(&image.path, Permissions::from_mode(0o600)).expect("writable");
+    std::fs::write(&image.path, vec![1; disk().len()]).expect("altered");
+    let damaged = store.prove(&image.identifier).await;
+    assert!(
+        matches!(damaged, Err(Error::Mismatch { .. })),
+        "{damaged:?}"
+    );
+    assert_eq!(known(&store, &image.identifier), None);
     nothing_is_left(dir.path());
 }
 

@@ -1,5 +1,6 @@
 //! Which entries of Marketplaces count, at the start and later.
 
+use cimi::Timestamp;
 use cimi::resources::Image;
 
 use super::by_name::{bytes, nothing_is_left};
@@ -410,10 +411,13 @@ async fn a_cached_image_goes_by_another_endorser_when_the_site_refuses_the_first
             available(image) && endorser == Some(who)
         }
     };
+    // And the Marketplaces were asked for another one in vain.
     let because = |who: &'static str| {
         move |image: &Image| {
             let reason = image.reason.as_deref().unwrap_or_default();
-            failed(image) && reason.contains(&format!("{who} is blacklisted"))
+            let checked = image.provenance.as_ref().map(|origin| origin.checked);
+            let is_asked = checked.is_some_and(|checked| checked != Timestamp::default());
+            failed(image) && reason.contains(&format!("{who} is blacklisted")) && is_asked
         }
     };
     let local = one.id.local();

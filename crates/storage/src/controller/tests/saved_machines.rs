@@ -1,17 +1,22 @@
 //! Images made of the disks of machines, whatever happens on the way.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cimi::lifecycle::{EndCause, Power, Stage};
 use cimi::resources::{
-    Capture, Image, ImageSource, ImageState, Machine, MediumFormat, Resource as _,
+    Capture, Image, ImageFile, ImageSource, ImageState, Machine, MediumFormat, Resource as _,
 };
 use cimi::{Ref, Timestamp};
+
+use sha2::{Digest as _, Sha256};
 
 use super::super::Settings;
 use super::web_server::{Answer, WebServer};
 use super::world::{World, image};
+use crate::digest::Digest;
 use crate::inspect::Format;
 use crate::{Durability, qcow2};
 
@@ -151,6 +156,10 @@ fn same_disk(one: &Path, other: &Path) -> bool {
     output.expect("qemu-img").status.success()
 }
 
+fn is_proven(image: &Image) -> bool {
+    image.file.as_ref().is_some_and(ImageFile::is_proven)
+}
+
 async fn is_saved(world: &World, saved: &Saved) {
     let image = world
         .until::<Image>(saved.image.local_id(), |image| {
@@ -161,6 +170,13 @@ async fn is_saved(world: &World, saved: &Saved) {
     let file = image.file.clone().expect("file");
     assert_eq!(file.format, MediumFormat::Qcow2);
     assert!(same_disk(Path::new(&file.path), &saved.overlay));
+    let proven = world
+        .until::<Image>(saved.image.local_id(), is_proven)
+        .await;
+    let content = std::fs::read(&file.path).expect("readable");
+    let sha256 = Digest::from_bytes(Sha256::digest(content).into()).to_string();
+    let told = proven.file.clone().expect("file").digests;
+    assert_eq!(told.sha256, Some(sha256));
     assert_eq!(world.events(&image.id.to_string()), ["AVAILABLE"]);
 }
 
@@ -199,6 +215,7 @@ async fn wherever_the_daemon_ends_the_image_is_made_once_and_whole() {
         "save: before the disk is merged",
         "image: in the cache, not told",
         "image: in the cache and told",
+        "image: proven, not told",
     ] {
         let mut world = World::new().await;
         let Some(saved) = saved(&mut world).await else {
@@ -215,6 +232,33 @@ async fn wherever_the_daemon_ends_the_image_is_made_once_and_whole() {
             "{place}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_before_it_is_proven_is_told_and_never_proven() {
+    let mut world = World::new().await;
+    let Some(saved) = saved(&mut world).await else {
+        return;
+    };
+    ended(&world, &saved).await;
+    dies_at(&mut world, "image: in the cache and told").await;
+    let local = saved.image.local_id();
+    let there = world.documents.images.get(local).expect("there");
+    assert!(!is_proven(&there), "nothing waited for that");
+    let path = PathBuf::from(&there.file.as_ref().expect("file").path);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("writable");
+    let file = std::fs::OpenOptions::new().write(true).open(&path);
+    let length = std::fs::metadata(&path).expect("there").len();
+    file.and_then(|file| file.write_all_at(b"!", length - 1))
+        .expect("written");
+    world.start_with(settings(&world), None).await;
+    let is_told = |image: &Image| {
+        let reason = image.reason.as_deref().unwrap_or_default();
+        reason.contains("isn't what was written")
+    };
+    let told = world.until::<Image>(local, is_told).await;
+    assert!(!is_proven(&told));
+    world.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
