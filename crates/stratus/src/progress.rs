@@ -14,7 +14,7 @@ pub struct Waiting {
     bar: ProgressBar,
     /// When the last dot was written, if dots are written.
     dots: Option<Mutex<Dots>>,
-    /// The last reason that was told.
+    /// The last reason that was told, without its digits: free bytes and seconds differ each time.
     told: Mutex<Option<String>>,
 }
 
@@ -66,15 +66,20 @@ impl Waiting {
         self.bar.set_message(printable(&what.into()));
     }
 
-    /// Tells on standard error why it takes so long, if there is a reason and it was not told last. It may come from outside.
+    /// Tells on standard error why it takes so long, if there is a reason and it was not told last, but for its numbers. It may come
+    /// from outside.
     pub fn tell(&self, reason: Option<String>) {
         let Ok(mut told) = self.told.lock() else {
             return;
         };
         let reason = reason.map(|reason| printable(&reason));
-        let Some(reason) = reason.filter(|reason| told.as_ref() != Some(reason)) else {
+        let Some(reason) = reason else {
             return;
         };
+        let without_numbers = reason.replace(|c: char| c.is_ascii_digit(), "");
+        if told.as_ref() == Some(&without_numbers) {
+            return;
+        }
         match self.dots.as_ref().map(Mutex::lock) {
             Some(Ok(mut dots)) => {
                 let line_end = if std::mem::take(&mut dots.any) {
@@ -87,7 +92,7 @@ impl Waiting {
             // Shows nothing where nothing is shown.
             _ => self.bar.println(&reason),
         }
-        *told = Some(reason);
+        *told = Some(without_numbers);
     }
 
     /// Called at every look: a dot a second where there is no terminal.

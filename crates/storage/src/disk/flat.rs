@@ -14,8 +14,8 @@ use crate::buffers::Buffers;
 use crate::error::Error;
 use crate::qcow2::{self, CLUSTER};
 
-/// Data clusters handed out at once.
-const AT_ONCE: u64 = 8;
+/// Data clusters handed out at once. Fewer cost more changes between threads than the processor caches gain.
+const AT_ONCE: u64 = 16;
 /// Entries in an L2 table, and in the part of the refcount table that fills a cluster.
 const ENTRIES: u64 = CLUSTER / 8;
 /// Reference counts of 16 bits in a block.
@@ -159,7 +159,7 @@ impl FlatQcow2 {
         self.first_table() + self.tables.len() as u64
     }
 
-    /// The next part of the file, up to half a mebibyte; none at its end. Blocks.
+    /// The next part of the file, up to a mebibyte; none at its end. Blocks.
     ///
     /// # Errors
     /// Those of the disk.

@@ -5,8 +5,9 @@
 //!                                                └─channel→ thread: holes, write ─rings→ thread: flush
 //! ```
 //!
-//! Every channel holds a few chunks only: the slowest part sets the pace and the memory is bounded (about 12 MiB, and
-//! the window of the decompressor). What is written is flushed while more comes, so that little is left for the end.
+//! Every channel holds a few chunks only: the slowest part sets the pace and the memory is bounded (about 12 MiB, or 24 MiB for
+//! a disk that is saved, and the window of the decompressor). What is written is flushed while more comes, so that little is left
+//! for the end.
 
 mod chunks;
 mod hashing;
@@ -38,7 +39,7 @@ use crate::inspect;
 /// Bytes handled at once: what is digested and written soon after it was decompressed is still in a processor's cache.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Chunks under way to each thread.
-const CHUNKS_IN_FLIGHT: usize = 4;
+const CHUNKS_IN_FLIGHT: usize = 8;
 /// Zero runs are made holes in units of this, the block size of usual file systems.
 const HOLE_BYTES: usize = 4096;
 

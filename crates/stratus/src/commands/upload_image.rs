@@ -1,7 +1,7 @@
 //! `stratus upload-image`: an image goes to the cloud, and its description, signed, to a Marketplace.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use bzip2::read::BzEncoder;
@@ -16,6 +16,7 @@ use crate::cloud::{Endpoint, ImageView, Marketplace};
 use crate::endorser::Endorser;
 use crate::failure::{Failure, Result};
 use crate::new_file::NewFile;
+use crate::packing::Packing;
 use crate::options::{self, Cloud, Common, Signing};
 use crate::progress::byte_bar;
 use crate::session::Session;
@@ -30,7 +31,7 @@ use crate::unfinished;
 /// That address wants a login of this cloud, unless its operator gives public images to everybody. Who shall start the image elsewhere
 /// must find it at another location then: the command warns if the description names none.
 ///
-/// Run again after a failure, it goes on: a compressed file that is there is used, and an image that the cloud has is not sent again. A
+/// Run again after a failure, it goes on: a compressed file of it that is there is used, and an image that the cloud has is not sent again. A
 /// description that is published as it is, is not published again.
 ///
 /// JSON: {"identifier", "uri", "location", "metadata": {"file", "url", "state"}}; metadata is null with --image-only, its state
@@ -303,10 +304,14 @@ async fn compressed(session: &Session, file: &Path, compression: &str) -> Result
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{compression}"));
     let target = PathBuf::from(name);
-    let age = |path: &Path| std::fs::metadata(path).and_then(|data| data.modified()).map_err(|error| Failure::file(path, &error));
-    if target.exists() && age(&target)? >= age(file)? {
-        session.out.warning(format_args!("{} is there already and is sent as it is", target.display()));
-        return Ok(target);
+    if target.exists() {
+        let (packed, plain) = (target.clone(), file.to_path_buf());
+        let same = tokio::task::spawn_blocking(move || holds(&packed, &plain)).await;
+        if same.map_err(|error| Failure::Work(format!("{} could not be compared: {error}", target.display())))?? {
+            session.out.warning(format_args!("{} is there already and is sent as it is", target.display()));
+            return Ok(target);
+        }
+        session.out.warning(format_args!("{} is there already, of another content, and is written anew", target.display()));
     }
     session.out.step("Compressing image");
     let length = std::fs::metadata(file).map_err(|error| Failure::file(file, &error))?.len();
@@ -330,10 +335,61 @@ async fn compressed(session: &Session, file: &Path, compression: &str) -> Result
     Ok(target)
 }
 
+/// Whether a compressed file has the content of another: times tell little of that. What can't be unpacked has not.
+fn holds(packed: &Path, plain: &Path) -> Result<bool> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let failed = |path: &Path, error: io::Error| Failure::file(path, &error);
+    let open = |path: &Path| File::open(path).map_err(|error| failed(path, error));
+    let Some(packing) = Packing::of_file(packed).map_err(|error| failed(packed, error))? else {
+        return Ok(false);
+    };
+    let Ok(mut unpacked) = packing.undo(BufReader::new(open(packed)?)) else {
+        return Ok(false);
+    };
+    let mut plain_file = open(plain)?;
+    loop {
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        (&mut plain_file).take(PIECE_BYTES).read_to_end(&mut one).map_err(|error| failed(plain, error))?;
+        if (&mut unpacked).take(PIECE_BYTES).read_to_end(&mut other).is_err() || one != other {
+            return Ok(false);
+        }
+        if one.is_empty() {
+            return Ok(true);
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    #[test]
+    fn a_compressed_file_holds_what_it_unpacks_to() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (packed, plain) = (dir.path().join("a.gz"), dir.path().join("a"));
+        let content = [7; 3 << 20];
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&content).expect("packed");
+        let gz = gz.finish().expect("packed");
+        let mut altered = content;
+        altered[content.len() - 1] = 8;
+        let shorter = &content[..content.len() - 1];
+        let cases = [
+            (&gz[..], &content[..], true),
+            (&gz, &altered, false),
+            (&gz, shorter, false),
+            (&gz[..gz.len() - 9], &content, false),
+            (b"no archive", &content, false),
+            (b"", b"", false),
+        ];
+        for (there, image, expected) in cases {
+            std::fs::write(&packed, there).expect("written");
+            std::fs::write(&plain, image).expect("written");
+            assert_eq!(holds(&packed, &plain).expect("compared"), expected);
+        }
+    }
 
     #[test]
     fn descriptions_stand_beside_images() {

@@ -236,7 +236,12 @@ impl TestCloud {
             .to_owned()
     }
 
-    pub(crate) fn ssh_to(&self, host: &str, port: u64, name: &str, line: &str) -> Output {
+    /// Runs a command line as root of a machine that is reached at this place from where the cloud is, and known by this name.
+    ///
+    /// # Panics
+    /// If `ssh` can't be run.
+    #[must_use]
+    pub fn ssh_to(&self, host: &str, port: u64, name: &str, line: &str) -> Output {
         let mut command = Command::new("ssh");
         let option = |name: &str, value: &dyn std::fmt::Display| format!("-o{name}={value}");
         command
