@@ -169,6 +169,8 @@ resource_id!(/// A ForwardingGroup.
     ForwardingGroupId, "ForwardingGroup");
 resource_id!(/// A ForwardingGroupTemplate.
     ForwardingGroupTemplateId, "ForwardingGroupTemplate");
+resource_id!(/// A SecurityGroup.
+    SecurityGroupId, "SecurityGroup");
 resource_id!(/// A ServiceMessage.
     ServiceMessageId, "ServiceMessage");
 

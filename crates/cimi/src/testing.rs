@@ -53,6 +53,7 @@ pub fn machine(vmid: u32) -> Machine {
         disks: Vec::new(),
         volumes: Vec::new(),
         nics: Vec::new(),
+        security_groups: Vec::new(),
         context: ContextData::default(),
         boot: BootSource::default(),
         cpu_model: None,

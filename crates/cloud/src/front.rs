@@ -146,6 +146,10 @@ macro_rules! by_kind {
                 type $type = ::cimi::resources::ForwardingGroupTemplate;
                 $call
             }
+            Kind::SecurityGroup => {
+                type $type = ::cimi::resources::SecurityGroup;
+                $call
+            }
             Kind::ServiceMessage => {
                 type $type = ::cimi::resources::ServiceMessage;
                 $call
@@ -311,6 +315,7 @@ impl Cloud {
                 self.create_simple::<ForwardingGroupTemplate>(context, body)
                     .await
             }
+            Kind::SecurityGroup => self.create_security_group(context, body).await,
             Kind::NetworkPort => self.create_network_port(context, body).await,
             Kind::NetworkPortTemplate => {
                 self.create_simple::<NetworkPortTemplate>(context, body)
@@ -405,6 +410,7 @@ impl Cloud {
             Kind::VolumeImage => self.delete_volume_image(context, id).await,
             Kind::Address => self.delete_address(context, id).await,
             Kind::ForwardingGroup => self.delete_forwarding_group(context, id).await,
+            Kind::SecurityGroup => self.delete_security_group(context, id).await,
             Kind::NetworkPort => self.delete_network_port(context, id).await,
             Kind::System => self.delete_system(context, id).await,
             Kind::Host => self.remove_host(context, id).await,
@@ -474,6 +480,7 @@ impl Cloud {
             | Kind::NetworkPort
             | Kind::NetworkPortTemplate
             | Kind::NetworkPortConfiguration
+            | Kind::SecurityGroup
             | Kind::System
             | Kind::SystemTemplate => context.user().is_some(),
             Kind::ServiceMessage | Kind::ForwardingGroup => context.is_admin(),

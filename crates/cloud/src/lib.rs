@@ -56,6 +56,7 @@ mod quota;
 mod record;
 mod references;
 mod resolve;
+mod security_group;
 mod service_configuration;
 mod service_message;
 mod services;

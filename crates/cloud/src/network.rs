@@ -146,6 +146,12 @@ pub(crate) fn ipv6_of(network: &Network, mac: &str) -> Option<Ipv6Addr> {
     Some(prefix.address_of(mac.parse().ok()?))
 }
 
+/// Both of its addresses in a network with IPv6: that one, and the one on the link.
+pub(crate) fn ipv6_both(network: &Network, mac: &str) -> Option<[Ipv6Addr; 2]> {
+    let on_link = ::network::ipv6::LINK_LOCAL.address_of(mac.parse().ok()?);
+    Some([ipv6_of(network, mac)?, on_link])
+}
+
 /// The name servers its machines are told.
 fn name_servers(network: &Network) -> Vec<Ipv4Addr> {
     if network.name_servers.is_empty() {

@@ -36,6 +36,7 @@ impl Cloud {
             (Kind::Machine, _) => self.machine_members(context, id, collection).await,
             (Kind::System, _) => self.system_members(context, id, collection, members),
             (Kind::ForwardingGroup, _) => self.grouped_networks(context, id, collection, members),
+            (Kind::SecurityGroup, _) => self.rules_of_group(context, id),
             (Kind::Host, _) => Ok((self.host_members(context, id).await?, false)),
             (Kind::EventLog, _) => Ok((self.log_members(context, id)?, false)),
             (Kind::Volume, Kind::VolumeVolumeImage) => {
@@ -118,6 +119,7 @@ impl Cloud {
             (Kind::Machine, "volumes") => return self.attach_volume(context, id, body).await,
             (Kind::System, _) => self.add_to_system(context, id, members, &body).await?,
             (Kind::ForwardingGroup, _) => self.add_to_forwarding_group(context, id, &body).await?,
+            (Kind::SecurityGroup, _) => self.add_rule(context, id, &body).await?,
             _ => {
                 return Err(CloudError::Conflict(format!(
                     "the {collection} of a {parent} can't be changed once it is made"
@@ -158,6 +160,7 @@ impl Cloud {
             (Kind::ForwardingGroup, "networks") => {
                 self.take_from_forwarding_group(context, id, member).await?;
             }
+            (Kind::SecurityGroup, "rules") => self.remove_rule(context, id, member).await?,
             _ => {
                 return Err(CloudError::Conflict(format!(
                     "the {collection} of a {parent} can't be changed once it is made"

@@ -314,6 +314,7 @@ impl Cloud {
             count::<cimi::resources::Address>(documents, user),
             count::<cimi::resources::AddressTemplate>(documents, user),
             count::<cimi::resources::NetworkPort>(documents, user),
+            count::<cimi::resources::SecurityGroup>(documents, user),
             count::<cimi::resources::ForwardingGroupTemplate>(documents, user),
             count::<cimi::resources::NetworkPortTemplate>(documents, user),
             count::<cimi::resources::NetworkPortConfiguration>(documents, user),

@@ -25,6 +25,7 @@ mod people_world;
 mod ports_of_networks_are_kept;
 mod quotas_hold_whoever_counts;
 mod rights_reach_no_further_than_they_were_given;
+mod security_groups_say_who_reaches_machines;
 mod services_are_configured_by_documents;
 mod several_resources_are_one_system;
 mod space_is_bounded;

@@ -169,7 +169,21 @@ async fn composed(world: &World) {
         alice(),
         json!({"author": "A", "authorEmail": "a@b.example", "title": "t"}),
     );
-    let template = world.machine(json!({"name": "t", "save": saved}))["machineTemplate"].clone();
+    let group = json!({"name": "g"});
+    let group = world.made(&alice, Kind::SecurityGroup, group).await;
+    let (_, id) = split(&group);
+    for rule in [
+        json!({"direction": "in", "protocol": "tcp", "firstPort": 1, "lastPort": 2, "addresses": "10.0.0.0/8"}),
+        json!({"direction": "in", "protocol": "icmp", "icmpType": 8, "icmpCode": 0, "group": {"href": group}}),
+    ] {
+        let rule = rule.as_object().unwrap().clone();
+        let added = world
+            .cloud
+            .add_member(&alice, Kind::SecurityGroup, id, "rules", rule);
+        added.await.unwrap();
+    }
+    let template = json!({"name": "t", "save": saved, "securityGroups": [{"href": group}]});
+    let template = world.machine(template)["machineTemplate"].clone();
     world
         .made(&alice, Kind::MachineTemplate, template.clone())
         .await;
@@ -516,6 +530,10 @@ async fn every_row_of_the_table_is_shown_by_some_view() {
             world.documents.volume_images.all()[0].volume.href.local(),
         ),
         (Kind::Network, "local"),
+        (
+            Kind::SecurityGroup,
+            world.documents.security_groups.all()[0].id(),
+        ),
         (
             Kind::ForwardingGroup,
             world.documents.forwarding_groups.all()[0].id(),

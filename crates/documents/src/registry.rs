@@ -9,9 +9,9 @@ use cimi::{
         ForwardingGroupTemplate, Group, Host, HostAuthority, HostIdentity, HostPulse, HostToken,
         Image, Job, Machine, MachineConfiguration, MachineRecord, MachineTemplate, MailLink,
         Network, NetworkPort, NetworkPortConfiguration, NetworkPortTemplate, OrganisationMember,
-        Registration, Resource, ServiceConfiguration, ServiceMessage, Session, StorageKeeper,
-        System, SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage,
-        VolumeTemplate,
+        Registration, Resource, SecurityGroup, ServiceConfiguration, ServiceMessage, Session,
+        StorageKeeper, System, SystemTemplate, Token, User, Volume, VolumeConfiguration,
+        VolumeImage, VolumeTemplate,
     },
 };
 use store::{
@@ -92,6 +92,7 @@ registry! {
     addresses: Address,
     forwarding_groups: ForwardingGroup,
     forwarding_group_templates: ForwardingGroupTemplate,
+    security_groups: SecurityGroup,
     network_ports: NetworkPort,
     network_port_templates: NetworkPortTemplate,
     network_port_configurations: NetworkPortConfiguration,

@@ -308,6 +308,13 @@ fn rule(route: &Listed, method: &str) -> Option<Rule> {
         ("/cimi/{type}/{id}" | "/cimi/{type}/{id}/{action}", Some(Kind::NetworkPort), "POST") => {
             Editors
         }
+        (
+            "/cimi/{type}/{id}/{collection}" | "/cimi/{type}/{id}/{collection}/{id}",
+            Some(Kind::SecurityGroup),
+            "GET" | "HEAD",
+        ) => Viewers,
+        ("/cimi/{type}/{id}/{collection}", Some(Kind::SecurityGroup), "POST") => Editors,
+        ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::SecurityGroup), "DELETE") => Editors,
         // Whoever sees the network; of its ports, theirs are in it.
         ("/cimi/{type}/{id}/{collection}", Some(Kind::Network), "GET" | "HEAD") => Users,
         ("/cimi/{type}/{id}/{collection}/{id}", Some(Kind::Network), "GET" | "HEAD") => Viewers,

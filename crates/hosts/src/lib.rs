@@ -1,7 +1,7 @@
 //! What a host is trusted with: the [`Rules`](store::Rules) by which a gateway answers it.
 //!
 //! The promise: whatever a host asks for, it sees only its own document, its pulse, the machines placed on it and what these
-//! need (images, networks, ports, volumes); and changes of the machines only what it is there to observe, or that one is gone
+//! need (images, networks, ports, security groups, volumes); and changes of the machines only what it is there to observe, or that one is gone
 //! which is to go. Everything else isn't there for it.
 //!
 //! | module | holds |

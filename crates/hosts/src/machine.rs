@@ -164,7 +164,8 @@ pub(crate) fn is_of_now(before: &Machine, then: &Machine, now: Timestamp) -> Res
     ))
 }
 
-/// The documents by which a host makes what a machine wants: its images, networks, ports and volumes.
+/// The documents by which a host makes what a machine wants: its images, networks, ports, security groups and
+/// volumes.
 pub(crate) fn needs(machine: &Machine) -> Vec<Key> {
     let mut names: Vec<String> = Vec::new();
     machine.images(&mut |image| names.push(image.to_string()));
@@ -173,6 +174,8 @@ pub(crate) fn needs(machine: &Machine) -> Vec<Key> {
         names.push(nic.network.to_string());
         names.extend(nic.port.iter().map(|port| port.id.to_string()));
     }
+    let groups = machine.security_groups.iter();
+    names.extend(groups.map(|group| group.href.to_string()));
     names.extend(machine.volumes.iter().map(|one| one.volume.to_string()));
     names.sort_unstable();
     names.dedup();

@@ -15,6 +15,7 @@ use crate::dnsmasq_files::Lease;
 use crate::error::{NetworkError, Result};
 use crate::firewall::Firewall;
 use crate::forwarding::Forwarding;
+use crate::group::Groups;
 use crate::host::{Attachment, Audit, PlugRequest, Plugged, Ready, Reconciled};
 use crate::links::{Link, Links};
 use crate::name::{InstanceTag, InterfaceName, NicTag};
@@ -99,7 +100,11 @@ impl Bridged {
         // machine that has it.
         let fd = tap::create(&self.links, &ifname, index, self.config.mtu()).await?;
         let ready = Ready {
-            firewall: Some(self.firewall.allow(self.binding(request)).await?),
+            firewall: Some(
+                self.firewall
+                    .allow(self.binding(request), request.groups.clone())
+                    .await?,
+            ),
             dnsmasq: Some(self.dnsmasq.add(lease(request)).await?),
         };
         Ok(Plugged {
@@ -120,8 +125,10 @@ impl Bridged {
     }
 
     pub(crate) async fn reconcile(&self, wanted: &[PlugRequest]) -> Result<Reconciled> {
-        let bindings: BTreeSet<Binding> =
-            wanted.iter().map(|request| self.binding(request)).collect();
+        let bindings = wanted
+            .iter()
+            .map(|request| (self.binding(request), request.groups.clone()))
+            .collect();
         let leases = wanted
             .iter()
             .map(|request| (request.ip, lease(request)))
@@ -262,6 +269,13 @@ impl Bridged {
 
     pub(crate) async fn forward_to(&self, peers: BTreeSet<Peer>) -> Result<()> {
         self.firewall.forward_to(peers).await
+    }
+
+    pub(crate) async fn set_groups(&self, groups: Groups) -> Result<()> {
+        let instance = &self.config.instance;
+        let of = groups.of.into_iter();
+        let of = of.map(|(nic, groups)| (instance.tap(&nic), groups));
+        self.firewall.set_groups(groups.groups, of.collect()).await
     }
 
     pub(crate) async fn set_overlay(&self, wanted: Option<Overlay>) -> Result<()> {

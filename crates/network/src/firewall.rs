@@ -5,24 +5,34 @@
 //! everything anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{NetworkError, Result};
+use crate::group::{Group, GroupTag};
 use crate::name::InterfaceName;
 use crate::nft::{Listing, Nft};
 use crate::overlay::Overlay;
+use crate::ruleset::groups::Plan;
 use crate::ruleset::{ALWAYS, Binding, Peer, Ruleset};
 
 const QUEUE: usize = 1024;
 
 #[derive(Debug)]
 enum Wish {
-    Allow(Binding),
+    /// With these security groups.
+    Allow(Binding, Memberships),
     Forget(InterfaceName),
     /// Exactly these, and all rules written again.
-    Exactly(BTreeSet<Binding>),
+    Exactly(BTreeMap<Binding, Memberships>),
+    /// Security groups are these, and of the interfaces that are named these.
+    Groups(
+        BTreeMap<GroupTag, Group>,
+        BTreeMap<InterfaceName, Memberships>,
+    ),
     /// Forward to exactly these networks.
     Peers(BTreeSet<Peer>),
     /// Joined with other hosts so, or with none.
@@ -30,6 +40,9 @@ enum Wish {
     /// No tables at all.
     Teardown,
 }
+
+/// The security groups of an interface.
+type Memberships = BTreeSet<GroupTag>;
 
 type Answer = std::result::Result<(), String>;
 
@@ -46,6 +59,9 @@ pub struct Firewall {
     nft: Nft,
     table: String,
     families: Vec<&'static str>,
+    groups_table: String,
+    /// Whether that table is to be there.
+    is_grouped: Arc<AtomicBool>,
     _worker: AbortOnDropHandle<()>,
 }
 
@@ -84,10 +100,20 @@ impl Firewall {
             .into_iter()
             .map(|b| (b.port.clone(), b))
             .collect();
+        let groups_table = ruleset.groups_table();
+        // Their rules stand until it is known what they are to be.
+        let are_known = nft.groups(&groups_table).await?.is_none();
+        let is_grouped = Arc::new(AtomicBool::new(false));
         let mut worker = Worker {
             nft: nft.clone(),
             ruleset,
             wanted,
+            groups: BTreeMap::new(),
+            memberships: BTreeMap::new(),
+            plan: Plan::default(),
+            are_known,
+            has_base: false,
+            is_grouped: is_grouped.clone(),
             gone: false,
             stale: false,
         };
@@ -100,6 +126,8 @@ impl Firewall {
             nft,
             table,
             families,
+            groups_table,
+            is_grouped,
             _worker: worker,
         })
     }
@@ -113,12 +141,12 @@ impl Firewall {
         nft.apply(ruleset.teardown()).await
     }
 
-    /// Lets a NIC send with its own MAC and address, and takes from its interface what it was allowed before.
+    /// Lets a NIC send with its own MAC and address, held to these security groups, and takes from its interface what it was allowed before.
     ///
     /// # Errors
     /// The worker has ended.
-    pub async fn allow(&self, binding: Binding) -> Result<Pending> {
-        self.send(Wish::Allow(binding)).await
+    pub async fn allow(&self, binding: Binding, groups: BTreeSet<GroupTag>) -> Result<Pending> {
+        self.send(Wish::Allow(binding, groups)).await
     }
 
     /// Takes all rights from an interface; it need not have any.
@@ -133,8 +161,20 @@ impl Firewall {
     ///
     /// # Errors
     /// `nft` refuses.
-    pub async fn reconcile(&self, bindings: BTreeSet<Binding>) -> Result<()> {
+    pub async fn reconcile(&self, bindings: BTreeMap<Binding, BTreeSet<GroupTag>>) -> Result<()> {
         self.send(Wish::Exactly(bindings)).await?.done().await
+    }
+
+    /// Has security groups be exactly these, and interfaces that may send in those named.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub async fn set_groups(
+        &self,
+        groups: BTreeMap<GroupTag, Group>,
+        of: BTreeMap<InterfaceName, BTreeSet<GroupTag>>,
+    ) -> Result<()> {
+        self.send(Wish::Groups(groups, of)).await?.done().await
     }
 
     /// Has exactly these networks forwarded to.
@@ -166,7 +206,15 @@ impl Firewall {
     /// # Errors
     /// `nft` refuses.
     pub async fn list(&self) -> Result<Option<Listing>> {
-        self.nft.list(&self.table, &self.families).await
+        let Some(mut listing) = self.nft.list(&self.table, &self.families).await? else {
+            return Ok(None);
+        };
+        match self.nft.groups(&self.groups_table).await? {
+            Some((_, of_groups)) => listing.packets.extend(of_groups.packets),
+            None if self.is_grouped.load(Ordering::Relaxed) => return Ok(None),
+            None => {}
+        }
+        Ok(Some(listing))
     }
 
     async fn send(&self, wish: Wish) -> Result<Pending> {
@@ -194,6 +242,16 @@ struct Worker {
     nft: Nft,
     ruleset: Ruleset,
     wanted: BTreeMap<InterfaceName, Binding>,
+    /// Security groups by definition, and of the interfaces that have some.
+    groups: BTreeMap<GroupTag, Group>,
+    memberships: BTreeMap<InterfaceName, Memberships>,
+    /// What stands of them, as far as this process wrote it.
+    plan: Plan,
+    /// Whether nothing else stands of them.
+    are_known: bool,
+    /// Whether what is the same for all interfaces with groups was written by this process.
+    has_base: bool,
+    is_grouped: Arc<AtomicBool>,
     /// The tables were taken down and are not to come back by themselves.
     gone: bool,
     /// The last time all rules were written, that was refused.
@@ -225,19 +283,38 @@ impl Worker {
         let mut anew = false;
         for wish in wishes {
             match wish {
-                Wish::Allow(binding) => {
+                Wish::Allow(binding, groups) => {
                     anew |= std::mem::take(&mut self.gone);
                     let port = binding.port.clone();
+                    self.memberships.insert(port.clone(), groups);
                     let old = self.wanted.insert(port.clone(), binding);
                     before.entry(port).or_insert(old);
                 }
                 Wish::Forget(port) => {
+                    self.memberships.remove(&port);
                     let old = self.wanted.remove(&port);
                     before.entry(port).or_insert(old);
                 }
                 Wish::Exactly(bindings) => {
                     (anew, self.gone) = (true, false);
-                    self.wanted = bindings.into_iter().map(|b| (b.port.clone(), b)).collect();
+                    let taps = bindings.into_iter();
+                    (self.wanted, self.memberships) = taps
+                        .map(|(binding, groups)| {
+                            let port = binding.port.clone();
+                            ((port.clone(), binding), (port, groups))
+                        })
+                        .unzip();
+                    self.are_known = true;
+                }
+                Wish::Groups(groups, of) => {
+                    anew |= self.stale;
+                    self.groups = groups;
+                    for (port, groups) in of {
+                        // One that is unplugged meanwhile is nobody's.
+                        if let Some(known) = self.memberships.get_mut(&port) {
+                            *known = groups;
+                        }
+                    }
                 }
                 Wish::Peers(peers) => {
                     // What was refused is written anew, too.
@@ -251,28 +328,36 @@ impl Worker {
                 Wish::Teardown => {
                     self.gone = true;
                     self.wanted.clear();
+                    self.memberships.clear();
                 }
             }
         }
         if self.gone {
+            self.has_grouped(Plan::default(), false);
             return self.nft.apply(self.ruleset.teardown()).await;
         }
         if !anew {
+            let ports: Vec<InterfaceName> = before.keys().cloned().collect();
             let changed = before
                 .iter()
                 .filter(|(port, old)| self.wanted.get(*port) != old.as_ref());
-            let (ports, old): (Vec<_>, Vec<_>) = changed.unzip();
+            let (changed, old): (Vec<_>, Vec<_>) = changed.unzip();
             let removed: Vec<&Binding> = old.into_iter().flatten().collect();
-            let added: Vec<&Binding> = ports
+            let added: Vec<&Binding> = changed
                 .into_iter()
                 .filter_map(|port| self.wanted.get(port))
                 .collect();
-            let text = self.ruleset.change(&removed, &added);
+            let plan = Plan::of(&self.memberships, &self.groups);
+            let text = self.regrouped(&plan, &ports) + &self.ruleset.change(&removed, &added);
             if text.is_empty() {
                 return Ok(());
             }
             match self.nft.apply(text).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    let has_base = self.has_base || !plan.is_empty();
+                    self.has_grouped(plan, has_base);
+                    return Ok(());
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a change of the firewall was refused; writing all rules anew");
                 }
@@ -281,17 +366,55 @@ impl Worker {
         self.establish().await
     }
 
+    /// What makes of the groups that stand those that are wanted, while these interfaces change. An interface is held to its groups
+    /// by the transaction that lets it send.
+    fn regrouped(&self, plan: &Plan, ports: &[InterfaceName]) -> String {
+        let mut text = String::new();
+        if !self.are_known {
+            let free = |port: &&InterfaceName| !plan.has(port) && !self.plan.has(port);
+            for port in ports.iter().filter(free) {
+                text += &self.ruleset.ungroup_tap(port);
+            }
+        }
+        text + &match (self.has_base, plan.is_empty()) {
+            (true, _) => self.ruleset.regroup(&self.plan, plan),
+            (false, false) => self.ruleset.group_anew(plan),
+            (false, true) => String::new(),
+        }
+    }
+
+    fn has_grouped(&mut self, plan: Plan, has_base: bool) {
+        self.is_grouped.store(!plan.is_empty(), Ordering::Relaxed);
+        (self.plan, self.has_base) = (plan, has_base);
+    }
+
     async fn establish(&mut self) -> Result<()> {
         let bindings: BTreeSet<Binding> = self.wanted.values().cloned().collect();
         self.stale = true;
-        let written = match self.nft.apply(self.ruleset.establish(&bindings)).await {
+        let plan = Plan::of(&self.memberships, &self.groups);
+        let table = self.ruleset.groups_table();
+        let found = self.nft.groups(&table).await?.map(|(found, _)| found);
+        // What an earlier process wrote stands until it is known what is to be.
+        let groups = match self.are_known {
+            true => self.ruleset.group_exactly(found.as_ref(), &plan),
+            false if plan.is_empty() => String::new(),
+            false => self.ruleset.group_anew(&plan),
+        };
+        let text = groups + &self.ruleset.establish(&bindings);
+        let written = match self.nft.apply(text).await {
             Err(NetworkError::Firewall { reason }) => {
                 tracing::warn!(%reason, "tables of our name cannot be changed into ours; replacing them");
-                self.nft.apply(self.ruleset.replace(&bindings)).await
+                let groups = self.ruleset.ungroup() + &self.ruleset.group_exactly(None, &plan);
+                let text = groups + &self.ruleset.replace(&bindings);
+                self.nft.apply(text).await
             }
             other => other,
         };
         self.stale = written.is_err();
+        if written.is_ok() {
+            let has_base = !plan.is_empty();
+            self.has_grouped(plan, has_base);
+        }
         written
     }
 }

@@ -14,6 +14,7 @@ use crate::dnsmasq::{self, DhcpHealth};
 use crate::dnsmasq_files::Lease;
 use crate::error::{NetworkError, Result};
 use crate::firewall;
+use crate::group::{GroupTag, Groups};
 use crate::name::{InterfaceName, NicTag};
 use crate::overlay::Overlay;
 use crate::ruleset::{Binding, Peer};
@@ -32,6 +33,8 @@ pub struct PlugRequest {
     pub ip: Ipv4Addr,
     /// User mode: the port its SSH was forwarded from before, to keep if it is free. Ignored with a bridge.
     pub ssh_port: Option<u16>,
+    /// Its security groups, as [`NetworkHost::set_groups`] defines them; none: it is as free as its network. User mode has none.
+    pub groups: BTreeSet<GroupTag>,
 }
 
 /// What QEMU is given.
@@ -218,6 +221,18 @@ impl NetworkHost {
     pub async fn set_overlay(&self, overlay: Option<Overlay>) -> Result<()> {
         match self {
             Self::Bridged(bridged) => bridged.set_overlay(overlay).await,
+            Self::User(_) => Ok(()),
+        }
+    }
+
+    /// Has security groups be exactly these, and machines that run in those named. What still is allowed goes on undisturbed; what
+    /// isn't any more ends with its next packet. Without effect in user mode, which nobody reaches but by ports of the host.
+    ///
+    /// # Errors
+    /// `nft` refuses: calling again is the cure.
+    pub async fn set_groups(&self, groups: Groups) -> Result<()> {
+        match self {
+            Self::Bridged(bridged) => bridged.set_groups(groups).await,
             Self::User(_) => Ok(()),
         }
     }

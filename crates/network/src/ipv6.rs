@@ -20,7 +20,7 @@ pub const PREFIX_LENGTH: u8 = 64;
 pub struct Ipv6Prefix(u64);
 
 /// Addresses that every machine has beside those of its network, on any link.
-pub(crate) const LINK_LOCAL: Ipv6Prefix = Ipv6Prefix(0xfe80 << 48);
+pub const LINK_LOCAL: Ipv6Prefix = Ipv6Prefix(0xfe80 << 48);
 
 impl Ipv6Prefix {
     /// The address of the n-th number in it.

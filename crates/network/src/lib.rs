@@ -11,6 +11,7 @@
 //! | [`name`] | names that go into the kernel, nftables and DNS, checked once |
 //! | [`bridge`], [`tap`], `vxlan`, [`links`] | interfaces, over one netlink connection |
 //! | [`overlay`] | one network over several hosts |
+//! | [`group`] | security groups |
 //! | [`firewall`], [`ruleset`], [`nft`] | nftables: the worker, the text, the program |
 //! | [`dnsmasq`], [`dnsmasq_files`], [`dhcp_release`] | DHCP and DNS: the supervisor, its files, giving a lease back |
 //! | [`host`], [`bridged`], [`user_mode`] | what the VM host uses |
@@ -32,6 +33,7 @@ pub mod error;
 mod files;
 pub mod firewall;
 mod forwarding;
+pub mod group;
 pub mod host;
 pub mod ipv6;
 pub mod links;
@@ -51,6 +53,7 @@ pub use bridged::BridgedConfig;
 pub use dnsmasq::DhcpHealth;
 pub use dnsmasq_files::{Lease, Upstream};
 pub use error::{NetworkError, Result};
+pub use group::{Direction, Group, GroupRule, GroupTag, Groups, RulePeer, Traffic};
 pub use host::{
     Attachment, Audit, NetworkConfig, NetworkHost, PlugRequest, Plugged, Ready, Reconciled,
 };

@@ -28,13 +28,19 @@ pub struct NameError {
     rule: &'static str,
 }
 
-fn refuse(what: &'static str, value: &str, rule: &'static str) -> NameError {
-    // A hostile value may be megabytes long: show the beginning only.
-    NameError {
-        what,
-        value: value.chars().take(80).collect(),
-        rule,
+impl NameError {
+    pub(crate) fn of(what: &'static str, value: &str, rule: &'static str) -> Self {
+        // A hostile value may be megabytes long: show the beginning only.
+        Self {
+            what,
+            value: value.chars().take(80).collect(),
+            rule,
+        }
     }
+}
+
+fn refuse(what: &'static str, value: &str, rule: &'static str) -> NameError {
+    NameError::of(what, value, rule)
 }
 
 macro_rules! checked_text {

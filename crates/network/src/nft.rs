@@ -11,6 +11,7 @@ use tokio::process::Command;
 
 use crate::error::{NetworkError, Result};
 use crate::ruleset::Binding;
+use crate::ruleset::groups::Found;
 
 /// A rule set of a thousand machines loads in tens of milliseconds; a busy host may be slow.
 const RUN_LIMIT: Duration = Duration::from_secs(20);
@@ -59,6 +60,28 @@ impl Nft {
             read_table(&parse(&self.run(&arguments, None).await?)?, &mut listing);
         }
         Ok(Some(listing))
+    }
+
+    /// What the table of security groups of that name holds, without what is in its sets, and its counters; `None` unless it is
+    /// there.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub(crate) async fn groups(&self, table: &str) -> Result<Option<(Found, Listing)>> {
+        let tables = parse(&self.run(&["-j", "list", "tables", "bridge"], None).await?)?;
+        let named = |object: &Value| object.get("name").and_then(Value::as_str) == Some(table);
+        if !objects(&tables, "table").any(named) {
+            return Ok(None);
+        }
+        let arguments = ["-j", "-t", "list", "table", "bridge", table];
+        let listed = parse(&self.run(&arguments, None).await?)?;
+        let names = |kind| {
+            let names = objects(&listed, kind).filter_map(|one| one.get("name")?.as_str());
+            names.map(str::to_owned).collect()
+        };
+        let mut listing = Listing::default();
+        read_table(&listed, &mut listing);
+        Ok(Some((Found::of(names("chain"), names("set")), listing)))
     }
 
     async fn run(&self, arguments: &[&str], input: Option<String>) -> Result<Vec<u8>> {

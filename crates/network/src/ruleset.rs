@@ -9,10 +9,12 @@
 //!   the world through NAT or routing, and nothing into the network that was not asked for from inside. That holds for each
 //!   packet, not for the first of a connection alone: what another network began while it was a peer ends when it is none any more.
 //!
-//! What hosts of one network exchange has rules of its own, in both: [`tunnel`].
+//! What hosts of one network exchange has rules of its own, in both: [`tunnel`]. Machines with security groups have a table
+//! beside these: [`groups`].
 //!
 //! Texts use only what nftables 1.0.6 (Debian 12) has.
 
+pub(crate) mod groups;
 mod ip;
 mod ipv6;
 mod tunnel;
@@ -130,7 +132,9 @@ impl Ruleset {
     /// or somebody's hand left in a shape that cannot be changed into ours.
     #[must_use]
     pub fn replace(&self, bindings: &BTreeSet<Binding>) -> String {
-        self.teardown() + &self.establish(bindings)
+        let tables = self.families().into_iter();
+        let gone: String = tables.map(|family| self.teardown_of(family)).collect();
+        gone + &self.establish(bindings)
     }
 
     /// Takes elements out and puts others in, in one transaction; elements already gone or there do no harm.
@@ -148,7 +152,7 @@ impl Ruleset {
     #[must_use]
     pub fn teardown(&self) -> String {
         let families = self.families();
-        families.iter().fold(String::new(), |text, family| {
+        families.iter().fold(self.ungroup(), |text, family| {
             text + &self.teardown_of(family)
         })
     }

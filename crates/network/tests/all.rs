@@ -9,5 +9,6 @@ mod guests_reach_the_world_and_not_the_host;
 mod one_network_over_several_hosts;
 mod one_network_over_several_hosts_by_ipv6;
 mod plugging_is_quick_and_leaves_nothing;
+mod security_groups_let_in_what_they_say;
 mod support;
 mod user_mode_needs_no_privileges;

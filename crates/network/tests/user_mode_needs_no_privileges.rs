@@ -31,6 +31,7 @@ fn machine(n: u8) -> PlugRequest {
         mac: MacPrefix::default().mac(ip),
         ip,
         ssh_port: None,
+        groups: std::collections::BTreeSet::new(),
     }
 }
 

@@ -68,6 +68,7 @@ commands! {
     AttachVolume = attach_volume,
     DetachVolume = detach_volume,
     System = system,
+    SecurityGroup = security_group,
     Image = image,
     CreateImage = create_image,
     BuildMetadata = build_metadata,
@@ -164,6 +165,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         ],
     ),
     ("Systems", &["system"]),
+    ("Networks", &["security-group"]),
     (
         "Volumes",
         &[

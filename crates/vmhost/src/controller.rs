@@ -18,6 +18,7 @@ mod audit;
 mod console;
 mod crossing;
 mod forwarding;
+mod groups;
 mod health;
 mod host;
 mod image_files;
@@ -47,7 +48,7 @@ use cimi::{
     HostId,
     resources::{ImageState, Machine, Network},
 };
-use documents::Documents;
+use documents::{Cached, Documents};
 use futures::FutureExt;
 use network::{NetworkHost, Overlay, Peer, PlugRequest};
 use parking_lot::Mutex;
@@ -167,6 +168,15 @@ impl Shared {
             Ok(_) => {}
         }
         opened.cloned()
+    }
+
+    /// The machines of this host, and those that come with their guests running.
+    fn machines_here(&self) -> impl Iterator<Item = Arc<Cached<Machine>>> {
+        let machines = &self.documents.machines;
+        let coming = machines.by_index("movingTo", self.host.local());
+        let coming = coming.into_iter().filter(|one| one.crossing().is_some());
+        let here = machines.by_index("host", self.host.local());
+        here.into_iter().chain(coming)
     }
 
     /// The networks that are set up.
@@ -347,13 +357,8 @@ impl VmHost {
 
     /// What the machines of this host ask of a network, and those that come with their guests running.
     fn wanted_on(&self, network: &str, of: impl Fn(&Machine) -> bool) -> Vec<PlugRequest> {
-        let shared = &self.0.shared;
-        let machines = &shared.documents.machines;
-        let coming = machines.by_index("movingTo", shared.host.local());
-        let coming = coming.into_iter().filter(|one| one.crossing().is_some());
-        let here = machines.by_index("host", shared.host.local());
-        here.into_iter()
-            .chain(coming)
+        let machines = self.0.shared.machines_here();
+        machines
             .filter(|machine| of(machine))
             .flat_map(|machine| prepare::plug_requests(&machine))
             .filter(|(name, _)| name == network)

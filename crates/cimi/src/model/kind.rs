@@ -84,6 +84,8 @@ kinds! {
     ForwardingGroup,
     ForwardingGroupTemplate,
     ForwardingGroupNetwork,
+    SecurityGroup,
+    SecurityGroupRule,
 }
 
 impl fmt::Display for Kind {

@@ -4,6 +4,7 @@ mod machine;
 mod network;
 mod people;
 mod records;
+mod security_group;
 mod service;
 mod service_message;
 mod stratuslab;
@@ -152,6 +153,7 @@ const CLOUD_ENTRY_POINT: Type = Type {
         seen("addressTemplates", Ref(&[])),
         seen("jobs", Ref(&[])),
         seen("eventLogs", Ref(&[])),
+        seen("securityGroups", Ref(&[])).stratuslab(),
         seen("events", Ref(&[])).stratuslab(),
         seen("serviceMessages", Ref(&[])).stratuslab(),
         seen("users", Ref(&[])).stratuslab(),
@@ -390,6 +392,8 @@ pub const fn describe(kind: Kind) -> &'static Type {
         Kind::ForwardingGroup => &network::FORWARDING_GROUP,
         Kind::ForwardingGroupTemplate => &network::FORWARDING_GROUP_TEMPLATE,
         Kind::ForwardingGroupNetwork => &network::FORWARDING_GROUP_NETWORK,
+        Kind::SecurityGroup => &security_group::SECURITY_GROUP,
+        Kind::SecurityGroupRule => &security_group::SECURITY_GROUP_RULE,
         Kind::ServiceMessage => &service_message::SERVICE_MESSAGE,
         Kind::VolumeVolumeImage => &volume_image::VOLUME_VOLUME_IMAGE,
         Kind::SystemSystem => &system::SYSTEM_SYSTEM,

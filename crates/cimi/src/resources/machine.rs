@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     AddressId, Common, HostId, ImageId, MachineId, NetworkId, Ref, Timestamp, VmId, VolumeId,
-    ids::{MachineRecordId, NetworkPortId},
+    ids::{MachineRecordId, NetworkPortId, SecurityGroupId},
     lifecycle::{
         Desired, MachineState, Moving, Observed, Passage, Phase, Power, RestartPolicy, Stage,
         derive, unseen,
@@ -57,6 +57,9 @@ pub struct Machine {
     /// Network interfaces in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<Nic>,
+    /// The security groups that it is in, with all of its interfaces. Written by `cloud`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<Ref<SecurityGroupId>>,
     /// What the guest is told at boot. Never shown to anybody but the owner.
     #[serde(default)]
     pub context: ContextData,
@@ -138,6 +141,9 @@ resource!(
             add("movingTo", to.local());
         }
         machine.images(&mut |image| add("image", image.local()));
+        for group in &machine.security_groups {
+            add("securityGroup", group.href.local());
+        }
     },
     |machine, add| {
         add(CPUS, u64::from(machine.cpu));

@@ -23,7 +23,7 @@ use self::plan::{Plan, usable_image};
 use super::request::volume_reference;
 use crate::{
     Cloud, CloudError, Created, OpContext, Result, access, address::leased, catalogue,
-    leases::Reserved, network_port::plugged, quota::Place, resolve, volume,
+    leases::Reserved, network_port::plugged, quota::Place, resolve, security_group, volume,
 };
 
 /// Attempts against others who take the same address or volume at the same moment.
@@ -108,6 +108,7 @@ impl Cloud {
             disks: plan.disks.clone(),
             volumes: Vec::new(),
             nics: Vec::new(),
+            security_groups: Vec::new(),
             context: plan.context.clone(),
             boot: plan
                 .image
@@ -198,6 +199,7 @@ impl Cloud {
         changes = self.take_volumes(context, plan, &mut machine, changes, now)?;
         changes = self.guard_images(&machine, changes)?;
         changes = self.guard_templates(plan, changes)?;
+        changes = self.join_groups(context, plan, &mut machine, changes)?;
         machine.settle();
         catalogue::check_size(&machine)?;
         let goal = if paused {
@@ -285,6 +287,27 @@ impl Cloud {
             changes = changes.create(&volume);
         }
         Ok(changes)
+    }
+
+    /// Puts the machine into its security groups. Read anew in every attempt: a group changes with those it is about.
+    fn join_groups<'a>(
+        &self,
+        context: &OpContext,
+        plan: &Plan,
+        machine: &mut Machine,
+        changes: Changes<'a>,
+    ) -> Result<Changes<'a>> {
+        let (named, path) = (
+            &plan.template.security_groups,
+            "machineTemplate.securityGroups",
+        );
+        let groups = self.joinable_groups(context, named, path)?;
+        if !groups.is_empty() {
+            self.can_be_filtered(&machine.nics, path)?;
+        }
+        let all = groups.iter();
+        machine.security_groups = all.map(|group| Ref::to(group.id.clone())).collect();
+        Ok(security_group::guard(&groups, changes))
     }
 
     /// Adds to the transaction that what the plan was made from is as it was.

@@ -9,7 +9,7 @@ use cimi::{
 };
 
 use super::{called, save::image_amounts};
-use crate::{Cloud, CloudError, Done, OpContext, Result, access, catalogue, jobs};
+use crate::{Cloud, CloudError, Done, OpContext, Result, access, catalogue, jobs, security_group};
 
 /// An operation on a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,6 +313,9 @@ impl Cloud {
         changes: Changes,
     ) -> Result<Done> {
         let read = self.find_machine(context, id, Right::Modify)?;
+        if changes.contains_key(security_group::OF_MACHINE) {
+            return self.regroup_machine(context, read.id(), changes).await;
+        }
         catalogue::edit::<Machine>(&self.0.documents, context, read.id(), changes).await
     }
 }

@@ -67,6 +67,8 @@ pub(super) struct Template {
     #[serde(default)]
     placement_apart: Vec<String>,
     pub(super) restart_policy: Option<RestartPolicy>,
+    #[serde(default)]
+    pub(super) security_groups: Vec<Map<String, Value>>,
     pub(super) save: Option<Map<String, Value>>,
 }
 

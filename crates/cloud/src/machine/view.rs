@@ -17,7 +17,7 @@ use crate::{
     CloudError, Rel, Result,
     catalogue::{Public, Through, text_scalar},
     host::host_elsewhere,
-    lost_hosts, network,
+    lost_hosts, network, security_group,
 };
 
 fn host_name(documents: &Documents, machine: &Machine) -> Option<String> {
@@ -190,6 +190,9 @@ impl Public for Machine {
             if let Some(text) = text {
                 put(name, text.as_str().into());
             }
+        }
+        if !machine.security_groups.is_empty() {
+            put(security_group::OF_MACHINE, json!(machine.security_groups));
         }
         for (name, groups) in [
             ("placementTogether", &machine.placement.together),

@@ -3,8 +3,8 @@
 use cimi::resources::{
     Address, AddressTemplate, Credential, CredentialTemplate, ForwardingGroupTemplate, Group,
     Image, Machine, MachineConfiguration, MachineTemplate, Most, NetworkPort,
-    NetworkPortConfiguration, NetworkPortTemplate, Quota, Resource as _, System, SystemTemplate,
-    Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
+    NetworkPortConfiguration, NetworkPortTemplate, Quota, Resource as _, SecurityGroup, System,
+    SystemTemplate, Token, User, Volume, VolumeConfiguration, VolumeImage, VolumeTemplate,
     weight::{BYTES, CPUS, LOCAL_BYTES, MEMORY_KIB},
 };
 use cimi::size::GIBIBYTE;
@@ -87,14 +87,15 @@ pub(crate) enum Measure {
     NetworkPortTemplates,
     NetworkPortConfigurations,
     ForwardingGroupTemplates,
+    SecurityGroups,
 }
 
 use Measure::{
     AddressTemplates, Addresses, Cpus, CredentialTemplates, Credentials, ForwardingGroupTemplates,
     ImageSpace, Images, LocalSpace, MachineConfigurations, MachineTemplates, Machines, Memory,
-    NetworkPortConfigurations, NetworkPortTemplates, NetworkPorts, SystemTemplates, Systems,
-    Tokens, VolumeConfigurations, VolumeImageSpace, VolumeImages, VolumeSpace, VolumeTemplates,
-    Volumes,
+    NetworkPortConfigurations, NetworkPortTemplates, NetworkPorts, SecurityGroups, SystemTemplates,
+    Systems, Tokens, VolumeConfigurations, VolumeImageSpace, VolumeImages, VolumeSpace,
+    VolumeTemplates, Volumes,
 };
 
 impl Measure {
@@ -132,6 +133,7 @@ impl Measure {
             AddressTemplate::COLLECTION => AddressTemplates,
             ForwardingGroupTemplate::COLLECTION => ForwardingGroupTemplates,
             NetworkPort::COLLECTION => NetworkPorts,
+            SecurityGroup::COLLECTION => SecurityGroups,
             NetworkPortTemplate::COLLECTION => NetworkPortTemplates,
             NetworkPortConfiguration::COLLECTION => NetworkPortConfigurations,
             Address::COLLECTION => Addresses,
@@ -165,6 +167,7 @@ impl Measure {
             AddressTemplates => "address templates",
             ForwardingGroupTemplates => "forwarding group templates",
             NetworkPorts => "network ports",
+            SecurityGroups => "security groups",
             NetworkPortTemplates => "network port templates",
             NetworkPortConfigurations => "network port configurations",
         }
@@ -240,6 +243,7 @@ impl Measure {
             AddressTemplates => documents.count_owned::<AddressTemplate>(user),
             ForwardingGroupTemplates => documents.count_owned::<ForwardingGroupTemplate>(user),
             NetworkPorts => documents.count_owned::<NetworkPort>(user),
+            SecurityGroups => documents.count_owned::<SecurityGroup>(user),
             NetworkPortTemplates => documents.count_owned::<NetworkPortTemplate>(user),
             NetworkPortConfigurations => documents.count_owned::<NetworkPortConfiguration>(user),
         };
@@ -288,6 +292,7 @@ impl Measure {
             | SystemTemplates
             | AddressTemplates
             | ForwardingGroupTemplates
+            | SecurityGroups
             | NetworkPortTemplates
             | NetworkPortConfigurations
             | MachineTemplates

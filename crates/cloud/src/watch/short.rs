@@ -76,6 +76,7 @@ fn rests_on(parent: Kind, members: Kind) -> impl Iterator<Item = Kind> {
         Kind::Host => &[Kind::Host],
         Kind::Machine => &[Kind::Machine],
         Kind::Network => &[Kind::Network],
+        Kind::SecurityGroup => &[Kind::SecurityGroup],
         Kind::System => &[Kind::System],
         Kind::Volume => &[Kind::Volume],
         _ => &[],

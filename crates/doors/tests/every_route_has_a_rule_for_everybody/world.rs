@@ -169,6 +169,9 @@ impl World {
             (Some(Kind::ForwardingGroup), "/cimi/{type}/{id}/{collection}", "POST") => {
                 json!({"network": {"href": "Network/local"}}).to_string()
             }
+            (Some(Kind::SecurityGroup), "/cimi/{type}/{id}/{collection}", "POST") => {
+                json!({"direction": "in", "protocol": "udp"}).to_string()
+            }
             (_, "/cimi/{type}/{id}/{collection}", "POST") => {
                 json!({"volume": {"href": format!("Volume/{}", volume.1)}}).to_string()
             }
@@ -409,6 +412,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
             Kind::NetworkPortConfiguration,
             json!({"portType": "ACCESS"}),
         ),
+        (Kind::SecurityGroup, json!({"name": "web"})),
         (
             Kind::NetworkPort,
             json!({"networkPortTemplate": {"network": {"href": "Network/local"}}}),
@@ -465,6 +469,7 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
     share::<cimi::resources::AddressTemplate>(documents).await;
     share::<cimi::resources::ForwardingGroupTemplate>(documents).await;
     share::<cimi::resources::NetworkPort>(documents).await;
+    share::<cimi::resources::SecurityGroup>(documents).await;
     share::<cimi::resources::NetworkPortTemplate>(documents).await;
     share::<cimi::resources::NetworkPortConfiguration>(documents).await;
     share::<cimi::resources::VolumeImage>(documents).await;
@@ -515,6 +520,12 @@ async fn resources(cloud: &Cloud, documents: &Documents) -> BTreeMap<Kind, (Stri
         .await;
     let group = group.unwrap().view.id.split_once('/').unwrap().1.to_owned();
     ids.insert(Kind::ForwardingGroup, (group, "local".to_owned()));
+    let group = ids[&Kind::SecurityGroup].0.clone();
+    let rule = object(json!({"direction": "in", "protocol": "tcp", "firstPort": 22}));
+    let rule = cloud.add_member(&owner, Kind::SecurityGroup, &group, "rules", rule);
+    let rule = rule.await.unwrap().view.id;
+    let rule = rule.rsplit_once('/').unwrap().1.to_owned();
+    ids.insert(Kind::SecurityGroup, (group, rule));
     let port = ids[&Kind::NetworkPort].0.clone();
     ids.insert(Kind::Network, ("local".to_owned(), port));
     ids.insert(Kind::ResourceMetadata, first("Machine"));

@@ -198,6 +198,7 @@ pub fn machine(n: u8) -> PlugRequest {
         mac: network::MacPrefix::default().mac(ip),
         ip,
         ssh_port: None,
+        groups: std::collections::BTreeSet::new(),
     }
 }
 

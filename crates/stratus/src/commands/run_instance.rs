@@ -132,6 +132,9 @@ struct Network {
     /// This very address [key: specific_address_request]
     #[arg(long, value_name = "IP")]
     address: Option<String>,
+    /// Security group that the machine is in, by UUID or name; may be given several times [default: none]
+    #[arg(long, value_name = "GROUP")]
+    security_group: Vec<String>,
     /// Model of the network card [key: vm_network_model]
     #[arg(long, value_name = "MODEL")]
     vm_network_model: Option<String>,

@@ -1,5 +1,5 @@
 //! Which networks of this host forward to which others: those of one forwarding group, by what the documents say; and with
-//! which hosts they are one network.
+//! which hosts they are one network. And what they have to know of security groups.
 //!
 //! A network begins with its peers and keeps them whether they are set up or not: until then there is nothing to forward to, and
 //! one that could not be taken over after a restart may well be at work.
@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use cimi::{HostId, resources::Network};
+use cimi::{
+    HostId,
+    resources::{Machine, Network},
+};
 use network::{Overlay, Peer, Vni};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::{Shared, groups::Noticed};
 
 /// What the firewall refused is tried again after this.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -22,12 +25,23 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Has networks forward as their documents say, until `stop`.
 pub(super) async fn follow_groups(shared: Arc<Shared>, stop: CancellationToken) {
     let mut networks = shared.documents.networks.changes();
+    let mut groups = shared.documents.security_groups.changes();
+    let mut machines = shared.documents.machines.changes();
+    let mut noticed = Noticed::default();
     let mut refused = false;
     let mut told = BTreeMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = networks.next() => {}
+            _ = groups.next() => {}
+            changed = machines.next() => {
+                let id = changed.id().to_owned();
+                let ours = changed.present().filter(|machine| shared.has(machine));
+                if !noticed.differs(&id, ours.as_deref().map(|machine| &machine.document.0)) {
+                    continue;
+                }
+            }
             () = shared.network_opened.notified() => {}
             () = tokio::time::sleep(AGAIN), if refused => {}
         }
@@ -56,6 +70,11 @@ impl Shared {
             .collect()
     }
 
+    /// Whether a machine is on this host, or comes to it.
+    fn has(&self, machine: &Machine) -> bool {
+        machine.host.as_ref() == Some(&self.host) || machine.moving_to() == Some(&self.host)
+    }
+
     /// With which hosts a network of this one is one.
     fn overlay_of(&self, network: &str) -> Option<Overlay> {
         let network = self.documents.networks.get(network)?;
@@ -78,6 +97,10 @@ impl Shared {
         for (name, host) in self.networks_in_use() {
             if let Err(error) = host.forward_to(self.peers_of(&name)).await {
                 tracing::warn!(network = name, %error, "it can't be said which networks it forwards to; trying again");
+                all_well = false;
+            }
+            if let Err(error) = self.tell_groups(&name, &host).await {
+                tracing::warn!(network = name, %error, "its machines are held to security groups as they were; trying again");
                 all_well = false;
             }
             let overlay = self.overlay_of(&name);

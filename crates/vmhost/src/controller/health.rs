@@ -69,6 +69,7 @@ impl Shared {
     async fn restore(&self, network: &Network, wanted: &[PlugRequest]) -> network::Result<()> {
         let restored = async {
             let host = self.network(network).await?;
+            self.tell_groups(network.id.local(), &host).await?;
             host.reconcile(wanted).await
         };
         let restored = restored.await.map(drop);

@@ -22,7 +22,7 @@ use storage::{Durability, inspect::Format, qcow2, space, swap};
 use uuid::Uuid;
 
 use super::{
-    ImageContent, Settings, Shared, VolumePlace, VolumeUser, media,
+    ImageContent, Settings, Shared, VolumePlace, VolumeUser, groups, media,
     memory::{self, MemoryRecord},
     root_disk, volume_disk,
 };
@@ -119,6 +119,7 @@ pub(crate) fn plug_requests(machine: &Machine) -> Vec<(String, PlugRequest)> {
                 .as_ref()
                 .filter(|_| number == 0)
                 .map(|ssh| ssh.port),
+            groups: groups::tags(machine),
         };
         Some((nic.network.local().to_owned(), request))
     };

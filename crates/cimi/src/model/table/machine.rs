@@ -12,6 +12,9 @@ const RESTART_POLICY: Attribute = a("restartPolicy", String)
     .limit(Limit::OneOf(&["never", "on-failure", "always"]))
     .stratuslab();
 
+const SECURITY_GROUPS: Attribute =
+    a("securityGroups", Array(&Ref(&[Kind::SecurityGroup]))).stratuslab();
+
 pub(super) const MACHINE: Type = Type {
     creation: Creation::Template {
         member: "machineTemplate",
@@ -128,6 +131,7 @@ pub(super) const MACHINE: Type = Type {
         seen("placementApart", Array(&String)).stratuslab(),
         RESTART_POLICY,
         seen("started", DateTime).stratuslab(),
+        SECURITY_GROUPS,
         seen("save", Struct(stratuslab::SAVE)).stratuslab(),
         seen("savedAs", Ref(&[Kind::MachineImage])).stratuslab(),
     ],
@@ -275,6 +279,7 @@ pub(super) const MACHINE_TEMPLATE: Type = Type {
         a("placementTogether", Array(&String)).stratuslab(),
         a("placementApart", Array(&String)).stratuslab(),
         RESTART_POLICY,
+        SECURITY_GROUPS,
         a("save", Struct(stratuslab::SAVE)).stratuslab(),
     ],
     ..standard(

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Arguments, Context};
 use crate::cloud::Api;
 use crate::commands::image_name::{BootsFrom, bootable, startable};
+use crate::commands::security_group::group_named;
 use crate::commands::volume_id::volume_uuid;
 use crate::failure::{Failure, Result};
 use crate::machine_types::MachineType;
@@ -93,6 +94,15 @@ impl Arguments {
             if !groups.is_empty() {
                 template.insert(name.to_owned(), json!(groups));
             }
+        }
+
+        let mut security_groups = Vec::new();
+        for named in &self.network.security_group {
+            let id = group_named(api, named).await?;
+            security_groups.push(json!({ "href": format!("SecurityGroup/{id}") }));
+        }
+        if !security_groups.is_empty() {
+            template.insert("securityGroups".to_owned(), json!(security_groups));
         }
 
         let key_file = public_key_file(settings, self.key.as_deref());

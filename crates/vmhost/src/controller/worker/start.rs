@@ -44,7 +44,12 @@ pub(in crate::controller) async fn plug(
         let network = shared.documents.networks.get(&name).ok_or_else(|| {
             PrepareError::Missing(format!("network {name} does not exist any more"))
         })?;
-        let plugged = shared.network(&network).await?.plug(&request).await?;
+        let host = shared.network(&network).await?;
+        if !request.groups.is_empty() {
+            // What they allow has to be known before the machine is held to them.
+            shared.tell_groups(&name, &host).await?;
+        }
+        let plugged = host.plug(&request).await?;
         if let Attachment::User(user) = &plugged.attachment {
             ssh.get_or_insert(Endpoint {
                 host: "127.0.0.1".to_owned(),
