@@ -68,17 +68,15 @@ async fn rules_come_and_go_one_by_one() {
     // Whoever may not see it, or may only see it.
     let refused = allow(&world, &bob(), &web, ssh.clone()).await;
     assert!(
-        matches!(refused, Err(CloudError::NotFound(_))),
+        matches!(refused, Err(CloudError::NotFound { .. })),
         "{refused:?}"
     );
-    let (kind, local) = split(&web);
+    let ((kind, local), who) = (split(&web), alice());
     let none = world
         .cloud
-        .delete_member(&alice(), kind, local, "rules", "none");
-    assert!(matches!(none.await, Err(CloudError::NotFound(_))));
-    let gone = world
-        .cloud
-        .delete_member(&alice(), kind, local, "rules", &rule);
+        .delete_member(&who, kind, local, "rules", "none");
+    assert!(matches!(none.await, Err(CloudError::NotFound { .. })));
+    let gone = world.cloud.delete_member(&who, kind, local, "rules", &rule);
     gone.await.unwrap();
     assert_eq!(rules(&world, &web).await, [json!(null); 0]);
     allow(&world, &alice(), &web, ssh).await.unwrap();
@@ -117,8 +115,10 @@ async fn a_group_has_a_hundred_rules_at_most_and_a_machine_eight_groups() {
         within(&all[..1])["securityGroups"]
     );
     // What isn't named stays as it is.
-    let renamed = world.put(&alice(), &machine, json!({"name": "other"}));
-    renamed.await.unwrap();
+    world
+        .put(&alice(), &machine, json!({"name": "other"}))
+        .await
+        .unwrap();
     assert_eq!(
         world.get(&alice(), &machine)["securityGroups"][0]["href"],
         all[0].as_str()
@@ -190,8 +190,11 @@ async fn a_group_that_is_being_removed_is_given_to_nobody_and_can_be_removed_aga
     assert!(text(refused).contains("being removed"));
     let refused = allow(&world, &alice(), &web, json!({"direction": "in"})).await;
     assert!(text(refused).contains("being removed"));
-    let gone = world.cloud.delete(&alice(), Kind::SecurityGroup, local);
-    gone.await.unwrap();
+    world
+        .cloud
+        .delete(&alice(), Kind::SecurityGroup, local)
+        .await
+        .unwrap();
     assert!(world.documents.security_groups.is_empty());
 }
 
@@ -204,8 +207,9 @@ async fn machines_that_are_reached_by_ports_of_their_host_have_no_groups() {
     let machine = world.machine(within(&[&web]));
     let refused = violations(world.create(&alice(), Kind::Machine, machine).await);
     assert!(refused[0].contains("ports of their host"), "{refused:?}");
-    let machine = world.made(&alice(), Kind::Machine, world.machine(json!({})));
-    let machine = machine.await;
+    let machine = world
+        .made(&alice(), Kind::Machine, world.machine(json!({})))
+        .await;
     let refused = violations(world.put(&alice(), &machine, within(&[&web])).await);
     assert!(refused[0].contains("ports of their host"), "{refused:?}");
 }
@@ -260,10 +264,11 @@ async fn a_group_knows_the_addresses_of_those_that_its_rules_name() {
     let rule = world.documents.security_groups.get(at).unwrap().rules[0]
         .id
         .clone();
-    let removed = world
+    world
         .cloud
-        .delete_member(&alice(), Kind::SecurityGroup, at, "rules", &rule);
-    removed.await.unwrap();
+        .delete_member(&alice(), Kind::SecurityGroup, at, "rules", &rule)
+        .await
+        .unwrap();
     until("it to be forgotten", async || {
         let group = world.documents.security_groups.get(at).unwrap();
         group.reached.is_empty()

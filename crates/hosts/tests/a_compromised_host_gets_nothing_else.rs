@@ -6,9 +6,9 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use cimi::{
     Acl, Common, HostId, Timestamp,
-    ids::HostPulseId,
+    ids::{HostPulseId, SecurityGroupId},
     lifecycle::{Moving, Power, Stage},
-    resources::{Event, Host, HostPulse, Image, Machine, Resource},
+    resources::{Event, Host, HostPulse, Image, Machine, Resource, SecurityGroup},
     testing,
 };
 use documents::Documents;
@@ -191,6 +191,47 @@ async fn it_sees_itself_and_its_machines() {
     ] {
         assert_eq!(world.evil.get(&hidden).await.unwrap(), None, "{hidden}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_sees_the_security_groups_of_its_machines_and_changes_none() {
+    let world = World::new().await;
+    let group = || SecurityGroup {
+        id: SecurityGroupId::generate(),
+        common: Common::new(Acl::owned_by_user("ada"), Timestamp::now()),
+        rules: Vec::new(),
+        reached: std::collections::BTreeMap::new(),
+        leaving: false,
+        unknown: serde_json::Map::new(),
+    };
+    let (in_it, other) = (group(), group());
+    let mut machine = world.mine.clone();
+    machine.security_groups = vec![cimi::Ref::to(in_it.id.clone())];
+    let made = Transaction::new()
+        .put(key(&in_it.id), bytes(&in_it))
+        .put(key(&other.id), bytes(&other))
+        .put(key(&machine.id), bytes(&machine));
+    world.write(made).await;
+    let of = key(&in_it.id);
+    let seen = async {
+        while world.evil.get(&of).await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, seen).await.unwrap();
+    let hidden = world.evil.get(&key(&other.id)).await.unwrap();
+    assert_eq!(hidden, None);
+    let mut open = in_it.clone();
+    open.leaving = true;
+    let put = Transaction::new().put(of.clone(), bytes(&open));
+    world.refused("its group", put).await;
+    // Nor does it put a machine into another one, or take it out.
+    let mut free = machine.clone();
+    free.security_groups.clear();
+    let free = said(&machine, free);
+    let put = Transaction::new().put(key(&free.id), bytes(&free));
+    world.refused("its machine's groups", put).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
