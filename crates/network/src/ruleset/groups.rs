@@ -254,7 +254,12 @@ impl Ruleset {
             text.rule(chain, &format!("counter name {refused} drop"));
         }
         for family in FAMILIES {
-            family.rules(text, &self.gateways(family.number));
+            // Nobody from outside answers for the host, and no guest does by its own rules.
+            let near = match family.number {
+                4 => self.network.to_string(),
+                _ => LINK_LOCAL.to_string(),
+            };
+            family.rules(text, &near, self.gateways(family.number).as_deref());
         }
         text.rule("let_in", "accept");
     }
@@ -328,7 +333,7 @@ const FAMILIES: [Family; 2] = [
 ];
 
 impl Family {
-    fn rules(&self, text: &mut Text<'_>, gateways: &Option<String>) {
+    fn rules(&self, text: &mut Text<'_>, near: &str, gateways: Option<&str>) {
         let (n, word, icmp) = (self.number, self.word, self.icmp);
         let ports_in = format!("oifname . {word} saddr . meta l4proto . th sport . th dport");
         let ports_out = format!("iifname . {word} daddr . meta l4proto . th dport . th sport");
@@ -376,9 +381,7 @@ impl Family {
 
         let [server, client] = self.dhcp;
         let arrive = format!("arrive{n}");
-        if let Some(gateways) = gateways {
-            text.rule(&arrive, &format!("{word} saddr {gateways} {server} accept"));
-        }
+        text.rule(&arrive, &format!("{word} saddr {near} {server} accept"));
         for rule in self.needed_in {
             text.rule(&arrive, rule);
         }
@@ -624,4 +627,80 @@ fn messages(protocol: &str, kind: Option<u8>, code: Option<u8>) -> String {
     };
     let code = code.map_or_else(String::new, |code| format!("{protocol} code {code} "));
     format!("{protocol} type {kind} {code}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use super::*;
+
+    fn tag(name: &str) -> GroupTag {
+        name.parse().unwrap()
+    }
+
+    fn lets_in(traffic: Traffic, peer: RulePeer) -> GroupRule {
+        GroupRule {
+            direction: Direction::In,
+            traffic,
+            peer,
+        }
+    }
+
+    fn plan(members: &[&str], rules: &[GroupRule]) -> Plan {
+        let web = Group {
+            rules: rules.iter().cloned().collect(),
+            members: BTreeSet::new(),
+        };
+        let app = Group {
+            rules: BTreeSet::new(),
+            members: members.iter().map(|ip| ip.parse().unwrap()).collect(),
+        };
+        let taps = BTreeMap::from([("stx-7".parse().unwrap(), BTreeSet::from([tag("web")]))]);
+        Plan::of(
+            &taps,
+            &BTreeMap::from([(tag("web"), web), (tag("app"), app)]),
+        )
+    }
+
+    fn change(before: &Plan, wanted: &Plan) -> String {
+        Text::of("t").change(before, wanted)
+    }
+
+    #[test]
+    fn a_member_is_an_element_and_a_rule_touches_its_group_only() {
+        let named = lets_in(Traffic::Tcp(22, 22), RulePeer::Group(tag("app")));
+        let before = plan(&["10.0.0.1", "fd00::1"], std::slice::from_ref(&named));
+        let members = plan(&["10.0.0.2", "fd00::1"], std::slice::from_ref(&named));
+        assert_eq!(
+            change(&before, &members),
+            "delete element bridge t m4_app { 10.0.0.1 } \nadd element bridge t m4_app { 10.0.0.2 } \n"
+        );
+        let all = lets_in(Traffic::Any, RulePeer::Block("0.0.0.0/0".parse().unwrap()));
+        let rules = change(&before, &plan(&["10.0.0.1", "fd00::1"], &[named, all]));
+        let lines = rules.lines();
+        assert!(
+            lines.clone().all(|line| line.contains("_web ")) && lines.count() == 5,
+            "{rules}"
+        );
+        assert_eq!(change(&before, &before), "");
+    }
+
+    #[test]
+    fn what_goes_takes_its_chains_and_sets_along() {
+        let named = lets_in(Traffic::Any, RulePeer::Group(tag("app")));
+        let before = plan(&["10.0.0.1"], &[named]);
+        let text = change(&before, &Plan::default());
+        for name in ["ti_stx-7", "to_stx-7", "in_web", "out_web", "in_app"] {
+            assert!(
+                text.contains(&format!("delete chain bridge t {name} ")),
+                "{text}"
+            );
+        }
+        for name in ["m4_web", "m6_web", "m4_app", "m6_app"] {
+            assert!(
+                text.contains(&format!("delete set bridge t {name} ")),
+                "{text}"
+            );
+        }
+    }
 }
