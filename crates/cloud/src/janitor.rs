@@ -66,7 +66,9 @@ impl Cloud {
             Box::pin(crate::fencing::follow(self.clone())),
             Box::pin(crate::moving::follow(self.0.documents.clone())),
             crate::network_hosts::follow(self.clone()),
-            crate::security_group::reached::follow(self.0.documents.clone()),
+            Box::pin(crate::security_group::reached::follow(
+                self.0.documents.clone()
+            )),
             crate::system::tend(self.clone()),
             self.tidy(retention),
             self.forget_usage(retention.usage),

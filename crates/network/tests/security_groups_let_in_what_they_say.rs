@@ -452,7 +452,7 @@ fn the_same_holds_by_ipv6() {
     carries(&there, &here);
     // In fragments, too.
     assert!(pings(&six, to_five, "56") && pings(&six, to_five, "4000"));
-    told_to.clone().rules("web", []).at(&site);
+    told_to.rules("web", []).at(&site);
     assert!(!pings(&six, to_five, "56"));
     assert!(pings(&five, global(&machine(6)), "4000"));
     assert!(pings(&five, ipv6::prefix().gateway(), "56"));

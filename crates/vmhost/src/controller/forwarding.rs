@@ -15,6 +15,7 @@ use cimi::{
     resources::{Machine, Network},
 };
 use network::{Overlay, Peer, Vni};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, groups::Noticed};
@@ -28,24 +29,36 @@ pub(super) async fn follow_groups(shared: Arc<Shared>, stop: CancellationToken) 
     let mut groups = shared.documents.security_groups.changes();
     let mut machines = shared.documents.machines.changes();
     let mut noticed = Noticed::default();
-    let mut refused = false;
     let mut told = BTreeMap::new();
+    // When what was refused is tried again, whatever happens until then.
+    let mut again = None;
+    let in_a_while = |all_well: bool| (!all_well).then(|| Instant::now() + AGAIN);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = networks.next() => {}
-            _ = groups.next() => {}
+            // Of very many groups, few are those of machines here.
+            changed = groups.next() => {
+                if shared.has_members_of(changed.id()) {
+                    let all_well = shared.tell_all_groups().await;
+                    again = again.or(in_a_while(all_well));
+                }
+                continue;
+            }
             changed = machines.next() => {
                 let id = changed.id().to_owned();
                 let ours = changed.present().filter(|machine| shared.has(machine));
-                if !noticed.differs(&id, ours.as_deref().map(|machine| &machine.document.0)) {
-                    continue;
+                if noticed.differs(&id, ours.as_deref().map(|machine| &machine.document.0)) {
+                    let all_well = shared.tell_all_groups().await;
+                    again = again.or(in_a_while(all_well));
                 }
+                continue;
             }
+            _ = networks.next() => {}
             () = shared.network_opened.notified() => {}
-            () = tokio::time::sleep(AGAIN), if refused => {}
+            () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
         }
-        refused = !shared.forward(&mut told).await;
+        let groups = shared.tell_all_groups().await;
+        again = in_a_while(shared.forward(&mut told).await && groups);
     }
 }
 
@@ -68,6 +81,24 @@ impl Shared {
         others
             .filter_map(|other| self.setup.as_peer(other.id.local()))
             .collect()
+    }
+
+    /// Has all networks that are set up know the security groups of their machines; whether all went well.
+    async fn tell_all_groups(&self) -> bool {
+        let mut all_well = true;
+        for (name, host) in self.networks_in_use() {
+            if let Err(error) = self.tell_groups(&name, &host).await {
+                tracing::warn!(network = name, %error, "its machines are held to security groups as they were; trying again");
+                all_well = false;
+            }
+        }
+        all_well
+    }
+
+    /// Whether a machine of this host, or one that comes to it, is in a security group.
+    fn has_members_of(&self, group: &str) -> bool {
+        let machines = self.documents.machines.by_index("securityGroup", group);
+        machines.iter().any(|machine| self.has(machine))
     }
 
     /// Whether a machine is on this host, or comes to it.
@@ -97,10 +128,6 @@ impl Shared {
         for (name, host) in self.networks_in_use() {
             if let Err(error) = host.forward_to(self.peers_of(&name)).await {
                 tracing::warn!(network = name, %error, "it can't be said which networks it forwards to; trying again");
-                all_well = false;
-            }
-            if let Err(error) = self.tell_groups(&name, &host).await {
-                tracing::warn!(network = name, %error, "its machines are held to security groups as they were; trying again");
                 all_well = false;
             }
             let overlay = self.overlay_of(&name);
