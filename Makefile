@@ -1,7 +1,7 @@
 # Stratus. `make help` lists what there is to do; each line of help stands beside its target.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help cloud cloud-down cloud-purge cluster cluster-down test test-faults test-debian test-deb fuzz lint bench docs install deb appliance-tiny appliance-debian doctor install-needed
+.PHONY: help cloud cloud-down cloud-purge cluster cluster-down test test-faults test-debian test-deb test-nested fuzz lint bench docs install deb appliance-tiny appliance-debian doctor install-needed
 
 # Built appliances; the daemon's state is in .stratus, caches are in .cache.
 APPLIANCES := .cache/appliances
@@ -38,9 +38,10 @@ test-debian: ## the Debian appliance in a cloud, with cloud-init (minutes, root)
 	@packaging/test debian
 
 test-deb: ## the Debian packages and stratus install, on two computers in namespaces (minutes, root)
-	@packaging/install-needed build tiny deb
-	@appliances/tiny/build $(APPLIANCES)
-	@packaging/deb/test
+	@packaging/test deb
+
+test-nested: ## bare computers become hosts by stratus install and run machines by KVM (many minutes, root)
+	@packaging/test nested
 
 fuzz: ## fuzz the parsers of outside data, a minute each (STRATUS_FUZZ_SECONDS for another time)
 	@packaging/fuzz

@@ -20,6 +20,8 @@ const SHOWN_LINES: usize = 15;
 pub struct Log {
     file: Arc<Mutex<File>>,
     path: PathBuf,
+    /// What each line begins with, where several are at work.
+    of: String,
 }
 
 impl Log {
@@ -49,7 +51,17 @@ impl Log {
         Ok(Self {
             file: Arc::new(Mutex::new(file)),
             path: path.to_owned(),
+            of: String::new(),
         })
+    }
+
+    /// The same log, in which each line begins with where it is from.
+    #[must_use]
+    pub fn of_place(&self, place: &impl std::fmt::Display) -> Self {
+        Self {
+            of: format!("{place}: "),
+            ..self.clone()
+        }
     }
 
     /// Where it is.
@@ -60,15 +72,19 @@ impl Log {
 
     /// Writes a line. That the log can't be written is no reason to end the work.
     pub fn line(&self, text: &str) {
+        self.write(&format!("{}{text}", self.of));
+    }
+
+    fn write(&self, line: &str) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = writeln!(file, "{text}");
+        let _ = writeln!(file, "{line}");
     }
 
     /// Writes a line with the time.
     pub fn step(&self, text: &str) {
         let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())
             .map_or_else(|_| String::new(), |now| now.to_string());
-        self.line(&format!("=== {now} {text}"));
+        self.write(&format!("=== {now} {}{text}", self.of));
     }
 }
 
@@ -122,7 +138,7 @@ pub async fn run(
         return Ok(printed);
     }
     for line in shown.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        out.error(format_args!("\t{line}"));
+        out.error(format_args!("\t{}{line}", log.of));
     }
     let code = status
         .code()
@@ -149,7 +165,7 @@ async fn follow(
     while let Ok(Some(line)) = lines.next_segment().await {
         let line = printable(String::from_utf8_lossy(&line).trim_end_matches('\r'));
         log.line(&line);
-        out.detail(format_args!("\t{line}"));
+        out.detail(format_args!("\t{}{line}", log.of));
         if all.len() < KEPT_BYTES {
             all.push_str(&line);
             all.push('\n');

@@ -384,7 +384,7 @@ pub fn storage(
 /// If it can't be made.
 pub fn redirects(config: &Config) -> anyhow::Result<storage::import::Redirects> {
     storage::import::Redirects::new(fetching(), reach(config)?)
-        .context("preparing to follow short URLs")
+        .context("preparing to follow short URLs (Debian: the package ca-certificates has the authorities of TLS)")
 }
 
 fn fetching() -> reqwest::ClientBuilder {

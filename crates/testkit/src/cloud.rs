@@ -17,7 +17,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use self::{configuration::configuration, using::make_key};
+use self::configuration::configuration;
 use crate::{
     Api, Namespace,
     daemon::{Daemon, DaemonSpec},
@@ -25,6 +25,7 @@ use crate::{
 
 pub use configuration::Options;
 pub(crate) use configuration::instance_tag;
+pub(crate) use using::make_key;
 
 /// An unprivileged user that owns nothing on most systems.
 pub(crate) const UNPRIVILEGED: u32 = 61_234;

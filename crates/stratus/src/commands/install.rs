@@ -14,6 +14,7 @@ mod site;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt as _, stream};
 use serde_json::json;
 
 use self::computer::Computer;
@@ -31,11 +32,12 @@ use crate::session::Session;
 /// Make this computer a cloud, or make other computers hosts of it, over SSH
 ///
 /// Without -n this computer becomes a cloud of its own: packages, configuration, daemon, and whether it answers. With -n each
-/// HOST becomes a host of the cloud: it is looked at, packages are copied and installed, it joins by a token for it alone, is started,
+/// HOST becomes a host of the cloud, eight at a time: it is looked at, packages are copied and installed, it joins by a token for it alone, is started,
 /// and is done when the cloud has heard of it. What is there already is left as it is, so that the same command can be given again.
 ///
-/// Other computers are reached by ssh as root, with a key, and must be known to it already. Debian 12 or newer is needed there. To make
-/// the token you have to be an administrator; on the cloud's own computer, root needs no login for that.
+/// Other computers are reached by ssh, with a key, and must be known to it already: as root, or as a user who becomes root by sudo
+/// without a password. Debian 12 or newer is needed there. To make the token you have to be an administrator; on the cloud's own
+/// computer, root needs no login for that.
 ///
 /// Everything that is done goes into a log. JSON: a list of {"host", "version", "state"}.
 #[derive(Debug, clap::Args)]
@@ -83,6 +85,8 @@ const CONFIGURATION: &str = "/etc/stratus/stratusd.toml";
 const MARK: &str = "# Written by stratus install, which replaces it: without this line it is left alone.";
 /// How long a host may take until the cloud has heard of it.
 const HEARD_LIMIT: Duration = Duration::from_secs(90);
+/// So many computers are worked on at a time.
+const AT_ONCE: usize = 8;
 /// How often it is looked where the cloud doesn't tell.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -96,6 +100,9 @@ impl Arguments {
         if self.name.is_some() && self.nodes.len() != 1 {
             return Err(Failure::Usage("--name is for one host: give one -n with it".to_owned()));
         }
+        if let Some(twice) = self.nodes.iter().enumerate().find_map(|(index, node)| self.nodes.get(..index)?.contains(node).then_some(node)) {
+            return Err(Failure::Usage(format!("-n: {twice} is given twice")));
+        }
         let site = Site::read(self.site_config.as_deref())?;
         for told in site.iter().flat_map(Site::what_is_not_used) {
             session.out.warning(told);
@@ -105,6 +112,7 @@ impl Arguments {
             daemon_config: self.daemon_configuration(site.as_ref())?,
             log: Log::append(&self.log)?,
             out: session.out,
+            is_for_several: self.nodes.len() > 1,
         };
         session.out.info(format_args!("\tLog file: {}", self.log.display()));
         crate::unfinished::say("Nothing has to be undone: the same command goes on where this one was.");
@@ -115,12 +123,18 @@ impl Arguments {
         let places = self.nodes.iter().map(|node| self.place(node, site.as_ref())).collect::<Result<Vec<_>>>()?;
         let api = self.administrator(&session)?;
         let entries = self.entries(&api, site.as_ref())?;
+        match places.as_slice() {
+            [place] => work.out.banner(&format!("Installing {place}")),
+            places => work.out.banner(&format!("Installing {} hosts", places.len())),
+        }
+        let (work, api, name, entries) = (&work, &api, self.name.as_deref(), &entries);
+        let works = places.into_iter().map(|place| async move { (work.host(api, &place, name, entries).await, place) });
         let mut done = Vec::new();
         let mut failed = Vec::new();
-        for place in places {
-            match work.host(&api, &place, self.name.as_deref(), &entries).await {
+        // One that fails, or takes its time, is no reason to leave the others.
+        for (ended, place) in stream::iter(works).buffered(AT_ONCE).collect::<Vec<_>>().await {
+            match ended {
                 Ok(state) => done.push(state),
-                // One that fails is no reason to leave the others.
                 Err(failure) => failed.push((place, failure)),
             }
         }
@@ -214,6 +228,8 @@ struct Work {
     daemon_config: Option<String>,
     log: Log,
     out: Output,
+    /// Then no line shows how it goes with one of them.
+    is_for_several: bool,
 }
 
 /// Whether the daemon has to be started anew.
@@ -227,26 +243,27 @@ impl Work {
     /// Shows a step while it is taken, and with its time and what came of it when it is done.
     async fn step<T>(&self, place: &Place, what: &str, work: impl Future<Output = Result<(T, String)>>) -> Result<T> {
         let began = Instant::now();
-        self.log.step(&format!("{place}: {what}"));
-        let waiting = Waiting::start(&self.out, format!("{place}: {what}"));
+        let log = self.log.of_place(place);
+        log.step(what);
+        let waiting = if self.is_for_several { Waiting::silently() } else { Waiting::start(&self.out, format!("{place}: {what}")) };
         let ended = work.await;
         drop(waiting);
-        let (value, told) = ended.inspect_err(|failure| self.log.step(&format!("{place}: {what}: {failure}")))?;
+        let (value, told) = ended.inspect_err(|failure| log.step(&format!("{what}: {failure}")))?;
         let seconds = began.elapsed().as_secs_f64();
-        self.log.step(&format!("{place}: {what}: {told} ({seconds:.1} s)"));
+        log.step(&format!("{what}: {told} ({seconds:.1} s)"));
         self.out.step(format_args!("{place}: {what}: {} ({seconds:.1} s)", printable(&told)));
         Ok(value)
     }
 
     async fn script(&self, place: &Place, what: &str, script: &str, input: &[u8]) -> Result<String> {
-        place.script(&self.log, &self.out, what, script, input).await
+        place.script(&self.log.of_place(place), &self.out, what, script, input).await
     }
 
     /// This computer becomes a cloud.
     async fn cloud_here(&self, session: &Session) -> Result<serde_json::Value> {
         let place = Place::Here;
         self.out.banner("Installing the front end");
-        let found = self.look(&place).await?;
+        let found = self.look(&place, &[]).await?;
         if let Some(joined) = &found.joined {
             return Err(Failure::Work(format!("this computer is a host of another cloud ({}): a cloud of its own needs another", joined.host)));
         }
@@ -274,8 +291,7 @@ impl Work {
 
     /// Another computer becomes a host of the cloud.
     async fn host(&self, api: &Api, place: &Place, name: Option<&str>, entries: &[String]) -> Result<serde_json::Value> {
-        self.out.banner(&format!("Installing {place}"));
-        let found = self.look(place).await?;
+        let found = self.look(place, entries).await?;
         if found.has_cloud {
             return Err(Failure::Work(format!("it is a cloud of its own: its documents are in {}", found.state.join("db").display()))
                 .with_hint("A computer is one or the other. If nobody needs that cloud: stratusd teardown there, and move the folder away."));
@@ -289,10 +305,10 @@ impl Work {
         Ok(json!({ "host": host.name, "version": found.version, "state": host.state }))
     }
 
-    async fn look(&self, place: &Place) -> Result<Computer> {
+    async fn look(&self, place: &Place, entries: &[String]) -> Result<Computer> {
         let computer = self
             .step(place, "looked at", async {
-                let computer = self.look_again(place).await?;
+                let computer = self.read(place, entries).await?;
                 let told = computer.to_string();
                 Ok((computer, told))
             })
@@ -302,14 +318,18 @@ impl Work {
         for doubt in computer.doubts(here) {
             self.out.warning(format_args!("{place}: {doubt}"));
         }
-        match computer.obstacles(package, here).as_slice() {
+        match computer.obstacles(package, here, self.daemon_config.is_some()).as_slice() {
             [] => Ok(computer),
             obstacles => Err(Failure::Work(obstacles.join("; "))),
         }
     }
 
     async fn look_again(&self, place: &Place) -> Result<Computer> {
-        Computer::read(&self.script(place, "looking at it", computer::LOOK, &[]).await?)
+        self.read(place, &[]).await
+    }
+
+    async fn read(&self, place: &Place, entries: &[String]) -> Result<Computer> {
+        Computer::read(&self.script(place, "looking at it", &computer::look(entries), &[]).await?)
     }
 
     async fn install(&self, place: &Place, found: &Computer, names: &[&str]) -> Result {
@@ -421,7 +441,9 @@ async fn heard_of(api: &Api, id: &str) -> Result<(HostView, String)> {
             Some(state) => {
                 let troubles = host.other.get("troubles").map(text_of).filter(|troubles| !troubles.is_empty());
                 let name = host.name.clone().unwrap_or_default();
-                let told = format!("the cloud has heard of {name}: {state}{}", troubles.map(|troubles| format!(", {troubles}")).unwrap_or_default());
+                let of = |name: &str| host.other.get(name).map(text_of).unwrap_or_default();
+                let by = format!("machines run by {} ({})", of("accelerator"), of("acceleratorReason"));
+                let told = format!("the cloud has heard of {name}: {state}{}; {by}", troubles.map(|troubles| format!(", {troubles}")).unwrap_or_default());
                 return Ok((host, told));
             }
         };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::TestCloud;
 use crate::{
-    Api,
+    Api, ComputerRoom,
     programs::{program, search_path},
     wait_until,
 };
@@ -88,6 +88,22 @@ impl TestCloud {
     pub fn try_cli_as_told(&self, arguments: &[&str]) -> Output {
         let mut command = self.client();
         command.args(arguments);
+        self.run(&mut command)
+    }
+
+    /// Runs `stratus` as the administrator, who is the operator of a room, too; the output whatever the exit status. Files are written to a folder of this test.
+    ///
+    /// # Panics
+    /// If it can't be run.
+    #[must_use]
+    pub fn try_cli_of_operator(&self, room: &ComputerRoom, arguments: &[&str]) -> Output {
+        let mut command = self.told_of_it(room.operator());
+        command
+            .arg(program("stratus"))
+            .args(arguments)
+            .env("STRATUSLAB_USERNAME", "admin")
+            .env("STRATUSLAB_PASSWORD", self.admin_password())
+            .current_dir(self.folder());
         self.run(&mut command)
     }
 
@@ -170,7 +186,11 @@ impl TestCloud {
     }
 
     fn client(&self) -> Command {
-        let mut command = Command::new(program("stratus"));
+        self.told_of_it(Command::new(program("stratus")))
+    }
+
+    /// Has a command know the cloud, and nothing else.
+    fn told_of_it(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("PATH", search_path())
@@ -271,7 +291,8 @@ impl TestCloud {
     }
 }
 
-pub(super) fn make_key(folder: &Path) {
+/// Makes the pair of keys `key` and `key.pub`.
+pub(crate) fn make_key(folder: &Path) {
     let key = folder.join("key");
     let output = Command::new("ssh-keygen")
         .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])

@@ -13,8 +13,10 @@ use crate::table::shown_bytes;
 /// Where the daemon keeps everything, if its configuration says nothing else.
 pub(super) const USUAL_STATE: &str = "/var/lib/stratus";
 
-/// Says what the computer is, a line for each: NAME=VALUE.
-pub(super) const LOOK: &str = include_str!("computer/look.sh");
+/// Says what the computer is, a line for each: NAME=VALUE; and whether it reaches the cloud's entries.
+pub(super) fn look(entries: &[String]) -> String {
+    format!("entries={}\n{}", quoted(&entries.join(" ")), include_str!("computer/look.sh"))
+}
 
 /// Clocks may be so far apart when a host joins.
 const CLOCKS_APART_SECONDS: i64 = 30;
@@ -50,10 +52,15 @@ pub(super) struct Computer {
     pub(super) joined: Option<Joined>,
     /// Where its daemon answers, while it does.
     pub(super) ready: Option<String>,
+    /// Another stratusd than the package's that runs there.
+    stranger: Option<String>,
+    /// Whether an entry of the cloud is reached from there, and those that are not, with why.
+    is_in_reach: bool,
+    unreached: Option<String>,
 }
 
 impl Computer {
-    /// Of what [`LOOK`] printed.
+    /// Of what [`look`] printed.
     pub(super) fn read(text: &str) -> Result<Self> {
         let values: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
         let strange = |name: &str| Failure::Work(format!("what it is can't be read: {name}={}", values.get(name).copied().unwrap_or_default()));
@@ -75,11 +82,14 @@ impl Computer {
             has_cloud: text("cloud").is_some(),
             joined,
             ready: text("ready"),
+            stranger: text("stranger"),
+            is_in_reach: text("reached").is_some(),
+            unreached: text("unreached"),
         })
     }
 
     /// What is in the way, each with what to do; `here` is the time on this computer.
-    pub(super) fn obstacles(&self, package: Option<&str>, here: i64) -> Vec<String> {
+    pub(super) fn obstacles(&self, package: Option<&str>, here: i64, has_configuration: bool) -> Vec<String> {
         let mut found = Vec::new();
         if self.user != 0 {
             found.push("this has to be done as root: log in as root, or run it by sudo".to_owned());
@@ -90,7 +100,7 @@ impl Computer {
         } else if let Some(package) = package.filter(|package| *package != self.architecture) {
             found.push(format!("its architecture is {}, and that of the packages {package}", self.architecture));
         }
-        if self.free_kib < LEAST_KIB && self.version.is_none() {
+        if self.lacks_room() {
             let (free, least) = (shown_bytes(self.free_kib << 10), shown_bytes(LEAST_KIB << 10));
             found.push(format!("{free} are free in /var, at least {least} are needed: make room, or mount a larger disk at {}", self.state.display()));
         }
@@ -99,7 +109,20 @@ impl Computer {
             let side = if apart > 0 { "ahead of" } else { "behind" };
             found.push(format!("its clock is {} s {side} this computer's: set it by NTP (apt-get install chrony)", apart.abs()));
         }
+        // By default both would take the same interfaces and machines for theirs.
+        if let Some(stranger) = self.stranger.as_ref().filter(|_| !has_configuration) {
+            found.push(format!(
+                "another stratusd runs there, {stranger}: end it (stratusd teardown ends its machines), or let both be, each with its own `instance`, `state_dir`, `listen` and subnets (--daemon-config)"
+            ));
+        }
+        if let Some(unreached) = self.unreached.as_ref().filter(|_| !self.is_in_reach) {
+            found.push(format!("from there the cloud is not reached: {unreached}; --entry says where hosts reach it"));
+        }
         found
+    }
+
+    fn lacks_room(&self) -> bool {
+        self.free_kib < LEAST_KIB && self.version.is_none()
     }
 
     /// What goes, and not well.
@@ -108,12 +131,15 @@ impl Computer {
         if !self.has_kvm {
             found.push("it has no /dev/kvm: machines run by translation in software, ten times slower. Switch virtualization on in its firmware.".to_owned());
         }
-        if (LEAST_KIB..LITTLE_KIB).contains(&self.free_kib) {
+        if self.free_kib < LITTLE_KIB && !self.lacks_room() {
             found.push(format!("only {} are free for machines' disks", shown_bytes(self.free_kib << 10)));
         }
         let apart = (self.time - here).abs();
         if (5..=CLOCKS_APART_SECONDS).contains(&apart) {
             found.push(format!("its clock is {apart} s off: keep it right by NTP (apt-get install chrony)"));
+        }
+        if let Some(unreached) = self.unreached.as_ref().filter(|_| self.is_in_reach) {
+            found.push(format!("not every entry of the cloud is reached from there: {unreached}"));
         }
         found
     }
@@ -157,7 +183,7 @@ mod tests {
         assert_eq!(computer.joined, Some(Joined { host: "Host/1".to_owned(), name: "seven".to_owned() }));
         assert_eq!((computer.version.as_deref(), computer.client.as_deref(), computer.has_cloud), (Some("0.1.0-1"), None, false));
         assert_eq!(computer.to_string(), "node7, debian 12 amd64, KVM, 100.00 GiB free");
-        assert!(computer.obstacles(Some("amd64"), 1003).is_empty() && computer.doubts(1003).is_empty());
+        assert!(computer.obstacles(Some("amd64"), 1003, false).is_empty() && computer.doubts(1003).is_empty());
         let strange = Computer::read("name=x\nuser=root\n").unwrap_err().to_string();
         assert!(strange.contains("user=root"), "{strange}");
     }
@@ -167,13 +193,42 @@ mod tests {
         let poor = SEEN.replace("user=0", "user=1000").replace("release=12", "release=11").replace("free=104857600", "free=1000");
         let poor = poor.replace("version=0.1.0-1", "version=").replace("kvm=yes", "kvm=");
         let computer = Computer::read(&poor).unwrap();
-        let told = computer.obstacles(None, 1100).join("\n");
+        let told = computer.obstacles(None, 1100, false).join("\n");
         for part in ["as root", "debian 11", "1000.00 KiB are free", "100 s behind"] {
             assert!(told.contains(part), "{part}: {told}");
         }
         assert!(computer.doubts(1100)[0].contains("/dev/kvm"));
-        let other = Computer::read(SEEN).unwrap().obstacles(Some("arm64"), 1000);
+        let other = Computer::read(SEEN).unwrap().obstacles(Some("arm64"), 1000, false);
         assert_eq!(other, ["its architecture is amd64, and that of the packages arm64"]);
+    }
+
+    #[test]
+    fn what_would_be_in_the_way_later_is_told_before() {
+        let joined = "user=0\nname=x\ntime=0\nfree=1000000\nstate=/s\nversion=1\narchitecture=amd64\n";
+        let read = |more: &str| Computer::read(&format!("{joined}{more}")).unwrap();
+        let told = read("reached=\nunreached=https://a:1 (why)\n").obstacles(None, 0, false);
+        assert!(told[0].contains("https://a:1 (why)") && told.len() == 1, "{told:?}");
+        let one_of_two = read("reached=yes\nunreached=https://a:1 (why)\n");
+        assert!(one_of_two.obstacles(None, 0, false).is_empty());
+        let doubts = one_of_two.doubts(0).join("\n");
+        assert!(doubts.contains("https://a:1 (why)") && doubts.contains("976.56 MiB are free"), "{doubts}");
+        let other = read("stranger=/usr/local/bin/stratusd (process 7)\n");
+        assert!(other.obstacles(None, 0, false)[0].contains("/usr/local/bin/stratusd (process 7)"));
+        assert!(other.obstacles(None, 0, true).is_empty());
+    }
+
+    #[test]
+    fn it_is_tried_whether_the_entries_are_reached() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let gone = std::net::TcpListener::bind("[::1]:0").map(|listener| listener.local_addr().unwrap().port()).unwrap_or(1);
+        let entries = [there, format!("https://[::1]:{gone}"), "https://nowhere.invalid:8443".to_owned()];
+        let output = std::process::Command::new("sh").args(["-euc", &look(&entries)]).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{output:?}");
+        assert!(printed.contains("\nreached=yes\n"), "{printed}");
+        let unreached = format!("unreached={} (no connection to that port), https://nowhere.invalid:8443 (that name has no address there)", entries[1]);
+        assert!(printed.contains(&unreached), "{printed}");
     }
 
     #[test]

@@ -11,6 +11,10 @@ use crate::output::Output;
 
 /// What ssh itself ends with when there is no connection.
 const NO_CONNECTION: i32 = 255;
+/// What the script of [`AS_ROOT`] ends with when there is no way to become root.
+const NOT_ROOT: i32 = 251;
+/// Runs a script (`$0`) as root.
+const AS_ROOT: &str = "[ \"$(id -u)\" != 0 ] || exec sh -c \"$0\"\nsudo -n true || exit 251\nexec sudo -n sh -c \"$0\"";
 /// Nothing is asked; a computer that says nothing is given up.
 const OPTIONS: [&str; 4] = ["BatchMode=yes", "ConnectTimeout=15", "ServerAliveInterval=15", "ServerAliveCountMax=8"];
 
@@ -48,8 +52,8 @@ impl Place {
                 if let Some(port) = port {
                     command.arg("-p").arg(port.to_string());
                 }
-                // Whatever shell root has there.
-                command.args(["--", host]).arg(format!("sh -c {}", quoted(script)));
+                // Whatever shell the user has there.
+                command.args(["--", host]).arg(format!("sh -c {} {}", quoted(AS_ROOT), quoted(script)));
                 command
             }
         }
@@ -59,14 +63,24 @@ impl Place {
     pub(super) async fn script(&self, log: &Log, out: &Output, what: &str, script: &str, input: &[u8]) -> Result<String> {
         let script = format!("set -eu\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8\n{script}");
         let ran = logged_run::run(log, out, what, &mut self.command(&script), input).await;
-        match (self, ran) {
-            (Self::There { host, .. }, Err(Failure::Work(text))) if text.contains(&format!("status {NO_CONNECTION};")) => {
+        let Self::There { host, key, port } = self else {
+            return ran;
+        };
+        let options = key.iter().map(|key| format!("-i {} ", key.display())).chain(port.map(|port| format!("-p {port} ")));
+        let options: String = options.collect();
+        let ended_with = |text: &str, status: i32| text.contains(&format!("status {status};"));
+        match ran {
+            Err(Failure::Work(text)) if ended_with(&text, NO_CONNECTION) => {
                 Err(Failure::Work(format!("there is no way in by ssh: {text}")).with_hint(format!(
-                    "This must work without a question: ssh -o BatchMode=yes {host} true\nA key that is not known there is given by ssh-copy-id {host}; a computer that is not known here is \
-                     confirmed when you log in once by hand."
+                    "This must work without a question: ssh -o BatchMode=yes {options}{host} true\nA key that is not known there is given by ssh-copy-id {options}{host}; a computer that is not \
+                     known here is confirmed when you log in once by hand."
                 )))
             }
-            (_, ran) => ran,
+            Err(Failure::Work(text)) if ended_with(&text, NOT_ROOT) => {
+                Err(Failure::Work(format!("this has to be done as root, which {host} is not and may not become: {text}"))
+                    .with_hint(format!("Log in as root, or this must work without a question: ssh -o BatchMode=yes {options}{host} sudo -n true")))
+            }
+            ran => ran,
         }
     }
 }

@@ -21,3 +21,21 @@ tell free "$(df -Pk "$place" | awk 'END { print $4 }')"
 tell cloud "$([ ! -e "$state/db" ] || echo yes)"
 tell joined "$(cat "$state/host/joined.json" 2>/dev/null || :)"
 tell ready "$(cat "$state/ready" 2>/dev/null || :)"
+# Where another stratusd runs than the package's.
+tell stranger "$(ls -l /proc/[0-9]*/exe 2>/dev/null | sed -n 's|.* /proc/\([0-9]*\)/exe -> \(/.*/stratusd\)\( (deleted)\)\{0,1\}$|\2 (process \1)|p' | grep -v '^/usr/bin/stratusd ' | head -n 1 || :)"
+# Of the cloud's entries, by which one could join and by which not.
+reached='' unreached=''
+for entry in $entries; do
+    host=${entry#*://} port=${entry##*:}
+    host=${host%:*}
+    host=${host#[} host=${host%]}
+    if ! getent ahosts "$host" >/dev/null; then
+        unreached="$unreached, $entry (that name has no address there)"
+    elif ! timeout 10 bash -c ': <"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null; then
+        unreached="$unreached, $entry (no connection to that port)"
+    else
+        reached=yes
+    fi
+done
+tell reached "$reached"
+tell unreached "${unreached#, }"
