@@ -107,7 +107,7 @@ impl Operator<'_> {
 
     /// The name of the host that has a machine.
     fn place_of(&self, machine: &Machine<'_>) -> String {
-        let id = machine.document()["host"].clone();
+        let id = machine.document()["host"]["href"].clone();
         let hosts = self.cloud.cli_json(&["host", "list"]);
         let mut hosts = hosts.as_array().unwrap().iter();
         let found = hosts.find(|host| host["id"] == id);
@@ -131,17 +131,18 @@ fn in_machine(machine: &Machine<'_>, line: &str) -> String {
     })
 }
 
-/// The machine's QEMU there has a virtual machine of the kernel's KVM.
+/// The machine is the only one there, and its QEMU has a virtual machine of the kernel's KVM.
 fn runs_by_kvm(computer: &BareComputer<'_>, machine: &Machine<'_>) {
-    let files = format!(
-        "ls -l /proc/$(pgrep -f -- '-uuid {}' | head -n 1)/fd",
-        machine.uuid()
-    );
-    let files = computer.ssh(&files);
-    assert!(
-        files.contains("/dev/kvm") && files.contains("anon_inode:kvm-vm"),
-        "{files}"
-    );
+    let told = computer
+        .ssh("pid=$(pgrep qemu-system) && tr '\\0' ' ' </proc/$pid/cmdline && ls -l /proc/$pid/fd");
+    for part in [
+        machine.uuid(),
+        "-accel kvm",
+        "/dev/kvm",
+        "anon_inode:kvm-vm",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }
 
 /// Whatever is in the way is told before anything is done there.
