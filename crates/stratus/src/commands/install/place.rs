@@ -112,13 +112,15 @@ mod tests {
     #[tokio::test]
     async fn a_script_has_its_input_and_its_failure_is_told() {
         let folder = tempfile::tempdir().unwrap();
-        let log = Log::append(&folder.path().join("log")).unwrap();
+        let log = Log::append(&folder.path().join("log")).unwrap().of_place(&"node7");
         let out = Output { verbose: 0, quiet: 3, format: crate::output::Format::Table };
         let printed = Place::Here.script(&log, &out, "it", "cat; echo \"it's\"", b"input\n").await.unwrap();
         assert_eq!(printed, "input\nit's\n");
         let failure = Place::Here.script(&log, &out, "it", "echo why >&2; false; echo on", &[]).await.unwrap_err();
         assert!(failure.to_string().starts_with("it failed with status 1"), "{failure}");
         let story = std::fs::read_to_string(log.path()).unwrap();
-        assert!(story.contains("why") && !story.contains("\non\n"), "{story}");
+        assert!(story.contains("\nnode7: why\n") && !story.contains(": on\n"), "{story}");
+        let ends = story.lines().filter(|line| line.starts_with("=== ") && line.contains(" node7: it: exit status: "));
+        assert_eq!(ends.count(), 2, "{story}");
     }
 }
