@@ -64,6 +64,7 @@ fn spoofed_packets_are_counted_and_arrive_nowhere() {
         let mut long_options = behind(ICMP, &bare(143));
         long_options[1] = 1;
         let rogue = fragment(UDP, 0, true, &datagram(link, (1000, 546)));
+        let asks_in_parts = fragment(UDP, 0, true, &datagram(link, (546, 547)));
 
         let lies = [
             (
@@ -193,6 +194,7 @@ fn spoofed_packets_are_counted_and_arrive_nowhere() {
                 from(link, UDP, &datagram(link, (1000, 546))),
             ),
             ("rogue_dhcp_server", from(link, FRAGMENT, &rogue)),
+            ("too_many_dhcp", from(link, FRAGMENT, &asks_in_parts)),
         ];
         for (_, frame) in &lies {
             send(&mine, frame);

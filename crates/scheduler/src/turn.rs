@@ -12,6 +12,7 @@
 use std::{sync::Arc, time::Duration};
 
 use documents::Documents;
+use futures::FutureExt as _;
 use store::{Change, Entry, Key, LeaseId, Outcome, Prefix, Revision, StoreError, Transaction};
 use tokio::{
     sync::{Notify, watch},
@@ -74,16 +75,15 @@ impl Turn {
 
     /// The store says that it is another's by now.
     pub(crate) fn lost(&self, taken: Revision) {
-        let is_news = self.taken.send_if_modified(|now| {
+        self.taken.send_if_modified(|now| {
             let is_it = *now == Some(taken);
             if is_it {
                 *now = None;
+                // Before another turn can begin, which it says nothing of.
+                self.lost.notify_one();
             }
             is_it
         });
-        if is_news {
-            self.lost.notify_one();
-        }
     }
 
     /// Whether the store says that this is still the turn.
@@ -137,6 +137,8 @@ impl Turn {
                 // The daemon is going down.
                 return std::future::pending().await;
             }
+            // Said of a turn before, which had ended already in another way.
+            let _ = self.lost.notified().now_or_never();
             self.taken.send_replace(Some(taken));
             tracing::debug!(%taken, "it is this scheduler's turn");
             loop {
@@ -211,5 +213,80 @@ impl Own {
             Self::Name => entry.value == name.as_bytes(),
             Self::Lease(lease) => entry.lease == Some(*lease),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that panics has failed
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use async_trait::async_trait;
+    use parking_lot::Mutex;
+    use store::{SharedStore, SqliteStore, testing::Interposed};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A store in front of which leases are ended when they are to be kept.
+    struct Ends {
+        behind: SharedStore,
+        turn: Mutex<Option<Turn>>,
+        kept: AtomicU64,
+        again: Notify,
+    }
+
+    #[async_trait]
+    impl Interposed for Ends {
+        fn behind(&self) -> &SharedStore {
+            &self.behind
+        }
+
+        async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+            // The first time: a decision is refused because the turn is over, in the same moment.
+            if self.kept.fetch_add(1, Ordering::SeqCst) == 0 {
+                let turn = self.turn.lock().clone().unwrap();
+                let taken = turn.changes().borrow().unwrap();
+                self.behind.revoke(lease).await?;
+                turn.lost(taken);
+            } else {
+                self.again.notify_one();
+            }
+            self.behind.keep_alive(lease).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_a_turn_that_is_over_ends_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Ends {
+            behind: Arc::new(SqliteStore::open(folder.path().join("db")).unwrap()),
+            turn: Mutex::default(),
+            kept: AtomicU64::new(0),
+            again: Notify::new(),
+        });
+        let documents = Documents::open(store.clone()).await.unwrap();
+        let turn = Turn::new(documents, "one");
+        *store.turn.lock() = Some(turn.clone());
+        let mut taken = turn.changes();
+        let stop = CancellationToken::new();
+        let holding = tokio::spawn(turn.hold(stop.clone()));
+        let is_taken = |taken: &Option<Revision>| taken.is_some();
+        let first = *timeout(PATIENCE, taken.wait_for(is_taken))
+            .await
+            .unwrap()
+            .unwrap();
+        let is_next = |taken: &Option<Revision>| taken.is_some() && *taken != first;
+        let second = *timeout(PATIENCE, taken.wait_for(is_next))
+            .await
+            .unwrap()
+            .unwrap();
+        // It is kept, and not given back.
+        timeout(PATIENCE, store.again.notified()).await.unwrap();
+        assert_eq!(*taken.borrow(), second);
+        stop.cancel();
+        holding.await.unwrap();
     }
 }

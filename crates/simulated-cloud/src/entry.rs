@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    fuse::Fuse,
     node::Node,
     wire::{Link, Wire},
 };
@@ -54,9 +55,10 @@ impl Central {
 
     /// Starts it.
     pub fn start(&mut self) {
-        let link = Arc::new(Link::new(self.wire.clone()));
+        let fuse = Arc::new(Fuse::default());
+        let link = Arc::new(Link::new(self.wire.clone(), fuse.clone()));
         let (front, files, name) = (self.front.clone(), self.files.clone(), self.name.clone());
-        self.daemon = Some(Node::begin(async move {
+        self.daemon = Some(Node::with(fuse, async move {
             let documents = loop {
                 match Documents::open(link.clone()).await {
                     Ok(documents) => break documents,

@@ -39,6 +39,7 @@ use vmhost::{
 
 use crate::{
     clock,
+    fuse::Fuse,
     node::Node,
     store::MemoryStore,
     wire::{Link, Wire},
@@ -123,9 +124,10 @@ impl Computer {
 
     /// Starts its daemon.
     pub fn start(&mut self) {
+        let fuse = Arc::new(Fuse::default());
         let work = Daemon {
             id: self.id.clone(),
-            link: Arc::new(Link::new(self.wire.clone())),
+            link: Arc::new(Link::new(self.wire.clone(), fuse.clone())),
             settings: self.settings.clone(),
             guests: self.guests.clone(),
             heard: self.heard.clone(),
@@ -137,7 +139,7 @@ impl Computer {
             }),
             shared: self.shared.clone(),
         };
-        self.daemon = Some(Node::begin(work.run()));
+        self.daemon = Some(Node::with(fuse, work.run()));
     }
 
     /// SIGKILL to its daemon. Guests run on.

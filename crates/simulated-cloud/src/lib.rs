@@ -10,16 +10,17 @@
 //! ```
 //!
 //! The code is that of the product; what stands in for something are the store (which passes the suite that every store has to
-//! pass), the wires, the guests, and the few lines by which `stratusd` starts what it is made of. What hosts write is looked at by the
-//! rules for hosts; they see all documents.
+//! pass), the wires, the guests, and the few lines by which `stratusd` starts what it is made of. What hosts see and write goes by the
+//! gateway's rules for hosts.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`clock`] | what time it is |
 //! | [`store`] | the store |
 //! | [`wire`] | what is between a daemon and the store |
-//! | [`gate`] | what hosts may write, and what follows from it |
+//! | [`gate`] | what hosts see and may write, and what follows from it |
 //! | [`node`] | a daemon that can be killed anywhere |
+//! | [`fuse`] | also between two writes to its disk |
 //! | [`entry`], [`host`] | what each kind of daemon is made of |
 //! | [`ledger`] | what users asked for and were told |
 //! | [`world`] | a schedule, and what has to hold at each moment and in the end |
@@ -28,6 +29,7 @@
 
 pub mod clock;
 pub mod entry;
+pub mod fuse;
 pub mod gate;
 pub mod host;
 pub mod ledger;

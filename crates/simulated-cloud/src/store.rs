@@ -169,12 +169,25 @@ impl MemoryStore {
     /// # Errors
     /// [`StoreError::Closed`].
     pub fn page(&self, range: &Range) -> Result<Page, StoreError> {
+        self.page_of(range, |_| true)
+    }
+
+    /// The same, as if there were only those documents that are shown.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub fn page_of(
+        &self,
+        range: &Range,
+        is_shown: impl Fn(&Entry) -> bool,
+    ) -> Result<Page, StoreError> {
         self.with(|inner| {
             inner.open()?;
             let from = inner.entries.range(range.from().to_owned()..);
             let mut inside = from
                 .map(|(_, entry)| entry)
-                .take_while(|entry| range.to().is_none_or(|to| entry.key.as_str() < to));
+                .take_while(|entry| range.to().is_none_or(|to| entry.key.as_str() < to))
+                .filter(|entry| is_shown(entry));
             let most = range.max_entries().unwrap_or(usize::MAX);
             let entries: Vec<_> = inside.by_ref().take(most).cloned().collect();
             Ok(Page {
@@ -306,6 +319,12 @@ impl MemoryStore {
         self.inner.lock().revision
     }
 
+    /// Told of each change, and of the end.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<(Revision, bool)> {
+        self.news.subscribe()
+    }
+
     /// See [`Store::watch`].
     #[must_use]
     pub fn follow(&self, prefix: Prefix, after: Revision) -> Follower {
@@ -313,7 +332,7 @@ impl MemoryStore {
             store: self.clone(),
             prefix,
             position: after,
-            news: self.news.subscribe(),
+            news: self.news(),
         }
     }
 }

@@ -12,12 +12,13 @@ use store::{
     Transaction, Watch, WatchError, WatchSource,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use crate::{
     clock,
+    fuse::Fuse,
     gate::Gate,
     store::{Follower, MemoryStore},
 };
@@ -26,6 +27,8 @@ use crate::{
 const CALL_LIMIT: Duration = Duration::from_secs(4);
 /// How much later than its sender gave up what was sent may arrive.
 const LATE: Between<u64> = 10..8_000;
+/// After how long of news for others a host is told how far the store is.
+const SILENT_FOR: Duration = Duration::from_millis(20);
 
 /// A daemon's way to the store. It outlives the daemon.
 pub struct Wire {
@@ -34,7 +37,7 @@ pub struct Wire {
     /// Writes that are still on their way though nobody waits for them, and when they arrive.
     late: Mutex<Vec<(Duration, Transaction)>>,
     store: MemoryStore,
-    /// What writes come by, and as whose; none: those of who has all documents.
+    /// What reads and writes come by, and as whose; none: those of who has all documents.
     gate: Option<(Arc<Gate>, String)>,
 }
 
@@ -54,7 +57,7 @@ impl Wire {
         Self::by(store, seed, None)
     }
 
-    /// A host's: what this one writes comes by the door.
+    /// A host's: what this one sees and writes comes by the door.
     #[must_use]
     pub fn of_host(
         store: MemoryStore,
@@ -142,13 +145,20 @@ impl Wire {
 }
 
 /// The store at the other end of a wire. It ends with its daemon.
-pub struct Link(Arc<Wire>);
+pub struct Link(Arc<Wire>, Arc<Fuse>);
 
 impl Link {
-    /// By this wire.
+    /// By this wire, for a daemon that dies with this.
     #[must_use]
-    pub const fn new(wire: Arc<Wire>) -> Self {
-        Self(wire)
+    pub const fn new(wire: Arc<Wire>, fuse: Arc<Fuse>) -> Self {
+        Self(wire, fuse)
+    }
+
+    /// The dead send nothing.
+    async fn is_alive(&self) {
+        if self.1.is_blown() {
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn call<T>(
@@ -168,6 +178,7 @@ impl Link {
         changes: bool,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        self.is_alive().await;
         let until = Instant::now() + CALL_LIMIT;
         if timeout_at(until, self.0.pass()).await.is_err() {
             return Err(unheard(doing));
@@ -207,15 +218,23 @@ fn in_doubt(doing: &'static str) -> StoreError {
 #[async_trait]
 impl Store for Link {
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.call("reading", false, |store| store.read(key)).await
+        let read = |store: &MemoryStore| match &self.0.gate {
+            Some((gate, host)) => gate.read(host, key),
+            None => store.read(key),
+        };
+        self.call("reading", false, read).await
     }
 
     async fn range(&self, range: Range) -> Result<Page, StoreError> {
-        self.call("reading", false, |store| store.page(&range))
-            .await
+        let read = |store: &MemoryStore| match &self.0.gate {
+            Some((gate, host)) => gate.page(host, &range),
+            None => store.page(&range),
+        };
+        self.call("reading", false, read).await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        self.is_alive().await;
         if self.0.is_lost() {
             let until = Instant::now() + CALL_LIMIT;
             let after = self.0.state.lock().rng.random_range(LATE);
@@ -238,8 +257,19 @@ impl Store for Link {
 
     async fn watch(&self, prefix: Prefix, after: Revision) -> Result<Watch, StoreError> {
         self.call("watching", false, |_| Ok(())).await?;
+        let near = match &self.0.gate {
+            Some((gate, host)) => Near::Seen(SeenFollower {
+                gate: gate.clone(),
+                host: host.clone(),
+                prefix,
+                position: after,
+                silent_since: None,
+                news: self.0.store.news(),
+            }),
+            None => Near::All(self.0.store.follow(prefix, after)),
+        };
         Ok(Watch::new(FarFollower {
-            near: self.0.store.follow(prefix, after),
+            near,
             wire: self.0.clone(),
             coming: None,
             arrives: Duration::ZERO,
@@ -276,9 +306,77 @@ impl Store for Link {
     async fn close(&self) {}
 }
 
+/// A watch at the store.
+enum Near {
+    All(Follower),
+    Seen(SeenFollower),
+}
+
+impl Near {
+    async fn next(&mut self) -> Result<Batch, WatchError> {
+        match self {
+            Self::All(all) => all.next().await,
+            Self::Seen(seen) => seen.next().await,
+        }
+    }
+}
+
+/// A watch of what a host sees.
+struct SeenFollower {
+    gate: Arc<Gate>,
+    host: String,
+    prefix: Prefix,
+    position: Revision,
+    /// From when on there was news for others only.
+    silent_since: Option<Instant>,
+    news: watch::Receiver<(Revision, bool)>,
+}
+
+impl SeenFollower {
+    /// What happened, or that nothing did that it sees: of that it is told, too, a moment later.
+    async fn next(&mut self) -> Result<Batch, WatchError> {
+        loop {
+            let (_, is_open) = *self.news.borrow_and_update();
+            let (batch, looked) = self.gate.after(self.position, &self.host, &self.prefix)?;
+            if batch.is_some() || looked <= self.position {
+                self.silent_since = None;
+            }
+            if let Some(batch) = batch {
+                self.position = batch.revision;
+                return Ok(batch);
+            }
+            let told = match looked > self.position {
+                true => Some(*self.silent_since.get_or_insert_with(Instant::now) + SILENT_FOR),
+                false => None,
+            };
+            if told.is_some_and(|told| told <= Instant::now()) {
+                (self.position, self.silent_since) = (looked, None);
+                let (revision, changes) = (looked, Vec::new());
+                return Ok(Batch { revision, changes });
+            }
+            if !is_open {
+                return Err(StoreError::Closed.into());
+            }
+            let told = async {
+                match told {
+                    Some(told) => sleep_until(told).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = self.news.changed() => if changed.is_err() {
+                    return Err(StoreError::Closed.into());
+                },
+                () = told => {}
+            }
+        }
+    }
+}
+
 /// A watch at the other end of a wire.
 struct FarFollower {
-    near: Follower,
+    near: Near,
     wire: Arc<Wire>,
     /// What is on its way, kept here lest it is lost when nobody waits for a moment.
     coming: Option<Batch>,

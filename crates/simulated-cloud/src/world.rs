@@ -44,6 +44,8 @@ const HOSTS: u8 = 3;
 const MACHINE_MIB: u64 = 512;
 const MOST_MACHINES: usize = 14;
 const MOST_VOLUMES: usize = 8;
+/// After at most so many writes to disk a daemon dies that is to die between two: a machine's start takes a few dozen.
+const MOST_WRITES: u32 = 60;
 
 /// What came of a schedule.
 #[derive(Debug)]
@@ -107,6 +109,8 @@ struct World {
     /// Of each host, to machines.
     offered_mib: u64,
     broken: BTreeMap<Broken, Duration>,
+    /// Daemons that die between two writes to disk, and for how long they are dead then.
+    doomed: BTreeMap<usize, Duration>,
     /// When each host was last in trouble.
     troubled: Vec<Duration>,
     faults: BTreeMap<&'static str, u64>,
@@ -161,7 +165,7 @@ impl World {
             Central::new(format!("central-{number}"), wires(&mut rng), files)
         });
         let centrals = centrals.collect();
-        let (between, gate) = (Arc::new(Between::default()), Arc::new(Gate::default()));
+        let (between, gate) = (Arc::new(Between::default()), Gate::of(store.clone()));
         let mut documents = Vec::new();
         let hosts = (1..=HOSTS).map(|number| {
             let host = newcomer(number);
@@ -182,13 +186,14 @@ impl World {
             rng,
             centrals,
             between,
-            door: gate.open(store.clone()),
+            door: gate.open(),
             gate,
             ledger: SharedLedger::default(),
             image: image.id,
             temper,
             offered_mib: MEMORY_MIB - rules().placement.memory_reserve_kib / 1024,
             broken: BTreeMap::new(),
+            doomed: BTreeMap::new(),
             troubled: vec![Duration::ZERO; hosts.len()],
             hosts,
             faults: BTreeMap::new(),
@@ -228,6 +233,9 @@ impl World {
 
     /// From now on nothing is broken.
     fn mend(&mut self) {
+        for daemon in std::mem::take(&mut self.doomed).into_keys() {
+            self.doom(daemon, None);
+        }
         for broken in std::mem::take(&mut self.broken).into_keys() {
             self.heal(broken);
         }
@@ -298,21 +306,33 @@ impl World {
         turns.shuffle(&mut self.rng);
         for turn in turns {
             self.wire(turn).deliver(now);
-            let daemon = match self.centrals.get(turn) {
-                Some(central) => central.daemon.as_ref(),
-                None => self.host(turn).and_then(|host| host.daemon.as_ref()),
+            let Some(daemon) = self.daemon(turn) else {
+                continue;
             };
-            if let Some(daemon) = daemon {
-                daemon.catch_up();
+            daemon.catch_up();
+            if daemon.is_dead() {
+                self.count("kills between two writes to disk");
+                self.kill(turn);
+                let lasts = self.doomed.remove(&turn).unwrap_or_default();
+                self.broken.insert(Broken::Killed(turn), now + lasts);
             }
         }
         self.door.catch_up();
+        self.gate.follow();
         let refused = self.gate.refused().into_iter();
         self.wrong.extend(refused);
         for host in &self.hosts {
             host.guard();
         }
         self.look();
+    }
+
+    /// One that runs.
+    fn daemon(&self, daemon: usize) -> Option<&Node> {
+        match self.centrals.get(daemon) {
+            Some(central) => central.daemon.as_ref(),
+            None => self.host(daemon)?.daemon.as_ref(),
+        }
     }
 
     fn daemons(&self) -> usize {
@@ -345,9 +365,15 @@ impl World {
         let daemon = self.rng.random_range(0..self.daemons());
         let short = self.rng.random_bool(0.5);
         let lasts = if short { 10..3_000 } else { 3_000..90_000 };
-        let until = clock::passed() + Duration::from_millis(self.rng.random_range(lasts));
+        let lasts = Duration::from_millis(self.rng.random_range(lasts));
+        let until = clock::passed() + lasts;
         match self.rng.random_range(0..100) {
-            0..35 => {
+            0..15 => {
+                let writes = self.rng.random_range(0..MOST_WRITES);
+                self.doom(daemon, Some(writes));
+                self.doomed.insert(daemon, lasts);
+            }
+            15..35 => {
                 self.count("kills");
                 self.kill(daemon);
                 self.broken.insert(Broken::Killed(daemon), until);
@@ -379,9 +405,9 @@ impl World {
             75..80 => {
                 let before = self.store.revision().0;
                 let kept = self.rng.random_range(0..200);
-                let _ = self
-                    .store
-                    .forget(store::Revision(before.saturating_sub(kept)));
+                let before = store::Revision(before.saturating_sub(kept));
+                self.gate.forget(before);
+                let _ = self.store.forget(before);
                 self.count("compactions");
             }
             80..85 if self.temper.jumps => {
@@ -392,6 +418,13 @@ impl World {
                 clock::jump(by);
             }
             _ => self.strike_guest(daemon),
+        }
+    }
+
+    /// Has a daemon that runs die before so many more writes to disk, or not die of that.
+    fn doom(&self, daemon: usize, writes: Option<u32>) {
+        if let Some(daemon) = self.daemon(daemon) {
+            daemon.dies_before_writes(writes);
         }
     }
 

@@ -340,6 +340,42 @@ async fn the_next_server_is_asked_when_one_does_not_give_it() {
     running.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_that_gave_one_last_is_asked_first() {
+    let host = Host::new().await;
+    let (one, another) = (disk(41), disk(42));
+    let first = host.image(&one, MediumFormat::Raw).await;
+    let second = host.image(&another, MediumFormat::Raw).await;
+    let third = host.image(&disk(43), MediumFormat::Raw).await;
+    let silent = WebServer::start(|_| Answer::Head("HTTP/1.1 404 Not Found\r\n".to_owned())).await;
+    // Each gives what the others don't.
+    let gives = async |known: Vec<(&Image, Arc<Vec<u8>>)>| {
+        let local = |(image, content): (&Image, _)| (image.id.local().to_owned(), content);
+        let known: Vec<_> = known.into_iter().map(local).collect();
+        let answer = move |path: &str, _| match known.iter().find(|(id, _)| path.contains(id)) {
+            Some((_, content)) => whole(content),
+            None => Answer::Head("HTTP/1.1 404 Not Found\r\n".to_owned()),
+        };
+        WebServer::start_with(answer).await
+    };
+    let left = gives(vec![(&third, disk(43))]).await;
+    let right = gives(vec![(&first, one), (&second, another)]).await;
+    let running = host.start(&[&silent, &left, &right]).await;
+    running.here(&first).await;
+    let before = [asked(&silent), asked(&left)];
+    assert_eq!(before, [1, 1]);
+    running.here(&second).await;
+    assert_eq!(
+        [asked(&silent), asked(&left)],
+        before,
+        "right was asked first"
+    );
+    // Those behind it come first, then those before.
+    running.here(&third).await;
+    assert_eq!([asked(&silent), asked(&left)], [2, 2]);
+    running.end().await;
+}
+
 /// How often it was asked.
 fn asked(server: &WebServer) -> usize {
     server.requests.load(Ordering::SeqCst)

@@ -26,8 +26,11 @@ mod index;
 mod leases;
 mod rpc;
 mod rules;
+#[cfg(feature = "testing")]
+mod showing;
 mod sight;
 mod status;
+mod told;
 mod transaction;
 
 use std::sync::Arc;
@@ -40,6 +43,8 @@ use crate::{Key, Revision, SharedStore, StoreError};
 use allowances::Allowances;
 use hub::Hub;
 pub use rules::{Audience, Peer, Refusal, Rules, Write};
+#[cfg(feature = "testing")]
+pub use showing::Showing;
 
 /// Below which prefix clients find the documents: what [`EtcdOptions`](crate::EtcdOptions) have by default.
 const PREFIX: &str = "stratus";

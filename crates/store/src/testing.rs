@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use crate::gateway::Showing;
+
 use crate::{
     Entry, Key, LeaseId, Outcome, Page, Prefix, Range, Revision, SharedStore, Store, StoreError,
     Transaction, Watch,

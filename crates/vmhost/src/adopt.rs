@@ -155,15 +155,15 @@ pub(crate) async fn adopt(folder: RunFolder) -> Result<Adopted> {
 }
 
 /// Ends the process of a run folder by force, if there is one; whether there was. Whoever takes the folder in clears up after it.
-pub(crate) fn kill(folder: &Path) -> Result<bool> {
+pub(crate) fn kill(folder: &Path, still: impl FnOnce() -> bool) -> Result<bool> {
     let folder = RunFolder(folder.to_owned());
     match find(&folder) {
-        Ok(Found::Lives { pidfd, .. }) => {
+        Ok(Found::Lives { pidfd, .. }) if still() => {
             // It has ended if this fails.
             let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
             Ok(true)
         }
-        Ok(Found::Ended(_)) | Err(HypervisorError::NeverStarted { .. }) => Ok(false),
+        Ok(_) | Err(HypervisorError::NeverStarted { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -27,7 +27,7 @@ use rustix::{
 
 use tokio::sync::watch;
 
-use crate::adopt;
+use crate::{HypervisorError, adopt};
 
 /// How often the guard looks, and how often it is looked whether there is one.
 pub const LOOK: Duration = Duration::from_secs(1);
@@ -268,7 +268,7 @@ pub fn watch(folder: &Path, machines: &Path) -> io::Result<()> {
     writeln!(lock, "{}", std::process::id())?;
     let boot_id = crate::controller::boot_id();
     let mut last = None;
-    while look(folder, machines, &boot_id, &mut last) {
+    while look(folder, machines, &boot_id, &mut last, kill) {
         std::thread::sleep(LOOK);
     }
     Ok(())
@@ -276,48 +276,70 @@ pub fn watch(folder: &Path, machines: &Path) -> io::Result<()> {
 
 /// Does once what the guard does each second: for whoever looks after it, while there is none.
 pub fn stand_in(folder: &Path, machines: &Path) {
-    look(folder, machines, &crate::controller::boot_id(), &mut None);
+    let boot_id = crate::controller::boot_id();
+    look(folder, machines, &boot_id, &mut None, kill);
 }
 
-/// Ends machines if that is due; false once the guard is dismissed.
-fn look(folder: &Path, machines: &Path, boot_id: &str, last: &mut Option<Note>) -> bool {
+/// Ends machines by `kill` if that is due; false once the guard is dismissed.
+fn look(
+    folder: &Path,
+    machines: &Path,
+    boot_id: &str,
+    last: &mut Option<Note>,
+    kill: impl Fn(&Path, &mut dyn FnMut() -> bool) -> Result<bool, HypervisorError>,
+) -> bool {
+    let after = match is_due(folder, boot_id, last) {
+        Due::Dismissed => return false,
+        Due::No => return true,
+        Due::Since(after) => after,
+    };
+    // Looked at anew for each that runs: this host may be heard meanwhile, and have started it since.
+    let mut still = || matches!(is_due(folder, boot_id, last), Due::Since(_));
+    let folders = fs::read_dir(machines).into_iter().flatten().flatten();
+    let folders = folders.map(|entry| entry.path());
+    for machine in folders.filter(|folder| folder.join(MARK).exists()) {
+        match kill(&machine, &mut still) {
+            Ok(true) => tracing::warn!(
+                folder = %machine.display(),
+                "no entry has heard this host for {} s: a machine that goes on elsewhere was ended here", after.as_secs()
+            ),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(folder = %machine.display(), %error, "a machine can't be ended; tried again");
+            }
+        }
+    }
+    true
+}
+
+fn kill(machine: &Path, still: &mut dyn FnMut() -> bool) -> Result<bool, HypervisorError> {
+    adopt::kill(machine, still)
+}
+
+enum Due {
+    Dismissed,
+    No,
+    /// Nothing was heard for longer than this.
+    Since(Duration),
+}
+
+fn is_due(folder: &Path, boot_id: &str, last: &mut Option<Note>) -> Due {
     match fs::read_to_string(heard_of(folder)) {
         // What can't be read is a moment in which it is written.
         Ok(text) => *last = Note::of_text(&text).or(last.take()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Due::Dismissed,
         Err(error) => tracing::warn!(%error, "what was heard last can't be read"),
     }
-    if let Some(note) = last
-        && note.is_over(boot_id, Moment::now())
-    {
-        end_all(machines, note.after);
+    match last {
+        Some(note) if note.is_over(boot_id, Moment::now()) => Due::Since(note.after),
+        _ => Due::No,
     }
-    true
 }
 
 fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
     let mut open = OpenOptions::new();
     open.write(true).create(true).truncate(false).mode(0o600);
     open.open(folder.join(name))
-}
-
-fn end_all(machines: &Path, after: Duration) {
-    let folders = fs::read_dir(machines).into_iter().flatten().flatten();
-    for folder in folders.map(|entry| entry.path()) {
-        if !folder.join(MARK).exists() {
-            continue;
-        }
-        match adopt::kill(&folder) {
-            Ok(true) => tracing::warn!(
-                folder = %folder.display(),
-                "no entry has heard this host for {} s: a machine that goes on elsewhere was ended here", after.as_secs()
-            ),
-            Ok(false) => {}
-            Err(error) => {
-                tracing::error!(folder = %folder.display(), %error, "a machine can't be ended; tried again");
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -344,6 +366,34 @@ mod tests {
         assert!(!note.is_over("a-boot", at(1030)));
         assert!(note.is_over("a-boot", at(1031)));
         assert!(note.is_over("the-next", at(1001)));
+    }
+
+    #[test]
+    fn what_was_started_since_this_host_was_heard_again_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, machines) = (folder.path().join("guard"), folder.path().join("machines"));
+        let guard = Guard::new(own.clone(), Duration::from_secs(3600));
+        guard.heard(Moment::now()).unwrap();
+        for machine in ["one", "another"] {
+            mark(&machines.join(machine), true).unwrap();
+        }
+        let killed = std::cell::RefCell::new(Vec::new());
+        // What was noted is of a time before this computer was switched on. The first one takes a moment to be ended.
+        let kill = |machine: &Path, still: &mut dyn FnMut() -> bool| {
+            let is_due = still();
+            if is_due {
+                killed.borrow_mut().push(machine.to_owned());
+                let note = Note {
+                    boot_id: "this-time".to_owned(),
+                    at: Moment::now(),
+                    after: Duration::from_secs(3600),
+                };
+                fs::write(heard_of(&own), note.to_text()).unwrap();
+            }
+            Ok(is_due)
+        };
+        assert!(look(&own, &machines, "this-time", &mut None, kill));
+        assert_eq!(killed.borrow().len(), 1, "{killed:?}");
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::controller_cloud::{World, user};
 use cimi::{
-    lifecycle::{MachineState, Phase},
-    resources::Volume,
+    lifecycle::{MachineState, Phase, Stage},
+    resources::{Machine, Volume},
 };
 use cloud::CloudError;
 use serde_json::json;
-use vmhost::{RunState, RunningMachine as _};
+use vmhost::{RunState, RunningMachine as _, simulated::Behaviour};
 
 #[tokio::test]
 async fn a_paused_machine_goes_on_in_the_same_process() {
@@ -117,4 +117,60 @@ async fn a_machine_is_made_to_be_paused() {
     let job = world.act(&id, "start", false).await;
     world.succeeds(&job).await;
     world.settles().await;
+}
+
+#[tokio::test]
+async fn memory_that_an_earlier_version_has_saved_is_said_to_be_there_until_its_guest_goes_on() {
+    let mut world = World::new().await;
+    let id = world.running(json!({"restartPolicy": "never"})).await;
+    let memory = world.run_folder(&id).join("memory");
+    let broken = Behaviour {
+        launch_fails: Some("the accelerator can't be used".to_owned()),
+        ..Behaviour::default()
+    };
+    let slow = Behaviour {
+        launch_takes: std::time::Duration::from_secs(3600),
+        ..Behaviour::default()
+    };
+    // That said nothing of it: a machine was known by its state alone.
+    let suspended = async |world: &World| {
+        let job = world.act(&id, "suspend", false).await;
+        world.succeeds(&job).await;
+        world
+            .edit::<Machine>(&id, |machine| machine.observed.has_memory = false)
+            .await;
+    };
+    suspended(&world).await;
+    world.simulated.behave(slow);
+    let begun = world.act(&id, "start", false).await;
+    let is_booting = |machine: &Machine| machine.observed.stage == Stage::Booting;
+    let machine = world.until(&id, "it to boot", is_booting).await;
+    assert!(machine.observed.has_memory && memory.exists());
+
+    // The daemon is upgraded meanwhile, and what it starts now can't read it back.
+    world.crash().await;
+    world.simulated.behave(broken.clone());
+    world
+        .edit_meanwhile(&id, |machine| machine.observed.has_memory = false)
+        .await;
+    world.start().await;
+    let has_failed = |machine: &Machine| machine.observed.stage == Stage::Failed;
+    let machine = world.until(&id, "it to fail", has_failed).await;
+    assert!(machine.observed.has_memory && memory.exists());
+    world.fails(&begun).await;
+
+    // That is mended: it goes on from it.
+    world.simulated.behave(Behaviour::default());
+    let job = world.act(&id, "start", false).await;
+    world.succeeds(&job).await;
+    assert!(!world.machine(&id).unwrap().observed.has_memory && !memory.exists());
+
+    // Begun anew it goes on without it, also if it can't begin.
+    let job = world.act(&id, "suspend", false).await;
+    world.succeeds(&job).await;
+    assert!(world.machine(&id).unwrap().observed.has_memory);
+    world.simulated.behave(broken);
+    world.act(&id, "restart", false).await;
+    let machine = world.until(&id, "it to fail", has_failed).await;
+    assert!(!machine.observed.has_memory && !memory.exists());
 }

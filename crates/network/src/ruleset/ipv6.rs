@@ -140,6 +140,8 @@ pub(super) fn rules(rule: &mut impl FnMut(&str, &str)) {
             &format!("@nh,320,8 {ALL_HEADERS} {HEADER}"),
             "@nh,336,16 & 0xfff8 != 0 accept",
             &format!("@nh,320,8 58 @nh,384,8 != {{ 128, 129 }} {HEADER}"),
+            // Of what a guest asks for no question is so long.
+            "@nh,320,8 17 @nh,400,16 547 counter name too_many_dhcp drop",
             "@nh,320,8 17 @nh,384,16 547 counter name rogue_dhcp_server drop",
             "@nh,320,8 17 @nh,400,16 546 counter name rogue_dhcp_server drop",
             "accept",

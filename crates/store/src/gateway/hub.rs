@@ -17,10 +17,11 @@ use tonic::Status;
 use super::calls::is_own;
 use super::index::Index;
 use super::sight::{Changed, Sight};
+use super::told::{News, Told, put};
 use super::{Audience, Peer, Rules, Shared, leases, status};
 use crate::etcd::keyspace::{Keyspace, lease_number, number};
 use crate::etcd::wire::{Event, Header, KeyValue, WatchRequest, WatchResponse};
-use crate::{Batch, Change, Entry, Key, Prefix, Range, Revision, StoreError, WatchError};
+use crate::{Batch, Entry, Key, Prefix, Range, Revision, StoreError, WatchError};
 
 /// What is remembered: so many transactions, and so many bytes of documents.
 const HISTORY: usize = 20_000;
@@ -63,30 +64,6 @@ struct State {
     ended: bool,
 }
 
-/// A transaction, and who saw and sees what it changed.
-struct Told {
-    revision: u64,
-    changes: Vec<(News, Changed)>,
-    bytes: usize,
-}
-
-/// What became of a document.
-enum News {
-    /// It was written or removed.
-    Written(Change),
-    /// Another one that refers to it was: it came into somebody's sight, as it was read then, or left it.
-    Sight { key: Key, now: Option<Entry> },
-}
-
-impl News {
-    fn key(&self) -> &Key {
-        match self {
-            Self::Written(change) => change.key(),
-            Self::Sight { key, .. } => key,
-        }
-    }
-}
-
 struct Listener {
     view: Arc<View>,
     queue: mpsc::Sender<WatchResponse>,
@@ -125,26 +102,13 @@ impl View {
 
     /// Whether there may be something in it to tell.
     fn concerns(&self, told: &Told) -> bool {
-        let is_seen =
-            |who: &Changed| self.peer.is_in(who.was.as_ref()) || self.peer.is_in(who.is.as_ref());
-        told.revision > self.after && told.changes.iter().any(|(_, who)| is_seen(who))
+        told.revision > self.after && told.concerns(&self.peer)
     }
 
     fn event(&self, news: &News, who: &Changed, told: &Told) -> Option<Event> {
         let key = news.key().as_str();
         let inside = *self.from <= *key && self.to.as_deref().is_none_or(|to| key < to);
-        let saw = self.peer.is_in(who.was.as_ref());
-        let sees = self.peer.is_in(who.is.as_ref());
-        if !inside || !(saw || sees) {
-            return None;
-        }
-        let now = match news {
-            News::Written(Change::Put(entry)) => Some(entry).filter(|_| sees),
-            News::Written(Change::Delete { .. }) => None,
-            News::Sight { .. } if saw == sees => return None,
-            News::Sight { now: None, .. } if sees => return None,
-            News::Sight { now, .. } => now.as_ref().filter(|_| sees),
-        };
+        let now = news.told_to(&self.peer, who).filter(|_| inside)?;
         let mut kv = KeyValue {
             key: self.keys.key(news.key()),
             mod_revision: number(Revision(told.revision)),
@@ -175,34 +139,13 @@ fn progress(at: u64) -> WatchResponse {
 
 impl State {
     /// A batch of the store becomes a piece of history, and is told. `gained` are the documents that it brings into sight.
-    fn take(&mut self, rules: &dyn Rules, batch: Batch, mut gained: HashMap<Key, Entry>) {
+    fn take(&mut self, rules: &dyn Rules, mut batch: Batch, gained: HashMap<Key, Entry>) {
         self.at = batch.revision.0;
-        let mut changed: HashMap<Key, Changed> = HashMap::new();
-        for own in batch.changes.iter().filter(|one| is_own(one.key())) {
-            let owner = put(own).and_then(leases::owner);
+        for own in batch.changes.extract_if(.., |one| is_own(one.key())) {
+            let owner = put(&own).and_then(leases::owner);
             self.leases.set(own.key(), owner.as_ref());
         }
-        let documents = batch.changes.iter().filter(|one| !is_own(one.key()));
-        let documents = documents.map(|one| (one.key(), put(one)));
-        self.sight.change(rules, documents, |key, who| {
-            changed.insert(key.clone(), who);
-        });
-        let mut told = Told {
-            revision: batch.revision.0,
-            changes: Vec::with_capacity(changed.len()),
-            bytes: 0,
-        };
-        for change in batch.changes {
-            if let Some(who) = changed.remove(change.key()) {
-                told.bytes += put(&change).map_or(0, |entry| entry.value.len());
-                told.changes.push((News::Written(change), who));
-            }
-        }
-        for (key, who) in changed {
-            let now = gained.remove(&key);
-            told.bytes += now.as_ref().map_or(0, |entry| entry.value.len());
-            told.changes.push((News::Sight { key, now }, who));
-        }
+        let told = Told::of(batch, &mut self.sight, rules, gained);
         if told.changes.is_empty() {
             return;
         }
@@ -383,14 +326,6 @@ impl Hub {
     }
 }
 
-/// What is written, if something is.
-fn put(change: &Change) -> Option<&Entry> {
-    match change {
-        Change::Put(entry) => Some(entry),
-        Change::Delete { .. } => None,
-    }
-}
-
 /// Reads who sees what, now.
 pub(super) async fn load(shared: &Shared) -> Result<(), StoreError> {
     let page = shared
@@ -565,6 +500,7 @@ async fn tell_all(
 #[allow(clippy::unwrap_used)] // a test that panics has failed
 mod tests {
     use super::*;
+    use crate::Change;
 
     fn view(peer: Peer) -> Arc<View> {
         Arc::new(View {

@@ -1,12 +1,16 @@
 //! Machines that come from another host: their files lie in a folder of their own until they are this host's.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use cimi::resources::{Machine, local_bytes};
+use cimi::{
+    Timestamp,
+    resources::{Machine, local_bytes},
+};
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -86,10 +90,25 @@ fn most(machine: &Machine) -> u64 {
 }
 
 /// Notes that all of a machine is here, before anybody is told: from then on it may be the only copy. Blocks.
-pub(super) fn note_whole(settings: &Settings, machine: &str) -> io::Result<()> {
+///
+/// If its files were copied, of which way they are: then they are whole without anything that runs.
+pub(super) fn note_whole(
+    settings: &Settings,
+    machine: &str,
+    copied: Option<Timestamp>,
+) -> io::Result<()> {
     let folder = folder(settings, machine);
-    std::fs::File::create(folder.join(WHOLE))?.sync_all()?;
-    std::fs::File::open(folder)?.sync_all()
+    let mut note = File::create(folder.join(WHOLE))?;
+    let way = copied.map(|way| way.to_string());
+    note.write_all(way.unwrap_or_default().as_bytes())?;
+    note.sync_all()?;
+    File::open(folder)?.sync_all()
+}
+
+/// Whether all files of a machine were copied on this way. Blocks.
+pub(super) fn is_copied(settings: &Settings, machine: &str, way: Timestamp) -> bool {
+    let note = std::fs::read_to_string(folder(settings, machine).join(WHOLE));
+    note.is_ok_and(|copied| copied == way.to_string())
 }
 
 /// Puts the files of a machine in place that is this host's from now on. Blocks.
@@ -105,7 +124,7 @@ pub(super) fn take_in(settings: &Settings, machine: &Machine) -> io::Result<()> 
             format!("{} can't become {}: {error}", from.display(), to.display()),
         )),
         Ok(()) => {
-            std::fs::File::open(&settings.machines_dir)?.sync_all()?;
+            File::open(&settings.machines_dir)?.sync_all()?;
             // It says nothing there.
             let _ = std::fs::remove_file(to.join(WHOLE));
             Ok(())

@@ -11,6 +11,7 @@
 
 mod image_files;
 mod volume_files;
+mod writes;
 
 use std::{
     collections::BTreeSet,
@@ -55,6 +56,7 @@ use vmhost::{
 pub use cloud::testing::{PATIENCE, object};
 use image_files::TestImages;
 use volume_files::TestVolumes;
+use writes::Meddler;
 
 /// What survives a crash.
 pub struct World {
@@ -65,6 +67,7 @@ pub struct World {
     pub image: ImageId,
     pub images: TestImages,
     pub volumes: TestVolumes,
+    pub writes: Meddler,
     networks: TestNetworks,
     life: Option<Life>,
 }
@@ -249,6 +252,7 @@ impl World {
             image: base.id.clone(),
             images: TestImages::default(),
             volumes: TestVolumes::default(),
+            writes: Meddler::default(),
             networks: TestNetworks::default(),
             life: None,
         };
@@ -270,9 +274,9 @@ impl World {
         let networks = Arc::new(self.networks.clone());
         let images = Arc::new(self.images.clone());
         let volumes = Arc::new(self.volumes.clone());
-        let elsewhere = self.elsewhere();
+        let (elsewhere, writes) = (self.elsewhere(), self.writes.clone());
         let begin = async move {
-            let store = Arc::new(SqliteStore::open(path).unwrap());
+            let store = writes.over(SqliteStore::open(path).unwrap());
             let documents = Documents::open(store).await.unwrap();
             let services = Arc::new(NoServices);
             let cloud = Cloud::open(documents.clone(), rules(), services.clone(), services)
@@ -347,6 +351,19 @@ impl World {
         })
         .await
         .unwrap();
+    }
+
+    /// Writes something while the daemon isn't there, as an entry does.
+    pub async fn edit_meanwhile(&self, id: &str, edit: impl Fn(&mut Machine)) {
+        assert!(self.life.is_none(), "it runs");
+        let store = Arc::new(SqliteStore::open(self.folder.path().join("db")).unwrap());
+        let documents = Documents::open(store).await.unwrap();
+        let read = documents.machines.get(id).unwrap();
+        let mut machine = read.document.0.clone();
+        edit(&mut machine);
+        let changed = documents.changes().replace(&read, machine).commit().await;
+        changed.unwrap();
+        documents.store().close().await;
     }
 
     /// Ends the daemon in order.

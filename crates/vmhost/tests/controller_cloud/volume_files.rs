@@ -18,6 +18,8 @@ pub struct TestVolumes(Arc<Told>);
 struct Told {
     are_elsewhere: Mutex<bool>,
     silence: Mutex<Option<String>>,
+    refusal: Mutex<Option<String>>,
+    refused: Mutex<usize>,
     lost: Mutex<Vec<String>>,
 }
 
@@ -32,6 +34,16 @@ impl TestVolumes {
         *self.0.silence.lock() = why.map(str::to_owned);
     }
 
+    /// The storage doesn't give them, for this reason; none: it does.
+    pub fn refused(&self, why: Option<&str>) {
+        *self.0.refusal.lock() = why.map(str::to_owned);
+    }
+
+    /// How often somebody was refused one.
+    pub fn times_refused(&self) -> usize {
+        *self.0.refused.lock()
+    }
+
     /// The disks that guests were to be told are lost.
     pub fn lost(&self) -> Vec<String> {
         self.0.lost.lock().clone()
@@ -44,6 +56,10 @@ impl VolumeFiles for TestVolumes {
         _by: &'a VolumeUser,
         attached: &'a AttachedVolume,
     ) -> BoxFuture<'a, Result<VolumePlace, String>> {
+        if let Some(why) = self.0.refusal.lock().clone() {
+            *self.0.refused.lock() += 1;
+            return async { Err(why) }.boxed();
+        }
         let place = match *self.0.are_elsewhere.lock() {
             true => VolumePlace::Socket(format!("{}.sock", volume_disk(attached))),
             false => VolumePlace::Files,

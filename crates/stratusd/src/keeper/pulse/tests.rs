@@ -23,6 +23,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Cable {
     behind: SharedStore,
     is_cut: AtomicBool,
+    /// Of whom it is noted whether it has the part whenever it says that it is there.
+    watched: Mutex<Option<Tenure>>,
+    had_it: Mutex<Vec<bool>>,
+}
+
+impl Cable {
+    fn to(behind: SharedStore) -> Arc<Self> {
+        Arc::new(Self {
+            behind,
+            is_cut: AtomicBool::new(false),
+            watched: Mutex::default(),
+            had_it: Mutex::default(),
+        })
+    }
 }
 
 impl Cable {
@@ -46,6 +60,9 @@ impl Interposed for Cable {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        if let Some(tenure) = &*self.watched.lock() {
+            self.had_it.lock().push(tenure.is_held());
+        }
         self.or_cut()?;
         self.behind.keep_alive(lease).await
     }
@@ -57,6 +74,15 @@ struct Daemon {
     documents: Documents,
     pulse: Pulse,
     holding: Option<JoinHandle<anyhow::Error>>,
+}
+
+fn myself(name: &str) -> Myself {
+    Myself {
+        name: name.to_owned(),
+        instance: Some(format!("{name} since today")),
+        computer: format!("store-{name}"),
+        address: format!("{name}.example.org:8443"),
+    }
 }
 
 struct World {
@@ -85,17 +111,9 @@ impl World {
 
     /// A daemon of this name with the data of this folder, as it starts.
     async fn daemon(&self, name: &str, data: &str) -> anyhow::Result<Daemon> {
-        let cable = Arc::new(Cable {
-            behind: self.store.clone(),
-            is_cut: AtomicBool::new(false),
-        });
+        let cable = Cable::to(self.store.clone());
         let documents = Documents::open(cable.clone()).await?;
-        let myself = Myself {
-            name: name.to_owned(),
-            instance: Some(format!("{name} since today")),
-            computer: format!("store-{name}"),
-            address: format!("{name}.example.org:8443"),
-        };
+        let myself = myself(name);
         let times = Times {
             life: LIFE,
             every: LIFE / 16,
@@ -130,6 +148,16 @@ impl Daemon {
         }
     }
 
+    /// Until it does: for a moment it may not know whether it still has the part.
+    async fn until_it_writes(&self) {
+        let writes = async {
+            while !self.writes().await {
+                sleep(BEHIND).await;
+            }
+        };
+        timeout(PATIENCE, writes).await.unwrap();
+    }
+
     fn cut(&self, is_cut: bool) {
         self.cable.is_cut.store(is_cut, Ordering::SeqCst);
     }
@@ -157,24 +185,26 @@ async fn of_two_daemons_with_copies_of_the_data_one_has_the_part_and_a_copy_that
  {
     let world = World::new();
     let mut first = world.daemon("a", "first").await.unwrap();
-    assert!(first.writes().await);
+    first.until_it_writes().await;
     world.copy("first", "copy");
     let refused = refusal(world.daemon("b", "copy").await);
     assert!(
         refused.contains("on store-a (a.example.org:8443)") && refused.contains("stop that daemon"),
         "{refused}"
     );
-    assert!(first.writes().await, "it is not disturbed");
+    // It is not disturbed.
+    first.until_it_writes().await;
 
     // Started again: it doesn't wait for the end of its former self, and wouldn't come to it here.
     let again = world.daemon("a", "first").await.unwrap();
-    assert!(again.writes().await && !first.writes().await);
+    again.until_it_writes().await;
+    assert!(!first.writes().await);
     first.kill();
     let mut first = again;
     // Killed for good: the other one takes it when its life is over.
     first.kill();
     let mut second = world.daemon("b", "copy").await.unwrap();
-    assert!(second.writes().await);
+    second.until_it_writes().await;
     assert!(!first.writes().await, "what it still sends comes too late");
 
     // Its data is older now.
@@ -199,23 +229,47 @@ async fn who_isnt_heard_has_ended_all_before_another_one_begins() {
     tenure.ended().await;
     assert!(!first.writes().await);
     first.cut(false);
-    let again = async {
-        while !first.writes().await {
-            sleep(BEHIND).await;
-        }
-    };
-    timeout(PATIENCE, again).await.unwrap();
+    first.until_it_writes().await;
 
     first.cut(true);
     let ended = first.pulse.tenure().unwrap().ended();
     let second = world.daemon("b", "copy").await.unwrap();
     assert!(!tenure.is_held());
     ended.await;
-    assert!(second.writes().await);
+    second.until_it_writes().await;
     first.cut(false);
     let why = first.end_of_holding().await;
     assert!(why.contains("on store-b"), "{why}");
-    assert!(!first.writes().await && second.writes().await);
+    assert!(!first.writes().await);
+    second.until_it_writes().await;
+}
+
+#[tokio::test]
+async fn when_its_time_is_over_it_rests_before_it_asks_once_more() {
+    let world = World::new();
+    let cable = Cable::to(world.store.clone());
+    let documents = Documents::open(cable.clone()).await.unwrap();
+    // As long as another one isn't to have it, but for a margin of all of that: the time is over whenever it is looked.
+    let times = Times {
+        margin: TIMES.life,
+        ..TIMES
+    };
+    let pulse = Pulse::timed(documents, &world.data("first"), myself("a"), times).unwrap();
+    let tenure = pulse.tenure().unwrap();
+    let taken = Revision(1);
+    *pulse.0.lease.lock() = Some(Lease {
+        id: world.store.grant(TIMES.life).await.unwrap(),
+        taken: Some(taken),
+        heard: Moment::now(),
+    });
+    pulse.0.taken.send_replace(Some(taken));
+    *cable.watched.lock() = Some(tenure.clone());
+    assert!(tenure.is_held());
+    // However long the store takes to say that it isn't there.
+    cable.is_cut.store(true, Ordering::SeqCst);
+    pulse.0.beat("a since today").await.unwrap();
+    assert_eq!(*cable.had_it.lock(), [false]);
+    assert!(!tenure.is_held());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -248,7 +248,7 @@ impl Worker {
         match ours.map(crossing::Way::ended) {
             Some(None) => Ok(Some(Next::Wait)),
             Some(Some(Ok(()))) => {
-                let next = self.arrived(way).await?;
+                let next = self.arrived(way, None).await?;
                 stop_points::pass(Point::Arrived).await;
                 Ok(Some(next))
             }

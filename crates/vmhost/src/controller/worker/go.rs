@@ -112,13 +112,19 @@ impl Worker {
         if !machine.has_left() {
             return Ok(Next::Wait);
         }
+        // It was noted, and couldn't be said.
+        let (shared, id) = (self.shared.clone(), self.id.clone());
+        let is_copied = move || Ok(arrival::is_copied(&shared.settings, &id, way));
+        if blocking(is_copied).await? {
+            return self.say(way, |moving| moving.arrived = true).await;
+        }
         let Some(copied) = self.copy_while_wanted(machine, way).await else {
             return Ok(Next::Again);
         };
         match copied {
             Ok(bytes) => {
                 tracing::info!(vmid = %machine.vmid, bytes, "its files have come");
-                self.arrived(way).await
+                self.arrived(way, Some(way)).await
             }
             Err(error) => {
                 let why = format!("its files don't come: {error}");
@@ -184,11 +190,15 @@ impl Worker {
         Ok(())
     }
 
-    /// All of it is here: says so.
-    pub(super) async fn arrived(&mut self, way: Timestamp) -> Result<Next, StepError> {
+    /// All of it is here: says so. If its files were copied, of which way they are ([`arrival::note_whole`]).
+    pub(super) async fn arrived(
+        &mut self,
+        way: Timestamp,
+        copied: Option<Timestamp>,
+    ) -> Result<Next, StepError> {
         let (shared, id) = (self.shared.clone(), self.id.clone());
         blocking(move || {
-            let noted = arrival::note_whole(&shared.settings, &id);
+            let noted = arrival::note_whole(&shared.settings, &id, copied);
             noted.map_err(|error| StepError::Task(error.to_string()))
         })
         .await?;
