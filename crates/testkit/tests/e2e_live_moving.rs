@@ -4,11 +4,13 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
     process::Command,
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{Machine, Namespace, TestCloud, TestHost, skip_unless, wait_until};
 
 /// Longer than anything takes on a busy machine.
@@ -243,6 +245,26 @@ fn disk_writers(namespace: &Namespace) -> usize {
     statuses.filter(is_ours).count()
 }
 
+/// Says something to the hypervisor of a machine of the cloud's own host, whose daemon isn't there.
+fn tell_hypervisor(cloud: &TestCloud, machine: &Machine<'_>, command: &str) {
+    let folder = cloud.state_dir().join("machines").join(machine.uuid());
+    let mut to = UnixStream::connect(folder.join("qmp.sock")).unwrap();
+    to.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut lines = BufReader::new(to.try_clone().unwrap()).lines();
+    for command in ["qmp_capabilities", command] {
+        writeln!(to, "{}", json!({"execute": command})).unwrap();
+        let answered = lines.find(|line| !line.as_ref().is_ok_and(|line| is_other(line)));
+        let answer: Value = serde_json::from_str(&answered.unwrap().unwrap()).unwrap();
+        assert_eq!(answer, json!({"return": {}}));
+    }
+}
+
+/// What the hypervisor says without having been asked.
+fn is_other(line: &str) -> bool {
+    let said: Value = serde_json::from_str(line).unwrap();
+    ["QMP", "event"].iter().any(|one| !said[one].is_null())
+}
+
 /// Ends a daemon as a crash does, has something happen, and starts it again.
 fn kill_and_start(host: &mut TestHost, cloud: &TestCloud, name: &str, meanwhile: impl FnOnce()) {
     if name == "node7" {
@@ -277,6 +299,21 @@ fn a_machine_goes_to_another_host_and_back_while_its_guest_counts() {
     // What it said before is still read.
     assert!(world.machine.console().contains("Linux") || !world.machine.console().is_empty());
     world.move_live("testhost");
+    world.is_whole(&host);
+
+    // Who halts it on purpose later finds it halted, also if the daemon begins anew: it isn't on its way.
+    cloud.kill();
+    tell_hypervisor(&cloud, &world.machine, "stop");
+    cloud.start_again();
+    wait_until("it to be seen halted", LIMIT, || {
+        let machine = world.machine.document();
+        let reason = machine["reason"].as_str().unwrap_or_default();
+        (machine["state"] == "PAUSED" && reason.contains("paused at the hypervisor")).then_some(())
+    });
+    cloud.kill();
+    tell_hypervisor(&cloud, &world.machine, "cont");
+    cloud.start_again();
+    world.until_settled();
     world.is_whole(&host);
 
     // At rest, as before.
