@@ -20,7 +20,7 @@ use documents::Documents;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use network::{NetworkConfig, NetworkHost, Overlay, Peer, UserModeConfig};
 use parking_lot::Mutex;
-use store::{Key, LeaseId, SharedStore, StoreError, Transaction};
+use store::{Key, LeaseId, Outcome, Revision, SharedStore, StoreError, Transaction};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -328,12 +328,23 @@ impl Daemon {
     }
 
     async fn begin_pulse(&self) -> Result<LeaseId, StoreError> {
-        let lease = self.link.grant(PULSE_LIFE).await?;
-        let put =
-            pulse(&self.id).map(|(key, text)| Transaction::new().put_with_lease(key, text, lease));
-        // Nothing is demanded of what is there, so nothing speaks against it.
-        let _ = self.link.commit(put.unwrap_or_default()).await?;
-        Ok(lease)
+        let Some((key, text)) = pulse(&self.id) else {
+            return Err(StoreError::Closed);
+        };
+        loop {
+            let there = self.link.get(&key).await?;
+            let there = there.map_or(Revision::ZERO, |there| there.revision);
+            let lease = self.link.grant(PULSE_LIFE).await?;
+            let put = Transaction::new().revision_is(&key, there).put_with_lease(
+                key.clone(),
+                text.clone(),
+                lease,
+            );
+            if let Outcome::Committed(_) = self.link.commit(put).await? {
+                return Ok(lease);
+            }
+            self.link.revoke(lease).await?;
+        }
     }
 }
 

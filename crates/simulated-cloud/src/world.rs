@@ -311,6 +311,7 @@ impl World {
             };
             daemon.catch_up();
             if daemon.is_dead() {
+                tracing::info!(daemon = turn, "died between two writes");
                 self.count("kills between two writes to disk");
                 self.kill(turn);
                 let lasts = self.doomed.remove(&turn).unwrap_or_default();
@@ -429,6 +430,7 @@ impl World {
     }
 
     fn kill(&mut self, daemon: usize) {
+        tracing::info!(daemon, "killed");
         self.trouble(daemon);
         if let Some(central) = self.centrals.get_mut(daemon) {
             central.kill();
@@ -439,6 +441,7 @@ impl World {
     }
 
     fn heal(&mut self, broken: Broken) {
+        tracing::info!(?broken, "mended");
         match broken {
             Broken::Cut(daemon) => self.wire(daemon).cut(false),
             Broken::Killed(daemon) => match self.centrals.get_mut(daemon) {

@@ -21,20 +21,17 @@ mod arrivals;
 mod giving;
 mod images;
 mod neighbours;
+mod pulse;
 mod volumes;
 mod watchdog;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use cimi::{
-    Acl, Common, HostId, Timestamp,
-    ids::HostPulseId,
-    resources::{Host, HostPulse, Resource as _},
-};
+use cimi::{HostId, Timestamp, resources::Host};
 use documents::{Documents, DocumentsError};
 use storage::replicas::Replicas;
-use store::{EtcdOptions, EtcdStore, Key, LeaseId, SharedStore, StoreError, Transaction};
+use store::{EtcdOptions, EtcdStore, SharedStore, StoreError};
 use tokio::{
     net::TcpListener,
     time::{Instant, sleep, sleep_until},
@@ -45,7 +42,7 @@ use vmhost::{controller::VmHost, guard::Moment, qemu::QemuHypervisor};
 
 pub(crate) use self::watchdog::FOLDER as GUARD_FOLDER;
 use self::{
-    answers::Answers, arrivals::Arrivals, giving::Giving, volumes::RemoteVolumes,
+    answers::Answers, arrivals::Arrivals, giving::Giving, pulse::Pulse, volumes::RemoteVolumes,
     watchdog::Watchdog,
 };
 use crate::{
@@ -58,8 +55,7 @@ use crate::{
     settings,
 };
 
-/// How long a host that says nothing is taken to be there, and how often it says so.
-const PULSE_LIFE: Duration = Duration::from_secs(10);
+/// How often it says that it is there.
 const PULSE_EVERY: Duration = Duration::from_secs(3);
 /// How often it looks whether it has changed.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
@@ -142,7 +138,7 @@ pub(crate) async fn serve(
     let guard = Watchdog::new(&config, &settings.machines_dir);
     settings.fence = guard.fence();
     let host = JoinedHost {
-        pulse: pulse_of(&id)?,
+        pulse: Pulse::of(&id)?,
         id,
         config: Arc::new(config),
         folder,
@@ -181,7 +177,7 @@ struct JoinedHost {
     /// Where other hosts come for images; none: they don't.
     given_at: Option<Arc<TcpListener>>,
     /// Where it says that it is there, and how.
-    pulse: (Key, Vec<u8>),
+    pulse: Pulse,
     stop: CancellationToken,
 }
 
@@ -287,7 +283,7 @@ impl JoinedHost {
         let until_ended = async {
             let ended = tokio::select! {
                 () = self.stop.cancelled() => {
-                    self.end_pulse(store).await;
+                    self.pulse.end(store).await;
                     Ended::Stopped
                 }
                 () = self.removed(&documents) => Ended::Removed,
@@ -423,17 +419,10 @@ impl JoinedHost {
 
     /// Says that this host is there, until no entry has heard it for a while. Once one has, that is `noted`.
     async fn beat(&self, store: &SharedStore, documents: &Documents, noted: &CancellationToken) {
-        let (mut lease, mut heard) = (None, Instant::now());
+        let mut heard = Instant::now();
         loop {
             let asked = Moment::now();
-            let beaten = match lease {
-                None => self
-                    .begin_pulse(store)
-                    .await
-                    .map(|begun| lease = Some(begun)),
-                Some(lease) => store.keep_alive(lease).await.map(drop),
-            };
-            match beaten {
+            match self.pulse.beat(store).await {
                 Ok(()) => {
                     heard = Instant::now();
                     let known = documents.hosts.get(self.id.local());
@@ -443,29 +432,11 @@ impl JoinedHost {
                     sleep(PULSE_EVERY).await;
                 }
                 Err(error) if heard.elapsed() > UNHEARD || is_removal(&error) => return,
-                Err(StoreError::LeaseNotFound { .. }) => lease = None,
                 Err(error) => {
                     tracing::warn!(%error, "the cloud can't be told that this host is there; trying on");
                     sleep(REST).await;
                 }
             }
-        }
-    }
-
-    async fn begin_pulse(&self, store: &SharedStore) -> Result<LeaseId, StoreError> {
-        let lease = store.grant(PULSE_LIFE).await?;
-        let (key, pulse) = self.pulse.clone();
-        let put = Transaction::new().put_with_lease(key, pulse, lease);
-        // Nothing is demanded of what is there, so nothing speaks against it.
-        let _ = store.commit(put).await?;
-        Ok(lease)
-    }
-
-    /// Whoever is stopped in order isn't waited for.
-    async fn end_pulse(&self, store: &SharedStore) {
-        let gone = Transaction::new().delete(self.pulse.0.clone());
-        if let Err(error) = store.commit(gone).await {
-            tracing::debug!(%error, "the pulse ends with its lease");
         }
     }
 
@@ -534,16 +505,6 @@ fn is_removal(error: &StoreError) -> bool {
     matches!(error, StoreError::Refused { reason, .. } if reason.contains(REMOVED))
 }
 
-/// That a host is there, and where that is written.
-fn pulse_of(host: &HostId) -> anyhow::Result<(Key, Vec<u8>)> {
-    let pulse = HostPulse {
-        id: HostPulseId::from_local(host.local())?,
-        common: Common::new(Acl::owned_by_admin(), Timestamp::now()),
-    };
-    let key = Key::new(HostPulse::COLLECTION, host.local())?;
-    Ok((key, serde_json::to_vec(&pulse)?))
-}
-
 /// How long a certificate is left as it is: until two thirds of its life are over.
 fn until_renewal(now: Timestamp, expires: Timestamp) -> Duration {
     let left = expires.since(now);
@@ -555,6 +516,7 @@ fn until_renewal(now: Timestamp, expires: Timestamp) -> Duration {
 mod tests {
     use std::pin::pin;
 
+    use cimi::{Acl, Common};
     use store::SqliteStore;
 
     use super::*;
@@ -568,7 +530,7 @@ mod tests {
             boot_id: "theirs".to_owned(),
             ..Host::newcomer(Common::new(Acl::owned_by_admin(), Timestamp::now()))
         };
-        let pulse: HostPulse = serde_json::from_slice(&pulse_of(&host.id).unwrap().1).unwrap();
+        let pulse = pulse::of(&host.id).unwrap();
         let changes = documents.changes().create(&host).create(&pulse);
         changes.commit().await.unwrap();
         until_alone(&documents, &host.id, "theirs").await;
