@@ -126,7 +126,8 @@ mod tests {
         pulse.beat(&store).await.unwrap_err();
         *late.is_slow.lock() = false;
         pulse.beat(&store).await.unwrap();
-        for transaction in std::mem::take(&mut *late.on_its_way.lock()) {
+        let on_its_way = std::mem::take(&mut *late.on_its_way.lock());
+        for transaction in on_its_way {
             let done = late.behind.commit(transaction).await.unwrap();
             assert!(matches!(done, Outcome::Conflict(_)));
         }
