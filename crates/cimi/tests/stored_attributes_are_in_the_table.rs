@@ -84,7 +84,7 @@ fn simple_documents_have_no_strangers() {
         public_strangers::<User>(Kind::User, document("User/a", &user), &["generation"]),
         none
     );
-    let network = json!({"state": "STARTED", "class": "public", "subnet": "10.0.0.0/8", "subnet6": "fd00::/64",
+    let network = json!({"state": "STARTED", "class": "public", "subnet": "10.0.0.0/8", "subnet6": "fd00::/64", "bridge": "br-eth1",
         "gateway": "10.0.0.1", "first": "10.0.0.2", "last": "10.0.0.9", "domain": "d",
         "nameServers": ["10.0.0.1"], "nat": true, "mtu": 1500});
     assert_eq!(

@@ -226,6 +226,11 @@ impl Cloud {
         if network.state != NetworkState::Started {
             return Err(CloudError::Conflict(format!("{id} is not in use any more")));
         }
+        if network.bridge.is_some() {
+            return Err(CloudError::Conflict(format!(
+                "{id} is on the site's Ethernet, whose router says where its machines' packets go"
+            )));
+        }
         if network.forwarded {
             return Err(CloudError::Conflict(format!(
                 "machines of {id} are reached by ports of their host: nothing can be forwarded to them"

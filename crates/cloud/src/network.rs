@@ -28,6 +28,8 @@ pub struct NetworkSettings {
     pub subnet: String,
     /// The prefix of IPv6 addresses, of 64 bits, in CIDR notation.
     pub subnet6: Option<String>,
+    /// The bridge of each host by which its machines are on the site's own Ethernet; none: it is a network of the cloud's own.
+    pub bridge: Option<String>,
     /// The router's address on it.
     pub gateway: Ipv4Addr,
     /// First address that may be leased.
@@ -65,6 +67,7 @@ impl Cloud {
                 class: settings.class,
                 subnet: settings.subnet.clone(),
                 subnet6: settings.subnet6.clone(),
+                bridge: settings.bridge.clone(),
                 gateway: settings.gateway,
                 first: settings.first,
                 last: settings.last,
@@ -186,6 +189,9 @@ impl Public for Network {
         }));
         if let Some(prefix) = &self.subnet6 {
             out.insert("subnet6".to_owned(), prefix.as_str().into());
+        }
+        if let Some(bridge) = &self.bridge {
+            out.insert("bridge".to_owned(), bridge.as_str().into());
         }
         if let Some(group) = &self.forwarding_group {
             out.insert("forwardingGroup".to_owned(), json!(group));

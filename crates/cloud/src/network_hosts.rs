@@ -150,8 +150,9 @@ impl Cloud {
     }
 }
 
-/// Whether a network is one over several hosts: where its machines reach those of others, and have addresses that do.
+/// Whether a network is joined by tunnels between hosts: where its machines reach those of others, have addresses that do, and
+/// no Ethernet of the site joins them.
 fn spans_hosts(network: &Network) -> bool {
-    let local = network.class == NetworkClass::Private;
+    let local = network.class == NetworkClass::Private || network.bridge.is_some();
     network.state == NetworkState::Started && !network.forwarded && !local
 }

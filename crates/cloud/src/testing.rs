@@ -47,6 +47,7 @@ pub fn network(name: &str, class: NetworkClass) -> NetworkSettings {
         class,
         subnet: "10.99.0.0/16".into(),
         subnet6: None,
+        bridge: None,
         gateway: [10, 99, 0, 1].into(),
         first: [10, 99, 0, 10].into(),
         last: [10, 99, 250, 250].into(),

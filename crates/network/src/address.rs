@@ -214,6 +214,15 @@ impl Ipv4Network {
         (address <= u32::from(self.broadcast())).then(|| address.into())
     }
 
+    /// The network of four addresses around one.
+    pub(crate) fn of_four(address: Ipv4Addr) -> Self {
+        let prefix_len = 30;
+        Self {
+            address: u32::from(address) & mask(prefix_len),
+            prefix_len,
+        }
+    }
+
     /// Whether the address lies in the network and can belong to a host.
     #[must_use]
     pub fn has_host(self, address: Ipv4Addr) -> bool {

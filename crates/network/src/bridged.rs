@@ -51,7 +51,10 @@ impl Bridged {
             .map_err(NetworkError::file(&config.directory))?;
         let links = Links::open()?;
         bridge::ensure_alone(&links, &config.bridge_spec(None)).await?;
-        let overlay = config.overlay.clone();
+        if let Some(site) = &config.site {
+            site.ensure_there(&links).await?;
+        }
+        let overlay = config.overlay.clone().filter(|_| config.site.is_none());
         match &overlay {
             Some(overlay) => config.check_overlay(&links, overlay).await?,
             // One of an earlier run goes before its rules.
@@ -66,9 +69,7 @@ impl Bridged {
         )
         .await?;
         let state = config.ensure_links(&links, overlay.as_ref()).await?;
-        Forwarding::of(&config.directory)
-            .switch_on(config.network6.is_some())
-            .await?;
+        config.switch_forwarding_on().await?;
         let dnsmasq = Dnsmasq::open(config.dnsmasq_place().await?, state.created).await?;
         Ok(Self {
             config,
@@ -140,9 +141,7 @@ impl Bridged {
                 .ensure_links(&self.links, overlay.as_ref())
                 .await?
         };
-        Forwarding::of(&self.config.directory)
-            .switch_on(self.config.network6.is_some())
-            .await?;
+        self.config.switch_forwarding_on().await?;
         *self.bridge.lock() = state;
         if state.created {
             self.dnsmasq.renew().await?;
@@ -159,7 +158,8 @@ impl Bridged {
             })
             .collect();
         let mut unexpected = Vec::new();
-        let not_taps = [self.config.instance.bridge(), self.config.instance.tunnel()];
+        let instance = &self.config.instance;
+        let not_taps = [instance.bridge(), instance.tunnel(), instance.uplink()];
         for link in self
             .links
             .list(&self.config.instance.interface_prefix())
@@ -194,8 +194,10 @@ impl Bridged {
             .await?;
         let (tunnels, others): (Vec<_>, Vec<_>) =
             names.iter().partition(|link| link.name == tunnel.as_str());
+        let cable = self.config.instance.uplink();
         let (bridges, taps): (Vec<&Link>, Vec<&Link>) = others
             .into_iter()
+            .filter(|link| link.name != cable.as_str())
             .partition(|link| link.name == name.as_str());
         let listing = self.firewall.list().await?;
         let mut missing = Vec::new();
@@ -220,6 +222,11 @@ impl Bridged {
                 ));
             }
             None => {}
+        }
+        if let Some(site) = &self.config.site {
+            let bridge = bridges.first().map(|bridge| bridge.index);
+            let lacks = site.lacks(&self.links, &self.config.instance, bridge);
+            missing.extend(lacks.await?);
         }
         if listing.is_none() {
             missing.push("the rules of the firewall are not there".to_owned());
@@ -268,7 +275,10 @@ impl Bridged {
     }
 
     pub(crate) async fn forward_to(&self, peers: BTreeSet<Peer>) -> Result<()> {
-        self.firewall.forward_to(peers).await
+        match self.config.site {
+            None => self.firewall.forward_to(peers).await,
+            Some(_) => Ok(()),
+        }
     }
 
     pub(crate) async fn set_groups(&self, groups: Groups) -> Result<()> {
@@ -279,6 +289,8 @@ impl Bridged {
     }
 
     pub(crate) async fn set_overlay(&self, wanted: Option<Overlay>) -> Result<()> {
+        // The site's Ethernet joins the hosts: a second way would be a loop.
+        let wanted = wanted.filter(|_| self.config.site.is_none());
         if let Some(overlay) = &wanted {
             self.config.check_overlay(&self.links, overlay).await?;
         }

@@ -37,6 +37,15 @@ pub struct Lease {
 /// Leases by address: an address is one machine's.
 pub type Leases = BTreeMap<Ipv4Addr, Lease>;
 
+/// Where guests' packets and questions go that are on somebody else's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The router.
+    pub router: Ipv4Addr,
+    /// The resolvers; none are told if there are none.
+    pub name_servers: Vec<Ipv4Addr>,
+}
+
 /// Everything the command line depends on.
 #[derive(Debug, Clone)]
 pub struct DnsmasqConfig {
@@ -48,8 +57,10 @@ pub struct DnsmasqConfig {
     pub bridge: InterfaceName,
     /// The guests' network.
     pub network: Ipv4Network,
-    /// The host's address, the guests' router and resolver.
+    /// The host's address on the bridge.
     pub gateway: Ipv4Addr,
+    /// The guests' router and resolvers, where they are not this host.
+    pub elsewhere: Option<Elsewhere>,
     /// The guests' IPv6 prefix, if they have one.
     pub network6: Option<Ipv6Prefix>,
     /// Domain of the guests' names.
@@ -99,7 +110,7 @@ impl DnsmasqConfig {
     #[must_use]
     pub fn arguments(&self) -> Vec<String> {
         let file = |option: &str, path: &Path| format!("--{option}={}", path.display());
-        let (network, gateway, domain) = (self.network, self.gateway, &self.domain);
+        let (network, domain) = (self.network, &self.domain);
         let hosts = u32::from(network.broadcast()) - u32::from(network.address());
         let mut arguments = vec![
             "--conf-file=/dev/null".into(),
@@ -124,8 +135,6 @@ impl DnsmasqConfig {
             ),
             // Its default is 1000, whatever the size of the network.
             format!("--dhcp-lease-max={hosts}"),
-            format!("--dhcp-option=option:router,{gateway}"),
-            format!("--dhcp-option=option:dns-server,{gateway}"),
             // What a guest calls itself must not become a name in DNS.
             "--dhcp-ignore-names".into(),
             "--dhcp-authoritative".into(),
@@ -133,6 +142,7 @@ impl DnsmasqConfig {
             "--bogus-priv".into(),
             "--domain-needed".into(),
         ];
+        arguments.extend(self.ways_out());
         arguments.extend(
             network
                 .reverse_zones()
@@ -159,6 +169,36 @@ impl DnsmasqConfig {
             }
         }
         arguments
+    }
+
+    /// What guests are told of their router and resolvers.
+    fn ways_out(&self) -> Vec<String> {
+        let gateway = self.gateway;
+        let Some(Elsewhere {
+            router,
+            name_servers,
+        }) = &self.elsewhere
+        else {
+            return vec![
+                format!("--dhcp-option=option:router,{gateway}"),
+                format!("--dhcp-option=option:dns-server,{gateway}"),
+            ];
+        };
+        let servers: String = name_servers
+            .iter()
+            .map(|server| format!(",{server}"))
+            .collect();
+        vec![
+            // Our own address is none of the guests' network.
+            format!(
+                "--shared-network={},{}",
+                self.bridge,
+                self.network.address()
+            ),
+            format!("--dhcp-option=option:router,{router}"),
+            // Without any it is not to tell its own.
+            format!("--dhcp-option=option:dns-server{servers}"),
+        ]
     }
 
     /// Guests make their addresses themselves, of what the advertisements say: router, prefix, resolver, domain and MTU. Who
@@ -202,7 +242,9 @@ impl DnsmasqConfig {
     /// The addresses that machines can have, as ranges on both sides of the gateway's.
     fn ranges_of_machines(&self) -> impl Iterator<Item = (Ipv4Addr, Ipv4Addr)> {
         let (first, last) = (self.network.address(), self.network.broadcast());
-        let between = [(first, self.gateway), (self.gateway, last)];
+        let elsewhere = self.elsewhere.as_ref().map(|elsewhere| elsewhere.router);
+        let router = elsewhere.unwrap_or(self.gateway);
+        let between = [(first, router), (router, last)];
         between.into_iter().filter_map(|(below, above)| {
             let (first, last) = (below.to_bits() + 1, above.to_bits().checked_sub(1)?);
             (first <= last).then(|| (first.into(), last.into()))
@@ -305,6 +347,7 @@ mod tests {
             bridge: "stx-br0".parse().unwrap(),
             network: "172.16.0.0/24".parse().unwrap(),
             gateway: "172.16.0.1".parse().unwrap(),
+            elsewhere: None,
             network6: None,
             domain: "cloud.test".parse().unwrap(),
             mtu: 1450,

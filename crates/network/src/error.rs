@@ -90,6 +90,15 @@ pub enum NetworkError {
         /// The port.
         port: u16,
     },
+    /// The operator's bridge isn't there.
+    #[error(
+        "this host has no bridge {bridge}, on which the machines of this network are to be; make it of the interface to the site \
+         (`stratusd network attach INTERFACE --bridge {bridge}`), or write another `bridge` for the network"
+    )]
+    SiteBridge {
+        /// The bridge.
+        bridge: String,
+    },
     /// This host hasn't the address by which other hosts are to reach it.
     #[error(
         "no interface of this host has the address {local}, by which other hosts are to reach its networks; \
@@ -144,6 +153,20 @@ pub enum NetworkError {
         first: u16,
         /// Last port of the range.
         last: u16,
+    },
+    /// An interface of the operator's that can't be moved into a bridge, or out of it.
+    #[error("{interface}: {why}")]
+    Uplink {
+        /// The interface.
+        interface: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// A change of an interface that can't be made, kept or confirmed now.
+    #[error("{why}")]
+    Trial {
+        /// Why not.
+        why: String,
     },
     /// Something outside did not answer in time.
     #[error("{what} took longer than {limit:?}")]

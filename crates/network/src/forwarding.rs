@@ -12,6 +12,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{NetworkError, Result};
+use crate::files::write_atomically;
 use crate::links::Links;
 
 // Answered for the network namespace of the thread that opens them.
@@ -113,10 +114,8 @@ impl<'a> Forwarding<'a> {
             text.push('\n');
             text.push_str(interface);
         }
-        let mark = self.mark(family);
-        tokio::fs::write(&mark, text)
-            .await
-            .map_err(NetworkError::file(&mark))
+        // Whole: what is half written would say that nobody was told anything.
+        write_atomically(&self.mark(family), text).await
     }
 
     /// That it was us in this boot, and which interfaces were told something for it.

@@ -147,12 +147,13 @@ pub enum NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// What other networks of this host know it by, to forward to it; none of a user-mode network, which nobody forwards to.
+    /// What other networks of this host know it by, to forward to it; none of what nobody forwards to: a user-mode network, and one
+    /// on the site's Ethernet.
     #[must_use]
     pub fn as_peer(&self) -> Option<Peer> {
         match self {
-            Self::Bridged(config) => Some(config.as_peer()),
-            Self::User(_) => None,
+            Self::Bridged(config) if config.site.is_none() => Some(config.as_peer()),
+            Self::Bridged(_) | Self::User(_) => None,
         }
     }
 }

@@ -12,8 +12,10 @@
 //! | [`bridge`], [`tap`], `vxlan`, [`links`] | interfaces, over one netlink connection |
 //! | [`overlay`] | one network over several hosts |
 //! | [`group`] | security groups |
+//! | [`site`] | machines on the site's own Ethernet |
 //! | [`firewall`], [`ruleset`], [`nft`] | nftables: the worker, the text, the program |
 //! | [`dnsmasq`], [`dnsmasq_files`], [`dhcp_release`] | DHCP and DNS: the supervisor, its files, giving a lease back |
+//! | [`uplink`] | the operator's interface into a bridge, on request: changed, tested, put back |
 //! | [`host`], [`bridged`], [`user_mode`] | what the VM host uses |
 
 #![cfg_attr(
@@ -43,8 +45,10 @@ pub mod nft;
 pub mod overlay;
 pub mod pool;
 pub mod ruleset;
+pub mod site;
 pub mod tap;
 mod tun_ioctl;
+pub mod uplink;
 pub mod user_mode;
 mod vxlan;
 
@@ -62,4 +66,6 @@ pub use name::{Domain, Hostname, InstanceTag, InterfaceName, NameError, NicTag};
 pub use overlay::{Overlay, VXLAN_PORT, Vni};
 pub use pool::AddressPool;
 pub use ruleset::{Binding, Outward, Peer};
+pub use site::Site;
+pub use uplink::Uplinks;
 pub use user_mode::{UserModeConfig, UserNetdev};

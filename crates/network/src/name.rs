@@ -13,6 +13,9 @@ pub(crate) const PREFIX: &str = "st";
 pub(crate) const BRIDGE_SUFFIX: &str = "-br0";
 /// What the names of tunnels to other hosts end with.
 const TUNNEL_SUFFIX: &str = "-vx0";
+/// What the names of cables to the site end with, and what the name of their other end begins with, in place of [`PREFIX`].
+const UPLINK_SUFFIX: &str = "-up0";
+const UPLINK_END_PREFIX: &str = "sp";
 
 /// Longest interface name Linux takes (`IFNAMSIZ` − 1).
 pub const INTERFACE_NAME_MAX: usize = 15;
@@ -116,6 +119,18 @@ impl InstanceTag {
         InterfaceName(format!("{PREFIX}{}{TUNNEL_SUFFIX}", self.0))
     }
 
+    /// Our end of the cable to the site, a port of the bridge.
+    #[must_use]
+    pub fn uplink(&self) -> InterfaceName {
+        InterfaceName(format!("{PREFIX}{}{UPLINK_SUFFIX}", self.0))
+    }
+
+    /// Its other end, a port of the operator's bridge: none of this cloud's interfaces by its name.
+    #[must_use]
+    pub fn uplink_end(&self) -> InterfaceName {
+        InterfaceName(format!("{UPLINK_END_PREFIX}{}{UPLINK_SUFFIX}", self.0))
+    }
+
     /// The interface of a machine's NIC.
     #[must_use]
     pub fn tap(&self, nic: &NicTag) -> InterfaceName {
@@ -132,8 +147,8 @@ impl InstanceTag {
     }
 }
 
-/// What tells the NICs of one cloud apart, e.g. `4711` or `4711.1`: one to eight of `a-z0-9.`, not beginning with `br` or
-/// `vx`.
+/// What tells the NICs of one cloud apart, e.g. `4711` or `4711.1`: one to eight of `a-z0-9.`, not beginning with `br`,
+/// `vx` or `up`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NicTag(String);
@@ -149,11 +164,14 @@ impl FromStr for NicTag {
         {
             return Err(refuse("NIC tag", text, "one to eight of a-z, 0-9 and '.'"));
         }
-        if text.starts_with("br") || text.starts_with("vx") {
+        if ["br", "vx", "up"]
+            .iter()
+            .any(|taken| text.starts_with(taken))
+        {
             return Err(refuse(
                 "NIC tag",
                 text,
-                "names beginning with br and vx are for bridges and tunnels",
+                "names beginning with br, vx and up are for bridges, tunnels and cables",
             ));
         }
         Ok(Self(text.to_owned()))
@@ -249,12 +267,14 @@ mod tests {
         let nic: NicTag = "4711.1".parse().unwrap();
         assert_eq!(ab.tap(&nic).as_str(), "stab-4711.1");
         assert!(ab.owns("stab-4711.1") && !a.owns("stab-4711.1"));
-        for taken in ["br0", "vx0"] {
+        for taken in ["br0", "vx0", "up0"] {
             assert!(taken.parse::<NicTag>().is_err());
         }
         assert_eq!(ab.tunnel().as_str(), "stab-vx0");
         let longest: InstanceTag = "abcd".parse().unwrap();
         assert!(longest.tunnel().as_str().parse::<InterfaceName>().is_ok());
+        assert_eq!(ab.uplink().as_str(), "stab-up0");
+        assert!(ab.owns(ab.uplink().as_str()) && !ab.owns(ab.uplink_end().as_str()));
     }
 
     #[test]
@@ -273,7 +293,7 @@ mod tests {
         }
 
         #[test]
-        fn every_tap_name_fits(tag in "[a-z0-9]{1,4}", nic in "[ac-uw-z0-9][a-z0-9.]{0,7}") {
+        fn every_tap_name_fits(tag in "[a-z0-9]{1,4}", nic in "[ac-tw-z0-9][a-z0-9.]{0,7}") {
             let tag: InstanceTag = tag.parse().unwrap();
             let name = tag.tap(&nic.parse().unwrap());
             prop_assert!(name.as_str().parse::<InterfaceName>().is_ok());

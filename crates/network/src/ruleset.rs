@@ -9,14 +9,15 @@
 //!   the world through NAT or routing, and nothing into the network that was not asked for from inside. That holds for each
 //!   packet, not for the first of a connection alone: what another network began while it was a peer ends when it is none any more.
 //!
-//! What hosts of one network exchange has rules of its own, in both: [`tunnel`]. Machines with security groups have a table
-//! beside these: [`groups`].
+//! What hosts of one network exchange has rules of its own, in both: [`tunnel`]. So has what is exchanged with the site: [`site`].
+//! Machines with security groups have a table beside these: [`groups`].
 //!
 //! Texts use only what nftables 1.0.6 (Debian 12) has.
 
 pub(crate) mod groups;
 mod ip;
 mod ipv6;
+mod site;
 mod tunnel;
 
 use std::collections::BTreeSet;
@@ -29,6 +30,7 @@ use crate::address::{Ipv4Network, MacAddr};
 use crate::ipv6::Ipv6Prefix;
 use crate::name::{InstanceTag, InterfaceName};
 use crate::overlay::Overlay;
+use crate::site::Site;
 use ip::IpTable;
 
 /// How guests reach the world.
@@ -107,6 +109,8 @@ pub struct Ruleset {
     pub tunnel_port: u16,
     /// How it is joined with the same network on other hosts.
     pub overlay: Option<Overlay>,
+    /// The site whose Ethernet it is on; none: it is one of its own.
+    pub site: Option<Site>,
 }
 
 impl Ruleset {
@@ -191,6 +195,7 @@ impl Ruleset {
             let _ = writeln!(text, "add counter bridge {t} {counter}");
         }
         tunnel::declare_bridge(&mut text, &t);
+        site::declare_bridge(&mut text, &t);
         ipv6::declare(&mut text, &t);
         let _ = write!(
             text,
@@ -208,6 +213,7 @@ impl Ruleset {
              add rule bridge {t} guests iifname != \"{prefix}*\" accept\n"
         );
         tunnel::bridge_rules(&mut text, self);
+        site::bridge_rules(&mut text, self);
         let mut rule = |chain: &str, rule: &str| {
             let _ = writeln!(text, "add rule bridge {t} {chain} {rule}");
         };
@@ -313,6 +319,7 @@ mod tests {
             peers: BTreeSet::new(),
             tunnel_port: 4789,
             overlay: None,
+            site: None,
         }
     }
 

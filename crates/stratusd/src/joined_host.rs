@@ -32,17 +32,18 @@ use cimi::{HostId, Timestamp, resources::Host};
 use documents::{Documents, DocumentsError};
 use storage::replicas::Replicas;
 use store::{EtcdOptions, EtcdStore, SharedStore, StoreError};
-use tokio::{
-    net::TcpListener,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use trust::{Joined, REMOVED, RENEW_PATH, RenewRequest, SERVER_NAME};
 use vmhost::{controller::VmHost, guard::Moment, qemu::QemuHypervisor};
 
 pub(crate) use self::watchdog::FOLDER as GUARD_FOLDER;
 use self::{
-    answers::Answers, arrivals::Arrivals, giving::Giving, pulse::Pulse, volumes::RemoteVolumes,
+    answers::Answers,
+    arrivals::Arrivals,
+    giving::{Giving, Place},
+    pulse::Pulse,
+    volumes::RemoteVolumes,
     watchdog::Watchdog,
 };
 use crate::{
@@ -112,11 +113,8 @@ pub(crate) async fn serve(
     // Where there are no bridges, there is no such address, and there are no machines and no images.
     let given_at = match (settings.tunnel, config.network.images_port) {
         (None, _) | (_, 0) => None,
-        (Some(address), port) => giving::listen(address, port).await,
+        (Some(address), port) => Some(Place::at(address, port).await),
     };
-    settings.images_port = given_at
-        .as_ref()
-        .and_then(|listener| Some(listener.local_addr().ok()?.port()));
     let hypervisor = match config.bridged() {
         true => Some(Arc::new(settings::hypervisor(&config, &settings)?)),
         false => {
@@ -175,7 +173,7 @@ struct JoinedHost {
     /// What ends machines here that go on elsewhere, if this host is heard of no more.
     guard: Watchdog,
     /// Where other hosts come for images; none: they don't.
-    given_at: Option<Arc<TcpListener>>,
+    given_at: Option<Place>,
     /// Where it says that it is there, and how.
     pulse: Pulse,
     stop: CancellationToken,
@@ -289,6 +287,8 @@ impl JoinedHost {
                 () = self.removed(&documents) => Ended::Removed,
                 next = self.renew(kept) => Ended::Anew(next),
                 () = self.beat(store, &documents, &heard) => Ended::Anew(kept.clone()),
+                // With the place in what it tells of itself.
+                () = self.had_a_place() => Ended::Anew(kept.clone()),
             };
             stop.cancel();
             ended
@@ -353,7 +353,10 @@ impl JoinedHost {
     ) -> anyhow::Result<(VmHost, Images, RemoteVolumes, Arc<Answers>)> {
         let key = self.folder.key()?;
         let replicas = images::open(&self.settings, kept, &key, documents.clone()).await?;
-        let giving = self.given_at.clone().map(|listener| {
+        let mut settings = self.settings.clone();
+        settings.images_port = self.given_at.as_ref().and_then(Place::port);
+        let listener = self.given_at.as_ref().and_then(Place::listener);
+        let giving = listener.map(|listener| {
             Giving::open(listener, (kept, &key), self.id.local(), replicas.clone())
         });
         let giving = giving.transpose()?;
@@ -365,7 +368,7 @@ impl JoinedHost {
         };
         let machines = VmHost::open(
             documents.clone(),
-            self.settings.clone(),
+            settings,
             hypervisor.clone(),
             (
                 Arc::new(replicas.clone()),
@@ -377,6 +380,14 @@ impl JoinedHost {
         let machines = machines.await?;
         let answers = Answers::open(kept, &key, documents.clone(), machines.clone())?;
         Ok((machines, (replicas, giving), volumes, answers))
+    }
+
+    /// Waits until other hosts can come for images, if they could not before.
+    async fn had_a_place(&self) {
+        match &self.given_at {
+            Some(place) => place.had().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until this host is one no more.

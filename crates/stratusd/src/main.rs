@@ -28,6 +28,7 @@ mod signed_entries;
 mod site_certificates;
 mod store_tool;
 mod teardown;
+mod uplink_tool;
 mod user_file;
 
 use std::{
@@ -97,6 +98,11 @@ enum Command {
     Marketplace {
         #[command(subcommand)]
         command: market_tool::Command,
+    },
+    /// Make an interface of this computer the port of a bridge for machines, without cutting you off, and take it out again.
+    Network {
+        #[command(subcommand)]
+        command: uplink_tool::Command,
     },
     /// Say whether a configuration file is right, and the policy, authorities and keys that it names for images.
     CheckConfig {
@@ -181,6 +187,7 @@ fn main() -> ExitCode {
         } => joining::run(config.as_deref(), &token, &entries),
         Command::Store { command } => store_tool::run(command),
         Command::Marketplace { command } => market_tool::run(command),
+        Command::Network { command } => uplink_tool::run(command),
         Command::Guard { folder, machines } => logging::start(&config::Log::default())
             .and_then(|()| Ok(vmhost::guard::watch(&folder, &machines)?)),
         Command::Teardown { config } => load(config.as_deref()).and_then(|config| {

@@ -13,7 +13,7 @@ use cloud::NetworkSettings;
 use documents::Documents;
 use network::{
     BridgedConfig, InstanceTag, NetworkConfig, NetworkError, NetworkHost, Outward, Overlay, Peer,
-    Upstream, UserModeConfig,
+    Site, Upstream, UserModeConfig,
 };
 use vmhost::controller::{Networks, Opening};
 
@@ -44,6 +44,7 @@ pub fn for_rules(config: &Config) -> anyhow::Result<Vec<NetworkSettings>> {
                 .subnet6
                 .filter(|_| config.bridged())
                 .map(|prefix| prefix.to_string()),
+            bridge: entry.bridge.clone().filter(|_| config.bridged()),
             gateway: range.gateway,
             first: range.first,
             last: range.last,
@@ -79,6 +80,15 @@ pub fn for_host(config: &Config, name: &str) -> anyhow::Result<NetworkConfig> {
     let directory = folder(&config.state_dir(), name);
     let mut bridged = BridgedConfig::new(instance, directory, range.subnet, range.gateway, domain);
     bridged.network6 = range.subnet6;
+    bridged.site = match &entry.bridge {
+        None => None,
+        Some(bridge) => Some(Site {
+            bridge: bridge.parse()?,
+            first: range.first,
+            last: range.last,
+            name_servers: entry.name_servers.clone(),
+        }),
+    };
     bridged.outward = match (entry.class, entry.nat) {
         (_, true) => Outward::Nat,
         (NetworkClass::Public, false) => Outward::Routed,
@@ -207,6 +217,7 @@ impl OfDocuments {
             tag: network.tag.clone(),
             subnet: network.subnet.clone(),
             subnet6: network.subnet6.clone(),
+            bridge: network.bridge.clone(),
             domain: network.domain.clone(),
             nat: network.nat,
             gateway: Some(network.gateway),

@@ -50,7 +50,7 @@ pub use mail_sink::{MailSink, SentLetter};
 pub use marketplace::TestMarketplace;
 pub use namespace::Namespace;
 pub use package_repository::{DebianPackage, PackageRepository};
-pub use programs::{Need, skip_unless};
+pub use programs::{Need, program, skip_unless};
 pub use stop_point::StopPoint;
 pub use test_host::TestHost;
 pub use waiting::wait_until;

@@ -93,7 +93,7 @@ pub(crate) fn programs_dir() -> PathBuf {
 /// # Panics
 /// If it was not built, with what to do about it.
 #[must_use]
-pub(crate) fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let path = programs_dir().join(name);
     assert!(
         path.is_file(),

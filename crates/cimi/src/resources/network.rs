@@ -50,7 +50,10 @@ pub struct Network {
     /// follows from MACs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet6: Option<String>,
-    /// The router's address: the host's own on the bridge.
+    /// The bridge of each host by which its machines are on the site's own Ethernet; none: it is a network of the cloud's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// The router's address: the host's own on the bridge, or that of the site's router.
     pub gateway: Ipv4Addr,
     /// First address that may be leased.
     pub first: Ipv4Addr,

@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Ipv4Network, MacPrefix};
 use crate::bridge::{self, BridgeSpec, BridgeState};
 use crate::dnsmasq::Dnsmasq;
-use crate::dnsmasq_files::{DnsmasqConfig, Upstream};
+use crate::dnsmasq_files::{DnsmasqConfig, Elsewhere, Upstream};
 use crate::error::{NetworkError, Result};
+use crate::forwarding::Forwarding;
 use crate::ipv6::Ipv6Prefix;
 use crate::links::Links;
 use crate::name::{Domain, InstanceTag};
 use crate::overlay::{Overlay, VXLAN_PORT};
 use crate::ruleset::{Outward, Peer, Ruleset};
+use crate::site::{self, Site, service_of};
 use crate::vxlan::{self, VxlanSpec};
 
 /// The network as the administrator configures it.
@@ -36,6 +38,10 @@ pub struct BridgedConfig {
     /// The guests' IPv6 prefix; without one there is no IPv6.
     #[serde(default)]
     pub network6: Option<Ipv6Prefix>,
+    /// The site whose Ethernet the guests are on, by a bridge of the operator's: then `gateway` is the site's router, `outward` and
+    /// `network6` count for nothing, and there are no tunnels and no networks that are forwarded to.
+    #[serde(default)]
+    pub site: Option<Site>,
     /// Domain of the guests' names.
     pub domain: Domain,
     /// Largest packet, 576 to 9216.
@@ -111,6 +117,7 @@ impl BridgedConfig {
             network,
             gateway,
             network6: None,
+            site: None,
             domain,
             mtu: ethernet_mtu(),
             outward: Outward::default(),
@@ -137,16 +144,33 @@ impl BridgedConfig {
     }
 
     pub(super) fn ruleset(&self) -> Ruleset {
+        let is_ours = self.site.is_none();
         Ruleset {
             instance: self.instance.clone(),
             network: self.network,
-            gateway: self.gateway,
-            network6: self.network6,
-            outward: self.outward,
+            gateway: self.own_address(),
+            network6: self.network6.filter(|_| is_ours),
+            // What guests send by the host goes nowhere: their router is another.
+            outward: match is_ours {
+                true => self.outward,
+                false => Outward::Isolated,
+            },
             host_tcp_ports: self.host_tcp_ports.clone(),
-            peers: self.peers.clone(),
+            peers: match is_ours {
+                true => self.peers.clone(),
+                false => BTreeSet::new(),
+            },
             tunnel_port: self.tunnel_port,
-            overlay: self.overlay.clone(),
+            overlay: self.overlay.clone().filter(|_| is_ours),
+            site: self.site.clone(),
+        }
+    }
+
+    /// The host's own address on the bridge.
+    fn own_address(&self) -> Ipv4Addr {
+        match self.site {
+            None => self.gateway,
+            Some(_) => service_of(self.network).1,
         }
     }
 
@@ -157,11 +181,14 @@ impl BridgedConfig {
     pub(super) fn bridge_spec(&self, overlay: Option<&Overlay>) -> BridgeSpec {
         BridgeSpec {
             name: self.instance.bridge(),
-            gateway: self.gateway,
+            gateway: self.own_address(),
             host_address: overlay.and_then(|overlay| overlay.host_address),
-            network: self.network,
-            network6: self.network6,
-            mac: MacPrefix::default().mac(self.gateway),
+            network: match self.site {
+                None => self.network,
+                Some(_) => service_of(self.network).0,
+            },
+            network6: self.network6.filter(|_| self.site.is_none()),
+            mac: MacPrefix::default().mac(self.own_address()),
             mtu: self.mtu(),
             owner: owner(&self.directory),
         }
@@ -174,6 +201,16 @@ impl BridgedConfig {
             port: self.tunnel_port,
             mtu: self.mtu(),
         }
+    }
+
+    /// Has the host forward what it is to; what is on the site's Ethernet it isn't asked to.
+    pub(super) async fn switch_forwarding_on(&self) -> Result<()> {
+        if self.site.is_some() {
+            return Ok(());
+        }
+        Forwarding::of(&self.directory)
+            .switch_on(self.network6.is_some())
+            .await
     }
 
     /// Refuses an overlay that can't work here, before anything is changed.
@@ -189,6 +226,14 @@ impl BridgedConfig {
         overlay: Option<&Overlay>,
     ) -> Result<BridgeState> {
         let state = bridge::ensure(links, &self.bridge_spec(overlay)).await?;
+        match &self.site {
+            Some(site) => {
+                site::answer_for_itself(&self.instance.bridge()).await?;
+                let ours = (&self.instance, state.index, self.mtu());
+                site.ensure_cable(links, ours).await?;
+            }
+            None => site::remove_cable(links, &self.instance).await?,
+        }
         match overlay {
             Some(overlay) => {
                 vxlan::ensure(links, &self.vxlan_spec(overlay), state.index).await?;
@@ -216,8 +261,12 @@ impl BridgedConfig {
             directory: self.directory.clone(),
             bridge: self.instance.bridge(),
             network: self.network,
-            gateway: self.gateway,
-            network6: self.network6,
+            gateway: self.own_address(),
+            elsewhere: self.site.as_ref().map(|site| Elsewhere {
+                router: self.gateway,
+                name_servers: site.name_servers.clone(),
+            }),
+            network6: self.network6.filter(|_| self.site.is_none()),
             domain: self.domain.clone(),
             mtu: self.mtu(),
             lease_time: Duration::from_secs(self.lease_seconds.into()),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{MOST_TAPS, Outward, Ruleset, tunnel};
+use super::{MOST_TAPS, Outward, Ruleset, site, tunnel};
 use crate::ipv6::{Ipv6Prefix, LINK_LOCAL};
 
 /// One of the two tables.
@@ -91,6 +91,9 @@ impl<'a> IpTable<'a> {
         let mut rule = |chain: &str, rule: &str| {
             let _ = writeln!(text, "add rule {family} {t} {chain} {rule}");
         };
+        if let Some(site) = self.rules.site.as_ref().filter(|_| family == "ip") {
+            site::ip_rules(&mut rule, site);
+        }
         self.to_host(&mut rule);
         self.forward(&mut rule);
         if self.rules.outward == Outward::Nat {

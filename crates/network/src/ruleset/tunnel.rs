@@ -234,6 +234,7 @@ mod tests {
             peers: BTreeSet::new(),
             tunnel_port: 4789,
             overlay,
+            site: None,
         }
     }
 

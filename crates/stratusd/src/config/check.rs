@@ -7,9 +7,9 @@ use std::{
 };
 
 use cimi::resources::Host;
-use network::{Domain, InstanceTag, Ipv4Network, Ipv6Prefix};
+use network::{Domain, InstanceTag, InterfaceName, Ipv4Network, Ipv6Prefix};
 
-use super::{Config, ConfigError, NetworkEntry, StoreKind};
+use super::{Config, ConfigError, NetworkClass, NetworkEntry, StoreKind};
 use crate::joining::Entry;
 
 /// What is older than the calendar can't be told from what is new.
@@ -264,6 +264,9 @@ impl Config {
                     ),
                 ));
             }
+            if let Some((part, problem)) = network.problem_of_bridge() {
+                return Some((key(part), problem));
+            }
             let range = match network.range() {
                 Ok(range) => range,
                 Err((part, problem)) => return Some((key(part), problem)),
@@ -339,6 +342,53 @@ pub struct Range {
 }
 
 impl NetworkEntry {
+    /// What keeps it from being on the site's Ethernet, if it is to be.
+    fn problem_of_bridge(&self) -> Option<(&'static str, String)> {
+        let bridge = self.bridge.as_ref()?;
+        if let Err(error) = bridge.parse::<InterfaceName>() {
+            return Some((".bridge", format!("is `{bridge}`: {error}")));
+        }
+        let all = [
+            (
+                self.class == NetworkClass::Private,
+                ".class",
+                "is private; on a bridge of the site's write public or local",
+            ),
+            (
+                self.nat,
+                ".nat",
+                "is true; on a bridge of the site's machines have addresses of the site: write false",
+            ),
+            (
+                self.subnet6.is_some(),
+                ".subnet6",
+                "is set; on a bridge of the site's machines have no IPv6 yet: leave it out",
+            ),
+            (
+                self.gateway.is_none(),
+                ".gateway",
+                "is missing; with `bridge` write the address of the site's router",
+            ),
+            (
+                self.first.is_none(),
+                ".first",
+                "is missing; with `bridge` write the first of the addresses that the site leaves to the cloud",
+            ),
+            (
+                self.last.is_none(),
+                ".last",
+                "is missing; with `bridge` write the last of the addresses that the site leaves to the cloud",
+            ),
+            (
+                self.name_servers.is_empty(),
+                ".name_servers",
+                "is missing; with `bridge` write the name servers of the site",
+            ),
+        ];
+        let wrong = all.into_iter().find(|(is_wrong, ..)| *is_wrong);
+        wrong.map(|(_, key, text)| (key, text.to_owned()))
+    }
+
     /// The addresses as configured, and by rule where they are not: the gateway is the first, all others can be leased.
     ///
     /// # Errors

@@ -7,7 +7,15 @@ use toml::{Table, Value};
 use super::{Config, ConfigError, MachineType, NetworkEntry};
 
 /// Keys that may be left out and have no default value to be seen in the defaults.
-const OPTIONAL: [&str; 6] = ["subnet6", "gateway", "first", "last", "name_servers", "mtu"];
+const OPTIONAL: [&str; 7] = [
+    "subnet6",
+    "bridge",
+    "gateway",
+    "first",
+    "last",
+    "name_servers",
+    "mtu",
+];
 
 /// Refuses keys that don't exist. What exists follows from the defaults.
 pub(super) fn check(given: &Table, path: &Path) -> Result<(), ConfigError> {

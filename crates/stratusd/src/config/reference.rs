@@ -120,6 +120,18 @@ mod tests {
                 "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/24'\ndomain='a'\nnat=true\nsubnet6='fd00::/48'",
                 "networks.a.subnet6",
             ),
+            (
+                "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/24'\ndomain='a'\nnat=true\nbridge='br-eth1'",
+                "networks.a.nat",
+            ),
+            (
+                "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/24'\ndomain='a'\nnat=false\nbridge='br-eth1'\ngateway='10.0.0.1'",
+                "networks.a.first",
+            ),
+            (
+                "[networks.a]\nclass='public'\ntag='0'\nsubnet='10.0.0.0/24'\ndomain='a'\nnat=false\nbridge='br eth1'",
+                "networks.a.bridge",
+            ),
         ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(message.contains(&format!("`{key}`")), "{text}: {message}");

@@ -234,6 +234,8 @@ pub struct NetworkEntry {
     pub subnet: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet6: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     pub domain: String,
     pub nat: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -441,6 +443,7 @@ pub(super) fn default_networks() -> BTreeMap<String, NetworkEntry> {
         tag: tag.into(),
         subnet: subnet.into(),
         subnet6: None,
+        bridge: None,
         domain: domain.into(),
         nat,
         gateway: None,

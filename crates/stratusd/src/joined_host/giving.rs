@@ -13,7 +13,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -70,17 +70,63 @@ const PIECE_BYTES: usize = 256 * 1024;
 const UNREAD: Duration = Duration::from_secs(30);
 /// Rest after no connection could be taken.
 const REST: Duration = Duration::from_millis(200);
+/// How often is tried to have the place, as long as it isn't.
+const PLACE_AGAIN: Duration = Duration::from_secs(5);
 
 type AnyBody = UnsyncBoxBody<Bytes, io::Error>;
 
-/// Where other hosts come; none, and a word in the log, if that can't be had.
-pub(super) async fn listen(address: Ipv4Addr, port: u16) -> Option<Arc<TcpListener>> {
-    match TcpListener::bind((address, port)).await {
-        Ok(listener) => Some(Arc::new(listener)),
-        Err(error) => {
-            tracing::warn!(%address, port, %error, "this host gives no images to others: nobody can listen there (`network.images_port`)");
-            None
+/// Where other hosts come, once that can be had: the address may come up later than this program.
+pub(super) struct Place {
+    address: SocketAddr,
+    listener: OnceLock<Arc<TcpListener>>,
+}
+
+impl Place {
+    /// At this address; had already, if that is possible.
+    pub(super) async fn at(address: Ipv4Addr, port: u16) -> Self {
+        let place = Self {
+            address: (address, port).into(),
+            listener: OnceLock::new(),
+        };
+        if let Err(error) = place.try_once().await {
+            tracing::warn!(%address, port, %error, "this host gives no images to others yet: nobody can listen there (`network.images_port`); tried again");
         }
+        place
+    }
+
+    /// The listener, once it is had.
+    pub(super) fn listener(&self) -> Option<Arc<TcpListener>> {
+        self.listener.get().cloned()
+    }
+
+    /// Its port, once it is had.
+    pub(super) fn port(&self) -> Option<u16> {
+        Some(self.listener.get()?.local_addr().ok()?.port())
+    }
+
+    /// Waits until it is had that wasn't; for ever if it was.
+    pub(super) async fn had(&self) {
+        if self.listener.get().is_some() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            sleep(PLACE_AGAIN).await;
+            match self.try_once().await {
+                Ok(()) => {
+                    tracing::info!(address = %self.address, "this host gives images to others from now on");
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(address = %self.address, %error, "nobody can listen there yet")
+                }
+            }
+        }
+    }
+
+    async fn try_once(&self) -> io::Result<()> {
+        let listener = TcpListener::bind(self.address).await?;
+        let _ = self.listener.set(Arc::new(listener));
+        Ok(())
     }
 }
 

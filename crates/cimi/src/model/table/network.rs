@@ -12,6 +12,7 @@ pub(super) const NETWORK: Type = Type {
         seen("class", String).stratuslab(),
         seen("subnet", String).stratuslab(),
         seen("subnet6", String).stratuslab(),
+        seen("bridge", String).stratuslab(),
         seen("gateway", String).stratuslab(),
         seen("first", String).stratuslab(),
         seen("last", String).stratuslab(),

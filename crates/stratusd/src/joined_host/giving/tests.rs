@@ -219,3 +219,18 @@ async fn nobody_else_has_it_and_nothing_else() {
     let mistaken = host.client(&other, Some(&signed));
     mistaken.get(world.url(&file)).send().await.unwrap_err();
 }
+
+#[tokio::test]
+async fn a_place_that_somebody_has_is_had_when_it_is_free() {
+    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = other.local_addr().unwrap().port();
+    let place = Place::at(Ipv4Addr::LOCALHOST, port).await;
+    assert_eq!((place.port(), place.listener().is_some()), (None, false));
+    drop(other);
+    tokio::time::pause();
+    place.had().await;
+    assert_eq!(place.port(), Some(port));
+    // Nobody is told twice.
+    let again = timeout(Duration::from_secs(3600), place.had()).await;
+    assert!(again.is_err());
+}
