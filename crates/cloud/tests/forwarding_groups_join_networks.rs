@@ -161,3 +161,18 @@ async fn a_network_that_nothing_can_be_forwarded_to_joins_none() {
     };
     assert!(text.contains("ports of their host"), "{text}");
 }
+
+#[tokio::test]
+async fn a_network_on_the_sites_ethernet_joins_none() {
+    let mut settings = settings();
+    settings.networks[1].bridge = Some("br-eth1".to_owned());
+    let world = World::with(settings, |store| store).await;
+    assert_eq!(world.get(&alice(), "Network/local")["bridge"], "br-eth1");
+    let refused = world
+        .create(&admin(), Kind::ForwardingGroup, group(&["local"]))
+        .await;
+    let Err(CloudError::Conflict(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(text.contains("site's Ethernet"), "{text}");
+}

@@ -60,3 +60,12 @@ async fn a_network_gets_more_hosts_at_once_than_fit_in_a_transaction() {
     let world = World::start().await;
     join(&world, 150, "public").await;
 }
+
+#[tokio::test]
+async fn a_network_on_the_sites_ethernet_needs_no_addresses_of_hosts() {
+    let mut settings = settings();
+    settings.networks[1].bridge = Some("br-eth1".to_owned());
+    let world = World::with(settings, |store| store).await;
+    join(&world, 2, "public").await;
+    assert_eq!(hosts(&world, "local"), 0);
+}

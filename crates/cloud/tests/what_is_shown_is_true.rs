@@ -12,7 +12,7 @@ use cimi::{
     model::{Access, COMMON, FURTHER, Kind, Shape, describe},
     resources::{
         AcceleratorKind, Announcement, AttachStage, Image, ImageOrigin, ImageSource, ImageState,
-        Machine, OnDemand, Resource, System, Volume, VolumeImage, VolumeState,
+        Machine, Network, OnDemand, Resource, System, Volume, VolumeImage, VolumeState,
     },
 };
 use cloud::{Cloud, CloudError, Retention};
@@ -466,6 +466,15 @@ async fn furnished(world: &World) -> Cloud {
 async fn every_row_of_the_table_is_shown_by_some_view() {
     let world = World::start().await;
     let cloud = furnished(&world).await;
+    let on_the_sites_ethernet = |network: &mut Network| {
+        network.bridge = Some("br-eth1".to_owned());
+        Ok::<_, CloudError>(true)
+    };
+    let changed = world
+        .documents
+        .update("public", on_the_sites_ethernet)
+        .await;
+    changed.unwrap();
     let mut shown: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
     let mut look = |view: &cloud::View| {
         let names = object(representation(view))

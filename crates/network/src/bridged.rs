@@ -52,7 +52,7 @@ impl Bridged {
         let links = Links::open()?;
         bridge::ensure_alone(&links, &config.bridge_spec(None)).await?;
         if let Some(site) = &config.site {
-            site.ensure_there(&links).await?;
+            site.check(&links).await?;
         }
         let overlay = config.overlay.clone().filter(|_| config.site.is_none());
         match &overlay {

@@ -99,6 +99,16 @@ pub enum NetworkError {
         /// The bridge.
         bridge: String,
     },
+    /// The host has an address that machines can be given.
+    #[error(
+        "{bridge} has the address {address}, which machines of this network can be given; write another `first` or `last` for the network"
+    )]
+    SiteAddress {
+        /// The operator's bridge.
+        bridge: String,
+        /// The address.
+        address: Ipv4Addr,
+    },
     /// This host hasn't the address by which other hosts are to reach it.
     #[error(
         "no interface of this host has the address {local}, by which other hosts are to reach its networks; \

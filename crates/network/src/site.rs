@@ -9,15 +9,20 @@
 //! operator's carries. The router is the site's. Our DHCP answers machines of this host from an address that is of this bridge
 //! alone and never crosses the cable, no more than DHCP does: strangers hear nothing of us, and we nothing of theirs.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use rtnetlink::LinkVeth;
+use futures::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::{LinkUnspec, LinkVeth};
 use serde::{Deserialize, Serialize};
 
 use crate::address::Ipv4Network;
 use crate::error::{NetworkError, Result};
 use crate::links::{EEXIST, Links, kernel_code, within};
 use crate::name::{InstanceTag, InterfaceName};
+
+/// Of the cable's far end, which says nothing by it.
+const HIGHEST_MAC: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 
 /// The site, as a network is plugged into it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,20 +41,48 @@ pub struct Site {
 /// (RFC 3927), made of the network's: two of a host must differ.
 #[must_use]
 pub(crate) fn service_of(network: Ipv4Network) -> (Ipv4Network, Ipv4Addr) {
-    let [a, b, c, d] = network.address().octets();
-    // Not of the first 256 nor of the last, which are reserved; aligned to four.
-    let third = 1 + (a ^ b.rotate_left(3) ^ d) % 253;
-    let fourth = (c ^ b.rotate_left(5)) & !3;
-    let own = Ipv4Addr::new(169, 254, third, fourth | 1);
+    // Mixed, so that neighbours differ (Knuth's multiplicative hashing), to 14 bits: which four of the link's addresses. Not of
+    // its first 256 nor of its last, which are reserved.
+    let mixed = network.address().to_bits().wrapping_mul(0x9e37_79b1) >> 18;
+    let [.., high, low] = mixed.to_be_bytes();
+    let third = 1 + (high << 2 | low >> 6) % 253;
+    let own = Ipv4Addr::new(169, 254, third, (low & 0x3f) << 2 | 1);
     (Ipv4Network::of_four(own), own)
 }
 
 impl Site {
-    /// Makes sure that the operator's bridge is there, before anything is made.
+    /// Makes sure that the operator's bridge is there, and that the host has none of the machines' addresses on it, before
+    /// anything is made.
+    ///
+    /// # Errors
+    /// [`NetworkError::SiteBridge`], or [`NetworkError::SiteAddress`], says what to do.
+    pub(crate) async fn check(&self, links: &Links) -> Result<()> {
+        let index = self.ensure_there(links).await?;
+        let listing = links
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute();
+        let all: Vec<AddressMessage> = within("listing addresses", listing.try_collect()).await?;
+        for attribute in all.iter().flat_map(|message| &message.attributes) {
+            if let AddressAttribute::Local(IpAddr::V4(address)) = attribute
+                && (self.first..=self.last).contains(address)
+            {
+                return Err(NetworkError::SiteAddress {
+                    bridge: self.bridge.to_string(),
+                    address: *address,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel's number of the operator's bridge.
     ///
     /// # Errors
     /// [`NetworkError::SiteBridge`] says what to do.
-    pub(crate) async fn ensure_there(&self, links: &Links) -> Result<u32> {
+    async fn ensure_there(&self, links: &Links) -> Result<u32> {
         let found = links.find(&self.bridge).await?;
         let bridge = found.ok_or_else(|| NetworkError::SiteBridge {
             bridge: self.bridge.to_string(),
@@ -76,6 +109,10 @@ impl Site {
                 made => made?,
             }
         }
+        // A bridge that was given no MAC takes the lowest of its ports', and all of the site would have to learn it anew.
+        let message = LinkUnspec::new_with_name(theirs.as_str()).address(HIGHEST_MAC.to_vec());
+        let request = links.handle.link().change(message.build()).execute();
+        within(&format!("giving {theirs} its MAC"), request).await?;
         links.attach(&theirs, site_index, mtu).await?;
         links.attach(&ours, bridge_index, mtu).await
     }
@@ -142,6 +179,8 @@ mod tests {
         assert_eq!(of("192.0.2.0/24"), of("192.0.2.0/24"));
         assert_ne!(of("10.1.0.0/24"), of("10.1.4.0/24"));
         assert_ne!(of("10.1.0.0/16"), of("10.2.0.0/16"));
-        assert_ne!(of("192.168.1.0/24"), of("192.168.16.0/24"));
+        let neighbours: std::collections::BTreeSet<_> =
+            (0..64).map(|n| of(&format!("192.168.{n}.0/24"))).collect();
+        assert_eq!(neighbours.len(), 64);
     }
 }

@@ -50,10 +50,12 @@ fn its_machines_are_stations_of_the_site_by_our_dhcp() {
     }
     let (test, _site, stranger) = scene();
     let guest = test.guest(&machine(105));
+    let mac = mac_of_bridge(&test);
     test.run(async |host| {
         host.reconcile(&[machine(105)]).await.unwrap();
         let counted = async |name: &str| host.audit().await.unwrap().packets[name];
         assert_eq!(host.audit().await.unwrap().missing, Vec::<String>::new());
+        assert_eq!(mac_of_bridge(&test), mac, "stations know it");
         let told = dhcp(&guest, test.folder.path()).expect("our DHCP answers");
         let told = |key: &str| told.get(key).map(String::as_str);
         assert_eq!(
@@ -169,19 +171,42 @@ fn without_the_operators_bridge_nothing_is_made() {
         return;
     }
     let (test, ..) = scene();
+    let error = || {
+        test.namespace.enter(|| {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let config = NetworkConfig::Bridged(test.config.clone());
+            runtime.block_on(NetworkHost::open(config)).unwrap_err()
+        })
+    };
+    test.namespace.ip("addr add 172.16.0.101/24 dev br-eth1");
+    let taken = error();
+    assert!(
+        matches!(taken, NetworkError::SiteAddress { address, .. } if address == machine(101).ip),
+        "{taken}"
+    );
     test.namespace.ip("link del br-eth1");
-    test.namespace.enter(|| {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let opened = NetworkHost::open(NetworkConfig::Bridged(test.config.clone()));
-        let error = runtime.block_on(opened).unwrap_err();
+    {
+        let error = error();
         assert!(matches!(error, NetworkError::SiteBridge { .. }), "{error}");
         assert!(
             error.to_string().contains("stratusd network attach"),
             "{error}"
         );
-    });
+    }
     let links = test.namespace.command("ip", &["-o", "link", "show"]);
     assert!(!String::from_utf8_lossy(&links.stdout).contains("stt-"));
+}
+
+/// As others know the host. It was given none, so it has that of `eth1`.
+fn mac_of_bridge(test: &TestHost) -> String {
+    let shown = test
+        .namespace
+        .command("ip", &["-o", "link", "show", "dev", "br-eth1"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let mut words = shown
+        .split_whitespace()
+        .skip_while(|word| *word != "link/ether");
+    words.nth(1).unwrap().to_owned()
 }
 
 /// Of `nft list counters`.

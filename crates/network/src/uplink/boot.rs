@@ -115,6 +115,9 @@ pub(super) fn read(path: &Path) -> Result<Option<String>> {
 
 /// Replaces a file whole, durably: it is read when the computer starts, maybe after a power cut.
 pub(super) fn write(path: &Path, text: &str) -> Result<()> {
+    // What is elsewhere in truth stays there.
+    let target = fs::canonicalize(path);
+    let path = target.as_deref().unwrap_or(path);
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(NetworkError::file(folder))?;
     // A hidden one: no program takes it for a part of the configuration.

@@ -140,6 +140,19 @@ impl Holdings {
         })
     }
 
+    /// The same, with IPv4 addresses that are lent for ever: who renews them does so at the interface that they were lent to.
+    pub(super) fn without_ends(&self) -> Self {
+        let mut kept = self.clone();
+        for message in &mut kept.addresses {
+            if message.header.family == AddressFamily::Inet {
+                message
+                    .attributes
+                    .retain(|attribute| !matches!(attribute, AddressAttribute::CacheInfo(_)));
+            }
+        }
+        kept
+    }
+
     /// Gives the addresses to an interface; those that it has stay.
     pub(super) async fn give_addresses(&self, links: &Links, to: &Device) -> Result<()> {
         for message in &self.addresses {

@@ -102,7 +102,8 @@ impl Moved {
             "giving {} the addresses of {}",
             bridge.name, port.name
         ));
-        self.holdings.give_addresses(links, bridge).await?;
+        let given = self.holdings.without_ends();
+        given.give_addresses(links, bridge).await?;
         tell(&format!("putting {} into {}", port.name, bridge.name));
         let change = LinkUnspec::new_with_index(port.index).controller(bridge.index);
         let request = links.handle.link().change(change.build()).execute();

@@ -59,6 +59,8 @@ pub(super) struct Kept {
     pub(super) bridge: InterfaceName,
     pub(super) port: InterfaceName,
     pub(super) files: Vec<Change>,
+    /// The boot with which it ends; none: the next one does the same.
+    pub(super) until_boot: Option<String>,
 }
 
 /// The folder.
@@ -114,9 +116,11 @@ impl Notes {
         for entry in entries.flatten() {
             let path = entry.path();
             if path.extension().is_some_and(|end| end == "json") {
-                all.extend(read(&path)?);
+                all.extend(read::<Kept>(&path)?);
             }
         }
+        let boot = this_boot()?;
+        all.retain(|kept| kept.until_boot.as_ref().is_none_or(|its| *its == boot));
         Ok(all)
     }
 
@@ -138,6 +142,22 @@ impl Notes {
 }
 
 impl Trial {
+    /// Which has had what is moved.
+    pub(super) fn from(&self) -> &InterfaceName {
+        match self.way {
+            Way::Join => &self.moved.port,
+            Way::Leave => &self.moved.bridge,
+        }
+    }
+
+    /// Which gets it.
+    pub(super) fn to(&self) -> &InterfaceName {
+        match self.way {
+            Way::Join => &self.moved.bridge,
+            Way::Leave => &self.moved.port,
+        }
+    }
+
     /// Whether its time is over.
     pub(super) fn is_over(&self) -> bool {
         now() >= self.until

@@ -57,7 +57,7 @@ fn who_is_here_by_the_interface_stays_and_all_goes_with_it_there_and_back() {
     operator.read_until("kept");
     let bridged = scene.kernel();
     assert_eq!(
-        bridged.replace("br-eth1", "eth1"),
+        Scene::as_of_one(&bridged),
         before,
         "all that one had the other has"
     );
@@ -242,4 +242,40 @@ fn what_can_not_be_a_port_is_refused_by_name_and_nothing_is_changed() {
     std::fs::remove_file(&file).unwrap();
     assert_eq!(scene.kernel(), before);
     assert!(gone(&scene, "br-eth1"));
+}
+
+#[test]
+fn an_address_that_is_lent_stays_and_goes_back_as_it_was_lent() {
+    if cannot_run() {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ip("address change 192.0.2.5/24 brd + dev eth1 valid_lft 5000 preferred_lft 4000");
+    let plan = scene.run("attach eth1 --dry-run");
+    assert!(plan.contains("its address is lent by DHCP"), "{plan}");
+    let mut worker = scene.spawn("attach eth1");
+    worker.read_until("confirm within");
+    assert!(
+        scene
+            .ip("-o address show dev br-eth1 to 192.0.2.5")
+            .contains("valid_lft forever")
+    );
+    worker.kill();
+    assert!(scene.run("confirm").contains("br-eth1 has what eth1 had"));
+    scene.until_settled();
+    let told = scene.run("detach br-eth1 --confirm 1");
+    assert!(told.contains("nobody confirmed"), "{told}");
+
+    assert!(scene.run("detach br-eth1 --confirm 0").contains("kept"));
+    scene.ip("address change 192.0.2.5/24 brd + dev eth1 valid_lft 5000 preferred_lft 4000");
+    assert!(
+        scene
+            .run("attach eth1 --confirm 1")
+            .contains("nobody confirmed")
+    );
+    let lent = scene.ip("-o address show dev eth1 to 192.0.2.5");
+    assert!(
+        lent.contains("valid_lft") && !lent.contains("forever"),
+        "{lent}"
+    );
 }

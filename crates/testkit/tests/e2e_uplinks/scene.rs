@@ -91,7 +91,7 @@ impl Scene {
         shown.split_once(':').unwrap().0.to_owned()
     }
 
-    /// Addresses, routes and fixed neighbours of all interfaces but the loopback, in an order of their own.
+    /// Addresses, routes and fixed neighbours of the interface and its bridge, in an order of their own.
     pub fn kernel(&self) -> String {
         let mut lines: Vec<String> = Vec::new();
         for (what, words) in [
@@ -102,10 +102,8 @@ impl Scene {
         ] {
             let shown = self.ip(words);
             let own = shown.lines().filter(|line| {
-                // What the kernel alone makes for each interface, and what it makes of a port's own carrier.
-                !line.contains("dev lo")
-                    && !line.contains(": lo ")
-                    && !line.contains("multicast ff00::/8")
+                // The kernel alone makes the latter for each interface that has IPv6.
+                line.contains("eth1") && !line.contains("multicast ff00::/8")
             });
             lines.extend(own.map(|line| {
                 // Addresses come with the number of the interface.
@@ -115,6 +113,14 @@ impl Scene {
             }));
         }
         lines.sort();
+        lines.join("\n")
+    }
+
+    /// The same, called as if the bridge were the interface.
+    pub fn as_of_one(kernel: &str) -> String {
+        let kernel = kernel.replace("br-eth1", "eth1");
+        let mut lines: Vec<&str> = kernel.lines().collect();
+        lines.sort_unstable();
         lines.join("\n")
     }
 
