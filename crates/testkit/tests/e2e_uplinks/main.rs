@@ -194,13 +194,13 @@ fn what_can_not_be_a_port_is_refused_by_name_and_nothing_is_changed() {
     scene.ip("link set busy master br7 up");
     scene.ip("link add tagged type veth peer name far");
     scene.ip("link set tagged up");
-    scene.ip("link add link tagged name tagged.5 type vlan id 5");
+    scene.ip("link add link tagged name upon type macvlan");
     for (interface, why) in [
         ("eth7", "eth7: there is none; there are: "),
         ("lo", "lo: it is the loopback interface"),
         ("br7", "br7: it is a bridge itself"),
         ("busy", "busy: it is in br7 already"),
-        ("tagged", "tagged: tagged.5 on it"),
+        ("tagged", "tagged: upon on it would hear nothing any more"),
         ("other", "other: it is down: ip link set other up"),
         ("eth1 --bridge br7", "there is an interface br7 already"),
         (

@@ -92,8 +92,8 @@ impl World {
         let store = SqliteStore::open(folder.path().join("db")).unwrap();
         let documents = Documents::open(Arc::new(store)).await.unwrap();
         let replicas = Replicas::open(Settings::new(replicas, Vec::new()), documents);
-        let listener = listen(Ipv4Addr::LOCALHOST, 0).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let place = Place::at(Ipv4Addr::LOCALHOST, 0).await;
+        let (listener, port) = (place.listener().unwrap(), place.port().unwrap());
         let own = (&giver.kept, &giver.key);
         let giving = Giving::open(listener, own, &giver.local, replicas.await.unwrap()).unwrap();
         Self {
