@@ -114,11 +114,10 @@ impl Holdings {
         let mut gateways: Vec<(IpAddr, bool)> = Vec::new();
         for route in &self.routes {
             let is_default = route.header.destination_prefix_length == 0;
-            match gateway(route) {
-                Some(one) if !gateways.iter().any(|(known, _)| *known == one) => {
-                    gateways.push((one, is_default));
-                }
-                _ => {}
+            let Some(one) = gateway(route) else { continue };
+            match gateways.iter_mut().find(|(known, _)| *known == one) {
+                Some((_, default)) => *default |= is_default,
+                None => gateways.push((one, is_default)),
             }
         }
         gateways

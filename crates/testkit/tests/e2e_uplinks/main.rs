@@ -235,7 +235,7 @@ fn what_can_not_be_a_port_is_refused_by_name_and_nothing_is_changed() {
     let told = scene.run("attach eth1");
     for line in [
         "nmcli connection add type bridge con-name br-eth1 ifname br-eth1",
-        "ipv4.addresses 192.0.2.5/24,192.0.2.55/24 ipv4.gateway 192.0.2.1",
+        "ipv4.addresses 192.0.2.5/24,198.18.0.5/32,192.0.2.55/24 ipv4.gateway 192.0.2.1",
     ] {
         assert!(told.contains(line), "{line}: {told}");
     }
