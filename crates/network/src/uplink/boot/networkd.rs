@@ -46,7 +46,7 @@ pub(super) fn keeper(root: &Path, index: u32, wanted: Wanted<'_>) -> Result<Opti
     let of_port = format!(
         "{by}[Match]\nName={port}\n\n[Link]\nMTUBytes={mtu}\n\n[Network]\nBridge={bridge}\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n"
     );
-    let of_bridge = by.clone() + &matching(&text, bridge.as_str());
+    let of_bridge = by + &matching(&text, bridge.as_str());
     let change = |name: String, after: String| -> Result<Change> {
         let path: PathBuf = root.join(FOLDER).join(name);
         let before = read(&path)?;
